@@ -1,0 +1,142 @@
+# mesync
+#
+#   make            build the release binary: target/release/mesync
+#   make demo       build it, then show three machines and a hub on this one (a few seconds)
+#   make test       all tests
+#   make lint       format, clippy, build without TLS, documentation, man pages, shell scripts
+#   make check      lint, then test: what must hold before a change goes in
+#   make fuzz       feed each parser of foreign bytes with inputs made for it, FUZZ_SECONDS each, up to the first crash
+#   make install    into DESTDIR and PREFIX (/usr/local): binary, man pages, systemd units, completions
+#   make uninstall  removes what install put there; data and settings stay
+#   make attacks    static, then all attacks of tests/attacks.rs on it, also with 64 MB of memory (as root: 8 minutes)
+#   make static     one binary without any shared library, for routers: target/$(STATIC_TARGET)/release/mesync
+#   make clean      removes target/
+#
+# Variables: PREFIX, DESTDIR, CARGO, LINKS (other names for the binary, "s3ec"; LINKS= for none),
+# STATIC_TARGET (x86_64-unknown-linux-musl), BINARY (what install installs; "make install" does not build it anew
+# if it is there), FUZZ_SECONDS (600), FUZZ_TARGETS (all of fuzz/fuzz_targets/).
+
+PREFIX = /usr/local
+DESTDIR =
+CARGO = cargo
+LINKS = s3ec
+STATIC_TARGET = x86_64-unknown-linux-musl
+BINARY = target/release/mesync
+FUZZ_SECONDS = 600
+FUZZ_TARGETS = head gate sse message batch settings token names
+
+bindir = $(PREFIX)/bin
+mandir = $(PREFIX)/share/man
+unitdir = $(PREFIX)/lib/systemd/system
+userunitdir = $(PREFIX)/lib/systemd/user
+bashdir = $(PREFIX)/share/bash-completion/completions
+zshdir = $(PREFIX)/share/zsh/site-functions
+fishdir = $(PREFIX)/share/fish/vendor_completions.d
+
+INSTALL = install
+UNITS = mesync.service mesync-hub.service
+
+# shell scripts by their own first line, and those whose first line names something that shellcheck does not know
+SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
+SH_SCRIPTS = contrib/openwrt/mesync.init contrib/openrc/mesync
+
+.PHONY: all demo test lint check fuzz install uninstall static attacks clean help
+
+all:
+	$(CARGO) build --release --locked
+
+demo: all
+	MESYNC='$(BINARY)' sh contrib/demo.sh
+
+test:
+	$(CARGO) test --locked --no-fail-fast
+
+# what costs least comes first
+lint:
+	@missing=; \
+	for tool in mandoc shellcheck; do \
+		command -v "$$tool" >/dev/null || missing="$$missing $$tool"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		echo "make lint needs:$$missing (Debian: apt-get install$$missing)" >&2; exit 1; \
+	fi
+	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	mandoc -T lint -W warning man/*.[1-9]
+	shellcheck $(SCRIPTS)
+	shellcheck -s sh $(SH_SCRIPTS)
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) check --locked --all-targets --no-default-features
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+check: lint test
+
+# without a sanitizer the stable compiler is enough; all that one could find is in the few lines with unsafe, which parse
+# nothing. A crash is left in fuzz/artifacts/: "cargo fuzz run --sanitizer none TARGET FILE" repeats it
+fuzz:
+	@command -v cargo-fuzz >/dev/null || { echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p "fuzz/corpus/$$target" && \
+		$(CARGO) fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" -- \
+			-dict="fuzz/dict/$$target" -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -timeout=10 -rss_limit_mb=512 \
+			-print_final_stats=1 || exit 1; \
+	done
+
+$(BINARY):
+	$(CARGO) build --release --locked
+
+install: $(BINARY)
+	$(INSTALL) -d '$(DESTDIR)$(bindir)' '$(DESTDIR)$(mandir)/man1' '$(DESTDIR)$(mandir)/man5' '$(DESTDIR)$(mandir)/man7'
+	$(INSTALL) -d '$(DESTDIR)$(unitdir)' '$(DESTDIR)$(userunitdir)'
+	$(INSTALL) -d '$(DESTDIR)$(bashdir)' '$(DESTDIR)$(zshdir)' '$(DESTDIR)$(fishdir)'
+	$(INSTALL) -m 755 '$(BINARY)' '$(DESTDIR)$(bindir)/mesync'
+	for name in $(LINKS); do \
+		link='$(DESTDIR)$(bindir)'/"$$name"; \
+		if [ -e "$$link" ] && [ "$$(readlink "$$link")" != mesync ]; then \
+			echo "$$link is another program: left as it is" >&2; \
+		else \
+			ln -sf mesync "$$link" || exit 1; \
+		fi; \
+	done
+	$(INSTALL) -m 644 man/mesync.1 '$(DESTDIR)$(mandir)/man1/mesync.1'
+	$(INSTALL) -m 644 man/mesync.5 '$(DESTDIR)$(mandir)/man5/mesync.5'
+	$(INSTALL) -m 644 man/mesync.7 '$(DESTDIR)$(mandir)/man7/mesync.7'
+	for unit in $(UNITS); do \
+		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/$$unit" >'$(DESTDIR)$(unitdir)'/"$$unit" && \
+		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/user/$$unit" >'$(DESTDIR)$(userunitdir)'/"$$unit" && \
+		chmod 644 '$(DESTDIR)$(unitdir)'/"$$unit" '$(DESTDIR)$(userunitdir)'/"$$unit" || exit 1; \
+	done
+	'$(BINARY)' completions bash >'$(DESTDIR)$(bashdir)/mesync'
+	'$(BINARY)' completions zsh >'$(DESTDIR)$(zshdir)/_mesync'
+	'$(BINARY)' completions fish >'$(DESTDIR)$(fishdir)/mesync.fish'
+
+uninstall:
+	for name in $(LINKS); do \
+		link='$(DESTDIR)$(bindir)'/"$$name"; \
+		if [ "$$(readlink "$$link")" = mesync ]; then rm -f "$$link"; fi; \
+	done
+	rm -f '$(DESTDIR)$(bindir)/mesync'
+	for n in 1 5 7; do rm -f '$(DESTDIR)$(mandir)'/"man$$n/mesync.$$n"; done
+	for unit in $(UNITS); do rm -f '$(DESTDIR)$(unitdir)'/"$$unit" '$(DESTDIR)$(userunitdir)'/"$$unit"; done
+	rm -f '$(DESTDIR)$(bashdir)/mesync' '$(DESTDIR)$(zshdir)/_mesync' '$(DESTDIR)$(fishdir)/mesync.fish'
+
+static:
+	@command -v musl-gcc >/dev/null || { \
+		echo "make static needs musl-gcc for the TLS library (Debian: apt-get install musl-tools)" >&2; exit 1; }
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/$(STATIC_TARGET)/lib" ] || rustup target add $(STATIC_TARGET)
+	$(CARGO) build --release --locked --target $(STATIC_TARGET)
+	@binary='target/$(STATIC_TARGET)/release/mesync'; \
+	if command -v file >/dev/null; then file "$$binary"; fi; \
+	if ldd "$$binary" 2>/dev/null | grep -q '=>'; then \
+		echo "$$binary is not static:" >&2; ldd "$$binary" >&2; exit 1; \
+	fi; \
+	echo "static: $$binary, $$(wc -c <"$$binary") bytes"
+
+attacks: static
+	MESYNC_TEST_BINARY='$(CURDIR)/target/$(STATIC_TARGET)/release/mesync' $(CARGO) test --locked --test attacks -- --nocapture
+
+clean:
+	$(CARGO) clean
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile

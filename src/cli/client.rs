@@ -1,0 +1,219 @@
+//! Commands of a client: run it, ask how it is, ask the hub. The work is in `daemon` and `client`.
+
+use std::io::IsTerminal;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::output::{Output, left, right};
+use super::parse::Invocation;
+use super::{Context, Done};
+use crate::config::Settings;
+use crate::error::{Error, Kind, Result};
+use crate::messages::survey::survey;
+use crate::messages::{Queue, hooks, spool, tick};
+use crate::service::{self, Signals};
+use crate::wire::{self, HostInfo};
+use crate::{clock, daemon, disk, logger};
+
+/// `mesync start [--once]`
+pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let settings = &context.settings;
+    if !invocation.has("once") {
+        let signals = Signals::start()?;
+        let client = daemon::Daemon::start(settings)?;
+        return service::run(&signals, vec![Box::new(client)]).map(|()| Done::All);
+    }
+    let lock = match daemon::lock(settings) {
+        // cron mails whatever is said, and the other one does the work
+        Err(e) if e.kind == Kind::Busy && !std::io::stderr().is_terminal() && !invocation.has("verbose") => return Ok(Done::Busy),
+        other => other?,
+    };
+    daemon::once(settings, &lock).map(|()| Done::All)
+}
+
+/// How a client, its queues and its hub are.
+#[derive(Serialize)]
+struct Status {
+    well: bool,
+    host: String,
+    base_dir: String,
+    /// The number of the process; `None`: no client runs.
+    client: Option<String>,
+    hub: HubStatus,
+    outbox: QueueStatus,
+    inbox: QueueStatus,
+    sent: QueueStatus,
+    failed: QueueStatus,
+    hooks_waiting: usize,
+    hooks_failed: usize,
+}
+
+#[derive(Serialize)]
+struct HubStatus {
+    url: String,
+    reachable: bool,
+    version: Option<String>,
+    /// What is wrong, if something is.
+    problem: Option<String>,
+    /// Messages that wait on the hub for this machine; `None`: it does not know it yet, or could not be asked.
+    queued: Option<u64>,
+    oldest_queued_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct QueueStatus {
+    messages: usize,
+    bytes: u64,
+    oldest_at: Option<String>,
+    #[serde(skip)]
+    oldest: Option<SystemTime>,
+}
+
+/// What waits for longer is a reason to look.
+const BEHIND: Duration = Duration::from_secs(60);
+
+/// `mesync status`: [`Done::NotAll`] if something is not well.
+pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
+    let settings = &context.settings;
+    let base = &settings.base_dir;
+    let records = hooks::records(base).map_err(|e| Error::io(format!("read {}", hooks::records_dir(base).display()), &e))?;
+    let hooks_failed = records.iter().filter(|r| r.attempts.is_none()).count();
+    let mut status = Status {
+        well: false,
+        host: settings.host_id.clone(),
+        base_dir: disk::show(base.as_os_str()),
+        client: disk::lock_holder(&daemon::lock_file(settings)).map(|holder| holder.trim().to_string()),
+        hub: ask_hub(settings),
+        outbox: queue_status(settings, Queue::Outbox)?,
+        inbox: queue_status(settings, Queue::Inbox)?,
+        sent: queue_status(settings, Queue::Sent)?,
+        failed: queue_status(settings, Queue::Failed)?,
+        hooks_waiting: records.len() - hooks_failed,
+        hooks_failed,
+    };
+    let behind = |at: Option<SystemTime>| at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age > BEHIND);
+    let stuck_here = behind(status.outbox.oldest);
+    let stuck_there = behind(status.hub.oldest_queued_at.as_deref().and_then(clock::parse_rfc3339));
+    status.well = status.hub.problem.is_none() && status.failed.messages == 0 && hooks_failed == 0 && !stuck_here && !stuck_there;
+    if context.out.json {
+        context.out.object(&status);
+    } else {
+        print(&status, &mut context.out);
+    }
+    Ok(if status.well { Done::All } else { Done::NotAll })
+}
+
+fn print(s: &Status, out: &mut Output) {
+    let queue = |q: &QueueStatus, out: &Output| match q.oldest {
+        Some(at) => {
+            let age = clock::now().duration_since(at).map_or("a moment".into(), clock::age);
+            format!("{} ({}, oldest {age})", q.messages, out.size(q.bytes))
+        }
+        None => "0".into(),
+    };
+    let see = |n: usize, command: &str| if n > 0 { format!(": see \"mesync {command}\"") } else { String::new() };
+    let client = s.client.as_ref().map_or("not running".into(), |pid| format!("running, process {pid}"));
+    let hub = match (&s.hub.problem, &s.hub.version) {
+        (Some(problem), _) => logger::one_line(problem),
+        (None, version) => format!("{} is up, mesync {}", s.hub.url, version.as_deref().unwrap_or("of unknown version")),
+    };
+    let lines = [
+        ("host", format!("{} in {}", s.host, s.base_dir)),
+        ("client", client),
+        ("hub", hub),
+        ("queued there", s.hub.queued.map_or("unknown".into(), |n| n.to_string())),
+        ("outbox", queue(&s.outbox, out)),
+        ("inbox", queue(&s.inbox, out)),
+        ("sent", queue(&s.sent, out)),
+        ("failed", queue(&s.failed, out) + &see(s.failed.messages, "list failed")),
+        ("hooks", format!("{} to run, {} failed{}", s.hooks_waiting, s.hooks_failed, see(s.hooks_failed, "list inbox"))),
+        ("all is well", if s.well { "yes" } else { "no" }.into()),
+    ];
+    for (name, text) in lines {
+        let name = out.bold(&format!("{name:<13}"));
+        out.line(&format!("{name} {text}"));
+    }
+}
+
+fn queue_status(settings: &Settings, queue: Queue) -> Result<QueueStatus> {
+    let entries = survey(&settings.base_dir, queue)?;
+    Ok(QueueStatus { messages: entries.count, bytes: entries.bytes, oldest_at: entries.oldest.map(clock::rfc3339), oldest: entries.oldest })
+}
+
+fn ask_hub(settings: &Settings) -> HubStatus {
+    let mut status = HubStatus {
+        url: settings.server_url.clone(),
+        reachable: false,
+        version: None,
+        problem: None,
+        queued: None,
+        oldest_queued_at: None,
+    };
+    let hub = match daemon::hub(settings) {
+        Ok(hub) => hub,
+        Err(e) => return HubStatus { problem: Some(e.to_string()), ..status },
+    };
+    match hub.health() {
+        Ok(health) => {
+            status.reachable = true;
+            if health.status != "ok" {
+                status.problem = Some(format!("hub {} is {}", hub.url(), health.status));
+            }
+            status.version = Some(health.version).filter(|v| !v.is_empty());
+        }
+        Err(failure) => status.problem = Some(failure.error.to_string()),
+    }
+    if status.reachable {
+        match hub.hosts() {
+            Ok(hosts) => {
+                let me = hosts.into_iter().find(|h| h.name == settings.host_id);
+                status.queued = Some(me.as_ref().map_or(0, |h| h.queued));
+                status.oldest_queued_at = me.and_then(|h| h.oldest_queued_at);
+            }
+            Err(failure) => status.problem = Some(failure.error.to_string()),
+        }
+    }
+    status
+}
+
+/// `mesync hosts`
+pub fn hosts(context: &mut Context, _: &Invocation) -> Result<Done> {
+    let hub = daemon::hub(&context.settings)?;
+    let hosts = hub.hosts().map_err(|failure| failure.error)?;
+    show_hosts(&hosts, &mut context.out);
+    Ok(Done::All)
+}
+
+fn show_hosts(hosts: &[HostInfo], out: &mut Output) {
+    if out.json {
+        hosts.iter().for_each(|h| out.object(h));
+        return;
+    }
+    let time = |text: &Option<String>| text.as_deref().and_then(clock::parse_rfc3339).map_or("-".into(), clock::local);
+    let row = |h: &HostInfo| {
+        // names are checked by an honest hub
+        let name = wire::brief(&h.name) + if h.stale { " (stale)" } else { "" };
+        vec![name, time(&h.first_seen), time(&h.last_seen), h.queued.to_string(), time(&h.oldest_queued_at)]
+    };
+    let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
+    out.table(&[left("HOST"), left("FIRST SEEN"), left("LAST SEEN"), right("QUEUED"), left("OLDEST")], &rows);
+}
+
+/// `mesync hosts rebind HOST`
+pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let settings = &context.settings;
+    let host = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
+    let hub = daemon::hub(settings)?;
+    // asked for on the machine itself: only this one gets in. Elsewhere: whoever comes next
+    let instance = match host == settings.host_id {
+        true => {
+            spool::create(&settings.base_dir)?;
+            Some(tick::instance(settings.base_dir.join("state/instance"))?)
+        }
+        false => None,
+    };
+    let row = hub.rebind(&host, instance).map_err(|failure| failure.error)?;
+    show_hosts(&[row], &mut context.out);
+    Ok(Done::All)
+}

@@ -1,0 +1,204 @@
+//! Completions for bash, zsh and fish, made from the table.
+//!
+//! They complete commands, flags and fixed words; they never run mesync, so they are quick and need no settings.
+
+use super::Done;
+use super::output::Output;
+use super::parse::Invocation;
+use super::table::{COMMANDS, Command, Count, Flag, GLOBAL, Values, first_words, rows};
+use crate::error::Result;
+
+/// `mesync completions SHELL`
+pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
+    let text = match invocation.argument(0)? {
+        "bash" => bash(),
+        "zsh" => zsh(),
+        _ => fish(),
+    };
+    out.text(&text);
+    Ok(Done::All)
+}
+
+/// Each flag that has a value, once.
+fn valued() -> Vec<&'static Flag> {
+    let mut flags: Vec<&Flag> = COMMANDS.iter().flat_map(|c| c.flags).filter(|f| f.value.is_some()).collect();
+    flags.sort_by_key(|f| f.long);
+    flags.dedup_by_key(|f| f.long);
+    flags
+}
+
+fn dashed<'a>(flags: impl Iterator<Item = &'a Flag>, between: &str) -> String {
+    flags.map(|f| format!("--{}", f.long)).collect::<Vec<_>>().join(between)
+}
+
+fn command_words() -> String {
+    first_words().join(" ")
+}
+
+/// The second words of the forms of a command.
+fn forms(first: &str) -> Vec<&'static Command> {
+    rows(first).into_iter().filter(|r| r.first_word() == first && r.name != first).collect()
+}
+
+fn second_word(row: &Command) -> &'static str {
+    row.name.split_once(' ').map_or("", |(_, second)| second)
+}
+
+/// First words that have forms, each once.
+fn formed() -> Vec<&'static str> {
+    first_words().into_iter().filter(|w| !forms(w).is_empty()).collect()
+}
+
+fn bash() -> String {
+    let words = |words: &str| format!("COMPREPLY=($(compgen -W '{words}' -- \"$cur\"))");
+    let files = |which: char| format!("compopt -o filenames; mapfile -t COMPREPLY < <(compgen -{which} -- \"$cur\")");
+    let reply = |values: Values| match values {
+        Values::Text => ":".to_string(),
+        Values::Words(list) => words(&list.join(" ")),
+        Values::File => files('f'),
+        Values::Directory => files('d'),
+        Values::Command => words(&command_words()),
+    };
+    let mut out = format!(
+        "# bash completion for mesync\n_mesync() {{\n    local cur=${{COMP_WORDS[COMP_CWORD]}} flags= skip= word words=()\n    COMPREPLY=()\n    \
+         for word in \"${{COMP_WORDS[@]:1:COMP_CWORD-1}}\"; do\n        if [[ -n $skip && $word != = ]]; then skip=; continue; fi\n        \
+         case $word in\n            {}) skip=$word;;\n            -*|=) ;;\n            *) words+=(\"$word\");;\n        esac\n    done\n    \
+         [[ $cur == = ]] && cur=\n    case $skip in\n",
+        dashed(valued().into_iter(), "|")
+    );
+    for flag in valued() {
+        out += &format!("        --{}) {}; return;;\n", flag.long, reply(flag.values));
+    }
+    out += "    esac\n    case \"${words[*]} \" in\n";
+    // the longer names first: `case` takes the first that fits
+    let mut commands: Vec<&Command> = COMMANDS.iter().collect();
+    commands.sort_by_key(|c| !c.name.contains(' '));
+    for row in commands {
+        out += &format!("        '{} '*) flags='{}'", row.name, dashed(row.flags.iter(), " "));
+        let (own, forms) = (row.name.split(' ').count(), forms(row.name));
+        if let Some(argument) = row.arguments.first().filter(|a| a.values != Values::Text) {
+            let comparison = if argument.count == Count::One { "==" } else { ">=" };
+            out += &format!("\n            [[ ${{#words[@]}} {comparison} {own} ]] && {{ {}; }}", reply(argument.values))
+                .replace(" >= ", " -ge ");
+        } else if !forms.is_empty() {
+            let list: Vec<_> = forms.into_iter().map(second_word).collect();
+            out += &format!("\n            [[ ${{#words[@]}} == 1 ]] && {}", words(&list.join(" ")));
+        }
+        out += ";;\n";
+    }
+    for first in formed().into_iter().filter(|f| COMMANDS.iter().all(|c| c.name != *f)) {
+        let list: Vec<_> = forms(first).into_iter().map(second_word).collect();
+        out += &format!("        '{first} ') {};;\n", words(&list.join(" ")));
+    }
+    out += &format!("        ' ') {};;\n    esac\n", words(&command_words()));
+    out += &format!(
+        "    if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W \"$flags {}\" -- \"$cur\")); fi\n}}\ncomplete -F _mesync mesync s3ec\n",
+        dashed(GLOBAL.iter(), " ")
+    );
+    out
+}
+
+/// In single quotes, as bash and zsh read them.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn zsh() -> String {
+    let doc = |text: &str| text.replace('\\', r"\\").replace('[', r"\[").replace(']', r"\]").replace(':', r"\:");
+    let action = |values: Values| match values {
+        Values::Text => " ".to_string(),
+        Values::Words(list) => format!("({})", list.join(" ")),
+        Values::File => "_files".into(),
+        Values::Directory => "_files -/".into(),
+        Values::Command => format!("({})", command_words()),
+    };
+    let flag = |f: &Flag| match (f.value, f.short) {
+        (Some(value), _) => quoted(&format!("--{}=[{}]:{value}:{}", f.long, doc(f.doc), action(f.values))),
+        (None, Some(c)) => format!("{{-{c},--{}}}{}", f.long, quoted(&format!("[{}]", doc(f.doc)))),
+        (None, None) => quoted(&format!("--{}[{}]", f.long, doc(f.doc))),
+    };
+    let global: Vec<_> = GLOBAL.iter().map(flag).collect();
+    let arguments = |row: &Command| {
+        let mut specs: Vec<String> = row.flags.iter().map(flag).collect();
+        specs.extend(row.arguments.iter().enumerate().map(|(i, a)| match a.count {
+            Count::One => quoted(&format!("{}:{}:{}", i + 1, a.name, action(a.values))),
+            Count::Any => quoted(&format!("*:{}:{}", a.name, action(a.values))),
+        }));
+        format!("_arguments $global {}", specs.join(" "))
+    };
+    let described = |names: Vec<(&str, &str)>| names.iter().map(|(n, d)| quoted(&format!("{n}:{}", doc(d)))).collect::<Vec<_>>().join(" ");
+    let first: Vec<_> = first_words().into_iter().map(|w| (w, rows(w)[0].doc)).collect();
+    let mut out = format!(
+        "#compdef mesync s3ec\n_mesync() {{\n    local context state line\n    typeset -A opt_args\n    local -a global names\n    global=({})\n    \
+         _arguments -C $global '1:command:->command' '*::argument:->argument'\n    case $state in\n        command) names=({}); \
+         _describe command names;;\n        argument) case $words[1] in\n",
+        global.join(" "),
+        described(first)
+    );
+    for word in first_words() {
+        let forms = forms(word);
+        if forms.is_empty() {
+            out += &format!("            {word}) {};;\n", arguments(rows(word)[0]));
+            continue;
+        }
+        let names = described(forms.iter().map(|r| (second_word(r), r.doc)).collect());
+        out += &format!(
+            "            {word})\n                _arguments -C $global '1:form:->form' '*::argument:->rest'\n                case $state in\n                    \
+             form) names=({names}); _describe form names;;\n                    rest) case $words[1] in\n"
+        );
+        for row in forms {
+            out += &format!("                        {}) {};;\n", second_word(row), arguments(row));
+        }
+        out += "                    esac;;\n                esac;;\n";
+    }
+    out += "        esac;;\n    esac\n}\n";
+    // both as a file in $fpath and through eval
+    out += "if [[ $funcstack[1] == _mesync ]]; then _mesync \"$@\"; else compdef _mesync mesync s3ec; fi\n";
+    out
+}
+
+fn fish() -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
+    let mut out = format!(
+        "# fish completion for mesync\nfunction __mesync_words\n    set -l skip\n    for word in (commandline -opc)[2..]\n        \
+         if set -q skip[1]\n            set skip\n            continue\n        end\n        switch $word\n            case {}\n                \
+         set skip 1\n            case '-*'\n            case '*'\n                echo $word\n        end\n    end\nend\n\
+         function __mesync_is\n    set -l words (__mesync_words)\n    test \"$words\" = \"$argv\"\nend\n\
+         function __mesync_in\n    set -l words (__mesync_words)\n    string match -q -- \"$argv *\" \"$words \"\nend\n\
+         complete -c mesync -f\ncomplete -c s3ec -w mesync\n",
+        dashed(valued().into_iter(), " ")
+    );
+    let action = |values: Values| match values {
+        Values::Text => String::new(),
+        Values::Words(list) => format!(" -a '{}'", list.join(" ")),
+        Values::File => " -F".into(),
+        Values::Directory => " -a '(__fish_complete_directories)'".into(),
+        Values::Command => format!(" -a '{}'", command_words()),
+    };
+    let flag = |condition: &str, f: &Flag| {
+        let short = f.short.map_or(String::new(), |c| format!(" -s {c}"));
+        // -x: a value that is no file
+        let needs = if f.values == Values::File { "-r" } else { "-x" };
+        let value = f.value.map_or(String::new(), |_| format!(" {needs}{}", action(f.values)));
+        format!("complete -c mesync{condition}{short} -l {}{value} -d {}\n", f.long, quoted(f.doc))
+    };
+    for f in GLOBAL {
+        out += &flag("", f);
+    }
+    for word in first_words() {
+        out += &format!("complete -c mesync -n '__mesync_is' -a {word} -d {}\n", quoted(rows(word)[0].doc));
+        for form in forms(word) {
+            out += &format!("complete -c mesync -n '__mesync_is {word}' -a {} -d {}\n", second_word(form), quoted(form.doc));
+        }
+    }
+    for row in COMMANDS {
+        for f in row.flags {
+            out += &flag(&format!(" -n '__mesync_in {}'", row.name), f);
+        }
+        for a in row.arguments.iter().filter(|a| a.values != Values::Text) {
+            let when = if a.count == Count::One { "is" } else { "in" };
+            out += &format!("complete -c mesync -n '__mesync_{when} {}'{}\n", row.name, action(a.values));
+        }
+    }
+    out
+}

@@ -1,0 +1,143 @@
+//! Help, made from the table of commands and the table of settings.
+//!
+//! It adds no fact of its own about a command; what is missing here is missing there.
+
+use super::Done;
+use super::output::{Output, wrap};
+use super::parse::{self, Invocation};
+use super::table::{COMMANDS, Command, Flag, GLOBAL, Group, first_words};
+use crate::config::{SETTINGS, Section};
+use crate::error::{Kind, Result};
+
+const INTRODUCTION: &str = "mesync keeps machines in step through one hub over plain HTTP: a JSON file in the outbox of one appears in the inbox of the others and runs a hook there.";
+
+/// `mesync help [COMMAND]`.
+pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
+    match invocation.arguments.as_slice() {
+        [] => overview(out),
+        [topic] if topic == "settings" => settings(out),
+        words => commands(&parse::find_rows(words)?, out),
+    }
+    Ok(Done::All)
+}
+
+/// Help about these commands, or about everything.
+pub fn print(rows: &[&Command], out: &mut Output) {
+    match rows {
+        [] => overview(out),
+        rows => commands(rows, out),
+    }
+}
+
+/// For somebody who typed nothing.
+pub fn short() -> String {
+    format!("usage: mesync COMMAND [ARGUMENT…] [FLAG…]\n{}", wrap("commands: ", first_words().into_iter()))
+}
+
+fn overview(out: &mut Output) {
+    paragraph(INTRODUCTION, out);
+    out.line("\nUsage: mesync COMMAND [ARGUMENT…] [FLAG…]");
+    for (group, title) in Group::ALL {
+        out.line(&format!("\n{title}:"));
+        let rows = COMMANDS.iter().filter(|c| c.group == group);
+        let rows: Vec<_> = rows.map(|c| (format!("{} {}", c.name, argument_names(c)), c.doc.to_string())).collect();
+        pairs(&rows, out);
+    }
+    out.line("\nFlags of all commands:");
+    flags(GLOBAL.iter(), out);
+    out.line("");
+    let statuses: Vec<_> = Kind::ALL.iter().map(|(kind, words)| format!("{} {words}", kind.exit_status())).collect();
+    paragraph(&format!("Exit status: 0 done; {}.", statuses.join("; ")), out);
+    out.line("\nMore: mesync help COMMAND, mesync help settings");
+}
+
+fn commands(rows: &[&Command], out: &mut Output) {
+    for (i, row) in rows.iter().enumerate() {
+        if i > 0 {
+            out.line("\n");
+        }
+        command(row, out);
+    }
+    out.line("\nFlags of all commands:");
+    flags(GLOBAL.iter(), out);
+}
+
+fn command(row: &Command, out: &mut Output) {
+    paragraph(&format!("mesync {}: {}", row.name, row.doc), out);
+    out.line("");
+    out.text(&wrap("Usage: ", row.usage().iter().map(String::as_str)));
+    for text in row.long {
+        out.line("");
+        paragraph(text, out);
+    }
+    if !row.flags.is_empty() {
+        out.line("\nFlags:");
+        flags(row.flags.iter(), out);
+    }
+    out.line(if row.examples.len() == 1 { "\nExample:" } else { "\nExamples:" });
+    for (line, purpose) in row.examples {
+        out.line(&format!("  # {purpose}\n  {line}"));
+    }
+}
+
+fn argument_names(row: &Command) -> String {
+    let names: Vec<_> = row.usage().into_iter().skip(1).take(row.arguments.len()).collect();
+    names.join(" ")
+}
+
+fn flags<'a>(flags: impl Iterator<Item = &'a Flag>, out: &mut Output) {
+    let rows = flags.map(|f| {
+        let variable = f.setting.and_then(|key| SETTINGS.iter().find(|s| s.key == key)).map(|s| s.env);
+        let doc = variable.map_or(f.doc.to_string(), |v| format!("{} [{v}]", f.doc));
+        // those without a short form stand under the long forms of the others
+        (if f.short.is_some() { f.usage() } else { format!("    {}", f.usage()) }, doc)
+    });
+    pairs(&rows.collect::<Vec<_>>(), out);
+}
+
+/// Names on the left, lines about them on the right.
+fn pairs(rows: &[(String, String)], out: &mut Output) {
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, doc) in rows {
+        out.text(&wrap(&format!("  {name:width$}  "), doc.split(' ')));
+    }
+}
+
+fn paragraph(text: &str, out: &mut Output) {
+    out.text(&wrap("", text.split(' ')));
+}
+
+fn settings(out: &mut Output) {
+    paragraph(
+        "Settings: the environment beats config.toml in the base directory, and that beats the default. Keys below \"[hub]\" belong under [hub] in the file.",
+        out,
+    );
+    for (section, title) in [(Section::None, "Environment only"), (Section::Client, "Client"), (Section::Hub, "[hub]")] {
+        out.line(&format!("\n{title}:"));
+        for s in SETTINGS.iter().filter(|s| s.section == section) {
+            let key = if section == Section::None { String::new() } else { format!("{}, ", s.key) };
+            let default = if s.default.is_empty() { String::new() } else { format!(" = {}", s.default) };
+            out.line(&format!("  {key}{}{default}", s.env));
+            out.text(&wrap("      ", s.doc.split(' ')));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_wider_than_a_small_terminal() {
+        let (mut out, text) = Output::memory();
+        overview(&mut out);
+        settings(&mut out);
+        commands(&COMMANDS.iter().collect::<Vec<_>>(), &mut out);
+        out.flush();
+        let text = String::from_utf8(text.lock().unwrap().clone()).unwrap();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+            assert_eq!(line.trim_end(), line);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The command line: finds the row of the table that was asked for, runs it, and turns its end into an exit status.
+//!
+//! It does no work of its own: each group of commands has a file beside this one, the work itself is in the modules below.
+
+pub mod table;
+
+mod client;
+mod completions;
+pub mod help;
+mod hub;
+pub mod output;
+pub mod parse;
+mod queue;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::config::Settings;
+use crate::error::{Error, Kind, Result};
+use crate::logger;
+use output::Output;
+use parse::{Invocation, Parsed};
+use table::Run;
+
+/// What a command has to work with.
+pub struct Context {
+    /// Environment, file and flags, in this order of precedence from weak to strong.
+    pub settings: Settings,
+    pub out: Output,
+}
+
+/// How a command that met no error ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// All of it was done, all is well.
+    All,
+    /// Some of it was not, and the output already says what: exit status 1.
+    NotAll,
+    /// Another process does it already: exit status 75, and not a word.
+    Busy,
+}
+
+/// Runs the command that the arguments (with the program's name first) ask for.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    keep_writing();
+    match run(args) {
+        Ok(Done::All) => ExitCode::SUCCESS,
+        Ok(Done::NotAll) => ExitCode::from(Kind::Failed.exit_status()),
+        Ok(Done::Busy) => ExitCode::from(Kind::Busy.exit_status()),
+        Err(e) => {
+            logger::report(&e);
+            ExitCode::from(e.kind.exit_status())
+        }
+    }
+}
+
+/// A write beyond the limit of file sizes shall fail, not kill: SIGXFSZ gets a handler that does nothing.
+///
+/// Not SIG_IGN, which hooks would inherit. Rust's runtime already ignores SIGPIPE, and gives children the default back.
+fn keep_writing() {
+    // it cannot fail for this signal; and if it did, the program would still work
+    let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
+fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
+    let (invocation, mut out) = match parse::parse(args)? {
+        Parsed::Run(invocation) => {
+            let out = Output::stdout(invocation.has("json"), invocation.has("bytes"));
+            (invocation, out)
+        }
+        Parsed::Help(rows) => {
+            let mut out = Output::stdout(false, false);
+            help::print(&rows, &mut out);
+            return out.finish(Ok(Done::All));
+        }
+        Parsed::Version => {
+            let mut out = Output::stdout(false, false);
+            out.line(concat!("mesync ", env!("CARGO_PKG_VERSION")));
+            return out.finish(Ok(Done::All));
+        }
+        Parsed::Nothing => {
+            logger::note(&help::short());
+            return Err(Error::new(Kind::Usage, "no command given").hint("mesync help"));
+        }
+    };
+    let command = match invocation.row.run {
+        Run::Plain(command) => {
+            let done = command(&invocation, &mut out);
+            return out.finish(done);
+        }
+        Run::Command(command) | Run::Daemon(command) => command,
+    };
+    let mut settings = Settings::load(|name| std::env::var_os(name))?;
+    apply_flags(&mut settings, &invocation)?;
+    // one pass of a daemon is run by cron, which mails whatever is said
+    let daemon = matches!(invocation.row.run, Run::Daemon(_)) && !invocation.has("once");
+    logger::start(logger::level(daemon, invocation.has("quiet"), invocation.count("verbose"), settings.log));
+    let mut context = Context { settings, out };
+    let done = command(&mut context, &invocation);
+    context.out.finish(done)
+}
+
+/// Flags that name a setting beat the environment and the file.
+fn apply_flags(settings: &mut Settings, invocation: &Invocation) -> Result<()> {
+    for flag in invocation.row.flags {
+        if let (Some(key), Some(value)) = (flag.setting, invocation.value(flag.long)?) {
+            settings.set_flag(&format!("--{}", flag.long), key, value)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! What goes to standard output: lines, aligned tables, JSON, sizes and times.
+//!
+//! A command writes without looking at errors, so that work which has begun is not left half done because nobody reads
+//! about it. [`Output::finish`] says at the end whether all of it arrived. The log is elsewhere.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::Done;
+use crate::error::{Error, Kind, Result, plain};
+use crate::logger::disturbs;
+
+/// The width that help is broken at.
+const WIDTH: usize = 80;
+
+/// Cells up to this width are aligned: an id and a little more.
+const WIDEST: usize = 40;
+
+/// Where data goes, and in which form.
+pub struct Output {
+    writer: BufWriter<Box<dyn Write>>,
+    failed: Option<io::Error>,
+    /// JSON instead of tables.
+    pub json: bool,
+    /// Exact sizes.
+    pub bytes: bool,
+    color: bool,
+}
+
+impl Output {
+    pub fn stdout(json: bool, bytes: bool) -> Output {
+        // an empty NO_COLOR does not count (no-color.org)
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        let color = !plain && !json && io::stdout().is_terminal();
+        Output { writer: BufWriter::new(Box::new(io::stdout())), failed: None, json, bytes, color }
+    }
+
+    pub fn text(&mut self, text: &str) {
+        if self.failed.is_none() {
+            self.failed = self.writer.write_all(text.as_bytes()).err();
+        }
+    }
+
+    pub fn line(&mut self, text: &str) {
+        self.text(text);
+        self.text("\n");
+    }
+
+    /// One object on one line.
+    pub fn object(&mut self, object: &impl Serialize) {
+        match serde_json::to_string(object) {
+            // a payload is carried as it was written, line ends included
+            Ok(text) => self.line(&layout(&text, None)),
+            Err(e) => self.failed = self.failed.take().or(Some(e.into())),
+        }
+    }
+
+    /// Columns under their titles, as wide as they need to be. No rows: nothing. A very wide cell, such as the name of a
+    /// file that is no message, is whole but moves only its own line.
+    pub fn table(&mut self, titles: &[Column], rows: &[Vec<String>]) {
+        if rows.is_empty() {
+            return;
+        }
+        let cells = |i: usize| rows.iter().map(move |r| r[i].chars().count()).filter(|width| *width <= WIDEST);
+        let width = |i: usize| cells(i).chain([titles[i].title.len()]).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+        let row = |cells: &[&str]| {
+            let mut line = String::new();
+            for ((cell, width), column) in cells.iter().zip(&widths).zip(titles) {
+                if !line.is_empty() {
+                    line.push_str("  ");
+                }
+                line.push_str(&if column.right { format!("{cell:>width$}") } else { format!("{cell:width$}") });
+            }
+            line.trim_end().to_string()
+        };
+        let head = row(&titles.iter().map(|c| c.title).collect::<Vec<_>>());
+        let head = self.bold(&head);
+        self.line(&head);
+        for cells in rows {
+            let line = row(&cells.iter().map(String::as_str).collect::<Vec<_>>());
+            self.line(&line);
+        }
+    }
+
+    pub fn bold(&self, text: &str) -> String {
+        if self.color { format!("\x1b[1m{text}\x1b[0m") } else { text.to_string() }
+    }
+
+    /// `1234` with `--bytes`, else `1.2 KiB`.
+    pub fn size(&self, bytes: u64) -> String {
+        if self.bytes { bytes.to_string() } else { size(bytes) }
+    }
+
+    /// Sends on what was written so far: before a command waits for something.
+    pub fn flush(&mut self) {
+        if self.failed.is_none() {
+            self.failed = self.writer.flush().err();
+        }
+    }
+
+    /// The end of a command: its own error first, else what became of the output. A closed pipe is nobody's mistake.
+    pub fn finish(mut self, done: Result<Done>) -> Result<Done> {
+        self.flush();
+        match (done, self.failed) {
+            (Ok(done), Some(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(done),
+            (Ok(_), Some(e)) => Err(Error::new(Kind::Io, format!("cannot write to standard output: {}", plain(&e)))),
+            (done, _) => done,
+        }
+    }
+
+    /// Output that a test can read.
+    #[cfg(test)]
+    pub fn memory() -> (Output, std::sync::Arc<std::sync::Mutex<Vec<u8>>>) {
+        struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+        impl Write for Shared {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let text = std::sync::Arc::default();
+        let writer = BufWriter::new(Box::new(Shared(std::sync::Arc::clone(&text))) as Box<dyn Write>);
+        (Output { writer, failed: None, json: false, bytes: false, color: false }, text)
+    }
+}
+
+/// A column of a table.
+pub struct Column {
+    title: &'static str,
+    right: bool,
+}
+
+pub const fn left(title: &'static str) -> Column {
+    Column { title, right: false }
+}
+
+/// For numbers.
+pub const fn right(title: &'static str) -> Column {
+    Column { title, right: true }
+}
+
+/// `17 B`, `1.2 KiB`, `34 MiB`: two digits at least, powers of 1024.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    // 1023.96 would be shown as 1024.0
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if value < 9.95 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+/// Words on lines of at most 80 columns: the first begins with `lead`, the others below its end.
+pub fn wrap<'a>(lead: &str, words: impl Iterator<Item = &'a str>) -> String {
+    let indent = lead.chars().count();
+    let (mut out, mut column) = (lead.to_string(), indent);
+    for word in words {
+        let width = word.chars().count();
+        if column > indent && column + 1 + width > WIDTH {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if column > indent {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += width;
+    }
+    out.push('\n');
+    out
+}
+
+/// JSON laid out anew: on one line, or with each member on a line of its own. No value is changed: what a number's
+/// digits or the order of the members say is kept. What would disturb a terminal is written as `\uXXXX`.
+pub fn layout(json: &str, indent: Option<usize>) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut depth = 0usize;
+    let line = |out: &mut String, depth: usize| {
+        if let Some(indent) = indent {
+            out.push('\n');
+            // a foreign message can be nested so deeply that the spaces alone would fill the memory
+            out.extend(std::iter::repeat_n(' ', indent * depth.min(40)));
+        }
+    };
+    let mut letters = json.chars().peekable();
+    while let Some(c) = letters.next() {
+        match c {
+            '"' => {
+                out.push('"');
+                while let Some(c) = letters.next() {
+                    match c {
+                        '\\' => {
+                            out.push('\\');
+                            out.extend(letters.next());
+                        }
+                        c if disturbs(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
+                        c => out.push(c),
+                    }
+                    if c == '"' {
+                        break;
+                    }
+                }
+            }
+            ' ' | '\t' | '\n' | '\r' => {}
+            '{' | '[' => {
+                out.push(c);
+                while letters.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+                if let Some(end) = letters.next_if(|c| matches!(c, '}' | ']')) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(',');
+                line(&mut out, depth);
+            }
+            ':' if indent.is_some() => out.push_str(": "),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_two_digits_and_a_unit() {
+        let check = |bytes, wants| assert_eq!(size(bytes), wants);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1024, "1.0 KiB");
+        check(10_188, "9.9 KiB");
+        check(10_189, "10 KiB");
+        check(1_048_575, "1.0 MiB");
+        check(u64::MAX, "16384 PiB");
+    }
+
+    #[test]
+    fn json_is_laid_out_without_a_change_of_value() {
+        let check = |json, indent, wants: &str| assert_eq!(layout(json, indent), wants);
+        check("{ \"a\" : [1.10, {}, [ ]],\n\"b\":\"x: {\\\"y\\\"}\" }", None, r#"{"a":[1.10,{},[]],"b":"x: {\"y\"}"}"#);
+        check(r#"{"a":[1,2],"b":{}}"#, Some(2), "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": {}\n}");
+        check("\"\u{9b}31m\u{202e}é\\\\\"", None, "\"\\u009b31m\\u202eé\\\\\"");
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert!(layout(&deep, Some(2)).len() < 20_000_000);
+    }
+
+    #[test]
+    fn tables_align_and_nothing_is_nothing() {
+        let (mut out, text) = Output::memory();
+        out.table(&[left("A"), right("SIZE")], &[]);
+        out.table(
+            &[left("A"), right("SIZE"), left("B")],
+            &[vec!["é".into(), "1".into(), "".into()], vec!["bb".into(), "12".into(), "x".into()]],
+        );
+        out.finish(Ok(Done::All)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&text.lock().unwrap()), "A   SIZE  B\né      1\nbb    12  x\n");
+    }
+}

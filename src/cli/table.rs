@@ -1,0 +1,381 @@
+//! The one table of commands and flags: parser, help, man pages and completions all come from it.
+//!
+//! It holds words, not behaviour: how a row is parsed, shown or run is written elsewhere.
+
+use super::output::Output;
+use super::parse::Invocation;
+use super::{Context, Done, client, completions, help, hub, queue};
+use crate::error::Result;
+use crate::wire::Priority;
+
+/// One command, or one form of a command of two words.
+pub struct Command {
+    /// `send`, or `key add`.
+    pub name: &'static str,
+    pub group: Group,
+    pub arguments: &'static [Argument],
+    pub flags: &'static [Flag],
+    /// One line: lower case, no full stop.
+    pub doc: &'static str,
+    /// What a person needs to know beyond that: paragraphs, one line each, broken when they are shown.
+    pub long: &'static [&'static str],
+    /// What to type, and what it is for.
+    pub examples: &'static [(&'static str, &'static str)],
+    pub run: Run,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    Messages,
+    Machine,
+    Hub,
+    Other,
+}
+
+impl Group {
+    pub const ALL: [(Group, &'static str); 4] =
+        [(Group::Messages, "Messages"), (Group::Machine, "This machine"), (Group::Hub, "The hub"), (Group::Other, "Other")];
+}
+
+/// The function behind a row, and what it needs.
+pub enum Run {
+    /// No settings: it works when they are broken.
+    Plain(fn(&Invocation, &mut Output) -> Result<Done>),
+    /// A person or a script waits for it.
+    Command(fn(&mut Context, &Invocation) -> Result<Done>),
+    /// Runs until it is stopped, and logs what it does.
+    Daemon(fn(&mut Context, &Invocation) -> Result<Done>),
+}
+
+pub struct Argument {
+    pub name: &'static str,
+    pub count: Count,
+    pub values: Values,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    One,
+    Any,
+}
+
+/// What an argument or the value of a flag can be: checked where it is a list, and completed by the shells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    Text,
+    Words(&'static [&'static str]),
+    File,
+    Directory,
+    Command,
+}
+
+pub struct Flag {
+    /// Without its dashes.
+    pub long: &'static str,
+    pub short: Option<char>,
+    /// The name of its value, if it has one.
+    pub value: Option<&'static str>,
+    pub values: Values,
+    /// The key of the setting that it sets.
+    pub setting: Option<&'static str>,
+    pub doc: &'static str,
+}
+
+const fn switch(long: &'static str, doc: &'static str) -> Flag {
+    Flag { long, short: None, value: None, values: Values::Text, setting: None, doc }
+}
+
+const fn short(short: char, long: &'static str, doc: &'static str) -> Flag {
+    Flag { long, short: Some(short), value: None, values: Values::Text, setting: None, doc }
+}
+
+const fn valued(long: &'static str, value: &'static str, values: Values, doc: &'static str) -> Flag {
+    Flag { long, short: None, value: Some(value), values, setting: None, doc }
+}
+
+const fn setting(long: &'static str, value: &'static str, values: Values, key: &'static str, doc: &'static str) -> Flag {
+    Flag { long, short: None, value: Some(value), values, setting: Some(key), doc }
+}
+
+const fn one(name: &'static str, values: Values) -> Argument {
+    Argument { name, count: Count::One, values }
+}
+
+const fn any(name: &'static str, values: Values) -> Argument {
+    Argument { name, count: Count::Any, values }
+}
+
+const BYTES: Flag = switch("bytes", "print exact numbers of bytes");
+const DATA: Flag = setting("data", "DIR", Values::Directory, "data_dir", "the hub's data (default: hub in the base directory)");
+const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed"]);
+// the outbox is among them so that the command itself can say why it will not
+const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "outbox"]);
+pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
+
+/// Flags that every command takes.
+pub static GLOBAL: &[Flag] = &[
+    switch("json", "print data as one JSON object, or one a line"),
+    short('q', "quiet", "log errors only"),
+    short('v', "verbose", "log more; twice for everything"),
+    short('h', "help", "show the help of the command"),
+    short('V', "version", "show the version"),
+];
+
+/// All commands, in the order in which help shows them.
+pub static COMMANDS: &[Command] = &[
+    Command {
+        name: "send",
+        group: Group::Messages,
+        arguments: &[one("TYPE", Values::Text)],
+        flags: &[
+            valued("payload", "JSON", Values::Text, "the payload (default: null)"),
+            valued("payload-file", "FILE", Values::File, "read the payload from a file, or from standard input if it is \"-\""),
+            valued("target", "HOST", Values::Text, "for this machine only (default: all others)"),
+            valued("priority", "PRIORITY", Values::Words(&Priority::NAMES), "high, normal or low (default: normal)"),
+            valued("ttl", "SECONDS", Values::Text, "the hub drops it if it is not delivered by then (1 to 604800)"),
+        ],
+        doc: "write a message to the outbox and print its id",
+        long: &[
+            "Works with no hub in reach and no daemon running: the message is on the disk when the command returns, and it goes out as soon as both are there. The payload is any JSON and is carried letter for letter. A message may have 256 KiB: send a reference to larger data.",
+            "TYPE is 1 to 64 letters, digits, dots, dashes and underscores. On the other side hooks/TYPE runs, if it is there.",
+        ],
+        examples: &[
+            ("mesync send deploy.done --payload '{\"rev\": 42}'", "tell all other machines"),
+            ("uname -a | jq -R . | mesync send uname --payload-file - --target web-1", "one machine, payload from a pipe"),
+        ],
+        run: Run::Command(queue::send),
+    },
+    Command {
+        name: "list",
+        group: Group::Messages,
+        arguments: &[one("QUEUE", QUEUES)],
+        flags: &[BYTES],
+        doc: "list the messages in outbox, inbox, sent or failed",
+        long: &[
+            "The outbox is listed in the order of sending, the others by time. Files that are not messages are listed too, with what is wrong with them. In the inbox, \"hook failed\" marks the messages whose hook gave up: see retry --hooks.",
+        ],
+        examples: &[("mesync list failed", "what was refused, and why"), ("mesync list inbox --json", "for a script: one object a line")],
+        run: Run::Command(queue::list),
+    },
+    Command {
+        name: "show",
+        group: Group::Messages,
+        arguments: &[one("ID", Values::Text)],
+        flags: &[BYTES],
+        doc: "show a whole message and where it is",
+        long: &["ID is the id of a message, at least four characters of its beginning or its end, or the name of its file."],
+        examples: &[("mesync show 7c1e", "the message whose id begins or ends so")],
+        run: Run::Command(queue::show),
+    },
+    Command {
+        name: "retry",
+        group: Group::Messages,
+        arguments: &[any("ID", Values::Text)],
+        flags: &[switch("hooks", "run failed hooks again instead")],
+        doc: "send failed messages again, or run failed hooks again",
+        long: &[
+            "Without ID: all of them. A message keeps its id and its content, and gets a new time limit. A file in failed/ that is not a message can be corrected there and retried.",
+            "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
+        ],
+        examples: &[("mesync retry", "everything in failed/"), ("mesync retry --hooks 7c1e", "the hook for one message")],
+        run: Run::Command(queue::retry),
+    },
+    Command {
+        name: "flush",
+        group: Group::Messages,
+        arguments: &[one("QUEUE", FLUSHABLE)],
+        flags: &[],
+        doc: "remove all messages from sent, failed or inbox",
+        long: &[
+            "What was removed from the inbox does not come back, and hooks that are still to run do run. The outbox is never flushed: its messages would be lost.",
+        ],
+        examples: &[("mesync flush sent", "forget what was sent")],
+        run: Run::Command(queue::flush),
+    },
+    Command {
+        name: "start",
+        group: Group::Machine,
+        arguments: &[],
+        flags: &[switch("once", "send, receive, run hooks once, and exit: for cron")],
+        doc: "run this machine's client: send, receive, run hooks",
+        long: &[
+            "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reads the settings again. One client runs for each base directory.",
+        ],
+        examples: &[("mesync start", "under systemd, procd or in a terminal"), ("mesync start --once", "from cron")],
+        run: Run::Daemon(client::start),
+    },
+    Command {
+        name: "status",
+        group: Group::Machine,
+        arguments: &[],
+        flags: &[BYTES],
+        doc: "say whether all is well: client, hub and queues",
+        long: &["Exit status 0 only if all is well, 1 if not."],
+        examples: &[("mesync status || echo trouble", "in a script")],
+        run: Run::Command(client::status),
+    },
+    Command {
+        name: "serve",
+        group: Group::Hub,
+        arguments: &[],
+        flags: &[
+            setting("listen", "ADDR:PORT", Values::Text, "listen", "address and port (default: 0.0.0.0:8080)"),
+            DATA,
+            setting("workers", "N", Values::Text, "workers", "threads that answer requests (default: 8)"),
+            switch("allow-anonymous", "let in whoever reaches it, without a key"),
+            switch("start", "also run this machine's client in the same process"),
+        ],
+        doc: "run the hub",
+        long: &[
+            "As long as no key was added, only this machine is let in: see key add. The hub speaks plain HTTP; over networks that are not yours put a reverse proxy with TLS or a VPN before it.",
+        ],
+        examples: &[
+            ("mesync serve --start", "the hub and this machine's client"),
+            ("mesync serve --listen 10.0.0.1:9000", "one address only"),
+        ],
+        run: Run::Daemon(hub::serve),
+    },
+    Command {
+        name: "key add",
+        group: Group::Hub,
+        arguments: &[one("NAME", Values::Text)],
+        flags: &[DATA],
+        doc: "make a key for the machine NAME and print it",
+        long: &[
+            "Run it on the hub's machine. The key is shown this once; the hub keeps only its hash. It is in force at once. On the other machine put it into a file of mode 0600 and name that in api_key_file.",
+        ],
+        examples: &[("mesync key add web-1", "a key for web-1")],
+        run: Run::Command(hub::key_add),
+    },
+    Command {
+        name: "key list",
+        group: Group::Hub,
+        arguments: &[],
+        flags: &[DATA],
+        doc: "list the keys",
+        long: &["Names and times, never the keys themselves."],
+        examples: &[("mesync key list", "who has a key")],
+        run: Run::Command(hub::key_list),
+    },
+    Command {
+        name: "key remove",
+        group: Group::Hub,
+        arguments: &[one("NAME", Values::Text)],
+        flags: &[DATA],
+        doc: "remove the key of the machine NAME",
+        long: &["It is refused from then on, and the tokens that were given for it are too."],
+        examples: &[("mesync key remove web-1", "lock web-1 out")],
+        run: Run::Command(hub::key_remove),
+    },
+    Command {
+        name: "hosts",
+        group: Group::Hub,
+        arguments: &[],
+        flags: &[],
+        doc: "list the machines that the hub knows",
+        long: &["When each was seen last, and how much waits for it."],
+        examples: &[("mesync hosts", "who is behind")],
+        run: Run::Command(client::hosts),
+    },
+    Command {
+        name: "hosts rebind",
+        group: Group::Hub,
+        arguments: &[one("HOST", Values::Text)],
+        flags: &[],
+        doc: "let a replaced machine take over its old name",
+        long: &[
+            "The hub refuses a second machine under a name that it knows. If the first one is gone for good, this lets the new one in, at the place where the old one stopped.",
+        ],
+        examples: &[("mesync hosts rebind web-1", "web-1 was installed afresh")],
+        run: Run::Command(client::rebind),
+    },
+    Command {
+        name: "completions",
+        group: Group::Other,
+        arguments: &[one("SHELL", Values::Words(SHELLS))],
+        flags: &[],
+        doc: "print the completions for bash, zsh or fish",
+        long: &[],
+        examples: &[("eval \"$(mesync completions bash)\"", "in ~/.bashrc")],
+        run: Run::Plain(completions::run),
+    },
+    Command {
+        name: "help",
+        group: Group::Other,
+        arguments: &[any("COMMAND", Values::Command)],
+        flags: &[],
+        doc: "show what there is, or the help of one command",
+        long: &["\"mesync help settings\" lists all settings with their variables and defaults."],
+        examples: &[("mesync help send", "all about send")],
+        run: Run::Plain(help::run),
+    },
+];
+
+/// The rows whose name begins with these words: one for `send`, three for `key`.
+pub fn rows(words: &str) -> Vec<&'static Command> {
+    let longer = format!("{words} ");
+    COMMANDS.iter().filter(|c| c.name == words || c.name.starts_with(&longer)).collect()
+}
+
+/// The first words of all names, each once.
+pub fn first_words() -> Vec<&'static str> {
+    let mut words: Vec<_> = COMMANDS.iter().map(|c| c.first_word()).collect();
+    words.dedup();
+    words
+}
+
+impl Command {
+    pub fn first_word(&self) -> &'static str {
+        self.name.split(' ').next().unwrap_or(self.name)
+    }
+
+    /// `send TYPE [--payload JSON] …`: all but the global flags.
+    pub fn usage(&self) -> Vec<String> {
+        let arguments = self.arguments.iter().map(|a| match a.count {
+            Count::One => a.name.to_string(),
+            Count::Any => format!("[{}…]", a.name),
+        });
+        let flags = self.flags.iter().map(|f| format!("[{}]", f.usage()));
+        std::iter::once(format!("mesync {}", self.name)).chain(arguments).chain(flags).collect()
+    }
+}
+
+impl Flag {
+    /// `--payload JSON`, `-q, --quiet`.
+    pub fn usage(&self) -> String {
+        let short = self.short.map_or(String::new(), |c| format!("-{c}, "));
+        let value = self.value.map_or(String::new(), |v| format!(" {v}"));
+        format!("{short}--{}{value}", self.long)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SETTINGS;
+
+    #[test]
+    fn a_flag_means_the_same_kind_of_thing_wherever_it_stands() {
+        let all: Vec<&Flag> = COMMANDS.iter().flat_map(|c| c.flags).chain(GLOBAL).collect();
+        for a in &all {
+            assert!(!a.doc.is_empty() && !a.doc.ends_with('.'), "--{}", a.long);
+            // the parser must know whether a value follows before it knows the command
+            assert!(all.iter().all(|b| a.long != b.long || (a.value.is_some() == b.value.is_some() && a.short == b.short)), "--{}", a.long);
+            assert!(a.setting.is_none_or(|key| SETTINGS.iter().any(|s| s.key == key)), "--{} sets nothing", a.long);
+        }
+        for c in COMMANDS {
+            assert!(c.flags.iter().all(|f| GLOBAL.iter().all(|g| g.long != f.long)), "{} repeats a global flag", c.name);
+        }
+    }
+
+    #[test]
+    fn every_row_is_documented_with_an_example_of_itself() {
+        for c in COMMANDS {
+            assert!(!c.doc.is_empty() && !c.doc.ends_with('.') && c.doc.len() <= 60, "{}", c.name);
+            assert!(!c.examples.is_empty() && c.examples.iter().all(|(e, _)| e.contains(&format!("mesync {}", c.name))), "{}", c.name);
+            assert_eq!(rows(c.name).iter().filter(|r| r.name == c.name).count(), 1, "{} twice", c.name);
+        }
+        assert_eq!(rows("key").len(), 3);
+        assert_eq!(rows("ke").len(), 0);
+    }
+}

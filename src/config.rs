@@ -1,0 +1,465 @@
+//! Every setting, declared once: its name, variable, flag, default, range and one line of documentation.
+//!
+//! Help, man page tables and the parser of `config.toml` read the same table. Nothing is read from the disk here but
+//! `config.toml` itself; keys are files of their own and are read by who needs them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::wire;
+
+/// Limits that nobody has needed to set yet, all in one place: every queue and table has one.
+pub mod limits {
+    /// Pokes, wake-ups: one waiting is as good as many.
+    pub const POKE: usize = 1;
+    /// Events on their way to the client's main loop.
+    pub const EVENTS: usize = 256;
+    /// Names of files that have just arrived in the outbox.
+    pub const ARRIVALS: usize = 1024;
+    /// Messages in the outbox that are known at one time; what is beyond is found when there is room again.
+    pub const OUTBOX: usize = 200_000;
+    /// Bytes of messages in one request of this client.
+    pub const BATCH_BYTES: usize = 1024 * 1024;
+    /// From so many files on, one sync of the filesystem is cheaper than one a file.
+    pub const SYNCFS_FROM: usize = 16;
+    /// Files of the log of received ids, one a day: covers `wire::ID_MEMORY`.
+    pub const SEEN_DAYS: usize = 15;
+    /// Bytes of a hook's output that are kept.
+    pub const HOOK_OUTPUT: usize = 64 * 1024;
+    /// Records of hooks of one type that are held in memory; the others are found when there is room again.
+    pub const HOOKS: usize = 1000;
+    /// Messages asked for in one pull.
+    pub const PULL: usize = 1000;
+    /// Requests that wait for the hub's committer.
+    pub const COMMITS: usize = 1024;
+    /// Operations in one transaction of the hub.
+    pub const GROUP: usize = 256;
+    /// Keys of hosts on a hub.
+    pub const KEYS: usize = 1000;
+    /// Wrong keys that one address may present within `WRONG_KEYS_WINDOW`.
+    pub const WRONG_KEYS: u32 = 10;
+    pub const WRONG_KEYS_WINDOW: std::time::Duration = std::time::Duration::from_secs(60);
+    /// Addresses for which wrong keys are counted; the oldest gives way.
+    pub const WRONG_KEYS_ADDRESSES: usize = 1024;
+    /// Bytes of messages on their way into the hub's tables: read, and not yet answered.
+    pub const COMMIT_BYTES: usize = 8 * 1024 * 1024;
+    /// Event streams at the same time.
+    pub const STREAMS: usize = 256;
+    /// Hosts that the hub knows, those included that are only named as targets.
+    pub const HOSTS: u64 = 10_000;
+    /// Message ids that the hub remembers: about 1 GB of disk. Beyond it the oldest go before `wire::ID_MEMORY` is over.
+    pub const IDS: u64 = 10_000_000;
+}
+
+/// Where a setting stands in `config.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// Top level: the client.
+    Client,
+    /// `[hub]`.
+    Hub,
+    /// Not in the file: environment and command line only.
+    None,
+}
+
+/// One row of the table.
+pub struct Setting {
+    pub key: &'static str,
+    pub section: Section,
+    pub env: &'static str,
+    /// As text, like all values on their way in. Empty: no value.
+    pub default: &'static str,
+    pub doc: &'static str,
+    set: fn(&mut Settings, &str) -> std::result::Result<(), String>,
+}
+
+/// All settings with their values.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub base_dir: PathBuf,
+    pub server_url: String,
+    /// Nobody chose the server: it is the default.
+    pub server_is_default: bool,
+    pub host_id: String,
+    pub poll_interval: Duration,
+    pub sent_ttl: Duration,
+    pub send_deadline: Duration,
+    pub http_timeout: Duration,
+    pub hook_timeout: Duration,
+    pub hook_jobs: usize,
+    pub api_key: Option<Secret>,
+    pub api_key_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub log: Option<log::LevelFilter>,
+    pub hub: HubSettings,
+}
+
+/// The settings of `[hub]`.
+#[derive(Debug, Clone, Default)]
+pub struct HubSettings {
+    pub listen: String,
+    pub data_dir: PathBuf,
+    pub workers: usize,
+    pub message_ttl: Duration,
+    pub queue_messages: u64,
+    pub queue_bytes: u64,
+    pub message_space: u64,
+    pub reserve: Reserve,
+    pub connections: usize,
+    pub connections_per_address: usize,
+    pub cache: u64,
+    pub master_key: Option<Secret>,
+    pub master_key_file: Option<PathBuf>,
+}
+
+/// A key on its way to where it is needed: never printed, whatever prints the settings.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Free space that the hub leaves alone: a part of the disk, or bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reserve {
+    Percent(f64),
+    Bytes(u64),
+}
+
+impl Default for Reserve {
+    fn default() -> Self {
+        Reserve::Percent(1.0)
+    }
+}
+
+const fn row(
+    section: Section,
+    key: &'static str,
+    env: &'static str,
+    default: &'static str,
+    doc: &'static str,
+    set: fn(&mut Settings, &str) -> std::result::Result<(), String>,
+) -> Setting {
+    Setting { key, section, env, default, doc, set }
+}
+
+use Section::{Client, Hub};
+
+/// The table.
+#[rustfmt::skip]
+pub static SETTINGS: &[Setting] = &[
+    row(Section::None, "base_dir", "MESYNC_BASE_DIR", "~/.daemon", "directory with outbox, inbox, sent, failed, hooks, state and config.toml",
+        |s, v| path(v).map(|v| s.base_dir = v)),
+    row(Client, "server_url", "MESYNC_SERVER_URL", "http://localhost:8080", "the hub",
+        |s, v| url(v).map(|v| s.server_url = v)),
+    row(Client, "host_id", "MESYNC_HOST_ID", "", "this machine's name on the hub; the system's host name if not set",
+        |s, v| wire::check_host(v).map(|v| s.host_id = v)),
+    row(Client, "poll_interval", "MESYNC_POLL_INTERVAL", "5", "seconds between two looks at outbox and hub when nothing wakes the daemon (1 to 3600)",
+        |s, v| seconds(v, 1, 3600).map(|v| s.poll_interval = v)),
+    row(Client, "sent_ttl", "MESYNC_SENT_TTL", "86400", "seconds that messages are kept in sent/ (0 to 315360000)",
+        |s, v| seconds(v, 0, 315_360_000).map(|v| s.sent_ttl = v)),
+    row(Client, "send_deadline", "MESYNC_SEND_DEADLINE", "604800", "seconds after which an unsent message goes to failed/ (60 to 604800)",
+        |s, v| seconds(v, 60, wire::ID_MEMORY / 2).map(|v| s.send_deadline = v)),
+    row(Client, "http_timeout", "MESYNC_HTTP_TIMEOUT", "10", "seconds to wait for an answer of the hub (1 to 600)",
+        |s, v| seconds(v, 1, 600).map(|v| s.http_timeout = v)),
+    row(Client, "hook_timeout", "MESYNC_HOOK_TIMEOUT", "60", "seconds that a hook may run (1 to 86400)",
+        |s, v| seconds(v, 1, 86_400).map(|v| s.hook_timeout = v)),
+    row(Client, "hook_jobs", "MESYNC_HOOK_JOBS", "4", "hooks that run at the same time (1 to 64)",
+        |s, v| number(v, 1, 64).map(|v| s.hook_jobs = v as usize)),
+    row(Client, "api_key_file", "MESYNC_API_KEY_FILE", "", "file with this machine's key for the hub",
+        |s, v| path(v).map(|v| s.api_key_file = Some(v))),
+    row(Client, "ca_file", "MESYNC_CA_FILE", "", "file with the certificates that an https server's must be signed by, in PEM; the public authorities if not set",
+        |s, v| path(v).map(|v| s.ca_file = Some(v))),
+    row(Section::None, "api_key", "MESYNC_API_KEY", "", "this machine's key for the hub",
+        |s, v| check_key(v).map(|v| s.api_key = Some(Secret(v)))),
+    row(Client, "log", "MESYNC_LOG", "", "how much to log: error, warn, info or debug; info for daemons and warn for commands if not set",
+        |s, v| level(v).map(|v| s.log = Some(v))),
+    row(Hub, "listen", "MESYNC_LISTEN", "0.0.0.0:8080", "address and port of the hub",
+        |s, v| listen(v).map(|v| s.hub.listen = v)),
+    row(Hub, "data_dir", "MESYNC_DATA_DIR", "", "the hub's data; hub in the base directory if not set",
+        |s, v| path(v).map(|v| s.hub.data_dir = v)),
+    row(Hub, "workers", "MESYNC_WORKERS", "8", "threads that answer requests (1 to 64)",
+        |s, v| number(v, 1, 64).map(|v| s.hub.workers = v as usize)),
+    row(Hub, "message_ttl", "MESYNC_MESSAGE_TTL", "604800", "seconds that an undelivered message is kept (60 to 604800)",
+        |s, v| seconds(v, 60, wire::ID_MEMORY / 2).map(|v| s.hub.message_ttl = v)),
+    row(Hub, "queue_messages", "MESYNC_QUEUE_MESSAGES", "100000", "messages that may wait for one host (1 to 10000000)",
+        |s, v| number(v, 1, 10_000_000).map(|v| s.hub.queue_messages = v)),
+    row(Hub, "queue_bytes", "MESYNC_QUEUE_BYTES", "256MB", "bytes that may wait for one host (1MB to 1TB)",
+        |s, v| bytes(v, 1_000_000, 1_000_000_000_000).map(|v| s.hub.queue_bytes = v)),
+    row(Hub, "message_space", "MESYNC_MESSAGE_SPACE", "1GB", "bytes of all waiting messages together (1MB to 1TB)",
+        |s, v| bytes(v, 1_000_000, 1_000_000_000_000).map(|v| s.hub.message_space = v)),
+    row(Hub, "reserve", "MESYNC_RESERVE", "1%", "free disk space to leave alone, in percent or bytes, at least 8 MiB",
+        |s, v| reserve(v).map(|v| s.hub.reserve = v)),
+    row(Hub, "connections", "MESYNC_CONNECTIONS", "512", "connections at the same time (8 to 4096)",
+        |s, v| number(v, 8, 4096).map(|v| s.hub.connections = v as usize)),
+    row(Hub, "connections_per_address", "MESYNC_CONNECTIONS_PER_ADDRESS", "64", "connections at the same time from one address (1 to 4096)",
+        |s, v| number(v, 1, 4096).map(|v| s.hub.connections_per_address = v as usize)),
+    row(Hub, "cache", "MESYNC_CACHE", "4MB", "memory for the pages of the hub's tables (1MB to 1GB)",
+        |s, v| bytes(v, 1_000_000, 1_000_000_000).map(|v| s.hub.cache = v)),
+    row(Hub, "master_key_file", "MESYNC_MASTER_KEY_FILE", "", "file with a key that may do everything",
+        |s, v| path(v).map(|v| s.hub.master_key_file = Some(v))),
+    row(Section::None, "master_key", "MESYNC_MASTER_KEY", "", "a key that may do everything on the hub",
+        |s, v| check_key(v).map(|v| s.hub.master_key = Some(Secret(v)))),
+];
+
+impl Settings {
+    /// Environment over `config.toml` over defaults; then what hangs on the machine is filled in.
+    ///
+    /// A bad value is an error that names the variable, or the file, line and key.
+    pub fn load(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Settings> {
+        let mut settings = Settings { server_is_default: true, ..Settings::default() };
+        // "~" has no meaning for a user without a home, who therefore sets the base directory
+        let given = |s: &Setting| s.key == "base_dir" && env(s.env).is_some_and(|v| !v.is_empty());
+        for s in SETTINGS.iter().filter(|s| !s.default.is_empty() && !given(s)) {
+            (s.set)(&mut settings, s.default).map_err(|e| {
+                Error::new(Kind::Settings, format!("cannot use the default of {}: {e}", s.key)).hint(format!("set {}", s.env))
+            })?;
+        }
+        // the base directory first: it says where the file is
+        let (places, others): (Vec<_>, Vec<_>) = SETTINGS.iter().partition(|s| s.key == "base_dir");
+        settings.read_environment(&places, &env)?;
+        let file = settings.config_file();
+        settings.read_file(&file)?;
+        settings.read_environment(&others, &env)?;
+        if settings.host_id.is_empty() {
+            settings.host_id = system_host_name()?;
+        }
+        if settings.hub.data_dir.as_os_str().is_empty() {
+            settings.hub.data_dir = settings.base_dir.join("hub");
+        }
+        Ok(settings)
+    }
+
+    /// `config.toml` in the base directory.
+    pub fn config_file(&self) -> PathBuf {
+        self.base_dir.join("config.toml")
+    }
+
+    /// Sets one setting from a flag of the command line.
+    pub fn set_flag(&mut self, flag: &str, key: &str, value: &str) -> Result<()> {
+        let row = SETTINGS.iter().find(|s| s.key == key).ok_or_else(|| Error::new(Kind::Usage, format!("no setting {key}")))?;
+        (row.set)(self, value).map_err(|e| Error::new(Kind::Usage, format!("bad value for {flag}: {e}")))
+    }
+
+    fn read_environment(&mut self, rows: &[&Setting], env: &impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<()> {
+        for row in rows {
+            let Some(value) = env(row.env).filter(|v| !v.is_empty()) else { continue };
+            let value = value.to_str().ok_or_else(|| Error::new(Kind::Settings, format!("bad value in {}: it is not UTF-8", row.env)))?;
+            (row.set)(self, value).map_err(|e| Error::new(Kind::Settings, format!("bad value in {}: {e}", row.env)))?;
+            self.server_is_default &= row.key != "server_url";
+        }
+        Ok(())
+    }
+
+    fn read_file(&mut self, file: &Path) -> Result<()> {
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => {
+                let why = crate::error::plain(&e);
+                return Err(Error::new(Kind::Settings, format!("cannot read {}: {why}", file.display())));
+            }
+        };
+        let bad = |at: usize, why: String| {
+            let line = text[..at.min(text.len())].matches('\n').count() + 1;
+            Error::new(Kind::Settings, format!("bad setting in {}, line {line}: {why}", file.display()))
+        };
+        let table = toml::de::DeTable::parse(&text).map_err(|e| bad(e.span().map_or(0, |s| s.start), e.message().to_string()))?;
+        for (name, value) in table.get_ref() {
+            match (name.get_ref().as_ref(), value.get_ref()) {
+                ("hub", toml::de::DeValue::Table(hub)) => {
+                    for (name, value) in hub {
+                        self.read_value(Hub, name.get_ref(), value.get_ref()).map_err(|e| bad(name.span().start, e))?;
+                    }
+                }
+                ("hub", _) => return Err(bad(name.span().start, "hub must be a table: [hub]".into())),
+                (key, value) => self.read_value(Client, key, value).map_err(|e| bad(name.span().start, e))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_value(&mut self, section: Section, key: &str, value: &toml::de::DeValue<'_>) -> std::result::Result<(), String> {
+        use toml::de::DeValue;
+        let Some(row) = SETTINGS.iter().find(|s| s.section == section && s.key == key) else {
+            return Err(match SETTINGS.iter().find(|s| s.key == key) {
+                Some(Setting { section: Hub, .. }) => format!("{key} belongs under [hub]"),
+                Some(Setting { section: Client, .. }) => format!("{key} belongs above [hub], at the top"),
+                Some(other) => format!("{key} cannot be set in a file; use {}", other.env),
+                None => format!("there is no setting \"{}\"", wire::brief(key)),
+            });
+        };
+        let text = match value {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(n) => n.to_string(),
+            DeValue::Float(n) => n.to_string(),
+            DeValue::Boolean(b) => b.to_string(),
+            _ => return Err(format!("{key} must be a string or a number")),
+        };
+        self.server_is_default &= key != "server_url";
+        (row.set)(self, &text).map_err(|e| format!("{key}: {e}"))
+    }
+}
+
+fn system_host_name() -> Result<String> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    wire::check_host(&name).map_err(|e| {
+        Error::new(Kind::Settings, format!("cannot use the system's host name: {e}")).hint("set MESYNC_HOST_ID, or host_id in config.toml")
+    })
+}
+
+type Parsed<T> = std::result::Result<T, String>;
+
+fn number(text: &str, least: u64, most: u64) -> Parsed<u64> {
+    let wrong = || format!("must be a whole number from {least} to {most}, not \"{}\"", wire::brief(text));
+    text.trim().parse().ok().filter(|n| (least..=most).contains(n)).ok_or_else(wrong)
+}
+
+fn seconds(text: &str, least: u64, most: u64) -> Parsed<Duration> {
+    number(text, least, most).map(Duration::from_secs)
+}
+
+/// `4096`, `64KB`, `256MB`, `8GB`, `1TB`, or with `i` for powers of 1024.
+fn bytes(text: &str, least: u64, most: u64) -> Parsed<u64> {
+    let wrong = || format!("must be a size such as 64MB, from {least} to {most} bytes, not \"{}\"", wire::brief(text));
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let n: Option<u64> = text[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    n.filter(|n| (least..=most).contains(n)).ok_or_else(wrong)
+}
+
+fn reserve(text: &str) -> Parsed<Reserve> {
+    match text.trim().strip_suffix('%') {
+        Some(percent) => {
+            let wrong = || format!("must be from 0% to 90%, not \"{}\"", wire::brief(text));
+            percent.trim().parse().ok().filter(|p| (0.0..=90.0).contains(p)).map(Reserve::Percent).ok_or_else(wrong)
+        }
+        None => bytes(text, 0, 1_000_000_000_000).map(Reserve::Bytes),
+    }
+}
+
+/// An absolute path; `~/` is the home directory.
+fn path(text: &str) -> Parsed<PathBuf> {
+    if text == "~" || text.starts_with("~/") {
+        let home = std::env::home_dir().filter(|h| h.is_absolute()).ok_or("~ needs HOME, which is not set")?;
+        return Ok(home.join(text[1..].trim_start_matches('/')));
+    }
+    std::path::absolute(text).map_err(|e| format!("not a path: {e}"))
+}
+
+fn url(text: &str) -> Parsed<String> {
+    let text = text.trim().trim_end_matches('/');
+    let wrong = |why: &str| format!("must be a URL such as http://hub.example:8080, not \"{}\": {why}", wire::brief(text));
+    let rest = match text.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some(("https", rest)) if cfg!(feature = "tls") => rest,
+        Some(("https", _)) => return Err(wrong("this program was built without TLS")),
+        _ => return Err(wrong("it must begin with http:// or https://")),
+    };
+    if rest.is_empty() || rest.starts_with(['/', ':']) || rest.contains(char::is_whitespace) || rest.contains(['?', '#']) {
+        return Err(wrong("the host is missing or something follows it"));
+    }
+    if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
+        return Err(wrong("a key does not belong in it; use MESYNC_API_KEY"));
+    }
+    Ok(text.to_string())
+}
+
+fn listen(text: &str) -> Parsed<String> {
+    let text = text.trim();
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_string() };
+    match full.parse::<std::net::SocketAddr>() {
+        Ok(address) => Ok(address.to_string()),
+        Err(_) => Err(format!("must be an address and a port such as 0.0.0.0:8080 or [::]:8080, not \"{}\"", wire::brief(text))),
+    }
+}
+
+/// A key as it may be written in a setting or a file.
+pub fn check_key(text: &str) -> Parsed<String> {
+    let text = text.trim();
+    match (8..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text.to_string()),
+        // never the value: it is a secret
+        false => Err("a key is 8 to 512 printable characters without spaces".into()),
+    }
+}
+
+fn level(text: &str) -> Parsed<log::LevelFilter> {
+    match text.trim() {
+        "error" => Ok(log::LevelFilter::Error),
+        "warn" => Ok(log::LevelFilter::Warn),
+        "info" => Ok(log::LevelFilter::Info),
+        "debug" => Ok(log::LevelFilter::Debug),
+        _ => Err(format!("must be error, warn, info or debug, not \"{}\"", wire::brief(text))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(env: &[(&str, &str)], file: &str, wants: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.toml"), file).unwrap();
+        let lookup = |name: &str| match name {
+            "MESYNC_BASE_DIR" => Some(dir.path().into()),
+            _ => env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()),
+        };
+        let got = match Settings::load(lookup) {
+            Ok(s) => format!("{s:?}"),
+            Err(e) => e.to_string(),
+        };
+        assert!(got.contains(wants), "{env:?} {file:?}: {got}");
+    }
+
+    #[test]
+    fn environment_beats_file_beats_default() {
+        check(&[], "", "poll_interval: 5s");
+        check(&[], "poll_interval = 7", "poll_interval: 7s");
+        check(&[("MESYNC_POLL_INTERVAL", "9")], "poll_interval = 7", "poll_interval: 9s");
+        check(&[("MESYNC_POLL_INTERVAL", "")], "poll_interval = 7", "poll_interval: 7s");
+        check(&[], "[hub]\nlisten = ':9000'\nqueue_bytes = '2MiB'", "queue_bytes: 2097152");
+        check(&[], "[hub]\nreserve = '5%'", "reserve: Percent(5.0)");
+        check(&[("MESYNC_SERVER_URL", "http://hub:1/")], "", "server_url: \"http://hub:1\", server_is_default: false");
+    }
+
+    #[test]
+    fn bad_values_name_their_place() {
+        check(&[("MESYNC_POLL_INTERVAL", "0")], "", "bad value in MESYNC_POLL_INTERVAL: must be a whole number from 1 to 3600, not \"0\"");
+        check(&[], "\n\npoll_interval = 'x'", "line 3: poll_interval: must be a whole number");
+        check(&[], "a = [", "line 1:");
+        check(&[], "\npol_interval = 5", "line 2: there is no setting \"pol_interval\"");
+        check(&[], "listen = ':1'", "line 1: listen belongs under [hub]");
+        check(&[], "[hub]\nhost_id = 'x'", "line 2: host_id belongs above [hub]");
+        check(&[], "api_key = 'secretsecret'", "api_key cannot be set in a file; use MESYNC_API_KEY");
+        check(&[("MESYNC_SERVER_URL", "hub:8080")], "", "must begin with http:// or https://");
+        check(&[("MESYNC_SERVER_URL", "http://key@hub:8080")], "", "use MESYNC_API_KEY");
+        check(&[("MESYNC_HOST_ID", "a b")], "", "a host name is 1 to 63");
+        check(&[("MESYNC_API_KEY", "a-long-enough-key")], "", "api_key: Some((secret))");
+        check(&[("MESYNC_API_KEY", "short")], "", "bad value in MESYNC_API_KEY: a key is 8 to 512");
+    }
+
+    #[test]
+    fn every_setting_has_a_name_and_a_variable_of_its_own() {
+        for (i, a) in SETTINGS.iter().enumerate() {
+            assert!(a.env.starts_with("MESYNC_") && !a.doc.is_empty());
+            assert!(SETTINGS[i + 1..].iter().all(|b| a.key != b.key && a.env != b.env), "{}", a.key);
+        }
+    }
+}

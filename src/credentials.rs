@@ -1,0 +1,151 @@
+//! Which key a client sends to which hub: only where it was meant to go.
+//!
+//! Client side: it knows of a hub on this machine what lies in its data directory, and nothing of its code.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use crate::config::{self, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::{disk, wire};
+
+/// The hub as a client should call it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The server of the settings; `localhost` is replaced by the address of our own hub if the key is that hub's:
+    /// `[::1]` may be somebody else's while `127.0.0.1` is ours.
+    pub url: String,
+    pub key: Option<String>,
+}
+
+/// The key of the settings; else, of the hub of this user on this machine if that is who the settings name.
+///
+/// To be asked again when a hub refuses: `local.key` appears when the hub on this machine starts.
+pub fn access(settings: &Settings) -> Result<Access> {
+    let url = settings.server_url.clone();
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    if let Some(key) = given_key(settings, credentials.as_deref().map(Path::new))? {
+        return Ok(Access { url, key: Some(key) });
+    }
+    Ok(local_access(&settings.hub.data_dir, &url).unwrap_or(Access { url, key: None }))
+}
+
+/// [`access`] without the address.
+pub fn api_key(settings: &Settings) -> Result<Option<String>> {
+    Ok(access(settings)?.key)
+}
+
+/// The key of a hub of ours that runs on this machine, if this is its URL. See [`Access::url`] for where to send it.
+pub fn local_key(data_dir: &Path, server_url: &str) -> Option<String> {
+    local_access(data_dir, server_url)?.key
+}
+
+/// From the environment, the file of the settings, or the service manager.
+fn given_key(settings: &Settings, credentials: Option<&Path>) -> Result<Option<String>> {
+    if settings.api_key.is_some() {
+        return Ok(settings.api_key.clone().map(|key| key.0));
+    }
+    let key = match &settings.api_key_file {
+        Some(path) => Some(disk::read_secret(path)?),
+        None => disk::read_credential(credentials, "api-key")?,
+    };
+    let bad = |e| Error::new(Kind::Settings, format!("cannot use this machine's key: {e}"));
+    key.map(|key| config::check_key(&key).map_err(bad)).transpose()
+}
+
+/// A hub writes where it listens into its lock file once it does, and holds the lock as long as it runs: so the port is
+/// its own, and nobody else gets the key.
+fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
+    let listen: SocketAddr = disk::lock_holder(&data_dir.join(wire::HUB_LOCK))?.trim().parse().ok()?;
+    let url = local_url(server_url, listen)?;
+    let key = disk::read_secret(&data_dir.join(wire::LOCAL_KEY)).ok()?;
+    Some(Access { url, key: Some(key) })
+}
+
+/// The URL with an address in it at which that hub, and nobody else, answers. `None`: it names another server.
+fn local_url(server_url: &str, listen: SocketAddr) -> Option<String> {
+    let rest = server_url.strip_prefix("http://")?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, port) = match authority.rfind(':') {
+        Some(at) if !authority.ends_with(']') => (&authority[..at], authority[at + 1..].parse().ok()?),
+        _ => (authority, 80),
+    };
+    let asked = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) => Some(ip),
+        Err(_) if host.eq_ignore_ascii_case("localhost") => None,
+        Err(_) => return None,
+    };
+    let reached = match (listen.ip(), asked) {
+        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), None) => Ipv4Addr::LOCALHOST.into(),
+        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), Some(ip)) if ip.is_ipv4() => ip,
+        // it has the IPv4 addresses too, unless the system says otherwise (ipv6(7), bindv6only)
+        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), _) if asked.is_none_or(|ip| ip.is_loopback()) => Ipv6Addr::LOCALHOST.into(),
+        (ip, None) => ip,
+        (ip, Some(asked)) if ip == asked => ip,
+        _ => return None,
+    };
+    (reached.is_loopback() && port == listen.port()).then(|| format!("http://{}{path}", SocketAddr::new(reached, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(url: &str, listen: &str, wants: Option<&str>) {
+        assert_eq!(local_url(url, listen.parse().unwrap()).as_deref(), wants, "{url} {listen}");
+    }
+
+    #[test]
+    fn a_local_key_goes_to_our_own_hub_only() {
+        check("http://localhost:8080", "0.0.0.0:8080", Some("http://127.0.0.1:8080"));
+        check("http://LOCALHOST:8080/x", "127.0.0.1:8080", Some("http://127.0.0.1:8080/x"));
+        check("http://localhost:8080", "[::]:8080", Some("http://[::1]:8080"));
+        check("http://[::1]:8080", "[::]:8080", Some("http://[::1]:8080"));
+        check("http://127.0.0.2:8080", "0.0.0.0:8080", Some("http://127.0.0.2:8080"));
+        check("http://localhost", "0.0.0.0:80", Some("http://127.0.0.1:80"));
+        check("http://localhost:8081", "0.0.0.0:8080", None);
+        check("http://localhost:8080", "192.0.2.1:8080", None);
+        check("http://192.0.2.1:8080", "192.0.2.1:8080", None);
+        check("http://[::1]:8080", "0.0.0.0:8080", None);
+        check("http://127.0.0.1:8080", "[::]:8080", Some("http://[::1]:8080"));
+        check("http://192.0.2.1:8080", "[::]:8080", None);
+        check("http://192.0.2.1:8080", "0.0.0.0:8080", None);
+        check("http://127.0.0.1:8080", "127.0.0.2:8080", None);
+        check("http://hub:8080", "0.0.0.0:8080", None);
+        check("http://localhost.evil:8080", "0.0.0.0:8080", None);
+        check("https://localhost:8080", "0.0.0.0:8080", None);
+        check("http://localhost:x", "0.0.0.0:8080", None);
+    }
+
+    #[test]
+    fn a_local_key_is_found_while_the_hub_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap();
+        write(wire::LOCAL_KEY, "the-local-key\n");
+        let found = || local_key(dir.path(), "http://localhost:8080");
+        assert_eq!(found(), None);
+        let lock = disk::lock(&dir.path().join(wire::HUB_LOCK), "0.0.0.0:8080").unwrap();
+        assert_eq!(found().as_deref(), Some("the-local-key"));
+        drop(lock);
+        assert_eq!(found(), None);
+    }
+
+    #[test]
+    fn what_was_set_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap();
+        let mut settings = Settings::default();
+        let read = |s: &Settings| given_key(s, Some(dir.path())).map_err(|e| e.to_string());
+        assert_eq!(read(&settings), Ok(None));
+        write("api-key", "from-credential\n");
+        assert_eq!(read(&settings), Ok(Some("from-credential".into())));
+        write("file", "from-the-file\n");
+        settings.api_key_file = Some(dir.path().join("file"));
+        assert_eq!(read(&settings), Ok(Some("from-the-file".into())));
+        write("file", "short\n");
+        assert!(read(&settings).unwrap_err().contains("8 to 512"));
+        settings.api_key = Some(crate::config::Secret("from-environment".into()));
+        assert_eq!(read(&settings), Ok(Some("from-environment".into())));
+    }
+}

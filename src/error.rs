@@ -1,0 +1,148 @@
+//! The one error type: what failed, on what, why, what to do next, and what the program does next.
+//!
+//! Not for control flow inside a module: a decision that has more than one good outcome returns an enum of its own.
+
+use std::fmt;
+
+/// What kind of failure it is. Decides the exit status and whether to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something was not done, with no better word for it.
+    Failed,
+    /// The command line is wrong.
+    Usage,
+    /// Stored data is damaged or of a newer program.
+    Damaged,
+    /// The hub does not answer, or not as a hub.
+    Unreachable,
+    /// A file or directory cannot be made.
+    CannotCreate,
+    /// Reading or writing failed.
+    Io,
+    /// Another process holds it, or there is no room now: the same again may work later.
+    Busy,
+    /// The hub understood and said no.
+    Refused,
+    /// Settings, or a file of settings, are wrong.
+    Settings,
+}
+
+/// What the daemon does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Wait and do the same again.
+    Retry,
+    /// The other side said no: the same again is pointless until something is changed.
+    Refused,
+    /// Stop the process: to go on could lose something.
+    Fatal,
+}
+
+impl Kind {
+    /// All kinds in few words, in the order of their exit status.
+    pub const ALL: [(Kind, &str); 9] = [
+        (Kind::Failed, "failed or not in step"),
+        (Kind::Usage, "usage"),
+        (Kind::Damaged, "data damaged"),
+        (Kind::Unreachable, "hub unreachable"),
+        (Kind::CannotCreate, "cannot create"),
+        (Kind::Io, "I/O error"),
+        (Kind::Busy, "busy or no room, try again"),
+        (Kind::Refused, "refused by the hub"),
+        (Kind::Settings, "bad settings"),
+    ];
+
+    /// The exit status (after sysexits.h).
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::Damaged => 65,
+            Kind::Unreachable => 69,
+            Kind::CannotCreate => 73,
+            Kind::Io => 74,
+            Kind::Busy => 75,
+            Kind::Refused => 77,
+            Kind::Settings => 78,
+        }
+    }
+
+    /// What a daemon does about it.
+    pub fn next(self) -> Next {
+        match self {
+            Kind::Unreachable | Kind::Busy => Next::Retry,
+            Kind::Refused => Next::Refused,
+            _ => Next::Fatal,
+        }
+    }
+}
+
+/// A failure as the user reads it: `what` begins with a verb in lower case, names the object, and has no full stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    pub kind: Kind,
+    pub what: String,
+    /// What a person can do about it.
+    pub hint: Option<String>,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub fn new(kind: Kind, what: impl Into<String>) -> Error {
+        Error { kind, what: what.into(), hint: None }
+    }
+
+    /// Adds what a person can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// An I/O failure: `doing` says what was tried on what, as in "write /a/b".
+    pub fn io(doing: impl fmt::Display, e: &std::io::Error) -> Error {
+        let error = Error::new(Kind::Io, format!("cannot {doing}: {}", plain(e)));
+        match e.kind() {
+            std::io::ErrorKind::StorageFull => Error { kind: Kind::Busy, ..error }.hint("make room on that disk"),
+            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => Error { kind: Kind::CannotCreate, ..error },
+            _ => error,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The system's words for an error, without Rust's "(os error N)".
+pub fn plain(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        // "No such file": lower case like the rest of the line, but "EOF" stays
+        (Some(a), Some(b)) if a.is_uppercase() && b.is_lowercase() => a.to_lowercase().chain([b]).chain(letters).collect(),
+        _ => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_as_one_line_with_its_hint() {
+        let e = Error::io("write /x/y", &std::io::Error::from_raw_os_error(28));
+        assert_eq!(e.to_string(), "cannot write /x/y: no space left on device (make room on that disk)");
+        assert_eq!((e.kind.exit_status(), e.kind.next()), (75, Next::Retry));
+    }
+}

@@ -1,0 +1,456 @@
+//! Who may come in, and as whom: by key, by token, or because nobody else can be asking.
+//!
+//! It does not say what a caller may do: each route does. Where keys come from is in `keys`, how a token is made in `token`.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+use super::failures::Failures;
+use super::http::{Caller, Headers, Reply, Request, header};
+use super::keys::{self, Hash, Key, Keys};
+use super::protected::{self, is_local};
+use super::token;
+use crate::config::{self, HubSettings, limits};
+use crate::error::{Error, Kind, Result};
+use crate::{clock, disk, wire};
+
+/// How the hub stands towards the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// There is no key yet: it serves its own machine only.
+    Protected,
+    /// Whoever has one of so many keys.
+    Keys(usize),
+    /// Anybody; so many keys are known all the same.
+    Anonymous(usize),
+}
+
+/// Decides about every request before anything else does.
+pub struct Auth {
+    keys: Keys,
+    master: Option<Hash>,
+    /// Of `local.key`, for this machine's client.
+    local: Hash,
+    /// Signs tokens.
+    secret: String,
+    allow_anonymous: bool,
+    failures: Mutex<Failures>,
+}
+
+/// What a key or token was found to be.
+struct Holder {
+    /// A host's name, or one of those below: no host's name begins with an asterisk.
+    name: String,
+    caller: Caller,
+    hash: Hash,
+}
+
+const MASTER: &str = "*master";
+const LOCAL: &str = "*local";
+
+/// Why a key was not accepted.
+enum No {
+    Unknown,
+    /// Nobody looked: too many wrong ones came from there.
+    Wait(Duration),
+}
+
+impl Auth {
+    /// Reads the keys of a hub, and makes its own secrets if they are not there. `credentials`: `$CREDENTIALS_DIRECTORY`.
+    pub fn open(settings: &HubSettings, credentials: Option<&Path>, allow_anonymous: bool) -> Result<Auth> {
+        let dir = &settings.data_dir;
+        let local = keys::own_secret(&local_key_file(dir))?;
+        let secret = keys::own_secret(&dir.join("token.secret"))?;
+        if secret.len() < 32 {
+            let what = format!("cannot sign tokens with {}: it is too short", dir.join("token.secret").display());
+            return Err(Error::new(Kind::Settings, what).hint("remove it: the next start makes a new one"));
+        }
+        Ok(Auth {
+            keys: Keys::open(dir)?,
+            master: master_key(settings, credentials)?.map(|key| keys::hash(&key)),
+            local: keys::hash(&local),
+            secret,
+            allow_anonymous,
+            failures: Mutex::default(),
+        })
+    }
+
+    pub fn mode(&self) -> Mode {
+        let n = self.keys.current().len() + usize::from(self.master.is_some());
+        match (self.allow_anonymous, n) {
+            (true, n) => Mode::Anonymous(n),
+            (false, 0) => Mode::Protected,
+            (false, n) => Mode::Keys(n),
+        }
+    }
+
+    /// Reads the keys again, whether or not their file seems changed.
+    pub fn reload(&self) {
+        self.keys.reload();
+    }
+
+    /// Tells, whenever it is asked, whether the keys are still those of now: else what was allowed may be so no more.
+    pub fn unchanged(self: &Arc<Auth>) -> impl Fn() -> bool + Send + use<> {
+        let (auth, keys) = (Arc::clone(self), self.keys.current());
+        move || Arc::ptr_eq(&keys, &auth.keys.current())
+    }
+
+    /// Who sends this request; or the answer to somebody who must not.
+    pub fn caller(&self, headers: &Headers, peer: IpAddr) -> std::result::Result<Caller, Reply> {
+        let keys = self.keys.current();
+        if self.is_protected(&keys) {
+            return protected::check(headers, peer).map(|()| Caller::Admin);
+        }
+        let found = match credential(headers) {
+            None if self.allow_anonymous => return protected::check_page(headers).map(|()| Caller::Anonymous),
+            None => {
+                return Err(unauthorized(
+                    "no key was sent: set MESYNC_API_KEY on this machine to the one that \"mesync key add NAME\" shows on the hub",
+                ));
+            }
+            Some(text) if token::is_token(text) => self.by_token(&keys, text, peer).ok_or(No::Unknown),
+            Some(text) => self.by_key(&keys, text, peer),
+        };
+        match found {
+            Ok(holder) => Ok(holder.caller),
+            // nothing to check a key against: who may come in without one may also come in with one
+            Err(_) if self.is_open(&keys) => protected::check_page(headers).map(|()| Caller::Anonymous),
+            Err(No::Wait(left)) => Err(too_many(peer, left)),
+            Err(No::Unknown) => Err(unknown_key()),
+        }
+    }
+
+    /// Who asks for a token, before the key in the body is known: in protected mode already the administrator.
+    pub fn visitor(&self, headers: &Headers, peer: IpAddr) -> std::result::Result<Caller, Reply> {
+        match self.is_protected(&self.keys.current()) {
+            true => protected::check(headers, peer).map(|()| Caller::Admin),
+            false => Ok(Caller::Nobody),
+        }
+    }
+
+    /// `POST /api/auth/login`, from a caller that [`Auth::visitor`] let in.
+    pub fn login(&self, request: &Request) -> Reply {
+        #[derive(Deserialize)]
+        struct Body {
+            api_key: String,
+        }
+        let Ok(Body { api_key }) = serde_json::from_slice(&request.body) else {
+            return Reply::error(400, "a login is JSON with the key in it: {\"api_key\": \"...\"}");
+        };
+        let keys = self.keys.current();
+        match self.by_key(&keys, api_key.trim(), request.peer) {
+            Ok(holder) => {
+                let sub = if holder.name.starts_with('*') { "admin" } else { &holder.name };
+                self.token(sub, self.kid(&holder.name, &holder.hash))
+            }
+            // these tokens end with the first key: no key has such a name
+            Err(_) if self.is_protected(&keys) && request.caller == Caller::Admin => self.token("admin", "*protected".into()),
+            Err(_) if self.is_open(&keys) => self.token("anonymous", "*anonymous".into()),
+            Err(No::Wait(left)) => too_many(request.peer, left),
+            Err(No::Unknown) => unknown_key(),
+        }
+    }
+
+    fn token(&self, sub: &str, kid: String) -> Reply {
+        let now = clock::millis(clock::now()) / 1000;
+        let token = token::issue(self.secret.as_bytes(), sub, kid, now);
+        let expires_at = clock::rfc3339(clock::from_millis((now + token::LIFETIME) * 1000));
+        Reply::json(200, &wire::LoginAnswer { token, expires_at }).header("Cache-Control", "no-store")
+    }
+
+    fn is_protected(&self, keys: &[Key]) -> bool {
+        keys.is_empty() && self.master.is_none() && !self.allow_anonymous
+    }
+
+    fn is_open(&self, keys: &[Key]) -> bool {
+        keys.is_empty() && self.master.is_none() && self.allow_anonymous
+    }
+
+    /// Random keys are always looked at, however many wrong ones came from the same address: nobody guesses them, and
+    /// their owners must not wait for a neighbour's mistakes. A master key is a person's choice: it can be guessed.
+    fn by_key(&self, keys: &[Key], key: &str, peer: IpAddr) -> std::result::Result<Holder, No> {
+        let hash = keys::hash(key);
+        if let Some(key) = keys::find(keys, &hash) {
+            return Ok(Holder { name: key.name.clone(), caller: Caller::Host(key.name.clone()), hash });
+        }
+        if bool::from(self.local.ct_eq(&hash)) && is_local(peer) {
+            return Ok(Holder { name: LOCAL.into(), caller: Caller::Admin, hash });
+        }
+        if keys.is_empty() && self.master.is_none() {
+            // any other is as good as none: there is nothing to guess
+            return Err(No::Unknown);
+        }
+        let now = clock::monotonic();
+        // held over look, comparison and count: who asks in parallel gets no more tries
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = failures.wait(now, peer) {
+            return Err(No::Wait(left));
+        }
+        if self.master.is_some_and(|master| master.ct_eq(&hash).into()) {
+            return Ok(Holder { name: MASTER.into(), caller: Caller::Admin, hash });
+        }
+        match failures.count(now, peer) {
+            1 => log::warn!("wrong key from {peer}"),
+            limits::WRONG_KEYS => log::warn!("wrong keys from {peer}: no more are looked at for a minute"),
+            _ => {}
+        }
+        Err(No::Unknown)
+    }
+
+    /// A token is worth what its key is worth now.
+    fn by_token(&self, keys: &[Key], text: &str, peer: IpAddr) -> Option<Holder> {
+        let claims = token::verify(self.secret.as_bytes(), text, clock::millis(clock::now()) / 1000)?;
+        let (name, _) = claims.kid.split_once(':')?;
+        let (caller, hash) = match name {
+            MASTER => (Caller::Admin, self.master?),
+            LOCAL if is_local(peer) => (Caller::Admin, self.local),
+            LOCAL => return None,
+            host => (Caller::Host(host.to_string()), keys.iter().find(|k| k.name == host)?.hash),
+        };
+        (claims.kid == self.kid(name, &hash)).then(|| Holder { name: name.to_string(), caller, hash })
+    }
+
+    /// Which key a token was given for: another key of the same name is another one.
+    fn kid(&self, name: &str, hash: &Hash) -> String {
+        format!("{name}:{}", token::fingerprint(self.secret.as_bytes(), hash))
+    }
+}
+
+/// Where the hub keeps the key for clients on its own machine.
+pub fn local_key_file(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join(wire::LOCAL_KEY)
+}
+
+fn master_key(settings: &HubSettings, credentials: Option<&Path>) -> Result<Option<String>> {
+    if settings.master_key.is_some() {
+        return Ok(settings.master_key.clone().map(|key| key.0));
+    }
+    let key = match &settings.master_key_file {
+        Some(path) => Some(disk::read_secret(path)?),
+        None => disk::read_credential(credentials, "master-key")?,
+    };
+    let bad = |e| Error::new(Kind::Settings, format!("cannot use the master key: {e}"));
+    key.map(|key| config::check_key(&key).map_err(bad)).transpose()
+}
+
+/// The key or token of a request. `Authorization: Bearer` may carry either: some programs know no other header.
+fn credential(headers: &Headers) -> Option<&str> {
+    let bearer = || {
+        let (scheme, text) = header(headers, "authorization")?.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(text)
+    };
+    header(headers, "x-api-key").or_else(bearer).map(str::trim).filter(|text| !text.is_empty())
+}
+
+fn unauthorized(words: &str) -> Reply {
+    Reply::error(401, words).header("WWW-Authenticate", "Bearer")
+}
+
+fn unknown_key() -> Reply {
+    unauthorized(
+        "the hub does not know this key or token: it was removed, replaced, mistyped or has expired (on the hub: \"mesync key list\")",
+    )
+}
+
+fn too_many(peer: IpAddr, left: Duration) -> Reply {
+    let seconds = left.as_secs() + 1;
+    let words = format!("too many wrong keys from {}: correct the key and try again in {seconds} s", peer.to_canonical());
+    Reply::error(429, words).header("Retry-After", seconds.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "127.0.0.1";
+    const THERE: &str = "192.0.2.7";
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        auth: Auth,
+    }
+
+    impl Bench {
+        fn new(master: Option<&str>, allow_anonymous: bool) -> Bench {
+            let dir = tempfile::tempdir().unwrap();
+            let auth = Auth::open(&settings(dir.path(), master), None, allow_anonymous).unwrap();
+            Bench { dir, auth }
+        }
+
+        fn local_key(&self) -> String {
+            disk::read_secret(&local_key_file(self.dir.path())).unwrap()
+        }
+
+        /// `name: value` lines, `Host: localhost:8080` before them. The caller, or the status with the words.
+        fn ask(&self, peer: &str, lines: &[&str]) -> String {
+            let mut headers: Vec<(String, String)> = lines.iter().map(|line| split(line)).collect();
+            if !headers.iter().any(|(name, _)| name == "host") {
+                headers.push(split("host: localhost:8080"));
+            }
+            match self.auth.caller(&headers, peer.parse().unwrap()) {
+                Ok(caller) => format!("{caller:?}"),
+                Err(reply) => format!("{} {}", reply.status, String::from_utf8_lossy(&reply.body)),
+            }
+        }
+
+        fn login(&self, peer: &str, body: &str) -> Reply {
+            let headers = [split("host: localhost:8080")];
+            let caller = match self.auth.visitor(&headers, peer.parse().unwrap()) {
+                Ok(caller) => caller,
+                Err(reply) => return reply,
+            };
+            let body = body.as_bytes().to_vec();
+            let request = Request {
+                method: "POST".into(),
+                path: "/api/auth/login".into(),
+                query: String::new(),
+                headers: headers.into(),
+                peer: peer.parse().unwrap(),
+                caller,
+                length: body.len() as u64,
+                body,
+            };
+            self.auth.login(&request)
+        }
+
+        /// The line with the token of a key; empty if it was refused.
+        fn bearer(&self, peer: &str, key: &str) -> String {
+            let reply = self.login(peer, &format!(r#"{{"api_key":"{key}"}}"#));
+            let answer: Option<wire::LoginAnswer> = serde_json::from_slice(&reply.body).ok();
+            answer.map(|a| format!("authorization: Bearer {}", a.token)).unwrap_or_default()
+        }
+    }
+
+    fn settings(dir: &Path, master: Option<&str>) -> HubSettings {
+        HubSettings { data_dir: dir.into(), master_key: master.map(|key| crate::config::Secret(key.into())), ..HubSettings::default() }
+    }
+
+    fn split(line: &str) -> (String, String) {
+        line.split_once(": ").map(|(name, value)| (name.into(), value.into())).unwrap()
+    }
+
+    #[track_caller]
+    fn starts(got: &str, wants: &str) {
+        assert!(got.starts_with(wants), "got {got}, not {wants}");
+    }
+
+    #[test]
+    fn without_keys_this_machine_needs_none_and_others_have_none() {
+        let b = Bench::new(None, false);
+        let local = format!("x-api-key: {}", b.local_key());
+        for lines in [&[][..], &["x-api-key: wrong-key"], &[&local], &["authorization: Bearer x"]] {
+            starts(&b.ask(HERE, lines), "Admin");
+            starts(&b.ask(THERE, lines), "403");
+            starts(&b.ask(HERE, &[lines, &["x-forwarded-for: 192.0.2.1"]].concat()), "403");
+        }
+        let words = b.ask(THERE, &[]);
+        assert!(words.contains("mesync key add NAME") && words.contains("MESYNC_API_KEY"), "{words}");
+        assert_eq!(b.auth.mode(), Mode::Protected);
+    }
+
+    #[test]
+    fn with_a_key_everybody_needs_one() {
+        let b = Bench::new(Some("master-key"), false);
+        let key = keys::add_key(b.dir.path(), "web-1").unwrap();
+        let local = b.local_key();
+        assert_eq!(b.auth.mode(), Mode::Keys(2));
+        for peer in [HERE, THERE] {
+            starts(&b.ask(peer, &[]), "401 {\"error\":\"no key was sent: set MESYNC_API_KEY");
+            starts(&b.ask(peer, &["authorization: Basic eDp5"]), "401");
+            starts(&b.ask(peer, &["x-api-key: wrong-key"]), "401");
+            starts(&b.ask(peer, &["authorization: Bearer wrong"]), "401");
+            starts(&b.ask(peer, &[&format!("x-api-key: {key}"), "host: hub", "x-forwarded-for: 1"]), "Host(\"web-1\")");
+            starts(&b.ask(peer, &[&format!("authorization: bearer  {key}")]), "Host(\"web-1\")");
+            starts(&b.ask(peer, &["x-api-key: master-key"]), "Admin");
+            let tokens = [(b.bearer(peer, &key), "Host(\"web-1\")"), (b.bearer(peer, "master-key"), "Admin")];
+            tokens.iter().for_each(|(token, caller)| starts(&b.ask(peer, &[token]), caller));
+        }
+        starts(&b.ask(HERE, &[&format!("x-api-key: {local}")]), "Admin");
+        starts(&b.ask(THERE, &[&format!("x-api-key: {local}")]), "401");
+        let token = b.bearer(HERE, &local);
+        starts(&b.ask(HERE, &[&token]), "Admin");
+        starts(&b.ask(THERE, &[&token]), "401");
+        assert_eq!(b.bearer(THERE, "wrong-key"), "");
+    }
+
+    #[test]
+    fn anybody_comes_in_where_that_was_asked_for_but_a_wrong_key_is_still_wrong() {
+        let b = Bench::new(None, true);
+        for lines in [&[][..], &["x-api-key: any-key"], &["host: hub"]] {
+            starts(&b.ask(THERE, lines), "Anonymous");
+        }
+        let token = b.bearer(THERE, "any-key");
+        starts(&b.ask(THERE, &[&token]), "Anonymous");
+        starts(&b.ask(HERE, &[&format!("x-api-key: {}", b.local_key())]), "Admin");
+        let key = keys::add_key(b.dir.path(), "web-1").unwrap();
+        starts(&b.ask(THERE, &[]), "Anonymous");
+        starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "Host");
+        starts(&b.ask(THERE, &["x-api-key: any-key"]), "401");
+        starts(&b.ask(THERE, &[&token]), "401");
+    }
+
+    #[test]
+    fn tokens_end_with_their_key() {
+        let b = Bench::new(None, false);
+        let open = b.bearer(HERE, "any-key");
+        starts(&b.ask(HERE, &[&open]), "Admin");
+        assert_eq!(b.login(THERE, r#"{"api_key":"any-key"}"#).status, 403);
+        let key = keys::add_key(b.dir.path(), "web-1").unwrap();
+        keys::add_key(b.dir.path(), "web-2").unwrap();
+        starts(&b.ask(HERE, &[&open]), "401");
+        let token = b.bearer(THERE, &key);
+        starts(&b.ask(THERE, &[&token]), "Host(\"web-1\")");
+        keys::remove_key(b.dir.path(), "web-1").unwrap();
+        starts(&b.ask(THERE, &[&token]), "401");
+        starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "401");
+        keys::add_key(b.dir.path(), "web-1").unwrap();
+        starts(&b.ask(THERE, &[&token]), "401");
+        // the same after a restart: the secrets stay
+        let again = Auth::open(&settings(b.dir.path(), None), None, false).unwrap();
+        assert_eq!(again.secret, b.auth.secret);
+        assert!(again.local == b.auth.local);
+    }
+
+    #[test]
+    fn logins_that_are_none_and_too_many_that_are_wrong() {
+        let b = Bench::new(Some("master-key"), false);
+        let key = keys::add_key(b.dir.path(), "web-1").unwrap();
+        for body in ["", "{}", "[]", r#"{"api_key":1}"#, "\u{0}"] {
+            assert_eq!(b.login(THERE, body).status, 400, "{body}");
+        }
+        let wrong = r#"{"api_key":"wrong-key"}"#;
+        let statuses: Vec<u16> = (0..12).map(|_| b.login(THERE, wrong).status).collect();
+        assert_eq!(statuses, [[401; 10].as_slice(), &[429; 2]].concat());
+        let reply = b.login(THERE, wrong);
+        assert!(reply.headers.iter().any(|(n, v)| *n == "Retry-After" && (1..=60).contains(&v.parse().unwrap())));
+        // what can be guessed is not looked at any more, neither here nor as a header; what cannot be, is
+        assert_eq!(b.login(THERE, r#"{"api_key":"master-key"}"#).status, 429);
+        starts(&b.ask(THERE, &["x-api-key: master-key"]), "429");
+        starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "Host");
+        starts(&b.ask("192.0.2.8", &["x-api-key: master-key"]), "Admin");
+        assert_eq!(b.login("192.0.2.8", r#"{"api_key":"master-key"}"#).status, 200);
+    }
+
+    #[test]
+    fn the_master_key_has_three_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap();
+        let read = |s: &HubSettings| master_key(s, Some(dir.path())).map_err(|e| e.to_string());
+        let mut s = settings(dir.path(), None);
+        assert_eq!(read(&s), Ok(None));
+        write("master-key", "from-credential\n");
+        assert_eq!(read(&s), Ok(Some("from-credential".into())));
+        write("file", "from-the-file\n");
+        s.master_key_file = Some(dir.path().join("file"));
+        assert_eq!(read(&s), Ok(Some("from-the-file".into())));
+        write("file", "short\n");
+        assert!(read(&s).unwrap_err().contains("8 to 512"));
+        s.master_key = Some(crate::config::Secret("from-environment".into()));
+        assert_eq!(read(&s), Ok(Some("from-environment".into())));
+    }
+}

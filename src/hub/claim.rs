@@ -1,0 +1,122 @@
+//! The hub's data directory: private, and for one hub at a time.
+//!
+//! It does not look at what lies in it.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Seek, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam_channel::after;
+
+use crate::error::{Error, Kind, Result};
+use crate::{disk, wire};
+
+/// Held as long as the hub runs.
+pub struct Claim {
+    path: PathBuf,
+    lock: File,
+}
+
+/// What the lock file says until the hub listens: no client takes it for an address.
+const STARTING: &str = "starting";
+
+/// Makes the directory if it is not there, keeps other users out of it, and other hubs.
+pub fn claim(dir: &Path) -> Result<Claim> {
+    disk::create_dir(dir)?;
+    make_private(dir)?;
+    let path = dir.join(wire::HUB_LOCK);
+    // whoever asks who holds the lock has it for a moment, as long as the scheduler likes, and then nobody holds it
+    for _ in 0..200 {
+        if let Some(lock) = disk::lock(&path, STARTING)? {
+            return Ok(Claim { path, lock });
+        }
+        if let Some(holder) = disk::lock_holder(&path) {
+            let holder = match holder.trim() {
+                STARTING | "" => "is starting".to_string(),
+                address => format!("listens on {}", wire::brief(address)),
+            };
+            let what = format!("cannot start a hub with {}: another one has it, which {holder}", dir.display());
+            return Err(Error::new(Kind::Busy, what).hint("stop that one, or give this one its own directory with --data"));
+        }
+        let _ = after(Duration::from_millis(10)).recv();
+    }
+    Err(Error::new(Kind::Busy, format!("cannot lock {}: too many look at it", path.display())))
+}
+
+impl Claim {
+    /// Says where the hub listens, from when it does: clients on this machine trust it with a key.
+    pub fn announce(&mut self, address: SocketAddr) -> Result<()> {
+        let written = self.lock.set_len(0).and_then(|()| self.lock.rewind()).and_then(|()| writeln!(self.lock, "{address}"));
+        written.map_err(|e| Error::io(format!("write {}", self.path.display()), &e))
+    }
+}
+
+/// A directory that others may look into is closed, if it is the hub's own; others' directories are not touched.
+fn make_private(dir: &Path) -> Result<()> {
+    let failed = |e: io::Error| Error::io(format!("use the data directory {}", dir.display()), &e);
+    let meta = std::fs::metadata(dir).map_err(failed)?;
+    if meta.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let empty = std::fs::read_dir(dir).map_err(failed)?.next().is_none();
+    if empty || dir.join(wire::LOCAL_KEY).exists() {
+        return std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed);
+    }
+    let what = format!("will not use the data directory {}: others can look into it (mode {:o})", dir.display(), meta.mode() & 0o7777);
+    Err(Error::new(Kind::Settings, what).hint(format!("chmod 700 {0} if it is the hub's alone, or choose another", dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open_to_others(dir: &Path) {
+        std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn one_hub_has_the_directory_and_says_where_it_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("a/hub");
+        let refused = || claim(&data).map(|_| ()).map_err(|e| (e.kind, e.what)).unwrap_err();
+        let mut first = claim(&data).unwrap();
+        assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
+        assert!(refused().1.ends_with("which is starting"));
+        first.announce("0.0.0.0:8080".parse().unwrap()).unwrap();
+        assert!(refused().1.ends_with("which listens on 0.0.0.0:8080") && refused().0 == Kind::Busy);
+        drop(first);
+        claim(&data).unwrap();
+    }
+
+    #[test]
+    fn those_who_only_look_do_not_keep_a_hub_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = dir.path().join(wire::HUB_LOCK);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    disk::lock_holder(&lock);
+                }
+            });
+            let all = (0..300).try_for_each(|_| claim(dir.path()).map(drop));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            all.unwrap();
+        });
+    }
+
+    #[test]
+    fn only_its_own_directory_is_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        open_to_others(dir.path());
+        drop(claim(dir.path()).unwrap());
+        assert_eq!(std::fs::metadata(dir.path()).unwrap().mode() & 0o777, 0o700);
+        open_to_others(dir.path());
+        assert!(claim(dir.path()).map(drop).unwrap_err().to_string().contains("chmod 700"));
+        std::fs::write(dir.path().join(wire::LOCAL_KEY), "").unwrap();
+        claim(dir.path()).unwrap();
+    }
+}

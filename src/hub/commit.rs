@@ -1,0 +1,327 @@
+//! The committer: takes what requests hand over, commits whatever waits as one group, and answers each when it is on the disk.
+//!
+//! It decides nothing about messages (the store does), waits for nobody on purpose, and does not start its own thread:
+//! whoever starts the hub runs [`Work::run`] in a thread called `commit`.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::events::Events;
+use super::store::Store;
+use super::store::ops::{Group, Limits, Op, Outcome, Wake};
+use crate::clock;
+use crate::config::{Reserve, limits};
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+
+/// How often the committer looks around when nothing comes in; its heartbeat.
+const TICK: Duration = Duration::from_secs(1);
+/// Acks that nothing came to take along are written after this time, in milliseconds of hub time.
+const FLUSH: u64 = 600_000;
+/// Between two sweeps that ride along with a group; without one they wait six times as long.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Free space below which nothing new is taken, whatever the setting.
+const LEAST_FREE: u64 = 8 * 1024 * 1024;
+const LEAST_INODES: u64 = 64;
+
+/// Called once with what became of the operation, on the committer's thread: it must not wait.
+pub type Answer = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What the committer has done since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metrics {
+    pub commits: u64,
+    /// Operations in them.
+    pub operations: u64,
+    pub largest_group: u64,
+    /// Microseconds in commits, altogether, in the longest and in the latest.
+    pub micros: u64,
+    pub longest_micros: u64,
+    pub latest_micros: u64,
+    /// Operations turned away because too many waited.
+    pub turned_away: u64,
+    /// Operations that wait now.
+    pub waiting: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    stopping: AtomicBool,
+    heartbeat: AtomicU64,
+    full: AtomicBool,
+    bytes: AtomicUsize,
+    turned_away: AtomicU64,
+    metrics: Mutex<Metrics>,
+    fatal: Mutex<Option<Error>>,
+    settings: Mutex<Option<(Limits, Reserve)>>,
+}
+
+/// Room for bytes on their way to the disk, given back when dropped.
+pub struct Permit {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.shared.bytes.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+struct Submission {
+    op: Op,
+    answer: Answer,
+    _permit: Option<Permit>,
+}
+
+/// The handle of everybody else.
+pub struct Committer {
+    queue: Sender<Submission>,
+    stop: Sender<()>,
+    failures: Receiver<Error>,
+    shared: Arc<Shared>,
+    started: Instant,
+    resumed_at: u64,
+}
+
+/// The actor: [`Work::run`] is the thread `commit`.
+pub struct Work {
+    store: Arc<Store>,
+    events: Arc<Events>,
+    queue: Receiver<Submission>,
+    stopped: Receiver<()>,
+    failed: Sender<Error>,
+    shared: Arc<Shared>,
+    started: Instant,
+    swept: Instant,
+    sweep_again: bool,
+}
+
+impl Committer {
+    pub fn new(store: Arc<Store>, events: Arc<Events>, settings: Limits, reserve: Reserve) -> (Arc<Committer>, Work) {
+        let (queue, submissions) = bounded(limits::COMMITS);
+        let (stop, stopped) = bounded(limits::POKE);
+        let (failed, failures) = bounded(1);
+        let (shared, started) = (Arc::new(Shared::default()), clock::monotonic());
+        let resumed_at = store.resumed_at();
+        let committer = Committer { queue, stop, failures, shared: Arc::clone(&shared), started, resumed_at };
+        committer.set(settings, reserve);
+        let work = Work { store, events, queue: submissions, stopped, failed, shared, started, swept: started, sweep_again: false };
+        work.look_at_disk();
+        (Arc::new(committer), work)
+    }
+
+    /// New settings, from the next group on.
+    pub fn set(&self, settings: Limits, reserve: Reserve) {
+        *lock(&self.shared.settings) = Some((settings, reserve));
+    }
+
+    /// Hub time in milliseconds.
+    pub fn now(&self) -> u64 {
+        self.resumed_at + self.started.elapsed().as_millis() as u64
+    }
+
+    /// Room for so many bytes of messages until they are on the disk; `None` when too much is on its way already.
+    pub fn room(&self, bytes: usize) -> Option<Permit> {
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limits::COMMIT_BYTES);
+        self.shared.bytes.fetch_update(Relaxed, Relaxed, fits).ok()?;
+        Some(Permit { shared: Arc::clone(&self.shared), bytes })
+    }
+
+    /// Hands an operation over and returns at once; `answer` is called when it is on the disk or has been refused.
+    ///
+    /// It is called here and now with `Outcome::Busy` when too many wait, and is dropped uncalled if the hub ends first.
+    pub fn submit(&self, op: Op, permit: Option<Permit>, answer: Answer) {
+        let submission = Submission { op, answer, _permit: permit };
+        if self.shared.stopping.load(Relaxed) {
+            return (submission.answer)(Outcome::Busy);
+        }
+        if let Err(back) = self.queue.try_send(submission) {
+            self.shared.turned_away.fetch_add(1, Relaxed);
+            (back.into_inner().answer)(Outcome::Busy);
+        }
+    }
+
+    /// Why nothing can be written any more; then the process must end with this error's exit status.
+    pub fn fatal(&self) -> Option<Error> {
+        lock(&self.shared.fatal).clone()
+    }
+
+    /// Receives that error once, for who waits.
+    pub fn failures(&self) -> &Receiver<Error> {
+        &self.failures
+    }
+
+    /// The disk is below its reserve: posts are refused.
+    pub fn disk_is_full(&self) -> bool {
+        self.shared.full.load(Relaxed)
+    }
+
+    /// Advances at least every second while the committer is well, or as often as a commit takes.
+    pub fn heartbeat(&self) -> u64 {
+        self.shared.heartbeat.load(Relaxed)
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let metrics = *lock(&self.shared.metrics);
+        Metrics { turned_away: self.shared.turned_away.load(Relaxed), waiting: self.queue.len() as u64, ..metrics }
+    }
+
+    /// Takes nothing more; [`Work::run`] commits what waits, acks included, and returns.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Relaxed);
+        let _ = self.stop.try_send(());
+    }
+}
+
+impl Work {
+    /// Runs until [`Committer::stop`], or until every handle is gone.
+    pub fn run(mut self) {
+        loop {
+            crossbeam_channel::select! {
+                recv(self.queue) -> first => match first {
+                    Ok(first) => self.take(Some(first)),
+                    Err(_) => break,
+                },
+                recv(self.stopped) -> _ => break,
+                default(if self.sweep_again { Duration::ZERO } else { TICK }) => self.idle(),
+            }
+            self.shared.heartbeat.fetch_add(1, Relaxed);
+        }
+        while let Ok(first) = self.queue.try_recv() {
+            self.take(Some(first));
+        }
+        self.commit(self.store.due(), Vec::new());
+    }
+
+    /// One group: what waits, with acks and now and then a sweep riding along.
+    fn take(&mut self, first: Option<Submission>) {
+        let mut submissions = Vec::from_iter(first);
+        submissions.extend(self.queue.try_iter().take(limits::GROUP - 1));
+        let mut riding = self.store.due();
+        if self.sweep_again || self.swept.elapsed() >= SWEEP {
+            riding.push(Op::Sweep);
+        }
+        self.commit(riding, submissions);
+    }
+
+    fn idle(&mut self) {
+        self.look_at_disk();
+        let now = self.now();
+        let flush = self.store.waits_since().is_some_and(|since| now.saturating_sub(since) >= FLUSH);
+        let sweep = self.sweep_again || (self.swept.elapsed() >= SWEEP * 6 && self.store.wants_sweep(now).unwrap_or(false));
+        if self.swept.elapsed() >= SWEEP * 6 {
+            self.swept = clock::monotonic();
+            self.store.hold_reserve();
+        }
+        if flush || sweep {
+            let mut ops = self.store.due();
+            ops.extend(sweep.then_some(Op::Sweep));
+            self.commit(ops, Vec::new());
+        }
+    }
+
+    /// Commits `riding`, whose outcomes nobody waits for, and `submissions`; then wakes and answers.
+    fn commit(&mut self, riding: Vec<Op>, submissions: Vec<Submission>) {
+        if riding.is_empty() && submissions.is_empty() {
+            return;
+        }
+        self.look_at_disk();
+        let (mut ops, mut answers) = (riding, Vec::with_capacity(submissions.len()));
+        let first = ops.len();
+        for Submission { op, answer, _permit } in submissions {
+            ops.push(op);
+            answers.push((answer, _permit));
+        }
+        let began = clock::monotonic();
+        let outcomes = self.apply(ops);
+        self.measure(first + answers.len(), began.elapsed());
+        let mut outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(e) => {
+                self.sweep_again = false;
+                return answers.into_iter().for_each(|(answer, _permit)| answer(Outcome::Failed(e.clone())));
+            }
+        };
+        if let Some(more) = outcomes.iter().find_map(|o| if let Outcome::Swept { more } = o { Some(*more) } else { None }) {
+            self.sweep_again = more;
+            self.swept = clock::monotonic();
+        }
+        // those who wait for messages before those who sent them
+        let wakes: BTreeSet<Wake> = (outcomes.iter_mut())
+            .flat_map(|o| if let Outcome::Posted { wakes, .. } = o { std::mem::take(wakes) } else { Vec::new() })
+            .collect();
+        self.events.wake(&wakes);
+        for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first)) {
+            answer(outcome);
+        }
+    }
+
+    fn apply(&self, ops: Vec<Op>) -> Result<Vec<Outcome>> {
+        if let Some(e) = &*lock(&self.shared.fatal) {
+            return Err(e.clone());
+        }
+        let Some((limits, _)) = *lock(&self.shared.settings) else { return Err(Error::new(Kind::Failed, "no limits are set")) };
+        let full = self.shared.full.load(Relaxed);
+        let group = Group { now: self.now(), wall: clock::millis(clock::now()), full, limits, ops };
+        let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.store.apply(&group)));
+        let error = match applied {
+            Ok(Ok(outcomes)) => return Ok(outcomes),
+            // no room even for acks; there may be later
+            Ok(Err(e)) if e.kind == Kind::Busy => {
+                log::warn!("{e}");
+                return Err(e);
+            }
+            Ok(Err(e)) => e,
+            Err(_) => Error::new(Kind::Damaged, "cannot write the hub's tables: they are damaged, or the program has a fault"),
+        };
+        log::error!("{error}");
+        *lock(&self.shared.fatal) = Some(error.clone());
+        let _ = self.failed.try_send(error.clone());
+        Err(error)
+    }
+
+    fn now(&self) -> u64 {
+        self.store.resumed_at() + self.started.elapsed().as_millis() as u64
+    }
+
+    fn look_at_disk(&self) {
+        let reserve = lock(&self.shared.settings).map_or(Reserve::default(), |(_, reserve)| reserve);
+        // not to know is not to be full: a write will tell
+        let full = disk::free_space(self.store.dir()).is_ok_and(|space| is_full(space, reserve));
+        if self.shared.full.swap(full, Relaxed) != full {
+            match full {
+                true => log::warn!("the disk of {} is almost full: no messages are taken until there is room", self.store.dir().display()),
+                false => log::info!("the disk of {} has room again", self.store.dir().display()),
+            }
+        }
+    }
+
+    fn measure(&self, operations: usize, took: Duration) {
+        let (mut m, micros) = (lock(&self.shared.metrics), took.as_micros() as u64);
+        m.commits += 1;
+        m.operations += operations as u64;
+        m.largest_group = m.largest_group.max(operations as u64);
+        m.micros += micros;
+        m.longest_micros = m.longest_micros.max(micros);
+        m.latest_micros = micros;
+    }
+}
+
+/// `space`: free and total bytes, free inodes.
+fn is_full(space: (u64, u64, u64), reserve: Reserve) -> bool {
+    let (free, total, inodes) = space;
+    let wanted = match reserve {
+        Reserve::Bytes(bytes) => bytes,
+        Reserve::Percent(percent) => (total as f64 * percent / 100.0) as u64,
+    };
+    free < wanted.max(LEAST_FREE) || inodes < LEAST_INODES
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,204 @@
+//! What every request passes: the gate before the workers, and behind it the way to its route; health and metrics.
+//!
+//! It decides nothing about keys (`auth` does) or messages, and starts no thread.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::auth::{Auth, Mode};
+use super::commit::Committer;
+use super::events::Events;
+use super::guard::{Admission, Gate, Guard, Head, Responder};
+use super::http::{Caller, Job, Pieces, Reply, Request};
+use super::messages::{Answer, Messages};
+use super::metrics::{Requests, Text};
+use super::page;
+use super::routes::{self, Route};
+use super::store::Store;
+use crate::disk;
+use crate::wire::Health;
+
+/// What gate and workers share.
+pub struct Desk {
+    pub auth: Arc<Auth>,
+    pub store: Arc<Store>,
+    pub committer: Arc<Committer>,
+    pub events: Arc<Events>,
+    pub messages: Messages,
+    pub requests: Arc<Requests>,
+    pub data_dir: PathBuf,
+    /// Here from when it runs until it is stopped; only its numbers are looked at.
+    pub guard: Mutex<Option<Guard>>,
+}
+
+/// A way out that closes when something has changed.
+struct While<'a> {
+    out: &'a mut dyn Pieces,
+    unchanged: &'a dyn Fn() -> bool,
+}
+
+impl Pieces for While<'_> {
+    fn send(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.out.send(piece)
+    }
+
+    fn stopping(&self) -> bool {
+        self.out.stopping() || !(self.unchanged)()
+    }
+}
+
+impl Gate for Desk {
+    fn admit(&self, head: &Head, peer: IpAddr) -> Admission {
+        let route = routes::find(&head.method, &head.path);
+        let caller = match route {
+            Ok(Route::Login) => self.auth.visitor(&head.headers, peer),
+            _ if routes::is_public(&head.path) => Ok(Caller::Nobody),
+            _ => self.auth.caller(&head.headers, peer),
+        };
+        // who must not come in does not learn what there is
+        match (caller, route) {
+            (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
+            (Ok(caller), Ok(route)) => Admission::Admit { caller, body_limit: route.body_limit() },
+        }
+    }
+}
+
+impl Desk {
+    /// Leads an admitted request to its route.
+    pub fn serve(&self, request: Request, responder: Responder) {
+        let route = match routes::find(&request.method, &request.path) {
+            Ok(route) => route,
+            Err(reply) => return responder.send(reply),
+        };
+        let answer = self.counted(route, responder);
+        match route {
+            Route::Page => answer(page::page()),
+            Route::Health => answer(self.health()),
+            Route::Login => answer(self.auth.login(&request)),
+            Route::Metrics => answer(self.metrics(&request.caller)),
+            _ => {
+                let answer = if route == Route::Events { self.while_unchanged(answer) } else { answer };
+                if let Some((request, answer)) = self.messages.handle(request, answer) {
+                    answer(Reply::error(404, format!("there is nothing at {}", request.path)));
+                }
+            }
+        }
+    }
+
+    /// Event streams end when keys come or go: whoever may still listen comes back at once.
+    fn while_unchanged(&self, answer: Answer) -> Answer {
+        let unchanged = self.auth.unchanged();
+        Box::new(move |mut reply| {
+            reply.job = reply.job.map(|job| match job {
+                Job::Stream(stream) => Job::Stream(Box::new(move |out| stream(&mut While { out, unchanged: &unchanged }))),
+                job => job,
+            });
+            answer(reply);
+        })
+    }
+
+    /// An answer that is counted when it is given: that of an upload is given when it has been read.
+    fn counted(&self, route: Route, responder: Responder) -> Answer {
+        let requests = Arc::clone(&self.requests);
+        Box::new(move |mut reply| {
+            reply.job = match reply.job.take() {
+                Some(Job::Upload(upload)) => Some(Job::Upload(Box::new(move |body| {
+                    let reply = upload(body);
+                    requests.count(route, reply.status);
+                    reply
+                }))),
+                job => {
+                    requests.count(route, reply.status);
+                    job
+                }
+            };
+            responder.send(reply);
+        })
+    }
+
+    /// `GET /api/health`: can messages be taken?
+    fn health(&self) -> Reply {
+        let (status, words) = match (self.committer.fatal(), self.committer.disk_is_full()) {
+            (Some(_), _) => (503, "the store has failed"),
+            (None, true) => (503, "the disk is almost full"),
+            (None, false) => (200, "ok"),
+        };
+        let health = Health { status: words.into(), version: env!("CARGO_PKG_VERSION").into(), features: vec!["messages".into()] };
+        Reply::json(status, &health)
+    }
+
+    /// `GET /metrics`. Of the hosts a host sees itself only, as everywhere.
+    fn metrics(&self, caller: &Caller) -> Reply {
+        let mut text = Text::default();
+        text.rows("info", "gauge", "version of the hub", [(format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1)]);
+        self.requests.write(&mut text);
+        self.write_connections(&mut text);
+        self.write_commits(&mut text);
+        self.write_store(caller, &mut text);
+        let keys = match self.auth.mode() {
+            Mode::Protected => 0,
+            Mode::Keys(n) | Mode::Anonymous(n) => n,
+        };
+        text.gauge("keys", "keys in force, the hub's own not counted", keys);
+        Reply::text(200, Text::CONTENT_TYPE, text.finish())
+    }
+
+    fn write_connections(&self, text: &mut Text) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if let Some(guard) = &*self.guard() {
+            let counters = guard.counters();
+            text.counter("connections_total", "connections accepted", counters.accepted.load(Relaxed));
+            text.gauge("connections_open", "connections open now", counters.open.load(Relaxed));
+            text.counter("worker_connections_replaced_total", "inner connections that broke", counters.replaced.load(Relaxed));
+            text.counter("worker_restarts_total", "inner servers that stopped accepting", counters.restarts.load(Relaxed));
+            let refused = counters.refusals().map(|(reason, n)| (format!("reason=\"{reason}\""), n));
+            text.rows("refused_total", "counter", "requests and connections turned away", refused);
+        }
+        text.gauge("event_streams", "event streams open now", self.events.open());
+    }
+
+    fn write_commits(&self, text: &mut Text) {
+        let m = self.committer.metrics();
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        text.counter("commits_total", "transactions", m.commits);
+        text.counter("commit_operations_total", "operations in them", m.operations);
+        text.gauge("commit_group_largest", "operations in the largest transaction", m.largest_group);
+        text.counter("commit_seconds_total", "time spent in transactions", seconds(m.micros));
+        text.gauge("commit_seconds_longest", "time of the longest transaction", seconds(m.longest_micros));
+        text.gauge("commit_seconds_latest", "time of the latest transaction", seconds(m.latest_micros));
+        text.gauge("commit_waiting", "operations that wait for a transaction", m.waiting);
+        text.counter("commit_refused_total", "operations turned away because too many waited", m.turned_away);
+        let [syncs, writes, bytes] = self.store.written();
+        text.counter("store_syncs_total", "syncs of the store's file", syncs);
+        text.counter("store_writes_total", "writes to the store's file", writes);
+        text.counter("store_written_bytes_total", "bytes written to the store's file", bytes);
+    }
+
+    fn write_store(&self, caller: &Caller, text: &mut Text) {
+        if let Ok((free, _, _)) = disk::free_space(&self.data_dir) {
+            text.gauge("disk_free_bytes", "free space on the data directory's disk", free);
+        }
+        if let Ok(totals) = self.store.totals() {
+            text.gauge("messages", "messages kept", totals.messages);
+            text.gauge("message_bytes", "bytes of JSON of the messages kept", totals.bytes);
+        }
+        let only = match caller {
+            Caller::Admin => None,
+            Caller::Host(host) => Some(host.as_str()),
+            Caller::Anonymous | Caller::Nobody => return,
+        };
+        let now = self.committer.now();
+        let Ok(hosts) = self.store.hosts(only, now) else { return };
+        // a host name needs no escaping
+        let label = |name: &str| format!("host=\"{name}\"");
+        text.rows("queued", "gauge", "messages that wait for a host", hosts.iter().map(|h| (label(&h.name), h.queued)));
+        let ages = hosts.iter().filter_map(|h| Some((label(&h.name), now.saturating_sub(h.oldest?) / 1000)));
+        text.rows("oldest_queued_seconds", "gauge", "age of the oldest message that waits for a host", ages);
+    }
+
+    pub fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

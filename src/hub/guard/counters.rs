@@ -1,0 +1,87 @@
+//! What the guard counts, for `/metrics` and for tests. Nothing is decided by these numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why somebody was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The head is malformed, ambiguous, or of something that is not spoken here.
+    Head,
+    /// Head or target are too long.
+    HeadSize,
+    /// The head did not arrive in time.
+    HeadTime,
+    /// Too many connections in all.
+    Connections,
+    /// Too many connections from one address.
+    Address,
+    /// No thread could be started for the connection.
+    Thread,
+    /// The process has no file descriptor left; the connection waits in the backlog.
+    Descriptors,
+    /// Key, token, protected mode or limits by route.
+    Gate,
+    /// The body is longer than the route takes.
+    BodySize,
+    /// The client was slower than the minimum rate.
+    Slow,
+    /// No connection to the workers became free, or none answered.
+    Workers,
+    /// The memory for bodies is used up.
+    Memory,
+    /// Too many long transfers at the same time.
+    Transfers,
+    /// Too many event streams at the same time.
+    Streams,
+    /// It kept the hub waiting when there was no room for another connection.
+    GaveWay,
+}
+
+impl Reason {
+    pub const NAMES: [&'static str; 15] = [
+        "head",
+        "head_size",
+        "head_time",
+        "connections",
+        "address",
+        "thread",
+        "descriptors",
+        "gate",
+        "body_size",
+        "slow",
+        "workers",
+        "memory",
+        "transfers",
+        "streams",
+        "gave_way",
+    ];
+}
+
+/// Counts since the start, but `open`, which is now.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Connections to tiny_http that broke and were replaced.
+    pub replaced: AtomicU64,
+    /// New tiny_http servers after one stopped accepting.
+    pub restarts: AtomicU64,
+    refused: [AtomicU64; Reason::NAMES.len()],
+}
+
+impl Counters {
+    pub fn refuse(&self, reason: Reason) {
+        self.refused[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn refused(&self, reason: Reason) -> u64 {
+        self.refused[reason as usize].load(Relaxed)
+    }
+
+    /// Every reason by its name in the metrics.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Reason::NAMES.iter().zip(&self.refused).map(|(name, n)| (*name, n.load(Relaxed)))
+    }
+}

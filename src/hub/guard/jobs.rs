@@ -1,0 +1,87 @@
+//! What jobs get to see of a client's connection: the body of an upload to read, an event stream to write. It decides
+//! nothing about answers.
+
+use std::io::{self, Read};
+
+use super::head::Head;
+use super::limits::{Latch, PIECE_TIME, SHORT_BODY};
+use super::socket::{Pace, Socket};
+use crate::hub::http::Pieces;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The part of a request's body that has not been read.
+#[derive(Debug)]
+pub struct Body {
+    left: u64,
+    /// The client waits for `100 Continue`.
+    expected: bool,
+    pace: Pace,
+}
+
+impl Body {
+    pub fn new(head: &Head) -> Body {
+        Body { left: head.length, expected: head.expect_continue, pace: Pace::default() }
+    }
+
+    /// More may come from the client that belongs to this request.
+    pub fn unread(&self) -> bool {
+        self.left > 0
+    }
+
+    /// The whole of a short body.
+    pub fn whole(&mut self, socket: &mut Socket) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(self.left.min(SHORT_BODY) as usize);
+        self.on(socket).take(SHORT_BODY).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub fn on<'a, 's>(&'a mut self, socket: &'a mut Socket<'s>) -> Upload<'a, 's> {
+        Upload { body: self, socket }
+    }
+}
+
+/// Reads exactly the announced body; an early end is an error.
+pub struct Upload<'a, 's> {
+    body: &'a mut Body,
+    socket: &'a mut Socket<'s>,
+}
+
+impl Read for Upload<'_, '_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let most = into.len().min(usize::try_from(self.body.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
+        // a client that has already begun to send does not wait (RFC 9110, 10.1.1)
+        if std::mem::take(&mut self.body.expected) && self.socket.buffer.is_empty() {
+            self.socket.write_all(CONTINUE, &mut self.body.pace)?;
+        }
+        match self.socket.read(&mut into[..most], &mut self.body.pace)? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")),
+            n => {
+                self.body.left -= n as u64;
+                Ok(n)
+            }
+        }
+    }
+}
+
+/// An event stream on a client's connection.
+pub struct Events<'a, 's> {
+    pub socket: &'a Socket<'s>,
+    pub stopping: &'a Latch,
+}
+
+impl Pieces for Events<'_, '_> {
+    fn send(&mut self, piece: &[u8]) -> io::Result<()> {
+        if self.socket.gone() {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the reader is gone"));
+        }
+        self.socket.write_within(piece, PIECE_TIME)
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping.is_raised()
+    }
+}

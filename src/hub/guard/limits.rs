@@ -1,0 +1,278 @@
+//! The guard's limits: the numbers, what counts against them, and what the process may have at all. It refuses nothing
+//! itself: callers answer.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Connections that the kernel holds for us before they are accepted.
+pub const BACKLOG: i32 = 1024;
+/// Longer bodies are not read before the route has seen the head.
+pub const SHORT_BODY: u64 = 64 * 1024;
+/// Longer uploads go through in pieces and are not counted as memory.
+pub const BUFFERED_BODY: u64 = 4 * 1024 * 1024;
+/// Memory for bodies and answers on their way, together.
+pub const MEMORY: u64 = 16 * 1024 * 1024;
+/// Shorter bodies and answers are not counted: the stack of their thread is larger.
+pub const SMALL: usize = 8 * 1024;
+pub const STREAMS: u64 = 256;
+/// One in so many connections is kept for newcomers as long as somebody can give way to them.
+pub const NEWCOMERS: u64 = 8;
+/// For a connection to end that was told to give way.
+pub const LEAVING: Duration = Duration::from_millis(50);
+pub const TRANSFERS: u64 = 64;
+/// For a whole head, from its first byte (on a new connection: from the start).
+pub const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
+/// Between two requests on a connection.
+pub const IDLE_TIME: Duration = Duration::from_secs(60);
+/// The minimum rate: this many bytes in this time, both ways.
+pub const RATE_BYTES: u64 = 30 * 1024;
+pub const RATE_TIME: Duration = Duration::from_secs(30);
+/// For one piece of an event stream.
+pub const PIECE_TIME: Duration = Duration::from_secs(30);
+/// After a refusal what the client still sends is thrown away, so that it gets to read the answer before a reset.
+pub const DRAIN_BYTES: usize = 256 * 1024;
+pub const DRAIN_TIME: Duration = Duration::from_millis(500);
+/// For a free connection to the workers.
+pub const POOL_TIME: Duration = Duration::from_secs(5);
+/// For the answer of a worker or the committer.
+pub const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// Connections to tiny_http: kept open, and at most.
+pub const POOL_LEAST: usize = 4;
+pub const POOL_MOST: usize = 64;
+/// Surplus connections to tiny_http are closed after this long.
+pub const POOL_SHRINK: Duration = Duration::from_secs(60);
+/// The gate's hashes and parsers, a job and 64 header slots; unoptimised code needs several times as much.
+pub const CLIENT_STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 96 * 1024 };
+/// Parsers of nested JSON run here.
+pub const WORKER_STACK: usize = 512 * 1024;
+
+/// So much of something, and no more.
+#[derive(Debug)]
+pub struct Quota {
+    most: u64,
+    used: AtomicU64,
+}
+
+/// A part of a [`Quota`], given back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    quota: Arc<Quota>,
+    amount: u64,
+}
+
+impl Quota {
+    pub fn new(most: u64) -> Arc<Quota> {
+        Arc::new(Quota { most, used: AtomicU64::new(0) })
+    }
+
+    /// `None`: used up. A lease larger than the whole quota is given when nothing else is out, so that no size is
+    /// refused for ever.
+    pub fn take(self: &Arc<Quota>, amount: u64) -> Option<Lease> {
+        let fits = |used: u64| used.checked_add(amount).filter(|sum| *sum <= self.most || used == 0);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Lease { quota: self.clone(), amount })
+    }
+
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Less than one part in so many is left.
+    pub fn is_scarce(&self, part: u64) -> bool {
+        self.used() >= self.most - self.most.div_ceil(part)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.quota.used.fetch_sub(self.amount, Ordering::AcqRel);
+    }
+}
+
+/// Connections by address; a /64 of IPv6 is one address, since it is what one line gets.
+#[derive(Debug)]
+pub struct Addresses {
+    most: usize,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection of an address, given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    addresses: Arc<Addresses>,
+    /// `None`: this machine, which is not limited.
+    key: Option<IpAddr>,
+}
+
+impl Addresses {
+    pub fn new(most: usize) -> Arc<Addresses> {
+        Arc::new(Addresses { most, open: Mutex::default() })
+    }
+
+    pub fn enter(self: &Arc<Addresses>, peer: IpAddr) -> Option<Place> {
+        if peer.is_loopback() {
+            return Some(Place { addresses: self.clone(), key: None });
+        }
+        let key = block(peer);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(key).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { addresses: self.clone(), key: Some(key) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(key) = self.key else { return };
+        let mut open = self.addresses.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&key);
+            }
+        }
+    }
+}
+
+/// What counts as one address: an IPv4 address, or a /64 of IPv6.
+pub fn block(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V6(a) => IpAddr::V6((a.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
+/// A flag that also wakes whoever polls its descriptor; once raised it stays so.
+#[derive(Debug)]
+pub struct Latch {
+    raised: AtomicBool,
+    pub fd: OwnedFd,
+}
+
+impl Latch {
+    pub fn new() -> std::io::Result<Latch> {
+        Ok(Latch { raised: AtomicBool::new(false), fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::Release);
+        // never read again, so it stays readable; it cannot fail at a count of one
+        let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+    }
+
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire)
+    }
+}
+
+/// Threads whose end somebody waits for.
+#[derive(Debug, Default)]
+pub struct Crew {
+    count: Mutex<usize>,
+    left: Condvar,
+}
+
+/// Held by one thread of a [`Crew`] to its end.
+#[derive(Debug)]
+pub struct Hand(Arc<Crew>);
+
+impl Crew {
+    pub fn join(self: &Arc<Crew>) -> Hand {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Hand(self.clone())
+    }
+
+    pub fn count(&self) -> usize {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all have left; tells whether they have.
+    pub fn wait(&self, most: Duration) -> bool {
+        self.wait_below(1, most)
+    }
+
+    /// Waits until they are fewer than `enough`; tells whether they are.
+    pub fn wait_below(&self, enough: usize, most: Duration) -> bool {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, _) = self.left.wait_timeout_while(count, most, |n| *n >= enough).unwrap_or_else(PoisonError::into_inner);
+        *count < enough
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.left.notify_all();
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one and tells how many connections of each kind there can be:
+/// (clients, to tiny_http).
+pub fn budget(clients: usize) -> (usize, usize) {
+    let files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let memory = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
+    divide(clients, files, memory)
+}
+
+/// Descriptors: some for the store and the log, then three a connection to tiny_http (both ends, one of them twice), one
+/// a client. Address space: a quarter for the 2 MiB stacks of tiny_http's threads, a quarter for those of clients.
+fn divide(clients: usize, files: u64, memory: u64) -> (usize, usize) {
+    const KEPT: u64 = 64;
+    const TINY_HTTP_THREAD: u64 = (2 * 1024 + 64) * 1024;
+    let files = files.saturating_sub(KEPT.min(files / 3));
+    let pool = (POOL_MOST as u64).min(files / 12).min(memory / 4 / TINY_HTTP_THREAD).max(POOL_LEAST as u64);
+    let most = files.saturating_sub(3 * pool).min(memory / 4 / (CLIENT_STACK as u64 + 32 * 1024)).max(8);
+    (clients.min(most as usize), pool as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_comes_back_and_one_giant_may_pass_alone() {
+        let quota = Quota::new(10);
+        let six = quota.take(6).unwrap();
+        assert!(quota.take(5).is_none() && quota.take(100).is_none());
+        drop(six);
+        let giant = quota.take(100).unwrap();
+        assert!(quota.take(1).is_none());
+        drop(giant);
+        assert!(quota.take(10).is_some());
+    }
+
+    #[test]
+    fn an_ipv6_line_is_one_address_and_this_machine_is_none() {
+        let addresses = Addresses::new(1);
+        let enter = |text: &str| addresses.enter(text.parse().unwrap());
+        let place = enter("2001:db8::1").unwrap();
+        assert!(enter("2001:db8::2").is_none());
+        assert!(enter("2001:db8:0:1::2").is_some());
+        let _here = [enter("127.0.0.1").unwrap(), enter("127.0.0.1").unwrap(), enter("::1").unwrap()];
+        drop(place);
+        assert!(enter("2001:db8::2").is_some());
+    }
+
+    #[test]
+    fn a_small_machine_gets_fewer_connections() {
+        assert_eq!(divide(512, 1 << 20, u64::MAX), (512, 64));
+        let (clients, pool) = divide(512, 256, u64::MAX);
+        assert!(clients + 3 * pool + 64 <= 256 && pool >= POOL_LEAST && clients >= 100, "{clients} {pool}");
+        let (clients, pool) = divide(512, 1024, 64 << 20);
+        assert!(pool == 7 && clients >= 25, "{clients} {pool}");
+    }
+}

@@ -1,0 +1,386 @@
+//! The guard: owns the TCP port and lets only well-formed, bounded and authenticated requests through to the workers. It
+//! knows no route and no key; a [`Gate`] decides, a [`Serve`] answers.
+//!
+//! tiny_http 0.12 hands requests to the workers, but must not face a network: one packet with a huge Content-Length ends
+//! the process, an early reset makes it panic, any accept error ends its accept loop for ever, and it knows no limits. So
+//! it listens on a private Unix socket, and what it gets to read was written here:
+//!
+//! ```text
+//! client --TCP--> client thread --pool of Unix-socket connections--> tiny_http --> worker-N --> Serve
+//!                 head, Gate, body     head and body as HTTP;                                    |
+//!                 answer, jobs         request and job under a ticket      <-- Responder <-------+
+//! ```
+//!
+//! Reading order: `head`, `relay`, `jobs`, `socket`, `tickets`, `pool`, `backend`, `limits`, `waiting`, `counters`.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::disk;
+use crate::error::{Error, Kind, Result, plain};
+use crate::hub::http::{Caller, Reply, Request};
+use limits::{Addresses, Crew, Hand, Latch, Lease, Place, Quota};
+use waiting::{Rank, Waiting};
+
+// public for fuzz/checks.rs only
+pub mod head;
+mod relay;
+
+mod jobs;
+mod socket;
+mod tickets;
+
+mod backend;
+mod pool;
+
+mod counters;
+mod limits;
+mod waiting;
+
+#[cfg(test)]
+mod tests;
+
+pub use counters::{Counters, Reason};
+pub use head::Head;
+pub use limits::block;
+
+/// How often the accept loop turns when nobody comes.
+const TURN: Duration = Duration::from_secs(1);
+/// After a lack of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(50);
+/// For threads to end that have been told to.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// TCP: a peer that is gone without a word is noticed within a minute, on idle connections and on full ones.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_COUNT: u32 = 3;
+const USER_TIMEOUT_MS: u32 = 60_000;
+
+/// What the guard needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Made, with mode 0700; the private socket stands in it.
+    pub socket_dir: PathBuf,
+    /// Clients at the same time; fewer if the process may not have as many descriptors.
+    pub connections: usize,
+    /// Of these from one address; this machine is exempt.
+    pub per_address: usize,
+    /// Threads that call [`Serve`].
+    pub workers: usize,
+}
+
+/// What a [`Gate`] decides.
+pub enum Admission {
+    Admit {
+        caller: Caller,
+        /// Bytes of body that this route takes.
+        body_limit: u64,
+    },
+    Refuse(Reply),
+}
+
+/// Decides before a request takes anything from anybody: keys, protected mode, limits by route. Called on many threads
+/// with small stacks at once.
+pub trait Gate: Send + Sync + 'static {
+    fn admit(&self, head: &Head, peer: IpAddr) -> Admission;
+}
+
+/// Answers one request, from any thread: a worker, or the committer after its sync. Dropped without an answer: 500.
+pub struct Responder(Option<Box<dyn FnOnce(Reply) + Send>>);
+
+impl Responder {
+    /// `answer` is called exactly once.
+    pub fn new(answer: impl FnOnce(Reply) + Send + 'static) -> Responder {
+        Responder(Some(Box::new(answer)))
+    }
+
+    pub fn send(mut self, reply: Reply) {
+        if let Some(answer) = self.0.take() {
+            answer(reply);
+        }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if let Some(answer) = self.0.take() {
+            answer(Reply::error(500, "the hub has made a mistake"));
+        }
+    }
+}
+
+/// Answers requests, now or later, on the `worker-N` threads. A panic is logged and answered with 500.
+pub type Serve = Arc<dyn Fn(Request, Responder) + Send + Sync>;
+
+/// What all threads of the guard share.
+struct Shared {
+    gate: Arc<dyn Gate>,
+    pool: Arc<pool::Pool>,
+    tickets: Arc<tickets::Tickets>,
+    counters: Arc<Counters>,
+    heartbeat: AtomicU64,
+    connections: Arc<Quota>,
+    addresses: Arc<Addresses>,
+    waiting: Waiting,
+    streams: Arc<Quota>,
+    transfers: Arc<Quota>,
+    memory: Arc<Quota>,
+    /// No new requests.
+    stopping: Latch,
+    /// No bytes any more.
+    halted: Latch,
+    clients: Arc<Crew>,
+    /// Accept loop, opener and workers.
+    service: Arc<Crew>,
+}
+
+/// The running guard. Dropped without a [`Guard::stop`]: it stops at once.
+pub struct Guard {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+impl Guard {
+    /// Listens; requests are answered from here on.
+    pub fn start(config: Config, gate: Arc<dyn Gate>, serve: Serve) -> Result<Guard> {
+        let listener = listen(config.listen)?;
+        let doing = |what: &str| format!("{what} for {}", config.listen);
+        let address = listener.local_addr().map_err(|e| Error::io(doing("look up the port"), &e))?;
+        let latch = || Latch::new().map_err(|e| Error::io(doing("make an event descriptor"), &e));
+        disk::create_dir(&config.socket_dir)?;
+        std::fs::set_permissions(&config.socket_dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|e| Error::io(format!("change the mode of {}", config.socket_dir.display()), &e))?;
+        let (clients, lines) = limits::budget(config.connections);
+        if clients < config.connections {
+            log::warn!("{clients} connections at the same time instead of {}: limited by RLIMIT_NOFILE or RLIMIT_AS", config.connections);
+        }
+
+        let (service, counters, tickets) = (Arc::new(Crew::default()), Arc::default(), Arc::default());
+        let plan = backend::Plan {
+            dir: config.socket_dir,
+            workers: config.workers.max(1),
+            tickets: Arc::clone(&tickets),
+            serve,
+            crew: service.clone(),
+        };
+        let shared = Arc::new(Shared {
+            gate,
+            pool: pool::Pool::start(plan, lines, Arc::clone(&counters))?,
+            tickets,
+            counters,
+            heartbeat: AtomicU64::new(0),
+            connections: Quota::new(clients as u64),
+            addresses: Addresses::new(config.per_address),
+            waiting: Waiting::default(),
+            // who only listens must leave room for who asks
+            streams: Quota::new(limits::STREAMS.min(clients as u64 / 2)),
+            transfers: Quota::new(limits::TRANSFERS),
+            memory: Quota::new(limits::MEMORY),
+            stopping: latch()?,
+            halted: latch()?,
+            clients: Arc::default(),
+            service,
+        });
+        // from here on a failure stops what has been started
+        let guard = Guard { shared, address };
+        guard.spawn("opener", |shared| shared.pool.keep_open())?;
+        guard.spawn("guard", move |shared| accept_loop(&shared, &listener))?;
+        Ok(guard)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce(Arc<Shared>) + Send + 'static) -> Result<()> {
+        let (shared, hand) = (self.shared.clone(), self.shared.service.join());
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(limits::WORKER_STACK);
+        let body = move || {
+            let _hand = hand;
+            run(shared);
+        };
+        thread.spawn(body).map(drop).map_err(|e| Error::io(format!("start the thread {name}"), &e))
+    }
+
+    /// Where it listens; the port that was chosen when 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Advances at least once a second while the accept loop turns.
+    pub fn heartbeat(&self) -> u64 {
+        self.shared.heartbeat.load(Relaxed)
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Accepts nobody any more, lets running requests finish within `grace`, then ends every connection. Event streams
+    /// see it through `Pieces::stopping`; one that blocks elsewhere has to be woken by its owner.
+    pub fn stop(self, grace: Duration) {
+        self.shared.stop(grace);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.stop(Duration::ZERO);
+    }
+}
+
+impl Shared {
+    fn stop(&self, grace: Duration) {
+        if self.halted.is_raised() {
+            return;
+        }
+        self.stopping.raise();
+        let calm = self.clients.wait(grace);
+        self.halted.raise();
+        if !calm && !self.clients.wait(FAREWELL) {
+            log::warn!("some connections did not end in time");
+        }
+        self.pool.stop();
+        if !self.service.wait(FAREWELL) {
+            log::warn!("some workers did not end in time");
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let open = || -> io::Result<TcpListener> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        // a restart must not wait for old connections in TIME_WAIT
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, limits::BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    };
+    open().map_err(|e| {
+        let error = Error::new(Kind::CannotCreate, format!("cannot listen on {address}: {}", plain(&e)));
+        match e.kind() {
+            io::ErrorKind::AddrInUse => error.hint("is another \"mesync serve\" running? choose a port with --listen"),
+            io::ErrorKind::PermissionDenied => error.hint("ports below 1024 need a privilege: choose another one with --listen"),
+            io::ErrorKind::AddrNotAvailable => error.hint("this machine does not have that address"),
+            _ => error,
+        }
+    })
+}
+
+fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
+    while !shared.stopping.is_raised() {
+        shared.heartbeat.fetch_add(1, Relaxed);
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                shared.counters.accepted.fetch_add(1, Relaxed);
+                // an IPv4 client of a socket for both families
+                welcome(shared, stream, peer.ip().to_canonical());
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(&[listener, &shared.stopping.fd], TURN),
+            Err(e) if exhausted(&e) => {
+                shared.counters.refuse(Reason::Descriptors);
+                make_room(shared);
+                wait(&[&shared.stopping.fd], PAUSE);
+            }
+            // of the connection, not of the socket: accept(2), "Error handling"
+            Err(e) => log::debug!("a connection was gone before it was accepted: {e}"),
+        }
+    }
+}
+
+fn exhausted(e: &io::Error) -> bool {
+    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&e.raw_os_error().unwrap_or(0))
+}
+
+fn wait(fds: &[&dyn std::os::fd::AsFd], time: Duration) {
+    let mut fds: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+    // a signal only makes the loop turn earlier
+    let _ = poll(&mut fds, Some(&time));
+}
+
+/// What a connection holds, given back when it ends, however it ends.
+struct Visit {
+    shared: Arc<Shared>,
+    rank: Rank,
+    _connection: Lease,
+    _place: Place,
+    _hand: Hand,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.shared.waiting.leave(self.rank);
+        self.shared.counters.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Somebody who keeps the hub waiting gives way; what it held is free a moment later.
+fn make_room(shared: &Shared) -> bool {
+    let room = shared.waiting.make_room();
+    if room {
+        shared.counters.refuse(Reason::GaveWay);
+    }
+    room
+}
+
+/// Gives a connection a thread, or turns it away without one.
+fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
+    if let Err(e) = prepare(&stream) {
+        return log::debug!("{peer}: {e}");
+    }
+    // shared, so that it is still there to be answered when it cannot be served
+    let stream = Arc::new(stream);
+    let (mut refused, crowd) = (receive(shared, &stream, peer), shared.clients.count());
+    if matches!(refused, Err((Reason::Connections | Reason::Thread, ..))) && make_room(shared) {
+        shared.clients.wait_below(crowd, limits::LEAVING);
+        refused = receive(shared, &stream, peer);
+    }
+    if let Err((reason, status, words)) = refused {
+        turn_away(shared, &stream, reason, status, words);
+    }
+}
+
+fn receive(shared: &Arc<Shared>, stream: &Arc<TcpStream>, peer: IpAddr) -> std::result::Result<(), (Reason, u16, &'static str)> {
+    // first: for who has too many already nobody gives way
+    let place = shared.addresses.enter(peer).ok_or((Reason::Address, 429, "too many connections from your address"))?;
+    if shared.connections.is_scarce(limits::NEWCOMERS) {
+        make_room(shared);
+    }
+    let connection = shared.connections.take(1).ok_or((Reason::Connections, 503, "too many connections"))?;
+    shared.counters.open.fetch_add(1, Relaxed);
+    let rank = shared.waiting.enter(stream);
+    let visit = Visit { shared: shared.clone(), rank, _connection: connection, _place: place, _hand: shared.clients.join() };
+    let stream = stream.clone();
+    let thread = std::thread::Builder::new().name("client".into()).stack_size(limits::CLIENT_STACK);
+    let started = thread.spawn(move || relay::serve(&visit.shared, &stream, peer, visit.rank));
+    started.map(drop).map_err(|_| (Reason::Thread, 503, "no thread for another connection"))
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEP_COUNT)?;
+    sockopt::set_tcp_user_timeout(stream, USER_TIMEOUT_MS)?;
+    Ok(())
+}
+
+/// A short answer on the accept loop's own time: one write that does not block.
+fn turn_away(shared: &Shared, mut stream: &TcpStream, reason: Reason, status: u16, words: &str) {
+    shared.counters.refuse(reason);
+    let reply = Reply { status, ..relay::busy(words) };
+    let _ = stream.write(&relay::render(&reply.into(), false, false).0);
+    let _ = stream.shutdown(Shutdown::Write);
+    // unread bytes would turn the close into a reset, which overtakes the answer
+    let _ = stream.read(&mut [0; 4096]);
+}

@@ -1,0 +1,383 @@
+//! The connections to tiny_http: opened one by one, each proven by a first request, replaced when they break.
+//!
+//! Serially, because simultaneous connections can be left waiting by tiny_http until another one closes. Which requests
+//! pass is none of its business: it forwards what it is given.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::backend::{Backend, Plan, TICKET};
+use super::counters::Counters;
+use super::limits::{ANSWER_TIME, POOL_LEAST, POOL_SHRINK};
+use super::tickets::PROBE;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::hub::http::Reply;
+
+const PROBE_TIME: Duration = Duration::from_secs(2);
+/// Head of an answer; the routes write few and short headers.
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_HEADERS: usize = 32;
+
+/// An answer as it came from a worker, or is about to go to a client.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// With Content-Type, without what belongs to one connection.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Answer {
+        let own = reply.headers.into_iter().filter(|(_, v)| v.bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
+        let own = own.map(|(name, value)| (name.to_string(), value));
+        let headers = [("Content-Type".to_string(), reply.content_type.to_string())].into_iter().chain(own).collect();
+        Answer { status: reply.status, headers, body: reply.body }
+    }
+}
+
+/// The pool. Its opener is a thread that runs [`Pool::keep_open`].
+pub struct Pool {
+    plan: Plan,
+    most: usize,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+    /// A connection became free.
+    free: Condvar,
+    /// Somebody waits, a connection broke, or it is time to stop.
+    work: Condvar,
+}
+
+struct State {
+    /// `None` after the stop.
+    backend: Option<Arc<Backend>>,
+    servers: u64,
+    idle: Vec<Line>,
+    /// Idle and lent.
+    open: usize,
+    /// Lower than the pool's own for a while after no server could be started.
+    most: usize,
+    waiting: usize,
+    /// The fewest idle ones since the last look: nobody needs these.
+    surplus: usize,
+    stopping: bool,
+}
+
+/// One connection to tiny_http. It keeps its server alive.
+struct Line {
+    stream: UnixStream,
+    backend: Arc<Backend>,
+}
+
+/// A connection for one exchange; it counts as broken until it is given back.
+pub struct Lent<'a> {
+    pool: &'a Pool,
+    line: Option<Line>,
+}
+
+impl Pool {
+    /// Starts the first server and opens the connections that are always there: later, clients may have taken all the
+    /// threads and descriptors that these need.
+    pub fn start(plan: Plan, most: usize, counters: Arc<Counters>) -> Result<Arc<Pool>> {
+        let first = new_server(&plan, 1)?;
+        let backend = first.backend.clone();
+        let mut idle = vec![first];
+        idle.extend((1..POOL_LEAST).map_while(|_| Line::open(backend.clone()).ok()));
+        let open = idle.len();
+        let state = State { backend: Some(backend), servers: 1, idle, open, most, waiting: 0, surplus: 0, stopping: false };
+        Ok(Arc::new(Pool { plan, most, counters, state: Mutex::new(state), free: Condvar::new(), work: Condvar::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: none became free in time.
+    pub fn take(&self, within: Duration) -> Option<Lent<'_>> {
+        let until = clock::monotonic() + within;
+        loop {
+            let mut state = self.lock();
+            if state.idle.is_empty() {
+                state.waiting += 1;
+                self.work.notify_one();
+                let none = |s: &mut State| s.idle.is_empty() && !s.stopping;
+                let left = until.saturating_duration_since(clock::monotonic());
+                state = self.free.wait_timeout_while(state, left, none).unwrap_or_else(PoisonError::into_inner).0;
+                state.waiting -= 1;
+            }
+            let lent = Lent { pool: self, line: Some(state.idle.pop()?) };
+            state.surplus = state.surplus.min(state.idle.len());
+            drop(state);
+            if lent.line.as_ref().is_some_and(Line::silent) {
+                return Some(lent);
+            }
+        }
+    }
+
+    /// Connections open and at most.
+    #[cfg(test)]
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.open, state.most)
+    }
+
+    /// Closes what is idle; what is lent is closed when it comes back. The workers end with the last one.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
+        state.backend = None;
+        state.open -= state.idle.len();
+        state.idle.clear();
+        drop(state);
+        self.free.notify_all();
+        self.work.notify_all();
+    }
+
+    /// The opener: runs until [`Pool::stop`].
+    pub fn keep_open(&self) {
+        let mut failures = 0;
+        let mut state = self.lock();
+        while !state.stopping {
+            if !state.lacks() {
+                // not after each success: a server that dies again and again must not be replaced at full speed
+                failures = 0;
+                state = self.rest(state);
+                continue;
+            }
+            let Some(backend) = state.backend.clone() else { return };
+            drop(state);
+            let opened = Line::open(backend);
+            let refused = opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            state = if refused { self.restart() } else { self.lock() };
+            match opened {
+                Ok(_) if state.stopping => return,
+                Ok(line) => {
+                    state.add(line);
+                    self.free.notify_one();
+                }
+                Err(e) => {
+                    failures += 1;
+                    log::debug!("a connection to the workers cannot be opened: {e}");
+                    let pause = Duration::from_millis(50 << failures.min(4));
+                    let going = |s: &mut State| !s.stopping;
+                    state = self.work.wait_timeout_while(state, pause, going).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+
+    /// Waits for work; closes what was idle all the time.
+    fn rest<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let idle = |s: &mut State| !s.lacks() && !s.stopping;
+        if state.open <= POOL_LEAST && state.most == self.most {
+            return self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.surplus = state.idle.len();
+        let (mut state, time) = self.work.wait_timeout_while(state, POOL_SHRINK, idle).unwrap_or_else(PoisonError::into_inner);
+        if time.timed_out() {
+            state.most = self.most;
+            let close = state.surplus.min(state.open.saturating_sub(POOL_LEAST));
+            state.open -= close;
+            // the first ones: the last were used most recently
+            state.idle.drain(..close);
+        }
+        state
+    }
+
+    /// tiny_http's accept loop ends for ever at the first error, or when it can start no thread, so a server that refuses
+    /// is replaced, by one that is proven to work; until then the connections that the old one has go on.
+    fn restart(&self) -> MutexGuard<'_, State> {
+        let number = self.lock().servers + 1;
+        let line = new_server(&self.plan, number);
+        let mut state = self.lock();
+        state.servers = number;
+        match line {
+            Ok(_) if state.stopping => {}
+            Ok(line) => {
+                self.counters.restarts.fetch_add(1, Relaxed);
+                log::warn!("the workers' server had stopped accepting; there is a new one");
+                state.most = self.most;
+                state.open -= state.idle.len();
+                state.idle.clear();
+                state.backend = Some(line.backend.clone());
+                state.add(line);
+                self.free.notify_one();
+            }
+            Err(e) => {
+                state.most = state.open.max(POOL_LEAST).min(self.most);
+                log::error!(
+                    "the workers' server stopped accepting, and there is no new one: {e}; going on with {} connections",
+                    state.open
+                );
+            }
+        }
+        state
+    }
+
+    #[cfg(test)]
+    pub fn backend(&self) -> Arc<Backend> {
+        self.lock().backend.clone().unwrap()
+    }
+
+    /// Shuts down every idle connection without telling the pool.
+    #[cfg(test)]
+    pub fn break_idle(&self) -> usize {
+        let state = self.lock();
+        state.idle.iter().for_each(|line| line.stream.shutdown(std::net::Shutdown::Both).unwrap());
+        state.idle.len()
+    }
+}
+
+/// A new server, with a first connection that proves it.
+fn new_server(plan: &Plan, number: u64) -> Result<Line> {
+    let backend = Backend::start(plan, number)?;
+    Line::open(backend).map_err(|e| Error::io("reach the workers", &e))
+}
+
+impl State {
+    fn add(&mut self, line: Line) {
+        self.open += 1;
+        self.idle.push(line);
+    }
+
+    fn lacks(&self) -> bool {
+        self.open < POOL_LEAST.min(self.most) || (self.waiting > self.idle.len() && self.open < self.most)
+    }
+}
+
+impl Lent<'_> {
+    /// Sends a request and reads its whole answer; afterwards the connection is free again.
+    pub fn exchange(mut self, request: &[u8], ticket: u64) -> io::Result<Answer> {
+        let Some(line) = &mut self.line else { return Err(io::ErrorKind::NotConnected.into()) };
+        line.stream.write_all(request)?;
+        let answer = line.read_answer(ticket)?;
+        self.give_back();
+        Ok(answer)
+    }
+
+    fn give_back(mut self) {
+        let Some(line) = self.line.take() else { return };
+        let mut state = self.pool.lock();
+        if !state.backend.as_ref().is_some_and(|current| Arc::ptr_eq(current, &line.backend)) {
+            state.open -= 1;
+            drop(state);
+            self.pool.work.notify_one();
+            return;
+        }
+        state.idle.push(line);
+        if state.waiting > 0 {
+            self.pool.free.notify_one();
+        }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if self.line.take().is_some() {
+            self.pool.counters.replaced.fetch_add(1, Relaxed);
+            self.pool.lock().open -= 1;
+            self.pool.work.notify_one();
+        }
+    }
+}
+
+impl Line {
+    fn open(backend: Arc<Backend>) -> io::Result<Line> {
+        let mut line = Line { stream: backend.connect()?, backend };
+        line.stream.set_write_timeout(Some(PROBE_TIME))?;
+        line.stream.set_read_timeout(Some(PROBE_TIME))?;
+        line.stream.write_all(&head("GET", "/", PROBE, 0))?;
+        line.read_answer(PROBE)?;
+        line.stream.set_read_timeout(Some(ANSWER_TIME))?;
+        Ok(line)
+    }
+
+    /// Neither closed nor with a byte that nobody asked for.
+    fn silent(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)), Ok(0))
+    }
+
+    /// One answer and not a byte more: bytes beyond it would become the next client's answer.
+    fn read_answer(&mut self, ticket: u64) -> io::Result<Answer> {
+        let mut bytes = Vec::new();
+        let (mut answer, begin, length) = loop {
+            self.more(&mut bytes)?;
+            if let Some(head) = parse(&bytes, ticket)? {
+                break head;
+            }
+        };
+        while bytes.len() < begin + length {
+            self.more(&mut bytes)?;
+        }
+        if bytes.len() > begin + length {
+            return Err(bad("an answer is longer than announced"));
+        }
+        bytes.drain(..begin);
+        answer.body = bytes;
+        Ok(answer)
+    }
+
+    fn more(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let had = bytes.len();
+        bytes.resize(had + 4096, 0);
+        let got = loop {
+            match self.stream.read(&mut bytes[had..]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        bytes.truncate(had + *got.as_ref().unwrap_or(&0));
+        match got? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn bad(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// The head of an answer, where its body begins, and how long that is. `None`: the head goes on.
+fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>> {
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut lines);
+    let begin = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(n)) => n,
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Ok(None),
+        _ => return Err(bad("an answer has no proper head")),
+    };
+    let status = response.code.unwrap_or(500);
+    let (mut length, mut number, mut headers) = (None, None, Vec::with_capacity(4));
+    for line in response.headers {
+        let value = std::str::from_utf8(line.value).map_err(|_| bad("an answer's header is not text"))?;
+        match line.name {
+            "Content-Length" => length = value.parse().ok(),
+            "Server" | "Date" => {}
+            name if name == TICKET => number = value.parse().ok(),
+            name => headers.push((name.to_string(), value.to_string())),
+        }
+    }
+    let length = match (status, length) {
+        // tiny_http announces the length of a body that these do not have
+        (204 | 304, _) => 0,
+        (_, Some(length)) if length <= Reply::INLINE => length,
+        _ => return Err(bad("an answer has no proper length")),
+    };
+    if number != Some(ticket) {
+        return Err(bad("an answer belongs to another request"));
+    }
+    Ok(Some((Answer { status, headers, body: Vec::new() }, begin, length)))
+}
+
+/// The head that tiny_http gets to see; what it means travels under the ticket.
+pub fn head(method: &str, target: &str, ticket: u64, length: u64) -> Vec<u8> {
+    format!("{method} {target} HTTP/1.1\r\nHost: hub\r\n{TICKET}: {ticket}\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+}

@@ -1,0 +1,363 @@
+//! One client's connection from its first byte to its last: reads a head, has it admitted, sends the request through the
+//! pool, writes the answer, runs jobs. It does not know how requests reach the routes, nor any route.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{IpAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::counters::Reason;
+use super::head::{self, Head, Refusal};
+use super::jobs::{Body, Events};
+use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL};
+use super::pool::{self, Answer};
+use super::socket::{Pace, Socket, Wait};
+use super::tickets::Tickets;
+use super::waiting::Rank;
+use super::{Admission, Shared};
+use crate::clock;
+use crate::hub::http::{Caller, Job, Reply, Request, StreamJob, UploadJob};
+
+/// The headers that routes get to see. Credentials are not among them: what they prove is in `Request.caller`.
+const PASSED_ON: &[&str] = &["accept", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "range"];
+/// Bytes of buffer that an idle connection keeps.
+const KEPT: usize = 4096;
+/// A request that no worker has seen is sent again over another connection.
+const ATTEMPTS: usize = 3;
+
+/// Serves a connection until either side has had enough.
+pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, rank: Rank) {
+    let mut client = Client { shared, socket: Socket::new(stream, &shared.halted, &shared.waiting, rank), peer, known: false };
+    let mut patience = HEAD_TIME;
+    loop {
+        match client.request(patience) {
+            Ok(Then::Next) => patience = IDLE_TIME,
+            Ok(Then::Close) => return,
+            Ok(Then::Linger) => return client.socket.linger(),
+            Err(e) => return log::debug!("{peer}: {e}"),
+        }
+    }
+}
+
+struct Client<'a> {
+    shared: &'a Shared,
+    socket: Socket<'a>,
+    peer: IpAddr,
+    /// A request of this connection had a key.
+    known: bool,
+}
+
+/// What becomes of the connection.
+enum Then {
+    Next,
+    Close,
+    /// Close, but let the client read the answer before it learns that nobody listens to it.
+    Linger,
+}
+
+enum Arrival {
+    Head(Head),
+    Refused(Refusal),
+    /// Closed by the client, idle for too long, or the hub is stopping.
+    Nothing,
+}
+
+/// How one request is to be answered.
+#[derive(Clone, Copy)]
+struct Manner {
+    keep_alive: bool,
+    /// HEAD: the same head as for GET, and no body.
+    head_only: bool,
+    /// Nothing is changed by it, so that it can be refused even after it was carried out.
+    safe: bool,
+}
+
+impl Client<'_> {
+    fn request(&mut self, patience: Duration) -> io::Result<Then> {
+        let head = match self.arrival(patience)? {
+            Arrival::Nothing => return Ok(Then::Close),
+            Arrival::Head(head) => head,
+            Arrival::Refused(refusal) => {
+                let manner = Manner { keep_alive: false, head_only: false, safe: true };
+                self.refuse(refusal.reason, Reply::error(refusal.status, refusal.words), &manner, true)?;
+                return Ok(Then::Linger);
+            }
+        };
+        let safe = matches!(head.method.as_str(), "GET" | "HEAD");
+        let manner = Manner { keep_alive: head.keep_alive, head_only: head.method == "HEAD", safe };
+        match self.shared.gate.admit(&head, self.peer) {
+            Admission::Refuse(reply) => self.refuse(Reason::Gate, reply, &manner, head.length > 0),
+            Admission::Admit { body_limit, .. } if head.length > body_limit => {
+                let words = format!("the body has {} bytes; at most {body_limit} are taken here", head.length);
+                self.refuse(Reason::BodySize, Reply::error(413, words), &manner, true)
+            }
+            Admission::Admit { caller, .. } => {
+                if matches!(caller, Caller::Admin | Caller::Host(_)) {
+                    (self.known, self.socket.rank) = (true, None);
+                }
+                let then = self.admitted(head, caller, &manner)?;
+                if self.known {
+                    self.socket.rank = Some(self.shared.waiting.rank(true));
+                }
+                Ok(then)
+            }
+        }
+    }
+
+    /// Waits for a head: `patience` for its first byte, then a time for the rest.
+    fn arrival(&mut self, patience: Duration) -> io::Result<Arrival> {
+        let begun = !self.socket.buffer.is_empty();
+        if !begun && self.socket.buffer.capacity() > KEPT {
+            // hundreds may be idle
+            self.socket.buffer = Vec::new();
+        }
+        let mut until = clock::monotonic() + if begun { HEAD_TIME } else { patience };
+        let mut seen = 0;
+        loop {
+            match head::end(&self.socket.buffer, seen) {
+                Ok(None) => seen = self.socket.buffer.len(),
+                Ok(Some(n)) => {
+                    let head = head::parse(&self.socket.buffer[..n]);
+                    self.socket.buffer.drain(..n);
+                    return Ok(head.map_or_else(Arrival::Refused, Arrival::Head));
+                }
+                Err(refusal) => return Ok(Arrival::Refused(refusal)),
+            }
+            // between two requests a stop ends the connection, within one it does not
+            let latch = if seen == 0 { Some(&self.shared.stopping) } else { None };
+            match self.socket.wait_readable(until, latch)? {
+                Wait::Ready => {}
+                Wait::TimedOut if seen > 0 => {
+                    let words = "the head did not arrive within 10 seconds";
+                    return Ok(Arrival::Refused(Refusal { status: 408, words, reason: Reason::HeadTime }));
+                }
+                Wait::TimedOut | Wait::Woken => return Ok(Arrival::Nothing),
+            }
+            if !self.socket.fill()? {
+                return Ok(Arrival::Nothing);
+            }
+            if seen == 0 {
+                until = clock::monotonic() + HEAD_TIME;
+            }
+        }
+    }
+
+    fn admitted(&mut self, head: Head, caller: Caller, manner: &Manner) -> io::Result<Then> {
+        let long = head.length > SHORT_BODY;
+        let transfer = if long { self.shared.transfers.take(1) } else { None };
+        if long && transfer.is_none() {
+            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), manner, true);
+        }
+        // a login must get through whatever else is going on
+        let buffered = if (SMALL as u64..=BUFFERED_BODY).contains(&head.length) { head.length } else { 0 };
+        let Some(_memory) = self.shared.memory.take(buffered) else {
+            return self.refuse(Reason::Memory, busy("too many requests with long bodies"), manner, true);
+        };
+        let mut body = Body::new(&head);
+        let bytes = match if long { Ok(Vec::new()) } else { body.whole(&mut self.socket) } {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                return self.refuse(Reason::Slow, Reply::error(408, "the body came too slowly"), manner, true);
+            }
+            Err(e) => return Err(e),
+        };
+        match ask(self.shared, request(head, caller, self.peer), &bytes) {
+            Ok((answer, job)) => self.conclude(answer, job, &mut body, manner),
+            Err(reply) => self.refuse(Reason::Workers, reply, manner, body.unread()),
+        }
+    }
+
+    /// Carries out what the route left to do, and answers.
+    fn conclude(&mut self, mut answer: Answer, job: Option<Job>, body: &mut Body, manner: &Manner) -> io::Result<Then> {
+        match job {
+            None => {
+                let counted = answer.body.len() > SMALL && manner.safe;
+                let Some(_memory) = self.shared.memory.take(if counted { answer.body.len() as u64 } else { 0 }) else {
+                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), manner, body.unread());
+                };
+                self.finish(&answer, body.unread(), manner)
+            }
+            Some(Job::Bytes(bytes)) => {
+                let Some(_transfer) = self.shared.transfers.take(1) else {
+                    return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), manner, body.unread());
+                };
+                let Some(_memory) = self.shared.memory.take(bytes.len() as u64) else {
+                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), manner, body.unread());
+                };
+                answer.body = bytes;
+                self.finish(&answer, body.unread(), manner)
+            }
+            Some(Job::Upload(job)) => {
+                let mut reply = self.upload(job, body);
+                let next = reply.job.take();
+                match next {
+                    Some(Job::Upload(_)) => {
+                        log::error!("an upload asked for another upload");
+                        self.finish(&Reply::error(500, "the hub has made a mistake").into(), true, manner)
+                    }
+                    next => self.conclude(reply.into(), next, body, manner),
+                }
+            }
+            Some(Job::Stream(job)) => self.stream(answer, job, manner),
+        }
+    }
+
+    fn upload(&mut self, job: UploadJob, body: &mut Body) -> Reply {
+        let mut reader = body.on(&mut self.socket);
+        catch_unwind(AssertUnwindSafe(|| job(&mut reader))).unwrap_or_else(|_| {
+            log::error!("an upload panicked; it was answered with 500");
+            Reply::error(500, "the hub has made a mistake")
+        })
+    }
+
+    fn stream(&mut self, answer: Answer, job: StreamJob, manner: &Manner) -> io::Result<Then> {
+        let Some(_stream) = self.shared.streams.take(1) else {
+            return self.refuse(Reason::Streams, busy("too many event streams at the same time"), manner, false);
+        };
+        let mut text = status_line(answer.status);
+        push_headers(&mut text, &answer.headers);
+        text.push_str("Cache-Control: no-store\r\nConnection: close\r\n\r\n");
+        self.socket.write_all(text.as_bytes(), &mut Pace::default())?;
+        if !manner.head_only {
+            // what a reader of events sends ahead is another request, which this connection cannot answer any more
+            self.socket.buffer = Vec::new();
+            let mut events = Events { socket: &self.socket, stopping: &self.shared.stopping };
+            match catch_unwind(AssertUnwindSafe(|| job(&mut events))) {
+                Ok(ended) => ended?,
+                Err(_) => log::error!("an event stream panicked; its reader was disconnected"),
+            }
+        }
+        Ok(Then::Close)
+    }
+
+    /// Answers without having called a route to its end. `unread`: a body may still be coming.
+    fn refuse(&mut self, reason: Reason, reply: Reply, manner: &Manner, unread: bool) -> io::Result<Then> {
+        self.shared.counters.refuse(reason);
+        self.finish(&reply.into(), unread, manner)
+    }
+
+    fn finish(&mut self, answer: &Answer, unread: bool, manner: &Manner) -> io::Result<Then> {
+        let keep_alive = manner.keep_alive && !unread && !self.shared.stopping.is_raised();
+        let (text, body) = render(answer, keep_alive, manner.head_only);
+        let mut pace = Pace::default();
+        let written = self.socket.write_all(&text, &mut pace).and_then(|()| self.socket.write_all(body, &mut pace));
+        if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::TimedOut) {
+            self.shared.counters.refuse(Reason::Slow);
+        }
+        written?;
+        Ok(match (keep_alive, unread || !self.socket.buffer.is_empty()) {
+            (true, _) => Then::Next,
+            (false, true) => Then::Linger,
+            (false, false) => Then::Close,
+        })
+    }
+}
+
+/// Sends a request through the pool. `Err`: what to tell the client when no worker answered.
+fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Option<Job>), Reply> {
+    // HEAD would make tiny_http keep the body back, whose length the client is to be told
+    let method = request.method.clone();
+    let target = if request.query.is_empty() { request.path.clone() } else { format!("{}?{}", request.path, request.query) };
+    for _ in 0..ATTEMPTS {
+        let Some(line) = shared.pool.take(POOL_TIME) else { break };
+        let ticket = Tickets::issue(&shared.tickets, request);
+        let mut message = pool::head(&method, &target, ticket.number, body.len() as u64);
+        message.extend_from_slice(body);
+        match line.exchange(&message, ticket.number) {
+            Ok(answer) => return Ok((answer, ticket.job())),
+            Err(e) => match ticket.withdraw() {
+                Some(back) => {
+                    log::debug!("a connection to the workers broke: {e}");
+                    request = back;
+                }
+                None => {
+                    log::warn!("no answer to {method} {}: {e}", target.split('?').next().unwrap_or_default());
+                    return Err(busy("the hub did not answer in time: whether the request was carried out is not known"));
+                }
+            },
+        }
+    }
+    Err(busy("the hub is busy"))
+}
+
+/// What the routes get to see. HEAD is GET to them.
+fn request(head: Head, caller: Caller, peer: IpAddr) -> Request {
+    let method = if head.method == "HEAD" { "GET".to_string() } else { head.method };
+    let mut headers = head.headers;
+    headers.retain(|(name, _)| PASSED_ON.contains(&name.as_str()));
+    Request { method, path: head.path, query: head.query, headers, peer, caller, body: Vec::new(), length: head.length }
+}
+
+/// Not now: the same again may work in a moment.
+pub fn busy(words: &str) -> Reply {
+    Reply::error(503, format!("{words}: try again")).header("Retry-After", "2")
+}
+
+/// The bytes of an answer: its head, with the body in one piece if that is short, and else the body beside it.
+pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &[u8]) {
+    let mut text = status_line(answer.status);
+    // these have no body by definition, and 204 no length either (RFC 9110, 8.6)
+    let bodiless = matches!(answer.status, 100..200 | 204 | 304);
+    match bodiless {
+        true => push_headers(&mut text, answer.headers.iter().filter(|(name, _)| name != "Content-Type")),
+        false => {
+            push_headers(&mut text, &answer.headers);
+            let _ = write!(text, "Content-Length: {}\r\n", answer.body.len());
+        }
+    }
+    text.push_str(if keep_alive { "Connection: keep-alive\r\n\r\n" } else { "Connection: close\r\n\r\n" });
+    let mut bytes = text.into_bytes();
+    let body = if bodiless || head_only { &[] } else { answer.body.as_slice() };
+    if body.len() <= Reply::INLINE {
+        bytes.extend_from_slice(body);
+        return (bytes, &[]);
+    }
+    (bytes, body)
+}
+
+fn push_headers<'a>(text: &mut String, headers: impl IntoIterator<Item = &'a (String, String)>) {
+    for (name, value) in headers {
+        let _ = write!(text, "{name}: {value}\r\n");
+    }
+    text.push_str("X-Content-Type-Options: nosniff\r\n");
+}
+
+fn status_line(status: u16) -> String {
+    let words = match status {
+        200 => "OK",
+        201 => "Created",
+        204 => "No Content",
+        206 => "Partial Content",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        // the words mean nothing to a program, and may be empty
+        _ => "",
+    };
+    let mut text = String::with_capacity(256);
+    let _ = write!(text, "HTTP/1.1 {status} {words}\r\n");
+    text
+}

@@ -1,0 +1,235 @@
+//! A client's TCP connection with limits of time on everything: buffered reading, whole writes, a minimum rate. It knows
+//! nothing of HTTP.
+//!
+//! The socket does not block; poll(2) waits, so that a stop wakes every thread at once and each wait has its own end.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
+use super::waiting::{Rank, Waiting};
+use crate::clock;
+
+/// Bytes asked for in one read of a head.
+const STEP: usize = 2048;
+
+/// Holds the other side to a minimum rate. Only the time spent waiting for it counts: a slow disk is not its fault.
+#[derive(Debug, Default)]
+pub struct Pace {
+    waited: Duration,
+    moved: u64,
+}
+
+impl Pace {
+    fn left(&self) -> Duration {
+        RATE_TIME.saturating_sub(self.waited)
+    }
+
+    /// Fails when a span of waiting ends with too few bytes moved in it.
+    fn waited(&mut self, time: Duration) -> io::Result<()> {
+        self.waited += time;
+        if self.waited < RATE_TIME {
+            return Ok(());
+        }
+        match std::mem::take(self).moved < RATE_BYTES {
+            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the other side is too slow")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wait {
+    Ready,
+    TimedOut,
+    /// The latch was raised.
+    Woken,
+}
+
+pub struct Socket<'a> {
+    stream: &'a Arc<TcpStream>,
+    /// Received and not used yet.
+    pub buffer: Vec<u8>,
+    /// Raised when every connection must end at once.
+    halted: &'a Latch,
+    waiting: &'a Waiting,
+    /// Whether and when it gives way to others while it waits.
+    pub rank: Option<Rank>,
+}
+
+impl<'a> Socket<'a> {
+    /// `stream` does not block.
+    pub fn new(stream: &'a Arc<TcpStream>, halted: &'a Latch, waiting: &'a Waiting, rank: Rank) -> Socket<'a> {
+        Socket { stream, buffer: Vec::new(), halted, waiting, rank: Some(rank) }
+    }
+
+    /// Waits for bytes to read, `until` or the latch, and fails when everything is halted.
+    pub fn wait_readable(&self, until: Instant, latch: Option<&Latch>) -> io::Result<Wait> {
+        self.wait(PollFlags::IN, until, latch)
+    }
+
+    fn wait(&self, flags: PollFlags, until: Instant, latch: Option<&Latch>) -> io::Result<Wait> {
+        let _seat = self.rank.map(|rank| self.waiting.sit(self.stream, rank));
+        loop {
+            let left = until.saturating_duration_since(clock::monotonic());
+            let time = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let halted = PollFd::new(&self.halted.fd, PollFlags::IN);
+            let latch_fd = latch.map_or(halted.clone(), |l| PollFd::new(&l.fd, PollFlags::IN));
+            let mut fds = [PollFd::new(&**self.stream, flags), halted, latch_fd];
+            match poll(&mut fds, Some(&time)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+                Ok(0) => return Ok(Wait::TimedOut),
+                Ok(_) => {}
+            }
+            if !fds[1].revents().is_empty() {
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the hub is stopping"));
+            }
+            // what the client has sent comes before the wish to stop
+            return Ok(if fds[0].revents().is_empty() { Wait::Woken } else { Wait::Ready });
+        }
+    }
+
+    /// Reads what is there into the buffer, if anything. `false`: the other side has closed.
+    pub fn fill(&mut self) -> io::Result<bool> {
+        let had = self.buffer.len();
+        self.buffer.resize(had + STEP, 0);
+        let got = read_some(self.stream, &mut self.buffer[had..]);
+        self.buffer.truncate(had + *got.as_ref().unwrap_or(&0));
+        match got {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+            other => Ok(!matches!(other, Ok(0))),
+        }
+    }
+
+    /// Reads part of a body: from the buffer first, then from the socket. 0: the other side has closed.
+    pub fn read(&mut self, into: &mut [u8], pace: &mut Pace) -> io::Result<usize> {
+        if !self.buffer.is_empty() {
+            let n = into.len().min(self.buffer.len());
+            into[..n].copy_from_slice(&self.buffer[..n]);
+            self.buffer.drain(..n);
+            return Ok(n);
+        }
+        loop {
+            match read_some(self.stream, into) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_at_pace(PollFlags::IN, pace)?,
+                Ok(n) => {
+                    pace.moved += n as u64;
+                    return Ok(n);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    pub fn write_all(&self, mut bytes: &[u8], pace: &mut Pace) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match write_some(self.stream, bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_at_pace(PollFlags::OUT, pace)?,
+                Err(e) => return Err(e),
+                Ok(n) => {
+                    pace.moved += n as u64;
+                    bytes = &bytes[n..];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of it within `time`, however little the other side takes in between.
+    pub fn write_within(&self, mut bytes: &[u8], time: Duration) -> io::Result<()> {
+        let until = clock::monotonic() + time;
+        while !bytes.is_empty() {
+            match write_some(self.stream, bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if self.wait(PollFlags::OUT, until, None)? == Wait::TimedOut {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(e) => return Err(e),
+                Ok(n) => bytes = &bytes[n..],
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_at_pace(&self, flags: PollFlags, pace: &mut Pace) -> io::Result<()> {
+        let from = clock::monotonic();
+        self.wait(flags, from + pace.left(), None)?;
+        pace.waited(clock::monotonic() - from)
+    }
+
+    /// The other side has closed, or sends what nobody asked for: no reader of an event stream does.
+    pub fn gone(&self) -> bool {
+        !matches!(read_some(self.stream, &mut [0; 64]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Ends a connection on which more may be coming: closing it right away would reset it, and the client would lose
+    /// the answer.
+    pub fn linger(&mut self) {
+        if self.stream.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let until = clock::monotonic() + DRAIN_TIME;
+        let mut left = DRAIN_BYTES;
+        let mut waste = [0; 4096];
+        while left > 0 {
+            match read_some(self.stream, &mut waste) {
+                Ok(0) => return,
+                Ok(n) => left = left.saturating_sub(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.wait_readable(until, None) {
+                    Ok(Wait::Ready) => {}
+                    _ => return,
+                },
+                Err(_) => return,
+            }
+            if clock::monotonic() >= until {
+                return;
+            }
+        }
+    }
+}
+
+fn read_some(mut stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(into) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match stream.write(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_trickles_is_cut_off_and_who_waits_for_us_is_not() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::default();
+        for n in 0..30 {
+            pace.moved += 10;
+            assert_eq!(pace.waited(second).is_err(), n == 29);
+        }
+        let mut pace = Pace::default();
+        for _ in 0..100 {
+            pace.moved += 1024;
+            pace.waited(second).unwrap();
+        }
+    }
+}

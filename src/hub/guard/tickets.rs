@@ -1,0 +1,98 @@
+//! What does not travel as text between a client's thread and a worker: the checked request on its way in, a job on its
+//! way back, both under the number of a ticket.
+//!
+//! A ticket lives as long as the client's thread waits for the answer. What is left under a ticket that is gone is
+//! dropped at once, so nothing here has to expire.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::hub::http::{Job, Request};
+
+/// The number under which the opener asks whether a connection works.
+pub const PROBE: u64 = 0;
+
+/// At most one a client, so bounded by the number of connections.
+#[derive(Default)]
+pub struct Tickets {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    last: u64,
+    slots: HashMap<u64, Slot>,
+}
+
+enum Slot {
+    /// No worker has seen it.
+    Asked(Box<Request>),
+    /// A worker has it, or had it.
+    Taken,
+    Left(Job),
+}
+
+/// Held by the client's thread.
+pub struct Ticket {
+    tickets: Arc<Tickets>,
+    pub number: u64,
+}
+
+impl Tickets {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn issue(self: &Arc<Tickets>, request: Request) -> Ticket {
+        let mut inner = self.lock();
+        inner.last += 1;
+        let number = inner.last;
+        inner.slots.insert(number, Slot::Asked(Box::new(request)));
+        Ticket { tickets: self.clone(), number }
+    }
+
+    /// The worker's side: the request, once. `None` also when somebody stopped waiting.
+    pub fn take(&self, number: u64) -> Option<Box<Request>> {
+        let mut inner = self.lock();
+        match inner.slots.get_mut(&number) {
+            Some(slot @ Slot::Asked(_)) => match std::mem::replace(slot, Slot::Taken) {
+                Slot::Asked(request) => Some(request),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The worker's side: to be left before the answer goes out. Dropped if nobody waits for it any more.
+    pub fn leave(&self, number: u64, job: Job) {
+        if let Some(slot) = self.lock().slots.get_mut(&number) {
+            *slot = Slot::Left(job);
+        }
+    }
+}
+
+impl Ticket {
+    /// Takes the request back if no worker has seen it, so that sending it again cannot do anything twice.
+    pub fn withdraw(self) -> Option<Request> {
+        match self.tickets.lock().slots.remove(&self.number) {
+            Some(Slot::Asked(request)) => Some(*request),
+            _ => None,
+        }
+    }
+
+    /// What the worker left beside its answer.
+    pub fn job(self) -> Option<Job> {
+        match self.tickets.lock().slots.remove(&self.number) {
+            Some(Slot::Left(job)) => Some(job),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let left = self.tickets.lock().slots.remove(&self.number);
+        // outside the lock: a job may own anything
+        drop(left);
+    }
+}

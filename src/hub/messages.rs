@@ -1,0 +1,309 @@
+//! The routes for messages, hosts and event streams: from a request to an operation of the store, and from its outcome to a reply.
+//!
+//! It does not wait for the disk: the committer answers. It knows the caller only as the guard found out.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::batch::{self, Batch};
+use super::commit::{Committer, Permit};
+use super::events::Events;
+use super::http::{Caller, Job, Reply, Request};
+use super::store::Store;
+use super::store::ops::{Op, Outcome};
+use super::store::read::{Ask, HostView, Page, Pulled};
+use crate::clock;
+use crate::config::limits;
+use crate::error::{Error, Kind};
+use crate::wire::{self, HostInfo, PostAnswer};
+
+const JSON: &str = "application/json";
+
+/// Takes the reply to a request, from any thread.
+pub type Answer = Box<dyn FnOnce(Reply) + Send>;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Messages {
+    store: Arc<Store>,
+    committer: Arc<Committer>,
+    events: Arc<Events>,
+}
+
+impl Messages {
+    pub fn new(store: Arc<Store>, committer: Arc<Committer>, events: Arc<Events>) -> Messages {
+        Messages { store, committer, events }
+    }
+
+    /// Answers the request, now or when it is on the disk; gives it back if its path is none of these:
+    /// `/api/messages`, `/api/events`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
+    pub fn handle(&self, request: Request, answer: Answer) -> Option<(Request, Answer)> {
+        let path = request.path.clone();
+        let parts: Vec<&str> = path.strip_prefix("/api/").unwrap_or("").split('/').collect();
+        if request.caller == Caller::Nobody && ["messages", "hosts", "events"].contains(&parts[0]) {
+            answer(Reply::error(401, "a key is needed"));
+            return None;
+        }
+        match (request.method.as_str(), parts.as_slice()) {
+            ("POST", ["messages"]) => self.post(request, answer),
+            ("GET", ["messages"]) => self.pull(&request, answer),
+            ("GET", ["events"]) => answer(self.listen(&request)),
+            ("GET", ["hosts"]) => answer(self.list(&request.caller)),
+            ("GET", ["hosts", host]) => answer(self.show(&request.caller, host)),
+            ("PUT" | "DELETE", ["hosts", host]) => self.change(&request, host, answer),
+            ("POST", ["hosts", host, "rebind"]) => self.rebind(&request, host, answer),
+            (method, ["messages"] | ["events"] | ["hosts"] | ["hosts", _] | ["hosts", _, "rebind"]) => {
+                answer(Reply::error(405, format!("{path} does not know the method {}", wire::brief(method))));
+            }
+            _ => return Some((request, answer)),
+        }
+        None
+    }
+
+    fn post(&self, request: Request, answer: Answer) {
+        let length = request.length.max(request.body.len() as u64) as usize;
+        if length > wire::MAX_BATCH_BYTES {
+            let words = format!("the request has {length} bytes; {} are the most: send the messages in several", wire::MAX_BATCH_BYTES);
+            return answer(Reply::error(413, words));
+        }
+        let Some(permit) = self.committer.room(length) else { return answer(busy()) };
+        if request.body.len() == length {
+            return self.take(&request.body, &request.caller, permit, answer);
+        }
+        // the thread of the connection reads the rest, and may wait for the disk
+        let this = self.clone();
+        let read = move |body: &mut dyn Read| {
+            let mut bytes = Vec::with_capacity(length);
+            match body.take(length as u64).read_to_end(&mut bytes) {
+                Ok(read) if read == length => {}
+                _ => return Reply::error(400, "the body ended before its announced length"),
+            }
+            let (answer, answered) = crossbeam_channel::bounded(1);
+            this.take(&bytes, &request.caller, permit, Box::new(move |reply| drop(answer.send(reply))));
+            answered.recv().unwrap_or_else(|_| busy())
+        };
+        let job = Some(Job::Upload(Box::new(read)));
+        answer(Reply { status: 200, headers: Vec::new(), content_type: JSON, body: Vec::new(), job });
+    }
+
+    fn take(&self, body: &[u8], caller: &Caller, permit: Permit, answer: Answer) {
+        let Batch { results, admitted } = match batch::read(body, host_of(caller)) {
+            Ok(batch) => batch,
+            Err((status, words)) => return answer(Reply::error(status, words)),
+        };
+        let reply = |results| Reply::json(200, &PostAnswer { results });
+        if admitted.is_empty() {
+            return answer(reply(Batch::fill(results, Vec::new())));
+        }
+        let committed = move |outcome| match outcome {
+            Outcome::Posted { results: decided, .. } => answer(reply(Batch::fill(results, decided))),
+            other => answer(refusal(other, "")),
+        };
+        self.committer.submit(Op::Post(admitted), Some(permit), Box::new(committed));
+    }
+
+    fn pull(&self, request: &Request, answer: Answer) {
+        let ask = match self.ask(request) {
+            Ok(ask) => ask,
+            Err(reply) => return answer(reply),
+        };
+        let epoch = self.store.epoch();
+        let (op, page) = match self.store.pull(&ask) {
+            Ok(Pulled::Now(page)) => return answer(page_reply(epoch, &page)),
+            Ok(Pulled::Once(op, page)) => (op, page),
+            Ok(Pulled::OtherEpoch) => return answer(other_epoch(epoch, "it was restored or made anew")),
+            Ok(Pulled::OtherHistory) => return answer(other_epoch(epoch, "it has given that number to no message, or to another one")),
+            Ok(Pulled::OtherInstance) => return answer(refusal(Outcome::OtherInstance, &ask.host)),
+            Err(e) => return answer(failure(&e)),
+        };
+        let reply = page_reply(epoch, &page);
+        let committed = move |outcome| match outcome {
+            Outcome::Pulled => answer(reply),
+            other => answer(refusal(other, &ask.host)),
+        };
+        self.committer.submit(op, None, Box::new(committed));
+    }
+
+    fn ask(&self, request: &Request) -> Result<Ask, Reply> {
+        let host = match request.parameter("host") {
+            Some(host) => own_host(&request.caller, &host)?,
+            None => return Err(Reply::error(400, "the parameter \"host\" is missing: whose messages?")),
+        };
+        let ask = Ask {
+            host,
+            instance: parameter(request, "instance", "a UUID", |v| Uuid::try_parse(v).ok())?,
+            epoch: parameter(request, "epoch", "a UUID", |v| Uuid::try_parse(v).ok())?,
+            after: parameter(request, "after", "a whole number", |v| v.parse().ok())?,
+            id: parameter(request, "id", "a UUID", |v| Uuid::try_parse(v).ok())?,
+            limit: parameter(request, "limit", "a whole number", |v| v.parse::<usize>().ok())?
+                .unwrap_or(limits::PULL)
+                .clamp(1, limits::PULL),
+            now: self.committer.now(),
+        };
+        match ask.after.is_some() && ask.epoch.is_none() {
+            true => Err(Reply::error(400, "the parameter \"epoch\" is missing: \"after\" means nothing without it")),
+            false => Ok(ask),
+        }
+    }
+
+    fn listen(&self, request: &Request) -> Reply {
+        match request.parameter("host").map(|host| own_host(&request.caller, &host)).transpose() {
+            Ok(host) => self.events.stream(host),
+            Err(reply) => reply,
+        }
+    }
+
+    fn list(&self, caller: &Caller) -> Reply {
+        let now = self.committer.now();
+        match self.store.hosts(host_of(caller), now) {
+            Ok(hosts) => Reply::json(200, &hosts.iter().map(|host| info(host, now)).collect::<Vec<_>>()),
+            Err(e) => failure(&e),
+        }
+    }
+
+    fn show(&self, caller: &Caller, host: &str) -> Reply {
+        let (host, now) = match own_host(caller, host) {
+            Ok(host) => (host, self.committer.now()),
+            Err(reply) => return reply,
+        };
+        match self.store.hosts(Some(&host), now).map(|hosts| hosts.first().map(|host| info(host, now))) {
+            Ok(Some(info)) => Reply::json(200, &info),
+            Ok(None) => refusal(Outcome::NoSuchHost, &host),
+            Err(e) => failure(&e),
+        }
+    }
+
+    fn change(&self, request: &Request, host: &str, answer: Answer) {
+        let host = match administered(&request.caller, host) {
+            Ok(host) => host,
+            Err(reply) => return answer(reply),
+        };
+        let (this, name) = (self.clone(), host.clone());
+        match request.method.as_str() {
+            "PUT" => self.administer(Op::PutHost { host }, name, answer, move |name| this.show(&Caller::Admin, name)),
+            _ => self.administer(Op::DeleteHost { host }, name, answer, |_| Reply::json(200, &json!({"deleted": true}))),
+        }
+    }
+
+    fn rebind(&self, request: &Request, host: &str, answer: Answer) {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            instance: Option<Uuid>,
+        }
+        let (host, instance) = match (administered(&request.caller, host), serde_json::from_slice::<Body>(&request.body)) {
+            (Err(reply), _) => return answer(reply),
+            (_, Err(_)) => return answer(Reply::error(400, "the body must be {\"instance\": UUID or null}")),
+            (Ok(host), Ok(body)) => (host, body.instance),
+        };
+        let (this, name) = (self.clone(), host.clone());
+        self.administer(Op::Rebind { host, instance }, name, answer, move |name| this.show(&Caller::Admin, name));
+    }
+
+    fn administer(&self, op: Op, host: String, answer: Answer, done: impl FnOnce(&str) -> Reply + Send + 'static) {
+        let committed = move |outcome| match outcome {
+            Outcome::Done => answer(done(&host)),
+            other => answer(refusal(other, &host)),
+        };
+        self.committer.submit(op, None, Box::new(committed));
+    }
+}
+
+/// The one host that a caller may act for; `None`: any.
+fn host_of(caller: &Caller) -> Option<&str> {
+    match caller {
+        Caller::Host(host) => Some(host),
+        Caller::Admin | Caller::Anonymous | Caller::Nobody => None,
+    }
+}
+
+/// A host's name in lower case, if the caller may act for it.
+fn own_host(caller: &Caller, host: &str) -> Result<String, Reply> {
+    let host = wire::check_host(host).map_err(|why| Reply::error(400, why))?;
+    match host_of(caller).filter(|own| *own != host) {
+        Some(own) => Err(Reply::error(403, format!("this key belongs to \"{own}\" and cannot act for \"{host}\""))),
+        None => Ok(host),
+    }
+}
+
+fn administered(caller: &Caller, host: &str) -> Result<String, Reply> {
+    match caller {
+        Caller::Admin => wire::check_host(host).map_err(|why| Reply::error(400, why)),
+        _ => Err(Reply::error(403, "only the master key can change hosts")),
+    }
+}
+
+fn parameter<T>(request: &Request, name: &str, kind: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Reply> {
+    let Some(text) = request.parameter(name) else { return Ok(None) };
+    let wrong = || Reply::error(400, format!("the parameter \"{name}\" must be {kind}, not \"{}\"", wire::brief(&text)));
+    parse(&text).map(Some).ok_or_else(wrong)
+}
+
+/// Built from the stored text: a payload leaves as it came.
+fn page_reply(epoch: Uuid, page: &Page) -> Reply {
+    let length: usize = page.messages.iter().map(|(_, json)| json.len() + 40).sum();
+    let mut body = String::with_capacity(length + 100);
+    body.push_str(&format!("{{\"epoch\":\"{epoch}\",\"messages\":["));
+    for (i, (seq, json)) in page.messages.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        body.push_str(&format!("{comma}{{\"seq\":{seq},\"message\":"));
+        body.push_str(json);
+        body.push('}');
+    }
+    body.push_str(&format!("],\"more\":{}}}", page.more));
+    Reply::text(200, JSON, body)
+}
+
+/// A row as others see it. Times are shown as so long before now by the wall clock, which may have been wrong then.
+fn info(host: &HostView, now: u64) -> HostInfo {
+    let wall = clock::millis(clock::now());
+    let time = |at: u64| clock::rfc3339(clock::from_millis(wall.saturating_sub(now.saturating_sub(at))));
+    HostInfo {
+        name: host.name.clone(),
+        first_seen: host.row.first_seen.map(time),
+        last_seen: host.row.first_seen.map(|_| time(host.row.last_seen)),
+        queued: host.queued,
+        oldest_queued_at: host.oldest.map(time),
+        stale: host.stale,
+    }
+}
+
+fn other_epoch(epoch: Uuid, why: &str) -> Reply {
+    let words = format!("the hub is not the one that \"after\" is about ({why}); its epoch is {epoch}: pull without \"after\"");
+    Reply::json(409, &json!({"error": words, "epoch": epoch}))
+}
+
+/// What an operation that did not succeed looks like to who asked for it.
+fn refusal(outcome: Outcome, host: &str) -> Reply {
+    match outcome {
+        Outcome::NoSuchHost => Reply::error(404, format!("no host is called \"{host}\"")),
+        Outcome::OtherInstance => {
+            let what = format!("another machine acts under the name \"{host}\"");
+            let give = "give this one a name of its own (MESYNC_HOST_ID)";
+            Reply::error(409, format!("{what}: {give}, or let it take that one's place: mesync hosts rebind {host}"))
+        }
+        Outcome::TooManyHosts => Reply::error(507, format!("the hub knows {} hosts already: remove some", limits::HOSTS)),
+        Outcome::DiskFull => Reply::error(507, "the hub's disk is almost full: make room on it").header("Retry-After", "30"),
+        Outcome::Failed(e) => failure(&e),
+        _ => busy(),
+    }
+}
+
+fn failure(e: &Error) -> Reply {
+    let words = match e.kind {
+        Kind::Busy => format!("the hub cannot do that now: {e}"),
+        _ => format!("the hub's store has failed: {e}"),
+    };
+    Reply::error(503, words).header("Retry-After", "5")
+}
+
+fn busy() -> Reply {
+    Reply::error(503, "the hub has too much to do; ask again").header("Retry-After", "1")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! The hub: what `mesync serve` runs. Starts and stops its parts; what they do is theirs to say, in reading order as below.
+//!
+//! It knows nothing of clients, nor of signals: whoever runs it says when to reload and to stop.
+//!
+//! ```text
+//! TCP --> guard --gate--> worker-N --> desk --> login, health, metrics
+//!           ^                            \----> messages --> commit (one transaction a group) --> store
+//!           +--------- replies, event streams <--------------+
+//! ```
+
+pub mod guard;
+pub mod http;
+
+pub mod desk;
+pub mod metrics;
+pub mod page;
+pub mod routes;
+
+pub mod auth;
+pub mod failures;
+pub mod keys;
+pub mod protected;
+pub mod token;
+
+pub mod batch;
+pub mod commit;
+pub mod events;
+pub mod messages;
+pub mod store;
+
+pub mod claim;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::clock;
+use crate::config::{HubSettings, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::service::Part;
+use auth::{Auth, Mode};
+use claim::Claim;
+use commit::{Committer, Work};
+use desk::Desk;
+use events::Events;
+use guard::{Guard, Responder};
+use http::Request;
+use messages::Messages;
+use store::Store;
+use store::ops::Limits;
+
+pub use keys::{Key, add_key, list_keys, remove_key};
+
+/// A running hub. Dropped without a [`Hub::stop`]: it stops at once.
+pub struct Hub {
+    desk: Arc<Desk>,
+    commit: Option<JoinHandle<()>>,
+    address: SocketAddr,
+    /// Heartbeats of guard and committer when they were last asked for.
+    beats: Mutex<(u64, u64)>,
+    // the last field: until the store is closed no other hub may open it
+    claim: Claim,
+}
+
+impl Hub {
+    /// Listens, and answers from here on. `Kind::Busy`: another hub has the data directory.
+    pub fn start(settings: &Settings, allow_anonymous: bool) -> Result<Hub> {
+        let hub = &settings.hub;
+        let listen = hub.listen.parse().map_err(|_| Error::new(Kind::Settings, format!("cannot listen on {}", hub.listen)))?;
+        let claim = claim::claim(&hub.data_dir)?;
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+        let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
+        let store = Arc::new(Store::open(&hub.data_dir, hub.cache as usize, clock::millis(clock::now()), Uuid::new_v4())?);
+        let events = Arc::new(Events::default());
+        let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), Limits::of(hub), hub.reserve);
+        let desk = Arc::new(Desk {
+            auth: Arc::new(auth),
+            messages: Messages::new(Arc::clone(&store), Arc::clone(&committer), Arc::clone(&events)),
+            store,
+            committer,
+            events,
+            requests: Arc::default(),
+            data_dir: hub.data_dir.clone(),
+            guard: Mutex::new(None),
+        });
+        // from here on a failure stops what has been started
+        let mut started = Hub { desk, commit: Some(start_commit(work)?), address: listen, beats: Mutex::default(), claim };
+        started.listen(hub)?;
+        started.say_what_it_is(hub);
+        Ok(started)
+    }
+
+    fn listen(&mut self, settings: &HubSettings) -> Result<()> {
+        let config = guard::Config {
+            listen: self.address,
+            socket_dir: settings.data_dir.join("socket"),
+            connections: settings.connections,
+            per_address: settings.connections_per_address,
+            workers: settings.workers,
+        };
+        let desk = Arc::clone(&self.desk);
+        let serve = Arc::new(move |request: Request, responder: Responder| desk.serve(request, responder));
+        let guard = Guard::start(config, Arc::clone(&self.desk) as Arc<dyn guard::Gate>, serve)?;
+        self.address = guard.address();
+        *self.desk.guard() = Some(guard);
+        self.claim.announce(self.address)
+    }
+
+    fn say_what_it_is(&self, settings: &HubSettings) {
+        let (version, address, data) = (env!("CARGO_PKG_VERSION"), self.address, settings.data_dir.display());
+        let mode = match self.desk.auth.mode() {
+            Mode::Protected => "protected".to_string(),
+            Mode::Keys(n) => keys::count(n),
+            Mode::Anonymous(n) => format!("anonymous, {}", keys::count(n)),
+        };
+        log::info!("hub started: version={version} listen={address} data={data} mode=\"{mode}\"");
+        match self.desk.auth.mode() {
+            Mode::Protected => log::info!(
+                "other machines need a key: run \"mesync key add NAME\" here, then set MESYNC_API_KEY there; \
+                 until then every user and program of this machine is let in, and nobody else"
+            ),
+            Mode::Anonymous(_) => {
+                log::warn!("--allow-anonymous: everybody who can reach {address} may send and receive messages, for any host")
+            }
+            Mode::Keys(_) => {}
+        }
+    }
+
+    /// Where it listens; the port that was chosen when 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Have guard and committer both moved since this was asked last? They do every second, so not to be asked more often.
+    pub fn alive(&self) -> bool {
+        let guard = self.desk.guard().as_ref().map_or(0, Guard::heartbeat);
+        let now = (guard, self.desk.committer.heartbeat());
+        let before = std::mem::replace(&mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner), now);
+        now.0 != before.0 && now.1 != before.1
+    }
+
+    /// Why it cannot go on: the store cannot be written any more.
+    pub fn fatal(&self) -> Option<Error> {
+        let ended = || self.commit.as_ref().is_none_or(JoinHandle::is_finished);
+        let fault = || ended().then(|| Error::new(Kind::Io, "cannot write the store: its thread has ended by a fault"));
+        self.desk.committer.fatal().or_else(fault)
+    }
+
+    /// Reads the keys again.
+    pub fn reload(&self) {
+        self.desk.auth.reload();
+    }
+
+    /// Accepts nobody any more, finishes what is under way within `grace`, and writes what is not on the disk yet.
+    pub fn stop(mut self, grace: Duration) {
+        self.end(grace);
+    }
+
+    fn end(&mut self, grace: Duration) {
+        let Some(commit) = self.commit.take() else { return };
+        // those who listen to events would otherwise be waited for
+        self.desk.events.stop();
+        let guard = self.desk.guard().take();
+        let started = guard.is_some();
+        if let Some(guard) = guard {
+            guard.stop(grace);
+        }
+        // after the requests, which it answers
+        self.desk.committer.stop();
+        if commit.join().is_err() {
+            log::error!("the thread commit ended by a fault");
+        }
+        if started {
+            log::info!("hub stopped");
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+impl Part for Hub {
+    fn alive(&self) -> bool {
+        Hub::alive(self)
+    }
+
+    fn fatal(&self) -> Option<Error> {
+        Hub::fatal(self)
+    }
+
+    fn reload(&self) {
+        Hub::reload(self);
+    }
+
+    fn stop(self: Box<Self>, grace: Duration) {
+        Hub::stop(*self, grace);
+    }
+}
+
+fn start_commit(work: Work) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name("commit".into()).spawn(|| work.run());
+    thread.map_err(|e| Error::io("start the thread commit", &e))
+}

@@ -1,0 +1,158 @@
+//! Opening the store's file: a new one, an old one, one that is not ours; and the words for its errors.
+//!
+//! It decides nothing about messages.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+
+use redb::{Database, DatabaseError, ReadableDatabase};
+use uuid::Uuid;
+
+use super::Store;
+use super::live::Live;
+use super::medium::{Happened, Medium};
+use super::ops::resume;
+use super::tables::{META, SCHEMA, Tables, Tried};
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+
+/// Off: commits happen all the time, kills hardly ever. Measured with 1,000,000 messages in 538 MB (store/tests/bench.rs, a
+/// sync of 0.14 to 0.26 ms): off, a commit of one message takes 0.34 ms and one sync, and the open after a kill 3.6 s, since
+/// the file is walked; on, 0.89 ms and two syncs, and 0.28 s.
+pub const QUICK_REPAIR: bool = false;
+/// Bytes set aside for acks and deletes on a full disk; see operations in the manual.
+const RESERVE: u64 = 1024 * 1024;
+
+impl Store {
+    /// Opens or creates `hub.redb` in `dir` with `cache` bytes of memory for pages.
+    ///
+    /// `wall`: milliseconds since 1970. `fresh_epoch`: for a new file. Errors: `Kind::Busy` when another process has it,
+    /// `Kind::Damaged` when it is not ours, damaged, or of a newer program; otherwise those of the disk.
+    pub fn open(dir: &Path, cache: usize, wall: u64, fresh_epoch: Uuid) -> Result<Store> {
+        disk::create_dir(dir)?;
+        let path = dir.join("hub.redb");
+        if !path.exists() {
+            create(&path, cache, fresh_epoch)?;
+        }
+        let happened = Arc::new(Happened::default());
+        let db = database(&path, cache, &happened)?;
+        let meta = read_meta(&db).map_err(|e| error("read", &path, &e))?;
+        if meta.schema != SCHEMA {
+            let what = format!("cannot use {}: its tables are of version {}, this program knows {SCHEMA}", path.display(), meta.schema);
+            return Err(Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it"));
+        }
+        hold_reserve(&path);
+        Ok(Store {
+            path,
+            cache,
+            epoch: Uuid::from_u128(meta.epoch),
+            resumed_at: resume(meta.clocks, wall),
+            db: RwLock::new(Some(db)),
+            happened,
+            live: Mutex::new(Live::default()),
+        })
+    }
+}
+
+struct Meta {
+    schema: u128,
+    epoch: u128,
+    clocks: Option<(u64, u64)>,
+}
+
+fn read_meta(db: &Database) -> Tried<Meta> {
+    let meta = db.begin_read()?.open_table(META)?;
+    let get = |name| Ok::<_, redb::Error>(meta.get(name)?.map(|v| v.value()));
+    let clocks = get("age")?.zip(get("wall")?).map(|(age, wall)| (age as u64, wall as u64));
+    Ok(Meta { schema: get("schema")?.unwrap_or(0), epoch: get("epoch")?.unwrap_or(0), clocks })
+}
+
+/// Makes a new file, whole before it has its name: one half made would be taken for damage at the next start.
+fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
+    let temporary = disk::temporary(path);
+    match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(format!("remove {}", temporary.display()), &e)),
+        _ => {}
+    }
+    let fill = |db: &Database| -> Tried<()> {
+        let tx = db.begin_write()?;
+        let mut tables = Tables::open(&tx)?;
+        tables.meta.insert("schema", SCHEMA)?;
+        tables.meta.insert("epoch", epoch.as_u128())?;
+        drop(tables);
+        Ok(tx.commit()?)
+    };
+    let db = database(&temporary, cache, &Arc::default())?;
+    fill(&db).map_err(|e| error("write", &temporary, &e))?;
+    db.close().map_err(|e| error("write", &temporary, &e.into()))?;
+    let named = disk::sync_file(&temporary).and_then(|()| disk::rename_noreplace(&temporary, path));
+    match named.and_then(|()| disk::sync_dir(disk::parent(path))) {
+        // another process was quicker: whoever holds the file has won
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|e| Error::io(format!("create {}", path.display()), &e)),
+    }
+}
+
+/// Opens the file itself. redb trusts a file that was closed in order and may panic on one that was altered since.
+pub fn database(path: &Path, cache: usize, happened: &Arc<Happened>) -> Result<Database> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
+    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path);
+    let file: File = open().map_err(|e| Error::io(format!("open {}", path.display()), &e))?;
+    let build = || {
+        let medium = Medium::new(file, Arc::clone(happened))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache).set_repair_callback(|_| log::info!("repairing the hub's tables after a crash"));
+        builder.create_with_backend(medium)
+    };
+    match std::panic::catch_unwind(AssertUnwindSafe(build)) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
+            let what = format!("cannot open {}: another process has it open", path.display());
+            Err(Error::new(Kind::Busy, what).hint("is a hub running on this directory already?"))
+        }
+        Ok(Err(e)) => Err(error("open", path, &e.into())),
+        Err(_) => Err(damaged(path, "it is damaged")),
+    }
+}
+
+/// An error of redb in our words.
+pub fn error(doing: &str, path: &Path, e: &redb::Error) -> Error {
+    match e {
+        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => damaged(path, &e.to_string().to_lowercase()),
+        redb::Error::Io(e) => Error::io(format!("{doing} {}", path.display()), e),
+        // between a failed write and the reopening of the file
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
+            Error::new(Kind::Busy, format!("cannot {doing} {}: an earlier write failed", path.display()))
+        }
+        e => damaged(path, &e.to_string()),
+    }
+}
+
+fn damaged(path: &Path, why: &str) -> Error {
+    Error::new(Kind::Damaged, format!("cannot use {}: {why}", path.display()))
+        .hint("restore a backup, or move the file away to begin with an empty hub")
+}
+
+/// Where the reserve is.
+pub fn reserve(path: &Path) -> PathBuf {
+    disk::parent(path).join("reserve")
+}
+
+/// Allocates the reserve if it is not there. Without it all works the same until the disk is full to the last byte.
+pub fn hold_reserve(path: &Path) {
+    let reserve = reserve(path);
+    if reserve.exists() {
+        return;
+    }
+    let room = disk::free_space(disk::parent(path)).is_ok_and(|(free, _, _)| free > 8 * RESERVE);
+    let hold = || -> std::io::Result<()> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&reserve)?;
+        Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE)?)
+    };
+    if room && hold().is_err() {
+        let _ = std::fs::remove_file(&reserve);
+    }
+}

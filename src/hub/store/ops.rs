@@ -1,0 +1,215 @@
+//! What can be asked of the store, as plain data: groups of operations with every input in them, and their outcomes.
+//!
+//! Pure: no table, no clock, no randomness; the same groups in the same order give the same tables.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::wire::{Message, PostResult};
+
+/// Settings that decide what is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Milliseconds for which a message that names no `ttl` is kept.
+    pub ttl: u64,
+    /// Targeted messages that may wait for one host.
+    pub queue_messages: u64,
+    /// Bytes of JSON that may wait for one host.
+    pub queue_bytes: u64,
+    /// Bytes of JSON of all messages together.
+    pub space: u64,
+}
+
+impl Limits {
+    pub fn of(hub: &crate::config::HubSettings) -> Limits {
+        Limits {
+            ttl: hub.message_ttl.as_millis() as u64,
+            queue_messages: hub.queue_messages,
+            queue_bytes: hub.queue_bytes,
+            space: hub.message_space,
+        }
+    }
+}
+
+/// One transaction.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Hub time in milliseconds: never goes backwards, see [`resume`].
+    pub now: u64,
+    /// The wall clock in milliseconds, recorded so that the next start knows how long the hub was off.
+    pub wall: u64,
+    /// The disk is below its reserve: nothing new is taken, all else goes on.
+    pub full: bool,
+    pub limits: Limits,
+    pub ops: Vec<Op>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Messages of one request, in order.
+    Post(Vec<Incoming>),
+    /// A host pulls: it is registered if it was not, its instance is adopted if none was known, and everything through
+    /// `through` is done with.
+    Pull { host: String, instance: Option<Uuid>, through: u64 },
+    /// What was kept in memory about an earlier pull. Registers nothing; another instance: ignored.
+    Seen { host: String, instance: Option<Uuid>, through: u64, seen: u64 },
+    /// Registers a host that has not pulled yet.
+    PutHost { host: String },
+    /// Lets another instance act as the host; `None`: whichever comes next.
+    Rebind { host: String, instance: Option<Uuid> },
+    /// Forgets a host and drops its queue.
+    DeleteHost { host: String },
+    /// Removes some of what nobody waits for any more.
+    Sweep,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// One result a message, in order, and who is to look.
+    Posted {
+        results: Vec<PostResult>,
+        wakes: Vec<Wake>,
+    },
+    /// The pull is recorded: its answer may go out.
+    Pulled,
+    Done,
+    NoSuchHost,
+    /// Another instance acts under this name.
+    OtherInstance,
+    TooManyHosts,
+    /// Nothing was taken: the disk is below its reserve.
+    DiskFull,
+    /// `more`: the bound was reached before the end.
+    Swept {
+        more: bool,
+    },
+    /// Too much waits already, or the hub is stopping. Nothing happened.
+    Busy,
+    /// The transaction failed. Nothing happened, or (when a sync failed) nobody knows.
+    Failed(Error),
+}
+
+/// For whom something was committed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wake {
+    Host(String),
+    /// Every host but this one: its own broadcasts do not come back.
+    AllBut(String),
+}
+
+/// A message that may be stored: checked, with an id and a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    pub id: Uuid,
+    pub source: String,
+    /// `None`: a broadcast.
+    pub target: Option<String>,
+    /// Milliseconds, if the message says.
+    pub ttl: Option<u64>,
+    /// As it will be handed out.
+    pub json: String,
+    pub digest: [u8; 32],
+}
+
+impl Incoming {
+    /// Decides whether a message may be posted by `caller`, a host, or by one who may act for any (`None`).
+    ///
+    /// The error is for the sender; the hub fills nothing in, so what is missing is refused.
+    pub fn admit(message: &Message, caller: Option<&str>) -> Result<Incoming, String> {
+        let id = message.id.filter(|id| !id.is_nil()).ok_or("it has no \"id\": every message needs a UUID of its own")?;
+        let source = message.source.clone().ok_or("it has no \"source\": the name of the host that sends it")?;
+        if let Some(host) = caller.filter(|host| *host != source) {
+            return Err(format!("\"source\" is \"{source}\", but this key belongs to \"{host}\""));
+        }
+        let json = message.to_json();
+        if json.len() > crate::wire::MAX_MESSAGE {
+            return Err(format!("it has {} bytes; a message may have {}", json.len(), crate::wire::MAX_MESSAGE));
+        }
+        let digest = digest(&json);
+        Ok(Incoming { id, source, target: message.target.clone(), ttl: message.ttl.map(|s| s * 1000), json, digest })
+    }
+}
+
+/// What makes two messages with one id *equal*: the SHA-256 of [`Message::to_json`] without insignificant whitespace.
+///
+/// So the order and spacing of fields, the case of host names, and a `null` or absent `target` or `priority: normal` do not
+/// count. Inside `payload` and unknown fields everything else does: the order of keys, `1.0` against `1`, `"\u0041"` against
+/// `"A"`. A sender that repeats itself repeats its bytes, and to look deeper would mean to lose digits of long numbers.
+pub fn digest(json: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let (bytes, mut from, mut in_string, mut escaped) = (json.as_bytes(), 0, false, false);
+    for (i, b) in bytes.iter().enumerate() {
+        if in_string {
+            in_string = escaped || *b != b'"';
+            escaped = !escaped && *b == b'\\';
+        } else if *b == b'"' {
+            in_string = true;
+        } else if matches!(b, b' ' | b'\t' | b'\r' | b'\n') {
+            hash.update(&bytes[from..i]);
+            from = i + 1;
+        }
+    }
+    hash.update(&bytes[from..]);
+    hash.finalize().into()
+}
+
+/// Longest time that a hub can have been off, as far as ages are concerned.
+const LONGEST_OFF: u64 = 30 * 86_400_000;
+
+/// The hub time at a start, in milliseconds: from it all ages are counted, and by them messages expire.
+///
+/// The wall clock alone must not decide that: a router boots in 1970 and jumps to the present minutes later, which would
+/// expire everything it has taken. So hub time follows the monotonic clock while the hub runs, and the wall clock only
+/// over the time it was off. `stored` is (hub time, wall clock) of the last commit. A difference that is negative or longer
+/// than 30 days is a wrong clock, or so long ago that keeping everything a while longer harms nobody: it counts as none.
+pub fn resume(stored: Option<(u64, u64)>, wall: u64) -> u64 {
+    match stored {
+        None => wall,
+        Some((age, then)) => age + wall.checked_sub(then).filter(|off| *off <= LONGEST_OFF).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_means_equal_but_for_insignificant_whitespace() {
+        let parse = |text: &str| digest(&Message::parse(text.as_bytes()).unwrap().to_json());
+        let check = |a: &str, b: &str, equal: bool| assert_eq!(parse(a) == parse(b), equal, "{a} {b}");
+        check(r#"{"type":"x","payload":{"a": [1,  2]}}"#, "{\"payload\":{\"a\":[1,2]},\r\n \"type\":\"x\"}", true);
+        check(r#"{"type":"x","payload":"a b"}"#, r#"{"type":"x","payload":"ab"}"#, false);
+        check(r#"{"type":"x","payload":"a\" b"}"#, r#"{"type":"x","payload":"a\"b"}"#, false);
+        check(r#"{"type":"x","payload":"a\\", "z": 1}"#, r#"{"type":"x","payload":"a\\","z":1}"#, true);
+        check(r#"{"type":"x","target":null,"priority":"normal"}"#, r#"{"type":"x"}"#, true);
+        check(r#"{"type":"x","target":"Web"}"#, r#"{"type":"x","target":"web"}"#, true);
+        check(r#"{"type":"x","payload":1.0}"#, r#"{"type":"x","payload":1}"#, false);
+        check(r#"{"type":"x","ttl":5}"#, r#"{"type":"x"}"#, false);
+    }
+
+    #[test]
+    fn who_may_post_what() {
+        let check = |text: &str, caller: Option<&str>, wants: &str| {
+            let got = Incoming::admit(&Message::parse(text.as_bytes()).unwrap(), caller);
+            let got = got.map_or_else(|why| why, |m| format!("{} {:?} {:?}", m.source, m.target, m.ttl));
+            assert!(got.contains(wants), "{text} {caller:?}: {got}");
+        };
+        let id = "019359a0-0000-7000-8000-000000000001";
+        check(&format!(r#"{{"type":"x","id":"{id}","source":"A","target":"B","ttl":60}}"#), Some("a"), r#"a Some("b") Some(60000)"#);
+        check(&format!(r#"{{"type":"x","id":"{id}","source":"a"}}"#), None, "a None None");
+        check(&format!(r#"{{"type":"x","id":"{id}","source":"a"}}"#), Some("b"), r#""source" is "a", but this key belongs to "b""#);
+        check(&format!(r#"{{"type":"x","id":"{id}"}}"#), None, "no \"source\"");
+        check(r#"{"type":"x","source":"a"}"#, None, "no \"id\"");
+    }
+
+    #[test]
+    fn hub_time_survives_wrong_clocks() {
+        let day = 86_400_000;
+        let check = |stored, wall, wants| assert_eq!(resume(stored, wall), wants, "{stored:?} {wall}");
+        check(None, 5 * day, 5 * day);
+        check(Some((100, 5 * day)), 6 * day, 100 + day); // off for a day
+        check(Some((5 * day, 5 * day)), 0, 5 * day); // booted in 1970
+        check(Some((60, 60)), 20_000 * day, 60); // and the clock was set later
+    }
+}

@@ -1,0 +1,256 @@
+//! Reading: what waits for a host, page by page, and what is known of the hosts.
+//!
+//! It writes nothing to the tables; a pull leaves what it learned in memory, or says what must be committed first.
+
+use std::collections::{BTreeMap, HashMap};
+
+use redb::ReadableTable;
+use uuid::Uuid;
+
+use super::Store;
+use super::ops::Op;
+use super::tables::{BROADCASTS, HOSTS, HostRow, ID_AGES, MESSAGES, META, TARGETED, Totals, Tried};
+use crate::error::Result;
+
+/// Bytes of JSON in one page, unless a single message is longer.
+pub const PAGE_BYTES: usize = 256 * 1024;
+
+/// A pull.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    pub host: String,
+    pub instance: Option<Uuid>,
+    pub epoch: Option<Uuid>,
+    /// The client is done with everything through this seq. `None`: from where the hub knows it to be.
+    pub after: Option<u64>,
+    /// The id of the message that `after` is, if the client knows it.
+    pub id: Option<Uuid>,
+    /// Messages in the page, at most.
+    pub limit: usize,
+    /// Hub time in milliseconds.
+    pub now: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// seq and JSON, in order of seq.
+    pub messages: Vec<(u64, String)>,
+    /// There is more behind the last.
+    pub more: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pulled {
+    /// May go out at once.
+    Now(Page),
+    /// May go out when this has been committed, and with no other outcome than `Outcome::Pulled`.
+    Once(Op, Page),
+    /// `epoch` is not ours.
+    OtherEpoch,
+    /// `after` is a number that this hub has not given yet, or has given to another message: its disk was put back to an
+    /// earlier state, so the client may be ahead of it.
+    OtherHistory,
+    /// Another instance acts under this name.
+    OtherInstance,
+}
+
+/// A host as others may see it. Times are hub time in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostView {
+    pub name: String,
+    pub row: HostRow,
+    /// Of what waits, broadcasts included.
+    pub queued: u64,
+    pub oldest: Option<u64>,
+    pub stale: bool,
+}
+
+impl Store {
+    /// Answers a pull, or says what must be on the disk before the answer may go out.
+    ///
+    /// An ack is kept in memory until the next commit takes it along, so idle pulls write nothing; only when further messages
+    /// are named must it be durable first.
+    pub fn pull(&self, ask: &Ask) -> Result<Pulled> {
+        self.read(|tx| {
+            if ask.epoch.is_some_and(|epoch| epoch != self.epoch) {
+                return Ok(Pulled::OtherEpoch);
+            }
+            let host = ask.host.as_str();
+            let row = HostRow::read(&tx.open_table(HOSTS)?, host)?.unwrap_or_default();
+            if row.instance.is_some() && row.instance != ask.instance {
+                return Ok(Pulled::OtherInstance);
+            }
+            let seq = Totals::read(&tx.open_table(META)?)?.seq;
+            let given = ask.after.and_then(|after| tx.open_table(ID_AGES).ok()?.get(after).ok()?.map(|row| row.value().0));
+            let is_other = ask.id.zip(given).is_some_and(|(id, given)| id.as_u128() != given);
+            if is_other || ask.after.is_some_and(|after| after > seq) {
+                return Ok(Pulled::OtherHistory);
+            }
+            let (known, written) = (row.first_seen.is_some() && row.instance == ask.instance, row.cursor);
+            let mut through = ask.after.unwrap_or(0).max(written);
+            if known {
+                let mut live = self.live();
+                through = through.max(live.through(host, ask.instance));
+                live.note(host, ask.instance, through, ask.now, (written, row.last_seen));
+            }
+            let (page, only_own) = self.page(tx, ask, &row, through, seq)?;
+            // What is only its own is not worth waiting for, but must not hold the broadcasts back for ever either.
+            if known && only_own {
+                self.live().note(host, ask.instance, seq, ask.now, (written, row.last_seen));
+            }
+            Ok(match known && (page.messages.is_empty() || through <= written) {
+                true => Pulled::Now(page),
+                false => Pulled::Once(Op::Pull { host: ask.host.clone(), instance: ask.instance, through }, page),
+            })
+        })
+    }
+
+    /// What waits for a host after `through`, and whether there is nothing but broadcasts of its own.
+    fn page(&self, tx: &redb::ReadTransaction, ask: &Ask, row: &HostRow, through: u64, seq: u64) -> Tried<(Page, bool)> {
+        let host = ask.host.as_str();
+        let (broadcasts, targeted, messages) = (tx.open_table(BROADCASTS)?, tx.open_table(TARGETED)?, tx.open_table(MESSAGES)?);
+        // one who is not registered gets no broadcasts
+        let from = row.registered.map_or(seq, |at| at.max(through));
+        let from_other = self.live().skip(host, from);
+        let mut others = broadcasts.range(from_other + 1..)?.map(|r| Ok::<_, redb::Error>(r.map(|(seq, src)| (seq.value(), src))?));
+        let mut next_other = || loop {
+            match others.next().transpose()? {
+                Some((_, source)) if source.value() == host => {}
+                other => return Tried::Ok(other.map(|(seq, _)| seq)),
+            }
+        };
+        let mut mine = targeted.range((host, through + 1)..=(host, u64::MAX))?.map(|r| Ok::<_, redb::Error>(r?.0.value().1));
+        let (mut other, mut own) = (next_other()?, mine.next().transpose()?);
+        // no host has so many broadcasts of its own that looking at them once is too long
+        let end = other.map_or(seq, |first| first - 1);
+        self.live().own(host, from, end);
+        let only_own = other.is_none() && own.is_none() && broadcasts.range(from + 1..)?.next().is_some();
+
+        let (mut page, mut bytes) = (Page::default(), 0);
+        while let Some(seq) = [other, own].into_iter().flatten().min() {
+            match Some(seq) == other {
+                true => other = next_other()?,
+                false => own = mine.next().transpose()?,
+            }
+            let Some(message) = messages.get(seq)? else { continue };
+            let (_, _, expires, _, _, json) = message.value();
+            if expires <= ask.now {
+                continue;
+            }
+            if page.messages.len() == ask.limit.max(1) || (bytes > 0 && bytes + json.len() > PAGE_BYTES) {
+                page.more = true;
+                break;
+            }
+            bytes += json.len();
+            page.messages.push((seq, json.to_string()));
+        }
+        Ok((page, only_own))
+    }
+
+    /// All hosts that are registered or have something waiting, by name; or one of them.
+    ///
+    /// Counting takes one look at each broadcast that somebody has not acknowledged, whatever the number of hosts.
+    pub fn hosts(&self, only: Option<&str>, now: u64) -> Result<Vec<HostView>> {
+        self.read(|tx| {
+            let (table, targeted, messages) = (tx.open_table(HOSTS)?, tx.open_table(TARGETED)?, tx.open_table(MESSAGES)?);
+            let mut rows = BTreeMap::new();
+            match only {
+                Some(name) => rows.extend(HostRow::read(&table, name)?.map(|row| (name.to_string(), row))),
+                None => {
+                    for row in table.iter()? {
+                        let (name, row) = row?;
+                        rows.insert(name.value().to_string(), HostRow::from_value(row.value()));
+                    }
+                }
+            }
+            for (name, row) in &mut rows {
+                let live = self.live();
+                row.cursor = row.cursor.max(live.through(name, row.instance));
+                row.last_seen = row.last_seen.max(live.seen(name));
+            }
+            let waiting = count(&tx.open_table(BROADCASTS)?, &rows, now)?;
+            let mut views = Vec::with_capacity(rows.len());
+            for (name, row) in &rows {
+                let (broadcasts, first) = waiting.get(name.as_str()).copied().unwrap_or((0, None));
+                // targeted ones through a cursor that is only in memory still lie there
+                let mut first_targeted = None;
+                let mut done = 0;
+                for key in targeted.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))? {
+                    let seq = key?.0.value().1;
+                    if seq > row.cursor {
+                        first_targeted = Some(seq);
+                        break;
+                    }
+                    done += 1;
+                }
+                let oldest = match [first, first_targeted].into_iter().flatten().min() {
+                    Some(seq) => messages.get(seq)?.map(|m| m.value().1),
+                    None => None,
+                };
+                let stale = row.registered.is_some() && !row.is_live(now);
+                let queued = broadcasts + row.queued.saturating_sub(done);
+                views.push(HostView { name: name.clone(), row: row.clone(), queued, oldest, stale });
+            }
+            Ok(views)
+        })
+    }
+
+    /// Messages kept, and their bytes of JSON.
+    pub fn totals(&self) -> Result<Totals> {
+        self.read(|tx| Totals::read(&tx.open_table(META)?))
+    }
+}
+
+/// How many broadcasts wait for each live host, and which is the first of them: one pass from the newest down to the lowest
+/// cursor, at each cursor a look at what has passed so far.
+fn count<'a>(
+    broadcasts: &impl ReadableTable<u64, &'static str>,
+    rows: &'a BTreeMap<String, HostRow>,
+    now: u64,
+) -> Tried<HashMap<&'a str, (u64, Option<u64>)>> {
+    let mut hosts: Vec<(u64, &str)> =
+        (rows.iter().filter(|(_, row)| row.is_live(now))).filter_map(|(name, row)| Some((row.broadcasts_from()?, name.as_str()))).collect();
+    hosts.sort_unstable();
+    let Some((lowest, _)) = hosts.first().copied() else { return Ok(HashMap::new()) };
+    let (mut counts, mut passed) = (HashMap::with_capacity(hosts.len()), Passed::default());
+    for row in broadcasts.range(lowest + 1..)?.rev() {
+        let (seq, source) = row?;
+        while let Some((_, name)) = hosts.pop_if(|(from, _)| *from >= seq.value()) {
+            counts.insert(name, passed.for_host(name));
+        }
+        passed.add(seq.value(), source.value());
+    }
+    counts.extend(hosts.into_iter().map(|(_, name)| (name, passed.for_host(name))));
+    Ok(counts)
+}
+
+/// Broadcasts seen so far, from the newest down.
+#[derive(Default)]
+struct Passed {
+    all: u64,
+    by_source: HashMap<String, u64>,
+    /// The oldest, and the oldest of another source than that one's.
+    oldest: Option<(u64, String)>,
+    of_another: Option<u64>,
+}
+
+impl Passed {
+    fn add(&mut self, seq: u64, source: &str) {
+        self.all += 1;
+        match self.by_source.get_mut(source) {
+            Some(n) => *n += 1,
+            None => drop(self.by_source.insert(source.to_string(), 1)),
+        }
+        match &mut self.oldest {
+            Some(oldest) if oldest.1 == source => oldest.0 = seq,
+            oldest => self.of_another = oldest.replace((seq, source.to_string())).map(|(seq, _)| seq),
+        }
+    }
+
+    /// Those that are not the host's own: how many, and the oldest.
+    fn for_host(&self, host: &str) -> (u64, Option<u64>) {
+        let own = self.by_source.get(host).copied().unwrap_or(0);
+        let oldest = self.oldest.as_ref().and_then(|(seq, source)| if source == host { self.of_another } else { Some(*seq) });
+        (self.all - own, oldest)
+    }
+}

@@ -1,0 +1,246 @@
+//! The tables, and the few moves that keep them in step with each other: add, remove, change a host.
+//!
+//! It does not decide what is accepted or when something may go; that is `apply`.
+
+use std::collections::BTreeMap;
+
+use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use uuid::Uuid;
+
+use super::ops::Incoming;
+
+/// Raised when an older program could no longer read the tables.
+pub const SCHEMA: u128 = 1;
+
+/// `schema`, `epoch`, `seq` (the last one given), `messages`, `bytes` (of all JSON), `age` and `wall` (of the last commit).
+pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
+/// seq -> id, accepted, expires (hub time, ms), source, target ("": broadcast), JSON.
+pub const MESSAGES: TableDefinition<u64, MessageValue> = TableDefinition::new("messages");
+/// (expires, seq), to find what is over.
+pub const EXPIRIES: TableDefinition<(u64, u64), ()> = TableDefinition::new("expiries");
+/// seq -> source: once, whatever the number of hosts; the source is here so that a host's own are skipped cheaply.
+pub const BROADCASTS: TableDefinition<u64, &str> = TableDefinition::new("broadcasts");
+/// (host, seq).
+pub const TARGETED: TableDefinition<(&str, u64), ()> = TableDefinition::new("targeted");
+/// name -> row.
+pub const HOSTS: TableDefinition<&str, HostValue> = TableDefinition::new("hosts");
+/// id -> seq, digest: remembered for `wire::ID_MEMORY`, longer than the message itself.
+pub const IDS: TableDefinition<u128, (u64, [u8; 32])> = TableDefinition::new("ids");
+/// seq -> id, accepted: the same in order of age.
+pub const ID_AGES: TableDefinition<u64, (u128, u64)> = TableDefinition::new("id_ages");
+
+pub type MessageValue = (u128, u64, u64, &'static str, &'static str, &'static str);
+pub type HostValue = (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64);
+pub type Tried<T> = Result<T, redb::Error>;
+
+/// What the hub knows of a host. Times are hub time in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostRow {
+    /// The last seq at registration: broadcasts after it are for this host. `None`: only named as a target so far.
+    pub registered: Option<u64>,
+    pub instance: Option<Uuid>,
+    /// Everything through this seq is done with.
+    pub cursor: u64,
+    /// First pull.
+    pub first_seen: Option<u64>,
+    /// Last pull, or registration.
+    pub last_seen: u64,
+    /// Targeted messages that wait, and their bytes of JSON.
+    pub queued: u64,
+    pub queued_bytes: u64,
+}
+
+impl HostRow {
+    pub fn read(table: &impl ReadableTable<&'static str, HostValue>, name: &str) -> Tried<Option<HostRow>> {
+        Ok(table.get(name)?.map(|row| HostRow::from_value(row.value())))
+    }
+
+    pub fn from_value(v: (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64)) -> HostRow {
+        HostRow {
+            registered: v.0,
+            instance: v.1.map(Uuid::from_u128),
+            cursor: v.2,
+            first_seen: v.3,
+            last_seen: v.4,
+            queued: v.5,
+            queued_bytes: v.6,
+        }
+    }
+
+    fn value(&self) -> (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64) {
+        let instance = self.instance.map(|i| i.as_u128());
+        (self.registered, instance, self.cursor, self.first_seen, self.last_seen, self.queued, self.queued_bytes)
+    }
+
+    /// Broadcasts through this seq are not for it, or done with. `None`: none is for it.
+    pub fn broadcasts_from(&self) -> Option<u64> {
+        self.registered.map(|at| at.max(self.cursor))
+    }
+
+    /// Seen lately enough to hold broadcasts back.
+    pub fn is_live(&self, now: u64) -> bool {
+        self.registered.is_some() && now.saturating_sub(self.last_seen) <= super::STALE
+    }
+}
+
+/// Counters that every group reads and most change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// The last seq given.
+    pub seq: u64,
+    pub messages: u64,
+    /// Of all JSON.
+    pub bytes: u64,
+}
+
+impl Totals {
+    pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> Tried<Totals> {
+        let get = |name| Ok::<u64, redb::Error>(meta.get(name)?.map_or(0, |v| v.value() as u64));
+        Ok(Totals { seq: get("seq")?, messages: get("messages")?, bytes: get("bytes")? })
+    }
+}
+
+/// All tables, open for one transaction. Dropped without [`Tables::finish`], nothing has happened.
+pub struct Tables<'t> {
+    pub meta: Table<'t, &'static str, u128>,
+    messages: Table<'t, u64, MessageValue>,
+    pub expiries: Table<'t, (u64, u64), ()>,
+    pub broadcasts: Table<'t, u64, &'static str>,
+    pub targeted: Table<'t, (&'static str, u64), ()>,
+    pub hosts: Table<'t, &'static str, HostValue>,
+    pub ids: Table<'t, u128, (u64, [u8; 32])>,
+    pub id_ages: Table<'t, u64, (u128, u64)>,
+    pub totals: Totals,
+    /// The last seq before this transaction.
+    pub began: u64,
+    /// Rows read or changed in this transaction: a target of 256 posts is written once.
+    rows: BTreeMap<String, (Option<HostRow>, bool)>,
+    new_hosts: u64,
+    pub changed: bool,
+}
+
+impl<'t> Tables<'t> {
+    pub fn open(tx: &'t WriteTransaction) -> Tried<Tables<'t>> {
+        let meta = tx.open_table(META)?;
+        let totals = Totals::read(&meta)?;
+        Ok(Tables {
+            meta,
+            messages: tx.open_table(MESSAGES)?,
+            expiries: tx.open_table(EXPIRIES)?,
+            broadcasts: tx.open_table(BROADCASTS)?,
+            targeted: tx.open_table(TARGETED)?,
+            hosts: tx.open_table(HOSTS)?,
+            ids: tx.open_table(IDS)?,
+            id_ages: tx.open_table(ID_AGES)?,
+            totals,
+            began: totals.seq,
+            rows: BTreeMap::new(),
+            new_hosts: 0,
+            changed: false,
+        })
+    }
+
+    pub fn host(&mut self, name: &str) -> Tried<Option<HostRow>> {
+        if let Some((row, _)) = self.rows.get(name) {
+            return Ok(row.clone());
+        }
+        let row = HostRow::read(&self.hosts, name)?;
+        self.rows.insert(name.to_string(), (row.clone(), false));
+        Ok(row)
+    }
+
+    pub fn set_host(&mut self, name: &str, row: Option<HostRow>) {
+        self.changed = true;
+        self.rows.insert(name.to_string(), (row, true));
+    }
+
+    /// There is no row for this name: may there be one, with `most` in all?
+    pub fn room_for_host(&mut self, most: u64) -> Tried<bool> {
+        // counted high while a group both adds and removes: the bound holds, and the next group sees the truth
+        let room = self.hosts.len()? + self.new_hosts < most;
+        self.new_hosts += u64::from(room);
+        Ok(room)
+    }
+
+    /// Stores a message under the next seq; the caller has decided that it may.
+    pub fn add(&mut self, m: &Incoming, now: u64, expires: u64) -> Tried<()> {
+        self.changed = true;
+        self.totals.seq += 1;
+        self.totals.messages += 1;
+        self.totals.bytes += m.json.len() as u64;
+        let (seq, id) = (self.totals.seq, m.id.as_u128());
+        match &m.target {
+            None => drop(self.broadcasts.insert(seq, m.source.as_str())?),
+            Some(host) => {
+                self.targeted.insert((host.as_str(), seq), ())?;
+                let mut row = self.host(host)?.unwrap_or_default();
+                row.queued += 1;
+                row.queued_bytes += m.json.len() as u64;
+                self.set_host(host, Some(row));
+            }
+        }
+        let target = m.target.as_deref().unwrap_or("");
+        self.messages.insert(seq, (id, now, expires, m.source.as_str(), target, m.json.as_str()))?;
+        self.expiries.insert((expires, seq), ())?;
+        self.ids.insert(id, (seq, m.digest))?;
+        self.id_ages.insert(seq, (id, now))?;
+        Ok(())
+    }
+
+    /// Removes a message from all tables but those of the ids.
+    pub fn remove(&mut self, seq: u64) -> Tried<()> {
+        self.changed = true;
+        let Some((expires, target, bytes)) = self.messages.remove(seq)?.map(|row| {
+            let (_, _, expires, _, target, json) = row.value();
+            (expires, target.to_string(), json.len() as u64)
+        }) else {
+            return Ok(());
+        };
+        self.totals.messages -= 1;
+        self.totals.bytes -= bytes;
+        self.expiries.remove((expires, seq))?;
+        if target.is_empty() {
+            self.broadcasts.remove(seq)?;
+            return Ok(());
+        }
+        self.targeted.remove((target.as_str(), seq))?;
+        if let Some(mut row) = self.host(&target)? {
+            row.queued -= 1;
+            row.queued_bytes -= bytes;
+            // nothing is known of it any more
+            let gone = row.registered.is_none() && row.queued == 0;
+            self.set_host(&target, (!gone).then_some(row));
+        }
+        Ok(())
+    }
+
+    /// The targeted messages of a host through `through`.
+    pub fn targeted_through(&self, host: &str, through: u64) -> Tried<Vec<u64>> {
+        self.targeted.range((host, 0)..=(host, through))?.map(|row| Ok(row?.0.value().1)).collect()
+    }
+
+    /// Writes the rows that were held back, so that the table of hosts is whole.
+    pub fn write_hosts(&mut self) -> Tried<()> {
+        for (name, (row, changed)) in &mut self.rows {
+            match row {
+                _ if !std::mem::take(changed) => {}
+                Some(row) => drop(self.hosts.insert(name.as_str(), row.value())?),
+                None => drop(self.hosts.remove(name.as_str())?),
+            }
+        }
+        self.new_hosts = 0;
+        Ok(())
+    }
+
+    /// Writes what was held back. True if anything has changed.
+    pub fn finish(mut self, now: u64, wall: u64) -> Tried<bool> {
+        self.write_hosts()?;
+        let Totals { seq, messages, bytes } = self.totals;
+        if self.changed {
+            for (name, value) in [("seq", seq), ("messages", messages), ("bytes", bytes), ("age", now), ("wall", wall)] {
+                self.meta.insert(name, u128::from(value))?;
+            }
+        }
+        Ok(self.changed)
+    }
+}

@@ -1,0 +1,88 @@
+//! mesync keeps machines in step through one hub over plain HTTP. This is its architecture.
+//!
+//! A **hub** (`mesync serve`) holds messages until every machine that they are for has taken them. A **client**
+//! (`mesync start`) moves files: what appears in `outbox/` on one machine appears in `inbox/` on the others and runs a hook
+//! there. One machine can be both. There is no other moving part.
+//!
+//! # Promises
+//!
+//! Everything else gives way to these, in this order.
+//!
+//! 1. *Nothing is lost.* A 2xx of the hub means: on the disk, synced. A message is under its final name whole or not at all.
+//! 2. *Nobody gets in.* Without a key nothing from another machine reaches more than the hub's front door. A hostile hub can
+//!    make a client write messages into `inbox/`, and nothing else; a type can never name a file outside `hooks/`.
+//! 3. *It heals by itself.* Events are hints. The directories and the hub's log are the truth, and are looked at anyway.
+//! 4. *It is small and quick.* Every queue and table has a bound, named in [`config::limits`].
+//!
+//! # The client
+//!
+//! ```text
+//!  scripts, mesync send --> outbox/ --> tick --HTTP--> hub          inotify: something came into outbox/
+//!                                        |  ^                       sse:     something waits on the hub
+//!  failed/ (with reasons) <--------------+  +-- poll_interval       tick:    owns outbox/ and inbox/
+//!  sent/   <-----------------------------+                          hooks:   decides what runs when
+//!  inbox/  <-----------------------------+--> state/hooks/ --> hooks --> hook-1 … hook-N
+//! ```
+//!
+//! Threads are started in [`daemon`] and carry these names (`ps -T`). `inotify` and `sse` send [`messages::tick::Event`]s to
+//! `tick` over a bounded channel and may wait there; whatever they say, `tick` would find by itself at the next
+//! `poll_interval`. A thread that ends early makes the process end with a message and a status that is not 0.
+//!
+//! **The spool is plain files, and every change of state is one rename or link** ([`messages`]):
+//!
+//! * *Picking up* a file that somebody dropped: sync the file, rename it to `<time>_<id>.json`, sync `outbox/`; only then is it
+//!   sent, so the id that the hub remembers is the id after a crash. Its content is never rewritten: what is missing is read
+//!   from the name at each attempt.
+//! * *Sending* ends with a rename to `sent/` that is not synced: the hub knows the id, and answers `duplicate` if it is
+//!   sent again.
+//! * *Receiving* a page: each message under a hidden name in `inbox/`, its hook record as a second name in `state/hooks/`; one
+//!   sync for all; one line for each in `state/seen/<day>`, synced; then the renames, in the order of the log. The last line
+//!   is the cursor of the next pull, and the pull is the acknowledgement. After a crash, what is logged and hidden is
+//!   renamed, what is hidden and not logged is removed and comes again. So a crash repeats and never loses, and what a
+//!   script has taken out of `inbox/` does not come back.
+//! * *Hooks* run from their records. The number of runs is part of a record's name and synced before the run; the hook
+//!   inherits a lock on the record with its standard input, so a daemon that was killed does not run it beside itself.
+//!
+//! # The hub
+//!
+//! ```text
+//!  TCP port --> guard: one thread a client --> pool of private connections --> tiny_http: workers --> committer --> hub.redb
+//!               head, keys, limits, bodies                                     routes                 one sync a group
+//!                    ^                                                            |                        |
+//!                    +------ jobs: long bodies, event streams <-------------------+      event streams <---+
+//! ```
+//!
+//! The guard ([`hub::guard`]) owns the port: nothing that is malformed, unbounded or without a key gets past it, since
+//! tiny_http was made for friendlier places. Workers decide and hand what changes something to the committer, which takes
+//! whatever waits into one transaction with one sync, and then answers all of it. A group of changes is plain data with its
+//! time and its callers in it: the same groups give the same tables.
+//!
+//! Messages are numbered in one log. A broadcast is stored once, however many machines it is for; each machine has a cursor.
+//! The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing.
+//!
+//! # Reading order
+//!
+//! [`wire`] says what travels, [`messages`] and [`messages::plan`] what a client does with it, [`daemon`] how it runs,
+//! [`hub::store`] what the hub keeps and [`hub`] how it serves. [`disk`] has the durable write and the only renames.
+//! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
+//! Deciding is pure ([`messages::plan`], the guard's head parser, tokens, [`backoff`], [`sse`]): it takes the time as a value.
+//! `tests/tidy.rs` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
+//! bytes.
+
+pub mod backoff;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod credentials;
+pub mod daemon;
+pub mod disk;
+pub mod error;
+pub mod hub;
+pub mod logger;
+pub mod messages;
+pub mod notify;
+pub mod service;
+pub mod sse;
+pub mod tls;
+pub mod wire;

@@ -1,0 +1,145 @@
+//! The log: one line a record on standard error, in a shape that the journal, syslog and people can read.
+//!
+//! It keeps no file and rotates nothing: that is the business of whoever reads our standard error. It never fails and
+//! never panics, because a full or closed standard error must not stop the program.
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::error::Error;
+
+/// Longer lines are cut: a log line is written in one piece, and foreign text may be of any length.
+const MAX_LINE: usize = 4096;
+
+/// The level that was asked for: flags beat the setting, and that beats what is usual for daemon or command.
+pub fn level(daemon: bool, quiet: bool, verbose: usize, setting: Option<LevelFilter>) -> LevelFilter {
+    let usual = if daemon { LevelFilter::Info } else { LevelFilter::Warn };
+    match (quiet, verbose) {
+        (true, _) => LevelFilter::Error,
+        (_, 0) => setting.unwrap_or(usual),
+        (_, 1) if !daemon => LevelFilter::Info,
+        _ => LevelFilter::Debug,
+    }
+}
+
+/// Begins to log. A second call only changes the level.
+pub fn start(level: LevelFilter) {
+    static LOGGER: Logger = Logger;
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(level);
+}
+
+/// The last words of a command that failed.
+pub fn report(error: &Error) {
+    write(&line(Level::Error, in_journal(), &format!("mesync: {error}")));
+}
+
+/// Something for a person at the terminal, several lines perhaps, which is neither data nor log.
+pub fn note(text: &str) {
+    write(&format!("{}\n", text.trim_end()));
+}
+
+struct Logger;
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // libraries tell about requests in detail at lower levels, keys included
+        metadata.target().starts_with("mesync") || metadata.level() <= Level::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let name = match record.level() {
+                Level::Error => "error",
+                Level::Warn => "warn",
+                Level::Info => "info",
+                Level::Debug | Level::Trace => "debug",
+            };
+            write(&line(record.level(), in_journal(), &format!("{name} {}", record.args())));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// One write a line, so that lines of several threads and processes do not mix.
+fn write(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn line(level: Level, journal: bool, text: &str) -> String {
+    // sd-daemon(3)
+    let priority = match level {
+        _ if !journal => "",
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    };
+    format!("{priority}{}\n", one_line(text))
+}
+
+/// Whether standard error is the journal (systemd.exec(5)): the variable alone may be inherited by what is redirected.
+fn in_journal() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let Some((device, inode)) = std::env::var("JOURNAL_STREAM").ok().and_then(|v| {
+            let (device, inode) = v.split_once(':')?;
+            Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
+        }) else {
+            return false;
+        };
+        rustix::fs::fstat(std::io::stderr()).is_ok_and(|s| (s.st_dev, s.st_ino) == (device, inode))
+    })
+}
+
+/// Text as one line of bounded length that no terminal acts upon.
+pub fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if out.len() > MAX_LINE {
+            out.push('…');
+            break;
+        }
+        match disturbs(c) {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
+/// Control characters, line ends, and what changes the direction of writing or cannot be seen.
+pub fn disturbs(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_harmless_line() {
+        let check = |journal, text: &str, wants: &str| assert_eq!(line(Level::Warn, journal, text), wants);
+        check(false, "warn hook failed type=\"x\"", "warn hook failed type=\"x\"\n");
+        check(true, "warn héllo", "<4>warn héllo\n");
+        check(false, "a\nb\x1b[31m\r\u{202e}c", "a\\nb\\u{1b}[31m\\r\\u{202e}c\n");
+        let long = line(Level::Warn, false, &"x".repeat(100_000));
+        assert!(long.len() < MAX_LINE + 10 && long.ends_with("…\n"));
+    }
+
+    #[test]
+    fn flags_beat_the_setting_beats_the_usual() {
+        use LevelFilter::*;
+        let check = |daemon, quiet, verbose, setting, wants| assert_eq!(level(daemon, quiet, verbose, setting), wants);
+        check(false, false, 0, None, Warn);
+        check(true, false, 0, None, Info);
+        check(true, false, 0, Some(Error), Error);
+        check(true, true, 0, Some(Debug), Error);
+        check(false, false, 1, Some(Error), Info);
+        check(false, false, 2, None, Debug);
+        check(true, false, 1, None, Debug);
+    }
+}

@@ -1,0 +1,7 @@
+//! The program: hands its arguments to `mesync::cli` and its status to the system. It knows no command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mesync::cli::main(std::env::args_os())
+}

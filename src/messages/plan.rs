@@ -1,0 +1,227 @@
+//! What to do with what stands in the spool: the decisions of the message half.
+//!
+//! Pure: time and contents come in as values. It does not open, move or send anything.
+
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use super::{file_name, parse_file_name};
+use crate::clock;
+use crate::wire::{Message, NotAMessage, PostResult, Status};
+
+/// A file that did not arrive by rename is complete when it was left alone for so long.
+pub const QUIET: Duration = Duration::from_secs(1);
+/// What cannot be read as a message yet may become one for so long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Names from before this time were made by a machine whose clock had not been set (2025-01-01).
+pub const PLAUSIBLE: u64 = 1_735_689_600_000;
+
+/// What is known about a name in `outbox/` after looking at it.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// `None`: not UTF-8.
+    pub name: Option<&'a str>,
+    /// Since the last write; `None`: the clock has gone back since.
+    pub age: Option<Duration>,
+    /// It came by rename: whoever made it was ready with it.
+    pub arrived: bool,
+    pub content: Content,
+}
+
+#[derive(Debug)]
+pub enum Content {
+    Message(Message),
+    NotAMessage(NotAMessage),
+    /// A directory, FIFO, link, or something that cannot be read, in words.
+    Unusable(String),
+}
+
+/// What to do about a name in `outbox/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It has its lasting name: send it.
+    Send,
+    /// Give it its lasting name first.
+    Rename(String),
+    /// Look again after this time.
+    Wait(Duration),
+    /// To `failed/`, with this reason.
+    Refuse(String),
+}
+
+/// Decides about one name of `outbox/`. `written`: its last write; `fresh`: an id that nothing else has.
+pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) -> Step {
+    let named = found.name.and_then(parse_file_name);
+    // a clock that went back must not hold a message up for years
+    let age = found.age.unwrap_or(PATIENCE);
+    let left = |whole: Duration| whole.checked_sub(age).filter(|d| !d.is_zero());
+    match &found.content {
+        Content::Unusable(why) => left(PATIENCE).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
+        Content::NotAMessage(NotAMessage::Syntax(why)) => left(PATIENCE).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
+        _ if !found.arrived && named.is_none() && left(QUIET).is_some() => Step::Wait(left(QUIET).unwrap_or(QUIET)),
+        Content::NotAMessage(NotAMessage::Content(why)) => Step::Refuse(why.clone()),
+        Content::Message(m) => {
+            let id = m.id.or(named.map(|(_, id)| id)).unwrap_or(fresh);
+            let at = named.map(|(at, _)| at).or_else(|| clock::parse_rfc3339(m.created_at.as_deref()?)).unwrap_or(written);
+            // the deadline counts from the name: give it a time that means something
+            let at = if clock::millis(at) < PLAUSIBLE { now } else { at };
+            let name = file_name(at, id);
+            if found.name == Some(&name) { Step::Send } else { Step::Rename(name) }
+        }
+    }
+}
+
+/// Fills in what whoever wrote the message left out; the same at every attempt, since id and time come from the name.
+pub fn complete(mut message: Message, name: &str, host: &str) -> Option<Message> {
+    let (at, id) = parse_file_name(name)?;
+    message.id.get_or_insert(id);
+    message.created_at.get_or_insert_with(|| clock::rfc3339(at));
+    message.source.get_or_insert_with(|| host.to_string());
+    Some(message)
+}
+
+/// Whether a message was tried for longer than `deadline`; counted from the time in its name.
+pub fn overdue(name: &str, now: SystemTime, deadline: Duration) -> bool {
+    let made = parse_file_name(name).map(|(at, _)| at).filter(|at| clock::millis(*at) >= PLAUSIBLE);
+    made.and_then(|at| now.duration_since(at).ok()).is_some_and(|age| age > deadline)
+}
+
+/// Where a message goes after the hub's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Sent,
+    Refused(String),
+    /// Stays in `outbox/`: no room for it at the moment.
+    Later(String),
+}
+
+pub fn outcome(result: &PostResult) -> Outcome {
+    let said = || result.error.clone().unwrap_or_else(|| "the hub gave no reason".into());
+    match result.status {
+        Status::Queued | Status::Duplicate => Outcome::Sent,
+        Status::Rejected if result.retry => Outcome::Later(said()),
+        Status::Rejected => Outcome::Refused(format!("the hub refused it: {}", said())),
+    }
+}
+
+/// How many bytes to put into the next request: a slow link gets shorter ones, so that each fits into its deadline.
+pub fn next_batch_bytes(now: usize, timed_out: bool, most: usize) -> usize {
+    match timed_out {
+        true => (now / 2).max(16 * 1024),
+        false => now.saturating_mul(2).min(most),
+    }
+}
+
+/// How a run of a hook ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookEnd {
+    Exit(i32),
+    Signal(i32),
+    Timeout,
+    /// It could not be started for a reason that may pass (no memory, no process).
+    NotStarted,
+}
+
+/// What becomes of its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookNext {
+    Done,
+    Again(Duration),
+    Failed,
+}
+
+/// Pauses before the second and later runs of a hook.
+const HOOK_PAUSES: [Duration; 4] = [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300), Duration::from_secs(3600)];
+
+/// The pause after the `attempt`-th run (from 1), if there is another one.
+pub fn hook_pause(attempt: u32) -> Option<Duration> {
+    HOOK_PAUSES.get((attempt as usize).checked_sub(1)?).copied()
+}
+
+/// Decides after the `attempt`-th run (from 1). 75 is EX_TEMPFAIL of sysexits.h.
+pub fn after_hook(attempt: u32, end: HookEnd) -> HookNext {
+    match end {
+        HookEnd::Exit(0) => HookNext::Done,
+        HookEnd::Exit(75) | HookEnd::Signal(_) | HookEnd::Timeout | HookEnd::NotStarted => {
+            hook_pause(attempt).map_or(HookNext::Failed, HookNext::Again)
+        }
+        HookEnd::Exit(_) => HookNext::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01933b5e-0000-7000-8000-000000000001";
+
+    fn check(name: &str, age_s: u64, arrived: bool, text: &str, wants: &str) {
+        let now = clock::parse_rfc3339("2026-11-21T10:30:00Z").unwrap();
+        let content = Message::parse(text.as_bytes()).map_or_else(Content::NotAMessage, Content::Message);
+        let age = Duration::from_secs(age_s);
+        let found = Found { name: Some(name), age: Some(age), arrived, content };
+        let got = format!("{:?}", step(&found, now - age, now, Uuid::from_u128(9)));
+        assert!(got.contains(wants), "{name} {age_s} {text}: {got}");
+    }
+
+    #[test]
+    fn outbox_steps() {
+        let name = format!("20261121T101112_{ID}.json");
+        let fresh = "Rename(\"20261121T103000_00000000-0000-0000-0000-000000000009.json\")";
+        check("t.json", 0, true, r#"{"type":"x"}"#, fresh);
+        check("t.json", 0, false, r#"{"type":"x"}"#, "Wait(1s)");
+        check("t.json", 2, false, r#"{"type":"x"}"#, "Rename(\"20261121T102958_");
+        check("t.json", 0, true, &format!(r#"{{"type":"x","id":"{ID}"}}"#), &format!("_{ID}.json"));
+        check("t.json", 0, true, r#"{"type":"x","created_at":"2026-01-02T03:04:05Z"}"#, "Rename(\"20260102T030405_");
+        // written half: patience, then a reason; wrong for ever: a reason at once
+        check("t.json", 0, true, r#"{"type":"x"#, "Wait(60s)");
+        check("t.json", 60, false, r#"{"type":"x"#, "Refuse(\"it is not JSON");
+        check("t.json", 0, true, r#"{"payload":1}"#, "Refuse(\"it has no");
+        check("t.json", 0, false, r#"{"payload":1}"#, "Wait(1s)");
+        // made by `mesync send`, or named so by us before a crash
+        check(&name, 0, false, r#"{"type":"x"}"#, "Send");
+        check(&name, 0, false, &format!(r#"{{"type":"x","id":"{ID}"}}"#), "Send");
+        check(&name, 0, false, r#"{"type":"x","id":"01933b5e-0000-7000-8000-000000000002"}"#, "000000000002.json");
+        // a clock that was not set yet
+        check(&format!("19700101T000010_{ID}.json"), 0, false, r#"{"type":"x"}"#, &format!("Rename(\"20261121T103000_{ID}"));
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_same_at_every_attempt() {
+        let name = format!("20261121T101112_{ID}.json");
+        let m = complete(Message::parse(br#"{"type":"x"}"#).unwrap(), &name, "web-1").unwrap();
+        let wants = format!(
+            r#"{{"id":"{ID}","type":"x","source":"web-1","target":null,"priority":"normal","created_at":"2026-11-21T10:11:12.000Z","payload":null}}"#
+        );
+        assert_eq!(m.to_json(), wants);
+    }
+
+    #[test]
+    fn the_deadline_counts_from_the_name_and_not_from_a_clock_that_was_never_set() {
+        let now = clock::parse_rfc3339("2026-11-21T10:30:00Z").unwrap();
+        let week = Duration::from_secs(604_800);
+        assert!(overdue(&format!("20261114T101112_{ID}.json"), now, week));
+        assert!(!overdue(&format!("20261114T113112_{ID}.json"), now, week));
+        assert!(!overdue(&format!("19700101T000010_{ID}.json"), now, week));
+        assert!(!overdue(&format!("20991231T000000_{ID}.json"), now, week));
+    }
+
+    #[test]
+    fn hooks_are_repeated_only_when_that_may_help() {
+        let check = |attempt, end, wants| assert_eq!(after_hook(attempt, end), wants, "{attempt} {end:?}");
+        check(1, HookEnd::Exit(0), HookNext::Done);
+        check(1, HookEnd::Exit(3), HookNext::Failed);
+        check(1, HookEnd::Exit(75), HookNext::Again(Duration::from_secs(5)));
+        check(2, HookEnd::Timeout, HookNext::Again(Duration::from_secs(30)));
+        check(4, HookEnd::Signal(9), HookNext::Again(Duration::from_secs(3600)));
+        check(5, HookEnd::Exit(75), HookNext::Failed);
+    }
+
+    #[test]
+    fn requests_shrink_on_a_slow_link_and_grow_again() {
+        assert_eq!(next_batch_bytes(1 << 20, true, 4 << 20), 1 << 19);
+        assert_eq!(next_batch_bytes(20_000, true, 4 << 20), 16 * 1024);
+        assert_eq!(next_batch_bytes(3 << 20, false, 4 << 20), 4 << 20);
+    }
+}

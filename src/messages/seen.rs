@@ -1,0 +1,227 @@
+//! The log of received messages, `state/seen/YYYYMMDD`: one line `epoch seq id` each. It is cursor and memory of ids in one.
+//!
+//! It moves no message; the order between its lines and the files in `inbox/` is the inbox's business.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use crate::clock;
+use crate::config::limits;
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::wire::Cursor;
+
+/// The log, open for appending.
+pub struct Seen {
+    dir: PathBuf,
+    ids: HashSet<Uuid>,
+    /// Names of the day files, oldest first.
+    days: Vec<String>,
+    last: Option<Cursor>,
+}
+
+impl Seen {
+    /// Reads the log; cuts off what a crash left unfinished and makes the rest durable. Also returns all lines, oldest first.
+    pub fn open(base: &Path) -> Result<(Seen, Vec<Cursor>)> {
+        let dir = base.join("state/seen");
+        disk::create_dir(&dir)?;
+        let failed = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
+        let entries = std::fs::read_dir(&dir).map_err(failed)?;
+        let mut days: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| is_day(n)).collect();
+        days.sort();
+        let mut seen = Seen { dir, ids: HashSet::new(), days, last: None };
+        let mut lines = Vec::new();
+        for (i, day) in seen.days.iter().enumerate() {
+            let newest = i + 1 == seen.days.len();
+            seen.read_day(day, newest, &mut lines).map_err(|e| Error::io(format!("read {}", seen.dir.join(day).display()), &e))?;
+        }
+        disk::sync_dir(&seen.dir).map_err(|e| Error::io(format!("sync {}", seen.dir.display()), &e))?;
+        seen.ids = lines.iter().map(|l| l.id).collect();
+        seen.last = lines.last().copied();
+        Ok((seen, lines))
+    }
+
+    fn read_day(&self, day: &str, newest: bool, lines: &mut Vec<Cursor>) -> io::Result<()> {
+        let mut file = OpenOptions::new().read(true).write(newest).open(self.dir.join(day))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        if newest {
+            if whole < text.len() {
+                file.set_len(whole as u64)?;
+            }
+            file.sync_all()?;
+        }
+        for line in text[..whole].split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+            match std::str::from_utf8(line).ok().and_then(parse) {
+                Some(line) => lines.push(line),
+                // the other lines are still worth having
+                None => log::warn!("{}: a line that is not \"epoch seq id\" is passed over", self.dir.join(day).display()),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn contains(&self, id: &Uuid) -> bool {
+        self.ids.contains(id)
+    }
+
+    /// The last line: after it the next pull begins.
+    pub fn last(&self) -> Option<Cursor> {
+        self.last
+    }
+
+    /// Appends lines and makes them durable: one sync, two on the first of a day.
+    pub fn append(&mut self, lines: &[Cursor], now: SystemTime) -> Result<()> {
+        // never before the newest file: its last line is the cursor, whatever the clock says
+        let today = clock::day(now).max(self.days.last().cloned().unwrap_or_default());
+        let path = self.dir.join(&today);
+        let failed = |e: io::Error| Error::io(format!("write {}", path.display()), &e);
+        let new = self.days.last() != Some(&today);
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        let before = file.metadata().map_err(failed)?.len();
+        let text: String = lines.iter().map(|l| format!("{} {} {}\n", l.epoch, l.seq, l.id)).collect();
+        if let Err(e) = file.write_all(text.as_bytes()) {
+            // half a line at the end would spoil the next one
+            let _ = file.set_len(before);
+            let _ = file.seek(SeekFrom::End(0));
+            return Err(failed(e));
+        }
+        file.sync_data().map_err(failed)?;
+        if new {
+            disk::sync_dir(&self.dir).map_err(failed)?;
+            self.days.push(today);
+        }
+        self.ids.extend(lines.iter().map(|l| l.id));
+        self.last = lines.last().copied().or(self.last);
+        Ok(())
+    }
+
+    /// Removes day files beyond those that are kept, oldest first, unless `needed` says that one of its ids still is.
+    ///
+    /// Counted in files, not by the clock: each stands for at least a day. `before` runs once before the first removal.
+    pub fn prune(&mut self, needed: impl Fn(&Uuid) -> bool, before: impl FnOnce() -> io::Result<()>) -> Result<()> {
+        let extra = self.days.len().saturating_sub(limits::SEEN_DAYS);
+        if extra == 0 {
+            return Ok(());
+        }
+        before().map_err(|e| Error::io("sync the inbox", &e))?;
+        let old: Vec<String> = self.days[..extra].to_vec();
+        for day in old {
+            let mut lines = Vec::new();
+            let path = self.dir.join(&day);
+            self.read_day(&day, false, &mut lines).map_err(|e| Error::io(format!("read {}", path.display()), &e))?;
+            if lines.iter().any(|l| needed(&l.id)) {
+                continue;
+            }
+            std::fs::remove_file(&path).map_err(|e| Error::io(format!("remove {}", path.display()), &e))?;
+            for line in &lines {
+                self.ids.remove(&line.id);
+            }
+            self.days.retain(|d| *d != day);
+        }
+        Ok(())
+    }
+
+    /// A clock that was in the future has left a file from there, and all lines would go into it: they move to today's.
+    pub fn come_back(&mut self, now: SystemTime) -> Result<()> {
+        let tomorrow = clock::day(now + std::time::Duration::from_secs(86_400));
+        let future: Vec<String> = self.days.iter().filter(|d| **d > tomorrow).cloned().collect();
+        if future.is_empty() || clock::millis(now) < super::plan::PLAUSIBLE {
+            return Ok(());
+        }
+        let today = self.dir.join(clock::day(now));
+        let failed = |e: io::Error| Error::io(format!("write {}", today.display()), &e);
+        let mut text = Vec::new();
+        for path in [&today].into_iter().chain(&future.iter().map(|d| self.dir.join(d)).collect::<Vec<_>>()) {
+            match File::open(path) {
+                Ok(mut file) => drop(file.read_to_end(&mut text).map_err(failed)?),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        // lines twice, should a crash come now, do no harm: the last one is the same
+        disk::write_durably(&today, &text, 0o600)?;
+        for day in &future {
+            std::fs::remove_file(self.dir.join(day)).map_err(failed)?;
+        }
+        disk::sync_dir(&self.dir).map_err(failed)?;
+        self.days.retain(|d| *d <= tomorrow);
+        if self.days.last() != Some(&clock::day(now)) {
+            self.days.push(clock::day(now));
+            self.days.sort();
+        }
+        Ok(())
+    }
+}
+
+fn is_day(name: &str) -> bool {
+    name.len() == 8 && name.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn parse(line: &str) -> Option<Cursor> {
+    let mut parts = line.split(' ');
+    let line =
+        Cursor { epoch: Uuid::try_parse(parts.next()?).ok()?, seq: parts.next()?.parse().ok()?, id: Uuid::try_parse(parts.next()?).ok()? };
+    parts.next().is_none().then_some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn line(seq: u64) -> Cursor {
+        Cursor { epoch: Uuid::from_u128(1), seq, id: Uuid::from_u128(u128::from(seq) + 100) }
+    }
+
+    fn at(day: u64) -> SystemTime {
+        clock::parse_rfc3339("2026-11-01T00:00:00Z").unwrap() + Duration::from_secs(day * 86_400)
+    }
+
+    #[test]
+    fn an_unfinished_line_is_cut_off_and_the_last_whole_one_is_the_cursor() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        seen.append(&[line(1), line(2)], at(0)).unwrap();
+        let path = dir.path().join("state/seen/20261101");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], b"00000000-0000-0000-0000-000000000001 3 0000"].concat()).unwrap();
+        let (seen, lines) = Seen::open(dir.path()).unwrap();
+        assert_eq!((seen.last(), lines), (Some(line(2)), vec![line(1), line(2)]));
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn fifteen_days_are_kept_and_what_is_needed_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        for day in 0..18 {
+            seen.append(&[line(day)], at(day)).unwrap();
+            seen.prune(|id| *id == line(1).id, || Ok(())).unwrap();
+        }
+        let (seen, _) = Seen::open(dir.path()).unwrap();
+        let kept: Vec<u64> = (0..18).filter(|day| seen.contains(&line(*day).id)).collect();
+        assert_eq!(kept, [vec![1], (3..18).collect()].concat());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_does_not_move_the_cursor_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        seen.append(&[line(1)], at(30_000)).unwrap();
+        seen.append(&[line(2)], at(3)).unwrap();
+        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        assert_eq!(seen.last(), Some(line(2)));
+        seen.come_back(at(3)).unwrap();
+        seen.append(&[line(3)], at(3)).unwrap();
+        let (seen, lines) = Seen::open(dir.path()).unwrap();
+        assert_eq!((seen.days.clone(), lines), (vec!["20261104".to_string()], vec![line(1), line(2), line(3)]));
+    }
+}

@@ -1,0 +1,282 @@
+//! The tick: moves messages between the spool and the hub whenever something wakes it, and every few seconds anyway.
+//!
+//! It owns outbox and inbox; hooks run elsewhere. Events only say that a look may be worth it: the directories and the
+//! hub's log are the truth, so every event may be lost.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use uuid::Uuid;
+
+use super::inbox::Inbox;
+use super::outbox::{Batch, Outbox};
+use super::spool;
+use crate::backoff::Backoff;
+use crate::client::{Failure, HubClient, Pulled};
+use crate::clock;
+use crate::config::{Settings, limits};
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+
+/// What wakes the tick.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A file came into the outbox by rename: it is complete.
+    Arrived(OsString),
+    /// Something was written in the outbox.
+    Written(OsString),
+    /// Events may have been lost: look at everything.
+    Overflow,
+    /// The hub has something for us, or its event stream has just begun.
+    Queued,
+    /// The daemon ends.
+    Stop,
+}
+
+/// How long to leave a hub alone that refuses this machine: its limit is 10 failed logins a minute.
+pub const REFUSED: Duration = Duration::from_secs(30);
+/// Between two rounds of cleaning up.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// The message half of a client.
+pub struct Tick {
+    base: PathBuf,
+    outbox: Outbox,
+    inbox: Inbox,
+    hub: Arc<HubClient>,
+    host: String,
+    instance: Uuid,
+    poll_interval: Duration,
+    /// Pokes whoever runs the hooks.
+    hooks: Sender<()>,
+    arrived: Vec<(OsString, bool)>,
+    scan: bool,
+    pull: bool,
+    not_before: Instant,
+    backoff: Backoff,
+    /// What was last said in the log about the hub, so that it is said once.
+    trouble: Option<String>,
+}
+
+impl Tick {
+    /// Opens the spool under the base directory, which exists, and finishes what a crash interrupted.
+    pub fn open(settings: &Settings, hub: Arc<HubClient>, hooks: Sender<()>) -> Result<Tick> {
+        let base = &settings.base_dir;
+        let outbox = Outbox::new(base, &settings.host_id, settings.send_deadline, settings.sent_ttl);
+        outbox.recover()?;
+        Ok(Tick {
+            base: base.clone(),
+            outbox,
+            inbox: Inbox::open(base, clock::now())?,
+            hub,
+            host: settings.host_id.clone(),
+            instance: instance(base.join("state/instance"))?,
+            poll_interval: settings.poll_interval,
+            hooks,
+            arrived: Vec::new(),
+            scan: true,
+            pull: true,
+            not_before: clock::monotonic(),
+            backoff: Backoff::new(Duration::from_secs(60)),
+            trouble: None,
+        })
+    }
+
+    /// Works until told to stop. `working` is told when work begins and ends.
+    pub fn run(mut self, events: &Receiver<Event>, working: impl Fn(bool)) -> Result<()> {
+        let mut next_tick = clock::monotonic();
+        let mut next_cleaning = clock::monotonic();
+        loop {
+            working(true);
+            let now = clock::monotonic();
+            if now >= next_tick {
+                // a directory that somebody has removed
+                spool::create(&self.base)?;
+                (self.scan, self.pull) = (true, true);
+                next_tick = now + self.poll_interval;
+            }
+            if now >= next_cleaning {
+                self.outbox.clean_sent(clock::now())?;
+                self.inbox.prune()?;
+                next_cleaning = now + HOUSEKEEPING;
+            }
+            let due = self.look()?;
+            if now >= self.not_before {
+                self.exchange(|| events.is_empty())?;
+            }
+            working(false);
+            let mut until = due.map_or(next_tick, |due| due.min(next_tick));
+            if self.not_before > now && (self.pull || !self.outbox.is_empty()) {
+                until = until.min(self.not_before);
+            }
+            match events.recv_timeout(until.saturating_duration_since(clock::monotonic())) {
+                Ok(event) => {
+                    for event in [event].into_iter().chain(events.try_iter()) {
+                        if self.note(event) {
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// One full pass, for cron: everything that can go and come now. The first failure of the hub ends it.
+    pub fn once(mut self) -> Result<()> {
+        let end = clock::monotonic() + super::plan::QUIET + Duration::from_millis(100);
+        while let Some(due) = self.look()?.filter(|due| *due <= end) {
+            // a file that was written a moment ago; nobody else wakes us
+            std::thread::park_timeout(due.saturating_duration_since(clock::monotonic()));
+        }
+        while self.step().map_err(|failure| failure.error)? {
+            // what was just sent may be for this machine
+            self.pull = true;
+        }
+        self.outbox.clean_sent(clock::now())?;
+        self.inbox.prune()
+    }
+
+    /// Takes note of an event; `true`: stop.
+    fn note(&mut self, event: Event) -> bool {
+        match event {
+            Event::Arrived(name) => self.arrived.push((name, true)),
+            Event::Written(name) => self.arrived.push((name, false)),
+            Event::Overflow => self.scan = true,
+            Event::Queued => {
+                self.pull = true;
+                self.not_before = clock::monotonic();
+            }
+            Event::Stop => return true,
+        }
+        false
+    }
+
+    /// Looks at the outbox; returns when to look again without being asked.
+    fn look(&mut self) -> Result<Option<Instant>> {
+        if std::mem::take(&mut self.scan) {
+            self.outbox.scan()?;
+        }
+        self.outbox.look(std::mem::take(&mut self.arrived).into_iter())?;
+        self.outbox.look_again()
+    }
+
+    /// Exchanges messages with the hub until nothing is left to do, it fails, or something new has happened.
+    fn exchange(&mut self, undisturbed: impl Fn() -> bool) -> Result<()> {
+        loop {
+            match self.step() {
+                Ok(true) if undisturbed() => {}
+                Ok(_) => return Ok(()),
+                // the disk: to go on could lose something
+                Err(Failure { error, status: 0, .. }) if error.kind == Kind::Io => return Err(error),
+                Err(failure) => {
+                    self.failed(failure);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// One request for messages and one with messages; `true`: there may be more.
+    fn step(&mut self) -> std::result::Result<bool, Failure> {
+        let (mut more, mut asked) = (false, self.pull);
+        // first what tells whether the hub lets this machine in: a wrong key must not fail the messages
+        if self.pull {
+            let cursor = self.inbox.cursor();
+            match self.hub.pull(&self.host, self.instance, cursor, limits::PULL)? {
+                Pulled::OtherEpoch => {
+                    log::warn!("hub {} was restored or replaced; asking it for everything that it still has", self.hub.url());
+                    self.inbox.forget_cursor();
+                    more = true;
+                }
+                Pulled::Page(page) => {
+                    let received = self.inbox.receive(&page, clock::now())?;
+                    if received.messages > 0 {
+                        log::debug!("received {} messages", received.messages);
+                    }
+                    if received.hooks > 0 {
+                        let _ = self.hooks.try_send(());
+                    }
+                    // the next pull acknowledges this one
+                    self.pull = !page.messages.is_empty();
+                    more |= self.pull;
+                }
+            }
+        }
+        if let Some(batch) = self.outbox.batch()? {
+            asked = true;
+            self.send(&batch)?;
+            more = true;
+        }
+        if asked {
+            self.reached();
+        }
+        Ok(more)
+    }
+
+    fn send(&mut self, batch: &Batch) -> std::result::Result<(), Failure> {
+        match self.hub.post(&batch.texts) {
+            Ok(results) => {
+                let sent = self.outbox.answered(batch, &results, random())?;
+                log::debug!("sent {sent} messages");
+                Ok(())
+            }
+            Err(failure) => match failure.status {
+                400 | 413 | 422 => Ok(self.outbox.refused(batch, &failure.error)?),
+                _ => {
+                    if failure.status == 0 {
+                        self.outbox.timed_out();
+                    }
+                    Err(failure)
+                }
+            },
+        }
+    }
+
+    fn reached(&mut self) {
+        self.backoff.reset();
+        if self.trouble.take().is_some() {
+            log::info!("hub {} is reached again", self.hub.url());
+        }
+    }
+
+    /// Waits before the next attempt. A hub that is not there is asked at the rate of the tick, as a hub that is.
+    fn failed(&mut self, failure: Failure) {
+        let backoff = self.backoff.next(random());
+        let wait = match (failure.error.kind, failure.status) {
+            (_, 0) | (Kind::Unreachable, _) => backoff.min(self.poll_interval),
+            (Kind::Refused, _) => REFUSED,
+            _ => failure.retry_after.unwrap_or(backoff).min(Duration::from_secs(300)),
+        };
+        self.not_before = clock::monotonic() + wait;
+        self.pull = true;
+        let words = failure.error.to_string();
+        if self.trouble.as_ref() != Some(&words) {
+            log::warn!("{words}; messages wait and are tried again");
+            self.trouble = Some(words);
+        }
+    }
+}
+
+fn random() -> u64 {
+    Uuid::new_v4().as_u64_pair().0
+}
+
+/// What tells two machines of one name apart: drawn once, kept in the state directory.
+pub fn instance(path: PathBuf) -> Result<Uuid> {
+    match disk::read_at_most(&path, 100) {
+        Ok(bytes) => match std::str::from_utf8(&bytes).ok().and_then(|text| Uuid::try_parse(text.trim()).ok()) {
+            Some(id) => return Ok(id),
+            None => log::warn!("{} is damaged; drawing a new one", path.display()),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io(format!("read {}", path.display()), &e)),
+    }
+    let id = Uuid::new_v4();
+    disk::write_durably(&path, format!("{id}\n").as_bytes(), 0o600)?;
+    Ok(id)
+}

@@ -1,0 +1,83 @@
+//! Tells the service manager how the daemon is (sd_notify(3)).
+//!
+//! Never an error: without a service manager, or with one that does not listen, nothing happens.
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// What the service manager can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Ready,
+    Stopping,
+    /// To be repeated within [`watchdog`]'s interval.
+    Alive,
+}
+
+pub fn tell(state: State) {
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
+        let _ = send(&socket, state);
+    }
+}
+
+fn send(socket: &OsStr, state: State) -> std::io::Result<()> {
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let words: &[u8] = match state {
+        State::Ready => b"READY=1",
+        State::Stopping => b"STOPPING=1",
+        State::Alive => b"WATCHDOG=1",
+    };
+    let from = UnixDatagram::unbound()?;
+    // a manager that does not read must not stop us
+    from.set_nonblocking(true)?;
+    from.send_to_addr(words, &address).map(drop)
+}
+
+/// How often to say [`State::Alive`]: half the time after which the service manager gives the process up; `None`: never.
+pub fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    interval(number("WATCHDOG_USEC"), number("WATCHDOG_PID"), std::process::id())
+}
+
+/// The process number is there because the variables are inherited: they may be meant for our parent.
+fn interval(microseconds: Option<u64>, meant: Option<u64>, us: u32) -> Option<Duration> {
+    let ours = meant.is_none_or(|pid| pid == u64::from(us));
+    microseconds.filter(|n| *n > 0 && ours).map(|n| Duration::from_micros(n) / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_sockets_are_reached_and_others_are_no_error_to_the_caller() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let name = format!("mesync-test-{}", std::process::id());
+        let here = UnixDatagram::bind(&path).unwrap();
+        let there = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        for (listener, address) in [(here, path.into_os_string()), (there, format!("@{name}").into())] {
+            for (state, wants) in [(State::Ready, "READY=1"), (State::Stopping, "STOPPING=1"), (State::Alive, "WATCHDOG=1")] {
+                send(&address, state).unwrap();
+                let mut words = [0; 32];
+                let n = listener.recv(&mut words).unwrap();
+                assert_eq!(&words[..n], wants.as_bytes());
+            }
+        }
+        assert!(send(OsStr::new("/nowhere"), State::Ready).is_err() && send(OsStr::new("\0"), State::Ready).is_err());
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_as_often_as_asked() {
+        assert_eq!(interval(Some(30_000_000), None, 7), Some(Duration::from_secs(15)));
+        assert_eq!(interval(Some(30_000_000), Some(7), 7), Some(Duration::from_secs(15)));
+        assert_eq!(interval(Some(30_000_000), Some(1), 7), None);
+        assert_eq!((interval(None, None, 7), interval(Some(0), None, 7)), (None, None));
+    }
+}

@@ -1,0 +1,161 @@
+//! A process that runs until a signal or a failure ends it: `serve`, `start`, and both in one.
+//!
+//! It knows neither hub nor client: they come as [`Part`]s, in the order in which they were started.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded, never, select, tick};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Handle;
+
+use crate::config::limits;
+use crate::error::{Error, Result};
+use crate::{clock, notify};
+
+/// Time for everything under way to end well after the first SIGTERM.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How often a part is asked whether it has failed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A running half of the program: a handle outside, its threads inside.
+pub trait Part {
+    /// Has every loop of it advanced since this was asked last? Asked at the rate of the watchdog.
+    fn alive(&self) -> bool;
+    /// A failure that it cannot go on after.
+    fn fatal(&self) -> Option<Error>;
+    /// SIGHUP.
+    fn reload(&self);
+    /// Ends it well within the grace, or badly after it.
+    fn stop(self: Box<Self>, grace: Duration);
+}
+
+/// Signals as channels: SIGTERM and SIGINT in one, SIGHUP in the other.
+///
+/// Each is a level: asked for twice before it is looked at is asked for once. The second SIGTERM or SIGINT does not
+/// wait for anybody: it ends the process as if it had no handler.
+pub struct Signals {
+    pub stop: Receiver<()>,
+    pub reload: Receiver<()>,
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    pub fn start() -> Result<Signals> {
+        let failed = |e: std::io::Error| Error::io("receive signals", &e);
+        // SIGXFSZ only so that it does not kill: the write then fails like any other
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ]).map_err(failed)?;
+        let handle = signals.handle();
+        let (send_stop, stop) = bounded(limits::POKE);
+        let (send_reload, reload) = bounded(limits::POKE);
+        let receive = move || {
+            let mut stopping = false;
+            for signal in signals.forever() {
+                match signal {
+                    SIGTERM | SIGINT if stopping => {
+                        let _ = signal_hook::low_level::emulate_default_handler(signal);
+                    }
+                    SIGTERM | SIGINT => {
+                        stopping = true;
+                        let _ = send_stop.try_send(());
+                    }
+                    SIGHUP => drop(send_reload.try_send(())),
+                    _ => {}
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".into()).spawn(receive).map_err(failed)?;
+        Ok(Signals { stop, reload, handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs the parts until SIGTERM or SIGINT, or until one of them has failed; then stops them, the last first.
+pub fn run(signals: &Signals, parts: Vec<Box<dyn Part>>) -> Result<()> {
+    notify::tell(notify::State::Ready);
+    let look = tick(LOOK);
+    let watchdog = notify::watchdog().map_or_else(never, tick);
+    let outcome = loop {
+        select! {
+            recv(signals.stop) -> _ => break Ok(()),
+            recv(signals.reload) -> _ => parts.iter().for_each(|part| part.reload()),
+            recv(look) -> _ => {
+                if let Some(e) = parts.iter().find_map(|part| part.fatal()) {
+                    break Err(e);
+                }
+            }
+            recv(watchdog) -> _ => {
+                // every part is asked, since each remembers when that was
+                let stuck = parts.iter().filter(|part| !part.alive()).count();
+                if stuck == 0 {
+                    notify::tell(notify::State::Alive);
+                }
+            }
+        }
+    };
+    notify::tell(notify::State::Stopping);
+    log::info!("stopping");
+    stop(parts);
+    outcome
+}
+
+/// Ends the parts, the last first, all within [`GRACE`].
+pub fn stop(mut parts: Vec<Box<dyn Part>>) {
+    let end = clock::monotonic() + GRACE;
+    while let Some(part) = parts.pop() {
+        part.stop(end.saturating_duration_since(clock::monotonic()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::Sender;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    struct Recorder(&'static str, Sender<String>);
+
+    impl Part for Recorder {
+        fn alive(&self) -> bool {
+            true
+        }
+        fn fatal(&self) -> Option<Error> {
+            None
+        }
+        fn reload(&self) {
+            self.1.send(format!("reload {}", self.0)).unwrap();
+        }
+        fn stop(self: Box<Self>, grace: Duration) {
+            assert!(grace <= GRACE);
+            self.1.send(format!("stop {}", self.0)).unwrap();
+        }
+    }
+
+    #[test]
+    fn signals_reach_every_part_and_the_last_started_stops_first() {
+        let (sender, heard) = bounded(16);
+        let signals = Signals::start().unwrap();
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                let part = |name| Box::new(Recorder(name, sender.clone())) as Box<dyn Part>;
+                run(&signals, vec![part("hub"), part("client")])
+            });
+            let next = || heard.recv_timeout(GRACE).unwrap();
+            kill_process(getpid(), Signal::HUP).unwrap();
+            assert_eq!([next(), next()], ["reload hub", "reload client"]);
+            kill_process(getpid(), Signal::TERM).unwrap();
+            assert_eq!([next(), next()], ["stop client", "stop hub"]);
+            assert_eq!(running.join().unwrap(), Ok(()));
+        });
+    }
+}

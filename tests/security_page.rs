@@ -1,0 +1,29 @@
+//! Numbers in `man/mesync.7`, which people rely on, against those of the program. Its other sentences are for people to check.
+
+use std::fs;
+use std::path::Path;
+
+use mesync::config::{SETTINGS, limits};
+use mesync::hub::guard::head as guard;
+
+#[test]
+fn the_security_page_has_the_limits_of_the_program() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/mesync.7")).unwrap();
+    for (wanted, what) in [
+        (format!("At most {}.", limits::KEYS), "keys"),
+        (format!("after {} within a minute", limits::WRONG_KEYS), "wrong keys"),
+        (format!("good for {} hours", mesync::hub::token::LIFETIME / 3600), "the life of a token"),
+        (format!(".It hosts\n{}.\n", limits::HOSTS), "hosts"),
+        (format!(".It event streams\n{}.\n", limits::STREAMS), "event streams"),
+        (format!("end within {} seconds", mesync::wire::KEEP_ALIVE), "the end of a stream after its key"),
+        (format!("{} KiB each, {} in a request", mesync::wire::MAX_MESSAGE / 1024, mesync::wire::MAX_BATCH), "messages"),
+        (format!("in memory for {} days", limits::SEEN_DAYS), "ids"),
+        (format!("{} KiB, 64 lines, a target of {} KiB", guard::MAX_HEAD / 1024, guard::MAX_TARGET / 1024), "the head"),
+    ] {
+        assert!(page.contains(&wanted), "man/mesync.7: no {wanted:?} ({what})");
+    }
+    for name in page.split("\n.Va ").skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
+        let known = SETTINGS.iter().any(|s| s.key == name) || ["source", "created_at"].contains(&name);
+        assert!(known, "man/mesync.7: no setting or field {name}");
+    }
+}

@@ -1,0 +1,107 @@
+//! HTTP by hand, with a deadline on everything: what an attacker sends, and what a client waits for.
+#![allow(dead_code)] // each test file uses its part
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+/// For answers whose speed is not what is tested.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Conn {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Got {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Conn {
+    pub fn new(stream: TcpStream) -> Conn {
+        Conn { stream, buffer: Vec::new() }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    pub fn ask(&mut self, request: &str, within: Duration) -> io::Result<Got> {
+        self.send(request)?;
+        self.answer(within)
+    }
+
+    /// The next answer, whole.
+    pub fn answer(&mut self, within: Duration) -> io::Result<Got> {
+        let until = Instant::now() + within;
+        let got = self.head(until)?;
+        let length = got.header("content-length").map_or(0, |n| n.parse().unwrap());
+        while self.buffer.len() < length {
+            self.more(until)?;
+        }
+        Ok(Got { body: String::from_utf8(self.buffer.drain(..length).collect()).unwrap(), ..got })
+    }
+
+    /// The head of the next answer: all that an event stream has of one.
+    pub fn head(&mut self, until: Instant) -> io::Result<Got> {
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head = String::from_utf8(self.buffer.drain(..end + 4).collect()).unwrap();
+                return Ok(Got { status: head[9..12].parse().unwrap(), head, body: String::new() });
+            }
+            self.more(until)?;
+        }
+    }
+
+    fn more(&mut self, until: Instant) -> io::Result<()> {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut piece = [0; 16 * 1024];
+        match self.stream.read(&mut piece)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                self.buffer.extend_from_slice(&piece[..n]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing comes any more: the hub has closed, after its answer or by a reset.
+    pub fn closed(&mut self) -> bool {
+        self.buffer.is_empty()
+            && match self.more(Instant::now() + PATIENCE) {
+                Ok(()) => false,
+                Err(e) => !matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock),
+            }
+    }
+
+    /// Ends the connection with a reset instead of a close.
+    pub fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
+    }
+}
+
+impl Got {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// A request; `lines` are more headers, each with its line end.
+pub fn request(method: &str, target: &str, lines: &str, body: &str) -> String {
+    let length = if body.is_empty() && method == "GET" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("{method} {target} HTTP/1.1\r\nHost: hub\r\n{lines}{length}\r\n{body}")
+}
+
+/// A message as JSON, with an id of its own.
+pub fn message(source: &str, target: &str, payload: &str) -> String {
+    let id = uuid::Uuid::now_v7();
+    format!(r#"{{"id":"{id}","type":"x","source":"{source}","target":"{target}","payload":"{payload}"}}"#)
+}

@@ -1,0 +1,181 @@
+//! Places to attack from: network namespaces around the hub's, and groups of processes with a limit.
+#![allow(dead_code)] // each test file uses its part
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Addresses of each place outside.
+pub const ADDRESSES: u8 = 20;
+
+fn ip(args: &[&str]) -> bool {
+    Command::new("ip").args(args).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// Fails under CI, where everything must be tested; elsewhere says loudly what is left out.
+pub fn left_out(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what}");
+    println!("SKIPPED: {what}");
+}
+
+/// The hub's namespace with a cable to each of the places; removed with the test.
+pub struct Net {
+    name: String,
+    places: Vec<&'static str>,
+}
+
+impl Net {
+    /// `None`, with a word, if this user may not make namespaces.
+    pub fn lay(places: &[&'static str]) -> Option<Net> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mesync-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let net = Net { name, places: places.to_vec() };
+        let hub = net.space("hub");
+        if !ip(&["netns", "add", &hub]) {
+            left_out("only root with iproute2 can make the network for attacks from outside: they come from loopback only");
+            return None;
+        }
+        assert!(ip(&["-n", &hub, "link", "set", "lo", "up"]));
+        for (n, place) in places.iter().enumerate() {
+            let (there, veth) = (net.space(place), format!("v{n}"));
+            let cidr = |host: u8| format!("10.88.{n}.{host}/24");
+            let laid = ip(&["netns", "add", &there])
+                && ip(&["-n", &hub, "link", "add", &veth, "type", "veth", "peer", "name", "v", "netns", &there])
+                && ip(&["-n", &hub, "addr", "add", &cidr(1), "dev", &veth])
+                && (2..2 + ADDRESSES).all(|host| ip(&["-n", &there, "addr", "add", &cidr(host), "dev", "v"]))
+                && ip(&["-n", &hub, "link", "set", &veth, "up"])
+                && ip(&["-n", &there, "link", "set", "v", "up"])
+                && ip(&["-n", &there, "link", "set", "lo", "up"]);
+            assert!(laid, "cannot lay the cable to {place}");
+        }
+        Some(net)
+    }
+
+    fn space(&self, place: &str) -> String {
+        format!("{}-{place}", self.name)
+    }
+
+    /// Cuts a cable: what is sent is lost, and nobody is told.
+    pub fn cut(&self, place: &str) {
+        assert!(ip(&["-n", &self.space(place), "link", "set", "v", "down"]));
+    }
+
+    pub fn mend(&self, place: &str) {
+        assert!(ip(&["-n", &self.space(place), "link", "set", "v", "up"]));
+    }
+
+    pub fn place(&self, place: &str, port: u16) -> Place {
+        let n = self.places.iter().position(|p| *p == place).unwrap() as u8;
+        Place {
+            space: Some(self.space(place)),
+            hub: SocketAddr::from(([10, 88, n, 1], port)),
+            sources: (2..2 + ADDRESSES).map(|host| Ipv4Addr::new(10, 88, n, host)).collect(),
+        }
+    }
+
+    /// The hub's own machine.
+    pub fn inside(&self, port: u16) -> Place {
+        Place { space: Some(self.space("hub")), ..Place::here(port) }
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for place in self.places.iter().chain(&["hub"]) {
+            ip(&["netns", "del", &self.space(place)]);
+        }
+    }
+}
+
+/// Where somebody sits, and how the hub is reached from there.
+#[derive(Debug, Clone)]
+pub struct Place {
+    space: Option<String>,
+    pub hub: SocketAddr,
+    sources: Vec<Ipv4Addr>,
+}
+
+impl Place {
+    /// This machine, when there is no other.
+    pub fn here(port: u16) -> Place {
+        Place { space: None, hub: SocketAddr::from(([127, 0, 0, 1], port)), sources: vec![Ipv4Addr::LOCALHOST] }
+    }
+
+    /// Moves the calling thread there; threads and processes that it starts are there too.
+    pub fn enter(&self) {
+        let Some(space) = &self.space else { return };
+        let file = File::open(PathBuf::from("/run/netns").join(space)).unwrap();
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network)).unwrap();
+    }
+
+    /// From the `n`th address of this place, by a thread that has entered it.
+    pub fn connect(&self, n: usize) -> std::io::Result<TcpStream> {
+        self.connect_small(n, None)
+    }
+
+    /// With so small a buffer that the hub notices soon when nobody reads.
+    pub fn connect_small(&self, n: usize, buffer: Option<usize>) -> std::io::Result<TcpStream> {
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        if let Some(buffer) = buffer {
+            rustix::net::sockopt::set_socket_recv_buffer_size(&socket, buffer)?;
+        }
+        if self.sources.len() > 1 {
+            rustix::net::bind(&socket, &SocketAddr::from((self.sources[n % self.sources.len()], 0)))?;
+        }
+        rustix::net::connect(&socket, &self.hub)?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// A control group (version 1, or 2 at `/sys/fs/cgroup`) for one hub, removed with the test.
+pub struct Group {
+    at: PathBuf,
+}
+
+impl Group {
+    /// `controller`: `memory` or `pids`. `None`: this user may not, or there are none.
+    pub fn make(controller: &str) -> Option<Group> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mesync-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let parents = [root.join(controller), root];
+        let works = |group: &Group| group.file(controller).exists();
+        let made = |parent: &PathBuf| {
+            let group = Group { at: parent.join(&name) };
+            (parent.join("cgroup.procs").exists() && std::fs::create_dir(&group.at).is_ok()).then_some(group)
+        };
+        parents.iter().filter_map(made).find(works)
+    }
+
+    fn file(&self, controller: &str) -> PathBuf {
+        let names = if controller == "memory" { ["memory.limit_in_bytes", "memory.max"] } else { ["pids.max", "pids.max"] };
+        names.iter().map(|name| self.at.join(name)).find(|p| p.exists()).unwrap_or(self.at.join(names[0]))
+    }
+
+    pub fn limit(&self, controller: &str, value: impl std::fmt::Display) {
+        std::fs::write(self.file(controller), value.to_string()).unwrap();
+    }
+
+    /// What runs a program in this group: it becomes the program, so the process id stays.
+    pub fn wrap(&self) -> Vec<String> {
+        let script = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", self.at.display());
+        ["sh", "-c", &script, "sh"].map(String::from).to_vec()
+    }
+
+    pub fn read(&self, name: &str) -> Option<String> {
+        Some(std::fs::read_to_string(self.at.join(name)).ok()?.trim().to_string())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.at);
+    }
+}

@@ -1,0 +1,474 @@
+//! Rules of style and architecture, as a test: each breach is reported as `file:line: what is wrong (why it is a rule)`.
+//!
+//! Reads the source as text. It does not parse Rust: comments and the inside of literals are blanked, and parts under
+//! `#[cfg(test)]` too, where a rule is for the program only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Lines of a source file, at most.
+const MOST_LINES: usize = 500;
+
+/// Decide only: no files, no sockets, no clock, no threads.
+const PURE: &[&str] =
+    &["src/wire.rs", "src/error.rs", "src/sse.rs", "src/backoff.rs", "src/messages/plan.rs", "src/hub/guard/head.rs", "src/hub/token.rs"];
+
+/// May start threads. A directory ends with a slash.
+const THREADS: &[&str] = &[
+    "src/daemon.rs",
+    "src/service.rs",
+    "src/hub/mod.rs",
+    "src/hub/commit.rs",
+    "src/hub/guard/",
+    "src/messages/hooks.rs",
+    "src/messages/hooks/",
+];
+
+/// May say `unsafe`.
+const UNSAFE: &[&str] = &["src/clock.rs"];
+
+/// Who must not know whom: (files, modules of the crate, why).
+const LAYERS: &[(&str, &[&str], &str)] = &[
+    ("src/hub/", &["daemon", "client", "messages", "cli", "credentials"], "the hub does not know the client side"),
+    ("src/messages/", &["hub", "files", "cli", "daemon"], "the message half knows neither the hub's insides nor the file half"),
+    ("src/files/", &["hub", "messages", "cli", "daemon"], "the file half knows neither the hub's insides nor the message half"),
+    ("src/client.rs", &["hub", "messages", "files", "cli", "daemon"], "the client's HTTP knows only what travels"),
+    ("src/wire.rs", UPPER, "the bottom knows nobody above it"),
+    ("src/error.rs", UPPER, "the bottom knows nobody above it"),
+    ("src/clock.rs", UPPER, "the bottom knows nobody above it"),
+    ("src/disk.rs", UPPER, "the bottom knows nobody above it"),
+    ("src/config.rs", UPPER, "the bottom knows nobody above it"),
+];
+const UPPER: &[&str] = &["hub", "messages", "files", "cli", "daemon", "client", "service", "credentials"];
+
+/// One source file in the three forms that the rules look at. All have the same line numbers.
+struct Source {
+    path: String,
+    text: String,
+    /// Comments and the inside of literals blanked.
+    code: String,
+    /// Parts under `#[cfg(test)]` blanked too; empty for files of tests.
+    program: String,
+}
+
+#[derive(Debug, PartialEq)]
+struct Breach {
+    path: String,
+    line: usize,
+    what: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Source {
+        let code = blank_literals(text);
+        let program = if path.starts_with("src/") { blank_tests(&code) } else { String::new() };
+        Source { path: path.into(), text: text.into(), code, program }
+    }
+
+    fn breach(&self, line: usize, what: impl Into<String>) -> Breach {
+        Breach { path: self.path.clone(), line, what: what.into() }
+    }
+
+    /// Lines of `form` on which `word` stands as a word of its own (a `!` or `(` at its end needs no border).
+    fn lines_with(&self, form: &str, word: &str) -> Vec<usize> {
+        let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let found = form.match_indices(word).filter(|(at, _)| {
+            let before = word.starts_with(|c: char| c.is_alphanumeric()) && part(form[..*at].chars().next_back());
+            let after = word.ends_with(|c: char| c.is_alphanumeric()) && part(form[at + word.len()..].chars().next());
+            !before && !after
+        });
+        found.map(|(at, _)| line_of(form, at)).collect()
+    }
+
+    fn is_in(&self, places: &[&str]) -> bool {
+        places.iter().any(|p| self.path == *p || (p.ends_with('/') && self.path.starts_with(p)))
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at].matches('\n').count() + 1
+}
+
+/// What follows `root::` anywhere, one level deep: `root::a::b` gives `a`, `root::{a, b::c}` gives `a` and `b`.
+fn used_from(code: &str, root: &str) -> Vec<(usize, String)> {
+    let start = format!("{root}::");
+    let ident = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut used = Vec::new();
+    for (at, _) in code.match_indices(&start) {
+        let rest = &code[at + start.len()..];
+        if !rest.starts_with('{') {
+            used.push((line_of(code, at), ident(rest)));
+            continue;
+        }
+        let (mut depth, mut item) = (0, 0);
+        for (i, c) in rest.char_indices() {
+            match c {
+                '{' if depth == 0 => (depth, item) = (1, i + 1),
+                '{' => depth += 1,
+                ',' | '}' if depth == 1 => {
+                    used.push((line_of(code, at + start.len() + item), ident(&rest[item..i])));
+                    item = i + 1;
+                    if c == '}' {
+                        break;
+                    }
+                }
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    used
+}
+
+/// Rules about one file.
+fn breaches(s: &Source) -> Vec<Breach> {
+    let mut all = Vec::new();
+    shape(s, &mut all);
+    if s.path.starts_with("src/") {
+        layers(s, &mut all);
+        places(s, &mut all);
+    }
+    all
+}
+
+fn shape(s: &Source, all: &mut Vec<Breach>) {
+    let lines = s.text.lines().count();
+    if lines >= MOST_LINES {
+        all.push(s.breach(MOST_LINES, format!("{lines} lines, must be under {MOST_LINES} (a file that one can read in one go)")));
+    }
+    if !s.text.starts_with("//! ") {
+        all.push(s.breach(1, "must open with a //! sentence of purpose (the reader learns first what the file is for)"));
+    }
+    for (i, line) in s.text.lines().enumerate() {
+        if line.contains('\t') {
+            all.push(s.breach(i + 1, "tab (indentation is four spaces; write \\t in a literal)"));
+        }
+        if line.ends_with([' ', '\r']) {
+            all.push(s.breach(i + 1, "space at the end of the line (noise in diffs)"));
+        }
+        // put together, so that this file does not name them
+        for mark in [concat!("TO", "DO"), concat!("FIX", "ME")] {
+            if line.contains(mark) {
+                all.push(s.breach(i + 1, format!("{mark} (what is missing belongs in an issue)")));
+            }
+        }
+    }
+    if !s.text.ends_with('\n') || s.text.ends_with("\n\n") {
+        all.push(s.breach(lines, "must end with exactly one newline"));
+    }
+}
+
+fn layers(s: &Source, all: &mut Vec<Breach>) {
+    for (place, unknown, why) in LAYERS.iter().filter(|(place, _, _)| s.is_in(&[place])) {
+        for (line, module) in used_from(&s.program, "crate").into_iter().filter(|(_, m)| unknown.contains(&m.as_str())) {
+            all.push(s.breach(line, format!("{place} uses crate::{module} ({why})")));
+        }
+    }
+    if s.is_in(PURE) {
+        let modules = used_from(&s.program, "std").into_iter().filter(|(_, m)| ["fs", "net", "thread", "process"].contains(&m.as_str()));
+        let mut found: Vec<(usize, String)> = modules.map(|(line, m)| (line, format!("std::{m}"))).collect();
+        for word in ["SystemTime::now", "Instant::now", "clock::now", "clock::monotonic", "thread::", "crate::disk"] {
+            found.extend(s.lines_with(&s.program, word).into_iter().map(|line| (line, word.to_string())));
+        }
+        for (line, what) in found {
+            all.push(s.breach(line, format!("{what} in a pure file (it decides; values such as the time come in as arguments)")));
+        }
+    }
+}
+
+fn places(s: &Source, all: &mut Vec<Breach>) {
+    let mut rule = |form: &str, words: &[&str], why: &str| {
+        for word in words {
+            all.extend(s.lines_with(form, word).into_iter().map(|line| s.breach(line, format!("{word} ({why})"))));
+        }
+    };
+    rule(
+        &s.program,
+        &["println!", "eprintln!", "print!", "eprint!", "dbg!"],
+        "panics when standard output or error is full or closed: use the output of cli, or the log",
+    );
+    rule(&s.program, &[".unwrap()"], "what comes from outside is an error with words; what cannot happen is .expect(\"why\")");
+    if !s.is_in(UNSAFE) {
+        rule(&s.code, &["unsafe"], "unsafe has one home, src/clock.rs");
+    }
+    if !s.is_in(THREADS) {
+        rule(
+            &s.program,
+            &["thread::Builder"],
+            "threads start in daemon.rs, service.rs, the hub's mod.rs, commit.rs and guard, and for hooks",
+        );
+    }
+}
+
+/// Rules about all files together.
+fn tree_breaches(sources: &[Source]) -> Vec<Breach> {
+    let homes: Vec<_> = sources.iter().filter_map(|s| s.lines_with(&s.program, "tiny_http").first().map(|line| (s, *line))).collect();
+    match homes.len() {
+        0 | 1 => Vec::new(),
+        _ => homes.iter().map(|(s, line)| s.breach(*line, "tiny_http (one file only names it, so that it can be replaced)")).collect(),
+    }
+}
+
+/// Blanks comments and the inside of string and character literals; newlines stay.
+fn blank_literals(text: &str) -> String {
+    let b: Vec<char> = text.chars().collect();
+    let mut out = String::with_capacity(text.len());
+    let mut i = 0;
+    let blank = |c: char| if c == '\n' { '\n' } else { ' ' };
+    let at = |i: usize| b.get(i).copied().unwrap_or('\0');
+    while i < b.len() {
+        // the end of the literal or comment that begins here, if one does
+        let end = match (b[i], at(i + 1)) {
+            ('/', '/') => (i..b.len()).find(|&j| b[j] == '\n').unwrap_or(b.len()),
+            ('/', '*') => {
+                let (mut depth, mut j) = (1, i + 2);
+                while j < b.len() && depth > 0 {
+                    match (b[j], at(j + 1)) {
+                        ('/', '*') => (depth, j) = (depth + 1, j + 2),
+                        ('*', '/') => (depth, j) = (depth - 1, j + 2),
+                        _ => j += 1,
+                    }
+                }
+                j
+            }
+            ('r', '"' | '#') if i == 0 || !(b[i - 1].is_alphanumeric() && b[i - 1] != 'b' || b[i - 1] == '_') => {
+                let hashes = b[i + 1..].iter().take_while(|c| **c == '#').count();
+                if at(i + 1 + hashes) != '"' {
+                    out.push(b[i]);
+                    i += 1;
+                    continue;
+                }
+                let closes = |j: usize| b[j] == '"' && (1..=hashes).all(|k| at(j + k) == '#');
+                (i + 2 + hashes..b.len()).find(|&j| closes(j)).map_or(b.len(), |j| j + 1 + hashes)
+            }
+            ('"', _) => {
+                let mut j = i + 1;
+                while j < b.len() && b[j] != '"' {
+                    j += if b[j] == '\\' { 2 } else { 1 };
+                }
+                j + 1
+            }
+            ('\'', '\\') => (i + 3..b.len()).find(|&j| b[j] == '\'').map_or(b.len(), |j| j + 1),
+            // a lifetime has no quote after its first letter
+            ('\'', _) if at(i + 2) == '\'' => i + 3,
+            _ => {
+                out.push(b[i]);
+                i += 1;
+                continue;
+            }
+        };
+        out.extend(b[i..end.min(b.len())].iter().map(|c| blank(*c)));
+        i = end;
+    }
+    out
+}
+
+/// Blanks each item under `#[cfg(test)]`: up to the brace that closes it, or its semicolon.
+fn blank_tests(code: &str) -> String {
+    let mut out = String::with_capacity(code.len());
+    let mut rest = code;
+    while let Some(at) = rest.find("#[cfg(test)]") {
+        let (mut depth, mut end) = (0i32, rest.len());
+        for (i, c) in rest[at..].char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 && (c == '}' || c == ';') {
+                end = at + i + 1;
+                break;
+            }
+        }
+        out.push_str(&rest[..at]);
+        out.extend(rest[at..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+        rest = &rest[end..];
+    }
+    out + rest
+}
+
+/// Files that are modules under `#[cfg(test)] mod NAME;`.
+fn test_files(s: &Source) -> Vec<String> {
+    let stem = s.path.trim_end_matches(".rs");
+    let dir = ["/mod", "/lib", "/main"].iter().find_map(|m| stem.strip_suffix(m)).unwrap_or(stem);
+    let names = s.code.split("#[cfg(test)]").skip(1).filter_map(|item| {
+        let name = item.trim_start().strip_prefix("mod ")?.split_once(';')?.0;
+        name.chars().all(|c| c.is_alphanumeric() || c == '_').then(|| name.to_string())
+    });
+    names.flat_map(|n| [format!("{dir}/{n}.rs"), format!("{dir}/{n}/")]).collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("cannot read {path}: {e}"))
+}
+
+/// Paths below the repository's root of all files in `dir`, sorted; build output and hidden directories left out.
+fn files(dir: &str, ending: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(root().join(dir)) else { return found };
+    for entry in entries.map(|e| e.expect("an entry of a directory of the repository")) {
+        let path = format!("{dir}/{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn report(breaches: Vec<Breach>) {
+    let lines: Vec<String> = breaches.iter().map(|b| format!("{}:{}: {}", b.path, b.line, b.what)).collect();
+    assert!(lines.is_empty(), "\n{}\n", lines.join("\n"));
+}
+
+#[test]
+fn the_sources_keep_the_rules() {
+    let paths = ["src", "tests", "fuzz/fuzz_targets"].iter().flat_map(|dir| files(dir, ".rs")).chain(["fuzz/checks.rs".to_string()]);
+    let mut sources: Vec<Source> = paths.map(|path| Source::new(&path, &read(&path))).collect();
+    assert!(sources.iter().any(|s| s.path == "src/lib.rs"), "the sources were not found");
+    let of_tests: Vec<String> = sources.iter().flat_map(test_files).collect();
+    for s in &mut sources {
+        if of_tests.iter().any(|t| s.path == *t || (t.ends_with('/') && s.path.starts_with(t))) {
+            s.program.clear();
+        }
+    }
+    report(sources.iter().flat_map(breaches).chain(tree_breaches(&sources)).collect());
+}
+
+#[test]
+fn every_dependency_says_why_it_is_there() {
+    let text = read("Cargo.toml");
+    let (mut section, mut before, mut found) = ("", "", Vec::new());
+    for (i, line) in text.lines().enumerate() {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+        } else if section.ends_with("dependencies") && line.contains('=') && !line.starts_with(['#', ' ']) && !before.starts_with('#') {
+            let what = format!("{line}: no comment above it (each dependency has a reason)");
+            found.push(Breach { path: "Cargo.toml".into(), line: i + 1, what });
+        }
+        before = line;
+    }
+    report(found);
+}
+
+#[test]
+fn the_changelog_has_a_place_for_what_is_not_released() {
+    assert!(read("CHANGELOG.md").lines().any(|l| l == "## Unreleased"), "CHANGELOG.md: no line \"## Unreleased\"");
+}
+
+#[test]
+fn nothing_in_the_repository_ends_in_spaces() {
+    let mut names = vec!["Makefile".to_string(), "README.md".into(), "CHANGELOG.md".into(), ".ci/run".into()];
+    names.extend(["contrib", "man"].iter().flat_map(|dir| files(dir, "")));
+    let mut found = Vec::new();
+    for name in names {
+        for (i, _) in read(&name).lines().enumerate().filter(|(_, l)| l.ends_with([' ', '\t', '\r'])) {
+            found.push(Breach { path: name.clone(), line: i + 1, what: "space at the end of the line (noise in diffs)".into() });
+        }
+    }
+    report(found);
+}
+
+#[test]
+fn the_man_page_tells_every_setting_with_its_default_and_range() {
+    let page = read("man/mesync.5");
+    let entries: Vec<&str> = page.split("\n.It Va ").skip(1).collect();
+    let mut found = Vec::new();
+    for s in mesync::config::SETTINGS {
+        let entry = entries.iter().find(|e| e.lines().next() == Some(s.key)).copied().unwrap_or("");
+        let range = s.doc.rsplit_once('(').map_or("", |(_, range)| range.trim_end_matches(')'));
+        let default = if s.default.is_empty() { "" } else { "default" };
+        for wanted in [&format!(".Ev {}", s.env), default, s.default, range] {
+            if entry.is_empty() || !entry.contains(wanted) {
+                let what = format!("no \"{wanted}\" under \".It Va {}\" (every setting is documented)", s.key);
+                found.push(Breach { path: "man/mesync.5".into(), line: 1, what });
+            }
+        }
+    }
+    report(found);
+}
+
+#[test]
+fn every_exit_status_is_documented() {
+    let (page, readme) = (read("man/mesync.1"), read("README.md"));
+    for (kind, name) in mesync::error::Kind::ALL {
+        let status = kind.exit_status();
+        assert!(page.contains(&format!("\n.It {status}\n")), "man/mesync.1: no exit status {status} ({name})");
+        assert!(readme.contains(&format!("\n| {status} | ")), "README.md: no exit status {status} ({name})");
+    }
+}
+
+#[test]
+fn man_page_names_every_command_and_flag() {
+    use mesync::cli::table::{COMMANDS, GLOBAL};
+    // the list entries of the page, each from its ".It" to the next one of a command
+    let page = read("man/mesync.1").replace(".It Xo\n.Ic ", ".It Ic ");
+    let entries: Vec<&str> = page.split(".It Ic ").skip(1).collect();
+    let mut found = Vec::new();
+    let mut missing = |what: String| found.push(Breach { path: "man/mesync.1".into(), line: 1, what });
+    for command in COMMANDS {
+        let is_about = |e: &&&str| e.strip_prefix(command.name).is_some_and(|r| r.starts_with(['\n', ' ']));
+        // "hosts rebind" begins with "hosts" too: the shortest name comes first
+        let Some(entry) = entries.iter().find(is_about) else {
+            missing(format!("no \".It Ic {}\" (every command is documented)", command.name));
+            continue;
+        };
+        for flag in command.flags.iter().filter(|f| !entry.contains(&format!("Fl -{}", f.long))) {
+            missing(format!("no \"Fl -{}\" in \".It Ic {}\" (every flag is documented)", flag.long, command.name));
+        }
+    }
+    for flag in GLOBAL.iter().filter(|f| !page.contains(&format!(".It Fl -{}", f.long)) && !page.contains(&format!(" , -{}\n", f.long))) {
+        missing(format!("no \".It Fl -{}\" (every flag is documented)", flag.long));
+    }
+    report(found);
+}
+
+/// The rules themselves: (path, text) and what must be said about it, "" for nothing.
+#[test]
+fn each_rule_catches_its_breach() {
+    let check = |path: &str, text: &str, wants: &str| {
+        let got = breaches(&Source::new(path, &format!("//! Test.\n{text}\n")));
+        let got: BTreeMap<usize, &str> = got.iter().map(|b| (b.line, b.what.as_str())).collect();
+        match wants {
+            "" => assert!(got.is_empty(), "{path}: {text}: {got:?}"),
+            _ => assert!(got.get(&2).is_some_and(|w| w.contains(wants)), "{path}: {text}: {got:?}"),
+        }
+    };
+    check("src/hub/a.rs", "use crate::client::Hub;", "does not know the client side");
+    check("src/hub/a.rs", "use crate::{wire, daemon::Event};", "uses crate::daemon");
+    check("src/hub/a.rs", "fn f(x: crate::messages::Queue) {}", "uses crate::messages");
+    check("src/hub/a.rs", "use crate::{wire::{self, client}, error};", "");
+    check("src/hub/a.rs", "use super::messages; // crate::cli", "");
+    check("src/hub/a.rs", "const A: &str = \"crate::cli and println!\";", "");
+    check("src/hub/a.rs", "const A: &str = r#\"a \" crate::cli\"#; use crate::cli;", "uses crate::cli");
+    check("src/hub/a.rs", "const A: char = '\"'; use crate::cli; const B: char = '\"';", "uses crate::cli");
+    check("src/messages/a.rs", "use crate::hub;", "knows neither");
+    check("src/wire.rs", "use std::{fmt, fs};", "std::fs in a pure file");
+    check("src/wire.rs", "fn f() { let t = SystemTime::now(); }", "in a pure file");
+    check("src/messages/plan.rs", "fn f() { std::thread::yield_now(); }", "in a pure file");
+    check("src/a.rs", "fn f() { println!(); }", "println!");
+    check("src/a.rs", "fn f() { my_println!(); }", "");
+    check("src/a.rs", "fn f() { x.unwrap(); }", ".unwrap()");
+    check("src/a.rs", "#[cfg(test)]\nmod tests {\n    fn f() { x.unwrap(); }\n}", "");
+    check("src/a.rs", "#[cfg(test)] mod tests; fn f() { x.unwrap(); }", ".unwrap()");
+    check("tests/a.rs", "fn f() { x.unwrap(); }", "");
+    check("src/a.rs", "fn f() { unsafe { g() } }", "one home");
+    check("src/clock.rs", "fn f() { unsafe { g() } }", "");
+    check("src/a.rs", "#![deny(unsafe_code)]", "");
+    check("src/a.rs", "use std::thread; fn f() { thread::Builder::new(); }", "threads start in");
+    check("src/hub/guard/x.rs", "fn f() { std::thread::Builder::new(); }", "");
+    check("src/a.rs", concat!("// TO", "DO"), "belongs in an issue");
+    check("src/a.rs", "fn f<'a>(x: &'a str) {} \n", "space at the end");
+    assert_eq!(breaches(&Source::new("src/a.rs", "fn f() {}\n")).len(), 1);
+    assert_eq!(breaches(&Source::new("src/a.rs", &format!("//! A.\n{}", "//\n".repeat(499)))).len(), 1);
+    let two: Vec<Source> = ["src/a.rs", "src/b.rs"].iter().map(|p| Source::new(p, "//! A.\nuse tiny_http::Server;\n")).collect();
+    assert_eq!(tree_breaches(&two).len(), 2);
+    assert_eq!(test_files(&Source::new("src/hub/mod.rs", "//! A.\n#[cfg(test)]\nmod x;\n")), ["src/hub/x.rs", "src/hub/x/"]);
+}
