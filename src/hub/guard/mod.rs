@@ -24,6 +24,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::clock;
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 use crate::hub::http::{Caller, Reply, Request};
@@ -56,6 +57,8 @@ pub use limits::block;
 const TURN: Duration = Duration::from_secs(1);
 /// After a lack of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Between two attempts to start a thread.
+const MOMENT: Duration = Duration::from_millis(1);
 /// For threads to end that have been told to.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// TCP: a peer that is gone without a word is noticed within a minute, on idle connections and on full ones.
@@ -340,8 +343,14 @@ fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
     let stream = Arc::new(stream);
     let (mut refused, crowd) = (receive(shared, &stream, peer), shared.clients.count());
     if matches!(refused, Err((Reason::Connections | Reason::Thread, ..))) && make_room(shared) {
+        let until = clock::monotonic() + limits::LEAVING;
         shared.clients.wait_below(crowd, limits::LEAVING);
         refused = receive(shared, &stream, peer);
+        // to the kernel a thread has ended only some time after its last line
+        while matches!(refused, Err((Reason::Thread, ..))) && clock::monotonic() < until {
+            wait(&[&shared.stopping.fd], MOMENT);
+            refused = receive(shared, &stream, peer);
+        }
     }
     if let Err((reason, status, words)) = refused {
         turn_away(shared, &stream, reason, status, words);
