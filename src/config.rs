@@ -3,11 +3,15 @@
 //! Help, man page tables and the parser of `config.toml` read the same table. Nothing is read from the disk here but
 //! `config.toml` itself; keys are files of their own and are read by who needs them.
 
+mod values;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::wire;
+pub use values::check_key;
+use values::{bytes, level, listen, number, path, reserve, seconds, url};
 
 /// Limits that nobody has needed to set yet, all in one place: every queue and table has one.
 pub mod limits {
@@ -105,6 +109,8 @@ pub struct HubSettings {
     pub queue_messages: u64,
     pub queue_bytes: u64,
     pub message_space: u64,
+    pub version_ttl: Duration,
+    pub max_upload: u64,
     pub reserve: Reserve,
     pub connections: usize,
     pub connections_per_address: usize,
@@ -192,6 +198,10 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| bytes(v, 1_000_000, 1_000_000_000_000).map(|v| s.hub.queue_bytes = v)),
     row(Hub, "message_space", "MESYNC_MESSAGE_SPACE", "1GB", "bytes of all waiting messages together (1MB to 1TB)",
         |s, v| bytes(v, 1_000_000, 1_000_000_000_000).map(|v| s.hub.message_space = v)),
+    row(Hub, "version_ttl", "MESYNC_VERSION_TTL", "2592000", "seconds for which replaced and deleted files can be restored (3600 to 315360000)",
+        |s, v| seconds(v, 3600, 315_360_000).map(|v| s.hub.version_ttl = v)),
+    row(Hub, "max_upload", "MESYNC_MAX_UPLOAD", "8GB", "bytes of one file (1MB to 64GB)",
+        |s, v| bytes(v, 1_000_000, 64_000_000_000).map(|v| s.hub.max_upload = v)),
     row(Hub, "reserve", "MESYNC_RESERVE", "1%", "free disk space to leave alone, in percent or bytes, at least 8 MiB",
         |s, v| reserve(v).map(|v| s.hub.reserve = v)),
     row(Hub, "connections", "MESYNC_CONNECTIONS", "512", "connections at the same time (8 to 4096)",
@@ -310,104 +320,6 @@ fn system_host_name() -> Result<String> {
     wire::check_host(&name).map_err(|e| {
         Error::new(Kind::Settings, format!("cannot use the system's host name: {e}")).hint("set MESYNC_HOST_ID, or host_id in config.toml")
     })
-}
-
-type Parsed<T> = std::result::Result<T, String>;
-
-fn number(text: &str, least: u64, most: u64) -> Parsed<u64> {
-    let wrong = || format!("must be a whole number from {least} to {most}, not \"{}\"", wire::brief(text));
-    text.trim().parse().ok().filter(|n| (least..=most).contains(n)).ok_or_else(wrong)
-}
-
-fn seconds(text: &str, least: u64, most: u64) -> Parsed<Duration> {
-    number(text, least, most).map(Duration::from_secs)
-}
-
-/// `4096`, `64KB`, `256MB`, `8GB`, `1TB`, or with `i` for powers of 1024.
-fn bytes(text: &str, least: u64, most: u64) -> Parsed<u64> {
-    let wrong = || format!("must be a size such as 64MB, from {least} to {most} bytes, not \"{}\"", wire::brief(text));
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" => 1_000,
-        "m" | "mb" => 1_000_000,
-        "g" | "gb" => 1_000_000_000,
-        "t" | "tb" => 1_000_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        "tib" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    let n: Option<u64> = text[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    n.filter(|n| (least..=most).contains(n)).ok_or_else(wrong)
-}
-
-fn reserve(text: &str) -> Parsed<Reserve> {
-    match text.trim().strip_suffix('%') {
-        Some(percent) => {
-            let wrong = || format!("must be from 0% to 90%, not \"{}\"", wire::brief(text));
-            percent.trim().parse().ok().filter(|p| (0.0..=90.0).contains(p)).map(Reserve::Percent).ok_or_else(wrong)
-        }
-        None => bytes(text, 0, 1_000_000_000_000).map(Reserve::Bytes),
-    }
-}
-
-/// An absolute path; `~/` is the home directory.
-fn path(text: &str) -> Parsed<PathBuf> {
-    if text == "~" || text.starts_with("~/") {
-        let home = std::env::home_dir().filter(|h| h.is_absolute()).ok_or("~ needs HOME, which is not set")?;
-        return Ok(home.join(text[1..].trim_start_matches('/')));
-    }
-    std::path::absolute(text).map_err(|e| format!("not a path: {e}"))
-}
-
-fn url(text: &str) -> Parsed<String> {
-    let text = text.trim().trim_end_matches('/');
-    let wrong = |why: &str| format!("must be a URL such as http://hub.example:8080, not \"{}\": {why}", wire::brief(text));
-    let rest = match text.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some(("https", rest)) if cfg!(feature = "tls") => rest,
-        Some(("https", _)) => return Err(wrong("this program was built without TLS")),
-        _ => return Err(wrong("it must begin with http:// or https://")),
-    };
-    if rest.is_empty() || rest.starts_with(['/', ':']) || rest.contains(char::is_whitespace) || rest.contains(['?', '#']) {
-        return Err(wrong("the host is missing or something follows it"));
-    }
-    if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
-        return Err(wrong("a key does not belong in it; use MESYNC_API_KEY"));
-    }
-    Ok(text.to_string())
-}
-
-fn listen(text: &str) -> Parsed<String> {
-    let text = text.trim();
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_string() };
-    match full.parse::<std::net::SocketAddr>() {
-        Ok(address) => Ok(address.to_string()),
-        Err(_) => Err(format!("must be an address and a port such as 0.0.0.0:8080 or [::]:8080, not \"{}\"", wire::brief(text))),
-    }
-}
-
-/// A key as it may be written in a setting or a file.
-pub fn check_key(text: &str) -> Parsed<String> {
-    let text = text.trim();
-    match (8..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-        true => Ok(text.to_string()),
-        // never the value: it is a secret
-        false => Err("a key is 8 to 512 printable characters without spaces".into()),
-    }
-}
-
-fn level(text: &str) -> Parsed<log::LevelFilter> {
-    match text.trim() {
-        "error" => Ok(log::LevelFilter::Error),
-        "warn" => Ok(log::LevelFilter::Warn),
-        "info" => Ok(log::LevelFilter::Info),
-        "debug" => Ok(log::LevelFilter::Debug),
-        _ => Err(format!("must be error, warn, info or debug, not \"{}\"", wire::brief(text))),
-    }
 }
 
 #[cfg(test)]

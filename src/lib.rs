@@ -70,6 +70,7 @@
 //! bytes.
 
 pub mod backoff;
+pub mod chunking;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -82,6 +83,7 @@ pub mod hub;
 pub mod logger;
 pub mod messages;
 pub mod notify;
+pub mod relpath;
 pub mod service;
 pub mod sse;
 pub mod tls;

@@ -2,6 +2,8 @@
 //!
 //! Pure: no I/O, no clock, no randomness. It knows neither side: what each does with these is not its business.
 
+pub mod files;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

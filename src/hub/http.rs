@@ -84,6 +84,8 @@ pub enum Job {
     Upload(UploadJob),
     /// An answer too long for [`Reply::INLINE`].
     Bytes(Vec<u8>),
+    /// An answer of this length, read as it is written: a download. A reader that ends early ends the connection.
+    Send { length: u64, reader: Box<dyn Read + Send> },
     /// Writes pieces until it returns: an event stream. Each piece goes out at once; an error means the reader is gone.
     Stream(StreamJob),
 }

@@ -200,6 +200,7 @@ impl Client<'_> {
                     next => self.conclude(reply.into(), next, body, manner),
                 }
             }
+            Some(Job::Send { .. }) => todo!(),
             Some(Job::Stream(job)) => self.stream(answer, job, manner),
         }
     }

@@ -70,6 +70,7 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             Ok(Outcome::Done)
         }
         Op::Sweep => sweep(t, group.now),
+        Op::File(_) => todo!(),
     }
 }
 

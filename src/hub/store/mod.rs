@@ -6,6 +6,7 @@
 //! whatever the number of hosts: it is for all that were registered before it, and each has one number, its cursor, through
 //! which it is done. What [`Store::apply`] has returned is on the disk; reads see only what is.
 
+pub mod files;
 pub mod ops;
 pub mod read;
 

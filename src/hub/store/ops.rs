@@ -5,6 +5,7 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::files::ops::{Asked, Changed, FileOp};
 use crate::error::Error;
 use crate::wire::{Message, PostResult};
 
@@ -62,6 +63,8 @@ pub enum Op {
     DeleteHost { host: String },
     /// Removes some of what nobody waits for any more.
     Sweep,
+    /// About files.
+    File(FileOp),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +89,10 @@ pub enum Outcome {
     },
     /// Too much waits already, or the hub is stopping. Nothing happened.
     Busy,
+    /// One a file, in order.
+    Changed(Vec<Changed>),
+    /// To [`FileOp::Ask`].
+    Asked(Asked),
     /// The transaction failed. Nothing happened, or (when a sync failed) nobody knows.
     Failed(Error),
 }

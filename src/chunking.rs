@@ -1,0 +1,192 @@
+//! Where a long file is cut into chunks: at places that its content decides, so that an insertion moves no cut but those
+//! beside it. Both sides cut with these parameters, so equal bytes give equal chunks wherever they are cut.
+//!
+//! Pure: it sees bytes as they pass, keeps none of them, and knows neither files nor the hub. The way is FastCDC with
+//! normalized chunking (Xia et al., "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for Data
+//! Deduplication", USENIX ATC 2016), fed piece by piece: the published crates want a whole chunk in memory, 8 MiB a transfer.
+
+use sha2::{Digest, Sha256};
+
+use crate::wire::files::{Chunk, Hash, SINGLE};
+
+/// Bytes of a chunk: at least (but for the last one), aimed at, at most.
+pub const LEAST: u64 = 256 * 1024;
+pub const AVERAGE: u64 = 1024 * 1024;
+pub const MOST: u64 = 8 * 1024 * 1024;
+
+/// A cut is where so many of the upper bits are zero: before the average harder, after it easier (section 3.3, level 2).
+const BITS: u32 = AVERAGE.ilog2();
+const HARD: u32 = BITS + 2;
+const EASY: u32 = BITS - 2;
+
+/// One random number a byte. To change one is to cut every file elsewhere.
+const GEAR: [u64; 256] = gear();
+
+/// The first 256 numbers of splitmix64 from 0 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+const fn gear() -> [u64; 256] {
+    let (mut table, mut state, mut i) = ([0; 256], 0u64, 0);
+    while i < 256 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        table[i] = z ^ (z >> 31);
+        i += 1;
+    }
+    table
+}
+
+/// Finds the end of one chunk after the other.
+#[derive(Debug, Default)]
+struct Cutter {
+    /// Of the chunk that has begun.
+    length: u64,
+    hash: u64,
+}
+
+impl Cutter {
+    /// How many of these bytes the chunk still takes, if it ends with them; `None`: all, and it goes on.
+    fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
+        let skipped = LEAST.saturating_sub(self.length).min(bytes.len() as u64) as usize;
+        self.length += skipped as u64;
+        for (i, byte) in bytes.iter().enumerate().skip(skipped) {
+            self.hash = (self.hash << 1).wrapping_add(GEAR[*byte as usize]);
+            self.length += 1;
+            let bits = if self.length < AVERAGE { HARD } else { EASY };
+            if self.hash >> (u64::BITS - bits) == 0 || self.length == MOST {
+                *self = Cutter::default();
+                return Some(i + 1);
+            }
+        }
+        None
+    }
+}
+
+/// What a file consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    pub size: u64,
+    pub sha256: Hash,
+    /// None for no bytes, one for up to [`SINGLE`].
+    pub chunks: Vec<Chunk>,
+}
+
+/// Takes the bytes of a file in order, tells where chunks end, and hashes them and the whole.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    cutter: Cutter,
+    chunk: Sha256,
+    length: u64,
+    whole: Sha256,
+    size: u64,
+    chunks: Vec<Chunk>,
+}
+
+impl Splitter {
+    /// Takes bytes from the front of `bytes` up to the end of the chunk, or all of them: what it took, and the chunk if it
+    /// has ended. A file of up to [`SINGLE`] bytes is one chunk in the end, whatever was said here.
+    pub fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> (&'a [u8], Option<Chunk>) {
+        let end = self.cutter.cut(bytes);
+        let (piece, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        *bytes = rest;
+        self.whole.update(piece);
+        self.chunk.update(piece);
+        self.length += piece.len() as u64;
+        self.size += piece.len() as u64;
+        (piece, end.and_then(|_| self.close()))
+    }
+
+    /// For who only wants to know.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            self.take(&mut bytes);
+        }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub fn finish(mut self) -> Content {
+        self.close();
+        let (size, sha256) = (self.size, Hash(self.whole.finalize().into()));
+        let chunks = match size {
+            0 => Vec::new(),
+            1..=SINGLE => vec![Chunk { sha256, size }],
+            _ => self.chunks,
+        };
+        Content { size, sha256, chunks }
+    }
+
+    fn close(&mut self) -> Option<Chunk> {
+        let size = std::mem::take(&mut self.length);
+        let chunk = Chunk { sha256: Hash(self.chunk.finalize_reset().into()), size };
+        (size > 0).then(|| self.chunks.push(chunk)).map(|()| chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that look random and are the same everywhere.
+    fn noise(mut seed: u64, length: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(length + 8);
+        while out.len() < length {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            out.extend_from_slice(&(seed ^ (seed >> 29)).to_le_bytes());
+        }
+        out.truncate(length);
+        out
+    }
+
+    fn split(bytes: &[u8], piece: usize) -> Content {
+        let mut splitter = Splitter::default();
+        bytes.chunks(piece).for_each(|p| splitter.feed(p));
+        splitter.finish()
+    }
+
+    #[test]
+    fn short_files_are_one_chunk_and_empty_ones_none() {
+        assert_eq!(split(b"", 1), Content { size: 0, sha256: Hash::of(b""), chunks: vec![] });
+        for length in [1, 300_000, SINGLE as usize] {
+            let bytes = noise(1, length);
+            let chunk = Chunk { sha256: Hash::of(&bytes), size: length as u64 };
+            assert_eq!(split(&bytes, 65_536).chunks, [chunk], "{length}");
+        }
+    }
+
+    #[test]
+    fn cuts_depend_on_the_bytes_and_not_on_how_they_come() {
+        let bytes = noise(2, 12 << 20);
+        let content = split(&bytes, 65_536);
+        assert_eq!(content, split(&bytes, 1_000_003));
+        let mut at = 0;
+        for (i, chunk) in content.chunks.iter().enumerate() {
+            let end = at + chunk.size as usize;
+            assert_eq!(chunk.sha256, Hash::of(&bytes[at..end]));
+            assert!(chunk.size <= MOST && (chunk.size > LEAST || i + 1 == content.chunks.len()), "{chunk:?}");
+            at = end;
+        }
+        assert_eq!((at, content.sha256), (bytes.len(), Hash::of(&bytes)));
+        assert!((6..30).contains(&content.chunks.len()), "{} chunks", content.chunks.len());
+        // written down, since both sides of a wire and of an upgrade must agree
+        assert_eq!(content.chunks.iter().map(|c| c.size).take(3).collect::<Vec<_>>(), [975_174, 1_101_702, 1_060_307]);
+    }
+
+    #[test]
+    fn monotonous_files_are_cut_at_the_most() {
+        let sizes: Vec<u64> = split(&vec![0; 12 << 20], 65_536).chunks.iter().map(|c| c.size).collect();
+        assert_eq!(sizes, [MOST, 4 << 20]);
+    }
+
+    #[test]
+    fn an_insertion_moves_the_cuts_beside_it_only() {
+        let before = noise(3, 16 << 20);
+        let mut after = before.clone();
+        after.splice(10_000_000..10_000_000, noise(4, 1000));
+        let (before, after) = (split(&before, 65_536).chunks, split(&after, 65_536).chunks);
+        let new = after.iter().filter(|c| !before.contains(c)).count();
+        assert!((1..=3).contains(&new), "{new} of {} chunks are new", after.len());
+    }
+}

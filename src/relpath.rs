@@ -1,0 +1,80 @@
+//! Names of files as they travel: relative, with slashes, UTF-8. Says which there may be.
+//!
+//! Pure, and lexical only: what stands on a disk under such a name, links above all, is for who opens it to check.
+
+/// Bytes of a whole name, at most.
+pub const MOST: usize = 1024;
+/// Bytes of one component, at most: the limit of Linux file systems (path_resolution(7)).
+pub const MOST_COMPONENT: usize = 255;
+/// The directory in the root of a synced directory that is ours: marker, lock, trash.
+pub const OWN_DIR: &str = ".mesync";
+const TEMPORARY_BEGINS: &str = ".mesync-";
+const TEMPORARY_ENDS: &str = ".tmp";
+
+/// Decides whether a file may have this name; the error is for whoever chose it.
+pub fn check(full: &str) -> Result<(), String> {
+    let shown = || crate::wire::brief(full);
+    if full.is_empty() {
+        return Err("the name is empty".into());
+    }
+    if full.len() > MOST {
+        return Err(format!("the name is {} bytes long, {MOST} are the most: \"{}\"", full.len(), shown()));
+    }
+    if full.contains('\0') {
+        return Err(format!("the name contains a NUL: \"{}\"", shown()));
+    }
+    if full.starts_with('/') {
+        return Err(format!("the name must be relative: \"{}\"", shown()));
+    }
+    full.split('/').try_for_each(|component| match component {
+        "" => Err(format!("the name has an empty component: \"{}\"", shown())),
+        "." | ".." => Err(format!("the name leads elsewhere with \"{component}\": \"{}\"", shown())),
+        _ if component.len() > MOST_COMPONENT => Err(format!(
+            "a component of the name is {} bytes long, {MOST_COMPONENT} are the most: \"{}\"",
+            component.len(),
+            crate::wire::brief(component)
+        )),
+        _ if is_own(component) => Err(format!("mesync keeps such names for itself: \"{}\"", shown())),
+        _ => Ok(()),
+    })
+}
+
+/// Our own directory, or one of our temporary files: never synced.
+pub fn is_own(component: &str) -> bool {
+    component == OWN_DIR || component.starts_with(TEMPORARY_BEGINS) && component.ends_with(TEMPORARY_ENDS)
+}
+
+/// `.mesync-<random>.tmp`: the name of a file that is not whole yet.
+pub fn temporary(random: u64) -> String {
+    format!("{TEMPORARY_BEGINS}{random:016x}{TEMPORARY_ENDS}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_or_are_ours_are_refused() {
+        let check = |name: &str, why: Option<&str>| match (check(name), why) {
+            (Ok(()), None) => {}
+            (Err(got), Some(why)) if got.contains(why) => {}
+            (got, why) => panic!("{name:?}: {got:?}, not {why:?}"),
+        };
+        for fine in ["a", "a/b", ".hidden", "...", "a b", "a\\b", "a\nb", "-rf", "%20", "é", "😀", "..a", ".mesyncignore", ".mesync-x"] {
+            check(fine, None);
+        }
+        check(&format!("{}/{}", "d".repeat(255), "f".repeat(255)), None);
+        check("", Some("empty"));
+        check("/a", Some("relative"));
+        check("a//b", Some("empty component"));
+        check("a/", Some("empty component"));
+        check("..", Some("elsewhere"));
+        check("a/../b", Some("elsewhere"));
+        check("./a", Some("elsewhere"));
+        check("a\0", Some("NUL"));
+        check(&"x".repeat(256), Some("255 are the most"));
+        check(&"x/".repeat(600), Some("1024 are the most"));
+        check(".mesync/id", Some("for itself"));
+        check(&format!("d/{}", temporary(7)), Some("for itself"));
+    }
+}

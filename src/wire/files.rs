@@ -1,0 +1,434 @@
+//! What travels about files: records, changes, events, and the requests that change them.
+//!
+//! Pure, as all of [`crate::wire`]. Clients must read what `s3em` sends, the server of the published `s3ec`, which knows
+//! fewer fields: what it lacks has a default here, above all `rev`, which is 0 there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::relpath;
+
+/// A body up to this long is one chunk, and may travel in one request; longer ones are cut ([`crate::chunking`]).
+pub const SINGLE: u64 = 8 * 1024 * 1024;
+/// Files of one batch, at most.
+pub const BATCH_FILES: usize = 1000;
+/// Bytes of one file of a batch, at most.
+pub const BATCH_FILE: u64 = 64 * 1024;
+/// Bytes of one batch, its lines of JSON included, at most.
+pub const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+/// Chunks named in one request, at most: 64 GB of the smallest.
+pub const MOST_CHUNKS: usize = 262_144;
+/// Rows of one page of a listing, at most.
+pub const PAGE: usize = 1000;
+/// Rows of a listing that names no limit.
+pub const PAGE_DEFAULT: usize = 50;
+/// Header with the name of the host that a caller without a key of its own acts as.
+pub const HOST_HEADER: &str = "x-mesync-host";
+
+/// SHA-256; as text 64 hexadecimal digits in lower case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash(pub [u8; 32]);
+
+impl Hash {
+    pub fn of(bytes: &[u8]) -> Hash {
+        use sha2::Digest;
+        Hash(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for Hash {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Hash, String> {
+        let wrong = || format!("a SHA-256 is 64 hexadecimal digits, not \"{}\"", super::brief(text));
+        let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+        let bytes = text.as_bytes();
+        let mut out = [0; 32];
+        if bytes.len() != 64 {
+            return Err(wrong());
+        }
+        for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+            *byte = digit(pair[0]).zip(digit(pair[1])).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?;
+        }
+        Ok(Hash(out))
+    }
+}
+
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Hash, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What stands under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    #[default]
+    File,
+    /// A directory with nothing in it that is synced.
+    Dir,
+    /// Its content is the text of its target.
+    Symlink,
+}
+
+/// A checked name: directory ("" for the root) and last component, neither with a slash at its ends.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Name {
+    pub path: String,
+    pub name: String,
+}
+
+impl Name {
+    /// Checks both parts; the error is for whoever chose the name.
+    pub fn new(path: &str, name: &str) -> Result<Name, String> {
+        let name = Name { path: path.to_string(), name: name.to_string() };
+        if name.name.contains('/') {
+            return Err(format!("a file name cannot contain a slash: \"{}\"", super::brief(&name.name)));
+        }
+        relpath::check(&name.full()).map(|()| name)
+    }
+
+    /// `docs/a.txt`.
+    pub fn parse(full: &str) -> Result<Name, String> {
+        relpath::check(full)?;
+        let (path, name) = full.rsplit_once('/').unwrap_or(("", full));
+        Ok(Name { path: path.to_string(), name: name.to_string() })
+    }
+
+    /// `docs/a.txt`.
+    pub fn full(&self) -> String {
+        if self.path.is_empty() { self.name.clone() } else { format!("{}/{}", self.path, self.name) }
+    }
+}
+
+/// What `stat` knows beyond mode and mtime, kept and handed out for `s3ec`; it decides nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extra {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groupname: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctime: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atime: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nlink: Option<u64>,
+}
+
+/// A file as the hub knows it, or what is left of it: then `deleted_at` is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Stays with path and name, over deletes and new files of the same name.
+    pub id: Uuid,
+    pub name: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub path: String,
+    #[serde(default)]
+    pub kind: Kind,
+    #[serde(default)]
+    pub size: u64,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub content_type: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub etag: String,
+    #[serde(default)]
+    pub checksum_sha256: Option<Hash>,
+    /// Whole st_mode.
+    #[serde(default)]
+    pub mode: Option<u32>,
+    /// RFC 3339 with up to nine decimals.
+    #[serde(default)]
+    pub mtime: Option<String>,
+    #[serde(flatten)]
+    pub extra: Extra,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub created_at: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub updated_at: String,
+    #[serde(default)]
+    pub deleted_at: Option<String>,
+    /// The number of the change that made it so; 0 from a server that does not count.
+    #[serde(default)]
+    pub rev: u64,
+    /// Who made that change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Of something deleted: the name under which it goes on, if it was renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed_to: Option<Name>,
+}
+
+impl Record {
+    pub fn full_name(&self) -> String {
+        Name { path: self.path.clone(), name: self.name.clone() }.full()
+    }
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+/// One piece of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    pub sha256: Hash,
+    pub size: u64,
+}
+
+/// The `metadata` part of an upload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    #[serde(default)]
+    pub path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<String>,
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The body of `PUT /api/files/commit`: a file whose chunks the hub has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    #[serde(default)]
+    pub path: String,
+    pub name: String,
+    #[serde(default)]
+    pub kind: Kind,
+    #[serde(default)]
+    pub mode: Option<u32>,
+    #[serde(default)]
+    pub mtime: Option<String>,
+    #[serde(flatten)]
+    pub extra: Extra,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    pub size: u64,
+    pub checksum_sha256: Hash,
+    #[serde(default)]
+    pub chunks: Vec<Chunk>,
+    /// The name that it had before: removed in the same transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<From>,
+}
+
+/// Where a renamed file was, and the revision that must still stand there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct From {
+    #[serde(default)]
+    pub path: String,
+    pub name: String,
+    pub if_match: u64,
+}
+
+/// The line of JSON before each body of `POST /api/files/batch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchItem {
+    #[serde(default)]
+    pub path: String,
+    pub name: String,
+    #[serde(default)]
+    pub kind: Kind,
+    #[serde(default)]
+    pub mode: Option<u32>,
+    #[serde(default)]
+    pub mtime: Option<String>,
+    pub size: u64,
+    pub checksum_sha256: Hash,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_match: Option<u64>,
+    /// Only if there is nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub if_none_match: bool,
+    /// Idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Uuid>,
+}
+
+/// What became of one file of a batch: the status that the same would have had alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchResult {
+    pub status: u16,
+    /// After 200, 201 and 204 the file's; after 412 the one that stands there, if there is one.
+    #[serde(default)]
+    pub record: Option<Record>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The answer of `POST /api/files/batch`: one result a file, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchAnswer {
+    pub results: Vec<BatchResult>,
+}
+
+/// The body of `POST /api/files/fetch`. The answer has per item one line of JSON, a [`FetchHead`], and then its `size` bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    pub items: Vec<FetchItem>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchItem {
+    pub id: Uuid,
+    pub rev: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchHead {
+    pub id: Uuid,
+    pub rev: u64,
+    /// 200, 404 (no such revision any more), 413 (too long for a batch, or this one is full: get it alone).
+    pub status: u16,
+    /// Bytes that follow the line; 0 unless the status is 200.
+    pub size: u64,
+}
+
+/// A page of `GET /api/files/changes`: at most one row a name, its latest, in the order of `rev`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The hub's latest revision.
+    pub rev: u64,
+    pub epoch: Uuid,
+    pub more: bool,
+    /// The hub's revision at the first page of a full listing (`after=0`); to be given with every later page of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<u64>,
+    pub changes: Vec<Record>,
+}
+
+/// The answer of `GET /api/idempotency/{key}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAnswer {
+    /// The request was carried out. If not, the key is burnt: it never will be.
+    pub done: bool,
+    /// What it made: one record a name.
+    #[serde(default)]
+    pub made: Vec<Record>,
+    /// The records of these names as they are now.
+    #[serde(default)]
+    pub current: Vec<Record>,
+}
+
+/// An event as it stands in a `data:` line and in the history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// `file_created`, `file_updated`, `file_deleted`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for who reads `s3em`'s history: `created`, `updated`, `deleted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    #[serde(default)]
+    pub resource_id: Option<Uuid>,
+    pub payload: Record,
+    /// The revision that an unconditional upload replaced: it is kept as a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overwrote: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+}
+
+/// A row of `GET /api/files/{id}/versions`: what a change has replaced, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    pub rev: u64,
+    pub kind: Kind,
+    pub size: u64,
+    pub checksum_sha256: Hash,
+    #[serde(default)]
+    pub mode: Option<u32>,
+    #[serde(default)]
+    pub mtime: Option<String>,
+    #[serde(default)]
+    pub host: Option<String>,
+    /// When this revision was made, and when it was replaced.
+    pub updated_at: String,
+    pub replaced_at: String,
+}
+
+/// The body of `POST /api/files/{id}/restore`; without a revision: the version that was replaced last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    #[serde(default)]
+    pub rev: Option<u64>,
+}
+
+/// The body of `POST /api/chunks/missing`, and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedChunks {
+    pub chunks: Vec<Hash>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingChunks {
+    pub missing: Vec<Hash>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_64_digits() {
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Hash::of(b"abc").to_string(), text);
+        assert_eq!(text.parse(), Ok(Hash::of(b"abc")));
+        for wrong in ["", &text[1..], &text.replace('b', "g"), &format!("{text}0")] {
+            assert!(wrong.parse::<Hash>().unwrap_err().contains("64 hexadecimal digits"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_are_taken_apart_and_put_together() {
+        for (full, path, name) in [("a", "", "a"), ("a/b", "a", "b"), ("a/b/c d", "a/b", "c d")] {
+            let parsed = Name::parse(full).unwrap();
+            assert_eq!((parsed.path.as_str(), parsed.name.as_str(), parsed.full().as_str()), (path, name, full));
+            assert_eq!(Name::new(path, name), Ok(parsed));
+        }
+        for (path, name) in [("", ""), ("/a", "b"), ("a/", "b"), ("a", "b/c"), ("..", "a"), ("a", ".."), ("", "a\0")] {
+            assert!(Name::new(path, name).is_err(), "{path:?} {name:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_server_is_read_with_what_it_lacks() {
+        let text = r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a","path":null,"size":3,"etag":null,"mode":null,"x":[1]}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!((record.rev, record.kind, record.path.as_str(), record.size), (0, Kind::File, "", 3));
+        let back: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        assert_eq!(back, record);
+    }
+}
