@@ -23,6 +23,7 @@ LINKS = s3ec
 STATIC_TARGET = x86_64-unknown-linux-musl
 BINARY = target/release/mesync
 FUZZ_SECONDS = 600
+S3EC = target/interop/bin/s3ec
 FUZZ_TARGETS = head gate sse message batch settings token names
 
 bindir = $(PREFIX)/bin
@@ -48,8 +49,12 @@ all:
 demo: all
 	MESYNC='$(BINARY)' sh contrib/demo.sh
 
-test:
+test: $(S3EC)
 	$(CARGO) test --locked --no-fail-fast
+
+# the published client that the hub must serve, for tests/interop.rs; not optimised much, since it runs a minute
+$(S3EC):
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=1 $(CARGO) install s3ec --version 0.2.3 --locked --root target/interop
 
 # what costs least comes first
 lint:

@@ -1,0 +1,327 @@
+//! The published `s3ec` 0.2.3, the real program, against our hub: each of its commands, and what its users suffered with the
+//! server it was made for, as far as a hub can mend it.
+//!
+//! `make test` installs it under target/interop; S3EC names another one. Without it the tests say so and are left out, but
+//! not where CI is set.
+
+#[path = "support/world.rs"]
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use world::{World, wait_for};
+
+/// One user of s3ec: a home of its own, and a directory that it works in.
+struct Theirs {
+    program: PathBuf,
+    home: PathBuf,
+    url: String,
+    daemon: Option<Child>,
+}
+
+fn program() -> Option<PathBuf> {
+    let given = std::env::var_os("S3EC").map(PathBuf::from);
+    let program = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop/bin/s3ec"));
+    if program.is_file() {
+        return Some(program);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} is missing: run \"make target/interop/bin/s3ec\"", program.display());
+    println!("left out: there is no {}", program.display());
+    None
+}
+
+/// The binary that is delivered gets all of it; a debug build, of which `make test` wants to know soon, a part.
+fn is_thorough() -> bool {
+    std::env::var_os("MESYNC_TEST_BINARY").is_some()
+}
+
+impl Theirs {
+    /// Logged in with a key of its own.
+    fn new(world: &World, name: &str) -> Option<Theirs> {
+        let theirs = Theirs { program: program()?, home: world.dir.path().join(name), url: world.url(), daemon: None };
+        fs::create_dir_all(theirs.work()).unwrap();
+        let key = world.hub_command().args(["key", "add", name]).output().unwrap();
+        let key = String::from_utf8(key.stdout).unwrap();
+        let said = theirs.ok(&["login", "--server", &format!("{}/", theirs.url), "--api-key", key.trim()]);
+        assert!(said.contains("Logged in"), "{said}");
+        Some(theirs)
+    }
+
+    fn work(&self) -> PathBuf {
+        self.home.join("work")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env_clear().env("HOME", &self.home).env("RUST_LOG", "info").current_dir(self.work()).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "s3ec {args:?}: {} {text} {}", out.status, String::from_utf8_lossy(&out.stderr));
+        text
+    }
+
+    /// Uploads a file of the working directory; the id, or `None` if the hub has said that nothing changed.
+    #[track_caller]
+    fn upload(&self, name: &str, path: &str) -> Option<String> {
+        let said = if path.is_empty() { self.ok(&["upload", "--", name]) } else { self.ok(&["upload", "--path", path, "--", name]) };
+        let id = said.rsplit_once("(id: \"").and_then(|(_, id)| id.split_once("\")"));
+        assert!(id.is_some() || said.contains("(unchanged)"), "{said}");
+        id.map(|(id, _)| id.to_string())
+    }
+
+    fn info(&self, id: &str) -> Value {
+        serde_json::from_str(&self.ok(&["info", id])).unwrap()
+    }
+
+    fn start(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.home.with_extension("log")).unwrap();
+        let work = self.work();
+        let mut command = self.command(&["daemon", "-w", work.to_str().unwrap(), "--debounce", "50"]);
+        self.daemon = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Theirs {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn world() -> World {
+    let mut world = World::new();
+    world.start_hub();
+    world
+}
+
+/// All that the hub lists: full name to record.
+fn listing(world: &World) -> BTreeMap<String, Value> {
+    let admin = fs::read_to_string(world.hub_dir().join("local.key")).unwrap();
+    let mut all = BTreeMap::new();
+    loop {
+        let mut answer = ureq::get(format!("{}/api/files?limit=1000&offset={}", world.url(), all.len()))
+            .header("x-api-key", admin.trim())
+            .call()
+            .unwrap();
+        let rows: Vec<Value> = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
+        if rows.is_empty() {
+            return all;
+        }
+        for row in rows {
+            let full = [row["path"].as_str().unwrap(), row["name"].as_str().unwrap()].join("/");
+            assert!(all.insert(full.trim_start_matches('/').to_string(), row).is_none(), "{full} twice");
+        }
+    }
+}
+
+/// Files below a directory and their contents.
+fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => walk(root, &entry.path(), out),
+                false => {
+                    let name = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_string();
+                    out.insert(name, fs::read(entry.path()).unwrap_or_default());
+                }
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(dir, dir, &mut out);
+    out
+}
+
+fn set_mtime(path: &Path, seconds: u64) {
+    let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, 123_456_789);
+    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+/// Some bytes that differ by seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut random = world::Random(seed);
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.below(u64::MAX).to_le_bytes()).collect();
+    bytes.truncate(length);
+    bytes
+}
+
+#[test]
+fn every_command_for_single_files_works() {
+    let world = world();
+    let Some(theirs) = Theirs::new(&world, "one") else { return };
+    let work = theirs.work();
+    assert!(theirs.ok(&["ls"]).contains("No files found"));
+    fs::write(work.join("a.txt"), "hello").unwrap();
+    fs::set_permissions(work.join("a.txt"), fs::Permissions::from_mode(0o640)).unwrap();
+    set_mtime(&work.join("a.txt"), 1_600_000_000);
+    let id = theirs.upload("a.txt", "docs/2026").expect("new");
+    assert_eq!(theirs.upload("a.txt", "docs/2026"), None, "nothing changed");
+    fs::write(work.join("b"), "in the root").unwrap();
+    theirs.upload("b", "");
+
+    let info = theirs.info(&id);
+    let of = |key: &str| info[key].as_str().unwrap();
+    assert_eq!((of("path"), of("name"), of("content_type"), info["size"].as_u64()), ("docs/2026", "a.txt", "text/plain", Some(5)));
+    assert_eq!(of("mtime").trim_end_matches("+00:00").trim_end_matches('Z'), "2020-09-13T12:26:40.123456789");
+    assert_eq!(info["mode"].as_u64(), Some(0o100_640));
+    let all = theirs.ok(&["ls"]);
+    assert!(all.contains("docs/2026/a.txt") && all.lines().count() == 2 && all.lines().next().unwrap().ends_with("b"), "{all}");
+    assert_eq!(theirs.ok(&["ls", "--path", "docs"]).lines().count(), 1);
+    assert_eq!(theirs.ok(&["ls", "--search", "a.t"]).lines().count(), 1);
+    assert_eq!(theirs.ok(&["ls", "--limit", "1", "--offset", "1"]).lines().count(), 1);
+
+    theirs.ok(&["download", &id, "-o", "back/again.txt"]);
+    let meta = fs::metadata(work.join("back/again.txt")).unwrap();
+    assert_eq!((fs::read(work.join("back/again.txt")).unwrap(), meta.mode(), meta.mtime()), (b"hello".to_vec(), 0o100_640, 1_600_000_000));
+    assert!(theirs.ok(&["rm", &id]).contains("Deleted"));
+    assert_eq!(listing(&world).keys().collect::<Vec<_>>(), ["b"]);
+    let gone = theirs.run(&["download", &id]);
+    assert!(!gone.status.success(), "it was deleted");
+
+    // deleted and made again with the same bytes: it is there again, under its id
+    assert_eq!(theirs.upload("a.txt", "docs/2026").as_deref(), Some(id.as_str()));
+    assert_eq!(listing(&world).keys().collect::<Vec<_>>(), ["b", "docs/2026/a.txt"]);
+}
+
+#[test]
+fn files_of_any_length_and_name_come_back_as_they_were() {
+    let world = world();
+    let Some(theirs) = Theirs::new(&world, "one") else { return };
+    let most = if is_thorough() { 1 << 30 } else { 20 << 20 };
+    for (i, length) in [1, 1023, 16 << 10, (16 << 10) + 1, 64 << 10, (64 << 10) + 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1, most].iter().enumerate() {
+        fs::write(theirs.work().join("f"), noise(i as u64, *length)).unwrap();
+        let id = theirs.upload("f", "lengths").expect("new bytes");
+        theirs.ok(&["download", &id, "-o", "back"]);
+        assert_eq!(theirs.info(&id)["size"].as_u64(), Some(*length as u64));
+        assert!(fs::read(theirs.work().join("back")).unwrap() == fs::read(theirs.work().join("f")).unwrap(), "{length}");
+    }
+    // s3ec itself refuses to send an empty file
+    let names = ["with space", "it's \"quoted\"", "100%20", "semi;colon", "back\\slash", "new\nline", "Größe 😀", "-dash", "[x]{y}", "a&b=c+d", "#x?"];
+    for name in names {
+        fs::write(theirs.work().join(name), name).unwrap();
+        for _ in 0..2 {
+            theirs.upload(name, "odd names/ü;%");
+        }
+    }
+    let listed = listing(&world);
+    let found: BTreeSet<&str> = listed.keys().filter_map(|name| name.strip_prefix("odd names/ü;%/")).collect();
+    assert_eq!(found, names.into_iter().collect(), "each once");
+    for name in names {
+        let id = listed[&format!("odd names/ü;%/{name}")]["id"].as_str().unwrap();
+        theirs.ok(&["download", id, "-o", "named"]);
+        assert_eq!(fs::read_to_string(theirs.work().join("named")).unwrap(), name);
+    }
+    let refused = theirs.run(&["upload", "--path", "a/../../b", "with space"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("422"), "{refused:?}");
+}
+
+#[test]
+fn thousands_of_files_reach_a_second_machine_by_sync() {
+    let world = world();
+    let (Some(one), Some(two)) = (Theirs::new(&world, "one"), Theirs::new(&world, "two")) else { return };
+    // more than the 1000 of a page
+    let count = if is_thorough() { 5000 } else { 1200 };
+    for n in 0..count {
+        let dir = one.work().join(format!("d{}/e{}", n % 7, n % 3));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("f{n}")), format!("content {n}")).unwrap();
+    }
+    one.ok(&["sync", "-w", "."]);
+    assert_eq!(listing(&world).len(), count);
+    two.ok(&["sync", "-w", "."]);
+    assert!(tree(&two.work()) == tree(&one.work()));
+    let before = latest(&world);
+    one.ok(&["sync", "-w", "."]);
+    two.ok(&["sync", "-w", "."]);
+    assert_eq!(latest(&world), before, "nothing changed, so nothing is counted");
+}
+
+/// The hub's latest revision.
+fn latest(world: &World) -> u64 {
+    listing(world).values().map(|r| r["rev"].as_u64().unwrap()).max().unwrap_or(0)
+}
+
+/// With their own server the first sync of a machine with old copies overwrote what others had changed since.
+#[test]
+fn a_stale_directory_does_not_undo_what_others_changed() {
+    let world = world();
+    let (Some(one), Some(two)) = (Theirs::new(&world, "one"), Theirs::new(&world, "two")) else { return };
+    fs::write(one.work().join("f"), "old").unwrap();
+    set_mtime(&one.work().join("f"), 1_600_000_000);
+    one.upload("f", "");
+    two.ok(&["sync", "-w", "."]);
+    // s3ec keeps whole seconds only; the stale copy is the one that was uploaded
+    fs::write(two.work().join("f"), "new, and longer").unwrap();
+    two.upload("f", "");
+    one.ok(&["sync", "-w", "."]);
+    let id = listing(&world)["f"]["id"].as_str().unwrap().to_string();
+    assert_eq!(one.info(&id)["size"].as_u64(), Some(15), "two's version stands");
+}
+
+#[test]
+fn their_daemons_see_each_other_and_survive_a_restart_of_the_hub() {
+    let mut world = world();
+    let (Some(mut one), Some(mut two)) = (Theirs::new(&world, "one"), Theirs::new(&world, "two")) else { return };
+    let listening = |world: &World| {
+        let admin = fs::read_to_string(world.hub_dir().join("local.key")).unwrap();
+        let mut answer = ureq::get(format!("{}/metrics", world.url())).header("x-api-key", admin.trim()).call().unwrap();
+        answer.body_mut().read_to_string().unwrap().contains("mesync_event_streams 2")
+    };
+    fs::create_dir(one.work().join("sub")).unwrap();
+    fs::write(one.work().join("sub/before"), "was there before").unwrap();
+    one.start();
+    two.start();
+    wait_for("both daemons listen", &world, || listening(&world));
+    let same = |world: &World, what: &str, one: &Theirs, two: &Theirs, wants: &[&str]| {
+        wait_for(what, world, || {
+            let trees = (tree(&one.work()), tree(&two.work()));
+            trees.0 == trees.1 && trees.0.keys().map(String::as_str).collect::<Vec<_>>() == wants
+        });
+    };
+    same(&world, "what was there before", &one, &two, &["sub/before"]);
+    // renamed in: s3ec would send the half of a file that is still written
+    fs::write(one.home.join("x"), "from one").unwrap();
+    fs::rename(one.home.join("x"), one.work().join("x")).unwrap();
+    same(&world, "one's new file", &one, &two, &["sub/before", "x"]);
+    fs::write(two.home.join("y"), noise(1, 3 << 20)).unwrap();
+    fs::rename(two.home.join("y"), two.work().join("sub/y")).unwrap();
+    same(&world, "two's new file of 3 MB", &one, &two, &["sub/before", "sub/y", "x"]);
+    fs::remove_file(two.work().join("x")).unwrap();
+    same(&world, "two's delete", &one, &two, &["sub/before", "sub/y"]);
+
+    // their tokens outlive the hub that gave them, and what happened meanwhile is in the history
+    world.kill_hub();
+    world.start_hub();
+    wait_for("both daemons listen again", &world, || listening(&world));
+    fs::write(one.home.join("z"), "after the restart").unwrap();
+    fs::rename(one.home.join("z"), one.work().join("z")).unwrap();
+    same(&world, "one's file after the restart", &one, &two, &["sub/before", "sub/y", "z"]);
+
+    two.stop();
+    fs::write(one.home.join("w"), "while two was away").unwrap();
+    fs::rename(one.home.join("w"), one.work().join("w")).unwrap();
+    wait_for("the hub has w", &world, || listing(&world).contains_key("w"));
+    two.start();
+    same(&world, "what happened while two was away", &one, &two, &["sub/before", "sub/y", "w", "z"]);
+}
