@@ -209,7 +209,9 @@ fn files_of_any_length_and_name_come_back_as_they_were() {
     let world = world();
     let Some(theirs) = Theirs::new(&world, "one") else { return };
     let most = if is_thorough() { 1 << 30 } else { 20 << 20 };
-    for (i, length) in [1, 1023, 16 << 10, (16 << 10) + 1, 64 << 10, (64 << 10) + 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1, most].iter().enumerate() {
+    for (i, length) in
+        [1, 1023, 16 << 10, (16 << 10) + 1, 64 << 10, (64 << 10) + 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1, most].iter().enumerate()
+    {
         fs::write(theirs.work().join("f"), noise(i as u64, *length)).unwrap();
         let id = theirs.upload("f", "lengths").expect("new bytes");
         theirs.ok(&["download", &id, "-o", "back"]);
@@ -217,7 +219,19 @@ fn files_of_any_length_and_name_come_back_as_they_were() {
         assert!(fs::read(theirs.work().join("back")).unwrap() == fs::read(theirs.work().join("f")).unwrap(), "{length}");
     }
     // s3ec itself refuses to send an empty file
-    let names = ["with space", "it's \"quoted\"", "100%20", "semi;colon", "back\\slash", "new\nline", "Größe 😀", "-dash", "[x]{y}", "a&b=c+d", "#x?"];
+    let names = [
+        "with space",
+        "it's \"quoted\"",
+        "100%20",
+        "semi;colon",
+        "back\\slash",
+        "new\nline",
+        "Größe 😀",
+        "-dash",
+        "[x]{y}",
+        "a&b=c+d",
+        "#x?",
+    ];
     for name in names {
         fs::write(theirs.work().join(name), name).unwrap();
         for _ in 0..2 {
