@@ -23,6 +23,10 @@ for variable in $(env | sed -n 's/^\(MESYNC_[A-Z_]*\)=.*/\1/p') http_proxy HTTP_
 done
 umask 077
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/mesync-demo.XXXXXX")
+# nor does a login of yours
+unset XDG_CONFIG_HOME
+HOME=$scratch
+export HOME
 pids=
 
 # Is this process of ours still running? (kill -0 cannot tell it from one that nobody has waited for)
@@ -120,6 +124,12 @@ start() {
     pids="$pids $last"
 }
 
+# same A B: the same bytes, mode and time?
+same() {
+    cmp "$1" "$2" || fail "$2 is not what $1 was"
+    [ "$(stat -c '%a %Y' "$1")" = "$(stat -c '%a %Y' "$2")" ] || fail "$2 has another mode or time than $1"
+}
+
 heading() {
     printf '\n== %s\n' "$1"
 }
@@ -203,6 +213,20 @@ for machine in alpha beta gamma; do
     cat "$scratch/$machine/notices.log"
 done
 [ "$(wc -l <"$scratch/beta/notices.log")" -eq 2 ] || fail "beta must have received the two broadcasts, once each, and nothing else"
+
+heading "A file on the hub: alpha uploads it, beta gets it, alpha removes it, beta restores it"
+cp man/mesync.7 "$scratch/manual.7"
+chmod 640 "$scratch/manual.7"
+on alpha upload "$scratch/manual.7" --path docs
+on beta ls --path docs
+on beta download docs/manual.7 -o "$scratch/beta/manual.7"
+same "$scratch/manual.7" "$scratch/beta/manual.7"
+on alpha rm docs/manual.7
+if run beta download docs/manual.7 -o - >/dev/null 2>&1; then fail "a removed file was still there"; fi
+on beta versions docs/manual.7
+on beta restore docs/manual.7
+on alpha download docs/manual.7 -o "$scratch/alpha/manual.7"
+same "$scratch/manual.7" "$scratch/alpha/manual.7"
 
 heading "Is all well?"
 for machine in alpha beta gamma; do
