@@ -49,8 +49,7 @@ impl Events {
             return Reply::error(503, "too many event streams are open; ask again later").header("Retry-After", "5");
         };
         let job = Job::Stream(Box::new(move |out| run(&subscription, host.as_deref(), out)));
-        let reply = Reply { status: 200, headers: Vec::new(), content_type: "text/event-stream", body: Vec::new(), job: Some(job) };
-        reply.header("Cache-Control", "no-store")
+        Reply::job("text/event-stream", job)
     }
 
     /// Wakes every stream that one of these is for.
