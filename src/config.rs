@@ -58,6 +58,14 @@ pub mod limits {
     pub const HOSTS: u64 = 10_000;
     /// Message ids that the hub remembers: about 1 GB of disk. Beyond it the oldest go before `wire::ID_MEMORY` is over.
     pub const IDS: u64 = 10_000_000;
+    /// Versions that the hub keeps of one file.
+    pub const VERSIONS: usize = 100;
+    /// Events about files that the hub keeps; who asks for older ones lists the files.
+    pub const FILE_EVENTS: u64 = 100_000;
+    /// Idempotency keys of changes to files that the hub remembers; beyond it the oldest go before their time is over.
+    pub const FILE_KEYS: u64 = 200_000;
+    /// Files in the hub's staging directory: chunks that no commit has named yet, and bodies on their way in.
+    pub const STAGED: u64 = 300_000;
 }
 
 /// Where a setting stands in `config.toml`.

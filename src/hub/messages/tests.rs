@@ -9,12 +9,14 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::Reserve;
 use crate::hub::http::Pieces;
+use crate::hub::store::files::FileLimits;
 use crate::hub::store::ops::Limits;
 
 const EPOCH: &str = "00000000-0000-0000-0000-00000000000e";
 const ID: &str = "019359a0-0000-7000-8000-00000000000";
 const INSTANCE: &str = "00000000-0000-0000-0000-000000000001";
-const LIMITS: Limits = Limits { ttl: 600_000, queue_messages: 100, queue_bytes: 1 << 20, space: 1 << 24 };
+const LIMITS: Limits = Limits { ttl: 600_000, queue_messages: 100, queue_bytes: 1 << 20, space: 1 << 24, files: FILE_LIMITS };
+const FILE_LIMITS: FileLimits = FileLimits { version_ttl: 86_400_000 };
 
 struct Hub {
     routes: Messages,
