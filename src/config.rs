@@ -48,6 +48,10 @@ pub mod limits {
     pub const WRONG_KEYS_ADDRESSES: usize = 1024;
     /// Bytes of messages on their way into the hub's tables: read, and not yet answered.
     pub const COMMIT_BYTES: usize = 8 * 1024 * 1024;
+    /// Bytes of lists of chunks and of batches of files, on their way either way.
+    pub const FILE_MEMORY: u64 = 32 * 1024 * 1024;
+    /// Events of files that are read from the store and written to a stream at once.
+    pub const EVENT_PAGE: usize = 64;
     /// Event streams at the same time.
     pub const STREAMS: usize = 256;
     /// Hosts that the hub knows, those included that are only named as targets.

@@ -25,6 +25,7 @@ pub mod token;
 pub mod batch;
 pub mod commit;
 pub mod events;
+pub mod files;
 pub mod messages;
 pub mod store;
 

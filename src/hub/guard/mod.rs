@@ -51,7 +51,7 @@ mod tests;
 
 pub use counters::{Counters, Reason};
 pub use head::Head;
-pub use limits::block;
+pub use limits::{Lease, Quota, block};
 
 /// How often the accept loop turns when nobody comes.
 const TURN: Duration = Duration::from_secs(1);
