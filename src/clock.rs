@@ -30,6 +30,11 @@ pub fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(writable(at)).to_string()
 }
 
+/// [`rfc3339`] with nine decimals: the time of a file.
+pub fn rfc3339_nanos(at: SystemTime) -> String {
+    humantime::format_rfc3339_nanos(writable(at)).to_string()
+}
+
 /// The nearest time that has four digits for its year: the time of a file can be any, and humantime panics on others.
 fn writable(at: SystemTime) -> SystemTime {
     at.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(253_402_300_799))
