@@ -191,9 +191,13 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
 
 fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
     let inside = |name: &Name| {
-        let query = Query { path: Some(&format!("{}/", name.full())), search: None, all_kinds: true };
-        hub.list(&query, 1, 0)
-            .is_ok_and(|page| page.records.iter().any(|r| format!("{}/", r.path).starts_with(&format!("{}/", name.full()))))
+        let (own, mut found) = (name.full(), false);
+        let query = Query { path: Some(&own), search: None, all_kinds: true };
+        let asked = find::each(hub, &query, 0, u64::MAX, |record| {
+            found = record.full_name().starts_with(&format!("{own}/"));
+            !found
+        });
+        asked.is_ok() && found
     };
     match find::path(what) {
         Ok(name) if error.kind == Kind::Failed && inside(&name) => {

@@ -101,10 +101,10 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
     };
     let mut settings = Settings::load(|name| std::env::var_os(name))?;
     apply_flags(&mut settings, &invocation)?;
-    credentials::choose_server(&mut settings);
     // one pass of a daemon is run by cron, which mails whatever is said
     let daemon = matches!(invocation.row.run, Run::Daemon(_)) && !invocation.has("once");
     logger::start(logger::level(daemon, invocation.has("quiet"), invocation.count("verbose"), settings.log));
+    credentials::choose_server(&mut settings);
     let mut context = Context { settings, out };
     let done = command(&mut context, &invocation);
     context.out.finish(done)

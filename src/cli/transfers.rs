@@ -26,7 +26,8 @@ use crate::{disk, wire};
 /// What became of one file of an upload.
 #[derive(Serialize)]
 struct Sent<'a> {
-    file: String,
+    /// As it was named, escaped where it is not UTF-8.
+    file: &'a str,
     /// On the hub.
     path: Option<&'a str>,
     id: Option<Uuid>,
@@ -53,6 +54,7 @@ impl Report<'_> {
     fn done(&mut self, file: &Path, name: &Name, result: Called<Uploaded>) {
         self.progress.clear();
         let (shown, path) = (disk::show(file.as_os_str()), name.full());
+        let file = plain(file.as_os_str());
         match result {
             Ok(uploaded) => {
                 let outcome = match uploaded.outcome {
@@ -64,7 +66,7 @@ impl Report<'_> {
                 let Uploaded { id, rev, size, .. } = uploaded;
                 if self.out.json {
                     let size = Some(size);
-                    return self.out.object(&Sent { file: shown, path: Some(&path), id, rev, size, outcome, error: None });
+                    return self.out.object(&Sent { file: &file, path: Some(&path), id, rev, size, outcome, error: None });
                 }
                 let id = id.map_or(String::new(), |id| format!("  {id}"));
                 let size = self.out.size(size);
@@ -74,12 +76,12 @@ impl Report<'_> {
                 let what = failure.error.what.as_str();
                 let own = what.starts_with("cannot upload") || what.starts_with("cannot read");
                 let what = if own { what.to_string() } else { format!("cannot upload {shown}: {what}") };
-                self.failed(shown, Some(&path), Error { what, ..failure.error });
+                self.failed(&file, Some(&path), Error { what, ..failure.error });
             }
         }
     }
 
-    fn failed(&mut self, file: String, path: Option<&str>, error: Error) {
+    fn failed(&mut self, file: &str, path: Option<&str>, error: Error) {
         if self.out.json {
             let error = Some(error.to_string());
             self.out.object(&Sent { file, path, id: None, rev: None, size: None, outcome: "failed", error });
@@ -90,10 +92,10 @@ impl Report<'_> {
     fn skipped(&mut self, file: &Path, why: &str, left_out: bool) {
         self.skipped += 1;
         self.left_out |= left_out;
-        let file = disk::show(file.as_os_str());
         self.progress.clear();
-        log::warn!("{file} is skipped: {why}");
+        log::warn!("{} is skipped: {why}", disk::show(file.as_os_str()));
         if self.out.json {
+            let file = &plain(file.as_os_str());
             let error = Some(why.to_string());
             self.out.object(&Sent { file, path: None, id: None, rev: None, size: None, outcome: "skipped", error });
         }
@@ -111,6 +113,11 @@ impl Report<'_> {
             done => Ok(done),
         }
     }
+}
+
+/// A name for a script.
+fn plain(name: &OsStr) -> String {
+    name.to_str().map_or_else(|| disk::show(name), str::to_string)
 }
 
 /// `mesync upload FILE…`
@@ -156,12 +163,12 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                         Ok(Found::Entry(entry)) => upload.add(entry, &mut done),
                         Ok(Found::Special(path)) => report.borrow_mut().skipped(&path, "it is no file, directory or symbolic link", false),
                         Ok(Found::Unfit(path, why)) => report.borrow_mut().skipped(&path, &why, true),
-                        Err(error) => report.borrow_mut().failed(disk::show(argument), None, error),
+                        Err(error) => report.borrow_mut().failed(&plain(argument), None, error),
                     }
                 }
             }
             Err(error) if error.kind == Kind::Usage => return Err(error),
-            Err(error) => report.borrow_mut().failed(disk::show(argument), None, error),
+            Err(error) => report.borrow_mut().failed(&plain(argument), None, error),
         }
     }
     upload.finish(&mut done);
@@ -257,7 +264,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     match out.json {
         true => {
             let (id, rev, size) = (record.id, record.rev, record.size);
-            out.object(&Received { id, path: record.full_name(), rev, size, file: &file });
+            out.object(&Received { id, path: record.full_name(), rev, size, file: &plain(to.as_os_str()) });
         }
         false => {
             let size = out.size(record.size);
