@@ -3,48 +3,34 @@
 //! It decides nothing about messages or files, and never waits longer than its deadlines. It sends a key only to the
 //! server that it was made for, and follows no redirect.
 
-use std::io::Read;
-use std::sync::Mutex;
+mod body;
+mod events;
+mod failure;
+mod files;
+mod messages;
+mod transfers;
+
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use ureq::http;
-use uuid::Uuid;
+use ureq::{SendBody, http};
 
 use crate::clock;
 use crate::config::Settings;
 use crate::credentials::Access;
-use crate::error::{Error, Kind, plain};
-use crate::logger::one_line;
+use crate::error::{Error, Kind};
 use crate::tls::Trust;
-use crate::wire::{self, Cursor, ErrorAnswer, Health, HostInfo, LoginAnswer, PostAnswer, PostResult, PullAnswer};
+use crate::wire::{self, Health, LoginAnswer};
+use body::{Body, Reader};
+pub use body::{Passed, Source};
+pub use events::FileEvents;
+pub use failure::{Called, Failure, Told};
+pub use files::{Change, Condition, Outcome, Page, Query, Stored};
+pub use messages::Pulled;
+pub use transfers::Download;
 
 /// Where to call the hub and with which key; asked before each call, so a new key needs no restart.
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
-
-/// A call that did not succeed.
-#[derive(Debug)]
-pub struct Failure {
-    pub error: Error,
-    /// The status of the answer; 0 if there was none.
-    pub status: u16,
-    /// The hub named a time to wait.
-    pub retry_after: Option<Duration>,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure { error, status: 0, retry_after: None }
-    }
-}
-
-pub type Called<T> = std::result::Result<T, Failure>;
-
-/// What a pull brought.
-pub enum Pulled {
-    Page(PullAnswer),
-    /// The hub has another epoch than the cursor (it was restored, or is a new one): pull without a cursor.
-    OtherEpoch,
-}
 
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
@@ -54,6 +40,7 @@ pub struct HubClient {
     streams: ureq::Agent,
     access: AccessSource,
     token: Mutex<Option<Token>>,
+    ours: OnceLock<bool>,
 }
 
 struct Token {
@@ -66,11 +53,23 @@ struct Token {
 struct Call<'a> {
     method: http::Method,
     path: String,
-    content: Option<&'a [u8]>,
+    headers: Vec<(&'static str, String)>,
+    body: Body<'a>,
     /// Bytes of the answer, at most.
     most: u64,
+    /// How long the answer may take to begin, if longer than usual.
+    patience: Option<Duration>,
+    /// How long the hub may be silent while it answers, if longer than usual.
+    silence: Option<Duration>,
 }
 
+/// Bodies longer than this are announced, and sent when the hub has said that it wants them: an early refusal would
+/// otherwise be lost in a reset of the connection.
+const ANNOUNCED: u64 = 256 * 1024;
+
+/// For how long a hub's tokens are valid, at most, and how long before their end they are replaced.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
+const RENEW_BEFORE: Duration = Duration::from_secs(300);
 const ANSWER: u64 = 1024 * 1024;
 
 impl HubClient {
@@ -105,7 +104,14 @@ impl HubClient {
         let agent = config().timeout_recv_response(Some(timeout)).timeout_per_read(Some(timeout)).build();
         let stream =
             config().timeout_recv_response(Some(timeout)).timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE))).build();
-        Ok(HubClient { url: url.to_string(), agent: agent.new_agent(), streams: stream.new_agent(), access, token: Mutex::new(None) })
+        Ok(HubClient {
+            url: url.to_string(),
+            agent: agent.new_agent(),
+            streams: stream.new_agent(),
+            access,
+            token: Mutex::new(None),
+            ours: OnceLock::new(),
+        })
     }
 
     pub fn url(&self) -> &str {
@@ -127,53 +133,33 @@ impl HubClient {
         }
     }
 
-    /// `POST /api/messages`: the results, in the order of the messages, each of which is one JSON object.
-    pub fn post(&self, messages: &[String]) -> Called<Vec<PostResult>> {
-        let mut body = String::with_capacity(messages.iter().map(|m| m.len() + 1).sum::<usize>() + 2);
-        body.push('[');
-        body.push_str(&messages.join(","));
-        body.push(']');
-        let call = Call { method: http::Method::POST, content: Some(body.as_bytes()), ..Call::get("/api/messages") };
-        let answer: PostAnswer = self.json(&call)?;
-        match answer.results.len() == messages.len() {
-            true => Ok(answer.results),
-            false => Err(self.not_a_hub(&format!("{} results for {} messages", answer.results.len(), messages.len())).into()),
+    /// Whether it is a hub of ours that keeps files; `s3em` is not, and has neither chunks nor revisions. Asked once.
+    pub fn is_ours(&self) -> Called<bool> {
+        if let Some(known) = self.ours.get() {
+            return Ok(*known);
+        }
+        let ours = match self.health() {
+            Ok(health) => health.features.iter().any(|f| f == "files"),
+            // a server that is up and has another idea of health
+            Err(failure) if failure.status != 0 => false,
+            Err(failure) => return Err(failure),
+        };
+        Ok(*self.ours.get_or_init(|| ours))
+    }
+
+    /// A token from an earlier login, valid for so long by this machine's clock. A wrong one costs a request.
+    pub fn remember(&self, access: Access, bearer: String, left: Duration) {
+        let left = left.min(TOKEN_LIFETIME).saturating_sub(RENEW_BEFORE);
+        if !bearer.is_empty() && !left.is_zero() && bearer.bytes().all(|b| b.is_ascii_graphic()) {
+            let token = Token { bearer, access, renew_at: clock::monotonic() + left };
+            *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some(token);
         }
     }
 
-    /// `GET /api/messages`: what is queued for `host` after `cursor`, which acknowledges all up to it.
-    pub fn pull(&self, host: &str, instance: Uuid, cursor: Option<Cursor>, limit: usize) -> Called<Pulled> {
-        let mut after = cursor.map_or(String::new(), |Cursor { epoch, seq, .. }| format!("&epoch={epoch}&after={seq}"));
-        if let Some(Cursor { id, .. }) = cursor.filter(|c| !c.id.is_nil()) {
-            after.push_str(&format!("&id={id}"));
-        }
-        let path = format!("/api/messages?host={host}&instance={instance}&limit={limit}{after}");
-        // a page is bounded by the hub at about one message more than it wants to send
-        let call = Call { most: wire::MAX_BATCH_BYTES as u64 * 2, ..Call::get(&path) };
-        match self.json(&call) {
-            Ok(page) => Ok(Pulled::Page(page)),
-            Err(f) if f.status == 409 && cursor.is_some() && f.error.what.contains("epoch") => Ok(Pulled::OtherEpoch),
-            Err(f) => Err(f),
-        }
-    }
-
-    /// `GET /api/hosts`: all hosts for an administrator, else one's own.
-    pub fn hosts(&self) -> Called<Vec<HostInfo>> {
-        self.json(&Call { most: 64 * ANSWER, ..Call::get("/api/hosts") })
-    }
-
-    /// `POST /api/hosts/{host}/rebind`: lets `instance` have the queue of `host`, or whoever asks next.
-    pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> Called<HostInfo> {
-        let body = serde_json::json!({ "instance": instance }).to_string();
-        let path = format!("/api/hosts/{host}/rebind");
-        self.json(&Call { method: http::Method::POST, content: Some(body.as_bytes()), ..Call::get(&path) })
-    }
-
-    /// `GET /api/events`: a stream that stays open; a read fails after three missed keep-alives.
-    pub fn events(&self, host: &str) -> Called<impl Read + use<>> {
-        let path = format!("/api/events?host={host}");
-        let answer = self.authorized(&self.streams, &Call::get(&path))?;
-        Ok(answer.into_body().into_reader())
+    /// A new token for the key, whatever the one that we have.
+    pub fn login(&self, key: &str) -> Called<LoginAnswer> {
+        let url = (self.access)()?.url;
+        Ok(self.ask_token(&url, key)?.0)
     }
 
     fn json<T: serde::de::DeserializeOwned>(&self, call: &Call) -> Called<T> {
@@ -214,36 +200,32 @@ impl HubClient {
             _ => *token = None,
         }
         let Access { url, key: Some(key) } = access.clone() else { return Ok((access.url, None)) };
-        let body = serde_json::json!({ "api_key": key }).to_string();
-        let call = Call { method: http::Method::POST, content: Some(body.as_bytes()), ..Call::get("/api/auth/login") };
-        let answer = self.exchange(&self.agent, &call, &url, None)?;
+        let (login, hub_time) = self.ask_token(&url, &key)?;
+        let bearer = login.token.clone();
+        // the lifetime by the hub's own clock, counted down on ours: a router's clock may be decades off
+        let lifetime = hub_time.and_then(|now| clock::parse_rfc3339(&login.expires_at)?.duration_since(now).ok());
+        let lifetime = lifetime.unwrap_or(TOKEN_LIFETIME).min(TOKEN_LIFETIME);
+        let renew_at = clock::monotonic() + lifetime.saturating_sub(RENEW_BEFORE).max(Duration::from_secs(30));
+        *token = Some(Token { bearer: login.token, access, renew_at });
+        Ok((url, Some(bearer)))
+    }
+
+    /// `POST /api/auth/login`: a token for a key, and the hub's time.
+    fn ask_token(&self, url: &str, key: &str) -> Called<(LoginAnswer, Option<std::time::SystemTime>)> {
+        let body = serde_json::json!({ "api_key": key }).to_string().into_bytes();
+        let call = Call { method: http::Method::POST, body: Body::Json(body), ..Call::get("/api/auth/login") };
+        let answer = self.exchange(&self.agent, &call, url, None)?;
         if !answer.status().is_success() {
             return Err(self.refused(answer, &call.path));
         }
         let hub_time = answer.headers().get("date").and_then(|d| d.to_str().ok()).and_then(http_date);
-        let login: LoginAnswer = self.body(answer, ANSWER, &call.path)?;
-        let bearer = login.token.clone();
-        // the lifetime by the hub's own clock, counted down on ours: a router's clock may be decades off
-        let lifetime = hub_time.and_then(|now| clock::parse_rfc3339(&login.expires_at)?.duration_since(now).ok());
-        let lifetime = lifetime.unwrap_or(Duration::from_secs(86_400)).min(Duration::from_secs(86_400));
-        let renew_at = clock::monotonic() + lifetime.saturating_sub(Duration::from_secs(300)).max(Duration::from_secs(30));
-        *token = Some(Token { bearer: login.token, access, renew_at });
-        Ok((url, Some(bearer)))
+        Ok((self.body(answer, ANSWER, &call.path)?, hub_time))
     }
 
     /// Sends once; again if a pooled connection turned out to be closed, since every call of ours may be repeated.
     fn exchange(&self, agent: &ureq::Agent, call: &Call, url: &str, bearer: Option<&str>) -> Called<http::Response<ureq::Body>> {
         for last in [false, true] {
-            let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{url}{}", call.path));
-            if let Some(bearer) = bearer {
-                request = request.header("authorization", format!("Bearer {bearer}"));
-            }
-            let failed = |e: http::Error| Failure::from(Error::new(Kind::Settings, format!("cannot use the server URL {}: {e}", self.url)));
-            let answer = match call.content {
-                Some(bytes) => agent.run(request.header("content-type", "application/json").body(bytes).map_err(failed)?),
-                None => agent.run(request.body(()).map_err(failed)?),
-            };
-            match answer {
+            match self.send(agent, call, url, bearer)? {
                 Ok(answer) => return Ok(answer),
                 Err(ureq::Error::Io(e)) if !last && is_stale(&e) => {}
                 Err(e) => return Err(self.unreachable(e)),
@@ -252,61 +234,60 @@ impl HubClient {
         unreachable!("the second round returns")
     }
 
-    fn unreachable(&self, e: ureq::Error) -> Failure {
-        let (why, hint) = match &e {
-            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
-                ("connection refused".to_string(), Some("is \"mesync serve\" running there?"))
-            }
-            ureq::Error::Io(e) => (plain(e), None),
-            ureq::Error::HostNotFound => ("no such host".to_string(), Some("check server_url, or MESYNC_SERVER_URL")),
-            ureq::Error::ConnectionFailed => ("connection failed".to_string(), Some("is \"mesync serve\" running there?")),
-            ureq::Error::Timeout(_) => ("it does not answer in time".to_string(), None),
-            ureq::Error::BodyExceedsLimit(_) => ("its answer is too long for a mesync hub".to_string(), None),
-            ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => ("it does not speak HTTP".to_string(), None),
-            other => (other.to_string(), None),
+    fn send(
+        &self,
+        agent: &ureq::Agent,
+        call: &Call,
+        url: &str,
+        bearer: Option<&str>,
+    ) -> Called<Result<http::Response<ureq::Body>, ureq::Error>> {
+        let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{url}{}", call.path));
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
+        }
+        let failed = |e: http::Error| Failure::from(Error::new(Kind::Settings, format!("cannot use the server URL {}: {e}", self.url)));
+        let patient = |request: http::Request<SendBody<'_>>| match call.patience {
+            Some(time) => agent.run(agent.configure_request(request).timeout_recv_response(Some(time)).build()),
+            None => agent.run(request),
         };
-        let error = Error::new(Kind::Unreachable, format!("cannot reach hub {}: {why}", self.url));
-        Failure::from(match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        })
-    }
-
-    fn not_a_hub(&self, what: &str) -> Error {
-        Error::new(Kind::Unreachable, format!("the server at {} does not answer as a mesync hub: {what}", self.url))
-            .hint("check server_url; is another program using that port?")
-    }
-
-    /// An answer that is no success, as an error in the hub's own words.
-    fn refused(&self, answer: http::Response<ureq::Body>, path: &str) -> Failure {
-        let status = answer.status().as_u16();
-        let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        let words = answer.into_body().with_config().limit(ANSWER).read_to_vec().ok();
-        let words = words.and_then(|b| serde_json::from_slice::<ErrorAnswer>(&b).ok()).map(|e| e.error);
-        let said = |words: Option<String>| words.map_or(format!("status {status}"), |w| one_line(&w));
-        let error = match (status, words) {
-            (401, words) => {
-                let hub_says_how = words.as_ref().is_some_and(|w| w.contains("mesync key add"));
-                let error = Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words)));
-                match hub_says_how {
-                    true => error,
-                    false => error.hint("run \"mesync key add NAME\" on the hub, then set MESYNC_API_KEY or api_key_file here"),
+        Ok(match &call.body {
+            Body::None => {
+                let request = request.body(()).map_err(failed)?;
+                match call.silence {
+                    Some(time) => agent.run(agent.configure_request(request).timeout_per_read(Some(time)).build()),
+                    None => agent.run(request),
                 }
             }
-            (403, words @ Some(_)) => Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words))),
-            // what a hub of ours answers so is only a host that it does not know
-            (404 | 405, _) if !path.starts_with("/api/hosts/") => self.not_a_hub(&format!("status {status} for {}", bare(path))),
-            (300..=399, _) => self.not_a_hub(&format!("status {status} for {}", bare(path))),
-            (408 | 425 | 429 | 500..=599, words) => Error::new(Kind::Busy, format!("hub {} cannot do it now: {}", self.url, said(words))),
-            (_, words) => Error::new(Kind::Refused, format!("hub {} refuses {}: {}", self.url, bare(path), said(words))),
-        };
-        Failure { error, status, retry_after }
+            Body::Json(bytes) => {
+                let request = request.header("content-type", "application/json").header("content-length", bytes.len());
+                patient(request.body(SendBody::from_reader(&mut bytes.as_slice())).map_err(failed)?)
+            }
+            Body::Pieces { content_type, pieces, passed } => {
+                let length = body::length(pieces);
+                let mut request = request.header("content-type", content_type).header("content-length", length);
+                if length > ANNOUNCED {
+                    request = request.header("expect", "100-continue");
+                }
+                patient(request.body(SendBody::from_reader(&mut Reader::new(pieces, passed))).map_err(failed)?)
+            }
+        })
     }
 }
 
 impl Call<'_> {
     fn get(path: &str) -> Call<'static> {
-        Call { method: http::Method::GET, path: path.to_string(), content: None, most: ANSWER }
+        Call {
+            method: http::Method::GET,
+            path: path.to_string(),
+            headers: Vec::new(),
+            body: Body::None,
+            most: ANSWER,
+            patience: None,
+            silence: None,
+        }
     }
 }
 

@@ -30,6 +30,11 @@ pub fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(writable(at)).to_string()
 }
 
+/// [`rfc3339`] with nine decimals: the time of a file.
+pub fn rfc3339_nanos(at: SystemTime) -> String {
+    humantime::format_rfc3339_nanos(writable(at)).to_string()
+}
+
 /// The nearest time that has four digits for its year: the time of a file can be any, and humantime panics on others.
 fn writable(at: SystemTime) -> SystemTime {
     at.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(253_402_300_799))
@@ -37,7 +42,16 @@ fn writable(at: SystemTime) -> SystemTime {
 
 /// RFC 3339 back to a time; offsets other than `Z` are understood.
 pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
-    humantime::parse_rfc3339_weak(text).ok()
+    // humantime knows no offset but Z
+    let at = text.len().checked_sub(6).filter(|at| text.is_char_boundary(*at));
+    let (local, offset) = at.map_or((text, ""), |at| text.split_at(at));
+    let Some((hours, minutes)) = offset.get(1..).and_then(|o| o.split_once(':')).filter(|_| offset.starts_with(['+', '-'])) else {
+        return humantime::parse_rfc3339_weak(text).ok();
+    };
+    let digits = |text: &str, most: u64| text.parse::<u64>().ok().filter(|n| text.len() == 2 && text.as_bytes()[0] != b'+' && *n <= most);
+    let shift = Duration::from_secs(digits(hours, 23)? * 3600 + digits(minutes, 59)? * 60);
+    let at = humantime::parse_rfc3339_weak(local).ok()?;
+    if offset.starts_with('+') { at.checked_sub(shift) } else { at.checked_add(shift) }
 }
 
 /// `20261121T103000`, UTC: how file names of messages begin.
@@ -89,6 +103,18 @@ mod tests {
         assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(9)), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1 << 40)), "9999-12-31T23:59:59.000Z");
         assert_eq!(compact(UNIX_EPOCH + Duration::from_secs(1 << 40)), "99991231T235959");
+    }
+
+    #[test]
+    fn times_are_read_with_any_offset() {
+        let check = |text: &str, wants: Option<&str>| assert_eq!(parse_rfc3339(text).map(rfc3339_nanos).as_deref(), wants, "{text}");
+        check("2026-11-21T10:30:00Z", Some("2026-11-21T10:30:00.000000000Z"));
+        check("2026-11-21T10:30:00.123456789+00:00", Some("2026-11-21T10:30:00.123456789Z"));
+        check("2026-11-21T10:30:00+01:30", Some("2026-11-21T09:00:00.000000000Z"));
+        check("2026-11-21T10:30:00-01:30", Some("2026-11-21T12:00:00.000000000Z"));
+        for wrong in ["", "2026-11-21", "2026-11-21T10:30:00+1:30", "2026-11-21T10:30:00+24:00", "2026-11-21T10:30:00++1:+2", "é10:30"] {
+            check(wrong, None);
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::wire;
-pub use values::check_key;
-use values::{bytes, level, listen, number, path, reserve, seconds, url};
+use values::{bytes, level, listen, number, path, reserve, seconds};
+pub use values::{check_key, url as check_url};
 
 /// Limits that nobody has needed to set yet, all in one place: every queue and table has one.
 pub mod limits {
@@ -173,7 +173,7 @@ pub static SETTINGS: &[Setting] = &[
     row(Section::None, "base_dir", "MESYNC_BASE_DIR", "~/.daemon", "directory with outbox, inbox, sent, failed, hooks, state and config.toml",
         |s, v| path(v).map(|v| s.base_dir = v)),
     row(Client, "server_url", "MESYNC_SERVER_URL", "http://localhost:8080", "the hub",
-        |s, v| url(v).map(|v| s.server_url = v)),
+        |s, v| check_url(v).map(|v| s.server_url = v)),
     row(Client, "host_id", "MESYNC_HOST_ID", "", "this machine's name on the hub; the system's host name if not set",
         |s, v| wire::check_host(v).map(|v| s.host_id = v)),
     row(Client, "poll_interval", "MESYNC_POLL_INTERVAL", "5", "seconds between two looks at outbox and hub when nothing wakes the daemon (1 to 3600)",

@@ -1,12 +1,13 @@
 //! Which key a client sends to which hub: only where it was meant to go.
 //!
-//! Client side: it knows of a hub on this machine what lies in its data directory, and nothing of its code.
+//! Client side: it knows the login file, and of a hub on this machine what lies in its data directory, and nothing of its code.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::config::{self, Settings};
 use crate::error::{Error, Kind, Result};
+use crate::login::{self, Login};
 use crate::{disk, wire};
 
 /// The hub as a client should call it.
@@ -18,7 +19,8 @@ pub struct Access {
     pub key: Option<String>,
 }
 
-/// The key of the settings; else, of the hub of this user on this machine if that is who the settings name.
+/// The key of the settings; else, of the hub of this user on this machine if that is who the settings name; else, of the
+/// login file if it is for that server.
 ///
 /// To be asked again when a hub refuses: `local.key` appears when the hub on this machine starts.
 pub fn access(settings: &Settings) -> Result<Access> {
@@ -27,7 +29,36 @@ pub fn access(settings: &Settings) -> Result<Access> {
     if let Some(key) = given_key(settings, credentials.as_deref().map(Path::new))? {
         return Ok(Access { url, key: Some(key) });
     }
-    Ok(local_access(&settings.hub.data_dir, &url).unwrap_or(Access { url, key: None }))
+    if let Some(access) = local_access(&settings.hub.data_dir, &url) {
+        return Ok(access);
+    }
+    // a file that cannot be used is named by the commands that need it
+    let login = login::file(|name| std::env::var_os(name)).and_then(|path| login::read(&path).ok().flatten());
+    Ok(login.filter(|login| login.server_url == url).map_or(Access { url, key: None }, |login| access_by(&login)))
+}
+
+/// If nobody has chosen a server for the messages, it is that of the login file.
+pub fn choose_server(settings: &mut Settings) {
+    if settings.server_is_default
+        && let Some(path) = login::file(|name| std::env::var_os(name))
+        && let Ok(Some(login)) = login::read(&path)
+    {
+        settings.server_url = login.server_url;
+    }
+}
+
+/// Where the file commands go, and with which key: the server of the login file; without one, that of the messages.
+pub fn file_access(settings: &Settings, login: Option<&Login>) -> Result<Access> {
+    match login {
+        // a key of the settings is for the server of the settings
+        Some(login) if login.server_url != settings.server_url => Ok(access_by(login)),
+        Some(login) => Ok(Some(access(settings)?).filter(|a| a.key.is_some()).unwrap_or_else(|| access_by(login))),
+        None => access(settings),
+    }
+}
+
+fn access_by(login: &Login) -> Access {
+    Access { url: login.server_url.clone(), key: Some(login.api_key.clone()).filter(|key| !key.is_empty()) }
 }
 
 /// [`access`] without the address.
@@ -129,6 +160,24 @@ mod tests {
         assert_eq!(found().as_deref(), Some("the-local-key"));
         drop(lock);
         assert_eq!(found(), None);
+    }
+
+    #[test]
+    fn a_key_goes_to_the_server_that_it_is_for() {
+        let secret = |key: &str| Some(crate::config::Secret(key.into()));
+        let settings =
+            |url: &str, key: Option<&str>| Settings { server_url: url.into(), api_key: key.and_then(secret), ..Settings::default() };
+        let login = |url: &str, key: &str| Login { server_url: url.into(), api_key: key.into(), token: "".into(), expires_at: "".into() };
+        let check = |settings: &Settings, login: Option<&Login>, wants: (&str, Option<&str>)| {
+            let access = file_access(settings, login).unwrap();
+            assert_eq!((access.url.as_str(), access.key.as_deref()), wants);
+        };
+        let (a, b) = ("http://a.example:1", "http://b.example:1");
+        check(&settings(a, Some("for-a")), None, (a, Some("for-a")));
+        check(&settings(a, Some("for-a")), Some(&login(b, "for-b")), (b, Some("for-b")));
+        check(&settings(a, Some("for-a")), Some(&login(b, "")), (b, None));
+        check(&settings(a, Some("newer")), Some(&login(a, "older")), (a, Some("newer")));
+        check(&settings(a, None), Some(&login(a, "older")), (a, Some("older")));
     }
 
     #[test]

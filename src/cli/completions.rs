@@ -27,6 +27,12 @@ fn valued() -> Vec<&'static Flag> {
     flags
 }
 
+/// Both forms of each, as they stand on a command line.
+fn typed<'a>(flags: impl Iterator<Item = &'a Flag>, between: &str) -> String {
+    let forms = flags.map(|f| f.short.map_or(String::new(), |c| format!("-{c}{between}")) + &format!("--{}", f.long));
+    forms.collect::<Vec<_>>().join(between)
+}
+
 fn dashed<'a>(flags: impl Iterator<Item = &'a Flag>, between: &str) -> String {
     flags.map(|f| format!("--{}", f.long)).collect::<Vec<_>>().join(between)
 }
@@ -64,10 +70,10 @@ fn bash() -> String {
          for word in \"${{COMP_WORDS[@]:1:COMP_CWORD-1}}\"; do\n        if [[ -n $skip && $word != = ]]; then skip=; continue; fi\n        \
          case $word in\n            {}) skip=$word;;\n            -*|=) ;;\n            *) words+=(\"$word\");;\n        esac\n    done\n    \
          [[ $cur == = ]] && cur=\n    case $skip in\n",
-        dashed(valued().into_iter(), "|")
+        typed(valued().into_iter(), "|")
     );
     for flag in valued() {
-        out += &format!("        --{}) {}; return;;\n", flag.long, reply(flag.values));
+        out += &format!("        {}) {}; return;;\n", typed(std::iter::once(flag), "|"), reply(flag.values));
     }
     out += "    esac\n    case \"${words[*]} \" in\n";
     // the longer names first: `case` takes the first that fits
@@ -113,7 +119,10 @@ fn zsh() -> String {
         Values::Command => format!("({})", command_words()),
     };
     let flag = |f: &Flag| match (f.value, f.short) {
-        (Some(value), _) => quoted(&format!("--{}=[{}]:{value}:{}", f.long, doc(f.doc), action(f.values))),
+        (Some(value), Some(c)) => {
+            format!("{{-{c}+,--{}=}}{}", f.long, quoted(&format!("[{}]:{value}:{}", doc(f.doc), action(f.values))))
+        }
+        (Some(value), None) => quoted(&format!("--{}=[{}]:{value}:{}", f.long, doc(f.doc), action(f.values))),
         (None, Some(c)) => format!("{{-{c},--{}}}{}", f.long, quoted(&format!("[{}]", doc(f.doc)))),
         (None, None) => quoted(&format!("--{}[{}]", f.long, doc(f.doc))),
     };
@@ -122,7 +131,7 @@ fn zsh() -> String {
         let mut specs: Vec<String> = row.flags.iter().map(flag).collect();
         specs.extend(row.arguments.iter().enumerate().map(|(i, a)| match a.count {
             Count::One => quoted(&format!("{}:{}:{}", i + 1, a.name, action(a.values))),
-            Count::Any => quoted(&format!("*:{}:{}", a.name, action(a.values))),
+            Count::Some | Count::Any => quoted(&format!("*:{}:{}", a.name, action(a.values))),
         }));
         format!("_arguments $global {}", specs.join(" "))
     };
@@ -166,7 +175,7 @@ fn fish() -> String {
          function __mesync_is\n    set -l words (__mesync_words)\n    test \"$words\" = \"$argv\"\nend\n\
          function __mesync_in\n    set -l words (__mesync_words)\n    string match -q -- \"$argv *\" \"$words \"\nend\n\
          complete -c mesync -f\ncomplete -c s3ec -w mesync\n",
-        dashed(valued().into_iter(), " ")
+        typed(valued().into_iter(), " ")
     );
     let action = |values: Values| match values {
         Values::Text => String::new(),

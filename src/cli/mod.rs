@@ -6,18 +6,25 @@ pub mod table;
 
 mod client;
 mod completions;
+mod events;
+mod files;
 pub mod help;
 mod hub;
+mod login;
 pub mod output;
 pub mod parse;
+mod progress;
 mod queue;
+mod transfers;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::Settings;
+use crate::credentials;
 use crate::error::{Error, Kind, Result};
 use crate::logger;
 use output::Output;
@@ -97,9 +104,28 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
     // one pass of a daemon is run by cron, which mails whatever is said
     let daemon = matches!(invocation.row.run, Run::Daemon(_)) && !invocation.has("once");
     logger::start(logger::level(daemon, invocation.has("quiet"), invocation.count("verbose"), settings.log));
+    credentials::choose_server(&mut settings);
     let mut context = Context { settings, out };
     let done = command(&mut context, &invocation);
     context.out.finish(done)
+}
+
+/// All of it is done unless there are errors, of which the last is the command's own; the others are reported here.
+fn fail(mut errors: Vec<Error>) -> Result<Done> {
+    let Some(last) = errors.pop() else { return Ok(Done::All) };
+    errors.iter().for_each(logger::report);
+    Err(last)
+}
+
+/// What a person wonders about when a command has nothing to print; a script does not.
+fn note(text: &str) {
+    if std::io::stderr().is_terminal() {
+        logger::note(text);
+    }
+}
+
+fn counted(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Flags that name a setting beat the environment and the file.

@@ -100,6 +100,11 @@ impl Output {
         }
     }
 
+    /// Nobody reads any more, or it cannot be written: there is no point in going on for that alone.
+    pub fn is_over(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// The end of a command: its own error first, else what became of the output. A closed pipe is nobody's mistake.
     pub fn finish(mut self, done: Result<Done>) -> Result<Done> {
         self.flush();

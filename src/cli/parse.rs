@@ -212,7 +212,8 @@ fn check_arguments(invocation: &Invocation) -> Result<()> {
                 Some(value) => check_value(row, argument.name, argument.values, value)?,
                 None => return Err(usage(row.name, format!("{} needs {}", row.name, argument.name), None)),
             },
-            Count::Any => return Ok(()),
+            Count::Some if given.len() <= i => return Err(usage(row.name, format!("{} needs {}", row.name, argument.name), None)),
+            Count::Some | Count::Any => return Ok(()),
         }
     }
     match given.get(row.arguments.len()) {

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::output::{Output, layout, left, right};
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{Context, Done, counted, fail, note};
 use crate::error::{Error, Kind, Result};
 use crate::messages::spool::{self, Entry};
 use crate::messages::{Queue, hooks, parse_file_name};
@@ -353,22 +353,4 @@ pub fn flush(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         false => context.out.line(&format!("{} removed from {}", counted(flushed.removed, "message"), queue.name())),
     }
     fail(flushed.kept)
-}
-
-/// All of it is done unless there are errors, of which the last is the command's own.
-fn fail(mut errors: Vec<Error>) -> Result<Done> {
-    let Some(last) = errors.pop() else { return Ok(Done::All) };
-    errors.iter().for_each(logger::report);
-    Err(last)
-}
-
-fn counted(n: u64, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-/// What a person wonders about when a command has nothing to print; a script does not.
-fn note(text: &str) {
-    if std::io::stderr().is_terminal() {
-        logger::note(text);
-    }
 }

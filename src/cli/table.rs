@@ -2,6 +2,8 @@
 //!
 //! It holds words, not behaviour: how a row is parsed, shown or run is written elsewhere.
 
+mod files;
+
 use super::output::Output;
 use super::parse::Invocation;
 use super::{Context, Done, client, completions, help, hub, queue};
@@ -26,6 +28,7 @@ pub struct Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
+    Files,
     Messages,
     Machine,
     Hub,
@@ -33,8 +36,13 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [(Group, &'static str); 4] =
-        [(Group::Messages, "Messages"), (Group::Machine, "This machine"), (Group::Hub, "The hub"), (Group::Other, "Other")];
+    pub const ALL: [(Group, &'static str); 5] = [
+        (Group::Messages, "Messages"),
+        (Group::Files, "Files"),
+        (Group::Machine, "This machine"),
+        (Group::Hub, "The hub"),
+        (Group::Other, "Other"),
+    ];
 }
 
 /// The function behind a row, and what it needs.
@@ -56,6 +64,8 @@ pub struct Argument {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     One,
+    /// At least one.
+    Some,
     Any,
 }
 
@@ -93,12 +103,20 @@ const fn valued(long: &'static str, value: &'static str, values: Values, doc: &'
     Flag { long, short: None, value: Some(value), values, setting: None, doc }
 }
 
+const fn short_valued(short: char, long: &'static str, value: &'static str, values: Values, doc: &'static str) -> Flag {
+    Flag { long, short: Some(short), value: Some(value), values, setting: None, doc }
+}
+
 const fn setting(long: &'static str, value: &'static str, values: Values, key: &'static str, doc: &'static str) -> Flag {
     Flag { long, short: None, value: Some(value), values, setting: Some(key), doc }
 }
 
 const fn one(name: &'static str, values: Values) -> Argument {
     Argument { name, count: Count::One, values }
+}
+
+const fn some(name: &'static str, values: Values) -> Argument {
+    Argument { name, count: Count::Some, values }
 }
 
 const fn any(name: &'static str, values: Values) -> Argument {
@@ -192,6 +210,15 @@ pub static COMMANDS: &[Command] = &[
         examples: &[("mesync flush sent", "forget what was sent")],
         run: Run::Command(queue::flush),
     },
+    files::LOGIN,
+    files::UPLOAD,
+    files::DOWNLOAD,
+    files::LS,
+    files::INFO,
+    files::RM,
+    files::VERSIONS,
+    files::RESTORE,
+    files::EVENTS,
     Command {
         name: "start",
         group: Group::Machine,
@@ -333,6 +360,7 @@ impl Command {
     pub fn usage(&self) -> Vec<String> {
         let arguments = self.arguments.iter().map(|a| match a.count {
             Count::One => a.name.to_string(),
+            Count::Some => format!("{}…", a.name),
             Count::Any => format!("[{}…]", a.name),
         });
         let flags = self.flags.iter().map(|f| format!("[{}]", f.usage()));

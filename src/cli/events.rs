@@ -1,0 +1,148 @@
+//! `mesync events`: what happened to files on the hub, and what happens.
+
+use std::time::Duration;
+
+use super::login::hub;
+use super::output::Output;
+use super::parse::Invocation;
+use super::{Context, Done, note};
+use crate::backoff::Backoff;
+use crate::client::{Called, HubClient};
+use crate::error::Result;
+use crate::logger::one_line;
+use crate::wire::files::{Event, PAGE};
+use crate::{clock, wire};
+
+/// What is shown if nobody says since when.
+const LATELY: Duration = Duration::from_secs(86_400);
+/// Between two attempts to open the stream again, at most.
+const PAUSE: Duration = Duration::from_secs(15);
+
+/// `mesync events [--follow]`
+pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let follow = invocation.has("follow");
+    let since = match invocation.value("since")? {
+        Some(text) => Some(parse_since(text).ok_or_else(|| {
+            let what = format!(
+                "bad value for --since: \"{}\" is neither a time such as 2026-11-21T10:30:00Z nor an age such as 2h",
+                wire::brief(text)
+            );
+            invocation.usage(what)
+        })?),
+        None => (!follow).then(|| clock::rfc3339(clock::now() - LATELY)),
+    };
+    let hub = hub(&context.settings)?;
+    let out = &mut context.out;
+    // what happens while the history is shown must come after it: the revision from before is where the stream begins
+    let mut last = if follow { now_at(&hub)? } else { None };
+    if let Some(since) = since {
+        let shown = history(&hub, &since, out)?;
+        last = last.max(Some(shown).filter(|_| last.is_some()));
+        if shown == 0 && !follow {
+            note(&format!("no events since {}", clock::parse_rfc3339(&since).map_or(since, clock::local)));
+        }
+    }
+    match follow {
+        true => stream(&hub, last, out),
+        false => Ok(Done::All),
+    }
+}
+
+/// RFC 3339, or how long ago.
+fn parse_since(text: &str) -> Option<String> {
+    if let Some(at) = clock::parse_rfc3339(text) {
+        return Some(clock::rfc3339(at));
+    }
+    let age = humantime::parse_duration(text).ok()?;
+    clock::now().checked_sub(age).map(clock::rfc3339)
+}
+
+/// The latest revision; `None`: the server does not count.
+fn now_at(hub: &HubClient) -> Called<Option<u64>> {
+    match hub.is_ours()? {
+        true => hub.changes(0, None, 1).map(|changes| Some(changes.rev)),
+        false => Ok(None),
+    }
+}
+
+/// Shows what was; the latest revision among it.
+fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<u64> {
+    let (mut offset, mut last) = (0, 0);
+    loop {
+        let (events, rows) = hub.history(Some(since), PAGE, offset)?;
+        for event in &events {
+            show(event, out);
+            last = last.max(event.payload.rev).max(1);
+        }
+        offset += rows as u64;
+        if rows == 0 || out.is_over() {
+            return Ok(last);
+        }
+    }
+}
+
+/// Shows what comes, until nobody reads it any more; opens the stream again when it breaks.
+fn stream(hub: &HubClient, mut last: Option<u64>, out: &mut Output) -> Result<Done> {
+    let mut backoff = Backoff::new(PAUSE);
+    let mut opened = false;
+    loop {
+        out.flush();
+        match follow(hub, &mut last, &mut backoff, &mut opened, out) {
+            Ok(()) if out.is_over() => return Ok(Done::All),
+            Ok(()) => log::info!("the event stream has ended; opening it again"),
+            Err(failure) if failure.status == 410 => {
+                log::warn!("some events are not kept any more");
+                last = now_at(hub)?;
+            }
+            // what never worked is the caller's business
+            Err(failure) if !opened || !failure.is_transient() => return Err(failure.error),
+            Err(failure) => log::warn!("{}: trying again", failure.error.what),
+        }
+        std::thread::park_timeout(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
+    }
+}
+
+fn follow(hub: &HubClient, last: &mut Option<u64>, backoff: &mut Backoff, opened: &mut bool, out: &mut Output) -> Called<()> {
+    let mut events = hub.file_events(*last)?;
+    *opened = true;
+    backoff.reset();
+    while let Some(event) = events.next_event()? {
+        let rev = event.payload.rev;
+        if rev > 0 && last.is_some_and(|last| rev <= last) {
+            continue;
+        }
+        *last = last.map(|last| last.max(rev));
+        show(&event, out);
+        out.flush();
+        if out.is_over() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn show(event: &Event, out: &mut Output) {
+    if out.json {
+        return out.object(event);
+    }
+    let at = event.created_at.as_deref().or(Some(&event.payload.updated_at)).and_then(clock::parse_rfc3339);
+    let at = at.map_or_else(|| clock::local(clock::now()), clock::local);
+    let kind = one_line(event.kind.trim_start_matches("file_"));
+    let by = event.payload.host.as_ref().map_or(String::new(), |host| format!("  by {}", one_line(host)));
+    let size = out.size(event.payload.size);
+    out.line(&format!("{at}  {kind:8}  {size:>10}  {}{by}", one_line(&event.payload.full_name())));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_ages_say_since_when() {
+        assert_eq!(parse_since("2026-11-21T10:30:00+01:00").as_deref(), Some("2026-11-21T09:30:00.000Z"));
+        let before = clock::now() - Duration::from_secs(7200);
+        let at = parse_since("2h").and_then(|t| clock::parse_rfc3339(&t)).unwrap();
+        assert!(at.duration_since(before).unwrap_or_default() < Duration::from_secs(60));
+        assert_eq!(parse_since("soon"), None);
+    }
+}

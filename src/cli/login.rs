@@ -1,0 +1,118 @@
+//! `mesync login`: which server keeps the files, and with which key.
+
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::Path;
+
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use super::parse::Invocation;
+use super::{Context, Done};
+use crate::client::{HubClient, is_loopback};
+use crate::config::{self, Settings};
+use crate::credentials::{self, Access};
+use crate::error::{Error, Kind, Result};
+use crate::login::{self, Login};
+use crate::{clock, disk, logger};
+
+/// `mesync login [--server URL]`
+pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let path = login::file(|name| std::env::var_os(name));
+    let path =
+        path.ok_or_else(|| Error::new(Kind::Settings, "cannot save a login: HOME is not set").hint("set HOME or XDG_CONFIG_HOME"))?;
+    let old = login::read(&path).ok().flatten();
+    let server = match invocation.value("server")? {
+        Some(url) => config::check_url(url).map_err(|e| invocation.usage(format!("bad value for --server: {e}")))?,
+        None => old.map_or(context.settings.server_url.clone(), |old| old.server_url),
+    };
+    let mut settings = context.settings.clone();
+    // what was set for another server stays there
+    let same = settings.server_url == server;
+    settings.server_url = server.clone();
+    let key = key(invocation, &settings, same)?;
+    warn_if_readable(&server);
+    let access = Access { url: server.clone(), key: Some(key.clone()) };
+    let hub = HubClient::new(&settings, Box::new(move || Ok(access.clone())))?;
+    let answer = hub.login(&key)?;
+    let login = Login { server_url: server, api_key: key, token: answer.token, expires_at: answer.expires_at };
+    login::write(&path, &login)?;
+    let (shown, out) = (disk::show(path.as_os_str()), &mut context.out);
+    match out.json {
+        true => out.object(&serde_json::json!({ "server_url": login.server_url, "expires_at": login.expires_at, "file": shown })),
+        false => out.line(&format!("logged in to {}, saved in {shown}", logger::one_line(&login.server_url))),
+    }
+    Ok(Done::All)
+}
+
+/// Says once that a key travels in the clear.
+pub fn warn_if_readable(server: &str) {
+    if server.starts_with("http://") && !is_loopback(server) {
+        log::warn!("the key goes to {server} in the clear: over a network that is not yours, use a proxy with TLS or a VPN");
+    }
+}
+
+fn key(invocation: &Invocation, settings: &Settings, same: bool) -> Result<String> {
+    let check = |key: &str| config::check_key(key).map_err(|e| Error::new(Kind::Usage, format!("cannot use the key: {e}")));
+    match (invocation.value("api-key")?, invocation.os_value("api-key-file")) {
+        (Some(_), Some(_)) => return Err(invocation.usage("--api-key and --api-key-file exclude each other")),
+        (Some(key), None) => return check(key),
+        (None, Some(file)) if file == "-" => {
+            let mut text = String::new();
+            let read = std::io::stdin().take(4096).read_to_string(&mut text);
+            read.map_err(|e| Error { kind: Kind::Io, ..Error::io("read standard input", &e) })?;
+            return check(&text);
+        }
+        (None, Some(file)) => return check(&disk::read_secret(Path::new(file))?),
+        (None, None) => {}
+    }
+    let set = match (&settings.api_key, same) {
+        (Some(key), _) => Some(key.0.clone()),
+        (None, true) => credentials::api_key(settings)?,
+        (None, false) => credentials::local_key(&settings.hub.data_dir, &settings.server_url),
+    };
+    match set {
+        Some(key) => Ok(key),
+        None if std::io::stdin().is_terminal() => check(&ask(&settings.server_url)?),
+        None => Err(invocation.usage("login needs a key: set MESYNC_API_KEY, or give --api-key-file")),
+    }
+}
+
+/// Asks for the key without showing it.
+fn ask(server: &str) -> Result<String> {
+    let failed = |e: std::io::Error| Error { kind: Kind::Io, ..Error::io("read the key from the terminal", &e) };
+    let stdin = std::io::stdin();
+    let before = tcgetattr(&stdin).map_err(|e| failed(e.into()))?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("key for {server}: ").as_bytes());
+    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(|e| failed(e.into()))?;
+    let mut line = String::new();
+    let read = stdin.lock().take(4096).read_line(&mut line);
+    // the next command shall be seen again, whatever became of this one
+    let restored = tcsetattr(&stdin, OptionalActions::Now, &before);
+    logger::note("");
+    read.map_err(failed)?;
+    restored.map_err(|e| failed(e.into()))?;
+    Ok(line)
+}
+
+/// The client for the files: of the server in the login file, else of the messages.
+pub fn hub(settings: &Settings) -> Result<HubClient> {
+    let login = match login::file(|name| std::env::var_os(name)) {
+        Some(path) => login::read(&path)?,
+        None => None,
+    };
+    let first = credentials::file_access(settings, login.as_ref())?;
+    let by_login = login.clone().filter(|l| first.key.as_ref() == Some(&l.api_key));
+    if by_login.is_none() && first.key.is_some() {
+        warn_if_readable(&first.url);
+    }
+    let mut of_files = settings.clone();
+    of_files.server_url = login.as_ref().map_or(settings.server_url.clone(), |l| l.server_url.clone());
+    let asked = settings.clone();
+    let hub = HubClient::new(&of_files, Box::new(move || credentials::file_access(&asked, login.as_ref())))?;
+    if let Some(login) = by_login {
+        let left = clock::parse_rfc3339(&login.expires_at).and_then(|at| at.duration_since(clock::now()).ok());
+        hub.remember(first, login.token, left.unwrap_or_default());
+    }
+    Ok(hub)
+}

@@ -1,0 +1,96 @@
+//! One line on standard error, for a person at a terminal, about work that takes a while.
+//!
+//! It is never data and never log; what cannot be written is left out.
+
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use super::output::size;
+use crate::clock;
+use crate::transfer::Step;
+
+/// Between two pictures of the line.
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// How far a transfer is.
+pub struct Progress {
+    shown: bool,
+    total: Cell<u64>,
+    done: Cell<u64>,
+    /// What has really travelled: the rate is of these.
+    moved: Cell<u64>,
+    began: Instant,
+    drawn: Cell<Option<Instant>>,
+}
+
+impl Progress {
+    pub fn new(quiet: bool) -> Progress {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let shown = !quiet && !dumb && std::io::stderr().is_terminal();
+        let (total, done, moved) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        Progress { shown, total, done, moved, began: clock::monotonic(), drawn: Cell::new(None) }
+    }
+
+    /// Takes note of a step, and draws the line anew if it is time to.
+    pub fn step(&self, step: Step<'_>) {
+        let add = |to: &Cell<u64>, bytes: u64| to.set(to.get().saturating_add(bytes));
+        match step {
+            Step::Expect(bytes) => add(&self.total, bytes),
+            Step::Passed(bytes) => {
+                add(&self.done, bytes);
+                add(&self.moved, bytes);
+            }
+            Step::Spared(bytes) => add(&self.done, bytes),
+            Step::Lost(bytes) => self.done.set(self.done.get().saturating_sub(bytes)),
+            Step::Again(error) => {
+                self.clear();
+                log::warn!("{}: trying again", error.what);
+            }
+        }
+        let now = clock::monotonic();
+        // what is over at once needs no line
+        let due = self.drawn.get().unwrap_or(self.began) + REDRAW;
+        if self.shown && now >= due {
+            self.drawn.set(Some(now));
+            write(&format!("\r{}\x1b[K", line(self.done.get(), self.total.get(), self.moved.get(), now - self.began)));
+        }
+    }
+
+    /// Makes room for other output.
+    pub fn clear(&self) {
+        if self.drawn.take().is_some() {
+            write("\r\x1b[K");
+        }
+    }
+}
+
+fn write(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// ` 42 %  1.2 GiB of 3.0 GiB  12 MiB/s  2 min left`
+fn line(done: u64, total: u64, moved: u64, time: Duration) -> String {
+    let total = total.max(done);
+    let percent = (u128::from(done) * 100).checked_div(u128::from(total)).unwrap_or(100);
+    let mut text = format!("{percent:3} %  {} of {}", size(done), size(total));
+    let rate = moved as f64 / time.as_secs_f64().max(0.001);
+    if rate >= 1.0 {
+        text += &format!("  {}/s  {} left", size(rate as u64), clock::age(Duration::from_secs(((total - done) as f64 / rate) as u64)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_tells_bytes_rate_and_time() {
+        let check = |done, total, moved, seconds, wants| assert_eq!(line(done, total, moved, Duration::from_secs(seconds)), wants);
+        check(0, 0, 0, 0, "100 %  0 B of 0 B");
+        check(512, 1024, 512, 2, " 50 %  512 B of 1.0 KiB  256 B/s  2 s left");
+        check(3 << 30, 4 << 30, 1 << 30, 8, " 75 %  3.0 GiB of 4.0 GiB  128 MiB/s  8 s left");
+        check(10, 5, 0, 1, "100 %  10 B of 10 B");
+    }
+}

@@ -1,0 +1,152 @@
+//! The rows of the table that are about files on the hub.
+
+use super::{BYTES, Command, Group, Run, Values, one, short, short_valued, some, switch, valued};
+use crate::cli::{events, files, login, transfers};
+
+const WHAT: &str = "ID|PATH";
+const RECURSIVE: &str = "recursive";
+const PATHS: &str = "A path is that on the hub, such as docs/a.txt.";
+
+pub const LOGIN: Command = Command {
+    name: "login",
+    group: Group::Files,
+    arguments: &[],
+    flags: &[
+        valued("server", "URL", Values::Text, "the server (default: that of the last login)"),
+        valued("api-key", "KEY", Values::Text, "the key; others on this machine can see it in the list of processes"),
+        valued("api-key-file", "FILE", Values::File, "read the key from a file, or from standard input if it is \"-\""),
+    ],
+    doc: "choose the server for files, and save its key",
+    long: &[
+        "Saves server, key and a token in ~/.config/s3ec/config.toml, for this user alone; s3ec reads the same file. Without a key on the command line: from MESYNC_API_KEY, or, at a terminal, asked for without showing it.",
+        "The commands about files go to this server. Without a login they go to that of the messages. The key goes to no other server.",
+    ],
+    examples: &[
+        ("mesync login --server http://hub.internal:8080", "asks for the key"),
+        ("mesync login --server https://hub.example --api-key-file ~/key", "key from a file"),
+    ],
+    run: Run::Command(login::login),
+};
+
+pub const UPLOAD: Command = Command {
+    name: "upload",
+    group: Group::Files,
+    arguments: &[some("FILE", Values::File)],
+    flags: &[
+        valued("path", "DIR", Values::Text, "the directory on the hub (default: its root)"),
+        valued("name", "NAME", Values::Text, "another name on the hub, for one file"),
+        short('r', RECURSIVE, "upload directories with all that is in them"),
+        BYTES,
+    ],
+    doc: "upload files, directories or standard input",
+    long: &[
+        "FILE may be \"-\" for standard input, which needs --name. Of a directory, symbolic links are uploaded as links and never followed; sockets, FIFOs and devices are skipped, and so, with exit status 1, are names that are not UTF-8.",
+        "What the hub has already does not travel: an upload that was broken off goes on where it was, and of a long file only the changed parts are sent. A file that is changed while it is read is an error.",
+    ],
+    examples: &[
+        ("mesync upload report.pdf --path docs", "becomes docs/report.pdf"),
+        ("mesync upload -r /etc --path web-1", "becomes web-1/etc/…"),
+        ("pg_dump db | mesync upload - --name db.sql", "standard input"),
+    ],
+    run: Run::Command(transfers::upload),
+};
+
+pub const DOWNLOAD: Command = Command {
+    name: "download",
+    group: Group::Files,
+    arguments: &[one(WHAT, Values::Text)],
+    flags: &[short_valued('o', "output", "FILE", Values::File, "where to (default: its own name, here); \"-\": standard output"), BYTES],
+    doc: "download a file",
+    long: &[
+        PATHS,
+        "The file is there under its name only when it is whole, verified and on the disk; one of that name is replaced. A download that was broken off goes on where it was, if it is repeated; until then its bytes stand in a hidden file beside it, .mesync-….tmp. Mode and time of the last change are set as they were.",
+    ],
+    examples: &[
+        ("mesync download docs/report.pdf", "to report.pdf in the current directory"),
+        ("mesync download docs/db.sql -o - | psql db", "to standard output"),
+    ],
+    run: Run::Command(transfers::download),
+};
+
+pub const LS: Command = Command {
+    name: "ls",
+    group: Group::Files,
+    arguments: &[],
+    flags: &[
+        valued("path", "PREFIX", Values::Text, "only what is in directories that begin so"),
+        valued("search", "TEXT", Values::Text, "only names that contain this"),
+        valued("limit", "N", Values::Text, "so many at most (default: 50)"),
+        valued("offset", "N", Values::Text, "leave out so many at the beginning"),
+        switch("all", "all of them"),
+        BYTES,
+    ],
+    doc: "list the files on the hub",
+    long: &["Sorted by directory, then name. A slash after a name marks an empty directory, an @ a symbolic link."],
+    examples: &[("mesync ls --path docs --all", "all below docs"), ("mesync ls --search .pdf --json", "for a script")],
+    run: Run::Command(files::ls),
+};
+
+pub const INFO: Command = Command {
+    name: "info",
+    group: Group::Files,
+    arguments: &[one(WHAT, Values::Text)],
+    flags: &[BYTES],
+    doc: "show all about a file on the hub",
+    long: &[PATHS],
+    examples: &[("mesync info docs/report.pdf", "size, hash, times, revision, who wrote it")],
+    run: Run::Command(files::info),
+};
+
+pub const RM: Command = Command {
+    name: "rm",
+    group: Group::Files,
+    arguments: &[some(WHAT, Values::Text)],
+    flags: &[short('r', RECURSIVE, "with all that is below, if it is a directory")],
+    doc: "remove files from the hub",
+    long: &[
+        PATHS,
+        "On a mesync hub they can be restored for a while: see versions. A file that somebody changes at that moment is not removed.",
+    ],
+    examples: &[("mesync rm docs/old.pdf docs/older.pdf", "two files"), ("mesync rm -r docs/2019", "a directory")],
+    run: Run::Command(files::rm),
+};
+
+pub const VERSIONS: Command = Command {
+    name: "versions",
+    group: Group::Files,
+    arguments: &[one(WHAT, Values::Text)],
+    flags: &[BYTES],
+    doc: "list what was replaced or deleted, and can be restored",
+    long: &["Newest first, also of a file that is deleted by now. The hub keeps them for 30 days, unless its version_ttl says otherwise."],
+    examples: &[("mesync versions docs/report.pdf", "which revisions there are")],
+    run: Run::Command(files::versions),
+};
+
+pub const RESTORE: Command = Command {
+    name: "restore",
+    group: Group::Files,
+    arguments: &[one(WHAT, Values::Text)],
+    flags: &[valued("rev", "N", Values::Text, "the revision (default: what was replaced or deleted last)"), BYTES],
+    doc: "make an older version the current one",
+    long: &["What stands there now becomes a version itself, so this can be undone in the same way."],
+    examples: &[
+        ("mesync restore docs/report.pdf", "undo the last change, or a delete"),
+        ("mesync restore docs/report.pdf --rev 4711", "one of those that versions lists"),
+    ],
+    run: Run::Command(files::restore),
+};
+
+pub const EVENTS: Command = Command {
+    name: "events",
+    group: Group::Files,
+    arguments: &[],
+    flags: &[
+        valued("since", "TIME", Values::Text, "since then, 2026-11-21T10:30:00Z, or for so long, 2h (default: 24h)"),
+        short('f', "follow", "and go on with what happens now"),
+        BYTES,
+    ],
+    doc: "show what happened to files on the hub",
+    long: &["With --follow it runs until it is stopped, and goes on by itself after the line was broken; without --since it begins now."],
+    examples: &[("mesync events --since 2h", "the last two hours"), ("mesync events --follow --json", "for a script that reacts")],
+    run: Run::Command(events::events),
+};

@@ -1,0 +1,298 @@
+//! `mesync upload` and `mesync download`: which files, under which names, and what is said about each.
+//!
+//! How they travel is in `transfer`.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::login::hub;
+use super::output::Output;
+use super::parse::Invocation;
+use super::progress::Progress;
+use super::{Context, Done, counted, fail};
+use crate::client::{Called, Outcome};
+use crate::error::{Error, Kind, Result};
+use crate::logger::one_line;
+use crate::transfer::upload::{Upload, Uploaded};
+use crate::transfer::walk::{Entry, Found, Walk};
+use crate::transfer::{Transfer, find};
+use crate::wire::files::{self, Name, Record};
+use crate::{disk, wire};
+
+/// What became of one file of an upload.
+#[derive(Serialize)]
+struct Sent<'a> {
+    /// As it was named, escaped where it is not UTF-8.
+    file: &'a str,
+    /// On the hub.
+    path: Option<&'a str>,
+    id: Option<Uuid>,
+    rev: Option<u64>,
+    size: Option<u64>,
+    /// `created`, `updated`, `unchanged`, `skipped` or `failed`.
+    outcome: &'static str,
+    error: Option<String>,
+}
+
+/// Says what became of each file, and counts.
+struct Report<'o> {
+    out: &'o mut Output,
+    progress: &'o Progress,
+    sent: u64,
+    unchanged: u64,
+    skipped: u64,
+    /// Of these, what should have travelled.
+    left_out: bool,
+    errors: Vec<Error>,
+}
+
+impl Report<'_> {
+    fn done(&mut self, file: &Path, name: &Name, result: Called<Uploaded>) {
+        self.progress.clear();
+        let (shown, path) = (disk::show(file.as_os_str()), name.full());
+        let file = plain(file.as_os_str());
+        match result {
+            Ok(uploaded) => {
+                let outcome = match uploaded.outcome {
+                    Outcome::Created => "created",
+                    Outcome::Updated => "updated",
+                    Outcome::Unchanged => "unchanged",
+                };
+                *(if uploaded.outcome == Outcome::Unchanged { &mut self.unchanged } else { &mut self.sent }) += 1;
+                let Uploaded { id, rev, size, .. } = uploaded;
+                if self.out.json {
+                    let size = Some(size);
+                    return self.out.object(&Sent { file: &file, path: Some(&path), id, rev, size, outcome, error: None });
+                }
+                let id = id.map_or(String::new(), |id| format!("  {id}"));
+                let size = self.out.size(size);
+                self.out.line(&format!("{outcome:9}  {size:>10}{id}  {}", one_line(&path)));
+            }
+            Err(failure) => {
+                let what = failure.error.what.as_str();
+                let own = what.starts_with("cannot upload") || what.starts_with("cannot read");
+                let what = if own { what.to_string() } else { format!("cannot upload {shown}: {what}") };
+                self.failed(&file, Some(&path), Error { what, ..failure.error });
+            }
+        }
+    }
+
+    fn failed(&mut self, file: &str, path: Option<&str>, error: Error) {
+        if self.out.json {
+            let error = Some(error.to_string());
+            self.out.object(&Sent { file, path, id: None, rev: None, size: None, outcome: "failed", error });
+        }
+        self.errors.push(error);
+    }
+
+    fn skipped(&mut self, file: &Path, why: &str, left_out: bool) {
+        self.skipped += 1;
+        self.left_out |= left_out;
+        self.progress.clear();
+        log::warn!("{} is skipped: {why}", disk::show(file.as_os_str()));
+        if self.out.json {
+            let file = &plain(file.as_os_str());
+            let error = Some(why.to_string());
+            self.out.object(&Sent { file, path: None, id: None, rev: None, size: None, outcome: "skipped", error });
+        }
+    }
+
+    fn conclude(self, summary: bool) -> Result<Done> {
+        if summary && !self.out.json {
+            let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+            let failed = if self.errors.is_empty() { String::new() } else { format!(", {} failed", self.errors.len()) };
+            let sent = counted(self.sent, "file");
+            self.out.line(&format!("{sent} uploaded, {} unchanged{skipped}{failed}", self.unchanged));
+        }
+        match fail(self.errors)? {
+            Done::All if self.left_out => Ok(Done::NotAll),
+            done => Ok(done),
+        }
+    }
+}
+
+/// A name for a script.
+fn plain(name: &OsStr) -> String {
+    name.to_str().map_or_else(|| disk::show(name), str::to_string)
+}
+
+/// `mesync upload FILE…`
+pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let dir = remote_dir(invocation)?;
+    let name = invocation.value("name")?;
+    if name.is_some() && invocation.arguments.len() > 1 {
+        return Err(invocation.usage("--name is for one file"));
+    }
+    let hub = hub(&context.settings)?;
+    let progress = Progress::new(invocation.has("quiet"));
+    let watch = |step: crate::transfer::Step<'_>| progress.step(step);
+    let transfer = Transfer::new(&hub, &watch)?;
+    let report = RefCell::new(Report {
+        out: &mut context.out,
+        progress: &progress,
+        sent: 0,
+        unchanged: 0,
+        skipped: 0,
+        left_out: false,
+        errors: Vec::new(),
+    });
+    let mut upload = Upload::new(&transfer);
+    let mut summary = invocation.arguments.len() > 1;
+    let mut done = |entry: &Entry, result: Called<Uploaded>| report.borrow_mut().done(&entry.local, &entry.name, result);
+    for argument in &invocation.arguments {
+        let path = Path::new(argument);
+        match one_argument(invocation, argument, &dir, name) {
+            Ok(What::Stream(name)) => {
+                let result = upload.look_at(&name).and_then(|()| upload.stream(std::io::stdin(), &name));
+                report.borrow_mut().done(path, &name, result);
+            }
+            Ok(What::File(entry)) => match upload.look_at(&entry.name) {
+                Ok(()) => upload.add(entry, &mut done),
+                Err(failure) => done(&entry, Err(failure)),
+            },
+            Ok(What::Tree(remote)) => {
+                summary = true;
+                // the server's own trouble is not that of one directory
+                upload.look_below(&remote)?;
+                for found in Walk::new(path, &remote) {
+                    match found {
+                        Ok(Found::Entry(entry)) => upload.add(entry, &mut done),
+                        Ok(Found::Special(path)) => report.borrow_mut().skipped(&path, "it is no file, directory or symbolic link", false),
+                        Ok(Found::Unfit(path, why)) => report.borrow_mut().skipped(&path, &why, true),
+                        Err(error) => report.borrow_mut().failed(&plain(argument), None, error),
+                    }
+                }
+            }
+            Err(error) if error.kind == Kind::Usage => return Err(error),
+            Err(error) => report.borrow_mut().failed(&plain(argument), None, error),
+        }
+    }
+    upload.finish(&mut done);
+    progress.clear();
+    report.into_inner().conclude(summary)
+}
+
+/// `--path`, "" for the root.
+fn remote_dir(invocation: &Invocation) -> Result<String> {
+    let dir = invocation.value("path")?.unwrap_or_default().trim_matches('/');
+    match dir.is_empty() {
+        true => Ok(String::new()),
+        false => Name::parse(dir).map(|name| name.full()).map_err(|e| invocation.usage(format!("bad value for --path: {e}"))),
+    }
+}
+
+/// What an argument of `upload` stands for.
+enum What {
+    Stream(Name),
+    File(Entry),
+    /// Under this name on the hub.
+    Tree(String),
+}
+
+fn one_argument(invocation: &Invocation, argument: &OsStr, dir: &str, name: Option<&str>) -> Result<What> {
+    let shown = disk::show(argument);
+    let named = |name: &str| Name::new(dir, name).map_err(|e| invocation.usage(format!("cannot upload {shown}: {e}")));
+    if argument == "-" {
+        let name = name.ok_or_else(|| invocation.usage("standard input needs --name"))?;
+        return named(name).map(What::Stream);
+    }
+    let path = Path::new(argument);
+    let meta = std::fs::metadata(path).map_err(|e| Error { kind: Kind::Io, ..Error::io(format!("read {shown}"), &e) })?;
+    // the last component of "dir/." is that of dir; of "." and ".." there is none, and what is in them goes without
+    let last = name.map(OsStr::new).or(path.file_name());
+    let last = last.map(|last| {
+        last.to_str().ok_or_else(|| {
+            Error::new(Kind::Failed, format!("cannot upload {shown}: its name is not UTF-8")).hint("--name gives it another one")
+        })
+    });
+    let last = last.transpose()?;
+    if !meta.is_dir() {
+        let name = named(last.unwrap_or_default())?;
+        return Ok(What::File(Entry { local: path.to_path_buf(), name, kind: files::Kind::File, follow: true }));
+    }
+    if !invocation.has("recursive") {
+        return Err(Error::new(Kind::Failed, format!("cannot upload {shown}: it is a directory")).hint("-r uploads what is in it"));
+    }
+    match last {
+        Some(last) => named(last).map(|name| What::Tree(name.full())),
+        None => Ok(What::Tree(dir.to_string())),
+    }
+}
+
+/// What became of a download.
+#[derive(Serialize)]
+struct Received<'a> {
+    id: Uuid,
+    path: String,
+    rev: u64,
+    size: u64,
+    file: &'a str,
+}
+
+/// `mesync download ID`
+pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let hub = hub(&context.settings)?;
+    let progress = Progress::new(invocation.has("quiet"));
+    let watch = |step: crate::transfer::Step<'_>| progress.step(step);
+    let record = find::record(&hub, invocation.argument(0)?)?;
+    if let Some(at) = &record.deleted_at {
+        let what = format!("cannot download {}: it was deleted at {}", wire::brief(&record.full_name()), wire::brief(at));
+        return Err(Error::new(Kind::Failed, what).hint("see mesync versions and mesync restore"));
+    }
+    let transfer = Transfer::new(&hub, &watch)?;
+    let to = match invocation.os_value("output") {
+        Some(to) if to == "-" => {
+            let written = transfer.download_to(&record, &mut std::io::stdout().lock());
+            progress.clear();
+            return match written? {
+                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write to standard output", &e)),
+                _ => Ok(Done::All),
+            };
+        }
+        Some(to) => PathBuf::from(to),
+        None => PathBuf::from("."),
+    };
+    let to = target(&record, to)?;
+    let fetched = transfer.download(record, &to);
+    progress.clear();
+    let record = fetched?;
+    let (file, out) = (disk::show(to.as_os_str()), &mut context.out);
+    match out.json {
+        true => {
+            let (id, rev, size) = (record.id, record.rev, record.size);
+            out.object(&Received { id, path: record.full_name(), rev, size, file: &plain(to.as_os_str()) });
+        }
+        false => {
+            let size = out.size(record.size);
+            out.line(&format!("{} downloaded to {file} ({size})", one_line(&record.full_name())));
+        }
+    }
+    Ok(Done::All)
+}
+
+/// Where the file goes: under its own name into a directory, and only if that name leads nowhere else.
+fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
+    if to.is_dir() {
+        let name = Name::new("", &record.name).map_err(|why| {
+            let what = format!("will not write a file of the name that the hub has for {}: {why}", record.id);
+            Error::new(Kind::Refused, what).hint("-o FILE gives it another one")
+        })?;
+        let to = to.join(name.name);
+        return match to.is_dir() && record.kind != files::Kind::Dir && !to.is_symlink() {
+            true => {
+                let what = format!("cannot write {}: a directory is there", disk::show(to.as_os_str()));
+                Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
+            }
+            // "a" and not "./a" in what is shown
+            false => Ok(to.strip_prefix(".").map(Path::to_path_buf).unwrap_or(to)),
+        };
+    }
+    let dir = disk::parent(&to);
+    std::fs::create_dir_all(dir)
+        .map_err(|e| Error { kind: Kind::CannotCreate, ..Error::io(format!("create directory {}", disk::show(dir.as_os_str())), &e) })?;
+    Ok(to)
+}

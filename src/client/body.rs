@@ -1,0 +1,174 @@
+//! What a request carries: bytes from memory and from files, of a length that is known before, and readable again from the
+//! beginning, since a request is sent anew when a token was refused or a kept connection had been closed.
+//!
+//! It knows no route. Nothing is held in memory here but what the caller gave.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use sha2::{Digest, Sha256};
+
+use crate::wire::files::Hash;
+
+/// Told of bytes that have passed, as they do.
+pub type Passed<'a> = &'a dyn Fn(u64);
+
+/// Content of a file, or a part of it.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    Bytes(&'a [u8]),
+    /// `length` bytes of a file from `at` on, which must still be those of the hash when they are sent.
+    Part {
+        file: &'a File,
+        at: u64,
+        length: u64,
+        sha256: Hash,
+    },
+}
+
+impl Source<'_> {
+    pub fn length(&self) -> u64 {
+        match self {
+            Source::Bytes(bytes) => bytes.len() as u64,
+            Source::Part { length, .. } => *length,
+        }
+    }
+}
+
+/// Why our own side could not give what it had announced. ureq hands it back as the request's error.
+#[derive(Debug)]
+pub enum Broken {
+    /// Fewer or other bytes than were hashed before.
+    Changed,
+    Read(io::Error),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::Changed => f.write_str("the file was changed while it was read"),
+            Broken::Read(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// One after the other makes a body.
+pub enum Piece<'a> {
+    Text(Vec<u8>),
+    Content(Source<'a>),
+}
+
+impl Piece<'_> {
+    fn length(&self) -> u64 {
+        match self {
+            Piece::Text(text) => text.len() as u64,
+            Piece::Content(source) => source.length(),
+        }
+    }
+}
+
+/// The body of a request.
+pub enum Body<'a> {
+    None,
+    Json(Vec<u8>),
+    Pieces { content_type: String, pieces: Vec<Piece<'a>>, passed: Passed<'a> },
+}
+
+/// The length of all pieces together.
+pub fn length(pieces: &[Piece<'_>]) -> u64 {
+    pieces.iter().map(Piece::length).sum()
+}
+
+/// Reads pieces in order; never ends early without an error, since ureq would wait for the rest for ever.
+pub struct Reader<'a> {
+    pieces: &'a [Piece<'a>],
+    /// Of the first piece.
+    done: u64,
+    hash: Sha256,
+    passed: Passed<'a>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(pieces: &'a [Piece<'a>], passed: Passed<'a>) -> Reader<'a> {
+        Reader { pieces, done: 0, hash: Sha256::new(), passed }
+    }
+
+    fn next_bytes(&mut self, piece: &Piece<'_>, out: &mut [u8]) -> Result<usize, Broken> {
+        let (bytes, counts): (&[u8], bool) = match piece {
+            Piece::Text(text) => (text, false),
+            Piece::Content(Source::Bytes(bytes)) => (bytes, true),
+            Piece::Content(Source::Part { file, at, length, sha256 }) => {
+                let most = (length - self.done).min(out.len() as u64) as usize;
+                let n = match file.read_at(&mut out[..most], at + self.done) {
+                    Ok(0) => return Err(Broken::Changed),
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => return self.next_bytes(piece, out),
+                    Err(e) => return Err(Broken::Read(e)),
+                };
+                self.hash.update(&out[..n]);
+                // the last bytes are held back if they would complete something that nobody has hashed
+                if self.done + n as u64 == *length && Hash(self.hash.finalize_reset().into()) != *sha256 {
+                    return Err(Broken::Changed);
+                }
+                (self.passed)(n as u64);
+                return Ok(n);
+            }
+        };
+        let rest = &bytes[self.done as usize..];
+        let n = rest.len().min(out.len());
+        out[..n].copy_from_slice(&rest[..n]);
+        if counts {
+            (self.passed)(n as u64);
+        }
+        Ok(n)
+    }
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        while let Some((piece, rest)) = self.pieces.split_first() {
+            if self.done == piece.length() {
+                (self.pieces, self.done) = (rest, 0);
+                continue;
+            }
+            let n = self.next_bytes(piece, out).map_err(io::Error::other)?;
+            self.done += n as u64;
+            return Ok(n);
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pieces: &[Piece<'_>]) -> (Result<Vec<u8>, String>, u64) {
+        let (count, mut out) = (std::cell::Cell::new(0), Vec::new());
+        let passed = |n| count.set(count.get() + n);
+        let read = Reader::new(pieces, &passed).read_to_end(&mut out).map_err(|e| e.to_string());
+        (read.map(|_| out), count.get())
+    }
+
+    #[test]
+    fn pieces_are_read_in_order_and_only_content_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let file = File::open(&path).unwrap();
+        let part = |sha256| Piece::Content(Source::Part { file: &file, at: 2, length: 5, sha256 });
+        let pieces =
+            |sha256| vec![Piece::Text(b"<".to_vec()), part(sha256), Piece::Content(Source::Bytes(b"x")), Piece::Text(b">".to_vec())];
+        let right = Hash::of(b"23456");
+        assert_eq!((read(&pieces(right)), length(&pieces(right))), ((Ok(b"<23456x>".to_vec()), 6), 8));
+        assert!(read(&pieces(Hash::of(b"other"))).0.unwrap_err().contains("was changed"));
+        std::fs::write(&path, b"0123").unwrap();
+        assert!(read(&pieces(right)).0.unwrap_err().contains("was changed"));
+    }
+}

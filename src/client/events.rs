@@ -1,0 +1,96 @@
+//! The stream of events about files, read one event at a time.
+//!
+//! It does not open a broken stream again: whoever reads knows after which revision to go on.
+
+use std::io::{BufRead, BufReader, Read};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Call, Called, HubClient};
+use crate::sse;
+use crate::wire::files::Event;
+
+/// `s3em` sends nothing at all while nothing happens, so a dead line shows only when one asks again.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// An open stream.
+pub struct FileEvents<'a> {
+    hub: &'a HubClient,
+    lines: BufReader<Box<dyn Read + Send>>,
+    parser: sse::Parser,
+}
+
+impl HubClient {
+    /// `GET /api/events` with directories and symbolic links: from after this revision on, or from now.
+    pub fn file_events(&self, after: Option<u64>) -> Called<FileEvents<'_>> {
+        let mut call = Call::get("/api/events?kinds=all");
+        if let Some(rev) = after {
+            call.path += &format!("&after={rev}");
+            call.headers.push(("last-event-id", rev.to_string()));
+        }
+        if !self.is_ours()? {
+            call.silence = Some(SILENCE);
+        }
+        let answer = self.authorized(&self.streams, &call)?;
+        let lines = BufReader::with_capacity(4096, Box::new(answer.into_body().into_reader()) as Box<dyn Read + Send>);
+        Ok(FileEvents { hub: self, lines, parser: sse::Parser::default() })
+    }
+}
+
+impl FileEvents<'_> {
+    /// Waits for the next event. `None`: the hub has closed the stream. What is no event of a file is passed over.
+    pub fn next_event(&mut self) -> Called<Option<Event>> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match (&mut self.lines).take(sse::MAX_EVENT as u64).read_until(b'\n', &mut line) {
+                Ok(_) if line.ends_with(b"\n") => {}
+                Ok(0) => return Ok(None),
+                Ok(_) if line.len() < sse::MAX_EVENT => return Ok(None),
+                Ok(_) => return Err(self.hub.not_a_hub("an event without end").into()),
+                Err(e) => return Err(self.hub.interrupted(&e)),
+            }
+            let text = String::from_utf8_lossy(&line);
+            if let Some(event) = self.parser.line(text.trim_end_matches('\n')).and_then(|e| file_event(&e)) {
+                return Ok(Some(event));
+            }
+        }
+    }
+}
+
+fn file_event(event: &sse::Event) -> Option<Event> {
+    let mut value: serde_json::Value = serde_json::from_str(&event.data).ok()?;
+    if !value["type"].as_str()?.starts_with("file_") {
+        return None;
+    }
+    // of what was deleted only path and name are sure to be there
+    let id = value["resource_id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(Uuid::nil());
+    let payload = value["payload"].as_object_mut()?;
+    payload.entry("id").or_insert_with(|| id.to_string().into());
+    if let Some(rev) = event.id.as_deref().and_then(|id| id.parse::<u64>().ok()) {
+        payload.entry("rev").or_insert_with(|| rev.into());
+    }
+    serde_json::from_value(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_files_are_told_from_others() {
+        let read = |id: Option<&str>, data: &str| {
+            file_event(&sse::Event { id: id.map(str::to_string), kind: None, data: data.to_string() })
+                .map(|e| (e.kind, e.payload.rev, e.payload.full_name()))
+        };
+        assert_eq!(read(None, r#"{"type":"message_queued","host":"h"}"#), None);
+        assert_eq!(read(None, "x"), None);
+        assert_eq!(
+            read(None, r#"{"type":"file_deleted","payload":{"path":"a","name":"b"}}"#),
+            Some(("file_deleted".into(), 0, "a/b".into()))
+        );
+        let created = r#"{"type":"file_created","payload":{"path":"","name":"b"}}"#;
+        assert_eq!(read(Some("7"), created), Some(("file_created".into(), 7, "b".into())));
+    }
+}

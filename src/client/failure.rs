@@ -1,0 +1,143 @@
+//! Calls that did not succeed: what was answered, in words for a person and in what a program goes on with.
+//!
+//! It decides nothing but the kind of an error; whether to try again is for who called.
+
+use std::time::Duration;
+
+use ureq::http;
+
+use super::body::Broken;
+use super::{ANSWER, HubClient, bare};
+use crate::error::{Error, Kind, plain};
+use crate::logger::one_line;
+use crate::wire::ErrorAnswer;
+use crate::wire::files::{Hash, MissingChunks, Record};
+
+/// A call that did not succeed.
+#[derive(Debug)]
+pub struct Failure {
+    pub error: Error,
+    /// The status of the answer; 0 if there was none.
+    pub status: u16,
+    /// The hub named a time to wait.
+    pub retry_after: Option<Duration>,
+    pub told: Told,
+}
+
+/// What an answer told beside the error.
+#[derive(Debug, Default)]
+pub enum Told {
+    #[default]
+    Nothing,
+    /// 412: what stands there instead of what the condition named.
+    Current(Option<Box<Record>>),
+    /// 409: chunks that the hub does not have.
+    Missing(Vec<Hash>),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, status: 0, retry_after: None, told: Told::Nothing }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        failure.error
+    }
+}
+
+impl Failure {
+    /// The same again may succeed soon: the line broke, or the hub is busy. No space does not pass by itself.
+    pub fn is_transient(&self) -> bool {
+        match self.status {
+            0 => self.error.kind == Kind::Unreachable,
+            408 | 425 | 429 | 500..=506 | 508..=599 => true,
+            _ => false,
+        }
+    }
+}
+
+pub type Called<T> = std::result::Result<T, Failure>;
+
+impl HubClient {
+    /// The connection, or what came over it, is at fault; or our own end of it.
+    pub(super) fn unreachable(&self, e: ureq::Error) -> Failure {
+        let (why, hint) = match &e {
+            ureq::Error::Io(e) if broken(e).is_some() => return own_fault(e).into(),
+            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                ("connection refused".to_string(), Some("is \"mesync serve\" running there?"))
+            }
+            ureq::Error::Io(e) => (plain(e), None),
+            ureq::Error::HostNotFound => ("no such host".to_string(), Some("check server_url, or MESYNC_SERVER_URL")),
+            ureq::Error::ConnectionFailed => ("connection failed".to_string(), Some("is \"mesync serve\" running there?")),
+            ureq::Error::Timeout(_) => ("it does not answer in time".to_string(), None),
+            ureq::Error::BodyExceedsLimit(_) => ("its answer is too long for a mesync hub".to_string(), None),
+            ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => ("it does not speak HTTP".to_string(), None),
+            other => (other.to_string(), None),
+        };
+        let error = Error::new(Kind::Unreachable, format!("cannot reach hub {}: {why}", self.url));
+        Failure::from(match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        })
+    }
+
+    /// Reading a long answer failed on the way.
+    pub(super) fn interrupted(&self, e: &std::io::Error) -> Failure {
+        Error::new(Kind::Unreachable, format!("cannot read from hub {}: {}", self.url, plain(e))).into()
+    }
+
+    pub(super) fn not_a_hub(&self, what: &str) -> Error {
+        Error::new(Kind::Unreachable, format!("the server at {} does not answer as a mesync hub: {what}", self.url))
+            .hint("check server_url; is another program using that port?")
+    }
+
+    /// An answer that is no success, as an error in the hub's own words.
+    pub(super) fn refused(&self, answer: http::Response<ureq::Body>, path: &str) -> Failure {
+        let status = answer.status().as_u16();
+        let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let body = answer.into_body().with_config().limit(ANSWER).read_to_vec().unwrap_or_default();
+        let words = serde_json::from_slice::<ErrorAnswer>(&body).ok().map(|e| e.error);
+        let told = match status {
+            409 => serde_json::from_slice::<MissingChunks>(&body).map_or(Told::Nothing, |m| Told::Missing(m.missing)),
+            412 => serde_json::from_slice(&body).map_or(Told::Nothing, Told::Current),
+            _ => Told::Nothing,
+        };
+        let said = |words: Option<String>| words.map_or(format!("status {status}"), |w| one_line(&w));
+        let error = match (status, words) {
+            (401, words) => {
+                let hub_says_how = words.as_ref().is_some_and(|w| w.contains("mesync key add"));
+                let error = Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words)));
+                match hub_says_how {
+                    true => error,
+                    false => error.hint("run \"mesync key add NAME\" on the hub, then set MESYNC_API_KEY or api_key_file here"),
+                }
+            }
+            (403, words @ Some(_)) => Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words))),
+            // what a hub of ours answers so is only a host or a file that it does not know
+            (404 | 405, words) if !(path.starts_with("/api/hosts/") || path.starts_with("/api/files/") && words.is_some()) => {
+                self.not_a_hub(&format!("status {status} for {}", bare(path)))
+            }
+            (300..=399, _) => self.not_a_hub(&format!("status {status} for {}", bare(path))),
+            (412, _) => {
+                Error::new(Kind::Refused, format!("hub {} has another revision by now", self.url)).hint("look at it and do it again")
+            }
+            (408 | 425 | 429 | 500..=599, words) => Error::new(Kind::Busy, format!("hub {} cannot do it now: {}", self.url, said(words))),
+            (_, words) => Error::new(Kind::Refused, format!("hub {} refuses {}: {}", self.url, bare(path), said(words))),
+        };
+        Failure { error, status, retry_after, told }
+    }
+}
+
+fn broken(e: &std::io::Error) -> Option<&Broken> {
+    e.get_ref()?.downcast_ref()
+}
+
+/// What we were to send could not be read.
+fn own_fault(e: &std::io::Error) -> Error {
+    match broken(e) {
+        Some(Broken::Read(e)) => Error::new(Kind::Io, format!("cannot read what was to be sent: {}", plain(e))),
+        _ => Error::new(Kind::Busy, "the file was changed while it was read").hint("do it again when nobody writes to it"),
+    }
+}

@@ -1,0 +1,256 @@
+//! The routes of files that carry only JSON: listings, records, what the hub lacks, versions, commits. One method each.
+//!
+//! Bodies of files are in `transfers`, the stream of events in `events`. A server that has none of our own routes (`s3em`)
+//! answers 404 or 405 to them: [`HubClient::is_ours`] says so beforehand.
+
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use ureq::http::{self, Method};
+use uuid::Uuid;
+
+use super::{Body, Call, Called, HubClient};
+use crate::wire::files::{AskedChunks, Changes, Chunk, Commit, Event, Hash, KeyAnswer, MissingChunks, Record, Restore, Version};
+
+/// Bytes of a page of records, at most: 1000 with names of 1 KiB each, escaped.
+const PAGE_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of a list of chunks, at most: 64 GB of the smallest.
+const CHUNKS_BYTES: u64 = 40 * 1024 * 1024;
+/// A commit syncs all chunks of a file, which takes its time on flash.
+pub(super) const SYNC_PATIENCE: Duration = Duration::from_secs(300);
+
+/// On what a change depends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// The last writer wins.
+    #[default]
+    None,
+    /// This revision still stands there.
+    Match(u64),
+    /// Nothing stands there.
+    Absent,
+}
+
+/// How a change is to be made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    pub condition: Condition,
+    /// The same key again gives the first answer again.
+    pub key: Option<Uuid>,
+}
+
+impl Change {
+    pub(super) fn headers(self) -> Vec<(&'static str, String)> {
+        let condition = match self.condition {
+            Condition::None => None,
+            Condition::Match(rev) => Some(("if-match", format!("\"{rev}\""))),
+            Condition::Absent => Some(("if-none-match", "*".to_string())),
+        };
+        condition.into_iter().chain(self.key.map(|key| ("idempotency-key", key.to_string()))).collect()
+    }
+}
+
+/// What became of a file that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Created,
+    Updated,
+    /// The hub had it so already.
+    Unchanged,
+}
+
+/// The answer to an upload, a commit or a restore.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub outcome: Outcome,
+    /// Missing where nothing was changed: such an answer has no body.
+    pub record: Option<Record>,
+}
+
+/// Which records to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Query<'a> {
+    /// What the directory begins with.
+    pub path: Option<&'a str>,
+    /// What the name contains.
+    pub search: Option<&'a str>,
+    /// Directories and symbolic links too.
+    pub all_kinds: bool,
+}
+
+/// Some rows of a listing.
+#[derive(Debug)]
+pub struct Page {
+    pub records: Vec<Record>,
+    /// Rows in all, if the server counts them.
+    pub total: Option<u64>,
+}
+
+impl HubClient {
+    /// `GET /api/files`: one page. `s3em` gives 200 rows at most, whatever is asked: the end is an empty page.
+    pub fn list(&self, query: &Query<'_>, limit: usize, offset: u64) -> Called<Page> {
+        let mut path = format!("/api/files?limit={limit}&offset={offset}");
+        let mut add = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                path += &format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+            }
+        };
+        add("path", query.path);
+        add("search", query.search);
+        add("kinds", query.all_kinds.then_some("all"));
+        let call = Call { most: PAGE_BYTES, ..Call::get(&path) };
+        let answer = self.authorized(&self.agent, &call)?;
+        let total = header(&answer, "x-total-count");
+        Ok(Page { records: self.body(answer, call.most, &call.path)?, total })
+    }
+
+    /// `GET /api/files/{id}`
+    pub fn info(&self, id: Uuid) -> Called<Record> {
+        self.json(&Call::get(&format!("/api/files/{id}")))
+    }
+
+    /// `DELETE /api/files/{id}`
+    pub fn remove(&self, id: Uuid, change: Change) -> Called<()> {
+        let call = Call { method: Method::DELETE, headers: change.headers(), ..Call::get(&format!("/api/files/{id}")) };
+        // s3em and a hub of ours say it in different bodies
+        self.authorized(&self.agent, &call).map(drop)
+    }
+
+    /// `GET /api/files/changes`; `began`: of the first page of a full listing, which `after` = 0 begins.
+    pub fn changes(&self, after: u64, began: Option<u64>, limit: usize) -> Called<Changes> {
+        let began = began.map_or(String::new(), |rev| format!("&began={rev}"));
+        let path = format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}");
+        self.json(&Call { most: PAGE_BYTES, ..Call::get(&path) })
+    }
+
+    /// `POST /api/chunks/missing`: those of the chunks that the hub does not have.
+    pub fn missing(&self, chunks: &[Hash]) -> Called<Vec<Hash>> {
+        let body = to_json(&AskedChunks { chunks: chunks.to_vec() });
+        let answer: MissingChunks =
+            self.json(&Call { method: Method::POST, body, most: CHUNKS_BYTES, ..Call::get("/api/chunks/missing") })?;
+        Ok(answer.missing)
+    }
+
+    /// `GET /api/files/{id}/chunks`: what that revision consists of.
+    pub fn chunks_of(&self, id: Uuid, rev: u64) -> Called<Vec<Chunk>> {
+        self.json(&Call { most: CHUNKS_BYTES, ..Call::get(&format!("/api/files/{id}/chunks?rev={rev}")) })
+    }
+
+    /// `PUT /api/files/commit`: a file whose chunks the hub has. Not all: a failure of status 409 that names the others.
+    pub fn commit(&self, commit: &Commit, change: Change) -> Called<Stored> {
+        let call = Call {
+            method: Method::PUT,
+            headers: change.headers(),
+            body: to_json(commit),
+            patience: Some(SYNC_PATIENCE),
+            ..Call::get("/api/files/commit")
+        };
+        self.stored(&call)
+    }
+
+    /// `GET /api/files/{id}/versions`: newest first.
+    pub fn versions(&self, id: Uuid) -> Called<Vec<Version>> {
+        self.json(&Call { most: PAGE_BYTES, ..Call::get(&format!("/api/files/{id}/versions")) })
+    }
+
+    /// `POST /api/files/{id}/restore`
+    pub fn restore(&self, id: Uuid, restore: Restore, change: Change) -> Called<Stored> {
+        let path = format!("/api/files/{id}/restore");
+        self.stored(&Call { method: Method::POST, headers: change.headers(), body: to_json(&restore), ..Call::get(&path) })
+    }
+
+    /// `GET /api/idempotency/{key}`: what a change with this key did. If nothing, it never will: the key is burnt.
+    pub fn ask_key(&self, key: Uuid) -> Called<KeyAnswer> {
+        self.json(&Call { most: PAGE_BYTES, ..Call::get(&format!("/api/idempotency/{key}")) })
+    }
+
+    /// `GET /api/events/history`; `since` is RFC 3339. Rows that are no events of files are left out.
+    pub fn history(&self, since: Option<&str>, limit: usize, offset: u64) -> Called<(Vec<Event>, usize)> {
+        let since = since.map_or(String::new(), |at| format!("&since={}", utf8_percent_encode(at, NON_ALPHANUMERIC)));
+        let path = format!("/api/events/history?limit={limit}&offset={offset}{since}");
+        let rows: Vec<HistoryRow> = self.json(&Call { most: PAGE_BYTES, ..Call::get(&path) })?;
+        let count = rows.len();
+        Ok((rows.into_iter().filter_map(HistoryRow::event).collect(), count))
+    }
+
+    /// A change whose answer is a record, or nothing if it changed nothing.
+    pub(super) fn stored(&self, call: &Call) -> Called<Stored> {
+        let answer = self.authorized(&self.agent, call)?;
+        let outcome = match answer.status().as_u16() {
+            201 => Outcome::Created,
+            204 => return Ok(Stored { outcome: Outcome::Unchanged, record: None }),
+            _ => Outcome::Updated,
+        };
+        Ok(Stored { outcome, record: Some(self.body(answer, call.most, &call.path)?) })
+    }
+}
+
+/// `s3em`'s rows have no `type`, and the payload may be of any shape.
+#[derive(Deserialize)]
+struct HistoryRow {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    event_type: Option<String>,
+    resource_id: Option<Uuid>,
+    payload: Option<serde_json::Value>,
+    overwrote: Option<u64>,
+    created_at: Option<String>,
+}
+
+impl HistoryRow {
+    fn event(self) -> Option<Event> {
+        let kind = self.kind.or_else(|| self.event_type.as_ref().map(|e| format!("file_{}", e.trim_start_matches("file_"))))?;
+        let mut payload = self.payload?;
+        // of what was deleted not even the id need be in it
+        if let (Some(object), Some(id)) = (payload.as_object_mut(), self.resource_id) {
+            object.entry("id").or_insert_with(|| id.to_string().into());
+        }
+        let payload = serde_json::from_value(payload).ok()?;
+        Some(Event {
+            kind,
+            event_type: self.event_type,
+            resource_id: self.resource_id,
+            payload,
+            overwrote: self.overwrote,
+            created_at: self.created_at,
+        })
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Body<'static> {
+    Body::Json(serde_json::to_vec(value).expect("plain data is JSON"))
+}
+
+pub(super) fn header<T: std::str::FromStr>(answer: &http::Response<ureq::Body>, name: &str) -> Option<T> {
+    answer.headers().get(name)?.to_str().ok()?.trim_matches('"').parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_headers() {
+        let check = |condition, wants: &[(&str, &str)]| {
+            let headers = Change { condition, key: None }.headers();
+            assert_eq!(headers.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>(), wants);
+        };
+        check(Condition::None, &[]);
+        check(Condition::Match(7), &[("if-match", "\"7\"")]);
+        check(Condition::Absent, &[("if-none-match", "*")]);
+        assert_eq!(Change { key: Some(Uuid::nil()), ..Change::default() }.headers()[0].0, "idempotency-key");
+    }
+
+    #[test]
+    fn rows_of_either_server_are_events() {
+        let read = |text: &str| serde_json::from_str::<HistoryRow>(text).unwrap().event().map(|e| (e.kind, e.payload.id));
+        let id = "00000000-0000-0000-0000-000000000001";
+        let wants = |kind: &str| Some((kind.to_string(), id.parse().unwrap()));
+        let ours = format!(r#"{{"type":"file_updated","event_type":"updated","payload":{{"id":"{id}","name":"a"}}}}"#);
+        assert_eq!(read(&ours), wants("file_updated"));
+        let theirs = format!(r#"{{"event_type":"deleted","resource_id":"{id}","payload":{{"name":"a","path":""}},"x":1}}"#);
+        assert_eq!(read(&theirs), wants("file_deleted"));
+        assert_eq!(read(r#"{"event_type":"bucket","payload":"text"}"#), None);
+    }
+}

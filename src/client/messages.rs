@@ -1,0 +1,67 @@
+//! The routes of messages and hosts, one method each.
+
+use std::io::Read;
+
+use ureq::http::Method;
+use uuid::Uuid;
+
+use super::{ANSWER, Body, Call, Called, HubClient};
+use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer};
+
+/// What a pull brought.
+pub enum Pulled {
+    Page(PullAnswer),
+    /// The hub has another epoch than the cursor (it was restored, or is a new one): pull without a cursor.
+    OtherEpoch,
+}
+
+impl HubClient {
+    /// `POST /api/messages`: the results, in the order of the messages, each of which is one JSON object.
+    pub fn post(&self, messages: &[String]) -> Called<Vec<PostResult>> {
+        let mut body = String::with_capacity(messages.iter().map(|m| m.len() + 1).sum::<usize>() + 2);
+        body.push('[');
+        body.push_str(&messages.join(","));
+        body.push(']');
+        let answer: PostAnswer =
+            self.json(&Call { method: Method::POST, body: Body::Json(body.into_bytes()), ..Call::get("/api/messages") })?;
+        match answer.results.len() == messages.len() {
+            true => Ok(answer.results),
+            false => Err(self.not_a_hub(&format!("{} results for {} messages", answer.results.len(), messages.len())).into()),
+        }
+    }
+
+    /// `GET /api/messages`: what is queued for `host` after `cursor`, which acknowledges all up to it.
+    pub fn pull(&self, host: &str, instance: Uuid, cursor: Option<Cursor>, limit: usize) -> Called<Pulled> {
+        let mut after = cursor.map_or(String::new(), |Cursor { epoch, seq, .. }| format!("&epoch={epoch}&after={seq}"));
+        if let Some(Cursor { id, .. }) = cursor.filter(|c| !c.id.is_nil()) {
+            after.push_str(&format!("&id={id}"));
+        }
+        let path = format!("/api/messages?host={host}&instance={instance}&limit={limit}{after}");
+        // a page is bounded by the hub at about one message more than it wants to send
+        let call = Call { most: wire::MAX_BATCH_BYTES as u64 * 2, ..Call::get(&path) };
+        match self.json(&call) {
+            Ok(page) => Ok(Pulled::Page(page)),
+            Err(f) if f.status == 409 && cursor.is_some() && f.error.what.contains("epoch") => Ok(Pulled::OtherEpoch),
+            Err(f) => Err(f),
+        }
+    }
+
+    /// `GET /api/hosts`: all hosts for an administrator, else one's own.
+    pub fn hosts(&self) -> Called<Vec<HostInfo>> {
+        self.json(&Call { most: 64 * ANSWER, ..Call::get("/api/hosts") })
+    }
+
+    /// `POST /api/hosts/{host}/rebind`: lets `instance` have the queue of `host`, or whoever asks next.
+    pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> Called<HostInfo> {
+        let body = serde_json::json!({ "instance": instance }).to_string().into_bytes();
+        let path = format!("/api/hosts/{host}/rebind");
+        self.json(&Call { method: Method::POST, body: Body::Json(body), ..Call::get(&path) })
+    }
+
+    /// `GET /api/events`: a stream that stays open; a read fails after three missed keep-alives.
+    pub fn events(&self, host: &str) -> Called<impl Read + use<>> {
+        let path = format!("/api/events?host={host}");
+        let answer = self.authorized(&self.streams, &Call::get(&path))?;
+        Ok(answer.into_body().into_reader())
+    }
+}

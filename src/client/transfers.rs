@@ -1,0 +1,133 @@
+//! The routes that carry content of files, which never is in memory as a whole: uploads, chunks, batches, downloads.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use ureq::http::Method;
+use uuid::Uuid;
+
+use super::body::{Body, Passed, Piece, Source};
+use super::files::{Change, SYNC_PATIENCE, Stored, header};
+use super::{Call, Called, HubClient};
+use crate::error::Error;
+use crate::wire::files::{BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata};
+
+/// What cannot stand in a quoted file name of a form (WHATWG HTML, "multipart/form-data encoding algorithm").
+const FILE_NAME: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
+/// Bytes of one line between bodies, at most.
+const LINE: u64 = 64 * 1024;
+/// Bytes of the answer to a batch, at most: 1000 results with their records.
+const BATCH_ANSWER: u64 = 16 * 1024 * 1024;
+
+/// Content on its way here.
+pub struct Download<'a> {
+    hub: &'a HubClient,
+    /// Where in the file it begins: not where it was asked for, if the server knows no ranges.
+    pub at: u64,
+    /// The revision that it belongs to, if the server counts.
+    pub rev: Option<u64>,
+    reader: Box<dyn Read + Send>,
+}
+
+impl Download<'_> {
+    /// As [`Read::read`]; an answer that ends early is a failure.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Called<usize> {
+        self.reader.read(buffer).map_err(|e| self.hub.interrupted(&e))
+    }
+}
+
+impl HubClient {
+    /// `PUT /api/files/upload`: a whole file in one request, its content type as the hub guesses it.
+    pub fn upload(&self, name: &str, metadata: &Metadata, content: Source<'_>, change: Change, passed: Passed<'_>) -> Called<Stored> {
+        let boundary = format!("mesync-{}", Uuid::new_v4().simple());
+        let shown = utf8_percent_encode(name, FILE_NAME);
+        let metadata = serde_json::to_string(metadata).expect("plain data is JSON");
+        let head = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{shown}\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        let tail = format!(
+            "\r\n--{boundary}\r\nContent-Disposition: form-data; name=\"file_name\"\r\n\r\n{name}\r\n\
+             --{boundary}\r\nContent-Disposition: form-data; name=\"metadata\"\r\nContent-Type: application/json\r\n\r\n{metadata}\r\n\
+             --{boundary}--\r\n"
+        );
+        let pieces = vec![Piece::Text(head.into_bytes()), Piece::Content(content), Piece::Text(tail.into_bytes())];
+        let call = Call {
+            method: Method::PUT,
+            headers: change.headers(),
+            body: Body::Pieces { content_type: format!("multipart/form-data; boundary={boundary}"), pieces, passed },
+            patience: Some(SYNC_PATIENCE),
+            ..Call::get("/api/files/upload")
+        };
+        self.stored(&call)
+    }
+
+    /// `PUT /api/chunks/{sha256}`
+    pub fn put_chunk(&self, sha256: Hash, content: Source<'_>, passed: Passed<'_>) -> Called<()> {
+        let body = Body::Pieces { content_type: "application/octet-stream".into(), pieces: vec![Piece::Content(content)], passed };
+        let call = Call { method: Method::PUT, body, ..Call::get(&format!("/api/chunks/{sha256}")) };
+        self.authorized(&self.agent, &call).map(drop)
+    }
+
+    /// `POST /api/files/batch`: one result a file, in order.
+    pub fn batch(&self, files: &[(BatchItem, &[u8])], passed: Passed<'_>) -> Called<Vec<BatchResult>> {
+        let mut pieces = Vec::with_capacity(files.len() * 2);
+        for (item, bytes) in files {
+            let mut line = serde_json::to_vec(item).expect("plain data is JSON");
+            line.push(b'\n');
+            pieces.push(Piece::Text(line));
+            pieces.push(Piece::Content(Source::Bytes(bytes)));
+        }
+        let call = Call {
+            method: Method::POST,
+            body: Body::Pieces { content_type: "application/octet-stream".into(), pieces, passed },
+            most: BATCH_ANSWER,
+            patience: Some(SYNC_PATIENCE),
+            ..Call::get("/api/files/batch")
+        };
+        let answer: BatchAnswer = self.json(&call)?;
+        match answer.results.len() == files.len() {
+            true => Ok(answer.results),
+            false => Err(self.not_a_hub(&format!("{} results for {} files", answer.results.len(), files.len())).into()),
+        }
+    }
+
+    /// `POST /api/files/fetch`: hands each item's head and content to `take`, in order. What `take` leaves unread is skipped.
+    pub fn fetch(&self, items: &[FetchItem], mut take: impl FnMut(FetchHead, &mut dyn Read) -> Result<(), Error>) -> Called<()> {
+        let body = Body::Json(serde_json::to_vec(&Fetch { items: items.to_vec() }).expect("plain data is JSON"));
+        let answer = self.authorized(&self.agent, &Call { method: Method::POST, body, ..Call::get("/api/files/fetch") })?;
+        let mut reader = BufReader::with_capacity(64 * 1024, answer.into_body().into_reader());
+        for item in items {
+            let mut line = Vec::new();
+            (&mut reader).take(LINE).read_until(b'\n', &mut line).map_err(|e| self.interrupted(&e))?;
+            let head = serde_json::from_slice::<FetchHead>(&line).ok().filter(|h| (h.id, h.rev) == (item.id, item.rev));
+            let head = head.ok_or_else(|| self.not_a_hub("an answer to a fetch that is none"))?;
+            let mut content = (&mut reader).take(head.size);
+            take(head, &mut content)?;
+            io::copy(&mut content, &mut io::sink()).map_err(|e| self.interrupted(&e))?;
+        }
+        Ok(())
+    }
+
+    /// `GET /api/files/{id}/download`: the bytes `from..to` of the current revision, to its end without `to`.
+    pub fn download(&self, id: Uuid, from: u64, to: Option<u64>) -> Called<Download<'_>> {
+        let mut call = Call::get(&format!("/api/files/{id}/download"));
+        if from > 0 || to.is_some() {
+            let last = to.map_or(String::new(), |to| to.saturating_sub(1).to_string());
+            call.headers.push(("range", format!("bytes={from}-{last}")));
+        }
+        self.content(&call, from)
+    }
+
+    /// `GET /api/chunks/{sha256}`
+    pub fn chunk(&self, sha256: Hash) -> Called<Download<'_>> {
+        self.content(&Call::get(&format!("/api/chunks/{sha256}")), 0)
+    }
+
+    fn content(&self, call: &Call, from: u64) -> Called<Download<'_>> {
+        let answer = self.authorized(&self.agent, call)?;
+        let at = if answer.status().as_u16() == 206 { from } else { 0 };
+        let rev = header(&answer, "etag");
+        Ok(Download { hub: self, at, rev, reader: Box::new(answer.into_body().into_reader()) })
+    }
+}

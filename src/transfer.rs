@@ -1,0 +1,110 @@
+//! Files to the hub and back: chunk by chunk where the server can, whole where it cannot (`s3em`), gone on with after what
+//! went wrong on the way.
+//!
+//! It does what it is told: which files, and what they are called, is for the caller. It prints nothing. What is in memory
+//! of a file is one buffer, of several small files at most [`upload::GROUP_BYTES`].
+
+pub mod download;
+pub mod find;
+mod local;
+mod small;
+pub mod upload;
+pub mod walk;
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::client::{Called, Failure, HubClient};
+use crate::error::Error;
+
+/// Bytes that are read and written at a time.
+const BUFFER: usize = 64 * 1024;
+/// Failures in a row without a byte in between, after which a transfer is given up: about half a minute.
+const ATTEMPTS: u32 = 7;
+/// Pause between two attempts, at most.
+const PAUSE: Duration = Duration::from_secs(15);
+/// A pause that the hub asks for, at most.
+const ASKED_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a transfer tells whoever watches it.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// There is so much to do, more than was said before.
+    Expect(u64),
+    /// Bytes have travelled.
+    Passed(u64),
+    /// Bytes need not travel: the other side has them.
+    Spared(u64),
+    /// What had travelled has to do so again.
+    Lost(u64),
+    /// It did not work, and is tried again after a pause.
+    Again(&'a Error),
+}
+
+pub type Watch<'a> = &'a dyn Fn(Step<'_>);
+
+/// A hub, what it can do, and who watches.
+pub struct Transfer<'a> {
+    hub: &'a HubClient,
+    /// It has chunks, revisions, conditions and kinds: it is a hub of ours.
+    ours: bool,
+    watch: Watch<'a>,
+}
+
+impl<'a> Transfer<'a> {
+    /// Asks the server what it is. If it is not there, that is said at once: only what has begun is tried again.
+    pub fn new(hub: &'a HubClient, watch: Watch<'a>) -> Called<Transfer<'a>> {
+        Ok(Transfer { hub, ours: hub.is_ours()?, watch })
+    }
+
+    /// Tries until it succeeds, is refused, or has failed too often in a row. `once` tells the bytes that it sends.
+    fn persist<T>(&self, mut once: impl FnMut(&dyn Fn(u64)) -> Called<T>) -> Called<T> {
+        let mut patience = Patience::default();
+        loop {
+            let sent = Cell::new(0);
+            let passed = |bytes| {
+                sent.set(sent.get() + bytes);
+                (self.watch)(Step::Passed(bytes));
+            };
+            match once(&passed) {
+                Ok(done) => return Ok(done),
+                Err(failure) => {
+                    (self.watch)(Step::Lost(sent.get()));
+                    patience.wait(failure, self.watch)?;
+                }
+            }
+        }
+    }
+}
+
+/// How often something may still fail.
+struct Patience {
+    backoff: Backoff,
+    failures: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { backoff: Backoff::new(PAUSE), failures: 0 }
+    }
+}
+
+impl Patience {
+    /// Pauses before the next attempt; gives the failure back if there is to be none.
+    fn wait(&mut self, failure: Failure, watch: Watch<'_>) -> Called<()> {
+        self.failures += 1;
+        if !failure.is_transient() || self.failures >= ATTEMPTS {
+            return Err(failure);
+        }
+        watch(Step::Again(&failure.error));
+        let pause = self.backoff.next(uuid::Uuid::new_v4().as_u64_pair().0);
+        std::thread::park_timeout(failure.retry_after.map_or(pause, |asked| asked.clamp(pause, ASKED_PAUSE)));
+        Ok(())
+    }
+
+    /// There was progress.
+    fn reset(&mut self) {
+        *self = Patience::default();
+    }
+}

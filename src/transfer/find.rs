@@ -1,0 +1,98 @@
+//! From what a person types, an id or a path, to the record that is meant; and listings to their end.
+//!
+//! It only asks; what is done with a record is elsewhere.
+
+use uuid::Uuid;
+
+use crate::client::{Called, HubClient, Query};
+use crate::error::{Error, Kind};
+use crate::wire::brief;
+use crate::wire::files::{Name, PAGE, Record};
+
+/// Calls `take` with every record that fits, from `offset` on, until there is no more, or `most` were given, or it says
+/// `false`.
+///
+/// Pages until an empty one: a server may give fewer rows than asked for, and not count them.
+pub fn each(hub: &HubClient, query: &Query<'_>, mut offset: u64, most: u64, mut take: impl FnMut(Record) -> bool) -> Called<()> {
+    let end = offset.saturating_add(most);
+    while offset < end {
+        let page = hub.list(query, (end - offset).min(PAGE as u64) as usize, offset)?;
+        offset += page.records.len() as u64;
+        if page.records.is_empty() {
+            break;
+        }
+        for record in page.records {
+            if !take(record) {
+                return Ok(());
+            }
+        }
+        if page.total.is_some_and(|total| offset >= total) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The live record under this name.
+pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
+    let query = Query { path: Some(&name.path), search: Some(&name.name), all_kinds: true };
+    let mut found = None;
+    each(hub, &query, 0, u64::MAX, |record| {
+        if record.name == name.name && record.path.trim_matches('/') == name.path && record.deleted_at.is_none() {
+            found = Some(record);
+        }
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+/// The record of an id, or of a path.
+pub fn record(hub: &HubClient, what: &str) -> Called<Record> {
+    if let Ok(id) = Uuid::try_parse(what) {
+        match hub.info(id) {
+            // a file may be called so
+            Err(failure) if failure.status == 404 => {}
+            other => return other,
+        }
+    }
+    named(hub, &path(what)?)?.ok_or_else(|| nothing(hub, what).into())
+}
+
+/// As [`record`]; something deleted too, of which the hub's history knows.
+pub fn record_or_deleted(hub: &HubClient, what: &str) -> Called<Record> {
+    match record(hub, what) {
+        Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
+            let name = path(what)?;
+            deleted(hub, &name)?.ok_or(failure)
+        }
+        other => other,
+    }
+}
+
+/// The latest of what was deleted under this name.
+fn deleted(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
+    let (mut offset, mut found) = (0, None);
+    loop {
+        let (events, rows) = hub.history(None, PAGE, offset)?;
+        if rows == 0 {
+            break;
+        }
+        offset += rows as u64;
+        found = events.into_iter().rfind(|e| e.payload.name == name.name && e.payload.path == name.path).or(found);
+    }
+    let Some(event) = found else { return Ok(None) };
+    hub.info(event.resource_id.unwrap_or(event.payload.id)).map(Some)
+}
+
+/// A path on the hub as it was typed.
+pub fn path(what: &str) -> Result<Name, Error> {
+    Name::parse(what.trim_matches('/')).map_err(|why| Error::new(Kind::Usage, format!("cannot look for \"{}\": {why}", brief(what))))
+}
+
+fn nothing(hub: &HubClient, what: &str) -> Error {
+    let hint = match what.rsplit_once('/') {
+        Some((dir, _)) if !dir.is_empty() => format!("see mesync ls --path {}", brief(dir)),
+        _ => "see mesync ls".into(),
+    };
+    Error::new(Kind::Failed, format!("there is no file \"{}\" on hub {}", brief(what), hub.url())).hint(hint)
+}

@@ -1,0 +1,101 @@
+//! A file of this machine as it is read: what stat says of it, and whether that is still so afterwards.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use super::BUFFER;
+use crate::chunking::{Content, Splitter};
+use crate::error::{Error, Kind, Result};
+use crate::wire::files::Chunk;
+use crate::{clock, disk};
+
+/// An open regular file.
+pub struct Local {
+    pub file: File,
+    pub size: u64,
+    pub mode: u32,
+    /// RFC 3339, nine decimals.
+    pub mtime: String,
+    shown: String,
+    stat: Stat,
+}
+
+/// What changes when somebody writes to a file.
+#[derive(PartialEq)]
+struct Stat {
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+    inode: (u64, u64),
+}
+
+impl Stat {
+    fn of(meta: &Metadata) -> Stat {
+        Stat {
+            size: meta.size(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+            inode: (meta.dev(), meta.ino()),
+        }
+    }
+}
+
+impl Local {
+    /// `follow`: a symbolic link stands for what it leads to.
+    pub fn open(path: &Path, follow: bool) -> Result<Local> {
+        let shown = disk::show(path.as_os_str());
+        let failed = |e: io::Error| Error { kind: Kind::Io, ..Error::io(format!("read {shown}"), &e) };
+        let file = match follow {
+            true => std::fs::canonicalize(path).and_then(|path| disk::open_regular(&path)),
+            false => disk::open_regular(path),
+        };
+        let file = file.map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        Ok(Local { size: meta.size(), mode: meta.mode(), mtime: mtime(&meta), stat: Stat::of(&meta), file, shown })
+    }
+
+    /// Reads all of it; tells of each chunk as it ends, and where it begins. The last one is not told.
+    pub fn split(&self, mut ended: impl FnMut(Chunk, u64) -> super::Called<()>) -> super::Called<Content> {
+        let (mut splitter, mut buffer, mut begin) = (Splitter::default(), vec![0; BUFFER], 0);
+        loop {
+            let n = match self.file.read_at(&mut buffer, splitter.size()) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error { kind: Kind::Io, ..Error::io(format!("read {}", self.shown), &e) }.into()),
+            };
+            let mut rest = &buffer[..n];
+            while !rest.is_empty() {
+                if let (_, Some(chunk)) = splitter.take(&mut rest) {
+                    ended(chunk, begin)?;
+                    begin += chunk.size;
+                }
+            }
+            // somebody who only ever appends would keep us reading
+            if splitter.size() > self.size {
+                return Err(self.changed().into());
+            }
+        }
+        let content = splitter.finish();
+        self.check(content.size)?;
+        Ok(content)
+    }
+
+    /// Fails if the file is not what it was when it was opened.
+    pub fn check(&self, read: u64) -> Result<()> {
+        let now = self.file.metadata().map_err(|e| Error::io(format!("look at {}", self.shown), &e))?;
+        if read == self.size && Stat::of(&now) == self.stat { Ok(()) } else { Err(self.changed()) }
+    }
+
+    fn changed(&self) -> Error {
+        Error::new(Kind::Busy, format!("cannot upload {}: it was changed while it was read", self.shown))
+            .hint("do it again when nobody writes to it")
+    }
+}
+
+/// The time of the last change as it travels.
+pub fn mtime(meta: &Metadata) -> String {
+    clock::rfc3339_nanos(meta.modified().unwrap_or(std::time::UNIX_EPOCH))
+}

@@ -1,0 +1,394 @@
+//! Files to the hub: what it has already does not travel.
+//!
+//! To a hub of ours a file of up to [`SINGLE`] bytes goes in one request, a longer one chunk by chunk and then a commit that
+//! names them all; an upload that was broken off goes on where it was, since what has arrived is not missing any more.
+//! Every change names the revision that it replaces, so nobody's edit is overwritten between the look and the change.
+//! To `s3em` everything goes whole, and as a regular file.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+
+use uuid::Uuid;
+
+use super::local::{self, Local};
+use super::small::Small;
+use super::walk::Entry;
+use super::{BUFFER, Step, Transfer, find};
+use crate::chunking::{Content, Splitter};
+use crate::client::{Called, Change, Condition, Outcome, Query, Source, Stored, Told};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::wire::files::{self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata, Name, Record, SINGLE};
+
+/// Bytes of small files that are held until they are sent together.
+pub const GROUP_BYTES: usize = 2 * 1024 * 1024;
+/// Small files that are sent together.
+pub(super) const GROUP_FILES: usize = 500;
+/// Chunks that the hub is asked about together.
+const ASKED_CHUNKS: usize = 64;
+/// How often a change is tried again because somebody else was quicker.
+const RACES: u32 = 8;
+/// Mode of what comes from standard input: a regular file that its owner may write.
+const STREAM_MODE: u32 = 0o100_644;
+
+/// What the hub has under some names.
+pub type Known = HashMap<String, Stands>;
+
+/// What is needed of a record to replace it, or to see that it need not be.
+#[derive(Debug, Clone)]
+pub struct Stands {
+    id: Uuid,
+    rev: u64,
+    kind: files::Kind,
+    sha256: Option<Hash>,
+    mode: Option<u32>,
+    mtime: Option<String>,
+}
+
+impl From<&Record> for Stands {
+    fn from(r: &Record) -> Stands {
+        Stands { id: r.id, rev: r.rev, kind: r.kind, sha256: r.checksum_sha256, mode: r.mode, mtime: r.mtime.clone() }
+    }
+}
+
+/// What became of a file: its id and revision where the server tells them.
+#[derive(Debug, Clone)]
+pub struct Uploaded {
+    pub outcome: Outcome,
+    pub id: Option<Uuid>,
+    pub rev: Option<u64>,
+    pub size: u64,
+}
+
+/// Files on their way; small ones wait here for others.
+pub struct Upload<'t, 'a> {
+    transfer: &'t Transfer<'a>,
+    known: Known,
+    pub(super) small: Vec<Small>,
+}
+
+/// Called with each file once it is settled.
+pub type Done<'d> = &'d mut dyn FnMut(&Entry, Called<Uploaded>);
+
+impl<'t, 'a> Upload<'t, 'a> {
+    pub fn new(transfer: &'t Transfer<'a>) -> Upload<'t, 'a> {
+        Upload { transfer, known: Known::new(), small: Vec::new() }
+    }
+
+    /// Asks once for all that stands below a directory of the hub.
+    pub fn look_below(&mut self, dir: &str) -> Called<()> {
+        let known = &mut self.known;
+        find::each(self.transfer.hub, &Query { path: Some(dir), search: None, all_kinds: true }, 0, u64::MAX, |record| {
+            known.insert(record.full_name(), Stands::from(&record));
+            true
+        })
+    }
+
+    /// Asks for what stands under one name.
+    pub fn look_at(&mut self, name: &Name) -> Called<()> {
+        if let Some(record) = find::named(self.transfer.hub, name)? {
+            self.known.insert(name.full(), Stands::from(&record));
+        }
+        Ok(())
+    }
+
+    /// Sends a file, or keeps it to be sent with others.
+    pub fn add(&mut self, entry: Entry, done: Done<'_>) {
+        match self.prepare(&entry) {
+            Ok(Prepared::Small(small)) => {
+                self.small.push(small);
+                let bytes: usize = self.small.iter().map(|s| s.bytes.len()).sum();
+                if bytes >= GROUP_BYTES || self.small.len() >= GROUP_FILES {
+                    self.finish(done);
+                }
+            }
+            Ok(Prepared::Done(uploaded)) => done(&entry, Ok(uploaded)),
+            Err(failure) => done(&entry, Err(failure)),
+        }
+    }
+
+    /// Sends what was kept.
+    pub fn finish(&mut self, done: Done<'_>) {
+        let group = std::mem::take(&mut self.small);
+        self.send_group(group, done);
+    }
+
+    fn prepare(&self, entry: &Entry) -> Called<Prepared> {
+        let ours = self.transfer.ours;
+        if !ours && entry.kind != files::Kind::File {
+            let what = format!("cannot upload {}: this server keeps regular files only", crate::disk::show(entry.local.as_os_str()));
+            return Err(Error::new(Kind::Failed, what).into());
+        }
+        match entry.kind {
+            files::Kind::File => {}
+            kind => return Ok(Prepared::Small(Small::of_special(entry, kind)?)),
+        }
+        let local = Local::open(&entry.local, entry.follow)?;
+        if ours && local.size <= BATCH_FILE {
+            return Ok(Prepared::Small(Small::of_file(entry, &local)?));
+        }
+        (self.transfer.watch)(Step::Expect(local.size));
+        self.file(&local, &entry.name).map(Prepared::Done)
+    }
+
+    /// One file that is not small.
+    fn file(&self, local: &Local, name: &Name) -> Called<Uploaded> {
+        let in_chunks = self.transfer.ours && local.size > SINGLE;
+        let mut sender = Chunks::new(self.transfer);
+        let content = local.split(|chunk, at| if in_chunks { sender.add(chunk, at, local) } else { Ok(()) })?;
+        let about = About { name, mode: local.mode, mtime: &local.mtime };
+        if let Some(same) = self.same(&content, &about) {
+            (self.transfer.watch)(Step::Spared(if in_chunks { 0 } else { content.size }));
+            return Ok(same);
+        }
+        if !in_chunks {
+            let source = Source::Part { file: &local.file, at: 0, length: content.size, sha256: content.sha256 };
+            return self.single(&content, source, &about);
+        }
+        sender.rest(&content, local)?;
+        self.change(&about, content.size, |change| {
+            loop {
+                match self.transfer.persist(|_| self.transfer.hub.commit(&about.commit(&content), change)) {
+                    // a hub that was started again has emptied its staging directory
+                    Err(failure) if failure.status == 409 => match failure.told {
+                        Told::Missing(missing) if sender.again(&missing) => sender.rest(&content, local)?,
+                        _ => return Err(failure),
+                    },
+                    other => return other,
+                }
+            }
+        })
+    }
+
+    /// Content that fits into one request. What the hub has the bytes of only needs a commit.
+    pub(super) fn single(&self, content: &Content, source: Source<'_>, about: &About<'_>) -> Called<Uploaded> {
+        let metadata = about.metadata();
+        self.change(about, content.size, |change| {
+            if self.transfer.ours {
+                match self.transfer.persist(|_| self.transfer.hub.commit(&about.commit(content), change)) {
+                    Err(failure) if matches!(failure.told, Told::Missing(_)) => {}
+                    other => {
+                        (self.transfer.watch)(Step::Spared(content.size));
+                        return other;
+                    }
+                }
+            }
+            // a commit that failed has used its key up only if it has changed something
+            self.transfer.persist(|passed| self.transfer.hub.upload(&about.name.name, &metadata, source, change, passed))
+        })
+    }
+
+    /// Makes a change under the condition that what was seen still stands there; if not, under what stands there now.
+    fn change(&self, about: &About<'_>, size: u64, mut once: impl FnMut(Change) -> Called<Stored>) -> Called<Uploaded> {
+        let mut condition = self.condition(about.name);
+        for race in 0.. {
+            match once(Change { condition, key: Some(Uuid::now_v7()) }) {
+                Ok(stored) => {
+                    let stands = self.known.get(&about.name.full());
+                    let record = stored.record.as_ref();
+                    let id = record.map(|r| r.id).or(stands.map(|s| s.id));
+                    let rev = record.map(|r| r.rev).or(stands.map(|s| s.rev)).filter(|rev| *rev > 0);
+                    return Ok(Uploaded { outcome: stored.outcome, id, rev, size });
+                }
+                Err(failure) => match failure.told {
+                    Told::Current(current) if race < RACES => {
+                        condition = current.filter(|r| r.deleted_at.is_none()).map_or(Condition::Absent, |r| Condition::Match(r.rev));
+                    }
+                    _ => return Err(failure),
+                },
+            }
+        }
+        unreachable!("a change succeeds or fails")
+    }
+
+    pub(super) fn condition(&self, name: &Name) -> Condition {
+        match self.known.get(&name.full()) {
+            _ if !self.transfer.ours => Condition::None,
+            Some(stands) => Condition::Match(stands.rev),
+            None => Condition::Absent,
+        }
+    }
+
+    /// The hub has just this already.
+    pub(super) fn same(&self, content: &Content, about: &About<'_>) -> Option<Uploaded> {
+        let stands = self.known.get(&about.name.full())?;
+        let time = |text: &str| clock::parse_rfc3339(text);
+        let same_time = stands.mtime.as_deref().is_some_and(|t| time(t) == time(about.mtime) && time(t).is_some());
+        let same = stands.sha256 == Some(content.sha256) && stands.mode == Some(about.mode) && same_time;
+        let rev = Some(stands.rev).filter(|rev| *rev > 0);
+        (same && stands.kind == files::Kind::File).then_some(Uploaded {
+            outcome: Outcome::Unchanged,
+            id: Some(stands.id),
+            rev,
+            size: content.size,
+        })
+    }
+
+    pub(super) fn transfer(&self) -> &'t Transfer<'a> {
+        self.transfer
+    }
+
+    /// Content of unknown length, such as standard input. It cannot be read twice: should the hub lose chunks before the
+    /// commit, that is an error.
+    pub fn stream(&self, mut from: impl Read, name: &Name) -> Called<Uploaded> {
+        let (mut splitter, mut buffer) = (Splitter::default(), vec![0; BUFFER]);
+        // what is not sent yet: all of a short file, else at most one chunk
+        let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * BUFFER);
+        let mut sender = Chunks::new(self.transfer);
+        let mut ended = Vec::new();
+        loop {
+            let n = from.read(&mut buffer).map_err(|e| Error { kind: Kind::Io, ..Error::io("read standard input", &e) })?;
+            if n == 0 {
+                break;
+            }
+            (self.transfer.watch)(Step::Expect(n as u64));
+            pending.extend_from_slice(&buffer[..n]);
+            let mut rest = &buffer[..n];
+            while !rest.is_empty() {
+                ended.extend(splitter.take(&mut rest).1);
+            }
+            if splitter.size() > SINGLE {
+                if !self.transfer.ours {
+                    let what = format!("cannot upload {}: standard input is longer than this server takes at once", name.full());
+                    return Err(Error::new(Kind::Failed, what).hint("write it to a file first").into());
+                }
+                for chunk in ended.drain(..) {
+                    sender.send(chunk, Source::Bytes(&pending[..chunk.size as usize]))?;
+                    pending.drain(..chunk.size as usize);
+                }
+            }
+        }
+        let content = splitter.finish();
+        let mtime = clock::rfc3339_nanos(clock::now());
+        let about = About { name, mode: STREAM_MODE, mtime: &mtime };
+        if content.size <= SINGLE {
+            return self.single(&content, Source::Bytes(&pending), &about);
+        }
+        if let Some(last) = content.chunks.last().filter(|_| !pending.is_empty()) {
+            sender.send(*last, Source::Bytes(&pending))?;
+        }
+        self.change(&about, content.size, |change| self.transfer.persist(|_| self.transfer.hub.commit(&about.commit(&content), change)))
+    }
+}
+
+enum Prepared {
+    Small(Small),
+    Done(Uploaded),
+}
+
+/// What travels about a file beside its content.
+pub(super) struct About<'a> {
+    pub name: &'a Name,
+    pub mode: u32,
+    pub mtime: &'a str,
+}
+
+impl About<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata { path: self.name.path.clone(), mode: Some(self.mode), mtime: Some(self.mtime.to_string()), extra: Extra::default() }
+    }
+
+    pub(super) fn commit(&self, content: &Content) -> Commit {
+        Commit {
+            path: self.name.path.clone(),
+            name: self.name.name.clone(),
+            kind: files::Kind::File,
+            mode: Some(self.mode),
+            mtime: Some(self.mtime.to_string()),
+            extra: Extra::default(),
+            content_type: None,
+            size: content.size,
+            checksum_sha256: content.sha256,
+            chunks: content.chunks.clone(),
+            from: None,
+        }
+    }
+}
+
+/// Sends the chunks of one file that the hub does not have.
+struct Chunks<'t, 'a> {
+    transfer: &'t Transfer<'a>,
+    /// Not asked about yet, with their places.
+    waiting: Vec<(Chunk, u64)>,
+    /// All of the file up to here were asked about.
+    asked: u64,
+    there: HashSet<Hash>,
+    /// Rounds in which the hub had lost some.
+    rounds: u32,
+}
+
+impl<'t, 'a> Chunks<'t, 'a> {
+    fn new(transfer: &'t Transfer<'a>) -> Chunks<'t, 'a> {
+        Chunks { transfer, waiting: Vec::new(), asked: 0, there: HashSet::new(), rounds: 0 }
+    }
+
+    fn add(&mut self, chunk: Chunk, at: u64, local: &Local) -> Called<()> {
+        self.waiting.push((chunk, at));
+        if self.waiting.len() < ASKED_CHUNKS { Ok(()) } else { self.flush(local) }
+    }
+
+    fn flush(&mut self, local: &Local) -> Called<()> {
+        let group = std::mem::take(&mut self.waiting);
+        let mut unknown: Vec<Hash> = group.iter().map(|(c, _)| c.sha256).filter(|hash| !self.there.contains(hash)).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        let missing: HashSet<Hash> = match unknown.is_empty() {
+            true => HashSet::new(),
+            false => self.transfer.persist(|_| self.transfer.hub.missing(&unknown))?.into_iter().collect(),
+        };
+        for (chunk, at) in group {
+            if missing.contains(&chunk.sha256) && self.there.insert(chunk.sha256) {
+                let source = Source::Part { file: &local.file, at, length: chunk.size, sha256: chunk.sha256 };
+                self.transfer.persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed))?;
+            } else {
+                self.there.insert(chunk.sha256);
+                (self.transfer.watch)(Step::Spared(chunk.size));
+            }
+            self.asked = self.asked.max(at + chunk.size);
+        }
+        Ok(())
+    }
+
+    /// Whatever was not asked about yet, or has to be again.
+    fn rest(&mut self, content: &Content, local: &Local) -> Called<()> {
+        let (mut at, asked) = (0, self.asked + self.waiting.iter().map(|(c, _)| c.size).sum::<u64>());
+        for chunk in &content.chunks {
+            if at >= asked || !self.there.contains(&chunk.sha256) && at < self.asked {
+                self.add(*chunk, at, local)?;
+            }
+            at += chunk.size;
+        }
+        self.flush(local)?;
+        Ok(local.check(content.size)?)
+    }
+
+    /// The hub does not have these; `false`: it has lost some too often.
+    fn again(&mut self, missing: &[Hash]) -> bool {
+        missing.iter().for_each(|hash| {
+            self.there.remove(hash);
+        });
+        self.rounds += 1;
+        self.rounds <= RACES && !missing.is_empty()
+    }
+
+    /// One chunk from memory.
+    fn send(&mut self, chunk: Chunk, source: Source<'_>) -> Called<()> {
+        if !self.there.contains(&chunk.sha256) {
+            let missing = self.transfer.persist(|_| self.transfer.hub.missing(&[chunk.sha256]))?;
+            self.there.insert(chunk.sha256);
+            if !missing.is_empty() {
+                return self.transfer.persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed));
+            }
+        }
+        (self.transfer.watch)(Step::Spared(chunk.size));
+        Ok(())
+    }
+}
+
+/// Mode and time of something that is no regular file.
+pub(super) fn special(entry: &Entry) -> Result<(u32, String)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::symlink_metadata(&entry.local);
+    let meta = meta.map_err(|e| Error::io(format!("look at {}", crate::disk::show(entry.local.as_os_str())), &e))?;
+    Ok((meta.mode(), local::mtime(&meta)))
+}

@@ -1,0 +1,157 @@
+//! What is below a directory: regular files, symbolic links as themselves, and directories that are empty.
+//!
+//! Links are never followed. What cannot travel is named, not silently left out. It reads names, not content.
+
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::relpath;
+use crate::wire::files::{self, Name};
+
+/// Something that can travel.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub local: PathBuf,
+    pub name: Name,
+    pub kind: files::Kind,
+    /// Follow a link: somebody has named this very file.
+    pub follow: bool,
+}
+
+/// What the walk has come to.
+#[derive(Debug)]
+pub enum Found {
+    Entry(Entry),
+    /// A socket, a FIFO, a device: such things do not travel.
+    Special(PathBuf),
+    /// It should travel, but its name cannot, and why.
+    Unfit(PathBuf, String),
+}
+
+/// Goes through a directory in the order of names, depth first.
+pub struct Walk {
+    /// To look at next, last first: path here, name there.
+    stack: Vec<(PathBuf, String)>,
+    /// Its content is what is asked for, not itself.
+    root: bool,
+}
+
+impl Walk {
+    /// `remote`: the directory's name on the hub, "" for the root.
+    pub fn new(dir: &Path, remote: &str) -> Walk {
+        Walk { stack: vec![(dir.to_path_buf(), remote.to_string())], root: true }
+    }
+
+    fn look_at(&mut self, path: PathBuf, remote: String, root: bool) -> Result<Option<Found>> {
+        let doing = || format!("read {}", disk::show(path.as_os_str()));
+        let meta = match if root { std::fs::metadata(&path) } else { std::fs::symlink_metadata(&path) } {
+            Ok(meta) => meta,
+            // gone since its directory was read
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !root => return Ok(None),
+            Err(e) => return Err(Error { kind: Kind::Io, ..Error::io(doing(), &e) }),
+        };
+        if meta.is_dir() {
+            let empty = self.descend(&path, &remote)?;
+            if !empty || remote.is_empty() {
+                return Ok(None);
+            }
+        }
+        let Some(kind) = kind(&meta) else { return Ok(Some(Found::Special(path))) };
+        Ok(Some(match Name::parse(&remote) {
+            Ok(name) => Found::Entry(Entry { local: path, name, kind, follow: false }),
+            Err(why) => Found::Unfit(path, why),
+        }))
+    }
+
+    /// Puts what is in a directory on the stack; `true`: there is nothing.
+    fn descend(&mut self, dir: &Path, remote: &str) -> Result<bool> {
+        let failed = |e: std::io::Error| Error { kind: Kind::Io, ..Error::io(format!("read {}", disk::show(dir.as_os_str())), &e) };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name());
+        }
+        names.retain(|name| name.to_str().is_none_or(|name| !relpath::is_own(name)));
+        names.sort_unstable_by(|a, b| b.as_bytes().cmp(a.as_bytes()));
+        let between = if remote.is_empty() { "" } else { "/" };
+        let empty = names.is_empty();
+        self.stack.extend(names.into_iter().map(|name| {
+            let shown = name.to_str().unwrap_or(NOT_UTF8);
+            (dir.join(&name), format!("{remote}{between}{shown}"))
+        }));
+        Ok(empty)
+    }
+}
+
+/// Stands for a name that cannot travel; the empty component is refused by every check of names.
+const NOT_UTF8: &str = "/";
+
+impl Iterator for Walk {
+    type Item = Result<Found>;
+
+    fn next(&mut self) -> Option<Result<Found>> {
+        loop {
+            let (path, remote) = self.stack.pop()?;
+            if remote.ends_with(NOT_UTF8) {
+                return Some(Ok(Found::Unfit(path, "its name is not UTF-8".into())));
+            }
+            let root = std::mem::take(&mut self.root);
+            if let Some(found) = self.look_at(path, remote, root).transpose() {
+                return Some(found);
+            }
+        }
+    }
+}
+
+fn kind(meta: &Metadata) -> Option<files::Kind> {
+    match meta.file_type() {
+        t if t.is_file() => Some(files::Kind::File),
+        t if t.is_symlink() => Some(files::Kind::Symlink),
+        t if t.is_dir() => Some(files::Kind::Dir),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn a_tree_is_walked_in_order_without_following_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["b/empty", "b/full", ".mesync"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        for name in ["b/full/x", "a", ".hidden", ".mesync/id", ".mesync-0123456789abcdef.tmp"] {
+            std::fs::write(at(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("/etc", at("link")).unwrap();
+        std::fs::write(dir.path().join(std::ffi::OsString::from_vec(b"z\xff".to_vec())), "").unwrap();
+        drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
+        let found: Vec<String> = Walk::new(dir.path(), "to")
+            .map(|found| match found.unwrap() {
+                Found::Entry(e) => format!("{:?} {}", e.kind, e.name.full()),
+                Found::Special(path) => format!("special {}", path.file_name().unwrap().display()),
+                Found::Unfit(_, why) => why,
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "File to/.hidden",
+                "File to/a",
+                "Dir to/b/empty",
+                "File to/b/full/x",
+                "Symlink to/link",
+                "special socket",
+                "its name is not UTF-8"
+            ]
+        );
+        assert_eq!(Walk::new(&at("b/empty"), "").count(), 0);
+        assert!(Walk::new(&at("none"), "").next().unwrap().is_err());
+    }
+}
