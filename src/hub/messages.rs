@@ -1,4 +1,4 @@
-//! The routes for messages, hosts and event streams: from a request to an operation of the store, and from its outcome to a reply.
+//! The routes for messages and hosts: from a request to an operation of the store, and from its outcome to a reply.
 //!
 //! It does not wait for the disk: the committer answers. It knows the caller only as the guard found out.
 
@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::batch::{self, Batch};
 use super::commit::{Committer, Permit};
-use super::events::Events;
 use super::http::{Caller, Job, Reply, Request};
 use super::store::Store;
 use super::store::ops::{Op, Outcome};
@@ -30,32 +29,30 @@ pub type Answer = Box<dyn FnOnce(Reply) + Send>;
 pub struct Messages {
     store: Arc<Store>,
     committer: Arc<Committer>,
-    events: Arc<Events>,
 }
 
 impl Messages {
-    pub fn new(store: Arc<Store>, committer: Arc<Committer>, events: Arc<Events>) -> Messages {
-        Messages { store, committer, events }
+    pub fn new(store: Arc<Store>, committer: Arc<Committer>) -> Messages {
+        Messages { store, committer }
     }
 
     /// Answers the request, now or when it is on the disk; gives it back if its path is none of these:
-    /// `/api/messages`, `/api/events`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
+    /// `/api/messages`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
     pub fn handle(&self, request: Request, answer: Answer) -> Option<(Request, Answer)> {
         let path = request.path.clone();
         let parts: Vec<&str> = path.strip_prefix("/api/").unwrap_or("").split('/').collect();
-        if request.caller == Caller::Nobody && ["messages", "hosts", "events"].contains(&parts[0]) {
+        if request.caller == Caller::Nobody && ["messages", "hosts"].contains(&parts[0]) {
             answer(Reply::error(401, "a key is needed"));
             return None;
         }
         match (request.method.as_str(), parts.as_slice()) {
             ("POST", ["messages"]) => self.post(request, answer),
             ("GET", ["messages"]) => self.pull(&request, answer),
-            ("GET", ["events"]) => answer(self.listen(&request)),
             ("GET", ["hosts"]) => answer(self.list(&request.caller)),
             ("GET", ["hosts", host]) => answer(self.show(&request.caller, host)),
             ("PUT" | "DELETE", ["hosts", host]) => self.change(&request, host, answer),
             ("POST", ["hosts", host, "rebind"]) => self.rebind(&request, host, answer),
-            (method, ["messages"] | ["events"] | ["hosts"] | ["hosts", _] | ["hosts", _, "rebind"]) => {
+            (method, ["messages"] | ["hosts"] | ["hosts", _] | ["hosts", _, "rebind"]) => {
                 answer(Reply::error(405, format!("{path} does not know the method {}", wire::brief(method))));
             }
             _ => return Some((request, answer)),
@@ -143,13 +140,6 @@ impl Messages {
         match ask.after.is_some() && ask.epoch.is_none() {
             true => Err(Reply::error(400, "the parameter \"epoch\" is missing: \"after\" means nothing without it")),
             false => Ok(ask),
-        }
-    }
-
-    fn listen(&self, request: &Request) -> Reply {
-        match request.parameter("host").map(|host| request.caller.act_for(&host)).transpose() {
-            Ok(host) => self.events.stream(host),
-            Err(reply) => reply,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `PUT /api/files/commit` and `POST /api/chunks/missing`: files as lists of chunks that the hub has.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{BufReader, Read};
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -88,11 +89,12 @@ impl Files {
 
     /// The content of a symbolic link is read before it is one. One that is not there is for the store to tell.
     fn check_target(&self, chunk: &Chunk, bytes: &Bytes) -> Result<(), Reply> {
-        if let Bytes::Inline(text) = bytes {
-            return is_target(text).map_err(|why| Reply::error(400, why));
-        }
         let mut text = Vec::new();
-        let reader = self.store.chunk(chunk.sha256).map_err(|e| Reply::failed(&e))?;
+        let reader: Option<Box<dyn Read>> = match bytes {
+            Bytes::Inline(text) => Some(Box::new(text.as_slice())),
+            Bytes::Staged(staged) => Some(Box::new(File::open(staged.path()).map_err(|e| unwritten(&e))?)),
+            Bytes::Known => self.store.chunk(chunk.sha256).map_err(|e| Reply::failed(&e))?.map(|reader| Box::new(reader) as _),
+        };
         match reader.map(|reader| reader.take(MOST_TARGET + 1).read_to_end(&mut text)) {
             None => Ok(()),
             Some(Ok(_)) => is_target(&text).map_err(|why| Reply::error(400, why)),

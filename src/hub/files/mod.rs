@@ -16,6 +16,8 @@ mod commit;
 mod read;
 mod upload;
 
+pub use read::all_kinds;
+
 use std::io::Read;
 use std::sync::Arc;
 

@@ -45,7 +45,8 @@ enum State {
     Preamble,
     /// A delimiter has ended: the rest of its line.
     Line,
-    Head,
+    /// So many bytes of it have been looked at.
+    Head(usize),
     Body,
     /// After the last delimiter: ignored.
     Epilogue,
@@ -117,7 +118,7 @@ impl Parser {
                 let padding = held.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
                 match &held[padding..] {
                     [b'-', b'-', ..] if padding == 0 => self.state = State::Epilogue,
-                    [b'\r', b'\n', ..] => self.state = State::Head,
+                    [b'\r', b'\n', ..] => self.state = State::Head(0),
                     [] | [b'\r'] | [b'-'] if padding < MAX_HEAD => return Ok(None),
                     _ => return Err(Malformed("the line of a boundary goes on with something else").into()),
                 }
@@ -126,14 +127,18 @@ impl Parser {
                 }
                 Ok(Some(padding + 2))
             }
-            State::Head => {
+            State::Head(seen) => {
+                let begin = seen.saturating_sub(3);
                 let end = match held.starts_with(b"\r\n") {
                     true => Some(0),
-                    false => held.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 2),
+                    false => held[begin..].windows(4).position(|w| w == b"\r\n\r\n").map(|at| begin + at + 2),
                 };
                 let end = match end {
                     Some(end) if end <= MAX_HEAD => end,
-                    None if held.len() <= MAX_HEAD => return Ok(None),
+                    None if held.len() <= MAX_HEAD => {
+                        self.state = State::Head(held.len());
+                        return Ok(None);
+                    }
                     _ => return Err(Malformed("the head of a part is too long").into()),
                 };
                 self.parts += 1;

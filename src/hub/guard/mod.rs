@@ -28,7 +28,7 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 use crate::hub::http::{Caller, Reply, Request};
-use limits::{Addresses, Crew, Hand, Latch, Lease, Place, Quota};
+use limits::{Addresses, Crew, Hand, Latch, Place};
 use waiting::{Rank, Waiting};
 
 // public for fuzz/checks.rs only

@@ -8,7 +8,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Reserve;
+use crate::hub::events::Events;
 use crate::hub::http::Pieces;
+use crate::hub::listen::listen;
 use crate::hub::store::files::FileLimits;
 use crate::hub::store::ops::Limits;
 
@@ -35,7 +37,7 @@ impl Hub {
         let store = Store::open(dir.path(), 1 << 20, clock::millis(clock::now()), EPOCH.parse().unwrap()).unwrap();
         let (store, events) = (Arc::new(store), Arc::new(Events::default()));
         let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), LIMITS, Reserve::Bytes(0));
-        let routes = Messages::new(store, Arc::clone(&committer), Arc::clone(&events));
+        let routes = Messages::new(store, Arc::clone(&committer));
         let commits = Some(std::thread::Builder::new().name("commit".into()).spawn(move || work.run()).unwrap());
         Hub { routes, committer, events, commits, dir }
     }
@@ -244,7 +246,7 @@ impl Pieces for Heard {
 #[test]
 fn a_listener_is_woken_by_the_commit() {
     let hub = Hub::new();
-    let mut reply = hub.routes.listen(&Request {
+    let request = Request {
         method: "GET".into(),
         path: "/api/events".into(),
         query: "host=B".into(),
@@ -253,7 +255,8 @@ fn a_listener_is_woken_by_the_commit() {
         caller: host("b"),
         body: Vec::new(),
         length: 0,
-    });
+    };
+    let mut reply = listen(&hub.routes.store, &hub.events, &request);
     let Some(Job::Stream(stream)) = reply.job.take() else { panic!("no stream: {}", reply.status) };
     let (said, heard): (_, Receiver<_>) = bounded(16);
     let listener = std::thread::Builder::new().spawn(move || stream(&mut Heard(said))).unwrap();
