@@ -131,7 +131,8 @@ impl Desk {
             (None, true) => (503, "the disk is almost full"),
             (None, false) => (200, "ok"),
         };
-        let health = Health { status: words.into(), version: env!("CARGO_PKG_VERSION").into(), features: vec!["files".into(), "messages".into()] };
+        let health =
+            Health { status: words.into(), version: env!("CARGO_PKG_VERSION").into(), features: vec!["files".into(), "messages".into()] };
         Reply::json(status, &health)
     }
 
