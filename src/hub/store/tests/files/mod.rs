@@ -1,5 +1,6 @@
 //! The store's file half, case by case; `model` drives it through random histories, `room` fills disks.
 
+mod model;
 mod room;
 mod sweeps;
 
