@@ -3,6 +3,7 @@
 //! Bodies of files are in `transfers`, the stream of events in `events`. A server that has none of our own routes (`s3em`)
 //! answers 404 or 405 to them: [`HubClient::is_ours`] says so beforehand.
 
+use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,7 +12,7 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::{Body, Call, Called, HubClient};
-use crate::wire::files::{AskedChunks, Changes, Chunk, Commit, Event, Hash, KeyAnswer, MissingChunks, Record, Restore, Version};
+use crate::wire::files::{AskedChunks, Backup, Changes, Chunk, Commit, Event, Hash, KeyAnswer, MissingChunks, Record, Restore, Version};
 
 /// Bytes of a page of records, at most: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;
@@ -19,6 +20,8 @@ const PAGE_BYTES: u64 = 16 * 1024 * 1024;
 const CHUNKS_BYTES: u64 = 40 * 1024 * 1024;
 /// A commit syncs all chunks of a file, which takes its time on flash.
 pub(super) const SYNC_PATIENCE: Duration = Duration::from_secs(300);
+/// A copy of everything may take hours.
+const COPY_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// On what a change depends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -147,6 +150,12 @@ impl HubClient {
             ..Call::get("/api/files/commit")
         };
         self.stored(&call)
+    }
+
+    /// `POST /api/hub/backup`: the hub copies itself into a directory of its machine. It answers when that is done.
+    pub fn backup(&self, dir: &Path) -> Called<Backup> {
+        let body = to_json(&serde_json::json!({ "dir": dir }));
+        self.json(&Call { method: Method::POST, body, patience: Some(COPY_PATIENCE), ..Call::get("/api/hub/backup") })
     }
 
     /// `GET /api/files/{id}/versions`: newest first.
