@@ -7,6 +7,8 @@
 //! whatever the number of hosts: it is for all that were registered before it, and each has one number, its cursor, through
 //! which it is done. What [`Store::apply`] has returned is on the disk; reads see only what is.
 
+pub mod backup;
+pub mod check;
 pub mod files;
 pub mod ops;
 pub mod read;
@@ -254,6 +256,13 @@ impl Store {
 impl Store {
     pub fn break_syncs(&self) {
         self.happened.break_syncs.store(true, Relaxed);
+    }
+
+    /// What a check of the file half finds, while the store is open.
+    pub fn examine(&self) -> check::Findings {
+        let mut findings = check::Findings::default();
+        self.read(|tx| files::check(tx, self.dir(), &mut findings)).unwrap();
+        findings
     }
 }
 

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
-use super::super::tables::Tried;
+use super::super::tables::{Tried, copy_table};
 use super::rows::{Row, damaged, kind_number, list_from_bytes, list_to_bytes};
 use crate::wire::files::{Chunk, Hash, Name};
 
@@ -38,6 +38,23 @@ pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::
 pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");
 /// number -> hub time, host, key: the same in order of age.
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
+
+/// Copies all of them, for a backup.
+pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+    copy_table(from, to, FILES)?;
+    copy_table(from, to, NAMES)?;
+    copy_table(from, to, CHANGES)?;
+    copy_table(from, to, VERSIONS)?;
+    copy_table(from, to, VERSION_AGES)?;
+    copy_table(from, to, TOMBSTONES)?;
+    copy_table(from, to, LISTS)?;
+    copy_table(from, to, CHUNKS)?;
+    copy_table(from, to, INLINE)?;
+    copy_table(from, to, LOOSE)?;
+    copy_table(from, to, EVENTS)?;
+    copy_table(from, to, KEYS)?;
+    copy_table(from, to, KEY_AGES)
+}
 
 /// The state of a name, kept beside its id so that a listing looks at one table only: the kind, and this if it is deleted.
 pub const DELETED: u8 = 0x80;
@@ -300,7 +317,7 @@ fn implied(row: &Row) -> Vec<Chunk> {
 }
 
 #[cfg(test)]
-pub fn dump(tx: &redb::ReadTransaction) -> Vec<String> {
+pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     let mut rows = Vec::new();
     macro_rules! rows {
         ($name:literal, $table:expr) => {
