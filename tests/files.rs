@@ -353,3 +353,24 @@ fn events_are_replayed_and_then_live() {
     assert_eq!(hub.get("/metrics").is(200, "\nmesync_files 2\n").is(200, "\nmesync_chunks 3\n").status, 200);
     hub.get("/api/health").is(200, "\"files\"");
 }
+
+#[test]
+fn a_backup_is_a_hub_with_the_same_files() {
+    let hub = Hub::start();
+    let content = noise(4, 9_000_000);
+    let new = hub.upload("d", "big", &content, "").is(201, "");
+    hub.upload("d", "small", TEXT, "").is(201, "");
+    let other = world::World::new();
+    let dir = other.hub_dir();
+    let ask = |dir: &str| hub.put_json("POST", "/api/hub/backup", "", &json!({"dir": dir}));
+    let made = ask(dir.to_str().unwrap()).is(200, "").json();
+    assert_eq!(made["files"], 2);
+    ask(dir.to_str().unwrap()).is(409, "not empty");
+    ask("relative").is(400, "absolute");
+    let mut copy = Hub { world: other };
+    copy.world.start_hub();
+    assert!(copy.get(&format!("/api/files/{}/download", new.id())).is(200, "").body == content);
+    assert_eq!(copy.get("/api/files").json(), hub.get("/api/files").json());
+    let (here, there) = (hub.get("/api/files/changes").json(), copy.get("/api/files/changes").json());
+    assert!(here["epoch"] != there["epoch"] && there["rev"].as_u64().unwrap() > here["rev"].as_u64().unwrap() + (1 << 31), "{there}");
+}
