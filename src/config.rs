@@ -48,12 +48,24 @@ pub mod limits {
     pub const WRONG_KEYS_ADDRESSES: usize = 1024;
     /// Bytes of messages on their way into the hub's tables: read, and not yet answered.
     pub const COMMIT_BYTES: usize = 8 * 1024 * 1024;
+    /// Bytes of lists of chunks and of batches of files, on their way either way.
+    pub const FILE_MEMORY: u64 = 32 * 1024 * 1024;
+    /// Events of files that are read from the store and written to a stream at once.
+    pub const EVENT_PAGE: usize = 64;
     /// Event streams at the same time.
     pub const STREAMS: usize = 256;
     /// Hosts that the hub knows, those included that are only named as targets.
     pub const HOSTS: u64 = 10_000;
     /// Message ids that the hub remembers: about 1 GB of disk. Beyond it the oldest go before `wire::ID_MEMORY` is over.
     pub const IDS: u64 = 10_000_000;
+    /// Versions that the hub keeps of one file.
+    pub const VERSIONS: usize = 100;
+    /// Events about files that the hub keeps; who asks for older ones lists the files.
+    pub const FILE_EVENTS: u64 = 100_000;
+    /// Idempotency keys of changes to files that the hub remembers; beyond it the oldest go before their time is over.
+    pub const FILE_KEYS: u64 = 200_000;
+    /// Files in the hub's staging directory: chunks that no commit has named yet, and bodies on their way in.
+    pub const STAGED: u64 = 300_000;
 }
 
 /// Where a setting stands in `config.toml`.

@@ -58,9 +58,10 @@ impl HubClient {
         self.json(&Call { method: Method::POST, body: Body::Json(body), ..Call::get(&path) })
     }
 
-    /// `GET /api/events`: a stream that stays open; a read fails after three missed keep-alives.
+    /// `GET /api/events`: a stream of what is queued for `host`, and nothing about files, that stays open; a read fails after
+    /// three missed keep-alives.
     pub fn events(&self, host: &str) -> Called<impl Read + use<>> {
-        let path = format!("/api/events?host={host}");
+        let path = format!("/api/events?host={host}&files=false");
         let answer = self.authorized(&self.streams, &Call::get(&path))?;
         Ok(answer.into_body().into_reader())
     }

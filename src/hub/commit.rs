@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::events::Events;
 use super::store::Store;
+use super::store::files::ops::Changed;
 use super::store::ops::{Group, Limits, Op, Outcome, Wake};
 use crate::clock;
 use crate::config::{Reserve, limits};
@@ -213,7 +214,7 @@ impl Work {
         self.look_at_disk();
         let now = self.now();
         let flush = self.store.waits_since().is_some_and(|since| now.saturating_sub(since) >= FLUSH);
-        let sweep = self.sweep_again || (self.swept.elapsed() >= SWEEP * 6 && self.store.wants_sweep(now).unwrap_or(false));
+        let sweep = self.sweep_again || (self.swept.elapsed() >= SWEEP * 6 && self.wants_sweep(now));
         if self.swept.elapsed() >= SWEEP * 6 {
             self.swept = clock::monotonic();
             self.store.hold_reserve();
@@ -253,7 +254,11 @@ impl Work {
         }
         // those who wait for messages before those who sent them
         let wakes: BTreeSet<Wake> = (outcomes.iter_mut())
-            .flat_map(|o| if let Outcome::Posted { wakes, .. } = o { std::mem::take(wakes) } else { Vec::new() })
+            .flat_map(|o| match o {
+                Outcome::Posted { wakes, .. } => std::mem::take(wakes),
+                Outcome::Changed(changed) if changed.iter().any(Changed::is_change) => vec![Wake::Files],
+                _ => Vec::new(),
+            })
             .collect();
         self.events.wake(&wakes);
         for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first)) {
@@ -289,13 +294,20 @@ impl Work {
         self.store.resumed_at() + self.started.elapsed().as_millis() as u64
     }
 
+    fn wants_sweep(&self, now: u64) -> bool {
+        let Some((limits, _)) = *lock(&self.shared.settings) else { return false };
+        self.store.wants_sweep(now, self.shared.full.load(Relaxed), limits.files).unwrap_or(false)
+    }
+
     fn look_at_disk(&self) {
         let reserve = lock(&self.shared.settings).map_or(Reserve::default(), |(_, reserve)| reserve);
         // not to know is not to be full: a write will tell
-        let full = disk::free_space(self.store.dir()).is_ok_and(|space| is_full(space, reserve));
+        let space = disk::free_space(self.store.dir()).ok();
+        self.store.keep_free(space.map_or(0, |(_, total, _)| wanted(total, reserve)));
+        let full = space.is_some_and(|space| is_full(space, reserve));
         if self.shared.full.swap(full, Relaxed) != full {
             match full {
-                true => log::warn!("the disk of {} is almost full: no messages are taken until there is room", self.store.dir().display()),
+                true => log::warn!("the disk of {} is almost full: nothing new is taken until there is room", self.store.dir().display()),
                 false => log::info!("the disk of {} has room again", self.store.dir().display()),
             }
         }
@@ -315,11 +327,16 @@ impl Work {
 /// `space`: free and total bytes, free inodes.
 fn is_full(space: (u64, u64, u64), reserve: Reserve) -> bool {
     let (free, total, inodes) = space;
+    free < wanted(total, reserve) || inodes < LEAST_INODES
+}
+
+/// Bytes to be left free of so many.
+fn wanted(total: u64, reserve: Reserve) -> u64 {
     let wanted = match reserve {
         Reserve::Bytes(bytes) => bytes,
         Reserve::Percent(percent) => (total as f64 * percent / 100.0) as u64,
     };
-    free < wanted.max(LEAST_FREE) || inodes < LEAST_INODES
+    wanted.max(LEAST_FREE)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,6 +1,6 @@
 //! What every request passes: the gate before the workers, and behind it the way to its route; health and metrics.
 //!
-//! It decides nothing about keys (`auth` does) or messages, and starts no thread.
+//! It decides nothing about keys (`auth` does), messages or files, and starts no thread.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::auth::{Auth, Mode};
 use super::commit::Committer;
 use super::events::Events;
+use super::files::Files;
 use super::guard::{Admission, Gate, Guard, Head, Responder};
 use super::http::{Caller, Job, Pieces, Reply, Request};
+use super::listen;
 use super::messages::{Answer, Messages};
 use super::metrics::{Requests, Text};
 use super::page;
@@ -27,6 +29,9 @@ pub struct Desk {
     pub committer: Arc<Committer>,
     pub events: Arc<Events>,
     pub messages: Messages,
+    pub files: Files,
+    /// Bytes of one file.
+    pub max_upload: u64,
     pub requests: Arc<Requests>,
     pub data_dir: PathBuf,
     /// Here from when it runs until it is stopped; only its numbers are looked at.
@@ -60,7 +65,7 @@ impl Gate for Desk {
         // who must not come in does not learn what there is
         match (caller, route) {
             (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
-            (Ok(caller), Ok(route)) => Admission::Admit { caller, body_limit: route.body_limit() },
+            (Ok(caller), Ok(route)) => Admission::Admit { caller, body_limit: route.body_limit(self.max_upload) },
         }
     }
 }
@@ -78,9 +83,10 @@ impl Desk {
             Route::Health => answer(self.health()),
             Route::Login => answer(self.auth.login(&request)),
             Route::Metrics => answer(self.metrics(&request.caller)),
+            Route::Events => self.while_unchanged(answer)(listen::listen(&self.store, &self.events, &request)),
             _ => {
-                let answer = if route == Route::Events { self.while_unchanged(answer) } else { answer };
-                if let Some((request, answer)) = self.messages.handle(request, answer) {
+                let left = self.files.handle(route, request, answer).and_then(|(request, answer)| self.messages.handle(request, answer));
+                if let Some((request, answer)) = left {
                     answer(Reply::error(404, format!("there is nothing at {}", request.path)));
                 }
             }
@@ -125,7 +131,7 @@ impl Desk {
             (None, true) => (503, "the disk is almost full"),
             (None, false) => (200, "ok"),
         };
-        let health = Health { status: words.into(), version: env!("CARGO_PKG_VERSION").into(), features: vec!["messages".into()] };
+        let health = Health { status: words.into(), version: env!("CARGO_PKG_VERSION").into(), features: vec!["files".into(), "messages".into()] };
         Reply::json(status, &health)
     }
 
@@ -183,6 +189,15 @@ impl Desk {
         if let Ok(totals) = self.store.totals() {
             text.gauge("messages", "messages kept", totals.messages);
             text.gauge("message_bytes", "bytes of JSON of the messages kept", totals.bytes);
+        }
+        if let Ok(counts) = self.store.file_counts() {
+            text.gauge("files", "files that are not deleted", counts.files);
+            text.gauge("file_bytes", "bytes of these files", counts.bytes);
+            text.gauge("file_versions", "replaced revisions kept", counts.versions);
+            text.gauge("file_tombstones", "deleted files that are remembered", counts.tombstones);
+            text.gauge("file_events", "events of files kept", counts.events);
+            text.gauge("chunks", "chunks of all files and versions", counts.chunks);
+            text.gauge("rev", "the latest revision", counts.rev);
         }
         let only = match caller {
             Caller::Admin => None,

@@ -2,10 +2,14 @@
 //!
 //! Knows nothing of sockets, of tiny_http or of any route.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::net::IpAddr;
 
 use serde::Serialize;
+
+use crate::error::{Error, Kind};
+use crate::wire;
 
 /// Who asks, as the guard found out from key, token and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,25 @@ pub enum Caller {
     Anonymous,
     /// No key was asked for: health, login and the page.
     Nobody,
+}
+
+impl Caller {
+    /// The one host that it may act for; `None`: any.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Caller::Host(host) => Some(host),
+            Caller::Admin | Caller::Anonymous | Caller::Nobody => None,
+        }
+    }
+
+    /// A host's name in lower case, if the caller may act for it.
+    pub fn act_for(&self, host: &str) -> Result<String, Reply> {
+        let host = wire::check_host(host).map_err(|why| Reply::error(400, why))?;
+        match self.host().filter(|own| *own != host) {
+            Some(own) => Err(Reply::error(403, format!("this key belongs to \"{own}\" and cannot act for \"{host}\""))),
+            None => Ok(host),
+        }
+    }
 }
 
 /// Header fields, names in lower case.
@@ -58,6 +81,17 @@ impl Request {
             (decode(key) == name).then(|| decode(value))
         })
     }
+
+    /// A parameter that is not text; `kind` says what it must be.
+    pub fn parsed<T>(&self, name: &str, kind: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Reply> {
+        let Some(text) = self.parameter(name) else { return Ok(None) };
+        let wrong = || Reply::error(400, format!("the parameter \"{name}\" must be {kind}, not \"{}\"", wire::brief(&text)));
+        parse(&text).map(Some).ok_or_else(wrong)
+    }
+
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Reply> {
+        self.parsed(name, "a whole number", |text| text.parse().ok())
+    }
 }
 
 fn decode(text: &str) -> String {
@@ -68,7 +102,7 @@ fn decode(text: &str) -> String {
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
-    pub content_type: &'static str,
+    pub content_type: Cow<'static, str>,
     /// At most [`Reply::INLINE`] bytes; longer answers are jobs.
     pub body: Vec<u8>,
     /// Long work, run on the thread that serves the client's connection; its outcome is the answer.
@@ -84,7 +118,7 @@ pub enum Job {
     Upload(UploadJob),
     /// An answer too long for [`Reply::INLINE`].
     Bytes(Vec<u8>),
-    /// An answer of this length, read as it is written: a download. A reader that ends early ends the connection.
+    /// An answer of this length, read as it is written: a download. A reader that fails or ends early ends the connection.
     Send { length: u64, reader: Box<dyn Read + Send> },
     /// Writes pieces until it returns: an event stream. Each piece goes out at once; an error means the reader is gone.
     Stream(StreamJob),
@@ -108,17 +142,41 @@ impl Reply {
 
     /// `{"error": …}`; the words tell the user what to do.
     pub fn error(status: u16, words: impl Into<String>) -> Reply {
-        Reply::json(status, &crate::wire::ErrorAnswer { error: words.into() })
+        Reply::json(status, &wire::ErrorAnswer { error: words.into() })
     }
 
     /// No body, as 204 wants it.
     pub fn empty(status: u16) -> Reply {
-        Reply { status, headers: Vec::new(), content_type: "application/json", body: Vec::new(), job: None }
+        Reply { status, headers: Vec::new(), content_type: "application/json".into(), body: Vec::new(), job: None }
+    }
+
+    /// What a job is to answer, or the head of what it will write.
+    pub fn job(content_type: impl Into<Cow<'static, str>>, job: Job) -> Reply {
+        Reply { content_type: content_type.into(), job: Some(job), ..Reply::empty(200) }
+    }
+
+    /// 503: not now, but soon.
+    pub fn busy() -> Reply {
+        Reply::error(503, "the hub has too much to do; ask again").header("Retry-After", "1")
+    }
+
+    /// 507.
+    pub fn disk_full() -> Reply {
+        Reply::error(507, "the hub's disk is almost full: make room on it").header("Retry-After", "30")
+    }
+
+    /// 503: the store cannot be read or written.
+    pub fn failed(e: &Error) -> Reply {
+        let words = match e.kind {
+            Kind::Busy => format!("the hub cannot do that now: {e}"),
+            _ => format!("the hub's store has failed: {e}"),
+        };
+        Reply::error(503, words).header("Retry-After", "5")
     }
 
     /// A body of any length: inline if it is short, else a job.
     pub fn text(status: u16, content_type: &'static str, body: String) -> Reply {
-        let mut reply = Reply { status, headers: Vec::new(), content_type, body: body.into_bytes(), job: None };
+        let mut reply = Reply { status, headers: Vec::new(), content_type: content_type.into(), body: body.into_bytes(), job: None };
         if reply.body.len() > Reply::INLINE {
             reply.job = Some(Job::Bytes(std::mem::take(&mut reply.body)));
         }

@@ -1,4 +1,4 @@
-//! The routes for messages, hosts and event streams: from a request to an operation of the store, and from its outcome to a reply.
+//! The routes for messages and hosts: from a request to an operation of the store, and from its outcome to a reply.
 //!
 //! It does not wait for the disk: the committer answers. It knows the caller only as the guard found out.
 
@@ -11,14 +11,12 @@ use uuid::Uuid;
 
 use super::batch::{self, Batch};
 use super::commit::{Committer, Permit};
-use super::events::Events;
 use super::http::{Caller, Job, Reply, Request};
 use super::store::Store;
 use super::store::ops::{Op, Outcome};
 use super::store::read::{Ask, HostView, Page, Pulled};
 use crate::clock;
 use crate::config::limits;
-use crate::error::{Error, Kind};
 use crate::wire::{self, HostInfo, PostAnswer};
 
 const JSON: &str = "application/json";
@@ -31,32 +29,30 @@ pub type Answer = Box<dyn FnOnce(Reply) + Send>;
 pub struct Messages {
     store: Arc<Store>,
     committer: Arc<Committer>,
-    events: Arc<Events>,
 }
 
 impl Messages {
-    pub fn new(store: Arc<Store>, committer: Arc<Committer>, events: Arc<Events>) -> Messages {
-        Messages { store, committer, events }
+    pub fn new(store: Arc<Store>, committer: Arc<Committer>) -> Messages {
+        Messages { store, committer }
     }
 
     /// Answers the request, now or when it is on the disk; gives it back if its path is none of these:
-    /// `/api/messages`, `/api/events`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
+    /// `/api/messages`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
     pub fn handle(&self, request: Request, answer: Answer) -> Option<(Request, Answer)> {
         let path = request.path.clone();
         let parts: Vec<&str> = path.strip_prefix("/api/").unwrap_or("").split('/').collect();
-        if request.caller == Caller::Nobody && ["messages", "hosts", "events"].contains(&parts[0]) {
+        if request.caller == Caller::Nobody && ["messages", "hosts"].contains(&parts[0]) {
             answer(Reply::error(401, "a key is needed"));
             return None;
         }
         match (request.method.as_str(), parts.as_slice()) {
             ("POST", ["messages"]) => self.post(request, answer),
             ("GET", ["messages"]) => self.pull(&request, answer),
-            ("GET", ["events"]) => answer(self.listen(&request)),
             ("GET", ["hosts"]) => answer(self.list(&request.caller)),
             ("GET", ["hosts", host]) => answer(self.show(&request.caller, host)),
             ("PUT" | "DELETE", ["hosts", host]) => self.change(&request, host, answer),
             ("POST", ["hosts", host, "rebind"]) => self.rebind(&request, host, answer),
-            (method, ["messages"] | ["events"] | ["hosts"] | ["hosts", _] | ["hosts", _, "rebind"]) => {
+            (method, ["messages"] | ["hosts"] | ["hosts", _] | ["hosts", _, "rebind"]) => {
                 answer(Reply::error(405, format!("{path} does not know the method {}", wire::brief(method))));
             }
             _ => return Some((request, answer)),
@@ -70,7 +66,7 @@ impl Messages {
             let words = format!("the request has {length} bytes; {} are the most: send the messages in several", wire::MAX_BATCH_BYTES);
             return answer(Reply::error(413, words));
         }
-        let Some(permit) = self.committer.room(length) else { return answer(busy()) };
+        let Some(permit) = self.committer.room(length) else { return answer(Reply::busy()) };
         if request.body.len() == length {
             return self.take(&request.body, &request.caller, permit, answer);
         }
@@ -84,14 +80,13 @@ impl Messages {
             }
             let (answer, answered) = crossbeam_channel::bounded(1);
             this.take(&bytes, &request.caller, permit, Box::new(move |reply| drop(answer.send(reply))));
-            answered.recv().unwrap_or_else(|_| busy())
+            answered.recv().unwrap_or_else(|_| Reply::busy())
         };
-        let job = Some(Job::Upload(Box::new(read)));
-        answer(Reply { status: 200, headers: Vec::new(), content_type: JSON, body: Vec::new(), job });
+        answer(Reply::job(JSON, Job::Upload(Box::new(read))));
     }
 
     fn take(&self, body: &[u8], caller: &Caller, permit: Permit, answer: Answer) {
-        let Batch { results, admitted } = match batch::read(body, host_of(caller)) {
+        let Batch { results, admitted } = match batch::read(body, caller.host()) {
             Ok(batch) => batch,
             Err((status, words)) => return answer(Reply::error(status, words)),
         };
@@ -118,7 +113,7 @@ impl Messages {
             Ok(Pulled::OtherEpoch) => return answer(other_epoch(epoch, "it was restored or made anew")),
             Ok(Pulled::OtherHistory) => return answer(other_epoch(epoch, "it has given that number to no message, or to another one")),
             Ok(Pulled::OtherInstance) => return answer(refusal(Outcome::OtherInstance, &ask.host)),
-            Err(e) => return answer(failure(&e)),
+            Err(e) => return answer(Reply::failed(&e)),
         };
         let reply = page_reply(epoch, &page);
         let committed = move |outcome| match outcome {
@@ -130,18 +125,16 @@ impl Messages {
 
     fn ask(&self, request: &Request) -> Result<Ask, Reply> {
         let host = match request.parameter("host") {
-            Some(host) => own_host(&request.caller, &host)?,
+            Some(host) => request.caller.act_for(&host)?,
             None => return Err(Reply::error(400, "the parameter \"host\" is missing: whose messages?")),
         };
         let ask = Ask {
             host,
-            instance: parameter(request, "instance", "a UUID", |v| Uuid::try_parse(v).ok())?,
-            epoch: parameter(request, "epoch", "a UUID", |v| Uuid::try_parse(v).ok())?,
-            after: parameter(request, "after", "a whole number", |v| v.parse().ok())?,
-            id: parameter(request, "id", "a UUID", |v| Uuid::try_parse(v).ok())?,
-            limit: parameter(request, "limit", "a whole number", |v| v.parse::<usize>().ok())?
-                .unwrap_or(limits::PULL)
-                .clamp(1, limits::PULL),
+            instance: request.parsed("instance", "a UUID", |v| Uuid::try_parse(v).ok())?,
+            epoch: request.parsed("epoch", "a UUID", |v| Uuid::try_parse(v).ok())?,
+            after: request.number("after")?,
+            id: request.parsed("id", "a UUID", |v| Uuid::try_parse(v).ok())?,
+            limit: request.number("limit")?.map_or(limits::PULL, |n| n.clamp(1, limits::PULL as u64) as usize),
             now: self.committer.now(),
         };
         match ask.after.is_some() && ask.epoch.is_none() {
@@ -150,30 +143,23 @@ impl Messages {
         }
     }
 
-    fn listen(&self, request: &Request) -> Reply {
-        match request.parameter("host").map(|host| own_host(&request.caller, &host)).transpose() {
-            Ok(host) => self.events.stream(host),
-            Err(reply) => reply,
-        }
-    }
-
     fn list(&self, caller: &Caller) -> Reply {
         let now = self.committer.now();
-        match self.store.hosts(host_of(caller), now) {
+        match self.store.hosts(caller.host(), now) {
             Ok(hosts) => Reply::json(200, &hosts.iter().map(|host| info(host, now)).collect::<Vec<_>>()),
-            Err(e) => failure(&e),
+            Err(e) => Reply::failed(&e),
         }
     }
 
     fn show(&self, caller: &Caller, host: &str) -> Reply {
-        let (host, now) = match own_host(caller, host) {
+        let (host, now) = match caller.act_for(host) {
             Ok(host) => (host, self.committer.now()),
             Err(reply) => return reply,
         };
         match self.store.hosts(Some(&host), now).map(|hosts| hosts.first().map(|host| info(host, now))) {
             Ok(Some(info)) => Reply::json(200, &info),
             Ok(None) => refusal(Outcome::NoSuchHost, &host),
-            Err(e) => failure(&e),
+            Err(e) => Reply::failed(&e),
         }
     }
 
@@ -213,34 +199,11 @@ impl Messages {
     }
 }
 
-/// The one host that a caller may act for; `None`: any.
-fn host_of(caller: &Caller) -> Option<&str> {
-    match caller {
-        Caller::Host(host) => Some(host),
-        Caller::Admin | Caller::Anonymous | Caller::Nobody => None,
-    }
-}
-
-/// A host's name in lower case, if the caller may act for it.
-fn own_host(caller: &Caller, host: &str) -> Result<String, Reply> {
-    let host = wire::check_host(host).map_err(|why| Reply::error(400, why))?;
-    match host_of(caller).filter(|own| *own != host) {
-        Some(own) => Err(Reply::error(403, format!("this key belongs to \"{own}\" and cannot act for \"{host}\""))),
-        None => Ok(host),
-    }
-}
-
 fn administered(caller: &Caller, host: &str) -> Result<String, Reply> {
     match caller {
         Caller::Admin => wire::check_host(host).map_err(|why| Reply::error(400, why)),
         _ => Err(Reply::error(403, "only the master key can change hosts")),
     }
-}
-
-fn parameter<T>(request: &Request, name: &str, kind: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Reply> {
-    let Some(text) = request.parameter(name) else { return Ok(None) };
-    let wrong = || Reply::error(400, format!("the parameter \"{name}\" must be {kind}, not \"{}\"", wire::brief(&text)));
-    parse(&text).map(Some).ok_or_else(wrong)
 }
 
 /// Built from the stored text: a payload leaves as it came.
@@ -287,22 +250,10 @@ fn refusal(outcome: Outcome, host: &str) -> Reply {
             Reply::error(409, format!("{what}: {give}, or let it take that one's place: mesync hosts rebind {host}"))
         }
         Outcome::TooManyHosts => Reply::error(507, format!("the hub knows {} hosts already: remove some", limits::HOSTS)),
-        Outcome::DiskFull => Reply::error(507, "the hub's disk is almost full: make room on it").header("Retry-After", "30"),
-        Outcome::Failed(e) => failure(&e),
-        _ => busy(),
+        Outcome::DiskFull => Reply::disk_full(),
+        Outcome::Failed(e) => Reply::failed(&e),
+        _ => Reply::busy(),
     }
-}
-
-fn failure(e: &Error) -> Reply {
-    let words = match e.kind {
-        Kind::Busy => format!("the hub cannot do that now: {e}"),
-        _ => format!("the hub's store has failed: {e}"),
-    };
-    Reply::error(503, words).header("Retry-After", "5")
-}
-
-fn busy() -> Reply {
-    Reply::error(503, "the hub has too much to do; ask again").header("Retry-After", "1")
 }
 
 #[cfg(test)]

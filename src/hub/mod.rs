@@ -4,8 +4,9 @@
 //!
 //! ```text
 //! TCP --> guard --gate--> worker-N --> desk --> login, health, metrics
-//!           ^                            \----> messages --> commit (one transaction a group) --> store
-//!           +--------- replies, event streams <--------------+
+//!           ^                            |----> messages --> commit (one transaction a group) --> store
+//!           |                            \----> files ------/                                        |
+//!           +--------- replies, long bodies, event streams <-----------------------------------------+
 //! ```
 
 pub mod guard;
@@ -25,6 +26,8 @@ pub mod token;
 pub mod batch;
 pub mod commit;
 pub mod events;
+pub mod files;
+pub mod listen;
 pub mod messages;
 pub mod store;
 
@@ -47,6 +50,7 @@ use claim::Claim;
 use commit::{Committer, Work};
 use desk::Desk;
 use events::Events;
+use files::Files;
 use guard::{Guard, Responder};
 use http::Request;
 use messages::Messages;
@@ -79,7 +83,9 @@ impl Hub {
         let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), Limits::of(hub), hub.reserve);
         let desk = Arc::new(Desk {
             auth: Arc::new(auth),
-            messages: Messages::new(Arc::clone(&store), Arc::clone(&committer), Arc::clone(&events)),
+            messages: Messages::new(Arc::clone(&store), Arc::clone(&committer)),
+            files: Files::new(Arc::clone(&store), Arc::clone(&committer), hub.max_upload),
+            max_upload: hub.max_upload,
             store,
             committer,
             events,

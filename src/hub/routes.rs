@@ -3,7 +3,14 @@
 //! Pure. It does not know who asks, nor what is done: the gate and the workers look here with the same eyes.
 
 use super::http::Reply;
-use crate::wire;
+use crate::wire::{self, files};
+
+/// Bytes of an upload that are not the file: parts, boundaries, metadata.
+const FORM: u64 = 64 * 1024;
+/// Bytes of `{"sha256":"…","size":8388608},`, with some room for spaces.
+const CHUNK_TEXT: u64 = 100;
+/// Bytes of one item of a fetch, with some room for spaces.
+const ITEM_TEXT: u64 = 160;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +27,36 @@ pub enum Route {
     DeleteHost,
     RebindHost,
     Events,
+    History,
+    ListFiles,
+    UploadFile,
+    CommitFile,
+    Changes,
+    BatchFiles,
+    FetchFiles,
+    GetFile,
+    DeleteFile,
+    Download,
+    FileChunks,
+    Versions,
+    RestoreFile,
+    MissingChunks,
+    PutChunk,
+    GetChunk,
+    AskKey,
+    Backup,
 }
 
 impl Route {
-    /// Bytes of a body, at most. Some programs send a few with a GET; they are ignored.
-    pub fn body_limit(self) -> u64 {
+    /// Bytes of a body, at most; `max_upload` is the setting. Some programs send a few with a GET; they are ignored.
+    pub fn body_limit(self, max_upload: u64) -> u64 {
         match self {
             Route::PostMessages => wire::MAX_BATCH_BYTES as u64,
+            Route::UploadFile => max_upload + FORM,
+            Route::CommitFile | Route::MissingChunks => files::MOST_CHUNKS as u64 * CHUNK_TEXT + FORM,
+            Route::BatchFiles => files::BATCH_BYTES,
+            Route::FetchFiles => files::BATCH_FILES as u64 * ITEM_TEXT,
+            Route::PutChunk => files::SINGLE,
             _ => 4096,
         }
     }
@@ -46,25 +76,61 @@ impl Route {
             Route::DeleteHost => "delete_host",
             Route::RebindHost => "rebind_host",
             Route::Events => "events",
+            Route::History => "history",
+            Route::ListFiles => "list_files",
+            Route::UploadFile => "upload_file",
+            Route::CommitFile => "commit_file",
+            Route::Changes => "changes",
+            Route::BatchFiles => "batch_files",
+            Route::FetchFiles => "fetch_files",
+            Route::GetFile => "get_file",
+            Route::DeleteFile => "delete_file",
+            Route::Download => "download",
+            Route::FileChunks => "file_chunks",
+            Route::Versions => "versions",
+            Route::RestoreFile => "restore_file",
+            Route::MissingChunks => "missing_chunks",
+            Route::PutChunk => "put_chunk",
+            Route::GetChunk => "get_chunk",
+            Route::AskKey => "ask_key",
+            Route::Backup => "backup",
         }
     }
 }
 
-/// `*` stands for one part of a path that is not empty.
+/// `*` stands for one part of a path that is not empty. Of two that fit the first is meant.
 #[rustfmt::skip]
 const TABLE: &[(&str, &str, Route)] = &[
-    ("GET",    "/",                   Route::Page),
-    ("GET",    "/api/health",         Route::Health),
-    ("POST",   "/api/auth/login",     Route::Login),
-    ("GET",    "/metrics",            Route::Metrics),
-    ("POST",   "/api/messages",       Route::PostMessages),
-    ("GET",    "/api/messages",       Route::GetMessages),
-    ("GET",    "/api/hosts",          Route::GetHosts),
-    ("GET",    "/api/hosts/*",        Route::GetHost),
-    ("PUT",    "/api/hosts/*",        Route::PutHost),
-    ("DELETE", "/api/hosts/*",        Route::DeleteHost),
-    ("POST",   "/api/hosts/*/rebind", Route::RebindHost),
-    ("GET",    "/api/events",         Route::Events),
+    ("GET",    "/",                      Route::Page),
+    ("GET",    "/api/health",            Route::Health),
+    ("POST",   "/api/auth/login",        Route::Login),
+    ("GET",    "/metrics",               Route::Metrics),
+    ("POST",   "/api/messages",          Route::PostMessages),
+    ("GET",    "/api/messages",          Route::GetMessages),
+    ("GET",    "/api/hosts",             Route::GetHosts),
+    ("GET",    "/api/hosts/*",           Route::GetHost),
+    ("PUT",    "/api/hosts/*",           Route::PutHost),
+    ("DELETE", "/api/hosts/*",           Route::DeleteHost),
+    ("POST",   "/api/hosts/*/rebind",    Route::RebindHost),
+    ("GET",    "/api/events",            Route::Events),
+    ("GET",    "/api/events/history",    Route::History),
+    ("GET",    "/api/files",             Route::ListFiles),
+    ("PUT",    "/api/files/upload",      Route::UploadFile),
+    ("PUT",    "/api/files/commit",      Route::CommitFile),
+    ("GET",    "/api/files/changes",     Route::Changes),
+    ("POST",   "/api/files/batch",       Route::BatchFiles),
+    ("POST",   "/api/files/fetch",       Route::FetchFiles),
+    ("GET",    "/api/files/*",           Route::GetFile),
+    ("DELETE", "/api/files/*",           Route::DeleteFile),
+    ("GET",    "/api/files/*/download",  Route::Download),
+    ("GET",    "/api/files/*/chunks",    Route::FileChunks),
+    ("GET",    "/api/files/*/versions",  Route::Versions),
+    ("POST",   "/api/files/*/restore",   Route::RestoreFile),
+    ("POST",   "/api/chunks/missing",    Route::MissingChunks),
+    ("PUT",    "/api/chunks/*",          Route::PutChunk),
+    ("GET",    "/api/chunks/*",          Route::GetChunk),
+    ("GET",    "/api/idempotency/*",     Route::AskKey),
+    ("POST",   "/api/hub/backup",        Route::Backup),
 ];
 
 /// The route, or the answer 404 or 405. HEAD is GET.
@@ -126,6 +192,13 @@ mod tests {
         for path in ["", "/api", "/api/", "/api/health/", "/API/health", "//api/health", "/api/hosts/", "/api/hosts/a/b", "/api/hosts*"] {
             check("GET", path, "404 ");
         }
+        check("GET", "/api/files/changes", "changes");
+        check("GET", "/api/files/x", "get_file");
+        check("DELETE", "/api/files/changes", "delete_file");
+        check("GET", "/api/files/upload", "get_file");
+        check("POST", "/api/chunks/missing", "missing_chunks");
+        check("PUT", "/api/files/x/download", "405 GET");
+        check("GET", "/api/files//download", "404 ");
         for (i, (method, pattern, route)) in TABLE.iter().enumerate() {
             assert!(TABLE[i + 1..].iter().all(|(m, p, r)| (m, p) != (method, pattern) && r != route));
         }

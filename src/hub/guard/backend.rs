@@ -175,7 +175,7 @@ fn response(number: u64, reply: Reply) -> Response<std::io::Cursor<Vec<u8>>> {
     let mut headers: Vec<Header> = Vec::with_capacity(reply.headers.len() + 2);
     headers.extend(Header::from_bytes(TICKET, number.to_string()));
     let own = reply.headers.iter().map(|(name, value)| (*name, value.as_str()));
-    for (name, value) in [("Content-Type", reply.content_type)].into_iter().chain(own) {
+    for (name, value) in [("Content-Type", &*reply.content_type)].into_iter().chain(own) {
         match Header::from_bytes(name, value) {
             // a line break would begin a header of the client's own making
             Ok(header) if value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) => headers.push(header),

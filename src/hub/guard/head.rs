@@ -25,8 +25,10 @@ const SINGLE: &[&str] = &[
     "range",
     "if-match",
     "if-none-match",
+    "if-range",
     "idempotency-key",
     "last-event-id",
+    crate::wire::files::HOST_HEADER,
 ];
 
 /// The head of a well-formed request. Its `Debug` shows no headers: keys are among them.

@@ -1,5 +1,5 @@
-//! What jobs get to see of a client's connection: the body of an upload to read, an event stream to write. It decides
-//! nothing about answers.
+//! What jobs get to see of a client's connection: the body of an upload to read, a download or an event stream to write.
+//! It decides nothing about answers.
 
 use std::io::{self, Read};
 
@@ -8,6 +8,8 @@ use super::limits::{Latch, PIECE_TIME, SHORT_BODY};
 use super::socket::{Pace, Socket};
 use crate::hub::http::Pieces;
 
+/// Bytes of a download in memory.
+const COPIED: u64 = 64 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The part of a request's body that has not been read.
@@ -65,6 +67,31 @@ impl Read for Upload<'_, '_> {
             }
         }
     }
+}
+
+/// Writes exactly `length` bytes of a download, or fails.
+pub fn copy(mut reader: Box<dyn Read + Send>, length: u64, socket: &Socket, pace: &mut Pace) -> io::Result<()> {
+    // not on the stack, which is small
+    let mut buffer = vec![0; length.min(COPIED) as usize];
+    let mut left = length;
+    while left > 0 {
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match reader.read(&mut buffer[..most]) {
+            Ok(0) => return Err(cut_off("its end came early")),
+            Ok(n) => {
+                socket.write_all(&buffer[..n], pace)?;
+                left -= n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(cut_off(&crate::error::plain(&e))),
+        }
+    }
+    Ok(())
+}
+
+fn cut_off(why: &str) -> io::Error {
+    log::error!("a download was cut off: {why}");
+    io::Error::other("a download was cut off")
 }
 
 /// An event stream on a client's connection.

@@ -28,7 +28,7 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 use crate::hub::http::{Caller, Reply, Request};
-use limits::{Addresses, Crew, Hand, Latch, Lease, Place, Quota};
+use limits::{Addresses, Crew, Hand, Latch, Place};
 use waiting::{Rank, Waiting};
 
 // public for fuzz/checks.rs only
@@ -51,7 +51,7 @@ mod tests;
 
 pub use counters::{Counters, Reason};
 pub use head::Head;
-pub use limits::block;
+pub use limits::{Lease, Quota, block};
 
 /// How often the accept loop turns when nobody comes.
 const TURN: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 //! pool, writes the answer, runs jobs. It does not know how requests reach the routes, nor any route.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::counters::Reason;
 use super::head::{self, Head, Refusal};
-use super::jobs::{Body, Events};
+use super::jobs::{self, Body, Events};
 use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL};
 use super::pool::{self, Answer};
 use super::socket::{Pace, Socket, Wait};
@@ -19,9 +19,20 @@ use super::waiting::Rank;
 use super::{Admission, Shared};
 use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request, StreamJob, UploadJob};
+use crate::wire;
 
 /// The headers that routes get to see. Credentials are not among them: what they prove is in `Request.caller`.
-const PASSED_ON: &[&str] = &["accept", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "range"];
+const PASSED_ON: &[&str] = &[
+    "accept",
+    "content-type",
+    "idempotency-key",
+    "if-match",
+    "if-none-match",
+    "if-range",
+    "last-event-id",
+    "range",
+    wire::files::HOST_HEADER,
+];
 /// Bytes of buffer that an idle connection keeps.
 const KEPT: usize = 4096;
 /// A request that no worker has seen is sent again over another connection.
@@ -200,7 +211,7 @@ impl Client<'_> {
                     next => self.conclude(reply.into(), next, body, manner),
                 }
             }
-            Some(Job::Send { .. }) => todo!(),
+            Some(Job::Send { length, reader }) => self.send(&answer, length, reader, body.unread(), manner),
             Some(Job::Stream(job)) => self.stream(answer, job, manner),
         }
     }
@@ -213,14 +224,35 @@ impl Client<'_> {
         })
     }
 
-    fn stream(&mut self, answer: Answer, job: StreamJob, manner: &Manner) -> io::Result<Then> {
+    /// Writes an answer as it is read. Its head is out before the first byte is read, so all that a reader which fails can
+    /// do is to end the connection early.
+    fn send(&mut self, answer: &Answer, length: u64, reader: Box<dyn Read + Send>, unread: bool, manner: &Manner) -> io::Result<Then> {
+        let long = length > SHORT_BODY && !manner.head_only;
+        let transfer = if long { self.shared.transfers.take(1) } else { None };
+        if long && transfer.is_none() {
+            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), manner, unread);
+        }
+        let keep_alive = manner.keep_alive && !unread && !self.shared.stopping.is_raised();
+        let mut pace = Pace::default();
+        self.socket.write_all(&head_of(answer, Some(length), keep_alive), &mut pace)?;
+        if !manner.head_only {
+            match catch_unwind(AssertUnwindSafe(|| jobs::copy(reader, length, &self.socket, &mut pace))) {
+                Ok(copied) => copied.inspect_err(|e| self.count_slow(e))?,
+                Err(_) => {
+                    log::error!("a download panicked; its reader was disconnected");
+                    return Ok(Then::Close);
+                }
+            }
+        }
+        Ok(self.next(keep_alive, unread))
+    }
+
+    fn stream(&mut self, mut answer: Answer, job: StreamJob, manner: &Manner) -> io::Result<Then> {
         let Some(_stream) = self.shared.streams.take(1) else {
             return self.refuse(Reason::Streams, busy("too many event streams at the same time"), manner, false);
         };
-        let mut text = status_line(answer.status);
-        push_headers(&mut text, &answer.headers);
-        text.push_str("Cache-Control: no-store\r\nConnection: close\r\n\r\n");
-        self.socket.write_all(text.as_bytes(), &mut Pace::default())?;
+        answer.headers.push(("Cache-Control".into(), "no-store".into()));
+        self.socket.write_all(&head_of(&answer, None, false), &mut Pace::default())?;
         if !manner.head_only {
             // what a reader of events sends ahead is another request, which this connection cannot answer any more
             self.socket.buffer = Vec::new();
@@ -244,15 +276,22 @@ impl Client<'_> {
         let (text, body) = render(answer, keep_alive, manner.head_only);
         let mut pace = Pace::default();
         let written = self.socket.write_all(&text, &mut pace).and_then(|()| self.socket.write_all(body, &mut pace));
-        if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::TimedOut) {
-            self.shared.counters.refuse(Reason::Slow);
-        }
-        written?;
-        Ok(match (keep_alive, unread || !self.socket.buffer.is_empty()) {
+        written.inspect_err(|e| self.count_slow(e))?;
+        Ok(self.next(keep_alive, unread))
+    }
+
+    fn next(&self, keep_alive: bool, unread: bool) -> Then {
+        match (keep_alive, unread || !self.socket.buffer.is_empty()) {
             (true, _) => Then::Next,
             (false, true) => Then::Linger,
             (false, false) => Then::Close,
-        })
+        }
+    }
+
+    fn count_slow(&self, e: &io::Error) {
+        if e.kind() == io::ErrorKind::TimedOut {
+            self.shared.counters.refuse(Reason::Slow);
+        }
     }
 }
 
@@ -285,9 +324,11 @@ fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Op
 
 /// What the routes get to see. HEAD is GET to them.
 fn request(head: Head, caller: Caller, peer: IpAddr) -> Request {
-    let method = if head.method == "HEAD" { "GET".to_string() } else { head.method };
+    // for HEAD a range means nothing (RFC 9110, 14.2), and after this nobody can tell it from GET
+    let head_only = head.method == "HEAD";
+    let method = if head_only { "GET".to_string() } else { head.method };
     let mut headers = head.headers;
-    headers.retain(|(name, _)| PASSED_ON.contains(&name.as_str()));
+    headers.retain(|(name, _)| PASSED_ON.contains(&name.as_str()) && !(head_only && name == "range"));
     Request { method, path: head.path, query: head.query, headers, peer, caller, body: Vec::new(), length: head.length }
 }
 
@@ -298,18 +339,9 @@ pub fn busy(words: &str) -> Reply {
 
 /// The bytes of an answer: its head, with the body in one piece if that is short, and else the body beside it.
 pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &[u8]) {
-    let mut text = status_line(answer.status);
     // these have no body by definition, and 204 no length either (RFC 9110, 8.6)
     let bodiless = matches!(answer.status, 100..200 | 204 | 304);
-    match bodiless {
-        true => push_headers(&mut text, answer.headers.iter().filter(|(name, _)| name != "Content-Type")),
-        false => {
-            push_headers(&mut text, &answer.headers);
-            let _ = write!(text, "Content-Length: {}\r\n", answer.body.len());
-        }
-    }
-    text.push_str(if keep_alive { "Connection: keep-alive\r\n\r\n" } else { "Connection: close\r\n\r\n" });
-    let mut bytes = text.into_bytes();
+    let mut bytes = head_of(answer, (!bodiless).then_some(answer.body.len() as u64), keep_alive);
     let body = if bodiless || head_only { &[] } else { answer.body.as_slice() };
     if body.len() <= Reply::INLINE {
         bytes.extend_from_slice(body);
@@ -318,11 +350,20 @@ pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &
     (bytes, body)
 }
 
-fn push_headers<'a>(text: &mut String, headers: impl IntoIterator<Item = &'a (String, String)>) {
-    for (name, value) in headers {
-        let _ = write!(text, "{name}: {value}\r\n");
+/// A head up to its empty line. No length: there is no body, or it ends with the connection.
+fn head_of(answer: &Answer, length: Option<u64>, keep_alive: bool) -> Vec<u8> {
+    let mut text = status_line(answer.status);
+    for (name, value) in &answer.headers {
+        if !matches!(answer.status, 204 | 304) || name != "Content-Type" {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
     }
     text.push_str("X-Content-Type-Options: nosniff\r\n");
+    if let Some(length) = length {
+        let _ = write!(text, "Content-Length: {length}\r\n");
+    }
+    text.push_str(if keep_alive { "Connection: keep-alive\r\n\r\n" } else { "Connection: close\r\n\r\n" });
+    text.into_bytes()
 }
 
 fn status_line(status: u16) -> String {

@@ -8,13 +8,17 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Reserve;
+use crate::hub::events::Events;
 use crate::hub::http::Pieces;
+use crate::hub::listen::listen;
+use crate::hub::store::files::FileLimits;
 use crate::hub::store::ops::Limits;
 
 const EPOCH: &str = "00000000-0000-0000-0000-00000000000e";
 const ID: &str = "019359a0-0000-7000-8000-00000000000";
 const INSTANCE: &str = "00000000-0000-0000-0000-000000000001";
-const LIMITS: Limits = Limits { ttl: 600_000, queue_messages: 100, queue_bytes: 1 << 20, space: 1 << 24 };
+const LIMITS: Limits = Limits { ttl: 600_000, queue_messages: 100, queue_bytes: 1 << 20, space: 1 << 24, files: FILE_LIMITS };
+const FILE_LIMITS: FileLimits = FileLimits { version_ttl: 86_400_000 };
 
 struct Hub {
     routes: Messages,
@@ -33,7 +37,7 @@ impl Hub {
         let store = Store::open(dir.path(), 1 << 20, clock::millis(clock::now()), EPOCH.parse().unwrap()).unwrap();
         let (store, events) = (Arc::new(store), Arc::new(Events::default()));
         let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), LIMITS, Reserve::Bytes(0));
-        let routes = Messages::new(store, Arc::clone(&committer), Arc::clone(&events));
+        let routes = Messages::new(store, Arc::clone(&committer));
         let commits = Some(std::thread::Builder::new().name("commit".into()).spawn(move || work.run()).unwrap());
         Hub { routes, committer, events, commits, dir }
     }
@@ -242,7 +246,7 @@ impl Pieces for Heard {
 #[test]
 fn a_listener_is_woken_by_the_commit() {
     let hub = Hub::new();
-    let mut reply = hub.routes.listen(&Request {
+    let request = Request {
         method: "GET".into(),
         path: "/api/events".into(),
         query: "host=B".into(),
@@ -251,7 +255,8 @@ fn a_listener_is_woken_by_the_commit() {
         caller: host("b"),
         body: Vec::new(),
         length: 0,
-    });
+    };
+    let mut reply = listen(&hub.routes.store, &hub.events, &request);
     let Some(Job::Stream(stream)) = reply.job.take() else { panic!("no stream: {}", reply.status) };
     let (said, heard): (_, Receiver<_>) = bounded(16);
     let listener = std::thread::Builder::new().spawn(move || stream(&mut Heard(said))).unwrap();

@@ -5,6 +5,7 @@
 use redb::ReadableTable;
 use uuid::Uuid;
 
+use super::files;
 use super::ops::{Group, Incoming, Op, Outcome, Wake};
 use super::tables::{HostRow, HostValue, Tables, Tried};
 use crate::wire::{self, PostResult, Status};
@@ -69,8 +70,15 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             t.set_host(host, None);
             Ok(Outcome::Done)
         }
-        Op::Sweep => sweep(t, group.now),
-        Op::File(_) => todo!(),
+        Op::Sweep => {
+            let Outcome::Swept { more } = sweep(t, group.now)? else { return Ok(Outcome::Done) };
+            let files = t.files.as_mut().map(|files| files::sweep(files, group)).transpose()?;
+            Ok(Outcome::Swept { more: more || files.unwrap_or(false) })
+        }
+        Op::File(op) => match t.files.as_mut() {
+            Some(files) => files::apply(files, group, op),
+            None => Err(redb::Error::DatabaseClosed),
+        },
     }
 }
 

@@ -26,6 +26,30 @@ pub struct Happened {
     pub break_syncs: AtomicBool,
 }
 
+impl Happened {
+    /// A sync of another file failed. One that found no space says so, and what it was to write is not there; any other is final.
+    pub fn note_sync(&self, e: &io::Error) {
+        if !is_full(e) {
+            self.sync_failed.store(true, Relaxed);
+        }
+    }
+
+    /// Fails if a test has broken the syncs.
+    pub fn tests_break(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if self.break_syncs.load(Relaxed) {
+            self.sync_failed.store(true, Relaxed);
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
+        Ok(())
+    }
+}
+
+/// The disk, the user's share of it, or what a process may write is used up.
+pub fn is_full(e: &io::Error) -> bool {
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge].contains(&e.kind())
+}
+
 #[derive(Debug)]
 pub struct Medium {
     file: FileBackend,
@@ -42,8 +66,7 @@ impl Medium {
 
     fn note<T>(&self, done: io::Result<T>) -> io::Result<T> {
         done.inspect_err(|e| {
-            let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
-            if kinds.contains(&e.kind()) {
+            if is_full(e) {
                 self.happened.full.store(true, Relaxed);
             }
         })
@@ -65,11 +88,7 @@ impl StorageBackend for Medium {
 
     fn sync_data(&self) -> io::Result<()> {
         self.happened.syncs.fetch_add(1, Relaxed);
-        #[cfg(test)]
-        if self.happened.break_syncs.load(Relaxed) {
-            self.happened.sync_failed.store(true, Relaxed);
-            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
-        }
+        self.happened.tests_break()?;
         self.file.sync_data().inspect_err(|_| self.happened.sync_failed.store(true, Relaxed))
     }
 

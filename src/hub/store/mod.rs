@@ -1,4 +1,5 @@
-//! The hub's store: messages, hosts and their cursors in one redb file, changed by groups of operations.
+//! The hub's store: messages, hosts and their cursors, files and what they consist of, in one redb file and a directory of
+//! chunks, changed by groups of operations.
 //!
 //! It knows no HTTP, asks no clock and starts no thread. It does not wait: who calls owns the order and the pace.
 //!
@@ -16,14 +17,17 @@ mod medium;
 mod open;
 mod tables;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
+use crate::wire::files::Hash;
+use files::{ChunkDir, FileLimits};
 use live::Live;
 use medium::Happened;
 use ops::{Group, Op, Outcome};
@@ -33,6 +37,8 @@ use tables::{Tables, Tried};
 pub const STALE: u64 = 30 * 86_400_000;
 /// Hosts, those included that are only named as targets.
 pub const HOSTS: u64 = crate::config::limits::HOSTS;
+/// Milliseconds between two looks at the staging directory.
+const TIDY: u64 = 3_600_000;
 /// Ids remembered, at most.
 pub const IDS: u64 = crate::config::limits::IDS;
 
@@ -44,9 +50,12 @@ pub struct Store {
     /// Hub time at open, see [`ops::resume`].
     resumed_at: u64,
     /// `None` only when the file could not be opened again after a failed write.
-    db: RwLock<Option<Database>>,
+    db: Arc<RwLock<Option<Database>>>,
     happened: Arc<Happened>,
     live: Mutex<Live>,
+    chunks: Arc<ChunkDir>,
+    /// Hub time at which the staging directory was looked at last.
+    tidied: AtomicU64,
 }
 
 impl Store {
@@ -80,18 +89,90 @@ impl Store {
     }
 
     fn try_apply(&self, group: &Group) -> Tried<Vec<Outcome>> {
+        if self.happened.sync_failed.load(Relaxed) {
+            return Err(redb::Error::PreviousIo);
+        }
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let mut tx = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
+        let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let placed = self.place(db, group)?;
+        let changed = self.change(db, group, &placed);
+        let (mut outcomes, forgotten) = match changed {
+            Ok(changed) => changed,
+            Err(e) => {
+                // no table knows them; after a failed sync nobody knows what the disk holds, and nothing is touched
+                if !self.happened.sync_failed.load(Relaxed) {
+                    self.chunks.remove(placed.keys());
+                }
+                return Err(e);
+            }
+        };
+        self.live().settle(&group.ops);
+        self.chunks.remove(&forgotten);
+        let unseen = self.tidy_chunks(db, group);
+        outcomes.iter_mut().for_each(|o| {
+            if let Outcome::Swept { more } = o {
+                *more |= unseen
+            }
+        });
+        Ok(outcomes)
+    }
+
+    /// Brings the chunks that the group has staged to their place, before the transaction that names them.
+    fn place(&self, db: &Database, group: &Group) -> Tried<BTreeMap<Hash, u64>> {
+        if group.full || !files::concerns(group) {
+            return Ok(BTreeMap::new());
+        }
+        let known = db.begin_read()?.open_table(files::CHUNKS)?;
+        let placed = self.chunks.place(&group.ops, |hash| known.get(&hash.0).is_ok_and(|row| row.is_some()));
+        placed.map_err(|e| {
+            if medium::is_full(&e) {
+                self.happened.full.store(true, Relaxed);
+            }
+            redb::Error::Io(e)
+        })
+    }
+
+    /// The transaction; with its outcomes the chunks that no table knows any more.
+    fn change(&self, db: &Database, group: &Group, placed: &BTreeMap<Hash, u64>) -> Tried<(Vec<Outcome>, BTreeSet<Hash>)> {
+        let mut tx = db.begin_write()?;
         tx.set_quick_repair(open::QUICK_REPAIR);
-        let mut tables = Tables::open(&tx)?;
+        let mut tables = Tables::open(&tx, files::concerns(group))?;
+        if let Some(files) = &mut tables.files {
+            files.named = files::named(group);
+            placed.iter().try_for_each(|(hash, size)| files.add_chunk(*hash, *size, None, group.now))?;
+        }
         let outcomes = group.ops.iter().map(|op| apply::apply(&mut tables, group, op)).collect::<Tried<_>>()?;
+        let forgotten = tables.files.as_mut().map(|files| std::mem::take(&mut files.forgotten)).unwrap_or_default();
         match tables.finish(group.now, group.wall)? {
             true => tx.commit()?,
             // nothing but duplicates or repeated acks: what they say is on the disk already
             false => tx.abort()?,
         }
-        self.live().settle(&group.ops);
-        Ok(outcomes)
+        Ok((outcomes, forgotten))
+    }
+
+    /// With a sweep: looks through a directory of chunks for what no table knows, and now and then through what is staged.
+    /// True: there are more. What fails here is tried again another time.
+    fn tidy_chunks(&self, db: &Database, group: &Group) -> bool {
+        if !group.ops.iter().any(|op| matches!(op, Op::Sweep | Op::File(files::ops::FileOp::Sweep))) {
+            return false;
+        }
+        let removed = || -> Tried<usize> {
+            let table = db.begin_read()?.open_table(files::CHUNKS)?;
+            Ok(self.chunks.remove_unknown(|hash| table.get(&hash.0).ok().map(|row| row.is_some_and(|row| row.value().3)))?)
+        };
+        match removed() {
+            Ok(0) => {}
+            Ok(n) => log::info!("removed {n} chunks that a crash had left behind"),
+            Err(e) => log::warn!("cannot look through the chunks: {e}"),
+        }
+        if group.now.saturating_sub(self.tidied.load(Relaxed)) >= TIDY {
+            self.tidied.store(group.now, Relaxed);
+            if let Err(e) = self.chunks.expire_staged(crate::clock::from_millis(group.wall)) {
+                log::warn!("cannot look through the staged chunks: {e}");
+            }
+        }
+        self.chunks.has_unseen()
     }
 
     /// After a failed transaction: opens the file again if there was no space, since redb refuses everything until then, and
@@ -121,15 +202,18 @@ impl Store {
         self.live().waits_since()
     }
 
-    /// A sweep would find something.
-    pub fn wants_sweep(&self, now: u64) -> Result<bool> {
+    /// A sweep would find something; `full` and `limits` as the next group will have them.
+    pub fn wants_sweep(&self, now: u64, full: bool, limits: FileLimits) -> Result<bool> {
+        if self.chunks.has_unseen() || now.saturating_sub(self.tidied.load(Relaxed)) >= TIDY {
+            return Ok(true);
+        }
         self.read(|tx| {
-            use redb::ReadableTable;
             let seq = tables::Totals::read(&tx.open_table(tables::META)?)?.seq;
             let floor = apply::floor(&tx.open_table(tables::HOSTS)?, seq, now)?;
             let done = tx.open_table(tables::BROADCASTS)?.first()?.is_some_and(|(seq, _)| seq.value() <= floor);
             let over = tx.open_table(tables::EXPIRIES)?.first()?.is_some_and(|(key, _)| key.value().0 <= now);
-            Ok(done || over || apply::forgettable(&tx.open_table(tables::ID_AGES)?, now)?)
+            let ids = apply::forgettable(&tx.open_table(tables::ID_AGES)?, now)?;
+            Ok(done || over || ids || files::is_wanted(tx, now, full, limits)?)
         })
     }
 

@@ -6,12 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use redb::{Database, DatabaseError, ReadableDatabase};
 use uuid::Uuid;
 
 use super::Store;
+use super::files::{self, ChunkDir};
 use super::live::Live;
 use super::medium::{Happened, Medium};
 use super::ops::resume;
@@ -44,15 +46,20 @@ impl Store {
             let what = format!("cannot use {}: its tables are of version {}, this program knows {SCHEMA}", path.display(), meta.schema);
             return Err(Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it"));
         }
+        gain_tables(&db).map_err(|e| error("write", &path, &e))?;
+        let chunks = Arc::new(ChunkDir::open(dir, Arc::clone(&happened))?);
         hold_reserve(&path);
+        let resumed_at = resume(meta.clocks, wall);
         Ok(Store {
             path,
             cache,
             epoch: Uuid::from_u128(meta.epoch),
-            resumed_at: resume(meta.clocks, wall),
-            db: RwLock::new(Some(db)),
+            resumed_at,
+            db: Arc::new(RwLock::new(Some(db))),
             happened,
             live: Mutex::new(Live::default()),
+            chunks,
+            tidied: AtomicU64::new(resumed_at),
         })
     }
 }
@@ -70,6 +77,17 @@ fn read_meta(db: &Database) -> Tried<Meta> {
     Ok(Meta { schema: get("schema")?.unwrap_or(0), epoch: get("epoch")?.unwrap_or(0), clocks })
 }
 
+/// A store of a program that knew no files gains their tables; it can still be opened by that program.
+fn gain_tables(db: &Database) -> Tried<()> {
+    match db.begin_read()?.open_table(files::CHUNKS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        other => return Ok(other.map(drop)?),
+    }
+    let tx = db.begin_write()?;
+    drop(Tables::open(&tx, true)?);
+    Ok(tx.commit()?)
+}
+
 /// Makes a new file, whole before it has its name: one half made would be taken for damage at the next start.
 fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     let temporary = disk::temporary(path);
@@ -79,7 +97,7 @@ fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     }
     let fill = |db: &Database| -> Tried<()> {
         let tx = db.begin_write()?;
-        let mut tables = Tables::open(&tx)?;
+        let mut tables = Tables::open(&tx, true)?;
         tables.meta.insert("schema", SCHEMA)?;
         tables.meta.insert("epoch", epoch.as_u128())?;
         drop(tables);

@@ -5,6 +5,7 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::files::FileLimits;
 use super::files::ops::{Asked, Changed, FileOp};
 use crate::error::Error;
 use crate::wire::{Message, PostResult};
@@ -20,6 +21,7 @@ pub struct Limits {
     pub queue_bytes: u64,
     /// Bytes of JSON of all messages together.
     pub space: u64,
+    pub files: FileLimits,
 }
 
 impl Limits {
@@ -29,6 +31,7 @@ impl Limits {
             queue_messages: hub.queue_messages,
             queue_bytes: hub.queue_bytes,
             space: hub.message_space,
+            files: FileLimits { version_ttl: hub.version_ttl.as_millis() as u64 },
         }
     }
 }
@@ -100,6 +103,8 @@ pub enum Outcome {
 /// For whom something was committed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Wake {
+    /// Everybody who listens to files.
+    Files,
     Host(String),
     /// Every host but this one: its own broadcasts do not come back.
     AllBut(String),

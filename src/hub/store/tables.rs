@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
+use super::files::{FileTables, FileTotals};
 use super::ops::Incoming;
 
 /// Raised when an older program could no longer read the tables.
@@ -117,12 +118,15 @@ pub struct Tables<'t> {
     rows: BTreeMap<String, (Option<HostRow>, bool)>,
     new_hosts: u64,
     pub changed: bool,
+    /// Those of the file half, if the group needs them.
+    pub files: Option<FileTables<'t>>,
 }
 
 impl<'t> Tables<'t> {
-    pub fn open(tx: &'t WriteTransaction) -> Tried<Tables<'t>> {
+    pub fn open(tx: &'t WriteTransaction, with_files: bool) -> Tried<Tables<'t>> {
         let meta = tx.open_table(META)?;
         let totals = Totals::read(&meta)?;
+        let files = with_files.then(|| FileTables::open(tx, FileTotals::read(&meta)?)).transpose()?;
         Ok(Tables {
             meta,
             messages: tx.open_table(MESSAGES)?,
@@ -137,6 +141,7 @@ impl<'t> Tables<'t> {
             rows: BTreeMap::new(),
             new_hosts: 0,
             changed: false,
+            files,
         })
     }
 
@@ -235,6 +240,12 @@ impl<'t> Tables<'t> {
     /// Writes what was held back. True if anything has changed.
     pub fn finish(mut self, now: u64, wall: u64) -> Tried<bool> {
         self.write_hosts()?;
+        if let Some(files) = self.files.as_ref().filter(|files| files.changed) {
+            self.changed = true;
+            for (name, value) in FileTotals::NAMES.into_iter().zip(files.totals.numbers()) {
+                self.meta.insert(name, u128::from(value))?;
+            }
+        }
         let Totals { seq, messages, bytes } = self.totals;
         if self.changed {
             for (name, value) in [("seq", seq), ("messages", messages), ("bytes", bytes), ("age", now), ("wall", wall)] {

@@ -5,15 +5,32 @@
 
 pub mod ops;
 
-use std::io::{self, Read};
+mod apply;
+mod chunks;
+mod intake;
+mod read;
+mod reader;
+mod rows;
+mod sweep;
+mod tables;
 
-use uuid::Uuid;
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use super::Store;
-use crate::chunking::Content;
+use super::ops::{Group, Op, Outcome};
+use super::tables::Tried;
 use crate::error::Result;
-use crate::wire::files::{Changes, Chunk, Event, Hash, Name, Record, Version};
-use ops::Bytes;
+use crate::wire::files::{Chunk, Hash};
+use ops::{Bytes, FileOp};
+
+pub(super) use chunks::ChunkDir;
+pub use chunks::Staged;
+pub use intake::{Body, Intake};
+pub use reader::Reader;
+pub(super) use sweep::is_wanted;
+pub(super) use tables::{CHUNKS, FileTables, FileTotals};
 
 /// Settings that decide what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,122 +52,73 @@ pub struct Listing {
     pub all_kinds: bool,
 }
 
-/// A body on its way in: cut, hashed, and written to the staging directory as it comes, with little memory.
-pub struct Intake {
-    _private: (),
-}
-
-/// A body that is in: its chunks are synced. Dropped without being put: they go.
-#[derive(Debug)]
-pub struct Body {
-    pub content: Content,
-    /// One each of `content.chunks`.
-    pub bytes: Vec<Bytes>,
-}
-
-/// The content of a revision, or a chunk; read in order from any place. It stays readable when the revision goes meanwhile.
-pub struct Reader {
-    _private: (),
-}
-
-impl Intake {
-    /// Errors: no space is `io::ErrorKind::StorageFull`.
-    pub fn write(&mut self, _bytes: &[u8]) -> io::Result<()> {
-        todo!()
-    }
-
-    pub fn finish(self) -> io::Result<Body> {
-        todo!()
-    }
-}
-
-impl Reader {
-    pub fn size(&self) -> u64 {
-        todo!()
-    }
-
-    /// The next byte read is this one.
-    pub fn seek(&mut self, _to: u64) {
-        todo!()
-    }
-}
-
-impl Read for Reader {
-    fn read(&mut self, _into: &mut [u8]) -> io::Result<usize> {
-        todo!()
-    }
+/// How much there is of everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not deleted, directories and links among them, and their bytes.
+    pub files: u64,
+    pub bytes: u64,
+    pub rev: u64,
+    pub versions: u64,
+    pub chunks: u64,
+    pub tombstones: u64,
+    pub events: u64,
 }
 
 impl Store {
+    /// Begins to take a body in.
     pub fn intake(&self) -> Result<Intake> {
-        todo!()
-    }
-
-    /// Which of these chunks are neither in the store nor staged; each once.
-    pub fn missing_chunks(&self, _chunks: &[Hash]) -> Result<Vec<Hash>> {
-        todo!()
+        Ok(Intake::new(Arc::clone(&self.chunks)))
     }
 
     /// Takes one chunk in for a later commit: it is staged, not durable. `false`: the bytes have another hash.
-    pub fn stage_chunk(&self, _hash: Hash, _body: &mut dyn Read, _length: u64) -> io::Result<bool> {
-        todo!()
+    pub fn stage_chunk(&self, hash: Hash, body: &mut dyn Read, length: u64) -> io::Result<bool> {
+        intake::stage_chunk(&self.chunks, hash, body, length)
     }
 
-    /// What is staged of these chunks, for a commit; what is not is to be known.
-    pub fn staged(&self, _chunks: &[Chunk]) -> io::Result<Vec<Bytes>> {
-        todo!()
+    /// What is staged of these chunks, for a commit, made durable; what is not is to be known.
+    pub fn staged(&self, chunks: &[Chunk]) -> io::Result<Vec<Bytes>> {
+        let (mut bytes, mut staged) = (Vec::with_capacity(chunks.len()), Vec::new());
+        for chunk in chunks {
+            bytes.push(match self.chunks.staged(chunk.sha256, chunk.size)? {
+                Some(file) => {
+                    staged.push(file.clone());
+                    Bytes::Staged(file)
+                }
+                None => Bytes::Known,
+            });
+        }
+        self.chunks.sync_staged(&staged)?;
+        Ok(bytes)
     }
 
-    pub fn chunk(&self, _hash: Hash) -> Result<Option<Reader>> {
-        todo!()
+    /// Bytes that uploads leave free on the disk.
+    pub fn keep_free(&self, bytes: u64) {
+        self.chunks.keep_free(bytes);
     }
+}
 
-    /// A file by its id; deleted ones too, with `deleted_at`.
-    pub fn file(&self, _id: Uuid) -> Result<Option<Record>> {
-        todo!()
-    }
+/// All tables of files as text.
+#[cfg(test)]
+pub(super) fn dump(tx: &redb::ReadTransaction) -> Vec<String> {
+    tables::dump(tx)
+}
 
-    pub fn file_named(&self, _name: &Name) -> Result<Option<Record>> {
-        todo!()
-    }
+/// The group needs the tables of files.
+pub(super) fn concerns(group: &Group) -> bool {
+    group.ops.iter().any(|op| matches!(op, Op::File(_) | Op::Sweep))
+}
 
-    /// The chunks of a revision, the current one or an older that is kept; `None`: it is not there (any more).
-    pub fn chunks_of(&self, _id: Uuid, _rev: Option<u64>) -> Result<Option<(Record, Vec<Chunk>)>> {
-        todo!()
-    }
+/// The chunks that a group names: they stay for it.
+pub(super) fn named(group: &Group) -> BTreeSet<Hash> {
+    let puts = group.ops.iter().filter_map(|op| if let Op::File(FileOp::Put(puts)) = op { Some(puts) } else { None });
+    puts.flatten().flat_map(|put| put.chunks.iter().map(|(chunk, _)| chunk.sha256)).collect()
+}
 
-    /// The content of a revision; `None`: it is not there (any more).
-    pub fn open_file(&self, _id: Uuid, _rev: Option<u64>) -> Result<Option<(Record, Reader)>> {
-        todo!()
-    }
+pub(super) fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {
+    apply::apply(t, group, op)
+}
 
-    /// A page of files that are not deleted, and how many there are in all.
-    pub fn list(&self, _listing: &Listing) -> Result<(Vec<Record>, u64)> {
-        todo!()
-    }
-
-    /// `None`: 410, tombstones after `after` have been dropped.
-    pub fn changes(&self, _after: u64, _began: Option<u64>, _limit: usize) -> Result<Option<Changes>> {
-        todo!()
-    }
-
-    /// Events after a revision, in order, at most `limit`; `None`: some of them are not kept any more.
-    pub fn events_after(&self, _after: u64, _limit: usize) -> Result<Option<Vec<(u64, Event)>>> {
-        todo!()
-    }
-
-    /// Events since a time (wall clock, ms) of one kind (`created`, `updated`, `deleted`) or all, newest last.
-    pub fn history(&self, _since: u64, _kind: Option<&str>, _offset: usize, _limit: usize) -> Result<Vec<Event>> {
-        todo!()
-    }
-
-    /// What was replaced under this id, newest first.
-    pub fn versions(&self, _id: Uuid) -> Result<Vec<Version>> {
-        todo!()
-    }
-
-    /// The latest revision.
-    pub fn rev(&self) -> Result<u64> {
-        todo!()
-    }
+pub(super) fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
+    sweep::sweep(t, group)
 }

@@ -4,6 +4,7 @@
 
 use uuid::Uuid;
 
+use super::Staged;
 use crate::wire::files::{Chunk, Extra, From, Hash, Kind, Name, Record};
 
 /// What must be true of what stands there, or nothing is changed.
@@ -31,8 +32,8 @@ pub struct Author {
 pub enum Bytes {
     /// Short: kept in the tables.
     Inline(Vec<u8>),
-    /// In the staging directory, in a file of this name that is synced; moved to its place when the operation is applied.
-    Staged(String),
+    /// In a file of the staging directory that is synced; moved to its place when the operation is applied.
+    Staged(Staged),
     /// The store is to have it already.
     Known,
 }
@@ -106,6 +107,13 @@ pub enum Changed {
     Burnt,
     /// 507.
     DiskFull,
+}
+
+impl Changed {
+    /// Something is other than it was before.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Changed::Created { .. } | Changed::Updated { .. } | Changed::Deleted(_))
+    }
 }
 
 /// The answer to [`FileOp::Ask`].

@@ -24,7 +24,7 @@ fn sync_p50(dir: &Path) -> Duration {
 }
 
 fn group(from: u64, requests: u64, each: u64, payload: &str) -> Group {
-    let limits = Limits { space: 1 << 40, queue_messages: 1 << 40, queue_bytes: 1 << 40, ttl: 7 * DAY };
+    let limits = Limits { space: 1 << 40, queue_messages: 1 << 40, queue_bytes: 1 << 40, ttl: 7 * DAY, files: FILE_LIMITS };
     let request = |r: u64| Op::Post((0..each).map(|n| message(&format!("{} a *", from + r * each + n), payload)).collect());
     Group { limits, ..at(from, (0..requests).map(request).collect()) }
 }

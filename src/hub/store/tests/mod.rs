@@ -2,6 +2,7 @@
 
 mod bench;
 mod disk;
+mod files;
 mod model;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use redb::{ReadableDatabase, ReadableTable};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::files::FileLimits;
 use super::ops::{Group, Incoming, Limits, Op, Outcome, Wake};
 use super::read::{Ask, Pulled};
 use super::{Store, tables};
@@ -17,7 +19,8 @@ use crate::error::Kind;
 use crate::wire::{Message, PostResult, Status};
 
 const DAY: u64 = 86_400_000;
-const LIMITS: Limits = Limits { ttl: 7 * DAY, queue_messages: 5, queue_bytes: 2_000_000, space: 4_000_000 };
+const LIMITS: Limits = Limits { ttl: 7 * DAY, queue_messages: 5, queue_bytes: 2_000_000, space: 4_000_000, files: FILE_LIMITS };
+const FILE_LIMITS: FileLimits = FileLimits { version_ttl: 30 * DAY };
 const EPOCH: Uuid = Uuid::from_u128(0xe);
 
 fn open(dir: &Path) -> Store {
@@ -91,7 +94,7 @@ impl Hub {
     fn sweep(&self) {
         self.store.apply(&at(self.now, self.store.due())).unwrap();
         while self.apply(Op::Sweep) == (Outcome::Swept { more: true }) {}
-        assert!(!self.store.wants_sweep(self.now).unwrap());
+        assert!(!self.store.wants_sweep(self.now, false, FILE_LIMITS).unwrap());
     }
 
     /// Messages kept, and ids remembered.
@@ -122,6 +125,7 @@ fn dump(store: &Store) -> Vec<String> {
     rows!("host", tables::HOSTS);
     rows!("id", tables::IDS);
     rows!("age", tables::ID_AGES);
+    rows.extend(super::files::dump(&tx));
     rows
 }
 
@@ -270,7 +274,7 @@ fn what_nobody_waits_for_goes() {
     assert_eq!(hub.kept(), (2, 4), "1 and 2 are done with by b, and a's own");
     hub.pull("b", Some(3));
     hub.store.apply(&at(hub.now, hub.store.due())).unwrap();
-    assert!(hub.store.wants_sweep(hub.now).unwrap());
+    assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap());
     hub.sweep();
     assert_eq!(hub.kept(), (0, 4), "4 is b's own");
     hub.now += 14 * DAY - 1;

@@ -1,0 +1,126 @@
+//! What became of a change, as a reply.
+//!
+//! Pure. Every answer about one record has its revision as `ETag`; an unmet condition is answered with what stands there.
+
+use serde_json::json;
+
+use super::head;
+use crate::hub::http::Reply;
+use crate::hub::store::files::ops::{Asked, Changed};
+use crate::hub::store::ops::Outcome;
+use crate::wire::files::{BatchAnswer, BatchResult, KeyAnswer, Record};
+
+/// A record with its revision.
+pub fn record(status: u16, record: &Record) -> Reply {
+    Reply::json(status, record).header("ETag", head::tag(record.rev))
+}
+
+pub fn no_file() -> Reply {
+    Reply::error(404, "there is no such file")
+}
+
+pub fn no_version() -> Reply {
+    Reply::error(404, "no such revision of this file is kept")
+}
+
+/// To an upload or a commit.
+pub fn put(outcome: Outcome) -> Reply {
+    one(outcome, |changed| match changed {
+        Changed::Unchanged(now) => Reply::empty(204).header("ETag", head::tag(now.rev)),
+        other => refusal(other),
+    })
+}
+
+pub fn restored(outcome: Outcome) -> Reply {
+    one(outcome, |changed| match changed {
+        Changed::Unchanged(now) => record(200, &now),
+        other => refusal(other),
+    })
+}
+
+pub fn deleted(outcome: Outcome) -> Reply {
+    one(outcome, |changed| match changed {
+        Changed::Deleted(now) | Changed::Unchanged(now) => {
+            Reply::json(200, &json!({"deleted": true, "record": now})).header("ETag", head::tag(now.rev))
+        }
+        other => refusal(other),
+    })
+}
+
+/// To `GET /api/idempotency/{key}`.
+pub fn asked(outcome: Outcome) -> Reply {
+    match outcome {
+        Outcome::Asked(Asked { done, made, current }) => Reply::json(200, &KeyAnswer { done, made, current }),
+        other => not_done(other),
+    }
+}
+
+/// To a batch: `fixed` are the results of files that never got to the store, each at its place.
+pub fn batch(fixed: Vec<Option<BatchResult>>, outcome: Outcome) -> Reply {
+    let changed = match outcome {
+        Outcome::Changed(changed) => changed,
+        other => return not_done(other),
+    };
+    let mut changed = changed.into_iter();
+    let results = fixed.into_iter().filter_map(|fixed| fixed.or_else(|| changed.next().map(result))).collect();
+    Reply::json(200, &BatchAnswer { results })
+}
+
+fn result(changed: Changed) -> BatchResult {
+    let good = |status, record: Box<Record>| BatchResult { status, record: Some(*record), error: None };
+    match changed {
+        Changed::Created { record, .. } => good(201, record),
+        Changed::Updated { record, .. } => good(200, record),
+        Changed::Unchanged(record) => good(204, record),
+        other => {
+            let (status, words) = words(&other);
+            let record = if let Changed::Precondition(now) = other { now.map(|now| *now) } else { None };
+            BatchResult { status, record, error: Some(words.into()) }
+        }
+    }
+}
+
+fn one(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
+    let changed = match outcome {
+        Outcome::Changed(mut changed) if changed.len() == 1 => changed.remove(0),
+        other => return not_done(other),
+    };
+    match changed {
+        Changed::Created { record: now, .. } => record(201, &now),
+        Changed::Updated { record: now, .. } => record(200, &now),
+        other => rest(other),
+    }
+}
+
+fn refusal(changed: Changed) -> Reply {
+    match changed {
+        Changed::Precondition(Some(now)) => record(412, &now),
+        Changed::Precondition(None) => Reply::json(412, &None::<Record>),
+        Changed::Missing(missing) => Reply::json(409, &json!({"error": words(&Changed::Missing(Vec::new())).1, "missing": missing})),
+        Changed::DiskFull => Reply::disk_full(),
+        other => {
+            let (status, words) = words(&other);
+            Reply::error(status, words)
+        }
+    }
+}
+
+fn words(changed: &Changed) -> (u16, &'static str) {
+    match changed {
+        Changed::Precondition(_) => (412, "another revision stands there"),
+        Changed::Missing(_) => (409, "some chunks are not here: send them first"),
+        Changed::NoSuchFile => (404, "there is no such file"),
+        Changed::NoSuchVersion => (404, "no such revision of this file is kept"),
+        Changed::Burnt => (409, "it was asked what this key did before its request came: do it again with another key"),
+        Changed::DiskFull => (507, "the hub's disk is almost full: make room on it"),
+        _ => (500, "the hub has made a mistake"),
+    }
+}
+
+fn not_done(outcome: Outcome) -> Reply {
+    match outcome {
+        Outcome::DiskFull => Reply::disk_full(),
+        Outcome::Failed(e) => Reply::failed(&e),
+        _ => Reply::busy(),
+    }
+}

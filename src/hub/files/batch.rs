@@ -1,0 +1,173 @@
+//! `POST /api/files/batch` and `POST /api/files/fetch`: many short files in one request, in one commit.
+
+use std::io::{Cursor, Read};
+
+use uuid::Uuid;
+
+use super::lines::{Fault, Lines};
+use super::upload::{trimmed, unread, unwritten};
+use super::{Files, Hold, answer, commit, head};
+use crate::hub::guard::Lease;
+use crate::hub::http::{Job, Reply, Request};
+use crate::hub::messages::Answer;
+use crate::hub::store::files::ops::{Author, Condition, FileOp, Put};
+use crate::hub::store::ops::Outcome;
+use crate::wire::files::{
+    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Extra, Fetch, FetchHead, FetchItem, Hash, Kind, Name,
+};
+
+/// What is sent with the bytes of a fetch, so that they hold their memory until they are out.
+struct Held {
+    bytes: Cursor<Vec<u8>>,
+    _leases: Vec<Lease>,
+}
+
+impl Read for Held {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.bytes.read(into)
+    }
+}
+
+/// Files of a batch, as far as they have been read.
+#[derive(Default)]
+struct Batch {
+    /// One a file; `None`: for the store to say.
+    results: Vec<Option<BatchResult>>,
+    puts: Vec<Put>,
+}
+
+impl Files {
+    pub(super) fn batch(&self, request: Request, answer: Answer) {
+        let Some(lease) = self.memory.take(request.length) else { return answer(Reply::busy()) };
+        self.with_body(request, answer, move |this, request, body, answer| match this.take_batch(request, body) {
+            Ok(Batch { results, puts }) if puts.is_empty() => answer(answer::batch(results, Outcome::Changed(Vec::new()))),
+            Ok(Batch { results, puts }) => {
+                this.change(FileOp::Put(puts), Hold::Long(lease), answer, |outcome| answer::batch(results, outcome));
+            }
+            Err(reply) => answer(reply),
+        });
+    }
+
+    fn take_batch(&self, request: &Request, body: &mut dyn Read) -> Result<Batch, Reply> {
+        let author = head::author(request)?;
+        if author.key.is_some() || head::condition(request)? != Condition::None {
+            return Err(Reply::error(400, "each file of a batch has its own key and condition, in its line"));
+        }
+        if self.committer.disk_is_full() {
+            return Err(Reply::disk_full());
+        }
+        let (mut lines, mut batch) = (Lines::new(body), Batch::default());
+        loop {
+            match lines.next_file() {
+                Ok(Some((item, bytes))) => match self.take_item(item, &bytes, &author)? {
+                    Ok(put) => {
+                        batch.puts.push(put);
+                        batch.results.push(None);
+                    }
+                    Err((status, why)) => batch.results.push(Some(BatchResult { status, record: None, error: Some(why) })),
+                },
+                Ok(None) => return Ok(batch),
+                Err(Fault::Malformed(why)) => return Err(Reply::error(400, why)),
+                Err(Fault::TooMuch(why)) => return Err(Reply::error(413, why)),
+                Err(Fault::Unread(e)) => return Err(unread(&e)),
+            }
+        }
+    }
+
+    /// The outer error is for all, the inner one for this file.
+    fn take_item(&self, item: BatchItem, bytes: &[u8], author: &Author) -> Result<Result<Put, (u16, String)>, Reply> {
+        let name = match check(&item, bytes) {
+            Ok(name) => name,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let mut intake = self.store.intake().map_err(|e| Reply::failed(&e))?;
+        let body = intake.write(bytes).and_then(|()| intake.finish()).map_err(|e| unwritten(&e))?;
+        Ok(Ok(Put {
+            name,
+            kind: item.kind,
+            size: item.size,
+            sha256: item.checksum_sha256,
+            chunks: body.content.chunks.into_iter().zip(body.bytes).collect::<Vec<(Chunk, _)>>(),
+            mode: item.mode,
+            mtime: item.mtime,
+            content_type: None,
+            extra: Extra::default(),
+            condition: match (item.if_match, item.if_none_match) {
+                (Some(rev), _) => Condition::Match(rev),
+                (None, true) => Condition::Absent,
+                (None, false) => Condition::None,
+            },
+            from: None,
+            author: Author { key: item.key, ..author.clone() },
+            fresh: Uuid::new_v4(),
+        }))
+    }
+
+    pub(super) fn fetch(&self, request: Request, answer: Answer) {
+        self.read_whole(request, answer, |this, _, body, answer| {
+            let mut bytes = Vec::new();
+            if let Err(e) = body.read_to_end(&mut bytes) {
+                return answer(unread(&e));
+            }
+            answer(match commit::shallow::<Fetch>(&bytes) {
+                Ok(fetch) if fetch.items.len() > BATCH_FILES => Reply::error(413, format!("at most {BATCH_FILES} files are sent at once")),
+                Ok(fetch) => this.send(&fetch.items),
+                Err(why) => Reply::error(400, format!("the body must be {{\"items\": [{{\"id\", \"rev\"}}, …]}}: {why}")),
+            });
+        });
+    }
+
+    fn send(&self, items: &[FetchItem]) -> Reply {
+        let (mut out, mut leases) = (Vec::new(), Vec::new());
+        for item in items {
+            let (status, bytes) = match self.content(item, BATCH_BYTES.saturating_sub(out.len() as u64), &mut leases) {
+                Ok(found) => found,
+                Err(reply) => return reply,
+            };
+            let head = FetchHead { id: item.id, rev: item.rev, status, size: bytes.len() as u64 };
+            out.extend(serde_json::to_vec(&head).unwrap_or_default());
+            out.push(b'\n');
+            out.extend(bytes);
+        }
+        let held = Held { bytes: Cursor::new(out), _leases: leases };
+        Reply::job("application/octet-stream", Job::Send { length: held.bytes.get_ref().len() as u64, reader: Box::new(held) })
+    }
+
+    /// Status and bytes of one file.
+    fn content(&self, item: &FetchItem, room: u64, leases: &mut Vec<Lease>) -> Result<(u16, Vec<u8>), Reply> {
+        let opened = self.store.open_file(item.id, Some(item.rev)).map_err(|e| Reply::failed(&e))?;
+        let Some((_, reader)) = opened.filter(|(record, _)| record.deleted_at.is_none()) else { return Ok((404, Vec::new())) };
+        if reader.size() > BATCH_FILE.min(room) {
+            return Ok((413, Vec::new()));
+        }
+        let Some(lease) = self.memory.take(reader.size()) else { return Ok((413, Vec::new())) };
+        leases.push(lease);
+        let (size, mut bytes) = (reader.size(), Vec::new());
+        match reader.take(size).read_to_end(&mut bytes) {
+            Ok(read) if read as u64 == size => Ok((200, bytes)),
+            Ok(_) => Ok((404, Vec::new())),
+            Err(e) => Err(Reply::failed(&crate::error::Error::io("read a file", &e))),
+        }
+    }
+}
+
+/// Whether this file can be what its line says: its name, or status and words.
+fn check(item: &BatchItem, bytes: &[u8]) -> Result<Name, (u16, String)> {
+    let name = Name::new(trimmed(&item.path), &item.name).map_err(|why| (422, why))?;
+    let bad = |why: String| Err((400, why));
+    if let Err(why) = commit::check_times(item.mtime.as_deref(), &Extra::default()) {
+        return bad(why);
+    }
+    if item.if_match.is_some() && item.if_none_match {
+        return bad("\"if_match\" and \"if_none_match\" together are never met".into());
+    }
+    match item.kind {
+        Kind::Dir if !bytes.is_empty() => return bad("a directory has no content".into()),
+        Kind::Symlink => commit::is_target(bytes).map_err(|why| (400, why))?,
+        _ => {}
+    }
+    match Hash::of(bytes) {
+        hash if hash == item.checksum_sha256 => Ok(name),
+        hash => bad(format!("\"checksum_sha256\" must be {hash}")),
+    }
+}

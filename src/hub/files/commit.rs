@@ -1,0 +1,259 @@
+//! `PUT /api/files/commit` and `POST /api/chunks/missing`: files as lists of chunks that the hub has.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufReader, Read};
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::upload::{trimmed, unwritten};
+use super::{Files, Hold, answer, head};
+use crate::chunking::MOST;
+use crate::hub::guard::Lease;
+use crate::hub::http::{Reply, Request};
+use crate::hub::messages::Answer;
+use crate::hub::store::files::ops::{Bytes, FileOp, Put};
+use crate::wire::files::{AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE};
+
+/// Bytes of a commit without its chunks, at most.
+const FIELDS: usize = 32 * 1024;
+/// Bytes of the target of a symbolic link, at most: PATH_MAX of Linux, without its NUL.
+const MOST_TARGET: u64 = 4095;
+/// How deep JSON may be nested: what is deeper is none of ours, and would cost stack.
+const DEEPEST: usize = 16;
+
+impl Files {
+    pub(super) fn commit(&self, request: Request, answer: Answer) {
+        let Some(lease) = self.memory.take(request.length) else { return answer(Reply::busy()) };
+        self.read_whole(request, answer, move |this, request, body, answer| match this.take_commit(request, body) {
+            Ok(put) => this.change(FileOp::Put(vec![put]), Hold::Long(lease), answer, answer::put),
+            Err(reply) => answer(reply),
+        });
+    }
+
+    pub(super) fn missing(&self, request: Request, answer: Answer) {
+        let Some(lease) = self.memory.take(request.length) else { return answer(Reply::busy()) };
+        self.read_whole(request, answer, move |this, _, body, answer| answer(this.find_missing(body, &lease)));
+    }
+
+    fn find_missing(&self, body: &mut dyn Read, _lease: &Lease) -> Reply {
+        let asked: AskedChunks = match serde_json::from_reader(BufReader::with_capacity(64 * 1024, body)) {
+            Ok(asked) => asked,
+            Err(e) => return Reply::error(400, format!("the body must be {{\"chunks\": [SHA-256, …]}}: {e}")),
+        };
+        if asked.chunks.len() > MOST_CHUNKS {
+            return Reply::error(413, too_many());
+        }
+        match self.store.missing_chunks(&asked.chunks) {
+            Ok(missing) => Reply::json(200, &MissingChunks { missing }),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    fn take_commit(&self, request: &Request, body: &mut dyn Read) -> Result<Put, Reply> {
+        let (condition, author) = (head::condition(request)?, head::author(request)?);
+        let commit = read(body)?;
+        let name = Name::new(trimmed(&commit.path), &commit.name).map_err(|why| Reply::error(422, why))?;
+        if let Some(from) = &commit.from {
+            Name::new(&from.path, &from.name).map_err(|why| Reply::error(422, format!("\"from\": {why}")))?;
+        }
+        if commit.size > self.max_upload {
+            return Err(Reply::error(413, format!("the file is too long: {} bytes are the most", self.max_upload)));
+        }
+        check(&commit).map_err(|why| Reply::error(400, why))?;
+        if self.committer.disk_is_full() {
+            return Err(Reply::disk_full());
+        }
+        let bytes = self.store.staged(&commit.chunks).map_err(|e| unwritten(&e))?;
+        if let (Kind::Symlink, Some(chunk), Some(bytes)) = (commit.kind, commit.chunks.first(), bytes.first()) {
+            self.check_target(chunk, bytes)?;
+        }
+        Ok(Put {
+            name,
+            kind: commit.kind,
+            size: commit.size,
+            sha256: commit.checksum_sha256,
+            chunks: commit.chunks.into_iter().zip(bytes).collect(),
+            mode: commit.mode,
+            mtime: commit.mtime,
+            content_type: commit.content_type.as_deref().and_then(head::content_type),
+            extra: commit.extra,
+            condition,
+            from: commit.from,
+            author,
+            fresh: Uuid::new_v4(),
+        })
+    }
+
+    /// The content of a symbolic link is read before it is one. One that is not there is for the store to tell.
+    fn check_target(&self, chunk: &Chunk, bytes: &Bytes) -> Result<(), Reply> {
+        let mut text = Vec::new();
+        let reader: Option<Box<dyn Read>> = match bytes {
+            Bytes::Inline(text) => Some(Box::new(text.as_slice())),
+            Bytes::Staged(staged) => Some(Box::new(File::open(staged.path()).map_err(|e| unwritten(&e))?)),
+            Bytes::Known => self.store.chunk(chunk.sha256).map_err(|e| Reply::failed(&e))?.map(|reader| Box::new(reader) as _),
+        };
+        match reader.map(|reader| reader.take(MOST_TARGET + 1).read_to_end(&mut text)) {
+            None => Ok(()),
+            Some(Ok(_)) => is_target(&text).map_err(|why| Reply::error(400, why)),
+            Some(Err(e)) => Err(unwritten(&e)),
+        }
+    }
+}
+
+/// What a symbolic link can point to.
+pub fn is_target(text: &[u8]) -> Result<(), String> {
+    match std::str::from_utf8(text) {
+        Ok(text) if text.contains('\0') => Err("the target of a symbolic link cannot contain a NUL".into()),
+        Ok(text) if (1..=MOST_TARGET as usize).contains(&text.len()) => Ok(()),
+        Ok(_) => Err(format!("the target of a symbolic link has 1 to {MOST_TARGET} bytes")),
+        Err(_) => Err("the target of a symbolic link must be UTF-8".into()),
+    }
+}
+
+/// Whether a commit can be what it says.
+pub fn check(commit: &Commit) -> Result<(), String> {
+    check_times(commit.mtime.as_deref(), &commit.extra)?;
+    if commit.chunks.len() > MOST_CHUNKS {
+        return Err(too_many());
+    }
+    if let Some(chunk) = commit.chunks.iter().find(|c| !(1..=MOST).contains(&c.size)) {
+        return Err(format!("a chunk has 1 to {MOST} bytes, not {}", chunk.size));
+    }
+    let sum: u64 = commit.chunks.iter().map(|c| c.size).sum();
+    if sum != commit.size {
+        return Err(format!("\"size\" is {}, but the chunks have {sum} bytes", commit.size));
+    }
+    match (commit.kind, commit.chunks.as_slice()) {
+        (Kind::Dir, [_, ..]) => return Err("a directory has no content".into()),
+        (Kind::Symlink, _) if !(1..=MOST_TARGET).contains(&commit.size) => {
+            return Err(format!("the target of a symbolic link has 1 to {MOST_TARGET} bytes"));
+        }
+        _ => {}
+    }
+    // equal bytes have equal chunks wherever they are cut, so there is one way to do it
+    let hash_of_all = match commit.chunks.as_slice() {
+        [] => Some(Hash::of(b"")),
+        [one] => Some(one.sha256),
+        _ if commit.size <= SINGLE => return Err(format!("a file of up to {SINGLE} bytes is one chunk")),
+        _ => None,
+    };
+    match hash_of_all.filter(|hash| *hash != commit.checksum_sha256) {
+        Some(hash) => Err(format!("\"checksum_sha256\" must be {hash}")),
+        None => Ok(()),
+    }
+}
+
+/// Times are kept as they were written, for as long as the file is, so they must be times.
+pub fn check_times(mtime: Option<&str>, extra: &Extra) -> Result<(), String> {
+    for (name, time) in [("mtime", mtime), ("ctime", extra.ctime.as_deref()), ("atime", extra.atime.as_deref())] {
+        if let Some(time) = time.filter(|time| time.contains(' ') || head::time(time).is_none()) {
+            return Err(format!("\"{name}\" must be a time such as 2026-11-21T10:30:00.123456789Z, not \"{}\"", crate::wire::brief(time)));
+        }
+    }
+    match [&extra.username, &extra.groupname].into_iter().flatten().find(|name| name.len() > 255) {
+        Some(name) => Err(format!("the name of a user or group has at most 255 bytes, not {}", name.len())),
+        None => Ok(()),
+    }
+}
+
+fn too_many() -> String {
+    format!("at most {MOST_CHUNKS} chunks are taken")
+}
+
+/// Reads short JSON that is not nested deeper than anything of ours.
+pub fn shallow<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err("it is nested too deeply".into());
+        }
+    }
+    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+}
+
+/// Reads a commit as it comes, so that a long list of chunks is in memory once, and nothing else that is long ever.
+fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
+    let wrong = |why: String| Reply::error(400, format!("the body is not a commit: {why}"));
+    let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, body));
+    let parts = json.deserialize_map(Parts).and_then(|parts| json.end().map(|()| parts));
+    let (fields, chunks) = parts.map_err(|e| wrong(e.to_string()))?;
+    let commit: Commit = shallow(fields.as_bytes()).map_err(wrong)?;
+    Ok(Commit { chunks, ..commit })
+}
+
+/// An object with its `chunks` apart and all other fields as text.
+struct Parts;
+
+impl<'de> Visitor<'de> for Parts {
+    type Value = (String, Vec<Chunk>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        use serde::de::Error;
+        let (mut fields, mut chunks) = (String::from("{"), None);
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "chunks" {
+                if chunks.replace(map.next_value_seed(Chunks)?).is_some() {
+                    return Err(A::Error::duplicate_field("chunks"));
+                }
+                continue;
+            }
+            let value = map.next_value::<Box<RawValue>>()?;
+            if fields.len() + name.len() + value.get().len() > FIELDS {
+                return Err(A::Error::custom("its fields are too long"));
+            }
+            fields.push_str(if fields.len() > 1 { "," } else { "" });
+            fields.push_str(&serde_json::Value::from(name).to_string());
+            fields.push(':');
+            fields.push_str(value.get());
+        }
+        fields.push('}');
+        Ok((fields, chunks.unwrap_or_default()))
+    }
+}
+
+struct Chunks;
+
+impl<'de> DeserializeSeed<'de> for Chunks {
+    type Value = Vec<Chunk>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Chunk>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Chunks {
+    type Value = Vec<Chunk>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of chunks")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Chunk>, A::Error> {
+        let mut chunks = Vec::new();
+        while chunks.len() < MOST_CHUNKS {
+            match seq.next_element()? {
+                Some(chunk) => chunks.push(chunk),
+                None => return Ok(chunks),
+            }
+        }
+        match seq.next_element::<IgnoredAny>()? {
+            None => Ok(chunks),
+            Some(_) => Err(serde::de::Error::custom(too_many())),
+        }
+    }
+}

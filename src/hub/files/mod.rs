@@ -1,0 +1,183 @@
+//! The routes for files and chunks: from a request to an operation of the store, and from its outcome to a reply.
+//!
+//! Nothing here holds a whole file in memory, and no worker waits for the disk for long: what has a long body, or much to
+//! read, runs on the thread of the client's connection. It does not know what a change does; the store decides.
+//!
+//! Reading order: `head` and `multipart` (pure), `answer`, `read`, `upload`, `commit`, `batch`, `backup`.
+
+pub mod answer;
+pub mod head;
+pub mod lines;
+pub mod multipart;
+
+mod backup;
+mod batch;
+mod commit;
+mod read;
+mod upload;
+
+pub use read::all_kinds;
+
+use std::io::Read;
+use std::sync::Arc;
+
+use crossbeam_channel::bounded;
+use uuid::Uuid;
+
+use super::commit::{Committer, Permit};
+use super::guard::{Lease, Quota};
+use super::http::{Caller, Job, Reply, Request};
+use super::messages::Answer;
+use super::routes::Route;
+use super::store::Store;
+use super::store::files::ops::FileOp;
+use super::store::ops::{Op, Outcome};
+use crate::config::limits;
+use crate::wire;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Files {
+    store: Arc<Store>,
+    committer: Arc<Committer>,
+    max_upload: u64,
+    /// Memory for what must be there as a whole: lists of chunks, batches.
+    memory: Arc<Quota>,
+    /// A backup is being made.
+    backup: Arc<Quota>,
+}
+
+/// Memory for an operation until it is on the disk.
+enum Hold {
+    Nothing,
+    Short(Permit),
+    Long(Lease),
+}
+
+impl Files {
+    pub fn new(store: Arc<Store>, committer: Arc<Committer>, max_upload: u64) -> Files {
+        Files { store, committer, max_upload, memory: Quota::new(limits::FILE_MEMORY), backup: Quota::new(1) }
+    }
+
+    /// Answers the request, now or when it is on the disk; gives it back if its route is none of these.
+    pub fn handle(&self, route: Route, request: Request, answer: Answer) -> Option<(Request, Answer)> {
+        if request.caller == Caller::Nobody {
+            return Some((request, answer));
+        }
+        match route {
+            Route::ListFiles => self.read_later(request, answer, Files::list),
+            Route::Changes => self.read_later(request, answer, Files::changes),
+            Route::History => self.read_later(request, answer, Files::history),
+            Route::GetFile => answer(self.with_id(&request, |id| self.get(id))),
+            Route::Download => answer(self.with_id(&request, |id| self.download(id, &request))),
+            Route::FileChunks => answer(self.with_id(&request, |id| self.chunks_of(id, &request))),
+            Route::Versions => answer(self.with_id(&request, |id| self.versions(id))),
+            Route::GetChunk => answer(self.chunk(&request)),
+            Route::UploadFile => self.upload(request, answer),
+            Route::CommitFile => self.commit(request, answer),
+            Route::MissingChunks => self.missing(request, answer),
+            Route::PutChunk => self.put_chunk(request, answer),
+            Route::BatchFiles => self.batch(request, answer),
+            Route::FetchFiles => self.fetch(request, answer),
+            Route::DeleteFile => self.delete(&request, answer),
+            Route::RestoreFile => self.restore(&request, answer),
+            Route::AskKey => self.ask_key(&request, answer),
+            Route::Backup => self.backup(&request, answer),
+            _ => return Some((request, answer)),
+        }
+        None
+    }
+
+    /// Reads much, so not on a worker.
+    fn read_later(&self, request: Request, answer: Answer, read: fn(&Files, &Request) -> Reply) {
+        let this = self.clone();
+        answer(Reply::job("application/json", Job::Upload(Box::new(move |_| read(&this, &request)))));
+    }
+
+    /// With the id in the path `/api/files/{id}/…`.
+    fn with_id(&self, request: &Request, then: impl FnOnce(Uuid) -> Reply) -> Reply {
+        id_in(request).map_or_else(|reply| reply, then)
+    }
+
+    fn delete(&self, request: &Request, answer: Answer) {
+        let read = || Ok((id_in(request)?, head::condition(request)?, head::author(request)?));
+        match read() {
+            Ok((id, condition, author)) => self.change(FileOp::Delete { id, condition, author }, Hold::Nothing, answer, answer::deleted),
+            Err(reply) => answer(reply),
+        }
+    }
+
+    fn restore(&self, request: &Request, answer: Answer) {
+        let body = match request.body.is_empty() {
+            true => Ok(wire::files::Restore::default()),
+            false => serde_json::from_slice(&request.body),
+        };
+        let wrong = |_| Reply::error(400, "the body must be {\"rev\": number}");
+        let read = || Ok((id_in(request)?, body.map_err(wrong)?.rev, head::condition(request)?, head::author(request)?));
+        match read() {
+            Ok((id, rev, condition, author)) => {
+                self.change(FileOp::Restore { id, rev, condition, author }, Hold::Nothing, answer, answer::restored);
+            }
+            Err(reply) => answer(reply),
+        }
+    }
+
+    fn ask_key(&self, request: &Request, answer: Answer) {
+        let read = || Ok((head::key(last_part(request))?, head::author(request)?.host));
+        let (key, host) = match read() {
+            Ok(asked) => asked,
+            Err(reply) => return answer(reply),
+        };
+        let committed = move |outcome| answer(answer::asked(outcome));
+        self.committer.submit(Op::File(FileOp::Ask { host, key }), None, Box::new(committed));
+    }
+
+    /// Hands a change over to the committer; `reply` says what became of it.
+    fn change(&self, op: FileOp, hold: Hold, answer: Answer, reply: impl FnOnce(Outcome) -> Reply + Send + 'static) {
+        let (permit, lease) = match hold {
+            Hold::Nothing => (None, None),
+            Hold::Short(permit) => (Some(permit), None),
+            Hold::Long(lease) => (None, Some(lease)),
+        };
+        let committed = move |outcome| {
+            answer(reply(outcome));
+            drop(lease);
+        };
+        self.committer.submit(Op::File(op), permit, Box::new(committed));
+    }
+
+    /// Calls `take` with the body: here and now if it has been read, else on the thread that reads it.
+    fn with_body(&self, mut request: Request, answer: Answer, take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static) {
+        if request.body.len() as u64 >= request.length {
+            let body = std::mem::take(&mut request.body);
+            return take(self, &request, &mut body.as_slice(), answer);
+        }
+        let this = self.clone();
+        answer(later(move |body, answer| take(&this, &request, body, answer)));
+    }
+
+    /// Calls `take` on the thread of the connection, however short the body is: many files may have to be opened or synced.
+    fn read_whole(&self, mut request: Request, answer: Answer, take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static) {
+        let (this, begun) = (self.clone(), std::mem::take(&mut request.body));
+        answer(later(move |rest, answer| take(&this, &request, &mut begun.as_slice().chain(rest), answer)));
+    }
+}
+
+/// Work for the thread of the client's connection, which may wait for the disk.
+fn later(work: impl FnOnce(&mut dyn Read, Answer) + Send + 'static) -> Reply {
+    let job = move |body: &mut dyn Read| {
+        let (answer, answered) = bounded(1);
+        work(body, Box::new(move |reply| drop(answer.send(reply))));
+        answered.recv().unwrap_or_else(|_| Reply::busy())
+    };
+    Reply::job("application/json", Job::Upload(Box::new(job)))
+}
+
+fn id_in(request: &Request) -> Result<Uuid, Reply> {
+    let part = request.path.split('/').nth(3).unwrap_or_default();
+    Uuid::try_parse(part).map_err(|_| answer::no_file())
+}
+
+fn last_part(request: &Request) -> &str {
+    request.path.rsplit('/').next().unwrap_or_default()
+}

@@ -1,0 +1,396 @@
+//! The body of a form (`multipart/form-data`, RFC 7578), taken apart as it comes: heads of parts and the bytes between them.
+//!
+//! Pure. It keeps no more of a body than may be a delimiter, or the head of a part; what parts mean is the reader's business.
+
+/// Bytes of the head of a part, at most: a name of 1024 bytes, each escaped, with room for the rest.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Parts of one body, at most.
+pub const MAX_PARTS: usize = 32;
+
+/// The head of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Part {
+    pub name: String,
+    /// As it was meant, whatever it was escaped with.
+    pub filename: Option<String>,
+    pub content_type: Option<String>,
+}
+
+/// Takes what is in a body, in order. Its errors end the reading.
+pub trait Sink {
+    type Error: From<Malformed>;
+    fn begin(&mut self, part: Part) -> Result<(), Self::Error>;
+    fn data(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
+    fn end(&mut self) -> Result<(), Self::Error>;
+}
+
+/// Why something is not a form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Parser {
+    /// CR LF, two dashes, the boundary: what ends a part.
+    delimiter: Vec<u8>,
+    /// Not yet taken apart.
+    held: Vec<u8>,
+    state: State,
+    parts: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before the first delimiter: ignored.
+    Preamble,
+    /// A delimiter has ended: the rest of its line.
+    Line,
+    /// So many bytes of it have been looked at.
+    Head(usize),
+    Body,
+    /// After the last delimiter: ignored.
+    Epilogue,
+}
+
+/// The boundary in a `Content-Type`; `None`: it is not a form, or has no proper boundary.
+pub fn boundary(content_type: &str) -> Option<String> {
+    let (kind, parameters) = content_type.split_once(';')?;
+    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+        return None;
+    }
+    let found = Parameters(parameters.as_bytes()).find(|(name, _)| name == "boundary")?;
+    let text = String::from_utf8(found.1).ok()?;
+    // RFC 2046, 5.1.1
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b);
+    ((1..=70).contains(&text.len()) && text.bytes().all(allowed) && !text.ends_with(' ')).then_some(text)
+}
+
+impl Parser {
+    pub fn new(boundary: &str) -> Parser {
+        // the first delimiter may be the very beginning, which counts as one of a line
+        Parser { delimiter: format!("\r\n--{boundary}").into_bytes(), held: b"\r\n".to_vec(), state: State::Preamble, parts: 0 }
+    }
+
+    /// Takes the next bytes, and gives what is in them to `sink`.
+    pub fn feed<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
+        if self.state == State::Epilogue {
+            return Ok(());
+        }
+        self.held.extend_from_slice(bytes);
+        let mut used = 0;
+        while let Some(n) = self.step(used, sink)? {
+            used += n;
+        }
+        self.held.drain(..used);
+        Ok(())
+    }
+
+    /// The body has ended.
+    pub fn finish(&self) -> Result<(), Malformed> {
+        match self.state {
+            State::Epilogue => Ok(()),
+            State::Preamble => Err(Malformed("the body has no boundary such as its Content-Type names")),
+            _ => Err(Malformed("the body ends before its last boundary")),
+        }
+    }
+
+    /// Takes something off what is held after `from`: how many bytes. `None`: more bytes are needed.
+    fn step<S: Sink>(&mut self, from: usize, sink: &mut S) -> Result<Option<usize>, S::Error> {
+        let held = &self.held[from..];
+        match self.state {
+            State::Preamble | State::Body => {
+                let inside = self.state == State::Body;
+                let (plain, found) = search(held, &self.delimiter);
+                if inside && plain > 0 {
+                    sink.data(&held[..plain])?;
+                }
+                if !found {
+                    return Ok((plain > 0).then_some(plain));
+                }
+                if inside {
+                    sink.end()?;
+                }
+                self.state = State::Line;
+                Ok(Some(plain + self.delimiter.len()))
+            }
+            State::Line => {
+                // RFC 2046 allows padding
+                let padding = held.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+                match &held[padding..] {
+                    [b'-', b'-', ..] if padding == 0 => self.state = State::Epilogue,
+                    [b'\r', b'\n', ..] => self.state = State::Head(0),
+                    [] | [b'\r'] | [b'-'] if padding < MAX_HEAD => return Ok(None),
+                    _ => return Err(Malformed("the line of a boundary goes on with something else").into()),
+                }
+                if self.state == State::Epilogue {
+                    return Ok(Some(held.len()));
+                }
+                Ok(Some(padding + 2))
+            }
+            State::Head(seen) => {
+                let begin = seen.saturating_sub(3);
+                let end = match held.starts_with(b"\r\n") {
+                    true => Some(0),
+                    false => held[begin..].windows(4).position(|w| w == b"\r\n\r\n").map(|at| begin + at + 2),
+                };
+                let end = match end {
+                    Some(end) if end <= MAX_HEAD => end,
+                    None if held.len() <= MAX_HEAD => {
+                        self.state = State::Head(held.len());
+                        return Ok(None);
+                    }
+                    _ => return Err(Malformed("the head of a part is too long").into()),
+                };
+                self.parts += 1;
+                if self.parts > MAX_PARTS {
+                    return Err(Malformed("the body has too many parts").into());
+                }
+                sink.begin(head(&held[..end])?)?;
+                self.state = State::Body;
+                Ok(Some(end + 2))
+            }
+            State::Epilogue => Ok(None),
+        }
+    }
+}
+
+/// How many bytes are none of a delimiter, and whether one follows them.
+fn search(held: &[u8], delimiter: &[u8]) -> (usize, bool) {
+    let mut at = 0;
+    while let Some(next) = held[at..].iter().position(|b| *b == b'\r') {
+        at += next;
+        let rest = &held[at..];
+        if rest.starts_with(delimiter) {
+            return (at, true);
+        }
+        if delimiter.starts_with(rest) {
+            return (at, false);
+        }
+        at += 1;
+    }
+    (held.len(), false)
+}
+
+/// Reads the lines of a head. A bare line feed may stand in a quoted name; only CR LF ends a line.
+fn head(bytes: &[u8]) -> Result<Part, Malformed> {
+    let mut part = None;
+    let mut content_type = None;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let end = rest.windows(2).position(|w| w == b"\r\n").unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = rest.get(end + 2..).unwrap_or_default();
+        let colon = line.iter().position(|b| *b == b':').ok_or(Malformed("a line in the head of a part has no colon"))?;
+        let (field, value) = (line[..colon].to_ascii_lowercase(), line[colon + 1..].trim_ascii());
+        match field.as_slice() {
+            b"content-disposition" if part.is_some() => return Err(Malformed("a part has two Content-Dispositions")),
+            b"content-disposition" => part = Some(disposition(value)?),
+            b"content-type" => content_type = Some(String::from_utf8_lossy(value).into_owned()),
+            b"content-transfer-encoding" if ![&b"binary"[..], b"8bit", b"7bit"].contains(&value.to_ascii_lowercase().as_slice()) => {
+                return Err(Malformed("a part is encoded; send it as it is"));
+            }
+            _ => {}
+        }
+    }
+    let part = part.ok_or(Malformed("a part has no Content-Disposition"))?;
+    Ok(Part { content_type, ..part })
+}
+
+fn disposition(value: &[u8]) -> Result<Part, Malformed> {
+    let end = value.iter().position(|b| *b == b';').unwrap_or(value.len());
+    if !value[..end].trim_ascii().eq_ignore_ascii_case(b"form-data") {
+        return Err(Malformed("a part is no form-data"));
+    }
+    let utf8 = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| Malformed("the name of a part, or of its file, is not UTF-8"));
+    let (mut name, mut filename, mut plain) = (None, None, None);
+    for (key, value) in Parameters(&value[end..]) {
+        match key.as_str() {
+            "name" if name.is_none() => name = Some(utf8(value)?),
+            "name*" => name = Some(extended(&value)?),
+            "filename" => plain = Some(utf8(value)?),
+            "filename*" => filename = Some(extended(&value)?),
+            _ => {}
+        }
+    }
+    let name = name.ok_or(Malformed("a part has no name"))?;
+    Ok(Part { name, filename: filename.or(plain), content_type: None })
+}
+
+/// `utf-8''a%20b` (RFC 8187).
+fn extended(value: &[u8]) -> Result<String, Malformed> {
+    let wrong = Malformed("a part has a name in another encoding than UTF-8");
+    let mut parts = value.splitn(3, |b| *b == b'\'');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(charset), Some(_), Some(text)) if charset.eq_ignore_ascii_case(b"utf-8") => {
+            let bytes: Vec<u8> = percent_encoding::percent_decode(text).collect();
+            String::from_utf8(bytes).map_err(|_| wrong)
+        }
+        _ => Err(wrong),
+    }
+}
+
+/// `; name=value; name="value"`: names in lower case, values without their quotes.
+struct Parameters<'a>(&'a [u8]);
+
+impl Iterator for Parameters<'_> {
+    type Item = (String, Vec<u8>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let begin = self.0.iter().position(|b| !matches!(b, b';' | b' ' | b'\t'))?;
+        self.0 = &self.0[begin..];
+        let end = self.0.iter().position(|b| matches!(b, b'=' | b';')).unwrap_or(self.0.len());
+        let name = String::from_utf8_lossy(self.0[..end].trim_ascii()).to_ascii_lowercase();
+        let rest = self.0[end..].strip_prefix(b"=").unwrap_or_default().trim_ascii_start();
+        if self.0.get(end) != Some(&b'=') {
+            self.0 = &self.0[end..];
+            return Some((name, Vec::new()));
+        }
+        if let Some(quoted) = rest.strip_prefix(b"\"") {
+            let (value, used) = unquote(quoted);
+            self.0 = &quoted[used..];
+            return Some((name, value));
+        }
+        let end = rest.iter().position(|b| *b == b';').unwrap_or(rest.len());
+        self.0 = &rest[end..];
+        Some((name, rest[..end].trim_ascii().to_vec()))
+    }
+}
+
+/// The text up to the closing quote, and how many bytes that took.
+///
+/// A backslash escapes what a program would escape: quotes, backslashes and line ends. Before anything else it is a part of
+/// the name, as browsers send it. Percent signs stay: nobody can know whether `%20` is an escape or a name.
+fn unquote(bytes: &[u8]) -> (Vec<u8>, usize) {
+    let (mut text, mut at) = (Vec::new(), 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match (byte, bytes.get(at)) {
+            (b'"', _) => break,
+            (b'\\', Some(next @ (b'"' | b'\\' | b'\r' | b'\n'))) => {
+                text.push(*next);
+                at += 1;
+            }
+            _ => text.push(*byte),
+        }
+    }
+    (text, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes down what it is given.
+    #[derive(Default)]
+    struct Told(Vec<(Part, Vec<u8>)>, bool);
+
+    impl Sink for Told {
+        type Error = Malformed;
+
+        fn begin(&mut self, part: Part) -> Result<(), Malformed> {
+            assert!(!std::mem::replace(&mut self.1, true), "a part begins in another");
+            self.0.push((part, Vec::new()));
+            Ok(())
+        }
+
+        fn data(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+            assert!(self.1 && !bytes.is_empty());
+            self.0.last_mut().unwrap().1.extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn end(&mut self) -> Result<(), Malformed> {
+            assert!(std::mem::replace(&mut self.1, false));
+            Ok(())
+        }
+    }
+
+    fn read(body: &[u8], step: usize) -> Result<Vec<(Part, Vec<u8>)>, &'static str> {
+        let (mut parser, mut told) = (Parser::new("XY"), Told::default());
+        for piece in body.chunks(step) {
+            parser.feed(piece, &mut told).map_err(|e| e.0)?;
+            assert!(parser.held.len() <= MAX_HEAD + 4 + step);
+        }
+        parser.finish().map_err(|e| e.0)?;
+        Ok(told.0)
+    }
+
+    fn check(body: &str, wants: Result<&[(&str, Option<&str>, &str)], &str>) {
+        for step in [1, 2, 3, 7, 64, 100_000] {
+            let got = read(body.as_bytes(), step);
+            let got: Result<Vec<_>, _> = got.map(|parts| parts.into_iter().map(|(p, b)| (p.name, p.filename, String::from_utf8(b).unwrap())).collect());
+            match (&got, wants) {
+                (Ok(parts), Ok(wants)) => {
+                    let parts: Vec<_> = parts.iter().map(|(n, f, b)| (n.as_str(), f.as_deref(), b.as_str())).collect();
+                    assert_eq!(parts, wants, "{body:?} by {step}");
+                }
+                (Err(why), Err(wants)) => assert!(why.contains(wants), "{body:?} by {step}: {why}"),
+                _ => panic!("{body:?} by {step}: {got:?}"),
+            }
+        }
+    }
+
+    const HEAD: &str = "Content-Disposition: form-data; name=\"a\"\r\n\r\n";
+
+    #[test]
+    fn parts_are_found_however_the_bytes_arrive() {
+        let part = |bytes: &str| format!("--XY\r\n{HEAD}{bytes}\r\n--XY--\r\n");
+        for bytes in ["", "x", "\r\n", "\r", "--XY", "\r\n--X", "\r\r\n-\r\n--\r\n--X\r\n", "\r\n\r\n"] {
+            check(&part(bytes), Ok(&[("a", None, bytes)]));
+        }
+        check(&format!("ignored\r\n--XY \t\r\n{HEAD}1\r\n--XY\r\n{HEAD}2\r\n--XY--ignored\r\n--XY\r\n"), Ok(&[("a", None, "1"), ("a", None, "2")]));
+        check("--XY--", Ok(&[]));
+    }
+
+    #[test]
+    fn names_are_unescaped_as_programs_escape_them() {
+        let named = |how: &str| format!("--XY\r\nContent-Type: text/plain\r\nCONTENT-disposition:form-data; {how}\r\n\r\nx\r\n--XY--");
+        for (how, wants) in [
+            ("name=f; filename=plain.txt", "plain.txt"),
+            ("filename=\"a b;c=d\"; name=\"f\"", "a b;c=d"),
+            (r#"name="f"; filename="q\"b\\c""#, r#"q"b\c"#),
+            ("name=\"f\"; filename=\"line\\\nend\"", "line\nend"),
+            ("name=\"f\"; filename=\"bare\nline\"", "bare\nline"),
+            (r#"name="f"; filename="C:\dir""#, r"C:\dir"),
+            ("name=\"f\"; filename=\"100%20%\"", "100%20%"),
+            ("name=\"f\"; filename=\"é😀\"", "é😀"),
+            ("name=\"f\"; filename=\"x\"; filename*=UTF-8''%C3%A9%20", "é "),
+            ("name*=utf-8''f; filename=\"open", "open"),
+        ] {
+            check(&named(how), Ok(&[("f", Some(wants), "x")]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_form_is_refused_with_words() {
+        for (body, why) in [
+            ("", "no boundary"),
+            ("--XZ\r\n", "no boundary"),
+            ("--XY", "before its last boundary"),
+            ("--XY\r\n", "before its last boundary"),
+            (&format!("--XY\r\n{HEAD}1\r\n--XY-"), "before its last boundary"),
+            ("--XYZ\r\n", "goes on"),
+            ("--XY -- \r\n", "goes on"),
+            ("--XY\r\n\r\nx\r\n--XY--", "no Content-Disposition"),
+            ("--XY\r\nnonsense\r\n\r\nx\r\n--XY--", "no colon"),
+            ("--XY\r\nContent-Disposition: attachment; name=a\r\n\r\n\r\n--XY--", "no form-data"),
+            ("--XY\r\nContent-Disposition: form-data\r\n\r\n\r\n--XY--", "no name"),
+            (&format!("--XY\r\nContent-Transfer-Encoding: base64\r\n{HEAD}eA==\r\n--XY--"), "encoded"),
+            (&format!("--XY\r\nA: {}\r\n{HEAD}\r\n--XY--", "x".repeat(MAX_HEAD)), "too long"),
+            (&format!("{}--XY--", format!("--XY\r\n{HEAD}\r\n").repeat(MAX_PARTS + 1)), "too many parts"),
+        ] {
+            check(body, Err(why));
+        }
+    }
+
+    #[test]
+    fn boundaries_are_found_in_content_types() {
+        let check = |text: &str, wants: Option<&str>| assert_eq!(boundary(text).as_deref(), wants, "{text}");
+        check("multipart/form-data; boundary=----x1", Some("----x1"));
+        check("Multipart/Form-Data; charset=utf-8; BOUNDARY=\"a b:c\"", Some("a b:c"));
+        for wrong in ["", "multipart/form-data", "text/plain; boundary=x", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"a\\\"b\""] {
+            check(wrong, None);
+        }
+        check(&format!("multipart/form-data; boundary={}", "x".repeat(71)), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! What is read: listings, records, content, changes and the history of events. It changes nothing.
+
+use std::io::Read;
+
+use uuid::Uuid;
+
+use super::head::Span;
+use super::{Files, answer, head, last_part};
+use crate::hub::http::{Job, Reply, Request};
+use crate::hub::store::files::Listing;
+use crate::wire::files::{Event, Hash, Kind, PAGE, PAGE_DEFAULT, Record};
+
+/// Of a page among the files nothing is run, should a browser show one.
+const NO_CONTENT: &str = "default-src 'none'; sandbox";
+
+impl Files {
+    pub(super) fn list(&self, request: &Request) -> Reply {
+        let page = || {
+            Ok(Listing {
+                path: request.parameter("path").unwrap_or_default().trim_start_matches('/').to_string(),
+                search: request.parameter("search").unwrap_or_default(),
+                offset: request.number("offset")?.unwrap_or(0).try_into().unwrap_or(usize::MAX),
+                limit: limit(request, PAGE_DEFAULT)?,
+                all_kinds: all_kinds(request),
+            })
+        };
+        let listed = match page() {
+            Ok(listing) => self.store.list(&listing),
+            Err(reply) => return reply,
+        };
+        match listed {
+            Ok((records, total)) => Reply::json(200, &records).header("X-Total-Count", total.to_string()),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    pub(super) fn get(&self, id: Uuid) -> Reply {
+        match self.store.file(id) {
+            Ok(Some(record)) if record.deleted_at.is_none() => answer::record(200, &record),
+            Ok(_) => answer::no_file(),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    pub(super) fn download(&self, id: Uuid, request: &Request) -> Reply {
+        let rev = match request.number("rev") {
+            Ok(rev) => rev,
+            Err(reply) => return reply,
+        };
+        let (record, mut reader) = match self.store.open_file(id, rev) {
+            Ok(Some((record, _))) if rev.is_none() && record.deleted_at.is_some() => return answer::no_file(),
+            Ok(Some(opened)) => opened,
+            Ok(None) => return if rev.is_some() { answer::no_version() } else { answer::no_file() },
+            Err(e) => return Reply::failed(&e),
+        };
+        let size = reader.size();
+        let (status, bytes) = match head::span(request.header("range"), request.header("if-range"), size, record.rev) {
+            Span::Outside => {
+                return Reply::error(416, format!("the file has {size} bytes"))
+                    .header("Content-Range", format!("bytes */{size}"))
+                    .header("ETag", head::tag(record.rev));
+            }
+            Span::Whole => (200, 0..size),
+            Span::Part(part) => (206, part),
+        };
+        reader.seek(bytes.start);
+        let length = bytes.end - bytes.start;
+        let job = Job::Send { length, reader: Box::new(reader.take(length)) };
+        let mut reply = Reply { status, ..Reply::job(content_type(&record), job) }
+            .header("ETag", head::tag(record.rev))
+            .header("Content-Disposition", head::disposition(&record.name))
+            .header("Content-Security-Policy", NO_CONTENT)
+            .header("Accept-Ranges", "bytes");
+        if status == 206 {
+            reply = reply.header("Content-Range", format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
+        }
+        reply
+    }
+
+    pub(super) fn chunks_of(&self, id: Uuid, request: &Request) -> Reply {
+        let rev = match request.number("rev") {
+            Ok(rev) => rev,
+            Err(reply) => return reply,
+        };
+        match self.store.chunks_of(id, rev) {
+            Ok(Some((record, chunks))) => Reply::json(200, &chunks).header("ETag", head::tag(record.rev)),
+            Ok(None) if rev.is_some() => answer::no_version(),
+            Ok(None) => answer::no_file(),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    pub(super) fn versions(&self, id: Uuid) -> Reply {
+        match self.store.file(id).and_then(|now| Ok((now, self.store.versions(id)?))) {
+            Ok((Some(now), versions)) => Reply::json(200, &versions).header("ETag", head::tag(now.rev)),
+            Ok((None, _)) => answer::no_file(),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    pub(super) fn chunk(&self, request: &Request) -> Reply {
+        let hash: Hash = match last_part(request).parse() {
+            Ok(hash) => hash,
+            Err(why) => return Reply::error(400, why),
+        };
+        match self.store.chunk(hash) {
+            Ok(Some(reader)) => {
+                let job = Job::Send { length: reader.size(), reader: Box::new(reader) };
+                Reply::job("application/octet-stream", job).header("ETag", format!("\"{hash}\""))
+            }
+            Ok(None) => Reply::error(404, "there is no such chunk"),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    pub(super) fn changes(&self, request: &Request) -> Reply {
+        let read = || Ok((request.number("after")?.unwrap_or(0), request.number("began")?, limit(request, PAGE)?.max(1)));
+        let (after, began, limit) = match read() {
+            Ok(asked) => asked,
+            Err(reply) => return reply,
+        };
+        match self.store.changes(after, began, limit) {
+            Ok(Some(changes)) => Reply::json(200, &changes),
+            Ok(None) => Reply::error(410, "changes after that revision are not kept any more: begin again with after=0"),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    pub(super) fn history(&self, request: &Request) -> Reply {
+        let parsed = || {
+            let since = request.parsed("since", "a time such as 2026-11-21T10:30:00Z", head::time)?;
+            let kind = request.parsed("event_type", "created, updated or deleted", event_type)?;
+            Ok((since.map_or(0, |ms| u64::try_from(ms).unwrap_or(0)), kind, request.number("offset")?.unwrap_or(0), limit(request, PAGE)?))
+        };
+        let (since, kind, offset, limit) = match parsed() {
+            Ok(asked) => asked,
+            Err(reply) => return reply,
+        };
+        let all = all_kinds(request);
+        // rows that are left out count neither for the offset nor for the limit
+        let (mut rows, mut skip, mut at): (Vec<Event>, usize, usize) = (Vec::new(), offset.try_into().unwrap_or(usize::MAX), 0);
+        while rows.len() < limit {
+            let page = match self.store.history(since, kind, at, PAGE) {
+                Ok(page) => page,
+                Err(e) => return Reply::failed(&e),
+            };
+            at += page.len();
+            let last = page.len() < PAGE;
+            let shown: Vec<Event> = page.into_iter().filter(|event| all || event.payload.kind == Kind::File).collect();
+            let skipped = skip.min(shown.len());
+            let left = limit - rows.len();
+            rows.extend(shown.into_iter().skip(skipped).take(left));
+            skip -= skipped;
+            if last {
+                break;
+            }
+        }
+        Reply::json(200, &rows)
+    }
+}
+
+fn event_type(text: &str) -> Option<&'static str> {
+    let text = text.strip_prefix("file_").unwrap_or(text);
+    ["created", "updated", "deleted"].into_iter().find(|kind| *kind == text)
+}
+
+pub fn all_kinds(request: &Request) -> bool {
+    request.parameter("kinds").is_some_and(|kinds| kinds == "all")
+}
+
+fn limit(request: &Request, default: usize) -> Result<usize, Reply> {
+    Ok(request.number("limit")?.map_or(default, |n| n.min(PAGE as u64) as usize))
+}
+
+fn content_type(record: &Record) -> String {
+    head::content_type(&record.content_type).unwrap_or_else(|| "application/octet-stream".into())
+}

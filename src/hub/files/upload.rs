@@ -1,0 +1,257 @@
+//! `PUT /api/files/upload`: a form with a file in it, taken in as it comes, and single chunks.
+
+use std::io::{self, Read};
+
+use uuid::Uuid;
+
+use super::multipart::{self, Malformed, Parser, Part, Sink};
+use super::{Files, Hold, answer, head, last_part};
+use crate::hub::http::{Reply, Request};
+use crate::hub::messages::Answer;
+use crate::hub::store::Store;
+use crate::hub::store::files::ops::{Author, Condition, FileOp, Put};
+use crate::hub::store::files::{Body, Intake};
+use crate::wire::files::{Chunk, Hash, Kind, Metadata, Name, SINGLE};
+
+/// Bytes that are read at once.
+const PIECE: usize = 64 * 1024;
+/// Bytes of a field that is not the file, at most.
+const FIELD: usize = 32 * 1024;
+
+/// The form as far as it has come.
+struct Form<'a> {
+    store: &'a Store,
+    /// Bytes of the file, at most.
+    most: u64,
+    size: u64,
+    part: Which,
+    file_name: Option<Vec<u8>>,
+    metadata: Option<Vec<u8>>,
+    filename: Option<String>,
+    content_type: Option<String>,
+    intake: Option<Intake>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    File,
+    FileName,
+    Metadata,
+    Other,
+}
+
+/// Why nothing is taken.
+struct Fault(Reply);
+
+impl From<Malformed> for Fault {
+    fn from(malformed: Malformed) -> Fault {
+        Fault(Reply::error(400, malformed.0))
+    }
+}
+
+impl Files {
+    pub(super) fn upload(&self, request: Request, answer: Answer) {
+        let Some(permit) = self.committer.room(request.body.len()) else { return answer(Reply::busy()) };
+        self.with_body(request, answer, move |this, request, body, answer| match this.take_form(request, body) {
+            Ok(put) => this.change(FileOp::Put(vec![put]), Hold::Short(permit), answer, answer::put),
+            Err(Fault(reply)) => answer(reply),
+        });
+    }
+
+    fn take_form(&self, request: &Request, body: &mut dyn Read) -> Result<Put, Fault> {
+        let wrong = || Reply::error(415, "an upload is multipart/form-data, with its boundary in Content-Type");
+        let boundary = request.header("content-type").and_then(multipart::boundary).ok_or_else(wrong).map_err(Fault)?;
+        let (condition, author) = (head::condition(request).map_err(Fault)?, head::author(request).map_err(Fault)?);
+        if self.committer.disk_is_full() {
+            return Err(Fault(Reply::disk_full()));
+        }
+        let mut form = Form::new(&self.store, self.max_upload);
+        let (mut parser, mut buffer) = (Parser::new(&boundary), vec![0; PIECE.min(request.length as usize).max(1)]);
+        loop {
+            match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => parser.feed(&buffer[..n], &mut form)?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Fault(unread(&e))),
+            }
+        }
+        parser.finish()?;
+        form.put(condition, author)
+    }
+
+    pub(super) fn put_chunk(&self, request: Request, answer: Answer) {
+        self.with_body(request, answer, |this, request, body, answer| answer(this.take_chunk(request, body)));
+    }
+
+    fn take_chunk(&self, request: &Request, body: &mut dyn Read) -> Reply {
+        let hash: Hash = match last_part(request).parse() {
+            Ok(hash) => hash,
+            Err(why) => return Reply::error(400, why),
+        };
+        if request.length == 0 || request.length > SINGLE {
+            return Reply::error(if request.length == 0 { 400 } else { 413 }, format!("a chunk has 1 to {SINGLE} bytes"));
+        }
+        if self.committer.disk_is_full() {
+            return Reply::disk_full();
+        }
+        // who is to blame for a failure: the connection, or the disk
+        let mut body = Watched { body, failed: None };
+        match self.store.stage_chunk(hash, &mut body, request.length) {
+            Ok(true) => Reply::empty(204),
+            Ok(false) => Reply::error(400, "these bytes have another SHA-256 than the chunk's name"),
+            Err(e) => body.failed.unwrap_or_else(|| unwritten(&e)),
+        }
+    }
+}
+
+struct Watched<'a> {
+    body: &'a mut dyn Read,
+    failed: Option<Reply>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.body.read(into).inspect_err(|e| self.failed = Some(unread(e)))
+    }
+}
+
+/// A body that did not come as announced.
+pub fn unread(e: &io::Error) -> Reply {
+    match e.kind() {
+        io::ErrorKind::TimedOut => Reply::error(408, "the body came too slowly"),
+        _ => Reply::error(400, "the body ended before its announced length"),
+    }
+}
+
+/// A body that could not be kept.
+pub fn unwritten(e: &io::Error) -> Reply {
+    match e.kind() {
+        io::ErrorKind::StorageFull => Reply::disk_full(),
+        _ => Reply::failed(&crate::error::Error::io("keep the body", e)),
+    }
+}
+
+impl<'a> Form<'a> {
+    fn new(store: &'a Store, most: u64) -> Form<'a> {
+        Form {
+            store,
+            most,
+            size: 0,
+            part: Which::Other,
+            file_name: None,
+            metadata: None,
+            filename: None,
+            content_type: None,
+            intake: None,
+        }
+    }
+
+    /// What is to be done, once all parts are there.
+    fn put(mut self, condition: Condition, author: Author) -> Result<Put, Fault> {
+        let missing = |part: &str| Fault(Reply::error(400, format!("the part \"{part}\" is missing")));
+        let intake = self.intake.take().ok_or_else(|| missing("file"))?;
+        let metadata = self.metadata()?.ok_or_else(|| missing("metadata"))?;
+        let name = self.name(&metadata)?.ok_or_else(|| missing("file_name"))?;
+        let Body { content, bytes } = intake.finish().map_err(|e| Fault(unwritten(&e)))?;
+        Ok(Put {
+            name,
+            kind: Kind::File,
+            size: content.size,
+            sha256: content.sha256,
+            chunks: content.chunks.into_iter().zip(bytes).collect::<Vec<(Chunk, _)>>(),
+            mode: metadata.mode,
+            mtime: metadata.mtime,
+            content_type: self.content_type.as_deref().and_then(head::content_type),
+            extra: metadata.extra,
+            condition,
+            from: None,
+            author,
+            fresh: Uuid::new_v4(),
+        })
+    }
+
+    fn metadata(&self) -> Result<Option<Metadata>, Fault> {
+        let Some(bytes) = &self.metadata else { return Ok(None) };
+        let wrong = |why: String| Fault(Reply::error(400, format!("the part \"metadata\" is not as it should be: {why}")));
+        let metadata: Metadata = super::commit::shallow(bytes).map_err(wrong)?;
+        super::commit::check_times(metadata.mtime.as_deref(), &metadata.extra).map_err(wrong)?;
+        Ok(Some(metadata))
+    }
+
+    /// The name under which the file is to stand, as far as it is known.
+    fn name(&self, metadata: &Metadata) -> Result<Option<Name>, Fault> {
+        let bad = |why: String| Fault(Reply::error(422, why));
+        let name = match (&self.file_name, &self.filename) {
+            (Some(bytes), _) => String::from_utf8(bytes.clone()).map_err(|_| bad("the name is not UTF-8".into()))?,
+            (None, Some(name)) => name.clone(),
+            (None, None) => return Ok(None),
+        };
+        Name::new(trimmed(&metadata.path), &name).map(Some).map_err(bad)
+    }
+
+    fn field(&mut self) -> Option<&mut Vec<u8>> {
+        match self.part {
+            Which::FileName => self.file_name.as_mut(),
+            Which::Metadata => self.metadata.as_mut(),
+            Which::File | Which::Other => None,
+        }
+    }
+}
+
+/// A directory without the one slash that it may have at either end.
+pub fn trimmed(path: &str) -> &str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_suffix('/').unwrap_or(path)
+}
+
+impl Sink for Form<'_> {
+    type Error = Fault;
+
+    fn begin(&mut self, part: Part) -> Result<(), Fault> {
+        self.part = match part.name.as_str() {
+            "file" => Which::File,
+            "file_name" => Which::FileName,
+            "metadata" => Which::Metadata,
+            _ => Which::Other,
+        };
+        let twice = match self.part {
+            Which::File => self.intake.is_some(),
+            Which::FileName => self.file_name.replace(Vec::new()).is_some(),
+            Which::Metadata => self.metadata.replace(Vec::new()).is_some(),
+            Which::Other => false,
+        };
+        if twice {
+            return Err(Fault(Reply::error(400, format!("there are two parts \"{}\"", part.name))));
+        }
+        if self.part == Which::File {
+            (self.filename, self.content_type) = (part.filename, part.content_type);
+            // a name that is not allowed is better refused before the file than after it
+            if let Some(metadata) = self.metadata()? {
+                self.name(&metadata)?;
+            }
+            self.intake = Some(self.store.intake().map_err(|e| Fault(Reply::failed(&e)))?);
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if let (Which::File, Some(intake)) = (self.part, &mut self.intake) {
+            self.size += bytes.len() as u64;
+            if self.size > self.most {
+                return Err(Fault(Reply::error(413, format!("the file is too long: {} bytes are the most", self.most))));
+            }
+            return intake.write(bytes).map_err(|e| Fault(unwritten(&e)));
+        }
+        let Some(field) = self.field() else { return Ok(()) };
+        field.extend_from_slice(bytes);
+        match field.len() > FIELD {
+            true => Err(Fault(Reply::error(413, format!("a field has more than {FIELD} bytes")))),
+            false => Ok(()),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Fault> {
+        self.part = Which::Other;
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! `GET /api/events`: what goes out on a stream of events, first what was missed, then what comes.
+//!
+//! The store is the buffer: a stream reads the events after the last one it has written whenever it is woken, so none is
+//! lost or skipped however slow its reader is, and nothing is kept for it in memory.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::ser::{CharEscape, Formatter};
+
+use super::events::{Events, Subscription};
+use super::files::all_kinds;
+use super::http::{Caller, Job, Pieces, Reply, Request};
+use super::store::Store;
+use crate::config::limits::EVENT_PAGE;
+use crate::wire::KEEP_ALIVE;
+use crate::wire::files::{Event, Kind};
+
+/// What somebody listens to.
+struct Feed {
+    subscription: Subscription,
+    host: Option<String>,
+    /// The revision of the last event that was written, and where more are; `None`: no events of files.
+    files: Option<(u64, Arc<Store>)>,
+    all_kinds: bool,
+}
+
+/// Answers with a stream: wake-ups for `?host=`, and events of files after `Last-Event-ID` or `?after=`, or from now on.
+pub fn listen(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Reply {
+    if request.caller == Caller::Nobody {
+        return Reply::error(401, "a key is needed");
+    }
+    feed(store, events, request).map_or_else(
+        |reply| reply,
+        |mut feed| Reply::job("text/event-stream", Job::Stream(Box::new(move |out| feed.run(out)))),
+    )
+}
+
+fn feed(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Result<Feed, Reply> {
+    let host = request.parameter("host").map(|host| request.caller.act_for(&host)).transpose()?;
+    let files = request.parameter("files").is_none_or(|wanted| wanted != "false");
+    let after = match request.header("last-event-id").filter(|id| !id.is_empty()) {
+        Some(id) => Some(id.parse().map_err(|_| Reply::error(400, "Last-Event-ID must be a revision"))?),
+        None => request.number("after")?,
+    };
+    let busy = || Reply::error(503, "too many event streams are open; ask again later").header("Retry-After", "5");
+    let subscription = events.subscribe(host.clone(), files).ok_or_else(busy)?;
+    // after the subscription: what is committed from here on is either read or woken for
+    let files = if files { Some((begin(store, after)?, Arc::clone(store))) } else { None };
+    Ok(Feed { subscription, host, files, all_kinds: all_kinds(request) })
+}
+
+/// The revision after which the stream begins.
+fn begin(store: &Store, after: Option<u64>) -> Result<u64, Reply> {
+    let now = store.rev().map_err(|e| Reply::failed(&e))?;
+    let Some(after) = after else { return Ok(now) };
+    match store.events_after(after, 1) {
+        // a number that the hub has not given yet is another hub's
+        Ok(Some(_)) if after <= now => Ok(after),
+        Ok(_) => Err(Reply::error(410, "events after that revision are not kept any more: list the changes, then listen again")),
+        Err(e) => Err(Reply::failed(&e)),
+    }
+}
+
+impl Feed {
+    /// Runs until the reader is gone, or the hub stops, or the reader is too far behind.
+    fn run(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
+        out.send(b"retry: 2000\n: mesync\n\n")?;
+        while self.write_files(out)? && !out.stopping() {
+            let goes_on = crossbeam_channel::select! {
+                recv(self.subscription.queued) -> woken => {
+                    if woken.is_ok() {
+                        self.write_queued(out)?;
+                    }
+                    woken.is_ok()
+                }
+                recv(self.subscription.changed) -> woken => woken.is_ok(),
+                default(Duration::from_secs(KEEP_ALIVE)) => {
+                    out.send(b": keep-alive\n\n")?;
+                    true
+                }
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_queued(&self, out: &mut dyn Pieces) -> io::Result<()> {
+        // a host name needs no escaping in JSON
+        let host = self.host.as_deref().unwrap_or("");
+        out.send(format!("data: {{\"type\":\"message_queued\",\"host\":\"{host}\"}}\n\n").as_bytes())
+    }
+
+    /// Writes all events that there are. `false`: some of them are not kept any more; the reader learns it when it comes back.
+    fn write_files(&mut self, out: &mut dyn Pieces) -> io::Result<bool> {
+        let Some((mut last, store)) = self.files.clone() else { return Ok(true) };
+        loop {
+            let page = match store.events_after(last, EVENT_PAGE) {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(false),
+                Err(e) => return Err(io::Error::other(e.to_string())),
+            };
+            let mut piece = Vec::new();
+            for (rev, event) in &page {
+                last = *rev;
+                if self.all_kinds || event.payload.kind == Kind::File {
+                    write_event(&mut piece, *rev, event)?;
+                }
+            }
+            if !piece.is_empty() {
+                out.send(&piece)?;
+            }
+            self.files = Some((last, Arc::clone(&store)));
+            if page.len() < EVENT_PAGE || out.stopping() {
+                return Ok(true);
+            }
+            // who has much to read is still told at once that there is a message
+            if self.subscription.queued.try_recv().is_ok() {
+                self.write_queued(out)?;
+            }
+        }
+    }
+}
+
+/// Lines end in LF, and JSON is one line of ASCII: some programs read no other framing, and take a character that is cut in
+/// two for an end.
+fn write_event(into: &mut Vec<u8>, rev: u64, event: &Event) -> io::Result<()> {
+    write!(into, "id: {rev}\ndata: ")?;
+    event.serialize(&mut serde_json::Serializer::with_formatter(&mut *into, Ascii))?;
+    into.extend_from_slice(b"\n\n");
+    Ok(())
+}
+
+/// JSON with every character beyond ASCII escaped.
+struct Ascii;
+
+impl Formatter for Ascii {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        for c in fragment.chars() {
+            match c {
+                ' '..='~' => out.write_all(&[c as u8])?,
+                _ => c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(&mut self, out: &mut W, escape: CharEscape) -> io::Result<()> {
+        serde_json::ser::CompactFormatter.write_char_escape(out, escape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_one_line_of_ascii() {
+        let payload = serde_json::from_str(r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a\"\\\n\u0000é😀\u007f"}"#).unwrap();
+        let event =
+            Event { kind: "file_created".into(), event_type: None, resource_id: None, payload, overwrote: None, created_at: None };
+        let mut text = Vec::new();
+        write_event(&mut text, 7, &event).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let data = text.strip_prefix("id: 7\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+        assert!(data.bytes().all(|b| (b' '..=b'~').contains(&b)), "{data}");
+        assert!(data.contains(r#""name":"a\"\\\n\u0000\u00e9\ud83d\ude00\u007f""#), "{data}");
+        assert_eq!(serde_json::from_str::<Event>(data).unwrap(), event);
+    }
+}

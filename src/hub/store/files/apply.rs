@@ -1,0 +1,305 @@
+//! What each operation on files does to the tables: all of it decided by the operation, the group's inputs and the tables.
+//!
+//! It opens no transaction, touches no chunk on the disk and reads no clock.
+
+use redb::ReadableTable;
+use uuid::Uuid;
+
+use super::super::ops::{Group, Outcome};
+use super::super::tables::Tried;
+use super::ops::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
+use super::rows::{Done, Row};
+use super::sweep;
+use super::tables::FileTables;
+use crate::clock;
+use crate::wire::files::{Chunk, Hash, Name};
+
+/// Versions that are kept of one file, at most.
+pub const VERSIONS: usize = crate::config::limits::VERSIONS;
+
+/// Numbers in [`super::tables::ACTIONS`].
+const CREATED: u8 = 0;
+const UPDATED: u8 = 1;
+const DELETED: u8 = 2;
+
+/// Applies one operation. An error leaves the tables in the middle: the transaction must be dropped.
+pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {
+    match op {
+        FileOp::Put(puts) => {
+            let changed = puts.iter().map(|p| once(t, group, &p.author, |t| put(t, group, p))).collect::<Tried<_>>()?;
+            Ok(Outcome::Changed(changed))
+        }
+        FileOp::Delete { id, condition, author } => {
+            let changed = once(t, group, author, |t| delete(t, group, *id, *condition, author))?;
+            Ok(Outcome::Changed(vec![changed]))
+        }
+        FileOp::Restore { id, rev, condition, author } => {
+            let changed = once(t, group, author, |t| restore(t, group, *id, *rev, *condition, author))?;
+            Ok(Outcome::Changed(vec![changed]))
+        }
+        FileOp::Ask { host, key } => ask(t, group.now, host, *key).map(Outcome::Asked),
+        FileOp::Sweep => Ok(Outcome::Swept { more: sweep::sweep(t, group)? }),
+    }
+}
+
+/// What an operation came to, as it is remembered under its key. Whatever was refused may be tried again with the same key.
+enum Came {
+    Done(Done),
+    Refused(Changed),
+}
+
+/// Does what was not done under this key before; what was is answered as it was then.
+fn once(t: &mut FileTables<'_>, group: &Group, author: &Author, act: impl FnOnce(&mut FileTables<'_>) -> Tried<Came>) -> Tried<Changed> {
+    let key = author.key.map(|key| (author.host.as_str(), key.as_u128()));
+    if let Some(key) = key
+        && let Some(done) = t.keys.get(key)?.map(|row| Done::from_bytes(row.value())).transpose()?
+    {
+        return Ok(answer(done));
+    }
+    match act(t)? {
+        Came::Refused(why) => Ok(why),
+        Came::Done(done) => {
+            if let Some((host, key)) = key {
+                remember(t, group.now, host, key, &done)?;
+            }
+            Ok(answer(done))
+        }
+    }
+}
+
+fn remember(t: &mut FileTables<'_>, now: u64, host: &str, key: u128, done: &Done) -> Tried<()> {
+    t.changed = true;
+    let number = t.key_ages.last()?.map_or(0, |(number, _)| number.value()) + 1;
+    t.key_ages.insert(number, (now, host, key))?;
+    t.keys.insert((host, key), done.to_bytes().as_slice())?;
+    Ok(())
+}
+
+fn answer(done: Done) -> Changed {
+    let boxed = |row: Option<&Row>| row.map(|row| Box::new(row.record()));
+    let renamed = boxed(done.rows().get(1));
+    let Some(record) = boxed(done.rows().first()) else { return Changed::Burnt };
+    match done {
+        Done::Created(_) => Changed::Created { record, renamed },
+        Done::Updated(_) => Changed::Updated { record, renamed },
+        Done::Deleted(_) => Changed::Deleted(record),
+        Done::Unchanged(_) | Done::Burnt => Changed::Unchanged(record),
+    }
+}
+
+fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<Asked> {
+    let known = t.keys.get((host, key.as_u128()))?.map(|row| Done::from_bytes(row.value())).transpose()?;
+    let done = match known {
+        Some(done) => done,
+        None => {
+            remember(t, now, host, key.as_u128(), &Done::Burnt)?;
+            Done::Burnt
+        }
+    };
+    let mut asked = Asked { done: done != Done::Burnt, made: Vec::new(), current: Vec::new() };
+    for row in done.rows() {
+        asked.made.push(row.record());
+        asked.current.extend(t.by_name(&row.name)?.map(|row| row.record()));
+    }
+    Ok(asked)
+}
+
+/// A tombstone counts as what it is: it has a revision, and nothing stands there.
+fn holds(condition: Condition, current: Option<&Row>) -> bool {
+    match condition {
+        Condition::None => true,
+        Condition::Match(rev) => current.is_some_and(|row| row.rev == rev),
+        Condition::Absent => current.is_none_or(|row| !row.is_live()),
+    }
+}
+
+fn precondition(current: Option<&Row>) -> Came {
+    Came::Refused(Changed::Precondition(current.map(|row| Box::new(row.record()))))
+}
+
+/// What is to stand under a name, wherever it comes from.
+struct Content {
+    chunks: Vec<Chunk>,
+    /// All but what the change itself decides.
+    row: Row,
+}
+
+fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
+    let current = t.by_name(&put.name)?;
+    if !holds(put.condition, current.as_ref()) {
+        return Ok(precondition(current.as_ref()));
+    }
+    let from = match put.from.as_ref().map(|from| (Name { path: from.path.clone(), name: from.name.clone() }, from.if_match)) {
+        Some((name, rev)) if name != put.name => match t.by_name(&name)? {
+            Some(row) if row.is_live() && row.rev == rev => Some(row),
+            other => return Ok(precondition(other.as_ref())),
+        },
+        _ => None,
+    };
+    let row = Row {
+        id: current.as_ref().map_or(put.fresh, |row| row.id),
+        name: put.name.clone(),
+        rev: 0,
+        kind: put.kind,
+        size: put.size,
+        sha256: put.sha256,
+        mode: put.mode,
+        mtime: put.mtime.clone(),
+        content_type: put.content_type.clone().unwrap_or_default(),
+        extra: put.extra.clone(),
+        created: group.wall,
+        updated: group.wall,
+        deleted: None,
+        replaced: None,
+        host: put.author.host.clone(),
+        renamed_to: None,
+        aged: group.now,
+    };
+    if let (Some(current), None) = (&current, &from)
+        && (is_the_same(current, &row) || (put.condition == Condition::None && is_stale(t, current, &row)?))
+    {
+        return Ok(Came::Done(Done::Unchanged(vec![current.clone()])));
+    }
+    if group.full {
+        return Ok(Came::Refused(Changed::DiskFull));
+    }
+    let missing = take_chunks(t, group.now, &put.chunks)?;
+    if !missing.is_empty() {
+        return Ok(Came::Refused(Changed::Missing(missing)));
+    }
+    let chunks = put.chunks.iter().map(|(chunk, _)| *chunk).collect();
+    let overwrites = put.condition == Condition::None;
+    change(t, group, Content { chunks, row }, current, from, overwrites).map(Came::Done)
+}
+
+fn is_the_same(current: &Row, new: &Row) -> bool {
+    let equal_mode = new.mode.is_none() || current.mode == new.mode;
+    let equal_mtime = new.mtime.is_none() || equal_times(&current.mtime, &new.mtime);
+    current.is_live() && equal_bytes(current, new) && equal_mode && equal_mtime
+}
+
+fn equal_bytes(a: &Row, b: &Row) -> bool {
+    (a.kind, a.size, a.sha256) == (b.kind, b.size, b.sha256)
+}
+
+fn equal_times(a: &Option<String>, b: &Option<String>) -> bool {
+    let time = |text: &Option<String>| clock::parse_rfc3339(text.as_deref()?);
+    a == b || time(a).is_some_and(|a| time(b) == Some(a))
+}
+
+/// Somebody who did not know what has come since uploads an older version again: its first look at a directory that was
+/// not synced for a while. Who wrote the current revision knew it, and means to go back.
+fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
+    if current.host == new.host || new.mtime.is_none() {
+        return Ok(false);
+    }
+    for rev in t.version_revs(current.id.as_u128())? {
+        if t.version(current.id, rev)?.is_some_and(|old| equal_bytes(&old, new) && equal_times(&old.mtime, &new.mtime)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Sees to it that all these chunks are in the tables; those that are not, each once.
+fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
+    let mut missing = Vec::new();
+    for (chunk, bytes) in chunks {
+        if t.has_chunk(chunk)? {
+            continue;
+        }
+        match bytes {
+            Bytes::Inline(bytes) if bytes.len() as u64 == chunk.size && t.chunks.get(&chunk.sha256.0)?.is_none() => {
+                t.add_chunk(chunk.sha256, chunk.size, Some(bytes), now)?;
+            }
+            _ if missing.contains(&chunk.sha256) => {}
+            _ => missing.push(chunk.sha256),
+        }
+    }
+    Ok(missing)
+}
+
+/// Something new stands under a name: what was there becomes a version, and the old name of a renamed file a tombstone.
+fn change(
+    t: &mut FileTables<'_>,
+    group: &Group,
+    content: Content,
+    current: Option<Row>,
+    from: Option<Row>,
+    overwrites: bool,
+) -> Tried<Done> {
+    let live = current.as_ref().filter(|row| row.is_live());
+    let created = live.map_or(group.wall, |row| row.created);
+    let row = Row { rev: t.next_rev(), created, ..content.row };
+    if let Some(current) = &current {
+        t.retire(current, group.now, group.wall)?;
+        keep_newest_versions(t, current, group.now)?;
+    }
+    t.stand(&row, &content.chunks)?;
+    let (action, overwrote) = match live {
+        Some(replaced) => (UPDATED, overwrites.then_some(replaced.rev)),
+        None => (CREATED, None),
+    };
+    t.event(action, &row, group.wall, overwrote)?;
+    let mut rows = vec![row];
+    if let Some(from) = from {
+        let (host, to) = (rows[0].host.clone(), rows[0].name.clone());
+        rows.push(bury(t, group, from, host, Some(to))?);
+    }
+    Ok(if action == CREATED { Done::Created(rows) } else { Done::Updated(rows) })
+}
+
+/// A tombstone takes the place of a file.
+fn bury(t: &mut FileTables<'_>, group: &Group, current: Row, host: String, renamed_to: Option<Name>) -> Tried<Row> {
+    t.retire(&current, group.now, group.wall)?;
+    keep_newest_versions(t, &current, group.now)?;
+    let (rev, wall) = (t.next_rev(), group.wall);
+    let row = Row { rev, updated: wall, deleted: Some(wall), host, renamed_to, aged: group.now, ..current };
+    t.stand(&row, &[])?;
+    t.event(DELETED, &row, wall, None)?;
+    Ok(row)
+}
+
+fn keep_newest_versions(t: &mut FileTables<'_>, row: &Row, now: u64) -> Tried<()> {
+    let id = row.id.as_u128();
+    let revs = t.version_revs(id)?;
+    for rev in revs.iter().take(revs.len().saturating_sub(VERSIONS)) {
+        t.drop_version(id, *rev, now)?;
+    }
+    Ok(())
+}
+
+fn delete(t: &mut FileTables<'_>, group: &Group, id: Uuid, condition: Condition, author: &Author) -> Tried<Came> {
+    let Some(current) = t.by_id(id)?.filter(Row::is_live) else { return Ok(Came::Refused(Changed::NoSuchFile)) };
+    if !holds(condition, Some(&current)) {
+        return Ok(precondition(Some(&current)));
+    }
+    let row = bury(t, group, current, author.host.clone(), None)?;
+    Ok(Came::Done(Done::Deleted(vec![row])))
+}
+
+fn restore(t: &mut FileTables<'_>, group: &Group, id: Uuid, rev: Option<u64>, condition: Condition, author: &Author) -> Tried<Came> {
+    let Some(current) = t.by_id(id)? else { return Ok(Came::Refused(Changed::NoSuchFile)) };
+    if !holds(condition, Some(&current)) {
+        return Ok(precondition(Some(&current)));
+    }
+    let stands = || Came::Done(Done::Unchanged(vec![current.clone()]));
+    if current.is_live() && rev == Some(current.rev) {
+        return Ok(stands());
+    }
+    let rev = match rev {
+        Some(rev) => Some(rev),
+        None => t.version_revs(id.as_u128())?.pop(),
+    };
+    let version = rev.map(|rev| t.version(id, rev)).transpose()?.flatten();
+    let Some(version) = version else { return Ok(Came::Refused(Changed::NoSuchVersion)) };
+    if is_the_same(&current, &version) {
+        return Ok(stands());
+    }
+    if group.full {
+        return Ok(Came::Refused(Changed::DiskFull));
+    }
+    let chunks = t.chunks_of(&version)?;
+    let row = Row { updated: group.wall, replaced: None, host: author.host.clone(), aged: group.now, ..version };
+    change(t, group, Content { chunks, row }, Some(current), None, false).map(Came::Done)
+}

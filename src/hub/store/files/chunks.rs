@@ -1,0 +1,392 @@
+//! Chunks on the disk: `chunks/ab/<sha256>`, and `staging/` for what is on its way there.
+//!
+//! Any thread may stage. Only who applies groups moves a staged file to its place or removes one from there: between two
+//! groups every file under `chunks/` that no table knows is left over from a crash, and a chunk cannot go while a group
+//! brings the same bytes. It decides nothing about which chunks are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::super::medium::Happened;
+use super::ops::{Bytes, FileOp};
+use crate::config::limits;
+use crate::disk;
+use crate::hub::store::ops::Op;
+use crate::wire::files::Hash;
+
+/// Staged chunks that no commit has asked for are kept so long, by the times of their files.
+const STAGED_FOR: Duration = Duration::from_secs(86_400);
+/// Free bytes that are left on the disk, whatever else is said.
+const LEAST_FREE: u64 = 8 * 1024 * 1024;
+const LEAST_INODES: u64 = 64;
+/// How bodies on their way in are called, in the staging directory.
+const BODY: &str = "body-";
+
+/// A file in the staging directory, synced; it goes with the last of these unless it was moved to its place.
+#[derive(Clone)]
+pub struct Staged(Arc<Lease>);
+
+struct Lease {
+    path: PathBuf,
+    /// It was uploaded as a chunk for a later commit: what is not used now may be then.
+    stays: bool,
+    moved: AtomicBool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.stays && !*self.moved.get_mut() {
+            // one that stays behind is removed at the next start
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Staged {
+    fn new(path: PathBuf, stays: bool) -> Staged {
+        Staged(Arc::new(Lease { path, stays, moved: AtomicBool::new(false) }))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl std::fmt::Debug for Staged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Staged({})", self.0.path.display())
+    }
+}
+
+impl PartialEq for Staged {
+    fn eq(&self, other: &Staged) -> bool {
+        self.0.path == other.0.path
+    }
+}
+
+impl Eq for Staged {}
+
+/// The two directories.
+pub struct ChunkDir {
+    chunks: PathBuf,
+    /// Chunks of this run, verified, and bodies.
+    staging: PathBuf,
+    /// Chunks that an earlier run had staged: to be verified before they are used.
+    earlier: PathBuf,
+    next: AtomicU64,
+    staged: AtomicU64,
+    keep_free: AtomicU64,
+    happened: Arc<Happened>,
+    /// Somebody copies the chunks of an earlier state: none is removed.
+    paused: AtomicUsize,
+    /// Directories under `chunks/` that are still to be looked through for files that no table knows.
+    unseen: Mutex<Vec<PathBuf>>,
+}
+
+impl ChunkDir {
+    /// Makes the directories and empties what the last run left in `staging/`, but for its chunks.
+    pub fn open(data_dir: &Path, happened: Arc<Happened>) -> crate::error::Result<ChunkDir> {
+        let (chunks, staging) = (data_dir.join("chunks"), data_dir.join("staging"));
+        let earlier = staging.join("earlier");
+        [&chunks, &staging, &earlier].into_iter().try_for_each(|dir| disk::create_dir(dir))?;
+        let dir = ChunkDir {
+            chunks,
+            staging,
+            earlier,
+            next: AtomicU64::new(0),
+            staged: AtomicU64::new(0),
+            keep_free: AtomicU64::new(0),
+            happened,
+            paused: AtomicUsize::new(0),
+            unseen: Mutex::new(Vec::new()),
+        };
+        dir.tidy().map_err(|e| crate::error::Error::io(format!("tidy {}", dir.staging.display()), &e))?;
+        dir.look_again().map_err(|e| crate::error::Error::io(format!("read {}", dir.chunks.display()), &e))?;
+        Ok(dir)
+    }
+
+    fn tidy(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.staging)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            match name.to_str().map(str::parse::<Hash>) {
+                _ if entry.file_type()?.is_dir() => {}
+                Some(Ok(_)) => disk::rename(&entry.path(), &self.earlier.join(&name))?,
+                _ => std::fs::remove_file(entry.path())?,
+            }
+        }
+        self.staged.store(std::fs::read_dir(&self.earlier)?.count() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Bytes that uploads leave free on the disk.
+    pub fn keep_free(&self, bytes: u64) {
+        self.keep_free.store(bytes, Relaxed);
+    }
+
+    /// There is room for more: `StorageFull` if not.
+    pub fn check_room(&self) -> io::Result<()> {
+        let wanted = self.keep_free.load(Relaxed).max(LEAST_FREE);
+        // not to know is not to be full: a write will tell
+        let (free, _, inodes) = disk::free_space(&self.staging).unwrap_or((u64::MAX, 0, u64::MAX));
+        match free < wanted || inodes < LEAST_INODES || self.staged.load(Relaxed) >= limits::STAGED {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// A new file for a body on its way in; it is removed unless it is moved.
+    pub fn create(&self) -> io::Result<(File, Staged)> {
+        self.check_room()?;
+        let path = self.staging.join(format!("{BODY}{}", self.next.fetch_add(1, Relaxed)));
+        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(&path)?;
+        Ok((file, Staged::new(path, false)))
+    }
+
+    /// Makes a file durable. A failure that is not one of space is final: see [`Happened::sync_failed`].
+    pub fn sync(&self, file: &File) -> io::Result<()> {
+        self.happened.syncs.fetch_add(1, Relaxed);
+        self.happened.tests_break()?;
+        file.sync_all().inspect_err(|e| self.happened.note_sync(e))
+    }
+
+    /// Names a whole body after its hash, for a later commit.
+    pub fn keep(&self, staged: &Staged, hash: Hash) -> io::Result<()> {
+        let path = self.staging.join(hash.to_string());
+        let is_new = !path.exists();
+        disk::rename(staged.path(), &path)?;
+        staged.0.moved.store(true, Relaxed);
+        self.staged.fetch_add(u64::from(is_new), Relaxed);
+        Ok(())
+    }
+
+    pub fn is_staged(&self, hash: Hash) -> bool {
+        [&self.staging, &self.earlier].iter().any(|dir| dir.join(hash.to_string()).exists())
+    }
+
+    /// What is staged of a chunk, verified; not synced.
+    pub fn staged(&self, hash: Hash, size: u64) -> io::Result<Option<Staged>> {
+        let name = hash.to_string();
+        let (path, earlier) = (self.staging.join(&name), self.earlier.join(&name));
+        if !path.exists() && earlier.exists() {
+            match hash_of(&earlier)? == hash {
+                true => disk::rename(&earlier, &path)?,
+                false => {
+                    std::fs::remove_file(&earlier)?;
+                    self.staged.fetch_sub(1, Relaxed);
+                }
+            }
+        }
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_file() && meta.len() == size => Ok(Some(Staged::new(path, true))),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes staged chunks durable.
+    pub fn sync_staged(&self, staged: &[Staged]) -> io::Result<()> {
+        if staged.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
+            return self.sync_filesystem();
+        }
+        for staged in staged {
+            match disk::open_regular(staged.path()) {
+                Ok(file) => self.sync(&file)?,
+                // another commit of the same chunk was quicker
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_filesystem(&self) -> io::Result<()> {
+        self.happened.syncs.fetch_add(1, Relaxed);
+        self.happened.tests_break()?;
+        disk::sync_filesystem(&self.chunks).inspect_err(|e| self.happened.note_sync(e))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.happened.syncs.fetch_add(1, Relaxed);
+        self.happened.tests_break()?;
+        disk::sync_dir(dir).inspect_err(|e| self.happened.note_sync(e))
+    }
+
+    /// Where the file of a chunk is.
+    pub fn place_of(&self, hash: Hash) -> PathBuf {
+        let name = hash.to_string();
+        self.chunks.join(&name[..2]).join(name)
+    }
+
+    /// Moves what these operations have staged to its place, durably; what is `known` already is left. The chunks that were
+    /// moved, with their sizes.
+    pub fn place(&self, ops: &[Op], known: impl Fn(Hash) -> bool) -> io::Result<BTreeMap<Hash, u64>> {
+        let puts = ops.iter().filter_map(|op| if let Op::File(FileOp::Put(puts)) = op { Some(puts) } else { None });
+        let mut wanted: BTreeMap<Hash, (u64, &Staged)> = BTreeMap::new();
+        for (chunk, bytes) in puts.flatten().flat_map(|put| &put.chunks) {
+            if let Bytes::Staged(staged) = bytes {
+                wanted.entry(chunk.sha256).or_insert((chunk.size, staged));
+            }
+        }
+        let mut placed = BTreeMap::new();
+        let moved = self.move_all(wanted, known, &mut placed);
+        if moved.is_err() && !self.happened.sync_failed.load(Relaxed) {
+            self.remove(placed.keys());
+        }
+        moved.map(|()| placed)
+    }
+
+    fn move_all(
+        &self,
+        wanted: BTreeMap<Hash, (u64, &Staged)>,
+        known: impl Fn(Hash) -> bool,
+        placed: &mut BTreeMap<Hash, u64>,
+    ) -> io::Result<()> {
+        let mut dirs = BTreeSet::new();
+        for (hash, (size, staged)) in wanted {
+            if known(hash) {
+                self.discard(staged);
+                continue;
+            }
+            let (to, dir) = (self.place_of(hash), self.place_of(hash).with_file_name(""));
+            if !dir.exists() {
+                std::fs::create_dir(&dir)?;
+                dirs.insert(self.chunks.clone());
+            }
+            match disk::rename(staged.path(), &to) {
+                Ok(()) => {
+                    self.left(staged);
+                    placed.insert(hash, size);
+                    dirs.insert(dir);
+                }
+                // its time was over, or it was removed by hand: it counts as not there
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        match dirs.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
+            true => self.sync_filesystem(),
+            false => dirs.iter().try_for_each(|dir| self.sync_dir(dir)),
+        }
+    }
+
+    fn discard(&self, staged: &Staged) {
+        if !staged.0.moved.load(Relaxed) && std::fs::remove_file(staged.path()).is_ok() {
+            self.left(staged);
+        }
+    }
+
+    /// A file has left the staging directory.
+    fn left(&self, staged: &Staged) {
+        staged.0.moved.store(true, Relaxed);
+        if staged.0.stays {
+            let _ = self.staged.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+        }
+    }
+
+    /// Removes chunks that no table knows any more; by who applies groups only. What cannot be removed is found later.
+    pub fn remove<'a>(&self, hashes: impl IntoIterator<Item = &'a Hash>) {
+        if self.paused.load(Relaxed) > 0 {
+            return;
+        }
+        for hash in hashes {
+            let path = self.place_of(*hash);
+            if let Err(e) = std::fs::remove_file(&path)
+                && e.kind() != io::ErrorKind::NotFound
+            {
+                log::warn!("cannot remove {}: {e}", path.display());
+            }
+        }
+    }
+
+    /// All chunks are to be looked through again.
+    pub fn look_again(&self) -> io::Result<()> {
+        let dirs = std::fs::read_dir(&self.chunks)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        *self.unseen.lock().unwrap_or_else(PoisonError::into_inner) = dirs;
+        Ok(())
+    }
+
+    /// There are directories that were not looked through.
+    pub fn has_unseen(&self) -> bool {
+        self.paused.load(Relaxed) == 0 && !self.unseen.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Looks through one more directory, and removes what no table knows: left by a crash between move and commit, or between
+    /// commit and removal. By who applies groups only.
+    pub fn remove_unknown(&self, known: impl Fn(Hash) -> Option<bool>) -> io::Result<usize> {
+        if !self.has_unseen() {
+            return Ok(0);
+        }
+        let Some(dir) = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return Ok(0) };
+        let mut removed = 0;
+        for entry in std::fs::read_dir(&dir)? {
+            let path = entry?.path();
+            let hash = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Hash>().ok());
+            // what is not called like a chunk is not ours
+            if hash.and_then(&known) == Some(false) {
+                std::fs::remove_file(&path)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes staged chunks that nobody has committed in a day.
+    pub fn expire_staged(&self, now: SystemTime) -> io::Result<()> {
+        let mut left = 0;
+        for dir in [&self.staging, &self.earlier] {
+            for entry in std::fs::read_dir(dir)? {
+                let entry = entry?;
+                let is_chunk = entry.file_name().to_str().is_some_and(|name| name.parse::<Hash>().is_ok());
+                if !is_chunk {
+                    continue;
+                }
+                let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| now.duration_since(at).ok());
+                match age.is_some_and(|age| age > STAGED_FOR) && std::fs::remove_file(entry.path()).is_ok() {
+                    true => {}
+                    false => left += 1,
+                }
+            }
+        }
+        self.staged.store(left, Relaxed);
+        Ok(())
+    }
+
+    /// No chunk is removed until the guard is dropped.
+    pub fn pause(&self) -> Paused<'_> {
+        self.paused.fetch_add(1, Relaxed);
+        Paused(self)
+    }
+}
+
+/// See [`ChunkDir::pause`].
+pub struct Paused<'a>(&'a ChunkDir);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        // what was to be removed meanwhile
+        let _ = self.0.look_again();
+        self.0.paused.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The hash of a file's bytes, read in pieces.
+pub fn hash_of(path: &Path) -> io::Result<Hash> {
+    use sha2::Digest;
+    use std::io::Read;
+    let (mut file, mut hash, mut piece) = (disk::open_regular(path)?, sha2::Sha256::new(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(Hash(hash.finalize().into())),
+            n => hash.update(&piece[..n]),
+        }
+    }
+}

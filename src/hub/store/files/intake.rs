@@ -1,0 +1,169 @@
+//! Taking bodies in: cut, hashed, written and synced as they come, by the thread that reads them.
+//!
+//! It changes no table and moves nothing to its place.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+use super::chunks::{ChunkDir, Staged};
+use super::ops::Bytes;
+use crate::chunking::{Content, Splitter};
+use crate::wire::files::{Chunk, Hash, SINGLE};
+
+/// A chunk that is not longer is kept in the tables.
+pub const INLINE: usize = 16 * 1024;
+/// Bytes held back so that short writes of the caller are not short writes to the disk.
+const BUFFER: usize = 64 * 1024;
+/// After so many bytes it is looked at again how much room there is.
+const LOOK_EVERY: u64 = 4 * 1024 * 1024;
+
+/// A body on its way in. Dropped before it is finished, it leaves nothing.
+pub struct Intake {
+    dir: Arc<ChunkDir>,
+    splitter: Splitter,
+    /// The chunk that has begun; of a body that may still be a single one, all of it.
+    piece: Piece,
+    /// Where the first bytes would be cut, should there be more than make a single chunk.
+    cuts: Vec<Chunk>,
+    single: bool,
+    done: Vec<Bytes>,
+    looked: u64,
+}
+
+/// A body that is in: its chunks are synced. Dropped without being put: they go.
+#[derive(Debug)]
+pub struct Body {
+    pub content: Content,
+    /// One each of `content.chunks`.
+    pub bytes: Vec<Bytes>,
+}
+
+/// Bytes on their way to a file that is made when there are enough of them.
+#[derive(Default)]
+struct Piece {
+    file: Option<(File, Staged)>,
+    buffer: Vec<u8>,
+}
+
+impl Piece {
+    fn write(&mut self, dir: &ChunkDir, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if self.buffer.len() == BUFFER {
+                self.flush(dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, dir: &ChunkDir) -> io::Result<()> {
+        let (file, _) = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(dir.create()?),
+        };
+        file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// The chunk has ended: it is durable, or short enough to travel with its operation.
+    fn close(mut self, dir: &ChunkDir) -> io::Result<Bytes> {
+        if self.file.is_none() && self.buffer.len() <= INLINE {
+            self.buffer.shrink_to_fit();
+            return Ok(Bytes::Inline(self.buffer));
+        }
+        self.flush(dir)?;
+        let Some((file, staged)) = self.file else { return Err(io::ErrorKind::InvalidInput.into()) };
+        dir.sync(&file)?;
+        Ok(Bytes::Staged(staged))
+    }
+}
+
+impl Intake {
+    pub(super) fn new(dir: Arc<ChunkDir>) -> Intake {
+        let (splitter, piece) = (Splitter::default(), Piece::default());
+        Intake { dir, splitter, piece, cuts: Vec::new(), single: true, done: Vec::new(), looked: 0 }
+    }
+
+    /// Errors: no space is `io::ErrorKind::StorageFull`.
+    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if self.splitter.size() + bytes.len() as u64 >= self.looked + LOOK_EVERY {
+            self.looked = self.splitter.size();
+            self.dir.check_room()?;
+        }
+        while !bytes.is_empty() {
+            let (piece, ended) = self.splitter.take(&mut bytes);
+            if self.single && self.splitter.size() > SINGLE {
+                self.cut_what_is_here()?;
+            }
+            self.piece.write(&self.dir, piece)?;
+            match ended {
+                Some(chunk) if self.single => self.cuts.push(chunk),
+                Some(_) => self.done.push(std::mem::take(&mut self.piece).close(&self.dir)?),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// It has become too long for a single chunk: the bytes so far are copied into a file for each chunk, once.
+    fn cut_what_is_here(&mut self) -> io::Result<()> {
+        self.single = false;
+        let mut whole = std::mem::take(&mut self.piece);
+        whole.flush(&self.dir)?;
+        let Some((mut file, _whole)) = whole.file else { return Err(io::ErrorKind::InvalidInput.into()) };
+        file.seek(SeekFrom::Start(0))?;
+        for chunk in std::mem::take(&mut self.cuts) {
+            let mut piece = Piece::default();
+            copy(&mut Read::by_ref(&mut file).take(chunk.size), &self.dir, &mut piece)?;
+            self.done.push(piece.close(&self.dir)?);
+        }
+        copy(&mut file, &self.dir, &mut self.piece)
+    }
+
+    pub fn finish(mut self) -> io::Result<Body> {
+        let content = self.splitter.finish();
+        if self.done.len() < content.chunks.len() {
+            self.done.push(self.piece.close(&self.dir)?);
+        }
+        Ok(Body { content, bytes: self.done })
+    }
+}
+
+fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => to.write(dir, &buffer[..n])?,
+        }
+    }
+}
+
+/// Takes one chunk in; it stays in the staging directory under its hash. `false`: the bytes have another hash or length.
+pub fn stage_chunk(dir: &ChunkDir, hash: Hash, body: &mut dyn Read, length: u64) -> io::Result<bool> {
+    use sha2::Digest;
+    let (mut file, staged) = dir.create()?;
+    let (mut sha, mut buffer, mut size) = (sha2::Sha256::new(), vec![0; BUFFER], 0);
+    loop {
+        let n = match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        size += n as u64;
+        if size > length.min(SINGLE) {
+            return Ok(false);
+        }
+        sha.update(&buffer[..n]);
+        file.write_all(&buffer[..n])?;
+    }
+    if size != length || Hash(sha.finalize().into()) != hash {
+        return Ok(false);
+    }
+    dir.keep(&staged, hash).map(|()| true)
+}

@@ -1,0 +1,246 @@
+//! Reading the tables of files: records, listings, changes, events, versions.
+//!
+//! It writes nothing, and holds nothing in memory but the page that was asked for.
+
+use std::ops::Bound;
+
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use uuid::Uuid;
+
+use super::super::Store;
+use super::super::tables::{META, Tried};
+use super::reader::Reader;
+use super::rows::{Row, damaged, kind_number, kind_of, rfc3339};
+use super::tables::{self, ACTIONS, DELETED, FileTotals};
+use super::{Counts, Listing};
+use crate::error::Result;
+use crate::wire::files::{Changes, Chunk, Event, Hash, Kind, Name, PAGE, Record, Version};
+
+impl Store {
+    /// Which of these chunks are neither in the store nor staged; each once.
+    pub fn missing_chunks(&self, chunks: &[Hash]) -> Result<Vec<Hash>> {
+        let mut missing = chunks.to_vec();
+        missing.sort_unstable();
+        missing.dedup();
+        self.read(|tx| {
+            let table = tx.open_table(tables::CHUNKS)?;
+            let mut error = None;
+            missing.retain(|hash| match table.get(&hash.0) {
+                Ok(row) => row.is_none() && !self.chunks.is_staged(*hash),
+                Err(e) => {
+                    error = Some(e);
+                    true
+                }
+            });
+            error.map_or(Ok(()), |e| Err(e.into()))
+        })?;
+        Ok(missing)
+    }
+
+    pub fn chunk(&self, hash: Hash) -> Result<Option<Reader>> {
+        let size = self.read(|tx| Ok(tx.open_table(tables::CHUNKS)?.get(&hash.0)?.map(|row| row.value().0)))?;
+        Ok(size.map(|size| Reader::new(&self.db, &self.chunks, vec![Chunk { sha256: hash, size }])))
+    }
+
+    /// A file by its id; deleted ones too, with `deleted_at`.
+    pub fn file(&self, id: Uuid) -> Result<Option<Record>> {
+        self.read(|tx| Ok(current(tx, id.as_u128())?.map(|row| row.record())))
+    }
+
+    pub fn file_named(&self, name: &Name) -> Result<Option<Record>> {
+        self.read(|tx| {
+            let id = tx.open_table(tables::NAMES)?.get((name.path.as_str(), name.name.as_str()))?.map(|row| row.value().0);
+            Ok(id.map(|id| current(tx, id)).transpose()?.flatten().map(|row| row.record()))
+        })
+    }
+
+    /// The chunks of a revision, the current one or an older that is kept; `None`: it is not there (any more).
+    pub fn chunks_of(&self, id: Uuid, rev: Option<u64>) -> Result<Option<(Record, Vec<Chunk>)>> {
+        self.read(|tx| {
+            let row = current(tx, id.as_u128())?.filter(|row| row.is_live() && rev.is_none_or(|rev| rev == row.rev));
+            let row = match (row, rev) {
+                (None, Some(rev)) => version(tx, id.as_u128(), rev)?,
+                (row, _) => row,
+            };
+            let Some(row) = row else { return Ok(None) };
+            let chunks = tables::chunks_of(&tx.open_table(tables::LISTS)?, &row)?;
+            Ok(Some((row.record(), chunks)))
+        })
+    }
+
+    /// The content of a revision; `None`: it is not there (any more).
+    pub fn open_file(&self, id: Uuid, rev: Option<u64>) -> Result<Option<(Record, Reader)>> {
+        let found = self.chunks_of(id, rev)?;
+        Ok(found.map(|(record, chunks)| (record, Reader::new(&self.db, &self.chunks, chunks))))
+    }
+
+    /// A page of files that are not deleted, and how many there are in all.
+    ///
+    /// It goes through the names in order and counts; rows are read only for the page.
+    pub fn list(&self, listing: &Listing) -> Result<(Vec<Record>, u64)> {
+        self.read(|tx| {
+            let names = tx.open_table(tables::NAMES)?;
+            let (mut total, mut page) = (0u64, Vec::new());
+            let shown = listing.offset as u64..(listing.offset.saturating_add(listing.limit.min(PAGE))) as u64;
+            // without a directory and a search they are counted already, so the page ends the walk
+            let all = listing.path.is_empty() && listing.search.is_empty() && listing.all_kinds;
+            for (from, is_within) in spans(&listing.path) {
+                for row in names.range::<(&str, &str)>((Bound::Included((from.as_str(), "")), Bound::Unbounded))? {
+                    let (key, value) = row?;
+                    let ((path, name), (id, state)) = (key.value(), value.value());
+                    if !is_within(path, &listing.path) || (all && total == shown.end) {
+                        break;
+                    }
+                    let kind = state & DELETED == 0 && (listing.all_kinds || state == kind_number(Kind::File));
+                    if !kind || !name.contains(&listing.search) {
+                        continue;
+                    }
+                    if shown.contains(&total) {
+                        page.push(id);
+                    }
+                    total += 1;
+                }
+            }
+            if all {
+                total = FileTotals::read(&tx.open_table(META)?)?.files;
+            }
+            let files = tx.open_table(tables::FILES)?;
+            let record = |id: &u128| {
+                let row = files.get(id)?.ok_or_else(|| damaged("a name"))?;
+                Ok(Row::from_bytes(row.value())?.record())
+            };
+            Ok((page.iter().map(record).collect::<Tried<_>>()?, total))
+        })
+    }
+
+    /// `None`: 410, tombstones after `after` have been dropped.
+    pub fn changes(&self, after: u64, began: Option<u64>, limit: usize) -> Result<Option<Changes>> {
+        self.read(|tx| {
+            let totals = FileTotals::read(&tx.open_table(META)?)?;
+            if after > 0 && after.max(began.unwrap_or(0)) < totals.dropped {
+                return Ok(None);
+            }
+            let (changes, files) = (tx.open_table(tables::CHANGES)?, tx.open_table(tables::FILES)?);
+            let (limit, mut page, mut more) = (limit.clamp(1, PAGE), Vec::new(), false);
+            for row in changes.range((Bound::Excluded(after), Bound::Unbounded))? {
+                if page.len() == limit {
+                    more = true;
+                    break;
+                }
+                let row = files.get(row?.1.value())?.ok_or_else(|| damaged("a change"))?;
+                page.push(Row::from_bytes(row.value())?.record());
+            }
+            let began = if after == 0 { Some(totals.rev) } else { began };
+            Ok(Some(Changes { rev: totals.rev, epoch: self.epoch, more, began, changes: page }))
+        })
+    }
+
+    /// Events after a revision, in order, at most `limit`; `None`: some of them are not kept any more.
+    pub fn events_after(&self, after: u64, limit: usize) -> Result<Option<Vec<(u64, Event)>>> {
+        self.read(|tx| {
+            if after < FileTotals::read(&tx.open_table(META)?)?.forgotten {
+                return Ok(None);
+            }
+            let events = tx.open_table(tables::EVENTS)?;
+            let mut found = Vec::new();
+            for row in events.range((Bound::Excluded(after), Bound::Unbounded))? {
+                let (rev, row) = row?;
+                if found.len() == limit {
+                    break;
+                }
+                found.extend(event(tx, rev.value(), row.value())?.map(|event| (rev.value(), event)));
+            }
+            Ok(Some(found))
+        })
+    }
+
+    /// Events since a time (wall clock, ms) of one kind (`created`, `updated`, `deleted`) or all, newest last.
+    pub fn history(&self, since: u64, kind: Option<&str>, offset: usize, limit: usize) -> Result<Vec<Event>> {
+        self.read(|tx| {
+            let events = tx.open_table(tables::EVENTS)?;
+            let (mut skipped, mut found) = (0, Vec::new());
+            // the clock may have jumped, so the order of revisions is not that of times
+            for row in events.iter()? {
+                let (rev, row) = row?;
+                let (wall, what, ..) = row.value();
+                let is_kind = kind.is_none_or(|kind| ACTIONS.get(usize::from(what / 4)).is_some_and(|action| *action == kind));
+                if wall < since || !is_kind {
+                    continue;
+                }
+                if found.len() == limit {
+                    break;
+                }
+                if skipped < offset {
+                    skipped += 1;
+                    continue;
+                }
+                found.extend(event(tx, rev.value(), row.value())?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// What was replaced under this id, newest first.
+    pub fn versions(&self, id: Uuid) -> Result<Vec<Version>> {
+        self.read(|tx| {
+            let id = id.as_u128();
+            let rows = tx.open_table(tables::VERSIONS)?.range((id, 0)..=(id, u64::MAX))?.rev();
+            rows.map(|row| Ok(Row::from_bytes(row?.1.value())?.version())).collect()
+        })
+    }
+
+    /// The latest revision.
+    pub fn rev(&self) -> Result<u64> {
+        self.read(|tx| Ok(FileTotals::read(&tx.open_table(META)?)?.rev))
+    }
+
+    /// How much there is of everything.
+    pub fn file_counts(&self) -> Result<Counts> {
+        self.read(|tx| {
+            let FileTotals { files, bytes, rev, .. } = FileTotals::read(&tx.open_table(META)?)?;
+            let (versions, chunks) = (tx.open_table(tables::VERSIONS)?.len()?, tx.open_table(tables::CHUNKS)?.len()?);
+            let (tombstones, events) = (tx.open_table(tables::TOMBSTONES)?.len()?, tx.open_table(tables::EVENTS)?.len()?);
+            Ok(Counts { files, bytes, rev, versions, chunks, tombstones, events })
+        })
+    }
+}
+
+/// Where directories that begin so are found, in order: a prefix in one span, a directory and what is below it in two, since
+/// there may be `docs-old` between `docs` and `docs/a`.
+fn spans(path: &str) -> Vec<(String, fn(&str, &str) -> bool)> {
+    match path.strip_suffix('/') {
+        Some(dir) => vec![(dir.to_string(), |found, path| path.strip_suffix('/') == Some(found)), (path.to_string(), str_begins)],
+        None => vec![(path.to_string(), str_begins)],
+    }
+}
+
+fn str_begins(found: &str, path: &str) -> bool {
+    found.starts_with(path)
+}
+
+fn current(tx: &ReadTransaction, id: u128) -> Tried<Option<Row>> {
+    tx.open_table(tables::FILES)?.get(id)?.map(|row| Row::from_bytes(row.value())).transpose()
+}
+
+fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
+    tx.open_table(tables::VERSIONS)?.get((id, rev))?.map(|row| Row::from_bytes(row.value())).transpose()
+}
+
+/// An event with the record as it was then; where that is not kept any more, as far as it is known. `None`: nothing is known
+/// of the file any more.
+fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Option<Event>> {
+    let (wall, what, id, overwrote) = row;
+    let Some(now) = current(tx, id)? else { return Ok(None) };
+    let then = if now.rev == rev { Some(now.clone()) } else { version(tx, id, rev)? };
+    let (Some(action), Some(kind)) = (ACTIONS.get(usize::from(what / 4)), kind_of(what % 4)) else { return Err(damaged("an event")) };
+    let deleted = (*action == "deleted").then_some(wall);
+    let row = then.unwrap_or(Row { kind, rev, deleted, renamed_to: None, ..now });
+    Ok(Some(Event {
+        kind: format!("file_{action}"),
+        event_type: Some(action.to_string()),
+        resource_id: Some(row.id),
+        payload: row.record(),
+        overwrote: (overwrote > 0).then_some(overwrote),
+        created_at: Some(rfc3339(wall)),
+    }))
+}

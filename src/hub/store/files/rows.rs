@@ -1,0 +1,375 @@
+//! How a revision of a file is laid out in the tables: its fields one after the other, numbers as LEB128, texts with their
+//! length before them.
+//!
+//! It knows no table. What cannot be read is damage: the tables hold nothing that was not written here.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::super::tables::Tried;
+use crate::clock;
+use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, Record, Version};
+
+/// Raised when the layout changes; what older programs wrote can then still be told apart.
+const LAYOUT: u8 = 1;
+/// What is said of content about which nobody said anything.
+const BYTES: &str = "application/octet-stream";
+
+/// One revision: the one that stands, the tombstone of a deleted file, or a version that was replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub id: Uuid,
+    pub name: Name,
+    pub rev: u64,
+    pub kind: Kind,
+    pub size: u64,
+    pub sha256: Hash,
+    pub mode: Option<u32>,
+    pub mtime: Option<String>,
+    pub content_type: String,
+    pub extra: Extra,
+    /// These four by the wall clock, in milliseconds.
+    pub created: u64,
+    pub updated: u64,
+    pub deleted: Option<u64>,
+    pub replaced: Option<u64>,
+    pub host: String,
+    pub renamed_to: Option<Name>,
+    /// Hub time of its last change of state: made, deleted or replaced. Ages are counted from it.
+    pub aged: u64,
+}
+
+impl Row {
+    pub fn is_live(&self) -> bool {
+        self.deleted.is_none()
+    }
+
+    pub fn record(&self) -> Record {
+        Record {
+            id: self.id,
+            name: self.name.name.clone(),
+            path: self.name.path.clone(),
+            kind: self.kind,
+            size: self.size,
+            content_type: if self.content_type.is_empty() { BYTES.to_string() } else { self.content_type.clone() },
+            etag: format!("\"{}\"", self.rev),
+            checksum_sha256: Some(self.sha256),
+            mode: self.mode,
+            mtime: self.mtime.clone(),
+            extra: self.extra.clone(),
+            created_at: rfc3339(self.created),
+            updated_at: rfc3339(self.updated),
+            deleted_at: self.deleted.map(rfc3339),
+            rev: self.rev,
+            host: Some(self.host.clone()),
+            renamed_to: self.renamed_to.clone(),
+        }
+    }
+
+    pub fn version(&self) -> Version {
+        Version {
+            rev: self.rev,
+            kind: self.kind,
+            size: self.size,
+            checksum_sha256: self.sha256,
+            mode: self.mode,
+            mtime: self.mtime.clone(),
+            host: Some(self.host.clone()),
+            updated_at: rfc3339(self.updated),
+            replaced_at: rfc3339(self.replaced.unwrap_or(self.updated)),
+        }
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Out(Vec::with_capacity(192));
+        out.row(self);
+        out.0
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Tried<Row> {
+        let mut rest = In(bytes);
+        rest.row().filter(|_| rest.0.is_empty()).ok_or_else(|| damaged("a file"))
+    }
+}
+
+/// What a request with an idempotency key has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing, and it never will.
+    Burnt,
+    Created(Vec<Row>),
+    Updated(Vec<Row>),
+    Unchanged(Vec<Row>),
+    Deleted(Vec<Row>),
+}
+
+impl Done {
+    pub fn rows(&self) -> &[Row] {
+        match self {
+            Done::Burnt => &[],
+            Done::Created(rows) | Done::Updated(rows) | Done::Unchanged(rows) | Done::Deleted(rows) => rows,
+        }
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let tag = match self {
+            Done::Burnt => 0,
+            Done::Created(_) => 1,
+            Done::Updated(_) => 2,
+            Done::Unchanged(_) => 3,
+            Done::Deleted(_) => 4,
+        };
+        let mut out = Out(vec![tag]);
+        self.rows().iter().for_each(|row| out.row(row));
+        out.0
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Tried<Done> {
+        let read = || {
+            let (tag, rest) = bytes.split_first()?;
+            let (mut rest, mut rows) = (In(rest), Vec::new());
+            while !rest.0.is_empty() {
+                rows.push(rest.row()?);
+            }
+            match (tag, rows.is_empty()) {
+                (0, true) => Some(Done::Burnt),
+                (1, false) => Some(Done::Created(rows)),
+                (2, false) => Some(Done::Updated(rows)),
+                (3, false) => Some(Done::Unchanged(rows)),
+                (4, false) => Some(Done::Deleted(rows)),
+                _ => None,
+            }
+        };
+        read().ok_or_else(|| damaged("an idempotency key"))
+    }
+}
+
+/// The chunks of a file that has more than one.
+pub fn list_to_bytes(chunks: &[Chunk]) -> Vec<u8> {
+    let mut out = Out(Vec::with_capacity(chunks.len() * 36));
+    for chunk in chunks {
+        out.0.extend_from_slice(&chunk.sha256.0);
+        out.number(chunk.size);
+    }
+    out.0
+}
+
+pub fn list_from_bytes(bytes: &[u8]) -> Tried<Vec<Chunk>> {
+    let (mut rest, mut chunks) = (In(bytes), Vec::with_capacity(bytes.len() / 35));
+    while !rest.0.is_empty() {
+        let mut chunk = || Some(Chunk { sha256: rest.hash()?, size: rest.number()? });
+        chunks.push(chunk().ok_or_else(|| damaged("a list of chunks"))?);
+    }
+    Ok(chunks)
+}
+
+pub fn damaged(what: &str) -> redb::Error {
+    redb::Error::Corrupted(format!("the row of {what} cannot be read"))
+}
+
+/// Milliseconds since 1970 as text; beyond what can be written, the latest time that can.
+pub fn rfc3339(ms: u64) -> String {
+    clock::rfc3339(UNIX_EPOCH + Duration::from_millis(ms.min(253_402_300_799_000)))
+}
+
+struct Out(Vec<u8>);
+
+impl Out {
+    fn number(&mut self, mut n: u64) {
+        while n > 0x7f {
+            self.0.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        self.0.push(n as u8);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Out, T)) {
+        self.0.push(u8::from(value.is_some()));
+        if let Some(value) = value {
+            write(self, value);
+        }
+    }
+
+    fn row(&mut self, row: &Row) {
+        self.0.push(LAYOUT);
+        self.0.extend_from_slice(row.id.as_bytes());
+        self.text(&row.name.path);
+        self.text(&row.name.name);
+        self.number(row.rev);
+        self.0.push(kind_number(row.kind));
+        self.number(row.size);
+        self.0.extend_from_slice(&row.sha256.0);
+        self.option(row.mode.map(u64::from), Out::number);
+        self.option(row.mtime.as_deref(), Out::text);
+        self.text(&row.content_type);
+        self.extra(&row.extra);
+        self.number(row.created);
+        self.number(row.updated);
+        self.option(row.deleted, Out::number);
+        self.option(row.replaced, Out::number);
+        self.text(&row.host);
+        self.option(row.renamed_to.as_ref(), |out, name| {
+            out.text(&name.path);
+            out.text(&name.name);
+        });
+        self.number(row.aged);
+    }
+
+    fn extra(&mut self, extra: &Extra) {
+        let known = (*extra != Extra::default()).then_some(extra);
+        self.option(known, |out, e| {
+            [e.uid, e.gid, e.device, e.inode, e.nlink].into_iter().for_each(|n| out.option(n, Out::number));
+            [&e.username, &e.groupname, &e.ctime, &e.atime].into_iter().for_each(|t| out.option(t.as_deref(), Out::text));
+        });
+    }
+}
+
+struct In<'a>(&'a [u8]);
+
+impl<'a> In<'a> {
+    fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        Some(self.bytes(1)?[0])
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut n = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            n |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(n);
+            }
+        }
+        None
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::try_from(self.number()?).ok()?;
+        String::from_utf8(self.bytes(length)?.to_vec()).ok()
+    }
+
+    fn hash(&mut self) -> Option<Hash> {
+        self.bytes(32)?.try_into().ok().map(Hash)
+    }
+
+    fn name(&mut self) -> Option<Name> {
+        Some(Name { path: self.text()?, name: self.text()? })
+    }
+
+    /// The outer `None` is damage.
+    fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        match self.byte()? {
+            0 => Some(None),
+            1 => read(self).map(Some),
+            _ => None,
+        }
+    }
+
+    fn row(&mut self) -> Option<Row> {
+        if self.byte()? != LAYOUT {
+            return None;
+        }
+        Some(Row {
+            id: Uuid::from_bytes(self.bytes(16)?.try_into().ok()?),
+            name: self.name()?,
+            rev: self.number()?,
+            kind: kind_of(self.byte()?)?,
+            size: self.number()?,
+            sha256: self.hash()?,
+            mode: self.option(|r| u32::try_from(r.number()?).ok())?,
+            mtime: self.option(In::text)?,
+            content_type: self.text()?,
+            extra: self.option(In::extra)?.unwrap_or_default(),
+            created: self.number()?,
+            updated: self.number()?,
+            deleted: self.option(In::number)?,
+            replaced: self.option(In::number)?,
+            host: self.text()?,
+            renamed_to: self.option(In::name)?,
+            aged: self.number()?,
+        })
+    }
+
+    fn extra(&mut self) -> Option<Extra> {
+        let mut number = || self.option(In::number);
+        let (uid, gid, device, inode, nlink) = (number()?, number()?, number()?, number()?, number()?);
+        let mut text = || self.option(In::text);
+        let (username, groupname, ctime, atime) = (text()?, text()?, text()?, text()?);
+        Some(Extra { uid, gid, username, groupname, ctime, atime, device, inode, nlink })
+    }
+}
+
+pub fn kind_number(kind: Kind) -> u8 {
+    match kind {
+        Kind::File => 0,
+        Kind::Dir => 1,
+        Kind::Symlink => 2,
+    }
+}
+
+pub fn kind_of(number: u8) -> Option<Kind> {
+    [Kind::File, Kind::Dir, Kind::Symlink].get(usize::from(number)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            id: Uuid::from_u128(7),
+            name: Name::parse("a/é b").unwrap(),
+            rev: u64::MAX,
+            kind: Kind::Symlink,
+            size: 300,
+            sha256: Hash::of(b"x"),
+            mode: Some(0o100644),
+            mtime: Some("2026-01-01T00:00:00.123456789Z".into()),
+            content_type: String::new(),
+            extra: Extra { uid: Some(0), atime: Some("x".into()), ..Extra::default() },
+            created: 1,
+            updated: 2,
+            deleted: Some(3),
+            replaced: None,
+            host: "h".into(),
+            renamed_to: Some(Name::parse("c").unwrap()),
+            aged: 128,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else() {
+        let plain = Row { extra: Extra::default(), mode: None, mtime: None, deleted: None, renamed_to: None, replaced: Some(9), ..row() };
+        for row in [row(), plain] {
+            let bytes = row.to_bytes();
+            assert_eq!(Row::from_bytes(&bytes).unwrap(), row);
+            (0..bytes.len()).for_each(|n| assert!(Row::from_bytes(&bytes[..n]).is_err(), "{n} bytes of it"));
+            assert!(Row::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
+        }
+        let rows = || vec![row(), row()];
+        for done in [Done::Burnt, Done::Created(rows()), Done::Updated(rows()), Done::Unchanged(rows()), Done::Deleted(rows())] {
+            assert_eq!(Done::from_bytes(&done.to_bytes()).unwrap(), done);
+        }
+        assert!(Done::from_bytes(&[]).is_err() && Done::from_bytes(&[1]).is_err() && Done::from_bytes(&[9]).is_err());
+        let list = [Chunk { sha256: Hash::of(b"a"), size: 1 << 23 }, Chunk { sha256: Hash::of(b"b"), size: 1 }];
+        assert_eq!(list_from_bytes(&list_to_bytes(&list)).unwrap(), list);
+        assert!(list_from_bytes(&list_to_bytes(&list)[..40]).is_err());
+    }
+
+    #[test]
+    fn times_that_cannot_be_written_are_no_panic() {
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.000Z");
+    }
+}

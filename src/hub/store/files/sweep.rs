@@ -1,0 +1,152 @@
+//! What is over goes, a bounded piece at a time: versions, tombstones, events, keys, chunks that nothing refers to.
+//!
+//! It decides by the tables and the group alone. That a chunk is not referred to is looked at in the transaction that drops
+//! it, never in an index of memory: an upload that is under way is in none.
+
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+
+use super::super::ops::Group;
+use super::super::tables::Tried;
+use super::FileLimits;
+use super::tables::{EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
+use crate::config::limits;
+use crate::wire::files::Hash;
+
+/// Rows of each kind that go in one pass, at most.
+const SWEEP: usize = 500;
+/// Versions that go in one pass because the disk is full: few, since their space is free only when their chunks are.
+const SWEEP_FULL: usize = 100;
+const DAY: u64 = 86_400_000;
+/// Hub time, in milliseconds, for which tombstones are kept, and idempotency keys remembered.
+const TOMBSTONE: u64 = 90 * DAY;
+const KEY: u64 = 7 * DAY;
+/// For which chunks that nothing refers to stay: for who reads a revision that goes, and for uploads that are half done.
+const LOOSE_FOR: u64 = DAY;
+/// The same when the disk is full: then nothing is uploaded, and who reads must be quick.
+const LOOSE_WHEN_FULL: u64 = 60_000;
+
+/// Hub times through which things are over; none before time has come so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Over {
+    versions: Option<u64>,
+    tombstones: Option<u64>,
+    keys: Option<u64>,
+    loose: Option<u64>,
+}
+
+impl Over {
+    fn at(now: u64, full: bool, limits: FileLimits) -> Over {
+        Over {
+            versions: now.checked_sub(limits.version_ttl),
+            // a file can be restored for as long as its versions are kept
+            tombstones: now.checked_sub(TOMBSTONE.max(limits.version_ttl)),
+            keys: now.checked_sub(KEY),
+            loose: now.checked_sub(if full { LOOSE_WHEN_FULL } else { LOOSE_FOR }),
+        }
+    }
+}
+
+/// Removes some of what is over. True: perhaps there is more.
+pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
+    let over = Over::at(group.now, group.full, group.limits.files);
+    let removed = [
+        old_versions(t, over, group.now)?,
+        oldest_for_room(t, group)?,
+        tombstones(t, over, group.now)?,
+        events(t)?,
+        keys(t, over)?,
+        loose_chunks(t, over)?,
+    ];
+    Ok(removed.contains(&SWEEP))
+}
+
+/// A sweep would find something.
+pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits) -> Tried<bool> {
+    let over = Over::at(now, full, limits);
+    let passed = |at: Option<u64>, through: Option<u64>| at.zip(through).is_some_and(|(at, through)| at <= through);
+    let (versions, loose) = (tx.open_table(VERSION_AGES)?, tx.open_table(LOOSE)?);
+    let oldest = versions.first()?.map(|(key, _)| key.value().0);
+    let first_loose = loose.first()?.map(|(key, _)| key.value().0);
+    let (keys, tombstones) = (tx.open_table(KEY_AGES)?, tx.open_table(TOMBSTONES)?);
+    Ok(passed(oldest, over.versions)
+        || passed(first_loose, over.loose)
+        || (full && oldest.is_some() && first_loose.is_none())
+        || passed(tombstones.first()?.map(|(key, _)| key.value().0), over.tombstones)
+        || passed(keys.first()?.map(|(_, row)| row.value().0), over.keys)
+        || keys.len()? > limits::FILE_KEYS
+        || tx.open_table(EVENTS)?.len()? > limits::FILE_EVENTS)
+}
+
+fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64) -> Tried<usize> {
+    let Some(through) = over.versions else { return Ok(0) };
+    let range = t.version_ages.range(..=(through, u128::MAX, u64::MAX))?.take(SWEEP);
+    let old: Vec<(u64, u128, u64)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
+    old.iter().try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, now))?;
+    Ok(old.len())
+}
+
+/// The oldest versions give way when the disk is full; more of them only when the chunks of those before are gone.
+fn oldest_for_room(t: &mut FileTables<'_>, group: &Group) -> Tried<usize> {
+    if !group.full || t.loose.first()?.is_some() {
+        return Ok(0);
+    }
+    let oldest: Vec<(u64, u128, u64)> = t.version_ages.iter()?.take(SWEEP_FULL).map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
+    oldest.iter().try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, group.now))?;
+    Ok(oldest.len())
+}
+
+fn tombstones(t: &mut FileTables<'_>, over: Over, now: u64) -> Tried<usize> {
+    let Some(through) = over.tombstones else { return Ok(0) };
+    let range = t.tombstones.range(..=(through, u128::MAX))?.take(SWEEP);
+    let old: Vec<(u64, u128)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
+    old.iter().try_for_each(|(deleted, id)| t.drop_tombstone(*deleted, *id, now))?;
+    Ok(old.len())
+}
+
+fn events(t: &mut FileTables<'_>) -> Tried<usize> {
+    let surplus = t.events.len()?.saturating_sub(limits::FILE_EVENTS).min(SWEEP as u64);
+    for _ in 0..surplus {
+        if let Some((rev, _)) = t.events.pop_first()? {
+            t.totals.forgotten = rev.value();
+        }
+    }
+    t.changed |= surplus > 0;
+    Ok(surplus as usize)
+}
+
+fn keys(t: &mut FileTables<'_>, over: Over) -> Tried<usize> {
+    let mut removed = 0;
+    while removed < SWEEP {
+        let too_many = t.key_ages.len()? > limits::FILE_KEYS;
+        let Some((at, host, key)) = t.key_ages.first()?.map(|(_, row)| {
+            let (at, host, key) = row.value();
+            (at, host.to_string(), key)
+        }) else {
+            break;
+        };
+        if !too_many && over.keys.is_none_or(|through| at > through) {
+            break;
+        }
+        t.key_ages.pop_first()?;
+        t.keys.remove((host.as_str(), key))?;
+        removed += 1;
+    }
+    t.changed |= removed > 0;
+    Ok(removed)
+}
+
+fn loose_chunks(t: &mut FileTables<'_>, over: Over) -> Tried<usize> {
+    let Some(through) = over.loose else { return Ok(0) };
+    let range = t.loose.range(..=(through, &[u8::MAX; 32]))?.take(SWEEP);
+    let loose: Vec<(u64, Hash)> = range
+        .map(|row| {
+            let row = row?;
+            let (since, hash) = row.0.value();
+            Ok((since, Hash(*hash)))
+        })
+        .collect::<Tried<_>>()?;
+    for (since, hash) in loose.iter().filter(|(_, hash)| !t.named.contains(hash)).copied().collect::<Vec<_>>() {
+        t.drop_chunk(since, hash)?;
+    }
+    Ok(loose.len())
+}

@@ -1,0 +1,327 @@
+//! The tables of the file half, and the few moves that keep them in step: a revision comes to stand, is kept as a version,
+//! goes; chunks are referred to or let go.
+//!
+//! It does not decide what is accepted or when something may go; that is `apply` and `sweep`.
+
+use std::collections::BTreeSet;
+
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use uuid::Uuid;
+
+use super::super::tables::Tried;
+use super::rows::{Row, damaged, kind_number, list_from_bytes, list_to_bytes};
+use crate::wire::files::{Chunk, Hash, Name};
+
+/// id -> [`Row`]: what stands under a name, or its tombstone.
+pub const FILES: TableDefinition<u128, &[u8]> = TableDefinition::new("files");
+/// (path, name) -> id, state: the id stays until the tombstone is dropped. See [`state`].
+pub const NAMES: TableDefinition<(&str, &str), (u128, u8)> = TableDefinition::new("file_names");
+/// rev -> id: one row a name, its latest.
+pub const CHANGES: TableDefinition<u64, u128> = TableDefinition::new("file_changes");
+/// (id, rev) -> [`Row`]: what was replaced or deleted.
+pub const VERSIONS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_versions");
+/// (replaced, id, rev): versions in order of age.
+pub const VERSION_AGES: TableDefinition<(u64, u128, u64), ()> = TableDefinition::new("file_version_ages");
+/// (deleted, id): tombstones in order of age.
+pub const TOMBSTONES: TableDefinition<(u64, u128), ()> = TableDefinition::new("file_tombstones");
+/// (id, rev) -> the chunks, where they are more than one.
+pub const LISTS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_chunks");
+/// SHA-256 -> size, references, since when there are none, on the disk (or in [`INLINE`]).
+pub const CHUNKS: TableDefinition<&[u8; 32], (u64, u64, u64, bool)> = TableDefinition::new("chunks");
+/// SHA-256 -> the bytes of a short chunk.
+pub const INLINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("chunk_bytes");
+/// (since, SHA-256): chunks that nothing refers to, in order of age.
+pub const LOOSE: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("chunks_loose");
+/// rev -> wall clock, what happened to what (see [`event`]), id, the revision that was overwritten or 0.
+pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::new("file_events");
+/// (host, idempotency key) -> [`super::rows::Done`].
+pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");
+/// number -> hub time, host, key: the same in order of age.
+pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
+
+/// The state of a name, kept beside its id so that a listing looks at one table only: the kind, and this if it is deleted.
+pub const DELETED: u8 = 0x80;
+
+pub fn state(row: &Row) -> u8 {
+    kind_number(row.kind) | if row.is_live() { 0 } else { DELETED }
+}
+
+/// What happened, in this order; stored as this times four plus the kind of file.
+pub const ACTIONS: [&str; 3] = ["created", "updated", "deleted"];
+
+/// Counters that most groups change, in the table of those of the other half.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileTotals {
+    /// The last revision given.
+    pub rev: u64,
+    /// Files that are not deleted, directories and links among them, and their bytes.
+    pub files: u64,
+    pub bytes: u64,
+    /// The highest revision of a tombstone that was dropped.
+    pub dropped: u64,
+    /// The highest revision of an event that was dropped.
+    pub forgotten: u64,
+}
+
+impl FileTotals {
+    pub const NAMES: [&str; 5] = ["rev", "files", "file_bytes", "tombstones_dropped", "events_dropped"];
+
+    pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> Tried<FileTotals> {
+        let mut numbers = [0; 5];
+        for (number, name) in numbers.iter_mut().zip(FileTotals::NAMES) {
+            *number = meta.get(name)?.map_or(0, |v| v.value() as u64);
+        }
+        let [rev, files, bytes, dropped, forgotten] = numbers;
+        Ok(FileTotals { rev, files, bytes, dropped, forgotten })
+    }
+
+    pub fn numbers(&self) -> [u64; 5] {
+        [self.rev, self.files, self.bytes, self.dropped, self.forgotten]
+    }
+}
+
+/// All of them, open for one transaction.
+pub struct FileTables<'t> {
+    pub files: Table<'t, u128, &'static [u8]>,
+    pub names: Table<'t, (&'static str, &'static str), (u128, u8)>,
+    pub changes: Table<'t, u64, u128>,
+    pub versions: Table<'t, (u128, u64), &'static [u8]>,
+    pub version_ages: Table<'t, (u64, u128, u64), ()>,
+    pub tombstones: Table<'t, (u64, u128), ()>,
+    lists: Table<'t, (u128, u64), &'static [u8]>,
+    pub chunks: Table<'t, &'static [u8; 32], (u64, u64, u64, bool)>,
+    inline: Table<'t, &'static [u8; 32], &'static [u8]>,
+    pub loose: Table<'t, (u64, &'static [u8; 32]), ()>,
+    pub events: Table<'t, u64, (u64, u8, u128, u64)>,
+    pub keys: Table<'t, (&'static str, u128), &'static [u8]>,
+    pub key_ages: Table<'t, u64, (u64, &'static str, u128)>,
+    pub totals: FileTotals,
+    /// Chunks that the group's operations name: they do not go in the same transaction.
+    pub named: BTreeSet<Hash>,
+    /// Chunks on the disk that no row knows any more once this is committed.
+    pub forgotten: BTreeSet<Hash>,
+    pub changed: bool,
+}
+
+impl<'t> FileTables<'t> {
+    pub fn open(tx: &'t WriteTransaction, totals: FileTotals) -> Tried<FileTables<'t>> {
+        Ok(FileTables {
+            files: tx.open_table(FILES)?,
+            names: tx.open_table(NAMES)?,
+            changes: tx.open_table(CHANGES)?,
+            versions: tx.open_table(VERSIONS)?,
+            version_ages: tx.open_table(VERSION_AGES)?,
+            tombstones: tx.open_table(TOMBSTONES)?,
+            lists: tx.open_table(LISTS)?,
+            chunks: tx.open_table(CHUNKS)?,
+            inline: tx.open_table(INLINE)?,
+            loose: tx.open_table(LOOSE)?,
+            events: tx.open_table(EVENTS)?,
+            keys: tx.open_table(KEYS)?,
+            key_ages: tx.open_table(KEY_AGES)?,
+            totals,
+            named: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            changed: false,
+        })
+    }
+
+    pub fn by_id(&self, id: Uuid) -> Tried<Option<Row>> {
+        self.files.get(id.as_u128())?.map(|row| Row::from_bytes(row.value())).transpose()
+    }
+
+    pub fn by_name(&self, name: &Name) -> Tried<Option<Row>> {
+        match self.names.get((name.path.as_str(), name.name.as_str()))?.map(|row| row.value().0) {
+            Some(id) => self.by_id(Uuid::from_u128(id))?.map_or_else(|| Err(damaged("a name")), |row| Ok(Some(row))),
+            None => Ok(None),
+        }
+    }
+
+    pub fn next_rev(&mut self) -> u64 {
+        self.totals.rev += 1;
+        self.totals.rev
+    }
+
+    /// `row` stands from now on; its chunks are those given, which are in the tables. What stood there has been retired.
+    pub fn stand(&mut self, row: &Row, chunks: &[Chunk]) -> Tried<()> {
+        self.write_current(row)?;
+        if row.is_live() {
+            self.totals.files += 1;
+            self.totals.bytes += row.size;
+            self.refer(chunks)?;
+            if chunks != implied(row) {
+                self.lists.insert((row.id.as_u128(), row.rev), list_to_bytes(chunks).as_slice())?;
+            }
+        } else {
+            self.tombstones.insert((row.aged, row.id.as_u128()), ())?;
+        }
+        Ok(())
+    }
+
+    fn write_current(&mut self, row: &Row) -> Tried<()> {
+        self.changed = true;
+        let id = row.id.as_u128();
+        self.files.insert(id, row.to_bytes().as_slice())?;
+        self.names.insert((row.name.path.as_str(), row.name.name.as_str()), (id, state(row)))?;
+        self.changes.insert(row.rev, id)?;
+        Ok(())
+    }
+
+    /// What stands under a name makes room for a later revision: a file is kept as a version, a tombstone is forgotten.
+    pub fn retire(&mut self, row: &Row, now: u64, wall: u64) -> Tried<()> {
+        self.changed = true;
+        let id = row.id.as_u128();
+        self.changes.remove(row.rev)?;
+        if !row.is_live() {
+            self.tombstones.remove((row.aged, id))?;
+            return Ok(());
+        }
+        self.totals.files -= 1;
+        self.totals.bytes -= row.size;
+        let version = Row { replaced: Some(wall), aged: now, ..row.clone() };
+        self.versions.insert((id, row.rev), version.to_bytes().as_slice())?;
+        self.version_ages.insert((now, id, row.rev), ())?;
+        Ok(())
+    }
+
+    /// A version is not kept any longer.
+    pub fn drop_version(&mut self, id: u128, rev: u64, now: u64) -> Tried<()> {
+        self.changed = true;
+        let removed = self.versions.remove((id, rev))?.map(|row| Row::from_bytes(row.value())).transpose()?;
+        let Some(row) = removed else { return Ok(()) };
+        self.version_ages.remove((row.aged, id, rev))?;
+        let chunks = self.chunks_of(&row)?;
+        self.lists.remove((id, rev))?;
+        self.let_go(&chunks, now)
+    }
+
+    /// A tombstone is not kept any longer, and what was deleted with it neither.
+    pub fn drop_tombstone(&mut self, deleted: u64, id: u128, now: u64) -> Tried<()> {
+        self.changed = true;
+        self.tombstones.remove((deleted, id))?;
+        let Some(row) = self.by_id(Uuid::from_u128(id))?.filter(|row| !row.is_live()) else { return Ok(()) };
+        for rev in self.version_revs(id)? {
+            self.drop_version(id, rev, now)?;
+        }
+        self.files.remove(id)?;
+        self.names.remove((row.name.path.as_str(), row.name.name.as_str()))?;
+        self.changes.remove(row.rev)?;
+        self.totals.dropped = self.totals.dropped.max(row.rev);
+        Ok(())
+    }
+
+    pub fn version(&self, id: Uuid, rev: u64) -> Tried<Option<Row>> {
+        self.versions.get((id.as_u128(), rev))?.map(|row| Row::from_bytes(row.value())).transpose()
+    }
+
+    /// Revisions that are kept as versions, oldest first.
+    pub fn version_revs(&self, id: u128) -> Tried<Vec<u64>> {
+        self.versions.range((id, 0)..=(id, u64::MAX))?.map(|row| Ok(row?.0.value().1)).collect()
+    }
+
+    pub fn chunks_of(&self, row: &Row) -> Tried<Vec<Chunk>> {
+        chunks_of(&self.lists, row)
+    }
+
+    /// The chunk is in the tables with this size.
+    pub fn has_chunk(&self, chunk: &Chunk) -> Tried<bool> {
+        Ok(self.chunks.get(&chunk.sha256.0)?.is_some_and(|row| row.value().0 == chunk.size))
+    }
+
+    /// A chunk that nothing refers to yet; `bytes`: it is short and kept here, else its file is in its place.
+    pub fn add_chunk(&mut self, hash: Hash, size: u64, bytes: Option<&[u8]>, now: u64) -> Tried<()> {
+        self.changed = true;
+        self.forgotten.remove(&hash);
+        self.chunks.insert(&hash.0, (size, 0, now, bytes.is_none()))?;
+        self.loose.insert((now, &hash.0), ())?;
+        if let Some(bytes) = bytes {
+            self.inline.insert(&hash.0, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn refer(&mut self, chunks: &[Chunk]) -> Tried<()> {
+        for Chunk { sha256, .. } in chunks {
+            let Some((size, references, since, on_disk)) = self.chunks.get(&sha256.0)?.map(|row| row.value()) else {
+                return Err(damaged("a chunk"));
+            };
+            if references == 0 {
+                self.loose.remove((since, &sha256.0))?;
+            }
+            self.chunks.insert(&sha256.0, (size, references + 1, 0, on_disk))?;
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self, chunks: &[Chunk], now: u64) -> Tried<()> {
+        for Chunk { sha256, .. } in chunks {
+            let row = self.chunks.get(&sha256.0)?.map(|row| row.value());
+            let Some((size, references @ 1.., _, on_disk)) = row else { return Err(damaged("a chunk")) };
+            let is_loose = references == 1;
+            if is_loose {
+                self.loose.insert((now, &sha256.0), ())?;
+            }
+            self.chunks.insert(&sha256.0, (size, references - 1, if is_loose { now } else { 0 }, on_disk))?;
+        }
+        Ok(())
+    }
+
+    /// A chunk to which nothing refers goes; its file does when this is on the disk.
+    pub fn drop_chunk(&mut self, since: u64, hash: Hash) -> Tried<()> {
+        self.changed = true;
+        self.loose.remove((since, &hash.0))?;
+        let Some((_, 0, _, on_disk)) = self.chunks.get(&hash.0)?.map(|row| row.value()) else { return Ok(()) };
+        self.chunks.remove(&hash.0)?;
+        match on_disk {
+            true => drop(self.forgotten.insert(hash)),
+            false => drop(self.inline.remove(&hash.0)?),
+        }
+        Ok(())
+    }
+
+    /// `action`: an index of [`ACTIONS`].
+    pub fn event(&mut self, action: u8, row: &Row, wall: u64, overwrote: Option<u64>) -> Tried<()> {
+        let what = action * 4 + kind_number(row.kind);
+        self.events.insert(row.rev, (wall, what, row.id.as_u128(), overwrote.unwrap_or(0)))?;
+        Ok(())
+    }
+}
+
+/// The chunks of a revision: one that is as long as the file needs no list.
+pub fn chunks_of(lists: &impl ReadableTable<(u128, u64), &'static [u8]>, row: &Row) -> Tried<Vec<Chunk>> {
+    match lists.get((row.id.as_u128(), row.rev))? {
+        Some(list) => list_from_bytes(list.value()),
+        None => Ok(implied(row)),
+    }
+}
+
+fn implied(row: &Row) -> Vec<Chunk> {
+    if row.size == 0 { Vec::new() } else { vec![Chunk { sha256: row.sha256, size: row.size }] }
+}
+
+#[cfg(test)]
+pub fn dump(tx: &redb::ReadTransaction) -> Vec<String> {
+    let mut rows = Vec::new();
+    macro_rules! rows {
+        ($name:literal, $table:expr) => {
+            for row in tx.open_table($table).unwrap().iter().unwrap() {
+                let (key, value) = row.unwrap();
+                rows.push(format!("{} {:?} {:?}", $name, key.value(), value.value()));
+            }
+        };
+    }
+    rows!("file", FILES);
+    rows!("name", NAMES);
+    rows!("change", CHANGES);
+    rows!("version", VERSIONS);
+    rows!("version-age", VERSION_AGES);
+    rows!("tombstone", TOMBSTONES);
+    rows!("list", LISTS);
+    rows!("chunk", CHUNKS);
+    rows!("inline", INLINE);
+    rows!("loose", LOOSE);
+    rows!("event", EVENTS);
+    rows!("key", KEYS);
+    rows!("key-age", KEY_AGES);
+    rows
+}
