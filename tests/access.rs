@@ -113,7 +113,8 @@ fn every_route_of_the_hub_is_in_the_table() {
         Some((parts.next()?.to_string(), parts.nth(1)?.to_string()))
     };
     let routes: BTreeSet<_> = source.lines().filter(|l| l.contains("Route::")).filter_map(quoted).collect();
-    let plain = |path: &str| path.split('?').next().unwrap().replace("web-1", "*").replace("web-9", "*").replace(ID.0, "*").replace(ABC.0, "*");
+    let plain =
+        |path: &str| path.split('?').next().unwrap().replace("web-1", "*").replace("web-9", "*").replace(ID.0, "*").replace(ABC.0, "*");
     let tried: BTreeSet<_> = TABLE.iter().map(|(method, path, ..)| (method.to_string(), plain(path))).collect();
     assert!(routes.len() >= 30 && routes.is_subset(&tried), "{:?}", routes.difference(&tried));
 }

@@ -53,7 +53,8 @@ fn a_long_file_is_the_same_chunks_whichever_way_it_comes() {
     assert_eq!(hub.put_json("PUT", COMMIT, "", &commit("", "a", &pieces)).is(204, "").rev(), new.rev());
     assert!(hub.get(&format!("/api/files/{}/download", new.id())).body == content);
     let whole = hub.upload("", "b", &content, "").is(201, "");
-    let lists: Vec<Value> = [&new, &whole].iter().map(|a| hub.get(&format!("/api/files/{}/chunks?rev={}", a.id(), a.rev())).is(200, "").json()).collect();
+    let lists: Vec<Value> =
+        [&new, &whole].iter().map(|a| hub.get(&format!("/api/files/{}/chunks?rev={}", a.id(), a.rev())).is(200, "").json()).collect();
     assert_eq!(lists[0], lists[1]);
     assert_eq!(lists[0].as_array().unwrap().len(), wants.chunks.len());
     let chunk = hub.get(&format!("/api/chunks/{}", hashes[1])).is(200, "");

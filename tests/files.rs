@@ -101,7 +101,9 @@ fn what_is_not_as_it_should_be_is_refused_with_words() {
     hub.upload("", "big", noise(1, 1_000_000), "").is(201, "");
     hub.upload("", "big", noise(2, 1_000_001), "").is(413, "1000000 bytes are the most");
     hub.ask("PUT", UPLOAD, &kind(), vec![b'x'; 1_100_000]).is(413, "at most 1065536");
-    for line in ["", "Content-Type: application/json\r\n", "Content-Type: multipart/form-data\r\n", "Content-Type: multipart/mixed; boundary=x\r\n"] {
+    for line in
+        ["", "Content-Type: application/json\r\n", "Content-Type: multipart/form-data\r\n", "Content-Type: multipart/mixed; boundary=x\r\n"]
+    {
         hub.ask("PUT", UPLOAD, line, parts(&[file(), metadata("")])).is(415, "multipart/form-data");
     }
     for line in ["If-Match: 7", "If-Match: *", "If-Match: W/\"7\"", "If-Match: \"-1\"", "If-None-Match: \"7\"", "Idempotency-Key: 7"] {
@@ -214,9 +216,13 @@ fn parts_of_a_file_are_sent_as_they_are_asked_for() {
     let content = noise(3, 300_000);
     let new = hub.upload("", "big", &content, "").is(201, "");
     let get = |range: &str| hub.ask("GET", &format!("/api/files/{}/download", new.id()), &format!("Range: {range}\r\n"), "");
-    for (range, from, to) in
-        [("bytes=0-0", 0, 1), ("bytes=7-99999", 7, 100_000), ("bytes=299999-", 299_999, 300_000), ("bytes=-5", 299_995, 300_000), ("bytes=0-", 0, 300_000)]
-    {
+    for (range, from, to) in [
+        ("bytes=0-0", 0, 1),
+        ("bytes=7-99999", 7, 100_000),
+        ("bytes=299999-", 299_999, 300_000),
+        ("bytes=-5", 299_995, 300_000),
+        ("bytes=0-", 0, 300_000),
+    ] {
         let got = get(range).is(206, "");
         assert!(got.body == content[from..to], "{range}");
         assert_eq!(got.header("content-range").unwrap(), format!("bytes {from}-{}/300000", to - 1));
@@ -349,7 +355,10 @@ fn events_are_replayed_and_then_live() {
     let rows = hub.get("/api/events/history?since=2020-01-01T00:00:00.5+00:00&event_type=updated").is(200, "").json();
     assert_eq!((rows.as_array().unwrap().len(), &rows[0]["type"], &rows[0]["event_type"]), (1, &json!("file_updated"), &json!("updated")));
     let count = |query: &str| hub.get(&format!("/api/events/history{query}")).is(200, "").json().as_array().unwrap().len();
-    assert_eq!((count(""), count("?kinds=all"), count("?limit=2"), count("?offset=3"), count("?since=2126-01-01T00:00:00Z")), (4, 5, 2, 1, 0));
+    assert_eq!(
+        (count(""), count("?kinds=all"), count("?limit=2"), count("?offset=3"), count("?since=2126-01-01T00:00:00Z")),
+        (4, 5, 2, 1, 0)
+    );
     assert_eq!(hub.get("/metrics").is(200, "\nmesync_files 2\n").is(200, "\nmesync_chunks 3\n").status, 200);
     hub.get("/api/health").is(200, "\"files\"");
 }

@@ -92,7 +92,8 @@ fn write(hub: &Hub, writer: usize, batches: usize, written: &Mutex<u64>) {
         let mut body = Vec::new();
         for file in 0..50 {
             let text = format!("{writer} {n} {file}");
-            let head = json!({"name": format!("{writer}-{file}"), "size": text.len(), "checksum_sha256": Hash::of(text.as_bytes()).to_string()});
+            let head =
+                json!({"name": format!("{writer}-{file}"), "size": text.len(), "checksum_sha256": Hash::of(text.as_bytes()).to_string()});
             body.extend_from_slice(format!("{head}\n{text}").as_bytes());
         }
         let got = line.ask("POST", "/api/files/batch", "", &body).unwrap().is(200, "").json();
