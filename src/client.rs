@@ -4,6 +4,7 @@
 //! server that it was made for, and follows no redirect.
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::credentials::Access;
 use crate::error::{Error, Kind, plain};
 use crate::logger::one_line;
 use crate::tls::Trust;
+use crate::wire::files::Backup;
 use crate::wire::{self, Cursor, ErrorAnswer, Health, HostInfo, LoginAnswer, PostAnswer, PostResult, PullAnswer};
 
 /// Where to call the hub and with which key; asked before each call, so a new key needs no restart.
@@ -167,6 +169,12 @@ impl HubClient {
         let body = serde_json::json!({ "instance": instance }).to_string();
         let path = format!("/api/hosts/{host}/rebind");
         self.json(&Call { method: http::Method::POST, content: Some(body.as_bytes()), ..Call::get(&path) })
+    }
+
+    /// `POST /api/hub/backup`: the hub copies itself into a directory of its machine. It answers when that is done.
+    pub fn backup(&self, dir: &Path) -> Called<Backup> {
+        let body = serde_json::json!({ "dir": dir }).to_string();
+        self.json(&Call { method: http::Method::POST, content: Some(body.as_bytes()), ..Call::get("/api/hub/backup") })
     }
 
     /// `GET /api/events`: a stream of what is queued for `host`, and nothing about files, that stays open; a read fails after

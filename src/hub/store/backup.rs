@@ -36,7 +36,7 @@ impl Store {
         }
         self.fill_backup(dir).inspect_err(|_| {
             // what is half done is no use to anybody, and would be in the way of the next one
-            let _ = std::fs::remove_file(disk::temporary(&dir.join(open::FILE)));
+            let _ = std::fs::remove_file(disk::temporary(&dir.join(Store::FILE)));
             let _ = std::fs::remove_file(dir.join(KEYS));
             let _ = std::fs::remove_dir_all(dir.join("chunks"));
         })
@@ -44,7 +44,7 @@ impl Store {
 
     fn fill_backup(&self, dir: &Path) -> Result<Backup> {
         let _paused = self.chunks.pause();
-        let path = dir.join(open::FILE);
+        let path = dir.join(Store::FILE);
         let temporary = disk::temporary(&path);
         let (totals, chunks) = self.copy_tables(&temporary)?;
         let failed = |e: io::Error| Error::io(format!("back up into {}", dir.display()), &e);

@@ -7,16 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase};
+use serde::Serialize;
 
 use super::tables::{META, SCHEMA, Tried};
-use super::{files, open};
+use super::{Store, files, open};
 use crate::error::{Error, Kind, Result};
 
 /// Findings that are told one by one, at most; the others are counted.
 const MOST: usize = 1000;
 
 /// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
     pub files: u64,
     pub versions: u64,
@@ -48,9 +49,9 @@ impl Findings {
 
 /// Checks the data directory `dir`, which no hub has: whoever calls holds its lock. `cache`: bytes of memory for pages.
 pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
-    let path = dir.join(open::FILE);
+    let path = dir.join(Store::FILE);
     if !path.is_file() {
-        return Err(Error::new(Kind::Settings, format!("cannot check {}: there is no {} in it", dir.display(), open::FILE)));
+        return Err(Error::new(Kind::Settings, format!("cannot check {}: there is no {} in it", dir.display(), Store::FILE)));
     }
     let mut db = open::database(&path, cache, &Arc::default())?;
     let mut findings = Findings::default();

@@ -61,6 +61,9 @@ pub struct Store {
 }
 
 impl Store {
+    /// The tables, in the data directory.
+    pub const FILE: &'static str = "hub.redb";
+
     /// Drawn when the data directory was new: cursors of another epoch mean nothing here.
     pub fn epoch(&self) -> Uuid {
         self.epoch

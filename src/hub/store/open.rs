@@ -25,19 +25,17 @@ use crate::error::{Error, Kind, Result};
 /// sync of 0.14 to 0.26 ms): off, a commit of one message takes 0.34 ms and one sync, and the open after a kill 3.6 s, since
 /// the file is walked; on, 0.89 ms and two syncs, and 0.28 s.
 pub const QUICK_REPAIR: bool = false;
-/// The tables, in the data directory.
-pub const FILE: &str = "hub.redb";
 /// Bytes set aside for acks and deletes on a full disk; see operations in the manual.
 const RESERVE: u64 = 1024 * 1024;
 
 impl Store {
-    /// Opens or creates `hub.redb` in `dir` with `cache` bytes of memory for pages.
+    /// Opens or creates [`Store::FILE`] in `dir` with `cache` bytes of memory for pages.
     ///
     /// `wall`: milliseconds since 1970. `fresh_epoch`: for a new file. Errors: `Kind::Busy` when another process has it,
     /// `Kind::Damaged` when it is not ours, damaged, or of a newer program; otherwise those of the disk.
     pub fn open(dir: &Path, cache: usize, wall: u64, fresh_epoch: Uuid) -> Result<Store> {
         disk::create_dir(dir)?;
-        let path = dir.join(FILE);
+        let path = dir.join(Store::FILE);
         if !path.exists() {
             create(&path, cache, fresh_epoch)?;
         }

@@ -1,5 +1,7 @@
 //! The store's file half, case by case; `model` drives it through random histories, `room` fills disks.
 
+mod backup;
+mod bench;
 mod model;
 mod room;
 mod sweeps;
@@ -105,7 +107,7 @@ impl Hub {
 
     /// Sweeps until nothing is left to sweep.
     fn sweep_files(&self) {
-        while self.apply(Op::File(FileOp::Sweep)) == (Outcome::Swept { more: true }) {}
+        while self.apply(Op::Sweep) == (Outcome::Swept { more: true }) {}
         assert!(!self.store.wants_sweep(self.now, false, FILE_LIMITS).unwrap());
     }
 
