@@ -23,7 +23,7 @@ LINKS = s3ec
 STATIC_TARGET = x86_64-unknown-linux-musl
 BINARY = target/release/mesync
 FUZZ_SECONDS = 600
-FUZZ_TARGETS = head gate sse message batch settings token names
+FUZZ_TARGETS = head gate sse message batch settings token names form files
 
 bindir = $(PREFIX)/bin
 mandir = $(PREFIX)/share/man

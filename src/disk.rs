@@ -120,6 +120,12 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// A second name for a file.
+#[allow(clippy::disallowed_methods)] // its home
+pub fn link(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::hard_link(from, to)
+}
+
 /// A second name for a file; a synced copy where the filesystem has no links.
 #[allow(clippy::disallowed_methods)] // its home
 pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {

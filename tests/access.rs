@@ -39,6 +39,10 @@ enum Who {
     Outsider,
 }
 
+/// What stands for these in the table: an id that no file has, and the SHA-256 of "abc".
+const ID: (&str, &str) = ("{id}", "00000000-0000-0000-0000-000000000009");
+const ABC: (&str, &str) = ("{abc}", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+
 const COLUMNS: [Who; 5] = [Who::Stranger, Who::Host, Who::Anonymous, Who::Admin, Who::Outsider];
 
 #[rustfmt::skip]
@@ -71,6 +75,29 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET",    "/api/events",              "",                           [401, 200, 200, 200, 403]),
     ("GET",    "/api/events?host=web-1",   "",                           [401, 200, 200, 200, 403]),
     ("GET",    "/api/events?host=web-2",   "",                           [401, 403, 200, 200, 403]),
+    ("GET",    "/api/events?files=false",  "",                           [401, 200, 200, 200, 403]),
+    ("GET",    "/api/events?after=1000",   "",                           [401, 410, 410, 410, 403]),
+    ("GET",    "/api/events/history",      "",                           [401, 200, 200, 200, 403]),
+    ("GET",    "/api/files",               "",                           [401, 200, 200, 200, 403]),
+    ("HEAD",   "/api/files",               "",                           [401, 200, 200, 200, 403]),
+    ("PUT",    "/api/files/upload",        "",                           [401, 415, 415, 415, 403]),
+    ("PUT",    "/api/files/commit",        "{}",                         [401, 400, 400, 400, 403]),
+    ("GET",    "/api/files/changes",       "",                           [401, 200, 200, 200, 403]),
+    ("POST",   "/api/files/batch",         "",                           [401, 200, 200, 200, 403]),
+    ("POST",   "/api/files/fetch",         r#"{"items":[]}"#,            [401, 200, 200, 200, 403]),
+    ("GET",    "/api/files/{id}",          "",                           [401, 404, 404, 404, 403]),
+    ("DELETE", "/api/files/{id}",          "",                           [401, 404, 404, 404, 403]),
+    ("GET",    "/api/files/{id}/download", "",                           [401, 404, 404, 404, 403]),
+    ("GET",    "/api/files/{id}/chunks",   "",                           [401, 404, 404, 404, 403]),
+    ("GET",    "/api/files/{id}/versions", "",                           [401, 404, 404, 404, 403]),
+    ("POST",   "/api/files/{id}/restore",  "",                           [401, 404, 404, 404, 403]),
+    ("GET",    "/api/files/../files",      "",                           [401, 404, 404, 404, 403]),
+    ("POST",   "/api/chunks/missing",      r#"{"chunks":[]}"#,           [401, 200, 200, 200, 403]),
+    ("PUT",    "/api/chunks/{abc}",        "abc",                        [401, 204, 204, 204, 403]),
+    ("PUT",    "/api/chunks/{abc}",        "abd",                        [401, 400, 400, 400, 403]),
+    ("GET",    "/api/chunks/{abc}",        "",                           [401, 404, 404, 404, 403]),
+    ("GET",    "/api/idempotency/{id}",    "",                           [401, 200, 200, 200, 403]),
+    ("POST",   "/api/hub/backup",          r#"{"dir":"here"}"#,          [401, 403, 403, 400, 403]),
     ("GET",    "/api/nothing",             "",                           [401, 404, 404, 404, 403]),
     ("GET",    "/nothing",                 "",                           [401, 404, 404, 404, 403]),
     ("GET",    "/api/health/",             "",                           [401, 404, 404, 404, 403]),
@@ -86,9 +113,10 @@ fn every_route_of_the_hub_is_in_the_table() {
         Some((parts.next()?.to_string(), parts.nth(1)?.to_string()))
     };
     let routes: BTreeSet<_> = source.lines().filter(|l| l.contains("Route::")).filter_map(quoted).collect();
-    let plain = |path: &str| path.split('?').next().unwrap().replace("web-1", "*").replace("web-9", "*");
+    let plain =
+        |path: &str| path.split('?').next().unwrap().replace("web-1", "*").replace("web-9", "*").replace(ID.0, "*").replace(ABC.0, "*");
     let tried: BTreeSet<_> = TABLE.iter().map(|(method, path, ..)| (method.to_string(), plain(path))).collect();
-    assert!(routes.len() >= 11 && routes.is_subset(&tried), "{:?}", routes.difference(&tried));
+    assert!(routes.len() >= 30 && routes.is_subset(&tried), "{:?}", routes.difference(&tried));
 }
 
 struct Rig {
@@ -173,6 +201,7 @@ fn ask(stream: TcpStream, method: &str, path: &str, host: &str, lines: &str, bod
 fn check(connect: &dyn Fn() -> TcpStream, what: &str, who: Who, host: &str, lines: &str) {
     let column = COLUMNS.iter().position(|c| *c == who).unwrap();
     for (method, path, body, statuses) in TABLE {
+        let path = &path.replace(ID.0, ID.1).replace(ABC.0, ABC.1);
         let body = match body.strip_prefix("from ") {
             Some(source) => message(source, "web-1", ""),
             None => body.to_string(),
@@ -180,7 +209,7 @@ fn check(connect: &dyn Fn() -> TcpStream, what: &str, who: Who, host: &str, line
         let got = ask(connect(), method, path, host, lines, &body);
         assert_eq!(got.status, statuses[column], "{what}: {method} {path}: {got:?}");
         assert!(got.status < 400 || got.body.is_empty() || got.body.starts_with("{\"error\":\""), "{what}: {method} {path}: {got:?}");
-        if *method == "POST" && path == &"/api/messages" && got.status == 200 {
+        if *method == "POST" && path == "/api/messages" && got.status == 200 {
             let forged = who == Who::Host && body.contains("web-2");
             assert_eq!(got.body.contains("queued"), !forged, "{what}: {got:?}");
             assert_eq!(got.body.contains("this key belongs to"), forged, "{what}: {got:?}");

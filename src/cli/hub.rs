@@ -1,14 +1,23 @@
-//! Commands of the hub's machine: run it, and its keys. The hub itself is in `hub`.
+//! Commands of the hub's machine: run it, back it up, check it, and its keys. The hub itself is in `hub`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::output::left;
 use super::parse::Invocation;
 use super::{Context, Done};
-use crate::error::Result;
+use crate::client::HubClient;
+use crate::config::Settings;
+use crate::credentials::{self, Access};
+use crate::error::{Error, Kind, Result};
+use crate::hub::claim::{Claim, claim};
+use crate::hub::store::{Store, check};
 use crate::service::{self, Part, Signals};
+use crate::wire::files::Backup;
 use crate::{clock, daemon, disk, hub, wire};
 
 /// `mesync serve`: the context's settings already have the values of the flags.
@@ -40,6 +49,81 @@ fn url(listen: SocketAddr) -> String {
         ip => ip,
     };
     format!("http://{}", SocketAddr::new(ip, listen.port()))
+}
+
+/// How long a running hub may take for a backup.
+const LONGEST_BACKUP: Duration = Duration::from_secs(86_400);
+
+/// A backup as `--json` shows it.
+#[derive(Serialize)]
+struct BackedUp<'a> {
+    dir: &'a Path,
+    #[serde(flatten)]
+    backup: Backup,
+}
+
+/// `mesync hub backup DIR`: a hub that runs makes the copy itself, since no other process can read its tables.
+pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let (settings, argument) = (&context.settings, invocation.argument(0)?);
+    let dir = std::path::absolute(argument).map_err(|e| Error::io(format!("find {argument}"), &e))?;
+    let backup = match claim_existing(&settings.hub.data_dir) {
+        Ok(_claim) => {
+            let now = clock::millis(clock::now());
+            Store::open(&settings.hub.data_dir, settings.hub.cache as usize, now, Uuid::new_v4())?.backup(&dir)?
+        }
+        Err(e) if e.kind == Kind::Busy => backup_running(settings, &dir, e)?,
+        Err(e) => return Err(e),
+    };
+    match context.out.json {
+        true => context.out.object(&BackedUp { dir: &dir, backup }),
+        false => context.out.line(&format!("{}: {} files, {} chunks", dir.display(), backup.files, backup.chunks)),
+    }
+    Ok(Done::All)
+}
+
+/// `held`: what to say if the hub does not listen yet, or does not say where.
+fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup> {
+    let data = &settings.hub.data_dir;
+    let holder = disk::lock_holder(&data.join(wire::HUB_LOCK)).and_then(|text| text.trim().parse().ok());
+    let url = url(holder.ok_or(held)?);
+    let key = credentials::local_key(data, &url);
+    let access = Access { url: url.clone(), key };
+    let settings = Settings { server_url: url, http_timeout: LONGEST_BACKUP, ca_file: None, ..settings.clone() };
+    let hub = HubClient::new(&settings, Box::new(move || Ok(access.clone())))?;
+    hub.backup(dir).map_err(|failure| failure.error)
+}
+
+/// The data directory of a hub that does not run. `Kind::Busy`: it does.
+fn claim_existing(data: &Path) -> Result<Claim> {
+    if !data.join(Store::FILE).is_file() {
+        let what = format!("there is no hub in {}", data.display());
+        return Err(Error::new(Kind::Settings, what).hint("name its data directory with --data"));
+    }
+    claim(data)
+}
+
+/// `mesync hub check`
+pub fn check(context: &mut Context, _: &Invocation) -> Result<Done> {
+    let hub = &context.settings.hub;
+    let dir = hub.data_dir.display();
+    let _claim = claim_existing(&hub.data_dir).map_err(|e| match e.kind {
+        Kind::Busy => Error::new(Kind::Busy, format!("cannot check {dir}: a hub is running with it"))
+            .hint("stop it, or make a backup and check that with --data"),
+        _ => e,
+    })?;
+    let findings = check::check(&hub.data_dir, hub.cache as usize)?;
+    if context.out.json {
+        context.out.object(&findings);
+    } else {
+        findings.damage.iter().for_each(|what| context.out.line(&format!("damaged: {what}")));
+        findings.orphans.iter().for_each(|path| context.out.line(&format!("not needed: {path}")));
+        let check::Findings { files, versions, chunks, bytes, .. } = findings;
+        context.out.line(&format!("{files} files, {versions} versions, {chunks} chunks of {bytes} bytes"));
+    }
+    match findings.damage.len() as u64 + findings.more {
+        0 => Ok(Done::All),
+        n => Err(Error::new(Kind::Damaged, format!("{n} things are damaged in {dir}")).hint("restore a backup")),
+    }
 }
 
 /// A key as `--json` shows it.

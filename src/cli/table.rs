@@ -263,6 +263,31 @@ pub static COMMANDS: &[Command] = &[
         run: Run::Daemon(hub::serve),
     },
     Command {
+        name: "hub backup",
+        group: Group::Hub,
+        arguments: &[one("DIR", Values::Directory)],
+        flags: &[DATA],
+        doc: "copy the hub's data into a new directory",
+        long: &[
+            "Run it on the hub's machine, as the hub's user. The hub may run: it makes the copy itself and goes on meanwhile. DIR must be new or empty. On the same disk the contents of files are not copied but get a further name, so a backup against the loss of the disk belongs on another one.",
+            "To restore it, stop the hub and let DIR take the place of its data directory. The hub then counts as a new one: every machine compares all its files with it, and deletes none.",
+        ],
+        examples: &[("mesync hub backup /mnt/usb/hub-monday", "onto another disk")],
+        run: Run::Command(hub::backup),
+    },
+    Command {
+        name: "hub check",
+        group: Group::Hub,
+        arguments: &[],
+        flags: &[DATA],
+        doc: "check that all that the hub keeps is there and whole",
+        long: &[
+            "Reads all contents of files, so it takes its time. The hub must be stopped; to check one that runs, make a backup and check that. Exit status 65 if something is damaged. What is only not needed any more is named too, and is no damage: the hub removes it.",
+        ],
+        examples: &[("mesync hub check", "the hub of this machine"), ("mesync hub check --data /mnt/usb/hub-monday", "a backup")],
+        run: Run::Command(hub::check),
+    },
+    Command {
         name: "key add",
         group: Group::Hub,
         arguments: &[one("NAME", Values::Text)],

@@ -32,10 +32,8 @@ pub fn listen(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Re
     if request.caller == Caller::Nobody {
         return Reply::error(401, "a key is needed");
     }
-    feed(store, events, request).map_or_else(
-        |reply| reply,
-        |mut feed| Reply::job("text/event-stream", Job::Stream(Box::new(move |out| feed.run(out)))),
-    )
+    feed(store, events, request)
+        .map_or_else(|reply| reply, |mut feed| Reply::job("text/event-stream", Job::Stream(Box::new(move |out| feed.run(out)))))
 }
 
 fn feed(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Result<Feed, Reply> {
@@ -161,8 +159,7 @@ mod tests {
     #[test]
     fn events_are_one_line_of_ascii() {
         let payload = serde_json::from_str(r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a\"\\\n\u0000é😀\u007f"}"#).unwrap();
-        let event =
-            Event { kind: "file_created".into(), event_type: None, resource_id: None, payload, overwrote: None, created_at: None };
+        let event = Event { kind: "file_created".into(), event_type: None, resource_id: None, payload, overwrote: None, created_at: None };
         let mut text = Vec::new();
         write_event(&mut text, 7, &event).unwrap();
         let text = String::from_utf8(text).unwrap();

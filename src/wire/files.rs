@@ -397,6 +397,19 @@ pub struct MissingChunks {
     pub missing: Vec<Hash>,
 }
 
+/// The answer of `POST /api/hub/backup`: what is in the copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    #[serde(default)]
+    pub files: u64,
+    /// Those that are kept as files of their own.
+    #[serde(default)]
+    pub chunks: u64,
+    /// Bytes of chunks that were copied, since they could not be given a further name there.
+    #[serde(default)]
+    pub copied: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

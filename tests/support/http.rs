@@ -38,11 +38,28 @@ impl Conn {
     pub fn answer(&mut self, within: Duration) -> io::Result<Got> {
         let until = Instant::now() + within;
         let got = self.head(until)?;
-        let length = got.header("content-length").map_or(0, |n| n.parse().unwrap());
+        let body = self.body(&got, until)?;
+        Ok(Got { body: String::from_utf8(body).unwrap(), ..got })
+    }
+
+    /// The body that this head announces.
+    pub fn body(&mut self, head: &Got, until: Instant) -> io::Result<Vec<u8>> {
+        let length = head.header("content-length").map_or(0, |n| n.parse().unwrap());
         while self.buffer.len() < length {
             self.more(until)?;
         }
-        Ok(Got { body: String::from_utf8(self.buffer.drain(..length).collect()).unwrap(), ..got })
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// A line without its end: of an event stream.
+    pub fn line(&mut self, until: Instant) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Ok(String::from_utf8(line[..end].to_vec()).unwrap());
+            }
+            self.more(until)?;
+        }
     }
 
     /// The head of the next answer: all that an event stream has of one.

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::json;
 
 use super::{Files, later};
+use crate::error::Kind;
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::protected;
@@ -31,9 +31,9 @@ impl Files {
         };
         let this = self.clone();
         answer(later(move |_, answer| {
-            let reply = match backup_stub(&this.store, &dir) {
-                Ok(()) => Reply::json(200, &json!({"dir": dir})),
-                Err(e) => Reply::error(500, e.to_string()),
+            let reply = match this.store.backup(&dir) {
+                Ok(backup) => Reply::json(200, &backup),
+                Err(e) => Reply::error(status(e.kind), e.to_string()),
             };
             drop(lease);
             answer(reply);
@@ -41,6 +41,11 @@ impl Files {
     }
 }
 
-fn backup_stub(_: &crate::hub::store::Store, _: &std::path::Path) -> crate::error::Result<()> {
-    Err(crate::error::Error::new(crate::error::Kind::Failed, "cannot back up yet"))
+fn status(kind: Kind) -> u16 {
+    match kind {
+        // the directory is not as it must be: the same again will not work
+        Kind::CannotCreate => 409,
+        Kind::Busy => 507,
+        _ => 500,
+    }
 }

@@ -83,7 +83,9 @@ mod tests {
 
     #[test]
     fn files_follow_their_lines() {
-        let file = |name: &str, size: usize, bytes: &str| format!("{{\"name\":\"{name}\",\"size\":{size},\"checksum_sha256\":\"{HASH}\"}}\n{bytes}");
+        let file = |name: &str, size: usize, bytes: &str| {
+            format!("{{\"name\":\"{name}\",\"size\":{size},\"checksum_sha256\":\"{HASH}\"}}\n{bytes}")
+        };
         check(&(file("a", 3, "abc") + &file("b", 0, "") + &file("c", 2, "\n\n")), "a=abc b= c=\n\n ");
         check(&file("a", 4, "abc"), "ends in the bytes of file 1");
         check(&(file("a", 3, "abc") + "{\"name\""), "ends in the line of file 2");

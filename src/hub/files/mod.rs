@@ -157,7 +157,12 @@ impl Files {
     }
 
     /// Calls `take` on the thread of the connection, however short the body is: many files may have to be opened or synced.
-    fn read_whole(&self, mut request: Request, answer: Answer, take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static) {
+    fn read_whole(
+        &self,
+        mut request: Request,
+        answer: Answer,
+        take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static,
+    ) {
         let (this, begun) = (self.clone(), std::mem::take(&mut request.body));
         answer(later(move |rest, answer| take(&this, &request, &mut begun.as_slice().chain(rest), answer)));
     }

@@ -315,10 +315,14 @@ mod tests {
         Ok(told.0)
     }
 
-    fn check(body: &str, wants: Result<&[(&str, Option<&str>, &str)], &str>) {
+    /// Name, name of the file and content of each part, or words.
+    type Read<'a> = Result<&'a [(&'a str, Option<&'a str>, &'a str)], &'a str>;
+
+    fn check(body: &str, wants: Read) {
         for step in [1, 2, 3, 7, 64, 100_000] {
             let got = read(body.as_bytes(), step);
-            let got: Result<Vec<_>, _> = got.map(|parts| parts.into_iter().map(|(p, b)| (p.name, p.filename, String::from_utf8(b).unwrap())).collect());
+            let got: Result<Vec<_>, _> =
+                got.map(|parts| parts.into_iter().map(|(p, b)| (p.name, p.filename, String::from_utf8(b).unwrap())).collect());
             match (&got, wants) {
                 (Ok(parts), Ok(wants)) => {
                     let parts: Vec<_> = parts.iter().map(|(n, f, b)| (n.as_str(), f.as_deref(), b.as_str())).collect();
@@ -338,7 +342,10 @@ mod tests {
         for bytes in ["", "x", "\r\n", "\r", "--XY", "\r\n--X", "\r\r\n-\r\n--\r\n--X\r\n", "\r\n\r\n"] {
             check(&part(bytes), Ok(&[("a", None, bytes)]));
         }
-        check(&format!("ignored\r\n--XY \t\r\n{HEAD}1\r\n--XY\r\n{HEAD}2\r\n--XY--ignored\r\n--XY\r\n"), Ok(&[("a", None, "1"), ("a", None, "2")]));
+        check(
+            &format!("ignored\r\n--XY \t\r\n{HEAD}1\r\n--XY\r\n{HEAD}2\r\n--XY--ignored\r\n--XY\r\n"),
+            Ok(&[("a", None, "1"), ("a", None, "2")]),
+        );
         check("--XY--", Ok(&[]));
     }
 
@@ -388,7 +395,13 @@ mod tests {
         let check = |text: &str, wants: Option<&str>| assert_eq!(boundary(text).as_deref(), wants, "{text}");
         check("multipart/form-data; boundary=----x1", Some("----x1"));
         check("Multipart/Form-Data; charset=utf-8; BOUNDARY=\"a b:c\"", Some("a b:c"));
-        for wrong in ["", "multipart/form-data", "text/plain; boundary=x", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"a\\\"b\""] {
+        for wrong in [
+            "",
+            "multipart/form-data",
+            "text/plain; boundary=x",
+            "multipart/form-data; boundary=",
+            "multipart/form-data; boundary=\"a\\\"b\"",
+        ] {
             check(wrong, None);
         }
         check(&format!("multipart/form-data; boundary={}", "x".repeat(71)), None);

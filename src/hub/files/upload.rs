@@ -133,17 +133,7 @@ pub fn unwritten(e: &io::Error) -> Reply {
 
 impl<'a> Form<'a> {
     fn new(store: &'a Store, most: u64) -> Form<'a> {
-        Form {
-            store,
-            most,
-            size: 0,
-            part: Which::Other,
-            file_name: None,
-            metadata: None,
-            filename: None,
-            content_type: None,
-            intake: None,
-        }
+        Form { store, most, size: 0, part: Which::Other, file_name: None, metadata: None, filename: None, content_type: None, intake: None }
     }
 
     /// What is to be done, once all parts are there.

@@ -48,8 +48,9 @@ pub const POOL_LEAST: usize = 4;
 pub const POOL_MOST: usize = 64;
 /// Surplus connections to tiny_http are closed after this long.
 pub const POOL_SHRINK: Duration = Duration::from_secs(60);
-/// The gate's hashes and parsers, a job and 64 header slots; unoptimised code needs several times as much.
-pub const CLIENT_STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 96 * 1024 };
+/// The gate's hashes and parsers, 64 header slots, and jobs that read the store's tables and parse JSON; unoptimised code
+/// needs several times as much. What is not touched costs address space only.
+pub const CLIENT_STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 256 * 1024 };
 /// Parsers of nested JSON run here.
 pub const WORKER_STACK: usize = 512 * 1024;
 

@@ -7,6 +7,8 @@
 //! whatever the number of hosts: it is for all that were registered before it, and each has one number, its cursor, through
 //! which it is done. What [`Store::apply`] has returned is on the disk; reads see only what is.
 
+pub mod backup;
+pub mod check;
 pub mod files;
 pub mod ops;
 pub mod read;
@@ -59,6 +61,9 @@ pub struct Store {
 }
 
 impl Store {
+    /// The tables, in the data directory.
+    pub const FILE: &'static str = "hub.redb";
+
     /// Drawn when the data directory was new: cursors of another epoch mean nothing here.
     pub fn epoch(&self) -> Uuid {
         self.epoch
@@ -254,6 +259,13 @@ impl Store {
 impl Store {
     pub fn break_syncs(&self) {
         self.happened.break_syncs.store(true, Relaxed);
+    }
+
+    /// What a check of the file half finds, while the store is open.
+    pub fn examine(&self) -> check::Findings {
+        let mut findings = check::Findings::default();
+        self.read(|tx| files::check(tx, self.dir(), &mut findings)).unwrap();
+        findings
     }
 }
 

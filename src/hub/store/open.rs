@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
-use redb::{Database, DatabaseError, ReadableDatabase};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
 use super::Store;
@@ -17,7 +17,7 @@ use super::files::{self, ChunkDir};
 use super::live::Live;
 use super::medium::{Happened, Medium};
 use super::ops::resume;
-use super::tables::{META, SCHEMA, Tables, Tried};
+use super::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 
@@ -29,13 +29,13 @@ pub const QUICK_REPAIR: bool = false;
 const RESERVE: u64 = 1024 * 1024;
 
 impl Store {
-    /// Opens or creates `hub.redb` in `dir` with `cache` bytes of memory for pages.
+    /// Opens or creates [`Store::FILE`] in `dir` with `cache` bytes of memory for pages.
     ///
     /// `wall`: milliseconds since 1970. `fresh_epoch`: for a new file. Errors: `Kind::Busy` when another process has it,
     /// `Kind::Damaged` when it is not ours, damaged, or of a newer program; otherwise those of the disk.
     pub fn open(dir: &Path, cache: usize, wall: u64, fresh_epoch: Uuid) -> Result<Store> {
         disk::create_dir(dir)?;
-        let path = dir.join("hub.redb");
+        let path = dir.join(Store::FILE);
         if !path.exists() {
             create(&path, cache, fresh_epoch)?;
         }
@@ -46,6 +46,13 @@ impl Store {
             let what = format!("cannot use {}: its tables are of version {}, this program knows {SCHEMA}", path.display(), meta.schema);
             return Err(Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it"));
         }
+        let epoch = match meta.epoch {
+            Some(epoch) => Uuid::from_u128(epoch),
+            None => {
+                log::info!("this is a restored backup: it begins a new epoch, and every client looks at all files again");
+                begin_epoch(&db, fresh_epoch).map_err(|e| error("write", &path, &e))?
+            }
+        };
         gain_tables(&db).map_err(|e| error("write", &path, &e))?;
         let chunks = Arc::new(ChunkDir::open(dir, Arc::clone(&happened))?);
         hold_reserve(&path);
@@ -53,7 +60,7 @@ impl Store {
         Ok(Store {
             path,
             cache,
-            epoch: Uuid::from_u128(meta.epoch),
+            epoch,
             resumed_at,
             db: Arc::new(RwLock::new(Some(db))),
             happened,
@@ -66,7 +73,8 @@ impl Store {
 
 struct Meta {
     schema: u128,
-    epoch: u128,
+    /// `None`: a backup.
+    epoch: Option<u128>,
     clocks: Option<(u64, u64)>,
 }
 
@@ -74,7 +82,32 @@ fn read_meta(db: &Database) -> Tried<Meta> {
     let meta = db.begin_read()?.open_table(META)?;
     let get = |name| Ok::<_, redb::Error>(meta.get(name)?.map(|v| v.value()));
     let clocks = get("age")?.zip(get("wall")?).map(|(age, wall)| (age as u64, wall as u64));
-    Ok(Meta { schema: get("schema")?.unwrap_or(0), epoch: get("epoch")?.unwrap_or(0), clocks })
+    Ok(Meta { schema: get("schema")?.unwrap_or(0), epoch: get("epoch")?, clocks })
+}
+
+/// Revisions that a restored hub leaves out: those that the lost one may have given since the backup.
+const RESTORED: u128 = 1 << 32;
+
+/// What was restored from a backup becomes a hub of its own: no number that the lost one gave may mean something else here.
+fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
+    let tx = db.begin_write()?;
+    {
+        let (mut meta, mut hosts) = (tx.open_table(META)?, tx.open_table(HOSTS)?);
+        let rev = meta.get("rev")?.map_or(0, |v| v.value());
+        meta.insert("rev", rev + RESTORED)?;
+        meta.insert("epoch", epoch.as_u128())?;
+        let mut rows = Vec::new();
+        for row in hosts.iter()? {
+            let (name, row) = row?;
+            rows.push((name.value().to_string(), HostRow::from_value(row.value())));
+        }
+        for (name, row) in rows {
+            // which machine acts under the name may have changed since: the next one to come is let in
+            hosts.insert(name.as_str(), HostRow { instance: None, ..row }.value())?;
+        }
+    }
+    tx.commit()?;
+    Ok(epoch)
 }
 
 /// A store of a program that knew no files gains their tables; it can still be opened by that program.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, Value, WriteTransaction};
 use uuid::Uuid;
 
 use super::files::{FileTables, FileTotals};
@@ -33,6 +33,32 @@ pub const ID_AGES: TableDefinition<u64, (u128, u64)> = TableDefinition::new("id_
 pub type MessageValue = (u128, u64, u64, &'static str, &'static str, &'static str);
 pub type HostValue = (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64);
 pub type Tried<T> = Result<T, redb::Error>;
+
+/// Copies all of them but the epoch, for a backup: who is restored from it must not be taken for who was backed up.
+pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+    copy_table(from, to, META)?;
+    to.open_table(META)?.remove("epoch")?;
+    copy_table(from, to, MESSAGES)?;
+    copy_table(from, to, EXPIRIES)?;
+    copy_table(from, to, BROADCASTS)?;
+    copy_table(from, to, TARGETED)?;
+    copy_table(from, to, HOSTS)?;
+    copy_table(from, to, IDS)?;
+    copy_table(from, to, ID_AGES)
+}
+
+pub fn copy_table<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<K, V>,
+) -> Tried<()> {
+    let mut to = to.open_table(table)?;
+    for row in from.open_table(table)?.iter()? {
+        let (key, value) = row?;
+        to.insert(key.value(), value.value())?;
+    }
+    Ok(())
+}
 
 /// What the hub knows of a host. Times are hub time in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +94,7 @@ impl HostRow {
         }
     }
 
-    fn value(&self) -> (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64) {
+    pub fn value(&self) -> (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64) {
         let instance = self.instance.map(|i| i.as_u128());
         (self.registered, instance, self.cursor, self.first_seen, self.last_seen, self.queued, self.queued_bytes)
     }

@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
 
 use super::super::medium::Happened;
 use super::ops::{Bytes, FileOp};
@@ -92,7 +94,7 @@ pub struct ChunkDir {
 impl ChunkDir {
     /// Makes the directories and empties what the last run left in `staging/`, but for its chunks.
     pub fn open(data_dir: &Path, happened: Arc<Happened>) -> crate::error::Result<ChunkDir> {
-        let (chunks, staging) = (data_dir.join("chunks"), data_dir.join("staging"));
+        let (chunks, staging) = (root(data_dir), data_dir.join("staging"));
         let earlier = staging.join("earlier");
         [&chunks, &staging, &earlier].into_iter().try_for_each(|dir| disk::create_dir(dir))?;
         let dir = ChunkDir {
@@ -222,8 +224,7 @@ impl ChunkDir {
 
     /// Where the file of a chunk is.
     pub fn place_of(&self, hash: Hash) -> PathBuf {
-        let name = hash.to_string();
-        self.chunks.join(&name[..2]).join(name)
+        within(&self.chunks, hash)
     }
 
     /// Moves what these operations have staged to its place, durably; what is `known` already is left. The chunks that were
@@ -378,15 +379,35 @@ impl Drop for Paused<'_> {
     }
 }
 
-/// The hash of a file's bytes, read in pieces.
+/// Where the chunks of a data directory are.
+pub fn root(data_dir: &Path) -> PathBuf {
+    data_dir.join("chunks")
+}
+
+/// Where the file of a chunk is.
+pub fn place(data_dir: &Path, hash: Hash) -> PathBuf {
+    within(&root(data_dir), hash)
+}
+
+fn within(root: &Path, hash: Hash) -> PathBuf {
+    let name = hash.to_string();
+    root.join(&name[..2]).join(name)
+}
+
+/// The hash of a file's bytes.
 pub fn hash_of(path: &Path) -> io::Result<Hash> {
-    use sha2::Digest;
-    use std::io::Read;
-    let (mut file, mut hash, mut piece) = (disk::open_regular(path)?, sha2::Sha256::new(), vec![0; 64 * 1024]);
+    let mut hash = Sha256::new();
+    feed(disk::open_regular(path)?, |piece| hash.update(piece))?;
+    Ok(Hash(hash.finalize().into()))
+}
+
+/// The bytes of a file, piece by piece.
+pub fn feed(mut file: File, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut piece = vec![0; 64 * 1024];
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(Hash(hash.finalize().into())),
-            n => hash.update(&piece[..n]),
+            0 => return Ok(()),
+            n => take(&piece[..n]),
         }
     }
 }

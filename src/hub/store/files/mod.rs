@@ -6,6 +6,7 @@
 pub mod ops;
 
 mod apply;
+mod check;
 mod chunks;
 mod intake;
 mod read;
@@ -25,12 +26,13 @@ use crate::error::Result;
 use crate::wire::files::{Chunk, Hash};
 use ops::{Bytes, FileOp};
 
+pub(super) use check::check;
 pub(super) use chunks::ChunkDir;
 pub use chunks::Staged;
 pub use intake::{Body, Intake};
 pub use reader::Reader;
 pub(super) use sweep::is_wanted;
-pub(super) use tables::{CHUNKS, FileTables, FileTotals};
+pub(super) use tables::{CHUNKS, FileTables, FileTotals, copy};
 
 /// Settings that decide what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +100,10 @@ impl Store {
     }
 }
 
-/// All tables of files as text.
 #[cfg(test)]
-pub(super) fn dump(tx: &redb::ReadTransaction) -> Vec<String> {
-    tables::dump(tx)
-}
+pub(super) use sweep::{EVENTS_KEPT, KEYS_KEPT};
+#[cfg(test)]
+pub(super) use tables::{dump, fill_for_test};
 
 /// The group needs the tables of files.
 pub(super) fn concerns(group: &Group) -> bool {

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
-use super::super::tables::Tried;
+use super::super::tables::{Tried, copy_table};
 use super::rows::{Row, damaged, kind_number, list_from_bytes, list_to_bytes};
 use crate::wire::files::{Chunk, Hash, Name};
 
@@ -38,6 +38,23 @@ pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::
 pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");
 /// number -> hub time, host, key: the same in order of age.
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
+
+/// Copies all of them, for a backup.
+pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+    copy_table(from, to, FILES)?;
+    copy_table(from, to, NAMES)?;
+    copy_table(from, to, CHANGES)?;
+    copy_table(from, to, VERSIONS)?;
+    copy_table(from, to, VERSION_AGES)?;
+    copy_table(from, to, TOMBSTONES)?;
+    copy_table(from, to, LISTS)?;
+    copy_table(from, to, CHUNKS)?;
+    copy_table(from, to, INLINE)?;
+    copy_table(from, to, LOOSE)?;
+    copy_table(from, to, EVENTS)?;
+    copy_table(from, to, KEYS)?;
+    copy_table(from, to, KEY_AGES)
+}
 
 /// The state of a name, kept beside its id so that a listing looks at one table only: the kind, and this if it is deleted.
 pub const DELETED: u8 = 0x80;
@@ -300,7 +317,7 @@ fn implied(row: &Row) -> Vec<Chunk> {
 }
 
 #[cfg(test)]
-pub fn dump(tx: &redb::ReadTransaction) -> Vec<String> {
+pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     let mut rows = Vec::new();
     macro_rules! rows {
         ($name:literal, $table:expr) => {
@@ -324,4 +341,22 @@ pub fn dump(tx: &redb::ReadTransaction) -> Vec<String> {
     rows!("key", KEYS);
     rows!("key-age", KEY_AGES);
     rows
+}
+
+/// So many events, and so many burnt keys of the host `a`, numbered from 1.
+#[cfg(test)]
+pub fn fill_for_test(db: &std::sync::RwLock<Option<redb::Database>>, events: u64, keys: u64) {
+    let db = db.read().unwrap();
+    let tx = db.as_ref().unwrap().begin_write().unwrap();
+    let mut table = tx.open_table(EVENTS).unwrap();
+    (1..=events).for_each(|rev| drop(table.insert(rev, (0, 0, 0, 0)).unwrap()));
+    drop(table);
+    let (mut table, mut ages) = (tx.open_table(KEYS).unwrap(), tx.open_table(KEY_AGES).unwrap());
+    let burnt = super::rows::Done::Burnt.to_bytes();
+    for key in 1..=keys {
+        table.insert(("a", u128::from(key)), burnt.as_slice()).unwrap();
+        ages.insert(key, (0, "a", u128::from(key))).unwrap();
+    }
+    drop((table, ages));
+    tx.commit().unwrap();
 }

@@ -60,14 +60,18 @@ fn a_file_half_made_is_made_again() {
 }
 
 /// A small disk of its own, gone when dropped. `None`: that takes root.
-struct SmallDisk(TempDir);
+pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    fn new(size: &str) -> Option<SmallDisk> {
+    pub fn new(size: &str) -> Option<SmallDisk> {
         let dir = TempDir::new().unwrap();
         let mount =
             std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(dir.path()).status();
         mount.is_ok_and(|status| status.success()).then_some(SmallDisk(dir))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 

@@ -1,0 +1,133 @@
+//! A copy of everything while the hub goes on: first the tables as they are at one moment, then the chunks that they name.
+//!
+//! Chunks never change, so the copies are further names for the same files where that is possible; none is removed
+//! meanwhile. The tables get their name last: a directory without them is no backup. They carry no epoch, so a hub that is
+//! started with the copy is another one (see `open`).
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use redb::{ReadableDatabase, ReadableTable};
+
+use super::files::{self, CHUNKS, FileTotals};
+use super::tables::{self, META, Tried};
+use super::{Store, open};
+use crate::config::limits;
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::wire::files::{Backup, Hash};
+
+/// Beside the tables and the chunks; without it a restored hub would know no machine.
+const KEYS: &str = "keys.toml";
+
+impl Store {
+    /// Copies the store into a directory that is new or empty, durably. To be called by any thread; it takes its time.
+    ///
+    /// `Kind::Busy`: no room there. `Kind::Damaged`: a chunk is missing.
+    pub fn backup(&self, dir: &Path) -> Result<Backup> {
+        disk::create_dir(dir)?;
+        let reading = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
+        if std::fs::read_dir(dir).map_err(reading)?.next().is_some() {
+            let what = format!("will not back up into {}: it is not empty", dir.display());
+            return Err(Error::new(Kind::CannotCreate, what).hint("name a new directory"));
+        }
+        self.fill_backup(dir).inspect_err(|_| {
+            // what is half done is no use to anybody, and would be in the way of the next one
+            let _ = std::fs::remove_file(disk::temporary(&dir.join(Store::FILE)));
+            let _ = std::fs::remove_file(dir.join(KEYS));
+            let _ = std::fs::remove_dir_all(dir.join("chunks"));
+        })
+    }
+
+    fn fill_backup(&self, dir: &Path) -> Result<Backup> {
+        let _paused = self.chunks.pause();
+        let path = dir.join(Store::FILE);
+        let temporary = disk::temporary(&path);
+        let (totals, chunks) = self.copy_tables(&temporary)?;
+        let failed = |e: io::Error| Error::io(format!("back up into {}", dir.display()), &e);
+        let copied = self.copy_chunks(&chunks, &dir.join("chunks"))?;
+        match disk::read_at_most(&self.dir().join(KEYS), limits::KEYS * 1024) {
+            Ok(keys) => disk::write_durably(&dir.join(KEYS), &keys, 0o600)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+        }
+        disk::sync_file(&temporary).map_err(failed)?;
+        disk::rename_noreplace(&temporary, &path).and_then(|()| disk::sync_dir(dir)).map_err(failed)?;
+        Ok(Backup { files: totals.files, chunks: chunks.len() as u64, copied })
+    }
+
+    /// The tables as they are now, in a new file; what they count, and the chunks on the disk that they name.
+    fn copy_tables(&self, path: &Path) -> Result<(FileTotals, Vec<Hash>)> {
+        let to = open::database(path, self.cache, &Arc::default())?;
+        let copy = || -> Tried<(FileTotals, Vec<Hash>)> {
+            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+            let from = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
+            drop(db);
+            let tx = to.begin_write()?;
+            tables::copy(&from, &tx)?;
+            files::copy(&from, &tx)?;
+            tx.commit()?;
+            let mut chunks = Vec::new();
+            for row in from.open_table(CHUNKS)?.iter()? {
+                let (hash, row) = row?;
+                chunks.extend(row.value().3.then(|| Hash(*hash.value())));
+            }
+            Ok((FileTotals::read(&from.open_table(META)?)?, chunks))
+        };
+        let copied = copy().map_err(|e| open::error("copy into", path, &e))?;
+        to.close().map_err(|e| open::error("write", path, &e.into()))?;
+        Ok(copied)
+    }
+
+    /// Gives each chunk a further name under `to`; bytes that had to be copied instead.
+    fn copy_chunks(&self, chunks: &[Hash], to: &Path) -> Result<u64> {
+        let failed = |path: &Path, e: &io::Error| Error::io(format!("copy {}", path.display()), e);
+        let mut dirs: Vec<PathBuf> = vec![to.to_path_buf()];
+        let mut copied = Vec::new();
+        make_dir(to).map_err(|e| failed(to, &e))?;
+        let mut bytes = 0;
+        // in the order of their names, so directory by directory
+        for hash in chunks {
+            let from = self.chunks.place_of(*hash);
+            let dir = to.join(&hash.to_string()[..2]);
+            if dirs.last() != Some(&dir) {
+                make_dir(&dir).map_err(|e| failed(&dir, &e))?;
+                dirs.push(dir.clone());
+            }
+            let target = dir.join(hash.to_string());
+            match disk::link(&from, &target) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    let what = format!("cannot back up: the chunk {} is missing", from.display());
+                    return Err(Error::new(Kind::Damaged, what).hint("run \"mesync hub check\""));
+                }
+                // another disk, or one without links
+                Err(_) => {
+                    bytes += copy_file(&from, &target).map_err(|e| failed(&from, &e))?;
+                    copied.push(target);
+                }
+            }
+        }
+        let sync = || -> io::Result<()> {
+            if disk::syncfs_reports_errors() {
+                return disk::sync_filesystem(to);
+            }
+            copied.iter().try_for_each(|path| disk::sync_file(path))?;
+            dirs.iter().try_for_each(|dir| disk::sync_dir(dir))
+        };
+        sync().map_err(|e| failed(to, &e))?;
+        Ok(bytes)
+    }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(dir)
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<u64> {
+    let mut to = disk::write_temporary(to, &[], 0o600)?;
+    io::copy(&mut disk::open_regular(from)?, &mut to)
+}

@@ -1,0 +1,85 @@
+//! Looks whether everything is there that the tables name, and as it should be: for a hub that is stopped, or a backup.
+//!
+//! It changes nothing, and repairs nothing but what redb repairs when it opens a file that was not closed.
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase};
+use serde::Serialize;
+
+use super::tables::{META, SCHEMA, Tried};
+use super::{Store, files, open};
+use crate::error::{Error, Kind, Result};
+
+/// Findings that are told one by one, at most; the others are counted.
+const MOST: usize = 1000;
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    pub files: u64,
+    pub versions: u64,
+    pub chunks: u64,
+    /// Of all chunks.
+    pub bytes: u64,
+    /// In words; the first so many.
+    pub damage: Vec<String>,
+    /// Beyond those.
+    pub more: u64,
+    /// Files among the chunks that nothing refers to: no damage, the hub removes them.
+    pub orphans: Vec<String>,
+}
+
+impl Findings {
+    pub fn damaged(&mut self, what: impl Into<String>) {
+        match self.damage.len() < MOST {
+            true => self.damage.push(what.into()),
+            false => self.more += 1,
+        }
+    }
+
+    pub fn orphan(&mut self, path: &Path) {
+        if self.orphans.len() < MOST {
+            self.orphans.push(path.display().to_string());
+        }
+    }
+}
+
+/// Checks the data directory `dir`, which no hub has: whoever calls holds its lock. `cache`: bytes of memory for pages.
+pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
+    let path = dir.join(Store::FILE);
+    if !path.is_file() {
+        return Err(Error::new(Kind::Settings, format!("cannot check {}: there is no {} in it", dir.display(), Store::FILE)));
+    }
+    let mut db = open::database(&path, cache, &Arc::default())?;
+    let mut findings = Findings::default();
+    let pages = std::panic::catch_unwind(AssertUnwindSafe(|| db.check_integrity()));
+    match pages {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => findings.damaged(format!("{}: its pages were not in order, and have been repaired", path.display())),
+        Ok(Err(e)) => findings.damaged(format!("{}: {e}", path.display())),
+        Err(_) => {
+            findings.damaged(format!("{}: its pages cannot be read", path.display()));
+            return Ok(findings);
+        }
+    }
+    match std::panic::catch_unwind(AssertUnwindSafe(|| look(&db, dir, &mut findings))) {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => findings.damaged(format!("{}: {e}", path.display())),
+        Err(_) => findings.damaged(format!("{}: its tables cannot be read", path.display())),
+    }
+    Ok(findings)
+}
+
+fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {
+    let tx = db.begin_read()?;
+    match tx.open_table(META)?.get("schema")?.map(|v| v.value()) {
+        Some(SCHEMA) => files::check(&tx, dir, findings),
+        other => {
+            findings.damaged(format!("the tables are of version {}, this program knows {SCHEMA}", other.unwrap_or(0)));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The tables of files against each other, and against the chunks on the disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use sha2::{Digest, Sha256};
+
+use super::super::check::Findings;
+use super::super::tables::{META, Tried};
+use super::chunks::{self, hash_of};
+use super::rows::Row;
+use super::tables::{self, FileTotals, state};
+use crate::disk;
+use crate::error::plain;
+use crate::wire::files::{Chunk, Hash};
+
+/// How often each chunk is referred to, and its size as the files say.
+type References = HashMap<Hash, (u64, u64)>;
+
+/// Checks everything about files; of a store that knows none yet, nothing.
+pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
+    if let Err(redb::TableError::TableDoesNotExist(_)) = tx.open_table(tables::CHUNKS) {
+        return Ok(());
+    }
+    let mut references = References::new();
+    let mut cut = BTreeMap::new();
+    let totals = FileTotals::read(&tx.open_table(META)?)?;
+    let found = files(tx, findings, &mut references, &mut cut)?;
+    let wanted = FileTotals { files: found.files, bytes: found.bytes, ..totals };
+    if totals != wanted {
+        findings.damaged(format!("the totals say {} files of {} bytes", totals.files, totals.bytes));
+    }
+    if found.rev > totals.rev {
+        findings.damaged(format!("there is a revision {} above the last one given, {}", found.rev, totals.rev));
+    }
+    versions(tx, findings, &mut references, &mut cut)?;
+    stored(tx, data_dir, findings, &references)?;
+    for (sha256, (name, list)) in cut {
+        if let Err(e) = whole(tx, data_dir, &list).map(|got| got.filter(|got| *got != sha256)).and_then(|wrong| match wrong {
+            Some(got) => Err(io::Error::other(format!("its bytes have the checksum {got}, not {sha256}"))),
+            None => Ok(()),
+        }) {
+            findings.damaged(format!("{name}: {}", plain(&e)));
+        }
+    }
+    orphans(tx, data_dir, findings)
+}
+
+/// Files of more than one chunk, by their checksum: a name for words, and the chunks.
+type Cut = BTreeMap<Hash, (String, Vec<Chunk>)>;
+
+fn files(tx: &ReadTransaction, findings: &mut Findings, references: &mut References, cut: &mut Cut) -> Tried<FileTotals> {
+    let (names, changes, tombstones) = (tx.open_table(tables::NAMES)?, tx.open_table(tables::CHANGES)?, tx.open_table(tables::TOMBSTONES)?);
+    let lists = tx.open_table(tables::LISTS)?;
+    let (mut found, mut count, mut buried) = (FileTotals::default(), 0, 0);
+    for entry in tx.open_table(tables::FILES)?.iter()? {
+        let (id, bytes) = entry?;
+        count += 1;
+        let Ok(row) = Row::from_bytes(bytes.value()) else {
+            findings.damaged(format!("the record of the file {:032x} cannot be read", id.value()));
+            continue;
+        };
+        let (id, name) = (id.value(), row.name.full());
+        let named = names.get((row.name.path.as_str(), row.name.name.as_str()))?.map(|row| row.value());
+        if row.id.as_u128() != id || named != Some((id, state(&row))) {
+            findings.damaged(format!("{name}: its name does not lead to it"));
+        }
+        if changes.get(row.rev)?.map(|row| row.value()) != Some(id) {
+            findings.damaged(format!("{name}: it is missing among the changes"));
+        }
+        found.rev = found.rev.max(row.rev);
+        match row.is_live() {
+            true => {
+                found.files += 1;
+                found.bytes += row.size;
+                refer(&lists, &row, findings, references, cut)?;
+            }
+            false => {
+                buried += 1;
+                if tombstones.get((row.aged, id))?.is_none() {
+                    findings.damaged(format!("{name}: its tombstone would stay for ever"));
+                }
+            }
+        }
+    }
+    findings.files = found.files;
+    for (what, rows, wanted) in
+        [("names", names.len()?, count), ("changes", changes.len()?, count), ("tombstones", tombstones.len()?, buried)]
+    {
+        if rows != wanted {
+            findings.damaged(format!("there are {rows} {what} for {wanted} files"));
+        }
+    }
+    Ok(found)
+}
+
+fn versions(tx: &ReadTransaction, findings: &mut Findings, references: &mut References, cut: &mut Cut) -> Tried<()> {
+    let (files, ages, lists) = (tx.open_table(tables::FILES)?, tx.open_table(tables::VERSION_AGES)?, tx.open_table(tables::LISTS)?);
+    for entry in tx.open_table(tables::VERSIONS)?.iter()? {
+        let (key, bytes) = entry?;
+        let (id, rev) = key.value();
+        findings.versions += 1;
+        let Ok(row) = Row::from_bytes(bytes.value()) else {
+            findings.damaged(format!("the revision {rev} of the file {id:032x} cannot be read"));
+            continue;
+        };
+        if files.get(id)?.is_none() || ages.get((row.aged, id, rev))?.is_none() {
+            findings.damaged(format!("{}: its revision {rev} would stay for ever", row.name.full()));
+        }
+        refer(&lists, &row, findings, references, cut)?;
+    }
+    if ages.len()? != findings.versions {
+        findings.damaged(format!("there are ages of {} versions for {}", ages.len()?, findings.versions));
+    }
+    Ok(())
+}
+
+fn refer(
+    lists: &impl ReadableTable<(u128, u64), &'static [u8]>,
+    row: &Row,
+    findings: &mut Findings,
+    references: &mut References,
+    cut: &mut Cut,
+) -> Tried<()> {
+    let name = || format!("{}, revision {}", row.name.full(), row.rev);
+    let Ok(list) = tables::chunks_of(lists, row) else {
+        findings.damaged(format!("{}: its list of chunks cannot be read", name()));
+        return Ok(());
+    };
+    if list.iter().map(|c| c.size).sum::<u64>() != row.size {
+        findings.damaged(format!("{}: its chunks have not the {} bytes of the file", name(), row.size));
+    }
+    for chunk in &list {
+        let (count, size) = references.entry(chunk.sha256).or_insert((0, chunk.size));
+        *count += 1;
+        if *size != chunk.size {
+            findings.damaged(format!("{}: the chunk {} has {size} bytes elsewhere, here {}", name(), chunk.sha256, chunk.size));
+        }
+    }
+    if list.first().is_some_and(|first| first.sha256 != row.sha256) {
+        cut.entry(row.sha256).or_insert_with(|| (name(), list));
+    }
+    Ok(())
+}
+
+/// The table of chunks against what refers to them and what is on the disk.
+fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, references: &References) -> Tried<()> {
+    let (inline, loose) = (tx.open_table(tables::INLINE)?, tx.open_table(tables::LOOSE)?);
+    let (mut seen, mut unused, mut short) = (0, 0, 0);
+    for entry in tx.open_table(tables::CHUNKS)?.iter()? {
+        let (key, row) = entry?;
+        let (hash, (size, count, since, on_disk)) = (Hash(*key.value()), row.value());
+        findings.chunks += 1;
+        findings.bytes += size;
+        let wanted = references.get(&hash).copied();
+        seen += u64::from(wanted.is_some());
+        if wanted.map_or(0, |(count, _)| count) != count || wanted.is_some_and(|(_, wanted)| wanted != size) {
+            let (wanted, bytes) = wanted.unwrap_or((0, size));
+            findings.damaged(format!("the chunk {hash} of {size} bytes has {count} references, not {wanted} for {bytes} bytes"));
+        }
+        if count == 0 {
+            unused += 1;
+            if loose.get((since, &hash.0))?.is_none() {
+                findings.damaged(format!("the chunk {hash} would stay for ever"));
+            }
+        }
+        let wrong = match on_disk {
+            true => wrong_file(&chunks::place(data_dir, hash), hash, size),
+            false => {
+                short += 1;
+                match inline.get(&hash.0)? {
+                    Some(bytes) if bytes.value().len() as u64 == size && Hash::of(bytes.value()) == hash => None,
+                    Some(_) => Some("its bytes are others".to_string()),
+                    None => Some("it is missing".to_string()),
+                }
+            }
+        };
+        if let Some(why) = wrong {
+            findings.damaged(format!("the chunk {hash}: {why}"));
+        }
+    }
+    if seen != references.len() as u64 {
+        findings.damaged(format!("{} chunks that files need are not in the tables", references.len() as u64 - seen));
+    }
+    if unused != loose.len()? || short != inline.len()? {
+        findings.damaged("the lists of chunks that are short, or that nothing needs, name others");
+    }
+    Ok(())
+}
+
+fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.len() != size => return Some(format!("{} has {} bytes, not {size}", path.display(), meta.len())),
+        Ok(_) => {}
+        Err(e) => return Some(format!("{}: {}", path.display(), plain(&e))),
+    }
+    match hash_of(path) {
+        Ok(got) if got == hash => None,
+        Ok(_) => Some(format!("the bytes of {} are others", path.display())),
+        Err(e) => Some(format!("{}: {}", path.display(), plain(&e))),
+    }
+}
+
+/// The checksum of chunks one after the other; `None`: one is missing, which has been told.
+fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Option<Hash>> {
+    let inline = tx.open_table(tables::INLINE).map_err(|e| io::Error::other(e.to_string()))?;
+    let mut sha = Sha256::new();
+    for chunk in list {
+        let short = inline.get(&chunk.sha256.0).map_err(|e| io::Error::other(e.to_string()))?;
+        match (short, disk::open_regular(&chunks::place(data_dir, chunk.sha256))) {
+            (Some(bytes), _) => sha.update(bytes.value()),
+            (None, Ok(file)) => chunks::feed(file, |piece| sha.update(piece))?,
+            (None, Err(_)) => return Ok(None),
+        }
+    }
+    Ok(Some(Hash(sha.finalize().into())))
+}
+
+fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
+    let table = tx.open_table(tables::CHUNKS)?;
+    let mut dirs: Vec<PathBuf> = entries(&chunks::root(data_dir))?;
+    dirs.sort();
+    for path in dirs.iter().map(|dir| entries(dir)).collect::<io::Result<Vec<_>>>()?.into_iter().flatten() {
+        let hash = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Hash>().ok());
+        let known = match hash {
+            Some(hash) => table.get(&hash.0)?.is_some_and(|row| row.value().3),
+            None => false,
+        };
+        if !known {
+            findings.orphan(&path);
+        }
+    }
+    Ok(())
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        // a backup without chunks, or a file where there should be none
+        Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
