@@ -24,7 +24,7 @@ STATIC_TARGET = x86_64-unknown-linux-musl
 BINARY = target/release/mesync
 FUZZ_SECONDS = 600
 S3EC = target/interop/bin/s3ec
-FUZZ_TARGETS = head gate sse message batch settings token names
+FUZZ_TARGETS = head gate sse message batch settings token names form files
 
 bindir = $(PREFIX)/bin
 mandir = $(PREFIX)/share/man

@@ -60,6 +60,13 @@
 //! Messages are numbered in one log. A broadcast is stored once, however many machines it is for; each machine has a cursor.
 //! The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing.
 //!
+//! Every change to a file has a number too, its *revision*, one count for the whole hub; a name keeps its latest row, and what
+//! was replaced is a version for a while ([`hub::store::files`]). Contents are cut into *chunks* ([`chunking`]), kept once
+//! however many files have them: short ones in the tables, others as files that never change. A chunk is written and synced
+//! in a staging directory by whoever reads the upload. The committer alone moves it to its place, before the transaction that
+//! names it, and removes it, after the one that forgets it: so the two never meet, and what a crash leaves in between is a
+//! file that no table knows.
+//!
 //! # Reading order
 //!
 //! [`wire`] says what travels, [`messages`] and [`messages::plan`] what a client does with it, [`daemon`] how it runs,

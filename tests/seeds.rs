@@ -18,6 +18,8 @@ const TARGETS: &[(&str, Check)] = &[
     ("settings", checks::settings),
     ("token", checks::token),
     ("names", checks::names),
+    ("form", checks::form),
+    ("files", checks::files),
 ];
 
 fn fuzz() -> PathBuf {

@@ -177,7 +177,7 @@ impl HubClient {
     /// `GET /api/events/history`; `since` is RFC 3339. Rows that are no events of files are left out.
     pub fn history(&self, since: Option<&str>, limit: usize, offset: u64) -> Called<(Vec<Event>, usize)> {
         let since = since.map_or(String::new(), |at| format!("&since={}", utf8_percent_encode(at, NON_ALPHANUMERIC)));
-        let path = format!("/api/events/history?limit={limit}&offset={offset}{since}");
+        let path = format!("/api/events/history?kinds=all&limit={limit}&offset={offset}{since}");
         let rows: Vec<HistoryRow> = self.json(&Call { most: PAGE_BYTES, ..Call::get(&path) })?;
         let count = rows.len();
         Ok((rows.into_iter().filter_map(HistoryRow::event).collect(), count))

@@ -109,9 +109,10 @@ impl HubClient {
         Ok(())
     }
 
-    /// `GET /api/files/{id}/download`: the bytes `from..to` of the current revision, to its end without `to`.
-    pub fn download(&self, id: Uuid, from: u64, to: Option<u64>) -> Called<Download<'_>> {
-        let mut call = Call::get(&format!("/api/files/{id}/download"));
+    /// `GET /api/files/{id}/download`: the bytes `from..to` of a revision, or of whatever is current; without `to`, to the end.
+    pub fn download(&self, id: Uuid, rev: Option<u64>, from: u64, to: Option<u64>) -> Called<Download<'_>> {
+        let rev = rev.map_or(String::new(), |rev| format!("?rev={rev}"));
+        let mut call = Call::get(&format!("/api/files/{id}/download{rev}"));
         if from > 0 || to.is_some() {
             let last = to.map_or(String::new(), |to| to.saturating_sub(1).to_string());
             call.headers.push(("range", format!("bytes={from}-{last}")));

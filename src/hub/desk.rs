@@ -65,7 +65,9 @@ impl Gate for Desk {
         // who must not come in does not learn what there is
         match (caller, route) {
             (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
-            (Ok(caller), Ok(route)) => Admission::Admit { caller, body_limit: route.body_limit(self.max_upload) },
+            (Ok(caller), Ok(route)) => {
+                Admission::Admit { caller, body_limit: route.body_limit(self.max_upload), streamed: route.streams() }
+            }
         }
     }
 }

@@ -61,6 +61,12 @@ impl Route {
         }
     }
 
+    /// A long body is taken as it comes; what of it has to be in memory is counted by who takes it.
+    pub fn streams(self) -> bool {
+        use Route::{BatchFiles, CommitFile, FetchFiles, MissingChunks, PutChunk, UploadFile};
+        matches!(self, UploadFile | PutChunk | CommitFile | MissingChunks | BatchFiles | FetchFiles)
+    }
+
     /// For the metrics.
     pub fn name(self) -> &'static str {
         match self {

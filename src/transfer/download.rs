@@ -79,15 +79,15 @@ impl Transfer<'_> {
         let (mut patience, mut buffer) = (Patience::default(), vec![0; BUFFER]);
         while *at < to {
             let before = *at;
-            let once = self.hub.download(record.id, *at, Some(to).filter(|to| *to < record.size));
+            let once = self.hub.download(record.id, self.ours.then_some(record.rev), *at, Some(to).filter(|to| *to < record.size));
             let broken = match once.and_then(|mut answer| match self.ours && answer.rev.is_some_and(|rev| rev != record.rev) {
                 true => Ok(Some(Fetched::Other)),
                 false => self.take_answer(&mut answer, at, to, &mut buffer, take).map(|()| None),
             }) {
                 Ok(Some(other)) => return Ok(other),
                 Ok(None) => continue,
-                // a range beyond the end: it has become shorter; or it is gone
-                Err(failure) if failure.status == 416 => return Ok(Fetched::Other),
+                // it has become shorter, or that revision is not kept any more
+                Err(failure) if failure.status == 416 || failure.status == 404 && self.ours => return Ok(Fetched::Other),
                 Err(failure) => failure,
             };
             if *at > before {

@@ -62,26 +62,25 @@ pub fn record(hub: &HubClient, what: &str) -> Called<Record> {
 pub fn record_or_deleted(hub: &HubClient, what: &str) -> Called<Record> {
     match record(hub, what) {
         Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
-            let name = path(what)?;
-            deleted(hub, &name)?.ok_or(failure)
+            let (id, name) = (Uuid::try_parse(what).ok(), path(what)?);
+            let fits = |r: &Record| id.map_or(r.name == name.name && r.path == name.path, |id| r.id == id);
+            deleted(hub, fits)?.ok_or(failure)
         }
         other => other,
     }
 }
 
-/// The latest of what was deleted under this name.
-fn deleted(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
+/// The latest event about it.
+fn deleted(hub: &HubClient, fits: impl Fn(&Record) -> bool) -> Called<Option<Record>> {
     let (mut offset, mut found) = (0, None);
     loop {
         let (events, rows) = hub.history(None, PAGE, offset)?;
         if rows == 0 {
-            break;
+            return Ok(found);
         }
         offset += rows as u64;
-        found = events.into_iter().rfind(|e| e.payload.name == name.name && e.payload.path == name.path).or(found);
+        found = events.into_iter().rfind(|e| fits(&e.payload)).map(|e| e.payload).or(found);
     }
-    let Some(event) = found else { return Ok(None) };
-    hub.info(event.resource_id.unwrap_or(event.payload.id)).map(Some)
 }
 
 /// A path on the hub as it was typed.

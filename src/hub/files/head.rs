@@ -129,9 +129,11 @@ pub fn time(text: &str) -> Option<i64> {
         return None;
     }
     let rest = text.get(19..)?;
-    let decimals = rest.strip_prefix('.').map_or(0, |r| r.bytes().take_while(u8::is_ascii_digit).count());
-    let (fraction, zone) = if rest.starts_with('.') { rest[1..].split_at(decimals) } else { ("", rest) };
-    if rest.starts_with('.') && !(1..=9).contains(&decimals) {
+    let (fraction, zone) = match rest.strip_prefix('.') {
+        Some(rest) => rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count()),
+        None => ("0", rest),
+    };
+    if !(1..=9).contains(&fraction.len()) {
         return None;
     }
     let millis = format!("{fraction:0<3}")[..3].parse::<i64>().ok()?;

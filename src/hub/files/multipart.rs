@@ -315,7 +315,10 @@ mod tests {
         Ok(told.0)
     }
 
-    fn check(body: &str, wants: Result<&[(&str, Option<&str>, &str)], &str>) {
+    /// Name, name of the file and content of each part, or words.
+    type Read<'a> = Result<&'a [(&'a str, Option<&'a str>, &'a str)], &'a str>;
+
+    fn check(body: &str, wants: Read) {
         for step in [1, 2, 3, 7, 64, 100_000] {
             let got = read(body.as_bytes(), step);
             let got: Result<Vec<_>, _> =

@@ -87,6 +87,8 @@ pub enum Admission {
         caller: Caller,
         /// Bytes of body that this route takes.
         body_limit: u64,
+        /// A long body is used as it comes: it does not count as memory.
+        streamed: bool,
     },
     Refuse(Reply),
 }

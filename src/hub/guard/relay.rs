@@ -104,11 +104,11 @@ impl Client<'_> {
                 let words = format!("the body has {} bytes; at most {body_limit} are taken here", head.length);
                 self.refuse(Reason::BodySize, Reply::error(413, words), &manner, true)
             }
-            Admission::Admit { caller, .. } => {
+            Admission::Admit { caller, streamed, .. } => {
                 if matches!(caller, Caller::Admin | Caller::Host(_)) {
                     (self.known, self.socket.rank) = (true, None);
                 }
-                let then = self.admitted(head, caller, &manner)?;
+                let then = self.admitted(head, caller, streamed, &manner)?;
                 if self.known {
                     self.socket.rank = Some(self.shared.waiting.rank(true));
                 }
@@ -155,14 +155,15 @@ impl Client<'_> {
         }
     }
 
-    fn admitted(&mut self, head: Head, caller: Caller, manner: &Manner) -> io::Result<Then> {
+    fn admitted(&mut self, head: Head, caller: Caller, streamed: bool, manner: &Manner) -> io::Result<Then> {
         let long = head.length > SHORT_BODY;
         let transfer = if long { self.shared.transfers.take(1) } else { None };
         if long && transfer.is_none() {
             return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), manner, true);
         }
         // a login must get through whatever else is going on
-        let buffered = if (SMALL as u64..=BUFFERED_BODY).contains(&head.length) { head.length } else { 0 };
+        let most = if streamed { SHORT_BODY } else { BUFFERED_BODY };
+        let buffered = if (SMALL as u64..=most).contains(&head.length) { head.length } else { 0 };
         let Some(_memory) = self.shared.memory.take(buffered) else {
             return self.refuse(Reason::Memory, busy("too many requests with long bodies"), manner, true);
         };

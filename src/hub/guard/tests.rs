@@ -12,6 +12,8 @@ use super::{Admission, Config, Counters, Gate, Guard, Head, Reason, Responder};
 use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request};
 
+mod downloads;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Doorman;
@@ -24,7 +26,7 @@ impl Gate for Doorman {
             "/upload" | "/early" => 10 << 20,
             _ => 64 << 10,
         };
-        Admission::Admit { caller: Caller::Host("web-1".into()), body_limit }
+        Admission::Admit { caller: Caller::Host("web-1".into()), body_limit, streamed: head.query == "streamed" }
     }
 }
 
@@ -47,6 +49,7 @@ fn routes(ends: &Ends, request: Request, responder: Responder) {
         "/panic" => panic!("as the test wants"),
         "/silent" => return drop(responder),
         "/held" => return ends.held.send(responder).unwrap(),
+        "/send" => downloads::answer(&request.query),
         "/big" => job(Job::Bytes(vec![b'x'; 3 << 20])),
         "/upload" | "/endless" if request.length > 64 << 10 => job(Job::Upload(Box::new(move |reader| {
             let read = std::io::copy(reader, &mut std::io::sink());
@@ -347,8 +350,8 @@ fn a_stop_lets_requests_finish_and_ends_the_rest() {
     held.send(&get("/held"));
     let responder = rig.held.recv_timeout(PATIENCE).unwrap();
     stream.send(&get("/stream"));
-    let got = stream.head();
-    assert!(got.head.contains("Cache-Control: no-store\r\nConnection: close\r\n") && !got.head.contains("Content-Length"), "{got:?}");
+    let head = stream.head().head;
+    assert!(head.contains("Cache-Control: no-store\r\n") && head.contains("Connection: close\r\n") && !head.contains("Content-Length"));
     let guard = rig.guard.take().unwrap();
     std::thread::scope(|scope| {
         let stopping = std::thread::Builder::new().spawn_scoped(scope, move || guard.stop(PATIENCE)).unwrap();

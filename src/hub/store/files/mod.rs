@@ -100,11 +100,10 @@ impl Store {
     }
 }
 
-/// All tables of files as text.
 #[cfg(test)]
-pub(super) fn dump(tx: &redb::ReadTransaction) -> Vec<String> {
-    tables::dump(tx)
-}
+pub(super) use sweep::{EVENTS_KEPT, KEYS_KEPT};
+#[cfg(test)]
+pub(super) use tables::{dump, fill_for_test};
 
 /// The group needs the tables of files.
 pub(super) fn concerns(group: &Group) -> bool {

@@ -84,11 +84,11 @@ impl Store {
             let shown = listing.offset as u64..(listing.offset.saturating_add(listing.limit.min(PAGE))) as u64;
             // without a directory and a search they are counted already, so the page ends the walk
             let all = listing.path.is_empty() && listing.search.is_empty() && listing.all_kinds;
-            for (from, is_within) in spans(&listing.path) {
-                for row in names.range::<(&str, &str)>((Bound::Included((from.as_str(), "")), Bound::Unbounded))? {
+            for span in spans(&listing.path) {
+                for row in names.range::<(&str, &str)>((Bound::Included((span.from, "")), Bound::Unbounded))? {
                     let (key, value) = row?;
                     let ((path, name), (id, state)) = (key.value(), value.value());
-                    if !is_within(path, &listing.path) || (all && total == shown.end) {
+                    if !span.covers(path) || (all && total == shown.end) {
                         break;
                     }
                     let kind = state & DELETED == 0 && (listing.all_kinds || state == kind_number(Kind::File));
@@ -205,17 +205,25 @@ impl Store {
     }
 }
 
-/// Where directories that begin so are found, in order: a prefix in one span, a directory and what is below it in two, since
-/// there may be `docs-old` between `docs` and `docs/a`.
-fn spans(path: &str) -> Vec<(String, fn(&str, &str) -> bool)> {
-    match path.strip_suffix('/') {
-        Some(dir) => vec![(dir.to_string(), |found, path| path.strip_suffix('/') == Some(found)), (path.to_string(), str_begins)],
-        None => vec![(path.to_string(), str_begins)],
+/// Neighbours in the table of names: all directories that are `from`, or all that begin with it.
+struct Span<'a> {
+    from: &'a str,
+    exact: bool,
+}
+
+impl Span<'_> {
+    fn covers(&self, path: &str) -> bool {
+        if self.exact { path == self.from } else { path.starts_with(self.from) }
     }
 }
 
-fn str_begins(found: &str, path: &str) -> bool {
-    found.starts_with(path)
+/// A prefix is one span, a directory and what is below it two: there may be `docs-old` between `docs` and `docs/a`.
+fn spans(path: &str) -> Vec<Span<'_>> {
+    let below = Span { from: path, exact: false };
+    match path.strip_suffix('/') {
+        Some(from) => vec![Span { from, exact: true }, below],
+        None => vec![below],
+    }
 }
 
 fn current(tx: &ReadTransaction, id: u128) -> Tried<Option<Row>> {

@@ -5,17 +5,21 @@
 
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
-use super::super::ops::Group;
+use super::super::ops::{Group, Op};
 use super::super::tables::Tried;
 use super::FileLimits;
+use super::ops::FileOp;
 use super::tables::{EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
 use crate::config::limits;
 use crate::wire::files::Hash;
 
-/// Rows of each kind that go in one pass, at most.
+/// Rows of each kind that go in one pass, at most; and two for each change of the same group, so that it keeps up.
 const SWEEP: usize = 500;
 /// Versions that go in one pass because the disk is full: few, since their space is free only when their chunks are.
 const SWEEP_FULL: usize = 100;
+/// Events and keys that are kept, at most; fewer in tests, so that they get there.
+pub const EVENTS_KEPT: u64 = if cfg!(test) { 2000 } else { limits::FILE_EVENTS };
+pub const KEYS_KEPT: u64 = if cfg!(test) { 3000 } else { limits::FILE_KEYS };
 const DAY: u64 = 86_400_000;
 /// Hub time, in milliseconds, for which tombstones are kept, and idempotency keys remembered.
 const TOMBSTONE: u64 = 90 * DAY;
@@ -49,15 +53,25 @@ impl Over {
 /// Removes some of what is over. True: perhaps there is more.
 pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
     let over = Over::at(group.now, group.full, group.limits.files);
+    let most = SWEEP + 2 * group.ops.iter().map(changes).sum::<usize>();
     let removed = [
-        old_versions(t, over, group.now)?,
+        old_versions(t, over, group.now, most)?,
         oldest_for_room(t, group)?,
-        tombstones(t, over, group.now)?,
-        events(t)?,
-        keys(t, over)?,
-        loose_chunks(t, over)?,
+        tombstones(t, over, group.now, most)?,
+        events(t, most)?,
+        keys(t, over, most)?,
+        loose_chunks(t, over, most)?,
     ];
-    Ok(removed.contains(&SWEEP))
+    Ok(removed.contains(&most))
+}
+
+/// Changes that an operation makes, at most.
+fn changes(op: &Op) -> usize {
+    match op {
+        Op::File(FileOp::Put(puts)) => puts.len(),
+        Op::File(_) => 1,
+        _ => 0,
+    }
 }
 
 /// A sweep would find something.
@@ -73,13 +87,13 @@ pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits)
         || (full && oldest.is_some() && first_loose.is_none())
         || passed(tombstones.first()?.map(|(key, _)| key.value().0), over.tombstones)
         || passed(keys.first()?.map(|(_, row)| row.value().0), over.keys)
-        || keys.len()? > limits::FILE_KEYS
-        || tx.open_table(EVENTS)?.len()? > limits::FILE_EVENTS)
+        || keys.len()? > KEYS_KEPT
+        || tx.open_table(EVENTS)?.len()? > EVENTS_KEPT)
 }
 
-fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64) -> Tried<usize> {
+fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tried<usize> {
     let Some(through) = over.versions else { return Ok(0) };
-    let range = t.version_ages.range(..=(through, u128::MAX, u64::MAX))?.take(SWEEP);
+    let range = t.version_ages.range(..=(through, u128::MAX, u64::MAX))?.take(most);
     let old: Vec<(u64, u128, u64)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
     old.iter().try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, now))?;
     Ok(old.len())
@@ -95,16 +109,16 @@ fn oldest_for_room(t: &mut FileTables<'_>, group: &Group) -> Tried<usize> {
     Ok(oldest.len())
 }
 
-fn tombstones(t: &mut FileTables<'_>, over: Over, now: u64) -> Tried<usize> {
+fn tombstones(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tried<usize> {
     let Some(through) = over.tombstones else { return Ok(0) };
-    let range = t.tombstones.range(..=(through, u128::MAX))?.take(SWEEP);
+    let range = t.tombstones.range(..=(through, u128::MAX))?.take(most);
     let old: Vec<(u64, u128)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
     old.iter().try_for_each(|(deleted, id)| t.drop_tombstone(*deleted, *id, now))?;
     Ok(old.len())
 }
 
-fn events(t: &mut FileTables<'_>) -> Tried<usize> {
-    let surplus = t.events.len()?.saturating_sub(limits::FILE_EVENTS).min(SWEEP as u64);
+fn events(t: &mut FileTables<'_>, most: usize) -> Tried<usize> {
+    let surplus = t.events.len()?.saturating_sub(EVENTS_KEPT).min(most as u64);
     for _ in 0..surplus {
         if let Some((rev, _)) = t.events.pop_first()? {
             t.totals.forgotten = rev.value();
@@ -114,10 +128,10 @@ fn events(t: &mut FileTables<'_>) -> Tried<usize> {
     Ok(surplus as usize)
 }
 
-fn keys(t: &mut FileTables<'_>, over: Over) -> Tried<usize> {
+fn keys(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
     let mut removed = 0;
-    while removed < SWEEP {
-        let too_many = t.key_ages.len()? > limits::FILE_KEYS;
+    while removed < most {
+        let too_many = t.key_ages.len()? > KEYS_KEPT;
         let Some((at, host, key)) = t.key_ages.first()?.map(|(_, row)| {
             let (at, host, key) = row.value();
             (at, host.to_string(), key)
@@ -135,9 +149,9 @@ fn keys(t: &mut FileTables<'_>, over: Over) -> Tried<usize> {
     Ok(removed)
 }
 
-fn loose_chunks(t: &mut FileTables<'_>, over: Over) -> Tried<usize> {
+fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
     let Some(through) = over.loose else { return Ok(0) };
-    let range = t.loose.range(..=(through, &[u8::MAX; 32]))?.take(SWEEP);
+    let range = t.loose.range(..=(through, &[u8::MAX; 32]))?.take(most);
     let loose: Vec<(u64, Hash)> = range
         .map(|row| {
             let row = row?;

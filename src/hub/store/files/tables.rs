@@ -342,3 +342,21 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("key-age", KEY_AGES);
     rows
 }
+
+/// So many events, and so many burnt keys of the host `a`, numbered from 1.
+#[cfg(test)]
+pub fn fill_for_test(db: &std::sync::RwLock<Option<redb::Database>>, events: u64, keys: u64) {
+    let db = db.read().unwrap();
+    let tx = db.as_ref().unwrap().begin_write().unwrap();
+    let mut table = tx.open_table(EVENTS).unwrap();
+    (1..=events).for_each(|rev| drop(table.insert(rev, (0, 0, 0, 0)).unwrap()));
+    drop(table);
+    let (mut table, mut ages) = (tx.open_table(KEYS).unwrap(), tx.open_table(KEY_AGES).unwrap());
+    let burnt = super::rows::Done::Burnt.to_bytes();
+    for key in 1..=keys {
+        table.insert(("a", u128::from(key)), burnt.as_slice()).unwrap();
+        ages.insert(key, (0, "a", u128::from(key))).unwrap();
+    }
+    drop((table, ages));
+    tx.commit().unwrap();
+}

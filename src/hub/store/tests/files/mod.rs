@@ -1,6 +1,7 @@
 //! The store's file half, case by case; `model` drives it through random histories, `room` fills disks.
 
 mod backup;
+mod bench;
 mod model;
 mod room;
 mod sweeps;

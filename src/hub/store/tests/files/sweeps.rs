@@ -180,3 +180,18 @@ fn what_nobody_commits_leaves_the_staging_directory() {
     drop(half);
     assert_eq!(hub.on_disk().1, 0, "dropped, they leave nothing");
 }
+
+#[test]
+fn events_and_keys_are_bounded_by_number() {
+    use crate::hub::store::files::{EVENTS_KEPT, KEYS_KEPT, fill_for_test};
+    let hub = Hub::new();
+    // past the operations, which would take longer
+    fill_for_test(&hub.store.db, EVENTS_KEPT + 700, KEYS_KEPT + 700);
+    assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap());
+    assert_eq!(hub.apply(Op::File(FileOp::Sweep)), Outcome::Swept { more: true }, "a bounded piece");
+    hub.sweep_files();
+    assert_eq!(hub.store.file_counts().unwrap().events, EVENTS_KEPT);
+    assert!(hub.store.events_after(699, 1).unwrap().is_none() && hub.store.events_after(700, 1).unwrap().is_some());
+    let burnt = |key: u128| hub.put(Put { author: by("a", Some(key)), ..put(&hub, &format!("f{key}"), b"", 1) }) == Changed::Burnt;
+    assert!(!burnt(700) && burnt(701), "the oldest are forgotten");
+}

@@ -1,0 +1,100 @@
+//! A cable between client and hub that counts what passes, and can be stopped at a certain byte.
+#![allow(dead_code)] // each test file uses its part
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+pub struct Proxy {
+    pub port: u16,
+    up: Arc<Way>,
+    down: Arc<Way>,
+}
+
+struct Way {
+    passed: AtomicU64,
+    /// Nothing passes beyond so many bytes.
+    hold: AtomicU64,
+}
+
+impl Proxy {
+    pub fn to(port: u16) -> Proxy {
+        let way = || Arc::new(Way { passed: AtomicU64::new(0), hold: AtomicU64::new(u64::MAX) });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy { port: listener.local_addr().unwrap().port(), up: way(), down: way() };
+        let (up, down) = (proxy.up.clone(), proxy.down.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                // a hub that is not there: the client sees its connection closed
+                let Ok(hub) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                for (from, to, way) in [(&client, &hub, &up), (&hub, &client, &down)] {
+                    let (from, to, way) = (from.try_clone().unwrap(), to.try_clone().unwrap(), way.clone());
+                    std::thread::spawn(move || way.carry(from, to));
+                }
+            }
+        });
+        proxy
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Bytes to the hub so far.
+    pub fn up(&self) -> u64 {
+        self.up.passed.load(Relaxed)
+    }
+
+    /// Bytes from the hub so far.
+    pub fn down(&self) -> u64 {
+        self.down.passed.load(Relaxed)
+    }
+
+    /// Lets so many more bytes pass to the hub; `None`: all.
+    pub fn hold_up(&self, more: Option<u64>) {
+        self.up.hold(more);
+    }
+
+    pub fn hold_down(&self, more: Option<u64>) {
+        self.down.hold(more);
+    }
+
+    /// As many bytes have passed as may.
+    pub fn is_held(&self) -> bool {
+        [&self.up, &self.down].iter().any(|way| way.left() == 0)
+    }
+}
+
+impl Way {
+    fn hold(&self, more: Option<u64>) {
+        self.hold.store(more.map_or(u64::MAX, |more| self.passed.load(Relaxed) + more), Relaxed);
+    }
+
+    fn left(&self) -> u64 {
+        self.hold.load(Relaxed).saturating_sub(self.passed.load(Relaxed))
+    }
+
+    fn carry(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let most = buffer.len().min(self.left() as usize);
+            if most == 0 {
+                std::thread::park_timeout(Duration::from_millis(2));
+                continue;
+            }
+            match from.read(&mut buffer[..most]) {
+                Ok(n) if n > 0 => {
+                    self.passed.fetch_add(n as u64, Relaxed);
+                    if to.write_all(&buffer[..n]).is_err() {
+                        break;
+                    }
+                }
+                _ => break,
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+        let _ = from.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,466 @@
+//! Files to a real hub and back: names, modes and times, interruptions, how much travels, how much memory it takes.
+
+#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
+
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/world.rs"]
+mod world;
+
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use proxy::Proxy;
+use world::{Machine, Random, World, binary, wait_for};
+
+const MIB: u64 = 1024 * 1024;
+
+/// A hub, a machine that reaches it over a proxy, and a directory in which its commands run.
+struct Place {
+    world: World,
+    machine: Machine,
+    proxy: Proxy,
+}
+
+impl Place {
+    fn new() -> Place {
+        let mut world = World::new();
+        world.start_hub();
+        let (machine, proxy) = (world.machine("machine-1"), Proxy::to(world.port));
+        let place = Place { world, machine, proxy };
+        std::fs::create_dir(place.at("")).unwrap();
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.world.dir.path().join("work").join(name)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        std::fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+        std::fs::write(self.at(name), bytes).unwrap();
+        self.at(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.machine.command(args);
+        command.env("MESYNC_SERVER_URL", self.proxy.url()).current_dir(self.at("")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stderr), self.world.logs());
+        text(&output.stdout).trim_end().to_string()
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Vec<Value> {
+        self.ok(args).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn fails(&self, args: &[&str], status: i32, wants: &str) {
+        let output = self.run(args);
+        let err = text(&output.stderr);
+        assert!(output.status.code() == Some(status) && err.contains(wants), "{args:?}: {} {err}\n{}", output.status, self.world.logs());
+    }
+
+    /// Starts a command and ends it with SIGKILL once the proxy has let so much through.
+    fn kill_at(&self, args: &[&str]) {
+        let mut child = self.command(args).spawn().unwrap();
+        wait_for("as much has passed as may", &self.world, || self.proxy.is_held());
+        assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.proxy.hold_up(None);
+        self.proxy.hold_down(None);
+    }
+
+    /// Names in the working directory that are hidden.
+    fn hidden(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.at("")).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter(|n| n.starts_with(".mesync")).collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Bytes that look random.
+fn noise(seed: u64, length: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut out = Vec::with_capacity(length as usize + 8);
+    while (out.len() as u64) < length {
+        out.extend_from_slice(&random.below(u64::MAX).to_le_bytes());
+    }
+    out.truncate(length as usize);
+    out
+}
+
+fn stat(path: &Path) -> (u32, i64, i64, u64) {
+    let meta = std::fs::symlink_metadata(path).unwrap();
+    (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec(), meta.size())
+}
+
+#[test]
+fn a_file_comes_back_as_it_was() {
+    let place = Place::new();
+    let cases: &[(&str, u64, u32)] = &[
+        ("empty", 0, 0o600),
+        ("one", 1, 0o755),
+        ("quo\"te's \\ back.txt", 65_536, 0o644),
+        ("é\u{1f600}\nline", 65_537, 0o400),
+        ("-rf", 262_144, 0o777),
+        ("%2e%2e", 8 * MIB - 1, 0o640),
+        ("8 MiB", 8 * MIB, 0o601),
+        ("more", 8 * MIB + 1, 0o644),
+        ("long", 20 * MIB, 0o644),
+    ];
+    for (i, (name, size, mode)) in cases.iter().enumerate() {
+        let bytes = noise(i as u64, *size);
+        let path = place.put(name, &bytes);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::new(1_000_000_000 + i as u64, 123_456_789)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(*mode)).unwrap();
+        let before = stat(&path);
+        let sent = place.json(&["upload", "--json", "--path", "a/b", "--", name]);
+        assert_eq!((&sent[0]["outcome"], &sent[0]["size"]), (&"created".into(), &(*size).into()), "{name}");
+        std::fs::remove_file(&path).unwrap();
+        let got = place.json(&["download", "--json", &format!("a/b/{name}")]);
+        assert_eq!((&got[0]["id"], &got[0]["rev"], &got[0]["file"]), (&sent[0]["id"], &sent[0]["rev"], &Value::from(*name)));
+        assert_eq!((stat(&path), std::fs::read(&path).unwrap() == bytes), (before, true), "{name}");
+        let piped = place.run(&["download", sent[0]["id"].as_str().unwrap(), "-o", "-"]);
+        assert!(piped.status.success() && piped.stdout == bytes, "{name}");
+    }
+    assert_eq!((place.json(&["ls", "--json"]).len(), place.hidden().len()), (cases.len(), 0));
+}
+
+#[test]
+fn a_directory_travels_with_all_that_can_and_is_sent_once() {
+    let place = Place::new();
+    let mut total = 0;
+    for n in 0..300u64 {
+        let bytes = noise(n, n * 300);
+        total += bytes.len() as u64;
+        place.put(&format!("tree/{}/f{n}", n % 7), &bytes);
+    }
+    place.put("tree/mid", &noise(1000, 300_000));
+    place.put("tree/long", &noise(1001, 9 * MIB));
+    std::fs::create_dir(place.at("tree/hollow")).unwrap();
+    std::os::unix::fs::symlink("../outside\\", place.at("tree/link")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(place.at("tree/socket")).unwrap());
+    let first = place.run(&["upload", "-r", "tree", "--path", "to"]);
+    assert!(first.status.success(), "{first:?}\n{}", place.world.logs());
+    assert!(text(&first.stdout).ends_with("304 files uploaded, 0 unchanged, 1 skipped\n"), "{}", text(&first.stdout));
+    assert!(text(&first.stderr).contains("socket is skipped"), "{}", text(&first.stderr));
+    assert!(place.proxy.up() > total, "{}", place.proxy.up());
+
+    let before = place.proxy.up();
+    let again = place.ok(&["upload", "-r", "tree", "--path", "to"]);
+    assert!(again.ends_with("uploaded, 304 unchanged, 1 skipped") || again.contains(", 304 unchanged"), "{again}");
+    assert!(place.proxy.up() - before < 20_000, "{} bytes for nothing", place.proxy.up() - before);
+
+    place.ok(&["download", "to/tree/link"]);
+    assert_eq!(std::fs::read_link(place.at("link")).unwrap(), Path::new("../outside\\"));
+    assert!(place.ok(&["ls", "--all"]).contains("to/tree/hollow/"));
+    let listed = place.json(&["ls", "--json", "--all", "--path", "to/tree/3"]);
+    assert_eq!(listed.len(), 43);
+    assert_eq!(place.json(&["rm", "-r", "--json", "to/tree/3"]).len(), 43);
+    place.fails(&["rm", "to/tree"], 1, "to/tree is a directory on the hub (rm -r");
+
+    // the same bytes under other names travel as names
+    let before = place.proxy.up();
+    assert!(place.ok(&["upload", "-r", "tree", "--path", "copy"]).contains("304 files uploaded"));
+    let moved = place.proxy.up() - before;
+    assert!(moved < 1_000_000, "{moved} bytes for copies");
+
+    std::fs::write(place.at("tree").join(std::ffi::OsString::from_vec(b"\xff".to_vec())), "x").unwrap();
+    place.fails(&["upload", "-r", "tree", "--path", "to"], 1, "is skipped: its name is not UTF-8");
+}
+
+#[test]
+fn what_is_there_does_not_travel_and_of_a_change_only_the_change() {
+    let place = Place::new();
+    let mut bytes = noise(7, 40 * MIB);
+    place.put("file", &bytes);
+    place.ok(&["upload", "file"]);
+    place.ok(&["download", "file", "-o", "copy"]);
+    let (up, down) = (place.proxy.up(), place.proxy.down());
+    assert_eq!(place.json(&["upload", "file", "--json"])[0]["outcome"], "unchanged");
+    place.ok(&["download", "file", "-o", "copy"]);
+    assert!(
+        place.proxy.up() - up < 20_000 && place.proxy.down() - down < 200_000,
+        "{} {}",
+        place.proxy.up() - up,
+        place.proxy.down() - down
+    );
+
+    bytes[20_000_000..20_000_000 + MIB as usize].copy_from_slice(&noise(8, MIB));
+    bytes.splice(30_000_000..30_000_000, [1, 2, 3]);
+    place.put("file", &bytes);
+    let (up, down) = (place.proxy.up(), place.proxy.down());
+    assert_eq!(place.json(&["upload", "file", "--json"])[0]["outcome"], "updated");
+    let sent = place.proxy.up() - up;
+    assert!((MIB..12 * MIB).contains(&sent), "{sent} bytes sent");
+    place.ok(&["download", "file", "-o", "copy"]);
+    let got = place.proxy.down() - down;
+    assert!((MIB..12 * MIB).contains(&got), "{got} bytes fetched");
+    assert!(std::fs::read(place.at("copy")).unwrap() == bytes);
+    println!("a change of 1 MiB and 3 bytes in 40 MiB: {sent} bytes sent, {got} bytes fetched");
+}
+
+#[test]
+fn an_upload_that_was_killed_goes_on_where_it_was() {
+    let place = Place::new();
+    let mut random = Random::seeded("an_upload_that_was_killed_goes_on_where_it_was");
+    let bytes = noise(9, 30 * MIB);
+    place.put("file", &bytes);
+    let begin = place.proxy.up();
+    for _ in 0..3 {
+        place.proxy.hold_up(Some(random.below(8 * MIB) + 1));
+        place.kill_at(&["upload", "file"]);
+        place.fails(&["info", "file"], 1, "there is no file");
+    }
+    place.ok(&["upload", "file"]);
+    // each time, at most the chunk that was on its way
+    let sent = place.proxy.up() - begin;
+    assert!(sent < 30 * MIB + 3 * 8 * MIB, "{sent} bytes");
+    place.ok(&["download", "file", "-o", "copy"]);
+    assert!(std::fs::read(place.at("copy")).unwrap() == bytes);
+    println!("30 MiB, killed three times: {sent} bytes sent");
+}
+
+#[test]
+fn a_download_that_was_killed_goes_on_where_it_was() {
+    let place = Place::new();
+    let mut random = Random::seeded("a_download_that_was_killed_goes_on_where_it_was");
+    let bytes = noise(10, 30 * MIB);
+    place.put("file", &bytes);
+    place.ok(&["upload", "file"]);
+    place.put("file", b"the old one");
+    let begin = place.proxy.down();
+    for round in 0..3 {
+        place.proxy.hold_down(Some(random.below(8 * MIB) + 100_000));
+        place.kill_at(&["download", "file"]);
+        assert_eq!(std::fs::read(place.at("file")).unwrap(), b"the old one");
+        assert_eq!(place.hidden().len(), 1);
+        if round == 1 {
+            // as a power cut may leave it: the end of what was there is zeros
+            let partial = File::options().write(true).open(place.at(&place.hidden()[0])).unwrap();
+            let length = partial.metadata().unwrap().len();
+            partial.write_all_at(&vec![0; (length / 4) as usize], length - length / 4).unwrap();
+        }
+    }
+    place.ok(&["download", "file"]);
+    let got = place.proxy.down() - begin;
+    assert!(got < 30 * MIB + 4 * 8 * MIB, "{got} bytes");
+    assert!(std::fs::read(place.at("file")).unwrap() == bytes);
+    assert_eq!(place.hidden().len(), 0);
+    println!("30 MiB, killed three times: {got} bytes fetched");
+}
+
+#[test]
+fn a_hub_that_is_started_again_is_waited_for() {
+    let mut place = Place::new();
+    let bytes = noise(11, 20 * MIB);
+    place.put("file", &bytes);
+    for (args, way) in [(["upload", "file"], "up"), (["download", "file"], "down")] {
+        match way {
+            "up" => place.proxy.hold_up(Some(9 * MIB)),
+            _ => place.proxy.hold_down(Some(9 * MIB)),
+        }
+        let mut child = place.command(&args).spawn().unwrap();
+        wait_for("half of it has passed", &place.world, || place.proxy.is_held());
+        place.world.kill_hub();
+        place.proxy.hold_up(None);
+        place.proxy.hold_down(None);
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(said.next().unwrap().unwrap().contains("trying again"));
+        place.world.start_hub();
+        let ended = child.wait().unwrap();
+        assert!(ended.success(), "{args:?} {:?}\n{}", said.next(), place.world.logs());
+    }
+    assert!(std::fs::read(place.at("file")).unwrap() == bytes);
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_not_uploaded() {
+    let place = Place::new();
+    for (size, hold) in [(20 * MIB, 9 * MIB), (3 * MIB, MIB)] {
+        let path = place.put("file", &noise(12, size));
+        place.proxy.hold_up(Some(hold));
+        let child = place.command(&["upload", "file"]).spawn().unwrap();
+        wait_for("half of it has passed", &place.world, || place.proxy.is_held());
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(b"changed", size - 7).unwrap();
+        place.proxy.hold_up(None);
+        let output = child.wait_with_output().unwrap();
+        let err = text(&output.stderr);
+        assert!(output.status.code() == Some(75) && err.contains("was changed while it was read"), "{size}: {err}");
+        place.fails(&["info", "file"], 1, "there is no file");
+        place.ok(&["upload", "file"]);
+        place.ok(&["rm", "file"]);
+    }
+}
+
+#[test]
+fn standard_input_of_any_length_is_a_file() {
+    let place = Place::new();
+    for (i, size) in [0, 5, 8 * MIB, 8 * MIB + 1, 25 * MIB].into_iter().enumerate() {
+        let bytes = noise(20 + i as u64, size);
+        for _ in 0..2 {
+            let mut child = place.command(&["upload", "-", "--name", "in"]).stdin(Stdio::piped()).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(&bytes).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{size}: {}\n{}", text(&output.stderr), place.world.logs());
+        }
+        place.ok(&["download", "in"]);
+        assert!(std::fs::read(place.at("in")).unwrap() == bytes, "{size}");
+    }
+}
+
+#[test]
+fn versions_are_listed_and_come_back() {
+    let place = Place::new();
+    let version = |content: &str| {
+        place.put("file", content.as_bytes());
+        place.json(&["upload", "file", "--path", "d", "--json"])[0]["rev"].as_u64().unwrap()
+    };
+    let (one, two) = (version("one"), version("two"));
+    assert!(two > one);
+    place.ok(&["rm", "d/file"]);
+    place.fails(&["download", "d/file"], 1, "there is no file \"d/file\"");
+    assert!(!place.json(&["info", "d/file", "--json"])[0]["deleted_at"].is_null());
+    let revs: Vec<u64> = place.json(&["versions", "d/file", "--json"]).iter().map(|v| v["rev"].as_u64().unwrap()).collect();
+    assert_eq!(revs, [two, one]);
+    assert!(place.ok(&["restore", "d/file"]).starts_with("d/file is restored, 3 B from 20"));
+    let content = || place.ok(&["download", "d/file", "-o", "-"]);
+    assert_eq!(content(), "two");
+    place.ok(&["restore", "d/file", "--rev", &one.to_string()]);
+    assert_eq!(content(), "one");
+    place.fails(&["restore", "d/file", "--rev", "4711"], 1, "there is no such version");
+    // an older version is uploaded again because somebody wants it so
+    version("two");
+    version("one");
+    assert_eq!(content(), "one");
+    let id = place.json(&["info", "d/file", "--json"])[0]["id"].as_str().unwrap().to_string();
+    place.ok(&["rm", &id]);
+    place.ok(&["restore", &id]);
+    assert_eq!(content(), "one");
+}
+
+#[test]
+fn events_go_on_after_the_hub_was_away() {
+    let mut place = Place::new();
+    place.put("first", b"1");
+    place.ok(&["upload", "first"]);
+    let mut child = Ended(place.command(&["events", "--follow", "--since", "1h", "--json"]).stderr(Stdio::null()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        format!("{} {}", event["type"].as_str().unwrap(), event["payload"]["name"].as_str().unwrap())
+    };
+    assert_eq!(next(), "file_created first");
+    let up = place.proxy.up();
+    wait_for("it listens", &place.world, || place.proxy.up() >= up);
+    place.put("second", b"2");
+    place.ok(&["upload", "second"]);
+    assert_eq!(next(), "file_created second");
+    place.world.kill_hub();
+    place.world.start_hub();
+    place.put("third", b"3");
+    place.ok(&["upload", "third"]);
+    place.ok(&["rm", "first"]);
+    assert_eq!((next(), next()), ("file_created third".into(), "file_deleted first".into()));
+}
+
+/// Ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn two_downloads_of_one_file_do_not_disturb_each_other() {
+    let place = Place::new();
+    place.put("file", &noise(13, 12 * MIB));
+    place.ok(&["upload", "file"]);
+    std::fs::remove_file(place.at("file")).unwrap();
+    place.proxy.hold_down(Some(6 * MIB));
+    let first = place.command(&["download", "file"]).spawn().unwrap();
+    wait_for("half of it has passed", &place.world, || place.proxy.is_held());
+    let direct = || place.command(&["download", "file"]).env("MESYNC_SERVER_URL", place.world.url()).output().unwrap();
+    let second = direct();
+    assert!(second.status.code() == Some(75) && text(&second.stderr).contains("another download of it is running"), "{second:?}");
+    place.proxy.hold_down(None);
+    assert!(first.wait_with_output().unwrap().status.success());
+    assert!(direct().status.success() && place.hidden().is_empty());
+}
+
+/// The peak of a process's memory in KiB, as long as it runs.
+fn peak(child: &mut Child) -> u64 {
+    let (mut most, path) = (0, format!("/proc/{}/status", child.id()));
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        most = most.max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    most
+}
+
+#[test]
+fn memory_does_not_grow_with_the_file() {
+    let place = Place::new();
+    let given = std::env::var_os("MESYNC_TEST_BINARY").is_some();
+    let room = rustix::fs::statvfs(place.at("")).map_or(0, |s| s.f_bavail * s.f_frsize);
+    // four times the size: the file, the hub's chunks, the copy, and air
+    let size = if given && room > 16 << 30 { 4 << 30 } else { 100 * MIB };
+    // pages of a debug build's own code count too
+    let most = if given { 20 * 1024 } else { 40 * 1024 };
+    let block = noise(14, MIB);
+    let file = File::create(place.at("file")).unwrap();
+    for n in 0..size / MIB {
+        file.write_all_at(&n.to_le_bytes(), n * MIB).unwrap();
+        file.write_all_at(&block[8..], n * MIB + 8).unwrap();
+    }
+    let measure = |args: &[&str]| {
+        let began = std::time::Instant::now();
+        let mut child = place.command(args).env("MESYNC_SERVER_URL", place.world.url()).spawn().unwrap();
+        let peak = peak(&mut child);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stderr), place.world.logs());
+        let seconds = began.elapsed().as_secs_f64();
+        println!(
+            "{args:?}: {} MiB in {seconds:.1} s ({:.0} MiB/s), at most {peak} KiB of memory",
+            size / MIB,
+            (size / MIB) as f64 / seconds
+        );
+        assert!(peak < most, "{args:?} took {peak} KiB");
+    };
+    measure(&["upload", "file"]);
+    measure(&["upload", "file"]);
+    measure(&["download", "file", "-o", "copy"]);
+    measure(&["download", "file", "-o", "copy"]);
+    let same = Command::new("cmp").arg(place.at("file")).arg(place.at("copy")).status();
+    assert!(same.is_ok_and(|s| s.success()));
+    assert!(binary().exists());
+}
