@@ -1,18 +1,12 @@
 //! The routes of messages, of hosts and of the hub itself, one method each.
 
 use std::io::Read;
-use std::path::Path;
-use std::time::Duration;
 
 use ureq::http::Method;
 use uuid::Uuid;
 
 use super::{ANSWER, Body, Call, Called, HubClient};
-use crate::wire::files::Backup;
 use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer};
-
-/// Long enough to copy all files of a large hub.
-const BACKUP_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// What a pull brought.
 pub enum Pulled {
@@ -62,12 +56,6 @@ impl HubClient {
         let body = serde_json::json!({ "instance": instance }).to_string().into_bytes();
         let path = format!("/api/hosts/{host}/rebind");
         self.json(&Call { method: Method::POST, body: Body::Json(body), ..Call::get(&path) })
-    }
-
-    /// `POST /api/hub/backup`: the hub copies itself into a directory of its machine. It answers when that is done.
-    pub fn backup(&self, dir: &Path) -> Called<Backup> {
-        let body = Body::Json(serde_json::json!({ "dir": dir }).to_string().into_bytes());
-        self.json(&Call { method: Method::POST, body, patience: Some(BACKUP_PATIENCE), ..Call::get("/api/hub/backup") })
     }
 
     /// `GET /api/events`: a stream of what is queued for `host`, and nothing about files, that stays open; a read fails after
