@@ -159,7 +159,7 @@ impl Store {
     /// With a sweep: looks through a directory of chunks for what no table knows, and now and then through what is staged.
     /// True: there are more. What fails here is tried again another time.
     fn tidy_chunks(&self, db: &Database, group: &Group) -> bool {
-        if !group.ops.iter().any(|op| matches!(op, Op::Sweep | Op::File(files::ops::FileOp::Sweep))) {
+        if !files::sweeps(group) {
             return false;
         }
         let removed = || -> Tried<usize> {

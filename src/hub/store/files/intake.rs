@@ -29,9 +29,11 @@ pub struct Intake {
     single: bool,
     done: Vec<Bytes>,
     looked: u64,
+    /// Chunks are durable when they end; else whoever takes many bodies in sees to it for all of them.
+    sync: bool,
 }
 
-/// A body that is in: its chunks are synced. Dropped without being put: they go.
+/// A body that is in: its chunks are synced (but see `Store::intake_unsynced`). Dropped without being put: they go.
 #[derive(Debug)]
 pub struct Body {
     pub content: Content,
@@ -70,22 +72,24 @@ impl Piece {
     }
 
     /// The chunk has ended: it is durable, or short enough to travel with its operation.
-    fn close(mut self, dir: &ChunkDir) -> io::Result<Bytes> {
+    fn close(mut self, dir: &ChunkDir, sync: bool) -> io::Result<Bytes> {
         if self.file.is_none() && self.buffer.len() <= INLINE {
             self.buffer.shrink_to_fit();
             return Ok(Bytes::Inline(self.buffer));
         }
         self.flush(dir)?;
         let Some((file, staged)) = self.file else { return Err(io::ErrorKind::InvalidInput.into()) };
-        dir.sync(&file)?;
+        if sync {
+            dir.sync(&file)?;
+        }
         Ok(Bytes::Staged(staged))
     }
 }
 
 impl Intake {
-    pub(super) fn new(dir: Arc<ChunkDir>) -> Intake {
+    pub(super) fn new(dir: Arc<ChunkDir>, sync: bool) -> Intake {
         let (splitter, piece) = (Splitter::default(), Piece::default());
-        Intake { dir, splitter, piece, cuts: Vec::new(), single: true, done: Vec::new(), looked: 0 }
+        Intake { dir, splitter, piece, cuts: Vec::new(), single: true, done: Vec::new(), looked: 0, sync }
     }
 
     /// Errors: no space is `io::ErrorKind::StorageFull`.
@@ -102,7 +106,7 @@ impl Intake {
             self.piece.write(&self.dir, piece)?;
             match ended {
                 Some(chunk) if self.single => self.cuts.push(chunk),
-                Some(_) => self.done.push(std::mem::take(&mut self.piece).close(&self.dir)?),
+                Some(_) => self.done.push(std::mem::take(&mut self.piece).close(&self.dir, self.sync)?),
                 None => {}
             }
         }
@@ -119,7 +123,7 @@ impl Intake {
         for chunk in std::mem::take(&mut self.cuts) {
             let mut piece = Piece::default();
             copy(&mut Read::by_ref(&mut file).take(chunk.size), &self.dir, &mut piece)?;
-            self.done.push(piece.close(&self.dir)?);
+            self.done.push(piece.close(&self.dir, self.sync)?);
         }
         copy(&mut file, &self.dir, &mut self.piece)
     }
@@ -127,7 +131,7 @@ impl Intake {
     pub fn finish(mut self) -> io::Result<Body> {
         let content = self.splitter.finish();
         if self.done.len() < content.chunks.len() {
-            self.done.push(self.piece.close(&self.dir)?);
+            self.done.push(self.piece.close(&self.dir, self.sync)?);
         }
         Ok(Body { content, bytes: self.done })
     }
