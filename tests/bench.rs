@@ -66,7 +66,7 @@ struct Open;
 
 impl Gate for Open {
     fn admit(&self, _: &Head, _: IpAddr) -> Admission {
-        Admission::Admit { caller: Caller::Admin, body_limit: u64::MAX }
+        Admission::Admit { caller: Caller::Admin, body_limit: u64::MAX, streamed: false }
     }
 }
 
