@@ -32,6 +32,9 @@ pub use transfers::Download;
 /// Where to call the hub and with which key; asked before each call, so a new key needs no restart.
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
 
+/// Told of each new token.
+pub type Renewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
+
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
     url: String,
@@ -41,6 +44,7 @@ pub struct HubClient {
     access: AccessSource,
     token: Mutex<Option<Token>>,
     ours: OnceLock<bool>,
+    renewed: OnceLock<Renewed>,
 }
 
 struct Token {
@@ -111,6 +115,7 @@ impl HubClient {
             access,
             token: Mutex::new(None),
             ours: OnceLock::new(),
+            renewed: OnceLock::new(),
         })
     }
 
@@ -140,11 +145,16 @@ impl HubClient {
         }
         let ours = match self.health() {
             Ok(health) => health.features.iter().any(|f| f == "files"),
-            // a server that is up and has another idea of health
-            Err(failure) if failure.status != 0 => false,
+            // a server that is up and has another idea of health; a proxy before one that is not says nothing about it
+            Err(failure) if failure.status != 0 && !failure.is_transient() => false,
             Err(failure) => return Err(failure),
         };
         Ok(*self.ours.get_or_init(|| ours))
+    }
+
+    /// Tells `renewed` of each new token, so that it can be saved.
+    pub fn on_renewal(&self, renewed: Renewed) {
+        let _ = self.renewed.set(renewed);
     }
 
     /// A token from an earlier login, valid for so long by this machine's clock. A wrong one costs a request.
@@ -201,6 +211,9 @@ impl HubClient {
         }
         let Access { url, key: Some(key) } = access.clone() else { return Ok((access.url, None)) };
         let (login, hub_time) = self.ask_token(&url, &key)?;
+        if let Some(renewed) = self.renewed.get() {
+            renewed(&login);
+        }
         let bearer = login.token.clone();
         // the lifetime by the hub's own clock, counted down on ours: a router's clock may be decades off
         let lifetime = hub_time.and_then(|now| clock::parse_rfc3339(&login.expires_at)?.duration_since(now).ok());
