@@ -38,6 +38,8 @@ pub type Renewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
     url: String,
+    /// The name under which this machine acts, should the key not say.
+    host: String,
     agent: ureq::Agent,
     /// Event streams: no deadline for the whole, one for each read.
     streams: ureq::Agent,
@@ -110,6 +112,7 @@ impl HubClient {
             config().timeout_recv_response(Some(timeout)).timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE))).build();
         Ok(HubClient {
             url: url.to_string(),
+            host: settings.host_id.clone(),
             agent: agent.new_agent(),
             streams: stream.new_agent(),
             access,
@@ -257,6 +260,9 @@ impl HubClient {
         let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{url}{}", call.path));
         if let Some(bearer) = bearer {
             request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        if !self.host.is_empty() {
+            request = request.header(wire::files::HOST_HEADER, &self.host);
         }
         for (name, value) in &call.headers {
             request = request.header(*name, value);

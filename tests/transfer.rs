@@ -346,6 +346,7 @@ fn versions_are_listed_and_come_back() {
     };
     let (one, two) = (version("one"), version("two"));
     assert!(two > one);
+    assert_eq!(place.json(&["info", "d/file", "--json"])[0]["host"], "machine-1");
     place.ok(&["rm", "d/file"]);
     place.fails(&["download", "d/file"], 1, "there is no file \"d/file\"");
     assert!(!place.json(&["info", "d/file", "--json"])[0]["deleted_at"].is_null());
