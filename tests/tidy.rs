@@ -16,7 +16,6 @@ const PURE: &[&str] = &[
     "src/wire/",
     "src/relpath.rs",
     "src/chunking.rs",
-    "src/config/values.rs",
     "src/error.rs",
     "src/sse.rs",
     "src/backoff.rs",

@@ -9,13 +9,19 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A port that nobody listens on, below those that the system gives to outgoing connections: one of those could have it when
-/// the hub starts again, and who asks whether somebody listens there could be connected to itself.
+/// the hub starts again, and who asks whether somebody listens there could be connected to itself. It is taken until this
+/// process ends, also while no hub runs: the tests of another one leave it alone.
 fn free_port() -> u16 {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     loop {
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let port = 12_000 + ((std::process::id().wrapping_mul(97) + n) % 20_000) as u16;
+        let name = SocketAddr::from_abstract_name(format!("mesync-test-{port}")).unwrap();
+        let Ok(taken) = UnixListener::bind_addr(&name) else { continue };
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            std::mem::forget(taken);
             return port;
         }
     }
@@ -94,9 +100,12 @@ impl World {
         command
     }
 
-    /// Starts the hub; returns when it listens.
+    /// Starts the hub; returns when it listens, which it says itself: who answers at its port may be another one.
+    #[track_caller]
     pub fn start_hub(&mut self) {
-        let log = append(&self.dir.path().join("hub.log"));
+        let path = self.dir.path().join("hub.log");
+        let starts = |path: &Path| std::fs::read_to_string(path).map_or(0, |text| text.matches("hub started: ").count());
+        let (log, before) = (append(&path), starts(&path));
         let plain = self.hub_command();
         let mut command = Command::new(self.wrap.first().map_or(plain.get_program(), |w| w.as_ref()));
         if !self.wrap.is_empty() {
@@ -105,9 +114,13 @@ impl World {
         command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
         command.args(["serve", "-v", "--listen", &format!("{}:{}", self.listen, self.port)]).args(&self.serve);
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.hub = Some(command.spawn().unwrap());
-        let port = self.port;
-        wait_for("the hub listens", self, || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let mut hub = command.spawn().unwrap();
+        wait_for("the hub listens", self, || {
+            let ended = hub.try_wait().unwrap();
+            assert!(ended.is_none(), "the hub has ended: {ended:?}\n{}", self.logs());
+            starts(&path) > before
+        });
+        self.hub = Some(hub);
     }
 
     pub fn hub_pid(&self) -> u32 {
@@ -168,7 +181,8 @@ impl Machine {
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {} {}", out.status, String::from_utf8_lossy(&out.stderr));
+        let logs = std::fs::read_to_string(self.base.with_file_name("hub.log")).unwrap_or_default();
+        assert!(out.status.success(), "{args:?}: {} {}\n{logs}", out.status, String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap().trim_end().to_string()
     }
 
