@@ -64,6 +64,11 @@
 //! whatever waits into one transaction with one sync, and then answers all of it. A group of changes is plain data with its
 //! time and its callers in it: the same groups give the same tables.
 //!
+//! Files are revisions under names, and their content chunks under their hashes ([`chunking`]). A body is cut and written as it
+//! comes, on the thread of its connection, and synced before the transaction that names it; a change that depends on a
+//! revision is decided within that transaction. Every change has a number, and an event that is kept: streams of events read
+//! them from the store, so none is lost on who hangs up and comes back.
+//!
 //! Messages are numbered in one log. A broadcast is stored once, however many machines it is for; each machine has a cursor.
 //! The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing.
 //!
@@ -80,7 +85,7 @@
 //! messages, [`transfer`] how it moves files, [`daemon`] how it runs, [`hub::store`] what the hub keeps and [`hub`] how it
 //! serves. [`disk`] has the durable write and the only renames.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
-//! Deciding is pure ([`messages::plan`], the guard's head parser, tokens, [`backoff`], [`sse`]): it takes the time as a value.
+//! Deciding is pure ([`messages::plan`], the parsers of heads and forms, tokens, [`backoff`], [`sse`]): it takes the time as a value.
 //! `tests/tidy.rs` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 

@@ -21,6 +21,10 @@ const PURE: &[&str] = &[
     "src/backoff.rs",
     "src/messages/plan.rs",
     "src/hub/guard/head.rs",
+    "src/hub/files/head.rs",
+    "src/hub/files/multipart.rs",
+    "src/hub/files/lines.rs",
+    "src/hub/files/answer.rs",
     "src/hub/token.rs",
 ];
 

@@ -63,9 +63,9 @@ impl Store {
     fn copy_tables(&self, path: &Path) -> Result<(FileTotals, Vec<Hash>)> {
         let to = open::database(path, self.cache, &Arc::default())?;
         let copy = || -> Tried<(FileTotals, Vec<Hash>)> {
+            // held to the end: a file that is still read from cannot be opened again after a write that found no space
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
             let from = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
-            drop(db);
             let tx = to.begin_write()?;
             tables::copy(&from, &tx)?;
             files::copy(&from, &tx)?;

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
-use files::{ChunkDir, FileLimits};
+use files::{ChunkDir, FileLimits, Landmarks};
 use live::Live;
 use medium::Happened;
 use ops::{Group, Op, Outcome};
@@ -56,6 +56,8 @@ pub struct Store {
     happened: Arc<Happened>,
     live: Mutex<Live>,
     chunks: Arc<ChunkDir>,
+    /// Of the listing of everything, for who pages through it.
+    landmarks: Mutex<Landmarks>,
     /// Hub time at which the staging directory was looked at last.
     tidied: AtomicU64,
 }
@@ -159,7 +161,7 @@ impl Store {
     /// With a sweep: looks through a directory of chunks for what no table knows, and now and then through what is staged.
     /// True: there are more. What fails here is tried again another time.
     fn tidy_chunks(&self, db: &Database, group: &Group) -> bool {
-        if !group.ops.iter().any(|op| matches!(op, Op::Sweep | Op::File(files::ops::FileOp::Sweep))) {
+        if !files::sweeps(group) {
             return false;
         }
         let removed = || -> Tried<usize> {

@@ -2,6 +2,8 @@
 //!
 //! It opens no transaction, touches no chunk on the disk and reads no clock.
 
+use std::collections::BTreeSet;
+
 use redb::ReadableTable;
 use uuid::Uuid;
 
@@ -203,7 +205,7 @@ fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
 
 /// Sees to it that all these chunks are in the tables; those that are not, each once.
 fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
-    let mut missing = Vec::new();
+    let mut missing = BTreeSet::new();
     for (chunk, bytes) in chunks {
         if t.has_chunk(chunk)? {
             continue;
@@ -212,11 +214,10 @@ fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> T
             Bytes::Inline(bytes) if bytes.len() as u64 == chunk.size && t.chunks.get(&chunk.sha256.0)?.is_none() => {
                 t.add_chunk(chunk.sha256, chunk.size, Some(bytes), now)?;
             }
-            _ if missing.contains(&chunk.sha256) => {}
-            _ => missing.push(chunk.sha256),
+            _ => drop(missing.insert(chunk.sha256)),
         }
     }
-    Ok(missing)
+    Ok(missing.into_iter().collect())
 }
 
 /// Something new stands under a name: what was there becomes a version, and the old name of a renamed file a tombstone.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
+use super::super::medium::is_full;
 use super::chunks::{ChunkDir, Staged};
 use super::ops::Bytes;
 use crate::chunking::{Content, Splitter};
@@ -29,9 +30,11 @@ pub struct Intake {
     single: bool,
     done: Vec<Bytes>,
     looked: u64,
+    /// Chunks are durable when they end; else whoever takes many bodies in sees to it for all of them.
+    sync: bool,
 }
 
-/// A body that is in: its chunks are synced. Dropped without being put: they go.
+/// A body that is in: its chunks are synced (but see `Store::intake_unsynced`). Dropped without being put: they go.
 #[derive(Debug)]
 pub struct Body {
     pub content: Content,
@@ -70,26 +73,32 @@ impl Piece {
     }
 
     /// The chunk has ended: it is durable, or short enough to travel with its operation.
-    fn close(mut self, dir: &ChunkDir) -> io::Result<Bytes> {
+    fn close(mut self, dir: &ChunkDir, sync: bool) -> io::Result<Bytes> {
         if self.file.is_none() && self.buffer.len() <= INLINE {
             self.buffer.shrink_to_fit();
             return Ok(Bytes::Inline(self.buffer));
         }
         self.flush(dir)?;
         let Some((file, staged)) = self.file else { return Err(io::ErrorKind::InvalidInput.into()) };
-        dir.sync(&file)?;
+        if sync {
+            dir.sync(&file)?;
+        }
         Ok(Bytes::Staged(staged))
     }
 }
 
 impl Intake {
-    pub(super) fn new(dir: Arc<ChunkDir>) -> Intake {
+    pub(super) fn new(dir: Arc<ChunkDir>, sync: bool) -> Intake {
         let (splitter, piece) = (Splitter::default(), Piece::default());
-        Intake { dir, splitter, piece, cuts: Vec::new(), single: true, done: Vec::new(), looked: 0 }
+        Intake { dir, splitter, piece, cuts: Vec::new(), single: true, done: Vec::new(), looked: 0, sync }
     }
 
     /// Errors: no space is `io::ErrorKind::StorageFull`.
-    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.take(bytes).map_err(full)
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if self.splitter.size() + bytes.len() as u64 >= self.looked + LOOK_EVERY {
             self.looked = self.splitter.size();
             self.dir.check_room()?;
@@ -102,7 +111,7 @@ impl Intake {
             self.piece.write(&self.dir, piece)?;
             match ended {
                 Some(chunk) if self.single => self.cuts.push(chunk),
-                Some(_) => self.done.push(std::mem::take(&mut self.piece).close(&self.dir)?),
+                Some(_) => self.done.push(std::mem::take(&mut self.piece).close(&self.dir, self.sync)?),
                 None => {}
             }
         }
@@ -119,7 +128,7 @@ impl Intake {
         for chunk in std::mem::take(&mut self.cuts) {
             let mut piece = Piece::default();
             copy(&mut Read::by_ref(&mut file).take(chunk.size), &self.dir, &mut piece)?;
-            self.done.push(piece.close(&self.dir)?);
+            self.done.push(piece.close(&self.dir, self.sync)?);
         }
         copy(&mut file, &self.dir, &mut self.piece)
     }
@@ -127,10 +136,15 @@ impl Intake {
     pub fn finish(mut self) -> io::Result<Body> {
         let content = self.splitter.finish();
         if self.done.len() < content.chunks.len() {
-            self.done.push(self.piece.close(&self.dir)?);
+            self.done.push(self.piece.close(&self.dir, self.sync).map_err(full)?);
         }
         Ok(Body { content, bytes: self.done })
     }
+}
+
+/// One word for all ways of having no space.
+fn full(e: io::Error) -> io::Error {
+    if is_full(&e) { io::ErrorKind::StorageFull.into() } else { e }
 }
 
 fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
@@ -160,7 +174,7 @@ pub fn stage_chunk(dir: &ChunkDir, hash: Hash, body: &mut dyn Read, length: u64)
             return Ok(false);
         }
         sha.update(&buffer[..n]);
-        file.write_all(&buffer[..n])?;
+        file.write_all(&buffer[..n]).map_err(full)?;
     }
     if size != length || Hash(sha.finalize().into()) != hash {
         return Ok(false);

@@ -9,6 +9,7 @@ mod apply;
 mod check;
 mod chunks;
 mod intake;
+mod list;
 mod read;
 mod reader;
 mod rows;
@@ -30,6 +31,8 @@ pub(super) use check::check;
 pub(super) use chunks::ChunkDir;
 pub use chunks::Staged;
 pub use intake::{Body, Intake};
+pub(super) use list::Landmarks;
+pub use list::Listing;
 pub use reader::Reader;
 pub(super) use sweep::is_wanted;
 pub(super) use tables::{CHUNKS, FileTables, FileTotals, copy};
@@ -39,19 +42,6 @@ pub(super) use tables::{CHUNKS, FileTables, FileTotals, copy};
 pub struct FileLimits {
     /// Milliseconds for which replaced revisions are kept.
     pub version_ttl: u64,
-}
-
-/// Which files to list: sorted by path, then name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// A prefix of the directory; with a slash at its end that directory and what is below it.
-    pub path: String,
-    /// A part of the name.
-    pub search: String,
-    pub offset: usize,
-    pub limit: usize,
-    /// Directories and symbolic links too.
-    pub all_kinds: bool,
 }
 
 /// How much there is of everything.
@@ -70,7 +60,18 @@ pub struct Counts {
 impl Store {
     /// Begins to take a body in.
     pub fn intake(&self) -> Result<Intake> {
-        Ok(Intake::new(Arc::clone(&self.chunks)))
+        Ok(Intake::new(Arc::clone(&self.chunks), true))
+    }
+
+    /// The same for one of many bodies: [`Store::sync`] makes all of them durable at once, and must before one is put.
+    pub fn intake_unsynced(&self) -> Result<Intake> {
+        Ok(Intake::new(Arc::clone(&self.chunks), false))
+    }
+
+    /// Makes what was taken in durable.
+    pub fn sync<'a>(&self, bytes: impl IntoIterator<Item = &'a Bytes>) -> io::Result<()> {
+        let staged = bytes.into_iter().filter_map(|bytes| if let Bytes::Staged(staged) = bytes { Some(staged.clone()) } else { None });
+        self.chunks.sync_staged(&staged.collect::<Vec<_>>())
     }
 
     /// Takes one chunk in for a later commit: it is staged, not durable. `false`: the bytes have another hash.
@@ -80,17 +81,9 @@ impl Store {
 
     /// What is staged of these chunks, for a commit, made durable; what is not is to be known.
     pub fn staged(&self, chunks: &[Chunk]) -> io::Result<Vec<Bytes>> {
-        let (mut bytes, mut staged) = (Vec::with_capacity(chunks.len()), Vec::new());
-        for chunk in chunks {
-            bytes.push(match self.chunks.staged(chunk.sha256, chunk.size)? {
-                Some(file) => {
-                    staged.push(file.clone());
-                    Bytes::Staged(file)
-                }
-                None => Bytes::Known,
-            });
-        }
-        self.chunks.sync_staged(&staged)?;
+        let look = |chunk: &Chunk| Ok(self.chunks.staged(chunk.sha256, chunk.size)?.map_or(Bytes::Known, Bytes::Staged));
+        let bytes = chunks.iter().map(look).collect::<io::Result<Vec<_>>>()?;
+        self.sync(&bytes)?;
         Ok(bytes)
     }
 
@@ -110,8 +103,16 @@ pub(super) fn concerns(group: &Group) -> bool {
     group.ops.iter().any(|op| matches!(op, Op::File(_) | Op::Sweep))
 }
 
-/// The chunks that a group names: they stay for it.
+/// The group may remove something.
+pub(super) fn sweeps(group: &Group) -> bool {
+    group.ops.iter().any(|op| matches!(op, Op::File(FileOp::Sweep) | Op::Sweep))
+}
+
+/// The chunks that a group names: no sweep in it removes them.
 pub(super) fn named(group: &Group) -> BTreeSet<Hash> {
+    if !sweeps(group) {
+        return BTreeSet::new();
+    }
     let puts = group.ops.iter().filter_map(|op| if let Op::File(FileOp::Put(puts)) = op { Some(puts) } else { None });
     puts.flatten().flat_map(|put| put.chunks.iter().map(|(chunk, _)| chunk.sha256)).collect()
 }
