@@ -171,7 +171,7 @@ fn a_directory_travels_with_all_that_can_and_is_sent_once() {
 
     let before = place.proxy.up();
     let again = place.ok(&["upload", "-r", "tree", "--path", "to"]);
-    assert!(again.ends_with("uploaded, 304 unchanged, 1 skipped") || again.contains(", 304 unchanged"), "{again}");
+    assert!(again.ends_with("0 files uploaded, 304 unchanged, 1 skipped"), "{again}");
     assert!(place.proxy.up() - before < 20_000, "{} bytes for nothing", place.proxy.up() - before);
 
     place.ok(&["download", "to/tree/link"]);
@@ -380,8 +380,6 @@ fn events_go_on_after_the_hub_was_away() {
         format!("{} {}", event["type"].as_str().unwrap(), event["payload"]["name"].as_str().unwrap())
     };
     assert_eq!(next(), "file_created first");
-    let up = place.proxy.up();
-    wait_for("it listens", &place.world, || place.proxy.up() >= up);
     place.put("second", b"2");
     place.ok(&["upload", "second"]);
     assert_eq!(next(), "file_created second");
