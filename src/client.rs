@@ -32,15 +32,21 @@ pub use transfers::Download;
 /// Where to call the hub and with which key; asked before each call, so a new key needs no restart.
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
 
+/// Told of each new token.
+pub type Renewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
+
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
     url: String,
+    /// The name under which this machine acts, should the key not say.
+    host: String,
     agent: ureq::Agent,
     /// Event streams: no deadline for the whole, one for each read.
     streams: ureq::Agent,
     access: AccessSource,
     token: Mutex<Option<Token>>,
     ours: OnceLock<bool>,
+    renewed: OnceLock<Renewed>,
 }
 
 struct Token {
@@ -106,11 +112,13 @@ impl HubClient {
             config().timeout_recv_response(Some(timeout)).timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE))).build();
         Ok(HubClient {
             url: url.to_string(),
+            host: settings.host_id.clone(),
             agent: agent.new_agent(),
             streams: stream.new_agent(),
             access,
             token: Mutex::new(None),
             ours: OnceLock::new(),
+            renewed: OnceLock::new(),
         })
     }
 
@@ -140,11 +148,16 @@ impl HubClient {
         }
         let ours = match self.health() {
             Ok(health) => health.features.iter().any(|f| f == "files"),
-            // a server that is up and has another idea of health
-            Err(failure) if failure.status != 0 => false,
+            // a server that is up and has another idea of health; a proxy before one that is not says nothing about it
+            Err(failure) if failure.status != 0 && !failure.is_transient() => false,
             Err(failure) => return Err(failure),
         };
         Ok(*self.ours.get_or_init(|| ours))
+    }
+
+    /// Tells `renewed` of each new token, so that it can be saved.
+    pub fn on_renewal(&self, renewed: Renewed) {
+        let _ = self.renewed.set(renewed);
     }
 
     /// A token from an earlier login, valid for so long by this machine's clock. A wrong one costs a request.
@@ -201,6 +214,9 @@ impl HubClient {
         }
         let Access { url, key: Some(key) } = access.clone() else { return Ok((access.url, None)) };
         let (login, hub_time) = self.ask_token(&url, &key)?;
+        if let Some(renewed) = self.renewed.get() {
+            renewed(&login);
+        }
         let bearer = login.token.clone();
         // the lifetime by the hub's own clock, counted down on ours: a router's clock may be decades off
         let lifetime = hub_time.and_then(|now| clock::parse_rfc3339(&login.expires_at)?.duration_since(now).ok());
@@ -244,6 +260,9 @@ impl HubClient {
         let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{url}{}", call.path));
         if let Some(bearer) = bearer {
             request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        if !self.host.is_empty() {
+            request = request.header(wire::files::HOST_HEADER, &self.host);
         }
         for (name, value) in &call.headers {
             request = request.header(*name, value);

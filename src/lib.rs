@@ -43,6 +43,13 @@
 //! * *Hooks* run from their records. The number of runs is part of a record's name and synced before the run; the hook
 //!   inherits a lock on the record with its standard input, so a daemon that was killed does not run it beside itself.
 //!
+//! **Files on command** ([`transfer`], over [`client`]; `mesync upload` and its like): a short file goes in one request, many
+//! very short ones together, a long one chunk by chunk and then a commit that names them all. What the hub has is not sent,
+//! which is also how a broken transfer goes on. Every change names the revision that it replaces. A download stands under
+//! its name only when it is whole, verified and synced; until then it is a hidden file beside it, which the same download
+//! later goes on with. `s3em`, the server of `s3ec`, has no chunks and no revisions: there files go whole. Which server and
+//! which key is for [`credentials`] to say; [`login`] is the file that `s3ec` reads too.
+//!
 //! # The hub
 //!
 //! ```text
@@ -57,6 +64,11 @@
 //! whatever waits into one transaction with one sync, and then answers all of it. A group of changes is plain data with its
 //! time and its callers in it: the same groups give the same tables.
 //!
+//! Files are revisions under names, and their content chunks under their hashes ([`chunking`]). A body is cut and written as it
+//! comes, on the thread of its connection, and synced before the transaction that names it; a change that depends on a
+//! revision is decided within that transaction. Every change has a number, and an event that is kept: streams of events read
+//! them from the store, so none is lost on who hangs up and comes back.
+//!
 //! Messages are numbered in one log. A broadcast is stored once, however many machines it is for; each machine has a cursor.
 //! The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing.
 //!
@@ -69,10 +81,11 @@
 //!
 //! # Reading order
 //!
-//! [`wire`] says what travels, [`messages`] and [`messages::plan`] what a client does with it, [`daemon`] how it runs,
-//! [`hub::store`] what the hub keeps and [`hub`] how it serves. [`disk`] has the durable write and the only renames.
+//! [`wire`] says what travels, [`client`] how the hub is called, [`messages`] and [`messages::plan`] what a client does with
+//! messages, [`transfer`] how it moves files, [`daemon`] how it runs, [`hub::store`] what the hub keeps and [`hub`] how it
+//! serves. [`disk`] has the durable write and the only renames.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
-//! Deciding is pure ([`messages::plan`], the guard's head parser, tokens, [`backoff`], [`sse`]): it takes the time as a value.
+//! Deciding is pure ([`messages::plan`], the parsers of heads and forms, tokens, [`backoff`], [`sse`]): it takes the time as a value.
 //! `tests/tidy.rs` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 

@@ -328,6 +328,9 @@ fn with_keys() {
     for (what, who, host, lines) in true_ones(&rig) {
         rig.check(what, who, host, &lines);
     }
+    // whoever has the master key: where a backup goes is for who is on the hub's machine
+    let proxied = api_key(MASTER) + "X-Forwarded-For: 127.0.0.1\r\n";
+    assert_eq!(rig.ask("POST", "/api/hub/backup", "hub", &proxied, r#"{"dir":"here"}"#).status, 403);
     for (what, lines) in false_ones(&rig) {
         rig.check(what, Who::Stranger, "localhost", &lines);
     }

@@ -106,6 +106,29 @@ fn send_prints_the_id_and_keeps_the_payload_letter_for_letter() {
 }
 
 #[test]
+fn files_are_named_in_a_way_that_can_be_understood() {
+    let m = Mesync::new();
+    m.run(["upload"]).check(2, "upload needs FILE (see mesync help upload)");
+    m.run(["rm"]).check(2, "rm needs ID|PATH");
+    m.run(["download", "a", "b"]).check(2, "download does not take \"b\"");
+    m.run(["upload", "a", "b", "--name", "c"]).check(2, "--name is for one file");
+    m.run(["upload", "a", "--path", "../b"]).check(2, "bad value for --path: the name leads elsewhere");
+    m.run(["ls", "--limit", "some"]).check(2, "bad value for --limit: not a whole number");
+    m.run(["ls", "--all", "--limit", "1"]).check(2, "exclude each other");
+    m.run(["restore", "a", "--rev", "x"]).check(2, "bad value for --rev");
+    m.run(["events", "--since", "soon"]).check(2, "neither a time such as");
+    m.run(["login", "--api-key", "short"]).check(2, "cannot use the key: a key is 8 to 512");
+    m.run(["login", "--api-key", "k", "--api-key-file", "f"]).check(2, "exclude each other");
+    ran(m.command(["login", "--api-key", "a-long-enough-key"]).env_remove("HOME")).check(78, "set HOME or XDG_CONFIG_HOME");
+    // what one cannot read is no reason for messages to stop
+    let login = m.home().join(".config/s3ec/config.toml");
+    std::fs::create_dir_all(login.parent().unwrap()).unwrap();
+    std::fs::write(&login, "nonsense").unwrap();
+    m.run(["ls"]).check(78, "line 1 is not TOML (mesync login --server URL)");
+    m.run(["send", "x"]).check(0, "");
+}
+
+#[test]
 fn a_queue_is_a_table_or_one_object_a_line() {
     let m = Mesync::new();
     assert_eq!(m.ok(["list", "inbox"]), "");

@@ -383,3 +383,13 @@ fn a_backup_is_a_hub_with_the_same_files() {
     let (here, there) = (hub.get("/api/files/changes").json(), copy.get("/api/files/changes").json());
     assert!(here["epoch"] != there["epoch"] && there["rev"].as_u64().unwrap() > here["rev"].as_u64().unwrap() + (1 << 31), "{there}");
 }
+
+#[test]
+fn who_has_a_key_of_a_host_writes_as_that_host() {
+    let hub = Hub::start();
+    let out = hub.world.hub_command().args(["key", "add", "web-1"]).output().unwrap();
+    let key = format!("X-API-Key: {}\r\n", String::from_utf8(out.stdout).unwrap().trim());
+    let made = hub.upload("", "a", TEXT, &format!("{key}X-Mesync-Host: web-2\r\n")).is(201, "");
+    assert_eq!(made.json()["host"], "web-1");
+    hub.upload("", "a", TEXT, "").is(401, "");
+}

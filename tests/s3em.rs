@@ -104,6 +104,8 @@ fn a_saved_token_is_used_and_a_refused_one_renewed() {
     user.server.forget_tokens();
     user.ok(&["ls"]);
     assert_eq!(user.server.logins(), 2);
+    user.ok(&["ls"]);
+    assert_eq!(user.server.logins(), 2, "the new token was not saved");
     std::fs::remove_file(user.login_file()).unwrap();
     let by_variables = |key: &str| ran(user.command(&["ls"]).env("MESYNC_SERVER_URL", &user.server.url).env("MESYNC_API_KEY", key));
     by_variables(KEY).check(0, "");

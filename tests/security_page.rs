@@ -5,6 +5,8 @@ use std::path::Path;
 
 use mesync::config::{SETTINGS, limits};
 use mesync::hub::guard::head as guard;
+use mesync::hub::routes::Route;
+use mesync::wire::files;
 
 #[test]
 fn the_security_page_has_the_limits_of_the_program() {
@@ -17,6 +19,13 @@ fn the_security_page_has_the_limits_of_the_program() {
         (format!(".It event streams\n{}.\n", limits::STREAMS), "event streams"),
         (format!("end within {} seconds", mesync::wire::KEEP_ALIVE), "the end of a stream after its key"),
         (format!("{} KiB each, {} in a request", mesync::wire::MAX_MESSAGE / 1024, mesync::wire::MAX_BATCH), "messages"),
+        (format!("a chunk or a batch of files {} MiB", files::SINGLE >> 20), "chunks"),
+        (format!("a list of chunks {} MiB", Route::CommitFile.body_limit(0) >> 20), "lists of chunks"),
+        (format!("{} KiB with a list of files", Route::FetchFiles.body_limit(0) >> 10), "lists of files"),
+        (format!("batches of files have {} MiB of their own", limits::FILE_MEMORY >> 20), "memory for files"),
+        (format!("{} bytes of name, {} chunks", mesync::relpath::MOST, files::MOST_CHUNKS), "files"),
+        (format!("{} rows in a page of a list, {} files of {} KiB", files::PAGE, files::BATCH_FILES, files::BATCH_FILE >> 10), "batches"),
+        (format!(" {} parts", mesync::hub::files::multipart::MAX_PARTS), "forms"),
         (format!("in memory for {} days", limits::SEEN_DAYS), "ids"),
         (format!("{} KiB, 64 lines, a target of {} KiB", guard::MAX_HEAD / 1024, guard::MAX_TARGET / 1024), "the head"),
     ] {

@@ -97,10 +97,8 @@ fn ask(server: &str) -> Result<String> {
 
 /// The client for the files: of the server in the login file, else of the messages.
 pub fn hub(settings: &Settings) -> Result<HubClient> {
-    let login = match login::file(|name| std::env::var_os(name)) {
-        Some(path) => login::read(&path)?,
-        None => None,
-    };
+    let path = login::file(|name| std::env::var_os(name));
+    let login = path.as_deref().map(login::read).transpose()?.flatten();
     let first = credentials::file_access(settings, login.as_ref())?;
     let by_login = login.clone().filter(|l| first.key.as_ref() == Some(&l.api_key));
     if by_login.is_none() && first.key.is_some() {
@@ -110,9 +108,16 @@ pub fn hub(settings: &Settings) -> Result<HubClient> {
     of_files.server_url = login.as_ref().map_or(settings.server_url.clone(), |l| l.server_url.clone());
     let asked = settings.clone();
     let hub = HubClient::new(&of_files, Box::new(move || credentials::file_access(&asked, login.as_ref())))?;
-    if let Some(login) = by_login {
+    if let (Some(login), Some(path)) = (by_login, path) {
         let left = clock::parse_rfc3339(&login.expires_at).and_then(|at| at.duration_since(clock::now()).ok());
-        hub.remember(first, login.token, left.unwrap_or_default());
+        hub.remember(first, login.token.clone(), left.unwrap_or_default());
+        // s3ec, too, would be refused with the old one
+        hub.on_renewal(Box::new(move |answer| {
+            let (token, expires_at) = (answer.token.clone(), answer.expires_at.clone());
+            if let Err(e) = login::write(&path, &Login { token, expires_at, ..login.clone() }) {
+                log::debug!("the new token is not saved: {e}");
+            }
+        }));
     }
     Ok(hub)
 }

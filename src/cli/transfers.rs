@@ -23,6 +23,9 @@ use crate::transfer::{Transfer, find};
 use crate::wire::files::{self, Name, Record};
 use crate::{disk, wire};
 
+/// From so many files on, one listing costs less than a question about each.
+const MANY: usize = 16;
+
 /// What became of one file of an upload.
 #[derive(Serialize)]
 struct Sent<'a> {
@@ -142,6 +145,10 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     });
     let mut upload = Upload::new(&transfer);
     let mut summary = invocation.arguments.len() > 1;
+    let many = invocation.arguments.len() > MANY;
+    if many {
+        upload.look_below(&dir)?;
+    }
     let mut done = |entry: &Entry, result: Called<Uploaded>| report.borrow_mut().done(&entry.local, &entry.name, result);
     for argument in &invocation.arguments {
         let path = Path::new(argument);
@@ -150,7 +157,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 let result = upload.look_at(&name).and_then(|()| upload.stream(std::io::stdin(), &name));
                 report.borrow_mut().done(path, &name, result);
             }
-            Ok(What::File(entry)) => match upload.look_at(&entry.name) {
+            Ok(What::File(entry)) => match if many { Ok(()) } else { upload.look_at(&entry.name) } {
                 Ok(()) => upload.add(entry, &mut done),
                 Err(failure) => done(&entry, Err(failure)),
             },

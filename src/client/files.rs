@@ -117,7 +117,7 @@ impl HubClient {
     pub fn remove(&self, id: Uuid, change: Change) -> Called<()> {
         let call = Call { method: Method::DELETE, headers: change.headers(), ..Call::get(&format!("/api/files/{id}")) };
         // s3em and a hub of ours say it in different bodies
-        self.authorized(&self.agent, &call).map(drop)
+        self.done(&call)
     }
 
     /// `GET /api/files/changes`; `began`: of the first page of a full listing, which `after` = 0 begins.
@@ -181,6 +181,12 @@ impl HubClient {
         let rows: Vec<HistoryRow> = self.json(&Call { most: PAGE_BYTES, ..Call::get(&path) })?;
         let count = rows.len();
         Ok((rows.into_iter().filter_map(HistoryRow::event).collect(), count))
+    }
+
+    /// A change whose answer says no more than that it was made. It is read all the same, so that the connection is kept.
+    pub(super) fn done(&self, call: &Call) -> Called<()> {
+        let answer = self.authorized(&self.agent, call)?;
+        answer.into_body().with_config().limit(call.most).read_to_vec().map(drop).map_err(|e| self.unreachable(e))
     }
 
     /// A change whose answer is a record, or nothing if it changed nothing.

@@ -17,6 +17,7 @@ use super::listen;
 use super::messages::{Answer, Messages};
 use super::metrics::{Requests, Text};
 use super::page;
+use super::protected;
 use super::routes::{self, Route};
 use super::store::Store;
 use crate::disk;
@@ -65,6 +66,10 @@ impl Gate for Desk {
         // who must not come in does not learn what there is
         match (caller, route) {
             (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
+            (Ok(_), Ok(Route::Backup)) if !protected::is_from_here(&head.headers, peer) => Admission::Refuse(Reply::error(
+                403,
+                "a backup is made from the hub's own machine only: its directory is one of that machine",
+            )),
             (Ok(caller), Ok(route)) => {
                 Admission::Admit { caller, body_limit: route.body_limit(self.max_upload), streamed: route.streams() }
             }

@@ -18,6 +18,9 @@ use crate::config::limits::EVENT_PAGE;
 use crate::wire::KEEP_ALIVE;
 use crate::wire::files::{Event, Kind};
 
+/// Bytes that are written at once, about.
+const PIECE: usize = 16 * 1024;
+
 /// What somebody listens to.
 struct Feed {
     subscription: Subscription,
@@ -107,6 +110,11 @@ impl Feed {
                 last = *rev;
                 if self.all_kinds || event.payload.kind == Kind::File {
                     write_event(&mut piece, *rev, event)?;
+                }
+                // a piece has its time, and a slow reader is to make use of it
+                if piece.len() > PIECE {
+                    out.send(&piece)?;
+                    piece.clear();
                 }
             }
             if !piece.is_empty() {

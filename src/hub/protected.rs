@@ -27,11 +27,20 @@ fn why_not(headers: &Headers, peer: IpAddr) -> Option<String> {
     if !["localhost", "127.0.0.1", "[::1]"].contains(&name) || !port.bytes().all(|b| b.is_ascii_digit()) {
         return Some(format!("under the names localhost, 127.0.0.1 and [::1], not \"{}\"", wire::brief(&host)));
     }
-    let forwarded = |name: &str| name.starts_with("x-forwarded-") || ["forwarded", "x-real-ip", "via"].contains(&name);
-    if headers.iter().any(|(name, _)| forwarded(name)) {
+    if is_forwarded(headers) {
         return Some("directly, not through a proxy".into());
     }
     is_from_foreign_page(headers).then(|| "not pages of other servers".into())
+}
+
+fn is_forwarded(headers: &Headers) -> bool {
+    let forwarded = |name: &str| name.starts_with("x-forwarded-") || ["forwarded", "x-real-ip", "via"].contains(&name);
+    headers.iter().any(|(name, _)| forwarded(name))
+}
+
+/// Was this sent from this machine, as far as can be told? Whatever key was shown.
+pub fn is_from_here(headers: &Headers, peer: IpAddr) -> bool {
+    is_local(peer) && !is_forwarded(headers)
 }
 
 /// Was this sent by a browser for a page of another server? It comes from who shows the page, on behalf of who wrote it.

@@ -23,6 +23,8 @@ impl Proxy {
     pub fn to(port: u16) -> Proxy {
         let way = || Arc::new(Way { passed: AtomicU64::new(0), hold: AtomicU64::new(u64::MAX) });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // what is held back shall wait with the sender, not in between; accepted connections inherit it
+        rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 * 1024).unwrap();
         let proxy = Proxy { port: listener.local_addr().unwrap().port(), up: way(), down: way() };
         let (up, down) = (proxy.up.clone(), proxy.down.clone());
         std::thread::spawn(move || {

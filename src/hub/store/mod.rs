@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
-use files::{ChunkDir, FileLimits};
+use files::{ChunkDir, FileLimits, Landmarks};
 use live::Live;
 use medium::Happened;
 use ops::{Group, Op, Outcome};
@@ -56,6 +56,8 @@ pub struct Store {
     happened: Arc<Happened>,
     live: Mutex<Live>,
     chunks: Arc<ChunkDir>,
+    /// Of the listing of everything, for who pages through it.
+    landmarks: Mutex<Landmarks>,
     /// Hub time at which the staging directory was looked at last.
     tidied: AtomicU64,
 }

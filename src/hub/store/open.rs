@@ -66,6 +66,7 @@ impl Store {
             happened,
             live: Mutex::new(Live::default()),
             chunks,
+            landmarks: Mutex::default(),
             tidied: AtomicU64::new(resumed_at),
         })
     }

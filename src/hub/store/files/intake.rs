@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
+use super::super::medium::is_full;
 use super::chunks::{ChunkDir, Staged};
 use super::ops::Bytes;
 use crate::chunking::{Content, Splitter};
@@ -93,7 +94,11 @@ impl Intake {
     }
 
     /// Errors: no space is `io::ErrorKind::StorageFull`.
-    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.take(bytes).map_err(full)
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if self.splitter.size() + bytes.len() as u64 >= self.looked + LOOK_EVERY {
             self.looked = self.splitter.size();
             self.dir.check_room()?;
@@ -131,10 +136,15 @@ impl Intake {
     pub fn finish(mut self) -> io::Result<Body> {
         let content = self.splitter.finish();
         if self.done.len() < content.chunks.len() {
-            self.done.push(self.piece.close(&self.dir, self.sync)?);
+            self.done.push(self.piece.close(&self.dir, self.sync).map_err(full)?);
         }
         Ok(Body { content, bytes: self.done })
     }
+}
+
+/// One word for all ways of having no space.
+fn full(e: io::Error) -> io::Error {
+    if is_full(&e) { io::ErrorKind::StorageFull.into() } else { e }
 }
 
 fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
@@ -164,7 +174,7 @@ pub fn stage_chunk(dir: &ChunkDir, hash: Hash, body: &mut dyn Read, length: u64)
             return Ok(false);
         }
         sha.update(&buffer[..n]);
-        file.write_all(&buffer[..n])?;
+        file.write_all(&buffer[..n]).map_err(full)?;
     }
     if size != length || Hash(sha.finalize().into()) != hash {
         return Ok(false);

@@ -9,6 +9,7 @@ mod apply;
 mod check;
 mod chunks;
 mod intake;
+mod list;
 mod read;
 mod reader;
 mod rows;
@@ -30,6 +31,8 @@ pub(super) use check::check;
 pub(super) use chunks::ChunkDir;
 pub use chunks::Staged;
 pub use intake::{Body, Intake};
+pub(super) use list::Landmarks;
+pub use list::Listing;
 pub use reader::Reader;
 pub(super) use sweep::is_wanted;
 pub(super) use tables::{CHUNKS, FileTables, FileTotals, copy};
@@ -39,19 +42,6 @@ pub(super) use tables::{CHUNKS, FileTables, FileTotals, copy};
 pub struct FileLimits {
     /// Milliseconds for which replaced revisions are kept.
     pub version_ttl: u64,
-}
-
-/// Which files to list: sorted by path, then name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// A prefix of the directory; with a slash at its end that directory and what is below it.
-    pub path: String,
-    /// A part of the name.
-    pub search: String,
-    pub offset: usize,
-    pub limit: usize,
-    /// Directories and symbolic links too.
-    pub all_kinds: bool,
 }
 
 /// How much there is of everything.

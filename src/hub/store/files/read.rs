@@ -1,4 +1,4 @@
-//! Reading the tables of files: records, listings, changes, events, versions.
+//! Reading the tables of files: records, changes, events, versions. Listings are in `list`.
 //!
 //! It writes nothing, and holds nothing in memory but the page that was asked for.
 
@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use super::super::Store;
 use super::super::tables::{META, Tried};
+use super::Counts;
 use super::reader::Reader;
-use super::rows::{Row, damaged, kind_number, kind_of, rfc3339};
-use super::tables::{self, ACTIONS, DELETED, FileTotals};
-use super::{Counts, Listing};
+use super::rows::{Row, damaged, kind_of, rfc3339};
+use super::tables::{self, ACTIONS, FileTotals};
 use crate::error::Result;
-use crate::wire::files::{Changes, Chunk, Event, Hash, Kind, Name, PAGE, Record, Version};
+use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
 
 impl Store {
     /// Which of these chunks are neither in the store nor staged; each once.
@@ -72,45 +72,6 @@ impl Store {
     pub fn open_file(&self, id: Uuid, rev: Option<u64>) -> Result<Option<(Record, Reader)>> {
         let found = self.chunks_of(id, rev)?;
         Ok(found.map(|(record, chunks)| (record, Reader::new(&self.db, &self.chunks, chunks))))
-    }
-
-    /// A page of files that are not deleted, and how many there are in all.
-    ///
-    /// It goes through the names in order and counts; rows are read only for the page.
-    pub fn list(&self, listing: &Listing) -> Result<(Vec<Record>, u64)> {
-        self.read(|tx| {
-            let names = tx.open_table(tables::NAMES)?;
-            let (mut total, mut page) = (0u64, Vec::new());
-            let shown = listing.offset as u64..(listing.offset.saturating_add(listing.limit.min(PAGE))) as u64;
-            // without a directory and a search they are counted already, so the page ends the walk
-            let all = listing.path.is_empty() && listing.search.is_empty() && listing.all_kinds;
-            for span in spans(&listing.path) {
-                for row in names.range::<(&str, &str)>((Bound::Included((span.from, "")), Bound::Unbounded))? {
-                    let (key, value) = row?;
-                    let ((path, name), (id, state)) = (key.value(), value.value());
-                    if !span.covers(path) || (all && total == shown.end) {
-                        break;
-                    }
-                    let kind = state & DELETED == 0 && (listing.all_kinds || state == kind_number(Kind::File));
-                    if !kind || !name.contains(&listing.search) {
-                        continue;
-                    }
-                    if shown.contains(&total) {
-                        page.push(id);
-                    }
-                    total += 1;
-                }
-            }
-            if all {
-                total = FileTotals::read(&tx.open_table(META)?)?.files;
-            }
-            let files = tx.open_table(tables::FILES)?;
-            let record = |id: &u128| {
-                let row = files.get(id)?.ok_or_else(|| damaged("a name"))?;
-                Ok(Row::from_bytes(row.value())?.record())
-            };
-            Ok((page.iter().map(record).collect::<Tried<_>>()?, total))
-        })
     }
 
     /// `None`: 410, tombstones after `after` have been dropped.
@@ -202,27 +163,6 @@ impl Store {
             let (tombstones, events) = (tx.open_table(tables::TOMBSTONES)?.len()?, tx.open_table(tables::EVENTS)?.len()?);
             Ok(Counts { files, bytes, rev, versions, chunks, tombstones, events })
         })
-    }
-}
-
-/// Neighbours in the table of names: all directories that are `from`, or all that begin with it.
-struct Span<'a> {
-    from: &'a str,
-    exact: bool,
-}
-
-impl Span<'_> {
-    fn covers(&self, path: &str) -> bool {
-        if self.exact { path == self.from } else { path.starts_with(self.from) }
-    }
-}
-
-/// A prefix is one span, a directory and what is below it two: there may be `docs-old` between `docs` and `docs/a`.
-fn spans(path: &str) -> Vec<Span<'_>> {
-    let below = Span { from: path, exact: false };
-    match path.strip_suffix('/') {
-        Some(from) => vec![Span { from, exact: true }, below],
-        None => vec![below],
     }
 }
 

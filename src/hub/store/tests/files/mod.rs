@@ -381,6 +381,30 @@ fn listings_are_in_order_and_counted() {
 }
 
 #[test]
+fn pages_of_everything_fit_together_while_files_come_and_go() {
+    let hub = Hub::new();
+    let fill = |from: u64, to: u64| {
+        let template = put(&hub, "x", b"", 1);
+        let file = |n| Put { name: name(&format!("d{}/{n:05}", n % 3)), fresh: id_of(&format!("{n}")), ..template.clone() };
+        hub.file_op(FileOp::Put((from..to).map(file).collect()));
+    };
+    let check = |total: u64| {
+        let pages: Vec<String> = (0..=total as usize / 700).flat_map(|page| hub.names("", "", page * 700, 700).0).collect();
+        let whole: Vec<String> = ["d0/", "d1/", "d2/"].iter().flat_map(|dir| hub.names(dir, "", 0, 1000).0).collect();
+        assert!(pages == whole && pages.len() as u64 == total && pages.is_sorted(), "{} of {total}", pages.len());
+        assert_eq!(hub.names("", "", total as usize, 10), (vec![], total));
+        assert_eq!(hub.names("", "", usize::MAX, 10), (vec![], total));
+    };
+    check(0);
+    fill(0, 2500);
+    check(2500);
+    hub.delete(id_of("7"), Condition::None);
+    check(2499);
+    fill(2500, 2501);
+    check(2500);
+}
+
+#[test]
 fn changes_come_page_by_page_one_row_a_name() {
     let hub = Hub::new();
     (0..5).for_each(|n| drop(hub.put_bytes(&format!("f{n}"), b"1", 1)));

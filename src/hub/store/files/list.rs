@@ -1,0 +1,154 @@
+//! Listings: files in the order of their names, page by page, by directory and by a part of the name.
+//!
+//! A page goes through the table of names alone and counts; rows are read for what is shown. Clients that list everything ask
+//! for many pages of the same state, so of that the name of every so-manyth file is kept: each page begins near its place.
+
+use std::ops::{Bound, Range};
+use std::sync::PoisonError;
+
+use redb::ReadTransaction;
+
+use super::super::Store;
+use super::super::tables::{META, Tried};
+use super::rows::{Row, damaged, kind_number};
+use super::tables::{self, DELETED, FileTotals};
+use crate::error::Result;
+use crate::wire::files::{Kind, PAGE, Record};
+
+/// Files from one landmark to the next.
+const STRIDE: u64 = 1000;
+
+/// Which files to list: sorted by path, then name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// A prefix of the directory; with a slash at its end that directory and what is below it.
+    pub path: String,
+    /// A part of the name.
+    pub search: String,
+    pub offset: usize,
+    pub limit: usize,
+    /// Directories and symbolic links too.
+    pub all_kinds: bool,
+}
+
+/// Where every [`STRIDE`]th file of a listing of everything is, in the state of a revision.
+#[derive(Debug, Clone, Default)]
+pub struct Landmarks {
+    rev: u64,
+    all_kinds: bool,
+    names: Vec<(String, String)>,
+    total: u64,
+}
+
+/// How many files come before it, and its path and name.
+type Landmark = (u64, String, String);
+
+impl Store {
+    /// A page of files that are not deleted, and how many there are in all.
+    pub fn list(&self, listing: &Listing) -> Result<(Vec<Record>, u64)> {
+        let whole = listing.path.is_empty() && listing.search.is_empty();
+        self.read(|tx| {
+            let (ids, total) = if whole { self.page_of_all(tx, listing)? } else { walk(tx, listing, None)? };
+            let files = tx.open_table(tables::FILES)?;
+            let record = |id: &u128| {
+                let row = files.get(id)?.ok_or_else(|| damaged("a name"))?;
+                Ok(Row::from_bytes(row.value())?.record())
+            };
+            Ok((ids.iter().map(record).collect::<Tried<_>>()?, total))
+        })
+    }
+
+    fn page_of_all(&self, tx: &ReadTransaction, listing: &Listing) -> Tried<(Vec<u128>, u64)> {
+        let rev = FileTotals::read(&tx.open_table(META)?)?.rev;
+        if let Some((nearest, total)) = self.nearest(rev, listing) {
+            let ids = nearest.map_or(Ok(Vec::new()), |(at, path, name)| page_from(tx, listing, at, (&path, &name)))?;
+            return Ok((ids, total));
+        }
+        let mut landmarks = Landmarks { rev, all_kinds: listing.all_kinds, ..Landmarks::default() };
+        let (ids, total) = walk(tx, listing, Some(&mut landmarks.names))?;
+        landmarks.total = total;
+        *self.landmarks.lock().unwrap_or_else(PoisonError::into_inner) = landmarks;
+        Ok((ids, total))
+    }
+
+    /// The last landmark before the page, if the page is within the listing, and how many files there are in all. `None`:
+    /// nothing is known of this state.
+    fn nearest(&self, rev: u64, listing: &Listing) -> Option<(Option<Landmark>, u64)> {
+        let known = self.landmarks.lock().unwrap_or_else(PoisonError::into_inner);
+        if (known.rev, known.all_kinds) != (rev, listing.all_kinds) || known.names.is_empty() {
+            return None;
+        }
+        let number = listing.offset as u64 / STRIDE;
+        let nearest = known.names.get(number as usize).map(|(path, name)| (number * STRIDE, path.clone(), name.clone()));
+        Some((nearest, known.total))
+    }
+}
+
+fn shown(listing: &Listing) -> Range<u64> {
+    listing.offset as u64..listing.offset.saturating_add(listing.limit.min(PAGE)) as u64
+}
+
+fn is_listed(state: u8, all_kinds: bool) -> bool {
+    state & DELETED == 0 && (all_kinds || state == kind_number(Kind::File))
+}
+
+/// The ids of a page, found from the file with the number `at`, which is called so.
+fn page_from(tx: &ReadTransaction, listing: &Listing, mut at: u64, name: (&str, &str)) -> Tried<Vec<u128>> {
+    let (shown, mut page) = (shown(listing), Vec::new());
+    for row in tx.open_table(tables::NAMES)?.range(name..)? {
+        let (id, state) = row?.1.value();
+        if at >= shown.end {
+            break;
+        }
+        if is_listed(state, listing.all_kinds) {
+            page.extend(shown.contains(&at).then_some(id));
+            at += 1;
+        }
+    }
+    Ok(page)
+}
+
+/// Goes through all names that are asked for: the ids of the page, and how many there are.
+fn walk(tx: &ReadTransaction, listing: &Listing, mut landmarks: Option<&mut Vec<(String, String)>>) -> Tried<(Vec<u128>, u64)> {
+    let (names, shown) = (tx.open_table(tables::NAMES)?, shown(listing));
+    let (mut total, mut page) = (0u64, Vec::new());
+    for span in spans(&listing.path) {
+        for row in names.range::<(&str, &str)>((Bound::Included((span.from, "")), Bound::Unbounded))? {
+            let (key, value) = row?;
+            let ((path, name), (id, state)) = (key.value(), value.value());
+            if !span.covers(path) {
+                break;
+            }
+            if !is_listed(state, listing.all_kinds) || !name.contains(&listing.search) {
+                continue;
+            }
+            if let Some(landmarks) = landmarks.as_mut().filter(|_| total % STRIDE == 0) {
+                landmarks.push((path.to_string(), name.to_string()));
+            }
+            page.extend(shown.contains(&total).then_some(id));
+            total += 1;
+        }
+    }
+    Ok((page, total))
+}
+
+/// Neighbours in the table of names: all directories that are `from`, or all that begin with it.
+struct Span<'a> {
+    from: &'a str,
+    exact: bool,
+}
+
+impl Span<'_> {
+    fn covers(&self, path: &str) -> bool {
+        if self.exact { path == self.from } else { path.starts_with(self.from) }
+    }
+}
+
+/// A prefix is one span, a directory and what is below it two: there may be `docs-old` between `docs` and `docs/a`.
+fn spans(path: &str) -> Vec<Span<'_>> {
+    let below = Span { from: path, exact: false };
+    match path.strip_suffix('/') {
+        Some(from) => vec![Span { from, exact: true }, below],
+        None => vec![below],
+    }
+}
