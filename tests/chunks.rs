@@ -142,6 +142,12 @@ fn a_commit_that_cannot_be_is_refused() {
     hub.ask("PUT", &format!("/api/chunks/{sha}"), "", "other").is(400, "another SHA-256");
     hub.ask("PUT", &format!("/api/chunks/{}", Hash::of(b"")), "", "").is(400, "1 to");
     hub.ask("POST", "/api/chunks/missing", "", "{\"chunks\":[\"x\"]}").is(400, "SHA-256");
+    // what is wrong is not quoted to its end
+    for (method, target) in [("POST", "/api/chunks/missing"), ("PUT", COMMIT), ("POST", "/api/files/fetch")] {
+        let got =
+            hub.ask(method, target, "", format!("{{\"chunks\":\"{0}\",\"items\":\"{0}\"}}", "x".repeat(60_000))).is(400, "invalid type");
+        assert!(got.body.len() < 500, "{got}");
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Files {
     fn find_missing(&self, body: &mut dyn Read, _lease: &Lease) -> Reply {
         let asked: AskedChunks = match serde_json::from_reader(BufReader::with_capacity(64 * 1024, body)) {
             Ok(asked) => asked,
-            Err(e) => return Reply::error(400, format!("the body must be {{\"chunks\": [SHA-256, …]}}: {e}")),
+            Err(e) => return Reply::error(400, format!("the body must be {{\"chunks\": [SHA-256, …]}}: {}", words(&e))),
         };
         if asked.chunks.len() > MOST_CHUNKS {
             return Reply::error(413, too_many());
@@ -179,7 +179,12 @@ pub fn shallow<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
             return Err("it is nested too deeply".into());
         }
     }
-    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+    serde_json::from_slice(bytes).map_err(|e| words(&e))
+}
+
+/// What is wrong with some JSON; serde_json may quote it to its end.
+fn words(e: &serde_json::Error) -> String {
+    e.to_string().chars().take(200).collect()
 }
 
 /// Reads a commit as it comes, so that a long list of chunks is in memory once, and nothing else that is long ever.
@@ -187,7 +192,7 @@ fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
     let wrong = |why: String| Reply::error(400, format!("the body is not a commit: {why}"));
     let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, body));
     let parts = json.deserialize_map(Parts).and_then(|parts| json.end().map(|()| parts));
-    let (fields, chunks) = parts.map_err(|e| wrong(e.to_string()))?;
+    let (fields, chunks) = parts.map_err(|e| wrong(words(&e)))?;
     let commit: Commit = shallow(fields.as_bytes()).map_err(wrong)?;
     Ok(Commit { chunks, ..commit })
 }

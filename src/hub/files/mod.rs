@@ -3,7 +3,7 @@
 //! Nothing here holds a whole file in memory, and no worker waits for the disk for long: what has a long body, or much to
 //! read, runs on the thread of the client's connection. It does not know what a change does; the store decides.
 //!
-//! Reading order: `head` and `multipart` (pure), `answer`, `read`, `upload`, `commit`, `batch`, `backup`.
+//! Reading order: `head`, `multipart`, `lines` and `answer` (pure), `read`, `upload`, `commit`, `batch`, `backup`.
 
 pub mod answer;
 pub mod head;

@@ -78,15 +78,16 @@ impl Store {
 
     /// Applies a group in one transaction with one sync; all of it or, on an error, nothing. One outcome an operation.
     ///
-    /// Where the disk turns out to be full in the middle, the group is applied again as one of a full disk: posts are refused,
-    /// the rest goes on. Errors: `Kind::Busy` when not even that has room: the same again may work later. Anything else is
-    /// final, above all a failed sync (`Kind::Io`): nobody knows what the disk holds, and nothing may be written any more.
+    /// Where the disk turns out to be full in the middle, the group is applied again as one of a full disk: posts and uploads
+    /// are refused, the rest goes on. Errors: `Kind::Busy` when not even that has room: the same again may work later.
+    /// Anything else is final, above all a failed sync (`Kind::Io`): nobody knows what the disk holds, and nothing may be
+    /// written any more.
     pub fn apply(&self, group: &Group) -> Result<Vec<Outcome>> {
         let error = match self.try_apply(group) {
             Ok(outcomes) => return Ok(outcomes),
             Err(e) => self.recover(e)?,
         };
-        log::warn!("{error}: going on without taking new messages");
+        log::warn!("{error}: going on without taking anything new");
         let group = Group { full: true, ..group.clone() };
         if let Ok(outcomes) = self.try_apply(&group).or_else(|e| Err(self.recover(e)?)) {
             return Ok(outcomes);
