@@ -21,6 +21,8 @@ pub struct Progress {
     /// What has really travelled: the rate is of these.
     moved: Cell<u64>,
     began: Instant,
+    /// When the first bytes travelled: what was hashed before says nothing about the line.
+    moving: Cell<Option<Instant>>,
     drawn: Cell<Option<Instant>>,
 }
 
@@ -29,15 +31,17 @@ impl Progress {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let shown = !quiet && !dumb && std::io::stderr().is_terminal();
         let (total, done, moved) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        Progress { shown, total, done, moved, began: clock::monotonic(), drawn: Cell::new(None) }
+        Progress { shown, total, done, moved, began: clock::monotonic(), moving: Cell::new(None), drawn: Cell::new(None) }
     }
 
     /// Takes note of a step, and draws the line anew if it is time to.
     pub fn step(&self, step: Step<'_>) {
+        let now = clock::monotonic();
         let add = |to: &Cell<u64>, bytes: u64| to.set(to.get().saturating_add(bytes));
         match step {
             Step::Expect(bytes) => add(&self.total, bytes),
             Step::Passed(bytes) => {
+                self.moving.set(self.moving.get().or(Some(now)));
                 add(&self.done, bytes);
                 add(&self.moved, bytes);
             }
@@ -48,12 +52,12 @@ impl Progress {
                 log::warn!("{}: trying again", error.what);
             }
         }
-        let now = clock::monotonic();
         // what is over at once needs no line
         let due = self.drawn.get().unwrap_or(self.began) + REDRAW;
         if self.shown && now >= due {
             self.drawn.set(Some(now));
-            write(&format!("\r{}\x1b[K", line(self.done.get(), self.total.get(), self.moved.get(), now - self.began)));
+            let time = self.moving.get().map_or(Duration::ZERO, |since| now - since);
+            write(&format!("\r{}\x1b[K", line(self.done.get(), self.total.get(), self.moved.get(), time)));
         }
     }
 
@@ -75,7 +79,8 @@ fn line(done: u64, total: u64, moved: u64, time: Duration) -> String {
     let percent = (u128::from(done) * 100).checked_div(u128::from(total)).unwrap_or(100);
     let mut text = format!("{percent:3} %  {} of {}", size(done), size(total));
     let rate = moved as f64 / time.as_secs_f64().max(0.001);
-    if rate >= 1.0 {
+    // of the first moment it would only be a guess
+    if rate >= 1.0 && time >= Duration::from_secs(1) {
         text += &format!("  {}/s  {} left", size(rate as u64), clock::age(Duration::from_secs(((total - done) as f64 / rate) as u64)));
     }
     text

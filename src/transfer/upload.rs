@@ -24,8 +24,8 @@ use crate::wire::files::{self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata,
 pub const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// Small files that are sent together.
 pub(super) const GROUP_FILES: usize = 500;
-/// Chunks that the hub is asked about together.
-const ASKED_CHUNKS: usize = 64;
+/// Chunks that the hub is asked about together: few enough that the first bytes travel soon.
+const ASKED_CHUNKS: usize = 16;
 /// How often a change is tried again because somebody else was quicker.
 const RACES: u32 = 8;
 /// Mode of what comes from standard input: a regular file that its owner may write.
