@@ -3,6 +3,8 @@
 //!
 //! The seed is printed; SEED repeats it.
 
+#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
+
 #[path = "support/world.rs"]
 mod world;
 

@@ -4,6 +4,8 @@
 //! `make test` installs it under target/interop; S3EC names another one. Without it the tests say so and are left out, but
 //! not where CI is set.
 
+#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
+
 #[path = "support/world.rs"]
 mod world;
 
