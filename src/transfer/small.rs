@@ -1,6 +1,6 @@
 //! Small files, links and empty directories: many in one request, in memory as long as that takes.
 //!
-//! What the hub has the bytes of is committed one by one, without bytes.
+//! What the hub has the bytes of is committed one by one, without bytes, unless it is tiny.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStringExt;
@@ -17,6 +17,9 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
+
+/// So short a file travels even if the hub has the bytes: a commit of its own would be as long, and cost a sync of its own.
+const TINY: u64 = 4096;
 
 /// One of them, read.
 pub struct Small {
@@ -101,10 +104,8 @@ impl Upload<'_, '_> {
             Ok(missing) => missing,
             Err(failure) => return fail_all(&to_send, failure, done),
         };
-        // without bytes nothing is missing, yet one request for many is still the better way
-        let (batch, known): (Vec<_>, Vec<_>) = to_send
-            .into_iter()
-            .partition(|(small, content)| content.size == 0 || small.kind != files::Kind::File || missing.contains(&content.sha256));
+        let (batch, known): (Vec<_>, Vec<_>) =
+            to_send.into_iter().partition(|(small, content)| !is_worth_asking(small, content) || missing.contains(&content.sha256));
         for (small, content) in &known {
             done(&small.entry, self.single(content, Source::Bytes(&small.bytes), &small.about()));
         }
@@ -112,8 +113,8 @@ impl Upload<'_, '_> {
     }
 
     fn missing(&self, files: &[(Small, Content)]) -> Called<HashSet<Hash>> {
-        let with_bytes = files.iter().filter(|(small, content)| content.size > 0 && small.kind == files::Kind::File);
-        let asked: HashSet<Hash> = with_bytes.map(|(_, content)| content.sha256).collect();
+        let asked: HashSet<Hash> =
+            files.iter().filter(|(small, content)| is_worth_asking(small, content)).map(|(_, content)| content.sha256).collect();
         let asked: Vec<Hash> = asked.into_iter().collect();
         match asked.is_empty() {
             true => Ok(HashSet::new()),
@@ -141,6 +142,11 @@ impl Upload<'_, '_> {
             }
         }
     }
+}
+
+/// Whether it saves anything if the hub has the bytes.
+fn is_worth_asking(small: &Small, content: &Content) -> bool {
+    small.kind == files::Kind::File && content.size > TINY
 }
 
 fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Uploaded> {
