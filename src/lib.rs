@@ -79,6 +79,7 @@ pub mod credentials;
 pub mod daemon;
 pub mod disk;
 pub mod error;
+pub mod files;
 pub mod hub;
 pub mod logger;
 pub mod messages;

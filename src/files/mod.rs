@@ -1,0 +1,7 @@
+//! The file half of a client: keeps one directory in step with the hub, both ways.
+//!
+//! It knows neither the message half nor the hub's insides; what travels is in `wire`.
+
+pub mod engine;
+pub mod plan;
+pub mod rules;

@@ -1,0 +1,83 @@
+//! The rules that keep files from being lost, by name, so that a test can switch one off and see that the simulation notices.
+//!
+//! In the program all of them hold: [`holds`] is a constant there. It decides nothing else and keeps no state.
+
+/// One rule each; what goes wrong without it is told by the simulation that runs without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// A local delete wins over a remote change of the mode alone, and the reverse.
+    ModeLosesToDelete,
+    EditBeatsDelete,
+    /// The mode is merged apart from the content.
+    ModeApart,
+    /// Equal bytes are no conflict.
+    Adopt,
+    /// Two edits are a conflict; without it the later one wins.
+    KeepBoth,
+    /// Look again just before a rename, an unlink, or a request.
+    Recheck,
+    /// Look at what came out of an exchange, and keep it.
+    LookAtWhatCameOut,
+    /// A rename to a free name does not replace.
+    NoReplace,
+    /// Look at what went to the trash, and put it back.
+    LookInTrash,
+    /// A temporary name that is there may hold what came out: compare the inode.
+    CompareInode,
+    /// Ask the hub what became of a request without an answer.
+    AskOpenKeys,
+    /// Deletes have keys too.
+    DeletesHaveKeys,
+    /// Take the records as they are now, not what the request once made.
+    CurrentFromKey,
+    ApplyIntent,
+    TrashIntent,
+    AsideIntent,
+    /// The cursor is stored together with its rows.
+    CursorWithRows,
+    /// What a full listing does not name is gone.
+    UnlistedIsGone,
+    /// What it does not name keeps its base: it is a delete, nothing new.
+    UnlistedKeepsBase,
+    /// What a listing has named is stored with the cursor.
+    SeenIsStored,
+    /// Another epoch: nothing is known any more.
+    NewEpochForgetsBase,
+    /// Bytes found by hash are verified.
+    VerifyCopies,
+    /// A file against a directory is decided only when the feed has said that this is all.
+    ClashWaits,
+    ClashWaitsForFeed,
+    /// Deletes below go before a file at that name, and that file's delete before uploads below.
+    OrderBelow,
+    /// The directory goes before the base of its last entry is written.
+    PruneFirst,
+    /// A newly ignored path leaves the base without a delete.
+    IgnoredIsNotDeleted,
+    Guard,
+    GuardIsStored,
+    /// An approval is for exactly what was listed.
+    ApproveListed,
+}
+
+#[cfg(not(test))]
+#[inline(always)]
+pub const fn holds(_: Rule) -> bool {
+    true
+}
+
+#[cfg(test)]
+thread_local! {
+    static BROKEN: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
+}
+
+#[cfg(test)]
+pub fn holds(rule: Rule) -> bool {
+    BROKEN.with(|b| b.get() != Some(rule))
+}
+
+/// Switches one rule off on this thread, or all on again.
+#[cfg(test)]
+pub fn without(rule: Option<Rule>) {
+    BROKEN.with(|b| b.set(rule));
+}
