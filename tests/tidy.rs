@@ -20,6 +20,10 @@ const PURE: &[&str] = &[
     "src/sse.rs",
     "src/backoff.rs",
     "src/messages/plan.rs",
+    "src/files/plan.rs",
+    "src/files/conflict.rs",
+    "src/files/guard.rs",
+    "src/files/engine/desk.rs",
     "src/hub/guard/head.rs",
     "src/hub/token.rs",
 ];

@@ -2,6 +2,8 @@
 //!
 //! It knows neither the message half nor the hub's insides; what travels is in `wire`.
 
+pub mod conflict;
 pub mod engine;
+pub mod guard;
 pub mod plan;
 pub mod rules;

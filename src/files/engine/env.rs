@@ -122,7 +122,7 @@ pub trait Hub: Send + Sync {
 pub enum Source {
     /// A file of the tree had this hash when it was last looked at.
     Tree(String),
-    /// Something in the trash has this hash in its name (`aside::trash_name`).
+    /// Something in the trash has this hash in its name (`conflict::trash_name`).
     Trash,
     /// Download it.
     Hub,
@@ -174,6 +174,8 @@ pub trait Tree: Send + Sync {
     /// Looks at a name, temporary names and the trash included. The content is hashed unless `stat` shows exactly a stamp of
     /// `known`, whose entry then has the hash; an implementation may remember more hashes by stamp.
     fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look>;
+    /// What `stat` shows, without reading the content; `None`: nothing is there.
+    fn stamp(&self, path: &str) -> Called<Option<Stamp>>;
     /// Whether there is nothing in a directory (our temporary names do not count); `true` also for what is no directory.
     fn is_empty(&self, dir: &str) -> Called<bool>;
     /// Calls `visit` with every name below a directory, links not followed, until it says `false`. Our own are left out.
@@ -203,7 +205,8 @@ pub trait Tree: Send + Sync {
 pub enum Intent {
     /// `staged` is to take the path. Its name gone, or another inode under it: it did.
     Place {
-        epoch: Uuid,
+        /// [`Feed::generation`] when it was decided: later ones know nothing of its revisions.
+        generation: u64,
         row: RemoteRow,
         /// The mode that `staged` has, where it is not the row's.
         mode: u32,
@@ -213,13 +216,11 @@ pub enum Intent {
     },
     /// The path is to be moved to `to`: into the trash, or aside under the name of a conflict copy. `to` exists: it was.
     Leave {
-        epoch: Uuid,
+        generation: u64,
         /// The base of the path from then on.
         then: BaseRow,
         what: Local,
         to: String,
-        /// Counted by the guard when it has happened.
-        counted: bool,
         /// Into the trash: must be exactly `what`, or it goes back.
         trash: bool,
     },
@@ -251,6 +252,8 @@ pub struct Rows {
 pub struct Feed {
     /// Nil: never connected.
     pub epoch: Uuid,
+    /// One more whenever all rows were forgotten.
+    pub generation: u64,
     /// Rows up to this rev are stored.
     pub cursor: u64,
     /// A full listing is going on.
