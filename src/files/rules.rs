@@ -14,12 +14,8 @@ pub enum Rule {
     Adopt,
     /// Two edits are a conflict; without it the later one wins.
     KeepBoth,
-    /// Look again just before a rename, an unlink, or a request.
-    Recheck,
     /// Look at what came out of an exchange, and keep it.
     LookAtWhatCameOut,
-    /// A rename to a free name does not replace.
-    NoReplace,
     /// Look at what went to the trash, and put it back.
     LookInTrash,
     /// A temporary name that is there may hold what came out: compare the inode.
@@ -39,14 +35,11 @@ pub enum Rule {
     UnlistedIsGone,
     /// What it does not name keeps its base: it is a delete, nothing new.
     UnlistedKeepsBase,
-    /// What a listing has named is stored with the cursor.
-    SeenIsStored,
     /// Another epoch: nothing is known any more.
     NewEpochForgetsBase,
-    /// Bytes found by hash are verified.
-    VerifyCopies,
-    /// A file against a directory is decided only when the feed has said that this is all.
-    ClashWaits,
+    /// A file against a directory at one name is decided.
+    ClashIsResolved,
+    /// But only when the feed has said that this is all.
     ClashWaitsForFeed,
     /// Deletes below go before a file at that name, and that file's delete before uploads below.
     OrderBelow,
@@ -56,8 +49,6 @@ pub enum Rule {
     IgnoredIsNotDeleted,
     Guard,
     GuardIsStored,
-    /// An approval is for exactly what was listed.
-    ApproveListed,
 }
 
 #[cfg(not(test))]

@@ -43,6 +43,8 @@ pub struct Page {
     pub more: bool,
     /// Given by the hub with every page of a full listing.
     pub began: Option<u64>,
+    /// The rev of its last record, also if that was left out of `rows`; `None`: it had none.
+    pub last: Option<u64>,
     /// In the order of `rev`.
     pub rows: Vec<(String, RemoteRow)>,
 }
@@ -287,17 +289,18 @@ pub enum Write {
         through: u64,
     },
     Intent(String, Option<Intent>),
-    /// For every name of a change.
-    Key(Vec<String>, Option<OpenKey>),
+    /// The same row for every name of the change.
+    OpenKey(OpenKey),
+    /// Removes it from those names that (still) have this key.
+    CloseKey(OpenKey),
     Feed(Feed),
     /// Forget which paths the listing named.
     NothingListed,
     /// Another epoch: all base rows, remote rows, approvals and listed paths go; intents and open keys stay.
     ForgetAll,
-    /// The guard: so many deletes in this minute since 1970, in all.
-    Deletes {
+    /// The guard: one more delete in this minute since 1970.
+    Deleted {
         minute: u64,
-        count: u32,
     },
     /// Counts of minutes before this one are not needed any more.
     ForgetDeletes {

@@ -1,0 +1,276 @@
+//! Changes of the tree: each with an intent that is durable before the act, and finished the same way after a crash.
+
+use crate::clock;
+use crate::files::conflict::{copy_name, trash_name};
+use crate::files::guard::{self, Standing};
+use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
+use crate::files::rules::{Rule, holds};
+
+use super::env::{Intent, Look, Moved, Source, Staged, Token, Write};
+use super::send::CANDIDATES;
+use super::step::{in_step, seen_with, token};
+use super::{Engine, Known, Step, Stop};
+
+impl Engine {
+    // -- the hub's version comes ----------------------------------------------------------------------------------------------
+
+    /// Puts the hub's version under its name: complete under a temporary name first, then by one rename.
+    pub(super) fn place(&self, path: &str, known: &Known, over: Option<Local>, mode: u32) -> Step {
+        let Some(theirs) = known.remote().entry else { return Err(Stop::Again) };
+        if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
+            let seen = Stamp { mode: node.stamp.mode, ..node.stamp };
+            self.commit(known.generation, &[Write::Base(path.to_string(), in_step(known, Some(seen)))])?;
+            return Ok(true);
+        }
+        let entry = Entry { mode, ..theirs };
+        let sources = self.sources(path, &theirs)?;
+        // the hub has it no more: the feed will say so
+        let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources)? else { return Err(Stop::Again) };
+        let intent = Intent::Place { generation: known.generation, row: known.remote().clone(), mode, over, staged: staged.clone() };
+        if holds(Rule::ApplyIntent) {
+            self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))])?;
+        }
+        let stamp = over.map(|l| l.stamp);
+        match self.env.tree.place(path, &staged, stamp.as_ref())? {
+            Moved::Done => self.finish(path, known, &intent, false),
+            Moved::Taken | Moved::Changed => {
+                self.env.tree.discard(&staged.temp)?;
+                self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
+                Err(Stop::Again)
+            }
+        }
+    }
+
+    /// A rename travels without bytes: they are looked for here first.
+    fn sources(&self, path: &str, theirs: &Entry) -> Result<Vec<Source>, Stop> {
+        if theirs.is_dir() {
+            return Ok(Vec::new());
+        }
+        let here = self.env.state.with_hash(&theirs.hash, CANDIDATES)?.into_iter().filter(|p| p != path).map(Source::Tree);
+        Ok(here.chain([Source::Trash, Source::Hub]).collect())
+    }
+
+    // -- what is here leaves --------------------------------------------------------------------------------------------------
+
+    /// The local file takes its conflict name. The intent keeps its absence from looking like somebody's delete.
+    pub(super) fn aside(&self, path: &str, known: &Known, local: &Local, then: BaseRow) -> Step {
+        for nth in 1.. {
+            let copy = copy_name(path, &local.entry, nth);
+            let taken = match self.env.tree.look(&copy, None)? {
+                Look::Absent => return self.leave(path, known, local, then, copy, false),
+                Look::Here(there) => Some(there),
+                Look::Unknown(_) => None,
+            };
+            if taken.is_some_and(|there| there.entry.same_body(&local.entry)) {
+                // the same bytes are there already
+                return self.leave(path, known, local, then, self.trash_slot(path, local)?, true);
+            }
+        }
+        Err(Stop::Again)
+    }
+
+    /// Moves to the trash what the hub has deleted.
+    pub(super) fn remove(&self, path: &str, known: &Known, local: &Local) -> Step {
+        let then = in_step(known, None);
+        if local.entry.is_dir() {
+            self.env.tree.remove_dir(path)?;
+            self.prune(path, known)?;
+            self.commit(known.generation, &[Write::Base(path.to_string(), then)])?;
+            return Ok(true);
+        }
+        self.pass_guard(path, known)?;
+        let slot = self.trash_slot(path, local)?;
+        self.leave(path, known, local, then, slot, true)
+    }
+
+    fn leave(&self, path: &str, known: &Known, what: &Local, then: BaseRow, to: String, trash: bool) -> Step {
+        let intent = Intent::Leave { generation: known.generation, then, what: *what, to: to.clone(), trash };
+        if holds(if trash { Rule::TrashIntent } else { Rule::AsideIntent }) {
+            self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))])?;
+        }
+        match self.env.tree.shift(path, &to, Some(&what.stamp))? {
+            Moved::Done => {
+                let done = self.finish(path, known, &intent, false);
+                if !trash {
+                    self.offer(&to);
+                }
+                done
+            }
+            Moved::Taken | Moved::Changed => {
+                self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
+                Err(Stop::Again)
+            }
+        }
+    }
+
+    /// A name in the trash that is free.
+    fn trash_slot(&self, path: &str, what: &Local) -> Result<String, Stop> {
+        let now = clock::millis(self.env.ambient.now()) as i64 * 1_000_000;
+        for nth in 1.. {
+            let slot = trash_name(path, &what.entry, now, nth);
+            if self.env.tree.stamp(&slot)?.is_none() {
+                return Ok(slot);
+            }
+        }
+        Err(Stop::Again)
+    }
+
+    // -- what became of it ----------------------------------------------------------------------------------------------------
+
+    /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
+    pub(super) fn finish(&self, path: &str, known: &Known, intent: &Intent, late: bool) -> Step {
+        let base = match intent {
+            Intent::Place { row, mode, over, staged, .. } => match self.was_placed(path, over.as_ref(), staged, late)? {
+                true => {
+                    let seen = self.env.tree.stamp(path)?.filter(|now| now.same_but_for_ctime(&staged.stamp));
+                    // written to since: equal to nothing, so that it is looked at
+                    let seen = seen.unwrap_or(Stamp { ctime: 0, ..staged.stamp });
+                    let seen = seen_with(*mode, row.entry.as_ref(), seen);
+                    Some(BaseRow { rev: row.rev, entry: row.entry, seen: Some(seen) })
+                }
+                false => {
+                    self.env.tree.discard(&staged.temp)?;
+                    None
+                }
+            },
+            Intent::Leave { then, what, to, trash, .. } => match self.has_left(path, what, to, *trash)? {
+                true => {
+                    if *trash && holds(Rule::PruneFirst) {
+                        self.prune(path, known)?;
+                    }
+                    Some(then.clone())
+                }
+                false => None,
+            },
+        };
+        let (Intent::Place { generation, .. } | Intent::Leave { generation, .. }) = intent;
+        let happened = base.is_some();
+        // what was decided before all was forgotten says nothing about the revisions of now
+        let base = base.filter(|_| *generation == known.generation).map(|base| Write::Base(path.to_string(), base));
+        let writes: Vec<Write> = base.into_iter().chain([Write::Intent(path.to_string(), None)]).collect();
+        self.commit(known.generation, &writes)?;
+        if happened && !holds(Rule::PruneFirst) && matches!(intent, Intent::Leave { trash: true, .. }) {
+            self.prune(path, known)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether what was staged took its name; then keeps what came out of there, if that is not what was planned on.
+    fn was_placed(&self, path: &str, over: Option<&Local>, staged: &Staged, late: bool) -> Result<bool, Stop> {
+        let Some(held) = self.env.tree.stamp(&staged.temp)? else {
+            // gone: the rename happened. But what shows every sign of the old file is the old file
+            let now = self.env.tree.stamp(path)?;
+            return Ok(over.is_none_or(|l| now != Some(l.stamp)));
+        };
+        if held.inode == staged.stamp.inode || late && !holds(Rule::CompareInode) {
+            return Ok(false);
+        }
+        let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
+        if !expected && holds(Rule::LookAtWhatCameOut) {
+            self.keep_what_came_out(path, over, &staged.temp)?;
+        }
+        self.env.tree.discard(&staged.temp)?;
+        Ok(true)
+    }
+
+    fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str) -> Result<(), Stop> {
+        let Look::Here(held) = self.env.tree.look(temp, None)? else { return Ok(()) };
+        if held.entry.is_dir() || over.is_some_and(|l| l.entry == held.entry) {
+            return Ok(());
+        }
+        for nth in 1.. {
+            let copy = copy_name(path, &held.entry, nth);
+            if let Look::Here(there) = self.env.tree.look(&copy, None)?
+                && there.entry.same_body(&held.entry)
+            {
+                return Ok(());
+            }
+            if self.env.tree.shift(temp, &copy, None)? == Moved::Done {
+                self.offer(&copy);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a path was moved to `to`. What is in the trash and was not meant goes back.
+    fn has_left(&self, path: &str, what: &Local, to: &str, trash: bool) -> Result<bool, Stop> {
+        let Some(there) = self.env.tree.stamp(to)? else { return Ok(false) };
+        if !trash || there.same_but_for_ctime(&what.stamp) || !holds(Rule::LookInTrash) {
+            return Ok(true);
+        }
+        if self.env.tree.shift(to, path, None)? == Moved::Done {
+            return Ok(false);
+        }
+        // somebody has put something else there meanwhile: both stay
+        let Look::Here(found) = self.env.tree.look(to, None)? else { return Ok(false) };
+        for nth in 1.. {
+            let copy = copy_name(path, &found.entry, nth);
+            if self.env.tree.shift(to, &copy, None)? == Moved::Done {
+                self.offer(&copy);
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes the directories above that its last entry has left empty, unless they count by themselves.
+    pub(super) fn prune(&self, path: &str, known: &Known) -> Result<(), Stop> {
+        for up in std::iter::successors(parent(path), |p| parent(p)) {
+            let Some(stamp) = self.env.tree.stamp(up)? else { continue };
+            let rows = self.env.state.rows(up)?;
+            let theirs = rows.remote.entry.filter(|e| e.is_dir());
+            if theirs.is_some() && rows.base.entry.is_none() {
+                let base = BaseRow { rev: rows.remote.rev, entry: theirs, seen: Some(stamp) };
+                self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
+            }
+            let counts = theirs.is_some() || rows.base.entry.is_some_and(|e| e.is_dir());
+            if counts || !self.env.tree.remove_dir(up)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    // -- the guard ------------------------------------------------------------------------------------------------------------
+
+    /// Whether the delete that is planned counts: of a file or link that does not go on under another name.
+    pub(super) fn is_counted(&self, known: &Known) -> Result<bool, Stop> {
+        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(false) };
+        let Some(to) = &known.remote().renamed_to else { return Ok(true) };
+        let goes_on = self.env.state.rows(to)?.remote.entry.is_some_and(|e| e.same_body(&was));
+        Ok(!goes_on)
+    }
+
+    /// Lets a delete through and counts it, durably, before it happens.
+    pub(super) fn pass_guard(&self, path: &str, known: &Known) -> Result<(), Stop> {
+        if self.options.allow_deletes || !holds(Rule::Guard) || !self.is_counted(known)? {
+            return Ok(());
+        }
+        let token = token(path, known);
+        let _one_by_one = super::lock(&self.weighing);
+        if self.is_approved(&token)? {
+            return Ok(());
+        }
+        let state = &self.env.state;
+        let minute = clock::millis(self.env.ambient.now()) / 60_000;
+        let counted = guard::counted(&state.deletes()?, minute);
+        let others = {
+            let desk = self.desk();
+            (desk.deletes().len() - usize::from(desk.deletes().contains_key(path))) as u64
+        };
+        if !guard::passes(self.options.limits, Standing { files: state.files()?, counted, pending: others + 1 }) {
+            return Err(Stop::Held);
+        }
+        if holds(Rule::GuardIsStored) {
+            let forget = Write::ForgetDeletes { before: guard::forgotten_before(minute) };
+            self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
+        }
+        self.desk().let_through(path);
+        Ok(())
+    }
+
+    pub(super) fn is_approved(&self, token: &Token) -> Result<bool, Stop> {
+        Ok(self.env.state.approved(token)?)
+    }
+}

@@ -1,0 +1,284 @@
+//! Which paths are due, which are being worked on, and what goes next.
+//!
+//! Pure: it decides only; who works on a path tells it the result. It is bounded, since whatever does not fit is found again
+//! by the next sweep. Two names are never worked on at the same time if one is the other or above it.
+//!
+//! A path is *examined* first (looked at and planned) and *carried out* after. Deletes wait until all that was due with them
+//! has been examined: only then is it known how many there are, and which of them are one half of a rename.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::files::plan::{is_below, parent};
+use crate::wire::files::Hash;
+
+use super::env::Token;
+
+/// Paths that are due at one time, at most.
+pub const MOST: usize = crate::config::limits::DUE;
+
+/// What goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// What was begun: intents and open keys.
+    Begun,
+    Change,
+    Delete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    Ready(Rank),
+    /// For a neighbour, the hub's feed, or the next attempt.
+    Waiting,
+    /// By the guard.
+    Held,
+}
+
+#[derive(Debug, Clone)]
+struct Due {
+    /// Order of offering, then of the end of its examination.
+    seq: u64,
+    stage: Stage,
+    /// Offered again while it was worked on.
+    again: bool,
+    /// Of what is new here, the possible other half of a rename.
+    fresh: Option<Hash>,
+}
+
+/// What to do with a path that [`Desk::next`] gave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    Examine,
+    CarryOut,
+}
+
+/// What was found out about a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    pub rank: Rank,
+    pub fresh: Option<Hash>,
+    /// It is a delete that the guard counts.
+    pub counted: Option<Token>,
+}
+
+/// How work on a path ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Examined(Examined),
+    /// In step.
+    Settled,
+    /// Something was done: look again.
+    Progress,
+    /// Not now; after the next wake-up. The path named goes first.
+    Wait(Option<String>),
+    Held,
+    /// Leave it until it is offered again.
+    Dropped,
+}
+
+#[derive(Debug, Default)]
+pub struct Desk {
+    due: BTreeMap<String, Due>,
+    unexamined: BTreeMap<u64, String>,
+    ready: BTreeMap<Rank, BTreeSet<String>>,
+    /// Names worked on.
+    busy: BTreeSet<String>,
+    deletes: BTreeMap<String, Token>,
+    fresh: BTreeSet<(Hash, String)>,
+    next_seq: u64,
+    overflow: bool,
+}
+
+impl Desk {
+    /// Makes a path due; `false`: there is no room, a sweep will find it.
+    pub fn offer(&mut self, path: &str) -> bool {
+        if let Some(due) = self.due.get_mut(path) {
+            if self.busy.contains(path) {
+                due.again = true;
+            } else if due.stage != Stage::New {
+                self.restart(path);
+            }
+            return true;
+        }
+        if self.due.len() >= MOST {
+            self.overflow = true;
+            return false;
+        }
+        let seq = self.seq();
+        self.due.insert(path.to_string(), Due { seq, stage: Stage::New, again: false, fresh: None });
+        self.unexamined.insert(seq, path.to_string());
+        true
+    }
+
+    fn seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq
+    }
+
+    /// Takes a path to its beginning. Until it has been examined again it counts as what it was.
+    fn restart(&mut self, path: &str) {
+        let token = self.deletes.remove_entry(path);
+        self.forget(path);
+        self.deletes.extend(token);
+        let seq = self.seq();
+        self.due.insert(path.to_string(), Due { seq, stage: Stage::New, again: false, fresh: None });
+        self.unexamined.insert(seq, path.to_string());
+    }
+
+    fn forget(&mut self, path: &str) {
+        let Some(due) = self.due.remove(path) else { return };
+        self.unexamined.remove(&due.seq);
+        if let Stage::Ready(rank) = due.stage {
+            self.ready.entry(rank).or_default().remove(path);
+        }
+        if let Some(hash) = due.fresh {
+            self.fresh.remove(&(hash, path.to_string()));
+        }
+        self.deletes.remove(path);
+    }
+
+    /// Gives out the next piece of work. `deletes`: whether they may go at all now.
+    pub fn next(&mut self, deletes: bool) -> Option<(String, Task)> {
+        if let Some(path) = self.unexamined.values().find(|p| !self.busy.contains(*p)).cloned() {
+            self.busy.insert(path.clone());
+            return Some((path, Task::Examine));
+        }
+        // what is being examined is still among them
+        let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
+        for (rank, paths) in &self.ready {
+            let may = |p: &&String| {
+                let before = self.due.get(*p).is_some_and(|d| d.seq < first);
+                (*rank != Rank::Delete || deletes && before) && !self.is_blocked(p)
+            };
+            if let Some(path) = paths.iter().find(may).cloned() {
+                self.busy.insert(path.clone());
+                return Some((path, Task::CarryOut));
+            }
+        }
+        None
+    }
+
+    fn is_blocked(&self, path: &str) -> bool {
+        let above = std::iter::successors(Some(path), |p| parent(p)).any(|p| self.busy.contains(p));
+        above || self.busy.range(format!("{path}/")..).next().is_some_and(|p| is_below(p, path))
+    }
+
+    /// Takes a further name for work that goes on; to be given back with [`Desk::release`].
+    pub fn claim(&mut self, path: &str) -> bool {
+        let free = !self.is_blocked(path);
+        if free {
+            self.busy.insert(path.to_string());
+        }
+        free
+    }
+
+    pub fn release(&mut self, path: &str) {
+        self.busy.remove(path);
+        if self.due.get(path).is_some_and(|d| d.again) {
+            self.restart(path);
+        }
+    }
+
+    /// Takes the result of work on a path.
+    pub fn ended(&mut self, path: &str, end: End) {
+        self.busy.remove(path);
+        let progress = end == End::Progress;
+        let again = self.due.get(path).is_some_and(|d| d.again);
+        match end {
+            _ if again || progress => self.restart(path),
+            End::Progress | End::Settled | End::Dropped => self.forget(path),
+            End::Examined(found) => self.examined(path, found),
+            End::Wait(ref other) => {
+                if let Some(other) = other {
+                    self.offer(other);
+                }
+                self.set_stage(path, Stage::Waiting);
+            }
+            End::Held => self.set_stage(path, Stage::Held),
+        }
+        if progress {
+            self.wake_around(path);
+        }
+    }
+
+    fn examined(&mut self, path: &str, found: Examined) {
+        match found.counted {
+            Some(token) => drop(self.deletes.insert(path.to_string(), token)),
+            None => drop(self.deletes.remove(path)),
+        }
+        if let Some(hash) = found.fresh {
+            self.fresh.insert((hash, path.to_string()));
+        }
+        self.set_stage(path, Stage::Ready(found.rank));
+        // all that was offered until now goes before its delete
+        let seq = self.seq();
+        if let Some(due) = self.due.get_mut(path) {
+            (due.fresh, due.seq) = (found.fresh, seq);
+        }
+    }
+
+    fn set_stage(&mut self, path: &str, stage: Stage) {
+        let Some(due) = self.due.get_mut(path) else { return };
+        if let Stage::Ready(rank) = due.stage {
+            self.ready.entry(rank).or_default().remove(path);
+        }
+        self.unexamined.remove(&due.seq);
+        due.stage = stage;
+        if let Stage::Ready(rank) = stage {
+            self.ready.entry(rank).or_default().insert(path.to_string());
+        }
+    }
+
+    /// What waits above and below a path that got on may go on too.
+    fn wake_around(&mut self, path: &str) {
+        let above = std::iter::successors(parent(path), |p| parent(p)).map(str::to_string);
+        let below = self.due.range(format!("{path}/")..).map(|(p, _)| p).take_while(|p| is_below(p, path)).cloned();
+        let waits = |p: &String| self.due.get(p).is_some_and(|d| d.stage == Stage::Waiting);
+        let around: Vec<String> = above.chain(below).filter(waits).collect();
+        around.iter().for_each(|p| self.restart(p));
+    }
+
+    /// Everything that waits is due again; `held` too: the guard may have become milder.
+    pub fn wake(&mut self, held: bool) {
+        let waits = |d: &Due| d.stage == Stage::Waiting || held && d.stage == Stage::Held;
+        let paths: Vec<String> = self.due.iter().filter(|(p, d)| waits(d) && !self.busy.contains(*p)).map(|(p, _)| p.clone()).collect();
+        paths.iter().for_each(|p| self.restart(p));
+    }
+
+    /// All that was examined is out of date.
+    pub fn forget_examined(&mut self) {
+        let paths: Vec<String> = self.due.keys().filter(|p| !self.busy.contains(*p)).cloned().collect();
+        paths.iter().for_each(|p| self.restart(p));
+        self.busy.iter().for_each(|p| {
+            if let Some(due) = self.due.get_mut(p) {
+                due.again = true;
+            }
+        });
+    }
+
+    /// Deletes that are due and that the guard counts, held or not; approved ones are not among them.
+    pub fn deletes(&self) -> &BTreeMap<String, Token> {
+        &self.deletes
+    }
+
+    /// A delete was let through: it counts elsewhere from now on.
+    pub fn let_through(&mut self, path: &str) {
+        self.deletes.remove(path);
+    }
+
+    /// Whether something new here has these bytes: a delete of the same is half of a rename then.
+    pub fn is_fresh(&self, hash: &Hash) -> bool {
+        self.fresh.range((*hash, String::new())..).next().is_some_and(|(h, _)| h == hash)
+    }
+
+    /// Paths that are due, waiting and held ones included.
+    pub fn count(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Whether something did not fit since the last call: a sweep is needed.
+    pub fn take_overflow(&mut self) -> bool {
+        std::mem::take(&mut self.overflow)
+    }
+}

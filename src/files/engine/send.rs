@@ -1,0 +1,168 @@
+//! Changes of the hub: each with a key that is durable before it leaves, and settled before anything else is done there.
+//!
+//! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from. The
+//! feed does.
+
+use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, local_mode, local_mtime};
+use crate::files::rules::{Rule, holds};
+
+use super::env::{Answer, Change, Condition, From, OpenKey, Write};
+use super::{Engine, Known, Step, Stop};
+
+/// Candidates that are looked at for one that was renamed, or has the same bytes.
+pub(super) const CANDIDATES: usize = 16;
+
+/// What is to be sent, with what it needs besides the request.
+pub(super) struct Parcel<'a> {
+    pub path: String,
+    pub entry: Option<Entry>,
+    pub condition: Condition,
+    pub from: Option<From>,
+    /// The file here whose bytes travel; `None`: the hub has all that it needs.
+    pub local: Option<&'a Local>,
+    /// It says what this tree has.
+    pub ours: bool,
+}
+
+impl Engine {
+    /// Sends a change and takes its answer. Without an answer the key stays open.
+    pub(super) fn send(&self, generation: u64, parcel: Parcel) -> Step {
+        let change = Change {
+            path: parcel.path,
+            key: self.env.ambient.fresh(),
+            condition: parcel.condition,
+            entry: parcel.entry,
+            from: parcel.from,
+        };
+        let names: Vec<String> = std::iter::once(&change.path).chain(change.from.as_ref().map(|f| &f.path)).cloned().collect();
+        let key = OpenKey { key: change.key, names, ours: parcel.ours, seen: parcel.local.map(|l| l.stamp) };
+        let keyed = change.entry.is_some() || holds(Rule::DeletesHaveKeys);
+        if keyed {
+            self.commit(generation, &[Write::OpenKey(key.clone())])?;
+        }
+        let answer = match parcel.local {
+            Some(local) => self.env.transfer.upload(&change, local)?,
+            None => self.env.hub.change(&change)?,
+        };
+        match answer {
+            Answer::Made(made) => self.settled(generation, &key, Some(&made), &made).map(|()| true),
+            // the feed tells what stands there
+            Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
+                self.settled(generation, &key, None, &[])?;
+                Err(Stop::Again)
+            }
+        }
+    }
+
+    /// Asks what became of an open key; if the hub does not know it, it never will.
+    pub(super) fn settle(&self, known: &Known, key: &OpenKey) -> Step {
+        if !holds(Rule::AskOpenKeys) {
+            self.settled(known.generation, key, None, &[])?;
+            return Ok(true);
+        }
+        let asked = self.env.hub.ask(key.key)?;
+        let current = if holds(Rule::CurrentFromKey) { asked.current.as_slice() } else { &[] };
+        self.settled(known.generation, key, asked.made.as_deref(), current)?;
+        Ok(true)
+    }
+
+    /// Writes what a key has made, and closes it: in one transaction.
+    fn settled(
+        &self,
+        generation: u64,
+        key: &OpenKey,
+        made: Option<&[(String, RemoteRow)]>,
+        current: &[(String, RemoteRow)],
+    ) -> Result<(), Stop> {
+        let mut writes = Vec::new();
+        for (path, row) in made.unwrap_or_default() {
+            let base = self.env.state.rows(path)?.base;
+            if key.ours && row.rev > base.rev && !self.env.tree.ignored(path) {
+                let seen = row.entry.and(key.seen).filter(|_| key.names.first() == Some(path));
+                writes.push(Write::Base(path.clone(), BaseRow { rev: row.rev, entry: row.entry, seen }));
+            }
+        }
+        writes.extend(Engine::remote_writes(made.unwrap_or_default()));
+        writes.extend(Engine::remote_writes(current));
+        writes.push(Write::CloseKey(key.clone()));
+        self.commit(generation, &writes)
+    }
+
+    /// Puts what is here on the hub.
+    pub(super) fn upload(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+        if self.merge_mode(path, known, local, mode)? {
+            return Ok(true);
+        }
+        let mtime = local_mtime(known.base(), local);
+        let entry = Entry { mode, mtime, ..local.entry };
+        let condition = match known.remote().entry {
+            Some(_) => Condition::Rev(known.remote().rev),
+            None => Condition::Nothing,
+        };
+        let from = self.claim_old_name(path, known, local)?;
+        let old = from.as_ref().map(|f| f.path.clone());
+        let parcel = Parcel { path: path.to_string(), entry: Some(entry), condition, from, local: Some(local), ours: true };
+        let sent = self.send(known.generation, parcel);
+        if let Some(old) = &old {
+            let mut desk = self.desk();
+            desk.release(old);
+            // a delete that waits for this is due again
+            desk.offer(old);
+        }
+        sent
+    }
+
+    /// Takes the hub's mode over before an edit is sent, and writes that down at once: what a person sets after that is
+    /// their answer to it. `true`: done, plan again.
+    fn merge_mode(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+        let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local)) else { return Ok(false) };
+        let Some(stamp) = self.env.tree.set_mode(path, &local.stamp, mode)? else { return Err(Stop::Again) };
+        // the content is as far out of step as before
+        let seen = known.base().seen.map(|seen| Stamp { mode: stamp.mode, ..seen });
+        let base = BaseRow { entry: Some(Entry { mode, ..entry }), seen, ..known.base().clone() };
+        self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
+        Ok(true)
+    }
+
+    /// The name that something new here had before, if it was renamed here; claimed.
+    fn claim_old_name(&self, path: &str, known: &Known, local: &Local) -> Result<Option<From>, Stop> {
+        if local.entry.is_dir() || known.base().entry.is_some() {
+            return Ok(None);
+        }
+        for old in self.env.state.with_hash(&local.entry.hash, CANDIDATES)?.into_iter().filter(|old| old != path) {
+            if !self.desk().claim(&old) {
+                return Err(Stop::Again);
+            }
+            match self.was_renamed(&old, local) {
+                Ok(Some(rev)) => return Ok(Some(From { path: old, rev })),
+                Ok(None) => self.desk().release(&old),
+                Err(stop) => {
+                    self.desk().release(&old);
+                    return Err(stop);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The rev of `old` if it is in step but for having gone from here, and had these bytes.
+    fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<u64>, Stop> {
+        let rows = self.env.state.rows(old)?;
+        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.remote.rev == rows.base.rev;
+        let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
+        let gone = same && quiet && self.env.tree.stamp(old)?.is_none();
+        Ok(gone.then_some(rows.base.rev))
+    }
+
+    /// Deletes on the hub what is gone here.
+    pub(super) fn delete(&self, path: &str, known: &Known) -> Step {
+        if let Some(entry) = known.base().entry.filter(|e| !e.is_dir())
+            && self.desk().is_fresh(&entry.hash)
+        {
+            return Err(Stop::Again);
+        }
+        self.pass_guard(path, known)?;
+        let condition = Condition::Rev(known.remote().rev);
+        self.send(known.generation, Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true })
+    }
+}
