@@ -7,3 +7,6 @@ pub mod engine;
 pub mod guard;
 pub mod plan;
 pub mod rules;
+
+#[cfg(test)]
+mod sim;

@@ -35,8 +35,6 @@ pub enum Rule {
     UnlistedIsGone,
     /// What it does not name keeps its base: it is a delete, nothing new.
     UnlistedKeepsBase,
-    /// Another epoch: nothing is known any more.
-    NewEpochForgetsBase,
     /// A file against a directory at one name is decided.
     ClashIsResolved,
     /// But only when the feed has said that this is all.

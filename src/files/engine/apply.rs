@@ -28,7 +28,11 @@ impl Engine {
         let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources)? else { return Err(Stop::Again) };
         let intent = Intent::Place { generation: known.generation, row: known.remote().clone(), mode, over, staged: staged.clone() };
         if holds(Rule::ApplyIntent) {
-            self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))])?;
+            let written = self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))]);
+            if let Err(stop) = written {
+                self.env.tree.discard(&staged.temp)?;
+                return Err(stop);
+            }
         }
         let stamp = over.map(|l| l.stamp);
         match self.env.tree.place(path, &staged, stamp.as_ref())? {

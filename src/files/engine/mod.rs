@@ -35,7 +35,7 @@ pub struct Engine {
     env: Env,
     options: Options,
     desk: Mutex<Desk>,
-    /// [`Feed::generation`] that what is written belongs to; written to only while nobody commits.
+    /// [`Feed::generation`], 0 before the first poll ever, that what is written belongs to; written to only while nobody commits.
     generation: RwLock<u64>,
     /// One poll at a time.
     polling: Mutex<()>,
@@ -161,8 +161,12 @@ impl Engine {
         Ok(last)
     }
 
-    /// Does the next piece of work; `None`: there is none now.
+    /// Does the next piece of work; `None`: there is none now. There is none before the first poll either: what the hub is
+    /// comes before what it has.
     pub fn work(&self) -> Option<Report> {
+        if *self.generation.read().unwrap_or_else(PoisonError::into_inner) == 0 {
+            return None;
+        }
         let drained = *lock(&self.drained);
         let (path, task) = self.desk().next(drained)?;
         let done = match task {
