@@ -168,6 +168,8 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     // the mode is a dimension of its own; both changed it: the hub's
     let theirs_unchanged = base.entry.is_some_and(|b| b.mode == theirs.mode);
     let merged = if theirs_unchanged && (same || holds(Rule::ModeApart)) { mine } else { theirs.mode };
+    // but it does not go from one kind to another
+    let mixed = local.entry.kind != theirs.kind;
     let decided = |action, mode, why| Plan { action, mode, why };
     if same {
         return match base.entry {
@@ -181,15 +183,15 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     }
     match (edited_here, edited_there) {
         (true, true) => decided(Action::Conflict, theirs.mode, "edited on both sides"),
-        (true, false) => decided(Action::Upload, merged, "edited here, only its mode was changed on the hub"),
-        (false, _) => decided(Action::Download, merged, "edited on the hub"),
+        (true, false) => decided(Action::Upload, if mixed { mine } else { merged }, "edited here, only its mode was changed on the hub"),
+        (false, _) => decided(Action::Download, if mixed { theirs.mode } else { merged }, "edited on the hub"),
     }
 }
 
 /// The mode that is meant here: what the filesystem could not keep was not changed by anybody.
 pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
     match (&base.entry, &base.seen) {
-        (Some(b), Some(seen)) if seen.mode == local.entry.mode => b.mode,
+        (Some(b), Some(seen)) if seen.mode == local.entry.mode && b.kind == local.entry.kind => b.mode,
         _ => local.entry.mode,
     }
 }

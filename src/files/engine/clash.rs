@@ -27,20 +27,20 @@ impl Engine {
     pub(super) fn clash(&self, path: &str, known: &Known) -> Step {
         let here = is_file(known.node.map(|n| n.entry).as_ref());
         let there = is_file(known.remote().entry.as_ref());
-        let empty_dir = known.local.filter(|l| l.entry.is_dir());
-        if !here && !there && empty_dir.is_none() {
+        let dir = known.local.filter(|l| l.entry.is_dir());
+        if !here && !there && dir.is_none() {
             return Ok(false);
         }
-        let below = self.below(path, known, empty_dir.is_some())?;
+        let below = self.below(path, known)?;
         let action = known.plan().action;
-        if empty_dir.is_some() && below.going && self.env.tree.is_empty(path)? {
+        if dir.is_some() && below.going && self.env.tree.is_empty(path)? {
             // it is empty because of us: it goes with its last entry
             return Err(Stop::Again);
         }
         if takes_away(action) || !(here || there) {
             return Ok(false);
         }
-        if !(below.wanted || action == Action::Conflict && empty_dir.is_some()) {
+        if !(below.wanted || action == Action::Conflict && dir.is_some()) {
             let first_below = action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
             return if first_below { Err(Stop::Again) } else { Ok(false) };
         }
@@ -89,7 +89,7 @@ impl Engine {
     }
 
     /// Looks at all that is known below a name. What is open there goes first.
-    fn below(&self, path: &str, known: &Known, dir: bool) -> Result<Below, Stop> {
+    fn below(&self, path: &str, known: &Known) -> Result<Below, Stop> {
         let mut found = Below::default();
         let mut after = String::new();
         loop {
@@ -115,7 +115,7 @@ impl Engine {
                 _ => break,
             }
         }
-        if !found.wanted && !dir && known.node.is_some_and(|n| n.entry.is_dir()) {
+        if !found.wanted && known.node.is_some_and(|n| n.entry.is_dir()) {
             found.wanted = self.has_news_below(path)?;
         }
         Ok(found)
