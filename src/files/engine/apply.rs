@@ -38,8 +38,9 @@ impl Engine {
         match self.env.tree.place(path, &staged, stamp.as_ref())? {
             Moved::Done => self.finish(path, known, &intent, false),
             Moved::Taken | Moved::Changed => {
-                self.env.tree.discard(&staged.temp)?;
+                // in this order: an intent whose temporary name is gone says that the rename has happened
                 self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
+                self.env.tree.discard(&staged.temp)?;
                 Err(Stop::Again)
             }
         }
@@ -132,10 +133,7 @@ impl Engine {
                     let seen = seen_with(*mode, row.entry.as_ref(), seen);
                     Some(BaseRow { rev: row.rev, entry: row.entry, seen: Some(seen) })
                 }
-                false => {
-                    self.env.tree.discard(&staged.temp)?;
-                    None
-                }
+                false => None,
             },
             Intent::Leave { then, what, to, trash, .. } => match self.has_left(path, what, to, *trash)? {
                 true => {
@@ -153,6 +151,9 @@ impl Engine {
         let base = base.filter(|_| *generation == known.generation).map(|base| Write::Base(path.to_string(), base));
         let writes: Vec<Write> = base.into_iter().chain([Write::Intent(path.to_string(), None)]).collect();
         self.commit(known.generation, &writes)?;
+        if let Intent::Place { staged, .. } = intent {
+            self.env.tree.discard(&staged.temp)?;
+        }
         if happened && !holds(Rule::PruneFirst) && matches!(intent, Intent::Leave { trash: true, .. }) {
             self.prune(path, known)?;
         }
@@ -173,7 +174,6 @@ impl Engine {
         if !expected && holds(Rule::LookAtWhatCameOut) {
             self.keep_what_came_out(path, over, &staged.temp)?;
         }
-        self.env.tree.discard(&staged.temp)?;
         Ok(true)
     }
 

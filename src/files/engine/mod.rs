@@ -227,12 +227,27 @@ impl Engine {
         }
     }
 
-    /// A directory counts by itself only while it is empty, or if it is in the base.
+    /// A directory counts by itself only if it is in the base, or while it is empty here and has nothing on the hub: else what
+    /// is in it makes it be. (A crash may have left it empty before the first of its files came.)
     fn counts(&self, path: &str, base: &BaseRow, node: Option<Local>) -> Result<Option<Local>, Stop> {
         let Some(local) = node else { return Ok(None) };
         let in_base = base.entry.is_some_and(|b| b.is_dir());
-        let counts = !local.entry.is_dir() || in_base || self.env.tree.is_empty(path)?;
+        let counts = !local.entry.is_dir() || in_base || self.env.tree.is_empty(path)? && !self.has_live_below(path)?;
         Ok(counts.then_some(local))
+    }
+
+    fn has_live_below(&self, dir: &str) -> Result<bool, Stop> {
+        let mut after = String::new();
+        loop {
+            let rows = self.env.state.below(dir, &after, CHUNK)?;
+            if rows.iter().any(|(_, rows)| rows.remote.entry.is_some()) {
+                return Ok(true);
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                _ => return Ok(false),
+            }
+        }
     }
 
     /// Writes what belongs to what was known at `generation`; nothing, if all was forgotten since.

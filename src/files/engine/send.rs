@@ -3,7 +3,7 @@
 //! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from. The
 //! feed does.
 
-use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, local_mode, local_mtime};
+use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::env::{Answer, Change, Condition, From, OpenKey, Write};
@@ -163,6 +163,12 @@ impl Engine {
         }
         self.pass_guard(path, known)?;
         let condition = Condition::Rev(known.remote().rev);
-        self.send(known.generation, Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true })
+        let parcel = Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
+        let sent = self.send(known.generation, parcel)?;
+        if let Some(up) = parent(path) {
+            // it may count by itself now
+            self.offer(up);
+        }
+        Ok(sent)
     }
 }
