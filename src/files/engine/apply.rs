@@ -6,10 +6,10 @@ use crate::files::guard::{self, Standing};
 use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Intent, Look, Moved, Source, Staged, Token, Write};
+use super::env::{Intent, Look, Moved, Rows, Source, Staged, Token, Write};
 use super::send::CANDIDATES;
 use super::step::{in_step, seen_with, token};
-use super::{Engine, Known, Step, Stop};
+use super::{CHUNK, Engine, Known, Step, Stop};
 
 impl Engine {
     // -- the hub's version comes ----------------------------------------------------------------------------------------------
@@ -41,6 +41,7 @@ impl Engine {
                 // in this order: an intent whose temporary name is gone says that the rename has happened
                 self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
                 self.env.tree.discard(&staged.temp)?;
+                self.prune(path, known)?;
                 Err(Stop::Again)
             }
         }
@@ -153,6 +154,9 @@ impl Engine {
         self.commit(known.generation, &writes)?;
         if let Intent::Place { staged, .. } = intent {
             self.env.tree.discard(&staged.temp)?;
+            if !happened {
+                self.prune(path, known)?;
+            }
         }
         if happened && !holds(Rule::PruneFirst) && matches!(intent, Intent::Leave { trash: true, .. }) {
             self.prune(path, known)?;
@@ -179,7 +183,14 @@ impl Engine {
 
     fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str) -> Result<(), Stop> {
         let Look::Here(held) = self.env.tree.look(temp, None)? else { return Ok(()) };
-        if held.entry.is_dir() || over.is_some_and(|l| l.entry == held.entry) {
+        if held.entry.is_dir() {
+            return Ok(());
+        }
+        if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
+            // only its mode was changed: that is a change of what stands there now
+            if let Some(now) = self.env.tree.stamp(path)?.filter(|_| over.entry.mode != held.entry.mode) {
+                self.env.tree.set_mode(path, &now, held.entry.mode)?;
+            }
             return Ok(());
         }
         for nth in 1.. {
@@ -216,6 +227,25 @@ impl Engine {
             }
         }
         Ok(false)
+    }
+
+    /// See [`Engine::clear`].
+    pub(super) fn clear_one(&self, temp: &str) -> Result<(), Stop> {
+        let dir = parent(temp).unwrap_or("");
+        let mut after = String::new();
+        loop {
+            let rows = self.env.state.below(dir, &after, CHUNK)?;
+            let knows = |rows: &Rows| matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
+            if rows.iter().any(|(_, rows)| knows(rows)) {
+                return Ok(());
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                _ => break,
+            }
+        }
+        self.env.tree.discard(temp)?;
+        self.prune(temp, &self.know(temp)?)
     }
 
     /// Removes the directories above that its last entry has left empty, unless they count by themselves.

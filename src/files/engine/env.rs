@@ -283,7 +283,7 @@ pub enum Write {
         row: RemoteRow,
         listed: bool,
     },
-    /// By [`unlisted`]: a full listing of the hub at `through` did not name this path.
+    /// By [`unlisted`]: the hub at `through` had no record of this path.
     Unlisted {
         path: String,
         through: u64,

@@ -161,6 +161,15 @@ impl Engine {
         Ok(last)
     }
 
+    /// Removes a temporary name that a crash has left, unless an intent is about it, and the directories that were made for
+    /// it. For names that a scan has found before any work began: later ones may be in use.
+    pub fn clear(&self, temp: &str) -> Called<()> {
+        match self.clear_one(temp) {
+            Err(Stop::Fault(fault)) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
     /// Does the next piece of work; `None`: there is none now. There is none before the first poll either: what the hub is
     /// comes before what it has.
     pub fn work(&self) -> Option<Report> {

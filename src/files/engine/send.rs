@@ -84,6 +84,11 @@ impl Engine {
         }
         writes.extend(Engine::remote_writes(made.unwrap_or_default()));
         writes.extend(Engine::remote_writes(current));
+        if holds(Rule::CurrentFromKey) {
+            // forgotten there since: a feed that has passed does not tell it again
+            let gone = made.unwrap_or_default().iter().filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
+            writes.extend(gone.map(|(path, row)| Write::Unlisted { path: path.clone(), through: row.rev }));
+        }
         writes.push(Write::CloseKey(key.clone()));
         self.commit(generation, &writes)
     }

@@ -44,11 +44,11 @@ impl Engine {
         if let Some(intent) = &known.rows.intent {
             return self.finish(path, &known, intent, true);
         }
-        if self.is_ignored(path) && holds(Rule::IgnoredIsNotDeleted) {
-            return self.leave_alone(path, &known);
-        }
         if let Some(key) = &known.rows.key {
             return self.settle(&known, key);
+        }
+        if self.is_ignored(path) && holds(Rule::IgnoredIsNotDeleted) {
+            return self.leave_alone(path, &known);
         }
         match self.clash(path, &known)? {
             true => Ok(true),

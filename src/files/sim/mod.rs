@@ -134,7 +134,8 @@ impl Run {
         if w.broken == Some(Broken::SeenIsStored) {
             w.clients[i].listed.clear();
         }
-        clear_temporary(&mut w.clients[i]);
+        let temps: Vec<String> = w.clients[i].fs.keys().filter(|p| !Client::visible(p) && !p.starts_with(".mesync/")).cloned().collect();
+        let on = std::mem::replace(&mut w.on, false);
         let guarded = w.config == Config::Guard;
         drop(w);
         let side = || Side { world: self.shared.clone(), i };
@@ -147,7 +148,10 @@ impl Run {
         };
         let limits = Limits { least: LIMIT as u64, one_of: 1000, all: 1000 };
         let engine = Arc::new(Engine::new(boxed, Options { limits, allow_deletes: !guarded }).expect("nothing fails here"));
-        self.shared.lock().engines[i] = Some(engine.clone());
+        temps.iter().for_each(|temp| engine.clear(temp).expect("nothing fails here"));
+        let mut w = self.shared.lock();
+        w.on = on;
+        w.engines[i] = Some(engine.clone());
         engine
     }
 
@@ -307,17 +311,4 @@ fn restore(w: &mut World) {
             w.say(|| "hub restored".into());
         }
     }
-}
-
-/// What a start does: temporary names that no intent knows are left over.
-fn clear_temporary(c: &mut Client) {
-    let known: Vec<String> = c
-        .rows
-        .values()
-        .filter_map(|r| match &r.intent {
-            Some(super::engine::env::Intent::Place { staged, .. }) => Some(staged.temp.clone()),
-            _ => None,
-        })
-        .collect();
-    c.fs.retain(|p, _| Client::visible(p) || p.starts_with(".mesync/") || known.contains(p));
 }
