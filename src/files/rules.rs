@@ -28,7 +28,6 @@ pub enum Rule {
     CurrentFromKey,
     ApplyIntent,
     TrashIntent,
-    AsideIntent,
     /// The cursor is stored together with its rows.
     CursorWithRows,
     /// What a full listing does not name is gone.

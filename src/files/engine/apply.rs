@@ -91,7 +91,7 @@ impl Engine {
 
     fn leave(&self, path: &str, known: &Known, what: &Local, then: BaseRow, to: String, trash: bool) -> Step {
         let intent = Intent::Leave { generation: known.generation, then, what: *what, to: to.clone(), trash };
-        if holds(if trash { Rule::TrashIntent } else { Rule::AsideIntent }) {
+        if !trash || holds(Rule::TrashIntent) {
             self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))])?;
         }
         match self.env.tree.shift(path, &to, Some(&what.stamp))? {

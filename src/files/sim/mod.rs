@@ -59,7 +59,7 @@ pub enum Broken {
     NoStale,
     StaleBytes,
     StaleHost,
-    /// The tree does not look again just before a rename.
+    /// The tree replaces without looking: neither again just before, nor at what comes out.
     Recheck,
     NoReplace,
     VerifyCopies,
@@ -188,7 +188,7 @@ impl Run {
                     }
                 }
                 ..0.53 if config == Config::Guard => {
-                    let approves = w.chance() < 0.4;
+                    let approves = w.chance() < 0.7;
                     drop(w);
                     if approves {
                         self.approve(i);

@@ -57,7 +57,7 @@ impl Side {
         if w.fault(0.012) {
             return Err(self.crash(w));
         }
-        if point == Point::Window && w.fault(0.12) {
+        if point == Point::Window && w.fault(0.2) {
             w.user(self.i);
         }
         if w.depth < 2 && w.fault(0.06) {
@@ -90,7 +90,7 @@ impl Side {
 
     /// After an effect.
     fn leave<T>(&self, mut w: MutexGuard<'_, World>, done: T) -> Called<T> {
-        if w.fault(0.012) {
+        if w.fault(0.03) {
             return Err(self.crash(w));
         }
         Ok(done)
@@ -249,6 +249,7 @@ impl Tree for Side {
             return Ok(Moved::Changed);
         }
         let mut w = self.enter(Point::Window)?;
+        let looks = w.broken != Some(Broken::Recheck);
         let no_replace = w.broken != Some(Broken::NoReplace);
         let (tick, i) = (w.fresh(), self.i);
         let c = &mut w.clients[i];
@@ -264,7 +265,7 @@ impl Tree for Side {
         let Some(mut new) = c.fs.remove(&staged.temp) else { return Ok(Moved::Changed) };
         new.ctime = tick;
         let out = c.fs.insert(path.to_string(), new.clone());
-        if let Some(mut out) = out.filter(|_| over.is_some()) {
+        if let Some(mut out) = out.filter(|_| over.is_some() && looks) {
             out.ctime = tick;
             c.fs.insert(staged.temp.clone(), out);
         }

@@ -56,3 +56,64 @@ fn legacy() {
 fn single() {
     check(Config::Single);
 }
+
+/// Each rule, the configuration in which the simulation must notice that it is broken, and from which seed on to look.
+const MUTANTS: &[(Mutant, Config, u64)] = &[
+    (Mutant::World(Broken::Cas), Config::Plain, 0),
+    (Mutant::World(Broken::Recheck), Config::Plain, 0),
+    (Mutant::World(Broken::NoReplace), Config::Plain, 0),
+    (Mutant::World(Broken::NoBurn), Config::Plain, 0),
+    (Mutant::World(Broken::VerifyCopies), Config::Plain, 0),
+    (Mutant::World(Broken::List410), Config::Drop, 0),
+    (Mutant::World(Broken::SeenIsStored), Config::Drop, 0),
+    (Mutant::World(Broken::SameEpoch), Config::Restore, 0),
+    (Mutant::World(Broken::RevReuse), Config::Restore, 0),
+    (Mutant::World(Broken::KeepBase), Config::Restore, 0),
+    (Mutant::World(Broken::ApproveListed), Config::Guard, 0),
+    (Mutant::World(Broken::NoStale), Config::Legacy, 0),
+    (Mutant::World(Broken::StaleBytes), Config::Legacy, 0),
+    (Mutant::World(Broken::StaleHost), Config::Legacy, 0),
+    (Mutant::Engine(Rule::ModeLosesToDelete), Config::Plain, 0),
+    (Mutant::Engine(Rule::EditBeatsDelete), Config::Plain, 0),
+    (Mutant::Engine(Rule::ModeApart), Config::Plain, 0),
+    (Mutant::Engine(Rule::Adopt), Config::Plain, 0),
+    (Mutant::Engine(Rule::KeepBoth), Config::Plain, 0),
+    (Mutant::Engine(Rule::LookAtWhatCameOut), Config::Plain, 0),
+    (Mutant::Engine(Rule::LookInTrash), Config::Plain, 0),
+    (Mutant::Engine(Rule::CompareInode), Config::Plain, 0),
+    (Mutant::Engine(Rule::AskOpenKeys), Config::Plain, 0),
+    (Mutant::Engine(Rule::DeletesHaveKeys), Config::Single, 0),
+    (Mutant::Engine(Rule::CurrentFromKey), Config::Drop, 0),
+    (Mutant::Engine(Rule::ApplyIntent), Config::Plain, 0),
+    (Mutant::Engine(Rule::TrashIntent), Config::Legacy, 0),
+    (Mutant::Engine(Rule::CursorWithRows), Config::Plain, 0),
+    (Mutant::Engine(Rule::UnlistedIsGone), Config::Drop, 0),
+    (Mutant::Engine(Rule::UnlistedKeepsBase), Config::Drop, 0),
+    (Mutant::Engine(Rule::ClashIsResolved), Config::Plain, 0),
+    (Mutant::Engine(Rule::ClashWaitsForFeed), Config::Single, 0),
+    (Mutant::Engine(Rule::OrderBelow), Config::Single, 0),
+    (Mutant::Engine(Rule::PruneFirst), Config::Single, 0),
+    (Mutant::Engine(Rule::IgnoredIsNotDeleted), Config::Ignore, 0),
+    (Mutant::Engine(Rule::Guard), Config::Guard, 0),
+    (Mutant::Engine(Rule::GuardIsStored), Config::Guard, 0),
+];
+
+/// Seeds that are tried for one broken rule.
+const PATIENCE: u64 = 300;
+
+#[test]
+fn each_broken_rule_is_noticed() {
+    let seeds = number("MESYNC_SIM_SEEDS", PATIENCE);
+    let mut survivors = Vec::new();
+    for (mutant, config, first) in MUTANTS {
+        let first = number("MESYNC_SIM_FIRST", *first);
+        if std::env::var("MESYNC_SIM_MUTANT").is_ok_and(|m| !format!("{mutant:?}").contains(&m)) {
+            continue;
+        }
+        match first_failure(*config, *mutant, first, seeds) {
+            Some((seed, wrongs)) => println!("{mutant:?} {config:?}: seed {seed}: {}", wrongs[0].chars().take(60).collect::<String>()),
+            None => survivors.push(format!("{mutant:?} in {config:?}, seeds {first} to {}", first + seeds)),
+        }
+    }
+    assert!(survivors.is_empty(), "not noticed:\n{}", survivors.join("\n"));
+}

@@ -431,6 +431,10 @@ impl World {
             mtime = Some(old.mtime);
         }
         let kind = if !legacy && self.chance() < 0.08 { Kind::Symlink } else { Kind::File };
+        if old.as_ref().is_some_and(|o| o.kind != kind) {
+            // its mode goes with the old one
+            self.messy.insert(path.clone());
+        }
         self.make_parent(i, &path);
         let mode = old.as_ref().filter(|o| o.kind == Kind::File).map_or(0, |o| o.mode);
         let mut node = self.node(kind, content, mode, mtime);
