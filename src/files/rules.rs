@@ -10,6 +10,8 @@ pub enum Rule {
     EditBeatsDelete,
     /// The mode is merged apart from the content.
     ModeApart,
+    /// A mode taken over from the hub is written down before the edit is sent.
+    MergedModeIsStored,
     /// Equal bytes are no conflict.
     Adopt,
     /// Two edits are a conflict; without it the later one wins.
@@ -26,6 +28,8 @@ pub enum Rule {
     DeletesHaveKeys,
     /// Take the records as they are now, not what the request once made.
     CurrentFromKey,
+    /// What a refused request says stands there is not believed: it does not say in which epoch.
+    RefusalsTellNothing,
     ApplyIntent,
     TrashIntent,
     /// The cursor is stored together with its rows.

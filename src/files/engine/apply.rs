@@ -121,6 +121,17 @@ impl Engine {
         Err(Stop::Again)
     }
 
+    /// Sets the mode of what is here, and then the base. The intent keeps what a person sets after that from looking like what
+    /// was there before it.
+    pub(super) fn change_mode(&self, path: &str, known: &Known, local: &Local, mode: u32, then: BaseRow) -> Step {
+        let intent = Intent::Mode { generation: known.generation, was: local.stamp, mode, then: then.clone() };
+        self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent))])?;
+        let stamp = self.env.tree.set_mode(path, &local.stamp, mode)?;
+        let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode));
+        self.finished(path, known, known.generation, base)?;
+        if stamp.is_some() { Ok(true) } else { Err(Stop::Again) }
+    }
+
     // -- what became of it ----------------------------------------------------------------------------------------------------
 
     /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
@@ -136,6 +147,12 @@ impl Engine {
                 }
                 false => None,
             },
+            Intent::Mode { was, mode, then, .. } => {
+                // a filesystem that cannot keep it gets it once more, and then the base
+                let now = self.env.tree.stamp(path)?.filter(|now| now.mode != was.mode);
+                let untouched = |now: &Stamp| now.same_but_for_ctime(&Stamp { mode: *mode, ..*was });
+                now.map(|now| with_mode(then, if untouched(&now) { now } else { Stamp { ctime: 0, ..*was } }, *mode))
+            }
             Intent::Leave { then, what, to, trash, .. } => match self.has_left(path, what, to, *trash)? {
                 true => {
                     if *trash && holds(Rule::PruneFirst) {
@@ -146,12 +163,9 @@ impl Engine {
                 false => None,
             },
         };
-        let (Intent::Place { generation, .. } | Intent::Leave { generation, .. }) = intent;
+        let (Intent::Place { generation, .. } | Intent::Leave { generation, .. } | Intent::Mode { generation, .. }) = intent;
         let happened = base.is_some();
-        // what was decided before all was forgotten says nothing about the revisions of now
-        let base = base.filter(|_| *generation == known.generation).map(|base| Write::Base(path.to_string(), base));
-        let writes: Vec<Write> = base.into_iter().chain([Write::Intent(path.to_string(), None)]).collect();
-        self.commit(known.generation, &writes)?;
+        self.finished(path, known, *generation, base)?;
         if let Intent::Place { staged, .. } = intent {
             self.env.tree.discard(&staged.temp)?;
             if !happened {
@@ -162,6 +176,14 @@ impl Engine {
             self.prune(path, known)?;
         }
         Ok(true)
+    }
+
+    /// Closes an intent, with the base if it was carried out.
+    fn finished(&self, path: &str, known: &Known, generation: u64, base: Option<BaseRow>) -> Result<(), Stop> {
+        // what was decided before all was forgotten says nothing about the revisions of now
+        let base = base.filter(|_| generation == known.generation).map(|base| Write::Base(path.to_string(), base));
+        let writes: Vec<Write> = base.into_iter().chain([Write::Intent(path.to_string(), None)]).collect();
+        self.commit(known.generation, &writes)
     }
 
     /// Whether what was staged took its name; then keeps what came out of there, if that is not what was planned on.
@@ -307,4 +329,10 @@ impl Engine {
     pub(super) fn is_approved(&self, token: &Token) -> Result<bool, Stop> {
         Ok(self.env.state.approved(token)?)
     }
+}
+
+/// The base after a change of mode: `seen`, where it is still to be told, is `stamp` with the mode that is in step.
+fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32) -> BaseRow {
+    let seen = Some(Stamp { mode, ..then.seen.unwrap_or(stamp) });
+    BaseRow { seen, ..then.clone() }
 }

@@ -216,6 +216,14 @@ pub enum Intent {
         over: Option<Local>,
         staged: Staged,
     },
+    /// The path is to get this mode. Its mode is not the one it was: it did, or a person has answered since.
+    Mode {
+        generation: u64,
+        was: Stamp,
+        mode: u32,
+        /// The base of the path from then on. `seen` `None`: what `stat` shows then.
+        then: BaseRow,
+    },
     /// The path is to be moved to `to`: into the trash, or aside under the name of a conflict copy. `to` exists: it was.
     Leave {
         generation: u64,

@@ -1,7 +1,7 @@
 //! Changes of the hub: each with a key that is durable before it leaves, and settled before anything else is done there.
 //!
-//! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from. The
-//! feed does.
+//! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from, and
+//! may come from a hub that was set back to before our edit. The feed says it.
 
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
@@ -46,9 +46,11 @@ impl Engine {
         };
         match answer {
             Answer::Made(made) => self.settled(generation, &key, Some(&made), &made).map(|()| true),
-            // the feed tells what stands there
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
-                self.settled(generation, &key, None, &[])?;
+                // the feed tells what stands there
+                let row = if let Answer::Differs(Some(row)) = &answer { Some(row) } else { None };
+                let believed = row.filter(|_| !holds(Rule::RefusalsTellNothing));
+                self.settled(generation, &key, None, believed.map(std::slice::from_ref).unwrap_or_default())?;
                 Err(Stop::Again)
             }
         }
@@ -121,12 +123,15 @@ impl Engine {
     /// their answer to it. `true`: done, plan again.
     fn merge_mode(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
         let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local)) else { return Ok(false) };
-        let Some(stamp) = self.env.tree.set_mode(path, &local.stamp, mode)? else { return Err(Stop::Again) };
+        if !holds(Rule::MergedModeIsStored) {
+            self.env.tree.set_mode(path, &local.stamp, mode)?;
+            return Ok(true);
+        }
         // the content is as far out of step as before
-        let seen = known.base().seen.map(|seen| Stamp { mode: stamp.mode, ..seen });
-        let base = BaseRow { entry: Some(Entry { mode, ..entry }), seen, ..known.base().clone() };
-        self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
-        Ok(true)
+        let nothing = Stamp { inode: 0, size: 0, mtime: 0, ctime: 0, mode };
+        let seen = Some(Stamp { mode, ..known.base().seen.unwrap_or(nothing) });
+        let then = BaseRow { entry: Some(Entry { mode, ..entry }), seen, ..known.base().clone() };
+        self.change_mode(path, known, local, mode, then)
     }
 
     /// The name that something new here had before, if it was renamed here; claimed.

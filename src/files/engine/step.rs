@@ -119,12 +119,13 @@ impl Engine {
 
     /// Equal bytes on both sides: only the mode may have to follow.
     fn adopt(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
-        let stamp = match mode == local_mode(known.base(), local) {
-            true => self.env.tree.stamp(path)?.filter(|now| *now == local.stamp),
-            false => self.env.tree.set_mode(path, &local.stamp, mode)?,
-        };
-        let Some(stamp) = stamp else { return Err(Stop::Again) };
-        let base = in_step(known, Some(seen_with(mode, known.remote().entry.as_ref(), stamp)));
+        if mode != local_mode(known.base(), local) {
+            return self.change_mode(path, known, local, mode, in_step(known, None));
+        }
+        if self.env.tree.stamp(path)? != Some(local.stamp) {
+            return Err(Stop::Again);
+        }
+        let base = in_step(known, Some(seen_with(mode, known.remote().entry.as_ref(), local.stamp)));
         self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
         Ok(true)
     }

@@ -10,6 +10,7 @@
 
 mod check;
 mod hub;
+mod scenes;
 mod side;
 mod tests;
 mod world;

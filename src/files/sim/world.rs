@@ -147,6 +147,9 @@ pub struct World {
     pub on: bool,
     pub hub: Hub,
     pub backup: Option<Hub>,
+    /// All requests arrive, no answer does; or not even the requests.
+    pub lose_answers: bool,
+    pub lose_requests: bool,
     pub clients: Vec<Client>,
     pub engines: Vec<Option<Arc<Engine>>>,
     /// Other threads that run inside of one another.
@@ -180,6 +183,8 @@ impl World {
             on: true,
             hub: Hub::new(broken),
             backup: None,
+            lose_answers: false,
+            lose_requests: false,
             clients,
             engines: vec![None, None, None],
             depth: 0,

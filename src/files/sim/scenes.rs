@@ -1,0 +1,202 @@
+//! Histories that are too rare to wait for, told step by step; each also without the rule that it is about.
+//!
+//! Client 0 or 1 is brought along by hand, the hub's other visitors are changes made there directly. No faults but those told.
+
+use uuid::Uuid;
+
+use crate::files::engine::env::{Condition, From};
+use crate::wire::files::Kind;
+
+use super::*;
+
+struct Scene {
+    run: Run,
+    key: u128,
+}
+
+impl Scene {
+    fn new(mutant: Mutant) -> Scene {
+        let broken = if let Mutant::World(b) = mutant { Some(b) } else { None };
+        rules::without(if let Mutant::Engine(r) = mutant { Some(r) } else { None });
+        let mut world = World::new(0, Config::Plain, broken, false);
+        world.on = false;
+        Scene { run: Run { shared: Shared::new(world) }, key: 1 << 64 }
+    }
+
+    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+        self.run.shared.lock()
+    }
+
+    /// A user writes a file.
+    fn write(&self, i: usize, path: &str, content: u64) {
+        let mut w = self.world();
+        let (ino, ctime) = (w.fresh(), w.fresh());
+        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino, ctime };
+        w.clients[i].make_parents(path);
+        w.clients[i].fs.insert(path.into(), node);
+    }
+
+    fn chmod(&self, i: usize, path: &str, mode: u32) {
+        let mut w = self.world();
+        let ctime = w.fresh();
+        let node = w.clients[i].fs.get_mut(path).expect("it is there");
+        (node.mode, node.ctime) = (mode, ctime);
+    }
+
+    /// Somebody else changes the hub: content 0 deletes.
+    fn other(&mut self, path: &str, content: u64, condition: Condition, from: Option<(&str, u64)>) {
+        self.key += 1;
+        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino: 0, ctime: 0 };
+        let change = Change {
+            path: path.into(),
+            key: Uuid::from_u128(self.key),
+            condition,
+            entry: (content > 0).then(|| node.entry()),
+            from: from.map(|(path, rev)| From { path: path.into(), rev }),
+        };
+        let answer = self.world().hub.change(&change, "other", true);
+        assert!(matches!(answer, Answer::Made(_)), "{path}: {answer:?}");
+    }
+
+    /// One page of the feed, or as many as there are.
+    fn poll(&self, i: usize) {
+        self.run.poll(i);
+    }
+
+    fn poll_all(&self, i: usize) {
+        (0..50).take_while(|_| self.run.poll(i)).for_each(drop);
+    }
+
+    /// Does all that can be done now.
+    fn work(&self, i: usize) {
+        let paths = self.world().clients[i].paths();
+        self.run.work(i, &paths, 500, true);
+    }
+
+    fn sync(&self, i: usize) {
+        for _ in 0..3 {
+            self.poll_all(i);
+            self.work(i);
+        }
+    }
+
+    /// The content of a file of the hub, 0 if there is none.
+    fn hub(&self, path: &str) -> u64 {
+        self.world().hub.row(path).entry.map_or(0, |e| Node::content_of(&e.hash))
+    }
+
+    fn here(&self, i: usize, path: &str) -> u64 {
+        self.world().clients[i].fs.get(path).map_or(0, |n| n.content)
+    }
+
+    /// Whether a content is under some visible name of a client.
+    fn has(&self, i: usize, content: u64) -> bool {
+        self.world().clients[i].tree().any(|(_, n)| n.content == content)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        rules::without(None);
+        self.world().engines.clear();
+    }
+}
+
+/// What comes out with all rules, and without one.
+fn check(rule: Rule, scene: impl Fn(&mut Scene) -> bool) {
+    assert!(scene(&mut Scene::new(Mutant::None)), "with all rules");
+    assert!(!scene(&mut Scene::new(Mutant::Engine(rule))), "without {rule:?} nobody would notice");
+}
+
+#[test]
+fn a_clash_waits_for_the_end_of_the_feed() {
+    check(Rule::ClashWaitsForFeed, |s| {
+        s.write(0, "d/x", 1);
+        s.sync(0);
+        // a directory became a file, and its last entry was still touched by somebody who did not know
+        s.other("z", 2, Condition::Nothing, None);
+        s.other("d", 3, Condition::Nothing, None);
+        s.other("d/x", 0, Condition::Rev(1), None);
+        s.poll(0);
+        s.work(0);
+        s.sync(0);
+        s.hub("d") == 3 && s.here(0, "d") == 3
+    });
+}
+
+#[test]
+fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
+    check(Rule::CurrentFromKey, |s| {
+        s.write(0, "a", 1);
+        s.write(0, "b", 2);
+        s.poll_all(0);
+        s.world().lose_answers = true;
+        s.work(0);
+        s.world().lose_answers = false;
+        let rev = s.world().hub.row("a").rev;
+        s.other("a", 0, Condition::Rev(rev), None);
+        s.world().hub.drop_tombstones();
+        s.other("z", 9, Condition::Nothing, None);
+        // the feed passes before the key is asked about
+        s.poll_all(0);
+        s.sync(0);
+        s.hub("a") == 0 && s.here(0, "a") == 0 && s.here(0, "b") == 2 && s.hub("b") == 2
+    });
+}
+
+#[test]
+fn a_refusal_by_a_restored_hub_costs_no_edit() {
+    check(Rule::RefusalsTellNothing, |s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        let backup = s.world().hub.clone();
+        s.write(0, "a", 2);
+        s.sync(0);
+        s.world().hub.restore(&backup);
+        s.other("a", 3, Condition::Rev(1), None);
+        // it does not know of the restored hub yet
+        s.chmod(0, "a", 7);
+        s.work(0);
+        s.work(0);
+        s.sync(0);
+        s.hub("a") == 3 && s.has(0, 2)
+    });
+}
+
+#[test]
+fn a_mode_set_after_the_hubs_was_taken_over_is_an_answer_to_it() {
+    check(Rule::MergedModeIsStored, |s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        s.sync(1);
+        s.chmod(1, "a", 5);
+        s.sync(1);
+        s.write(0, "a", 2);
+        s.poll_all(0);
+        s.world().lose_requests = true;
+        s.work(0);
+        s.work(0);
+        s.world().lose_requests = false;
+        assert_eq!(s.world().clients[0].fs["a"].mode, 5, "taken over with the edit");
+        s.chmod(0, "a", 6);
+        s.sync(0);
+        s.sync(1);
+        let on_hub = s.world().hub.row("a").entry.map(|e| e.mode);
+        s.hub("a") == 2 && s.here(1, "a") == 2 && on_hub == Some(6) && s.world().clients[1].fs["a"].mode == 6
+    });
+}
+
+#[test]
+fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
+    let mut s = Scene::new(Mutant::None);
+    s.write(1, "d/x", 9);
+    // twice the same bytes give way to the same directory
+    for _ in 0..2 {
+        s.other("d", 1, Condition::Nothing, None);
+        s.sync(1);
+    }
+    let live: Vec<String> =
+        s.world().hub.rows.iter().filter(|(_, r)| r.entry.is_some_and(|e| !e.is_dir())).map(|(p, _)| p.clone()).collect();
+    let copies = live.iter().filter(|p| p.starts_with("d.sync-conflict-")).count();
+    assert_eq!((copies, s.hub("d/x"), s.hub("d")), (2, 9, 0), "{live:?}");
+}
