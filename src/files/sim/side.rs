@@ -54,7 +54,7 @@ impl Side {
         if point == Point::Read {
             return Ok(w);
         }
-        if w.fault(0.012) {
+        if w.crashes(0.012) {
             return Err(self.crash(w));
         }
         if point == Point::Window && w.fault(0.2) {
@@ -90,7 +90,7 @@ impl Side {
 
     /// After an effect.
     fn leave<T>(&self, mut w: MutexGuard<'_, World>, done: T) -> Called<T> {
-        if w.fault(0.03) {
+        if w.crashes(0.03) {
             return Err(self.crash(w));
         }
         Ok(done)
@@ -393,7 +393,7 @@ impl State for Side {
         if w.clients[self.i].crashed {
             return Err(fatal("crashed before"));
         }
-        if w.fault(0.008) {
+        if w.crashes(0.008) {
             return Err(self.crash(w));
         }
         let broken = w.broken;
@@ -402,7 +402,7 @@ impl State for Side {
             w.say(|| format!("c{i} new epoch"));
         }
         w.clients[i].commit(writes, broken);
-        if w.fault(0.008) {
+        if w.crashes(0.008) {
             return Err(self.crash(w));
         }
         Ok(())

@@ -150,6 +150,8 @@ pub struct World {
     /// All requests arrive, no answer does; or not even the requests.
     pub lose_answers: bool,
     pub lose_requests: bool,
+    /// Effects until the next crash.
+    pub crash_in: Option<u32>,
     pub clients: Vec<Client>,
     pub engines: Vec<Option<Arc<Engine>>>,
     /// Other threads that run inside of one another.
@@ -185,6 +187,7 @@ impl World {
             backup: None,
             lose_answers: false,
             lose_requests: false,
+            crash_in: None,
             clients,
             engines: vec![None, None, None],
             depth: 0,
@@ -224,6 +227,16 @@ impl World {
 
     pub fn fault(&mut self, p: f64) -> bool {
         self.on && self.chance() < p
+    }
+
+    /// Whether the client crashes here, by chance or by plan.
+    pub fn crashes(&mut self, p: f64) -> bool {
+        self.crash_in = self.crash_in.map(|n| n.saturating_sub(1));
+        let planned = self.crash_in == Some(0);
+        if planned {
+            self.crash_in = None;
+        }
+        planned || self.fault(p)
     }
 
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
