@@ -282,3 +282,95 @@ impl Desk {
         std::mem::take(&mut self.overflow)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examined(rank: Rank, fresh: Option<Hash>, path: Option<&str>) -> End {
+        let counted = path.map(|path| Token { path: path.into(), base: 1, remote: 1 });
+        End::Examined(Examined { rank, fresh, counted })
+    }
+
+    /// The next piece, as `e path` or `c path`.
+    fn next(desk: &mut Desk) -> String {
+        match desk.next(true) {
+            Some((path, Task::Examine)) => format!("e {path}"),
+            Some((path, Task::CarryOut)) => format!("c {path}"),
+            None => "-".into(),
+        }
+    }
+
+    fn desk(paths: &[(&str, Rank)]) -> Desk {
+        let mut desk = Desk::default();
+        for (path, rank) in paths {
+            assert!(desk.offer(path));
+            assert_eq!(next(&mut desk), format!("e {path}"));
+            desk.ended(path, examined(*rank, None, None));
+        }
+        desk
+    }
+
+    #[test]
+    fn a_name_and_one_above_it_are_never_worked_on_together() {
+        let mut d = desk(&[("d", Rank::Change), ("d/x", Rank::Change), ("d/y", Rank::Change), ("d2", Rank::Change)]);
+        assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("c d".into(), "c d2".into(), "-".into()));
+        d.ended("d", End::Settled);
+        assert_eq!((next(&mut d), next(&mut d)), ("c d/x".into(), "c d/y".into()));
+        d.offer("d");
+        assert_eq!(next(&mut d), "e d");
+        d.ended("d", examined(Rank::Change, None, None));
+        assert_eq!(next(&mut d), "-");
+        assert!(!d.claim("d/x") && !d.claim("d") && !d.claim("d/x/z") && d.claim("d/z"));
+    }
+
+    #[test]
+    fn deletes_wait_until_all_that_was_offered_before_is_examined() {
+        let mut d = Desk::default();
+        for path in ["a", "b", "c"] {
+            d.offer(path);
+        }
+        assert_eq!(next(&mut d), "e a");
+        d.ended("a", examined(Rank::Delete, None, Some("a")));
+        assert_eq!((next(&mut d), next(&mut d)), ("e b".into(), "e c".into()));
+        d.ended("c", examined(Rank::Change, Some(Hash::of(b"c")), None));
+        assert_eq!((next(&mut d), d.is_fresh(&Hash::of(b"c"))), ("c c".into(), true));
+        d.ended("c", End::Settled);
+        assert_eq!((next(&mut d), d.is_fresh(&Hash::of(b"c"))), ("-".into(), false));
+        d.ended("b", examined(Rank::Delete, None, Some("b")));
+        // what comes later does not hold them back for ever
+        d.offer("z");
+        assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
+        assert_eq!(d.next(false), None);
+        assert_eq!(d.deletes().len(), 2);
+    }
+
+    #[test]
+    fn a_held_delete_counts_while_it_is_looked_at_again() {
+        let mut d = Desk::default();
+        d.offer("a");
+        next(&mut d);
+        d.ended("a", examined(Rank::Delete, None, Some("a")));
+        assert_eq!(next(&mut d), "c a");
+        d.ended("a", End::Held);
+        d.wake(false);
+        assert_eq!(next(&mut d), "-");
+        d.wake(true);
+        assert_eq!((d.deletes().len(), next(&mut d)), (1, "e a".into()));
+        d.ended("a", examined(Rank::Change, None, None));
+        assert!(d.deletes().is_empty());
+    }
+
+    #[test]
+    fn what_is_offered_during_work_is_looked_at_after_it() {
+        let mut d = desk(&[("d/x", Rank::Change), ("d", Rank::Change)]);
+        assert_eq!(next(&mut d), "c d");
+        d.offer("d");
+        d.ended("d", End::Settled);
+        assert_eq!(next(&mut d), "e d");
+        d.ended("d", End::Wait(Some("d/x".into())));
+        assert_eq!(next(&mut d), "e d/x");
+        d.ended("d/x", End::Progress);
+        assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("e d/x".into(), "e d".into(), "-".into()));
+    }
+}

@@ -12,7 +12,9 @@ mod check;
 mod hub;
 mod scenes;
 mod side;
+mod state;
 mod tests;
+mod users;
 mod world;
 
 use std::sync::Arc;

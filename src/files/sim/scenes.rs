@@ -259,7 +259,7 @@ fn a_crash_at_any_step_changes_nothing() {
     check("rename", &renamed, &|s| s.hub("z") == 2 && s.hub("y") == 0 && s.here(1, "y") == 0);
     let removed = |s: &mut Scene| {
         two(s);
-        drop(s.world().clients[0].fs.remove("y"));
+        s.world().clients[0].fs.remove("y");
     };
     check("delete", &removed, &|s| s.hub("y") == 0 && s.here(1, "y") == 0);
     let edited_and_removed = |s: &mut Scene| {
