@@ -43,6 +43,11 @@
 //! * *Hooks* run from their records. The number of runs is part of a record's name and synced before the run; the hook
 //!   inherits a lock on the record with its standard input, so a daemon that was killed does not run it beside itself.
 //!
+//! **Files.** The half that keeps a directory in step with the hub ([`files`]) has its heart so far: the three-way merge
+//! ([`files::plan`]), the guard against mass deletion, and the engine that carries decisions out over traits
+//! ([`files::engine`]). Nothing calls it yet. Its tests are a simulation that drives the engine itself through crashes, races,
+//! lost answers and restored hubs, and notices each of its rules when it is switched off ([`files::rules`]).
+//!
 //! # The hub
 //!
 //! ```text
@@ -65,7 +70,8 @@
 //! [`wire`] says what travels, [`messages`] and [`messages::plan`] what a client does with it, [`daemon`] how it runs,
 //! [`hub::store`] what the hub keeps and [`hub`] how it serves. [`disk`] has the durable write and the only renames.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
-//! Deciding is pure ([`messages::plan`], the guard's head parser, tokens, [`backoff`], [`sse`]): it takes the time as a value.
+//! Deciding is pure ([`messages::plan`], [`files::plan`], the guard's head parser, tokens, [`backoff`], [`sse`]): it takes the
+//! time as a value.
 //! `tests/tidy.rs` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 

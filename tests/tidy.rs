@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "src/backoff.rs",
     "src/messages/plan.rs",
     "src/files/plan.rs",
+    "src/files/rules.rs",
     "src/files/conflict.rs",
     "src/files/guard.rs",
     "src/files/engine/desk.rs",

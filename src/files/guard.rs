@@ -39,8 +39,12 @@ pub struct Standing {
 /// Whether deletes may go on. If not, all pending ones are held: which of them were meant is not for us to guess.
 pub fn passes(limits: Limits, s: Standing) -> bool {
     let before = s.files + s.counted;
-    let limit = limits.least.max(before / limits.one_of.max(1));
-    s.counted + s.pending <= limit && !(before >= limits.all && s.pending >= s.files)
+    s.counted + s.pending <= limit(limits, before) && !(before >= limits.all && s.pending >= s.files)
+}
+
+/// How many of so many files may go within the window.
+pub fn limit(limits: Limits, files: u64) -> u64 {
+    limits.least.max(files / limits.one_of.max(1))
 }
 
 /// Deletes of the window. Those of the future count too: a clock that went back opens no gap.

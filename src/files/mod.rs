@@ -20,9 +20,10 @@
 //!    pending in the state, intents and open keys among it.
 //! 5. *Transfers*, any number of threads: [`work`](engine::Engine::work) until it returns `None`, then wait for a poke (after
 //!    an offer, a poll, a wake-up; after one's own progress too, which may have set others free).
-//! 6. *The clock*, one thread: [`wake(false)`](engine::Engine::wake) while anything waits, after the backoff time if the last
-//!    report was [`Later`](engine::Outcome::Later); [`wake(true)`](engine::Engine::wake) every minute, and after
-//!    [`approve`](engine::Engine::approve).
+//!    After a [`Later`](engine::Outcome::Later) no thread calls it for the backoff time: else everything that is due would
+//!    be tried in turn at a hub that is not there.
+//! 6. *The clock*, one thread: [`wake(false)`](engine::Engine::wake) while anything waits, and when the backoff time is over;
+//!    [`wake(true)`](engine::Engine::wake) every few minutes, since what was counted by the guard is forgotten with time.
 //!
 //! A [`Fatal`](engine::Outcome::Fatal) report ends the work on that directory: drop the engine, look at the root, begin again.
 //!

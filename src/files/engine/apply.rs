@@ -311,11 +311,10 @@ impl Engine {
         let state = &self.env.state;
         let minute = clock::millis(self.env.ambient.now()) / 60_000;
         let counted = guard::counted(&state.deletes()?, minute);
-        let others = {
-            let desk = self.desk();
-            (desk.deletes().len() - usize::from(desk.deletes().contains_key(path))) as u64
-        };
-        if !guard::passes(self.options.limits, Standing { files: state.files()?, counted, pending: others + 1 }) {
+        let files = state.files()?;
+        let room = guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
+        let pending = self.desk().other_deletes(path, room) + 1;
+        if !guard::passes(self.options.limits, Standing { files, counted, pending }) {
             return Err(Stop::Held);
         }
         if holds(Rule::GuardIsStored) {

@@ -59,7 +59,7 @@ pub struct Examined {
     pub rank: Rank,
     pub fresh: Option<Hash>,
     /// It is a delete that the guard counts.
-    pub counted: Option<Token>,
+    pub counted: Option<(Token, Hash)>,
 }
 
 /// How work on a path ended.
@@ -84,7 +84,7 @@ pub struct Desk {
     ready: BTreeMap<Rank, BTreeSet<String>>,
     /// Names worked on.
     busy: BTreeSet<String>,
-    deletes: BTreeMap<String, Token>,
+    deletes: BTreeMap<String, (Token, Hash)>,
     fresh: BTreeSet<(Hash, String)>,
     next_seq: u64,
     overflow: bool,
@@ -204,7 +204,7 @@ impl Desk {
 
     fn examined(&mut self, path: &str, found: Examined) {
         match found.counted {
-            Some(token) => drop(self.deletes.insert(path.to_string(), token)),
+            Some(delete) => drop(self.deletes.insert(path.to_string(), delete)),
             None => drop(self.deletes.remove(path)),
         }
         if let Some(hash) = found.fresh {
@@ -258,8 +258,18 @@ impl Desk {
     }
 
     /// Deletes that are due and that the guard counts, held or not; approved ones are not among them.
-    pub fn deletes(&self) -> &BTreeMap<String, Token> {
-        &self.deletes
+    pub fn deletes(&self) -> impl Iterator<Item = &Token> {
+        self.deletes.values().map(|(token, _)| token)
+    }
+
+    /// How many deletes are due beside that of `path`. If they are more than `enough`, those are left out that may be one half of
+    /// a rename.
+    pub fn other_deletes(&self, path: &str, enough: u64) -> u64 {
+        let all = (self.deletes.len() - usize::from(self.deletes.contains_key(path))) as u64;
+        if all <= enough || self.fresh.is_empty() {
+            return all;
+        }
+        self.deletes.iter().filter(|(p, (_, hash))| *p != path && !self.is_fresh(hash)).count() as u64
     }
 
     /// A delete was let through: it counts elsewhere from now on.
@@ -288,7 +298,7 @@ mod tests {
     use super::*;
 
     fn examined(rank: Rank, fresh: Option<Hash>, path: Option<&str>) -> End {
-        let counted = path.map(|path| Token { path: path.into(), base: 1, remote: 1 });
+        let counted = path.map(|path| (Token { path: path.into(), base: 1, remote: 1 }, Hash::of(path.as_bytes())));
         End::Examined(Examined { rank, fresh, counted })
     }
 
@@ -342,7 +352,12 @@ mod tests {
         d.offer("z");
         assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
         assert_eq!(d.next(false), None);
-        assert_eq!(d.deletes().len(), 2);
+        assert_eq!((d.deletes().count(), d.other_deletes("a", 0)), (2, 1));
+        // the other half of a rename may have come
+        d.offer("y");
+        next(&mut d);
+        d.ended("y", examined(Rank::Change, Some(Hash::of(b"b")), None));
+        assert_eq!((d.other_deletes("a", 0), d.other_deletes("a", 1)), (0, 1));
     }
 
     #[test]
@@ -356,9 +371,9 @@ mod tests {
         d.wake(false);
         assert_eq!(next(&mut d), "-");
         d.wake(true);
-        assert_eq!((d.deletes().len(), next(&mut d)), (1, "e a".into()));
+        assert_eq!((d.deletes().count(), next(&mut d)), (1, "e a".into()));
         d.ended("a", examined(Rank::Change, None, None));
-        assert!(d.deletes().is_empty());
+        assert_eq!(d.deletes().count(), 0);
     }
 
     #[test]

@@ -22,7 +22,8 @@ use crate::wire::files::Hash;
 pub enum Fault {
     /// The same again may work: no connection, 408, 429, 5xx, 507, 401 and 403 too. The path stays due.
     Later(Error),
-    /// This path cannot be done until something about it changes: 400, 413, 422, no permission to read or write it.
+    /// This path cannot be done until something about it changes: 400, 413, 422, no permission to read or write it. Of a change
+    /// of the hub it says that nothing was done: it is for answers of the hub, and for what never left.
     Refused(Error),
     /// The disk is full, or would be below its reserve: downloads pause, the rest goes on.
     NoSpace(Error),
@@ -196,7 +197,7 @@ pub trait Tree: Send + Sync {
     fn discard(&self, temp: &str) -> Called<()>;
     /// `rmdir`. `false`: there is none, or it is not empty of everything.
     fn remove_dir(&self, path: &str) -> Called<bool>;
-    /// Whether the rules say that this path does not travel.
+    /// Whether the rules say that this path does not travel, by itself or because of a directory above.
     fn ignored(&self, path: &str) -> bool;
 }
 

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use crate::files::plan::RemoteRow;
 use crate::files::rules::{Rule, holds};
+use crate::relpath;
 
 use super::env::{Called, Changes, Feed, Page, Write};
 use super::{CHUNK, Engine, lock};
@@ -60,8 +61,10 @@ impl Engine {
         if !holds(Rule::CursorWithRows) {
             self.env.state.commit(&[Write::Feed(at)])?;
         }
-        let paths: Vec<String> = page.rows.iter().map(|(path, _)| path.clone()).collect();
-        let rows = page.rows.into_iter().map(|(path, row)| Write::Remote { path, row, listed: listing });
+        // whatever a hub says, it names nothing outside of the directory
+        let named: Vec<(String, RemoteRow)> = page.rows.into_iter().filter(|(path, _)| relpath::check(path).is_ok()).collect();
+        let paths: Vec<String> = named.iter().map(|(path, _)| path.clone()).collect();
+        let rows = named.into_iter().map(|(path, row)| Write::Remote { path, row, listed: listing });
         let mut writes: Vec<Write> = rows.collect();
         if page.last.is_none() && page.more {
             // a hub that says so for ever would be asked for ever

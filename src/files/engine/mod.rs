@@ -195,7 +195,7 @@ impl Engine {
 
     /// Deletes that the guard counts as due. Held are all of them or none.
     pub fn deletes(&self) -> Vec<Token> {
-        self.desk().deletes().values().cloned().collect()
+        self.desk().deletes().cloned().collect()
     }
 
     /// Approves exactly these deletes, in place of all that was approved before.

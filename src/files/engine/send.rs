@@ -6,7 +6,7 @@
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Answer, Change, Condition, From, OpenKey, Write};
+use super::env::{Answer, Change, Condition, Fault, From, OpenKey, Write};
 use super::{Engine, Known, Step, Stop};
 
 /// Candidates that are looked at for one that was renamed, or has the same bytes.
@@ -41,11 +41,16 @@ impl Engine {
             self.commit(generation, &[Write::OpenKey(key.clone())])?;
         }
         let answer = match parcel.local {
-            Some(local) => self.env.transfer.upload(&change, local)?,
-            None => self.env.hub.change(&change)?,
+            Some(local) => self.env.transfer.upload(&change, local),
+            None => self.env.hub.change(&change),
         };
-        match answer {
-            Answer::Made(made) => self.settled(generation, &key, Some(&made), &made).map(|()| true),
+        if let Err(Fault::Refused(_)) = &answer {
+            // an answer too: it was not done
+            self.settled(generation, &key, None, &[])?;
+        }
+        let answer = answer?;
+        match &answer {
+            Answer::Made(made) => self.settled(generation, &key, Some(made), made).map(|()| true),
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
                 // the feed tells what stands there
                 let row = if let Answer::Differs(Some(row)) = &answer { Some(row) } else { None };
@@ -56,8 +61,11 @@ impl Engine {
         }
     }
 
-    /// Asks what became of an open key; if the hub does not know it, it never will.
-    pub(super) fn settle(&self, known: &Known, key: &OpenKey) -> Step {
+    /// Asks what became of an open key; if the hub does not know it, it never will. Of a rename, the new name asks for both.
+    pub(super) fn settle(&self, path: &str, known: &Known, key: &OpenKey) -> Step {
+        if let Some(first) = key.names.first().filter(|first| *first != path) {
+            return Err(Stop::WaitFor(first.clone()));
+        }
         if !holds(Rule::AskOpenKeys) {
             self.settled(known.generation, key, None, &[])?;
             return Ok(true);
@@ -65,6 +73,9 @@ impl Engine {
         let asked = self.env.hub.ask(key.key)?;
         let current = if holds(Rule::CurrentFromKey) { asked.current.as_slice() } else { &[] };
         self.settled(known.generation, key, asked.made.as_deref(), current)?;
+        key.names.iter().filter(|name| *name != path).for_each(|name| {
+            self.offer(name);
+        });
         Ok(true)
     }
 
@@ -76,19 +87,22 @@ impl Engine {
         made: Option<&[(String, RemoteRow)]>,
         current: &[(String, RemoteRow)],
     ) -> Result<(), Stop> {
+        // a hub has no business with names that were not asked about
+        let ours = |rows: &[(String, RemoteRow)]| rows.iter().filter(|(path, _)| key.names.contains(path)).cloned().collect::<Vec<_>>();
+        let (made, current) = (ours(made.unwrap_or_default()), ours(current));
         let mut writes = Vec::new();
-        for (path, row) in made.unwrap_or_default() {
+        for (path, row) in &made {
             let base = self.env.state.rows(path)?.base;
             if key.ours && row.rev > base.rev && !self.env.tree.ignored(path) {
                 let seen = row.entry.and(key.seen).filter(|_| key.names.first() == Some(path));
                 writes.push(Write::Base(path.clone(), BaseRow { rev: row.rev, entry: row.entry, seen }));
             }
         }
-        writes.extend(Engine::remote_writes(made.unwrap_or_default()));
-        writes.extend(Engine::remote_writes(current));
+        writes.extend(Engine::remote_writes(&made));
+        writes.extend(Engine::remote_writes(&current));
         if holds(Rule::CurrentFromKey) {
             // forgotten there since: a feed that has passed does not tell it again
-            let gone = made.unwrap_or_default().iter().filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
+            let gone = made.iter().filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
             writes.extend(gone.map(|(path, row)| Write::Unlisted { path: path.clone(), through: row.rev }));
         }
         writes.push(Write::CloseKey(key.clone()));

@@ -21,8 +21,8 @@ impl Engine {
         let found = match known.plan().action {
             Action::Delete | Action::Trash => {
                 let token = token(path, &known);
-                let counted = self.is_counted(&known)? && !self.is_approved(&token)?;
-                let counted = counted.then_some(token);
+                let counts = self.is_counted(&known)? && !self.is_approved(&token)?;
+                let counted = known.base().entry.filter(|_| counts).map(|was| (token, was.hash));
                 Examined { counted, ..examined(Rank::Delete) }
             }
             Action::Upload => {
@@ -45,7 +45,7 @@ impl Engine {
             return self.finish(path, &known, intent, true);
         }
         if let Some(key) = &known.rows.key {
-            return self.settle(&known, key);
+            return self.settle(path, &known, key);
         }
         if self.is_ignored(path) && holds(Rule::IgnoredIsNotDeleted) {
             return self.leave_alone(path, &known);
