@@ -149,8 +149,11 @@ impl Desk {
         for (rank, paths) in &self.ready {
             let may = |p: &&String| {
                 let before = self.due.get(*p).is_some_and(|d| d.seq < first);
-                (*rank != Rank::Delete || deletes && before) && !self.is_blocked(p)
+                (*rank != Rank::Delete || before) && !self.is_blocked(p)
             };
+            if *rank == Rank::Delete && !deletes {
+                return None;
+            }
             if let Some(path) = paths.iter().find(may).cloned() {
                 self.busy.insert(path.clone());
                 return Some((path, Task::CarryOut));

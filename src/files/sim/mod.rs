@@ -5,8 +5,8 @@
 //! tombstones or is set back. Then quiet, and the checks ([`check`]). Contents have no bytes and time is a counter. Nothing
 //! here decides about files.
 //!
-//! `MESYNC_SIM_SEEDS=N` sets how many seeds are run, `MESYNC_SIM_FIRST=N` the first one; a failure prints its seed and what
-//! happened.
+//! `MESYNC_SIM_SEEDS=N` sets how many seeds are run, `MESYNC_SIM_FIRST=N` the first one, `MESYNC_SIM_MUTANT=NAME` which broken
+//! rules; a failure prints its seed and what happened.
 
 mod check;
 mod hub;

@@ -296,6 +296,49 @@ fn a_directory_that_was_left_empty_does_not_come_back() {
 }
 
 #[test]
+fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() {
+    let mut s = Scene::new(Mutant::None);
+    s.world().config = Config::Guard;
+    let names = |dir: &str| (0..6).map(|n| format!("{dir}/x{n}")).collect::<Vec<_>>();
+    for (n, path) in names("d").iter().enumerate() {
+        s.write(0, path, 10 + n as u64);
+    }
+    s.sync(0);
+    s.sync(1);
+    {
+        let mut w = s.world();
+        for (from, to) in names("d").iter().zip(names("e")) {
+            let node = w.clients[0].fs.remove(from).expect("it is there");
+            w.clients[0].fs.insert(to, node);
+        }
+        let dir = w.clients[0].fs.remove("d").expect("it is there");
+        w.clients[0].fs.insert("e".into(), dir);
+    }
+    let moved = s.world().hub.blobs.len();
+    s.sync(0);
+    s.sync(1);
+    assert_eq!((s.here(1, "e/x5"), s.has(1, 15), s.here(1, "d/x5"), s.world().hub.blobs.len()), (15, true, 0, moved));
+    assert!(s.world().guard.is_empty(), "none of it counted");
+    // all of it goes: nothing does, until somebody says that it may
+    for path in names("e") {
+        s.world().clients[0].fs.remove(&path);
+    }
+    s.sync(0);
+    assert_eq!((s.hub("e/x0"), s.run.engine(0).deletes().len()), (10, 6));
+    // what is approved is exactly what was listed
+    let listed = s.run.engine(0).deletes();
+    s.world().clients[0].listed_tokens.extend(listed.clone());
+    s.other("e/x0", 77, Condition::Rev(listed[0].remote), None);
+    s.run.engine(0).approve(listed).expect("nothing fails here");
+    s.sync(0);
+    let left: Vec<u64> = names("e").iter().map(|p| s.hub(p)).collect();
+    assert_eq!((left, s.here(0, "e/x0")), (vec![77, 0, 0, 0, 0, 0], 77));
+    // the other side deletes: held there as well
+    s.sync(1);
+    assert_eq!((s.here(1, "e/x5"), s.run.engine(1).deletes().len()), (15, 5));
+}
+
+#[test]
 fn threads_do_not_get_in_each_others_way() {
     let mut s = Scene::new(Mutant::None);
     for n in 0..40 {
