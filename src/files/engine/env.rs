@@ -110,8 +110,8 @@ pub struct Asked {
 
 /// The hub, one method a call. Repeats what may be repeated at once (stale connections); waits for nothing else.
 pub trait Hub: Send + Sync {
-    /// `after` 0 begins a full listing; `began` goes with its later pages. Rows with names that
-    /// [`crate::relpath::check`] refuses are left out and logged.
+    /// With `kinds=all`. `after` 0 begins a full listing; `began` goes with its later pages. Rows with names that
+    /// [`crate::relpath::check`] refuses may be left out and logged; the engine believes none of them.
     fn changes(&self, after: u64, began: Option<u64>) -> Called<Changes>;
     /// Changes that need no bytes of this machine: deletes; commits of what the hub has (entries that are known to it).
     fn change(&self, change: &Change) -> Called<Answer>;
@@ -147,7 +147,7 @@ pub trait Transfer: Send + Sync {
     fn upload(&self, change: &Change, local: &Local) -> Called<Answer>;
     /// Makes a temporary name beside `path` that holds `entry` (its kind, mode and mtime set, synced) with the bytes of
     /// `row`, from the first source that has them; verifies the hash. Makes missing directories above. `None`: no source
-    /// has them (any more), or a name above is no directory.
+    /// has them (any more), or a name above is no directory. Leaves no temporary name behind unless it returns it.
     fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>>;
 }
 
@@ -158,7 +158,8 @@ pub enum Look {
     /// Nothing, also when a name above is no directory (links are not followed).
     Absent,
     Here(Local),
-    /// Sockets, devices; what cannot be read: neither there nor absent. Nothing is decided about it.
+    /// Sockets, devices; what cannot be read, or is below what cannot be read: neither there nor absent. Nothing is decided
+    /// about it.
     Unknown(String),
 }
 
