@@ -272,7 +272,7 @@ impl Desk {
         if all <= enough || self.fresh.is_empty() {
             return all;
         }
-        self.deletes.iter().filter(|(p, (_, hash))| *p != path && !self.is_fresh(hash)).count() as u64
+        self.deletes.iter().filter(|(p, (_, hash))| *p != path && !self.has_twin(p, hash)).count() as u64
     }
 
     /// A delete was let through: it counts elsewhere from now on.
@@ -280,9 +280,11 @@ impl Desk {
         self.deletes.remove(path);
     }
 
-    /// Whether something new here has these bytes: a delete of the same is half of a rename then.
-    pub fn is_fresh(&self, hash: &Hash) -> bool {
-        self.fresh.range((*hash, String::new())..).next().is_some_and(|(h, _)| h == hash)
+    /// Whether something new here has these bytes, so that the delete of `path` may be half of a rename. Not if one is above
+    /// the other: then they could not both be worked on.
+    pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
+        let same = self.fresh.range((*hash, String::new())..).take_while(|(h, _)| h == hash);
+        same.map(|(_, p)| p).any(|p| !is_below(p, path) && !is_below(path, p))
     }
 
     /// Paths that are due, waiting and held ones included.
@@ -347,9 +349,9 @@ mod tests {
         d.ended("a", examined(Rank::Delete, None, Some("a")));
         assert_eq!((next(&mut d), next(&mut d)), ("e b".into(), "e c".into()));
         d.ended("c", examined(Rank::Change, Some(Hash::of(b"c")), None));
-        assert_eq!((next(&mut d), d.is_fresh(&Hash::of(b"c"))), ("c c".into(), true));
+        assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("c c".into(), true));
         d.ended("c", End::Settled);
-        assert_eq!((next(&mut d), d.is_fresh(&Hash::of(b"c"))), ("-".into(), false));
+        assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("-".into(), false));
         d.ended("b", examined(Rank::Delete, None, Some("b")));
         // what comes later does not hold them back for ever
         d.offer("z");

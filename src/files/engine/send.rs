@@ -3,7 +3,7 @@
 //! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from, and
 //! may come from a hub that was set back to before our edit. The feed says it.
 
-use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, local_mode, local_mtime, parent};
+use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::env::{Answer, Change, Condition, Fault, From, OpenKey, Write};
@@ -153,7 +153,9 @@ impl Engine {
         if local.entry.is_dir() || known.base().entry.is_some() {
             return Ok(None);
         }
-        for old in self.env.state.with_hash(&local.entry.hash, CANDIDATES)?.into_iter().filter(|old| old != path) {
+        // what is above this name is a directory by now, what is below cannot have been
+        let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
+        for old in self.env.state.with_hash(&local.entry.hash, CANDIDATES)?.into_iter().filter(apart) {
             if !self.desk().claim(&old) {
                 return Err(Stop::Again);
             }
@@ -180,8 +182,9 @@ impl Engine {
 
     /// Deletes on the hub what is gone here.
     pub(super) fn delete(&self, path: &str, known: &Known) -> Step {
-        if let Some(entry) = known.base().entry.filter(|e| !e.is_dir())
-            && self.desk().is_fresh(&entry.hash)
+        // half of a rename, perhaps: the other half takes it along
+        if let Some(entry) = known.base().entry.filter(|e| !e.is_dir() && known.node.is_none())
+            && self.desk().has_twin(path, &entry.hash)
         {
             return Err(Stop::Again);
         }

@@ -296,6 +296,26 @@ fn a_directory_that_was_left_empty_does_not_come_back() {
 }
 
 #[test]
+fn a_file_that_is_moved_into_a_directory_of_its_own_name_is_no_rename() {
+    let mut s = Scene::new(Mutant::None);
+    s.write(0, "d", 1);
+    s.sync(0);
+    let node = s.world().clients[0].fs.remove("d").expect("it is there");
+    s.world().clients[0].make_parents("d/z");
+    s.world().clients[0].fs.insert("d/z".into(), node);
+    s.sync(0);
+    s.sync(1);
+    assert_eq!((s.hub("d"), s.hub("d/z"), s.here(1, "d/z")), (0, 1, 1));
+    // and back
+    let node = s.world().clients[0].fs.remove("d/z").expect("it is there");
+    s.world().clients[0].fs.insert("d".into(), node);
+    s.other("q", 2, Condition::Nothing, None);
+    s.sync(0);
+    s.sync(1);
+    assert_eq!((s.hub("d"), s.hub("d/z"), s.here(1, "d")), (1, 0, 1));
+}
+
+#[test]
 fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() {
     let mut s = Scene::new(Mutant::None);
     s.world().config = Config::Guard;
