@@ -38,10 +38,7 @@ impl Engine {
         match self.env.tree.place(path, &staged, stamp.as_ref())? {
             Moved::Done => self.finish(path, known, &intent, false),
             Moved::Taken | Moved::Changed => {
-                // in this order: an intent whose temporary name is gone says that the rename has happened
-                self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
-                self.env.tree.discard(&staged.temp)?;
-                self.prune(path, known)?;
+                self.clear_away(path, known, &staged.temp)?;
                 Err(Stop::Again)
             }
         }
@@ -136,45 +133,48 @@ impl Engine {
 
     /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
     pub(super) fn finish(&self, path: &str, known: &Known, intent: &Intent, late: bool) -> Step {
-        let base = match intent {
-            Intent::Place { row, mode, over, staged, .. } => match self.was_placed(path, over.as_ref(), staged, late)? {
-                true => {
-                    let seen = self.env.tree.stamp(path)?.filter(|now| now.same_but_for_ctime(&staged.stamp));
-                    // written to since: equal to nothing, so that it is looked at
-                    let seen = seen.unwrap_or(Stamp { ctime: 0, ..staged.stamp });
-                    let seen = seen_with(*mode, row.entry.as_ref(), seen);
-                    Some(BaseRow { rev: row.rev, entry: row.entry, seen: Some(seen) })
+        match intent {
+            Intent::Place { generation, row, mode, over, staged } => {
+                if !self.was_placed(path, over.as_ref(), staged, late)? {
+                    return self.clear_away(path, known, &staged.temp);
                 }
-                false => None,
-            },
-            Intent::Mode { was, mode, then, .. } => {
+                let seen = self.env.tree.stamp(path)?.filter(|now| now.same_but_for_ctime(&staged.stamp));
+                // written to since: equal to nothing, so that it is looked at
+                let seen = seen.unwrap_or(Stamp { ctime: 0, ..staged.stamp });
+                let seen = Some(seen_with(*mode, row.entry.as_ref(), seen));
+                self.finished(path, known, *generation, Some(BaseRow { rev: row.rev, entry: row.entry, seen }))?;
+                self.env.tree.discard(&staged.temp)?;
+            }
+            Intent::Clear { temp } => return self.clear_away(path, known, temp),
+            Intent::Mode { generation, was, mode, then } => {
                 // a filesystem that cannot keep it gets it once more, and then the base
                 let now = self.env.tree.stamp(path)?.filter(|now| now.mode != was.mode);
                 let untouched = |now: &Stamp| now.same_but_for_ctime(&Stamp { mode: *mode, ..*was });
-                now.map(|now| with_mode(then, if untouched(&now) { now } else { Stamp { ctime: 0, ..*was } }, *mode))
+                let seen = now.map(|now| if untouched(&now) { now } else { Stamp { ctime: 0, ..*was } });
+                self.finished(path, known, *generation, seen.map(|seen| with_mode(then, seen, *mode)))?;
             }
-            Intent::Leave { then, what, to, trash, .. } => match self.has_left(path, what, to, *trash)? {
-                true => {
-                    if *trash && holds(Rule::PruneFirst) {
-                        self.prune(path, known)?;
-                    }
-                    Some(then.clone())
+            Intent::Leave { generation, then, what, to, trash } => {
+                let left = self.has_left(path, what, to, *trash)?;
+                // the directories first: a crash between must not leave them behind
+                if left && *trash && holds(Rule::PruneFirst) {
+                    self.prune(path, known)?;
                 }
-                false => None,
-            },
-        };
-        let (Intent::Place { generation, .. } | Intent::Leave { generation, .. } | Intent::Mode { generation, .. }) = intent;
-        let happened = base.is_some();
-        self.finished(path, known, *generation, base)?;
-        if let Intent::Place { staged, .. } = intent {
-            self.env.tree.discard(&staged.temp)?;
-            if !happened {
-                self.prune(path, known)?;
+                self.finished(path, known, *generation, left.then(|| then.clone()))?;
+                if left && *trash && !holds(Rule::PruneFirst) {
+                    self.prune(path, known)?;
+                }
             }
         }
-        if happened && !holds(Rule::PruneFirst) && matches!(intent, Intent::Leave { trash: true, .. }) {
-            self.prune(path, known)?;
-        }
+        Ok(true)
+    }
+
+    /// Removes a temporary name that nothing came of, and the directories that were made for it.
+    fn clear_away(&self, path: &str, known: &Known, temp: &str) -> Step {
+        // said first: an intent to place whose temporary name is gone says that it happened
+        self.commit(known.generation, &[Write::Intent(path.to_string(), Some(Intent::Clear { temp: temp.to_string() }))])?;
+        self.env.tree.discard(temp)?;
+        self.prune(path, known)?;
+        self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
         Ok(true)
     }
 
@@ -266,8 +266,7 @@ impl Engine {
                 _ => break,
             }
         }
-        self.env.tree.discard(temp)?;
-        self.prune(temp, &self.know(temp)?)
+        self.clear_away(temp, &self.know(temp)?, temp).map(drop)
     }
 
     /// Removes the directories above that its last entry has left empty, unless they count by themselves.

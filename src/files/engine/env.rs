@@ -226,6 +226,8 @@ pub enum Intent {
         /// The base of the path from then on. `seen` `None`: what `stat` shows then.
         then: BaseRow,
     },
+    /// Nothing took the path: the temporary name is to go, and the directories that were made for it.
+    Clear { temp: String },
     /// The path is to be moved to `to`: into the trash, or aside under the name of a conflict copy. `to` exists: it was.
     Leave {
         generation: u64,

@@ -201,9 +201,9 @@ fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
     assert_eq!((copies, s.hub("d/x"), s.hub("d")), (2, 9, 0), "{live:?}");
 }
 
-/// Runs a scene again and again, with a crash at its first, second, … step while client 0 is at work; `true`: it came out well
-/// each time.
-fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), after: impl Fn(&Scene) -> bool) -> bool {
+/// Runs a scene again and again, with a crash at its first, second, … step while client 0 is at work, and something else that
+/// happens before it starts again; `true`: it came out well each time.
+fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), meanwhile: impl Fn(&mut Scene), after: impl Fn(&Scene) -> bool) -> bool {
     for step in 1..200 {
         let mut s = Scene::new(mutant);
         before(&mut s);
@@ -211,6 +211,7 @@ fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), after: impl Fn(&
         s.world().crash_in = Some(step);
         s.work(0);
         let crashed = s.world().crash_in.take().is_none();
+        meanwhile(&mut s);
         s.sync(0);
         s.sync(1);
         s.sync(0);
@@ -229,7 +230,7 @@ fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), after: impl Fn(&
 #[test]
 fn a_crash_at_any_step_changes_nothing() {
     let check = |name: &str, before: &dyn Fn(&mut Scene), after: &dyn Fn(&Scene) -> bool| {
-        assert!(with_each_crash(Mutant::None, before, after), "{name}");
+        assert!(with_each_crash(Mutant::None, before, |_| (), after), "{name}");
     };
     let two = |s: &mut Scene| {
         s.write(0, "d/x", 1);
@@ -291,8 +292,22 @@ fn a_directory_that_was_left_empty_does_not_come_back() {
         s.other("d/x", 0, Condition::Rev(rev), None);
     };
     let gone = |s: &Scene| !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none();
-    assert!(with_each_crash(Mutant::None, before, gone));
-    assert!(!with_each_crash(Mutant::Engine(Rule::PruneFirst), before, gone));
+    assert!(with_each_crash(Mutant::None, before, |_| (), gone));
+    assert!(!with_each_crash(Mutant::Engine(Rule::PruneFirst), before, |_| (), gone));
+}
+
+#[test]
+fn what_is_in_the_trash_was_not_deleted_by_its_user() {
+    let before = |s: &mut Scene| {
+        s.write(0, "y", 2);
+        s.sync(0);
+        s.other("y", 0, Condition::Rev(1), None);
+    };
+    // the same bytes come back before anybody finds out how far the move to the trash had come
+    let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
+    let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
+    assert!(with_each_crash(Mutant::None, before, again, here));
+    assert!(!with_each_crash(Mutant::Engine(Rule::TrashIntent), before, again, here));
 }
 
 #[test]

@@ -151,10 +151,14 @@ impl World {
                 mtime = old.filter(|_| self.chance() < 0.5);
             }
         }
-        let old = if self.clients[i].fs.contains_key(&path) { self.kill(i, &path, true) } else { None };
-        if let Some(old) = old.as_ref().filter(|o| o.content == content) {
-            mtime = Some(old.mtime);
+        let (ino, ctime) = (self.fresh(), self.fresh());
+        if let Some(same) = self.clients[i].fs.get_mut(&path).filter(|n| n.content == content) {
+            // saved without a change: nothing that was not meant before
+            (same.ino, same.ctime) = (ino, ctime);
+            self.clients[i].queue.push(path);
+            return;
         }
+        let old = if self.clients[i].fs.contains_key(&path) { self.kill(i, &path, true) } else { None };
         let kind = if !legacy && self.chance() < 0.08 { Kind::Symlink } else { Kind::File };
         if old.as_ref().is_some_and(|o| o.kind != kind) {
             // its mode goes with the old one
