@@ -93,7 +93,10 @@ impl Engine {
         let mut writes = Vec::new();
         for (path, row) in &made {
             let base = self.env.state.rows(path)?.base;
-            if key.ours && row.rev > base.rev && !self.env.tree.ignored(path) {
+            if key.ours && self.env.tree.ignored(path) {
+                // it leaves the base; the old one would say that this change was never made
+                writes.push(Write::Base(path.clone(), BaseRow::default()));
+            } else if key.ours && row.rev > base.rev {
                 let seen = row.entry.and(key.seen).filter(|_| key.names.first() == Some(path));
                 writes.push(Write::Base(path.clone(), BaseRow { rev: row.rev, entry: row.entry, seen }));
             }

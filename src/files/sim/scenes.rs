@@ -311,6 +311,47 @@ fn what_is_in_the_trash_was_not_deleted_by_its_user() {
 }
 
 #[test]
+fn what_is_ignored_from_now_on_is_not_deleted() {
+    check(Rule::IgnoredIsNotDeleted, |s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        s.sync(1);
+        s.world().clients[0].ignored.insert("a".into());
+        s.sync(0);
+        s.sync(1);
+        let kept = s.hub("a") == 1 && s.here(0, "a") == 1 && s.here(1, "a") == 1;
+        // no more: equal again, so nothing happens; had it been removed meanwhile, it would come back
+        s.world().clients[0].ignored.clear();
+        s.sync(0);
+        kept && s.hub("a") == 1 && s.world().hub.rev == 1
+    });
+}
+
+#[test]
+fn an_answer_that_comes_while_a_path_is_ignored_leaves_no_old_base() {
+    let s = Scene::new(Mutant::None);
+    s.write(0, "a", 1);
+    s.sync(0);
+    s.write(0, "a", 2);
+    s.world().lose_answers = true;
+    s.work(0);
+    s.world().lose_answers = false;
+    // back to what it was, and ignored just while the key is asked about
+    s.write(0, "a", 1);
+    s.poll_all(0);
+    s.world().clients[0].ignored.insert("a".into());
+    let engine = s.run.engine(0);
+    offer(&engine, &["a".to_string()]);
+    engine.wake(false);
+    while s.world().clients[0].rows("a").key.is_some() {
+        assert!(engine.work().is_some());
+    }
+    s.world().clients[0].ignored.clear();
+    s.sync(0);
+    assert!(s.has(0, 1) && s.has(0, 2));
+}
+
+#[test]
 fn a_file_that_is_moved_into_a_directory_of_its_own_name_is_no_rename() {
     let mut s = Scene::new(Mutant::None);
     s.write(0, "d", 1);

@@ -89,7 +89,6 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::UnlistedKeepsBase), Config::Drop, 0),
     (Mutant::Engine(Rule::ClashIsResolved), Config::Plain, 0),
     (Mutant::Engine(Rule::OrderBelow), Config::Single, 0),
-    (Mutant::Engine(Rule::IgnoredIsNotDeleted), Config::Ignore, 0),
     (Mutant::Engine(Rule::Guard), Config::Guard, 0),
     (Mutant::Engine(Rule::GuardIsStored), Config::Guard, 0),
 ];
