@@ -1,6 +1,7 @@
 //! Brings paths into step one by one, over the traits of [`env`]; any number of threads may do so at once.
 //!
-//! It starts no thread, waits for nothing but its environment, and holds no lock while that works. Files by responsibility:
+//! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
+//! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
 //! [`desk`] what is due and what goes next, [`feed`] the hub's changes, [`step`] one path, [`clash`] a file against a
 //! directory, [`send`] changes of the hub and what became of them, [`apply`] changes of the tree and what became of them.
 //!
