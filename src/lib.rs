@@ -50,6 +50,11 @@
 //! later goes on with. `s3em`, the server of `s3ec`, has no chunks and no revisions: there files go whole. Which server and
 //! which key is for [`credentials`] to say; [`login`] is the file that `s3ec` reads too.
 //!
+//! **Files.** The half that keeps a directory in step with the hub ([`files`]) has its heart so far: the three-way merge
+//! ([`files::plan`]), the guard against mass deletion, and the engine that carries decisions out over traits
+//! ([`files::engine`]). Nothing calls it yet. Its tests are a simulation that drives the engine itself through crashes, races,
+//! lost answers and restored hubs, and notices each of its rules when it is switched off ([`files::rules`]).
+//!
 //! # The hub
 //!
 //! ```text
@@ -86,6 +91,9 @@
 //! serves. [`disk`] has the durable write and the only renames.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
 //! Deciding is pure ([`messages::plan`], the parsers of heads and forms, tokens, [`backoff`], [`sse`]): it takes the time as a value.
+//!
+//! Deciding is pure ([`messages::plan`], [`files::plan`], the guard's head parser, tokens, [`backoff`], [`sse`]): it takes the
+//! time as a value.
 //! `tests/tidy.rs` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 
@@ -99,6 +107,7 @@ pub mod credentials;
 pub mod daemon;
 pub mod disk;
 pub mod error;
+pub mod files;
 pub mod hub;
 pub mod logger;
 pub mod login;

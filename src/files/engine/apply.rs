@@ -1,0 +1,336 @@
+//! Changes of the tree: each with an intent that is durable before the act, and finished the same way after a crash.
+
+use crate::clock;
+use crate::files::conflict::{copy_name, trash_name};
+use crate::files::guard::{self, Standing};
+use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
+use crate::files::rules::{Rule, holds};
+
+use super::env::{Intent, Look, Moved, Rows, Source, Staged, Token, Write};
+use super::send::CANDIDATES;
+use super::step::{in_step, seen_with, token};
+use super::{CHUNK, Engine, Known, Step, Stop};
+
+impl Engine {
+    // -- the hub's version comes ----------------------------------------------------------------------------------------------
+
+    /// Puts the hub's version under its name: complete under a temporary name first, then by one rename.
+    pub(super) fn place(&self, path: &str, known: &Known, over: Option<Local>, mode: u32) -> Step {
+        let Some(theirs) = known.remote().entry else { return Err(Stop::Again) };
+        if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
+            let seen = Stamp { mode: node.stamp.mode, ..node.stamp };
+            self.commit(known.generation, &[Write::Base(path.to_string(), in_step(known, Some(seen)))])?;
+            return Ok(true);
+        }
+        let entry = Entry { mode, ..theirs };
+        let sources = self.sources(path, &theirs)?;
+        // the hub has it no more: the feed will say so
+        let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources)? else { return Err(Stop::Again) };
+        let intent = Intent::Place { generation: known.generation, row: known.remote().clone(), mode, over, staged: staged.clone() };
+        if holds(Rule::ApplyIntent) {
+            let written = self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))]);
+            if let Err(stop) = written {
+                self.env.tree.discard(&staged.temp)?;
+                return Err(stop);
+            }
+        }
+        let stamp = over.map(|l| l.stamp);
+        match self.env.tree.place(path, &staged, stamp.as_ref())? {
+            Moved::Done => self.finish(path, known, &intent, false),
+            Moved::Taken | Moved::Changed => {
+                self.clear_away(path, known, &staged.temp)?;
+                Err(Stop::Again)
+            }
+        }
+    }
+
+    /// A rename travels without bytes: they are looked for here first.
+    fn sources(&self, path: &str, theirs: &Entry) -> Result<Vec<Source>, Stop> {
+        if theirs.is_dir() {
+            return Ok(Vec::new());
+        }
+        let here = self.env.state.with_hash(&theirs.hash, CANDIDATES)?.into_iter().filter(|p| p != path).map(Source::Tree);
+        Ok(here.chain([Source::Trash, Source::Hub]).collect())
+    }
+
+    // -- what is here leaves --------------------------------------------------------------------------------------------------
+
+    /// The local file takes its conflict name. The intent keeps its absence from looking like somebody's delete.
+    pub(super) fn aside(&self, path: &str, known: &Known, local: &Local, then: BaseRow) -> Step {
+        for nth in 1.. {
+            let copy = copy_name(path, &local.entry, nth);
+            let taken = match self.env.tree.look(&copy, None)? {
+                Look::Absent => return self.leave(path, known, local, then, copy, false),
+                Look::Here(there) => Some(there),
+                Look::Unknown(_) => None,
+            };
+            if taken.is_some_and(|there| there.entry.same_body(&local.entry)) {
+                // the same bytes are there already
+                return self.leave(path, known, local, then, self.trash_slot(path, local)?, true);
+            }
+        }
+        Err(Stop::Again)
+    }
+
+    /// Moves to the trash what the hub has deleted.
+    pub(super) fn remove(&self, path: &str, known: &Known, local: &Local) -> Step {
+        let then = in_step(known, None);
+        if local.entry.is_dir() {
+            self.env.tree.remove_dir(path)?;
+            self.prune(path, known)?;
+            self.commit(known.generation, &[Write::Base(path.to_string(), then)])?;
+            return Ok(true);
+        }
+        self.pass_guard(path, known)?;
+        let slot = self.trash_slot(path, local)?;
+        self.leave(path, known, local, then, slot, true)
+    }
+
+    fn leave(&self, path: &str, known: &Known, what: &Local, then: BaseRow, to: String, trash: bool) -> Step {
+        let intent = Intent::Leave { generation: known.generation, then, what: *what, to: to.clone(), trash };
+        if !trash || holds(Rule::TrashIntent) {
+            self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))])?;
+        }
+        match self.env.tree.shift(path, &to, Some(&what.stamp))? {
+            Moved::Done => {
+                let done = self.finish(path, known, &intent, false);
+                if !trash {
+                    self.offer(&to);
+                }
+                done
+            }
+            Moved::Taken | Moved::Changed => {
+                self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
+                Err(Stop::Again)
+            }
+        }
+    }
+
+    /// A name in the trash that is free.
+    fn trash_slot(&self, path: &str, what: &Local) -> Result<String, Stop> {
+        let now = clock::millis(self.env.ambient.now()) as i64 * 1_000_000;
+        for nth in 1.. {
+            let slot = trash_name(path, &what.entry, now, nth);
+            if self.env.tree.stamp(&slot)?.is_none() {
+                return Ok(slot);
+            }
+        }
+        Err(Stop::Again)
+    }
+
+    /// Sets the mode of what is here, and then the base. The intent keeps what a person sets after that from looking like what
+    /// was there before it.
+    pub(super) fn change_mode(&self, path: &str, known: &Known, local: &Local, mode: u32, then: BaseRow) -> Step {
+        let intent = Intent::Mode { generation: known.generation, was: local.stamp, mode, then: then.clone() };
+        self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent))])?;
+        let stamp = self.env.tree.set_mode(path, &local.stamp, mode)?;
+        let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode));
+        self.finished(path, known, known.generation, base)?;
+        if stamp.is_some() { Ok(true) } else { Err(Stop::Again) }
+    }
+
+    // -- what became of it ----------------------------------------------------------------------------------------------------
+
+    /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
+    pub(super) fn finish(&self, path: &str, known: &Known, intent: &Intent, late: bool) -> Step {
+        match intent {
+            Intent::Place { generation, row, mode, over, staged } => {
+                if !self.was_placed(path, over.as_ref(), staged, late)? {
+                    return self.clear_away(path, known, &staged.temp);
+                }
+                let seen = self.env.tree.stamp(path)?.filter(|now| now.same_but_for_ctime(&staged.stamp));
+                // written to since: equal to nothing, so that it is looked at
+                let seen = seen.unwrap_or(Stamp { ctime: 0, ..staged.stamp });
+                let seen = Some(seen_with(*mode, row.entry.as_ref(), seen));
+                self.finished(path, known, *generation, Some(BaseRow { rev: row.rev, entry: row.entry, seen }))?;
+                self.env.tree.discard(&staged.temp)?;
+            }
+            Intent::Clear { temp } => return self.clear_away(path, known, temp),
+            Intent::Mode { generation, was, mode, then } => {
+                // a filesystem that cannot keep it gets it once more, and then the base
+                let now = self.env.tree.stamp(path)?.filter(|now| now.mode != was.mode);
+                let untouched = |now: &Stamp| now.same_but_for_ctime(&Stamp { mode: *mode, ..*was });
+                let seen = now.map(|now| if untouched(&now) { now } else { Stamp { ctime: 0, ..*was } });
+                self.finished(path, known, *generation, seen.map(|seen| with_mode(then, seen, *mode)))?;
+            }
+            Intent::Leave { generation, then, what, to, trash } => {
+                let left = self.has_left(path, what, to, *trash)?;
+                // the directories first: a crash between must not leave them behind
+                if left && *trash && holds(Rule::PruneFirst) {
+                    self.prune(path, known)?;
+                }
+                self.finished(path, known, *generation, left.then(|| then.clone()))?;
+                if left && *trash && !holds(Rule::PruneFirst) {
+                    self.prune(path, known)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes a temporary name that nothing came of, and the directories that were made for it.
+    fn clear_away(&self, path: &str, known: &Known, temp: &str) -> Step {
+        // said first: an intent to place whose temporary name is gone says that it happened
+        self.commit(known.generation, &[Write::Intent(path.to_string(), Some(Intent::Clear { temp: temp.to_string() }))])?;
+        self.env.tree.discard(temp)?;
+        self.prune(path, known)?;
+        self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
+        Ok(true)
+    }
+
+    /// Closes an intent, with the base if it was carried out.
+    fn finished(&self, path: &str, known: &Known, generation: u64, base: Option<BaseRow>) -> Result<(), Stop> {
+        // what was decided before all was forgotten says nothing about the revisions of now
+        let base = base.filter(|_| generation == known.generation).map(|base| Write::Base(path.to_string(), base));
+        let writes: Vec<Write> = base.into_iter().chain([Write::Intent(path.to_string(), None)]).collect();
+        self.commit(known.generation, &writes)
+    }
+
+    /// Whether what was staged took its name; then keeps what came out of there, if that is not what was planned on.
+    fn was_placed(&self, path: &str, over: Option<&Local>, staged: &Staged, late: bool) -> Result<bool, Stop> {
+        let Some(held) = self.env.tree.stamp(&staged.temp)? else {
+            // gone: the rename happened. But what shows every sign of the old file is the old file
+            let now = self.env.tree.stamp(path)?;
+            return Ok(over.is_none_or(|l| now != Some(l.stamp)));
+        };
+        if held.inode == staged.stamp.inode || late && !holds(Rule::CompareInode) {
+            return Ok(false);
+        }
+        let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
+        if !expected && holds(Rule::LookAtWhatCameOut) {
+            self.keep_what_came_out(path, over, &staged.temp)?;
+        }
+        Ok(true)
+    }
+
+    fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str) -> Result<(), Stop> {
+        let Look::Here(held) = self.env.tree.look(temp, None)? else { return Ok(()) };
+        if held.entry.is_dir() {
+            return Ok(());
+        }
+        if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
+            // only its mode was changed: that is a change of what stands there now
+            if let Some(now) = self.env.tree.stamp(path)?.filter(|_| over.entry.mode != held.entry.mode) {
+                self.env.tree.set_mode(path, &now, held.entry.mode)?;
+            }
+            return Ok(());
+        }
+        for nth in 1.. {
+            let copy = copy_name(path, &held.entry, nth);
+            if let Look::Here(there) = self.env.tree.look(&copy, None)?
+                && there.entry.same_body(&held.entry)
+            {
+                return Ok(());
+            }
+            if self.env.tree.shift(temp, &copy, None)? == Moved::Done {
+                self.offer(&copy);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a path was moved to `to`. What is in the trash and was not meant goes back.
+    fn has_left(&self, path: &str, what: &Local, to: &str, trash: bool) -> Result<bool, Stop> {
+        let Some(there) = self.env.tree.stamp(to)? else { return Ok(false) };
+        if !trash || there.same_but_for_ctime(&what.stamp) || !holds(Rule::LookInTrash) {
+            return Ok(true);
+        }
+        if self.env.tree.shift(to, path, None)? == Moved::Done {
+            return Ok(false);
+        }
+        // somebody has put something else there meanwhile: both stay
+        let Look::Here(found) = self.env.tree.look(to, None)? else { return Ok(false) };
+        for nth in 1.. {
+            let copy = copy_name(path, &found.entry, nth);
+            if self.env.tree.shift(to, &copy, None)? == Moved::Done {
+                self.offer(&copy);
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// See [`Engine::clear`].
+    pub(super) fn clear_one(&self, temp: &str) -> Result<(), Stop> {
+        let dir = parent(temp).unwrap_or("");
+        let mut after = String::new();
+        loop {
+            let rows = self.env.state.below(dir, &after, CHUNK)?;
+            let knows = |rows: &Rows| matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
+            if rows.iter().any(|(_, rows)| knows(rows)) {
+                return Ok(());
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                _ => break,
+            }
+        }
+        self.clear_away(temp, &self.know(temp)?, temp).map(drop)
+    }
+
+    /// Removes the directories above that its last entry has left empty, unless they count by themselves.
+    pub(super) fn prune(&self, path: &str, known: &Known) -> Result<(), Stop> {
+        for up in std::iter::successors(parent(path), |p| parent(p)) {
+            let Some(stamp) = self.env.tree.stamp(up)? else { continue };
+            let rows = self.env.state.rows(up)?;
+            let theirs = rows.remote.entry.filter(|e| e.is_dir());
+            if theirs.is_some() && rows.base.entry.is_none() {
+                let base = BaseRow { rev: rows.remote.rev, entry: theirs, seen: Some(stamp) };
+                self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
+            }
+            let counts = theirs.is_some() || rows.base.entry.is_some_and(|e| e.is_dir());
+            if counts || !self.env.tree.remove_dir(up)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    // -- the guard ------------------------------------------------------------------------------------------------------------
+
+    /// Whether the delete that is planned counts: of a file or link that does not go on under another name.
+    pub(super) fn is_counted(&self, known: &Known) -> Result<bool, Stop> {
+        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(false) };
+        let Some(to) = &known.remote().renamed_to else { return Ok(true) };
+        let goes_on = self.env.state.rows(to)?.remote.entry.is_some_and(|e| e.same_body(&was));
+        Ok(!goes_on)
+    }
+
+    /// Lets a delete through and counts it, durably, before it happens.
+    pub(super) fn pass_guard(&self, path: &str, known: &Known) -> Result<(), Stop> {
+        if self.options.allow_deletes || !holds(Rule::Guard) || !self.is_counted(known)? {
+            return Ok(());
+        }
+        let token = token(path, known);
+        let _one_by_one = super::lock(&self.weighing);
+        if self.is_approved(&token)? {
+            return Ok(());
+        }
+        let state = &self.env.state;
+        let minute = clock::millis(self.env.ambient.now()) / 60_000;
+        let counted = guard::counted(&state.deletes()?, minute);
+        let files = state.files()?;
+        let room = guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
+        let pending = self.desk().other_deletes(path, room) + 1;
+        if !guard::passes(self.options.limits, Standing { files, counted, pending }) {
+            return Err(Stop::Held);
+        }
+        if holds(Rule::GuardIsStored) {
+            let forget = Write::ForgetDeletes { before: guard::forgotten_before(minute) };
+            self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
+        }
+        self.desk().let_through(path);
+        Ok(())
+    }
+
+    pub(super) fn is_approved(&self, token: &Token) -> Result<bool, Stop> {
+        Ok(self.env.state.approved(token)?)
+    }
+}
+
+/// The base after a change of mode: `seen`, where it is still to be told, is `stamp` with the mode that is in step.
+fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32) -> BaseRow {
+    let seen = Some(Stamp { mode, ..then.seen.unwrap_or(stamp) });
+    BaseRow { seen, ..then.clone() }
+}

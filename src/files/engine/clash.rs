@@ -1,0 +1,141 @@
+//! A file against a directory at one name: the directory keeps it, the file takes its conflict name, on the hub too.
+//!
+//! A link counts as a file here. Decided only when the feed has said that this is all, since what is below may be on its way
+//! out.
+
+use crate::files::conflict::copy_name;
+use crate::files::plan::{Action, BaseRow, Entry, plan};
+use crate::files::rules::{Rule, holds};
+
+use super::env::{Condition, From};
+use super::send::Parcel;
+use super::{CHUNK, Engine, Known, Step, Stop, is_file, lock, takes_away};
+
+/// What is known to be below a name.
+#[derive(Default)]
+struct Below {
+    /// Something will be there when all is in step.
+    wanted: bool,
+    /// Something that was in step is about to go from here.
+    going: bool,
+    /// The hub has something there.
+    live: bool,
+}
+
+impl Engine {
+    /// `true`: something was done about it. An error: the path waits. `false`: there is no clash.
+    pub(super) fn clash(&self, path: &str, known: &Known) -> Step {
+        let here = is_file(known.node.map(|n| n.entry).as_ref());
+        let there = is_file(known.remote().entry.as_ref());
+        let dir = known.local.filter(|l| l.entry.is_dir());
+        if !here && !there && dir.is_none() {
+            return Ok(false);
+        }
+        let below = self.below(path, known)?;
+        let action = known.plan().action;
+        if dir.is_some() && below.going && self.env.tree.is_empty(path)? {
+            // it is empty because of us: it goes with its last entry
+            return Err(Stop::Again);
+        }
+        if takes_away(action) || !(here || there) {
+            return Ok(false);
+        }
+        if !(below.wanted || action == Action::Conflict && dir.is_some()) {
+            let first_below = action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
+            return if first_below { Err(Stop::Again) } else { Ok(false) };
+        }
+        if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed) {
+            return Err(Stop::Again);
+        }
+        let edited = known.local.filter(|l| !known.base().entry.is_some_and(|b| l.entry.same_body(&b)));
+        match (edited, known.remote().entry) {
+            (Some(local), _) if here && matches!(action, Action::Upload | Action::Conflict) => {
+                // an upload: the hub's row is what was edited, and goes as a delete
+                let then = if action == Action::Upload { known.base().clone() } else { BaseRow::default() };
+                self.aside(path, known, &local, then)
+            }
+            (_, Some(theirs)) if there => {
+                let mode = known.local.filter(|_| here).map_or(theirs.mode, |l| l.entry.mode);
+                self.rename_on_hub(path, known, Entry { mode, ..theirs })
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Moves the hub's file to a name that is free on both sides. Never onto an equal file: who has that one at hand may be
+    /// editing it, and the bytes would be gone with that edit.
+    fn rename_on_hub(&self, path: &str, known: &Known, entry: Entry) -> Step {
+        for nth in 1.. {
+            let copy = copy_name(path, &entry, nth);
+            let rows = self.env.state.rows(&copy)?;
+            if rows.key.is_some() || rows.intent.is_some() {
+                return Err(Stop::WaitFor(copy));
+            }
+            if rows.remote.entry.is_some() || rows.base.entry.is_some() || self.env.tree.stamp(&copy)?.is_some() {
+                continue;
+            }
+            if !self.desk().claim(&copy) {
+                return Err(Stop::Again);
+            }
+            let from = Some(From { path: path.to_string(), rev: known.remote().rev });
+            let parcel = Parcel { path: copy.clone(), entry: Some(entry), condition: Condition::Nothing, from, local: None, ours: false };
+            let sent = self.send(known.generation, parcel);
+            let mut desk = self.desk();
+            desk.release(&copy);
+            desk.offer(&copy);
+            return sent;
+        }
+        Err(Stop::Again)
+    }
+
+    /// Looks at all that is known below a name. What is open there goes first.
+    fn below(&self, path: &str, known: &Known) -> Result<Below, Stop> {
+        let mut found = Below::default();
+        let mut after = String::new();
+        loop {
+            let rows = self.env.state.below(path, &after, CHUNK)?;
+            for (below, rows) in &rows {
+                if rows.intent.is_some() || rows.key.is_some() && known.node.is_some() {
+                    return Err(Stop::WaitFor(below.clone()));
+                }
+                found.live |= rows.remote.entry.is_some();
+                if self.env.tree.ignored(below) {
+                    found.wanted |= rows.remote.entry.is_some();
+                    continue;
+                }
+                let node = self.look(below, &rows.base)?;
+                let local = self.counts(below, &rows.base, node)?;
+                let action = plan(&rows.base, local.as_ref(), &rows.remote).action;
+                let stays = action == Action::Nothing && rows.base.entry.is_some();
+                found.wanted |= stays || action != Action::Nothing && !takes_away(action);
+                found.going |= rows.base.entry.is_some() && matches!(action, Action::Trash | Action::Forget);
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                _ => break,
+            }
+        }
+        if !found.wanted && known.node.is_some_and(|n| n.entry.is_dir()) {
+            found.wanted = self.has_news_below(path)?;
+        }
+        Ok(found)
+    }
+
+    /// Whether there is something in the tree below that is only here.
+    fn has_news_below(&self, path: &str) -> Result<bool, Stop> {
+        let mut news = false;
+        self.env.tree.below(path, &mut |below| {
+            let rows = self.env.state.rows(below)?;
+            let only_here = rows.base.entry.is_none() && rows.remote.entry.is_none() && !self.env.tree.ignored(below);
+            let dir = self.env.tree.look(below, None)?;
+            let counts = match dir {
+                super::env::Look::Here(l) if l.entry.is_dir() => self.env.tree.is_empty(below)?,
+                super::env::Look::Here(_) => true,
+                _ => false,
+            };
+            news = only_here && counts;
+            Ok(!news)
+        })?;
+        Ok(news)
+    }
+}

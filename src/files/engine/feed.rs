@@ -1,0 +1,121 @@
+//! The hub's changes: page by page into the state, rows and cursor in one transaction, whether or not they can be applied.
+//!
+//! It changes nothing in the tree: what came makes its path due.
+
+use std::sync::PoisonError;
+
+use crate::files::plan::RemoteRow;
+use crate::files::rules::{Rule, holds};
+use crate::relpath;
+
+use super::env::{Called, Changes, Feed, Page, Write};
+use super::{CHUNK, Engine, lock};
+
+/// What a poll has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Polled {
+    /// Poll again at once.
+    More,
+    /// That was all.
+    Drained,
+    /// The hub is another one, or was set back: nothing is known any more. Scan the whole tree, and poll again at once.
+    NewEpoch,
+    /// Another thread is polling.
+    Busy,
+}
+
+impl Engine {
+    /// Fetches and stores one page.
+    pub fn poll(&self) -> Called<Polled> {
+        let Ok(_one) = self.polling.try_lock() else { return Ok(Polled::Busy) };
+        let feed = self.env.state.feed()?;
+        match self.env.hub.changes(feed.cursor, feed.began)? {
+            Changes::Gone => {
+                *lock(&self.drained) = false;
+                let start = Feed { cursor: 0, listing: false, began: None, ..feed };
+                self.env.state.commit(&[Write::Feed(start), Write::NothingListed])?;
+                Ok(Polled::More)
+            }
+            Changes::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => self.new_epoch(feed, &page),
+            Changes::Page(page) => self.store(feed, page),
+        }
+    }
+
+    /// Nothing that is known means anything to this hub: what is equal will be adopted, the rest is new on either side.
+    fn new_epoch(&self, feed: Feed, page: &Page) -> Called<Polled> {
+        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
+        let start = Feed { epoch: page.epoch, generation: feed.generation + 1, ..Feed::default() };
+        self.env.state.commit(&[Write::ForgetAll, Write::Feed(start)])?;
+        *generation = start.generation;
+        drop(generation);
+        *lock(&self.drained) = false;
+        self.desk().forget_examined();
+        Ok(Polled::NewEpoch)
+    }
+
+    fn store(&self, feed: Feed, page: Page) -> Called<Polled> {
+        let listing = feed.listing || feed.cursor == 0;
+        let began = if listing { feed.began.or(page.began).or(Some(page.rev)) } else { None };
+        let cursor = page.last.unwrap_or(feed.cursor);
+        let mut at = Feed { cursor, listing, began, ..feed };
+        if !holds(Rule::CursorWithRows) {
+            self.env.state.commit(&[Write::Feed(at)])?;
+        }
+        // whatever a hub says, it names nothing outside of the directory
+        let named: Vec<(String, RemoteRow)> = page.rows.into_iter().filter(|(path, _)| relpath::check(path).is_ok()).collect();
+        let paths: Vec<String> = named.iter().map(|(path, _)| path.clone()).collect();
+        let rows = named.into_iter().map(|(path, row)| Write::Remote { path, row, listed: listing });
+        let mut writes: Vec<Write> = rows.collect();
+        if page.last.is_none() && page.more {
+            // a hub that says so for ever would be asked for ever
+            return Ok(Polled::Drained);
+        }
+        writes.push(Write::Feed(at));
+        if at != feed || writes.len() > 1 {
+            self.env.state.commit(&writes)?;
+        }
+        if !page.more && listing {
+            self.end_listing(page.rev)?;
+            at = Feed { listing: false, began: None, ..at };
+            self.env.state.commit(&[Write::Feed(at), Write::NothingListed])?;
+        }
+        paths.iter().for_each(|path| {
+            self.offer(path);
+        });
+        let news = std::mem::replace(&mut *lock(&self.drained), !page.more) == page.more;
+        if news || !paths.is_empty() {
+            self.wake(false);
+        }
+        Ok(if page.more { Polled::More } else { Polled::Drained })
+    }
+
+    /// What the listing has not named is gone from the hub. May be repeated: its end is stored after it.
+    fn end_listing(&self, through: u64) -> Called<()> {
+        if !holds(Rule::UnlistedIsGone) {
+            return Ok(());
+        }
+        let mut after = String::new();
+        loop {
+            let paths = self.env.state.not_listed(&after, CHUNK)?;
+            let writes: Vec<Write> = paths.iter().map(|path| Write::Unlisted { path: path.clone(), through }).collect();
+            if !writes.is_empty() {
+                self.env.state.commit(&writes)?;
+            }
+            for path in &paths {
+                if !holds(Rule::UnlistedKeepsBase) {
+                    self.env.state.commit(&[Write::Base(path.clone(), Default::default())])?;
+                }
+                self.offer(path);
+            }
+            match paths.last() {
+                Some(last) if paths.len() == CHUNK => after = last.clone(),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Rows of answers to our own requests: they may be older than what the feed has told already.
+    pub(super) fn remote_writes(rows: &[(String, RemoteRow)]) -> impl Iterator<Item = Write> + '_ {
+        rows.iter().map(|(path, row)| Write::Remote { path: path.clone(), row: row.clone(), listed: false })
+    }
+}

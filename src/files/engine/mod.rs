@@ -1,0 +1,300 @@
+//! Brings paths into step one by one, over the traits of [`env`]; any number of threads may do so at once.
+//!
+//! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
+//! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
+//! [`desk`] what is due and what goes next, [`feed`] the hub's changes, [`step`] one path, [`clash`] a file against a
+//! directory, [`send`] changes of the hub and what became of them, [`apply`] changes of the tree and what became of them.
+//!
+//! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
+//! an engine may be dropped at any moment, and a new one over the same environment goes on.
+
+pub mod env;
+
+mod apply;
+mod clash;
+mod desk;
+mod feed;
+mod send;
+mod step;
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::error::Error;
+
+use super::guard::Limits;
+use super::plan::{Action, BaseRow, Local, RemoteRow};
+use desk::{Desk, End, Task};
+use env::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
+
+pub use feed::Polled;
+
+/// Rows read from the state at once.
+const CHUNK: usize = 256;
+
+/// See the module.
+pub struct Engine {
+    env: Env,
+    options: Options,
+    desk: Mutex<Desk>,
+    /// [`Feed::generation`], 0 before the first poll ever, that what is written belongs to; written to only while nobody commits.
+    generation: RwLock<u64>,
+    /// One poll at a time.
+    polling: Mutex<()>,
+    /// One delete at a time is weighed and counted.
+    weighing: Mutex<()>,
+    /// The feed has said that this is all.
+    drained: Mutex<bool>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    pub limits: Limits,
+    /// The guard lets everything through.
+    pub allow_deletes: bool,
+}
+
+/// What was done about a path, for the log and the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub path: String,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was looked at, or work on it has gone one step further.
+    Progress,
+    /// Nothing is left to do about it.
+    Settled,
+    /// Something else comes first; it is done after [`Engine::wake`].
+    Waits,
+    /// By the guard.
+    Held,
+    /// The environment could not do it now; due again after [`Engine::wake`].
+    Later(Error),
+    NoSpace(Error),
+    /// Not before the file or the hub's row changes.
+    Refused(Error),
+    /// Stop.
+    Fatal(Error),
+}
+
+/// Why work on a path ends before it is in step.
+#[derive(Debug)]
+enum Stop {
+    Fault(Fault),
+    /// Something is not as it was planned on: plan again, at the next wake-up.
+    Again,
+    /// Another path goes first.
+    WaitFor(String),
+    Held,
+    /// It cannot be told what is here: leave it alone.
+    Unknown(String),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        Stop::Fault(fault)
+    }
+}
+
+/// Done so far: `true` if something was done, `false` if there was nothing to do.
+type Step = Result<bool, Stop>;
+
+/// All that is known of one path at one moment.
+struct Known {
+    generation: u64,
+    rows: Rows,
+    /// What stands under the name.
+    node: Option<Local>,
+    /// The same, but a directory that is not in the base counts only while it is empty.
+    local: Option<Local>,
+}
+
+impl Known {
+    fn base(&self) -> &BaseRow {
+        &self.rows.base
+    }
+
+    fn remote(&self) -> &RemoteRow {
+        &self.rows.remote
+    }
+
+    fn plan(&self) -> super::plan::Plan {
+        super::plan::plan(&self.rows.base, self.local.as_ref(), &self.rows.remote)
+    }
+}
+
+impl Engine {
+    /// Takes up what an earlier one has left: intents and open keys become due at the next [`Engine::sweep`].
+    pub fn new(env: Env, options: Options) -> Called<Engine> {
+        let Feed { generation, .. } = env.state.feed()?;
+        Ok(Engine {
+            env,
+            options,
+            desk: Mutex::default(),
+            generation: RwLock::new(generation),
+            polling: Mutex::new(()),
+            weighing: Mutex::new(()),
+            drained: Mutex::new(false),
+        })
+    }
+
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Says that a path may be out of step. `false`: no room now; a later sweep finds it.
+    pub fn offer(&self, path: &str) -> bool {
+        self.desk().offer(path)
+    }
+
+    /// Makes due, from the state, up to a bounded number of paths after `after` that have something open or pending; returns
+    /// where to go on, `None` at the end. What has changed in the tree only is for a scan to offer.
+    pub fn sweep(&self, after: &str) -> Called<Option<String>> {
+        let rows = self.env.state.below("", after, CHUNK)?;
+        let last = if rows.len() < CHUNK { None } else { rows.last().map(|(path, _)| path.clone()) };
+        for (path, rows) in rows {
+            if rows.intent.is_some() || rows.key.is_some() || rows.base.rev != rows.remote.rev {
+                self.offer(&path);
+            }
+        }
+        Ok(last)
+    }
+
+    /// Removes a temporary name that a crash has left, unless an intent is about it, and the directories that were made for
+    /// it. For names that a scan has found before any work began: later ones may be in use.
+    pub fn clear(&self, temp: &str) -> Called<()> {
+        match self.clear_one(temp) {
+            Err(Stop::Fault(fault)) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does the next piece of work; `None`: there is none now. There is none before the first poll either: what the hub is
+    /// comes before what it has.
+    pub fn work(&self) -> Option<Report> {
+        if *self.generation.read().unwrap_or_else(PoisonError::into_inner) == 0 {
+            return None;
+        }
+        let drained = *lock(&self.drained);
+        let (path, task) = self.desk().next(drained)?;
+        let done = match task {
+            Task::Examine => self.examine(&path),
+            Task::CarryOut => self.turn(&path).map(|progress| if progress { End::Progress } else { End::Settled }),
+        };
+        let (end, outcome) = outcome(done);
+        self.desk().ended(&path, end);
+        Some(Report { path, outcome })
+    }
+
+    /// What waits is due again: after a poll, from time to time (transient failures), and when there is room on the disk again.
+    /// `held`: also what the guard holds, since time has passed.
+    pub fn wake(&self, held: bool) {
+        self.desk().wake(held);
+    }
+
+    /// Deletes that the guard counts as due. Held are all of them or none.
+    pub fn deletes(&self) -> Vec<Token> {
+        self.desk().deletes().cloned().collect()
+    }
+
+    /// Approves exactly these deletes, in place of all that was approved before.
+    pub fn approve(&self, listed: Vec<Token>) -> Called<()> {
+        self.env.state.commit(&[Write::Approve(listed)])?;
+        self.wake(true);
+        Ok(())
+    }
+
+    /// Paths that are due, waiting and held ones included.
+    pub fn due(&self) -> usize {
+        self.desk().count()
+    }
+
+    /// Whether paths were turned away since the last call: sweep and scan once there is room.
+    pub fn take_overflow(&self) -> bool {
+        self.desk().take_overflow()
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        lock(&self.desk)
+    }
+
+    /// Reads all about a path.
+    fn know(&self, path: &str) -> Result<Known, Stop> {
+        let generation = *self.generation.read().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.env.state.rows(path)?;
+        let node = self.look(path, &rows.base)?;
+        let local = self.counts(path, &rows.base, node)?;
+        Ok(Known { generation, rows, node, local })
+    }
+
+    fn look(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Stop> {
+        match self.env.tree.look(path, base.seen.as_ref().zip(base.entry.as_ref()))? {
+            Look::Absent => Ok(None),
+            Look::Here(local) => Ok(Some(local)),
+            Look::Unknown(why) => Err(Stop::Unknown(why)),
+        }
+    }
+
+    /// A directory counts by itself only if it is in the base, or while it is empty here and has nothing on the hub: else what
+    /// is in it makes it be. (A crash may have left it empty before the first of its files came.)
+    fn counts(&self, path: &str, base: &BaseRow, node: Option<Local>) -> Result<Option<Local>, Stop> {
+        let Some(local) = node else { return Ok(None) };
+        let in_base = base.entry.is_some_and(|b| b.is_dir());
+        let counts = !local.entry.is_dir() || in_base || self.env.tree.is_empty(path)? && !self.has_live_below(path)?;
+        Ok(counts.then_some(local))
+    }
+
+    fn has_live_below(&self, dir: &str) -> Result<bool, Stop> {
+        let mut after = String::new();
+        loop {
+            let rows = self.env.state.below(dir, &after, CHUNK)?;
+            if rows.iter().any(|(_, rows)| rows.remote.entry.is_some()) {
+                return Ok(true);
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Writes what belongs to what was known at `generation`; nothing, if all was forgotten since.
+    fn commit(&self, generation: u64, writes: &[Write]) -> Result<(), Stop> {
+        let now = self.generation.read().unwrap_or_else(PoisonError::into_inner);
+        if *now != generation {
+            return Err(Stop::Again);
+        }
+        Ok(self.env.state.commit(writes)?)
+    }
+}
+
+fn outcome(done: Result<End, Stop>) -> (End, Outcome) {
+    match done {
+        Ok(End::Settled) => (End::Settled, Outcome::Settled),
+        Ok(end) => (end, Outcome::Progress),
+        Err(Stop::Again) => (End::Wait(None), Outcome::Waits),
+        Err(Stop::WaitFor(other)) => (End::Wait(Some(other)), Outcome::Waits),
+        Err(Stop::Held) => (End::Held, Outcome::Held),
+        Err(Stop::Unknown(why)) => (End::Dropped, Outcome::Refused(Error::new(crate::error::Kind::Failed, why))),
+        Err(Stop::Fault(Fault::Later(e))) => (End::Wait(None), Outcome::Later(e)),
+        Err(Stop::Fault(Fault::NoSpace(e))) => (End::Wait(None), Outcome::NoSpace(e)),
+        Err(Stop::Fault(Fault::Refused(e))) => (End::Dropped, Outcome::Refused(e)),
+        Err(Stop::Fault(Fault::Fatal(e))) => (End::Wait(None), Outcome::Fatal(e)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether something other than a directory is there.
+fn is_file(entry: Option<&super::plan::Entry>) -> bool {
+    entry.is_some_and(|e| !e.is_dir())
+}
+
+/// Whether a plan ends with nothing under the name.
+fn takes_away(action: Action) -> bool {
+    matches!(action, Action::Delete | Action::Trash | Action::Forget)
+}

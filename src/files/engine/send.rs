@@ -1,0 +1,204 @@
+//! Changes of the hub: each with a key that is durable before it leaves, and settled before anything else is done there.
+//!
+//! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from, and
+//! may come from a hub that was set back to before our edit. The feed says it.
+
+use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
+use crate::files::rules::{Rule, holds};
+
+use super::env::{Answer, Change, Condition, Fault, From, OpenKey, Write};
+use super::{Engine, Known, Step, Stop};
+
+/// Candidates that are looked at for one that was renamed, or has the same bytes.
+pub(super) const CANDIDATES: usize = 16;
+
+/// What is to be sent, with what it needs besides the request.
+pub(super) struct Parcel<'a> {
+    pub path: String,
+    pub entry: Option<Entry>,
+    pub condition: Condition,
+    pub from: Option<From>,
+    /// The file here whose bytes travel; `None`: the hub has all that it needs.
+    pub local: Option<&'a Local>,
+    /// It says what this tree has.
+    pub ours: bool,
+}
+
+impl Engine {
+    /// Sends a change and takes its answer. Without an answer the key stays open.
+    pub(super) fn send(&self, generation: u64, parcel: Parcel) -> Step {
+        let change = Change {
+            path: parcel.path,
+            key: self.env.ambient.fresh(),
+            condition: parcel.condition,
+            entry: parcel.entry,
+            from: parcel.from,
+        };
+        let names: Vec<String> = std::iter::once(&change.path).chain(change.from.as_ref().map(|f| &f.path)).cloned().collect();
+        let key = OpenKey { key: change.key, names, ours: parcel.ours, seen: parcel.local.map(|l| l.stamp) };
+        let keyed = change.entry.is_some() || holds(Rule::DeletesHaveKeys);
+        if keyed {
+            self.commit(generation, &[Write::OpenKey(key.clone())])?;
+        }
+        let answer = match parcel.local {
+            Some(local) => self.env.transfer.upload(&change, local),
+            None => self.env.hub.change(&change),
+        };
+        if let Err(Fault::Refused(_)) = &answer {
+            // an answer too: it was not done
+            self.settled(generation, &key, None, &[])?;
+        }
+        let answer = answer?;
+        match &answer {
+            Answer::Made(made) => self.settled(generation, &key, Some(made), made).map(|()| true),
+            Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
+                // the feed tells what stands there
+                let row = if let Answer::Differs(Some(row)) = &answer { Some(row) } else { None };
+                let believed = row.filter(|_| !holds(Rule::RefusalsTellNothing));
+                self.settled(generation, &key, None, believed.map(std::slice::from_ref).unwrap_or_default())?;
+                Err(Stop::Again)
+            }
+        }
+    }
+
+    /// Asks what became of an open key; if the hub does not know it, it never will. Of a rename, the new name asks for both.
+    pub(super) fn settle(&self, path: &str, known: &Known, key: &OpenKey) -> Step {
+        if let Some(first) = key.names.first().filter(|first| *first != path) {
+            return Err(Stop::WaitFor(first.clone()));
+        }
+        if !holds(Rule::AskOpenKeys) {
+            self.settled(known.generation, key, None, &[])?;
+            return Ok(true);
+        }
+        let asked = self.env.hub.ask(key.key)?;
+        let current = if holds(Rule::CurrentFromKey) { asked.current.as_slice() } else { &[] };
+        self.settled(known.generation, key, asked.made.as_deref(), current)?;
+        key.names.iter().filter(|name| *name != path).for_each(|name| {
+            self.offer(name);
+        });
+        Ok(true)
+    }
+
+    /// Writes what a key has made, and closes it: in one transaction.
+    fn settled(
+        &self,
+        generation: u64,
+        key: &OpenKey,
+        made: Option<&[(String, RemoteRow)]>,
+        current: &[(String, RemoteRow)],
+    ) -> Result<(), Stop> {
+        // a hub has no business with names that were not asked about
+        let ours = |rows: &[(String, RemoteRow)]| rows.iter().filter(|(path, _)| key.names.contains(path)).cloned().collect::<Vec<_>>();
+        let (made, current) = (ours(made.unwrap_or_default()), ours(current));
+        let mut writes = Vec::new();
+        for (path, row) in &made {
+            let base = self.env.state.rows(path)?.base;
+            if key.ours && self.env.tree.ignored(path) {
+                // it leaves the base; the old one would say that this change was never made
+                writes.push(Write::Base(path.clone(), BaseRow::default()));
+            } else if key.ours && row.rev > base.rev {
+                let seen = row.entry.and(key.seen).filter(|_| key.names.first() == Some(path));
+                writes.push(Write::Base(path.clone(), BaseRow { rev: row.rev, entry: row.entry, seen }));
+            }
+        }
+        writes.extend(Engine::remote_writes(&made));
+        writes.extend(Engine::remote_writes(&current));
+        if holds(Rule::CurrentFromKey) {
+            // forgotten there since: a feed that has passed does not tell it again
+            let gone = made.iter().filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
+            writes.extend(gone.map(|(path, row)| Write::Unlisted { path: path.clone(), through: row.rev }));
+        }
+        writes.push(Write::CloseKey(key.clone()));
+        self.commit(generation, &writes)
+    }
+
+    /// Puts what is here on the hub.
+    pub(super) fn upload(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+        if self.merge_mode(path, known, local, mode)? {
+            return Ok(true);
+        }
+        let mtime = local_mtime(known.base(), local);
+        let entry = Entry { mode, mtime, ..local.entry };
+        let condition = match known.remote().entry {
+            Some(_) => Condition::Rev(known.remote().rev),
+            None => Condition::Nothing,
+        };
+        let from = self.claim_old_name(path, known, local)?;
+        let old = from.as_ref().map(|f| f.path.clone());
+        let parcel = Parcel { path: path.to_string(), entry: Some(entry), condition, from, local: Some(local), ours: true };
+        let sent = self.send(known.generation, parcel);
+        if let Some(old) = &old {
+            let mut desk = self.desk();
+            desk.release(old);
+            // a delete that waits for this is due again
+            desk.offer(old);
+        }
+        sent
+    }
+
+    /// Takes the hub's mode over before an edit is sent, and writes that down at once: what a person sets after that is
+    /// their answer to it. `true`: done, plan again.
+    fn merge_mode(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+        let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local)) else { return Ok(false) };
+        if !holds(Rule::MergedModeIsStored) {
+            self.env.tree.set_mode(path, &local.stamp, mode)?;
+            return Ok(true);
+        }
+        // the content is as far out of step as before
+        let nothing = Stamp { inode: 0, size: 0, mtime: 0, ctime: 0, mode };
+        let seen = Some(Stamp { mode, ..known.base().seen.unwrap_or(nothing) });
+        let then = BaseRow { entry: Some(Entry { mode, ..entry }), seen, ..known.base().clone() };
+        self.change_mode(path, known, local, mode, then)
+    }
+
+    /// The name that something new here had before, if it was renamed here; claimed.
+    fn claim_old_name(&self, path: &str, known: &Known, local: &Local) -> Result<Option<From>, Stop> {
+        if local.entry.is_dir() || known.base().entry.is_some() {
+            return Ok(None);
+        }
+        // what is above this name is a directory by now, what is below cannot have been
+        let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
+        for old in self.env.state.with_hash(&local.entry.hash, CANDIDATES)?.into_iter().filter(apart) {
+            if !self.desk().claim(&old) {
+                return Err(Stop::Again);
+            }
+            match self.was_renamed(&old, local) {
+                Ok(Some(rev)) => return Ok(Some(From { path: old, rev })),
+                Ok(None) => self.desk().release(&old),
+                Err(stop) => {
+                    self.desk().release(&old);
+                    return Err(stop);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The rev of `old` if it is in step but for having gone from here, and had these bytes.
+    fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<u64>, Stop> {
+        let rows = self.env.state.rows(old)?;
+        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.remote.rev == rows.base.rev;
+        let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
+        let gone = same && quiet && self.env.tree.stamp(old)?.is_none();
+        Ok(gone.then_some(rows.base.rev))
+    }
+
+    /// Deletes on the hub what is gone here.
+    pub(super) fn delete(&self, path: &str, known: &Known) -> Step {
+        // half of a rename, perhaps: the other half takes it along
+        if let Some(entry) = known.base().entry.filter(|e| !e.is_dir() && known.node.is_none())
+            && self.desk().has_twin(path, &entry.hash)
+        {
+            return Err(Stop::Again);
+        }
+        self.pass_guard(path, known)?;
+        let condition = Condition::Rev(known.remote().rev);
+        let parcel = Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
+        let sent = self.send(known.generation, parcel)?;
+        if let Some(up) = parent(path) {
+            // it may count by itself now
+            self.offer(up);
+        }
+        Ok(sent)
+    }
+}

@@ -1,0 +1,160 @@
+//! One path: examined, and carried one step further.
+
+use crate::files::plan::{Action, BaseRow, Entry, Local, Stamp, local_mode, parent};
+use crate::files::rules::{Rule, holds};
+
+use super::desk::{End, Examined, Rank};
+use super::env::{Token, Write};
+use super::{Engine, Known, Step, Stop, is_file};
+
+impl Engine {
+    /// Looks at a path and says what kind of work it is. Changes nothing.
+    pub(super) fn examine(&self, path: &str) -> Result<End, Stop> {
+        let examined = |rank| Examined { rank, fresh: None, counted: None };
+        if self.is_ignored(path) {
+            return Ok(End::Examined(examined(Rank::Change)));
+        }
+        let known = self.know(path)?;
+        if known.rows.intent.is_some() || known.rows.key.is_some() {
+            return Ok(End::Examined(examined(Rank::Begun)));
+        }
+        let found = match known.plan().action {
+            Action::Delete | Action::Trash => {
+                let token = token(path, &known);
+                let counts = self.is_counted(&known)? && !self.is_approved(&token)?;
+                let counted = known.base().entry.filter(|_| counts).map(|was| (token, was.hash));
+                Examined { counted, ..examined(Rank::Delete) }
+            }
+            Action::Upload => {
+                let new = known.local.filter(|l| !l.entry.is_dir() && known.base().entry.is_none());
+                Examined { fresh: new.map(|l| l.entry.hash), ..examined(Rank::Change) }
+            }
+            _ => examined(Rank::Change),
+        };
+        Ok(End::Examined(found))
+    }
+
+    fn is_ignored(&self, path: &str) -> bool {
+        self.env.tree.ignored(path)
+    }
+
+    /// Carries a path one step further.
+    pub(super) fn turn(&self, path: &str) -> Step {
+        let known = self.know(path)?;
+        if let Some(intent) = &known.rows.intent {
+            return self.finish(path, &known, intent, true);
+        }
+        if let Some(key) = &known.rows.key {
+            return self.settle(path, &known, key);
+        }
+        if self.is_ignored(path) && holds(Rule::IgnoredIsNotDeleted) {
+            return self.leave_alone(path, &known);
+        }
+        match self.clash(path, &known)? {
+            true => Ok(true),
+            false => self.step(path, known),
+        }
+    }
+
+    /// A newly ignored path leaves the base: its absence there is no delete. What the hub has of it stays known.
+    fn leave_alone(&self, path: &str, known: &Known) -> Step {
+        if *known.base() == BaseRow::default() {
+            return Ok(false);
+        }
+        self.commit(known.generation, &[Write::Base(path.to_string(), BaseRow::default())])?;
+        Ok(true)
+    }
+
+    fn step(&self, path: &str, mut known: Known) -> Step {
+        if self.is_ignored(path) {
+            known.local = None; // only without the rule for it
+        }
+        let plan = known.plan();
+        self.wait_for_those_above(path, plan.action)?;
+        match (plan.action, known.local) {
+            (Action::Nothing, local) => self.refresh(path, &known, local),
+            (Action::Forget, _) => {
+                if known.base().entry.is_some() {
+                    self.prune(path, &known)?;
+                }
+                self.commit(known.generation, &[Write::Base(path.to_string(), in_step(&known, None))])?;
+                Ok(true)
+            }
+            (Action::Upload, Some(local)) => self.upload(path, &known, &local, plan.mode),
+            (Action::Delete, _) => self.delete(path, &known),
+            (Action::Trash, Some(local)) => self.remove(path, &known, &local),
+            (Action::Adopt, Some(local)) => self.adopt(path, &known, &local, plan.mode),
+            (Action::Conflict, Some(local)) => self.resolve(path, &known, &local, plan.mode),
+            (Action::Download, local) => self.place(path, &known, local, plan.mode),
+            // these are planned for something that is here
+            (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => Err(Stop::Again),
+        }
+    }
+
+    /// What stands where our directory is to be goes first.
+    fn wait_for_those_above(&self, path: &str, action: Action) -> Result<(), Stop> {
+        for up in std::iter::successors(parent(path), |p| parent(p)) {
+            let rows = self.env.state.rows(up)?;
+            let open = rows.key.is_some() || rows.intent.is_some();
+            let comes = matches!(action, Action::Upload | Action::Download | Action::Conflict);
+            let there = is_file(rows.remote.entry.as_ref()) && holds(Rule::OrderBelow) && !self.is_ignored(up);
+            let here = || Ok::<bool, Stop>(is_file(self.look(up, &rows.base)?.map(|l| l.entry).as_ref()));
+            if open && action == Action::Upload || comes && there || action == Action::Download && here()? {
+                return Err(Stop::WaitFor(up.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// In step; what `stat` shows may have changed all the same (touched, copied back).
+    fn refresh(&self, path: &str, known: &Known, local: Option<Local>) -> Step {
+        if let (Some(local), Some(_)) = (local, known.base().entry)
+            && known.base().seen != Some(local.stamp)
+        {
+            let base = BaseRow { seen: Some(local.stamp), ..known.base().clone() };
+            self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
+        }
+        Ok(false)
+    }
+
+    /// Equal bytes on both sides: only the mode may have to follow.
+    fn adopt(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+        if mode != local_mode(known.base(), local) {
+            return self.change_mode(path, known, local, mode, in_step(known, None));
+        }
+        if self.env.tree.stamp(path)? != Some(local.stamp) {
+            return Err(Stop::Again);
+        }
+        let base = in_step(known, Some(seen_with(mode, known.remote().entry.as_ref(), local.stamp)));
+        self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
+        Ok(true)
+    }
+
+    /// Two edits: ours takes its conflict name, the hub's is then an ordinary download.
+    fn resolve(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+        if holds(Rule::KeepBoth) {
+            return self.aside(path, known, local, BaseRow::default());
+        }
+        match known.remote().entry.is_some_and(|r| local.entry.mtime < r.mtime) {
+            true => self.place(path, known, Some(*local), mode),
+            false => self.upload(path, known, local, local.entry.mode),
+        }
+    }
+}
+
+/// The base of a path whose hub's row has just been carried out here.
+pub(super) fn in_step(known: &Known, seen: Option<Stamp>) -> BaseRow {
+    BaseRow { rev: known.remote().rev, entry: known.remote().entry, seen }
+}
+
+/// What to compare with later. A mode that differs from the hub's on purpose must still show as a change of ours.
+pub(super) fn seen_with(mode: u32, theirs: Option<&Entry>, stamp: Stamp) -> Stamp {
+    match theirs {
+        Some(theirs) if theirs.mode != mode => Stamp { mode: theirs.mode, ..stamp },
+        _ => stamp,
+    }
+}
+
+pub(super) fn token(path: &str, known: &Known) -> Token {
+    Token { path: path.to_string(), base: known.base().rev, remote: known.remote().rev }
+}

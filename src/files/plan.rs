@@ -1,0 +1,313 @@
+//! The three-way merge of one path: what was last in step, what is here, what the hub has, and what to do about it.
+//!
+//! Pure: values in, a decision out. It knows neither neighbours (directories, renames), nor the guard against mass deletion,
+//! nor how anything is carried out. Content is compared by hash, never by time.
+
+use uuid::Uuid;
+
+use crate::wire::files::{Hash, Kind};
+
+use super::rules::{Rule, holds};
+
+/// Bits of a mode that are compared and applied. Links have no mode of their own: theirs is all of these.
+pub const MODE: u32 = 0o777;
+
+/// What a name holds, on either side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub kind: Kind,
+    /// Of the bytes of a file, of the text of a link's target, of nothing for a directory.
+    pub hash: Hash,
+    pub size: u64,
+    /// [`MODE`] bits only.
+    pub mode: u32,
+    /// Nanoseconds since 1970. Travels with the content; alone it is no change.
+    pub mtime: i64,
+}
+
+impl Entry {
+    pub fn new(kind: Kind, hash: Hash, size: u64, mode: u32, mtime: i64) -> Entry {
+        let mode = if kind == Kind::Symlink { MODE } else { mode & MODE };
+        Entry { kind, hash, size, mode, mtime }
+    }
+
+    pub fn dir(mode: u32, mtime: i64) -> Entry {
+        Entry::new(Kind::Dir, Hash::of(b""), 0, mode, mtime)
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.kind == Kind::Dir
+    }
+
+    /// Equal but for mode and time.
+    pub fn same_body(&self, other: &Entry) -> bool {
+        self.kind == other.kind && self.hash == other.hash
+    }
+}
+
+/// What `stat` shows of a name: any change to a file, its mode included, changes one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub inode: u64,
+    pub size: u64,
+    /// Nanoseconds since 1970, both times.
+    pub mtime: i64,
+    /// 0: unknown, equal to nothing, so that the content is looked at again.
+    pub ctime: i64,
+    /// [`MODE`] bits only.
+    pub mode: u32,
+}
+
+impl Stamp {
+    /// The same file with the same bytes, before and after a rename, which changes the ctime on Linux.
+    pub fn same_but_for_ctime(&self, other: &Stamp) -> bool {
+        Stamp { ctime: 0, ..*self } == Stamp { ctime: 0, ..*other }
+    }
+}
+
+/// What stands under a name here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    /// As found: `mode` and `mtime` are those of the stamp.
+    pub entry: Entry,
+    pub stamp: Stamp,
+}
+
+/// What was last in step at a path. The default: never anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BaseRow {
+    pub rev: u64,
+    /// The hub's; `None`: both sides had nothing.
+    pub entry: Option<Entry>,
+    /// What `stat` showed when the two were in step: a local change is a difference from *this*, so a filesystem that
+    /// cannot keep a mode or a time does not send it back and forth. `None`: unknown, the content is looked at.
+    pub seen: Option<Stamp>,
+}
+
+/// The hub's latest row that is known of a path. The default: never there, or forgotten there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteRow {
+    pub rev: u64,
+    /// `None`: deleted.
+    pub entry: Option<Entry>,
+    /// The hub's id of that name, to download it by.
+    pub id: Uuid,
+    /// Who wrote it.
+    pub host: Option<String>,
+    /// Of something deleted: the name under which it goes on.
+    pub renamed_to: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    Nothing,
+    /// Gone on both sides: write the base only.
+    Forget,
+    /// Put what is here on the hub.
+    Upload,
+    /// Put the hub's here.
+    Download,
+    /// Two edits: ours takes another name, the hub's keeps this one.
+    Conflict,
+    /// Equal bytes: write the base, and merge the mode.
+    Adopt,
+    /// Gone here: delete it on the hub.
+    Delete,
+    /// Gone on the hub: move ours to the trash.
+    Trash,
+}
+
+/// A decision with the mode that the path ends with, and its reason in a few words for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    pub action: Action,
+    pub mode: u32,
+    pub why: &'static str,
+}
+
+/// Decides about one path. A remote row with the rev of the base says nothing new.
+pub fn plan(base: &BaseRow, local: Option<&Local>, remote: &RemoteRow) -> Plan {
+    let same = remote.rev == base.rev;
+    let theirs = if same { &base.entry } else { &remote.entry };
+    match (local, theirs) {
+        (None, _) => absent_here(&base.entry, theirs.as_ref(), same),
+        (Some(local), None) => gone_there(base, local),
+        (Some(local), Some(theirs)) => both(base, local, theirs, same),
+    }
+}
+
+fn absent_here(base: &Option<Entry>, theirs: Option<&Entry>, same: bool) -> Plan {
+    let decided = |action, mode, why| Plan { action, mode, why };
+    match (base, theirs) {
+        (None, None) if same => decided(Action::Nothing, 0, "nothing on either side"),
+        (_, None) => decided(Action::Forget, 0, "gone on both sides"),
+        (None, Some(r)) => decided(Action::Download, r.mode, "new on the hub"),
+        (Some(_), Some(_)) if same => decided(Action::Delete, 0, "deleted here"),
+        (Some(b), Some(r)) if r.same_body(b) && holds(Rule::ModeLosesToDelete) => {
+            decided(Action::Delete, 0, "deleted here, only its mode was changed on the hub")
+        }
+        (Some(_), Some(r)) => decided(Action::Download, r.mode, "deleted here, but edited on the hub"),
+    }
+}
+
+fn gone_there(base: &BaseRow, local: &Local) -> Plan {
+    let mode = local_mode(base, local);
+    let decided = |action, why| Plan { action, mode, why };
+    let Some(b) = &base.entry else { return decided(Action::Upload, "new here") };
+    let unedited = local.entry.same_body(b) && (holds(Rule::ModeLosesToDelete) || mode == b.mode);
+    match unedited || !holds(Rule::EditBeatsDelete) {
+        true => decided(Action::Trash, "deleted on the hub"),
+        false => decided(Action::Upload, "deleted on the hub, but edited here"),
+    }
+}
+
+fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
+    let mine = local_mode(base, local);
+    let edited_here = base.entry.is_none_or(|b| !local.entry.same_body(&b));
+    let edited_there = base.entry.is_none_or(|b| !theirs.same_body(&b));
+    // the mode is a dimension of its own; both changed it: the hub's
+    let theirs_unchanged = base.entry.is_some_and(|b| b.mode == theirs.mode);
+    let merged = if theirs_unchanged && (same || holds(Rule::ModeApart)) { mine } else { theirs.mode };
+    // but it does not go from one kind to another
+    let mixed = local.entry.kind != theirs.kind;
+    let decided = |action, mode, why| Plan { action, mode, why };
+    if same {
+        return match base.entry {
+            _ if edited_here => decided(Action::Upload, mine, "edited here"),
+            Some(b) if mine != b.mode => decided(Action::Upload, mine, "mode changed here"),
+            _ => decided(Action::Nothing, mine, "in step"),
+        };
+    }
+    if local.entry.same_body(theirs) && (holds(Rule::Adopt) || !(edited_here && edited_there)) {
+        return decided(Action::Adopt, merged, "equal on both sides");
+    }
+    match (edited_here, edited_there) {
+        (true, true) => decided(Action::Conflict, theirs.mode, "edited on both sides"),
+        (true, false) => decided(Action::Upload, if mixed { mine } else { merged }, "edited here, only its mode was changed on the hub"),
+        (false, _) => decided(Action::Download, if mixed { theirs.mode } else { merged }, "edited on the hub"),
+    }
+}
+
+/// The mode that is meant here: what the filesystem could not keep was not changed by anybody.
+pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
+    match (&base.entry, &base.seen) {
+        (Some(b), Some(seen)) if seen.mode == local.entry.mode && b.kind == local.entry.kind => b.mode,
+        _ => local.entry.mode,
+    }
+}
+
+/// As [`local_mode`], for the time of the last change.
+pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
+    match (&base.entry, &base.seen) {
+        (Some(b), Some(seen)) if seen.mtime == local.entry.mtime && local.entry.same_body(b) => b.mtime,
+        _ => local.entry.mtime,
+    }
+}
+
+/// The directory that a name is in; `None` in the root.
+pub fn parent(path: &str) -> Option<&str> {
+    path.rsplit_once('/').map(|(dir, _)| dir)
+}
+
+/// Whether `path` is somewhere below the directory `dir`.
+pub fn is_below(path: &str, dir: &str) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `-`: nothing; `x`: a file with content x and mode 0; `x5`: with mode 5; `d`: a directory; `l5`: a link.
+    fn entry(text: &str) -> Option<Entry> {
+        let mode = text[1..].parse().unwrap_or(0);
+        match &text[..1] {
+            "-" => None,
+            "d" => Some(Entry::dir(mode, 0)),
+            "l" => Some(Entry::new(Kind::Symlink, Hash::of(b"l"), 1, mode, 0)),
+            content => Some(Entry::new(Kind::File, Hash::of(content.as_bytes()), 1, mode, 0)),
+        }
+    }
+
+    fn stamp(entry: &Entry) -> Stamp {
+        Stamp { inode: 1, size: 1, mtime: entry.mtime, ctime: 1, mode: entry.mode }
+    }
+
+    /// The remote side `=`: as the base.
+    fn check(base: &str, local: &str, remote: &str, action: Action, mode: u32) {
+        let b = BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp) };
+        let l = entry(local).map(|entry| Local { entry, stamp: stamp(&entry) });
+        let r = match remote {
+            "=" => RemoteRow { rev: b.rev, entry: b.entry, ..RemoteRow::default() },
+            other => RemoteRow { rev: 9, entry: entry(other), ..RemoteRow::default() },
+        };
+        let got = plan(&b, l.as_ref(), &r);
+        let wanted = if matches!(action, Action::Nothing | Action::Forget | Action::Delete | Action::Trash) { got.mode } else { mode };
+        assert_eq!((got.action, got.mode), (action, wanted), "{base} {local} {remote}: {}", got.why);
+    }
+
+    #[test]
+    fn each_pair_of_changes_has_its_action() {
+        use Action::*;
+        // here unchanged, created, modified, deleted; there unchanged, created, modified, deleted
+        check("x", "x", "=", Nothing, 0);
+        check("-", "-", "x", Download, 0);
+        check("x", "x", "y", Download, 0);
+        check("x", "x", "-", Trash, 0);
+        check("-", "x", "=", Upload, 0);
+        check("-", "x", "x", Adopt, 0);
+        check("-", "x", "y", Conflict, 0);
+        check("-", "x", "-", Upload, 0);
+        check("x", "y", "=", Upload, 0);
+        check("x", "y", "z", Conflict, 0);
+        check("x", "y", "y", Adopt, 0);
+        check("x", "y", "-", Upload, 0);
+        check("x", "-", "=", Delete, 0);
+        check("-", "-", "=", Nothing, 0);
+        check("x", "-", "y", Download, 0);
+        check("x", "-", "-", Forget, 0);
+    }
+
+    #[test]
+    fn modes_are_merged_apart_from_contents() {
+        use Action::*;
+        check("x1", "x2", "=", Upload, 2);
+        check("x1", "x1", "x3", Adopt, 3);
+        check("x1", "x2", "x3", Adopt, 3);
+        check("x1", "x2", "y1", Download, 2);
+        check("x1", "x2", "y3", Download, 3);
+        check("x1", "y1", "x3", Upload, 3);
+        check("x1", "y2", "x1", Upload, 2);
+        check("x1", "y2", "z1", Conflict, 1);
+        // a mode alone beats no delete
+        check("x1", "-", "x2", Delete, 0);
+        check("x1", "x2", "-", Trash, 0);
+    }
+
+    #[test]
+    fn a_change_of_kind_is_an_edit_and_takes_its_own_mode() {
+        use Action::*;
+        check("x1", "l", "=", Upload, MODE);
+        check("x1", "l", "x2", Upload, MODE);
+        check("x1", "x2", "l", Download, MODE);
+        check("l", "x3", "=", Upload, 3);
+        check("x1", "d", "=", Upload, 0);
+        check("x1", "d", "y1", Conflict, 1);
+        check("d", "x1", "-", Upload, 1);
+        check("d", "d", "-", Trash, 0);
+    }
+
+    #[test]
+    fn what_the_filesystem_cannot_keep_is_no_change() {
+        let theirs = Entry { mtime: 1_999_999_999, ..entry("x3").unwrap() };
+        let found = Entry { mode: 0o755, mtime: 1_000_000_000, ..theirs };
+        let base = BaseRow { rev: 1, entry: Some(theirs), seen: Some(stamp(&found)) };
+        let local = Local { entry: found, stamp: stamp(&found) };
+        let remote = RemoteRow { rev: 1, entry: Some(theirs), ..RemoteRow::default() };
+        assert_eq!(plan(&base, Some(&local), &remote).action, Action::Nothing);
+        assert_eq!((local_mode(&base, &local), local_mtime(&base, &local)), (3, 1_999_999_999));
+        // an edit does not carry the mode back that the filesystem made up
+        let edited = Local { entry: Entry { hash: Hash::of(b"y"), ..found }, ..local };
+        assert_eq!((plan(&base, Some(&edited), &remote).action, plan(&base, Some(&edited), &remote).mode), (Action::Upload, 3));
+    }
+}

@@ -1,0 +1,133 @@
+//! The invariants: what must be true when all is quiet, told from what users did.
+//!
+//! * I1 every tree equals the hub, but for held and ignored paths, and nothing is open;
+//! * I2 what a user wrote, and no user has overwritten or deleted since, is live; else it is *aside* (only in a trash or a
+//!   version; allowed where somebody without preconditions overwrote it) or *lost*;
+//! * I3 what a user overwrote or deleted is not live again, unless put there again;
+//! * I4 every live record has its bytes;
+//! * I5 a mode that one user set and nobody else touched stays;
+//! * I6 equals do not conflict; I7 deletes that nobody approved stay within the limit in every window; I8 where only one
+//!   machine has a user, nothing there is touched: these are seen while it happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::files::plan::{Entry, parent};
+use crate::wire::files::Kind;
+
+use super::world::{Client, Node, World};
+use super::{Config, LIMIT, WINDOW, stem};
+
+type Shown = BTreeMap<String, (Kind, u64, u32)>;
+
+fn show(entry: &Entry) -> (Kind, u64, u32) {
+    (entry.kind, Node::content_of(&entry.hash), entry.mode)
+}
+
+/// All directories that are there, by themselves or above something.
+fn dirs<'a>(tree: impl Iterator<Item = (&'a String, Kind)>) -> BTreeSet<String> {
+    let of = |(p, kind): (&String, Kind)| [parent(p).map(str::to_string), (kind == Kind::Dir).then(|| p.clone())];
+    tree.flat_map(of).flatten().collect()
+}
+
+impl World {
+    /// Paths that are out of step on purpose.
+    fn waits(&self, c: &Client) -> BTreeSet<String> {
+        let held = if self.config == Config::Guard { c.pending() } else { Vec::new() };
+        let ignored = c.ignored.iter().filter(|p| c.fs.contains_key(*p));
+        let above = held.iter().chain(ignored).filter_map(|p| parent(p)).map(str::to_string);
+        let mut out: BTreeSet<String> = c.ignored.iter().chain(&held).cloned().chain(above).collect();
+        let names = c.tree().map(|(p, _)| p).chain(self.hub.rows.keys());
+        let below: Vec<String> = names.filter(|p| parent(p).is_some_and(|up| out.contains(up))).cloned().collect();
+        out.extend(below);
+        out
+    }
+
+    pub fn check(&self) -> Vec<String> {
+        let mut wrongs = self.wrongs.clone();
+        let live: BTreeMap<&String, Entry> = self.hub.rows.iter().filter_map(|(p, r)| Some((p, r.entry?))).collect();
+        let waits: Vec<BTreeSet<String>> = self.clients.iter().map(|c| self.waits(c)).collect();
+        for (i, c) in self.clients.iter().enumerate() {
+            self.in_step(i, c, &waits[i], &live, &mut wrongs);
+        }
+        self.nothing_lost(&live, &waits, &mut wrongs);
+        for (path, entry) in &live {
+            self.not_back(path, entry, &waits, &mut wrongs);
+            self.mode_stays(path, entry, &mut wrongs);
+        }
+        for i in 0..self.clients.len() {
+            let times: Vec<u64> = self.guard.iter().filter(|(_, who)| *who == i).map(|(t, _)| *t).collect();
+            let over = times.windows(LIMIT + 1).any(|w| w[LIMIT] - w[0] < WINDOW);
+            if self.config == Config::Guard && over {
+                wrongs.push(format!("I7 c{i} deletes at {times:?}"));
+            }
+        }
+        wrongs
+    }
+
+    fn in_step(&self, i: usize, c: &Client, skip: &BTreeSet<String>, live: &BTreeMap<&String, Entry>, wrongs: &mut Vec<String>) {
+        let shown = |all: &mut dyn Iterator<Item = (&String, Entry)>| -> Shown {
+            all.filter(|(p, e)| !e.is_dir() && !skip.contains(*p)).map(|(p, e)| (p.clone(), show(&e))).collect()
+        };
+        let mine = shown(&mut c.tree().map(|(p, n)| (p, n.entry())));
+        let hubs = shown(&mut live.iter().map(|(p, e)| (*p, *e)));
+        let my_dirs = dirs(c.tree().map(|(p, n)| (p, n.kind)));
+        let hub_dirs = dirs(live.iter().map(|(p, e)| (*p, e.kind)));
+        if !c.legacy && (mine != hubs || skip.is_empty() && my_dirs != hub_dirs) {
+            wrongs.push(format!("I1 c{i} {mine:?} {my_dirs:?} hub {hubs:?} {hub_dirs:?}"));
+        }
+        let open: Vec<&String> =
+            c.rows.iter().filter(|(p, r)| r.key.is_some() && !skip.contains(*p) || r.intent.is_some()).map(|(p, _)| p).collect();
+        if !open.is_empty() {
+            wrongs.push(format!("I1 c{i} open: {open:?}"));
+        }
+    }
+
+    fn nothing_lost(&self, live: &BTreeMap<&String, Entry>, waits: &[BTreeSet<String>], wrongs: &mut Vec<String>) {
+        let held = self.clients.iter().zip(waits).flat_map(|(c, w)| c.tree().filter(|(p, _)| w.contains(*p)).map(|(_, n)| n.content));
+        let alive: BTreeSet<u64> = live.values().map(|e| Node::content_of(&e.hash)).chain(held).collect();
+        let trash = self.clients.iter().flat_map(|c| c.fs.iter().filter(|(p, _)| p.starts_with(".mesync/")).map(|(_, n)| n.content));
+        let versions = self.hub.old.values().flatten().map(|e| Node::content_of(&e.hash));
+        let spare: BTreeSet<u64> = trash.chain(versions).collect();
+        for (path, content) in &self.puts {
+            let wanted_gone = self.gone.get(&(stem(path), *content)).is_some_and(|who| !who.is_empty());
+            let overwritten = self.hub.overwrote.contains(&Node::hash_of(*content)) && spare.contains(content);
+            if !alive.contains(content) && !wanted_gone && !overwritten {
+                let how = if spare.contains(content) { "aside" } else { "lost" };
+                wrongs.push(format!("I2 {how} {path} {content}"));
+            }
+        }
+    }
+
+    fn not_back(&self, path: &str, entry: &Entry, waits: &[BTreeSet<String>], wrongs: &mut Vec<String>) {
+        let content = Node::content_of(&entry.hash);
+        if entry.is_dir() {
+            return;
+        }
+        if !self.hub.blobs.contains(&entry.hash) {
+            wrongs.push(format!("I4 {path} {content} has no bytes"));
+        }
+        let by = self.killed.get(&(path.to_string(), content)).into_iter().flatten().any(|i| !self.clients[*i].legacy);
+        let again = [path.to_string(), stem(path)].into_iter().any(|p| self.again.contains(&(p, content)));
+        let held = waits.iter().any(|w| w.contains(path));
+        if by && !again && !held && !matches!(self.config, Config::Restore | Config::Ignore) {
+            wrongs.push(format!("I3 {path} {content} is back"));
+        }
+    }
+
+    fn mode_stays(&self, path: &str, entry: &Entry, wrongs: &mut Vec<String>) {
+        if self.messy.contains(path) || matches!(self.config, Config::Legacy | Config::Restore | Config::Ignore) || entry.kind != Kind::File
+        {
+            return;
+        }
+        for (mode, (of, before)) in &self.modes {
+            let mut before = *before;
+            while of == path && before != entry.mode && self.modes.contains_key(&before) {
+                before = self.modes[&before].1;
+            }
+            if of == path && before == entry.mode {
+                wrongs.push(format!("I5 {path}: mode {mode} fell back to {before}"));
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The hub of the simulation: compare-and-swap, the change feed, keys, forgotten tombstones, backups.
+//!
+//! No HTTP and no bytes: a content is a number, and its hash is made of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::files::engine::env::{Answer, Asked, Change, Changes, Condition, Page};
+use crate::files::plan::{Entry, RemoteRow};
+use crate::wire::files::Hash;
+
+use super::Broken;
+
+/// Rows of one page: few, so that listings are long.
+const PAGE: usize = 2;
+
+#[derive(Debug, Clone, Default)]
+pub struct Hub {
+    pub rows: BTreeMap<String, RemoteRow>,
+    /// What was replaced.
+    pub old: BTreeMap<String, Vec<Entry>>,
+    /// What each key made; `None`: burnt.
+    keys: BTreeMap<Uuid, Option<Vec<(String, RemoteRow)>>>,
+    pub blobs: BTreeSet<Hash>,
+    pub rev: u64,
+    pub epoch: u64,
+    floor: u64,
+    broken: Option<Broken>,
+    /// Overwritten by who had not seen it, without a precondition.
+    pub overwrote: BTreeSet<Hash>,
+}
+
+impl Hub {
+    pub fn new(broken: Option<Broken>) -> Hub {
+        Hub { broken, ..Hub::default() }
+    }
+
+    fn is(&self, broken: Broken) -> bool {
+        self.broken == Some(broken)
+    }
+
+    pub fn row(&self, path: &str) -> RemoteRow {
+        self.rows.get(path).cloned().unwrap_or_default()
+    }
+
+    /// A change with its preconditions. `bytes`: they came with it.
+    pub fn change(&mut self, c: &Change, host: &str, bytes: bool) -> Answer {
+        match self.keys.get(&c.key) {
+            Some(Some(made)) => return Answer::Made(made.clone()),
+            Some(None) => return Answer::NotDone,
+            None => {}
+        }
+        let now = self.row(&c.path);
+        let met = match c.condition {
+            Condition::Nothing => now.entry.is_none(),
+            Condition::Rev(rev) => now.rev == rev,
+        };
+        if !met && !self.is(Broken::Cas) {
+            return Answer::Differs(Some((c.path.clone(), now)));
+        }
+        if let Some(from) = &c.from
+            && self.row(&from.path).rev != from.rev
+        {
+            return Answer::Differs(Some((from.path.clone(), self.row(&from.path))));
+        }
+        let made = self.carry_out(c, host, bytes);
+        self.keys.insert(c.key, Some(made.clone()));
+        Answer::Made(made)
+    }
+
+    fn carry_out(&mut self, c: &Change, host: &str, bytes: bool) -> Vec<(String, RemoteRow)> {
+        if let Some(e) = c.entry.filter(|e| !e.is_dir() && bytes) {
+            self.blobs.insert(e.hash);
+        }
+        let mut made = vec![(c.path.clone(), self.write(&c.path, c.entry, None, host))];
+        if let Some(from) = &c.from {
+            made.push((from.path.clone(), self.write(&from.path, None, Some(c.path.clone()), host)));
+        }
+        made
+    }
+
+    /// A client that knows no preconditions: the last one wins, but for what is known to be out of date.
+    pub fn unconditional(&mut self, path: &str, entry: Option<Entry>, host: &str) {
+        let now = self.row(path);
+        let Some(new) = entry else {
+            if let Some(was) = now.entry {
+                self.overwrote.insert(was.hash);
+                self.write(path, None, None, host);
+            }
+            return;
+        };
+        if now.entry.is_some_and(|e| e.same_body(&new) && e.mtime == new.mtime) {
+            return;
+        }
+        let other = now.host.as_deref() != Some(host);
+        let olds = self.old.get(path).cloned().unwrap_or_default();
+        let exact = olds.iter().any(|o| o.hash == new.hash && o.mtime == new.mtime);
+        let stale = exact || self.is(Broken::StaleBytes) && olds.iter().any(|o| o.hash == new.hash);
+        if stale && !self.is(Broken::NoStale) && (other || self.is(Broken::StaleHost)) {
+            if other && exact {
+                self.overwrote.insert(new.hash);
+            }
+            return;
+        }
+        if let Some(was) = now.entry {
+            self.overwrote.insert(was.hash);
+        }
+        self.blobs.insert(new.hash);
+        self.write(path, Some(new), None, host);
+    }
+
+    fn write(&mut self, path: &str, entry: Option<Entry>, renamed_to: Option<String>, host: &str) -> RemoteRow {
+        if let Some(was) = self.row(path).entry {
+            self.old.entry(path.into()).or_default().push(was);
+        }
+        self.rev += 1;
+        let row = RemoteRow { rev: self.rev, entry, id: Uuid::nil(), host: Some(host.into()), renamed_to };
+        self.rows.insert(path.into(), row.clone());
+        row
+    }
+
+    pub fn ask(&mut self, key: Uuid) -> Asked {
+        let made = self.keys.get(&key).cloned().flatten();
+        if !self.is(Broken::NoBurn) {
+            self.keys.entry(key).or_insert(None);
+        }
+        let current = made.iter().flatten().filter_map(|(path, _)| self.rows.get(path).map(|row| (path.clone(), row.clone())));
+        Asked { current: current.collect(), made }
+    }
+
+    pub fn changes(&self, after: u64, began: Option<u64>) -> Changes {
+        let began = if self.is(Broken::List410) { None } else { began };
+        if after > 0 && after.max(began.unwrap_or(0)) < self.floor {
+            return Changes::Gone;
+        }
+        let mut rows: Vec<(String, RemoteRow)> =
+            self.rows.iter().filter(|(_, r)| r.rev > after).map(|(p, r)| (p.clone(), r.clone())).collect();
+        rows.sort_by_key(|(_, r)| r.rev);
+        let more = rows.len() > PAGE;
+        rows.truncate(PAGE);
+        let epoch = Uuid::from_u128(u128::from(self.epoch) + 1);
+        Changes::Page(Page {
+            rev: self.rev,
+            epoch,
+            more,
+            began: (after == 0).then_some(self.rev),
+            last: rows.last().map(|(_, r)| r.rev),
+            rows,
+        })
+    }
+
+    /// Forgets the older tombstones, and bytes without a reference.
+    pub fn drop_tombstones(&mut self) {
+        let mut dead: Vec<(u64, String)> = self.rows.iter().filter(|(_, r)| r.entry.is_none()).map(|(p, r)| (r.rev, p.clone())).collect();
+        dead.sort();
+        for (rev, path) in &dead[..dead.len().div_ceil(2)] {
+            self.rows.remove(path);
+            self.old.remove(path);
+            self.floor = self.floor.max(*rev);
+        }
+        let live = self.rows.values().filter_map(|r| r.entry.map(|e| e.hash));
+        let kept: BTreeSet<Hash> = live.chain(self.old.values().flatten().map(|e| e.hash)).collect();
+        self.blobs.retain(|hash| kept.contains(hash));
+    }
+
+    /// Sets the hub back to a backup.
+    pub fn restore(&mut self, backup: &Hub) {
+        let lost = self.blobs.difference(&backup.blobs).copied();
+        let overwrote = self.overwrote.iter().copied().chain(lost).collect();
+        let same = self.is(Broken::SameEpoch);
+        let epoch = if same { self.epoch } else { self.epoch + 1 };
+        let rev = if same || self.is(Broken::RevReuse) { backup.rev } else { self.rev + 1000 };
+        *self = Hub { epoch, rev, overwrote, broken: self.broken, ..backup.clone() };
+    }
+}

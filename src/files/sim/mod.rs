@@ -1,0 +1,317 @@
+//! The simulation: the engine as it is, in a world where everything goes wrong, and the invariants that hold all the same.
+//!
+//! Three clients and a hub in memory; users who write, remove, rename and change modes at any moment; requests that are lost,
+//! late or twice; crashes between any two steps; other threads of the same client in the middle of a step; a hub that forgets
+//! tombstones or is set back. Then quiet, and the checks ([`check`]). Contents have no bytes and time is a counter. Nothing
+//! here decides about files.
+//!
+//! `MESYNC_SIM_SEEDS=N` sets how many seeds are run, `MESYNC_SIM_FIRST=N` the first one, `MESYNC_SIM_MUTANT=NAME` which broken
+//! rules; a failure prints its seed and what happened.
+
+mod check;
+mod hub;
+mod scenes;
+mod side;
+mod state;
+mod tests;
+mod users;
+mod world;
+
+use std::sync::Arc;
+
+use crate::files::guard::Limits;
+use crate::files::rules::{self, Rule};
+
+use super::engine::env::{Answer, Change, Changes, Env};
+use super::engine::{Engine, Options, Outcome, Polled};
+use side::Side;
+use world::{Client, Node, Shared, World};
+
+/// Deletes that pass within [`WINDOW`] ticks.
+const LIMIT: usize = 2;
+const WINDOW: u64 = 30;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Config {
+    Plain,
+    /// The hub forgets tombstones.
+    Drop,
+    /// And is set back to a backup.
+    Restore,
+    /// Ignore rules change.
+    Ignore,
+    Guard,
+    /// One client keeps no base and knows no preconditions.
+    Legacy,
+    /// Only one machine has a user.
+    Single,
+}
+
+/// Rules of the environment that can be broken, as [`Rule`] for those of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The hub checks no precondition.
+    Cas,
+    /// A key that was asked about is not burnt.
+    NoBurn,
+    /// Later pages of a listing are refused for tombstones dropped meanwhile.
+    List410,
+    SameEpoch,
+    /// A restored hub gives numbers again.
+    RevReuse,
+    NoStale,
+    StaleBytes,
+    StaleHost,
+    /// The tree replaces without looking: neither again just before, nor at what comes out.
+    Recheck,
+    NoReplace,
+    VerifyCopies,
+    /// What a listing has named is forgotten by a crash.
+    SeenIsStored,
+    KeepBase,
+    /// One approval approves all.
+    ApproveListed,
+}
+
+/// What is switched off in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    None,
+    Engine(Rule),
+    World(Broken),
+}
+
+/// A name that a conflict copy has.
+fn copy_of(path: &str) -> bool {
+    path.contains(".sync-conflict-")
+}
+
+/// The name of what a conflict copy is of.
+fn stem(path: &str) -> String {
+    path.split(".sync-conflict-").next().unwrap_or(path).to_string()
+}
+
+fn brief(answer: &Answer) -> String {
+    match answer {
+        Answer::Made(rows) => format!("made {:?}", rows.iter().map(|(p, r)| (p, r.rev)).collect::<Vec<_>>()),
+        Answer::Differs(row) => format!("412 {:?}", row.as_ref().map(|(p, r)| (p, r.rev))),
+        other => format!("{other:?}"),
+    }
+}
+
+fn brief_page(page: &Changes) -> String {
+    let Changes::Page(page) = page else { return "410".into() };
+    let rows = page.rows.iter().map(|(p, r)| format!("{p}@{}={:?}", r.rev, r.entry.map(|e| Node::content_of(&e.hash))));
+    format!("{} {}", rows.collect::<Vec<_>>().join(" "), if page.more { "more" } else { "" })
+}
+
+struct Run {
+    shared: Arc<Shared>,
+}
+
+/// One history. What is wrong in the end, and what happened if `verbose`.
+pub fn run(seed: u64, config: Config, mutant: Mutant, verbose: bool) -> (Vec<String>, String) {
+    let broken = if let Mutant::World(b) = mutant { Some(b) } else { None };
+    rules::without(if let Mutant::Engine(r) = mutant { Some(r) } else { None });
+    let run = Run { shared: Shared::new(World::new(seed, config, broken, verbose)) };
+    run.noise(90);
+    let stuck = run.quiet();
+    rules::without(None);
+    let mut w = run.shared.lock();
+    w.engines.clear();
+    let mut wrongs = w.check();
+    wrongs.extend(stuck);
+    (wrongs, w.log())
+}
+
+impl Run {
+    /// The engine of a client; a new one after a crash.
+    fn engine(&self, i: usize) -> Arc<Engine> {
+        let mut w = self.shared.lock();
+        if !w.clients[i].crashed
+            && let Some(engine) = &w.engines[i]
+        {
+            return engine.clone();
+        }
+        w.clients[i].crashed = false;
+        if w.broken == Some(Broken::SeenIsStored) {
+            w.clients[i].listed.clear();
+        }
+        let temps: Vec<String> = w.clients[i].fs.keys().filter(|p| !Client::visible(p) && !p.starts_with(".mesync/")).cloned().collect();
+        let on = std::mem::replace(&mut w.on, false);
+        let guarded = w.config == Config::Guard;
+        drop(w);
+        let side = || Side { world: self.shared.clone(), i };
+        let boxed = Env {
+            hub: Box::new(side()),
+            transfer: Box::new(side()),
+            tree: Box::new(side()),
+            state: Box::new(side()),
+            ambient: Box::new(side()),
+        };
+        let limits = Limits { least: LIMIT as u64, one_of: 1000, all: 1000 };
+        let engine = Arc::new(Engine::new(boxed, Options { limits, allow_deletes: !guarded }).expect("nothing fails here"));
+        temps.iter().for_each(|temp| engine.clear(temp).expect("nothing fails here"));
+        let mut w = self.shared.lock();
+        w.on = on;
+        w.engines[i] = Some(engine.clone());
+        engine
+    }
+
+    fn noise(&self, steps: usize) {
+        for _ in 0..steps {
+            let mut w = self.shared.lock();
+            w.tick += 1;
+            let (i, x) = (w.random(3), w.chance());
+            let config = w.config;
+            let drops = matches!(config, Config::Drop | Config::Restore | Config::Guard | Config::Single);
+            match x {
+                ..0.22 => w.user(i),
+                _ if w.clients[i].legacy => w.old_client(i),
+                ..0.42 => {
+                    drop(w);
+                    self.poll(i);
+                }
+                ..0.46 if !w.flight.is_empty() => {
+                    let at = w.random(usize::MAX) % w.flight.len();
+                    let (change, host, bytes) = w.flight.remove(at);
+                    land(&mut w, change, host, bytes);
+                }
+                ..0.48 if drops => {
+                    w.hub.drop_tombstones();
+                    w.say(|| "hub drops tombstones".into());
+                }
+                ..0.49 if config == Config::Restore => restore(&mut w),
+                ..0.51 if config == Config::Ignore => {
+                    let path = w.pick(&["a", "d/x"]).expect("there are two").to_string();
+                    w.say(|| format!("c{i} ignores {path} or no more"));
+                    let ignored = &mut w.clients[i].ignored;
+                    if !ignored.remove(&path) {
+                        ignored.insert(path);
+                    }
+                }
+                ..0.53 if config == Config::Guard => {
+                    let approves = w.chance() < 0.7;
+                    drop(w);
+                    if approves {
+                        self.approve(i);
+                    }
+                }
+                _ => {
+                    let paths = w.clients[i].paths();
+                    let some = if w.chance() < 0.2 { paths } else { w.pick(&paths).into_iter().collect() };
+                    let (pieces, wake) = (1 + w.random(5), w.chance() < 0.5);
+                    drop(w);
+                    self.work(i, &some, pieces, wake);
+                }
+            }
+        }
+    }
+
+    fn poll(&self, i: usize) -> bool {
+        let engine = self.engine(i);
+        match engine.poll() {
+            Ok(Polled::NewEpoch) => {
+                let paths = self.shared.lock().clients[i].paths();
+                offer(&engine, &paths);
+                true
+            }
+            Ok(Polled::More | Polled::Busy) => true,
+            Ok(Polled::Drained) | Err(_) => false,
+        }
+    }
+
+    /// Returns how many pieces were done.
+    fn work(&self, i: usize, paths: &[String], pieces: usize, wake: bool) -> usize {
+        let engine = self.engine(i);
+        offer(&engine, paths);
+        if wake {
+            engine.wake(true);
+        }
+        for n in 0..pieces {
+            match engine.work() {
+                None => return n,
+                Some(report) if matches!(report.outcome, Outcome::Fatal(_)) => return n,
+                Some(_) => {}
+            }
+        }
+        pieces
+    }
+
+    fn approve(&self, i: usize) {
+        let engine = self.engine(i);
+        let mut w = self.shared.lock();
+        let c = &mut w.clients[i];
+        let tokens: Vec<_> = c.pending().iter().map(|p| c.token(p)).collect();
+        c.listed_tokens.extend(tokens.clone());
+        w.say(|| format!("c{i} approves {tokens:?}"));
+        drop(w);
+        // a crash here is one before anybody heard of it
+        let _ = engine.approve(tokens);
+    }
+
+    /// No more disturbances: everything comes into step, or it never will.
+    fn quiet(&self) -> Vec<String> {
+        self.shared.lock().on = false;
+        let mut last = None;
+        for round in 0..40 {
+            for i in 0..3 {
+                let mut w = self.shared.lock();
+                w.tick += 1;
+                if w.clients[i].legacy {
+                    w.old_client(i);
+                    continue;
+                }
+                let approves = round == 6 && w.config == Config::Guard && w.chance() < 0.5;
+                drop(w);
+                (0..60).take_while(|_| self.poll(i)).for_each(drop);
+                if approves {
+                    self.approve(i);
+                }
+                let paths = self.shared.lock().clients[i].paths();
+                if self.work(i, &paths, 2000, true) == 2000 {
+                    return vec![format!("I1 c{i} never ends")];
+                }
+            }
+            let mut w = self.shared.lock();
+            if round == 1 {
+                for (change, host, bytes) in std::mem::take(&mut w.flight) {
+                    land(&mut w, change, host, bytes);
+                }
+            }
+            let now = (w.hub.rev, w.hub.epoch, w.clients.iter().map(|c| (c.fs.clone(), c.feed)).collect::<Vec<_>>());
+            if last.as_ref() == Some(&now) && round > if w.config == Config::Guard { 7 } else { 3 } {
+                break;
+            }
+            last = Some(now);
+        }
+        Vec::new()
+    }
+}
+
+/// As a scan does.
+fn offer(engine: &Engine, paths: &[String]) {
+    for path in paths {
+        assert!(engine.offer(path), "there is room");
+    }
+}
+
+/// A request that was on its way arrives.
+fn land(w: &mut World, change: Change, host: String, bytes: bool) {
+    let answer = w.hub.change(&change, &host, bytes);
+    w.say(|| format!("late from {host}: {} if {:?}: {}", change.path, change.condition, brief(&answer)));
+}
+
+fn restore(w: &mut World) {
+    match w.backup.clone() {
+        None => {
+            w.backup = Some(w.hub.clone());
+            w.say(|| "hub backup".into());
+        }
+        Some(backup) => {
+            w.hub.restore(&backup);
+            w.flight.clear();
+            w.say(|| "hub restored".into());
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! Histories that are too rare to wait for, told step by step; each also without the rule that it is about.
+//!
+//! Client 0 or 1 is brought along by hand, the hub's other visitors are changes made there directly. No faults but those told.
+
+use uuid::Uuid;
+
+use crate::files::engine::env::{Condition, From};
+use crate::wire::files::Kind;
+
+use super::*;
+
+struct Scene {
+    run: Run,
+    key: u128,
+}
+
+impl Scene {
+    fn new(mutant: Mutant) -> Scene {
+        let broken = if let Mutant::World(b) = mutant { Some(b) } else { None };
+        rules::without(if let Mutant::Engine(r) = mutant { Some(r) } else { None });
+        let mut world = World::new(0, Config::Plain, broken, false);
+        world.on = false;
+        Scene { run: Run { shared: Shared::new(world) }, key: 1 << 64 }
+    }
+
+    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+        self.run.shared.lock()
+    }
+
+    /// A user writes a file.
+    fn write(&self, i: usize, path: &str, content: u64) {
+        let mut w = self.world();
+        let (ino, ctime) = (w.fresh(), w.fresh());
+        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino, ctime };
+        w.clients[i].make_parents(path);
+        w.clients[i].fs.insert(path.into(), node);
+    }
+
+    fn chmod(&self, i: usize, path: &str, mode: u32) {
+        let mut w = self.world();
+        let ctime = w.fresh();
+        let node = w.clients[i].fs.get_mut(path).expect("it is there");
+        (node.mode, node.ctime) = (mode, ctime);
+    }
+
+    /// Somebody else changes the hub: content 0 deletes.
+    fn other(&mut self, path: &str, content: u64, condition: Condition, from: Option<(&str, u64)>) {
+        self.key += 1;
+        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino: 0, ctime: 0 };
+        let change = Change {
+            path: path.into(),
+            key: Uuid::from_u128(self.key),
+            condition,
+            entry: (content > 0).then(|| node.entry()),
+            from: from.map(|(path, rev)| From { path: path.into(), rev }),
+        };
+        let answer = self.world().hub.change(&change, "other", true);
+        assert!(matches!(answer, Answer::Made(_)), "{path}: {answer:?}");
+    }
+
+    /// One page of the feed, or as many as there are.
+    fn poll(&self, i: usize) {
+        self.run.poll(i);
+    }
+
+    fn poll_all(&self, i: usize) {
+        (0..50).take_while(|_| self.run.poll(i)).for_each(drop);
+    }
+
+    /// Does all that can be done now.
+    fn work(&self, i: usize) {
+        let paths = self.world().clients[i].paths();
+        self.run.work(i, &paths, 500, true);
+    }
+
+    fn sync(&self, i: usize) {
+        for _ in 0..3 {
+            self.poll_all(i);
+            self.work(i);
+        }
+    }
+
+    /// The content of a file of the hub, 0 if there is none.
+    fn hub(&self, path: &str) -> u64 {
+        self.world().hub.row(path).entry.map_or(0, |e| Node::content_of(&e.hash))
+    }
+
+    fn here(&self, i: usize, path: &str) -> u64 {
+        self.world().clients[i].fs.get(path).map_or(0, |n| n.content)
+    }
+
+    /// Whether a content is under some visible name of a client.
+    fn has(&self, i: usize, content: u64) -> bool {
+        self.world().clients[i].tree().any(|(_, n)| n.content == content)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        rules::without(None);
+        self.world().engines.clear();
+    }
+}
+
+/// What comes out with all rules, and without one.
+fn check(rule: Rule, scene: impl Fn(&mut Scene) -> bool) {
+    assert!(scene(&mut Scene::new(Mutant::None)), "with all rules");
+    assert!(!scene(&mut Scene::new(Mutant::Engine(rule))), "without {rule:?} nobody would notice");
+}
+
+#[test]
+fn a_clash_waits_for_the_end_of_the_feed() {
+    check(Rule::ClashWaitsForFeed, |s| {
+        s.write(0, "d/x", 1);
+        s.sync(0);
+        // a directory became a file, and its last entry was still touched by somebody who did not know
+        s.other("z", 2, Condition::Nothing, None);
+        s.other("d", 3, Condition::Nothing, None);
+        s.other("d/x", 0, Condition::Rev(1), None);
+        s.poll(0);
+        s.work(0);
+        s.sync(0);
+        s.hub("d") == 3 && s.here(0, "d") == 3
+    });
+}
+
+#[test]
+fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
+    check(Rule::CurrentFromKey, |s| {
+        s.write(0, "a", 1);
+        s.write(0, "b", 2);
+        s.poll_all(0);
+        s.world().lose_answers = true;
+        s.work(0);
+        s.world().lose_answers = false;
+        let rev = s.world().hub.row("a").rev;
+        s.other("a", 0, Condition::Rev(rev), None);
+        s.world().hub.drop_tombstones();
+        s.other("z", 9, Condition::Nothing, None);
+        // the feed passes before the key is asked about
+        s.poll_all(0);
+        s.sync(0);
+        s.hub("a") == 0 && s.here(0, "a") == 0 && s.here(0, "b") == 2 && s.hub("b") == 2
+    });
+}
+
+#[test]
+fn a_refusal_by_a_restored_hub_costs_no_edit() {
+    check(Rule::RefusalsTellNothing, |s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        let backup = s.world().hub.clone();
+        s.write(0, "a", 2);
+        s.sync(0);
+        s.world().hub.restore(&backup);
+        s.other("a", 3, Condition::Rev(1), None);
+        // it does not know of the restored hub yet
+        s.chmod(0, "a", 7);
+        s.work(0);
+        s.work(0);
+        s.sync(0);
+        s.hub("a") == 3 && s.has(0, 2)
+    });
+}
+
+#[test]
+fn a_mode_set_after_the_hubs_was_taken_over_is_an_answer_to_it() {
+    check(Rule::MergedModeIsStored, |s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        s.sync(1);
+        s.chmod(1, "a", 5);
+        s.sync(1);
+        s.write(0, "a", 2);
+        s.poll_all(0);
+        s.world().lose_requests = true;
+        s.work(0);
+        s.work(0);
+        s.world().lose_requests = false;
+        assert_eq!(s.world().clients[0].fs["a"].mode, 5, "taken over with the edit");
+        s.chmod(0, "a", 6);
+        s.sync(0);
+        s.sync(1);
+        let on_hub = s.world().hub.row("a").entry.map(|e| e.mode);
+        s.hub("a") == 2 && s.here(1, "a") == 2 && on_hub == Some(6) && s.world().clients[1].fs["a"].mode == 6
+    });
+}
+
+#[test]
+fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
+    let mut s = Scene::new(Mutant::None);
+    s.write(1, "d/x", 9);
+    // twice the same bytes give way to the same directory
+    for _ in 0..2 {
+        s.other("d", 1, Condition::Nothing, None);
+        s.sync(1);
+    }
+    let live: Vec<String> =
+        s.world().hub.rows.iter().filter(|(_, r)| r.entry.is_some_and(|e| !e.is_dir())).map(|(p, _)| p.clone()).collect();
+    let copies = live.iter().filter(|p| p.starts_with("d.sync-conflict-")).count();
+    assert_eq!((copies, s.hub("d/x"), s.hub("d")), (2, 9, 0), "{live:?}");
+}
+
+/// Runs a scene again and again, with a crash at its first, second, … step while client 0 is at work, and something else that
+/// happens before it starts again; `true`: it came out well each time.
+fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), meanwhile: impl Fn(&mut Scene), after: impl Fn(&Scene) -> bool) -> bool {
+    for step in 1..200 {
+        let mut s = Scene::new(mutant);
+        before(&mut s);
+        s.poll_all(0);
+        s.world().crash_in = Some(step);
+        s.work(0);
+        let crashed = s.world().crash_in.take().is_none();
+        meanwhile(&mut s);
+        s.sync(0);
+        s.sync(1);
+        s.sync(0);
+        let wrongs: Vec<String> = s.world().check().into_iter().filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1")).collect();
+        if !wrongs.is_empty() || !after(&s) {
+            println!("crashed at step {step}: {wrongs:?}");
+            return false;
+        }
+        if !crashed {
+            return step > 1;
+        }
+    }
+    panic!("the scene has no end");
+}
+
+#[test]
+fn a_crash_at_any_step_changes_nothing() {
+    let check = |name: &str, before: &dyn Fn(&mut Scene), after: &dyn Fn(&Scene) -> bool| {
+        assert!(with_each_crash(Mutant::None, before, |_| (), after), "{name}");
+    };
+    let two = |s: &mut Scene| {
+        s.write(0, "d/x", 1);
+        s.write(0, "y", 2);
+        s.sync(0);
+        s.sync(1);
+    };
+    let rev = |s: &Scene, path: &str| s.world().hub.row(path).rev;
+    check("upload", &|s| s.write(0, "d/x", 1), &|s| s.here(1, "d/x") == 1);
+    check("download", &|s| s.other("d/x", 1, Condition::Nothing, None), &|s| s.here(0, "d/x") == 1);
+    let replaced = |s: &mut Scene| {
+        two(s);
+        s.other("d/x", 3, Condition::Rev(rev(s, "d/x")), None);
+    };
+    check("replace", &replaced, &|s| s.here(0, "d/x") == 3 && !s.has(0, 1));
+    let conflict = |s: &mut Scene| {
+        replaced(s);
+        s.write(0, "d/x", 4);
+    };
+    check("conflict", &conflict, &|s| s.here(0, "d/x") == 3 && s.has(1, 4));
+    let renamed = |s: &mut Scene| {
+        two(s);
+        let mut w = s.world();
+        let node = w.clients[0].fs.remove("y").expect("it is there");
+        w.clients[0].fs.insert("z".into(), node);
+    };
+    check("rename", &renamed, &|s| s.hub("z") == 2 && s.hub("y") == 0 && s.here(1, "y") == 0);
+    let removed = |s: &mut Scene| {
+        two(s);
+        s.world().clients[0].fs.remove("y");
+    };
+    check("delete", &removed, &|s| s.hub("y") == 0 && s.here(1, "y") == 0);
+    let edited_and_removed = |s: &mut Scene| {
+        two(s);
+        s.other("y", 0, Condition::Rev(rev(s, "y")), None);
+        s.write(0, "y", 7);
+    };
+    check("the edit wins", &edited_and_removed, &|s| s.hub("y") == 7 && s.here(1, "y") == 7);
+    let clash = |s: &mut Scene| {
+        s.write(0, "d", 5);
+        s.other("d/x", 6, Condition::Nothing, None);
+    };
+    check("a file in the way", &clash, &|s| s.here(0, "d/x") == 6 && s.has(1, 5));
+    let modes = |s: &mut Scene| {
+        two(s);
+        s.chmod(1, "y", 5);
+        s.sync(1);
+        s.write(0, "y", 8);
+    };
+    check("edit and mode", &modes, &|s| s.here(1, "y") == 8 && s.world().clients[1].fs["y"].mode == 5);
+}
+
+#[test]
+fn a_directory_that_was_left_empty_does_not_come_back() {
+    let before = |s: &mut Scene| {
+        s.write(0, "d/x", 1);
+        s.sync(0);
+        let rev = s.world().hub.row("d/x").rev;
+        s.other("d/x", 0, Condition::Rev(rev), None);
+    };
+    let gone = |s: &Scene| !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none();
+    assert!(with_each_crash(Mutant::None, before, |_| (), gone));
+    assert!(!with_each_crash(Mutant::Engine(Rule::PruneFirst), before, |_| (), gone));
+}
+
+#[test]
+fn what_is_in_the_trash_was_not_deleted_by_its_user() {
+    let before = |s: &mut Scene| {
+        s.write(0, "y", 2);
+        s.sync(0);
+        s.other("y", 0, Condition::Rev(1), None);
+    };
+    // the same bytes come back before anybody finds out how far the move to the trash had come
+    let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
+    let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
+    assert!(with_each_crash(Mutant::None, before, again, here));
+    assert!(!with_each_crash(Mutant::Engine(Rule::TrashIntent), before, again, here));
+}
+
+#[test]
+fn what_is_ignored_from_now_on_is_not_deleted() {
+    check(Rule::IgnoredIsNotDeleted, |s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        s.sync(1);
+        s.world().clients[0].ignored.insert("a".into());
+        s.sync(0);
+        s.sync(1);
+        let kept = s.hub("a") == 1 && s.here(0, "a") == 1 && s.here(1, "a") == 1;
+        // no more: equal again, so nothing happens; had it been removed meanwhile, it would come back
+        s.world().clients[0].ignored.clear();
+        s.sync(0);
+        kept && s.hub("a") == 1 && s.world().hub.rev == 1
+    });
+}
+
+#[test]
+fn an_answer_that_comes_while_a_path_is_ignored_leaves_no_old_base() {
+    let s = Scene::new(Mutant::None);
+    s.write(0, "a", 1);
+    s.sync(0);
+    s.write(0, "a", 2);
+    s.world().lose_answers = true;
+    s.work(0);
+    s.world().lose_answers = false;
+    // back to what it was, and ignored just while the key is asked about
+    s.write(0, "a", 1);
+    s.poll_all(0);
+    s.world().clients[0].ignored.insert("a".into());
+    let engine = s.run.engine(0);
+    offer(&engine, &["a".to_string()]);
+    engine.wake(false);
+    while s.world().clients[0].rows("a").key.is_some() {
+        assert!(engine.work().is_some());
+    }
+    s.world().clients[0].ignored.clear();
+    s.sync(0);
+    assert!(s.has(0, 1) && s.has(0, 2));
+}
+
+#[test]
+fn a_file_that_is_moved_into_a_directory_of_its_own_name_is_no_rename() {
+    let mut s = Scene::new(Mutant::None);
+    s.write(0, "d", 1);
+    s.sync(0);
+    let node = s.world().clients[0].fs.remove("d").expect("it is there");
+    s.world().clients[0].make_parents("d/z");
+    s.world().clients[0].fs.insert("d/z".into(), node);
+    s.sync(0);
+    s.sync(1);
+    assert_eq!((s.hub("d"), s.hub("d/z"), s.here(1, "d/z")), (0, 1, 1));
+    // and back
+    let node = s.world().clients[0].fs.remove("d/z").expect("it is there");
+    s.world().clients[0].fs.insert("d".into(), node);
+    s.other("q", 2, Condition::Nothing, None);
+    s.sync(0);
+    s.sync(1);
+    assert_eq!((s.hub("d"), s.hub("d/z"), s.here(1, "d")), (1, 0, 1));
+}
+
+#[test]
+fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() {
+    let mut s = Scene::new(Mutant::None);
+    s.world().config = Config::Guard;
+    let names = |dir: &str| (0..6).map(|n| format!("{dir}/x{n}")).collect::<Vec<_>>();
+    for (n, path) in names("d").iter().enumerate() {
+        s.write(0, path, 10 + n as u64);
+    }
+    s.sync(0);
+    s.sync(1);
+    {
+        let mut w = s.world();
+        for (from, to) in names("d").iter().zip(names("e")) {
+            let node = w.clients[0].fs.remove(from).expect("it is there");
+            w.clients[0].fs.insert(to, node);
+        }
+        let dir = w.clients[0].fs.remove("d").expect("it is there");
+        w.clients[0].fs.insert("e".into(), dir);
+    }
+    let moved = s.world().hub.blobs.len();
+    s.sync(0);
+    s.sync(1);
+    assert_eq!((s.here(1, "e/x5"), s.has(1, 15), s.here(1, "d/x5"), s.world().hub.blobs.len()), (15, true, 0, moved));
+    assert!(s.world().guard.is_empty(), "none of it counted");
+    // all of it goes: nothing does, until somebody says that it may
+    for path in names("e") {
+        s.world().clients[0].fs.remove(&path);
+    }
+    s.sync(0);
+    assert_eq!((s.hub("e/x0"), s.run.engine(0).deletes().len()), (10, 6));
+    // what is approved is exactly what was listed
+    let listed = s.run.engine(0).deletes();
+    s.world().clients[0].listed_tokens.extend(listed.clone());
+    s.other("e/x0", 77, Condition::Rev(listed[0].remote), None);
+    s.run.engine(0).approve(listed).expect("nothing fails here");
+    s.sync(0);
+    let left: Vec<u64> = names("e").iter().map(|p| s.hub(p)).collect();
+    assert_eq!((left, s.here(0, "e/x0")), (vec![77, 0, 0, 0, 0, 0], 77));
+    // the other side deletes: held there as well
+    s.sync(1);
+    assert_eq!((s.here(1, "e/x5"), s.run.engine(1).deletes().len()), (15, 5));
+}
+
+#[test]
+fn threads_do_not_get_in_each_others_way() {
+    let mut s = Scene::new(Mutant::None);
+    for n in 0..40 {
+        s.write(0, &format!("d{}/x{n}", n % 4), 100 + n);
+        s.other(&format!("d{}/y{n}", n % 4), 200 + n, Condition::Nothing, None);
+        s.other(&format!("d{}/x{n}", n % 8), 300 + n, Condition::Nothing, None);
+    }
+    s.poll_all(0);
+    let engine = s.run.engine(0);
+    for _ in 0..6 {
+        offer(&engine, &s.world().clients[0].paths());
+        engine.wake(true);
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| while engine.work().is_some() {});
+            }
+            threads.spawn(|| while engine.poll().is_ok_and(|p| p == Polled::More) {});
+        });
+    }
+    s.sync(0);
+    s.sync(1);
+    s.sync(0);
+    let wrongs: Vec<String> = s.world().check().into_iter().filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1")).collect();
+    assert!(wrongs.is_empty(), "{}", wrongs.join("\n"));
+    let lost = (0..40).filter(|n| !s.has(1, 100 + n) || !s.has(1, 200 + n) || !s.has(1, 300 + n)).count();
+    assert_eq!(lost, 0);
+}

@@ -1,0 +1,379 @@
+//! One client's environment in the simulation: tree, state and hub in memory, with everything that can go wrong.
+//!
+//! Before and after each effect the client may crash, a user may act, and another thread of the same client may do a piece of
+//! its work: none of them holds a lock then.
+
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Kind};
+use crate::files::engine::env::*;
+use crate::files::plan::{Entry, Local, RemoteRow, Stamp, is_below, parent};
+use crate::relpath;
+use crate::wire::files;
+
+use super::world::{Client, Node, Shared, World};
+use super::{Broken, copy_of, stem};
+
+/// Seconds of one tick.
+pub const TICK: u64 = 120;
+
+#[derive(Clone)]
+pub struct Side {
+    pub world: Arc<Shared>,
+    pub i: usize,
+}
+
+pub fn fatal(what: &str) -> Fault {
+    Fault::Fatal(Error::new(Kind::Failed, what))
+}
+
+fn later(what: &str) -> Fault {
+    Fault::Later(Error::new(Kind::Unreachable, what))
+}
+
+/// Where in a call something may happen.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Point {
+    /// Reading: nothing but a crash that has happened already.
+    Read,
+    /// Just before an effect in the tree: the last window of a race.
+    Window,
+    Effect,
+}
+
+impl Side {
+    pub fn enter(&self, point: Point) -> Called<MutexGuard<'_, World>> {
+        let mut w = self.world.lock();
+        if w.clients[self.i].crashed {
+            return Err(fatal("crashed before"));
+        }
+        if point == Point::Read {
+            return Ok(w);
+        }
+        if w.crashes(0.012) {
+            return Err(self.crash(w));
+        }
+        if point == Point::Window && w.fault(0.2) {
+            w.user(self.i);
+        }
+        if w.depth < 2 && w.fault(0.06) {
+            w = self.other_thread(w)?;
+        }
+        Ok(w)
+    }
+
+    pub fn crash(&self, mut w: MutexGuard<'_, World>) -> Fault {
+        let i = self.i;
+        w.say(|| format!("c{i} crashes"));
+        w.clients[i].crashed = true;
+        fatal("crashes here")
+    }
+
+    /// Another worker of the same client gets to run here.
+    fn other_thread<'a>(&'a self, mut w: MutexGuard<'a, World>) -> Called<MutexGuard<'a, World>> {
+        let Some(engine) = w.engines[self.i].clone() else { return Ok(w) };
+        w.depth += 1;
+        let poll = w.random(3) == 0;
+        drop(w);
+        match poll {
+            true => drop(engine.poll()),
+            false => drop(engine.work()),
+        }
+        let mut w = self.world.lock();
+        w.depth -= 1;
+        if w.clients[self.i].crashed { Err(fatal("crashed meanwhile")) } else { Ok(w) }
+    }
+
+    /// After an effect.
+    fn leave<T>(&self, mut w: MutexGuard<'_, World>, done: T) -> Called<T> {
+        if w.crashes(0.03) {
+            return Err(self.crash(w));
+        }
+        Ok(done)
+    }
+
+    fn request(&self, change: &Change, local: Option<&Local>) -> Called<Answer> {
+        let mut w = self.enter(if local.is_some() { Point::Window } else { Point::Effect })?;
+        if let Some(local) = local {
+            let stamp = w.clients[self.i].fs.get(&change.path).map(Node::stamp);
+            if stamp != Some(local.stamp) && w.broken != Some(Broken::Recheck) {
+                return Ok(Answer::Moved);
+            }
+        }
+        let mut change = change.clone();
+        if w.broken == Some(Broken::Recheck)
+            && let (Some(_), Some(node), Some(e)) = (local, w.clients[self.i].fs.get(&change.path), change.entry)
+        {
+            // it sends what is there now
+            change.entry = Some(Entry { mode: e.mode, ..node.entry() });
+        }
+        w.watch_delete(self.i, &change);
+        let bytes = local.is_some() && change.from.is_none();
+        let host = format!("c{}", self.i);
+        let lot = match (w.lose_requests, w.lose_answers) {
+            (true, _) => 0,
+            (_, true) => 20,
+            _ if w.on => w.random(100),
+            _ => 99,
+        };
+        if lot < 5 {
+            return Err(later("it never left"));
+        }
+        if lot < 15 {
+            w.say(|| {
+                format!(
+                    "{host} sent, in flight: {} {:?} if {:?} from {:?}",
+                    change.path,
+                    change.entry.map(|e| e.hash),
+                    change.condition,
+                    change.from
+                )
+            });
+            w.flight.push((change, host, bytes));
+            return Err(later("no answer yet"));
+        }
+        let answer = w.hub.change(&change, &host, bytes);
+        w.say(|| {
+            format!(
+                "{host} sent: {} {:?} if {:?} from {:?}: {}",
+                change.path,
+                change.entry.map(|e| e.hash),
+                change.condition,
+                change.from,
+                super::brief(&answer)
+            )
+        });
+        if lot < 25 {
+            return Err(later("the answer was lost"));
+        }
+        self.leave(w, answer)
+    }
+}
+
+impl crate::files::engine::env::Hub for Side {
+    fn changes(&self, after: u64, began: Option<u64>) -> Called<Changes> {
+        let mut w = self.enter(Point::Effect)?;
+        let page = w.hub.changes(after, began);
+        let i = self.i;
+        if !matches!(&page, Changes::Page(p) if p.rows.is_empty()) {
+            w.say(|| format!("c{i} page after {after}: {}", super::brief_page(&page)));
+        }
+        self.leave(w, page)
+    }
+
+    fn change(&self, change: &Change) -> Called<Answer> {
+        self.request(change, None)
+    }
+
+    fn ask(&self, key: Uuid) -> Called<Asked> {
+        let mut w = self.enter(Point::Effect)?;
+        if w.fault(0.1) {
+            return Err(later("no answer"));
+        }
+        let asked = w.hub.ask(key);
+        let i = self.i;
+        w.say(|| {
+            format!("c{i} asks: made {:?}", asked.made.as_ref().map(|m| m.iter().map(|(p, r)| (p.clone(), r.rev)).collect::<Vec<_>>()))
+        });
+        self.leave(w, asked)
+    }
+}
+
+impl Transfer for Side {
+    fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
+        self.request(change, Some(local))
+    }
+
+    fn stage(&self, path: &str, _: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+        let mut w = self.enter(Point::Effect)?;
+        let blind = w.broken == Some(Broken::VerifyCopies);
+        let hub = w.hub.blobs.clone();
+        let c = &w.clients[self.i];
+        let found = sources.iter().find_map(|source| match source {
+            Source::Tree(p) => c.fs.get(p).filter(|n| n.kind == entry.kind && (n.hash() == entry.hash || blind)).map(Node::hash),
+            Source::Trash => {
+                c.fs.iter()
+                    .find(|(p, n)| p.starts_with(".mesync/") && n.kind == entry.kind && n.hash() == entry.hash)
+                    .map(|(_, n)| n.hash())
+            }
+            Source::Hub => hub.contains(&entry.hash).then_some(entry.hash),
+        });
+        let Some(hash) = found.or(entry.is_dir().then_some(entry.hash)) else { return Ok(None) };
+        if !w.clients[self.i].make_parents(path) {
+            return Ok(None);
+        }
+        let temp = relpath::temporary(w.fresh());
+        let temp = parent(path).map_or(temp.clone(), |dir| format!("{dir}/{temp}"));
+        let (ino, ctime) = (w.fresh(), w.fresh());
+        let node = Node { kind: entry.kind, content: Node::content_of(&hash), mode: entry.mode, mtime: entry.mtime, ino, ctime };
+        let stamp = node.stamp();
+        let i = self.i;
+        w.clients[i].put_with_parents(&temp, node);
+        self.leave(w, Some(Staged { temp, stamp }))
+    }
+}
+
+impl Tree for Side {
+    fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
+        let w = self.enter(Point::Read)?;
+        let Some(node) = w.clients[self.i].fs.get(path) else { return Ok(Look::Absent) };
+        let (stamp, mut entry) = (node.stamp(), node.entry());
+        if let Some((_, known)) = known.filter(|(s, k)| **s == stamp && k.kind == entry.kind) {
+            entry.hash = known.hash;
+        }
+        Ok(Look::Here(Local { entry, stamp }))
+    }
+
+    fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
+        let w = self.enter(Point::Read)?;
+        Ok(w.clients[self.i].fs.get(path).map(Node::stamp))
+    }
+
+    fn is_empty(&self, dir: &str) -> Called<bool> {
+        let w = self.enter(Point::Read)?;
+        Ok(w.clients[self.i].under(dir).is_empty())
+    }
+
+    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()> {
+        let names = self.enter(Point::Read)?.clients[self.i].under(dir);
+        for name in names {
+            if !visit(&name)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
+        let checks = |w: &World| w.clients[self.i].fs.get(path).map(Node::stamp).as_ref() == over || w.broken == Some(Broken::Recheck);
+        if !checks(&*self.enter(Point::Read)?) {
+            return Ok(Moved::Changed);
+        }
+        let mut w = self.enter(Point::Window)?;
+        let looks = w.broken != Some(Broken::Recheck);
+        let no_replace = w.broken != Some(Broken::NoReplace);
+        let (tick, i) = (w.fresh(), self.i);
+        let c = &mut w.clients[i];
+        if !c.make_parents(path) || c.fs.get(path).is_some_and(|n| n.is_dir() && !c.under(path).is_empty()) {
+            return Ok(Moved::Taken);
+        }
+        // rmdir gives way before the rename, no directory comes out of it
+        if over.is_some() && c.fs.get(path).is_some_and(Node::is_dir) {
+            c.fs.remove(path);
+        } else if c.fs.contains_key(path) != over.is_some() && (no_replace || over.is_some()) {
+            return Ok(Moved::Taken);
+        }
+        let Some(mut new) = c.fs.remove(&staged.temp) else { return Ok(Moved::Changed) };
+        new.ctime = tick;
+        let out = c.fs.insert(path.to_string(), new.clone());
+        if let Some(mut out) = out.filter(|_| over.is_some() && looks) {
+            out.ctime = tick;
+            c.fs.insert(staged.temp.clone(), out);
+        }
+        w.say(|| format!("c{i} places {path} = {}", new.content));
+        w.touched(i, path);
+        self.leave(w, Moved::Done)
+    }
+
+    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
+        let w = self.enter(Point::Read)?;
+        let checked = expected.is_none_or(|e| w.clients[self.i].fs.get(from).map(Node::stamp).as_ref() == Some(e));
+        if !checked && w.broken != Some(Broken::Recheck) {
+            return Ok(Moved::Changed);
+        }
+        drop(w);
+        let mut w = self.enter(Point::Window)?;
+        let (tick, i) = (w.fresh(), self.i);
+        let above_is_dir = parent(to).is_none_or(|up| to.starts_with(".mesync/") || w.clients[i].fs.get(up).is_some_and(Node::is_dir));
+        if w.clients[i].fs.contains_key(to) || !above_is_dir {
+            return Ok(Moved::Taken);
+        }
+        if w.clients[i].fs.get(from).is_none_or(Node::is_dir) {
+            return Ok(Moved::Changed);
+        }
+        w.watch_move(i, from, to);
+        let c = &mut w.clients[i];
+        let mut node = c.fs.remove(from).expect("it was there");
+        node.ctime = tick;
+        let content = node.content;
+        c.fs.insert(to.to_string(), node);
+        if copy_of(to) {
+            let of = if relpath::is_own(from.rsplit('/').next().unwrap_or(from)) { stem(to) } else { from.to_string() };
+            w.messy.extend([of, to.to_string()]);
+        }
+        w.say(|| format!("c{i} moves {from} -> {to} ({content})"));
+        w.touched(i, from);
+        self.leave(w, Moved::Done)
+    }
+
+    fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>> {
+        let mut w = self.enter(Point::Window)?;
+        let (tick, i) = (w.fresh(), self.i);
+        let Some(node) = w.clients[i].fs.get_mut(path).filter(|n| n.stamp() == *expected) else { return Ok(None) };
+        (node.mode, node.ctime) = (mode, tick);
+        let stamp = node.stamp();
+        w.say(|| format!("c{i} sets the mode of {path} to {mode}"));
+        self.leave(w, Some(stamp))
+    }
+
+    fn discard(&self, temp: &str) -> Called<()> {
+        let mut w = self.enter(Point::Effect)?;
+        w.clients[self.i].fs.remove(temp);
+        self.leave(w, ())
+    }
+
+    fn remove_dir(&self, path: &str) -> Called<bool> {
+        let mut w = self.enter(Point::Effect)?;
+        let c = &mut w.clients[self.i];
+        let inside = c.fs.range(format!("{path}/")..).next().is_some_and(|(p, _)| is_below(p, path));
+        let gone = c.fs.get(path).is_some_and(Node::is_dir) && !inside;
+        if gone {
+            c.fs.remove(path);
+            let i = self.i;
+            w.say(|| format!("c{i} removes the directory {path}"));
+        }
+        self.leave(w, gone)
+    }
+
+    fn ignored(&self, path: &str) -> bool {
+        self.world.lock().clients[self.i].ignored.contains(path)
+    }
+}
+
+impl Ambient for Side {
+    fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_700_000_000 + self.world.lock().tick * TICK)
+    }
+
+    fn fresh(&self) -> Uuid {
+        Uuid::from_u128(u128::from(self.world.lock().fresh()))
+    }
+}
+
+impl Client {
+    /// Makes the directories above; `false`: something else is in the way.
+    pub fn make_parents(&mut self, path: &str) -> bool {
+        let Some(up) = parent(path) else { return true };
+        match self.fs.get(up) {
+            Some(node) => node.is_dir(),
+            None => {
+                let made = self.make_parents(up);
+                if made {
+                    self.serial += 1;
+                    let node =
+                        Node { kind: files::Kind::Dir, content: 0, mode: 0, mtime: 0, ino: 1_000_000 + self.serial, ctime: self.serial };
+                    self.fs.insert(up.to_string(), node);
+                }
+                made
+            }
+        }
+    }
+
+    fn put_with_parents(&mut self, path: &str, node: Node) {
+        self.make_parents(path);
+        self.fs.insert(path.to_string(), node);
+    }
+}

@@ -1,0 +1,134 @@
+//! The durable state of a client in the simulation: maps that survive its crashes, changed by whole transactions.
+
+use std::collections::BTreeMap;
+
+use crate::files::engine::env::*;
+use crate::files::plan::{RemoteRow, is_below};
+use crate::wire::files::Hash;
+
+use super::Broken;
+use super::side::{Point, Side, fatal};
+use super::world::Client;
+
+impl State for Side {
+    fn rows(&self, path: &str) -> Called<Rows> {
+        Ok(self.enter(Point::Read)?.clients[self.i].rows(path))
+    }
+
+    fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>> {
+        let w = self.enter(Point::Read)?;
+        let rows = w.clients[self.i].rows.iter().filter(|(p, _)| (dir.is_empty() || is_below(p, dir)) && p.as_str() > after);
+        Ok(rows.take(most).map(|(p, r)| (p.clone(), r.clone())).collect())
+    }
+
+    fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>> {
+        let w = self.enter(Point::Read)?;
+        let has = |r: &Rows| r.base.entry.is_some_and(|e| !e.is_dir() && e.hash == *hash);
+        Ok(w.clients[self.i].rows.iter().filter(|(_, r)| has(r)).take(most).map(|(p, _)| p.clone()).collect())
+    }
+
+    fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>> {
+        let w = self.enter(Point::Read)?;
+        let c = &w.clients[self.i];
+        let known = |r: &Rows| r.base.rev > 0 || r.remote.rev > 0;
+        let names = c.rows.iter().filter(|(p, r)| known(r) && p.as_str() > after && !c.listed.contains(*p));
+        Ok(names.take(most).map(|(p, _)| p.clone()).collect())
+    }
+
+    fn feed(&self) -> Called<Feed> {
+        Ok(self.enter(Point::Read)?.clients[self.i].feed)
+    }
+
+    fn files(&self) -> Called<u64> {
+        let w = self.enter(Point::Read)?;
+        Ok(w.clients[self.i].rows.values().filter(|r| r.base.entry.is_some_and(|e| !e.is_dir())).count() as u64)
+    }
+
+    fn deletes(&self) -> Called<BTreeMap<u64, u32>> {
+        Ok(self.enter(Point::Read)?.clients[self.i].deletes.clone())
+    }
+
+    fn approved(&self, token: &Token) -> Called<bool> {
+        let w = self.enter(Point::Read)?;
+        let c = &w.clients[self.i];
+        Ok(c.approved.contains(token) || w.broken == Some(Broken::ApproveListed) && !c.approved.is_empty())
+    }
+
+    fn commit(&self, writes: &[Write]) -> Called<()> {
+        let mut w = self.world.lock();
+        if w.clients[self.i].crashed {
+            return Err(fatal("crashed before"));
+        }
+        if w.crashes(0.008) {
+            return Err(self.crash(w));
+        }
+        let broken = w.broken;
+        let i = self.i;
+        if writes.contains(&Write::ForgetAll) {
+            w.say(|| format!("c{i} new epoch"));
+        }
+        w.clients[i].commit(writes, broken);
+        if w.crashes(0.008) {
+            return Err(self.crash(w));
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// The rules of [`Write`], in memory.
+    fn commit(&mut self, writes: &[Write], broken: Option<Broken>) {
+        for write in writes {
+            match write.clone() {
+                Write::Base(path, row) => self.rows_mut(&path).base = row,
+                Write::Remote { path, row, listed } => {
+                    let rows = self.rows_mut(&path);
+                    if newer(&rows.remote, &row) {
+                        rows.remote = row;
+                    }
+                    if listed {
+                        self.listed.insert(path);
+                    }
+                }
+                Write::Unlisted { path, through } => {
+                    let rows = self.rows_mut(&path);
+                    if unlisted(rows, through) {
+                        rows.remote = RemoteRow::default();
+                    }
+                }
+                Write::Intent(path, intent) => self.rows_mut(&path).intent = intent,
+                Write::OpenKey(key) => key.names.iter().for_each(|p| self.rows_mut(p).key = Some(key.clone())),
+                Write::CloseKey(key) => {
+                    for path in &key.names {
+                        let rows = self.rows_mut(path);
+                        if rows.key.as_ref().is_some_and(|k| k.key == key.key) {
+                            rows.key = None;
+                        }
+                    }
+                }
+                Write::Feed(feed) => self.feed = feed,
+                Write::NothingListed => self.listed.clear(),
+                Write::ForgetAll => {
+                    for rows in self.rows.values_mut() {
+                        let base = if broken == Some(Broken::KeepBase) { rows.base.clone() } else { Default::default() };
+                        *rows = Rows { base, remote: RemoteRow::default(), ..rows.clone() };
+                    }
+                    self.listed.clear();
+                    self.approved.clear();
+                }
+                Write::Deleted { minute } => *self.deletes.entry(minute).or_default() += 1,
+                Write::ForgetDeletes { before } => self.deletes.retain(|minute, _| *minute >= before),
+                Write::Approve(tokens) => self.approved = tokens.into_iter().collect(),
+            }
+        }
+        self.rows.retain(|_, rows| *rows != Rows::default());
+    }
+
+    fn rows_mut(&mut self, path: &str) -> &mut Rows {
+        self.rows.entry(path.to_string()).or_default()
+    }
+
+    pub fn rows(&self, path: &str) -> Rows {
+        self.rows.get(path).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,216 @@
+//! What people do in the simulation, and the client that keeps no base; and how the world keeps what they meant.
+
+use crate::files::plan::{MODE, is_below, parent};
+use crate::wire::files::Kind;
+
+use super::world::{Node, World};
+use super::{Config, stem};
+
+impl World {
+    fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
+        let node = self.clients[i].fs.remove(path)?;
+        self.killed.entry((path.into(), node.content)).or_default().insert(i);
+        if !writes {
+            self.messy.insert(path.into());
+        }
+        self.gone.entry((stem(path), node.content)).or_default().insert(i);
+        Some(node)
+    }
+
+    fn put(&mut self, i: usize, path: &str, node: Node, again: bool) {
+        let content = node.content;
+        self.clients[i].fs.insert(path.into(), node);
+        let here = (path.to_string(), content);
+        self.puts.insert(here.clone());
+        self.killed.entry(here.clone()).or_default().remove(&i);
+        self.gone.entry((stem(path), content)).or_default().remove(&i);
+        if self.clients[i].legacy {
+            self.hub.overwrote.remove(&Node::hash_of(content));
+        }
+        if again {
+            self.again.insert(here);
+            self.messy.insert(path.into());
+        }
+    }
+
+    fn node(&mut self, kind: Kind, content: u64, mode: u32, mtime: Option<i64>) -> Node {
+        let mtime = mtime.unwrap_or_else(|| self.fresh() as i64 * 1_000_000_000);
+        Node { kind, content, mode, mtime, ino: self.fresh(), ctime: self.fresh() }
+    }
+
+    pub fn user(&mut self, i: usize) {
+        if self.config == Config::Single && i != 1 {
+            return;
+        }
+        let legacy = self.clients[i].legacy;
+        let files: Vec<String> = self.clients[i].tree().filter(|(_, n)| !n.is_dir()).map(|(p, _)| p.clone()).collect();
+        let files: Vec<String> = files.into_iter().filter(|p| !legacy || p == "a" || p == "b").collect();
+        let x = self.chance();
+        let had = self.pick(&files);
+        match (x, had) {
+            (..0.16, Some(had)) => {
+                let node = self.kill(i, &had, false).expect("it was listed");
+                self.say(|| format!("c{i} rm {had} {}", node.content));
+                self.clients[i].queue.push(had.clone());
+                self.clients[i].undo = Some((had, node));
+            }
+            (0.16..0.26, Some(had)) if !legacy => self.user_chmod(i, &had),
+            (0.26..0.36, Some(had)) if !legacy => self.user_moves(i, &had),
+            (0.36..0.41, _) if !legacy => self.user_changes_directory(i),
+            _ => self.user_writes(i, x, legacy, &files),
+        }
+    }
+
+    fn user_chmod(&mut self, i: usize, path: &str) {
+        let ctime = self.fresh();
+        self.next_mode = self.next_mode % (MODE - 1) + 1;
+        let mode = self.next_mode;
+        let node = self.clients[i].fs.get_mut(path).expect("it was listed");
+        if node.kind == Kind::File {
+            let before = node.mode;
+            (node.mode, node.ctime) = (mode, ctime);
+            self.modes.insert(mode, (path.into(), before));
+            self.say(|| format!("c{i} chmod {path} {mode}"));
+        }
+    }
+
+    /// `d` is something else than a directory here.
+    fn d_is_file(&self, i: usize) -> bool {
+        self.clients[i].fs.get("d").is_some_and(|n| !n.is_dir())
+    }
+
+    fn user_moves(&mut self, i: usize, from: &str) {
+        let to = self.pick(&["a", "b", "e", "d/x", "d/z"]).expect("there are five");
+        if self.clients[i].fs.contains_key(to) || parent(to).is_some() && self.d_is_file(i) {
+            return;
+        }
+        let mut node = self.kill(i, from, false).expect("it was listed");
+        self.make_parent(i, to);
+        node.ctime = self.fresh();
+        let (content, again) = (node.content, self.puts.contains(&(to.to_string(), node.content)));
+        self.put(i, to, node, again);
+        self.messy.insert(to.into());
+        self.say(|| format!("c{i} mv {from} {to} {content}"));
+    }
+
+    fn user_changes_directory(&mut self, i: usize) {
+        let dir = self.node(Kind::Dir, 0, 0, None);
+        if self.clients[i].fs.contains_key("d") {
+            let was_file = self.d_is_file(i);
+            for below in self.clients[i].under("d") {
+                self.kill(i, &below, false);
+            }
+            // what is ours goes with the directory
+            let inside: Vec<String> = self.clients[i].fs.keys().filter(|p| is_below(p, "d")).cloned().collect();
+            if was_file {
+                self.say(|| format!("c{i} d: file to directory"));
+                self.kill(i, "d", false);
+                self.clients[i].fs.insert("d".into(), dir);
+                return;
+            }
+            if !inside.is_empty() {
+                return;
+            }
+            self.clients[i].fs.remove("d");
+            self.say(|| format!("c{i} rm -r d"));
+            if self.chance() < 0.6 {
+                let content = self.fresh();
+                let node = self.node(Kind::File, content, 0, None);
+                self.put(i, "d", node, false);
+                self.say(|| format!("c{i} writes d {content}"));
+            }
+            return;
+        }
+        self.clients[i].fs.insert("d".into(), dir);
+        self.say(|| format!("c{i} mkdir d"));
+    }
+
+    fn user_writes(&mut self, i: usize, x: f64, legacy: bool, files: &[String]) {
+        let names: Vec<String> = ["a", "b", "d/x", "d/y"].iter().take(if legacy { 2 } else { 4 }).map(|n| n.to_string()).collect();
+        let path = self.pick(&[&names[..], files].concat()).expect("there are some");
+        let undo = self.clients[i].undo.clone().filter(|(p, _)| !self.clients[i].fs.contains_key(p));
+        if let Some((path, mut node)) = undo.filter(|(p, _)| x < 0.47 && !(parent(p).is_some() && self.d_is_file(i))) {
+            self.make_parent(i, &path);
+            (node.ino, node.ctime) = (self.fresh(), self.fresh());
+            let content = node.content;
+            self.put(i, &path, node, true);
+            self.clients[i].queue.push(path.clone());
+            self.say(|| format!("c{i} puts {path} {content} back"));
+            return;
+        }
+        if parent(&path).is_some() && self.d_is_file(i) || self.clients[i].fs.get(&path).is_some_and(Node::is_dir) {
+            return;
+        }
+        let (mut content, mut mtime, mut again) = (self.fresh(), None, false);
+        if x < 0.54 {
+            // bytes that were there before, or that somebody else writes too
+            let known: Vec<u64> = self.puts.iter().filter(|(p, _)| *p == path).map(|(_, k)| *k).collect();
+            if let Some(k) = self.pick(&known) {
+                (content, again) = (k, true);
+                let old = self.hub.old.get(&path).and_then(|o| o.iter().find(|o| o.hash == Node::hash_of(k)).map(|o| o.mtime));
+                mtime = old.filter(|_| self.chance() < 0.5);
+            }
+        }
+        let (ino, ctime) = (self.fresh(), self.fresh());
+        if let Some(same) = self.clients[i].fs.get_mut(&path).filter(|n| n.content == content) {
+            // saved without a change: nothing that was not meant before
+            (same.ino, same.ctime) = (ino, ctime);
+            self.clients[i].queue.push(path);
+            return;
+        }
+        let old = if self.clients[i].fs.contains_key(&path) { self.kill(i, &path, true) } else { None };
+        let kind = if !legacy && self.chance() < 0.08 { Kind::Symlink } else { Kind::File };
+        if old.as_ref().is_some_and(|o| o.kind != kind) {
+            // its mode goes with the old one
+            self.messy.insert(path.clone());
+        }
+        self.make_parent(i, &path);
+        let mode = old.as_ref().filter(|o| o.kind == Kind::File).map_or(0, |o| o.mode);
+        let mut node = self.node(kind, content, mode, mtime);
+        if let Some(old) = old.filter(|_| self.chance() < 0.5) {
+            // written in place
+            node.ino = old.ino;
+        }
+        self.put(i, &path, node, again);
+        self.clients[i].queue.push(path.clone());
+        self.say(|| format!("c{i} writes {path} {content} {kind:?}"));
+    }
+
+    fn make_parent(&mut self, i: usize, path: &str) {
+        self.clients[i].make_parents(path);
+    }
+
+    // -- a client that keeps no base and knows no preconditions ---------------------------------------------------------------
+
+    pub fn old_client(&mut self, i: usize) {
+        let host = format!("c{i}");
+        for path in std::mem::take(&mut self.clients[i].queue) {
+            let entry = self.clients[i].fs.get(&path).map(Node::entry);
+            self.say(|| format!("{host} legacy: {path} {:?}", entry.map(|e| Node::content_of(&e.hash))));
+            self.hub.unconditional(&path, entry, &host);
+        }
+        let heard = self.clients[i].heard;
+        for path in ["a", "b"] {
+            let row = self.hub.row(path);
+            // else: it was down and missed the event
+            if row.rev > heard && row.entry.is_none() && !self.fault(0.3) {
+                self.clients[i].fs.remove(path);
+            }
+        }
+        self.clients[i].heard = self.hub.rev;
+        if self.chance() < 0.5 {
+            return;
+        }
+        // its start: fetch what is missing, send all that it has
+        for path in ["a", "b"] {
+            match (self.hub.row(path).entry.filter(|e| !e.is_dir()), self.clients[i].fs.get(path).map(Node::entry)) {
+                (Some(theirs), None) => {
+                    let node = self.node(theirs.kind, Node::content_of(&theirs.hash), theirs.mode, Some(theirs.mtime));
+                    self.clients[i].fs.insert(path.into(), node);
+                }
+                (_, Some(mine)) => self.hub.unconditional(path, Some(mine), &host),
+                (None, None) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The world of the simulation: clients with their trees, users who work in them, and one hub; and what was meant by whom.
+//!
+//! It knows nothing of how the engine works: it keeps what users did, so that the invariants can be told from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::files::engine::Engine;
+use crate::files::engine::env::{Change, Feed, Rows, Token};
+use crate::files::plan::{Action, Entry, Local, Stamp, is_below, plan};
+use crate::relpath;
+use crate::wire::files::{Hash, Kind};
+
+use super::hub::Hub;
+use super::{Broken, Config, copy_of};
+
+/// A name in a tree. Content 0: nothing (directories).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    pub kind: Kind,
+    pub content: u64,
+    pub mode: u32,
+    pub mtime: i64,
+    pub ino: u64,
+    pub ctime: u64,
+}
+
+impl Node {
+    pub fn is_dir(&self) -> bool {
+        self.kind == Kind::Dir
+    }
+
+    /// The number of the content stands at its beginning and, so that names of copies differ, there only.
+    pub fn hash(&self) -> Hash {
+        Node::hash_of(self.content)
+    }
+
+    pub fn hash_of(content: u64) -> Hash {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&(content << 32 | content).to_be_bytes());
+        Hash(hash)
+    }
+
+    pub fn content_of(hash: &Hash) -> u64 {
+        hash.0[4..8].iter().fold(0, |n, b| n << 8 | u64::from(*b))
+    }
+
+    pub fn stamp(&self) -> Stamp {
+        Stamp { inode: self.ino, size: 1, mtime: self.mtime, ctime: self.ctime as i64, mode: self.entry().mode }
+    }
+
+    pub fn entry(&self) -> Entry {
+        Entry::new(self.kind, self.hash(), 1, self.mode, self.mtime)
+    }
+
+    pub fn local(&self) -> Local {
+        Local { entry: self.entry(), stamp: self.stamp() }
+    }
+}
+
+#[derive(Default)]
+pub struct Client {
+    pub legacy: bool,
+    /// All names, temporary ones and the trash included.
+    pub fs: BTreeMap<String, Node>,
+    pub rows: BTreeMap<String, Rows>,
+    pub feed: Feed,
+    pub listed: BTreeSet<String>,
+    pub deletes: BTreeMap<u64, u32>,
+    pub approved: BTreeSet<Token>,
+    pub ignored: BTreeSet<String>,
+    pub crashed: bool,
+    pub serial: u64,
+    /// All that was ever approved.
+    pub listed_tokens: BTreeSet<Token>,
+    pub undo: Option<(String, Node)>,
+    /// Of a legacy client: names with news, and the hub's rev that it has heard.
+    pub queue: Vec<String>,
+    pub heard: u64,
+}
+
+impl Client {
+    pub fn visible(path: &str) -> bool {
+        !path.split('/').any(relpath::is_own)
+    }
+
+    /// Names below a directory, our own left out.
+    pub fn under(&self, dir: &str) -> Vec<String> {
+        let below = self.fs.range(format!("{dir}/")..).map(|(p, _)| p).take_while(|p| is_below(p, dir));
+        below.filter(|p| Client::visible(p)).cloned().collect()
+    }
+
+    pub fn tree(&self) -> impl Iterator<Item = (&String, &Node)> {
+        self.fs.iter().filter(|(p, _)| Client::visible(p))
+    }
+
+    pub fn paths(&self) -> Vec<String> {
+        let all: BTreeSet<String> = self.tree().map(|(p, _)| p).chain(self.rows.keys()).cloned().collect();
+        all.into_iter().collect()
+    }
+
+    fn local(&self, path: &str) -> Option<Local> {
+        let node = self.fs.get(path)?;
+        let counts = !node.is_dir() || self.rows(path).base.entry.is_some_and(|b| b.is_dir()) || self.under(path).is_empty();
+        counts.then(|| node.local())
+    }
+
+    /// Deletes that the guard counts.
+    pub fn pending(&self) -> Vec<String> {
+        let pending = |p: &String| {
+            let rows = self.rows(p);
+            let deletes = matches!(plan(&rows.base, self.local(p).as_ref(), &rows.remote).action, Action::Delete | Action::Trash);
+            !self.ignored.contains(p) && deletes && self.is_counted(&rows)
+        };
+        self.paths().into_iter().filter(pending).collect()
+    }
+
+    fn is_counted(&self, rows: &Rows) -> bool {
+        let Some(was) = rows.base.entry.filter(|e| !e.is_dir()) else { return false };
+        let to = rows.remote.renamed_to.as_ref().map(|to| self.rows(to).remote);
+        !to.is_some_and(|to| to.entry.is_some_and(|e| e.same_body(&was)))
+    }
+
+    pub fn token(&self, path: &str) -> Token {
+        let rows = self.rows(path);
+        Token { path: path.into(), base: rows.base.rev, remote: rows.remote.rev }
+    }
+}
+
+pub struct Shared(Mutex<World>);
+
+impl Shared {
+    pub fn new(world: World) -> Arc<Shared> {
+        Arc::new(Shared(Mutex::new(world)))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub struct World {
+    random: u64,
+    pub config: Config,
+    pub broken: Option<Broken>,
+    /// Faults and other disturbances happen.
+    pub on: bool,
+    pub hub: Hub,
+    pub backup: Option<Hub>,
+    /// All requests arrive, no answer does; or not even the requests.
+    pub lose_answers: bool,
+    pub lose_requests: bool,
+    /// Effects until the next crash.
+    pub crash_in: Option<u32>,
+    pub clients: Vec<Client>,
+    pub engines: Vec<Option<Arc<Engine>>>,
+    /// Other threads that run inside of one another.
+    pub depth: u32,
+    pub tick: u64,
+    ids: u64,
+    pub next_mode: u32,
+    /// Requests that arrive late: the change, from whom, with its bytes.
+    pub flight: Vec<(Change, String, bool)>,
+    log: Option<Vec<String>>,
+    // what users did, see `check`
+    pub puts: BTreeSet<(String, u64)>,
+    pub killed: BTreeMap<(String, u64), BTreeSet<usize>>,
+    pub gone: BTreeMap<(String, u64), BTreeSet<usize>>,
+    pub again: BTreeSet<(String, u64)>,
+    pub modes: BTreeMap<u32, (String, u32)>,
+    pub messy: BTreeSet<String>,
+    /// Deletes let through: tick and client.
+    pub guard: Vec<(u64, usize)>,
+    pub wrongs: Vec<String>,
+}
+
+impl World {
+    pub fn new(seed: u64, config: Config, broken: Option<Broken>, verbose: bool) -> World {
+        let mut clients: Vec<Client> = (0..3).map(|_| Client::default()).collect();
+        clients[0].legacy = config == Config::Legacy;
+        World {
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
+            config,
+            broken,
+            on: true,
+            hub: Hub::new(broken),
+            backup: None,
+            lose_answers: false,
+            lose_requests: false,
+            crash_in: None,
+            clients,
+            engines: vec![None, None, None],
+            depth: 0,
+            tick: 0,
+            ids: 0,
+            next_mode: 0,
+            flight: Vec::new(),
+            log: verbose.then(Vec::new),
+            puts: BTreeSet::new(),
+            killed: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            again: BTreeSet::new(),
+            modes: BTreeMap::new(),
+            messy: BTreeSet::new(),
+            guard: Vec::new(),
+            wrongs: Vec::new(),
+        }
+    }
+
+    /// splitmix64 (Steele, Lea and Flood, 2014).
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub fn random(&mut self, below: usize) -> usize {
+        (self.next() % below.max(1) as u64) as usize
+    }
+
+    /// From 0 to 1.
+    pub fn chance(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    pub fn fault(&mut self, p: f64) -> bool {
+        self.on && self.chance() < p
+    }
+
+    /// Whether the client crashes here, by chance or by plan.
+    pub fn crashes(&mut self, p: f64) -> bool {
+        self.crash_in = self.crash_in.map(|n| n.saturating_sub(1));
+        let planned = self.crash_in == Some(0);
+        if planned {
+            self.crash_in = None;
+        }
+        planned || self.fault(p)
+    }
+
+    pub fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[self.random(of.len())].clone()) }
+    }
+
+    pub fn fresh(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    pub fn say(&mut self, what: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(what());
+        }
+    }
+
+    pub fn log(&self) -> String {
+        self.log.as_deref().unwrap_or_default().join("\n  ")
+    }
+
+    // -- what is watched while the engine works -------------------------------------------------------------------------------
+
+    pub fn watch_delete(&mut self, i: usize, change: &Change) {
+        if let Some(from) = &change.from {
+            let copies: Vec<String> = [&from.path, &change.path].into_iter().filter(|_| copy_of(&change.path)).cloned().collect();
+            self.messy.extend(copies);
+        }
+        if change.entry.is_none() {
+            self.watch_guard(i, &change.path);
+        }
+    }
+
+    pub fn watch_move(&mut self, i: usize, from: &str, to: &str) {
+        let rows = self.clients[i].rows(from);
+        if to.starts_with(".mesync/") && rows.remote.entry.is_none() {
+            self.watch_guard(i, from);
+        }
+        if copy_of(to) && Client::visible(from) {
+            let local = self.clients[i].fs.get(from).map(Node::local);
+            let equal = local.zip(rows.remote.entry).is_some_and(|(l, r)| l.entry.same_body(&r));
+            let planned = plan(&rows.base, local.as_ref(), &rows.remote).action;
+            if equal && planned == Action::Conflict {
+                self.wrongs.push(format!("I6 c{i} {from} conflicts with its equal"));
+            }
+        }
+    }
+
+    fn watch_guard(&mut self, i: usize, path: &str) {
+        let c = &self.clients[i];
+        if c.is_counted(&c.rows(path)) && !c.listed_tokens.contains(&c.token(path)) {
+            self.guard.push((self.tick, i));
+        }
+    }
+
+    pub fn touched(&mut self, i: usize, path: &str) {
+        if self.config == Config::Single && i == 1 {
+            self.wrongs.push(format!("I8 {path} was touched where only its user works"));
+        }
+    }
+}
