@@ -34,15 +34,8 @@ const PURE: &[&str] = &[
 ];
 
 /// May start threads. A directory ends with a slash.
-const THREADS: &[&str] = &[
-    "src/daemon.rs",
-    "src/service.rs",
-    "src/hub/mod.rs",
-    "src/hub/commit.rs",
-    "src/hub/guard/",
-    "src/messages/hooks.rs",
-    "src/messages/hooks/",
-];
+const THREADS: &[&str] =
+    &["src/daemon.rs", "src/service.rs", "src/hub/mod.rs", "src/hub/commit.rs", "src/hub/guard/", "src/messages/hooks/"];
 
 /// May say `unsafe`.
 const UNSAFE: &[&str] = &["src/clock.rs"];

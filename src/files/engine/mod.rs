@@ -1,9 +1,9 @@
-//! Brings paths into step one by one, over the traits of [`env`]; any number of threads may do so at once.
+//! Brings paths into step one by one, over the traits of [`mod@env`]; any number of threads may do so at once.
 //!
 //! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
 //! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
-//! [`desk`] what is due and what goes next, [`feed`] the hub's changes, [`step`] one path, [`clash`] a file against a
-//! directory, [`send`] changes of the hub and what became of them, [`apply`] changes of the tree and what became of them.
+//! `desk` what is due and what goes next, `feed` the hub's changes, `step` one path, `clash` a file against a
+//! directory, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
 //!
 //! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
 //! an engine may be dropped at any moment, and a new one over the same environment goes on.
