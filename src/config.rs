@@ -33,6 +33,8 @@ pub mod limits {
     pub const SEEN_DAYS: usize = 15;
     /// Bytes of a hook's output that are kept.
     pub const HOOK_OUTPUT: usize = 64 * 1024;
+    /// Hashes of files that were read lately.
+    pub const HASHES: usize = 1024;
     /// Records of hooks of one type that are held in memory; the others are found when there is room again.
     pub const HOOKS: usize = 1000;
     /// Messages asked for in one pull.

@@ -6,7 +6,8 @@
 //! descriptor would lie (fsync(2), NOTES): every function here gives up and returns the error.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -126,6 +127,40 @@ pub fn link(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::hard_link(from, to)
 }
 
+/// How a rename below open directories ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renamed {
+    Done,
+    /// The new name exists; of an exchange: one of the names does not.
+    Refused,
+    /// The filesystem or kernel does not know this kind of rename, and nothing has happened.
+    Unsupported,
+}
+
+/// Renames between open directories unless the new name exists. Neither name is followed if it is a link.
+pub fn rename_noreplace_at(from_dir: impl AsFd, from: &str, to_dir: impl AsFd, to: &str) -> io::Result<Renamed> {
+    renamed(rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::NOREPLACE), Errno::EXIST)
+}
+
+/// Exchanges what stands under two names of one directory, in one step.
+pub fn exchange_at(dir: impl AsFd, one: &str, other: &str) -> io::Result<Renamed> {
+    renamed(rustix::fs::renameat_with(&dir, one, &dir, other, RenameFlags::EXCHANGE), Errno::NOENT)
+}
+
+/// Renames within an open directory, and replaces what has the new name.
+pub fn rename_at(dir: impl AsFd, from: &str, to: &str) -> io::Result<()> {
+    Ok(rustix::fs::renameat(&dir, from, &dir, to)?)
+}
+
+fn renamed(done: rustix::io::Result<()>, refused: Errno) -> io::Result<Renamed> {
+    match done {
+        Ok(()) => Ok(Renamed::Done),
+        Err(e) if e == refused => Ok(Renamed::Refused),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Renamed::Unsupported),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// A second name for a file; a synced copy where the filesystem has no links.
 #[allow(clippy::disallowed_methods)] // its home
 pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
@@ -197,17 +232,22 @@ pub fn read_credential(dir: Option<&Path>, name: &str) -> Result<Option<String>>
 /// The file keeps `content` for those who find it locked, such as a process number.
 pub fn lock(path: &Path, content: &str) -> Result<Option<File>> {
     let failed = |e: io::Error| Error::io(format!("lock {}", path.display()), &e);
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    lock_open(file, content).map_err(failed)
+}
+
+/// As [`lock`], for a file that is open already.
+pub fn lock_open(mut file: File, content: &str) -> io::Result<Option<File>> {
     for again in (0..10).rev() {
         match file.try_lock() {
             Ok(()) => break,
             Err(std::fs::TryLockError::WouldBlock) if again == 0 => return Ok(None),
             // it may be somebody who asks who holds it: `lock_holder` has it for a moment
             Err(std::fs::TryLockError::WouldBlock) => std::thread::park_timeout(std::time::Duration::from_millis(5)),
-            Err(std::fs::TryLockError::Error(e)) => return Err(failed(e)),
+            Err(std::fs::TryLockError::Error(e)) => return Err(e),
         }
     }
-    file.set_len(0).and_then(|()| file.write_all(content.as_bytes())).map_err(failed)?;
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(content.as_bytes()))?;
     Ok(Some(file))
 }
 

@@ -42,6 +42,8 @@ pub mod engine;
 pub mod guard;
 pub mod plan;
 pub mod rules;
+pub mod scan;
+pub mod tree;
 
 #[cfg(test)]
 mod sim;

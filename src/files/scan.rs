@@ -1,0 +1,158 @@
+//! Walks through the tree and tells every name in it, and what it could not tell.
+//!
+//! It reads no contents and compares nothing. It keeps the names of the directories that it still has to enter, and no
+//! others, so its memory does not grow with the number of files.
+
+use std::io;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::engine::env::Called;
+use super::tree::DiskTree;
+use super::tree::root::{self, fault};
+use crate::error::plain;
+use crate::relpath;
+
+/// One thing that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// A file, link or directory that may travel. A directory comes before what is in it.
+    Name { path: &'a str, is_dir: bool },
+    /// A temporary name of ours, perhaps left by a crash.
+    Temporary(&'a str),
+    /// What is below this directory is not known: it is not gone.
+    Unknown { path: &'a str, why: &'a str },
+}
+
+/// What a scan could not tell by name, in numbers, each with one example.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skipped {
+    pub special: Example,
+    /// Names that are not UTF-8, or longer than names may be.
+    pub names: Example,
+    /// Directories that could not be read.
+    pub unknown: Example,
+}
+
+/// How many, and the first of them, ready for a log line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Example {
+    pub count: u64,
+    pub first: Option<String>,
+}
+
+impl Example {
+    fn add(&mut self, what: impl FnOnce() -> String) {
+        self.count += 1;
+        self.first.get_or_insert_with(what);
+    }
+}
+
+/// Tells everything below a directory ("" for the root), until `visit` says `false`. Names that travel never, and what is
+/// below an ignored directory, are left out. It begins and ends by asking whether this is still the directory that it was.
+pub fn scan(tree: &DiskTree, dir: &str, visit: &mut dyn FnMut(Found<'_>) -> Called<bool>) -> Called<Skipped> {
+    tree.check()?;
+    let mut walk = Walk { tree, visit, skipped: Skipped::default(), going: true };
+    walk.run(dir)?;
+    tree.check()?;
+    Ok(walk.skipped)
+}
+
+struct Walk<'a> {
+    tree: &'a DiskTree,
+    visit: &'a mut dyn FnMut(Found<'_>) -> Called<bool>,
+    skipped: Skipped,
+    going: bool,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, from: &str) -> Called<()> {
+        let mut todo = vec![from.to_string()];
+        while let (true, Some(dir)) = (self.going, todo.pop()) {
+            match self.one(&dir, &mut todo) {
+                Err(e) => return Err(e),
+                Ok(Ok(())) => {}
+                // removed meanwhile, or never a directory
+                Ok(Err(e)) if root::absent(&e) => {}
+                Ok(Err(e)) if root::is(&e, &[Errno::ACCESS, Errno::PERM, Errno::XDEV, Errno::IO, Errno::NAMETOOLONG]) => {
+                    let why = if root::is(&e, &[Errno::XDEV]) { "another filesystem is mounted there".into() } else { plain(&e) };
+                    self.skipped.unknown.add(|| format!("{}: {why}", show(&dir)));
+                    self.going = (self.visit)(Found::Unknown { path: &dir, why: &why })?;
+                }
+                Ok(Err(e)) => return Err(fault("list", &dir, &e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// One directory. Its own directories are entered later, and found by name again: no descriptor is kept meanwhile.
+    fn one(&mut self, dir: &str, todo: &mut Vec<String>) -> Called<io::Result<()>> {
+        let tree = self.tree;
+        let mut failed = None;
+        let mut path = String::new();
+        let listed = tree.entries(dir, &mut |name, kind| {
+            path.clear();
+            if !dir.is_empty() {
+                path.push_str(dir);
+                path.push('/');
+            }
+            match name.to_str() {
+                Ok(name) => path.push_str(name),
+                Err(_) => {
+                    self.skipped.names.add(|| format!("{}{}", path, name.to_string_lossy().escape_debug()));
+                    return Ok(true);
+                }
+            }
+            let kind = match kind {
+                FileType::Unknown => kind_of(tree, &path)?,
+                known => known,
+            };
+            match self.entry(&path, kind, todo) {
+                Ok(going) => self.going = going,
+                Err(e) => (failed, self.going) = (Some(e), false),
+            }
+            Ok(self.going)
+        });
+        match failed {
+            Some(e) => Err(e),
+            None => Ok(listed),
+        }
+    }
+
+    fn entry(&mut self, path: &str, kind: FileType, todo: &mut Vec<String>) -> Called<bool> {
+        let name = root::split(path).1;
+        let is_dir = kind == FileType::Directory;
+        if relpath::is_own(name) {
+            return if name == relpath::OWN_DIR { Ok(true) } else { (self.visit)(Found::Temporary(path)) };
+        }
+        if relpath::check(path).is_err() {
+            self.skipped.names.add(|| show(path));
+            return Ok(true);
+        }
+        if !is_dir && !matches!(kind, FileType::RegularFile | FileType::Symlink) {
+            self.skipped.special.add(|| show(path));
+            return Ok(true);
+        }
+        if is_dir && !self.tree.skips(path) {
+            todo.push(path.to_string());
+        }
+        (self.visit)(Found::Name { path, is_dir })
+    }
+}
+
+/// Of a name that was removed meanwhile: of nothing that travels.
+fn kind_of(tree: &DiskTree, path: &str) -> io::Result<FileType> {
+    use super::tree::root::What;
+    let (dir, name) = root::split(path);
+    Ok(match root::show(tree.root().through(dir)?, name)?.map(|s| s.what) {
+        Some(What::File) => FileType::RegularFile,
+        Some(What::Dir) => FileType::Directory,
+        Some(What::Link) => FileType::Symlink,
+        _ => FileType::Fifo,
+    })
+}
+
+fn show(path: &str) -> String {
+    crate::disk::show(path.as_ref())
+}

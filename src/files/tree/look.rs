@@ -1,0 +1,188 @@
+//! Looks at names and reads contents, so that what was read is what `stat` showed before and after.
+//!
+//! It changes nothing in the tree.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use sha2::{Digest, Sha256};
+
+use super::DiskTree;
+use super::root::{self, Shown, What, fault, same, show, show_open, split};
+use crate::clock;
+use crate::config::limits;
+use crate::error::{Error, Kind as ErrorKind};
+use crate::files::engine::env::{Called, Fault, Look};
+use crate::files::plan::{Entry, Local, Stamp};
+use crate::wire::files::{Hash, Kind};
+
+/// A file that is written to while it is read is read so often before it has to wait.
+const TRIES: usize = 2;
+const BUFFER: usize = 128 * 1024;
+
+/// Hashes of what was read lately: one path is looked at several times until it is in step.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<HashMap<u64, (Stamp, Hash)>>);
+
+impl Memory {
+    fn get(&self, stamp: &Stamp) -> Option<Hash> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&stamp.inode).filter(|(of, _)| same(of, stamp)).map(|(_, hash)| *hash)
+    }
+
+    pub fn put(&self, stamp: Stamp, hash: Hash) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= limits::HASHES {
+            known.clear();
+        }
+        known.insert(stamp.inode, (stamp, hash));
+    }
+}
+
+/// A file that is being read, and what it was when that began.
+pub struct Reading {
+    pub file: File,
+    pub shown: Shown,
+}
+
+impl Reading {
+    /// Nothing has happened to it since it was opened.
+    pub fn unchanged(&self) -> io::Result<bool> {
+        Ok(same(&show_open(&self.file)?.stamp, &self.shown.stamp))
+    }
+}
+
+impl Read for Reading {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl DiskTree {
+    /// What `stat` shows of a name: `Err(Look)`: no more is to be known.
+    pub(super) fn shown(&self, path: &str) -> Called<Result<Shown, Look>> {
+        let (dir, name) = split(path);
+        let found = self.root.through(dir).and_then(|parent| show(&parent, name));
+        match found {
+            Ok(Some(shown)) if shown.what == What::Dir && shown.device != self.root.device() => Ok(Err(mounted())),
+            Ok(Some(shown)) => Ok(Ok(shown)),
+            Ok(None) => self.absent().map(Err),
+            Err(e) if root::absent(&e) => self.absent().map(Err),
+            Err(e) => unknown(path, &e).map(Err),
+        }
+    }
+
+    pub(super) fn look_at(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
+        let shown = match self.shown(path)? {
+            Ok(shown) => shown,
+            Err(look) => return Ok(look),
+        };
+        let Stamp { size, mtime, mode, .. } = shown.stamp;
+        let here = |entry, stamp| Ok(Look::Here(Local { entry, stamp }));
+        let kind = match shown.what {
+            What::Special => return Ok(Look::Unknown("a socket, pipe or device".into())),
+            What::Dir => return here(Entry::dir(mode, mtime), shown.stamp),
+            What::Link => Kind::Symlink,
+            What::File => Kind::File,
+        };
+        let known = known.filter(|(stamp, entry)| same(stamp, &shown.stamp) && entry.kind == kind).map(|(_, entry)| entry.hash);
+        if let Some(hash) = known.or_else(|| self.memory.get(&shown.stamp)) {
+            return here(Entry::new(kind, hash, size, mode, mtime), shown.stamp);
+        }
+        if kind == Kind::Symlink {
+            return match self.read_link(path) {
+                Ok(target) => here(Entry::new(kind, Hash::of(&target), target.len() as u64, mode, mtime), shown.stamp),
+                Err(e) => unknown(path, &e),
+            };
+        }
+        match self.hash(path) {
+            Ok(Some((stamp, hash))) => here(Entry::new(kind, hash, stamp.size, stamp.mode, stamp.mtime), stamp),
+            Ok(None) => Err(Fault::Later(Error::new(ErrorKind::Busy, format!("cannot read {path}: it is being written to")))),
+            Err(e) => unknown(path, &e),
+        }
+    }
+
+    /// The text of a link's target.
+    pub fn read_link(&self, path: &str) -> io::Result<Vec<u8>> {
+        let (dir, name) = split(path);
+        Ok(rustix::fs::readlinkat(self.root.through(dir)?, name, Vec::new())?.into_bytes())
+    }
+
+    /// Opens a regular file to be read: `None`: it is something else by now, or does not show this stamp.
+    pub fn read(&self, path: &str, expected: Option<&Stamp>) -> io::Result<Option<Reading>> {
+        let (dir, name) = split(path);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(self.root.through(dir)?, name, flags, Mode::empty()) {
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Ok(None),
+            other => File::from(other?),
+        };
+        let shown = show_open(&file)?;
+        let fine = shown.what == What::File && expected.is_none_or(|e| same(e, &shown.stamp));
+        Ok(fine.then_some(Reading { file, shown }))
+    }
+
+    /// Stamp and hash of a file that held still; `None`: it did not.
+    fn hash(&self, path: &str) -> io::Result<Option<(Stamp, Hash)>> {
+        let mut buffer = vec![0; BUFFER];
+        for _ in 0..TRIES {
+            let Some(mut reading) = self.read(path, None)? else { return Ok(None) };
+            self.wait_for_tick(&reading.shown.stamp);
+            let mut hash = Sha256::new();
+            // a file that grows as fast as it is read has no end
+            let mut left = reading.shown.stamp.size;
+            while left > 0 {
+                match reading.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        hash.update(&buffer[..n]);
+                        left = left.saturating_sub(n as u64);
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            if reading.unchanged()? {
+                let (stamp, hash) = (reading.shown.stamp, Hash(hash.finalize().into()));
+                self.memory.put(stamp, hash);
+                return Ok(Some((stamp, hash)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until the last change is a tick ago: one more within the same tick would leave the same stamp, and would never be
+    /// noticed if the bytes were read in between.
+    fn wait_for_tick(&self, stamp: &Stamp) {
+        let tick = self.tick as i64;
+        let age = clock::millis(clock::now()) as i64 - stamp.ctime / 1_000_000;
+        // a time far in the future is another machine's clock
+        if (-tick..tick).contains(&age) {
+            let _ = crossbeam_channel::after(Duration::from_millis((tick - age).min(tick) as u64)).recv();
+        }
+    }
+
+    /// Says that nothing is there, if this can be believed: without the marker the whole tree may be elsewhere.
+    fn absent(&self) -> Called<Look> {
+        self.check()?;
+        Ok(Look::Absent)
+    }
+}
+
+fn mounted() -> Look {
+    Look::Unknown("another filesystem is mounted there".into())
+}
+
+fn unknown(path: &str, e: &io::Error) -> Called<Look> {
+    use rustix::io::Errno;
+    match () {
+        () if root::is(e, &[Errno::XDEV]) => Ok(mounted()),
+        () if root::is(e, &[Errno::ACCESS, Errno::PERM, Errno::IO]) => Ok(Look::Unknown(crate::error::plain(e))),
+        // no such name can be there
+        () if root::is(e, &[Errno::NAMETOOLONG, Errno::ILSEQ, Errno::INVAL]) => Ok(Look::Absent),
+        () => Err(fault("look at", path, e)),
+    }
+}

@@ -1,0 +1,88 @@
+//! `.mesync/` in the root: the marker that says which directory this is, the lock, and the place of the trash.
+//!
+//! A directory without its marker is held: a disk that is not mounted looks empty, and must not look deleted.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::root::{self, Root};
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::relpath::OWN_DIR;
+
+const ID: &str = "id";
+const LOCK: &str = "lock";
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// The root's marker, or why the directory is to be held.
+pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
+    if !root.is_in_place() {
+        return Err("it was replaced, removed or unmounted".into());
+    }
+    match read(root) {
+        Ok(Some(found)) if found == id => Ok(()),
+        Ok(Some(_)) => Err("it has the marker of another directory".into()),
+        Ok(None) => Err(format!("its marker {OWN_DIR}/{ID} is gone")),
+        Err(e) => Err(format!("its marker {OWN_DIR}/{ID} cannot be read: {}", crate::error::plain(&e))),
+    }
+}
+
+/// `None`: there is none.
+pub fn read(root: &Root) -> io::Result<Option<Uuid>> {
+    let open = || -> io::Result<File> { Ok(rustix::fs::openat(root.through(OWN_DIR)?, ID, OFlags::RDONLY | FLAGS, Mode::empty())?.into()) };
+    let file = match open() {
+        Err(e) if root::absent(&e) => return Ok(None),
+        other => other?,
+    };
+    let mut text = String::new();
+    file.take(100).read_to_string(&mut text)?;
+    Uuid::parse_str(text.trim()).map(Some).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UUID"))
+}
+
+/// Makes the marker, durably, and its directory if need be.
+pub fn create(root: &Root, id: Uuid) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let own = own_dir(root)?;
+        let temporary = crate::relpath::temporary(id.as_u64_pair().0);
+        let mut file: File =
+            rustix::fs::openat(&own, temporary.as_str(), OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FLAGS, PRIVATE)?.into();
+        writeln!(file, "{id}")?;
+        file.sync_all()?;
+        disk::rename_at(&own, &temporary, ID)?;
+        Ok(rustix::fs::fsync(root.readable(OWN_DIR)?)?)
+    };
+    write().map_err(|e| Error::io(format!("make the marker {}/{OWN_DIR}/{ID}", root.path().display()), &e))
+}
+
+/// Sees to it that one program keeps the directory in step, whoever started it.
+pub fn lock(root: &Root) -> Result<File> {
+    let path = root.path().join(OWN_DIR).join(LOCK);
+    let open = || -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | FLAGS;
+        Ok(rustix::fs::openat(own_dir(root)?, LOCK, flags, PRIVATE)?.into())
+    };
+    let failed = |e: io::Error| Error::io(format!("lock {}", path.display()), &e);
+    match disk::lock_open(open().map_err(failed)?, &std::process::id().to_string()).map_err(failed)? {
+        Some(lock) => Ok(lock),
+        None => {
+            let holder = disk::lock_holder(&path).unwrap_or_default();
+            let what = format!("cannot keep {} in step: process {} does so already", root.path().display(), holder.trim());
+            Err(Error::new(Kind::Busy, what))
+        }
+    }
+}
+
+fn own_dir(root: &Root) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(root.fd(), OWN_DIR, Mode::RWXU) {
+        Ok(()) => rustix::fs::fsync(root.fd())?,
+        Err(Errno::EXIST) => {}
+        Err(e) => return Err(e.into()),
+    }
+    root.through(OWN_DIR)
+}

@@ -1,0 +1,269 @@
+//! Renames within the tree, each re-checked just before it and durable when it returns.
+//!
+//! What came out of an exchange is for the caller to look at; only a directory that turns out not to be empty goes back.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::DiskTree;
+use super::root::{self, Shown, What, fault, same, show, split};
+use super::stage::tolerate;
+use crate::disk::{self, Renamed};
+use crate::files::conflict::TRASH;
+use crate::files::engine::env::{Called, Moved, Staged};
+use crate::files::plan::Stamp;
+use crate::relpath;
+
+/// A name in an open directory.
+struct Place<'a> {
+    parent: OwnedFd,
+    name: &'a str,
+}
+
+impl Place<'_> {
+    fn shown(&self) -> io::Result<Option<Shown>> {
+        show(&self.parent, self.name)
+    }
+}
+
+impl DiskTree {
+    pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
+        let moved = self.put_unsynced(path, staged, over)?;
+        if moved == Moved::Done {
+            self.sync_dir_of(path).map_err(|e| fault("sync the directory of", path, &e))?;
+        }
+        Ok(moved)
+    }
+
+    /// Puts many things under their names with one sync a directory, or one of the filesystem.
+    pub fn place_all(&self, items: &[(&str, &Staged, Option<&Stamp>)]) -> Called<Vec<Called<Moved>>> {
+        let done: Vec<_> = items.iter().map(|(path, staged, over)| self.put_unsynced(path, staged, *over)).collect();
+        let moved = items.iter().zip(&done).filter(|(_, done)| matches!(done, Ok(Moved::Done)));
+        let dirs: std::collections::BTreeSet<&str> = moved.map(|((path, _, _), _)| split(path).0).collect();
+        if dirs.len() >= crate::config::limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
+            self.sync_all()?;
+        } else {
+            dirs.iter().try_for_each(|dir| self.sync_dir(dir).map_err(|e| fault("sync the directory", dir, &e)))?;
+        }
+        Ok(done)
+    }
+
+    fn put_unsynced(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
+        let failed = |e: io::Error| fault("put in place", path, &e);
+        let (dir, temp) = split(&staged.temp);
+        if dir != split(path).0 || !relpath::is_own(temp) {
+            return Ok(Moved::Changed);
+        }
+        let Some(to) = self.place_of(path)? else { return Ok(Moved::Taken) };
+        match show(&to.parent, temp).map_err(failed)? {
+            Some(shown) if shown.stamp.same_but_for_ctime(&staged.stamp) => {}
+            _ => return Ok(Moved::Changed),
+        }
+        match over {
+            None => self.no_replace(&to.parent, temp, &to.parent, to.name).map_err(failed),
+            Some(over) => self.replace(&to, temp, over, path).map_err(failed),
+        }
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
+        let failed = |e: io::Error| fault("move", from, &e);
+        let Some(source) = self.place_of(from)? else { return Ok(Moved::Changed) };
+        if to.starts_with(TRASH) && self.directory(TRASH)?.is_none() {
+            return Ok(Moved::Taken);
+        }
+        let Some(target) = self.place_of(to)? else { return Ok(Moved::Taken) };
+        match source.shown().map_err(failed)? {
+            Some(shown) if expected.is_none_or(|e| same(e, &shown.stamp)) => {}
+            _ => return Ok(Moved::Changed),
+        }
+        let moved = match self.no_replace(&source.parent, source.name, &target.parent, target.name) {
+            Err(e) if root::is(&e, &[Errno::NOENT]) => Moved::Changed,
+            other => other.map_err(failed)?,
+        };
+        if moved == Moved::Done {
+            // the new name first: after a power cut both may be there, but never neither
+            self.sync_dir_of(to)
+                .and_then(|()| if split(to).0 == split(from).0 { Ok(()) } else { self.sync_dir_of(from) })
+                .map_err(failed)?;
+        }
+        Ok(moved)
+    }
+
+    fn no_replace(&self, from_dir: &OwnedFd, from: &str, to_dir: &OwnedFd, to: &str) -> io::Result<Moved> {
+        if self.noreplace.load(Relaxed) {
+            match disk::rename_noreplace_at(from_dir, from, to_dir, to)? {
+                Renamed::Done => return Ok(Moved::Done),
+                Renamed::Refused => return Ok(Moved::Taken),
+                Renamed::Unsupported => self.noreplace.store(false, Relaxed),
+            }
+        }
+        // link(2) refuses a name that exists too; it knows no directories, and some filesystems know no links
+        match rustix::fs::linkat(from_dir, from, to_dir, to, AtFlags::empty()) {
+            Ok(()) => return rustix::fs::unlinkat(from_dir, from, AtFlags::empty()).map(|()| Moved::Done).map_err(Into::into),
+            Err(Errno::EXIST) => return Ok(Moved::Taken),
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {}
+            Err(e) => return Err(e.into()),
+        }
+        // the last resort leaves a window that such a system cannot close
+        match show(to_dir, to)? {
+            Some(_) => Ok(Moved::Taken),
+            None => rustix::fs::renameat(from_dir, from, to_dir, to).map(|()| Moved::Done).map_err(Into::into),
+        }
+    }
+
+    fn replace(&self, at: &Place<'_>, temp: &str, over: &Stamp, path: &str) -> io::Result<Moved> {
+        let old = match at.shown()? {
+            Some(old) if same(over, &old.stamp) => old,
+            _ => return Ok(Moved::Changed),
+        };
+        if old.what == What::Dir && !self.is_bare(path)? {
+            return Ok(Moved::Taken);
+        }
+        if self.exchange.load(Relaxed) {
+            match disk::exchange_at(&at.parent, temp, at.name)? {
+                Renamed::Refused => return Ok(Moved::Changed),
+                Renamed::Unsupported => self.exchange.store(false, Relaxed),
+                Renamed::Done => return self.check_exchanged(at, temp),
+            }
+        }
+        self.replace_without_exchange(at, temp, &old)
+    }
+
+    /// A directory that was filled between the look and the exchange goes back.
+    fn check_exchanged(&self, at: &Place<'_>, temp: &str) -> io::Result<Moved> {
+        let out = show(&at.parent, temp)?;
+        if out.is_some_and(|o| o.what == What::Dir) && !is_bare(&at.parent, temp)? {
+            disk::exchange_at(&at.parent, temp, at.name)?;
+            return Ok(Moved::Taken);
+        }
+        Ok(Moved::Done)
+    }
+
+    /// The check was just before; what is written between it and the rename is lost here, and only here.
+    fn replace_without_exchange(&self, at: &Place<'_>, temp: &str, old: &Shown) -> io::Result<Moved> {
+        let new_is_dir = show(&at.parent, temp)?.is_some_and(|n| n.what == What::Dir);
+        match (old.what == What::Dir, new_is_dir) {
+            (false, false) => disk::rename_at(&at.parent, temp, at.name)?,
+            // rmdir refuses what is not empty
+            (true, _) => match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(Moved::Taken),
+                Err(Errno::NOTDIR) => return Ok(Moved::Changed),
+                done => {
+                    done?;
+                    return self.no_replace(&at.parent, temp, &at.parent, at.name);
+                }
+            },
+            // a directory never replaces a file: the file makes way to where it can be looked at
+            (false, true) => {
+                let way = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
+                self.no_replace(&at.parent, at.name, &at.parent, &way)?;
+                let moved = self.no_replace(&at.parent, temp, &at.parent, at.name)?;
+                let back = if moved == Moved::Done { temp } else { at.name };
+                self.no_replace(&at.parent, &way, &at.parent, back)?;
+                return Ok(moved);
+            }
+        }
+        Ok(Moved::Done)
+    }
+
+    pub(super) fn change_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>> {
+        let failed = |e: io::Error| fault("change the mode of", path, &e);
+        let Some(at) = self.place_of(path)? else { return Ok(None) };
+        let open = |flags| rustix::fs::openat(&at.parent, at.name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let (file, readable) = match open(OFlags::RDONLY | OFlags::NONBLOCK) {
+            // who owns a file may change its mode, but perhaps not read it
+            Err(Errno::ACCESS | Errno::LOOP | Errno::NXIO) => (open(OFlags::PATH), false),
+            other => (other, true),
+        };
+        let file = match file {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(|e| failed(e.into()))?,
+        };
+        let shown = root::show_open(&file).map_err(failed)?;
+        if !same(expected, &shown.stamp) || shown.what == What::Special {
+            return Ok(None);
+        }
+        if shown.what == What::Link || shown.stamp.mode == mode {
+            return Ok(Some(shown.stamp));
+        }
+        // of a directory the other bits stay, such as whose group new files get; a file must not keep a set-uid bit for others' modes
+        let keep = if shown.what == What::Dir { shown.permissions & 0o7000 } else { 0 };
+        let mode = Mode::from_raw_mode(mode & 0o777 | keep);
+        let apply = || match readable {
+            true => tolerate(rustix::fs::fchmod(&file, mode)).and_then(|()| Ok(rustix::fs::fsync(&file)?)),
+            false => {
+                use std::os::fd::AsRawFd;
+                tolerate(rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode))?;
+                Ok(rustix::fs::syncfs(self.root.fd())?)
+            }
+        };
+        apply().map_err(failed)?;
+        root::show_open(&file).map(|shown| Some(shown.stamp)).map_err(failed)
+    }
+
+    pub(super) fn throw_away(&self, temp: &str) -> Called<()> {
+        let failed = |e: io::Error| fault("remove", temp, &e);
+        if !relpath::is_own(split(temp).1) {
+            let what = format!("will not remove {temp}: it is no temporary name");
+            return Err(crate::files::engine::env::Fault::Refused(crate::error::Error::new(crate::error::Kind::Failed, what)));
+        }
+        let Some(at) = self.place_of(temp)? else { return Ok(()) };
+        match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
+        match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // somebody still works in it: what they make is theirs, and can be found
+            Err(Errno::NOTEMPTY | Errno::EXIST) => self.rename(temp, &format!("{TRASH}/{}", at.name), None).map(|_| ()),
+            Err(e) => Err(failed(e.into())),
+        }
+    }
+
+    pub(super) fn rmdir(&self, path: &str) -> Called<bool> {
+        let Some(at) = self.place_of(path)? else { return Ok(false) };
+        match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
+            Ok(()) => self.sync_dir_of(path).map(|()| true).map_err(|e| fault("sync the directory of", path, &e)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
+            Err(e) => Err(fault("remove the directory", path, &e.into())),
+        }
+    }
+
+    /// `None`: nothing can be there, since a name above is missing or no directory.
+    fn place_of<'a>(&self, path: &'a str) -> Called<Option<Place<'a>>> {
+        let (dir, name) = split(path);
+        match self.root.through(dir) {
+            Ok(parent) => Ok(Some(Place { parent, name })),
+            Err(e) if root::absent(&e) => Ok(None),
+            Err(e) => Err(fault("reach", path, &e)),
+        }
+    }
+
+    /// Whether a directory has nothing but temporary names of ours in it.
+    pub(super) fn is_bare(&self, dir: &str) -> io::Result<bool> {
+        match self.root.readable(dir) {
+            Ok(dir) => is_bare_open(&dir),
+            Err(e) if root::absent(&e) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn is_bare(parent: &OwnedFd, name: &str) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    is_bare_open(&rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+fn is_bare_open(dir: &OwnedFd) -> io::Result<bool> {
+    let mut bare = true;
+    super::list(dir, &mut |name, _| {
+        bare = name.to_str().is_ok_and(relpath::is_own);
+        bare
+    })?;
+    Ok(bare)
+}

@@ -1,0 +1,241 @@
+//! The way into a synced directory that never leads out of it: every name is reached from one open descriptor, no link is
+//! followed, no other filesystem entered.
+//!
+//! It looks only; what changes something is beside it. Names come checked ([`crate::relpath`]), but nothing hangs on that.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatFs};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Result, plain};
+use crate::files::engine::env::Fault;
+use crate::files::plan::{MODE, Stamp};
+
+/// A directory is only passed through, which takes the right to search it, not to read it.
+const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+/// A path through directories that are renamed meanwhile is resolved again so often (openat2(2), EAGAIN).
+const AGAIN: usize = 16;
+
+/// An open root.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    dir: OwnedFd,
+    device: u64,
+    /// Cleared by the first refusal: a kernel before 5.6, or a filter of system calls.
+    openat2: AtomicBool,
+}
+
+/// What stands under a name, as `stat` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    pub what: What,
+    pub stamp: Stamp,
+    pub device: u64,
+    /// All bits but the type.
+    pub permissions: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    File,
+    Dir,
+    Link,
+    /// Sockets, pipes, devices: they have no content that could travel.
+    Special,
+}
+
+impl Root {
+    pub fn open(path: &Path) -> Result<Root> {
+        let failed = |e: Errno| {
+            let what = format!("cannot open the directory {}: {}", path.display(), plain(&e.into()));
+            Error::new(Kind::Settings, what).hint("a directory to keep in step must exist")
+        };
+        // the way to the root may lead over links: it is the user's own
+        let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(failed)?;
+        let device = rustix::fs::fstat(&dir).map_err(failed)?.st_dev as u64;
+        Ok(Root { path: path.to_path_buf(), dir, device, openat2: AtomicBool::new(true) })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// A directory below the root ("" is the root itself), for `*at` calls. Errors: [`absent`] tells those apart that mean that
+    /// nothing can be below; EXDEV: another filesystem is mounted there.
+    pub fn through(&self, dir: &str) -> io::Result<OwnedFd> {
+        self.resolve(dir, THROUGH)
+    }
+
+    /// The same, to be listed or synced.
+    pub fn readable(&self, dir: &str) -> io::Result<OwnedFd> {
+        self.resolve(dir, READ)
+    }
+
+    fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let place = if dir.is_empty() { "." } else { dir };
+        let found = match self.openat2.load(Relaxed) {
+            true => self.beneath(place, flags)?,
+            false => None,
+        };
+        let found = match found {
+            Some(found) => found,
+            None => self.walk(place, flags)?,
+        };
+        // a subvolume is another device without a mount
+        match rustix::fs::fstat(&found)?.st_dev as u64 == self.device {
+            true => Ok(found),
+            false => Err(Errno::XDEV.into()),
+        }
+    }
+
+    /// `None`: this system cannot, or the path does not hold still.
+    fn beneath(&self, place: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
+        for _ in 0..AGAIN {
+            match rustix::fs::openat2(&self.dir, place, flags, Mode::empty(), BENEATH) {
+                Ok(found) => return Ok(Some(found)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::NOSYS | Errno::PERM) => {
+                    self.openat2.store(false, Relaxed);
+                    return Ok(None);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Component by component: a link is no directory to O_NOFOLLOW, and none of ours is "..".
+    fn walk(&self, place: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let mut at = rustix::fs::openat(&self.dir, ".", if place == "." { flags } else { THROUGH }, Mode::empty())?;
+        let mut rest = place.split('/').filter(|c| *c != ".").peekable();
+        while let Some(component) = rest.next() {
+            if component == ".." || component.is_empty() {
+                return Err(Errno::XDEV.into());
+            }
+            let flags = if rest.peek().is_none() { flags } else { THROUGH };
+            at = rustix::fs::openat(&at, component, flags, Mode::empty())?;
+            if rustix::fs::fstat(&at)?.st_dev as u64 != self.device {
+                return Err(Errno::XDEV.into());
+            }
+        }
+        Ok(at)
+    }
+
+    /// Whether the path of the root still leads to this directory: not after it was replaced, removed, or unmounted.
+    pub fn is_in_place(&self) -> bool {
+        let here = rustix::fs::fstat(&self.dir);
+        let there = rustix::fs::stat(&self.path);
+        here.is_ok_and(|h| h.st_nlink > 0 && there.is_ok_and(|t| (t.st_dev, t.st_ino) == (h.st_dev, h.st_ino)))
+    }
+
+    /// Milliseconds within which two changes may leave the same times behind.
+    pub fn tick(&self) -> u64 {
+        // FAT and exFAT count in 2 s, HFS+ and ext3 in 1 s; the others take the kernel's clock, which ticks every 1 to 10 ms
+        match rustix::fs::fstatfs(&self.dir).map_or(0, |s: StatFs| s.f_type as u64 & 0xffff_ffff) {
+            0x4d44 | 0x2011_bab0 => 2000,
+            0x482b | 0xef53 if self.whole_seconds() => 1000,
+            _ => 20,
+        }
+    }
+
+    fn whole_seconds(&self) -> bool {
+        rustix::fs::fstat(&self.dir).is_ok_and(|s| s.st_ctime_nsec == 0 && s.st_mtime_nsec == 0)
+    }
+
+    #[cfg(test)]
+    pub fn without_openat2(&self) {
+        self.openat2.store(false, Relaxed);
+    }
+}
+
+/// Directory ("" for the root) and last component.
+pub fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// What a name shows; the name itself may be a link. `None`: nothing is there.
+pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<Shown>> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(shown(&stat))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The same of what is open.
+pub fn show_open(file: impl AsFd) -> io::Result<Shown> {
+    Ok(shown(&rustix::fs::fstat(file)?))
+}
+
+// the fields have other widths on other machines
+#[allow(clippy::unnecessary_cast)]
+fn shown(stat: &Stat) -> Shown {
+    let nanos = |seconds: i64, part: u64| seconds.saturating_mul(1_000_000_000).saturating_add(part as i64);
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => What::File,
+        FileType::Directory => What::Dir,
+        FileType::Symlink => What::Link,
+        _ => What::Special,
+    };
+    let mode = stat.st_mode as u32;
+    let stamp = Stamp {
+        inode: stat.st_ino as u64,
+        size: stat.st_size as u64,
+        mtime: nanos(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        ctime: nanos(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
+        mode: mode & MODE,
+    };
+    Shown { what, stamp, device: stat.st_dev as u64, permissions: mode & 0o7777 }
+}
+
+/// Whether this is the very same, unchanged: what is unknown is never that.
+pub fn same(one: &Stamp, other: &Stamp) -> bool {
+    one == other && one.ctime != 0
+}
+
+/// Nothing is there, or can be: a name above is missing, a file, or a link.
+pub fn absent(e: &io::Error) -> bool {
+    is(e, &[Errno::NOENT, Errno::NOTDIR, Errno::LOOP])
+}
+
+/// A name above is there and is no directory.
+pub fn blocked(e: &io::Error) -> bool {
+    is(e, &[Errno::NOTDIR, Errno::LOOP])
+}
+
+pub fn is(e: &io::Error, any: &[Errno]) -> bool {
+    any.iter().any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// The failure of a call on `path` by what happens next.
+pub fn fault(doing: &str, path: &str, e: &io::Error) -> Fault {
+    let error = Error::io(format!("{doing} {}", crate::disk::show(path.as_ref())), e);
+    match () {
+        () if is(e, &[Errno::NOSPC, Errno::DQUOT]) => Fault::NoSpace(error),
+        // INVAL and ILSEQ: names that this filesystem cannot have
+        () if is(
+            e,
+            &[Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ, Errno::FBIG, Errno::XDEV],
+        ) =>
+        {
+            Fault::Refused(error)
+        }
+        () => Fault::Later(error),
+    }
+}

@@ -1,0 +1,287 @@
+//! Makes what will stand in the tree: whole, checked and synced, under a temporary name beside its place.
+//!
+//! It puts nothing under its final name. A temporary that is dropped before it is finished removes itself.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use super::DiskTree;
+use super::root::{self, fault, show, split};
+use crate::error::{Error, Kind as ErrorKind};
+use crate::files::conflict::TRASH;
+use crate::files::engine::env::{Called, Fault, Source, Staged};
+use crate::files::plan::{Entry, Stamp};
+use crate::relpath;
+use crate::wire::files::{Hash, Kind};
+
+/// Free space that downloads leave alone: a hundredth of the disk, and at least this much.
+const RESERVE: u64 = 64 * 1024 * 1024;
+/// So many zero bytes in a row become a hole: a disk image of a machine stays as small as it was.
+const HOLE: usize = 64 * 1024;
+const BUFFER: usize = 128 * 1024;
+
+/// A file on its way into the tree.
+pub struct Temporary {
+    parent: OwnedFd,
+    /// Full name, below the root.
+    path: String,
+    file: File,
+    hash: Sha256,
+    size: u64,
+    /// Ends in a hole, which has no length of its own.
+    hollow: bool,
+    finished: bool,
+}
+
+/// Whether [`Temporary::finish`] waits for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    Now,
+    /// The caller does it for many at once, with [`DiskTree::sync_all`], before any of them is placed.
+    Later,
+}
+
+impl DiskTree {
+    /// Begins a file of `size` bytes beside `path`. `None`: a name above is no directory.
+    pub fn temporary(&self, path: &str, size: u64) -> Called<Option<Temporary>> {
+        self.room_for(size)?;
+        let Some((parent, temp)) = self.beside(path)? else { return Ok(None) };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&parent, split(&temp).1, flags, Mode::RUSR | Mode::WUSR);
+        let file = File::from(file.map_err(|e| fault("create a file beside", path, &e.into()))?);
+        let (hash, size, hollow, finished) = (Sha256::new(), 0, false, false);
+        Ok(Some(Temporary { parent, path: temp, file, hash, size, hollow, finished }))
+    }
+
+    /// Stages a link with this target.
+    pub fn stage_link(&self, path: &str, target: &[u8], entry: &Entry) -> Called<Option<Staged>> {
+        if Hash::of(target) != entry.hash || target.is_empty() || target.contains(&0) {
+            return Ok(None);
+        }
+        let Some((parent, temp)) = self.beside(path)? else { return Ok(None) };
+        let failed = |e: io::Error| fault("create a link beside", path, &e);
+        let name = split(&temp).1;
+        rustix::fs::symlinkat(target, &parent, name).map_err(|e| failed(e.into()))?;
+        let _ = rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
+        self.sync_dir_of(&temp).map_err(failed)?;
+        self.staged(&parent, temp).map_err(failed)
+    }
+
+    /// Stages an empty directory.
+    pub fn stage_dir(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
+        let Some((parent, temp)) = self.beside(path)? else { return Ok(None) };
+        let failed = |e: io::Error| fault("create a directory beside", path, &e);
+        let name = split(&temp).1;
+        rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(|e| failed(e.into()))?;
+        let apply = || -> io::Result<()> {
+            tolerate(rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()))?;
+            let _ = rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
+            self.sync_dir_of(&temp)
+        };
+        apply().map_err(failed)?;
+        self.staged(&parent, temp).map_err(failed)
+    }
+
+    /// Stages a copy of a file of this machine that has the bytes already: the first source that does. The hub is none of
+    /// these. `None`: none has them.
+    pub fn stage_copy(&self, path: &str, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+        for source in sources {
+            let from = match source {
+                Source::Tree(from) => Some(from.clone()),
+                Source::Trash => self.in_trash(&entry.hash)?,
+                Source::Hub => None,
+            };
+            let Some(from) = from else { continue };
+            if let Some(staged) = self.copy_from(path, entry, &from)? {
+                return Ok(Some(staged));
+            }
+        }
+        Ok(None)
+    }
+
+    fn copy_from(&self, path: &str, entry: &Entry, from: &str) -> Called<Option<Staged>> {
+        // whatever is the matter with the source: there are others
+        let Ok(Some(mut source)) = self.read(from, None) else { return Ok(None) };
+        if source.shown.stamp.size != entry.size {
+            return Ok(None);
+        }
+        let Some(mut temporary) = self.temporary(path, entry.size)? else { return Ok(None) };
+        let mut buffer = vec![0; BUFFER];
+        while temporary.size < entry.size {
+            match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => temporary.write_all(&buffer[..n]).map_err(|e| fault("copy to", path, &e))?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Ok(None),
+            }
+        }
+        temporary.finish(entry, Sync::Now)
+    }
+
+    /// The name of something in the trash whose name says that it has this hash.
+    fn in_trash(&self, hash: &Hash) -> Called<Option<String>> {
+        let (wanted, mut found) = (hash.to_string(), None);
+        let done = self.entries(TRASH, &mut |name, _| {
+            if name.to_str().is_ok_and(|n| n.contains(&wanted)) {
+                found = name.to_str().ok().map(|n| format!("{TRASH}/{n}"));
+            }
+            Ok(found.is_none())
+        });
+        match done {
+            Err(e) if !root::absent(&e) => Err(fault("list", TRASH, &e)),
+            _ => Ok(found),
+        }
+    }
+
+    /// One sync for all that was staged with [`Sync::Later`].
+    pub fn sync_all(&self) -> Called<()> {
+        rustix::fs::syncfs(self.root.fd()).map_err(|e| fault("sync", "the directory", &e.into()))
+    }
+
+    /// The open directory of `path` and the full name of a temporary in it. Missing directories are made.
+    fn beside(&self, path: &str) -> Called<Option<(OwnedFd, String)>> {
+        let dir = split(path).0;
+        let temporary = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
+        let temporary = if dir.is_empty() { temporary } else { format!("{dir}/{temporary}") };
+        Ok(self.directory(dir)?.map(|parent| (parent, temporary)))
+    }
+
+    /// A directory below the root, made if it is missing. `None`: a name on the way is no directory.
+    pub(super) fn directory(&self, dir: &str) -> Called<Option<OwnedFd>> {
+        let failed = |e: io::Error| fault("make the directory", dir, &e);
+        match self.root.through(dir) {
+            Ok(found) => return Ok(Some(found)),
+            Err(e) if root::blocked(&e) => return Ok(None),
+            Err(e) if root::absent(&e) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        if dir.split('/').any(|component| ["", ".", ".."].contains(&component)) {
+            return Ok(None);
+        }
+        // never in a directory that only looks empty since its disk is not there
+        self.check()?;
+        let mut above = String::new();
+        for component in dir.split('/') {
+            let parent = match self.root.through(&above) {
+                Err(e) if root::blocked(&e) => return Ok(None),
+                other => other.map_err(failed)?,
+            };
+            match rustix::fs::mkdirat(
+                &parent,
+                component,
+                Mode::from_raw_mode(if dir.starts_with(relpath::OWN_DIR) { 0o700 } else { 0o777 }),
+            ) {
+                Ok(()) => self.sync_dir(&above).map_err(failed)?,
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(failed(e.into())),
+            }
+            above = if above.is_empty() { component.to_string() } else { format!("{above}/{component}") };
+        }
+        match self.root.through(dir) {
+            Err(e) if root::blocked(&e) => Ok(None),
+            other => other.map(Some).map_err(failed),
+        }
+    }
+
+    fn room_for(&self, size: u64) -> Called<()> {
+        let space = rustix::fs::fstatvfs(self.root.fd()).map_err(|e| fault("ask for the free space of", "the directory", &e.into()))?;
+        let (free, all) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize));
+        // a small disk has no 64 MB to leave alone
+        let reserve = (all / 100).max(RESERVE.min(all / 4));
+        if free >= size.saturating_add(reserve) {
+            return Ok(());
+        }
+        let what = format!("cannot take {size} bytes into {}: {free} are free, {reserve} of them to be left", self.root.path().display());
+        Err(Fault::NoSpace(Error::new(ErrorKind::Busy, what).hint("make room on that disk")))
+    }
+
+    fn staged(&self, parent: &OwnedFd, temp: String) -> io::Result<Option<Staged>> {
+        Ok(show(parent, split(&temp).1)?.map(|shown| Staged { temp, stamp: shown.stamp }))
+    }
+
+    pub(super) fn sync_dir_of(&self, path: &str) -> io::Result<()> {
+        self.sync_dir(split(path).0)
+    }
+
+    /// Makes the names in a directory durable.
+    pub(super) fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        match self.root.readable(dir) {
+            Ok(dir) => Ok(rustix::fs::fsync(dir)?),
+            // it may be searched and written to, but not read, and fsync takes a descriptor for reading
+            Err(e) if root::is(&e, &[Errno::ACCESS]) => Ok(rustix::fs::syncfs(self.root.fd())?),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Temporary {
+    /// Checks what was written, gives it mode and time of `entry`, and syncs it. `None`: these are other bytes, and they are gone.
+    pub fn finish(mut self, entry: &Entry, sync: Sync) -> Called<Option<Staged>> {
+        let hash = Hash(self.hash.clone().finalize().into());
+        if entry.kind != Kind::File || self.size != entry.size || hash != entry.hash {
+            return Ok(None);
+        }
+        let complete = || -> io::Result<Stamp> {
+            if self.hollow {
+                self.file.set_len(self.size)?;
+            }
+            tolerate(rustix::fs::fchmod(&self.file, Mode::from_raw_mode(entry.mode)))?;
+            let _ = rustix::fs::futimens(&self.file, &times(entry.mtime));
+            if sync == Sync::Now {
+                self.file.sync_all()?;
+            }
+            Ok(root::show_open(&self.file)?.stamp)
+        };
+        let stamp = complete().map_err(|e| fault("write", &self.path, &e))?;
+        self.finished = true;
+        Ok(Some(Staged { temp: std::mem::take(&mut self.path), stamp }))
+    }
+}
+
+impl Write for Temporary {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let to_boundary = HOLE - (self.size % HOLE as u64) as usize;
+        let piece = &bytes[..bytes.len().min(to_boundary)];
+        let hole = piece.len() == HOLE && piece.iter().all(|b| *b == 0);
+        let n = match hole {
+            true => self.file.seek(SeekFrom::Current(HOLE as i64)).map(|_| HOLE)?,
+            false => self.file.write(piece)?,
+        };
+        self.hollow = hole || self.hollow && n == 0;
+        self.hash.update(&piece[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = rustix::fs::unlinkat(&self.parent, split(&self.path).1, AtFlags::empty());
+        }
+    }
+}
+
+/// A filesystem without modes is no reason not to have the file: what `stat` shows afterwards is what counts.
+pub(super) fn tolerate(done: rustix::io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Sets the time of the last change, in nanoseconds since 1970, and leaves the time of access.
+fn times(mtime: i64) -> Timestamps {
+    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
+    let last = Timespec { tv_sec: mtime.div_euclid(1_000_000_000) as _, tv_nsec: mtime.rem_euclid(1_000_000_000) as _ };
+    Timestamps { last_access: omit, last_modification: last }
+}
