@@ -105,6 +105,7 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod daemon;
+pub mod database;
 pub mod disk;
 pub mod error;
 pub mod files;

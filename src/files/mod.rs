@@ -43,6 +43,7 @@ pub mod guard;
 pub mod plan;
 pub mod rules;
 pub mod scan;
+pub mod state;
 pub mod tree;
 
 #[cfg(test)]

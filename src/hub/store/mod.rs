@@ -15,7 +15,6 @@ pub mod read;
 
 mod apply;
 mod live;
-mod medium;
 mod open;
 mod tables;
 
@@ -27,11 +26,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
+use crate::database::medium::Happened;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use files::{ChunkDir, FileLimits, Landmarks};
 use live::Live;
-use medium::Happened;
 use ops::{Group, Op, Outcome};
 use tables::{Tables, Tried};
 

@@ -2,22 +2,22 @@
 //!
 //! It decides nothing about messages.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
 use super::Store;
 use super::files::{self, ChunkDir};
 use super::live::Live;
-use super::medium::{Happened, Medium};
 use super::ops::resume;
 use super::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried};
+use crate::database::Hints;
+use crate::database::medium::Happened;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 
@@ -148,44 +148,19 @@ fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     }
 }
 
-/// Opens the file itself. redb trusts a file that was closed in order and may panic on one that was altered since.
+const HINTS: Hints = Hints {
+    busy: "is a hub running on this directory already?",
+    damaged: "restore a backup, or move the file away to begin with an empty hub",
+};
+
+/// Opens the file itself.
 pub fn database(path: &Path, cache: usize, happened: &Arc<Happened>) -> Result<Database> {
-    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
-    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path);
-    let file: File = open().map_err(|e| Error::io(format!("open {}", path.display()), &e))?;
-    let build = || {
-        let medium = Medium::new(file, Arc::clone(happened))?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(cache).set_repair_callback(|_| log::info!("repairing the hub's tables after a crash"));
-        builder.create_with_backend(medium)
-    };
-    match std::panic::catch_unwind(AssertUnwindSafe(build)) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-            let what = format!("cannot open {}: another process has it open", path.display());
-            Err(Error::new(Kind::Busy, what).hint("is a hub running on this directory already?"))
-        }
-        Ok(Err(e)) => Err(error("open", path, &e.into())),
-        Err(_) => Err(damaged(path, "it is damaged")),
-    }
+    crate::database::open(path, cache, happened, &HINTS)
 }
 
 /// An error of redb in our words.
 pub fn error(doing: &str, path: &Path, e: &redb::Error) -> Error {
-    match e {
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => damaged(path, &e.to_string().to_lowercase()),
-        redb::Error::Io(e) => Error::io(format!("{doing} {}", path.display()), e),
-        // between a failed write and the reopening of the file
-        redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
-            Error::new(Kind::Busy, format!("cannot {doing} {}: an earlier write failed", path.display()))
-        }
-        e => damaged(path, &e.to_string()),
-    }
-}
-
-fn damaged(path: &Path, why: &str) -> Error {
-    Error::new(Kind::Damaged, format!("cannot use {}: {why}", path.display()))
-        .hint("restore a backup, or move the file away to begin with an empty hub")
+    crate::database::error(doing, path, e, &HINTS)
 }
 
 /// Where the reserve is.

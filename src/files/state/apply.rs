@@ -1,0 +1,150 @@
+//! What each write does to the tables, within one transaction.
+
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use super::codec::{Record, encode_feed};
+use super::{APPROVALS, DELETES, HASHES, META, PREFIX, ROWS, Tried, decode, meta_number};
+use crate::files::engine::env::{OpenKey, Rows, Write, newer, unlisted};
+use crate::files::plan::{BaseRow, RemoteRow};
+
+/// Rows that are held in memory while all of them are changed.
+const PAGE: usize = 500;
+
+pub struct Tables<'tx> {
+    rows: Table<'tx, &'static str, &'static [u8]>,
+    hashes: Table<'tx, &'static [u8], ()>,
+    deletes: Table<'tx, u64, u32>,
+    approvals: Table<'tx, (&'static str, u64, u64), ()>,
+    meta: Table<'tx, &'static str, &'static [u8]>,
+    /// Base rows that are files or links.
+    files: u64,
+    /// The number of the listing whose names are remembered, from 1.
+    listing: u64,
+}
+
+pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>) -> Tried<()> {
+    let mut tables = Tables::open(tx)?;
+    let before = (tables.files, tables.listing);
+    for write in writes {
+        tables.one(write)?;
+    }
+    if (tables.files, tables.listing) != before {
+        tables.meta.insert("files", tables.files.to_le_bytes().as_slice())?;
+        tables.meta.insert("listing", (tables.listing - 1).to_le_bytes().as_slice())?;
+    }
+    Ok(())
+}
+
+impl<'tx> Tables<'tx> {
+    pub fn open(tx: &'tx WriteTransaction) -> Tried<Tables<'tx>> {
+        let meta = tx.open_table(META)?;
+        let (files, listing) = (meta_number(&meta, "files")?, meta_number(&meta, "listing")? + 1);
+        Ok(Tables {
+            rows: tx.open_table(ROWS)?,
+            hashes: tx.open_table(HASHES)?,
+            deletes: tx.open_table(DELETES)?,
+            approvals: tx.open_table(APPROVALS)?,
+            meta,
+            files,
+            listing,
+        })
+    }
+
+    fn one(&mut self, write: &Write) -> Tried<()> {
+        let listing = self.listing;
+        match write {
+            Write::Base(path, row) => self.change(path, |record| record.rows.base = row.clone()),
+            Write::Remote { path, row, listed } => self.change(path, |record| {
+                if newer(&record.rows.remote, row) {
+                    record.rows.remote = row.clone();
+                }
+                if *listed {
+                    record.listed = listing;
+                }
+            }),
+            Write::Unlisted { path, through } => self.change(path, |record| {
+                if unlisted(&record.rows, *through) {
+                    record.rows.remote = RemoteRow::default();
+                }
+            }),
+            Write::Intent(path, intent) => self.change(path, |record| record.rows.intent = intent.clone()),
+            Write::OpenKey(key) => key.names.iter().try_for_each(|path| self.change(path, |record| record.rows.key = Some(key.clone()))),
+            Write::CloseKey(key) => self.close(key),
+            Write::Feed(feed) => self.meta.insert("feed", encode_feed(feed).as_slice()).map(drop).map_err(Into::into),
+            Write::NothingListed => {
+                self.listing += 1;
+                Ok(())
+            }
+            Write::ForgetAll => self.forget_all(),
+            Write::Deleted { minute } => {
+                let count = self.deletes.get(minute)?.map_or(0, |n| n.value());
+                self.deletes.insert(minute, count.saturating_add(1))?;
+                Ok(())
+            }
+            Write::ForgetDeletes { before } => self.deletes.retain(|minute, _| minute >= *before).map_err(Into::into),
+            Write::Approve(tokens) => {
+                self.approvals.retain(|_, _| false)?;
+                tokens.iter().try_for_each(|t| Ok(self.approvals.insert((t.path.as_str(), t.base, t.remote), ()).map(drop)?))
+            }
+        }
+    }
+
+    fn close(&mut self, key: &OpenKey) -> Tried<()> {
+        key.names.iter().try_for_each(|path| {
+            self.change(path, |record| {
+                record.rows.key.take_if(|k| k.key == key.key);
+            })
+        })
+    }
+
+    fn forget_all(&mut self) -> Tried<()> {
+        let mut after = String::new();
+        loop {
+            let page: Vec<String> =
+                self.rows.range::<&str>(after.as_str()..)?.take(PAGE).map(|row| Ok(row?.0.value().to_string())).collect::<Tried<_>>()?;
+            for path in &page {
+                self.change(path, |record| {
+                    (record.rows.base, record.rows.remote) = (BaseRow::default(), RemoteRow::default());
+                    record.listed = 0;
+                })?;
+            }
+            match page.last() {
+                // the least name that comes after it
+                Some(last) if page.len() == PAGE => after = format!("{last}\0"),
+                _ => break,
+            }
+        }
+        self.listing += 1;
+        Ok(self.approvals.retain(|_, _| false)?)
+    }
+
+    /// Changes one record, and what hangs on its base: the index and the count.
+    fn change(&mut self, path: &str, change: impl FnOnce(&mut Record)) -> Tried<()> {
+        let old = self.rows.get(path)?.map(|row| decode(row.value())).transpose()?.unwrap_or_default();
+        let mut new = old.clone();
+        change(&mut new);
+        if new == old {
+            return Ok(());
+        }
+        match new.rows == Rows::default() {
+            true => drop(self.rows.remove(path)?),
+            false => drop(self.rows.insert(path, new.encode().as_slice())?),
+        }
+        let (was, is) = (index_key(path, &old), index_key(path, &new));
+        if was != is {
+            if let Some(key) = &was {
+                self.hashes.remove(key.as_slice())?;
+            }
+            if let Some(key) = &is {
+                self.hashes.insert(key.as_slice(), ())?;
+            }
+            self.files = (self.files + u64::from(is.is_some())).saturating_sub(was.is_some().into());
+        }
+        Ok(())
+    }
+}
+
+fn index_key(path: &str, record: &Record) -> Option<Vec<u8>> {
+    let entry = record.rows.base.entry.filter(|e| !e.is_dir())?;
+    Some([&entry.hash.0[..PREFIX], path.as_bytes()].concat())
+}

@@ -1,0 +1,298 @@
+//! The durable state of one synced directory, in one redb file: what was last in step, what the hub has, what was begun.
+//!
+//! It decides nothing: the rules for rows are [`newer`] and [`unlisted`]. Who commits at the same time shares one
+//! transaction with one sync. A lost file heals by itself: equal files are adopted, different ones are kept both.
+
+pub mod codec;
+
+mod apply;
+mod group;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use uuid::Uuid;
+
+use super::engine::env::{Called, Fault, Feed, Rows, State, Token, Write};
+use crate::database::medium::Happened;
+use crate::database::{self, Hints};
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::wire::files::Hash;
+use codec::{Damaged, Record};
+
+/// Bytes of memory for pages.
+const CACHE: usize = 2 * 1024 * 1024;
+const SCHEMA: u64 = 1;
+const HINTS: Hints =
+    Hints { busy: "is mesync running with this directory already?", damaged: "remove it: both sides are compared anew then" };
+
+/// A [`Record`] a path.
+const ROWS: TableDefinition<&str, &[u8]> = TableDefinition::new("rows");
+/// The first bytes of the hash of a base row that is a file or link, and its path.
+const HASHES: TableDefinition<&[u8], ()> = TableDefinition::new("hashes");
+const DELETES: TableDefinition<u64, u32> = TableDefinition::new("deletes");
+const APPROVALS: TableDefinition<(&str, u64, u64), ()> = TableDefinition::new("approvals");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+/// Of a hash in the index; the base row has the rest.
+const PREFIX: usize = 8;
+
+type Tried<T> = std::result::Result<T, redb::Error>;
+
+/// See the module.
+pub struct DiskState {
+    path: PathBuf,
+    /// `None` only when the file could not be opened again after a failed write.
+    db: RwLock<Option<Database>>,
+    happened: Arc<Happened>,
+    group: group::Group,
+}
+
+/// `state/watch/<key>.redb` below the base directory: one for each pair of a directory here and one on a hub.
+pub fn file(base_dir: &Path, dir: &Path, server: &str, remote: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let key = Hash::of(&[dir.as_os_str().as_bytes(), server.as_bytes(), remote.as_bytes()].join(&0));
+    base_dir.join("state/watch").join(format!("{}.redb", &key.to_string()[..16]))
+}
+
+impl DiskState {
+    /// Opens or creates the file. Errors: `Busy` when another process has it, `Damaged` when it is not ours, damaged, or of a
+    /// newer program.
+    pub fn open(path: &Path) -> Result<DiskState> {
+        disk::create_dir(disk::parent(path))?;
+        let is_new = !path.exists();
+        let happened = Arc::new(Happened::default());
+        let db = database::open(path, CACHE, &happened, &HINTS)?;
+        let state = DiskState { path: path.to_path_buf(), db: RwLock::new(Some(db)), happened, group: group::Group::default() };
+        let schema = state.prepare().map_err(|e| state.error("open", &e))?;
+        if schema != SCHEMA {
+            let what = format!("cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}", path.display());
+            return Err(Error::new(Kind::Settings, what).hint("install the newer mesync that wrote it"));
+        }
+        if is_new {
+            disk::sync_dir(disk::parent(path)).map_err(|e| Error::io(format!("create {}", path.display()), &e))?;
+        }
+        Ok(state)
+    }
+
+    /// As [`DiskState::open`]; a damaged file is put aside, and a new one begun.
+    pub fn open_or_renew(path: &Path) -> Result<DiskState> {
+        match DiskState::open(path) {
+            Err(e) if e.kind == Kind::Damaged => {
+                let aside = path.with_extension("redb.damaged");
+                log::warn!("{}; beginning anew, and keeping it as {}", e.what, aside.display());
+                disk::rename(path, &aside).map_err(|e| Error::io(format!("put {} aside", path.display()), &e))?;
+                DiskState::open(path)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes what is missing, with nothing to write when nothing is.
+    fn prepare(&self) -> Tried<u64> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let schema = |meta: &dyn Fn(&str) -> Tried<Option<u64>>| meta("schema");
+        if let Ok(meta) = db.begin_read()?.open_table(META)
+            && let Some(schema) = schema(&|name| Ok(meta.get(name)?.and_then(|v| number(v.value()))))?
+        {
+            return Ok(schema);
+        }
+        let tx = db.begin_write()?;
+        let tables = apply::Tables::open(&tx)?;
+        drop(tables);
+        tx.open_table(META)?.insert("schema", SCHEMA.to_le_bytes().as_slice())?;
+        tx.commit()?;
+        Ok(SCHEMA)
+    }
+
+    /// Something small that is kept with the rows, by name: the marker of the directory, the boot of the last clean stop.
+    pub fn note(&self, name: &str) -> Called<Option<String>> {
+        let get = |tx: &ReadTransaction| Ok(tx.open_table(META)?.get(note(name).as_str())?.map(|v| v.value().to_vec()));
+        Ok(self.read(get)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    pub fn set_note(&self, name: &str, text: &str) -> Called<()> {
+        self.transaction(&|tx| {
+            tx.open_table(META)?.insert(note(name).as_str(), text.as_bytes())?;
+            Ok(())
+        })
+    }
+
+    /// The marker that the directory had.
+    pub fn marker(&self) -> Called<Option<Uuid>> {
+        Ok(self.note("marker")?.and_then(|text| Uuid::parse_str(&text).ok()))
+    }
+
+    /// Syncs, writes and bytes written since the file was opened.
+    pub fn written(&self) -> [u64; 3] {
+        [&self.happened.syncs, &self.happened.writes, &self.happened.bytes].map(|n| n.load(Relaxed))
+    }
+
+    fn read<T>(&self, what: impl Fn(&ReadTransaction) -> Tried<T>) -> Called<T> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let read = || what(&db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?);
+        read().map_err(|e| Fault::Fatal(self.error("read", &e)))
+    }
+
+    fn transaction(&self, what: &dyn Fn(&redb::WriteTransaction) -> Tried<()>) -> Called<()> {
+        let write = || {
+            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+            let tx = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
+            what(&tx)?;
+            Ok(tx.commit()?)
+        };
+        write().map_err(|e| self.recover(&e))
+    }
+
+    /// After a failed transaction: opens the file again if there was no space, since redb refuses everything until then. Any
+    /// other failure is final: above all after a failed sync nobody knows what the disk holds.
+    fn recover(&self, e: &redb::Error) -> Fault {
+        let error = self.error("write", e);
+        if self.happened.sync_failed.load(Relaxed) {
+            return Fault::Fatal(error.hint("a sync failed, so the disk may be failing"));
+        }
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.happened.full.swap(false, Relaxed) && db.is_some() {
+            return Fault::Fatal(error);
+        }
+        drop(db.take());
+        match database::open(&self.path, CACHE, &self.happened, &HINTS) {
+            Ok(again) => {
+                *db = Some(again);
+                Fault::NoSpace(error)
+            }
+            Err(e) => Fault::Fatal(e),
+        }
+    }
+
+    fn error(&self, doing: &str, e: &redb::Error) -> Error {
+        database::error(doing, &self.path, e, &HINTS)
+    }
+}
+
+fn note(name: &str) -> String {
+    format!("note.{name}")
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn meta_number(meta: &impl ReadableTable<&'static str, &'static [u8]>, name: &str) -> Tried<u64> {
+    Ok(meta.get(name)?.and_then(|v| number(v.value())).unwrap_or(0))
+}
+
+/// A row that cannot be understood.
+fn corrupted(_: Damaged) -> redb::Error {
+    redb::Error::Corrupted("a row cannot be read".into())
+}
+
+fn decode(bytes: &[u8]) -> Tried<Record> {
+    Record::decode(bytes).map_err(corrupted)
+}
+
+/// The bounds of what is strictly below a directory and after a path.
+fn range<'a>(dir: &str, after: &'a str, ends: &'a mut (String, String)) -> (Bound<&'a str>, Bound<&'a str>) {
+    if dir.is_empty() {
+        return (if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(after) }, Bound::Unbounded);
+    }
+    // '0' comes after '/', and nothing between them
+    *ends = (format!("{dir}/"), format!("{dir}0"));
+    let from = if after > ends.0.as_str() { after } else { ends.0.as_str() };
+    // a range that begins after its end is refused
+    let from = if from > ends.1.as_str() { ends.1.as_str() } else { from };
+    (Bound::Excluded(from), Bound::Included(ends.1.as_str()))
+}
+
+impl State for DiskState {
+    fn rows(&self, path: &str) -> Called<Rows> {
+        self.read(|tx| match tx.open_table(ROWS)?.get(path)? {
+            Some(row) => Ok(decode(row.value())?.rows),
+            None => Ok(Rows::default()),
+        })
+    }
+
+    fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>> {
+        self.read(|tx| {
+            let (table, mut ends, mut found) = (tx.open_table(ROWS)?, Default::default(), Vec::new());
+            for row in table.range::<&str>(range(dir, after, &mut ends))? {
+                let (path, row) = row?;
+                if dir.is_empty() || super::plan::is_below(path.value(), dir) {
+                    found.push((path.value().to_string(), decode(row.value())?.rows));
+                }
+                if found.len() >= most {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>> {
+        self.read(|tx| {
+            let (hashes, rows, mut found) = (tx.open_table(HASHES)?, tx.open_table(ROWS)?, Vec::new());
+            for key in hashes.range::<&[u8]>(&hash.0[..PREFIX]..)? {
+                let key = key?.0;
+                let Some(path) = key.value().strip_prefix(&hash.0[..PREFIX]).filter(|_| found.len() < most) else { break };
+                let path = std::str::from_utf8(path).map_err(|_| corrupted(Damaged))?;
+                let entry = rows.get(path)?.map(|row| decode(row.value())).transpose()?.and_then(|r| r.rows.base.entry);
+                if entry.is_some_and(|e| e.hash == *hash) {
+                    found.push(path.to_string());
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>> {
+        self.read(|tx| {
+            let listing = meta_number(&tx.open_table(META)?, "listing")? + 1;
+            let (table, mut ends, mut found) = (tx.open_table(ROWS)?, Default::default(), Vec::new());
+            for row in table.range::<&str>(range("", after, &mut ends))? {
+                let (path, row) = row?;
+                let Record { rows, listed } = decode(row.value())?;
+                if listed != listing && (rows.base.rev > 0 || rows.remote.rev > 0) {
+                    found.push(path.value().to_string());
+                }
+                if found.len() >= most {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn feed(&self) -> Called<Feed> {
+        self.read(|tx| match tx.open_table(META)?.get("feed")? {
+            Some(bytes) => codec::decode_feed(bytes.value()).map_err(corrupted),
+            None => Ok(Feed::default()),
+        })
+    }
+
+    fn files(&self) -> Called<u64> {
+        self.read(|tx| meta_number(&tx.open_table(META)?, "files"))
+    }
+
+    fn deletes(&self) -> Called<BTreeMap<u64, u32>> {
+        self.read(|tx| tx.open_table(DELETES)?.iter()?.map(|row| row.map(|(m, n)| (m.value(), n.value())).map_err(Into::into)).collect())
+    }
+
+    fn approved(&self, token: &Token) -> Called<bool> {
+        self.read(|tx| Ok(tx.open_table(APPROVALS)?.get((token.path.as_str(), token.base, token.remote))?.is_some()))
+    }
+
+    fn commit(&self, writes: &[Write]) -> Called<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.group.commit(writes, &|groups| self.transaction(&|tx| apply::apply(tx, groups.iter().flatten())))
+    }
+}
+
+#[cfg(test)]
+mod tests;
