@@ -33,6 +33,12 @@ pub mod limits {
     pub const SEEN_DAYS: usize = 15;
     /// Bytes of a hook's output that are kept.
     pub const HOOK_OUTPUT: usize = 64 * 1024;
+    /// Paths of a synced directory in which something happens at one time; more become one look at everything.
+    pub const BUSY_PATHS: usize = 10_000;
+    /// Directories that cannot be watched and are known one by one; more are as good as all.
+    pub const UNWATCHED: usize = 1000;
+    /// Bytes of `.mesyncignore`.
+    pub const IGNORE_BYTES: usize = 256 * 1024;
     /// Hashes of files that were read lately.
     pub const HASHES: usize = 1024;
     /// Records of hooks of one type that are held in memory; the others are found when there is room again.

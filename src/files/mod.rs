@@ -38,13 +38,17 @@
 //! * No two threads are at one path, or at a path and one above it.
 
 pub mod conflict;
+pub mod debounce;
 pub mod engine;
 pub mod guard;
+pub mod ignore;
+pub mod limit;
 pub mod plan;
 pub mod rules;
 pub mod scan;
 pub mod state;
 pub mod tree;
+pub mod watch;
 
 #[cfg(test)]
 mod sim;

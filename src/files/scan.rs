@@ -134,7 +134,7 @@ impl Walk<'_> {
             self.skipped.special.add(|| show(path));
             return Ok(true);
         }
-        if is_dir && !self.tree.skips(path) {
+        if is_dir && !self.tree.ignores(path, true) {
             todo.push(path.to_string());
         }
         (self.visit)(Found::Name { path, is_dir })

@@ -13,18 +13,21 @@ mod moves;
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
 use super::engine::env::{Called, Fault, Look, Moved, Staged, Tree};
-use super::plan::{Entry, Stamp};
+use super::ignore::{self, Ignore};
+use super::plan::{Entry, Stamp, is_below};
 use super::scan::{self, Found};
+use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use root::{Root, What, fault};
 
@@ -39,6 +42,10 @@ pub struct DiskTree {
     /// Cleared when the filesystem turns out not to know RENAME_EXCHANGE, or RENAME_NOREPLACE.
     exchange: AtomicBool,
     noreplace: AtomicBool,
+    rules: RwLock<Ignore>,
+    /// From the settings: patterns, and places that never travel, relative to the root.
+    given: Vec<String>,
+    places: Vec<String>,
     _lock: File,
 }
 
@@ -54,7 +61,10 @@ impl DiskTree {
     /// Opens a directory to be kept in step. `known`: the marker that it had before; `None`: there is no state of it, so it
     /// keeps the marker that it has, or gets `fresh`. Errors: `Settings` for a directory that is not there, `Busy` for one that
     /// another process keeps in step.
-    pub fn open(path: &Path, known: Option<Uuid>, fresh: Uuid) -> Result<Opened> {
+    ///
+    /// `ignore`: patterns that go before those of `.mesyncignore`. `private`: what never travels, wherever it is: mesync's own
+    /// data, keys.
+    pub fn open(path: &Path, known: Option<Uuid>, fresh: Uuid, ignore: &[String], private: &[PathBuf]) -> Result<Opened> {
         let root = Root::open(path)?;
         let failed = |e: io::Error| Error::io(format!("read the marker of {}", path.display()), &e);
         let id = match known {
@@ -68,9 +78,49 @@ impl DiskTree {
         if known.is_none() && marker::read(&root).map_err(failed)?.is_none() {
             marker::create(&root, id)?;
         }
-        let tick = root.tick();
-        let (exchange, noreplace) = (AtomicBool::new(true), AtomicBool::new(true));
-        Ok(Opened::Ready(DiskTree { root, id, memory: look::Memory::default(), tick, exchange, noreplace, _lock: lock }))
+        let tree = DiskTree {
+            id,
+            memory: look::Memory::default(),
+            tick: root.tick(),
+            exchange: AtomicBool::new(true),
+            noreplace: AtomicBool::new(true),
+            rules: RwLock::default(),
+            given: ignore.to_vec(),
+            places: private.iter().filter_map(|place| below(root.path(), place)).collect(),
+            root,
+            _lock: lock,
+        };
+        tree.read_rules().map_err(|e| Error::io(format!("read {}", path.join(ignore::FILE).display()), &e))?;
+        Ok(Opened::Ready(tree))
+    }
+
+    /// Reads `.mesyncignore` again; whether it says something else than before.
+    pub fn read_rules(&self) -> io::Result<bool> {
+        let mut rules = Ignore::default();
+        self.given.iter().for_each(|pattern| rules.add(pattern));
+        match self.read(ignore::FILE, None) {
+            Ok(Some(file)) => {
+                let mut bytes = Vec::new();
+                file.take(limits::IGNORE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+                if bytes.len() > limits::IGNORE_BYTES {
+                    return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {} bytes", limits::IGNORE_BYTES)));
+                }
+                rules.add(&String::from_utf8_lossy(&bytes));
+            }
+            Ok(None) => {}
+            Err(e) if root::absent(&e) => {}
+            Err(e) => return Err(e),
+        }
+        let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = *known != rules;
+        *known = rules;
+        Ok(changed)
+    }
+
+    /// Whether a name does not travel, of which it is known whether it is a directory.
+    pub fn ignores(&self, path: &str, is_dir: bool) -> bool {
+        let private = |place: &String| path == place || is_below(path, place);
+        self.places.iter().any(private) || self.rules.read().unwrap_or_else(PoisonError::into_inner).ignores(path, is_dir)
     }
 
     pub fn root(&self) -> &Root {
@@ -92,11 +142,6 @@ impl DiskTree {
         })
     }
 
-    /// What is below this directory does not travel.
-    pub fn skips(&self, dir: &str) -> bool {
-        self.ignored(dir)
-    }
-
     /// Every name in a directory with its type, as the directory has them, until `visit` says `false`.
     pub(super) fn entries(&self, dir: &str, visit: &mut dyn FnMut(&CStr, FileType) -> io::Result<bool>) -> io::Result<()> {
         let mut stopped = None;
@@ -109,6 +154,17 @@ impl DiskTree {
         })?;
         stopped.map_or(Ok(()), Err)
     }
+}
+
+/// A place within the root, relative to it; links on the way to either are followed.
+fn below(root: &Path, place: &Path) -> Option<String> {
+    // what is not there yet is in a directory that is
+    let real = |path: &Path| match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), ..) => Some(real),
+        (Err(_), Some(parent), Some(name)) => parent.canonicalize().ok().map(|real| real.join(name)),
+        _ => None,
+    };
+    real(place)?.strip_prefix(root.canonicalize().ok()?).ok()?.to_str().map(String::from)
 }
 
 /// Every name in an open directory but "." and "..".
@@ -170,9 +226,14 @@ impl Tree for DiskTree {
         self.rmdir(path)
     }
 
+    /// A pattern for directories only is one for what is a directory here; what is not here counts as a file.
     fn ignored(&self, path: &str) -> bool {
-        let _ = path;
-        false
+        let (as_file, as_dir) = (self.ignores(path, false), self.ignores(path, true));
+        if as_file == as_dir {
+            return as_file;
+        }
+        let is_dir = matches!(self.shown(path), Ok(Ok(shown)) if shown.what == What::Dir);
+        if is_dir { as_dir } else { as_file }
     }
 }
 

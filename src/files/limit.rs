@@ -1,0 +1,134 @@
+//! Keeps transfers below a rate, all of a directory together.
+//!
+//! The bucket is pure: it is told the time and says how long to wait. A reader that is limited waits before it hands out
+//! what it has read, so the other side is slowed down by its own flow control.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+
+/// What may pass at once after a pause, in parts of a second's.
+const BURST: u32 = 4;
+/// Bytes that a limited reader takes at a time: the least wait is as long as these need.
+const PIECE: usize = 16 * 1024;
+
+/// Tokens are bytes. It may go into debt: what has passed is paid for by the next wait, so no piece is too large for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bucket {
+    /// Bytes a second.
+    rate: u64,
+    /// Until then everything that passed is paid for, counted from any beginning.
+    paid: Duration,
+}
+
+impl Bucket {
+    /// `rate`: bytes a second, at least 1.
+    pub fn new(rate: u64) -> Bucket {
+        Bucket { rate: rate.max(1), paid: Duration::ZERO }
+    }
+
+    /// Lets `bytes` pass: how long to wait first, or after.
+    pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
+        let burst = Duration::from_secs(1) / BURST;
+        let cost = Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(self.rate)).try_into().unwrap_or(u64::MAX));
+        self.paid = self.paid.max(now.saturating_sub(burst)).saturating_add(cost);
+        self.paid.saturating_sub(now)
+    }
+}
+
+/// One for all transfers of a directory in one direction.
+#[derive(Debug)]
+pub struct Limiter {
+    bucket: Mutex<Bucket>,
+    began: Instant,
+}
+
+impl Limiter {
+    pub fn new(rate: u64) -> Arc<Limiter> {
+        Arc::new(Limiter { bucket: Mutex::new(Bucket::new(rate)), began: clock::monotonic() })
+    }
+
+    /// Returns when so many bytes may have passed.
+    pub fn pass(&self, bytes: u64) {
+        let wait = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, self.began.elapsed());
+        if !wait.is_zero() {
+            let _ = crossbeam_channel::after(wait).recv();
+        }
+    }
+}
+
+/// A reader below a rate; `None`: as fast as it can.
+pub struct Limited<R> {
+    inner: R,
+    limiter: Option<Arc<Limiter>>,
+}
+
+impl<R> Limited<R> {
+    pub fn new(inner: R, limiter: Option<Arc<Limiter>>) -> Limited<R> {
+        Limited { inner, limiter }
+    }
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(limiter) = &self.limiter else { return self.inner.read(buffer) };
+        let most = buffer.len().min(PIECE);
+        let n = self.inner.read(&mut buffer[..most])?;
+        limiter.pass(n as u64);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_second_lets_a_seconds_bytes_pass() {
+        let mut bucket = Bucket::new(1000);
+        let at = Duration::from_secs(100);
+        assert_eq!(bucket.take(250, at), Duration::ZERO);
+        assert_eq!(bucket.take(1000, at), Duration::from_secs(1));
+        assert_eq!(bucket.take(500, at + Duration::from_secs(1)), Duration::from_millis(500));
+        // a long pause saves up no more than the burst
+        assert_eq!(bucket.take(1250, Duration::from_secs(10_000)), Duration::from_secs(1));
+        assert_eq!(Bucket::new(0).rate, 1);
+        assert_eq!(Bucket::new(1).take(u64::MAX, Duration::ZERO).as_secs(), u64::MAX / 1_000_000_000);
+    }
+
+    proptest! {
+        /// Whoever waits as told never passes more than the rate and one burst, and is not kept waiting for longer than needed.
+        #[test]
+        fn the_rate_is_kept_and_used(rate in 1..1_000_000u64, steps in proptest::collection::vec((1..100_000u64, 0..2_000_000u64), 1..50)) {
+            let mut bucket = Bucket::new(rate);
+            let begin = Duration::from_secs(1000);
+            let (mut now, mut bytes) = (begin, 0);
+            for (n, pause) in steps {
+                now += Duration::from_micros(pause);
+                let wait = bucket.take(n, now);
+                bytes += n;
+                now += wait;
+                let most = (now - begin).as_secs_f64() * rate as f64 + rate as f64 / f64::from(BURST);
+                prop_assert!(bytes as f64 <= most + 1.0, "{bytes} > {most}");
+                prop_assert!(wait.as_secs_f64() <= (n as f64) / rate as f64 + 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn a_limited_reader_reads_all_in_pieces() {
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+        for limiter in [None, Some(Limiter::new(1 << 40))] {
+            let limited = limiter.is_some();
+            let mut reader = Limited::new(bytes.as_slice(), limiter);
+            let mut first = vec![0; 50_000];
+            assert_eq!(reader.read(&mut first).unwrap(), if limited { PIECE } else { 50_000 });
+            let mut rest = Vec::new();
+            reader.read_to_end(&mut rest).unwrap();
+            assert!(bytes.ends_with(&rest) && rest.len() + if limited { PIECE } else { 50_000 } == bytes.len());
+        }
+    }
+}

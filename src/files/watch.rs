@@ -1,0 +1,388 @@
+//! Watches a tree with inotify, and says where to look.
+//!
+//! It decides nothing, and what it says are hints: whatever it misses is found by the next look at everything, which it asks
+//! for at the start, after an overflow, and at every `rescan`. The thread that runs it is started elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{SendTimeoutError, Sender};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::debounce::{Debounce, Happened, Hint};
+use super::engine::env::{Called, Fault};
+use super::scan::{self, Found};
+use super::tree::DiskTree;
+use crate::clock;
+use crate::config::limits;
+use crate::error::{Error, Result, plain};
+use crate::relpath;
+
+/// What is not watched is looked at this often, and watching it tried again.
+const UNWATCHED: Duration = Duration::from_secs(60);
+/// How long a full channel is waited for before the order to stop is looked at.
+const FULL: Duration = Duration::from_millis(200);
+const SYSCTL: &str = "/proc/sys/fs/inotify/max_user_watches";
+
+/// One watcher.
+pub struct Watch<'a> {
+    pub tree: &'a DiskTree,
+    /// The quiet time of the debounce.
+    pub quiet: Duration,
+    /// The interval between two looks at everything.
+    pub rescan: Duration,
+    pub counters: &'a Counters,
+}
+
+/// For the status.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Directories that are watched.
+    pub watched: AtomicU64,
+    /// Directories that are not, with all that is below them.
+    pub unwatched: AtomicU64,
+}
+
+enum Ended {
+    Stopped,
+    /// All watches are to be made anew: what happened meanwhile is not known.
+    Lost(Option<String>),
+}
+
+impl Watch<'_> {
+    /// Runs until something can be read from `wake`, or nobody takes the hints any more. Errors: only when waiting itself
+    /// fails; a tree that cannot be watched is looked at every minute.
+    pub fn run(&self, wake: BorrowedFd<'_>, hints: &Sender<Hint>) -> Result<()> {
+        let mut said = BTreeSet::new();
+        loop {
+            let ended = Running::begin(self, wake, hints, &mut said).and_then(|mut running| running.run());
+            self.counters.watched.store(0, Relaxed);
+            let why = match ended {
+                Ok(Ended::Stopped) => return Ok(()),
+                Ok(Ended::Lost(None)) => continue,
+                Ok(Ended::Lost(Some(why))) => why,
+                Err(e) => reason(&e),
+            };
+            self.counters.unwatched.store(1, Relaxed);
+            let path = self.tree.root().path().display().to_string();
+            if said.insert(why.clone()) {
+                log::warn!("cannot watch {path}: {why}; looking at all of it every {} s instead", UNWATCHED.as_secs());
+            }
+            if !send(hints, Hint::Tree(String::new()), wake)? || readable(wake, None, Some(UNWATCHED))?.0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn reason(e: &std::io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::EMFILE) => "too many watchers; raise the sysctl fs.inotify.max_user_instances".into(),
+        _ => plain(e),
+    }
+}
+
+/// As long as the watches hold.
+struct Running<'a> {
+    watch: &'a Watch<'a>,
+    wake: BorrowedFd<'a>,
+    hints: &'a Sender<Hint>,
+    said: &'a mut BTreeSet<String>,
+    inotify: Inotify,
+    dirs: HashMap<WatchDescriptor, String>,
+    watches: BTreeMap<String, WatchDescriptor>,
+    /// Directories that could not be watched, with all below them.
+    unwatched: BTreeSet<String>,
+    debounce: Debounce,
+    began: Instant,
+    next_scan: Duration,
+    next_try: Duration,
+}
+
+impl<'a> Running<'a> {
+    fn begin(
+        watch: &'a Watch<'a>,
+        wake: BorrowedFd<'a>,
+        hints: &'a Sender<Hint>,
+        said: &'a mut BTreeSet<String>,
+    ) -> std::io::Result<Running<'a>> {
+        Ok(Running {
+            watch,
+            wake,
+            hints,
+            said,
+            inotify: Inotify::init()?,
+            dirs: HashMap::new(),
+            watches: BTreeMap::new(),
+            unwatched: BTreeSet::new(),
+            debounce: Debounce::new(watch.quiet),
+            began: clock::monotonic(),
+            next_scan: watch.rescan,
+            next_try: UNWATCHED,
+        })
+    }
+
+    fn run(&mut self) -> std::io::Result<Ended> {
+        let other = |e: Error| std::io::Error::other(e.what);
+        self.add("")?;
+        if self.watches.is_empty() && self.unwatched.is_empty() {
+            return Ok(Ended::Lost(Some("it is not there".into())));
+        }
+        self.add_below("");
+        // what came before the watches
+        if !self.tell(Hint::Tree(String::new())).map_err(other)? {
+            return Ok(Ended::Stopped);
+        }
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let (stop, events) = readable(self.wake, Some(self.inotify.as_fd()), Some(self.pause())).map_err(other)?;
+            if stop {
+                return Ok(Ended::Stopped);
+            }
+            let mut found = Vec::new();
+            if events {
+                match self.inotify.read_events(&mut buffer) {
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                    batch => found.extend(batch?.map(|e| (e.wd.clone(), e.mask, e.name.map(|n| n.to_os_string())))),
+                }
+            }
+            for (wd, mask, name) in found {
+                if let Some(ended) = self.event(&wd, mask, name.as_deref()).map_err(other)? {
+                    return Ok(ended);
+                }
+            }
+            if !self.on_time().map_err(other)? {
+                return Ok(Ended::Stopped);
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn pause(&self) -> Duration {
+        let mut next = self.next_scan.min(self.debounce.next().unwrap_or(Duration::MAX));
+        if !self.unwatched.is_empty() {
+            next = next.min(self.next_try);
+        }
+        next.saturating_sub(self.now())
+    }
+
+    /// What is due by now. `false`: stop.
+    fn on_time(&mut self) -> Result<bool> {
+        while let Some(hint) = self.debounce.due(self.now()) {
+            if !self.tell(hint)? {
+                return Ok(false);
+            }
+        }
+        if self.now() >= self.next_scan {
+            self.next_scan = self.now() + self.watch.rescan;
+            return self.tell(Hint::Tree(String::new()));
+        }
+        if !self.unwatched.is_empty() && self.now() >= self.next_try {
+            self.next_try = self.now() + UNWATCHED;
+            for dir in std::mem::take(&mut self.unwatched) {
+                if self.add(&dir).is_ok() && !self.unwatched.contains(&dir) {
+                    self.add_below(&dir);
+                }
+                if !self.tell(Hint::Tree(dir))? {
+                    return Ok(false);
+                }
+            }
+            self.count();
+        }
+        Ok(true)
+    }
+
+    fn event(&mut self, wd: &WatchDescriptor, mask: EventMask, name: Option<&std::ffi::OsStr>) -> Result<Option<Ended>> {
+        if mask.contains(EventMask::Q_OVERFLOW) {
+            // directories may have come without being watched
+            return Ok(Some(Ended::Lost(None)));
+        }
+        let Some(dir) = self.dirs.get(wd).cloned() else { return Ok(None) };
+        if mask.intersects(EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::UNMOUNT | EventMask::MOVE_SELF) {
+            if dir.is_empty() {
+                return Ok(Some(Ended::Lost(Some("it was removed, moved or unmounted".into()))));
+            }
+            // a directory that is moved is told by those that it goes from and to
+            if !mask.contains(EventMask::MOVE_SELF) {
+                self.forget(wd);
+            }
+            return Ok(None);
+        }
+        // names that are not UTF-8 do not travel
+        let Some(name) = name.and_then(|n| n.to_str()).filter(|n| !relpath::is_own(n)) else { return Ok(None) };
+        let path = if dir.is_empty() { name.to_string() } else { format!("{dir}/{name}") };
+        let is_dir = mask.contains(EventMask::ISDIR);
+        if relpath::check(&path).is_err() || self.watch.tree.ignores(&path, is_dir) {
+            return Ok(None);
+        }
+        if is_dir && mask.intersects(EventMask::MOVED_FROM | EventMask::DELETE) {
+            self.forget_below(&path);
+        }
+        if is_dir && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) {
+            self.add(&path).map_err(|e| Error::io(format!("watch {path}"), &e))?;
+            self.add_below(&path);
+        }
+        let happened = match () {
+            () if is_dir && !mask.contains(EventMask::ATTRIB) => Happened::Tree,
+            () if mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) => Happened::Complete,
+            () => Happened::Touched,
+        };
+        let hint = self.debounce.happened(&path, happened, self.now());
+        let going = hint.map_or(Ok(true), |hint| self.tell(hint))?;
+        Ok((!going).then_some(Ended::Stopped))
+    }
+
+    /// Watches one directory; where that is not possible it is among the unwatched.
+    fn add(&mut self, dir: &str) -> std::io::Result<()> {
+        let mask = WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ATTRIB;
+        let mask = mask | WatchMask::MOVED_FROM | WatchMask::MOVED_TO | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
+        // the root may be reached over links
+        let mask = if dir.is_empty() { mask } else { mask | WatchMask::DONT_FOLLOW };
+        match self.inotify.watches().add(self.absolute(dir), mask) {
+            Ok(wd) => {
+                // a directory that was moved here keeps its watch under another name
+                if let Some(old) = self.dirs.insert(wd.clone(), dir.to_string()).filter(|old| old != dir) {
+                    self.watches.remove(&old);
+                }
+                self.watches.insert(dir.to_string(), wd);
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => self.too_many(dir),
+            // gone again, or something else by now
+            Err(e) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&e.raw_os_error().unwrap_or(0)) => {}
+            Err(e) if dir.is_empty() => return Err(e),
+            Err(e) => {
+                if self.said.insert(dir.to_string()) {
+                    log::warn!("cannot watch {}: {}", crate::disk::show(self.absolute(dir).as_os_str()), plain(&e));
+                }
+                self.unwatch(dir);
+            }
+        }
+        self.count();
+        Ok(())
+    }
+
+    /// Watches first and lists then, so that nothing that is made meanwhile is missed.
+    fn add_below(&mut self, dir: &str) {
+        if self.unwatched.contains(dir) {
+            return;
+        }
+        let watch = self.watch;
+        let mut visit = |found: Found<'_>| -> Called<bool> {
+            if let Found::Name { path, is_dir: true } = found
+                && !watch.tree.ignores(path, true)
+                && !self.covered(path)
+            {
+                self.add(path).map_err(|e| Fault::Later(Error::io(format!("watch {path}"), &e)))?;
+            }
+            Ok(true)
+        };
+        // what is not there, or not ours any more, is for those to say who look at it
+        if let Err(fault) = scan::scan(watch.tree, dir, &mut visit) {
+            log::debug!("cannot watch what is below {dir}: {fault:?}");
+            self.unwatch(dir);
+        }
+    }
+
+    /// Is below one that is not watched.
+    fn covered(&self, path: &str) -> bool {
+        path.match_indices('/').any(|(at, _)| self.unwatched.contains(&path[..at])) || self.unwatched.contains("")
+    }
+
+    fn unwatch(&mut self, dir: &str) {
+        // many are as good as all
+        let dir = if self.unwatched.len() < limits::UNWATCHED { dir } else { "" };
+        if dir.is_empty() {
+            self.unwatched.clear();
+        }
+        self.unwatched.insert(dir.to_string());
+        self.count();
+    }
+
+    fn too_many(&mut self, dir: &str) {
+        self.unwatch(dir);
+        if self.said.insert("watches".into()) {
+            let now = std::fs::read_to_string(SYSCTL).ok().and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(8192);
+            let enough = now.saturating_mul(4).max(65_536);
+            log::warn!(
+                "cannot watch all of {}: the limit of watches is reached; raise it with \"sysctl fs.inotify.max_user_watches={enough}\" \
+                 (now {now}); looking at the rest every {} s",
+                self.watch.tree.root().path().display(),
+                UNWATCHED.as_secs()
+            );
+        }
+    }
+
+    /// A directory left this name: nothing below it is at that name any more.
+    fn forget_below(&mut self, dir: &str) {
+        let gone = |path: &str| path == dir || super::plan::is_below(path, dir);
+        let below: Vec<WatchDescriptor> =
+            self.watches.range(dir.to_string()..).take_while(|(p, _)| p.starts_with(dir)).filter(|(p, _)| gone(p)).map(|(_, wd)| wd.clone()).collect();
+        for wd in below {
+            // it may be gone by itself
+            let _ = self.inotify.watches().remove(wd.clone());
+            self.forget(&wd);
+        }
+        self.unwatched.retain(|path| !gone(path));
+        self.count();
+    }
+
+    fn forget(&mut self, wd: &WatchDescriptor) {
+        if let Some(dir) = self.dirs.remove(wd)
+            && self.watches.get(&dir) == Some(wd)
+        {
+            self.watches.remove(&dir);
+        }
+        self.count();
+    }
+
+    fn count(&self) {
+        self.watch.counters.watched.store(self.watches.len() as u64, Relaxed);
+        self.watch.counters.unwatched.store(self.unwatched.len() as u64, Relaxed);
+    }
+
+    fn absolute(&self, dir: &str) -> PathBuf {
+        let root: &Path = self.watch.tree.root().path();
+        if dir.is_empty() { root.to_path_buf() } else { root.join(dir) }
+    }
+
+    fn tell(&self, hint: Hint) -> Result<bool> {
+        send(self.hints, hint, self.wake)
+    }
+}
+
+/// Waits for room: meanwhile the kernel keeps what happens. `false`: stop.
+fn send(hints: &Sender<Hint>, mut hint: Hint, wake: BorrowedFd<'_>) -> Result<bool> {
+    loop {
+        hint = match hints.send_timeout(hint, FULL) {
+            Ok(()) => return Ok(true),
+            Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
+            Err(SendTimeoutError::Timeout(hint)) => hint,
+        };
+        if readable(wake, None, Some(Duration::ZERO))?.0 {
+            return Ok(false);
+        }
+    }
+}
+
+/// Waits until one of two descriptors can be read, or a time has passed; which of them can.
+fn readable(first: BorrowedFd<'_>, second: Option<BorrowedFd<'_>>, time: Option<Duration>) -> Result<(bool, bool)> {
+    // a rounded-up millisecond, so that what is due then is due
+    let time = time.map(|t| t.saturating_add(Duration::from_millis(1)));
+    let time = time.map(|t| Timespec { tv_sec: t.as_secs().min(86_400) as _, tv_nsec: t.subsec_nanos() as _ });
+    let mut fds: Vec<PollFd<'_>> = [Some(first), second].into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    match poll(&mut fds, time.as_ref()) {
+        Ok(_) => Ok((!fds[0].revents().is_empty(), fds.get(1).is_some_and(|fd| !fd.revents().is_empty()))),
+        Err(rustix::io::Errno::INTR) => Ok((false, false)),
+        Err(e) => Err(Error::io("wait for events", &e.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The watcher on real directories; each test waits for the hint that must come.
+
+use std::fs;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, bounded};
+use rustix::event::{EventfdFlags, eventfd};
+use uuid::Uuid;
+
+use super::*;
+use crate::files::tree::Opened;
+
+struct World {
+    dir: tempfile::TempDir,
+    hints: Receiver<Hint>,
+    counters: Arc<Counters>,
+    wake: Arc<std::os::fd::OwnedFd>,
+    thread: Option<std::thread::JoinHandle<Result<()>>>,
+}
+
+#[allow(clippy::disallowed_methods)] // the program starts it in its own place
+fn world(prepare: impl FnOnce(&Path)) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    prepare(dir.path());
+    let (sender, hints) = bounded(limits::EVENTS);
+    let counters = Arc::new(Counters::default());
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+    let (path, seen, stop) = (dir.path().to_path_buf(), counters.clone(), wake.clone());
+    let thread = std::thread::spawn(move || {
+        let ignore = ["ignored/".to_string()];
+        let Opened::Ready(tree) = DiskTree::open(&path, None, Uuid::new_v4(), &ignore, &[])? else { panic!("held") };
+        let (quiet, rescan) = (Duration::from_millis(50), Duration::from_secs(3600));
+        Watch { tree: &tree, quiet, rescan, counters: &seen }.run(stop.as_fd(), &sender)
+    });
+    let w = World { dir, hints, counters, wake, thread: Some(thread) };
+    w.wait(&Hint::Tree(String::new()));
+    w
+}
+
+impl World {
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// What came before this hint.
+    fn wait(&self, wanted: &Hint) -> Vec<Hint> {
+        let mut before = Vec::new();
+        loop {
+            match self.hints.recv_timeout(Duration::from_secs(20)) {
+                Ok(hint) if hint == *wanted => return before,
+                Ok(hint) => before.push(hint),
+                Err(e) => panic!("no {wanted:?}: {e}; but {before:?}"),
+            }
+        }
+    }
+
+    fn path(&self, path: &str) -> Vec<Hint> {
+        self.wait(&Hint::Path(path.into()))
+    }
+
+    fn tree(&self, path: &str) -> Vec<Hint> {
+        self.wait(&Hint::Tree(path.into()))
+    }
+
+    fn watched(&self) -> u64 {
+        self.counters.watched.load(Relaxed)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+fn changes_anywhere_are_told() {
+    let w = world(|root| {
+        fs::create_dir_all(root.join("d/e")).unwrap();
+        fs::write(root.join("d/e/old"), "x").unwrap();
+    });
+    assert_eq!(w.watched(), 3);
+    fs::write(w.at("a"), "x").unwrap();
+    w.path("a");
+    fs::write(w.at("d/e/b"), "x").unwrap();
+    w.path("d/e/b");
+    fs::rename(w.at("d/e/b"), w.at("d/c")).unwrap();
+    w.path("d/c");
+    w.path("d/e/b");
+    fs::remove_file(w.at("d/e/old")).unwrap();
+    w.path("d/e/old");
+    // a second name gives no more than this
+    fs::hard_link(w.at("a"), w.at("link")).unwrap();
+    w.path("link");
+    rustix::fs::chmod(w.at("d/c"), rustix::fs::Mode::RWXU).unwrap();
+    w.path("d/c");
+    // our own names, and what is ignored, are not
+    fs::write(w.at(&relpath::temporary(1)), "x").unwrap();
+    fs::create_dir(w.at("ignored")).unwrap();
+    fs::write(w.at("ignored/x"), "x").unwrap();
+    fs::write(w.at(".mesync/x"), "x").unwrap();
+    fs::write(w.at("last"), "x").unwrap();
+    assert_eq!(w.path("last"), []);
+}
+
+#[test]
+fn new_and_moved_directories_are_watched_where_they_are() {
+    let w = world(|root| fs::create_dir_all(root.join("out/of")).unwrap());
+    fs::create_dir_all(w.at("n/e/w")).unwrap();
+    w.tree("n");
+    fs::write(w.at("n/e/w/a"), "x").unwrap();
+    w.path("n/e/w/a");
+    assert_eq!(w.watched(), 6);
+    fs::rename(w.at("n"), w.at("m")).unwrap();
+    w.tree("m");
+    fs::write(w.at("m/e/w/b"), "x").unwrap();
+    let before = w.path("m/e/w/b");
+    if !before.contains(&Hint::Tree("n".into())) {
+        w.tree("n");
+    }
+    assert_eq!(w.watched(), 6);
+    // out of the tree, and another one in its place
+    let elsewhere = tempfile::tempdir_in(w.dir.path().parent().unwrap()).unwrap();
+    fs::rename(w.at("m"), elsewhere.path().join("m")).unwrap();
+    w.tree("m");
+    assert_eq!(w.watched(), 3);
+    fs::write(elsewhere.path().join("m/e/w/c"), "x").unwrap();
+    fs::rename(elsewhere.path().join("m/e"), w.at("out/e")).unwrap();
+    assert!(!w.tree("out/e").iter().any(|h| matches!(h, Hint::Path(p) if p.contains("/c"))));
+    fs::write(w.at("out/e/w/d"), "x").unwrap();
+    w.path("out/e/w/d");
+    fs::remove_dir_all(w.at("out")).unwrap();
+    w.tree("out");
+    assert_eq!(w.watched(), 1);
+}
+
+#[test]
+fn a_lost_root_is_said_and_asked_for_again() {
+    let w = world(|_| {});
+    fs::remove_dir_all(w.dir.path()).unwrap();
+    w.tree("");
+    assert_eq!((w.watched(), w.counters.unwatched.load(Relaxed)), (0, 1));
+}
+
+#[test]
+fn many_changes_come_as_the_directory() {
+    let w = world(|root| fs::create_dir(root.join("d")).unwrap());
+    for i in 0..1000 {
+        fs::write(w.at(&format!("d/{i}")), "x").unwrap();
+    }
+    let paths = w.wait(&Hint::Entries("d".into()));
+    assert!(paths.len() < 1000, "{} hints", paths.len());
+}
+
+#[test]
+fn nobody_listening_ends_it() {
+    let mut w = world(|_| {});
+    let (_, none) = bounded(0);
+    w.hints = none;
+    fs::write(w.at("a"), "x").unwrap();
+    assert!(w.thread.take().unwrap().join().unwrap().is_ok());
+    w.thread = Some(std::thread::Builder::new().spawn(|| Ok(())).unwrap());
+}
