@@ -36,7 +36,10 @@ enum Token {
     /// `*`
     Star,
     /// `[a-z]`, `[!a-z]`.
-    Class { not: bool, ranges: Vec<(char, char)> },
+    Class {
+        not: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 impl Ignore {

@@ -205,6 +205,11 @@ impl<'a> Running<'a> {
             return Ok(Some(Ended::Lost(None)));
         }
         let Some(dir) = self.dirs.get(wd).cloned() else { return Ok(None) };
+        // a root that is removed gives no event of its own as long as we have it open
+        let own = name.is_some_and(|n| n.as_encoded_bytes() == relpath::OWN_DIR.as_bytes());
+        if dir.is_empty() && own && mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
+            return Ok(Some(Ended::Lost(Some(format!("its {} is gone", relpath::OWN_DIR)))));
+        }
         if mask.intersects(EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::UNMOUNT | EventMask::MOVE_SELF) {
             if dir.is_empty() {
                 return Ok(Some(Ended::Lost(Some("it was removed, moved or unmounted".into()))));
@@ -322,8 +327,13 @@ impl<'a> Running<'a> {
     /// A directory left this name: nothing below it is at that name any more.
     fn forget_below(&mut self, dir: &str) {
         let gone = |path: &str| path == dir || super::plan::is_below(path, dir);
-        let below: Vec<WatchDescriptor> =
-            self.watches.range(dir.to_string()..).take_while(|(p, _)| p.starts_with(dir)).filter(|(p, _)| gone(p)).map(|(_, wd)| wd.clone()).collect();
+        let below: Vec<WatchDescriptor> = self
+            .watches
+            .range(dir.to_string()..)
+            .take_while(|(p, _)| p.starts_with(dir))
+            .filter(|(p, _)| gone(p))
+            .map(|(_, wd)| wd.clone())
+            .collect();
         for wd in below {
             // it may be gone by itself
             let _ = self.inotify.watches().remove(wd.clone());
@@ -376,7 +386,8 @@ fn readable(first: BorrowedFd<'_>, second: Option<BorrowedFd<'_>>, time: Option<
     // a rounded-up millisecond, so that what is due then is due
     let time = time.map(|t| t.saturating_add(Duration::from_millis(1)));
     let time = time.map(|t| Timespec { tv_sec: t.as_secs().min(86_400) as _, tv_nsec: t.subsec_nanos() as _ });
-    let mut fds: Vec<PollFd<'_>> = [Some(first), second].into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let mut fds: Vec<PollFd<'_>> =
+        [Some(first), second].into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     match poll(&mut fds, time.as_ref()) {
         Ok(_) => Ok((!fds[0].revents().is_empty(), fds.get(1).is_some_and(|fd| !fd.revents().is_empty()))),
         Err(rustix::io::Errno::INTR) => Ok((false, false)),
