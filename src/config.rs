@@ -4,6 +4,7 @@
 //! `config.toml` itself; keys are files of their own and are read by who needs them.
 
 mod values;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -118,6 +119,7 @@ pub struct Settings {
     pub api_key_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
     pub log: Option<log::LevelFilter>,
+    pub watches: Vec<watch::WatchSettings>,
     pub hub: HubSettings,
 }
 
@@ -308,6 +310,7 @@ impl Settings {
                         self.read_value(Hub, name.get_ref(), value.get_ref()).map_err(|e| bad(name.span().start, e))?;
                     }
                 }
+                (watch::TABLE, value) => self.watches = watch::read(value, name.span().start).map_err(|(at, why)| bad(at, why))?,
                 ("hub", _) => return Err(bad(name.span().start, "hub must be a table: [hub]".into())),
                 (key, value) => self.read_value(Client, key, value).map_err(|e| bad(name.span().start, e))?,
             }
@@ -322,6 +325,7 @@ impl Settings {
                 Some(Setting { section: Hub, .. }) => format!("{key} belongs under [hub]"),
                 Some(Setting { section: Client, .. }) => format!("{key} belongs above [hub], at the top"),
                 Some(other) => format!("{key} cannot be set in a file; use {}", other.env),
+                None if watch::SETTINGS.iter().any(|s| s.key == key) => format!("{key} belongs under [[watch]]"),
                 None => format!("there is no setting \"{}\"", wire::brief(key)),
             });
         };
@@ -387,6 +391,30 @@ mod tests {
         check(&[("MESYNC_HOST_ID", "a b")], "", "a host name is 1 to 63");
         check(&[("MESYNC_API_KEY", "a-long-enough-key")], "", "api_key: Some((secret))");
         check(&[("MESYNC_API_KEY", "short")], "", "bad value in MESYNC_API_KEY: a key is 8 to 512");
+    }
+
+    #[test]
+    fn watched_directories_are_tables_of_their_own() {
+        let watch = |rest: &str| format!("poll_interval = 7\n\n[[watch]]\npath = '/a'\n{rest}");
+        check(&[], "", "watches: []");
+        check(&[], &watch(""), "path: \"/a\", remote: \"\", mode: TwoWay, debounce: 500ms, rescan: 3600s, ignore: [], concurrency: 8");
+        check(
+            &[],
+            &watch("ignore = ['*.bak', '.git/']\nbandwidth_limit = '2MB/s'"),
+            "ignore: [\"*.bak\", \".git/\"], concurrency: 8, bandwidth_limit: Some(2000000)",
+        );
+        check(&[], &watch("remote = '/docs/'\nmode = 'send-only'\nignore = 'x'"), "remote: \"docs\", mode: SendOnly");
+        check(&[], &watch("mode = 'both'"), "line 5: mode: must be two-way, send-only or receive-only, not \"both\"");
+        check(&[], &watch("debounce_ms = 1"), "line 5: debounce_ms: must be a whole number from 10 to 60000");
+        check(&[], &watch("remote = '../x'"), "line 5: remote: the name leads elsewhere");
+        check(&[], &watch("rescn = 9"), "line 5: there is no setting \"rescn\" under [[watch]]");
+        check(&[], &watch("ignore = [1]"), "line 5: ignore: a pattern is a string");
+        check(&[], "\n[[watch]]\nmode = 'two-way'", "line 2: path is missing under [[watch]]");
+        check(&[], "watch = 5", "line 1: watch must be tables: [[watch]]");
+        check(&[], "\nrescan = 5", "line 2: rescan belongs under [[watch]]");
+        check(&[], &watch("remote = 'x'\n[[watch]]\npath = '/a/b'\nremote = 'y'"), "line 6: /a/b and /a are one within the other");
+        check(&[], &watch("remote = 'x'\n[[watch]]\npath = '/b'\nremote = 'x/y'"), "here or on the hub");
+        check(&[], &watch("remote = 'x'\n[[watch]]\npath = '/ab'\nremote = 'xy'"), "path: \"/ab\"");
     }
 
     #[test]

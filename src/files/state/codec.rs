@@ -176,6 +176,11 @@ impl Writer {
                 self.number((*mode).into());
                 self.base(then);
             }
+            Intent::Clear { temp } => {
+                self.0.push(3);
+                self.number(0);
+                self.text(temp);
+            }
         }
     }
 
@@ -309,6 +314,7 @@ impl<'a> Reader<'a> {
                 staged: Staged { temp: self.text()?, stamp: self.stamp()? },
             },
             1 => Intent::Leave { generation, then: self.base()?, what: self.local()?, to: self.text()?, trash: self.flag()? },
+            3 => Intent::Clear { temp: self.text()? },
             2 => Intent::Mode { generation, was: self.stamp()?, mode: self.mode()?, then: self.base()? },
             _ => return Err(Damaged),
         })

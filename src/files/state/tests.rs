@@ -79,6 +79,7 @@ fn intent() -> impl Strategy<Value = Intent> {
             to,
             trash
         }),
+        path().prop_map(|temp| Intent::Clear { temp }),
         (any::<u64>(), stamp(), 0..0o1000u32, base()).prop_map(|(generation, was, mode, then)| Intent::Mode {
             generation,
             was,

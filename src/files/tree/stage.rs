@@ -68,8 +68,7 @@ impl DiskTree {
         let name = split(&temp).1;
         rustix::fs::symlinkat(target, &parent, name).map_err(|e| failed(e.into()))?;
         let _ = rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
-        self.sync_dir_of(&temp).map_err(failed)?;
-        self.staged(&parent, temp).map_err(failed)
+        self.made(&parent, &temp, AtFlags::empty()).map_err(failed)
     }
 
     /// Stages an empty directory.
@@ -78,13 +77,20 @@ impl DiskTree {
         let failed = |e: io::Error| fault("create a directory beside", path, &e);
         let name = split(&temp).1;
         rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(|e| failed(e.into()))?;
-        let apply = || -> io::Result<()> {
-            tolerate(rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()))?;
-            let _ = rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
-            self.sync_dir_of(&temp)
-        };
-        apply().map_err(failed)?;
-        self.staged(&parent, temp).map_err(failed)
+        let moded = tolerate(rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()));
+        let _ = rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
+        moded.and_then(|()| self.made(&parent, &temp, AtFlags::REMOVEDIR)).map_err(failed)
+    }
+
+    /// Makes what has just got a temporary name durable; on an error it is gone again, by `unlinkat` with these flags.
+    fn made(&self, parent: &OwnedFd, temp: &str, remove: AtFlags) -> io::Result<Option<Staged>> {
+        let name = split(temp).1;
+        let stamp = self.sync_dir_of(temp).and_then(|()| show(parent, name));
+        if stamp.is_err() {
+            let _ = rustix::fs::unlinkat(parent, name, remove);
+        }
+        let stamp = stamp?;
+        Ok(stamp.map(|shown| Staged { temp: temp.to_string(), stamp: shown.stamp }))
     }
 
     /// Stages a copy of a file of this machine that has the bytes already: the first source that does. The hub is none of
@@ -198,10 +204,6 @@ impl DiskTree {
         }
         let what = format!("cannot take {size} bytes into {}: {free} are free, {reserve} of them to be left", self.root.path().display());
         Err(Fault::NoSpace(Error::new(ErrorKind::Busy, what).hint("make room on that disk")))
-    }
-
-    fn staged(&self, parent: &OwnedFd, temp: String) -> io::Result<Option<Staged>> {
-        Ok(show(parent, split(&temp).1)?.map(|shown| Staged { temp, stamp: shown.stamp }))
     }
 
     pub(super) fn sync_dir_of(&self, path: &str) -> io::Result<()> {

@@ -1,0 +1,175 @@
+//! The tables `[[watch]]` of `config.toml`: one for each directory that is kept in step.
+//!
+//! It looks at no directory: whether one is there is seen when it is opened.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::values::{Parsed, bytes, number, path, seconds};
+use crate::{relpath, wire};
+
+pub const TABLE: &str = "watch";
+/// Directories that one client keeps in step, and patterns of each, at most.
+const MOST: usize = 100;
+const MOST_PATTERNS: usize = 1000;
+
+/// One directory and how it is kept in step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchSettings {
+    pub path: PathBuf,
+    /// Directory on the hub; "" is all of it.
+    pub remote: String,
+    pub mode: Mode,
+    pub debounce: Duration,
+    pub rescan: Duration,
+    pub ignore: Vec<String>,
+    pub concurrency: usize,
+    /// Bytes a second each way; `None`: as many as there are.
+    pub bandwidth_limit: Option<u64>,
+}
+
+/// Which way changes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    TwoWay,
+    SendOnly,
+    ReceiveOnly,
+}
+
+/// One row of the table.
+pub struct Setting {
+    pub key: &'static str,
+    /// As text. Empty: no value.
+    pub default: &'static str,
+    pub doc: &'static str,
+    set: fn(&mut WatchSettings, &str) -> Parsed<()>,
+}
+
+const fn row(key: &'static str, default: &'static str, doc: &'static str, set: fn(&mut WatchSettings, &str) -> Parsed<()>) -> Setting {
+    Setting { key, default, doc, set }
+}
+
+/// All settings of a directory; `ignore` is the one that may be given as a list.
+#[rustfmt::skip]
+pub static SETTINGS: &[Setting] = &[
+    row("path", "", "the directory; must be set",
+        |s, v| path(v).map(|v| s.path = v)),
+    row("remote", "", "the directory on the hub that it is kept in step with; all of the hub if not set",
+        |s, v| remote(v).map(|v| s.remote = v)),
+    row("mode", "two-way", "which way changes go: two-way, send-only or receive-only",
+        |s, v| mode(v).map(|v| s.mode = v)),
+    row("debounce_ms", "500", "milliseconds for which a file must be quiet after repeated changes (10 to 60000)",
+        |s, v| number(v, 10, 60_000).map(|v| s.debounce = Duration::from_millis(v))),
+    row("rescan", "3600", "seconds between two looks at everything, whatever was watched (10 to 86400)",
+        |s, v| seconds(v, 10, 86_400).map(|v| s.rescan = v)),
+    row("ignore", "", "patterns of names that do not travel, before those in .mesyncignore",
+        |s, v| pattern(v).map(|v| s.ignore.push(v))),
+    row("concurrency", "8", "files on their way at the same time, each way (1 to 64)",
+        |s, v| number(v, 1, 64).map(|v| s.concurrency = v as usize)),
+    row("bandwidth_limit", "", "bytes a second each way, such as 2MB/s; no limit if not set (1KB to 1TB)",
+        |s, v| bytes(v.trim().trim_end_matches("/s"), 1000, 1_000_000_000_000).map(|v| s.bandwidth_limit = Some(v))),
+];
+
+fn mode(text: &str) -> Parsed<Mode> {
+    match text.trim() {
+        "two-way" => Ok(Mode::TwoWay),
+        "send-only" => Ok(Mode::SendOnly),
+        "receive-only" => Ok(Mode::ReceiveOnly),
+        _ => Err(format!("must be two-way, send-only or receive-only, not \"{}\"", wire::brief(text))),
+    }
+}
+
+fn remote(text: &str) -> Parsed<String> {
+    let text = text.trim_matches('/');
+    if text.is_empty() { Ok(String::new()) } else { relpath::check(text).map(|()| text.to_string()) }
+}
+
+fn pattern(text: &str) -> Parsed<String> {
+    match text.contains(['\n', '\0']) {
+        true => Err("a pattern is one line".into()),
+        false => Ok(text.to_string()),
+    }
+}
+
+impl WatchSettings {
+    /// A directory with all defaults.
+    pub fn new(path: PathBuf) -> WatchSettings {
+        let zero = Duration::ZERO;
+        let mut settings = WatchSettings {
+            path,
+            remote: String::new(),
+            mode: Mode::default(),
+            debounce: zero,
+            rescan: zero,
+            ignore: Vec::new(),
+            concurrency: 0,
+            bandwidth_limit: None,
+        };
+        for row in SETTINGS.iter().filter(|row| !row.default.is_empty()) {
+            (row.set)(&mut settings, row.default).expect("the defaults are within their ranges");
+        }
+        settings
+    }
+}
+
+/// Where in the file, in bytes, and why.
+type Wrong = (usize, String);
+
+/// Reads `[[watch]]`, which begins at byte `at` of the file.
+pub(super) fn read(value: &DeValue<'_>, at: usize) -> Result<Vec<WatchSettings>, Wrong> {
+    let wrong = || (at, "watch must be tables: [[watch]]".to_string());
+    let DeValue::Array(tables) = value else { return Err(wrong()) };
+    if tables.len() > MOST {
+        return Err((at, format!("at most {MOST} directories can be watched")));
+    }
+    let mut all: Vec<WatchSettings> = Vec::new();
+    for table in tables {
+        let DeValue::Table(keys) = table.get_ref() else { return Err(wrong()) };
+        let settings = read_one(keys, table.span().start)?;
+        if let Some(other) = all.iter().find(|o| overlap(o, &settings)) {
+            let (one, other) = (settings.path.display(), other.path.display());
+            return Err((table.span().start, format!("{one} and {other} are one within the other, here or on the hub")));
+        }
+        all.push(settings);
+    }
+    Ok(all)
+}
+
+fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
+    let mut settings = WatchSettings::new(PathBuf::new());
+    for (name, value) in keys {
+        let (key, at) = (name.get_ref().as_ref(), name.span().start);
+        let Some(row) = SETTINGS.iter().find(|row| row.key == key) else {
+            return Err((at, format!("there is no setting \"{}\" under [[watch]]", wire::brief(key))));
+        };
+        let mut set = |text: &str| (row.set)(&mut settings, text).map_err(|why| (at, format!("{key}: {why}")));
+        match value.get_ref() {
+            DeValue::Array(list) if key == "ignore" && list.len() <= MOST_PATTERNS => {
+                for item in list {
+                    let DeValue::String(text) = item.get_ref() else {
+                        return Err((item.span().start, "ignore: a pattern is a string".into()));
+                    };
+                    set(text)?;
+                }
+            }
+            DeValue::Array(_) if key == "ignore" => return Err((at, format!("ignore: at most {MOST_PATTERNS} patterns"))),
+            DeValue::String(text) => set(text)?,
+            DeValue::Integer(n) => set(&n.to_string())?,
+            _ => return Err((at, format!("{key} must be a string or a number"))),
+        }
+    }
+    match settings.path.as_os_str().is_empty() {
+        true => Err((at, "path is missing under [[watch]]".into())),
+        false => Ok(settings),
+    }
+}
+
+/// What is in two directories at once would be kept in step with itself.
+fn overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
+    let within = |a: &str, b: &str| a == b || b.is_empty() || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+    let here = one.path.starts_with(&other.path) || other.path.starts_with(&one.path);
+    here || within(&one.remote, &other.remote) || within(&other.remote, &one.remote)
+}
