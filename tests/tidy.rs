@@ -400,31 +400,23 @@ fn nothing_in_the_repository_ends_in_spaces() {
 #[test]
 fn the_man_page_tells_every_setting_with_its_default_and_range() {
     let page = read("man/mesync.5");
-    let entries: Vec<&str> = page.split("\n.It Va ").skip(1).collect();
+    let (top, watched) = page.split_once("\n.Ss Under [[watch]]").expect("a section about watched directories");
+    let (watched, hub) = watched.split_once("\n.Ss ").expect("one more section");
+    let others = format!("{top}{hub}");
     let mut found = Vec::new();
+    let mut check = |text: &str, key: &str, doc: &str, more: &[&str]| {
+        let entry = text.split("\n.It Va ").skip(1).find(|e| e.lines().next() == Some(key)).unwrap_or("");
+        let range = doc.rsplit_once('(').map_or("", |(_, range)| range.trim_end_matches(')'));
+        for wanted in more.iter().chain([&range]).filter(|w| entry.is_empty() || !entry.contains(**w)) {
+            let what = format!("no \"{wanted}\" under \".It Va {key}\" (every setting is documented)");
+            found.push(Breach { path: "man/mesync.5".into(), line: 1, what });
+        }
+    };
     for s in mesync::config::SETTINGS {
-        let entry = entries.iter().find(|e| e.lines().next() == Some(s.key)).copied().unwrap_or("");
-        let range = s.doc.rsplit_once('(').map_or("", |(_, range)| range.trim_end_matches(')'));
         let default = if s.default.is_empty() { "" } else { "default" };
-        for wanted in [&format!(".Ev {}", s.env), default, s.default, range] {
-            if entry.is_empty() || !entry.contains(wanted) {
-                let what = format!("no \"{wanted}\" under \".It Va {}\" (every setting is documented)", s.key);
-                found.push(Breach { path: "man/mesync.5".into(), line: 1, what });
-            }
-        }
+        check(&others, s.key, s.doc, &[&format!(".Ev {}", s.env), default, s.default]);
     }
-    let (_, watched) = page.split_once("\n.Ss Under [[watch]]").expect("a section about watched directories");
-    let watched: Vec<&str> = watched.split("\n.Ss ").next().unwrap_or("").split("\n.It Va ").skip(1).collect();
-    for s in mesync::config::watch::SETTINGS {
-        let entry = watched.iter().find(|e| e.lines().next() == Some(s.key)).copied().unwrap_or("");
-        let range = s.doc.rsplit_once('(').map_or("", |(_, range)| range.trim_end_matches(')'));
-        for wanted in [s.default, range] {
-            if entry.is_empty() || !entry.contains(wanted) {
-                let what = format!("no \"{wanted}\" under \".It Va {}\" of [[watch]] (every setting is documented)", s.key);
-                found.push(Breach { path: "man/mesync.5".into(), line: 1, what });
-            }
-        }
-    }
+    mesync::config::watch::SETTINGS.iter().for_each(|s| check(watched, s.key, s.doc, &[s.default]));
     report(found);
 }
 

@@ -88,13 +88,13 @@ fn changes_anywhere_are_told() {
     w.path("a");
     fs::write(w.at("d/e/b"), "x").unwrap();
     w.path("d/e/b");
-    fs::rename(w.at("d/e/b"), w.at("d/c")).unwrap();
+    crate::disk::rename(&w.at("d/e/b"), &w.at("d/c")).unwrap();
     w.path("d/c");
     w.path("d/e/b");
     fs::remove_file(w.at("d/e/old")).unwrap();
     w.path("d/e/old");
     // a second name gives no more than this
-    fs::hard_link(w.at("a"), w.at("link")).unwrap();
+    crate::disk::link_or_copy(&w.at("a"), &w.at("link")).unwrap();
     w.path("link");
     rustix::fs::chmod(w.at("d/c"), rustix::fs::Mode::RWXU).unwrap();
     w.path("d/c");
@@ -115,18 +115,18 @@ fn new_and_moved_directories_are_watched_where_they_are() {
     fs::write(w.at("n/e/w/a"), "x").unwrap();
     w.path("n/e/w/a");
     assert_eq!(w.watched(), 6);
-    fs::rename(w.at("n"), w.at("m")).unwrap();
+    crate::disk::rename(&w.at("n"), &w.at("m")).unwrap();
     assert!(w.tree("m").contains(&Hint::Tree("n".into())));
     fs::write(w.at("m/e/w/b"), "x").unwrap();
     w.path("m/e/w/b");
     assert_eq!(w.watched(), 6);
     // out of the tree, and another one in its place
     let elsewhere = tempfile::tempdir_in(w.dir.path().parent().unwrap()).unwrap();
-    fs::rename(w.at("m"), elsewhere.path().join("m")).unwrap();
+    crate::disk::rename(&w.at("m"), &elsewhere.path().join("m")).unwrap();
     w.tree("m");
     assert_eq!(w.watched(), 3);
     fs::write(elsewhere.path().join("m/e/w/c"), "x").unwrap();
-    fs::rename(elsewhere.path().join("m/e"), w.at("out/e")).unwrap();
+    crate::disk::rename(&elsewhere.path().join("m/e"), &w.at("out/e")).unwrap();
     assert!(!w.tree("out/e").iter().any(|h| matches!(h, Hint::Path(p) if p.contains("/c"))));
     fs::write(w.at("out/e/w/d"), "x").unwrap();
     w.path("out/e/w/d");

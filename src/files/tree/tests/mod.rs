@@ -1,4 +1,7 @@
-//! A tree on a real disk, used as the engine uses it, and as hostile users and filesystems do.
+//! A tree on a real disk, used as the engine uses it; `hostile` has what users and filesystems do meanwhile.
+
+mod bench;
+mod hostile;
 
 use std::fs;
 use std::io::Write;
@@ -7,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
+use crate::disk;
 use crate::files::conflict::TRASH;
 use crate::files::engine::env::Source;
 use crate::files::plan::Local;
@@ -169,101 +173,6 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
 }
 
 #[test]
-fn links_are_staged_as_links_and_never_followed() {
-    let w = world();
-    fs::create_dir(w.outside()).unwrap();
-    fs::write(w.outside().join("secret"), "secret").unwrap();
-    let target = w.outside().to_str().unwrap().to_string();
-    let link = Entry::new(What_::Symlink, Hash::of(target.as_bytes()), target.len() as u64, 0, TIME);
-    let staged = w.tree.stage_link("l", target.as_bytes(), &link).unwrap().unwrap();
-    assert_eq!(w.tree.place("l", &staged, None), Ok(Moved::Done));
-    assert_eq!(w.local("l").entry, link);
-    assert_eq!(w.tree.stage_link("l", b"elsewhere", &link), Ok(None));
-    for openat2 in [true, false] {
-        if !openat2 {
-            w.tree.root().without_openat2();
-        }
-        assert_eq!(w.tree.look("l/secret", None), Ok(Look::Absent));
-        assert!(matches!(w.tree.temporary("l/new", 1), Ok(None)));
-        assert_eq!(w.tree.stage_dir("l/deep/er", &Entry::dir(0o755, 0)), Ok(None));
-        assert_eq!(w.tree.shift("l/secret", "stolen", None), Ok(Moved::Changed));
-        assert_eq!(w.tree.shift("l", "l/x", None), Ok(Moved::Taken));
-        assert_eq!(w.tree.remove_dir("l"), Ok(false));
-        assert_eq!(w.tree.is_empty("l"), Ok(true));
-        assert_eq!(w.tree.read("l", None).map(|r| r.is_none()).unwrap(), true);
-        assert_eq!(w.names(), ["l"]);
-        // neither upwards nor from the top, whatever the name says
-        for path in ["../outside/secret", "/etc/passwd", "d/../../outside/secret"] {
-            assert!(!matches!(w.tree.look(path, None), Ok(Look::Here(_))), "{path}");
-            assert!(!matches!(w.tree.temporary(path, 1), Ok(Some(_))), "{path}");
-        }
-    }
-    assert_eq!(fs::read_dir(w.outside()).unwrap().count(), 1);
-}
-
-/// Somebody turns the directory into a link while we work in it.
-#[test]
-fn a_directory_that_becomes_a_link_leads_nowhere() {
-    for openat2 in [true, false] {
-        let w = world();
-        if !openat2 {
-            w.tree.root().without_openat2();
-        }
-        fs::create_dir(w.outside()).unwrap();
-        let staged = w.staged("d/a", "bytes");
-        fs::rename(w.at("d"), w.at("moved")).unwrap();
-        symlink(w.outside(), w.at("d")).unwrap();
-        assert_eq!(w.tree.place("d/a", &staged, None), Ok(Moved::Taken));
-        assert_eq!(w.tree.discard(&staged.temp), Ok(()));
-        w.write("here", "mine");
-        assert_eq!(w.tree.shift("here", "d/here", None), Ok(Moved::Taken));
-        assert_eq!(fs::read_dir(w.outside()).unwrap().count(), 0);
-        assert_eq!(fs::read_dir(w.at("moved")).unwrap().count(), 1);
-    }
-}
-
-/// One thread swaps a directory with a link to the outside all the time, the other writes into it.
-#[test]
-fn a_race_with_links_never_leads_outside() {
-    for openat2 in [true, false] {
-        let w = world();
-        if !openat2 {
-            w.tree.root().without_openat2();
-        }
-        fs::create_dir(w.outside()).unwrap();
-        fs::create_dir(w.at("d")).unwrap();
-        symlink(w.outside(), w.at("other")).unwrap();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let root = fs::File::open(w.at("")).unwrap();
-            let done = &done;
-            scope.spawn(move || {
-                while !done.load(Relaxed) {
-                    std::thread::yield_now();
-                    crate::disk::exchange_at(&root, "d", "other").unwrap();
-                }
-            });
-            let mut made = 0;
-            for i in 0..2000 {
-                let path = format!("d/{i}");
-                if let Ok(Some(mut temporary)) = w.tree.temporary(&path, 1) {
-                    let _ = temporary.write_all(b"x");
-                    if let Ok(Some(staged)) = temporary.finish(&entry("x"), Sync::Later) {
-                        made += usize::from(w.tree.place_all(&[(&path, &staged, None)]).unwrap()[0] == Ok(Moved::Done));
-                    }
-                }
-                if made > 4 {
-                    break;
-                }
-            }
-            done.store(true, Relaxed);
-            assert!(made > 0);
-        });
-        assert_eq!(fs::read_dir(w.outside()).unwrap().count(), 0);
-    }
-}
-
-#[test]
 fn bytes_that_are_not_what_was_announced_are_not_kept() {
     let w = world();
     for (bytes, announced) in [("abc", entry("abd")), ("ab", entry("abc")), ("abc", Entry::dir(0, 0))] {
@@ -336,30 +245,6 @@ fn a_hash_is_remembered_only_for_exactly_what_stat_shows() {
 }
 
 #[test]
-fn a_file_that_does_not_hold_still_waits() {
-    let w = world();
-    w.write("a", &"x".repeat(1_000_000));
-    let reading = w.tree.read("a", None).unwrap().unwrap();
-    assert!(reading.unchanged().unwrap());
-    let mut file = fs::OpenOptions::new().append(true).open(w.at("a")).unwrap();
-    file.write_all(b"y").unwrap();
-    assert!(!reading.unchanged().unwrap());
-    assert!(w.tree.read("a", Some(&reading.shown.stamp)).unwrap().is_none());
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let done = &done;
-        scope.spawn(move || {
-            while !done.load(Relaxed) {
-                file.write_all(b"z").unwrap();
-            }
-        });
-        let looked = w.tree.look("a", None);
-        done.store(true, Relaxed);
-        assert!(matches!(looked, Err(Fault::Later(_))), "{looked:?}");
-    });
-}
-
-#[test]
 fn long_runs_of_zeros_become_holes() {
     let w = world();
     let mut bytes = vec![0; 4 << 20];
@@ -378,109 +263,11 @@ fn long_runs_of_zeros_become_holes() {
 fn hard_links_are_files_of_their_own() {
     let w = world();
     w.write("a", "text");
-    fs::hard_link(w.at("a"), w.at("b")).unwrap();
+    disk::link_or_copy(&w.at("a"), &w.at("b")).unwrap();
     let (a, b) = (w.local("a"), w.local("b"));
     assert_eq!((a.entry, a.stamp), (b.entry, b.stamp));
     assert_eq!(w.place("a", "new", Some(&a.stamp)), Moved::Done);
     assert_eq!((w.text("a").as_str(), w.text("b").as_str()), ("new", "text"));
-}
-
-#[test]
-fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
-    let w = world();
-    w.write("a", "text");
-    assert_eq!(w.tree.look("gone", None), Ok(Look::Absent));
-    fs::remove_file(w.at(".mesync/id")).unwrap();
-    assert!(matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("mesync adopt")));
-    assert!(matches!(w.tree.below("", &mut |_| Ok(true)), Err(Fault::Fatal(_))));
-    let (path, id) = (w.at(""), w.tree.id());
-    let open = |known| match DiskTree::open(&path, known, Uuid::new_v4(), &[], &[]) {
-        Ok(Opened::Ready(tree)) => tree.id().to_string(),
-        Ok(Opened::Held(why)) => why,
-        Err(e) => e.to_string(),
-    };
-    assert!(open(Some(id)).contains("is gone"));
-    assert!(open(None).contains("in step: process"), "{}", open(None));
-    drop(w.tree);
-    let fresh = open(None);
-    assert!(fresh != id.to_string() && fresh.len() == 36 && open(None) == fresh, "{fresh}");
-    assert!(open(Some(id)).contains("another directory"));
-    // another directory in its place
-    let w = world();
-    fs::rename(w.at(""), w.dir.path().join("away")).unwrap();
-    fs::create_dir(w.at("")).unwrap();
-    assert!(matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("replaced")));
-}
-
-#[test]
-fn odd_names_are_told_or_skipped_and_counted() {
-    use std::os::unix::ffi::OsStrExt;
-    let w = world();
-    let long = "n".repeat(255);
-    for name in ["new\nline", " ", "-rf", "😀", "a\\b", long.as_str(), ".hidden", "dir/.mesync-x"] {
-        w.write(name, "x");
-        assert_eq!(w.local(name).entry.size, 1, "{name:?}");
-    }
-    fs::write(w.at("").join(std::ffi::OsStr::from_bytes(b"bad\xff")), "x").unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, w.at("fifo"), rustix::fs::Mode::RWXU).unwrap();
-    std::os::unix::net::UnixListener::bind(w.at("socket")).unwrap();
-    let deep = (0..5).map(|_| "d".repeat(250)).collect::<Vec<_>>().join("/");
-    // longer than names may be, though not for the system
-    fs::create_dir_all(w.at(&deep)).unwrap();
-    w.write(&format!("dir/{}", relpath::temporary(7)), "left");
-    let mut names = Vec::new();
-    let skipped = scan::scan(&w.tree, "", &mut |f| {
-        if let Found::Name { path, .. } = f {
-            names.push(path.to_string());
-        }
-        Ok(true)
-    });
-    let skipped = skipped.unwrap();
-    assert_eq!(names.len(), 9 + 4, "{names:?}");
-    assert_eq!((skipped.special.count, skipped.names.count, skipped.unknown.count), (2, 2, 0), "{skipped:?}");
-    assert_eq!(w.temporaries(), [format!("dir/{}", relpath::temporary(7))]);
-    assert!(matches!(w.tree.look("fifo", None), Ok(Look::Unknown(_))));
-    assert_eq!(w.tree.read("fifo", None).map(|r| r.is_none()).unwrap(), true);
-    assert!(w.tree.stamp("socket").unwrap().is_some());
-    assert_eq!(w.tree.look(&"x".repeat(256), None), Ok(Look::Absent));
-}
-
-#[test]
-fn a_scan_stops_when_told_and_forgives_what_goes_away() {
-    let w = world();
-    for i in 0..300 {
-        w.write(&format!("d{}/f{i}", i % 7), "x");
-    }
-    assert_eq!(w.names().len(), 307);
-    let mut seen = 0;
-    w.tree
-        .below("", &mut |_| {
-            seen += 1;
-            Ok(seen < 10)
-        })
-        .unwrap();
-    assert_eq!(seen, 10);
-    // each directory is gone when it is to be entered
-    let mut names = 0;
-    w.tree
-        .below("", &mut |name| {
-            names += 1;
-            let _ = fs::remove_dir_all(w.at(name));
-            Ok(true)
-        })
-        .unwrap();
-    assert_eq!(names, 7);
-    w.tree.below("d0", &mut |_| panic!("nothing is there")).unwrap();
-}
-
-#[test]
-fn a_directory_in_use_is_kept_when_its_temporary_name_is_thrown_away() {
-    let w = world();
-    let staged = w.tree.stage_dir("d", &Entry::dir(0o755, TIME)).unwrap().unwrap();
-    w.write(&format!("{}/mine", staged.temp), "text");
-    w.tree.discard(&staged.temp).unwrap();
-    assert_eq!(w.text(&format!("{TRASH}/{}/mine", staged.temp)), "text");
-    assert_eq!(w.temporaries(), [""; 0]);
 }
 
 #[test]
@@ -523,38 +310,4 @@ fn many_are_placed_with_few_syncs() {
     let wants: Vec<Called<Moved>> = (0..40).map(|i| Ok(if i == 3 { Moved::Taken } else { Moved::Done })).collect();
     assert_eq!(done, wants);
     assert_eq!((w.text("d0/3").as_str(), w.text("d1/1").as_str()), ("mine", "1"));
-}
-
-/// Needs root, who alone may mount; says so and does nothing otherwise.
-#[test]
-fn full_disks_and_mounts_below_are_told_apart() {
-    let w = world();
-    fs::create_dir(w.at("mnt")).unwrap();
-    w.write("mnt/below", "x");
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(w.at("mnt")).output();
-    if !mounted.is_ok_and(|o| o.status.success()) {
-        return eprintln!("cannot mount here: not tested");
-    }
-    let unmount = || assert!(std::process::Command::new("umount").arg(w.at("mnt")).status().unwrap().success());
-    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        for openat2 in [true, false] {
-            if !openat2 {
-                w.tree.root().without_openat2();
-            }
-            assert!(matches!(w.tree.look("mnt", None), Ok(Look::Unknown(_))));
-            assert!(matches!(w.tree.look("mnt/below", None), Ok(Look::Unknown(_))));
-            assert!(matches!(w.tree.temporary("mnt/a", 1), Err(Fault::Refused(_))));
-            let skipped = scan::scan(&w.tree, "", &mut |_| Ok(true)).unwrap();
-            assert_eq!(skipped.unknown.count, 1);
-        }
-        let Opened::Ready(small) = DiskTree::open(&w.at("mnt"), None, Uuid::new_v4(), &[], &[]).unwrap() else { panic!("held") };
-        assert!(matches!(small.temporary("a", 250_000), Err(Fault::NoSpace(_))));
-        let mut temporary = small.temporary("a", 1000).unwrap().unwrap();
-        let full = temporary.write_all(&[1; 300_000]).map_err(|e| root::fault("write", "a", &e));
-        assert!(matches!(full, Err(Fault::NoSpace(_))), "{full:?}");
-        drop(temporary);
-        assert_eq!(fs::read_dir(w.at("mnt")).unwrap().count(), 1, "only our own directory");
-    }));
-    unmount();
-    checked.unwrap_or_else(|e| std::panic::resume_unwind(e));
 }
