@@ -2,6 +2,7 @@
 //!
 //! What came out of an exchange is for the caller to look at; only a directory that turns out not to be empty goes back.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 use super::DiskTree;
 use super::root::{self, Shown, What, fault, same, show, split};
 use super::stage::tolerate;
+use crate::config::limits;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::TRASH;
 use crate::files::engine::env::{Called, Moved, Staged};
@@ -32,40 +34,52 @@ impl Place<'_> {
 
 impl DiskTree {
     pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
-        let moved = self.put_unsynced(path, staged, over)?;
+        let failed = |e: io::Error| fault("put in place", path, &e);
+        let Some(at) = self.place_of(path)? else { return Ok(Moved::Taken) };
+        let moved = self.put_unsynced(&at, path, staged, over).map_err(failed)?;
         if moved == Moved::Done {
-            self.sync_dir_of(path).map_err(|e| fault("sync the directory of", path, &e))?;
+            self.sync_open(&at.parent).map_err(failed)?;
         }
         Ok(moved)
     }
 
     /// Puts many things under their names with one sync a directory, or one of the filesystem.
     pub fn place_all(&self, items: &[(&str, &Staged, Option<&Stamp>)]) -> Called<Vec<Called<Moved>>> {
-        let done: Vec<_> = items.iter().map(|(path, staged, over)| self.put_unsynced(path, staged, *over)).collect();
-        let moved = items.iter().zip(&done).filter(|(_, done)| matches!(done, Ok(Moved::Done)));
-        let dirs: std::collections::BTreeSet<&str> = moved.map(|((path, _, _), _)| split(path).0).collect();
-        if dirs.len() >= crate::config::limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
-            self.sync_all()?;
-        } else {
-            dirs.iter().try_for_each(|dir| self.sync_dir(dir).map_err(|e| fault("sync the directory", dir, &e)))?;
+        let most = if disk::syncfs_reports_errors() { limits::SYNCFS_FROM } else { usize::MAX };
+        let (mut done, mut dirs) = (Vec::with_capacity(items.len()), BTreeMap::new());
+        for (path, staged, over) in items {
+            done.push(match self.place_of(path) {
+                Err(fault) => Err(fault),
+                Ok(None) => Ok(Moved::Taken),
+                Ok(Some(at)) => {
+                    let moved = self.put_unsynced(&at, path, staged, *over).map_err(|e| fault("put in place", path, &e));
+                    // more directories than that are not synced one by one: no need to keep them open
+                    if moved == Ok(Moved::Done) && dirs.len() < most {
+                        dirs.insert(split(path).0, at.parent);
+                    }
+                    moved
+                }
+            });
+        }
+        match dirs.len() >= most {
+            true => self.sync_all()?,
+            false => dirs.iter().try_for_each(|(dir, open)| self.sync_open(open).map_err(|e| fault("sync the directory", dir, &e)))?,
         }
         Ok(done)
     }
 
-    fn put_unsynced(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
-        let failed = |e: io::Error| fault("put in place", path, &e);
+    fn put_unsynced(&self, to: &Place<'_>, path: &str, staged: &Staged, over: Option<&Stamp>) -> io::Result<Moved> {
         let (dir, temp) = split(&staged.temp);
         if dir != split(path).0 || !relpath::is_own(temp) {
             return Ok(Moved::Changed);
         }
-        let Some(to) = self.place_of(path)? else { return Ok(Moved::Taken) };
-        match show(&to.parent, temp).map_err(failed)? {
+        match show(&to.parent, temp)? {
             Some(shown) if shown.stamp.same_but_for_ctime(&staged.stamp) => {}
             _ => return Ok(Moved::Changed),
         }
         match over {
-            None => self.no_replace(&to.parent, temp, &to.parent, to.name).map_err(failed),
-            Some(over) => self.replace(&to, temp, over, path).map_err(failed),
+            None => self.no_replace(&to.parent, temp, &to.parent, to.name),
+            Some(over) => self.replace(to, temp, over),
         }
     }
 
@@ -86,9 +100,10 @@ impl DiskTree {
         };
         if moved == Moved::Done {
             // the new name first: after a power cut both may be there, but never neither
-            self.sync_dir_of(to)
-                .and_then(|()| if split(to).0 == split(from).0 { Ok(()) } else { self.sync_dir_of(from) })
-                .map_err(failed)?;
+            self.sync_open(&target.parent).map_err(failed)?;
+            if split(to).0 != split(from).0 {
+                self.sync_open(&source.parent).map_err(failed)?;
+            }
         }
         Ok(moved)
     }
@@ -115,12 +130,12 @@ impl DiskTree {
         }
     }
 
-    fn replace(&self, at: &Place<'_>, temp: &str, over: &Stamp, path: &str) -> io::Result<Moved> {
+    fn replace(&self, at: &Place<'_>, temp: &str, over: &Stamp) -> io::Result<Moved> {
         let old = match at.shown()? {
             Some(old) if same(over, &old.stamp) => old,
             _ => return Ok(Moved::Changed),
         };
-        if old.what == What::Dir && !self.is_bare(path)? {
+        if old.what == What::Dir && !is_bare(&at.parent, at.name)? {
             return Ok(Moved::Taken);
         }
         if self.exchange.load(Relaxed) {
@@ -228,7 +243,7 @@ impl DiskTree {
     pub(super) fn rmdir(&self, path: &str) -> Called<bool> {
         let Some(at) = self.place_of(path)? else { return Ok(false) };
         match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
-            Ok(()) => self.sync_dir_of(path).map(|()| true).map_err(|e| fault("sync the directory of", path, &e)),
+            Ok(()) => self.sync_open(&at.parent).map(|()| true).map_err(|e| fault("sync the directory of", path, &e)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
             Err(e) => Err(fault("remove the directory", path, &e.into())),
         }

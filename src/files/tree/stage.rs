@@ -85,7 +85,7 @@ impl DiskTree {
     /// Makes what has just got a temporary name durable; on an error it is gone again, by `unlinkat` with these flags.
     fn made(&self, parent: &OwnedFd, temp: &str, remove: AtFlags) -> io::Result<Option<Staged>> {
         let name = split(temp).1;
-        let stamp = self.sync_dir_of(temp).and_then(|()| show(parent, name));
+        let stamp = self.sync_open(parent).and_then(|()| show(parent, name));
         if stamp.is_err() {
             let _ = rustix::fs::unlinkat(parent, name, remove);
         }
@@ -182,7 +182,7 @@ impl DiskTree {
                 component,
                 Mode::from_raw_mode(if dir.starts_with(relpath::OWN_DIR) { 0o700 } else { 0o777 }),
             ) {
-                Ok(()) => self.sync_dir(&above).map_err(failed)?,
+                Ok(()) => self.sync_open(&parent).map_err(failed)?,
                 Err(Errno::EXIST) => {}
                 Err(e) => return Err(failed(e.into())),
             }
@@ -206,17 +206,13 @@ impl DiskTree {
         Err(Fault::NoSpace(Error::new(ErrorKind::Busy, what).hint("make room on that disk")))
     }
 
-    pub(super) fn sync_dir_of(&self, path: &str) -> io::Result<()> {
-        self.sync_dir(split(path).0)
-    }
-
-    /// Makes the names in a directory durable.
-    pub(super) fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        match self.root.readable(dir) {
+    /// Makes the names in an open directory durable, wherever its own name is by now.
+    pub(super) fn sync_open(&self, dir: &OwnedFd) -> io::Result<()> {
+        match rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(dir) => Ok(rustix::fs::fsync(dir)?),
             // it may be searched and written to, but not read, and fsync takes a descriptor for reading
-            Err(e) if root::is(&e, &[Errno::ACCESS]) => Ok(rustix::fs::syncfs(self.root.fd())?),
-            Err(e) => Err(e),
+            Err(Errno::ACCESS) => Ok(rustix::fs::syncfs(self.root.fd())?),
+            Err(e) => Err(e.into()),
         }
     }
 }
