@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
-use crate::database::medium::Happened;
+use crate::database::medium::{self, Happened};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use files::{ChunkDir, FileLimits, Landmarks};
