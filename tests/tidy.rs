@@ -402,8 +402,7 @@ fn the_man_page_tells_every_setting_with_its_default_and_range() {
     let page = read("man/mesync.5");
     let (top, watched) = page.split_once("\n.Ss Under [[watch]]").expect("a section about watched directories");
     let (watched, hub) = watched.split_once("\n.Ss ").expect("one more section");
-    let others = format!("{top}{hub}");
-    let mut found = Vec::new();
+    let (others, mut found) = (format!("{top}{hub}"), Vec::new());
     let mut check = |text: &str, key: &str, doc: &str, more: &[&str]| {
         let entry = text.split("\n.It Va ").skip(1).find(|e| e.lines().next() == Some(key)).unwrap_or("");
         let range = doc.rsplit_once('(').map_or("", |(_, range)| range.trim_end_matches(')'));

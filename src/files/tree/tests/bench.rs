@@ -23,7 +23,12 @@ fn a_walk_through_many_files() {
     }
     let mut state = Vec::new();
     let began = crate::clock::monotonic();
-    w.tree.below("", &mut |path| Ok(state.push(path.to_string()) == ())).unwrap();
+    w.tree
+        .below("", &mut |path| {
+            state.push(path.to_string());
+            Ok(true)
+        })
+        .unwrap();
     println!("{} names in {:?}; {}", state.len(), began.elapsed(), memory());
     let state: Vec<(String, Local)> = state.into_iter().map(|path| (path.clone(), w.local(&path))).collect();
     println!("first look, with hashes: {:?}; {}", began.elapsed(), memory());
