@@ -51,8 +51,15 @@ impl Disk {
         quiet("mount", &["-o", "loop", text(&self.image), text(&self.at)])
     }
 
-    /// From here on nothing reaches the disk, and every sync fails.
-    fn cut(&self) {
+    /// From here on nothing reaches the disk, and every sync fails. The machine whose disk it is stops first, as it does when
+    /// its power is cut: a sync that is under way during the cut may return success for what is not there, and nobody must
+    /// be told so.
+    fn cut(&self, machine: u32) {
+        stop(machine);
+        self.shut_down();
+    }
+
+    fn shut_down(&self) {
         assert!(quiet("xfs_io", &["-x", "-c", "shutdown", text(&self.at)]));
     }
 
@@ -66,6 +73,17 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         quiet("umount", &["-l", text(&self.at)]);
+    }
+}
+
+/// SIGSTOP; returns when no thread runs any more, but for those that are in the kernel and do not come back from there.
+fn stop(process: u32) {
+    let pid = rustix::process::Pid::from_raw(process as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let runs = |stat: String| !matches!(stat.rsplit_once(") ").map(|(_, state)| state.as_bytes()[0]), Some(b'T' | b'D'));
+    let threads = || std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    while threads().any(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(runs)) {
+        std::thread::yield_now();
     }
 }
 
@@ -95,7 +113,11 @@ fn what_was_acknowledged_survives_the_power_cut_and_comes_once() {
         // more than a batch that is synced file by file, now and then
         for at in 0..cut_after + random.below(20) {
             if at == cut_after {
-                [&senders, &receivers, &hubs][victim as usize].cut();
+                match victim {
+                    0 => senders.cut(alpha.pid()),
+                    1 => receivers.cut(beta.pid()),
+                    _ => hubs.cut(world.hub_pid()),
+                }
             }
             n += 1;
             let out = alpha.run(&["send", "power", "--payload", &n.to_string()]);
@@ -105,19 +127,19 @@ fn what_was_acknowledged_survives_the_power_cut_and_comes_once() {
         }
         match victim {
             0 => {
-                senders.cut();
+                senders.cut(alpha.pid());
                 alpha.kill();
                 senders.back(&world);
                 alpha.start();
             }
             1 => {
-                receivers.cut();
+                receivers.cut(beta.pid());
                 beta.kill();
                 receivers.back(&world);
                 beta.start();
             }
             _ => {
-                hubs.cut();
+                hubs.cut(world.hub_pid());
                 world.kill_hub();
                 hubs.back(&world);
                 world.start_hub();
