@@ -50,10 +50,11 @@
 //! later goes on with. `s3em`, the server of `s3ec`, has no chunks and no revisions: there files go whole. Which server and
 //! which key is for [`credentials`] to say; [`login`] is the file that `s3ec` reads too.
 //!
-//! **Files.** The half that keeps a directory in step with the hub ([`files`]) has its heart so far: the three-way merge
-//! ([`files::plan`]), the guard against mass deletion, and the engine that carries decisions out over traits
-//! ([`files::engine`]). Nothing calls it yet. Its tests are a simulation that drives the engine itself through crashes, races,
-//! lost answers and restored hubs, and notices each of its rules when it is switched off ([`files::rules`]).
+//! **Files in step.** The half that keeps a directory in step with the hub ([`files`]) has its parts, but nothing that calls
+//! them yet: the three-way merge ([`files::plan`]), the guard against mass deletion, the engine that carries decisions out
+//! over traits ([`files::engine`]), the tree on a disk ([`files::tree`]), its durable state ([`files::state`]), watching and
+//! scanning. The engine's tests are a simulation that drives it through crashes, races, lost answers and restored hubs, and
+//! notices each of its rules when it is switched off ([`files::rules`]).
 //!
 //! # The hub
 //!

@@ -19,6 +19,9 @@ use crate::{clock, daemon, disk, logger};
 /// `mesync start [--once]`
 pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let settings = &context.settings;
+    if !settings.watches.is_empty() {
+        log::warn!("no directory is kept in step yet: [[watch]] in {} has no effect", settings.config_file().display());
+    }
     if !invocation.has("once") {
         let signals = Signals::start()?;
         let client = daemon::Daemon::start(settings)?;

@@ -1,7 +1,7 @@
 //! The durable state of one synced directory, in one redb file: what was last in step, what the hub has, what was begun.
 //!
-//! It decides nothing: the rules for rows are [`newer`] and [`unlisted`]. Who commits at the same time shares one
-//! transaction with one sync. A lost file heals by itself: equal files are adopted, different ones are kept both.
+//! It decides nothing: the rules for rows are [`super::engine::env::newer`] and [`super::engine::env::unlisted`]. Who commits
+//! at the same time shares one transaction with one sync. A lost file heals by itself: equal files are adopted, different ones are kept both.
 
 pub mod codec;
 
