@@ -126,11 +126,11 @@ impl Splitter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Bytes that look random and are the same everywhere.
-    fn noise(mut seed: u64, length: usize) -> Vec<u8> {
+    pub(crate) fn noise(mut seed: u64, length: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(length + 8);
         while out.len() < length {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -63,6 +63,9 @@ pub mod limits {
     pub const FILE_MEMORY: u64 = 32 * 1024 * 1024;
     /// Events of files that are read from the store and written to a stream at once.
     pub const EVENT_PAGE: usize = 64;
+    /// Free space and inodes of the hub's disk below which it takes nothing new, whatever the setting.
+    pub const LEAST_FREE: u64 = 8 * 1024 * 1024;
+    pub const LEAST_INODES: u64 = 64;
     /// Event streams at the same time.
     pub const STREAMS: usize = 256;
     /// Hosts that the hub knows, those included that are only named as targets.

@@ -25,9 +25,6 @@ const TICK: Duration = Duration::from_secs(1);
 const FLUSH: u64 = 600_000;
 /// Between two sweeps that ride along with a group; without one they wait six times as long.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Free space below which nothing new is taken, whatever the setting.
-const LEAST_FREE: u64 = 8 * 1024 * 1024;
-const LEAST_INODES: u64 = 64;
 
 /// Called once with what became of the operation, on the committer's thread: it must not wait.
 pub type Answer = Box<dyn FnOnce(Outcome) + Send>;
@@ -327,7 +324,7 @@ impl Work {
 /// `space`: free and total bytes, free inodes.
 fn is_full(space: (u64, u64, u64), reserve: Reserve) -> bool {
     let (free, total, inodes) = space;
-    free < wanted(total, reserve) || inodes < LEAST_INODES
+    free < wanted(total, reserve) || inodes < limits::LEAST_INODES
 }
 
 /// Bytes to be left free of so many.
@@ -336,7 +333,7 @@ fn wanted(total: u64, reserve: Reserve) -> u64 {
         Reserve::Bytes(bytes) => bytes,
         Reserve::Percent(percent) => (total as f64 * percent / 100.0) as u64,
     };
-    wanted.max(LEAST_FREE)
+    wanted.max(limits::LEAST_FREE)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -24,9 +24,6 @@ use crate::wire::files::Hash;
 
 /// Staged chunks that no commit has asked for are kept so long, by the times of their files.
 const STAGED_FOR: Duration = Duration::from_secs(86_400);
-/// Free bytes that are left on the disk, whatever else is said.
-const LEAST_FREE: u64 = 8 * 1024 * 1024;
-const LEAST_INODES: u64 = 64;
 /// How bodies on their way in are called, in the staging directory.
 const BODY: &str = "body-";
 
@@ -134,10 +131,10 @@ impl ChunkDir {
 
     /// There is room for more: `StorageFull` if not.
     pub fn check_room(&self) -> io::Result<()> {
-        let wanted = self.keep_free.load(Relaxed).max(LEAST_FREE);
+        let wanted = self.keep_free.load(Relaxed).max(limits::LEAST_FREE);
         // not to know is not to be full: a write will tell
         let (free, _, inodes) = disk::free_space(&self.staging).unwrap_or((u64::MAX, 0, u64::MAX));
-        match free < wanted || inodes < LEAST_INODES || self.staged.load(Relaxed) >= limits::STAGED {
+        match free < wanted || inodes < limits::LEAST_INODES || self.staged.load(Relaxed) >= limits::STAGED {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => Ok(()),
         }

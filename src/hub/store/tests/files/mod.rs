@@ -9,20 +9,10 @@ mod sweeps;
 use std::io::Read;
 
 use super::*;
+use crate::chunking::tests::noise;
 use crate::hub::store::files::ops::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
 use crate::hub::store::files::{Intake, Listing};
 use crate::wire::files::{Chunk, Event, Extra, From, Hash, Kind as What, Name, Record};
-
-/// Bytes that look random and are the same everywhere.
-fn noise(mut seed: u64, length: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(length + 8);
-    while out.len() < length {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        out.extend_from_slice(&(seed ^ (seed >> 29)).to_le_bytes());
-    }
-    out.truncate(length);
-    out
-}
 
 fn name(full: &str) -> Name {
     Name::parse(full).unwrap()
