@@ -28,6 +28,8 @@ pub mod limits {
     pub const BATCH_BYTES: usize = 1024 * 1024;
     /// Paths of a synced directory that are known to be out of step at one time; a sweep finds the others.
     pub const DUE: usize = 100_000;
+    /// Paths of a synced directory that a look offers before it waits for some of them to be done.
+    pub const UNDER_WAY: usize = 4_000;
     /// From so many files on, one sync of the filesystem is cheaper than one a file.
     pub const SYNCFS_FROM: usize = 16;
     /// Files of the log of received ids, one a day: covers `wire::ID_MEMORY`.

@@ -6,7 +6,7 @@
 
 pub mod download;
 pub mod find;
-mod local;
+pub mod local;
 mod small;
 pub mod upload;
 pub mod walk;
@@ -50,17 +50,24 @@ pub struct Transfer<'a> {
     /// It has chunks, revisions, conditions and kinds: it is a hub of ours.
     ours: bool,
     watch: Watch<'a>,
+    /// Failures in a row after which it gives up.
+    attempts: u32,
 }
 
 impl<'a> Transfer<'a> {
     /// Asks the server what it is. If it is not there, that is said at once: only what has begun is tried again.
     pub fn new(hub: &'a HubClient, watch: Watch<'a>) -> Called<Transfer<'a>> {
-        Ok(Transfer { hub, ours: hub.is_ours()?, watch })
+        Ok(Transfer { hub, ours: hub.is_ours()?, watch, attempts: ATTEMPTS })
+    }
+
+    /// For who knows what the server is, and has his own way to try again.
+    pub fn once(hub: &'a HubClient, ours: bool, watch: Watch<'a>) -> Transfer<'a> {
+        Transfer { hub, ours, watch, attempts: 1 }
     }
 
     /// Tries until it succeeds, is refused, or has failed too often in a row. `once` tells the bytes that it sends.
     fn persist<T>(&self, mut once: impl FnMut(&dyn Fn(u64)) -> Called<T>) -> Called<T> {
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(self.attempts);
         loop {
             let sent = Cell::new(0);
             let passed = |bytes| {
@@ -82,19 +89,18 @@ impl<'a> Transfer<'a> {
 struct Patience {
     backoff: Backoff,
     failures: u32,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { backoff: Backoff::new(PAUSE), failures: 0 }
-    }
+    attempts: u32,
 }
 
 impl Patience {
+    fn new(attempts: u32) -> Patience {
+        Patience { backoff: Backoff::new(PAUSE), failures: 0, attempts }
+    }
+
     /// Pauses before the next attempt; gives the failure back if there is to be none.
     fn wait(&mut self, failure: Failure, watch: Watch<'_>) -> Called<()> {
         self.failures += 1;
-        if !failure.is_transient() || self.failures >= ATTEMPTS {
+        if !failure.is_transient() || self.failures >= self.attempts {
             return Err(failure);
         }
         watch(Step::Again(&failure.error));
@@ -105,6 +111,6 @@ impl Patience {
 
     /// There was progress.
     fn reset(&mut self) {
-        *self = Patience::default();
+        *self = Patience::new(self.attempts);
     }
 }

@@ -157,7 +157,7 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 /// Only what was looked at: somebody may have changed it since.
 fn remove(hub: &HubClient, record: &Record) -> Result<()> {
     let condition = if record.rev > 0 { Condition::Match(record.rev) } else { Condition::None };
-    hub.remove(record.id, Change { condition, key: Some(Uuid::now_v7()) }).map_err(|failure| {
+    hub.remove(record.id, Change { condition, key: Some(Uuid::now_v7()) }).map(drop).map_err(|failure| {
         let shown = wire::brief(&record.full_name());
         match failure.status {
             412 => Error::new(Kind::Failed, format!("cannot remove {shown}: somebody has changed it just now")).hint("look at it again"),

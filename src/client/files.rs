@@ -12,7 +12,7 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::{Body, Call, Called, HubClient};
-use crate::wire::files::{AskedChunks, Backup, Changes, Chunk, Commit, Event, Hash, KeyAnswer, MissingChunks, Record, Restore, Version};
+use crate::wire::files::{AskedChunks, Backup, Changes, Chunk, Commit, Event, Hash, KeyAnswer, Made, MissingChunks, Record, Restore, Version};
 
 /// Bytes of a page of records, at most: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;
@@ -69,6 +69,8 @@ pub struct Stored {
     pub outcome: Outcome,
     /// Missing where nothing was changed: such an answer has no body.
     pub record: Option<Record>,
+    /// Of a rename: what is left under the old name.
+    pub renamed_from: Option<Record>,
 }
 
 /// Which records to list.
@@ -113,11 +115,14 @@ impl HubClient {
         self.json(&Call::get(&format!("/api/files/{id}")))
     }
 
-    /// `DELETE /api/files/{id}`
-    pub fn remove(&self, id: Uuid, change: Change) -> Called<()> {
+    /// `DELETE /api/files/{id}`; what is left of it, if the server says so.
+    pub fn remove(&self, id: Uuid, change: Change) -> Called<Option<Record>> {
         let call = Call { method: Method::DELETE, headers: change.headers(), ..Call::get(&format!("/api/files/{id}")) };
+        let answer = self.authorized(&self.agent, &call)?;
+        let bytes = answer.into_body().with_config().limit(call.most).read_to_vec().map_err(|e| self.unreachable(e))?;
         // s3em and a hub of ours say it in different bodies
-        self.done(&call)
+        let said: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
+        Ok(said.and_then(|mut said| serde_json::from_value(said["record"].take()).ok()))
     }
 
     /// `GET /api/files/changes`; `began`: of the first page of a full listing, which `after` = 0 begins.
@@ -194,10 +199,11 @@ impl HubClient {
         let answer = self.authorized(&self.agent, call)?;
         let outcome = match answer.status().as_u16() {
             201 => Outcome::Created,
-            204 => return Ok(Stored { outcome: Outcome::Unchanged, record: None }),
+            204 => return Ok(Stored { outcome: Outcome::Unchanged, record: None, renamed_from: None }),
             _ => Outcome::Updated,
         };
-        Ok(Stored { outcome, record: Some(self.body(answer, call.most, &call.path)?) })
+        let Made { record, renamed_from } = self.body(answer, call.most, &call.path)?;
+        Ok(Stored { outcome, record: Some(record), renamed_from })
     }
 }
 

@@ -37,13 +37,19 @@
 //!   if it stands in a refusal.
 //! * No two threads are at one path, or at a path and one above it.
 
+pub mod board;
 pub mod conflict;
 pub mod debounce;
+pub mod directory;
 pub mod engine;
+pub mod group;
 pub mod guard;
 pub mod ignore;
 pub mod limit;
+pub mod look;
 pub mod plan;
+pub mod poke;
+pub mod remote;
 pub mod rules;
 pub mod scan;
 pub mod state;

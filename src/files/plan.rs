@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::wire::files::{Hash, Kind};
 
 use super::rules::{Rule, holds};
+use crate::config::watch::Mode;
 
 /// Bits of a mode that are compared and applied. Links have no mode of their own: theirs is all of these.
 pub const MODE: u32 = 0o777;
@@ -188,6 +189,24 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     }
 }
 
+/// What of a plan is carried out where changes go one way only; the rest differs and stays so.
+///
+/// *Send-only*: nothing changes here. What others did on the hub stays until the same is edited here: then ours takes its
+/// place, and theirs is a version there. *Receive-only*: nothing is sent. What was edited here makes way as a conflict copy
+/// when the hub has something new.
+pub fn one_way(decided: Plan, mode: Mode, base: &BaseRow, local: Option<&Local>, remote: &RemoteRow) -> Plan {
+    let nothing = |why| Plan { action: Action::Nothing, mode: 0, why };
+    let ours = local.map_or(decided.mode, |l| local_mode(base, l));
+    match (mode, decided.action) {
+        (Mode::SendOnly, Action::Download | Action::Trash) => nothing("not taken from the hub: send-only"),
+        (Mode::SendOnly, Action::Conflict) => Plan { action: Action::Upload, mode: ours, why: "edited on both sides, and send-only" },
+        (Mode::SendOnly, _) => Plan { mode: ours, ..decided },
+        (Mode::ReceiveOnly, Action::Upload | Action::Delete) => nothing("not sent to the hub: receive-only"),
+        (Mode::ReceiveOnly, _) => Plan { mode: remote.entry.map_or(decided.mode, |r| r.mode), ..decided },
+        (Mode::TwoWay, _) => decided,
+    }
+}
+
 /// The mode that is meant here: what the filesystem could not keep was not changed by anybody.
 pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
     match (&base.entry, &base.seen) {
@@ -295,6 +314,28 @@ mod tests {
         check("x1", "d", "y1", Conflict, 1);
         check("d", "x1", "-", Upload, 1);
         check("d", "d", "-", Trash, 0);
+    }
+
+    #[test]
+    fn one_way_leaves_the_other_side_alone() {
+        use Action::*;
+        let check = |base: &str, local: &str, remote: &str, sends: (Action, u32), receives: (Action, u32)| {
+            let b = BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp) };
+            let l = entry(local).map(|entry| Local { entry, stamp: stamp(&entry) });
+            let r = RemoteRow { rev: if remote == base { b.rev } else { 9 }, entry: entry(remote), ..RemoteRow::default() };
+            let decided = plan(&b, l.as_ref(), &r);
+            let way = |mode| one_way(decided, mode, &b, l.as_ref(), &r);
+            let got = |mode| (way(mode).action, way(mode).mode);
+            assert_eq!((got(Mode::SendOnly), got(Mode::ReceiveOnly)), (sends, receives), "{base} {local} {remote}");
+            assert_eq!(way(Mode::TwoWay), decided);
+        };
+        check("-", "-", "x1", (Nothing, 0), (Download, 1));
+        check("x1", "x1", "-", (Nothing, 0), (Trash, 1));
+        check("x1", "y2", "z3", (Upload, 2), (Conflict, 3));
+        check("x1", "x2", "x3", (Adopt, 2), (Adopt, 3));
+        check("x1", "y1", "x1", (Upload, 1), (Nothing, 0));
+        check("x1", "-", "x1", (Delete, 0), (Nothing, 0));
+        check("x1", "y1", "-", (Upload, 1), (Nothing, 0));
     }
 
     #[test]

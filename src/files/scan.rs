@@ -49,11 +49,19 @@ impl Example {
     }
 }
 
+/// How far a scan goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The names in the directory.
+    Entries,
+    All,
+}
+
 /// Tells everything below a directory ("" for the root), until `visit` says `false`. Names that travel never, and what is
 /// below an ignored directory, are left out. It begins and ends by asking whether this is still the directory that it was.
-pub fn scan(tree: &DiskTree, dir: &str, visit: &mut dyn FnMut(Found<'_>) -> Called<bool>) -> Called<Skipped> {
+pub fn scan(tree: &DiskTree, dir: &str, depth: Depth, visit: &mut dyn FnMut(Found<'_>) -> Called<bool>) -> Called<Skipped> {
     tree.check()?;
-    let mut walk = Walk { tree, visit, skipped: Skipped::default(), going: true };
+    let mut walk = Walk { tree, visit, depth, skipped: Skipped::default(), going: true };
     walk.run(dir)?;
     tree.check()?;
     Ok(walk.skipped)
@@ -62,6 +70,7 @@ pub fn scan(tree: &DiskTree, dir: &str, visit: &mut dyn FnMut(Found<'_>) -> Call
 struct Walk<'a> {
     tree: &'a DiskTree,
     visit: &'a mut dyn FnMut(Found<'_>) -> Called<bool>,
+    depth: Depth,
     skipped: Skipped,
     going: bool,
 }
@@ -134,7 +143,7 @@ impl Walk<'_> {
             self.skipped.special.add(|| show(path));
             return Ok(true);
         }
-        if is_dir && !self.tree.ignores(path, true) {
+        if is_dir && self.depth == Depth::All && !self.tree.ignores(path, true) {
             todo.push(path.to_string());
         }
         (self.visit)(Found::Name { path, is_dir })

@@ -289,7 +289,7 @@ impl<'a> Running<'a> {
             Ok(true)
         };
         // what is not there, or not ours any more, is for those to say who look at it
-        if let Err(fault) = scan::scan(watch.tree, dir, &mut visit) {
+        if let Err(fault) = scan::scan(watch.tree, dir, scan::Depth::All, &mut visit) {
             log::debug!("cannot watch what is below {dir}: {fault:?}");
             self.unwatch(dir);
         }

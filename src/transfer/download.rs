@@ -76,7 +76,7 @@ impl Transfer<'_> {
 
     /// Fetches the bytes `at..to` of a file; takes up where the line broke, and gives up when it does so without progress.
     fn fetch(&self, record: &Record, at: &mut u64, to: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<Fetched> {
-        let (mut patience, mut buffer) = (Patience::default(), vec![0; BUFFER]);
+        let (mut patience, mut buffer) = (Patience::new(self.attempts), vec![0; BUFFER]);
         while *at < to {
             let before = *at;
             let once = self.hub.download(record.id, self.ours.then_some(record.rev), *at, Some(to).filter(|to| *to < record.size));
@@ -128,6 +128,35 @@ impl Transfer<'_> {
         Ok(())
     }
 
+    /// Fills an open file with the content of this revision, going on with what is right of what is in it already, and taking
+    /// from `old` what is in that. Verified, but not synced, and no more than its bytes. `false`: the hub has that revision no
+    /// more.
+    pub fn fill_file(&self, record: &Record, file: File, old: Option<Local>) -> Called<bool> {
+        let chunks = self.chunks_of(record)?;
+        let mut partial = Partial::of(file, PathBuf::from(record.full_name()), chunks, record.checksum_sha256.is_none());
+        let old = std::cell::Cell::new(old);
+        partial.resume(self)?;
+        match self.fill(record, &mut partial, &|| Old::of(old.take()?))? {
+            Fetched::Other => Ok(false),
+            Fetched::Done if record.checksum_sha256.is_some_and(|sum| sum != Hash(partial.whole.finalize().into())) => {
+                Err(damaged(record).into())
+            }
+            Fetched::Done => Ok(true),
+        }
+    }
+
+    /// What the content of a file consists of, one piece if that is not known.
+    fn chunks_of(&self, record: &Record) -> Called<Vec<Chunk>> {
+        let chunks = match self.ours && record.size > SINGLE {
+            true => self.persist(|_| self.hub.chunks_of(record.id, record.rev))?,
+            false => vec![Chunk { sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])), size: record.size }],
+        };
+        match chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.size)) == Some(record.size) {
+            true => Ok(chunks),
+            false => Err(damaged(record).into()),
+        }
+    }
+
     fn download_link(&self, record: &Record, to: &Path) -> Called<Fetched> {
         let mut target = Vec::new();
         if record.size > LINK {
@@ -145,17 +174,12 @@ impl Transfer<'_> {
     }
 
     fn download_file(&self, record: &Record, to: &Path) -> Called<Fetched> {
-        let chunks = match self.ours && record.size > SINGLE {
-            true => self.persist(|_| self.hub.chunks_of(record.id, record.rev))?,
-            false => vec![Chunk { sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])), size: record.size }],
-        };
-        if chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.size)) != Some(record.size) {
-            return Err(damaged(record).into());
-        }
+        let chunks = self.chunks_of(record)?;
         (self.watch)(Step::Expect(record.size));
         let mut partial = Partial::open(record, to, chunks)?;
         let room = partial.check_room(record.size).map_err(Into::into);
-        let fetched = room.and_then(|()| partial.resume(self)).and_then(|()| self.fill(record, &mut partial, to));
+        let old = || Old::of(Local::open(to, false).ok()?);
+        let fetched = room.and_then(|()| partial.resume(self)).and_then(|()| self.fill(record, &mut partial, &old));
         match fetched {
             Ok(Fetched::Done) => partial.conclude(record, to).map(|()| Fetched::Done),
             // of another revision nothing is of use, and on a full disk the space is needed more
@@ -174,8 +198,8 @@ impl Transfer<'_> {
     }
 
     /// Whatever is still to come: from the file that stands there, or from the hub, as many chunks at once as follow another.
-    fn fill(&self, record: &Record, partial: &mut Partial, to: &Path) -> Called<Fetched> {
-        let old = if partial.chunks.len() > 1 { Old::read(to) } else { None };
+    fn fill(&self, record: &Record, partial: &mut Partial, old: &dyn Fn() -> Option<Old>) -> Called<Fetched> {
+        let old = if partial.chunks.len() > 1 && partial.at < record.size { old() } else { None };
         while partial.at < record.size {
             if let Some(old) = &old
                 && partial.is_between_chunks()
@@ -207,8 +231,10 @@ struct Old {
 }
 
 impl Old {
-    fn read(path: &Path) -> Option<Old> {
-        let local = Local::open(path, false).ok().filter(|l| l.size > SINGLE)?;
+    fn of(local: Local) -> Option<Old> {
+        if local.size <= SINGLE {
+            return None;
+        }
         let mut places = HashMap::new();
         let content = local.split(|chunk, at| {
             places.insert(chunk.sha256, at);
@@ -264,11 +290,14 @@ impl Partial {
             // whoever had the lock before may have given the file its final name
             let (mine, there) = (file.metadata().map_err(failed)?, std::fs::symlink_metadata(&path).ok());
             if there.is_some_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino())) {
-                let unknown = record.checksum_sha256.is_none();
-                let (chunk, whole) = (Sha256::new(), Sha256::new());
-                return Ok(Partial { path, file, chunks, next: 0, begun: 0, chunk, at: 0, whole, unknown });
+                return Ok(Partial::of(file, path, chunks, record.checksum_sha256.is_none()));
             }
         }
+    }
+
+    fn of(file: File, path: PathBuf, chunks: Vec<Chunk>, unknown: bool) -> Partial {
+        let (chunk, whole) = (Sha256::new(), Sha256::new());
+        Partial { path, file, chunks, next: 0, begun: 0, chunk, at: 0, whole, unknown }
     }
 
     fn check_room(&self, size: u64) -> Result<()> {

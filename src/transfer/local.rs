@@ -51,8 +51,12 @@ impl Local {
             true => std::fs::canonicalize(path).and_then(|path| disk::open_regular(&path)),
             false => disk::open_regular(path),
         };
-        let file = file.map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
+        Local::of(file.map_err(failed)?, shown)
+    }
+
+    /// A regular file that is open already; `shown` is its name for people.
+    pub fn of(file: File, shown: String) -> Result<Local> {
+        let meta = file.metadata().map_err(|e| Error::io(format!("look at {shown}"), &e))?;
         Ok(Local { size: meta.size(), mode: meta.mode(), mtime: mtime(&meta), stat: Stat::of(&meta), file, shown })
     }
 

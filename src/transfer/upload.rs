@@ -271,6 +271,16 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 }
 
+impl Transfer<'_> {
+    /// Sends of a long file what the hub does not have, chunk by chunk; what it consists of, for a commit.
+    pub fn send_chunks(&self, local: &Local) -> Called<Content> {
+        let mut sender = Chunks::new(self);
+        let content = local.split(|chunk, at| sender.add(chunk, at, local))?;
+        sender.rest(&content, local)?;
+        Ok(content)
+    }
+}
+
 enum Prepared {
     Small(Small),
     Done(Uploaded),

@@ -147,7 +147,7 @@ pub struct Extra {
 }
 
 /// A file as the hub knows it, or what is left of it: then `deleted_at` is set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Stays with path and name, over deletes and new files of the same name.
     pub id: Uuid,
@@ -197,6 +197,15 @@ impl Record {
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+/// The answer to an upload, a commit or a restore: the record, and of a rename also what is left under the old name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    #[serde(flatten)]
+    pub record: Record,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed_from: Option<Record>,
 }
 
 /// One piece of a file's content.

@@ -6,7 +6,7 @@ use crate::files::guard::{self, Standing};
 use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Intent, Look, Moved, Rows, Source, Staged, Token, Write};
+use super::env::{Done, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
 use super::send::CANDIDATES;
 use super::step::{in_step, seen_with, token};
 use super::{CHUNK, Engine, Known, Step, Stop};
@@ -36,7 +36,11 @@ impl Engine {
         }
         let stamp = over.map(|l| l.stamp);
         match self.env.tree.place(path, &staged, stamp.as_ref())? {
-            Moved::Done => self.finish(path, known, &intent, false),
+            Moved::Done => {
+                let done = self.finish(path, known, &intent, false);
+                self.env.ambient.done(Done::Placed { path });
+                done
+            }
             Moved::Taken | Moved::Changed => {
                 self.clear_away(path, known, &staged.temp)?;
                 Err(Stop::Again)
@@ -94,8 +98,11 @@ impl Engine {
         match self.env.tree.shift(path, &to, Some(&what.stamp))? {
             Moved::Done => {
                 let done = self.finish(path, known, &intent, false);
-                if !trash {
+                if trash {
+                    self.env.ambient.done(Done::Removed { path });
+                } else {
                     self.offer(&to);
+                    self.env.ambient.done(Done::SetAside { path, copy: &to });
                 }
                 done
             }
@@ -224,6 +231,7 @@ impl Engine {
             }
             if self.env.tree.shift(temp, &copy, None)? == Moved::Done {
                 self.offer(&copy);
+                self.env.ambient.done(Done::SetAside { path, copy: &copy });
                 return Ok(());
             }
         }
@@ -307,10 +315,8 @@ impl Engine {
         if self.is_approved(&token)? {
             return Ok(());
         }
-        let state = &self.env.state;
-        let minute = clock::millis(self.env.ambient.now()) / 60_000;
-        let counted = guard::counted(&state.deletes()?, minute);
-        let files = state.files()?;
+        let minute = self.minute();
+        let Standing { files, counted, .. } = self.standing()?;
         let room = guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
         let pending = self.desk().other_deletes(path, room) + 1;
         if !guard::passes(self.options.limits, Standing { files, counted, pending }) {

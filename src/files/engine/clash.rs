@@ -3,6 +3,7 @@
 //! A link counts as a file here. Decided only when the feed has said that this is all, since what is below may be on its way
 //! out.
 
+use crate::config::watch::Mode;
 use crate::files::conflict::copy_name;
 use crate::files::plan::{Action, BaseRow, Entry, plan};
 use crate::files::rules::{Rule, holds};
@@ -32,7 +33,7 @@ impl Engine {
             return Ok(false);
         }
         let below = self.below(path, known)?;
-        let action = known.plan().action;
+        let action = self.plan(known).action;
         if dir.is_some() && below.going && self.env.tree.is_empty(path)? {
             // it is empty because of us: it goes with its last entry
             return Err(Stop::Again);
@@ -46,6 +47,9 @@ impl Engine {
         }
         if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed) {
             return Err(Stop::Again);
+        }
+        if self.options.mode != Mode::TwoWay {
+            return Err(Stop::Unknown("a file and a directory have this name, and changes go one way only: rename one of them".into()));
         }
         let edited = known.local.filter(|l| !known.base().entry.is_some_and(|b| l.entry.same_body(&b)));
         match (edited, known.remote().entry) {

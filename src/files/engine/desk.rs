@@ -16,6 +16,9 @@ use super::env::Token;
 /// Paths that are due at one time, at most.
 pub const MOST: usize = crate::config::limits::DUE;
 
+/// Steps of one path in a row, after which it waits like one that failed. None of ours takes ten.
+const MOST_TURNS: u32 = 50;
+
 /// What goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
@@ -25,10 +28,19 @@ pub enum Rank {
     Delete,
 }
 
+/// Which way the work goes, so that a line that is full one way does not hold up the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// To the hub.
+    Up,
+    /// To the tree.
+    Down,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     New,
-    Ready(Rank),
+    Ready(Rank, Way),
     /// For a neighbour, the hub's feed, or the next attempt.
     Waiting,
     /// By the guard.
@@ -44,6 +56,8 @@ struct Due {
     again: bool,
     /// Of what is new here, the possible other half of a rename.
     fresh: Option<Hash>,
+    /// How often in a row something was done about it.
+    turns: u32,
 }
 
 /// What to do with a path that [`Desk::next`] gave out.
@@ -57,6 +71,7 @@ pub enum Task {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examined {
     pub rank: Rank,
+    pub way: Way,
     pub fresh: Option<Hash>,
     /// It is a delete that the guard counts.
     pub counted: Option<(Token, Hash)>,
@@ -81,12 +96,13 @@ pub enum End {
 pub struct Desk {
     due: BTreeMap<String, Due>,
     unexamined: BTreeMap<u64, String>,
-    ready: BTreeMap<Rank, BTreeSet<String>>,
+    ready: BTreeMap<(Rank, Way), BTreeSet<String>>,
     /// Names worked on.
     busy: BTreeSet<String>,
     deletes: BTreeMap<String, (Token, Hash)>,
     fresh: BTreeSet<(Hash, String)>,
     next_seq: u64,
+    held: usize,
     overflow: bool,
 }
 
@@ -105,10 +121,14 @@ impl Desk {
             self.overflow = true;
             return false;
         }
-        let seq = self.seq();
-        self.due.insert(path.to_string(), Due { seq, stage: Stage::New, again: false, fresh: None });
-        self.unexamined.insert(seq, path.to_string());
+        self.begin(path, 0);
         true
+    }
+
+    fn begin(&mut self, path: &str, turns: u32) {
+        let seq = self.seq();
+        self.due.insert(path.to_string(), Due { seq, stage: Stage::New, again: false, fresh: None, turns });
+        self.unexamined.insert(seq, path.to_string());
     }
 
     fn seq(&mut self) -> u64 {
@@ -119,18 +139,18 @@ impl Desk {
     /// Takes a path to its beginning. Until it has been examined again it counts as what it was.
     fn restart(&mut self, path: &str) {
         let token = self.deletes.remove_entry(path);
+        let turns = self.due.get(path).map_or(0, |d| d.turns);
         self.forget(path);
         self.deletes.extend(token);
-        let seq = self.seq();
-        self.due.insert(path.to_string(), Due { seq, stage: Stage::New, again: false, fresh: None });
-        self.unexamined.insert(seq, path.to_string());
+        self.begin(path, turns);
     }
 
     fn forget(&mut self, path: &str) {
         let Some(due) = self.due.remove(path) else { return };
         self.unexamined.remove(&due.seq);
-        if let Stage::Ready(rank) = due.stage {
-            self.ready.entry(rank).or_default().remove(path);
+        self.held -= usize::from(due.stage == Stage::Held);
+        if let Stage::Ready(rank, way) = due.stage {
+            self.ready.entry((rank, way)).or_default().remove(path);
         }
         if let Some(hash) = due.fresh {
             self.fresh.remove(&(hash, path.to_string()));
@@ -138,15 +158,15 @@ impl Desk {
         self.deletes.remove(path);
     }
 
-    /// Gives out the next piece of work. `deletes`: whether they may go at all now.
-    pub fn next(&mut self, deletes: bool) -> Option<(String, Task)> {
+    /// Gives out the next piece of work. `deletes`: whether they may go at all now. `way`: only what goes that way, and looks.
+    pub fn next(&mut self, deletes: bool, way: Option<Way>) -> Option<(String, Task)> {
         if let Some(path) = self.unexamined.values().find(|p| !self.busy.contains(*p)).cloned() {
             self.busy.insert(path.clone());
             return Some((path, Task::Examine));
         }
         // what is being examined is still among them
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
-        for (rank, paths) in &self.ready {
+        for ((rank, _), paths) in self.ready.iter().filter(|((_, to), _)| way.is_none_or(|way| way == *to)) {
             let may = |p: &&String| {
                 let before = self.due.get(*p).is_some_and(|d| d.seq < first);
                 (*rank != Rank::Delete || before) && !self.is_blocked(p)
@@ -188,7 +208,17 @@ impl Desk {
         self.busy.remove(path);
         let progress = end == End::Progress;
         let again = self.due.get(path).is_some_and(|d| d.again);
+        let turns = self.due.get_mut(path).map_or(0, |d| {
+            d.turns = match end {
+                End::Progress => d.turns + 1,
+                End::Examined(_) => d.turns,
+                _ => 0,
+            };
+            d.turns
+        });
         match end {
+            // a hub that says that it did what it did not would keep us busy for ever
+            End::Progress if turns >= MOST_TURNS => self.set_stage(path, Stage::Waiting),
             _ if again || progress => self.restart(path),
             End::Progress | End::Settled | End::Dropped => self.forget(path),
             End::Examined(found) => self.examined(path, found),
@@ -213,7 +243,7 @@ impl Desk {
         if let Some(hash) = found.fresh {
             self.fresh.insert((hash, path.to_string()));
         }
-        self.set_stage(path, Stage::Ready(found.rank));
+        self.set_stage(path, Stage::Ready(found.rank, found.way));
         // all that was offered until now goes before its delete
         let seq = self.seq();
         if let Some(due) = self.due.get_mut(path) {
@@ -223,13 +253,14 @@ impl Desk {
 
     fn set_stage(&mut self, path: &str, stage: Stage) {
         let Some(due) = self.due.get_mut(path) else { return };
-        if let Stage::Ready(rank) = due.stage {
-            self.ready.entry(rank).or_default().remove(path);
+        if let Stage::Ready(rank, way) = due.stage {
+            self.ready.entry((rank, way)).or_default().remove(path);
         }
         self.unexamined.remove(&due.seq);
+        self.held = self.held + usize::from(stage == Stage::Held) - usize::from(due.stage == Stage::Held);
         due.stage = stage;
-        if let Stage::Ready(rank) = stage {
-            self.ready.entry(rank).or_default().insert(path.to_string());
+        if let Stage::Ready(rank, way) = stage {
+            self.ready.entry((rank, way)).or_default().insert(path.to_string());
         }
     }
 
@@ -292,6 +323,12 @@ impl Desk {
         self.due.len()
     }
 
+    /// As [`Desk::count`], without deletes that are examined and held or not carried out yet.
+    pub fn active(&self) -> usize {
+        let deletes: usize = [Way::Up, Way::Down].iter().filter_map(|way| self.ready.get(&(Rank::Delete, *way))).map(BTreeSet::len).sum();
+        self.due.len() - deletes - self.held
+    }
+
     /// Whether something did not fit since the last call: a sweep is needed.
     pub fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflow)
@@ -304,12 +341,12 @@ mod tests {
 
     fn examined(rank: Rank, fresh: Option<Hash>, path: Option<&str>) -> End {
         let counted = path.map(|path| (Token { path: path.into(), base: 1, remote: 1 }, Hash::of(path.as_bytes())));
-        End::Examined(Examined { rank, fresh, counted })
+        End::Examined(Examined { rank, way: Way::Up, fresh, counted })
     }
 
     /// The next piece, as `e path` or `c path`.
     fn next(desk: &mut Desk) -> String {
-        match desk.next(true) {
+        match desk.next(true, None) {
             Some((path, Task::Examine)) => format!("e {path}"),
             Some((path, Task::CarryOut)) => format!("c {path}"),
             None => "-".into(),
@@ -356,7 +393,7 @@ mod tests {
         // what comes later does not hold them back for ever
         d.offer("z");
         assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
-        assert_eq!(d.next(false), None);
+        assert_eq!((d.next(false, None), d.next(true, Some(Way::Down))), (None, None));
         assert_eq!((d.deletes().count(), d.other_deletes("a", 0)), (2, 1));
         // the other half of a rename may have come
         d.offer("y");
@@ -373,12 +410,27 @@ mod tests {
         d.ended("a", examined(Rank::Delete, None, Some("a")));
         assert_eq!(next(&mut d), "c a");
         d.ended("a", End::Held);
+        assert_eq!((d.count(), d.active()), (1, 0));
         d.wake(false);
         assert_eq!(next(&mut d), "-");
         d.wake(true);
         assert_eq!((d.deletes().count(), next(&mut d)), (1, "e a".into()));
+        assert_eq!((d.count(), d.active()), (1, 1));
         d.ended("a", examined(Rank::Change, None, None));
         assert_eq!(d.deletes().count(), 0);
+    }
+
+    #[test]
+    fn a_path_that_never_comes_into_step_waits_between_attempts() {
+        let mut d = Desk::default();
+        d.offer("a");
+        let mut turns = 0;
+        while let Some((path, task)) = d.next(true, None) {
+            turns += u32::from(task == Task::CarryOut);
+            d.ended(&path, if task == Task::Examine { examined(Rank::Change, None, None) } else { End::Progress });
+        }
+        d.wake(false);
+        assert_eq!((turns >= MOST_TURNS && turns <= 2 * MOST_TURNS, next(&mut d)), (true, "e a".into()));
     }
 
     #[test]

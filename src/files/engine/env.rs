@@ -9,6 +9,7 @@
 //! both.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use uuid::Uuid;
@@ -352,18 +353,34 @@ pub trait State: Send + Sync {
     fn commit(&self, writes: &[Write]) -> Called<()>;
 }
 
-/// Time and chance, so that a simulation has them in hand.
+/// What was done, for the log, the status and the hooks. Nothing hangs on it: after a crash it may be told twice, or never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done<'a> {
+    /// The hub has what is here. `from`: it was renamed.
+    Sent { path: &'a str, from: Option<&'a str> },
+    /// What was deleted here is deleted on the hub.
+    Deleted { path: &'a str },
+    /// The hub's version stands here.
+    Placed { path: &'a str },
+    /// What was deleted on the hub went to the trash, or was an empty directory.
+    Removed { path: &'a str },
+    /// Two edits: ours stands under another name now.
+    SetAside { path: &'a str, copy: &'a str },
+}
+
+/// Time and chance, so that a simulation has them in hand; and who hears what was done.
 pub trait Ambient: Send + Sync {
     fn now(&self) -> SystemTime;
     /// A UUID that was never used.
     fn fresh(&self) -> Uuid;
+    fn done(&self, _: Done<'_>) {}
 }
 
 /// The whole environment of an engine.
 pub struct Env {
-    pub hub: Box<dyn Hub>,
-    pub transfer: Box<dyn Transfer>,
-    pub tree: Box<dyn Tree>,
-    pub state: Box<dyn State>,
-    pub ambient: Box<dyn Ambient>,
+    pub hub: Arc<dyn Hub>,
+    pub transfer: Arc<dyn Transfer>,
+    pub tree: Arc<dyn Tree>,
+    pub state: Arc<dyn State>,
+    pub ambient: Arc<dyn Ambient>,
 }

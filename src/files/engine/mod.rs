@@ -17,15 +17,19 @@ mod feed;
 mod send;
 mod step;
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::error::Error;
 
-use super::guard::Limits;
-use super::plan::{Action, BaseRow, Local, RemoteRow};
+use super::guard::{self, Limits, Standing};
+use super::plan::{self, Action, BaseRow, Local, Plan, RemoteRow};
+use crate::clock;
+use crate::config::watch::Mode;
 use desk::{Desk, End, Task};
 use env::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
 
+pub use desk::Way;
 pub use feed::Polled;
 
 /// Rows read from the state at once.
@@ -44,6 +48,8 @@ pub struct Engine {
     weighing: Mutex<()>,
     /// The feed has said that this is all.
     drained: Mutex<bool>,
+    /// Deletes wait until a look at many names is over: only then is it known how many there are.
+    looking: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,6 +57,8 @@ pub struct Options {
     pub limits: Limits,
     /// The guard lets everything through.
     pub allow_deletes: bool,
+    /// Which way changes go.
+    pub mode: Mode,
 }
 
 /// What was done about a path, for the log and the status.
@@ -77,6 +85,25 @@ pub enum Outcome {
     Refused(Error),
     /// Stop.
     Fatal(Error),
+}
+
+/// What would be done about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preview {
+    pub plan: Plan,
+    /// It is a delete that the guard counts.
+    pub counted: bool,
+    /// What travels, or goes.
+    pub entry: Option<plan::Entry>,
+}
+
+/// See [`Engine::look_around`].
+pub struct LookingAround<'a>(&'a Engine);
+
+impl Drop for LookingAround<'_> {
+    fn drop(&mut self) {
+        self.0.looking.fetch_sub(1, SeqCst);
+    }
 }
 
 /// Why work on a path ends before it is in step.
@@ -120,8 +147,8 @@ impl Known {
         &self.rows.remote
     }
 
-    fn plan(&self) -> super::plan::Plan {
-        super::plan::plan(&self.rows.base, self.local.as_ref(), &self.rows.remote)
+    fn plan(&self) -> Plan {
+        plan::plan(&self.rows.base, self.local.as_ref(), &self.rows.remote)
     }
 }
 
@@ -137,6 +164,7 @@ impl Engine {
             polling: Mutex::new(()),
             weighing: Mutex::new(()),
             drained: Mutex::new(false),
+            looking: AtomicUsize::new(0),
         })
     }
 
@@ -171,14 +199,20 @@ impl Engine {
         }
     }
 
-    /// Does the next piece of work; `None`: there is none now. There is none before the first poll either: what the hub is
-    /// comes before what it has.
-    pub fn work(&self) -> Option<Report> {
+    /// Until what it returns is dropped, no delete goes on: for who offers much.
+    pub fn look_around(&self) -> LookingAround<'_> {
+        self.looking.fetch_add(1, SeqCst);
+        LookingAround(self)
+    }
+
+    /// Does the next piece of work that goes `way`, or any; `None`: there is none now. There is none before the first poll
+    /// either: what the hub is comes before what it has.
+    pub fn work(&self, way: Option<Way>) -> Option<Report> {
         if *self.generation.read().unwrap_or_else(PoisonError::into_inner) == 0 {
             return None;
         }
-        let drained = *lock(&self.drained);
-        let (path, task) = self.desk().next(drained)?;
+        let deletes = *lock(&self.drained) && self.looking.load(SeqCst) == 0;
+        let (path, task) = self.desk().next(deletes, way)?;
         let done = match task {
             Task::Examine => self.examine(&path),
             Task::CarryOut => self.turn(&path).map(|progress| if progress { End::Progress } else { End::Settled }),
@@ -206,9 +240,58 @@ impl Engine {
         Ok(())
     }
 
+    /// The feed has said that this is all, and no look around is under way.
+    pub fn is_drained(&self) -> bool {
+        *lock(&self.drained) && self.looking.load(SeqCst) == 0
+    }
+
     /// Paths that are due, waiting and held ones included.
     pub fn due(&self) -> usize {
         self.desk().count()
+    }
+
+    /// Paths that somebody could work on now or after a wake-up: those are left out that the guard holds, and deletes that
+    /// wait for a look around to end.
+    pub fn active(&self) -> usize {
+        self.desk().active()
+    }
+
+    /// What would be done about a path; `None`: nothing is known to be out of step there. Changes nothing.
+    pub fn preview(&self, path: &str) -> Called<Option<Preview>> {
+        if self.env.tree.ignored(path) {
+            return Ok(None);
+        }
+        let known = match self.know(path) {
+            Ok(known) => known,
+            Err(Stop::Fault(fault)) => return Err(fault),
+            Err(_) => return Ok(None),
+        };
+        let plan = self.plan(&known);
+        let counted = takes_away(plan.action) && plan.action != Action::Forget && self.is_counted(&known).unwrap_or(true);
+        let entry = if takes_away(plan.action) { known.base().entry } else { known.local.map(|l| l.entry).or(known.remote().entry) };
+        let theirs = if plan.action == Action::Download { known.remote().entry } else { entry };
+        Ok((plan.action != Action::Nothing).then_some(Preview { plan, counted, entry: theirs }))
+    }
+
+    /// Whether the guard would hold so many deletes.
+    pub fn would_hold(&self, pending: u64) -> Called<bool> {
+        Ok(!self.options.allow_deletes && !guard::passes(self.options.limits, Standing { pending, ..self.standing()? }))
+    }
+
+    /// What the guard knows, but for what is pending.
+    fn standing(&self) -> Called<Standing> {
+        let minute = self.minute();
+        Ok(Standing { files: self.env.state.files()?, counted: guard::counted(&self.env.state.deletes()?, minute), pending: 0 })
+    }
+
+    /// Since 1970.
+    fn minute(&self) -> u64 {
+        clock::millis(self.env.ambient.now()) / 60_000
+    }
+
+    fn plan(&self, known: &Known) -> Plan {
+        let (base, remote) = (known.base(), known.remote());
+        plan::one_way(known.plan(), self.options.mode, base, known.local.as_ref(), remote)
     }
 
     /// Whether paths were turned away since the last call: sweep and scan once there is room.
@@ -290,7 +373,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether something other than a directory is there.
-fn is_file(entry: Option<&super::plan::Entry>) -> bool {
+fn is_file(entry: Option<&plan::Entry>) -> bool {
     entry.is_some_and(|e| !e.is_dir())
 }
 

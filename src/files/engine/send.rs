@@ -6,7 +6,7 @@
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Answer, Change, Condition, Fault, From, OpenKey, Write};
+use super::env::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
 use super::{Engine, Known, Step, Stop};
 
 /// Candidates that are looked at for one that was renamed, or has the same bytes.
@@ -50,7 +50,12 @@ impl Engine {
         }
         let answer = answer?;
         match &answer {
-            Answer::Made(made) => self.settled(generation, &key, Some(made), made).map(|()| true),
+            Answer::Made(made) => {
+                self.settled(generation, &key, Some(made), made)?;
+                let (path, from) = (change.path.as_str(), change.from.as_ref().map(|f| f.path.as_str()));
+                self.env.ambient.done(if change.entry.is_some() { Done::Sent { path, from } } else { Done::Deleted { path } });
+                Ok(true)
+            }
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
                 // the feed tells what stands there
                 let row = if let Answer::Differs(Some(row)) = &answer { Some(row) } else { None };

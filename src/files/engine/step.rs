@@ -3,33 +3,36 @@
 use crate::files::plan::{Action, BaseRow, Entry, Local, Stamp, local_mode, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::desk::{End, Examined, Rank};
+use super::desk::{End, Examined, Rank, Way};
 use super::env::{Token, Write};
 use super::{Engine, Known, Step, Stop, is_file};
 
 impl Engine {
     /// Looks at a path and says what kind of work it is. Changes nothing.
     pub(super) fn examine(&self, path: &str) -> Result<End, Stop> {
-        let examined = |rank| Examined { rank, fresh: None, counted: None };
+        let examined = |rank, way| Examined { rank, way, fresh: None, counted: None };
         if self.is_ignored(path) {
-            return Ok(End::Examined(examined(Rank::Change)));
+            return Ok(End::Examined(examined(Rank::Change, Way::Down)));
         }
         let known = self.know(path)?;
         if known.rows.intent.is_some() || known.rows.key.is_some() {
-            return Ok(End::Examined(examined(Rank::Begun)));
+            let way = if known.rows.intent.is_some() { Way::Down } else { Way::Up };
+            return Ok(End::Examined(examined(Rank::Begun, way)));
         }
-        let found = match known.plan().action {
+        let action = self.plan(&known).action;
+        let way = if matches!(action, Action::Upload | Action::Delete) { Way::Up } else { Way::Down };
+        let found = match action {
             Action::Delete | Action::Trash => {
                 let token = token(path, &known);
                 let counts = self.is_counted(&known)? && !self.is_approved(&token)?;
                 let counted = known.base().entry.filter(|_| counts).map(|was| (token, was.hash));
-                Examined { counted, ..examined(Rank::Delete) }
+                Examined { counted, ..examined(Rank::Delete, way) }
             }
             Action::Upload => {
                 let new = known.local.filter(|l| !l.entry.is_dir() && known.base().entry.is_none());
-                Examined { fresh: new.map(|l| l.entry.hash), ..examined(Rank::Change) }
+                Examined { fresh: new.map(|l| l.entry.hash), ..examined(Rank::Change, way) }
             }
-            _ => examined(Rank::Change),
+            _ => examined(Rank::Change, way),
         };
         Ok(End::Examined(found))
     }
@@ -69,7 +72,11 @@ impl Engine {
         if self.is_ignored(path) {
             known.local = None; // only without the rule for it
         }
-        let plan = known.plan();
+        let plan = self.plan(&known);
+        if plan.action == Action::Nothing && known.plan().action != Action::Nothing {
+            // what is different stays different: the base must not say that it was seen
+            return Ok(false);
+        }
         self.wait_for_those_above(path, plan.action)?;
         match (plan.action, known.local) {
             (Action::Nothing, local) => self.refresh(path, &known, local),

@@ -143,14 +143,15 @@ impl Run {
         drop(w);
         let side = || Side { world: self.shared.clone(), i };
         let boxed = Env {
-            hub: Box::new(side()),
-            transfer: Box::new(side()),
-            tree: Box::new(side()),
-            state: Box::new(side()),
-            ambient: Box::new(side()),
+            hub: Arc::new(side()),
+            transfer: Arc::new(side()),
+            tree: Arc::new(side()),
+            state: Arc::new(side()),
+            ambient: Arc::new(side()),
         };
         let limits = Limits { least: LIMIT as u64, one_of: 1000, all: 1000 };
-        let engine = Arc::new(Engine::new(boxed, Options { limits, allow_deletes: !guarded }).expect("nothing fails here"));
+        let engine =
+            Arc::new(Engine::new(boxed, Options { limits, allow_deletes: !guarded, ..Options::default() }).expect("nothing fails here"));
         temps.iter().for_each(|temp| engine.clear(temp).expect("nothing fails here"));
         let mut w = self.shared.lock();
         w.on = on;
@@ -229,7 +230,7 @@ impl Run {
             engine.wake(true);
         }
         for n in 0..pieces {
-            match engine.work() {
+            match engine.work(None) {
                 None => return n,
                 Some(report) if matches!(report.outcome, Outcome::Fatal(_)) => return n,
                 Some(_) => {}

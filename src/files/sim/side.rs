@@ -80,7 +80,7 @@ impl Side {
         drop(w);
         match poll {
             true => drop(engine.poll()),
-            false => drop(engine.work()),
+            false => drop(engine.work(None)),
         }
         let mut w = self.world.lock();
         w.depth -= 1;

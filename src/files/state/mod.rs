@@ -6,10 +6,10 @@
 pub mod codec;
 
 mod apply;
-mod group;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,6 +18,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefi
 use uuid::Uuid;
 
 use super::engine::env::{Called, Fault, Feed, Rows, State, Token, Write};
+use super::group::Group;
 use crate::database::medium::Happened;
 use crate::database::{self, Hints};
 use crate::disk;
@@ -49,7 +50,8 @@ pub struct DiskState {
     /// `None` only when the file could not be opened again after a failed write.
     db: RwLock<Option<Database>>,
     happened: Arc<Happened>,
-    group: group::Group,
+    /// What is written together has one sync.
+    group: Group<Vec<Write>, Called<()>>,
 }
 
 /// `state/watch/<key>.redb` below the base directory: one for each pair of a directory here and one on a hub.
@@ -67,7 +69,7 @@ impl DiskState {
         let is_new = !path.exists();
         let happened = Arc::new(Happened::default());
         let db = database::open(path, CACHE, &happened, &HINTS)?;
-        let state = DiskState { path: path.to_path_buf(), db: RwLock::new(Some(db)), happened, group: group::Group::default() };
+        let state = DiskState { path: path.to_path_buf(), db: RwLock::new(Some(db)), happened, group: Group::new(usize::MAX) };
         let schema = state.prepare().map_err(|e| state.error("open", &e))?;
         if schema != SCHEMA {
             let what = format!("cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}", path.display());
@@ -290,7 +292,13 @@ impl State for DiskState {
         if writes.is_empty() {
             return Ok(());
         }
-        self.group.commit(writes, &|groups| self.transaction(&|tx| apply::apply(tx, groups.iter().flatten())))
+        self.group.join(writes.to_vec(), &|groups| {
+            // redb may panic on a damaged file
+            let together = || self.transaction(&|tx| apply::apply(tx, groups.iter().flatten()));
+            let done = catch_unwind(AssertUnwindSafe(together));
+            let damaged = || Fault::Fatal(Error::new(Kind::Damaged, "cannot write the state: its file is damaged"));
+            vec![done.unwrap_or_else(|_| Err(damaged())); groups.len()]
+        })
     }
 }
 

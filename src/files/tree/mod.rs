@@ -6,6 +6,7 @@
 
 pub mod look;
 pub mod marker;
+pub mod partial;
 pub mod root;
 pub mod stage;
 
@@ -199,7 +200,7 @@ impl Tree for DiskTree {
     }
 
     fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()> {
-        scan::scan(self, dir, &mut |found| match found {
+        scan::scan(self, dir, scan::Depth::All, &mut |found| match found {
             Found::Name { path, .. } => visit(path),
             _ => Ok(true),
         })

@@ -150,7 +150,7 @@ impl DiskTree {
     }
 
     /// The open directory of `path` and the full name of a temporary in it. Missing directories are made.
-    fn beside(&self, path: &str) -> Called<Option<(OwnedFd, String)>> {
+    pub(super) fn beside(&self, path: &str) -> Called<Option<(OwnedFd, String)>> {
         let dir = split(path).0;
         let temporary = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
         let temporary = if dir.is_empty() { temporary } else { format!("{dir}/{temporary}") };
@@ -194,7 +194,7 @@ impl DiskTree {
         }
     }
 
-    fn room_for(&self, size: u64) -> Called<()> {
+    pub(super) fn room_for(&self, size: u64) -> Called<()> {
         let space = rustix::fs::fstatvfs(self.root.fd()).map_err(|e| fault("ask for the free space of", "the directory", &e.into()))?;
         let (free, all) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize));
         // a small disk has no 64 MB to leave alone
@@ -224,21 +224,21 @@ impl Temporary {
         if entry.kind != Kind::File || self.size != entry.size || hash != entry.hash {
             return Ok(None);
         }
-        let complete = || -> io::Result<Stamp> {
-            if self.hollow {
-                self.file.set_len(self.size)?;
-            }
-            tolerate(rustix::fs::fchmod(&self.file, Mode::from_raw_mode(entry.mode)))?;
-            let _ = rustix::fs::futimens(&self.file, &times(entry.mtime));
-            if sync == Sync::Now {
-                self.file.sync_all()?;
-            }
-            Ok(root::show_open(&self.file)?.stamp)
-        };
-        let stamp = complete().map_err(|e| fault("write", &self.path, &e))?;
+        let grown = if self.hollow { self.file.set_len(self.size) } else { Ok(()) };
+        let stamp = grown.and_then(|()| complete(&self.file, entry, sync)).map_err(|e| fault("write", &self.path, &e))?;
         self.finished = true;
         Ok(Some(Staged { temp: std::mem::take(&mut self.path), stamp }))
     }
+}
+
+/// Gives a file that is whole its mode and time, and syncs it: what `stat` shows then.
+pub(super) fn complete(file: &File, entry: &Entry, sync: Sync) -> io::Result<Stamp> {
+    tolerate(rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)))?;
+    let _ = rustix::fs::futimens(file, &times(entry.mtime));
+    if sync == Sync::Now {
+        file.sync_all()?;
+    }
+    Ok(root::show_open(file)?.stamp)
 }
 
 impl Write for Temporary {

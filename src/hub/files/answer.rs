@@ -8,7 +8,7 @@ use super::head;
 use crate::hub::http::Reply;
 use crate::hub::store::files::ops::{Asked, Changed};
 use crate::hub::store::ops::Outcome;
-use crate::wire::files::{BatchAnswer, BatchResult, KeyAnswer, Record};
+use crate::wire::files::{BatchAnswer, BatchResult, KeyAnswer, Made, Record};
 
 /// A record with its revision.
 pub fn record(status: u16, record: &Record) -> Reply {
@@ -86,10 +86,16 @@ fn one(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
         other => return not_done(other),
     };
     match changed {
-        Changed::Created { record: now, .. } => record(201, &now),
-        Changed::Updated { record: now, .. } => record(200, &now),
+        Changed::Created { record: now, renamed } => made(201, *now, renamed),
+        Changed::Updated { record: now, renamed } => made(200, *now, renamed),
         other => rest(other),
     }
+}
+
+/// With what became of the old name, if it was renamed.
+fn made(status: u16, record: Record, renamed: Option<Box<Record>>) -> Reply {
+    let tag = head::tag(record.rev);
+    Reply::json(status, &Made { record, renamed_from: renamed.map(|old| *old) }).header("ETag", tag)
 }
 
 fn refusal(changed: Changed) -> Reply {

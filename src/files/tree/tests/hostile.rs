@@ -166,7 +166,7 @@ fn odd_names_are_told_or_skipped_and_counted() {
     fs::create_dir_all(w.at(&deep)).unwrap();
     w.write(&format!("dir/{}", relpath::temporary(7)), "left");
     let mut names = Vec::new();
-    let skipped = scan::scan(&w.tree, "", &mut |f| {
+    let skipped = scan::scan(&w.tree, "", scan::Depth::All, &mut |f| {
         if let Found::Name { path, .. } = f {
             names.push(path.to_string());
         }
@@ -239,7 +239,7 @@ fn full_disks_and_mounts_below_are_told_apart() {
             assert!(matches!(w.tree.look("mnt", None), Ok(Look::Unknown(_))));
             assert!(matches!(w.tree.look("mnt/below", None), Ok(Look::Unknown(_))));
             assert!(matches!(w.tree.temporary("mnt/a", 1), Err(Fault::Refused(_))));
-            let skipped = scan::scan(&w.tree, "", &mut |_| Ok(true)).unwrap();
+            let skipped = scan::scan(&w.tree, "", scan::Depth::All, &mut |_| Ok(true)).unwrap();
             assert_eq!(skipped.unknown.count, 1);
         }
         let Opened::Ready(small) = DiskTree::open(&w.at("mnt"), None, Uuid::new_v4(), &[], &[]).unwrap() else { panic!("held") };

@@ -86,7 +86,7 @@ impl World {
             }
             Ok(true)
         };
-        scan::scan(&self.tree, "", &mut visit).unwrap();
+        scan::scan(&self.tree, "", scan::Depth::All, &mut visit).unwrap();
         found
     }
 }

@@ -1,0 +1,151 @@
+//! What is known about one directory at the moment, for the status, the log and the hooks.
+//!
+//! Nothing is decided by it, and nothing in it must survive.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::engine::env::Done;
+use super::scan::Skipped;
+use crate::clock;
+use crate::error::Error;
+
+/// Paths that are named one by one; beyond it they are counted.
+pub const NAMED: usize = 100;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Board(Mutex<Facts>);
+
+/// What was done since the start.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub sent: u64,
+    pub deleted: u64,
+    pub placed: u64,
+    pub removed: u64,
+    pub set_aside: u64,
+}
+
+impl Counts {
+    pub fn all(&self) -> u64 {
+        self.sent + self.deleted + self.placed + self.removed + self.set_aside
+    }
+}
+
+/// All of it at one moment.
+#[derive(Debug, Default, Clone)]
+pub struct Facts {
+    pub counts: Counts,
+    /// What cannot be done until something about it changes, and why.
+    pub refused: BTreeMap<String, String>,
+    /// Of the last look at everything.
+    pub skipped: Skipped,
+    pub copies: u64,
+    pub looked: bool,
+    /// Of the disk, at the moment.
+    pub no_space: Option<String>,
+    /// Changes by others since it was last asked for.
+    changed: VecDeque<String>,
+    changed_count: u64,
+    /// Paths with their copies.
+    set_aside: Vec<(String, String)>,
+    pub in_step_since: Option<SystemTime>,
+}
+
+/// News for the hooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Others' changes stand here now: how many, and some of them.
+    Changed { count: u64, paths: Vec<String> },
+    Conflict { path: String, copy: String },
+    /// The guard holds so many deletes.
+    Held { count: u64, paths: Vec<String> },
+}
+
+impl Board {
+    pub fn done(&self, what: Done<'_>) {
+        let mut facts = self.lock();
+        match what {
+            Done::Sent { .. } => facts.counts.sent += 1,
+            Done::Deleted { .. } => facts.counts.deleted += 1,
+            Done::Placed { path } => {
+                facts.counts.placed += 1;
+                facts.changed(path);
+            }
+            Done::Removed { path } => {
+                facts.counts.removed += 1;
+                facts.changed(path);
+            }
+            Done::SetAside { path, copy } => {
+                facts.counts.set_aside += 1;
+                facts.copies += 1;
+                if facts.set_aside.len() < NAMED {
+                    facts.set_aside.push((path.into(), copy.into()));
+                }
+            }
+        }
+    }
+
+    /// Cannot be done until something about it changes. Whether that is new.
+    pub fn refused(&self, path: &str, error: &Error) -> bool {
+        let (mut facts, why) = (self.lock(), error.to_string());
+        facts.refused.insert(path.to_string(), why.clone()) != Some(why)
+    }
+
+    pub fn settled(&self, path: &str) {
+        let mut facts = self.lock();
+        if !facts.refused.is_empty() {
+            facts.refused.remove(path);
+        }
+    }
+
+    pub fn no_space(&self, why: Option<String>) -> bool {
+        std::mem::replace(&mut self.lock().no_space, why.clone()).is_none() && why.is_some()
+    }
+
+    pub fn looked_at_all(&self, skipped: Skipped, copies: u64) {
+        let mut facts = self.lock();
+        (facts.skipped, facts.copies, facts.looked) = (skipped, copies, true);
+    }
+
+    /// Takes note whether all is in step now.
+    pub fn in_step(&self, yes: bool) {
+        let mut facts = self.lock();
+        facts.in_step_since = if yes { facts.in_step_since.or_else(|| Some(clock::now())) } else { None };
+    }
+
+    /// What was not told yet. Changes only with `all`: when they have come to an end.
+    pub fn news(&self, all: bool) -> Vec<News> {
+        let mut facts = self.lock();
+        let mut news: Vec<News> = facts.set_aside.drain(..).map(|(path, copy)| News::Conflict { path, copy }).collect();
+        if all && facts.changed_count > 0 {
+            let count = std::mem::take(&mut facts.changed_count);
+            news.push(News::Changed { count, paths: facts.changed.drain(..).collect() });
+        }
+        news
+    }
+
+    pub fn facts(&self) -> Facts {
+        self.lock().clone()
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Facts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Facts {
+    fn changed(&mut self, path: &str) {
+        self.changed_count += 1;
+        if self.changed.len() >= NAMED {
+            self.changed.pop_front();
+        }
+        self.changed.push_back(path.to_string());
+    }
+}

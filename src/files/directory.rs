@@ -1,0 +1,298 @@
+//! One synced directory, open: its tree, its state and the engine over them, and what each thread that works for it does.
+//!
+//! It starts no thread itself: a daemon and a single pass do, and call the same methods.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use uuid::Uuid;
+
+use super::board::Board;
+use super::engine::env::{Ambient, Called, Done, Env, Fault, State};
+use super::engine::{Engine, Options, Outcome, Polled, Report, Way};
+use super::poke::Poke;
+use super::remote::Remote;
+use super::remote::link::Link;
+use super::remote::rows::Names;
+use super::remote::traffic::Traffic;
+use super::state::{self, DiskState};
+use super::tree::{self, DiskTree};
+use crate::client::HubClient;
+use crate::clock;
+use crate::config::watch::WatchSettings;
+use crate::error::{Error, Result};
+
+/// What waits is tried again after this time, doubled while nothing comes of it, up to the most.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MOST: Duration = Duration::from_secs(60);
+/// How often the guard is asked again: what it counted is forgotten with time.
+const GUARD: Duration = Duration::from_secs(300);
+/// For how long downloads pause when the disk is full.
+const FULL: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Directory {
+    pub settings: WatchSettings,
+    pub tree: Arc<DiskTree>,
+    pub state: Arc<DiskState>,
+    pub engine: Engine,
+    pub link: Arc<Link>,
+    pub traffic: Arc<Traffic>,
+    pub board: Arc<Board>,
+    pub poke: Arc<Poke>,
+    /// Pieces of work that have changed something.
+    worked: AtomicU64,
+    /// Another epoch was seen: everything is to be looked at.
+    look_again: Mutex<bool>,
+    full_until: Mutex<Option<Instant>>,
+    fatal: Mutex<Option<Error>>,
+    again: Mutex<Again>,
+}
+
+/// When what waits is due again.
+struct Again {
+    at: Instant,
+    pause: Duration,
+    worked: u64,
+    guard: Instant,
+}
+
+/// Where a directory's state is, and what else belongs to it.
+pub struct Place<'a> {
+    pub base_dir: &'a Path,
+    pub server: &'a str,
+    /// What never travels, wherever it is.
+    pub private: &'a [PathBuf],
+}
+
+impl Place<'_> {
+    /// The file of the state; others beside it begin with the same name.
+    pub fn state_file(&self, settings: &WatchSettings) -> PathBuf {
+        state::file(self.base_dir, &settings.path, self.server, &settings.remote)
+    }
+}
+
+/// How opening ended.
+pub enum Opened {
+    Ready(Box<Directory>),
+    /// It is not what it was. Why.
+    Held(String),
+}
+
+/// What the engine asks of the machine, and tells it.
+struct Machine(Arc<Board>, PathBuf);
+
+impl Ambient for Machine {
+    fn now(&self) -> SystemTime {
+        clock::now()
+    }
+
+    fn fresh(&self) -> Uuid {
+        Uuid::new_v4()
+    }
+
+    fn done(&self, what: Done<'_>) {
+        let dir = self.1.display();
+        match what {
+            Done::Sent { path, from: None } => log::debug!("sent {path:?} dir={dir}"),
+            Done::Sent { path, from: Some(from) } => log::debug!("renamed {from:?} to {path:?} on the hub dir={dir}"),
+            Done::Deleted { path } => log::debug!("deleted {path:?} on the hub dir={dir}"),
+            Done::Placed { path } => log::debug!("received {path:?} dir={dir}"),
+            Done::Removed { path } => log::debug!("moved {path:?} to the trash dir={dir}"),
+            Done::SetAside { path, copy } => log::warn!("{path:?} was edited on two machines: this one's is {copy:?} now dir={dir}"),
+        }
+        self.0.done(what);
+    }
+}
+
+impl Directory {
+    /// Opens a directory and what is known of it. Errors: `Settings` for one that is not there, `Busy` for one that another
+    /// process keeps in step, `Unreachable` when it is not known yet what the server is.
+    pub fn open(place: &Place<'_>, settings: &WatchSettings, hub: Arc<HubClient>, allow_deletes: bool) -> Result<Opened> {
+        let file = place.state_file(settings);
+        let state = Arc::new(DiskState::open_or_renew(&file)?);
+        let known = state.marker().map_err(error)?;
+        let opened = DiskTree::open(&settings.path, known, Uuid::new_v4(), &settings.ignore, place.private)?;
+        let tree = match opened {
+            tree::Opened::Held(why) => return Ok(Opened::Held(why)),
+            tree::Opened::Ready(tree) => Arc::new(tree),
+        };
+        if known.is_none() {
+            state.set_note("marker", &tree.id().to_string()).map_err(error)?;
+        }
+        let (link, traffic, board) = (Arc::new(Link::default()), Arc::new(Traffic::new(settings.bandwidth_limit)), Arc::new(Board::default()));
+        let names = Names::below(&settings.remote);
+        let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
+        let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
+        let env = Env { hub: remote.clone(), transfer: remote, tree: tree.clone(), state: state.clone(), ambient };
+        let options = Options { allow_deletes, mode: settings.mode, ..Options::default() };
+        let now = clock::monotonic();
+        Ok(Opened::Ready(Box::new(Directory {
+            engine: Engine::new(env, options).map_err(error)?,
+            settings: settings.clone(),
+            tree,
+            state,
+            link,
+            traffic,
+            board,
+            poke: Arc::default(),
+            worked: AtomicU64::new(0),
+            look_again: Mutex::new(false),
+            full_until: Mutex::new(None),
+            fatal: Mutex::new(None),
+            again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD }),
+        })))
+    }
+
+    /// Pieces of work so far that have changed something.
+    pub fn worked(&self) -> u64 {
+        self.worked.load(Relaxed)
+    }
+
+    /// Fetches what is new on the hub, all of it. `false`: it could not be reached.
+    pub fn feed(&self) -> bool {
+        loop {
+            match self.engine.poll() {
+                Ok(Polled::More) => self.poke.poke(),
+                Ok(Polled::Drained | Polled::Busy) => {
+                    self.poke.poke();
+                    return true;
+                }
+                Ok(Polled::NewEpoch) => {
+                    log::info!("hub is new to {}, or was restored: everything is compared", self.settings.path.display());
+                    *lock(&self.look_again) = true;
+                }
+                Err(Fault::Fatal(e)) => {
+                    self.fail(e);
+                    return false;
+                }
+                Err(Fault::Later(e) | Fault::NoSpace(e) | Fault::Refused(e)) => {
+                    log::debug!("no news from the hub: {e}");
+                    return false;
+                }
+            }
+            if self.poke.is_stopped() {
+                return false;
+            }
+        }
+    }
+
+    /// Whether everything has to be looked at, since the last time that this was asked.
+    pub fn take_look_again(&self) -> bool {
+        std::mem::take(&mut *lock(&self.look_again)) | self.engine.take_overflow()
+    }
+
+    /// Does pieces of work that go one way, for as long as there are any, and then waits for more; until it is stopped.
+    pub fn work(&self, way: Way) {
+        loop {
+            let seen = self.poke.seen();
+            if self.poke.is_stopped() {
+                return;
+            }
+            let pause = self.link.pause().max(self.disk_pause(way));
+            if !pause.is_zero() {
+                self.poke.wait(seen, pause);
+                continue;
+            }
+            match self.engine.work(Some(way)) {
+                Some(report) => self.report(report),
+                None if !self.poke.wait(seen, AGAIN_MOST) => return,
+                None => {}
+            }
+        }
+    }
+
+    fn disk_pause(&self, way: Way) -> Duration {
+        let until = lock(&self.full_until).filter(|_| way == Way::Down);
+        until.map_or(Duration::ZERO, |at| at.saturating_duration_since(clock::monotonic()))
+    }
+
+    fn report(&self, report: Report) {
+        let Report { path, outcome } = report;
+        match outcome {
+            Outcome::Progress => {
+                self.worked.fetch_add(1, Relaxed);
+                self.poke.poke();
+            }
+            Outcome::Settled => {
+                self.worked.fetch_add(1, Relaxed);
+                self.board.settled(&path);
+                self.board.no_space(None);
+            }
+            Outcome::Waits | Outcome::Held => {}
+            Outcome::Later(e) => log::debug!("{path:?} waits: {e}"),
+            Outcome::NoSpace(e) => {
+                *lock(&self.full_until) = Some(clock::monotonic() + FULL);
+                if self.board.no_space(Some(e.to_string())) {
+                    log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
+                }
+            }
+            Outcome::Refused(e) => {
+                if self.board.refused(&path, &e) {
+                    log::warn!("cannot sync {path:?}: {e} dir={}", self.settings.path.display());
+                }
+            }
+            Outcome::Fatal(e) => self.fail(e),
+        }
+    }
+
+    /// Ends all work on the directory: what it is now has to be seen first.
+    pub fn fail(&self, e: Error) {
+        lock(&self.fatal).get_or_insert(e);
+        self.poke.stop();
+    }
+
+    pub fn fatal(&self) -> Option<Error> {
+        lock(&self.fatal).clone()
+    }
+
+    /// Makes due what waits, if it is time to. When to ask again.
+    pub fn wake(&self) -> Duration {
+        let now = clock::monotonic();
+        let mut again = lock(&self.again);
+        if now >= again.guard {
+            again.guard = now + GUARD;
+            self.engine.wake(true);
+            self.poke.poke();
+        }
+        if self.engine.active() == 0 {
+            (again.at, again.pause) = (now + AGAIN, AGAIN);
+            return again.guard - now;
+        }
+        if now >= again.at && self.link.pause().is_zero() {
+            let worked = self.worked();
+            again.pause = if worked > again.worked { AGAIN } else { (again.pause * 2).min(AGAIN_MOST) };
+            (again.worked, again.at) = (worked, now + again.pause);
+            drop(again);
+            self.engine.wake(false);
+            self.poke.poke();
+            return AGAIN;
+        }
+        again.at.saturating_duration_since(now).max(self.link.pause()).max(Duration::from_millis(10))
+    }
+
+    /// Makes due what waits, now.
+    pub fn wake_now(&self) {
+        lock(&self.again).pause = AGAIN;
+        self.engine.wake(false);
+        self.poke.poke();
+    }
+
+    /// Whether nothing is left to do, as far as is known.
+    pub fn is_in_step(&self) -> bool {
+        self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none()
+    }
+}
+
+/// For what has no next time.
+pub fn error(fault: Fault) -> Error {
+    match fault {
+        Fault::Later(e) | Fault::Refused(e) | Fault::NoSpace(e) | Fault::Fatal(e) => e,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

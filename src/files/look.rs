@@ -1,0 +1,197 @@
+//! Looks at the tree and offers what may be out of step to the engine.
+//!
+//! `stat` against the base row decides what is offered; contents are read by the engine. A look at much makes deletes wait
+//! until it is over, so that the guard sees all of them.
+
+use std::time::Duration;
+
+use super::debounce::Hint;
+use super::directory::Directory;
+use super::engine::env::{Called, Fault, Rows, State, Tree};
+use super::ignore;
+use super::plan::{Stamp, parent};
+use super::scan::{self, Depth, Found, Skipped};
+use super::tree::root;
+use crate::config::limits;
+
+/// Rows that are read from the state at once.
+const CHUNK: usize = 256;
+/// Temporary names that a crash has left and that are cleared at a start; later starts find the others.
+const MOST_LEFT: usize = 10_000;
+/// For how long room is waited for before it is given up that there will be any.
+const STALLED: Duration = Duration::from_millis(500);
+
+/// One look.
+struct Looker<'a> {
+    d: &'a Directory,
+    /// So much may be under way before more is offered.
+    room: usize,
+    /// Names of conflict copies.
+    copies: u64,
+}
+
+impl Directory {
+    /// Offers what a hint says. Errors: `Fatal` when the directory is not what it was.
+    pub fn look(&self, hint: &Hint) -> Called<()> {
+        match hint {
+            Hint::Path(path) => {
+                if path == ignore::FILE {
+                    return self.rules_changed();
+                }
+                self.engine.offer(path);
+                self.poke.poke();
+                Ok(())
+            }
+            Hint::Entries(dir) => self.look_below(dir, Depth::Entries).map(drop),
+            Hint::Tree(dir) if dir.is_empty() => self.look_at_all(),
+            Hint::Tree(dir) => {
+                self.engine.offer(dir);
+                self.look_below(dir, Depth::All).map(drop)
+            }
+        }
+    }
+
+    /// Offers everything that differs from its base, and everything that is pending.
+    pub fn look_at_all(&self) -> Called<()> {
+        let looking = self.engine.look_around();
+        self.read_rules();
+        let (skipped, copies) = self.look_below("", Depth::All)?;
+        self.board.looked_at_all(skipped, copies);
+        self.sweep()?;
+        drop(looking);
+        self.poke.poke();
+        Ok(())
+    }
+
+    /// Offers what the state has open or pending.
+    pub fn sweep(&self) -> Called<()> {
+        let mut looker = Looker { d: self, room: limits::UNDER_WAY, copies: 0 };
+        let mut after = String::new();
+        while let Some(last) = self.engine.sweep(&after)? {
+            after = last;
+            looker.wait_for_room();
+        }
+        self.poke.poke();
+        Ok(())
+    }
+
+    /// Removes what a crash has left under temporary names; before anything else is done.
+    pub fn clear_left_over(&self) -> Called<()> {
+        let mut left = Vec::new();
+        scan::scan(&self.tree, "", Depth::All, &mut |found| {
+            if let Found::Temporary(path) = found {
+                left.push(path.to_string());
+            }
+            Ok(left.len() < MOST_LEFT)
+        })?;
+        left.iter().try_for_each(|temp| self.engine.clear(temp))
+    }
+
+    fn rules_changed(&self) -> Called<()> {
+        self.engine.offer(ignore::FILE);
+        match self.read_rules() {
+            true => self.look_at_all(),
+            false => Ok(self.poke.poke()),
+        }
+    }
+
+    fn read_rules(&self) -> bool {
+        self.tree.read_rules().unwrap_or_else(|e| {
+            log::warn!("cannot read {}/{}, so its old rules hold: {}", self.settings.path.display(), ignore::FILE, crate::error::plain(&e));
+            false
+        })
+    }
+
+    fn look_below(&self, dir: &str, depth: Depth) -> Called<(Skipped, u64)> {
+        let looking = self.engine.look_around();
+        let mut looker = Looker { d: self, room: limits::UNDER_WAY, copies: 0 };
+        let skipped = scan::scan(&self.tree, dir, depth, &mut |found| {
+            if let Found::Name { path, is_dir } = found {
+                looker.found(path, is_dir)?;
+            }
+            Ok(!self.poke.is_stopped())
+        })?;
+        looker.missing(dir, depth)?;
+        // what is missing is only known if this was the directory all along
+        self.tree.check()?;
+        drop(looking);
+        self.poke.poke();
+        Ok((skipped, looker.copies))
+    }
+}
+
+impl Looker<'_> {
+    fn found(&mut self, path: &str, is_dir: bool) -> Called<()> {
+        self.copies += u64::from(root::split(path).1.contains(".sync-conflict-"));
+        let d = self.d;
+        let Rows { base, .. } = d.state.rows(path)?;
+        let known = base.entry.is_some();
+        let differs = match is_dir {
+            _ if d.tree.ignored(path) => known,
+            true if !known => d.tree.is_empty(path)?,
+            true => base.entry.is_some_and(|e| !e.is_dir()) || self.stamp(path)?.map(|s| s.mode) != base.seen.map(|s| s.mode),
+            false => !known || base.seen.is_none_or(|seen| seen.ctime == 0) || self.stamp(path)? != base.seen,
+        };
+        if differs {
+            self.offer(path);
+        }
+        Ok(())
+    }
+
+    /// What the base has and the tree has not, or ignores by now.
+    fn missing(&mut self, dir: &str, depth: Depth) -> Called<()> {
+        let mut after = String::new();
+        loop {
+            let rows = self.d.state.below(dir, &after, CHUNK)?;
+            for (path, rows) in &rows {
+                if rows.base.entry.is_none() || depth == Depth::Entries && parent(path).unwrap_or("") != dir {
+                    continue;
+                }
+                let gone = match self.d.tree.stamp(path) {
+                    Ok(stamp) => stamp.is_none(),
+                    // it is not known, so nothing is said about it
+                    Err(Fault::Later(_) | Fault::Refused(_)) => false,
+                    Err(fault) => return Err(fault),
+                };
+                if gone || self.d.tree.ignored(path) {
+                    self.offer(path);
+                }
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK && !self.d.poke.is_stopped() => after = last.clone(),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
+        match self.d.tree.stamp(path) {
+            Err(Fault::Later(_) | Fault::Refused(_)) => Ok(None),
+            other => other,
+        }
+    }
+
+    fn offer(&mut self, path: &str) {
+        self.d.engine.offer(path);
+        self.wait_for_room();
+    }
+
+    /// Memory is for what is under way. What waits for a hub that is not there, or for something that was not offered yet, gets
+    /// more room: up to that of the desk, and beyond that it is found by another look.
+    fn wait_for_room(&mut self) {
+        let mut seen = self.d.poke.seen();
+        while self.d.engine.active() >= self.room && !self.d.poke.is_stopped() {
+            self.d.poke.poke();
+            let before = self.d.worked();
+            self.d.poke.wait(self.d.poke.seen(), STALLED);
+            if self.d.worked() == before {
+                self.room *= 2;
+            }
+            seen = self.d.poke.seen();
+        }
+        // the workers need not wait for the end of a long look
+        if self.d.engine.active() % 64 == 1 && seen == self.d.poke.seen() {
+            self.d.poke.poke();
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the hub has comes here, under a temporary name: from a file of this machine that has the bytes, many short ones
+//! together, long ones so that a broken download goes on where it was.
+
+use std::io::Write;
+use std::sync::PoisonError;
+
+use crate::error::{Error, Kind};
+use crate::files::engine::env::*;
+use crate::files::plan::{Entry, RemoteRow};
+use crate::files::tree::root::fault;
+use crate::files::tree::stage::Sync;
+use crate::transfer::{Step, local};
+use crate::wire::files::{self, BATCH_FILE, FetchItem, Hash, SINGLE};
+
+use super::{Remote, moving, rows};
+
+/// Bytes that are read at a time.
+const BUFFER: usize = 64 * 1024;
+
+/// One short file that is wanted.
+pub struct Small {
+    item: FetchItem,
+    /// Bytes, at most.
+    most: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub enum Fetched {
+    Bytes(Vec<u8>),
+    /// The hub has that revision no more.
+    Gone,
+    /// Not together with others: alone.
+    Alone,
+}
+
+impl Remote {
+    pub(super) fn fetch(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+        match entry.kind {
+            files::Kind::Dir => return self.tree.stage_dir(path, entry),
+            files::Kind::Symlink => {
+                let Some(target) = self.short(path, row, entry)? else { return Ok(None) };
+                return self.tree.stage_link(path, &target, entry)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)));
+            }
+            files::Kind::File => {}
+        }
+        if let Some(staged) = self.tree.stage_copy(path, entry, sources)? {
+            return Ok(Some(staged));
+        }
+        match entry.size {
+            _ if !sources.contains(&Source::Hub) => Ok(None),
+            0..=BATCH_FILE => {
+                let bytes = match entry.size {
+                    0 => Some(Vec::new()),
+                    _ => self.short(path, row, entry)?,
+                };
+                let Some(bytes) = bytes else { return Ok(None) };
+                let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
+                temporary.write_all(&bytes).map_err(|e| fault("write beside", path, &e))?;
+                temporary.finish(entry, Sync::Now)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
+            }
+            size if size <= SINGLE => self.medium(path, row, entry),
+            _ => self.long(path, row, entry),
+        }
+    }
+
+    /// The bytes of something short.
+    fn short(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Vec<u8>>> {
+        let item = FetchItem { id: row.id, rev: row.rev };
+        match self.fetches.join(Small { item, most: entry.size.min(BATCH_FILE) }, &|all| self.fetch_together(&all))? {
+            Fetched::Bytes(bytes) => Ok(Some(bytes)),
+            Fetched::Gone => Ok(None),
+            Fetched::Alone => {
+                let mut bytes = Vec::new();
+                Ok(self.stream(row, entry.size.min(BATCH_FILE), &mut |piece| {
+                    bytes.extend_from_slice(piece);
+                    Ok(())
+                })?
+                .then_some(bytes))
+            }
+        }
+        .and_then(|bytes| match bytes {
+            Some(bytes) if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash => Err(self.damaged(path)),
+            other => Ok(other),
+        })
+    }
+
+    fn fetch_together(&self, all: &[Small]) -> Vec<Called<Fetched>> {
+        let items: Vec<FetchItem> = all.iter().map(|small| small.item).collect();
+        let mut found: Vec<Called<Fetched>> = Vec::with_capacity(all.len());
+        let fetched = self.hub.fetch(&items, |head, body| {
+            let most = all[found.len()].most;
+            let mut bytes = Vec::new();
+            found.push(Ok(match head.status {
+                200 if head.size <= most => {
+                    body.read_to_end(&mut bytes).map_err(|e| Error::new(Kind::Unreachable, format!("cannot read from the hub: {e}")))?;
+                    self.traffic.down(Step::Passed(bytes.len() as u64));
+                    Fetched::Bytes(bytes)
+                }
+                404 => Fetched::Gone,
+                _ => Fetched::Alone,
+            }));
+            Ok(())
+        });
+        if let Err(fault) = self.called(fetched) {
+            found.resize(all.len(), Err(fault));
+        }
+        found
+    }
+
+    /// Hands the bytes of a revision to `take`, no more than announced. `false`: the hub has it no more.
+    fn stream(&self, row: &RemoteRow, size: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<bool> {
+        let mut answer = match self.hub.download(row.id, Some(row.rev), 0, None) {
+            Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => return Ok(false),
+            other => self.called(other)?,
+        };
+        let (mut left, mut buffer) = (size, vec![0; BUFFER]);
+        loop {
+            let n = self.called(answer.read(&mut buffer))?;
+            let bytes = &buffer[..n.min(left as usize)];
+            // one more than announced is too many, and shows in the hash
+            if n == 0 || bytes.len() < n {
+                return Ok(true);
+            }
+            take(bytes)?;
+            left -= n as u64;
+            self.traffic.down(Step::Passed(n as u64));
+        }
+    }
+
+    fn medium(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
+        let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
+        let whole = self.stream(row, entry.size, &mut |bytes| temporary.write_all(bytes).map_err(|e| fault("write beside", path, &e)))?;
+        if !whole {
+            return Ok(None);
+        }
+        temporary.finish(entry, Sync::Now)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
+    }
+
+    fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
+        let coming = || self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        if !coming().insert(entry.hash) {
+            // the other one is a source then
+            return Err(Fault::Later(Error::new(Kind::Busy, format!("{path} waits for another file with the same content"))));
+        }
+        let staged = self.long_alone(path, row, entry);
+        coming().remove(&entry.hash);
+        staged
+    }
+
+    fn long_alone(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
+        let partial = self.tree.partial(entry)?;
+        let file = partial.file().map_err(|e| fault("write", path, &e))?;
+        let old = self.tree.read(path, None).ok().flatten().and_then(|old| local::Local::of(old.file, path.to_string()).ok());
+        let record = rows::fetched(&self.name(path)?, row);
+        let step = |step: Step<'_>| self.traffic.down(step);
+        match moving(&self.hub, &step, |mover| mover.fill_file(&record, file, old)) {
+            Ok(true) => {
+                self.link.reached();
+                partial.finish(&self.tree, path, entry)
+            }
+            Ok(false) => {
+                self.link.reached();
+                partial.remove();
+                Ok(None)
+            }
+            Err(failure) if failure.error.kind == Kind::Damaged => {
+                partial.remove();
+                Err(self.damaged(path))
+            }
+            // our own disk
+            Err(failure) if failure.status == 0 && failure.error.kind != Kind::Unreachable => {
+                Err(if failure.error.kind == Kind::Busy { Fault::NoSpace(failure.error) } else { Fault::Later(failure.error) })
+            }
+            Err(failure) => Err(self.link.failed(failure)),
+        }
+    }
+
+    /// What came is not what its row says: nothing is to be done with it until there is another row.
+    fn damaged(&self, path: &str) -> Fault {
+        let what = format!("will not take {path}: what hub {} sends is not what it has announced", self.hub.url());
+        log::warn!("{what}");
+        Fault::Refused(Error::new(Kind::Damaged, what).hint("\"mesync hub check\" says whether the hub's data are whole"))
+    }
+}

@@ -1,0 +1,221 @@
+//! The hub as the engine sees it: its changes as rows, our changes as requests, contents on their way.
+//!
+//! It decides nothing about files and keeps no state of its own: ids and revisions come from the rows of the state. What a
+//! failed call means for others than its path is [`link`]'s.
+
+
+pub mod link;
+pub mod rows;
+pub mod traffic;
+
+mod download;
+mod upload;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use uuid::Uuid;
+
+use crate::client::{self, Change as Request, Failure, HubClient, Stored, Told};
+use crate::error::{Error, Kind};
+use crate::transfer::{Step, Transfer as Mover};
+use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
+
+use super::engine::env::*;
+use super::group::Group;
+use super::plan::{Entry, Local, RemoteRow};
+use super::state::DiskState;
+use super::tree::DiskTree;
+use link::Link;
+use rows::Names;
+use traffic::Traffic;
+
+/// A hub of ours, for one synced directory. See the module.
+pub struct Remote {
+    hub: Arc<HubClient>,
+    state: Arc<DiskState>,
+    tree: Arc<DiskTree>,
+    names: Names,
+    link: Arc<Link>,
+    traffic: Arc<Traffic>,
+    sends: Group<upload::Small, Called<Answer>>,
+    fetches: Group<download::Small, Called<download::Fetched>>,
+    /// Contents of long files that are on their way here: two of the same would write one file.
+    coming: Mutex<HashSet<Hash>>,
+}
+
+impl Remote {
+    pub fn new(
+        hub: Arc<HubClient>,
+        names: Names,
+        state: Arc<DiskState>,
+        tree: Arc<DiskTree>,
+        link: Arc<Link>,
+        traffic: Arc<Traffic>,
+    ) -> Remote {
+        let (sends, fetches) = (Group::new(upload::TOGETHER), Group::new(BATCH_FILES));
+        Remote { hub, state, tree, names, link, traffic, sends, fetches, coming: Mutex::default() }
+    }
+
+    fn name(&self, path: &str) -> Called<Name> {
+        self.names.name(path).map_err(|why| Fault::Refused(Error::new(Kind::Failed, format!("cannot send {path}: {why}"))))
+    }
+
+    /// What a call came to, for whoever is waiting for the hub.
+    fn called<T>(&self, called: client::Called<T>) -> Called<T> {
+        match called {
+            Ok(done) => {
+                self.link.reached();
+                Ok(done)
+            }
+            Err(failure) => Err(self.link.failed(failure)),
+        }
+    }
+
+    /// The answer to a change: what it made, or why it was not made.
+    fn answer(&self, change: &Change, called: client::Called<Stored>) -> Called<Answer> {
+        let stored = match called {
+            Err(failure) => return self.unmet(failure),
+            Ok(stored) => stored,
+        };
+        let Some(record) = stored.record else {
+            // nothing was to be changed: it is what we know
+            self.link.reached();
+            return Ok(Answer::Made(vec![(change.path.clone(), self.state.rows(&change.path)?.remote)]));
+        };
+        self.made(change, record, stored.renamed_from)
+    }
+
+    fn made(&self, change: &Change, record: Record, renamed_from: Option<Record>) -> Called<Answer> {
+        let rows: Vec<(String, RemoteRow)> = [Some(record), renamed_from].iter().flatten().filter_map(|r| self.names.row(r)).collect();
+        match rows.first() {
+            Some((path, _)) if *path == change.path => {
+                self.link.reached();
+                Ok(Answer::Made(rows))
+            }
+            _ => {
+                let what = format!("hub {} answers with another file than that which it was sent", self.hub.url());
+                Err(self.link.failed(Error::new(Kind::Unreachable, what).into()))
+            }
+        }
+    }
+
+    fn unmet(&self, failure: Failure) -> Called<Answer> {
+        match (failure.status, failure.told) {
+            (412, Told::Current(record)) => {
+                self.link.reached();
+                Ok(Answer::Differs(record.and_then(|record| self.names.row(&record))))
+            }
+            (409, Told::Missing(_)) => {
+                let what = "the hub has lost a part of what was sent: it is sent again";
+                Err(self.link.failed(Failure { told: Told::Nothing, status: 503, ..Error::new(Kind::Busy, what).into() }))
+            }
+            // of a delete: it is not there
+            (404 | 409, _) if failure.error.kind != Kind::Unreachable => Ok(Answer::NotDone),
+            (_, told) => Err(self.link.failed(Failure { told, ..failure })),
+        }
+    }
+
+    /// A change whose bytes the hub has. An answer that names missing chunks says that it has not.
+    fn commit(&self, change: &Change, entry: &Entry, chunks: Vec<Chunk>) -> Called<client::Called<Stored>> {
+        let name = self.name(&change.path)?;
+        let from = change.from.as_ref().map(|from| {
+            self.name(&from.path).map(|name| crate::wire::files::From { path: name.path, name: name.name, if_match: from.rev })
+        });
+        let commit = Commit {
+            path: name.path,
+            name: name.name,
+            kind: entry.kind,
+            mode: Some(rows::st_mode(entry)),
+            mtime: Some(rows::mtime(entry)),
+            extra: Extra::default(),
+            content_type: None,
+            size: entry.size,
+            checksum_sha256: entry.hash,
+            chunks,
+            from: from.transpose()?,
+        };
+        Ok(self.hub.commit(&commit, request(change)))
+    }
+
+    /// What a content consists of that the hub has under a name that we know; `None`: it has it under none.
+    fn known_chunks(&self, change: &Change, entry: &Entry) -> Called<Option<Vec<Chunk>>> {
+        if entry.is_dir() || entry.size == 0 {
+            return Ok(Some(Vec::new()));
+        }
+        let at = change.from.as_ref().map_or(&change.path, |from| &from.path);
+        let row = self.state.rows(at)?.remote;
+        if !row.entry.is_some_and(|there| there.same_body(entry)) {
+            return Ok(None);
+        }
+        if entry.size <= SINGLE {
+            return Ok(Some(vec![Chunk { sha256: entry.hash, size: entry.size }]));
+        }
+        match self.hub.chunks_of(row.id, row.rev) {
+            Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => Ok(None),
+            other => self.called(other).map(Some),
+        }
+    }
+}
+
+fn request(change: &Change) -> Request {
+    let condition = match change.condition {
+        Condition::Rev(rev) => client::Condition::Match(rev),
+        Condition::Nothing => client::Condition::Absent,
+    };
+    Request { condition, key: Some(change.key) }
+}
+
+impl Hub for Remote {
+    fn changes(&self, after: u64, began: Option<u64>) -> Called<Changes> {
+        let page = match self.hub.changes(after, began, PAGE) {
+            Err(failure) if failure.status == 410 => {
+                self.link.reached();
+                return Ok(Changes::Gone);
+            }
+            other => self.called(other)?,
+        };
+        let last = page.changes.last().map(|record| record.rev);
+        let rows = page.changes.iter().filter_map(|record| self.names.row(record)).collect();
+        // a hub that counts backwards would be asked for ever
+        let more = page.more && last.is_some_and(|last| last > after);
+        Ok(Changes::Page(Page { rev: page.rev, epoch: page.epoch, more, began: page.began, last, rows }))
+    }
+
+    fn change(&self, change: &Change) -> Called<Answer> {
+        let Some(entry) = &change.entry else {
+            let id = self.state.rows(&change.path)?.remote.id;
+            return match self.hub.remove(id, request(change)) {
+                Ok(Some(record)) => self.made(change, record, None),
+                // it is done, and the feed tells the rest
+                Ok(None) => Ok(Answer::NotDone),
+                Err(failure) => self.unmet(failure),
+            };
+        };
+        match self.known_chunks(change, entry)? {
+            Some(chunks) => self.commit(change, entry, chunks).and_then(|called| self.answer(change, called)),
+            None => Ok(Answer::NotDone),
+        }
+    }
+
+    fn ask(&self, key: Uuid) -> Called<Asked> {
+        let answer = self.called(self.hub.ask_key(key))?;
+        let rows = |records: &[Record]| records.iter().filter_map(|record| self.names.row(record)).collect::<Vec<_>>();
+        Ok(Asked { made: answer.done.then(|| rows(&answer.made)), current: rows(&answer.current) })
+    }
+}
+
+impl Transfer for Remote {
+    fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
+        self.send(change, local)
+    }
+
+    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+        self.fetch(path, row, entry, sources)
+    }
+}
+
+/// Calls `act` with something that moves bytes, and counts and slows down what it moves.
+fn moving<T>(hub: &HubClient, step: &dyn Fn(Step<'_>), act: impl FnOnce(&Mover<'_>) -> T) -> T {
+    act(&Mover::once(hub, true, step))
+}

@@ -1,0 +1,160 @@
+//! Names and records of the hub as names and rows of one synced directory.
+//!
+//! Pure. It believes no name that [`crate::relpath::check`] refuses.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use crate::clock;
+use crate::files::plan::{Entry, RemoteRow};
+use crate::relpath;
+use crate::wire::files::{Hash, Kind, Name, Record};
+
+/// The directory on the hub that a synced directory is kept in step with; "" is all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names(String);
+
+impl Names {
+    pub fn below(remote: &str) -> Names {
+        Names(remote.trim_matches('/').to_string())
+    }
+
+    /// The whole name on the hub. Errors: it is longer than the hub allows.
+    pub fn name(&self, path: &str) -> Result<Name, String> {
+        Name::parse(&if self.0.is_empty() { path.to_string() } else { format!("{}/{path}", self.0) })
+    }
+
+    /// The name within the directory; `None`: it is elsewhere.
+    pub fn path<'a>(&self, full: &'a str) -> Option<&'a str> {
+        let path = match self.0.as_str() {
+            "" => Some(full),
+            above => full.strip_prefix(above)?.strip_prefix('/'),
+        };
+        path.filter(|path| !path.is_empty())
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> &str {
+        &self.0
+    }
+
+    /// The row of a record; `None`: it is elsewhere, its name is not to be believed, or nobody knows its content.
+    pub fn row(&self, record: &Record) -> Option<(String, RemoteRow)> {
+        let full = record.full_name();
+        let path = self.path(&full).filter(|_| relpath::check(&full).is_ok())?;
+        let entry = match record.deleted_at {
+            Some(_) => None,
+            None => Some(entry(record)?),
+        };
+        let renamed_to = record.renamed_to.as_ref().map(Name::full).and_then(|to| self.path(&to).map(str::to_string));
+        let row = RemoteRow { rev: record.rev, entry, id: record.id, host: record.host.clone(), renamed_to };
+        Some((path.to_string(), row))
+    }
+}
+
+/// What a record that is not deleted says of its file.
+fn entry(record: &Record) -> Option<Entry> {
+    let hash = match record.kind {
+        Kind::Dir => Hash::of(b""),
+        _ => record.checksum_sha256?,
+    };
+    let mode = record.mode.unwrap_or(if record.kind == Kind::Dir { 0o755 } else { 0o644 });
+    let time = |text: &str| clock::parse_rfc3339(text).map(nanos);
+    let mtime = record.mtime.as_deref().and_then(time).or_else(|| time(&record.updated_at)).unwrap_or(0);
+    let size = if record.kind == Kind::Dir { 0 } else { record.size };
+    Some(Entry::new(record.kind, hash, size, mode, mtime))
+}
+
+/// Nanoseconds since 1970; the nearest that there is.
+fn nanos(at: SystemTime) -> i64 {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |n| -n),
+    }
+}
+
+/// The whole `st_mode` as it travels.
+pub fn st_mode(entry: &Entry) -> u32 {
+    let kind = match entry.kind {
+        Kind::File => 0o100_000,
+        Kind::Dir => 0o040_000,
+        Kind::Symlink => 0o120_000,
+    };
+    kind | entry.mode
+}
+
+/// The time as it travels: RFC 3339, nine decimals.
+pub fn mtime(entry: &Entry) -> String {
+    let distance = Duration::from_nanos(entry.mtime.unsigned_abs());
+    clock::rfc3339_nanos(if entry.mtime < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance })
+}
+
+/// Just enough of a record to fetch its content by.
+pub fn fetched(name: &Name, row: &RemoteRow) -> Record {
+    let entry = row.entry.as_ref();
+    Record {
+        id: row.id,
+        name: name.name.clone(),
+        path: name.path.clone(),
+        kind: entry.map_or(Kind::File, |e| e.kind),
+        size: entry.map_or(0, |e| e.size),
+        checksum_sha256: entry.map(|e| e.hash),
+        rev: row.rev,
+        ..Record::default()
+    }
+}
+
+/// A row that says that nothing is there.
+pub fn gone(rev: u64, id: Uuid) -> RemoteRow {
+    RemoteRow { rev, id, ..RemoteRow::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(path: &str, name: &str) -> Record {
+        let mtime = Some("2026-11-21T10:30:00.123456789Z".into());
+        let (mode, sum) = (Some(0o104_755), Some(Hash::of(b"x")));
+        Record { path: path.into(), name: name.into(), size: 1, rev: 7, mode, mtime, checksum_sha256: sum, ..Record::default() }
+    }
+
+    #[test]
+    fn names_are_those_below_the_directory_on_the_hub() {
+        let check = |remote: &str, full: &str, wants: Option<&str>| {
+            let names = Names::below(remote);
+            assert_eq!(names.path(full), wants, "{remote} {full}");
+            if let Some(path) = wants {
+                assert_eq!(names.name(path).map(|n| n.full()).as_deref(), Ok(full));
+            }
+        };
+        check("", "a/b", Some("a/b"));
+        check("a", "a/b", Some("b"));
+        check("/a/", "a/b/c", Some("b/c"));
+        check("a", "ab/c", None);
+        check("a", "a", None);
+        check("a/b", "a/c", None);
+        assert!(Names::below(&"d/".repeat(500)).name(&"x".repeat(200)).is_err());
+    }
+
+    #[test]
+    fn rows_say_what_records_say_and_travel_back() {
+        let names = Names::below("share");
+        let (path, row) = names.row(&record("share/d", "a")).unwrap();
+        let entry = row.entry.unwrap();
+        assert_eq!((path.as_str(), row.rev, entry.mode, entry.size), ("d/a", 7, 0o755, 1));
+        assert_eq!((mtime(&entry).as_str(), st_mode(&entry)), ("2026-11-21T10:30:00.123456789Z", 0o100_755));
+        assert_eq!(names.row(&record("other", "a")), None);
+        for hostile in ["..", "a/b", "", "a\0", ".mesync", &"x".repeat(5000)] {
+            assert_eq!(names.row(&record("share", hostile)).filter(|(p, _)| p != "a/b"), None, "{hostile:?}");
+        }
+        assert_eq!(names.row(&record("share/../..", "a")), None);
+        let renamed_to = Some(Name { path: "share".into(), name: "b".into() });
+        let deleted = Record { deleted_at: Some("x".into()), renamed_to, ..record("share", "a") };
+        let (_, row) = names.row(&deleted).unwrap();
+        assert_eq!((row.entry, row.renamed_to.as_deref()), (None, Some("b")));
+        let elsewhere = Record { renamed_to: Some(Name { path: "x".into(), name: "b".into() }), ..deleted };
+        assert_eq!(names.row(&elsewhere).unwrap().1.renamed_to, None);
+    }
+}

@@ -1,0 +1,143 @@
+//! What is here goes to the hub: without bytes where it has them, many short files together, long ones chunk by chunk.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use crate::client::{Failure, Source};
+use crate::error::{Error, Kind};
+use crate::files::engine::env::*;
+use crate::files::plan::{Entry, Local};
+use crate::files::tree::root::fault;
+use crate::logger::one_line;
+use crate::transfer::local;
+use crate::wire::files::{self, BATCH_FILE, BatchItem, BatchResult, Chunk, Extra, Hash, Metadata, SINGLE};
+
+use super::{Remote, moving, request, rows};
+
+/// Short files in one request: their bytes are in memory meanwhile.
+pub const TOGETHER: usize = 64;
+
+/// A short file, with its bytes, for one request with others.
+pub struct Small {
+    change: Change,
+    item: BatchItem,
+    bytes: Vec<u8>,
+}
+
+impl Remote {
+    pub(super) fn send(&self, change: &Change, local: &Local) -> Called<Answer> {
+        let Some(entry) = &change.entry else { return Ok(Answer::NotDone) };
+        if entry.is_dir() {
+            return self.commit(change, entry, Vec::new()).and_then(|called| self.answer(change, called));
+        }
+        if let Some(chunks) = self.known_chunks(change, entry)? {
+            if self.tree.stamp(&change.path)? != Some(local.stamp) {
+                return Ok(Answer::Moved);
+            }
+            match self.commit(change, entry, chunks)? {
+                // what it has it may have forgotten
+                Err(failure) if failure.status == 409 && matches!(failure.told, crate::client::Told::Missing(_)) => {}
+                called => return self.answer(change, called),
+            }
+        }
+        if entry.kind == files::Kind::Symlink {
+            return match self.tree.read_link(&change.path) {
+                Ok(target) => self.send_small(change, entry, target),
+                Err(_) => Ok(Answer::Moved),
+            };
+        }
+        let failed = |e: io::Error| fault("read", &change.path, &e);
+        let Some(reading) = self.tree.read(&change.path, Some(&local.stamp)).map_err(failed)? else { return Ok(Answer::Moved) };
+        if entry.size > BATCH_FILE || change.from.is_some() {
+            return self.send_alone(change, entry, reading.file);
+        }
+        let mut bytes = Vec::with_capacity(entry.size as usize);
+        (&reading.file).take(entry.size + 1).read_to_end(&mut bytes).map_err(failed)?;
+        match reading.unchanged().map_err(failed)? {
+            true => self.send_small(change, entry, bytes),
+            false => Ok(Answer::Moved),
+        }
+    }
+
+    fn send_small(&self, change: &Change, entry: &Entry, bytes: Vec<u8>) -> Called<Answer> {
+        if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash {
+            return Ok(Answer::Moved);
+        }
+        let name = self.name(&change.path)?;
+        let item = BatchItem {
+            path: name.path,
+            name: name.name,
+            kind: entry.kind,
+            mode: Some(rows::st_mode(entry)),
+            mtime: Some(rows::mtime(entry)),
+            size: entry.size,
+            checksum_sha256: entry.hash,
+            if_match: if let Condition::Rev(rev) = change.condition { Some(rev) } else { None },
+            if_none_match: change.condition == Condition::Nothing,
+            key: Some(change.key),
+        };
+        self.sends.join(Small { change: change.clone(), item, bytes }, &|all| self.send_together(&all))
+    }
+
+    fn send_together(&self, all: &[Small]) -> Vec<Called<Answer>> {
+        let files: Vec<(BatchItem, &[u8])> = all.iter().map(|small| (small.item.clone(), small.bytes.as_slice())).collect();
+        let passed = |bytes| self.traffic.up(crate::transfer::Step::Passed(bytes));
+        match self.called(self.hub.batch(&files, &passed)) {
+            Err(fault) => vec![Err(fault); all.len()],
+            Ok(results) => all.iter().zip(results).map(|(small, result)| self.result(&small.change, result)).collect(),
+        }
+    }
+
+    fn result(&self, change: &Change, result: BatchResult) -> Called<Answer> {
+        match (result.status, result.record) {
+            (200 | 201 | 204, Some(record)) => self.made(change, record, None),
+            (412, record) => Ok(Answer::Differs(record.and_then(|record| self.names.row(&record)))),
+            (409, _) => Ok(Answer::NotDone),
+            (status, _) => {
+                let words = result.error.map_or(format!("status {status}"), |words| one_line(&words));
+                let kind = if status >= 500 { Kind::Busy } else { Kind::Refused };
+                let error = Error::new(kind, format!("hub {} refuses {}: {words}", self.hub.url(), change.path));
+                Err(self.link.failed(Failure { status, ..error.into() }))
+            }
+        }
+    }
+
+    /// One file in requests of its own.
+    fn send_alone(&self, change: &Change, entry: &Entry, file: File) -> Called<Answer> {
+        let step = |step: crate::transfer::Step<'_>| self.traffic.up(step);
+        if entry.size > SINGLE {
+            let local = local::Local::of(file, change.path.clone()).map_err(Fault::Later)?;
+            let content = match moving(&self.hub, &step, |mover| mover.send_chunks(&local)) {
+                Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => return Ok(Answer::Moved),
+                other => self.called(other)?,
+            };
+            return match (content.size, content.sha256) == (entry.size, entry.hash) {
+                true => self.commit(change, entry, content.chunks).and_then(|called| self.answer(change, called)),
+                false => Ok(Answer::Moved),
+            };
+        }
+        let chunk = Chunk { sha256: entry.hash, size: entry.size };
+        if self.called(self.hub.missing(&[entry.hash]))?.is_empty() {
+            return self.commit(change, entry, vec![chunk]).and_then(|called| self.answer(change, called));
+        }
+        let passed = |bytes| step(crate::transfer::Step::Passed(bytes));
+        let source = Source::Part { file: &file, at: 0, length: entry.size, sha256: entry.hash };
+        let sent = match &change.from {
+            // only a commit has an old name
+            Some(_) => self.hub.put_chunk(entry.hash, source, &passed).map(|()| None),
+            None => {
+                let name = self.name(&change.path)?;
+                let (mode, mtime) = (Some(rows::st_mode(entry)), Some(rows::mtime(entry)));
+                let metadata = Metadata { path: name.path, mode, mtime, extra: Extra::default() };
+                self.hub.upload(&name.name, &metadata, source, request(change), &passed).map(Some)
+            }
+        };
+        match sent {
+            // the bytes are not those that were hashed
+            Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => Ok(Answer::Moved),
+            Err(failure) => self.unmet(failure),
+            Ok(Some(stored)) => self.answer(change, Ok(stored)),
+            Ok(None) => self.commit(change, entry, vec![chunk]).and_then(|called| self.answer(change, called)),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Long files on their way here, kept in `.mesync/partial/` under the hash of their content, so that a download that was
+//! broken off goes on where it was: with the same content, whatever it is called by then.
+//!
+//! What is in one is believed by nobody: who fills it verifies it. One that nobody goes on with is removed after a while.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::DiskTree;
+use super::root::{fault, show, show_open, split};
+use super::stage::{Sync, complete};
+use crate::disk::{self, Renamed};
+use crate::files::engine::env::{Called, Staged};
+use crate::files::plan::Entry;
+use crate::relpath;
+
+pub const DIR: &str = ".mesync/partial";
+
+/// A long file that is being filled.
+pub struct Partial {
+    dir: OwnedFd,
+    name: String,
+    file: File,
+}
+
+impl DiskTree {
+    /// Opens or begins the file for a content. No room for the rest of it: `NoSpace`.
+    pub fn partial(&self, entry: &Entry) -> Called<Partial> {
+        let failed = |e: io::Error| fault("write in", DIR, &e);
+        let dir = self.directory(DIR)?.ok_or_else(|| failed(io::ErrorKind::NotADirectory.into()))?;
+        let name = entry.hash.to_string();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(&dir, &name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?);
+        let have = show_open(&file).map_err(failed)?.stamp.size;
+        self.room_for(entry.size.saturating_sub(have))?;
+        Ok(Partial { dir, name, file })
+    }
+}
+
+impl Partial {
+    /// To be filled, from whatever is in it.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Gives what is whole and verified its mode and time, and a temporary name beside `path`.
+    pub fn finish(self, tree: &DiskTree, path: &str, entry: &Entry) -> Called<Option<Staged>> {
+        let failed = |e: io::Error| fault("write beside", path, &e);
+        complete(&self.file, entry, Sync::Now).map_err(failed)?;
+        let Some((parent, temp)) = tree.beside(path)? else { return Ok(None) };
+        match disk::rename_noreplace_at(&self.dir, &self.name, &parent, split(&temp).1).map_err(failed)? {
+            Renamed::Done => {}
+            Renamed::Refused | Renamed::Unsupported => {
+                rustix::fs::renameat(&self.dir, &self.name, &parent, split(&temp).1).map_err(|e| failed(e.into()))?;
+            }
+        }
+        debug_assert!(relpath::is_own(split(&temp).1));
+        let stamp = tree.sync_open(&parent).and_then(|()| show(&parent, split(&temp).1)).map_err(failed)?;
+        Ok(stamp.map(|shown| Staged { temp, stamp: shown.stamp }))
+    }
+
+    /// It is of no use.
+    pub fn remove(self) {
+        let _ = rustix::fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());
+    }
+}
