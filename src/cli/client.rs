@@ -9,6 +9,7 @@ use super::output::{Output, left, right};
 use super::parse::Invocation;
 use super::{Context, Done};
 use crate::config::Settings;
+use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::messages::survey::survey;
 use crate::messages::{Queue, hooks, spool, tick};
@@ -18,13 +19,10 @@ use crate::{clock, daemon, disk, logger};
 
 /// `mesync start [--once]`
 pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let settings = &context.settings;
-    if !settings.watches.is_empty() {
-        log::warn!("no directory is kept in step yet: [[watch]] in {} has no effect", settings.config_file().display());
-    }
+    let settings = &super::sync::with_watches(&context.settings, invocation)?;
     if !invocation.has("once") {
         let signals = Signals::start()?;
-        let client = daemon::Daemon::start(settings)?;
+        let client = daemon::Daemon::start(settings, daemon::Halves::Both)?;
         return service::run(&signals, vec![Box::new(client)]).map(|()| Done::All);
     }
     let lock = match daemon::lock(settings) {
@@ -32,7 +30,10 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         Err(e) if e.kind == Kind::Busy && !std::io::stderr().is_terminal() && !invocation.has("verbose") => return Ok(Done::Busy),
         other => other?,
     };
-    daemon::once(settings, &lock).map(|()| Done::All)
+    let exchanged = daemon::once(settings, &lock);
+    // each half does what it can, whatever became of the other
+    let synced = super::sync::all_once(settings);
+    exchanged.and(synced)
 }
 
 /// How a client, its queues and its hub are.
@@ -153,7 +154,7 @@ fn ask_hub(settings: &Settings) -> HubStatus {
         queued: None,
         oldest_queued_at: None,
     };
-    let hub = match daemon::hub(settings) {
+    let hub = match servers::messages(settings) {
         Ok(hub) => hub,
         Err(e) => return HubStatus { problem: Some(e.to_string()), ..status },
     };
@@ -182,7 +183,7 @@ fn ask_hub(settings: &Settings) -> HubStatus {
 
 /// `mesync hosts`
 pub fn hosts(context: &mut Context, _: &Invocation) -> Result<Done> {
-    let hub = daemon::hub(&context.settings)?;
+    let hub = servers::messages(&context.settings)?;
     let hosts = hub.hosts().map_err(|failure| failure.error)?;
     show_hosts(&hosts, &mut context.out);
     Ok(Done::All)
@@ -207,7 +208,7 @@ fn show_hosts(hosts: &[HostInfo], out: &mut Output) {
 pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let settings = &context.settings;
     let host = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
-    let hub = daemon::hub(settings)?;
+    let hub = servers::messages(settings)?;
     // asked for on the machine itself: only this one gets in. Elsewhere: whoever comes next
     let instance = match host == settings.host_id {
         true => {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::login::hub;
 use super::output::Output;
 use super::parse::Invocation;
 use super::{Context, Done, note};
 use crate::backoff::Backoff;
 use crate::client::{Called, HubClient};
+use crate::daemon::servers;
 use crate::error::Result;
 use crate::logger::one_line;
 use crate::wire::files::{Event, PAGE};
@@ -31,7 +31,7 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         })?),
         None => (!follow).then(|| clock::rfc3339(clock::now() - LATELY)),
     };
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     let out = &mut context.out;
     // what happens while the history is shown must come after it: the revision from before is where the stream begins
     let mut last = if follow { now_at(&hub)? } else { None };

@@ -7,11 +7,11 @@ use std::io::IsTerminal;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::login::hub;
 use super::output::{Output, left, right};
 use super::parse::Invocation;
 use super::{Context, Done, fail, note};
 use crate::client::{Change, Condition, HubClient, Outcome, Query};
+use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::transfer::find;
@@ -31,7 +31,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let offset = number("offset")?.unwrap_or(0);
     let path = invocation.value("path")?.map(|p| p.trim_matches('/'));
     let query = Query { path, search: invocation.value("search")?, all_kinds: true };
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     let out = &mut context.out;
     let (mut shown, mut more) = (0, false);
     find::each(&hub, &query, offset, most.saturating_add(1), |record| {
@@ -76,7 +76,7 @@ fn time(text: Option<&str>) -> String {
 
 /// `mesync info ID`
 pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
     let out = &mut context.out;
     if out.json {
@@ -123,7 +123,7 @@ struct Removed<'a> {
 
 /// `mesync rm ID…`
 pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     let (mut errors, out) = (Vec::new(), &mut context.out);
     for what in &invocation.arguments {
         let what = what.to_string_lossy();
@@ -217,7 +217,7 @@ fn needs_versions(hub: &HubClient) -> Result<()> {
 
 /// `mesync versions ID`
 pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
     let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
     let versions = hub.versions(record.id)?;
@@ -242,7 +242,7 @@ pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> 
 pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let bad = |text: &str| invocation.usage(format!("bad value for --rev: not a number: \"{}\"", wire::brief(text)));
     let rev = invocation.value("rev")?.map(|text| text.parse().map_err(|_| bad(text))).transpose()?;
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
     let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
     let name = wire::brief(&record.full_name());

@@ -30,7 +30,7 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
     let mut parts: Vec<Box<dyn Part>> = vec![Box::new(hub)];
     if invocation.has("start") {
-        match daemon::Daemon::start(&settings) {
+        match super::sync::with_watches(&settings, invocation).and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both)) {
             Ok(client) => parts.push(Box::new(client)),
             Err(e) => {
                 service::stop(parts);

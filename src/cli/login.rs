@@ -7,12 +7,13 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::parse::Invocation;
 use super::{Context, Done};
-use crate::client::{HubClient, is_loopback};
+use crate::client::HubClient;
 use crate::config::{self, Settings};
 use crate::credentials::{self, Access};
+use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::login::{self, Login};
-use crate::{clock, disk, logger};
+use crate::{disk, logger};
 
 /// `mesync login [--server URL]`
 pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
@@ -29,7 +30,7 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let same = settings.server_url == server;
     settings.server_url = server.clone();
     let key = key(invocation, &settings, same)?;
-    warn_if_readable(&server);
+    servers::warn_if_readable(&server);
     let access = Access { url: server.clone(), key: Some(key.clone()) };
     let hub = HubClient::new(&settings, Box::new(move || Ok(access.clone())))?;
     let answer = hub.login(&key)?;
@@ -41,13 +42,6 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         false => out.line(&format!("logged in to {}, saved in {shown}", logger::one_line(&login.server_url))),
     }
     Ok(Done::All)
-}
-
-/// Says once that a key travels in the clear.
-pub fn warn_if_readable(server: &str) {
-    if server.starts_with("http://") && !is_loopback(server) {
-        log::warn!("the key goes to {server} in the clear: over a network that is not yours, use a proxy with TLS or a VPN");
-    }
 }
 
 fn key(invocation: &Invocation, settings: &Settings, same: bool) -> Result<String> {
@@ -93,31 +87,4 @@ fn ask(server: &str) -> Result<String> {
     read.map_err(failed)?;
     restored.map_err(|e| failed(e.into()))?;
     Ok(line)
-}
-
-/// The client for the files: of the server in the login file, else of the messages.
-pub fn hub(settings: &Settings) -> Result<HubClient> {
-    let path = login::file(|name| std::env::var_os(name));
-    let login = path.as_deref().map(login::read).transpose()?.flatten();
-    let first = credentials::file_access(settings, login.as_ref())?;
-    let by_login = login.clone().filter(|l| first.key.as_ref() == Some(&l.api_key));
-    if by_login.is_none() && first.key.is_some() {
-        warn_if_readable(&first.url);
-    }
-    let mut of_files = settings.clone();
-    of_files.server_url = login.as_ref().map_or(settings.server_url.clone(), |l| l.server_url.clone());
-    let asked = settings.clone();
-    let hub = HubClient::new(&of_files, Box::new(move || credentials::file_access(&asked, login.as_ref())))?;
-    if let (Some(login), Some(path)) = (by_login, path) {
-        let left = clock::parse_rfc3339(&login.expires_at).and_then(|at| at.duration_since(clock::now()).ok());
-        hub.remember(first, login.token.clone(), left.unwrap_or_default());
-        // s3ec, too, would be refused with the old one
-        hub.on_renewal(Box::new(move |answer| {
-            let (token, expires_at) = (answer.token.clone(), answer.expires_at.clone());
-            if let Err(e) = login::write(&path, &Login { token, expires_at, ..login.clone() }) {
-                log::debug!("the new token is not saved: {e}");
-            }
-        }));
-    }
-    Ok(hub)
 }

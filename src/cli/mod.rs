@@ -15,6 +15,7 @@ pub mod output;
 pub mod parse;
 mod progress;
 mod queue;
+mod sync;
 mod transfers;
 
 use std::ffi::OsString;

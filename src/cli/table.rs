@@ -3,6 +3,7 @@
 //! It holds words, not behaviour: how a row is parsed, shown or run is written elsewhere.
 
 mod files;
+mod sync;
 
 use super::output::Output;
 use super::parse::Invocation;
@@ -219,16 +220,26 @@ pub static COMMANDS: &[Command] = &[
     files::VERSIONS,
     files::RESTORE,
     files::EVENTS,
+    sync::SYNC,
+    sync::DAEMON,
+    sync::APPROVE,
+    sync::ADOPT,
+    sync::CONFLICTS,
     Command {
         name: "start",
         group: Group::Machine,
         arguments: &[],
-        flags: &[switch("once", "send, receive, run hooks once, and exit: for cron")],
-        doc: "run this machine's client: send, receive, run hooks",
+        flags: &[sync::WATCH, switch("once", "send, receive, sync, run hooks once, and exit: for cron")],
+        doc: "run this machine's client: messages, hooks, directories",
         long: &[
-            "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reads the settings again. One client runs for each base directory.",
+            "Runs in the foreground until SIGTERM or SIGINT. SIGHUP looks at everything again. One client runs for each base directory.",
+            "It also keeps the directories under [[watch]] in config.toml in step with the hub, and that of -w: see daemon.",
         ],
-        examples: &[("mesync start", "under systemd, procd or in a terminal"), ("mesync start --once", "from cron")],
+        examples: &[
+            ("mesync start", "under systemd, procd or in a terminal"),
+            ("mesync start -w ~/share", "and keep a directory in step"),
+            ("mesync start --once", "from cron"),
+        ],
         run: Run::Daemon(client::start),
     },
     Command {

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::login::hub;
 use super::output::Output;
 use super::parse::Invocation;
 use super::progress::Progress;
 use super::{Context, Done, counted, fail};
 use crate::client::{Called, Outcome};
+use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::transfer::upload::{Upload, Uploaded};
@@ -130,7 +130,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if name.is_some() && invocation.arguments.len() > 1 {
         return Err(invocation.usage("--name is for one file"));
     }
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::Step<'_>| progress.step(step);
     let transfer = Transfer::new(&hub, &watch)?;
@@ -242,7 +242,7 @@ struct Received<'a> {
 
 /// `mesync download ID`
 pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let hub = hub(&context.settings)?;
+    let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::Step<'_>| progress.step(step);
     let record = find::record(&hub, invocation.argument(0)?)?;

@@ -22,6 +22,18 @@ pub struct FileEvents<'a> {
 }
 
 impl HubClient {
+    /// `GET /api/events`: a stream of what is queued for `host`, and of changes of files if they are asked for, that stays open;
+    /// a read fails after three missed keep-alives.
+    pub fn events(&self, host: Option<&str>, files: bool) -> Called<impl Read + use<>> {
+        let host = host.map_or(String::new(), |host| format!("&host={host}"));
+        let kinds = if files { "&kinds=all" } else { "" };
+        let mut call = Call::get(&format!("/api/events?files={files}{kinds}{host}"));
+        if files && !self.is_ours()? {
+            call.silence = Some(SILENCE);
+        }
+        Ok(self.authorized(&self.streams, &call)?.into_body().into_reader())
+    }
+
     /// `GET /api/events` with directories and symbolic links: from after this revision on, or from now.
     pub fn file_events(&self, after: Option<u64>) -> Called<FileEvents<'_>> {
         let mut call = Call::get("/api/events?kinds=all");

@@ -12,7 +12,9 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::{Body, Call, Called, HubClient};
-use crate::wire::files::{AskedChunks, Backup, Changes, Chunk, Commit, Event, Hash, KeyAnswer, Made, MissingChunks, Record, Restore, Version};
+use crate::wire::files::{
+    AskedChunks, Backup, Changes, Chunk, Commit, Event, Hash, KeyAnswer, Made, MissingChunks, Record, Restore, Version,
+};
 
 /// Bytes of a page of records, at most: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;

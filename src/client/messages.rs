@@ -1,7 +1,5 @@
 //! The routes of messages, of hosts and of the hub itself, one method each.
 
-use std::io::Read;
-
 use ureq::http::Method;
 use uuid::Uuid;
 
@@ -56,13 +54,5 @@ impl HubClient {
         let body = serde_json::json!({ "instance": instance }).to_string().into_bytes();
         let path = format!("/api/hosts/{host}/rebind");
         self.json(&Call { method: Method::POST, body: Body::Json(body), ..Call::get(&path) })
-    }
-
-    /// `GET /api/events`: a stream of what is queued for `host`, and nothing about files, that stays open; a read fails after
-    /// three missed keep-alives.
-    pub fn events(&self, host: &str) -> Called<impl Read + use<>> {
-        let path = format!("/api/events?host={host}&files=false");
-        let answer = self.authorized(&self.streams, &Call::get(&path))?;
-        Ok(answer.into_body().into_reader())
     }
 }

@@ -39,6 +39,16 @@ pub enum Mode {
     ReceiveOnly,
 }
 
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::TwoWay => "two-way",
+            Mode::SendOnly => "send-only",
+            Mode::ReceiveOnly => "receive-only",
+        }
+    }
+}
+
 /// One row of the table.
 pub struct Setting {
     pub key: &'static str,
@@ -74,12 +84,9 @@ pub static SETTINGS: &[Setting] = &[
 ];
 
 fn mode(text: &str) -> Parsed<Mode> {
-    match text.trim() {
-        "two-way" => Ok(Mode::TwoWay),
-        "send-only" => Ok(Mode::SendOnly),
-        "receive-only" => Ok(Mode::ReceiveOnly),
-        _ => Err(format!("must be two-way, send-only or receive-only, not \"{}\"", wire::brief(text))),
-    }
+    let modes = [Mode::TwoWay, Mode::SendOnly, Mode::ReceiveOnly];
+    let wrong = || format!("must be two-way, send-only or receive-only, not \"{}\"", wire::brief(text));
+    modes.into_iter().find(|mode| mode.name() == text.trim()).ok_or_else(wrong)
 }
 
 fn remote(text: &str) -> Parsed<String> {
@@ -95,6 +102,12 @@ fn pattern(text: &str) -> Parsed<String> {
 }
 
 impl WatchSettings {
+    /// Sets one of [`SETTINGS`]; the error says what would have been right.
+    pub fn set(&mut self, key: &str, value: &str) -> Parsed<()> {
+        let row = SETTINGS.iter().find(|row| row.key == key).ok_or_else(|| format!("no setting {key}"))?;
+        (row.set)(self, value)
+    }
+
     /// A directory with all defaults.
     pub fn new(path: PathBuf) -> WatchSettings {
         let zero = Duration::ZERO;
@@ -168,7 +181,7 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
 }
 
 /// What is in two directories at once would be kept in step with itself.
-fn overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
+pub fn overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
     let within = |a: &str, b: &str| a == b || b.is_empty() || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
     let here = one.path.starts_with(&other.path) || other.path.starts_with(&one.path);
     here || within(&one.remote, &other.remote) || within(&other.remote, &one.remote)

@@ -58,10 +58,19 @@ pub struct Facts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// Others' changes stand here now: how many, and some of them.
-    Changed { count: u64, paths: Vec<String> },
-    Conflict { path: String, copy: String },
+    Changed {
+        count: u64,
+        paths: Vec<String>,
+    },
+    Conflict {
+        path: String,
+        copy: String,
+    },
     /// The guard holds so many deletes.
-    Held { count: u64, paths: Vec<String> },
+    Held {
+        count: u64,
+        paths: Vec<String>,
+    },
 }
 
 impl Board {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use super::board::Board;
-use super::engine::env::{Ambient, Called, Done, Env, Fault, State};
+use super::engine::env::{Ambient, Done, Env, Fault};
 use super::engine::{Engine, Options, Outcome, Polled, Report, Way};
 use super::poke::Poke;
 use super::remote::Remote;
@@ -122,7 +122,8 @@ impl Directory {
         if known.is_none() {
             state.set_note("marker", &tree.id().to_string()).map_err(error)?;
         }
-        let (link, traffic, board) = (Arc::new(Link::default()), Arc::new(Traffic::new(settings.bandwidth_limit)), Arc::new(Board::default()));
+        let (link, traffic, board) =
+            (Arc::new(Link::default()), Arc::new(Traffic::new(settings.bandwidth_limit)), Arc::new(Board::default()));
         let names = Names::below(&settings.remote);
         let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
@@ -182,6 +183,22 @@ impl Directory {
     /// Whether everything has to be looked at, since the last time that this was asked.
     pub fn take_look_again(&self) -> bool {
         std::mem::take(&mut *lock(&self.look_again)) | self.engine.take_overflow()
+    }
+
+    /// It could not be said to who looks.
+    pub fn look_again_later(&self) {
+        *lock(&self.look_again) = true;
+    }
+
+    /// What a look at the tree has failed with.
+    pub fn look_failed(&self, fault: Fault) {
+        match fault {
+            Fault::Fatal(e) => self.fail(e),
+            Fault::Later(e) | Fault::NoSpace(e) | Fault::Refused(e) => {
+                log::debug!("cannot look at all of {}: {e}", self.settings.path.display());
+                self.look_again_later();
+            }
+        }
     }
 
     /// Does pieces of work that go one way, for as long as there are any, and then waits for more; until it is stopped.

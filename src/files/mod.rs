@@ -53,6 +53,8 @@ pub mod remote;
 pub mod rules;
 pub mod scan;
 pub mod state;
+pub mod status;
+pub mod trash;
 pub mod tree;
 pub mod watch;
 

@@ -323,6 +323,11 @@ impl Desk {
         self.due.len()
     }
 
+    /// Paths that the guard holds.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// As [`Desk::count`], without deletes that are examined and held or not carried out yet.
     pub fn active(&self) -> usize {
         let deletes: usize = [Way::Up, Way::Down].iter().filter_map(|way| self.ready.get(&(Rank::Delete, *way))).map(BTreeSet::len).sum();

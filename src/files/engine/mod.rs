@@ -233,6 +233,11 @@ impl Engine {
         self.desk().deletes().cloned().collect()
     }
 
+    /// How many paths the guard holds.
+    pub fn held(&self) -> usize {
+        self.desk().held()
+    }
+
     /// Approves exactly these deletes, in place of all that was approved before.
     pub fn approve(&self, listed: Vec<Token>) -> Called<()> {
         self.env.state.commit(&[Write::Approve(listed)])?;

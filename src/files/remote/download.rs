@@ -72,11 +72,12 @@ impl Remote {
             Fetched::Gone => Ok(None),
             Fetched::Alone => {
                 let mut bytes = Vec::new();
-                Ok(self.stream(row, entry.size.min(BATCH_FILE), &mut |piece| {
-                    bytes.extend_from_slice(piece);
-                    Ok(())
-                })?
-                .then_some(bytes))
+                Ok(self
+                    .stream(row, entry.size.min(BATCH_FILE), &mut |piece| {
+                        bytes.extend_from_slice(piece);
+                        Ok(())
+                    })?
+                    .then_some(bytes))
             }
         }
         .and_then(|bytes| match bytes {

@@ -3,7 +3,6 @@
 //! It decides nothing about files and keeps no state of its own: ids and revisions come from the rows of the state. What a
 //! failed call means for others than its path is [`link`]'s.
 
-
 pub mod link;
 pub mod rows;
 pub mod traffic;

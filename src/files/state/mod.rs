@@ -54,11 +54,16 @@ pub struct DiskState {
     group: Group<Vec<Write>, Called<()>>,
 }
 
+/// Where the states of all directories are, below the base directory.
+pub fn dir(base_dir: &Path) -> PathBuf {
+    base_dir.join("state/watch")
+}
+
 /// `state/watch/<key>.redb` below the base directory: one for each pair of a directory here and one on a hub.
 pub fn file(base_dir: &Path, dir: &Path, server: &str, remote: &str) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     let key = Hash::of(&[dir.as_os_str().as_bytes(), server.as_bytes(), remote.as_bytes()].join(&0));
-    base_dir.join("state/watch").join(format!("{}.redb", &key.to_string()[..16]))
+    self::dir(base_dir).join(format!("{}.redb", &key.to_string()[..16]))
 }
 
 impl DiskState {

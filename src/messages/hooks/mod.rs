@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::announce::is_own;
 use super::parse_file_name;
 use crate::disk;
 use crate::error::{Error, Result};
@@ -118,7 +119,7 @@ pub fn forget(base: &Path, message: &str) -> io::Result<()> {
 
 /// Removes the records of messages that were never accepted. At start only.
 pub fn keep_only(base: &Path, accepted: impl Fn(&Uuid) -> bool) -> io::Result<()> {
-    for record in records(base)?.iter().filter(|r| !accepted(&r.id())) {
+    for record in records(base)?.iter().filter(|r| !accepted(&r.id()) && !is_own(r)) {
         std::fs::remove_file(records_dir(base).join(record.file_name()))?;
     }
     Ok(())

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::messages::announce::is_own;
 use crate::messages::plan::{self, HookNext};
 
 /// The hooks that are to run.
@@ -98,6 +99,8 @@ impl Schedule {
                         self.later.push((clock + pause, record));
                         Ok(())
                     }
+                    // nobody could find it again: it is in no queue
+                    HookNext::Failed if is_own(&record) => std::fs::remove_file(&path),
                     HookNext::Failed => {
                         log::warn!("hook has failed; \"mesync retry --hooks\" runs it again hook={} id={}", record.kind, record.id());
                         disk::rename(&path, &dir.join(Record { attempts: None, ..record }.file_name()))

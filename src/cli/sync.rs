@@ -1,0 +1,460 @@
+//! Commands about directories that are kept in step. The work is in `daemon` and `files`.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::output::{left, right, size};
+use super::parse::Invocation;
+use super::{Context, Done, counted, fail, note};
+use crate::config::Settings;
+use crate::config::watch::{Mode, WatchSettings, overlap};
+use crate::daemon::{Daemon, Halves, pass, servers};
+use crate::error::{Error, Kind, Result};
+use crate::files::engine::Preview;
+use crate::files::plan::Action;
+use crate::files::status::Files;
+use crate::logger::one_line;
+use crate::service::{self, Signals};
+use crate::{clock, disk};
+
+/// The directories that a command is about: that of `-w` with what the settings and flags say of it, else all of the settings.
+pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
+    let Some(dir) = invocation.os_value("watch") else {
+        let only = ["remote", "send-only", "receive-only", "debounce"].into_iter().find(|flag| invocation.has(flag));
+        if let Some(flag) = only {
+            return Err(invocation.usage(format!("--{flag} is about one directory: name it with -w")));
+        }
+        return settings.watches.iter().map(|watch| checked(settings, watch.clone())).collect();
+    };
+    let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {}", disk::show(dir)), &e))?;
+    if let Err(e) = std::fs::read_dir(&path) {
+        let what = format!("cannot open the directory {}: {}", disk::show(dir), crate::error::plain(&e));
+        return Err(Error::new(Kind::Settings, what).hint("a directory to keep in step must exist"));
+    }
+    let known = settings.watches.iter().find(|watch| real(&watch.path) == real(&path));
+    let mut watch = known.cloned().unwrap_or_else(|| WatchSettings::new(path));
+    let mut set = |flag: &str, key: &str| -> Result<()> {
+        let bad = |e| invocation.usage(format!("bad value for --{flag}: {e}"));
+        invocation.value(flag)?.map_or(Ok(()), |value| watch.set(key, value).map_err(bad))
+    };
+    if invocation.row.flags.iter().any(|f| f.long == "remote") {
+        set("remote", "remote")?;
+    }
+    if invocation.row.flags.iter().any(|f| f.long == "debounce") {
+        set("debounce", "debounce_ms")?;
+    }
+    match (invocation.has("send-only"), invocation.has("receive-only")) {
+        (true, true) => return Err(invocation.usage("--send-only and --receive-only exclude each other")),
+        (true, false) => watch.mode = Mode::SendOnly,
+        (false, true) => watch.mode = Mode::ReceiveOnly,
+        (false, false) => {}
+    }
+    Ok(vec![checked(settings, watch)?])
+}
+
+/// With its real path. Errors: it is mesync's own.
+fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
+    let path = real(&watch.path);
+    for own in [&settings.base_dir, &settings.hub.data_dir] {
+        if path.starts_with(real(own)) {
+            let what = format!("will not keep {} in step: it is mesync's own", path.display());
+            return Err(Error::new(Kind::Settings, what).hint("choose another directory, or another MESYNC_BASE_DIR"));
+        }
+    }
+    Ok(WatchSettings { path, ..watch })
+}
+
+/// Without links on the way, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// The settings with the directory of `-w` beside the others.
+pub fn with_watches(settings: &Settings, invocation: &Invocation) -> Result<Settings> {
+    let asked = watches(settings, invocation)?;
+    let mut all = Vec::new();
+    for watch in &settings.watches {
+        let watch = checked(settings, watch.clone())?;
+        if asked.iter().all(|a| a.path != watch.path) {
+            all.push(watch);
+        }
+    }
+    if let Some((one, other)) = asked.iter().find_map(|a| all.iter().find(|b| overlap(a, b)).map(|b| (a, b))) {
+        let what = format!("{} and {} are one within the other, here or on the hub", one.path.display(), other.path.display());
+        return Err(Error::new(Kind::Settings, what).hint("give each a directory of its own on the hub: remote"));
+    }
+    all.extend(asked);
+    Ok(Settings { watches: all, ..settings.clone() })
+}
+
+fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
+    let watches = watches(settings, invocation)?;
+    match watches.is_empty() {
+        true => Err(invocation.usage("which directory? name it with -w, or under [[watch]] in config.toml")),
+        false => Ok(watches),
+    }
+}
+
+/// `mesync daemon [-w DIR]`
+pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let watches = some(&context.settings, invocation)?;
+    let settings = Settings { watches, ..context.settings.clone() };
+    let signals = Signals::start()?;
+    let client = Daemon::start(&settings, Halves::Files)?;
+    service::run(&signals, vec![Box::new(client)]).map(|()| Done::All)
+}
+
+/// `mesync sync [-w DIR]`
+pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let watches = some(&context.settings, invocation)?;
+    let hub = Arc::new(servers::files(&context.settings)?);
+    let (mut errors, mut all) = (Vec::new(), true);
+    for watch in &watches {
+        let done = match invocation.has("dry-run") {
+            true => dry_run(context, watch, &hub, invocation.has("allow-deletes")),
+            false => pass_over(context, watch, &hub, invocation.has("allow-deletes"), invocation.has("quiet")),
+        };
+        match done {
+            Ok(done) => all &= done == Done::All,
+            Err(e) => errors.push(e),
+        }
+    }
+    match fail(errors)? {
+        Done::All if !all => Ok(Done::NotAll),
+        done => Ok(done),
+    }
+}
+
+/// One pass over all directories of the settings, silent but for what is wrong.
+pub fn all_once(settings: &Settings) -> Result<Done> {
+    if settings.watches.is_empty() {
+        return Ok(Done::All);
+    }
+    let hub = Arc::new(servers::files(settings)?);
+    let (mut errors, mut all) = (Vec::new(), true);
+    for watch in &settings.watches {
+        let passed = pass::open(settings, watch, &hub, false).and_then(|(d, files)| pass::run(&d, files, hub.url(), &|_| ()));
+        match passed {
+            Ok(passed) => all &= passed.in_step(),
+            Err(e) => errors.push(e),
+        }
+    }
+    match fail(errors)? {
+        Done::All if !all => Ok(Done::NotAll),
+        done => Ok(done),
+    }
+}
+
+/// How a pass ended, as `--json` shows it.
+#[derive(Serialize)]
+struct Passed<'a> {
+    dir: &'a str,
+    in_step: bool,
+    sent: u64,
+    deleted: u64,
+    received: u64,
+    removed: u64,
+    conflicts: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    held_deletes: usize,
+    left: usize,
+    cannot: Vec<Cannot<'a>>,
+    skipped_special: u64,
+    skipped_names: u64,
+    first_skipped: Vec<&'a str>,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Cannot<'a> {
+    path: &'a str,
+    why: &'a str,
+}
+
+fn pass_over(
+    context: &mut Context,
+    watch: &WatchSettings,
+    hub: &Arc<crate::client::HubClient>,
+    allow_deletes: bool,
+    quiet: bool,
+) -> Result<Done> {
+    let (directory, files) = pass::open(&context.settings, watch, hub, allow_deletes)?;
+    let line = Line::new(quiet);
+    let passed = pass::run(&directory, files, hub.url(), &|progress| line.show(progress));
+    line.clear();
+    let passed = passed?;
+    let (facts, counts) = (&passed.facts, passed.facts.counts);
+    let dir = watch.path.to_string_lossy();
+    if context.out.json {
+        let skipped = [&facts.skipped.special, &facts.skipped.names, &facts.skipped.unknown];
+        context.out.object(&Passed {
+            dir: &dir,
+            in_step: passed.in_step(),
+            sent: counts.sent,
+            deleted: counts.deleted,
+            received: counts.placed,
+            removed: counts.removed,
+            conflicts: counts.set_aside,
+            bytes_sent: passed.sent,
+            bytes_received: passed.received,
+            held_deletes: passed.held,
+            left: passed.left,
+            cannot: facts.refused.iter().map(|(path, why)| Cannot { path, why }).collect(),
+            skipped_special: facts.skipped.special.count,
+            skipped_names: facts.skipped.names.count,
+            first_skipped: skipped.iter().filter_map(|e| e.first.as_deref()).collect(),
+            problem: passed.trouble.as_ref().map(ToString::to_string),
+        });
+    } else {
+        tell(context, &passed, &dir);
+    }
+    Ok(if passed.in_step() { Done::All } else { Done::NotAll })
+}
+
+fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
+    let (facts, counts, out) = (&passed.facts, passed.facts.counts, &mut context.out);
+    let dir = one_line(dir);
+    let mut did = Vec::new();
+    for (n, what) in [
+        (counts.sent, "sent"),
+        (counts.deleted, "deleted on the hub"),
+        (counts.placed, "received"),
+        (counts.removed, "moved to the trash"),
+        (counts.set_aside, "set aside"),
+    ] {
+        if n > 0 {
+            did.push(format!("{n} {what}"));
+        }
+    }
+    let bytes = passed.sent + passed.received;
+    if bytes > 0 {
+        did.push(out.size(bytes));
+    }
+    let did = if did.is_empty() { "nothing to do".to_string() } else { did.join(", ") };
+    let end = if passed.in_step() { "in step" } else { "not in step" };
+    out.line(&format!("{dir}: {end}: {did}"));
+    for (path, why) in facts.refused.iter().take(crate::files::board::NAMED) {
+        out.line(&format!("cannot sync {}: {}", one_line(path), one_line(why)));
+    }
+    if passed.held > 0 {
+        let deletes = counted(passed.held as u64, "delete");
+        let words = pass::guard_in_words();
+        out.line(&format!("{deletes} held ({words}): \"mesync approve {dir}\" lets them through, or --allow-deletes"));
+    }
+    for (e, what) in [
+        (&facts.skipped.special, "sockets, pipes and devices are left out"),
+        (&facts.skipped.names, "names are left out: not UTF-8, or too long"),
+        (&facts.skipped.unknown, "directories cannot be read, and are left alone"),
+    ] {
+        if let Some(first) = &e.first {
+            out.line(&format!("{} {what}: {first}", e.count));
+        }
+    }
+    let waiting = passed.left.saturating_sub(passed.held);
+    if waiting > 0 {
+        let why = passed.trouble.as_ref().or(None).map(|e| format!(": {e}")).or(facts.no_space.clone().map(|why| format!(": {why}")));
+        out.line(&format!("{} still to do{}", counted(waiting as u64, "path"), why.unwrap_or_default()));
+    }
+}
+
+/// One line of what would be done, as `--json` shows it.
+#[derive(Serialize)]
+struct Planned<'a> {
+    dir: &'a str,
+    path: &'a str,
+    action: &'static str,
+    why: &'static str,
+    size: Option<u64>,
+}
+
+fn action(p: &Preview) -> &'static str {
+    match p.plan.action {
+        Action::Upload => "send",
+        Action::Download => "receive",
+        Action::Conflict => "keep both",
+        Action::Delete => "delete there",
+        Action::Trash => "to the trash",
+        Action::Adopt | Action::Forget | Action::Nothing => "take note",
+    }
+}
+
+fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<crate::client::HubClient>, allow_deletes: bool) -> Result<Done> {
+    let (directory, _) = pass::open(&context.settings, watch, hub, allow_deletes)?;
+    let plans = pass::preview(&directory)?;
+    let out = &mut context.out;
+    let dir = watch.path.to_string_lossy();
+    let size = |p: &Preview| p.entry.filter(|e| !e.is_dir()).map(|e| e.size);
+    if out.json {
+        for (path, p) in &plans.all {
+            out.object(&Planned { dir: &dir, path, action: action(p), why: p.plan.why, size: size(p) });
+        }
+        return Ok(if plans.all.is_empty() { Done::All } else { Done::NotAll });
+    }
+    let row = |(path, p): &(String, Preview)| {
+        let size = size(p).map_or("-".into(), |bytes| out.size(bytes));
+        vec![action(p).to_string(), size, one_line(path), p.plan.why.to_string()]
+    };
+    let rows: Vec<Vec<String>> = plans.all.iter().map(row).collect();
+    out.table(&[left("ACTION"), right("SIZE"), left("PATH"), left("WHY")], &rows);
+    if plans.holds {
+        out.line(&format!("the deletes would be held ({}): see approve, or --allow-deletes", pass::guard_in_words()));
+    }
+    if plans.all.is_empty() {
+        note(&format!("{} is in step", one_line(&dir)));
+    }
+    Ok(if plans.all.is_empty() { Done::All } else { Done::NotAll })
+}
+
+/// What is known of a directory; there may be several: one for each server that it was kept in step with.
+fn known(settings: &Settings, dir: &str) -> Result<Vec<Files>> {
+    let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {dir}"), &e))?;
+    let path = real(&path).to_string_lossy().into_owned();
+    let all: Vec<Files> = Files::all(&settings.base_dir).into_iter().filter(|f| f.read().is_some_and(|s| s.dir == path)).collect();
+    match all.is_empty() {
+        true => {
+            let what = format!("{} is not kept in step by this client", one_line(&path));
+            Err(Error::new(Kind::Failed, what).hint("\"mesync status\" lists the directories that are"))
+        }
+        false => Ok(all),
+    }
+}
+
+/// `mesync approve DIR`
+pub fn approve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let (settings, out) = (&context.settings, &mut context.out);
+    let mut count = 0;
+    for files in known(settings, invocation.argument(0)?)? {
+        let held = files.held();
+        count += held.len() as u64;
+        for token in &held {
+            match out.json {
+                true => out.object(&serde_json::json!({ "path": token.path })),
+                false if invocation.has("dry-run") => out.line(&one_line(&token.path)),
+                false => {}
+            }
+        }
+        if !held.is_empty() && !invocation.has("dry-run") {
+            files.ask_approval(&held)?;
+        }
+    }
+    match (count, invocation.has("dry-run")) {
+        _ if out.json => {}
+        (0, _) => note("no deletes are held"),
+        (_, true) => {}
+        (n, false) => out.line(&format!("{} approved", counted(n, "delete"))),
+    }
+    Ok(Done::All)
+}
+
+/// `mesync adopt DIR`
+pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let dir = invocation.argument(0)?;
+    for files in known(&context.settings, dir)? {
+        files.ask_adoption()?;
+    }
+    if !context.out.json {
+        context.out.line(&format!("{} is taken as it is: nothing is deleted, and both sides are compared", one_line(dir)));
+    }
+    Ok(Done::All)
+}
+
+/// A conflict copy, as `--json` shows it.
+#[derive(Serialize)]
+struct Copy {
+    file: String,
+    /// Under which name the other one stands.
+    of: String,
+    size: u64,
+    modified: String,
+}
+
+/// `mesync conflicts [DIR…]`
+pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let asked: Vec<PathBuf> = (0..).map_while(|at| invocation.argument(at).ok().map(PathBuf::from)).collect();
+    let dirs = match asked.is_empty() {
+        true => {
+            let known = Files::all(&context.settings.base_dir).into_iter().filter_map(|f| f.read()).map(|s| PathBuf::from(s.dir));
+            let mut dirs: Vec<PathBuf> = context.settings.watches.iter().map(|w| real(&w.path)).chain(known).collect();
+            dirs.sort();
+            dirs.dedup();
+            dirs.retain(|dir| dir.is_dir());
+            dirs
+        }
+        false => asked,
+    };
+    let mut copies = Vec::new();
+    for dir in &dirs {
+        find_copies(dir, &mut copies).map_err(|e| Error::io(format!("list {}", dir.display()), &e))?;
+    }
+    copies.sort_by(|a, b| a.file.cmp(&b.file));
+    let out = &mut context.out;
+    if out.json {
+        copies.iter().for_each(|copy| out.object(copy));
+        return Ok(Done::All);
+    }
+    let time = |text: &str| clock::parse_rfc3339(text).map_or("-".into(), clock::local);
+    let row = |c: &Copy| vec![out.size(c.size), time(&c.modified), one_line(&c.file), one_line(&c.of)];
+    let rows: Vec<Vec<String>> = copies.iter().map(row).collect();
+    out.table(&[right("SIZE"), left("MODIFIED"), left("COPY"), left("OF")], &rows);
+    if copies.is_empty() {
+        note("no conflicts");
+    }
+    Ok(Done::All)
+}
+
+fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {
+    let mut todo = vec![dir.to_path_buf()];
+    while let Some(dir) = todo.pop() {
+        // what cannot be read or is gone meanwhile is no conflict
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for entry in entries {
+            let entry = entry?;
+            let (name, kind) = (entry.file_name(), entry.file_type()?);
+            if kind.is_dir() && name != crate::relpath::OWN_DIR {
+                todo.push(entry.path());
+            }
+            let name = name.to_string_lossy();
+            let Some((stem, rest)) = name.split_once(".sync-conflict-").filter(|_| !kind.is_dir()) else { continue };
+            let ext = rest.find('.').map_or("", |at| &rest[at..]);
+            let meta = entry.metadata()?;
+            copies.push(Copy {
+                file: entry.path().to_string_lossy().into_owned(),
+                of: dir.join(format!("{stem}{ext}")).to_string_lossy().into_owned(),
+                size: meta.len(),
+                modified: meta.modified().map(clock::rfc3339).unwrap_or_default(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// One line on standard error, for a person at a terminal.
+struct Line {
+    shown: bool,
+    drawn: std::cell::Cell<bool>,
+}
+
+impl Line {
+    fn new(quiet: bool) -> Line {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Line { shown: !quiet && !dumb && std::io::stderr().is_terminal(), drawn: std::cell::Cell::new(false) }
+    }
+
+    fn show(&self, p: pass::Progress) {
+        if self.shown {
+            self.drawn.set(true);
+            let text = format!("\r{} done, {} to do, {}\x1b[K", p.done, p.due, size(p.bytes));
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        }
+    }
+
+    fn clear(&self) {
+        if self.drawn.take() {
+            let _ = std::io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}

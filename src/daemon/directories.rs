@@ -1,0 +1,289 @@
+//! The threads that keep directories in step: `sync-N` opens one and watches over the others that work for it.
+//!
+//! It decides nothing about files. What is wrong with one directory is no concern of the others: it is opened again.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::report::Reporter;
+use super::stream::Heard;
+use super::threads::{Shared, scoped};
+use crate::backoff::Backoff;
+use crate::client::HubClient;
+use crate::clock;
+use crate::config::watch::WatchSettings;
+use crate::config::{Settings, limits};
+use crate::error::{Error, Kind, Result};
+use crate::files::board::News;
+use crate::files::debounce::Hint;
+use crate::files::directory::{Directory, Opened, Place};
+use crate::files::engine::Way;
+use crate::files::poke::Poke;
+use crate::files::status::{Condition, Files};
+use crate::files::trash;
+use crate::files::watch::{Counters, Watch};
+
+/// How often a directory that cannot be used is tried again, at most and at least.
+const REOPEN: Duration = Duration::from_secs(30);
+/// How often the hub is asked while its event stream is open.
+const LISTENING: Duration = Duration::from_secs(600);
+/// Changes are told about together.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// How often the trash is looked through.
+const TRASH: Duration = Duration::from_secs(3600);
+
+/// What others tell one directory's threads.
+pub struct Control {
+    /// Of the directory while it is open.
+    open: Mutex<Option<Arc<Poke>>>,
+    listening: AtomicBool,
+    opened: AtomicBool,
+    heard: Sender<()>,
+    asked: Sender<()>,
+}
+
+impl Control {
+    /// The event stream of its server says something.
+    pub fn heard(&self, heard: Heard) {
+        self.listening.store(heard != Heard::Closed, Relaxed);
+        if heard == Heard::Opened {
+            self.opened.store(true, Relaxed);
+        }
+        let _ = self.heard.try_send(());
+    }
+
+    /// A person asks something, see [`Files`].
+    pub fn asked(&self) {
+        let _ = self.asked.try_send(());
+        if let Some(poke) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
+            poke.poke();
+        }
+    }
+
+    /// After `stopping` was set.
+    pub fn stop(&self) {
+        let _ = self.asked.try_send(());
+        if let Some(poke) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
+            poke.stop();
+        }
+    }
+
+    fn set(&self, poke: Option<Arc<Poke>>) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = poke;
+    }
+}
+
+/// One directory's supervisor, before its thread runs.
+pub struct Supervisor {
+    pub control: Arc<Control>,
+    settings: WatchSettings,
+    base_dir: PathBuf,
+    private: Vec<PathBuf>,
+    hub: Arc<HubClient>,
+    poll_interval: Duration,
+    heard: Receiver<()>,
+    asked: Receiver<()>,
+    shared: Arc<Shared>,
+    news: Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>,
+}
+
+impl Supervisor {
+    pub fn new(
+        settings: &Settings,
+        watch: &WatchSettings,
+        hub: Arc<HubClient>,
+        shared: Arc<Shared>,
+        news: Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>,
+    ) -> Supervisor {
+        let ((hear, heard), (ask, asked)) = (bounded(limits::POKE), bounded(limits::POKE));
+        let control =
+            Control { open: Mutex::new(None), listening: AtomicBool::new(false), opened: AtomicBool::new(false), heard: hear, asked: ask };
+        Supervisor {
+            control: Arc::new(control),
+            settings: watch.clone(),
+            base_dir: settings.base_dir.clone(),
+            private: private(settings),
+            hub,
+            poll_interval: settings.poll_interval,
+            heard,
+            asked,
+            shared,
+            news,
+        }
+    }
+
+    /// Opens the directory, works, and opens it again when something was wrong; until the client ends.
+    pub fn run(self) -> Result<()> {
+        let server = self.hub.url().to_string();
+        let place = Place { base_dir: &self.base_dir, server: &server, private: &self.private };
+        let files = Files::beside(place.state_file(&self.settings));
+        let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
+        let mut backoff = Backoff::new(REOPEN);
+        while !self.shared.is_stopping() {
+            adopt(&files)?;
+            let opened = Directory::open(&place, &self.settings, self.hub.clone(), false);
+            let trouble = match opened {
+                Ok(Opened::Ready(directory)) => {
+                    let before = clock::monotonic();
+                    let fatal = self.keep(&directory, &mut reporter)?;
+                    if before.elapsed() > REOPEN {
+                        backoff.reset();
+                    }
+                    fatal
+                }
+                Ok(Opened::Held(why)) => Some(held(&self.settings, &why)),
+                Err(e) => Some(e),
+            };
+            let Some(e) = trouble.filter(|_| !self.shared.is_stopping()) else { continue };
+            let condition = if e.what.starts_with("will not touch") { Condition::Held } else { Condition::Failed };
+            if reporter.trouble(condition, &e) {
+                log::warn!("{e}");
+            }
+            // asked: a person has adopted it, perhaps
+            let _ = self.asked.recv_timeout(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
+        }
+        Ok(())
+    }
+
+    /// Keeps an open directory in step until something is wrong with it, or the client ends.
+    fn keep(&self, d: &Directory, reporter: &mut Reporter) -> Result<Option<Error>> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
+        let (hints, hinted) = bounded(limits::EVENTS);
+        let counters = Counters::default();
+        self.control.set(Some(d.poke.clone()));
+        if self.shared.is_stopping() {
+            d.poke.stop();
+        }
+        log::info!("keeping {} in step with {}/{}", self.settings.path.display(), self.hub.url(), self.settings.remote);
+        let ended = std::thread::scope(|scope| {
+            let watch = Watch { tree: &d.tree, quiet: self.settings.debounce, rescan: self.settings.rescan, counters: &counters };
+            // whatever happens in here, all of them are told to end
+            let started = (|| {
+                let (wake, events, again) = (&wake, hints.clone(), hints);
+                scoped(scope, "inotify", move || {
+                    if let Err(e) = watch.run(wake.as_fd(), &events) {
+                        d.fail(e);
+                    }
+                })?;
+                scoped(scope, "look", move || look(d, &hinted))?;
+                scoped(scope, "feed", move || self.follow(d, &again))?;
+                for n in 1..=self.settings.concurrency {
+                    scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
+                    scoped(scope, &format!("download-{n}"), move || d.work(Way::Down))?;
+                }
+                Ok(())
+            })();
+            if started.is_ok() {
+                self.oversee(d, &counters, reporter);
+            }
+            d.poke.stop();
+            // each ends when those before it have
+            let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+            let _ = self.control.heard.try_send(());
+            started
+        });
+        self.control.set(None);
+        reporter.stopped(d);
+        ended.map(|()| d.fatal())
+    }
+
+    /// Tells how it is whenever that changes, and does what a person asks.
+    fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter) {
+        loop {
+            let seen = d.poke.seen();
+            reporter.approve(d);
+            if reporter.files().adoption() {
+                let what = format!("will begin afresh with {}: asked to", self.settings.path.display());
+                return d.fail(Error::new(Kind::Failed, what));
+            }
+            for news in reporter.report(d, counters) {
+                (self.news)(&news, &self.settings);
+            }
+            if !d.poke.wait(seen, TRASH) {
+                return;
+            }
+            // the end of it shall not wait
+            let _ = self.asked.recv_timeout(TOGETHER);
+        }
+    }
+
+    /// Thread `feed`: fetches what is new on the hub, and makes due what waits.
+    fn follow(&self, d: &Directory, hints: &Sender<Hint>) {
+        let mut next = clock::monotonic();
+        loop {
+            if self.control.opened.swap(false, Relaxed) {
+                d.link.reached();
+                d.wake_now();
+                next = clock::monotonic();
+            }
+            if clock::monotonic() >= next && d.link.pause().is_zero() {
+                d.feed();
+                next = clock::monotonic() + if self.control.listening.load(Relaxed) { LISTENING } else { self.poll_interval };
+            }
+            if d.poke.is_stopped() {
+                return;
+            }
+            if d.take_look_again() && hints.try_send(Hint::Tree(String::new())).is_err() {
+                d.look_again_later();
+            }
+            let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause());
+            match self.heard.recv_timeout(d.wake().min(until)) {
+                Ok(()) => next = clock::monotonic(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+}
+
+/// Thread `look`: offers what the hints say.
+fn look(d: &Directory, hinted: &Receiver<Hint>) {
+    let mut first = d.clear_left_over();
+    let mut next_trash = clock::monotonic();
+    loop {
+        if clock::monotonic() >= next_trash {
+            next_trash = clock::monotonic() + TRASH;
+            first = first.and_then(|()| trash::expire(&d.tree));
+        }
+        match first {
+            Ok(()) => {}
+            Err(fault) => d.look_failed(fault),
+        }
+        if d.poke.is_stopped() {
+            return;
+        }
+        first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic())) {
+            Ok(hint) => d.look(&hint),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+    }
+}
+
+/// Forgets what was in step, if a person has asked for that.
+pub fn adopt(files: &Files) -> Result<()> {
+    if files.adoption() {
+        files.forget_state()?;
+        files.answered("adopt");
+    }
+    Ok(())
+}
+
+/// Why nothing is done about a directory, and what to do.
+pub fn held(watch: &WatchSettings, why: &str) -> Error {
+    let path = watch.path.display();
+    Error::new(Kind::Failed, format!("will not touch {path}: {why}"))
+        .hint(format!("mount or restore it; or \"mesync adopt {path}\" to begin with it as it is"))
+}
+
+/// What never travels: the data of this client and of a hub, and the login file.
+pub fn private(settings: &Settings) -> Vec<PathBuf> {
+    let login = crate::login::file(|name| std::env::var_os(name));
+    [Some(settings.base_dir.clone()), Some(settings.hub.data_dir.clone()), login].into_iter().flatten().collect()
+}

@@ -1,0 +1,213 @@
+//! One pass over one directory, for cron and for `--dry-run`: until it is in step, or nothing more can be done now.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::directories::{adopt, held, private};
+use super::report::Reporter;
+use super::threads::scoped;
+use crate::client::HubClient;
+use crate::config::Settings;
+use crate::config::watch::WatchSettings;
+use crate::error::{Error, Kind, Result};
+use crate::files::board::Facts;
+use crate::files::directory::{self, Directory, Opened, Place};
+use crate::files::engine::env::{State, Tree};
+use crate::files::engine::{Polled, Preview, Way};
+use crate::files::guard::Limits;
+use crate::files::plan::Action;
+use crate::files::scan::{self, Depth, Found};
+use crate::files::status::Files;
+use crate::files::trash;
+use crate::files::watch::Counters;
+
+/// Between two pictures of how far it is.
+const REDRAW: Duration = Duration::from_millis(200);
+/// Rows read from the state at once.
+const CHUNK: usize = 256;
+
+/// How far a pass is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    pub done: u64,
+    pub due: u64,
+    /// Bytes that have travelled, both ways.
+    pub bytes: u64,
+}
+
+/// How a pass ended.
+#[derive(Debug)]
+pub struct Passed {
+    pub facts: Facts,
+    /// Paths that are not in step; those that the guard holds, too.
+    pub left: usize,
+    /// Deletes that the guard holds.
+    pub held: usize,
+    /// Bytes that have travelled.
+    pub sent: u64,
+    pub received: u64,
+    pub trouble: Option<Error>,
+}
+
+impl Passed {
+    pub fn in_step(&self) -> bool {
+        self.left == 0 && self.facts.refused.is_empty() && self.trouble.is_none() && self.facts.skipped.unknown.count == 0
+    }
+}
+
+/// Opens a directory for a pass.
+pub fn open(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>, allow_deletes: bool) -> Result<(Box<Directory>, Files)> {
+    let private = private(settings);
+    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private };
+    let files = Files::beside(place.state_file(watch));
+    adopt(&files)?;
+    match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
+        Opened::Ready(directory) => Ok((directory, files)),
+        Opened::Held(why) => {
+            let e = held(watch, &why);
+            Reporter::new(files, watch, hub.url()).trouble(crate::files::status::Condition::Held, &e);
+            Err(e)
+        }
+    }
+}
+
+/// Brings it into step. Errors: the hub cannot be reached at all, or the directory is not what it was.
+pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -> Result<Passed> {
+    let mut reporter = Reporter::new(files, &d.settings, server);
+    reporter.approve(d);
+    d.clear_left_over().map_err(directory::error)?;
+    if !d.feed() {
+        return Err(d.fatal().or_else(|| d.link.trouble()).unwrap_or_else(|| Error::new(Kind::Unreachable, "cannot reach the hub")));
+    }
+    let workers = 2 * d.settings.concurrency;
+    std::thread::scope(|scope| {
+        let started = (1..=d.settings.concurrency).try_for_each(|n| {
+            scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
+            scoped(scope, &format!("download-{n}"), move || d.work(Way::Down)).map(drop)
+        });
+        if started.is_ok() {
+            // a look at much waits for room now and then, and somebody has to say how far it is
+            let looked = scoped(scope, "look", move || match d.look_at_all() {
+                Ok(()) => {}
+                Err(fault) => d.look_failed(fault),
+            });
+            if let Ok(looking) = looked {
+                while !looking.is_finished() {
+                    show(progress(d));
+                    d.poke.wait(d.poke.seen(), REDRAW);
+                }
+            }
+            until_done(d, workers, show);
+        }
+        d.poke.stop();
+        started
+    })?;
+    if let Some(e) = d.fatal() {
+        return Err(e);
+    }
+    if let Err(fault) = trash::expire(&d.tree) {
+        log::debug!("{}", directory::error(fault));
+    }
+    let passed = Passed {
+        facts: d.board.facts(),
+        left: d.engine.due(),
+        held: d.engine.held(),
+        sent: d.traffic.sent.load(Relaxed),
+        received: d.traffic.received.load(Relaxed),
+        trouble: d.link.trouble(),
+    };
+    reporter.report(d, &Counters::default());
+    Ok(passed)
+}
+
+fn progress(d: &Directory) -> Progress {
+    let bytes = d.traffic.sent.load(Relaxed) + d.traffic.received.load(Relaxed);
+    Progress { done: d.board.counts().all(), due: d.engine.active() as u64, bytes }
+}
+
+/// As long as something comes of it.
+fn until_done(d: &Directory, workers: usize, show: &dyn Fn(Progress)) {
+    let mut worked = None;
+    while !d.poke.is_stopped() {
+        while !d.poke.all_idle(workers, REDRAW) {
+            show(progress(d));
+        }
+        if d.take_look_again()
+            && let Err(fault) = d.look_at_all()
+        {
+            d.look_failed(fault);
+        }
+        if !d.link.pause().is_zero() || !d.feed() {
+            return;
+        }
+        d.engine.wake(false);
+        d.poke.poke();
+        while !d.poke.all_idle(workers, REDRAW) {
+            show(progress(d));
+        }
+        let now = Some((d.worked(), d.engine.due()));
+        if d.engine.active() == 0 && d.engine.due() == d.engine.held() || now == worked {
+            return;
+        }
+        worked = now;
+    }
+}
+
+/// What a pass would do, without doing it.
+#[derive(Debug)]
+pub struct Plans {
+    /// With their paths, in order.
+    pub all: Vec<(String, Preview)>,
+    /// The guard would hold the deletes.
+    pub holds: bool,
+}
+
+/// Looks at everything on both sides and tells what is out of step. It only takes note of what the hub has.
+pub fn preview(d: &Directory) -> Result<Plans> {
+    loop {
+        match d.engine.poll().map_err(directory::error)? {
+            Polled::Drained => break,
+            Polled::More | Polled::NewEpoch | Polled::Busy => {}
+        }
+    }
+    let mut all = std::collections::BTreeMap::new();
+    let mut look = |path: &str| -> crate::files::engine::env::Called<()> {
+        if let Some(preview) = d.engine.preview(path)? {
+            all.insert(path.to_string(), preview);
+        }
+        Ok(())
+    };
+    scan::scan(&d.tree, "", Depth::All, &mut |found| {
+        if let Found::Name { path, .. } = found {
+            look(path)?;
+        }
+        Ok(true)
+    })
+    .map_err(directory::error)?;
+    let mut after = String::new();
+    loop {
+        let rows = d.state.below("", &after, CHUNK).map_err(directory::error)?;
+        for (path, _) in &rows {
+            if d.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
+                look(path).map_err(directory::error)?;
+            }
+        }
+        match rows.last() {
+            Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+            _ => break,
+        }
+    }
+    let new: std::collections::HashSet<_> =
+        all.values().filter(|p| p.plan.action == Action::Upload).filter_map(|p| p.entry.map(|e| e.hash)).collect();
+    let renamed = |p: &Preview| p.plan.action == Action::Delete && p.entry.is_some_and(|e| new.contains(&e.hash));
+    let deletes = all.values().filter(|p| p.counted && !renamed(p)).count() as u64;
+    let holds = deletes > 0 && d.engine.would_hold(deletes).map_err(directory::error)?;
+    Ok(Plans { all: all.into_iter().filter(|(_, p)| !matches!(p.plan.action, Action::Forget | Action::Adopt)).collect(), holds })
+}
+
+/// How many deletes pass the guard without a word, for people.
+pub fn guard_in_words() -> String {
+    let Limits { least, one_of, .. } = Limits::default();
+    format!("more than {least} files, or one in {one_of}, within an hour, or all of them")
+}

@@ -1,0 +1,142 @@
+//! Writes down how a directory is, for `mesync status`, and takes what a person asks of it.
+//!
+//! Only when something has changed: an idle client writes nothing.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::clock;
+use crate::config::watch::WatchSettings;
+use crate::error::Error;
+use crate::files::board::{NAMED, News};
+use crate::files::directory::Directory;
+use crate::files::engine::env::{State, Token};
+use crate::files::scan::Example;
+use crate::files::status::{Condition, Examples, Files, Named, Status};
+use crate::files::watch::Counters;
+
+/// See the module.
+pub struct Reporter {
+    files: Files,
+    last: Status,
+    held: Vec<Token>,
+    said: bool,
+}
+
+impl Reporter {
+    pub fn new(files: Files, watch: &WatchSettings, server: &str) -> Reporter {
+        let last = Status {
+            dir: watch.path.to_string_lossy().into_owned(),
+            server: server.into(),
+            remote: watch.remote.clone(),
+            mode: watch.mode.name().into(),
+            ..Status::default()
+        };
+        Reporter { files, last, held: Vec::new(), said: false }
+    }
+
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Takes approvals.
+    pub fn approve(&self, d: &Directory) {
+        let Some(tokens) = self.files.approval() else { return };
+        match d.engine.approve(tokens.clone()) {
+            Ok(()) => {
+                log::info!("{} deletes were approved dir={}", tokens.len(), self.last.dir);
+                self.files.answered("approve");
+                d.poke.poke();
+            }
+            Err(fault) => log::warn!("cannot take an approval: {}", crate::files::directory::error(fault)),
+        }
+    }
+
+    /// Writes how it is; what is news for the hooks.
+    pub fn report(&mut self, d: &Directory, counters: &Counters) -> Vec<News> {
+        let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
+        let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
+        let facts = d.board.facts();
+        let in_step = d.is_in_step() && facts.looked && facts.refused.is_empty() && facts.skipped.unknown.count == 0;
+        d.board.in_step(in_step);
+        let mut news = d.board.news(in_step);
+        if !held.is_empty() && self.held.is_empty() {
+            let paths = held.iter().take(NAMED).map(|t| t.path.clone()).collect();
+            news.push(News::Held { count: held.len() as u64, paths });
+            log::warn!("{} deletes are held: \"mesync approve {}\" lets them through", held.len(), self.last.dir);
+        }
+        if held != self.held {
+            self.write(|files| files.write_held(&held));
+            self.held = held;
+        }
+        let mut problems = Vec::new();
+        problems.extend(d.link.trouble().map(|e| e.to_string()));
+        problems.extend(facts.no_space.clone());
+        if !self.held.is_empty() {
+            problems.push(format!("{} deletes are held: see \"mesync approve {}\"", self.held.len(), self.last.dir));
+        }
+        let unwatched = counters.unwatched.load(Relaxed);
+        if unwatched > 0 {
+            problems.push("not all of it is watched: raise the sysctl fs.inotify.max_user_watches, and max_user_instances".into());
+        }
+        if let Some(first) = &facts.skipped.unknown.first {
+            problems.push(format!("{} directories cannot be read: {first}", facts.skipped.unknown.count));
+        }
+        let stuck = !problems.is_empty() || !facts.refused.is_empty();
+        let condition = match () {
+            () if in_step => Condition::InStep,
+            () if stuck => Condition::Stuck,
+            () if !facts.looked => Condition::Starting,
+            () => Condition::Working,
+        };
+        let examples = |e: &Example| Examples { count: e.count, first: e.first.clone() };
+        let status = Status {
+            condition,
+            problems,
+            files: d.state.files().unwrap_or(0),
+            due: d.engine.due() as u64,
+            held_deletes: self.held.len() as u64,
+            refused: facts.refused.len() as u64,
+            cannot: facts.refused.iter().take(NAMED).map(|(path, why)| Named { path: path.clone(), why: why.clone() }).collect(),
+            conflict_copies: facts.copies,
+            special: examples(&facts.skipped.special),
+            names: examples(&facts.skipped.names),
+            unknown: examples(&facts.skipped.unknown),
+            watched: counters.watched.load(Relaxed),
+            unwatched,
+            in_step_since: facts.in_step_since.map(clock::rfc3339),
+            at: self.last.at.clone(),
+            ..self.last.clone()
+        };
+        if status != self.last || !self.said {
+            self.said = true;
+            self.put(status);
+        }
+        news
+    }
+
+    /// It cannot be worked on. Whether that is new.
+    pub fn trouble(&mut self, condition: Condition, e: &Error) -> bool {
+        let problems = vec![e.to_string()];
+        let new = (self.last.condition, &self.last.problems) != (condition, &problems);
+        if new {
+            self.put(Status { condition, problems, in_step_since: None, ..self.last.clone() });
+        }
+        new
+    }
+
+    /// The client ends: what was to be known is known.
+    pub fn stopped(&mut self, d: &Directory) {
+        d.board.news(true);
+    }
+
+    fn put(&mut self, status: Status) {
+        self.last = Status { at: clock::rfc3339(clock::now()), ..status };
+        self.write(|files| files.write(&self.last));
+    }
+
+    fn write(&self, what: impl FnOnce(&Files) -> crate::error::Result<()>) {
+        if let Err(e) = what(&self.files) {
+            log::debug!("{e}");
+        }
+    }
+}

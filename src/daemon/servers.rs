@@ -1,0 +1,59 @@
+//! Which servers a client talks to: one for messages, and one for files, which may be the same.
+
+use std::sync::Arc;
+
+use crate::client::{HubClient, is_loopback};
+use crate::config::Settings;
+use crate::error::Result;
+use crate::login::{self, Login};
+use crate::{clock, credentials};
+
+/// The hub of the settings, as this machine calls it.
+pub fn messages(settings: &Settings) -> Result<HubClient> {
+    let access = settings.clone();
+    HubClient::new(settings, Box::new(move || credentials::access(&access)))
+}
+
+/// Both: the second is the first where they are the same server.
+pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
+    let of_messages = Arc::new(messages(settings)?);
+    let path = login::file(|name| std::env::var_os(name));
+    let login = path.as_deref().map(login::read).transpose()?.flatten();
+    let same = login.is_none_or(|login| login.server_url == settings.server_url);
+    let of_files = if same { of_messages.clone() } else { Arc::new(files(settings)?) };
+    Ok((of_messages, of_files))
+}
+
+/// The server of the files: of the login file, else of the messages.
+pub fn files(settings: &Settings) -> Result<HubClient> {
+    let path = login::file(|name| std::env::var_os(name));
+    let login = path.as_deref().map(login::read).transpose()?.flatten();
+    let first = credentials::file_access(settings, login.as_ref())?;
+    let by_login = login.clone().filter(|l| first.key.as_ref() == Some(&l.api_key));
+    if by_login.is_none() && first.key.is_some() {
+        warn_if_readable(&first.url);
+    }
+    let mut of_files = settings.clone();
+    of_files.server_url = login.as_ref().map_or(settings.server_url.clone(), |l| l.server_url.clone());
+    let asked = settings.clone();
+    let hub = HubClient::new(&of_files, Box::new(move || credentials::file_access(&asked, login.as_ref())))?;
+    if let (Some(login), Some(path)) = (by_login, path) {
+        let left = clock::parse_rfc3339(&login.expires_at).and_then(|at| at.duration_since(clock::now()).ok());
+        hub.remember(first, login.token.clone(), left.unwrap_or_default());
+        // s3ec, too, would be refused with the old one
+        hub.on_renewal(Box::new(move |answer| {
+            let (token, expires_at) = (answer.token.clone(), answer.expires_at.clone());
+            if let Err(e) = login::write(&path, &Login { token, expires_at, ..login.clone() }) {
+                log::debug!("the new token is not saved: {e}");
+            }
+        }));
+    }
+    Ok(hub)
+}
+
+/// Says once that a key travels in the clear.
+pub fn warn_if_readable(server: &str) {
+    if server.starts_with("http://") && !is_loopback(server) {
+        log::warn!("the key goes to {server} in the clear: over a network that is not yours, use a proxy with TLS or a VPN");
+    }
+}

@@ -1,0 +1,95 @@
+//! Thread `sse`: keeps an event stream of a hub open and says that messages wait there, or that files have changed.
+//!
+//! What it says are hints; what was missed is found when the stream is opened again, and by polls.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::backoff::Backoff;
+use crate::client::HubClient;
+use crate::error::{Kind, Result};
+use crate::messages::tick::REFUSED;
+use crate::sse;
+
+/// Pause before the event stream is opened again, at most.
+const PAUSE: Duration = Duration::from_secs(15);
+
+/// What is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The stream is open: whatever came before was not heard.
+    Opened,
+    /// A message waits.
+    Queued,
+    /// A file has changed.
+    Files,
+    Closed,
+}
+
+/// What to listen to.
+pub struct Stream {
+    pub hub: Arc<HubClient>,
+    /// Messages for this host.
+    pub host: Option<String>,
+    pub files: bool,
+}
+
+impl Stream {
+    /// Listens until stopped, or until `tell` says `false`.
+    pub fn listen(&self, stopped: &Receiver<()>, tell: &dyn Fn(Heard) -> bool) -> Result<()> {
+        let mut backoff = Backoff::new(PAUSE);
+        loop {
+            let mut refused = false;
+            match self.hub.events(self.host.as_deref(), self.files) {
+                Ok(stream) => {
+                    backoff.reset();
+                    log::debug!("event stream is open");
+                    if !tell(Heard::Opened) || !follow(stream, tell) || !tell(Heard::Closed) {
+                        return Ok(());
+                    }
+                    log::debug!("event stream has ended");
+                }
+                Err(failure) => {
+                    log::debug!("no event stream: {}", failure.error);
+                    refused = failure.error.kind == Kind::Refused;
+                }
+            }
+            let pause = if refused { REFUSED } else { backoff.next(uuid::Uuid::new_v4().as_u64_pair().0) };
+            match stopped.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Reads a stream to its end; `false`: nobody listens to us any more.
+fn follow(stream: impl Read, tell: &dyn Fn(Heard) -> bool) -> bool {
+    let mut lines = BufReader::with_capacity(4096, stream);
+    let mut parser = sse::Parser::default();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut lines).take(sse::MAX_EVENT as u64).read_until(b'\n', &mut line) {
+            Ok(n) if n > 0 && line.ends_with(b"\n") => {}
+            _ => return true,
+        }
+        let text = String::from_utf8_lossy(&line);
+        let Some(event) = parser.line(text.trim_end_matches('\n')) else { continue };
+        let heard = serde_json::from_str::<serde_json::Value>(&event.data).ok().and_then(|v| heard(v["type"].as_str()?));
+        if heard.is_some_and(|heard| !tell(heard)) {
+            return false;
+        }
+    }
+}
+
+fn heard(kind: &str) -> Option<Heard> {
+    match kind {
+        "message_queued" => Some(Heard::Queued),
+        file if file.starts_with("file_") => Some(Heard::Files),
+        _ => None,
+    }
+}

@@ -1,0 +1,91 @@
+//! The client's threads: started with their names, watched over, joined at the end.
+//!
+//! A thread that ends by itself or crashes is a failure of the whole client: it must not limp on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+
+/// Bytes of a stack.
+const STACK: usize = 256 * 1024;
+
+/// What all threads of a client share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    pub stopping: AtomicBool,
+    fatal: Mutex<Option<Error>>,
+}
+
+impl Shared {
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    pub fn fatal(&self) -> Option<Error> {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn failed(&self, e: Error) {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+    }
+}
+
+/// Running threads.
+#[derive(Default)]
+pub struct Threads {
+    pub shared: Arc<Shared>,
+    list: Vec<(String, JoinHandle<()>)>,
+}
+
+impl Threads {
+    #[allow(clippy::disallowed_methods)] // where the client's threads start
+    pub fn spawn(&mut self, name: &str, body: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        let (shared, title) = (self.shared.clone(), name.to_string());
+        let guarded = move || {
+            let error = match catch_unwind(AssertUnwindSafe(body)) {
+                Ok(Ok(())) if shared.is_stopping() => return,
+                Ok(Ok(())) => Error::new(Kind::Failed, format!("thread {title} has ended by itself")),
+                Ok(Err(e)) => e,
+                Err(_) => crashed(&title),
+            };
+            shared.failed(error);
+        };
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(guarded);
+        self.list.push((name.to_string(), thread.map_err(|e| Error::io(format!("start thread {name}"), &e))?));
+        Ok(())
+    }
+
+    /// Waits for all of them until `end`, and calls `remind` meanwhile; leaves those behind that do not end.
+    pub fn join(&mut self, end: Instant, remind: impl Fn()) {
+        for (name, thread) in self.list.drain(..) {
+            while !thread.is_finished() && clock::monotonic() < end {
+                remind();
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            match thread.is_finished() {
+                true => drop(thread.join()),
+                false => log::warn!("thread {name} does not end; leaving it behind"),
+            }
+        }
+    }
+}
+
+pub fn crashed(name: &str) -> Error {
+    Error::new(Kind::Failed, format!("thread {name} has crashed"))
+}
+
+/// A thread that ends with a scope.
+#[allow(clippy::disallowed_methods)] // where the client's threads start
+pub fn scoped<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    name: &str,
+    body: impl FnOnce() + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, ()>> {
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn_scoped(scope, body);
+    thread.map_err(|e| Error::io(format!("start thread {name}"), &e))
+}

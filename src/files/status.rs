@@ -1,0 +1,200 @@
+//! What other commands know of a synced directory: files beside its state, since only one process can open that.
+//!
+//! `KEY.json` says how it is, `KEY.held` which deletes the guard holds; `KEY.approve` and `KEY.adopt` are what a person asks of
+//! it. They are hints for people: nothing is lost with them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::engine::env::Token;
+use crate::disk;
+use crate::error::{Error, Result};
+
+/// Bytes of a file of held or approved deletes, at most: 100,000 with the longest names.
+const MOST: usize = 128 * 1024 * 1024;
+
+/// How a directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// Nothing is known yet.
+    #[default]
+    Starting,
+    InStep,
+    /// There is something to do, and it is being done.
+    Working,
+    /// Something cannot be done now, or at all: see the problems.
+    Stuck,
+    /// It is not what it was: nothing is done there.
+    Held,
+    /// It cannot be opened.
+    Failed,
+}
+
+/// A path and what is the matter with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    pub path: String,
+    pub why: String,
+}
+
+/// How many, and the first of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examples {
+    pub count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// As text; what is not UTF-8 is replaced.
+    pub dir: String,
+    pub server: String,
+    pub remote: String,
+    pub mode: String,
+    pub condition: Condition,
+    /// What is wrong and what to do, a line each.
+    pub problems: Vec<String>,
+    /// Files and links that were in step.
+    pub files: u64,
+    /// Paths that are out of step.
+    pub due: u64,
+    pub held_deletes: u64,
+    pub refused: u64,
+    /// Some of those that cannot be synced.
+    pub cannot: Vec<Named>,
+    pub conflict_copies: u64,
+    /// Names that never travel: sockets and devices, names that are not UTF-8 or too long.
+    pub special: Examples,
+    pub names: Examples,
+    /// Directories that cannot be read: what is in them is left alone.
+    pub unknown: Examples,
+    pub watched: u64,
+    pub unwatched: u64,
+    /// RFC 3339.
+    pub in_step_since: Option<String>,
+    pub at: String,
+}
+
+/// The files of one directory.
+#[derive(Debug, Clone)]
+pub struct Files {
+    state: PathBuf,
+}
+
+impl Files {
+    pub fn beside(state: PathBuf) -> Files {
+        Files { state }
+    }
+
+    /// Those of all directories that were ever kept in step below a base directory.
+    pub fn all(base_dir: &Path) -> Vec<Files> {
+        let entries = std::fs::read_dir(super::state::dir(base_dir)).into_iter().flatten().flatten();
+        let mut all: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+        all.sort();
+        all.into_iter().map(|path| Files { state: path.with_extension("redb") }).collect()
+    }
+
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    pub fn read(&self) -> Option<Status> {
+        serde_json::from_slice(&disk::read_at_most(&self.file("json"), 1024 * 1024).ok()?).ok()
+    }
+
+    pub fn write(&self, status: &Status) -> Result<()> {
+        self.put("json", &serde_json::to_vec(status).expect("plain data is JSON"))
+    }
+
+    /// Deletes that are held.
+    pub fn held(&self) -> Vec<Token> {
+        self.tokens("held")
+    }
+
+    pub fn write_held(&self, tokens: &[Token]) -> Result<()> {
+        self.put("held", &lines(tokens))
+    }
+
+    /// Asks for exactly these deletes.
+    pub fn ask_approval(&self, tokens: &[Token]) -> Result<()> {
+        self.put("approve", &lines(tokens))
+    }
+
+    /// What was approved, if it was; to be removed with [`Files::answered`] once it is taken note of.
+    pub fn approval(&self) -> Option<Vec<Token>> {
+        self.file("approve").exists().then(|| self.tokens("approve"))
+    }
+
+    /// Asks to begin afresh with the directory as it is.
+    pub fn ask_adoption(&self) -> Result<()> {
+        self.put("adopt", b"")
+    }
+
+    pub fn adoption(&self) -> bool {
+        self.file("adopt").exists()
+    }
+
+    pub fn answered(&self, what: &str) {
+        let _ = std::fs::remove_file(self.file(what));
+    }
+
+    /// Forgets what was last in step: equal files are adopted then, different ones kept both.
+    pub fn forget_state(&self) -> Result<()> {
+        match std::fs::remove_file(&self.state) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", self.state.display()), &e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&self, ending: &str) -> PathBuf {
+        self.state.with_extension(ending)
+    }
+
+    /// Whole or not at all, but not synced: after a power cut it is written anew.
+    fn put(&self, ending: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.file(ending);
+        let temporary = disk::temporary(&path);
+        disk::create_dir(disk::parent(&path))?;
+        let written = disk::write_temporary(&temporary, bytes, 0o600).and_then(|_| disk::rename(&temporary, &path));
+        written.map_err(|e| Error::io(format!("write {}", path.display()), &e))
+    }
+
+    fn tokens(&self, ending: &str) -> Vec<Token> {
+        let bytes = disk::read_at_most(&self.file(ending), MOST).unwrap_or_default();
+        let read = |line: &[u8]| serde_json::from_slice::<(String, u64, u64)>(line).ok();
+        bytes.split(|b| *b == b'\n').filter_map(read).map(|(path, base, remote)| Token { path, base, remote }).collect()
+    }
+}
+
+fn lines(tokens: &[Token]) -> Vec<u8> {
+    let line = |t: &Token| serde_json::to_string(&(&t.path, t.base, t.remote)).expect("plain data is JSON") + "\n";
+    tokens.iter().map(line).collect::<String>().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_is_answered_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::beside(dir.path().join("state/watch/key.redb"));
+        assert_eq!((files.read(), files.held(), files.approval(), files.adoption()), (None, vec![], None, false));
+        let token = |path: &str| Token { path: path.into(), base: 1, remote: 2 };
+        files.write_held(&[token("a\nb"), token("\"é")]).unwrap();
+        files.ask_approval(&files.held()).unwrap();
+        assert_eq!(files.approval(), Some(vec![token("a\nb"), token("\"é")]));
+        files.answered("approve");
+        assert_eq!(files.approval(), None);
+        files.ask_adoption().unwrap();
+        assert!(files.adoption());
+        let status = Status { dir: "/x".into(), due: 7, ..Status::default() };
+        files.write(&status).unwrap();
+        assert_eq!((files.read(), Files::all(dir.path()).len()), (Some(status), 1));
+    }
+}

@@ -1,0 +1,97 @@
+//! Empties `.mesync/trash/`: what has been there for a month, and the oldest of what is more than a tenth of the disk; and
+//! downloads that nobody goes on with.
+//!
+//! It touches nothing else, and a clock that is wrong makes it keep things for longer, or the newest for shorter.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::AtFlags;
+
+use super::conflict::TRASH;
+use super::engine::env::{Called, Fault};
+use super::tree::DiskTree;
+use super::tree::partial;
+use super::tree::root::{self, What, fault, show};
+use crate::clock;
+
+const KEPT: Duration = Duration::from_secs(30 * 86_400);
+const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// Part of the disk: 10 is a tenth.
+const PART: u64 = 10;
+/// Names that are looked at, at most; those beyond come later.
+const MOST: usize = 100_000;
+
+/// Something that may go: since when it is there (nanoseconds since 1970), its bytes, its name.
+type Old = (i64, u64, String);
+
+/// See the module. `Fatal` when the directory is not what it was.
+pub fn expire(tree: &DiskTree) -> Called<()> {
+    tree.check()?;
+    let space = rustix::fs::fstatvfs(tree.root().fd()).map_err(|e| fault("ask for the size of", "the disk", &e.into()))?;
+    let room = space.f_blocks.saturating_mul(space.f_frsize) / PART;
+    let now = i64::try_from(clock::millis(clock::now())).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    remove(tree, TRASH, |all| due(all, now, KEPT, room))?;
+    remove(tree, partial::DIR, |all| due(all, now, PARTIAL_KEPT, u64::MAX))
+}
+
+/// Which of them go: those that are too old, then the oldest until the rest fits.
+fn due(mut all: Vec<Old>, now: i64, kept: Duration, room: u64) -> Vec<Old> {
+    all.sort();
+    let kept = i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX);
+    let mut sum: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
+    let goes = |(since, bytes, _): &Old| {
+        let goes = now.saturating_sub(*since) > kept || sum > room;
+        sum -= if goes { bytes } else { &0 };
+        goes
+    };
+    all.into_iter().filter(goes).collect()
+}
+
+fn remove(tree: &DiskTree, dir: &str, choose: impl FnOnce(Vec<Old>) -> Vec<Old>) -> Called<()> {
+    let failed = |e: io::Error| fault("empty", dir, &e);
+    let open: OwnedFd = match tree.root().through(dir) {
+        Err(e) if root::absent(&e) => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    let mut all = Vec::new();
+    let listed = tree.entries(dir, &mut |name, _| {
+        if let Ok(name) = name.to_str()
+            && let Some(shown) = show(&open, name)?
+        {
+            // the last rename is when it came
+            all.push((shown.stamp.ctime, if shown.what == What::File { shown.stamp.size } else { 0 }, name.to_string()));
+        }
+        Ok(all.len() < MOST)
+    });
+    listed.map_err(failed)?;
+    for (_, _, name) in choose(all) {
+        match rustix::fs::unlinkat(&open, name.as_str(), AtFlags::empty()) {
+            // what a directory took with it is a person's to look at
+            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
+            Err(e) => return Err(Fault::Later(crate::error::Error::io(format!("remove {dir}/{name}"), &e.into()))),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_old_goes_and_then_the_oldest_until_it_fits() {
+        let day = 86_400 * 1_000_000_000;
+        let check = |all: &[(i64, u64)], room: u64, wants: &[i64]| {
+            let all = all.iter().map(|(age, bytes)| (100 * day - age * day, *bytes, age.to_string())).collect();
+            let got: Vec<i64> = due(all, 100 * day, KEPT, room).iter().map(|(_, _, name)| name.parse().unwrap()).collect();
+            assert_eq!(got, wants);
+        };
+        check(&[(1, 10), (29, 10), (31, 10)], 100, &[31]);
+        check(&[(1, 10), (29, 10), (31, 10)], 15, &[31, 29]);
+        check(&[(1, 10), (2, 10), (3, 10)], 9, &[3, 2, 1]);
+        // the clock went back
+        check(&[(-5, 10), (0, 10)], 100, &[]);
+    }
+}
