@@ -79,6 +79,9 @@ impl Control {
     }
 }
 
+/// Hears what is news about a directory.
+pub type Tell = Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>;
+
 /// One directory's supervisor, before its thread runs.
 pub struct Supervisor {
     pub control: Arc<Control>,
@@ -90,17 +93,11 @@ pub struct Supervisor {
     heard: Receiver<()>,
     asked: Receiver<()>,
     shared: Arc<Shared>,
-    news: Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>,
+    news: Tell,
 }
 
 impl Supervisor {
-    pub fn new(
-        settings: &Settings,
-        watch: &WatchSettings,
-        hub: Arc<HubClient>,
-        shared: Arc<Shared>,
-        news: Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>,
-    ) -> Supervisor {
+    pub fn new(settings: &Settings, watch: &WatchSettings, hub: Arc<HubClient>, shared: Arc<Shared>, news: Tell) -> Supervisor {
         let ((hear, heard), (ask, asked)) = (bounded(limits::POKE), bounded(limits::POKE));
         let control =
             Control { open: Mutex::new(None), listening: AtomicBool::new(false), opened: AtomicBool::new(false), heard: hear, asked: ask };

@@ -89,10 +89,11 @@ impl Directory {
 
     fn rules_changed(&self) -> Called<()> {
         self.engine.offer(ignore::FILE);
-        match self.read_rules() {
-            true => self.look_at_all(),
-            false => Ok(self.poke.poke()),
+        if self.read_rules() {
+            return self.look_at_all();
         }
+        self.poke.poke();
+        Ok(())
     }
 
     fn read_rules(&self) -> bool {

@@ -435,7 +435,7 @@ mod tests {
             d.ended(&path, if task == Task::Examine { examined(Rank::Change, None, None) } else { End::Progress });
         }
         d.wake(false);
-        assert_eq!((turns >= MOST_TURNS && turns <= 2 * MOST_TURNS, next(&mut d)), (true, "e a".into()));
+        assert_eq!(((MOST_TURNS..=2 * MOST_TURNS).contains(&turns), next(&mut d)), (true, "e a".into()));
     }
 
     #[test]
