@@ -77,6 +77,8 @@ const ANNOUNCED: u64 = 256 * 1024;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
 const ANSWER: u64 = 1024 * 1024;
+/// Connections that are kept for the next call, at most: threads of one directory that send and fetch.
+const KEPT: usize = 16;
 
 impl HubClient {
     /// The hub of the settings. `http_timeout` is for connecting, for each read and write, and for the beginning of an answer.
@@ -89,7 +91,8 @@ impl HubClient {
                 .max_redirects(0)
                 .max_redirects_will_error(false)
                 .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
-                .max_idle_connections(2)
+                .max_idle_connections(KEPT)
+                .max_idle_connections_per_host(KEPT)
                 .input_buffer_size(16 * 1024)
                 .output_buffer_size(16 * 1024)
                 // below the hub's own limit for idle connections

@@ -202,7 +202,7 @@ impl Supervisor {
             for news in reporter.report(d, counters) {
                 (self.news)(&news, &self.settings);
             }
-            if !d.poke.wait(seen, TRASH) {
+            if !d.poke.watch(seen, TRASH) {
                 return;
             }
             // the end of it shall not wait

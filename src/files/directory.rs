@@ -210,15 +210,29 @@ impl Directory {
             }
             let pause = self.link.pause().max(self.disk_pause(way));
             if !pause.is_zero() {
-                self.poke.wait(seen, pause);
+                self.poke.wait(way, seen, pause);
                 continue;
             }
-            match self.engine.work(Some(way)) {
-                Some(report) => self.report(report),
-                None if !self.poke.wait(seen, AGAIN_MOST) => return,
-                None => {}
-            }
+            let Some(piece) = self.engine.take(Some(way)) else {
+                self.poke.wait(way, seen, AGAIN_MOST);
+                continue;
+            };
+            self.call_another(way);
+            let report = self.engine.carry_out(piece);
+            self.report(report);
+            self.call_another(if way == Way::Up { Way::Down } else { Way::Up });
         }
+    }
+
+    fn call_another(&self, way: Way) {
+        if self.engine.has_work(way) {
+            self.poke.more(way);
+        }
+    }
+
+    /// Whether those who work have to wait for the hub, or for room on the disk.
+    pub fn is_paused(&self) -> bool {
+        !self.link.pause().is_zero() || !self.disk_pause(Way::Down).is_zero()
     }
 
     fn disk_pause(&self, way: Way) -> Duration {
@@ -231,7 +245,6 @@ impl Directory {
         match outcome {
             Outcome::Progress => {
                 self.worked.fetch_add(1, Relaxed);
-                self.poke.poke();
             }
             Outcome::Settled => {
                 self.worked.fetch_add(1, Relaxed);
@@ -253,6 +266,7 @@ impl Directory {
             }
             Outcome::Fatal(e) => self.fail(e),
         }
+        self.poke.done();
     }
 
     /// Ends all work on the directory: what it is now has to be seen first.

@@ -12,6 +12,7 @@ use super::ignore;
 use super::plan::{Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
 use super::tree::root;
+use crate::clock;
 use crate::config::limits;
 
 /// Rows that are read from the state at once.
@@ -20,6 +21,7 @@ const CHUNK: usize = 256;
 const MOST_LEFT: usize = 10_000;
 /// For how long room is waited for before it is given up that there will be any.
 const STALLED: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// One look.
 struct Looker<'a> {
@@ -180,19 +182,20 @@ impl Looker<'_> {
     /// Memory is for what is under way. What waits for a hub that is not there, or for something that was not offered yet, gets
     /// more room: up to that of the desk, and beyond that it is found by another look.
     fn wait_for_room(&mut self) {
-        let mut seen = self.d.poke.seen();
-        while self.d.engine.active() >= self.room && !self.d.poke.is_stopped() {
-            self.d.poke.poke();
-            let before = self.d.worked();
-            self.d.poke.wait(self.d.poke.seen(), STALLED);
-            if self.d.worked() == before {
+        let d = self.d;
+        // the workers need not wait for the end of a long look
+        d.poke.poke();
+        if d.engine.active() < self.room {
+            return;
+        }
+        let mut before = (d.worked(), clock::monotonic());
+        while d.engine.active() >= self.room - self.room / 4 && d.poke.pause(PAUSE) {
+            let worked = d.worked();
+            if worked != before.0 {
+                before = (worked, clock::monotonic());
+            } else if before.1.elapsed() > STALLED {
                 self.room *= 2;
             }
-            seen = self.d.poke.seen();
-        }
-        // the workers need not wait for the end of a long look
-        if self.d.engine.active() % 64 == 1 && seen == self.d.poke.seen() {
-            self.d.poke.poke();
         }
     }
 }

@@ -323,6 +323,18 @@ impl Desk {
         self.due.len()
     }
 
+    /// Whether there may be something to do that way: not if it is all blocked by what is being done.
+    pub fn has_work(&self, deletes: bool, way: Way) -> bool {
+        let ready =
+            |(key, paths): (&(Rank, Way), &BTreeSet<String>)| key.1 == way && (deletes || key.0 != Rank::Delete) && !paths.is_empty();
+        !self.unexamined.is_empty() || self.ready.iter().any(ready)
+    }
+
+    /// Nothing is being done.
+    pub fn is_idle(&self) -> bool {
+        self.busy.is_empty()
+    }
+
     /// Paths that the guard holds.
     pub fn held(&self) -> usize {
         self.held
