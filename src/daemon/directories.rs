@@ -190,7 +190,7 @@ impl Supervisor {
         ended.map(|()| d.fatal())
     }
 
-    /// Tells how it is whenever that changes, and does what a person asks.
+    /// Tells how it is whenever that changes, does what a person asks, and makes due what waits.
     fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter) {
         loop {
             let seen = d.poke.seen();
@@ -202,7 +202,7 @@ impl Supervisor {
             for news in reporter.report(d, counters) {
                 (self.news)(&news, &self.settings);
             }
-            if !d.poke.watch(seen, TRASH) {
+            if !d.poke.watch(seen, d.wake()) {
                 return;
             }
             // the end of it shall not wait
@@ -210,7 +210,7 @@ impl Supervisor {
         }
     }
 
-    /// Thread `feed`: fetches what is new on the hub, and makes due what waits.
+    /// Thread `feed`: fetches what is new on the hub.
     fn follow(&self, d: &Directory, hints: &Sender<Hint>) {
         let mut next = clock::monotonic();
         loop {
@@ -230,7 +230,7 @@ impl Supervisor {
                 d.look_again_later();
             }
             let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause());
-            match self.heard.recv_timeout(d.wake().min(until)) {
+            match self.heard.recv_timeout(until) {
                 Ok(()) => next = clock::monotonic(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,

@@ -25,7 +25,7 @@ use crate::config::watch::WatchSettings;
 use crate::error::{Error, Result};
 
 /// What waits is tried again after this time, doubled while nothing comes of it, up to the most.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MOST: Duration = Duration::from_secs(60);
 /// How often the guard is asked again: what it counted is forgotten with time.
 const GUARD: Duration = Duration::from_secs(300);
@@ -296,10 +296,11 @@ impl Directory {
             let worked = self.worked();
             again.pause = if worked > again.worked { AGAIN } else { (again.pause * 2).min(AGAIN_MOST) };
             (again.worked, again.at) = (worked, now + again.pause);
+            let again_at = again.pause;
             drop(again);
             self.engine.wake(false);
             self.poke.poke();
-            return AGAIN;
+            return again_at;
         }
         again.at.saturating_duration_since(now).max(self.link.pause()).max(Duration::from_millis(10))
     }
