@@ -35,6 +35,8 @@ const REOPEN: Duration = Duration::from_secs(30);
 const LISTENING: Duration = Duration::from_secs(600);
 /// Changes are told about together.
 const TOGETHER: Duration = Duration::from_millis(100);
+/// Between two looks at everything that were not planned, at least.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How often the trash is looked through.
 const TRASH: Duration = Duration::from_secs(3600);
 
@@ -162,14 +164,14 @@ impl Supervisor {
             let watch = Watch { tree: &d.tree, quiet: self.settings.debounce, rescan: self.settings.rescan, counters: &counters };
             // whatever happens in here, all of them are told to end
             let started = (|| {
-                let (wake, events, again) = (&wake, hints.clone(), hints);
+                let (wake, events) = (&wake, hints.clone());
                 scoped(scope, "inotify", move || {
                     if let Err(e) = watch.run(wake.as_fd(), &events) {
                         d.fail(e);
                     }
                 })?;
                 scoped(scope, "look", move || look(d, &hinted))?;
-                scoped(scope, "feed", move || self.follow(d, &again))?;
+                scoped(scope, "feed", move || self.follow(d))?;
                 for n in 1..=self.settings.concurrency {
                     scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
                     scoped(scope, &format!("download-{n}"), move || d.work(Way::Down))?;
@@ -177,8 +179,9 @@ impl Supervisor {
                 Ok(())
             })();
             if started.is_ok() {
-                self.oversee(d, &counters, reporter);
+                self.oversee(d, &counters, reporter, &hints);
             }
+            drop(hints);
             d.poke.stop();
             // each ends when those before it have
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
@@ -191,7 +194,8 @@ impl Supervisor {
     }
 
     /// Tells how it is whenever that changes, does what a person asks, and makes due what waits.
-    fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter) {
+    fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter, hints: &Sender<Hint>) {
+        let mut next_look = clock::monotonic();
         loop {
             let seen = d.poke.seen();
             reporter.approve(d);
@@ -202,7 +206,16 @@ impl Supervisor {
             for news in reporter.report(d, counters) {
                 (self.news)(&news, &self.settings);
             }
-            if !d.poke.watch(seen, d.wake()) {
+            let mut next = d.wake();
+            if d.wants_look() {
+                let now = clock::monotonic();
+                if now >= next_look && hints.try_send(Hint::Tree(String::new())).is_ok() {
+                    d.take_look_again();
+                    next_look = now + LOOK_AGAIN;
+                }
+                next = next.min(LOOK_AGAIN);
+            }
+            if !d.poke.watch(seen, next) {
                 return;
             }
             // the end of it shall not wait
@@ -211,7 +224,7 @@ impl Supervisor {
     }
 
     /// Thread `feed`: fetches what is new on the hub.
-    fn follow(&self, d: &Directory, hints: &Sender<Hint>) {
+    fn follow(&self, d: &Directory) {
         let mut next = clock::monotonic();
         loop {
             if self.control.opened.swap(false, Relaxed) {
@@ -225,9 +238,6 @@ impl Supervisor {
             }
             if d.poke.is_stopped() {
                 return;
-            }
-            if d.take_look_again() && hints.try_send(Hint::Tree(String::new())).is_err() {
-                d.look_again_later();
             }
             let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause());
             match self.heard.recv_timeout(until) {

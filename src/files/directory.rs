@@ -21,6 +21,7 @@ use super::state::{self, DiskState};
 use super::tree::{self, DiskTree};
 use crate::client::HubClient;
 use crate::clock;
+use crate::config::limits;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Result};
 
@@ -180,9 +181,19 @@ impl Directory {
         }
     }
 
-    /// Whether everything has to be looked at, since the last time that this was asked.
+    /// Whether everything has to be looked at, and there is room for what is found.
+    pub fn wants_look(&self) -> bool {
+        if self.engine.take_overflow() {
+            *lock(&self.look_again) = true;
+        }
+        *lock(&self.look_again) && self.engine.active() < limits::UNDER_WAY
+    }
+
+    /// The same; not any more, from now on.
     pub fn take_look_again(&self) -> bool {
-        std::mem::take(&mut *lock(&self.look_again)) | self.engine.take_overflow()
+        let wants = self.wants_look();
+        *lock(&self.look_again) &= !wants;
+        wants
     }
 
     /// It could not be said to who looks.
