@@ -266,7 +266,11 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
             return;
         }
         first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic())) {
-            Ok(hint) => d.look(&hint),
+            // what goes at one name may have come at another: deletes wait for all of it
+            Ok(hint) => {
+                let _looking = d.engine.look_around();
+                std::iter::once(hint).chain(hinted.try_iter().take(limits::EVENTS)).try_for_each(|hint| d.look(&hint))
+            }
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => return,
         };

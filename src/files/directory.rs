@@ -118,7 +118,7 @@ impl Directory {
         let opened = DiskTree::open(&settings.path, known, Uuid::new_v4(), &settings.ignore, place.private)?;
         let tree = match opened {
             tree::Opened::Held(why) => return Ok(Opened::Held(why)),
-            tree::Opened::Ready(tree) => Arc::new(tree),
+            tree::Opened::Ready(tree) => Arc::from(tree),
         };
         if known.is_none() {
             state.set_note("marker", &tree.id().to_string()).map_err(error)?;

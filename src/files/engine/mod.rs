@@ -256,7 +256,7 @@ impl Engine {
 
     /// Deletes that the guard counts as due. Held are all of them or none.
     pub fn deletes(&self) -> Vec<Token> {
-        self.desk().deletes().cloned().collect()
+        self.desk().deletes().collect()
     }
 
     /// How many paths the guard holds.
