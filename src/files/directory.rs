@@ -253,6 +253,10 @@ impl Directory {
             }
             Outcome::Fatal(e) => self.fail(e),
         }
+        // who tells how it is waits for the last one
+        if self.engine.active() == 0 {
+            self.poke.poke();
+        }
     }
 
     /// Ends all work on the directory: what it is now has to be seen first.

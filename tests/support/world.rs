@@ -188,8 +188,18 @@ impl Machine {
 
     /// Starts the daemon.
     pub fn start(&mut self) {
+        self.start_with(&["start", "-v"]);
+    }
+
+    /// Starts what runs until it is stopped.
+    pub fn start_with(&mut self, args: &[&str]) {
+        let command = self.command(args);
+        self.spawn(command);
+    }
+
+    /// A command of this machine, perhaps wrapped in another.
+    pub fn spawn(&mut self, mut command: Command) {
         let log = append(&self.log);
-        let mut command = self.command(&["start", "-v"]);
         self.child = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
