@@ -210,10 +210,17 @@ pub fn difference(one: &Tree, other: &Tree) -> String {
 /// Waits until all trees are the same and all say that they are in step; that tree.
 #[track_caller]
 pub fn settled(world: &World, all: &[&Synced]) -> Tree {
+    settled_with(world, all, &mut || ())
+}
+
+/// The same, with something that is done meanwhile.
+#[track_caller]
+pub fn settled_with(world: &World, all: &[&Synced], meanwhile: &mut dyn FnMut()) -> Tree {
     let last = std::cell::RefCell::new(String::new());
     let mut tree = Tree::new();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(100);
     wait_for("the trees become equal", world, || {
+        meanwhile();
         let trees: Vec<Option<Tree>> = all.iter().map(|s| s.tree()).collect();
         let conditions: Vec<String> = all.iter().map(|s| s.condition()).collect();
         let Some(first) = trees[0].clone() else { return false };

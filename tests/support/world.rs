@@ -150,8 +150,9 @@ impl World {
         for entry in std::fs::read_dir(self.dir.path()).unwrap().flatten() {
             if entry.path().extension().is_some_and(|e| e == "log") {
                 let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                out += &format!("--- {}\n{}\n", entry.file_name().display(), lines[lines.len().saturating_sub(30)..].join("\n"));
+                let (lines, tail): (Vec<&str>, usize) =
+                    (text.lines().collect(), std::env::var("LOG_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(30));
+                out += &format!("--- {}\n{}\n", entry.file_name().display(), lines[lines.len().saturating_sub(tail)..].join("\n"));
             }
         }
         out
