@@ -374,7 +374,7 @@ struct Copy {
 
 /// `mesync conflicts [DIR…]`
 pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let asked: Vec<PathBuf> = (0..).map_while(|at| invocation.argument(at).ok().map(PathBuf::from)).collect();
+    let asked: Vec<PathBuf> = invocation.arguments.iter().map(PathBuf::from).collect();
     let dirs = match asked.is_empty() {
         true => {
             let known = Files::all(&context.settings.base_dir).into_iter().filter_map(|f| f.read()).map(|s| PathBuf::from(s.dir));

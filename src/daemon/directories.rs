@@ -24,6 +24,7 @@ use crate::files::board::News;
 use crate::files::debounce::Hint;
 use crate::files::directory::{Directory, Opened, Place};
 use crate::files::engine::Way;
+use crate::files::engine::env::Called;
 use crate::files::poke::Poke;
 use crate::files::status::{Condition, Files};
 use crate::files::trash;
@@ -37,6 +38,9 @@ const LISTENING: Duration = Duration::from_secs(600);
 const TOGETHER: Duration = Duration::from_millis(100);
 /// Between two looks at everything that were not planned, at least.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Where something renamed was and where it is now are told one after the other, within so long.
+const FOLLOWS: Duration = Duration::from_millis(20);
+const FOLLOWS_MOST: Duration = Duration::from_secs(1);
 /// How often the trash is looked through.
 const TRASH: Duration = Duration::from_secs(3600);
 
@@ -266,15 +270,26 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
             return;
         }
         first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic())) {
-            // what goes at one name may have come at another: deletes wait for all of it
-            Ok(hint) => {
-                let _looking = d.engine.look_around();
-                std::iter::once(hint).chain(hinted.try_iter().take(limits::EVENTS)).try_for_each(|hint| d.look(&hint))
-            }
+            Ok(hint) => look_together(d, hint, hinted),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => return,
         };
     }
+}
+
+/// Looks where a hint says, and where those say that follow at once. No delete goes on before: half a rename is none.
+fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<()> {
+    let (looking, end) = (d.engine.look_around(), clock::monotonic() + FOLLOWS_MOST);
+    let mut next = Some(hint);
+    let mut looked = Ok(());
+    while let Some(hint) = next.filter(|_| looked.is_ok()) {
+        looked = d.look(&hint);
+        let pause = if matches!(hint, Hint::Path(_)) { Duration::ZERO } else { FOLLOWS };
+        next = if clock::monotonic() < end { hinted.recv_timeout(pause).ok() } else { None };
+    }
+    drop(looking);
+    d.poke.poke();
+    looked
 }
 
 /// Forgets what was in step, if a person has asked for that.

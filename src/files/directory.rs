@@ -116,7 +116,7 @@ impl Directory {
         let state = Arc::new(DiskState::open_or_renew(&file)?);
         let known = state.marker().map_err(error)?;
         let opened = DiskTree::open(&settings.path, known, Uuid::new_v4(), &settings.ignore, place.private)?;
-        let tree = match opened {
+        let tree: Arc<DiskTree> = match opened {
             tree::Opened::Held(why) => return Ok(Opened::Held(why)),
             tree::Opened::Ready(tree) => Arc::from(tree),
         };

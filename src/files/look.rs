@@ -41,16 +41,29 @@ impl Directory {
                     return self.rules_changed();
                 }
                 self.engine.offer(path);
+                let looked = self.look_at_emptied(parent(path));
                 self.poke.poke();
-                Ok(())
+                looked
             }
-            Hint::Entries(dir) => self.look_below(dir, Depth::Entries).map(drop),
+            Hint::Entries(dir) => self.look_below(dir, Depth::Entries).and_then(|_| self.look_at_emptied(Some(dir))),
             Hint::Tree(dir) if dir.is_empty() => self.look_at_all(),
             Hint::Tree(dir) => {
                 self.engine.offer(dir);
-                self.look_below(dir, Depth::All).map(drop)
+                self.look_below(dir, Depth::All).and_then(|_| self.look_at_emptied(parent(dir)))
             }
         }
+    }
+
+    /// A directory counts by itself once nothing is in it. What was in it may never have been known, so that nobody says so.
+    fn look_at_emptied(&self, dir: Option<&str>) -> Called<()> {
+        let Some(dir) = dir.filter(|dir| !dir.is_empty()) else { return Ok(()) };
+        match self.tree.is_empty(dir) {
+            // `true` also for what is no directory
+            Ok(true) => drop(self.engine.offer(dir)),
+            Ok(false) | Err(Fault::Later(_) | Fault::Refused(_)) => {}
+            Err(fault) => return Err(fault),
+        }
+        Ok(())
     }
 
     /// Offers everything that differs from its base, and everything that is pending.
