@@ -123,8 +123,8 @@ impl Directory {
         if known.is_none() {
             state.set_note("marker", &tree.id().to_string()).map_err(error)?;
         }
-        let (link, traffic, board) =
-            (Arc::new(Link::default()), Arc::new(Traffic::new(settings.bandwidth_limit)), Arc::new(Board::default()));
+        let (poke, board) = (Arc::<Poke>::default(), Arc::<Board>::default());
+        let (link, traffic) = (Arc::new(Link::new(poke.clone())), Arc::new(Traffic::new(settings.bandwidth_limit)));
         let names = Names::below(&settings.remote);
         let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
@@ -139,7 +139,7 @@ impl Directory {
             link,
             traffic,
             board,
-            poke: Arc::default(),
+            poke,
             worked: AtomicU64::new(0),
             look_again: Mutex::new(false),
             full_until: Mutex::new(None),
