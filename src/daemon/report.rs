@@ -55,9 +55,9 @@ impl Reporter {
     pub fn report(&mut self, d: &Directory, counters: &Counters) -> Vec<News> {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
-        let facts = d.board.facts();
+        let mut facts = d.board.facts();
         let in_step = d.is_in_step() && facts.looked && facts.refused.is_empty() && facts.skipped.unknown.count == 0;
-        d.board.in_step(in_step);
+        facts.in_step_since = d.board.in_step(in_step);
         let mut news = d.board.news(in_step);
         if !held.is_empty() && self.held.is_empty() {
             let paths = held.iter().take(NAMED).map(|t| t.path.clone()).collect();
@@ -124,9 +124,10 @@ impl Reporter {
         new
     }
 
-    /// The client ends: what was to be known is known.
-    pub fn stopped(&mut self, d: &Directory) {
-        d.board.news(true);
+    /// The work on it ends, for now: what was not told yet is news, and when it was seen last is written.
+    pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
+        self.put(self.last.clone());
+        d.board.news(true)
     }
 
     fn put(&mut self, status: Status) {

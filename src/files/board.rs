@@ -119,10 +119,11 @@ impl Board {
         (facts.skipped, facts.copies, facts.looked) = (skipped, copies, true);
     }
 
-    /// Takes note whether all is in step now.
-    pub fn in_step(&self, yes: bool) {
+    /// Takes note whether all is in step now. Since when it is.
+    pub fn in_step(&self, yes: bool) -> Option<SystemTime> {
         let mut facts = self.lock();
         facts.in_step_since = if yes { facts.in_step_since.or_else(|| Some(clock::now())) } else { None };
+        facts.in_step_since
     }
 
     /// What was not told yet. Changes only with `all`: when they have come to an end.
