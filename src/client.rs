@@ -77,11 +77,15 @@ const ANNOUNCED: u64 = 256 * 1024;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
 const ANSWER: u64 = 1024 * 1024;
+/// Connections that are kept for the next call, at most: threads of one directory that send and fetch.
+const KEPT: usize = 16;
 
 impl HubClient {
     /// The hub of the settings. `http_timeout` is for connecting, for each read and write, and for the beginning of an answer.
     pub fn new(settings: &Settings, access: AccessSource) -> crate::error::Result<HubClient> {
         let (url, timeout) = (settings.server_url.as_str(), settings.http_timeout);
+        // a name is looked up in a thread of its own, for each request; an address needs none
+        let resolve = if is_address(url) { None } else { Some(timeout) };
         let trust = settings.ca_file.as_deref().map(Trust::read).transpose()?;
         let config = || {
             let mut config = ureq::Agent::config_builder()
@@ -89,12 +93,13 @@ impl HubClient {
                 .max_redirects(0)
                 .max_redirects_will_error(false)
                 .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
-                .max_idle_connections(2)
+                .max_idle_connections(KEPT)
+                .max_idle_connections_per_host(KEPT)
                 .input_buffer_size(16 * 1024)
                 .output_buffer_size(16 * 1024)
                 // below the hub's own limit for idle connections
                 .max_idle_age(Duration::from_secs(45))
-                .timeout_resolve(Some(timeout))
+                .timeout_resolve(resolve)
                 .timeout_connect(Some(timeout))
                 .timeout_send_request(Some(timeout))
                 .timeout_per_write(Some(timeout));
@@ -320,13 +325,22 @@ fn is_stale(e: &std::io::Error) -> bool {
     matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-/// Whether a URL names this machine.
-pub fn is_loopback(url: &str) -> bool {
+/// The host of a URL, without the brackets of IPv6.
+fn host_of(url: &str) -> &str {
     let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or("");
-    let host = match authority.strip_prefix('[') {
+    match authority.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or(""),
         None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
+    }
+}
+
+fn is_address(url: &str) -> bool {
+    host_of(url).parse::<std::net::IpAddr>().is_ok()
+}
+
+/// Whether a URL names this machine.
+pub fn is_loopback(url: &str) -> bool {
+    let host = host_of(url);
     host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

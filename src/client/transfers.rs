@@ -106,6 +106,8 @@ impl HubClient {
             take(head, &mut content)?;
             io::copy(&mut content, &mut io::sink()).map_err(|e| self.interrupted(&e))?;
         }
+        // an answer that was read to its end leaves the connection for the next one
+        let _ = reader.read(&mut [0]);
         Ok(())
     }
 

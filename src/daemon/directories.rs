@@ -24,6 +24,7 @@ use crate::files::board::News;
 use crate::files::debounce::Hint;
 use crate::files::directory::{Directory, Opened, Place};
 use crate::files::engine::Way;
+use crate::files::engine::env::Called;
 use crate::files::poke::Poke;
 use crate::files::status::{Condition, Files};
 use crate::files::trash;
@@ -35,6 +36,11 @@ const REOPEN: Duration = Duration::from_secs(30);
 const LISTENING: Duration = Duration::from_secs(600);
 /// Changes are told about together.
 const TOGETHER: Duration = Duration::from_millis(100);
+/// Between two looks at everything that were not planned, at least.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Where something renamed was and where it is now are told one after the other, within so long.
+const FOLLOWS: Duration = Duration::from_millis(20);
+const FOLLOWS_MOST: Duration = Duration::from_secs(1);
 /// How often the trash is looked through.
 const TRASH: Duration = Duration::from_secs(3600);
 
@@ -79,6 +85,9 @@ impl Control {
     }
 }
 
+/// Hears what is news about a directory.
+pub type Tell = Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>;
+
 /// One directory's supervisor, before its thread runs.
 pub struct Supervisor {
     pub control: Arc<Control>,
@@ -90,17 +99,11 @@ pub struct Supervisor {
     heard: Receiver<()>,
     asked: Receiver<()>,
     shared: Arc<Shared>,
-    news: Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>,
+    news: Tell,
 }
 
 impl Supervisor {
-    pub fn new(
-        settings: &Settings,
-        watch: &WatchSettings,
-        hub: Arc<HubClient>,
-        shared: Arc<Shared>,
-        news: Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>,
-    ) -> Supervisor {
+    pub fn new(settings: &Settings, watch: &WatchSettings, hub: Arc<HubClient>, shared: Arc<Shared>, news: Tell) -> Supervisor {
         let ((hear, heard), (ask, asked)) = (bounded(limits::POKE), bounded(limits::POKE));
         let control =
             Control { open: Mutex::new(None), listening: AtomicBool::new(false), opened: AtomicBool::new(false), heard: hear, asked: ask };
@@ -165,14 +168,14 @@ impl Supervisor {
             let watch = Watch { tree: &d.tree, quiet: self.settings.debounce, rescan: self.settings.rescan, counters: &counters };
             // whatever happens in here, all of them are told to end
             let started = (|| {
-                let (wake, events, again) = (&wake, hints.clone(), hints);
+                let (wake, events) = (&wake, hints.clone());
                 scoped(scope, "inotify", move || {
                     if let Err(e) = watch.run(wake.as_fd(), &events) {
                         d.fail(e);
                     }
                 })?;
                 scoped(scope, "look", move || look(d, &hinted))?;
-                scoped(scope, "feed", move || self.follow(d, &again))?;
+                scoped(scope, "feed", move || self.follow(d))?;
                 for n in 1..=self.settings.concurrency {
                     scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
                     scoped(scope, &format!("download-{n}"), move || d.work(Way::Down))?;
@@ -180,8 +183,9 @@ impl Supervisor {
                 Ok(())
             })();
             if started.is_ok() {
-                self.oversee(d, &counters, reporter);
+                self.oversee(d, &counters, reporter, &hints);
             }
+            drop(hints);
             d.poke.stop();
             // each ends when those before it have
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
@@ -195,8 +199,9 @@ impl Supervisor {
         ended.map(|()| d.fatal())
     }
 
-    /// Tells how it is whenever that changes, and does what a person asks.
-    fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter) {
+    /// Tells how it is whenever that changes, does what a person asks, and makes due what waits.
+    fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter, hints: &Sender<Hint>) {
+        let mut next_look = clock::monotonic();
         loop {
             let seen = d.poke.seen();
             reporter.approve(d);
@@ -207,7 +212,16 @@ impl Supervisor {
             for news in reporter.report(d, counters) {
                 (self.news)(&news, &self.settings);
             }
-            if !d.poke.wait(seen, TRASH) {
+            let mut next = d.wake();
+            if d.wants_look() {
+                let now = clock::monotonic();
+                if now >= next_look && hints.try_send(Hint::Tree(String::new())).is_ok() {
+                    d.take_look_again();
+                    next_look = now + LOOK_AGAIN;
+                }
+                next = next.min(LOOK_AGAIN);
+            }
+            if !d.poke.watch(seen, next) {
                 return;
             }
             // the end of it shall not wait
@@ -215,8 +229,8 @@ impl Supervisor {
         }
     }
 
-    /// Thread `feed`: fetches what is new on the hub, and makes due what waits.
-    fn follow(&self, d: &Directory, hints: &Sender<Hint>) {
+    /// Thread `feed`: fetches what is new on the hub.
+    fn follow(&self, d: &Directory) {
         let mut next = clock::monotonic();
         loop {
             if self.control.opened.swap(false, Relaxed) {
@@ -231,11 +245,8 @@ impl Supervisor {
             if d.poke.is_stopped() {
                 return;
             }
-            if d.take_look_again() && hints.try_send(Hint::Tree(String::new())).is_err() {
-                d.look_again_later();
-            }
             let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause());
-            match self.heard.recv_timeout(d.wake().min(until)) {
+            match self.heard.recv_timeout(until) {
                 Ok(()) => next = clock::monotonic(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -261,11 +272,26 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
             return;
         }
         first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic())) {
-            Ok(hint) => d.look(&hint),
+            Ok(hint) => look_together(d, hint, hinted),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => return,
         };
     }
+}
+
+/// Looks where a hint says, and where those say that follow at once. No delete goes on before: half a rename is none.
+fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<()> {
+    let (looking, end) = (d.engine.look_around(), clock::monotonic() + FOLLOWS_MOST);
+    let mut next = Some(hint);
+    let mut looked = Ok(());
+    while let Some(hint) = next.filter(|_| looked.is_ok()) {
+        looked = d.look(&hint);
+        let pause = if matches!(hint, Hint::Path(_)) { Duration::ZERO } else { FOLLOWS };
+        next = if clock::monotonic() < end { hinted.recv_timeout(pause).ok() } else { None };
+    }
+    drop(looking);
+    d.poke.poke();
+    looked
 }
 
 /// Forgets what was in step, if a person has asked for that.

@@ -8,6 +8,7 @@ use super::directories::{adopt, held, private};
 use super::report::Reporter;
 use super::threads::scoped;
 use crate::client::HubClient;
+use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
@@ -24,6 +25,8 @@ use crate::files::watch::Counters;
 
 /// Between two pictures of how far it is.
 const REDRAW: Duration = Duration::from_millis(200);
+/// Between two looks whether all is done.
+const STEP: Duration = Duration::from_millis(3);
 /// Rows read from the state at once.
 const CHUNK: usize = 256;
 
@@ -80,7 +83,6 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     if !d.feed() {
         return Err(d.fatal().or_else(|| d.link.trouble()).unwrap_or_else(|| Error::new(Kind::Unreachable, "cannot reach the hub")));
     }
-    let workers = 2 * d.settings.concurrency;
     std::thread::scope(|scope| {
         let started = (1..=d.settings.concurrency).try_for_each(|n| {
             scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
@@ -95,10 +97,10 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
             if let Ok(looking) = looked {
                 while !looking.is_finished() {
                     show(progress(d));
-                    d.poke.wait(d.poke.seen(), REDRAW);
+                    d.poke.pause(REDRAW);
                 }
             }
-            until_done(d, workers, show);
+            until_done(d, show);
         }
         d.poke.stop();
         started
@@ -127,12 +129,10 @@ fn progress(d: &Directory) -> Progress {
 }
 
 /// As long as something comes of it.
-fn until_done(d: &Directory, workers: usize, show: &dyn Fn(Progress)) {
+fn until_done(d: &Directory, show: &dyn Fn(Progress)) {
     let mut worked = None;
     while !d.poke.is_stopped() {
-        while !d.poke.all_idle(workers, REDRAW) {
-            show(progress(d));
-        }
+        until_quiet(d, show);
         if d.take_look_again()
             && let Err(fault) = d.look_at_all()
         {
@@ -143,14 +143,22 @@ fn until_done(d: &Directory, workers: usize, show: &dyn Fn(Progress)) {
         }
         d.engine.wake(false);
         d.poke.poke();
-        while !d.poke.all_idle(workers, REDRAW) {
-            show(progress(d));
-        }
+        until_quiet(d, show);
         let now = Some((d.worked(), d.engine.due()));
         if d.engine.active() == 0 && d.engine.due() == d.engine.held() || now == worked {
             return;
         }
         worked = now;
+    }
+}
+
+fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
+    let mut next = clock::monotonic();
+    while !d.engine.is_quiet() && !d.is_paused() && d.poke.pause(STEP) {
+        if clock::monotonic() >= next {
+            next = clock::monotonic() + REDRAW;
+            show(progress(d));
+        }
     }
 }
 

@@ -55,9 +55,9 @@ impl Reporter {
     pub fn report(&mut self, d: &Directory, counters: &Counters) -> Vec<News> {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
-        let mut facts = d.board.facts();
+        let facts = d.board.facts();
         let in_step = d.is_in_step() && facts.looked && facts.refused.is_empty() && facts.skipped.unknown.count == 0;
-        facts.in_step_since = d.board.in_step(in_step);
+        let in_step_since = d.board.in_step(in_step);
         let mut news = d.board.news(in_step);
         if !held.is_empty() && self.held.is_empty() {
             let paths = held.iter().take(NAMED).map(|t| t.path.clone()).collect();
@@ -103,7 +103,7 @@ impl Reporter {
             unknown: examples(&facts.skipped.unknown),
             watched: counters.watched.load(Relaxed),
             unwatched,
-            in_step_since: facts.in_step_since.map(clock::rfc3339),
+            in_step_since: in_step_since.map(clock::rfc3339),
             at: self.last.at.clone(),
             ..self.last.clone()
         };

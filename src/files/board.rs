@@ -52,7 +52,7 @@ pub struct Facts {
     changed_count: u64,
     /// Paths with their copies.
     set_aside: Vec<(String, String)>,
-    pub in_step_since: Option<SystemTime>,
+    in_step_since: Option<SystemTime>,
 }
 
 /// News for the hooks.
@@ -125,7 +125,7 @@ impl Board {
         (facts.skipped, facts.copies, facts.looked) = (skipped, copies, true);
     }
 
-    /// Takes note whether all is in step now. Since when it is.
+    /// Takes note whether all is in step now; since when.
     pub fn in_step(&self, yes: bool) -> Option<SystemTime> {
         let mut facts = self.lock();
         facts.in_step_since = if yes { facts.in_step_since.or_else(|| Some(clock::now())) } else { None };

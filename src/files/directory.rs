@@ -21,11 +21,12 @@ use super::state::{self, DiskState};
 use super::tree::{self, DiskTree};
 use crate::client::HubClient;
 use crate::clock;
+use crate::config::limits;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Result};
 
 /// What waits is tried again after this time, doubled while nothing comes of it, up to the most.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MOST: Duration = Duration::from_secs(60);
 /// How often the guard is asked again: what it counted is forgotten with time.
 const GUARD: Duration = Duration::from_secs(300);
@@ -115,9 +116,9 @@ impl Directory {
         let state = Arc::new(DiskState::open_or_renew(&file)?);
         let known = state.marker().map_err(error)?;
         let opened = DiskTree::open(&settings.path, known, Uuid::new_v4(), &settings.ignore, place.private)?;
-        let tree = match opened {
+        let tree: Arc<DiskTree> = match opened {
             tree::Opened::Held(why) => return Ok(Opened::Held(why)),
-            tree::Opened::Ready(tree) => Arc::new(tree),
+            tree::Opened::Ready(tree) => Arc::from(tree),
         };
         if known.is_none() {
             state.set_note("marker", &tree.id().to_string()).map_err(error)?;
@@ -180,9 +181,19 @@ impl Directory {
         }
     }
 
-    /// Whether everything has to be looked at, since the last time that this was asked.
+    /// Whether everything has to be looked at, and there is room for what is found.
+    pub fn wants_look(&self) -> bool {
+        if self.engine.take_overflow() {
+            *lock(&self.look_again) = true;
+        }
+        *lock(&self.look_again) && self.engine.active() < limits::UNDER_WAY
+    }
+
+    /// The same; not any more, from now on.
     pub fn take_look_again(&self) -> bool {
-        std::mem::take(&mut *lock(&self.look_again)) | self.engine.take_overflow()
+        let wants = self.wants_look();
+        *lock(&self.look_again) &= !wants;
+        wants
     }
 
     /// It could not be said to who looks.
@@ -210,15 +221,29 @@ impl Directory {
             }
             let pause = self.link.pause().max(self.disk_pause(way));
             if !pause.is_zero() {
-                self.poke.wait(seen, pause);
+                self.poke.wait(way, seen, pause);
                 continue;
             }
-            match self.engine.work(Some(way)) {
-                Some(report) => self.report(report),
-                None if !self.poke.wait(seen, AGAIN_MOST) => return,
-                None => {}
-            }
+            let Some(piece) = self.engine.take(Some(way)) else {
+                self.poke.wait(way, seen, AGAIN_MOST);
+                continue;
+            };
+            self.call_another(way);
+            let report = self.engine.carry_out(piece);
+            self.report(report);
+            self.call_another(if way == Way::Up { Way::Down } else { Way::Up });
         }
+    }
+
+    fn call_another(&self, way: Way) {
+        if self.engine.has_work(way) {
+            self.poke.more(way);
+        }
+    }
+
+    /// Whether those who work have to wait for the hub, or for room on the disk.
+    pub fn is_paused(&self) -> bool {
+        !self.link.pause().is_zero() || !self.disk_pause(Way::Down).is_zero()
     }
 
     fn disk_pause(&self, way: Way) -> Duration {
@@ -231,7 +256,6 @@ impl Directory {
         match outcome {
             Outcome::Progress => {
                 self.worked.fetch_add(1, Relaxed);
-                self.poke.poke();
             }
             Outcome::Settled => {
                 self.worked.fetch_add(1, Relaxed);
@@ -253,6 +277,7 @@ impl Directory {
             }
             Outcome::Fatal(e) => self.fail(e),
         }
+        self.poke.done();
     }
 
     /// Ends all work on the directory: what it is now has to be seen first.
@@ -282,10 +307,11 @@ impl Directory {
             let worked = self.worked();
             again.pause = if worked > again.worked { AGAIN } else { (again.pause * 2).min(AGAIN_MOST) };
             (again.worked, again.at) = (worked, now + again.pause);
+            let again_at = again.pause;
             drop(again);
             self.engine.wake(false);
             self.poke.poke();
-            return AGAIN;
+            return again_at;
         }
         again.at.saturating_duration_since(now).max(self.link.pause()).max(Duration::from_millis(10))
     }

@@ -12,6 +12,7 @@ use super::engine::env::{Called, Fault, Rows, State, Tree};
 use super::ignore;
 use super::plan::{Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
+use crate::clock;
 use crate::config::limits;
 
 /// Rows that are read from the state at once.
@@ -20,6 +21,7 @@ const CHUNK: usize = 256;
 const MOST_LEFT: usize = 10_000;
 /// For how long room is waited for before it is given up that there will be any.
 const STALLED: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// One look.
 struct Looker<'a> {
@@ -39,16 +41,29 @@ impl Directory {
                     return self.rules_changed();
                 }
                 self.engine.offer(path);
+                let looked = self.look_at_emptied(parent(path));
                 self.poke.poke();
-                Ok(())
+                looked
             }
-            Hint::Entries(dir) => self.look_below(dir, Depth::Entries).map(drop),
+            Hint::Entries(dir) => self.look_below(dir, Depth::Entries).and_then(|_| self.look_at_emptied(Some(dir))),
             Hint::Tree(dir) if dir.is_empty() => self.look_at_all(),
             Hint::Tree(dir) => {
                 self.engine.offer(dir);
-                self.look_below(dir, Depth::All).map(drop)
+                self.look_below(dir, Depth::All).and_then(|_| self.look_at_emptied(parent(dir)))
             }
         }
+    }
+
+    /// A directory counts by itself once nothing is in it. What was in it may never have been known, so that nobody says so.
+    fn look_at_emptied(&self, dir: Option<&str>) -> Called<()> {
+        let Some(dir) = dir.filter(|dir| !dir.is_empty()) else { return Ok(()) };
+        match self.tree.is_empty(dir) {
+            // `true` also for what is no directory
+            Ok(true) => drop(self.engine.offer(dir)),
+            Ok(false) | Err(Fault::Later(_) | Fault::Refused(_)) => {}
+            Err(fault) => return Err(fault),
+        }
+        Ok(())
     }
 
     /// Offers everything that differs from its base, and everything that is pending.
@@ -89,10 +104,11 @@ impl Directory {
 
     fn rules_changed(&self) -> Called<()> {
         self.engine.offer(ignore::FILE);
-        match self.read_rules() {
-            true => self.look_at_all(),
-            false => Ok(self.poke.poke()),
+        if self.read_rules() {
+            return self.look_at_all();
         }
+        self.poke.poke();
+        Ok(())
     }
 
     fn read_rules(&self) -> bool {
@@ -179,19 +195,20 @@ impl Looker<'_> {
     /// Memory is for what is under way. What waits for a hub that is not there, or for something that was not offered yet, gets
     /// more room: up to that of the desk, and beyond that it is found by another look.
     fn wait_for_room(&mut self) {
-        let mut seen = self.d.poke.seen();
-        while self.d.engine.active() >= self.room && !self.d.poke.is_stopped() {
-            self.d.poke.poke();
-            let before = self.d.worked();
-            self.d.poke.wait(self.d.poke.seen(), STALLED);
-            if self.d.worked() == before {
+        let d = self.d;
+        // the workers need not wait for the end of a long look
+        d.poke.poke();
+        if d.engine.active() < self.room {
+            return;
+        }
+        let mut before = (d.worked(), clock::monotonic());
+        while d.engine.active() >= self.room - self.room / 4 && d.poke.pause(PAUSE) {
+            let worked = d.worked();
+            if worked != before.0 {
+                before = (worked, clock::monotonic());
+            } else if before.1.elapsed() > STALLED {
                 self.room *= 2;
             }
-            seen = self.d.poke.seen();
-        }
-        // the workers need not wait for the end of a long look
-        if self.d.engine.active() % 64 == 1 && seen == self.d.poke.seen() {
-            self.d.poke.poke();
         }
     }
 }

@@ -1,23 +1,27 @@
-//! Wakes those who work for a directory, and knows when all of them have nothing to do.
+//! Wakes those who work for a directory.
 //!
-//! A poke is a number that grows: who looked for work before it looks again, so none is lost. It starts no thread.
+//! A poke is a number that grows: who looks for work asks for it before, so none is lost. One worker of each kind is woken at a
+//! time, and wakes the next one if there is more than it can do: else all of them would run for each piece. It starts no thread.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use super::engine::Way;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Poke {
     state: Mutex<State>,
-    changed: Condvar,
+    up: Condvar,
+    down: Condvar,
+    /// Who watches over the workers.
+    others: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     pokes: u64,
     stopped: bool,
-    /// Workers that wait with nothing to do.
-    idle: usize,
 }
 
 impl Poke {
@@ -26,16 +30,29 @@ impl Poke {
         self.lock().pokes
     }
 
-    /// There may be something to do.
+    /// There may be something to do, for a worker of each kind.
     pub fn poke(&self) {
         self.lock().pokes += 1;
-        self.changed.notify_all();
+        [&self.up, &self.down].iter().for_each(|kind| kind.notify_one());
+        self.others.notify_all();
+    }
+
+    /// There is more to do that way: wakes one more worker.
+    pub fn more(&self, way: Way) {
+        self.lock().pokes += 1;
+        self.of(way).notify_one();
+    }
+
+    /// Something was done, for those who watch.
+    pub fn done(&self) {
+        self.lock().pokes += 1;
+        self.others.notify_all();
     }
 
     /// Nobody shall wait any more.
     pub fn stop(&self) {
         self.lock().stopped = true;
-        self.changed.notify_all();
+        [&self.up, &self.down, &self.others].iter().for_each(|kind| kind.notify_all());
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -43,31 +60,31 @@ impl Poke {
     }
 
     /// A worker waits for a poke after `seen`, for so long at most. `false`: stop.
-    pub fn wait(&self, seen: u64, time: Duration) -> bool {
-        let mut state = self.lock();
-        if state.pokes == seen && !state.stopped {
-            state.idle += 1;
-            self.changed.notify_all();
-            state = self.wait_on(state, time, |s| s.pokes == seen && !s.stopped);
-            state.idle -= 1;
-        }
-        !state.stopped
+    pub fn wait(&self, way: Way, seen: u64, time: Duration) -> bool {
+        !wait(self.of(way), self.lock(), time, |s| s.pokes == seen && !s.stopped).stopped
     }
 
-    /// Waits until so many workers have nothing to do and nobody has poked them, or stopped them; for so long at most. Whether
-    /// it is so.
-    pub fn all_idle(&self, workers: usize, time: Duration) -> bool {
-        let state = self.wait_on(self.lock(), time, |s| s.idle < workers && !s.stopped);
-        state.idle >= workers || state.stopped
+    /// Somebody who does not work waits for a poke after `seen`.
+    pub fn watch(&self, seen: u64, time: Duration) -> bool {
+        !wait(&self.others, self.lock(), time, |s| s.pokes == seen && !s.stopped).stopped
     }
 
-    fn wait_on<'a>(&'a self, state: MutexGuard<'a, State>, time: Duration, go_on: impl Fn(&State) -> bool) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout_while(state, time, |s| go_on(s)).unwrap_or_else(PoisonError::into_inner).0
+    /// Lets time pass, unless it is stopped. `false`: stop.
+    pub fn pause(&self, time: Duration) -> bool {
+        !wait(&self.others, self.lock(), time, |s| !s.stopped).stopped
+    }
+
+    fn of(&self, way: Way) -> &Condvar {
+        if way == Way::Up { &self.up } else { &self.down }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn wait<'a>(on: &Condvar, state: MutexGuard<'a, State>, time: Duration, go_on: impl Fn(&State) -> bool) -> MutexGuard<'a, State> {
+    on.wait_timeout_while(state, time, |s| go_on(s)).unwrap_or_else(PoisonError::into_inner).0
 }
 
 #[cfg(test)]
@@ -79,17 +96,18 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn no_poke_is_lost_and_idle_means_that_all_have_looked() {
+    fn no_poke_is_lost() {
         let (poke, work, done) = (Poke::default(), AtomicUsize::new(0), AtomicUsize::new(0));
         let take = || work.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
         std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
+            for way in [Way::Up, Way::Down, Way::Up, Way::Down] {
+                let (poke, done, take) = (&poke, &done, &take);
+                scope.spawn(move || {
                     loop {
                         let seen = poke.seen();
                         match take() {
                             true => drop(done.fetch_add(1, SeqCst)),
-                            false if !poke.wait(seen, LONG) => return,
+                            false if !poke.wait(way, seen, LONG) => return,
                             false => {}
                         }
                     }
@@ -97,14 +115,18 @@ mod tests {
             }
             for round in 1..=100 {
                 work.fetch_add(7, SeqCst);
-                poke.poke();
+                if round % 2 == 0 {
+                    poke.poke()
+                } else {
+                    poke.more(Way::Down)
+                }
                 while done.load(SeqCst) < round * 7 {
                     std::thread::yield_now();
                 }
             }
-            assert!(poke.all_idle(4, LONG) && !poke.all_idle(5, Duration::ZERO));
+            assert!(poke.pause(Duration::ZERO) && poke.watch(0, LONG));
             poke.stop();
         });
-        assert!(poke.is_stopped() && poke.all_idle(5, LONG));
+        assert!(poke.is_stopped() && !poke.pause(LONG));
     }
 }

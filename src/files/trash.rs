@@ -33,6 +33,7 @@ pub fn expire(tree: &DiskTree) -> Called<()> {
     let room = space.f_blocks.saturating_mul(space.f_frsize) / PART;
     let now = i64::try_from(clock::millis(clock::now())).unwrap_or(i64::MAX).saturating_mul(1_000_000);
     remove(tree, TRASH, |all| due(all, now, KEPT, room))?;
+    tree.trashed.forget();
     remove(tree, partial::DIR, |all| due(all, now, PARTIAL_KEPT, u64::MAX))
 }
 

@@ -150,8 +150,10 @@ impl<'a> Running<'a> {
                     batch => found.extend(batch?.map(|e| (e.wd.clone(), e.mask, e.name.map(|n| n.to_os_string())))),
                 }
             }
+            // both halves of a rename happen at the same time, however long it takes to watch what came
+            let now = self.now();
             for (wd, mask, name) in found {
-                if let Some(ended) = self.event(&wd, mask, name.as_deref()).map_err(other)? {
+                if let Some(ended) = self.event(&wd, mask, name.as_deref(), now).map_err(other)? {
                     return Ok(ended);
                 }
             }
@@ -199,7 +201,7 @@ impl<'a> Running<'a> {
         Ok(true)
     }
 
-    fn event(&mut self, wd: &WatchDescriptor, mask: EventMask, name: Option<&std::ffi::OsStr>) -> Result<Option<Ended>> {
+    fn event(&mut self, wd: &WatchDescriptor, mask: EventMask, name: Option<&std::ffi::OsStr>, now: Duration) -> Result<Option<Ended>> {
         if mask.contains(EventMask::Q_OVERFLOW) {
             // directories may have come without being watched
             return Ok(Some(Ended::Lost(None)));
@@ -239,7 +241,7 @@ impl<'a> Running<'a> {
             () if mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) => Happened::Complete,
             () => Happened::Touched,
         };
-        let hint = self.debounce.happened(&path, happened, self.now());
+        let hint = self.debounce.happened(&path, happened, now);
         let going = hint.map_or(Ok(true), |hint| self.tell(hint))?;
         Ok((!going).then_some(Ended::Stopped))
     }

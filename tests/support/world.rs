@@ -150,8 +150,9 @@ impl World {
         for entry in std::fs::read_dir(self.dir.path()).unwrap().flatten() {
             if entry.path().extension().is_some_and(|e| e == "log") {
                 let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                out += &format!("--- {}\n{}\n", entry.file_name().display(), lines[lines.len().saturating_sub(30)..].join("\n"));
+                let (lines, tail): (Vec<&str>, usize) =
+                    (text.lines().collect(), std::env::var("LOG_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(30));
+                out += &format!("--- {}\n{}\n", entry.file_name().display(), lines[lines.len().saturating_sub(tail)..].join("\n"));
             }
         }
         out
@@ -188,8 +189,18 @@ impl Machine {
 
     /// Starts the daemon.
     pub fn start(&mut self) {
+        self.start_with(&["start", "-v"]);
+    }
+
+    /// Starts what runs until it is stopped.
+    pub fn start_with(&mut self, args: &[&str]) {
+        let command = self.command(args);
+        self.spawn(command);
+    }
+
+    /// A command of this machine, perhaps wrapped in another.
+    pub fn spawn(&mut self, mut command: Command) {
         let log = append(&self.log);
-        let mut command = self.command(&["start", "-v"]);
         self.child = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 

@@ -87,7 +87,20 @@ impl Engine {
         }
         self.pass_guard(path, known)?;
         let slot = self.trash_slot(path, local)?;
-        self.leave(path, known, local, then, slot, true)
+        let left = self.leave(path, known, local, then, slot.clone(), true)?;
+        // renamed there, and here by now: the trash is for what would be gone otherwise
+        if self.goes_on_here(known, local)? && self.env.tree.stamp(&slot)?.is_some_and(|s| s.same_but_for_ctime(&local.stamp)) {
+            self.env.tree.discard(&slot)?;
+        }
+        Ok(left)
+    }
+
+    /// Whether what was deleted on the hub stands here in step under the name that it has there now.
+    fn goes_on_here(&self, known: &Known, local: &Local) -> Result<bool, Stop> {
+        let Some(to) = &known.remote().renamed_to else { return Ok(false) };
+        let rows = self.env.state.rows(to)?;
+        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.intent.is_none();
+        Ok(same && rows.base.seen.is_some() && self.env.tree.stamp(to)? == rows.base.seen)
     }
 
     fn leave(&self, path: &str, known: &Known, what: &Local, then: BaseRow, to: String, trash: bool) -> Step {

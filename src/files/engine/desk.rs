@@ -6,7 +6,10 @@
 //! A path is *examined* first (looked at and planned) and *carried out* after. Deletes wait until all that was due with them
 //! has been examined: only then is it known how many there are, and which of them are one half of a rename.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::files::plan::{is_below, parent};
 use crate::wire::files::Hash;
@@ -94,15 +97,18 @@ pub enum End {
 
 #[derive(Debug, Default)]
 pub struct Desk {
-    due: BTreeMap<String, Due>,
-    unexamined: BTreeMap<u64, String>,
-    ready: BTreeMap<(Rank, Way), BTreeSet<String>>,
+    due: BTreeMap<Arc<str>, Due>,
+    unexamined: BTreeMap<u64, Arc<str>>,
+    ready: BTreeMap<(Rank, Way), BTreeSet<Arc<str>>>,
     /// Names worked on.
     busy: BTreeSet<String>,
-    deletes: BTreeMap<String, (Token, Hash)>,
-    fresh: BTreeSet<(Hash, String)>,
+    /// With the revisions of base and hub, and the hash of what goes.
+    deletes: BTreeMap<Arc<str>, (u64, u64, Hash)>,
+    fresh: BTreeSet<(Hash, Arc<str>)>,
     next_seq: u64,
     held: usize,
+    /// Deletes without a possible other half of a rename, if that was counted.
+    single: Cell<Option<u64>>,
     overflow: bool,
 }
 
@@ -126,9 +132,9 @@ impl Desk {
     }
 
     fn begin(&mut self, path: &str, turns: u32) {
-        let seq = self.seq();
-        self.due.insert(path.to_string(), Due { seq, stage: Stage::New, again: false, fresh: None, turns });
-        self.unexamined.insert(seq, path.to_string());
+        let (seq, path) = (self.seq(), Arc::<str>::from(path));
+        self.due.insert(path.clone(), Due { seq, stage: Stage::New, again: false, fresh: None, turns });
+        self.unexamined.insert(seq, path);
     }
 
     fn seq(&mut self) -> u64 {
@@ -138,10 +144,12 @@ impl Desk {
 
     /// Takes a path to its beginning. Until it has been examined again it counts as what it was.
     fn restart(&mut self, path: &str) {
-        let token = self.deletes.remove_entry(path);
+        let token = self.deletes.get(path).copied();
         let turns = self.due.get(path).map_or(0, |d| d.turns);
         self.forget(path);
-        self.deletes.extend(token);
+        if token.is_some() {
+            self.count_delete(path, token);
+        }
         self.begin(path, turns);
     }
 
@@ -153,28 +161,38 @@ impl Desk {
             self.ready.entry((rank, way)).or_default().remove(path);
         }
         if let Some(hash) = due.fresh {
-            self.fresh.remove(&(hash, path.to_string()));
+            self.fresh.remove(&(hash, path.into()));
+            self.single.set(None);
         }
-        self.deletes.remove(path);
+        self.count_delete(path, None);
+    }
+
+    fn count_delete(&mut self, path: &str, delete: Option<(u64, u64, Hash)>) {
+        match delete {
+            Some(delete) => drop(self.deletes.insert(path.into(), delete)),
+            None if self.deletes.remove(path).is_none() => return,
+            None => {}
+        }
+        self.single.set(None);
     }
 
     /// Gives out the next piece of work. `deletes`: whether they may go at all now. `way`: only what goes that way, and looks.
     pub fn next(&mut self, deletes: bool, way: Option<Way>) -> Option<(String, Task)> {
-        if let Some(path) = self.unexamined.values().find(|p| !self.busy.contains(*p)).cloned() {
+        if let Some(path) = self.unexamined.values().find(|p| !self.busy.contains(p.as_ref())).map(|p| p.to_string()) {
             self.busy.insert(path.clone());
             return Some((path, Task::Examine));
         }
         // what is being examined is still among them
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
         for ((rank, _), paths) in self.ready.iter().filter(|((_, to), _)| way.is_none_or(|way| way == *to)) {
-            let may = |p: &&String| {
-                let before = self.due.get(*p).is_some_and(|d| d.seq < first);
+            let may = |p: &&Arc<str>| {
+                let before = self.due.get(p.as_ref()).is_some_and(|d| d.seq < first);
                 (*rank != Rank::Delete || before) && !self.is_blocked(p)
             };
             if *rank == Rank::Delete && !deletes {
                 return None;
             }
-            if let Some(path) = paths.iter().find(may).cloned() {
+            if let Some(path) = paths.iter().find(may).map(|p| p.to_string()) {
                 self.busy.insert(path.clone());
                 return Some((path, Task::CarryOut));
             }
@@ -237,11 +255,12 @@ impl Desk {
 
     fn examined(&mut self, path: &str, found: Examined) {
         match found.counted {
-            Some(delete) => drop(self.deletes.insert(path.to_string(), delete)),
-            None => drop(self.deletes.remove(path)),
+            Some((token, hash)) => self.count_delete(path, Some((token.base, token.remote, hash))),
+            None => self.count_delete(path, None),
         }
         if let Some(hash) = found.fresh {
-            self.fresh.insert((hash, path.to_string()));
+            self.fresh.insert((hash, path.into()));
+            self.single.set(None);
         }
         self.set_stage(path, Stage::Ready(found.rank, found.way));
         // all that was offered until now goes before its delete
@@ -260,15 +279,18 @@ impl Desk {
         self.held = self.held + usize::from(stage == Stage::Held) - usize::from(due.stage == Stage::Held);
         due.stage = stage;
         if let Stage::Ready(rank, way) = stage {
-            self.ready.entry((rank, way)).or_default().insert(path.to_string());
+            let path = self.due.get_key_value(path).map(|(path, _)| path.clone());
+            self.ready.entry((rank, way)).or_default().extend(path);
         }
     }
 
     /// What waits above and below a path that got on may go on too.
     fn wake_around(&mut self, path: &str) {
         let above = std::iter::successors(parent(path), |p| parent(p)).map(str::to_string);
-        let below = self.due.range(format!("{path}/")..).map(|(p, _)| p).take_while(|p| is_below(p, path)).cloned();
-        let waits = |p: &String| self.due.get(p).is_some_and(|d| d.stage == Stage::Waiting);
+        let from = format!("{path}/");
+        let from = (Bound::Included(from.as_str()), Bound::Unbounded);
+        let below = self.due.range::<str, _>(from).map(|(p, _)| p).take_while(|p| is_below(p, path)).map(|p| p.to_string());
+        let waits = |p: &String| self.due.get(p.as_str()).is_some_and(|d| d.stage == Stage::Waiting);
         let around: Vec<String> = above.chain(below).filter(waits).collect();
         around.iter().for_each(|p| self.restart(p));
     }
@@ -276,24 +298,25 @@ impl Desk {
     /// Everything that waits is due again; `held` too: the guard may have become milder.
     pub fn wake(&mut self, held: bool) {
         let waits = |d: &Due| d.stage == Stage::Waiting || held && d.stage == Stage::Held;
-        let paths: Vec<String> = self.due.iter().filter(|(p, d)| waits(d) && !self.busy.contains(*p)).map(|(p, _)| p.clone()).collect();
+        let paths: Vec<Arc<str>> =
+            self.due.iter().filter(|(p, d)| waits(d) && !self.busy.contains(p.as_ref())).map(|(p, _)| p.clone()).collect();
         paths.iter().for_each(|p| self.restart(p));
     }
 
     /// All that was examined is out of date.
     pub fn forget_examined(&mut self) {
-        let paths: Vec<String> = self.due.keys().filter(|p| !self.busy.contains(*p)).cloned().collect();
+        let paths: Vec<Arc<str>> = self.due.keys().filter(|p| !self.busy.contains(p.as_ref())).cloned().collect();
         paths.iter().for_each(|p| self.restart(p));
         self.busy.iter().for_each(|p| {
-            if let Some(due) = self.due.get_mut(p) {
+            if let Some(due) = self.due.get_mut(p.as_str()) {
                 due.again = true;
             }
         });
     }
 
     /// Deletes that are due and that the guard counts, held or not; approved ones are not among them.
-    pub fn deletes(&self) -> impl Iterator<Item = &Token> {
-        self.deletes.values().map(|(token, _)| token)
+    pub fn deletes(&self) -> impl Iterator<Item = Token> {
+        self.deletes.iter().map(|(path, (base, remote, _))| Token { path: path.to_string(), base: *base, remote: *remote })
     }
 
     /// How many deletes are due beside that of `path`. If they are more than `enough`, those are left out that may be one half of
@@ -303,24 +326,41 @@ impl Desk {
         if all <= enough || self.fresh.is_empty() {
             return all;
         }
-        self.deletes.iter().filter(|(p, (_, hash))| *p != path && !self.has_twin(p, hash)).count() as u64
+        // one that is held does not change it for the next one
+        let single =
+            self.single.get().unwrap_or_else(|| self.deletes.iter().filter(|(p, (_, _, hash))| !self.has_twin(p, hash)).count() as u64);
+        self.single.set(Some(single));
+        let this = self.deletes.get(path).is_some_and(|(_, _, hash)| !self.has_twin(path, hash));
+        single - u64::from(this)
     }
 
     /// A delete was let through: it counts elsewhere from now on.
     pub fn let_through(&mut self, path: &str) {
-        self.deletes.remove(path);
+        self.count_delete(path, None);
     }
 
     /// Whether something new here has these bytes, so that the delete of `path` may be half of a rename. Not if one is above
     /// the other: then they could not both be worked on.
     pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
-        let same = self.fresh.range((*hash, String::new())..).take_while(|(h, _)| h == hash);
+        let same = self.fresh.range((*hash, Arc::from(""))..).take_while(|(h, _)| h == hash);
         same.map(|(_, p)| p).any(|p| !is_below(p, path) && !is_below(path, p))
     }
 
     /// Paths that are due, waiting and held ones included.
     pub fn count(&self) -> usize {
         self.due.len()
+    }
+
+    /// Whether there may be something to do that way: not if it is all blocked by what is being done.
+    pub fn has_work(&self, deletes: bool, way: Way) -> bool {
+        let ready =
+            |(key, paths): (&(Rank, Way), &BTreeSet<Arc<str>>)| key.1 == way && (deletes || key.0 != Rank::Delete) && !paths.is_empty();
+        !self.unexamined.is_empty() || self.ready.iter().any(ready)
+    }
+
+    /// Nothing is being done.
+    pub fn is_idle(&self) -> bool {
+        self.busy.is_empty()
     }
 
     /// Paths that the guard holds.
@@ -341,113 +381,4 @@ impl Desk {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn examined(rank: Rank, fresh: Option<Hash>, path: Option<&str>) -> End {
-        let counted = path.map(|path| (Token { path: path.into(), base: 1, remote: 1 }, Hash::of(path.as_bytes())));
-        End::Examined(Examined { rank, way: Way::Up, fresh, counted })
-    }
-
-    /// The next piece, as `e path` or `c path`.
-    fn next(desk: &mut Desk) -> String {
-        match desk.next(true, None) {
-            Some((path, Task::Examine)) => format!("e {path}"),
-            Some((path, Task::CarryOut)) => format!("c {path}"),
-            None => "-".into(),
-        }
-    }
-
-    fn desk(paths: &[(&str, Rank)]) -> Desk {
-        let mut desk = Desk::default();
-        for (path, rank) in paths {
-            assert!(desk.offer(path));
-            assert_eq!(next(&mut desk), format!("e {path}"));
-            desk.ended(path, examined(*rank, None, None));
-        }
-        desk
-    }
-
-    #[test]
-    fn a_name_and_one_above_it_are_never_worked_on_together() {
-        let mut d = desk(&[("d", Rank::Change), ("d/x", Rank::Change), ("d/y", Rank::Change), ("d2", Rank::Change)]);
-        assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("c d".into(), "c d2".into(), "-".into()));
-        d.ended("d", End::Settled);
-        assert_eq!((next(&mut d), next(&mut d)), ("c d/x".into(), "c d/y".into()));
-        d.offer("d");
-        assert_eq!(next(&mut d), "e d");
-        d.ended("d", examined(Rank::Change, None, None));
-        assert_eq!(next(&mut d), "-");
-        assert!(!d.claim("d/x") && !d.claim("d") && !d.claim("d/x/z") && d.claim("d/z"));
-    }
-
-    #[test]
-    fn deletes_wait_until_all_that_was_offered_before_is_examined() {
-        let mut d = Desk::default();
-        for path in ["a", "b", "c"] {
-            d.offer(path);
-        }
-        assert_eq!(next(&mut d), "e a");
-        d.ended("a", examined(Rank::Delete, None, Some("a")));
-        assert_eq!((next(&mut d), next(&mut d)), ("e b".into(), "e c".into()));
-        d.ended("c", examined(Rank::Change, Some(Hash::of(b"c")), None));
-        assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("c c".into(), true));
-        d.ended("c", End::Settled);
-        assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("-".into(), false));
-        d.ended("b", examined(Rank::Delete, None, Some("b")));
-        // what comes later does not hold them back for ever
-        d.offer("z");
-        assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
-        assert_eq!((d.next(false, None), d.next(true, Some(Way::Down))), (None, None));
-        assert_eq!((d.deletes().count(), d.other_deletes("a", 0)), (2, 1));
-        // the other half of a rename may have come
-        d.offer("y");
-        next(&mut d);
-        d.ended("y", examined(Rank::Change, Some(Hash::of(b"b")), None));
-        assert_eq!((d.other_deletes("a", 0), d.other_deletes("a", 1)), (0, 1));
-    }
-
-    #[test]
-    fn a_held_delete_counts_while_it_is_looked_at_again() {
-        let mut d = Desk::default();
-        d.offer("a");
-        next(&mut d);
-        d.ended("a", examined(Rank::Delete, None, Some("a")));
-        assert_eq!(next(&mut d), "c a");
-        d.ended("a", End::Held);
-        assert_eq!((d.count(), d.active()), (1, 0));
-        d.wake(false);
-        assert_eq!(next(&mut d), "-");
-        d.wake(true);
-        assert_eq!((d.deletes().count(), next(&mut d)), (1, "e a".into()));
-        assert_eq!((d.count(), d.active()), (1, 1));
-        d.ended("a", examined(Rank::Change, None, None));
-        assert_eq!(d.deletes().count(), 0);
-    }
-
-    #[test]
-    fn a_path_that_never_comes_into_step_waits_between_attempts() {
-        let mut d = Desk::default();
-        d.offer("a");
-        let mut turns = 0;
-        while let Some((path, task)) = d.next(true, None) {
-            turns += u32::from(task == Task::CarryOut);
-            d.ended(&path, if task == Task::Examine { examined(Rank::Change, None, None) } else { End::Progress });
-        }
-        d.wake(false);
-        assert_eq!((turns >= MOST_TURNS && turns <= 2 * MOST_TURNS, next(&mut d)), (true, "e a".into()));
-    }
-
-    #[test]
-    fn what_is_offered_during_work_is_looked_at_after_it() {
-        let mut d = desk(&[("d/x", Rank::Change), ("d", Rank::Change)]);
-        assert_eq!(next(&mut d), "c d");
-        d.offer("d");
-        d.ended("d", End::Settled);
-        assert_eq!(next(&mut d), "e d");
-        d.ended("d", End::Wait(Some("d/x".into())));
-        assert_eq!(next(&mut d), "e d/x");
-        d.ended("d/x", End::Progress);
-        assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("e d/x".into(), "e d".into(), "-".into()));
-    }
-}
+mod tests;

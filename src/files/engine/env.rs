@@ -195,7 +195,7 @@ pub trait Tree: Send + Sync {
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
     /// Sets the mode of what shows this stamp. -> the new stamp; `None`: it is something else by now.
     fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>>;
-    /// Removes a temporary name and what it holds; fine if there is nothing.
+    /// Removes a temporary name, or one in the trash, and what it holds; fine if there is nothing.
     fn discard(&self, temp: &str) -> Called<()>;
     /// `rmdir`. `false`: there is none, or it is not empty of everything.
     fn remove_dir(&self, path: &str) -> Called<bool>;

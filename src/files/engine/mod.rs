@@ -97,6 +97,13 @@ pub struct Preview {
     pub entry: Option<plan::Entry>,
 }
 
+/// A piece of work that was taken.
+#[derive(Debug)]
+pub struct Piece {
+    path: String,
+    task: Task,
+}
+
 /// See [`Engine::look_around`].
 pub struct LookingAround<'a>(&'a Engine);
 
@@ -208,18 +215,37 @@ impl Engine {
     /// Does the next piece of work that goes `way`, or any; `None`: there is none now. There is none before the first poll
     /// either: what the hub is comes before what it has.
     pub fn work(&self, way: Option<Way>) -> Option<Report> {
+        self.take(way).map(|piece| self.carry_out(piece))
+    }
+
+    /// The first half of [`Engine::work`]: what is taken must be carried out.
+    pub fn take(&self, way: Option<Way>) -> Option<Piece> {
         if *self.generation.read().unwrap_or_else(PoisonError::into_inner) == 0 {
             return None;
         }
-        let deletes = *lock(&self.drained) && self.looking.load(SeqCst) == 0;
-        let (path, task) = self.desk().next(deletes, way)?;
+        let (path, task) = self.desk().next(self.is_drained(), way)?;
+        Some(Piece { path, task })
+    }
+
+    pub fn carry_out(&self, Piece { path, task }: Piece) -> Report {
         let done = match task {
             Task::Examine => self.examine(&path),
             Task::CarryOut => self.turn(&path).map(|progress| if progress { End::Progress } else { End::Settled }),
         };
         let (end, outcome) = outcome(done);
         self.desk().ended(&path, end);
-        Some(Report { path, outcome })
+        Report { path, outcome }
+    }
+
+    /// Whether there may be something to do that way.
+    pub fn has_work(&self, way: Way) -> bool {
+        *self.generation.read().unwrap_or_else(PoisonError::into_inner) != 0 && self.desk().has_work(self.is_drained(), way)
+    }
+
+    /// Nothing is being done, and nothing can be before something happens.
+    pub fn is_quiet(&self) -> bool {
+        let (drained, desk) = (self.is_drained(), self.desk());
+        desk.is_idle() && !desk.has_work(drained, Way::Up) && !desk.has_work(drained, Way::Down)
     }
 
     /// What waits is due again: after a poll, from time to time (transient failures), and when there is room on the disk again.
@@ -230,7 +256,7 @@ impl Engine {
 
     /// Deletes that the guard counts as due. Held are all of them or none.
     pub fn deletes(&self) -> Vec<Token> {
-        self.desk().deletes().cloned().collect()
+        self.desk().deletes().collect()
     }
 
     /// How many paths the guard holds.

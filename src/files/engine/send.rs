@@ -137,6 +137,10 @@ impl Engine {
             desk.release(old);
             // a delete that waits for this is due again
             desk.offer(old);
+            if let Some(up) = parent(old) {
+                // it may count by itself now
+                desk.offer(up);
+            }
         }
         sent
     }

@@ -2,7 +2,7 @@
 //!
 //! It changes nothing in the tree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
@@ -41,6 +41,39 @@ impl Memory {
         }
         known.insert(stamp.inode, (stamp, hash));
     }
+}
+
+/// Which contents are in the trash, as far as eight bytes of their hashes say: it may be long, and is asked about for each file
+/// that comes.
+#[derive(Debug, Default)]
+pub struct Trashed(Mutex<Option<HashSet<[u8; 8]>>>);
+
+impl Trashed {
+    /// Whether it may be there. `list` is asked once.
+    pub fn has(&self, hash: &Hash, list: impl FnOnce() -> Called<Vec<Hash>>) -> Called<bool> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            *known = Some(list()?.iter().map(prefix).collect());
+        }
+        Ok(known.as_ref().is_some_and(|known| known.contains(&prefix(hash))))
+    }
+
+    pub fn put(&self, hash: &Hash) {
+        if let Some(known) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            known.insert(prefix(hash));
+        }
+    }
+
+    /// Something was removed from it.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn prefix(hash: &Hash) -> [u8; 8] {
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.0[..8]);
+    first
 }
 
 /// A file that is being read, and what it was when that began.

@@ -38,6 +38,7 @@ pub struct DiskTree {
     root: Root,
     id: Uuid,
     memory: look::Memory,
+    pub(super) trashed: look::Trashed,
     /// Milliseconds, see [`Root::tick`].
     tick: u64,
     /// Cleared when the filesystem turns out not to know RENAME_EXCHANGE, or RENAME_NOREPLACE.
@@ -53,7 +54,7 @@ pub struct DiskTree {
 /// How opening ended.
 #[derive(Debug)]
 pub enum Opened {
-    Ready(DiskTree),
+    Ready(Box<DiskTree>),
     /// It is not what it was: nothing may be done there until somebody says so. Why.
     Held(String),
 }
@@ -82,6 +83,7 @@ impl DiskTree {
         let tree = DiskTree {
             id,
             memory: look::Memory::default(),
+            trashed: look::Trashed::default(),
             tick: root.tick(),
             exchange: AtomicBool::new(true),
             noreplace: AtomicBool::new(true),
@@ -92,7 +94,7 @@ impl DiskTree {
             _lock: lock,
         };
         tree.read_rules().map_err(|e| Error::io(format!("read {}", path.join(ignore::FILE).display()), &e))?;
-        Ok(Opened::Ready(tree))
+        Ok(Opened::Ready(Box::new(tree)))
     }
 
     /// Reads `.mesyncignore` again; whether it says something else than before.

@@ -15,7 +15,7 @@ use super::root::{self, Shown, What, fault, same, show, split};
 use super::stage::tolerate;
 use crate::config::limits;
 use crate::disk::{self, Renamed};
-use crate::files::conflict::TRASH;
+use crate::files::conflict::{self, TRASH};
 use crate::files::engine::env::{Called, Moved, Staged};
 use crate::files::plan::Stamp;
 use crate::relpath;
@@ -98,6 +98,9 @@ impl DiskTree {
             Err(e) if root::is(&e, &[Errno::NOENT]) => Moved::Changed,
             other => other.map_err(failed)?,
         };
+        if let (Moved::Done, true, Some(hash)) = (moved, to.starts_with(TRASH), conflict::trashed_hash(to)) {
+            self.trashed.put(&hash);
+        }
         if moved == Moved::Done {
             // the new name first: after a power cut both may be there, but never neither
             self.sync_open(&target.parent).map_err(failed)?;
@@ -222,7 +225,7 @@ impl DiskTree {
 
     pub(super) fn throw_away(&self, temp: &str) -> Called<()> {
         let failed = |e: io::Error| fault("remove", temp, &e);
-        if !relpath::is_own(split(temp).1) {
+        if !relpath::is_own(split(temp).1) && split(temp).0 != TRASH {
             let what = format!("will not remove {temp}: it is no temporary name");
             return Err(crate::files::engine::env::Fault::Refused(crate::error::Error::new(crate::error::Kind::Failed, what)));
         }

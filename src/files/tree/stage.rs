@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::DiskTree;
 use super::root::{self, fault, show, split};
 use crate::error::{Error, Kind as ErrorKind};
-use crate::files::conflict::TRASH;
+use crate::files::conflict::{self, TRASH};
 use crate::files::engine::env::{Called, Fault, Source, Staged};
 use crate::files::plan::{Entry, Stamp};
 use crate::relpath;
@@ -131,6 +131,9 @@ impl DiskTree {
 
     /// The name of something in the trash whose name says that it has this hash.
     fn in_trash(&self, hash: &Hash) -> Called<Option<String>> {
+        if !self.trashed.has(hash, || self.trashed_hashes())? {
+            return Ok(None);
+        }
         let (wanted, mut found) = (hash.to_string(), None);
         let done = self.entries(TRASH, &mut |name, _| {
             if name.to_str().is_ok_and(|n| n.contains(&wanted)) {
@@ -141,6 +144,19 @@ impl DiskTree {
         match done {
             Err(e) if !root::absent(&e) => Err(fault("list", TRASH, &e)),
             _ => Ok(found),
+        }
+    }
+
+    /// What names in the trash say of their contents.
+    fn trashed_hashes(&self) -> Called<Vec<Hash>> {
+        let mut all = Vec::new();
+        let listed = self.entries(TRASH, &mut |name, _| {
+            all.extend(name.to_str().ok().and_then(conflict::trashed_hash));
+            Ok(true)
+        });
+        match listed {
+            Err(e) if !root::absent(&e) => Err(fault("list", TRASH, &e)),
+            _ => Ok(all),
         }
     }
 

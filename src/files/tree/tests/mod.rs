@@ -27,7 +27,7 @@ fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("root")).unwrap();
     let Opened::Ready(tree) = DiskTree::open(&dir.path().join("root"), None, Uuid::new_v4(), &[], &[]).unwrap() else { panic!("held") };
-    World { dir, tree }
+    World { dir, tree: *tree }
 }
 
 impl World {
@@ -278,7 +278,7 @@ fn what_is_ignored_is_not_entered_and_private_places_never_travel() {
     let private = [root.join("base"), root.join("not/there"), root.join("login.toml"), dir.path().join("elsewhere")];
     let opened = DiskTree::open(&root, None, Uuid::new_v4(), &["*.bak".into(), "build/".into()], &private).unwrap();
     let Opened::Ready(tree) = opened else { panic!("held") };
-    let w = World { dir, tree };
+    let w = World { dir, tree: *tree };
     ["a.bak", "build", "base/x", "login.toml", "d/build/x", "keep", "base2"].iter().for_each(|name| w.write(name, "x"));
     let ignored = |name: &str| w.tree.ignored(name);
     assert!(["a.bak", "x/a.bak", "d/build", "d/build/x", "base", "base/state/y", "login.toml"].into_iter().all(ignored));
