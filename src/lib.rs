@@ -63,7 +63,8 @@
 //!
 //! `sync-N` opens the directory, starts `inotify`, `look`, `feed`, `upload-N` and `download-N` in a scope, writes down how it is
 //! for `mesync status`, takes what a person asks for (`KEY.approve`, `KEY.adopt`), and opens it again when something was wrong:
-//! what ails one directory is no concern of the others. One pass ([`daemon::pass`]) calls the same methods without watching.
+//! what ails one directory is no concern of the others. `sse` tells all of them that files have changed on the hub; where files
+//! are on another server than messages, `sse-files` does. One pass ([`daemon::pass`]) calls the same methods without watching.
 //!
 //! * *What is decided* is a three-way merge of what was last in step, what stands here and what the hub has ([`files::plan`]),
 //!   path by path, whatever made somebody look at it. The hub's rows are stored with the cursor that passes them, so nothing

@@ -44,6 +44,10 @@ pub struct Row {
     unreadable: u64,
     /// One example of each of these three.
     first_skipped: Vec<String>,
+    #[serde(skip)]
+    first_special: Option<String>,
+    #[serde(skip)]
+    first_name: Option<String>,
     watched: u64,
     unwatched: u64,
     in_step_since: Option<String>,
@@ -105,6 +109,8 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
         skipped_names: s.names.count,
         unreadable: s.unknown.count,
         first_skipped: first,
+        first_special: s.special.first,
+        first_name: s.names.first,
         watched: s.watched,
         unwatched: s.unwatched,
         in_step_since: s.in_step_since,
@@ -158,10 +164,14 @@ impl Row {
                 if conflicts == 1 { "1 conflict copy".into() } else { format!("{conflicts} conflict copies") }
             ));
         }
-        if self.skipped_special + self.skipped_names > 0 {
-            let (special, names) = (self.skipped_special, self.skipped_names);
-            let first = self.first_skipped.first().map_or(String::new(), |first| format!(", such as {}", one_line(first)));
-            lines.push(format!("left out: {special} sockets, pipes and devices, {names} names that cannot travel{first}"));
+        for (n, what, first) in [
+            (self.skipped_special, "a socket, FIFO or device", &self.first_special),
+            (self.skipped_names, "a name that is not UTF-8, or too long", &self.first_name),
+        ] {
+            if let (1.., Some(first)) = (n, first) {
+                let more = if n > 1 { format!(", and {} more", n - 1) } else { String::new() };
+                lines.push(format!("left out, since it is {what}: {}{more}", one_line(first)));
+            }
         }
         for (n, text) in lines.iter().enumerate() {
             let name = out.bold(&format!("{:<13}", if n == 0 { "directory" } else { "" }));
