@@ -193,7 +193,9 @@ impl Supervisor {
             started
         });
         self.control.set(None);
-        reporter.stopped(d);
+        for news in reporter.stopped(d) {
+            (self.news)(&news, &self.settings);
+        }
         ended.map(|()| d.fatal())
     }
 
