@@ -60,6 +60,8 @@ impl Control {
         self.listening.store(heard != Heard::Closed, Relaxed);
         if heard == Heard::Opened {
             self.opened.store(true, Relaxed);
+            // who could not open its directory for want of the server need not wait any longer
+            let _ = self.asked.try_send(());
         }
         let _ = self.heard.try_send(());
     }
@@ -210,6 +212,9 @@ impl Supervisor {
             for news in reporter.report(d, counters) {
                 (self.news)(&news, &self.settings);
             }
+            if d.take_feed_wanted() {
+                let _ = self.control.heard.try_send(());
+            }
             let mut next = d.wake();
             if d.wants_look() {
                 let now = clock::monotonic();
@@ -236,14 +241,15 @@ impl Supervisor {
                 d.wake_now();
                 next = clock::monotonic();
             }
-            if clock::monotonic() >= next && d.link.pause().is_zero() {
+            if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
                 d.feed();
-                next = clock::monotonic() + if self.control.listening.load(Relaxed) { LISTENING } else { self.poll_interval };
+                let usual = if self.control.listening.load(Relaxed) { LISTENING } else { self.poll_interval };
+                next = clock::monotonic() + d.feed_interval(usual);
             }
             if d.poke.is_stopped() {
                 return;
             }
-            let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause());
+            let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause()).max(d.feed_pause());
             match self.heard.recv_timeout(until) {
                 Ok(()) => next = clock::monotonic(),
                 Err(RecvTimeoutError::Timeout) => {}

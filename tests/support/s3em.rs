@@ -31,6 +31,9 @@ struct Shared {
     received: AtomicU64,
     /// The next download is cut off after so many bytes; 0: it is not.
     cut: AtomicU64,
+    /// Somebody deletes this one as soon as a first page was given.
+    deleted_meanwhile: Mutex<Option<String>>,
+    listings: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -115,6 +118,21 @@ impl S3em {
         files.iter_mut().find(|f| f.record["name"] == name).unwrap().bytes[0] ^= 1;
     }
 
+    /// Deletes a file as if somebody else had.
+    pub fn remove(&self, full: &str) {
+        self.shared.remove(full);
+    }
+
+    /// Between the first page of the next listing and the second one.
+    pub fn remove_during_listing(&self, full: &str) {
+        *self.shared.deleted_meanwhile.lock().unwrap() = Some(full.to_string());
+    }
+
+    /// Listings that were begun without looking for a name.
+    pub fn listings(&self) -> u64 {
+        self.shared.listings.load(Relaxed)
+    }
+
     pub fn listeners(&self) -> usize {
         self.shared.streams.lock().unwrap().len()
     }
@@ -186,7 +204,26 @@ impl Shared {
         }
     }
 
+    fn remove(&self, full: &str) {
+        let name = |f: &Stored| format!("{}/{}", f.record["path"].as_str().unwrap(), f.record["name"].as_str().unwrap());
+        let mut files = self.files.lock().unwrap();
+        let file = files.iter_mut().find(|f| !f.deleted && name(f).trim_start_matches('/') == full).unwrap();
+        file.deleted = true;
+        self.tell("deleted", &file.record);
+    }
+
     fn list(&self, r: &Request) -> Answer {
+        let answer = self.page(r);
+        let is_first = r.query.get("offset").is_none_or(|o| o == "0") && !r.query.contains_key("search");
+        self.listings.fetch_add(u64::from(is_first), Relaxed);
+        let meanwhile = if is_first { self.deleted_meanwhile.lock().unwrap().take() } else { None };
+        if let Some(full) = meanwhile {
+            self.remove(&full);
+        }
+        answer
+    }
+
+    fn page(&self, r: &Request) -> Answer {
         let number = |name: &str, default: usize| r.query.get(name).and_then(|n| n.parse().ok()).unwrap_or(default);
         let (path, search) = (r.query.get("path"), r.query.get("search"));
         let files = self.files.lock().unwrap();
