@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::world::{self, World, wait_for};
+use crate::world::{self, World};
 
 /// One user of s3ec: a home of its own, and a directory that it works in.
 pub struct Theirs {

@@ -2,7 +2,7 @@
 //!
 //! What it has of a path is looked at right before it is changed; between the two somebody else may be quicker, which only
 //! a hub of ours can rule out. Rows get numbers of ours ([`super::listing`]). It has no directories: an empty one stays on
-//! its machine, which says so once, and is in step by itself.
+//! its machine, and is in step by itself.
 
 use std::io::Write as _;
 use std::sync::{Arc, Once};
@@ -249,7 +249,7 @@ impl Legacy {
             // not to be in step for every directory that was emptied would be of no use to anybody
             files::Kind::Dir => {
                 let row = RemoteRow { rev: self.ledger.next(), entry: Some(*entry), ..RemoteRow::default() };
-                Ok(Some(Answer::Made(vec![(path.to_string(), row)])))
+                Ok(Some(Answer::Noted(vec![(path.to_string(), row)])))
             }
             files::Kind::Symlink => {
                 let what = format!("a symbolic link is not kept: server {} has regular files only", self.hub.url());
@@ -280,6 +280,9 @@ impl Hub for Legacy {
             return self.special(&change.path, entry)?.map_or_else(|| self.copy(change, entry), Ok);
         }
         match self.stands(&change.path, change.condition)? {
+            Stands::Met(records) if records.is_empty() => {
+                Ok(Answer::Noted(vec![(change.path.clone(), rows::gone(self.ledger.next(), Uuid::nil()))]))
+            }
             Stands::Met(records) => Ok(Answer::Made(vec![(change.path.clone(), self.remove(&records)?)])),
             Stands::Otherwise(None) => Ok(Answer::NotDone),
             Stands::Otherwise(row) => Ok(Answer::Differs(row)),
