@@ -338,6 +338,33 @@ fn what_cannot_be_kept_there_is_named_and_the_rest_goes_on() {
     assert_eq!(two.tree()["bad"], "right again");
 }
 
+/// Nobody remembers there what a change has come to.
+#[test]
+fn an_answer_that_is_lost_makes_no_second_edit() {
+    let (server, one, two) = two();
+    one.put("f", "base");
+    one.put("g", "moved");
+    one.put("h", "deleted");
+    one.put("i", "stays");
+    one.sync();
+    two.sync();
+    let once = |what: &dyn Fn(), wants: &[(&str, &str)]| {
+        what();
+        // a request is sent again once, on a new connection
+        server.lose_answers(2);
+        one.pass(&[]);
+        assert_eq!(server.answers_to_lose(), 0);
+        one.sync();
+        two.sync();
+        let wants = of(wants);
+        assert_eq!((one.tree(), two.tree(), stored(&server)), (wants.clone(), wants.clone(), wants));
+    };
+    once(&|| one.put("f", "edited"), &[("f", "edited"), ("g", "moved"), ("h", "deleted"), ("i", "stays")]);
+    once(&|| one.rename("g", "d/g"), &[("d/g", "moved"), ("f", "edited"), ("h", "deleted"), ("i", "stays")]);
+    once(&|| fs::remove_file(one.at("h")).unwrap(), &[("d/g", "moved"), ("f", "edited"), ("i", "stays")]);
+    once(&|| one.put("new", "new"), &[("d/g", "moved"), ("f", "edited"), ("i", "stays"), ("new", "new")]);
+}
+
 #[test]
 fn a_server_that_is_not_there_is_said() {
     let (_server, one, _) = two();

@@ -34,6 +34,8 @@ struct Shared {
     /// Somebody deletes this one as soon as a first page was given.
     deleted_meanwhile: Mutex<Option<String>>,
     listings: AtomicU64,
+    /// Changes that are made, and whose answers nobody gets.
+    unanswered: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -128,6 +130,15 @@ impl S3em {
         *self.shared.deleted_meanwhile.lock().unwrap() = Some(full.to_string());
     }
 
+    /// The line breaks before the answer to each of the next changes.
+    pub fn lose_answers(&self, count: u64) {
+        self.shared.unanswered.store(count, Relaxed);
+    }
+
+    pub fn answers_to_lose(&self) -> u64 {
+        self.shared.unanswered.load(Relaxed)
+    }
+
     /// Listings that were begun without looking for a name.
     pub fn listings(&self) -> u64 {
         self.shared.listings.load(Relaxed)
@@ -142,10 +153,15 @@ impl Shared {
     fn serve(&self, stream: TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader, &stream, &self.received) {
-            let answer = match request {
-                Ok(request) => self.answer(&request),
-                Err(status) => Answer::Plain(status),
+            let answer = match &request {
+                Ok(request) => self.answer(request),
+                Err(status) => Answer::Plain(*status),
             };
+            let is_change = request.is_ok_and(|r| r.method == "PUT" || r.method == "DELETE");
+            if is_change && self.unanswered.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+                return;
+            }
             if self.write(&stream, answer).is_none() {
                 return;
             }
