@@ -58,8 +58,13 @@ impl Machine {
     }
 
     fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    fn start_with(&mut self, env: &[(&str, &str)]) {
         let log = fs::File::options().create(true).append(true).open(self.m.home().join("log")).unwrap();
         let mut command = self.m.command(["daemon", "-v", "--debounce", "20", "-w", self.at("").to_str().unwrap()]);
+        command.envs(env.iter().copied());
         self.daemon = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
@@ -420,6 +425,19 @@ fn daemons_follow_each_other() {
         }
         since.elapsed() > Duration::from_secs(2)
     });
+}
+
+#[test]
+fn a_daemon_that_starts_before_its_server_goes_on_when_that_is_there() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let m = Mesync::named("one");
+    fs::create_dir(m.home().join("dir")).unwrap();
+    let mut one = Machine { m, daemon: None };
+    one.put("f", "x");
+    one.start_with(&[("MESYNC_SERVER_URL", &format!("http://{address}")), ("MESYNC_API_KEY", KEY)]);
+    wait_for("it says what is wrong", &[&one], || one.log().contains("cannot reach hub"));
+    let server = S3em::start_at(&address);
+    wait_for("the file is there", &[&one], || stored(&server) == of(&[("f", "x")]));
 }
 
 #[test]

@@ -146,7 +146,12 @@ impl Supervisor {
                 Err(e) => Some(e),
             };
             let Some(e) = trouble.filter(|_| !self.shared.is_stopping()) else { continue };
-            let condition = if e.what.starts_with("will not touch") { Condition::Held } else { Condition::Failed };
+            let condition = match e.kind {
+                _ if e.what.starts_with("will not touch") => Condition::Held,
+                // it is not known yet what kind of server it is
+                Kind::Unreachable => Condition::Stuck,
+                _ => Condition::Failed,
+            };
             if reporter.trouble(condition, &e) {
                 log::warn!("{e}");
             }

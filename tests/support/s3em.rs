@@ -63,7 +63,11 @@ enum Answer {
 
 impl S3em {
     pub fn start() -> S3em {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        S3em::start_at("127.0.0.1:0")
+    }
+
+    pub fn start_at(address: &str) -> S3em {
+        let listener = TcpListener::bind(address).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared::default());
         let s3em = S3em { url, shared: shared.clone() };

@@ -1,7 +1,7 @@
 //! A server that is no hub of ours, such as `s3em`, as the engine sees it: no revisions, no conditions, no chunks, no feed.
 //!
 //! What it has of a path is looked at right before it is changed; between the two somebody else may be quicker, which only
-//! a hub of ours can rule out. Rows get numbers of ours ([`super::listing`]). It has no directories: an empty one stays on
+//! a hub of ours can rule out. Rows get numbers of ours, from `listing`. It has no directories: an empty one stays on
 //! its machine, and is in step by itself.
 
 use std::io::Write as _;
