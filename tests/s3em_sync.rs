@@ -58,12 +58,12 @@ impl Machine {
     }
 
     fn start(&mut self) {
-        self.start_with(&[]);
+        self.start_as("daemon", &[]);
     }
 
-    fn start_with(&mut self, env: &[(&str, &str)]) {
+    fn start_as(&mut self, command: &str, env: &[(&str, &str)]) {
         let log = fs::File::options().create(true).append(true).open(self.m.home().join("log")).unwrap();
-        let mut command = self.m.command(["daemon", "-v", "--debounce", "20", "-w", self.at("").to_str().unwrap()]);
+        let mut command = self.m.command([command, "-v", "-w", self.at("").to_str().unwrap()]);
         command.envs(env.iter().copied());
         self.daemon = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
@@ -434,10 +434,22 @@ fn a_daemon_that_starts_before_its_server_goes_on_when_that_is_there() {
     fs::create_dir(m.home().join("dir")).unwrap();
     let mut one = Machine { m, daemon: None };
     one.put("f", "x");
-    one.start_with(&[("MESYNC_SERVER_URL", &format!("http://{address}")), ("MESYNC_API_KEY", KEY)]);
+    one.start_as("daemon", &[("MESYNC_SERVER_URL", &format!("http://{address}")), ("MESYNC_API_KEY", KEY)]);
     wait_for("it says what is wrong", &[&one], || one.log().contains("cannot reach hub"));
     let server = S3em::start_at(&address);
     wait_for("the file is there", &[&one], || stored(&server) == of(&[("f", "x")]));
+}
+
+/// The whole client: its messages have another server, or none that knows them.
+#[test]
+fn files_go_on_whatever_becomes_of_messages() {
+    let (server, mut one, mut two) = two();
+    one.start_as("start", &[]);
+    two.start_as("start", &[("MESYNC_SERVER_URL", &server.url), ("MESYNC_API_KEY", KEY)]);
+    one.put("f", "x");
+    wait_for("the file comes", &[&one, &two], || two.tree() == of(&[("f", "x")]));
+    two.put("f", "y, longer");
+    wait_for("its edit comes", &[&one, &two], || one.tree() == of(&[("f", "y, longer")]));
 }
 
 #[test]
