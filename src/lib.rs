@@ -74,6 +74,8 @@
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
 //!   wait for a person ([`files::guard`]), a directory without its marker is not touched.
 //!
+//! A server without revisions is put before the engine as one with them ([`files::remote::legacy`]), as well as that can be done.
+//!
 //! The engine ([`files::engine`]) works over traits. Its tests are a simulation that drives it through crashes, races, lost answers
 //! and restored hubs, and notices each of its rules when it is switched off ([`files::rules`]).
 //!

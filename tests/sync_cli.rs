@@ -278,3 +278,26 @@ fn mistakes_are_named_before_anything_is_done() {
     .unwrap();
     check(&alpha.run(&["status"]), 78, "are one within the other");
 }
+
+#[test]
+fn what_a_person_asks_is_done_by_a_daemon_for_files_alone_too() {
+    let (world, alpha, dir) = world();
+    let beta = world.machine("beta");
+    let mut command = beta.command(&["daemon", "-w", path(&dir)]);
+    let mut daemon = command.env("MESYNC_POLL_INTERVAL", "1").stderr(std::process::Stdio::null()).spawn().unwrap();
+    (0..20).for_each(|n| fs::write(dir.join(format!("f{n}")), n.to_string()).unwrap());
+    wait_for("they are in step", &world, || directory(&beta)["files"] == 20 && directory(&beta)["well"] == true);
+    (0..20).for_each(|n| fs::remove_file(dir.join(format!("f{n}"))).unwrap());
+    wait_for("they are held", &world, || directory(&beta)["held_deletes"] == 20);
+    check(&beta.run(&["approve", path(&dir)]), 0, "20 deletes approved");
+    wait_for("they are gone", &world, || alpha.ok(&["ls"]).is_empty());
+    fs::write(dir.join("new"), "1").unwrap();
+    beta.ok(&["adopt", path(&dir)]);
+    let asked = |ending: &str| {
+        let files = fs::read_dir(beta.base.join("state/watch")).unwrap();
+        files.flatten().any(|e| e.path().extension().is_some_and(|e| e == ending))
+    };
+    wait_for("it begins afresh", &world, || !asked("adopt") && directory(&beta)["well"] == true && directory(&beta)["files"] == 1);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
