@@ -1,8 +1,8 @@
 //! The client as a running thing: starts its threads, and ends them.
 //!
 //! It decides nothing about messages or files. Threads: `tick` owns the spool, `inotify` and `sse` wake it, `hooks` decides what
-//! the `hook-N` run; `sync-N` watches over those of one synced directory ([`directories`]). A thread that dies makes
-//! [`Part::fatal`] say so: the process ends rather than limp on.
+//! the `hook-N` run; `sync-N` watches over those of one synced directory ([`directories`]), `requests` tells them what a person
+//! asks. A thread that dies makes [`Part::fatal`] say so: the process ends rather than limp on.
 
 pub mod directories;
 pub mod pass;
@@ -11,6 +11,7 @@ pub mod servers;
 mod hooks;
 mod outbox;
 mod report;
+mod requests;
 mod stream;
 mod threads;
 
@@ -40,6 +41,7 @@ use crate::service::Part;
 use directories::{Control, Supervisor};
 use hooks::{run_hooks, schedule_hooks};
 use outbox::Watch;
+use requests::Requests;
 use stream::{Heard, Stream};
 use threads::Threads;
 
@@ -133,11 +135,6 @@ impl Daemon {
         let watch = Watch {
             outbox: Queue::Outbox.dir(&settings.base_dir),
             records: records::records_dir(&settings.base_dir),
-            requests: crate::files::state::dir(&settings.base_dir),
-            asked: Box::new({
-                let directories = self.directories.clone();
-                move || directories.iter().for_each(|control| control.asked())
-            }),
             wake: self.wake.clone(),
             events,
             hooks: poke_hooks,
@@ -170,7 +167,12 @@ impl Daemon {
             self.directories.push(supervisor.control.clone());
             self.threads.spawn(&format!("sync-{}", n + 1), move || supervisor.run())?;
         }
-        Ok(())
+        if self.directories.is_empty() {
+            return Ok(());
+        }
+        let (dir, wake, directories) = (crate::files::state::dir(&settings.base_dir), self.wake.clone(), self.directories.clone());
+        let asked = Box::new(move || directories.iter().for_each(|control| control.asked()));
+        self.threads.spawn("requests", move || Requests { dir, wake, asked }.run())
     }
 
     fn listen(&mut self, name: &str, stream: Stream, stopped: &Receiver<()>) -> Result<()> {

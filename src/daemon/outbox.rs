@@ -1,5 +1,4 @@
-//! Thread `inotify` of the message half: says what comes into the outbox, that a person retries a hook, and that one asks
-//! something of a synced directory.
+//! Thread `inotify` of the message half: says what comes into the outbox, and that a person retries a hook.
 //!
 //! Without a watch everything still works, at the rate of the tick.
 
@@ -23,9 +22,6 @@ const WATCH_PAUSE: Duration = Duration::from_secs(60);
 pub struct Watch {
     pub outbox: PathBuf,
     pub records: PathBuf,
-    /// Where a person asks something of a synced directory, and who is told.
-    pub requests: PathBuf,
-    pub asked: Box<dyn Fn() + Send>,
     pub wake: Arc<OwnedFd>,
     pub events: Sender<Event>,
     pub hooks: Sender<()>,
@@ -66,8 +62,6 @@ impl Watch {
         let gone = WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
         inotify.watches().add(&self.outbox, WatchMask::CREATE | WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | gone)?;
         let records = inotify.watches().add(&self.records, WatchMask::MOVED_TO | gone)?;
-        // there may be none
-        let requests = inotify.watches().add(&self.requests, WatchMask::MOVED_TO | WatchMask::ONLYDIR).ok();
         let mut buffer = [0; 4096];
         // what came before the watch
         if self.events.send(Event::Overflow).is_err() {
@@ -84,12 +78,6 @@ impl Watch {
             for event in batch {
                 if event.mask.intersects(EventMask::IGNORED | EventMask::MOVE_SELF | EventMask::DELETE_SELF) {
                     return Ok(Watched::Lost);
-                }
-                if Some(&event.wd) == requests.as_ref() {
-                    if event.name.is_some_and(|n| [&b".approve"[..], b".adopt"].iter().any(|end| n.as_encoded_bytes().ends_with(end))) {
-                        (self.asked)();
-                    }
-                    continue;
                 }
                 let event = match event.name {
                     Some(name) if event.wd == records => {
@@ -113,7 +101,7 @@ impl Watch {
 }
 
 /// Waits until one of two descriptors can be read, or a time has passed; whether it is the first.
-fn readable(first: std::os::fd::BorrowedFd<'_>, second: Option<std::os::fd::BorrowedFd<'_>>, time: Option<Duration>) -> Result<bool> {
+pub fn readable(first: std::os::fd::BorrowedFd<'_>, second: Option<std::os::fd::BorrowedFd<'_>>, time: Option<Duration>) -> Result<bool> {
     let time = time.map(|t| rustix::event::Timespec { tv_sec: t.as_secs() as i64, tv_nsec: 0 });
     let mut fds: Vec<PollFd> = [Some(first), second].into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     match poll(&mut fds, time.as_ref()) {

@@ -277,6 +277,17 @@ impl Directory {
         until.map_or(Duration::ZERO, |at| at.saturating_duration_since(clock::monotonic()))
     }
 
+    /// Downloads wait for room on the disk.
+    pub fn is_full(&self) -> bool {
+        !self.disk_pause(Way::Down).is_zero()
+    }
+
+    /// Downloads need not wait any longer.
+    pub fn try_again(&self) {
+        *lock(&self.full_until) = None;
+        self.wake_now();
+    }
+
     fn report(&self, report: Report) {
         let Report { path, outcome } = report;
         match outcome {

@@ -41,6 +41,7 @@ impl Directory {
                     return self.rules_changed();
                 }
                 self.engine.offer(path);
+                self.room_perhaps(path);
                 let looked = self.look_at_emptied(parent(path));
                 self.poke.poke();
                 looked
@@ -51,6 +52,13 @@ impl Directory {
                 self.engine.offer(dir);
                 self.look_below(dir, Depth::All).and_then(|_| self.look_at_emptied(parent(dir)))
             }
+        }
+    }
+
+    /// What is gone has made room, if that is what is waited for.
+    fn room_perhaps(&self, path: &str) {
+        if self.is_full() && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
+            self.try_again();
         }
     }
 
@@ -144,7 +152,7 @@ impl Looker<'_> {
         let known = base.entry.is_some();
         let differs = match is_dir {
             _ if d.tree.ignored(path) => known,
-            true if !known => d.tree.is_empty(path)?,
+            true if !known => self.is_empty(path)?,
             true => base.entry.is_some_and(|e| !e.is_dir()) || self.stamp(path)?.map(|s| s.mode) != base.seen.map(|s| s.mode),
             false => !known || base.seen.is_none_or(|seen| seen.ctime == 0) || self.stamp(path)? != base.seen,
         };
@@ -160,7 +168,15 @@ impl Looker<'_> {
         loop {
             let rows = self.d.state.below(dir, &after, CHUNK)?;
             for (path, rows) in &rows {
-                if rows.base.entry.is_none() || depth == Depth::Entries && parent(path).unwrap_or("") != dir {
+                if depth == Depth::Entries && parent(path).unwrap_or("") != dir {
+                    continue;
+                }
+                // what was refused there, say, may be possible by now; in the root a sweep follows
+                if rows.base.rev != rows.remote.rev && !dir.is_empty() {
+                    self.offer(path);
+                    continue;
+                }
+                if rows.base.entry.is_none() {
                     continue;
                 }
                 let gone = match self.d.tree.stamp(path) {
@@ -177,6 +193,14 @@ impl Looker<'_> {
                 Some((last, _)) if rows.len() == CHUNK && !self.d.poke.is_stopped() => after = last.clone(),
                 _ => return Ok(()),
             }
+        }
+    }
+
+    /// What cannot be read is left alone, and the look goes on.
+    fn is_empty(&self, dir: &str) -> Called<bool> {
+        match self.d.tree.is_empty(dir) {
+            Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
+            other => other,
         }
     }
 

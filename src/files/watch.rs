@@ -232,9 +232,15 @@ impl<'a> Running<'a> {
         if is_dir && mask.intersects(EventMask::MOVED_FROM | EventMask::DELETE) {
             self.forget_below(&path);
         }
-        if is_dir && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) {
+        // it may be readable by now
+        let opened = is_dir && mask.contains(EventMask::ATTRIB) && self.unwatched.remove(&path);
+        if is_dir && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) || opened {
             self.add(&path).map_err(|e| Error::io(format!("watch {path}"), &e))?;
             self.add_below(&path);
+        }
+        if opened {
+            // that it could not be read is known of a look at everything
+            self.next_scan = now;
         }
         let happened = match () {
             () if is_dir && !mask.contains(EventMask::ATTRIB) => Happened::Tree,

@@ -59,6 +59,8 @@ pub struct Machine {
     url: String,
     child: Option<Child>,
     pub env: Vec<(String, String)>,
+    /// What starts its commands, as `setpriv` does: it becomes the command.
+    pub wrap: Vec<String>,
 }
 
 pub fn binary() -> PathBuf {
@@ -141,18 +143,26 @@ impl World {
 
     pub fn machine(&self, name: &str) -> Machine {
         let base = self.dir.path().join(name);
-        Machine { name: name.into(), log: base.with_extension("log"), base, url: self.url(), child: None, env: Vec::new() }
+        Machine {
+            name: name.into(),
+            log: base.with_extension("log"),
+            base,
+            url: self.url(),
+            child: None,
+            env: Vec::new(),
+            wrap: Vec::new(),
+        }
     }
 
-    /// The ends of all logs.
+    /// The ends of all logs; LOG_LINES says how much of each.
     pub fn logs(&self) -> String {
+        let most = std::env::var("LOG_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(30);
         let mut out = String::new();
         for entry in std::fs::read_dir(self.dir.path()).unwrap().flatten() {
             if entry.path().extension().is_some_and(|e| e == "log") {
                 let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let (lines, tail): (Vec<&str>, usize) =
-                    (text.lines().collect(), std::env::var("LOG_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(30));
-                out += &format!("--- {}\n{}\n", entry.file_name().display(), lines[lines.len().saturating_sub(tail)..].join("\n"));
+                let lines: Vec<&str> = text.lines().collect();
+                out += &format!("--- {}\n{}\n", entry.file_name().display(), lines[lines.len().saturating_sub(most)..].join("\n"));
             }
         }
         out
@@ -169,6 +179,12 @@ impl Machine {
     /// `mesync ARGS` on this machine.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = command(self.base.parent().unwrap());
+        if let Some((first, more)) = self.wrap.split_first() {
+            let plain = command;
+            command = Command::new(first);
+            command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+            command.args(more).arg(plain.get_program());
+        }
         command.env("MESYNC_BASE_DIR", &self.base).env("MESYNC_HOST_ID", &self.name).env("MESYNC_SERVER_URL", &self.url);
         command.envs(self.env.iter().cloned()).args(args);
         command

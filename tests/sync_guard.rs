@@ -1,0 +1,370 @@
+//! What goes wrong with one directory does not go wrong with the others: emptied by mistake, not readable, replaced, unmounted,
+//! full. Nothing is deleted elsewhere beyond the guard, and `status` names what is wrong.
+
+#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
+
+#[path = "support/files.rs"]
+mod files;
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/space.rs"]
+mod space;
+#[path = "support/tree.rs"]
+mod tree;
+#[path = "support/world.rs"]
+mod world;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use files::{Hub, noise};
+use space::left_out;
+use tree::{Synced, records, settled};
+use world::wait_for;
+
+const FILES: usize = 40;
+/// What the guard lets through of so many.
+const LET_THROUGH: usize = 10;
+
+/// Two machines in step over some files.
+struct Pair {
+    hub: Hub,
+    alpha: Synced,
+    beta: Synced,
+}
+
+impl Pair {
+    fn new(files: usize) -> Pair {
+        let hub = Hub::start();
+        let (alpha, beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+        for n in 0..files {
+            alpha.put(format!("d{}/f{n:02}", n % 4), format!("content {n}"));
+        }
+        let mut pair = Pair { hub, alpha, beta };
+        pair.alpha.start();
+        pair.beta.start();
+        pair.wait("all have arrived", |p| p.beta.files() == files);
+        settled(&pair.hub.world, &[&pair.alpha, &pair.beta]);
+        pair
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, is_true: impl Fn(&Pair) -> bool) {
+        wait_for(what, &self.hub.world, || is_true(self));
+    }
+
+    /// A change of beta comes to the hub, and nothing that alpha would do about what is gone there has been done by then.
+    #[track_caller]
+    fn nothing_is_deleted(&self, files: usize) {
+        let probe = format!("probe{}", self.beta.names().len());
+        self.beta.put(&probe, "x");
+        self.wait("beta goes on", |p| records(&p.hub).contains_key(&probe));
+        let live = records(&self.hub).values().filter(|r| r["kind"] == "file").count();
+        assert!(live > files, "{live} files are left on the hub");
+        assert!(self.beta.files() > files, "{:?}\n{}", self.beta.names(), self.hub.world.logs());
+    }
+}
+
+impl Synced {
+    fn files(&self) -> usize {
+        let tree = std::iter::repeat_with(|| self.tree()).flatten().next().unwrap();
+        tree.values().filter(|v| v.starts_with("file")).count()
+    }
+
+    fn held(&self) -> u64 {
+        self.status()["held_deletes"].as_u64().unwrap_or(0)
+    }
+
+    fn approve(&self) -> String {
+        self.machine.ok(&["approve", self.dir.to_str().unwrap()])
+    }
+}
+
+/// Deletes what is in a directory, but for what is ours.
+fn empty(dir: &Path) {
+    for entry in fs::read_dir(dir).unwrap().flatten().filter(|e| e.file_name() != ".mesync") {
+        let removed = if entry.path().is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        removed.unwrap();
+    }
+}
+
+#[test]
+fn a_directory_emptied_by_mistake_empties_no_other() {
+    let pair = Pair::new(FILES);
+    empty(&pair.alpha.dir);
+    pair.wait("the deletes are held", |p| p.alpha.held() > 0);
+    pair.nothing_is_deleted(FILES - LET_THROUGH);
+    assert!(pair.alpha.problems().contains("approve") && pair.alpha.condition() == "stuck", "{}", pair.alpha.status());
+    // the hub has them still: they come back by being asked for
+    let listed = pair.alpha.machine.ok(&["approve", "--dry-run", pair.alpha.dir.to_str().unwrap()]);
+    assert!(listed.lines().count() >= FILES - LET_THROUGH, "{listed}");
+    assert!(pair.alpha.held() > 0);
+    // it was meant
+    pair.wait("the hub has them no more", |p| {
+        if p.alpha.held() > 0 {
+            p.alpha.approve();
+        }
+        records(&p.hub).values().filter(|r| r["kind"] == "file").count() <= 1
+    });
+    // the other machine has a guard of its own
+    pair.wait("beta holds them", |p| p.beta.held() > 0);
+    assert!(pair.beta.files() > FILES - LET_THROUGH);
+    // exactly those that were listed: more may come
+    pair.wait("they are gone on beta", |p| {
+        if p.beta.held() > 0 {
+            p.beta.approve();
+        }
+        p.beta.files() <= 1
+    });
+    let kept = pair.beta.trash().len();
+    assert!(kept >= FILES, "{kept} of them are in the trash");
+}
+
+#[test]
+fn deletes_one_by_one_are_counted_together() {
+    let pair = Pair::new(FILES);
+    let mut gone = 0;
+    for n in 0..FILES {
+        let path = format!("d{}/f{n:02}", n % 4);
+        pair.alpha.remove(&path);
+        pair.wait("it is gone on the hub, or held", |p| p.alpha.held() > 0 || !records(&p.hub).contains_key(&path));
+        if pair.alpha.held() > 0 {
+            break;
+        }
+        gone += 1;
+    }
+    assert_eq!(gone, LET_THROUGH, "{}", pair.alpha.status());
+    pair.nothing_is_deleted(FILES - LET_THROUGH);
+}
+
+#[test]
+fn many_deletes_while_off_are_held_by_a_pass_too() {
+    let mut pair = Pair::new(FILES);
+    pair.alpha.stop();
+    for n in 0..LET_THROUGH + 5 {
+        pair.alpha.remove(format!("d{}/f{n:02}", n % 4));
+    }
+    let (status, said) = pair.alpha.try_pass(&[]);
+    assert!(status != 0 && said["held_deletes"] == 15 && said["deleted"] == 0, "{status} {said}");
+    assert!(pair.alpha.told(&["--dry-run"]).contains("held"), "{}", pair.alpha.told(&["--dry-run"]));
+    assert!(pair.alpha.told(&[]).contains("15 deletes held"), "{}", pair.alpha.told(&[]));
+    pair.nothing_is_deleted(FILES);
+    // what was listed is approved, what is deleted after is not
+    pair.alpha.approve();
+    for n in 15..FILES {
+        pair.alpha.remove(format!("d{}/f{n:02}", n % 4));
+    }
+    let (_, said) = pair.alpha.try_pass(&[]);
+    assert!(said["deleted"] == 15 && said["held_deletes"] == 25, "{said}");
+    let (status, said) = pair.alpha.try_pass(&["--allow-deletes"]);
+    assert!(status == 0 && said["deleted"] == 25, "{status} {said}");
+}
+
+#[test]
+fn a_few_files_may_go_but_not_all() {
+    let pair = Pair::new(3);
+    pair.alpha.remove("d0/f00");
+    pair.wait("one goes", |p| p.beta.files() == 2);
+    empty(&pair.alpha.dir);
+    pair.wait("the rest is held", |p| p.alpha.held() > 0);
+    assert!(pair.beta.files() >= 1);
+}
+
+/// Who may not read everything. `false`: this test needs root to become somebody else.
+fn as_nobody(machine: &mut Synced, world: &world::World) -> bool {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    if !rustix::process::getuid().is_root() {
+        left_out("only root can run a daemon as somebody else");
+        return false;
+    }
+    machine.machine.wrap = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(String::from).to_vec();
+    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(&machine.machine.base).unwrap();
+    for dir in [&machine.machine.base, &machine.dir] {
+        chown(dir, Some(65534), Some(65534)).unwrap();
+    }
+    true
+}
+
+#[test]
+fn what_cannot_be_read_is_not_gone() {
+    let hub = Hub::start();
+    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    if !as_nobody(&mut alpha, &hub.world) {
+        return;
+    }
+    beta.start();
+    for n in 0..8 {
+        beta.put(format!("closed/deep/f{n}"), format!("{n}"));
+    }
+    beta.put("open", "x");
+    alpha.start();
+    wait_for("all arrive", &hub.world, || alpha.has("closed/deep/f7") && alpha.has("open"));
+    settled(&hub.world, &[&alpha, &beta]);
+    alpha.chmod("closed/deep", 0);
+    for round in 0..2 {
+        // a change that is told, and a whole look at the start
+        fs::write(alpha.at("open"), format!("{round}")).unwrap();
+        wait_for("the rest goes on", &hub.world, || beta.text("open") == format!("{round}"));
+        wait_for("it is named", &hub.world, || alpha.status().to_string().contains("closed/deep"));
+        assert_eq!((beta.files(), beta.text("closed/deep/f7")), (9, "7".into()));
+        alpha.machine.stop();
+        alpha.start();
+    }
+    alpha.machine.kill();
+    let said = alpha.try_pass(&[]);
+    assert!(said.0 != 0 && said.1.to_string().contains("closed/deep"), "{said:?}");
+    // a file below that others change waits, and comes when it can be read again
+    beta.put("closed/deep/f0", "changed");
+    alpha.start();
+    fs::write(alpha.at("open"), "again").unwrap();
+    wait_for("the rest goes on", &hub.world, || beta.text("open") == "again");
+    alpha.chmod("closed/deep", 0o755);
+    wait_for("what was changed arrives", &hub.world, || alpha.text("closed/deep/f0") == "changed");
+    settled(&hub.world, &[&alpha, &beta]);
+}
+
+/// Each way in which a root is not what it was.
+#[test]
+fn a_root_that_is_not_what_it_was_is_held_until_it_is_adopted() {
+    let moved = |dir: &Path| fs::rename(dir, dir.with_extension("moved")).unwrap();
+    type Spoil<'a> = &'a dyn Fn(&Path);
+    let replaced_by_a_file: Spoil = &|dir| (moved(dir), fs::write(dir, "a file").unwrap()).1;
+    let replaced_by_another: Spoil = &|dir| (moved(dir), fs::create_dir(dir).unwrap()).1;
+    let gone: Spoil = &moved;
+    let emptied_with_marker: Spoil = &|dir| (fs::remove_dir_all(dir).unwrap(), fs::create_dir(dir).unwrap()).1;
+    let only_marker: Spoil = &|dir| fs::remove_dir_all(dir.join(".mesync")).unwrap();
+    let ways = [
+        ("a file", replaced_by_a_file),
+        ("another directory", replaced_by_another),
+        ("gone", gone),
+        ("removed and made again", emptied_with_marker),
+        ("no marker", only_marker),
+    ];
+    let mut pair = Pair::new(12);
+    for (n, (way, spoil)) in ways.into_iter().enumerate() {
+        println!("{way}");
+        let off = n % 2 == 1;
+        if off {
+            pair.alpha.stop();
+        }
+        spoil(&pair.alpha.dir);
+        if off {
+            pair.alpha.start();
+        }
+        let said = |p: &Pair| ["held", "failed"].contains(&p.alpha.condition().as_str()) && p.alpha.problems().len() > 10;
+        // as a file it is no directory to name in the settings: the daemon refuses to start with it
+        pair.wait("it is held", |p| said(p));
+        let before = pair.beta.files() - 1;
+        pair.nothing_is_deleted(before);
+        assert!(pair.alpha.is_alive(), "{way}: {}", pair.alpha.machine.log());
+        let dir = &pair.alpha.dir;
+        if !dir.is_dir() {
+            let _ = fs::remove_file(dir);
+            fs::create_dir(dir).unwrap();
+        }
+        pair.alpha.machine.ok(&["adopt", dir.to_str().unwrap()]);
+        let files = pair.beta.files();
+        pair.wait("all of it comes back", |p| p.alpha.files() == files && p.alpha.condition() == "in-step");
+        settled(&pair.hub.world, &[&pair.alpha, &pair.beta]);
+        let _ = fs::remove_dir_all(pair.alpha.dir.with_extension("moved"));
+    }
+}
+
+impl Synced {
+    fn is_alive(&self) -> bool {
+        Path::new(&format!("/proc/{}", self.machine.pid())).exists()
+    }
+}
+
+/// A small filesystem of its own, unmounted with the test. `None`: this user may not.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(at: &Path, size: &str) -> Option<Mount> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status();
+        if !mounted.is_ok_and(|s| s.success()) {
+            left_out("only root can mount a disk");
+            return None;
+        }
+        Some(Mount(at.to_path_buf()))
+    }
+
+    fn unmount(&self) {
+        assert!(Command::new("umount").arg("-l").arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).stderr(std::process::Stdio::null()).status();
+    }
+}
+
+#[test]
+fn a_disk_that_is_unmounted_deletes_nothing_and_goes_on_when_it_is_back() {
+    let hub = Hub::start();
+    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let disk = hub.world.dir.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let Some(mount) = Mount::new(&disk, "20m") else { return };
+    fs::create_dir(disk.join("share")).unwrap();
+    // a bind mount: the same files again after the unmount
+    let bind = |dir: &Path| {
+        let bound = Command::new("mount").arg("--bind").arg(disk.join("share")).arg(dir).status().unwrap();
+        assert!(bound.success());
+        Mount(dir.to_path_buf())
+    };
+    let share = bind(&alpha.dir);
+    for n in 0..12 {
+        alpha.put(format!("f{n}"), format!("{n}"));
+    }
+    alpha.start();
+    beta.start();
+    wait_for("all arrive", &hub.world, || beta.files() == 12);
+    settled(&hub.world, &[&alpha, &beta]);
+    for off in [false, true] {
+        if off {
+            alpha.stop();
+        }
+        share.unmount();
+        if off {
+            alpha.start();
+            wait_for("it is held", &hub.world, || alpha.condition() == "held");
+        }
+        beta.put("probe", format!("{off}"));
+        wait_for("beta goes on", &hub.world, || records(&hub).contains_key("probe"));
+        assert!(beta.files() == 13 && records(&hub).len() == 13, "{:?}", beta.names());
+        assert_eq!(fs::read_dir(&alpha.dir).unwrap().count(), 0, "nothing is written below the mount point");
+        std::mem::forget(bind(&alpha.dir));
+        wait_for("it goes on when it is back", &hub.world, || alpha.text("probe") == format!("{off}"));
+        settled(&hub.world, &[&alpha, &beta]);
+    }
+    drop(share);
+    drop(mount);
+}
+
+#[test]
+fn a_full_disk_pauses_downloads_only_and_heals() {
+    let hub = Hub::start();
+    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let Some(mount) = Mount::new(&alpha.dir, "40m") else { return };
+    alpha.put("old", noise(1, 20 << 20));
+    alpha.put("mine", "before");
+    alpha.start();
+    beta.start();
+    wait_for("all arrive", &hub.world, || beta.has("old") && beta.has("mine"));
+    settled(&hub.world, &[&alpha, &beta]);
+    beta.put("large", noise(2, 19 << 20));
+    wait_for("it is named", &hub.world, || alpha.problems().contains("free"));
+    alpha.put("mine", "what is here travels all the same");
+    wait_for("uploads go on", &hub.world, || beta.text("mine").contains("travels"));
+    assert!(!alpha.has("large") && beta.has("large") && beta.has("old") && alpha.has("old"));
+    alpha.remove("old");
+    wait_for("the delete travels", &hub.world, || !beta.has("old"));
+    wait_for("it comes when there is room", &hub.world, || alpha.read("large") == beta.read("large"));
+    settled(&hub.world, &[&alpha, &beta]);
+    alpha.stop();
+    drop(mount);
+}
