@@ -222,8 +222,7 @@ impl Supervisor {
             if d.take_feed_wanted() {
                 let _ = self.control.heard.try_send(());
             }
-            // what a person asks is seen at once only where somebody watches for it
-            let mut next = d.wake().min(self.poll_interval);
+            let mut next = d.wake();
             if d.wants_look() {
                 let now = clock::monotonic();
                 if now >= next_look && hints.try_send(Hint::Tree(String::new())).is_ok() {
