@@ -1,6 +1,7 @@
 #!/bin/sh
 # Shows mesync on one machine: a hub and three "machines" (alpha, beta, gamma), each with a directory of its own, talking over
-# loopback. Takes a few seconds, needs no network, touches nothing outside a scratch directory, and removes that at the end.
+# loopback: messages, files, and a directory that is kept in step. Takes a few seconds, needs no network, touches nothing outside
+# a scratch directory, and removes that at the end.
 #
 #   make demo, or: MESYNC=/path/to/mesync sh contrib/demo.sh
 set -eu
@@ -124,6 +125,15 @@ start() {
     pids="$pids $last"
 }
 
+# stop MACHINE PID [SIGNAL]
+stop() {
+    kill "-${3:-TERM}" "$2"
+    reap "$2"
+    others=
+    for pid in $pids; do [ "$pid" = "$2" ] || others="$others $pid"; done
+    pids=$others
+}
+
 # same A B: the same bytes, mode and time?
 same() {
     cmp "$1" "$2" || fail "$2 is not what $1 was"
@@ -149,6 +159,35 @@ sent() {
     [ -z "$(ls "$scratch/$1/outbox")" ]
 }
 
+# tree MACHINE: what is in its directory, without mesync's own
+tree() {
+    (cd "$scratch/$1-share" && find . -name .mesync -prune -o -type f -exec sha256sum {} \; | sort -k 2)
+}
+
+same_trees() {
+    [ "$(tree alpha)" = "$(tree beta)" ]
+}
+
+# holds MACHINE FILE TEXT: is that in the file in its directory?
+holds() {
+    grep -qF "$3" "$scratch/$1-share/$2"
+}
+
+gone() {
+    [ ! -e "$scratch/$1-share/$2" ]
+}
+
+# copy MACHINE: the conflict copy in its directory
+copy() {
+    cat "$scratch/$1-share"/notes.sync-conflict-*.txt
+}
+
+# half_there: has more than 8 MB of the big file come to beta, and is it not there yet?
+half_there() {
+    gone beta big || fail "the big file was there before anybody could break it off"
+    [ "$(du -sk "$scratch/beta-share/.mesync/partial" | cut -f 1)" -gt 8000 ]
+}
+
 hub_listens() {
     alive "$hub" || fail "the hub does not start"
     grep -q '^127\.0\.0\.1:' "$scratch/hub/hub/lock"
@@ -168,6 +207,10 @@ for machine in alpha beta gamma; do
     cp contrib/hooks/notice "$scratch/$machine/hooks/notice"
     chmod 755 "$scratch/$machine/hooks/notice"
     start "$machine"
+    case $machine in
+    alpha) alpha=$last ;;
+    beta) beta=$last ;;
+    esac
 done
 for machine in alpha beta gamma; do
     wait_for "$machine to register with the hub" queued "$machine" 0
@@ -186,9 +229,7 @@ wait_for "the message for alpha, and its hook" received alpha "for alpha only"
 on alpha list inbox
 
 heading "gamma is switched off; alpha sends to it all the same"
-kill "$last"
-reap "$last"
-pids=${pids% "$last"}
+stop gamma "$last"
 on alpha send notice --target gamma --payload '{"text": "while you were away"}'
 wait_for "the message to wait on the hub for gamma" queued gamma 1
 on alpha hosts
@@ -227,6 +268,73 @@ on beta versions docs/manual.7
 on beta restore docs/manual.7
 on alpha download docs/manual.7 -o "$scratch/alpha/manual.7"
 same "$scratch/manual.7" "$scratch/alpha/manual.7"
+
+heading "A directory that alpha and beta keep in step, both ways"
+stop alpha "$alpha"
+stop beta "$beta"
+for machine in alpha beta; do
+    mkdir "$scratch/$machine-share"
+    printf '[[watch]]\npath = "%s"\nremote = "share"\n' "$scratch/$machine-share" >"$scratch/$machine/config.toml"
+done
+# so that there is time to break something off
+echo 'bandwidth_limit = "8MB/s"' >>"$scratch/beta/config.toml"
+echo "beta\$ cat config.toml"
+cat "$scratch/beta/config.toml"
+start alpha
+alpha=$last
+start beta
+beta=$last
+echo "alpha\$ echo 'by alpha' >share/notes.txt"
+echo 'by alpha' >"$scratch/alpha-share/notes.txt"
+wait_for "alpha's file on beta" holds beta notes.txt 'by alpha'
+echo "beta\$ mkdir share/sub; echo 'by beta' >share/sub/b.txt"
+mkdir "$scratch/beta-share/sub"
+echo 'by beta' >"$scratch/beta-share/sub/b.txt"
+wait_for "beta's file on alpha" holds alpha sub/b.txt 'by beta'
+same_trees || fail "the directories are not the same"
+on alpha ls --path share
+
+heading "Both change the same file while beta is off: both versions are kept, on both machines"
+stop beta "$beta"
+echo "alpha\$ echo 'alpha, again' >share/notes.txt"
+echo 'alpha, again' >"$scratch/alpha-share/notes.txt"
+wait_for "alpha to be in step" run alpha status
+echo "beta\$ echo 'beta, too' >share/notes.txt"
+echo 'beta, too' >"$scratch/beta-share/notes.txt"
+start beta
+beta=$last
+for machine in alpha beta; do
+    wait_for "beta's version beside alpha's on $machine" copy "$machine"
+    wait_for "alpha's version under the name on $machine" holds "$machine" notes.txt 'alpha, again'
+    [ "$(copy "$machine")" = 'beta, too' ] || fail "the conflict copy on $machine is not what beta had"
+done
+on alpha conflicts
+
+heading "A delete travels too; what others have deleted is in the trash for 30 days"
+echo "alpha\$ rm share/sub/b.txt"
+rm "$scratch/alpha-share/sub/b.txt"
+wait_for "the file to be gone on beta" gone beta sub/b.txt
+echo "beta\$ ls share/.mesync/trash"
+ls "$scratch/beta-share/.mesync/trash"
+
+heading "64 MB on their way to beta, which is killed in the middle and goes on where it was"
+head -c 67108864 /dev/urandom >"$scratch/big"
+mv "$scratch/big" "$scratch/alpha-share/big"
+wait_for "a part of the big file on beta" half_there
+stop beta "$beta" KILL
+gone beta big || fail "half a file stands under its name"
+echo "beta: killed; $(du -sk "$scratch/beta-share/.mesync/partial" | cut -f 1) KiB are there"
+grep -v bandwidth_limit "$scratch/beta/config.toml" >"$scratch/config.toml"
+mv "$scratch/config.toml" "$scratch/beta/config.toml"
+echo "beta: has no bandwidth_limit any more"
+on beta sync --json >"$scratch/passed"
+cat "$scratch/passed"
+received=$(sed -n 's/.*"bytes_received":\([0-9]*\).*/\1/p' "$scratch/passed")
+[ "$received" -lt 62000000 ] || fail "beta has fetched $received bytes, as if there had been none"
+same_trees || fail "the directories are not the same"
+start beta
+echo "beta: the rest were $received bytes; the directories are the same:"
+tree beta
 
 heading "Is all well?"
 for machine in alpha beta gamma; do

@@ -152,6 +152,10 @@ impl Daemon {
     }
 
     fn start_directories(&mut self, settings: &Settings, hub: &Arc<HubClient>, halves: Halves, hooks: &Sender<()>) -> Result<()> {
+        if !settings.watches.is_empty() {
+            // it is watched for what a person asks
+            disk::create_dir(&crate::files::state::dir(&settings.base_dir))?;
+        }
         for (n, watch) in settings.watches.iter().enumerate() {
             let (base, hooks, host) = (settings.base_dir.clone(), hooks.clone(), settings.host_id.clone());
             let news = move |news: &News, watch: &WatchSettings| {

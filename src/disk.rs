@@ -253,7 +253,7 @@ pub fn lock_open(mut file: File, content: &str) -> io::Result<Option<File>> {
 
 /// What the process that holds a lock wrote into it; `None` if nobody holds it.
 pub fn lock_holder(path: &Path) -> Option<String> {
-    let file = File::open(path).ok()?;
+    let file = open_regular(path).ok()?;
     match file.try_lock_shared() {
         Err(std::fs::TryLockError::WouldBlock) => {
             let mut text = String::new();

@@ -1,8 +1,9 @@
 //! mesync keeps machines in step through one hub over plain HTTP. This is its architecture.
 //!
-//! A **hub** (`mesync serve`) holds messages until every machine that they are for has taken them. A **client**
-//! (`mesync start`) moves files: what appears in `outbox/` on one machine appears in `inbox/` on the others and runs a hook
-//! there. One machine can be both. There is no other moving part.
+//! A **hub** (`mesync serve`) holds messages until every machine that they are for has taken them, and files. A **client**
+//! (`mesync start`) moves both: what appears in `outbox/` on one machine appears in `inbox/` on the others and runs a hook
+//! there; what changes in a directory that is kept in step changes in those of the others. One machine can be both. There is no
+//! other moving part.
 //!
 //! # Promises
 //!
@@ -10,7 +11,8 @@
 //!
 //! 1. *Nothing is lost.* A 2xx of the hub means: on the disk, synced. A message is under its final name whole or not at all.
 //! 2. *Nobody gets in.* Without a key nothing from another machine reaches more than the hub's front door. A hostile hub can
-//!    make a client write messages into `inbox/`, and nothing else; a type can never name a file outside `hooks/`.
+//!    make a client write messages into `inbox/` and change what is in a directory that is kept in step, and nothing else; a
+//!    type can never name a file outside `hooks/`, nor a path one outside its directory.
 //! 3. *It heals by itself.* Events are hints. The directories and the hub's log are the truth, and are looked at anyway.
 //! 4. *It is small and quick.* Every queue and table has a bound, named in [`config::limits`].
 //!
@@ -50,11 +52,32 @@
 //! later goes on with. `s3em`, the server of `s3ec`, has no chunks and no revisions: there files go whole. Which server and
 //! which key is for [`credentials`] to say; [`login`] is the file that `s3ec` reads too.
 //!
-//! **Files in step.** The half that keeps a directory in step with the hub ([`files`]) has its parts, but nothing that calls
-//! them yet: the three-way merge ([`files::plan`]), the guard against mass deletion, the engine that carries decisions out
-//! over traits ([`files::engine`]), the tree on a disk ([`files::tree`]), its durable state ([`files::state`]), watching and
-//! scanning. The engine's tests are a simulation that drives it through crashes, races, lost answers and restored hubs, and
-//! notices each of its rules when it is switched off ([`files::rules`]).
+//! **Directories in step** ([`files`]; `mesync daemon`, `start`, `sync`). For each one:
+//!
+//! ```text
+//!  changes here --> inotify --> debounce --> look --offer--> engine <--poll-- feed <-- sse: something has changed on the hub
+//!                                            scan              |                       clock: what waits is due again
+//!                                 tree on the disk <-- upload-1 … N, download-1 … N --> hub
+//!                                 state/watch/KEY.redb: base, remote rows, cursor, intents
+//! ```
+//!
+//! `sync-N` opens the directory, starts `inotify`, `look`, `feed`, `upload-N` and `download-N` in a scope, writes down how it is
+//! for `mesync status`, takes what a person asks for (`KEY.approve`, `KEY.adopt`), and opens it again when something was wrong:
+//! what ails one directory is no concern of the others. `sse` tells all of them that files have changed on the hub; where files
+//! are on another server than messages, `sse-files` does. One pass ([`daemon::pass`]) calls the same methods without watching.
+//!
+//! * *What is decided* is a three-way merge of what was last in step, what stands here and what the hub has ([`files::plan`]),
+//!   path by path, whatever made somebody look at it. The hub's rows are stored with the cursor that passes them, so nothing
+//!   that was heard of is forgotten.
+//! * *What is done* was made durable before as an intent, or has an open key at the hub; after a crash nothing else is done at
+//!   that path until it is known what became of it. Nothing is replaced that was not looked at again just before.
+//! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
+//!   wait for a person ([`files::guard`]), a directory without its marker is not touched.
+//!
+//! A server without revisions is put before the engine as one with them ([`files::remote::legacy`]), as well as that can be done.
+//!
+//! The engine ([`files::engine`]) works over traits. Its tests are a simulation that drives it through crashes, races, lost answers
+//! and restored hubs, and notices each of its rules when it is switched off ([`files::rules`]).
 //!
 //! # The hub
 //!
@@ -88,13 +111,16 @@
 //! # Reading order
 //!
 //! [`wire`] says what travels, [`client`] how the hub is called, [`messages`] and [`messages::plan`] what a client does with
-//! messages, [`transfer`] how it moves files, [`daemon`] how it runs, [`hub::store`] what the hub keeps and [`hub`] how it
+//! messages, [`transfer`] how it moves files. Of directories: [`files::plan`] what is decided, [`files::engine`] how that is carried
+//! out, [`files::tree`], [`files::state`] and [`files::remote`] on what, [`files::watch`], [`files::debounce`], [`files::scan`] and
+//! [`files::look`] how changes are found, [`files::directory`] all of that together. [`daemon`] is how it runs, [`hub::store`] what the hub keeps and [`hub`] how it
 //! serves. [`disk`] has the durable write and the only renames.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
-//! Deciding is pure ([`messages::plan`], the parsers of heads and forms, tokens, [`backoff`], [`sse`]): it takes the time as a value.
+//! `files` and `messages` do not know each other: [`daemon`] tells news of the one to the other as messages of mesync's own
+//! ([`messages::announce`]).
 //!
-//! Deciding is pure ([`messages::plan`], [`files::plan`], the guard's head parser, tokens, [`backoff`], [`sse`]): it takes the
-//! time as a value.
+//! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::guard`], the parsers of heads and forms, tokens, [`backoff`],
+//! [`sse`]): it takes the time as a value.
 //! `tests/tidy.rs` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 

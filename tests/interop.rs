@@ -6,169 +6,17 @@
 
 #![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
 
+#[path = "support/theirs.rs"]
+mod theirs;
 #[path = "support/world.rs"]
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
+use theirs::{Theirs, is_thorough, latest, listing, noise, set_mtime, streams, tree, world};
 use world::{World, wait_for};
-
-/// One user of s3ec: a home of its own, and a directory that it works in.
-struct Theirs {
-    program: PathBuf,
-    home: PathBuf,
-    url: String,
-    daemon: Option<Child>,
-}
-
-fn program() -> Option<PathBuf> {
-    let given = std::env::var_os("S3EC").map(PathBuf::from);
-    let program = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop/bin/s3ec"));
-    if program.is_file() {
-        return Some(program);
-    }
-    assert!(std::env::var_os("CI").is_none(), "{} is missing: run \"make target/interop/bin/s3ec\"", program.display());
-    println!("left out: there is no {}", program.display());
-    None
-}
-
-/// The binary that is delivered gets all of it; a debug build, of which `make test` wants to know soon, a part.
-fn is_thorough() -> bool {
-    std::env::var_os("MESYNC_TEST_BINARY").is_some()
-}
-
-impl Theirs {
-    /// Logged in with a key of its own.
-    fn new(world: &World, name: &str) -> Option<Theirs> {
-        let theirs = Theirs { program: program()?, home: world.dir.path().join(name), url: world.url(), daemon: None };
-        fs::create_dir_all(theirs.work()).unwrap();
-        let key = world.hub_command().args(["key", "add", name]).output().unwrap();
-        let key = String::from_utf8(key.stdout).unwrap();
-        let said = theirs.ok(&["login", "--server", &format!("{}/", theirs.url), "--api-key", key.trim()]);
-        assert!(said.contains("Logged in"), "{said}");
-        Some(theirs)
-    }
-
-    fn work(&self) -> PathBuf {
-        self.home.join("work")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.env_clear().env("HOME", &self.home).env("RUST_LOG", "info").current_dir(self.work()).args(args).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        assert!(out.status.success(), "s3ec {args:?}: {} {text} {}", out.status, String::from_utf8_lossy(&out.stderr));
-        text
-    }
-
-    /// Uploads a file of the working directory; the id, or `None` if the hub has said that nothing changed.
-    #[track_caller]
-    fn upload(&self, name: &str, path: &str) -> Option<String> {
-        let said = if path.is_empty() { self.ok(&["upload", "--", name]) } else { self.ok(&["upload", "--path", path, "--", name]) };
-        let id = said.rsplit_once("(id: \"").and_then(|(_, id)| id.split_once("\")"));
-        assert!(id.is_some() || said.contains("(unchanged)"), "{said}");
-        id.map(|(id, _)| id.to_string())
-    }
-
-    fn info(&self, id: &str) -> Value {
-        serde_json::from_str(&self.ok(&["info", id])).unwrap()
-    }
-
-    fn start(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.home.with_extension("log")).unwrap();
-        let work = self.work();
-        let mut command = self.command(&["daemon", "-w", work.to_str().unwrap(), "--debounce", "50"]);
-        self.daemon = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
-    }
-
-    fn stop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            daemon.kill().unwrap();
-            daemon.wait().unwrap();
-        }
-    }
-}
-
-impl Drop for Theirs {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn world() -> World {
-    let mut world = World::new();
-    world.start_hub();
-    world
-}
-
-/// All that the hub lists: full name to record.
-fn listing(world: &World) -> BTreeMap<String, Value> {
-    let admin = fs::read_to_string(world.hub_dir().join("local.key")).unwrap();
-    let mut all = BTreeMap::new();
-    loop {
-        let mut answer = ureq::get(format!("{}/api/files?limit=1000&offset={}", world.url(), all.len()))
-            .header("x-api-key", admin.trim())
-            .call()
-            .unwrap();
-        let rows: Vec<Value> = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
-        // one that was not full was the last: a further one would see what has come meanwhile
-        let last = rows.len() < 1000;
-        for row in rows {
-            let full = [row["path"].as_str().unwrap(), row["name"].as_str().unwrap()].join("/");
-            assert!(all.insert(full.trim_start_matches('/').to_string(), row).is_none(), "{full} twice");
-        }
-        if last {
-            return all;
-        }
-    }
-}
-
-/// Files below a directory and their contents.
-fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
-            match entry.file_type().unwrap().is_dir() {
-                true => walk(root, &entry.path(), out),
-                false => {
-                    let name = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_string();
-                    out.insert(name, fs::read(entry.path()).unwrap_or_default());
-                }
-            }
-        }
-    }
-    let mut out = BTreeMap::new();
-    walk(dir, dir, &mut out);
-    out
-}
-
-fn set_mtime(path: &Path, seconds: u64) {
-    let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, 123_456_789);
-    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
-}
-
-/// Some bytes that differ by seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut random = world::Random(seed);
-    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.below(u64::MAX).to_le_bytes()).collect();
-    bytes.truncate(length);
-    bytes
-}
 
 #[test]
 fn every_command_for_single_files_works() {
@@ -287,11 +135,6 @@ fn thousands_of_files_are_listed_to_the_last_one() {
     assert_eq!(latest(&world), before, "nothing changed, so nothing is counted");
 }
 
-/// The hub's latest revision.
-fn latest(world: &World) -> u64 {
-    listing(world).values().map(|r| r["rev"].as_u64().unwrap()).max().unwrap_or(0)
-}
-
 /// With their own server the first sync of a machine with old copies overwrote what others had changed since.
 #[test]
 fn a_stale_directory_does_not_undo_what_others_changed() {
@@ -313,11 +156,7 @@ fn a_stale_directory_does_not_undo_what_others_changed() {
 fn their_daemons_see_each_other_and_survive_a_restart_of_the_hub() {
     let mut world = world();
     let (Some(mut one), Some(mut two)) = (Theirs::new(&world, "one"), Theirs::new(&world, "two")) else { return };
-    let listening = |world: &World| {
-        let admin = fs::read_to_string(world.hub_dir().join("local.key")).unwrap();
-        let mut answer = ureq::get(format!("{}/metrics", world.url())).header("x-api-key", admin.trim()).call().unwrap();
-        answer.body_mut().read_to_string().unwrap().contains("mesync_event_streams 2")
-    };
+    let listening = |world: &World| streams(world) == 2;
     fs::create_dir(one.work().join("sub")).unwrap();
     fs::write(one.work().join("sub/before"), "was there before").unwrap();
     one.start();

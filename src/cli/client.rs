@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::output::{Output, left, right};
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{Context, Done, directories};
 use crate::config::Settings;
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -51,6 +51,7 @@ struct Status {
     failed: QueueStatus,
     hooks_waiting: usize,
     hooks_failed: usize,
+    directories: Vec<directories::Row>,
 }
 
 #[derive(Serialize)]
@@ -95,11 +96,13 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
         failed: queue_status(settings, Queue::Failed)?,
         hooks_waiting: records.len() - hooks_failed,
         hooks_failed,
+        directories: directories::rows(settings),
     };
     let behind = |at: Option<SystemTime>| at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age > BEHIND);
     let stuck_here = behind(status.outbox.oldest);
     let stuck_there = behind(status.hub.oldest_queued_at.as_deref().and_then(clock::parse_rfc3339));
-    status.well = status.hub.problem.is_none() && status.failed.messages == 0 && hooks_failed == 0 && !stuck_here && !stuck_there;
+    let messages = status.failed.messages == 0 && hooks_failed == 0 && !stuck_here && !stuck_there;
+    status.well = status.hub.problem.is_none() && messages && status.directories.iter().all(directories::Row::is_well);
     if context.out.json {
         context.out.object(&status);
     } else {
@@ -132,12 +135,14 @@ fn print(s: &Status, out: &mut Output) {
         ("sent", queue(&s.sent, out)),
         ("failed", queue(&s.failed, out) + &see(s.failed.messages, "list failed")),
         ("hooks", format!("{} to run, {} failed{}", s.hooks_waiting, s.hooks_failed, see(s.hooks_failed, "list inbox"))),
-        ("all is well", if s.well { "yes" } else { "no" }.into()),
     ];
-    for (name, text) in lines {
+    let line = |out: &mut Output, name: &str, text: &str| {
         let name = out.bold(&format!("{name:<13}"));
         out.line(&format!("{name} {text}"));
-    }
+    };
+    lines.iter().for_each(|(name, text)| line(out, name, text));
+    s.directories.iter().for_each(|directory| directory.print(out));
+    line(out, "all is well", if s.well { "yes" } else { "no" });
 }
 
 fn queue_status(settings: &Settings, queue: Queue) -> Result<QueueStatus> {

@@ -6,6 +6,7 @@ pub mod table;
 
 mod client;
 mod completions;
+mod directories;
 mod events;
 mod files;
 pub mod help;

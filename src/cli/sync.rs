@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::engine::Preview;
 use crate::files::plan::Action;
 use crate::files::status::Files;
+use crate::files::tree::marker;
 use crate::logger::one_line;
 use crate::service::{self, Signals};
 use crate::{clock, disk};
@@ -68,7 +69,7 @@ fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
 }
 
 /// Without links on the way, as far as it exists.
-fn real(path: &Path) -> PathBuf {
+pub fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
@@ -101,6 +102,10 @@ fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSetting
 /// `mesync daemon [-w DIR]`
 pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let watches = some(&context.settings, invocation)?;
+    // later it waits until the other one has ended: a pass of cron, perhaps
+    if let Some((watch, holder)) = watches.iter().find_map(|watch| Some((watch, marker::holder(&watch.path)?))) {
+        return Err(marker::busy(&watch.path, &holder));
+    }
     let settings = Settings { watches, ..context.settings.clone() };
     let signals = Signals::start()?;
     let client = Daemon::start(&settings, Halves::Files)?;
@@ -388,7 +393,7 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done>
     };
     let mut copies = Vec::new();
     for dir in &dirs {
-        find_copies(dir, &mut copies).map_err(|e| Error::io(format!("list {}", dir.display()), &e))?;
+        std::fs::read_dir(dir).and_then(|_| find_copies(dir, &mut copies)).map_err(|e| Error::io(format!("list {}", dir.display()), &e))?;
     }
     copies.sort_by(|a, b| a.file.cmp(&b.file));
     let out = &mut context.out;

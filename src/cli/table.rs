@@ -247,8 +247,10 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Machine,
         arguments: &[],
         flags: &[BYTES],
-        doc: "say whether all is well: client, hub and queues",
-        long: &["Exit status 0 only if all is well, 1 if not."],
+        doc: "say whether all is well: client, hub, queues, directories",
+        long: &[
+            "Exit status 0 only if all is well, 1 if not: a directory that is not in step, deletes that are held, files that cannot travel and directories that are not watched are reasons too. Conflict copies and what is left out (sockets, devices, odd names) are shown, and are no reason.",
+        ],
         examples: &[("mesync status || echo trouble", "in a script")],
         run: Run::Command(client::status),
     },

@@ -60,6 +60,8 @@ impl Control {
         self.listening.store(heard != Heard::Closed, Relaxed);
         if heard == Heard::Opened {
             self.opened.store(true, Relaxed);
+            // who could not open its directory for want of the server need not wait any longer
+            let _ = self.asked.try_send(());
         }
         let _ = self.heard.try_send(());
     }
@@ -144,7 +146,12 @@ impl Supervisor {
                 Err(e) => Some(e),
             };
             let Some(e) = trouble.filter(|_| !self.shared.is_stopping()) else { continue };
-            let condition = if e.what.starts_with("will not touch") { Condition::Held } else { Condition::Failed };
+            let condition = match e.kind {
+                _ if e.what.starts_with("will not touch") => Condition::Held,
+                // it is not known yet what kind of server it is
+                Kind::Unreachable => Condition::Stuck,
+                _ => Condition::Failed,
+            };
             if reporter.trouble(condition, &e) {
                 log::warn!("{e}");
             }
@@ -193,7 +200,9 @@ impl Supervisor {
             started
         });
         self.control.set(None);
-        reporter.stopped(d);
+        for news in reporter.stopped(d) {
+            (self.news)(&news, &self.settings);
+        }
         ended.map(|()| d.fatal())
     }
 
@@ -210,7 +219,11 @@ impl Supervisor {
             for news in reporter.report(d, counters) {
                 (self.news)(&news, &self.settings);
             }
-            let mut next = d.wake();
+            if d.take_feed_wanted() {
+                let _ = self.control.heard.try_send(());
+            }
+            // what a person asks is seen at once only where somebody watches for it
+            let mut next = d.wake().min(self.poll_interval);
             if d.wants_look() {
                 let now = clock::monotonic();
                 if now >= next_look && hints.try_send(Hint::Tree(String::new())).is_ok() {
@@ -236,14 +249,15 @@ impl Supervisor {
                 d.wake_now();
                 next = clock::monotonic();
             }
-            if clock::monotonic() >= next && d.link.pause().is_zero() {
+            if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
                 d.feed();
-                next = clock::monotonic() + if self.control.listening.load(Relaxed) { LISTENING } else { self.poll_interval };
+                let usual = if self.control.listening.load(Relaxed) { LISTENING } else { self.poll_interval };
+                next = clock::monotonic() + d.feed_interval(usual);
             }
             if d.poke.is_stopped() {
                 return;
             }
-            let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause());
+            let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause()).max(d.feed_pause());
             match self.heard.recv_timeout(until) {
                 Ok(()) => next = clock::monotonic(),
                 Err(RecvTimeoutError::Timeout) => {}

@@ -133,6 +133,10 @@ fn until_done(d: &Directory, show: &dyn Fn(Progress)) {
     let mut worked = None;
     while !d.poke.is_stopped() {
         until_quiet(d, show);
+        if d.worked() == 0 && d.engine.due() == 0 && !d.wants_look() {
+            // nothing to do, and nothing that could have changed that
+            return;
+        }
         if d.take_look_again()
             && let Err(fault) = d.look_at_all()
         {

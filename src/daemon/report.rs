@@ -124,9 +124,10 @@ impl Reporter {
         new
     }
 
-    /// The client ends: what was to be known is known.
-    pub fn stopped(&mut self, d: &Directory) {
-        d.board.news(true);
+    /// The work on it ends, for now: what was not told yet is news, and when it was seen last is written.
+    pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
+        self.put(self.last.clone());
+        d.board.news(true)
     }
 
     fn put(&mut self, status: Status) {

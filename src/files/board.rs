@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use super::conflict::is_copy;
 use super::engine::env::Done;
 use super::scan::Skipped;
 use crate::clock;
@@ -78,13 +79,18 @@ impl Board {
         let mut facts = self.lock();
         match what {
             Done::Sent { .. } => facts.counts.sent += 1,
-            Done::Deleted { .. } => facts.counts.deleted += 1,
+            Done::Deleted { path } => {
+                facts.counts.deleted += 1;
+                facts.copies = facts.copies.saturating_sub(copy(path));
+            }
             Done::Placed { path } => {
                 facts.counts.placed += 1;
+                facts.copies += copy(path);
                 facts.changed(path);
             }
             Done::Removed { path } => {
                 facts.counts.removed += 1;
+                facts.copies = facts.copies.saturating_sub(copy(path));
                 facts.changed(path);
             }
             Done::SetAside { path, copy } => {
@@ -148,6 +154,11 @@ impl Board {
     fn lock(&self) -> MutexGuard<'_, Facts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// 1 for a conflict copy: their number is exact after each look at everything, and about right until then.
+fn copy(path: &str) -> u64 {
+    u64::from(is_copy(path))
 }
 
 impl Facts {

@@ -32,6 +32,11 @@ pub fn copy_name(path: &str, loser: &Entry, nth: u32) -> String {
     if dir.is_empty() { name } else { format!("{dir}/{name}") }
 }
 
+/// Whether a path is that of a conflict copy, by its name.
+pub fn is_copy(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.contains(".sync-conflict-"))
+}
+
 /// A name in the trash: when, which bytes (all of the hash, so that they can be found again), what it was called. `nth` as above.
 pub fn trash_name(path: &str, what: &Entry, now: i64, nth: u32) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);

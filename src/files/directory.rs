@@ -10,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use super::board::Board;
-use super::engine::env::{Ambient, Done, Env, Fault};
+use super::engine::env::{Ambient, Done, Env, Fault, Hub, Transfer};
 use super::engine::{Engine, Options, Outcome, Polled, Report, Way};
 use super::poke::Poke;
 use super::remote::Remote;
+use super::remote::legacy::Legacy;
 use super::remote::link::Link;
 use super::remote::rows::Names;
 use super::remote::traffic::Traffic;
@@ -43,6 +44,8 @@ pub struct Directory {
     pub traffic: Arc<Traffic>,
     pub board: Arc<Board>,
     pub poke: Arc<Poke>,
+    /// The server is no hub of ours: what it has is found by listing all of it.
+    legacy: Option<Arc<Legacy>>,
     /// Pieces of work that have changed something.
     worked: AtomicU64,
     /// Another epoch was seen: everything is to be looked at.
@@ -123,12 +126,19 @@ impl Directory {
         if known.is_none() {
             state.set_note("marker", &tree.id().to_string()).map_err(error)?;
         }
-        let (link, traffic, board) =
-            (Arc::new(Link::default()), Arc::new(Traffic::new(settings.bandwidth_limit)), Arc::new(Board::default()));
+        let (poke, board) = (Arc::<Poke>::default(), Arc::<Board>::default());
+        let (link, traffic) = (Arc::new(Link::new(poke.clone())), Arc::new(Traffic::new(settings.bandwidth_limit)));
         let names = Names::below(&settings.remote);
-        let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
+        let (legacy, hub, transfer): (_, Arc<dyn Hub>, Arc<dyn Transfer>) = if is_ours(&hub, &state)? {
+            let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
+            (None, remote.clone(), remote)
+        } else {
+            let legacy = Legacy::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()).map_err(error)?;
+            let legacy = Arc::new(legacy);
+            (Some(legacy.clone()), legacy.clone(), legacy)
+        };
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
-        let env = Env { hub: remote.clone(), transfer: remote, tree: tree.clone(), state: state.clone(), ambient };
+        let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
         let options = Options { allow_deletes, mode: settings.mode, ..Options::default() };
         let now = clock::monotonic();
         Ok(Opened::Ready(Box::new(Directory {
@@ -139,7 +149,8 @@ impl Directory {
             link,
             traffic,
             board,
-            poke: Arc::default(),
+            poke,
+            legacy,
             worked: AtomicU64::new(0),
             look_again: Mutex::new(false),
             full_until: Mutex::new(None),
@@ -179,6 +190,21 @@ impl Directory {
                 return false;
             }
         }
+    }
+
+    /// How long to leave the server alone before it is asked what is new: a listing of everything costs it something.
+    pub fn feed_pause(&self) -> Duration {
+        self.legacy.as_ref().map_or(Duration::ZERO, |legacy| legacy.ledger.pause())
+    }
+
+    /// Whether something was met on the server that no event has told of, since the last time that this was asked.
+    pub fn take_feed_wanted(&self) -> bool {
+        self.legacy.as_ref().is_some_and(|legacy| legacy.ledger.take_wanted())
+    }
+
+    /// How often the server is asked although it tells of changes: a stream of events that may lose some is no reason not to.
+    pub fn feed_interval(&self, usual: Duration) -> Duration {
+        if self.legacy.is_some() { usual.min(self.settings.rescan) } else { usual }
     }
 
     /// Whether everything has to be looked at, and there is room for what is found.
@@ -338,6 +364,20 @@ impl Directory {
     pub fn is_in_step(&self) -> bool {
         self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none()
     }
+}
+
+/// Whether it is a hub of ours. What it was the last time it still is: so a hub that is away keeps nobody from watching, and one
+/// that is there is not asked.
+fn is_ours(hub: &HubClient, state: &DiskState) -> Result<bool> {
+    const NOTE: (&str, &str) = ("server", "mesync");
+    if state.note(NOTE.0).map_err(error)?.as_deref() == Some(NOTE.1) {
+        return Ok(true);
+    }
+    let ours = hub.is_ours()?;
+    if ours {
+        state.set_note(NOTE.0, NOTE.1).map_err(error)?;
+    }
+    Ok(ours)
 }
 
 /// For what has no next time.

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
+use super::conflict::is_copy;
 use super::debounce::Hint;
 use super::directory::Directory;
 use super::engine::env::{Called, Fault, Rows, State, Tree};
 use super::ignore;
 use super::plan::{Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
-use super::tree::root;
 use crate::clock;
 use crate::config::limits;
 
@@ -146,7 +146,7 @@ impl Directory {
 
 impl Looker<'_> {
     fn found(&mut self, path: &str, is_dir: bool) -> Called<()> {
-        self.copies += u64::from(root::split(path).1.contains(".sync-conflict-"));
+        self.copies += u64::from(is_copy(path));
         let d = self.d;
         let Rows { base, .. } = d.state.rows(path)?;
         let known = base.entry.is_some();

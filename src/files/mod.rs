@@ -1,31 +1,32 @@
 //! The file half of a client: keeps one directory in step with the hub, both ways.
 //!
 //! It knows neither the message half nor the hub's insides; what travels is in `wire`. Here are the decisions ([`plan`],
-//! [`conflict`], [`guard`]: pure) and what carries them out ([`engine`]); it starts no thread, watches nothing and does no I/O
-//! of its own: the tree, the durable state and the hub are behind the traits of [`engine::env`].
+//! [`conflict`], [`guard`]: pure) and what carries them out ([`engine`]), which does no I/O of its own: the tree, the durable state
+//! and the hub are behind the traits of [`engine::env`], and made by [`tree`], [`state`] and [`remote`]. [`directory`] puts all of
+//! them together. Nothing here starts a thread: `daemon` does.
 //!
 //! # How it is called
 //!
-//! One [`engine::Engine`] a directory, shared by the threads that work for it; dropping it at any moment loses nothing.
+//! One [`Directory`](directory::Directory) with its engine, shared by the threads that work for it; dropping it at any moment
+//! loses nothing. The threads of a daemon, by name:
 //!
-//! 1. *Start*, one thread: [`Engine::new`](engine::Engine::new); [`clear`](engine::Engine::clear) each temporary name that the
-//!    first scan finds, before anything else is done; then poll until [`Drained`](engine::Polled::Drained).
-//! 2. *The feed*, one thread: [`poll`](engine::Engine::poll) when the event stream says that something is new, when it was
-//!    opened again, and while a poll answers `More`. `NewEpoch`: scan everything, and poll again. The paths that a page names
-//!    are offered by the poll itself.
-//! 3. *The tree*, the watching and scanning thread: [`offer`](engine::Engine::offer) each path that may differ from its base,
-//!    after the debounce time. `stat` against [`BaseRow::seen`](plan::BaseRow) is enough to tell; the engine hashes. A scan
-//!    also offers what the base has and the tree has not. `offer` answers `false` when there is no room: wait until there is.
-//! 4. *After a start, an overflow and every rescan*: [`sweep`](engine::Engine::sweep) until it returns `None`. It offers what is
-//!    pending in the state, intents and open keys among it.
-//! 5. *Transfers*, any number of threads: [`work`](engine::Engine::work) until it returns `None`, then wait for a poke (after
-//!    an offer, a poll, a wake-up; after one's own progress too, which may have set others free).
-//!    After a [`Later`](engine::Outcome::Later) no thread calls it for the backoff time: else everything that is due would
-//!    be tried in turn at a hub that is not there.
-//! 6. *The clock*, one thread: [`wake(false)`](engine::Engine::wake) while anything waits, and when the backoff time is over;
-//!    [`wake(true)`](engine::Engine::wake) every few minutes, since what was counted by the guard is forgotten with time.
+//! * `look`: [`clear_left_over`](directory::Directory::clear_left_over) before anything else; then
+//!   [`look`](directory::Directory::look) at what the hints say. `inotify` gives hints ([`watch`]), the first of which is to look
+//!   at everything, as after an overflow and at every rescan. A look offers each path that may differ from its base: `stat`
+//!   against [`BaseRow::seen`](plan::BaseRow) is enough to tell, the engine hashes; it offers what the base has and the tree
+//!   has not; and, for all of the tree, [`sweep`](engine::Engine::sweep)s what is pending in the state, intents and open keys
+//!   among it. While it goes on ([`look_around`](engine::Engine::look_around)) deletes wait, so that the guard sees all of them.
+//! * `feed`: [`feed`](directory::Directory::feed) when the event stream says that something is new, when it was opened again, and
+//!   every so often: it polls until [`Drained`](engine::Polled::Drained), and asks for a look at everything after `NewEpoch`. A
+//!   poll offers the paths of its page itself. And it is the clock: [`wake`](directory::Directory::wake) makes due what waits,
+//!   and asks the guard anew every few minutes, since what it has counted is forgotten with time.
+//! * `upload-N` and `download-N`: [`work`](directory::Directory::work), pieces of one [`Way`](engine::Way) until there are none,
+//!   then wait for a [`poke`]. While the hub is out of reach ([`remote::link`]) none is begun, else everything that is due would
+//!   be tried in turn at a hub that is not there; while the disk is full no download is.
+//! * `sync-N` reads the [`board`] and the engine's numbers, and writes down how it is ([`status`]).
 //!
-//! A [`Fatal`](engine::Outcome::Fatal) report ends the work on that directory: drop the engine, look at the root, begin again.
+//! A [`Fatal`](engine::Outcome::Fatal) report ends the work on that directory: drop it, look at the root, begin again. One pass
+//! does the same with fewer threads: feed, look at everything, and work until nothing more comes of it.
 //!
 //! # What must be true
 //!

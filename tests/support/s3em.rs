@@ -31,6 +31,11 @@ struct Shared {
     received: AtomicU64,
     /// The next download is cut off after so many bytes; 0: it is not.
     cut: AtomicU64,
+    /// Somebody deletes this one as soon as a first page was given.
+    deleted_meanwhile: Mutex<Option<String>>,
+    listings: AtomicU64,
+    /// Changes that are made, and whose answers nobody gets.
+    unanswered: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -58,7 +63,11 @@ enum Answer {
 
 impl S3em {
     pub fn start() -> S3em {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        S3em::start_at("127.0.0.1:0")
+    }
+
+    pub fn start_at(address: &str) -> S3em {
+        let listener = TcpListener::bind(address).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared::default());
         let s3em = S3em { url, shared: shared.clone() };
@@ -115,6 +124,30 @@ impl S3em {
         files.iter_mut().find(|f| f.record["name"] == name).unwrap().bytes[0] ^= 1;
     }
 
+    /// Deletes a file as if somebody else had.
+    pub fn remove(&self, full: &str) {
+        self.shared.remove(full);
+    }
+
+    /// Between the first page of the next listing and the second one.
+    pub fn remove_during_listing(&self, full: &str) {
+        *self.shared.deleted_meanwhile.lock().unwrap() = Some(full.to_string());
+    }
+
+    /// The line breaks before the answer to each of the next changes.
+    pub fn lose_answers(&self, count: u64) {
+        self.shared.unanswered.store(count, Relaxed);
+    }
+
+    pub fn answers_to_lose(&self) -> u64 {
+        self.shared.unanswered.load(Relaxed)
+    }
+
+    /// Listings that were begun without looking for a name.
+    pub fn listings(&self) -> u64 {
+        self.shared.listings.load(Relaxed)
+    }
+
     pub fn listeners(&self) -> usize {
         self.shared.streams.lock().unwrap().len()
     }
@@ -124,10 +157,15 @@ impl Shared {
     fn serve(&self, stream: TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader, &stream, &self.received) {
-            let answer = match request {
-                Ok(request) => self.answer(&request),
-                Err(status) => Answer::Plain(status),
+            let answer = match &request {
+                Ok(request) => self.answer(request),
+                Err(status) => Answer::Plain(*status),
             };
+            let is_change = request.is_ok_and(|r| r.method == "PUT" || r.method == "DELETE");
+            if is_change && self.unanswered.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+                return;
+            }
             if self.write(&stream, answer).is_none() {
                 return;
             }
@@ -186,7 +224,26 @@ impl Shared {
         }
     }
 
+    fn remove(&self, full: &str) {
+        let name = |f: &Stored| format!("{}/{}", f.record["path"].as_str().unwrap(), f.record["name"].as_str().unwrap());
+        let mut files = self.files.lock().unwrap();
+        let file = files.iter_mut().find(|f| !f.deleted && name(f).trim_start_matches('/') == full).unwrap();
+        file.deleted = true;
+        self.tell("deleted", &file.record);
+    }
+
     fn list(&self, r: &Request) -> Answer {
+        let answer = self.page(r);
+        let is_first = r.query.get("offset").is_none_or(|o| o == "0") && !r.query.contains_key("search");
+        self.listings.fetch_add(u64::from(is_first), Relaxed);
+        let meanwhile = if is_first { self.deleted_meanwhile.lock().unwrap().take() } else { None };
+        if let Some(full) = meanwhile {
+            self.remove(&full);
+        }
+        answer
+    }
+
+    fn page(&self, r: &Request) -> Answer {
         let number = |name: &str, default: usize| r.query.get(name).and_then(|n| n.parse().ok()).unwrap_or(default);
         let (path, search) = (r.query.get("path"), r.query.get("search"));
         let files = self.files.lock().unwrap();

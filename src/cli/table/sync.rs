@@ -8,7 +8,7 @@ const REMOTE: Flag = valued("remote", "PATH", Values::Text, "the directory on th
 const SEND_ONLY: Flag = switch("send-only", "changes go to the hub only");
 const RECEIVE_ONLY: Flag = switch("receive-only", "changes come from the hub only");
 
-const GUARD: &str = "Deletes of more than ten files or a quarter of all within an hour, or of all that there are, are held until somebody approves them: see approve. What was deleted on other machines stands in DIR/.mesync/trash for 30 days.";
+const GUARD: &str = "Deletes of more than ten files or a quarter of all within an hour, or of all that there are, are held until somebody approves them, here and on each machine that they come to: see approve. What was deleted on other machines stands in DIR/.mesync/trash for 30 days.";
 const SETTINGS: &str =
     "Without -w: the directories under [[watch]] in config.toml. With it, what stands there about that directory holds too.";
 
@@ -52,7 +52,7 @@ pub const DAEMON: Command = Command {
     ],
     doc: "keep a directory in step with the hub",
     long: &[
-        "Runs in the foreground until SIGTERM or SIGINT. What changes here is in the other machines' directories within a moment, and the other way round. start does the same and exchanges messages as well.",
+        "Runs in the foreground until SIGTERM or SIGINT. What changes here is in the other machines' directories within a moment, and the other way round. start does the same and exchanges messages as well. Exit status 75 if another process keeps the directory in step already.",
         SETTINGS,
         GUARD,
     ],
@@ -70,7 +70,7 @@ pub const APPROVE: Command = Command {
     flags: &[switch("dry-run", "only list the deletes that are held")],
     doc: "let deletes through that are held",
     long: &[
-        "Exactly those that are held now: what is deleted after that is weighed anew. A daemon that runs carries them out at once, else the next start or sync does.",
+        "Exactly those that are held on this machine now: what is deleted after that is weighed anew, and so are they on the machines that they come to. Whoever did not mean it puts the files back instead. A daemon that runs carries them out at once, else the next start or sync does.",
     ],
     examples: &[("mesync approve ~/share --dry-run", "which files would go"), ("mesync approve ~/share", "they may go")],
     run: Run::Command(sync::approve),

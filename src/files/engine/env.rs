@@ -92,6 +92,8 @@ pub struct Change {
 pub enum Answer {
     /// 2xx: the rows that it made, one a name (two for a rename).
     Made(Vec<(String, RemoteRow)>),
+    /// As that, but it is only noted here: the server cannot keep such things.
+    Noted(Vec<(String, RemoteRow)>),
     /// 412: a condition failed; the row that stands in the way, if the hub has one ("null": `None`).
     Differs(Option<(String, RemoteRow)>),
     /// 409 for a burnt key, 404 for a delete of nothing: not done, never will be.

@@ -50,6 +50,7 @@ impl Engine {
         }
         let answer = answer?;
         match &answer {
+            Answer::Noted(made) => self.settled(generation, &key, Some(made), made).map(|()| true),
             Answer::Made(made) => {
                 self.settled(generation, &key, Some(made), made)?;
                 let (path, from) = (change.path.as_str(), change.from.as_ref().map(|f| f.path.as_str()));

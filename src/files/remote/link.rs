@@ -2,7 +2,7 @@
 //!
 //! It waits for nothing itself. What is wrong is said once in the log, and kept for the status.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
@@ -10,6 +10,7 @@ use crate::client::Failure;
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::files::engine::env::Fault;
+use crate::files::poke::Poke;
 
 /// Between two attempts, at most.
 const PAUSE: Duration = Duration::from_secs(300);
@@ -20,6 +21,8 @@ const REFUSED: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Link {
     state: Mutex<State>,
+    /// Calls that fail since the client ends are nothing to talk about.
+    poke: Arc<Poke>,
 }
 
 #[derive(Debug)]
@@ -29,13 +32,12 @@ struct State {
     trouble: Option<Error>,
 }
 
-impl Default for Link {
-    fn default() -> Link {
-        Link { state: Mutex::new(State { backoff: Backoff::new(PAUSE), not_before: None, trouble: None }) }
-    }
-}
-
 impl Link {
+    /// `poke`: of those who work for the directory.
+    pub fn new(poke: Arc<Poke>) -> Link {
+        Link { state: Mutex::new(State { backoff: Backoff::new(PAUSE), not_before: None, trouble: None }), poke }
+    }
+
     /// The hub has answered.
     pub fn reached(&self) {
         let mut state = self.lock();
@@ -63,7 +65,7 @@ impl Link {
             let pause = if matches!(status, 401 | 403) { REFUSED } else { retry_after.map_or(pause, |asked| asked.clamp(pause, PAUSE)) };
             state.not_before = Some(now + pause);
         }
-        if state.trouble.as_ref() != Some(&error) {
+        if state.trouble.as_ref() != Some(&error) && !self.poke.is_stopped() {
             log::warn!("{error}; files wait and are tried again");
             state.trouble = Some(error.clone());
         }
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn a_hub_that_fails_is_left_alone_until_it_answers() {
         let failure = |status: u16, kind: Kind| Failure { error: Error::new(kind, "no"), status, retry_after: None, told: Told::Nothing };
-        let link = Link::default();
+        let link = Link::new(Arc::default());
         assert!(matches!(link.failed(failure(422, Kind::Refused)), Fault::Refused(_)) && link.pause().is_zero());
         assert!(matches!(link.failed(failure(0, Kind::Busy)), Fault::Later(_)) && link.pause().is_zero());
         assert!(matches!(link.failed(failure(0, Kind::Unreachable)), Fault::Later(_)));

@@ -3,11 +3,13 @@
 //! It decides nothing about files and keeps no state of its own: ids and revisions come from the rows of the state. What a
 //! failed call means for others than its path is [`link`]'s.
 
+pub mod legacy;
 pub mod link;
 pub mod rows;
 pub mod traffic;
 
 mod download;
+mod listing;
 mod upload;
 
 use std::collections::HashSet;

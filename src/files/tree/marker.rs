@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -70,12 +71,17 @@ pub fn lock(root: &Root) -> Result<File> {
     let failed = |e: io::Error| Error::io(format!("lock {}", path.display()), &e);
     match disk::lock_open(open().map_err(failed)?, &std::process::id().to_string()).map_err(failed)? {
         Some(lock) => Ok(lock),
-        None => {
-            let holder = disk::lock_holder(&path).unwrap_or_default();
-            let what = format!("cannot keep {} in step: process {} does so already", root.path().display(), holder.trim());
-            Err(Error::new(Kind::Busy, what))
-        }
+        None => Err(busy(root.path(), &disk::lock_holder(&path).unwrap_or_default())),
     }
+}
+
+/// The number of the process that keeps a directory in step now.
+pub fn holder(dir: &Path) -> Option<String> {
+    disk::lock_holder(&dir.join(OWN_DIR).join(LOCK)).map(|holder| holder.trim().to_string())
+}
+
+pub fn busy(dir: &Path, holder: &str) -> Error {
+    Error::new(Kind::Busy, format!("cannot keep {} in step: process {} does so already", dir.display(), holder.trim()))
 }
 
 fn own_dir(root: &Root) -> io::Result<OwnedFd> {

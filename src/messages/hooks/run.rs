@@ -19,8 +19,8 @@ use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::error::plain;
-use crate::messages::Queue;
 use crate::messages::plan::HookEnd;
+use crate::messages::{Queue, announce};
 use crate::wire::{self, Message};
 
 /// Between TERM and KILL.
@@ -93,7 +93,8 @@ impl Setup {
 
     fn start(&self, program: &Path, message: File, record: &Record) -> io::Result<(Child, PipeReader)> {
         let text = disk::read_at_most(&records_dir(&self.base).join(record.file_name()), wire::MAX_MESSAGE)?;
-        let parsed = Message::parse(&text).unwrap_or_default();
+        let own = announce::is_own(record);
+        let parsed = if own { announce::read(&text) } else { Message::parse(&text).unwrap_or_default() };
         let (output, writer) = io::pipe()?;
         let mut command = Command::new(program);
         command.current_dir(&self.base).process_group(0).stdin(message).stdout(writer.try_clone()?).stderr(writer);
@@ -106,8 +107,12 @@ impl Setup {
             .env("MESYNC_TYPE", &record.kind)
             .env("MESYNC_SOURCE", parsed.source.unwrap_or_default())
             .env("MESYNC_PRIORITY", parsed.priority.name())
-            .env("MESYNC_FILE", Queue::Inbox.dir(&self.base).join(&record.message))
             .env("MESYNC_ATTEMPT", record.attempts.unwrap_or(0).to_string());
+        match own {
+            // it never was in the inbox
+            true => command.env_remove("MESYNC_FILE"),
+            false => command.env("MESYNC_FILE", Queue::Inbox.dir(&self.base).join(&record.message)),
+        };
         Ok((command.spawn()?, output))
     }
 

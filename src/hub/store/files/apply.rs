@@ -3,6 +3,7 @@
 //! It opens no transaction, touches no chunk on the disk and reads no clock.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use redb::ReadableTable;
 use uuid::Uuid;
@@ -189,14 +190,22 @@ fn equal_times(a: &Option<String>, b: &Option<String>) -> bool {
     a == b || time(a).is_some_and(|a| time(b) == Some(a))
 }
 
+/// Whether it is the same time, or that without its fraction of a second.
+fn is_time_of(new: &Option<String>, old: &Option<String>) -> bool {
+    let since = |text: &Option<String>| clock::parse_rfc3339(text.as_deref()?)?.duration_since(std::time::UNIX_EPOCH).ok();
+    let whole = |new: Duration| since(old).is_some_and(|old| new == Duration::from_secs(old.as_secs()));
+    equal_times(old, new) || since(new).is_some_and(whole)
+}
+
 /// Somebody who did not know what has come since uploads an older version again: its first look at a directory that was
-/// not synced for a while. Who wrote the current revision knew it, and means to go back.
+/// not synced for a while. Who wrote the current revision knew it, and means to go back. `s3ec` keeps whole seconds of what
+/// it downloads.
 fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
     if current.host == new.host || new.mtime.is_none() {
         return Ok(false);
     }
     for rev in t.version_revs(current.id.as_u128())? {
-        if t.version(current.id, rev)?.is_some_and(|old| equal_bytes(&old, new) && equal_times(&old.mtime, &new.mtime)) {
+        if t.version(current.id, rev)?.is_some_and(|old| equal_bytes(&old, new) && is_time_of(&new.mtime, &old.mtime)) {
             return Ok(true);
         }
     }

@@ -1,0 +1,354 @@
+//! A server that is no hub of ours, such as `s3em`, as the engine sees it: no revisions, no conditions, no chunks, no feed.
+//!
+//! What it has of a path is looked at right before it is changed; between the two somebody else may be quicker, which only
+//! a hub of ours can rule out. Rows get numbers of ours, from `listing`. It has no directories: an empty one stays on
+//! its machine, and is in step by itself.
+
+use std::io::Write as _;
+use std::sync::{Arc, Once};
+
+use uuid::Uuid;
+
+use crate::client::{self, Failure, HubClient, Query, Source as Bytes, Stored};
+use crate::error::{Error, Kind};
+use crate::files::engine::env::*;
+use crate::files::plan::{Entry, Local, RemoteRow};
+use crate::files::state::DiskState;
+use crate::files::tree::DiskTree;
+use crate::files::tree::root::fault;
+use crate::files::tree::stage::Sync;
+use crate::transfer::{Step, find};
+use crate::wire::files::{self, Extra, Hash, Metadata, Name, Record, SINGLE};
+
+use super::link::Link;
+use super::listing::Ledger;
+use super::rows::{self, Names};
+use super::traffic::Traffic;
+
+/// Bytes that are read at a time.
+const BUFFER: usize = 64 * 1024;
+
+/// See the module.
+pub struct Legacy {
+    pub(super) hub: Arc<HubClient>,
+    pub(super) state: Arc<DiskState>,
+    tree: Arc<DiskTree>,
+    pub(super) names: Names,
+    pub(super) link: Arc<Link>,
+    traffic: Arc<Traffic>,
+    /// The same for the same server, always: it has none of its own.
+    pub(super) epoch: Uuid,
+    pub ledger: Ledger,
+}
+
+/// What stands on the server under a name.
+enum Stands {
+    /// What was to stand there: all live records of that name, the newest first.
+    Met(Vec<Record>),
+    Otherwise(Option<(String, RemoteRow)>),
+}
+
+impl Legacy {
+    pub fn new(
+        hub: Arc<HubClient>,
+        names: Names,
+        state: Arc<DiskState>,
+        tree: Arc<DiskTree>,
+        link: Arc<Link>,
+        traffic: Arc<Traffic>,
+    ) -> Called<Legacy> {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            log::warn!(
+                "{} is no mesync hub: files go whole and are found by listing all of them, what two machines change in the same \
+                 moment can be overwritten, and empty files, empty directories and symbolic links stay on this machine",
+                hub.url()
+            );
+        });
+        let mut seed = [0; 16];
+        seed.copy_from_slice(&Hash::of(hub.url().as_bytes()).0[..16]);
+        let epoch = uuid::Builder::from_custom_bytes(seed).into_uuid();
+        let ledger = Ledger::new(&*state)?;
+        Ok(Legacy { hub, state, tree, names, link, traffic, epoch, ledger })
+    }
+
+    /// What a call came to, for whoever is waiting for the server.
+    pub(super) fn called<T>(&self, called: client::Called<T>) -> Called<T> {
+        match called {
+            Ok(done) => {
+                self.link.reached();
+                Ok(done)
+            }
+            Err(failure) => Err(self.link.failed(failure)),
+        }
+    }
+
+    fn name(&self, path: &str) -> Called<Name> {
+        self.names.name(path).map_err(|why| Fault::Refused(Error::new(Kind::Failed, format!("cannot send {path}: {why}"))))
+    }
+
+    /// All live records of a path, the newest first.
+    fn at(&self, path: &str) -> Called<Vec<Record>> {
+        let name = self.name(path)?;
+        // a server that asks its database for a pattern may take a backslash for something else
+        let longest = name.name.split('\\').max_by_key(|part| part.len()).filter(|part| !part.is_empty());
+        let dir = name.path.split('\\').next().filter(|dir| !dir.is_empty());
+        let (mut first, mut found) = (None, Vec::new());
+        let each = find::each(&self.hub, &Query { path: dir, search: longest, all_kinds: false }, 0, u64::MAX, |record| {
+            let again = first == Some(record.id);
+            first.get_or_insert(record.id);
+            if !again && record.deleted_at.is_none() && record.full_name() == name.full() {
+                found.push(record);
+            }
+            !again
+        });
+        self.called(each)?;
+        Ok(found)
+    }
+
+    /// Looks whether what a change depends on still stands there.
+    fn stands(&self, path: &str, condition: Condition) -> Called<Stands> {
+        let records = self.at(path)?;
+        let now = records.first().and_then(|record| self.names.row(record));
+        let known = self.state.rows(path)?.remote;
+        let met = match condition {
+            Condition::Nothing => records.is_empty(),
+            Condition::Rev(rev) if is_dir(&known) => known.rev == rev && records.is_empty(),
+            Condition::Rev(rev) => known.rev == rev && now.as_ref().is_some_and(|(_, now)| now.entry == known.entry),
+        };
+        if !met {
+            // nobody tells us what it is but a listing
+            self.ledger.want();
+        }
+        Ok(if met { Stands::Met(records) } else { Stands::Otherwise(now) })
+    }
+
+    /// Sends a file, and takes away its old name.
+    fn send(&self, change: &Change, entry: &Entry, bytes: Bytes<'_>) -> Called<Answer> {
+        if let Stands::Otherwise(row) = self.stands(&change.path, change.condition)? {
+            return Ok(Answer::Differs(row));
+        }
+        let name = self.name(&change.path)?;
+        let (mode, mtime) = (Some(rows::st_mode(entry)), Some(rows::mtime(entry)));
+        let metadata = Metadata { path: name.path, mode, mtime, extra: Extra::default() };
+        let passed = |bytes| self.traffic.up(Step::Passed(bytes));
+        let stored = match self.hub.upload(&name.name, &metadata, bytes, client::Change::default(), &passed) {
+            // the bytes are not those that were hashed
+            Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => return Ok(Answer::Moved),
+            Err(failure) => return Err(self.link.failed(self.plainly(failure, entry))),
+            Ok(stored) => stored,
+        };
+        self.link.reached();
+        let Some(row) = self.stored(change, entry, stored)? else {
+            self.ledger.want();
+            return Ok(Answer::NotDone);
+        };
+        let mut made = vec![(change.path.clone(), row)];
+        if let Some(from) = &change.from
+            && let Stands::Met(records) = self.stands(&from.path, Condition::Rev(from.rev))?
+        {
+            let gone = self.remove(&records)?;
+            made.push((from.path.clone(), RemoteRow { renamed_to: Some(change.path.clone()), ..gone }));
+        }
+        Ok(Answer::Made(made))
+    }
+
+    /// The row of what was sent; `None`: something else stands there already.
+    fn stored(&self, change: &Change, entry: &Entry, stored: Stored) -> Called<Option<RemoteRow>> {
+        let record = match stored.record {
+            Some(record) => Some(record),
+            None => self.at(&change.path)?.into_iter().next(),
+        };
+        let Some((path, row)) = record.and_then(|record| self.names.row(&record)) else { return Ok(None) };
+        if path != change.path {
+            let what = format!("server {} keeps {} under another name", self.hub.url(), change.path);
+            return Err(Fault::Refused(Error::new(Kind::Refused, what)));
+        }
+        let ours = row.entry.is_some_and(|there| there.same_body(entry));
+        Ok(ours.then(|| RemoteRow { rev: self.ledger.next(), ..row }))
+    }
+
+    /// In words about the file: such a server says little.
+    fn plainly(&self, failure: Failure, entry: &Entry) -> Failure {
+        let what = match failure.status {
+            413 => format!("server {} does not take a file of {} bytes", self.hub.url(), entry.size),
+            400 | 422 if entry.size == 0 => format!("server {} does not take empty files", self.hub.url()),
+            _ => return failure,
+        };
+        Failure { error: Error::new(Kind::Refused, what), ..failure }
+    }
+
+    fn remove(&self, records: &[Record]) -> Called<RemoteRow> {
+        for record in records {
+            match self.hub.remove(record.id, client::Change::default()) {
+                Err(failure) if failure.status == 404 => {}
+                other => drop(self.called(other)?),
+            }
+        }
+        Ok(rows::gone(self.ledger.next(), records.first().map_or(Uuid::nil(), |record| record.id)))
+    }
+
+    /// Hands the bytes of what stands there to `take`, no more than announced.
+    fn stream(&self, id: Uuid, size: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<bool> {
+        let mut answer = match self.hub.download(id, None, 0, None) {
+            Err(failure) if failure.status == 404 => return Ok(false),
+            other => self.called(other)?,
+        };
+        let (mut left, mut buffer) = (size, vec![0; BUFFER]);
+        loop {
+            let n = self.called(answer.read(&mut buffer))?;
+            let bytes = &buffer[..n.min(usize::try_from(left).unwrap_or(n))];
+            take(bytes)?;
+            left -= bytes.len() as u64;
+            self.traffic.down(Step::Passed(bytes.len() as u64));
+            // one more than announced is too many: it is another file by now
+            if n == 0 || bytes.len() < n {
+                return Ok(n == 0);
+            }
+        }
+    }
+
+    /// What came is not what its row says: either it was replaced since, or the server's data are damaged.
+    fn other_bytes(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
+        let now = self.at(path)?.first().and_then(|record| self.names.row(record)).and_then(|(_, row)| row.entry);
+        self.ledger.want();
+        if now.is_none_or(|now| !now.same_body(entry)) {
+            return Ok(None);
+        }
+        let what = format!("will not take {path}: what server {} sends is not what it has announced", self.hub.url());
+        Err(Fault::Refused(Error::new(Kind::Damaged, what)))
+    }
+
+    /// Something that only the server has takes another name there.
+    fn copy(&self, change: &Change, entry: &Entry) -> Called<Answer> {
+        let row = self.state.rows(change.from.as_ref().map_or(&change.path, |from| &from.path))?.remote;
+        if entry.size > SINGLE {
+            let what = format!("cannot rename {} on server {}: it is too long", change.path, self.hub.url());
+            return Err(Fault::Refused(Error::new(Kind::Failed, what)));
+        }
+        let mut bytes = Vec::new();
+        let take = &mut |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        if !self.stream(row.id, entry.size, take)? || Hash::of(&bytes) != entry.hash {
+            self.ledger.want();
+            return Ok(Answer::NotDone);
+        }
+        self.send(change, entry, Bytes::Bytes(&bytes))
+    }
+
+    fn names_of(change: &Change) -> Vec<String> {
+        std::iter::once(&change.path).chain(change.from.as_ref().map(|from| &from.path)).cloned().collect()
+    }
+
+    /// What is no regular file; `None`: it is one.
+    fn special(&self, path: &str, entry: &Entry) -> Called<Option<Answer>> {
+        match entry.kind {
+            files::Kind::File => Ok(None),
+            // not to be in step for every directory that was emptied would be of no use to anybody
+            files::Kind::Dir => {
+                let row = RemoteRow { rev: self.ledger.next(), entry: Some(*entry), ..RemoteRow::default() };
+                Ok(Some(Answer::Noted(vec![(path.to_string(), row)])))
+            }
+            files::Kind::Symlink => {
+                let what = format!("a symbolic link is not kept: server {} has regular files only", self.hub.url());
+                Err(Fault::Refused(Error::new(Kind::Failed, what)))
+            }
+        }
+    }
+}
+
+/// Whether it is one of the directories that only this machine knows.
+pub(super) fn is_dir(row: &RemoteRow) -> bool {
+    row.entry.is_some_and(|entry| entry.is_dir())
+}
+
+impl Hub for Legacy {
+    fn changes(&self, after: u64, _began: Option<u64>) -> Called<Changes> {
+        if self.state.feed()?.epoch != self.epoch {
+            // what is known is of another server, and is forgotten before this one is listed
+            let page = Page { rev: 0, epoch: self.epoch, more: false, began: None, last: None, rows: Vec::new() };
+            return Ok(Changes::Page(page));
+        }
+        self.compare(after == 0).map(Changes::Page)
+    }
+
+    fn change(&self, change: &Change) -> Called<Answer> {
+        let _changing = self.ledger.changing(Legacy::names_of(change));
+        if let Some(entry) = &change.entry {
+            return self.special(&change.path, entry)?.map_or_else(|| self.copy(change, entry), Ok);
+        }
+        match self.stands(&change.path, change.condition)? {
+            Stands::Met(records) if records.is_empty() => {
+                Ok(Answer::Noted(vec![(change.path.clone(), rows::gone(self.ledger.next(), Uuid::nil()))]))
+            }
+            Stands::Met(records) => Ok(Answer::Made(vec![(change.path.clone(), self.remove(&records)?)])),
+            Stands::Otherwise(None) => Ok(Answer::NotDone),
+            Stands::Otherwise(row) => Ok(Answer::Differs(row)),
+        }
+    }
+
+    /// It remembers nothing: what is there now is all that is known.
+    fn ask(&self, key: Uuid) -> Called<Asked> {
+        let mut names = Vec::new();
+        let mut after = String::new();
+        loop {
+            let rows = self.state.below("", &after, 256)?;
+            names.extend(rows.iter().filter(|(_, rows)| rows.key.as_ref().is_some_and(|k| k.key == key)).map(|(path, _)| path.clone()));
+            match rows.last() {
+                Some((last, _)) if rows.len() == 256 => after = last.clone(),
+                _ => break,
+            }
+        }
+        let _changing = self.ledger.changing(names.clone());
+        let mut current = Vec::new();
+        for path in names {
+            let known = self.state.rows(&path)?.remote;
+            let row = match self.at(&path)?.first() {
+                Some(record) => self.names.row(record).map(|(_, row)| row),
+                None if is_dir(&known) => None,
+                None => Some(rows::gone(0, known.id)),
+            };
+            // what its row says already keeps its number
+            if let Some(row) = row.filter(|row| (row.entry, row.id) != (known.entry, known.id)) {
+                current.push((path, RemoteRow { rev: self.ledger.next(), ..row }));
+            }
+        }
+        Ok(Asked { made: None, current })
+    }
+}
+
+impl Transfer for Legacy {
+    fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
+        let Some(entry) = &change.entry else { return Ok(Answer::NotDone) };
+        if let Some(answer) = self.special(&change.path, entry)? {
+            return Ok(answer);
+        }
+        let failed = |e: std::io::Error| fault("read", &change.path, &e);
+        let _changing = self.ledger.changing(Legacy::names_of(change));
+        let Some(reading) = self.tree.read(&change.path, Some(&local.stamp)).map_err(failed)? else { return Ok(Answer::Moved) };
+        self.send(change, entry, Bytes::Part { file: &reading.file, at: 0, length: entry.size, sha256: entry.hash })
+    }
+
+    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+        match entry.kind {
+            files::Kind::Dir => return self.tree.stage_dir(path, entry),
+            files::Kind::Symlink => return Ok(None),
+            files::Kind::File => {}
+        }
+        if let Some(staged) = self.tree.stage_copy(path, entry, sources)? {
+            return Ok(Some(staged));
+        }
+        if !sources.contains(&Source::Hub) {
+            return Ok(None);
+        }
+        let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
+        let whole =
+            self.stream(row.id, entry.size, &mut |bytes| temporary.write_all(bytes).map_err(|e| fault("write beside", path, &e)))?;
+        if whole && let Some(staged) = temporary.finish(entry, Sync::Now)? {
+            return Ok(Some(staged));
+        }
+        self.other_bytes(path, entry)
+    }
+}
