@@ -313,3 +313,33 @@ fn a_file_against_a_directory_ends_with_both() {
         assert_eq!((s.text("x/y"), s.contents("sync-conflict")), ("in a directory".into(), vec!["a file".to_string()]));
     }
 }
+
+#[test]
+fn three_machines_end_with_the_same_whoever_was_off() {
+    let hub = Hub::start();
+    let names = ["alpha", "beta", "gamma"];
+    let mut all: Vec<Synced> = names.iter().map(|name| Synced::new(&hub.world, name)).collect();
+    for (n, machine) in all.iter_mut().enumerate() {
+        machine.put(format!("of/{n}"), format!("from {n}"));
+        machine.put("shared", format!("version {n}"));
+        machine.start();
+    }
+    wait_for("all three versions are everywhere", &hub.world, || all.iter().all(|s| s.contents("shared").len() == 3));
+    settled(&hub.world, &all.iter().collect::<Vec<_>>());
+    for off in 0..3 {
+        all[off].stop();
+        let (on, other) = (&all[(off + 1) % 3], &all[(off + 2) % 3]);
+        on.rename(&format!("of/{off}"), &format!("of/{off} moved"));
+        on.put("shared", format!("while {off} was off"));
+        wait_for("the other has it", &hub.world, || other.text("shared") == format!("while {off} was off"));
+        // known to nobody else when it comes back
+        all[off].put(format!("of/{off}"), "edited meanwhile");
+        all[off].start();
+        let edited = |s: &Synced| s.contents("of/").contains(&"edited meanwhile".to_string());
+        wait_for("the edit is everywhere", &hub.world, || all.iter().all(edited));
+        let tree = settled(&hub.world, &all.iter().collect::<Vec<_>>());
+        assert_eq!(all[off].contents("of/").iter().filter(|text| **text == format!("from {off}")).count(), 1, "{:?}", tree.keys());
+        all[off].remove(format!("of/{off}"));
+        wait_for("it is gone everywhere", &hub.world, || all.iter().all(|s| !s.has(format!("of/{off}"))));
+    }
+}

@@ -236,7 +236,7 @@ fn converge(world: &World, machines: &[Synced]) -> Tree {
 }
 
 /// Every mark that was written and not taken away is in some file, and nothing is left over.
-fn check(round: u64, machines: &[Synced], all: &Marks) {
+fn check(world: &World, round: u64, machines: &[Synced], all: &Marks) {
     let mut there = BTreeSet::new();
     let mut left_over = Vec::new();
     for machine in machines {
@@ -259,9 +259,7 @@ fn check(round: u64, machines: &[Synced], all: &Marks) {
         machines.iter().map(grep).collect()
     };
     if let Some((mark, _)) = lost.first() {
-        let logs: Vec<String> = machines.iter().map(|m| format!("--- {}\n{}", m.machine.name, m.machine.log())).collect();
-        fs::write("/tmp/storm-lost.log", logs.join("\n")).unwrap();
-        panic!("round {round}: {} contents are lost: {lost:?}; the first is in {:?}", lost.len(), found(mark));
+        panic!("round {round}: {} contents are lost: {lost:?}; the first is in {:?}\n{}", lost.len(), found(mark), world.logs());
     }
     assert_eq!(left_over, Vec::<PathBuf>::new());
     println!("round {round}: {} contents written, {} taken away, {} there", written.len(), removed.len(), there.len());
@@ -321,7 +319,7 @@ fn all_trees_converge_and_no_content_is_lost() {
             world.start_hub();
         }
         converge(&world, &machines);
-        check(round, &machines, &all);
+        check(&world, round, &machines, &all);
     }
     machines.iter_mut().for_each(Synced::stop);
     assert_eq!(world.stop_hub(), Some(0));

@@ -32,7 +32,7 @@ const AGAIN_MOST: Duration = Duration::from_secs(60);
 /// How often the guard is asked again: what it counted is forgotten with time.
 const GUARD: Duration = Duration::from_secs(300);
 /// For how long downloads pause when the disk is full.
-const FULL: Duration = Duration::from_secs(60);
+const FULL: Duration = Duration::from_secs(15);
 
 /// See the module.
 pub struct Directory {
