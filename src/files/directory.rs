@@ -24,7 +24,7 @@ use crate::client::HubClient;
 use crate::clock;
 use crate::config::limits;
 use crate::config::watch::WatchSettings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What waits is tried again after this time, doubled while nothing comes of it, up to the most.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -301,13 +301,14 @@ impl Directory {
             }
             Outcome::Waits | Outcome::Held => {}
             Outcome::Later(e) => log::debug!("{path:?} waits: {e}"),
-            Outcome::NoSpace(e) => {
+            Outcome::NoSpace(e) if e.kind != Kind::Failed => {
                 *lock(&self.full_until) = Some(clock::monotonic() + FULL);
                 if self.board.no_space(Some(e.to_string())) {
                     log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
                 }
             }
-            Outcome::Refused(e) => {
+            // it waits as well if it is only too large for what is free
+            Outcome::Refused(e) | Outcome::NoSpace(e) => {
                 if self.board.refused(&path, &e) {
                     log::warn!("cannot sync {path:?}: {e} dir={}", self.settings.path.display());
                 }

@@ -26,7 +26,7 @@ pub enum Fault {
     /// This path cannot be done until something about it changes: 400, 413, 422, no permission to read or write it. Of a change
     /// of the hub it says that nothing was done: it is for answers of the hub, and for what never left.
     Refused(Error),
-    /// The disk is full, or would be below its reserve: downloads pause, the rest goes on.
+    /// The disk is full: downloads pause, the rest goes on. With an error of the kind `Failed` it is only too small for this one.
     NoSpace(Error),
     /// Stop: the state cannot be read or written, the root is not what it was (unmounted, replaced).
     Fatal(Error),

@@ -50,12 +50,13 @@ impl Remote {
         match entry.size {
             _ if !sources.contains(&Source::Hub) => Ok(None),
             0..=BATCH_FILE => {
+                // first what may fail without a question
+                let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
                 let bytes = match entry.size {
                     0 => Some(Vec::new()),
                     _ => self.short(path, row, entry)?,
                 };
                 let Some(bytes) = bytes else { return Ok(None) };
-                let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
                 temporary.write_all(&bytes).map_err(|e| fault("write beside", path, &e))?;
                 temporary.finish(entry, Sync::Now)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
             }
@@ -117,7 +118,8 @@ impl Remote {
         };
         let (mut left, mut buffer) = (size, vec![0; BUFFER]);
         loop {
-            let n = self.called(answer.read(&mut buffer))?;
+            // a line that is lost shows with the next call: this may be one bad file
+            let n = answer.read(&mut buffer).map_err(|failure| Fault::Later(failure.error))?;
             let bytes = &buffer[..n.min(left as usize)];
             // one more than announced is too many, and shows in the hash
             if n == 0 || bytes.len() < n {

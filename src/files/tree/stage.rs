@@ -219,7 +219,8 @@ impl DiskTree {
             return Ok(());
         }
         let what = format!("cannot take {size} bytes into {}: {free} are free, {reserve} of them to be left", self.root.path().display());
-        Err(Fault::NoSpace(Error::new(ErrorKind::Busy, what).hint("make room on that disk")))
+        // a smaller one may fit: what the disk itself refuses is of another kind
+        Err(Fault::NoSpace(Error::new(ErrorKind::Failed, what).hint("make room on that disk")))
     }
 
     /// Makes the names in an open directory durable, wherever its own name is by now.
