@@ -3,7 +3,7 @@
 //! It starts no thread itself: a daemon and a single pass do, and call the same methods.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -51,6 +51,8 @@ pub struct Directory {
     /// Another epoch was seen: everything is to be looked at.
     look_again: Mutex<bool>,
     full_until: Mutex<Option<Instant>>,
+    /// Something does not fit into what is free.
+    too_large: AtomicBool,
     fatal: Mutex<Option<Error>>,
     again: Mutex<Again>,
 }
@@ -154,6 +156,7 @@ impl Directory {
             worked: AtomicU64::new(0),
             look_again: Mutex::new(false),
             full_until: Mutex::new(None),
+            too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
             again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD }),
         })))
@@ -277,14 +280,15 @@ impl Directory {
         until.map_or(Duration::ZERO, |at| at.saturating_duration_since(clock::monotonic()))
     }
 
-    /// Downloads wait for room on the disk.
+    /// Downloads wait for room on the disk, or one of them does.
     pub fn is_full(&self) -> bool {
-        !self.disk_pause(Way::Down).is_zero()
+        self.too_large.load(Relaxed) || !self.disk_pause(Way::Down).is_zero()
     }
 
     /// Downloads need not wait any longer.
     pub fn try_again(&self) {
         *lock(&self.full_until) = None;
+        self.too_large.store(false, Relaxed);
         self.wake_now();
     }
 
@@ -307,15 +311,21 @@ impl Directory {
                     log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
                 }
             }
-            // it waits as well if it is only too large for what is free
-            Outcome::Refused(e) | Outcome::NoSpace(e) => {
-                if self.board.refused(&path, &e) {
-                    log::warn!("cannot sync {path:?}: {e} dir={}", self.settings.path.display());
-                }
+            Outcome::NoSpace(e) => {
+                // that one waits, and goes on when there is room
+                self.too_large.store(true, Relaxed);
+                self.cannot(&path, &e);
             }
+            Outcome::Refused(e) => self.cannot(&path, &e),
             Outcome::Fatal(e) => self.fail(e),
         }
         self.poke.done();
+    }
+
+    fn cannot(&self, path: &str, e: &Error) {
+        if self.board.refused(path, e) {
+            log::warn!("cannot sync {path:?}: {e} dir={}", self.settings.path.display());
+        }
     }
 
     /// Ends all work on the directory: what it is now has to be seen first.

@@ -154,7 +154,8 @@ impl Synced {
 
     /// What it says is wrong.
     pub fn problems(&self) -> String {
-        self.status()["problems"].to_string()
+        let status = self.status();
+        format!("{} {}", status["problems"], status["cannot"])
     }
 
     pub fn trash(&self) -> Vec<String> {
