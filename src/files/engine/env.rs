@@ -195,7 +195,8 @@ pub trait Tree: Send + Sync {
     /// Renames with RENAME_NOREPLACE. `expected`: re-check that `from` shows this stamp just before. The directory of a name
     /// below the trash is made as needed, no other.
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
-    /// Sets the mode of what shows this stamp. -> the new stamp; `None`: it is something else by now.
+    /// Sets the mode of what shows this stamp. -> the new stamp; `None`: it is something else by now. Its mode is what became of
+    /// this one, not one that somebody has set since.
     fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>>;
     /// Removes a temporary name, or one in the trash, and what it holds; fine if there is nothing.
     fn discard(&self, temp: &str) -> Called<()>;

@@ -8,7 +8,6 @@ use crate::error::{Error, Kind};
 use crate::files::engine::env::*;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::files::tree::root::fault;
-use crate::files::tree::stage::Sync;
 use crate::transfer::{Step, local};
 use crate::wire::files::{self, BATCH_FILE, FetchItem, Hash, SINGLE};
 
@@ -58,7 +57,7 @@ impl Remote {
                 };
                 let Some(bytes) = bytes else { return Ok(None) };
                 temporary.write_all(&bytes).map_err(|e| fault("write beside", path, &e))?;
-                temporary.finish(entry, Sync::Now)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
+                temporary.finish(entry)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
             }
             size if size <= SINGLE => self.medium(path, row, entry),
             _ => self.long(path, row, entry),
@@ -137,7 +136,7 @@ impl Remote {
         if !whole {
             return Ok(None);
         }
-        temporary.finish(entry, Sync::Now)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
+        temporary.finish(entry)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
     }
 
     fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {

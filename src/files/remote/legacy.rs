@@ -16,7 +16,6 @@ use crate::files::plan::{Entry, Local, RemoteRow};
 use crate::files::state::DiskState;
 use crate::files::tree::DiskTree;
 use crate::files::tree::root::fault;
-use crate::files::tree::stage::Sync;
 use crate::transfer::{Step, find};
 use crate::wire::files::{self, Extra, Hash, Metadata, Name, Record, SINGLE};
 
@@ -346,7 +345,7 @@ impl Transfer for Legacy {
         let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
         let whole =
             self.stream(row.id, entry.size, &mut |bytes| temporary.write_all(bytes).map_err(|e| fault("write beside", path, &e)))?;
-        if whole && let Some(staged) = temporary.finish(entry, Sync::Now)? {
+        if whole && let Some(staged) = temporary.finish(entry)? {
             return Ok(Some(staged));
         }
         self.other_bytes(path, entry)

@@ -75,6 +75,15 @@ pub fn lock(root: &Root) -> Result<File> {
     }
 }
 
+/// Whether the filesystem keeps modes as they are set, by trying with the lock.
+pub fn keeps_modes(lock: &File) -> bool {
+    let set =
+        |mode: Mode| rustix::fs::fchmod(lock, mode).is_ok() && rustix::fs::fstat(lock).is_ok_and(|s| s.st_mode & 0o777 == mode.bits());
+    let other = PRIVATE | Mode::XUSR | Mode::RGRP;
+    let keeps = set(other);
+    set(PRIVATE) && keeps
+}
+
 /// The number of the process that keeps a directory in step now.
 pub fn holder(dir: &Path) -> Option<String> {
     disk::lock_holder(&dir.join(OWN_DIR).join(LOCK)).map(|holder| holder.trim().to_string())

@@ -41,6 +41,8 @@ pub struct DiskTree {
     pub(super) trashed: look::Trashed,
     /// Milliseconds, see [`Root::tick`].
     tick: u64,
+    /// The filesystem keeps modes as they are set.
+    keeps_modes: bool,
     /// Cleared when the filesystem turns out not to know RENAME_EXCHANGE, or RENAME_NOREPLACE.
     exchange: AtomicBool,
     noreplace: AtomicBool,
@@ -85,6 +87,7 @@ impl DiskTree {
             memory: look::Memory::default(),
             trashed: look::Trashed::default(),
             tick: root.tick(),
+            keeps_modes: marker::keeps_modes(&lock),
             exchange: AtomicBool::new(true),
             noreplace: AtomicBool::new(true),
             rules: RwLock::default(),

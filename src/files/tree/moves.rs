@@ -2,7 +2,6 @@
 //!
 //! What came out of an exchange is for the caller to look at; only a directory that turns out not to be empty goes back.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,11 +12,10 @@ use rustix::io::Errno;
 use super::DiskTree;
 use super::root::{self, Shown, What, fault, same, show, split};
 use super::stage::tolerate;
-use crate::config::limits;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::env::{Called, Moved, Staged};
-use crate::files::plan::Stamp;
+use crate::files::plan::{MODE, Stamp};
 use crate::relpath;
 
 /// A name in an open directory.
@@ -41,31 +39,6 @@ impl DiskTree {
             self.sync_open(&at.parent).map_err(failed)?;
         }
         Ok(moved)
-    }
-
-    /// Puts many things under their names with one sync a directory, or one of the filesystem.
-    pub fn place_all(&self, items: &[(&str, &Staged, Option<&Stamp>)]) -> Called<Vec<Called<Moved>>> {
-        let most = if disk::syncfs_reports_errors() { limits::SYNCFS_FROM } else { usize::MAX };
-        let (mut done, mut dirs) = (Vec::with_capacity(items.len()), BTreeMap::new());
-        for (path, staged, over) in items {
-            done.push(match self.place_of(path) {
-                Err(fault) => Err(fault),
-                Ok(None) => Ok(Moved::Taken),
-                Ok(Some(at)) => {
-                    let moved = self.put_unsynced(&at, path, staged, *over).map_err(|e| fault("put in place", path, &e));
-                    // more directories than that are not synced one by one: no need to keep them open
-                    if moved == Ok(Moved::Done) && dirs.len() < most {
-                        dirs.insert(split(path).0, at.parent);
-                    }
-                    moved
-                }
-            });
-        }
-        match dirs.len() >= most {
-            true => self.sync_all()?,
-            false => dirs.iter().try_for_each(|(dir, open)| self.sync_open(open).map_err(|e| fault("sync the directory", dir, &e)))?,
-        }
-        Ok(done)
     }
 
     fn put_unsynced(&self, to: &Place<'_>, path: &str, staged: &Staged, over: Option<&Stamp>) -> io::Result<Moved> {
@@ -220,7 +193,9 @@ impl DiskTree {
             }
         };
         apply().map_err(failed)?;
-        root::show_open(&file).map(|shown| Some(shown.stamp)).map_err(failed)
+        let now = root::show_open(&file).map_err(failed)?.stamp;
+        // another mode than this one was set by somebody else meanwhile, and must not look like what the filesystem made of ours
+        Ok(Some(if self.keeps_modes { Stamp { mode: mode.bits() & MODE, ..now } } else { now }))
     }
 
     pub(super) fn throw_away(&self, temp: &str) -> Called<()> {

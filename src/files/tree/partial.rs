@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::DiskTree;
 use super::root::{fault, show, show_open, split};
-use super::stage::{Sync, complete};
+use super::stage::complete;
 use crate::disk::{self, Renamed};
 use crate::files::engine::env::{Called, Staged};
 use crate::files::plan::Entry;
@@ -49,7 +49,7 @@ impl Partial {
     /// Gives what is whole and verified its mode and time, and a temporary name beside `path`.
     pub fn finish(self, tree: &DiskTree, path: &str, entry: &Entry) -> Called<Option<Staged>> {
         let failed = |e: io::Error| fault("write beside", path, &e);
-        complete(&self.file, entry, Sync::Now).map_err(failed)?;
+        complete(&self.file, entry).map_err(failed)?;
         let Some((parent, temp)) = tree.beside(path)? else { return Ok(None) };
         match disk::rename_noreplace_at(&self.dir, &self.name, &parent, split(&temp).1).map_err(failed)? {
             Renamed::Done => {}

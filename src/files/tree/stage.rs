@@ -38,14 +38,6 @@ pub struct Temporary {
     finished: bool,
 }
 
-/// Whether [`Temporary::finish`] waits for the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
-    Now,
-    /// The caller does it for many at once, with [`DiskTree::sync_all`], before any of them is placed.
-    Later,
-}
-
 impl DiskTree {
     /// Begins a file of `size` bytes beside `path`. `None`: a name above is no directory.
     pub fn temporary(&self, path: &str, size: u64) -> Called<Option<Temporary>> {
@@ -126,7 +118,7 @@ impl DiskTree {
                 Err(_) => return Ok(None),
             }
         }
-        temporary.finish(entry, Sync::Now)
+        temporary.finish(entry)
     }
 
     /// The name of something in the trash whose name says that it has this hash.
@@ -158,11 +150,6 @@ impl DiskTree {
             Err(e) if !root::absent(&e) => Err(fault("list", TRASH, &e)),
             _ => Ok(all),
         }
-    }
-
-    /// One sync for all that was staged with [`Sync::Later`].
-    pub fn sync_all(&self) -> Called<()> {
-        rustix::fs::syncfs(self.root.fd()).map_err(|e| fault("sync", "the directory", &e.into()))
     }
 
     /// The open directory of `path` and the full name of a temporary in it. Missing directories are made.
@@ -236,25 +223,23 @@ impl DiskTree {
 
 impl Temporary {
     /// Checks what was written, gives it mode and time of `entry`, and syncs it. `None`: these are other bytes, and they are gone.
-    pub fn finish(mut self, entry: &Entry, sync: Sync) -> Called<Option<Staged>> {
+    pub fn finish(mut self, entry: &Entry) -> Called<Option<Staged>> {
         let hash = Hash(self.hash.clone().finalize().into());
         if entry.kind != Kind::File || self.size != entry.size || hash != entry.hash {
             return Ok(None);
         }
         let grown = if self.hollow { self.file.set_len(self.size) } else { Ok(()) };
-        let stamp = grown.and_then(|()| complete(&self.file, entry, sync)).map_err(|e| fault("write", &self.path, &e))?;
+        let stamp = grown.and_then(|()| complete(&self.file, entry)).map_err(|e| fault("write", &self.path, &e))?;
         self.finished = true;
         Ok(Some(Staged { temp: std::mem::take(&mut self.path), stamp }))
     }
 }
 
 /// Gives a file that is whole its mode and time, and syncs it: what `stat` shows then.
-pub(super) fn complete(file: &File, entry: &Entry, sync: Sync) -> io::Result<Stamp> {
+pub(super) fn complete(file: &File, entry: &Entry) -> io::Result<Stamp> {
     tolerate(rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)))?;
     let _ = rustix::fs::futimens(file, &times(entry.mtime));
-    if sync == Sync::Now {
-        file.sync_all()?;
-    }
+    file.sync_all()?;
     Ok(root::show_open(file)?.stamp)
 }
 

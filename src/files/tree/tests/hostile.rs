@@ -84,7 +84,7 @@ fn a_race_with_links_never_leads_outside() {
             for path in (0..1_000_000).map(|i| format!("d/{i}")) {
                 let Ok(Some(mut temporary)) = w.tree.temporary(&path, 1) else { continue };
                 let _ = temporary.write_all(b"x");
-                if let Ok(Some(staged)) = temporary.finish(&entry("x"), Sync::Later) {
+                if let Ok(Some(staged)) = temporary.finish(&entry("x")) {
                     placed += usize::from(w.tree.place(&path, &staged, None) == Ok(Moved::Done));
                 }
                 if placed == 5 {

@@ -14,7 +14,6 @@ use crate::disk;
 use crate::files::conflict::TRASH;
 use crate::files::engine::env::Source;
 use crate::files::plan::Local;
-use crate::files::tree::stage::Sync;
 use crate::relpath;
 use crate::wire::files::{Hash, Kind as What_};
 
@@ -58,7 +57,7 @@ impl World {
     fn staged(&self, path: &str, bytes: &str) -> Staged {
         let mut temporary = self.tree.temporary(path, bytes.len() as u64).unwrap().unwrap();
         temporary.write_all(bytes.as_bytes()).unwrap();
-        temporary.finish(&entry(bytes), Sync::Now).unwrap().unwrap()
+        temporary.finish(&entry(bytes)).unwrap().unwrap()
     }
 
     fn place(&self, path: &str, bytes: &str, over: Option<&Stamp>) -> Moved {
@@ -178,7 +177,7 @@ fn bytes_that_are_not_what_was_announced_are_not_kept() {
     for (bytes, announced) in [("abc", entry("abd")), ("ab", entry("abc")), ("abc", Entry::dir(0, 0))] {
         let mut temporary = w.tree.temporary("a", 3).unwrap().unwrap();
         temporary.write_all(bytes.as_bytes()).unwrap();
-        assert_eq!(temporary.finish(&announced, Sync::Now), Ok(None));
+        assert_eq!(temporary.finish(&announced), Ok(None));
     }
     assert_eq!(w.temporaries(), [""; 0]);
 }
@@ -252,7 +251,7 @@ fn long_runs_of_zeros_become_holes() {
     let entry = Entry::new(What_::File, Hash::of(&bytes), bytes.len() as u64, 0o600, TIME);
     let mut temporary = w.tree.temporary("image", entry.size).unwrap().unwrap();
     temporary.write_all(&bytes).unwrap();
-    let staged = temporary.finish(&entry, Sync::Now).unwrap().unwrap();
+    let staged = temporary.finish(&entry).unwrap().unwrap();
     assert_eq!(w.tree.place("image", &staged, None), Ok(Moved::Done));
     assert!(fs::read(w.at("image")).unwrap() == bytes);
     assert!(fs::metadata(w.at("image")).unwrap().blocks() * 512 < 1 << 20);
@@ -292,22 +291,16 @@ fn what_is_ignored_is_not_entered_and_private_places_never_travel() {
 }
 
 #[test]
-fn many_are_placed_with_few_syncs() {
+fn a_mode_that_somebody_sets_meanwhile_is_not_taken_for_ours() {
     let w = world();
-    let items: Vec<(String, Staged)> = (0..40)
-        .map(|i| {
-            let (path, text) = (format!("d{}/{i}", i % 3), i.to_string());
-            let mut temporary = w.tree.temporary(&path, 2).unwrap().unwrap();
-            temporary.write_all(text.as_bytes()).unwrap();
-            let staged = temporary.finish(&entry(&text), Sync::Later).unwrap().unwrap();
-            (path, staged)
-        })
-        .collect();
-    w.tree.sync_all().unwrap();
-    w.write("d0/3", "mine");
-    let all: Vec<_> = items.iter().map(|(path, staged)| (path.as_str(), staged, None)).collect();
-    let done = w.tree.place_all(&all).unwrap();
-    let wants: Vec<Called<Moved>> = (0..40).map(|i| Ok(if i == 3 { Moved::Taken } else { Moved::Done })).collect();
-    assert_eq!(done, wants);
-    assert_eq!((w.text("d0/3").as_str(), w.text("d1/1").as_str()), ("mine", "1"));
+    w.write("a", "x");
+    let set = |mode| fs::set_permissions(w.at("a"), fs::Permissions::from_mode(mode)).unwrap();
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| (0..2000).for_each(|n| set(if n % 2 == 0 { 0o600 } else { 0o640 })));
+        while !others.is_finished() {
+            let stamp = w.tree.stamp("a").unwrap().unwrap();
+            let now = w.tree.set_mode("a", &stamp, 0o644).unwrap();
+            assert!(now.is_none_or(|now| now.mode == 0o644), "{now:?}");
+        }
+    });
 }
