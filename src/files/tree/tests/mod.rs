@@ -296,7 +296,7 @@ fn a_mode_that_somebody_sets_meanwhile_is_not_taken_for_ours() {
     w.write("a", "x");
     let set = |mode| fs::set_permissions(w.at("a"), fs::Permissions::from_mode(mode)).unwrap();
     std::thread::scope(|scope| {
-        let others = scope.spawn(|| (0..2000).for_each(|n| set(if n % 2 == 0 { 0o600 } else { 0o640 })));
+        let others = scope.spawn(|| (0..20_000).for_each(|n| set(if n % 2 == 0 { 0o600 } else { 0o640 })));
         while !others.is_finished() {
             let stamp = w.tree.stamp("a").unwrap().unwrap();
             let now = w.tree.set_mode("a", &stamp, 0o644).unwrap();
