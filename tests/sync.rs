@@ -96,6 +96,9 @@ fn each_change_of_a_file_arrives() {
         arrives("rename of a directory", a, &|| a.rename("d", "c"), &|| b.text("c/e/g") == "two" && !b.has("d"));
         arrives("delete", b, &|| b.remove("c/e/g"), &|| !a.has("c/e/g"));
         arrives("directory with its files", a, &|| fs::remove_dir_all(a.at("c")).unwrap(), &|| !b.has("c"));
+        arrives("three deep", a, &|| a.put("s/t/u/x", "x"), &|| b.text("s/t/u/x") == "x");
+        let two_go = || fs::remove_dir_all(a.at("s/t")).unwrap();
+        arrives("what two of three leave empty", a, &two_go, &|| b.at("s").is_dir() && !b.has("s/t"));
         arrives("empty file", a, &|| a.put("empty", ""), &|| b.text("empty").is_empty());
         arrives("empty directory", a, &|| fs::create_dir_all(a.at("e/mpty")).unwrap(), &|| b.at("e/mpty").is_dir());
         arrives("its mode", a, &|| a.chmod("e/mpty", 0o700), &|| b.mode("e/mpty") == 0o700);

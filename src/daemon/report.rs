@@ -76,7 +76,7 @@ impl Reporter {
         }
         let unwatched = counters.unwatched.load(Relaxed);
         if unwatched > 0 {
-            problems.push("not all of it is watched: raise the sysctl fs.inotify.max_user_watches, and max_user_instances".into());
+            problems.push(format!("not all of it is watched: {}", counters.why()));
         }
         if let Some(first) = &facts.skipped.unknown.first {
             problems.push(format!("{} directories cannot be read: {first}", facts.skipped.unknown.count));

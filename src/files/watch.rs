@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
@@ -26,7 +27,8 @@ use crate::relpath;
 const UNWATCHED: Duration = Duration::from_secs(60);
 /// How long a full channel is waited for before the order to stop is looked at.
 const FULL: Duration = Duration::from_millis(200);
-const SYSCTL: &str = "/proc/sys/fs/inotify/max_user_watches";
+/// Directory of the limits.
+const LIMITS: &str = "/proc/sys/fs/inotify";
 
 /// One watcher.
 pub struct Watch<'a> {
@@ -45,6 +47,18 @@ pub struct Counters {
     pub watched: AtomicU64,
     /// Directories that are not, with all that is below them.
     pub unwatched: AtomicU64,
+    /// Why not, and what to do.
+    why: Mutex<String>,
+}
+
+impl Counters {
+    pub fn why(&self) -> String {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, String> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 enum Ended {
@@ -67,23 +81,36 @@ impl Watch<'_> {
                 Ok(Ended::Lost(Some(why))) => why,
                 Err(e) => reason(&e),
             };
+            self.counters.lock().clone_from(&why);
             self.counters.unwatched.store(1, Relaxed);
             let path = self.tree.root().path().display().to_string();
             if said.insert(why.clone()) {
-                log::warn!("cannot watch {path}: {why}; looking at all of it every {} s instead", UNWATCHED.as_secs());
+                log::warn!("cannot watch {path}: {why}; looking at all of it every {} s instead", self.unwatched_pause().as_secs());
             }
-            if !send(hints, Hint::Tree(String::new()), wake)? || readable(wake, None, Some(UNWATCHED))?.0 {
+            if !send(hints, Hint::Tree(String::new()), wake)? || readable(wake, None, Some(self.unwatched_pause()))?.0 {
                 return Ok(());
             }
         }
+    }
+
+    /// Between two looks at what is not watched.
+    fn unwatched_pause(&self) -> Duration {
+        UNWATCHED.min(self.rescan)
     }
 }
 
 fn reason(e: &std::io::Error) -> String {
     match e.raw_os_error() {
-        Some(libc::EMFILE) => "too many watchers; raise the sysctl fs.inotify.max_user_instances".into(),
+        Some(libc::EMFILE) => format!("the limit of watchers is reached; {}", raise("max_user_instances", 128, 1024)),
         _ => plain(e),
     }
+}
+
+/// What to do about a limit. `usual`: what it is where it cannot be read.
+fn raise(limit: &str, usual: u64, least: u64) -> String {
+    let now = std::fs::read_to_string(format!("{LIMITS}/{limit}")).ok().and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(usual);
+    let enough = now.saturating_mul(4).max(least);
+    format!("raise it with \"sysctl fs.inotify.{limit}={enough}\" (now {now})")
 }
 
 /// As long as the watches hold.
@@ -122,7 +149,7 @@ impl<'a> Running<'a> {
             debounce: Debounce::new(watch.quiet),
             began: clock::monotonic(),
             next_scan: watch.rescan,
-            next_try: UNWATCHED,
+            next_try: watch.unwatched_pause(),
         })
     }
 
@@ -187,7 +214,7 @@ impl<'a> Running<'a> {
             return self.tell(Hint::Tree(String::new()));
         }
         if !self.unwatched.is_empty() && self.now() >= self.next_try {
-            self.next_try = self.now() + UNWATCHED;
+            self.next_try = self.now() + self.watch.unwatched_pause();
             for dir in std::mem::take(&mut self.unwatched) {
                 if self.add(&dir).is_ok() && !self.unwatched.contains(&dir) {
                     self.add_below(&dir);
@@ -271,8 +298,13 @@ impl<'a> Running<'a> {
             Err(e) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&e.raw_os_error().unwrap_or(0)) => {}
             Err(e) if dir.is_empty() => return Err(e),
             Err(e) => {
+                let what = format!("cannot watch {}: {}", crate::disk::show(self.absolute(dir).as_os_str()), plain(&e));
                 if self.said.insert(dir.to_string()) {
-                    log::warn!("cannot watch {}: {}", crate::disk::show(self.absolute(dir).as_os_str()), plain(&e));
+                    log::warn!("{what}");
+                }
+                // a limit is what somebody can do something about
+                if self.unwatched.is_empty() {
+                    *self.watch.counters.lock() = what;
                 }
                 self.unwatch(dir);
             }
@@ -320,16 +352,12 @@ impl<'a> Running<'a> {
 
     fn too_many(&mut self, dir: &str) {
         self.unwatch(dir);
+        let why = format!("the limit of watches is reached; {}", raise("max_user_watches", 8192, 65_536));
         if self.said.insert("watches".into()) {
-            let now = std::fs::read_to_string(SYSCTL).ok().and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(8192);
-            let enough = now.saturating_mul(4).max(65_536);
-            log::warn!(
-                "cannot watch all of {}: the limit of watches is reached; raise it with \"sysctl fs.inotify.max_user_watches={enough}\" \
-                 (now {now}); looking at the rest every {} s",
-                self.watch.tree.root().path().display(),
-                UNWATCHED.as_secs()
-            );
+            let (path, pause) = (self.watch.tree.root().path().display(), self.watch.unwatched_pause().as_secs());
+            log::warn!("cannot watch all of {path}: {why}; looking at the rest every {pause} s");
         }
+        *self.watch.counters.lock() = why;
     }
 
     /// A directory left this name: nothing below it is at that name any more.

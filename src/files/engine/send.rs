@@ -138,10 +138,8 @@ impl Engine {
             desk.release(old);
             // a delete that waits for this is due again
             desk.offer(old);
-            if let Some(up) = parent(old) {
-                // it may count by itself now
-                desk.offer(up);
-            }
+            drop(desk);
+            self.offer_above(old)?;
         }
         sent
     }
@@ -205,10 +203,20 @@ impl Engine {
         let condition = Condition::Rev(known.remote().rev);
         let parcel = Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
         let sent = self.send(known.generation, parcel)?;
-        if let Some(up) = parent(path) {
-            // it may count by itself now
-            self.offer(up);
-        }
+        self.offer_above(path)?;
         Ok(sent)
+    }
+
+    /// The directory that something has gone from may count by itself now; if it has gone too, the one above it.
+    fn offer_above(&self, path: &str) -> Result<(), Stop> {
+        for up in std::iter::successors(parent(path), |p| parent(p)) {
+            self.offer(up);
+            match self.env.tree.stamp(up) {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(Fault::Later(_) | Fault::Refused(_)) => break,
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        Ok(())
     }
 }
