@@ -71,6 +71,17 @@ impl Evil {
         *self.rows.lock().unwrap() = rows;
     }
 
+    /// From now on this name is deleted, and goes on under another one, or so it says.
+    fn renames(&self, name: &str, to: (&str, &str), rev: u64) {
+        self.deletes(name, rev);
+        let mut rows = self.rows.lock().unwrap();
+        let old = rows.iter_mut().find(|r| r.record["name"] == name && r.record["path"] == "").unwrap();
+        old.record["renamed_to"] = json!({"path": to.0, "name": to.1});
+        let mut new = row(to.0, to.1, rev + 100_000, &old.bytes);
+        (new.bytes, new.length) = (b"lost".to_vec(), 4);
+        rows.push(new);
+    }
+
     /// From now on this name is deleted.
     fn deletes(&self, name: &str, rev: u64) {
         let mut rows = self.rows.lock().unwrap();
@@ -247,6 +258,29 @@ fn deletes_are_held_at_once_or_one_a_poll() {
     let (status, said) = victim.try_pass(&[]);
     assert!(status != 0 && said["held_deletes"].as_u64().unwrap() > 200, "{said}");
     assert_eq!(victim.names().len(), left);
+}
+
+#[test]
+fn deletes_that_are_called_renames_are_deletes() {
+    for to in ["hidden", "in/the/way"] {
+        let (world, (evil, url)) = (World::new(), Evil::start());
+        let victim = victim(&world, &url);
+        victim.put(".mesyncignore", "hidden/\n");
+        evil.says((1..=40).map(|n| row("", &format!("f{n}"), n, format!("{n}").as_bytes())).collect());
+        victim.try_pass(&[]);
+        assert_eq!(victim.names().iter().filter(|n| n.starts_with('f')).count(), 40);
+        // nothing can stand there
+        fs::create_dir_all(victim.at("in")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(victim.at("in/the")).status().unwrap().success());
+        (1..=40).for_each(|n| evil.renames(&format!("f{n}"), (to, &format!("f{n}")), 1000 + n));
+        for _ in 0..3 {
+            victim.try_pass(&[]);
+        }
+        let left = victim.names().iter().filter(|n| n.starts_with('f')).count();
+        assert!(left >= 30, "{to}: {left} of 40 are left: {:?}", victim.names());
+        let (_, said) = victim.try_pass(&[]);
+        assert!(said["held_deletes"].as_u64().unwrap() >= 25, "{said}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Limits: of the machine, too few inotify watches or instances, and of the settings, a bandwidth. What is slower then is still
 //! right, and what the reason is can be read.
 
+#![allow(clippy::disallowed_methods)] // deadlines and files of a test
+
 #[path = "support/files.rs"]
 mod files;
 #[path = "support/http.rs"]

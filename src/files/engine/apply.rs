@@ -9,7 +9,7 @@ use crate::files::rules::{Rule, holds};
 use super::env::{Done, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
 use super::send::CANDIDATES;
 use super::step::{in_step, seen_with, token};
-use super::{CHUNK, Engine, Known, Step, Stop};
+use super::{CHUNK, Engine, Going, Known, Step, Stop};
 
 impl Engine {
     // -- the hub's version comes ----------------------------------------------------------------------------------------------
@@ -310,24 +310,38 @@ impl Engine {
 
     // -- the guard ------------------------------------------------------------------------------------------------------------
 
-    /// Whether the delete that is planned counts: of a file or link that does not go on under another name.
-    pub(super) fn is_counted(&self, known: &Known) -> Result<bool, Stop> {
-        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(false) };
-        let Some(to) = &known.remote().renamed_to else { return Ok(true) };
-        let goes_on = self.env.state.rows(to)?.remote.entry.is_some_and(|e| e.same_body(&was));
-        Ok(!goes_on)
+    /// What the guard has to know of the delete that is planned.
+    pub(super) fn going(&self, known: &Known) -> Result<Going, Stop> {
+        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(Going::Free) };
+        let Some(to) = &known.remote().renamed_to else { return Ok(Going::Counts(was.hash)) };
+        let rows = self.env.state.rows(to)?;
+        let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&was));
+        Ok(match () {
+            () if !same(rows.remote.entry) || self.env.tree.ignored(to) => Going::Counts(was.hash),
+            // a hub that says so may never give it
+            () if same(rows.base.entry) && rows.intent.is_none() => Going::Free,
+            () => Going::Renamed(was.hash, to.clone()),
+        })
     }
 
     /// Lets a delete through and counts it, durably, before it happens.
     pub(super) fn pass_guard(&self, path: &str, known: &Known) -> Result<(), Stop> {
-        if self.options.allow_deletes || !holds(Rule::Guard) || !self.is_counted(known)? {
+        if self.options.allow_deletes || !holds(Rule::Guard) {
             return Ok(());
         }
+        let hash = match self.going(known)? {
+            Going::Free => return Ok(()),
+            Going::Counts(hash) => hash,
+            // the other half goes first, unless it waits itself
+            Going::Renamed(_, to) if self.desk().is_under_way(&to) => return Err(Stop::Again),
+            Going::Renamed(hash, _) => hash,
+        };
         let token = token(path, known);
         let _one_by_one = super::lock(&self.weighing);
         if self.is_approved(&token)? {
             return Ok(());
         }
+        self.desk().counts(path, &token, hash);
         let minute = self.minute();
         let Standing { files, counted, .. } = self.standing()?;
         let room = guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);

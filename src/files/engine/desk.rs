@@ -334,6 +334,11 @@ impl Desk {
         single - u64::from(this)
     }
 
+    /// The delete of a path that is worked on counts after all.
+    pub fn counts(&mut self, path: &str, token: &Token, hash: Hash) {
+        self.count_delete(path, Some((token.base, token.remote, hash)));
+    }
+
     /// A delete was let through: it counts elsewhere from now on.
     pub fn let_through(&mut self, path: &str) {
         self.count_delete(path, None);
@@ -344,6 +349,15 @@ impl Desk {
     pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
         let same = self.fresh.range((*hash, Arc::from(""))..).take_while(|(h, _)| h == hash);
         same.map(|(_, p)| p).any(|p| !is_below(p, path) && !is_below(path, p))
+    }
+
+    pub fn is_due(&self, path: &str) -> bool {
+        self.due.contains_key(path)
+    }
+
+    /// Somebody works on it, or may at once.
+    pub fn is_under_way(&self, path: &str) -> bool {
+        self.busy.contains(path) || self.due.get(path).is_some_and(|d| matches!(d.stage, Stage::New | Stage::Ready(..)))
     }
 
     /// Paths that are due, waiting and held ones included.

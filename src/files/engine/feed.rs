@@ -79,9 +79,12 @@ impl Engine {
             at = Feed { listing: false, began: None, ..at };
             self.env.state.commit(&[Write::Feed(at), Write::NothingListed])?;
         }
+        // all of a page at once: nobody decides about the first of them as if there were no others
+        let mut desk = self.desk();
         paths.iter().for_each(|path| {
-            self.offer(path);
+            desk.offer(path);
         });
+        drop(desk);
         let news = std::mem::replace(&mut *lock(&self.drained), !page.more) == page.more;
         if news || !paths.is_empty() {
             self.wake(false);

@@ -26,6 +26,7 @@ use super::guard::{self, Limits, Standing};
 use super::plan::{self, Action, BaseRow, Local, Plan, RemoteRow};
 use crate::clock;
 use crate::config::watch::Mode;
+use crate::wire::files::Hash;
 use desk::{Desk, End, Task};
 use env::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
 
@@ -134,6 +135,16 @@ impl From<Fault> for Stop {
 
 /// Done so far: `true` if something was done, `false` if there was nothing to do.
 type Step = Result<bool, Stop>;
+
+/// A delete as the guard sees it.
+enum Going {
+    /// Of nothing that is counted: of a directory, or of what stands here under its new name.
+    Free,
+    /// Of a file or link with these bytes.
+    Counts(Hash),
+    /// The same, but the hub says that it goes on under another name, where it is not yet.
+    Renamed(Hash, String),
+}
 
 /// All that is known of one path at one moment.
 struct Known {
@@ -298,7 +309,8 @@ impl Engine {
             Err(_) => return Ok(None),
         };
         let plan = self.plan(&known);
-        let counted = takes_away(plan.action) && plan.action != Action::Forget && self.is_counted(&known).unwrap_or(true);
+        let counted =
+            takes_away(plan.action) && plan.action != Action::Forget && matches!(self.going(&known), Ok(Going::Counts(_)) | Err(_));
         let entry = if takes_away(plan.action) { known.base().entry } else { known.local.map(|l| l.entry).or(known.remote().entry) };
         let theirs = if plan.action == Action::Download { known.remote().entry } else { entry };
         Ok((plan.action != Action::Nothing).then_some(Preview { plan, counted, entry: theirs }))

@@ -115,7 +115,8 @@ impl Engine {
             writes.extend(gone.map(|(path, row)| Write::Unlisted { path: path.clone(), through: row.rev }));
         }
         writes.push(Write::CloseKey(key.clone()));
-        self.commit(generation, &writes)
+        self.commit(generation, &writes)?;
+        made.iter().filter(|(_, row)| row.entry.is_none()).try_for_each(|(path, _)| self.offer_above(path))
     }
 
     /// Puts what is here on the hub.
@@ -138,8 +139,6 @@ impl Engine {
             desk.release(old);
             // a delete that waits for this is due again
             desk.offer(old);
-            drop(desk);
-            self.offer_above(old)?;
         }
         sent
     }
@@ -202,9 +201,7 @@ impl Engine {
         self.pass_guard(path, known)?;
         let condition = Condition::Rev(known.remote().rev);
         let parcel = Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
-        let sent = self.send(known.generation, parcel)?;
-        self.offer_above(path)?;
-        Ok(sent)
+        self.send(known.generation, parcel)
     }
 
     /// The directory that something has gone from may count by itself now; if it has gone too, the one above it.

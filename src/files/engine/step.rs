@@ -5,7 +5,7 @@ use crate::files::rules::{Rule, holds};
 
 use super::desk::{End, Examined, Rank, Way};
 use super::env::{Token, Write};
-use super::{Engine, Known, Step, Stop, is_file};
+use super::{Engine, Going, Known, Step, Stop, is_file};
 
 impl Engine {
     /// Looks at a path and says what kind of work it is. Changes nothing.
@@ -24,8 +24,14 @@ impl Engine {
         let found = match action {
             Action::Delete | Action::Trash => {
                 let token = token(path, &known);
-                let counts = self.is_counted(&known)? && !self.is_approved(&token)?;
-                let counted = known.base().entry.filter(|_| counts).map(|was| (token, was.hash));
+                let hash = match self.going(&known)? {
+                    Going::Free => None,
+                    // about to come, or it has been tried in vain
+                    Going::Renamed(_, to) if self.desk().is_due(&to) => None,
+                    Going::Renamed(hash, _) | Going::Counts(hash) => Some(hash),
+                };
+                let approved = hash.is_some() && self.is_approved(&token)?;
+                let counted = hash.filter(|_| !approved).map(|hash| (token, hash));
                 Examined { counted, ..examined(Rank::Delete, way) }
             }
             Action::Upload => {

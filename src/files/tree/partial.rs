@@ -49,7 +49,8 @@ impl Partial {
     /// Gives what is whole and verified its mode and time, and a temporary name beside `path`.
     pub fn finish(self, tree: &DiskTree, path: &str, entry: &Entry) -> Called<Option<Staged>> {
         let failed = |e: io::Error| fault("write beside", path, &e);
-        complete(&self.file, entry).map_err(failed)?;
+        // the bytes before the name; the mode only after it, since what is left behind here must stay writable
+        self.file.sync_all().map_err(failed)?;
         let Some((parent, temp)) = tree.beside(path)? else { return Ok(None) };
         match disk::rename_noreplace_at(&self.dir, &self.name, &parent, split(&temp).1).map_err(failed)? {
             Renamed::Done => {}
@@ -58,7 +59,11 @@ impl Partial {
             }
         }
         debug_assert!(relpath::is_own(split(&temp).1));
-        let stamp = tree.sync_open(&parent).and_then(|()| show(&parent, split(&temp).1)).map_err(failed)?;
+        let moded = complete(&self.file, entry).and_then(|_| tree.sync_open(&parent));
+        if moded.is_err() {
+            let _ = rustix::fs::unlinkat(&parent, split(&temp).1, AtFlags::empty());
+        }
+        let stamp = moded.and_then(|()| show(&parent, split(&temp).1)).map_err(failed)?;
         Ok(stamp.map(|shown| Staged { temp, stamp: shown.stamp }))
     }
 

@@ -304,3 +304,20 @@ fn a_mode_that_somebody_sets_meanwhile_is_not_taken_for_ours() {
         }
     });
 }
+
+#[test]
+fn a_long_file_that_was_not_placed_can_be_gone_on_with() {
+    let w = world();
+    w.write("f", "in the way");
+    let entry = Entry::new(What_::File, Hash::of(b"long"), 4, 0o400, 1_000_000_000);
+    let partial = w.tree.partial(&entry).unwrap();
+    partial.file().unwrap().write_all(b"long").unwrap();
+    assert_eq!(partial.finish(&w.tree, "f/below", &entry), Ok(None));
+    // one that its owner must not write to could not be opened again
+    let left = w.at(partial::DIR).join(entry.hash.to_string());
+    assert_eq!(fs::metadata(&left).unwrap().permissions().mode() & 0o777, 0o600);
+    let staged = w.tree.partial(&entry).unwrap().finish(&w.tree, "g", &entry).unwrap().unwrap();
+    assert_eq!((staged.stamp.mode, staged.stamp.mtime), (0o400, 1_000_000_000));
+    assert_eq!(w.tree.place("g", &staged, None), Ok(Moved::Done));
+    assert_eq!((w.text("g").as_str(), left.exists()), ("long", false));
+}
