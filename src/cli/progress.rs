@@ -26,10 +26,56 @@ pub struct Progress {
     drawn: Cell<Option<Instant>>,
 }
 
+/// Somebody looks.
+fn is_shown(quiet: bool) -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    !quiet && !dumb && std::io::stderr().is_terminal()
+}
+
+/// How far a pass over a directory is: how many paths there are to do is found out on the way.
+pub struct Paths {
+    shown: bool,
+    began: Instant,
+    drawn: Cell<bool>,
+}
+
+impl Paths {
+    pub fn new(quiet: bool) -> Paths {
+        Paths { shown: is_shown(quiet), began: clock::monotonic(), drawn: Cell::new(false) }
+    }
+
+    /// Draws the line anew.
+    pub fn show(&self, done: u64, due: u64, bytes: u64) {
+        // what is over at once needs no line
+        if self.shown && self.began.elapsed() >= REDRAW {
+            self.drawn.set(true);
+            write(&format!("\r{}\x1b[K", paths_line(done, due, bytes, self.began.elapsed())));
+        }
+    }
+
+    /// Makes room for other output.
+    pub fn clear(&self) {
+        if self.drawn.take() {
+            write("\r\x1b[K");
+        }
+    }
+}
+
+/// ` 42 %  1200 of 2900 paths  12 MiB  3.4 MiB/s  12 s left`
+fn paths_line(done: u64, due: u64, bytes: u64, time: Duration) -> String {
+    let (all, seconds) = (done.saturating_add(due), time.as_secs_f64().max(0.001));
+    let percent = (u128::from(done) * 100).checked_div(u128::from(all)).unwrap_or(0);
+    let mut text = format!("{percent:3} %  {done} of {all} paths  {}  {}/s", size(bytes), size((bytes as f64 / seconds) as u64));
+    if done > 0 && time >= Duration::from_secs(1) {
+        let left = Duration::from_secs_f64((seconds * due as f64 / done as f64).min(1e9));
+        text += &format!("  {} left", clock::age(left));
+    }
+    text
+}
+
 impl Progress {
     pub fn new(quiet: bool) -> Progress {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let shown = !quiet && !dumb && std::io::stderr().is_terminal();
+        let shown = is_shown(quiet);
         let (total, done, moved) = (Cell::new(0), Cell::new(0), Cell::new(0));
         Progress { shown, total, done, moved, began: clock::monotonic(), moving: Cell::new(None), drawn: Cell::new(None) }
     }
@@ -89,6 +135,15 @@ fn line(done: u64, total: u64, moved: u64, time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pass_tells_paths_rate_and_time() {
+        let check = |done, due, bytes, ms, wants| assert_eq!(paths_line(done, due, bytes, Duration::from_millis(ms)), wants);
+        check(0, 0, 0, 0, "  0 %  0 of 0 paths  0 B  0 B/s");
+        check(0, 10, 1024, 2000, "  0 %  0 of 10 paths  1.0 KiB  512 B/s");
+        check(5, 10, 2048, 2000, " 33 %  5 of 15 paths  2.0 KiB  1.0 KiB/s  4 s left");
+        check(1, u64::MAX, 0, 9000, "  0 %  1 of 18446744073709551615 paths  0 B  0 B/s  11574 d left");
+    }
 
     #[test]
     fn the_line_tells_bytes_rate_and_time() {

@@ -1,13 +1,13 @@
 //! Commands about directories that are kept in step. The work is in `daemon` and `files`.
 
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::output::{left, right, size};
+use super::output::{left, right};
 use super::parse::Invocation;
+use super::progress::Paths;
 use super::{Context, Done, counted, fail, note};
 use crate::config::Settings;
 use crate::config::watch::{Mode, WatchSettings, overlap};
@@ -188,8 +188,8 @@ fn pass_over(
     quiet: bool,
 ) -> Result<Done> {
     let (directory, files) = pass::open(&context.settings, watch, hub, allow_deletes)?;
-    let line = Line::new(quiet);
-    let passed = pass::run(&directory, files, hub.url(), &|progress| line.show(progress));
+    let line = Paths::new(quiet);
+    let passed = pass::run(&directory, files, hub.url(), &|p| line.show(p.done, p.due, p.bytes));
     line.clear();
     let passed = passed?;
     let (facts, counts) = (&passed.facts, passed.facts.counts);
@@ -435,31 +435,4 @@ fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// One line on standard error, for a person at a terminal.
-struct Line {
-    shown: bool,
-    drawn: std::cell::Cell<bool>,
-}
-
-impl Line {
-    fn new(quiet: bool) -> Line {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Line { shown: !quiet && !dumb && std::io::stderr().is_terminal(), drawn: std::cell::Cell::new(false) }
-    }
-
-    fn show(&self, p: pass::Progress) {
-        if self.shown {
-            self.drawn.set(true);
-            let text = format!("\r{} done, {} to do, {}\x1b[K", p.done, p.due, size(p.bytes));
-            let _ = std::io::stderr().write_all(text.as_bytes());
-        }
-    }
-
-    fn clear(&self) {
-        if self.drawn.take() {
-            let _ = std::io::stderr().write_all(b"\r\x1b[K");
-        }
-    }
 }
