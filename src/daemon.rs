@@ -248,11 +248,16 @@ pub fn once(settings: &Settings, _lock: &std::fs::File) -> Result<()> {
     let hooked = std::thread::scope(|scope| {
         for n in 1..=settings.hook_jobs {
             let (setup, work, ended) = (&setup, work.clone(), ended.clone());
-            threads::scoped(scope, &format!("hook-{n}"), move || {
-                if let Err(e) = run_hooks(setup, &work, &ended, &|| false) {
-                    log::warn!("{e}");
-                }
-            })?;
+            threads::scoped(
+                scope,
+                &format!("hook-{n}"),
+                |e| log::warn!("{e}"),
+                move || {
+                    if let Err(e) = run_hooks(setup, &work, &ended, &|| false) {
+                        log::warn!("{e}");
+                    }
+                },
+            )?;
         }
         drop(ended);
         schedule_hooks(Schedule::new(&settings.base_dir, settings.hook_jobs), &poked, &never(), jobs, &runs, true)

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Scope;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -28,6 +29,7 @@ use crate::files::engine::env::Called;
 use crate::files::poke::Poke;
 use crate::files::status::{Condition, Files};
 use crate::files::trash;
+use crate::files::tree::marker;
 use crate::files::watch::{Counters, Watch};
 
 /// How often a directory that cannot be used is tried again, at most and at least.
@@ -131,23 +133,19 @@ impl Supervisor {
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         let mut backoff = Backoff::new(REOPEN);
         while !self.shared.is_stopping() {
-            adopt(&files)?;
-            let opened = Directory::open(&place, &self.settings, self.hub.clone(), false);
-            let trouble = match opened {
-                Ok(Opened::Ready(directory)) => {
-                    let before = clock::monotonic();
-                    let fatal = self.keep(&directory, &mut reporter)?;
-                    if before.elapsed() > REOPEN {
-                        backoff.reset();
-                    }
-                    fatal
-                }
-                Ok(Opened::Held(why)) => Some(held(&self.settings, &why)),
-                Err(e) => Some(e),
+            let opened = adopt(&files).and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
+            let began = clock::monotonic();
+            let kept = match opened {
+                Ok(Opened::Ready(directory)) => self.keep(&directory, &mut reporter),
+                Ok(Opened::Held(why)) => Err(marker::held(&self.settings.path, &why)),
+                Err(e) => Err(e),
             };
-            let Some(e) = trouble.filter(|_| !self.shared.is_stopping()) else { continue };
+            if began.elapsed() > REOPEN {
+                backoff.reset();
+            }
+            let Some(e) = kept.err().filter(|_| !self.shared.is_stopping()) else { continue };
             let condition = match e.kind {
-                _ if e.what.starts_with("will not touch") => Condition::Held,
+                _ if marker::is_held(&e) => Condition::Held,
                 // it is not known yet what kind of server it is
                 Kind::Unreachable => Condition::Stuck,
                 _ => Condition::Failed,
@@ -162,7 +160,7 @@ impl Supervisor {
     }
 
     /// Keeps an open directory in step until something is wrong with it, or the client ends.
-    fn keep(&self, d: &Directory, reporter: &mut Reporter) -> Result<Option<Error>> {
+    fn keep(&self, d: &Directory, reporter: &mut Reporter) -> Result<()> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (hints, hinted) = bounded(limits::EVENTS);
         let counters = Counters::default();
@@ -176,18 +174,15 @@ impl Supervisor {
             // whatever happens in here, all of them are told to end
             let started = (|| {
                 let (wake, events) = (&wake, hints.clone());
-                scoped(scope, "inotify", move || {
+                let crashed = |e| d.fail(e);
+                scoped(scope, "inotify", crashed, move || {
                     if let Err(e) = watch.run(wake.as_fd(), &events) {
                         d.fail(e);
                     }
                 })?;
-                scoped(scope, "look", move || look(d, &hinted))?;
-                scoped(scope, "feed", move || self.follow(d))?;
-                for n in 1..=self.settings.concurrency {
-                    scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
-                    scoped(scope, &format!("download-{n}"), move || d.work(Way::Down))?;
-                }
-                Ok(())
+                scoped(scope, "look", crashed, move || look(d, &hinted))?;
+                scoped(scope, "feed", crashed, move || self.follow(d))?;
+                start_workers(scope, d)
             })();
             if started.is_ok() {
                 self.oversee(d, &counters, reporter, &hints);
@@ -203,7 +198,8 @@ impl Supervisor {
         for news in reporter.stopped(d) {
             (self.news)(&news, &self.settings);
         }
-        ended.map(|()| d.fatal())
+        ended?;
+        d.fatal().map_or(Ok(()), Err)
     }
 
     /// Tells how it is whenever that changes, does what a person asks, and makes due what waits.
@@ -266,6 +262,15 @@ impl Supervisor {
     }
 }
 
+/// Threads `upload-N` and `download-N`.
+pub fn start_workers<'scope>(scope: &'scope Scope<'scope, '_>, d: &'scope Directory) -> Result<()> {
+    for n in 1..=d.settings.concurrency {
+        scoped(scope, &format!("upload-{n}"), |e| d.fail(e), move || d.work(Way::Up))?;
+        scoped(scope, &format!("download-{n}"), |e| d.fail(e), move || d.work(Way::Down))?;
+    }
+    Ok(())
+}
+
 /// Thread `look`: offers what the hints say.
 fn look(d: &Directory, hinted: &Receiver<Hint>) {
     let mut first = d.clear_left_over();
@@ -312,13 +317,6 @@ pub fn adopt(files: &Files) -> Result<()> {
         files.answered("adopt");
     }
     Ok(())
-}
-
-/// Why nothing is done about a directory, and what to do.
-pub fn held(watch: &WatchSettings, why: &str) -> Error {
-    let path = watch.path.display();
-    Error::new(Kind::Failed, format!("will not touch {path}: {why}"))
-        .hint(format!("mount or restore it; or \"mesync adopt {path}\" to begin with it as it is"))
 }
 
 /// What never travels: the data of this client and of a hub, and the login file.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::directories::{adopt, held, private};
+use super::directories::{adopt, private, start_workers};
 use super::report::Reporter;
 use super::threads::scoped;
 use crate::client::HubClient;
@@ -15,12 +15,13 @@ use crate::error::{Error, Kind, Result};
 use crate::files::board::Facts;
 use crate::files::directory::{self, Directory, Opened, Place};
 use crate::files::engine::env::{State, Tree};
-use crate::files::engine::{Polled, Preview, Way};
+use crate::files::engine::{Polled, Preview};
 use crate::files::guard::Limits;
 use crate::files::plan::Action;
 use crate::files::scan::{self, Depth, Found};
 use crate::files::status::Files;
 use crate::files::trash;
+use crate::files::tree::marker;
 use crate::files::watch::Counters;
 
 /// Between two pictures of how far it is.
@@ -68,7 +69,7 @@ pub fn open(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>, al
     match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
         Opened::Ready(directory) => Ok((directory, files)),
         Opened::Held(why) => {
-            let e = held(watch, &why);
+            let e = marker::held(&watch.path, &why);
             Reporter::new(files, watch, hub.url()).trouble(crate::files::status::Condition::Held, &e);
             Err(e)
         }
@@ -84,16 +85,18 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
         return Err(d.fatal().or_else(|| d.link.trouble()).unwrap_or_else(|| Error::new(Kind::Unreachable, "cannot reach the hub")));
     }
     std::thread::scope(|scope| {
-        let started = (1..=d.settings.concurrency).try_for_each(|n| {
-            scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
-            scoped(scope, &format!("download-{n}"), move || d.work(Way::Down)).map(drop)
-        });
+        let started = start_workers(scope, d);
         if started.is_ok() {
             // a look at much waits for room now and then, and somebody has to say how far it is
-            let looked = scoped(scope, "look", move || match d.look_at_all() {
-                Ok(()) => {}
-                Err(fault) => d.look_failed(fault),
-            });
+            let looked = scoped(
+                scope,
+                "look",
+                |e| d.fail(e),
+                move || match d.look_at_all() {
+                    Ok(()) => {}
+                    Err(fault) => d.look_failed(fault),
+                },
+            );
             if let Ok(looking) = looked {
                 while !looking.is_finished() {
                     show(progress(d));

@@ -75,17 +75,24 @@ impl Threads {
     }
 }
 
-pub fn crashed(name: &str) -> Error {
+fn crashed(name: &str) -> Error {
     Error::new(Kind::Failed, format!("thread {name} has crashed"))
 }
 
-/// A thread that ends with a scope.
+/// A thread that ends with a scope. `failed` hears of a crash.
 #[allow(clippy::disallowed_methods)] // where the client's threads start
 pub fn scoped<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     name: &str,
+    failed: impl FnOnce(Error) + Send + 'scope,
     body: impl FnOnce() + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, ()>> {
-    let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn_scoped(scope, body);
+    let title = name.to_string();
+    let guarded = move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            failed(crashed(&title));
+        }
+    };
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn_scoped(scope, guarded);
     thread.map_err(|e| Error::io(format!("start thread {name}"), &e))
 }

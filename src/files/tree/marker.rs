@@ -21,6 +21,20 @@ const LOCK: &str = "lock";
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
+/// Begins the error about a directory that is held.
+const HELD: &str = "will not touch";
+
+/// Why nothing is done about a directory, and what to do.
+pub fn held(dir: &Path, why: &str) -> Error {
+    let dir = dir.display();
+    let error = Error::new(Kind::Failed, format!("{HELD} {dir}: {why}"));
+    error.hint(format!("mount or restore it; or \"mesync adopt {dir}\" to begin with it as it is"))
+}
+
+pub fn is_held(e: &Error) -> bool {
+    e.what.starts_with(HELD)
+}
+
 /// The root's marker, or why the directory is to be held.
 pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
     if !root.is_in_place() {

@@ -141,11 +141,7 @@ impl DiskTree {
     /// Whether this is still the directory that it was: asked before and after everything that concludes something from what
     /// is *not* there.
     pub fn check(&self) -> Called<()> {
-        marker::check(&self.root, self.id).map_err(|why| {
-            let path = self.root.path().display();
-            let error = Error::new(Kind::Failed, format!("will not touch {path}: {why}"));
-            Fault::Fatal(error.hint(format!("mount or restore it; or \"mesync adopt {path}\" to begin with it as it is")))
-        })
+        marker::check(&self.root, self.id).map_err(|why| Fault::Fatal(marker::held(self.root.path(), &why)))
     }
 
     /// Every name in a directory with its type, as the directory has them, until `visit` says `false`.
