@@ -1,9 +1,8 @@
 //! Keeps transfers below a rate, all of a directory together.
 //!
-//! The bucket is pure: it is told the time and says how long to wait. A reader that is limited waits before it hands out
-//! what it has read, so the other side is slowed down by its own flow control.
+//! The bucket is pure: it is told the time and says how long to wait. Who moves bytes waits before he moves more, so the other
+//! side is slowed down by its own flow control.
 
-use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +10,6 @@ use crate::clock;
 
 /// What may pass at once after a pause, in parts of a second's.
 const BURST: u32 = 4;
-/// Bytes that a limited reader takes at a time: the least wait is as long as these need.
-const PIECE: usize = 16 * 1024;
 
 /// Tokens are bytes. It may go into debt: what has passed is paid for by the next wait, so no piece is too large for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,28 +56,6 @@ impl Limiter {
     }
 }
 
-/// A reader below a rate; `None`: as fast as it can.
-pub struct Limited<R> {
-    inner: R,
-    limiter: Option<Arc<Limiter>>,
-}
-
-impl<R> Limited<R> {
-    pub fn new(inner: R, limiter: Option<Arc<Limiter>>) -> Limited<R> {
-        Limited { inner, limiter }
-    }
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(limiter) = &self.limiter else { return self.inner.read(buffer) };
-        let most = buffer.len().min(PIECE);
-        let n = self.inner.read(&mut buffer[..most])?;
-        limiter.pass(n as u64);
-        Ok(n)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,20 +90,6 @@ mod tests {
                 prop_assert!(bytes as f64 <= most + 1.0, "{bytes} > {most}");
                 prop_assert!(wait.as_secs_f64() <= (n as f64) / rate as f64 + 1e-6);
             }
-        }
-    }
-
-    #[test]
-    fn a_limited_reader_reads_all_in_pieces() {
-        let bytes: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
-        for limiter in [None, Some(Limiter::new(1 << 40))] {
-            let limited = limiter.is_some();
-            let mut reader = Limited::new(bytes.as_slice(), limiter);
-            let mut first = vec![0; 50_000];
-            assert_eq!(reader.read(&mut first).unwrap(), if limited { PIECE } else { 50_000 });
-            let mut rest = Vec::new();
-            reader.read_to_end(&mut rest).unwrap();
-            assert!(bytes.ends_with(&rest) && rest.len() + if limited { PIECE } else { 50_000 } == bytes.len());
         }
     }
 }
