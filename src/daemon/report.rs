@@ -3,6 +3,7 @@
 //! Only when something has changed: an idle client writes nothing.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::config::watch::WatchSettings;
@@ -14,12 +15,16 @@ use crate::files::scan::Example;
 use crate::files::status::{Condition, Examples, Files, Named, Status};
 use crate::files::watch::Counters;
 
+/// Between two writes while it works.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub struct Reporter {
     files: Files,
     last: Status,
     held: Vec<Token>,
-    said: bool,
+    /// When it was written last.
+    said: Option<Instant>,
 }
 
 impl Reporter {
@@ -31,7 +36,7 @@ impl Reporter {
             mode: watch.mode.name().into(),
             ..Status::default()
         };
-        Reporter { files, last, held: Vec::new(), said: false }
+        Reporter { files, last, held: Vec::new(), said: None }
     }
 
     pub fn files(&self) -> &Files {
@@ -107,8 +112,11 @@ impl Reporter {
             at: self.last.at.clone(),
             ..self.last.clone()
         };
-        if status != self.last || !self.said {
-            self.said = true;
+        // numbers that go up and down while it works are not worth more
+        let soon = self.said.is_some_and(|at| at.elapsed() < PAUSE)
+            && (condition, self.last.condition) == (Condition::Working, Condition::Working);
+        if self.said.is_none() || status != self.last && !soon {
+            self.said = Some(clock::monotonic());
             self.put(status);
         }
         news
