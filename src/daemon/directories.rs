@@ -3,6 +3,7 @@
 //! It decides nothing about files. What is wrong with one directory is no concern of the others: it is opened again.
 
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::report::Reporter;
 use super::stream::Heard;
-use super::threads::{Shared, scoped};
+use super::threads::{Shared, crashed, watched};
 use crate::backoff::Backoff;
 use crate::client::HubClient;
 use crate::clock;
@@ -131,8 +132,7 @@ impl Supervisor {
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         let mut backoff = Backoff::new(REOPEN);
         while !self.shared.is_stopping() {
-            adopt(&files)?;
-            let opened = Directory::open(&place, &self.settings, self.hub.clone(), false);
+            let opened = adopt(&files).and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
             let trouble = match opened {
                 Ok(Opened::Ready(directory)) => {
                     let before = clock::monotonic();
@@ -176,21 +176,23 @@ impl Supervisor {
             // whatever happens in here, all of them are told to end
             let started = (|| {
                 let (wake, events) = (&wake, hints.clone());
-                scoped(scope, "inotify", move || {
+                let failed = |e| d.fail(e);
+                watched(scope, "inotify", failed, move || {
                     if let Err(e) = watch.run(wake.as_fd(), &events) {
                         d.fail(e);
                     }
                 })?;
-                scoped(scope, "look", move || look(d, &hinted))?;
-                scoped(scope, "feed", move || self.follow(d))?;
+                watched(scope, "look", failed, move || look(d, &hinted))?;
+                watched(scope, "feed", failed, move || self.follow(d))?;
                 for n in 1..=self.settings.concurrency {
-                    scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
-                    scoped(scope, &format!("download-{n}"), move || d.work(Way::Down))?;
+                    watched(scope, &format!("upload-{n}"), failed, move || d.work(Way::Up))?;
+                    watched(scope, &format!("download-{n}"), failed, move || d.work(Way::Down))?;
                 }
                 Ok(())
             })();
-            if started.is_ok() {
-                self.oversee(d, &counters, reporter, &hints);
+            let oversee = AssertUnwindSafe(|| self.oversee(d, &counters, reporter, &hints));
+            if started.is_ok() && catch_unwind(oversee).is_err() {
+                d.fail(crashed("sync"));
             }
             drop(hints);
             d.poke.stop();

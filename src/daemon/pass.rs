@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::directories::{adopt, held, private};
 use super::report::Reporter;
-use super::threads::scoped;
+use super::threads::watched;
 use crate::client::HubClient;
 use crate::clock;
 use crate::config::Settings;
@@ -85,16 +85,16 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     }
     std::thread::scope(|scope| {
         let started = (1..=d.settings.concurrency).try_for_each(|n| {
-            scoped(scope, &format!("upload-{n}"), move || d.work(Way::Up))?;
-            scoped(scope, &format!("download-{n}"), move || d.work(Way::Down)).map(drop)
+            watched(scope, &format!("upload-{n}"), |e| d.fail(e), move || d.work(Way::Up))?;
+            watched(scope, &format!("download-{n}"), |e| d.fail(e), move || d.work(Way::Down)).map(drop)
         });
         if started.is_ok() {
             // a look at much waits for room now and then, and somebody has to say how far it is
-            let looked = scoped(scope, "look", move || match d.look_at_all() {
+            let look = move || match d.look_at_all() {
                 Ok(()) => {}
                 Err(fault) => d.look_failed(fault),
-            });
-            if let Ok(looking) = looked {
+            };
+            if let Ok(looking) = watched(scope, "look", |e| d.fail(e), look) {
                 while !looking.is_finished() {
                     show(progress(d));
                     d.poke.pause(REDRAW);

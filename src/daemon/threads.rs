@@ -89,3 +89,38 @@ pub fn scoped<'scope, 'env>(
     let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn_scoped(scope, body);
     thread.map_err(|e| Error::io(format!("start thread {name}"), &e))
 }
+
+/// The same; if it crashes, `failed` says so: the others would wait for it.
+pub fn watched<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    name: &str,
+    failed: impl FnOnce(Error) + Send + 'scope,
+    body: impl FnOnce() + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, ()>> {
+    let title = name.to_string();
+    scoped(scope, name, move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            failed(crashed(&title));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::poke::Poke;
+
+    #[test]
+    fn who_waits_for_a_thread_that_crashes_is_told() {
+        let (poke, said) = (Poke::default(), Mutex::new(None));
+        std::thread::scope(|scope| {
+            let failed = |e: Error| {
+                *said.lock().unwrap() = Some(e.what);
+                poke.stop();
+            };
+            watched(scope, "upload-1", failed, || panic!("as a bug does")).unwrap();
+            assert!(!poke.pause(Duration::from_secs(60)), "nobody was told");
+        });
+        assert_eq!(said.into_inner().unwrap().as_deref(), Some("thread upload-1 has crashed"));
+    }
+}
