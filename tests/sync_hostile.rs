@@ -33,6 +33,8 @@ struct Row {
     /// What it sends for it, and how long it says that is.
     bytes: Vec<u8>,
     length: u64,
+    /// What it says that it consists of.
+    chunks: Value,
 }
 
 #[derive(Default)]
@@ -49,7 +51,8 @@ fn row(path: &str, name: &str, rev: u64, bytes: &[u8]) -> Row {
         "checksum_sha256": Hash::of(bytes).to_string(), "mode": 0o100_644, "mtime": "2026-11-21T10:30:00Z",
         "created_at": "2026-11-21T10:30:00Z", "updated_at": "2026-11-21T10:30:00Z",
     });
-    Row { record, bytes: bytes.to_vec(), length: bytes.len() as u64 }
+    let chunks = json!([{"sha256": Hash::of(bytes).to_string(), "size": bytes.len()}]);
+    Row { record, bytes: bytes.to_vec(), length: bytes.len() as u64, chunks }
 }
 
 impl Evil {
@@ -140,6 +143,10 @@ impl Evil {
                     all.extend(&row.bytes);
                 }
                 send(200, all.len() as u64, &all)
+            }
+            _ if path.ends_with("/chunks") => {
+                let chunks = find(id?)?.chunks.to_string();
+                send(200, chunks.len() as u64, chunks.as_bytes())
             }
             _ if path.ends_with("/download") => {
                 let row = find(id?)?;
@@ -281,6 +288,26 @@ fn deletes_that_are_called_renames_are_deletes() {
         let (_, said) = victim.try_pass(&[]);
         assert!(said["held_deletes"].as_u64().unwrap() >= 25, "{said}");
     }
+}
+
+#[test]
+fn chunks_of_nothing_keep_nobody_busy() {
+    let (world, (evil, url)) = (World::new(), Evil::start());
+    let mut victim = victim(&world, &url);
+    let old = noise(1, 9 << 20);
+    evil.says(vec![row("", "big", 1, &old)]);
+    victim.pass();
+    let (mut splitter, mut rest) = (mesync::chunking::Splitter::default(), old.as_slice());
+    let (_, first) = splitter.take(&mut rest);
+    let first = first.expect("9 MB are more than one chunk");
+    let mut new = row("", "big", 2, &[old.as_slice(), b"x"].concat());
+    let more = (9 << 20) + 1 - first.size;
+    new.chunks = json!([{"sha256": Hash::of(b"x").to_string(), "size": 0}, {"sha256": first.sha256.to_string(), "size": first.size},
+        {"sha256": Hash::of(b"y").to_string(), "size": more}]);
+    evil.says(vec![new]);
+    victim.start();
+    wait_for("it is refused", &world, || victim.machine.log().contains("cannot sync \"big\""));
+    assert!(victim.read("big") == Some(old));
 }
 
 #[test]

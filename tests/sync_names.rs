@@ -224,3 +224,21 @@ fn one_daemon_keeps_several_directories_each_with_its_place_on_the_hub() {
     assert!(!beta.has("other-year") && !second.join("other-year").exists());
     assert_eq!(alpha.machine.stop(), Some(0));
 }
+
+#[test]
+fn what_could_not_be_synced_and_is_gone_is_not_named_any_longer() {
+    let hub = Hub::start();
+    let remote = ["r".repeat(250), "r".repeat(250), "r".repeat(250), "r".repeat(200)].join("/");
+    let mut alpha = Synced::new(&hub.world, "alpha").with(&["--remote", &remote]);
+    alpha.put(format!("d/{}", "x".repeat(200)), "too long with what is before it there");
+    alpha.put("fine", "fine");
+    alpha.start();
+    let status = || {
+        let out = alpha.machine.run(&["status", "--json"]);
+        let said: serde_json::Value = serde_json::from_slice(out.stdout.split(|b| *b == b'\n').next().unwrap()).unwrap_or_default();
+        said["directories"][0].clone()
+    };
+    wait_for("it is named", &hub.world, || status()["refused"] == 1);
+    fs::rename(alpha.at("d"), hub.world.dir.path().join("elsewhere")).unwrap();
+    wait_for("all is well", &hub.world, || status()["refused"] == 0 && status()["condition"] == "in-step");
+}

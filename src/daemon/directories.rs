@@ -3,6 +3,7 @@
 //! It decides nothing about files. What is wrong with one directory is no concern of the others: it is opened again.
 
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::report::Reporter;
 use super::stream::Heard;
-use super::threads::{Shared, scoped};
+use super::threads::{Shared, crashed, scoped};
 use crate::backoff::Backoff;
 use crate::client::HubClient;
 use crate::clock;
@@ -174,18 +175,19 @@ impl Supervisor {
             // whatever happens in here, all of them are told to end
             let started = (|| {
                 let (wake, events) = (&wake, hints.clone());
-                let crashed = |e| d.fail(e);
-                scoped(scope, "inotify", crashed, move || {
+                let failed = |e| d.fail(e);
+                scoped(scope, "inotify", failed, move || {
                     if let Err(e) = watch.run(wake.as_fd(), &events) {
                         d.fail(e);
                     }
                 })?;
-                scoped(scope, "look", crashed, move || look(d, &hinted))?;
-                scoped(scope, "feed", crashed, move || self.follow(d))?;
+                scoped(scope, "look", failed, move || look(d, &hinted))?;
+                scoped(scope, "feed", failed, move || self.follow(d))?;
                 start_workers(scope, d)
             })();
-            if started.is_ok() {
-                self.oversee(d, &counters, reporter, &hints);
+            let oversee = AssertUnwindSafe(|| self.oversee(d, &counters, reporter, &hints));
+            if started.is_ok() && catch_unwind(oversee).is_err() {
+                d.fail(crashed("sync"));
             }
             drop(hints);
             d.poke.stop();

@@ -61,7 +61,7 @@ impl Reporter {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
         let facts = d.board.facts();
-        let in_step = d.is_in_step() && facts.looked && facts.refused.is_empty() && facts.skipped.unknown.count == 0;
+        let in_step = d.is_in_step() && facts.looked && facts.refused() == 0 && facts.skipped.unknown.count == 0;
         let in_step_since = d.board.in_step(in_step);
         let mut news = d.board.news(in_step);
         if !held.is_empty() && self.held.is_empty() {
@@ -86,7 +86,7 @@ impl Reporter {
         if let Some(first) = &facts.skipped.unknown.first {
             problems.push(format!("{} directories cannot be read: {first}", facts.skipped.unknown.count));
         }
-        let stuck = !problems.is_empty() || !facts.refused.is_empty();
+        let stuck = !problems.is_empty() || facts.refused() > 0;
         let condition = match () {
             () if in_step => Condition::InStep,
             () if stuck => Condition::Stuck,
@@ -100,7 +100,7 @@ impl Reporter {
             files: d.state.files().unwrap_or(0),
             due: d.engine.due() as u64,
             held_deletes: self.held.len() as u64,
-            refused: facts.refused.len() as u64,
+            refused: facts.refused(),
             cannot: facts.refused.iter().take(NAMED).map(|(path, why)| Named { path: path.clone(), why: why.clone() }).collect(),
             conflict_copies: facts.copies,
             special: examples(&facts.skipped.special),

@@ -75,11 +75,11 @@ impl Threads {
     }
 }
 
-fn crashed(name: &str) -> Error {
+pub fn crashed(name: &str) -> Error {
     Error::new(Kind::Failed, format!("thread {name} has crashed"))
 }
 
-/// A thread that ends with a scope. `failed` hears of a crash.
+/// A thread that ends with a scope. `failed` hears of a crash: the others would wait for it.
 #[allow(clippy::disallowed_methods)] // where the client's threads start
 pub fn scoped<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
@@ -95,4 +95,24 @@ pub fn scoped<'scope, 'env>(
     };
     let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn_scoped(scope, guarded);
     thread.map_err(|e| Error::io(format!("start thread {name}"), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::poke::Poke;
+
+    #[test]
+    fn who_waits_for_a_thread_that_crashes_is_told() {
+        let (poke, said) = (Poke::default(), Mutex::new(None));
+        std::thread::scope(|scope| {
+            let failed = |e: Error| {
+                *said.lock().unwrap() = Some(e.what);
+                poke.stop();
+            };
+            scoped(scope, "upload-1", failed, || panic!("as a bug does")).unwrap();
+            assert!(!poke.pause(Duration::from_secs(60)), "nobody was told");
+        });
+        assert_eq!(said.into_inner().unwrap().as_deref(), Some("thread upload-1 has crashed"));
+    }
 }

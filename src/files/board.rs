@@ -8,12 +8,15 @@ use std::time::SystemTime;
 
 use super::conflict::is_copy;
 use super::engine::env::Done;
+use super::plan::is_below;
 use super::scan::Skipped;
 use crate::clock;
 use crate::error::Error;
 
 /// Paths that are named one by one; beyond it they are counted.
 pub const NAMED: usize = 100;
+/// Paths that cannot be synced and are remembered, at most; the others are counted.
+const REFUSED: usize = 10_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -41,6 +44,8 @@ pub struct Facts {
     pub counts: Counts,
     /// What cannot be done until something about it changes, and why.
     pub refused: BTreeMap<String, String>,
+    /// Beside them, since the last look at everything began.
+    more_refused: u64,
     /// Of the last look at everything.
     pub skipped: Skipped,
     pub copies: u64,
@@ -106,6 +111,10 @@ impl Board {
     /// Cannot be done until something about it changes. Whether that is new.
     pub fn refused(&self, path: &str, error: &Error) -> bool {
         let (mut facts, why) = (self.lock(), error.to_string());
+        if facts.refused.len() >= REFUSED && !facts.refused.contains_key(path) {
+            facts.more_refused += 1;
+            return false;
+        }
         facts.refused.insert(path.to_string(), why.clone()) != Some(why)
     }
 
@@ -114,6 +123,16 @@ impl Board {
         if !facts.refused.is_empty() {
             facts.refused.remove(path);
         }
+    }
+
+    /// Those below a directory; they may be gone with it.
+    pub fn refused_below(&self, dir: &str) -> Vec<String> {
+        self.lock().refused.keys().filter(|path| dir.is_empty() || is_below(path, dir)).cloned().collect()
+    }
+
+    /// A look at everything begins: what cannot be synced is met again.
+    pub fn looks_at_all(&self) {
+        self.lock().more_refused = 0;
     }
 
     pub fn no_space(&self, why: Option<String>) -> bool {
@@ -162,11 +181,36 @@ fn copy(path: &str) -> u64 {
 }
 
 impl Facts {
+    /// How many paths cannot be synced.
+    pub fn refused(&self) -> u64 {
+        self.refused.len() as u64 + self.more_refused
+    }
+
     fn changed(&mut self, path: &str) {
         self.changed_count += 1;
         if self.changed.len() >= NAMED {
             self.changed.pop_front();
         }
         self.changed.push_back(path.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn what_cannot_be_synced_is_counted_and_named_up_to_a_number() {
+        let (board, no) = (Board::default(), Error::new(Kind::Failed, "no"));
+        (0..REFUSED + 5).for_each(|n| drop(board.refused(&format!("d/{n:06}"), &no)));
+        assert!(!board.refused("d/000000", &no) && !board.refused("x", &no));
+        let facts = board.facts();
+        assert_eq!((facts.refused.len(), facts.refused()), (REFUSED, REFUSED as u64 + 6));
+        assert_eq!((board.refused_below("d").len(), board.refused_below("e").len()), (REFUSED, 0));
+        board.refused_below("d").iter().for_each(|path| board.settled(path));
+        assert_eq!(board.facts().refused(), 6);
+        board.looks_at_all();
+        assert_eq!(board.facts().refused(), 0);
     }
 }

@@ -77,6 +77,7 @@ impl Directory {
     /// Offers everything that differs from its base, and everything that is pending.
     pub fn look_at_all(&self) -> Called<()> {
         let looking = self.engine.look_around();
+        self.board.looks_at_all();
         self.read_rules();
         let (skipped, copies) = self.look_below("", Depth::All)?;
         self.board.looked_at_all(skipped, copies);
@@ -136,6 +137,7 @@ impl Directory {
             Ok(!self.poke.is_stopped())
         })?;
         looker.missing(dir, depth)?;
+        self.board.refused_below(dir).iter().for_each(|path| looker.offer(path));
         // what is missing is only known if this was the directory all along
         self.tree.check()?;
         drop(looking);

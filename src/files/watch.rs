@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::debounce::{Debounce, Happened, Hint};
 use super::engine::env::{Called, Fault};
+use super::ignore;
 use super::scan::{self, Found};
 use super::tree::DiskTree;
 use crate::clock;
@@ -125,6 +126,8 @@ struct Running<'a> {
     /// Directories that could not be watched, with all below them.
     unwatched: BTreeSet<String>,
     debounce: Debounce,
+    /// [`DiskTree::rules_changed`] at the beginning.
+    rules: u64,
     began: Instant,
     next_scan: Duration,
     next_try: Duration,
@@ -147,6 +150,7 @@ impl<'a> Running<'a> {
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
             debounce: Debounce::new(watch.quiet),
+            rules: watch.tree.rules_changed(),
             began: clock::monotonic(),
             next_scan: watch.rescan,
             next_try: watch.unwatched_pause(),
@@ -186,6 +190,10 @@ impl<'a> Running<'a> {
             }
             if !self.on_time().map_err(other)? {
                 return Ok(Ended::Stopped);
+            }
+            // other directories are to be watched
+            if self.watch.tree.rules_changed() != self.rules {
+                return Ok(Ended::Lost(None));
             }
         }
     }
@@ -399,6 +407,11 @@ impl<'a> Running<'a> {
     }
 
     fn tell(&self, hint: Hint) -> Result<bool> {
+        let (Hint::Path(path) | Hint::Entries(path) | Hint::Tree(path)) = &hint;
+        if path == ignore::FILE || path.is_empty() {
+            // what is wrong with them is for those to say who look
+            let _ = self.watch.tree.read_rules();
+        }
         send(self.hints, hint, self.wake)
     }
 }

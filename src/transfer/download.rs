@@ -151,7 +151,9 @@ impl Transfer<'_> {
             true => self.persist(|_| self.hub.chunks_of(record.id, record.rev))?,
             false => vec![Chunk { sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])), size: record.size }],
         };
-        match chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.size)) == Some(record.size) {
+        // one of nothing would never be passed
+        let some = record.size == 0 || chunks.iter().all(|c| c.size > 0);
+        match some && chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.size)) == Some(record.size) {
             true => Ok(chunks),
             false => Err(damaged(record).into()),
         }

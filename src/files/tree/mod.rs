@@ -18,7 +18,7 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{FileType, RawDir};
@@ -47,6 +47,8 @@ pub struct DiskTree {
     exchange: AtomicBool,
     noreplace: AtomicBool,
     rules: RwLock<Ignore>,
+    /// How often they have changed.
+    rules_changed: AtomicU64,
     /// From the settings: patterns, and places that never travel, relative to the root.
     given: Vec<String>,
     places: Vec<String>,
@@ -91,6 +93,7 @@ impl DiskTree {
             exchange: AtomicBool::new(true),
             noreplace: AtomicBool::new(true),
             rules: RwLock::default(),
+            rules_changed: AtomicU64::new(0),
             given: ignore.to_vec(),
             places: private.iter().filter_map(|place| below(root.path(), place)).collect(),
             root,
@@ -120,7 +123,12 @@ impl DiskTree {
         let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         let changed = *known != rules;
         *known = rules;
+        self.rules_changed.fetch_add(u64::from(changed), Relaxed);
         Ok(changed)
+    }
+
+    pub fn rules_changed(&self) -> u64 {
+        self.rules_changed.load(Relaxed)
     }
 
     /// Whether a name does not travel, of which it is known whether it is a directory.

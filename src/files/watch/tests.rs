@@ -139,6 +139,20 @@ fn new_and_moved_directories_are_watched_where_they_are() {
 }
 
 #[test]
+fn what_is_not_ignored_any_more_is_watched() {
+    let w = world(|root| {
+        fs::create_dir_all(root.join("out/of")).unwrap();
+        fs::write(root.join(ignore::FILE), "out/\n").unwrap();
+    });
+    assert_eq!(w.watched(), 1);
+    fs::write(w.at(ignore::FILE), "other/\n").unwrap();
+    w.tree("");
+    fs::write(w.at("out/of/x"), "x").unwrap();
+    w.path("out/of/x");
+    assert_eq!(w.watched(), 3);
+}
+
+#[test]
 fn a_lost_root_is_said_and_asked_for_again() {
     let w = world(|_| {});
     fs::remove_dir_all(w.dir.path()).unwrap();
