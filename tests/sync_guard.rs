@@ -368,3 +368,23 @@ fn a_full_disk_pauses_downloads_only_and_heals() {
     alpha.stop();
     drop(mount);
 }
+
+/// What waits for something that is held waits for a person: a pass says so and ends.
+#[test]
+fn a_pass_ends_though_something_waits_for_a_held_delete() {
+    let hub = Hub::start();
+    let alpha = Synced::new(&hub.world, "alpha");
+    (0..20).for_each(|n| alpha.put(format!("f{n:02}"), format!("content {n}")));
+    alpha.put("d", "a file");
+    alpha.pass();
+    (0..14).for_each(|n| alpha.remove(format!("f{n:02}")));
+    alpha.remove("d");
+    alpha.put("d/x", "a file stood here");
+    let (status, said) = alpha.try_pass(&[]);
+    assert_eq!((status, &said["held_deletes"], &said["left"]), (1, &15.into(), &16.into()), "{said}");
+    alpha.approve();
+    alpha.pass();
+    let live: Vec<String> = records(&hub).into_iter().filter(|(_, r)| r["kind"] == "file").map(|(path, _)| path).collect();
+    assert_eq!(live.len(), 7, "{live:?}");
+    assert!(live.contains(&"d/x".to_string()) && !live.contains(&"d".to_string()), "{live:?}");
+}

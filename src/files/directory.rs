@@ -301,9 +301,11 @@ impl Directory {
             Outcome::Settled => {
                 self.worked.fetch_add(1, Relaxed);
                 self.board.settled(&path);
-                self.board.no_space(None);
+                if !self.is_full() {
+                    self.board.no_space(None);
+                }
             }
-            Outcome::Waits | Outcome::Held => {}
+            Outcome::Looked | Outcome::Waits | Outcome::Held => {}
             Outcome::Later(e) => log::debug!("{path:?} waits: {e}"),
             Outcome::NoSpace(e) if e.kind != Kind::Failed => {
                 *lock(&self.full_until) = Some(clock::monotonic() + FULL);

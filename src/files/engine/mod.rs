@@ -71,7 +71,9 @@ pub struct Report {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was looked at, or work on it has gone one step further.
+    /// It was looked at, and waits for its turn.
+    Looked,
+    /// Work on it has gone one step further.
     Progress,
     /// Nothing is left to do about it.
     Settled,
@@ -399,6 +401,7 @@ impl Engine {
 fn outcome(done: Result<End, Stop>) -> (End, Outcome) {
     match done {
         Ok(End::Settled) => (End::Settled, Outcome::Settled),
+        Ok(end @ End::Examined(_)) => (end, Outcome::Looked),
         Ok(end) => (end, Outcome::Progress),
         Err(Stop::Again) => (End::Wait(None), Outcome::Waits),
         Err(Stop::WaitFor(other)) => (End::Wait(Some(other)), Outcome::Waits),
