@@ -362,7 +362,7 @@ impl Directory {
 
     /// Whether nothing is left to do, as far as is known.
     pub fn is_in_step(&self) -> bool {
-        self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none()
+        self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none() && !self.wants_look()
     }
 }
 
