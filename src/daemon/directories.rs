@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
@@ -134,7 +134,7 @@ impl Supervisor {
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         let mut backoff = Backoff::new(REOPEN);
         while !self.shared.is_stopping() {
-            let opened = adopt(&files).and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
+            let opened = adopt(&files, &self.settings.path).and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
             let began = clock::monotonic();
             let kept = match opened {
                 Ok(Opened::Ready(directory)) => self.keep(&directory, &mut reporter),
@@ -312,9 +312,9 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
     looked
 }
 
-/// Forgets what was in step, if a person has asked for that.
-pub fn adopt(files: &Files) -> Result<()> {
-    if files.adoption() {
+/// Forgets what was in step, if a person has asked for that; not what another process is working with, which does so itself.
+pub fn adopt(files: &Files, dir: &Path) -> Result<()> {
+    if files.adoption() && marker::holder(dir).is_none() {
         files.forget_state()?;
         files.answered("adopt");
     }

@@ -65,7 +65,7 @@ pub fn open(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>, al
     let private = private(settings);
     let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private };
     let files = Files::beside(place.state_file(watch));
-    adopt(&files)?;
+    adopt(&files, &watch.path)?;
     match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
         Opened::Ready(directory) => Ok((directory, files)),
         Opened::Held(why) => {

@@ -34,6 +34,9 @@ const GUARD: Duration = Duration::from_secs(300);
 /// For how long downloads pause when the disk is full.
 const FULL: Duration = Duration::from_secs(15);
 
+/// A hub is restored once, not with every answer.
+const EPOCHS: u32 = 3;
+
 /// See the module.
 pub struct Directory {
     pub settings: WatchSettings,
@@ -169,6 +172,7 @@ impl Directory {
 
     /// Fetches what is new on the hub, all of it. `false`: it could not be reached.
     pub fn feed(&self) -> bool {
+        let mut epochs = 0;
         loop {
             match self.engine.poll() {
                 Ok(Polled::More) => self.poke.poke(),
@@ -176,7 +180,12 @@ impl Directory {
                     self.poke.poke();
                     return true;
                 }
+                Ok(Polled::NewEpoch) if epochs >= EPOCHS => {
+                    log::warn!("the hub is another one with every answer: leaving it alone for a while");
+                    return false;
+                }
                 Ok(Polled::NewEpoch) => {
+                    epochs += 1;
                     log::info!("hub is new to {}, or was restored: everything is compared", self.settings.path.display());
                     *lock(&self.look_again) = true;
                 }
@@ -375,7 +384,7 @@ impl Directory {
 
     /// Whether nothing is left to do, as far as is known.
     pub fn is_in_step(&self) -> bool {
-        self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none()
+        self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none() && !self.wants_look()
     }
 }
 

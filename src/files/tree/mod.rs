@@ -68,7 +68,7 @@ impl DiskTree {
     /// keeps the marker that it has, or gets `fresh`. Errors: `Settings` for a directory that is not there, `Busy` for one that
     /// another process keeps in step.
     ///
-    /// `ignore`: patterns that go before those of `.mesyncignore`. `private`: what never travels, wherever it is: mesync's own
+    /// `ignore`: patterns that go after those of `.mesyncignore`. `private`: what never travels, wherever it is: mesync's own
     /// data, keys.
     pub fn open(path: &Path, known: Option<Uuid>, fresh: Uuid, ignore: &[String], private: &[PathBuf]) -> Result<Opened> {
         let root = Root::open(path)?;
@@ -106,7 +106,6 @@ impl DiskTree {
     /// Reads `.mesyncignore` again; whether it says something else than before.
     pub fn read_rules(&self) -> io::Result<bool> {
         let mut rules = Ignore::default();
-        self.given.iter().for_each(|pattern| rules.add(pattern));
         match self.read(ignore::FILE, None) {
             Ok(Some(file)) => {
                 let mut bytes = Vec::new();
@@ -120,6 +119,8 @@ impl DiskTree {
             Err(e) if root::absent(&e) => {}
             Err(e) => return Err(e),
         }
+        // the last word: that file travels, so others write it, and a hub
+        self.given.iter().for_each(|pattern| rules.add(pattern));
         let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         let changed = *known != rules;
         *known = rules;

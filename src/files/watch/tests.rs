@@ -116,7 +116,7 @@ fn new_and_moved_directories_are_watched_where_they_are() {
     w.path("n/e/w/a");
     assert_eq!(w.watched(), 6);
     crate::disk::rename(&w.at("n"), &w.at("m")).unwrap();
-    // of one moment, in any order
+    // in either order
     if !w.tree("m").contains(&Hint::Tree("n".into())) {
         w.tree("n");
     }

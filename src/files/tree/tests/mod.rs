@@ -285,7 +285,7 @@ fn what_is_ignored_is_not_entered_and_private_places_never_travel() {
     assert_eq!(w.names(), ["a.bak", "base", "base2", "build", "d", "d/build", "keep", "login.toml"]);
     w.write(".mesyncignore", "!a.bak\nkeep\n");
     assert_eq!((w.tree.read_rules().unwrap(), w.tree.read_rules().unwrap()), (true, false));
-    assert!(w.tree.ignored("keep") && !w.tree.ignored("a.bak") && w.tree.ignored("b.bak"));
+    assert!(w.tree.ignored("keep") && w.tree.ignored("a.bak") && w.tree.ignored("b.bak"));
     fs::remove_file(w.at(".mesyncignore")).unwrap();
     assert!(w.tree.read_rules().unwrap() && !w.tree.ignored("keep"));
 }
@@ -320,4 +320,13 @@ fn a_long_file_that_was_not_placed_can_be_gone_on_with() {
     assert_eq!((staged.stamp.mode, staged.stamp.mtime), (0o400, 1_000_000_000));
     assert_eq!(w.tree.place("g", &staged, None), Ok(Moved::Done));
     assert_eq!((w.text("g").as_str(), left.exists()), ("long", false));
+}
+
+#[test]
+fn what_the_settings_ignore_no_file_brings_back() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(ignore::FILE), "!secret\nother\n!*\n").unwrap();
+    let given = ["secret".to_string()];
+    let Opened::Ready(tree) = DiskTree::open(dir.path(), None, Uuid::new_v4(), &given, &[]).unwrap() else { panic!("held") };
+    assert!(tree.ignored("secret") && tree.ignored("d/secret") && !tree.ignored("other"));
 }
