@@ -40,6 +40,10 @@ impl Directory {
                 if path == ignore::FILE {
                     return self.rules_changed();
                 }
+                // what never travels is counted at the next look at everything; where a file stood before, it is in the way
+                if self.tree.is_special(path) && self.state.rows(path)?.base.entry.is_none() {
+                    return Ok(());
+                }
                 self.engine.offer(path);
                 self.room_perhaps(path);
                 let looked = self.look_at_emptied(parent(path));

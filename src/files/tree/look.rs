@@ -109,6 +109,11 @@ impl DiskTree {
         }
     }
 
+    /// Whether a socket, pipe or device stands there.
+    pub fn is_special(&self, path: &str) -> bool {
+        matches!(self.shown(path), Ok(Ok(shown)) if shown.what == What::Special)
+    }
+
     pub(super) fn look_at(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
         let shown = match self.shown(path)? {
             Ok(shown) => shown,
