@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use super::board::Board;
+use super::boot;
 use super::engine::env::{Ambient, Done, Env, Fault, Hub, Transfer};
 use super::engine::{Engine, Options, Outcome, Polled, Report, Way};
 use super::poke::Poke;
@@ -142,6 +143,7 @@ impl Directory {
             let legacy = Arc::new(legacy);
             (Some(legacy.clone()), legacy.clone(), legacy)
         };
+        boot::opened(&state, &*tree, &boot::current()).map_err(error)?;
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
         let options = Options { allow_deletes, mode: settings.mode, ..Options::default() };
@@ -385,6 +387,17 @@ impl Directory {
     /// Whether nothing is left to do, as far as is known.
     pub fn is_in_step(&self) -> bool {
         self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none() && !self.wants_look()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if self.fatal().is_none()
+            && let Err(fault) = boot::closed(&self.state)
+        {
+            // as after a crash
+            log::debug!("{}", error(fault));
+        }
     }
 }
 

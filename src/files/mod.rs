@@ -25,6 +25,8 @@
 //!   be tried in turn at a hub that is not there; while the disk is full no download is.
 //! * `sync-N` reads the [`board`] and the engine's numbers, and writes down how it is ([`status`]).
 //!
+//! What a power cut has left empty is put right before any of that, when the directory is opened ([`boot`]).
+//!
 //! A [`Fatal`](engine::Outcome::Fatal) report ends the work on that directory: drop it, look at the root, begin again. One pass
 //! does the same with fewer threads: feed, look at everything, and work until nothing more comes of it.
 //!
@@ -39,6 +41,7 @@
 //! * No two threads are at one path, or at a path and one above it.
 
 pub mod board;
+pub mod boot;
 pub mod conflict;
 pub mod debounce;
 pub mod directory;

@@ -117,7 +117,7 @@ impl DiskState {
         Ok(SCHEMA)
     }
 
-    /// Something small that is kept with the rows, by name: the marker of the directory, the boot of the last clean stop.
+    /// Something small that is kept with the rows, by name: the marker of the directory, the boot while it is open.
     pub fn note(&self, name: &str) -> Called<Option<String>> {
         let get = |tx: &ReadTransaction| Ok(tx.open_table(META)?.get(note(name).as_str())?.map(|v| v.value().to_vec()));
         Ok(self.read(get)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))

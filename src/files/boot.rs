@@ -1,0 +1,127 @@
+//! After a power cut: what an editor has renamed without a sync may stand there empty, and that is no edit.
+//!
+//! The state has a note of the boot while the directory is open. One that names another boot was left by a machine that went
+//! down meanwhile: what is empty then and had bytes is compared anew, so that the hub's keeps the name and nothing is lost.
+
+use super::engine::env::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
+use super::plan::BaseRow;
+use super::state::DiskState;
+use crate::wire::files::Kind;
+
+const NOTE: &str = "boot";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Rows read from the state at once.
+const CHUNK: usize = 256;
+
+/// Which boot of the machine this is. Empty: it cannot be told.
+pub fn current() -> String {
+    std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_string()
+}
+
+/// Before anything is looked at or sent.
+pub fn opened(state: &DiskState, tree: &dyn Tree, boot: &str) -> Called<()> {
+    let before = state.note(NOTE)?.unwrap_or_default();
+    if before == boot {
+        return Ok(());
+    }
+    if !before.is_empty() {
+        forget_emptied(state, tree)?;
+    }
+    state.set_note(NOTE, boot)
+}
+
+/// A clean end.
+pub fn closed(state: &DiskState) -> Called<()> {
+    state.set_note(NOTE, "")
+}
+
+fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
+    let mut after = String::new();
+    loop {
+        let rows = state.below("", &after, CHUNK)?;
+        let mut writes = Vec::new();
+        for (path, rows) in &rows {
+            if had_bytes(path, rows) && is_empty_file(tree, path)? {
+                log::warn!("{path:?} is empty since the machine went down: what the hub has is kept, too");
+                writes.push(Write::Base(path.clone(), BaseRow::default()));
+                // what was on its way when it happened is not what is here
+                writes.extend(rows.key.clone().map(|key| Write::OpenKey(OpenKey { ours: false, ..key })));
+            }
+        }
+        state.commit(&writes)?;
+        match rows.last() {
+            Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// A file with bytes was in step, or was sent.
+fn had_bytes(path: &str, rows: &Rows) -> bool {
+    let in_step = rows.base.entry.is_some_and(|e| e.kind == Kind::File && e.size > 0);
+    let sent = |key: &OpenKey| key.names.first().is_some_and(|name| name == path) && key.seen.is_some_and(|seen| seen.size > 0);
+    in_step || rows.key.as_ref().is_some_and(sent)
+}
+
+fn is_empty_file(tree: &dyn Tree, path: &str) -> Called<bool> {
+    let looked = match tree.stamp(path) {
+        Ok(Some(stamp)) if stamp.size == 0 && !tree.ignored(path) => tree.look(path, None),
+        Ok(_) => return Ok(false),
+        Err(fault) => Err(fault),
+    };
+    match looked {
+        Ok(Look::Here(local)) => Ok(local.entry.kind == Kind::File && local.entry.size == 0),
+        // what cannot be looked at is not sent either
+        Ok(_) | Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{Entry, RemoteRow, Stamp};
+    use super::super::tree::{DiskTree, Opened};
+    use super::*;
+    use crate::wire::files::Hash;
+    use uuid::Uuid;
+
+    #[test]
+    fn what_is_empty_after_another_boot_and_had_bytes_is_compared_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, state) = (dir.path().join("files"), DiskState::open(&dir.path().join("x.redb")).unwrap());
+        std::fs::create_dir(&files).unwrap();
+        let Opened::Ready(tree) = DiskTree::open(&files, None, Uuid::new_v4(), &["*.o".into()], &[]).unwrap() else { panic!() };
+        let entry = |text: &str| Entry::new(Kind::File, Hash::of(text.as_bytes()), text.len() as u64, 0o644, 0);
+        let base = |text: &str| BaseRow { rev: 3, entry: Some(entry(text)), seen: None };
+        let row = |text: &str| RemoteRow { rev: 3, entry: Some(entry(text)), ..RemoteRow::default() };
+        for (path, was, is) in
+            [("emptied", "x", Some("")), ("edited", "x", Some("yy")), ("empty", "", Some("")), ("gone", "x", None), ("a.o", "x", Some(""))]
+        {
+            state.commit(&[Write::Base(path.into(), base(was))]).unwrap();
+            state.commit(&[Write::Remote { path: path.into(), row: row(was), listed: false }]).unwrap();
+            is.into_iter().for_each(|text| std::fs::write(files.join(path), text).unwrap());
+        }
+        let seen = Some(Stamp { inode: 1, size: 9, mtime: 0, ctime: 1, mode: 0o644 });
+        let key = OpenKey { key: Uuid::new_v4(), names: vec!["new".into()], ours: true, seen };
+        state.commit(&[Write::OpenKey(key)]).unwrap();
+        std::fs::write(files.join("new"), "").unwrap();
+        let forgotten = || {
+            let rows = state.below("", "", 99).unwrap();
+            let all: Vec<String> = rows.iter().filter(|(_, r)| r.base == BaseRow::default()).map(|(path, _)| path.clone()).collect();
+            (all.join(" "), rows.iter().any(|(_, r)| r.key.as_ref().is_some_and(|k| !k.ours)))
+        };
+        // a clean end before, and a crash within one boot
+        for boot in ["one", "one"] {
+            opened(&state, &*tree, boot).unwrap();
+            assert_eq!(forgotten(), ("new".to_string(), false));
+        }
+        closed(&state).unwrap();
+        opened(&state, &*tree, "two").unwrap();
+        assert_eq!(forgotten(), ("new".to_string(), false));
+        opened(&state, &*tree, "three").unwrap();
+        assert_eq!(forgotten(), ("emptied new".to_string(), true));
+        assert_eq!(state.rows("emptied").unwrap().remote, row("x"));
+        assert_eq!(state.note(NOTE).unwrap().as_deref(), Some("three"));
+        assert_eq!(current().len(), 36);
+    }
+}
