@@ -242,3 +242,23 @@ fn what_could_not_be_synced_and_is_gone_is_not_named_any_longer() {
     fs::rename(alpha.at("d"), hub.world.dir.path().join("elsewhere")).unwrap();
     wait_for("all is well", &hub.world, || status()["refused"] == 0 && status()["condition"] == "in-step");
 }
+
+#[test]
+fn a_pipe_that_appears_while_a_daemon_runs_is_left_out_like_any_other() {
+    let hub = Hub::start();
+    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    alpha.start();
+    beta.start();
+    alpha.put("before", "x");
+    wait_for("it arrives", &hub.world, || beta.has("before"));
+    assert!(std::process::Command::new("mkfifo").arg(alpha.at("pipe")).status().unwrap().success());
+    alpha.put("after", "x");
+    wait_for("what comes after it arrives", &hub.world, || beta.has("after"));
+    wait_for("nobody waits for the pipe", &hub.world, || alpha.condition() == "in-step" && alpha.status()["refused"] == 0);
+    alpha.stop();
+    fs::remove_file(alpha.at("before")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(alpha.at("before")).status().unwrap().success());
+    let (status, said) = alpha.try_pass(&[]);
+    assert!(status == 1 && said["cannot"][0]["path"] == "before", "a pipe in a file's place is no delete: {said}");
+    assert!(beta.has("before"));
+}

@@ -186,7 +186,8 @@ impl Looker<'_> {
                     continue;
                 }
                 let gone = match self.d.tree.stamp(path) {
-                    Ok(stamp) => stamp.is_none(),
+                    // a pipe or device has no inode here: it stands where a file was, and that is to be said
+                    Ok(stamp) => stamp.is_none_or(|s| s.inode == 0),
                     // it is not known, so nothing is said about it
                     Err(Fault::Later(_) | Fault::Refused(_)) => false,
                     Err(fault) => return Err(fault),
