@@ -1,6 +1,8 @@
 //! Limits: of the machine, too few inotify watches or instances, and of the settings, a bandwidth. What is slower then is still
 //! right, and what the reason is can be read.
 
+#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and renames
+
 #[path = "support/files.rs"]
 mod files;
 #[path = "support/http.rs"]
