@@ -1,7 +1,7 @@
 //! Limits: of the machine, too few inotify watches or instances, and of the settings, a bandwidth. What is slower then is still
 //! right, and what the reason is can be read.
 
-#![allow(clippy::disallowed_methods)] // deadlines and files of a test
+#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and renames
 
 #[path = "support/files.rs"]
 mod files;
