@@ -32,7 +32,8 @@ fn the_security_page_has_the_limits_of_the_program() {
         assert!(page.contains(&wanted), "man/mesync.7: no {wanted:?} ({what})");
     }
     for name in page.split("\n.Va ").skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
-        let known = SETTINGS.iter().any(|s| s.key == name) || ["source", "created_at"].contains(&name);
+        let of_directories = mesync::config::watch::SETTINGS.iter().any(|s| s.key == name);
+        let known = of_directories || SETTINGS.iter().any(|s| s.key == name) || ["source", "created_at"].contains(&name);
         assert!(known, "man/mesync.7: no setting or field {name}");
     }
 }

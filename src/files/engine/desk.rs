@@ -107,6 +107,7 @@ pub struct Desk {
     fresh: BTreeSet<(Hash, Arc<str>)>,
     next_seq: u64,
     held: usize,
+    passing: BTreeSet<String>,
     /// Deletes without a possible other half of a rename, if that was counted.
     single: Cell<Option<u64>>,
     overflow: bool,
@@ -224,6 +225,7 @@ impl Desk {
     /// Takes the result of work on a path.
     pub fn ended(&mut self, path: &str, end: End) {
         self.busy.remove(path);
+        self.passing.remove(path);
         let progress = end == End::Progress;
         let again = self.due.get(path).is_some_and(|d| d.again);
         let turns = self.due.get_mut(path).map_or(0, |d| {
@@ -342,6 +344,12 @@ impl Desk {
     /// A delete was let through: it counts elsewhere from now on.
     pub fn let_through(&mut self, path: &str) {
         self.count_delete(path, None);
+        self.passing.insert(path.to_string());
+    }
+
+    /// Deletes that were let through and are under way: what they take away may still be counted as being there.
+    pub fn passing(&self) -> usize {
+        self.passing.len()
     }
 
     /// Whether something new here has these bytes, so that the delete of `path` may be half of a rename. Not if one is above

@@ -325,8 +325,10 @@ impl Engine {
 
     /// What the guard knows, but for what is pending.
     fn standing(&self) -> Called<Standing> {
-        let minute = self.minute();
-        Ok(Standing { files: self.env.state.files()?, counted: guard::counted(&self.env.state.deletes()?, minute), pending: 0 })
+        // what was counted and is under way is not to be counted as a file as well
+        let passing = self.desk().passing() as u64;
+        let files = self.env.state.files()?.saturating_sub(passing);
+        Ok(Standing { files, counted: guard::counted(&self.env.state.deletes()?, self.minute()), pending: 0 })
     }
 
     /// Since 1970.
