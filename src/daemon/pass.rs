@@ -28,6 +28,8 @@ use crate::files::watch::Counters;
 const REDRAW: Duration = Duration::from_millis(200);
 /// Between two looks whether all is done.
 const STEP: Duration = Duration::from_millis(3);
+/// How often what waits is tried before it is left for another pass.
+const TRIES: u32 = 20;
 /// Rows read from the state at once.
 const CHUNK: usize = 256;
 
@@ -148,14 +150,25 @@ fn until_done(d: &Directory, show: &dyn Fn(Progress)) {
         if !d.link.pause().is_zero() || !d.feed() {
             return;
         }
-        d.engine.wake(false);
-        d.poke.poke();
-        until_quiet(d, show);
+        try_what_waits(d, show);
         let now = Some((d.worked(), d.engine.due()));
         if d.engine.active() == 0 && d.engine.due() == d.engine.held() || now == worked {
             return;
         }
         worked = now;
+    }
+}
+
+/// Tries what waits, several times: two halves of a rename that are taken at the same moment both make way for the other.
+fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
+    let before = d.worked();
+    for n in 0..TRIES {
+        d.engine.wake(false);
+        d.poke.poke();
+        until_quiet(d, show);
+        if d.worked() != before || d.engine.active() == 0 || d.is_paused() || !d.poke.pause(STEP * n) {
+            return;
+        }
     }
 }
 
