@@ -116,13 +116,17 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let watches = some(&context.settings, invocation)?;
     let hub = Arc::new(servers::files(&context.settings)?);
+    each(&watches, |watch| match invocation.has("dry-run") {
+        true => dry_run(context, watch, &hub, invocation.has("allow-deletes")),
+        false => pass_over(context, watch, &hub, invocation.has("allow-deletes"), invocation.has("quiet")),
+    })
+}
+
+/// One directory after the other, whatever became of those before.
+fn each(watches: &[WatchSettings], mut act: impl FnMut(&WatchSettings) -> Result<Done>) -> Result<Done> {
     let (mut errors, mut all) = (Vec::new(), true);
-    for watch in &watches {
-        let done = match invocation.has("dry-run") {
-            true => dry_run(context, watch, &hub, invocation.has("allow-deletes")),
-            false => pass_over(context, watch, &hub, invocation.has("allow-deletes"), invocation.has("quiet")),
-        };
-        match done {
+    for watch in watches {
+        match act(watch) {
             Ok(done) => all &= done == Done::All,
             Err(e) => errors.push(e),
         }
@@ -133,24 +137,20 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
 }
 
+fn done(passed: &pass::Passed) -> Done {
+    if passed.in_step() { Done::All } else { Done::NotAll }
+}
+
 /// One pass over all directories of the settings, silent but for what is wrong.
 pub fn all_once(settings: &Settings) -> Result<Done> {
     if settings.watches.is_empty() {
         return Ok(Done::All);
     }
     let hub = Arc::new(servers::files(settings)?);
-    let (mut errors, mut all) = (Vec::new(), true);
-    for watch in &settings.watches {
-        let passed = pass::open(settings, watch, &hub, false).and_then(|(d, files)| pass::run(&d, files, hub.url(), &|_| ()));
-        match passed {
-            Ok(passed) => all &= passed.in_step(),
-            Err(e) => errors.push(e),
-        }
-    }
-    match fail(errors)? {
-        Done::All if !all => Ok(Done::NotAll),
-        done => Ok(done),
-    }
+    each(&settings.watches, |watch| {
+        let (directory, files) = pass::open(settings, watch, &hub, false)?;
+        pass::run(&directory, files, hub.url(), &|_| ()).map(|passed| done(&passed))
+    })
 }
 
 /// How a pass ended, as `--json` shows it.
@@ -217,7 +217,7 @@ fn pass_over(
     } else {
         tell(context, &passed, &dir);
     }
-    Ok(if passed.in_step() { Done::All } else { Done::NotAll })
+    Ok(done(&passed))
 }
 
 fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
@@ -261,7 +261,7 @@ fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
     }
     let waiting = passed.left.saturating_sub(passed.held);
     if waiting > 0 {
-        let why = passed.trouble.as_ref().or(None).map(|e| format!(": {e}")).or(facts.no_space.clone().map(|why| format!(": {why}")));
+        let why = passed.trouble.as_ref().map(|e| format!(": {e}")).or(facts.no_space.clone().map(|why| format!(": {why}")));
         out.line(&format!("{} still to do{}", counted(waiting as u64, "path"), why.unwrap_or_default()));
     }
 }
