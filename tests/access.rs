@@ -132,13 +132,15 @@ impl Rig {
         let mut world = World::new();
         world.listen = listen;
         world.serve = args.iter().map(ToString::to_string).collect();
-        let (mut key, mut removed) = Default::default();
         if keys {
             world.hub_env.push(("MESYNC_MASTER_KEY".into(), MASTER.into()));
+        }
+        world.start_hub();
+        let (mut key, mut removed) = Default::default();
+        if keys {
             (key, removed) = (ok(&world, &["key", "add", "web-1"]), ok(&world, &["key", "add", "web-5"]));
             ok(&world, &["key", "add", "web-2"]);
         }
-        world.start_hub();
         let rig = Rig { world, key, removed };
         if keys {
             // tokens are given out, and then their key is removed

@@ -11,6 +11,7 @@ use super::output::{Output, left, right};
 use super::parse::Invocation;
 use super::{Context, Done, fail, note};
 use crate::client::{Change, Condition, HubClient, Outcome, Query};
+use crate::config::limits;
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
@@ -235,6 +236,9 @@ pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     };
     let rows: Vec<Vec<String>> = versions.iter().map(row).collect();
     out.table(&[right("REV"), right("SIZE"), left("MODIFIED"), left("REPLACED"), left("BY")], &rows);
+    if rows.len() >= limits::VERSIONS {
+        note(&format!("the hub keeps {} versions of a file: older ones are dropped, whatever their age", limits::VERSIONS));
+    }
     Ok(Done::All)
 }
 

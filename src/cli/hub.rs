@@ -1,9 +1,11 @@
 //! Commands of the hub's machine: run it, back it up, check it, and its keys. The hub itself is in `hub`.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use crossbeam_channel::after;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -14,7 +16,7 @@ use crate::client::HubClient;
 use crate::config::Settings;
 use crate::credentials::{self, Access};
 use crate::error::{Error, Kind, Result};
-use crate::hub::claim::{Claim, claim};
+use crate::hub::claim::{Claim, claim, running};
 use crate::hub::store::{Store, check};
 use crate::service::{self, Part, Signals};
 use crate::wire::files::Backup;
@@ -95,11 +97,29 @@ fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup
 
 /// The data directory of a hub that does not run. `Kind::Busy`: it does.
 fn claim_existing(data: &Path) -> Result<Claim> {
-    if !data.join(Store::FILE).is_file() {
-        let what = format!("there is no hub in {}", data.display());
-        return Err(Error::new(Kind::Settings, what).hint("name its data directory with --data"));
-    }
+    find_hub(data)?;
     claim(data)
+}
+
+/// There is a hub in this data directory, whether or not it runs. If not, the error names those that run elsewhere.
+fn find_hub(data: &Path) -> Result<()> {
+    let tables = data.join(Store::FILE);
+    match std::fs::metadata(&tables) {
+        Ok(meta) if meta.is_file() => return Ok(()),
+        Ok(_) => {}
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        Err(e) => {
+            let e = Error::io(format!("look at {}", tables.display()), &e);
+            return Err(Error { kind: Kind::Settings, ..e }.hint("run this as the hub's user or as root"));
+        }
+    }
+    let what = format!("there is no hub in {}: it has no {}", data.display(), Store::FILE);
+    let running: Vec<String> = running().iter().map(|dir| format!("--data {}", dir.display())).collect();
+    let hint = match running.as_slice() {
+        [] => "start it with \"mesync serve\", or name its data directory with --data".to_string(),
+        some => format!("on this machine a hub runs with {}", some.join(", and one with ")),
+    };
+    Err(Error::new(Kind::Settings, what).hint(hint))
 }
 
 /// `mesync hub check`
@@ -136,11 +156,22 @@ struct Listed {
     created: Option<String>,
 }
 
+/// How often, and after which time each, a hub is looked for that may have been started just now.
+const START_LOOKS: u32 = 20;
+const START_PAUSE: Duration = Duration::from_millis(50);
+
 /// `mesync key add NAME`
 pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     let dir = &context.settings.hub.data_dir;
-    disk::create_dir(dir)?;
+    // "mesync serve & mesync key add": a hub that was started a moment ago is on its way
+    for _ in 0..START_LOOKS {
+        if find_hub(dir).is_ok() {
+            break;
+        }
+        let _ = after(START_PAUSE).recv();
+    }
+    find_hub(dir)?;
     let key = hub::add_key(dir, &name)?;
     match context.out.json {
         true => context.out.object(&Listed { name, key: Some(key), created: Some(clock::rfc3339(clock::now())) }),
@@ -151,6 +182,7 @@ pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 /// `mesync key list`
 pub fn key_list(context: &mut Context, _: &Invocation) -> Result<Done> {
+    find_hub(&context.settings.hub.data_dir)?;
     let keys = hub::list_keys(&context.settings.hub.data_dir)?;
     if context.out.json {
         keys.into_iter().for_each(|k| context.out.object(&Listed { name: k.name, key: None, created: k.created.map(clock::rfc3339) }));
@@ -164,6 +196,7 @@ pub fn key_list(context: &mut Context, _: &Invocation) -> Result<Done> {
 /// `mesync key remove NAME`
 pub fn key_remove(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
+    find_hub(&context.settings.hub.data_dir)?;
     hub::remove_key(&context.settings.hub.data_dir, &name)?;
     match context.out.json {
         true => context.out.object(&serde_json::json!({ "name": name, "removed": true })),

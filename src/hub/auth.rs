@@ -66,10 +66,6 @@ impl Auth {
         let dir = &settings.data_dir;
         let local = keys::own_secret(&local_key_file(dir))?;
         let secret = keys::own_secret(&dir.join("token.secret"))?;
-        if secret.len() < 32 {
-            let what = format!("cannot sign tokens with {}: it is too short", dir.join("token.secret").display());
-            return Err(Error::new(Kind::Settings, what).hint("remove it: the next start makes a new one"));
-        }
         Ok(Auth {
             keys: Keys::open(dir)?,
             master: master_key(settings, credentials)?.map(|key| keys::hash(&key)),
@@ -84,7 +80,7 @@ impl Auth {
         let n = self.keys.current().len() + usize::from(self.master.is_some());
         match (self.allow_anonymous, n) {
             (true, n) => Mode::Anonymous(n),
-            (false, 0) => Mode::Protected,
+            (false, 0) if !self.keys.in_doubt() => Mode::Protected,
             (false, n) => Mode::Keys(n),
         }
     }
@@ -164,7 +160,7 @@ impl Auth {
     }
 
     fn is_protected(&self, keys: &[Key]) -> bool {
-        keys.is_empty() && self.master.is_none() && !self.allow_anonymous
+        keys.is_empty() && self.master.is_none() && !self.allow_anonymous && !self.keys.in_doubt()
     }
 
     fn is_open(&self, keys: &[Key]) -> bool {

@@ -69,9 +69,35 @@ fn make_private(dir: &Path) -> Result<()> {
     Err(Error::new(Kind::Settings, what).hint(format!("chmod 700 {0} if it is the hub's alone, or choose another", dir.display())))
 }
 
+/// Data directories of hubs that run on this machine, whatever user they run as, as far as the kernel names them: each hub
+/// listens on a socket in its own.
+pub fn running() -> Vec<PathBuf> {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let mut found: Vec<PathBuf> = sockets.lines().filter_map(|line| data_dir_of(line.split_ascii_whitespace().nth(7)?)).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// `DIR/socket/hub-N.sock`; see `guard::backend`.
+fn data_dir_of(socket: &str) -> Option<PathBuf> {
+    let (dir, name) = socket.rsplit_once("/socket/")?;
+    let number = name.strip_prefix("hub-")?.strip_suffix(".sock")?;
+    (dir.starts_with('/') && number.parse::<u64>().is_ok()).then(|| dir.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_socket_of_a_hub_names_its_directory() {
+        let check = |socket: &str, wants: Option<&str>| assert_eq!(data_dir_of(socket), wants.map(PathBuf::from), "{socket}");
+        check("/var/lib/mesync/hub/socket/hub-1.sock", Some("/var/lib/mesync/hub"));
+        for other in ["/run/socket/hub-x.sock", "/run/hub-1.sock", "socket/hub-1.sock", "@/x/socket/hub-1", "/x/socket/hub-1.sock.old"] {
+            check(other, None);
+        }
+    }
 
     fn open_to_others(dir: &Path) {
         std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();

@@ -4,7 +4,7 @@
 //! SHA-256 is enough: keys are 32 random bytes, which nobody guesses, and a slow hash would cost a router a second.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +35,8 @@ pub struct Key {
 #[derive(Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    #[serde(default, rename = "key")]
+    /// Required: a file that was cut to nothing, or to its heading, is not one that has no keys.
+    #[serde(rename = "key")]
     keys: Vec<Row>,
 }
 
@@ -48,6 +49,8 @@ struct Row {
     created: String,
 }
 
+/// Characters of a secret of the hub's own, at least: half of what [`random`] gives.
+const SECRET: usize = 32;
 const HEADING: &str = "# Keys of this hub: \"mesync key add NAME\" makes one. Only their hashes are here.\n";
 
 pub fn hash(key: &str) -> Hash {
@@ -77,9 +80,27 @@ pub struct Keys {
 }
 
 struct Loaded {
-    /// Of the file that was read last, whether or not it was any good: a bad one is complained about once.
+    /// Of the file that was parsed last, whether or not it was any good.
     stamp: Option<Stamp>,
     keys: Arc<[Key]>,
+    /// Why the file could not be used the last time: each reason is logged once.
+    complaint: Option<String>,
+}
+
+/// Why the keys are not known.
+enum Bad {
+    /// The file was read, or is missing: it stays so until somebody changes it.
+    Content(Error),
+    /// It could not be opened or read: that may pass by itself.
+    Unread(Error),
+}
+
+impl From<Bad> for Error {
+    fn from(bad: Bad) -> Error {
+        match bad {
+            Bad::Content(e) | Bad::Unread(e) => e,
+        }
+    }
 }
 
 /// What changes when a file does.
@@ -107,29 +128,50 @@ impl Keys {
     pub fn open(data_dir: &Path) -> Result<Keys> {
         let path = file(data_dir);
         let (stamp, keys) = read(&path)?;
-        Ok(Keys { path, loaded: Mutex::new(Loaded { stamp, keys: keys.into() }) })
+        if stamp.is_some() {
+            remember(data_dir)?;
+        } else if had_keys(data_dir) {
+            return Err(gone(&path));
+        }
+        Ok(Keys { path, loaded: Mutex::new(Loaded { stamp, keys: keys.into(), complaint: None }) })
     }
 
     /// The keys in force at this moment: the same `Arc` as long as they are the same keys.
     pub fn current(&self) -> Arc<[Key]> {
         let stamp = std::fs::metadata(&self.path).ok().map(|meta| Stamp::of(&meta));
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.stamp != stamp {
-            match read(&self.path) {
-                Ok((stamp, keys)) => {
-                    log::info!("keys read again: {}", count(keys.len()));
-                    loaded.stamp = stamp;
-                    if *loaded.keys != *keys {
-                        loaded.keys = keys.into();
-                    }
-                }
-                Err(e) => {
-                    log::error!("the keys stay as they were: {e}");
-                    loaded.stamp = stamp;
-                }
-            }
+        if loaded.stamp == stamp {
+            return Arc::clone(&loaded.keys);
         }
+        // no machine is let in or locked out because a file is missing
+        let is_gone = |stamp: &Option<Stamp>| stamp.is_none() && had_keys(disk::parent(&self.path));
+        let read = read(&self.path).and_then(|read| if is_gone(&read.0) { Err(Bad::Content(gone(&self.path))) } else { Ok(read) });
+        let complaint = match read {
+            Ok((stamp, keys)) => {
+                log::info!("keys read again: {}", count(keys.len()));
+                loaded.stamp = stamp;
+                if *loaded.keys != *keys {
+                    loaded.keys = keys.into();
+                }
+                None
+            }
+            Err(bad) => {
+                if let (Bad::Content(_), Some(_)) = (&bad, stamp) {
+                    loaded.stamp = stamp;
+                }
+                Some(Error::from(bad).to_string())
+            }
+        };
+        if let Some(why) = complaint.as_ref().filter(|why| loaded.complaint.as_ref() != Some(why)) {
+            log::error!("the keys stay as they were: {why}");
+        }
+        loaded.complaint = complaint;
         Arc::clone(&loaded.keys)
+    }
+
+    /// The file could not be used the last time: there may be keys that are not known.
+    pub fn in_doubt(&self) -> bool {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).complaint.is_some()
     }
 
     /// Looks at the file again even if it seems unchanged.
@@ -187,15 +229,25 @@ pub fn remove_key(data_dir: &Path, name: &str) -> Result<()> {
     })
 }
 
-/// A secret of the hub's own in a file of its own, made if it is not there.
+/// A secret of the hub's own in a file of its own, made if it is not there. One that was cut short could be guessed.
 pub fn own_secret(path: &Path) -> Result<String> {
-    match disk::read_secret(path) {
-        Err(_) if !path.exists() => {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let secret = random();
             disk::write_durably(path, format!("{secret}\n").as_bytes(), 0o600)?;
             Ok(secret)
         }
-        other => other,
+        // what cannot be looked at may be there
+        _ => {
+            let secret = disk::read_secret(path)?;
+            match secret.len() < SECRET {
+                false => Ok(secret),
+                true => {
+                    let what = format!("will not use the secret in {}: it has been cut short", path.display());
+                    Err(Error::new(Kind::Settings, what).hint("remove the file: the next start makes a new secret"))
+                }
+            }
+        }
     }
 }
 
@@ -207,19 +259,51 @@ fn check_name(name: &str) -> Result<String> {
     wire::check_host(name).map_err(|e| Error::new(Kind::Usage, format!("cannot use that name for a key: {e}")))
 }
 
-/// Reads, changes and writes the file while no other command does.
+/// Reads, changes and writes the file while no other command does. On an error the file is as it was.
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Result<()> {
     disk::create_dir(data_dir)?;
-    let path = data_dir.join("keys.lock");
+    let lock_path = data_dir.join(LOCK);
     // an edit takes milliseconds: it is worth waiting for another one, and the lock ends with its process
-    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let _held = lock.and_then(|f| f.lock().map(|()| f)).map_err(|e| Error::io(format!("lock {}", path.display()), &e))?;
-    give_to_owner(data_dir, &path)?;
+    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
+    let _held = lock.and_then(|f| f.lock().map(|()| f)).map_err(|e| Error::io(format!("lock {}", lock_path.display()), &e))?;
+    give_to_owner(data_dir, &lock_path)?;
     let path = file(data_dir);
-    let (_, mut keys) = read(&path)?;
+    let (before, mut keys) = read(&path)?;
+    let old = before.map(|_| text(&keys));
     change(&mut keys)?;
-    disk::write_durably(&path, text(&keys).as_bytes(), 0o600)?;
+    let written = disk::write_durably(&path, text(&keys).as_bytes(), 0o600).and_then(|()| give_to_owner(data_dir, &path));
+    written.and_then(|()| remember(data_dir)).inspect_err(|_| {
+        // what was not reported as done must not be in force
+        let _ = match old {
+            Some(old) => disk::write_durably(&path, old.as_bytes(), 0o600).and_then(|()| give_to_owner(data_dir, &path)),
+            None => std::fs::remove_file(&path).map_err(|e| Error::io("remove the keys", &e)),
+        };
+    })
+}
+
+/// Held by each edit; what it says outlives `keys.toml`.
+const LOCK: &str = "keys.lock";
+const HAD_KEYS: &str = "this hub has had keys\n";
+
+/// Writes down that there is a file of keys: should it be missing one day, the hub is not open to every local user.
+fn remember(data_dir: &Path) -> Result<()> {
+    let path = data_dir.join(LOCK);
+    if had_keys(data_dir) {
+        return Ok(());
+    }
+    let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let write = |mut file: File| file.write_all(HAD_KEYS.as_bytes()).and_then(|()| file.sync_all());
+    open().and_then(write).map_err(|e| Error::io(format!("write {}", path.display()), &e))?;
     give_to_owner(data_dir, &path)
+}
+
+fn had_keys(data_dir: &Path) -> bool {
+    std::fs::metadata(data_dir.join(LOCK)).is_ok_and(|meta| meta.len() > 0)
+}
+
+fn gone(path: &Path) -> Error {
+    Error::new(Kind::Settings, format!("cannot read the keys in {}: the file is missing, and there was one", path.display()))
+        .hint("restore it from a backup, or make new keys with \"mesync key add NAME\"")
 }
 
 /// What root writes into a hub's directory must stay readable for the user that the hub runs as.
@@ -241,10 +325,11 @@ fn text(keys: &[Key]) -> String {
 }
 
 /// The keys, and the stamp of the file that they came from. No file: no keys.
-fn read(path: &Path) -> Result<(Option<Stamp>, Vec<Key>)> {
+fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
     let cannot = |why: &str| Error::new(Kind::Settings, format!("cannot read the keys in {}: {why}", path.display()));
-    let failed = |why: String| cannot(&why).hint("repair the file, or remove it and make new keys with \"mesync key add NAME\"");
-    let io = |e: io::Error| cannot(&crate::error::plain(&e)).hint("it belongs to the user that the hub runs as");
+    let failed =
+        |why: String| Bad::Content(cannot(&why).hint("repair the file, or remove it and make new keys with \"mesync key add NAME\""));
+    let io = |e: io::Error| Bad::Unread(cannot(&crate::error::plain(&e)).hint("it belongs to the user that the hub runs as"));
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, Vec::new())),
@@ -253,7 +338,8 @@ fn read(path: &Path) -> Result<(Option<Stamp>, Vec<Key>)> {
     // before the content: what is written in between shows as a change at the next look
     let meta = file.metadata().map_err(io)?;
     if meta.mode() & 0o022 != 0 {
-        return Err(cannot(&format!("others can write it (mode {:o})", meta.mode() & 0o7777)).hint(format!("chmod 600 {}", path.display())));
+        let writable = cannot(&format!("others can write it (mode {:o})", meta.mode() & 0o7777));
+        return Err(Bad::Content(writable.hint(format!("chmod 600 {}", path.display()))));
     }
     let mut bytes = Vec::new();
     // a row has about 170 bytes
@@ -263,6 +349,9 @@ fn read(path: &Path) -> Result<(Option<Stamp>, Vec<Key>)> {
 }
 
 fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty: it has been cut to nothing".into());
+    }
     let document: Document = toml::from_str(text).map_err(|e| {
         let line = text[..e.span().map_or(0, |s| s.start).min(text.len())].matches('\n').count() + 1;
         format!("line {line}: {}", e.message())
@@ -329,7 +418,7 @@ mod tests {
         let keys = Keys::open(dir.path()).unwrap();
         let known = || find(&keys.current(), &hash(&key)).is_some();
         let good = std::fs::read(file(dir.path())).unwrap();
-        for bad in ["[[key]\n", "[[key]]\nname = 'x'\nsha256 = 'y'\n", "\u{fffd}"] {
+        for bad in ["[[key]\n", "[[key]]\nname = 'x'\nsha256 = 'y'\n", "\u{fffd}", "", "\n", "\0\0\0\0", HEADING, "# \n"] {
             std::fs::write(file(dir.path()), bad).unwrap();
             assert!(known(), "{bad}");
             assert!(Keys::open(dir.path()).is_err() && add_key(dir.path(), "web-9").is_err(), "{bad}");
@@ -337,7 +426,42 @@ mod tests {
         std::fs::write(file(dir.path()), &good).unwrap();
         assert!(known());
         std::fs::remove_file(file(dir.path())).unwrap();
-        assert!(!known());
+        assert!(known(), "a missing file locks no machine out, and lets none in");
+        assert!(Keys::open(dir.path()).err().unwrap().to_string().contains("there was one"));
+        // the way out: a new key, and with it a new file
+        let new = add_key(dir.path(), "web-2").unwrap();
+        assert!(find(&keys.current(), &hash(&new)).is_some() && !known());
+        remove_key(dir.path(), "web-2").unwrap();
+        assert!(keys.current().is_empty() && Keys::open(dir.path()).unwrap().current().is_empty());
+    }
+
+    #[test]
+    fn keys_that_cannot_be_read_for_a_moment_are_read_when_they_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = add_key(dir.path(), "web-1").unwrap();
+        let keys = Keys::open(dir.path()).unwrap();
+        remove_key(dir.path(), "web-1").unwrap();
+        let good = std::fs::read(file(dir.path())).unwrap();
+        // a directory can be opened and not read, by any user
+        std::fs::remove_file(file(dir.path())).unwrap();
+        std::fs::create_dir(file(dir.path())).unwrap();
+        std::fs::set_permissions(file(dir.path()), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        assert!(find(&keys.current(), &hash(&key)).is_some());
+        std::fs::remove_dir(file(dir.path())).unwrap();
+        std::fs::write(file(dir.path()), &good).unwrap();
+        assert!(keys.current().is_empty());
+    }
+
+    #[test]
+    fn a_secret_that_was_cut_short_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("local.key");
+        let secret = own_secret(&path).unwrap();
+        assert_eq!(own_secret(&path).unwrap(), secret);
+        for cut in [0, 1, 31] {
+            disk::write_durably(&path, &secret.as_bytes()[..cut], 0o600).unwrap();
+            assert!(own_secret(&path).is_err(), "{cut} characters");
+        }
     }
 
     #[test]

@@ -94,13 +94,13 @@ impl Arena {
             world.listen = "0.0.0.0";
         }
         world.wrap = wrap;
+        world.start_hub();
         let add = |name: &str| {
             let out = world.hub_command().args(["key", "add", name]).output().unwrap();
             assert!(out.status.success(), "{out:?}");
             format!("X-API-Key: {}\r\n", String::from_utf8(out.stdout).unwrap().trim())
         };
         let (friend, greedy) = (add("friend"), add("greedy"));
-        world.start_hub();
         let mut arena = Arena { world, net, _group: group, friend, greedy, usual: None, slowest: Mutex::default() };
         // whatever is made at the first use is there now
         let stage = Stage::default();

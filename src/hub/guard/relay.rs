@@ -253,6 +253,8 @@ impl Client<'_> {
             return self.refuse(Reason::Streams, busy("too many event streams at the same time"), manner, false);
         };
         answer.headers.push(("Cache-Control".into(), "no-store".into()));
+        // nginx and its like hold an answer back until a buffer is full, and an event would wait for the next ones
+        answer.headers.push(("X-Accel-Buffering".into(), "no".into()));
         self.socket.write_all(&head_of(&answer, None, false), &mut Pace::default())?;
         if !manner.head_only {
             // what a reader of events sends ahead is another request, which this connection cannot answer any more
