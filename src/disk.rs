@@ -77,7 +77,11 @@ pub fn create_dir(path: &Path) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(failed(e)),
-        Ok(()) => sync_dir(parent(path)).map_err(failed),
+        Ok(()) => sync_dir(parent(path)).map_err(|e| {
+            // one that is there counts as durable
+            let _ = std::fs::remove_dir(path);
+            failed(e)
+        }),
     }
 }
 
@@ -92,7 +96,12 @@ pub fn sync_file(path: &Path) -> io::Result<()> {
 
 /// Syncs the whole filesystem that a directory is on: cheaper than one fsync a file from about 16 files on.
 pub fn sync_filesystem(dir: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(File::open(dir)?)?)
+    sync_filesystem_of(&File::open(dir)?)
+}
+
+/// The same of one that is open: an error is one of syncing.
+pub fn sync_filesystem_of(dir: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(dir)?)
 }
 
 /// Whether a failed write-back is reported by [`sync_filesystem`]: since Linux 5.8 (syncfs(2), VERSIONS).

@@ -105,6 +105,9 @@ impl Error {
         let error = Error::new(Kind::Io, format!("cannot {doing}: {}", plain(e)));
         match e.kind() {
             std::io::ErrorKind::StorageFull => Error { kind: Kind::Busy, ..error }.hint("make room on that disk"),
+            _ if is_shortage(e) => {
+                Error { kind: Kind::Busy, ..error }.hint("descriptors or memory are short; see the limits of the process")
+            }
             std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => Error { kind: Kind::CannotCreate, ..error },
             _ => error,
         }
@@ -122,6 +125,11 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// The process or the system has no descriptor or no memory left at this moment: nothing is wrong with the object.
+pub fn is_shortage(e: &std::io::Error) -> bool {
+    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&e.raw_os_error().unwrap_or(0))
+}
 
 /// The system's words for an error, without Rust's "(os error N)".
 pub fn plain(e: &std::io::Error) -> String {
@@ -144,5 +152,7 @@ mod tests {
         let e = Error::io("write /x/y", &std::io::Error::from_raw_os_error(28));
         assert_eq!(e.to_string(), "cannot write /x/y: no space left on device (make room on that disk)");
         assert_eq!((e.kind.exit_status(), e.kind.next()), (75, Next::Retry));
+        let short = Error::io("open /x/y", &std::io::Error::from_raw_os_error(libc::EMFILE));
+        assert_eq!((short.kind.exit_status(), short.kind.next()), (75, Next::Retry));
     }
 }

@@ -11,11 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
+use crate::error::is_shortage;
+
 /// What has happened on the medium since it was opened. redb's own errors say that something failed, not what.
 #[derive(Debug, Default)]
 pub struct Happened {
     /// A write found no space: the transaction is gone, the file is as it was.
     pub full: AtomicBool,
+    /// A call found no memory or descriptor: redb refuses everything until the file is opened again.
+    pub short: AtomicBool,
     /// A sync failed: what the disk holds is unknown, and a second sync would lie (fsync(2), NOTES).
     pub sync_failed: AtomicBool,
     pub syncs: AtomicU64,
@@ -69,17 +73,20 @@ impl Medium {
             if is_full(e) {
                 self.happened.full.store(true, Relaxed);
             }
+            if is_shortage(e) {
+                self.happened.short.store(true, Relaxed);
+            }
         })
     }
 }
 
 impl StorageBackend for Medium {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.note(self.file.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
+        self.note(self.file.read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -209,6 +209,11 @@ impl Work {
 
     fn idle(&mut self) {
         self.look_at_disk();
+        self.store.reopen();
+        if self.store.sync_failed() {
+            // that of a body, which no group depends on
+            let _ = self.apply(Vec::new());
+        }
         let now = self.now();
         let flush = self.store.waits_since().is_some_and(|since| now.saturating_sub(since) >= FLUSH);
         let sweep = self.sweep_again || (self.swept.elapsed() >= SWEEP * 6 && self.wants_sweep(now));
@@ -258,7 +263,9 @@ impl Work {
             })
             .collect();
         self.events.wake(&wakes);
-        for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first)) {
+        for ((answer, permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first)) {
+            // its bytes are on the disk; what the caller sends next finds the room
+            drop(permit);
             answer(outcome);
         }
     }
@@ -281,10 +288,15 @@ impl Work {
             Ok(Err(e)) => e,
             Err(_) => Error::new(Kind::Damaged, "cannot write the hub's tables: they are damaged, or the program has a fault"),
         };
+        Err(self.end(error))
+    }
+
+    /// From here on nothing is written, and the process must end.
+    fn end(&self, error: Error) -> Error {
         log::error!("{error}");
         *lock(&self.shared.fatal) = Some(error.clone());
         let _ = self.failed.try_send(error.clone());
-        Err(error)
+        error
     }
 
     fn now(&self) -> u64 {

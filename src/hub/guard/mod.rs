@@ -26,7 +26,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::clock;
 use crate::disk;
-use crate::error::{Error, Kind, Result, plain};
+use crate::error::{Error, Kind, Result, is_shortage, plain};
 use crate::hub::http::{Caller, Reply, Request};
 use limits::{Addresses, Crew, Hand, Latch, Place};
 use waiting::{Rank, Waiting};
@@ -289,7 +289,7 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
                 welcome(shared, stream, peer.ip().to_canonical());
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(&[listener, &shared.stopping.fd], TURN),
-            Err(e) if exhausted(&e) => {
+            Err(e) if is_shortage(&e) => {
                 shared.counters.refuse(Reason::Descriptors);
                 make_room(shared);
                 wait(&[&shared.stopping.fd], PAUSE);
@@ -298,10 +298,6 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
             Err(e) => log::debug!("a connection was gone before it was accepted: {e}"),
         }
     }
-}
-
-fn exhausted(e: &io::Error) -> bool {
-    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&e.raw_os_error().unwrap_or(0))
 }
 
 fn wait(fds: &[&dyn std::os::fd::AsFd], time: Duration) {

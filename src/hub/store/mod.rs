@@ -19,6 +19,7 @@ mod open;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -42,6 +43,28 @@ pub const HOSTS: u64 = crate::config::limits::HOSTS;
 const TIDY: u64 = 3_600_000;
 /// Ids remembered, at most.
 pub const IDS: u64 = crate::config::limits::IDS;
+
+/// Why a group was not applied.
+enum Fault {
+    /// What it brings could not be brought to its place. Nothing has changed.
+    Unplaced(io::Error),
+    Tables(redb::Error),
+}
+
+impl From<redb::Error> for Fault {
+    fn from(e: redb::Error) -> Fault {
+        Fault::Tables(e)
+    }
+}
+
+impl From<Fault> for redb::Error {
+    fn from(fault: Fault) -> redb::Error {
+        match fault {
+            Fault::Unplaced(e) => redb::Error::Io(e),
+            Fault::Tables(e) => e,
+        }
+    }
+}
 
 /// See the module.
 pub struct Store {
@@ -78,26 +101,37 @@ impl Store {
     /// Applies a group in one transaction with one sync; all of it or, on an error, nothing. One outcome an operation.
     ///
     /// Where the disk turns out to be full in the middle, the group is applied again as one of a full disk: posts and uploads
-    /// are refused, the rest goes on. Errors: `Kind::Busy` when not even that has room: the same again may work later.
-    /// Anything else is final, above all a failed sync (`Kind::Io`): nobody knows what the disk holds, and nothing may be
-    /// written any more.
+    /// are refused, the rest goes on. Uploads whose bytes cannot be brought to their place fail alone. Errors: `Kind::Busy`
+    /// when not even that has room, or memory is short: the same again may work later. Anything else is final, above all a
+    /// failed sync (`Kind::Io`): nobody knows what the disk holds, and nothing may be written any more.
     pub fn apply(&self, group: &Group) -> Result<Vec<Outcome>> {
         let error = match self.try_apply(group) {
             Ok(outcomes) => return Ok(outcomes),
-            Err(e) => self.recover(e)?,
+            Err(Fault::Unplaced(e)) => return self.without_uploads(group, &e),
+            Err(Fault::Tables(e)) => self.recover(e)?,
         };
         log::warn!("{error}: going on without taking anything new");
         let group = Group { full: true, ..group.clone() };
-        if let Ok(outcomes) = self.try_apply(&group).or_else(|e| Err(self.recover(e)?)) {
+        if let Ok(outcomes) = self.try_apply(&group).or_else(|e| Err(self.recover(e.into())?)) {
             return Ok(outcomes);
         }
         self.release_reserve();
-        self.try_apply(&group).or_else(|e| Err(self.recover(e)?))
+        self.try_apply(&group).or_else(|e| Err(self.recover(e.into())?))
     }
 
-    fn try_apply(&self, group: &Group) -> Tried<Vec<Outcome>> {
-        if self.happened.sync_failed.load(Relaxed) {
-            return Err(redb::Error::PreviousIo);
+    /// Nothing was written, and no sync has failed: the next upload may fare better, and others need not wait for it.
+    fn without_uploads(&self, group: &Group, e: &io::Error) -> Result<Vec<Outcome>> {
+        let error = Error { kind: Kind::Busy, ..Error::io(format!("place chunks in {}", files::chunk_root(self.dir()).display()), e) };
+        log::warn!("{error}: uploads fail until that is mended");
+        let rest = group.ops.iter().filter(|op| !files::brings_files(op)).cloned().collect();
+        let mut outcomes = self.apply(&Group { ops: rest, ..group.clone() })?.into_iter();
+        let outcome = |op| if files::brings_files(op) { Some(Outcome::Failed(error.clone())) } else { outcomes.next() };
+        Ok(group.ops.iter().filter_map(outcome).collect())
+    }
+
+    fn try_apply(&self, group: &Group) -> std::result::Result<Vec<Outcome>, Fault> {
+        if self.sync_failed() {
+            return Err(redb::Error::PreviousIo.into());
         }
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
@@ -107,10 +141,10 @@ impl Store {
             Ok(changed) => changed,
             Err(e) => {
                 // no table knows them; after a failed sync nobody knows what the disk holds, and nothing is touched
-                if !self.happened.sync_failed.load(Relaxed) {
+                if !self.sync_failed() {
                     self.chunks.remove(placed.keys());
                 }
-                return Err(e);
+                return Err(e.into());
             }
         };
         self.live().settle(&group.ops);
@@ -125,18 +159,26 @@ impl Store {
     }
 
     /// Brings the chunks that the group has staged to their place, before the transaction that names them.
-    fn place(&self, db: &Database, group: &Group) -> Tried<BTreeMap<Hash, u64>> {
+    fn place(&self, db: &Database, group: &Group) -> std::result::Result<BTreeMap<Hash, u64>, Fault> {
         if group.full || !files::concerns(group) {
             return Ok(BTreeMap::new());
         }
-        let known = db.begin_read()?.open_table(files::CHUNKS)?;
+        let known = || -> Tried<_> { Ok(db.begin_read()?.open_table(files::CHUNKS)?) };
+        let known = known()?;
         let placed = self.chunks.place(&group.ops, |hash| known.get(&hash.0).is_ok_and(|row| row.is_some()));
-        placed.map_err(|e| {
-            if medium::is_full(&e) {
+        placed.map_err(|e| match () {
+            () if self.sync_failed() => redb::Error::Io(e).into(),
+            () if medium::is_full(&e) => {
                 self.happened.full.store(true, Relaxed);
+                redb::Error::Io(e).into()
             }
-            redb::Error::Io(e)
+            () => Fault::Unplaced(e),
         })
+    }
+
+    /// A sync of any file has failed: nothing is written any more.
+    pub fn sync_failed(&self) -> bool {
+        self.happened.sync_failed.load(Relaxed)
     }
 
     /// The transaction; with its outcomes the chunks that no table knows any more.
@@ -183,20 +225,32 @@ impl Store {
     }
 
     /// After a failed transaction: opens the file again if there was no space, since redb refuses everything until then, and
-    /// returns the words for it. Any other failure is final and the error.
+    /// returns the words for it. The same if memory was short, but then that is the error (`Kind::Busy`). Any other failure is
+    /// final and the error.
     fn recover(&self, e: redb::Error) -> Result<Error> {
         let error = self.error("write", &e);
-        if self.happened.sync_failed.load(Relaxed) {
+        if self.sync_failed() {
             let error = Error { kind: Kind::Io, ..error };
             return Err(error.hint("a sync failed, so the disk may be failing; what was acknowledged before is safe"));
         }
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.happened.full.swap(false, Relaxed) && db.is_some() {
+        let (full, short) = (self.happened.full.swap(false, Relaxed), self.happened.short.swap(false, Relaxed));
+        if !full && !short && db.is_some() {
             return Err(error);
         }
         drop(db.take());
         *db = Some(open::database(&self.path, self.cache, &self.happened)?);
-        Ok(Error { kind: Kind::Busy, ..error })
+        let error = Error { kind: Kind::Busy, ..error };
+        if full { Ok(error) } else { Err(error) }
+    }
+
+    /// Opens the file again if a read found no memory: nothing else may be written for a long time. Call now and then.
+    pub fn reopen(&self) {
+        if self.happened.short.load(Relaxed)
+            && let Err(e) = self.recover(redb::Error::PreviousIo)
+        {
+            log::warn!("{e}");
+        }
     }
 
     /// What is known from pulls and not on the disk yet, as operations for the next group to begin with.

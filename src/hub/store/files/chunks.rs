@@ -82,6 +82,8 @@ pub struct ChunkDir {
     staged: AtomicU64,
     keep_free: AtomicU64,
     happened: Arc<Happened>,
+    /// A directory may have been made under `chunks/` since that was synced, also by an earlier run.
+    root_unsynced: AtomicBool,
     /// Somebody copies the chunks of an earlier state: none is removed.
     paused: AtomicUsize,
     /// Directories under `chunks/` that are still to be looked through for files that no table knows.
@@ -102,6 +104,7 @@ impl ChunkDir {
             staged: AtomicU64::new(0),
             keep_free: AtomicU64::new(0),
             happened,
+            root_unsynced: AtomicBool::new(true),
             paused: AtomicUsize::new(0),
             unseen: Mutex::new(Vec::new()),
         };
@@ -175,7 +178,7 @@ impl ChunkDir {
         let name = hash.to_string();
         let (path, earlier) = (self.staging.join(&name), self.earlier.join(&name));
         if !path.exists() && earlier.exists() {
-            match hash_of(&earlier)? == hash {
+            match hash_on_disk(&earlier)? == hash {
                 true => disk::rename(&earlier, &path)?,
                 false => {
                     std::fs::remove_file(&earlier)?;
@@ -191,14 +194,16 @@ impl ChunkDir {
         }
     }
 
-    /// Makes staged chunks durable.
+    /// Makes staged chunks durable. One whose sync failed is removed: a second sync would say that all is well, and a reader
+    /// would see pages that are nowhere on the disk.
     pub fn sync_staged(&self, staged: &[Staged]) -> io::Result<()> {
         if staged.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
-            return self.sync_filesystem();
+            let dir = File::open(&self.staging)?;
+            return self.sync_filesystem(&dir).inspect_err(|_| staged.iter().for_each(|staged| self.discard(staged)));
         }
         for staged in staged {
             match disk::open_regular(staged.path()) {
-                Ok(file) => self.sync(&file)?,
+                Ok(file) => self.sync(&file).inspect_err(|_| self.discard(staged))?,
                 // another commit of the same chunk was quicker
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
@@ -207,16 +212,10 @@ impl ChunkDir {
         Ok(())
     }
 
-    fn sync_filesystem(&self) -> io::Result<()> {
+    fn sync_filesystem(&self, dir: &File) -> io::Result<()> {
         self.happened.syncs.fetch_add(1, Relaxed);
         self.happened.tests_break()?;
-        disk::sync_filesystem(&self.chunks).inspect_err(|e| self.happened.note_sync(e))
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.happened.syncs.fetch_add(1, Relaxed);
-        self.happened.tests_break()?;
-        disk::sync_dir(dir).inspect_err(|e| self.happened.note_sync(e))
+        disk::sync_filesystem_of(dir).inspect_err(|e| self.happened.note_sync(e))
     }
 
     /// Where the file of a chunk is.
@@ -257,7 +256,7 @@ impl ChunkDir {
             let (to, dir) = (self.place_of(hash), self.place_of(hash).with_file_name(""));
             if !dir.exists() {
                 std::fs::create_dir(&dir)?;
-                dirs.insert(self.chunks.clone());
+                self.root_unsynced.store(true, Relaxed);
             }
             match disk::rename(staged.path(), &to) {
                 Ok(()) => {
@@ -270,10 +269,18 @@ impl ChunkDir {
                 Err(e) => return Err(e),
             }
         }
-        match dirs.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
-            true => self.sync_filesystem(),
-            false => dirs.iter().try_for_each(|dir| self.sync_dir(dir)),
+        if !dirs.is_empty() && self.root_unsynced.load(Relaxed) {
+            dirs.insert(self.chunks.clone());
         }
+        // an error of opening is none of syncing: nothing is unsure, and what was moved is taken back
+        match dirs.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
+            true => self.sync_filesystem(&File::open(&self.chunks)?)?,
+            false => dirs.iter().try_for_each(|dir| self.sync(&File::open(dir)?))?,
+        }
+        if !dirs.is_empty() {
+            self.root_unsynced.store(false, Relaxed);
+        }
+        Ok(())
     }
 
     fn discard(&self, staged: &Staged) {
@@ -391,10 +398,21 @@ fn within(root: &Path, hash: Hash) -> PathBuf {
     root.join(&name[..2]).join(name)
 }
 
+/// The hash of what the disk has of a file: pages that a failed sync has left in memory are dropped before.
+fn hash_on_disk(path: &Path) -> io::Result<Hash> {
+    let file = disk::open_regular(path)?;
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    hash_of_file(file)
+}
+
 /// The hash of a file's bytes.
 pub fn hash_of(path: &Path) -> io::Result<Hash> {
+    hash_of_file(disk::open_regular(path)?)
+}
+
+fn hash_of_file(file: File) -> io::Result<Hash> {
     let mut hash = Sha256::new();
-    feed(disk::open_regular(path)?, |piece| hash.update(piece))?;
+    feed(file, |piece| hash.update(piece))?;
     Ok(Hash(hash.finalize().into()))
 }
 

@@ -28,8 +28,8 @@ use crate::wire::files::{Chunk, Hash};
 use ops::{Bytes, FileOp};
 
 pub(super) use check::check;
-pub(super) use chunks::ChunkDir;
 pub use chunks::Staged;
+pub(super) use chunks::{ChunkDir, root as chunk_root};
 pub use intake::{Body, Intake};
 pub(super) use list::Landmarks;
 pub use list::Listing;
@@ -106,6 +106,12 @@ pub(super) fn concerns(group: &Group) -> bool {
 /// The group may remove something.
 pub(super) fn sweeps(group: &Group) -> bool {
     group.ops.iter().any(|op| matches!(op, Op::File(FileOp::Sweep) | Op::Sweep))
+}
+
+/// The operation brings bytes in files of the staging directory.
+pub(super) fn brings_files(op: &Op) -> bool {
+    let Op::File(FileOp::Put(puts)) = op else { return false };
+    puts.iter().flat_map(|put| &put.chunks).any(|(_, bytes)| matches!(bytes, Bytes::Staged(_)))
 }
 
 /// The chunks that a group names: no sweep in it removes them.

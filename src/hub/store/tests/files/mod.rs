@@ -2,6 +2,7 @@
 
 mod backup;
 mod bench;
+mod damage;
 mod model;
 mod room;
 mod sweeps;
