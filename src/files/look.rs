@@ -160,7 +160,7 @@ impl Looker<'_> {
             _ if d.tree.ignored(path) => known,
             true if !known => self.is_empty(path)?,
             true => base.entry.is_some_and(|e| !e.is_dir()) || self.stamp(path)?.map(|s| s.mode) != base.seen.map(|s| s.mode),
-            false => !known || base.seen.is_none_or(|seen| seen.ctime == 0) || self.stamp(path)? != base.seen,
+            false => !known || base.seen.is_none_or(|seen| seen.ctime == 0 || d.tree.doubts(&seen)) || self.stamp(path)? != base.seen,
         };
         if differs {
             self.offer(path);

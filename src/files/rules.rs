@@ -18,6 +18,8 @@ pub enum Rule {
     KeepBoth,
     /// Look at what came out of an exchange, and keep it.
     LookAtWhatCameOut,
+    /// Its bytes, too: its stamp may be that of before.
+    ReadWhatCameOut,
     /// Look at what went to the trash, and put it back.
     LookInTrash,
     /// A temporary name that is there may hold what came out: compare the inode.
@@ -31,6 +33,8 @@ pub enum Rule {
     /// What a refused request says stands there is not believed: it does not say in which epoch.
     RefusalsTellNothing,
     ApplyIntent,
+    /// A write that failed may have happened: look before something is concluded from it.
+    FailedMayHaveHappened,
     TrashIntent,
     /// The cursor is stored together with its rows.
     CursorWithRows,

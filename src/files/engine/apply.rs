@@ -30,12 +30,14 @@ impl Engine {
         if holds(Rule::ApplyIntent) {
             let written = self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))]);
             if let Err(stop) = written {
-                self.env.tree.discard(&staged.temp)?;
+                // it may be there although its write failed: then a temporary name that is gone says that it happened
+                if self.env.state.rows(path)?.intent.is_none() || !holds(Rule::FailedMayHaveHappened) {
+                    self.env.tree.discard(&staged.temp)?;
+                }
                 return Err(stop);
             }
         }
-        let stamp = over.map(|l| l.stamp);
-        match self.env.tree.place(path, &staged, stamp.as_ref())? {
+        match self.env.tree.place(path, &staged, over.as_ref())? {
             Moved::Done => {
                 let done = self.finish(path, known, &intent, false);
                 self.env.ambient.done(Done::Placed { path });
@@ -217,14 +219,20 @@ impl Engine {
             return Ok(false);
         }
         let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
-        if !expected && holds(Rule::LookAtWhatCameOut) {
-            self.keep_what_came_out(path, over, &staged.temp)?;
+        let believed = expected && !holds(Rule::ReadWhatCameOut);
+        if !believed && holds(Rule::LookAtWhatCameOut) {
+            self.keep_what_came_out(path, over, &staged.temp, expected)?;
         }
         Ok(true)
     }
 
-    fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str) -> Result<(), Stop> {
-        let Look::Here(held) = self.env.tree.look(temp, None)? else { return Ok(()) };
+    /// `expected`: by its stamp it is what was planned on. The bytes tell: a write through a mapping may leave no stamp.
+    fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str, expected: bool) -> Result<(), Stop> {
+        let held = match self.env.tree.look(temp, None)? {
+            Look::Here(held) => held,
+            Look::Unknown(why) if !expected => return Err(Stop::Unknown(why)),
+            Look::Absent | Look::Unknown(_) => return Ok(()),
+        };
         if held.entry.is_dir() {
             return Ok(());
         }
@@ -254,7 +262,8 @@ impl Engine {
     /// Whether a path was moved to `to`. What is in the trash and was not meant goes back.
     fn has_left(&self, path: &str, what: &Local, to: &str, trash: bool) -> Result<bool, Stop> {
         let Some(there) = self.env.tree.stamp(to)? else { return Ok(false) };
-        if !trash || there.same_but_for_ctime(&what.stamp) || !holds(Rule::LookInTrash) {
+        let meant = there.same_but_for_ctime(&what.stamp) && self.env.tree.holds(to, what)?;
+        if !trash || meant || !holds(Rule::LookInTrash) {
             return Ok(true);
         }
         if self.env.tree.shift(to, path, None)? == Moved::Done {

@@ -187,14 +187,16 @@ pub trait Tree: Send + Sync {
     fn is_empty(&self, dir: &str) -> Called<bool>;
     /// Calls `visit` with every name below a directory, links not followed, until it says `false`. Our own are left out.
     fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()>;
-    /// Puts what is staged under its name. `over` `None`: with RENAME_NOREPLACE. Else re-checks that the name shows this
+    /// Puts what is staged under its name. `over` `None`: with RENAME_NOREPLACE. Else re-checks that the name shows its
     /// stamp, and exchanges: what came out stands under the temporary name then and is for the caller to look at. A
-    /// directory is only given way if it is empty. Where the filesystem has no exchange: re-check, then replace.
+    /// directory is only given way if it is empty. Where the filesystem has no exchange: read again, then replace.
     /// `stage` has made the directories above, but they may be gone again: make them.
-    fn place(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved>;
+    fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved>;
     /// Renames with RENAME_NOREPLACE. `expected`: re-check that `from` shows this stamp just before. The directory of a name
     /// below the trash is made as needed, no other.
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
+    /// Whether a name has the bytes of `what`, whose stamp it shows but for ctime: read again where no stamp tells.
+    fn holds(&self, path: &str, what: &Local) -> Called<bool>;
     /// Sets the mode of what shows this stamp. -> the new stamp; `None`: it is something else by now. Its mode is what became of
     /// this one, not one that somebody has set since.
     fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>>;

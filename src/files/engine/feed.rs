@@ -2,7 +2,7 @@
 //!
 //! It changes nothing in the tree: what came makes its path due.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, RwLockWriteGuard};
 
 use crate::files::plan::RemoteRow;
 use crate::files::rules::{Rule, holds};
@@ -29,6 +29,10 @@ impl Engine {
     pub fn poll(&self) -> Called<Polled> {
         let Ok(_one) = self.polling.try_lock() else { return Ok(Polled::Busy) };
         let feed = self.env.state.feed()?;
+        if feed.generation != self.generation() && holds(Rule::FailedMayHaveHappened) {
+            // the commit that forgot all failed, but had happened
+            return Ok(self.all_forgotten(self.lock_generation(), feed.generation));
+        }
         match self.env.hub.changes(feed.cursor, feed.began)? {
             Changes::Gone => {
                 *lock(&self.drained) = false;
@@ -43,14 +47,23 @@ impl Engine {
 
     /// Nothing that is known means anything to this hub: what is equal will be adopted, the rest is new on either side.
     fn new_epoch(&self, feed: Feed, page: &Page) -> Called<Polled> {
-        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.lock_generation();
         let start = Feed { epoch: page.epoch, generation: feed.generation + 1, ..Feed::default() };
         self.env.state.commit(&[Write::ForgetAll, Write::Feed(start)])?;
-        *generation = start.generation;
+        Ok(self.all_forgotten(generation, start.generation))
+    }
+
+    /// Nobody commits until it is dropped.
+    fn lock_generation(&self) -> RwLockWriteGuard<'_, u64> {
+        self.generation.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_forgotten(&self, mut generation: RwLockWriteGuard<'_, u64>, now: u64) -> Polled {
+        *generation = now;
         drop(generation);
         *lock(&self.drained) = false;
         self.desk().forget_examined();
-        Ok(Polled::NewEpoch)
+        Polled::NewEpoch
     }
 
     fn store(&self, feed: Feed, page: Page) -> Called<Polled> {

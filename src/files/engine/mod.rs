@@ -233,7 +233,7 @@ impl Engine {
 
     /// The first half of [`Engine::work`]: what is taken must be carried out.
     pub fn take(&self, way: Option<Way>) -> Option<Piece> {
-        if *self.generation.read().unwrap_or_else(PoisonError::into_inner) == 0 {
+        if self.generation() == 0 {
             return None;
         }
         let (path, task) = self.desk().next(self.is_drained(), way)?;
@@ -252,7 +252,7 @@ impl Engine {
 
     /// Whether there may be something to do that way.
     pub fn has_work(&self, way: Way) -> bool {
-        *self.generation.read().unwrap_or_else(PoisonError::into_inner) != 0 && self.desk().has_work(self.is_drained(), way)
+        self.generation() != 0 && self.desk().has_work(self.is_drained(), way)
     }
 
     /// Nothing is being done, and nothing can be before something happens.
@@ -346,13 +346,17 @@ impl Engine {
         self.desk().take_overflow()
     }
 
+    fn generation(&self) -> u64 {
+        *self.generation.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         lock(&self.desk)
     }
 
     /// Reads all about a path.
     fn know(&self, path: &str) -> Result<Known, Stop> {
-        let generation = *self.generation.read().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.generation();
         let rows = self.env.state.rows(path)?;
         let node = self.look(path, &rows.base)?;
         let local = self.counts(path, &rows.base, node)?;

@@ -327,7 +327,11 @@ impl Transfer for Legacy {
         let failed = |e: std::io::Error| fault("read", &change.path, &e);
         let _changing = self.ledger.changing(Legacy::names_of(change));
         let Some(reading) = self.tree.read(&change.path, Some(&local.stamp)).map_err(failed)? else { return Ok(Answer::Moved) };
-        self.send(change, entry, Bytes::Part { file: &reading.file, at: 0, length: entry.size, sha256: entry.hash })
+        let sent = self.send(change, entry, Bytes::Part { file: &reading.file, at: 0, length: entry.size, sha256: entry.hash });
+        if sent == Ok(Answer::Moved) {
+            self.tree.contradicted(&local.stamp);
+        }
+        sent
     }
 
     fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {

@@ -208,7 +208,11 @@ impl Hub for Remote {
 
 impl Transfer for Remote {
     fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
-        self.send(change, local)
+        let sent = self.send(change, local);
+        if sent == Ok(Answer::Moved) {
+            self.tree.contradicted(&local.stamp);
+        }
+        sent
     }
 
     fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {

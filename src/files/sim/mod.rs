@@ -45,6 +45,10 @@ pub enum Config {
     Legacy,
     /// Only one machine has a user.
     Single,
+    /// Programs write through mappings.
+    Mapped,
+    /// Calls on tree and state fail, and may have happened.
+    Failing,
 }
 
 /// Rules of the environment that can be broken, as [`Rule`] for those of the engine.
@@ -66,6 +70,10 @@ pub enum Broken {
     Recheck,
     NoReplace,
     VerifyCopies,
+    /// Pages are not written back before they are read.
+    Clean,
+    /// A stamp is believed where it cannot tell.
+    Doubt,
     /// What a listing has named is forgotten by a crash.
     SeenIsStored,
     KeepBase,
@@ -178,6 +186,7 @@ impl Run {
                     let (change, host, bytes) = w.flight.remove(at);
                     land(&mut w, change, host, bytes);
                 }
+                ..0.48 if config == Config::Mapped => w.write_back(),
                 ..0.48 if drops => {
                     w.hub.drop_tombstones();
                     w.say(|| "hub drops tombstones".into());

@@ -31,7 +31,7 @@ impl Scene {
     fn write(&self, i: usize, path: &str, content: u64) {
         let mut w = self.world();
         let (ino, ctime) = (w.fresh(), w.fresh());
-        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino, ctime };
+        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino, ctime, dirty: false };
         w.clients[i].make_parents(path);
         w.clients[i].fs.insert(path.into(), node);
     }
@@ -46,7 +46,7 @@ impl Scene {
     /// Somebody else changes the hub: content 0 deletes.
     fn other(&mut self, path: &str, content: u64, condition: Condition, from: Option<(&str, u64)>) {
         self.key += 1;
-        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino: 0, ctime: 0 };
+        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino: 0, ctime: 0, dirty: false };
         let change = Change {
             path: path.into(),
             key: Uuid::from_u128(self.key),

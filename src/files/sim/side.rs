@@ -30,6 +30,10 @@ pub fn fatal(what: &str) -> Fault {
     Fault::Fatal(Error::new(Kind::Failed, what))
 }
 
+pub fn no_space() -> Fault {
+    Fault::NoSpace(Error::new(Kind::Busy, "a sync failed"))
+}
+
 fn later(what: &str) -> Fault {
     Fault::Later(Error::new(Kind::Unreachable, what))
 }
@@ -55,6 +59,9 @@ impl Side {
         }
         if w.crashes(0.012) {
             return Err(self.crash(w));
+        }
+        if w.fails() {
+            return Err(no_space());
         }
         if point == Point::Window && w.fault(0.2) {
             w.user(self.i);
@@ -92,14 +99,18 @@ impl Side {
         if w.crashes(0.03) {
             return Err(self.crash(w));
         }
-        Ok(done)
+        // a sync that fails after the change itself
+        if w.fails() { Err(no_space()) } else { Ok(done) }
     }
 
     fn request(&self, change: &Change, local: Option<&Local>) -> Called<Answer> {
         let mut w = self.enter(if local.is_some() { Point::Window } else { Point::Effect })?;
         if let Some(local) = local {
-            let stamp = w.clients[self.i].fs.get(&change.path).map(Node::stamp);
-            if stamp != Some(local.stamp) && w.broken != Some(Broken::Recheck) {
+            let node = w.clients[self.i].fs.get(&change.path);
+            // what travels is read, and must have the hash; what the hub has does not travel
+            let known = w.clients[self.i].rows(&change.path).remote.entry.is_some_and(|there| there.same_body(&local.entry));
+            let read = node.is_some_and(|n| n.is_dir() || known || change.from.is_some() || n.hash() == local.entry.hash);
+            if (node.map(Node::stamp) != Some(local.stamp) || !read) && w.broken != Some(Broken::Recheck) {
                 return Ok(Answer::Moved);
             }
         }
@@ -208,7 +219,8 @@ impl Transfer for Side {
         let temp = relpath::temporary(w.fresh());
         let temp = parent(path).map_or(temp.clone(), |dir| format!("{dir}/{temp}"));
         let (ino, ctime) = (w.fresh(), w.fresh());
-        let node = Node { kind: entry.kind, content: Node::content_of(&hash), mode: entry.mode, mtime: entry.mtime, ino, ctime };
+        let content = Node::content_of(&hash);
+        let node = Node { kind: entry.kind, content, mode: entry.mode, mtime: entry.mtime, ino, ctime, dirty: false };
         let stamp = node.stamp();
         let i = self.i;
         w.clients[i].put_with_parents(&temp, node);
@@ -218,13 +230,23 @@ impl Transfer for Side {
 
 impl Tree for Side {
     fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
-        let w = self.enter(Point::Read)?;
-        let Some(node) = w.clients[self.i].fs.get(path) else { return Ok(Look::Absent) };
+        let mut w = self.enter(Point::Read)?;
+        let (cleans, doubts) = (w.broken != Some(Broken::Clean), w.broken != Some(Broken::Doubt));
+        let c = &mut w.clients[self.i];
+        let blind = c.blind;
+        let Some(node) = c.fs.get_mut(path) else { return Ok(Look::Absent) };
         let (stamp, mut entry) = (node.stamp(), node.entry());
-        if let Some((_, known)) = known.filter(|(s, k)| **s == stamp && k.kind == entry.kind) {
-            entry.hash = known.hash;
+        match known.filter(|(s, k)| **s == stamp && k.kind == entry.kind && !(blind && doubts)) {
+            Some((_, known)) => entry.hash = known.hash,
+            None => node.dirty &= blind || !cleans,
         }
         Ok(Look::Here(Local { entry, stamp }))
+    }
+
+    fn holds(&self, path: &str, what: &Local) -> Called<bool> {
+        let w = self.enter(Point::Read)?;
+        let c = &w.clients[self.i];
+        Ok(!c.blind || w.broken == Some(Broken::Doubt) || c.fs.get(path).is_some_and(|n| n.hash() == what.entry.hash))
     }
 
     fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
@@ -247,12 +269,14 @@ impl Tree for Side {
         Ok(())
     }
 
-    fn place(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
+    fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
+        let over = over.map(|local| &local.stamp);
         let checks = |w: &World| w.clients[self.i].fs.get(path).map(Node::stamp).as_ref() == over || w.broken == Some(Broken::Recheck);
         if !checks(&*self.enter(Point::Read)?) {
             return Ok(Moved::Changed);
         }
         let mut w = self.enter(Point::Window)?;
+        w.maps_meanwhile(self.i, path);
         let looks = w.broken != Some(Broken::Recheck);
         let no_replace = w.broken != Some(Broken::NoReplace);
         let (tick, i) = (w.fresh(), self.i);
@@ -286,6 +310,7 @@ impl Tree for Side {
         }
         drop(w);
         let mut w = self.enter(Point::Window)?;
+        w.maps_meanwhile(self.i, from);
         let (tick, i) = (w.fresh(), self.i);
         let above_is_dir = parent(to).is_none_or(|up| to.starts_with(".mesync/") || w.clients[i].fs.get(up).is_some_and(Node::is_dir));
         if w.clients[i].fs.contains_key(to) || !above_is_dir {
@@ -363,8 +388,8 @@ impl Client {
                 let made = self.make_parents(up);
                 if made {
                     self.serial += 1;
-                    let node =
-                        Node { kind: files::Kind::Dir, content: 0, mode: 0, mtime: 0, ino: 1_000_000 + self.serial, ctime: self.serial };
+                    let (ino, ctime) = (1_000_000 + self.serial, self.serial);
+                    let node = Node { kind: files::Kind::Dir, content: 0, mode: 0, mtime: 0, ino, ctime, dirty: false };
                     self.fs.insert(up.to_string(), node);
                 }
                 made

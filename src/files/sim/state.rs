@@ -7,7 +7,7 @@ use crate::files::plan::{RemoteRow, is_below};
 use crate::wire::files::Hash;
 
 use super::Broken;
-use super::side::{Point, Side, fatal};
+use super::side::{Point, Side, fatal, no_space};
 use super::world::Client;
 
 impl State for Side {
@@ -62,6 +62,9 @@ impl State for Side {
         if w.crashes(0.008) {
             return Err(self.crash(w));
         }
+        if w.fails() {
+            return Err(no_space());
+        }
         let broken = w.broken;
         let i = self.i;
         if writes.contains(&Write::ForgetAll) {
@@ -71,7 +74,7 @@ impl State for Side {
         if w.crashes(0.008) {
             return Err(self.crash(w));
         }
-        Ok(())
+        if w.fails() { Err(no_space()) } else { Ok(()) }
     }
 }
 

@@ -57,6 +57,16 @@ fn single() {
     check(Config::Single);
 }
 
+#[test]
+fn failing() {
+    check(Config::Failing);
+}
+
+#[test]
+fn mapped() {
+    check(Config::Mapped);
+}
+
 /// Each rule, the configuration in which the simulation must notice that it is broken, and from which seed on to look.
 const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::World(Broken::Cas), Config::Plain, 0),
@@ -64,6 +74,9 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::World(Broken::NoReplace), Config::Plain, 0),
     (Mutant::World(Broken::NoBurn), Config::Plain, 0),
     (Mutant::World(Broken::VerifyCopies), Config::Plain, 0),
+    (Mutant::World(Broken::Clean), Config::Mapped, 0),
+    (Mutant::World(Broken::Doubt), Config::Mapped, 0),
+    (Mutant::Engine(Rule::ReadWhatCameOut), Config::Mapped, 0),
     (Mutant::World(Broken::List410), Config::Drop, 0),
     (Mutant::World(Broken::SeenIsStored), Config::Drop, 0),
     (Mutant::World(Broken::SameEpoch), Config::Restore, 0),
@@ -84,6 +97,7 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::AskOpenKeys), Config::Plain, 0),
     (Mutant::Engine(Rule::DeletesHaveKeys), Config::Single, 700),
     (Mutant::Engine(Rule::ApplyIntent), Config::Plain, 0),
+    (Mutant::Engine(Rule::FailedMayHaveHappened), Config::Failing, 0),
     (Mutant::Engine(Rule::CursorWithRows), Config::Plain, 0),
     (Mutant::Engine(Rule::UnlistedIsGone), Config::Drop, 0),
     (Mutant::Engine(Rule::UnlistedKeepsBase), Config::Drop, 0),

@@ -3,7 +3,7 @@
 use crate::files::plan::{MODE, is_below, parent};
 use crate::wire::files::Kind;
 
-use super::world::{Node, World};
+use super::world::{Client, Node, World};
 use super::{Config, stem};
 
 impl World {
@@ -35,7 +35,7 @@ impl World {
 
     fn node(&mut self, kind: Kind, content: u64, mode: u32, mtime: Option<i64>) -> Node {
         let mtime = mtime.unwrap_or_else(|| self.fresh() as i64 * 1_000_000_000);
-        Node { kind, content, mode, mtime, ino: self.fresh(), ctime: self.fresh() }
+        Node { kind, content, mode, mtime, ino: self.fresh(), ctime: self.fresh(), dirty: false }
     }
 
     pub fn user(&mut self, i: usize) {
@@ -54,6 +54,7 @@ impl World {
                 self.clients[i].queue.push(had.clone());
                 self.clients[i].undo = Some((had, node));
             }
+            (0.16..0.36, Some(had)) if self.config == Config::Mapped => self.user_maps(i, &had),
             (0.16..0.26, Some(had)) if !legacy => self.user_chmod(i, &had),
             (0.26..0.36, Some(had)) if !legacy => self.user_moves(i, &had),
             (0.36..0.41, _) if !legacy => self.user_changes_directory(i),
@@ -71,6 +72,36 @@ impl World {
             (node.mode, node.ctime) = (mode, ctime);
             self.modes.insert(mode, (path.into(), before));
             self.say(|| format!("c{i} chmod {path} {mode}"));
+        }
+    }
+
+    /// A program writes to a file that it has mapped: only the first write to a clean page changes times.
+    fn user_maps(&mut self, i: usize, path: &str) {
+        if self.clients[i].fs.get(path).is_none_or(|n| n.kind != Kind::File) {
+            return;
+        }
+        let mut node = self.kill(i, path, true).expect("it was listed");
+        node.content = self.fresh();
+        if !node.dirty {
+            (node.mtime, node.ctime) = (self.fresh() as i64 * 1_000_000_000, self.fresh());
+            node.dirty = true;
+        }
+        let (content, stamp) = (node.content, node.stamp());
+        self.put(i, path, node, false);
+        self.say(|| format!("c{i} maps {path} {content} {stamp:?}"));
+    }
+
+    /// The program that has mapped a file goes on in the last window of a race, in quiet times too.
+    pub fn maps_meanwhile(&mut self, i: usize, path: &str) {
+        if Client::visible(path) && self.clients[i].fs.get(path).is_some_and(|n| n.dirty) && self.chance() < 0.5 {
+            self.user_maps(i, path);
+        }
+    }
+
+    /// The kernel writes dirty pages back.
+    pub fn write_back(&mut self) {
+        for c in self.clients.iter_mut().filter(|c| !c.blind) {
+            c.fs.values_mut().for_each(|node| node.dirty = false);
         }
     }
 
@@ -154,7 +185,7 @@ impl World {
         let (ino, ctime) = (self.fresh(), self.fresh());
         if let Some(same) = self.clients[i].fs.get_mut(&path).filter(|n| n.content == content) {
             // saved without a change: nothing that was not meant before
-            (same.ino, same.ctime) = (ino, ctime);
+            (same.ino, same.ctime, same.dirty) = (ino, ctime, false);
             self.clients[i].queue.push(path);
             return;
         }

@@ -23,6 +23,8 @@ pub struct Node {
     pub mtime: i64,
     pub ino: u64,
     pub ctime: u64,
+    /// Has dirty pages that a program has mapped: what it writes next leaves no stamp.
+    pub dirty: bool,
 }
 
 impl Node {
@@ -61,6 +63,8 @@ impl Node {
 #[derive(Default)]
 pub struct Client {
     pub legacy: bool,
+    /// Its filesystem never shows what is written through a mapping.
+    pub blind: bool,
     /// All names, temporary ones and the trash included.
     pub fs: BTreeMap<String, Node>,
     pub rows: BTreeMap<String, Rows>,
@@ -178,6 +182,7 @@ impl World {
     pub fn new(seed: u64, config: Config, broken: Option<Broken>, verbose: bool) -> World {
         let mut clients: Vec<Client> = (0..3).map(|_| Client::default()).collect();
         clients[0].legacy = config == Config::Legacy;
+        clients[2].blind = config == Config::Mapped;
         World {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             config,
@@ -227,6 +232,11 @@ impl World {
 
     pub fn fault(&mut self, p: f64) -> bool {
         self.on && self.chance() < p
+    }
+
+    /// Whether a call fails here.
+    pub fn fails(&mut self) -> bool {
+        self.config == Config::Failing && self.fault(0.03)
     }
 
     /// Whether the client crashes here, by chance or by plan.

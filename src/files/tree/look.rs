@@ -24,17 +24,30 @@ use crate::wire::files::{Hash, Kind};
 const TRIES: usize = 2;
 const BUFFER: usize = 128 * 1024;
 
+/// What is remembered of a stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remembered {
+    Nothing,
+    Hash(Hash),
+    /// Other bytes were read than those with the hash that it had: no hash is believed until the next one is taken.
+    Contradicted,
+}
+
 /// Hashes of what was read lately: one path is looked at several times until it is in step.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<HashMap<u64, (Stamp, Hash)>>);
+pub struct Memory(Mutex<HashMap<u64, (Stamp, Option<Hash>)>>);
 
 impl Memory {
-    fn get(&self, stamp: &Stamp) -> Option<Hash> {
+    fn get(&self, stamp: &Stamp) -> Remembered {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&stamp.inode).filter(|(of, _)| same(of, stamp)).map(|(_, hash)| *hash)
+        match known.get(&stamp.inode).filter(|(of, _)| same(of, stamp)) {
+            None => Remembered::Nothing,
+            Some((_, Some(hash))) => Remembered::Hash(*hash),
+            Some((_, None)) => Remembered::Contradicted,
+        }
     }
 
-    pub fn put(&self, stamp: Stamp, hash: Hash) {
+    fn put(&self, stamp: Stamp, hash: Option<Hash>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= limits::HASHES {
             known.clear();
@@ -128,7 +141,13 @@ impl DiskTree {
             What::File => Kind::File,
         };
         let known = known.filter(|(stamp, entry)| same(stamp, &shown.stamp) && entry.kind == kind).map(|(_, entry)| entry.hash);
-        if let Some(hash) = known.or_else(|| self.memory.get(&shown.stamp)) {
+        let believed = match self.memory.get(&shown.stamp) {
+            _ if self.blind && kind == Kind::File => None,
+            Remembered::Hash(hash) => Some(hash),
+            Remembered::Nothing => known,
+            Remembered::Contradicted => None,
+        };
+        if let Some(hash) = believed {
             return here(Entry::new(kind, hash, size, mode, mtime), shown.stamp);
         }
         if kind == Kind::Symlink {
@@ -142,6 +161,24 @@ impl DiskTree {
             Ok(None) => Err(Fault::Later(Error::new(ErrorKind::Busy, format!("cannot read {path}: it is being written to")))),
             Err(e) => unknown(path, &e),
         }
+    }
+
+    /// Other bytes were read than those with the hash that this stamp had.
+    pub fn contradicted(&self, stamp: &Stamp) {
+        self.memory.put(*stamp, None);
+    }
+
+    /// Whether the bytes of what shows this stamp have to be read, whatever is known of it.
+    pub fn doubts(&self, stamp: &Stamp) -> bool {
+        self.blind || self.memory.get(stamp) == Remembered::Contradicted
+    }
+
+    pub(super) fn still_holds(&self, path: &str, what: &Local) -> Called<bool> {
+        if !self.blind || what.entry.kind != Kind::File {
+            return Ok(true);
+        }
+        let read = self.hash(path).map_err(|e| fault("read", path, &e))?;
+        Ok(read.is_some_and(|(_, hash)| hash == what.entry.hash))
     }
 
     /// The text of a link's target.
@@ -164,11 +201,12 @@ impl DiskTree {
     }
 
     /// Stamp and hash of a file that held still; `None`: it did not.
-    fn hash(&self, path: &str) -> io::Result<Option<(Stamp, Hash)>> {
+    pub(super) fn hash(&self, path: &str) -> io::Result<Option<(Stamp, Hash)>> {
         let mut buffer = vec![0; BUFFER];
         for _ in 0..TRIES {
             let Some(mut reading) = self.read(path, None)? else { return Ok(None) };
             self.wait_for_tick(&reading.shown.stamp);
+            self.cleaner.clean(&reading.file, self.root.fd(), reading.shown.stamp.ctime, Duration::from_millis(self.tick))?;
             let mut hash = Sha256::new();
             // a file that grows as fast as it is read has no end
             let mut left = reading.shown.stamp.size;
@@ -185,7 +223,7 @@ impl DiskTree {
             }
             if reading.unchanged()? {
                 let (stamp, hash) = (reading.shown.stamp, Hash(hash.finalize().into()));
-                self.memory.put(stamp, hash);
+                self.memory.put(stamp, Some(hash));
                 return Ok(Some((stamp, hash)));
             }
         }

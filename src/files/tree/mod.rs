@@ -4,6 +4,7 @@
 //! [`crate::disk`]. What one method has changed is durable when it returns, but for [`Tree::discard`]: what comes back after a
 //! power cut is removed as left over.
 
+mod clean;
 pub mod look;
 pub mod marker;
 pub mod partial;
@@ -26,7 +27,7 @@ use uuid::Uuid;
 
 use super::engine::env::{Called, Fault, Look, Moved, Staged, Tree};
 use super::ignore::{self, Ignore};
-use super::plan::{Entry, Stamp, is_below};
+use super::plan::{Entry, Local, Stamp, is_below};
 use super::scan::{self, Found};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
@@ -38,6 +39,9 @@ pub struct DiskTree {
     root: Root,
     id: Uuid,
     memory: look::Memory,
+    cleaner: clean::Cleaner,
+    /// A write through a mapping changes no time here, ever: no stamp is believed.
+    blind: bool,
     pub(super) trashed: look::Trashed,
     /// Milliseconds, see [`Root::tick`].
     tick: u64,
@@ -87,6 +91,8 @@ impl DiskTree {
         let tree = DiskTree {
             id,
             memory: look::Memory::default(),
+            cleaner: clean::Cleaner::default(),
+            blind: root.is_blind(),
             trashed: look::Trashed::default(),
             tick: root.tick(),
             keeps_modes: marker::keeps_modes(&lock),
@@ -217,12 +223,16 @@ impl Tree for DiskTree {
         .map(|_| ())
     }
 
-    fn place(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
+    fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         self.put(path, staged, over)
     }
 
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
         self.rename(from, to, expected)
+    }
+
+    fn holds(&self, path: &str, what: &Local) -> Called<bool> {
+        self.still_holds(path, what)
     }
 
     fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>> {

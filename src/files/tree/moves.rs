@@ -15,7 +15,7 @@ use super::stage::tolerate;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::env::{Called, Moved, Staged};
-use crate::files::plan::{MODE, Stamp};
+use crate::files::plan::{Local, MODE, Stamp};
 use crate::relpath;
 
 /// A name in an open directory.
@@ -31,7 +31,7 @@ impl Place<'_> {
 }
 
 impl DiskTree {
-    pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Stamp>) -> Called<Moved> {
+    pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         let failed = |e: io::Error| fault("put in place", path, &e);
         let Some(at) = self.place_of(path)? else { return Ok(Moved::Taken) };
         let moved = self.put_unsynced(&at, path, staged, over).map_err(failed)?;
@@ -41,7 +41,7 @@ impl DiskTree {
         Ok(moved)
     }
 
-    fn put_unsynced(&self, to: &Place<'_>, path: &str, staged: &Staged, over: Option<&Stamp>) -> io::Result<Moved> {
+    fn put_unsynced(&self, to: &Place<'_>, path: &str, staged: &Staged, over: Option<&Local>) -> io::Result<Moved> {
         let (dir, temp) = split(&staged.temp);
         if dir != split(path).0 || !relpath::is_own(temp) {
             return Ok(Moved::Changed);
@@ -52,7 +52,7 @@ impl DiskTree {
         }
         match over {
             None => self.no_replace(&to.parent, temp, &to.parent, to.name),
-            Some(over) => self.replace(to, temp, over),
+            Some(over) => self.replace(to, path, temp, over),
         }
     }
 
@@ -106,9 +106,9 @@ impl DiskTree {
         }
     }
 
-    fn replace(&self, at: &Place<'_>, temp: &str, over: &Stamp) -> io::Result<Moved> {
+    fn replace(&self, at: &Place<'_>, path: &str, temp: &str, over: &Local) -> io::Result<Moved> {
         let old = match at.shown()? {
-            Some(old) if same(over, &old.stamp) => old,
+            Some(old) if same(&over.stamp, &old.stamp) => old,
             _ => return Ok(Moved::Changed),
         };
         if old.what == What::Dir && !is_bare(&at.parent, at.name)? {
@@ -120,6 +120,10 @@ impl DiskTree {
                 Renamed::Unsupported => self.exchange.store(false, Relaxed),
                 Renamed::Done => return self.check_exchanged(at, temp),
             }
+        }
+        // nothing comes out that could be looked at
+        if old.what == What::File && self.hash(path)?.is_none_or(|(_, hash)| hash != over.entry.hash) {
+            return Ok(Moved::Changed);
         }
         self.replace_without_exchange(at, temp, &old)
     }
@@ -194,6 +198,9 @@ impl DiskTree {
         };
         apply().map_err(failed)?;
         let now = root::show_open(&file).map_err(failed)?.stamp;
+        // written to since it was looked at: equal to nothing, so that it is looked at again
+        let written = (now.size, now.mtime) != (expected.size, expected.mtime) && shown.what == What::File;
+        let now = if written { Stamp { ctime: 0, ..*expected } } else { now };
         // another mode than this one was set by somebody else meanwhile, and must not look like what the filesystem made of ours
         Ok(Some(if self.keeps_modes { Stamp { mode: mode.bits() & MODE, ..now } } else { now }))
     }

@@ -154,6 +154,14 @@ impl Root {
         }
     }
 
+    /// Whether writes through a mapping never change a time here: these filesystems have no write-back that would show them.
+    pub fn is_blind(&self) -> bool {
+        const TMPFS: u64 = 0x0102_1994;
+        const RAMFS: u64 = 0x8584_58f6;
+        const HUGETLBFS: u64 = 0x9584_58f6;
+        rustix::fs::fstatfs(&self.dir).is_ok_and(|s: StatFs| [TMPFS, RAMFS, HUGETLBFS].contains(&(s.f_type as u64 & 0xffff_ffff)))
+    }
+
     fn whole_seconds(&self) -> bool {
         rustix::fs::fstat(&self.dir).is_ok_and(|s| s.st_ctime_nsec == 0 && s.st_mtime_nsec == 0)
     }

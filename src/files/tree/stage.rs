@@ -118,7 +118,12 @@ impl DiskTree {
                 Err(_) => return Ok(None),
             }
         }
-        temporary.finish(entry)
+        let stamp = source.shown.stamp;
+        let staged = temporary.finish(entry)?;
+        if staged.is_none() {
+            self.contradicted(&stamp);
+        }
+        Ok(staged)
     }
 
     /// The name of something in the trash whose name says that it has this hash.
