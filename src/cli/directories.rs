@@ -38,6 +38,7 @@ pub struct Row {
     held_deletes: u64,
     refused: u64,
     cannot: Vec<Named>,
+    waiting: Vec<Named>,
     conflict_copies: u64,
     skipped_special: u64,
     skipped_names: u64,
@@ -104,6 +105,7 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
         held_deletes: s.held_deletes,
         refused: s.refused,
         cannot: s.cannot,
+        waiting: s.waiting,
         conflict_copies: s.conflict_copies,
         skipped_special: s.special.count,
         skipped_names: s.names.count,
@@ -157,6 +159,7 @@ impl Row {
             lines.push(format!("{} cannot be synced:", counted(self.refused, "path")));
             lines.extend(self.cannot.iter().take(SHOWN).map(|c| format!("  {}: {}", one_line(&c.path), one_line(&c.why))));
         }
+        lines.extend(self.waiting.iter().take(SHOWN).map(|w| format!("{} waits: {}", one_line(&w.path), one_line(&w.why))));
         if self.conflict_copies > 0 {
             let conflicts = self.conflict_copies;
             lines.push(format!(

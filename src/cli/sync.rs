@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use crate::config::Settings;
 use crate::config::watch::{Mode, WatchSettings, overlap};
 use crate::daemon::{Daemon, Halves, pass, servers};
 use crate::error::{Error, Kind, Result};
+use crate::files::board::{Facts, NAMED};
 use crate::files::engine::Preview;
 use crate::files::plan::Action;
 use crate::files::status::Files;
@@ -168,6 +170,8 @@ struct Passed<'a> {
     held_deletes: usize,
     left: usize,
     cannot: Vec<Cannot<'a>>,
+    /// Some of those that are left, with the reason.
+    waiting: Vec<Cannot<'a>>,
     skipped_special: u64,
     skipped_names: u64,
     first_skipped: Vec<&'a str>,
@@ -209,6 +213,7 @@ fn pass_over(
             held_deletes: passed.held,
             left: passed.left,
             cannot: facts.refused.iter().map(|(path, why)| Cannot { path, why }).collect(),
+            waiting: waiting(facts).map(|(path, why)| Cannot { path, why }).collect(),
             skipped_special: facts.skipped.special.count,
             skipped_names: facts.skipped.names.count,
             first_skipped: skipped.iter().filter_map(|e| e.first.as_deref()).collect(),
@@ -259,11 +264,17 @@ fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
             out.line(&format!("{} {what}: {first}", e.count));
         }
     }
-    let waiting = passed.left.saturating_sub(passed.held);
-    if waiting > 0 {
+    let left = passed.left.saturating_sub(passed.held);
+    if left > 0 {
         let why = passed.trouble.as_ref().map(|e| format!(": {e}")).or(facts.no_space.clone().map(|why| format!(": {why}")));
-        out.line(&format!("{} still to do{}", counted(waiting as u64, "path"), why.unwrap_or_default()));
+        out.line(&format!("{} still to do{}", counted(left as u64, "path"), why.unwrap_or_default()));
+        waiting(facts).for_each(|(path, why)| out.line(&format!("{} waits: {}", one_line(path), one_line(why))));
     }
+}
+
+/// What waits at the end of a pass.
+fn waiting(facts: &Facts) -> impl Iterator<Item = (&String, &String)> {
+    facts.waiting(clock::monotonic(), Duration::ZERO).take(NAMED)
 }
 
 /// One line of what would be done, as `--json` shows it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::error::Error;
-use crate::files::board::{NAMED, News};
+use crate::files::board::{LONG_WAIT, NAMED, News};
 use crate::files::directory::Directory;
 use crate::files::engine::env::{State, Token};
 use crate::files::scan::Example;
@@ -86,7 +86,9 @@ impl Reporter {
         if let Some(first) = &facts.skipped.unknown.first {
             problems.push(format!("{} directories cannot be read: {first}", facts.skipped.unknown.count));
         }
-        let stuck = !problems.is_empty() || facts.refused() > 0;
+        let named = |(path, why): (&String, &String)| Named { path: path.clone(), why: why.clone() };
+        let waiting: Vec<Named> = facts.waiting(clock::monotonic(), LONG_WAIT).take(NAMED).map(named).collect();
+        let stuck = !problems.is_empty() || facts.refused() > 0 || !waiting.is_empty();
         let condition = match () {
             () if in_step => Condition::InStep,
             () if stuck => Condition::Stuck,
@@ -101,7 +103,8 @@ impl Reporter {
             due: d.engine.due() as u64,
             held_deletes: self.held.len() as u64,
             refused: facts.refused(),
-            cannot: facts.refused.iter().take(NAMED).map(|(path, why)| Named { path: path.clone(), why: why.clone() }).collect(),
+            cannot: facts.refused.iter().take(NAMED).map(named).collect(),
+            waiting,
             conflict_copies: facts.copies,
             special: examples(&facts.skipped.special),
             names: examples(&facts.skipped.names),

@@ -4,19 +4,28 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::conflict::is_copy;
 use super::engine::env::Done;
 use super::plan::is_below;
 use super::scan::Skipped;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// Paths that are named one by one; beyond it they are counted.
 pub const NAMED: usize = 100;
 /// Paths that cannot be synced and are remembered, at most; the others are counted.
 const REFUSED: usize = 10_000;
+/// Paths that wait and are remembered, at most; the others are due, and counted there.
+const MAX_WAITING: usize = 1000;
+/// A path that waits for this long is named.
+pub const LONG_WAIT: Duration = Duration::from_secs(60);
+/// What this machine refused is tried again after this time, doubled each time up to the most.
+const RETRY_PAUSE: Duration = Duration::from_secs(15);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(900);
+/// Paths that are tried again at once, at most.
+const RETRIES: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -46,6 +55,10 @@ pub struct Facts {
     pub refused: BTreeMap<String, String>,
     /// Beside them, since the last look at everything began.
     more_refused: u64,
+    /// When those are tried again that this machine refused, and the pause after that.
+    retries: BTreeMap<String, (Instant, Duration)>,
+    /// What waits, and has not been settled since.
+    waiting: BTreeMap<String, Waiting>,
     /// Of the last look at everything.
     pub skipped: Skipped,
     pub copies: u64,
@@ -58,6 +71,14 @@ pub struct Facts {
     /// Paths with their copies.
     set_aside: Vec<(String, String)>,
     in_step_since: Option<SystemTime>,
+}
+
+/// A path that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Waiting {
+    since: Instant,
+    why: String,
+    logged: bool,
 }
 
 /// News for the hooks.
@@ -108,9 +129,15 @@ impl Board {
         }
     }
 
-    /// Cannot be done until something about it changes. Whether that is new.
-    pub fn refused(&self, path: &str, error: &Error) -> bool {
+    /// Cannot be done until something about it changes. Whether that is new. What this machine refused is tried again all the
+    /// same: nothing tells when a mount or an attribute is gone.
+    pub fn refused(&self, path: &str, error: &Error, now: Instant) -> bool {
         let (mut facts, why) = (self.lock(), error.to_string());
+        facts.waiting.remove(path);
+        if error.kind != Kind::Refused && (facts.retries.len() < REFUSED || facts.retries.contains_key(path)) {
+            let pause = facts.retries.get(path).map_or(RETRY_PAUSE, |(_, pause)| *pause);
+            facts.retries.insert(path.to_string(), (now + pause, (pause * 2).min(RETRY_PAUSE_MAX)));
+        }
         if facts.refused.len() >= REFUSED && !facts.refused.contains_key(path) {
             facts.more_refused += 1;
             return false;
@@ -120,9 +147,50 @@ impl Board {
 
     pub fn settled(&self, path: &str) {
         let mut facts = self.lock();
-        if !facts.refused.is_empty() {
-            facts.refused.remove(path);
+        facts.refused.remove(path);
+        facts.retries.remove(path);
+        facts.waiting.remove(path);
+    }
+
+    /// Something comes first, or has to come first.
+    pub fn waits(&self, path: &str, why: String, now: Instant) {
+        let mut facts = self.lock();
+        if let Some(waiting) = facts.waiting.get_mut(path) {
+            waiting.why = why;
+        } else if facts.waiting.len() < MAX_WAITING {
+            facts.waiting.insert(path.to_string(), Waiting { since: now, why, logged: false });
         }
+    }
+
+    /// Those that have waited for long and were not told yet.
+    pub fn long_waits(&self, now: Instant) -> Vec<(String, String)> {
+        let mut facts = self.lock();
+        let mut long = Vec::new();
+        for (path, waiting) in facts.waiting.iter_mut().filter(|(_, w)| !w.logged && now >= w.since + LONG_WAIT) {
+            waiting.logged = true;
+            long.push((path.clone(), waiting.why.clone()));
+        }
+        long
+    }
+
+    /// What was refused and is to be tried again now.
+    pub fn take_retries(&self, now: Instant) -> Vec<String> {
+        let mut facts = self.lock();
+        let due: Vec<String> = facts.retries.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).take(RETRIES).collect();
+        for path in &due {
+            if let Some((at, pause)) = facts.retries.get_mut(path) {
+                // until it is refused again
+                *at = now + *pause;
+            }
+        }
+        due
+    }
+
+    /// When one of these two has something to tell.
+    pub fn next(&self) -> Option<Instant> {
+        let facts = self.lock();
+        let long = facts.waiting.values().filter(|w| !w.logged).map(|w| w.since + LONG_WAIT);
+        facts.retries.values().map(|(at, _)| *at).chain(long).min()
     }
 
     /// Those below a directory; they may be gone with it.
@@ -181,6 +249,11 @@ fn copy(path: &str) -> u64 {
 }
 
 impl Facts {
+    /// Paths that wait for at least so long, with the reason.
+    pub fn waiting(&self, now: Instant, least: Duration) -> impl Iterator<Item = (&String, &String)> {
+        self.waiting.iter().filter(move |(_, w)| now >= w.since + least).map(|(path, w)| (path, &w.why))
+    }
+
     /// How many paths cannot be synced.
     pub fn refused(&self) -> u64 {
         self.refused.len() as u64 + self.more_refused
@@ -202,9 +275,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_synced_is_counted_and_named_up_to_a_number() {
-        let (board, no) = (Board::default(), Error::new(Kind::Failed, "no"));
-        (0..REFUSED + 5).for_each(|n| assert_eq!(board.refused(&format!("d/{n:06}"), &no), n < REFUSED));
-        assert!(!board.refused("d/000000", &no) && !board.refused("x", &no));
+        let (board, no, now) = (Board::default(), Error::new(Kind::Failed, "no"), crate::clock::monotonic());
+        (0..REFUSED + 5).for_each(|n| assert_eq!(board.refused(&format!("d/{n:06}"), &no, now), n < REFUSED));
+        assert!(!board.refused("d/000000", &no, now) && !board.refused("x", &no, now));
         let facts = board.facts();
         assert_eq!((facts.refused.len(), facts.refused()), (REFUSED, REFUSED as u64 + 6));
         assert_eq!((board.refused_below("d").len(), board.refused_below("e").len()), (REFUSED, 0));
@@ -212,5 +285,43 @@ mod tests {
         assert_eq!(board.facts().refused(), 6);
         board.looks_at_all();
         assert_eq!(board.facts().refused(), 0);
+    }
+
+    #[test]
+    fn refused_paths_are_tried_again_with_longer_and_longer_pauses_but_not_what_the_hub_refused() {
+        let (board, now) = (Board::default(), crate::clock::monotonic());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let here = Error::new(Kind::CannotCreate, "operation not permitted");
+        board.refused("a", &here, now);
+        board.refused("b", &Error::new(Kind::Refused, "too long"), now);
+        assert_eq!((board.take_retries(after(14)), board.next()), (vec![], Some(after(15))));
+        assert_eq!(board.take_retries(after(15)), ["a"]);
+        board.refused("a", &here, after(15));
+        assert_eq!((board.take_retries(after(44)), board.take_retries(after(45))), (vec![], vec!["a".to_string()]));
+        let mut at = 45;
+        for pause in [60, 120, 240, 480, 900, 900] {
+            board.refused("a", &here, after(at));
+            at += pause;
+            assert_eq!((board.take_retries(after(at - 1)), board.take_retries(after(at))), (vec![], vec!["a".to_string()]), "{pause}");
+        }
+        board.settled("a");
+        assert_eq!((board.take_retries(after(99_999)), board.next(), board.facts().refused()), (vec![], None, 1));
+    }
+
+    #[test]
+    fn a_path_that_waits_for_long_is_named_once_with_its_latest_reason() {
+        let (board, now) = (Board::default(), crate::clock::monotonic());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        board.waits("a", "first".into(), now);
+        board.waits("b", "soon done".into(), after(30));
+        assert_eq!((board.long_waits(after(59)), board.next()), (vec![], Some(after(60))));
+        board.waits("a", "second".into(), after(59));
+        let named = |at| board.facts().waiting(after(at), LONG_WAIT).map(|(p, w)| format!("{p} {w}")).collect::<Vec<_>>();
+        assert_eq!((named(59), named(60)), (vec![], vec!["a second".to_string()]));
+        assert_eq!(board.long_waits(after(60)), [("a".to_string(), "second".to_string())]);
+        assert_eq!((board.long_waits(after(61)), board.next()), (vec![], Some(after(90))));
+        board.settled("b");
+        board.refused("a", &Error::new(Kind::Refused, "no"), after(61));
+        assert_eq!((named(500), board.next()), (vec![], None));
     }
 }

@@ -35,6 +35,8 @@ const GUARD: Duration = Duration::from_secs(300);
 /// For how long downloads pause when the disk is full.
 const FULL: Duration = Duration::from_secs(15);
 
+/// Paths that wait and are named in the log at one time, at most; the status names more.
+const NAMED_IN_LOG: usize = 10;
 /// A hub is restored once, not with every answer.
 const EPOCHS: u32 = 3;
 
@@ -316,8 +318,13 @@ impl Directory {
                     self.board.no_space(None);
                 }
             }
-            Outcome::Looked | Outcome::Waits | Outcome::Held => {}
-            Outcome::Later(e) => log::debug!("{path:?} waits: {e}"),
+            Outcome::Looked => {}
+            Outcome::Held => self.board.settled(&path),
+            Outcome::Waits(why) => self.waits(&path, why),
+            Outcome::Later(e) => {
+                log::debug!("{path:?} waits: {e}");
+                self.waits(&path, e.to_string());
+            }
             Outcome::NoSpace(e) if e.kind != Kind::Failed => {
                 *lock(&self.full_until) = Some(clock::monotonic() + FULL);
                 if self.board.no_space(Some(e.to_string())) {
@@ -335,8 +342,15 @@ impl Directory {
         self.poke.done();
     }
 
+    /// All wait for a hub that is not there; what is wrong with it is told once.
+    fn waits(&self, path: &str, why: String) {
+        if self.link.trouble().is_none() {
+            self.board.waits(path, why, clock::monotonic());
+        }
+    }
+
     fn cannot(&self, path: &str, e: &Error) {
-        if self.board.refused(path, e) {
+        if self.board.refused(path, e, clock::monotonic()) {
             log::warn!("cannot sync {path:?}: {e} dir={}", self.settings.path.display());
         }
     }
@@ -351,9 +365,24 @@ impl Directory {
         lock(&self.fatal).clone()
     }
 
-    /// Makes due what waits, if it is time to. When to ask again.
+    /// Makes due what waits or was refused, if it is time to, and names what waits for long. When to ask again.
     pub fn wake(&self) -> Duration {
         let now = clock::monotonic();
+        let retries = self.board.take_retries(now);
+        for path in &retries {
+            self.engine.offer(path);
+        }
+        if !retries.is_empty() {
+            self.poke.poke();
+        }
+        for (path, why) in self.board.long_waits(now).iter().take(NAMED_IN_LOG) {
+            log::warn!("{path:?} waits to be synced: {why} dir={}", self.settings.path.display());
+        }
+        let next = self.wake_waiting(now);
+        self.board.next().map_or(next, |at| next.min(at.saturating_duration_since(now)).max(Duration::from_millis(10)))
+    }
+
+    fn wake_waiting(&self, now: Instant) -> Duration {
         let mut again = lock(&self.again);
         if now >= again.guard {
             again.guard = now + GUARD;

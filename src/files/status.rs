@@ -67,6 +67,9 @@ pub struct Status {
     pub refused: u64,
     /// Some of those that cannot be synced.
     pub cannot: Vec<Named>,
+    /// Some of those that wait for long.
+    #[serde(default)]
+    pub waiting: Vec<Named>,
     pub conflict_copies: u64,
     /// Names that never travel: sockets and devices, names that are not UTF-8 or too long.
     pub special: Examples,

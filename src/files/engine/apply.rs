@@ -9,14 +9,14 @@ use crate::files::rules::{Rule, holds};
 use super::env::{Done, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
 use super::send::CANDIDATES;
 use super::step::{in_step, seen_with, token};
-use super::{CHUNK, Engine, Going, Known, Step, Stop};
+use super::{CHUNK, Engine, Going, Known, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, Step, Stop};
 
 impl Engine {
     // -- the hub's version comes ----------------------------------------------------------------------------------------------
 
     /// Puts the hub's version under its name: complete under a temporary name first, then by one rename.
     pub(super) fn place(&self, path: &str, known: &Known, over: Option<Local>, mode: u32) -> Step {
-        let Some(theirs) = known.remote().entry else { return Err(Stop::Again) };
+        let Some(theirs) = known.remote().entry else { return Err(Stop::Again(PLAN_CHANGED)) };
         if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
             let seen = Stamp { mode: node.stamp.mode, ..node.stamp };
             self.commit(known.generation, &[Write::Base(path.to_string(), in_step(known, Some(seen)))])?;
@@ -25,7 +25,9 @@ impl Engine {
         let entry = Entry { mode, ..theirs };
         let sources = self.sources(path, &theirs)?;
         // the hub has it no more: the feed will say so
-        let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources)? else { return Err(Stop::Again) };
+        let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources)? else {
+            return Err(Stop::Again("the hub has its content no more, and has not said what is there now"));
+        };
         let intent = Intent::Place { generation: known.generation, row: known.remote().clone(), mode, over, staged: staged.clone() };
         if holds(Rule::ApplyIntent) {
             let written = self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))]);
@@ -45,7 +47,7 @@ impl Engine {
             }
             Moved::Taken | Moved::Changed => {
                 self.clear_away(path, known, &staged.temp)?;
-                Err(Stop::Again)
+                Err(Stop::Again(LOCAL_CHANGED))
             }
         }
     }
@@ -75,7 +77,7 @@ impl Engine {
                 return self.leave(path, known, local, then, self.trash_slot(path, local)?, true);
             }
         }
-        Err(Stop::Again)
+        Err(Stop::Again(NO_FREE_NAME))
     }
 
     /// Moves to the trash what the hub has deleted.
@@ -123,7 +125,7 @@ impl Engine {
             }
             Moved::Taken | Moved::Changed => {
                 self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
-                Err(Stop::Again)
+                Err(Stop::Again(LOCAL_CHANGED))
             }
         }
     }
@@ -137,7 +139,7 @@ impl Engine {
                 return Ok(slot);
             }
         }
-        Err(Stop::Again)
+        Err(Stop::Again(NO_FREE_NAME))
     }
 
     /// Sets the mode of what is here, and then the base. The intent keeps what a person sets after that from looking like what
@@ -148,7 +150,7 @@ impl Engine {
         let stamp = self.env.tree.set_mode(path, &local.stamp, mode)?;
         let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode));
         self.finished(path, known, known.generation, base)?;
-        if stamp.is_some() { Ok(true) } else { Err(Stop::Again) }
+        if stamp.is_some() { Ok(true) } else { Err(Stop::Again(LOCAL_CHANGED)) }
     }
 
     // -- what became of it ----------------------------------------------------------------------------------------------------
@@ -342,7 +344,9 @@ impl Engine {
             Going::Free => return Ok(()),
             Going::Counts(hash) => hash,
             // the other half goes first, unless it waits itself
-            Going::Renamed(_, to) if self.desk().is_under_way(&to) => return Err(Stop::Again),
+            Going::Renamed(_, to) if self.desk().is_under_way(&to) => {
+                return Err(Stop::Again("it was renamed on the hub, and the new name comes first"));
+            }
             Going::Renamed(hash, _) => hash,
         };
         let token = token(path, known);

@@ -10,7 +10,7 @@ use crate::files::rules::{Rule, holds};
 
 use super::env::{Condition, From};
 use super::send::Parcel;
-use super::{CHUNK, Engine, Known, Step, Stop, is_file, lock, takes_away};
+use super::{CHUNK, Engine, Known, NO_FREE_NAME, Step, Stop, is_file, lock, takes_away};
 
 /// What is known to be below a name.
 #[derive(Default)]
@@ -36,17 +36,17 @@ impl Engine {
         let action = self.plan(known).action;
         if dir.is_some() && below.going && self.env.tree.is_empty(path)? {
             // it is empty because of us: it goes with its last entry
-            return Err(Stop::Again);
+            return Err(Stop::Again("the directory is removed with the last file in it"));
         }
         if takes_away(action) || !(here || there) {
             return Ok(false);
         }
         if !(below.wanted || action == Action::Conflict && dir.is_some()) {
             let first_below = action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
-            return if first_below { Err(Stop::Again) } else { Ok(false) };
+            return if first_below { Err(Stop::Again("what is below it on the hub is deleted first")) } else { Ok(false) };
         }
         if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed) {
-            return Err(Stop::Again);
+            return Err(Stop::Again("a file and a directory have this name, and the hub has not told all changes yet"));
         }
         if self.options.mode != Mode::TwoWay {
             return Err(Stop::Unknown("a file and a directory have this name, and changes go one way only: rename one of them".into()));
@@ -79,7 +79,7 @@ impl Engine {
                 continue;
             }
             if !self.desk().claim(&copy) {
-                return Err(Stop::Again);
+                return Err(Stop::Again("another change of the same name is under way"));
             }
             let from = Some(From { path: path.to_string(), rev: known.remote().rev });
             let parcel = Parcel { path: copy.clone(), entry: Some(entry), condition: Condition::Nothing, from, local: None, ours: false };
@@ -89,7 +89,7 @@ impl Engine {
             desk.offer(&copy);
             return sent;
         }
-        Err(Stop::Again)
+        Err(Stop::Again(NO_FREE_NAME))
     }
 
     /// Looks at all that is known below a name. What is open there goes first.

@@ -222,11 +222,12 @@ impl Desk {
         }
     }
 
-    /// Takes the result of work on a path.
-    pub fn ended(&mut self, path: &str, end: End) {
+    /// Takes the result of work on a path. `true`: too much was done about it in a row, and it waits.
+    pub fn ended(&mut self, path: &str, end: End) -> bool {
         self.busy.remove(path);
         self.passing.remove(path);
         let progress = end == End::Progress;
+        let mut parked = false;
         let again = self.due.get(path).is_some_and(|d| d.again);
         let turns = self.due.get_mut(path).map_or(0, |d| {
             d.turns = match end {
@@ -238,7 +239,10 @@ impl Desk {
         });
         match end {
             // a hub that says that it did what it did not would keep us busy for ever
-            End::Progress if turns >= MOST_TURNS => self.set_stage(path, Stage::Waiting),
+            End::Progress if turns >= MOST_TURNS => {
+                parked = true;
+                self.set_stage(path, Stage::Waiting);
+            }
             _ if again || progress => self.restart(path),
             End::Progress | End::Settled | End::Dropped => self.forget(path),
             End::Examined(found) => self.examined(path, found),
@@ -253,6 +257,7 @@ impl Desk {
         if progress {
             self.wake_around(path);
         }
+        parked
     }
 
     fn examined(&mut self, path: &str, found: Examined) {

@@ -36,6 +36,12 @@ pub use feed::Polled;
 /// Rows read from the state at once.
 const CHUNK: usize = 256;
 
+const LOCAL_CHANGED: &str = "the file here changed meanwhile";
+const PLAN_CHANGED: &str = "what was planned does not fit what is there";
+const NO_FREE_NAME: &str = "no name is free for a copy";
+/// See [`desk::Desk::ended`].
+const PARKED: &str = "the hub says that it was done, again and again, but it was not";
+
 /// See the module.
 pub struct Engine {
     env: Env,
@@ -77,8 +83,8 @@ pub enum Outcome {
     Progress,
     /// Nothing is left to do about it.
     Settled,
-    /// Something else comes first; it is done after [`Engine::wake`].
-    Waits,
+    /// Something else comes first; it is done after [`Engine::wake`]. Why.
+    Waits(String),
     /// By the guard.
     Held,
     /// The environment could not do it now; due again after [`Engine::wake`].
@@ -120,8 +126,8 @@ impl Drop for LookingAround<'_> {
 #[derive(Debug)]
 enum Stop {
     Fault(Fault),
-    /// Something is not as it was planned on: plan again, at the next wake-up.
-    Again,
+    /// Something is not as it was planned on: plan again, at the next wake-up. Why.
+    Again(&'static str),
     /// Another path goes first.
     WaitFor(String),
     Held,
@@ -246,8 +252,8 @@ impl Engine {
             Task::CarryOut => self.turn(&path).map(|progress| if progress { End::Progress } else { End::Settled }),
         };
         let (end, outcome) = outcome(done);
-        self.desk().ended(&path, end);
-        Report { path, outcome }
+        let parked = self.desk().ended(&path, end);
+        Report { path, outcome: if parked { Outcome::Waits(PARKED.into()) } else { outcome } }
     }
 
     /// Whether there may be something to do that way.
@@ -398,7 +404,7 @@ impl Engine {
     fn commit(&self, generation: u64, writes: &[Write]) -> Result<(), Stop> {
         let now = self.generation.read().unwrap_or_else(PoisonError::into_inner);
         if *now != generation {
-            return Err(Stop::Again);
+            return Err(Stop::Again("the hub was set back, and all is compared again"));
         }
         Ok(self.env.state.commit(writes)?)
     }
@@ -409,8 +415,11 @@ fn outcome(done: Result<End, Stop>) -> (End, Outcome) {
         Ok(End::Settled) => (End::Settled, Outcome::Settled),
         Ok(end @ End::Examined(_)) => (end, Outcome::Looked),
         Ok(end) => (end, Outcome::Progress),
-        Err(Stop::Again) => (End::Wait(None), Outcome::Waits),
-        Err(Stop::WaitFor(other)) => (End::Wait(Some(other)), Outcome::Waits),
+        Err(Stop::Again(why)) => (End::Wait(None), Outcome::Waits(why.into())),
+        Err(Stop::WaitFor(other)) => {
+            let why = format!("{other:?} comes first");
+            (End::Wait(Some(other)), Outcome::Waits(why))
+        }
         Err(Stop::Held) => (End::Held, Outcome::Held),
         Err(Stop::Unknown(why)) => (End::Dropped, Outcome::Refused(Error::new(crate::error::Kind::Failed, why))),
         Err(Stop::Fault(Fault::Later(e))) => (End::Wait(None), Outcome::Later(e)),

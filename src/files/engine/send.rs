@@ -62,7 +62,7 @@ impl Engine {
                 let row = if let Answer::Differs(Some(row)) = &answer { Some(row) } else { None };
                 let believed = row.filter(|_| !holds(Rule::RefusalsTellNothing));
                 self.settled(generation, &key, None, believed.map(std::slice::from_ref).unwrap_or_default())?;
-                Err(Stop::Again)
+                Err(Stop::Again("the file or the hub's version changed while it was sent"))
             }
         }
     }
@@ -167,7 +167,7 @@ impl Engine {
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
         for old in self.env.state.with_hash(&local.entry.hash, CANDIDATES)?.into_iter().filter(apart) {
             if !self.desk().claim(&old) {
-                return Err(Stop::Again);
+                return Err(Stop::Again("the name that it had before is being worked on"));
             }
             match self.was_renamed(&old, local) {
                 Ok(Some(rev)) => return Ok(Some(From { path: old, rev })),
@@ -196,7 +196,7 @@ impl Engine {
         if let Some(entry) = known.base().entry.filter(|e| !e.is_dir() && known.node.is_none())
             && self.desk().has_twin(path, &entry.hash)
         {
-            return Err(Stop::Again);
+            return Err(Stop::Again("a file with the same content is new here: it may have been renamed"));
         }
         self.pass_guard(path, known)?;
         let condition = Condition::Rev(known.remote().rev);

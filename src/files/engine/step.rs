@@ -5,7 +5,7 @@ use crate::files::rules::{Rule, holds};
 
 use super::desk::{End, Examined, Rank, Way};
 use super::env::{Token, Write};
-use super::{Engine, Going, Known, Step, Stop, is_file};
+use super::{Engine, Going, Known, LOCAL_CHANGED, PLAN_CHANGED, Step, Stop, is_file};
 
 impl Engine {
     /// Looks at a path and says what kind of work it is. Changes nothing.
@@ -100,7 +100,7 @@ impl Engine {
             (Action::Conflict, Some(local)) => self.resolve(path, &known, &local, plan.mode),
             (Action::Download, local) => self.place(path, &known, local, plan.mode),
             // these are planned for something that is here
-            (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => Err(Stop::Again),
+            (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => Err(Stop::Again(PLAN_CHANGED)),
         }
     }
 
@@ -136,7 +136,7 @@ impl Engine {
             return self.change_mode(path, known, local, mode, in_step(known, None));
         }
         if self.env.tree.stamp(path)? != Some(local.stamp) {
-            return Err(Stop::Again);
+            return Err(Stop::Again(LOCAL_CHANGED));
         }
         let base = in_step(known, Some(seen_with(mode, known.remote().entry.as_ref(), local.stamp)));
         self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;

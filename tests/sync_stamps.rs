@@ -1,0 +1,150 @@
+//! What `stat` does not tell, and what waits: changes that leave no time behind, and paths that cannot be synced now are named.
+
+#![allow(clippy::disallowed_methods)] // the test is a user
+
+#[path = "support/files.rs"]
+mod files;
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/tree.rs"]
+mod tree;
+#[path = "support/world.rs"]
+mod world;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use files::Hub;
+use tree::{Synced, settled};
+use world::wait_for;
+
+/// A program that has a page of a file mapped: xfs_io of xfsprogs.
+struct Mapped {
+    program: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Mapped {
+    /// `None`, with a word, where there is no such program.
+    fn of(path: &Path) -> Option<Mapped> {
+        let spawned = Command::new("stdbuf").args(["-oL", "xfs_io"]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut program = spawned.ok()?;
+        let (input, output) = (program.stdin.take(), BufReader::new(program.stdout.take()?));
+        let mut mapped = Mapped { program, input, output };
+        let maps = mapped.run("mmap -rw 0 4096");
+        if !maps {
+            println!("SKIPPED: xfs_io (xfsprogs) is needed to write through a mapping");
+        }
+        maps.then_some(mapped)
+    }
+
+    fn run(&mut self, command: &str) -> bool {
+        let mut line = String::new();
+        let written = writeln!(self.input.as_mut().unwrap(), "{command}\nprint");
+        while written.is_ok() && !line.contains("(0 : 4096)") {
+            line.clear();
+            if self.output.read_line(&mut line).unwrap_or(0) == 0 {
+                return false;
+            }
+        }
+        written.is_ok()
+    }
+
+    fn write(&mut self, byte: u8) {
+        assert!(self.run(&format!("mwrite -S {byte} 0 4096")), "xfs_io ended");
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.input = None;
+        let _ = self.program.wait();
+    }
+}
+
+#[test]
+fn what_a_program_writes_through_a_mapping_arrives_with_the_next_pass() {
+    let hub = Hub::start();
+    let (a, b) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    a.put("db", [0; 4096]);
+    let Some(mut mapped) = Mapped::of(&a.at("db")) else { return };
+    for byte in 1..4 {
+        mapped.write(byte);
+        a.pass();
+        b.pass();
+        assert_eq!(b.read("db").unwrap(), [byte; 4096]);
+        // the page was read just now: does this write show?
+        mapped.write(byte + 100);
+        a.pass();
+        b.pass();
+        assert_eq!(b.read("db").unwrap(), [byte + 100; 4096]);
+    }
+}
+
+#[test]
+fn an_edit_from_elsewhere_keeps_what_was_written_through_a_mapping() {
+    let hub = Hub::start();
+    let (mut a, b) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    a.put("db", [0; 4096]);
+    let Some(mut mapped) = Mapped::of(&a.at("db")) else { return };
+    mapped.write(1);
+    a.start();
+    settled(&hub.world, &[&a]);
+    b.pass();
+    // no event tells of this
+    mapped.write(2);
+    b.put("db", "edited on beta");
+    b.pass();
+    wait_for("the edit arrives", &hub.world, || a.text("db") == "edited on beta");
+    drop(mapped);
+    wait_for("the copy is there", &hub.world, || a.contents("sync-conflict").len() == 1);
+    let copy = a.names().into_iter().find(|name| name.contains("sync-conflict")).unwrap();
+    assert_eq!(a.read(copy).unwrap(), [2; 4096]);
+}
+
+/// Whether files can be made immutable here.
+fn chattr(flag: &str, path: &Path) -> bool {
+    Command::new("chattr").arg(flag).arg(path).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn what_this_machine_refused_is_tried_again_without_an_event() {
+    let hub = Hub::start();
+    let (a, mut b) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    a.put("edited", "one");
+    a.put("deleted", "one");
+    a.pass();
+    b.start();
+    settled(&hub.world, &[&b]);
+    if !chattr("+i", &b.at("edited")) || !chattr("+i", &b.at("deleted")) {
+        println!("SKIPPED: root and a filesystem with attributes are needed to make a file immutable");
+        return;
+    }
+    a.put("edited", "two");
+    a.remove("deleted");
+    a.pass();
+    wait_for("both are named", &hub.world, || ["edited", "deleted"].iter().all(|name| b.problems().contains(name)));
+    assert!(b.problems().contains("not permitted") && b.condition() == "stuck", "{}", b.status());
+    assert!(chattr("-i", &b.at("edited")) && chattr("-i", &b.at("deleted")));
+    wait_for("both are done", &hub.world, || b.text("edited") == "two" && !b.has("deleted"));
+    wait_for("nothing is named", &hub.world, || b.condition() == "in-step");
+}
+
+#[test]
+fn a_pass_names_what_is_written_to_all_the_while_and_the_reason() {
+    let hub = Hub::start();
+    let a = Synced::new(&hub.world, "alpha");
+    let script = format!("while :; do echo x >>{:?}; done", a.at("hot"));
+    let mut writer = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    wait_for("it is written", &hub.world, || a.has("hot"));
+    let (status, said) = a.try_pass(&[]);
+    let told = a.told(&[]);
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    assert_eq!((status, said["waiting"][0]["path"].as_str()), (1, Some("hot")), "{said}");
+    assert!(said["waiting"][0]["why"].as_str().unwrap().contains("being written to"), "{said}");
+    assert!(told.contains("hot waits: "), "{told}");
+    assert_eq!(a.pass()["waiting"], serde_json::json!([]));
+}
