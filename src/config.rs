@@ -80,6 +80,10 @@ pub mod limits {
     pub const FILE_EVENTS: u64 = 100_000;
     /// Idempotency keys of changes to files that the hub remembers; beyond it the oldest go before their time is over.
     pub const FILE_KEYS: u64 = 200_000;
+    /// Chunks that the hub knows to be lost; it finds others again when these are mended.
+    pub const WANTED: usize = 10_000;
+    /// Files of those that it names to clients at one time.
+    pub const WANTED_NAMES: usize = 100;
     /// Files in the hub's staging directory: chunks that no commit has named yet, and bodies on their way in.
     pub const STAGED: u64 = 300_000;
 }

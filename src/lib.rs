@@ -106,7 +106,8 @@
 //! however many files have them: short ones in the tables, others as files that never change. A chunk is written and synced
 //! in a staging directory by whoever reads the upload. The committer alone moves it to its place, before the transaction that
 //! names it, and removes it, after the one that forgets it: so the two never meet, and what a crash leaves in between is a
-//! file that no table knows.
+//! file that no table knows. What is found damaged or missing is remembered and asked for ([`hub::store`], `wanted`): the changes
+//! name the files, a client that has one sends what is lost, and bytes that come always take the place of those that are there.
 //!
 //! # Reading order
 //!

@@ -80,6 +80,10 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         true => context.out.object(&BackedUp { dir: &dir, backup }),
         false => context.out.line(&format!("{}: {} files, {} chunks", dir.display(), backup.files, backup.chunks)),
     }
+    if backup.lost > 0 {
+        let what = format!("the backup in {} lacks {} chunks that the hub has lost", dir.display(), backup.lost);
+        return Err(Error::new(Kind::Damaged, what).hint(format!("\"mesync hub check --data {}\" names the files", dir.display())));
+    }
     Ok(Done::All)
 }
 
@@ -123,7 +127,7 @@ fn find_hub(data: &Path) -> Result<()> {
 }
 
 /// `mesync hub check`
-pub fn check(context: &mut Context, _: &Invocation) -> Result<Done> {
+pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = &context.settings.hub;
     let dir = hub.data_dir.display();
     let _claim = claim_existing(&hub.data_dir).map_err(|e| match e.kind {
@@ -132,18 +136,40 @@ pub fn check(context: &mut Context, _: &Invocation) -> Result<Done> {
         _ => e,
     })?;
     let findings = check::check(&hub.data_dir, hub.cache as usize)?;
+    let repair = invocation.has("repair");
+    if repair {
+        check::ask_for_lost(&hub.data_dir, hub.cache as usize, &findings.lost_chunks, clock::millis(clock::now()))?;
+    }
     if context.out.json {
         context.out.object(&findings);
     } else {
         findings.damage.iter().for_each(|what| context.out.line(&format!("damaged: {what}")));
+        findings.lost.iter().for_each(|lost| context.out.line(&lost_in_words(lost, repair)));
         findings.orphans.iter().for_each(|path| context.out.line(&format!("not needed: {path}")));
         let check::Findings { files, versions, chunks, bytes, .. } = findings;
         context.out.line(&format!("{files} files, {versions} versions, {chunks} chunks of {bytes} bytes"));
     }
     match findings.damage.len() as u64 + findings.more {
         0 => Ok(Done::All),
-        n => Err(Error::new(Kind::Damaged, format!("{n} things are damaged in {dir}")).hint("restore a backup")),
+        n => {
+            let hint = match (findings.lost.is_empty(), repair) {
+                (true, _) => "restore a backup",
+                (false, true) => "start the hub: machines that have the files send them again; what none has is in a backup",
+                (false, false) => "with --repair the hub asks the machines for what is lost; or restore a backup",
+            };
+            Err(Error::new(Kind::Damaged, format!("{n} things are damaged in {dir}")).hint(hint))
+        }
     }
+}
+
+fn lost_in_words(lost: &check::Lost, repair: bool) -> String {
+    let which = if lost.is_current { "current" } else { "kept as a version" };
+    let asked = match (&lost.wanted_since, repair) {
+        (Some(since), _) => format!("asked for since {since}, and no machine has sent it"),
+        (None, true) => "asked for from the next start of the hub on".to_string(),
+        (None, false) => "not asked for yet".to_string(),
+    };
+    format!("lost: {}, revision {}, {which}: {asked}", wire::brief(&lost.name), lost.rev)
 }
 
 /// A key as `--json` shows it.

@@ -292,9 +292,10 @@ pub static COMMANDS: &[Command] = &[
         name: "hub check",
         group: Group::Hub,
         arguments: &[],
-        flags: &[DATA],
+        flags: &[DATA, switch("repair", "have the hub ask its clients for contents that are lost")],
         doc: "check that all that the hub keeps is there and whole",
         long: &[
+            "Files and versions whose content is lost are named. With --repair the hub asks for them from its next start on, and a machine that has one in a synced directory sends it; what stays in the list has no machine. Nothing is removed.",
             "Reads all contents of files, so it takes its time. The hub must be stopped; to check one that runs, make a backup and check that. Exit status 65 if something is damaged. What is only not needed any more is named too, and is no damage: the hub removes it.",
         ],
         examples: &[("mesync hub check", "the hub of this machine"), ("mesync hub check --data /mnt/usb/hub-monday", "a backup")],

@@ -123,6 +123,9 @@ impl HubClient {
             (412, _) => {
                 Error::new(Kind::Refused, format!("hub {} has another revision by now", self.url)).hint("look at it and do it again")
             }
+            (409, words) if matches!(told, Told::Missing(_)) => {
+                Error::new(Kind::Busy, format!("hub {} cannot do it now: {}", self.url, said(words)))
+            }
             (408 | 425 | 429 | 500..=599, words) => Error::new(Kind::Busy, format!("hub {} cannot do it now: {}", self.url, said(words))),
             (_, words) => Error::new(Kind::Refused, format!("hub {} refuses {}: {}", self.url, bare(path), said(words))),
         };

@@ -50,6 +50,8 @@ pub struct Directory {
     pub traffic: Arc<Traffic>,
     pub board: Arc<Board>,
     pub poke: Arc<Poke>,
+    /// The server is a hub of ours.
+    remote: Option<Arc<Remote>>,
     /// The server is no hub of ours: what it has is found by listing all of it.
     legacy: Option<Arc<Legacy>>,
     /// Pieces of work that have changed something.
@@ -137,13 +139,13 @@ impl Directory {
         let (poke, board) = (Arc::<Poke>::default(), Arc::<Board>::default());
         let (link, traffic) = (Arc::new(Link::new(poke.clone())), Arc::new(Traffic::new(settings.bandwidth_limit)));
         let names = Names::below(&settings.remote);
-        let (legacy, hub, transfer): (_, Arc<dyn Hub>, Arc<dyn Transfer>) = if is_ours(&hub, &state)? {
+        let (remote, legacy, hub, transfer): (_, _, Arc<dyn Hub>, Arc<dyn Transfer>) = if is_ours(&hub, &state)? {
             let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
-            (None, remote.clone(), remote)
+            (Some(remote.clone()), None, remote.clone(), remote)
         } else {
             let legacy = Legacy::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()).map_err(error)?;
             let legacy = Arc::new(legacy);
-            (Some(legacy.clone()), legacy.clone(), legacy)
+            (None, Some(legacy.clone()), legacy.clone(), legacy)
         };
         boot::opened(&state, &*tree, &boot::current()).map_err(error)?;
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
@@ -159,6 +161,7 @@ impl Directory {
             traffic,
             board,
             poke,
+            remote,
             legacy,
             worked: AtomicU64::new(0),
             look_again: Mutex::new(false),
@@ -181,6 +184,11 @@ impl Directory {
             match self.engine.poll() {
                 Ok(Polled::More) => self.poke.poke(),
                 Ok(Polled::Drained | Polled::Busy) => {
+                    if let Some(remote) = &self.remote {
+                        for path in remote.mend() {
+                            self.engine.offer(&path);
+                        }
+                    }
                     self.poke.poke();
                     return true;
                 }

@@ -221,7 +221,7 @@ impl Work {
             self.swept = clock::monotonic();
             self.store.hold_reserve();
         }
-        if flush || sweep {
+        if flush || sweep || self.store.has_found_losses() {
             let mut ops = self.store.due();
             ops.extend(sweep.then_some(Op::Sweep));
             self.commit(ops, Vec::new());
@@ -240,7 +240,8 @@ impl Work {
             ops.push(op);
             answers.push((answer, _permit));
         }
-        let began = clock::monotonic();
+        let (began, wanted) = (clock::monotonic(), self.store.wanted_changes());
+        let says_losses = self.store.has_found_losses();
         let outcomes = self.apply(ops);
         self.measure(first + answers.len(), began.elapsed());
         let mut outcomes = match outcomes {
@@ -255,13 +256,16 @@ impl Work {
             self.swept = clock::monotonic();
         }
         // those who wait for messages before those who sent them
-        let wakes: BTreeSet<Wake> = (outcomes.iter_mut())
+        let mut wakes: BTreeSet<Wake> = (outcomes.iter_mut())
             .flat_map(|o| match o {
                 Outcome::Posted { wakes, .. } => std::mem::take(wakes),
                 Outcome::Changed(changed) if changed.iter().any(Changed::is_change) => vec![Wake::Files],
                 _ => Vec::new(),
             })
             .collect();
+        if says_losses || wanted != self.store.wanted_changes() {
+            wakes.insert(Wake::Files);
+        }
         self.events.wake(&wakes);
         for ((answer, permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first)) {
             // its bytes are on the disk; what the caller sends next finds the room

@@ -205,6 +205,7 @@ impl Desk {
             text.gauge("file_tombstones", "deleted files that are remembered", counts.tombstones);
             text.gauge("file_events", "events of files kept", counts.events);
             text.gauge("chunks", "chunks of all files and versions", counts.chunks);
+            text.gauge("chunks_lost", "chunks that are lost or damaged, and asked for", self.store.lost_count());
             text.gauge("rev", "the latest revision", counts.rev);
         }
         let only = match caller {

@@ -28,6 +28,8 @@ struct Feed {
     /// The revision of the last event that was written, and where more are; `None`: no events of files.
     files: Option<(u64, Arc<Store>)>,
     all_kinds: bool,
+    /// How often chunks were lost or mended, as far as the reader knows.
+    wanted: u64,
 }
 
 /// Answers with a stream: wake-ups for `?host=`, and events of files after `Last-Event-ID` or `?after=`, or from now on.
@@ -50,7 +52,7 @@ fn feed(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Result<F
     let subscription = events.subscribe(host.clone(), files).ok_or_else(busy)?;
     // after the subscription: what is committed from here on is either read or woken for
     let files = if files { Some((begin(store, after)?, Arc::clone(store))) } else { None };
-    Ok(Feed { subscription, host, files, all_kinds: all_kinds(request) })
+    Ok(Feed { subscription, host, files, all_kinds: all_kinds(request), wanted: store.wanted_changes() })
 }
 
 /// The revision after which the stream begins.
@@ -99,6 +101,11 @@ impl Feed {
     /// Writes all events that there are. `false`: some of them are not kept any more; the reader learns it when it comes back.
     fn write_files(&mut self, out: &mut dyn Pieces) -> io::Result<bool> {
         let Some((mut last, store)) = self.files.clone() else { return Ok(true) };
+        let wanted = std::mem::replace(&mut self.wanted, store.wanted_changes());
+        if self.all_kinds && wanted != self.wanted {
+            // what is lost is named by the changes
+            out.send(b"data: {\"type\":\"file_wanted\"}\n\n")?;
+        }
         loop {
             let page = match store.events_after(last, EVENT_PAGE) {
                 Ok(Some(page)) => page,

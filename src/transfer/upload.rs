@@ -43,11 +43,13 @@ pub struct Stands {
     sha256: Option<Hash>,
     mode: Option<u32>,
     mtime: Option<String>,
+    /// The hub has lost a part of it.
+    wanted: bool,
 }
 
 impl From<&Record> for Stands {
     fn from(r: &Record) -> Stands {
-        Stands { id: r.id, rev: r.rev, kind: r.kind, sha256: r.checksum_sha256, mode: r.mode, mtime: r.mtime.clone() }
+        Stands { id: r.id, rev: r.rev, kind: r.kind, sha256: r.checksum_sha256, mode: r.mode, mtime: r.mtime.clone(), wanted: r.wanted }
     }
 }
 
@@ -214,7 +216,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         let stands = self.known.get(&about.name.full())?;
         let time = |text: &str| clock::parse_rfc3339(text);
         let same_time = stands.mtime.as_deref().is_some_and(|t| time(t) == time(about.mtime) && time(t).is_some());
-        let same = stands.sha256 == Some(content.sha256) && stands.mode == Some(about.mode) && same_time;
+        let same = !stands.wanted && stands.sha256 == Some(content.sha256) && stands.mode == Some(about.mode) && same_time;
         let rev = Some(stands.rev).filter(|rev| *rev > 0);
         (same && stands.kind == files::Kind::File).then_some(Uploaded {
             outcome: Outcome::Unchanged,

@@ -187,6 +187,9 @@ pub struct Record {
     /// Of something deleted: the name under which it goes on, if it was renamed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed_to: Option<Name>,
+    /// The hub has lost a part of the content, and asks for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wanted: bool,
 }
 
 impl Record {
@@ -336,6 +339,9 @@ pub struct Changes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<u64>,
     pub changes: Vec<Record>,
+    /// On the last page: some of the files whose content the hub has lost in part, and asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<Name>,
 }
 
 /// The answer of `GET /api/idempotency/{key}`.
@@ -417,6 +423,9 @@ pub struct Backup {
     /// Bytes of chunks that were copied, since they could not be given a further name there.
     #[serde(default)]
     pub copied: u64,
+    /// Chunks that the hub has lost: they are in no backup.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 #[cfg(test)]

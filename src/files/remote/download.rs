@@ -73,7 +73,7 @@ impl Remote {
             Fetched::Alone => {
                 let mut bytes = Vec::new();
                 Ok(self
-                    .stream(row, entry.size.min(BATCH_FILE), &mut |piece| {
+                    .stream(path, row, entry.size.min(BATCH_FILE), &mut |piece| {
                         bytes.extend_from_slice(piece);
                         Ok(())
                     })?
@@ -110,9 +110,10 @@ impl Remote {
     }
 
     /// Hands the bytes of a revision to `take`, no more than announced. `false`: the hub has it no more.
-    fn stream(&self, row: &RemoteRow, size: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<bool> {
+    fn stream(&self, path: &str, row: &RemoteRow, size: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<bool> {
         let mut answer = match self.hub.download(row.id, Some(row.rev), 0, None) {
             Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => return Ok(false),
+            Err(failure) => return Err(self.not_sent(path, failure)),
             other => self.called(other)?,
         };
         let (mut left, mut buffer) = (size, vec![0; BUFFER]);
@@ -132,7 +133,8 @@ impl Remote {
 
     fn medium(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
         let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
-        let whole = self.stream(row, entry.size, &mut |bytes| temporary.write_all(bytes).map_err(|e| fault("write beside", path, &e)))?;
+        let whole =
+            self.stream(path, row, entry.size, &mut |bytes| temporary.write_all(bytes).map_err(|e| fault("write beside", path, &e)))?;
         if !whole {
             return Ok(None);
         }
@@ -174,7 +176,7 @@ impl Remote {
             Err(failure) if failure.status == 0 && failure.error.kind != Kind::Unreachable => {
                 Err(if failure.error.kind == Kind::Busy { Fault::NoSpace(failure.error) } else { Fault::Later(failure.error) })
             }
-            Err(failure) => Err(self.link.failed(failure)),
+            Err(failure) => Err(self.not_sent(path, failure)),
         }
     }
 

@@ -11,9 +11,10 @@ pub mod traffic;
 mod download;
 mod listing;
 mod upload;
+mod wanted;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
@@ -43,6 +44,10 @@ pub struct Remote {
     fetches: Group<download::Small, Called<download::Fetched>>,
     /// Contents of long files that are on their way here: two of the same would write one file.
     coming: Mutex<HashSet<Hash>>,
+    /// Names that the hub asks for the content of, since it has lost a part of it.
+    wanted: Mutex<Vec<Name>>,
+    /// Paths whose content the hub cannot send, each with a chunk that it has lost.
+    lacking: Mutex<BTreeMap<String, Hash>>,
 }
 
 impl Remote {
@@ -55,7 +60,19 @@ impl Remote {
         traffic: Arc<Traffic>,
     ) -> Remote {
         let (sends, fetches) = (Group::new(upload::TOGETHER), Group::new(BATCH_FILES));
-        Remote { hub, state, tree, names, link, traffic, sends, fetches, coming: Mutex::default() }
+        Remote {
+            hub,
+            state,
+            tree,
+            names,
+            link,
+            traffic,
+            sends,
+            fetches,
+            coming: Mutex::default(),
+            wanted: Mutex::default(),
+            lacking: Mutex::default(),
+        }
     }
 
     fn name(&self, path: &str) -> Called<Name> {
@@ -108,8 +125,9 @@ impl Remote {
                 Ok(Answer::Differs(record.and_then(|record| self.names.row(&record))))
             }
             (409, Told::Missing(_)) => {
-                let what = "the hub has lost a part of what was sent: it is sent again";
-                Err(self.link.failed(Failure { told: Told::Nothing, status: 503, ..Error::new(Kind::Busy, what).into() }))
+                // it knows that now, and is asked again with the next attempt
+                self.link.reached();
+                Err(Fault::Later(Error::new(Kind::Busy, "the hub has lost a part of what was sent: it is sent again")))
             }
             // of a delete: it is not there
             (404 | 409, _) if failure.error.kind != Kind::Unreachable => Ok(Answer::NotDone),
@@ -176,6 +194,9 @@ impl Hub for Remote {
             }
             other => self.called(other)?,
         };
+        if !page.more {
+            *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = page.wanted;
+        }
         let last = page.changes.last().map(|record| record.rev);
         let rows = page.changes.iter().filter_map(|record| self.names.row(record)).collect();
         // a hub that counts backwards would be asked for ever

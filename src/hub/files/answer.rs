@@ -8,7 +8,7 @@ use super::head;
 use crate::hub::http::Reply;
 use crate::hub::store::files::ops::{Asked, Changed};
 use crate::hub::store::ops::Outcome;
-use crate::wire::files::{BatchAnswer, BatchResult, KeyAnswer, Made, Record};
+use crate::wire::files::{BatchAnswer, BatchResult, Hash, KeyAnswer, Made, Record};
 
 /// A record with its revision.
 pub fn record(status: u16, record: &Record) -> Reply {
@@ -114,13 +114,24 @@ fn refusal(changed: Changed) -> Reply {
 fn words(changed: &Changed) -> (u16, &'static str) {
     match changed {
         Changed::Precondition(_) => (412, "another revision stands there"),
-        Changed::Missing(_) => (409, "some chunks are not here: send them first"),
+        Changed::Missing(_) => (409, "some chunks are not here, or are lost: send them first"),
         Changed::NoSuchFile => (404, "there is no such file"),
         Changed::NoSuchVersion => (404, "no such revision of this file is kept"),
         Changed::Burnt => (409, "it was asked what this key did before its request came: do it again with another key"),
         Changed::DiskFull => (507, "the hub's disk is almost full: make room on it"),
         _ => (500, "the hub has made a mistake"),
     }
+}
+
+/// To a chunk that was lost: `reply` when it is in its place.
+pub fn mended(outcome: Outcome, reply: Reply) -> Reply {
+    if outcome == Outcome::Done { reply } else { not_done(outcome) }
+}
+
+/// The hub has lost chunks of what was asked for.
+pub fn lost(missing: &[Hash]) -> Reply {
+    let words = "the hub has lost a part of this content, and waits for a machine that has it (\"mesync hub check\" names what is lost)";
+    Reply::json(409, &json!({"error": words, "missing": missing}))
 }
 
 fn not_done(outcome: Outcome) -> Reply {

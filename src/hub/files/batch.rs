@@ -137,6 +137,10 @@ impl Files {
     fn content(&self, item: &FetchItem, room: u64, leases: &mut Vec<Lease>) -> Result<(u16, Vec<u8>), Reply> {
         let opened = self.store.open_file(item.id, Some(item.rev)).map_err(|e| Reply::failed(&e))?;
         let Some((_, reader)) = opened.filter(|(record, _)| record.deleted_at.is_none()) else { return Ok((404, Vec::new())) };
+        if !reader.lost(&(0..reader.size())).is_empty() {
+            // asked for alone, the answer says why
+            return Ok((409, Vec::new()));
+        }
         if reader.size() > BATCH_FILE.min(room) {
             return Ok((413, Vec::new()));
         }
@@ -146,6 +150,11 @@ impl Files {
         match reader.take(size).read_to_end(&mut bytes) {
             Ok(read) if read as u64 == size => Ok((200, bytes)),
             Ok(_) => Ok((404, Vec::new())),
+            // the others are not to wait for one that is damaged
+            Err(e) if !crate::error::is_shortage(&e) => {
+                log::warn!("cannot read the content of a file: {e}");
+                Ok((409, Vec::new()))
+            }
             Err(e) => Err(Reply::failed(&crate::error::Error::io("read a file", &e))),
         }
     }

@@ -93,6 +93,7 @@ impl Files {
         let reader: Option<Box<dyn Read>> = match bytes {
             Bytes::Inline(text) => Some(Box::new(text.as_slice())),
             Bytes::Staged(staged) => Some(Box::new(File::open(staged.path()).map_err(|e| unwritten(&e))?)),
+            Bytes::Lost => None,
             Bytes::Known => self.store.chunk(chunk.sha256).map_err(|e| Reply::failed(&e))?.map(|reader| Box::new(reader) as _),
         };
         match reader.map(|reader| reader.take(MOST_TARGET + 1).read_to_end(&mut text)) {

@@ -3,7 +3,7 @@
 //! Nothing here holds a whole file in memory, and no worker waits for the disk for long: what has a long body, or much to
 //! read, runs on the thread of the client's connection. It does not know what a change does; the store decides.
 //!
-//! Reading order: `head`, `multipart`, `lines` and `answer` (pure), `read`, `upload`, `commit`, `batch`, `backup`.
+//! Reading order: `head`, `multipart`, `lines` and `answer` (pure), `read`, `upload`, `commit`, `batch`, `wanted`, `backup`.
 
 pub mod answer;
 pub mod head;
@@ -15,8 +15,10 @@ mod batch;
 mod commit;
 mod read;
 mod upload;
+mod wanted;
 
 pub use read::all_kinds;
+use wanted::WantedNames;
 
 use std::io::Read;
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub struct Files {
     memory: Arc<Quota>,
     /// A backup is being made.
     backup: Arc<Quota>,
+    wanted: Arc<WantedNames>,
 }
 
 /// Memory for an operation until it is on the disk.
@@ -56,7 +59,7 @@ enum Hold {
 
 impl Files {
     pub fn new(store: Arc<Store>, committer: Arc<Committer>, max_upload: u64) -> Files {
-        Files { store, committer, max_upload, memory: Quota::new(limits::FILE_MEMORY), backup: Quota::new(1) }
+        Files { store, committer, max_upload, memory: Quota::new(limits::FILE_MEMORY), backup: Quota::new(1), wanted: Arc::default() }
     }
 
     /// Answers the request, now or when it is on the disk; gives it back if its route is none of these.
@@ -116,6 +119,9 @@ impl Files {
         let read = || Ok((id_in(request)?, body.map_err(wrong)?.rev, head::condition(request)?, head::author(request)?));
         match read() {
             Ok((id, rev, condition, author)) => {
+                if let Err(e) = self.store.look_at_version(id, rev) {
+                    return answer(Reply::failed(&e));
+                }
                 self.change(FileOp::Restore { id, rev, condition, author }, Hold::Nothing, answer, answer::restored);
             }
             Err(reply) => answer(reply),

@@ -63,6 +63,10 @@ impl Files {
             Span::Whole => (200, 0..size),
             Span::Part(part) => (206, part),
         };
+        let lost = reader.lost(&bytes);
+        if !lost.is_empty() {
+            return answer::lost(&lost);
+        }
         reader.seek(bytes.start);
         let length = bytes.end - bytes.start;
         let job = Job::Send { length, reader: Box::new(reader.take(length)) };
@@ -104,6 +108,7 @@ impl Files {
             Err(why) => return Reply::error(400, why),
         };
         match self.store.chunk(hash) {
+            Ok(Some(reader)) if !reader.lost(&(0..reader.size())).is_empty() => answer::lost(&[hash]),
             Ok(Some(reader)) => {
                 let job = Job::Send { length: reader.size(), reader: Box::new(reader) };
                 Reply::job("application/octet-stream", job).header("ETag", format!("\"{hash}\""))
@@ -120,7 +125,12 @@ impl Files {
             Err(reply) => return reply,
         };
         match self.store.changes(after, began, limit) {
-            Ok(Some(changes)) => Reply::json(200, &changes),
+            Ok(Some(mut changes)) => {
+                if !changes.more {
+                    changes.wanted = self.wanted.names(&self.store);
+                }
+                Reply::json(200, &changes)
+            }
             Ok(None) => Reply::error(410, "changes after that revision are not kept any more: begin again with after=0"),
             Err(e) => Reply::failed(&e),
         }

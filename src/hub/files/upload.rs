@@ -80,14 +80,29 @@ impl Files {
     }
 
     pub(super) fn put_chunk(&self, request: Request, answer: Answer) {
-        self.with_body(request, answer, |this, request, body, answer| answer(this.take_chunk(request, body)));
+        let hash: Hash = match last_part(&request).parse() {
+            Ok(hash) => hash,
+            Err(why) => return answer(Reply::error(400, why)),
+        };
+        self.with_body(request, answer, move |this, request, body, answer| {
+            let reply = this.take_chunk(hash, request, body);
+            match reply.status == 204 && this.store.is_wanted(hash) {
+                true => this.mend(hash, request.length, reply, answer),
+                false => answer(reply),
+            }
+        });
     }
 
-    fn take_chunk(&self, request: &Request, body: &mut dyn Read) -> Reply {
-        let hash: Hash = match last_part(request).parse() {
-            Ok(hash) => hash,
-            Err(why) => return Reply::error(400, why),
-        };
+    /// Brings a staged chunk to the place of one that was lost, before it is acknowledged.
+    fn mend(&self, hash: Hash, size: u64, reply: Reply, answer: Answer) {
+        match self.store.mend_op(hash, size) {
+            Ok(Some(op)) => self.change(op, Hold::Nothing, answer, |outcome| answer::mended(outcome, reply)),
+            Ok(None) => answer(reply),
+            Err(e) => answer(unwritten(&e)),
+        }
+    }
+
+    fn take_chunk(&self, hash: Hash, request: &Request, body: &mut dyn Read) -> Reply {
         if request.length == 0 || request.length > SINGLE {
             return Reply::error(if request.length == 0 { 400 } else { 413 }, format!("a chunk has 1 to {SINGLE} bytes"));
         }

@@ -26,7 +26,7 @@ const KEYS: &str = "keys.toml";
 impl Store {
     /// Copies the store into a directory that is new or empty, durably. To be called by any thread; it takes its time.
     ///
-    /// `Kind::Busy`: no room there. `Kind::Damaged`: a chunk is missing.
+    /// `Kind::Busy`: no room there. Chunks that are lost are counted, and asked for: what is left is worth a backup.
     pub fn backup(&self, dir: &Path) -> Result<Backup> {
         disk::create_dir(dir)?;
         let reading = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
@@ -48,7 +48,7 @@ impl Store {
         let temporary = disk::temporary(&path);
         let (totals, chunks) = self.copy_tables(&temporary)?;
         let failed = |e: io::Error| Error::io(format!("back up into {}", dir.display()), &e);
-        let copied = self.copy_chunks(&chunks, &dir.join("chunks"))?;
+        let (copied, lost) = self.copy_chunks(&chunks, &dir.join("chunks"))?;
         match disk::read_at_most(&self.dir().join(KEYS), limits::KEYS * 1024) {
             Ok(keys) => disk::write_durably(&dir.join(KEYS), &keys, 0o600)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -56,7 +56,7 @@ impl Store {
         }
         disk::sync_file(&temporary).map_err(failed)?;
         disk::rename_noreplace(&temporary, &path).and_then(|()| disk::sync_dir(dir)).map_err(failed)?;
-        Ok(Backup { files: totals.files, chunks: chunks.len() as u64, copied })
+        Ok(Backup { files: totals.files, chunks: chunks.len() as u64 - lost, copied, lost })
     }
 
     /// The tables as they are now, in a new file; what they count, and the chunks on the disk that they name.
@@ -82,13 +82,13 @@ impl Store {
         Ok(copied)
     }
 
-    /// Gives each chunk a further name under `to`; bytes that had to be copied instead.
-    fn copy_chunks(&self, chunks: &[Hash], to: &Path) -> Result<u64> {
+    /// Gives each chunk a further name under `to`; bytes that had to be copied instead, and chunks that are not there.
+    fn copy_chunks(&self, chunks: &[Hash], to: &Path) -> Result<(u64, u64)> {
         let failed = |path: &Path, e: &io::Error| Error::io(format!("copy {}", path.display()), e);
         let mut dirs: Vec<PathBuf> = vec![to.to_path_buf()];
         let mut copied = Vec::new();
         make_dir(to).map_err(|e| failed(to, &e))?;
-        let mut bytes = 0;
+        let (mut bytes, mut lost) = (0, 0);
         // in the order of their names, so directory by directory
         for hash in chunks {
             let from = self.chunks.place_of(*hash);
@@ -101,8 +101,8 @@ impl Store {
             match disk::link(&from, &target) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    let what = format!("cannot back up: the chunk {} is missing", from.display());
-                    return Err(Error::new(Kind::Damaged, what).hint("run \"mesync hub check\""));
+                    self.chunks.wanted.note(*hash, "its file is missing");
+                    lost += 1;
                 }
                 // another disk, or one without links
                 Err(_) => {
@@ -119,7 +119,7 @@ impl Store {
             dirs.iter().try_for_each(|dir| disk::sync_dir(dir))
         };
         sync().map_err(|e| failed(to, &e))?;
-        Ok(bytes)
+        Ok((bytes, lost))
     }
 }
 

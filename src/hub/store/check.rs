@@ -1,17 +1,20 @@
 //! Looks whether everything is there that the tables name, and as it should be: for a hub that is stopped, or a backup.
 //!
-//! It changes nothing, and repairs nothing but what redb repairs when it opens a file that was not closed.
+//! It changes nothing, and repairs nothing but what redb repairs when it opens a file that was not closed. [`ask_for_lost`] has
+//! the hub ask its clients for what is lost.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadableDatabase, ReadableTable};
 use serde::Serialize;
 
 use super::tables::{META, SCHEMA, Tried};
 use super::{Store, files, open};
 use crate::error::{Error, Kind, Result};
+use crate::wire::files::Hash;
 
 /// Findings that are told one by one, at most; the others are counted.
 const MOST: usize = 1000;
@@ -28,11 +31,35 @@ pub struct Findings {
     pub damage: Vec<String>,
     /// Beyond those.
     pub more: u64,
+    /// Files and versions whose content is lost or damaged; the first so many.
+    pub lost: Vec<Lost>,
+    #[serde(skip)]
+    pub lost_chunks: BTreeSet<Hash>,
     /// Files among the chunks that nothing refers to: no damage, the hub removes them.
     pub orphans: Vec<String>,
 }
 
+/// A file or version whose content the hub does not have any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    pub name: String,
+    pub rev: u64,
+    /// Not a version that was replaced or deleted.
+    pub is_current: bool,
+    /// The first chunk of it that is lost, and why.
+    pub chunk: Hash,
+    pub why: String,
+    /// Since when the hub asks its clients for it, and none has sent it; nothing if it does not ask yet.
+    pub wanted_since: Option<String>,
+}
+
 impl Findings {
+    pub fn lost(&mut self, lost: Lost) {
+        if self.lost.len() < MOST {
+            self.lost.push(lost);
+        }
+    }
+
     pub fn damaged(&mut self, what: impl Into<String>) {
         match self.damage.len() < MOST {
             true => self.damage.push(what.into()),
@@ -71,6 +98,26 @@ pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
         Err(_) => findings.damaged(format!("{}: its tables cannot be read", path.display())),
     }
     Ok(findings)
+}
+
+/// The hub asks its clients for these chunks from its next start on; for those that are whole again it asks no more.
+pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) -> Result<()> {
+    let path = dir.join(Store::FILE);
+    let db = open::database(&path, cache, &Arc::default())?;
+    let write = || -> Tried<()> {
+        let tx = db.begin_write()?;
+        {
+            let mut table = tx.open_table(files::WANTED)?;
+            table.retain(|hash, _| lost.contains(&Hash(*hash)))?;
+            for hash in lost {
+                if table.get(&hash.0)?.is_none() {
+                    table.insert(&hash.0, wall)?;
+                }
+            }
+        }
+        Ok(tx.commit()?)
+    };
+    write().map_err(|e| open::error("write", &path, &e))
 }
 
 fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {

@@ -18,7 +18,7 @@ mod live;
 mod open;
 mod tables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -30,7 +30,7 @@ use uuid::Uuid;
 use crate::database::medium::{self, Happened};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
-use files::{ChunkDir, FileLimits, Landmarks};
+use files::{ChunkDir, FileLimits, Landmarks, Placed};
 use live::Live;
 use ops::{Group, Op, Outcome};
 use tables::{Tables, Tried};
@@ -137,17 +137,23 @@ impl Store {
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let placed = self.place(db, group)?;
         let changed = self.change(db, group, &placed);
-        let (mut outcomes, forgotten) = match changed {
+        let (mut outcomes, forgotten, mended) = match changed {
             Ok(changed) => changed,
             Err(e) => {
                 // no table knows them; after a failed sync nobody knows what the disk holds, and nothing is touched
                 if !self.sync_failed() {
-                    self.chunks.remove(placed.keys());
+                    self.chunks.remove(placed.new.keys());
                 }
                 return Err(e.into());
             }
         };
         self.live().settle(&group.ops);
+        self.chunks.wanted.forget(&mended);
+        for op in &group.ops {
+            if let Op::File(files::ops::FileOp::Want(hashes)) = op {
+                self.chunks.wanted.saved(hashes);
+            }
+        }
         self.chunks.remove(&forgotten);
         let unseen = self.tidy_chunks(db, group);
         outcomes.iter_mut().for_each(|o| {
@@ -159,9 +165,9 @@ impl Store {
     }
 
     /// Brings the chunks that the group has staged to their place, before the transaction that names them.
-    fn place(&self, db: &Database, group: &Group) -> std::result::Result<BTreeMap<Hash, u64>, Fault> {
+    fn place(&self, db: &Database, group: &Group) -> std::result::Result<Placed, Fault> {
         if group.full || !files::concerns(group) {
-            return Ok(BTreeMap::new());
+            return Ok(Placed::default());
         }
         let known = || -> Tried<_> { Ok(db.begin_read()?.open_table(files::CHUNKS)?) };
         let known = known()?;
@@ -181,23 +187,25 @@ impl Store {
         self.happened.sync_failed.load(Relaxed)
     }
 
-    /// The transaction; with its outcomes the chunks that no table knows any more.
-    fn change(&self, db: &Database, group: &Group, placed: &BTreeMap<Hash, u64>) -> Tried<(Vec<Outcome>, BTreeSet<Hash>)> {
+    /// The transaction; with its outcomes the chunks that no table knows any more, and those that are not lost any more.
+    fn change(&self, db: &Database, group: &Group, placed: &Placed) -> Tried<(Vec<Outcome>, BTreeSet<Hash>, BTreeSet<Hash>)> {
         let mut tx = db.begin_write()?;
         tx.set_quick_repair(open::QUICK_REPAIR);
         let mut tables = Tables::open(&tx, files::concerns(group))?;
         if let Some(files) = &mut tables.files {
             files.named = files::named(group);
-            placed.iter().try_for_each(|(hash, size)| files.add_chunk(*hash, *size, None, group.now))?;
+            placed.new.iter().try_for_each(|(hash, size)| files.add_chunk(*hash, *size, None, group.now))?;
+            placed.again.iter().try_for_each(|hash| files.mend(*hash, None))?;
         }
         let outcomes = group.ops.iter().map(|op| apply::apply(&mut tables, group, op)).collect::<Tried<_>>()?;
-        let forgotten = tables.files.as_mut().map(|files| std::mem::take(&mut files.forgotten)).unwrap_or_default();
+        let taken = tables.files.as_mut().map(|files| (std::mem::take(&mut files.forgotten), std::mem::take(&mut files.mended)));
+        let (forgotten, mended) = taken.unwrap_or_default();
         match tables.finish(group.now, group.wall)? {
             true => tx.commit()?,
             // nothing but duplicates or repeated acks: what they say is on the disk already
             false => tx.abort()?,
         }
-        Ok((outcomes, forgotten))
+        Ok((outcomes, forgotten, mended))
     }
 
     /// With a sweep: looks through a directory of chunks for what no table knows, and now and then through what is staged.
@@ -253,9 +261,17 @@ impl Store {
         }
     }
 
-    /// What is known from pulls and not on the disk yet, as operations for the next group to begin with.
+    /// What is known from pulls, or was found, and not on the disk yet, as operations for the next group to begin with.
     pub fn due(&self) -> Vec<Op> {
-        self.live().due()
+        let mut due = self.live().due();
+        let lost = self.chunks.wanted.unsaved();
+        due.extend((!lost.is_empty()).then_some(Op::File(files::ops::FileOp::Want(lost))));
+        due
+    }
+
+    /// Chunks were found to be lost, and the tables do not know it yet.
+    pub fn has_found_losses(&self) -> bool {
+        !self.chunks.wanted.unsaved().is_empty()
     }
 
     /// Hub time since which the oldest of [`Store::due`] waits.

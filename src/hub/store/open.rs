@@ -55,6 +55,8 @@ impl Store {
         };
         gain_tables(&db).map_err(|e| error("write", &path, &e))?;
         let chunks = Arc::new(ChunkDir::open(dir, Arc::clone(&happened))?);
+        let wanted = db.begin_read().map_err(redb::Error::from).and_then(|tx| files::wanted_since(&tx));
+        chunks.wanted.load(wanted.map_err(|e| error("read", &path, &e))?.into_keys());
         hold_reserve(&path);
         let resumed_at = resume(meta.clocks, wall);
         Ok(Store {
@@ -111,9 +113,9 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
     Ok(epoch)
 }
 
-/// A store of a program that knew no files gains their tables; it can still be opened by that program.
+/// A store of a program that knew no files, or not all of their tables, gains them; it can still be opened by that program.
 fn gain_tables(db: &Database) -> Tried<()> {
-    match db.begin_read()?.open_table(files::CHUNKS) {
+    match db.begin_read()?.open_table(files::WANTED) {
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         other => return Ok(other.map(drop)?),
     }

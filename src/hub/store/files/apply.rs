@@ -40,6 +40,12 @@ pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcom
             let changed = once(t, group, author, |t| restore(t, group, *id, *rev, *condition, author))?;
             Ok(Outcome::Changed(vec![changed]))
         }
+        FileOp::Want(hashes) => {
+            hashes.iter().try_for_each(|hash| t.want(*hash, group.wall))?;
+            Ok(Outcome::Done)
+        }
+        // those in files have been placed
+        FileOp::Mend(_) => Ok(Outcome::Done),
         FileOp::Ask { host, key } => ask(t, group.now, host, *key).map(Outcome::Asked),
         FileOp::Sweep => Ok(Outcome::Swept { more: sweep::sweep(t, group)? }),
     }
@@ -158,6 +164,10 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
         renamed_to: None,
         aged: group.now,
     };
+    let lost = give_again(t, &put.chunks)?;
+    if !lost.is_empty() {
+        return Ok(Came::Refused(if group.full { Changed::DiskFull } else { Changed::Missing(lost) }));
+    }
     if let (Some(current), None) = (&current, &from)
         && (is_the_same(current, &row) || (put.condition == Condition::None && is_stale(t, current, &row)?))
     {
@@ -210,6 +220,21 @@ fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
         }
     }
     Ok(false)
+}
+
+/// Bytes of chunks that the tables know take the place of what is there: it may be damaged. Those that were lost and are
+/// not among them, each once.
+fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
+    let mut lost = BTreeSet::new();
+    for (chunk, bytes) in chunks {
+        match bytes {
+            Bytes::Inline(bytes) if bytes.len() as u64 == chunk.size && t.has_chunk(chunk)? => t.mend(chunk.sha256, Some(bytes))?,
+            Bytes::Lost => drop(lost.insert(chunk.sha256)),
+            Bytes::Known | Bytes::Staged(_) if t.is_wanted(chunk.sha256)? => drop(lost.insert(chunk.sha256)),
+            _ => {}
+        }
+    }
+    Ok(lost.into_iter().collect())
 }
 
 /// Sees to it that all these chunks are in the tables; those that are not, each once.
@@ -310,6 +335,13 @@ fn restore(t: &mut FileTables<'_>, group: &Group, id: Uuid, rev: Option<u64>, co
         return Ok(Came::Refused(Changed::DiskFull));
     }
     let chunks = t.chunks_of(&version)?;
+    let mut lost = Vec::new();
+    for chunk in &chunks {
+        lost.extend(t.is_wanted(chunk.sha256)?.then_some(chunk.sha256));
+    }
+    if !lost.is_empty() {
+        return Ok(Came::Refused(Changed::Missing(lost)));
+    }
     let row = Row { updated: group.wall, replaced: None, host: author.host.clone(), aged: group.now, ..version };
     change(t, group, Content { chunks, row }, Some(current), None, false).map(Came::Done)
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use sha2::{Digest, Sha256};
 
-use super::super::check::Findings;
+use super::super::check::{Findings, Lost};
 use super::super::tables::{META, Tried};
 use super::chunks::{self, hash_of};
-use super::rows::Row;
+use super::rows::{Row, rfc3339};
 use super::tables::{self, FileTotals, state};
+use super::wanted::{each_that_needs, since as wanted_since};
 use crate::disk;
 use crate::error::plain;
 use crate::wire::files::{Chunk, Hash};
@@ -36,7 +37,8 @@ pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> 
         findings.damaged(format!("there is a revision {} above the last one given, {}", found.rev, totals.rev));
     }
     versions(tx, findings, &mut references, &mut cut)?;
-    stored(tx, data_dir, findings, &references)?;
+    let lost = stored(tx, data_dir, findings, &references)?;
+    name_lost(tx, findings, &lost)?;
     for (sha256, (name, list)) in cut {
         if let Err(e) = whole(tx, data_dir, &list).map(|got| got.filter(|got| *got != sha256)).and_then(|wrong| match wrong {
             Some(got) => Err(io::Error::other(format!("its bytes have the checksum {got}, not {sha256}"))),
@@ -145,10 +147,25 @@ fn refer(
     Ok(())
 }
 
-/// The table of chunks against what refers to them and what is on the disk.
-fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, references: &References) -> Tried<()> {
+/// Names the files and versions that need what is lost.
+fn name_lost(tx: &ReadTransaction, findings: &mut Findings, lost: &BTreeMap<Hash, String>) -> Tried<()> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let since = wanted_since(tx)?;
+    each_that_needs(tx, &lost.keys().copied().collect(), &mut |row, is_current, chunk| {
+        let wanted_since = since.get(&chunk).map(|at| rfc3339(*at));
+        findings.lost(Lost { name: row.name.full(), rev: row.rev, is_current, chunk, why: lost[&chunk].clone(), wanted_since });
+    })?;
+    findings.lost_chunks = lost.keys().copied().collect();
+    Ok(())
+}
+
+/// The table of chunks against what refers to them and what is on the disk; the chunks that are lost, and why.
+fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, references: &References) -> Tried<BTreeMap<Hash, String>> {
     let (inline, loose) = (tx.open_table(tables::INLINE)?, tx.open_table(tables::LOOSE)?);
     let (mut seen, mut unused, mut short) = (0, 0, 0);
+    let mut lost = BTreeMap::new();
     for entry in tx.open_table(tables::CHUNKS)?.iter()? {
         let (key, row) = entry?;
         let (hash, (size, count, since, on_disk)) = (Hash(*key.value()), row.value());
@@ -179,6 +196,7 @@ fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, refere
         };
         if let Some(why) = wrong {
             findings.damaged(format!("the chunk {hash}: {why}"));
+            lost.insert(hash, why);
         }
     }
     if seen != references.len() as u64 {
@@ -187,7 +205,7 @@ fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, refere
     if unused != loose.len()? || short != inline.len()? {
         findings.damaged("the lists of chunks that are short, or that nothing needs, name others");
     }
-    Ok(())
+    Ok(lost)
 }
 
 fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {

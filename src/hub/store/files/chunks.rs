@@ -16,7 +16,9 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::super::medium::Happened;
-use super::ops::{Bytes, FileOp};
+use super::brought;
+use super::ops::Bytes;
+use super::wanted::Wanted;
 use crate::config::limits;
 use crate::disk;
 use crate::hub::store::ops::Op;
@@ -71,6 +73,15 @@ impl PartialEq for Staged {
 
 impl Eq for Staged {}
 
+/// What was brought to its place.
+#[derive(Default)]
+pub struct Placed {
+    /// Chunks that no table knows, with their sizes.
+    pub new: BTreeMap<Hash, u64>,
+    /// Those that the tables know.
+    pub again: BTreeSet<Hash>,
+}
+
 /// The two directories.
 pub struct ChunkDir {
     chunks: PathBuf,
@@ -82,6 +93,7 @@ pub struct ChunkDir {
     staged: AtomicU64,
     keep_free: AtomicU64,
     happened: Arc<Happened>,
+    pub wanted: Wanted,
     /// A directory may have been made under `chunks/` since that was synced, also by an earlier run.
     root_unsynced: AtomicBool,
     /// Somebody copies the chunks of an earlier state: none is removed.
@@ -104,6 +116,7 @@ impl ChunkDir {
             staged: AtomicU64::new(0),
             keep_free: AtomicU64::new(0),
             happened,
+            wanted: Wanted::default(),
             root_unsynced: AtomicBool::new(true),
             paused: AtomicUsize::new(0),
             unseen: Mutex::new(Vec::new()),
@@ -223,36 +236,36 @@ impl ChunkDir {
         within(&self.chunks, hash)
     }
 
-    /// Moves what these operations have staged to its place, durably; what is `known` already is left. The chunks that were
-    /// moved, with their sizes.
-    pub fn place(&self, ops: &[Op], known: impl Fn(Hash) -> bool) -> io::Result<BTreeMap<Hash, u64>> {
-        let puts = ops.iter().filter_map(|op| if let Op::File(FileOp::Put(puts)) = op { Some(puts) } else { None });
-        let mut wanted: BTreeMap<Hash, (u64, &Staged)> = BTreeMap::new();
-        for (chunk, bytes) in puts.flatten().flat_map(|put| &put.chunks) {
+    /// The file of a chunk is there and as long as it is to be. One that is not is lost.
+    pub fn is_there(&self, hash: Hash, size: u64) -> bool {
+        match std::fs::symlink_metadata(self.place_of(hash)) {
+            Ok(meta) if meta.is_file() && meta.len() == size => return true,
+            Ok(meta) => self.wanted.note(hash, &format!("its file has {} bytes, not {size}", meta.len())),
+            Err(e) => self.wanted.note_error(hash, &e),
+        }
+        false
+    }
+
+    /// Moves what these operations have staged to its place, durably. What the tables know already takes the place of what
+    /// is there, which may be damaged: the bytes that came are verified.
+    pub fn place(&self, ops: &[Op], known: impl Fn(Hash) -> bool) -> io::Result<Placed> {
+        let mut staged_chunks: BTreeMap<Hash, (u64, &Staged)> = BTreeMap::new();
+        for (chunk, bytes) in ops.iter().flat_map(brought) {
             if let Bytes::Staged(staged) = bytes {
-                wanted.entry(chunk.sha256).or_insert((chunk.size, staged));
+                staged_chunks.entry(chunk.sha256).or_insert((chunk.size, staged));
             }
         }
-        let mut placed = BTreeMap::new();
-        let moved = self.move_all(wanted, known, &mut placed);
+        let mut placed = Placed::default();
+        let moved = self.move_all(staged_chunks, known, &mut placed);
         if moved.is_err() && !self.happened.sync_failed.load(Relaxed) {
-            self.remove(placed.keys());
+            self.remove(placed.new.keys());
         }
         moved.map(|()| placed)
     }
 
-    fn move_all(
-        &self,
-        wanted: BTreeMap<Hash, (u64, &Staged)>,
-        known: impl Fn(Hash) -> bool,
-        placed: &mut BTreeMap<Hash, u64>,
-    ) -> io::Result<()> {
+    fn move_all(&self, wanted: BTreeMap<Hash, (u64, &Staged)>, known: impl Fn(Hash) -> bool, placed: &mut Placed) -> io::Result<()> {
         let mut dirs = BTreeSet::new();
         for (hash, (size, staged)) in wanted {
-            if known(hash) {
-                self.discard(staged);
-                continue;
-            }
             let (to, dir) = (self.place_of(hash), self.place_of(hash).with_file_name(""));
             if !dir.exists() {
                 std::fs::create_dir(&dir)?;
@@ -261,7 +274,10 @@ impl ChunkDir {
             match disk::rename(staged.path(), &to) {
                 Ok(()) => {
                     self.left(staged);
-                    placed.insert(hash, size);
+                    match known(hash) {
+                        true => drop(placed.again.insert(hash)),
+                        false => drop(placed.new.insert(hash, size)),
+                    }
                     dirs.insert(dir);
                 }
                 // its time was over, or it was removed by hand: it counts as not there

@@ -13,7 +13,7 @@ use crate::chunking::{Content, Splitter};
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
 /// A chunk that is not longer is kept in the tables.
-pub const INLINE: usize = 16 * 1024;
+pub const INLINE: u64 = 16 * 1024;
 /// Bytes held back so that short writes of the caller are not short writes to the disk.
 const BUFFER: usize = 64 * 1024;
 /// After so many bytes it is looked at again how much room there is.
@@ -74,7 +74,7 @@ impl Piece {
 
     /// The chunk has ended: it is durable, or short enough to travel with its operation.
     fn close(mut self, dir: &ChunkDir, sync: bool) -> io::Result<Bytes> {
-        if self.file.is_none() && self.buffer.len() <= INLINE {
+        if self.file.is_none() && self.buffer.len() as u64 <= INLINE {
             self.buffer.shrink_to_fit();
             return Ok(Bytes::Inline(self.buffer));
         }

@@ -50,11 +50,11 @@ impl Store {
         self.read(|tx| {
             let (ids, total) = if whole { self.page_of_all(tx, listing)? } else { walk(tx, listing, None)? };
             let files = tx.open_table(tables::FILES)?;
-            let record = |id: &u128| {
-                let row = files.get(id)?.ok_or_else(|| damaged("a name"))?;
-                Ok(Row::from_bytes(row.value())?.record())
-            };
-            Ok((ids.iter().map(record).collect::<Tried<_>>()?, total))
+            let row = |id: &u128| Row::from_bytes(files.get(id)?.ok_or_else(|| damaged("a name"))?.value());
+            let rows = ids.iter().map(row).collect::<Tried<Vec<Row>>>()?;
+            let mut records: Vec<Record> = rows.iter().map(Row::record).collect();
+            self.mark_wanted(tx, &rows, &mut records)?;
+            Ok((records, total))
         })
     }
 

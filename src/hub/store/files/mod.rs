@@ -15,6 +15,7 @@ mod reader;
 mod rows;
 mod sweep;
 mod tables;
+mod wanted;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -23,19 +24,23 @@ use std::sync::Arc;
 use super::Store;
 use super::ops::{Group, Op, Outcome};
 use super::tables::Tried;
-use crate::error::Result;
-use crate::wire::files::{Chunk, Hash};
+use crate::error::{Error, Result};
+use crate::wire::files::{Chunk, Hash, SINGLE};
 use ops::{Bytes, FileOp};
 
 pub(super) use check::check;
 pub use chunks::Staged;
-pub(super) use chunks::{ChunkDir, root as chunk_root};
+pub(super) use chunks::{ChunkDir, Placed, root as chunk_root};
 pub use intake::{Body, Intake};
 pub(super) use list::Landmarks;
 pub use list::Listing;
 pub use reader::Reader;
 pub(super) use sweep::is_wanted;
-pub(super) use tables::{CHUNKS, FileTables, FileTotals, copy};
+pub(super) use tables::{CHUNKS, FileTables, FileTotals, WANTED, copy};
+pub(super) use wanted::since as wanted_since;
+
+/// Bytes of chunks that a commit relies on and that are read before it is acknowledged, at most: one long chunk.
+const VERIFIED_BYTES: u64 = SINGLE;
 
 /// Settings that decide what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +84,39 @@ impl Store {
         intake::stage_chunk(&self.chunks, hash, body, length)
     }
 
-    /// What is staged of these chunks, for a commit, made durable; what is not is to be known.
+    /// What is staged of these chunks, for a commit, made durable; what is not is to be known, and is looked at. Of a long
+    /// list only whether the files are there: to read them all would take longer than to send them.
     pub fn staged(&self, chunks: &[Chunk]) -> io::Result<Vec<Bytes>> {
+        let unread = |e: Error| io::Error::other(e.to_string());
         let look = |chunk: &Chunk| Ok(self.chunks.staged(chunk.sha256, chunk.size)?.map_or(Bytes::Known, Bytes::Staged));
-        let bytes = chunks.iter().map(look).collect::<io::Result<Vec<_>>>()?;
+        let mut bytes = chunks.iter().map(look).collect::<io::Result<Vec<_>>>()?;
         self.sync(&bytes)?;
+        let known: Vec<Chunk> = chunks.iter().zip(&bytes).filter(|(_, bytes)| **bytes == Bytes::Known).map(|(chunk, _)| *chunk).collect();
+        if known.iter().map(|chunk| chunk.size).sum::<u64>() <= VERIFIED_BYTES {
+            known.iter().try_for_each(|chunk| self.verify(chunk.sha256)).map_err(unread)?;
+        }
+        let known: Vec<Hash> = known.iter().map(|chunk| chunk.sha256).collect();
+        let missing: BTreeSet<Hash> = self.missing_chunks(&known).map_err(unread)?.into_iter().collect();
+        for (chunk, bytes) in chunks.iter().zip(&mut bytes) {
+            if *bytes == Bytes::Known && missing.contains(&chunk.sha256) {
+                *bytes = Bytes::Lost;
+            }
+        }
         Ok(bytes)
+    }
+
+    /// Reads a chunk to its end: should it be lost, that is known afterwards.
+    fn verify(&self, hash: Hash) -> Result<()> {
+        let Some(mut reader) = self.chunk(hash)? else { return Ok(()) };
+        let _ = io::copy(&mut reader, &mut io::sink());
+        Ok(())
+    }
+
+    /// Bytes of a chunk that was lost and has been staged, durable; `None`: it is not staged any more.
+    pub fn mend_op(&self, hash: Hash, size: u64) -> io::Result<Option<FileOp>> {
+        let Some(staged) = self.chunks.staged(hash, size)? else { return Ok(None) };
+        self.chunks.sync_staged(std::slice::from_ref(&staged))?;
+        Ok(Some(FileOp::Mend(vec![(Chunk { sha256: hash, size }, Bytes::Staged(staged))])))
     }
 
     /// Bytes that uploads leave free on the disk.
@@ -96,7 +128,7 @@ impl Store {
 #[cfg(test)]
 pub(super) use sweep::{EVENTS_KEPT, KEYS_KEPT};
 #[cfg(test)]
-pub(super) use tables::{dump, fill_for_test};
+pub(super) use tables::{INLINE, dump, fill_for_test};
 
 /// The group needs the tables of files.
 pub(super) fn concerns(group: &Group) -> bool {
@@ -108,10 +140,19 @@ pub(super) fn sweeps(group: &Group) -> bool {
     group.ops.iter().any(|op| matches!(op, Op::File(FileOp::Sweep) | Op::Sweep))
 }
 
+/// The chunks that an operation names, with their bytes.
+pub(super) fn brought(op: &Op) -> impl Iterator<Item = &(Chunk, Bytes)> {
+    let (puts, mended): (&[_], &[_]) = match op {
+        Op::File(FileOp::Put(puts)) => (puts, &[]),
+        Op::File(FileOp::Mend(chunks)) => (&[], chunks),
+        _ => (&[], &[]),
+    };
+    puts.iter().flat_map(|put| &put.chunks).chain(mended)
+}
+
 /// The operation brings bytes in files of the staging directory.
 pub(super) fn brings_files(op: &Op) -> bool {
-    let Op::File(FileOp::Put(puts)) = op else { return false };
-    puts.iter().flat_map(|put| &put.chunks).any(|(_, bytes)| matches!(bytes, Bytes::Staged(_)))
+    brought(op).any(|(_, bytes)| matches!(bytes, Bytes::Staged(_)))
 }
 
 /// The chunks that a group names: no sweep in it removes them.
@@ -119,8 +160,7 @@ pub(super) fn named(group: &Group) -> BTreeSet<Hash> {
     if !sweeps(group) {
         return BTreeSet::new();
     }
-    let puts = group.ops.iter().filter_map(|op| if let Op::File(FileOp::Put(puts)) = op { Some(puts) } else { None });
-    puts.flatten().flat_map(|put| put.chunks.iter().map(|(chunk, _)| chunk.sha256)).collect()
+    group.ops.iter().flat_map(brought).map(|(chunk, _)| chunk.sha256).collect()
 }
 
 pub(super) fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {

@@ -36,6 +36,8 @@ pub enum Bytes {
     Staged(Staged),
     /// The store is to have it already.
     Known,
+    /// The store does not have it, or has lost it.
+    Lost,
 }
 
 /// What is to stand under a name.
@@ -80,6 +82,10 @@ pub enum FileOp {
         host: String,
         key: Uuid,
     },
+    /// These chunks were found to be lost.
+    Want(Vec<Hash>),
+    /// Bytes for chunks that were lost.
+    Mend(Vec<(Chunk, Bytes)>),
     /// Removes some of what is over: old versions, tombstones, events, keys, and chunks that nothing refers to.
     Sweep,
 }

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
 
 impl Store {
-    /// Which of these chunks are neither in the store nor staged; each once.
+    /// Which of these chunks are neither in the store, as far as a look at their files tells, nor staged; each once.
     pub fn missing_chunks(&self, chunks: &[Hash]) -> Result<Vec<Hash>> {
         let mut missing = chunks.to_vec();
         missing.sort_unstable();
@@ -26,7 +26,12 @@ impl Store {
             let table = tx.open_table(tables::CHUNKS)?;
             let mut error = None;
             missing.retain(|hash| match table.get(&hash.0) {
-                Ok(row) => row.is_none() && !self.chunks.is_staged(*hash),
+                Ok(row) => {
+                    let is_kept = row.map(|row| row.value()).is_some_and(|(size, _, _, on_disk)| {
+                        !self.chunks.wanted.has(*hash) && (!on_disk || self.chunks.is_there(*hash, size))
+                    });
+                    !is_kept && !self.chunks.is_staged(*hash)
+                }
                 Err(e) => {
                     error = Some(e);
                     true
@@ -44,7 +49,12 @@ impl Store {
 
     /// A file by its id; deleted ones too, with `deleted_at`.
     pub fn file(&self, id: Uuid) -> Result<Option<Record>> {
-        self.read(|tx| Ok(current(tx, id.as_u128())?.map(|row| row.record())))
+        self.read(|tx| {
+            let Some(row) = current(tx, id.as_u128())? else { return Ok(None) };
+            let mut record = row.record();
+            self.mark_wanted(tx, std::slice::from_ref(&row), std::slice::from_mut(&mut record))?;
+            Ok(Some(record))
+        })
     }
 
     pub fn file_named(&self, name: &Name) -> Result<Option<Record>> {
@@ -74,6 +84,19 @@ impl Store {
         Ok(found.map(|(record, chunks)| (record, Reader::new(&self.db, &self.chunks, chunks))))
     }
 
+    /// Looks whether the content of a version is there, the last one replaced if no revision is given. Should it be lost, that is
+    /// known afterwards.
+    pub fn look_at_version(&self, id: Uuid, rev: Option<u64>) -> Result<()> {
+        let rev = match rev {
+            Some(rev) => Some(rev),
+            None => self.versions(id)?.first().map(|version| version.rev),
+        };
+        if let Some((_, reader)) = rev.map(|rev| self.open_file(id, Some(rev))).transpose()?.flatten() {
+            reader.lost(&(0..reader.size()));
+        }
+        Ok(())
+    }
+
     /// `None`: 410, tombstones after `after` have been dropped.
     pub fn changes(&self, after: u64, began: Option<u64>, limit: usize) -> Result<Option<Changes>> {
         self.read(|tx| {
@@ -92,7 +115,7 @@ impl Store {
                 page.push(Row::from_bytes(row.value())?.record());
             }
             let began = if after == 0 { Some(totals.rev) } else { began };
-            Ok(Some(Changes { rev: totals.rev, epoch: self.epoch, more, began, changes: page }))
+            Ok(Some(Changes { rev: totals.rev, epoch: self.epoch, more, began, changes: page, wanted: Vec::new() }))
         })
     }
 

@@ -5,14 +5,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use redb::{Database, ReadableDatabase};
+use sha2::{Digest, Sha256};
 
 use super::chunks::ChunkDir;
+use super::intake::INLINE as INLINE_BYTES;
 use super::tables::{CHUNKS, INLINE};
 use crate::disk;
-use crate::wire::files::Chunk;
+use crate::wire::files::{Chunk, Hash};
 
 /// The content of a revision, or a chunk; read in order from any place. It stays readable when the revision goes meanwhile.
 pub struct Reader {
@@ -28,7 +31,8 @@ pub struct Reader {
 }
 
 enum Open {
-    File(File),
+    /// With the hash of what was read of it, if that is all from its beginning.
+    File(File, Option<Sha256>),
     Inline(Vec<u8>),
 }
 
@@ -45,23 +49,43 @@ impl Reader {
         self.ends.last().copied().unwrap_or(0)
     }
 
+    /// Chunks of these bytes that the hub has lost, as far as a look at their files tells.
+    pub fn lost(&self, bytes: &Range<u64>) -> Vec<Hash> {
+        let begins_before = |(chunk, end): &(&Chunk, &u64)| **end - chunk.size < bytes.end;
+        let ends_after = |(_, end): &(&Chunk, &u64)| **end > bytes.start;
+        let chunks = self.chunks.iter().zip(&self.ends).filter(|at| begins_before(at) && ends_after(at));
+        chunks.map(|(chunk, _)| *chunk).filter(|chunk| self.is_lost(chunk)).map(|chunk| chunk.sha256).collect()
+    }
+
+    fn is_lost(&self, chunk: &Chunk) -> bool {
+        // one that is no file may be in the tables: it is read whole anyway
+        let is_inline = || chunk.size <= INLINE_BYTES && !self.dir.place_of(chunk.sha256).exists();
+        self.dir.wanted.has(chunk.sha256) || !is_inline() && !self.dir.is_there(chunk.sha256, chunk.size)
+    }
+
     /// The next byte read is this one.
     pub fn seek(&mut self, to: u64) {
         self.at = to;
         self.open = None;
     }
 
+    /// What is found damaged or missing is asked for from then on.
     fn open(&self, chunk: &Chunk, skip: u64) -> io::Result<Open> {
+        self.open_chunk(chunk, skip).inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))
+    }
+
+    fn open_chunk(&self, chunk: &Chunk, skip: u64) -> io::Result<Open> {
         let place = self.dir.place_of(chunk.sha256);
         match disk::open_regular(&place) {
             Ok(mut file) if file.metadata()?.len() == chunk.size => {
                 file.seek(SeekFrom::Start(skip))?;
-                Ok(Open::File(file))
+                Ok(Open::File(file, (skip == 0).then(Sha256::new)))
             }
             Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("the chunk {} has another size", chunk.sha256))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => match self.inline(chunk)? {
-                Some(bytes) if bytes.len() as u64 == chunk.size => Ok(Open::Inline(bytes)),
-                _ => Err(io::Error::new(io::ErrorKind::NotFound, format!("the chunk {} is gone", chunk.sha256))),
+                Some(bytes) if Hash::of(&bytes) == chunk.sha256 => Ok(Open::Inline(bytes)),
+                Some(_) => Err(other_bytes(chunk)),
+                None => Err(io::Error::new(io::ErrorKind::NotFound, format!("the chunk {} is gone", chunk.sha256))),
             },
             Err(e) => Err(e),
         }
@@ -82,6 +106,10 @@ impl Reader {
     }
 }
 
+fn other_bytes(chunk: &Chunk) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the bytes of the chunk {} are others", chunk.sha256))
+}
+
 impl Read for Reader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         // the chunk in which the next byte is
@@ -92,7 +120,22 @@ impl Read for Reader {
             self.open = Some((number, self.open(chunk, skip)?));
         }
         let n = match &mut self.open {
-            Some((_, Open::File(file))) => file.read(into)?,
+            Some((_, Open::File(file, hash))) => {
+                let most = into.len().min((chunk.size - skip) as usize);
+                let n = file.read(&mut into[..most]).inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))?;
+                if let Some(hash) = hash {
+                    hash.update(&into[..n]);
+                }
+                // its last bytes are not given if those before were wrong
+                let ends = skip + n as u64 == chunk.size;
+                if let Some(hash) = hash.take_if(|_| ends)
+                    && Hash(hash.finalize().into()) != chunk.sha256
+                {
+                    self.dir.wanted.note(chunk.sha256, "its bytes are others");
+                    return Err(other_bytes(chunk));
+                }
+                n
+            }
             Some((_, Open::Inline(bytes))) => {
                 let rest = bytes.get(skip as usize..).unwrap_or(&[]);
                 let n = rest.len().min(into.len());
@@ -102,6 +145,7 @@ impl Read for Reader {
             None => 0,
         };
         if n == 0 {
+            self.dir.wanted.note(chunk.sha256, "it is too short");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("the chunk {} is too short", chunk.sha256)));
         }
         self.at += n as u64;

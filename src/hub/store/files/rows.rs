@@ -64,6 +64,7 @@ impl Row {
             rev: self.rev,
             host: Some(self.host.clone()),
             renamed_to: self.renamed_to.clone(),
+            wanted: false,
         }
     }
 

@@ -39,6 +39,9 @@ pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("fil
 /// number -> hub time, host, key: the same in order of age.
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
 
+/// SHA-256 -> since when, by the wall clock in ms, it is known that the chunk is lost. See `wanted`.
+pub const WANTED: TableDefinition<&[u8; 32], u64> = TableDefinition::new("chunks_wanted");
+
 /// Copies all of them, for a backup.
 pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, FILES)?;
@@ -53,7 +56,8 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, LOOSE)?;
     copy_table(from, to, EVENTS)?;
     copy_table(from, to, KEYS)?;
-    copy_table(from, to, KEY_AGES)
+    copy_table(from, to, KEY_AGES)?;
+    copy_table(from, to, WANTED)
 }
 
 /// The state of a name, kept beside its id so that a listing looks at one table only: the kind, and this if it is deleted.
@@ -112,11 +116,14 @@ pub struct FileTables<'t> {
     pub events: Table<'t, u64, (u64, u8, u128, u64)>,
     pub keys: Table<'t, (&'static str, u128), &'static [u8]>,
     pub key_ages: Table<'t, u64, (u64, &'static str, u128)>,
+    pub wanted: Table<'t, &'static [u8; 32], u64>,
     pub totals: FileTotals,
     /// Chunks that the group's operations name: they do not go in the same transaction.
     pub named: BTreeSet<Hash>,
     /// Chunks on the disk that no row knows any more once this is committed.
     pub forgotten: BTreeSet<Hash>,
+    /// Chunks that are not lost any more once this is committed.
+    pub mended: BTreeSet<Hash>,
     pub changed: bool,
 }
 
@@ -136,9 +143,11 @@ impl<'t> FileTables<'t> {
             events: tx.open_table(EVENTS)?,
             keys: tx.open_table(KEYS)?,
             key_ages: tx.open_table(KEY_AGES)?,
+            wanted: tx.open_table(WANTED)?,
             totals,
             named: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            mended: BTreeSet::new(),
             changed: false,
         })
     }
@@ -257,6 +266,51 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
+    /// The hub has lost this chunk.
+    pub fn want(&mut self, hash: Hash, wall: u64) -> Tried<()> {
+        if self.chunks.get(&hash.0)?.is_none() {
+            self.mended.insert(hash);
+        } else if self.wanted.get(&hash.0)?.is_none() {
+            self.changed = true;
+            self.wanted.insert(&hash.0, wall)?;
+        }
+        Ok(())
+    }
+
+    pub fn is_wanted(&self, hash: Hash) -> Tried<bool> {
+        Ok(self.wanted.get(&hash.0)?.is_some())
+    }
+
+    /// A chunk that is in the tables has been given again. `bytes`: they are kept here, else its file is in its place.
+    pub fn mend(&mut self, hash: Hash, bytes: Option<&[u8]>) -> Tried<()> {
+        let Some((size, references, since, on_disk)) = self.chunks.get(&hash.0)?.map(|row| row.value()) else { return Ok(()) };
+        match bytes {
+            Some(bytes) if self.inline.get(&hash.0)?.is_none_or(|there| there.value() != bytes) => {
+                self.changed = true;
+                self.inline.insert(&hash.0, bytes)?;
+            }
+            None if !on_disk => {
+                self.changed = true;
+                self.inline.remove(&hash.0)?;
+            }
+            _ => {}
+        }
+        if on_disk != bytes.is_none() {
+            self.changed = true;
+            self.chunks.insert(&hash.0, (size, references, since, bytes.is_none()))?;
+            if on_disk {
+                self.forgotten.insert(hash);
+            }
+        }
+        self.not_wanted(hash)
+    }
+
+    fn not_wanted(&mut self, hash: Hash) -> Tried<()> {
+        self.changed |= self.wanted.remove(&hash.0)?.is_some();
+        self.mended.insert(hash);
+        Ok(())
+    }
+
     fn refer(&mut self, chunks: &[Chunk]) -> Tried<()> {
         for Chunk { sha256, .. } in chunks {
             let Some((size, references, since, on_disk)) = self.chunks.get(&sha256.0)?.map(|row| row.value()) else {
@@ -293,7 +347,7 @@ impl<'t> FileTables<'t> {
             true => drop(self.forgotten.insert(hash)),
             false => drop(self.inline.remove(&hash.0)?),
         }
-        Ok(())
+        self.not_wanted(hash)
     }
 
     /// `action`: an index of [`ACTIONS`].
@@ -340,6 +394,7 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("event", EVENTS);
     rows!("key", KEYS);
     rows!("key-age", KEY_AGES);
+    rows!("wanted", WANTED);
     rows
 }
 

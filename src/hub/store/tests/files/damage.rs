@@ -32,3 +32,204 @@ fn a_staged_chunk_whose_sync_failed_is_not_trusted() {
     let hub = hub.reopen();
     assert_eq!(hub.store.missing_chunks(&[chunk.sha256]).unwrap(), [chunk.sha256]);
 }
+
+type Harm = fn(&Path);
+
+/// What happens to the file of a chunk.
+const HARMS: [(&str, Harm); 4] = [
+    ("a bit is flipped", |path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[1000] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }),
+    ("it is removed", |path| std::fs::remove_file(path).unwrap()),
+    ("it is emptied", |path| std::fs::write(path, "").unwrap()),
+    ("it is longer", |path| std::fs::write(path, [std::fs::read(path).unwrap(), vec![0]].concat()).unwrap()),
+];
+
+impl Hub {
+    fn file_of(&self, bytes: &[u8]) -> std::path::PathBuf {
+        self.store.chunks.place_of(Hash::of(bytes))
+    }
+
+    /// Reads a file to its end or to where it fails.
+    fn reads(&self, full: &str, bytes: &[u8]) -> bool {
+        let (_, mut reader) = self.store.open_file(id_of(full), None).unwrap().unwrap();
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).is_ok() && got == bytes
+    }
+
+    /// A commit that relies on chunks which are to be there.
+    fn commit(&self, full: &str, bytes: &[u8], at: u64) -> Changed {
+        let chunk = Chunk { sha256: Hash::of(bytes), size: bytes.len() as u64 };
+        let staged = self.store.staged(&[chunk]).unwrap();
+        let chunks = vec![(chunk, staged[0].clone())];
+        self.put(Put { chunks, size: chunk.size, sha256: chunk.sha256, ..put(self, full, b"", at) })
+    }
+
+    fn is_whole(&self) {
+        assert_eq!(self.store.examine().damage, Vec::<String>::new());
+        assert_eq!((self.store.lost_count(), self.store.has_found_losses()), (0, false));
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_that_relies_on_a_lost_chunk() {
+    for (how, harm) in HARMS {
+        let hub = Hub::new();
+        let bytes = noise(1, 30_000);
+        hub.put_bytes("big", &bytes, 1);
+        harm(&hub.file_of(&bytes));
+        // nobody has read it since; the same content again, under another name, and with another time
+        for (full, at) in [("big", 1), ("copy", 1), ("big", 2)] {
+            assert_eq!(word(&hub.commit(full, &bytes, at)), "missing 1", "{how}: {full} {at}");
+        }
+        assert!(hub.store.file_named(&name("copy")).unwrap().is_none(), "{how}");
+        assert_eq!(hub.store.missing_chunks(&[Hash::of(&bytes)]).unwrap(), [Hash::of(&bytes)], "{how}");
+        assert!(hub.store.file(id_of("big")).unwrap().unwrap().wanted, "{how}");
+    }
+}
+
+#[test]
+fn bytes_that_come_under_any_name_mend_what_is_lost() {
+    for (how, harm) in HARMS {
+        for (what, full, at) in [("the same again", "big", 1), ("another name", "copy", 1), ("another time", "big", 2)] {
+            let hub = Hub::new();
+            let bytes = noise(1, 30_000);
+            hub.put_bytes("big", &bytes, 1);
+            harm(&hub.file_of(&bytes));
+            assert!(!hub.reads("big", &bytes) && hub.store.is_wanted(Hash::of(&bytes)), "{how}");
+            let changed = hub.put(put(&hub, full, &bytes, at));
+            assert!(!matches!(changed, Changed::Missing(_)), "{how}, {what}: {changed:?}");
+            assert!(hub.reads("big", &bytes), "{how}, {what}");
+            hub.is_whole();
+        }
+        // a chunk by itself: what a client sends that was asked
+        let hub = Hub::new();
+        let bytes = noise(1, 30_000);
+        hub.put_bytes("big", &bytes, 1);
+        harm(&hub.file_of(&bytes));
+        assert!(!hub.reads("big", &bytes));
+        assert!(hub.store.stage_chunk(Hash::of(&bytes), &mut bytes.as_slice(), 30_000).unwrap());
+        let op = hub.store.mend_op(Hash::of(&bytes), 30_000).unwrap().unwrap();
+        assert_eq!(hub.apply(Op::File(op)), Outcome::Done);
+        assert!(hub.reads("big", &bytes), "{how}");
+        hub.is_whole();
+    }
+}
+
+#[test]
+fn what_is_lost_is_known_after_a_restart_and_named_until_it_is_mended_or_not_needed() {
+    let mut hub = Hub::new();
+    let (first, second) = (noise(1, 30_000), noise(2, 30_000));
+    hub.put_bytes("d/first", &first, 1);
+    hub.put_bytes("second", &second, 1);
+    for bytes in [&first, &second] {
+        std::fs::write(hub.file_of(bytes), "").unwrap();
+    }
+    assert!(!hub.reads("d/first", &first) && !hub.reads("second", &second));
+    // an older revision needs one of them too
+    hub.put_bytes("second", b"short", 2);
+    // each group begins with what was found
+    let due = hub.store.due();
+    hub.store.apply(&at(hub.now, due)).unwrap();
+    assert_eq!(word(&hub.restore(id_of("second"), Some(2))), "missing 1");
+    let mut hub = {
+        hub.now += 1;
+        hub.reopen()
+    };
+    assert_eq!(hub.store.lost_count(), 2);
+    assert_eq!(hub.store.wanted_names(0, 10).unwrap(), (vec![name("d/first")], 1), "versions are for nobody to send");
+    assert_eq!(hub.store.wanted_names(1, 10).unwrap(), (vec![], 1));
+    assert_eq!(word(&hub.restore(id_of("second"), Some(2))), "missing 1");
+    let lost = hub.store.examine().lost;
+    let words: Vec<(&str, u64, bool)> = lost.iter().map(|l| (l.name.as_str(), l.rev, l.is_current)).collect();
+    assert_eq!(words, [("d/first", 1, true), ("second", 2, false)]);
+    assert!(lost.iter().all(|lost| lost.wanted_since.is_some()), "{lost:?}");
+    hub.put_bytes("elsewhere", &first, 1);
+    assert!(hub.reads("d/first", &first));
+    assert_eq!(hub.store.lost_count(), 1);
+    // the version goes, and a day later its chunk
+    hub.now += 40 * DAY;
+    hub.sweep_files();
+    hub.now += 2 * DAY;
+    hub.sweep_files();
+    hub.is_whole();
+}
+
+#[test]
+fn short_contents_in_the_tables_are_mended_too() {
+    let hub = Hub::new();
+    hub.put_bytes("short", b"some text", 1);
+    let harm = |bytes: Option<&[u8]>| {
+        let db = hub.store.db.read().unwrap();
+        let tx = db.as_ref().unwrap().begin_write().unwrap();
+        {
+            let mut table = tx.open_table(crate::hub::store::files::INLINE).unwrap();
+            match bytes {
+                Some(bytes) => drop(table.insert(&Hash::of(b"some text").0, bytes).unwrap()),
+                None => drop(table.remove(&Hash::of(b"some text").0).unwrap()),
+            }
+        }
+        tx.commit().unwrap();
+    };
+    for bytes in [Some(&b"some test"[..]), Some(b""), None] {
+        harm(bytes);
+        assert!(!hub.reads("short", b"some text"), "{bytes:?}");
+        assert_eq!(word(&hub.commit("copy", b"some text", 1)), "missing 1");
+        assert_eq!(word(&hub.put(put(&hub, "short", b"some text", 1))), "unchanged 1");
+        assert!(hub.reads("short", b"some text"), "{bytes:?}");
+        hub.is_whole();
+        // as a chunk of its own it becomes a file
+        harm(bytes);
+        assert!(!hub.reads("short", b"some text"));
+        assert!(hub.store.stage_chunk(Hash::of(b"some text"), &mut &b"some text"[..], 9).unwrap());
+        hub.apply(Op::File(hub.store.mend_op(Hash::of(b"some text"), 9).unwrap().unwrap()));
+        assert!(hub.reads("short", b"some text"), "{bytes:?}");
+        hub.is_whole();
+        // and back
+        std::fs::remove_file(hub.file_of(b"some text")).unwrap();
+        assert!(!hub.reads("short", b"some text"));
+        hub.put(put(&hub, "short", b"some text", 1));
+        assert!(hub.reads("short", b"some text") && !hub.file_of(b"some text").exists());
+        hub.is_whole();
+    }
+}
+
+#[test]
+fn a_read_for_which_there_are_no_descriptors_says_nothing_about_the_chunk() {
+    let hub = Hub::new();
+    let wanted = &hub.store.chunks.wanted;
+    for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+        wanted.note_error(Hash::of(b"x"), &std::io::Error::from_raw_os_error(code));
+    }
+    assert_eq!(hub.store.lost_count(), 0);
+    wanted.note_error(Hash::of(b"x"), &std::io::Error::from_raw_os_error(libc::EIO));
+    assert_eq!(hub.store.lost_count(), 1);
+    // of a chunk that no table knows nothing is asked
+    hub.store.apply(&at(hub.now, hub.store.due())).unwrap();
+    hub.is_whole();
+}
+
+#[test]
+fn a_backup_is_made_of_what_is_left() {
+    let hub = Hub::new();
+    let (lost, kept) = (noise(1, 30_000), noise(2, 30_000));
+    hub.put_bytes("lost", &lost, 1);
+    hub.put_bytes("kept", &kept, 1);
+    std::fs::remove_file(hub.file_of(&lost)).unwrap();
+    let target = TempDir::new().unwrap();
+    let backup = hub.store.backup(target.path()).unwrap();
+    assert_eq!((backup.chunks, backup.lost), (1, 1));
+    let found = crate::hub::store::check::check(target.path(), 1 << 20).unwrap();
+    assert_eq!(found.lost.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["lost"]);
+    assert!(hub.store.is_wanted(Hash::of(&lost)));
+    // the restored hub asks for it from the start
+    crate::hub::store::check::ask_for_lost(target.path(), 1 << 20, &found.lost_chunks, 5).unwrap();
+    let restored = Store::open(target.path(), 1 << 20, hub.now, Uuid::from_u128(7)).unwrap();
+    assert_eq!(restored.lost_count(), 1);
+    drop(restored);
+    // and no more when it is whole again
+    crate::hub::store::check::ask_for_lost(target.path(), 1 << 20, &Default::default(), 5).unwrap();
+    assert_eq!(Store::open(target.path(), 1 << 20, hub.now, Uuid::from_u128(7)).unwrap().lost_count(), 0);
+}

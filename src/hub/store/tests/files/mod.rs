@@ -425,7 +425,8 @@ fn what_is_small_takes_one_sync_and_what_is_not_three() {
     assert_eq!(syncs(b"small", "small"), 1);
     // its directory and the tables, once the file itself was synced by who took it in; and the new directory in `chunks/`
     assert_eq!(syncs(&noise(2, 20_000), "large"), 3);
-    assert_eq!(syncs(&noise(2, 20_000), "the same bytes"), 1);
+    // bytes that came take the place of those that are there, which may be damaged
+    assert_eq!(syncs(&noise(2, 20_000), "the same bytes"), 2);
     // many bodies of one request share their syncs
     let before = hub.store.written()[0];
     let take_in = |n: u64| feed(hub.store.intake_unsynced().unwrap(), &noise(100 + n, 17_000));

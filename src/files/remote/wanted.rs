@@ -1,0 +1,105 @@
+//! Contents of which the hub has lost a part: it names the files, and a machine that has one sends what is lost. Paths that
+//! wait for such a content are offered again when the hub has it.
+//!
+//! Nothing is sent that the hub has not had: only a file that was in sync, as it was then.
+
+use std::sync::PoisonError;
+
+use crate::client::{Failure, Source, Told};
+use crate::error::{Error, Kind};
+use crate::files::engine::env::*;
+use crate::files::tree::root::fault;
+use crate::logger::one_line;
+use crate::relpath;
+use crate::transfer::{Step, local};
+use crate::wire::files::{self, Hash, Name, SINGLE};
+
+use super::{Remote, moving};
+
+/// Paths that are known to wait, at most; a sweep offers the others.
+const LACKING: usize = 1000;
+
+impl Remote {
+    /// A download that failed. A content that the hub has lost in part is no trouble with the hub.
+    pub(super) fn not_sent(&self, path: &str, failure: Failure) -> Fault {
+        let Told::Missing(lost) = &failure.told else { return self.link.failed(failure) };
+        self.link.reached();
+        let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = lost.first().filter(|_| lacking.len() < LACKING || lacking.contains_key(path)) {
+            lacking.insert(path.to_string(), *first);
+        }
+        drop(lacking);
+        let what = format!("cannot receive {path}: hub {} has lost a part of its content", self.hub.url());
+        Fault::Refused(Error::new(Kind::Busy, what).hint("it waits for a machine that has the file; on the hub: \"mesync hub check\""))
+    }
+
+    /// Sends what the hub has lost and this directory has; and the paths whose content the hub has again. To be called when
+    /// the feed has been read.
+    pub fn mend(&self) -> Vec<String> {
+        let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        for name in &wanted {
+            match self.give(name) {
+                Ok(()) => {}
+                Err(Fault::Later(e) | Fault::Refused(e) | Fault::NoSpace(e) | Fault::Fatal(e)) => {
+                    log::debug!("cannot send {} to the hub, which has lost it: {e}", one_line(&name.full()));
+                }
+            }
+            if !self.link.pause().is_zero() {
+                break;
+            }
+        }
+        self.take_mended().unwrap_or_default()
+    }
+
+    fn give(&self, name: &Name) -> Called<()> {
+        let full = name.full();
+        let Some(path) = self.names.path(&full).filter(|path| relpath::check(path).is_ok()) else { return Ok(()) };
+        let Some(entry) = self.state.rows(path)?.base.entry.filter(|entry| !entry.is_dir() && entry.size > 0) else { return Ok(()) };
+        if self.tree.ignored(path) {
+            return Ok(());
+        }
+        if entry.kind == files::Kind::Symlink {
+            let Ok(target) = self.tree.read_link(path) else { return Ok(()) };
+            return if Hash::of(&target) == entry.hash { self.give_chunk(path, entry.hash, Source::Bytes(&target)) } else { Ok(()) };
+        }
+        let Some(reading) = self.tree.read(path, None).map_err(|e| fault("read", path, &e))? else { return Ok(()) };
+        let local = local::Local::of(reading.file, path.to_string()).map_err(Fault::Later)?;
+        let content = local.split(|_, _| Ok(())).map_err(|failure| Fault::Later(failure.error))?;
+        if (content.size, content.sha256) != (entry.size, entry.hash) {
+            return Ok(());
+        }
+        if entry.size <= SINGLE {
+            let source = Source::Part { file: &local.file, at: 0, length: entry.size, sha256: entry.hash };
+            return self.give_chunk(path, entry.hash, source);
+        }
+        let step = |step: Step<'_>| self.traffic.up(step);
+        self.called(moving(&self.hub, &step, |mover| mover.send_chunks(&local)))?;
+        log::info!("sent {path:?} to the hub, which had lost a part of it");
+        Ok(())
+    }
+
+    fn give_chunk(&self, path: &str, hash: Hash, source: Source<'_>) -> Called<()> {
+        if self.called(self.hub.missing(&[hash]))?.is_empty() {
+            return Ok(());
+        }
+        let passed = |bytes| self.traffic.up(Step::Passed(bytes));
+        self.called(self.hub.put_chunk(hash, source, &passed))?;
+        log::info!("sent {path:?} to the hub, which had lost it");
+        Ok(())
+    }
+
+    /// Paths whose content the hub has again.
+    fn take_mended(&self) -> Called<Vec<String>> {
+        let lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if lacking.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked: Vec<Hash> = lacking.values().copied().collect();
+        let missing = self.called(self.hub.missing(&asked))?;
+        let mended = lacking.into_iter().filter(|(_, lost)| !missing.contains(lost));
+        let mended: Vec<String> = mended.map(|(path, _)| path).collect();
+        let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
+        lacking.retain(|path, _| !mended.contains(path));
+        Ok(mended)
+    }
+}

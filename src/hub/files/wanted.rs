@@ -1,0 +1,51 @@
+//! Which files clients are asked for, since the hub has lost a part of their content.
+//!
+//! To find their names, all records are read: that is done once for all clients, and not again for a while.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config::limits;
+use crate::hub::store::Store;
+use crate::wire::files::Name;
+
+/// Names are looked for again after so long, or when a chunk was lost or mended: files are renamed, and what no client has
+/// must make room for others.
+const NAMES_AGE: Duration = Duration::from_secs(60);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct WantedNames(Mutex<Option<Found>>);
+
+#[derive(Debug)]
+struct Found {
+    at: Instant,
+    changes: u64,
+    names: Vec<Name>,
+    /// How many names come before those.
+    skipped: usize,
+}
+
+impl WantedNames {
+    /// Some of them, others each time that they are looked for.
+    pub fn names(&self, store: &Store) -> Vec<Name> {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, changes) = (clock::monotonic(), store.wanted_changes());
+        if let Some(found) = found.as_ref().filter(|f| f.changes == changes && now.duration_since(f.at) < NAMES_AGE) {
+            return found.names.clone();
+        }
+        let skip = found.as_ref().map_or(0, |f| f.skipped + f.names.len());
+        let look = |skip| store.wanted_names(skip, limits::WANTED_NAMES);
+        let (names, skipped) = match look(skip) {
+            Ok((names, count)) if names.is_empty() && count > 0 => (look(0).map(|(names, _)| names).unwrap_or_default(), 0),
+            Ok((names, _)) => (names, skip),
+            Err(e) => {
+                log::warn!("cannot look for files whose content is lost: {e}");
+                return Vec::new();
+            }
+        };
+        *found = Some(Found { at: now, changes, names: names.clone(), skipped });
+        names
+    }
+}

@@ -1,0 +1,192 @@
+//! Chunks that the hub has lost: found damaged or missing on a read, at a check, or when a client asks what there is. The
+//! hub asks for them until good bytes are in their place.
+//!
+//! What is found is known here at once and in the tables with the next group. It decides nothing about which bytes are good.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use redb::ReadTransaction;
+
+use super::super::Store;
+use super::super::tables::Tried;
+use super::intake::INLINE;
+use super::rows::Row;
+use super::tables::{self, FILES, LISTS, VERSIONS, WANTED};
+use crate::config::limits;
+use crate::error::{Result, is_shortage, plain};
+use crate::wire::files::{Chunk, Hash, Name, Record};
+
+/// Records of an answer whose chunks are looked at, at most: those of a whole listing would take too long.
+const LOOKED_AT: usize = 20;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    found: Mutex<Found>,
+    /// Advances whenever a chunk is lost or mended.
+    changes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    hashes: BTreeSet<Hash>,
+    /// Of these, those that the tables do not have yet.
+    unsaved: BTreeSet<Hash>,
+}
+
+impl Wanted {
+    /// What the tables have, at the start.
+    pub fn load(&self, hashes: impl IntoIterator<Item = Hash>) {
+        self.lock().hashes.extend(hashes);
+    }
+
+    /// A chunk was found to be lost. More than so many at a time are found again later.
+    pub fn note(&self, hash: Hash, why: &str) {
+        let mut found = self.lock();
+        if found.hashes.len() >= limits::WANTED || !found.hashes.insert(hash) {
+            return;
+        }
+        found.unsaved.insert(hash);
+        self.changes.fetch_add(1, Relaxed);
+        log::error!("lost chunk {hash}: {why}; clients are asked for it");
+    }
+
+    /// The same for a read that failed. A lack of descriptors or memory says nothing about the chunk.
+    pub fn note_error(&self, hash: Hash, e: &io::Error) {
+        if !is_shortage(e) && e.kind() != io::ErrorKind::Interrupted {
+            self.note(hash, &plain(e));
+        }
+    }
+
+    pub fn has(&self, hash: Hash) -> bool {
+        self.lock().hashes.contains(&hash)
+    }
+
+    pub fn all(&self) -> BTreeSet<Hash> {
+        self.lock().hashes.clone()
+    }
+
+    /// For the next group to begin with.
+    pub fn unsaved(&self) -> Vec<Hash> {
+        self.lock().unsaved.iter().copied().collect()
+    }
+
+    /// The tables have these now.
+    pub fn saved(&self, hashes: &[Hash]) {
+        let mut found = self.lock();
+        found.unsaved.retain(|hash| !hashes.contains(hash));
+    }
+
+    /// Good bytes are in their place, or nothing refers to them any more.
+    pub fn forget(&self, hashes: &BTreeSet<Hash>) {
+        let mut found = self.lock();
+        for hash in hashes {
+            found.unsaved.remove(hash);
+            if found.hashes.remove(hash) {
+                self.changes.fetch_add(1, Relaxed);
+                log::info!("chunk {hash} is whole again, or is not needed any more");
+            }
+        }
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// Advances whenever a chunk is lost or mended.
+    pub fn wanted_changes(&self) -> u64 {
+        self.chunks.wanted.changes()
+    }
+
+    /// The hub asks for this chunk.
+    pub fn is_wanted(&self, hash: Hash) -> bool {
+        self.chunks.wanted.has(hash)
+    }
+
+    /// How many chunks the hub asks for.
+    pub fn lost_count(&self) -> usize {
+        self.chunks.wanted.lock().hashes.len()
+    }
+
+    /// Files whose content the hub asks for, at most so many from the `skip`th on; and how many there are.
+    pub fn wanted_names(&self, skip: usize, most: usize) -> Result<(Vec<Name>, usize)> {
+        let wanted = self.chunks.wanted.all();
+        if wanted.is_empty() {
+            return Ok((Vec::new(), 0));
+        }
+        let (mut names, mut count) = (Vec::new(), 0);
+        self.read(|tx| {
+            each_that_needs(tx, &wanted, &mut |row, is_current, _| {
+                if is_current {
+                    count += 1;
+                    names.extend((count > skip && names.len() < most).then(|| row.name.clone()));
+                }
+            })
+        })?;
+        Ok((names, count))
+    }
+
+    /// Says in the records whether the hub asks for their content. Of a few records the files of their chunks are looked at.
+    pub(super) fn mark_wanted(&self, tx: &ReadTransaction, rows: &[Row], records: &mut [Record]) -> Tried<()> {
+        let (wanted, looks) = (self.chunks.wanted.all(), rows.len() <= LOOKED_AT);
+        if wanted.is_empty() && !looks {
+            return Ok(());
+        }
+        let is_lost = |chunk: &Chunk| {
+            wanted.contains(&chunk.sha256) || looks && chunk.size > INLINE && !self.chunks.is_there(chunk.sha256, chunk.size)
+        };
+        let lists = tx.open_table(LISTS)?;
+        for (row, record) in rows.iter().zip(records) {
+            record.wanted = row.is_live() && tables::chunks_of(&lists, row)?.iter().any(is_lost);
+        }
+        Ok(())
+    }
+}
+
+/// Calls `tell` with each file and version that needs one of these chunks: its row, whether it is the current one, the chunk.
+pub fn each_that_needs(tx: &ReadTransaction, lost: &BTreeSet<Hash>, tell: &mut dyn FnMut(&Row, bool, Hash)) -> Tried<()> {
+    let lists = tx.open_table(LISTS)?;
+    let mut look = |bytes: &[u8], is_current: bool| -> Tried<()> {
+        // what cannot be read is told by the check of the tables
+        let Ok(row) = Row::from_bytes(bytes) else { return Ok(()) };
+        if is_current && !row.is_live() {
+            return Ok(());
+        }
+        let chunks = tables::chunks_of(&lists, &row)?;
+        if let Some(chunk) = chunks.iter().find(|chunk| lost.contains(&chunk.sha256)) {
+            tell(&row, is_current, chunk.sha256);
+        }
+        Ok(())
+    };
+    for row in tx.open_table(FILES)?.range(0u128..)? {
+        look(row?.1.value(), true)?;
+    }
+    for row in tx.open_table(VERSIONS)?.range((0u128, 0u64)..)? {
+        look(row?.1.value(), false)?;
+    }
+    Ok(())
+}
+
+/// Since when (wall clock, in milliseconds) the tables say that chunks are lost.
+pub fn since(tx: &ReadTransaction) -> Tried<BTreeMap<Hash, u64>> {
+    let table = match tx.open_table(WANTED) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+        table => table?,
+    };
+    table
+        .range::<&[u8; 32]>(..)?
+        .map(|row| {
+            let (hash, since) = row?;
+            Ok((Hash(*hash.value()), since.value()))
+        })
+        .collect()
+}
