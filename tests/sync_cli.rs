@@ -88,6 +88,7 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
         "skipped_special",
         "unreadable",
         "unwatched",
+        "waiting",
         "watched",
         "well",
     ];
@@ -242,6 +243,7 @@ fn a_dry_run_says_why_and_changes_nothing() {
         "sent",
         "skipped_names",
         "skipped_special",
+        "waiting",
     ];
     assert!(row.as_object().unwrap().keys().eq(keys), "{row}");
     assert_eq!((&row["sent"], &row["received"], &row["in_step"]), (&1.into(), &1.into(), &true.into()));

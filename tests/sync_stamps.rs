@@ -148,3 +148,42 @@ fn a_pass_names_what_is_written_to_all_the_while_and_the_reason() {
     assert!(told.contains("hot waits: "), "{told}");
     assert_eq!(a.pass()["waiting"], serde_json::json!([]));
 }
+
+fn set_time(synced: &Synced, path: &str, seconds: u64) {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::new(seconds, 123_456_789);
+    std::fs::File::options().append(true).open(synced.at(path)).unwrap().set_modified(at).unwrap();
+}
+
+fn time(synced: &Synced, path: &str) -> u64 {
+    let at = synced.at(path).metadata().unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(at.subsec_nanos(), 123_456_789);
+    at.as_secs()
+}
+
+#[test]
+fn a_time_that_is_set_after_the_file_was_closed_arrives_without_its_bytes() {
+    let hub = Hub::start();
+    let (a, b) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    a.put("f", "x".repeat(1000));
+    a.pass();
+    b.pass();
+    set_time(&a, "f", 1_000_000_000);
+    a.chmod("f", 0o640);
+    assert_eq!(a.pass()["bytes_sent"], 0);
+    assert_eq!(b.pass()["bytes_received"], 0);
+    assert_eq!((time(&b, "f"), b.mode("f")), (1_000_000_000, 0o640));
+    // nothing comes back
+    for synced in [&a, &b, &a] {
+        assert_eq!(synced.pass()["sent"], 0);
+    }
+    // the time from there, the mode from here: both stay
+    set_time(&b, "f", 1_100_000_000);
+    b.pass();
+    a.chmod("f", 0o600);
+    for synced in [&a, &b, &a] {
+        synced.pass();
+    }
+    for synced in [&a, &b] {
+        assert_eq!((time(synced, "f"), synced.mode("f")), (1_100_000_000, 0o600), "{}", synced.machine.name);
+    }
+}

@@ -150,7 +150,7 @@ impl Directory {
         boot::opened(&state, &*tree, &boot::current()).map_err(error)?;
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
-        let options = Options { allow_deletes, mode: settings.mode, ..Options::default() };
+        let options = Options { allow_deletes, mode: settings.mode, times_alone_stay: legacy.is_some(), ..Options::default() };
         let now = clock::monotonic();
         Ok(Opened::Ready(Box::new(Directory {
             engine: Engine::new(env, options).map_err(error)?,

@@ -22,7 +22,7 @@ pub struct Entry {
     pub size: u64,
     /// [`MODE`] bits only.
     pub mode: u32,
-    /// Nanoseconds since 1970. Travels with the content; alone it is no change.
+    /// Nanoseconds since 1970. That of a file is a dimension of its own, as the mode is.
     pub mtime: i64,
 }
 
@@ -176,6 +176,7 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
         return match base.entry {
             _ if edited_here => decided(Action::Upload, mine, "edited here"),
             Some(b) if mine != b.mode => decided(Action::Upload, mine, "mode changed here"),
+            _ if is_retimed(base, local) => decided(Action::Upload, mine, "time changed here"),
             _ => decided(Action::Nothing, mine, "in step"),
         };
     }
@@ -217,10 +218,24 @@ pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
 
 /// As [`local_mode`], for the time of the last change.
 pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
-    match (&base.entry, &base.seen) {
-        (Some(b), Some(seen)) if seen.mtime == local.entry.mtime && local.entry.same_body(b) => b.mtime,
+    match &base.entry {
+        Some(b) if local.entry.same_body(b) && base.seen.is_none_or(|seen| seen.mtime == local.entry.mtime) => b.mtime,
         _ => local.entry.mtime,
     }
+}
+
+/// The time of a file was changed here, and nothing else: set after it was closed, as unpacking and `cp -p` do.
+pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
+    let file = |b: &Entry| b.kind == Kind::File && local.entry.same_body(b);
+    holds(Rule::TimeApart) && base.entry.filter(file).is_some_and(|b| local_mtime(base, local) != b.mtime)
+}
+
+/// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. Both changed it: the hub's. Where nothing
+/// was in step before, both keep what they have.
+pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: Mode) -> Option<i64> {
+    let (was, theirs) = base.entry.zip(remote.entry)?;
+    let changed = was.mtime != theirs.mtime && local.entry.kind == Kind::File && mode != Mode::SendOnly && holds(Rule::TimeApart);
+    changed.then_some(theirs.mtime)
 }
 
 /// The directory that a name is in; `None` in the root.

@@ -10,6 +10,8 @@ pub enum Rule {
     EditBeatsDelete,
     /// The mode is merged apart from the content.
     ModeApart,
+    /// The time of a file is merged apart from it, too.
+    TimeApart,
     /// A mode taken over from the hub is written down before the edit is sent.
     MergedModeIsStored,
     /// Equal bytes are no conflict.

@@ -142,13 +142,13 @@ impl Engine {
         Err(Stop::Again(NO_FREE_NAME))
     }
 
-    /// Sets the mode of what is here, and then the base. The intent keeps what a person sets after that from looking like what
-    /// was there before it.
-    pub(super) fn change_mode(&self, path: &str, known: &Known, local: &Local, mode: u32, then: BaseRow) -> Step {
-        let intent = Intent::Mode { generation: known.generation, was: local.stamp, mode, then: then.clone() };
+    /// Sets mode and time of what is here, and then the base. The intent keeps what a person sets after that from looking like
+    /// what was there before it.
+    pub(super) fn change_metadata(&self, path: &str, known: &Known, local: &Local, (mode, mtime): (u32, i64), then: BaseRow) -> Step {
+        let intent = Intent::Metadata { generation: known.generation, was: local.stamp, mode, mtime, then: then.clone() };
         self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent))])?;
-        let stamp = self.env.tree.set_mode(path, &local.stamp, mode)?;
-        let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode));
+        let stamp = self.env.tree.set_metadata(path, &local.stamp, mode, Some(mtime))?;
+        let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode, mode));
         self.finished(path, known, known.generation, base)?;
         if stamp.is_some() { Ok(true) } else { Err(Stop::Again(LOCAL_CHANGED)) }
     }
@@ -170,12 +170,14 @@ impl Engine {
                 self.env.tree.discard(&staged.temp)?;
             }
             Intent::Clear { temp } => return self.clear_away(path, known, temp),
-            Intent::Mode { generation, was, mode, then } => {
+            Intent::Metadata { generation, was, mode, mtime, then } => {
                 // a filesystem that cannot keep it gets it once more, and then the base
-                let now = self.env.tree.stamp(path)?.filter(|now| now.mode != was.mode);
-                let untouched = |now: &Stamp| now.same_but_for_ctime(&Stamp { mode: *mode, ..*was });
-                let seen = now.map(|now| if untouched(&now) { now } else { Stamp { ctime: 0, ..*was } });
-                self.finished(path, known, *generation, seen.map(|seen| with_mode(then, seen, *mode)))?;
+                let retimed = *mtime != was.mtime;
+                let changed = |now: &Stamp| now.mode != was.mode || retimed && now.mtime != was.mtime;
+                let now = self.env.tree.stamp(path)?.filter(changed);
+                let untouched = |now: &Stamp| !retimed && now.same_but_for_ctime(&Stamp { mode: *mode, ..*was });
+                let seen = now.map(|now| if untouched(&now) { now } else { Stamp { ctime: 0, mtime: *mtime, ..*was } });
+                self.finished(path, known, *generation, seen.map(|seen| with_mode(then, seen, *mode, *mode)))?;
             }
             Intent::Leave { generation, then, what, to, trash } => {
                 let left = self.has_left(path, what, to, *trash)?;
@@ -241,7 +243,7 @@ impl Engine {
         if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
             // only its mode was changed: that is a change of what stands there now
             if let Some(now) = self.env.tree.stamp(path)?.filter(|_| over.entry.mode != held.entry.mode) {
-                self.env.tree.set_mode(path, &now, held.entry.mode)?;
+                self.env.tree.set_metadata(path, &now, held.entry.mode, None)?;
             }
             return Ok(());
         }
@@ -375,8 +377,8 @@ impl Engine {
     }
 }
 
-/// The base after a change of mode: `seen`, where it is still to be told, is `stamp` with the mode that is in step.
-fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32) -> BaseRow {
-    let seen = Some(Stamp { mode, ..then.seen.unwrap_or(stamp) });
-    BaseRow { seen, ..then.clone() }
+/// The base after a change of metadata: `seen`, where it is still to be told, is `stamp` with the mode that became of `meant`.
+fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32, meant: u32) -> BaseRow {
+    let seen = Stamp { mode, ..then.seen.unwrap_or(stamp) };
+    BaseRow { seen: Some(seen_with(meant, then.entry.as_ref(), seen)), ..then.clone() }
 }

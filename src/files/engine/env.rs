@@ -197,9 +197,9 @@ pub trait Tree: Send + Sync {
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
     /// Whether a name has the bytes of `what`, whose stamp it shows but for ctime: read again where no stamp tells.
     fn holds(&self, path: &str, what: &Local) -> Called<bool>;
-    /// Sets the mode of what shows this stamp. -> the new stamp; `None`: it is something else by now. Its mode is what became of
-    /// this one, not one that somebody has set since.
-    fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>>;
+    /// Sets the mode of what shows this stamp, and the time of a file. -> the new stamp; `None`: it is something else by now. Its
+    /// mode is what became of this one, not one that somebody has set since.
+    fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>>;
     /// Removes a temporary name, or one in the trash, and what it holds; fine if there is nothing.
     fn discard(&self, temp: &str) -> Called<()>;
     /// `rmdir`. `false`: there is none, or it is not empty of everything.
@@ -224,11 +224,14 @@ pub enum Intent {
         over: Option<Local>,
         staged: Staged,
     },
-    /// The path is to get this mode. Its mode is not the one it was: it did, or a person has answered since.
-    Mode {
+    /// The path is to get this mode and, of a file, this time. One of them is not what it was: it did, or a person has answered
+    /// since.
+    Metadata {
         generation: u64,
         was: Stamp,
         mode: u32,
+        /// As in `was`: it stays.
+        mtime: i64,
         /// The base of the path from then on. `seen` `None`: what `stat` shows then.
         then: BaseRow,
     },

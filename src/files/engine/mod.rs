@@ -66,6 +66,8 @@ pub struct Options {
     pub allow_deletes: bool,
     /// Which way changes go.
     pub mode: Mode,
+    /// A time alone is no change: the server would get the bytes again.
+    pub times_alone_stay: bool,
 }
 
 /// What was done about a path, for the log and the status.
@@ -365,7 +367,12 @@ impl Engine {
         let generation = self.generation();
         let rows = self.env.state.rows(path)?;
         let node = self.look(path, &rows.base)?;
-        let local = self.counts(path, &rows.base, node)?;
+        let mut local = self.counts(path, &rows.base, node)?;
+        if let (true, Some(local), Some(base)) = (self.options.times_alone_stay, &mut local, rows.base.entry)
+            && local.entry.same_body(&base)
+        {
+            local.entry.mtime = rows.base.seen.map_or(base.mtime, |seen| seen.mtime);
+        }
         Ok(Known { generation, rows, node, local })
     }
 

@@ -145,17 +145,17 @@ impl Engine {
 
     /// Takes the hub's mode over before an edit is sent, and writes that down at once: what a person sets after that is
     /// their answer to it. `true`: done, plan again.
-    fn merge_mode(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+    pub(super) fn merge_mode(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
         let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local)) else { return Ok(false) };
         if !holds(Rule::MergedModeIsStored) {
-            self.env.tree.set_mode(path, &local.stamp, mode)?;
+            self.env.tree.set_metadata(path, &local.stamp, mode, None)?;
             return Ok(true);
         }
         // the content is as far out of step as before
         let nothing = Stamp { inode: 0, size: 0, mtime: 0, ctime: 0, mode };
         let seen = Some(Stamp { mode, ..known.base().seen.unwrap_or(nothing) });
         let then = BaseRow { entry: Some(Entry { mode, ..entry }), seen, ..known.base().clone() };
-        self.change_mode(path, known, local, mode, then)
+        self.change_metadata(path, known, local, (mode, local.entry.mtime), then)
     }
 
     /// The name that something new here had before, if it was renamed here; claimed.

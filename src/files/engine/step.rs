@@ -1,6 +1,6 @@
 //! One path: examined, and carried one step further.
 
-use crate::files::plan::{Action, BaseRow, Entry, Local, Stamp, local_mode, parent};
+use crate::files::plan::{Action, BaseRow, Entry, Local, Stamp, is_retimed, local_mode, parent, time_from};
 use crate::files::rules::{Rule, holds};
 
 use super::desk::{End, Examined, Rank, Way};
@@ -130,15 +130,26 @@ impl Engine {
         Ok(false)
     }
 
-    /// Equal bytes on both sides: only the mode may have to follow.
+    /// Equal bytes on both sides: only mode and time may have to follow.
     fn adopt(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
-        if mode != local_mode(known.base(), local) {
-            return self.change_mode(path, known, local, mode, in_step(known, None));
+        let ours = is_retimed(known.base(), local);
+        let time = time_from(known.base(), local, known.remote(), self.options.mode);
+        let mtime = time.unwrap_or(local.entry.mtime);
+        if ours && time.is_none() && self.merge_mode(path, known, local, mode)? {
+            // the new time is still to be told
+            return Ok(true);
+        }
+        if mode != local_mode(known.base(), local) || mtime != local.entry.mtime {
+            return self.change_metadata(path, known, local, (mode, mtime), in_step(known, None));
         }
         if self.env.tree.stamp(path)? != Some(local.stamp) {
             return Err(Stop::Again(LOCAL_CHANGED));
         }
-        let base = in_step(known, Some(seen_with(mode, known.remote().entry.as_ref(), local.stamp)));
+        let mut seen = seen_with(mode, known.remote().entry.as_ref(), local.stamp);
+        if let (true, None, Some(theirs)) = (ours, time, known.remote().entry) {
+            seen.mtime = theirs.mtime;
+        }
+        let base = in_step(known, Some(seen));
         self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
         Ok(true)
     }

@@ -5,7 +5,7 @@
 //!   version; allowed where somebody without preconditions overwrote it) or *lost*;
 //! * I3 what a user overwrote or deleted is not live again, unless put there again;
 //! * I4 every live record has its bytes;
-//! * I5 a mode that one user set and nobody else touched stays;
+//! * I5 a mode or a time that one user set and nobody else touched stays, and is the same everywhere;
 //! * I6 equals do not conflict; I7 deletes that nobody approved stay within the limit in every window; I8 where only one
 //!   machine has a user, nothing there is touched: these are seen while it happens.
 
@@ -118,6 +118,13 @@ impl World {
         if self.messy.contains(path) || matches!(self.config, Config::Legacy | Config::Restore | Config::Ignore) || entry.kind != Kind::File
         {
             return;
+        }
+        for (mtime, (of, before)) in self.times.iter().filter(|(_, (of, _))| of == path) {
+            let others = self.clients.iter().filter_map(|c| c.fs.get(of)).any(|node| node.mtime != entry.mtime);
+            if *before == entry.mtime || others {
+                wrongs.push(format!("I5 {path}: time {mtime} was not kept: {} {before}", entry.mtime));
+                return;
+            }
         }
         for (mode, (of, before)) in &self.modes {
             let mut before = *before;

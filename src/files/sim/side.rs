@@ -334,11 +334,12 @@ impl Tree for Side {
         self.leave(w, Moved::Done)
     }
 
-    fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>> {
+    fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
         let mut w = self.enter(Point::Window)?;
         let (tick, i) = (w.fresh(), self.i);
         let Some(node) = w.clients[i].fs.get_mut(path).filter(|n| n.stamp() == *expected) else { return Ok(None) };
         (node.mode, node.ctime) = (mode, tick);
+        node.mtime = mtime.filter(|_| node.kind == files::Kind::File).unwrap_or(node.mtime);
         let stamp = node.stamp();
         w.say(|| format!("c{i} sets the mode of {path} to {mode}"));
         self.leave(w, Some(stamp))

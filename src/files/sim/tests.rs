@@ -89,6 +89,7 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::ModeLosesToDelete), Config::Plain, 0),
     (Mutant::Engine(Rule::EditBeatsDelete), Config::Plain, 0),
     (Mutant::Engine(Rule::ModeApart), Config::Plain, 0),
+    (Mutant::Engine(Rule::TimeApart), Config::Plain, 0),
     (Mutant::Engine(Rule::Adopt), Config::Plain, 0),
     (Mutant::Engine(Rule::KeepBoth), Config::Plain, 0),
     (Mutant::Engine(Rule::LookAtWhatCameOut), Config::Plain, 0),

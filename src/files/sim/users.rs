@@ -55,7 +55,8 @@ impl World {
                 self.clients[i].undo = Some((had, node));
             }
             (0.16..0.36, Some(had)) if self.config == Config::Mapped => self.user_maps(i, &had),
-            (0.16..0.26, Some(had)) if !legacy => self.user_chmod(i, &had),
+            (0.16..0.23, Some(had)) if !legacy => self.user_chmod(i, &had),
+            (0.23..0.26, Some(had)) if !legacy => self.user_touches(i, &had),
             (0.26..0.36, Some(had)) if !legacy => self.user_moves(i, &had),
             (0.36..0.41, _) if !legacy => self.user_changes_directory(i),
             _ => self.user_writes(i, x, legacy, &files),
@@ -72,6 +73,18 @@ impl World {
             (node.mode, node.ctime) = (mode, ctime);
             self.modes.insert(mode, (path.into(), before));
             self.say(|| format!("c{i} chmod {path} {mode}"));
+        }
+    }
+
+    /// The time is set after the file was closed.
+    fn user_touches(&mut self, i: usize, path: &str) {
+        let (mtime, ctime) = (self.fresh() as i64 * 1_000_000_000, self.fresh());
+        let node = self.clients[i].fs.get_mut(path).expect("it was listed");
+        if node.kind == Kind::File {
+            let before = node.mtime;
+            (node.mtime, node.ctime) = (mtime, ctime);
+            self.times.insert(mtime, (path.into(), before));
+            self.say(|| format!("c{i} touches {path} {mtime}"));
         }
     }
 

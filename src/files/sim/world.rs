@@ -172,6 +172,7 @@ pub struct World {
     pub gone: BTreeMap<(String, u64), BTreeSet<usize>>,
     pub again: BTreeSet<(String, u64)>,
     pub modes: BTreeMap<u32, (String, u32)>,
+    pub times: BTreeMap<i64, (String, i64)>,
     pub messy: BTreeSet<String>,
     /// Deletes let through: tick and client.
     pub guard: Vec<(u64, usize)>,
@@ -206,6 +207,7 @@ impl World {
             gone: BTreeMap::new(),
             again: BTreeSet::new(),
             modes: BTreeMap::new(),
+            times: BTreeMap::new(),
             messy: BTreeSet::new(),
             guard: Vec::new(),
             wrongs: Vec::new(),

@@ -169,11 +169,12 @@ impl Writer {
                 self.text(to);
                 self.0.push((*trash).into());
             }
-            Intent::Mode { generation, was, mode, then } => {
-                self.0.push(2);
+            Intent::Metadata { generation, was, mode, mtime, then } => {
+                self.0.push(4);
                 self.number(*generation);
                 self.stamp(was);
                 self.number((*mode).into());
+                self.signed(*mtime);
                 self.base(then);
             }
             Intent::Clear { temp } => {
@@ -315,7 +316,12 @@ impl<'a> Reader<'a> {
             },
             1 => Intent::Leave { generation, then: self.base()?, what: self.local()?, to: self.text()?, trash: self.flag()? },
             3 => Intent::Clear { temp: self.text()? },
-            2 => Intent::Mode { generation, was: self.stamp()?, mode: self.mode()?, then: self.base()? },
+            // written before times travelled
+            2 => {
+                let was = self.stamp()?;
+                Intent::Metadata { generation, was, mode: self.mode()?, mtime: was.mtime, then: self.base()? }
+            }
+            4 => Intent::Metadata { generation, was: self.stamp()?, mode: self.mode()?, mtime: self.signed()?, then: self.base()? },
             _ => return Err(Damaged),
         })
     }

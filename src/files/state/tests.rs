@@ -80,10 +80,11 @@ fn intent() -> impl Strategy<Value = Intent> {
             trash
         }),
         path().prop_map(|temp| Intent::Clear { temp }),
-        (any::<u64>(), stamp(), 0..0o1000u32, base()).prop_map(|(generation, was, mode, then)| Intent::Mode {
+        (any::<u64>(), stamp(), 0..0o1000u32, any::<i64>(), base()).prop_map(|(generation, was, mode, mtime, then)| Intent::Metadata {
             generation,
             was,
             mode,
+            mtime,
             then
         }),
     ]

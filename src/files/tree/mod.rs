@@ -235,8 +235,8 @@ impl Tree for DiskTree {
         self.still_holds(path, what)
     }
 
-    fn set_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>> {
-        self.change_mode(path, expected, mode)
+    fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
+        self.change_metadata(path, expected, mode, mtime)
     }
 
     fn discard(&self, temp: &str) -> Called<()> {

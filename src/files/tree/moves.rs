@@ -3,7 +3,7 @@
 //! What came out of an exchange is for the caller to look at; only a directory that turns out not to be empty goes back.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::DiskTree;
 use super::root::{self, Shown, What, fault, same, show, split};
-use super::stage::tolerate;
+use super::stage::{times, tolerate};
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::env::{Called, Moved, Staged};
@@ -165,8 +165,8 @@ impl DiskTree {
         Ok(Moved::Done)
     }
 
-    pub(super) fn change_mode(&self, path: &str, expected: &Stamp, mode: u32) -> Called<Option<Stamp>> {
-        let failed = |e: io::Error| fault("change the mode of", path, &e);
+    pub(super) fn change_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
+        let failed = |e: io::Error| fault("change the mode or time of", path, &e);
         let Some(at) = self.place_of(path)? else { return Ok(None) };
         let open = |flags| rustix::fs::openat(&at.parent, at.name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
         let (file, readable) = match open(OFlags::RDONLY | OFlags::NONBLOCK) {
@@ -182,25 +182,37 @@ impl DiskTree {
         if !same(expected, &shown.stamp) || shown.what == What::Special {
             return Ok(None);
         }
-        if shown.what == What::Link || shown.stamp.mode == mode {
+        let mtime = mtime.filter(|mtime| shown.what == What::File && *mtime != shown.stamp.mtime);
+        if shown.what == What::Link || shown.stamp.mode == mode && mtime.is_none() {
             return Ok(Some(shown.stamp));
         }
         // of a directory the other bits stay, such as whose group new files get; a file must not keep a set-uid bit for others' modes
         let keep = if shown.what == What::Dir { shown.permissions & 0o7000 } else { 0 };
         let mode = Mode::from_raw_mode(mode & 0o777 | keep);
-        let apply = || match readable {
-            true => tolerate(rustix::fs::fchmod(&file, mode)).and_then(|()| Ok(rustix::fs::fsync(&file)?)),
-            false => {
-                use std::os::fd::AsRawFd;
-                tolerate(rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode))?;
-                Ok(rustix::fs::syncfs(self.root.fd())?)
+        // what is open only as a place is reached by a name that leads nowhere else
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let apply = || {
+            if let Some(mtime) = mtime {
+                tolerate(rustix::fs::utimensat(rustix::fs::CWD, name.as_str(), &times(mtime), AtFlags::empty()))?;
+            }
+            if shown.stamp.mode != mode.bits() & MODE {
+                tolerate(rustix::fs::chmod(name.as_str(), mode))?;
+            }
+            match readable {
+                true => Ok(rustix::fs::fsync(&file)?),
+                false => Ok(rustix::fs::syncfs(self.root.fd())?),
             }
         };
         apply().map_err(failed)?;
         let now = root::show_open(&file).map_err(failed)?.stamp;
         // written to since it was looked at: equal to nothing, so that it is looked at again
-        let written = (now.size, now.mtime) != (expected.size, expected.mtime) && shown.what == What::File;
-        let now = if written { Stamp { ctime: 0, ..*expected } } else { now };
+        let written = now.size != expected.size || mtime.is_none() && now.mtime != expected.mtime;
+        let now = match shown.what {
+            What::File if written => Stamp { ctime: 0, ..*expected },
+            // the new time may hide a write
+            What::File if mtime.is_some() => Stamp { ctime: 0, ..now },
+            _ => now,
+        };
         // another mode than this one was set by somebody else meanwhile, and must not look like what the filesystem made of ours
         Ok(Some(if self.keeps_modes { Stamp { mode: mode.bits() & MODE, ..now } } else { now }))
     }

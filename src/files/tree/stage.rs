@@ -285,7 +285,7 @@ pub(super) fn tolerate(done: rustix::io::Result<()>) -> io::Result<()> {
 }
 
 /// Sets the time of the last change, in nanoseconds since 1970, and leaves the time of access.
-fn times(mtime: i64) -> Timestamps {
+pub(super) fn times(mtime: i64) -> Timestamps {
     let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
     let last = Timespec { tv_sec: mtime.div_euclid(1_000_000_000) as _, tv_nsec: mtime.rem_euclid(1_000_000_000) as _ };
     Timestamps { last_access: omit, last_modification: last }

@@ -116,9 +116,10 @@ fn a_file_that_does_not_hold_still_waits() {
                 file.write_all(b"z").unwrap();
             }
         });
-        let looked = w.tree.look("a", None);
+        // on a busy machine the writer may pause for as long as one look takes
+        let looked = (0..50).map(|_| w.tree.look("a", None)).find(|looked| looked.is_err());
         done.store(true, Relaxed);
-        assert!(matches!(looked, Err(Fault::Later(_))), "{looked:?}");
+        assert!(matches!(looked, Some(Err(Fault::Later(_)))), "{looked:?}");
     });
 }
 

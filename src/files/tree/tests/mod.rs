@@ -137,7 +137,7 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
             .unwrap();
         assert_eq!(w.tree.place("a", &staged, Some(&now)), Ok(Moved::Changed));
         assert_eq!(w.tree.shift("a", "b", Some(&now.stamp)), Ok(Moved::Changed));
-        assert_eq!(w.tree.set_mode("a", &now.stamp, 0o600), Ok(None));
+        assert_eq!(w.tree.set_metadata("a", &now.stamp, 0o600, None), Ok(None));
         assert_eq!(w.text("a"), "Edited");
         // what is unknown equals nothing
         let here = w.local("a");
@@ -210,18 +210,18 @@ fn modes_are_set_without_reading_and_links_have_none() {
     let w = world();
     w.write("a", "text");
     fs::set_permissions(w.at("a"), fs::Permissions::from_mode(0o4711)).unwrap();
-    let stamp = w.tree.set_mode("a", &w.local("a").stamp, 0o600).unwrap().unwrap();
+    let stamp = w.tree.set_metadata("a", &w.local("a").stamp, 0o600, None).unwrap().unwrap();
     assert_eq!((stamp.mode, w.local("a").stamp), (0o600, stamp));
     assert_eq!(fs::metadata(w.at("a")).unwrap().mode() & 0o7777, 0o600);
     fs::create_dir(w.at("d")).unwrap();
     fs::set_permissions(w.at("d"), fs::Permissions::from_mode(0o2755)).unwrap();
-    w.tree.set_mode("d", &w.local("d").stamp, 0o700).unwrap().unwrap();
+    w.tree.set_metadata("d", &w.local("d").stamp, 0o700, None).unwrap().unwrap();
     assert_eq!(fs::metadata(w.at("d")).unwrap().mode() & 0o7777, 0o2700);
     symlink("a", w.at("l")).unwrap();
     let link = w.local("l").stamp;
-    assert_eq!(w.tree.set_mode("l", &link, 0o644), Ok(Some(link)));
+    assert_eq!(w.tree.set_metadata("l", &link, 0o644, None), Ok(Some(link)));
     assert_eq!(w.local("a").stamp.mode, 0o600);
-    assert_eq!(w.tree.set_mode("gone", &link, 0o644), Ok(None));
+    assert_eq!(w.tree.set_metadata("gone", &link, 0o644, None), Ok(None));
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn a_mode_that_somebody_sets_meanwhile_is_not_taken_for_ours() {
         let others = scope.spawn(|| (0..20_000).for_each(|n| set(if n % 2 == 0 { 0o600 } else { 0o640 })));
         while !others.is_finished() {
             let stamp = w.tree.stamp("a").unwrap().unwrap();
-            let now = w.tree.set_mode("a", &stamp, 0o644).unwrap();
+            let now = w.tree.set_metadata("a", &stamp, 0o644, None).unwrap();
             assert!(now.is_none_or(|now| now.mode == 0o644), "{now:?}");
         }
     });
