@@ -18,6 +18,7 @@ use http::{Conn, PATIENCE, request};
 use mesync::config::Settings;
 use mesync::hub::guard::{Admission, Config, Gate, Guard, Head, Responder};
 use mesync::hub::http::{Caller, Job, Reply, Request};
+use mesync::hub::memory::Room;
 use mesync::hub::{self, Hub};
 
 const CLIENTS: usize = 8;
@@ -86,7 +87,7 @@ fn guard(dir: &std::path::Path) -> Guard {
         responder.send(Reply { job, ..Reply::text(200, "application/json", HEALTH.into()) });
     };
     let listen = "127.0.0.1:0".parse().unwrap();
-    let config = Config { listen, socket_dir: dir.join("socket"), connections: 512, per_address: 64, workers: 8 };
+    let config = Config { listen, socket_dir: dir.join("socket"), connections: 512, per_address: 64, workers: 8, room: Room::UNLIMITED };
     Guard::start(config, Arc::new(Open), Arc::new(serve)).unwrap()
 }
 

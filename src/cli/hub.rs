@@ -2,10 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crossbeam_channel::after;
+use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -15,7 +18,7 @@ use super::{Context, Done};
 use crate::client::HubClient;
 use crate::config::Settings;
 use crate::credentials::{self, Access};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, plain};
 use crate::hub::claim::{Claim, claim, running};
 use crate::hub::store::{Store, check};
 use crate::service::{self, Part, Signals};
@@ -24,6 +27,7 @@ use crate::{clock, daemon, disk, hub, wire};
 
 /// `mesync serve`: the context's settings already have the values of the flags.
 pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    take_one_arena();
     let mut settings = context.settings.clone();
     let signals = Signals::start()?;
     let hub = hub::Hub::start(&settings, invocation.has("allow-anonymous"))?;
@@ -41,6 +45,20 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         }
     }
     service::run(&signals, parts).map(|()| Done::All)
+}
+
+/// Where addresses are limited, begins this process again so that glibc's malloc has one arena: else each thread takes 64 MB
+/// of addresses of its own, until nothing is left for an allocation that must not fail. glibc reads this at the start only.
+fn take_one_arena() {
+    const ARENAS: &str = "MALLOC_ARENA_MAX";
+    if cfg!(not(target_env = "gnu")) || getrlimit(Resource::As).current.is_none() || std::env::var_os(ARENAS).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| program.clone().into());
+    let e = Command::new(program).arg0(name).args(arguments).env(ARENAS, "1").exec();
+    log::warn!("cannot limit malloc to one arena: {}", plain(&e));
 }
 
 /// How a client on this machine calls a hub that listens there.

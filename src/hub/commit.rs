@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::events::Events;
+use super::memory::Room;
 use super::store::Store;
 use super::store::files::ops::Changed;
 use super::store::ops::{Group, Limits, Op, Outcome, Wake};
 use crate::clock;
 use crate::config::{Reserve, limits};
-use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::{disk, wire};
 
 /// How often the committer looks around when nothing comes in; its heartbeat.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,6 +53,8 @@ struct Shared {
     heartbeat: AtomicU64,
     full: AtomicBool,
     bytes: AtomicUsize,
+    /// Of these, at most.
+    most_bytes: AtomicUsize,
     turned_away: AtomicU64,
     metrics: Mutex<Metrics>,
     fatal: Mutex<Option<Error>>,
@@ -108,6 +111,7 @@ impl Committer {
         let resumed_at = store.resumed_at();
         let committer = Committer { queue, stop, failures, shared: Arc::clone(&shared), started, resumed_at };
         committer.set(settings, reserve);
+        committer.set_room(Room::UNLIMITED);
         let work = Work { store, events, queue: submissions, stopped, failed, shared, started, swept: started, sweep_again: false };
         work.look_at_disk();
         (Arc::new(committer), work)
@@ -118,6 +122,12 @@ impl Committer {
         *lock(&self.shared.settings) = Some((settings, reserve));
     }
 
+    /// What may be on its way when memory is limited; one whole request always.
+    pub fn set_room(&self, room: Room) {
+        let most = room.part(16, wire::MAX_BATCH_BYTES as u64, limits::COMMIT_BYTES as u64);
+        self.shared.most_bytes.store(most as usize, Relaxed);
+    }
+
     /// Hub time in milliseconds.
     pub fn now(&self) -> u64 {
         self.resumed_at + self.started.elapsed().as_millis() as u64
@@ -125,7 +135,8 @@ impl Committer {
 
     /// Room for so many bytes of messages until they are on the disk; `None` when too much is on its way already.
     pub fn room(&self, bytes: usize) -> Option<Permit> {
-        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limits::COMMIT_BYTES);
+        let most = self.shared.most_bytes.load(Relaxed);
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= most);
         self.shared.bytes.fetch_update(Relaxed, Relaxed, fits).ok()?;
         Some(Permit { shared: Arc::clone(&self.shared), bytes })
     }

@@ -73,7 +73,10 @@ impl Messages {
         // the thread of the connection reads the rest, and may wait for the disk
         let this = self.clone();
         let read = move |body: &mut dyn Read| {
-            let mut bytes = Vec::with_capacity(length);
+            let mut bytes = Vec::new();
+            if bytes.try_reserve_exact(length).is_err() {
+                return Reply::busy();
+            }
             match body.take(length as u64).read_to_end(&mut bytes) {
                 Ok(read) if read == length => {}
                 _ => return Reply::error(400, "the body ended before its announced length"),

@@ -32,6 +32,7 @@ pub mod messages;
 pub mod store;
 
 pub mod claim;
+pub mod memory;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -53,6 +54,7 @@ use events::Events;
 use files::Files;
 use guard::{Guard, Responder};
 use http::Request;
+use memory::Room;
 use messages::Messages;
 use store::Store;
 use store::ops::Limits;
@@ -80,11 +82,14 @@ impl Hub {
         let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
         let store = Arc::new(Store::open(&hub.data_dir, hub.cache as usize, clock::millis(clock::now()), Uuid::new_v4())?);
         let events = Arc::new(Events::default());
+        // the store is open: what it needs at rest is taken
+        let room = Room::of_process();
         let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), Limits::of(hub), hub.reserve);
+        committer.set_room(room);
         let desk = Arc::new(Desk {
             auth: Arc::new(auth),
             messages: Messages::new(Arc::clone(&store), Arc::clone(&committer)),
-            files: Files::new(Arc::clone(&store), Arc::clone(&committer), hub.max_upload),
+            files: Files::new(Arc::clone(&store), Arc::clone(&committer), hub.max_upload, room),
             max_upload: hub.max_upload,
             store,
             committer,
@@ -95,18 +100,19 @@ impl Hub {
         });
         // from here on a failure stops what has been started
         let mut started = Hub { desk, commit: Some(start_commit(work)?), address: listen, beats: Mutex::default(), claim };
-        started.listen(hub)?;
+        started.listen(hub, room)?;
         started.say_what_it_is(hub);
         Ok(started)
     }
 
-    fn listen(&mut self, settings: &HubSettings) -> Result<()> {
+    fn listen(&mut self, settings: &HubSettings, room: Room) -> Result<()> {
         let config = guard::Config {
             listen: self.address,
             socket_dir: settings.data_dir.join("socket"),
             connections: settings.connections,
             per_address: settings.connections_per_address,
             workers: settings.workers,
+            room,
         };
         let desk = Arc::clone(&self.desk);
         let serve = Arc::new(move |request: Request, responder: Responder| desk.serve(request, responder));

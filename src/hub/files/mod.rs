@@ -29,6 +29,7 @@ use uuid::Uuid;
 use super::commit::{Committer, Permit};
 use super::guard::{Lease, Quota};
 use super::http::{Caller, Job, Reply, Request};
+use super::memory::Room;
 use super::messages::Answer;
 use super::routes::Route;
 use super::store::Store;
@@ -58,8 +59,10 @@ enum Hold {
 }
 
 impl Files {
-    pub fn new(store: Arc<Store>, committer: Arc<Committer>, max_upload: u64) -> Files {
-        Files { store, committer, max_upload, memory: Quota::new(limits::FILE_MEMORY), backup: Quota::new(1), wanted: Arc::default() }
+    pub fn new(store: Arc<Store>, committer: Arc<Committer>, max_upload: u64, room: Room) -> Files {
+        // one lease is given however long it is
+        let memory = Quota::new(room.part(16, 0, limits::FILE_MEMORY));
+        Files { store, committer, max_upload, memory, backup: Quota::new(1), wanted: Arc::default() }
     }
 
     /// Answers the request, now or when it is on the disk; gives it back if its route is none of these.

@@ -11,6 +11,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::hub::memory::Room;
+
 /// Connections that the kernel holds for us before they are accepted.
 pub const BACKLOG: i32 = 1024;
 /// Longer bodies are not read before the route has seen the head.
@@ -27,6 +29,12 @@ pub const NEWCOMERS: u64 = 8;
 /// For a connection to end that was told to give way.
 pub const LEAVING: Duration = Duration::from_millis(50);
 pub const TRANSFERS: u64 = 64;
+/// Bytes of buffers of one of them.
+pub const TRANSFER: u64 = 256 * 1024;
+/// Bytes that are left when something is done for a client, where addresses are limited.
+pub const SPARE: usize = 4 * 1024 * 1024;
+/// Bytes of memory that one client uses of its stack and for its heads.
+const CLIENT_MEMORY: u64 = 96 * 1024;
 /// For a whole head, from its first byte (on a new connection: from the start).
 pub const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// Between two requests on a connection.
@@ -219,24 +227,24 @@ impl Drop for Hand {
 
 /// Raises the soft limit of descriptors to the hard one and tells how many connections of each kind there can be:
 /// (clients, to tiny_http).
-pub fn budget(clients: usize) -> (usize, usize) {
+pub fn budget(clients: usize, room: Room) -> (usize, usize) {
     let files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let memory = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
-    divide(clients, files, memory)
+    let (most, pool) = divide(clients, files, room.space);
+    (most.min((room.memory / 4 / CLIENT_MEMORY).max(8) as usize), pool)
 }
 
 /// Descriptors: some for the store and the log, then three a connection to tiny_http (both ends, one of them twice), one
-/// a client. Address space: a quarter for the 2 MiB stacks of tiny_http's threads, a quarter for those of clients.
-fn divide(clients: usize, files: u64, memory: u64) -> (usize, usize) {
+/// a client. Of the free address space a quarter for the 2 MiB stacks of tiny_http's threads, a quarter for those of clients.
+fn divide(clients: usize, files: u64, space: u64) -> (usize, usize) {
     const KEPT: u64 = 64;
     const TINY_HTTP_THREAD: u64 = (2 * 1024 + 64) * 1024;
     let files = files.saturating_sub(KEPT.min(files / 3));
-    let pool = (POOL_MOST as u64).min(files / 12).min(memory / 4 / TINY_HTTP_THREAD).max(POOL_LEAST as u64);
-    let most = files.saturating_sub(3 * pool).min(memory / 4 / (CLIENT_STACK as u64 + 32 * 1024)).max(8);
+    let pool = (POOL_MOST as u64).min(files / 12).min(space / 4 / TINY_HTTP_THREAD).max(POOL_LEAST as u64);
+    let most = files.saturating_sub(3 * pool).min(space / 4 / (CLIENT_STACK as u64 + 32 * 1024)).max(8);
     (clients.min(most as usize), pool as usize)
 }
 

@@ -28,7 +28,8 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Error, Kind, Result, is_shortage, plain};
 use crate::hub::http::{Caller, Reply, Request};
-use limits::{Addresses, Crew, Hand, Latch, Place};
+use crate::hub::memory::{self, Room};
+use limits::{Addresses, Crew, Hand, Latch, Place, SHORT_BODY};
 use waiting::{Rank, Waiting};
 
 // public for fuzz/checks.rs only
@@ -79,6 +80,8 @@ pub struct Config {
     pub per_address: usize,
     /// Threads that call [`Serve`].
     pub workers: usize,
+    /// For all that is done for others.
+    pub room: Room,
 }
 
 /// What a [`Gate`] decides.
@@ -139,6 +142,8 @@ struct Shared {
     streams: Arc<Quota>,
     transfers: Arc<Quota>,
     memory: Arc<Quota>,
+    /// There is a limit of addresses: an allocation may fail.
+    is_limited: bool,
     /// No new requests.
     stopping: Latch,
     /// No bytes any more.
@@ -164,9 +169,12 @@ impl Guard {
         disk::create_dir(&config.socket_dir)?;
         std::fs::set_permissions(&config.socket_dir, std::fs::Permissions::from_mode(0o700))
             .map_err(|e| Error::io(format!("change the mode of {}", config.socket_dir.display()), &e))?;
-        let (clients, lines) = limits::budget(config.connections);
+        let (clients, lines) = limits::budget(config.connections, config.room);
         if clients < config.connections {
-            log::warn!("{clients} connections at the same time instead of {}: limited by RLIMIT_NOFILE or RLIMIT_AS", config.connections);
+            log::warn!(
+                "{clients} connections at the same time instead of {}: descriptors or memory are limited (RLIMIT_NOFILE, RLIMIT_AS, cgroup)",
+                config.connections
+            );
         }
 
         let (service, counters, tickets) = (Arc::new(Crew::default()), Arc::default(), Arc::default());
@@ -188,8 +196,9 @@ impl Guard {
             waiting: Waiting::default(),
             // who only listens must leave room for who asks
             streams: Quota::new(limits::STREAMS.min(clients as u64 / 2)),
-            transfers: Quota::new(limits::TRANSFERS),
-            memory: Quota::new(limits::MEMORY),
+            transfers: Quota::new(config.room.part(16, 4 * limits::TRANSFER, limits::TRANSFERS * limits::TRANSFER) / limits::TRANSFER),
+            memory: Quota::new(config.room.part(16, SHORT_BODY, limits::MEMORY)),
+            is_limited: config.room.is_limited(),
             stopping: latch()?,
             halted: latch()?,
             clients: Arc::default(),
@@ -340,18 +349,25 @@ fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
     // shared, so that it is still there to be answered when it cannot be served
     let stream = Arc::new(stream);
     let (mut refused, crowd) = (receive(shared, &stream, peer), shared.clients.count());
-    if matches!(refused, Err((Reason::Connections | Reason::Thread, ..))) && make_room(shared) {
+    if matches!(refused, Err((Reason::Connections | Reason::Thread | Reason::Memory, ..))) && make_room(shared) {
         let until = clock::monotonic() + limits::LEAVING;
         shared.clients.wait_below(crowd, limits::LEAVING);
         refused = receive(shared, &stream, peer);
         // to the kernel a thread has ended only some time after its last line
-        while matches!(refused, Err((Reason::Thread, ..))) && clock::monotonic() < until {
+        while matches!(refused, Err((Reason::Thread | Reason::Memory, ..))) && clock::monotonic() < until {
             wait(&[&shared.stopping.fd], MOMENT);
             refused = receive(shared, &stream, peer);
         }
     }
     if let Err((reason, status, words)) = refused {
         turn_away(shared, &stream, reason, status, words);
+    }
+}
+
+impl Shared {
+    /// So much, and what goes with it, can be had now: asked before it is done for a client, which is refused otherwise.
+    fn can_have(&self, bytes: u64) -> bool {
+        !self.is_limited || memory::can_have(bytes as usize + limits::SPARE)
     }
 }
 
@@ -362,6 +378,9 @@ fn receive(shared: &Arc<Shared>, stream: &Arc<TcpStream>, peer: IpAddr) -> std::
         make_room(shared);
     }
     let connection = shared.connections.take(1).ok_or((Reason::Connections, 503, "too many connections"))?;
+    if !shared.can_have(limits::CLIENT_STACK as u64) {
+        return Err((Reason::Memory, 503, "no memory for another connection"));
+    }
     shared.counters.open.fetch_add(1, Relaxed);
     let rank = shared.waiting.enter(stream);
     let visit = Visit { shared: shared.clone(), rank, _connection: connection, _place: place, _hand: shared.clients.join() };

@@ -167,6 +167,10 @@ impl Client<'_> {
         let Some(_memory) = self.shared.memory.take(buffered) else {
             return self.refuse(Reason::Memory, busy("too many requests with long bodies"), manner, true);
         };
+        // a body is in memory several times: as it is read, parsed, and on its way to the disk
+        if !self.shared.can_have(4 * buffered.max(SHORT_BODY)) {
+            return self.refuse(Reason::Memory, busy("memory is short"), manner, true);
+        }
         let mut body = Body::new(&head);
         let bytes = match if long { Ok(Vec::new()) } else { body.whole(&mut self.socket) } {
             Ok(bytes) => bytes,

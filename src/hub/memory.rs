@@ -1,0 +1,102 @@
+//! How much memory the hub may still take: by RLIMIT_AS, and by the control groups that it is in. What it does for others is
+//! admitted against that; an allocation that fails ends the process.
+//!
+//! It limits nothing itself.
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, getrlimit};
+
+/// What is free when the hub has opened its store and nobody has called yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of addresses; `u64::MAX`: no limit.
+    pub space: u64,
+    /// Bytes that may be in use; no more than of addresses.
+    pub memory: u64,
+}
+
+impl Room {
+    pub const UNLIMITED: Room = Room { space: u64::MAX, memory: u64::MAX };
+
+    pub fn of_process() -> Room {
+        let (size, resident) = in_use().unwrap_or((0, 0));
+        let space = getrlimit(Resource::As).current.map_or(u64::MAX, |limit| limit.saturating_sub(size));
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let limits = limit_files(&groups).into_iter().filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+        // a limit of the first version that is none is a huge number
+        let group = limits.min().map_or(u64::MAX, |limit| limit.saturating_sub(resident));
+        Room { space, memory: group.min(space) }
+    }
+
+    pub fn is_limited(&self) -> bool {
+        self.space < u64::MAX
+    }
+
+    /// A part of the memory, but no more than `most`, and no less than `least`: what one request may need.
+    pub fn part(&self, of: u64, least: u64, most: u64) -> u64 {
+        (self.memory / of).clamp(least, most)
+    }
+}
+
+/// Address space and resident memory of this process, in bytes.
+fn in_use() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = text.split(' ').map_while(|n| n.parse::<u64>().ok());
+    let page = rustix::param::page_size() as u64;
+    Some((pages.next()? * page, pages.next()? * page))
+}
+
+/// The files with limits of the groups in `/proc/self/cgroup`, and of those above them; in a container the path may be one
+/// of outside, so the root is among them.
+fn limit_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (root, name) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            some if some.split(',').any(|c| c == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        let path = Path::new(path.trim_start_matches('/'));
+        files.extend(path.ancestors().map(|path| Path::new(root).join(path).join(name)));
+    }
+    files
+}
+
+/// So many bytes more can be had at this moment.
+pub fn can_have(bytes: usize) -> bool {
+    let mut room = Vec::<u8>::new();
+    // or a compiler that sees that nothing is done with it leaves it out
+    black_box(&mut room).try_reserve_exact(black_box(bytes)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_all_groups_above_count() {
+        let check = |text: &str, wants: &[&str]| assert_eq!(limit_files(text), wants.iter().map(PathBuf::from).collect::<Vec<_>>());
+        check("0::/a/b\n", &["/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max", "/sys/fs/cgroup/memory.max"]);
+        check("0::/\n", &["/sys/fs/cgroup/memory.max"]);
+        let first = "/sys/fs/cgroup/memory";
+        check(
+            "5:cpu,cpuacct:/x\n4:hugetlb,memory:/x\n1:name=systemd:/y\nnonsense\n",
+            &[&format!("{first}/x/memory.limit_in_bytes"), &format!("{first}/memory.limit_in_bytes")],
+        );
+        let room = Room { space: 100 << 20, memory: 80 << 20 };
+        assert_eq!(
+            (room.part(8, 1 << 20, 16 << 20), room.part(8, 1 << 20, 2 << 20), room.part(100, 1 << 20, 2 << 20)),
+            (10 << 20, 2 << 20, 1 << 20)
+        );
+        assert_eq!(Room::UNLIMITED.part(8, 1, 16), 16);
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_no_abort() {
+        assert!(can_have(1 << 20) && !can_have(isize::MAX as usize));
+    }
+}
