@@ -147,17 +147,28 @@ impl HubClient {
     }
 
     /// Whether it is a hub of ours that keeps files; `s3em` is not, and has neither chunks nor revisions. Asked once.
+    ///
+    /// A server without our health is taken for `s3em` only if it lists files: a login page of the network has an answer
+    /// to everything, and none of them decides which protocol a directory is synced with.
     pub fn is_ours(&self) -> Called<bool> {
         if let Some(known) = self.ours.get() {
             return Ok(*known);
         }
         let ours = match self.health() {
             Ok(health) => health.features.iter().any(|f| f == "files"),
-            // a server that is up and has another idea of health; a proxy before one that is not says nothing about it
-            Err(failure) if failure.status != 0 && !failure.is_transient() => false,
-            Err(failure) => return Err(failure),
+            // busy, or nothing there
+            Err(failure) if failure.is_transient() && !failure.is_foreign() => return Err(failure),
+            Err(_) => false,
         };
+        if !ours {
+            self.list(&Query::default(), 1, 0)?;
+        }
         Ok(*self.ours.get_or_init(|| ours))
+    }
+
+    /// `false`: it is known to be a server such as `s3em`, whose answers have other shapes.
+    fn may_be_ours(&self) -> bool {
+        self.ours.get() != Some(&false)
     }
 
     /// Tells `renewed` of each new token, so that it can be saved.
@@ -186,10 +197,18 @@ impl HubClient {
     }
 
     fn body<T: serde::de::DeserializeOwned>(&self, answer: http::Response<ureq::Body>, most: u64, path: &str) -> Called<T> {
-        let status = answer.status().as_u16();
+        let answer = self.typed(answer, "application/json", path)?;
         let mut body = answer.into_body();
         let bytes = body.with_config().limit(most).read_to_vec().map_err(|e| self.unreachable(e))?;
-        serde_json::from_slice(&bytes).map_err(|_| Failure { status, ..self.not_a_hub(&format!("not its JSON at {}", bare(path))).into() })
+        serde_json::from_slice(&bytes).map_err(|_| self.not_a_hub(&format!("not its JSON at {}", bare(path))).into())
+    }
+
+    /// An answer of the type that the hub gives there. A status alone says nothing: a login page of the network has 200.
+    fn typed(&self, answer: http::Response<ureq::Body>, wanted: &str, path: &str) -> Called<http::Response<ureq::Body>> {
+        match media_type(&answer) {
+            found if found == wanted => Ok(answer),
+            found => Err(self.foreign(answer.status().as_u16(), &found, path)),
+        }
     }
 
     /// One exchange with the token; a 401 is answered by one new login, since the hub may have been set up anew.
@@ -313,6 +332,12 @@ impl Call<'_> {
             silence: None,
         }
     }
+}
+
+/// The media type of an answer in lower case, without parameters; "" if it has none.
+fn media_type(answer: &http::Response<ureq::Body>) -> String {
+    let value = answer.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
 fn bare(path: &str) -> &str {

@@ -3,12 +3,17 @@
 //! It keeps no file and rotates nothing: that is the business of whoever reads our standard error. It never fails and
 //! never panics, because a full or closed standard error must not stop the program.
 
+mod repeats;
+
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::clock;
 use crate::error::Error;
+use repeats::Repeats;
+pub use repeats::is_same_event;
 
 /// Longer lines are cut: a log line is written in one piece, and foreign text may be of any length.
 const MAX_LINE: usize = 4096;
@@ -26,8 +31,8 @@ pub fn level(daemon: bool, quiet: bool, verbose: usize, setting: Option<LevelFil
 
 /// Begins to log. A second call only changes the level.
 pub fn start(level: LevelFilter) {
-    static LOGGER: Logger = Logger;
-    let _ = log::set_logger(&LOGGER);
+    static LOGGER: OnceLock<Logger> = OnceLock::new();
+    let _ = log::set_logger(LOGGER.get_or_init(Logger::default));
     log::set_max_level(level);
 }
 
@@ -41,7 +46,29 @@ pub fn note(text: &str) {
     write(&format!("{}\n", text.trim_end()));
 }
 
-struct Logger;
+/// Writes records; those of a fault that lasts are counted.
+#[derive(Default)]
+struct Logger {
+    repeats: Mutex<Repeats>,
+}
+
+impl Logger {
+    /// Whether a record is to be written. What asks for everything gets everything, and errors are few.
+    fn admits(&self, record: &Record<'_>, text: &str) -> bool {
+        let counted = matches!(record.level(), Level::Warn | Level::Info) && log::max_level() < LevelFilter::Debug;
+        let place = record.file_static().zip(record.line());
+        !counted || self.repeats().admit(place, text, clock::monotonic())
+    }
+
+    fn say_what_was_left_out(&self, all: bool) {
+        let lines = self.repeats().summaries(clock::monotonic(), all);
+        lines.iter().for_each(|text| write(&line(Level::Warn, in_journal(), &format!("warn {text}"))));
+    }
+
+    fn repeats(&self) -> std::sync::MutexGuard<'_, Repeats> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -57,11 +84,18 @@ impl Log for Logger {
                 Level::Info => "info",
                 Level::Debug | Level::Trace => "debug",
             };
-            write(&line(record.level(), in_journal(), &format!("{name} {}", record.args())));
+            self.say_what_was_left_out(false);
+            let text = record.args().to_string();
+            if self.admits(record, &text) {
+                write(&line(record.level(), in_journal(), &format!("{name} {text}")));
+            }
         }
     }
 
-    fn flush(&self) {}
+    /// The end: what was left out and not told yet.
+    fn flush(&self) {
+        self.say_what_was_left_out(true);
+    }
 }
 
 /// One write a line, so that lines of several threads and processes do not mix.

@@ -106,6 +106,7 @@ pub fn run(signals: &Signals, parts: Vec<Box<dyn Part>>) -> Result<()> {
     notify::tell(notify::State::Stopping);
     log::info!("stopping");
     stop(parts);
+    log::logger().flush();
     outcome
 }
 

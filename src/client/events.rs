@@ -14,6 +14,8 @@ use crate::wire::files::Event;
 /// `s3em` sends nothing at all while nothing happens, so a dead line shows only when one asks again.
 const SILENCE: Duration = Duration::from_secs(600);
 
+const EVENT_STREAM: &str = "text/event-stream";
+
 /// An open stream.
 pub struct FileEvents<'a> {
     hub: &'a HubClient,
@@ -31,7 +33,8 @@ impl HubClient {
         if files && !self.is_ours()? {
             call.silence = Some(SILENCE);
         }
-        Ok(self.authorized(&self.streams, &call)?.into_body().into_reader())
+        let answer = self.authorized(&self.streams, &call)?;
+        Ok(self.typed(answer, EVENT_STREAM, &call.path)?.into_body().into_reader())
     }
 
     /// `GET /api/events` with directories and symbolic links: from after this revision on, or from now.
@@ -44,7 +47,7 @@ impl HubClient {
         if !self.is_ours()? {
             call.silence = Some(SILENCE);
         }
-        let answer = self.authorized(&self.streams, &call)?;
+        let answer = self.typed(self.authorized(&self.streams, &call)?, EVENT_STREAM, &call.path)?;
         let lines = BufReader::with_capacity(4096, Box::new(answer.into_body().into_reader()) as Box<dyn Read + Send>);
         Ok(FileEvents { hub: self, lines, parser: sse::Parser::default() })
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use ureq::http;
 
 use super::body::Broken;
-use super::{ANSWER, HubClient, bare};
+use super::{ANSWER, HubClient, bare, media_type};
 use crate::error::{Error, Kind, plain};
 use crate::logger::one_line;
-use crate::wire::ErrorAnswer;
 use crate::wire::files::{Hash, MissingChunks, Record};
+use crate::wire::{self, ErrorAnswer};
 
 /// A call that did not succeed.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub enum Told {
     Current(Option<Box<Record>>),
     /// 409: chunks that the hub does not have.
     Missing(Vec<Hash>),
+    /// Something answers there that is no hub.
+    Foreign,
 }
 
 impl From<Error> for Failure {
@@ -48,6 +50,11 @@ impl From<Failure> for Error {
 }
 
 impl Failure {
+    /// Something else than a hub has answered.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.told, Told::Foreign)
+    }
+
     /// The same again may succeed soon: the line broke, or the hub is busy. No space does not pass by itself.
     pub fn is_transient(&self) -> bool {
         match self.status {
@@ -90,15 +97,28 @@ impl HubClient {
 
     pub(super) fn not_a_hub(&self, what: &str) -> Error {
         Error::new(Kind::Unreachable, format!("the server at {} does not answer as a mesync hub: {what}", self.url))
-            .hint("check server_url; is another program using that port?")
+            .hint("check server_url; does another program use that port, or does the network want a login?")
+    }
+
+    /// An answer that is not the hub's, whatever its status: to the caller it is none.
+    pub(super) fn foreign(&self, status: u16, media_type: &str, path: &str) -> Failure {
+        let found = if media_type.is_empty() { "no type".to_string() } else { one_line(&wire::brief(media_type)) };
+        Failure { told: Told::Foreign, ..self.not_a_hub(&format!("status {status} with {found} at {}", bare(path))).into() }
     }
 
     /// An answer that is no success, as an error in the hub's own words.
     pub(super) fn refused(&self, answer: http::Response<ureq::Body>, path: &str) -> Failure {
         let status = answer.status().as_u16();
+        let media_type = media_type(&answer);
         let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
         let body = answer.into_body().with_config().limit(ANSWER).read_to_vec().unwrap_or_default();
         let words = serde_json::from_slice::<ErrorAnswer>(&body).ok().map(|e| e.error);
+        // a proxy refuses what is too long, and tells of a hub that is down, in its own words
+        let own_words = matches!(status, 408 | 413 | 425 | 429 | 500..=510 | 512..=599);
+        let hubs = words.is_some() || status == 412 && media_type == "application/json";
+        if !hubs && !own_words && (self.may_be_ours() || media_type == "text/html") {
+            return self.foreign(status, &media_type, path);
+        }
         let told = match status {
             409 => serde_json::from_slice::<MissingChunks>(&body).map_or(Told::Nothing, |m| Told::Missing(m.missing)),
             412 => serde_json::from_slice(&body).map_or(Told::Nothing, Told::Current),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use ureq::http::{self, Method};
 use uuid::Uuid;
 
-use super::{Body, Call, Called, HubClient};
+use super::{Body, Call, Called, HubClient, media_type};
 use crate::wire::files::{
     AskedChunks, Backup, Changes, Chunk, Commit, Event, Hash, KeyAnswer, Made, MissingChunks, Record, Restore, Version,
 };
@@ -69,6 +69,8 @@ pub enum Outcome {
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub outcome: Outcome,
+    /// The revision that stands there now, if the server counts.
+    pub rev: Option<u64>,
     /// Missing where nothing was changed: such an answer has no body.
     pub record: Option<Record>,
     /// Of a rename: what is left under the old name.
@@ -120,11 +122,13 @@ impl HubClient {
     /// `DELETE /api/files/{id}`; what is left of it, if the server says so.
     pub fn remove(&self, id: Uuid, change: Change) -> Called<Option<Record>> {
         let call = Call { method: Method::DELETE, headers: change.headers(), ..Call::get(&format!("/api/files/{id}")) };
-        let answer = self.authorized(&self.agent, &call)?;
-        let bytes = answer.into_body().with_config().limit(call.most).read_to_vec().map_err(|e| self.unreachable(e))?;
-        // s3em and a hub of ours say it in different bodies
-        let said: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
-        Ok(said.and_then(|mut said| serde_json::from_value(said["record"].take()).ok()))
+        let Removed { deleted, record } = self.json(&call)?;
+        // s3em does not say what is left
+        match record {
+            Some(left) if left.id == id && left.deleted_at.is_some() => Ok(Some(left)),
+            None if deleted && !self.is_ours()? => Ok(None),
+            _ => Err(self.not_a_hub("an answer to a delete that does not name it").into()),
+        }
     }
 
     /// `GET /api/files/changes`; `began`: of the first page of a full listing, which `after` = 0 begins.
@@ -190,23 +194,40 @@ impl HubClient {
         Ok((rows.into_iter().filter_map(HistoryRow::event).collect(), count))
     }
 
-    /// A change whose answer says no more than that it was made. It is read all the same, so that the connection is kept.
+    /// A change whose answer says no more than that it was made: 204. What depends on it names it again.
     pub(super) fn done(&self, call: &Call) -> Called<()> {
         let answer = self.authorized(&self.agent, call)?;
-        answer.into_body().with_config().limit(call.most).read_to_vec().map(drop).map_err(|e| self.unreachable(e))
+        match answer.status().as_u16() {
+            204 => Ok(()),
+            status => Err(self.foreign(status, &media_type(&answer), &call.path)),
+        }
     }
 
-    /// A change whose answer is a record, or nothing if it changed nothing.
+    /// A change whose answer is a record, or nothing but its revision if it changed nothing.
     pub(super) fn stored(&self, call: &Call) -> Called<Stored> {
         let answer = self.authorized(&self.agent, call)?;
         let outcome = match answer.status().as_u16() {
             201 => Outcome::Created,
-            204 => return Ok(Stored { outcome: Outcome::Unchanged, record: None, renamed_from: None }),
+            204 => {
+                let rev = tag(&answer);
+                if rev.is_none() && self.may_be_ours() {
+                    return Err(self.foreign(204, &media_type(&answer), &call.path));
+                }
+                return Ok(Stored { outcome: Outcome::Unchanged, rev, record: None, renamed_from: None });
+            }
             _ => Outcome::Updated,
         };
         let Made { record, renamed_from } = self.body(answer, call.most, &call.path)?;
-        Ok(Stored { outcome, record: Some(record), renamed_from })
+        Ok(Stored { outcome, rev: Some(record.rev), record: Some(record), renamed_from })
     }
+}
+
+/// The answer to a delete.
+#[derive(Deserialize)]
+struct Removed {
+    deleted: bool,
+    #[serde(default)]
+    record: Option<Record>,
 }
 
 /// `s3em`'s rows have no `type`, and the payload may be of any shape.
@@ -243,6 +264,11 @@ impl HistoryRow {
 
 fn to_json(value: &impl serde::Serialize) -> Body<'static> {
     Body::Json(serde_json::to_vec(value).expect("plain data is JSON"))
+}
+
+/// The revision in an `ETag`, also one that a proxy has made weak.
+pub(super) fn tag<T: std::str::FromStr>(answer: &http::Response<ureq::Body>) -> Option<T> {
+    answer.headers().get("etag")?.to_str().ok()?.trim_start_matches("W/").trim_matches('"').parse().ok()
 }
 
 pub(super) fn header<T: std::str::FromStr>(answer: &http::Response<ureq::Body>, name: &str) -> Option<T> {

@@ -14,18 +14,22 @@ pub enum Pulled {
 }
 
 impl HubClient {
-    /// `POST /api/messages`: the results, in the order of the messages, each of which is one JSON object.
-    pub fn post(&self, messages: &[String]) -> Called<Vec<PostResult>> {
+    /// `POST /api/messages`: the results, in the order of the messages, each of which is one JSON object with the id beside it.
+    /// A result counts only if it names the message.
+    pub fn post(&self, messages: &[String], ids: impl ExactSizeIterator<Item = Uuid>) -> Called<Vec<PostResult>> {
         let mut body = String::with_capacity(messages.iter().map(|m| m.len() + 1).sum::<usize>() + 2);
         body.push('[');
         body.push_str(&messages.join(","));
         body.push(']');
         let answer: PostAnswer =
             self.json(&Call { method: Method::POST, body: Body::Json(body.into_bytes()), ..Call::get("/api/messages") })?;
-        match answer.results.len() == messages.len() {
-            true => Ok(answer.results),
-            false => Err(self.not_a_hub(&format!("{} results for {} messages", answer.results.len(), messages.len())).into()),
+        let results = answer.results;
+        // what is refused may be too broken to have an id that the hub can read
+        let names = |(result, id): (&PostResult, Uuid)| result.id.map_or(result.status == wire::Status::Rejected, |named| named == id);
+        if results.len() != messages.len() || !results.iter().zip(ids).all(names) {
+            return Err(self.not_a_hub(&format!("{} results that do not name {} messages", results.len(), messages.len())).into());
         }
+        Ok(results)
     }
 
     /// `GET /api/messages`: what is queued for `host` after `cursor`, which acknowledges all up to it.

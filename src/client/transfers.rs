@@ -3,12 +3,12 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use ureq::http::Method;
+use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::body::{Body, Passed, Piece, Source};
-use super::files::{Change, SYNC_PATIENCE, Stored, header};
-use super::{Call, Called, HubClient};
+use super::files::{Change, SYNC_PATIENCE, Stored, tag};
+use super::{Call, Called, HubClient, media_type};
 use crate::error::Error;
 use crate::wire::files::{BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata};
 
@@ -95,7 +95,8 @@ impl HubClient {
     /// `POST /api/files/fetch`: hands each item's head and content to `take`, in order. What `take` leaves unread is skipped.
     pub fn fetch(&self, items: &[FetchItem], mut take: impl FnMut(FetchHead, &mut dyn Read) -> Result<(), Error>) -> Called<()> {
         let body = Body::Json(serde_json::to_vec(&Fetch { items: items.to_vec() }).expect("plain data is JSON"));
-        let answer = self.authorized(&self.agent, &Call { method: Method::POST, body, ..Call::get("/api/files/fetch") })?;
+        let call = Call { method: Method::POST, body, ..Call::get("/api/files/fetch") };
+        let answer = self.typed(self.authorized(&self.agent, &call)?, "application/octet-stream", &call.path)?;
         let mut reader = BufReader::with_capacity(64 * 1024, answer.into_body().into_reader());
         for item in items {
             let mut line = Vec::new();
@@ -113,24 +114,30 @@ impl HubClient {
 
     /// `GET /api/files/{id}/download`: the bytes `from..to` of a revision, or of whatever is current; without `to`, to the end.
     pub fn download(&self, id: Uuid, rev: Option<u64>, from: u64, to: Option<u64>) -> Called<Download<'_>> {
-        let rev = rev.map_or(String::new(), |rev| format!("?rev={rev}"));
-        let mut call = Call::get(&format!("/api/files/{id}/download{rev}"));
+        let wanted = rev.map_or(String::new(), |rev| format!("?rev={rev}"));
+        let mut call = Call::get(&format!("/api/files/{id}/download{wanted}"));
         if from > 0 || to.is_some() {
             let last = to.map_or(String::new(), |to| to.saturating_sub(1).to_string());
             call.headers.push(("range", format!("bytes={from}-{last}")));
         }
-        self.content(&call, from)
+        let answer = self.authorized(&self.agent, &call)?;
+        let tag: Option<u64> = tag(&answer);
+        // content has any type, so it is known by the revision
+        if self.may_be_ours() && tag.is_none_or(|tag| rev.is_some_and(|rev| rev != tag)) {
+            return Err(self.foreign(answer.status().as_u16(), &media_type(&answer), &call.path));
+        }
+        self.content(answer, from, tag)
     }
 
     /// `GET /api/chunks/{sha256}`
     pub fn chunk(&self, sha256: Hash) -> Called<Download<'_>> {
-        self.content(&Call::get(&format!("/api/chunks/{sha256}")), 0)
+        let call = Call::get(&format!("/api/chunks/{sha256}"));
+        let answer = self.typed(self.authorized(&self.agent, &call)?, "application/octet-stream", &call.path)?;
+        self.content(answer, 0, None)
     }
 
-    fn content(&self, call: &Call, from: u64) -> Called<Download<'_>> {
-        let answer = self.authorized(&self.agent, call)?;
+    fn content(&self, answer: http::Response<ureq::Body>, from: u64, rev: Option<u64>) -> Called<Download<'_>> {
         let at = if answer.status().as_u16() == 206 { from } else { 0 };
-        let rev = header(&answer, "etag");
         Ok(Download { hub: self, at, rev, reader: Box::new(answer.into_body().into_reader()) })
     }
 }

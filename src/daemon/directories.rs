@@ -242,7 +242,7 @@ impl Supervisor {
         let mut next = clock::monotonic();
         loop {
             if self.control.opened.swap(false, Relaxed) {
-                d.link.reached();
+                d.link.try_soon();
                 d.wake_now();
                 next = clock::monotonic();
             }

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::backoff::Backoff;
 use crate::client::HubClient;
+use crate::clock;
 use crate::error::{Kind, Result};
 use crate::messages::tick::REFUSED;
 use crate::sse;
@@ -45,12 +46,16 @@ impl Stream {
             let mut refused = false;
             match self.hub.events(self.host.as_deref(), self.files) {
                 Ok(stream) => {
-                    backoff.reset();
+                    let opened = clock::monotonic();
                     log::debug!("event stream is open");
                     if !tell(Heard::Opened) || !follow(stream, tell) || !tell(Heard::Closed) {
                         return Ok(());
                     }
                     log::debug!("event stream has ended");
+                    // a stream that ends as it begins is no success
+                    if opened.elapsed() >= PAUSE {
+                        backoff.reset();
+                    }
                 }
                 Err(failure) => {
                     log::debug!("no event stream: {}", failure.error);

@@ -192,7 +192,7 @@ impl Outbox {
             }
             let path = self.dir.join(&name);
             let message = match path.symlink_metadata().map(|meta| read(&path, &meta)) {
-                Ok(Content::Message(m)) => plan::complete(m, &name, &self.host),
+                Ok(Content::Message(m)) if m.id.is_none_or(|id| id == place.2) => plan::complete(m, &name, &self.host),
                 _ => None,
             };
             let Some(text) = message.map(|m| m.to_json()) else {

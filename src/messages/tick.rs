@@ -20,6 +20,7 @@ use crate::clock;
 use crate::config::{Settings, limits};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::logger::is_same_event;
 
 /// What wakes the tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub enum Event {
 
 /// How long to leave a hub alone that refuses this machine: its limit is 10 failed logins a minute.
 pub const REFUSED: Duration = Duration::from_secs(30);
+/// Between two attempts, whatever wakes the tick.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two rounds of cleaning up.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
@@ -56,6 +59,8 @@ pub struct Tick {
     scan: bool,
     pull: bool,
     not_before: Instant,
+    /// Of the last attempt, if it failed.
+    failed_at: Option<Instant>,
     backoff: Backoff,
     /// What was last said in the log about the hub, so that it is said once.
     trouble: Option<String>,
@@ -80,6 +85,7 @@ impl Tick {
             scan: true,
             pull: true,
             not_before: clock::monotonic(),
+            failed_at: None,
             backoff: Backoff::new(Duration::from_secs(60)),
             trouble: None,
         })
@@ -149,7 +155,8 @@ impl Tick {
             Event::Overflow => self.scan = true,
             Event::Queued => {
                 self.pull = true;
-                self.not_before = clock::monotonic();
+                // a stream of events from a hub whose other answers fail does not decide how often it is asked
+                self.not_before = self.not_before.min(self.failed_at.map_or_else(clock::monotonic, |at| at + LEAST_PAUSE));
             }
             Event::Stop => return true,
         }
@@ -219,7 +226,7 @@ impl Tick {
     }
 
     fn send(&mut self, batch: &Batch) -> std::result::Result<(), Failure> {
-        match self.hub.post(&batch.texts) {
+        match self.hub.post(&batch.texts, batch.places.iter().map(|place| place.2)) {
             Ok(results) => {
                 let sent = self.outbox.answered(batch, &results, random())?;
                 log::debug!("sent {sent} messages");
@@ -239,6 +246,7 @@ impl Tick {
 
     fn reached(&mut self) {
         self.backoff.reset();
+        self.failed_at = None;
         if self.trouble.take().is_some() {
             log::info!("hub {} is reached again", self.hub.url());
         }
@@ -252,13 +260,14 @@ impl Tick {
             (Kind::Refused, _) => REFUSED,
             _ => failure.retry_after.unwrap_or(backoff).min(Duration::from_secs(300)),
         };
-        self.not_before = clock::monotonic() + wait;
+        let now = clock::monotonic();
+        (self.not_before, self.failed_at) = (now + wait, Some(now));
         self.pull = true;
         let words = failure.error.to_string();
-        if self.trouble.as_ref() != Some(&words) {
+        if self.trouble.as_ref().is_none_or(|said| !is_same_event(said, &words)) {
             log::warn!("{words}; messages wait and are tried again");
-            self.trouble = Some(words);
         }
+        self.trouble = Some(words);
     }
 }
 

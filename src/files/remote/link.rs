@@ -11,9 +11,12 @@ use crate::clock;
 use crate::error::{Error, Kind};
 use crate::files::engine::env::Fault;
 use crate::files::poke::Poke;
+use crate::logger::is_same_event;
 
 /// Between two attempts, at most.
 const PAUSE: Duration = Duration::from_secs(300);
+/// Between two attempts, whatever says that the hub may be there again.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a hub is left alone that refuses this machine.
 const REFUSED: Duration = Duration::from_secs(60);
 
@@ -29,23 +32,30 @@ pub struct Link {
 struct State {
     backoff: Backoff,
     not_before: Option<Instant>,
+    failed_at: Option<Instant>,
     trouble: Option<Error>,
 }
 
 impl Link {
     /// `poke`: of those who work for the directory.
     pub fn new(poke: Arc<Poke>) -> Link {
-        Link { state: Mutex::new(State { backoff: Backoff::new(PAUSE), not_before: None, trouble: None }), poke }
+        Link { state: Mutex::new(State { backoff: Backoff::new(PAUSE), not_before: None, failed_at: None, trouble: None }), poke }
     }
 
     /// The hub has answered.
     pub fn reached(&self) {
         let mut state = self.lock();
         state.backoff.reset();
-        state.not_before = None;
+        (state.not_before, state.failed_at) = (None, None);
         if state.trouble.take().is_some() {
             log::info!("the hub is reached again");
         }
+    }
+
+    /// Something says that the hub may be there again: the next call need not wait. Only its answer is a success.
+    pub fn try_soon(&self) {
+        let mut state = self.lock();
+        state.not_before = state.failed_at.map(|at| at + LEAST_PAUSE);
     }
 
     /// A call failed: what that means for the path that it was for. Not for all if the hub had an answer for this one only.
@@ -63,10 +73,13 @@ impl Link {
         if state.not_before.is_none_or(|at| at <= now) {
             let pause = state.backoff.next(uuid::Uuid::new_v4().as_u64_pair().0);
             let pause = if matches!(status, 401 | 403) { REFUSED } else { retry_after.map_or(pause, |asked| asked.clamp(pause, PAUSE)) };
-            state.not_before = Some(now + pause);
+            (state.not_before, state.failed_at) = (Some(now + pause), Some(now));
         }
-        if state.trouble.as_ref() != Some(&error) && !self.poke.is_stopped() {
-            log::warn!("{error}; files wait and are tried again");
+        if !self.poke.is_stopped() {
+            let words = error.to_string();
+            if state.trouble.as_ref().is_none_or(|said| !is_same_event(&said.to_string(), &words)) {
+                log::warn!("{words}; files wait and are tried again");
+            }
             state.trouble = Some(error.clone());
         }
         Fault::Later(error)
@@ -101,6 +114,8 @@ mod tests {
         assert!(matches!(link.failed(failure(0, Kind::Unreachable)), Fault::Later(_)));
         let pause = link.pause();
         assert!(!pause.is_zero() && pause <= Duration::from_secs(1) && link.trouble().is_some());
+        link.try_soon();
+        assert!(link.trouble().is_some(), "a stream that opens is no answer");
         link.reached();
         assert!(link.pause().is_zero() && link.trouble().is_none());
         link.failed(failure(403, Kind::Refused));

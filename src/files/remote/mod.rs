@@ -97,9 +97,10 @@ impl Remote {
             Ok(stored) => stored,
         };
         let Some(record) = stored.record else {
-            // nothing was to be changed: it is what we know
             self.link.reached();
-            return Ok(Answer::Made(vec![(change.path.clone(), self.state.rows(&change.path)?.remote)]));
+            let known = self.state.rows(&change.path)?.remote;
+            // nothing was to be changed: it is what we know, or the feed tells it
+            return Ok(if stored.rev == Some(known.rev) { Answer::Made(vec![(change.path.clone(), known)]) } else { Answer::NotDone });
         };
         self.made(change, record, stored.renamed_from)
     }
