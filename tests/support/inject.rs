@@ -1,0 +1,154 @@
+//! Makes system calls of the real binary fail, one at a time and in order, with strace; for clients and for hubs.
+//!
+//! ```ignore
+//! // every call of a command, from its start:
+//! inject::every_call(&trace, inject::CALLS, &["ENOSPC", "EIO"], |fault| {
+//!     prepare();
+//!     let out = inject::wrap(&machine.command(&["start", "--once"]), fault).output().unwrap();
+//!     check(fault, &out); // nothing is lost, the status is right, the next run heals
+//! });
+//! // every call of a process that runs already (a daemon, a hub), counted from now on in each of its threads:
+//! inject::every_call(&trace, inject::CALLS, &["ENOSPC"], |fault| {
+//!     let attached = inject::attach(world.hub_pid(), fault);
+//!     work(); // until `attached.has_struck()`, or until everything is done
+//!     drop(attached); // the fault is gone, the process runs on
+//!     check(fault); // it has healed without a restart
+//! });
+//! ```
+//!
+//! strace counts each kind of call by itself, in each thread: with several threads one fault may strike once in each. It
+//! counts only calls on `only`, if that names paths (exactly: strace knows no prefixes). A sweep over one kind of call ends
+//! with the first number that struck nothing.
+#![allow(dead_code)] // each test file uses its part
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Calls that change what is on the disk, or open it.
+pub const CALLS: &[&str] =
+    &["fsync", "fdatasync", "syncfs", "rename", "renameat2", "linkat", "unlink", "ftruncate", "write", "openat", "mkdir"];
+
+/// One call that fails.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub call: &'static str,
+    /// As `ENOSPC`.
+    pub error: &'static str,
+    /// From 1.
+    pub nth: u32,
+    /// The call fails from then on, not once.
+    pub for_ever: bool,
+    /// Only calls on these paths count.
+    pub only: Vec<PathBuf>,
+    /// Where strace writes what it did.
+    pub trace: PathBuf,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}{} {}", self.call, self.nth, if self.for_ever { "+" } else { "" }, self.error)
+    }
+}
+
+impl Fault {
+    pub fn new(call: &'static str, nth: u32, error: &'static str, trace: &Path) -> Fault {
+        Fault { call, error, nth, for_ever: false, only: Vec::new(), trace: trace.into() }
+    }
+
+    /// Whether a call has failed, as strace wrote down.
+    pub fn has_struck(&self) -> bool {
+        std::fs::read_to_string(&self.trace).is_ok_and(|text| text.contains("(INJECTED)"))
+    }
+
+    /// The calls that failed, for messages of tests.
+    pub fn struck(&self) -> String {
+        let text = std::fs::read_to_string(&self.trace).unwrap_or_default();
+        text.lines().filter(|line| line.contains("(INJECTED)")).collect::<Vec<_>>().join("\n")
+    }
+
+    fn strace(&self) -> Command {
+        let _ = std::fs::remove_file(&self.trace);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-s", "200", "-y", "-o"]).arg(&self.trace);
+        strace.args(["-e", &format!("trace=?{}", self.call), "-e", "signal=none"]);
+        let (nth, and_on) = (self.nth, if self.for_ever { "+" } else { "" });
+        strace.args(["-e", &format!("inject=?{}:error={}:when={nth}{and_on}", self.call, self.error)]);
+        for path in &self.only {
+            strace.arg("-P").arg(path);
+        }
+        strace
+    }
+}
+
+/// Whether strace is here; a word if it is not.
+pub fn is_available() -> bool {
+    let there = Command::new("strace").arg("-V").output().is_ok();
+    assert!(there || std::env::var_os("CI").is_none(), "install strace");
+    if !there {
+        println!("SKIPPED: there is no strace; install it to run this test");
+    }
+    there
+}
+
+/// The same command with the fault in it.
+pub fn wrap(plain: &Command, fault: &Fault) -> Command {
+    let mut command = fault.strace();
+    command.arg(plain.get_program()).args(plain.get_args()).env_clear().stdin(Stdio::null());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// A fault in a process that runs; it is gone when this is dropped.
+pub struct Attached(Child);
+
+/// Returns when every thread of the process is traced.
+#[track_caller]
+pub fn attach(pid: u32, fault: &Fault) -> Attached {
+    let mut strace = fault.strace();
+    let child = strace.args(["-p", &pid.to_string()]).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let attached = Attached(child);
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_traced(pid) {
+        assert!(Instant::now() < end, "strace does not attach to process {pid}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    attached
+}
+
+fn is_traced(pid: u32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let traced = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        // a thread that has just ended has no status
+        status.is_empty() || status.lines().any(|l| l.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0"))
+    };
+    tasks.flatten().all(traced)
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // it detaches and leaves the process as it is
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// Tries each call of each kind with each error, until one number has struck nothing; returns how many have struck.
+pub fn every_call(trace: &Path, calls: &[&'static str], errors: &[&'static str], mut attempt: impl FnMut(&Fault)) -> u32 {
+    let mut struck = 0;
+    for call in calls {
+        for error in errors {
+            for nth in 1.. {
+                let fault = Fault::new(call, nth, error, trace);
+                attempt(&fault);
+                if !fault.has_struck() {
+                    break;
+                }
+                struck += 1;
+            }
+        }
+    }
+    println!("{struck} calls failed");
+    struck
+}
