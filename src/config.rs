@@ -78,6 +78,9 @@ pub mod limits {
     pub const VERSIONS: usize = 100;
     /// Events about files that the hub keeps; who asks for older ones lists the files.
     pub const FILE_EVENTS: u64 = 100_000;
+    /// Commits of changes to files that the hub can tell from those of another history; a client that asks from before them
+    /// lists the files.
+    pub const FILE_COMMITS: u64 = 200_000;
     /// Idempotency keys of changes to files that the hub remembers; beyond it the oldest go before their time is over.
     pub const FILE_KEYS: u64 = 200_000;
     /// Chunks that the hub knows to be lost; it finds others again when these are mended.

@@ -71,6 +71,11 @@
 //!   that was heard of is forgotten.
 //! * *What is done* was made durable before as an intent, or has an open key at the hub; after a crash nothing else is done at
 //!   that path until it is known what became of it. Nothing is replaced that was not looked at again just before.
+//! * *All rows are of one history.* Every question and every change names the newest revision that the client has heard of, and
+//!   a hub that does not have it refuses. Then both find the last revision that they have in common, what the client has from
+//!   after it is marked as lost, and a listing tells what the hub has instead: an older row is what the lost one was made of,
+//!   and what is here goes up in its place; a later one is another edit ([`files::engine::env::hear`]). A hub with which
+//!   there is nothing in common is a stranger: equal files are adopted, others kept both.
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
 //!   wait for a person ([`files::guard`]), a directory without its marker is not touched.
 //!
@@ -102,7 +107,9 @@
 //! The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing.
 //!
 //! Every change to a file has a number too, its *revision*, one count for the whole hub; a name keeps its latest row, and what
-//! was replaced is a version for a while ([`hub::store::files`]). Contents are cut into *chunks* ([`chunking`]), kept once
+//! was replaced is a version for a while ([`hub::store::files`]). A number is no identity: a disk that is set back (a snapshot of a
+//! virtual machine, a raw copy) gives the same numbers again. So every commit draws a *tag*, entity tags and conditions have
+//! number and tag ([`wire::revision`]), and the hub keeps the chain of its commits for a while. Contents are cut into *chunks* ([`chunking`]), kept once
 //! however many files have them: short ones in the tables, others as files that never change. A chunk is written and synced
 //! in a staging directory by whoever reads the upload. The committer alone moves it to its place, before the transaction that
 //! names it, and removes it, after the one that forgets it: so the two never meet, and what a crash leaves in between is a

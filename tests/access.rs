@@ -83,6 +83,7 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ("PUT",    "/api/files/upload",        "",                           [401, 415, 415, 415, 403]),
     ("PUT",    "/api/files/commit",        "{}",                         [401, 400, 400, 400, 403]),
     ("GET",    "/api/files/changes",       "",                           [401, 200, 200, 200, 403]),
+    ("POST",   "/api/files/common",        "{}",                         [401, 400, 400, 400, 403]),
     ("POST",   "/api/files/batch",         "",                           [401, 200, 200, 200, 403]),
     ("POST",   "/api/files/fetch",         r#"{"items":[]}"#,            [401, 200, 200, 200, 403]),
     ("GET",    "/api/files/{id}",          "",                           [401, 404, 404, 404, 403]),

@@ -12,6 +12,7 @@ use mesync::client::{Change, Condition, HubClient, Outcome, Source, Told};
 use mesync::config::Settings;
 use mesync::credentials::Access;
 use mesync::wire::files::{BatchItem, Chunk, Commit, Extra, FetchItem, From, Hash, Kind, Metadata, Record, Restore};
+use mesync::wire::revision::Tag;
 use uuid::Uuid;
 
 use world::World;
@@ -38,6 +39,7 @@ fn item(name: &str, bytes: &[u8], if_match: Option<u64>) -> BatchItem {
         size: bytes.len() as u64,
         checksum_sha256: Hash::of(bytes),
         if_match,
+        tag: Tag::default(),
         if_none_match: if_match.is_none(),
         key: Some(Uuid::now_v7()),
     }
@@ -52,7 +54,7 @@ fn commit(name: &str, bytes: &[u8]) -> Commit {
 }
 
 fn when(condition: Condition) -> Change {
-    Change { condition, key: Some(Uuid::now_v7()) }
+    Change { condition, key: Some(Uuid::now_v7()), ..Change::default() }
 }
 
 fn nobody(_: u64) {}
@@ -74,17 +76,17 @@ fn changes_have_conditions_keys_and_chunks() {
 
     let (a, b) = (item("a", b"one", None), item("b", b"", None));
     let files = [(a.clone(), &b"one"[..]), (b, b"")];
-    let made = hub.batch(&files, &nobody).unwrap();
+    let made = hub.batch(&files, 0.into(), &nobody).unwrap();
     assert_eq!(made.iter().map(|r| r.status).collect::<Vec<_>>(), [201, 201]);
     // the same keys again are the same requests
-    assert_eq!(hub.batch(&files, &nobody).unwrap(), made);
+    assert_eq!(hub.batch(&files, 0.into(), &nobody).unwrap(), made);
     let a_now = made[0].record.clone().unwrap();
     assert_eq!((a_now.host.as_deref(), a_now.full_name().as_str()), (Some("machine-2"), "d/a"));
-    let late = hub.batch(&[(item("a", b"two", None), b"two")], &nobody).unwrap();
+    let late = hub.batch(&[(item("a", b"two", None), b"two")], 0.into(), &nobody).unwrap();
     assert_eq!((late[0].status, late[0].record.as_ref().map(|r| r.rev)), (412, Some(a_now.rev)));
 
     let two = commit("a", b"two");
-    match hub.commit(&two, when(Condition::Match(a_now.rev))).unwrap_err() {
+    match hub.commit(&two, when(Condition::Match(a_now.revision()))).unwrap_err() {
         mesync::client::Failure { status: 409, told: Told::Missing(missing), .. } => assert_eq!(missing, [Hash::of(b"two")]),
         other => panic!("{other:?}"),
     }
@@ -92,29 +94,29 @@ fn changes_have_conditions_keys_and_chunks() {
     assert!(hub.put_chunk(Hash::of(b"two"), Source::Bytes(b"owt"), &nobody).is_err());
     hub.put_chunk(Hash::of(b"two"), Source::Bytes(b"two"), &nobody).unwrap();
     assert_eq!(current(hub.commit(&two, when(Condition::Absent)).unwrap_err()), Some(a_now.rev));
-    assert_eq!(current(hub.commit(&two, when(Condition::Match(a_now.rev + 7))).unwrap_err()), Some(a_now.rev));
-    let change = when(Condition::Match(a_now.rev));
+    assert_eq!(current(hub.commit(&two, when(Condition::Match((a_now.rev + 7).into()))).unwrap_err()), Some(a_now.rev));
+    let change = when(Condition::Match(a_now.revision()));
     let stored = hub.commit(&two, change).unwrap();
     let record = stored.record.unwrap();
     assert_eq!((stored.outcome, record.id), (Outcome::Updated, a_now.id));
     assert_eq!(hub.commit(&two, change).unwrap().record.unwrap(), record, "the same key again");
-    assert_eq!(hub.commit(&two, when(Condition::Match(record.rev))).unwrap().outcome, Outcome::Unchanged);
+    assert_eq!(hub.commit(&two, when(Condition::Match(record.revision()))).unwrap().outcome, Outcome::Unchanged);
 
     // what a key did, and that one which did nothing never will
-    let answer = hub.ask_key(change.key.unwrap()).unwrap();
+    let answer = hub.ask_key(change.key.unwrap(), 0.into()).unwrap();
     assert!(answer.done && answer.made.iter().any(|r| r.rev == record.rev) && answer.current == [record.clone()], "{answer:?}");
     let never = when(Condition::None);
-    assert!(!hub.ask_key(never.key.unwrap()).unwrap().done);
+    assert!(!hub.ask_key(never.key.unwrap(), 0.into()).unwrap().done);
     assert_eq!(hub.commit(&commit("c", b"one"), never).unwrap_err().status, 409);
 
     // a rename is one change
-    let from = Some(From { path: "d".into(), name: "a".into(), if_match: record.rev });
+    let from = Some(From { path: "d".into(), name: "a".into(), if_match: record.rev, tag: record.revision().tag });
     let moved = hub.commit(&Commit { from, ..commit("moved", b"two") }, when(Condition::Absent)).unwrap();
     assert_eq!((moved.outcome, hub.info(record.id).unwrap_err().status), (Outcome::Created, 404));
     let moved = moved.record.unwrap();
-    assert_eq!(current(hub.remove(moved.id, when(Condition::Match(record.rev))).unwrap_err()), Some(moved.rev));
-    hub.remove(moved.id, when(Condition::Match(moved.rev))).unwrap();
-    assert_eq!(hub.remove(moved.id, when(Condition::Match(moved.rev))).unwrap_err().status, 404);
+    assert_eq!(current(hub.remove(moved.id, when(Condition::Match(record.revision()))).unwrap_err()), Some(moved.rev));
+    hub.remove(moved.id, when(Condition::Match(moved.revision()))).unwrap();
+    assert_eq!(hub.remove(moved.id, when(Condition::Match(moved.revision()))).unwrap_err().status, 404);
 
     assert_eq!(hub.versions(a_now.id).unwrap().iter().map(|v| v.rev).collect::<Vec<_>>(), [record.rev, a_now.rev]);
     let back = hub.restore(a_now.id, Restore { rev: Some(a_now.rev) }, when(Condition::Absent)).unwrap();
@@ -144,16 +146,17 @@ fn content_is_read_by_file_by_range_by_chunk_and_in_batches() {
             }
         }
     };
-    assert_eq!(read(hub.download(short.id, None, 1, Some(4)).unwrap()), (1, Some(short.rev), b"ell".to_vec()));
-    assert_eq!(read(hub.download(short.id, Some(short.rev), 2, None).unwrap()), (2, Some(short.rev), b"llo".to_vec()));
+    assert_eq!(read(hub.download(short.id, None, 1, Some(4)).unwrap()), (1, Some(short.revision()), b"ell".to_vec()));
+    assert_eq!(read(hub.download(short.id, Some(short.revision()), 2, None).unwrap()), (2, Some(short.revision()), b"llo".to_vec()));
     assert_eq!(hub.download(short.id, None, 9, None).err().map(|f| f.status), Some(416));
     assert!(read(hub.download(long_one.id, None, 0, None).unwrap()).2 == long);
-    let chunks = hub.chunks_of(long_one.id, long_one.rev).unwrap();
+    let chunks = hub.chunks_of(long_one.id, long_one.revision()).unwrap();
     assert!(chunks.len() >= 2 && chunks.iter().map(|c| c.size).sum::<u64>() == 9_000_000, "{chunks:?}");
     let first = read(hub.chunk(chunks[0].sha256).unwrap()).2;
     assert!(first == long[..first.len()] && first.len() as u64 == chunks[0].size);
 
-    let items: Vec<FetchItem> = [&short, &long_one, &short].iter().map(|r| FetchItem { id: r.id, rev: r.rev }).collect();
+    let items: Vec<FetchItem> =
+        [&short, &long_one, &short].iter().map(|r| FetchItem { id: r.id, rev: r.rev, tag: r.revision().tag }).collect();
     let got = RefCell::new(Vec::new());
     let take = |head: mesync::wire::files::FetchHead, content: &mut dyn Read| {
         let mut text = String::new();
@@ -176,7 +179,7 @@ fn changes_and_events_are_read_in_order_and_to_the_end() {
     hub.remove(made[1].id, when(Condition::None)).unwrap();
     let (mut after, mut began, mut live) = (0, None, Vec::new());
     loop {
-        let page = hub.changes(after, began, 2).unwrap();
+        let page = hub.changes(after, 0.into(), began, 2).unwrap();
         assert!(page.rev >= made[4].rev && page.changes.len() <= 2);
         live.extend(page.changes.iter().filter(|r| r.deleted_at.is_none()).map(|r| r.name.clone()));
         (after, began) = (page.changes.last().map_or(after, |r| r.rev), began.or(page.began));
@@ -189,7 +192,7 @@ fn changes_and_events_are_read_in_order_and_to_the_end() {
     let wants = ["file_created a", "file_created b", "file_created c", "file_created d", "file_created e", "file_deleted b"];
     let (history, rows) = hub.history(Some("2026-01-01T00:00:00+00:00"), 1000, 0).unwrap();
     assert_eq!((rows, history.into_iter().map(told).collect::<Vec<_>>()), (6, wants.map(String::from).to_vec()));
-    let mut events = hub.file_events(Some(made[2].rev)).unwrap();
+    let mut events = hub.file_events(Some(made[2].revision())).unwrap();
     for wants in &wants[3..] {
         assert_eq!(told(events.next_event().unwrap().unwrap()), *wants);
     }

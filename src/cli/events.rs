@@ -11,6 +11,7 @@ use crate::daemon::servers;
 use crate::error::Result;
 use crate::logger::one_line;
 use crate::wire::files::{Event, PAGE};
+use crate::wire::revision::Revision;
 use crate::{clock, wire};
 
 /// What is shown if nobody says since when.
@@ -38,7 +39,7 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if let Some(since) = since {
         let shown = history(&hub, &since, out)?;
         last = last.max(Some(shown).filter(|_| last.is_some()));
-        if shown == 0 && !follow {
+        if shown.rev == 0 && !follow {
             note(&format!("no events since {}", clock::parse_rfc3339(&since).map_or(since, clock::local)));
         }
     }
@@ -58,21 +59,21 @@ fn parse_since(text: &str) -> Option<String> {
 }
 
 /// The latest revision; `None`: the server does not count.
-fn now_at(hub: &HubClient) -> Called<Option<u64>> {
+fn now_at(hub: &HubClient) -> Called<Option<Revision>> {
     match hub.is_ours()? {
-        true => hub.changes(0, None, 1).map(|changes| Some(changes.rev)),
+        true => hub.changes(0, Revision::default(), None, 1).map(|changes| Some(changes.rev.into())),
         false => Ok(None),
     }
 }
 
 /// Shows what was; the latest revision among it.
-fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<u64> {
-    let (mut offset, mut last) = (0, 0);
+fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<Revision> {
+    let (mut offset, mut last) = (0, Revision::default());
     loop {
         let (events, rows) = hub.history(Some(since), PAGE, offset)?;
         for event in &events {
             show(event, out);
-            last = last.max(event.payload.rev).max(1);
+            last = last.max(event.payload.revision()).max(1.into());
         }
         offset += rows as u64;
         if rows == 0 || out.is_over() {
@@ -82,7 +83,7 @@ fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<u64> {
 }
 
 /// Shows what comes, until nobody reads it any more; opens the stream again when it breaks.
-fn stream(hub: &HubClient, mut last: Option<u64>, out: &mut Output) -> Result<Done> {
+fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Result<Done> {
     let mut backoff = Backoff::new(PAUSE);
     let mut opened = false;
     loop {
@@ -102,16 +103,16 @@ fn stream(hub: &HubClient, mut last: Option<u64>, out: &mut Output) -> Result<Do
     }
 }
 
-fn follow(hub: &HubClient, last: &mut Option<u64>, backoff: &mut Backoff, opened: &mut bool, out: &mut Output) -> Called<()> {
+fn follow(hub: &HubClient, last: &mut Option<Revision>, backoff: &mut Backoff, opened: &mut bool, out: &mut Output) -> Called<()> {
     let mut events = hub.file_events(*last)?;
     *opened = true;
     backoff.reset();
     while let Some(event) = events.next_event()? {
-        let rev = event.payload.rev;
-        if rev > 0 && last.is_some_and(|last| rev <= last) {
+        let at = event.payload.revision();
+        if at.rev > 0 && last.is_some_and(|last| at.rev <= last.rev) {
             continue;
         }
-        *last = last.map(|last| last.max(rev));
+        *last = last.map(|last| last.max(at));
         show(&event, out);
         out.flush();
         if out.is_over() {

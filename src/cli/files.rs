@@ -157,8 +157,8 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 /// Only what was looked at: somebody may have changed it since.
 fn remove(hub: &HubClient, record: &Record) -> Result<()> {
-    let condition = if record.rev > 0 { Condition::Match(record.rev) } else { Condition::None };
-    hub.remove(record.id, Change { condition, key: Some(Uuid::now_v7()) }).map(drop).map_err(|failure| {
+    let condition = if record.rev > 0 { Condition::Match(record.revision()) } else { Condition::None };
+    hub.remove(record.id, Change { condition, key: Some(Uuid::now_v7()), ..Change::default() }).map(drop).map_err(|failure| {
         let shown = wire::brief(&record.full_name());
         match failure.status {
             412 => Error::new(Kind::Failed, format!("cannot remove {shown}: somebody has changed it just now")).hint("look at it again"),
@@ -250,7 +250,7 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     needs_versions(&hub)?;
     let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
     let name = wire::brief(&record.full_name());
-    let change = Change { condition: Condition::None, key: Some(Uuid::now_v7()) };
+    let change = Change { key: Some(Uuid::now_v7()), ..Change::default() };
     let stored = hub.restore(record.id, Restore { rev }, change).map_err(|failure| match failure.status {
         404 => Error::new(Kind::Failed, format!("cannot restore {name}: there is no such version")).hint("see mesync versions"),
         _ => failure.error,

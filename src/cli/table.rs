@@ -283,7 +283,7 @@ pub static COMMANDS: &[Command] = &[
         doc: "copy the hub's data into a new directory",
         long: &[
             "Run it on the hub's machine, as the hub's user. The hub may run: it makes the copy itself and goes on meanwhile. DIR must be new or empty. On the same disk the contents of files are not copied but get a further name, so a backup against the loss of the disk belongs on another one.",
-            "To restore it, stop the hub and let DIR take the place of its data directory. The hub then counts as a new one: every machine compares all its files with it, and deletes none.",
+            "To restore it, stop the hub and let DIR take the place of its data directory. Every machine compares all its files with the hub then. What machines agreed on since the backup was made goes to the hub again, deletes included; what the hub has from another machine since then is kept beside it. Where nothing is known of what they have in common, as after an update from a version without this, no file is deleted.",
         ],
         examples: &[("mesync hub backup /mnt/usb/hub-monday", "onto another disk")],
         run: Run::Command(hub::backup),

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::files::tag;
 use super::{Call, Called, HubClient};
 use crate::sse;
 use crate::wire::files::Event;
+use crate::wire::revision::Revision;
 
 /// `s3em` sends nothing at all while nothing happens, so a dead line shows only when one asks again.
 const SILENCE: Duration = Duration::from_secs(600);
@@ -38,11 +40,11 @@ impl HubClient {
     }
 
     /// `GET /api/events` with directories and symbolic links: from after this revision on, or from now.
-    pub fn file_events(&self, after: Option<u64>) -> Called<FileEvents<'_>> {
+    pub fn file_events(&self, after: Option<Revision>) -> Called<FileEvents<'_>> {
         let mut call = Call::get("/api/events?kinds=all");
-        if let Some(rev) = after {
-            call.path += &format!("&after={rev}");
-            call.headers.push(("last-event-id", rev.to_string()));
+        if let Some(at) = after {
+            call.path += &format!("&after={}{}", at.rev, tag(at));
+            call.headers.push(("last-event-id", at.rev.to_string()));
         }
         if !self.is_ours()? {
             call.silence = Some(SILENCE);

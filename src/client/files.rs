@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use super::{Body, Call, Called, HubClient, media_type};
 use crate::wire::files::{
-    AskedChunks, Backup, Changes, Chunk, Commit, Event, Hash, KeyAnswer, Made, MissingChunks, Record, Restore, Version,
+    AskedChunks, Backup, Changes, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made, MissingChunks, Record, Restore, Version,
 };
+use crate::wire::revision::{Common, Points, Revision};
 
 /// Bytes of a page of records, at most: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;
@@ -32,7 +33,7 @@ pub enum Condition {
     #[default]
     None,
     /// This revision still stands there.
-    Match(u64),
+    Match(Revision),
     /// Nothing stands there.
     Absent,
 }
@@ -43,16 +44,18 @@ pub struct Change {
     pub condition: Condition,
     /// The same key again gives the first answer again.
     pub key: Option<Uuid>,
+    /// The latest revision that was heard of: a hub that was set back since changes nothing.
+    pub knows: Revision,
 }
 
 impl Change {
     pub(super) fn headers(self) -> Vec<(&'static str, String)> {
         let condition = match self.condition {
             Condition::None => None,
-            Condition::Match(rev) => Some(("if-match", format!("\"{rev}\""))),
+            Condition::Match(at) => Some(("if-match", at.etag())),
             Condition::Absent => Some(("if-none-match", "*".to_string())),
         };
-        condition.into_iter().chain(self.key.map(|key| ("idempotency-key", key.to_string()))).collect()
+        condition.into_iter().chain(self.key.map(|key| ("idempotency-key", key.to_string()))).chain(knows(self.knows)).collect()
     }
 }
 
@@ -131,11 +134,20 @@ impl HubClient {
         }
     }
 
-    /// `GET /api/files/changes`; `began`: of the first page of a full listing, which `after` = 0 begins.
-    pub fn changes(&self, after: u64, began: Option<u64>, limit: usize) -> Called<Changes> {
+    /// `GET /api/files/changes`; `newest`: the latest revision that was heard of; `began`: of the first page of a full listing, which `after` = 0 begins. A failure of status
+    /// 409: the hub does not have `newest`.
+    pub fn changes(&self, after: u64, newest: Revision, began: Option<u64>, limit: usize) -> Called<Changes> {
         let began = began.map_or(String::new(), |rev| format!("&began={rev}"));
         let path = format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}");
-        self.json(&Call { most: PAGE_BYTES, ..Call::get(&path) })
+        self.json(&Call { most: PAGE_BYTES, headers: knows(newest), ..Call::get(&path) })
+    }
+
+    /// `POST /api/files/common`: through which revision the hub has the history of these, of which there are at most
+    /// [`crate::wire::revision::POINTS`]. An older hub has no such route.
+    pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
+        let body = to_json(&Points { epoch, points: points.iter().map(|at| (at.rev, at.tag)).collect() });
+        let answer: Common = self.json(&Call { method: Method::POST, body, ..Call::get("/api/files/common") })?;
+        Ok(answer.common)
     }
 
     /// `POST /api/chunks/missing`: those of the chunks that the hub does not have.
@@ -147,8 +159,8 @@ impl HubClient {
     }
 
     /// `GET /api/files/{id}/chunks`: what that revision consists of.
-    pub fn chunks_of(&self, id: Uuid, rev: u64) -> Called<Vec<Chunk>> {
-        self.json(&Call { most: CHUNKS_BYTES, ..Call::get(&format!("/api/files/{id}/chunks?rev={rev}")) })
+    pub fn chunks_of(&self, id: Uuid, at: Revision) -> Called<Vec<Chunk>> {
+        self.json(&Call { most: CHUNKS_BYTES, ..Call::get(&format!("/api/files/{id}/chunks?rev={}{}", at.rev, tag(at))) })
     }
 
     /// `PUT /api/files/commit`: a file whose chunks the hub has. Not all: a failure of status 409 that names the others.
@@ -181,8 +193,8 @@ impl HubClient {
     }
 
     /// `GET /api/idempotency/{key}`: what a change with this key did. If nothing, it never will: the key is burnt.
-    pub fn ask_key(&self, key: Uuid) -> Called<KeyAnswer> {
-        self.json(&Call { most: PAGE_BYTES, ..Call::get(&format!("/api/idempotency/{key}")) })
+    pub fn ask_key(&self, key: Uuid, newest: Revision) -> Called<KeyAnswer> {
+        self.json(&Call { most: PAGE_BYTES, headers: knows(newest), ..Call::get(&format!("/api/idempotency/{key}")) })
     }
 
     /// `GET /api/events/history`; `since` is RFC 3339. Rows that are no events of files are left out.
@@ -209,7 +221,7 @@ impl HubClient {
         let outcome = match answer.status().as_u16() {
             201 => Outcome::Created,
             204 => {
-                let rev = tag(&answer);
+                let rev = etag(&answer).map(|at| at.rev);
                 if rev.is_none() && self.may_be_ours() {
                     return Err(self.foreign(204, &media_type(&answer), &call.path));
                 }
@@ -262,16 +274,26 @@ impl HistoryRow {
     }
 }
 
+/// What says that a request is for a hub that has this revision; nothing, if its tag is unknown.
+pub(super) fn knows(at: Revision) -> Vec<(&'static str, String)> {
+    if at.tag.is_unknown() { Vec::new() } else { vec![(HISTORY_HEADER, at.etag())] }
+}
+
+/// The tag of a revision, if it is known, as a further parameter.
+pub(super) fn tag(at: Revision) -> String {
+    if at.tag.is_unknown() { String::new() } else { format!("&tag={}", at.tag) }
+}
+
 fn to_json(value: &impl serde::Serialize) -> Body<'static> {
     Body::Json(serde_json::to_vec(value).expect("plain data is JSON"))
 }
 
 /// The revision in an `ETag`, also one that a proxy has made weak.
-pub(super) fn tag<T: std::str::FromStr>(answer: &http::Response<ureq::Body>) -> Option<T> {
-    answer.headers().get("etag")?.to_str().ok()?.trim_start_matches("W/").trim_matches('"').parse().ok()
+pub(super) fn etag(answer: &http::Response<ureq::Body>) -> Option<Revision> {
+    Revision::parse(answer.headers().get("etag")?.to_str().ok()?.trim_start_matches("W/"))
 }
 
-pub(super) fn header<T: std::str::FromStr>(answer: &http::Response<ureq::Body>, name: &str) -> Option<T> {
+fn header<T: std::str::FromStr>(answer: &http::Response<ureq::Body>, name: &str) -> Option<T> {
     answer.headers().get(name)?.to_str().ok()?.trim_matches('"').parse().ok()
 }
 
@@ -282,11 +304,13 @@ mod tests {
     #[test]
     fn conditions_are_headers() {
         let check = |condition, wants: &[(&str, &str)]| {
-            let headers = Change { condition, key: None }.headers();
+            let headers = Change { condition, ..Change::default() }.headers();
             assert_eq!(headers.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>(), wants);
         };
         check(Condition::None, &[]);
-        check(Condition::Match(7), &[("if-match", "\"7\"")]);
+        check(Condition::Match(7.into()), &[("if-match", "\"7\"")]);
+        let at = Revision { rev: 7, tag: crate::wire::revision::Tag(10) };
+        check(Condition::Match(at), &[("if-match", "\"7-000000000000000a\"")]);
         check(Condition::Absent, &[("if-none-match", "*")]);
         assert_eq!(Change { key: Some(Uuid::nil()), ..Change::default() }.headers()[0].0, "idempotency-key");
     }

@@ -7,10 +7,11 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::body::{Body, Passed, Piece, Source};
-use super::files::{Change, SYNC_PATIENCE, Stored, tag};
+use super::files::{Change, SYNC_PATIENCE, Stored, etag, knows, tag};
 use super::{Call, Called, HubClient, media_type};
 use crate::error::Error;
 use crate::wire::files::{BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata};
+use crate::wire::revision::Revision;
 
 /// What cannot stand in a quoted file name of a form (WHATWG HTML, "multipart/form-data encoding algorithm").
 const FILE_NAME: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
@@ -25,7 +26,7 @@ pub struct Download<'a> {
     /// Where in the file it begins: not where it was asked for, if the server knows no ranges.
     pub at: u64,
     /// The revision that it belongs to, if the server counts.
-    pub rev: Option<u64>,
+    pub rev: Option<Revision>,
     reader: Box<dyn Read + Send>,
 }
 
@@ -69,8 +70,8 @@ impl HubClient {
         self.done(&call)
     }
 
-    /// `POST /api/files/batch`: one result a file, in order.
-    pub fn batch(&self, files: &[(BatchItem, &[u8])], passed: Passed<'_>) -> Called<Vec<BatchResult>> {
+    /// `POST /api/files/batch`: one result a file, in order. `newest`: the latest revision that was heard of, if any.
+    pub fn batch(&self, files: &[(BatchItem, &[u8])], newest: Revision, passed: Passed<'_>) -> Called<Vec<BatchResult>> {
         let mut pieces = Vec::with_capacity(files.len() * 2);
         for (item, bytes) in files {
             let mut line = serde_json::to_vec(item).expect("plain data is JSON");
@@ -80,6 +81,7 @@ impl HubClient {
         }
         let call = Call {
             method: Method::POST,
+            headers: knows(newest),
             body: Body::Pieces { content_type: "application/octet-stream".into(), pieces, passed },
             most: BATCH_ANSWER,
             patience: Some(SYNC_PATIENCE),
@@ -113,20 +115,20 @@ impl HubClient {
     }
 
     /// `GET /api/files/{id}/download`: the bytes `from..to` of a revision, or of whatever is current; without `to`, to the end.
-    pub fn download(&self, id: Uuid, rev: Option<u64>, from: u64, to: Option<u64>) -> Called<Download<'_>> {
-        let wanted = rev.map_or(String::new(), |rev| format!("?rev={rev}"));
+    pub fn download(&self, id: Uuid, at: Option<Revision>, from: u64, to: Option<u64>) -> Called<Download<'_>> {
+        let wanted = at.map_or(String::new(), |at| format!("?rev={}{}", at.rev, tag(at)));
         let mut call = Call::get(&format!("/api/files/{id}/download{wanted}"));
         if from > 0 || to.is_some() {
             let last = to.map_or(String::new(), |to| to.saturating_sub(1).to_string());
             call.headers.push(("range", format!("bytes={from}-{last}")));
         }
         let answer = self.authorized(&self.agent, &call)?;
-        let tag: Option<u64> = tag(&answer);
+        let named = etag(&answer);
         // content has any type, so it is known by the revision
-        if self.may_be_ours() && tag.is_none_or(|tag| rev.is_some_and(|rev| rev != tag)) {
+        if self.may_be_ours() && named.is_none_or(|named| at.is_some_and(|at| !at.is(named))) {
             return Err(self.foreign(answer.status().as_u16(), &media_type(&answer), &call.path));
         }
-        self.content(answer, from, tag)
+        self.content(answer, from, named)
     }
 
     /// `GET /api/chunks/{sha256}`
@@ -136,7 +138,7 @@ impl HubClient {
         self.content(answer, 0, None)
     }
 
-    fn content(&self, answer: http::Response<ureq::Body>, from: u64, rev: Option<u64>) -> Called<Download<'_>> {
+    fn content(&self, answer: http::Response<ureq::Body>, from: u64, rev: Option<Revision>) -> Called<Download<'_>> {
         let at = if answer.status().as_u16() == 206 { from } else { 0 };
         Ok(Download { hub: self, at, rev, reader: Box::new(answer.into_body().into_reader()) })
     }

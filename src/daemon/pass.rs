@@ -196,7 +196,7 @@ pub fn preview(d: &Directory) -> Result<Plans> {
     loop {
         match d.engine.poll().map_err(directory::error)? {
             Polled::Drained => break,
-            Polled::More | Polled::NewEpoch | Polled::Busy => {}
+            Polled::More | Polled::NewEpoch | Polled::SetBack(_) | Polled::Busy => {}
         }
     }
     let mut all = std::collections::BTreeMap::new();

@@ -92,7 +92,7 @@ mod tests {
         std::fs::create_dir(&files).unwrap();
         let Opened::Ready(tree) = DiskTree::open(&files, None, Uuid::new_v4(), &["*.o".into()], &[]).unwrap() else { panic!() };
         let entry = |text: &str| Entry::new(Kind::File, Hash::of(text.as_bytes()), text.len() as u64, 0o644, 0);
-        let base = |text: &str| BaseRow { rev: 3, entry: Some(entry(text)), seen: None };
+        let base = |text: &str| BaseRow { rev: 3, entry: Some(entry(text)), ..BaseRow::default() };
         let row = |text: &str| RemoteRow { rev: 3, entry: Some(entry(text)), ..RemoteRow::default() };
         for (path, was, is) in
             [("emptied", "x", Some("")), ("edited", "x", Some("yy")), ("empty", "", Some("")), ("gone", "x", None), ("a.o", "x", Some(""))]

@@ -192,13 +192,21 @@ impl Directory {
                     self.poke.poke();
                     return true;
                 }
-                Ok(Polled::NewEpoch) if epochs >= EPOCHS => {
+                Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= EPOCHS => {
                     log::warn!("the hub is another one with every answer: leaving it alone for a while");
                     return false;
                 }
                 Ok(Polled::NewEpoch) => {
                     epochs += 1;
                     log::info!("hub is new to {}, or was restored: everything is compared", self.settings.path.display());
+                    *lock(&self.look_again) = true;
+                }
+                Ok(Polled::SetBack(through)) => {
+                    epochs += 1;
+                    log::warn!(
+                        "hub was set back to revision {through}: what was in step after it is sent again dir={}",
+                        self.settings.path.display()
+                    );
                     *lock(&self.look_again) = true;
                 }
                 Err(Fault::Fatal(e)) => {

@@ -17,7 +17,7 @@
 //!   has not; and, for all of the tree, [`sweep`](engine::Engine::sweep)s what is pending in the state, intents and open keys
 //!   among it. While it goes on ([`look_around`](engine::Engine::look_around)) deletes wait, so that the guard sees all of them.
 //! * `feed`: [`feed`](directory::Directory::feed) when the event stream says that something is new, when it was opened again, and
-//!   every so often: it polls until [`Drained`](engine::Polled::Drained), and asks for a look at everything after `NewEpoch`. A
+//!   every so often: it polls until [`Drained`](engine::Polled::Drained), and asks for a look at everything after `NewEpoch` and `SetBack`. A
 //!   poll offers the paths of its page itself. And it is the clock: [`wake`](directory::Directory::wake) makes due what waits,
 //!   and asks the guard anew every few minutes, since what it has counted is forgotten with time.
 //! * `upload-N` and `download-N`: [`work`](directory::Directory::work), pieces of one [`Way`](engine::Way) until there are none,
@@ -36,6 +36,7 @@
 //!   base, and no gap is ever passed and lost.
 //! * Nothing is done to the tree or the hub that was not made durable as an intent or an open key before; nothing else is done
 //!   at that path until it is known what became of it.
+//! * All rows are of one history of one hub; the newest revision among them goes with every request.
 //! * A row is believed if the feed has told it, if it answers a change of ours that was made, or a question about a key; not
 //!   if it stands in a refusal.
 //! * No two threads are at one path, or at a path and one above it.

@@ -6,6 +6,7 @@
 use uuid::Uuid;
 
 use crate::wire::files::{Hash, Kind};
+use crate::wire::revision::{Revision, Tag};
 
 use super::rules::{Rule, holds};
 use crate::config::watch::Mode;
@@ -78,6 +79,9 @@ pub struct Local {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseRow {
     pub rev: u64,
+    /// The hub was set back to `rev`, and this was in step after it: there is no such revision any more. What the hub has
+    /// instead is still to be heard ([`super::engine::env::hear`]); until then nothing is done about the path.
+    pub lost: bool,
     /// The hub's; `None`: both sides had nothing.
     pub entry: Option<Entry>,
     /// What `stat` showed when the two were in step: a local change is a difference from *this*, so a filesystem that
@@ -85,10 +89,25 @@ pub struct BaseRow {
     pub seen: Option<Stamp>,
 }
 
+impl BaseRow {
+    /// Whether the hub has nothing new: its row is the one that was in step. All rows are of one history.
+    pub fn is_at(&self, remote: &RemoteRow) -> bool {
+        self.rev == remote.rev && !self.lost
+    }
+}
+
+impl RemoteRow {
+    pub fn at(&self) -> Revision {
+        Revision { rev: self.rev, tag: self.tag }
+    }
+}
+
 /// The hub's latest row that is known of a path. The default: never there, or forgotten there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteRow {
     pub rev: u64,
+    /// Of that revision.
+    pub tag: Tag,
     /// `None`: deleted.
     pub entry: Option<Entry>,
     /// The hub's id of that name, to download it by.
@@ -126,9 +145,9 @@ pub struct Plan {
     pub why: &'static str,
 }
 
-/// Decides about one path. A remote row with the rev of the base says nothing new.
+/// Decides about one path. A remote row with the revision of the base says nothing new.
 pub fn plan(base: &BaseRow, local: Option<&Local>, remote: &RemoteRow) -> Plan {
-    let same = remote.rev == base.rev;
+    let same = base.is_at(remote);
     let theirs = if same { &base.entry } else { &remote.entry };
     match (local, theirs) {
         (None, _) => absent_here(&base.entry, theirs.as_ref(), same),
@@ -269,7 +288,7 @@ mod tests {
 
     /// The remote side `=`: as the base.
     fn check(base: &str, local: &str, remote: &str, action: Action, mode: u32) {
-        let b = BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp) };
+        let b = BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp), ..BaseRow::default() };
         let l = entry(local).map(|entry| Local { entry, stamp: stamp(&entry) });
         let r = match remote {
             "=" => RemoteRow { rev: b.rev, entry: b.entry, ..RemoteRow::default() },
@@ -335,7 +354,8 @@ mod tests {
     fn one_way_leaves_the_other_side_alone() {
         use Action::*;
         let check = |base: &str, local: &str, remote: &str, sends: (Action, u32), receives: (Action, u32)| {
-            let b = BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp) };
+            let b =
+                BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp), ..BaseRow::default() };
             let l = entry(local).map(|entry| Local { entry, stamp: stamp(&entry) });
             let r = RemoteRow { rev: if remote == base { b.rev } else { 9 }, entry: entry(remote), ..RemoteRow::default() };
             let decided = plan(&b, l.as_ref(), &r);
@@ -357,7 +377,7 @@ mod tests {
     fn what_the_filesystem_cannot_keep_is_no_change() {
         let theirs = Entry { mtime: 1_999_999_999, ..entry("x3").unwrap() };
         let found = Entry { mode: 0o755, mtime: 1_000_000_000, ..theirs };
-        let base = BaseRow { rev: 1, entry: Some(theirs), seen: Some(stamp(&found)) };
+        let base = BaseRow { rev: 1, entry: Some(theirs), seen: Some(stamp(&found)), ..BaseRow::default() };
         let local = Local { entry: found, stamp: stamp(&found) };
         let remote = RemoteRow { rev: 1, entry: Some(theirs), ..RemoteRow::default() };
         assert_eq!(plan(&base, Some(&local), &remote).action, Action::Nothing);

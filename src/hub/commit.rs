@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use uuid::Uuid;
 
 use super::events::Events;
 use super::memory::Room;
@@ -18,6 +19,7 @@ use super::store::ops::{Group, Limits, Op, Outcome, Wake};
 use crate::clock;
 use crate::config::{Reserve, limits};
 use crate::error::{Error, Kind, Result};
+use crate::wire::revision::Tag;
 use crate::{disk, wire};
 
 /// How often the committer looks around when nothing comes in; its heartbeat.
@@ -291,7 +293,8 @@ impl Work {
         }
         let Some((limits, _)) = *lock(&self.shared.settings) else { return Err(Error::new(Kind::Failed, "no limits are set")) };
         let full = self.shared.full.load(Relaxed);
-        let group = Group { now: self.now(), wall: clock::millis(clock::now()), full, limits, ops };
+        let group =
+            Group { now: self.now(), wall: clock::millis(clock::now()), full, tag: tag(), opened: self.store.opened(), limits, ops };
         let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.store.apply(&group)));
         let error = match applied {
             Ok(Ok(outcomes)) => return Ok(outcomes),
@@ -346,6 +349,13 @@ impl Work {
         m.longest_micros = m.longest_micros.max(micros);
         m.latest_micros = micros;
     }
+}
+
+/// The clock is in it too: a machine that goes on from a snapshot of its memory may draw the same number again.
+fn tag() -> Tag {
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    let at = clock::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    Tag((high ^ low ^ at).max(1))
 }
 
 /// `space`: free and total bytes, free inodes.

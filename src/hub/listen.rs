@@ -17,6 +17,7 @@ use super::store::Store;
 use crate::config::limits::EVENT_PAGE;
 use crate::wire::KEEP_ALIVE;
 use crate::wire::files::{Event, Kind};
+use crate::wire::revision::{Revision, Tag};
 
 /// Bytes that are written at once, about.
 const PIECE: usize = 16 * 1024;
@@ -48,20 +49,22 @@ fn feed(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Result<F
         Some(id) => Some(id.parse().map_err(|_| Reply::error(400, "Last-Event-ID must be a revision"))?),
         None => request.number("after")?,
     };
+    let tag = request.parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?.unwrap_or_default();
     let busy = || Reply::error(503, "too many event streams are open; ask again later").header("Retry-After", "5");
     let subscription = events.subscribe(host.clone(), files).ok_or_else(busy)?;
     // after the subscription: what is committed from here on is either read or woken for
-    let files = if files { Some((begin(store, after)?, Arc::clone(store))) } else { None };
+    let files = if files { Some((begin(store, after, tag)?, Arc::clone(store))) } else { None };
     Ok(Feed { subscription, host, files, all_kinds: all_kinds(request), wanted: store.wanted_changes() })
 }
 
 /// The revision after which the stream begins.
-fn begin(store: &Store, after: Option<u64>) -> Result<u64, Reply> {
+fn begin(store: &Store, after: Option<u64>, tag: Tag) -> Result<u64, Reply> {
     let now = store.rev().map_err(|e| Reply::failed(&e))?;
     let Some(after) = after else { return Ok(now) };
+    // a number that the hub has not given yet, or has given to another change, is of another history
+    let ours = after <= now && store.is_ours(Revision { rev: after, tag }).map_err(|e| Reply::failed(&e))?;
     match store.events_after(after, 1) {
-        // a number that the hub has not given yet is another hub's
-        Ok(Some(_)) if after <= now => Ok(after),
+        Ok(Some(_)) if ours => Ok(after),
         Ok(_) => Err(Reply::error(410, "events after that revision are not kept any more: list the changes, then listen again")),
         Err(e) => Err(Reply::failed(&e)),
     }

@@ -3,7 +3,7 @@
 //! Pure. It does not know who asks, nor what is done: the gate and the workers look here with the same eyes.
 
 use super::http::Reply;
-use crate::wire::{self, files};
+use crate::wire::{self, files, revision};
 
 /// Bytes of an upload that are not the file: parts, boundaries, metadata.
 const FORM: u64 = 64 * 1024;
@@ -11,6 +11,8 @@ const FORM: u64 = 64 * 1024;
 const CHUNK_TEXT: u64 = 100;
 /// Bytes of one item of a fetch, with some room for spaces.
 const ITEM_TEXT: u64 = 160;
+/// Bytes of `[18446744073709551615,"9f3ac04be1d2a377"],`, with some room for spaces.
+const POINT_TEXT: u64 = 64;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub enum Route {
     UploadFile,
     CommitFile,
     Changes,
+    Common,
     BatchFiles,
     FetchFiles,
     GetFile,
@@ -56,6 +59,7 @@ impl Route {
             Route::CommitFile | Route::MissingChunks => files::MOST_CHUNKS as u64 * CHUNK_TEXT + FORM,
             Route::BatchFiles => files::BATCH_BYTES,
             Route::FetchFiles => files::BATCH_FILES as u64 * ITEM_TEXT,
+            Route::Common => revision::POINTS as u64 * POINT_TEXT,
             Route::PutChunk => files::SINGLE,
             _ => 4096,
         }
@@ -63,8 +67,8 @@ impl Route {
 
     /// A long body is taken as it comes; what of it has to be in memory is counted by who takes it.
     pub fn streams(self) -> bool {
-        use Route::{BatchFiles, CommitFile, FetchFiles, MissingChunks, PutChunk, UploadFile};
-        matches!(self, UploadFile | PutChunk | CommitFile | MissingChunks | BatchFiles | FetchFiles)
+        use Route::{BatchFiles, CommitFile, Common, FetchFiles, MissingChunks, PutChunk, UploadFile};
+        matches!(self, UploadFile | PutChunk | CommitFile | MissingChunks | BatchFiles | FetchFiles | Common)
     }
 
     /// For the metrics.
@@ -87,6 +91,7 @@ impl Route {
             Route::UploadFile => "upload_file",
             Route::CommitFile => "commit_file",
             Route::Changes => "changes",
+            Route::Common => "common",
             Route::BatchFiles => "batch_files",
             Route::FetchFiles => "fetch_files",
             Route::GetFile => "get_file",
@@ -124,6 +129,7 @@ const TABLE: &[(&str, &str, Route)] = &[
     ("PUT",    "/api/files/upload",      Route::UploadFile),
     ("PUT",    "/api/files/commit",      Route::CommitFile),
     ("GET",    "/api/files/changes",     Route::Changes),
+    ("POST",   "/api/files/common",      Route::Common),
     ("POST",   "/api/files/batch",       Route::BatchFiles),
     ("POST",   "/api/files/fetch",       Route::FetchFiles),
     ("GET",    "/api/files/*",           Route::GetFile),

@@ -79,8 +79,8 @@ impl Transfer<'_> {
         let (mut patience, mut buffer) = (Patience::new(self.attempts), vec![0; BUFFER]);
         while *at < to {
             let before = *at;
-            let once = self.hub.download(record.id, self.ours.then_some(record.rev), *at, Some(to).filter(|to| *to < record.size));
-            let broken = match once.and_then(|mut answer| match self.ours && answer.rev.is_some_and(|rev| rev != record.rev) {
+            let once = self.hub.download(record.id, self.ours.then_some(record.revision()), *at, Some(to).filter(|to| *to < record.size));
+            let broken = match once.and_then(|mut answer| match self.ours && answer.rev.is_some_and(|rev| !rev.is(record.revision())) {
                 true => Ok(Some(Fetched::Other)),
                 false => self.take_answer(&mut answer, at, to, &mut buffer, take).map(|()| None),
             }) {
@@ -148,7 +148,7 @@ impl Transfer<'_> {
     /// What the content of a file consists of, one piece if that is not known.
     fn chunks_of(&self, record: &Record) -> Called<Vec<Chunk>> {
         let chunks = match self.ours && record.size > SINGLE {
-            true => self.persist(|_| self.hub.chunks_of(record.id, record.rev))?,
+            true => self.persist(|_| self.hub.chunks_of(record.id, record.revision()))?,
             false => vec![Chunk { sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])), size: record.size }],
         };
         // one of nothing would never be passed

@@ -17,6 +17,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
+use crate::wire::revision::{Revision, Tag};
 
 /// So short a file travels even if the hub has the bytes: a commit of its own would be as long, and cost a sync of its own.
 const TINY: u64 = 4096;
@@ -77,7 +78,8 @@ impl Small {
             mtime: Some(self.mtime.clone()),
             size: content.size,
             checksum_sha256: content.sha256,
-            if_match: if let Condition::Match(rev) = condition { Some(rev) } else { None },
+            if_match: if let Condition::Match(at) = condition { Some(at.rev) } else { None },
+            tag: if let Condition::Match(at) = condition { at.tag } else { Tag::default() },
             if_none_match: condition == Condition::Absent,
             key: Some(Uuid::now_v7()),
         }
@@ -128,7 +130,7 @@ impl Upload<'_, '_> {
         }
         let items: Vec<(BatchItem, &[u8])> =
             batch.iter().map(|(small, content)| (small.item(content, self.condition(&small.entry.name)), small.bytes.as_slice())).collect();
-        match self.transfer().persist(|passed| self.transfer().hub.batch(&items, passed)) {
+        match self.transfer().persist(|passed| self.transfer().hub.batch(&items, Revision::default(), passed)) {
             Err(failure) => fail_all(batch, failure, done),
             Ok(results) => {
                 for ((small, content), result) in batch.iter().zip(results) {

@@ -19,6 +19,7 @@ use crate::client::{Called, Change, Condition, Outcome, Query, Source, Stored, T
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata, Name, Record, SINGLE};
+use crate::wire::revision::Revision;
 
 /// Bytes of small files that are held until they are sent together.
 pub const GROUP_BYTES: usize = 2 * 1024 * 1024;
@@ -38,7 +39,7 @@ pub type Known = HashMap<String, Stands>;
 #[derive(Debug, Clone)]
 pub struct Stands {
     id: Uuid,
-    rev: u64,
+    rev: Revision,
     kind: files::Kind,
     sha256: Option<Hash>,
     mode: Option<u32>,
@@ -49,7 +50,15 @@ pub struct Stands {
 
 impl From<&Record> for Stands {
     fn from(r: &Record) -> Stands {
-        Stands { id: r.id, rev: r.rev, kind: r.kind, sha256: r.checksum_sha256, mode: r.mode, mtime: r.mtime.clone(), wanted: r.wanted }
+        Stands {
+            id: r.id,
+            rev: r.revision(),
+            kind: r.kind,
+            sha256: r.checksum_sha256,
+            mode: r.mode,
+            mtime: r.mtime.clone(),
+            wanted: r.wanted,
+        }
     }
 }
 
@@ -184,17 +193,18 @@ impl<'t, 'a> Upload<'t, 'a> {
     fn change(&self, about: &About<'_>, size: u64, mut once: impl FnMut(Change) -> Called<Stored>) -> Called<Uploaded> {
         let mut condition = self.condition(about.name);
         for race in 0.. {
-            match once(Change { condition, key: Some(Uuid::now_v7()) }) {
+            match once(Change { condition, key: Some(Uuid::now_v7()), ..Change::default() }) {
                 Ok(stored) => {
                     let stands = self.known.get(&about.name.full());
                     let record = stored.record.as_ref();
                     let id = record.map(|r| r.id).or(stands.map(|s| s.id));
-                    let rev = record.map(|r| r.rev).or(stands.map(|s| s.rev)).filter(|rev| *rev > 0);
+                    let rev = record.map(|r| r.rev).or(stands.map(|s| s.rev.rev)).filter(|rev| *rev > 0);
                     return Ok(Uploaded { outcome: stored.outcome, id, rev, size });
                 }
                 Err(failure) => match failure.told {
                     Told::Current(current) if race < RACES => {
-                        condition = current.filter(|r| r.deleted_at.is_none()).map_or(Condition::Absent, |r| Condition::Match(r.rev));
+                        condition =
+                            current.filter(|r| r.deleted_at.is_none()).map_or(Condition::Absent, |r| Condition::Match(r.revision()));
                     }
                     _ => return Err(failure),
                 },
@@ -217,7 +227,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         let time = |text: &str| clock::parse_rfc3339(text);
         let same_time = stands.mtime.as_deref().is_some_and(|t| time(t) == time(about.mtime) && time(t).is_some());
         let same = !stands.wanted && stands.sha256 == Some(content.sha256) && stands.mode == Some(about.mode) && same_time;
-        let rev = Some(stands.rev).filter(|rev| *rev > 0);
+        let rev = Some(stands.rev.rev).filter(|rev| *rev > 0);
         (same && stands.kind == files::Kind::File).then_some(Uploaded {
             outcome: Outcome::Unchanged,
             id: Some(stands.id),

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use super::revision::{Revision, Tag};
 use crate::relpath;
 
 /// A body up to this long is one chunk, and may travel in one request; longer ones are cut ([`crate::chunking`]).
@@ -27,6 +28,9 @@ pub const PAGE: usize = 1000;
 pub const PAGE_DEFAULT: usize = 50;
 /// Header with the name of the host that a caller without a key of its own acts as.
 pub const HOST_HEADER: &str = "x-mesync-host";
+/// Header of a change with the latest revision that its sender has heard of, as an entity tag: a hub that does not have it was
+/// set back, and refuses the change with 410.
+pub const HISTORY_HEADER: &str = "x-mesync-history";
 
 /// SHA-256; as text 64 hexadecimal digits in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,6 +200,11 @@ impl Record {
     pub fn full_name(&self) -> String {
         Name { path: self.path.clone(), name: self.name.clone() }.full()
     }
+
+    /// Its tag is in the `etag`, where there was room for it.
+    pub fn revision(&self) -> Revision {
+        Revision::parse(&self.etag).filter(|named| named.rev == self.rev).unwrap_or(self.rev.into())
+    }
 }
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
@@ -263,6 +272,9 @@ pub struct From {
     pub path: String,
     pub name: String,
     pub if_match: u64,
+    /// Of that revision.
+    #[serde(default, skip_serializing_if = "Tag::is_unknown")]
+    pub tag: Tag,
 }
 
 /// The line of JSON before each body of `POST /api/files/batch`.
@@ -281,6 +293,9 @@ pub struct BatchItem {
     pub checksum_sha256: Hash,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<u64>,
+    /// Of that revision.
+    #[serde(default, skip_serializing_if = "Tag::is_unknown")]
+    pub tag: Tag,
     /// Only if there is nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub if_none_match: bool,
@@ -316,6 +331,8 @@ pub struct Fetch {
 pub struct FetchItem {
     pub id: Uuid,
     pub rev: u64,
+    #[serde(default, skip_serializing_if = "Tag::is_unknown")]
+    pub tag: Tag,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,6 +355,9 @@ pub struct Changes {
     /// The hub's revision at the first page of a full listing (`after=0`); to be given with every later page of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<u64>,
+    /// Of `rev`.
+    #[serde(default, skip_serializing_if = "Tag::is_unknown")]
+    pub tag: Tag,
     pub changes: Vec<Record>,
     /// On the last page: some of the files whose content the hub has lost in part, and asks for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

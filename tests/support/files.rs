@@ -45,7 +45,7 @@ impl Answer {
     #[track_caller]
     pub fn rev(&self) -> u64 {
         let tag = self.header("etag").unwrap_or_else(|| panic!("no ETag: {self}"));
-        tag.trim_matches('"').parse().unwrap()
+        tag.trim_matches('"').split('-').next().and_then(|rev| rev.parse().ok()).unwrap_or_else(|| panic!("{tag}: {self}"))
     }
 
     #[track_caller]

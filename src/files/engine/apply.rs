@@ -166,7 +166,7 @@ impl Engine {
                 // written to since: equal to nothing, so that it is looked at
                 let seen = seen.unwrap_or(Stamp { ctime: 0, ..staged.stamp });
                 let seen = Some(seen_with(*mode, row.entry.as_ref(), seen));
-                self.finished(path, known, *generation, Some(BaseRow { rev: row.rev, entry: row.entry, seen }))?;
+                self.finished(path, known, *generation, Some(BaseRow { rev: row.rev, lost: false, entry: row.entry, seen }))?;
                 self.env.tree.discard(&staged.temp)?;
             }
             Intent::Clear { temp } => return self.clear_away(path, known, temp),
@@ -207,7 +207,8 @@ impl Engine {
     /// Closes an intent, with the base if it was carried out.
     fn finished(&self, path: &str, known: &Known, generation: u64, base: Option<BaseRow>) -> Result<(), Stop> {
         // what was decided before all was forgotten says nothing about the revisions of now
-        let base = base.filter(|_| generation == known.generation).map(|base| Write::Base(path.to_string(), base));
+        let of_now = |base: &BaseRow| generation == known.generation || *base == BaseRow::default();
+        let base = base.filter(of_now).map(|base| Write::Base(path.to_string(), base));
         let writes: Vec<Write> = base.into_iter().chain([Write::Intent(path.to_string(), None)]).collect();
         self.commit(known.generation, &writes)
     }
@@ -310,7 +311,7 @@ impl Engine {
             let rows = self.env.state.rows(up)?;
             let theirs = rows.remote.entry.filter(|e| e.is_dir());
             if theirs.is_some() && rows.base.entry.is_none() {
-                let base = BaseRow { rev: rows.remote.rev, entry: theirs, seen: Some(stamp) };
+                let base = BaseRow { rev: rows.remote.rev, lost: false, entry: theirs, seen: Some(stamp) };
                 self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
             }
             let counts = theirs.is_some() || rows.base.entry.is_some_and(|e| e.is_dir());

@@ -81,7 +81,7 @@ impl Engine {
             if !self.desk().claim(&copy) {
                 return Err(Stop::Again("another change of the same name is under way"));
             }
-            let from = Some(From { path: path.to_string(), rev: known.remote().rev });
+            let from = Some(From { path: path.to_string(), rev: known.remote().at() });
             let parcel = Parcel { path: copy.clone(), entry: Some(entry), condition: Condition::Nothing, from, local: None, ours: false };
             let sent = self.send(known.generation, parcel);
             let mut desk = self.desk();
@@ -105,6 +105,10 @@ impl Engine {
                 found.live |= rows.remote.entry.is_some();
                 if self.env.tree.ignored(below) {
                     found.wanted |= rows.remote.entry.is_some();
+                    continue;
+                }
+                if rows.base.lost {
+                    found.wanted = true;
                     continue;
                 }
                 let node = self.look(below, &rows.base)?;

@@ -16,7 +16,9 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
+use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
+use crate::wire::revision::{Revision, Tag};
 
 /// Why a call failed, by what happens next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Page {
     pub began: Option<u64>,
     /// The rev of its last record, also if that was left out of `rows`; `None`: it had none.
     pub last: Option<u64>,
+    /// Of `rev`.
+    pub tag: Tag,
     /// In the order of `rev`.
     pub rows: Vec<(String, RemoteRow)>,
 }
@@ -56,13 +60,15 @@ pub enum Changes {
     Page(Page),
     /// 410: tombstones after the cursor are forgotten; a full listing is needed.
     Gone,
+    /// 409: the hub does not have the revision that was `newest`. Its disk was set back.
+    OtherHistory,
 }
 
 /// What must stand on the hub for a change to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// `If-Match`.
-    Rev(u64),
+    Rev(Revision),
     /// `If-None-Match: *`: no record, or a tombstone.
     Nothing,
 }
@@ -71,7 +77,7 @@ pub enum Condition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct From {
     pub path: String,
-    pub rev: u64,
+    pub rev: Revision,
 }
 
 /// One change to the hub.
@@ -85,6 +91,8 @@ pub struct Change {
     /// from what the file here shows).
     pub entry: Option<Entry>,
     pub from: Option<From>,
+    /// The latest revision that was heard of: a hub that was set back since changes nothing, and this is for later.
+    pub newest: Revision,
 }
 
 /// The hub's answer to a change.
@@ -115,10 +123,15 @@ pub struct Asked {
 pub trait Hub: Send + Sync {
     /// With `kinds=all`. `after` 0 begins a full listing; `began` goes with its later pages. Rows with names that
     /// [`crate::relpath::check`] refuses may be left out and logged; the engine believes none of them.
-    fn changes(&self, after: u64, began: Option<u64>) -> Called<Changes>;
+    /// `newest`: the latest revision that was heard of, from whatever answer: rows may tell of a history through it.
+    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<Changes>;
+    /// Through which revision the hub has the history of these points of that epoch; 0: they have nothing in common, or it cannot
+    /// tell.
+    fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64>;
     /// Changes that need no bytes of this machine: deletes; commits of what the hub has (entries that are known to it).
     fn change(&self, change: &Change) -> Called<Answer>;
-    fn ask(&self, key: Uuid) -> Called<Asked>;
+    /// `newest`: as in [`Change`].
+    fn ask(&self, key: Uuid, newest: Revision) -> Called<Asked>;
 }
 
 // -- bytes between tree and hub -----------------------------------------------------------------------------------------------
@@ -298,13 +311,13 @@ pub struct Token {
 pub enum Write {
     /// A default row may be removed from the table.
     Base(String, BaseRow),
-    /// By [`newer`]: never replaces a row by an older one. `listed`: also remember that the full listing named this path.
+    /// By [`hear`]: never replaces a row by an older one. `listed`: also remember that the full listing named this path.
     Remote {
         path: String,
         row: RemoteRow,
         listed: bool,
     },
-    /// By [`unlisted`]: the hub at `through` had no record of this path.
+    /// By [`hear_of_none`]: the hub at `through` had no record of this path.
     Unlisted {
         path: String,
         through: u64,
@@ -317,8 +330,16 @@ pub enum Write {
     Feed(Feed),
     /// Forget which paths the listing named.
     NothingListed,
-    /// Another epoch: all base rows, remote rows, approvals and listed paths go; intents and open keys stay.
+    /// Another hub: all base rows, remote rows, approvals, points and listed paths go; intents and open keys stay.
     ForgetAll,
+    /// The hub was set back to this revision: each row by [`set_back`]; approvals, later points and listed paths go; intents and
+    /// open keys stay.
+    SetBack {
+        through: u64,
+    },
+    /// Revisions that were heard of, in order: by them it is told later through where the hub has this history. Some of the
+    /// older ones make room when there are more than [`crate::wire::revision::POINTS`].
+    Points(Vec<Revision>),
     /// The guard: one more delete in this minute since 1970.
     Deleted {
         minute: u64,
@@ -331,15 +352,59 @@ pub enum Write {
     Approve(Vec<Token>),
 }
 
-/// The rule for [`Write::Remote`]: answers overtake each other, the later revision is the truth.
-pub fn newer(old: &RemoteRow, new: &RemoteRow) -> bool {
-    new.rev >= old.rev
+/// The rule for [`Write::Remote`]: answers overtake each other, the later revision is the truth. And a base that is lost learns
+/// what the hub has instead.
+pub fn hear(rows: &mut Rows, row: &RemoteRow) {
+    if row.rev >= rows.remote.rev {
+        rows.remote = row.clone();
+    }
+    if rows.base.lost {
+        rows.base = instead(&rows.base, &rows.remote);
+    }
 }
 
 /// The rule for [`Write::Unlisted`]: the remote row becomes the default (deleted) if something was live there, and none of
 /// the rows is from after the listing.
-pub fn unlisted(rows: &Rows, through: u64) -> bool {
-    (rows.base.entry.is_some() || rows.remote.entry.is_some()) && rows.base.rev.max(rows.remote.rev) <= through
+pub fn hear_of_none(rows: &mut Rows, through: u64) {
+    let known = rows.base.entry.is_some() || rows.remote.entry.is_some() || rows.base.lost;
+    if known && rows.base.rev.max(rows.remote.rev) <= through {
+        rows.remote = RemoteRow::default();
+        if rows.base.lost {
+            rows.base = instead(&rows.base, &rows.remote);
+        }
+    }
+}
+
+/// The rule for [`Write::SetBack`]: no row is from after `through` any more.
+pub fn set_back(rows: &mut Rows, through: u64) {
+    if rows.base.rev > through {
+        rows.base = BaseRow { rev: through, lost: true, ..rows.base.clone() };
+    }
+    if rows.remote.rev > through {
+        // nothing new, as far as is known
+        let BaseRow { rev, entry, .. } = if rows.base.lost { BaseRow::default() } else { rows.base.clone() };
+        rows.remote = RemoteRow { rev, entry, id: rows.remote.id, ..RemoteRow::default() };
+    }
+}
+
+/// What a lost base becomes. Where the hub has an older row than what was in step, that row is where the lost history began: what
+/// is here is an edit of it, or a delete, and goes up on that condition. Where it has a later one, both have changed, unless it is
+/// what was in step: another machine has sent it again.
+fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
+    let same = base.entry.zip(row.entry).is_some_and(|(was, now)| was.same_body(&now));
+    if !holds(Rule::LostGoesUp) || row.rev > base.rev && !same && holds(Rule::LostMeetsNews) {
+        return BaseRow::default();
+    }
+    let kept = |seen: Stamp, was: Entry, now: Entry| {
+        // a mode that the filesystem has made up is no edit now either
+        let mode = if seen.mode == was.mode { now.mode } else { seen.mode };
+        Stamp { ctime: 0, mode, ..seen }
+    };
+    let seen = match (base.seen, base.entry, row.entry) {
+        (Some(seen), Some(was), Some(now)) if was.kind == now.kind => Some(kept(seen, was, now)),
+        _ => None,
+    };
+    BaseRow { rev: row.rev, lost: false, entry: row.entry, seen }
 }
 
 /// The durable state of one synced directory.
@@ -353,6 +418,8 @@ pub trait State: Send + Sync {
     /// Paths with a base or remote row that the listing has not named, in order, after `after`, at most so many.
     fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>>;
     fn feed(&self) -> Called<Feed>;
+    /// Those of [`Write::Points`].
+    fn points(&self) -> Called<Vec<Revision>>;
     /// Base rows that are files or links: what the guard's share is counted from.
     fn files(&self) -> Called<u64>;
     /// Deletes by minute since 1970.

@@ -4,9 +4,12 @@
 
 use std::sync::{PoisonError, RwLockWriteGuard};
 
+use uuid::Uuid;
+
 use crate::files::plan::RemoteRow;
 use crate::files::rules::{Rule, holds};
 use crate::relpath;
+use crate::wire::revision::Revision;
 
 use super::env::{Called, Changes, Feed, Page, Write};
 use super::{CHUNK, Engine, lock};
@@ -18,8 +21,10 @@ pub enum Polled {
     More,
     /// That was all.
     Drained,
-    /// The hub is another one, or was set back: nothing is known any more. Scan the whole tree, and poll again at once.
+    /// The hub is another one: nothing is known any more. Scan the whole tree, and poll again at once.
     NewEpoch,
+    /// The hub was set back to this revision: what was in step after it is sent again. As after `NewEpoch`.
+    SetBack(u64),
     /// Another thread is polling.
     Busy,
 }
@@ -31,26 +36,36 @@ impl Engine {
         let feed = self.env.state.feed()?;
         if feed.generation != self.generation() && holds(Rule::FailedMayHaveHappened) {
             // the commit that forgot all failed, but had happened
-            return Ok(self.all_forgotten(self.lock_generation(), feed.generation));
+            self.forgotten(self.lock_generation(), feed.generation)?;
+            return Ok(Polled::NewEpoch);
         }
-        match self.env.hub.changes(feed.cursor, feed.began)? {
+        match self.env.hub.changes(feed.cursor, self.newest(), feed.began)? {
             Changes::Gone => {
                 *lock(&self.drained) = false;
                 let start = Feed { cursor: 0, listing: false, began: None, ..feed };
                 self.env.state.commit(&[Write::Feed(start), Write::NothingListed])?;
                 Ok(Polled::More)
             }
-            Changes::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => self.new_epoch(feed, &page),
+            Changes::OtherHistory => self.compare(feed, feed.epoch),
+            Changes::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => self.compare(feed, page.epoch),
             Changes::Page(page) => self.store(feed, page),
         }
     }
 
-    /// Nothing that is known means anything to this hub: what is equal will be adopted, the rest is new on either side.
-    fn new_epoch(&self, feed: Feed, page: &Page) -> Called<Polled> {
+    /// The hub is not where it was: was it set back, or is it another one? Then nothing that is known means anything to it: what is
+    /// equal will be adopted, the rest is new on either side.
+    fn compare(&self, feed: Feed, epoch: Uuid) -> Called<Polled> {
+        let points = self.env.state.points()?;
+        let through = if points.is_empty() { 0 } else { self.env.hub.common(feed.epoch, &points)? };
+        let (forget, polled) = match through {
+            0 => (Write::ForgetAll, Polled::NewEpoch),
+            through => (Write::SetBack { through }, Polled::SetBack(through)),
+        };
         let generation = self.lock_generation();
-        let start = Feed { epoch: page.epoch, generation: feed.generation + 1, ..Feed::default() };
-        self.env.state.commit(&[Write::ForgetAll, Write::Feed(start)])?;
-        Ok(self.all_forgotten(generation, start.generation))
+        let start = Feed { epoch, generation: feed.generation + 1, ..Feed::default() };
+        self.env.state.commit(&[forget, Write::Feed(start)])?;
+        self.forgotten(generation, start.generation)?;
+        Ok(polled)
     }
 
     /// Nobody commits until it is dropped.
@@ -58,12 +73,13 @@ impl Engine {
         self.generation.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all_forgotten(&self, mut generation: RwLockWriteGuard<'_, u64>, now: u64) -> Polled {
+    fn forgotten(&self, mut generation: RwLockWriteGuard<'_, u64>, now: u64) -> Called<()> {
+        *lock(&self.newest) = self.env.state.points()?.last().copied().unwrap_or_default();
         *generation = now;
         drop(generation);
         *lock(&self.drained) = false;
         self.desk().forget_examined();
-        Polled::NewEpoch
+        Ok(())
     }
 
     fn store(&self, feed: Feed, page: Page) -> Called<Polled> {
@@ -71,6 +87,7 @@ impl Engine {
         let began = if listing { feed.began.or(page.began).or(Some(page.rev)) } else { None };
         let cursor = page.last.unwrap_or(feed.cursor);
         let mut at = Feed { cursor, listing, began, ..feed };
+        let points = points(&page);
         if !holds(Rule::CursorWithRows) {
             self.env.state.commit(&[Write::Feed(at)])?;
         }
@@ -83,9 +100,13 @@ impl Engine {
             // a hub that says so for ever would be asked for ever
             return Ok(Polled::Drained);
         }
+        if points.last().is_some_and(|last| at != feed || *last > self.newest()) {
+            writes.push(Write::Points(points));
+        }
         writes.push(Write::Feed(at));
         if at != feed || writes.len() > 1 {
             self.env.state.commit(&writes)?;
+            self.heard(&writes);
         }
         if !page.more && listing {
             self.end_listing(page.rev)?;
@@ -134,4 +155,18 @@ impl Engine {
     pub(super) fn remote_writes(rows: &[(String, RemoteRow)]) -> impl Iterator<Item = Write> + '_ {
         rows.iter().map(|(path, row)| Write::Remote { path: path.clone(), row: row.clone(), listed: false })
     }
+}
+
+/// One point for each commit that a page tells of; and the latest one, since what is not in the page says something too.
+fn points(page: &Page) -> Vec<Revision> {
+    let latest = Revision { rev: page.rev, tag: page.tag };
+    let rows = page.rows.iter().map(|(_, row)| row.at()).chain([latest]).filter(|at| !at.tag.is_unknown());
+    let mut points: Vec<Revision> = Vec::new();
+    for at in rows {
+        match points.last_mut() {
+            Some(last) if last.tag == at.tag => *last = at,
+            _ => points.push(at),
+        }
+    }
+    points
 }

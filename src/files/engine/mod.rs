@@ -27,6 +27,7 @@ use super::plan::{self, Action, BaseRow, Local, Plan, RemoteRow};
 use crate::clock;
 use crate::config::watch::Mode;
 use crate::wire::files::Hash;
+use crate::wire::revision::Revision;
 use desk::{Desk, End, Task};
 use env::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
 
@@ -49,6 +50,8 @@ pub struct Engine {
     desk: Mutex<Desk>,
     /// [`Feed::generation`], 0 before the first poll ever, that what is written belongs to; written to only while nobody commits.
     generation: RwLock<u64>,
+    /// The latest revision that was heard of, of the history that all rows are of.
+    newest: Mutex<Revision>,
     /// One poll at a time.
     polling: Mutex<()>,
     /// One delete at a time is weighed and counted.
@@ -184,11 +187,13 @@ impl Engine {
     /// Takes up what an earlier one has left: intents and open keys become due at the next [`Engine::sweep`].
     pub fn new(env: Env, options: Options) -> Called<Engine> {
         let Feed { generation, .. } = env.state.feed()?;
+        let newest = Mutex::new(env.state.points()?.last().copied().unwrap_or_default());
         Ok(Engine {
             env,
             options,
             desk: Mutex::default(),
             generation: RwLock::new(generation),
+            newest,
             polling: Mutex::new(()),
             weighing: Mutex::new(()),
             drained: Mutex::new(false),
@@ -211,7 +216,7 @@ impl Engine {
         let rows = self.env.state.below("", after, CHUNK)?;
         let last = if rows.len() < CHUNK { None } else { rows.last().map(|(path, _)| path.clone()) };
         for (path, rows) in rows {
-            if rows.intent.is_some() || rows.key.is_some() || rows.base.rev != rows.remote.rev {
+            if rows.intent.is_some() || rows.key.is_some() || !rows.base.is_at(&rows.remote) {
                 self.offer(&path);
             }
         }
@@ -318,6 +323,9 @@ impl Engine {
             Err(Stop::Fault(fault)) => return Err(fault),
             Err(_) => return Ok(None),
         };
+        if known.base().lost {
+            return Ok(None);
+        }
         let plan = self.plan(&known);
         let counted =
             takes_away(plan.action) && plan.action != Action::Forget && matches!(self.going(&known), Ok(Going::Counts(_)) | Err(_));
@@ -413,7 +421,20 @@ impl Engine {
         if *now != generation {
             return Err(Stop::Again("the hub was set back, and all is compared again"));
         }
+        // a commit that fails may have happened
+        self.heard(writes);
         Ok(self.env.state.commit(writes)?)
+    }
+
+    /// Takes note of the points among what is written.
+    fn heard(&self, writes: &[Write]) {
+        let points = writes.iter().flat_map(|write| if let Write::Points(points) = write { points.as_slice() } else { &[] });
+        let mut newest = lock(&self.newest);
+        *newest = points.copied().fold(*newest, Revision::max);
+    }
+
+    fn newest(&self) -> Revision {
+        *lock(&self.newest)
     }
 }
 

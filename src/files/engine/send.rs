@@ -5,6 +5,7 @@
 
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
+use crate::wire::revision::Revision;
 
 use super::env::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
 use super::{Engine, Known, Step, Stop};
@@ -33,6 +34,7 @@ impl Engine {
             condition: parcel.condition,
             entry: parcel.entry,
             from: parcel.from,
+            newest: self.newest(),
         };
         let names: Vec<String> = std::iter::once(&change.path).chain(change.from.as_ref().map(|f| &f.path)).cloned().collect();
         let key = OpenKey { key: change.key, names, ours: parcel.ours, seen: parcel.local.map(|l| l.stamp) };
@@ -76,7 +78,7 @@ impl Engine {
             self.settled(known.generation, key, None, &[])?;
             return Ok(true);
         }
-        let asked = self.env.hub.ask(key.key)?;
+        let asked = self.env.hub.ask(key.key, self.newest())?;
         let current = if holds(Rule::CurrentFromKey) { asked.current.as_slice() } else { &[] };
         self.settled(known.generation, key, asked.made.as_deref(), current)?;
         key.names.iter().filter(|name| *name != path).for_each(|name| {
@@ -104,7 +106,7 @@ impl Engine {
                 writes.push(Write::Base(path.clone(), BaseRow::default()));
             } else if key.ours && row.rev > base.rev {
                 let seen = row.entry.and(key.seen).filter(|_| key.names.first() == Some(path));
-                writes.push(Write::Base(path.clone(), BaseRow { rev: row.rev, entry: row.entry, seen }));
+                writes.push(Write::Base(path.clone(), BaseRow { rev: row.rev, lost: false, entry: row.entry, seen }));
             }
         }
         writes.extend(Engine::remote_writes(&made));
@@ -113,6 +115,11 @@ impl Engine {
             // forgotten there since: a feed that has passed does not tell it again
             let gone = made.iter().filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
             writes.extend(gone.map(|(path, row)| Write::Unlisted { path: path.clone(), through: row.rev }));
+        }
+        let mut points: Vec<Revision> = made.iter().chain(&current).map(|(_, row)| row.at()).filter(|at| !at.tag.is_unknown()).collect();
+        points.sort_unstable();
+        if !points.is_empty() {
+            writes.push(Write::Points(points));
         }
         writes.push(Write::CloseKey(key.clone()));
         self.commit(generation, &writes)?;
@@ -127,7 +134,7 @@ impl Engine {
         let mtime = local_mtime(known.base(), local);
         let entry = Entry { mode, mtime, ..local.entry };
         let condition = match known.remote().entry {
-            Some(_) => Condition::Rev(known.remote().rev),
+            Some(_) => Condition::Rev(known.remote().at()),
             None => Condition::Nothing,
         };
         let from = self.claim_old_name(path, known, local)?;
@@ -181,13 +188,13 @@ impl Engine {
         Ok(None)
     }
 
-    /// The rev of `old` if it is in step but for having gone from here, and had these bytes.
-    fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<u64>, Stop> {
+    /// The revision of `old` if it is in step but for having gone from here, and had these bytes.
+    fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<Revision>, Stop> {
         let rows = self.env.state.rows(old)?;
-        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.remote.rev == rows.base.rev;
+        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.base.is_at(&rows.remote);
         let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
         let gone = same && quiet && self.env.tree.stamp(old)?.is_none();
-        Ok(gone.then_some(rows.base.rev))
+        Ok(gone.then_some(rows.remote.at()))
     }
 
     /// Deletes on the hub what is gone here.
@@ -199,7 +206,7 @@ impl Engine {
             return Err(Stop::Again("a file with the same content is new here: it may have been renamed"));
         }
         self.pass_guard(path, known)?;
-        let condition = Condition::Rev(known.remote().rev);
+        let condition = Condition::Rev(known.remote().at());
         let parcel = Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
         self.send(known.generation, parcel)
     }

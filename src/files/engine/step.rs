@@ -1,6 +1,6 @@
 //! One path: examined, and carried one step further.
 
-use crate::files::plan::{Action, BaseRow, Entry, Local, Stamp, is_retimed, local_mode, parent, time_from};
+use crate::files::plan::{Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from};
 use crate::files::rules::{Rule, holds};
 
 use super::desk::{End, Examined, Rank, Way};
@@ -18,6 +18,9 @@ impl Engine {
         if known.rows.intent.is_some() || known.rows.key.is_some() {
             let way = if known.rows.intent.is_some() { Way::Down } else { Way::Up };
             return Ok(End::Examined(examined(Rank::Begun, way)));
+        }
+        if known.base().lost {
+            return Ok(End::Examined(examined(Rank::Change, Way::Down)));
         }
         let action = self.plan(&known).action;
         let way = if matches!(action, Action::Upload | Action::Delete) { Way::Up } else { Way::Down };
@@ -58,6 +61,9 @@ impl Engine {
         }
         if self.is_ignored(path) && holds(Rule::IgnoredIsNotDeleted) {
             return self.leave_alone(path, &known);
+        }
+        if known.base().lost {
+            return Err(Stop::Again("the hub was set back, and it is still to be heard what it has instead"));
         }
         match self.clash(path, &known)? {
             true => Ok(true),
@@ -168,7 +174,8 @@ impl Engine {
 
 /// The base of a path whose hub's row has just been carried out here.
 pub(super) fn in_step(known: &Known, seen: Option<Stamp>) -> BaseRow {
-    BaseRow { rev: known.remote().rev, entry: known.remote().entry, seen }
+    let RemoteRow { rev, entry, .. } = *known.remote();
+    BaseRow { rev, lost: false, entry, seen }
 }
 
 /// What to compare with later. A mode that differs from the hub's on purpose must still show as a change of ours.

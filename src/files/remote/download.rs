@@ -66,7 +66,7 @@ impl Remote {
 
     /// The bytes of something short.
     fn short(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Vec<u8>>> {
-        let item = FetchItem { id: row.id, rev: row.rev };
+        let item = FetchItem { id: row.id, rev: row.rev, tag: row.tag };
         match self.fetches.join(Small { item, most: entry.size.min(BATCH_FILE) }, &|all| self.fetch_together(&all))? {
             Fetched::Bytes(bytes) => Ok(Some(bytes)),
             Fetched::Gone => Ok(None),
@@ -111,7 +111,7 @@ impl Remote {
 
     /// Hands the bytes of a revision to `take`, no more than announced. `false`: the hub has it no more.
     fn stream(&self, path: &str, row: &RemoteRow, size: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<bool> {
-        let mut answer = match self.hub.download(row.id, Some(row.rev), 0, None) {
+        let mut answer = match self.hub.download(row.id, Some(row.at()), 0, None) {
             Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => return Ok(false),
             Err(failure) => return Err(self.not_sent(path, failure)),
             other => self.called(other)?,

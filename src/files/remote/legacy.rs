@@ -18,6 +18,7 @@ use crate::files::tree::DiskTree;
 use crate::files::tree::root::fault;
 use crate::transfer::{Step, find};
 use crate::wire::files::{self, Extra, Hash, Metadata, Name, Record, SINGLE};
+use crate::wire::revision::{Revision, Tag};
 
 use super::link::Link;
 use super::listing::Ledger;
@@ -112,8 +113,8 @@ impl Legacy {
         let known = self.state.rows(path)?.remote;
         let met = match condition {
             Condition::Nothing => records.is_empty(),
-            Condition::Rev(rev) if is_dir(&known) => known.rev == rev && records.is_empty(),
-            Condition::Rev(rev) => known.rev == rev && now.as_ref().is_some_and(|(_, now)| now.entry == known.entry),
+            Condition::Rev(at) if is_dir(&known) => known.rev == at.rev && records.is_empty(),
+            Condition::Rev(at) => known.rev == at.rev && now.as_ref().is_some_and(|(_, now)| now.entry == known.entry),
         };
         if !met {
             // nobody tells us what it is but a listing
@@ -264,13 +265,18 @@ pub(super) fn is_dir(row: &RemoteRow) -> bool {
 }
 
 impl Hub for Legacy {
-    fn changes(&self, after: u64, _began: Option<u64>) -> Called<Changes> {
+    fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<Changes> {
         if self.state.feed()?.epoch != self.epoch {
             // what is known is of another server, and is forgotten before this one is listed
-            let page = Page { rev: 0, epoch: self.epoch, more: false, began: None, last: None, rows: Vec::new() };
+            let page = Page { rev: 0, epoch: self.epoch, more: false, began: None, last: None, tag: Tag::default(), rows: Vec::new() };
             return Ok(Changes::Page(page));
         }
         self.compare(after == 0).map(Changes::Page)
+    }
+
+    /// It has no history.
+    fn common(&self, _epoch: Uuid, _points: &[Revision]) -> Called<u64> {
+        Ok(0)
     }
 
     fn change(&self, change: &Change) -> Called<Answer> {
@@ -289,7 +295,7 @@ impl Hub for Legacy {
     }
 
     /// It remembers nothing: what is there now is all that is known.
-    fn ask(&self, key: Uuid) -> Called<Asked> {
+    fn ask(&self, key: Uuid, _newest: Revision) -> Called<Asked> {
         let mut names = Vec::new();
         let mut after = String::new();
         loop {

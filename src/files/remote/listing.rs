@@ -20,6 +20,7 @@ use crate::files::engine::env::*;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::relpath;
 use crate::wire::files::{Hash, PAGE, Record};
+use crate::wire::revision::Tag;
 
 /// Rows that are read from the state at once.
 const CHUNK: usize = 256;
@@ -271,6 +272,6 @@ impl Legacy {
         inner.rev = inner.rev.max(1);
         rows.sort_by_key(|(_, row)| row.rev);
         let last = rows.last().map(|(_, row)| row.rev).or(listing.map(|_| inner.rev));
-        Page { rev: listing.unwrap_or(inner.rev), epoch: self.epoch, more: false, began: None, last, rows }
+        Page { rev: listing.unwrap_or(inner.rev), epoch: self.epoch, more: false, began: None, last, tag: Tag::default(), rows }
     }
 }

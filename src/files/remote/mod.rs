@@ -22,6 +22,7 @@ use crate::client::{self, Change as Request, Failure, HubClient, Stored, Told};
 use crate::error::{Error, Kind};
 use crate::transfer::{Step, Transfer as Mover};
 use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
+use crate::wire::revision::Revision;
 
 use super::engine::env::*;
 use super::group::Group;
@@ -131,6 +132,10 @@ impl Remote {
                 Err(Fault::Later(Error::new(Kind::Busy, "the hub has lost a part of what was sent: it is sent again")))
             }
             // of a delete: it is not there
+            (410, _) => {
+                self.link.reached();
+                Err(set_back())
+            }
             (404 | 409, _) if failure.error.kind != Kind::Unreachable => Ok(Answer::NotDone),
             (_, told) => Err(self.link.failed(Failure { told, ..failure })),
         }
@@ -140,7 +145,8 @@ impl Remote {
     fn commit(&self, change: &Change, entry: &Entry, chunks: Vec<Chunk>) -> Called<client::Called<Stored>> {
         let name = self.name(&change.path)?;
         let from = change.from.as_ref().map(|from| {
-            self.name(&from.path).map(|name| crate::wire::files::From { path: name.path, name: name.name, if_match: from.rev })
+            let Revision { rev, tag } = from.rev;
+            self.name(&from.path).map(|name| crate::wire::files::From { path: name.path, name: name.name, if_match: rev, tag })
         });
         let commit = Commit {
             path: name.path,
@@ -171,7 +177,7 @@ impl Remote {
         if entry.size <= SINGLE {
             return Ok(Some(vec![Chunk { sha256: entry.hash, size: entry.size }]));
         }
-        match self.hub.chunks_of(row.id, row.rev) {
+        match self.hub.chunks_of(row.id, row.at()) {
             Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => Ok(None),
             other => self.called(other).map(Some),
         }
@@ -180,18 +186,27 @@ impl Remote {
 
 fn request(change: &Change) -> Request {
     let condition = match change.condition {
-        Condition::Rev(rev) => client::Condition::Match(rev),
+        Condition::Rev(at) => client::Condition::Match(at),
         Condition::Nothing => client::Condition::Absent,
     };
-    Request { condition, key: Some(change.key) }
+    Request { condition, key: Some(change.key), knows: change.newest }
+}
+
+/// Nothing was changed: the next question for changes tells what the hub has now.
+fn set_back() -> Fault {
+    Fault::Later(Error::new(Kind::Busy, "the hub was set back since it was last asked for changes"))
 }
 
 impl Hub for Remote {
-    fn changes(&self, after: u64, began: Option<u64>) -> Called<Changes> {
-        let page = match self.hub.changes(after, began, PAGE) {
+    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<Changes> {
+        let page = match self.hub.changes(after, newest, began, PAGE) {
             Err(failure) if failure.status == 410 => {
                 self.link.reached();
                 return Ok(Changes::Gone);
+            }
+            Err(failure) if failure.status == 409 => {
+                self.link.reached();
+                return Ok(Changes::OtherHistory);
             }
             other => self.called(other)?,
         };
@@ -202,7 +217,15 @@ impl Hub for Remote {
         let rows = page.changes.iter().filter_map(|record| self.names.row(record)).collect();
         // a hub that counts backwards would be asked for ever
         let more = page.more && last.is_some_and(|last| last > after);
-        Ok(Changes::Page(Page { rev: page.rev, epoch: page.epoch, more, began: page.began, last, rows }))
+        Ok(Changes::Page(Page { rev: page.rev, epoch: page.epoch, more, began: page.began, last, tag: page.tag, rows }))
+    }
+
+    fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
+        match self.hub.common(epoch, points) {
+            // an older hub
+            Err(failure) if matches!(failure.status, 404 | 405) => Ok(0),
+            other => self.called(other),
+        }
     }
 
     fn change(&self, change: &Change) -> Called<Answer> {
@@ -221,8 +244,14 @@ impl Hub for Remote {
         }
     }
 
-    fn ask(&self, key: Uuid) -> Called<Asked> {
-        let answer = self.called(self.hub.ask_key(key))?;
+    fn ask(&self, key: Uuid, newest: Revision) -> Called<Asked> {
+        let answer = match self.hub.ask_key(key, newest) {
+            Err(failure) if failure.status == 410 => {
+                self.link.reached();
+                return Err(set_back());
+            }
+            other => self.called(other)?,
+        };
         let rows = |records: &[Record]| records.iter().filter_map(|record| self.names.row(record)).collect::<Vec<_>>();
         Ok(Asked { made: answer.done.then(|| rows(&answer.made)), current: rows(&answer.current) })
     }

@@ -48,7 +48,7 @@ impl Names {
             None => Some(entry(record)?),
         };
         let renamed_to = record.renamed_to.as_ref().map(Name::full).and_then(|to| self.path(&to).map(str::to_string));
-        let row = RemoteRow { rev: record.rev, entry, id: record.id, host: record.host.clone(), renamed_to };
+        let row = RemoteRow { rev: record.rev, tag: record.revision().tag, entry, id: record.id, host: record.host.clone(), renamed_to };
         Some((path.to_string(), row))
     }
 }
@@ -101,6 +101,7 @@ pub fn fetched(name: &Name, row: &RemoteRow) -> Record {
         size: entry.map_or(0, |e| e.size),
         checksum_sha256: entry.map(|e| e.hash),
         rev: row.rev,
+        etag: row.at().etag(),
         ..Record::default()
     }
 }

@@ -11,8 +11,9 @@ use crate::files::tree::root::fault;
 use crate::logger::one_line;
 use crate::transfer::local;
 use crate::wire::files::{self, BATCH_FILE, BatchItem, BatchResult, Chunk, Extra, Hash, Metadata, SINGLE};
+use crate::wire::revision::Tag;
 
-use super::{Remote, moving, request, rows};
+use super::{Remote, moving, request, rows, set_back};
 
 /// Short files in one request: their bytes are in memory meanwhile.
 pub const TOGETHER: usize = 64;
@@ -72,7 +73,8 @@ impl Remote {
             mtime: Some(rows::mtime(entry)),
             size: entry.size,
             checksum_sha256: entry.hash,
-            if_match: if let Condition::Rev(rev) = change.condition { Some(rev) } else { None },
+            if_match: if let Condition::Rev(at) = change.condition { Some(at.rev) } else { None },
+            tag: if let Condition::Rev(at) = change.condition { at.tag } else { Tag::default() },
             if_none_match: change.condition == Condition::Nothing,
             key: Some(change.key),
         };
@@ -82,7 +84,8 @@ impl Remote {
     fn send_together(&self, all: &[Small]) -> Vec<Called<Answer>> {
         let files: Vec<(BatchItem, &[u8])> = all.iter().map(|small| (small.item.clone(), small.bytes.as_slice())).collect();
         let passed = |bytes| self.traffic.up(crate::transfer::Step::Passed(bytes));
-        match self.called(self.hub.batch(&files, &passed)) {
+        let newest = all.iter().map(|small| small.change.newest).max().unwrap_or_default();
+        match self.called(self.hub.batch(&files, newest, &passed)) {
             Err(fault) => vec![Err(fault); all.len()],
             Ok(results) => all.iter().zip(results).map(|(small, result)| self.result(&small.change, result)).collect(),
         }
@@ -93,6 +96,7 @@ impl Remote {
             (200 | 201 | 204, Some(record)) => self.made(change, record, None),
             (412, record) => Ok(Answer::Differs(record.and_then(|record| self.names.row(&record)))),
             (409, _) => Ok(Answer::NotDone),
+            (410, _) => Err(set_back()),
             (status, _) => {
                 let words = result.error.map_or(format!("status {status}"), |words| one_line(&words));
                 let kind = if status >= 500 { Kind::Busy } else { Kind::Refused };

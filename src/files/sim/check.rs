@@ -109,13 +109,16 @@ impl World {
         let by = self.killed.get(&(path.to_string(), content)).into_iter().flatten().any(|i| !self.clients[*i].legacy);
         let again = [path.to_string(), stem(path)].into_iter().any(|p| self.again.contains(&(p, content)));
         let held = waits.iter().any(|w| w.contains(path));
-        if by && !again && !held && !matches!(self.config, Config::Restore | Config::Ignore) {
+        if by && !again && !held && !self.config.restores() && self.config != Config::Ignore {
             wrongs.push(format!("I3 {path} {content} is back"));
         }
     }
 
     fn mode_stays(&self, path: &str, entry: &Entry, wrongs: &mut Vec<String>) {
-        if self.messy.contains(path) || matches!(self.config, Config::Legacy | Config::Restore | Config::Ignore) || entry.kind != Kind::File
+        if self.messy.contains(path)
+            || self.config.restores()
+            || matches!(self.config, Config::Legacy | Config::Ignore)
+            || entry.kind != Kind::File
         {
             return;
         }

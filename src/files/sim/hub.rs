@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::files::engine::env::{Answer, Asked, Change, Changes, Condition, Page};
 use crate::files::plan::{Entry, RemoteRow};
 use crate::wire::files::Hash;
+use crate::wire::revision::{Revision, Tag};
 
 use super::Broken;
 
@@ -25,15 +26,23 @@ pub struct Hub {
     pub blobs: BTreeSet<Hash>,
     pub rev: u64,
     pub epoch: u64,
+    /// Of this history: every tag in it is another one than in those before.
+    history: u64,
+    /// The tags of all revisions, one a commit.
+    commits: BTreeMap<u64, Tag>,
+    /// Revisions at which it was started.
+    starts: BTreeSet<u64>,
     floor: u64,
     broken: Option<Broken>,
+    /// It is one of today, which tells its histories apart.
+    tagged: bool,
     /// Overwritten by who had not seen it, without a precondition.
     pub overwrote: BTreeSet<Hash>,
 }
 
 impl Hub {
-    pub fn new(broken: Option<Broken>) -> Hub {
-        Hub { broken, ..Hub::default() }
+    pub fn new(broken: Option<Broken>, tagged: bool) -> Hub {
+        Hub { broken, tagged, ..Hub::default() }
     }
 
     fn is(&self, broken: Broken) -> bool {
@@ -44,8 +53,16 @@ impl Hub {
         self.rows.get(path).cloned().unwrap_or_default()
     }
 
+    pub fn has_history(&self, at: Revision) -> bool {
+        at.tag.is_unknown() || self.tag(at.rev) == at.tag || self.is(Broken::Tags)
+    }
+
     /// A change with its preconditions. `bytes`: they came with it.
     pub fn change(&mut self, c: &Change, host: &str, bytes: bool) -> Answer {
+        if !self.has_history(c.newest) {
+            // the caller knows that it must ask what became of it
+            return Answer::NotDone;
+        }
         match self.keys.get(&c.key) {
             Some(Some(made)) => return Answer::Made(made.clone()),
             Some(None) => return Answer::NotDone,
@@ -54,19 +71,23 @@ impl Hub {
         let now = self.row(&c.path);
         let met = match c.condition {
             Condition::Nothing => now.entry.is_none(),
-            Condition::Rev(rev) => now.rev == rev,
+            Condition::Rev(at) => self.is_at(&now, at),
         };
         if !met && !self.is(Broken::Cas) {
             return Answer::Differs(Some((c.path.clone(), now)));
         }
         if let Some(from) = &c.from
-            && self.row(&from.path).rev != from.rev
+            && !self.is_at(&self.row(&from.path), from.rev)
         {
             return Answer::Differs(Some((from.path.clone(), self.row(&from.path))));
         }
         let made = self.carry_out(c, host, bytes);
         self.keys.insert(c.key, Some(made.clone()));
         Answer::Made(made)
+    }
+
+    fn is_at(&self, row: &RemoteRow, at: Revision) -> bool {
+        if self.is(Broken::Tags) { row.rev == at.rev } else { row.at().is(at) }
     }
 
     fn carry_out(&mut self, c: &Change, host: &str, bytes: bool) -> Vec<(String, RemoteRow)> {
@@ -115,7 +136,9 @@ impl Hub {
             self.old.entry(path.into()).or_default().push(was);
         }
         self.rev += 1;
-        let row = RemoteRow { rev: self.rev, entry, id: Uuid::nil(), host: Some(host.into()), renamed_to };
+        let tag = if self.tagged { Tag((self.history + 1) << 32 | self.rev) } else { Tag::default() };
+        self.commits.insert(self.rev, tag);
+        let row = RemoteRow { rev: self.rev, tag, entry, id: Uuid::nil(), host: Some(host.into()), renamed_to };
         self.rows.insert(path.into(), row.clone());
         row
     }
@@ -129,7 +152,14 @@ impl Hub {
         Asked { current: current.collect(), made }
     }
 
-    pub fn changes(&self, after: u64, began: Option<u64>) -> Changes {
+    fn tag(&self, rev: u64) -> Tag {
+        self.commits.get(&rev).copied().unwrap_or_default()
+    }
+
+    pub fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Changes {
+        if !self.has_history(newest) {
+            return Changes::OtherHistory;
+        }
         let began = if self.is(Broken::List410) { None } else { began };
         if after > 0 && after.max(began.unwrap_or(0)) < self.floor {
             return Changes::Gone;
@@ -146,6 +176,7 @@ impl Hub {
             more,
             began: (after == 0).then_some(self.rev),
             last: rows.last().map(|(_, r)| r.rev),
+            tag: self.tag(self.rev),
             rows,
         })
     }
@@ -164,7 +195,32 @@ impl Hub {
         self.blobs.retain(|hash| kept.contains(hash));
     }
 
-    /// Sets the hub back to a backup.
+    /// As the hub's store has it.
+    pub fn common(&self, epoch: Uuid, points: &[Revision]) -> u64 {
+        let known = points.iter().filter(|at| self.tag(at.rev) == at.tag).map(|at| at.rev).max().unwrap_or(0);
+        let unknown = points.iter().map(|at| at.rev).filter(|rev| *rev > known).min().unwrap_or(u64::MAX);
+        let start = self.starts.range(known..unknown).next().copied();
+        let same = epoch == Uuid::from_u128(u128::from(self.epoch) + 1);
+        if known == 0 && !same { 0 } else { start.unwrap_or(known) }
+    }
+
+    /// Its disk was set back: it gives the same numbers again. `started`: it knows that it was started since.
+    pub fn set_back(&mut self, copy: &Hub, started: bool) {
+        *self = Hub { history: self.history + 1, overwrote: self.overwrote.clone(), broken: self.broken, ..copy.clone() };
+        if started {
+            self.starts.insert(self.rev);
+        }
+    }
+
+    /// A backup was restored: it has another epoch, leaves some numbers out, and knows its history.
+    pub fn restore_known(&mut self, copy: &Hub) {
+        let epoch = self.epoch + 1;
+        self.set_back(copy, true);
+        (self.epoch, self.rev) = (epoch, self.rev + 1000);
+        self.commits.insert(self.rev, Tag((self.history + 1) << 32 | self.rev));
+    }
+
+    /// Sets an older hub back to a backup.
     pub fn restore(&mut self, backup: &Hub) {
         let lost = self.blobs.difference(&backup.blobs).copied();
         let overwrote = self.overwrote.iter().copied().chain(lost).collect();

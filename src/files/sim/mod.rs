@@ -9,6 +9,7 @@
 //! rules; a failure prints its seed and what happened.
 
 mod check;
+mod histories;
 mod hub;
 mod scenes;
 mod side;
@@ -36,8 +37,12 @@ pub enum Config {
     Plain,
     /// The hub forgets tombstones.
     Drop,
-    /// And is set back to a backup.
+    /// And is set back to a backup. It is an older hub, which knows no tags.
     Restore,
+    /// Its disk is set back: the same epoch, and the same numbers again.
+    SetBack,
+    /// A backup is restored: another epoch, other numbers, the same history.
+    Backup,
     /// Ignore rules change.
     Ignore,
     Guard,
@@ -51,6 +56,13 @@ pub enum Config {
     Failing,
 }
 
+impl Config {
+    /// The hub's past comes back: so may what somebody has overwritten or deleted.
+    fn restores(self) -> bool {
+        matches!(self, Config::Restore | Config::SetBack | Config::Backup)
+    }
+}
+
 /// Rules of the environment that can be broken, as [`Rule`] for those of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
@@ -61,6 +73,8 @@ pub enum Broken {
     /// Later pages of a listing are refused for tombstones dropped meanwhile.
     List410,
     SameEpoch,
+    /// The hub compares numbers, not tags, in conditions and cursors.
+    Tags,
     /// A restored hub gives numbers again.
     RevReuse,
     NoStale,
@@ -108,7 +122,7 @@ fn brief(answer: &Answer) -> String {
 }
 
 fn brief_page(page: &Changes) -> String {
-    let Changes::Page(page) = page else { return "410".into() };
+    let Changes::Page(page) = page else { return format!("{page:?}") };
     let rows = page.rows.iter().map(|(p, r)| format!("{p}@{}={:?}", r.rev, r.entry.map(|e| Node::content_of(&e.hash))));
     format!("{} {}", rows.collect::<Vec<_>>().join(" "), if page.more { "more" } else { "" })
 }
@@ -173,7 +187,8 @@ impl Run {
             w.tick += 1;
             let (i, x) = (w.random(3), w.chance());
             let config = w.config;
-            let drops = matches!(config, Config::Drop | Config::Restore | Config::Guard | Config::Single);
+            let restores = config.restores();
+            let drops = restores || matches!(config, Config::Drop | Config::Guard | Config::Single);
             match x {
                 ..0.22 => w.user(i),
                 _ if w.clients[i].legacy => w.old_client(i),
@@ -191,7 +206,7 @@ impl Run {
                     w.hub.drop_tombstones();
                     w.say(|| "hub drops tombstones".into());
                 }
-                ..0.49 if config == Config::Restore => restore(&mut w),
+                ..0.49 if restores => restore(&mut w),
                 ..0.51 if config == Config::Ignore => {
                     let path = w.pick(&["a", "d/x"]).expect("there are two").to_string();
                     w.say(|| format!("c{i} ignores {path} or no more"));
@@ -221,7 +236,7 @@ impl Run {
     fn poll(&self, i: usize) -> bool {
         let engine = self.engine(i);
         match engine.poll() {
-            Ok(Polled::NewEpoch) => {
+            Ok(Polled::NewEpoch | Polled::SetBack(_)) => {
                 let paths = self.shared.lock().clients[i].paths();
                 offer(&engine, &paths);
                 true
@@ -319,9 +334,20 @@ fn restore(w: &mut World) {
             w.say(|| "hub backup".into());
         }
         Some(backup) => {
-            w.hub.restore(&backup);
-            w.flight.clear();
-            w.say(|| "hub restored".into());
+            match w.config {
+                Config::SetBack => {
+                    let started = w.chance() < 0.7;
+                    w.hub.set_back(&backup, started);
+                    w.backup = None;
+                }
+                Config::Backup => w.hub.restore_known(&backup),
+                _ => {
+                    w.hub.restore(&backup);
+                    w.flight.clear();
+                }
+            }
+            let rev = w.hub.rev;
+            w.say(|| format!("hub restored at {rev}"));
         }
     }
 }

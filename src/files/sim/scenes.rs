@@ -6,16 +6,18 @@ use uuid::Uuid;
 
 use crate::files::engine::env::{Condition, From};
 use crate::wire::files::Kind;
+use crate::wire::revision::Revision;
 
+use super::hub::Hub;
 use super::*;
 
-struct Scene {
-    run: Run,
+pub(super) struct Scene {
+    pub run: Run,
     key: u128,
 }
 
 impl Scene {
-    fn new(mutant: Mutant) -> Scene {
+    pub fn new(mutant: Mutant) -> Scene {
         let broken = if let Mutant::World(b) = mutant { Some(b) } else { None };
         rules::without(if let Mutant::Engine(r) = mutant { Some(r) } else { None });
         let mut world = World::new(0, Config::Plain, broken, false);
@@ -23,12 +25,12 @@ impl Scene {
         Scene { run: Run { shared: Shared::new(world) }, key: 1 << 64 }
     }
 
-    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+    pub fn world(&self) -> std::sync::MutexGuard<'_, World> {
         self.run.shared.lock()
     }
 
     /// A user writes a file.
-    fn write(&self, i: usize, path: &str, content: u64) {
+    pub fn write(&self, i: usize, path: &str, content: u64) {
         let mut w = self.world();
         let (ino, ctime) = (w.fresh(), w.fresh());
         let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino, ctime, dirty: false };
@@ -36,7 +38,7 @@ impl Scene {
         w.clients[i].fs.insert(path.into(), node);
     }
 
-    fn chmod(&self, i: usize, path: &str, mode: u32) {
+    pub fn chmod(&self, i: usize, path: &str, mode: u32) {
         let mut w = self.world();
         let ctime = w.fresh();
         let node = w.clients[i].fs.get_mut(path).expect("it is there");
@@ -44,7 +46,7 @@ impl Scene {
     }
 
     /// Somebody else changes the hub: content 0 deletes.
-    fn other(&mut self, path: &str, content: u64, condition: Condition, from: Option<(&str, u64)>) {
+    pub fn other(&mut self, path: &str, content: u64, condition: Condition, from: Option<(&str, u64)>) {
         self.key += 1;
         let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino: 0, ctime: 0, dirty: false };
         let change = Change {
@@ -52,7 +54,8 @@ impl Scene {
             key: Uuid::from_u128(self.key),
             condition,
             entry: (content > 0).then(|| node.entry()),
-            from: from.map(|(path, rev)| From { path: path.into(), rev }),
+            newest: Revision::default(),
+            from: from.map(|(path, rev)| From { path: path.into(), rev: rev.into() }),
         };
         let answer = self.world().hub.change(&change, "other", true);
         assert!(matches!(answer, Answer::Made(_)), "{path}: {answer:?}");
@@ -73,7 +76,7 @@ impl Scene {
         self.run.work(i, &paths, 500, true);
     }
 
-    fn sync(&self, i: usize) {
+    pub fn sync(&self, i: usize) {
         for _ in 0..3 {
             self.poll_all(i);
             self.work(i);
@@ -81,16 +84,16 @@ impl Scene {
     }
 
     /// The content of a file of the hub, 0 if there is none.
-    fn hub(&self, path: &str) -> u64 {
+    pub fn hub(&self, path: &str) -> u64 {
         self.world().hub.row(path).entry.map_or(0, |e| Node::content_of(&e.hash))
     }
 
-    fn here(&self, i: usize, path: &str) -> u64 {
+    pub fn here(&self, i: usize, path: &str) -> u64 {
         self.world().clients[i].fs.get(path).map_or(0, |n| n.content)
     }
 
     /// Whether a content is under some visible name of a client.
-    fn has(&self, i: usize, content: u64) -> bool {
+    pub fn has(&self, i: usize, content: u64) -> bool {
         self.world().clients[i].tree().any(|(_, n)| n.content == content)
     }
 }
@@ -103,7 +106,7 @@ impl Drop for Scene {
 }
 
 /// What comes out with all rules, and without one.
-fn check(rule: Rule, scene: impl Fn(&mut Scene) -> bool) {
+pub(super) fn check(rule: Rule, scene: impl Fn(&mut Scene) -> bool) {
     assert!(scene(&mut Scene::new(Mutant::None)), "with all rules");
     assert!(!scene(&mut Scene::new(Mutant::Engine(rule))), "without {rule:?} nobody would notice");
 }
@@ -116,7 +119,7 @@ fn a_clash_waits_for_the_end_of_the_feed() {
         // a directory became a file, and its last entry was still touched by somebody who did not know
         s.other("z", 2, Condition::Nothing, None);
         s.other("d", 3, Condition::Nothing, None);
-        s.other("d/x", 0, Condition::Rev(1), None);
+        s.other("d/x", 0, Condition::Rev(1.into()), None);
         s.poll(0);
         s.work(0);
         s.sync(0);
@@ -134,7 +137,7 @@ fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
         s.work(0);
         s.world().lose_answers = false;
         let rev = s.world().hub.row("a").rev;
-        s.other("a", 0, Condition::Rev(rev), None);
+        s.other("a", 0, Condition::Rev(rev.into()), None);
         s.world().hub.drop_tombstones();
         s.other("z", 9, Condition::Nothing, None);
         // the feed passes before the key is asked about
@@ -147,13 +150,15 @@ fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
 #[test]
 fn a_refusal_by_a_restored_hub_costs_no_edit() {
     check(Rule::RefusalsTellNothing, |s| {
+        // one that knows no tags
+        s.world().hub = Hub::new(None, false);
         s.write(0, "a", 1);
         s.sync(0);
         let backup = s.world().hub.clone();
         s.write(0, "a", 2);
         s.sync(0);
         s.world().hub.restore(&backup);
-        s.other("a", 3, Condition::Rev(1), None);
+        s.other("a", 3, Condition::Rev(1.into()), None);
         // it does not know of the restored hub yet
         s.chmod(0, "a", 7);
         s.work(0);
@@ -243,7 +248,7 @@ fn a_crash_at_any_step_changes_nothing() {
     check("download", &|s| s.other("d/x", 1, Condition::Nothing, None), &|s| s.here(0, "d/x") == 1);
     let replaced = |s: &mut Scene| {
         two(s);
-        s.other("d/x", 3, Condition::Rev(rev(s, "d/x")), None);
+        s.other("d/x", 3, Condition::Rev(rev(s, "d/x").into()), None);
     };
     check("replace", &replaced, &|s| s.here(0, "d/x") == 3 && !s.has(0, 1));
     let conflict = |s: &mut Scene| {
@@ -265,7 +270,7 @@ fn a_crash_at_any_step_changes_nothing() {
     check("delete", &removed, &|s| s.hub("y") == 0 && s.here(1, "y") == 0);
     let edited_and_removed = |s: &mut Scene| {
         two(s);
-        s.other("y", 0, Condition::Rev(rev(s, "y")), None);
+        s.other("y", 0, Condition::Rev(rev(s, "y").into()), None);
         s.write(0, "y", 7);
     };
     check("the edit wins", &edited_and_removed, &|s| s.hub("y") == 7 && s.here(1, "y") == 7);
@@ -289,7 +294,7 @@ fn a_directory_that_was_left_empty_does_not_come_back() {
         s.write(0, "d/x", 1);
         s.sync(0);
         let rev = s.world().hub.row("d/x").rev;
-        s.other("d/x", 0, Condition::Rev(rev), None);
+        s.other("d/x", 0, Condition::Rev(rev.into()), None);
     };
     let gone = |s: &Scene| !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none();
     assert!(with_each_crash(Mutant::None, before, |_| (), gone));
@@ -301,7 +306,7 @@ fn what_is_in_the_trash_was_not_deleted_by_its_user() {
     let before = |s: &mut Scene| {
         s.write(0, "y", 2);
         s.sync(0);
-        s.other("y", 0, Condition::Rev(1), None);
+        s.other("y", 0, Condition::Rev(1.into()), None);
     };
     // the same bytes come back before anybody finds out how far the move to the trash had come
     let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
@@ -404,7 +409,7 @@ fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() 
     // what is approved is exactly what was listed
     let listed = s.run.engine(0).deletes();
     s.world().clients[0].listed_tokens.extend(listed.clone());
-    s.other("e/x0", 77, Condition::Rev(listed[0].remote), None);
+    s.other("e/x0", 77, Condition::Rev(listed[0].remote.into()), None);
     s.run.engine(0).approve(listed).expect("nothing fails here");
     s.sync(0);
     let left: Vec<u64> = names("e").iter().map(|p| s.hub(p)).collect();

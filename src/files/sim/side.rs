@@ -13,6 +13,7 @@ use crate::files::engine::env::*;
 use crate::files::plan::{Entry, Local, RemoteRow, Stamp, is_below, parent};
 use crate::relpath;
 use crate::wire::files;
+use crate::wire::revision::Revision;
 
 use super::world::{Client, Node, Shared, World};
 use super::{Broken, copy_of, stem};
@@ -133,6 +134,9 @@ impl Side {
         if lot < 5 {
             return Err(later("it never left"));
         }
+        if !w.hub.has_history(change.newest) {
+            return Err(later("the hub was set back"));
+        }
         if lot < 15 {
             w.say(|| {
                 format!(
@@ -165,9 +169,9 @@ impl Side {
 }
 
 impl crate::files::engine::env::Hub for Side {
-    fn changes(&self, after: u64, began: Option<u64>) -> Called<Changes> {
+    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<Changes> {
         let mut w = self.enter(Point::Effect)?;
-        let page = w.hub.changes(after, began);
+        let page = w.hub.changes(after, newest, began);
         let i = self.i;
         if !matches!(&page, Changes::Page(p) if p.rows.is_empty()) {
             w.say(|| format!("c{i} page after {after}: {}", super::brief_page(&page)));
@@ -175,13 +179,23 @@ impl crate::files::engine::env::Hub for Side {
         self.leave(w, page)
     }
 
+    fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
+        let mut w = self.enter(Point::Effect)?;
+        if w.fault(0.1) {
+            return Err(later("no answer"));
+        }
+        let (common, i) = (w.hub.common(epoch, points), self.i);
+        w.say(|| format!("c{i} has a common history through {common}"));
+        self.leave(w, common)
+    }
+
     fn change(&self, change: &Change) -> Called<Answer> {
         self.request(change, None)
     }
 
-    fn ask(&self, key: Uuid) -> Called<Asked> {
+    fn ask(&self, key: Uuid, newest: Revision) -> Called<Asked> {
         let mut w = self.enter(Point::Effect)?;
-        if w.fault(0.1) {
+        if w.fault(0.1) || !w.hub.has_history(newest) {
             return Err(later("no answer"));
         }
         let asked = w.hub.ask(key);

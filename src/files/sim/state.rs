@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::files::engine::env::*;
 use crate::files::plan::{RemoteRow, is_below};
 use crate::wire::files::Hash;
+use crate::wire::revision::Revision;
 
 use super::Broken;
 use super::side::{Point, Side, fatal, no_space};
@@ -39,6 +40,11 @@ impl State for Side {
         Ok(self.enter(Point::Read)?.clients[self.i].feed)
     }
 
+    fn points(&self) -> Called<Vec<Revision>> {
+        let w = self.enter(Point::Read)?;
+        Ok(w.clients[self.i].points.iter().map(|(rev, tag)| Revision { rev: *rev, tag: *tag }).collect())
+    }
+
     fn files(&self) -> Called<u64> {
         let w = self.enter(Point::Read)?;
         Ok(w.clients[self.i].rows.values().filter(|r| r.base.entry.is_some_and(|e| !e.is_dir())).count() as u64)
@@ -67,8 +73,8 @@ impl State for Side {
         }
         let broken = w.broken;
         let i = self.i;
-        if writes.contains(&Write::ForgetAll) {
-            w.say(|| format!("c{i} new epoch"));
+        if let Some(forget) = writes.iter().find(|w| matches!(w, Write::ForgetAll | Write::SetBack { .. })) {
+            w.say(|| format!("c{i} {forget:?}"));
         }
         w.clients[i].commit(writes, broken);
         if w.crashes(0.008) {
@@ -86,18 +92,13 @@ impl Client {
                 Write::Base(path, row) => self.rows_mut(&path).base = row,
                 Write::Remote { path, row, listed } => {
                     let rows = self.rows_mut(&path);
-                    if newer(&rows.remote, &row) {
-                        rows.remote = row;
-                    }
+                    hear(rows, &row);
                     if listed {
                         self.listed.insert(path);
                     }
                 }
                 Write::Unlisted { path, through } => {
-                    let rows = self.rows_mut(&path);
-                    if unlisted(rows, through) {
-                        rows.remote = RemoteRow::default();
-                    }
+                    hear_of_none(self.rows_mut(&path), through);
                 }
                 Write::Intent(path, intent) => self.rows_mut(&path).intent = intent,
                 Write::OpenKey(key) => key.names.iter().for_each(|p| self.rows_mut(p).key = Some(key.clone())),
@@ -118,7 +119,15 @@ impl Client {
                     }
                     self.listed.clear();
                     self.approved.clear();
+                    self.points.clear();
                 }
+                Write::SetBack { through } => {
+                    self.rows.values_mut().for_each(|rows| set_back(rows, through));
+                    self.listed.clear();
+                    self.approved.clear();
+                    self.points.retain(|rev, _| *rev <= through);
+                }
+                Write::Points(points) => self.points.extend(points.iter().map(|at| (at.rev, at.tag))),
                 Write::Deleted { minute } => *self.deletes.entry(minute).or_default() += 1,
                 Write::ForgetDeletes { before } => self.deletes.retain(|minute, _| *minute >= before),
                 Write::Approve(tokens) => self.approved = tokens.into_iter().collect(),

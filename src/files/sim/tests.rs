@@ -38,6 +38,16 @@ fn restore_() {
 }
 
 #[test]
+fn set_back() {
+    check(Config::SetBack);
+}
+
+#[test]
+fn backup() {
+    check(Config::Backup);
+}
+
+#[test]
 fn ignore() {
     check(Config::Ignore);
 }
@@ -82,6 +92,8 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::World(Broken::SameEpoch), Config::Restore, 0),
     (Mutant::World(Broken::RevReuse), Config::Restore, 1200),
     (Mutant::World(Broken::KeepBase), Config::Restore, 0),
+    (Mutant::World(Broken::Tags), Config::SetBack, 0),
+    (Mutant::Engine(Rule::LostMeetsNews), Config::SetBack, 0),
     (Mutant::World(Broken::ApproveListed), Config::Guard, 500),
     (Mutant::World(Broken::NoStale), Config::Legacy, 0),
     (Mutant::World(Broken::StaleBytes), Config::Legacy, 400),

@@ -10,6 +10,7 @@ use crate::files::engine::env::{Change, Feed, Rows, Token};
 use crate::files::plan::{Action, Entry, Local, Stamp, is_below, plan};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind};
+use crate::wire::revision::Tag;
 
 use super::hub::Hub;
 use super::{Broken, Config, copy_of};
@@ -70,6 +71,7 @@ pub struct Client {
     pub rows: BTreeMap<String, Rows>,
     pub feed: Feed,
     pub listed: BTreeSet<String>,
+    pub points: BTreeMap<u64, Tag>,
     pub deletes: BTreeMap<u64, u32>,
     pub approved: BTreeSet<Token>,
     pub ignored: BTreeSet<String>,
@@ -189,7 +191,7 @@ impl World {
             config,
             broken,
             on: true,
-            hub: Hub::new(broken),
+            hub: Hub::new(broken, config != Config::Restore),
             backup: None,
             lose_answers: false,
             lose_requests: false,

@@ -1,11 +1,12 @@
 //! What each write does to the tables, within one transaction.
 
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::codec::{Record, encode_feed};
-use super::{APPROVALS, DELETES, HASHES, META, PREFIX, ROWS, Tried, decode, meta_number};
-use crate::files::engine::env::{OpenKey, Rows, Write, newer, unlisted};
+use super::{APPROVALS, DELETES, HASHES, META, POINTS, PREFIX, ROWS, Tried, decode, meta_number};
+use crate::files::engine::env::{OpenKey, Rows, Write, hear, hear_of_none, set_back};
 use crate::files::plan::{BaseRow, RemoteRow};
+use crate::wire::revision::{self, Revision};
 
 /// Rows that are held in memory while all of them are changed.
 const PAGE: usize = 500;
@@ -15,6 +16,7 @@ pub struct Tables<'tx> {
     hashes: Table<'tx, &'static [u8], ()>,
     deletes: Table<'tx, u64, u32>,
     approvals: Table<'tx, (&'static str, u64, u64), ()>,
+    points: Table<'tx, u64, u64>,
     meta: Table<'tx, &'static str, &'static [u8]>,
     /// Base rows that are files or links.
     files: u64,
@@ -44,6 +46,7 @@ impl<'tx> Tables<'tx> {
             hashes: tx.open_table(HASHES)?,
             deletes: tx.open_table(DELETES)?,
             approvals: tx.open_table(APPROVALS)?,
+            points: tx.open_table(POINTS)?,
             meta,
             files,
             listing,
@@ -55,18 +58,12 @@ impl<'tx> Tables<'tx> {
         match write {
             Write::Base(path, row) => self.change(path, |record| record.rows.base = row.clone()),
             Write::Remote { path, row, listed } => self.change(path, |record| {
-                if newer(&record.rows.remote, row) {
-                    record.rows.remote = row.clone();
-                }
+                hear(&mut record.rows, row);
                 if *listed {
                     record.listed = listing;
                 }
             }),
-            Write::Unlisted { path, through } => self.change(path, |record| {
-                if unlisted(&record.rows, *through) {
-                    record.rows.remote = RemoteRow::default();
-                }
-            }),
+            Write::Unlisted { path, through } => self.change(path, |record| hear_of_none(&mut record.rows, *through)),
             Write::Intent(path, intent) => self.change(path, |record| record.rows.intent = intent.clone()),
             Write::OpenKey(key) => key.names.iter().try_for_each(|path| self.change(path, |record| record.rows.key = Some(key.clone()))),
             Write::CloseKey(key) => self.close(key),
@@ -75,7 +72,9 @@ impl<'tx> Tables<'tx> {
                 self.listing += 1;
                 Ok(())
             }
-            Write::ForgetAll => self.forget_all(),
+            Write::ForgetAll => self.forget(0, |rows| (rows.base, rows.remote) = (BaseRow::default(), RemoteRow::default())),
+            Write::SetBack { through } => self.forget(*through, |rows| set_back(rows, *through)),
+            Write::Points(points) => self.remember(points),
             Write::Deleted { minute } => {
                 let count = self.deletes.get(minute)?.map_or(0, |n| n.value());
                 self.deletes.insert(minute, count.saturating_add(1))?;
@@ -97,14 +96,15 @@ impl<'tx> Tables<'tx> {
         })
     }
 
-    fn forget_all(&mut self) -> Tried<()> {
+    /// Changes all rows, and forgets what was approved, what a listing has named, and the points after `through`.
+    fn forget(&mut self, through: u64, forget: impl Fn(&mut Rows)) -> Tried<()> {
         let mut after = String::new();
         loop {
             let page: Vec<String> =
                 self.rows.range::<&str>(after.as_str()..)?.take(PAGE).map(|row| Ok(row?.0.value().to_string())).collect::<Tried<_>>()?;
             for path in &page {
                 self.change(path, |record| {
-                    (record.rows.base, record.rows.remote) = (BaseRow::default(), RemoteRow::default());
+                    forget(&mut record.rows);
                     record.listed = 0;
                 })?;
             }
@@ -115,7 +115,23 @@ impl<'tx> Tables<'tx> {
             }
         }
         self.listing += 1;
+        self.points.retain_in(through + 1.., |_, _| false)?;
         Ok(self.approvals.retain(|_, _| false)?)
+    }
+
+    /// Every second one of the older half goes when there are too many: of the latest history all commits are known, of what is
+    /// long ago some.
+    fn remember(&mut self, points: &[Revision]) -> Tried<()> {
+        for at in points {
+            self.points.insert(at.rev, at.tag.0)?;
+        }
+        while self.points.len()? > revision::POINTS as u64 {
+            let older = self.points.iter()?.take(revision::POINTS / 2).map(|row| Ok(row?.0.value())).collect::<Tried<Vec<u64>>>()?;
+            for rev in older.iter().skip(1).step_by(2) {
+                self.points.remove(rev)?;
+            }
+        }
+        Ok(())
     }
 
     /// Changes one record, and what hangs on its base: the index and the count.

@@ -8,10 +8,15 @@ use uuid::Uuid;
 use crate::files::engine::env::{Feed, Intent, OpenKey, Rows, Staged};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
 use crate::wire::files::{Hash, Kind};
+use crate::wire::revision::Tag;
 
 /// The bytes are not what this program writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged;
+
+/// Beside the form of a remote row: eight bytes of its tag follow. Of a base: it is lost.
+const TAG: u8 = 4;
+const LOST: u8 = 4;
 
 type Read<T> = Result<T, Damaged>;
 
@@ -115,16 +120,17 @@ impl Writer {
     fn base(&mut self, base: &BaseRow) {
         self.number(base.rev);
         self.option(base.entry.as_ref(), Writer::entry);
+        let lost = if base.lost { LOST } else { 0 };
         match (&base.seen, &base.entry) {
-            (None, _) => self.0.push(0),
+            (None, _) => self.0.push(lost),
             (Some(s), Some(e)) if (s.size, s.mtime, s.mode) == (e.size, e.mtime, e.mode) => {
-                self.0.push(2);
+                self.0.push(2 | lost);
                 self.number(s.inode);
                 // close to the mtime as a rule
                 self.signed(s.ctime.wrapping_sub(s.mtime));
             }
             (Some(s), _) => {
-                self.0.push(1);
+                self.0.push(1 | lost);
                 self.stamp(s);
             }
         }
@@ -132,13 +138,17 @@ impl Writer {
 
     fn remote(&mut self, remote: &RemoteRow, base: Option<&Entry>) {
         self.number(remote.rev);
-        match &remote.entry {
-            None => self.0.push(0),
-            same if same.as_ref() == base => self.0.push(2),
-            Some(entry) => {
-                self.0.push(1);
-                self.entry(entry);
-            }
+        let form = match &remote.entry {
+            None => 0,
+            same if same.as_ref() == base => 2,
+            Some(_) => 1,
+        };
+        self.0.push(if remote.tag.is_unknown() { form } else { form | TAG });
+        if !remote.tag.is_unknown() {
+            self.0.extend_from_slice(&remote.tag.0.to_le_bytes());
+        }
+        if let Some(entry) = remote.entry.as_ref().filter(|_| form == 1) {
+            self.entry(entry);
         }
         self.option(Some(&remote.id).filter(|id| !id.is_nil()), |out, id| out.0.extend_from_slice(id.as_bytes()));
         self.option(remote.host.as_ref(), Writer::text);
@@ -273,10 +283,16 @@ impl<'a> Reader<'a> {
         Ok(Stamp { inode, size, mtime, ctime: self.signed()?, mode: self.mode()? })
     }
 
+    fn tag(&mut self) -> Read<Tag> {
+        let tag = Tag(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| Damaged)?));
+        if tag.is_unknown() { Err(Damaged) } else { Ok(tag) }
+    }
+
     fn base(&mut self) -> Read<BaseRow> {
         let rev = self.number()?;
         let entry = self.option(Reader::entry)?;
-        let seen = match (self.byte()?, &entry) {
+        let form = self.byte()?;
+        let seen = match (form & !LOST, &entry) {
             (0, _) => None,
             (1, _) => Some(self.stamp()?),
             (2, Some(Entry { size, mtime, mode, .. })) => {
@@ -285,19 +301,21 @@ impl<'a> Reader<'a> {
             }
             _ => return Err(Damaged),
         };
-        Ok(BaseRow { rev, entry, seen })
+        Ok(BaseRow { rev, lost: form & LOST != 0, entry, seen })
     }
 
     fn remote(&mut self, base: Option<&Entry>) -> Read<RemoteRow> {
         let rev = self.number()?;
-        let entry = match (self.byte()?, base) {
+        let form = self.byte()?;
+        let tag = if form & TAG != 0 { self.tag()? } else { Tag::default() };
+        let entry = match (form & !TAG, base) {
             (0, _) => None,
             (1, _) => Some(self.entry()?),
             (2, Some(base)) => Some(*base),
             _ => return Err(Damaged),
         };
         let id = self.option(Reader::uuid)?.unwrap_or_default();
-        Ok(RemoteRow { rev, entry, id, host: self.option(Reader::text)?, renamed_to: self.option(Reader::text)? })
+        Ok(RemoteRow { rev, tag, entry, id, host: self.option(Reader::text)?, renamed_to: self.option(Reader::text)? })
     }
 
     fn local(&mut self) -> Read<Local> {

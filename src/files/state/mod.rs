@@ -1,6 +1,6 @@
 //! The durable state of one synced directory, in one redb file: what was last in step, what the hub has, what was begun.
 //!
-//! It decides nothing: the rules for rows are [`super::engine::env::newer`] and [`super::engine::env::unlisted`]. Who commits
+//! It decides nothing: the rules for rows are in [`super::engine::env`]. Who commits
 //! at the same time shares one transaction with one sync. A lost file heals by itself: equal files are adopted, different ones are kept both.
 
 pub mod codec;
@@ -24,11 +24,14 @@ use crate::database::{self, Hints};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
+use crate::wire::revision::{Revision, Tag};
 use codec::{Damaged, Record};
 
 /// Bytes of memory for pages.
 const CACHE: usize = 2 * 1024 * 1024;
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
+/// What is taken over from there: rows without tags.
+const UNTAGGED: u64 = 1;
 const HINTS: Hints =
     Hints { busy: "is mesync running with this directory already?", damaged: "remove it: both sides are compared anew then" };
 
@@ -38,6 +41,8 @@ const ROWS: TableDefinition<&str, &[u8]> = TableDefinition::new("rows");
 const HASHES: TableDefinition<&[u8], ()> = TableDefinition::new("hashes");
 const DELETES: TableDefinition<u64, u32> = TableDefinition::new("deletes");
 const APPROVALS: TableDefinition<(&str, u64, u64), ()> = TableDefinition::new("approvals");
+/// Revisions that were heard of, and their tags.
+const POINTS: TableDefinition<u64, u64> = TableDefinition::new("points");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Of a hash in the index; the base row has the rest.
 const PREFIX: usize = 8;
@@ -106,6 +111,7 @@ impl DiskState {
         let schema = |meta: &dyn Fn(&str) -> Tried<Option<u64>>| meta("schema");
         if let Ok(meta) = db.begin_read()?.open_table(META)
             && let Some(schema) = schema(&|name| Ok(meta.get(name)?.and_then(|v| number(v.value()))))?
+            && schema != UNTAGGED
         {
             return Ok(schema);
         }
@@ -279,6 +285,11 @@ impl State for DiskState {
             Some(bytes) => codec::decode_feed(bytes.value()).map_err(corrupted),
             None => Ok(Feed::default()),
         })
+    }
+
+    fn points(&self) -> Called<Vec<Revision>> {
+        let point = |(rev, tag): (u64, u64)| Revision { rev, tag: Tag(tag) };
+        self.read(|tx| tx.open_table(POINTS)?.iter()?.map(|row| Ok(row.map(|(rev, tag)| point((rev.value(), tag.value())))?)).collect())
     }
 
     fn files(&self) -> Called<u64> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::files::engine::env::{Intent, OpenKey, Staged, newer, unlisted};
+use crate::files::engine::env::{Intent, OpenKey, Staged, hear, hear_of_none, set_back};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below};
 use crate::wire::files::Kind as What;
 
@@ -42,25 +42,27 @@ fn stamp() -> impl Strategy<Value = Stamp> {
     })
 }
 
+/// Few, so that the two rows of a path often have the same one.
+fn tag() -> impl Strategy<Value = Tag> {
+    (0..3u64).prop_map(Tag)
+}
+
 fn base() -> impl Strategy<Value = BaseRow> {
-    (0..9u64, proptest::option::of(entry()), proptest::option::of(stamp()), any::<bool>()).prop_map(|(rev, entry, seen, alike)| {
-        let like = |s: Stamp| match entry {
-            Some(e) if alike => Stamp { size: e.size, mtime: e.mtime, mode: e.mode, ..s },
-            _ => s,
-        };
-        BaseRow { rev, entry, seen: seen.map(like) }
-    })
+    (0..9u64, any::<bool>(), proptest::option::of(entry()), proptest::option::of(stamp()), any::<bool>()).prop_map(
+        |(rev, lost, entry, seen, alike)| {
+            let like = |s: Stamp| match entry {
+                Some(e) if alike => Stamp { size: e.size, mtime: e.mtime, mode: e.mode, ..s },
+                _ => s,
+            };
+            BaseRow { rev, lost, entry, seen: seen.map(like) }
+        },
+    )
 }
 
 fn remote() -> impl Strategy<Value = RemoteRow> {
     let text = || proptest::option::of("[a-zé/]{0,9}");
-    (0..9u64, proptest::option::of(entry()), any::<u128>(), text(), text()).prop_map(|(rev, entry, id, host, renamed_to)| RemoteRow {
-        rev,
-        entry,
-        id: Uuid::from_u128(id),
-        host,
-        renamed_to,
-    })
+    (0..9u64, tag(), proptest::option::of(entry()), any::<u128>(), text(), text())
+        .prop_map(|(rev, tag, entry, id, host, renamed_to)| RemoteRow { rev, tag, entry, id: Uuid::from_u128(id), host, renamed_to })
 }
 
 fn local() -> impl Strategy<Value = Local> {
@@ -109,6 +111,8 @@ fn write() -> impl Strategy<Value = Write> {
         1 => feed.prop_map(Write::Feed),
         1 => Just(Write::NothingListed),
         1 => Just(Write::ForgetAll),
+        1 => (1..9u64).prop_map(|through| Write::SetBack { through }),
+        1 => proptest::collection::vec((1..9u64, 1..4u64).prop_map(|(rev, tag)| Revision { rev, tag: Tag(tag) }), 0..3).prop_map(Write::Points),
         1 => (0..5u64).prop_map(|minute| Write::Deleted { minute }),
         1 => (0..5u64).prop_map(|before| Write::ForgetDeletes { before }),
         1 => proptest::collection::vec(token(), 0..3).prop_map(Write::Approve),
@@ -123,6 +127,7 @@ struct Model {
     feed: Feed,
     deletes: BTreeMap<u64, u32>,
     approved: BTreeSet<Token>,
+    points: BTreeMap<u64, Revision>,
 }
 
 impl Model {
@@ -134,17 +139,13 @@ impl Model {
         match write.clone() {
             Write::Base(path, row) => self.at(&path).base = row,
             Write::Remote { path, row, listed } => {
-                if newer(&self.at(&path).remote, &row) {
-                    self.at(&path).remote = row;
-                }
+                hear(self.at(&path), &row);
                 if listed {
                     self.listed.insert(path);
                 }
             }
             Write::Unlisted { path, through } => {
-                if unlisted(self.at(&path), through) {
-                    self.at(&path).remote = RemoteRow::default();
-                }
+                hear_of_none(self.at(&path), through);
             }
             Write::Intent(path, intent) => self.at(&path).intent = intent,
             Write::OpenKey(key) => key.names.iter().for_each(|p| self.at(p).key = Some(key.clone())),
@@ -157,7 +158,15 @@ impl Model {
                 self.rows.values_mut().for_each(|r| (r.base, r.remote) = Default::default());
                 self.listed.clear();
                 self.approved.clear();
+                self.points.clear();
             }
+            Write::SetBack { through } => {
+                self.rows.values_mut().for_each(|r| set_back(r, through));
+                self.listed.clear();
+                self.approved.clear();
+                self.points.retain(|rev, _| *rev <= through);
+            }
+            Write::Points(points) => self.points.extend(points.iter().map(|at| (at.rev, *at))),
             Write::Deleted { minute } => *self.deletes.entry(minute).or_default() += 1,
             Write::ForgetDeletes { before } => self.deletes.retain(|m, _| *m >= before),
             Write::Approve(tokens) => self.approved = tokens.into_iter().collect(),
@@ -191,6 +200,7 @@ impl Model {
         }
         let files = self.rows.values().filter(|r| r.base.entry.is_some_and(|e| !e.is_dir())).count() as u64;
         assert_eq!((state.files().unwrap(), state.feed().unwrap(), state.deletes().unwrap()), (files, self.feed, self.deletes.clone()));
+        assert_eq!(state.points().unwrap(), self.points.values().copied().collect::<Vec<_>>());
         for (path, base, remote) in PATHS.iter().flat_map(|p| (0..3).flat_map(move |b| (0..3).map(move |r| (*p, b, r)))) {
             let token = Token { path: path.into(), base, remote };
             assert_eq!(state.approved(&token).unwrap(), self.approved.contains(&token));
@@ -238,16 +248,22 @@ proptest! {
 fn row(i: u64) -> Rows {
     let entry = Entry { kind: What::File, hash: Hash::of(&i.to_le_bytes()), size: 4000 + i, mode: 0o644, mtime: 1_700_000_000_000_000_000 };
     let seen = Stamp { inode: 1_000_000 + i, size: entry.size, mtime: entry.mtime, ctime: entry.mtime + 5_000_000_000, mode: entry.mode };
-    let base = BaseRow { rev: i, entry: Some(entry), seen: Some(seen) };
-    let remote =
-        RemoteRow { rev: i, entry: Some(entry), id: Uuid::from_u128(u128::from(i)), host: Some("machine-1".into()), renamed_to: None };
+    let base = BaseRow { rev: i, lost: false, entry: Some(entry), seen: Some(seen) };
+    let remote = RemoteRow {
+        rev: i,
+        tag: Tag(u64::MAX - i),
+        entry: Some(entry),
+        id: Uuid::from_u128(u128::from(i)),
+        host: Some("machine-1".into()),
+        renamed_to: None,
+    };
     Rows { base, remote, ..Rows::default() }
 }
 
 #[test]
 fn a_file_in_step_takes_little_more_than_its_hash_and_id() {
     let bytes = Record { rows: row(70_000), listed: 3 }.encode().len();
-    assert!(bytes <= 110, "{bytes} bytes");
+    assert!(bytes <= 118, "{bytes} bytes");
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 use serde_json::json;
 
-use super::head;
 use crate::hub::http::Reply;
 use crate::hub::store::files::ops::{Asked, Changed};
 use crate::hub::store::ops::Outcome;
@@ -12,7 +11,7 @@ use crate::wire::files::{BatchAnswer, BatchResult, Hash, KeyAnswer, Made, Record
 
 /// A record with its revision.
 pub fn record(status: u16, record: &Record) -> Reply {
-    Reply::json(status, record).header("ETag", head::tag(record.rev))
+    Reply::json(status, record).header("ETag", record.revision().etag())
 }
 
 pub fn no_file() -> Reply {
@@ -26,7 +25,7 @@ pub fn no_version() -> Reply {
 /// To an upload or a commit.
 pub fn put(outcome: Outcome) -> Reply {
     one(outcome, |changed| match changed {
-        Changed::Unchanged(now) => Reply::empty(204).header("ETag", head::tag(now.rev)),
+        Changed::Unchanged(now) => Reply::empty(204).header("ETag", now.revision().etag()),
         other => refusal(other),
     })
 }
@@ -41,7 +40,7 @@ pub fn restored(outcome: Outcome) -> Reply {
 pub fn deleted(outcome: Outcome) -> Reply {
     one(outcome, |changed| match changed {
         Changed::Deleted(now) | Changed::Unchanged(now) => {
-            Reply::json(200, &json!({"deleted": true, "record": now})).header("ETag", head::tag(now.rev))
+            Reply::json(200, &json!({"deleted": true, "record": now})).header("ETag", now.revision().etag())
         }
         other => refusal(other),
     })
@@ -51,6 +50,7 @@ pub fn deleted(outcome: Outcome) -> Reply {
 pub fn asked(outcome: Outcome) -> Reply {
     match outcome {
         Outcome::Asked(Asked { done, made, current }) => Reply::json(200, &KeyAnswer { done, made, current }),
+        Outcome::Changed(_) => refusal(Changed::OtherHistory),
         other => not_done(other),
     }
 }
@@ -94,7 +94,7 @@ fn one(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
 
 /// With what became of the old name, if it was renamed.
 fn made(status: u16, record: Record, renamed: Option<Box<Record>>) -> Reply {
-    let tag = head::tag(record.rev);
+    let tag = record.revision().etag();
     Reply::json(status, &Made { record, renamed_from: renamed.map(|old| *old) }).header("ETag", tag)
 }
 
@@ -118,6 +118,7 @@ fn words(changed: &Changed) -> (u16, &'static str) {
         Changed::NoSuchFile => (404, "there is no such file"),
         Changed::NoSuchVersion => (404, "no such revision of this file is kept"),
         Changed::Burnt => (409, "it was asked what this key did before its request came: do it again with another key"),
+        Changed::OtherHistory => (410, "the hub was set back since: ask it for changes first"),
         Changed::DiskFull => (507, "the hub's disk is almost full: make room on it"),
         _ => (500, "the hub has made a mistake"),
     }

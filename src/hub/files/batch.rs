@@ -15,6 +15,7 @@ use crate::hub::store::ops::Outcome;
 use crate::wire::files::{
     BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Extra, Fetch, FetchHead, FetchItem, Hash, Kind, Name,
 };
+use crate::wire::revision::Revision;
 
 /// What is sent with the bytes of a fetch, so that they hold their memory until they are out.
 struct Held {
@@ -93,7 +94,7 @@ impl Files {
             content_type: None,
             extra: Extra::default(),
             condition: match (item.if_match, item.if_none_match) {
-                (Some(rev), _) => Condition::Match(rev),
+                (Some(rev), _) => Condition::Match(Revision { rev, tag: item.tag }),
                 (None, true) => Condition::Absent,
                 (None, false) => Condition::None,
             },
@@ -135,7 +136,7 @@ impl Files {
 
     /// Status and bytes of one file.
     fn content(&self, item: &FetchItem, room: u64, leases: &mut Vec<Lease>) -> Result<(u16, Vec<u8>), Reply> {
-        let opened = self.store.open_file(item.id, Some(item.rev)).map_err(|e| Reply::failed(&e))?;
+        let opened = self.store.open_file(item.id, Some(Revision { rev: item.rev, tag: item.tag })).map_err(|e| Reply::failed(&e))?;
         let Some((_, reader)) = opened.filter(|(record, _)| record.deleted_at.is_none()) else { return Ok((404, Vec::new())) };
         if !reader.lost(&(0..reader.size())).is_empty() {
             // asked for alone, the answer says why

@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::store::files::ops::{Author, Condition};
-use crate::wire::{self, files::HOST_HEADER};
+use crate::wire;
+use crate::wire::files::{HISTORY_HEADER, HOST_HEADER};
+use crate::wire::revision::Revision;
 
 /// Who changes something: a host's key names its host, others may say as which host they act.
 pub fn author(request: &Request) -> Result<Author, Reply> {
@@ -19,7 +21,9 @@ pub fn author(request: &Request) -> Result<Author, Reply> {
         Caller::Admin => said().unwrap_or_else(|| "admin".into()),
         Caller::Anonymous | Caller::Nobody => said().unwrap_or_else(|| "anonymous".into()),
     };
-    Ok(Author { host, key: request.header("idempotency-key").map(key).transpose()? })
+    let wrong = || Reply::error(400, format!("{HISTORY_HEADER} must be a revision in quotes"));
+    let knows = request.header(HISTORY_HEADER).map(|tag| Revision::parse(tag).ok_or_else(wrong)).transpose()?;
+    Ok(Author { host, key: request.header("idempotency-key").map(key).transpose()?, knows: knows.unwrap_or_default() })
 }
 
 /// An idempotency key.
@@ -28,30 +32,25 @@ pub fn key(text: &str) -> Result<Uuid, Reply> {
     Uuid::try_parse(text.trim()).map_err(|_| wrong())
 }
 
-/// `If-Match: "<rev>"`, `If-None-Match: *`, or neither.
+/// `If-Match: "<rev>-<tag>"` or `"<rev>"`, `If-None-Match: *`, or neither.
 pub fn condition(request: &Request) -> Result<Condition, Reply> {
     match (request.header("if-match"), request.header("if-none-match")) {
         (None, None) => Ok(Condition::None),
         (None, Some(tag)) if tag.trim() == "*" => Ok(Condition::Absent),
         (None, Some(_)) => Err(Reply::error(400, "If-None-Match must be *: a change depends on one revision, or on none")),
         (Some(tag), None) => {
-            let rev = rev_of(tag).filter(|rev| *rev > 0);
+            let at = Revision::parse(tag).filter(|at| at.rev > 0);
             let wrong = || Reply::error(400, format!("If-Match must be a revision in quotes, not {}", wire::brief(tag)));
-            rev.map(Condition::Match).ok_or_else(wrong)
+            at.map(Condition::Match).ok_or_else(wrong)
         }
         (Some(_), Some(_)) => Err(Reply::error(400, "If-Match and If-None-Match together are never met")),
     }
 }
 
-/// The revision in a strong entity tag.
-fn rev_of(tag: &str) -> Option<u64> {
-    let digits = tag.trim().strip_prefix('"')?.strip_suffix('"')?;
-    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
-}
-
-/// `ETag` of a revision.
-pub fn tag(rev: u64) -> String {
-    format!("\"{rev}\"")
+/// The revision that is asked for as `?rev=<rev>`, with `&tag=<tag>` where that is known.
+pub fn revision(request: &Request) -> Result<Option<Revision>, Reply> {
+    let tag = request.parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?.unwrap_or_default();
+    Ok(request.number("rev")?.map(|rev| Revision { rev, tag }))
 }
 
 /// Which bytes of a file are asked for.
@@ -65,9 +64,9 @@ pub enum Span {
 }
 
 /// Reads `Range` (RFC 9110, 14.1.2). What is not one range of bytes is ignored, as it says there; so is a range that
-/// `If-Range` makes depend on another revision than `rev`.
-pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, rev: u64) -> Span {
-    if if_range.is_some_and(|tag| rev_of(tag) != Some(rev)) {
+/// `If-Range` makes depend on another revision than `at`.
+pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision) -> Span {
+    if if_range.is_some_and(|tag| Revision::parse(tag).is_none_or(|wanted| !wanted.is(at))) {
         return Span::Whole;
     }
     let number = |text: &str| -> Option<u64> {
@@ -161,10 +160,13 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::revision::Tag;
+
+    const AT: Revision = Revision { rev: 7, tag: Tag(1) };
 
     #[test]
     fn ranges_as_the_rfc_has_them() {
-        let check = |range: &str, size: u64, wants: Span| assert_eq!(span(Some(range), None, size, 7), wants, "{range} of {size}");
+        let check = |range: &str, size: u64, wants: Span| assert_eq!(span(Some(range), None, size, AT), wants, "{range} of {size}");
         check("bytes=0-0", 10, Span::Part(0..1));
         check("bytes=2-5", 10, Span::Part(2..6));
         check("bytes=2-", 10, Span::Part(2..10));
@@ -180,9 +182,11 @@ mod tests {
         for ignored in ["bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,3-4", "lines=0-1", "bytes=a-b", "bytes=+1-2", "0-1", ""] {
             check(ignored, 10, Span::Whole);
         }
-        assert_eq!(span(Some("bytes=1-"), Some("\"7\""), 3, 7), Span::Part(1..3));
-        for other in ["\"8\"", "W/\"7\"", "7", "Wed, 21 Oct 2015 07:28:00 GMT"] {
-            assert_eq!(span(Some("bytes=1-"), Some(other), 3, 7), Span::Whole, "{other}");
+        for same in ["\"7\"", "\"7-0000000000000001\""] {
+            assert_eq!(span(Some("bytes=1-"), Some(same), 3, AT), Span::Part(1..3), "{same}");
+        }
+        for other in ["\"8\"", "\"7-0000000000000002\"", "W/\"7\"", "7", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(span(Some("bytes=1-"), Some(other), 3, AT), Span::Whole, "{other}");
         }
     }
 

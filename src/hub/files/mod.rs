@@ -33,7 +33,7 @@ use super::memory::Room;
 use super::messages::Answer;
 use super::routes::Route;
 use super::store::Store;
-use super::store::files::ops::FileOp;
+use super::store::files::ops::{Author, FileOp};
 use super::store::ops::{Op, Outcome};
 use crate::config::limits;
 use crate::wire;
@@ -73,6 +73,7 @@ impl Files {
         match route {
             Route::ListFiles => self.read_later(request, answer, Files::list),
             Route::Changes => self.read_later(request, answer, Files::changes),
+            Route::Common => self.read_whole(request, answer, |this, _, body, answer| answer(this.common(body))),
             Route::History => self.read_later(request, answer, Files::history),
             Route::GetFile => answer(self.with_id(&request, |id| self.get(id))),
             Route::Download => answer(self.with_id(&request, |id| self.download(id, &request))),
@@ -132,13 +133,13 @@ impl Files {
     }
 
     fn ask_key(&self, request: &Request, answer: Answer) {
-        let read = || Ok((head::key(last_part(request))?, head::author(request)?.host));
-        let (key, host) = match read() {
+        let read = || Ok((head::key(last_part(request))?, head::author(request)?));
+        let (key, Author { host, knows, .. }) = match read() {
             Ok(asked) => asked,
             Err(reply) => return answer(reply),
         };
         let committed = move |outcome| answer(answer::asked(outcome));
-        self.committer.submit(Op::File(FileOp::Ask { host, key }), None, Box::new(committed));
+        self.committer.submit(Op::File(FileOp::Ask { host, key, knows }), None, Box::new(committed));
     }
 
     /// Hands a change over to the committer; `reply` says what became of it.

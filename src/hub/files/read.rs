@@ -5,10 +5,12 @@ use std::io::Read;
 use uuid::Uuid;
 
 use super::head::Span;
-use super::{Files, answer, head, last_part};
+use super::upload::unread;
+use super::{Files, answer, commit, head, last_part};
 use crate::hub::http::{Job, Reply, Request};
-use crate::hub::store::files::Listing;
+use crate::hub::store::files::{Heard, Listing};
 use crate::wire::files::{Event, Hash, Kind, PAGE, PAGE_DEFAULT, Record};
+use crate::wire::revision::{Common, POINTS, Points, Revision};
 
 /// Of a page among the files nothing is run, should a browser show one.
 const NO_CONTENT: &str = "default-src 'none'; sandbox";
@@ -43,7 +45,7 @@ impl Files {
     }
 
     pub(super) fn download(&self, id: Uuid, request: &Request) -> Reply {
-        let rev = match request.number("rev") {
+        let rev = match head::revision(request) {
             Ok(rev) => rev,
             Err(reply) => return reply,
         };
@@ -54,11 +56,11 @@ impl Files {
             Err(e) => return Reply::failed(&e),
         };
         let size = reader.size();
-        let (status, bytes) = match head::span(request.header("range"), request.header("if-range"), size, record.rev) {
+        let (status, bytes) = match head::span(request.header("range"), request.header("if-range"), size, record.revision()) {
             Span::Outside => {
                 return Reply::error(416, format!("the file has {size} bytes"))
                     .header("Content-Range", format!("bytes */{size}"))
-                    .header("ETag", head::tag(record.rev));
+                    .header("ETag", record.revision().etag());
             }
             Span::Whole => (200, 0..size),
             Span::Part(part) => (206, part),
@@ -71,7 +73,7 @@ impl Files {
         let length = bytes.end - bytes.start;
         let job = Job::Send { length, reader: Box::new(reader.take(length)) };
         let mut reply = Reply { status, ..Reply::job(content_type(&record), job) }
-            .header("ETag", head::tag(record.rev))
+            .header("ETag", record.revision().etag())
             .header("Content-Disposition", head::disposition(&record.name))
             .header("Content-Security-Policy", NO_CONTENT)
             .header("Accept-Ranges", "bytes");
@@ -82,12 +84,12 @@ impl Files {
     }
 
     pub(super) fn chunks_of(&self, id: Uuid, request: &Request) -> Reply {
-        let rev = match request.number("rev") {
+        let rev = match head::revision(request) {
             Ok(rev) => rev,
             Err(reply) => return reply,
         };
         match self.store.chunks_of(id, rev) {
-            Ok(Some((record, chunks))) => Reply::json(200, &chunks).header("ETag", head::tag(record.rev)),
+            Ok(Some((record, chunks))) => Reply::json(200, &chunks).header("ETag", record.revision().etag()),
             Ok(None) if rev.is_some() => answer::no_version(),
             Ok(None) => answer::no_file(),
             Err(e) => Reply::failed(&e),
@@ -96,7 +98,7 @@ impl Files {
 
     pub(super) fn versions(&self, id: Uuid) -> Reply {
         match self.store.file(id).and_then(|now| Ok((now, self.store.versions(id)?))) {
-            Ok((Some(now), versions)) => Reply::json(200, &versions).header("ETag", head::tag(now.rev)),
+            Ok((Some(now), versions)) => Reply::json(200, &versions).header("ETag", now.revision().etag()),
             Ok((None, _)) => answer::no_file(),
             Err(e) => Reply::failed(&e),
         }
@@ -119,19 +121,43 @@ impl Files {
     }
 
     pub(super) fn changes(&self, request: &Request) -> Reply {
-        let read = || Ok((request.number("after")?.unwrap_or(0), request.number("began")?, limit(request, PAGE)?.max(1)));
-        let (after, began, limit) = match read() {
+        let read = || {
+            let after = request.number("after")?.unwrap_or(0);
+            Ok((after, head::author(request)?.knows, request.number("began")?, limit(request, PAGE)?.max(1)))
+        };
+        let (after, newest, began, limit) = match read() {
             Ok(asked) => asked,
             Err(reply) => return reply,
         };
-        match self.store.changes(after, began, limit) {
-            Ok(Some(mut changes)) => {
+        match self.store.changes(after, newest, began, limit) {
+            Ok(Heard::Page(mut changes)) => {
                 if !changes.more {
                     changes.wanted = self.wanted.names(&self.store);
                 }
                 Reply::json(200, &changes)
             }
-            Ok(None) => Reply::error(410, "changes after that revision are not kept any more: begin again with after=0"),
+            Ok(Heard::OtherHistory) => {
+                Reply::error(409, "that revision is of another history: the hub was set back since. Begin again with after=0")
+            }
+            Ok(Heard::Gone) => Reply::error(410, "changes after that revision are not kept any more: begin again with after=0"),
+            Err(e) => Reply::failed(&e),
+        }
+    }
+
+    /// `POST /api/files/common`
+    pub(super) fn common(&self, body: &mut dyn Read) -> Reply {
+        let mut bytes = Vec::new();
+        if let Err(e) = body.read_to_end(&mut bytes) {
+            return unread(&e);
+        }
+        let Points { epoch, points } = match commit::shallow::<Points>(&bytes) {
+            Ok(asked) if asked.points.len() <= POINTS => asked,
+            Ok(_) => return Reply::error(413, format!("at most {POINTS} revisions are compared at once")),
+            Err(why) => return Reply::error(400, format!("the body must be {{\"epoch\", \"points\": [[rev, tag], …]}}: {why}")),
+        };
+        let points: Vec<Revision> = points.into_iter().map(|(rev, tag)| Revision { rev, tag }).collect();
+        match self.store.common(epoch, &points) {
+            Ok(common) => Reply::json(200, &Common { common }),
             Err(e) => Reply::failed(&e),
         }
     }

@@ -29,6 +29,7 @@ const SINGLE: &[&str] = &[
     "idempotency-key",
     "last-event-id",
     crate::wire::files::HOST_HEADER,
+    crate::wire::files::HISTORY_HEADER,
 ];
 
 /// The head of a well-formed request. Its `Debug` shows no headers: keys are among them.

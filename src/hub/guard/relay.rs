@@ -32,6 +32,7 @@ const PASSED_ON: &[&str] = &[
     "last-event-id",
     "range",
     wire::files::HOST_HEADER,
+    wire::files::HISTORY_HEADER,
 ];
 /// Bytes of buffer that an idle connection keeps.
 const KEPT: usize = 4096;

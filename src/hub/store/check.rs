@@ -11,7 +11,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use serde::Serialize;
 
-use super::tables::{META, SCHEMA, Tried};
+use super::tables::{META, SCHEMA, Tried, UNTAGGED};
 use super::{Store, files, open};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
@@ -123,7 +123,7 @@ pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) 
 fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {
     let tx = db.begin_read()?;
     match tx.open_table(META)?.get("schema")?.map(|v| v.value()) {
-        Some(SCHEMA) => files::check(&tx, dir, findings),
+        Some(UNTAGGED | SCHEMA) => files::check(&tx, dir, findings),
         other => {
             findings.damaged(format!("the tables are of version {}, this program knows {SCHEMA}", other.unwrap_or(0)));
             Ok(())

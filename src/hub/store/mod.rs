@@ -71,6 +71,8 @@ pub struct Store {
     path: PathBuf,
     cache: usize,
     epoch: Uuid,
+    /// The latest revision at open.
+    opened: u64,
     /// Hub time at open, see [`ops::resume`].
     resumed_at: u64,
     /// `None` only when the file could not be opened again after a failed write.
@@ -91,6 +93,11 @@ impl Store {
     /// Drawn when the data directory was new: cursors of another epoch mean nothing here.
     pub fn epoch(&self) -> Uuid {
         self.epoch
+    }
+
+    /// The latest revision when the store was opened.
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Hub time in milliseconds when the store was opened; it goes on with the monotonic clock.
@@ -194,13 +201,14 @@ impl Store {
         let mut tables = Tables::open(&tx, files::concerns(group))?;
         if let Some(files) = &mut tables.files {
             files.named = files::named(group);
+            files.tag = group.tag;
             placed.new.iter().try_for_each(|(hash, size)| files.add_chunk(*hash, *size, None, group.now))?;
             placed.again.iter().try_for_each(|hash| files.mend(*hash, None))?;
         }
         let outcomes = group.ops.iter().map(|op| apply::apply(&mut tables, group, op)).collect::<Tried<_>>()?;
         let taken = tables.files.as_mut().map(|files| (std::mem::take(&mut files.forgotten), std::mem::take(&mut files.mended)));
         let (forgotten, mended) = taken.unwrap_or_default();
-        match tables.finish(group.now, group.wall)? {
+        match tables.finish(group)? {
             true => tx.commit()?,
             // nothing but duplicates or repeated acks: what they say is on the disk already
             false => tx.abort()?,

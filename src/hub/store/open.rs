@@ -8,18 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
 use super::Store;
-use super::files::{self, ChunkDir};
+use super::files::{self, ChunkDir, FileTotals};
 use super::live::Live;
 use super::ops::resume;
-use super::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried};
+use super::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried, UNTAGGED};
 use crate::database::Hints;
 use crate::database::medium::Happened;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::wire::revision::Tag;
 
 /// Off: commits happen all the time, kills hardly ever. Measured with 1,000,000 messages in 538 MB (store/tests/bench.rs, a
 /// sync of 0.14 to 0.26 ms): off, a commit of one message takes 0.34 ms and one sync, and the open after a kill 3.6 s, since
@@ -42,7 +43,7 @@ impl Store {
         let happened = Arc::new(Happened::default());
         let db = database(&path, cache, &happened)?;
         let meta = read_meta(&db).map_err(|e| error("read", &path, &e))?;
-        if meta.schema != SCHEMA {
+        if ![UNTAGGED, SCHEMA].contains(&meta.schema) {
             let what = format!("cannot use {}: its tables are of version {}, this program knows {SCHEMA}", path.display(), meta.schema);
             return Err(Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it"));
         }
@@ -53,7 +54,8 @@ impl Store {
                 begin_epoch(&db, fresh_epoch).map_err(|e| error("write", &path, &e))?
             }
         };
-        gain_tables(&db).map_err(|e| error("write", &path, &e))?;
+        gain_tables(&db, draw(fresh_epoch)).map_err(|e| error("write", &path, &e))?;
+        let opened = latest(&db).map_err(|e| error("read", &path, &e))?;
         let chunks = Arc::new(ChunkDir::open(dir, Arc::clone(&happened))?);
         let wanted = db.begin_read().map_err(redb::Error::from).and_then(|tx| files::wanted_since(&tx));
         chunks.wanted.load(wanted.map_err(|e| error("read", &path, &e))?.into_keys());
@@ -63,6 +65,7 @@ impl Store {
             path,
             cache,
             epoch,
+            opened,
             resumed_at,
             db: Arc::new(RwLock::new(Some(db))),
             happened,
@@ -98,6 +101,9 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
         let (mut meta, mut hosts) = (tx.open_table(META)?, tx.open_table(HOSTS)?);
         let rev = meta.get("rev")?.map_or(0, |v| v.value());
         meta.insert("rev", rev + RESTORED)?;
+        // what clients know of the history before it is still true
+        let first = (draw(epoch).0, meta.get("age")?.map_or(0, |v| v.value() as u64), Some(rev as u64));
+        tx.open_table(files::COMMITS)?.insert((rev + RESTORED) as u64, first)?;
         meta.insert("epoch", epoch.as_u128())?;
         let mut rows = Vec::new();
         for row in hosts.iter()? {
@@ -113,15 +119,33 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
     Ok(epoch)
 }
 
-/// A store of a program that knew no files, or not all of their tables, gains them; it can still be opened by that program.
-fn gain_tables(db: &Database) -> Tried<()> {
-    match db.begin_read()?.open_table(files::WANTED) {
-        Err(redb::TableError::TableDoesNotExist(_)) => {}
-        other => return Ok(other.map(drop)?),
+/// A store of an older program gains the tables that it has not. `tag`: for the revision that is the latest.
+fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
+    let tx = db.begin_read()?;
+    if tx.open_table(META)?.get("schema")?.map(|v| v.value()) == Some(SCHEMA) {
+        return Ok(());
     }
+    drop(tx);
     let tx = db.begin_write()?;
-    drop(Tables::open(&tx, true)?);
+    {
+        let mut tables = Tables::open(&tx, true)?;
+        tables.meta.insert("schema", SCHEMA)?;
+        if let Some(files) = tables.files.as_mut().filter(|files| files.totals.rev > 0)
+            && files.commits.is_empty()?
+        {
+            files.commits.insert(files.totals.rev, (tag.0, 0, None))?;
+        }
+    }
     Ok(tx.commit()?)
+}
+
+fn latest(db: &Database) -> Tried<u64> {
+    Ok(FileTotals::read(&db.begin_read()?.open_table(META)?)?.rev)
+}
+
+fn draw(fresh: Uuid) -> Tag {
+    let (high, low) = fresh.as_u64_pair();
+    Tag((high ^ low).max(1))
 }
 
 /// Makes a new file, whole before it has its name: one half made would be taken for damage at the next start.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::files::FileLimits;
 use super::files::ops::{Asked, Changed, FileOp};
 use crate::error::Error;
+use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult};
 
 /// Settings that decide what is accepted.
@@ -45,6 +46,10 @@ pub struct Group {
     pub wall: u64,
     /// The disk is below its reserve: nothing new is taken, all else goes on.
     pub full: bool,
+    /// Drawn for this transaction: what its changes to files are told by from those that get the same numbers in another history.
+    pub tag: Tag,
+    /// The latest revision when the store was opened.
+    pub opened: u64,
     pub limits: Limits,
     pub ops: Vec<Op>,
 }

@@ -8,10 +8,12 @@ use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, Ta
 use uuid::Uuid;
 
 use super::files::{FileTables, FileTotals};
-use super::ops::Incoming;
+use super::ops::{Group, Incoming};
 
 /// Raised when an older program could no longer read the tables.
-pub const SCHEMA: u128 = 1;
+pub const SCHEMA: u128 = 2;
+/// What is taken over from there: rows of files without tags.
+pub const UNTAGGED: u128 = 1;
 
 /// `schema`, `epoch`, `seq` (the last one given), `messages`, `bytes` (of all JSON), `age` and `wall` (of the last commit).
 pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
@@ -264,9 +266,11 @@ impl<'t> Tables<'t> {
     }
 
     /// Writes what was held back. True if anything has changed.
-    pub fn finish(mut self, now: u64, wall: u64) -> Tried<bool> {
+    pub fn finish(mut self, group: &Group) -> Tried<bool> {
+        let (now, wall) = (group.now, group.wall);
         self.write_hosts()?;
-        if let Some(files) = self.files.as_ref().filter(|files| files.changed) {
+        if let Some(files) = self.files.as_mut().filter(|files| files.changed) {
+            files.record_commit(group)?;
             self.changed = true;
             for (name, value) in FileTotals::NAMES.into_iter().zip(files.totals.numbers()) {
                 self.meta.insert(name, u128::from(value))?;

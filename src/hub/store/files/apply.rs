@@ -15,7 +15,8 @@ use super::rows::{Done, Row};
 use super::sweep;
 use super::tables::FileTables;
 use crate::clock;
-use crate::wire::files::{Chunk, Hash, Name};
+use crate::wire::files::{Chunk, From, Hash, Name};
+use crate::wire::revision::{Revision, Tag};
 
 /// Versions that are kept of one file, at most.
 pub const VERSIONS: usize = crate::config::limits::VERSIONS;
@@ -46,7 +47,8 @@ pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcom
         }
         // those in files have been placed
         FileOp::Mend(_) => Ok(Outcome::Done),
-        FileOp::Ask { host, key } => ask(t, group.now, host, *key).map(Outcome::Asked),
+        FileOp::Ask { knows, .. } if !t.has_history(*knows)? => Ok(Outcome::Changed(vec![Changed::OtherHistory])),
+        FileOp::Ask { host, key, .. } => ask(t, group.now, host, *key).map(Outcome::Asked),
         FileOp::Sweep => Ok(Outcome::Swept { more: sweep::sweep(t, group)? }),
     }
 }
@@ -59,6 +61,9 @@ enum Came {
 
 /// Does what was not done under this key before; what was is answered as it was then.
 fn once(t: &mut FileTables<'_>, group: &Group, author: &Author, act: impl FnOnce(&mut FileTables<'_>) -> Tried<Came>) -> Tried<Changed> {
+    if !t.has_history(author.knows)? {
+        return Ok(Changed::OtherHistory);
+    }
     let key = author.key.map(|key| (author.host.as_str(), key.as_u128()));
     if let Some(key) = key
         && let Some(done) = t.keys.get(key)?.map(|row| Done::from_bytes(row.value())).transpose()?
@@ -117,9 +122,14 @@ fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<Asked> 
 fn holds(condition: Condition, current: Option<&Row>) -> bool {
     match condition {
         Condition::None => true,
-        Condition::Match(rev) => current.is_some_and(|row| row.rev == rev),
+        Condition::Match(wanted) => current.is_some_and(|row| is_at(row, wanted)),
         Condition::Absent => current.is_none_or(|row| !row.is_live()),
     }
+}
+
+/// A row without a tag is of another history than one that was told with its tag.
+fn is_at(row: &Row, wanted: Revision) -> bool {
+    row.rev == wanted.rev && (wanted.tag.is_unknown() || wanted.tag == row.tag)
 }
 
 fn precondition(current: Option<&Row>) -> Came {
@@ -138,9 +148,10 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
     if !holds(put.condition, current.as_ref()) {
         return Ok(precondition(current.as_ref()));
     }
-    let from = match put.from.as_ref().map(|from| (Name { path: from.path.clone(), name: from.name.clone() }, from.if_match)) {
-        Some((name, rev)) if name != put.name => match t.by_name(&name)? {
-            Some(row) if row.is_live() && row.rev == rev => Some(row),
+    let wanted = |from: &From| Revision { rev: from.if_match, tag: from.tag };
+    let from = match put.from.as_ref().map(|from| (Name { path: from.path.clone(), name: from.name.clone() }, wanted(from))) {
+        Some((name, at)) if name != put.name => match t.by_name(&name)? {
+            Some(row) if row.is_live() && is_at(&row, at) => Some(row),
             other => return Ok(precondition(other.as_ref())),
         },
         _ => None,
@@ -149,6 +160,7 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
         id: current.as_ref().map_or(put.fresh, |row| row.id),
         name: put.name.clone(),
         rev: 0,
+        tag: Tag::default(),
         kind: put.kind,
         size: put.size,
         sha256: put.sha256,
@@ -265,7 +277,7 @@ fn change(
 ) -> Tried<Done> {
     let live = current.as_ref().filter(|row| row.is_live());
     let created = live.map_or(group.wall, |row| row.created);
-    let row = Row { rev: t.next_rev(), created, ..content.row };
+    let row = Row { rev: t.next_rev(), tag: t.tag, created, ..content.row };
     if let Some(current) = &current {
         t.retire(current, group.now, group.wall)?;
         keep_newest_versions(t, current, group.now)?;
@@ -289,7 +301,7 @@ fn bury(t: &mut FileTables<'_>, group: &Group, current: Row, host: String, renam
     t.retire(&current, group.now, group.wall)?;
     keep_newest_versions(t, &current, group.now)?;
     let (rev, wall) = (t.next_rev(), group.wall);
-    let row = Row { rev, updated: wall, deleted: Some(wall), host, renamed_to, aged: group.now, ..current };
+    let row = Row { rev, tag: t.tag, updated: wall, deleted: Some(wall), host, renamed_to, aged: group.now, ..current };
     t.stand(&row, &[])?;
     t.event(DELETED, &row, wall, None)?;
     Ok(row)

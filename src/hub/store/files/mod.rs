@@ -8,6 +8,7 @@ pub mod ops;
 mod apply;
 mod check;
 mod chunks;
+mod commits;
 mod intake;
 mod list;
 mod read;
@@ -34,9 +35,10 @@ pub(super) use chunks::{ChunkDir, Placed, root as chunk_root};
 pub use intake::{Body, Intake};
 pub(super) use list::Landmarks;
 pub use list::Listing;
+pub use read::Heard;
 pub use reader::Reader;
 pub(super) use sweep::is_wanted;
-pub(super) use tables::{CHUNKS, FileTables, FileTotals, WANTED, copy};
+pub(super) use tables::{CHUNKS, COMMITS, FileTables, FileTotals, WANTED, copy};
 pub(super) use wanted::since as wanted_since;
 
 /// Bytes of chunks that a commit relies on and that are read before it is acknowledged, at most: one long chunk.

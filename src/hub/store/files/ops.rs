@@ -6,14 +6,15 @@ use uuid::Uuid;
 
 use super::Staged;
 use crate::wire::files::{Chunk, Extra, From, Hash, Kind, Name, Record};
+use crate::wire::revision::Revision;
 
 /// What must be true of what stands there, or nothing is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// The last writer wins; what it replaces becomes a version.
     None,
-    /// `If-Match: "<rev>"`.
-    Match(u64),
+    /// `If-Match: "<rev>-<tag>"`, or `"<rev>"`: then a row with any tag will do.
+    Match(Revision),
     /// `If-None-Match: *`: nothing, or something deleted.
     Absent,
 }
@@ -25,6 +26,8 @@ pub struct Author {
     /// The host as which the caller acts; `admin` if it does not say.
     pub host: String,
     pub key: Option<Uuid>,
+    /// The latest revision that the caller has heard of, if it says: the change is for a hub that has this history.
+    pub knows: Revision,
 }
 
 /// Where a chunk's bytes are before the operation: all of it is on the disk, synced, or in here.
@@ -81,6 +84,7 @@ pub enum FileOp {
     Ask {
         host: String,
         key: Uuid,
+        knows: Revision,
     },
     /// These chunks were found to be lost.
     Want(Vec<Hash>),
@@ -111,6 +115,8 @@ pub enum Changed {
     NoSuchVersion,
     /// 409: the key was asked about before it came, and was told that it will do nothing.
     Burnt,
+    /// 410: the hub does not have the history that the caller has heard of.
+    OtherHistory,
     /// 507.
     DiskFull,
 }

@@ -10,11 +10,30 @@ use uuid::Uuid;
 use super::super::Store;
 use super::super::tables::{META, Tried};
 use super::Counts;
+use super::commits::{self, Known};
 use super::reader::Reader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::tables::{self, ACTIONS, FileTotals};
 use crate::error::Result;
 use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
+use crate::wire::revision::{Revision, Tag};
+
+/// The answer to a question for changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    Page(Changes),
+    /// 410: tombstones after the revision have been dropped.
+    Gone,
+    /// 409: `newest` is of a history that this hub does not have. Its disk was set back.
+    OtherHistory,
+}
+
+#[cfg(test)]
+impl Heard {
+    pub fn page(self) -> Option<Changes> {
+        if let Heard::Page(page) = self { Some(page) } else { None }
+    }
+}
 
 impl Store {
     /// Which of these chunks are neither in the store, as far as a look at their files tells, nor staged; each once.
@@ -65,22 +84,22 @@ impl Store {
     }
 
     /// The chunks of a revision, the current one or an older that is kept; `None`: it is not there (any more).
-    pub fn chunks_of(&self, id: Uuid, rev: Option<u64>) -> Result<Option<(Record, Vec<Chunk>)>> {
+    pub fn chunks_of(&self, id: Uuid, at: Option<Revision>) -> Result<Option<(Record, Vec<Chunk>)>> {
         self.read(|tx| {
-            let row = current(tx, id.as_u128())?.filter(|row| row.is_live() && rev.is_none_or(|rev| rev == row.rev));
-            let row = match (row, rev) {
-                (None, Some(rev)) => version(tx, id.as_u128(), rev)?,
+            let row = current(tx, id.as_u128())?.filter(|row| row.is_live() && at.is_none_or(|at| at.rev == row.rev));
+            let row = match (row, at) {
+                (None, Some(at)) => version(tx, id.as_u128(), at.rev)?,
                 (row, _) => row,
             };
-            let Some(row) = row else { return Ok(None) };
+            let Some(row) = row.filter(|row| at.is_none_or(|at| at.is(row.revision()))) else { return Ok(None) };
             let chunks = tables::chunks_of(&tx.open_table(tables::LISTS)?, &row)?;
             Ok(Some((row.record(), chunks)))
         })
     }
 
     /// The content of a revision; `None`: it is not there (any more).
-    pub fn open_file(&self, id: Uuid, rev: Option<u64>) -> Result<Option<(Record, Reader)>> {
-        let found = self.chunks_of(id, rev)?;
+    pub fn open_file(&self, id: Uuid, at: Option<Revision>) -> Result<Option<(Record, Reader)>> {
+        let found = self.chunks_of(id, at)?;
         Ok(found.map(|(record, chunks)| (record, Reader::new(&self.db, &self.chunks, chunks))))
     }
 
@@ -91,18 +110,24 @@ impl Store {
             Some(rev) => Some(rev),
             None => self.versions(id)?.first().map(|version| version.rev),
         };
-        if let Some((_, reader)) = rev.map(|rev| self.open_file(id, Some(rev))).transpose()?.flatten() {
+        if let Some((_, reader)) = rev.map(|rev| self.open_file(id, Some(rev.into()))).transpose()?.flatten() {
             reader.lost(&(0..reader.size()));
         }
         Ok(())
     }
 
-    /// `None`: 410, tombstones after `after` have been dropped.
-    pub fn changes(&self, after: u64, began: Option<u64>, limit: usize) -> Result<Option<Changes>> {
+    /// What has changed after a revision. `newest`: the latest one that the caller has heard of. Without its tag nothing is
+    /// known of the history that it belongs to.
+    pub fn changes(&self, after: u64, newest: Revision, began: Option<u64>, limit: usize) -> Result<Heard> {
         self.read(|tx| {
             let totals = FileTotals::read(&tx.open_table(META)?)?;
-            if after > 0 && after.max(began.unwrap_or(0)) < totals.dropped {
-                return Ok(None);
+            let chain = tx.open_table(tables::COMMITS)?;
+            let known = commits::knows(&chain, newest)?;
+            if known == Known::No {
+                return Ok(Heard::OtherHistory);
+            }
+            if known == Known::Forgotten || after > 0 && after.max(began.unwrap_or(0)) < totals.dropped {
+                return Ok(Heard::Gone);
             }
             let (changes, files) = (tx.open_table(tables::CHANGES)?, tx.open_table(tables::FILES)?);
             let (limit, mut page, mut more) = (limit.clamp(1, PAGE), Vec::new(), false);
@@ -115,7 +140,8 @@ impl Store {
                 page.push(Row::from_bytes(row.value())?.record());
             }
             let began = if after == 0 { Some(totals.rev) } else { began };
-            Ok(Some(Changes { rev: totals.rev, epoch: self.epoch, more, began, changes: page, wanted: Vec::new() }))
+            let tag = commits::tag_of(&chain, totals.rev)?;
+            Ok(Heard::Page(Changes { rev: totals.rev, epoch: self.epoch, more, began, tag, changes: page, wanted: Vec::new() }))
         })
     }
 
@@ -205,7 +231,7 @@ fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Opt
     let then = if now.rev == rev { Some(now.clone()) } else { version(tx, id, rev)? };
     let (Some(action), Some(kind)) = (ACTIONS.get(usize::from(what / 4)), kind_of(what % 4)) else { return Err(damaged("an event")) };
     let deleted = (*action == "deleted").then_some(wall);
-    let row = then.unwrap_or(Row { kind, rev, deleted, renamed_to: None, ..now });
+    let row = then.unwrap_or(Row { kind, rev, tag: Tag::default(), deleted, renamed_to: None, ..now });
     Ok(Some(Event {
         kind: format!("file_{action}"),
         event_type: Some(action.to_string()),

@@ -10,9 +10,12 @@ use uuid::Uuid;
 use super::super::tables::Tried;
 use crate::clock;
 use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, Record, Version};
+use crate::wire::revision::{Revision, Tag};
 
 /// Raised when the layout changes; what older programs wrote can then still be told apart.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
+/// As 2, without tags.
+const UNTAGGED: u8 = 1;
 /// What is said of content about which nobody said anything.
 const BYTES: &str = "application/octet-stream";
 
@@ -22,6 +25,8 @@ pub struct Row {
     pub id: Uuid,
     pub name: Name,
     pub rev: u64,
+    /// Of the transaction that made this revision.
+    pub tag: Tag,
     pub kind: Kind,
     pub size: u64,
     pub sha256: Hash,
@@ -45,6 +50,10 @@ impl Row {
         self.deleted.is_none()
     }
 
+    pub fn revision(&self) -> Revision {
+        Revision { rev: self.rev, tag: self.tag }
+    }
+
     pub fn record(&self) -> Record {
         Record {
             id: self.id,
@@ -53,7 +62,7 @@ impl Row {
             kind: self.kind,
             size: self.size,
             content_type: if self.content_type.is_empty() { BYTES.to_string() } else { self.content_type.clone() },
-            etag: format!("\"{}\"", self.rev),
+            etag: self.revision().etag(),
             checksum_sha256: Some(self.sha256),
             mode: self.mode,
             mtime: self.mtime.clone(),
@@ -203,6 +212,7 @@ impl Out {
         self.text(&row.name.path);
         self.text(&row.name.name);
         self.number(row.rev);
+        self.0.extend_from_slice(&row.tag.0.to_le_bytes());
         self.0.push(kind_number(row.kind));
         self.number(row.size);
         self.0.extend_from_slice(&row.sha256.0);
@@ -279,13 +289,12 @@ impl<'a> In<'a> {
     }
 
     fn row(&mut self) -> Option<Row> {
-        if self.byte()? != LAYOUT {
-            return None;
-        }
+        let layout = self.byte().filter(|layout| [UNTAGGED, LAYOUT].contains(layout))?;
         Some(Row {
             id: Uuid::from_bytes(self.bytes(16)?.try_into().ok()?),
             name: self.name()?,
             rev: self.number()?,
+            tag: if layout == LAYOUT { Tag(u64::from_le_bytes(self.bytes(8)?.try_into().ok()?)) } else { Tag::default() },
             kind: kind_of(self.byte()?)?,
             size: self.number()?,
             sha256: self.hash()?,
@@ -333,6 +342,7 @@ mod tests {
             id: Uuid::from_u128(7),
             name: Name::parse("a/é b").unwrap(),
             rev: u64::MAX,
+            tag: Tag(7),
             kind: Kind::Symlink,
             size: 300,
             sha256: Hash::of(b"x"),
@@ -367,6 +377,16 @@ mod tests {
         let list = [Chunk { sha256: Hash::of(b"a"), size: 1 << 23 }, Chunk { sha256: Hash::of(b"b"), size: 1 }];
         assert_eq!(list_from_bytes(&list_to_bytes(&list)).unwrap(), list);
         assert!(list_from_bytes(&list_to_bytes(&list)[..40]).is_err());
+    }
+
+    #[test]
+    fn rows_from_before_tags_are_read_without() {
+        let row = Row { tag: Tag(0x0123_4567_89ab_cdef), ..row() };
+        let mut bytes = row.to_bytes();
+        let at = bytes.windows(8).position(|w| w == row.tag.0.to_le_bytes()).unwrap();
+        bytes.drain(at..at + 8);
+        bytes[0] = UNTAGGED;
+        assert_eq!(Row::from_bytes(&bytes).unwrap(), Row { tag: Tag::default(), ..row });
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::super::ops::{Group, Op};
 use super::super::tables::Tried;
 use super::FileLimits;
 use super::ops::FileOp;
-use super::tables::{EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
+use super::tables::{COMMITS, EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
 use crate::config::limits;
 use crate::wire::files::Hash;
 
@@ -20,6 +20,7 @@ const SWEEP_FULL: usize = 100;
 /// Events and keys that are kept, at most; fewer in tests, so that they get there.
 pub const EVENTS_KEPT: u64 = if cfg!(test) { 2000 } else { limits::FILE_EVENTS };
 pub const KEYS_KEPT: u64 = if cfg!(test) { 3000 } else { limits::FILE_KEYS };
+pub const COMMITS_KEPT: u64 = if cfg!(test) { 1000 } else { limits::FILE_COMMITS };
 const DAY: u64 = 86_400_000;
 /// Hub time, in milliseconds, for which tombstones are kept, and idempotency keys remembered.
 const TOMBSTONE: u64 = 90 * DAY;
@@ -61,6 +62,7 @@ pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
         events(t, most)?,
         keys(t, over, most)?,
         loose_chunks(t, over, most)?,
+        commits(t, over, most)?,
     ];
     Ok(removed.contains(&most))
 }
@@ -87,6 +89,7 @@ pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits)
         || (full && oldest.is_some() && first_loose.is_none())
         || passed(tombstones.first()?.map(|(key, _)| key.value().0), over.tombstones)
         || passed(keys.first()?.map(|(_, row)| row.value().0), over.keys)
+        || commit_is_over(&tx.open_table(COMMITS)?, over)?
         || keys.len()? > KEYS_KEPT
         || tx.open_table(EVENTS)?.len()? > EVENTS_KEPT)
 }
@@ -147,6 +150,24 @@ fn keys(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
     }
     t.changed |= removed > 0;
     Ok(removed)
+}
+
+/// The latest one stays: it is where every client that has heard all is.
+fn commits(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
+    let mut removed = 0;
+    while removed < most && commit_is_over(&t.commits, over)? {
+        t.commits.pop_first()?;
+        removed += 1;
+    }
+    t.changed |= removed > 0;
+    Ok(removed)
+}
+
+/// Commits are remembered for as long as tombstones: a client that was away for longer lists everything anyway.
+fn commit_is_over(commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, over: Over) -> Tried<bool> {
+    let (kept, first) = (commits.len()?, commits.first()?.map(|(_, row)| row.value().1));
+    let old = first.zip(over.tombstones).is_some_and(|(at, through)| at <= through);
+    Ok(kept > 1 && (old || kept > COMMITS_KEPT))
 }
 
 fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {

@@ -8,9 +8,12 @@ use std::collections::BTreeSet;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
+use super::super::ops::Group;
 use super::super::tables::{Tried, copy_table};
+use super::commits::{self, Known};
 use super::rows::{Row, damaged, kind_number, list_from_bytes, list_to_bytes};
 use crate::wire::files::{Chunk, Hash, Name};
+use crate::wire::revision::{Revision, Tag};
 
 /// id -> [`Row`]: what stands under a name, or its tombstone.
 pub const FILES: TableDefinition<u128, &[u8]> = TableDefinition::new("files");
@@ -38,6 +41,9 @@ pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::
 pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");
 /// number -> hub time, host, key: the same in order of age.
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
+/// rev -> tag, hub time: the last revision of each commit that made some. And the latest revision when the store was opened, of
+/// the first commit since: history can only have been set back where a hub was started.
+pub const COMMITS: TableDefinition<u64, (u64, u64, Option<u64>)> = TableDefinition::new("file_commits");
 
 /// SHA-256 -> since when, by the wall clock in ms, it is known that the chunk is lost. See `wanted`.
 pub const WANTED: TableDefinition<&[u8; 32], u64> = TableDefinition::new("chunks_wanted");
@@ -57,7 +63,8 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, EVENTS)?;
     copy_table(from, to, KEYS)?;
     copy_table(from, to, KEY_AGES)?;
-    copy_table(from, to, WANTED)
+    copy_table(from, to, WANTED)?;
+    copy_table(from, to, COMMITS)
 }
 
 /// The state of a name, kept beside its id so that a listing looks at one table only: the kind, and this if it is deleted.
@@ -117,7 +124,12 @@ pub struct FileTables<'t> {
     pub keys: Table<'t, (&'static str, u128), &'static [u8]>,
     pub key_ages: Table<'t, u64, (u64, &'static str, u128)>,
     pub wanted: Table<'t, &'static [u8; 32], u64>,
+    pub commits: Table<'t, u64, (u64, u64, Option<u64>)>,
     pub totals: FileTotals,
+    /// That of the group.
+    pub tag: Tag,
+    /// The latest revision before the transaction.
+    began: u64,
     /// Chunks that the group's operations name: they do not go in the same transaction.
     pub named: BTreeSet<Hash>,
     /// Chunks on the disk that no row knows any more once this is committed.
@@ -144,7 +156,10 @@ impl<'t> FileTables<'t> {
             keys: tx.open_table(KEYS)?,
             key_ages: tx.open_table(KEY_AGES)?,
             wanted: tx.open_table(WANTED)?,
+            commits: tx.open_table(COMMITS)?,
             totals,
+            tag: Tag::default(),
+            began: totals.rev,
             named: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             mended: BTreeSet::new(),
@@ -166,6 +181,20 @@ impl<'t> FileTables<'t> {
     pub fn next_rev(&mut self) -> u64 {
         self.totals.rev += 1;
         self.totals.rev
+    }
+
+    /// Whether a revision that a caller has heard of may be one of this hub's.
+    pub fn has_history(&self, at: Revision) -> Tried<bool> {
+        Ok(commits::knows(&self.commits, at)? != Known::No)
+    }
+
+    /// Writes down which transaction made the revisions since [`FileTables::began`], if there are any.
+    pub fn record_commit(&mut self, group: &Group) -> Tried<()> {
+        if self.totals.rev > self.began {
+            let first = (self.began == group.opened).then_some(group.opened);
+            self.commits.insert(self.totals.rev, (group.tag.0, group.now, first))?;
+        }
+        Ok(())
     }
 
     /// `row` stands from now on; its chunks are those given, which are in the tables. What stood there has been retired.
@@ -395,6 +424,7 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("key", KEYS);
     rows!("key-age", KEY_AGES);
     rows!("wanted", WANTED);
+    rows!("commit", COMMITS);
     rows
 }
 

@@ -16,6 +16,7 @@ use super::ops::{Group, Incoming, Limits, Op, Outcome, Wake};
 use super::read::{Ask, Pulled};
 use super::{Store, tables};
 use crate::error::Kind;
+use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult, Status};
 
 const DAY: u64 = 86_400_000;
@@ -28,7 +29,7 @@ fn open(dir: &Path) -> Store {
 }
 
 fn at(now: u64, ops: Vec<Op>) -> Group {
-    Group { now, wall: now, full: false, limits: LIMITS, ops }
+    Group { now, wall: now, full: false, tag: Tag(now), opened: 0, limits: LIMITS, ops }
 }
 
 /// A message as `n source target`; target `*`: a broadcast.

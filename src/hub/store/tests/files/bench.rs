@@ -57,7 +57,7 @@ fn bench_a_hundred_thousand_files() {
         println!("list {path:?} {search:?} offset {offset} limit {limit}: {took:?} ({best:?} to {first:?}), {} of {total}", page.len());
     }
     for after in [0, 50_000, 99_000] {
-        let (took, page) = timed(|| hub.store.changes(after, None, 1000).unwrap().unwrap());
+        let (took, page) = timed(|| hub.store.changes(after, 0.into(), None, 1000).unwrap().page().unwrap());
         println!("changes after {after}: {took:?}, {} rows", page.changes.len());
     }
     let cpu = |what: &dyn Fn()| {

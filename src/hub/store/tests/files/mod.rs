@@ -55,7 +55,7 @@ fn id_of(full: &str) -> Uuid {
 }
 
 fn by(host: &str, key: Option<u128>) -> Author {
-    Author { host: host.into(), key: key.map(Uuid::from_u128) }
+    Author { host: host.into(), key: key.map(Uuid::from_u128), knows: 0.into() }
 }
 
 impl Hub {
@@ -83,7 +83,7 @@ impl Hub {
     }
 
     fn read_file(&self, id: Uuid, rev: Option<u64>) -> Option<Vec<u8>> {
-        let (record, mut reader) = self.store.open_file(id, rev).unwrap()?;
+        let (record, mut reader) = self.store.open_file(id, rev.map(Into::into)).unwrap()?;
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).unwrap();
         assert_eq!((record.size, reader.size()), (bytes.len() as u64, bytes.len() as u64));
@@ -147,7 +147,7 @@ fn bodies_of_all_sizes_come_back_as_they_went() {
         let record = hub.put_bytes(&format!("d/f{i}"), &bytes, 1);
         assert_eq!((record.rev, record.size, record.checksum_sha256), (i as u64 + 1, size as u64, Some(Hash::of(&bytes))));
         assert!(hub.read_file(record.id, None).unwrap() == bytes, "{size}");
-        let (_, chunks) = hub.store.chunks_of(record.id, Some(record.rev)).unwrap().unwrap();
+        let (_, chunks) = hub.store.chunks_of(record.id, Some(record.revision())).unwrap().unwrap();
         assert!(match size {
             0 => chunks.is_empty(),
             1..=0x80_0000 => chunks == [Chunk { sha256: Hash::of(&bytes), size: size as u64 }],
@@ -180,21 +180,21 @@ fn who_writes_under_which_condition() {
         let got = hub.put(Put { condition, ..put(&hub, "f", bytes.as_bytes(), at) });
         assert_eq!(word(&got), wants, "{bytes} {at} {condition:?}");
     };
-    check("1", 1, Condition::Match(1), "precondition 0");
+    check("1", 1, Condition::Match(1.into()), "precondition 0");
     check("1", 1, Condition::Absent, "created 1");
     check("1", 1, Condition::Absent, "precondition 1");
     check("1", 1, Condition::None, "unchanged 1");
-    check("1", 1, Condition::Match(1), "unchanged 1");
-    check("2", 1, Condition::Match(1), "updated 2");
-    check("3", 1, Condition::Match(1), "precondition 2");
-    check("2", 2, Condition::Match(2), "updated 3");
+    check("1", 1, Condition::Match(1.into()), "unchanged 1");
+    check("2", 1, Condition::Match(1.into()), "updated 2");
+    check("3", 1, Condition::Match(1.into()), "precondition 2");
+    check("2", 2, Condition::Match(2.into()), "updated 3");
     check("3", 2, Condition::None, "updated 4");
     let id = hub.store.file_named(&name("f")).unwrap().unwrap().id;
-    assert_eq!(word(&hub.delete(id, Condition::Match(3))), "precondition 4");
-    assert_eq!(word(&hub.delete(id, Condition::Match(4))), "deleted 5");
+    assert_eq!(word(&hub.delete(id, Condition::Match(3.into()))), "precondition 4");
+    assert_eq!(word(&hub.delete(id, Condition::Match(4.into()))), "deleted 5");
     assert_eq!(word(&hub.delete(id, Condition::None)), "NoSuchFile");
     assert_eq!(word(&hub.delete(Uuid::nil(), Condition::None)), "NoSuchFile");
-    check("3", 2, Condition::Match(4), "precondition 5");
+    check("3", 2, Condition::Match(4.into()), "precondition 5");
     check("3", 2, Condition::Absent, "created 6");
     assert_eq!(hub.store.file_named(&name("f")).unwrap().unwrap().id, id, "the id stays over delete and re-creation");
     let events = hub.store.events_after(0, 100).unwrap().unwrap();
@@ -235,19 +235,19 @@ fn an_upload_of_something_older_changes_nothing_unless_its_host_wrote_what_stand
 fn a_rename_is_one_change_of_two_names() {
     let hub = Hub::new();
     hub.put_bytes("a/x", b"bytes", 1);
-    let from = |rev| Some(From { path: "a".into(), name: "x".into(), if_match: rev });
+    let from = |rev| Some(From { path: "a".into(), name: "x".into(), if_match: rev, tag: Tag::default() });
     let rename = |from, condition| hub.put(Put { from, condition, ..put(&hub, "b/y", b"bytes", 1) });
     assert_eq!(word(&rename(from(7), Condition::Absent)), "precondition 1");
     hub.put_bytes("b/y", b"in the way", 1);
     assert_eq!(word(&rename(from(1), Condition::Absent)), "precondition 2");
-    let Changed::Updated { record, renamed: Some(tombstone) } = rename(from(1), Condition::Match(2)) else { panic!() };
+    let Changed::Updated { record, renamed: Some(tombstone) } = rename(from(1), Condition::Match(2.into())) else { panic!() };
     assert_eq!((record.rev, record.full_name().as_str(), tombstone.rev), (3, "b/y", 4));
     assert_eq!((tombstone.renamed_to.clone(), tombstone.deleted_at.is_some()), (Some(name("b/y")), true));
     assert_eq!(hub.names("", "", 0, 10), (vec!["b/y".to_string()], 1));
-    let changes = hub.store.changes(0, None, 10).unwrap().unwrap();
+    let changes = hub.store.changes(0, 0.into(), None, 10).unwrap().page().unwrap();
     assert_eq!(changes.changes, [*record, *tombstone]);
     // onto itself is no rename
-    let from = Some(From { path: "b".into(), name: "y".into(), if_match: 3 });
+    let from = Some(From { path: "b".into(), name: "y".into(), if_match: 3, tag: Tag::default() });
     assert_eq!(word(&hub.put(Put { from, ..put(&hub, "b/y", b"bytes", 9) })), "updated 5");
 }
 
@@ -275,10 +275,11 @@ fn what_was_replaced_or_deleted_stands_again() {
 fn a_key_does_its_work_once_and_a_burnt_one_never() {
     let hub = Hub::new();
     let keyed = |full: &str, bytes: &str, key: u128| hub.put(Put { author: by("a", Some(key)), ..put(&hub, full, bytes.as_bytes(), 1) });
-    let ask = |host: &str, key: u128| match hub.apply(Op::File(FileOp::Ask { host: host.into(), key: Uuid::from_u128(key) })) {
-        Outcome::Asked(asked) => asked,
-        other => panic!("{other:?}"),
-    };
+    let ask =
+        |host: &str, key: u128| match hub.apply(Op::File(FileOp::Ask { host: host.into(), key: Uuid::from_u128(key), knows: 0.into() })) {
+            Outcome::Asked(asked) => asked,
+            other => panic!("{other:?}"),
+        };
     let first = keyed("f", "1", 1);
     hub.put_bytes("f", b"2", 2);
     assert_eq!(keyed("f", "1", 1), first, "the answer of then, not of now");
@@ -291,7 +292,7 @@ fn a_key_does_its_work_once_and_a_burnt_one_never() {
     assert_eq!(keyed("g", "1", 2), Changed::Burnt);
     assert_eq!(ask("a", 2), nothing);
     // what was refused may come again under the same key
-    let refused = Put { condition: Condition::Match(9), author: by("a", Some(3)), ..put(&hub, "g", b"1", 1) };
+    let refused = Put { condition: Condition::Match(9.into()), author: by("a", Some(3)), ..put(&hub, "g", b"1", 1) };
     assert_eq!(word(&hub.put(refused)), "precondition 0");
     assert_eq!(word(&keyed("g", "1", 3)), "created 3");
     let delete = || hub.file_op(FileOp::Delete { id: id_of("g"), condition: Condition::None, author: by("a", Some(4)) });
@@ -401,15 +402,15 @@ fn changes_come_page_by_page_one_row_a_name() {
     (0..5).for_each(|n| drop(hub.put_bytes(&format!("f{n}"), b"1", 1)));
     hub.put_bytes("f1", b"2", 2);
     hub.delete(id_of("f2"), Condition::None);
-    let page = |after, began, limit| {
-        let page = hub.store.changes(after, began, limit).unwrap().unwrap();
+    let page = |after: u64, began, limit| {
+        let page = hub.store.changes(after, 0.into(), began, limit).unwrap().page().unwrap();
         (page.changes.iter().map(|r| r.rev).collect::<Vec<_>>(), page.more, page.began, page.rev)
     };
     assert_eq!(page(0, None, 3), (vec![1, 4, 5], true, Some(7), 7));
     hub.put_bytes("f0", b"3", 3);
     assert_eq!(page(5, Some(7), 3), (vec![6, 7, 8], false, Some(7), 8));
     assert_eq!(page(8, None, 3), (vec![], false, None, 8));
-    assert_eq!(hub.store.changes(7, None, 3).unwrap().unwrap().epoch, EPOCH);
+    assert_eq!(hub.store.changes(7, 0.into(), None, 3).unwrap().page().unwrap().epoch, EPOCH);
 }
 
 #[test]

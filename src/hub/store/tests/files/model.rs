@@ -87,8 +87,8 @@ impl World {
         let condition = match self.below(10) {
             0..5 => Condition::None,
             5 | 6 => Condition::Absent,
-            7 | 8 => Condition::Match(self.rev_of(name)),
-            _ => Condition::Match(self.random.below(self.rev + 2)),
+            7 | 8 => Condition::Match(self.rev_of(name).into()),
+            _ => Condition::Match(self.random.below(self.rev + 2).into()),
         };
         let from = (self.below(6) == 0).then(|| {
             let from = self.below(NAMES.len() as u64);
@@ -103,7 +103,7 @@ impl World {
         let state = self.names.get(&name);
         match condition {
             Condition::None => true,
-            Condition::Match(rev) => state.is_some_and(|state| state.rev == rev),
+            Condition::Match(at) => state.is_some_and(|state| state.rev == at.rev),
             Condition::Absent => state.is_none_or(|state| state.live.is_none()),
         }
     }
@@ -171,7 +171,7 @@ impl World {
             author: by(HOSTS[wish.host], wish.key),
             from: wish.from.map(|(from, if_match)| {
                 let Name { path, name } = name(NAMES[from]);
-                From { path, name, if_match }
+                From { path, name, if_match, tag: Tag::default() }
             }),
             ..put(&self.hub, NAMES[wish.name], &bytes(wish.content.bytes), wish.content.mtime)
         };
@@ -229,7 +229,9 @@ impl World {
 
     fn ask(&mut self) {
         let (host, key) = (self.below(2), u128::from(self.random.below(60)));
-        let Outcome::Asked(asked) = self.apply(FileOp::Ask { host: HOSTS[host].into(), key: Uuid::from_u128(key) }) else { panic!() };
+        let Outcome::Asked(asked) = self.apply(FileOp::Ask { host: HOSTS[host].into(), key: Uuid::from_u128(key), knows: 0.into() }) else {
+            panic!()
+        };
         let now = self.hub.now;
         let (done, _) = self.keys.entry((host, key)).or_insert((None, now));
         let touched = done.as_ref().map_or(vec![], |(_, touched)| touched.clone());
@@ -270,7 +272,7 @@ impl World {
     fn end(&mut self) {
         self.sweep();
         let store = &self.hub.store;
-        let changes = store.changes(0, None, 1000).unwrap().unwrap();
+        let changes = store.changes(0, 0.into(), None, 1000).unwrap().page().unwrap();
         let listed: BTreeMap<String, (u64, bool)> =
             changes.changes.iter().map(|r| (r.full_name(), (r.rev, r.deleted_at.is_none()))).collect();
         let wanted: BTreeMap<String, (u64, bool)> =

@@ -18,7 +18,7 @@ fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
     assert_eq!(hub.on_disk(), (1, 0), "what was staged for it is gone");
     let restore = FileOp::Restore { id, rev: Some(1), condition: Condition::None, author: by("a", None) };
     assert_eq!(full(&hub, restore), Outcome::Changed(vec![Changed::DiskFull]));
-    assert!(matches!(full(&hub, FileOp::Ask { host: "a".into(), key: Uuid::from_u128(1) }), Outcome::Asked(_)));
+    assert!(matches!(full(&hub, FileOp::Ask { host: "a".into(), key: Uuid::from_u128(1), knows: 0.into() }), Outcome::Asked(_)));
     assert!(hub.store.wants_sweep(hub.now, true, FILE_LIMITS).unwrap());
     full(&hub, FileOp::Sweep);
     assert_eq!(hub.store.versions(id).unwrap().len(), 0, "versions give way before their time");

@@ -16,7 +16,7 @@ fn chunks_go_a_day_after_the_last_revision_that_refers_to_them() {
     hub.put_bytes("g", &large, 1);
     hub.put_bytes("f", b"small", 2);
     hub.delete(id_of("g"), Condition::None);
-    let (_, mut reader) = hub.store.open_file(id, Some(1)).unwrap().unwrap();
+    let (_, mut reader) = hub.store.open_file(id, Some(1.into())).unwrap().unwrap();
     hub.sweep_files();
     assert_eq!((chunks(&hub), hub.on_disk().0), (2, 1));
     hub.now += 30 * DAY;
@@ -75,13 +75,13 @@ fn tombstones_go_after_ninety_days_and_old_cursors_with_them() {
     hub.put_bytes("h", b"1", 1);
     hub.now += 90 * DAY - 1;
     hub.sweep_files();
-    assert!(hub.store.changes(2, None, 10).unwrap().is_some());
+    assert!(hub.store.changes(2, 0.into(), None, 10).unwrap().page().is_some());
     hub.now += 1;
     hub.sweep_files();
-    assert!(hub.store.changes(2, None, 10).unwrap().is_none(), "410");
-    assert!(hub.store.changes(3, None, 10).unwrap().is_some());
-    assert!(hub.store.changes(2, Some(3), 10).unwrap().is_some(), "a listing that began later");
-    assert_eq!(hub.store.changes(0, None, 10).unwrap().unwrap().changes.len(), 2, "from the beginning it always works");
+    assert!(hub.store.changes(2, 0.into(), None, 10).unwrap().page().is_none(), "410");
+    assert!(hub.store.changes(3, 0.into(), None, 10).unwrap().page().is_some());
+    assert!(hub.store.changes(2, 0.into(), Some(3), 10).unwrap().page().is_some(), "a listing that began later");
+    assert_eq!(hub.store.changes(0, 0.into(), None, 10).unwrap().page().unwrap().changes.len(), 2, "from the beginning it always works");
     assert!(hub.store.file(id_of("f")).unwrap().is_none());
     let record = made(hub.put(Put { fresh: Uuid::from_u128(9), ..put(&hub, "f", b"1", 1) }));
     assert_eq!((record.id, record.rev), (Uuid::from_u128(9), 5), "another file under that name");

@@ -1,0 +1,77 @@
+//! Hubs whose past comes back, told step by step.
+
+use crate::files::engine::env::Condition;
+
+use super::hub::Hub;
+use super::scenes::{Scene, check};
+use super::*;
+
+/// Client 0 and 1 agree on an edit, a delete, a rename, a mode and a new file; the hub forgets all of it.
+fn agreed_and_set_back(s: &mut Scene, put_back: fn(&mut Hub, &Hub)) {
+    for (n, path) in ["edited", "deleted", "old", "mode", "kept"].into_iter().enumerate() {
+        s.write(0, path, 1 + n as u64);
+    }
+    s.sync(0);
+    s.sync(1);
+    let copy = s.world().hub.clone();
+    s.write(0, "edited", 20);
+    s.write(1, "new", 21);
+    s.chmod(1, "mode", 7);
+    {
+        let mut w = s.world();
+        w.clients[0].fs.remove("deleted");
+        let node = w.clients[0].fs.remove("old").expect("it is there");
+        w.clients[0].fs.insert("renamed".into(), node);
+    }
+    for _ in 0..2 {
+        s.sync(0);
+        s.sync(1);
+    }
+    assert_eq!((s.hub("edited"), s.hub("deleted"), s.here(1, "renamed"), s.here(0, "new")), (20, 0, 3, 21));
+    put_back(&mut s.world().hub, &copy);
+}
+
+/// All of it stands on both, and nothing else.
+fn as_agreed(s: &Scene) -> bool {
+    let wants = [("edited", 20), ("renamed", 3), ("mode", 4), ("kept", 5), ("new", 21)];
+    let whole = |i: usize| {
+        let w = s.world();
+        w.clients[i].tree().count() == wants.len() && w.clients[i].fs.get("mode").is_some_and(|node| node.mode == 7)
+    };
+    (0..2).all(|i| whole(i) && wants.iter().all(|(path, n)| s.here(i, path) == *n && s.hub(path) == *n))
+}
+
+#[test]
+fn what_two_agreed_on_after_the_hub_was_copied_is_not_undone_when_the_copy_comes_back() {
+    let ways: [fn(&mut Hub, &Hub); 3] = [|hub, copy| hub.set_back(copy, true), |hub, copy| hub.set_back(copy, false), Hub::restore_known];
+    for put_back in ways {
+        check(Rule::LostGoesUp, |s| {
+            agreed_and_set_back(s, put_back);
+            for _ in 0..3 {
+                s.sync(0);
+                s.sync(1);
+            }
+            as_agreed(s)
+        });
+    }
+}
+
+#[test]
+fn a_copy_that_was_overtaken_before_anybody_looked_is_noticed_all_the_same() {
+    let scene = |s: &mut Scene| {
+        agreed_and_set_back(s, |hub, copy| hub.set_back(copy, true));
+        // a third one makes as many changes as were lost, and edits what the others have edited
+        let rev = s.world().hub.row("edited").rev;
+        s.other("edited", 30, Condition::Rev(rev.into()), None);
+        (0..12).for_each(|n| s.other(&format!("q{n}"), 40 + n, Condition::Nothing, None));
+        for _ in 0..3 {
+            s.sync(0);
+            s.sync(1);
+        }
+        let both = |n: u64| s.has(0, n) && s.has(1, n);
+        (0..12).all(|n| both(40 + n)) && both(20) && both(30) && s.hub("edited") == 30 && s.hub("deleted") == 0 && s.hub("new") == 21
+    };
+    assert!(scene(&mut Scene::new(Mutant::None)));
+    assert!(!scene(&mut Scene::new(Mutant::World(Broken::Tags))));
+    assert!(!scene(&mut Scene::new(Mutant::Engine(Rule::LostMeetsNews))));
+}
