@@ -388,3 +388,22 @@ fn a_pass_ends_though_something_waits_for_a_held_delete() {
     assert_eq!(live.len(), 7, "{live:?}");
     assert!(live.contains(&"d/x".to_string()) && !live.contains(&"d".to_string()), "{live:?}");
 }
+
+#[test]
+fn an_ignore_rule_for_everything_is_taken_back_from_any_machine() {
+    let pair = Pair::new(2);
+    let text = |side: &Synced| fs::read_to_string(side.dir.join(".mesyncignore")).unwrap_or_default();
+    pair.alpha.put(".mesyncignore", "*\n");
+    pair.wait("beta has the rule", |p| text(&p.beta) == "*\n");
+    pair.beta.put("new", "left out");
+    pair.beta.put(".mesyncignore", "# nothing\n");
+    pair.wait("alpha has the correction", |p| text(&p.alpha) == "# nothing\n");
+    pair.wait("all travels again", |p| p.alpha.dir.join("new").exists() && p.alpha.files() == 4);
+    // what cannot be read is said, and the correction of it arrives
+    fs::remove_file(pair.alpha.dir.join(".mesyncignore")).unwrap();
+    std::os::unix::fs::symlink("d0", pair.alpha.dir.join(".mesyncignore")).unwrap();
+    pair.wait("beta names it", |p| p.beta.problems().contains(".mesyncignore: it is not a regular file"));
+    assert_ne!(pair.beta.condition(), "in-step");
+    pair.beta.save(".mesyncignore", "*.o\n");
+    pair.wait("alpha has the correction again", |p| text(&p.alpha) == "*.o\n" && p.alpha.condition() == "in-step");
+}

@@ -250,6 +250,9 @@ fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
     for (path, why) in facts.refused.iter().take(crate::files::board::NAMED) {
         out.line(&format!("cannot sync {}: {}", one_line(path), one_line(why)));
     }
+    if let Some(why) = &facts.rules {
+        out.line(&one_line(why));
+    }
     if passed.held > 0 {
         let deletes = counted(passed.held as u64, "delete");
         let words = pass::guard_in_words();

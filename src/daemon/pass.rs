@@ -58,7 +58,12 @@ pub struct Passed {
 
 impl Passed {
     pub fn in_step(&self) -> bool {
-        self.left == 0 && self.facts.looked && self.facts.refused() == 0 && self.trouble.is_none() && self.facts.skipped.unknown.count == 0
+        self.left == 0
+            && self.facts.looked
+            && self.facts.rules.is_none()
+            && self.facts.refused() == 0
+            && self.trouble.is_none()
+            && self.facts.skipped.unknown.count == 0
     }
 }
 

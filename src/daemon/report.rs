@@ -61,7 +61,7 @@ impl Reporter {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
         let facts = d.board.facts();
-        let in_step = d.is_in_step() && facts.looked && facts.refused() == 0 && facts.skipped.unknown.count == 0;
+        let in_step = d.is_in_step() && facts.looked && facts.rules.is_none() && facts.refused() == 0 && facts.skipped.unknown.count == 0;
         let in_step_since = d.board.in_step(in_step);
         let mut news = d.board.news(in_step);
         if !held.is_empty() && self.held.is_empty() {
@@ -76,6 +76,7 @@ impl Reporter {
         let mut problems = Vec::new();
         problems.extend(d.link.trouble().map(|e| e.to_string()));
         problems.extend(facts.no_space.clone());
+        problems.extend(facts.rules.clone());
         if !self.held.is_empty() {
             problems.push(format!("{} deletes are held: see \"mesync approve {}\"", self.held.len(), self.last.dir));
         }

@@ -65,6 +65,8 @@ pub struct Facts {
     pub looked: bool,
     /// Of the disk, at the moment.
     pub no_space: Option<String>,
+    /// Why the ignore rules cannot be read.
+    pub rules: Option<String>,
     /// Changes by others since it was last asked for.
     changed: VecDeque<String>,
     changed_count: u64,
@@ -205,6 +207,12 @@ impl Board {
 
     pub fn no_space(&self, why: Option<String>) -> bool {
         std::mem::replace(&mut self.lock().no_space, why.clone()).is_none() && why.is_some()
+    }
+
+    /// Why the ignore rules cannot be read; whether that is new.
+    pub fn rules(&self, why: Option<String>) -> bool {
+        let new = why.is_some();
+        std::mem::replace(&mut self.lock().rules, why.clone()) != why && new
     }
 
     pub fn looked_at_all(&self, skipped: Skipped, copies: u64) {

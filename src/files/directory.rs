@@ -13,6 +13,7 @@ use super::board::Board;
 use super::boot;
 use super::engine::env::{Ambient, Done, Env, Fault, Hub, Transfer};
 use super::engine::{Engine, Options, Outcome, Polled, Report, Way};
+use super::look;
 use super::poke::Poke;
 use super::remote::Remote;
 use super::remote::legacy::Legacy;
@@ -147,6 +148,7 @@ impl Directory {
             let legacy = Arc::new(legacy);
             (None, Some(legacy.clone()), legacy.clone(), legacy)
         };
+        look::read_rules(&tree, &state, &board).map_err(error)?;
         boot::opened(&state, &*tree, &boot::current()).map_err(error)?;
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };

@@ -1,5 +1,8 @@
 //! Which names do not travel: patterns as in gitignore(5), from `.mesyncignore` in the root and from the settings.
 //!
+//! The file itself is left out by the settings only. It travels, so any machine writes it, and a pattern in it that matched
+//! the file would keep its correction away from every machine.
+//!
 //! Pure. One list for the whole tree; a `.mesyncignore` below the root is an ordinary file. It matches names, and is told
 //! whether they are directories. Matching takes time in proportion to pattern and name, whatever the pattern.
 
@@ -12,8 +15,22 @@ pub struct Ignore {
     rules: Vec<Rule>,
 }
 
+/// Where rules are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// [`FILE`].
+    File,
+    Settings,
+}
+
+/// Whether this is [`FILE`] for some filesystem: one that folds case opens it by any spelling.
+pub fn is_file(path: &str) -> bool {
+    path.eq_ignore_ascii_case(FILE)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
+    origin: Origin,
     /// `!`: what an earlier rule left out travels after all.
     travels: bool,
     only_dirs: bool,
@@ -44,9 +61,9 @@ enum Token {
 
 impl Ignore {
     /// Adds a pattern a line. What cannot be a pattern matches nothing, as with git.
-    pub fn add(&mut self, text: &str) {
+    pub fn add(&mut self, text: &str, origin: Origin) {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        self.rules.extend(text.split('\n').filter_map(|line| rule(line.strip_suffix('\r').unwrap_or(line))));
+        self.rules.extend(text.split('\n').filter_map(|line| rule(line.strip_suffix('\r').unwrap_or(line), origin)));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -62,12 +79,13 @@ impl Ignore {
 
     fn last_match(&self, path: &str, is_dir: bool) -> bool {
         let names: Vec<&str> = path.split('/').collect();
-        let hit = self.rules.iter().rev().find(|r| (is_dir || !r.only_dirs) && matches(&r.parts, &names));
+        let counts = |r: &&Rule| r.origin == Origin::Settings || !is_file(path);
+        let hit = self.rules.iter().rev().filter(counts).find(|r| (is_dir || !r.only_dirs) && matches(&r.parts, &names));
         hit.is_some_and(|r| !r.travels)
     }
 }
 
-fn rule(line: &str) -> Option<Rule> {
+fn rule(line: &str, origin: Origin) -> Option<Rule> {
     let line = without_trailing_spaces(line);
     if line.is_empty() || line.starts_with('#') {
         return None;
@@ -87,7 +105,7 @@ fn rule(line: &str) -> Option<Rule> {
     if parts.last() == Some(&Part::Any) {
         parts.push(Part::One(vec![Token::Star]));
     }
-    Some(Rule { travels, only_dirs, parts })
+    Some(Rule { origin, travels, only_dirs, parts })
 }
 
 /// Spaces at the end count only if a backslash stands before them.
@@ -233,7 +251,7 @@ mod tests {
 
     fn ignores(rules: &str, path: &str) -> bool {
         let mut ignore = Ignore::default();
-        ignore.add(rules);
+        ignore.add(rules, Origin::File);
         ignore.ignores(path.strip_suffix('/').unwrap_or(path), path.ends_with('/'))
     }
 
@@ -277,6 +295,22 @@ mod tests {
     }
 
     #[test]
+    fn only_the_settings_leave_the_file_of_rules_out() {
+        for rules in ["*", "/.mesyncignore", ".*", "**", ".mesyncignore", "[.]*", ".MesyncIgnore"] {
+            check(rules, &[], &[FILE, ".MESYNCIGNORE"]);
+            let mut settings = Ignore::default();
+            settings.add(rules, Origin::Settings);
+            assert!(settings.ignores(FILE, false) || rules == ".MesyncIgnore", "{rules}");
+        }
+        // below the root it is an ordinary file
+        check("*", &["d/.mesyncignore"], &[]);
+        let mut both = Ignore::default();
+        both.add("!.mesyncignore", Origin::File);
+        both.add(FILE, Origin::Settings);
+        assert!(both.ignores(FILE, false));
+    }
+
+    #[test]
     fn stars_take_no_more_time_than_letters() {
         let many = "*a".repeat(60) + "b";
         assert!(!ignores(&many, &"a".repeat(250)));
@@ -308,7 +342,7 @@ mod tests {
     proptest! {
         #[test]
         fn matching_is_what_it_is_defined_to_be(line in "(/|!)?([ab*?]{1,4}|\\*\\*|[ab]|\\[a-b\\])(/([ab*]{1,3}|\\*\\*)){0,4}/?", path in "[ab]{1,4}(/[ab]{1,3}){0,5}") {
-            let Some(rule) = rule(&line) else { return Ok(()) };
+            let Some(rule) = rule(&line, Origin::File) else { return Ok(()) };
             let names: Vec<&str> = path.split('/').collect();
             prop_assert_eq!(matches(&rule.parts, &names), slow(&rule.parts, &names), "{:?}", rule);
         }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::board::Board;
 use super::conflict::is_copy;
 use super::debounce::Hint;
 use super::directory::Directory;
@@ -12,6 +13,8 @@ use super::engine::env::{Called, Fault, Rows, State, Tree};
 use super::ignore;
 use super::plan::{Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
+use super::state::DiskState;
+use super::tree::DiskTree;
 use crate::clock;
 use crate::config::limits;
 
@@ -22,6 +25,8 @@ const MOST_LEFT: usize = 10_000;
 /// For how long room is waited for before it is given up that there will be any.
 const STALLED: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
+/// The note in the state that keeps the rules that were read last.
+const RULES: &str = "rules";
 
 /// One look.
 struct Looker<'a> {
@@ -37,8 +42,8 @@ impl Directory {
     pub fn look(&self, hint: &Hint) -> Called<()> {
         match hint {
             Hint::Path(path) => {
-                if path == ignore::FILE {
-                    return self.rules_changed();
+                if ignore::is_file(path) {
+                    return self.rules_changed(path);
                 }
                 // what never travels is counted at the next look at everything; where a file stood before, it is in the way
                 if self.tree.is_special(path) && self.state.rows(path)?.base.entry.is_none() {
@@ -82,7 +87,7 @@ impl Directory {
     pub fn look_at_all(&self) -> Called<()> {
         let looking = self.engine.look_around();
         self.board.looks_at_all();
-        self.read_rules();
+        self.read_rules()?;
         let (skipped, copies) = self.look_below("", Depth::All)?;
         self.board.looked_at_all(skipped, copies);
         self.sweep()?;
@@ -115,20 +120,17 @@ impl Directory {
         left.iter().try_for_each(|temp| self.engine.clear(temp))
     }
 
-    fn rules_changed(&self) -> Called<()> {
-        self.engine.offer(ignore::FILE);
-        if self.read_rules() {
+    fn rules_changed(&self, path: &str) -> Called<()> {
+        self.engine.offer(path);
+        if self.read_rules()? {
             return self.look_at_all();
         }
         self.poke.poke();
         Ok(())
     }
 
-    fn read_rules(&self) -> bool {
-        self.tree.read_rules().unwrap_or_else(|e| {
-            log::warn!("cannot read {}/{}, so its old rules hold: {}", self.settings.path.display(), ignore::FILE, crate::error::plain(&e));
-            false
-        })
+    fn read_rules(&self) -> Called<bool> {
+        read_rules(&self.tree, &self.state, &self.board)
     }
 
     fn look_below(&self, dir: &str, depth: Depth) -> Called<(Skipped, u64)> {
@@ -147,6 +149,30 @@ impl Directory {
         drop(looking);
         self.poke.poke();
         Ok((skipped, looker.copies))
+    }
+}
+
+/// Reads the ignore rules again; whether they have changed. The last ones that could be read apply until the file can be read
+/// again, also after a restart.
+pub(super) fn read_rules(tree: &DiskTree, state: &DiskState, board: &Board) -> Called<bool> {
+    match tree.read_rules() {
+        Ok(changed) => {
+            let text = tree.rules_text();
+            if state.note(RULES)?.as_deref() != Some(&text) {
+                state.set_note(RULES, &text)?;
+            }
+            board.rules(None);
+            Ok(changed)
+        }
+        Err(e) => {
+            let (file, known) = (tree.root().path().join(ignore::FILE), state.note(RULES)?);
+            let until = if known.is_some() { "the last rules that were read apply" } else { "only this file is synced" };
+            let why = format!("cannot read {}: {}; until it is mended, {until}", file.display(), crate::error::plain(&e));
+            if board.rules(Some(why.clone())) {
+                log::warn!("{why}");
+            }
+            Ok(known.is_some_and(|known| tree.use_rules(&known)))
+        }
     }
 }
 

@@ -408,7 +408,7 @@ impl<'a> Running<'a> {
 
     fn tell(&self, hint: Hint) -> Result<bool> {
         let (Hint::Path(path) | Hint::Entries(path) | Hint::Tree(path)) = &hint;
-        if path == ignore::FILE || path.is_empty() {
+        if ignore::is_file(path) || path.is_empty() {
             // what is wrong with them is for those to say who look
             let _ = self.watch.tree.read_rules();
         }

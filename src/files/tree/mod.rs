@@ -20,13 +20,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
 use super::engine::env::{Called, Fault, Look, Moved, Staged, Tree};
-use super::ignore::{self, Ignore};
+use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below};
 use super::scan::{self, Found};
 use crate::config::limits;
@@ -51,6 +51,7 @@ pub struct DiskTree {
     exchange: AtomicBool,
     noreplace: AtomicBool,
     rules: RwLock<Ignore>,
+    rules_text: Mutex<String>,
     /// How often they have changed.
     rules_changed: AtomicU64,
     /// From the settings: patterns, and places that never travel, relative to the root.
@@ -58,6 +59,10 @@ pub struct DiskTree {
     places: Vec<String>,
     _lock: File,
 }
+
+/// Rules in place of those that cannot be read and were never known: only the file itself travels, so that it can be mended
+/// from anywhere, and nothing is sent that it may leave out.
+const UNREADABLE: &str = "*";
 
 /// How opening ended.
 #[derive(Debug)]
@@ -99,39 +104,54 @@ impl DiskTree {
             exchange: AtomicBool::new(true),
             noreplace: AtomicBool::new(true),
             rules: RwLock::default(),
+            rules_text: Mutex::default(),
             rules_changed: AtomicU64::new(0),
             given: ignore.to_vec(),
             places: private.iter().filter_map(|place| below(root.path(), place)).collect(),
             root,
             _lock: lock,
         };
-        tree.read_rules().map_err(|e| Error::io(format!("read {}", path.join(ignore::FILE).display()), &e))?;
+        if tree.read_rules().is_err() {
+            tree.use_rules(UNREADABLE);
+        }
         Ok(Opened::Ready(Box::new(tree)))
     }
 
-    /// Reads `.mesyncignore` again; whether it says something else than before.
+    /// Reads `.mesyncignore` again; whether it says something else than before. After an error the rules are those of before.
     pub fn read_rules(&self) -> io::Result<bool> {
-        let mut rules = Ignore::default();
+        let mut bytes = Vec::new();
         match self.read(ignore::FILE, None) {
-            Ok(Some(file)) => {
-                let mut bytes = Vec::new();
-                file.take(limits::IGNORE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-                if bytes.len() > limits::IGNORE_BYTES {
-                    return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {} bytes", limits::IGNORE_BYTES)));
-                }
-                rules.add(&String::from_utf8_lossy(&bytes));
-            }
-            Ok(None) => {}
-            Err(e) if root::absent(&e) => {}
+            Ok(Some(file)) => drop(file.take(limits::IGNORE_BYTES as u64 + 1).read_to_end(&mut bytes)?),
+            Ok(None) => match self.stamp(ignore::FILE) {
+                Ok(None) => {}
+                _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+            },
+            Err(e) if root::is(&e, &[rustix::io::Errno::NOENT]) => {}
             Err(e) => return Err(e),
         }
+        if bytes.len() > limits::IGNORE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {} bytes", limits::IGNORE_BYTES)));
+        }
+        Ok(self.use_rules(&String::from_utf8_lossy(&bytes)))
+    }
+
+    /// The text of the rules that apply, without those of the settings.
+    pub fn rules_text(&self) -> String {
+        self.rules_text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes this for the text of `.mesyncignore`; whether it changes the rules.
+    pub fn use_rules(&self, text: &str) -> bool {
+        let mut rules = Ignore::default();
+        rules.add(text, Origin::File);
         // the last word: that file travels, so others write it, and a hub
-        self.given.iter().for_each(|pattern| rules.add(pattern));
+        self.given.iter().for_each(|pattern| rules.add(pattern, Origin::Settings));
+        *self.rules_text.lock().unwrap_or_else(PoisonError::into_inner) = text.to_string();
         let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         let changed = *known != rules;
         *known = rules;
         self.rules_changed.fetch_add(u64::from(changed), Relaxed);
-        Ok(changed)
+        changed
     }
 
     pub fn rules_changed(&self) -> u64 {

@@ -334,6 +334,28 @@ fn a_long_file_that_was_not_placed_can_be_gone_on_with() {
 }
 
 #[test]
+fn rules_that_cannot_be_read_let_only_their_own_file_travel() {
+    let check = |make: &dyn Fn(&Path)| {
+        let dir = tempfile::tempdir().unwrap();
+        make(&dir.path().join(ignore::FILE));
+        let Opened::Ready(tree) = DiskTree::open(dir.path(), None, Uuid::new_v4(), &[], &[]).unwrap() else { panic!("held") };
+        assert!(tree.read_rules().is_err() && tree.ignored("a") && !tree.ignored(ignore::FILE));
+        // a later correction of the file counts, and an error after it changes nothing
+        let file = dir.path().join(ignore::FILE);
+        let _ = fs::remove_dir(&file).or_else(|_| fs::remove_file(&file));
+        fs::write(&file, "b\n").unwrap();
+        assert!(tree.read_rules().unwrap() && !tree.ignored("a") && tree.ignored("b"));
+        fs::remove_file(&file).unwrap();
+        make(&file);
+        assert!(tree.read_rules().is_err() && !tree.ignored("a") && tree.ignored("b"));
+    };
+    check(&|file| fs::create_dir(file).unwrap());
+    check(&|file| std::os::unix::fs::symlink("/etc/passwd", file).unwrap());
+    check(&|file| std::os::unix::fs::symlink("nowhere", file).unwrap());
+    check(&|file| fs::write(file, "x".repeat(limits::IGNORE_BYTES + 1)).unwrap());
+}
+
+#[test]
 fn what_the_settings_ignore_no_file_brings_back() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(ignore::FILE), "!secret\nother\n!*\n").unwrap();
