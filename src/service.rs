@@ -87,7 +87,8 @@ pub fn run(signals: &Signals, parts: Vec<Box<dyn Part>>) -> Result<()> {
     let watchdog = notify::watchdog().map_or_else(never, tick);
     let outcome = loop {
         select! {
-            recv(signals.stop) -> _ => break Ok(()),
+            // one that has failed just now has not ended in order
+            recv(signals.stop) -> _ => break parts.iter().find_map(|part| part.fatal()).map_or(Ok(()), Err),
             recv(signals.reload) -> _ => parts.iter().for_each(|part| part.reload()),
             recv(look) -> _ => {
                 if let Some(e) = parts.iter().find_map(|part| part.fatal()) {

@@ -218,8 +218,14 @@ pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     find_hub(dir)?;
     let key = hub::add_key(dir, &name)?;
     match context.out.json {
-        true => context.out.object(&Listed { name, key: Some(key), created: Some(clock::rfc3339(clock::now())) }),
+        true => context.out.object(&Listed { name: name.clone(), key: Some(key), created: Some(clock::rfc3339(clock::now())) }),
         false => context.out.line(&key),
+    }
+    context.out.flush();
+    if context.out.is_over() {
+        // it is shown this once: a key that was not read is in the way of the next one
+        hub::remove_key(dir, &name)?;
+        return Err(Error::new(Kind::Io, format!("cannot show the key of {name}: standard output takes nothing; the key is removed")));
     }
     Ok(Done::All)
 }

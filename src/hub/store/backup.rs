@@ -20,8 +20,9 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{Backup, Hash};
 
-/// Beside the tables and the chunks; without it a restored hub would know no machine.
-const KEYS: &str = "keys.toml";
+/// Beside the tables and the chunks: without the first a restored hub would know no machine, and the second says that there
+/// were keys, should the first be lost.
+const KEYS: [&str; 2] = ["keys.toml", "keys.lock"];
 
 impl Store {
     /// Copies the store into a directory that is new or empty, durably. To be called by any thread; it takes its time.
@@ -37,7 +38,7 @@ impl Store {
         self.fill_backup(dir).inspect_err(|_| {
             // what is half done is no use to anybody, and would be in the way of the next one
             let _ = std::fs::remove_file(disk::temporary(&dir.join(Store::FILE)));
-            let _ = std::fs::remove_file(dir.join(KEYS));
+            KEYS.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
             let _ = std::fs::remove_dir_all(dir.join("chunks"));
         })
     }
@@ -49,10 +50,12 @@ impl Store {
         let (totals, chunks) = self.copy_tables(&temporary)?;
         let failed = |e: io::Error| Error::io(format!("back up into {}", dir.display()), &e);
         let (copied, lost) = self.copy_chunks(&chunks, &dir.join("chunks"))?;
-        match disk::read_at_most(&self.dir().join(KEYS), limits::KEYS * 1024) {
-            Ok(keys) => disk::write_durably(&dir.join(KEYS), &keys, 0o600)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed(e)),
+        for name in KEYS {
+            match disk::read_at_most(&self.dir().join(name), limits::KEYS * 1024) {
+                Ok(keys) => disk::write_durably(&dir.join(name), &keys, 0o600)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(failed(e)),
+            }
         }
         disk::sync_file(&temporary).map_err(failed)?;
         disk::rename_noreplace(&temporary, &path).and_then(|()| disk::sync_dir(dir)).map_err(failed)?;
