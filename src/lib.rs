@@ -104,7 +104,8 @@
 //! them from the store, so none is lost on who hangs up and comes back.
 //!
 //! Messages are numbered in one log. A broadcast is stored once, however many machines it is for; each machine has a cursor.
-//! The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing.
+//! The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing. A client counts its starts
+//! and draws a number at each, so that the hub can tell a copy of a machine, or one that was set back ([`hub::continuity`]).
 //!
 //! Every change to a file has a number too, its *revision*, one count for the whole hub; a name keeps its latest row, and what
 //! was replaced is a version for a while ([`hub::store::files`]). A number is no identity: a disk that is set back (a snapshot of a

@@ -285,12 +285,58 @@ pub struct Cursor {
     pub id: Uuid,
 }
 
+/// One run of a client: how often it was started, counted on its disk, and what it drew when it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub number: u64,
+    pub draw: revision::Tag,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.number, self.draw)
+    }
+}
+
+impl Run {
+    pub fn parse(text: &str) -> Option<Run> {
+        let (number, draw) = text.split_once('-')?;
+        Some(Run { number: number.parse().ok()?, draw: draw.parse().ok()? })
+    }
+}
+
+/// Why a machine may not be the one that acted under its name before. The worse is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubt {
+    SetBack,
+    Cloned,
+}
+
+impl Doubt {
+    /// What is wrong, and what to do.
+    pub fn words(self, host: &str) -> String {
+        match self {
+            Doubt::SetBack => format!(
+                "\"{host}\" was set back to an earlier state, or is a copy: messages that it took since that state arrive again only as \
+                 far as the hub still has them. Run \"mesync hosts rebind {host}\" when you have seen to it"
+            ),
+            Doubt::Cloned => format!(
+                "two machines act as \"{host}\", one a copy of the other: each message reaches one of them. On the copy, stop mesync, \
+                 remove state/instance and state/run, and set a name of its own (MESYNC_HOST_ID); then run \"mesync hosts rebind {host}\""
+            ),
+        }
+    }
+}
+
 /// The answer of `GET /api/messages`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct PullAnswer {
     pub epoch: Uuid,
     pub messages: Vec<Numbered>,
     pub more: bool,
+    #[serde(default)]
+    pub doubt: Option<Doubt>,
 }
 
 /// A row of `GET /api/hosts`. Times are RFC 3339.
@@ -308,6 +354,9 @@ pub struct HostInfo {
     /// Unseen for so long that broadcasts are no longer kept for it.
     #[serde(default)]
     pub stale: bool,
+    /// It may be a copy of the machine that this name is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
 }
 
 /// The answer of `POST /api/auth/login`.

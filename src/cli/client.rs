@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::messages::survey::survey;
 use crate::messages::{Queue, hooks, spool, tick};
 use crate::service::{self, Signals};
-use crate::wire::{self, HostInfo};
+use crate::wire::{self, Doubt, HostInfo};
 use crate::{clock, daemon, disk, logger};
 
 /// `mesync start [--once]`
@@ -177,6 +177,9 @@ fn ask_hub(settings: &Settings) -> HubStatus {
         match hub.hosts() {
             Ok(hosts) => {
                 let me = hosts.into_iter().find(|h| h.name == settings.host_id);
+                if let Some(doubt) = me.as_ref().and_then(|h| h.doubt) {
+                    status.problem = Some(doubt.words(&settings.host_id));
+                }
                 status.queued = Some(me.as_ref().map_or(0, |h| h.queued));
                 status.oldest_queued_at = me.and_then(|h| h.oldest_queued_at);
             }
@@ -202,7 +205,12 @@ fn show_hosts(hosts: &[HostInfo], out: &mut Output) {
     let time = |text: &Option<String>| text.as_deref().and_then(clock::parse_rfc3339).map_or("-".into(), clock::local);
     let row = |h: &HostInfo| {
         // names are checked by an honest hub
-        let name = wire::brief(&h.name) + if h.stale { " (stale)" } else { "" };
+        let doubt = match h.doubt {
+            None => "",
+            Some(Doubt::SetBack) => " (set back?)",
+            Some(Doubt::Cloned) => " (cloned)",
+        };
+        let name = wire::brief(&h.name) + if h.stale { " (stale)" } else { "" } + doubt;
         vec![name, time(&h.first_seen), time(&h.last_seen), h.queued.to_string(), time(&h.oldest_queued_at)]
     };
     let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();

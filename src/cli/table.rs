@@ -350,7 +350,7 @@ pub static COMMANDS: &[Command] = &[
         flags: &[],
         doc: "let a replaced machine take over its old name",
         long: &[
-            "The hub refuses a second machine under a name that it knows. If the first one is gone for good, this lets the new one in, at the place where the old one stopped.",
+            "The hub refuses a second machine under a name that it knows. If the first one is gone for good, this lets the new one in, at the place where the old one stopped. It also ends what is said of a machine that was copied or set back, until there is a new reason for it.",
         ],
         examples: &[("mesync hosts rebind web-1", "web-1 was installed afresh")],
         run: Run::Command(client::rebind),

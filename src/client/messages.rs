@@ -4,7 +4,7 @@ use ureq::http::Method;
 use uuid::Uuid;
 
 use super::{ANSWER, Body, Call, Called, HubClient};
-use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer};
+use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer, Run};
 
 /// What a pull brought.
 pub enum Pulled {
@@ -33,12 +33,12 @@ impl HubClient {
     }
 
     /// `GET /api/messages`: what is queued for `host` after `cursor`, which acknowledges all up to it.
-    pub fn pull(&self, host: &str, instance: Uuid, cursor: Option<Cursor>, limit: usize) -> Called<Pulled> {
+    pub fn pull(&self, host: &str, instance: Uuid, run: Run, cursor: Option<Cursor>, limit: usize) -> Called<Pulled> {
         let mut after = cursor.map_or(String::new(), |Cursor { epoch, seq, .. }| format!("&epoch={epoch}&after={seq}"));
         if let Some(Cursor { id, .. }) = cursor.filter(|c| !c.id.is_nil()) {
             after.push_str(&format!("&id={id}"));
         }
-        let path = format!("/api/messages?host={host}&instance={instance}&limit={limit}{after}");
+        let path = format!("/api/messages?host={host}&instance={instance}&run={run}&limit={limit}{after}");
         // a page is bounded by the hub at about one message more than it wants to send
         let call = Call { most: wire::MAX_BATCH_BYTES as u64 * 2, ..Call::get(&path) };
         match self.json(&call) {

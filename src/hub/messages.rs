@@ -11,13 +11,14 @@ use uuid::Uuid;
 
 use super::batch::{self, Batch};
 use super::commit::{Committer, Permit};
+use super::continuity::{Continuity, Sign};
 use super::http::{Caller, Job, Reply, Request};
 use super::store::Store;
 use super::store::ops::{Op, Outcome};
 use super::store::read::{Ask, HostView, Page, Pulled};
 use crate::clock;
 use crate::config::limits;
-use crate::wire::{self, HostInfo, PostAnswer};
+use crate::wire::{self, Doubt, HostInfo, PostAnswer, Run};
 
 const JSON: &str = "application/json";
 
@@ -29,11 +30,12 @@ pub type Answer = Box<dyn FnOnce(Reply) + Send>;
 pub struct Messages {
     store: Arc<Store>,
     committer: Arc<Committer>,
+    continuity: Arc<Continuity>,
 }
 
 impl Messages {
     pub fn new(store: Arc<Store>, committer: Arc<Committer>) -> Messages {
-        Messages { store, committer }
+        Messages { store, committer, continuity: Arc::default() }
     }
 
     /// Answers the request, now or when it is on the disk; gives it back if its path is none of these:
@@ -105,20 +107,28 @@ impl Messages {
     }
 
     fn pull(&self, request: &Request, answer: Answer) {
-        let ask = match self.ask(request) {
-            Ok(ask) => ask,
-            Err(reply) => return answer(reply),
+        let run = request.parsed("run", "a number and 16 hexadecimal digits", Run::parse);
+        let (ask, run) = match (self.ask(request), run) {
+            (Ok(ask), Ok(run)) => (ask, run),
+            (Err(reply), _) | (_, Err(reply)) => return answer(reply),
         };
         let epoch = self.store.epoch();
-        let (op, page) = match self.store.pull(&ask) {
-            Ok(Pulled::Now(page)) => return answer(page_reply(epoch, &page)),
+        let sign = Sign { instance: ask.instance, run, after: ask.after };
+        let ask = Ask { again: self.continuity.is_doubted(&ask.host, &sign, ask.now), ..ask };
+        let pulled = self.store.pull(&ask);
+        let doubt = match &pulled {
+            Ok(Pulled::Now(_) | Pulled::Once(..)) => self.continuity.note(&ask.host, &sign, ask.now),
+            _ => None,
+        };
+        let (op, page) = match pulled {
+            Ok(Pulled::Now(page)) => return answer(page_reply(epoch, &page, doubt)),
             Ok(Pulled::Once(op, page)) => (op, page),
             Ok(Pulled::OtherEpoch) => return answer(other_epoch(epoch, "it was restored or made anew")),
             Ok(Pulled::OtherHistory) => return answer(other_epoch(epoch, "it has given that number to no message, or to another one")),
             Ok(Pulled::OtherInstance) => return answer(refusal(Outcome::OtherInstance, &ask.host)),
             Err(e) => return answer(Reply::failed(&e)),
         };
-        let reply = page_reply(epoch, &page);
+        let reply = page_reply(epoch, &page, doubt);
         let committed = move |outcome| match outcome {
             Outcome::Pulled => answer(reply),
             other => answer(refusal(other, &ask.host)),
@@ -139,6 +149,7 @@ impl Messages {
             id: request.parsed("id", "a UUID", |v| Uuid::try_parse(v).ok())?,
             limit: request.number("limit")?.map_or(limits::PULL, |n| n.clamp(1, limits::PULL as u64) as usize),
             now: self.committer.now(),
+            again: false,
         };
         match ask.after.is_some() && ask.epoch.is_none() {
             true => Err(Reply::error(400, "the parameter \"epoch\" is missing: \"after\" means nothing without it")),
@@ -149,9 +160,13 @@ impl Messages {
     fn list(&self, caller: &Caller) -> Reply {
         let now = self.committer.now();
         match self.store.hosts(caller.host(), now) {
-            Ok(hosts) => Reply::json(200, &hosts.iter().map(|host| info(host, now)).collect::<Vec<_>>()),
+            Ok(hosts) => Reply::json(200, &hosts.iter().map(|host| self.info(host, now)).collect::<Vec<_>>()),
             Err(e) => Reply::failed(&e),
         }
+    }
+
+    fn info(&self, host: &HostView, now: u64) -> HostInfo {
+        info(host, now, self.continuity.told(&host.name, now))
     }
 
     fn show(&self, caller: &Caller, host: &str) -> Reply {
@@ -159,7 +174,7 @@ impl Messages {
             Ok(host) => (host, self.committer.now()),
             Err(reply) => return reply,
         };
-        match self.store.hosts(Some(&host), now).map(|hosts| hosts.first().map(|host| info(host, now))) {
+        match self.store.hosts(Some(&host), now).map(|hosts| hosts.first().map(|host| self.info(host, now))) {
             Ok(Some(info)) => Reply::json(200, &info),
             Ok(None) => refusal(Outcome::NoSuchHost, &host),
             Err(e) => Reply::failed(&e),
@@ -172,6 +187,9 @@ impl Messages {
             Err(reply) => return answer(reply),
         };
         let (this, name) = (self.clone(), host.clone());
+        if request.method == "DELETE" {
+            self.continuity.forget(&host);
+        }
         match request.method.as_str() {
             "PUT" => self.administer(Op::PutHost { host }, name, answer, move |name| this.show(&Caller::Admin, name)),
             _ => self.administer(Op::DeleteHost { host }, name, answer, |_| Reply::json(200, &json!({"deleted": true}))),
@@ -189,6 +207,7 @@ impl Messages {
             (_, Err(_)) => return answer(Reply::error(400, "the body must be {\"instance\": UUID or null}")),
             (Ok(host), Ok(body)) => (host, body.instance),
         };
+        self.continuity.forget(&host);
         let (this, name) = (self.clone(), host.clone());
         self.administer(Op::Rebind { host, instance }, name, answer, move |name| this.show(&Caller::Admin, name));
     }
@@ -210,7 +229,7 @@ fn administered(caller: &Caller, host: &str) -> Result<String, Reply> {
 }
 
 /// Built from the stored text: a payload leaves as it came.
-fn page_reply(epoch: Uuid, page: &Page) -> Reply {
+fn page_reply(epoch: Uuid, page: &Page, doubt: Option<Doubt>) -> Reply {
     let length: usize = page.messages.iter().map(|(_, json)| json.len() + 40).sum();
     let mut body = String::with_capacity(length + 100);
     body.push_str(&format!("{{\"epoch\":\"{epoch}\",\"messages\":["));
@@ -220,12 +239,13 @@ fn page_reply(epoch: Uuid, page: &Page) -> Reply {
         body.push_str(json);
         body.push('}');
     }
-    body.push_str(&format!("],\"more\":{}}}", page.more));
+    let doubt = doubt.and_then(|doubt| serde_json::to_string(&doubt).ok()).map_or(String::new(), |doubt| format!(",\"doubt\":{doubt}"));
+    body.push_str(&format!("],\"more\":{}{doubt}}}", page.more));
     Reply::text(200, JSON, body)
 }
 
 /// A row as others see it. Times are shown as so long before now by the wall clock, which may have been wrong then.
-fn info(host: &HostView, now: u64) -> HostInfo {
+fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
     let wall = clock::millis(clock::now());
     let time = |at: u64| clock::rfc3339(clock::from_millis(wall.saturating_sub(now.saturating_sub(at))));
     HostInfo {
@@ -235,6 +255,7 @@ fn info(host: &HostView, now: u64) -> HostInfo {
         queued: host.queued,
         oldest_queued_at: host.oldest.map(time),
         stale: host.stale,
+        doubt,
     }
 }
 

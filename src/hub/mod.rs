@@ -25,6 +25,7 @@ pub mod token;
 
 pub mod batch;
 pub mod commit;
+pub mod continuity;
 pub mod events;
 pub mod files;
 pub mod listen;

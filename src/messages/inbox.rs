@@ -218,7 +218,7 @@ mod tests {
             let text = format!(r#"{{"seq":{seq},"message":{{"type":"x","id":"{}","source":"a"}}}}"#, Uuid::from_u128(u128::from(*seq)));
             serde_json::from_str(&text).unwrap()
         };
-        PullAnswer { epoch: Uuid::from_u128(1), messages: seqs.iter().map(message).collect(), more: false }
+        PullAnswer { epoch: Uuid::from_u128(1), messages: seqs.iter().map(message).collect(), more: false, doubt: None }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! hub's log are the truth, so every event may be lost.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use crate::config::{Settings, limits};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::logger::is_same_event;
+use crate::wire::revision::Tag;
+use crate::wire::{Doubt, Run};
 
 /// What wakes the tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,9 @@ pub struct Tick {
     hub: Arc<HubClient>,
     host: String,
     instance: Uuid,
+    run: Run,
+    /// What the hub has last said of this machine.
+    doubt: Option<Doubt>,
     poll_interval: Duration,
     /// Pokes whoever runs the hooks.
     hooks: Sender<()>,
@@ -79,6 +84,8 @@ impl Tick {
             hub,
             host: settings.host_id.clone(),
             instance: instance(base.join("state/instance"))?,
+            run: begin_run(&base.join("state/run"))?,
+            doubt: None,
             poll_interval: settings.poll_interval,
             hooks,
             arrived: Vec::new(),
@@ -194,13 +201,17 @@ impl Tick {
         // first what tells whether the hub lets this machine in: a wrong key must not fail the messages
         if self.pull {
             let cursor = self.inbox.cursor();
-            match self.hub.pull(&self.host, self.instance, cursor, limits::PULL)? {
+            match self.hub.pull(&self.host, self.instance, self.run, cursor, limits::PULL)? {
                 Pulled::OtherEpoch => {
                     log::warn!("hub {} was restored or replaced; asking it for everything that it still has", self.hub.url());
                     self.inbox.forget_cursor();
                     more = true;
                 }
                 Pulled::Page(page) => {
+                    let said = std::mem::replace(&mut self.doubt, page.doubt);
+                    if let Some(doubt) = page.doubt.filter(|doubt| said != Some(*doubt)) {
+                        log::warn!("{}", doubt.words(&self.host));
+                    }
                     let received = self.inbox.receive(&page, clock::now())?;
                     if received.messages > 0 {
                         log::debug!("received {} messages", received.messages);
@@ -288,4 +299,16 @@ pub fn instance(path: PathBuf) -> Result<Uuid> {
     let id = Uuid::new_v4();
     disk::write_durably(&path, format!("{id}\n").as_bytes(), 0o600)?;
     Ok(id)
+}
+
+/// Counts a start on the disk, before anything is asked of the hub: a disk that was copied or set back counts the same again.
+fn begin_run(path: &Path) -> Result<Run> {
+    let last = match disk::read_at_most(path, 100) {
+        Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(e) => return Err(Error::io(format!("read {}", path.display()), &e)),
+    };
+    let number = last.saturating_add(1);
+    disk::write_durably(path, format!("{number}\n").as_bytes(), 0o600)?;
+    Ok(Run { number, draw: Tag(random()) })
 }

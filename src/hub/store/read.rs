@@ -29,6 +29,8 @@ pub struct Ask {
     pub limit: usize,
     /// Hub time in milliseconds.
     pub now: u64,
+    /// The host may have been set back: what is still kept after `after` goes out again, although it was acknowledged.
+    pub again: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,7 +95,8 @@ impl Store {
                 through = through.max(live.through(host, ask.instance));
                 live.note(host, ask.instance, through, ask.now, (written, row.last_seen));
             }
-            let (page, only_own) = self.page(tx, ask, &row, through, seq)?;
+            let from = if ask.again { ask.after.unwrap_or(0) } else { through };
+            let (page, only_own) = self.page(tx, ask, &row, from, seq)?;
             // What is only its own is not worth waiting for, but must not hold the broadcasts back for ever either.
             if known && only_own {
                 self.live().note(host, ask.instance, seq, ask.now, (written, row.last_seen));

@@ -90,7 +90,7 @@ fn a_full_disk_refuses_posts_and_lets_acks_make_room() {
     let store = open(disk.0.path());
     let limits = Limits { queue_messages: 1_000_000, queue_bytes: 1 << 40, space: 1 << 40, ..LIMITS };
     let apply = |op: Op| store.apply(&Group { limits, ..at(1000, [store.due(), vec![op]].concat()) }).unwrap().pop().unwrap();
-    let ask = |after| Ask { host: "b".into(), instance: None, epoch: Some(EPOCH), after, id: None, limit: 1000, now: 1000 };
+    let ask = |after| Ask { host: "b".into(), instance: None, epoch: Some(EPOCH), after, id: None, limit: 1000, now: 1000, again: false };
     let pull = |after: Option<u64>| match store.pull(&ask(after)).unwrap() {
         Pulled::Now(page) => page,
         Pulled::Once(op, page) => {

@@ -72,7 +72,7 @@ impl Hub {
 
     /// What a client gets: pulls, commits what must be; the numbers of the messages, and whether there are more.
     fn pull_as(&self, host: &str, instance: Option<Uuid>, after: Option<u64>, limit: usize) -> String {
-        let ask = Ask { host: host.into(), instance, epoch: after.map(|_| EPOCH), after, id: None, limit, now: self.now };
+        let ask = Ask { host: host.into(), instance, epoch: after.map(|_| EPOCH), after, id: None, limit, now: self.now, again: false };
         let page = match self.store.pull(&ask).unwrap() {
             Pulled::Now(page) => page,
             Pulled::Once(op, page) => match self.apply(op) {
@@ -227,7 +227,8 @@ fn a_name_belongs_to_one_instance_until_it_is_rebound() {
 fn cursors_of_another_history_are_refused() {
     let hub = Hub::new();
     hub.pull("b", None);
-    let ask = Ask { host: "b".into(), instance: instance(1), epoch: instance(7), after: Some(0), id: None, limit: 9, now: hub.now };
+    let ask =
+        Ask { host: "b".into(), instance: instance(1), epoch: instance(7), after: Some(0), id: None, limit: 9, now: hub.now, again: false };
     assert_eq!(hub.store.pull(&ask).unwrap(), Pulled::OtherEpoch);
     assert_eq!(hub.pull("b", Some(1)), "OtherHistory");
     assert_eq!(hub.pull("b", Some(0)), "");

@@ -162,6 +162,7 @@ impl World {
             id: None,
             limit,
             now: self.hub.now,
+            again: false,
         };
         let (page, committed) = match self.hub.store.pull(&ask).unwrap() {
             Pulled::OtherInstance => return assert!(c.registered && c.instance != c.bound),

@@ -1,0 +1,161 @@
+//! Whether the machine that acts under a name is the one that acted under it before, or a copy of it, or it as it was earlier.
+//!
+//! A client counts its starts on its disk, and draws a number at each. A disk that was copied or set back counts the same again,
+//! with another draw. Memory only: a hub that was started anew takes what comes first as it is. It refuses nothing.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use crate::wire::{Doubt, Run};
+
+/// Milliseconds of hub time for which a doubt is told after its last reason.
+const TOLD_FOR: u64 = 86_400_000;
+/// Earlier runs of a machine that are remembered.
+const PAST: usize = 4;
+
+/// One entry a host that pulls and names its run.
+#[derive(Default)]
+pub struct Continuity(Mutex<HashMap<String, Machine>>);
+
+/// What a pull says of the machine that makes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sign {
+    pub instance: Option<Uuid>,
+    pub run: Option<Run>,
+    pub after: Option<u64>,
+}
+
+struct Machine {
+    instance: Option<Uuid>,
+    run: Run,
+    /// The highest number that this run was done with.
+    said: u64,
+    /// Earlier runs, and how often each has come back.
+    past: Vec<(Run, u32)>,
+    /// And hub time of its last reason.
+    doubt: Option<(Doubt, u64)>,
+}
+
+impl Machine {
+    fn new(instance: Option<Uuid>, run: Run) -> Machine {
+        Machine { instance, run, said: 0, past: Vec::new(), doubt: None }
+    }
+
+    /// A request that was late may come from an earlier run, once.
+    fn judge(&self, sign: &Sign, run: Run) -> Option<Doubt> {
+        let past = self.past.iter().find(|(past, _)| *past == run);
+        match past {
+            _ if self.run == run => sign.after.filter(|after| *after < self.said).map(|_| Doubt::Cloned),
+            Some((_, back)) => (*back > 0).then_some(Doubt::Cloned),
+            None => (run.number <= self.run.number).then_some(Doubt::SetBack),
+        }
+    }
+
+    fn take(&mut self, sign: &Sign, run: Run) {
+        match self.past.iter_mut().find(|(past, _)| *past == run) {
+            Some((_, back)) => *back += 1,
+            None if self.run == run => self.said = self.said.max(sign.after.unwrap_or(0)),
+            None => {
+                self.past.insert(0, (self.run, 0));
+                self.past.truncate(PAST);
+                (self.run, self.said) = (run, sign.after.unwrap_or(0));
+            }
+        }
+    }
+
+    fn told(&self, now: u64) -> Option<Doubt> {
+        self.doubt.filter(|(_, at)| now.saturating_sub(*at) < TOLD_FOR).map(|(doubt, _)| doubt)
+    }
+}
+
+impl Continuity {
+    /// Whether there is a doubt, or a pull will raise one. For before it is known whether that is let in.
+    pub fn is_doubted(&self, host: &str, sign: &Sign, now: u64) -> bool {
+        let (machines, run) = (self.lock(), sign.run);
+        let machine = machines.get(host).filter(|machine| machine.instance == sign.instance);
+        machine.zip(run).is_some_and(|(machine, run)| machine.judge(sign, run).or(machine.told(now)).is_some())
+    }
+
+    /// A pull that was let in, at a hub time; what is to be told about its host.
+    pub fn note(&self, host: &str, sign: &Sign, now: u64) -> Option<Doubt> {
+        let run = sign.run?;
+        let mut machines = self.lock();
+        let machine = machines.entry(host.to_string()).or_insert_with(|| Machine::new(sign.instance, run));
+        if machine.instance != sign.instance {
+            *machine = Machine::new(sign.instance, run);
+        }
+        let (before, judged) = (machine.told(now), machine.judge(sign, run));
+        machine.take(sign, run);
+        if let Some(doubt) = judged.max(before.filter(|_| judged.is_some())) {
+            machine.doubt = Some((doubt, now));
+            if before != Some(doubt) {
+                log::warn!("{}", doubt.words(host));
+            }
+        }
+        machine.told(now)
+    }
+
+    /// What is to be told about a host.
+    pub fn told(&self, host: &str, now: u64) -> Option<Doubt> {
+        self.lock().get(host).and_then(|machine| machine.told(now))
+    }
+
+    /// A person has looked at it, or the host is gone.
+    pub fn forget(&self, host: &str) {
+        self.lock().remove(host);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Machine>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::revision::Tag;
+
+    /// Pulls, each as number, draw and what it is done with; what is told after the last.
+    fn check(pulls: &[(u64, u64, u64)], wants: Option<Doubt>) {
+        let (hub, mut told) = (Continuity::default(), None);
+        for (number, draw, after) in pulls {
+            let sign = Sign { instance: None, run: Some(Run { number: *number, draw: Tag(*draw) }), after: Some(*after) };
+            told = hub.note("web", &sign, 1000);
+        }
+        assert_eq!((told, hub.told("web", 1000 + TOLD_FOR)), (wants, None), "{pulls:?}");
+        hub.forget("web");
+        assert_eq!(hub.told("web", 1000), None);
+    }
+
+    #[test]
+    fn a_machine_goes_on_and_starts_again() {
+        check(&[(1, 7, 0), (1, 7, 5), (1, 7, 5), (2, 8, 3), (2, 8, 9), (9, 3, 9)], None);
+        // a request of a client that was killed comes late
+        check(&[(1, 7, 5), (2, 8, 5), (1, 7, 5), (2, 8, 6)], None);
+    }
+
+    #[test]
+    fn one_that_counts_the_same_again_was_set_back_or_copied() {
+        check(&[(1, 7, 0), (2, 8, 5), (2, 9, 3)], Some(Doubt::SetBack));
+        check(&[(3, 7, 0), (2, 8, 0)], Some(Doubt::SetBack));
+    }
+
+    #[test]
+    fn two_that_take_turns_are_copies() {
+        check(&[(2, 8, 5), (2, 9, 5), (2, 8, 5), (2, 9, 5), (2, 8, 5)], Some(Doubt::Cloned));
+        check(&[(2, 8, 5), (3, 9, 5), (2, 8, 5), (2, 8, 5)], Some(Doubt::Cloned));
+        // copied while it ran
+        check(&[(2, 8, 5), (2, 8, 6), (2, 8, 5)], Some(Doubt::Cloned));
+    }
+
+    #[test]
+    fn another_instance_is_another_machine() {
+        let (hub, run) = (Continuity::default(), |number| Some(Run { number, draw: Tag(number) }));
+        let sign = |n: u128, number| Sign { instance: Some(Uuid::from_u128(n)), run: run(number), after: None };
+        assert_eq!(hub.note("web", &sign(1, 5), 0), None);
+        assert_eq!((hub.is_doubted("web", &sign(2, 1), 0), hub.note("web", &sign(2, 1), 0)), (false, None));
+        assert_eq!(hub.note("web", &Sign { run: None, ..sign(1, 1) }, 0), None, "an older client says nothing");
+    }
+}
