@@ -46,6 +46,8 @@ pub mod limits {
     pub const HASHES: usize = 1024;
     /// Records of hooks of one type that are held in memory; the others are found when there is room again.
     pub const HOOKS: usize = 1000;
+    /// Failed hooks for news of directories that are kept.
+    pub const FAILED_NEWS_HOOKS: usize = 100;
     /// Messages asked for in one pull.
     pub const PULL: usize = 1000;
     /// Requests that wait for the hub's committer.

@@ -37,13 +37,14 @@
 //!   from the name at each attempt.
 //! * *Sending* ends with a rename to `sent/` that is not synced: the hub knows the id, and answers `duplicate` if it is
 //!   sent again.
-//! * *Receiving* a page: each message under a hidden name in `inbox/`, its hook record as a second name in `state/hooks/`; one
+//! * *Receiving* a page: each message under a hidden name in `inbox/`, its hook record as a copy in `state/hooks/`; one
 //!   sync for all; one line for each in `state/seen/<day>`, synced; then the renames, in the order of the log. The last line
 //!   is the cursor of the next pull, and the pull is the acknowledgement. After a crash, what is logged and hidden is
 //!   renamed, what is hidden and not logged is removed and comes again. So a crash repeats and never loses, and what a
 //!   script has taken out of `inbox/` does not come back.
-//! * *Hooks* run from their records. The number of runs is part of a record's name and synced before the run; the hook
-//!   inherits a lock on the record with its standard input, so a daemon that was killed does not run it beside itself.
+//! * *Hooks* run from their records, in the order of arrival that their names begin with. The number of runs is part of a
+//!   record's name and synced before the run; the process of the hook is written down, with its start time, so a daemon that was
+//!   killed does not run it beside itself, and what a hook leaves behind is not taken for it.
 //!
 //! **Files on command** ([`transfer`], over [`client`]; `mesync upload` and its like): a short file goes in one request, many
 //! very short ones together, a long one chunk by chunk and then a commit that names them all. What the hub has is not sent,

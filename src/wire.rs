@@ -24,6 +24,12 @@ pub const ID_MEMORY: u64 = 14 * 86_400;
 pub const OWN_TYPES: &str = "mesync.";
 /// Seconds between two keep-alive comments in an event stream.
 pub const KEEP_ALIVE: u64 = 15;
+/// Field of a message: how many hooks have led to it, one message of a hook at a time.
+pub const HOPS_FIELD: &str = "hops";
+/// Environment of a hook: the hops of the message that it runs for.
+pub const HOPS_VARIABLE: &str = "MESYNC_HOPS";
+/// Hops of a message, at most: hooks that answer each other would never end.
+pub const MAX_HOPS: u64 = 3;
 /// File in the hub's data directory with the key for clients of the same user on the same machine.
 pub const LOCAL_KEY: &str = "local.key";
 /// File in the hub's data directory that a running hub holds locked; it says where the hub listens.
@@ -155,6 +161,12 @@ impl Message {
             return Err(content("it has no \"type\": add one, such as \"type\": \"task.event\"".into()));
         }
         Ok(m)
+    }
+
+    /// How many hooks have led to it; no more than [`MAX_HOPS`], whatever it says. What is no number has another meaning to its sender.
+    pub fn hops(&self) -> u64 {
+        let hops = self.extra.get(HOPS_FIELD).map_or(0.0, |raw| serde_json::from_str(raw.get()).unwrap_or(0.0));
+        (hops as u64).min(MAX_HOPS)
     }
 
     /// The message as one JSON object, fields in one fixed order: equal messages give equal text.
@@ -410,6 +422,22 @@ mod tests {
         check(r#"{"type":"x","ttl":0}"#, "from 1 to 604800");
         check(r#"{"type":"x","created_at":"yesterday"}"#, "must be a time");
         check(&format!(r#"{{"type":"x","payload":"{}"}}"#, "a".repeat(MAX_MESSAGE)), "a message may have 262144");
+    }
+
+    #[test]
+    fn hops_are_bounded_whatever_a_message_says() {
+        let check = |hops: &str, wants: u64| {
+            let message = Message::parse(format!(r#"{{"type":"x","hops":{hops}}}"#).as_bytes()).unwrap();
+            assert_eq!(message.hops(), wants, "{hops}");
+            assert!(message.to_json().contains(&format!("\"hops\":{hops}")), "it travels as it is");
+        };
+        for (hops, wants) in [("0", 0), ("2", 2), ("3", 3), ("4", 3), ("1e300", 3), ("99999999999999999999999", 3)] {
+            check(hops, wants);
+        }
+        for other in ["-1", "null", "\"3\"", "[3]", "{}", "true"] {
+            check(other, 0);
+        }
+        assert_eq!(Message::parse(br#"{"type":"x"}"#).unwrap().hops(), 0);
     }
 
     #[test]

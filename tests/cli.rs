@@ -163,6 +163,17 @@ fn a_queue_is_a_table_or_one_object_a_line() {
     assert!(m.ok(["show", "odd"]).ends_with("\n\n{"));
     assert_eq!(m.run(["send", "x", "--json"]).json()[0]["id"].as_str().map(str::len), Some(36));
 
+    // of a version that recorded neither the order nor the reason
+    let hooks = m.run(["list", "hooks", "--json"]).json();
+    let keys = ["file", "hook_failed", "id", "priority", "queue", "reason", "runs", "size", "source", "time", "type"];
+    assert!(hooks.len() == 1 && hooks[0].as_object().unwrap().keys().eq(keys), "{hooks:?}");
+    assert_eq!((&hooks[0]["type"], &hooks[0]["reason"]), (&"hello".into(), &"it failed; the hook is gone: mesync flush hooks".into()));
+    m.run(["retry", "--hooks", "51b4"]).check(1, "hooks/hello (put it there, or give the hook up: mesync flush hooks)");
+    let hook = m.put("hooks/hello", "#!/bin/sh\n");
+    std::fs::set_permissions(hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    assert!(m.ok(["list", "hooks"]).lines().nth(1).unwrap().ends_with("51b4  failed: it failed"));
+    m.run(["flush", "sent", "51b4"]).check(2, "an ID can be given for hooks only");
+    m.run(["flush", "hooks", "0000"]).check(1, "there is no failed hook for a message 0000 (see mesync list hooks)");
     let json = m.run(["retry", "--hooks", "51b4", "--json"]).json();
     assert_eq!((json[0]["done"].as_bool(), m.names("state/hooks")), (Some(true), vec![format!("{name}.hello.0")]));
     m.run(["retry", "--hooks", "51b4"]).check(1, "there is no failed hook for a message 51b4");

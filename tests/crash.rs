@@ -219,7 +219,9 @@ fn a_kill_between_any_two_calls_of_the_sender_loses_nothing_and_repeats_nothing(
     };
     killed_at_each_call(&alpha, &["start", "--once"], prepare, |kill| {
         let n = n.get();
-        alpha.ok(&["start", "--once"]);
+        // it tells that messages are in failed/
+        let pass = alpha.run(&["start", "--once"]);
+        assert_eq!(pass.status.code(), Some(1), "{kill}: {}", String::from_utf8_lossy(&pass.stderr));
         assert!(alpha.names("outbox").is_empty(), "{kill}: {:?}", alpha.names("outbox"));
         wait_for("everything arrives", &world, || beta.names("inbox").len() >= 2 * n);
         assert_eq!(beta.names("inbox").len(), 2 * n, "{kill}");
@@ -263,7 +265,8 @@ fn a_kill_between_any_two_calls_of_the_receiver_loses_nothing_and_repeats_nothin
         consume(&beta, &taken, &mut appeared);
         // a hook of the killed one may still be at work
         wait_for("every hook has run", &world, || {
-            beta.ok(&["start", "--once"]);
+            // its status is 1 while one has yet to run
+            beta.run(&["start", "--once"]);
             consume(&beta, &taken, &mut appeared);
             let run = std::fs::read_to_string(&ran).unwrap_or_default();
             hooks.borrow().iter().all(|id| run.contains(id.as_str()))
@@ -275,7 +278,7 @@ fn a_kill_between_any_two_calls_of_the_receiver_loses_nothing_and_repeats_nothin
         assert_eq!(runs.iter().collect::<BTreeSet<_>>().len(), runs.len(), "an attempt number was used twice, {kill}");
     });
     wait_for("no record is left", &world, || {
-        beta.ok(&["start", "--once"]);
+        beta.run(&["start", "--once"]);
         std::fs::read_dir(beta.base.join("state/hooks")).unwrap().count() == 0
     });
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 use world::{Machine, World};
 
 /// What a command does to names and syncs: `fsync PATH`, `rename FROM TO`. `None`, with a word, without strace.
-fn traced(machine: &Machine, args: &[&str]) -> Option<Vec<String>> {
+fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> {
     let out = machine.base.with_extension("trace");
     let plain = machine.command(args);
     let mut command = Command::new("strace");
@@ -21,7 +21,7 @@ fn traced(machine: &Machine, args: &[&str]) -> Option<Vec<String>> {
     command.arg(plain.get_program()).args(plain.get_args()).env_clear();
     command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     match command.output() {
-        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Ok(output) => assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&output.stderr)),
         Err(e) => {
             assert!(std::env::var_os("CI").is_none(), "install strace: {e}");
             println!("SKIPPED: there is no strace");
@@ -69,7 +69,7 @@ fn send_syncs_the_file_before_its_name_and_the_name_before_it_says_so() {
     let world = World::new();
     let alpha = world.machine("alpha");
     alpha.ok(&["send", "first"]);
-    let Some(trace) = traced(&alpha, &["send", "x"]) else { return };
+    let Some(trace) = traced(&alpha, 0, &["send", "x"]) else { return };
     in_order(&trace, &["fsync outbox/.*.json.tmp", "rename outbox/.*.json.tmp outbox/*.json", "fsync outbox"]);
     assert_eq!(syncs(&trace, ""), 2, "{trace:#?}");
 }
@@ -81,12 +81,12 @@ fn a_dropped_file_has_its_lasting_name_on_the_disk_before_it_is_sent() {
     let alpha = world.machine("alpha");
     alpha.ok(&["start", "--once"]);
     alpha.drop_file("a.json", r#"{"type":"x"}"#);
-    let Some(trace) = traced(&alpha, &["start", "--once"]) else { return };
+    let Some(trace) = traced(&alpha, 0, &["start", "--once"]) else { return };
     in_order(&trace, &["fsync outbox/a.json", "rename outbox/a.json outbox/*.json", "fsync outbox", "rename outbox/*.json sent/*.json"]);
     assert_eq!(syncs(&trace, "sent"), 0, "{trace:#?}");
 
     alpha.drop_file("bad.json", "{}");
-    let Some(trace) = traced(&alpha, &["start", "--once"]) else { return };
+    let Some(trace) = traced(&alpha, 1, &["start", "--once"]) else { return };
     let way = [
         "fsync failed/.bad.json.reason.tmp",
         "rename failed/.bad.json.reason.tmp failed/bad.json.reason",
@@ -106,10 +106,10 @@ fn a_received_message_is_synced_then_logged_then_named() {
     beta.hook("hooked", "true");
     alpha.ok(&["send", "hooked"]);
     alpha.ok(&["start", "--once"]);
-    let Some(trace) = traced(&beta, &["start", "--once"]) else { return };
+    let Some(trace) = traced(&beta, 0, &["start", "--once"]) else { return };
     let way = [
-        "link inbox/.*.json.tmp state/hooks/*.json.hooked.0",
         "fsync inbox/.*.json.tmp",
+        "fsync state/hooks/*.json.hooked.0",
         "fsync inbox",
         "fsync state/hooks",
         "fdatasync state/seen/*",
@@ -125,7 +125,7 @@ fn a_received_message_is_synced_then_logged_then_named() {
         alpha.ok(&["send", "many"]);
     }
     alpha.ok(&["start", "--once"]);
-    let Some(trace) = traced(&beta, &["start", "--once"]) else { return };
+    let Some(trace) = traced(&beta, 0, &["start", "--once"]) else { return };
     in_order(&trace, &["syncfs inbox", "fdatasync state/seen/*", "rename inbox/.*.json.tmp inbox/*.json"]);
     assert_eq!(syncs(&trace, "inbox"), 1, "{trace:#?}");
 }

@@ -10,9 +10,10 @@ use super::parse::Invocation;
 use super::{Context, Done, directories};
 use crate::config::Settings;
 use crate::daemon::servers;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
+use crate::messages::hooks::{self, Programs};
 use crate::messages::survey::survey;
-use crate::messages::{Queue, hooks, spool, tick};
+use crate::messages::{Queue, spool, tick};
 use crate::service::{self, Signals};
 use crate::wire::{self, Doubt, HostInfo};
 use crate::{clock, daemon, disk, logger};
@@ -33,7 +34,44 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let exchanged = daemon::once(settings, &lock);
     // each half does what it can, whatever became of the other
     let synced = super::sync::all_once(settings);
-    exchanged.and(synced)
+    exchanged.and(synced).and_then(|done| if all_done(settings)? { Ok(done) } else { Ok(Done::NotAll) })
+}
+
+/// Whether a pass has left nothing behind; says what it has.
+fn all_done(settings: &Settings) -> Result<bool> {
+    let messages = |queue| survey(&settings.base_dir, queue).map(|s| s.count);
+    let (outbox, failed) = (messages(Queue::Outbox)?, messages(Queue::Failed)?);
+    let hooks = HookCounts::of(settings)?;
+    let left = [
+        (outbox, "message", "in outbox/"),
+        (failed, "message", "in failed/"),
+        (hooks.waiting, "hook", "to run"),
+        (hooks.failed, "hook", "failed"),
+    ];
+    let left = left.into_iter().filter(|(n, ..)| *n > 0).map(|(n, noun, how)| format!("{} {how}", super::counted(n as u64, noun)));
+    let left: Vec<String> = left.collect();
+    if !left.is_empty() {
+        log::warn!("not all is done: {} (mesync status)", left.join(", "));
+    }
+    Ok(left.is_empty())
+}
+
+/// How many hooks there are by their state.
+struct HookCounts {
+    waiting: usize,
+    failed: usize,
+    /// Failed, and their programs have been removed since.
+    gone: usize,
+}
+
+impl HookCounts {
+    fn of(settings: &Settings) -> Result<HookCounts> {
+        let records = hooks::list(&settings.base_dir)?;
+        let mut programs = Programs::new(&settings.base_dir);
+        let all_failed = records.iter().filter(|r| r.is_failed()).count();
+        let gone = records.iter().filter(|r| programs.has_outlived(r)).count();
+        Ok(HookCounts { waiting: records.len() - all_failed, failed: all_failed - gone, gone })
+    }
 }
 
 /// How a client, its queues and its hub are.
@@ -51,6 +89,7 @@ struct Status {
     failed: QueueStatus,
     hooks_waiting: usize,
     hooks_failed: usize,
+    hooks_gone: usize,
     directories: Vec<directories::Row>,
 }
 
@@ -82,8 +121,7 @@ const BEHIND: Duration = Duration::from_secs(60);
 pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     let settings = &context.settings;
     let base = &settings.base_dir;
-    let records = hooks::records(base).map_err(|e| Error::io(format!("read {}", hooks::records_dir(base).display()), &e))?;
-    let hooks_failed = records.iter().filter(|r| r.attempts.is_none()).count();
+    let hooks = HookCounts::of(settings)?;
     let mut status = Status {
         well: false,
         host: settings.host_id.clone(),
@@ -94,14 +132,15 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
         inbox: queue_status(settings, Queue::Inbox)?,
         sent: queue_status(settings, Queue::Sent)?,
         failed: queue_status(settings, Queue::Failed)?,
-        hooks_waiting: records.len() - hooks_failed,
-        hooks_failed,
+        hooks_waiting: hooks.waiting,
+        hooks_failed: hooks.failed,
+        hooks_gone: hooks.gone,
         directories: directories::rows(settings),
     };
     let behind = |at: Option<SystemTime>| at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age > BEHIND);
     let stuck_here = behind(status.outbox.oldest);
     let stuck_there = behind(status.hub.oldest_queued_at.as_deref().and_then(clock::parse_rfc3339));
-    let messages = status.failed.messages == 0 && hooks_failed == 0 && !stuck_here && !stuck_there;
+    let messages = status.failed.messages == 0 && hooks.failed == 0 && !stuck_here && !stuck_there;
     status.well = status.hub.problem.is_none() && messages && status.directories.iter().all(directories::Row::is_well);
     if context.out.json {
         context.out.object(&status);
@@ -125,6 +164,8 @@ fn print(s: &Status, out: &mut Output) {
         (Some(problem), _) => logger::one_line(problem),
         (None, version) => format!("{} is up, mesync {}", s.hub.url, version.as_deref().unwrap_or("of unknown version")),
     };
+    let gone = if s.hooks_gone > 0 { format!(", {} of hooks that are gone", s.hooks_gone) } else { String::new() };
+    let hooks = format!("{} to run, {} failed{gone}", s.hooks_waiting, s.hooks_failed);
     let lines = [
         ("host", format!("{} in {}", s.host, s.base_dir)),
         ("client", client),
@@ -134,7 +175,7 @@ fn print(s: &Status, out: &mut Output) {
         ("inbox", queue(&s.inbox, out)),
         ("sent", queue(&s.sent, out)),
         ("failed", queue(&s.failed, out) + &see(s.failed.messages, "list failed")),
-        ("hooks", format!("{} to run, {} failed{}", s.hooks_waiting, s.hooks_failed, see(s.hooks_failed, "list inbox"))),
+        ("hooks", hooks + &see(s.hooks_failed + s.hooks_gone, "list hooks")),
     ];
     let line = |out: &mut Output, name: &str, text: &str| {
         let name = out.bold(&format!("{name:<13}"));

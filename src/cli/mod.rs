@@ -10,6 +10,7 @@ mod directories;
 mod events;
 mod files;
 pub mod help;
+mod hooks;
 mod hub;
 mod login;
 pub mod output;

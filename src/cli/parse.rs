@@ -309,7 +309,7 @@ mod tests {
         check(&["send", "x", "y"], "send does not take \"y\" (see mesync help send) [2]");
         check(
             &["list", "inbix"],
-            r#"QUEUE must be one of outbox, inbox, sent, failed, not "inbix" (did you mean "inbox"? see mesync help list) [2]"#,
+            r#"QUEUE must be one of outbox, inbox, sent, failed, hooks, not "inbix" (did you mean "inbox"? see mesync help list) [2]"#,
         );
         check(
             &["send", "x", "--priority", "hihg"],

@@ -2,7 +2,8 @@
 //!
 //! What happens to the files is in `messages::spool`; here it is asked for and shown.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 
@@ -12,12 +13,15 @@ use uuid::Uuid;
 
 use super::output::{Output, layout, left, right};
 use super::parse::Invocation;
-use super::{Context, Done, counted, fail, note};
+use super::{Context, Done, counted, fail, hooks, note};
 use crate::error::{Error, Kind, Result};
+use crate::messages::Queue;
 use crate::messages::spool::{self, Entry};
-use crate::messages::{Queue, hooks, parse_file_name};
 use crate::wire::{self, MAX_MESSAGE, Message, Priority};
 use crate::{clock, disk, logger};
+
+/// What is no queue of messages, and is listed and flushed as one.
+const HOOKS: &str = "hooks";
 
 /// `mesync send TYPE`
 pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
@@ -32,6 +36,7 @@ pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         priority: invocation.value("priority")?.and_then(Priority::parse).unwrap_or_default(),
         ttl: invocation.value("ttl")?.map(number).transpose()?,
         payload: payload(invocation)?,
+        extra: hops(std::env::var_os(wire::HOPS_VARIABLE))?,
         ..Message::default()
     };
     let (id, path) = spool::send(&context.settings.base_dir, message, clock::now())?;
@@ -40,6 +45,22 @@ pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         false => context.out.line(&id.to_string()),
     }
     Ok(Done::All)
+}
+
+/// What a message of a hook carries: one hop more than the message that the hook runs for.
+fn hops(variable: Option<OsString>) -> Result<BTreeMap<String, Box<RawValue>>> {
+    let Some(text) = variable.filter(|text| !text.is_empty()) else { return Ok(BTreeMap::new()) };
+    let refused = |why: String| {
+        let hint = format!("hooks that answer each other make a loop; if this is none, send it without {}", wire::HOPS_VARIABLE);
+        Error::new(Kind::Failed, format!("cannot send the message: {why}")).hint(hint)
+    };
+    let hops = text.to_str().and_then(|text| text.parse::<u64>().ok());
+    let hops = hops.ok_or_else(|| refused(format!("{} is no number: \"{}\"", wire::HOPS_VARIABLE, wire::brief(&disk::show(&text)))))?;
+    if hops >= wire::MAX_HOPS {
+        return Err(refused(format!("a hook has sent it, and {hops} hooks before that; {} in a row may", wire::MAX_HOPS)));
+    }
+    let raw = RawValue::from_string((hops + 1).to_string()).map_err(|e| refused(e.to_string()))?;
+    Ok(BTreeMap::from([(wire::HOPS_FIELD.to_string(), raw)]))
 }
 
 /// The payload, letter for letter; `None` is null.
@@ -88,6 +109,9 @@ fn queue(invocation: &Invocation) -> Result<Queue> {
 
 /// `mesync list QUEUE`
 pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    if invocation.argument(0)? == HOOKS {
+        return hooks::list(context);
+    }
     let queue = queue(invocation)?;
     let entries = spool::list(&context.settings.base_dir, queue)?;
     let out = &mut context.out;
@@ -264,7 +288,7 @@ struct Retried<'a> {
 /// `mesync retry [ID…]`
 pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     match invocation.has("hooks") {
-        true => retry_hooks(context, invocation),
+        true => hooks::retry(context, invocation),
         false => retry_messages(context, invocation),
     }
 }
@@ -290,34 +314,9 @@ fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done
     conclude(results, "message", "back in the outbox", errors, &mut context.out)
 }
 
-fn retry_hooks(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let base = &context.settings.base_dir;
-    let mut errors = Vec::new();
-    let failed = hooks::failed(base)?;
-    let id = |name: &str| parse_file_name(name).map(|(_, id)| id);
-    let mut names: Vec<&String> = Vec::new();
-    if invocation.arguments.is_empty() {
-        names = failed.iter().collect();
-    }
-    for what in &invocation.arguments {
-        let typed = what.to_str().unwrap_or_default();
-        let is_meant = |name: &&String| *name == typed || id(name).is_some_and(|id| spool::matches_id(id, typed));
-        let shown = disk::show(what);
-        match failed.iter().filter(is_meant).collect::<Vec<_>>().as_slice() {
-            [] => errors
-                .push(Error::new(Kind::Failed, format!("there is no failed hook for a message {shown}")).hint("see mesync list inbox")),
-            [name] => names.push(name),
-            several => errors.push(Error::new(Kind::Failed, format!("{} messages fit {shown}", several.len())).hint("give more of the id")),
-        }
-    }
-    let label = |name: &str| id(name).map_or_else(|| disk::show(OsStr::new(name)), |id| id.to_string());
-    let results = names.into_iter().map(|n| (id(n), label(n), disk::show(OsStr::new(n)), hooks::retry(base, n)));
-    conclude(results, "hook", "to run again", errors, &mut context.out)
-}
-
 /// Does one after the other, says a line about each, and how many at the end. The last error is the command's own, the
 /// others are reported on the way.
-fn conclude(
+pub(super) fn conclude(
     results: impl Iterator<Item = (Option<Uuid>, String, String, Result<()>)>,
     noun: &str,
     outcome: &str,
@@ -344,8 +343,14 @@ fn conclude(
     fail(errors)
 }
 
-/// `mesync flush QUEUE`
+/// `mesync flush QUEUE [ID…]`
 pub fn flush(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    if invocation.argument(0)? == HOOKS {
+        return hooks::flush(context, &invocation.arguments[1..]);
+    }
+    if invocation.arguments.len() > 1 {
+        return Err(invocation.usage("an ID can be given for hooks only"));
+    }
     let queue = queue(invocation)?;
     let flushed = spool::flush(&context.settings.base_dir, queue, clock::now())?;
     match context.out.json {

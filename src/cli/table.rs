@@ -126,9 +126,9 @@ const fn any(name: &'static str, values: Values) -> Argument {
 
 const BYTES: Flag = switch("bytes", "print exact numbers of bytes");
 const DATA: Flag = setting("data", "DIR", Values::Directory, "data_dir", "the hub's data (default: hub in the base directory)");
-const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed"]);
+const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
 // the outbox is among them so that the command itself can say why it will not
-const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "outbox"]);
+const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "hooks", "outbox"]);
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 
 /// Flags that every command takes.
@@ -157,6 +157,7 @@ pub static COMMANDS: &[Command] = &[
         long: &[
             "Works with no hub in reach and no daemon running: the message is on the disk when the command returns, and it goes out as soon as both are there. The payload is any JSON and is carried letter for letter. A message may have 256 KiB: send a reference to larger data.",
             "TYPE is 1 to 64 letters, digits, dots, dashes and underscores. On the other side hooks/TYPE runs, if it is there.",
+            "In a hook, the message carries how many hooks have led to it, and after three in a row it is refused: hooks that answer each other would never end.",
         ],
         examples: &[
             ("mesync send deploy.done --payload '{\"rev\": 42}'", "tell all other machines"),
@@ -169,11 +170,16 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Messages,
         arguments: &[one("QUEUE", QUEUES)],
         flags: &[BYTES],
-        doc: "list the messages in outbox, inbox, sent or failed",
+        doc: "list outbox, inbox, sent, failed or hooks",
         long: &[
             "The outbox is listed in the order of sending, the others by time. Files that are not messages are listed too, with what is wrong with them. In the inbox, \"hook failed\" marks the messages whose hook gave up: see retry --hooks.",
+            "The hooks that are to run or have failed are listed with their state: why one failed, and what mends it. Their messages need not be in the inbox any more.",
         ],
-        examples: &[("mesync list failed", "what was refused, and why"), ("mesync list inbox --json", "for a script: one object a line")],
+        examples: &[
+            ("mesync list failed", "what was refused, and why"),
+            ("mesync list hooks", "which hooks failed, and why"),
+            ("mesync list inbox --json", "for a script: one object a line"),
+        ],
         run: Run::Command(queue::list),
     },
     Command {
@@ -202,13 +208,14 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "flush",
         group: Group::Messages,
-        arguments: &[one("QUEUE", FLUSHABLE)],
+        arguments: &[one("QUEUE", FLUSHABLE), any("ID", Values::Text)],
         flags: &[],
-        doc: "remove all messages from sent, failed or inbox",
+        doc: "remove all from sent, failed or inbox, or the failed hooks",
         long: &[
             "What was removed from the inbox does not come back, and hooks that are still to run do run. The outbox is never flushed: its messages would be lost.",
+            "\"flush hooks\" removes the hooks that failed, all of them or those of the given messages. They do not run any more; their messages stay where they are.",
         ],
-        examples: &[("mesync flush sent", "forget what was sent")],
+        examples: &[("mesync flush sent", "forget what was sent"), ("mesync flush hooks 7c1e", "give up the failed hook for one message")],
         run: Run::Command(queue::flush),
     },
     files::LOGIN,

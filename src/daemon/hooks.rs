@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{Result, plain};
 use crate::messages::hooks::Record;
 use crate::messages::hooks::run::{Ran, Setup};
 use crate::messages::hooks::schedule::Schedule;
+
+/// Between two looks at the records, and before the next attempt after an error of the disk: that only delays a hook.
+const SCAN_PERIOD: Duration = Duration::from_secs(60);
 
 /// Thread `hook-N`: runs one hook after the other.
 pub fn run_hooks(setup: &Setup, work: &Receiver<Record>, ended: &Sender<(String, Ran)>, stopping: &dyn Fn() -> bool) -> Result<()> {
@@ -16,7 +19,10 @@ pub fn run_hooks(setup: &Setup, work: &Receiver<Record>, ended: &Sender<(String,
         if stopping() {
             break;
         }
-        let ran = setup.run(&record, stopping).map_err(|e| Error::io(format!("run hook {}", record.kind), &e))?;
+        let ran = setup.run(&record, stopping).unwrap_or_else(|e| {
+            log::warn!("cannot run a hook: {}; it is tried again hook={} id={}", plain(&e), record.kind, record.id());
+            Ran::Later(SCAN_PERIOD)
+        });
         if ended.send((record.kind, ran)).is_err() {
             break;
         }
@@ -38,8 +44,8 @@ pub fn schedule_hooks(
     loop {
         let now = clock::monotonic();
         if std::mem::take(&mut scan) || now >= next_scan {
-            schedule.scan(clock::now(), now)?;
-            next_scan = now + Duration::from_secs(60);
+            schedule.scan(clock::now(), now).unwrap_or_else(|e| log::warn!("{e}; hooks wait"));
+            next_scan = now + SCAN_PERIOD;
         }
         while let Some(record) = schedule.next(now) {
             // never waits: no more records are out than the channel holds
@@ -47,13 +53,13 @@ pub fn schedule_hooks(
                 return Ok(());
             }
         }
-        if until_idle && schedule.is_idle() {
+        if until_idle && schedule.is_idle(now) {
             return Ok(());
         }
         let due: Instant = schedule.next_due().unwrap_or(next_scan).min(next_scan);
         select! {
             recv(ended) -> run => match run {
-                Ok((kind, ran)) => scan = schedule.ended(&kind, ran, clock::monotonic())?,
+                Ok((kind, ran)) => scan = file_away(&mut schedule, &kind, ran),
                 Err(_) => return Ok(()),
             },
             recv(poked) -> poke => match poke {
@@ -68,7 +74,15 @@ pub fn schedule_hooks(
     // those that run come to their end, and their records are filed away
     drop(jobs);
     while let Ok((kind, ran)) = ended.recv() {
-        schedule.ended(&kind, ran, clock::monotonic())?;
+        file_away(&mut schedule, &kind, ran);
     }
     Ok(())
+}
+
+/// `true`: look at the records again.
+fn file_away(schedule: &mut Schedule, kind: &str, ran: Ran) -> bool {
+    schedule.ended(kind, ran, clock::monotonic()).unwrap_or_else(|e| {
+        log::warn!("{e}");
+        false
+    })
 }

@@ -67,6 +67,7 @@ impl Watch {
         if self.events.send(Event::Overflow).is_err() {
             return Ok(Watched::Stopped);
         }
+        let _ = self.hooks.try_send(());
         loop {
             if readable(self.wake.as_fd(), Some(inotify.as_fd()), None).map_err(|e| std::io::Error::other(e.what))? {
                 return Ok(Watched::Stopped);

@@ -9,35 +9,34 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::file_name;
-use super::hooks::{self, Record, program, records_dir};
+use super::hooks::{self, records_dir};
 use crate::clock;
+use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::wire::Message;
 
 /// Sees to it that the hook for this type runs, if there is one; whether there is.
 pub fn announce(base: &Path, host: &str, kind: &str, payload: serde_json::Value) -> Result<bool> {
-    // not that for all the others: it waits for messages
     if base.join("hooks").join(kind).symlink_metadata().is_err() {
         return Ok(false);
-    }
-    match program(base, kind) {
-        Ok(Some(_)) => {}
-        Ok(None) => return Ok(false),
-        Err(why) => {
-            log::warn!("{why}");
-            return Ok(false);
-        }
     }
     let (id, now) = (Uuid::now_v7(), clock::now());
     let message = json!({"id": id, "type": kind, "source": host, "target": host, "priority": "normal",
         "created_at": clock::rfc3339(now), "payload": payload});
-    let record = Record { message: file_name(now, id), kind: kind.into(), attempts: Some(0) };
-    let path = records_dir(base).join(record.file_name());
+    let dir = records_dir(base);
+    let failed = |e: std::io::Error| Error::io(format!("write {}", dir.display()), &e);
+    let name = file_name(now, id);
+    let Some(record) = hooks::new_record(base, hooks::next_order(base).map_err(failed)?, kind, &name) else { return Ok(false) };
+    // news are not bounded by what others send
+    if record.is_failed() && hooks::failed_news(base).map_err(failed)? >= limits::FAILED_NEWS_HOOKS {
+        return Ok(false);
+    }
+    let path = record.path(base);
     let temporary = disk::temporary(&path);
     let written = disk::write_temporary(&temporary, message.to_string().as_bytes(), 0o600).and_then(|_| disk::rename(&temporary, &path));
-    written.map_err(|e| Error::io(format!("write {}", path.display()), &e))?;
-    Ok(true)
+    written.map_err(failed)?;
+    Ok(!record.is_failed())
 }
 
 /// Who it is from, of the content of such a message: [`Message::parse`] refuses its type.

@@ -28,6 +28,8 @@ pub struct Inbox {
     seen: Seen,
     /// Everything up to here is done with.
     cursor: Option<Cursor>,
+    /// Of the next record of a hook.
+    order: u64,
 }
 
 /// What a page brought.
@@ -42,7 +44,7 @@ pub struct Received {
 struct Fresh {
     name: String,
     line: Cursor,
-    hook: bool,
+    hook: Option<hooks::Record>,
 }
 
 impl Inbox {
@@ -52,7 +54,8 @@ impl Inbox {
         seen.come_back(now)?;
         let dir = Queue::Inbox.dir(base);
         let cursor = seen.last();
-        let inbox = Inbox { base: base.to_path_buf(), dir, seen, cursor };
+        let order = hooks::next_order(base).map_err(|e| Error::io(format!("read {}", hooks::records_dir(base).display()), &e))?;
+        let inbox = Inbox { base: base.to_path_buf(), dir, seen, cursor, order };
         inbox.recover(&lines)?;
         Ok(inbox)
     }
@@ -114,7 +117,7 @@ impl Inbox {
             }
             cursor = Some(line);
         }
-        let received = Received { messages: fresh.len(), hooks: fresh.iter().filter(|f| f.hook).count() };
+        let received = Received { messages: fresh.len(), hooks: fresh.iter().filter(|f| f.hook.is_some()).count() };
         if !fresh.is_empty() {
             let lines: Vec<Cursor> = fresh.iter().map(|f| f.line).collect();
             if let Err(e) = self.sync(&fresh).and_then(|()| self.seen.append(&lines, now)) {
@@ -141,14 +144,17 @@ impl Inbox {
     }
 
     /// The message under its hidden name, and the record of its hook.
-    fn write(&self, message: &Message, text: &str, line: Cursor, now: SystemTime) -> Result<Fresh> {
+    fn write(&mut self, message: &Message, text: &str, line: Cursor, now: SystemTime) -> Result<Fresh> {
         let created = message.created_at.as_deref().and_then(clock::parse_rfc3339).unwrap_or(now);
         let name = file_name(created, line.id);
         let temporary = disk::temporary(&self.dir.join(&name));
         let failed = |e: io::Error| Error::io(format!("write {}", temporary.display()), &e);
         disk::write_temporary(&temporary, text.as_bytes(), 0o600).map_err(failed)?;
-        match hooks::record(&self.base, &message.kind, &temporary, &name) {
-            Ok(hook) => Ok(Fresh { name, line, hook }),
+        match hooks::record(&self.base, self.order, &message.kind, text.as_bytes(), &name) {
+            Ok(hook) => {
+                self.order = self.order.saturating_add(u64::from(hook.is_some()));
+                Ok(Fresh { name, line, hook })
+            }
             Err(e) => {
                 self.take_back(&name);
                 Err(failed(e))
@@ -163,17 +169,21 @@ impl Inbox {
 
     fn sync(&self, fresh: &[Fresh]) -> Result<()> {
         let failed = |e: io::Error| Error::io(format!("sync {}", self.dir.display()), &e);
+        let records = hooks::records_dir(&self.base);
+        let has_hooks = fresh.iter().any(|f| f.hook.is_some());
         if fresh.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
-            return disk::sync_filesystem(&self.dir).map_err(failed);
+            disk::sync_filesystem(&self.dir).map_err(failed)?;
+            // it may be on another one
+            return if has_hooks { disk::sync_filesystem(&records).map_err(failed) } else { Ok(()) };
         }
         for f in fresh {
             disk::sync_file(&disk::temporary(&self.dir.join(&f.name))).map_err(failed)?;
+            if let Some(record) = &f.hook {
+                disk::sync_file(&record.path(&self.base)).map_err(failed)?;
+            }
         }
         disk::sync_dir(&self.dir).map_err(failed)?;
-        match fresh.iter().any(|f| f.hook) {
-            true => disk::sync_dir(&hooks::records_dir(&self.base)).map_err(failed),
-            false => Ok(()),
-        }
+        if has_hooks { disk::sync_dir(&records).map_err(failed) } else { Ok(()) }
     }
 
     /// Forgets ids that are older than anybody remembers.

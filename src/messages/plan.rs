@@ -114,14 +114,21 @@ pub fn next_batch_bytes(now: usize, timed_out: bool, most: usize) -> usize {
 }
 
 /// How a run of a hook ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HookEnd {
     Exit(i32),
     Signal(i32),
     Timeout,
-    /// It could not be started for a reason that may pass (no memory, no process).
-    NotStarted,
+    /// The kernel did not start it: the error's number.
+    NotStarted(i32),
+    /// It must not be run: not executable, not safe from others.
+    Refused,
+    /// It was removed before it could run.
+    Gone,
 }
+
+/// Errors of starting a program that may pass: no memory, no process, no descriptor, a file that is open for writing.
+const PASSING_ERRORS: [i32; 5] = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY, libc::EMFILE, libc::ENFILE];
 
 /// What becomes of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,13 +148,14 @@ pub fn hook_pause(attempt: u32) -> Option<Duration> {
 
 /// Decides after the `attempt`-th run (from 1). 75 is EX_TEMPFAIL of sysexits.h.
 pub fn after_hook(attempt: u32, end: HookEnd) -> HookNext {
-    match end {
-        HookEnd::Exit(0) => HookNext::Done,
-        HookEnd::Exit(75) | HookEnd::Signal(_) | HookEnd::Timeout | HookEnd::NotStarted => {
-            hook_pause(attempt).map_or(HookNext::Failed, HookNext::Again)
-        }
-        HookEnd::Exit(_) => HookNext::Failed,
-    }
+    let may_pass = match end {
+        HookEnd::Exit(0) => return HookNext::Done,
+        HookEnd::Exit(75) | HookEnd::Signal(_) | HookEnd::Timeout => true,
+        HookEnd::NotStarted(errno) => PASSING_ERRORS.contains(&errno),
+        HookEnd::Exit(_) | HookEnd::Refused | HookEnd::Gone => false,
+    };
+    let pause = if may_pass { hook_pause(attempt) } else { None };
+    pause.map_or(HookNext::Failed, HookNext::Again)
 }
 
 #[cfg(test)]
@@ -216,6 +224,10 @@ mod tests {
         check(2, HookEnd::Timeout, HookNext::Again(Duration::from_secs(30)));
         check(4, HookEnd::Signal(9), HookNext::Again(Duration::from_secs(3600)));
         check(5, HookEnd::Exit(75), HookNext::Failed);
+        check(1, HookEnd::NotStarted(libc::ETXTBSY), HookNext::Again(Duration::from_secs(5)));
+        check(1, HookEnd::NotStarted(libc::ENOEXEC), HookNext::Failed);
+        check(1, HookEnd::Refused, HookNext::Failed);
+        check(1, HookEnd::Gone, HookNext::Failed);
     }
 
     #[test]

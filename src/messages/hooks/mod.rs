@@ -1,59 +1,127 @@
 //! Hooks: which program runs for a message, and the records in `state/hooks/` of those still to run.
 //!
-//! Records only: `schedule` decides when one runs, `run` runs it. A record is a second name of the message's file,
-//! `<file name>.<type>.<runs so far>`, or `….failed`; so it is there whatever happens to `inbox/`.
+//! Records only: `schedule` decides when one runs, `run` runs it. A record is a copy of the message, since what is in `inbox/`
+//! belongs to the user, who may change it: `<order>.<file name>.<type>.<runs so far>`, or `….failed-<how>`. The order is that
+//! of arrival. Records without one were made by versions before; they are second names of the files in `inbox/`.
 
+mod process;
+mod program;
 pub mod run;
 pub mod schedule;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
 use super::announce::is_own;
 use super::parse_file_name;
+use super::plan::HookEnd;
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, plain};
+pub use program::{cannot_start, program};
 
-/// The hook for types that have none of their own; no type can have this name.
-const ANY: &str = "_any";
-
-/// The name of a record, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// The name of a record, taken apart. Records sort in the order of arrival.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Record {
+    /// Counts the records of this machine; 0: made by a version that did not count them.
+    pub order: u64,
     /// The message's file name.
     pub message: String,
     pub kind: String,
-    /// Runs so far; `None`: failed for good.
-    pub attempts: Option<u32>,
+    pub state: RecordState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordState {
+    /// It is to run, after so many runs.
+    Pending(u32),
+    /// It does not run again by itself. `None`: a version that did not record why.
+    Failed(Option<HookEnd>),
 }
 
 impl Record {
     /// Length of a message's file name: `YYYYMMDDTHHmmss_<uuid>.json`.
     const MESSAGE: usize = 15 + 1 + 36 + 5;
+    /// Digits of the order.
+    const ORDER: usize = 16;
 
     pub fn parse(name: &str) -> Option<Record> {
-        let (message, rest) = name.split_at_checked(Record::MESSAGE)?;
+        let counted = name
+            .split_at_checked(Record::ORDER)
+            .and_then(|(order, rest)| Some((u64::from_str_radix(order, 16).ok()?, rest.strip_prefix('.')?)));
+        let (order, rest) = counted.unwrap_or((0, name));
+        let (message, rest) = rest.split_at_checked(Record::MESSAGE)?;
         parse_file_name(message)?;
-        let (kind, attempts) = rest.strip_prefix('.')?.rsplit_once('.')?;
-        let attempts = if attempts == "failed" { None } else { Some(attempts.parse().ok()?) };
-        let record = Record { message: message.into(), kind: kind.into(), attempts };
+        let (kind, state) = rest.strip_prefix('.')?.rsplit_once('.')?;
+        let state = match state.strip_prefix("failed") {
+            Some(how) => RecordState::Failed(parse_end(how)?),
+            None => RecordState::Pending(state.parse().ok()?),
+        };
+        let record = Record { order, message: message.into(), kind: kind.into(), state };
         // one spelling only, or what was found under "+1" or "01" would not be there under the name that we make of it
         (record.file_name() == name).then_some(record)
     }
 
     pub fn file_name(&self) -> String {
-        match self.attempts {
-            Some(n) => format!("{}.{}.{n}", self.message, self.kind),
-            None => format!("{}.{}.failed", self.message, self.kind),
-        }
+        let order = if self.order == 0 { String::new() } else { format!("{:016x}.", self.order) };
+        let state = match self.state {
+            RecordState::Pending(runs) => runs.to_string(),
+            RecordState::Failed(None) => "failed".into(),
+            RecordState::Failed(Some(end)) => format!("failed-{}", end_name(end)),
+        };
+        format!("{order}{}.{}.{state}", self.message, self.kind)
+    }
+
+    pub fn path(&self, base: &Path) -> PathBuf {
+        records_dir(base).join(self.file_name())
     }
 
     pub fn id(&self) -> Uuid {
         parse_file_name(&self.message).map_or(Uuid::nil(), |(_, id)| id)
     }
+
+    pub fn is_failed(&self) -> bool {
+        matches!(self.state, RecordState::Failed(_))
+    }
+
+    /// Runs so far.
+    pub fn runs(&self) -> Option<u32> {
+        match self.state {
+            RecordState::Pending(runs) => Some(runs),
+            RecordState::Failed(_) => None,
+        }
+    }
+}
+
+fn end_name(end: HookEnd) -> String {
+    match end {
+        HookEnd::Exit(code) => format!("exit-{code}"),
+        HookEnd::Signal(signal) => format!("signal-{signal}"),
+        HookEnd::Timeout => "timeout".into(),
+        HookEnd::NotStarted(errno) => format!("start-{errno}"),
+        HookEnd::Refused => "refused".into(),
+        HookEnd::Gone => "gone".into(),
+    }
+}
+
+/// What follows the word "failed" in a name. `None`: not a word of ours.
+fn parse_end(how: &str) -> Option<Option<HookEnd>> {
+    if how.is_empty() {
+        return Some(None);
+    }
+    let how = how.strip_prefix('-')?;
+    let (word, number) = how.split_once('-').map_or((how, None), |(word, n)| (word, n.parse::<i32>().ok()));
+    Some(Some(match (word, number) {
+        ("exit", Some(code)) => HookEnd::Exit(code),
+        ("signal", Some(signal)) => HookEnd::Signal(signal),
+        ("start", Some(errno)) => HookEnd::NotStarted(errno),
+        ("timeout", None) => HookEnd::Timeout,
+        ("refused", None) => HookEnd::Refused,
+        ("gone", None) => HookEnd::Gone,
+        _ => return None,
+    }))
 }
 
 /// Where the records stand.
@@ -61,104 +129,164 @@ pub fn records_dir(base: &Path) -> PathBuf {
     base.join("state/hooks")
 }
 
-/// The program that runs for a type. `Ok(None)`: there is none. `Err`: there is one that must not be run, and why.
-pub fn program(base: &Path, kind: &str) -> std::result::Result<Option<PathBuf>, String> {
-    for name in [kind, ANY] {
-        let path = base.join("hooks").join(name);
-        let Ok(meta) = path.symlink_metadata() else { continue };
-        let me = rustix::process::geteuid().as_raw();
-        let why = if meta.file_type().is_symlink() {
-            "it is a symbolic link; put the file itself there"
-        } else if !meta.is_file() {
-            "it is not a regular file"
-        } else if meta.uid() != me && meta.uid() != 0 {
-            "it belongs to another user"
-        } else if meta.mode() & 0o022 != 0 {
-            "others may write to it; run chmod go-w"
-        } else if rustix::fs::access(&path, rustix::fs::Access::EXEC_OK).is_err() {
-            "it is not executable; run chmod +x"
-        } else {
-            return Ok(Some(path));
-        };
-        return Err(format!("hook {} is not run: {why}", path.display()));
-    }
-    Ok(None)
+/// The record for a message whose hook is to run, if there is one; a hook that must not be run makes it a failed one.
+pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<Record> {
+    let state = match program(base, kind) {
+        Ok(None) => return None,
+        Ok(Some(_)) => RecordState::Pending(0),
+        Err(why) => {
+            log::warn!("{why}; then \"mesync retry --hooks\" runs it hook={kind} message={message}");
+            RecordState::Failed(Some(HookEnd::Refused))
+        }
+    };
+    Some(Record { order, message: message.into(), kind: kind.into(), state })
 }
 
-/// Records that the hook for a message that has just been written is to run, if there is one; not synced.
-pub fn record(base: &Path, kind: &str, message: &Path, name: &str) -> io::Result<bool> {
-    match program(base, kind) {
-        Ok(None) => Ok(false),
-        Err(why) => {
-            log::warn!("{why}");
-            Ok(false)
+/// Writes the record for a message that is hidden in `inbox/`, if its hook is to run. Not synced.
+///
+/// It has its name before it is whole: until the message is accepted it does not run, and it is removed at start if that never
+/// comes.
+pub fn record(base: &Path, order: u64, kind: &str, text: &[u8], message: &str) -> io::Result<Option<Record>> {
+    let record = new_record(base, order, kind, message);
+    let Some(record) = record else { return Ok(None) };
+    let path = record.path(base);
+    match disk::write_temporary(&path, text, 0o600) {
+        // the directory was removed while the client runs
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            disk::create_dir(&records_dir(base)).map_err(|e| io::Error::other(e.to_string()))?;
+            disk::write_temporary(&path, text, 0o600)?;
         }
-        Ok(Some(_)) => {
-            let record = Record { message: name.into(), kind: kind.into(), attempts: Some(0) };
-            let path = records_dir(base).join(record.file_name());
-            match disk::link_or_copy(message, &path) {
-                // left behind when a disk was full
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    std::fs::remove_file(&path)?;
-                    disk::link_or_copy(message, &path)?;
-                }
-                other => other?,
-            }
-            Ok(true)
-        }
+        other => drop(other?),
     }
+    Ok(Some(record))
+}
+
+/// The order of the next record.
+pub fn next_order(base: &Path) -> io::Result<u64> {
+    Ok(records(base)?.last().map_or(0, |last| last.order).saturating_add(1))
 }
 
 /// Removes the records of a message that was not taken after all.
 pub fn forget(base: &Path, message: &str) -> io::Result<()> {
-    for record in records(base)?.iter().filter(|r| r.message == message) {
-        std::fs::remove_file(records_dir(base).join(record.file_name()))?;
-    }
-    Ok(())
+    records(base)?.iter().filter(|r| r.message == message).try_for_each(|record| remove(base, record))
 }
 
 /// Removes the records of messages that were never accepted. At start only.
 pub fn keep_only(base: &Path, accepted: impl Fn(&Uuid) -> bool) -> io::Result<()> {
-    for record in records(base)?.iter().filter(|r| !accepted(&r.id()) && !is_own(r)) {
-        std::fs::remove_file(records_dir(base).join(record.file_name()))?;
-    }
-    Ok(())
+    records(base)?.iter().filter(|r| !accepted(&r.id()) && !is_own(r)).try_for_each(|record| remove(base, record))
 }
 
-/// All records, in the order of their messages.
+fn remove(base: &Path, record: &Record) -> io::Result<()> {
+    match std::fs::remove_file(record.path(base)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// All records, in the order of arrival.
 pub fn records(base: &Path) -> io::Result<Vec<Record>> {
     let entries = match std::fs::read_dir(records_dir(base)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    let mut records: Vec<Record> = entries.filter_map(|e| Record::parse(e.ok()?.file_name().to_str()?)).collect();
+    let mut records = Vec::new();
+    for entry in entries {
+        records.extend(entry?.file_name().to_str().and_then(Record::parse));
+    }
     records.sort();
     Ok(records)
 }
 
+/// The same for a command.
+pub fn list(base: &Path) -> Result<Vec<Record>> {
+    records(base).map_err(|e| Error::io(format!("read {}", records_dir(base).display()), &e))
+}
+
 /// Ids of the messages that have a record.
 pub fn recorded(base: &Path) -> Result<Vec<Uuid>> {
-    let records = records(base).map_err(|e| Error::io(format!("read {}", records_dir(base).display()), &e))?;
-    Ok(records.iter().map(Record::id).collect())
+    Ok(list(base)?.iter().map(Record::id).collect())
 }
 
-/// File names of the messages whose hook failed for good.
+/// File names of the messages whose hook has failed, sorted.
 pub fn failed(base: &Path) -> Result<Vec<String>> {
-    let records = records(base).map_err(|e| Error::io(format!("read {}", records_dir(base).display()), &e))?;
-    Ok(records.into_iter().filter(|r| r.attempts.is_none()).map(|r| r.message).collect())
+    let mut names: Vec<String> = list(base)?.into_iter().filter(Record::is_failed).map(|r| r.message).collect();
+    names.sort();
+    Ok(names)
 }
 
-/// Lets a failed hook run again; `name` is the message's file name.
-pub fn retry(base: &Path, name: &str) -> Result<()> {
-    let dir = records_dir(base);
-    let again = || -> io::Result<()> {
-        for record in records(base)?.into_iter().filter(|r| r.message == name && r.attempts.is_none()) {
-            let renewed = Record { attempts: Some(0), ..record.clone() };
-            disk::rename_noreplace(&dir.join(record.file_name()), &dir.join(renewed.file_name()))?;
+/// How many hooks for news of directories have failed.
+pub fn failed_news(base: &Path) -> io::Result<usize> {
+    Ok(records(base)?.iter().filter(|r| r.is_failed() && is_own(r)).count())
+}
+
+/// The programs of hooks as they are now, each looked at once.
+pub struct Programs {
+    base: PathBuf,
+    known: BTreeMap<String, std::result::Result<Option<PathBuf>, String>>,
+}
+
+impl Programs {
+    pub fn new(base: &Path) -> Programs {
+        Programs { base: base.to_path_buf(), known: BTreeMap::new() }
+    }
+
+    pub fn of(&mut self, kind: &str) -> &std::result::Result<Option<PathBuf>, String> {
+        let base = &self.base;
+        self.known.entry(kind.to_string()).or_insert_with(|| program(base, kind))
+    }
+
+    /// Whether a failed record has outlived its reason: the program that failed has been removed since.
+    pub fn has_outlived(&mut self, record: &Record) -> bool {
+        let by_itself = matches!(record.state, RecordState::Failed(end) if end != Some(HookEnd::Gone));
+        by_itself && matches!(self.of(&record.kind), Ok(None))
+    }
+
+    /// Why a record has failed, and what mends it; `None`: it has not.
+    pub fn reason(&mut self, record: &Record) -> Option<String> {
+        let RecordState::Failed(end) = record.state else { return None };
+        let program = self.of(&record.kind);
+        let why = match (end, program) {
+            (_, Err(refused)) => return Some(refused.clone()),
+            (Some(HookEnd::NotStarted(errno)), Ok(Some(path))) => cannot_start(path, &io::Error::from_raw_os_error(errno)),
+            (Some(HookEnd::NotStarted(errno)), _) => format!("cannot start it: {}", plain(&io::Error::from_raw_os_error(errno))),
+            (Some(HookEnd::Refused), _) => "it was refused when the message came".into(),
+            (Some(HookEnd::Gone), _) => "it was removed before it could run".into(),
+            (Some(HookEnd::Exit(code)), _) => format!("exit status {code}"),
+            (Some(HookEnd::Signal(signal)), _) => format!("it was ended by signal {signal}"),
+            (Some(HookEnd::Timeout), _) => "it was ended after hook_timeout".into(),
+            (None, _) => "it failed".into(),
+        };
+        Some(match program {
+            Ok(None) => format!("{why}; the hook is gone: mesync flush hooks"),
+            _ => why,
+        })
+    }
+}
+
+/// Lets a failed hook run again, at its place in the order; not synced. Refused while it could only fail again.
+pub fn retry(base: &Path, record: &Record, programs: &mut Programs) -> Result<()> {
+    let what = format!("retry the hook of {}", record.id());
+    match programs.of(&record.kind) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let what = format!("cannot {what}: there is no {}/hooks/{}", disk::show(base.as_os_str()), record.kind);
+            return Err(Error::new(Kind::Failed, what).hint("put it there, or give the hook up: mesync flush hooks"));
         }
-        disk::sync_dir(&dir)
-    };
-    again().map_err(|e| Error::io(format!("retry the hook of {name}"), &e))
+        Err(why) => return Err(Error::new(Kind::Failed, format!("cannot {what}: {why}"))),
+    }
+    let renewed = Record { state: RecordState::Pending(0), ..record.clone() };
+    disk::rename_noreplace(&record.path(base), &renewed.path(base)).map_err(|e| Error::io(what, &e))
+}
+
+/// Gives a failed hook up; not synced: a crash brings it back.
+pub fn give_up(base: &Path, record: &Record) -> Result<()> {
+    remove(base, record).map_err(|e| Error::io(format!("remove {}", record.path(base).display()), &e))
+}
+
+/// Makes retries durable.
+pub fn sync(base: &Path) -> Result<()> {
+    let dir = records_dir(base);
+    disk::sync_dir(&dir).map_err(|e| Error::io(format!("sync {}", dir.display()), &e))
 }
 
 #[cfg(test)]
@@ -167,18 +295,37 @@ mod tests {
 
     #[test]
     fn record_names_are_read_back_whatever_the_type() {
+        let ends = [HookEnd::Exit(-1), HookEnd::Signal(9), HookEnd::Timeout, HookEnd::NotStarted(8), HookEnd::Refused, HookEnd::Gone];
+        let failed = ends.map(|end| RecordState::Failed(Some(end)));
+        let states = [&[RecordState::Pending(0), RecordState::Pending(12), RecordState::Failed(None)][..], &failed].concat();
         for kind in ["a", "task.event", "a.7", "x.failed", &"t".repeat(64)] {
-            for attempts in [Some(0), Some(12), None] {
+            for (order, state) in states.iter().flat_map(|state| [0, 1, u64::MAX].map(|order| (order, *state))) {
                 let message = "20261121T101112_01933b5e-0000-7000-8000-000000000001.json".to_string();
-                let record = Record { message, kind: kind.into(), attempts };
-                assert_eq!(Record::parse(&record.file_name()), Some(record));
+                let record = Record { order, message, kind: kind.into(), state };
+                let name = record.file_name();
+                assert!(name.len() <= 255);
+                assert_eq!(Record::parse(&name), Some(record), "{name}");
             }
         }
         assert_eq!(Record::parse("20261121T101112_01933b5e-0000-7000-8000-000000000001.json"), None);
         assert_eq!(Record::parse(".hidden"), None);
-        for other in ["a.01", "a.+1", "a.-1", "a.4294967296", "a.", "a", "a.failed.", "deploy.0%006ed.01"] {
+        for other in [
+            "a.01",
+            "a.+1",
+            "a.-1",
+            "a.4294967296",
+            "a.",
+            "a",
+            "a.failed.",
+            "a.failed-",
+            "a.failed-exit",
+            "a.failed-exit-+1",
+            "a.failed-gone-1",
+            "deploy.0%006ed.01",
+        ] {
             let name = format!("20261121T101112_01933b5e-0000-7000-8000-000000000001.json.{other}");
             assert_eq!(Record::parse(&name), None, "{other}");
+            assert_eq!(Record::parse(&format!("0000000000000000.{name}")), None, "{other}");
         }
     }
 }

@@ -2,6 +2,11 @@
 //!
 //! It does not decide what a failure means. A program that leaves its process group (setsid) is out of reach: only a
 //! control group of the service manager catches it.
+//!
+//! A hook outlives a daemon that is killed, and the next daemon must not run it beside itself. Which process it is stands in a
+//! file ([`Running`]). The lock on the record covers the moment until that file is written: the hook inherits it with its
+//! standard input. So does what the hook leaves behind, therefore the lock is released at the hook's end, and means nothing
+//! once the process in the file is no more.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -12,19 +17,21 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
-use super::{Record, program, records_dir};
+use super::process::{Running, members};
+use super::{Record, RecordState, cannot_start, program, records_dir};
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
-use crate::error::plain;
 use crate::messages::plan::HookEnd;
 use crate::messages::{Queue, announce};
 use crate::wire::{self, Message};
 
 /// Between TERM and KILL.
 const TERM_TO_KILL: Duration = Duration::from_secs(5);
+/// Between two attempts to run a record that cannot be run now.
+const RUNNING_PAUSE: Duration = Duration::from_secs(5);
 /// Variables that a hook does not get: they are secrets, or meant for us alone.
 const PRIVATE: [&str; 6] =
     ["MESYNC_API_KEY", "MESYNC_MASTER_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -34,8 +41,8 @@ const PRIVATE: [&str; 6] =
 pub enum Ran {
     /// It ran, or could not; the record has the new number of attempts.
     Ended(Record, HookEnd),
-    /// A run that an earlier daemon began is still going on.
-    StillRunning,
+    /// It cannot run now, and has not: a run that an earlier daemon began has not ended, or the record cannot be written.
+    Later(Duration),
     /// The record or its hook is gone.
     Gone,
 }
@@ -57,42 +64,68 @@ impl Setup {
         };
         // a hidden file in inbox/: its message is not accepted yet
         if disk::temporary(&Queue::Inbox.dir(&self.base).join(&record.message)).exists() {
-            return Ok(Ran::StillRunning);
+            return Ok(Ran::Later(RUNNING_PAUSE));
         }
-        // the hook inherits the lock with its standard input, so it holds on though we are killed
+        let before = Running::read(&self.base, &record.kind);
+        if let Some(running) = before.as_ref().filter(|running| running.is_alive()) {
+            running.end_if_overdue(TERM_TO_KILL);
+            return Ok(Ran::Later(RUNNING_PAUSE));
+        }
         match file.try_lock() {
-            Err(std::fs::TryLockError::WouldBlock) => return Ok(Ran::StillRunning),
+            // held by what that hook has left behind
+            Err(std::fs::TryLockError::WouldBlock) if before.is_some() => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(Ran::Later(RUNNING_PAUSE)),
             Err(std::fs::TryLockError::Error(e)) => return Err(e),
             Ok(()) => {}
         }
-        let attempt = record.attempts.unwrap_or(0).saturating_add(1);
-        let record = Record { attempts: Some(attempt), ..record.clone() };
-        disk::rename(&path, &dir.join(record.file_name()))?;
+        let attempt = record.runs().unwrap_or(0).saturating_add(1);
+        let record = Record { state: RecordState::Pending(attempt), ..record.clone() };
+        match disk::rename(&path, &record.path(&self.base)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ran::Gone),
+            other => other?,
+        }
         disk::sync_dir(&dir)?;
+        // or a daemon that is killed in between would leave the process of another run
+        Running::forget(&self.base, &record.kind);
         let name = format!("hook={} id={} attempt={attempt}", record.kind, record.id());
         let end = match program(&self.base, &record.kind) {
             Err(why) => {
                 log::warn!("{why} {name}");
-                HookEnd::Exit(126)
+                HookEnd::Refused
             }
             Ok(None) => {
                 log::warn!("the hook is gone {name}");
-                HookEnd::Exit(127)
+                HookEnd::Gone
             }
-            Ok(Some(program)) => match self.start(&program, file, &record) {
-                Ok((child, output)) => self.watch(child, output, &name, stopping)?,
-                Err(e) => {
-                    log::warn!("cannot start {}: {} {name}", program.display(), plain(&e));
-                    let passing = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY, libc::EMFILE, libc::ENFILE];
-                    if passing.contains(&e.raw_os_error().unwrap_or(0)) { HookEnd::NotStarted } else { HookEnd::Exit(126) }
-                }
-            },
+            Ok(Some(program)) => self.run_program(&program, &file, &record, &name, stopping),
         };
         Ok(Ran::Ended(record, end))
     }
 
+    fn run_program(&self, program: &Path, file: &File, record: &Record, name: &str, stopping: &dyn Fn() -> bool) -> HookEnd {
+        let end = match file.try_clone().and_then(|message| self.start(program, message, record)) {
+            Ok((child, output)) => {
+                if let Err(e) = Running::write(&self.base, &record.kind, Pid::from_child(&child), self.timeout) {
+                    log::debug!("cannot record the process of a hook: {e} {name}");
+                }
+                let end = self.watch(child, output, name, stopping);
+                Running::forget(&self.base, &record.kind);
+                end
+            }
+            Err(e) => {
+                log::warn!("{} {name}", cannot_start(program, &e));
+                HookEnd::NotStarted(e.raw_os_error().unwrap_or(0))
+            }
+        };
+        // for every process that has inherited it
+        if let Err(e) = file.unlock() {
+            log::debug!("cannot unlock a record: {e} {name}");
+        }
+        end
+    }
+
     fn start(&self, program: &Path, message: File, record: &Record) -> io::Result<(Child, PipeReader)> {
-        let text = disk::read_at_most(&records_dir(&self.base).join(record.file_name()), wire::MAX_MESSAGE)?;
+        let text = disk::read_at_most(&record.path(&self.base), wire::MAX_MESSAGE)?;
         let own = announce::is_own(record);
         let parsed = if own { announce::read(&text) } else { Message::parse(&text).unwrap_or_default() };
         let (output, writer) = io::pipe()?;
@@ -105,9 +138,10 @@ impl Setup {
             .env("MESYNC_BASE_DIR", &self.base)
             .env("MESYNC_ID", record.id().to_string())
             .env("MESYNC_TYPE", &record.kind)
-            .env("MESYNC_SOURCE", parsed.source.unwrap_or_default())
+            .env("MESYNC_SOURCE", parsed.source.as_deref().unwrap_or_default())
             .env("MESYNC_PRIORITY", parsed.priority.name())
-            .env("MESYNC_ATTEMPT", record.attempts.unwrap_or(0).to_string());
+            .env("MESYNC_ATTEMPT", record.runs().unwrap_or(0).to_string())
+            .env(wire::HOPS_VARIABLE, parsed.hops().to_string());
         match own {
             // it never was in the inbox
             true => command.env_remove("MESYNC_FILE"),
@@ -116,15 +150,21 @@ impl Setup {
         Ok((command.spawn()?, output))
     }
 
-    fn watch(&self, mut child: Child, output: PipeReader, name: &str, stopping: &dyn Fn() -> bool) -> io::Result<HookEnd> {
+    fn watch(&self, mut child: Child, output: PipeReader, name: &str, stopping: &dyn Fn() -> bool) -> HookEnd {
         let group = Pid::from_child(&child);
         let mut lines = Lines { name, line: Vec::new(), left: limits::HOOK_OUTPUT };
         let mut deadline = clock::monotonic() + self.timeout;
         let (mut hurried, mut timed_out, mut signal) = (false, false, Signal::TERM);
         let mut open = true;
-        let status: ExitStatus = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
+        let status: Option<ExitStatus> = loop {
+            match child.try_wait() {
+                Ok(None) => {}
+                Ok(status) => break status,
+                // the system waits for children itself, where the client was started with SIGCHLD ignored
+                Err(e) => {
+                    log::warn!("cannot tell how the hook ended: {e} {name}");
+                    break None;
+                }
             }
             let now = clock::monotonic();
             if stopping() && !hurried {
@@ -136,15 +176,17 @@ impl Setup {
                 let _ = kill_process_group(group, signal);
                 (signal, deadline) = (Signal::KILL, now + TERM_TO_KILL);
             }
-            if wait_for_output(&output, open, deadline)? {
-                open = lines.read(&output)?;
+            if wait_for_output(&output, open, deadline) {
+                open = lines.read(&output);
             }
         };
-        // whatever it left running in its group ends with it
-        let _ = kill_process_group(group, Signal::KILL);
-        while open && readable(&output, Duration::ZERO)? && lines.read(&output)? {}
+        self.end_group(group, !timed_out && !hurried, name);
+        // no more than is kept: what it has left behind may print for ever
+        while open && lines.left > 0 && readable(&output, Duration::ZERO) {
+            open = lines.read(&output);
+        }
         lines.print();
-        let end = match (timed_out, status.code(), status.signal()) {
+        let end = match (timed_out, status.and_then(|s| s.code()), status.and_then(|s| s.signal())) {
             (true, ..) => HookEnd::Timeout,
             (_, Some(code), _) => HookEnd::Exit(code),
             (_, None, signal) => HookEnd::Signal(signal.unwrap_or(0)),
@@ -155,28 +197,36 @@ impl Setup {
             HookEnd::Signal(n) => log::warn!("hook was ended by signal {n} {name}"),
             other => log::warn!("hook failed {name} end={other:?}"),
         }
-        Ok(end)
+        end
+    }
+
+    /// Whatever the hook left running in its group ends with it.
+    fn end_group(&self, group: Pid, ended_by_itself: bool, name: &str) {
+        let left = if ended_by_itself && test_kill_process_group(group).is_ok() { members(group) } else { Vec::new() };
+        let _ = kill_process_group(group, Signal::KILL);
+        if let Some(first) = left.first() {
+            let more = if left.len() > 1 { format!(" and {} more", left.len() - 1) } else { String::new() };
+            log::warn!("killed what the hook left running in its process group: {first}{more}; to keep it, start it with setsid {name}");
+        }
     }
 }
 
 /// Waits for output, the deadline, or a short while, since not all kernels have a descriptor that becomes readable with the
 /// end of a process. Returns whether there is output.
-fn wait_for_output(output: &PipeReader, open: bool, deadline: Instant) -> io::Result<bool> {
+fn wait_for_output(output: &PipeReader, open: bool, deadline: Instant) -> bool {
     let step = deadline.saturating_duration_since(clock::monotonic()).min(Duration::from_millis(20));
-    if !open {
-        // nothing more to read: the poll is for its time only
-        poll(&mut [], Some(&timespec(step)))?;
-        return Ok(false);
+    if open {
+        return readable(output, step);
     }
-    readable(output, step)
+    // nothing more to read: the poll is for its time only
+    let _ = poll(&mut [], Some(&timespec(step)));
+    false
 }
 
-fn readable(output: &PipeReader, time: Duration) -> io::Result<bool> {
+fn readable(output: &PipeReader, time: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN)];
-    match poll(&mut fds, Some(&timespec(time))) {
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        other => Ok(other? > 0),
-    }
+    // an error is no output: the end of the process is waited for, whatever becomes of its pipe
+    poll(&mut fds, Some(&timespec(time))).is_ok_and(|ready| ready > 0)
 }
 
 fn timespec(time: Duration) -> rustix::event::Timespec {
@@ -192,11 +242,12 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     /// Reads what is there; `false` at the end.
-    fn read(&mut self, mut output: &PipeReader) -> io::Result<bool> {
+    fn read(&mut self, mut output: &PipeReader) -> bool {
         let mut buffer = [0; 8192];
         let n = match output.read(&mut buffer) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
-            other => other?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
+            Err(_) => return false,
+            Ok(n) => n,
         };
         for byte in &buffer[..n.min(self.left)] {
             if *byte == b'\n' {
@@ -210,7 +261,7 @@ impl Lines<'_> {
             log::warn!("output beyond {} bytes is dropped {}", limits::HOOK_OUTPUT, self.name);
         }
         self.left -= n.min(self.left);
-        Ok(n > 0)
+        n > 0
     }
 
     fn print(&mut self) {

@@ -1,30 +1,32 @@
-//! When hooks run: one at a time for each type, some at the same time in all, again after a pause if that may help.
+//! When hooks run: one at a time for each type, in the order of arrival, some at the same time in all, again after a pause if
+//! that may help; the later ones of that type wait for it.
 //!
 //! It neither runs them nor reads messages: names of records are all it needs.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::run::Ran;
-use super::{Record, records, records_dir};
+use super::{Record, RecordState, failed_news, list};
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::messages::announce::is_own;
-use crate::messages::plan::{self, HookNext};
+use crate::messages::plan::{self, HookEnd, HookNext};
 
 /// The hooks that are to run.
 pub struct Schedule {
     base: PathBuf,
     jobs: usize,
-    /// By type, in the order of their messages.
+    /// By type, in the order of arrival.
     ready: BTreeMap<String, VecDeque<Record>>,
     /// Type -> record.
     running: HashMap<String, Record>,
-    /// To be tried again.
-    later: Vec<(Instant, Record)>,
+    /// When a record may run again.
+    paused: HashMap<Record, Instant>,
     /// Not all records found room: look again when one is through.
     more: bool,
     /// The type that was served last: the next one in line goes first.
@@ -34,100 +36,132 @@ pub struct Schedule {
 impl Schedule {
     pub fn new(base: &Path, jobs: usize) -> Schedule {
         let base = base.to_path_buf();
-        Schedule { base, jobs, ready: BTreeMap::new(), running: HashMap::new(), later: Vec::new(), more: false, last: String::new() }
+        Schedule { base, jobs, ready: BTreeMap::new(), running: HashMap::new(), paused: HashMap::new(), more: false, last: String::new() }
     }
 
     /// Reads the records anew.
     pub fn scan(&mut self, now: SystemTime, clock: Instant) -> Result<()> {
-        let dir = records_dir(&self.base);
-        let found = records(&self.base).map_err(|e| Error::io(format!("read {}", dir.display()), &e))?;
+        let found = list(&self.base)?;
         self.ready.clear();
-        self.later.retain(|(_, record)| found.binary_search(record).is_ok());
         self.more = false;
-        for record in found {
-            let Some(attempts) = record.attempts else { continue };
-            if self.later.iter().any(|(_, r)| *r == record) || self.running.get(&record.kind).is_some_and(|r| r.message == record.message) {
+        for record in found.into_iter().filter(|r| !r.is_failed()) {
+            if self.running.get(&record.kind).is_some_and(|r| r.message == record.message) {
                 continue;
             }
-            match wait_left(&dir, &record, attempts, now) {
-                Some(wait) if self.later.len() < limits::HOOKS => self.later.push((clock + wait, record)),
-                None if self.ready.get(&record.kind).is_none_or(|queue| queue.len() < limits::HOOKS) => {
-                    self.ready.entry(record.kind.clone()).or_default().push_back(record);
-                }
-                _ => self.more = true,
+            let queue = self.ready.entry(record.kind.clone()).or_default();
+            match queue.len() < limits::HOOKS {
+                true => queue.push_back(record),
+                false => self.more = true,
             }
         }
+        let mut paused = HashMap::new();
+        for record in self.ready.values().flatten() {
+            let known = self.paused.get(record).copied();
+            let until = known.or_else(|| Some(clock + wait_left(&self.base, record, now)?));
+            paused.extend(until.map(|at| (record.clone(), at)));
+        }
+        self.paused = paused;
         Ok(())
     }
 
     /// The next record to run, if one may run now.
     pub fn next(&mut self, clock: Instant) -> Option<Record> {
-        let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(at, _)| *at <= clock);
-        self.later = later;
-        for (_, record) in due {
-            self.ready.entry(record.kind.clone()).or_default().push_front(record);
-        }
         if self.running.len() >= self.jobs {
             return None;
         }
-        let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
-        let mut kinds = self.ready.range(after).chain(self.ready.range(..=self.last.clone())).map(|(kind, _)| kind);
-        let kind = kinds.find(|kind| !self.running.contains_key(*kind))?.clone();
+        let kind = self.next_kind(clock)?.clone();
         let queue = self.ready.get_mut(&kind)?;
         let record = queue.pop_front()?;
         if queue.is_empty() {
             self.ready.remove(&kind);
         }
+        self.paused.remove(&record);
         self.running.insert(kind.clone(), record.clone());
         self.last = kind;
         Some(record)
     }
 
+    fn next_kind(&self, clock: Instant) -> Option<&String> {
+        let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
+        let mut kinds = self.ready.range(after).chain(self.ready.range(..=self.last.clone())).map(|(kind, _)| kind);
+        kinds.find(|kind| !self.running.contains_key(*kind) && self.pause_of(kind).is_none_or(|at| at <= clock))
+    }
+
+    /// When the first record of a type may run, if it has to wait.
+    fn pause_of(&self, kind: &str) -> Option<Instant> {
+        self.paused.get(self.ready.get(kind)?.front()?).copied()
+    }
+
     /// Takes note of a run's end, and files its record away. `true`: look at the records again.
     pub fn ended(&mut self, kind: &str, ran: Ran, clock: Instant) -> Result<bool> {
         let asked = self.running.remove(kind);
-        let dir = records_dir(&self.base);
-        match ran {
-            Ran::Gone => {}
-            Ran::StillRunning => self.later.extend(asked.map(|record| (clock + Duration::from_secs(5), record))),
-            Ran::Ended(record, end) => {
-                let path = dir.join(record.file_name());
-                let filed = match plan::after_hook(record.attempts.unwrap_or(0), end) {
-                    HookNext::Done => std::fs::remove_file(&path),
-                    HookNext::Again(pause) => {
-                        log::info!("hook runs again in {} hook={} id={}", clock::age(pause), record.kind, record.id());
-                        self.later.push((clock + pause, record));
-                        Ok(())
-                    }
-                    // nobody could find it again: it is in no queue
-                    HookNext::Failed if is_own(&record) => std::fs::remove_file(&path),
-                    HookNext::Failed => {
-                        log::warn!("hook has failed; \"mesync retry --hooks\" runs it again hook={} id={}", record.kind, record.id());
-                        disk::rename(&path, &dir.join(Record { attempts: None, ..record }.file_name()))
-                    }
-                };
-                filed.map_err(|e| Error::io(format!("file away {}", path.display()), &e))?;
-            }
+        match (ran, asked) {
+            (Ran::Gone, _) | (Ran::Later(_), None) => {}
+            (Ran::Later(pause), Some(record)) => self.pause(record, clock + pause),
+            (Ran::Ended(record, end), _) => match plan::after_hook(record.runs().unwrap_or(0), end) {
+                HookNext::Again(pause) => {
+                    log::info!("hook runs again in {} hook={} id={}", clock::age(pause), record.kind, record.id());
+                    self.pause(record, clock + pause);
+                }
+                HookNext::Done => self.file_away(&record, None)?,
+                HookNext::Failed => self.file_away(&record, Some(end))?,
+            },
         }
         Ok(self.more && !self.ready.contains_key(kind))
     }
 
+    /// It stays the first of its type: the later ones wait.
+    fn pause(&mut self, record: Record, until: Instant) {
+        self.paused.insert(record.clone(), until);
+        self.ready.entry(record.kind.clone()).or_default().push_front(record);
+    }
+
+    fn file_away(&self, record: &Record, failed: Option<HookEnd>) -> Result<()> {
+        let path = record.path(&self.base);
+        let filed = match failed {
+            Some(end) if self.has_room(record)? => {
+                log::warn!("hook has failed; \"mesync retry --hooks\" runs it again hook={} id={}", record.kind, record.id());
+                let failed = Record { state: RecordState::Failed(Some(end)), ..record.clone() };
+                disk::rename(&path, &failed.path(&self.base))
+            }
+            _ => std::fs::remove_file(&path),
+        };
+        match filed {
+            // the hook has removed it, or a person
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|e| Error::io(format!("file away {}", path.display()), &e)),
+        }
+    }
+
+    /// Messages are bounded by what others send; news of directories are made here, and a hook may fail for each of them.
+    fn has_room(&self, record: &Record) -> Result<bool> {
+        if !is_own(record) {
+            return Ok(true);
+        }
+        let failed = failed_news(&self.base).map_err(|e| Error::io("read the records of hooks", &e))?;
+        let room = failed < limits::FAILED_NEWS_HOOKS;
+        if !room {
+            log::warn!("hook has failed, and {failed} have before: it is not kept hook={} id={}", record.kind, record.id());
+        }
+        Ok(room)
+    }
+
     /// When something becomes due by itself.
     pub fn next_due(&self) -> Option<Instant> {
-        self.later.iter().map(|(at, _)| *at).min()
+        self.ready.keys().filter(|kind| !self.running.contains_key(*kind)).filter_map(|kind| self.pause_of(kind)).min()
     }
 
     /// Nothing runs and nothing can run now.
-    pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.ready.is_empty()
+    pub fn is_idle(&self, clock: Instant) -> bool {
+        self.running.is_empty() && self.next_kind(clock).is_none()
     }
 }
 
 /// What is left of the pause before the next run. The last run began when the record got its name: that set its ctime.
-fn wait_left(dir: &Path, record: &Record, attempts: u32, now: SystemTime) -> Option<Duration> {
+fn wait_left(base: &Path, record: &Record, now: SystemTime) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt;
-    let pause = plan::hook_pause(attempts)?;
-    let meta = dir.join(record.file_name()).symlink_metadata().ok()?;
+    let pause = plan::hook_pause(record.runs()?)?;
+    let meta = record.path(base).symlink_metadata().ok()?;
     let began = clock::from_millis(meta.ctime().max(0) as u64 * 1000);
     // a clock that went back: due
     pause.checked_sub(now.duration_since(began).ok()?).filter(|left| !left.is_zero())
@@ -136,18 +170,24 @@ fn wait_left(dir: &Path, record: &Record, attempts: u32, now: SystemTime) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::plan::HookEnd;
 
     fn record(n: u32, kind: &str) -> Record {
         let message = format!("20261121T101112_01933b5e-0000-7000-8000-{n:012}.json");
-        Record { message, kind: kind.into(), attempts: Some(0) }
+        Record { order: u64::from(n), message, kind: kind.into(), state: RecordState::Pending(0) }
+    }
+
+    /// As a run renames it.
+    fn after_run(base: &Path, record: &Record) -> Record {
+        let ran = Record { state: RecordState::Pending(record.runs().unwrap() + 1), ..record.clone() };
+        disk::rename(&record.path(base), &ran.path(base)).unwrap();
+        ran
     }
 
     fn schedule(records: &[Record]) -> (tempfile::TempDir, Schedule) {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(records_dir(dir.path())).unwrap();
+        std::fs::create_dir_all(super::super::records_dir(dir.path())).unwrap();
         for r in records {
-            std::fs::write(records_dir(dir.path()).join(r.file_name()), "{}").unwrap();
+            std::fs::write(r.path(dir.path()), "{}").unwrap();
         }
         let mut schedule = Schedule::new(dir.path(), 2);
         schedule.scan(clock::now(), clock::monotonic()).unwrap();
@@ -168,18 +208,72 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_may_pass_is_repeated_after_a_pause_and_the_next_message_does_not_wait() {
-        let (dir, mut s) = schedule(&[record(1, "a"), record(2, "a")]);
+    fn the_first_of_a_type_is_repeated_after_a_pause_and_the_later_ones_wait_for_it() {
+        let (dir, mut s) = schedule(&[record(1, "a"), record(2, "a"), record(3, "b")]);
         let now = clock::monotonic();
         let first = s.next(now).unwrap();
-        let ran = Record { attempts: Some(1), ..first.clone() };
-        disk::rename(&records_dir(dir.path()).join(first.file_name()), &records_dir(dir.path()).join(ran.file_name())).unwrap();
+        let ran = after_run(dir.path(), &first);
         s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(75)), now).unwrap();
-        assert_eq!(s.next(now), Some(record(2, "a")));
-        s.ended("a", Ran::Gone, now).unwrap();
+        assert_eq!((s.next(now), s.next(now), s.is_idle(now)), (Some(record(3, "b")), None, false));
+        s.ended("b", Ran::Gone, now).unwrap();
+        assert!(s.is_idle(now), "the second one may not overtake the first");
+        std::fs::remove_file(record(3, "b").path(dir.path())).unwrap();
+        // a scan in between changes nothing
+        s.scan(clock::now(), now).unwrap();
         assert_eq!((s.next(now), s.next_due()), (None, Some(now + Duration::from_secs(5))));
-        assert_eq!(s.next(now + Duration::from_secs(5)), Some(ran.clone()));
+        let later = now + Duration::from_secs(5);
+        assert_eq!(s.next(later), Some(ran.clone()));
         s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(3)), now).unwrap();
         assert_eq!(super::super::failed(dir.path()).unwrap(), [ran.message]);
+        assert_eq!(s.next(later), Some(record(2, "a")));
+    }
+
+    #[test]
+    fn a_record_that_cannot_run_now_keeps_its_place() {
+        let (_dir, mut s) = schedule(&[record(1, "a"), record(2, "a")]);
+        let now = clock::monotonic();
+        s.next(now).unwrap();
+        s.ended("a", Ran::Later(Duration::from_secs(60)), now).unwrap();
+        assert_eq!((s.next(now), s.next(now + Duration::from_secs(60))), (None, Some(record(1, "a"))));
+    }
+
+    #[test]
+    fn the_order_is_that_of_arrival_and_not_that_of_the_names_and_survives_a_restart() {
+        let early = |record: Record, order| Record { order, ..record };
+        let (dir, mut s) = schedule(&[early(record(9, "a"), 1), early(record(1, "a"), 2), early(record(5, "a"), 0)]);
+        let now = clock::monotonic();
+        let order = |s: &mut Schedule| {
+            let next = std::iter::from_fn(|| {
+                let record = s.next(now)?;
+                s.ended("a", Ran::Gone, now).unwrap();
+                Some(record.order)
+            });
+            next.collect::<Vec<_>>()
+        };
+        assert_eq!(order(&mut s), [0, 1, 2]);
+        let ran = after_run(dir.path(), &early(record(9, "a"), 1));
+        let mut s = Schedule::new(dir.path(), 2);
+        s.scan(clock::now(), now).unwrap();
+        assert_eq!(order(&mut s), [0], "the next one waits for its second run, and so does the last");
+        assert_eq!(s.next(now + Duration::from_secs(6)), Some(ran));
+    }
+
+    #[test]
+    fn a_record_that_the_hook_has_removed_is_no_error_and_failed_news_are_bounded() {
+        let (dir, mut s) = schedule(&[record(1, "a")]);
+        let now = clock::monotonic();
+        let first = s.next(now).unwrap();
+        std::fs::remove_dir_all(super::super::records_dir(dir.path())).unwrap();
+        s.ended("a", Ran::Ended(first.clone(), HookEnd::Exit(0)), now).unwrap();
+        s.ended("a", Ran::Ended(first, HookEnd::Exit(1)), now).unwrap();
+        s.scan(clock::now(), now).unwrap();
+
+        let news = limits::FAILED_NEWS_HOOKS as u32 + 5;
+        let (dir, mut s) = schedule(&(1..=news).map(|n| record(n, "mesync.changed")).collect::<Vec<_>>());
+        while let Some(next) = s.next(now) {
+            s.ended("mesync.changed", Ran::Ended(next, HookEnd::Exit(1)), now).unwrap();
+        }
+        assert_eq!(super::super::failed(dir.path()).unwrap().len(), limits::FAILED_NEWS_HOOKS);
+        assert_eq!(super::super::list(dir.path()).unwrap().len(), limits::FAILED_NEWS_HOOKS);
     }
 }

@@ -1,0 +1,150 @@
+//! Hooks as a person meets them: list those that wait or have failed, run failed ones again, give them up.
+//!
+//! They are listed from their records, so also when their messages are no longer in the inbox.
+
+use std::ffi::{OsStr, OsString};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::output::{left, right};
+use super::parse::Invocation;
+use super::queue::conclude;
+use super::{Context, Done, counted, fail, note};
+use crate::error::{Error, Kind, Result};
+use crate::messages::hooks::{self, Programs, Record};
+use crate::messages::{announce, parse_file_name, spool};
+use crate::wire::{MAX_MESSAGE, Message};
+use crate::{clock, disk, logger};
+
+/// One hook as JSON: every key is always there.
+#[derive(Serialize)]
+struct Listed {
+    queue: &'static str,
+    id: Uuid,
+    r#type: String,
+    source: Option<String>,
+    priority: &'static str,
+    /// RFC 3339, UTC.
+    time: String,
+    size: u64,
+    /// Of its record, below the base directory.
+    file: String,
+    /// Runs so far; `None`: it failed.
+    runs: Option<u32>,
+    hook_failed: bool,
+    /// Why it failed.
+    reason: Option<String>,
+    #[serde(skip)]
+    at: SystemTime,
+}
+
+fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Listed {
+    let base = &context.settings.base_dir;
+    let text = disk::read_at_most(&record.path(base), MAX_MESSAGE).unwrap_or_default();
+    let message = if announce::is_own(record) { announce::read(&text) } else { Message::parse(&text).unwrap_or_default() };
+    let at = parse_file_name(&record.message).map_or(SystemTime::UNIX_EPOCH, |(time, _)| time);
+    Listed {
+        queue: "hooks",
+        id: record.id(),
+        r#type: record.kind.clone(),
+        source: message.source,
+        priority: message.priority.name(),
+        time: clock::rfc3339(at),
+        size: text.len() as u64,
+        file: format!("state/hooks/{}", record.file_name()),
+        runs: record.runs(),
+        hook_failed: record.is_failed(),
+        reason: programs.reason(record),
+        at,
+    }
+}
+
+/// `mesync list hooks`
+pub fn list(context: &mut Context) -> Result<Done> {
+    let records = hooks::list(&context.settings.base_dir)?;
+    let mut programs = Programs::new(&context.settings.base_dir);
+    let rows: Vec<Listed> = records.iter().map(|record| look_at(context, record, &mut programs)).collect();
+    let out = &mut context.out;
+    if out.json {
+        rows.iter().for_each(|row| out.object(row));
+    } else if rows.is_empty() {
+        note("no hook waits, and none has failed");
+    } else {
+        let state = |row: &Listed| match (row.runs, &row.reason) {
+            (_, Some(reason)) => format!("failed: {}", logger::one_line(reason)),
+            (Some(0), None) => "to run".into(),
+            (runs, None) => format!("to run again, {} so far", counted(u64::from(runs.unwrap_or(0)), "run")),
+        };
+        let cells = |row: &Listed| {
+            let source = row.source.as_deref().unwrap_or("-").to_string();
+            vec![clock::local(row.at), row.r#type.clone(), source, out.size(row.size), row.id.to_string(), state(row)]
+        };
+        let cells: Vec<_> = rows.iter().map(cells).collect();
+        out.table(&[left("TIME"), left("TYPE"), left("FROM"), right("SIZE"), left("ID"), left("STATE")], &cells);
+    }
+    Ok(Done::All)
+}
+
+/// `mesync retry --hooks [ID…]`
+pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let base = context.settings.base_dir.clone();
+    let mut errors = Vec::new();
+    let meant = failed(context, &invocation.arguments, &mut errors)?;
+    let mut programs = Programs::new(&base);
+    let results = meant.iter().map(|r| (Some(r.id()), r.id().to_string(), r.message.clone(), hooks::retry(&base, r, &mut programs)));
+    let done = conclude(results, "hook", "to run again", errors, &mut context.out);
+    if !meant.is_empty() {
+        hooks::sync(&base)?;
+    }
+    done
+}
+
+/// `mesync flush hooks [ID…]`: gives failed ones up.
+pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<Done> {
+    let base = context.settings.base_dir.clone();
+    let mut errors = Vec::new();
+    let meant = failed(context, arguments, &mut errors)?;
+    let mut removed = 0;
+    for record in &meant {
+        match hooks::give_up(&base, record) {
+            Ok(()) => removed += 1,
+            Err(e) => errors.push(e),
+        }
+    }
+    match context.out.json {
+        true => context.out.object(&serde_json::json!({ "queue": "hooks", "removed": removed })),
+        false => context.out.line(&format!("{} given up", counted(removed, "failed hook"))),
+    }
+    fail(errors)
+}
+
+/// The failed hooks that a person means: all of them without an id.
+fn failed(context: &Context, ids: &[OsString], errors: &mut Vec<Error>) -> Result<Vec<Record>> {
+    let mut failed = hooks::list(&context.settings.base_dir)?;
+    failed.retain(Record::is_failed);
+    if ids.is_empty() {
+        return Ok(failed);
+    }
+    let mut meant: Vec<Record> = Vec::new();
+    for id in ids {
+        match one(&failed, id) {
+            Ok(record) if meant.contains(record) => {}
+            Ok(record) => meant.push(record.clone()),
+            Err(e) => errors.push(e),
+        }
+    }
+    Ok(meant)
+}
+
+fn one<'a>(failed: &'a [Record], what: &OsStr) -> Result<&'a Record> {
+    let typed = what.to_str().unwrap_or_default();
+    let is_meant = |r: &&Record| r.message == typed || r.file_name() == typed || spool::matches_id(r.id(), typed);
+    let shown = disk::show(what);
+    match failed.iter().filter(is_meant).collect::<Vec<_>>().as_slice() {
+        [] => Err(Error::new(Kind::Failed, format!("there is no failed hook for a message {shown}")).hint("see mesync list hooks")),
+        [record] => Ok(record),
+        several => Err(Error::new(Kind::Failed, format!("{} messages fit {shown}", several.len())).hint("give more of the id")),
+    }
+}
