@@ -97,7 +97,8 @@
 //! The guard ([`hub::guard`]) owns the port: nothing that is malformed, unbounded or without a key gets past it, since
 //! tiny_http was made for friendlier places. Workers decide and hand what changes something to the committer, which takes
 //! whatever waits into one transaction with one sync, and then answers all of it. A group of changes is plain data with its
-//! time and its callers in it: the same groups give the same tables.
+//! time and its callers in it: the same groups give the same tables. What is done for others is admitted against the memory that
+//! the process may have ([`hub::memory`]).
 //!
 //! Files are revisions under names, and their content chunks under their hashes ([`chunking`]). A body is cut and written as it
 //! comes, on the thread of its connection, and synced before the transaction that names it; a change that depends on a

@@ -22,6 +22,8 @@ pub struct Happened {
     pub short: AtomicBool,
     /// A sync failed: what the disk holds is unknown, and a second sync would lie (fsync(2), NOTES).
     pub sync_failed: AtomicBool,
+    /// Bytes that the file is to have at least.
+    pub length: AtomicU64,
     pub syncs: AtomicU64,
     pub writes: AtomicU64,
     pub bytes: AtomicU64,
@@ -65,6 +67,7 @@ impl Medium {
         // After a failed sync the page cache may hold what the disk does not. Whoever opens the file next, perhaps after
         // that very failure, must see the disk; pages that are still to be written stay.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        happened.length.store(file.metadata()?.len(), Relaxed);
         Ok(Medium { file: FileBackend::new(file)?, happened })
     }
 
@@ -90,7 +93,9 @@ impl StorageBackend for Medium {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.note(self.file.set_len(len))
+        self.note(self.file.set_len(len))?;
+        self.happened.length.store(len, Relaxed);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -102,7 +107,9 @@ impl StorageBackend for Medium {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.happened.writes.fetch_add(1, Relaxed);
         self.happened.bytes.fetch_add(data.len() as u64, Relaxed);
-        self.note(self.file.write(offset, data))
+        self.note(self.file.write(offset, data))?;
+        self.happened.length.fetch_max(offset + data.len() as u64, Relaxed);
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -223,7 +223,7 @@ impl Work {
     fn idle(&mut self) {
         self.look_at_disk();
         self.store.reopen();
-        if self.store.sync_failed() {
+        if self.store.sync_failed() || !self.store.is_in_place() {
             // that of a body, which no group depends on
             let _ = self.apply(Vec::new());
         }

@@ -20,6 +20,7 @@ mod tables;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -48,6 +49,8 @@ pub const IDS: u64 = crate::config::limits::IDS;
 enum Fault {
     /// What it brings could not be brought to its place. Nothing has changed.
     Unplaced(io::Error),
+    /// The file of the tables is not in its place any more, or was cut.
+    Gone,
     Tables(redb::Error),
 }
 
@@ -61,6 +64,7 @@ impl From<Fault> for redb::Error {
     fn from(fault: Fault) -> redb::Error {
         match fault {
             Fault::Unplaced(e) => redb::Error::Io(e),
+            Fault::Gone => redb::Error::PreviousIo,
             Fault::Tables(e) => e,
         }
     }
@@ -69,6 +73,8 @@ impl From<Fault> for redb::Error {
 /// See the module.
 pub struct Store {
     path: PathBuf,
+    /// Device and number of the file.
+    inode: (u64, u64),
     cache: usize,
     epoch: Uuid,
     /// The latest revision at open.
@@ -115,6 +121,11 @@ impl Store {
         let error = match self.try_apply(group) {
             Ok(outcomes) => return Ok(outcomes),
             Err(Fault::Unplaced(e)) => return self.without_uploads(group, &e),
+            Err(Fault::Gone) => {
+                self.happened.sync_failed.store(true, Relaxed);
+                let what = format!("cannot go on with {}: it was removed, replaced or cut while the hub ran", self.path.display());
+                return Err(Error::new(Kind::Damaged, what).hint("restore a backup, or start again with what is there"));
+            }
             Err(Fault::Tables(e)) => self.recover(e)?,
         };
         log::warn!("{error}: going on without taking anything new");
@@ -140,6 +151,9 @@ impl Store {
         if self.sync_failed() {
             return Err(redb::Error::PreviousIo.into());
         }
+        if !self.is_in_place() {
+            return Err(Fault::Gone);
+        }
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let placed = self.place(db, group)?;
@@ -154,6 +168,9 @@ impl Store {
                 return Err(e.into());
             }
         };
+        if !self.is_in_place() {
+            return Err(Fault::Gone);
+        }
         self.live().settle(&group.ops);
         self.chunks.wanted.forget(&mended);
         for op in &group.ops {
@@ -187,6 +204,16 @@ impl Store {
             }
             () => Fault::Unplaced(e),
         })
+    }
+
+    /// What was committed is where the next start looks for it: nobody has removed, replaced or cut the file.
+    pub fn is_in_place(&self) -> bool {
+        let is_ours = |meta: std::fs::Metadata| (meta.dev(), meta.ino()) == self.inode && meta.len() >= self.happened.length.load(Relaxed);
+        match std::fs::metadata(&self.path) {
+            Ok(meta) => is_ours(meta),
+            // not to know is not to have lost it
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// A sync of any file has failed: nothing is written any more.

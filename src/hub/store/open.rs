@@ -3,7 +3,7 @@
 //! It decides nothing about messages.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
@@ -61,8 +61,10 @@ impl Store {
         chunks.wanted.load(wanted.map_err(|e| error("read", &path, &e))?.into_keys());
         hold_reserve(&path);
         let resumed_at = resume(meta.clocks, wall);
+        let meta = std::fs::metadata(&path).map_err(|e| Error::io(format!("look at {}", path.display()), &e))?;
         Ok(Store {
             path,
+            inode: (meta.dev(), meta.ino()),
             cache,
             epoch,
             opened,

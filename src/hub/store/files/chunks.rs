@@ -5,9 +5,9 @@
 //! brings the same bytes. It decides nothing about which chunks are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,7 +161,11 @@ impl ChunkDir {
         self.check_room()?;
         let path = self.staging.join(format!("{BODY}{}", self.next.fetch_add(1, Relaxed)));
         let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(&path)?;
+        let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(&path);
+        let file = open().or_else(|e| match e.kind() {
+            io::ErrorKind::NotFound => DirBuilder::new().recursive(true).mode(0o700).create(&self.earlier).and_then(|()| open()),
+            _ => Err(e),
+        })?;
         Ok((file, Staged::new(path, false)))
     }
 
@@ -268,7 +272,11 @@ impl ChunkDir {
         for (hash, (size, staged)) in wanted {
             let (to, dir) = (self.place_of(hash), self.place_of(hash).with_file_name(""));
             if !dir.exists() {
-                std::fs::create_dir(&dir)?;
+                // also what was removed above it
+                if !self.chunks.exists() {
+                    dirs.insert(disk::parent(&self.chunks).to_path_buf());
+                }
+                DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
                 self.root_unsynced.store(true, Relaxed);
             }
             match disk::rename(staged.path(), &to) {

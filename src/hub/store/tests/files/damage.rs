@@ -233,3 +233,36 @@ fn a_backup_is_made_of_what_is_left() {
     crate::hub::store::check::ask_for_lost(target.path(), 1 << 20, &Default::default(), 5).unwrap();
     assert_eq!(Store::open(target.path(), 1 << 20, hub.now, Uuid::from_u128(7)).unwrap().lost_count(), 0);
 }
+
+#[test]
+fn nothing_is_acknowledged_into_a_file_that_the_next_start_will_not_find() {
+    type Act = fn(&Path);
+    let acts: [(&str, Act); 3] = [
+        ("removed", |file| std::fs::remove_file(file).unwrap()),
+        ("replaced", |file| {
+            std::fs::copy(file, file.with_extension("copy")).unwrap();
+            crate::disk::rename(&file.with_extension("copy"), file).unwrap();
+        }),
+        ("cut", |file| std::fs::File::options().write(true).open(file).unwrap().set_len(8192).unwrap()),
+    ];
+    for (how, act) in acts {
+        let hub = Hub::new();
+        hub.put_bytes("f", b"text", 1);
+        act(&hub.dir.path().join(Store::FILE));
+        assert!(!hub.store.is_in_place(), "{how}");
+        let e = hub.store.apply(&at(hub.now, vec![post(&["1 a *"])])).unwrap_err();
+        assert!(e.kind == Kind::Damaged && e.to_string().contains("while the hub ran"), "{how}: {e}");
+    }
+}
+
+#[test]
+fn directories_that_were_removed_are_made_again() {
+    let hub = Hub::new();
+    for dir in ["chunks", "staging"] {
+        std::fs::remove_dir_all(hub.dir.path().join(dir)).unwrap();
+        let bytes = noise(1, 100_000);
+        let record = hub.put_bytes(dir, &bytes, 1);
+        assert!(hub.read_file(record.id, None).unwrap() == bytes);
+    }
+    hub.is_whole();
+}
