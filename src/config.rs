@@ -41,6 +41,8 @@ pub mod limits {
     /// Directories that cannot be watched and are known one by one; more are as good as all.
     pub const UNWATCHED: usize = 1000;
     /// Bytes of `.mesyncignore`.
+    /// Synced directories within another one that are left out by name.
+    pub const NESTED: usize = 1000;
     pub const IGNORE_BYTES: usize = 256 * 1024;
     /// Hashes of files that were read lately.
     pub const HASHES: usize = 1024;

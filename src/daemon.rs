@@ -272,7 +272,9 @@ pub fn lock(settings: &Settings) -> Result<std::fs::File> {
     disk::lock(&path, &std::process::id().to_string())?.ok_or_else(|| {
         let holder = disk::lock_holder(&path).unwrap_or_default();
         let what = format!("another mesync client (process {}) is at work in {}", holder.trim(), settings.base_dir.display());
-        Error::new(Kind::Busy, what).hint("a second one on this machine needs a MESYNC_BASE_DIR and a MESYNC_HOST_ID of its own")
+        Error::new(Kind::Busy, what).hint(
+            "to sync a directory as well, start that one with -w DIR (on the hub's machine: \"mesync serve --start -w DIR\"), or run \"mesync daemon -w DIR\" beside it; a second client needs a MESYNC_BASE_DIR and a MESYNC_HOST_ID of its own",
+        )
     })
 }
 

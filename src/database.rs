@@ -29,6 +29,11 @@ pub fn open(path: &Path, cache: usize, happened: &Arc<Happened>, hints: &Hints) 
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
     let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path);
     let file: File = open().map_err(|e| Error::io(format!("open {}", path.display()), &e))?;
+    open_file(file, path, cache, happened, hints)
+}
+
+/// The same of a file that is open; `path` is for messages.
+pub fn open_file(file: File, path: &Path, cache: usize, happened: &Arc<Happened>, hints: &Hints) -> Result<Database> {
     let shown = path.display().to_string();
     let build = || {
         let medium = Medium::new(file, Arc::clone(happened))?;

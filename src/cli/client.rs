@@ -20,7 +20,7 @@ use crate::{clock, daemon, disk, logger};
 
 /// `mesync start [--once]`
 pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let settings = &super::sync::with_watches(&context.settings, invocation)?;
+    let settings = &super::watches::with_watches(&context.settings, invocation)?;
     if !invocation.has("once") {
         let signals = Signals::start()?;
         let client = daemon::Daemon::start(settings, daemon::Halves::Both)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::counted;
 use super::output::Output;
-use super::sync::real;
+use super::watches::real;
 use crate::clock;
 use crate::config::Settings;
 use crate::files::status::{Condition, Examples, Files, Named, Status};

@@ -29,6 +29,9 @@ use crate::{clock, daemon, disk, hub, wire};
 pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     take_one_arena();
     let mut settings = context.settings.clone();
+    if let Some(flag) = ["watch", "yes"].into_iter().find(|flag| invocation.has(flag) && !invocation.has("start")) {
+        return Err(invocation.usage(format!("--{flag} is for the client: add --start, or run \"mesync start\" beside the hub")));
+    }
     let signals = Signals::start()?;
     let hub = hub::Hub::start(&settings, invocation.has("allow-anonymous"))?;
     if settings.server_is_default {
@@ -36,7 +39,9 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
     let mut parts: Vec<Box<dyn Part>> = vec![Box::new(hub)];
     if invocation.has("start") {
-        match super::sync::with_watches(&settings, invocation).and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both)) {
+        match super::watches::with_watches(&settings, invocation)
+            .and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both))
+        {
             Ok(client) => parts.push(Box::new(client)),
             Err(e) => {
                 service::stop(parts);

@@ -19,6 +19,7 @@ mod progress;
 mod queue;
 mod sync;
 mod transfers;
+mod watches;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

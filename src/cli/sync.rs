@@ -9,9 +9,11 @@ use serde::Serialize;
 use super::output::{left, right};
 use super::parse::Invocation;
 use super::progress::Paths;
+use super::watches::{real, watches};
 use super::{Context, Done, counted, fail, note};
+use crate::clock;
 use crate::config::Settings;
-use crate::config::watch::{Mode, WatchSettings, overlap};
+use crate::config::watch::WatchSettings;
 use crate::daemon::{Daemon, Halves, pass, servers};
 use crate::error::{Error, Kind, Result};
 use crate::files::board::{Facts, NAMED};
@@ -21,77 +23,6 @@ use crate::files::status::Files;
 use crate::files::tree::marker;
 use crate::logger::one_line;
 use crate::service::{self, Signals};
-use crate::{clock, disk};
-
-/// The directories that a command is about: that of `-w` with what the settings and flags say of it, else all of the settings.
-pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
-    let Some(dir) = invocation.os_value("watch") else {
-        let only = ["remote", "send-only", "receive-only", "debounce"].into_iter().find(|flag| invocation.has(flag));
-        if let Some(flag) = only {
-            return Err(invocation.usage(format!("--{flag} is about one directory: name it with -w")));
-        }
-        return settings.watches.iter().map(|watch| checked(settings, watch.clone())).collect();
-    };
-    let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {}", disk::show(dir)), &e))?;
-    if let Err(e) = std::fs::read_dir(&path) {
-        let what = format!("cannot open the directory {}: {}", disk::show(dir), crate::error::plain(&e));
-        return Err(Error::new(Kind::Settings, what).hint("a directory to keep in step must exist"));
-    }
-    let known = settings.watches.iter().find(|watch| real(&watch.path) == real(&path));
-    let mut watch = known.cloned().unwrap_or_else(|| WatchSettings::new(path));
-    let mut set = |flag: &str, key: &str| -> Result<()> {
-        let bad = |e| invocation.usage(format!("bad value for --{flag}: {e}"));
-        invocation.value(flag)?.map_or(Ok(()), |value| watch.set(key, value).map_err(bad))
-    };
-    if invocation.row.flags.iter().any(|f| f.long == "remote") {
-        set("remote", "remote")?;
-    }
-    if invocation.row.flags.iter().any(|f| f.long == "debounce") {
-        set("debounce", "debounce_ms")?;
-    }
-    match (invocation.has("send-only"), invocation.has("receive-only")) {
-        (true, true) => return Err(invocation.usage("--send-only and --receive-only exclude each other")),
-        (true, false) => watch.mode = Mode::SendOnly,
-        (false, true) => watch.mode = Mode::ReceiveOnly,
-        (false, false) => {}
-    }
-    Ok(vec![checked(settings, watch)?])
-}
-
-/// With its real path. Errors: it is mesync's own.
-fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
-    let path = real(&watch.path);
-    for own in [&settings.base_dir, &settings.hub.data_dir] {
-        if path.starts_with(real(own)) {
-            let what = format!("will not keep {} in step: it is mesync's own", path.display());
-            return Err(Error::new(Kind::Settings, what).hint("choose another directory, or another MESYNC_BASE_DIR"));
-        }
-    }
-    Ok(WatchSettings { path, ..watch })
-}
-
-/// Without links on the way, as far as it exists.
-pub fn real(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
-}
-
-/// The settings with the directory of `-w` beside the others.
-pub fn with_watches(settings: &Settings, invocation: &Invocation) -> Result<Settings> {
-    let asked = watches(settings, invocation)?;
-    let mut all = Vec::new();
-    for watch in &settings.watches {
-        let watch = checked(settings, watch.clone())?;
-        if asked.iter().all(|a| a.path != watch.path) {
-            all.push(watch);
-        }
-    }
-    if let Some((one, other)) = asked.iter().find_map(|a| all.iter().find(|b| overlap(a, b)).map(|b| (a, b))) {
-        let what = format!("{} and {} are one within the other, here or on the hub", one.path.display(), other.path.display());
-        return Err(Error::new(Kind::Settings, what).hint("give each a directory of its own on the hub: remote"));
-    }
-    all.extend(asked);
-    Ok(Settings { watches: all, ..settings.clone() })
-}
 
 fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
     let watches = watches(settings, invocation)?;
@@ -261,7 +192,7 @@ fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
     for (e, what) in [
         (&facts.skipped.special, "sockets, pipes and devices are left out"),
         (&facts.skipped.names, "names are left out: not UTF-8, or too long"),
-        (&facts.skipped.unknown, "directories cannot be read, and are left alone"),
+        (&facts.skipped.unknown, "directories are left alone"),
     ] {
         if let Some(first) = &e.first {
             out.line(&format!("{} {what}: {first}", e.count));
@@ -302,8 +233,8 @@ fn action(p: &Preview) -> &'static str {
 }
 
 fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<crate::client::HubClient>, allow_deletes: bool) -> Result<Done> {
-    let (directory, _) = pass::open(&context.settings, watch, hub, allow_deletes)?;
-    let plans = pass::preview(&directory)?;
+    let directory = pass::open_to_look(&context.settings, watch, hub)?;
+    let plans = pass::preview(&directory, allow_deletes)?;
     let out = &mut context.out;
     let dir = watch.path.to_string_lossy();
     let size = |p: &Preview| p.entry.filter(|e| !e.is_dir()).map(|e| e.size);

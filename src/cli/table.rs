@@ -236,7 +236,7 @@ pub static COMMANDS: &[Command] = &[
         name: "start",
         group: Group::Machine,
         arguments: &[],
-        flags: &[sync::WATCH, switch("once", "send, receive, sync, run hooks once, and exit: for cron")],
+        flags: &[sync::WATCH, sync::YES, switch("once", "send, receive, sync, run hooks once, and exit: for cron")],
         doc: "run this machine's client: messages, hooks, directories",
         long: &[
             "Runs in the foreground until SIGTERM or SIGINT. SIGHUP looks at everything again. One client runs for each base directory.",
@@ -271,6 +271,8 @@ pub static COMMANDS: &[Command] = &[
             setting("workers", "N", Values::Text, "workers", "threads that answer requests (default: 8)"),
             switch("allow-anonymous", "let in whoever reaches it, without a key"),
             switch("start", "also run this machine's client in the same process"),
+            sync::WATCH,
+            sync::YES,
         ],
         doc: "run the hub",
         long: &[
@@ -278,6 +280,7 @@ pub static COMMANDS: &[Command] = &[
         ],
         examples: &[
             ("mesync serve --start", "the hub and this machine's client"),
+            ("mesync serve --start -w ~/share", "and sync a directory"),
             ("mesync serve --listen 10.0.0.1:9000", "one address only"),
         ],
         run: Run::Daemon(hub::serve),

@@ -182,7 +182,11 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
 
 /// What is in two directories at once would be kept in step with itself.
 pub fn overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
+    one.path.starts_with(&other.path) || other.path.starts_with(&one.path) || remotes_overlap(one, other)
+}
+
+/// Whether their directories on the hub are one within the other.
+pub fn remotes_overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
     let within = |a: &str, b: &str| a == b || b.is_empty() || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
-    let here = one.path.starts_with(&other.path) || other.path.starts_with(&one.path);
-    here || within(&one.remote, &other.remote) || within(&other.remote, &one.remote)
+    within(&one.remote, &other.remote) || within(&other.remote, &one.remote)
 }

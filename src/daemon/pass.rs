@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
 use crate::files::board::Facts;
-use crate::files::directory::{self, Directory, Opened, Place};
+use crate::files::directory::{self, Directory, Opened, Place, Start};
 use crate::files::engine::env::{State, Tree};
 use crate::files::engine::{Polled, Preview};
 use crate::files::guard::Limits;
@@ -80,6 +80,17 @@ pub fn open(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>, al
             Reporter::new(files, watch, hub.url()).trouble(crate::files::status::Condition::Held, &e);
             Err(e)
         }
+    }
+}
+
+/// Opens a directory for [`preview`]. Nothing is changed: no state, no marker, no request; a process that syncs it may run.
+pub fn open_to_look(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>) -> Result<Box<Directory>> {
+    let private = private(settings);
+    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private };
+    let start = if Files::beside(place.state_file(watch)).adoption() { Start::Afresh } else { Start::Known };
+    match Directory::open_to_look(&place, watch, hub.clone(), start)? {
+        Opened::Ready(directory) => Ok(directory),
+        Opened::Held(why) => Err(marker::held(&watch.path, &why)),
     }
 }
 
@@ -196,8 +207,8 @@ pub struct Plans {
     pub holds: bool,
 }
 
-/// Looks at everything on both sides and tells what is out of step. It only takes note of what the hub has.
-pub fn preview(d: &Directory) -> Result<Plans> {
+/// Looks at everything on both sides and tells what is out of step. `allow_deletes`: the guard would hold none.
+pub fn preview(d: &Directory, allow_deletes: bool) -> Result<Plans> {
     loop {
         match d.engine.poll().map_err(directory::error)? {
             Polled::Drained => break,
@@ -235,7 +246,7 @@ pub fn preview(d: &Directory) -> Result<Plans> {
         all.values().filter(|p| p.plan.action == Action::Upload).filter_map(|p| p.entry.map(|e| e.hash)).collect();
     let renamed = |p: &Preview| p.plan.action == Action::Delete && p.entry.is_some_and(|e| new.contains(&e.hash));
     let deletes = all.values().filter(|p| p.counted && !renamed(p)).count() as u64;
-    let holds = deletes > 0 && d.engine.would_hold(deletes).map_err(directory::error)?;
+    let holds = deletes > 0 && !allow_deletes && d.engine.would_hold(deletes).map_err(directory::error)?;
     Ok(Plans { all: all.into_iter().filter(|(_, p)| !matches!(p.plan.action, Action::Forget | Action::Adopt)).collect(), holds })
 }
 

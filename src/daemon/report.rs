@@ -85,7 +85,7 @@ impl Reporter {
             problems.push(format!("not all of it is watched: {}", counters.why()));
         }
         if let Some(first) = &facts.skipped.unknown.first {
-            problems.push(format!("{} directories cannot be read: {first}", facts.skipped.unknown.count));
+            problems.push(format!("{} directories are left alone: {first}", facts.skipped.unknown.count));
         }
         let named = |(path, why): (&String, &String)| Named { path: path.clone(), why: why.clone() };
         let waiting: Vec<Named> = facts.waiting(clock::monotonic(), LONG_WAIT).take(NAMED).map(named).collect();

@@ -14,6 +14,7 @@ use super::boot;
 use super::engine::env::{Ambient, Done, Env, Fault, Hub, Transfer};
 use super::engine::{Engine, Options, Outcome, Polled, Report, Way};
 use super::look;
+use super::overlap::{self, Mounts};
 use super::poke::Poke;
 use super::remote::Remote;
 use super::remote::legacy::Legacy;
@@ -96,6 +97,14 @@ pub enum Opened {
     Held(String),
 }
 
+/// From what a look begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Known,
+    /// The directory is to be adopted: nothing counts that was known.
+    Afresh,
+}
+
 /// What the engine asks of the machine, and tells it.
 struct Machine(Arc<Board>, PathBuf);
 
@@ -129,14 +138,40 @@ impl Directory {
         let file = place.state_file(settings);
         let state = Arc::new(DiskState::open_or_renew(&file)?);
         let known = state.marker().map_err(error)?;
+        check_overlap(settings, known.is_none())?;
         let opened = DiskTree::open(&settings.path, known, Uuid::new_v4(), &settings.ignore, place.private)?;
         let tree: Arc<DiskTree> = match opened {
             tree::Opened::Held(why) => return Ok(Opened::Held(why)),
             tree::Opened::Ready(tree) => Arc::from(tree),
         };
-        if known.is_none() {
-            state.set_note("marker", &tree.id().to_string()).map_err(error)?;
+        if let (None, Some(id)) = (known, tree.id()) {
+            state.set_note("marker", &id.to_string()).map_err(error)?;
         }
+        Directory::over(settings, state, tree, hub, allow_deletes).map(Opened::Ready)
+    }
+
+    /// Opens a directory and a copy of what is known of it, to look what a pass would do. It leaves no trace, and another
+    /// process may sync the directory meanwhile.
+    pub fn open_to_look(place: &Place<'_>, settings: &WatchSettings, hub: Arc<HubClient>, start: Start) -> Result<Opened> {
+        let state = match start {
+            Start::Known => DiskState::copy_of(&place.state_file(settings))?,
+            Start::Afresh => DiskState::copy_of(Path::new(""))?,
+        };
+        let known = state.marker().map_err(error)?;
+        check_overlap(settings, known.is_none() && start == Start::Known)?;
+        match DiskTree::open_to_look(&settings.path, known, &settings.ignore, place.private)? {
+            tree::Opened::Held(why) => Ok(Opened::Held(why)),
+            tree::Opened::Ready(tree) => Directory::over(settings, Arc::new(state), Arc::from(tree), hub, false).map(Opened::Ready),
+        }
+    }
+
+    fn over(
+        settings: &WatchSettings,
+        state: Arc<DiskState>,
+        tree: Arc<DiskTree>,
+        hub: Arc<HubClient>,
+        allow_deletes: bool,
+    ) -> Result<Box<Directory>> {
         let (poke, board) = (Arc::<Poke>::default(), Arc::<Board>::default());
         let (link, traffic) = (Arc::new(Link::new(poke.clone())), Arc::new(Traffic::new(settings.bandwidth_limit)));
         let names = Names::below(&settings.remote);
@@ -154,7 +189,7 @@ impl Directory {
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
         let options = Options { allow_deletes, mode: settings.mode, times_alone_stay: legacy.is_some(), ..Options::default() };
         let now = clock::monotonic();
-        Ok(Opened::Ready(Box::new(Directory {
+        Ok(Box::new(Directory {
             engine: Engine::new(env, options).map_err(error)?,
             settings: settings.clone(),
             tree,
@@ -171,7 +206,7 @@ impl Directory {
             too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
             again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD }),
-        })))
+        }))
     }
 
     /// Pieces of work so far that have changed something.
@@ -460,6 +495,13 @@ fn is_ours(hub: &HubClient, state: &DiskState) -> Result<bool> {
         state.set_note(NOTE.0, NOTE.1).map_err(error)?;
     }
     Ok(ours)
+}
+
+/// Refuses a directory within another synced one, and one that is new and has one within.
+fn check_overlap(settings: &WatchSettings, is_new: bool) -> Result<()> {
+    let dir = settings.path.canonicalize().unwrap_or_else(|_| settings.path.clone());
+    Mounts::read().check_above(&dir)?;
+    if is_new { overlap::check_below(&dir) } else { Ok(()) }
 }
 
 /// For what has no next time.

@@ -143,7 +143,10 @@ impl Walk<'_> {
             self.skipped.special.add(|| show(path));
             return Ok(true);
         }
-        if is_dir && self.depth == Depth::All && !self.tree.ignores(path, true) {
+        if is_dir && self.tree.find_nested(path) {
+            let why = format!("it is synced by itself; if it is a copy, remove {} in it", relpath::OWN_DIR);
+            self.skipped.unknown.add(|| format!("{}: {why}", show(path)));
+        } else if is_dir && self.depth == Depth::All && !self.tree.ignores(path, true) {
             todo.push(path.to_string());
         }
         (self.visit)(Found::Name { path, is_dir })

@@ -257,6 +257,12 @@ impl<'a> Running<'a> {
             }
             return Ok(None);
         }
+        if own && !dir.is_empty() && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO | EventMask::DELETE | EventMask::MOVED_FROM) {
+            // another synced directory begins or ends here
+            self.watch.tree.find_nested(&dir);
+            self.tell(Hint::Tree(String::new()))?;
+            return Ok(None);
+        }
         // names that are not UTF-8 do not travel
         let Some(name) = name.and_then(|n| n.to_str()).filter(|n| !relpath::is_own(n)) else { return Ok(None) };
         let path = if dir.is_empty() { name.to_string() } else { format!("{dir}/{name}") };

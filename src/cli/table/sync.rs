@@ -4,11 +4,13 @@ use super::{BYTES, Command, Flag, Group, Run, Values, any, one, short_valued, sw
 use crate::cli::sync;
 
 pub const WATCH: Flag = short_valued('w', "watch", "DIR", Values::Directory, "the directory to keep in step");
+pub const YES: Flag = switch("yes", "sync a home or system directory, or one with mesync's own data in it");
 const REMOTE: Flag = valued("remote", "PATH", Values::Text, "the directory on the hub (default: all of the hub)");
 const SEND_ONLY: Flag = switch("send-only", "changes go to the hub only");
 const RECEIVE_ONLY: Flag = switch("receive-only", "changes come from the hub only");
 
 const GUARD: &str = "Deletes of more than ten files or a quarter of all within an hour, or of all that there are, are held until somebody approves them, here and on each machine that they come to: see approve. What was deleted on other machines stands in DIR/.mesync/trash for 30 days.";
+const OVERLAP: &str = "A directory within a synced one, or with one within it, is refused (78), whichever client syncs that one: DIR/.mesync marks it. A subdirectory that gets such a marker later is left out, and status says so.";
 const SETTINGS: &str =
     "Without -w: the directories under [[watch]] in config.toml. With it, what stands there about that directory holds too.";
 
@@ -18,6 +20,7 @@ pub const SYNC: Command = Command {
     arguments: &[],
     flags: &[
         WATCH,
+        YES,
         REMOTE,
         SEND_ONLY,
         RECEIVE_ONLY,
@@ -29,6 +32,7 @@ pub const SYNC: Command = Command {
     long: &[
         "Sends what has changed here since the last time, fetches what has changed elsewhere, and ends: for cron. What was changed on two machines is kept twice: the hub's under its name, this machine's as NAME.sync-conflict-TIME-HASH beside it. Exit status 0 only if all is in step.",
         SETTINGS,
+        OVERLAP,
         GUARD,
     ],
     examples: &[
@@ -45,6 +49,7 @@ pub const DAEMON: Command = Command {
     arguments: &[],
     flags: &[
         WATCH,
+        YES,
         REMOTE,
         SEND_ONLY,
         RECEIVE_ONLY,
@@ -54,6 +59,7 @@ pub const DAEMON: Command = Command {
     long: &[
         "Runs in the foreground until SIGTERM or SIGINT. What changes here is in the other machines' directories within a moment, and the other way round. start does the same and exchanges messages as well. Exit status 75 if another process keeps the directory in step already.",
         SETTINGS,
+        OVERLAP,
         GUARD,
     ],
     examples: &[

@@ -8,6 +8,8 @@ pub mod codec;
 mod apply;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ use codec::{Damaged, Record};
 
 /// Bytes of memory for pages.
 const CACHE: usize = 2 * 1024 * 1024;
+/// A copy that a commit of another process overtakes is made again, so often.
+const COPY_TRIES: u32 = 20;
 const SCHEMA: u64 = 2;
 /// What is taken over from there: rows without tags.
 const UNTAGGED: u64 = 1;
@@ -89,6 +93,45 @@ impl DiskState {
             disk::sync_dir(disk::parent(path)).map_err(|e| Error::io(format!("create {}", path.display()), &e))?;
         }
         Ok(state)
+    }
+
+    /// A copy in memory of what is in the file, empty if there is none: for a look that leaves no trace. Another process may be
+    /// at work with the file; what it commits meanwhile makes the copy begin again.
+    pub fn copy_of(path: &Path) -> Result<DiskState> {
+        let failed = |e: &io::Error| Error::io(format!("copy {}", path.display()), e);
+        for _ in 0..COPY_TRIES {
+            let memory = || -> io::Result<File> { Ok(rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC)?.into()) };
+            let mut copy = memory().map_err(|e| failed(&e))?;
+            let stamp = || std::fs::metadata(path).and_then(|m| Ok((m.len(), m.modified()?)));
+            let before = match stamp() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                shown => Some(shown.map_err(|e| failed(&e))?),
+            };
+            if let Some(before) = before {
+                io::copy(&mut File::open(path).map_err(|e| failed(&e))?, &mut copy).map_err(|e| failed(&e))?;
+                if stamp().ok() != Some(before) {
+                    continue;
+                }
+            }
+            let happened = Arc::new(Happened::default());
+            let opened = database::open_file(copy, path, CACHE, &happened, &HINTS).and_then(|db| {
+                let (path, db) = (PathBuf::new(), RwLock::new(Some(db)));
+                let state = DiskState { path, db, happened, group: Group::new(usize::MAX) };
+                state.prepare().map_err(|e| state.error("open", &e)).map(|schema| (state, schema))
+            });
+            match opened {
+                Ok((state, SCHEMA)) => return Ok(state),
+                Ok((_, schema)) => {
+                    let what = format!("cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}", path.display());
+                    return Err(Error::new(Kind::Settings, what).hint("install the newer mesync that wrote it"));
+                }
+                // torn by a commit that left the same time behind; a file that is damaged is begun anew by a real pass
+                Err(e) if e.kind == Kind::Damaged => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let what = format!("cannot copy {}: it is damaged, or changes all the time", path.display());
+        Err(Error::new(Kind::Busy, what).hint("try again in a moment"))
     }
 
     /// As [`DiskState::open`]; a damaged file is put aside, and a new one begun.
@@ -168,6 +211,10 @@ impl DiskState {
         let error = self.error("write", e);
         if self.happened.sync_failed.load(Relaxed) {
             return Fault::Fatal(error.hint("a sync failed, so the disk may be failing"));
+        }
+        if self.path.as_os_str().is_empty() {
+            // a copy has no file to be opened again
+            return Fault::Fatal(error);
         }
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         if !self.happened.full.swap(false, Relaxed) && db.is_some() {

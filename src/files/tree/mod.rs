@@ -13,6 +13,7 @@ pub mod stage;
 
 mod moves;
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,17 +28,19 @@ use uuid::Uuid;
 
 use super::engine::env::{Called, Fault, Look, Moved, Staged, Tree};
 use super::ignore::{self, Ignore, Origin};
-use super::plan::{Entry, Local, Stamp, is_below};
+use super::plan::{Entry, Local, Stamp, is_below, parent};
 use super::scan::{self, Found};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
+use crate::relpath;
 use root::{Root, What, fault};
 
 /// See the module.
 #[derive(Debug)]
 pub struct DiskTree {
     root: Root,
-    id: Uuid,
+    /// `None`: it is only looked at, and never had a marker.
+    id: Option<Uuid>,
     memory: look::Memory,
     cleaner: clean::Cleaner,
     /// A write through a mapping changes no time here, ever: no stamp is believed.
@@ -57,7 +60,9 @@ pub struct DiskTree {
     /// From the settings: patterns, and places that never travel, relative to the root.
     given: Vec<String>,
     places: Vec<String>,
-    _lock: File,
+    /// Directories with a marker of their own, as the last look at each has found.
+    nested: RwLock<BTreeSet<String>>,
+    _lock: Option<File>,
 }
 
 /// Rules in place of those that cannot be read and were never known: only the file itself travels, so that it can be mended
@@ -93,6 +98,19 @@ impl DiskTree {
         if known.is_none() && marker::read(&root).map_err(failed)?.is_none() {
             marker::create(&root, id)?;
         }
+        Ok(Opened::Ready(Box::new(DiskTree::over(root, Some(id), Some(lock), ignore, private))))
+    }
+
+    /// Opens a directory to be looked at, and leaves no trace: no lock, no marker. `known` as for [`DiskTree::open`].
+    pub fn open_to_look(path: &Path, known: Option<Uuid>, ignore: &[String], private: &[PathBuf]) -> Result<Opened> {
+        let root = Root::open(path)?;
+        match known.map_or(Ok(()), |id| marker::check(&root, id)) {
+            Ok(()) => Ok(Opened::Ready(Box::new(DiskTree::over(root, known, None, ignore, private)))),
+            Err(why) => Ok(Opened::Held(why)),
+        }
+    }
+
+    fn over(root: Root, id: Option<Uuid>, lock: Option<File>, ignore: &[String], private: &[PathBuf]) -> DiskTree {
         let tree = DiskTree {
             id,
             memory: look::Memory::default(),
@@ -100,7 +118,7 @@ impl DiskTree {
             blind: root.is_blind(),
             trashed: look::Trashed::default(),
             tick: root.tick(),
-            keeps_modes: marker::keeps_modes(&lock),
+            keeps_modes: lock.as_ref().is_none_or(marker::keeps_modes),
             exchange: AtomicBool::new(true),
             noreplace: AtomicBool::new(true),
             rules: RwLock::default(),
@@ -108,13 +126,14 @@ impl DiskTree {
             rules_changed: AtomicU64::new(0),
             given: ignore.to_vec(),
             places: private.iter().filter_map(|place| below(root.path(), place)).collect(),
+            nested: RwLock::default(),
             root,
             _lock: lock,
         };
         if tree.read_rules().is_err() {
             tree.use_rules(UNREADABLE);
         }
-        Ok(Opened::Ready(Box::new(tree)))
+        tree
     }
 
     /// Reads `.mesyncignore` again; whether it says something else than before. After an error the rules are those of before.
@@ -161,7 +180,31 @@ impl DiskTree {
     /// Whether a name does not travel, of which it is known whether it is a directory.
     pub fn ignores(&self, path: &str, is_dir: bool) -> bool {
         let private = |place: &String| path == place || is_below(path, place);
-        self.places.iter().any(private) || self.rules.read().unwrap_or_else(PoisonError::into_inner).ignores(path, is_dir)
+        self.places.iter().any(private)
+            || self.is_nested(path)
+            || self.rules.read().unwrap_or_else(PoisonError::into_inner).ignores(path, is_dir)
+    }
+
+    /// Whether another synced directory is here, or above.
+    fn is_nested(&self, path: &str) -> bool {
+        let nested = self.nested.read().unwrap_or_else(PoisonError::into_inner);
+        !nested.is_empty() && std::iter::successors(Some(path), |p| parent(p)).any(|p| nested.contains(p))
+    }
+
+    /// Looks for a marker in a directory below the root; with one, the directory is left out until the marker is gone.
+    pub fn find_nested(&self, dir: &str) -> bool {
+        let own = format!("{dir}/{}", relpath::OWN_DIR);
+        let found = matches!(self.shown(&own), Ok(Ok(shown)) if shown.what == What::Dir);
+        if found == self.nested.read().unwrap_or_else(PoisonError::into_inner).contains(dir) {
+            return found;
+        }
+        let mut nested = self.nested.write().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            true if nested.len() < limits::NESTED => drop(nested.insert(dir.to_string())),
+            true => {}
+            false => drop(nested.remove(dir)),
+        }
+        found
     }
 
     pub fn root(&self) -> &Root {
@@ -169,14 +212,19 @@ impl DiskTree {
     }
 
     /// What tells this directory from others.
-    pub fn id(&self) -> Uuid {
+    pub fn id(&self) -> Option<Uuid> {
         self.id
     }
 
     /// Whether this is still the directory that it was: asked before and after everything that concludes something from what
     /// is *not* there.
     pub fn check(&self) -> Called<()> {
-        marker::check(&self.root, self.id).map_err(|why| Fault::Fatal(marker::held(self.root.path(), &why)))
+        let checked = match self.id {
+            Some(id) => marker::check(&self.root, id),
+            None if self.root.is_in_place() => Ok(()),
+            None => Err("it was replaced, removed or unmounted".into()),
+        };
+        checked.map_err(|why| Fault::Fatal(marker::held(self.root.path(), &why)))
     }
 
     /// Every name in a directory with its type, as the directory has them, until `visit` says `false`.

@@ -131,9 +131,9 @@ fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
     fs::remove_file(w.at(".mesync/id")).unwrap();
     assert!(matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("mesync adopt")));
     assert!(matches!(w.tree.below("", &mut |_| Ok(true)), Err(Fault::Fatal(_))));
-    let (path, id) = (w.at(""), w.tree.id());
+    let (path, id) = (w.at(""), w.tree.id().unwrap());
     let open = |known| match DiskTree::open(&path, known, Uuid::new_v4(), &[], &[]) {
-        Ok(Opened::Ready(tree)) => tree.id().to_string(),
+        Ok(Opened::Ready(tree)) => tree.id().unwrap().to_string(),
         Ok(Opened::Held(why)) => why,
         Err(e) => e.to_string(),
     };
