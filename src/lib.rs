@@ -78,7 +78,7 @@
 //!   and what is here goes up in its place; a later one is another edit ([`files::engine::env::hear`]). A hub with which
 //!   there is nothing in common is a stranger: equal files are adopted, others kept both.
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
-//!   wait for a person ([`files::guard`]), a directory without its marker is not touched.
+//!   wait for a person ([`files::guard`]), weighed together when their burst has ended, a directory without its marker is not touched.
 //!
 //! A server without revisions is put before the engine as one with them ([`files::remote::legacy`]), as well as that can be done.
 //!

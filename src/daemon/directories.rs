@@ -170,8 +170,11 @@ impl Supervisor {
             d.poke.stop();
         }
         log::info!("keeping {} in step with {}/{}", self.settings.path.display(), self.hub.url(), self.settings.remote);
+        // deletes that are due wait for those that are not told yet
+        let removed = || d.engine.deleted_nearby();
         let ended = std::thread::scope(|scope| {
-            let watch = Watch { tree: &d.tree, quiet: self.settings.debounce, rescan: self.settings.rescan, counters: &counters };
+            let (quiet, rescan) = (self.settings.debounce, self.settings.rescan);
+            let watch = Watch { tree: &d.tree, quiet, rescan, counters: &counters, removed: &removed };
             // whatever happens in here, all of them are told to end
             let started = (|| {
                 let (wake, events) = (&wake, hints.clone());

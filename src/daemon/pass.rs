@@ -28,6 +28,8 @@ use crate::files::watch::Counters;
 const REDRAW: Duration = Duration::from_millis(200);
 /// Between two looks whether all is done.
 const STEP: Duration = Duration::from_millis(3);
+/// How often the hub is asked for further deletes while some wait for the end of their burst.
+const FEED_IN_BURST: Duration = Duration::from_millis(250);
 /// How often what waits is tried before it is left for another pass.
 const TRIES: u32 = 20;
 /// Rows read from the state at once.
@@ -190,7 +192,13 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
 
 fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
     let mut next = clock::monotonic();
+    let mut next_feed = next + FEED_IN_BURST;
     while !d.engine.is_quiet() && !d.is_paused() && d.poke.pause(STEP) {
+        // deletes of another machine come one after the other
+        if !d.end_of_burst().is_zero() && clock::monotonic() >= next_feed {
+            d.feed();
+            next_feed = clock::monotonic() + FEED_IN_BURST;
+        }
         if clock::monotonic() >= next {
             next = clock::monotonic() + REDRAW;
             show(progress(d));

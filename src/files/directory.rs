@@ -2,17 +2,22 @@
 //!
 //! It starts no thread itself: a daemon and a single pass do, and call the same methods.
 
+mod machine;
+mod wake;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use machine::Machine;
+
 use super::board::Board;
 use super::boot;
-use super::engine::env::{Ambient, Done, Env, Fault, Hub, Transfer};
-use super::engine::{Engine, Options, Outcome, Polled, Report, Way};
+use super::engine::env::{Env, Fault, Hub, Transfer};
+use super::engine::{Engine, Options, Outcome, Polled, Quiet, Report, Way};
 use super::look;
 use super::overlap::{self, Mounts};
 use super::poke::Poke;
@@ -34,6 +39,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MOST: Duration = Duration::from_secs(60);
 /// How often the guard is asked again: what it counted is forgotten with time.
 const GUARD: Duration = Duration::from_secs(300);
+/// A single delete waits for so long whether it is the first of many; several wait for the end of the burst.
+const QUIET_AFTER_ONE: Duration = Duration::from_millis(300);
+const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
 /// For how long downloads pause when the disk is full.
 const FULL: Duration = Duration::from_secs(15);
 
@@ -73,6 +81,8 @@ struct Again {
     pause: Duration,
     worked: u64,
     guard: Instant,
+    /// Deletes waited for the end of their burst when that was asked last.
+    gathers: bool,
 }
 
 /// Where a directory's state is, and what else belongs to it.
@@ -103,32 +113,6 @@ pub enum Start {
     Known,
     /// The directory is to be adopted: nothing counts that was known.
     Afresh,
-}
-
-/// What the engine asks of the machine, and tells it.
-struct Machine(Arc<Board>, PathBuf);
-
-impl Ambient for Machine {
-    fn now(&self) -> SystemTime {
-        clock::now()
-    }
-
-    fn fresh(&self) -> Uuid {
-        Uuid::new_v4()
-    }
-
-    fn done(&self, what: Done<'_>) {
-        let dir = self.1.display();
-        match what {
-            Done::Sent { path, from: None } => log::debug!("sent {path:?} dir={dir}"),
-            Done::Sent { path, from: Some(from) } => log::debug!("renamed {from:?} to {path:?} on the hub dir={dir}"),
-            Done::Deleted { path } => log::debug!("deleted {path:?} on the hub dir={dir}"),
-            Done::Placed { path } => log::debug!("received {path:?} dir={dir}"),
-            Done::Removed { path } => log::debug!("moved {path:?} to the trash dir={dir}"),
-            Done::SetAside { path, copy } => log::warn!("{path:?} was edited on two machines: this one's is {copy:?} now dir={dir}"),
-        }
-        self.0.done(what);
-    }
 }
 
 impl Directory {
@@ -185,9 +169,11 @@ impl Directory {
         };
         look::read_rules(&tree, &state, &board).map_err(error)?;
         boot::opened(&state, &*tree, &boot::current()).map_err(error)?;
-        let ambient = Arc::new(Machine(board.clone(), settings.path.clone()));
+        let ambient = Arc::new(Machine(board.clone(), settings.path.clone(), clock::monotonic()));
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
-        let options = Options { allow_deletes, mode: settings.mode, times_alone_stay: legacy.is_some(), ..Options::default() };
+        // what is due in a busy directory is told after the quiet time of the debounce
+        let quiet = Quiet { after_one: QUIET_AFTER_ONE, after_more: QUIET_AFTER_MORE + settings.debounce * 2 };
+        let options = Options { allow_deletes, quiet, mode: settings.mode, times_alone_stay: legacy.is_some(), ..Options::default() };
         let now = clock::monotonic();
         Ok(Box::new(Directory {
             engine: Engine::new(env, options).map_err(error)?,
@@ -205,7 +191,7 @@ impl Directory {
             full_until: Mutex::new(None),
             too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
-            again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD }),
+            again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD, gathers: false }),
         }))
     }
 
@@ -416,47 +402,6 @@ impl Directory {
 
     pub fn fatal(&self) -> Option<Error> {
         lock(&self.fatal).clone()
-    }
-
-    /// Makes due what waits or was refused, if it is time to, and names what waits for long. When to ask again.
-    pub fn wake(&self) -> Duration {
-        let now = clock::monotonic();
-        let retries = self.board.take_retries(now);
-        for path in &retries {
-            self.engine.offer(path);
-        }
-        if !retries.is_empty() {
-            self.poke.poke();
-        }
-        for (path, why) in self.board.long_waits(now).iter().take(NAMED_IN_LOG) {
-            log::warn!("{path:?} waits to be synced: {why} dir={}", self.settings.path.display());
-        }
-        let next = self.wake_waiting(now);
-        self.board.next().map_or(next, |at| next.min(at.saturating_duration_since(now)).max(Duration::from_millis(10)))
-    }
-
-    fn wake_waiting(&self, now: Instant) -> Duration {
-        let mut again = lock(&self.again);
-        if now >= again.guard {
-            again.guard = now + GUARD;
-            self.engine.wake(true);
-            self.poke.poke();
-        }
-        if self.engine.active() == 0 {
-            (again.at, again.pause) = (now + AGAIN, AGAIN);
-            return again.guard - now;
-        }
-        if now >= again.at && self.link.pause().is_zero() {
-            let worked = self.worked();
-            again.pause = if worked > again.worked { AGAIN } else { (again.pause * 2).min(AGAIN_MOST) };
-            (again.worked, again.at) = (worked, now + again.pause);
-            let again_at = again.pause;
-            drop(again);
-            self.engine.wake(false);
-            self.poke.poke();
-            return again_at;
-        }
-        again.at.saturating_duration_since(now).max(self.link.pause()).max(Duration::from_millis(10))
     }
 
     /// Makes due what waits, now.

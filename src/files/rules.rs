@@ -61,6 +61,10 @@ pub enum Rule {
     IgnoredIsNotDeleted,
     Guard,
     GuardIsStored,
+    /// Deletes of one burst are weighed together: none passes before the burst has ended.
+    GuardGathers,
+    /// What was renamed onto an existing name is not deleted.
+    RenameOver,
 }
 
 #[cfg(not(test))]

@@ -39,6 +39,8 @@ pub struct Watch<'a> {
     /// The interval between two looks at everything.
     pub rescan: Duration,
     pub counters: &'a Counters,
+    /// Told of each name that is removed.
+    pub removed: &'a (dyn Fn() + Sync),
 }
 
 /// For the status.
@@ -270,8 +272,11 @@ impl<'a> Running<'a> {
         if relpath::check(&path).is_err() || self.watch.tree.ignores(&path, is_dir) {
             return Ok(None);
         }
-        if is_dir && mask.intersects(EventMask::MOVED_FROM | EventMask::DELETE) {
-            self.forget_below(&path);
+        if mask.intersects(EventMask::MOVED_FROM | EventMask::DELETE) {
+            (self.watch.removed)();
+            if is_dir {
+                self.forget_below(&path);
+            }
         }
         // it may be readable by now
         let opened = is_dir && mask.contains(EventMask::ATTRIB) && self.unwatched.remove(&path);

@@ -326,6 +326,15 @@ impl Desk {
         self.deletes.iter().map(|(path, (base, remote, _))| Token { path: path.to_string(), base: *base, remote: *remote })
     }
 
+    /// How many those are.
+    pub fn counted_deletes(&self) -> usize {
+        self.deletes.len()
+    }
+
+    pub fn is_counted(&self, path: &str) -> bool {
+        self.deletes.contains_key(path)
+    }
+
     /// How many deletes are due beside that of `path`. If they are more than `enough`, those are left out that may be one half of
     /// a rename.
     pub fn other_deletes(&self, path: &str, enough: u64) -> u64 {

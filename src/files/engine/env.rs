@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
@@ -446,6 +446,8 @@ pub enum Done<'a> {
 /// Time and chance, so that a simulation has them in hand; and who hears what was done.
 pub trait Ambient: Send + Sync {
     fn now(&self) -> SystemTime;
+    /// By a clock that is never set, since any beginning.
+    fn elapsed(&self) -> Duration;
     /// A UUID that was never used.
     fn fresh(&self) -> Uuid;
     fn done(&self, _: Done<'_>) {}

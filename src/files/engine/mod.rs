@@ -2,7 +2,7 @@
 //!
 //! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
 //! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
-//! `desk` what is due and what goes next, `feed` the hub's changes, `step` one path, `clash` a file against a
+//! `desk` what is due and what goes next, `gather` when a burst of deletes has ended, `feed` the hub's changes, `step` one path, `clash` a file against a
 //! directory, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
 //!
 //! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
@@ -14,6 +14,7 @@ mod apply;
 mod clash;
 mod desk;
 mod feed;
+mod gather;
 mod send;
 mod step;
 
@@ -33,6 +34,7 @@ use env::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
 
 pub use desk::Way;
 pub use feed::Polled;
+pub use gather::Quiet;
 
 /// Rows read from the state at once.
 const CHUNK: usize = 256;
@@ -54,6 +56,8 @@ pub struct Engine {
     newest: Mutex<Revision>,
     /// One poll at a time.
     polling: Mutex<()>,
+    /// The deletes that have come lately.
+    burst: Mutex<gather::Burst>,
     /// One delete at a time is weighed and counted.
     weighing: Mutex<()>,
     /// The feed has said that this is all.
@@ -67,6 +71,8 @@ pub struct Options {
     pub limits: Limits,
     /// The guard lets everything through.
     pub allow_deletes: bool,
+    /// When a burst of deletes has ended.
+    pub quiet: Quiet,
     /// Which way changes go.
     pub mode: Mode,
     /// A time alone is no change: the server would get the bytes again.
@@ -195,6 +201,7 @@ impl Engine {
             generation: RwLock::new(generation),
             newest,
             polling: Mutex::new(()),
+            burst: Mutex::default(),
             weighing: Mutex::new(()),
             drained: Mutex::new(false),
             looking: AtomicUsize::new(0),
@@ -249,7 +256,8 @@ impl Engine {
         if self.generation() == 0 {
             return None;
         }
-        let (path, task) = self.desk().next(self.is_drained(), way)?;
+        let may_delete = self.may_delete();
+        let (path, task) = self.desk().next(may_delete, way)?;
         Some(Piece { path, task })
     }
 
@@ -259,13 +267,18 @@ impl Engine {
             Task::CarryOut => self.turn(&path).map(|progress| if progress { End::Progress } else { End::Settled }),
         };
         let (end, outcome) = outcome(done);
+        if matches!(&end, End::Examined(found) if found.counted.is_some()) && !self.desk().is_counted(&path) {
+            // before it may be taken
+            self.burst_grows(1);
+        }
         let parked = self.desk().ended(&path, end);
         Report { path, outcome: if parked { Outcome::Waits(PARKED.into()) } else { outcome } }
     }
 
     /// Whether there may be something to do that way.
     pub fn has_work(&self, way: Way) -> bool {
-        self.generation() != 0 && self.desk().has_work(self.is_drained(), way)
+        let may_delete = self.may_delete();
+        self.generation() != 0 && self.desk().has_work(may_delete, way)
     }
 
     /// Nothing is being done, and nothing can be before something happens.

@@ -5,6 +5,7 @@
 
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
+use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
 use super::env::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
@@ -165,9 +166,9 @@ impl Engine {
         self.change_metadata(path, known, local, (mode, local.entry.mtime), then)
     }
 
-    /// The name that something new here had before, if it was renamed here; claimed.
+    /// The name that this content had before, if it was renamed here, perhaps onto an existing name; claimed.
     fn claim_old_name(&self, path: &str, known: &Known, local: &Local) -> Result<Option<From>, Stop> {
-        if local.entry.is_dir() || known.base().entry.is_some() {
+        if brings(known, local).is_none() {
             return Ok(None);
         }
         // what is above this name is a directory by now, what is below cannot have been
@@ -193,7 +194,12 @@ impl Engine {
         let rows = self.env.state.rows(old)?;
         let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.base.is_at(&rows.remote);
         let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
-        let gone = same && quiet && self.env.tree.stamp(old)?.is_none();
+        // a name that cannot be looked at is not gone
+        let gone = || match self.env.tree.stamp(old) {
+            Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
+            shown => shown.map(|stamp| stamp.is_none()),
+        };
+        let gone = same && quiet && gone()?;
         Ok(gone.then_some(rows.remote.at()))
     }
 
@@ -223,4 +229,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The hash of a content that its name did not have before.
+pub(super) fn brings(known: &Known, local: &Local) -> Option<Hash> {
+    let had = known.base().entry.filter(|_| !holds(Rule::RenameOver)).is_some();
+    let same = known.base().entry.is_some_and(|base| base.same_body(&local.entry));
+    (!local.entry.is_dir() && !same && !had).then_some(local.entry.hash)
 }

@@ -5,6 +5,7 @@ use crate::files::rules::{Rule, holds};
 
 use super::desk::{End, Examined, Rank, Way};
 use super::env::{Token, Write};
+use super::send::brings;
 use super::{Engine, Going, Known, LOCAL_CHANGED, PLAN_CHANGED, Step, Stop, is_file};
 
 impl Engine {
@@ -38,8 +39,8 @@ impl Engine {
                 Examined { counted, ..examined(Rank::Delete, way) }
             }
             Action::Upload => {
-                let new = known.local.filter(|l| !l.entry.is_dir() && known.base().entry.is_none());
-                Examined { fresh: new.map(|l| l.entry.hash), ..examined(Rank::Change, way) }
+                let fresh = known.local.and_then(|local| brings(&known, &local));
+                Examined { fresh, ..examined(Rank::Change, way) }
             }
             _ => examined(Rank::Change, way),
         };

@@ -8,6 +8,7 @@
 //! `MESYNC_SIM_SEEDS=N` sets how many seeds are run, `MESYNC_SIM_FIRST=N` the first one, `MESYNC_SIM_MUTANT=NAME` which broken
 //! rules; a failure prints its seed and what happened.
 
+mod bursts;
 mod check;
 mod histories;
 mod hub;
@@ -161,7 +162,7 @@ impl Run {
         }
         let temps: Vec<String> = w.clients[i].fs.keys().filter(|p| !Client::visible(p) && !p.starts_with(".mesync/")).cloned().collect();
         let on = std::mem::replace(&mut w.on, false);
-        let guarded = w.config == Config::Guard;
+        let (guarded, quiet) = (w.config == Config::Guard, w.quiet);
         drop(w);
         let side = || Side { world: self.shared.clone(), i };
         let boxed = Env {
@@ -172,8 +173,9 @@ impl Run {
             ambient: Arc::new(side()),
         };
         let limits = Limits { least: LIMIT as u64, one_of: 1000, all: 1000 };
-        let engine =
-            Arc::new(Engine::new(boxed, Options { limits, allow_deletes: !guarded, ..Options::default() }).expect("nothing fails here"));
+        let engine = Arc::new(
+            Engine::new(boxed, Options { limits, allow_deletes: !guarded, quiet, ..Options::default() }).expect("nothing fails here"),
+        );
         temps.iter().for_each(|temp| engine.clear(temp).expect("nothing fails here"));
         let mut w = self.shared.lock();
         w.on = on;

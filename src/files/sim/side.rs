@@ -388,6 +388,10 @@ impl Ambient for Side {
         UNIX_EPOCH + Duration::from_secs(1_700_000_000 + self.world.lock().tick * TICK)
     }
 
+    fn elapsed(&self) -> Duration {
+        self.world.lock().elapsed
+    }
+
     fn fresh(&self) -> Uuid {
         Uuid::from_u128(u128::from(self.world.lock().fresh()))
     }

@@ -55,11 +55,20 @@ impl World {
                 self.clients[i].undo = Some((had, node));
             }
             (0.16..0.36, Some(had)) if self.config == Config::Mapped => self.user_maps(i, &had),
+            (0.16..0.18, Some(_)) if self.config == Config::Guard => self.user_removes_all(i, &files),
             (0.16..0.23, Some(had)) if !legacy => self.user_chmod(i, &had),
             (0.23..0.26, Some(had)) if !legacy => self.user_touches(i, &had),
             (0.26..0.36, Some(had)) if !legacy => self.user_moves(i, &had),
             (0.36..0.41, _) if !legacy => self.user_changes_directory(i),
             _ => self.user_writes(i, x, legacy, &files),
+        }
+    }
+
+    /// A burst of deletes.
+    fn user_removes_all(&mut self, i: usize, files: &[String]) {
+        self.say(|| format!("c{i} rm {files:?}"));
+        for path in files {
+            self.kill(i, path, false);
         }
     }
 
@@ -125,10 +134,14 @@ impl World {
 
     fn user_moves(&mut self, i: usize, from: &str) {
         let to = self.pick(&["a", "b", "e", "d/x", "d/z"]).expect("there are five");
-        if self.clients[i].fs.contains_key(to) || parent(to).is_some() && self.d_is_file(i) {
+        let over = self.clients[i].fs.get(to).map(|n| self.config == Config::Guard && !n.is_dir() && to != from);
+        if over == Some(false) || parent(to).is_some() && self.d_is_file(i) {
             return;
         }
         let mut node = self.kill(i, from, false).expect("it was listed");
+        if over.is_some() {
+            self.kill(i, to, true);
+        }
         self.make_parent(i, to);
         node.ctime = self.fresh();
         let (content, again) = (node.content, self.puts.contains(&(to.to_string(), node.content)));

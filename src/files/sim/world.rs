@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::files::engine::Engine;
 use crate::files::engine::env::{Change, Feed, Rows, Token};
+use crate::files::engine::{Engine, Quiet};
 use crate::files::plan::{Action, Entry, Local, Stamp, is_below, plan};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind};
@@ -163,6 +164,9 @@ pub struct World {
     /// Other threads that run inside of one another.
     pub depth: u32,
     pub tick: u64,
+    /// Of the clock by which bursts end.
+    pub elapsed: Duration,
+    pub quiet: Quiet,
     ids: u64,
     pub next_mode: u32,
     /// Requests that arrive late: the change, from whom, with its bytes.
@@ -200,6 +204,8 @@ impl World {
             engines: vec![None, None, None],
             depth: 0,
             tick: 0,
+            elapsed: Duration::ZERO,
+            quiet: Quiet::default(),
             ids: 0,
             next_mode: 0,
             flight: Vec::new(),

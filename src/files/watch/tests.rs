@@ -30,7 +30,7 @@ fn world(prepare: impl FnOnce(&Path)) -> World {
         let ignore = ["ignored/".to_string()];
         let Opened::Ready(tree) = DiskTree::open(&path, None, Uuid::new_v4(), &ignore, &[])? else { panic!("held") };
         let (quiet, rescan) = (Duration::from_millis(50), Duration::from_secs(3600));
-        Watch { tree: &tree, quiet, rescan, counters: &seen }.run(stop.as_fd(), &sender)
+        Watch { tree: &tree, quiet, rescan, counters: &seen, removed: &|| () }.run(stop.as_fd(), &sender)
     });
     let w = World { dir, hints, counters, wake, thread: Some(thread) };
     w.wait(&Hint::Tree(String::new()));

@@ -1,0 +1,41 @@
+//! What the engine asks of the machine, and tells it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use uuid::Uuid;
+
+use crate::clock;
+use crate::files::board::Board;
+use crate::files::engine::env::{Ambient, Done};
+
+/// One directory's.
+pub(super) struct Machine(pub Arc<Board>, pub PathBuf, pub Instant);
+
+impl Ambient for Machine {
+    fn now(&self) -> SystemTime {
+        clock::now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.2.elapsed()
+    }
+
+    fn fresh(&self) -> Uuid {
+        Uuid::new_v4()
+    }
+
+    fn done(&self, what: Done<'_>) {
+        let dir = self.1.display();
+        match what {
+            Done::Sent { path, from: None } => log::debug!("sent {path:?} dir={dir}"),
+            Done::Sent { path, from: Some(from) } => log::debug!("renamed {from:?} to {path:?} on the hub dir={dir}"),
+            Done::Deleted { path } => log::debug!("deleted {path:?} on the hub dir={dir}"),
+            Done::Placed { path } => log::debug!("received {path:?} dir={dir}"),
+            Done::Removed { path } => log::debug!("moved {path:?} to the trash dir={dir}"),
+            Done::SetAside { path, copy } => log::warn!("{path:?} was edited on two machines: this one's is {copy:?} now dir={dir}"),
+        }
+        self.0.done(what);
+    }
+}

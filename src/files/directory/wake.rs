@@ -1,0 +1,61 @@
+//! When a directory is looked after next: what waits, what was refused, and the end of a burst of deletes.
+
+use std::time::{Duration, Instant};
+
+use super::{AGAIN, AGAIN_MOST, Directory, GUARD, NAMED_IN_LOG, lock};
+use crate::clock;
+
+impl Directory {
+    /// Makes due what waits or was refused, if it is time to, and names what waits for long. When to ask again.
+    pub fn wake(&self) -> Duration {
+        let now = clock::monotonic();
+        let retries = self.board.take_retries(now);
+        for path in &retries {
+            self.engine.offer(path);
+        }
+        if !retries.is_empty() {
+            self.poke.poke();
+        }
+        for (path, why) in self.board.long_waits(now).iter().take(NAMED_IN_LOG) {
+            log::warn!("{path:?} waits to be synced: {why} dir={}", self.settings.path.display());
+        }
+        let gathers = self.end_of_burst();
+        let next = self.wake_waiting(now);
+        let next = if gathers.is_zero() { next } else { next.min(gathers) };
+        self.board.next().map_or(next, |at| next.min(at.saturating_duration_since(now)).max(Duration::from_millis(10)))
+    }
+
+    /// How long deletes wait for the end of their burst; when it has ended, those are called that carry them out.
+    pub fn end_of_burst(&self) -> Duration {
+        let left = self.engine.gathers();
+        let was = std::mem::replace(&mut lock(&self.again).gathers, !left.is_zero());
+        if was && left.is_zero() {
+            self.poke.poke();
+        }
+        left
+    }
+
+    fn wake_waiting(&self, now: Instant) -> Duration {
+        let mut again = lock(&self.again);
+        if now >= again.guard {
+            again.guard = now + GUARD;
+            self.engine.wake(true);
+            self.poke.poke();
+        }
+        if self.engine.active() == 0 {
+            (again.at, again.pause) = (now + AGAIN, AGAIN);
+            return again.guard - now;
+        }
+        if now >= again.at && self.link.pause().is_zero() {
+            let worked = self.worked();
+            again.pause = if worked > again.worked { AGAIN } else { (again.pause * 2).min(AGAIN_MOST) };
+            (again.worked, again.at) = (worked, now + again.pause);
+            let again_at = again.pause;
+            drop(again);
+            self.engine.wake(false);
+            self.poke.poke();
+            return again_at;
+        }
+        again.at.saturating_duration_since(now).max(self.link.pause()).max(Duration::from_millis(10))
+    }
+}

@@ -1,0 +1,110 @@
+//! When deletes may be weighed: after a burst has ended, so that all of it passes or none.
+//!
+//! A burst ends when no further delete has come for a while: a short one for a single delete, a longer one as soon as there
+//! are two. One that never ends is weighed as it is after [`GATHER_MAX`].
+
+use std::time::Duration;
+
+use super::{Engine, lock};
+use crate::files::rules::{Rule, holds};
+
+/// How long no further delete may come before those that are due are weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quiet {
+    pub after_one: Duration,
+    pub after_more: Duration,
+}
+
+/// A burst is weighed after this time, though more may come.
+pub const GATHER_MAX: Duration = Duration::from_secs(60);
+/// A burst that did not end lets through what was weighed for this time before the next one begins.
+const WEIGHING: Duration = Duration::from_secs(1);
+
+/// One burst. Times count from any beginning.
+#[derive(Debug, Default)]
+pub struct Burst {
+    /// Of its first and its last delete; `None`: there was none yet.
+    times: Option<(Duration, Duration)>,
+}
+
+impl Burst {
+    /// A delete came. `due`: how many are due, this one included.
+    pub fn add(&mut self, now: Duration, due: usize, quiet: Quiet) {
+        let first = self.times.map(|(first, _)| first).filter(|_| now < self.end(due, quiet) + WEIGHING);
+        self.times = Some((first.unwrap_or(now), now));
+    }
+
+    /// How long to wait before so many are weighed.
+    pub fn left(&self, now: Duration, due: usize, quiet: Quiet) -> Duration {
+        if due == 0 { Duration::ZERO } else { self.end(due, quiet).saturating_sub(now) }
+    }
+
+    fn end(&self, due: usize, quiet: Quiet) -> Duration {
+        let quiet = if due > 1 { quiet.after_more } else { quiet.after_one };
+        self.times.map_or(Duration::ZERO, |(first, last)| (last + quiet).min(first + GATHER_MAX))
+    }
+}
+
+impl Engine {
+    /// Something was removed nearby: deletes that are due may be part of more.
+    pub fn deleted_nearby(&self) {
+        self.burst_grows(0);
+    }
+
+    pub(super) fn burst_grows(&self, new: usize) {
+        let due = self.desk().counted_deletes() + new;
+        if due > 0 {
+            lock(&self.burst).add(self.env.ambient.elapsed(), due, self.options.quiet);
+        }
+    }
+
+    /// How long deletes wait for the end of the burst that they are part of.
+    pub fn gathers(&self) -> Duration {
+        if self.options.allow_deletes || !holds(Rule::GuardGathers) {
+            return Duration::ZERO;
+        }
+        let due = self.desk().counted_deletes();
+        lock(&self.burst).left(self.env.ambient.elapsed(), due, self.options.quiet)
+    }
+
+    pub(super) fn may_delete(&self) -> bool {
+        self.is_drained() && self.gathers().is_zero()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Quiet = Quiet { after_one: Duration::from_millis(300), after_more: Duration::from_secs(2) };
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn one_delete_waits_for_a_moment_and_several_for_the_end_of_the_burst() {
+        let mut burst = Burst::default();
+        assert_eq!(burst.left(ms(0), 1, QUIET), ms(0));
+        burst.add(ms(1000), 1, QUIET);
+        assert_eq!(burst.left(ms(1000), 1, QUIET), ms(300));
+        assert_eq!(burst.left(ms(1300), 1, QUIET), ms(0));
+        burst.add(ms(1200), 2, QUIET);
+        assert_eq!(burst.left(ms(1300), 2, QUIET), ms(1900));
+        burst.add(ms(3000), 3, QUIET);
+        assert_eq!((burst.left(ms(4999), 3, QUIET), burst.left(ms(5000), 3, QUIET)), (ms(1), ms(0)));
+        assert_eq!(burst.left(ms(4000), 0, QUIET), ms(0));
+    }
+
+    #[test]
+    fn a_burst_without_an_end_is_weighed_now_and_then() {
+        let mut burst = Burst::default();
+        let mut open = 0;
+        for n in 0..7000 {
+            burst.add(ms(n * 20), n as usize + 1, QUIET);
+            open += u32::from(burst.left(ms(n * 20), n as usize + 1, QUIET).is_zero());
+        }
+        // two minutes: twice, for a second each
+        assert!((50..150).contains(&open), "{open}");
+    }
+}

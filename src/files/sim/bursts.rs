@@ -1,0 +1,120 @@
+//! Bursts of deletes, told step by step; each also without the rule that it is about.
+
+use std::time::Duration;
+
+use super::scenes::Scene;
+use super::*;
+use crate::files::engine::Quiet;
+
+const QUIET: Quiet = Quiet { after_one: Duration::from_secs(1), after_more: Duration::from_secs(10) };
+
+/// Two clients in sync over `a0` to `a5`.
+fn pair(mutant: Mutant) -> Scene {
+    let s = Scene::new(mutant);
+    s.world().config = Config::Guard;
+    s.world().quiet = QUIET;
+    for n in 0..6 {
+        s.write(0, &format!("a{n}"), 10 + n);
+    }
+    s.sync(0);
+    s.sync(1);
+    s
+}
+
+impl Scene {
+    fn remove(&self, i: usize, path: &str) {
+        self.world().clients[i].fs.remove(path);
+    }
+
+    fn passes(&self, time: Duration) {
+        self.world().elapsed += time;
+    }
+
+    fn left(&self) -> usize {
+        (0..6).filter(|n| self.hub(&format!("a{n}")) != 0).count()
+    }
+}
+
+/// Deletes come one by one, with time for each to be carried out.
+fn slow_burst(mutant: Mutant) -> (usize, usize) {
+    let s = pair(mutant);
+    for n in 0..5 {
+        s.remove(0, &format!("a{n}"));
+        s.sync(0);
+        s.passes(Duration::from_millis(if n == 0 { 500 } else { 5000 }));
+    }
+    s.passes(Duration::from_secs(20));
+    s.sync(0);
+    rules::without(None);
+    (s.left(), s.run.engine(0).deletes().len())
+}
+
+#[test]
+fn a_burst_is_held_whole() {
+    assert_eq!(slow_burst(Mutant::None), (6, 5));
+    let (left, _) = slow_burst(Mutant::Engine(Rule::GuardGathers));
+    assert!(left < 6, "the simulation does not notice");
+}
+
+#[test]
+fn a_single_delete_passes_after_a_moment_and_a_few_together() {
+    let s = pair(Mutant::None);
+    s.remove(0, "a0");
+    s.sync(0);
+    assert_eq!(s.left(), 6);
+    s.passes(Duration::from_secs(1));
+    s.sync(0);
+    assert_eq!(s.left(), 5);
+    s.remove(0, "a1");
+    s.sync(0);
+    s.passes(QUIET.after_more);
+    s.sync(0);
+    assert_eq!((s.left(), s.run.engine(0).deletes().len()), (4, 0));
+}
+
+/// The other client gets a burst from the hub in pieces.
+#[test]
+fn a_burst_that_comes_in_pieces_is_held_whole() {
+    let s = pair(Mutant::None);
+    (0..5).for_each(|n| s.remove(0, &format!("a{n}")));
+    s.sync(0);
+    s.passes(QUIET.after_more);
+    s.sync(0);
+    let listed = s.run.engine(0).deletes();
+    assert_eq!((s.left(), listed.len()), (6, 5));
+    for token in listed {
+        s.world().clients[0].listed_tokens.insert(token.clone());
+        s.run.engine(0).approve(vec![token]).expect("nothing fails here");
+        s.sync(0);
+        s.sync(1);
+        s.passes(Duration::from_millis(900));
+    }
+    s.passes(QUIET.after_more);
+    s.sync(1);
+    assert_eq!((s.left(), s.run.engine(1).deletes().len()), (1, 5));
+    assert!((0..6).all(|n| s.here(1, &format!("a{n}")) != 0));
+}
+
+fn renames_over(mutant: Mutant) -> (usize, usize, u64) {
+    let s = pair(mutant);
+    for n in 0..3 {
+        let mut w = s.world();
+        let ctime = w.fresh();
+        let mut node = w.clients[0].fs.remove(&format!("a{n}")).expect("it is there");
+        node.ctime = ctime;
+        w.clients[0].fs.insert(format!("a{}", n + 3), node);
+    }
+    for _ in 0..2 {
+        s.passes(QUIET.after_more);
+        s.sync(0);
+        s.sync(1);
+    }
+    rules::without(None);
+    (s.run.engine(0).deletes().len(), s.run.engine(1).deletes().len(), s.here(1, "a3"))
+}
+
+#[test]
+fn a_rename_onto_an_existing_name_is_no_delete() {
+    assert_eq!(renames_over(Mutant::None), (0, 0, 10));
+    assert!(renames_over(Mutant::Engine(Rule::RenameOver)).0 > 0, "the simulation does not notice");
+}
