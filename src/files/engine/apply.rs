@@ -6,7 +6,7 @@ use crate::files::guard::{self, Standing};
 use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Done, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
+use super::env::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
 use super::send::CANDIDATES;
 use super::step::{in_step, seen_with, token};
 use super::{CHUNK, Engine, Going, Known, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, Step, Stop};
@@ -32,8 +32,13 @@ impl Engine {
         if holds(Rule::ApplyIntent) {
             let written = self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))]);
             if let Err(stop) = written {
-                // it may be there although its write failed: then a temporary name that is gone says that it happened
-                if self.env.state.rows(path)?.intent.is_none() || !holds(Rule::FailedMayHaveHappened) {
+                // the intent may be on the disk although its write failed: then a temporary name that is gone would say that
+                // the rename happened. After a fatal error only the next start knows, and clears up
+                let may_be_there = match stop {
+                    Stop::Fault(Fault::Fatal(_)) => true,
+                    _ => self.env.state.rows(path)?.intent.is_some(),
+                };
+                if !may_be_there || !holds(Rule::FailedMayHaveHappened) {
                     self.env.tree.discard(&staged.temp)?;
                 }
                 return Err(stop);
@@ -155,8 +160,20 @@ impl Engine {
 
     // -- what became of it ----------------------------------------------------------------------------------------------------
 
+    /// Takes up an intent after a crash or an error.
+    pub(super) fn recover(&self, path: &str, known: &Known, intent: &Intent) -> Step {
+        // a rename whose sync failed can be seen, and is undone by a power cut after the base has been written
+        self.env.tree.sync(path)?;
+        if let Intent::Leave { to, .. } = intent {
+            self.env.tree.sync(to)?;
+        }
+        // conflict copies that were made just before the error have not been offered
+        self.desk().overflowed();
+        self.finish(path, known, intent, true)
+    }
+
     /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
-    pub(super) fn finish(&self, path: &str, known: &Known, intent: &Intent, late: bool) -> Step {
+    fn finish(&self, path: &str, known: &Known, intent: &Intent, late: bool) -> Step {
         match intent {
             Intent::Place { generation, row, mode, over, staged } => {
                 if !self.was_placed(path, over.as_ref(), staged, late)? {

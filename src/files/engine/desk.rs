@@ -410,7 +410,12 @@ impl Desk {
         self.due.len() - deletes - self.held
     }
 
-    /// Whether something did not fit since the last call: a sweep is needed.
+    /// Something may have been left out: a sweep and a scan are needed.
+    pub fn overflowed(&mut self) {
+        self.overflow = true;
+    }
+
+    /// Whether something was left out since the last call.
     pub fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflow)
     }

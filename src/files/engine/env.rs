@@ -213,6 +213,9 @@ pub trait Tree: Send + Sync {
     /// Sets the mode of what shows this stamp, and the time of a file. -> the new stamp; `None`: it is something else by now. Its
     /// mode is what became of this one, not one that somebody has set since.
     fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>>;
+    /// Makes durable what earlier calls that ended with an error, or a process that was killed, may have changed: the entry of
+    /// this name in its directory, and the mode of what it names. Fine if there is nothing.
+    fn sync(&self, path: &str) -> Called<()>;
     /// Removes a temporary name, or one in the trash, and what it holds; fine if there is nothing.
     fn discard(&self, temp: &str) -> Called<()>;
     /// `rmdir`. `false`: there is none, or it is not empty of everything.

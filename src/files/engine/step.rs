@@ -55,7 +55,7 @@ impl Engine {
     pub(super) fn turn(&self, path: &str) -> Step {
         let known = self.know(path)?;
         if let Some(intent) = &known.rows.intent {
-            return self.finish(path, &known, intent, true);
+            return self.recover(path, &known, intent);
         }
         if let Some(key) = &known.rows.key {
             return self.settle(path, &known, key);

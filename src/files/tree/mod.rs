@@ -307,6 +307,10 @@ impl Tree for DiskTree {
         self.change_metadata(path, expected, mode, mtime)
     }
 
+    fn sync(&self, path: &str) -> Called<()> {
+        self.sync_name(path)
+    }
+
     fn discard(&self, temp: &str) -> Called<()> {
         self.throw_away(temp)
     }

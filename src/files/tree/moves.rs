@@ -217,6 +217,21 @@ impl DiskTree {
         Ok(Some(if self.keeps_modes { Stamp { mode: mode.bits() & MODE, ..now } } else { now }))
     }
 
+    pub(super) fn sync_name(&self, path: &str) -> Called<()> {
+        let failed = |e: io::Error| fault("sync", path, &e);
+        let Some(at) = self.place_of(path)? else { return Ok(()) };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&at.parent, at.name, flags, Mode::empty()) {
+            Ok(file) => rustix::fs::fsync(&file).map_err(|e| failed(e.into()))?,
+            // a link is all in its directory
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {}
+            // fsync takes a descriptor for reading
+            Err(Errno::ACCESS) => rustix::fs::syncfs(self.root.fd()).map_err(|e| failed(e.into()))?,
+            Err(e) => return Err(failed(e.into())),
+        }
+        self.sync_open(&at.parent).map_err(failed)
+    }
+
     pub(super) fn throw_away(&self, temp: &str) -> Called<()> {
         let failed = |e: io::Error| fault("remove", temp, &e);
         if !relpath::is_own(split(temp).1) && split(temp).0 != TRASH {

@@ -59,8 +59,8 @@ impl DiskTree {
         let failed = |e: io::Error| fault("create a link beside", path, &e);
         let name = split(&temp).1;
         rustix::fs::symlinkat(target, &parent, name).map_err(|e| failed(e.into()))?;
-        let _ = rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
-        self.made(&parent, &temp, AtFlags::empty()).map_err(failed)
+        let timed = tolerate(rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
+        self.made(timed, &parent, &temp, AtFlags::empty()).map_err(failed)
     }
 
     /// Stages an empty directory.
@@ -70,14 +70,15 @@ impl DiskTree {
         let name = split(&temp).1;
         rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(|e| failed(e.into()))?;
         let moded = tolerate(rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()));
-        let _ = rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
-        moded.and_then(|()| self.made(&parent, &temp, AtFlags::REMOVEDIR)).map_err(failed)
+        let timed = || tolerate(rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
+        self.made(moded.and_then(|()| timed()), &parent, &temp, AtFlags::REMOVEDIR).map_err(failed)
     }
 
-    /// Makes what has just got a temporary name durable; on an error it is gone again, by `unlinkat` with these flags.
-    fn made(&self, parent: &OwnedFd, temp: &str, remove: AtFlags) -> io::Result<Option<Staged>> {
+    /// Makes what has just got a temporary name durable, if that was `complete`; on an error it is gone again, by `unlinkat` with
+    /// these flags.
+    fn made(&self, complete: io::Result<()>, parent: &OwnedFd, temp: &str, remove: AtFlags) -> io::Result<Option<Staged>> {
         let name = split(temp).1;
-        let stamp = self.sync_open(parent).and_then(|()| show(parent, name));
+        let stamp = complete.and_then(|()| self.sync_open(parent)).and_then(|()| show(parent, name));
         if stamp.is_err() {
             let _ = rustix::fs::unlinkat(parent, name, remove);
         }
@@ -243,7 +244,7 @@ impl Temporary {
 /// Gives a file that is whole its mode and time, and syncs it: what `stat` shows then.
 pub(super) fn complete(file: &File, entry: &Entry) -> io::Result<Stamp> {
     tolerate(rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)))?;
-    let _ = rustix::fs::futimens(file, &times(entry.mtime));
+    tolerate(rustix::fs::futimens(file, &times(entry.mtime)))?;
     file.sync_all()?;
     Ok(root::show_open(file)?.stamp)
 }

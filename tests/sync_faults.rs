@@ -1,0 +1,188 @@
+//! Every system call of a pass over a directory fails once: the pass tells it, and the next one leaves both machines equal.
+//!
+//! Kills at every call are in `crash.rs` and `sync_storm.rs`; an error differs from a kill because the program continues.
+
+#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
+
+#[path = "support/files.rs"]
+mod files;
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/inject.rs"]
+mod inject;
+#[path = "support/tree.rs"]
+mod tree;
+#[path = "support/world.rs"]
+mod world;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Output;
+
+use files::{Hub, noise};
+use inject::Fault;
+use tree::{Synced, difference};
+
+/// Bytes of the file that travels in chunks.
+const LONG: usize = 700_000;
+
+/// Two machines, and the number of the round.
+struct Pair {
+    hub: Hub,
+    alpha: Synced,
+    beta: Synced,
+    round: usize,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let hub = Hub::start();
+        let (alpha, beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+        let pair = Pair { hub, alpha: alpha.with(&["--allow-deletes"]), beta: beta.with(&["--allow-deletes"]), round: 0 };
+        for name in ["edited", "both", "mode", "dir/kept"] {
+            pair.alpha.put(name, "first");
+        }
+        pair.alpha.put("long", noise(0, LONG));
+        pair.alpha.pass();
+        pair.beta.pass();
+        pair
+    }
+
+    /// One change of each kind that alpha makes and the hub has, and some of beta that are not sent yet.
+    fn change(&mut self) {
+        self.round += 1;
+        let n = self.round;
+        let (alpha, beta) = (&self.alpha, &self.beta);
+        alpha.put("edited", format!("alpha {n}"));
+        alpha.put(format!("deep{}/new{n}", n % 2), format!("new {n}"));
+        alpha.put("long", noise(n as u64, LONG));
+        alpha.chmod("mode", [0o600, 0o640][n % 2]);
+        if n > 1 {
+            alpha.rename(&format!("here{}", n - 1), &format!("here{n}"));
+            alpha.remove(format!("link{}", n - 1));
+            alpha.remove(format!("deep{}/new{}", (n - 1) % 2, n - 1));
+            fs::remove_dir(alpha.at(format!("empty{}", n - 1))).unwrap();
+        } else {
+            alpha.put("here1", "renamed in each round");
+        }
+        symlink(format!("target{n}"), alpha.at(format!("link{n}"))).unwrap();
+        fs::create_dir(alpha.at(format!("empty{n}"))).unwrap();
+        alpha.put("both", format!("both, alpha {n}"));
+        alpha.pass();
+        beta.put("both", format!("both, beta {n}"));
+        beta.put("of-beta", format!("beta {n}"));
+        if beta.has("beta-old") {
+            beta.remove("beta-old");
+        } else {
+            beta.put("beta-old", "x");
+        }
+    }
+
+    /// After the faulty pass: what it said is true, and the next one heals.
+    fn check(&self, faulty: &Output, fault: &str) {
+        let said = String::from_utf8_lossy(&faulty.stderr).into_owned() + &String::from_utf8_lossy(&faulty.stdout);
+        assert!(!said.contains("panicked"), "{fault}: {said}");
+        let pass = |who: &Synced| {
+            let (status, told) = who.try_pass(&[]);
+            assert_eq!(status, 0, "{fault}: {} does not heal: {told}\nafter {said}", who.machine.name);
+        };
+        if faulty.status.success() {
+            pass(&self.alpha);
+            let differs = difference(&self.alpha.tree().unwrap(), &self.beta.tree().unwrap());
+            assert!(differs.is_empty(), "{fault}: a pass that succeeded has left\n{differs}\n{said}");
+        } else {
+            assert!(!said.trim().is_empty(), "{fault}: exit status {:?} without a word", faulty.status.code());
+        }
+        pass(&self.beta);
+        pass(&self.alpha);
+        let (alpha, beta) = (self.alpha.tree().unwrap(), self.beta.tree().unwrap());
+        let differs = difference(&alpha, &beta);
+        assert!(differs.is_empty(), "{fault}: after the next pass\n{differs}\n{said}");
+        let n = self.round;
+        for content in [format!("both, alpha {n}"), format!("both, beta {n}")] {
+            assert!(
+                self.alpha.contents("both").contains(&content),
+                "{fault}: {content:?} is lost: {:?}\n{said}",
+                self.alpha.contents("both")
+            );
+        }
+        assert_eq!(self.beta.text("edited"), format!("alpha {n}"), "{fault}");
+        assert_eq!(self.alpha.text("of-beta"), format!("beta {n}"), "{fault}");
+        let left = temporaries(&self.beta.dir);
+        assert!(left.is_empty(), "{fault}: {left:?} is left\n{said}");
+        for copy in self.alpha.names().iter().filter(|name| name.contains("sync-conflict")) {
+            self.alpha.remove(copy);
+        }
+        pass(&self.alpha);
+        pass(&self.beta);
+    }
+
+    /// One pass of beta with a fault, and the next one without.
+    fn attempt(&mut self, fault: &Fault) {
+        self.change();
+        let pass = self.beta.machine.command(&["sync", "-w", self.beta.dir.to_str().unwrap(), "--allow-deletes"]);
+        let faulty = inject::wrap(&pass, fault).output().unwrap();
+        self.check(&faulty, &format!("{fault}\n{}", fault.struck()));
+    }
+}
+
+/// Names of ours that are not whole yet.
+fn temporaries(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(".mesync-") {
+            found.push(entry.path().display().to_string());
+        } else if entry.file_type().unwrap().is_dir() && name != ".mesync" {
+            found.extend(temporaries(&entry.path()));
+        }
+    }
+    found
+}
+
+/// Each of these calls fails in a pass of its own, with every error.
+fn sweep(calls: &[&'static str], errors: &[&'static str]) {
+    if inject::is_available() {
+        let mut pair = Pair::new();
+        let trace = pair.hub.world.dir.path().join("trace");
+        inject::every_call(&trace, calls, errors, |fault| pair.attempt(fault));
+    }
+}
+
+#[test]
+fn a_failed_sync_of_a_file_or_directory_loses_nothing() {
+    sweep(&["fsync", "fdatasync"], &["EIO", "ENOSPC"]);
+}
+
+#[test]
+fn a_failed_change_of_a_name_loses_nothing() {
+    sweep(&["rename", "renameat2", "unlinkat", "mkdirat", "symlinkat"], &["EACCES", "ENOSPC"]);
+}
+
+#[test]
+fn a_failed_change_of_a_file_loses_nothing() {
+    sweep(&["fchmod", "fchmodat", "utimensat", "ftruncate"], &["EIO", "EROFS"]);
+    sweep(&["pwrite64"], &["ENOSPC"]);
+}
+
+/// Every ninth only: there are some hundred, and they leave nothing to recover from.
+#[test]
+fn a_failed_read_loses_nothing() {
+    if !inject::is_available() {
+        return;
+    }
+    let mut pair = Pair::new();
+    let trace = pair.hub.world.dir.path().join("trace");
+    for (call, error) in
+        [("openat2", "EMFILE"), ("newfstatat", "EIO"), ("statx", "EIO"), ("getdents64", "EIO"), ("pread64", "EIO"), ("read", "EIO")]
+    {
+        for nth in (1..).step_by(9) {
+            let fault = Fault::new(call, nth, error, &trace);
+            pair.attempt(&fault);
+            if !fault.has_struck() {
+                break;
+            }
+        }
+    }
+}
