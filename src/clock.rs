@@ -40,18 +40,54 @@ fn writable(at: SystemTime) -> SystemTime {
     at.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(253_402_300_799))
 }
 
-/// RFC 3339 back to a time; offsets other than `Z` are understood.
+/// RFC 3339 back to a time: with any offset (or none: UTC), `t`, `z` and a blank between date and time, any number of decimals,
+/// and a leap second, which is the second after it.
 pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
-    // humantime knows no offset but Z
-    let at = text.len().checked_sub(6).filter(|at| text.is_char_boundary(*at));
-    let (local, offset) = at.map_or((text, ""), |at| text.split_at(at));
-    let Some((hours, minutes)) = offset.get(1..).and_then(|o| o.split_once(':')).filter(|_| offset.starts_with(['+', '-'])) else {
-        return humantime::parse_rfc3339_weak(text).ok();
+    let bytes = text.as_bytes();
+    let digit = |b: &u8| b.is_ascii_digit().then(|| i64::from(b - b'0'));
+    let number = |from: usize, to: usize| bytes.get(from..to)?.iter().try_fold(0, |n, b| Some(n * 10 + digit(b)?));
+    let is = |at: usize, one_of: &[u8]| bytes.get(at).is_some_and(|b| one_of.contains(b));
+    if !(is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":")) {
+        return None;
+    }
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let leap_year = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + i64::from(leap_year),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
     };
-    let digits = |text: &str, most: u64| text.parse::<u64>().ok().filter(|n| text.len() == 2 && text.as_bytes()[0] != b'+' && *n <= most);
-    let shift = Duration::from_secs(digits(hours, 23)? * 3600 + digits(minutes, 59)? * 60);
-    let at = humantime::parse_rfc3339_weak(local).ok()?;
-    if offset.starts_with('+') { at.checked_sub(shift) } else { at.checked_add(shift) }
+    if !(1..=12).contains(&month) || !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let decimals = bytes.get(20..).filter(|_| is(19, b".")).map_or(0, |b| b.iter().take_while(|b| b.is_ascii_digit()).count());
+    let zone = if is(19, b".") { 20 + decimals } else { 19 };
+    let nanos = bytes[19..zone].iter().skip(1).chain([b'0'].iter().cycle()).take(9).try_fold(0, |n, b| Some(n * 10 + digit(b)?))?;
+    let offset = match (bytes.get(zone), bytes.len() - zone) {
+        (None, _) => 0,
+        (Some(b'Z' | b'z'), 1) => 0,
+        (Some(sign @ (b'+' | b'-')), 6) if is(zone + 3, b":") => {
+            let (hours, minutes) = (number(zone + 1, zone + 3)?, number(zone + 4, zone + 6)?);
+            let shift = hours * 3600 + minutes * 60;
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            if *sign == b'+' { shift } else { -shift }
+        }
+        _ => return None,
+    };
+    if is(19, b".") && decimals == 0 {
+        return None;
+    }
+    // days since 1970-03-01 of the year that begins in March, by eras of 400 years
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, year_of_era) = (y.div_euclid(400), y.rem_euclid(400));
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + (153 * m + 2) / 5 + day - 1;
+    let seconds = (era * 146_097 + day_of_era - 719_468) * 86_400 + hour * 3600 + minute * 60 + second - offset;
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let at = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    at?.checked_add(Duration::from_nanos(nanos as u64))
 }
 
 /// `20261121T103000`, UTC: how file names of messages begin.
@@ -112,6 +148,17 @@ mod tests {
         check("2026-11-21T10:30:00.123456789+00:00", Some("2026-11-21T10:30:00.123456789Z"));
         check("2026-11-21T10:30:00+01:30", Some("2026-11-21T09:00:00.000000000Z"));
         check("2026-11-21T10:30:00-01:30", Some("2026-11-21T12:00:00.000000000Z"));
+        check("2026-11-21t10:30:00.5z", Some("2026-11-21T10:30:00.500000000Z"));
+        check("2026-11-21 10:30:00", Some("2026-11-21T10:30:00.000000000Z"));
+        check("2016-12-31T23:59:60Z", Some("2017-01-01T00:00:00.000000000Z"));
+        check("2024-02-29T00:00:00.1234567891234Z", Some("2024-02-29T00:00:00.123456789Z"));
+        check("2000-03-01T00:00:00+23:59", Some("2000-02-29T00:01:00.000000000Z"));
+        assert_eq!(parse_rfc3339("1969-12-31T23:59:58.5Z"), Some(UNIX_EPOCH - Duration::from_millis(1500)));
+        for wrong in
+            ["2026-02-29T00:00:00Z", "2026-11-21T10:30:00.Z", "2026-11-21T24:00:00Z", "2026-11-21T10:30:00ZZ", "2026-11-21T10:30:0"]
+        {
+            check(wrong, None);
+        }
         for wrong in ["", "2026-11-21", "2026-11-21T10:30:00+1:30", "2026-11-21T10:30:00+24:00", "2026-11-21T10:30:00++1:+2", "é10:30"] {
             check(wrong, None);
         }

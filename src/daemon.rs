@@ -271,7 +271,8 @@ pub fn lock(settings: &Settings) -> Result<std::fs::File> {
     let path = lock_file(settings);
     disk::lock(&path, &std::process::id().to_string())?.ok_or_else(|| {
         let holder = disk::lock_holder(&path).unwrap_or_default();
-        let what = format!("another mesync client (process {}) is at work in {}", holder.trim(), settings.base_dir.display());
+        let pid = holder.lines().next().unwrap_or_default().trim();
+        let what = format!("another mesync client (process {}) is at work in {}", pid, settings.base_dir.display());
         Error::new(Kind::Busy, what).hint(
             "to sync a directory as well, start that one with -w DIR (on the hub's machine: \"mesync serve --start -w DIR\"), or run \"mesync daemon -w DIR\" beside it; a second client needs a MESYNC_BASE_DIR and a MESYNC_HOST_ID of its own",
         )

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::clock;
+
 /// One message as JSON, at most.
 pub const MAX_MESSAGE: usize = 256 * 1024;
 /// Messages in one request, at most.
@@ -137,7 +139,7 @@ impl Message {
                 }
                 "created_at" => {
                     let text = string()?;
-                    humantime::parse_rfc3339_weak(&text).map_err(|_| {
+                    clock::parse_rfc3339(&text).ok_or_else(|| {
                         content(format!("\"created_at\" must be a time such as 2026-11-21T10:30:00Z, not {}", brief(&text)))
                     })?;
                     m.created_at = Some(text);

@@ -10,9 +10,9 @@ use super::parse::Invocation;
 use super::{Context, Done, directories};
 use crate::config::Settings;
 use crate::daemon::servers;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::messages::hooks::{self, Programs};
-use crate::messages::survey::survey;
+use crate::messages::survey::{self, survey};
 use crate::messages::{Queue, spool, tick};
 use crate::service::{self, Signals};
 use crate::wire::{self, Doubt, HostInfo};
@@ -82,6 +82,8 @@ struct Status {
     base_dir: String,
     /// The number of the process; `None`: no client runs.
     client: Option<String>,
+    /// What the client cannot do on this machine's disk; `None`: nothing is known to be wrong.
+    problem: Option<String>,
     hub: HubStatus,
     outbox: QueueStatus,
     inbox: QueueStatus,
@@ -122,11 +124,13 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     let settings = &context.settings;
     let base = &settings.base_dir;
     let hooks = HookCounts::of(settings)?;
+    let (client, problem) = running_client(settings);
     let mut status = Status {
         well: false,
         host: settings.host_id.clone(),
         base_dir: disk::show(base.as_os_str()),
-        client: disk::lock_holder(&daemon::lock_file(settings)).map(|holder| holder.trim().to_string()),
+        client,
+        problem,
         hub: ask_hub(settings),
         outbox: queue_status(settings, Queue::Outbox)?,
         inbox: queue_status(settings, Queue::Inbox)?,
@@ -141,13 +145,24 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     let stuck_here = behind(status.outbox.oldest);
     let stuck_there = behind(status.hub.oldest_queued_at.as_deref().and_then(clock::parse_rfc3339));
     let messages = status.failed.messages == 0 && hooks.failed == 0 && !stuck_here && !stuck_there;
-    status.well = status.hub.problem.is_none() && messages && status.directories.iter().all(directories::Row::is_well);
+    status.well =
+        status.hub.problem.is_none() && status.problem.is_none() && messages && status.directories.iter().all(directories::Row::is_well);
     if context.out.json {
         context.out.object(&status);
     } else {
         print(&status, &mut context.out);
     }
     Ok(if status.well { Done::All } else { Done::NotAll })
+}
+
+/// The number of the process, and what it cannot do: as it says in its lock file, or as it could not even write there.
+fn running_client(settings: &Settings) -> (Option<String>, Option<String>) {
+    let Some(holder) = disk::lock_holder(&daemon::lock_file(settings)) else { return (None, None) };
+    let (pid, problem) = holder.split_once('\n').unwrap_or((&holder, ""));
+    let said = Some(problem.trim().to_string()).filter(|problem| !problem.is_empty());
+    let unwritable =
+        || survey::unwritable(&settings.base_dir).map(|(dir, e)| Error::io(format!("write to {}", dir.display()), &e).to_string());
+    (Some(pid.trim().to_string()), said.or_else(unwritable))
 }
 
 fn print(s: &Status, out: &mut Output) {
@@ -182,6 +197,9 @@ fn print(s: &Status, out: &mut Output) {
         out.line(&format!("{name} {text}"));
     };
     lines.iter().for_each(|(name, text)| line(out, name, text));
+    if let Some(problem) = &s.problem {
+        line(out, "problem", &logger::one_line(problem));
+    }
     s.directories.iter().for_each(|directory| directory.print(out));
     line(out, "all is well", if s.well { "yes" } else { "no" });
 }

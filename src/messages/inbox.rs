@@ -6,7 +6,7 @@
 //! synced; then the renames. What is logged and still hidden after a crash is renamed at start, what is hidden and not
 //! logged is removed and comes again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -14,12 +14,12 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::seen::Seen;
-use super::{Queue, file_name, hooks, parse_file_name};
+use super::{Queue, file_name, hooks, parse_file_name, spool};
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
-use crate::error::{Error, Kind, Result};
-use crate::wire::{Cursor, Message, PullAnswer};
+use crate::error::{Error, Result};
+use crate::wire::{self, Cursor, Message, PullAnswer};
 
 /// The inbox of one machine.
 pub struct Inbox {
@@ -30,6 +30,10 @@ pub struct Inbox {
     cursor: Option<Cursor>,
     /// Of the next record of a hook.
     order: u64,
+    /// Logged and still hidden, in the order of the log.
+    logged: VecDeque<Logged>,
+    /// A call has failed: hidden files and records may be left of what was not taken.
+    unsettled: bool,
 }
 
 /// What a page brought.
@@ -42,9 +46,16 @@ pub struct Received {
 }
 
 struct Fresh {
-    name: String,
+    logged: Logged,
     line: Cursor,
     hook: Option<hooks::Record>,
+}
+
+/// A message that has a line in the log, and is to get its name in `inbox/`.
+struct Logged {
+    name: String,
+    /// Its content, should the hidden file be removed; `None`: it is of an earlier process.
+    text: Option<String>,
 }
 
 impl Inbox {
@@ -52,32 +63,85 @@ impl Inbox {
     pub fn open(base: &Path, now: SystemTime) -> Result<Inbox> {
         let (mut seen, lines) = Seen::open(base)?;
         seen.come_back(now)?;
-        let dir = Queue::Inbox.dir(base);
-        let cursor = seen.last();
+        let (dir, cursor) = (Queue::Inbox.dir(base), seen.last());
         let order = hooks::next_order(base).map_err(|e| Error::io(format!("read {}", hooks::records_dir(base).display()), &e))?;
-        let inbox = Inbox { base: base.to_path_buf(), dir, seen, cursor, order };
-        inbox.recover(&lines)?;
+        let mut inbox = Inbox { base: base.to_path_buf(), dir, seen, cursor, order, logged: VecDeque::new(), unsettled: true };
+        inbox.find_logged(&lines, now)?;
+        inbox.settle()?;
         Ok(inbox)
     }
 
-    fn recover(&self, lines: &[Cursor]) -> Result<()> {
+    /// Finds what an earlier process has logged and not renamed.
+    fn find_logged(&mut self, lines: &[Cursor], now: SystemTime) -> Result<()> {
         let failed = |e: io::Error| Error::io(format!("recover {}", self.dir.display()), &e);
-        // records first: one without its file would run a hook for a message that never came
-        hooks::keep_only(&self.base, |id| self.seen.contains(id)).map_err(failed)?;
-        let mut logged: HashMap<Uuid, String> = HashMap::new();
-        for name in names(&self.dir).map_err(failed)? {
-            let Some(message) = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp")) else { continue };
-            match parse_file_name(message) {
-                Some((_, id)) if self.seen.contains(&id) => drop(logged.insert(id, message.to_string())),
-                Some(_) => std::fs::remove_file(self.dir.join(&name)).map_err(failed)?,
-                None => {}
+        let mut hidden: HashMap<Uuid, String> = HashMap::new();
+        let mut found_again = Vec::new();
+        for (name, id) in hidden_names(&self.dir).map_err(failed)? {
+            if self.seen.is_damaged() && !self.seen.contains(&id) && self.is_whole(&name) {
+                // the damaged line may have been its own: then the hub does not send it again
+                found_again.push((id, name));
+            } else {
+                hidden.insert(id, name);
             }
         }
-        for name in lines.iter().filter_map(|l| logged.remove(&l.id)) {
-            let path = self.dir.join(&name);
-            disk::rename(&disk::temporary(&path), &path).map_err(failed)?;
+        let logged = lines.iter().filter_map(|l| hidden.remove(&l.id));
+        self.logged.extend(logged.map(|name| Logged { name, text: None }));
+        found_again.sort_by(|a, b| a.1.cmp(&b.1));
+        if !found_again.is_empty() {
+            let last = self.seen.last().unwrap_or(Cursor { epoch: Uuid::nil(), seq: 0, id: Uuid::nil() });
+            let lines: Vec<Cursor> = found_again.iter().map(|(id, _)| Cursor { id: *id, ..last }).collect();
+            self.seen.append(&lines, now)?;
+            self.logged.extend(found_again.into_iter().map(|(_, name)| Logged { name, text: None }));
         }
         Ok(())
+    }
+
+    fn is_whole(&self, name: &str) -> bool {
+        let bytes = disk::read_at_most(&disk::temporary(&self.dir.join(name)), wire::MAX_MESSAGE);
+        bytes.is_ok_and(|bytes| Message::parse(&bytes).is_ok())
+    }
+
+    /// Finishes what an error or a crash has interrupted: all that is logged gets its name, all else is removed and comes
+    /// again. Until it succeeds nothing is received. Returns how many messages have appeared.
+    pub fn settle(&mut self) -> Result<usize> {
+        if !self.unsettled {
+            return Ok(0);
+        }
+        spool::create(&self.base)?;
+        // before anything is removed: a line that is cut off may name it
+        self.seen.settle()?;
+        self.seen.restore()?;
+        let placed = self.place()?;
+        let failed = |e: io::Error| Error::io(format!("recover {}", self.dir.display()), &e);
+        // records first: one without its file would run a hook for a message that never came
+        let (seen, damaged) = (&self.seen, self.seen.is_damaged());
+        hooks::keep_only(&self.base, |id| damaged || seen.contains(id)).map_err(failed)?;
+        for (name, _) in hidden_names(&self.dir).map_err(failed)? {
+            std::fs::remove_file(disk::temporary(&self.dir.join(name))).map_err(failed)?;
+        }
+        self.unsettled = false;
+        Ok(placed)
+    }
+
+    /// Renames what is logged, in the order of the log; the first failure ends it, so that none overtakes another.
+    fn place(&mut self) -> Result<usize> {
+        let mut placed = 0;
+        while let Some(next) = self.logged.front() {
+            let path = self.dir.join(&next.name);
+            match (disk::rename(&disk::temporary(&path), &path), &next.text) {
+                (Ok(()), _) => {}
+                // the directory was removed meanwhile
+                (Err(e), Some(text)) if e.kind() == io::ErrorKind::NotFound && !path.exists() => {
+                    spool::create(&self.base)?;
+                    disk::write_durably(&path, text.as_bytes(), 0o600)?;
+                }
+                (Err(e), _) if e.kind() == io::ErrorKind::NotFound => {}
+                (Err(e), _) => return Err(Error::io(format!("rename to {}", path.display()), &e)),
+            }
+            self.logged.pop_front();
+            placed += 1;
+        }
+        Ok(placed)
     }
 
     /// Where the next pull begins; `None`: at the hub's own cursor.
@@ -91,7 +155,20 @@ impl Inbox {
     }
 
     /// Takes a page. If one message cannot be written, its predecessors are taken, and the error says so.
+    ///
+    /// After an error nothing is half taken, or [`Inbox::settle`] sees to that before the next page.
     pub fn receive(&mut self, page: &PullAnswer, now: SystemTime) -> Result<Received> {
+        self.settle()?;
+        let received = self.take(page, now);
+        if self.unsettled
+            && let Err(e) = self.settle()
+        {
+            log::debug!("{e}");
+        }
+        received
+    }
+
+    fn take(&mut self, page: &PullAnswer, now: SystemTime) -> Result<Received> {
         let mut fresh: Vec<Fresh> = Vec::new();
         let mut in_page = HashSet::new();
         let mut cursor = self.cursor;
@@ -105,6 +182,7 @@ impl Inbox {
                         match self.write(&message, numbered.message.get(), line, now) {
                             Ok(written) => fresh.push(written),
                             Err(e) => {
+                                self.unsettled = true;
                                 trouble = Some(e);
                                 break;
                             }
@@ -119,18 +197,14 @@ impl Inbox {
         }
         let received = Received { messages: fresh.len(), hooks: fresh.iter().filter(|f| f.hook.is_some()).count() };
         if !fresh.is_empty() {
+            let was_unsettled = std::mem::replace(&mut self.unsettled, true);
             let lines: Vec<Cursor> = fresh.iter().map(|f| f.line).collect();
-            if let Err(e) = self.sync(&fresh).and_then(|()| self.seen.append(&lines, now)) {
-                // after a failed sync nobody knows what is on the disk, so nothing may be taken back: stop, and recover at start
-                if e.kind != Kind::Io {
-                    fresh.iter().for_each(|f| self.take_back(&f.name));
-                }
-                return Err(e);
-            }
-            for f in &fresh {
-                let path = self.dir.join(&f.name);
-                disk::rename(&disk::temporary(&path), &path).map_err(|e| Error::io(format!("rename to {}", path.display()), &e))?;
-            }
+            self.sync(&fresh)?;
+            self.seen.append(&lines, now)?;
+            self.cursor = cursor;
+            self.logged.extend(fresh.into_iter().map(|f| f.logged));
+            self.place()?;
+            self.unsettled = was_unsettled;
         }
         self.cursor = cursor;
         match trouble {
@@ -150,21 +224,9 @@ impl Inbox {
         let temporary = disk::temporary(&self.dir.join(&name));
         let failed = |e: io::Error| Error::io(format!("write {}", temporary.display()), &e);
         disk::write_temporary(&temporary, text.as_bytes(), 0o600).map_err(failed)?;
-        match hooks::record(&self.base, self.order, &message.kind, text.as_bytes(), &name) {
-            Ok(hook) => {
-                self.order = self.order.saturating_add(u64::from(hook.is_some()));
-                Ok(Fresh { name, line, hook })
-            }
-            Err(e) => {
-                self.take_back(&name);
-                Err(failed(e))
-            }
-        }
-    }
-
-    fn take_back(&self, name: &str) {
-        let _ = hooks::forget(&self.base, name);
-        let _ = std::fs::remove_file(disk::temporary(&self.dir.join(name)));
+        let hook = hooks::record(&self.base, self.order, &message.kind, text.as_bytes(), &name).map_err(failed)?;
+        self.order = self.order.saturating_add(u64::from(hook.is_some()));
+        Ok(Fresh { logged: Logged { name, text: Some(text.to_string()) }, line, hook })
     }
 
     fn sync(&self, fresh: &[Fresh]) -> Result<()> {
@@ -177,7 +239,7 @@ impl Inbox {
             return if has_hooks { disk::sync_filesystem(&records).map_err(failed) } else { Ok(()) };
         }
         for f in fresh {
-            disk::sync_file(&disk::temporary(&self.dir.join(&f.name))).map_err(failed)?;
+            disk::sync_file(&disk::temporary(&self.dir.join(&f.logged.name))).map_err(failed)?;
             if let Some(record) = &f.hook {
                 disk::sync_file(&record.path(&self.base)).map_err(failed)?;
             }
@@ -186,12 +248,26 @@ impl Inbox {
         if has_hooks { disk::sync_dir(&records).map_err(failed) } else { Ok(()) }
     }
 
+    /// Writes the log again if it was removed while the client runs.
+    pub fn restore(&mut self) -> Result<()> {
+        self.seen.restore()
+    }
+
     /// Forgets ids that are older than anybody remembers.
     pub fn prune(&mut self) -> Result<()> {
         let needed: HashSet<Uuid> = hooks::recorded(&self.base)?.into_iter().collect();
         let dir = self.dir.clone();
         self.seen.prune(|id| needed.contains(id), || disk::sync_dir(&dir))
     }
+}
+
+/// The messages that are hidden in a directory: their names without dot and ending, and their ids.
+fn hidden_names(dir: &Path) -> io::Result<Vec<(String, Uuid)>> {
+    let message = |name: &String| {
+        let message = name.strip_prefix('.')?.strip_suffix(".tmp")?;
+        Some((message.to_string(), parse_file_name(message)?.1))
+    };
+    Ok(names(dir)?.iter().filter_map(message).collect())
 }
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {

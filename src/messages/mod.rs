@@ -3,6 +3,7 @@
 //! It knows neither the file half nor the hub's insides; what travels is in `wire`.
 
 pub mod announce;
+mod aside;
 pub mod hooks;
 pub mod inbox;
 pub mod outbox;

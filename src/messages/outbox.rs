@@ -2,7 +2,7 @@
 //!
 //! It does not talk to the hub and keeps no state that a new scan would not find again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
+use super::aside::move_aside;
 use super::plan::{self, Content, Found, Outcome, Step};
 use super::{Queue, file_name, is_hidden, parse_file_name};
 use crate::backoff::Backoff;
@@ -30,6 +31,13 @@ pub struct Batch {
     pub texts: Vec<String>,
 }
 
+/// What is known of a message that waits.
+struct Known {
+    priority: Priority,
+    /// It is not tried after this time, of the clock that nothing sets.
+    until: Instant,
+}
+
 /// The outbox of one machine.
 pub struct Outbox {
     dir: PathBuf,
@@ -40,15 +48,21 @@ pub struct Outbox {
     sent_ttl: Duration,
     /// What can be sent, in order.
     waiting: BTreeSet<Place>,
-    known: HashMap<(SystemTime, Uuid), Priority>,
+    known: HashMap<(SystemTime, Uuid), Known>,
     /// Names to look at again, and when.
     young: HashMap<OsString, Instant>,
     /// What the hub has no room for at the moment.
     held: HashMap<Place, (Instant, Backoff)>,
     batch_bytes: usize,
     batch_messages: usize,
-    /// Named in the log once, not at every pass.
-    complained: HashSet<OsString>,
+    /// Files that cannot be read or moved, and why: each is named in the log once, and by `mesync status`.
+    complained: BTreeMap<OsString, String>,
+    /// Files that are done with and could not be moved yet: refused for a reason, or sent. They are not sent again.
+    unmoved: BTreeMap<OsString, Option<String>>,
+    /// Names were given that are not durable yet.
+    unsynced: bool,
+    /// The directory has been looked at as a whole: what comes from now on is new.
+    scanned: bool,
 }
 
 impl Outbox {
@@ -66,13 +80,25 @@ impl Outbox {
             held: HashMap::new(),
             batch_bytes: limits::BATCH_BYTES,
             batch_messages: wire::MAX_BATCH,
-            complained: HashSet::new(),
+            complained: BTreeMap::new(),
+            unmoved: BTreeMap::new(),
+            unsynced: false,
+            scanned: false,
         }
     }
 
     /// Makes durable what a killed process may have left renamed but not synced. Once, before the first scan.
     pub fn recover(&self) -> Result<()> {
         disk::sync_dir(&self.dir).map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))
+    }
+
+    /// Makes names durable after a sync that failed; until then none of them is sent.
+    fn settle(&mut self) -> Result<()> {
+        if self.unsynced {
+            disk::sync_filesystem(&self.dir).map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))?;
+            self.unsynced = false;
+        }
+        Ok(())
     }
 
     /// Looks at the whole directory.
@@ -94,22 +120,40 @@ impl Outbox {
         let gone: Vec<_> = self.known.keys().filter(|key| !present.contains(key)).copied().collect();
         gone.into_iter().for_each(|key| self.forget(key));
         self.young.retain(|name, _| names.contains(name));
-        self.complained.retain(|name| names.contains(name));
-        self.look(names.into_iter().map(|name| (name, false)))
+        let is_known = |name: &OsString| name.to_str().and_then(parse_file_name).is_some_and(|key| present.contains(&key));
+        self.complained.retain(|name, _| names.contains(name) || is_known(name));
+        for (name, why) in std::mem::take(&mut self.unmoved) {
+            match why {
+                None => self.archive(&name),
+                Some(why) => self.refuse(&name, &why),
+            }
+        }
+        self.look(names.into_iter().map(|name| (name, false)))?;
+        self.scanned = true;
+        Ok(())
     }
 
     /// Looks at single names; `true` beside those that came by rename.
     pub fn look(&mut self, names: impl Iterator<Item = (OsString, bool)>) -> Result<()> {
+        self.settle()?;
         let mut renames = Vec::new();
         for (name, arrived) in names {
-            if is_hidden(name.as_encoded_bytes()) || self.known.len() >= limits::OUTBOX {
+            if is_hidden(name.as_encoded_bytes()) || self.known.len() >= limits::OUTBOX || self.unmoved.contains_key(&name) {
                 continue;
             }
             let path = self.dir.join(&name);
             // whatever happened to it, there is nothing to send
             let Ok(meta) = path.symlink_metadata() else { continue };
             let (now, written) = (clock::now(), meta.modified().unwrap_or(std::time::UNIX_EPOCH));
-            let content = read(&path, &meta);
+            let content = match read(&path, &meta) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                // an error is no verdict on the message
+                Err(e) => {
+                    self.complain(&name, "read", &e);
+                    continue;
+                }
+                Ok(content) => content,
+            };
             let priority = if let Content::Message(m) = &content { m.priority } else { Priority::Normal };
             let found = Found { name: name.to_str(), age: now.duration_since(written).ok(), arrived, content };
             match plan::step(&found, written, now, Uuid::now_v7()) {
@@ -120,7 +164,7 @@ impl Outbox {
                         self.young.insert(name, clock::monotonic() + time);
                     }
                 }
-                Step::Refuse(why) => self.refuse(&name, &why)?,
+                Step::Refuse(why) => self.refuse(&name, &why),
             }
         }
         self.pick_up(renames)
@@ -147,14 +191,13 @@ impl Outbox {
             let synced = if many { Ok(()) } else { disk::sync_file(&from) };
             match synced.and_then(|()| disk::rename_noreplace(&from, &to_path)) {
                 Ok(()) => learned.push((to, priority)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    self.refuse(&name, "another message with its id waits in the outbox")?
-                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.refuse(&name, "another message with its id waits in the outbox"),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => self.complain(&name, &e)?,
+                Err(e) => self.complain(&name, "pick up", &e),
             }
         }
         let synced = if many { disk::sync_filesystem(&self.dir) } else { disk::sync_dir(&self.dir) };
+        self.unsynced = synced.is_err();
         synced.map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))?;
         for (name, priority) in learned {
             self.learn(OsStr::new(&name), priority);
@@ -164,13 +207,16 @@ impl Outbox {
 
     fn learn(&mut self, name: &OsStr, priority: Priority) {
         if let Some((at, id)) = name.to_str().and_then(parse_file_name) {
-            self.known.insert((at, id), priority);
+            // by the name only for what was there before: a clock may be set while it waits
+            let left = if self.scanned { self.deadline } else { plan::time_left(at, clock::now(), self.deadline) };
+            self.known.insert((at, id), Known { priority, until: clock::monotonic() + left });
             self.waiting.insert((priority, at, id));
         }
+        self.complained.remove(name);
     }
 
     fn forget(&mut self, key: (SystemTime, Uuid)) {
-        if let Some(priority) = self.known.remove(&key) {
+        if let Some(Known { priority, .. }) = self.known.remove(&key) {
             self.waiting.remove(&(priority, key.0, key.1));
             self.held.remove(&(priority, key.0, key.1));
         }
@@ -178,12 +224,13 @@ impl Outbox {
 
     /// The next request: high priority first, within one by file name. `None`: nothing to send now.
     pub fn batch(&mut self) -> Result<Option<Batch>> {
-        let (now, clock) = (clock::now(), clock::monotonic());
+        let clock = clock::monotonic();
         let mut batch = Batch { places: Vec::new(), texts: Vec::new() };
         let (mut bytes, mut overdue, mut changed) = (0, Vec::new(), Vec::new());
+        let (mut unread, mut too_long) = (Vec::new(), Vec::new());
         for place in &self.waiting {
             let name = file_name(place.1, place.2);
-            if plan::overdue(&name, now, self.deadline) {
+            if self.known.get(&(place.1, place.2)).is_some_and(|known| known.until <= clock) {
                 overdue.push((*place, name));
                 continue;
             }
@@ -191,14 +238,23 @@ impl Outbox {
                 continue;
             }
             let path = self.dir.join(&name);
-            let message = match path.symlink_metadata().map(|meta| read(&path, &meta)) {
+            let message = match path.symlink_metadata().and_then(|meta| read(&path, &meta)) {
                 Ok(Content::Message(m)) if m.id.is_none_or(|id| id == place.2) => plan::complete(m, &name, &self.host),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    unread.push((name, e));
+                    continue;
+                }
                 _ => None,
             };
             let Some(text) = message.map(|m| m.to_json()) else {
                 changed.push((*place, name));
                 continue;
             };
+            self.complained.remove(OsStr::new(&name));
+            if text.len() > wire::MAX_MESSAGE {
+                too_long.push((*place, name, text.len()));
+                continue;
+            }
             if !batch.texts.is_empty() && bytes + text.len() > self.batch_bytes {
                 break;
             }
@@ -211,8 +267,16 @@ impl Outbox {
         }
         for (place, name) in overdue {
             let why = format!("no answer for {}; it may have been delivered", clock::age(self.deadline));
-            self.refuse(OsStr::new(&name), &why)?;
+            self.refuse(OsStr::new(&name), &why);
             self.forget((place.1, place.2));
+        }
+        for (place, name, bytes) in too_long {
+            let why = format!("with the id, time and source that mesync fills in {}", wire::too_long(bytes as u64));
+            self.refuse(OsStr::new(&name), &why);
+            self.forget((place.1, place.2));
+        }
+        for (name, e) in unread {
+            self.complain(OsStr::new(&name), "read", &e);
         }
         for (place, name) in changed {
             self.forget((place.1, place.2));
@@ -222,7 +286,7 @@ impl Outbox {
     }
 
     /// Files away what the hub answered; returns how many messages have left the outbox. `random`: for the back-off.
-    pub fn answered(&mut self, batch: &Batch, results: &[PostResult], random: u64) -> Result<usize> {
+    pub fn answered(&mut self, batch: &Batch, results: &[PostResult], random: u64) -> usize {
         self.batch_bytes = plan::next_batch_bytes(self.batch_bytes, false, limits::BATCH_BYTES);
         self.batch_messages = (self.batch_messages * 2).min(wire::MAX_BATCH);
         let mut done = 0;
@@ -232,8 +296,8 @@ impl Outbox {
                 log::warn!("the hub says of message {}: {warning}", place.2);
             }
             match plan::outcome(result) {
-                Outcome::Sent => self.archive(&name)?,
-                Outcome::Refused(why) => self.refuse(OsStr::new(&name), &why)?,
+                Outcome::Sent => self.archive(OsStr::new(&name)),
+                Outcome::Refused(why) => self.refuse(OsStr::new(&name), &why),
                 Outcome::Later(why) => {
                     let (until, backoff) =
                         self.held.entry(*place).or_insert_with(|| (clock::monotonic(), Backoff::new(Duration::from_secs(60))));
@@ -245,7 +309,7 @@ impl Outbox {
             self.forget((place.1, place.2));
             done += 1;
         }
-        Ok(done)
+        done
     }
 
     /// The request as a whole took too long: the next one is shorter.
@@ -254,53 +318,63 @@ impl Outbox {
     }
 
     /// The hub refused the request as a whole: the fault is found by halves, and a single message is to blame for itself.
-    pub fn refused(&mut self, batch: &Batch, why: &Error) -> Result<()> {
+    pub fn refused(&mut self, batch: &Batch, why: &Error) {
         match batch.places.as_slice() {
             [(_, at, id)] => {
-                self.refuse(OsStr::new(&file_name(*at, *id)), &why.what)?;
+                self.refuse(OsStr::new(&file_name(*at, *id)), &why.what);
                 self.forget((*at, *id));
             }
             many => self.batch_messages = (many.len() / 2).max(1),
         }
-        Ok(())
     }
 
     /// No sync: the hub has it, and would answer `duplicate`.
-    fn archive(&self, name: &str) -> Result<()> {
-        let from = self.dir.join(name);
-        let moved = if self.sent_ttl.is_zero() { std::fs::remove_file(&from) } else { disk::rename(&from, &self.sent.join(name)) };
+    fn archive(&mut self, name: &OsStr) {
+        let (from, to) = (self.dir.join(name), self.sent.join(name));
+        let moved = if self.sent_ttl.is_zero() { std::fs::remove_file(&from) } else { disk::rename(&from, &to) };
         match moved {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(format!("move {} to {}", from.display(), self.sent.display()), &e))
-            }
-            _ => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound || from.symlink_metadata().is_ok() => self.cannot_move(name, None, &e),
+            _ => drop(self.complained.remove(name)),
         }
     }
 
     /// To `failed/`, the reason beside it: written first, and the old name goes last, so a crash leaves it in one place at least.
-    fn refuse(&mut self, name: &OsStr, why: &str) -> Result<()> {
+    fn refuse(&mut self, name: &OsStr, why: &str) {
         let from = self.dir.join(name);
-        match refuse(&from, &self.failed, why) {
+        match move_aside(&from, &self.failed, why) {
             Ok(to) => {
                 log::warn!("message {} was not sent and is now {}: {why}", disk::show(name), disk::show(to.as_os_str()));
                 self.complained.remove(name);
-                Ok(())
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !from.exists() => Ok(()),
-            Err(e) => self.complain(name, &e),
+            Err(_) if from.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
+            Err(e) => self.cannot_move(name, Some(why.to_string()), &e),
         }
     }
 
-    /// A file that cannot be moved must not stop the others; a disk that fails must stop the process.
-    fn complain(&mut self, name: &OsStr, e: &io::Error) -> Result<()> {
-        let error = Error::io(format!("move {} out of the outbox", disk::show(self.dir.join(name).as_os_str())), e);
-        if e.raw_os_error() == Some(libc::EIO) {
-            return Err(error);
+    /// What is done with stays so, and is moved as soon as that is possible.
+    fn cannot_move(&mut self, name: &OsStr, why: Option<String>, e: &io::Error) {
+        if self.unmoved.len() < limits::OUTBOX {
+            self.unmoved.insert(name.to_os_string(), why);
         }
-        if self.complained.insert(name.to_os_string()) {
+        self.complain(name, "move", e);
+    }
+
+    /// A file that cannot be read or moved must not stop the others.
+    fn complain(&mut self, name: &OsStr, doing: &str, e: &io::Error) {
+        let error = Error::io(format!("{doing} {}", disk::show(self.dir.join(name).as_os_str())), e).to_string();
+        if self.complained.get(name) != Some(&error) && self.complained.len() < limits::OUTBOX {
             log::warn!("{error}");
+            self.complained.insert(name.to_os_string(), error);
         }
-        Ok(())
+    }
+
+    /// The files that cannot be read or moved, in words.
+    pub fn trouble(&self) -> Option<String> {
+        let first = self.complained.values().next()?;
+        match self.complained.len() {
+            1 => Some(first.clone()),
+            n => Some(format!("{first}, and {} more", n - 1)),
+        }
     }
 
     /// Removes what has been in `sent/` for longer than it is kept.
@@ -324,7 +398,7 @@ impl Outbox {
     }
 }
 
-fn read(path: &Path, meta: &std::fs::Metadata) -> Content {
+fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content> {
     let kind = meta.file_type();
     let unusable = if kind.is_dir() {
         Some("it is a directory; a message is a file (names that begin with a dot are left alone)")
@@ -336,52 +410,13 @@ fn read(path: &Path, meta: &std::fs::Metadata) -> Content {
         None
     };
     if let Some(why) = unusable {
-        return Content::Unusable(why.into());
+        return Ok(Content::Unusable(why.into()));
     }
     match disk::read_at_most(path, wire::MAX_MESSAGE) {
         // the true size, since not all of it was read
-        Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Content::NotAMessage(NotAMessage::Content(wire::too_long(meta.len()))),
-        Ok(bytes) => Message::parse(&bytes).map_or_else(Content::NotAMessage, Content::Message),
-        Err(e) => Content::Unusable(format!("it cannot be read: {}", plain(&e))),
+        Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Ok(Content::NotAMessage(NotAMessage::Content(wire::too_long(meta.len())))),
+        Ok(bytes) => Ok(Message::parse(&bytes).map_or_else(Content::NotAMessage, Content::Message)),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Content::Unusable(format!("it cannot be read: {}", plain(&e)))),
+        Err(e) => Err(e),
     }
-}
-
-/// Moves `from` into the directory `failed` with its reason; returns where it is.
-fn refuse(from: &Path, failed: &Path, why: &str) -> io::Result<PathBuf> {
-    let name = from.file_name().unwrap_or_default();
-    let is_dir = from.symlink_metadata()?.is_dir();
-    // room for ".", ".reason" and ".tmp"; and a name that ends as a reason does would pass for one
-    let name_is_fit = name.len() <= 240 && !name.as_encoded_bytes().ends_with(b".reason");
-    let mut name = if name_is_fit { name.to_os_string() } else { format!("{}.json", Uuid::now_v7()).into() };
-    for again in 1.. {
-        let (to, reason) = (failed.join(&name), failed.join(with(&name, ".reason")));
-        let other = to.symlink_metadata().is_ok_and(|there| from.symlink_metadata().is_ok_and(|here| here.ino() != there.ino()));
-        if other {
-            name = OsString::from(format!("{}.{again}", Path::new(&name).display()));
-            continue;
-        }
-        let temporary = disk::temporary(&reason);
-        disk::write_temporary(&temporary, format!("{why}\n").as_bytes(), 0o600)?.sync_all()?;
-        disk::rename(&temporary, &reason)?;
-        let moved = match is_dir {
-            true => disk::rename_noreplace(from, &to),
-            false => match disk::link_or_copy(from, &to) {
-                // linked before a crash
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                other => other,
-            },
-        };
-        moved.and_then(|()| disk::sync_dir(failed)).inspect_err(|_| drop(std::fs::remove_file(&reason)))?;
-        if !is_dir {
-            std::fs::remove_file(from)?;
-        }
-        return Ok(to);
-    }
-    unreachable!("some name is free")
-}
-
-fn with(name: &OsStr, end: &str) -> OsString {
-    let mut name = name.to_os_string();
-    name.push(end);
-    name
 }

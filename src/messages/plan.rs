@@ -14,6 +14,8 @@ use crate::wire::{Message, NotAMessage, PostResult, Status};
 pub const QUIET: Duration = Duration::from_secs(1);
 /// What cannot be read as a message yet may become one for so long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// A file that is picked up is named after its own time only if that is no older.
+const RECENT: Duration = Duration::from_secs(3600);
 /// Names from before this time were made by a machine whose clock had not been set (2025-01-01).
 pub const PLAUSIBLE: u64 = 1_735_689_600_000;
 
@@ -63,7 +65,10 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
         Content::NotAMessage(NotAMessage::Content(why)) => Step::Refuse(why.clone()),
         Content::Message(m) => {
             let id = m.id.or(named.map(|(_, id)| id)).unwrap_or(fresh);
-            let at = named.map(|(at, _)| at).or_else(|| clock::parse_rfc3339(m.created_at.as_deref()?)).unwrap_or(written);
+            let said = m.created_at.as_deref().and_then(clock::parse_rfc3339).unwrap_or(written);
+            // the time of an old event, or of a file that was moved here, says nothing about how long it was tried
+            let recent = |at: &SystemTime| now.duration_since(*at).map_or(true, |age| age < RECENT);
+            let at = named.map(|(at, _)| at).or_else(|| Some(said).filter(recent)).unwrap_or(now);
             // the deadline counts from the name: give it a time that means something
             let at = if clock::millis(at) < PLAUSIBLE { now } else { at };
             let name = file_name(at, id);
@@ -81,10 +86,12 @@ pub fn complete(mut message: Message, name: &str, host: &str) -> Option<Message>
     Some(message)
 }
 
-/// Whether a message was tried for longer than `deadline`; counted from the time in its name.
-pub fn overdue(name: &str, now: SystemTime, deadline: Duration) -> bool {
-    let made = parse_file_name(name).map(|(at, _)| at).filter(|at| clock::millis(*at) >= PLAUSIBLE);
-    made.and_then(|at| now.duration_since(at).ok()).is_some_and(|age| age > deadline)
+/// For how long a message may still be tried that was made at `made`, by the time in its name, and was there when the client
+/// started. A time that cannot be true says nothing: then it has all of it.
+pub fn time_left(made: SystemTime, now: SystemTime, deadline: Duration) -> Duration {
+    let plausible = clock::millis(made) >= PLAUSIBLE && clock::millis(now) >= PLAUSIBLE;
+    let age = if plausible { now.duration_since(made).unwrap_or_default() } else { Duration::ZERO };
+    deadline.saturating_sub(age)
 }
 
 /// Where a message goes after the hub's answer.
@@ -181,7 +188,10 @@ mod tests {
         check("t.json", 0, false, r#"{"type":"x"}"#, "Wait(1s)");
         check("t.json", 2, false, r#"{"type":"x"}"#, "Rename(\"20261121T102958_");
         check("t.json", 0, true, &format!(r#"{{"type":"x","id":"{ID}"}}"#), &format!("_{ID}.json"));
-        check("t.json", 0, true, r#"{"type":"x","created_at":"2026-01-02T03:04:05Z"}"#, "Rename(\"20260102T030405_");
+        check("t.json", 0, true, r#"{"type":"x","created_at":"2026-11-21T11:04:05+01:00"}"#, "Rename(\"20261121T100405_");
+        // an event of long ago was not tried since
+        check("t.json", 0, true, r#"{"type":"x","created_at":"2026-01-02T03:04:05Z"}"#, fresh);
+        check("t.json", 999_999, true, r#"{"type":"x"}"#, fresh);
         // written half: patience, then a reason; wrong for ever: a reason at once
         check("t.json", 0, true, r#"{"type":"x"#, "Wait(60s)");
         check("t.json", 60, false, r#"{"type":"x"#, "Refuse(\"it is not JSON");
@@ -209,10 +219,10 @@ mod tests {
     fn the_deadline_counts_from_the_name_and_not_from_a_clock_that_was_never_set() {
         let now = clock::parse_rfc3339("2026-11-21T10:30:00Z").unwrap();
         let week = Duration::from_secs(604_800);
-        assert!(overdue(&format!("20261114T101112_{ID}.json"), now, week));
-        assert!(!overdue(&format!("20261114T113112_{ID}.json"), now, week));
-        assert!(!overdue(&format!("19700101T000010_{ID}.json"), now, week));
-        assert!(!overdue(&format!("20991231T000000_{ID}.json"), now, week));
+        let left = |name: &str| time_left(clock::parse_compact(name).unwrap(), now, week).as_secs();
+        assert_eq!(left("20261114T101112"), 0);
+        assert_eq!(left("20261114T113112"), 3672);
+        assert_eq!((left("19700101T000010"), left("20991231T000000")), (604_800, 604_800));
     }
 
     #[test]

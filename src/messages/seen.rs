@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -24,6 +24,10 @@ pub struct Seen {
     /// Names of the day files, oldest first.
     days: Vec<String>,
     last: Option<Cursor>,
+    /// A day file whose end may hold lines that are not durable, and the length up to which it is.
+    unsettled: Option<(String, u64)>,
+    /// Some line could not be read: an id that is not known here may have been logged.
+    damaged: bool,
 }
 
 impl Seen {
@@ -35,11 +39,12 @@ impl Seen {
         let entries = std::fs::read_dir(&dir).map_err(failed)?;
         let mut days: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| is_day(n)).collect();
         days.sort();
-        let mut seen = Seen { dir, ids: HashSet::new(), days, last: None };
+        let mut seen = Seen { dir, ids: HashSet::new(), days, last: None, unsettled: None, damaged: false };
         let mut lines = Vec::new();
         for (i, day) in seen.days.iter().enumerate() {
             let newest = i + 1 == seen.days.len();
-            seen.read_day(day, newest, &mut lines).map_err(|e| Error::io(format!("read {}", seen.dir.join(day).display()), &e))?;
+            let whole = seen.read_day(day, newest, &mut lines);
+            seen.damaged |= !whole.map_err(|e| Error::io(format!("read {}", seen.dir.join(day).display()), &e))?;
         }
         disk::sync_dir(&seen.dir).map_err(|e| Error::io(format!("sync {}", seen.dir.display()), &e))?;
         seen.ids = lines.iter().map(|l| l.id).collect();
@@ -47,7 +52,8 @@ impl Seen {
         Ok((seen, lines))
     }
 
-    fn read_day(&self, day: &str, newest: bool, lines: &mut Vec<Cursor>) -> io::Result<()> {
+    /// `false`: a line is damaged.
+    fn read_day(&self, day: &str, newest: bool, lines: &mut Vec<Cursor>) -> io::Result<bool> {
         let mut file = OpenOptions::new().read(true).write(newest).open(self.dir.join(day))?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
@@ -58,14 +64,24 @@ impl Seen {
             }
             file.sync_all()?;
         }
+        let mut damaged = 0;
         for line in text[..whole].split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
             match std::str::from_utf8(line).ok().and_then(parse) {
                 Some(line) => lines.push(line),
                 // the other lines are still worth having
-                None => log::warn!("{}: a line that is not \"epoch seq id\" is passed over", self.dir.join(day).display()),
+                None => damaged += 1,
             }
         }
-        Ok(())
+        if damaged > 0 {
+            let path = self.dir.join(day);
+            log::warn!("{damaged} damaged lines in {}: a message that they name may arrive again", path.display());
+        }
+        Ok(damaged == 0)
+    }
+
+    /// Whether an id that is not known here may have been logged all the same.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     pub fn contains(&self, id: &Uuid) -> bool {
@@ -77,8 +93,11 @@ impl Seen {
         self.last
     }
 
-    /// Appends lines and makes them durable: one sync, two on the first of a day.
+    /// Appends lines and makes them durable: one sync, two on the first of a day. After an error no line counts: what was
+    /// written of them is cut off again, here or in [`Seen::settle`].
     pub fn append(&mut self, lines: &[Cursor], now: SystemTime) -> Result<()> {
+        self.settle()?;
+        self.restore()?;
         // never before the newest file: its last line is the cursor, whatever the clock says
         let today = clock::day(now).max(self.days.last().cloned().unwrap_or_default());
         let path = self.dir.join(&today);
@@ -87,20 +106,55 @@ impl Seen {
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
         let before = file.metadata().map_err(failed)?.len();
         let text: String = lines.iter().map(|l| format!("{} {} {}\n", l.epoch, l.seq, l.id)).collect();
-        if let Err(e) = file.write_all(text.as_bytes()) {
-            // half a line at the end would spoil the next one
-            let _ = file.set_len(before);
-            let _ = file.seek(SeekFrom::End(0));
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+        let written = written.and_then(|()| if new { disk::sync_dir(&self.dir) } else { Ok(()) });
+        if let Err(e) = written {
+            self.unsettled = Some((today.clone(), before));
+            if let Err(e) = self.settle() {
+                log::debug!("{e}");
+            }
             return Err(failed(e));
         }
-        file.sync_data().map_err(failed)?;
         if new {
-            disk::sync_dir(&self.dir).map_err(failed)?;
             self.days.push(today);
         }
         self.ids.extend(lines.iter().map(|l| l.id));
         self.last = lines.last().copied().or(self.last);
         Ok(())
+    }
+
+    /// Cuts off the lines of an append that failed, durably: until then they may be on the disk or not, and nothing that
+    /// they name may be removed.
+    pub fn settle(&mut self) -> Result<()> {
+        let Some((day, length)) = &self.unsettled else { return Ok(()) };
+        let path = self.dir.join(day);
+        let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
+            file.set_len(*length)?;
+            file.sync_all()
+        });
+        match cut {
+            // removed, and with it the lines
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(|e| Error::io(format!("cut {}", path.display()), &e))?,
+        }
+        self.unsettled = None;
+        Ok(())
+    }
+
+    /// Writes the ids and the cursor again if the newest file was removed while the client runs.
+    pub fn restore(&mut self) -> Result<()> {
+        let (Some(day), Some(last)) = (self.days.last().cloned(), self.last) else { return Ok(()) };
+        let path = self.dir.join(&day);
+        match path.symlink_metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            _ => return Ok(()),
+        }
+        log::warn!("{} was removed; writing it again", path.display());
+        disk::create_dir(&self.dir)?;
+        // the last line is the cursor
+        let ids = self.ids.iter().filter(|id| **id != last.id).chain([&last.id]);
+        let text: String = ids.map(|id| format!("{} {} {id}\n", last.epoch, last.seq)).collect();
+        disk::write_durably(&path, text.as_bytes(), 0o600)
     }
 
     /// Removes day files beyond those that are kept, oldest first, unless `needed` says that one of its ids still is.

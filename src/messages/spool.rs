@@ -75,7 +75,8 @@ pub fn send(base: &Path, mut message: Message, now: SystemTime) -> Result<(Uuid,
     let temporary = disk::temporary(&path);
     let failed = |e: io::Error| Error::io(format!("write {}", path.display()), &e);
     let file = disk::write_temporary(&temporary, json.as_bytes(), 0o600).map_err(failed)?;
-    let renamed = file.sync_all().and_then(|()| disk::rename_noreplace(&temporary, &path));
+    let owned = disk::give_to_owner(disk::parent(&path), &file);
+    let renamed = owned.and_then(|()| file.sync_all()).and_then(|()| disk::rename_noreplace(&temporary, &path));
     if let Err(e) = renamed {
         let _ = std::fs::remove_file(&temporary);
         return Err(failed(e));

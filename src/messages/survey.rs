@@ -1,6 +1,7 @@
-//! How much stands in a queue: names and sizes, without reading a message.
+//! How much stands in a queue: names and sizes, without reading a message; and whether more could be put there.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Queue, parse_file_name, spool};
@@ -23,4 +24,13 @@ pub fn survey(base: &Path, queue: Queue) -> Result<Survey> {
         survey = Survey { count: survey.count + 1, bytes: survey.bytes + meta.len(), oldest: survey.oldest.into_iter().chain(time).min() };
     }
     Ok(survey)
+}
+
+/// The first directory of the spool that takes no files, asked without making one: on a read-only filesystem no client can
+/// write down what is wrong.
+pub fn unwritable(base: &Path) -> Option<(PathBuf, io::Error)> {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    let dirs = Queue::ALL.iter().map(|q| q.dir(base)).chain(["state", "state/hooks"].map(|dir| base.join(dir)));
+    let refused = |dir: PathBuf| rustix::fs::access(&dir, access).err().map(|e| (dir, e.into()));
+    dirs.filter(|dir| dir.exists()).find_map(refused)
 }

@@ -3,6 +3,7 @@
 //! It owns outbox and inbox; hooks run elsewhere. Events only say that a look may be worth it: the directories and the
 //! hub's log are the truth, so every event may be lost.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +47,26 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two rounds of cleaning up.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
+/// Why messages were not exchanged.
+enum Fault {
+    /// Of the hub or the way to it.
+    Hub(Failure),
+    /// Of this machine.
+    Disk(Error),
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Fault {
+        Fault::Hub(failure)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        Fault::Disk(error)
+    }
+}
+
 /// The message half of a client.
 pub struct Tick {
     base: PathBuf,
@@ -69,6 +90,10 @@ pub struct Tick {
     backoff: Backoff,
     /// What was last said in the log about the hub, so that it is said once.
     trouble: Option<String>,
+    /// What cannot be done on this machine's disk, by the part of the work; said once, and told to `mesync status`.
+    wrong: BTreeMap<&'static str, String>,
+    /// What the lock file says of it.
+    told: Option<String>,
 }
 
 impl Tick {
@@ -95,6 +120,8 @@ impl Tick {
             failed_at: None,
             backoff: Backoff::new(Duration::from_secs(60)),
             trouble: None,
+            wrong: BTreeMap::new(),
+            told: None,
         })
     }
 
@@ -106,20 +133,22 @@ impl Tick {
             working(true);
             let now = clock::monotonic();
             if now >= next_tick {
-                // a directory that somebody has removed
-                spool::create(&self.base)?;
+                let mended = self.mend();
+                self.judge("directories", mended);
                 (self.scan, self.pull) = (true, true);
                 next_tick = now + self.poll_interval;
             }
             if now >= next_cleaning {
-                self.outbox.clean_sent(clock::now())?;
-                self.inbox.prune()?;
+                let cleaned = self.outbox.clean_sent(clock::now()).and_then(|()| self.inbox.prune());
+                self.judge("cleaning", cleaned);
                 next_cleaning = now + HOUSEKEEPING;
             }
-            let due = self.look()?;
+            let looked = self.look();
+            let due = self.judge("outbox", looked).flatten();
             if now >= self.not_before {
-                self.exchange(|| events.is_empty())?;
+                self.exchange(|| events.is_empty());
             }
+            self.tell();
             working(false);
             let mut until = due.map_or(next_tick, |due| due.min(next_tick));
             if self.not_before > now && (self.pull || !self.outbox.is_empty()) {
@@ -146,7 +175,10 @@ impl Tick {
             // a file that was written a moment ago; nobody else wakes us
             std::thread::park_timeout(due.saturating_duration_since(clock::monotonic()));
         }
-        while self.step().map_err(|failure| failure.error)? {
+        while self.step().map_err(|fault| match fault {
+            Fault::Hub(failure) => failure.error,
+            Fault::Disk(e) => e,
+        })? {
             // what was just sent may be for this machine
             self.pull = true;
         }
@@ -170,6 +202,53 @@ impl Tick {
         false
     }
 
+    /// Makes again what was removed while the client runs, and finishes what an error has interrupted in the inbox.
+    fn mend(&mut self) -> Result<()> {
+        spool::create(&self.base)?;
+        for (name, content) in [("state/instance", self.instance.to_string()), ("state/run", self.run.number.to_string())] {
+            let path = self.base.join(name);
+            if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+                disk::write_durably(&path, format!("{content}\n").as_bytes(), 0o600)?;
+            }
+        }
+        if self.inbox.settle()? > 0 {
+            let _ = self.hooks.try_send(());
+        }
+        self.inbox.restore()
+    }
+
+    /// Notes that a part of the work can be done or cannot: an error of the disk ends nothing, since a restart would meet
+    /// the same disk. What was to be done stays to be done.
+    fn judge<T>(&mut self, part: &'static str, outcome: Result<T>) -> Option<T> {
+        match outcome {
+            Ok(done) => {
+                self.wrong.remove(part);
+                Some(done)
+            }
+            Err(e) => {
+                let words = e.to_string();
+                if self.wrong.get(part).is_none_or(|said| !is_same_event(said, &words)) {
+                    log::warn!("{words}; it is tried again");
+                }
+                self.wrong.insert(part, words);
+                self.scan = true;
+                None
+            }
+        }
+    }
+
+    /// Tells `mesync status` what is wrong, in the lock file: its block is there already, also when the disk is full.
+    fn tell(&mut self) {
+        let wrong: Vec<String> = self.wrong.values().cloned().chain(self.outbox.trouble()).collect();
+        let wrong = wrong.join("; ");
+        if self.told.as_ref() == Some(&wrong) {
+            return;
+        }
+        let text = format!("{}\n{}", std::process::id(), crate::logger::one_line(&wrong));
+        // a disk that takes no writes: status sees that for itself
+        self.told = disk::overwrite(&self.base.join("state/lock"), text.as_bytes()).is_ok().then_some(wrong);
+    }
+
     /// Looks at the outbox; returns when to look again without being asked.
     fn look(&mut self) -> Result<Option<Instant>> {
         if std::mem::take(&mut self.scan) {
@@ -180,26 +259,33 @@ impl Tick {
     }
 
     /// Exchanges messages with the hub until nothing is left to do, it fails, or something new has happened.
-    fn exchange(&mut self, undisturbed: impl Fn() -> bool) -> Result<()> {
+    fn exchange(&mut self, undisturbed: impl Fn() -> bool) {
         loop {
             match self.step() {
                 Ok(true) if undisturbed() => {}
-                Ok(_) => return Ok(()),
-                // the disk: to go on could lose something
-                Err(Failure { error, status: 0, .. }) if error.kind == Kind::Io => return Err(error),
-                Err(failure) => {
-                    self.failed(failure);
-                    return Ok(());
+                Ok(_) => break,
+                Err(Fault::Disk(e)) => {
+                    self.judge::<()>("inbox", Err(e));
+                    let now = clock::monotonic();
+                    (self.not_before, self.failed_at) = (now + self.backoff.next(random()), Some(now));
+                    self.pull = true;
+                    return;
                 }
+                Err(Fault::Hub(failure)) => return self.failed(failure),
             }
         }
+        self.wrong.remove("inbox");
     }
 
     /// One request for messages and one with messages; `true`: there may be more.
-    fn step(&mut self) -> std::result::Result<bool, Failure> {
-        let (mut more, mut asked) = (false, self.pull);
+    fn step(&mut self) -> std::result::Result<bool, Fault> {
+        let (mut more, mut asked, mut untaken) = (false, self.pull, None);
         // first what tells whether the hub lets this machine in: a wrong key must not fail the messages
         if self.pull {
+            // before it acknowledges: what follows must not overtake what an error has held up
+            if self.inbox.settle()? > 0 {
+                let _ = self.hooks.try_send(());
+            }
             let cursor = self.inbox.cursor();
             match self.hub.pull(&self.host, self.instance, self.run, cursor, limits::PULL)? {
                 Pulled::OtherEpoch => {
@@ -212,16 +298,21 @@ impl Tick {
                     if let Some(doubt) = page.doubt.filter(|doubt| said != Some(*doubt)) {
                         log::warn!("{}", doubt.words(&self.host));
                     }
-                    let received = self.inbox.receive(&page, clock::now())?;
-                    if received.messages > 0 {
-                        log::debug!("received {} messages", received.messages);
+                    match self.inbox.receive(&page, clock::now()) {
+                        Ok(received) => {
+                            if received.messages > 0 {
+                                log::debug!("received {} messages", received.messages);
+                            }
+                            if received.hooks > 0 {
+                                let _ = self.hooks.try_send(());
+                            }
+                            // the next pull acknowledges this one
+                            self.pull = !page.messages.is_empty();
+                            more |= self.pull;
+                        }
+                        // what is to be sent need not wait for it
+                        Err(e) => untaken = Some(e),
                     }
-                    if received.hooks > 0 {
-                        let _ = self.hooks.try_send(());
-                    }
-                    // the next pull acknowledges this one
-                    self.pull = !page.messages.is_empty();
-                    more |= self.pull;
                 }
             }
         }
@@ -230,26 +321,34 @@ impl Tick {
             self.send(&batch)?;
             more = true;
         }
-        if asked {
-            self.reached();
+        match untaken {
+            Some(e) => Err(Fault::Disk(e)),
+            None => {
+                if asked {
+                    self.reached();
+                }
+                Ok(more)
+            }
         }
-        Ok(more)
     }
 
-    fn send(&mut self, batch: &Batch) -> std::result::Result<(), Failure> {
+    fn send(&mut self, batch: &Batch) -> std::result::Result<(), Fault> {
         match self.hub.post(&batch.texts, batch.places.iter().map(|place| place.2)) {
             Ok(results) => {
-                let sent = self.outbox.answered(batch, &results, random())?;
+                let sent = self.outbox.answered(batch, &results, random());
                 log::debug!("sent {sent} messages");
                 Ok(())
             }
             Err(failure) => match failure.status {
-                400 | 413 | 422 => Ok(self.outbox.refused(batch, &failure.error)?),
+                400 | 413 | 422 => {
+                    self.outbox.refused(batch, &failure.error);
+                    Ok(())
+                }
                 _ => {
                     if failure.status == 0 {
                         self.outbox.timed_out();
                     }
-                    Err(failure)
+                    Err(failure.into())
                 }
             },
         }

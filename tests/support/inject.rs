@@ -152,3 +152,20 @@ pub fn every_call(trace: &Path, calls: &[&'static str], errors: &[&'static str],
     println!("{struck} calls failed");
     struck
 }
+
+/// As [`every_call`], but each call fails once: the errors take turns.
+pub fn each_call_once(trace: &Path, calls: &[&'static str], errors: &[&'static str], mut attempt: impl FnMut(&Fault)) -> u32 {
+    let mut struck = 0;
+    for (i, call) in calls.iter().enumerate() {
+        for nth in 1.. {
+            let fault = Fault::new(call, nth, errors[(i + nth as usize) % errors.len()], trace);
+            attempt(&fault);
+            if !fault.has_struck() {
+                break;
+            }
+            struck += 1;
+        }
+    }
+    println!("{struck} calls failed");
+    struck
+}
