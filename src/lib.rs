@@ -76,7 +76,8 @@
 //!   a hub that does not have it refuses. Then both find the last revision that they have in common, what the client has from
 //!   after it is marked as lost, and a listing tells what the hub has instead: an older row is what the lost one was made of,
 //!   and what is here goes up in its place; a later one is another edit ([`files::engine::env::hear`]). A hub with which
-//!   there is nothing in common is a stranger: equal files are adopted, others kept both.
+//!   there is nothing in common is a stranger: equal files are adopted, others kept both. One with another address is no
+//!   stranger ([`files::moved`]).
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
 //!   wait for a person ([`files::guard`]), weighed together when their burst has ended, a directory without its marker is not touched.
 //!

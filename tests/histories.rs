@@ -237,3 +237,81 @@ fn daemons_that_go_on_meanwhile_notice_by_themselves() {
     }
     rig.as_agreed();
 }
+
+/// The same data under another port, and for both machines the address of that.
+fn move_hub(rig: &mut Rig, url: impl Fn(u16) -> String) {
+    if rig.daemons {
+        rig.alpha.stop();
+        rig.beta.stop();
+    }
+    rig.hub.world.stop_hub();
+    rig.hub.world.port = world::World::new().port;
+    let url = url(rig.hub.world.port);
+    for machine in [&mut rig.alpha, &mut rig.beta] {
+        machine.machine.env.retain(|(name, _)| name != "MESYNC_SERVER_URL");
+        machine.machine.env.push(("MESYNC_SERVER_URL".into(), url.clone()));
+    }
+    rig.hub.world.start_hub();
+}
+
+#[test]
+fn a_hub_with_another_address_is_the_same_hub() {
+    for daemons in [true, false] {
+        let mut rig = Rig::new(daemons);
+        move_hub(&mut rig, |port| format!("http://localhost:{port}"));
+        // while nobody looks
+        rig.alpha.remove("deleted");
+        rig.alpha.put("edited", "by alpha");
+        rig.beta.put("kept", "by beta");
+        rig.beta.rename("old", "renamed");
+        for machine in [&mut rig.alpha, &mut rig.beta] {
+            if daemons {
+                machine.start();
+                wait_for("it goes on", &rig.hub.world, || machine.machine.log().contains("the hub has another address now"));
+            }
+        }
+        rig.settle();
+        wait_for("both have all", &rig.hub.world, || {
+            if !daemons {
+                rig.settle();
+            }
+            [&rig.alpha, &rig.beta]
+                .iter()
+                .all(|m| !m.has("deleted") && m.text("edited") == "by alpha" && m.text("kept") == "by beta" && m.has("renamed"))
+        });
+        for machine in [&rig.alpha, &rig.beta] {
+            assert_eq!(machine.contents("sync-conflict"), [""; 0]);
+            assert!(!machine.has("old"));
+            let states = std::fs::read_dir(machine.machine.base.join("state/watch")).unwrap().flatten();
+            assert_eq!(states.filter(|e| e.path().extension().is_some_and(|e| e == "redb")).count(), 1);
+        }
+    }
+}
+
+#[test]
+fn two_addresses_of_one_hub_do_not_keep_one_directory_at_once() {
+    let mut rig = Rig::new(true);
+    rig.alpha.machine.env.push(("MESYNC_SERVER_URL".into(), format!("http://localhost:{}", rig.hub.world.port)));
+    let (status, said) = rig.alpha.try_pass(&[]);
+    assert!(status != 0, "{said}");
+    rig.alpha.machine.env.pop();
+    rig.alpha.put("kept", "still in step");
+    rig.settle();
+    rig.beta.stop();
+}
+
+#[test]
+fn another_hub_is_a_stranger_and_the_first_one_is_known_when_it_is_back() {
+    let rig = Rig::new(false);
+    let other = Hub::start();
+    let mut alpha = rig.alpha;
+    alpha.machine.env.push(("MESYNC_SERVER_URL".into(), other.world.url()));
+    alpha.pass();
+    assert_eq!(records(&other).len(), 6, "all of it is new there, and nothing is deleted here");
+    assert!(alpha.has("deleted"));
+    rig.beta.remove("deleted");
+    rig.beta.pass();
+    alpha.machine.env.pop();
+    alpha.pass();
+    assert_eq!((alpha.has("deleted"), alpha.has("kept")), (false, true));
+}

@@ -19,6 +19,7 @@ use super::boot;
 use super::engine::env::{Env, Fault, Hub, Transfer};
 use super::engine::{Engine, Options, Outcome, Polled, Quiet, Report, Way};
 use super::look;
+use super::moved;
 use super::overlap::{self, Mounts};
 use super::poke::Poke;
 use super::remote::Remote;
@@ -120,6 +121,7 @@ impl Directory {
     /// process keeps in step, `Unreachable` when it is not known yet what the server is.
     pub fn open(place: &Place<'_>, settings: &WatchSettings, hub: Arc<HubClient>, allow_deletes: bool) -> Result<Opened> {
         let file = place.state_file(settings);
+        moved::take_over(place.base_dir, &file, settings, &hub)?;
         let state = Arc::new(DiskState::open_or_renew(&file)?);
         let known = state.marker().map_err(error)?;
         check_overlap(settings, known.is_none())?;

@@ -52,6 +52,7 @@ pub mod guard;
 pub mod ignore;
 pub mod limit;
 pub mod look;
+pub mod moved;
 pub mod overlap;
 pub mod plan;
 pub mod poke;

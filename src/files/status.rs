@@ -154,6 +154,11 @@ impl Files {
         }
     }
 
+    /// What was told of a state that has another name now, or was asked of it.
+    pub fn forget(&self) {
+        ["json", "held", "approve", "adopt"].into_iter().for_each(|ending| self.answered(ending));
+    }
+
     fn file(&self, ending: &str) -> PathBuf {
         self.state.with_extension(ending)
     }

@@ -91,7 +91,9 @@ impl World {
         for (path, content) in &self.puts {
             let wanted_gone = self.gone.get(&(stem(path), *content)).is_some_and(|who| !who.is_empty());
             let overwritten = self.hub.overwrote.contains(&Node::hash_of(*content)) && spare.contains(content);
-            if !alive.contains(content) && !wanted_gone && !overwritten {
+            // deleted, put back when the hub did not know of that any more, and replaced by what came after the delete
+            let again = self.config.restores() && spare.contains(content) && self.again.contains(&(path.clone(), *content));
+            if !alive.contains(content) && !wanted_gone && !overwritten && !again {
                 let how = if spare.contains(content) { "aside" } else { "lost" };
                 wrongs.push(format!("I2 {how} {path} {content}"));
             }

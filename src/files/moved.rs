@@ -1,0 +1,68 @@
+//! A hub with a new name, port or scheme is the same hub: what is known of a directory goes on with it.
+//!
+//! States are named by address ([`super::state::file`]). A new address has none; then the states of the same directory under other
+//! addresses are asked whether they are of the hub that answers now.
+
+use std::path::Path;
+
+use super::engine::env::State;
+use super::state::DiskState;
+use super::status::Files;
+use crate::client::{Failure, HubClient};
+use crate::config::watch::WatchSettings;
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::wire::revision::Revision;
+
+/// Gives the state that the directory has with this hub the name `file`, if it has one under another address. Errors: `Busy` when
+/// another process keeps the directory in step under that address, `Unreachable` when the hub cannot be asked.
+pub fn take_over(base_dir: &Path, file: &Path, settings: &WatchSettings, hub: &HubClient) -> Result<()> {
+    if file.exists() {
+        return Ok(());
+    }
+    let dir = settings.path.to_string_lossy();
+    let same = |files: &Files| files.read().is_some_and(|known| known.dir == dir && known.remote == settings.remote);
+    for files in Files::all(base_dir).into_iter().filter(|files| files.state() != file && files.state().exists() && same(files)) {
+        // of a damaged one nothing is known
+        let state = match DiskState::open(files.state()) {
+            Err(e) if e.kind == Kind::Damaged => continue,
+            other => other?,
+        };
+        if !is_of(&state, hub)? {
+            continue;
+        }
+        drop(state);
+        log::info!("the hub has another address now, {}: going on with what is known of {dir}", hub.url());
+        disk::rename(files.state(), file)
+            .and_then(|()| disk::sync_dir(disk::parent(file)))
+            .map_err(|e| Error::io(format!("rename {} to {}", files.state().display(), file.display()), &e))?;
+        files.forget();
+        return Ok(());
+    }
+    Ok(())
+}
+
+/// Whether a state is of the hub that answers, though it may have been set back since.
+fn is_of(state: &DiskState, hub: &HubClient) -> Result<bool> {
+    let feed = state.feed().map_err(super::directory::error)?;
+    let points = state.points().map_err(super::directory::error)?;
+    if feed.epoch.is_nil() || !hub.is_ours()? {
+        return Ok(false);
+    }
+    let page = hub.changes(feed.cursor.max(1), Revision::default(), None, 1);
+    let epoch = match page {
+        Ok(page) => page.epoch,
+        // forgotten since, as after a long time: a listing begins anywhere
+        Err(Failure { status: 410, .. }) => hub.changes(0, Revision::default(), None, 1)?.epoch,
+        Err(failure) => return Err(failure.error),
+    };
+    Ok(epoch == feed.epoch || !points.is_empty() && common(hub, feed.epoch, &points)? > 0)
+}
+
+fn common(hub: &HubClient, epoch: uuid::Uuid, points: &[Revision]) -> Result<u64> {
+    match hub.common(epoch, points) {
+        // an older hub
+        Err(Failure { status: 404 | 405, .. }) => Ok(0),
+        other => Ok(other?),
+    }
+}
