@@ -118,7 +118,7 @@ pub struct Setting {
 }
 
 /// All settings with their values.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     pub base_dir: PathBuf,
     pub server_url: String,
@@ -140,7 +140,7 @@ pub struct Settings {
 }
 
 /// The settings of `[hub]`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HubSettings {
     pub listen: String,
     pub data_dir: PathBuf,

@@ -17,8 +17,8 @@ mod threads;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -45,22 +45,63 @@ use requests::Requests;
 use stream::{Heard, Stream};
 use threads::Threads;
 
+/// Time for what is under way to end before other settings are worked with.
+const RESTART: Duration = Duration::from_secs(20);
 /// A thread that works on one thing for longer hangs.
 const STUCK: Duration = Duration::from_secs(300);
 
 /// A running client.
 pub struct Daemon {
+    /// Those that it works with now.
+    settings: Settings,
+    halves: Halves,
+    /// `None`: no messages.
+    hooks: Option<Hooks>,
+    exchange: Exchange,
+    directories: Vec<Kept>,
+    controls: Controls,
+    /// A part that did not start again.
+    failed: Option<Error>,
+    _lock: Option<std::fs::File>,
+}
+
+/// The controls of the directories that are synced now, for the threads that tell them news.
+type Controls = Arc<Mutex<Vec<Arc<Control>>>>;
+
+fn each_control(controls: &Controls, act: impl Fn(&Control)) {
+    controls.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|control| act(control));
+}
+
+/// What runs hooks; a change of settings does not end it, since hooks are not to be ended.
+struct Hooks {
+    threads: Threads,
+    /// Dropped to end `hooks`, and with it `hook-N`.
+    stop: Option<Sender<()>>,
+    poke: Sender<()>,
+    /// Seconds that a hook may run.
+    timeout: Arc<AtomicU64>,
+}
+
+/// What talks to the hub about messages, and hears its events.
+struct Exchange {
     threads: Threads,
     tick: Arc<Busy>,
     /// `None`: no messages.
     events: Option<Sender<Event>>,
-    hubs: Vec<Arc<HubClient>>,
-    directories: Vec<Arc<Control>>,
+    of_messages: Arc<HubClient>,
+    of_files: Arc<HubClient>,
     /// Ends the threads that wait on a descriptor.
     wake: Arc<OwnedFd>,
     /// Dropped to end those that wait on a channel.
     stop: Option<Sender<()>>,
-    _lock: Option<std::fs::File>,
+    stopped: Receiver<()>,
+}
+
+/// One synced directory.
+struct Kept {
+    watch: WatchSettings,
+    control: Arc<Control>,
+    threads: Threads,
 }
 
 /// Since when a loop works on one thing.
@@ -88,101 +129,210 @@ impl Daemon {
     /// Starts the client with the directories of the settings. Another one at work in the base directory: `Busy`.
     pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
         let lock = if halves == Halves::Both { Some(lock(settings)?) } else { None };
-        let (of_messages, of_files) = servers::both(settings)?;
-        let (stop, stopped) = bounded::<()>(0);
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
+        let exchange = Exchange::new(servers::both(settings)?)?;
         let mut daemon = Daemon {
-            threads: Threads::default(),
-            tick: Arc::new(Busy { began: clock::monotonic(), since: AtomicU64::new(0) }),
-            events: None,
-            hubs: vec![of_messages.clone(), of_files.clone()],
+            settings: settings.clone(),
+            halves,
+            hooks: None,
+            exchange,
             directories: Vec::new(),
-            wake: Arc::new(wake),
-            stop: Some(stop),
+            controls: Controls::default(),
+            failed: None,
             _lock: lock,
         };
-        let (poke_hooks, hooks_poked) = bounded(limits::POKE);
-        daemon.start_directories(settings, &of_files, halves, &poke_hooks)?;
-        let listens = !settings.watches.is_empty();
-        if halves == Halves::Both {
-            daemon.start_messages(settings, &of_messages, (poke_hooks, hooks_poked), &stopped)?;
-        }
-        let one = Arc::ptr_eq(&of_messages, &of_files);
-        if halves == Halves::Both {
-            let host = Some(settings.host_id.clone());
-            daemon.listen("sse", Stream { hub: of_messages, host, files: listens && one }, &stopped)?;
-        }
-        if listens && (halves == Halves::Files || !one) {
-            daemon.listen("sse-files", Stream { hub: of_files, host: None, files: true }, &stopped)?;
-        }
+        daemon.start_all()?;
         log::info!("started host={} base={} server={}", settings.host_id, settings.base_dir.display(), settings.server_url);
         Ok(daemon)
     }
 
-    fn start_messages(
-        &mut self,
-        settings: &Settings,
-        hub: &Arc<HubClient>,
-        (poke_hooks, hooks_poked): (Sender<()>, Receiver<()>),
-        stopped: &Receiver<()>,
-    ) -> Result<()> {
-        let (events, inbound) = bounded(limits::EVENTS);
-        self.events = Some(events.clone());
-        let tick = Tick::open(settings, hub.clone(), poke_hooks.clone())?;
-        let busy = self.tick.clone();
-        self.threads
-            .spawn("tick", move || tick.run(&inbound, |working| busy.since.store(if working { busy.elapsed() } else { 0 }, Relaxed)))?;
-        let watch = Watch {
-            outbox: Queue::Outbox.dir(&settings.base_dir),
-            records: records::records_dir(&settings.base_dir),
-            wake: self.wake.clone(),
-            events,
-            hooks: poke_hooks,
+    /// Starts what does not run.
+    fn start_all(&mut self) -> Result<()> {
+        let poke = match (&self.hooks, self.halves) {
+            (Some(hooks), _) => Some(hooks.poke.clone()),
+            (None, Halves::Both) => {
+                let hooks = Hooks::start(&self.settings)?;
+                let poke = hooks.poke.clone();
+                self.hooks = Some(hooks);
+                Some(poke)
+            }
+            (None, Halves::Files) => None,
         };
-        self.threads.spawn("inotify", move || watch.run())?;
+        for watch in self.settings.watches.clone() {
+            if !self.directories.iter().any(|kept| kept.watch == watch) {
+                let kept = self.keep(&watch, poke.clone())?;
+                self.directories.push(kept);
+            }
+        }
+        *self.controls.lock().unwrap_or_else(PoisonError::into_inner) = self.directories.iter().map(|kept| kept.control.clone()).collect();
+        match self.exchange.threads.is_empty() {
+            true => self.exchange.start(&self.settings, poke, &self.controls),
+            false => Ok(()),
+        }
+    }
+
+    fn keep(&self, watch: &WatchSettings, hooks: Option<Sender<()>>) -> Result<Kept> {
+        let (base, host) = (self.settings.base_dir.clone(), self.settings.host_id.clone());
+        let news = move |news: &News, watch: &WatchSettings| {
+            if let Some(hooks) = &hooks
+                && tell_hook(&base, &host, news, watch)
+            {
+                let _ = hooks.try_send(());
+            }
+        };
+        let mut threads = Threads::default();
+        let hub = self.exchange.of_files.clone();
+        let supervisor = Supervisor::new(&self.settings, watch, hub, threads.shared.clone(), Arc::new(news));
+        let control = supervisor.control.clone();
+        let names: Vec<&str> = self.directories.iter().filter_map(|kept| kept.threads.first_name()).collect();
+        let name = (1..).map(|n| format!("sync-{n}")).find(|name| !names.contains(&name.as_str())).unwrap_or_default();
+        threads.spawn(&name, move || supervisor.run())?;
+        Ok(Kept { watch: watch.clone(), control, threads })
+    }
+
+    /// Works with other settings: restarts what depends on those that have changed.
+    fn change(&mut self, mut new: Settings) -> Result<()> {
+        for (key, changed) in [
+            ("base_dir", new.base_dir != self.settings.base_dir),
+            ("host_id", new.host_id != self.settings.host_id),
+            ("hook_jobs", new.hook_jobs != self.settings.hook_jobs),
+        ] {
+            if changed {
+                log::warn!("{key} has changed: restart the client to use it");
+            }
+        }
+        let old = self.settings.clone();
+        new.base_dir.clone_from(&old.base_dir);
+        new.host_id.clone_from(&old.host_id);
+        new.hook_jobs = old.hook_jobs;
+        // what only one part reads, or a part that is not this one
+        let shared = |s: &Settings| {
+            let (watches, hub) = (Vec::new(), crate::config::HubSettings { data_dir: s.hub.data_dir.clone(), ..Default::default() });
+            Settings { watches, hub, hook_timeout: Duration::ZERO, log: None, ..s.clone() }
+        };
+        // a stream hears of files only if there is a directory
+        let all = shared(&old) != shared(&new) || old.watches.is_empty() != new.watches.is_empty();
+        // a mistake is to be found before anything is stopped
+        let hubs = if all { Some(servers::both(&new)?) } else { None };
+        if let Some(hooks) = &self.hooks {
+            hooks.timeout.store(new.hook_timeout.as_secs(), Relaxed);
+        }
+        let end = clock::monotonic() + RESTART;
+        let stays = |kept: &Kept| !all && new.watches.contains(&kept.watch);
+        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.directories).into_iter().partition(stays);
+        self.directories = stay;
+        go.iter().for_each(|kept| log::info!("ending the work on {}", kept.watch.path.display()));
+        if let Some(hubs) = hubs {
+            // of two that move messages one would undo what the other does
+            let ended = self.exchange.stop(end, || go.iter().for_each(Kept::tell_to_stop));
+            if !ended {
+                return Err(Error::new(Kind::Failed, "cannot work with the new settings: a thread of the old ones does not end"));
+            }
+            self.exchange = Exchange::new(hubs)?;
+        }
+        go.into_iter().for_each(|kept| kept.stop(end));
+        self.settings = new;
+        self.start_all()
+    }
+}
+
+impl Hooks {
+    fn start(settings: &Settings) -> Result<Hooks> {
+        let ((stop, stopped), (poke, poked)) = (bounded::<()>(0), bounded(limits::POKE));
+        let timeout = Arc::new(AtomicU64::new(settings.hook_timeout.as_secs()));
+        let mut started = Hooks { threads: Threads::default(), stop: Some(stop), poke, timeout };
         let (ended, runs) = bounded(settings.hook_jobs);
         let (jobs, work) = bounded::<Record>(settings.hook_jobs);
         for n in 1..=settings.hook_jobs {
-            let (work, ended, shared) = (work.clone(), ended.clone(), self.threads.shared.clone());
-            let setup = Setup { base: settings.base_dir.clone(), timeout: settings.hook_timeout };
-            self.threads.spawn(&format!("hook-{n}"), move || run_hooks(&setup, &work, &ended, &|| shared.is_stopping()))?;
+            let (work, ended, shared) = (work.clone(), ended.clone(), started.threads.shared.clone());
+            let (base, timeout) = (settings.base_dir.clone(), started.timeout.clone());
+            let setup = move || Setup { base: base.clone(), timeout: Duration::from_secs(timeout.load(Relaxed)) };
+            started.threads.spawn(&format!("hook-{n}"), move || run_hooks(&setup, &work, &ended, &|| shared.is_stopping()))?;
         }
-        let (schedule, stopped) = (Schedule::new(&settings.base_dir, settings.hook_jobs), stopped.clone());
-        self.threads.spawn("hooks", move || schedule_hooks(schedule, &hooks_poked, &stopped, jobs, &runs, false))
+        let schedule = Schedule::new(&settings.base_dir, settings.hook_jobs);
+        started.threads.spawn("hooks", move || schedule_hooks(schedule, &poked, &stopped, jobs, &runs, false))?;
+        Ok(started)
+    }
+}
+
+impl Exchange {
+    fn new((of_messages, of_files): (Arc<HubClient>, Arc<HubClient>)) -> Result<Exchange> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
+        let (stop, stopped) = bounded::<()>(0);
+        let tick = Arc::new(Busy { began: clock::monotonic(), since: AtomicU64::new(0) });
+        let (wake, stop) = (Arc::new(wake), Some(stop));
+        Ok(Exchange { threads: Threads::default(), tick, events: None, of_messages, of_files, wake, stop, stopped })
     }
 
-    fn start_directories(&mut self, settings: &Settings, hub: &Arc<HubClient>, halves: Halves, hooks: &Sender<()>) -> Result<()> {
-        for (n, watch) in settings.watches.iter().enumerate() {
-            let (base, hooks, host) = (settings.base_dir.clone(), hooks.clone(), settings.host_id.clone());
-            let news = move |news: &News, watch: &WatchSettings| {
-                if halves == Halves::Both && tell_hook(&base, &host, news, watch) {
-                    let _ = hooks.try_send(());
-                }
-            };
-            let supervisor = Supervisor::new(settings, watch, hub.clone(), self.threads.shared.clone(), Arc::new(news));
-            self.directories.push(supervisor.control.clone());
-            self.threads.spawn(&format!("sync-{}", n + 1), move || supervisor.run())?;
+    /// `hooks`: with messages, and whom to tell that a hook is to run.
+    fn start(&mut self, settings: &Settings, hooks: Option<Sender<()>>, controls: &Controls) -> Result<()> {
+        if !settings.watches.is_empty() {
+            let (dir, wake, asked) = (crate::files::state::dir(&settings.base_dir), self.wake.clone(), controls.clone());
+            let asked = Box::new(move || each_control(&asked, Control::asked));
+            self.threads.spawn("requests", move || Requests { dir, wake, asked }.run())?;
         }
-        if self.directories.is_empty() {
-            return Ok(());
+        let (both, listens) = (hooks.is_some(), !settings.watches.is_empty());
+        let one = Arc::ptr_eq(&self.of_messages, &self.of_files);
+        if let Some(hooks) = hooks {
+            let (events, inbound) = bounded(limits::EVENTS);
+            self.events = Some(events.clone());
+            let tick = Tick::open(settings, self.of_messages.clone(), hooks.clone())?;
+            let busy = self.tick.clone();
+            self.threads
+                .spawn("tick", move || tick.run(&inbound, |working| busy.since.store(if working { busy.elapsed() } else { 0 }, Relaxed)))?;
+            let outbox = Queue::Outbox.dir(&settings.base_dir);
+            let records = records::records_dir(&settings.base_dir);
+            let watch = Watch { outbox, records, wake: self.wake.clone(), events, hooks };
+            self.threads.spawn("inotify", move || watch.run())?;
+            let host = Some(settings.host_id.clone());
+            self.listen("sse", Stream { hub: self.of_messages.clone(), host, files: listens && one }, controls)?;
         }
-        let (dir, wake, directories) = (crate::files::state::dir(&settings.base_dir), self.wake.clone(), self.directories.clone());
-        let asked = Box::new(move || directories.iter().for_each(|control| control.asked()));
-        self.threads.spawn("requests", move || Requests { dir, wake, asked }.run())
+        if listens && (!both || !one) {
+            self.listen("sse-files", Stream { hub: self.of_files.clone(), host: None, files: true }, controls)?;
+        }
+        Ok(())
     }
 
-    fn listen(&mut self, name: &str, stream: Stream, stopped: &Receiver<()>) -> Result<()> {
-        let (events, directories, stopped) = (self.events.clone(), self.directories.clone(), stopped.clone());
+    fn listen(&mut self, name: &str, stream: Stream, controls: &Controls) -> Result<()> {
+        let (events, controls, stopped) = (self.events.clone(), controls.clone(), self.stopped.clone());
         self.threads.spawn(name, move || {
             stream.listen(&stopped, &|heard| {
                 if stream.files && heard != Heard::Queued {
-                    directories.iter().for_each(|control| control.heard(heard));
+                    each_control(&controls, |control| control.heard(heard));
                 }
                 // whatever was queued while there was no stream, too
                 let queued = stream.host.is_some() && matches!(heard, Heard::Queued | Heard::Opened);
                 !queued || events.as_ref().is_none_or(|events| events.send(Event::Queued).is_ok())
             })
         })
+    }
+
+    /// Ends it, with all calls of its hubs; whether all of its threads have ended.
+    fn stop(&mut self, end: Instant, remind: impl Fn()) -> bool {
+        self.threads.shared.stopping.store(true, Relaxed);
+        self.stop = None;
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.of_messages.stop();
+        self.of_files.stop();
+        let events = self.events.clone();
+        self.threads.join(end, || {
+            if let Some(events) = &events {
+                let _ = events.try_send(Event::Stop);
+            }
+            remind();
+        })
+    }
+}
+
+impl Kept {
+    fn tell_to_stop(&self) {
+        self.threads.shared.stopping.store(true, Relaxed);
+        self.control.stop();
+    }
+
+    fn stop(mut self, end: Instant) {
+        self.tell_to_stop();
+        let control = self.control.clone();
+        self.threads.join(end, || control.stop());
     }
 }
 
@@ -203,36 +353,47 @@ fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSetti
 impl Part for Daemon {
     fn alive(&self) -> bool {
         // what matters is that the tick comes to an end with what it does; waiting is being alive
-        let since = self.tick.since.load(Relaxed);
-        since == 0 || self.tick.elapsed() - since < STUCK.as_millis() as u64
+        let since = self.exchange.tick.since.load(Relaxed);
+        since == 0 || self.exchange.tick.elapsed() - since < STUCK.as_millis() as u64
     }
 
     fn fatal(&self) -> Option<Error> {
-        self.threads.shared.fatal()
+        let hooks = self.hooks.iter().map(|hooks| &hooks.threads);
+        let mut all = hooks.chain([&self.exchange.threads]).chain(self.directories.iter().map(|kept| &kept.threads));
+        self.failed.clone().or_else(|| all.find_map(|threads| threads.shared.fatal()))
     }
 
-    /// Nothing to read again: keys are read at each login.
-    fn reload(&self) {
-        if let Some(events) = &self.events {
+    /// Keys are read at each login.
+    fn reload(&mut self, settings: Option<&Settings>) {
+        if let Some(new) = settings.filter(|new| **new != self.settings) {
+            let before = self.settings.clone();
+            if let Err(e) = self.change(new.clone()) {
+                // nothing was stopped: the settings cannot be used
+                match self.settings == before && !self.exchange.threads.is_empty() && self.directories.len() == before.watches.len() {
+                    true => log::error!("cannot use the new settings, so the old ones stay: {e}"),
+                    false => self.failed = Some(e),
+                }
+            }
+        }
+        if let Some(events) = &self.exchange.events {
             let _ = events.try_send(Event::Overflow);
         }
-        self.directories.iter().for_each(|control| control.asked());
+        each_control(&self.controls, Control::asked);
     }
 
     fn stop(mut self: Box<Self>, grace: Duration) {
         let end = clock::monotonic() + grace;
-        self.threads.shared.stopping.store(true, Relaxed);
-        self.stop = None;
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        self.directories.iter().for_each(|control| control.stop());
-        self.hubs.iter().for_each(|hub| hub.stop());
-        let (events, directories) = (self.events.clone(), self.directories.clone());
-        self.threads.join(end, || {
-            if let Some(events) = &events {
-                let _ = events.try_send(Event::Stop);
-            }
-            directories.iter().for_each(|control| control.stop());
-        });
+        self.directories.iter().for_each(Kept::tell_to_stop);
+        if let Some(hooks) = &mut self.hooks {
+            hooks.threads.shared.stopping.store(true, Relaxed);
+            hooks.stop = None;
+        }
+        let directories = std::mem::take(&mut self.directories);
+        self.exchange.stop(end, || directories.iter().for_each(Kept::tell_to_stop));
+        directories.into_iter().for_each(|kept| kept.stop(end));
+        if let Some(hooks) = &mut self.hooks {
+            hooks.threads.join(end, || {});
+        }
     }
 }
 
@@ -243,7 +404,7 @@ pub fn once(settings: &Settings, _lock: &std::fs::File) -> Result<()> {
     let passed = Tick::open(settings, hub, poke.clone())?.once();
     let (ended, runs) = bounded(settings.hook_jobs);
     let (jobs, work) = bounded::<Record>(settings.hook_jobs);
-    let setup = Setup { base: settings.base_dir.clone(), timeout: settings.hook_timeout };
+    let setup = || Setup { base: settings.base_dir.clone(), timeout: settings.hook_timeout };
     // hooks that were there before run even if the hub cannot be reached
     let hooked = std::thread::scope(|scope| {
         for n in 1..=settings.hook_jobs {

@@ -12,6 +12,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Ready,
+    /// Settings are read again; [`State::Ready`] follows.
+    Reloading,
     Stopping,
     /// To be repeated within [`watchdog`]'s interval.
     Alive,
@@ -28,15 +30,20 @@ fn send(socket: &OsStr, state: State) -> std::io::Result<()> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
     };
-    let words: &[u8] = match state {
-        State::Ready => b"READY=1",
-        State::Stopping => b"STOPPING=1",
-        State::Alive => b"WATCHDOG=1",
+    let words = match state {
+        State::Ready => "READY=1".to_string(),
+        State::Reloading => {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+            format!("RELOADING=1\nMONOTONIC_USEC={microseconds}")
+        }
+        State::Stopping => "STOPPING=1".into(),
+        State::Alive => "WATCHDOG=1".into(),
     };
     let from = UnixDatagram::unbound()?;
     // a manager that does not read must not stop us
     from.set_nonblocking(true)?;
-    from.send_to_addr(words, &address).map(drop)
+    from.send_to_addr(words.as_bytes(), &address).map(drop)
 }
 
 /// How often to say [`State::Alive`]: half the time after which the service manager gives the process up; `None`: never.
@@ -69,6 +76,12 @@ mod tests {
                 let n = listener.recv(&mut words).unwrap();
                 assert_eq!(&words[..n], wants.as_bytes());
             }
+            send(&address, State::Reloading).unwrap();
+            let mut words = [0; 100];
+            let n = listener.recv(&mut words).unwrap();
+            let text = std::str::from_utf8(&words[..n]).unwrap();
+            let at = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|n| n.parse::<u64>().ok());
+            assert!(at.is_some_and(|at| at > 0), "{text}");
         }
         assert!(send(OsStr::new("/nowhere"), State::Ready).is_err() && send(OsStr::new("\0"), State::Ready).is_err());
     }

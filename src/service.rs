@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, bounded, never, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Handle;
 
-use crate::config::limits;
+use crate::config::{Settings, limits};
 use crate::error::{Error, Result};
 use crate::{clock, notify};
 
@@ -25,8 +25,9 @@ pub trait Part {
     fn alive(&self) -> bool;
     /// A failure that it cannot go on after.
     fn fatal(&self) -> Option<Error>;
-    /// SIGHUP.
-    fn reload(&self);
+    /// SIGHUP: works with these settings from here on, as far as that is possible without a restart, and says what is not.
+    /// `None`: they could not be read; what is no setting, such as keys, is read again.
+    fn reload(&mut self, settings: Option<&Settings>);
     /// Ends it well within the grace, or badly after it.
     fn stop(self: Box<Self>, grace: Duration);
 }
@@ -80,8 +81,11 @@ impl Drop for Signals {
     }
 }
 
+/// Reads the settings as they are now.
+pub type ReadSettings<'a> = &'a dyn Fn() -> Result<Settings>;
+
 /// Runs the parts until SIGTERM or SIGINT, or until one of them has failed; then stops them, the last first.
-pub fn run(signals: &Signals, parts: Vec<Box<dyn Part>>) -> Result<()> {
+pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<'_>) -> Result<()> {
     notify::tell(notify::State::Ready);
     let look = tick(LOOK);
     let watchdog = notify::watchdog().map_or_else(never, tick);
@@ -89,7 +93,7 @@ pub fn run(signals: &Signals, parts: Vec<Box<dyn Part>>) -> Result<()> {
         select! {
             // one that has failed just now has not ended in order
             recv(signals.stop) -> _ => break parts.iter().find_map(|part| part.fatal()).map_or(Ok(()), Err),
-            recv(signals.reload) -> _ => parts.iter().for_each(|part| part.reload()),
+            recv(signals.reload) -> _ => reload(&mut parts, read),
             recv(look) -> _ => {
                 if let Some(e) = parts.iter().find_map(|part| part.fatal()) {
                     break Err(e);
@@ -109,6 +113,18 @@ pub fn run(signals: &Signals, parts: Vec<Box<dyn Part>>) -> Result<()> {
     stop(parts);
     log::logger().flush();
     outcome
+}
+
+/// Reads the settings again. A mistake in them changes nothing.
+fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>) {
+    notify::tell(notify::State::Reloading);
+    let settings = read();
+    match &settings {
+        Ok(_) => log::info!("reading the settings again"),
+        Err(e) => log::error!("cannot read the settings again, so the old ones stay: {e}"),
+    }
+    parts.iter_mut().for_each(|part| part.reload(settings.as_ref().ok()));
+    notify::tell(notify::State::Ready);
 }
 
 /// Ends the parts, the last first, all within [`GRACE`].
@@ -134,8 +150,9 @@ mod tests {
         fn fatal(&self) -> Option<Error> {
             None
         }
-        fn reload(&self) {
-            self.1.send(format!("reload {}", self.0)).unwrap();
+        fn reload(&mut self, settings: Option<&Settings>) {
+            let settings = settings.map_or("none", |s| s.host_id.as_str());
+            self.1.send(format!("reload {} {settings}", self.0)).unwrap();
         }
         fn stop(self: Box<Self>, grace: Duration) {
             assert!(grace <= GRACE);
@@ -150,11 +167,18 @@ mod tests {
         std::thread::scope(|scope| {
             let running = scope.spawn(|| {
                 let part = |name| Box::new(Recorder(name, sender.clone())) as Box<dyn Part>;
-                run(&signals, vec![part("hub"), part("client")])
+                let reads = std::cell::Cell::new(0);
+                let read = || match reads.replace(reads.get() + 1) {
+                    0 => Ok(Settings { host_id: "x".into(), ..Settings::default() }),
+                    _ => Err(Error::new(crate::error::Kind::Settings, "bad")),
+                };
+                run(&signals, vec![part("hub"), part("client")], &read)
             });
             let next = || heard.recv_timeout(GRACE).unwrap();
             kill_process(getpid(), Signal::HUP).unwrap();
-            assert_eq!([next(), next()], ["reload hub", "reload client"]);
+            assert_eq!([next(), next()], ["reload hub x", "reload client x"]);
+            kill_process(getpid(), Signal::HUP).unwrap();
+            assert_eq!([next(), next()], ["reload hub none", "reload client none"]);
             kill_process(getpid(), Signal::TERM).unwrap();
             assert_eq!([next(), next()], ["stop client", "stop hub"]);
             assert_eq!(running.join().unwrap(), Ok(()));

@@ -149,11 +149,11 @@ fn a_stop_ends_the_streams_and_waits_for_nobody() {
     let mut first = [0; 5];
     stream.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"retry");
-    let hub = b.hub.as_ref().unwrap();
+    let hub = b.hub.as_mut().unwrap();
     // both hearts beat once a second
     let beats = || crossbeam_channel::after(Duration::from_secs(2)).recv().is_ok_and(|_| hub.alive());
     assert!((0..5).any(|_| beats()) && hub.fatal().is_none());
-    hub.reload();
+    hub.reload(None);
     let began = mesync::clock::monotonic();
     b.stop();
     assert!(began.elapsed() < Duration::from_secs(5));

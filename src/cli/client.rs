@@ -24,7 +24,8 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if !invocation.has("once") {
         let signals = Signals::start()?;
         let client = daemon::Daemon::start(settings, daemon::Halves::Both)?;
-        return service::run(&signals, vec![Box::new(client)]).map(|()| Done::All);
+        let read = || super::watches::with_watches(&super::read_settings(invocation)?, invocation);
+        return service::run(&signals, vec![Box::new(client)], &read).map(|()| Done::All);
     }
     let lock = match daemon::lock(settings) {
         // cron mails whatever is said, and the other one does the work

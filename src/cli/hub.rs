@@ -28,20 +28,22 @@ use crate::{clock, daemon, disk, hub, wire};
 /// `mesync serve`: the context's settings already have the values of the flags.
 pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     take_one_arena();
-    let mut settings = context.settings.clone();
     if let Some(flag) = ["watch", "yes"].into_iter().find(|flag| invocation.has(flag) && !invocation.has("start")) {
         return Err(invocation.usage(format!("--{flag} is for the client: add --start, or run \"mesync start\" beside the hub")));
     }
     let signals = Signals::start()?;
-    let hub = hub::Hub::start(&settings, invocation.has("allow-anonymous"))?;
-    if settings.server_is_default {
-        settings.server_url = url(hub.address());
-    }
+    let hub = hub::Hub::start(&context.settings, invocation.has("allow-anonymous"))?;
+    let address = hub.address();
+    // those of the client that runs beside it
+    let complete = |mut settings: Settings| {
+        if settings.server_is_default {
+            settings.server_url = url(address);
+        }
+        if invocation.has("start") { super::watches::with_watches(&settings, invocation) } else { Ok(settings) }
+    };
     let mut parts: Vec<Box<dyn Part>> = vec![Box::new(hub)];
     if invocation.has("start") {
-        match super::watches::with_watches(&settings, invocation)
-            .and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both))
-        {
+        match complete(context.settings.clone()).and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both)) {
             Ok(client) => parts.push(Box::new(client)),
             Err(e) => {
                 service::stop(parts);
@@ -49,7 +51,7 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             }
         }
     }
-    service::run(&signals, parts).map(|()| Done::All)
+    service::run(&signals, parts, &|| complete(super::read_settings(invocation)?)).map(|()| Done::All)
 }
 
 /// Where addresses are limited, begins this process again so that glibc's malloc has one arena: else each thread takes 64 MB

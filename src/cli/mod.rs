@@ -103,15 +103,21 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
         }
         Run::Command(command) | Run::Daemon(command) => command,
     };
+    let settings = read_settings(&invocation)?;
+    let mut context = Context { settings, out };
+    let done = command(&mut context, &invocation);
+    context.out.finish(done)
+}
+
+/// The settings as they are now, with the flags of the command; from here on the log has their level.
+fn read_settings(invocation: &Invocation) -> Result<Settings> {
     let mut settings = Settings::load(|name| std::env::var_os(name))?;
-    apply_flags(&mut settings, &invocation)?;
+    apply_flags(&mut settings, invocation)?;
     // one pass of a daemon is run by cron, which mails whatever is said
     let daemon = matches!(invocation.row.run, Run::Daemon(_)) && !invocation.has("once");
     logger::start(logger::level(daemon, invocation.has("quiet"), invocation.count("verbose"), settings.log));
     credentials::choose_server(&mut settings);
-    let mut context = Context { settings, out };
-    let done = command(&mut context, &invocation);
-    context.out.finish(done)
+    Ok(settings)
 }
 
 /// All of it is done unless there are errors, of which the last is the command's own; the others are reported here.

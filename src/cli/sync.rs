@@ -42,7 +42,11 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let settings = Settings { watches, ..context.settings.clone() };
     let signals = Signals::start()?;
     let client = Daemon::start(&settings, Halves::Files)?;
-    service::run(&signals, vec![Box::new(client)]).map(|()| Done::All)
+    let read = || {
+        let settings = super::read_settings(invocation)?;
+        Ok(Settings { watches: some(&settings, invocation)?, ..settings })
+    };
+    service::run(&signals, vec![Box::new(client)], &read).map(|()| Done::All)
 }
 
 /// `mesync sync [-w DIR]`

@@ -239,7 +239,7 @@ pub static COMMANDS: &[Command] = &[
         flags: &[sync::WATCH, sync::YES, switch("once", "send, receive, sync, run hooks once, and exit: for cron")],
         doc: "run this machine's client: messages, hooks, directories",
         long: &[
-            "Runs in the foreground until SIGTERM or SIGINT. SIGHUP looks at everything again. One client runs for each base directory.",
+            "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reads the settings again. One client runs for each base directory.",
             "It also keeps the directories under [[watch]] in config.toml in step with the hub, and that of -w: see daemon.",
         ],
         examples: &[

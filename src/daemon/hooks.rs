@@ -13,13 +13,18 @@ use crate::messages::hooks::schedule::Schedule;
 /// Between two looks at the records, and before the next attempt after an error of the disk: that only delays a hook.
 const SCAN_PERIOD: Duration = Duration::from_secs(60);
 
-/// Thread `hook-N`: runs one hook after the other.
-pub fn run_hooks(setup: &Setup, work: &Receiver<Record>, ended: &Sender<(String, Ran)>, stopping: &dyn Fn() -> bool) -> Result<()> {
+/// Thread `hook-N`: runs one hook after the other, each as the settings are then.
+pub fn run_hooks(
+    setup: &dyn Fn() -> Setup,
+    work: &Receiver<Record>,
+    ended: &Sender<(String, Ran)>,
+    stopping: &dyn Fn() -> bool,
+) -> Result<()> {
     for record in work {
         if stopping() {
             break;
         }
-        let ran = setup.run(&record, stopping).unwrap_or_else(|e| {
+        let ran = setup().run(&record, stopping).unwrap_or_else(|e| {
             log::warn!("cannot run a hook: {}; it is tried again hook={} id={}", plain(&e), record.kind, record.id());
             Ran::Later(SCAN_PERIOD)
         });

@@ -60,8 +60,17 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits for all of them until `end`, and calls `remind` meanwhile; leaves those behind that do not end.
-    pub fn join(&mut self, end: Instant, remind: impl Fn()) {
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub fn first_name(&self) -> Option<&str> {
+        self.list.first().map(|(name, _)| name.as_str())
+    }
+
+    /// Waits for all of them until `end`, and calls `remind` meanwhile; leaves those behind that do not end. Whether all have.
+    pub fn join(&mut self, end: Instant, remind: impl Fn()) -> bool {
+        let mut all = true;
         for (name, thread) in self.list.drain(..) {
             while !thread.is_finished() && clock::monotonic() < end {
                 remind();
@@ -69,9 +78,13 @@ impl Threads {
             }
             match thread.is_finished() {
                 true => drop(thread.join()),
-                false => log::warn!("thread {name} does not end; leaving it behind"),
+                false => {
+                    all = false;
+                    log::warn!("thread {name} does not end; leaving it behind");
+                }
             }
         }
+        all
     }
 }
 

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::{Auth, Mode};
@@ -32,7 +33,7 @@ pub struct Desk {
     pub messages: Messages,
     pub files: Files,
     /// Bytes of one file.
-    pub max_upload: u64,
+    pub max_upload: Arc<AtomicU64>,
     pub requests: Arc<Requests>,
     pub data_dir: PathBuf,
     /// Here from when it runs until it is stopped; only its numbers are looked at.
@@ -71,7 +72,7 @@ impl Gate for Desk {
                 "a backup is made from the hub's own machine only: its directory is one of that machine",
             )),
             (Ok(caller), Ok(route)) => {
-                Admission::Admit { caller, body_limit: route.body_limit(self.max_upload), streamed: route.streams() }
+                Admission::Admit { caller, body_limit: route.body_limit(self.max_upload.load(Relaxed)), streamed: route.streams() }
             }
         }
     }

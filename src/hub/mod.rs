@@ -37,6 +37,7 @@ pub mod memory;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -67,6 +68,7 @@ pub struct Hub {
     desk: Arc<Desk>,
     commit: Option<JoinHandle<()>>,
     address: SocketAddr,
+    settings: HubSettings,
     /// Heartbeats of guard and committer when they were last asked for.
     beats: Mutex<(u64, u64)>,
     // the last field: until the store is closed no other hub may open it
@@ -87,11 +89,12 @@ impl Hub {
         let room = Room::of_process();
         let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), Limits::of(hub), hub.reserve);
         committer.set_room(room);
+        let max_upload = Arc::new(AtomicU64::new(hub.max_upload));
         let desk = Arc::new(Desk {
             auth: Arc::new(auth),
             messages: Messages::new(Arc::clone(&store), Arc::clone(&committer)),
-            files: Files::new(Arc::clone(&store), Arc::clone(&committer), hub.max_upload, room),
-            max_upload: hub.max_upload,
+            files: Files::new(Arc::clone(&store), Arc::clone(&committer), Arc::clone(&max_upload), room),
+            max_upload,
             store,
             committer,
             events,
@@ -100,7 +103,8 @@ impl Hub {
             guard: Mutex::new(None),
         });
         // from here on a failure stops what has been started
-        let mut started = Hub { desk, commit: Some(start_commit(work)?), address: listen, beats: Mutex::default(), claim };
+        let mut started =
+            Hub { desk, commit: Some(start_commit(work)?), address: listen, settings: hub.clone(), beats: Mutex::default(), claim };
         started.listen(hub, room)?;
         started.say_what_it_is(hub);
         Ok(started)
@@ -163,9 +167,26 @@ impl Hub {
         self.desk.committer.fatal().or_else(fault)
     }
 
-    /// Reads the keys again.
-    pub fn reload(&self) {
+    /// Reads the keys again, and works with these settings from here on; says which of them need a restart.
+    pub fn reload(&mut self, settings: Option<&Settings>) {
         self.desk.auth.reload();
+        let Some(now) = settings.map(|settings| &settings.hub) else { return };
+        self.desk.committer.set(Limits::of(now), now.reserve);
+        self.desk.max_upload.store(now.max_upload, Ordering::Relaxed);
+        let before = &self.settings;
+        let restart = [
+            ("listen", before.listen != now.listen),
+            ("data_dir", before.data_dir != now.data_dir),
+            ("workers", before.workers != now.workers),
+            ("connections", before.connections != now.connections),
+            ("connections_per_address", before.connections_per_address != now.connections_per_address),
+            ("cache", before.cache != now.cache),
+            ("master_key", (&before.master_key, &before.master_key_file) != (&now.master_key, &now.master_key_file)),
+        ];
+        restart
+            .iter()
+            .filter(|(_, changed)| *changed)
+            .for_each(|(key, _)| log::warn!("[hub] {key} has changed: restart the hub to use it"));
     }
 
     /// Accepts nobody any more, finishes what is under way within `grace`, and writes what is not on the disk yet.
@@ -208,8 +229,8 @@ impl Part for Hub {
         Hub::fatal(self)
     }
 
-    fn reload(&self) {
-        Hub::reload(self);
+    fn reload(&mut self, settings: Option<&Settings>) {
+        Hub::reload(self, settings);
     }
 
     fn stop(self: Box<Self>, grace: Duration) {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -59,8 +60,9 @@ impl Files {
         if let Some(from) = &commit.from {
             Name::new(&from.path, &from.name).map_err(|why| Reply::error(422, format!("\"from\": {why}")))?;
         }
-        if commit.size > self.max_upload {
-            return Err(Reply::error(413, format!("the file is too long: {} bytes are the most", self.max_upload)));
+        let most = self.max_upload.load(Relaxed);
+        if commit.size > most {
+            return Err(Reply::error(413, format!("the file is too long: {} bytes are the most", most)));
         }
         check(&commit).map_err(|why| Reply::error(400, why))?;
         if self.committer.disk_is_full() {

@@ -22,6 +22,7 @@ use wanted::WantedNames;
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crossbeam_channel::bounded;
 use uuid::Uuid;
@@ -43,7 +44,7 @@ use crate::wire;
 pub struct Files {
     store: Arc<Store>,
     committer: Arc<Committer>,
-    max_upload: u64,
+    max_upload: Arc<AtomicU64>,
     /// Memory for what must be there as a whole: lists of chunks, batches.
     memory: Arc<Quota>,
     /// A backup is being made.
@@ -59,7 +60,7 @@ enum Hold {
 }
 
 impl Files {
-    pub fn new(store: Arc<Store>, committer: Arc<Committer>, max_upload: u64, room: Room) -> Files {
+    pub fn new(store: Arc<Store>, committer: Arc<Committer>, max_upload: Arc<AtomicU64>, room: Room) -> Files {
         // one lease is given however long it is
         let memory = Quota::new(room.part(16, 0, limits::FILE_MEMORY));
         Files { store, committer, max_upload, memory, backup: Quota::new(1), wanted: Arc::default() }

@@ -1,6 +1,7 @@
 //! `PUT /api/files/upload`: a form with a file in it, taken in as it comes, and single chunks.
 
 use std::io::{self, Read};
+use std::sync::atomic::Ordering::Relaxed;
 
 use uuid::Uuid;
 
@@ -65,7 +66,7 @@ impl Files {
         if self.committer.disk_is_full() {
             return Err(Fault(Reply::disk_full()));
         }
-        let mut form = Form::new(&self.store, self.max_upload);
+        let mut form = Form::new(&self.store, self.max_upload.load(Relaxed));
         let (mut parser, mut buffer) = (Parser::new(&boundary), vec![0; PIECE.min(request.length as usize).max(1)]);
         loop {
             match body.read(&mut buffer) {
