@@ -12,7 +12,7 @@ const LINES_PER_EVENT: u32 = 10;
 /// The same for all lines of one place in the program: names of files make an event of each.
 const LINES_PER_PLACE: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(3600);
-/// Events and places that are counted at one time; the oldest gives way.
+/// Events and places that are counted at one time; the oldest event gives way, and places after all events.
 const MAX_EVENTS: usize = 512;
 
 /// What a line tells, without the parts that differ from time to time: a word with a digit or a slash is as good as another.
@@ -58,14 +58,17 @@ impl Repeats {
     /// Whether a line is to be written now.
     pub fn admit(&mut self, place: Option<Place>, text: &str, now: Instant) -> bool {
         let keys = [Some((Key::Event(event(text)), LINES_PER_EVENT)), place.map(|at| (Key::Place(at), LINES_PER_PLACE))];
-        for (key, most) in keys.into_iter().flatten() {
-            self.make_room(&key);
-            let count = self.counts.entry(key).or_insert(Count { began: now, written: 0, left_out: 0, last: String::new() });
-            if count.written >= most {
+        // a line that is left out takes no room: else the names of a place that is full would push its own count out
+        for (key, most) in keys.iter().flatten() {
+            if let Some(count) = self.counts.get_mut(key).filter(|count| count.written >= *most) {
                 count.left_out += 1;
                 count.last = text.to_string();
                 return false;
             }
+        }
+        for (key, _) in keys.into_iter().flatten() {
+            self.make_room(&key);
+            let count = self.counts.entry(key).or_insert(Count { began: now, written: 0, left_out: 0, last: String::new() });
             count.written += 1;
         }
         true
@@ -90,7 +93,8 @@ impl Repeats {
         if self.counts.len() < MAX_EVENTS || self.counts.contains_key(key) {
             return;
         }
-        if let Some(oldest) = self.counts.iter().min_by_key(|(_, count)| count.began).map(|(key, _)| key.clone()) {
+        let rank = |key: &Key, count: &Count| (matches!(key, Key::Place(_)), count.began);
+        if let Some(oldest) = self.counts.iter().min_by_key(|(key, count)| rank(key, count)).map(|(key, _)| key.clone()) {
             self.counts.remove(&oldest);
         }
     }
