@@ -39,9 +39,18 @@ pub fn check(full: &str) -> Result<(), String> {
     })
 }
 
-/// Our own directory, or one of our temporary files: never synced.
+/// Our own directory, or one of our temporary files, in any case of letters: never synced. A disk that folds names takes
+/// `.MESYNC` for `.mesync`.
 pub fn is_own(component: &str) -> bool {
-    component == OWN_DIR || component.starts_with(TEMPORARY_BEGINS) && component.ends_with(TEMPORARY_ENDS)
+    let name = component.as_bytes();
+    let begins = |with: &str| name.get(..with.len()).is_some_and(|n| n.eq_ignore_ascii_case(with.as_bytes()));
+    let ends = |with: &str| name.len() >= with.len() && name[name.len() - with.len()..].eq_ignore_ascii_case(with.as_bytes());
+    component.eq_ignore_ascii_case(OWN_DIR) || begins(TEMPORARY_BEGINS) && ends(TEMPORARY_ENDS)
+}
+
+/// A name that [`temporary`] has made.
+pub fn is_temporary(component: &str) -> bool {
+    component.starts_with(TEMPORARY_BEGINS) && component.ends_with(TEMPORARY_ENDS)
 }
 
 /// `.mesync-<random>.tmp`: the name of a file that is not whole yet.
@@ -75,6 +84,9 @@ mod tests {
         check(&"x".repeat(256), Some("255 are the most"));
         check(&"x/".repeat(600), Some("1024 are the most"));
         check(".mesync/id", Some("for itself"));
+        check(".MESYNC/id", Some("for itself"));
+        check("d/.MeSync", Some("for itself"));
+        check(&temporary(7).to_uppercase(), Some("for itself"));
         check(&format!("d/{}", temporary(7)), Some("for itself"));
     }
 }

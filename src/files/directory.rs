@@ -170,6 +170,7 @@ impl Directory {
             (None, Some(legacy.clone()), legacy.clone(), legacy)
         };
         look::read_rules(&tree, &state, &board).map_err(error)?;
+        tree.forget_twins(&state).map_err(error)?;
         boot::opened(&state, &*tree, &boot::current()).map_err(error)?;
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone(), clock::monotonic()));
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };

@@ -14,7 +14,7 @@ use super::ignore;
 use super::plan::{Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
 use super::state::DiskState;
-use super::tree::DiskTree;
+use super::tree::{DiskTree, Folds};
 use crate::clock;
 use crate::config::limits;
 
@@ -51,6 +51,7 @@ impl Directory {
                 }
                 self.engine.offer(path);
                 self.room_perhaps(path);
+                self.twins_perhaps(path);
                 let looked = self.look_at_emptied(parent(path));
                 self.poke.poke();
                 looked
@@ -71,6 +72,15 @@ impl Directory {
         }
     }
 
+    /// A name that is free makes way for another one that the disk takes for the same.
+    fn twins_perhaps(&self, path: &str) {
+        if self.tree.folds() != Folds::Nowhere && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
+            self.board.refused_below(parent(path).unwrap_or("")).iter().for_each(|path| {
+                self.engine.offer(path);
+            });
+        }
+    }
+
     /// A directory counts by itself once nothing is in it. What was in it may never have been known, so that nobody says so.
     fn look_at_emptied(&self, dir: Option<&str>) -> Called<()> {
         let Some(dir) = dir.filter(|dir| !dir.is_empty()) else { return Ok(()) };
@@ -87,6 +97,7 @@ impl Directory {
     pub fn look_at_all(&self) -> Called<()> {
         let looking = self.engine.look_around();
         self.board.looks_at_all();
+        self.tree.forget_names();
         self.read_rules()?;
         let (skipped, copies) = self.look_below("", Depth::All)?;
         self.board.looked_at_all(skipped, copies);

@@ -133,7 +133,7 @@ impl Walk<'_> {
         let name = root::split(path).1;
         let is_dir = kind == FileType::Directory;
         if relpath::is_own(name) {
-            return if name == relpath::OWN_DIR { Ok(true) } else { (self.visit)(Found::Temporary(path)) };
+            return if relpath::is_temporary(name) { (self.visit)(Found::Temporary(path)) } else { Ok(true) };
         }
         if relpath::check(path).is_err() {
             self.skipped.names.add(|| show(path));

@@ -22,6 +22,11 @@ impl Engine {
             self.commit(known.generation, &[Write::Base(path.to_string(), in_step(known, Some(seen)))])?;
             return Ok(true);
         }
+        if known.node.is_none()
+            && let Some(twin) = self.env.tree.twin(path)?
+        {
+            return self.respell(known, &twin);
+        }
         let entry = Entry { mode, ..theirs };
         let sources = self.sources(path, &theirs)?;
         // the hub has it no more: the feed will say so
@@ -44,7 +49,13 @@ impl Engine {
                 return Err(stop);
             }
         }
-        match self.env.tree.place(path, &staged, over.as_ref())? {
+        let placed = self.env.tree.place(path, &staged, over.as_ref());
+        if let Err(refused @ Fault::Refused(_)) = placed {
+            // not tried again for a while: nothing of it must be left meanwhile
+            self.finish(path, known, &intent, true)?;
+            return Err(refused.into());
+        }
+        match placed? {
             Moved::Done => {
                 let done = self.finish(path, known, &intent, false);
                 self.env.ambient.done(Done::Placed { path });
@@ -73,6 +84,7 @@ impl Engine {
         for nth in 1.. {
             let copy = copy_name(path, &local.entry, nth);
             let taken = match self.env.tree.look(&copy, None)? {
+                Look::Absent if self.env.tree.twin(&copy)?.is_some() => None,
                 Look::Absent => return self.leave(path, known, local, then, copy, false),
                 Look::Here(there) => Some(there),
                 Look::Unknown(_) => None,

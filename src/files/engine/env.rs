@@ -179,6 +179,15 @@ pub enum Look {
     Unknown(String),
 }
 
+/// What a disk that folds names takes for one: nothing can have the name `wanted` while the other is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twin {
+    /// The path, or a directory above it.
+    pub wanted: String,
+    /// As the directory lists it; `None`: it cannot be told.
+    pub there: Option<String>,
+}
+
 /// How a rename ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
@@ -189,7 +198,8 @@ pub enum Moved {
     Changed,
 }
 
-/// The synced directory. Names are relative; below `.mesync/` is ours. Never follows a link.
+/// The synced directory. Names are relative; below `.mesync/` is ours. Never follows a link. A name is there if its directory
+/// lists it: where the disk takes several names for one, only one of them is.
 pub trait Tree: Send + Sync {
     /// Looks at a name, temporary names and the trash included. The content is hashed unless `stat` shows exactly a stamp of
     /// `known`, whose entry then has the hash; an implementation may remember more hashes by stamp.
@@ -210,6 +220,10 @@ pub trait Tree: Send + Sync {
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
     /// Whether a name has the bytes of `what`, whose stamp it shows but for ctime: read again where no stamp tells.
     fn holds(&self, path: &str, what: &Local) -> Called<bool>;
+    /// What keeps a path that is not there from being made: another name that the disk takes for it.
+    fn twin(&self, path: &str) -> Called<Option<Twin>>;
+    /// Gives a file or directory another of the names that the disk takes for one.
+    fn respell(&self, there: &str, wanted: &str) -> Called<Moved>;
     /// Sets the mode of what shows this stamp, and the time of a file. -> the new stamp; `None`: it is something else by now. Its
     /// mode is what became of this one, not one that somebody has set since.
     fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>>;

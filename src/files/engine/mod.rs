@@ -3,7 +3,7 @@
 //! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
 //! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
 //! `desk` what is due and what goes next, `gather` when a burst of deletes has ended, `feed` the hub's changes, `step` one path, `clash` a file against a
-//! directory, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
+//! directory, `respell` a name against another one that the disk takes for the same, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
 //!
 //! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
 //! an engine may be dropped at any moment, and a new one over the same environment goes on.
@@ -15,6 +15,7 @@ mod clash;
 mod desk;
 mod feed;
 mod gather;
+mod respell;
 mod send;
 mod step;
 

@@ -348,6 +348,14 @@ impl Tree for Side {
         self.leave(w, Moved::Done)
     }
 
+    fn twin(&self, _: &str) -> Called<Option<Twin>> {
+        Ok(None)
+    }
+
+    fn respell(&self, _: &str, _: &str) -> Called<Moved> {
+        Ok(Moved::Changed)
+    }
+
     fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
         let mut w = self.enter(Point::Window)?;
         let (tick, i) = (w.fresh(), self.i);

@@ -12,7 +12,8 @@ use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::DiskTree;
-use super::root::{self, Shown, What, fault, same, show, show_open, split};
+use super::names::show_of;
+use super::root::{self, Shown, What, fault, same, show_open, split};
 use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Kind as ErrorKind};
@@ -112,7 +113,7 @@ impl DiskTree {
     /// What `stat` shows of a name: `Err(Look)`: no more is to be known.
     pub(super) fn shown(&self, path: &str) -> Called<Result<Shown, Look>> {
         let (dir, name) = split(path);
-        let found = self.root.through(dir).and_then(|parent| show(&parent, name));
+        let found = self.root.through(dir).and_then(|parent| show_of(&self.root, dir, &parent, name, false));
         match found {
             Ok(Some(shown)) if shown.what == What::Dir && shown.device != self.root.device() => Ok(Err(mounted())),
             Ok(Some(shown)) => Ok(Ok(shown)),
@@ -184,7 +185,8 @@ impl DiskTree {
     /// The text of a link's target.
     pub fn read_link(&self, path: &str) -> io::Result<Vec<u8>> {
         let (dir, name) = split(path);
-        Ok(rustix::fs::readlinkat(self.root.through(dir)?, name, Vec::new())?.into_bytes())
+        let target = rustix::fs::readlinkat(self.root.through(dir)?, name, Vec::new())?.into_bytes();
+        if self.root.lists(dir, name, false)? { Ok(target) } else { Err(rustix::io::Errno::NOENT.into()) }
     }
 
     /// Opens a regular file to be read: `None`: it is something else by now, or does not show this stamp.
@@ -195,6 +197,9 @@ impl DiskTree {
             Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Ok(None),
             other => File::from(other?),
         };
+        if !self.root.lists(dir, name, false)? {
+            return Err(rustix::io::Errno::NOENT.into());
+        }
         let shown = show_open(&file)?;
         let fine = shown.what == What::File && expected.is_none_or(|e| same(e, &shown.stamp));
         Ok(fine.then_some(Reading { file, shown }))

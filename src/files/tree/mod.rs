@@ -12,6 +12,7 @@ pub mod root;
 pub mod stage;
 
 mod moves;
+mod names;
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -26,13 +27,14 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
-use super::engine::env::{Called, Fault, Look, Moved, Staged, Tree};
+use super::engine::env::{Called, Fault, Look, Moved, Staged, Tree, Twin};
 use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below, parent};
 use super::scan::{self, Found};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::relpath;
+pub use names::Folds;
 use root::{Root, What, fault};
 
 /// See the module.
@@ -95,6 +97,7 @@ impl DiskTree {
             None => marker::read(&root).map_err(failed)?.unwrap_or(fresh),
         };
         let lock = marker::lock(&root)?;
+        root.try_names();
         if known.is_none() && marker::read(&root).map_err(failed)?.is_none() {
             marker::create(&root, id)?;
         }
@@ -301,6 +304,14 @@ impl Tree for DiskTree {
 
     fn holds(&self, path: &str, what: &Local) -> Called<bool> {
         self.still_holds(path, what)
+    }
+
+    fn twin(&self, path: &str) -> Called<Option<Twin>> {
+        self.twin_of(path)
+    }
+
+    fn respell(&self, there: &str, wanted: &str) -> Called<Moved> {
+        self.spell(there, wanted)
     }
 
     fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {

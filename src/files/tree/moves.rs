@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::DiskTree;
-use super::root::{self, Shown, What, fault, same, show, split};
+use super::names::show_of;
+use super::root::{self, Root, Shown, What, fault, same, show, split};
 use super::stage::{times, tolerate};
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
@@ -20,13 +21,20 @@ use crate::relpath;
 
 /// A name in an open directory.
 struct Place<'a> {
+    root: &'a Root,
     parent: OwnedFd,
+    dir: &'a str,
     name: &'a str,
 }
 
 impl Place<'_> {
+    /// Another name beside it is there.
+    fn has(&self, name: &str) -> bool {
+        matches!(show(&self.parent, name), Ok(Some(_)))
+    }
+
     fn shown(&self) -> io::Result<Option<Shown>> {
-        show(&self.parent, self.name)
+        show_of(self.root, self.dir, &self.parent, self.name, true)
     }
 }
 
@@ -34,7 +42,17 @@ impl DiskTree {
     pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         let failed = |e: io::Error| fault("put in place", path, &e);
         let Some(at) = self.place_of(path)? else { return Ok(Moved::Taken) };
-        let moved = self.put_unsynced(&at, path, staged, over).map_err(failed)?;
+        let moved = match self.put_unsynced(&at, path, staged, over) {
+            // everything else is there: it is the name
+            Err(e) if root::is(&e, &[Errno::NOENT]) && over.is_none() && at.has(split(&staged.temp).1) => return Err(self.refuse(path)),
+            other => other.map_err(failed)?,
+        };
+        self.root.names().changed();
+        if moved == Moved::Done && over.is_none() && !self.root.lists(at.dir, at.name, true).map_err(failed)? {
+            // the disk keeps it under another name, where nothing was before
+            disk::rename_at(&at.parent, at.name, split(&staged.temp).1).map_err(failed)?;
+            return Err(self.refuse(path));
+        }
         if moved == Moved::Done {
             self.sync_open(&at.parent).map_err(failed)?;
         }
@@ -67,6 +85,7 @@ impl DiskTree {
             Some(shown) if expected.is_none_or(|e| same(e, &shown.stamp)) => {}
             _ => return Ok(Moved::Changed),
         }
+        self.root.names().changed();
         let moved = match self.no_replace(&source.parent, source.name, &target.parent, target.name) {
             Err(e) if root::is(&e, &[Errno::NOENT]) => Moved::Changed,
             other => other.map_err(failed)?,
@@ -179,7 +198,7 @@ impl DiskTree {
             other => other.map_err(|e| failed(e.into()))?,
         };
         let shown = root::show_open(&file).map_err(failed)?;
-        if !same(expected, &shown.stamp) || shown.what == What::Special {
+        if !same(expected, &shown.stamp) || shown.what == What::Special || at.shown().map_err(failed)?.is_none() {
             return Ok(None);
         }
         let mtime = mtime.filter(|mtime| shown.what == What::File && *mtime != shown.stamp.mtime);
@@ -254,6 +273,10 @@ impl DiskTree {
 
     pub(super) fn rmdir(&self, path: &str) -> Called<bool> {
         let Some(at) = self.place_of(path)? else { return Ok(false) };
+        if at.shown().map_err(|e| fault("look at", path, &e))?.is_none() {
+            return Ok(false);
+        }
+        self.root.names().changed();
         match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
             Ok(()) => self.sync_open(&at.parent).map(|()| true).map_err(|e| fault("sync the directory of", path, &e)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
@@ -262,10 +285,10 @@ impl DiskTree {
     }
 
     /// `None`: nothing can be there, since a name above is missing or no directory.
-    fn place_of<'a>(&self, path: &'a str) -> Called<Option<Place<'a>>> {
+    fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
         let (dir, name) = split(path);
         match self.root.through(dir) {
-            Ok(parent) => Ok(Some(Place { parent, name })),
+            Ok(parent) => Ok(Some(Place { root: &self.root, parent, dir, name })),
             Err(e) if root::absent(&e) => Ok(None),
             Err(e) => Err(fault("reach", path, &e)),
         }

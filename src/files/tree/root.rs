@@ -6,18 +6,20 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatFs};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::names::{Folds, Names};
 use crate::error::{Error, Kind, Result, plain};
 use crate::files::engine::env::Fault;
 use crate::files::plan::{MODE, Stamp};
 
 /// A directory is only passed through, which takes the right to search it, not to read it.
 const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 /// A path through directories that are renamed meanwhile is resolved again so often (openat2(2), EAGAIN).
@@ -31,6 +33,7 @@ pub struct Root {
     device: u64,
     /// Cleared by the first refusal: a kernel before 5.6, or a filter of system calls.
     openat2: AtomicBool,
+    names: OnceLock<Names>,
 }
 
 /// What stands under a name, as `stat` shows it.
@@ -61,7 +64,7 @@ impl Root {
         // the way to the root may lead over links: it is the user's own
         let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(failed)?;
         let device = rustix::fs::fstat(&dir).map_err(failed)?.st_dev as u64;
-        Ok(Root { path: path.to_path_buf(), dir, device, openat2: AtomicBool::new(true) })
+        Ok(Root { path: path.to_path_buf(), dir, device, openat2: AtomicBool::new(true), names: OnceLock::new() })
     }
 
     pub fn path(&self) -> &Path {
@@ -76,18 +79,33 @@ impl Root {
         self.device
     }
 
+    /// What is known of its names. Before [`Root::try_names`], as on an ordinary disk.
+    pub fn names(&self) -> &Names {
+        static ORDINARY: Names = Names::new(Folds::Nowhere, true);
+        self.names.get().unwrap_or(&ORDINARY)
+    }
+
+    /// Finds out which names its disk takes for one. Its own directory must be there.
+    pub fn try_names(&self) {
+        let ordinary = super::names::is_ordinary(self.filesystem());
+        let _ = self.names.set(Names::new(self.probe_names(), ordinary));
+    }
+
     /// A directory below the root ("" is the root itself), for `*at` calls. Errors: [`absent`] tells those apart that mean that
     /// nothing can be below; EXDEV: another filesystem is mounted there.
     pub fn through(&self, dir: &str) -> io::Result<OwnedFd> {
-        self.resolve(dir, THROUGH)
+        let found = self.resolve(dir, THROUGH)?;
+        self.lists_all(dir).map(|()| found)
     }
 
     /// The same, to be listed or synced.
     pub fn readable(&self, dir: &str) -> io::Result<OwnedFd> {
-        self.resolve(dir, READ)
+        let found = self.resolve(dir, READ)?;
+        self.lists_all(dir).map(|()| found)
     }
 
-    fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    /// By whatever name: see [`super::names`].
+    pub(super) fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let place = if dir.is_empty() { "." } else { dir };
         let found = match self.openat2.load(Relaxed) {
             true => self.beneath(place, flags)?,
@@ -147,7 +165,7 @@ impl Root {
     /// Milliseconds within which two changes may leave the same times behind.
     pub fn tick(&self) -> u64 {
         // FAT and exFAT count in 2 s, HFS+ and ext3 in 1 s; the others take the kernel's clock, which ticks every 1 to 10 ms
-        match rustix::fs::fstatfs(&self.dir).map_or(0, |s: StatFs| s.f_type as u64 & 0xffff_ffff) {
+        match self.filesystem() {
             0x4d44 | 0x2011_bab0 => 2000,
             0x482b | 0xef53 if self.whole_seconds() => 1000,
             _ => 20,
@@ -159,7 +177,8 @@ impl Root {
         const TMPFS: u64 = 0x0102_1994;
         const RAMFS: u64 = 0x8584_58f6;
         const HUGETLBFS: u64 = 0x9584_58f6;
-        rustix::fs::fstatfs(&self.dir).is_ok_and(|s: StatFs| [TMPFS, RAMFS, HUGETLBFS].contains(&(s.f_type as u64 & 0xffff_ffff)))
+        rustix::fs::fstatfs(&self.dir)
+            .is_ok_and(|s: rustix::fs::StatFs| [TMPFS, RAMFS, HUGETLBFS].contains(&(s.f_type as u64 & 0xffff_ffff)))
     }
 
     fn whole_seconds(&self) -> bool {

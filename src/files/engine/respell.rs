@@ -1,0 +1,103 @@
+//! A name of the hub against another one that this disk takes for the same: `a` and `A` on exFAT.
+//!
+//! Nothing is replaced or deleted under a name that the directory does not list. Where the hub has both names, one of them stays
+//! unsynced and is named. Where the old one is gone from the hub, what has it here was renamed, and takes the new name.
+
+use crate::error::{Error, Kind};
+use crate::files::plan::{BaseRow, Stamp};
+
+use super::env::{Fault, Moved, Rows, Twin, Write};
+use super::{CHUNK, Engine, Known, Step, Stop};
+
+/// What is known at and below a name.
+#[derive(Default)]
+struct Found {
+    /// The hub has something there.
+    live: bool,
+    /// Something there was in sync.
+    in_base: bool,
+}
+
+impl Engine {
+    /// Gives what keeps a path from being made the name that it has on the hub, or says why it cannot.
+    pub(super) fn respell(&self, known: &Known, twin: &Twin) -> Step {
+        let Some(there) = &twin.there else {
+            // a name that has just gone may still answer for a moment
+            return Err(Stop::Again("the disk takes its name for another one"));
+        };
+        let found = self.at_and_below(there)?;
+        if found.live && !self.is_drained() {
+            // its delete may still be on its way
+            return Err(Stop::Again("its old name may still be deleted on the hub"));
+        }
+        if found.live || !found.in_base {
+            return Err(refused(twin, there));
+        }
+        if !self.desk().claim(there) {
+            return Err(Stop::Again("another change of its old name is under way"));
+        }
+        let done = self.respell_claimed(known, there, &twin.wanted);
+        let mut desk = self.desk();
+        desk.release(there);
+        desk.offer(there);
+        done
+    }
+
+    /// The base follows the rename. Without it, after a crash, equal files are in sync and others are two edits.
+    fn respell_claimed(&self, known: &Known, there: &str, wanted: &str) -> Step {
+        if self.env.tree.respell(there, wanted)? != Moved::Done {
+            return Err(Stop::Again("its old name has changed"));
+        }
+        self.move_base(known, there, wanted, self.env.state.rows(there)?)?;
+        let mut after = String::new();
+        loop {
+            let rows = self.env.state.below(there, &after, CHUNK)?;
+            for (path, rows) in &rows {
+                self.move_base(known, path, &format!("{wanted}{}", &path[there.len()..]), rows.clone())?;
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                _ => return Ok(true),
+            }
+        }
+    }
+
+    fn move_base(&self, known: &Known, from: &str, to: &str, rows: Rows) -> Result<(), Stop> {
+        if rows.base.entry.is_some() {
+            // its content is looked at again
+            let seen = rows.base.seen.map(|seen| Stamp { ctime: 0, ..seen });
+            let moved = BaseRow { seen, ..rows.base };
+            self.commit(known.generation, &[Write::Base(from.into(), BaseRow::default()), Write::Base(to.into(), moved)])?;
+        }
+        self.offer(from);
+        self.offer(to);
+        Ok(())
+    }
+
+    fn at_and_below(&self, there: &str) -> Result<Found, Stop> {
+        let mut found = Found::default();
+        let mut take = |path: &str, rows: &Rows| {
+            if rows.intent.is_some() || rows.key.is_some() {
+                return Err(Stop::WaitFor(path.to_string()));
+            }
+            found.live |= rows.remote.entry.is_some();
+            found.in_base |= rows.base.entry.is_some();
+            Ok(())
+        };
+        take(there, &self.env.state.rows(there)?)?;
+        let mut after = String::new();
+        loop {
+            let rows = self.env.state.below(there, &after, CHUNK)?;
+            rows.iter().try_for_each(|(path, rows)| take(path, rows))?;
+            match rows.last() {
+                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                _ => return Ok(found),
+            }
+        }
+    }
+}
+
+fn refused(twin: &Twin, other: &str) -> Stop {
+    let what = format!("this disk takes the name {:?} for {other:?}, which is there", twin.wanted);
+    Stop::Fault(Fault::Refused(Error::new(Kind::Failed, what).hint("rename one of them")))
+}

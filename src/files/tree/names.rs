@@ -1,0 +1,400 @@
+//! Which names a directory lists: a disk that folds names answers `stat` for others too, and those are not there.
+//!
+//! exFAT, FAT, NTFS and CIFS take `A` for `a`, some disks one Unicode form for the other, ext4 in directories with the flag
+//! `casefold`. An ordinary disk pays for none of it: whether a disk folds is tried once, with a file in `.mesync/`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatFs};
+use rustix::io::Errno;
+
+use super::DiskTree;
+use super::root::{self, Root, fault, show, split};
+use crate::clock;
+use crate::disk::{self, Renamed};
+use crate::error::{Error, Kind};
+use crate::files::conflict::TRASH;
+use crate::files::engine::env::{Called, Fault, Moved, OpenKey, State, Tree, Twin, Write};
+use crate::files::plan::BaseRow;
+use crate::files::state::DiskState;
+use crate::relpath;
+
+/// A listing is believed for this long when it says that a name is there; that a name is not there it never says alone.
+const LISTING_LIFETIME: Duration = Duration::from_secs(1);
+/// Names in the listings that are kept, over all directories.
+const MAX_LISTED_NAMES: usize = 200_000;
+/// Directories of which it is kept whether they fold.
+const MAX_KNOWN_DIRECTORIES: usize = 50_000;
+/// Rows that are read from the state at once.
+const ROWS_PER_READ: usize = 256;
+/// `FS_CASEFOLD_FL` of <linux/fs.h>.
+const CASEFOLD: u32 = 0x4000_0000;
+/// Letters in two cases and two Unicode forms.
+const PROBE: &str = "probe-\u{e9}";
+const PROBE_ALIASES: [&str; 3] = ["PROBE-\u{e9}", "PROBE-\u{c9}", "probe-e\u{301}"];
+/// Filesystems that take every name: ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs, ZFS, UBIFS, JFFS2.
+const ORDINARY: [u64; 9] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1, 0x2405_1905, 0x72b6];
+/// Names that only some disks take. Windows takes none that begins with one of these words.
+const RESERVED: [&str; 4] = ["con", "prn", "aux", "nul"];
+
+/// Which directories of a disk fold names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folds {
+    Nowhere,
+    /// Those with a flag.
+    Some,
+    Everywhere,
+}
+
+/// What is known of names, beside an open root.
+#[derive(Debug)]
+pub struct Names {
+    folds: Folds,
+    /// It takes every name, as a disk made for Linux does.
+    ordinary: bool,
+    known: Mutex<Known>,
+}
+
+/// The names in one directory.
+type Listing = HashSet<Box<[u8]>>;
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By directory: when it was listed, and what it had.
+    listings: BTreeMap<String, (Instant, Listing)>,
+    names: usize,
+    folding: BTreeMap<String, bool>,
+}
+
+impl Names {
+    pub const fn new(folds: Folds, ordinary: bool) -> Names {
+        Names { folds, ordinary, known: Mutex::new(Known { listings: BTreeMap::new(), names: 0, folding: BTreeMap::new() }) }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a directory lists a name, as far as a recent listing says so.
+    fn listed(&self, dir: &str, name: &str) -> bool {
+        let known = self.known();
+        known.listings.get(dir).is_some_and(|(at, names)| at.elapsed() < LISTING_LIFETIME && names.contains(name.as_bytes()))
+    }
+
+    fn keep(&self, dir: &str, names: Listing) {
+        let mut known = self.known();
+        if known.names + names.len() > MAX_LISTED_NAMES {
+            (known.listings, known.names) = (BTreeMap::new(), 0);
+        }
+        if names.len() <= MAX_LISTED_NAMES {
+            known.names += names.len();
+            if let Some((_, old)) = known.listings.insert(dir.to_string(), (clock::monotonic(), names)) {
+                known.names -= old.len();
+            }
+        }
+    }
+
+    /// Something was changed: listings are out of date.
+    pub fn changed(&self) {
+        if self.folds != Folds::Nowhere {
+            let mut known = self.known();
+            (known.listings, known.names) = (BTreeMap::new(), 0);
+        }
+    }
+
+    /// Also which directories fold is asked again.
+    pub fn forget(&self) {
+        self.changed();
+        self.known().folding.clear();
+    }
+}
+
+impl Root {
+    /// Whether a directory ("" is the root) takes several names for one.
+    fn folds(&self, dir: &str) -> io::Result<bool> {
+        match self.names().folds {
+            Folds::Nowhere => return Ok(false),
+            Folds::Everywhere => return Ok(true),
+            Folds::Some => {}
+        }
+        if let Some(known) = self.names().known().folding.get(dir) {
+            return Ok(*known);
+        }
+        let flags = match self.resolve(dir, root::READ) {
+            Err(e) if root::is(&e, &[Errno::ACCESS]) => return Ok(false),
+            other => rustix::fs::ioctl_getflags(other?),
+        };
+        let folds = flags.is_ok_and(|flags| flags.bits() & CASEFOLD != 0);
+        let mut known = self.names().known();
+        if known.folding.len() >= MAX_KNOWN_DIRECTORIES {
+            known.folding.clear();
+        }
+        known.folding.insert(dir.to_string(), folds);
+        Ok(folds)
+    }
+
+    /// Whether a name that `stat` answers for is in the listing of its directory. `fresh`: it is about to be changed.
+    pub fn lists(&self, dir: &str, name: &str, fresh: bool) -> io::Result<bool> {
+        // our own names are made by us alone, and no name from elsewhere is one in any case of letters
+        if is_ours(dir) || relpath::is_own(name) || !self.folds(dir)? || !fresh && self.names().listed(dir, name) {
+            return Ok(true);
+        }
+        let mut names = HashSet::new();
+        super::list(&self.resolve(dir, root::READ)?, &mut |name, _| names.insert(name.to_bytes().into()))?;
+        let listed = names.contains(name.as_bytes());
+        self.names().keep(dir, names);
+        Ok(listed)
+    }
+
+    /// Refuses a directory that is not in the listing under this very name.
+    pub fn lists_all(&self, dir: &str) -> io::Result<()> {
+        if self.names().folds == Folds::Nowhere || dir.is_empty() || is_ours(dir) {
+            return Ok(());
+        }
+        for (at, _) in dir.match_indices('/').chain([(dir.len(), "")]) {
+            let (above, name) = split(&dir[..at]);
+            if !self.lists(above, name, false)? {
+                return Err(Errno::NOENT.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Its number in statfs(2).
+    pub fn filesystem(&self) -> u64 {
+        rustix::fs::fstatfs(self.fd()).map_or(0, |s: StatFs| s.f_type as u64 & 0xffff_ffff)
+    }
+
+    /// Tries what the disk does with names, by a file in our own directory.
+    pub fn probe_names(&self) -> Folds {
+        let there = |dir: BorrowedFd<'_>, name: &str| rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let Ok(own) = self.through(relpath::OWN_DIR) else { return Folds::Nowhere };
+        // left behind, or of another program at the same time: either shows the same
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if rustix::fs::openat(&own, PROBE, flags, Mode::RUSR | Mode::WUSR).is_ok() {
+            let folds = PROBE_ALIASES.iter().any(|alias| there(own.as_fd(), alias));
+            let _ = rustix::fs::unlinkat(&own, PROBE, AtFlags::empty());
+            if folds {
+                return Folds::Everywhere;
+            }
+        }
+        let upper = relpath::OWN_DIR.to_ascii_uppercase();
+        let listed = |wanted: &str| {
+            let mut found = false;
+            let listed = self.resolve("", root::READ).and_then(|dir| {
+                super::list(&dir, &mut |name, _| {
+                    found |= name.to_bytes() == wanted.as_bytes();
+                    !found
+                })
+            });
+            listed.is_ok() && found
+        };
+        if there(self.fd(), &upper) && !(listed(&upper) && listed(relpath::OWN_DIR)) {
+            return Folds::Everywhere;
+        }
+        match self.filesystem() {
+            0xef53 if kernel_folds("ext4") => Folds::Some,
+            0xf2f5_2010 if kernel_folds("f2fs") => Folds::Some,
+            0x0102_1994 if kernel_folds("tmpfs") => Folds::Some,
+            0xca45_1a4e => Folds::Some,
+            _ => Folds::Nowhere,
+        }
+    }
+}
+
+/// Whether a filesystem takes every name.
+pub fn is_ordinary(filesystem: u64) -> bool {
+    ORDINARY.contains(&filesystem)
+}
+
+/// Whether this kernel knows directories of this filesystem that fold.
+fn kernel_folds(filesystem: &str) -> bool {
+    std::path::Path::new(&format!("/sys/fs/{filesystem}/features/casefold")).exists()
+}
+
+impl DiskTree {
+    /// The first directory or name of a path that is not listed, although `stat` answers for it.
+    pub(super) fn twin_of(&self, path: &str) -> Called<Option<Twin>> {
+        if self.root.names().folds == Folds::Nowhere {
+            return self.takes_name(path).map(|()| None);
+        }
+        for (at, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            let wanted = &path[..at];
+            let found = self.twin_here(wanted);
+            match found {
+                Ok(None) => {}
+                Ok(Some(twin)) => return Ok(Some(twin)),
+                // what cannot be there has no twin
+                Err(e) if root::absent(&e) || root::is(&e, &[Errno::INVAL, Errno::ILSEQ, Errno::NAMETOOLONG]) => break,
+                Err(e) => return Err(fault("look at", wanted, &e)),
+            }
+        }
+        self.takes_name(path).map(|()| None)
+    }
+
+    fn twin_here(&self, wanted: &str) -> io::Result<Option<Twin>> {
+        let (dir, name) = split(wanted);
+        let parent = self.root.through(dir)?;
+        let Some(shown) = show(&parent, name)? else { return Err(Errno::NOENT.into()) };
+        if self.root.lists(dir, name, true)? {
+            return Ok(None);
+        }
+        let (folded, mut by_name, mut by_inode) = (fold(name), None, None);
+        super::list(&self.root.readable(dir)?, &mut |entry, _| {
+            let Ok(entry) = entry.to_str() else { return true };
+            if fold(entry) == folded {
+                by_name = Some(entry.to_string());
+            } else if show(&parent, entry).is_ok_and(|s| s.is_some_and(|s| s.stamp.inode == shown.stamp.inode)) {
+                by_inode = Some(entry.to_string());
+            }
+            by_name.is_none()
+        })?;
+        let there = by_name.or(by_inode).map(|name| if dir.is_empty() { name } else { format!("{dir}/{name}") });
+        Ok(Some(Twin { wanted: wanted.to_string(), there }))
+    }
+
+    /// Gives what is listed as `there` the name that the disk takes for the same.
+    pub(super) fn spell(&self, there: &str, wanted: &str) -> Called<Moved> {
+        let failed = |e: io::Error| fault("rename", there, &e);
+        let (dir, old) = split(there);
+        let new = split(wanted).1;
+        let parent = self.root.through(dir).map_err(failed)?;
+        if split(wanted).0 != dir || !self.root.lists(dir, old, true).map_err(failed)? || self.root.lists(dir, new, true).map_err(failed)? {
+            return Ok(Moved::Changed);
+        }
+        self.root.names().changed();
+        let renamed = disk::rename_at(&parent, old, new);
+        if renamed.is_err() || !self.root.lists(dir, new, true).map_err(failed)? {
+            // a disk that takes that for nothing to do; the trash keeps what is on its way there after a crash
+            let Some(trash) = self.directory(TRASH)? else { return Ok(Moved::Taken) };
+            let way = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
+            if disk::rename_noreplace_at(&parent, old, &trash, &way).map_err(failed)? != Renamed::Done {
+                rustix::fs::renameat(&parent, old, &trash, way.as_str()).map_err(|e| failed(e.into()))?;
+            }
+            let back = |name: &str| rustix::fs::renameat(&trash, way.as_str(), &parent, name);
+            if let Err(e) = back(new) {
+                back(old).map_err(|e| failed(e.into()))?;
+                return Err(failed(e.into()));
+            }
+            self.sync_open(&trash).map_err(failed)?;
+        }
+        self.root.names().changed();
+        self.sync_open(&parent).map_err(failed)?;
+        Ok(if self.root.lists(dir, new, true).map_err(failed)? { Moved::Done } else { Moved::Taken })
+    }
+
+    /// Refuses a name that this disk cannot have, before its bytes are fetched: tried in our own directory, where nothing sees it.
+    fn takes_name(&self, path: &str) -> Called<()> {
+        if self.root.names().ordinary {
+            return Ok(());
+        }
+        for component in path.split('/').filter(|component| is_unusual(component)) {
+            let own = self.root.through(relpath::OWN_DIR).map_err(|e| fault("reach", relpath::OWN_DIR, &e))?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::openat(&own, component, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(_) => {
+                    let kept = self.root.lists_own(component);
+                    let _ = rustix::fs::unlinkat(&own, component, AtFlags::empty());
+                    if !kept.map_err(|e| fault("list", relpath::OWN_DIR, &e))? {
+                        return Err(refused_name(component, "it would keep it under another one"));
+                    }
+                }
+                Err(Errno::EXIST) => {}
+                Err(e @ (Errno::NOENT | Errno::INVAL | Errno::ILSEQ | Errno::NAMETOOLONG | Errno::ACCESS | Errno::PERM | Errno::IO)) => {
+                    return Err(refused_name(component, &crate::error::plain(&e.into())));
+                }
+                Err(e) => return Err(fault("try the name of", path, &e.into())),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse(&self, path: &str) -> Fault {
+        refused_name(split(path).1, "it does not keep it as it is")
+    }
+
+    /// Once for a disk: what has a base but is not listed, although `stat` answers, is a second name of something else. Its
+    /// absence is no delete: it was taken for a file by a version that believed `stat`, or before the disk was another one.
+    pub fn forget_twins(&self, state: &DiskState) -> Called<()> {
+        const NOTE: &str = "names";
+        let folds = format!("{:?}", self.folds());
+        let before = state.note(NOTE)?;
+        if before.as_deref() == Some(&folds) || before.is_none() && self.folds() == Folds::Nowhere {
+            return Ok(());
+        }
+        let mut after = String::new();
+        while self.folds() != Folds::Nowhere {
+            let rows = state.below("", &after, ROWS_PER_READ)?;
+            let mut writes = Vec::new();
+            for (path, rows) in rows.iter().filter(|(_, rows)| rows.base.entry.is_some()) {
+                // a name that is refused is none either
+                if !matches!(self.stamp(path), Ok(None)) || !matches!(self.twin_of(path), Ok(Some(_))) {
+                    continue;
+                }
+                writes.push(Write::Base(path.clone(), BaseRow::default()));
+                writes.extend(rows.key.clone().map(|key| Write::OpenKey(OpenKey { ours: false, ..key })));
+            }
+            state.commit(&writes)?;
+            match rows.last() {
+                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
+                _ => break,
+            }
+        }
+        state.set_note(NOTE, &folds)
+    }
+
+    /// What is known of listings and directories is asked anew.
+    pub fn forget_names(&self) {
+        self.root.names().forget();
+    }
+
+    /// Which directories fold, for who keeps it.
+    pub fn folds(&self) -> Folds {
+        self.root.names().folds
+    }
+}
+
+impl Root {
+    fn lists_own(&self, name: &str) -> io::Result<bool> {
+        let mut found = false;
+        super::list(&self.resolve(relpath::OWN_DIR, root::READ)?, &mut |entry, _| {
+            found = entry.to_bytes() == name.as_bytes();
+            !found
+        })?;
+        Ok(found)
+    }
+}
+
+/// Within our own directory nothing has a name that was chosen elsewhere.
+fn is_ours(dir: &str) -> bool {
+    dir.split('/').next().is_some_and(relpath::is_own)
+}
+
+/// What a disk may not take, or keep otherwise: all else is taken everywhere.
+fn is_unusual(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
+    let reserved = RESERVED.contains(&stem.as_str()) || stem.len() == 4 && (stem.starts_with("com") || stem.starts_with("lpt"));
+    reserved
+        || name.len() > 64
+        || name.ends_with(['.', ' '])
+        || name.chars().any(|c| !c.is_ascii() || c.is_ascii_control() || ":?*|<>\"\\".contains(c))
+}
+
+fn refused_name(name: &str, why: &str) -> Fault {
+    let shown = crate::disk::show(name.as_ref());
+    Fault::Refused(Error::new(Kind::Failed, format!("this disk cannot have the name \"{shown}\": {why}")).hint("rename it elsewhere"))
+}
+
+/// About what disks take for the same; what they take for the same beyond it is found by its inode.
+fn fold(name: &str) -> String {
+    name.trim_end_matches(['.', ' ']).to_lowercase()
+}
+
+pub(super) fn show_of(root: &Root, dir: &str, parent: impl AsFd, name: &str, fresh: bool) -> io::Result<Option<root::Shown>> {
+    let shown = show(parent, name)?;
+    Ok(if shown.is_some() && !root.lists(dir, name, fresh)? { None } else { shown })
+}
