@@ -159,6 +159,9 @@ fn a_client_whose_disk_fails_stays_says_so_and_heals_without_a_restart() {
         alpha.ok(&["send", "x", "--target", "beta", "--payload", &sent.get().to_string()]);
         sent.set(sent.get() + 1);
     };
+    // an error ends a start, and this one has to be over
+    send();
+    wait_for("the client receives", &world, || received(&beta).len() as u64 == sent.get());
     // once at each call of the receive, and then for ever
     let mut faults = Vec::new();
     for (i, call) in ["fsync", "fdatasync", "rename", "openat", "write", "unlink", "ftruncate"].iter().enumerate() {
