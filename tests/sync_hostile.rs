@@ -114,13 +114,16 @@ impl Evil {
     }
 
     fn answer(&self, mut stream: &TcpStream, target: &str, body: &[u8]) -> Option<()> {
-        let mut send = |status: u16, length: u64, bytes: &[u8]| {
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        // it looks like a hub in all that does not lie
+        let mut send_with = |lines: &str, status: u16, length: u64, bytes: &[u8]| {
+            let head = format!("HTTP/1.1 {status} X\r\n{lines}\r\nContent-Length: {length}\r\n\r\n");
             stream.write_all(head.as_bytes()).ok()?;
             stream.write_all(bytes).ok()?;
             // what was promised and does not come ends with the connection
             (length == bytes.len() as u64).then_some(())
         };
+        let content = "Content-Type: application/octet-stream";
+        let mut send = |status: u16, length: u64, bytes: &[u8]| send_with("Content-Type: application/json", status, length, bytes);
         let path = target.split('?').next()?;
         let id = path.split('/').nth(3).and_then(|id| uuid::Uuid::parse_str(id).ok());
         let find = |id: uuid::Uuid| self.rows.lock().unwrap().iter().find(|r| r.record["id"] == id.to_string()).cloned();
@@ -142,7 +145,7 @@ impl Evil {
                     all.extend(format!("{head}\n").into_bytes());
                     all.extend(&row.bytes);
                 }
-                send(200, all.len() as u64, &all)
+                send_with(content, 200, all.len() as u64, &all)
             }
             _ if path.ends_with("/chunks") => {
                 let chunks = find(id?)?.chunks.to_string();
@@ -150,9 +153,9 @@ impl Evil {
             }
             _ if path.ends_with("/download") => {
                 let row = find(id?)?;
-                send(200, row.length, &row.bytes)
+                send_with(&format!("{content}\r\nETag: \"{}\"", row.record["rev"]), 200, row.length, &row.bytes)
             }
-            _ => send(404, 2, b"{}"),
+            _ => send(404, 14, br#"{"error":"no"}"#),
         }
     }
 
