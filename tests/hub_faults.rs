@@ -164,7 +164,7 @@ fn content(hub: &Hub, name: &str) -> Option<Vec<u8>> {
     let listed = hub.get(&format!("/api/files?search={name}")).json();
     let id = listed.as_array()?.iter().find(|record| record["name"] == name)?["id"].as_str()?.to_string();
     let got = hub.get(&format!("/api/files/{id}/download"));
-    assert_eq!(got.status, 200, "{got}");
+    assert_eq!(got.status, 200, "{name}: {got}\n{}", hub.world.logs());
     Some(got.body)
 }
 

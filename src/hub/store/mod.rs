@@ -86,6 +86,8 @@ pub struct Store {
     happened: Arc<Happened>,
     live: Mutex<Live>,
     chunks: Arc<ChunkDir>,
+    /// Chunks that were placed for a transaction that failed, until the tables are opened again.
+    undecided: Mutex<BTreeSet<Hash>>,
     /// Of the listing of everything, for who pages through it.
     landmarks: Mutex<Landmarks>,
     /// Hub time at which the staging directory was looked at last.
@@ -161,10 +163,7 @@ impl Store {
         let (mut outcomes, forgotten, mended) = match changed {
             Ok(changed) => changed,
             Err(e) => {
-                // no table knows them; after a failed sync nobody knows what the disk holds, and nothing is touched
-                if !self.sync_failed() {
-                    self.chunks.remove(placed.new.keys());
-                }
+                self.undecided.lock().unwrap_or_else(PoisonError::into_inner).extend(placed.new.into_keys());
                 return Err(e.into());
             }
         };
@@ -282,9 +281,23 @@ impl Store {
             return Err(error);
         }
         drop(db.take());
-        *db = Some(open::database(&self.path, self.cache, &self.happened)?);
+        let opened = open::database(&self.path, self.cache, &self.happened)?;
+        if let Err(e) = self.decide_chunks(&opened) {
+            log::warn!("cannot look for chunks of a failed transaction: {e}; the next start removes them");
+        }
+        *db = Some(opened);
         let error = Error { kind: Kind::Busy, ..error };
         if full { Ok(error) } else { Err(error) }
+    }
+
+    /// Removes the chunks of a transaction that failed. A commit may have happened although it ended with an error (redb cuts
+    /// its file after it), so the tables as they are now decide.
+    fn decide_chunks(&self, db: &Database) -> Tried<()> {
+        let table = db.begin_read()?.open_table(files::CHUNKS)?;
+        let undecided = std::mem::take(&mut *self.undecided.lock().unwrap_or_else(PoisonError::into_inner));
+        let unknown = undecided.into_iter().filter(|hash| table.get(&hash.0).is_ok_and(|row| row.is_none()));
+        self.chunks.remove(&unknown.collect::<BTreeSet<Hash>>());
+        Ok(())
     }
 
     /// Opens the file again if a read found no memory: nothing else may be written for a long time. Call now and then.

@@ -73,6 +73,7 @@ impl Store {
             happened,
             live: Mutex::new(Live::default()),
             chunks,
+            undecided: Mutex::default(),
             landmarks: Mutex::default(),
             tidied: AtomicU64::new(resumed_at),
         })

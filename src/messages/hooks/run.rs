@@ -4,7 +4,7 @@
 //! control group of the service manager catches it.
 //!
 //! A hook outlives a daemon that is killed, and the next daemon must not run it beside itself. Which process it is stands in a
-//! file ([`Running`]). The lock on the record covers the moment until that file is written: the hook inherits it with its
+//! file (`Running`). The lock on the record covers the moment until that file is written: the hook inherits it with its
 //! standard input. So does what the hook leaves behind, therefore the lock is released at the hook's end, and means nothing
 //! once the process in the file is no more.
 

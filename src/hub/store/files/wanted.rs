@@ -16,7 +16,7 @@ use super::intake::INLINE;
 use super::rows::Row;
 use super::tables::{self, FILES, LISTS, VERSIONS, WANTED};
 use crate::config::limits;
-use crate::error::{Result, is_shortage, plain};
+use crate::error::{Result, plain};
 use crate::wire::files::{Chunk, Hash, Name, Record};
 
 /// Records of an answer whose chunks are looked at, at most: those of a whole listing would take too long.
@@ -54,9 +54,10 @@ impl Wanted {
         log::error!("lost chunk {hash}: {why}; clients are asked for it");
     }
 
-    /// The same for a read that failed. A lack of descriptors or memory says nothing about the chunk.
+    /// The same for a read that failed, if that tells of the chunk: an error of the tables, of rights or of resources does not.
     pub fn note_error(&self, hash: Hash, e: &io::Error) {
-        if !is_shortage(e) && e.kind() != io::ErrorKind::Interrupted {
+        let is_evidence = matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
+        if is_evidence || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
             self.note(hash, &plain(e));
         }
     }
