@@ -204,6 +204,9 @@ fn a_directory_that_is_removed_while_the_client_runs_is_made_again() {
     let ran = beta.base.join("ran");
     beta.start();
     alpha.start();
+    // an error ends a start, and this one has to be over
+    let id = alpha.ok(&["send", "x", "--target", "beta"]);
+    wait_for("the client receives", &world, || beta.messages("inbox").iter().any(|m| m["id"] == id.as_str()));
     for (n, dir) in ["inbox", "outbox", "sent", "failed", "hooks", "state/seen", "state/hooks", "state"].iter().enumerate() {
         std::fs::remove_dir_all(beta.dir(dir)).unwrap();
         let id = alpha.ok(&["send", "with.hook", "--target", "beta", "--payload", &n.to_string()]);
