@@ -177,12 +177,6 @@ fn a_failed_read_loses_nothing() {
     for (call, error) in
         [("openat2", "EMFILE"), ("newfstatat", "EIO"), ("statx", "EIO"), ("getdents64", "EIO"), ("pread64", "EIO"), ("read", "EIO")]
     {
-        for nth in (1..).step_by(9) {
-            let fault = Fault::new(call, nth, error, &trace);
-            pair.attempt(&fault);
-            if !fault.has_struck() {
-                break;
-            }
-        }
+        inject::sweep(call, |_| error, &trace, 9, &mut |fault: &Fault| pair.attempt(fault));
     }
 }

@@ -89,7 +89,7 @@ struct Loaded {
 
 /// Why the keys are not known.
 enum Bad {
-    /// The file was read, or is missing: it stays so until somebody changes it.
+    /// The file was read, or is missing: it stays so until the file changes.
     Content(Error),
     /// It could not be opened or read: that may pass by itself.
     Unread(Error),

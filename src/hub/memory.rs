@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
-/// What is free when the hub has opened its store and nobody has called yet.
+/// What is free when the hub has opened its store and before the first connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Bytes of addresses; `u64::MAX`: no limit.

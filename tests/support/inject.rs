@@ -136,36 +136,27 @@ impl Drop for Attached {
 
 /// Tries each call of each kind with each error, until one number has struck nothing; returns how many have struck.
 pub fn every_call(trace: &Path, calls: &[&'static str], errors: &[&'static str], mut attempt: impl FnMut(&Fault)) -> u32 {
-    let mut struck = 0;
-    for call in calls {
-        for error in errors {
-            for nth in 1.. {
-                let fault = Fault::new(call, nth, error, trace);
-                attempt(&fault);
-                if !fault.has_struck() {
-                    break;
-                }
-                struck += 1;
-            }
-        }
-    }
-    println!("{struck} calls failed");
-    struck
+    let sweeps = calls.iter().flat_map(|call| errors.iter().map(move |error| (call, error)));
+    told(sweeps.map(|(call, error)| sweep(call, |_| error, trace, 1, &mut attempt)).sum())
 }
 
 /// As [`every_call`], but each call fails once: the errors take turns.
 pub fn each_call_once(trace: &Path, calls: &[&'static str], errors: &[&'static str], mut attempt: impl FnMut(&Fault)) -> u32 {
-    let mut struck = 0;
-    for (i, call) in calls.iter().enumerate() {
-        for nth in 1.. {
-            let fault = Fault::new(call, nth, errors[(i + nth as usize) % errors.len()], trace);
-            attempt(&fault);
-            if !fault.has_struck() {
-                break;
-            }
-            struck += 1;
-        }
-    }
+    let turn = |i: usize| move |nth: u32| errors[(i + nth as usize) % errors.len()];
+    told(calls.iter().enumerate().map(|(i, call)| sweep(call, turn(i), trace, 1, &mut attempt)).sum())
+}
+
+/// Tries one kind of call: the first, and every `step`th after it, until one has struck nothing.
+pub fn sweep(call: &'static str, error: impl Fn(u32) -> &'static str, trace: &Path, step: usize, attempt: &mut impl FnMut(&Fault)) -> u32 {
+    let strikes = |nth: &u32| {
+        let fault = Fault::new(call, *nth, error(*nth), trace);
+        attempt(&fault);
+        fault.has_struck()
+    };
+    (1..).step_by(step).take_while(strikes).count() as u32
+}
+
+fn told(struck: u32) -> u32 {
     println!("{struck} calls failed");
     struck
 }

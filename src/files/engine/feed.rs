@@ -68,7 +68,7 @@ impl Engine {
         Ok(polled)
     }
 
-    /// Nobody commits until it is dropped.
+    /// No thread commits until it is dropped.
     fn lock_generation(&self) -> RwLockWriteGuard<'_, u64> {
         self.generation.write().unwrap_or_else(PoisonError::into_inner)
     }

@@ -352,7 +352,7 @@ impl DiskTree {
         self.root.names().forget();
     }
 
-    /// Which directories fold, for who keeps it.
+    /// Which directories fold, for a caller that keeps the answer.
     pub fn folds(&self) -> Folds {
         self.root.names().folds
     }

@@ -166,11 +166,6 @@ pub fn next_order(base: &Path) -> io::Result<u64> {
     Ok(records(base)?.last().map_or(0, |last| last.order).saturating_add(1))
 }
 
-/// Removes the records of a message that was not taken after all.
-pub fn forget(base: &Path, message: &str) -> io::Result<()> {
-    records(base)?.iter().filter(|r| r.message == message).try_for_each(|record| remove(base, record))
-}
-
 /// Removes the records of messages that were never accepted. At start only.
 pub fn keep_only(base: &Path, accepted: impl Fn(&Uuid) -> bool) -> io::Result<()> {
     records(base)?.iter().filter(|r| !accepted(&r.id()) && !is_own(r)).try_for_each(|record| remove(base, record))
