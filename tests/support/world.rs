@@ -278,9 +278,11 @@ impl Machine {
     pub fn hook(&self, kind: &str, body: &str) {
         use std::os::unix::fs::PermissionsExt;
         std::fs::create_dir_all(self.dir("hooks")).unwrap();
-        let path = self.dir("hooks").join(kind);
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        // a program that runs cannot be written to (ETXTBSY)
+        let temporary = self.base.join(format!("hook-{kind}"));
+        std::fs::write(&temporary, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::rename(&temporary, self.dir("hooks").join(kind)).unwrap();
     }
 
     /// A plain script's way to send: write, then rename into the outbox.
