@@ -31,6 +31,7 @@ use crate::config::{Settings, limits};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::board::News;
+use crate::files::engine::Neighbours;
 use crate::messages::hooks::run::Setup;
 use crate::messages::hooks::schedule::Schedule;
 use crate::messages::hooks::{self as records, Record};
@@ -59,6 +60,7 @@ pub struct Daemon {
     hooks: Option<Hooks>,
     exchange: Exchange,
     directories: Vec<Kept>,
+    neighbours: Arc<Neighbours>,
     controls: Controls,
     /// A part that did not start again.
     failed: Option<Error>,
@@ -136,6 +138,7 @@ impl Daemon {
             hooks: None,
             exchange,
             directories: Vec::new(),
+            neighbours: Arc::default(),
             controls: Controls::default(),
             failed: None,
             _lock: lock,
@@ -181,7 +184,7 @@ impl Daemon {
         };
         let mut threads = Threads::default();
         let hub = self.exchange.of_files.clone();
-        let supervisor = Supervisor::new(&self.settings, watch, hub, threads.shared.clone(), Arc::new(news));
+        let supervisor = Supervisor::new(&self.settings, watch, hub, (threads.shared.clone(), self.neighbours.clone()), Arc::new(news));
         let control = supervisor.control.clone();
         let names: Vec<&str> = self.directories.iter().filter_map(|kept| kept.threads.first_name()).collect();
         let name = (1..).map(|n| format!("sync-{n}")).find(|name| !names.contains(&name.as_str())).unwrap_or_default();

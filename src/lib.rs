@@ -79,7 +79,8 @@
 //!   there is nothing in common is a stranger: equal files are adopted, others kept both. One with another address is no
 //!   stranger ([`files::moved`]).
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
-//!   wait for a person ([`files::guard`]), weighed together when their burst has ended, a directory without its marker is not touched.
+//!   wait for a person ([`files::guard`]), weighed together when their burst has ended, but moves between two directories of a client
+//!   are none ([`files::engine`], `neighbours`), a directory without its marker is not touched.
 //!
 //! A server without revisions is put before the engine as one with them ([`files::remote::legacy`]), as well as that can be done.
 //!

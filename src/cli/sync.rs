@@ -11,13 +11,16 @@ use super::parse::Invocation;
 use super::progress::Paths;
 use super::watches::{real, watches};
 use super::{Context, Done, counted, fail, note};
+use crate::client::HubClient;
 use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
+use crate::daemon::pass::Progress;
 use crate::daemon::{Daemon, Halves, pass, servers};
 use crate::error::{Error, Kind, Result};
 use crate::files::board::{Facts, NAMED};
-use crate::files::engine::Preview;
+use crate::files::directory::Directory;
+use crate::files::engine::{Neighbours, Preview};
 use crate::files::plan::Action;
 use crate::files::status::Files;
 use crate::files::tree::marker;
@@ -53,9 +56,16 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let watches = some(&context.settings, invocation)?;
     let hub = Arc::new(servers::files(&context.settings)?);
-    each(&watches, |watch| match invocation.has("dry-run") {
-        true => dry_run(context, watch, &hub, invocation.has("allow-deletes")),
-        false => pass_over(context, watch, &hub, invocation.has("allow-deletes"), invocation.has("quiet")),
+    let allow_deletes = invocation.has("allow-deletes");
+    if invocation.has("dry-run") {
+        return each(&watches, |watch| dry_run(context, watch, &hub, allow_deletes));
+    }
+    let line = Paths::new(invocation.has("quiet"));
+    let settings = context.settings.clone();
+    let passes = Passes { settings: &settings, hub: &hub, allow_deletes, show: &|p| line.show(p.done, p.due, p.bytes) };
+    passes.over(&watches, &mut |watch, passed| {
+        line.clear();
+        tell(context, passed, &watch.path.to_string_lossy());
     })
 }
 
@@ -84,10 +94,59 @@ pub fn all_once(settings: &Settings) -> Result<Done> {
         return Ok(Done::All);
     }
     let hub = Arc::new(servers::files(settings)?);
-    each(&settings.watches, |watch| {
-        let (directory, files) = pass::open(settings, watch, &hub, false)?;
-        pass::run(&directory, files, hub.url(), &|_| ()).map(|passed| done(&passed))
-    })
+    Passes { settings, hub: &hub, allow_deletes: false, show: &|_| () }.over(&settings.watches, &mut |_, _| ())
+}
+
+/// Passes over several directories.
+struct Passes<'a> {
+    settings: &'a Settings,
+    hub: &'a Arc<HubClient>,
+    allow_deletes: bool,
+    show: &'a dyn Fn(Progress),
+}
+
+impl Passes<'_> {
+    /// One directory after the other; then again those whose deletes were held, if something has come into another one since: it
+    /// may have been moved there.
+    fn over(&self, watches: &[WatchSettings], tell: &mut dyn FnMut(&WatchSettings, &pass::Passed)) -> Result<Done> {
+        let neighbours = Arc::<Neighbours>::default();
+        // they stay open, so that they can be asked
+        let (mut open, mut held, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        let first = each(watches, |watch| {
+            let (directory, passed) = self.one(watch, &neighbours)?;
+            if passed.held > 0 && watches.len() > 1 {
+                held.push((directory.engine.arrivals_elsewhere(), directory, passed));
+                again.push(watch.clone());
+                return Ok(Done::All);
+            }
+            open.push(directory);
+            tell(watch, &passed);
+            Ok(done(&passed))
+        });
+        let mut held = held.into_iter();
+        let second = each(&again, |watch| {
+            let Some((arrivals, directory, mut passed)) = held.next() else { return Ok(Done::All) };
+            if directory.engine.arrivals_elsewhere() != arrivals {
+                drop(directory);
+                let (directory, second) = self.one(watch, &neighbours)?;
+                open.push(directory);
+                passed = second.after(&passed);
+            }
+            tell(watch, &passed);
+            Ok(done(&passed))
+        });
+        match (first, second) {
+            (Ok(Done::All), second) => second,
+            (Ok(not), second) => second.map(|_| not),
+            (Err(e), second) => fail(std::iter::once(e).chain(second.err()).collect()),
+        }
+    }
+
+    fn one(&self, watch: &WatchSettings, neighbours: &Arc<Neighbours>) -> Result<(Box<Directory>, pass::Passed)> {
+        let (directory, files) = pass::open(self.settings, watch, (self.hub, neighbours), self.allow_deletes)?;
+        let passed = pass::run(&directory, files, self.hub.url(), self.show)?;
+        Ok((directory, passed))
+    }
 }
 
 /// How a pass ended, as `--json` shows it.
@@ -119,24 +178,12 @@ struct Cannot<'a> {
     why: &'a str,
 }
 
-fn pass_over(
-    context: &mut Context,
-    watch: &WatchSettings,
-    hub: &Arc<crate::client::HubClient>,
-    allow_deletes: bool,
-    quiet: bool,
-) -> Result<Done> {
-    let (directory, files) = pass::open(&context.settings, watch, hub, allow_deletes)?;
-    let line = Paths::new(quiet);
-    let passed = pass::run(&directory, files, hub.url(), &|p| line.show(p.done, p.due, p.bytes));
-    line.clear();
-    let passed = passed?;
+fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
     let (facts, counts) = (&passed.facts, passed.facts.counts);
-    let dir = watch.path.to_string_lossy();
     if context.out.json {
         let skipped = [&facts.skipped.special, &facts.skipped.names, &facts.skipped.unknown];
         context.out.object(&Passed {
-            dir: &dir,
+            dir,
             in_step: passed.in_step(),
             sent: counts.sent,
             deleted: counts.deleted,
@@ -155,12 +202,11 @@ fn pass_over(
             problem: passed.trouble.as_ref().map(ToString::to_string),
         });
     } else {
-        tell(context, &passed, &dir);
+        tell_people(context, passed, dir);
     }
-    Ok(done(&passed))
 }
 
-fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
+fn tell_people(context: &mut Context, passed: &pass::Passed, dir: &str) {
     let (facts, counts, out) = (&passed.facts, passed.facts.counts, &mut context.out);
     let dir = one_line(dir);
     let mut did = Vec::new();
@@ -236,7 +282,7 @@ fn action(p: &Preview) -> &'static str {
     }
 }
 
-fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<crate::client::HubClient>, allow_deletes: bool) -> Result<Done> {
+fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<HubClient>, allow_deletes: bool) -> Result<Done> {
     let directory = pass::open_to_look(&context.settings, watch, hub)?;
     let plans = pass::preview(&directory, allow_deletes)?;
     let out = &mut context.out;

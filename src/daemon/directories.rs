@@ -25,8 +25,8 @@ use crate::error::{Error, Kind, Result};
 use crate::files::board::News;
 use crate::files::debounce::Hint;
 use crate::files::directory::{Directory, Opened, Place};
-use crate::files::engine::Way;
 use crate::files::engine::env::Called;
+use crate::files::engine::{Neighbours, Way};
 use crate::files::poke::Poke;
 use crate::files::status::{Condition, Files};
 use crate::files::trash;
@@ -99,6 +99,7 @@ pub struct Supervisor {
     settings: WatchSettings,
     base_dir: PathBuf,
     private: Vec<PathBuf>,
+    neighbours: Arc<Neighbours>,
     hub: Arc<HubClient>,
     poll_interval: Duration,
     heard: Receiver<()>,
@@ -108,7 +109,13 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(settings: &Settings, watch: &WatchSettings, hub: Arc<HubClient>, shared: Arc<Shared>, news: Tell) -> Supervisor {
+    pub fn new(
+        settings: &Settings,
+        watch: &WatchSettings,
+        hub: Arc<HubClient>,
+        (shared, neighbours): (Arc<Shared>, Arc<Neighbours>),
+        news: Tell,
+    ) -> Supervisor {
         let ((hear, heard), (ask, asked)) = (bounded(limits::POKE), bounded(limits::POKE));
         let control =
             Control { open: Mutex::new(None), listening: AtomicBool::new(false), opened: AtomicBool::new(false), heard: hear, asked: ask };
@@ -117,6 +124,7 @@ impl Supervisor {
             settings: watch.clone(),
             base_dir: settings.base_dir.clone(),
             private: private(settings),
+            neighbours,
             hub,
             poll_interval: settings.poll_interval,
             heard,
@@ -129,7 +137,7 @@ impl Supervisor {
     /// Opens the directory, works, and opens it again when something was wrong; until the client ends.
     pub fn run(self) -> Result<()> {
         let server = self.hub.url().to_string();
-        let place = Place { base_dir: &self.base_dir, server: &server, private: &self.private };
+        let place = Place { base_dir: &self.base_dir, server: &server, private: &self.private, neighbours: &self.neighbours };
         let files = Files::beside(place.state_file(&self.settings));
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         let mut backoff = Backoff::new(REOPEN);

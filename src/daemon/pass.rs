@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::board::Facts;
 use crate::files::directory::{self, Directory, Opened, Place, Start};
 use crate::files::engine::env::{State, Tree};
-use crate::files::engine::{Polled, Preview};
+use crate::files::engine::{Neighbours, Polled, Preview};
 use crate::files::guard::Limits;
 use crate::files::plan::Action;
 use crate::files::scan::{self, Depth, Found};
@@ -59,6 +59,14 @@ pub struct Passed {
 }
 
 impl Passed {
+    /// As one with an earlier pass over the same directory.
+    pub fn after(mut self, first: &Passed) -> Passed {
+        self.facts.counts.add(&first.facts.counts);
+        self.sent += first.sent;
+        self.received += first.received;
+        self
+    }
+
     pub fn in_step(&self) -> bool {
         self.left == 0
             && self.facts.looked
@@ -69,10 +77,15 @@ impl Passed {
     }
 }
 
-/// Opens a directory for a pass.
-pub fn open(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>, allow_deletes: bool) -> Result<(Box<Directory>, Files)> {
+/// Opens a directory for a pass. What has passed stays open, and among the neighbours, until all have.
+pub fn open(
+    settings: &Settings,
+    watch: &WatchSettings,
+    (hub, neighbours): (&Arc<HubClient>, &Arc<Neighbours>),
+    allow_deletes: bool,
+) -> Result<(Box<Directory>, Files)> {
     let private = private(settings);
-    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private };
+    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private, neighbours };
     let files = Files::beside(place.state_file(watch));
     adopt(&files, &watch.path)?;
     match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
@@ -88,7 +101,7 @@ pub fn open(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>, al
 /// Opens a directory for [`preview`]. Nothing is changed: no state, no marker, no request; a process that syncs it may run.
 pub fn open_to_look(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>) -> Result<Box<Directory>> {
     let private = private(settings);
-    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private };
+    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private, neighbours: &Arc::default() };
     let start = if Files::beside(place.state_file(watch)).adoption() { Start::Afresh } else { Start::Known };
     match Directory::open_to_look(&place, watch, hub.clone(), start)? {
         Opened::Ready(directory) => Ok(directory),

@@ -42,6 +42,14 @@ pub struct Counts {
 }
 
 impl Counts {
+    pub fn add(&mut self, more: &Counts) {
+        self.sent += more.sent;
+        self.deleted += more.deleted;
+        self.placed += more.placed;
+        self.removed += more.removed;
+        self.set_aside += more.set_aside;
+    }
+
     pub fn all(&self) -> u64 {
         self.sent + self.deleted + self.placed + self.removed + self.set_aside
     }

@@ -17,7 +17,7 @@ use machine::Machine;
 use super::board::Board;
 use super::boot;
 use super::engine::env::{Env, Fault, Hub, Transfer};
-use super::engine::{Engine, Options, Outcome, Polled, Quiet, Report, Way};
+use super::engine::{Engine, Neighbours, Options, Outcome, Polled, Quiet, Report, Way};
 use super::look;
 use super::moved;
 use super::overlap::{self, Mounts};
@@ -40,6 +40,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MOST: Duration = Duration::from_secs(60);
 /// How often the guard is asked again: what it counted is forgotten with time.
 const GUARD: Duration = Duration::from_secs(300);
+/// And while something may have been moved to another directory.
+const GUARD_OF_MOVES: Duration = Duration::from_secs(1);
 /// A single delete waits for so long whether it is the first of many; several wait for the end of the burst.
 const QUIET_AFTER_ONE: Duration = Duration::from_millis(300);
 const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
@@ -56,7 +58,7 @@ pub struct Directory {
     pub settings: WatchSettings,
     pub tree: Arc<DiskTree>,
     pub state: Arc<DiskState>,
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     pub link: Arc<Link>,
     pub traffic: Arc<Traffic>,
     pub board: Arc<Board>,
@@ -84,6 +86,8 @@ struct Again {
     guard: Instant,
     /// Deletes waited for the end of their burst when that was asked last.
     gathers: bool,
+    /// What had come into other directories when held deletes were weighed last.
+    arrivals: u64,
 }
 
 /// Where a directory's state is, and what else belongs to it.
@@ -92,6 +96,8 @@ pub struct Place<'a> {
     pub server: &'a str,
     /// What never travels, wherever it is.
     pub private: &'a [PathBuf],
+    /// The other directories of this process.
+    pub neighbours: &'a Arc<Neighbours>,
 }
 
 impl Place<'_> {
@@ -133,7 +139,9 @@ impl Directory {
         if let (None, Some(id)) = (known, tree.id()) {
             state.set_note("marker", &id.to_string()).map_err(error)?;
         }
-        Directory::over(settings, state, tree, hub, allow_deletes).map(Opened::Ready)
+        let directory = Directory::over(settings, state, tree, hub, allow_deletes)?;
+        directory.engine.join(place.neighbours, &settings.path.to_string_lossy());
+        Ok(Opened::Ready(directory))
     }
 
     /// Opens a directory and a copy of what is known of it, to look what a pass would do. It leaves no trace, and another
@@ -179,7 +187,7 @@ impl Directory {
         let options = Options { allow_deletes, quiet, mode: settings.mode, times_alone_stay: legacy.is_some(), ..Options::default() };
         let now = clock::monotonic();
         Ok(Box::new(Directory {
-            engine: Engine::new(env, options).map_err(error)?,
+            engine: Arc::new(Engine::new(env, options).map_err(error)?),
             settings: settings.clone(),
             tree,
             state,
@@ -194,7 +202,7 @@ impl Directory {
             full_until: Mutex::new(None),
             too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
-            again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD, gathers: false }),
+            again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD, gathers: false, arrivals: 0 }),
         }))
     }
 

@@ -65,6 +65,10 @@ pub enum Rule {
     GuardGathers,
     /// What was renamed onto an existing name is not deleted.
     RenameOver,
+    /// What was moved to another directory of the same machine is not deleted.
+    MovesBetween,
+    /// But each file that came there is the move of one file only.
+    OneMoveEach,
 }
 
 #[cfg(not(test))]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{AGAIN, AGAIN_MOST, Directory, GUARD, NAMED_IN_LOG, lock};
+use super::{AGAIN, AGAIN_MOST, Directory, GUARD, GUARD_OF_MOVES, NAMED_IN_LOG, lock};
 use crate::clock;
 
 impl Directory {
@@ -37,6 +37,12 @@ impl Directory {
 
     fn wake_waiting(&self, now: Instant) -> Duration {
         let mut again = lock(&self.again);
+        // moves are known when the other directory has them
+        let arrivals = if self.engine.deletes_wait() { self.engine.arrivals_elsewhere() } else { again.arrivals };
+        if arrivals != again.arrivals {
+            (again.arrivals, again.pause) = (arrivals, AGAIN);
+            again.guard = again.guard.min(now + GUARD_OF_MOVES);
+        }
         if now >= again.guard {
             again.guard = now + GUARD;
             self.engine.wake(true);
@@ -44,7 +50,8 @@ impl Directory {
         }
         if self.engine.active() == 0 {
             (again.at, again.pause) = (now + AGAIN, AGAIN);
-            return again.guard - now;
+            let next = again.guard - now;
+            return if self.engine.deletes_wait() { next.min(GUARD_OF_MOVES) } else { next };
         }
         if now >= again.at && self.link.pause().is_zero() {
             let worked = self.worked();

@@ -7,6 +7,7 @@ use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::env::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
+use super::neighbours::MOVED_PERHAPS;
 use super::send::CANDIDATES;
 use super::step::{in_step, seen_with, token};
 use super::{CHUNK, Engine, Going, Known, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, Step, Stop};
@@ -354,7 +355,14 @@ impl Engine {
     // -- the guard ------------------------------------------------------------------------------------------------------------
 
     /// What the guard has to know of the delete that is planned.
-    pub(super) fn going(&self, known: &Known) -> Result<Going, Stop> {
+    pub(super) fn going(&self, path: &str, known: &Known) -> Result<Going, Stop> {
+        match self.going_from_here(known)? {
+            Going::Counts(hash) if self.came_elsewhere(path, &hash) => Ok(Going::Free),
+            going => Ok(going),
+        }
+    }
+
+    fn going_from_here(&self, known: &Known) -> Result<Going, Stop> {
         let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(Going::Free) };
         let Some(to) = &known.remote().renamed_to else { return Ok(Going::Counts(was.hash)) };
         let rows = self.env.state.rows(to)?;
@@ -372,7 +380,7 @@ impl Engine {
         if self.options.allow_deletes || !holds(Rule::Guard) {
             return Ok(());
         }
-        let hash = match self.going(known)? {
+        let hash = match self.going(path, known)? {
             Going::Free => return Ok(()),
             Going::Counts(hash) => hash,
             // the other half goes first, unless it waits itself
@@ -392,7 +400,7 @@ impl Engine {
         let room = guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
         let pending = self.desk().other_deletes(path, room) + 1;
         if !guard::passes(self.options.limits, Standing { files, counted, pending }) {
-            return Err(Stop::Held);
+            return Err(if self.may_come_elsewhere(&hash) { Stop::Again(MOVED_PERHAPS) } else { Stop::Held });
         }
         if holds(Rule::GuardIsStored) {
             let forget = Write::ForgetDeletes { before: guard::forgotten_before(minute) };

@@ -57,8 +57,9 @@ struct Due {
     stage: Stage,
     /// Offered again while it was worked on.
     again: bool,
-    /// Of what is new here, the possible other half of a rename.
-    fresh: Option<Hash>,
+    /// Of a content that its name did not have before, here or on the hub: the possible other half of a rename, or of a move
+    /// between two directories.
+    fresh: Option<(Hash, Way)>,
     /// How often in a row something was done about it.
     turns: u32,
 }
@@ -75,7 +76,8 @@ pub enum Task {
 pub struct Examined {
     pub rank: Rank,
     pub way: Way,
-    pub fresh: Option<Hash>,
+    /// See [`Due`].
+    pub fresh: Option<(Hash, Way)>,
     /// It is a delete that the guard counts.
     pub counted: Option<(Token, Hash)>,
 }
@@ -104,7 +106,7 @@ pub struct Desk {
     busy: BTreeSet<String>,
     /// With the revisions of base and hub, and the hash of what goes.
     deletes: BTreeMap<Arc<str>, (u64, u64, Hash)>,
-    fresh: BTreeSet<(Hash, Arc<str>)>,
+    fresh: BTreeSet<(Hash, Way, Arc<str>)>,
     next_seq: u64,
     held: usize,
     passing: BTreeSet<String>,
@@ -161,8 +163,8 @@ impl Desk {
         if let Stage::Ready(rank, way) = due.stage {
             self.ready.entry((rank, way)).or_default().remove(path);
         }
-        if let Some(hash) = due.fresh {
-            self.fresh.remove(&(hash, path.into()));
+        if let Some((hash, way)) = due.fresh {
+            self.fresh.remove(&(hash, way, path.into()));
             self.single.set(None);
         }
         self.count_delete(path, None);
@@ -265,8 +267,8 @@ impl Desk {
             Some((token, hash)) => self.count_delete(path, Some((token.base, token.remote, hash))),
             None => self.count_delete(path, None),
         }
-        if let Some(hash) = found.fresh {
-            self.fresh.insert((hash, path.into()));
+        if let Some((hash, way)) = found.fresh {
+            self.fresh.insert((hash, way, path.into()));
             self.single.set(None);
         }
         self.set_stage(path, Stage::Ready(found.rank, found.way));
@@ -369,8 +371,23 @@ impl Desk {
     /// Whether something new here has these bytes, so that the delete of `path` may be half of a rename. Not if one is above
     /// the other: then they could not both be worked on.
     pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
-        let same = self.fresh.range((*hash, Arc::from(""))..).take_while(|(h, _)| h == hash);
-        same.map(|(_, p)| p).any(|p| !is_below(p, path) && !is_below(path, p))
+        let same = self.fresh.range((*hash, Way::Up, Arc::from(""))..).take_while(|(h, way, _)| (h, *way) == (hash, Way::Up));
+        same.map(|(.., p)| p).any(|p| !is_below(p, path) && !is_below(path, p))
+    }
+
+    /// Whether something is due that brings these bytes, here or to the hub.
+    pub fn brings(&self, hash: &Hash) -> bool {
+        self.fresh.range((*hash, Way::Up, Arc::from(""))..).next().is_some_and(|(h, ..)| h == hash)
+    }
+
+    /// Whether that was found out about a path when it was examined last.
+    pub fn is_fresh(&self, path: &str) -> bool {
+        self.due.get(path).is_some_and(|due| due.fresh.is_some())
+    }
+
+    /// Whether something is due that was not examined yet.
+    pub fn examines(&self) -> bool {
+        !self.unexamined.is_empty()
     }
 
     pub fn is_due(&self, path: &str) -> bool {

@@ -39,6 +39,11 @@ impl Burst {
         if due == 0 { Duration::ZERO } else { self.end(due, quiet).saturating_sub(now) }
     }
 
+    /// Whether it began lately.
+    fn is_young(&self, now: Duration) -> bool {
+        self.times.is_some_and(|(first, _)| now < first + GATHER_MAX)
+    }
+
     fn end(&self, due: usize, quiet: Quiet) -> Duration {
         let quiet = if due > 1 { quiet.after_more } else { quiet.after_one };
         self.times.map_or(Duration::ZERO, |(first, last)| (last + quiet).min(first + GATHER_MAX))
@@ -65,6 +70,10 @@ impl Engine {
         }
         let due = self.desk().counted_deletes();
         lock(&self.burst).left(self.env.ambient.elapsed(), due, self.options.quiet)
+    }
+
+    pub(super) fn is_burst_young(&self) -> bool {
+        lock(&self.burst).is_young(self.env.ambient.elapsed())
     }
 
     pub(super) fn may_delete(&self) -> bool {

@@ -3,7 +3,7 @@
 //! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
 //! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
 //! `desk` what is due and what goes next, `gather` when a burst of deletes has ended, `feed` the hub's changes, `step` one path, `clash` a file against a
-//! directory, `respell` a name against another one that the disk takes for the same, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
+//! directory, `neighbours` moves between two directories, `respell` a name against another one that the disk takes for the same, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
 //!
 //! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
 //! an engine may be dropped at any moment, and a new one over the same environment goes on.
@@ -15,12 +15,13 @@ mod clash;
 mod desk;
 mod feed;
 mod gather;
+mod neighbours;
 mod respell;
 mod send;
 mod step;
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::error::Error;
 
@@ -36,6 +37,7 @@ use env::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
 pub use desk::Way;
 pub use feed::Polled;
 pub use gather::Quiet;
+pub use neighbours::Neighbours;
 
 /// Rows read from the state at once.
 const CHUNK: usize = 256;
@@ -65,6 +67,10 @@ pub struct Engine {
     drained: Mutex<bool>,
     /// Deletes wait until a look at many names is over: only then is it known how many there are.
     looking: AtomicUsize,
+    /// Engines of other directories of this process.
+    neighbours: OnceLock<neighbours::Place>,
+    /// Steps of new contents, here or to the hub.
+    arrivals: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -206,6 +212,8 @@ impl Engine {
             weighing: Mutex::new(()),
             drained: Mutex::new(false),
             looking: AtomicUsize::new(0),
+            neighbours: OnceLock::new(),
+            arrivals: AtomicU64::new(0),
         })
     }
 
@@ -271,6 +279,9 @@ impl Engine {
         if matches!(&end, End::Examined(found) if found.counted.is_some()) && !self.desk().is_counted(&path) {
             // before it may be taken
             self.burst_grows(1);
+        }
+        if end == End::Progress && self.desk().is_fresh(&path) {
+            self.arrivals.fetch_add(1, SeqCst);
         }
         let parked = self.desk().ended(&path, end);
         Report { path, outcome: if parked { Outcome::Waits(PARKED.into()) } else { outcome } }
@@ -342,7 +353,7 @@ impl Engine {
         }
         let plan = self.plan(&known);
         let counted =
-            takes_away(plan.action) && plan.action != Action::Forget && matches!(self.going(&known), Ok(Going::Counts(_)) | Err(_));
+            takes_away(plan.action) && plan.action != Action::Forget && matches!(self.going(path, &known), Ok(Going::Counts(_)) | Err(_));
         let entry = if takes_away(plan.action) { known.base().entry } else { known.local.map(|l| l.entry).or(known.remote().entry) };
         let theirs = if plan.action == Action::Download { known.remote().entry } else { entry };
         Ok((plan.action != Action::Nothing).then_some(Preview { plan, counted, entry: theirs }))

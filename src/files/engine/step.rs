@@ -28,7 +28,7 @@ impl Engine {
         let found = match action {
             Action::Delete | Action::Trash => {
                 let token = token(path, &known);
-                let hash = match self.going(&known)? {
+                let hash = match self.going(path, &known)? {
                     Going::Free => None,
                     // about to come, or it has been tried in vain
                     Going::Renamed(_, to) if self.desk().is_due(&to) => None,
@@ -40,7 +40,11 @@ impl Engine {
             }
             Action::Upload => {
                 let fresh = known.local.and_then(|local| brings(&known, &local));
-                Examined { fresh, ..examined(Rank::Change, way) }
+                Examined { fresh: fresh.map(|hash| (hash, Way::Up)), ..examined(Rank::Change, way) }
+            }
+            Action::Download => {
+                let comes = known.remote().entry.filter(|new| !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new)));
+                Examined { fresh: comes.map(|new| (new.hash, Way::Down)), ..examined(Rank::Change, way) }
             }
             _ => examined(Rank::Change, way),
         };

@@ -118,3 +118,49 @@ fn a_rename_onto_an_existing_name_is_no_delete() {
     assert_eq!(renames_over(Mutant::None), (0, 0, 10));
     assert!(renames_over(Mutant::Engine(Rule::RenameOver)).0 > 0, "the simulation does not notice");
 }
+
+/// Five files are moved from one directory of a machine to another one; all with the same bytes, if `equal`. So many of them come
+/// there. What is held, and what is left of them.
+fn moves_between(mutant: Mutant, equal: bool, come: u64) -> (usize, usize) {
+    let s = pair(mutant);
+    let content = |n: u64| if equal { 10 } else { 10 + n };
+    (0..5).for_each(|n| s.write(0, &format!("a{n}"), content(n)));
+    s.sync(0);
+    s.sync(1);
+    let neighbours = Arc::default();
+    (0..2).for_each(|i| s.run.engine(i).join(&neighbours, &format!("directory {i}")));
+    for n in 0..5 {
+        s.remove(0, &format!("a{n}"));
+        if n < come {
+            s.write(1, &format!("b{n}"), content(n));
+            let now = s.run.engine(1).env().ambient.now();
+            let age = Duration::from_secs(if mutant == Mutant::None { 3500 } else { 0 });
+            let ctime = crate::clock::millis(now - age) * 1_000_000 + n;
+            s.world().clients[1].fs.get_mut(&format!("b{n}")).expect("it was written").ctime = ctime;
+        }
+    }
+    // the deletes are seen first
+    s.sync(0);
+    s.passes(QUIET.after_more);
+    s.sync(0);
+    s.sync(1);
+    s.run.engine(0).wake(true);
+    s.passes(QUIET.after_more);
+    s.sync(0);
+    rules::without(None);
+    assert!((0..come).all(|n| s.hub(&format!("b{n}")) == content(n)));
+    (s.run.engine(0).held(), s.left())
+}
+
+#[test]
+fn a_move_to_another_directory_is_no_delete() {
+    assert_eq!(moves_between(Mutant::None, false, 5), (0, 1));
+    assert_eq!(moves_between(Mutant::None, true, 5), (0, 1));
+    assert_eq!(moves_between(Mutant::Engine(Rule::MovesBetween), false, 5), (5, 6), "the simulation does not notice");
+}
+
+#[test]
+fn each_file_that_came_is_the_move_of_one() {
+    assert_eq!(moves_between(Mutant::None, true, 1), (4, 5));
+    assert_eq!(moves_between(Mutant::Engine(Rule::OneMoveEach), true, 1), (0, 1), "the simulation does not notice");
+}

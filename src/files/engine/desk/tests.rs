@@ -4,7 +4,7 @@ use super::*;
 
 fn examined(rank: Rank, fresh: Option<Hash>, path: Option<&str>) -> End {
     let counted = path.map(|path| (Token { path: path.into(), base: 1, remote: 1 }, Hash::of(path.as_bytes())));
-    End::Examined(Examined { rank, way: Way::Up, fresh, counted })
+    End::Examined(Examined { rank, way: Way::Up, fresh: fresh.map(|hash| (hash, Way::Up)), counted })
 }
 
 /// The next piece, as `e path` or `c path`.
