@@ -106,6 +106,7 @@ pub struct Desk {
     busy: BTreeSet<String>,
     /// With the revisions of base and hub, and the hash of what goes.
     deletes: BTreeMap<Arc<str>, (u64, u64, Hash)>,
+    deleted: BTreeSet<(Hash, Arc<str>)>,
     fresh: BTreeSet<(Hash, Way, Arc<str>)>,
     next_seq: u64,
     held: usize,
@@ -172,11 +173,26 @@ impl Desk {
 
     fn count_delete(&mut self, path: &str, delete: Option<(u64, u64, Hash)>) {
         match delete {
-            Some(delete) => drop(self.deletes.insert(path.into(), delete)),
-            None if self.deletes.remove(path).is_none() => return,
+            Some(delete) => {
+                self.uncount(path);
+                self.deleted.insert((delete.2, path.into()));
+                self.deletes.insert(path.into(), delete);
+            }
+            None if !self.uncount(path) => return,
             None => {}
         }
         self.single.set(None);
+    }
+
+    fn uncount(&mut self, path: &str) -> bool {
+        let was = self.deletes.remove(path);
+        was.is_some_and(|(.., hash)| self.deleted.remove(&(hash, path.into())))
+    }
+
+    /// Some of the deletes that take away these bytes.
+    pub fn deleted(&self, hash: &Hash, most: usize) -> Vec<String> {
+        let same = self.deleted.range((*hash, Arc::from(""))..).take_while(|(h, _)| h == hash);
+        same.take(most).map(|(_, path)| path.to_string()).collect()
     }
 
     /// Gives out the next piece of work. `deletes`: whether they may go at all now. `way`: only what goes that way, and looks.

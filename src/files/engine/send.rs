@@ -173,9 +173,14 @@ impl Engine {
         }
         // what is above this name is a directory by now, what is below cannot have been
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
-        for old in self.env.state.with_hash(&local.entry.hash, CANDIDATES)?.into_iter().filter(apart) {
+        // of many equal files most have not gone
+        let gone = self.desk().deleted(&local.entry.hash, CANDIDATES);
+        let equal = self.env.state.with_hash(&local.entry.hash, CANDIDATES)?;
+        let mut is_busy = false;
+        for old in gone.into_iter().chain(equal).filter(apart) {
             if !self.desk().claim(&old) {
-                return Err(Stop::Again("the name that it had before is being worked on"));
+                is_busy = true;
+                continue;
             }
             match self.was_renamed(&old, local) {
                 Ok(Some(rev)) => return Ok(Some(From { path: old, rev })),
@@ -186,7 +191,7 @@ impl Engine {
                 }
             }
         }
-        Ok(None)
+        if is_busy { Err(Stop::Again("the name that it had before is being worked on")) } else { Ok(None) }
     }
 
     /// The revision of `old` if it is in step but for having gone from here, and had these bytes.

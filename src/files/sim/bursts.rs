@@ -164,3 +164,23 @@ fn each_file_that_came_is_the_move_of_one() {
     assert_eq!(moves_between(Mutant::None, true, 1), (4, 5));
     assert_eq!(moves_between(Mutant::Engine(Rule::OneMoveEach), true, 1), (0, 1), "the simulation does not notice");
 }
+
+/// Empty files, say: once some have been renamed, their new names have the same bytes too.
+#[test]
+fn many_equal_files_may_be_renamed() {
+    let s = pair(Mutant::None);
+    (0..60).for_each(|n| s.write(0, &format!("e{n}"), 99));
+    s.sync(0);
+    s.sync(1);
+    for n in 0..60 {
+        s.remove(0, &format!("e{n}"));
+        s.write(0, &format!("b{n}"), 99);
+    }
+    for _ in 0..3 {
+        s.sync(0);
+        s.passes(QUIET.after_more);
+        s.sync(1);
+    }
+    assert_eq!((s.run.engine(0).held(), s.run.engine(1).held()), (0, 0));
+    assert!((0..60).all(|n| s.hub(&format!("e{n}")) == 0 && s.hub(&format!("b{n}")) == 99 && s.here(1, &format!("b{n}")) == 99));
+}
