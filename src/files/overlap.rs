@@ -3,6 +3,9 @@
 //! Paths say little: links and bind mounts give a directory several names. So directories are compared by their place in their
 //! filesystem, and others' directories are found by their markers. It changes nothing.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +55,11 @@ impl Mounts {
         Mounts(text.lines().filter_map(mount).collect())
     }
 
+    /// Where something is mounted below a directory.
+    fn below(&self, dir: &Path) -> BTreeSet<PathBuf> {
+        self.0.iter().map(|mount| &mount.at).filter(|at| *at != dir && at.starts_with(dir)).cloned().collect()
+    }
+
     /// Filesystem and place in it. The last of several mounts at one place is the one that shows.
     fn place(&self, path: &Path) -> Option<(&str, PathBuf)> {
         let depth = |m: &&Mount| m.at.components().count();
@@ -93,6 +101,32 @@ impl Mounts {
             }
         }
         Ok(())
+    }
+}
+
+/// Tells when something is mounted below a directory, or unmounted.
+pub struct Mounting {
+    /// `None`: this system does not tell.
+    file: Option<File>,
+    dir: PathBuf,
+    below: BTreeSet<PathBuf>,
+}
+
+impl Mounting {
+    pub fn watch(dir: &Path) -> Mounting {
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+        Mounting { file: File::open("/proc/self/mountinfo").ok(), below: Mounts::read().below(&dir), dir }
+    }
+
+    /// Ready, with an error, when a mount of this machine has changed (proc_pid_mounts(5)).
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether that was below the directory.
+    pub fn has_changed(&mut self) -> bool {
+        let now = Mounts::read().below(&self.dir);
+        now != std::mem::replace(&mut self.below, now.clone())
     }
 }
 

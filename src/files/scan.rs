@@ -85,7 +85,7 @@ impl Walk<'_> {
                 // removed meanwhile, or never a directory
                 Ok(Err(e)) if root::absent(&e) => {}
                 Ok(Err(e)) if root::is(&e, &[Errno::ACCESS, Errno::PERM, Errno::XDEV, Errno::IO, Errno::NAMETOOLONG]) => {
-                    let why = if root::is(&e, &[Errno::XDEV]) { "another filesystem is mounted there".into() } else { plain(&e) };
+                    let why = if root::is(&e, &[Errno::XDEV]) { root::MOUNTED.into() } else { plain(&e) };
                     self.skipped.unknown.add(|| format!("{}: {why}", show(&dir)));
                     self.going = (self.visit)(Found::Unknown { path: &dir, why: &why })?;
                 }

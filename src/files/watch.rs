@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::debounce::{Debounce, Happened, Hint};
 use super::engine::env::{Called, Fault};
 use super::ignore;
+use super::overlap::Mounting;
 use super::scan::{self, Found};
 use super::tree::DiskTree;
 use crate::clock;
@@ -90,7 +91,7 @@ impl Watch<'_> {
             if said.insert(why.clone()) {
                 log::warn!("cannot watch {path}: {why}; looking at all of it every {} s instead", self.unwatched_pause().as_secs());
             }
-            if !send(hints, Hint::Tree(String::new()), wake)? || readable(wake, None, Some(self.unwatched_pause()))?.0 {
+            if !send(hints, Hint::Tree(String::new()), wake)? || ready(wake, None, None, Some(self.unwatched_pause()))?[0] {
                 return Ok(());
             }
         }
@@ -123,6 +124,7 @@ struct Running<'a> {
     hints: &'a Sender<Hint>,
     said: &'a mut BTreeSet<String>,
     inotify: Inotify,
+    mounts: Mounting,
     dirs: HashMap<WatchDescriptor, String>,
     watches: BTreeMap<String, WatchDescriptor>,
     /// Directories that could not be watched, with all below them.
@@ -148,6 +150,7 @@ impl<'a> Running<'a> {
             hints,
             said,
             inotify: Inotify::init()?,
+            mounts: Mounting::watch(watch.tree.root().path()),
             dirs: HashMap::new(),
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
@@ -172,9 +175,14 @@ impl<'a> Running<'a> {
         }
         let mut buffer = [0; 16 * 1024];
         loop {
-            let (stop, events) = readable(self.wake, Some(self.inotify.as_fd()), Some(self.pause())).map_err(other)?;
+            let [stop, events, mounts] =
+                ready(self.wake, Some(self.inotify.as_fd()), self.mounts.fd(), Some(self.pause())).map_err(other)?;
             if stop {
                 return Ok(Ended::Stopped);
+            }
+            if mounts && self.mounts.has_changed() {
+                // no event tells what is hidden now, or seen again
+                return Ok(Ended::Lost(None));
             }
             let mut found = Vec::new();
             if events {
@@ -302,6 +310,9 @@ impl<'a> Running<'a> {
     fn add(&mut self, dir: &str) -> std::io::Result<()> {
         let mask = WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ATTRIB;
         let mask = mask | WatchMask::MOVED_FROM | WatchMask::MOVED_TO | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
+        if !dir.is_empty() && self.watch.tree.root().is_mounted(dir) {
+            return Ok(());
+        }
         // the root may be reached over links
         let mask = if dir.is_empty() { mask } else { mask | WatchMask::DONT_FOLLOW };
         match self.inotify.watches().add(self.absolute(dir), mask) {
@@ -435,22 +446,25 @@ fn send(hints: &Sender<Hint>, mut hint: Hint, wake: BorrowedFd<'_>) -> Result<bo
             Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
             Err(SendTimeoutError::Timeout(hint)) => hint,
         };
-        if readable(wake, None, Some(Duration::ZERO))?.0 {
+        if ready(wake, None, None, Some(Duration::ZERO))?[0] {
             return Ok(false);
         }
     }
 }
 
-/// Waits until one of two descriptors can be read, or a time has passed; which of them can.
-fn readable(first: BorrowedFd<'_>, second: Option<BorrowedFd<'_>>, time: Option<Duration>) -> Result<(bool, bool)> {
+/// Waits until the first or second descriptor can be read, the third one has news, or a time has passed; which of them.
+fn ready(first: BorrowedFd<'_>, second: Option<BorrowedFd<'_>>, news: Option<BorrowedFd<'_>>, time: Option<Duration>) -> Result<[bool; 3]> {
     // a rounded-up millisecond, so that what is due then is due
     let time = time.map(|t| t.saturating_add(Duration::from_millis(1)));
     let time = time.map(|t| Timespec { tv_sec: t.as_secs().min(86_400) as _, tv_nsec: t.subsec_nanos() as _ });
-    let mut fds: Vec<PollFd<'_>> =
-        [Some(first), second].into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let wanted = [(Some(first), PollFlags::IN), (second, PollFlags::IN), (news, PollFlags::PRI)];
+    let mut fds: Vec<_> = wanted.iter().filter_map(|(fd, flags)| fd.map(|fd| PollFd::from_borrowed_fd(fd, *flags))).collect();
     match poll(&mut fds, time.as_ref()) {
-        Ok(_) => Ok((!fds[0].revents().is_empty(), fds.get(1).is_some_and(|fd| !fd.revents().is_empty()))),
-        Err(rustix::io::Errno::INTR) => Ok((false, false)),
+        Ok(_) => {
+            let mut polled = fds.iter().map(|fd| !fd.revents().is_empty());
+            Ok(wanted.map(|(fd, _)| fd.is_some() && polled.next().unwrap_or(false)))
+        }
+        Err(rustix::io::Errno::INTR) => Ok([false; 3]),
         Err(e) => Err(Error::io("wait for events", &e.into())),
     }
 }

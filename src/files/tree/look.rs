@@ -115,7 +115,8 @@ impl DiskTree {
         let (dir, name) = split(path);
         let found = self.root.through(dir).and_then(|parent| show_of(&self.root, dir, &parent, name, false));
         match found {
-            Ok(Some(shown)) if shown.what == What::Dir && shown.device != self.root.device() => Ok(Err(mounted())),
+            // an overlay gives its files other devices than its directories
+            Ok(Some(shown)) if shown.is_mounted || shown.what == What::Dir && shown.device != self.root.device() => Ok(Err(mounted())),
             Ok(Some(shown)) => Ok(Ok(shown)),
             Ok(None) => self.absent().map(Err),
             Err(e) if root::absent(&e) => self.absent().map(Err),
@@ -254,7 +255,7 @@ impl DiskTree {
 }
 
 fn mounted() -> Look {
-    Look::Unknown("another filesystem is mounted there".into())
+    Look::Unknown(root::MOUNTED.into())
 }
 
 fn unknown(path: &str, e: &io::Error) -> Called<Look> {

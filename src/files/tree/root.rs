@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 use super::names::{Folds, Names};
@@ -22,6 +22,8 @@ const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFO
 pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+/// Why what is below a mount point is left alone.
+pub const MOUNTED: &str = "another filesystem or directory is mounted there";
 /// A path through directories that are renamed meanwhile is resolved again so often (openat2(2), EAGAIN).
 const AGAIN: usize = 16;
 
@@ -44,6 +46,8 @@ pub struct Shown {
     pub device: u64,
     /// All bits but the type.
     pub permissions: u32,
+    /// Something is mounted over the name, as far as this system can tell.
+    pub is_mounted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +108,11 @@ impl Root {
         self.lists_all(dir).map(|()| found)
     }
 
+    /// Whether something is mounted at a directory, or above it.
+    pub fn is_mounted(&self, dir: &str) -> bool {
+        self.resolve(dir, THROUGH).is_err_and(|e| is(&e, &[Errno::XDEV]))
+    }
+
     /// By whatever name: see [`super::names`].
     pub(super) fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let place = if dir.is_empty() { "." } else { dir };
@@ -148,7 +157,8 @@ impl Root {
             }
             let flags = if rest.peek().is_none() { flags } else { THROUGH };
             at = rustix::fs::openat(&at, component, flags, Mode::empty())?;
-            if rustix::fs::fstat(&at)?.st_dev as u64 != self.device {
+            let is_mounted = statx(&at, "", AtFlags::EMPTY_PATH).is_ok_and(|shown| shown.is_mounted);
+            if is_mounted || rustix::fs::fstat(&at)?.st_dev as u64 != self.device {
                 return Err(Errno::XDEV.into());
             }
         }
@@ -198,11 +208,46 @@ pub fn split(path: &str) -> (&str, &str) {
 
 /// What a name shows; the name itself may be a link. `None`: nothing is there.
 pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<Shown>> {
-    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(shown(&stat))),
+    let found = match STATX.load(Relaxed) {
+        true => statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
+        false => Err(Errno::NOSYS),
+    };
+    let found = match found {
+        Err(Errno::NOSYS | Errno::PERM) => {
+            STATX.store(false, Relaxed);
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| shown(&stat))
+        }
+        other => other,
+    };
+    match found {
+        Ok(shown) => Ok(Some(shown)),
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Cleared by the first refusal: a kernel before 4.11, or a filter of system calls.
+static STATX: AtomicBool = AtomicBool::new(true);
+
+/// As `stat`, and whether something is mounted there: a bind mount of the same filesystem has the same device.
+fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<Shown> {
+    let found = rustix::fs::statx(dir, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS)?;
+    let nanos = |at: StatxTimestamp| at.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(at.tv_nsec));
+    let mode = u32::from(found.stx_mode);
+    let stamp = Stamp {
+        inode: found.stx_ino,
+        size: found.stx_size,
+        mtime: nanos(found.stx_mtime),
+        ctime: nanos(found.stx_ctime),
+        mode: mode & MODE,
+    };
+    Ok(Shown {
+        what: what(FileType::from_raw_mode(mode)),
+        stamp,
+        device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+        permissions: mode & 0o7777,
+        is_mounted: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+    })
 }
 
 /// The same of what is open.
@@ -214,12 +259,7 @@ pub fn show_open(file: impl AsFd) -> io::Result<Shown> {
 #[allow(clippy::unnecessary_cast)]
 fn shown(stat: &Stat) -> Shown {
     let nanos = |seconds: i64, part: u64| seconds.saturating_mul(1_000_000_000).saturating_add(part as i64);
-    let what = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => What::File,
-        FileType::Directory => What::Dir,
-        FileType::Symlink => What::Link,
-        _ => What::Special,
-    };
+    let what = what(FileType::from_raw_mode(stat.st_mode));
     let mode = stat.st_mode as u32;
     let stamp = Stamp {
         inode: stat.st_ino as u64,
@@ -228,7 +268,16 @@ fn shown(stat: &Stat) -> Shown {
         ctime: nanos(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
         mode: mode & MODE,
     };
-    Shown { what, stamp, device: stat.st_dev as u64, permissions: mode & 0o7777 }
+    Shown { what, stamp, device: stat.st_dev as u64, permissions: mode & 0o7777, is_mounted: false }
+}
+
+fn what(kind: FileType) -> What {
+    match kind {
+        FileType::RegularFile => What::File,
+        FileType::Directory => What::Dir,
+        FileType::Symlink => What::Link,
+        _ => What::Special,
+    }
 }
 
 /// Whether this is the very same, unchanged: what is unknown is never that.

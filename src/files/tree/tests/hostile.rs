@@ -40,6 +40,35 @@ fn links_are_staged_as_links_and_never_followed() {
     assert_eq!(fs::read_dir(w.outside()).unwrap().count(), 1);
 }
 
+/// A bind mount of the same filesystem has the same device.
+#[test]
+fn nothing_is_entered_that_is_mounted_below() {
+    let w = world();
+    fs::create_dir(w.outside()).unwrap();
+    fs::write(w.outside().join("a"), "secret").unwrap();
+    w.write("d/a", "mine");
+    let run = |command: &str, args: &[&std::path::Path]| {
+        let done = std::process::Command::new(command).args(args).stderr(std::process::Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    if !run("mount", &["--bind".as_ref(), &w.outside(), &w.at("d")]) {
+        assert!(std::env::var_os("CI").is_none(), "cannot mount");
+        println!("SKIPPED: only root can mount something");
+        return;
+    }
+    let looks = [true, false].map(|openat2| {
+        if !openat2 {
+            w.tree.root().without_openat2();
+        }
+        ["d", "d/a"].map(|path| w.tree.look(path, None))
+    });
+    assert!(run("umount", &["-l".as_ref(), &w.at("d")]));
+    for look in looks.into_iter().flatten() {
+        assert_eq!(look, Ok(Look::Unknown(root::MOUNTED.into())));
+    }
+    assert!(matches!(w.tree.look("d/a", None), Ok(Look::Here(_))));
+}
+
 /// Somebody turns the directory into a link while we work in it.
 #[test]
 fn a_directory_that_becomes_a_link_leads_nowhere() {
