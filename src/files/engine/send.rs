@@ -14,6 +14,9 @@ use super::{Engine, Known, Step, Stop};
 /// Candidates that are looked at for one that was renamed, or has the same bytes.
 pub(super) const CANDIDATES: usize = 16;
 
+/// Files with the same bytes that are asked whether they are gone.
+const MAX_EQUAL_FILES: usize = 1000;
+
 /// What is to be sent, with what it needs besides the request.
 pub(super) struct Parcel<'a> {
     pub path: String,
@@ -175,9 +178,13 @@ impl Engine {
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
         // of many equal files most have not gone
         let gone = self.desk().deleted(&local.entry.hash, CANDIDATES);
-        let equal = self.env.state.with_hash(&local.entry.hash, CANDIDATES)?;
+        let equal = self.env.state.with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
         let mut is_busy = false;
         for old in gone.into_iter().chain(equal).filter(apart) {
+            // what is wrong with it is told where it is due
+            if !matches!(self.env.tree.stamp(&old), Ok(None)) {
+                continue;
+            }
             if !self.desk().claim(&old) {
                 is_busy = true;
                 continue;
