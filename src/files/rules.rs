@@ -69,6 +69,8 @@ pub enum Rule {
     MovesBetween,
     /// But each file that came there is the move of one file only.
     OneMoveEach,
+    /// What the disk takes for another name is renamed to that only if the hub has nothing under its own.
+    TwinKeepsItsName,
 }
 
 #[cfg(not(test))]

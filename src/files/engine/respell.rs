@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Kind};
 use crate::files::plan::{BaseRow, Stamp};
+use crate::files::rules::{Rule, holds};
 
 use super::env::{Fault, Moved, Rows, Twin, Write};
 use super::{CHUNK, Engine, Known, Step, Stop};
@@ -30,7 +31,7 @@ impl Engine {
             // its delete may still be on its way
             return Err(Stop::Again("its old name may still be deleted on the hub"));
         }
-        if found.live || !found.in_base {
+        if found.live && holds(Rule::TwinKeepsItsName) || !found.in_base {
             return Err(refused(twin, there));
         }
         if !self.desk().claim(there) {

@@ -7,7 +7,8 @@
 //! * I4 every live record has its bytes;
 //! * I5 a mode or a time that one user set and nobody else touched stays, and is the same everywhere;
 //! * I6 equals do not conflict; I7 deletes that nobody approved stay within the limit in every window; I8 where only one
-//!   machine has a user, nothing there is touched: these are seen while it happens.
+//!   machine has a user, nothing there is touched: these are seen while it happens;
+//! * I9 what a disk cannot have beside the rest is named there, and all else is as on the hub.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +48,10 @@ impl World {
         let live: BTreeMap<&String, Entry> = self.hub.rows.iter().filter_map(|(p, r)| Some((p, r.entry?))).collect();
         let waits: Vec<BTreeSet<String>> = self.clients.iter().map(|c| self.waits(c)).collect();
         for (i, c) in self.clients.iter().enumerate() {
-            self.in_step(i, c, &waits[i], &live, &mut wrongs);
+            let cannot = c.cannot(&live);
+            let could: BTreeMap<&String, Entry> = live.iter().filter(|(p, _)| !cannot.contains(**p)).map(|(p, e)| (*p, *e)).collect();
+            self.in_step(i, c, &waits[i], &could, &mut wrongs);
+            wrongs.extend(cannot.difference(&c.refused).map(|path| format!("I9 c{i} {path} cannot be here, and is not named")));
         }
         self.nothing_lost(&live, &waits, &mut wrongs);
         for (path, entry) in &live {
@@ -86,13 +90,15 @@ impl World {
         let held = self.clients.iter().zip(waits).flat_map(|(c, w)| c.tree().filter(|(p, _)| w.contains(*p)).map(|(_, n)| n.content));
         let alive: BTreeSet<u64> = live.values().map(|e| Node::content_of(&e.hash)).chain(held).collect();
         let trash = self.clients.iter().flat_map(|c| c.fs.iter().filter(|(p, _)| p.starts_with(".mesync/")).map(|(_, n)| n.content));
-        let versions = self.hub.old.values().flatten().map(|e| Node::content_of(&e.hash));
-        let spare: BTreeSet<u64> = trash.chain(versions).collect();
+        let versions: BTreeSet<u64> = self.hub.old.values().flatten().map(|e| Node::content_of(&e.hash)).collect();
+        let spare: BTreeSet<u64> = trash.chain(versions.iter().copied()).collect();
         for (path, content) in &self.puts {
-            let wanted_gone = self.gone.get(&(stem(path), *content)).is_some_and(|who| !who.is_empty());
+            let wanted_gone = self.gone.get(&(self.meant(path), *content)).is_some_and(|who| !who.is_empty());
             let overwritten = self.hub.overwrote.contains(&Node::hash_of(*content)) && spare.contains(content);
-            // deleted, put back when the hub did not know of that any more, and replaced by what came after the delete
-            let again = self.config.restores() && spare.contains(content) && self.again.contains(&(path.clone(), *content));
+            // deleted, and put back when the hub did not know of the delete any more: nothing tells that from what was never deleted,
+            // so what came after the delete takes its place, as it did before
+            let here = (path.clone(), *content);
+            let again = self.forgotten.contains(&here) && self.again.contains(&here) && versions.contains(content);
             if !alive.contains(content) && !wanted_gone && !overwritten && !again {
                 let how = if spare.contains(content) { "aside" } else { "lost" };
                 wrongs.push(format!("I2 {how} {path} {content}"));

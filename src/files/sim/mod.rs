@@ -12,6 +12,7 @@ mod bursts;
 mod check;
 mod histories;
 mod hub;
+mod names;
 mod scenes;
 mod side;
 mod state;
@@ -26,6 +27,7 @@ use crate::files::rules::{self, Rule};
 
 use super::engine::env::{Answer, Change, Changes, Env};
 use super::engine::{Engine, Options, Outcome, Polled};
+use hub::Hub;
 use side::Side;
 use world::{Client, Node, Shared, World};
 
@@ -55,6 +57,8 @@ pub enum Config {
     Mapped,
     /// Calls on tree and state fail, and may have happened.
     Failing,
+    /// The disk of one client or two folds names, and refuses some.
+    Folding,
 }
 
 impl Config {
@@ -89,6 +93,8 @@ pub enum Broken {
     Clean,
     /// A stamp is believed where it cannot tell.
     Doubt,
+    /// A name is taken for there because `stat` answers for it.
+    Listed,
     /// What a listing has named is forgotten by a crash.
     SeenIsStored,
     KeepBase,
@@ -259,7 +265,7 @@ impl Run {
             match engine.work(None) {
                 None => return n,
                 Some(report) if matches!(report.outcome, Outcome::Fatal(_)) => return n,
-                Some(_) => {}
+                Some(report) => self.shared.lock().clients[i].reported(&report),
             }
         }
         pieces
@@ -336,6 +342,10 @@ fn restore(w: &mut World) {
             w.say(|| "hub backup".into());
         }
         Some(backup) => {
+            let content = |hub: &Hub, path: &String| hub.row(path).entry.map(|e| Node::content_of(&e.hash));
+            let came_back = backup.rows.keys().filter(|p| content(&backup, p) != content(&w.hub, p));
+            let forgotten: Vec<_> = came_back.filter_map(|p| Some((p.clone(), content(&backup, p)?))).collect();
+            w.forgotten.extend(forgotten);
             match w.config {
                 Config::SetBack => {
                     let started = w.chance() < 0.7;

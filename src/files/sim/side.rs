@@ -35,6 +35,10 @@ pub fn no_space() -> Fault {
     Fault::NoSpace(Error::new(Kind::Busy, "a sync failed"))
 }
 
+fn refused() -> Fault {
+    Fault::Refused(Error::new(Kind::Failed, "this disk has no such names"))
+}
+
 fn later(what: &str) -> Fault {
     Fault::Later(Error::new(Kind::Unreachable, what))
 }
@@ -227,6 +231,9 @@ impl Transfer for Side {
             Source::Hub => hub.contains(&entry.hash).then_some(entry.hash),
         });
         let Some(hash) = found.or(entry.is_dir().then_some(entry.hash)) else { return Ok(None) };
+        if w.clients[self.i].refuses(path) {
+            return Err(refused());
+        }
         if !w.clients[self.i].make_parents(path) {
             return Ok(None);
         }
@@ -248,7 +255,8 @@ impl Tree for Side {
         let (cleans, doubts) = (w.broken != Some(Broken::Clean), w.broken != Some(Broken::Doubt));
         let c = &mut w.clients[self.i];
         let blind = c.blind;
-        let Some(node) = c.fs.get_mut(path) else { return Ok(Look::Absent) };
+        let at = c.at(path);
+        let Some(node) = c.fs.get_mut(at.as_ref()) else { return Ok(Look::Absent) };
         let (stamp, mut entry) = (node.stamp(), node.entry());
         match known.filter(|(s, k)| **s == stamp && k.kind == entry.kind && !(blind && doubts)) {
             Some((_, known)) => entry.hash = known.hash,
@@ -260,17 +268,17 @@ impl Tree for Side {
     fn holds(&self, path: &str, what: &Local) -> Called<bool> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
-        Ok(!c.blind || w.broken == Some(Broken::Doubt) || c.fs.get(path).is_some_and(|n| n.hash() == what.entry.hash))
+        Ok(!c.blind || w.broken == Some(Broken::Doubt) || c.fs.get(c.at(path).as_ref()).is_some_and(|n| n.hash() == what.entry.hash))
     }
 
     fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
-        let w = self.enter(Point::Read)?;
-        Ok(w.clients[self.i].fs.get(path).map(Node::stamp))
+        Ok(self.enter(Point::Read)?.clients[self.i].stamp(path))
     }
 
     fn is_empty(&self, dir: &str) -> Called<bool> {
         let w = self.enter(Point::Read)?;
-        Ok(w.clients[self.i].under(dir).is_empty())
+        let c = &w.clients[self.i];
+        Ok(c.under(&c.at(dir)).is_empty())
     }
 
     fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()> {
@@ -285,7 +293,7 @@ impl Tree for Side {
 
     fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         let over = over.map(|local| &local.stamp);
-        let checks = |w: &World| w.clients[self.i].fs.get(path).map(Node::stamp).as_ref() == over || w.broken == Some(Broken::Recheck);
+        let checks = |w: &World| w.clients[self.i].stamp(path).as_ref() == over || w.broken == Some(Broken::Recheck);
         if !checks(&*self.enter(Point::Read)?) {
             return Ok(Moved::Changed);
         }
@@ -295,6 +303,11 @@ impl Tree for Side {
         let no_replace = w.broken != Some(Broken::NoReplace);
         let (tick, i) = (w.fresh(), self.i);
         let c = &mut w.clients[i];
+        if c.refuses(path) {
+            return Err(refused());
+        }
+        // the kernel knows no listing
+        let path = &*c.real(path);
         if !c.make_parents(path) || c.fs.get(path).is_some_and(|n| n.is_dir() && !c.under(path).is_empty()) {
             return Ok(Moved::Taken);
         }
@@ -318,7 +331,7 @@ impl Tree for Side {
 
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
         let w = self.enter(Point::Read)?;
-        let checked = expected.is_none_or(|e| w.clients[self.i].fs.get(from).map(Node::stamp).as_ref() == Some(e));
+        let checked = expected.is_none_or(|e| w.clients[self.i].stamp(from).as_ref() == Some(e));
         if !checked && w.broken != Some(Broken::Recheck) {
             return Ok(Moved::Changed);
         }
@@ -327,9 +340,10 @@ impl Tree for Side {
         w.maps_meanwhile(self.i, from);
         let (tick, i) = (w.fresh(), self.i);
         let above_is_dir = parent(to).is_none_or(|up| to.starts_with(".mesync/") || w.clients[i].fs.get(up).is_some_and(Node::is_dir));
-        if w.clients[i].fs.contains_key(to) || !above_is_dir {
+        if w.clients[i].fs.contains_key(w.clients[i].real(to).as_ref()) || !above_is_dir {
             return Ok(Moved::Taken);
         }
+        let from = &*w.clients[i].at(from);
         if w.clients[i].fs.get(from).is_none_or(Node::is_dir) {
             return Ok(Moved::Changed);
         }
@@ -348,17 +362,24 @@ impl Tree for Side {
         self.leave(w, Moved::Done)
     }
 
-    fn twin(&self, _: &str) -> Called<Option<Twin>> {
-        Ok(None)
+    fn twin(&self, path: &str) -> Called<Option<Twin>> {
+        let w = self.enter(Point::Read)?;
+        let c = &w.clients[self.i];
+        if c.refuses(path) { Err(refused()) } else { Ok(c.twin(path).filter(|_| !c.believes_stat)) }
     }
 
-    fn respell(&self, _: &str, _: &str) -> Called<Moved> {
-        Ok(Moved::Changed)
+    fn respell(&self, there: &str, wanted: &str) -> Called<Moved> {
+        let mut w = self.enter(Point::Window)?;
+        let i = self.i;
+        let moved = w.clients[i].respell(there, wanted);
+        w.say(|| format!("c{i} respells {there} as {wanted}: {moved:?}"));
+        self.leave(w, moved)
     }
 
     fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
         let mut w = self.enter(Point::Window)?;
         let (tick, i) = (w.fresh(), self.i);
+        let path = &*w.clients[i].at(path);
         let Some(node) = w.clients[i].fs.get_mut(path).filter(|n| n.stamp() == *expected) else { return Ok(None) };
         (node.mode, node.ctime) = (mode, tick);
         node.mtime = mtime.filter(|_| node.kind == files::Kind::File).unwrap_or(node.mtime);
@@ -380,6 +401,7 @@ impl Tree for Side {
     fn remove_dir(&self, path: &str) -> Called<bool> {
         let mut w = self.enter(Point::Effect)?;
         let c = &mut w.clients[self.i];
+        let path = &*c.at(path);
         let inside = c.fs.range(format!("{path}/")..).next().is_some_and(|(p, _)| is_below(p, path));
         let gone = c.fs.get(path).is_some_and(Node::is_dir) && !inside;
         if gone {
@@ -410,10 +432,18 @@ impl Ambient for Side {
 }
 
 impl Client {
+    fn stamp(&self, path: &str) -> Option<Stamp> {
+        self.fs.get(self.at(path).as_ref()).map(Node::stamp)
+    }
+
     /// Makes the directories above; `false`: something else is in the way.
     pub fn make_parents(&mut self, path: &str) -> bool {
         let Some(up) = parent(path) else { return true };
-        match self.fs.get(up) {
+        // mkdir finds another spelling there already
+        if self.real(up) != up && !self.believes_stat {
+            return false;
+        }
+        match self.fs.get(self.real(up).as_ref()) {
             Some(node) => node.is_dir(),
             None => {
                 let made = self.make_parents(up);

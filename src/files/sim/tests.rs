@@ -73,6 +73,11 @@ fn failing() {
 }
 
 #[test]
+fn folding() {
+    check(Config::Folding);
+}
+
+#[test]
 fn mapped() {
     check(Config::Mapped);
 }
@@ -87,6 +92,8 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::World(Broken::Clean), Config::Mapped, 0),
     (Mutant::World(Broken::Doubt), Config::Mapped, 0),
     (Mutant::Engine(Rule::ReadWhatCameOut), Config::Mapped, 0),
+    (Mutant::World(Broken::Listed), Config::Folding, 0),
+    (Mutant::Engine(Rule::TwinKeepsItsName), Config::Folding, 0),
     (Mutant::World(Broken::List410), Config::Drop, 0),
     (Mutant::World(Broken::SeenIsStored), Config::Drop, 0),
     (Mutant::World(Broken::SameEpoch), Config::Restore, 0),

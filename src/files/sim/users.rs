@@ -3,8 +3,9 @@
 use crate::files::plan::{MODE, is_below, parent};
 use crate::wire::files::Kind;
 
+use super::Config;
+use super::names::{MOVED_TO, WRITTEN};
 use super::world::{Client, Node, World};
-use super::{Config, stem};
 
 impl World {
     fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
@@ -13,7 +14,7 @@ impl World {
         if !writes {
             self.messy.insert(path.into());
         }
-        self.gone.entry((stem(path), node.content)).or_default().insert(i);
+        self.gone.entry((self.meant(path), node.content)).or_default().insert((i, path.to_string()));
         Some(node)
     }
 
@@ -23,7 +24,7 @@ impl World {
         let here = (path.to_string(), content);
         self.puts.insert(here.clone());
         self.killed.entry(here.clone()).or_default().remove(&i);
-        self.gone.entry((stem(path), content)).or_default().remove(&i);
+        self.gone.entry((self.meant(path), content)).or_default().retain(|(who, _)| *who != i);
         if self.clients[i].legacy {
             self.hub.overwrote.remove(&Node::hash_of(content));
         }
@@ -31,6 +32,16 @@ impl World {
             self.again.insert(here);
             self.messy.insert(path.into());
         }
+    }
+
+    /// Takes back one removal. A conflict copy with the same content that the user has removed as well stays removed, and it may
+    /// be all that the hub has of this.
+    fn put_back(&mut self, i: usize, path: &str, node: Node) {
+        let key = (self.meant(path), node.content);
+        let elsewhere = |(who, name): &&(usize, String)| *who == i && name != path;
+        let others: Vec<(usize, String)> = self.gone.get(&key).into_iter().flatten().filter(elsewhere).cloned().collect();
+        self.put(i, path, node, true);
+        self.gone.entry(key).or_default().extend(others);
     }
 
     fn node(&mut self, kind: Kind, content: u64, mode: u32, mtime: Option<i64>) -> Node {
@@ -55,6 +66,7 @@ impl World {
                 self.clients[i].undo = Some((had, node));
             }
             (0.16..0.36, Some(had)) if self.config == Config::Mapped => self.user_maps(i, &had),
+            (0.16..0.23, _) if self.config == Config::Folding => self.user_respells(i),
             (0.16..0.18, Some(_)) if self.config == Config::Guard => self.user_removes_all(i, &files),
             (0.16..0.23, Some(had)) if !legacy => self.user_chmod(i, &had),
             (0.23..0.26, Some(had)) if !legacy => self.user_touches(i, &had),
@@ -127,75 +139,92 @@ impl World {
         }
     }
 
-    /// `d` is something else than a directory here.
-    fn d_is_file(&self, i: usize) -> bool {
-        self.clients[i].fs.get("d").is_some_and(|n| !n.is_dir())
+    /// Something else than a directory is above a path.
+    fn is_blocked(&self, i: usize, path: &str) -> bool {
+        let c = &self.clients[i];
+        parent(path).is_some_and(|up| c.fs.get(c.real(up).as_ref()).is_some_and(|n| !n.is_dir()))
     }
 
     fn user_moves(&mut self, i: usize, from: &str) {
-        let to = self.pick(&["a", "b", "e", "d/x", "d/z"]).expect("there are five");
+        let names: &[&str] = if self.config == Config::Folding { &MOVED_TO } else { &["a", "b", "e", "d/x", "d/z"] };
+        let to = self.pick(names).expect("there are some");
+        let to = &*self.clients[i].real(to);
         let over = self.clients[i].fs.get(to).map(|n| self.config == Config::Guard && !n.is_dir() && to != from);
-        if over == Some(false) || parent(to).is_some() && self.d_is_file(i) {
+        if over == Some(false) || self.is_blocked(i, to) {
             return;
         }
-        let mut node = self.kill(i, from, false).expect("it was listed");
         if over.is_some() {
             self.kill(i, to, true);
         }
+        let content = self.renamed(i, from, to);
+        self.say(|| format!("c{i} mv {from} {to} {content}"));
+    }
+
+    /// What a file was under its old name, it is under the new one.
+    pub fn renamed(&mut self, i: usize, from: &str, to: &str) -> u64 {
+        let mut node = self.kill(i, from, false).expect("it was listed");
         self.make_parent(i, to);
         node.ctime = self.fresh();
         let (content, again) = (node.content, self.puts.contains(&(to.to_string(), node.content)));
         self.put(i, to, node, again);
         self.messy.insert(to.into());
-        self.say(|| format!("c{i} mv {from} {to} {content}"));
+        content
     }
 
     fn user_changes_directory(&mut self, i: usize) {
         let dir = self.node(Kind::Dir, 0, 0, None);
-        if self.clients[i].fs.contains_key("d") {
-            let was_file = self.d_is_file(i);
-            for below in self.clients[i].under("d") {
+        let d = if self.config == Config::Folding && self.chance() < 0.5 { "D" } else { "d" };
+        let d = &*self.clients[i].real(d);
+        if let Some(node) = self.clients[i].fs.get(d) {
+            let was_file = !node.is_dir();
+            for below in self.clients[i].under(d) {
                 self.kill(i, &below, false);
             }
             // what is ours goes with the directory
-            let inside: Vec<String> = self.clients[i].fs.keys().filter(|p| is_below(p, "d")).cloned().collect();
+            let inside: Vec<String> = self.clients[i].fs.keys().filter(|p| is_below(p, d)).cloned().collect();
             if was_file {
-                self.say(|| format!("c{i} d: file to directory"));
-                self.kill(i, "d", false);
-                self.clients[i].fs.insert("d".into(), dir);
+                self.say(|| format!("c{i} {d}: file to directory"));
+                self.kill(i, d, false);
+                self.clients[i].fs.insert(d.into(), dir);
                 return;
             }
             if !inside.is_empty() {
                 return;
             }
-            self.clients[i].fs.remove("d");
-            self.say(|| format!("c{i} rm -r d"));
+            self.clients[i].fs.remove(d);
+            self.say(|| format!("c{i} rm -r {d}"));
             if self.chance() < 0.6 {
                 let content = self.fresh();
                 let node = self.node(Kind::File, content, 0, None);
-                self.put(i, "d", node, false);
-                self.say(|| format!("c{i} writes d {content}"));
+                self.put(i, d, node, false);
+                self.say(|| format!("c{i} writes {d} {content}"));
             }
             return;
         }
-        self.clients[i].fs.insert("d".into(), dir);
-        self.say(|| format!("c{i} mkdir d"));
+        self.clients[i].fs.insert(d.into(), dir);
+        self.say(|| format!("c{i} mkdir {d}"));
     }
 
     fn user_writes(&mut self, i: usize, x: f64, legacy: bool, files: &[String]) {
-        let names: Vec<String> = ["a", "b", "d/x", "d/y"].iter().take(if legacy { 2 } else { 4 }).map(|n| n.to_string()).collect();
+        let names: &[&str] = if self.config == Config::Folding { &WRITTEN } else { &["a", "b", "d/x", "d/y"] };
+        let names: Vec<String> = names.iter().take(if legacy { 2 } else { names.len() }).map(|n| n.to_string()).collect();
         let path = self.pick(&[&names[..], files].concat()).expect("there are some");
-        let undo = self.clients[i].undo.clone().filter(|(p, _)| !self.clients[i].fs.contains_key(p));
-        if let Some((path, mut node)) = undo.filter(|(p, _)| x < 0.47 && !(parent(p).is_some() && self.d_is_file(i))) {
+        let path = self.clients[i].real(&path).into_owned();
+        if self.clients[i].refuses(&path) {
+            return;
+        }
+        let undo = self.clients[i].undo.clone().map(|(p, node)| (self.clients[i].real(&p).into_owned(), node));
+        let undo = undo.filter(|(p, _)| !self.clients[i].fs.contains_key(p));
+        if let Some((path, mut node)) = undo.filter(|(p, _)| x < 0.47 && !self.is_blocked(i, p)) {
             self.make_parent(i, &path);
             (node.ino, node.ctime) = (self.fresh(), self.fresh());
             let content = node.content;
-            self.put(i, &path, node, true);
+            self.put_back(i, &path, node);
             self.clients[i].queue.push(path.clone());
             self.say(|| format!("c{i} puts {path} {content} back"));
             return;
         }
-        if parent(&path).is_some() && self.d_is_file(i) || self.clients[i].fs.get(&path).is_some_and(Node::is_dir) {
+        if self.is_blocked(i, &path) || self.clients[i].fs.get(&path).is_some_and(Node::is_dir) {
             return;
         }
         let (mut content, mut mtime, mut again) = (self.fresh(), None, false);

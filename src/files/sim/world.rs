@@ -67,6 +67,11 @@ pub struct Client {
     pub legacy: bool,
     /// Its filesystem never shows what is written through a mapping.
     pub blind: bool,
+    /// Its filesystem folds names, see [`super::names`].
+    pub folds: bool,
+    pub believes_stat: bool,
+    /// What `status` would name as refused.
+    pub refused: BTreeSet<String>,
     /// All names, temporary ones and the trash included.
     pub fs: BTreeMap<String, Node>,
     pub rows: BTreeMap<String, Rows>,
@@ -175,7 +180,10 @@ pub struct World {
     // what users did, see `check`
     pub puts: BTreeSet<(String, u64)>,
     pub killed: BTreeMap<(String, u64), BTreeSet<usize>>,
-    pub gone: BTreeMap<(String, u64), BTreeSet<usize>>,
+    /// Who has overwritten or removed what, and under which name.
+    pub gone: BTreeMap<(String, u64), BTreeSet<(usize, String)>>,
+    /// What the hub had when it was set back, and did not have before that any more.
+    pub forgotten: BTreeSet<(String, u64)>,
     pub again: BTreeSet<(String, u64)>,
     pub modes: BTreeMap<u32, (String, u32)>,
     pub times: BTreeMap<i64, (String, i64)>,
@@ -190,6 +198,9 @@ impl World {
         let mut clients: Vec<Client> = (0..3).map(|_| Client::default()).collect();
         clients[0].legacy = config == Config::Legacy;
         clients[2].blind = config == Config::Mapped;
+        clients[2].folds = config == Config::Folding;
+        clients[1].folds = config == Config::Folding && seed.is_multiple_of(3);
+        clients.iter_mut().for_each(|c| c.believes_stat = broken == Some(Broken::Listed));
         World {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             config,
@@ -213,6 +224,7 @@ impl World {
             puts: BTreeSet::new(),
             killed: BTreeMap::new(),
             gone: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
             again: BTreeSet::new(),
             modes: BTreeMap::new(),
             times: BTreeMap::new(),
