@@ -80,7 +80,8 @@
 //!   stranger ([`files::moved`]).
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
 //!   wait for a person ([`files::guard`]), weighed together when their burst has ended, but moves between two directories of a client
-//!   are none ([`files::engine`], `neighbours`), a directory without its marker is not touched.
+//!   are none ([`files::engine`], `neighbours`), a directory without its marker is not touched,
+//!   nor another one to which its link leads by now ([`files::repointed`]).
 //!
 //! A server without revisions is put before the engine as one with them ([`files::remote::legacy`]), as well as that can be done.
 //!

@@ -118,3 +118,98 @@ fn a_file_that_is_mounted_over_another_one_does_not_travel() {
     settled(&hub.world, &[&alpha, &beta]);
     assert_eq!(alpha.text("file"), "edited");
 }
+
+/// A directory that is named by a link.
+fn linked(hub: &Hub) -> (Synced, PathBuf, PathBuf) {
+    let mut alpha = Synced::new(&hub.world, "alpha");
+    let (real, stranger) = (alpha.dir.with_extension("real"), other(&hub.world, "stranger"));
+    fs::rename(&alpha.dir, &real).unwrap();
+    lead(&alpha.dir, &real);
+    for n in 0..FILES {
+        alpha.put(format!("f{n:02}"), format!("content {n}"));
+    }
+    alpha.flags = vec!["-vv".into()];
+    (alpha, real, stranger)
+}
+
+fn lead(link: &Path, to: &Path) {
+    let new = link.with_extension("new");
+    std::os::unix::fs::symlink(to, &new).unwrap();
+    fs::rename(new, link).unwrap();
+}
+
+fn says(alpha: &Synced, what: &str) -> bool {
+    String::from_utf8_lossy(&alpha.machine.run(&["status"]).stdout).contains(what)
+}
+
+#[test]
+fn a_link_that_leads_to_another_directory_holds_it() {
+    let hub = Hub::start();
+    let (mut alpha, real, stranger) = linked(&hub);
+    let mut beta = Synced::new(&hub.world, "beta");
+    alpha.start();
+    beta.start();
+    let all = || records(&hub).keys().filter(|path| path.starts_with('f')).count();
+    wait_for("all arrive", &hub.world, || beta.names().len() == FILES);
+    lead(&alpha.dir, &stranger);
+    wait_for("it is held", &hub.world, || says(&alpha, "does not lead to it any more"));
+    beta.put("f05", "edited");
+    wait_for("beta goes on", &hub.world, || records(&hub)["f05"]["size"] == 6);
+    assert_eq!((all(), fs::read_dir(&stranger).unwrap().count()), (FILES, 2));
+    lead(&alpha.dir, &real);
+    wait_for("it goes on", &hub.world, || alpha.text("f05") == "edited");
+    // the same over a restart: the other directory is asked about
+    alpha.stop();
+    lead(&alpha.dir, &stranger);
+    alpha.start();
+    wait_for("it is held", &hub.world, || says(&alpha, "leads to this directory now"));
+    beta.put("f06", "edited");
+    wait_for("beta goes on", &hub.world, || records(&hub)["f06"]["size"] == 6);
+    assert_eq!((all(), fs::read_dir(&stranger).unwrap().count(), beta.names().len()), (FILES, 2, FILES));
+    let (status, said) = (alpha.machine.run(&["sync", "-w", alpha.dir.to_str().unwrap()]).status.code(), alpha.told(&["--dry-run"]));
+    assert!(status != Some(0) && said.contains("leads to this directory now"), "{said}");
+    alpha.machine.ok(&["adopt", alpha.dir.to_str().unwrap()]);
+    wait_for("both are merged", &hub.world, || alpha.text("f06") == "edited" && beta.has("stranger"));
+    assert_eq!(fs::read_dir(&real).unwrap().count(), FILES + 1);
+}
+
+#[test]
+fn a_directory_that_was_moved_and_linked_is_the_same_one() {
+    let hub = Hub::start();
+    let (alpha, real, _) = linked(&hub);
+    alpha.pass();
+    let moved = real.with_extension("moved");
+    fs::rename(&real, &moved).unwrap();
+    lead(&alpha.dir, &moved);
+    let said = alpha.pass();
+    assert_eq!((&said["sent"], &said["received"], &said["conflicts"]), (&0.into(), &0.into(), &0.into()), "{said}");
+    assert_eq!(records(&hub).len(), FILES);
+}
+
+#[test]
+fn a_link_whose_target_is_not_utf_8_is_named_and_stops_nothing() {
+    use std::os::unix::ffi::OsStrExt;
+    let (hub, mut alpha, beta) = pair();
+    let target = Path::new(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    std::os::unix::fs::symlink(target, alpha.at("link")).unwrap();
+    // in place of a file that is synced, too
+    fs::remove_file(alpha.at("sub/f03")).unwrap();
+    std::os::unix::fs::symlink(target, alpha.at("sub/f03")).unwrap();
+    wait_for("both are named", &hub.world, || alpha.problems().matches("is not UTF-8").count() == 2);
+    alpha.stop();
+    alpha.start();
+    alpha.put("file", "goes on");
+    wait_for("the rest is synced", &hub.world, || beta.text("file") == "goes on");
+    wait_for("both are named again", &hub.world, || alpha.problems().matches("is not UTF-8").count() == 2);
+    assert!(!beta.has("link") && beta.text("sub/f03") == "content 3" && alpha.condition() == "stuck");
+    alpha.stop();
+    let said = alpha.told(&[]);
+    assert!(said.contains("cannot sync link") && said.contains("caf"), "{said}");
+    alpha.start();
+    for path in ["link", "sub/f03"] {
+        fs::remove_file(alpha.at(path)).unwrap();
+        std::os::unix::fs::symlink("café", alpha.at(path)).unwrap();
+    }
+    wait_for("both travel", &hub.world, || beta.has("link") && beta.at("sub/f03").is_symlink());
+    settled(&hub.world, &[&alpha, &beta]);
+}

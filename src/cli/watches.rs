@@ -28,10 +28,10 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
         let what = format!("cannot open the directory {}: {}", disk::show(dir), crate::error::plain(&e));
         return Err(Error::new(Kind::Settings, what).hint("a directory to keep in step must exist"));
     }
-    let path = real(&path);
+    let (named, path) = (path.clone(), real(&path));
     let known = settings.watches.iter().find(|watch| real(&watch.path) == path);
     let is_known = known.is_some();
-    let mut watch = known.cloned().unwrap_or_else(|| WatchSettings::new(path));
+    let mut watch = known.cloned().unwrap_or_else(|| WatchSettings { named, ..WatchSettings::new(path) });
     let mut set = |flag: &str, key: &str| -> Result<()> {
         let bad = |e| invocation.usage(format!("bad value for --{flag}: {e}"));
         invocation.value(flag)?.map_or(Ok(()), |value| watch.set(key, value).map_err(bad))

@@ -19,6 +19,8 @@ const MOST_PATTERNS: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchSettings {
     pub path: PathBuf,
+    /// As it was given: `path` may be without the links on the way.
+    pub named: PathBuf,
     /// Directory on the hub; "" is all of it.
     pub remote: String,
     pub mode: Mode,
@@ -66,7 +68,7 @@ const fn row(key: &'static str, default: &'static str, doc: &'static str, set: f
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting] = &[
     row("path", "", "the directory; must be set",
-        |s, v| path(v).map(|v| s.path = v)),
+        |s, v| path(v).map(|v| (s.path, s.named) = (v.clone(), v))),
     row("remote", "", "the directory on the hub that it is kept in step with; all of the hub if not set",
         |s, v| remote(v).map(|v| s.remote = v)),
     row("mode", "two-way", "which way changes go: two-way, send-only or receive-only",
@@ -112,6 +114,7 @@ impl WatchSettings {
     pub fn new(path: PathBuf) -> WatchSettings {
         let zero = Duration::ZERO;
         let mut settings = WatchSettings {
+            named: path.clone(),
             path,
             remote: String::new(),
             mode: Mode::default(),

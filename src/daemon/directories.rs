@@ -28,6 +28,7 @@ use crate::files::directory::{Directory, Opened, Place};
 use crate::files::engine::env::Called;
 use crate::files::engine::{Neighbours, Way};
 use crate::files::poke::Poke;
+use crate::files::repointed;
 use crate::files::status::{Condition, Files};
 use crate::files::trash;
 use crate::files::tree::marker;
@@ -44,6 +45,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Where something renamed was and where it is now are told one after the other, within so long.
 const FOLLOWS: Duration = Duration::from_millis(20);
 const FOLLOWS_MOST: Duration = Duration::from_secs(1);
+/// How often it is looked where a link leads by which a directory is named.
+const LINK: Duration = Duration::from_secs(5);
 /// How often the trash is looked through.
 const TRASH: Duration = Duration::from_secs(3600);
 
@@ -142,7 +145,8 @@ impl Supervisor {
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         let mut backoff = Backoff::new(REOPEN);
         while !self.shared.is_stopping() {
-            let opened = adopt(&files, &self.settings.path).and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
+            let opened = adopt(&files, &self.base_dir, &self.settings)
+                .and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
             let began = clock::monotonic();
             let kept = match opened {
                 Ok(Opened::Ready(directory)) => self.keep(&directory, &mut reporter),
@@ -232,6 +236,13 @@ impl Supervisor {
                 let _ = self.control.heard.try_send(());
             }
             let mut next = d.wake();
+            if d.tree.root().has_another_name() {
+                // no event tells that a link leads elsewhere
+                if let Err(fault) = d.tree.check() {
+                    return d.look_failed(fault);
+                }
+                next = next.min(LINK);
+            }
             if d.wants_look() {
                 let now = clock::monotonic();
                 if now >= next_look && hints.try_send(Hint::Tree(String::new())).is_ok() {
@@ -324,8 +335,9 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
 }
 
 /// Forgets what was in step, if a person has asked for that; not what another process is working with, which does so itself.
-pub fn adopt(files: &Files, dir: &Path) -> Result<()> {
-    if files.adoption() && marker::holder(dir).is_none() {
+pub fn adopt(files: &Files, base_dir: &Path, watch: &WatchSettings) -> Result<()> {
+    if files.adoption() && marker::holder(&watch.path).is_none() {
+        repointed::adopt(base_dir, watch);
         files.forget_state()?;
         files.answered("adopt");
     }

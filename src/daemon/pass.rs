@@ -87,7 +87,7 @@ pub fn open(
     let private = private(settings);
     let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private, neighbours };
     let files = Files::beside(place.state_file(watch));
-    adopt(&files, &watch.path)?;
+    adopt(&files, &settings.base_dir, watch)?;
     match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
         Opened::Ready(directory) => Ok((directory, files)),
         Opened::Held(why) => {

@@ -22,6 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Reporter {
     files: Files,
     last: Status,
+    named: String,
     held: Vec<Token>,
     /// When it was written last.
     said: Option<Instant>,
@@ -36,7 +37,7 @@ impl Reporter {
             mode: watch.mode.name().into(),
             ..Status::default()
         };
-        Reporter { files, last, held: Vec::new(), said: None }
+        Reporter { files, last, named: watch.named.to_string_lossy().into_owned(), held: Vec::new(), said: None }
     }
 
     pub fn files(&self) -> &Files {
@@ -98,6 +99,7 @@ impl Reporter {
         };
         let examples = |e: &Example| Examples { count: e.count, first: e.first.clone() };
         let status = Status {
+            named: Some(self.named.clone()),
             condition,
             problems,
             files: d.state.files().unwrap_or(0),

@@ -27,6 +27,7 @@ use super::remote::legacy::Legacy;
 use super::remote::link::Link;
 use super::remote::rows::Names;
 use super::remote::traffic::Traffic;
+use super::repointed;
 use super::state::{self, DiskState};
 use super::tree::{self, DiskTree};
 use crate::client::HubClient;
@@ -127,6 +128,9 @@ impl Directory {
     /// process keeps in step, `Unreachable` when it is not known yet what the server is.
     pub fn open(place: &Place<'_>, settings: &WatchSettings, hub: Arc<HubClient>, allow_deletes: bool) -> Result<Opened> {
         let file = place.state_file(settings);
+        if let Some(why) = repointed::check(place.base_dir, settings)? {
+            return Ok(Opened::Held(why));
+        }
         moved::take_over(place.base_dir, &file, settings, &hub)?;
         let state = Arc::new(DiskState::open_or_renew(&file)?);
         let known = state.marker().map_err(error)?;
@@ -136,6 +140,10 @@ impl Directory {
             tree::Opened::Held(why) => return Ok(Opened::Held(why)),
             tree::Opened::Ready(tree) => Arc::from(tree),
         };
+        tree.root().is_named(&settings.named);
+        if let Some(why) = tree.root().repointed() {
+            return Ok(Opened::Held(why));
+        }
         if let (None, Some(id)) = (known, tree.id()) {
             state.set_note("marker", &id.to_string()).map_err(error)?;
         }
@@ -153,6 +161,9 @@ impl Directory {
         };
         let known = state.marker().map_err(error)?;
         check_overlap(settings, known.is_none() && start == Start::Known)?;
+        if let Some(why) = repointed::check(place.base_dir, settings)?.filter(|_| start == Start::Known) {
+            return Ok(Opened::Held(why));
+        }
         match DiskTree::open_to_look(&settings.path, known, &settings.ignore, place.private)? {
             tree::Opened::Held(why) => Ok(Opened::Held(why)),
             tree::Opened::Ready(tree) => Directory::over(settings, Arc::new(state), Arc::from(tree), hub, false).map(Opened::Ready),

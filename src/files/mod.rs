@@ -57,6 +57,7 @@ pub mod overlap;
 pub mod plan;
 pub mod poke;
 pub mod remote;
+pub mod repointed;
 pub mod rules;
 pub mod scan;
 pub mod state;

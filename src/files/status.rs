@@ -53,6 +53,9 @@ pub struct Examples {
 pub struct Status {
     /// As text; what is not UTF-8 is replaced.
     pub dir: String,
+    /// The name by which it was opened; one with links on the way may lead elsewhere later.
+    #[serde(default)]
+    pub named: Option<String>,
     pub server: String,
     pub remote: String,
     pub mode: String,

@@ -43,6 +43,11 @@ impl Remote {
         }
         if entry.kind == files::Kind::Symlink {
             return match self.tree.read_link(&change.path) {
+                Ok(target) if std::str::from_utf8(&target).is_err() => {
+                    let shown = crate::disk::show(std::os::unix::ffi::OsStrExt::from_bytes(target.as_slice()));
+                    let error = Error::new(Kind::Refused, format!("cannot send the link {}: its target {shown} is not UTF-8", change.path));
+                    Err(Fault::Refused(error.hint("let it lead to a name in UTF-8, or ignore it")))
+                }
                 Ok(target) => self.send_small(change, entry, target),
                 Err(_) => Ok(Answer::Moved),
             };

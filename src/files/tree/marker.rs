@@ -40,6 +40,9 @@ pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
     if !root.is_in_place() {
         return Err("it was replaced, removed or unmounted".into());
     }
+    if let Some(why) = root.repointed() {
+        return Err(why);
+    }
     match read(root) {
         Ok(Some(found)) if found == id => Ok(()),
         Ok(Some(_)) => Err("it has the marker of another directory".into()),

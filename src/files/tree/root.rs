@@ -36,6 +36,8 @@ pub struct Root {
     /// Cleared by the first refusal: a kernel before 5.6, or a filter of system calls.
     openat2: AtomicBool,
     names: OnceLock<Names>,
+    /// The name by which a person knows it, with links on the way.
+    named: OnceLock<PathBuf>,
 }
 
 /// What stands under a name, as `stat` shows it.
@@ -68,7 +70,7 @@ impl Root {
         // the way to the root may lead over links: it is the user's own
         let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(failed)?;
         let device = rustix::fs::fstat(&dir).map_err(failed)?.st_dev as u64;
-        Ok(Root { path: path.to_path_buf(), dir, device, openat2: AtomicBool::new(true), names: OnceLock::new() })
+        Ok(Root { path: path.to_path_buf(), dir, device, openat2: AtomicBool::new(true), names: OnceLock::new(), named: OnceLock::new() })
     }
 
     pub fn path(&self) -> &Path {
@@ -167,9 +169,30 @@ impl Root {
 
     /// Whether the path of the root still leads to this directory: not after it was replaced, removed, or unmounted.
     pub fn is_in_place(&self) -> bool {
+        self.is_at(&self.path)
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
         let here = rustix::fs::fstat(&self.dir);
-        let there = rustix::fs::stat(&self.path);
+        let there = rustix::fs::stat(path);
         here.is_ok_and(|h| h.st_nlink > 0 && there.is_ok_and(|t| (t.st_dev, t.st_ino) == (h.st_dev, h.st_ino)))
+    }
+
+    /// Watches this name as well, if it is another one.
+    pub fn is_named(&self, name: &Path) {
+        if name != self.path {
+            let _ = self.named.set(name.to_path_buf());
+        }
+    }
+
+    pub fn has_another_name(&self) -> bool {
+        self.named.get().is_some()
+    }
+
+    /// Why nothing is to be done here although the directory is there: that name leads elsewhere by now.
+    pub fn repointed(&self) -> Option<String> {
+        let name = self.named.get().filter(|name| !self.is_at(name))?.display();
+        Some(format!("{name} does not lead to it any more; let it lead back, or restart the client to sync what it leads to"))
     }
 
     /// Milliseconds within which two changes may leave the same times behind.

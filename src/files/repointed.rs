@@ -1,0 +1,40 @@
+//! A synced directory that is named by a link, and the link leads to another directory by now: that is asked about, since it is
+//! neither a delete of all files nor a reason to mix two trees.
+//!
+//! States belong to real paths, so the other directory has none. What is known of the first one under this name says so.
+
+use std::path::Path;
+
+use super::state::DiskState;
+use super::status::Files;
+use super::tree::{marker, root::Root};
+use crate::config::watch::WatchSettings;
+use crate::error::Result;
+
+/// Why a directory is to be held; `None`: its name has not led to another one before, or that was this one, which was moved.
+pub fn check(base_dir: &Path, settings: &WatchSettings) -> Result<Option<String>> {
+    for files in before(base_dir, settings) {
+        let was = files.read().map(|known| known.dir).unwrap_or_default();
+        let id = DiskState::copy_of(files.state())?.marker().ok().flatten();
+        if id.is_some() && marker::read(&Root::open(&settings.path)?).ok().flatten() == id {
+            continue;
+        }
+        return Ok(Some(format!("{} led to {was} when it was synced, and leads to this directory now", settings.named.display())));
+    }
+    Ok(None)
+}
+
+/// The name is of this directory from now on.
+pub fn adopt(base_dir: &Path, settings: &WatchSettings) {
+    before(base_dir, settings).iter().for_each(Files::forget);
+}
+
+/// What is known of other directories under this name.
+fn before(base_dir: &Path, settings: &WatchSettings) -> Vec<Files> {
+    let (named, dir) = (settings.named.to_string_lossy(), settings.path.to_string_lossy());
+    let same = |files: &Files| {
+        let known = files.read().filter(|known| known.dir != dir && known.remote == settings.remote);
+        known.is_some_and(|known| known.named.unwrap_or(known.dir) == named) && files.state().exists()
+    };
+    Files::all(base_dir).into_iter().filter(same).collect()
+}
