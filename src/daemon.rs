@@ -16,7 +16,6 @@ mod stream;
 mod threads;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,16 +27,15 @@ use crate::client::HubClient;
 use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
-use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::board::News;
 use crate::files::engine::Neighbours;
 use crate::messages::hooks::run::Setup;
 use crate::messages::hooks::schedule::Schedule;
 use crate::messages::hooks::{self as records, Record};
-use crate::messages::spool;
+use crate::messages::lock::Client;
 use crate::messages::tick::{Event, Tick};
-use crate::messages::{Queue, announce};
+use crate::messages::{Queue, announce, lock, spool};
 use crate::service::Part;
 use directories::{Control, Supervisor};
 use hooks::{run_hooks, schedule_hooks};
@@ -64,7 +62,9 @@ pub struct Daemon {
     controls: Controls,
     /// A part that did not start again.
     failed: Option<Error>,
-    _lock: Option<std::fs::File>,
+    /// Parts are missing for want of descriptors, memory, threads or room: they are started as soon as there are some.
+    unfinished: bool,
+    lock: Option<std::fs::File>,
 }
 
 /// The controls of the directories that are synced now, for the threads that tell them news.
@@ -141,14 +141,19 @@ impl Daemon {
             neighbours: Arc::default(),
             controls: Controls::default(),
             failed: None,
-            _lock: lock,
+            unfinished: false,
+            lock,
         };
-        daemon.start_all()?;
+        if let Err(e) = daemon.start_all() {
+            daemon.failed = Some(e.clone());
+            Box::new(daemon).stop(RESTART);
+            return Err(e);
+        }
         log::info!("started host={} base={} server={}", settings.host_id, settings.base_dir.display(), settings.server_url);
         Ok(daemon)
     }
 
-    /// Starts what does not run.
+    /// Starts what does not run. After an error, the same again starts the rest.
     fn start_all(&mut self) -> Result<()> {
         let poke = match (&self.hooks, self.halves) {
             (Some(hooks), _) => Some(hooks.poke.clone()),
@@ -167,10 +172,7 @@ impl Daemon {
             }
         }
         *self.controls.lock().unwrap_or_else(PoisonError::into_inner) = self.directories.iter().map(|kept| kept.control.clone()).collect();
-        match self.exchange.threads.is_empty() {
-            true => self.exchange.start(&self.settings, poke, &self.controls),
-            false => Ok(()),
-        }
+        self.exchange.start(&self.settings, poke, &self.controls)
     }
 
     fn keep(&self, watch: &WatchSettings, hooks: Option<Sender<()>>) -> Result<Kept> {
@@ -214,8 +216,8 @@ impl Daemon {
         };
         // a stream hears of files only if there is a directory
         let all = shared(&old) != shared(&new) || old.watches.is_empty() != new.watches.is_empty();
-        // a mistake is to be found before anything is stopped
-        let hubs = if all { Some(servers::both(&new)?) } else { None };
+        // a mistake is to be found before anything is stopped, and a shortage of descriptors
+        let exchange = if all { Some(Exchange::new(servers::both(&new)?)?) } else { None };
         if let Some(hooks) = &self.hooks {
             hooks.timeout.store(new.hook_timeout.as_secs(), Relaxed);
         }
@@ -224,13 +226,13 @@ impl Daemon {
         let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.directories).into_iter().partition(stays);
         self.directories = stay;
         go.iter().for_each(|kept| log::info!("ending the work on {}", kept.watch.path.display()));
-        if let Some(hubs) = hubs {
+        if let Some(exchange) = exchange {
             // of two that move messages one would undo what the other does
             let ended = self.exchange.stop(end, || go.iter().for_each(Kept::tell_to_stop));
             if !ended {
                 return Err(Error::new(Kind::Failed, "cannot work with the new settings: a thread of the old ones does not end"));
             }
-            self.exchange = Exchange::new(hubs)?;
+            self.exchange = exchange;
         }
         go.into_iter().for_each(|kept| kept.stop(end));
         self.settings = new;
@@ -268,7 +270,7 @@ impl Exchange {
 
     /// `hooks`: with messages, and whom to tell that a hook is to run.
     fn start(&mut self, settings: &Settings, hooks: Option<Sender<()>>, controls: &Controls) -> Result<()> {
-        if !settings.watches.is_empty() {
+        if !settings.watches.is_empty() && !self.threads.has("requests") {
             let (dir, wake, asked) = (crate::files::state::dir(&settings.base_dir), self.wake.clone(), controls.clone());
             let asked = Box::new(move || each_control(&asked, Control::asked));
             self.threads.spawn("requests", move || Requests { dir, wake, asked }.run())?;
@@ -276,16 +278,23 @@ impl Exchange {
         let (both, listens) = (hooks.is_some(), !settings.watches.is_empty());
         let one = Arc::ptr_eq(&self.of_messages, &self.of_files);
         if let Some(hooks) = hooks {
-            let (events, inbound) = bounded(limits::EVENTS);
-            self.events = Some(events.clone());
-            let tick = Tick::open(settings, self.of_messages.clone(), hooks.clone())?;
-            let busy = self.tick.clone();
-            self.threads
-                .spawn("tick", move || tick.run(&inbound, |working| busy.since.store(if working { busy.elapsed() } else { 0 }, Relaxed)))?;
-            let outbox = Queue::Outbox.dir(&settings.base_dir);
-            let records = records::records_dir(&settings.base_dir);
-            let watch = Watch { outbox, records, wake: self.wake.clone(), events, hooks };
-            self.threads.spawn("inotify", move || watch.run())?;
+            let events = match &self.events {
+                Some(events) => events.clone(),
+                None => {
+                    let tick = Tick::open(settings, self.of_messages.clone(), hooks.clone())?;
+                    let (events, inbound) = bounded(limits::EVENTS);
+                    let busy = self.tick.clone();
+                    let run = move || tick.run(&inbound, |works| busy.since.store(if works { busy.elapsed() } else { 0 }, Relaxed));
+                    self.threads.spawn("tick", run)?;
+                    self.events.insert(events).clone()
+                }
+            };
+            if !self.threads.has("inotify") {
+                let outbox = Queue::Outbox.dir(&settings.base_dir);
+                let records = records::records_dir(&settings.base_dir);
+                let watch = Watch { outbox, records, wake: self.wake.clone(), events, hooks };
+                self.threads.spawn("inotify", move || watch.run())?;
+            }
             let host = Some(settings.host_id.clone());
             self.listen("sse", Stream { hub: self.of_messages.clone(), host, files: listens && one }, controls)?;
         }
@@ -296,15 +305,22 @@ impl Exchange {
     }
 
     fn listen(&mut self, name: &str, stream: Stream, controls: &Controls) -> Result<()> {
+        if self.threads.has(name) {
+            return Ok(());
+        }
         let (events, controls, stopped) = (self.events.clone(), controls.clone(), self.stopped.clone());
         self.threads.spawn(name, move || {
             stream.listen(&stopped, &|heard| {
                 if stream.files && heard != Heard::Queued {
-                    each_control(&controls, |control| control.heard(heard));
+                    each_control(&controls, |control| control.heard(&heard));
                 }
-                // whatever was queued while there was no stream, too
-                let queued = stream.host.is_some() && matches!(heard, Heard::Queued | Heard::Opened);
-                !queued || events.as_ref().is_none_or(|events| events.send(Event::Queued).is_ok())
+                let event = match heard {
+                    // whatever was queued while there was no stream, too
+                    Heard::Queued | Heard::Opened => Event::Queued,
+                    Heard::Refused(why) => Event::StreamRefused(why),
+                    Heard::Files | Heard::Closed => return true,
+                };
+                stream.host.is_none() || events.as_ref().is_none_or(|events| events.send(event).is_ok())
             })
         })
     }
@@ -366,15 +382,34 @@ impl Part for Daemon {
         self.failed.clone().or_else(|| all.find_map(|threads| threads.shared.fatal()))
     }
 
+    fn tend(&mut self) {
+        if self.unfinished {
+            match self.start_all() {
+                Ok(()) => {
+                    self.unfinished = false;
+                    log::info!("all parts have started with the new settings");
+                }
+                Err(e) if e.kind == Kind::Busy => {}
+                Err(e) => self.failed = Some(e),
+            }
+        }
+    }
+
     /// Keys are read at each login.
     fn reload(&mut self, settings: Option<&Settings>) {
         if let Some(new) = settings.filter(|new| **new != self.settings) {
             let before = self.settings.clone();
             if let Err(e) = self.change(new.clone()) {
                 // nothing was stopped: the settings cannot be used
-                match self.settings == before && !self.exchange.threads.is_empty() && self.directories.len() == before.watches.len() {
-                    true => log::error!("cannot use the new settings, so the old ones stay: {e}"),
-                    false => self.failed = Some(e),
+                let untouched =
+                    self.settings == before && !self.exchange.threads.is_empty() && self.directories.len() == before.watches.len();
+                match e.kind {
+                    _ if untouched => log::error!("cannot use the new settings, so the old ones stay: {e}"),
+                    Kind::Busy => {
+                        log::warn!("cannot start all parts with the new settings yet: {e}; it is tried again");
+                        self.unfinished = true;
+                    }
+                    _ => self.failed = Some(e),
                 }
             }
         }
@@ -385,7 +420,7 @@ impl Part for Daemon {
     }
 
     fn stop(mut self: Box<Self>, grace: Duration) {
-        let end = clock::monotonic() + grace;
+        let (end, failure) = (clock::monotonic() + grace, self.fatal());
         self.directories.iter().for_each(Kept::tell_to_stop);
         if let Some(hooks) = &mut self.hooks {
             hooks.threads.shared.stopping.store(true, Relaxed);
@@ -397,11 +432,20 @@ impl Part for Daemon {
         if let Some(hooks) = &mut self.hooks {
             hooks.threads.join(end, || {});
         }
+        if let Some(lock) = self.lock.take() {
+            lock::end(&self.settings.base_dir, lock, failure.as_ref());
+        }
     }
 }
 
 /// One full pass and the hooks that are due, for cron, under the lock that [`lock`] gave.
-pub fn once(settings: &Settings, _lock: &std::fs::File) -> Result<()> {
+pub fn once(settings: &Settings, lock: std::fs::File) -> Result<()> {
+    let passed = exchange_once(settings);
+    lock::end(&settings.base_dir, lock, passed.as_ref().err());
+    passed
+}
+
+fn exchange_once(settings: &Settings) -> Result<()> {
     let hub = Arc::new(servers::messages(settings)?);
     let (poke, poked) = bounded(limits::POKE);
     let passed = Tick::open(settings, hub, poke.clone())?.once();
@@ -432,18 +476,14 @@ pub fn once(settings: &Settings, _lock: &std::fs::File) -> Result<()> {
 /// Makes the spool's directories, and sees to it that one client works there at a time. Another one: `Busy`.
 pub fn lock(settings: &Settings) -> Result<std::fs::File> {
     spool::create(&settings.base_dir)?;
-    let path = lock_file(settings);
-    disk::lock(&path, &std::process::id().to_string())?.ok_or_else(|| {
-        let holder = disk::lock_holder(&path).unwrap_or_default();
-        let pid = holder.lines().next().unwrap_or_default().trim();
-        let what = format!("another mesync client (process {}) is at work in {}", pid, settings.base_dir.display());
+    lock::take(&settings.base_dir)?.ok_or_else(|| {
+        let process = match lock::read(&settings.base_dir).0 {
+            Client::Running { process, .. } => process,
+            _ => String::new(),
+        };
+        let what = format!("another mesync client (process {process}) is at work in {}", settings.base_dir.display());
         Error::new(Kind::Busy, what).hint(
             "to sync a directory as well, start that one with -w DIR (on the hub's machine: \"mesync serve --start -w DIR\"), or run \"mesync daemon -w DIR\" beside it; a second client needs a MESYNC_BASE_DIR and a MESYNC_HOST_ID of its own",
         )
     })
-}
-
-/// Held by the client that runs; its content is the number of the process.
-pub fn lock_file(settings: &Settings) -> PathBuf {
-    settings.base_dir.join("state/lock")
 }

@@ -46,6 +46,10 @@
 //!   record's name and synced before the run; the process of the hook is written down, with its start time, so a daemon that was
 //!   killed does not run it beside itself, and what a hook leaves behind is not taken for it.
 //!
+//! **How it is** is written where each part works: `state/lock` has the problems of the client, `KEY.json` those of a directory
+//! ([`messages::lock`], [`files::status`]). Both say that a process works, and an end in order takes that back: so `mesync status`
+//! tells a client that has died from one that was stopped.
+//!
 //! **Files on command** ([`transfer`], over [`client`]; `mesync upload` and its like): a short file goes in one request, many
 //! very short ones together, a long one chunk by chunk and then a commit that names them all. What the hub has is not sent,
 //! which is also how a broken transfer goes on. Every change names the revision that it replaces. A download stands under

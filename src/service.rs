@@ -25,6 +25,8 @@ pub trait Part {
     fn alive(&self) -> bool;
     /// A failure that it cannot go on after.
     fn fatal(&self) -> Option<Error>;
+    /// Called about once a second: starts what could not be started before.
+    fn tend(&mut self) {}
     /// SIGHUP: works with these settings from here on, as far as that is possible without a restart, and says what is not.
     /// `None`: they could not be read; what is no setting, such as keys, is read again.
     fn reload(&mut self, settings: Option<&Settings>);
@@ -95,6 +97,7 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
             recv(signals.stop) -> _ => break parts.iter().find_map(|part| part.fatal()).map_or(Ok(()), Err),
             recv(signals.reload) -> _ => reload(&mut parts, read),
             recv(look) -> _ => {
+                parts.iter_mut().for_each(|part| part.tend());
                 if let Some(e) = parts.iter().find_map(|part| part.fatal()) {
                     break Err(e);
                 }

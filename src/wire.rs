@@ -365,6 +365,9 @@ pub struct HostInfo {
     pub queued: u64,
     #[serde(default)]
     pub oldest_queued_at: Option<String>,
+    /// Seconds since it was seen, by the clock of the hub that nothing sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<u64>,
     /// Unseen for so long that broadcasts are no longer kept for it.
     #[serde(default)]
     pub stale: bool,

@@ -71,6 +71,7 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
         "condition",
         "configured",
         "conflict_copies",
+        "died",
         "dir",
         "due",
         "files",

@@ -1,6 +1,7 @@
 //! Commands of a client: run it, ask how it is, ask the hub. The work is in `daemon` and `client`.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -12,6 +13,7 @@ use crate::config::Settings;
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::messages::hooks::{self, Programs};
+use crate::messages::lock::{self, Client};
 use crate::messages::survey::{self, survey};
 use crate::messages::{Queue, spool, tick};
 use crate::service::{self, Signals};
@@ -32,7 +34,7 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         Err(e) if e.kind == Kind::Busy && !std::io::stderr().is_terminal() && !invocation.has("verbose") => return Ok(Done::Busy),
         other => other?,
     };
-    let exchanged = daemon::once(settings, &lock);
+    let exchanged = daemon::once(settings, lock);
     // each half does what it can, whatever became of the other
     let synced = super::sync::all_once(settings);
     exchanged.and(synced).and_then(|done| if all_done(settings)? { Ok(done) } else { Ok(Done::NotAll) })
@@ -83,7 +85,9 @@ struct Status {
     base_dir: String,
     /// The number of the process; `None`: no client runs.
     client: Option<String>,
-    /// What the client cannot do on this machine's disk; `None`: nothing is known to be wrong.
+    /// Of none that runs: when the last one wrote how it is, or ended.
+    client_seen_at: Option<String>,
+    /// What the client cannot do, or how it ended; `None`: nothing is known to be wrong.
     problem: Option<String>,
     hub: HubStatus,
     outbox: QueueStatus,
@@ -106,6 +110,10 @@ struct HubStatus {
     /// Messages that wait on the hub for this machine; `None`: it does not know it yet, or could not be asked.
     queued: Option<u64>,
     oldest_queued_at: Option<String>,
+    /// When this machine asked for messages last, as the hub has it.
+    last_seen_at: Option<String>,
+    /// Seconds since then, by the hub's clock.
+    silent: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -119,20 +127,26 @@ struct QueueStatus {
 
 /// What waits for longer is a reason to look.
 const BEHIND: Duration = Duration::from_secs(60);
+/// A client that runs and has not reached the hub for so long does not work, nor for three times `poll_interval`.
+const SILENT: Duration = Duration::from_secs(300);
 
 /// `mesync status`: [`Done::NotAll`] if something is not well.
 pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     let settings = &context.settings;
     let base = &settings.base_dir;
     let hooks = HookCounts::of(settings)?;
-    let (client, problem) = running_client(settings);
+    let (client, at) = lock::read(base);
+    let hub = ask_hub(settings);
+    let problem = client_problem(settings, &client, at, hub.silent);
+    let client = if let Client::Running { process, .. } = client { Some(process) } else { None };
     let mut status = Status {
         well: false,
         host: settings.host_id.clone(),
         base_dir: disk::show(base.as_os_str()),
+        client_seen_at: at.filter(|_| client.is_none()).map(clock::rfc3339),
         client,
         problem,
-        hub: ask_hub(settings),
+        hub,
         outbox: queue_status(settings, Queue::Outbox)?,
         inbox: queue_status(settings, Queue::Inbox)?,
         sent: queue_status(settings, Queue::Sent)?,
@@ -156,14 +170,31 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     Ok(if status.well { Done::All } else { Done::NotAll })
 }
 
-/// The number of the process, and what it cannot do: as it says in its lock file, or as it could not even write there.
-fn running_client(settings: &Settings) -> (Option<String>, Option<String>) {
-    let Some(holder) = disk::lock_holder(&daemon::lock_file(settings)) else { return (None, None) };
-    let (pid, problem) = holder.split_once('\n').unwrap_or((&holder, ""));
-    let said = Some(problem.trim().to_string()).filter(|problem| !problem.is_empty());
-    let unwritable =
-        || survey::unwritable(&settings.base_dir).map(|(dir, e)| Error::io(format!("write to {}", dir.display()), &e).to_string());
-    (Some(pid.trim().to_string()), said.or_else(unwritable))
+/// What the client cannot do: as it says in its lock file, as it could not even write there, or as the hub has not seen it.
+fn client_problem(settings: &Settings, client: &Client, at: Option<SystemTime>, silent: Option<u64>) -> Option<String> {
+    match client {
+        Client::Stopped => None,
+        Client::Failed(why) => Some(format!("the client has failed{}: {why}", ago(at))),
+        Client::Died { process } => Some(format!(
+            "the client (process {process}) has died: it was not stopped, and last wrote how it is{}; see its log, and start it again",
+            ago(at)
+        )),
+        Client::Running { problem: Some(problem), .. } => Some(format!("{problem} (told{})", ago(at))),
+        Client::Running { .. } => {
+            let long = SILENT.max(settings.poll_interval * 3);
+            let told_lately = at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age < long);
+            let silent = silent.map(Duration::from_secs).filter(|silent| *silent >= long && !told_lately);
+            let silent = silent.map(|silent| format!("the client runs, and has not asked the hub for messages for {}", clock::age(silent)));
+            let unwritable = |(dir, e): (PathBuf, _)| Error::io(format!("write to {}", dir.display()), &e).to_string();
+            silent.or_else(|| survey::unwritable(&settings.base_dir).map(unwritable))
+        }
+    }
+}
+
+/// " 5 min ago", if that is known.
+fn ago(at: Option<SystemTime>) -> String {
+    let age = at.and_then(|at| clock::now().duration_since(at).ok());
+    age.map_or(String::new(), |age| format!(" {} ago", clock::age(age)))
 }
 
 fn print(s: &Status, out: &mut Output) {
@@ -175,7 +206,13 @@ fn print(s: &Status, out: &mut Output) {
         None => "0".into(),
     };
     let see = |n: usize, command: &str| if n > 0 { format!(": see \"mesync {command}\"") } else { String::new() };
-    let client = s.client.as_ref().map_or("not running".into(), |pid| format!("running, process {pid}"));
+    let client = match (&s.client, s.client_seen_at.as_deref().and_then(clock::parse_rfc3339)) {
+        (Some(process), _) => format!("running, process {process}"),
+        (None, None) => "not running".into(),
+        (None, at) => format!("not running; the last one ended{}", ago(at)),
+    };
+    let seen =
+        s.hub.silent.map_or(String::new(), |silent| format!("; this machine last asked {} ago", clock::age(Duration::from_secs(silent))));
     let hub = match (&s.hub.problem, &s.hub.version) {
         (Some(problem), _) => logger::one_line(problem),
         (None, version) => format!("{} is up, mesync {}", s.hub.url, version.as_deref().unwrap_or("of unknown version")),
@@ -186,7 +223,7 @@ fn print(s: &Status, out: &mut Output) {
         ("host", format!("{} in {}", s.host, s.base_dir)),
         ("client", client),
         ("hub", hub),
-        ("queued there", s.hub.queued.map_or("unknown".into(), |n| n.to_string())),
+        ("queued there", s.hub.queued.map_or("unknown".into(), |n| n.to_string()) + &seen),
         ("outbox", queue(&s.outbox, out)),
         ("inbox", queue(&s.inbox, out)),
         ("sent", queue(&s.sent, out)),
@@ -218,6 +255,8 @@ fn ask_hub(settings: &Settings) -> HubStatus {
         problem: None,
         queued: None,
         oldest_queued_at: None,
+        last_seen_at: None,
+        silent: None,
     };
     let hub = match servers::messages(settings) {
         Ok(hub) => hub,
@@ -241,6 +280,8 @@ fn ask_hub(settings: &Settings) -> HubStatus {
                     status.problem = Some(doubt.words(&settings.host_id));
                 }
                 status.queued = Some(me.as_ref().map_or(0, |h| h.queued));
+                status.silent = me.as_ref().and_then(|h| h.silent);
+                status.last_seen_at = me.as_ref().and_then(|h| h.last_seen.clone());
                 status.oldest_queued_at = me.and_then(|h| h.oldest_queued_at);
             }
             Err(failure) => status.problem = Some(failure.error.to_string()),

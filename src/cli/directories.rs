@@ -28,6 +28,8 @@ pub struct Row {
     configured: bool,
     /// The number of the process that keeps it in step now.
     process: Option<String>,
+    /// That process has ended without stopping its work.
+    died: bool,
     condition: Condition,
     server: Option<String>,
     remote: String,
@@ -88,13 +90,18 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
         s.condition = Condition::Failed;
         s.problems = vec!["there is no such directory: mount or make it, or take it out of config.toml".into()];
     }
-    let well = s.condition == Condition::InStep && s.held_deletes == 0 && s.refused == 0 && s.unwatched == 0;
+    let died = s.running && process.is_none();
+    if died {
+        s.problems.insert(0, "the process that kept it in step has died: see its log, and start it again".into());
+    }
+    let well = s.condition == Condition::InStep && s.held_deletes == 0 && s.refused == 0 && s.unwatched == 0 && s.problems.is_empty();
     let first = [&s.special, &s.names, &s.unknown].into_iter().filter_map(|e: &Examples| e.first.clone()).collect();
     Row {
         dir: dir.to_string_lossy().into_owned(),
         well,
         configured,
         process,
+        died,
         condition: s.condition,
         server: Some(s.server).filter(|server| !server.is_empty()),
         remote: s.remote,
@@ -127,6 +134,9 @@ impl Row {
 
     fn condition(&self) -> String {
         let time = |text: &Option<String>| text.as_deref().and_then(clock::parse_rfc3339).map(clock::local);
+        let seen = self.seen_at.as_deref().and_then(clock::parse_rfc3339);
+        let age =
+            seen.and_then(|at| clock::now().duration_since(at).ok()).map_or(String::new(), |age| format!(", {} ago", clock::age(age)));
         let words = match self.condition {
             Condition::Starting if self.seen_at.is_none() => "never kept in step".to_string(),
             Condition::Starting => "being looked at".into(),
@@ -142,8 +152,8 @@ impl Row {
                 format!("{words}{since}, process {process}")
             }
             // who tries again and again to open it keeps it open at no time
-            (None, Some(at)) if matches!(self.condition, Condition::Held | Condition::Failed) => format!("{words} (seen {at})"),
-            (None, Some(at)) => format!("not running; last seen {words}, {at}"),
+            (None, Some(at)) if matches!(self.condition, Condition::Held | Condition::Failed) => format!("{words} (seen {at}{age})"),
+            (None, Some(at)) => format!("not running; last seen {words}, {at}{age}"),
             (None, None) => format!("not running; {words}"),
         }
     }

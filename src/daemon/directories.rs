@@ -56,15 +56,25 @@ pub struct Control {
     open: Mutex<Option<Arc<Poke>>>,
     listening: AtomicBool,
     opened: AtomicBool,
+    /// Why the hub refuses the event stream.
+    refused: Mutex<Option<String>>,
     heard: Sender<()>,
     asked: Sender<()>,
 }
 
 impl Control {
     /// The event stream of its server says something.
-    pub fn heard(&self, heard: Heard) {
-        self.listening.store(heard != Heard::Closed, Relaxed);
-        if heard == Heard::Opened {
+    pub fn heard(&self, heard: &Heard) {
+        let refused = if let Heard::Refused(why) = heard { Some(why.clone()) } else { None };
+        self.listening.store(refused.is_none() && *heard != Heard::Closed, Relaxed);
+        let before = std::mem::replace(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner), refused.clone());
+        if before != refused {
+            self.asked();
+        }
+        if refused.is_some() {
+            return;
+        }
+        if *heard == Heard::Opened {
             self.opened.store(true, Relaxed);
             // who could not open its directory for want of the server need not wait any longer
             let _ = self.asked.try_send(());
@@ -120,8 +130,8 @@ impl Supervisor {
         news: Tell,
     ) -> Supervisor {
         let ((hear, heard), (ask, asked)) = (bounded(limits::POKE), bounded(limits::POKE));
-        let control =
-            Control { open: Mutex::new(None), listening: AtomicBool::new(false), opened: AtomicBool::new(false), heard: hear, asked: ask };
+        let (listening, opened) = (AtomicBool::new(false), AtomicBool::new(false));
+        let control = Control { open: Mutex::new(None), listening, opened, refused: Mutex::new(None), heard: hear, asked: ask };
         Supervisor {
             control: Arc::new(control),
             settings: watch.clone(),
@@ -143,6 +153,7 @@ impl Supervisor {
         let place = Place { base_dir: &self.base_dir, server: &server, private: &self.private, neighbours: &self.neighbours };
         let files = Files::beside(place.state_file(&self.settings));
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
+        reporter.starts();
         let mut backoff = Backoff::new(REOPEN);
         while !self.shared.is_stopping() {
             let opened = adopt(&files, &self.base_dir, &self.settings)
@@ -182,6 +193,7 @@ impl Supervisor {
             d.poke.stop();
         }
         log::info!("keeping {} in step with {}/{}", self.settings.path.display(), self.hub.url(), self.settings.remote);
+        reporter.works();
         // deletes that are due wait for those that are not told yet
         let removed = || d.engine.deleted_nearby();
         let ended = std::thread::scope(|scope| {
@@ -229,7 +241,8 @@ impl Supervisor {
                 let what = format!("will begin afresh with {}: asked to", self.settings.path.display());
                 return d.fail(Error::new(Kind::Failed, what));
             }
-            for news in reporter.report(d, counters) {
+            let refused = self.control.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for news in reporter.report(d, counters, refused) {
                 (self.news)(&news, &self.settings);
             }
             if d.take_feed_wanted() {

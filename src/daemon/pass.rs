@@ -155,7 +155,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
         received: d.traffic.received.load(Relaxed),
         trouble: d.link.trouble(),
     };
-    reporter.report(d, &Counters::default());
+    reporter.report(d, &Counters::default(), None);
     Ok(passed)
 }
 

@@ -24,7 +24,7 @@ pub struct Reporter {
     last: Status,
     named: String,
     held: Vec<Token>,
-    /// When it was written last.
+    /// When it was written last; `None`: the file does not say how it is.
     said: Option<Instant>,
 }
 
@@ -38,6 +38,19 @@ impl Reporter {
             ..Status::default()
         };
         Reporter { files, last, named: watch.named.to_string_lossy().into_owned(), held: Vec::new(), said: None }
+    }
+
+    /// A process begins, before the directory is open: what one that died has left says no longer that a process works.
+    pub fn starts(&mut self) {
+        if self.files.read().is_some_and(|status| status.running) {
+            self.put(self.last.clone());
+        }
+    }
+
+    /// The directory is open.
+    pub fn works(&mut self) {
+        self.last.running = true;
+        self.said = None;
     }
 
     pub fn files(&self) -> &Files {
@@ -57,8 +70,8 @@ impl Reporter {
         }
     }
 
-    /// Writes how it is; what is news for the hooks.
-    pub fn report(&mut self, d: &Directory, counters: &Counters) -> Vec<News> {
+    /// Writes how it is; what is news for the hooks. `stream`: why the hub refuses its events.
+    pub fn report(&mut self, d: &Directory, counters: &Counters, stream: Option<String>) -> Vec<News> {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
         let facts = d.board.facts();
@@ -76,6 +89,7 @@ impl Reporter {
         }
         let mut problems = Vec::new();
         problems.extend(d.link.trouble().map(|e| e.to_string()));
+        problems.extend(stream);
         problems.extend(facts.no_space.clone());
         problems.extend(facts.rules.clone());
         if !self.held.is_empty() {
@@ -122,7 +136,6 @@ impl Reporter {
         let soon = self.said.is_some_and(|at| at.elapsed() < PAUSE)
             && (condition, self.last.condition) == (Condition::Working, Condition::Working);
         if self.said.is_none() || status != self.last && !soon {
-            self.said = Some(clock::monotonic());
             self.put(status);
         }
         news
@@ -133,25 +146,23 @@ impl Reporter {
         let problems = vec![e.to_string()];
         let new = (self.last.condition, &self.last.problems) != (condition, &problems);
         if new {
-            self.put(Status { condition, problems, in_step_since: None, ..self.last.clone() });
+            self.put(Status { condition, problems, in_step_since: None, running: false, ..self.last.clone() });
         }
         new
     }
 
     /// The work on it ends, for now: what was not told yet is news, and when it was seen last is written.
     pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
-        self.put(self.last.clone());
+        self.put(Status { running: false, ..self.last.clone() });
         d.board.news(true)
     }
 
     fn put(&mut self, status: Status) {
         self.last = Status { at: clock::rfc3339(clock::now()), ..status };
-        self.write(|files| files.write(&self.last));
+        self.said = self.write(|files| files.write(&self.last)).then(clock::monotonic);
     }
 
-    fn write(&self, what: impl FnOnce(&Files) -> crate::error::Result<()>) {
-        if let Err(e) = what(&self.files) {
-            log::debug!("{e}");
-        }
+    fn write(&self, what: impl FnOnce(&Files) -> crate::error::Result<()>) -> bool {
+        what(&self.files).inspect_err(|e| log::debug!("{e}")).is_ok()
     }
 }

@@ -12,6 +12,7 @@ use crate::backoff::Backoff;
 use crate::client::HubClient;
 use crate::clock;
 use crate::error::{Kind, Result};
+use crate::logger::is_same_event;
 use crate::messages::tick::REFUSED;
 use crate::sse;
 
@@ -19,7 +20,7 @@ use crate::sse;
 const PAUSE: Duration = Duration::from_secs(15);
 
 /// What is heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// The stream is open: whatever came before was not heard.
     Opened,
@@ -28,6 +29,8 @@ pub enum Heard {
     /// A file has changed.
     Files,
     Closed,
+    /// The hub refuses the stream, and why.
+    Refused(String),
 }
 
 /// What to listen to.
@@ -42,11 +45,13 @@ impl Stream {
     /// Listens until stopped, or until `tell` says `false`.
     pub fn listen(&self, stopped: &Receiver<()>, tell: &dyn Fn(Heard) -> bool) -> Result<()> {
         let mut backoff = Backoff::new(PAUSE);
+        let mut said: Option<String> = None;
         loop {
             let mut refused = false;
             match self.hub.events(self.host.as_deref(), self.files) {
                 Ok(stream) => {
                     let opened = clock::monotonic();
+                    said = None;
                     log::debug!("event stream is open");
                     if !tell(Heard::Opened) || !follow(stream, tell) || !tell(Heard::Closed) {
                         return Ok(());
@@ -58,8 +63,16 @@ impl Stream {
                     }
                 }
                 Err(failure) => {
-                    log::debug!("no event stream: {}", failure.error);
                     refused = failure.error.kind == Kind::Refused;
+                    let words = format!("cannot open the event stream: {}", failure.error);
+                    match refused && said.as_ref().is_none_or(|said| !is_same_event(said, &words)) {
+                        true => log::warn!("{words}; it is tried again"),
+                        false => log::debug!("{words}"),
+                    }
+                    if refused && !tell(Heard::Refused(words.clone())) {
+                        return Ok(());
+                    }
+                    said = Some(words).filter(|_| refused).or(said);
                 }
             }
             let pause = if refused { REFUSED } else { backoff.next(uuid::Uuid::new_v4().as_u64_pair().0) };

@@ -56,8 +56,12 @@ impl Threads {
             shared.failed(error);
         };
         let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(guarded);
-        self.list.push((name.to_string(), thread.map_err(|e| Error::io(format!("start thread {name}"), &e))?));
+        self.list.push((name.to_string(), thread.map_err(|e| not_started(name, &e))?));
         Ok(())
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.list.iter().any(|(started, _)| started == name)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -88,6 +92,11 @@ impl Threads {
     }
 }
 
+/// The limit of threads is a shortage too: the same again may succeed.
+fn not_started(name: &str, e: &std::io::Error) -> Error {
+    Error { kind: Kind::Busy, ..Error::io(format!("start thread {name}"), e) }
+}
+
 pub fn crashed(name: &str) -> Error {
     Error::new(Kind::Failed, format!("thread {name} has crashed"))
 }
@@ -107,7 +116,7 @@ pub fn scoped<'scope, 'env>(
         }
     };
     let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn_scoped(scope, guarded);
-    thread.map_err(|e| Error::io(format!("start thread {name}"), &e))
+    thread.map_err(|e| not_started(name, &e))
 }
 
 #[cfg(test)]

@@ -59,6 +59,9 @@ pub struct Status {
     pub server: String,
     pub remote: String,
     pub mode: String,
+    /// A process works on it. One that has died has left it so.
+    #[serde(default)]
+    pub running: bool,
     pub condition: Condition,
     /// What is wrong and what to do, a line each.
     pub problems: Vec<String>,
@@ -113,8 +116,10 @@ impl Files {
         serde_json::from_slice(&disk::read_at_most(&self.file("json"), 1024 * 1024).ok()?).ok()
     }
 
+    /// In place if there is no room for another file: what it says must not grow old.
     pub fn write(&self, status: &Status) -> Result<()> {
-        self.put("json", &serde_json::to_vec(status).expect("plain data is JSON"))
+        let text = serde_json::to_vec(status).expect("plain data is JSON");
+        self.put("json", &text).or_else(|e| disk::overwrite(&self.file("json"), &text).map_err(|_| e))
     }
 
     /// Deletes that are held.

@@ -252,6 +252,7 @@ fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
         name: host.name.clone(),
         first_seen: host.row.first_seen.map(time),
         last_seen: host.row.first_seen.map(|_| time(host.row.last_seen)),
+        silent: host.row.first_seen.map(|_| now.saturating_sub(host.row.last_seen) / 1000),
         queued: host.queued,
         oldest_queued_at: host.oldest.map(time),
         stale: host.stale,

@@ -6,6 +6,7 @@ pub mod announce;
 mod aside;
 pub mod hooks;
 pub mod inbox;
+pub mod lock;
 pub mod outbox;
 pub mod plan;
 pub mod seen;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::inbox::Inbox;
 use super::outbox::{Batch, Outbox};
-use super::spool;
+use super::{lock, spool};
 use crate::backoff::Backoff;
 use crate::client::{Failure, HubClient, Pulled};
 use crate::clock;
@@ -36,6 +36,8 @@ pub enum Event {
     Overflow,
     /// The hub has something for us, or its event stream has just begun.
     Queued,
+    /// The hub refuses the event stream, and why.
+    StreamRefused(String),
     /// The daemon ends.
     Stop,
 }
@@ -44,6 +46,8 @@ pub enum Event {
 pub const REFUSED: Duration = Duration::from_secs(30);
 /// Between two attempts, whatever wakes the tick.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
+/// The part of the work that listens to the hub.
+const STREAM: &str = "event stream";
 /// Between two rounds of cleaning up.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
@@ -88,7 +92,7 @@ pub struct Tick {
     /// Of the last attempt, if it failed.
     failed_at: Option<Instant>,
     backoff: Backoff,
-    /// What was last said in the log about the hub, so that it is said once.
+    /// What was last said in the log about the hub, so that it is said once; told to `mesync status`.
     trouble: Option<String>,
     /// What cannot be done on this machine's disk, by the part of the work; said once, and told to `mesync status`.
     wrong: BTreeMap<&'static str, String>,
@@ -192,7 +196,9 @@ impl Tick {
             Event::Arrived(name) => self.arrived.push((name, true)),
             Event::Written(name) => self.arrived.push((name, false)),
             Event::Overflow => self.scan = true,
+            Event::StreamRefused(why) => drop(self.wrong.insert(STREAM, why)),
             Event::Queued => {
+                self.wrong.remove(STREAM);
                 self.pull = true;
                 // a stream of events from a hub whose other answers fail does not decide how often it is asked
                 self.not_before = self.not_before.min(self.failed_at.map_or_else(clock::monotonic, |at| at + LEAST_PAUSE));
@@ -237,16 +243,15 @@ impl Tick {
         }
     }
 
-    /// Tells `mesync status` what is wrong, in the lock file: its block is there already, also when the disk is full.
+    /// Tells `mesync status` what is wrong, in the lock file.
     fn tell(&mut self) {
-        let wrong: Vec<String> = self.wrong.values().cloned().chain(self.outbox.trouble()).collect();
-        let wrong = wrong.join("; ");
+        let wrong = self.trouble.iter().cloned().chain(self.wrong.values().cloned()).chain(self.outbox.trouble());
+        let wrong = wrong.collect::<Vec<_>>().join("; ");
         if self.told.as_ref() == Some(&wrong) {
             return;
         }
-        let text = format!("{}\n{}", std::process::id(), crate::logger::one_line(&wrong));
         // a disk that takes no writes: status sees that for itself
-        self.told = disk::overwrite(&self.base.join("state/lock"), text.as_bytes()).is_ok().then_some(wrong);
+        self.told = lock::tell(&self.base, &wrong).is_ok().then_some(wrong);
     }
 
     /// Looks at the outbox; returns when to look again without being asked.

@@ -1,0 +1,131 @@
+//! The lock file of a client, `state/lock`: one client at a time, how the running one is, and how the last one ended.
+//!
+//! The first line has the process and a word, the second an error. A client that ends in order empties the file, so a file
+//! without a lock that is not empty tells of a client that has died or failed. A file without the word is from an older
+//! client, which never emptied it: nothing is known of its end.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::logger::one_line;
+
+/// Bytes that are read of the file.
+const MAX_LOCK: u64 = 4096;
+const RUNNING: &str = "running";
+const FAILED: &str = "failed";
+
+/// What the lock file says of a client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Client {
+    Running {
+        process: String,
+        problem: Option<String>,
+    },
+    /// None has run, or the last one has ended in order.
+    Stopped,
+    /// The last one has ended with an error.
+    Failed(String),
+    /// The last one has ended without a word: it was killed, or the machine lost its power.
+    Died {
+        process: String,
+    },
+}
+
+/// Where it is.
+pub fn path(base: &Path) -> PathBuf {
+    base.join("state/lock")
+}
+
+/// Takes the lock; `None`: another client runs.
+pub fn take(base: &Path) -> Result<Option<File>> {
+    disk::lock(&path(base), &text(RUNNING, ""))
+}
+
+/// Writes down what a running client cannot do. In place: the block is there already, also when the disk is full.
+pub fn tell(base: &Path, problem: &str) -> std::io::Result<()> {
+    disk::overwrite(&path(base), text(RUNNING, problem).as_bytes())
+}
+
+/// Writes down how the client that holds the lock has ended.
+pub fn end(base: &Path, mut lock: File, failure: Option<&Error>) {
+    let written = match failure {
+        Some(e) => disk::overwrite(&path(base), text(FAILED, &e.to_string()).as_bytes()),
+        None => lock.set_len(0).and_then(|()| lock.rewind()),
+    };
+    if let Err(e) = written {
+        log::debug!("cannot write {}: {e}", path(base).display());
+    }
+}
+
+fn text(word: &str, problem: &str) -> String {
+    format!("{} {word}\n{}", std::process::id(), one_line(problem))
+}
+
+/// What the file says, and when that was written.
+pub fn read(base: &Path) -> (Client, Option<SystemTime>) {
+    let read = || {
+        let file = disk::open_regular(&path(base))?;
+        // a client that starts while this lock is held tries again
+        let is_held = matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock));
+        let mut text = Vec::new();
+        (&file).take(MAX_LOCK).read_to_end(&mut text)?;
+        std::io::Result::Ok((parse(&String::from_utf8_lossy(&text), is_held), file.metadata()?.modified().ok()))
+    };
+    read().unwrap_or((Client::Stopped, None))
+}
+
+fn parse(text: &str, is_held: bool) -> Client {
+    let (first, problem) = text.split_once('\n').unwrap_or((text, ""));
+    let (process, word) = first.trim().split_once(' ').unwrap_or((first.trim(), ""));
+    let (process, problem) = (process.to_string(), problem.trim().to_string());
+    match word {
+        _ if is_held => Client::Running { process, problem: Some(problem).filter(|problem| !problem.is_empty()) },
+        RUNNING => Client::Died { process },
+        FAILED => Client::Failed(problem),
+        _ => Client::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn the_file_tells_how_a_client_is_and_how_it_ended() {
+        let check = |text: &str, is_held, wants| assert_eq!(parse(text, is_held), wants, "{text:?}");
+        let running = |problem: Option<&str>| Client::Running { process: "7".into(), problem: problem.map(str::to_string) };
+        check("7 running\n", true, running(None));
+        check("7 running\nno room", true, running(Some("no room")));
+        check("7", true, running(None));
+        check("7\nno room", true, running(Some("no room")));
+        check("7 running\nno room", false, Client::Died { process: "7".into() });
+        check("7 failed\nno thread", false, Client::Failed("no thread".into()));
+        // of an older client, which left it so at each stop
+        check("7", false, Client::Stopped);
+        check("7\nno room", false, Client::Stopped);
+        check("", false, Client::Stopped);
+    }
+
+    #[test]
+    fn a_client_that_ends_in_order_leaves_an_empty_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("state")).unwrap();
+        let process = std::process::id().to_string();
+        let lock = take(dir.path()).unwrap().unwrap();
+        tell(dir.path(), "two\nlines").unwrap();
+        let problem = Some(one_line("two\nlines"));
+        assert_eq!(read(dir.path()).0, Client::Running { process: process.clone(), problem });
+        end(dir.path(), lock, None);
+        assert_eq!((read(dir.path()).0, std::fs::read(path(dir.path())).unwrap()), (Client::Stopped, vec![]));
+        let lock = take(dir.path()).unwrap().unwrap();
+        end(dir.path(), lock, Some(&Error::new(Kind::Failed, "no thread")));
+        assert_eq!(read(dir.path()).0, Client::Failed("no thread".into()));
+        drop(take(dir.path()).unwrap());
+        assert_eq!(read(dir.path()).0, Client::Died { process });
+    }
+}
