@@ -34,6 +34,14 @@ impl Burst {
         self.times = Some((first.unwrap_or(now), now));
     }
 
+    /// Something was removed that no delete is known for yet: a burst that has not ended lasts longer. One that has ended does not
+    /// begin again, since its own deletes remove files, too.
+    pub fn prolong(&mut self, now: Duration, due: usize, quiet: Quiet) {
+        if !self.left(now, due, quiet).is_zero() {
+            self.add(now, due, quiet);
+        }
+    }
+
     /// How long to wait before so many are weighed.
     pub fn left(&self, now: Duration, due: usize, quiet: Quiet) -> Duration {
         if due == 0 { Duration::ZERO } else { self.end(due, quiet).saturating_sub(now) }
@@ -53,14 +61,14 @@ impl Burst {
 impl Engine {
     /// Something was removed nearby: deletes that are due may be part of more.
     pub fn deleted_nearby(&self) {
-        self.burst_grows(0);
+        let due = self.desk().counted_deletes();
+        lock(&self.burst).prolong(self.env.ambient.elapsed(), due, self.options.quiet);
     }
 
-    pub(super) fn burst_grows(&self, new: usize) {
-        let due = self.desk().counted_deletes() + new;
-        if due > 0 {
-            lock(&self.burst).add(self.env.ambient.elapsed(), due, self.options.quiet);
-        }
+    /// A delete is about to be counted.
+    pub(super) fn burst_grows(&self) {
+        let due = self.desk().counted_deletes() + 1;
+        lock(&self.burst).add(self.env.ambient.elapsed(), due, self.options.quiet);
     }
 
     /// How long deletes wait for the end of the burst that they are part of.
@@ -103,6 +111,11 @@ mod tests {
         burst.add(ms(3000), 3, QUIET);
         assert_eq!((burst.left(ms(4999), 3, QUIET), burst.left(ms(5000), 3, QUIET)), (ms(1), ms(0)));
         assert_eq!(burst.left(ms(4000), 0, QUIET), ms(0));
+        burst.prolong(ms(4999), 3, QUIET);
+        assert_eq!(burst.left(ms(5000), 3, QUIET), ms(1999));
+        burst.prolong(ms(6999), 3, QUIET);
+        burst.prolong(ms(8999), 3, QUIET);
+        assert_eq!(burst.left(ms(8999), 3, QUIET), ms(0));
     }
 
     #[test]

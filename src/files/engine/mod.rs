@@ -278,7 +278,7 @@ impl Engine {
         let (end, outcome) = outcome(done);
         if matches!(&end, End::Examined(found) if found.counted.is_some()) && !self.desk().is_counted(&path) {
             // before it may be taken
-            self.burst_grows(1);
+            self.burst_grows();
         }
         if end == End::Progress && self.desk().is_fresh(&path) {
             self.arrivals.fetch_add(1, SeqCst);
