@@ -17,6 +17,8 @@ use crate::files::watch::Counters;
 
 /// Between two writes while it works.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Held deletes are told after this time although the work on other paths has not ended.
+const HELD_UNTOLD_MAX: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct Reporter {
@@ -24,6 +26,8 @@ pub struct Reporter {
     last: Status,
     named: String,
     held: Vec<Token>,
+    /// When the guard began to hold deletes; they may not be told yet.
+    held_since: Option<Instant>,
     /// When it was written last; `None`: the file does not say how it is.
     said: Option<Instant>,
 }
@@ -37,7 +41,7 @@ impl Reporter {
             mode: watch.mode.name().into(),
             ..Status::default()
         };
-        Reporter { files, last, named: watch.named.to_string_lossy().into_owned(), held: Vec::new(), said: None }
+        Reporter { files, last, named: watch.named.to_string_lossy().into_owned(), held: Vec::new(), held_since: None, said: None }
     }
 
     /// A process begins, before the directory is open: what one that died has left says no longer that a process works.
@@ -74,6 +78,7 @@ impl Reporter {
     pub fn report(&mut self, d: &Directory, counters: &Counters, stream: Option<String>) -> Vec<News> {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
+        let held = if self.may_tell_held(d, !held.is_empty()) { held } else { Vec::new() };
         let facts = d.board.facts();
         let in_step = d.is_in_step() && facts.looked && facts.rules.is_none() && facts.refused() == 0 && facts.skipped.unknown.count == 0;
         let in_step_since = d.board.in_step(in_step);
@@ -139,6 +144,16 @@ impl Reporter {
             self.put(status);
         }
         news
+    }
+
+    /// Held deletes are not told while other work may still show that they are halves of renames.
+    fn may_tell_held(&mut self, d: &Directory, any: bool) -> bool {
+        let now = clock::monotonic();
+        let since = *self.held_since.get_or_insert(now);
+        if !any {
+            self.held_since = None;
+        }
+        !self.held.is_empty() || d.engine.is_drained() && d.engine.is_quiet() || now >= since + HELD_UNTOLD_MAX
     }
 
     /// It cannot be worked on. Whether that is new.
