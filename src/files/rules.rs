@@ -71,6 +71,8 @@ pub enum Rule {
     OneMoveEach,
     /// What the disk takes for another name is renamed to that only if the hub has nothing under its own.
     TwinKeepsItsName,
+    /// Deletes under that name are sent before.
+    DeletesBeforeRespelling,
 }
 
 #[cfg(not(test))]

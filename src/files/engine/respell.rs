@@ -4,7 +4,7 @@
 //! unsynced and is named. Where the old one is gone from the hub, what has it here was renamed, and takes the new name.
 
 use crate::error::{Error, Kind};
-use crate::files::plan::{BaseRow, Stamp};
+use crate::files::plan::{Action, BaseRow, Stamp, plan};
 use crate::files::rules::{Rule, holds};
 
 use super::env::{Fault, Moved, Rows, Twin, Write};
@@ -26,7 +26,7 @@ impl Engine {
             // a name that has just gone may still answer for a moment
             return Err(Stop::Again("the disk takes its name for another one"));
         };
-        let found = self.at_and_below(there)?;
+        let found = self.found(there)?;
         if found.live && !self.is_drained() {
             // its delete may still be on its way
             return Err(Stop::Again("its old name may still be deleted on the hub"));
@@ -34,6 +34,7 @@ impl Engine {
         if found.live && holds(Rule::TwinKeepsItsName) || !found.in_base {
             return Err(refused(twin, there));
         }
+        self.wait_for_deletes(&twin.wanted)?;
         if !self.desk().claim(there) {
             return Err(Stop::Again("another change of its old name is under way"));
         }
@@ -49,18 +50,10 @@ impl Engine {
         if self.env.tree.respell(there, wanted)? != Moved::Done {
             return Err(Stop::Again("its old name has changed"));
         }
-        self.move_base(known, there, wanted, self.env.state.rows(there)?)?;
-        let mut after = String::new();
-        loop {
-            let rows = self.env.state.below(there, &after, CHUNK)?;
-            for (path, rows) in &rows {
-                self.move_base(known, path, &format!("{wanted}{}", &path[there.len()..]), rows.clone())?;
-            }
-            match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
-                _ => return Ok(true),
-            }
-        }
+        self.at_and_below(there, &mut |path, rows| {
+            self.move_base(known, path, &format!("{wanted}{}", &path[there.len()..]), rows.clone()).map(|()| true)
+        })?;
+        Ok(true)
     }
 
     fn move_base(&self, known: &Known, from: &str, to: &str, rows: Rows) -> Result<(), Stop> {
@@ -75,24 +68,44 @@ impl Engine {
         Ok(())
     }
 
-    fn at_and_below(&self, there: &str) -> Result<Found, Stop> {
+    fn found(&self, there: &str) -> Result<Found, Stop> {
         let mut found = Found::default();
-        let mut take = |path: &str, rows: &Rows| {
+        self.at_and_below(there, &mut |path, rows| {
             if rows.intent.is_some() || rows.key.is_some() {
                 return Err(Stop::WaitFor(path.to_string()));
             }
             found.live |= rows.remote.entry.is_some();
             found.in_base |= rows.base.entry.is_some();
-            Ok(())
-        };
-        take(there, &self.env.state.rows(there)?)?;
+            // one is enough: there may be many, and each path that is refused asks
+            Ok(!found.live)
+        })?;
+        Ok(found)
+    }
+
+    /// What was removed under the wanted name, and is still to be deleted on the hub, would look like what takes that name now.
+    fn wait_for_deletes(&self, wanted: &str) -> Result<(), Stop> {
+        self.at_and_below(wanted, &mut |path, rows| match plan(&rows.base, None, &rows.remote).action {
+            Action::Delete if holds(Rule::DeletesBeforeRespelling) => Err(Stop::WaitFor(path.to_string())),
+            _ => Ok(true),
+        })
+    }
+
+    /// Calls `visit` with all that is known of a path and below it, until it says `false`.
+    fn at_and_below(&self, path: &str, visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Stop>) -> Result<(), Stop> {
+        if !visit(path, &self.env.state.rows(path)?)? {
+            return Ok(());
+        }
         let mut after = String::new();
         loop {
-            let rows = self.env.state.below(there, &after, CHUNK)?;
-            rows.iter().try_for_each(|(path, rows)| take(path, rows))?;
+            let rows = self.env.state.below(path, &after, CHUNK)?;
+            for (path, rows) in &rows {
+                if !visit(path, rows)? {
+                    return Ok(());
+                }
+            }
             match rows.last() {
                 Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
-                _ => return Ok(found),
+                _ => return Ok(()),
             }
         }
     }

@@ -94,6 +94,7 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::ReadWhatCameOut), Config::Mapped, 0),
     (Mutant::World(Broken::Listed), Config::Folding, 0),
     (Mutant::Engine(Rule::TwinKeepsItsName), Config::Folding, 0),
+    (Mutant::Engine(Rule::DeletesBeforeRespelling), Config::Folding, 12_800),
     (Mutant::World(Broken::List410), Config::Drop, 0),
     (Mutant::World(Broken::SeenIsStored), Config::Drop, 0),
     (Mutant::World(Broken::SameEpoch), Config::Restore, 0),
