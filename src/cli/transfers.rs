@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -264,6 +265,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
         None => PathBuf::from("."),
     };
     let to = target(&record, to)?;
+    check_spelling(&to)?;
     let fetched = transfer.download(record, &to);
     progress.clear();
     let record = fetched?;
@@ -302,4 +304,32 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
     std::fs::create_dir_all(dir)
         .map_err(|e| Error { kind: Kind::CannotCreate, ..Error::io(format!("create directory {}", disk::show(dir.as_os_str())), &e) })?;
     Ok(to)
+}
+
+/// Refuses a name that the disk takes for another one that is there, as exFAT and NTFS take `A` for `a`.
+fn check_spelling(to: &Path) -> Result<()> {
+    let (Ok(there), Some(wanted)) = (to.symlink_metadata(), to.file_name()) else { return Ok(()) };
+    // a directory that cannot be listed does not tell
+    let names = std::fs::read_dir(disk::parent(to)).into_iter().flatten().flatten();
+    let lower = |name: &OsStr| name.to_string_lossy().to_lowercase();
+    let (mut listed, mut other) = (false, None);
+    for entry in names {
+        listed = entry.file_name() == wanted;
+        if listed {
+            break;
+        }
+        // FUSE gives each spelling an inode of its own
+        let by_case = || lower(&entry.file_name()) == lower(wanted);
+        let by_inode = || entry.metadata().is_ok_and(|m| (m.dev(), m.ino(), m.nlink()) == (there.dev(), there.ino(), 1));
+        if other.is_none() && (by_case() || by_inode()) {
+            other = Some(entry.file_name());
+        }
+    }
+    match other.filter(|_| !listed) {
+        Some(other) => {
+            let what = format!("cannot write {:?}: this disk takes that name for {other:?}, which is there", to.as_os_str());
+            Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
+        }
+        None => Ok(()),
+    }
 }

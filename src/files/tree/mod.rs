@@ -107,6 +107,7 @@ impl DiskTree {
     /// Opens a directory to be looked at, and leaves no trace: no lock, no marker. `known` as for [`DiskTree::open`].
     pub fn open_to_look(path: &Path, known: Option<Uuid>, ignore: &[String], private: &[PathBuf]) -> Result<Opened> {
         let root = Root::open(path)?;
+        root.look_at_names();
         match known.map_or(Ok(()), |id| marker::check(&root, id)) {
             Ok(()) => Ok(Opened::Ready(Box::new(DiskTree::over(root, known, None, ignore, private)))),
             Err(why) => Ok(Opened::Held(why)),

@@ -182,18 +182,23 @@ impl Root {
                 return Folds::Everywhere;
             }
         }
-        let upper = relpath::OWN_DIR.to_ascii_uppercase();
-        let listed = |wanted: &str| {
-            let mut found = false;
-            let listed = self.resolve("", root::READ).and_then(|dir| {
-                super::list(&dir, &mut |name, _| {
-                    found |= name.to_bytes() == wanted.as_bytes();
-                    !found
-                })
-            });
-            listed.is_ok() && found
-        };
-        if there(self.fd(), &upper) && !(listed(&upper) && listed(relpath::OWN_DIR)) {
+        self.seen_names()
+    }
+
+    /// What the disk does with names, without a trace: it is asked for one that is there, with all letters in the other case.
+    pub fn seen_names(&self) -> Folds {
+        let mut names = HashSet::new();
+        let listed = self.resolve("", root::READ).and_then(|dir| {
+            super::list(&dir, &mut |name, _| {
+                names.extend(name.to_str().ok().map(String::from));
+                names.len() < MAX_LISTED_NAMES
+            })
+        });
+        let alias = names.iter().map(|name| other_case(name)).find(|alias| !names.contains(alias));
+        if listed.is_ok()
+            && names.len() < MAX_LISTED_NAMES
+            && alias.is_some_and(|alias| rustix::fs::statat(self.fd(), alias, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        {
             return Folds::Everywhere;
         }
         match self.filesystem() {
@@ -204,6 +209,11 @@ impl Root {
             _ => Folds::Nowhere,
         }
     }
+}
+
+fn other_case(name: &str) -> String {
+    let other = |c: char| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+    name.chars().map(other).collect()
 }
 
 /// Whether a filesystem takes every name.

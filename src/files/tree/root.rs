@@ -97,6 +97,11 @@ impl Root {
         let _ = self.names.set(Names::new(self.probe_names(), ordinary));
     }
 
+    /// The same for a directory that is only looked at.
+    pub fn look_at_names(&self) {
+        let _ = self.names.set(Names::new(self.seen_names(), true));
+    }
+
     /// A directory below the root ("" is the root itself), for `*at` calls. Errors: [`absent`] tells those apart that mean that
     /// nothing can be below; EXDEV: another filesystem is mounted there.
     pub fn through(&self, dir: &str) -> io::Result<OwnedFd> {
