@@ -5,6 +5,8 @@
 //! normalized chunking (Xia et al., "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for Data
 //! Deduplication", USENIX ATC 2016), fed piece by piece: the published crates want a whole chunk in memory, 8 MiB a transfer.
 
+use std::sync::OnceLock;
+
 use sha2::{Digest, Sha256};
 
 use crate::wire::files::{Chunk, Hash, SINGLE};
@@ -69,6 +71,24 @@ pub struct Content {
     pub sha256: Hash,
     /// None for no bytes, one for up to [`SINGLE`].
     pub chunks: Vec<Chunk>,
+}
+
+/// The chunk that is cut again and again from a long run of zero bytes.
+pub fn zero_chunk() -> Chunk {
+    static ZERO: OnceLock<Chunk> = OnceLock::new();
+    *ZERO.get_or_init(|| {
+        let (mut splitter, zeros) = (Splitter::default(), [0; 64 * 1024]);
+        loop {
+            if let (_, Some(chunk)) = splitter.take(&mut &zeros[..]) {
+                return chunk;
+            }
+        }
+    })
+}
+
+/// How many bytes of chunks a disk has to have room for where long runs of zeros become holes.
+pub fn filled(chunks: &[Chunk]) -> u64 {
+    chunks.iter().filter(|chunk| **chunk != zero_chunk()).map(|chunk| chunk.size).sum()
 }
 
 /// Takes the bytes of a file in order, tells where chunks end, and hashes them and the whole.
@@ -144,6 +164,23 @@ pub(crate) mod tests {
         let mut splitter = Splitter::default();
         bytes.chunks(piece).for_each(|p| splitter.feed(p));
         splitter.finish()
+    }
+
+    #[test]
+    fn a_hole_is_cut_into_chunks_that_take_no_room() {
+        let mut splitter = Splitter::default();
+        let (mut chunks, hole) = (Vec::new(), vec![0; 1 << 20]);
+        let data: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for piece in std::iter::repeat_n(&hole[..], 100).chain([&data[..]]).chain(std::iter::repeat_n(&hole[..], 100)) {
+            let mut rest = piece;
+            while !rest.is_empty() {
+                chunks.extend(splitter.take(&mut rest).1);
+            }
+        }
+        let content = splitter.finish();
+        assert_eq!(content.size, (200 << 20) + 3_000_000);
+        let filled = filled(&content.chunks);
+        assert!((3_000_000..=3_000_000 + 3 * MOST).contains(&filled), "{filled}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod download;
 pub mod find;
 pub mod local;
+mod partial;
 mod small;
 pub mod upload;
 pub mod walk;

@@ -1,5 +1,5 @@
 //! Mounts within a synced directory, and links to it: what is hidden by a mount is not gone, what is mounted does not travel, and
-//! another directory behind the same link is not taken for the one that was synced.
+//! another directory behind the same link is not taken for the one that was synced. And what a small disk has room for.
 
 #![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
 
@@ -212,4 +212,48 @@ fn a_link_whose_target_is_not_utf_8_is_named_and_stops_nothing() {
     }
     wait_for("both travel", &hub.world, || beta.has("link") && beta.at("sub/f03").is_symlink());
     settled(&hub.world, &[&alpha, &beta]);
+}
+
+/// A disk image of which little is filled, where only that has room.
+#[test]
+fn a_sparse_file_needs_room_for_what_is_filled() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    const LENGTH: u64 = 90 << 20;
+    let hub = Hub::start();
+    let (alpha, beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let Some(_disk) = Mount::new(&["-t", "tmpfs", "-o", "size=48m"], Path::new("none"), &beta.dir) else { return };
+    let image = fs::File::create(alpha.at("vm.img")).unwrap();
+    image.set_len(LENGTH).unwrap();
+    let boot = files::noise(7, 300_000);
+    image.write_all_at(&boot, 50 << 20).unwrap();
+    fs::write(alpha.at("full"), files::noise(8, 60 << 20)).unwrap();
+    alpha.pass();
+    let check = |path: &Path| {
+        let file = fs::File::open(path).unwrap();
+        let (meta, mut filled) = (file.metadata().unwrap(), vec![0; boot.len()]);
+        file.read_exact_at(&mut filled, 50 << 20).unwrap();
+        assert_eq!((meta.len(), filled == boot), (LENGTH, true));
+        assert!(meta.blocks() * 512 < 20 << 20, "{} blocks", meta.blocks());
+        // all else is zeros: the hash was compared
+        meta.blocks()
+    };
+    let (status, said) = beta.try_pass(&[]);
+    assert!(status != 0 && said["cannot"].as_array().unwrap().len() == 1 && said["cannot"][0]["path"] == "full", "{said}");
+    check(&beta.at("vm.img"));
+    // renamed on one side: copied here, with its hole
+    alpha.rename("vm.img", "renamed.img");
+    alpha.remove("full");
+    alpha.pass();
+    beta.pass();
+    check(&beta.at("renamed.img"));
+    // edited: the rest comes from the old one
+    image.write_all_at(b"edited", 20 << 20).unwrap();
+    alpha.pass();
+    let said = beta.pass();
+    assert!(said["bytes_received"].as_u64().unwrap() < 20 << 20, "{said}");
+    check(&beta.at("renamed.img"));
+    // a file on command
+    let to = beta.at("fetched");
+    beta.machine.ok(&["download", "renamed.img", "-o", to.to_str().unwrap()]);
+    check(&to);
 }

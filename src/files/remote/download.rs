@@ -154,10 +154,15 @@ impl Remote {
 
     fn long_alone(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
         let partial = self.tree.partial(entry)?;
+        let step = |step: Step<'_>| self.traffic.down(step);
+        let record = rows::fetched(&self.name(path)?, row);
+        if let Err(no_room) = partial.check_room(&self.tree, entry.size) {
+            // with holes it may fit
+            let filled = moving(&self.hub, &step, |mover| mover.filled(&record)).map_err(|_| no_room.clone())?;
+            partial.check_room(&self.tree, filled).map_err(|_| no_room)?;
+        }
         let file = partial.file().map_err(|e| fault("write", path, &e))?;
         let old = self.tree.read(path, None).ok().flatten().and_then(|old| local::Local::of(old.file, path.to_string()).ok());
-        let record = rows::fetched(&self.name(path)?, row);
-        let step = |step: Step<'_>| self.traffic.down(step);
         match moving(&self.hub, &step, |mover| mover.fill_file(&record, file, old)) {
             Ok(true) => {
                 self.link.reached();

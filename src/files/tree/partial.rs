@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::DiskTree;
-use super::root::{fault, show, show_open, split};
+use super::root::{fault, show, split};
 use super::stage::complete;
 use crate::disk::{self, Renamed};
 use crate::files::engine::env::{Called, Staged};
@@ -27,20 +28,24 @@ pub struct Partial {
 }
 
 impl DiskTree {
-    /// Opens or begins the file for a content. No room for the rest of it: `NoSpace`.
+    /// Opens or begins the file for a content.
     pub fn partial(&self, entry: &Entry) -> Called<Partial> {
         let failed = |e: io::Error| fault("write in", DIR, &e);
         let dir = self.directory(DIR)?.ok_or_else(|| failed(io::ErrorKind::NotADirectory.into()))?;
         let name = entry.hash.to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&dir, &name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?);
-        let have = show_open(&file).map_err(failed)?.stamp.size;
-        self.room_for(entry.size.saturating_sub(have))?;
         Ok(Partial { dir, name, file })
     }
 }
 
 impl Partial {
+    /// Whether there is room for the rest of it: of `size` bytes, all of them filled. None: `NoSpace`.
+    pub fn check_room(&self, tree: &DiskTree, size: u64) -> Called<()> {
+        let have = self.file.metadata().map_err(|e| fault("look at", DIR, &e))?;
+        tree.room_for(size.saturating_sub(have.blocks().saturating_mul(512)))
+    }
+
     /// To be filled, from whatever is in it.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -109,7 +110,9 @@ impl DiskTree {
         if source.shown.stamp.size != entry.size {
             return Ok(None);
         }
-        let Some(mut temporary) = self.temporary(path, entry.size)? else { return Ok(None) };
+        // a hole stays one
+        let filled = source.file.metadata().map_or(entry.size, |meta| meta.blocks().saturating_mul(512).min(entry.size));
+        let Some(mut temporary) = self.temporary(path, filled)? else { return Ok(None) };
         let mut buffer = vec![0; BUFFER];
         while temporary.size < entry.size {
             match source.read(&mut buffer) {
