@@ -39,6 +39,7 @@ pub fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File>
         }
         other => other?,
     };
+    give_if_root(parent(path), &file);
     match file.write_all(bytes) {
         Ok(()) => Ok(file),
         Err(e) => {
@@ -58,6 +59,15 @@ pub fn give_to_owner(dir: &Path, file: &File) -> io::Result<()> {
             let why = format!("{} belongs to user {}, who could not read it ({e}): send as that user", dir.display(), owner.uid());
             io::Error::new(e.kind(), why)
         }),
+    }
+}
+
+/// What root makes in a directory of another user is that user's, as far as the filesystem lets root.
+fn give_if_root(dir: &Path, file: &File) {
+    if rustix::process::geteuid().is_root()
+        && let Err(e) = give_to_owner(dir, file)
+    {
+        log::debug!("{e}");
     }
 }
 
@@ -90,12 +100,22 @@ pub fn create_dir(path: &Path) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(failed(e)),
-        Ok(()) => sync_dir(parent(path)).map_err(|e| {
-            // one that is there counts as durable
-            let _ = std::fs::remove_dir(path);
-            failed(e)
-        }),
+        Ok(()) => open_dir(path)
+            .and_then(|dir| {
+                give_if_root(parent(path), &dir);
+                sync_dir(parent(path))
+            })
+            .map_err(|e| {
+                // one that is there counts as durable
+                let _ = std::fs::remove_dir(path);
+                failed(e)
+            }),
     }
+}
+
+fn open_dir(path: &Path) -> io::Result<File> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY).bits() as i32;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 pub fn sync_dir(path: &Path) -> io::Result<()> {
@@ -183,11 +203,22 @@ fn renamed(done: rustix::io::Result<()>, refused: Errno) -> io::Result<Renamed> 
     }
 }
 
-/// A second name for a file; a synced copy where the filesystem has no links.
+/// Moves a file into another directory, which may be on another filesystem; not synced if it is on the same.
+pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
+    match rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => match link_or_copy(from, to) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            _ => std::fs::remove_file(from),
+        },
+        other => other,
+    }
+}
+
+/// A second name for a file; a synced copy where there can be no link.
 #[allow(clippy::disallowed_methods)] // its home
 pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     match std::fs::hard_link(from, to) {
-        Err(e) if [libc::EPERM, libc::EOPNOTSUPP, libc::EMLINK, libc::ENOSYS].contains(&e.raw_os_error().unwrap_or(0)) => {
+        Err(e) if [libc::EPERM, libc::EOPNOTSUPP, libc::EMLINK, libc::ENOSYS, libc::EXDEV].contains(&e.raw_os_error().unwrap_or(0)) => {
             let mut bytes = Vec::new();
             open_regular(from)?.read_to_end(&mut bytes)?;
             let temporary = temporary(to);

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::messages::is_hidden;
 use crate::messages::tick::Event;
 
+/// Pause before a wait that failed for want of memory is tried again.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before watching the outbox is tried again.
 const WATCH_PAUSE: Duration = Duration::from_secs(60);
 
@@ -44,7 +46,7 @@ impl Watch {
             };
             if !std::mem::replace(&mut said, true) {
                 let hint = match failed.raw_os_error() {
-                    Some(libc::EMFILE) => ": raise the sysctl fs.inotify.max_user_instances",
+                    Some(libc::EMFILE) => ": raise the sysctl fs.inotify.max_user_instances, or the limit of open files",
                     Some(libc::ENOSPC) => ": raise the sysctl fs.inotify.max_user_watches",
                     _ => "",
                 };
@@ -108,6 +110,11 @@ pub fn readable(first: std::os::fd::BorrowedFd<'_>, second: Option<std::os::fd::
     match poll(&mut fds, time.as_ref()) {
         Ok(_) => Ok(!fds[0].revents().is_empty()),
         Err(rustix::io::Errno::INTR) => Ok(false),
+        // the system is short of memory: that passes, and to end would lose the events
+        Err(rustix::io::Errno::NOMEM | rustix::io::Errno::AGAIN) => {
+            std::thread::park_timeout(SHORTAGE_PAUSE);
+            Ok(false)
+        }
         Err(e) => Err(Error::io("wait for events", &e.into())),
     }
 }

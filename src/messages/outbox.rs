@@ -331,7 +331,7 @@ impl Outbox {
     /// No sync: the hub has it, and would answer `duplicate`.
     fn archive(&mut self, name: &OsStr) {
         let (from, to) = (self.dir.join(name), self.sent.join(name));
-        let moved = if self.sent_ttl.is_zero() { std::fs::remove_file(&from) } else { disk::rename(&from, &to) };
+        let moved = if self.sent_ttl.is_zero() { std::fs::remove_file(&from) } else { disk::move_file(&from, &to) };
         match moved {
             Err(e) if e.kind() != io::ErrorKind::NotFound || from.symlink_metadata().is_ok() => self.cannot_move(name, None, &e),
             _ => drop(self.complained.remove(name)),

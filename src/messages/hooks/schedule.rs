@@ -97,6 +97,8 @@ impl Schedule {
         let asked = self.running.remove(kind);
         match (ran, asked) {
             (Ran::Gone, _) | (Ran::Later(_), None) => {}
+            // counted before its sync failed, or removed by a person: the records are read again
+            (Ran::Later(_), Some(record)) if is_missing(&record.path(&self.base)) => return Ok(true),
             (Ran::Later(pause), Some(record)) => self.pause(record, clock + pause),
             (Ran::Ended(record, end), _) => match plan::after_hook(record.runs().unwrap_or(0), end) {
                 HookNext::Again(pause) => {
@@ -155,6 +157,10 @@ impl Schedule {
     pub fn is_idle(&self, clock: Instant) -> bool {
         self.running.is_empty() && self.next_kind(clock).is_none()
     }
+}
+
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// What is left of the pause before the next run. The last run began when the record got its name: that set its ctime.
@@ -235,6 +241,22 @@ mod tests {
         s.next(now).unwrap();
         s.ended("a", Ran::Later(Duration::from_secs(60)), now).unwrap();
         assert_eq!((s.next(now), s.next(now + Duration::from_secs(60))), (None, Some(record(1, "a"))));
+    }
+
+    #[test]
+    fn a_record_that_was_removed_or_renamed_is_not_put_back() {
+        let (dir, mut s) = schedule(&[record(1, "a"), record(2, "a"), record(3, "b")]);
+        let now = clock::monotonic();
+        let (first, other) = (s.next(now).unwrap(), s.next(now).unwrap());
+        assert_eq!((&first, &other), (&record(1, "a"), &record(3, "b")));
+        // a person removes the one; the run of the other was counted, and the sync after that failed
+        std::fs::remove_file(first.path(dir.path())).unwrap();
+        let counted = after_run(dir.path(), &other);
+        let later = || Ran::Later(Duration::from_secs(60));
+        assert!(s.ended("a", later(), now).unwrap() && s.ended("b", later(), now).unwrap());
+        s.scan(clock::now(), now).unwrap();
+        assert_eq!((s.next(now), s.next(now)), (Some(record(2, "a")), None), "a newer record waits for one that was removed");
+        assert_eq!(s.next(now + Duration::from_secs(6)), Some(counted));
     }
 
     #[test]
