@@ -34,7 +34,20 @@ fn every_command_has_help_made_from_the_table() {
             assert!(command.flags.iter().all(|f| completions.contains(f.long)), "{shell} {}", command.name);
         }
     }
-    assert!(m.ok(["help", "settings"]).contains("MESYNC_POLL_INTERVAL = 5"));
+    // every table of settings, with every key, its default and its line of documentation
+    let settings = m.ok(["help", "settings"]);
+    let words = settings.split_whitespace().collect::<Vec<_>>().join(" ");
+    let equals = |default: &str| if default.is_empty() { String::new() } else { format!(" = {default}") };
+    for s in mesync::config::SETTINGS {
+        let name = if s.section == mesync::config::Section::None { String::new() } else { format!("{}, ", s.key) };
+        let wanted = format!("{name}{}{} {}", s.env, equals(s.default), s.doc);
+        assert!(words.contains(&wanted), "{wanted}\n{settings}");
+    }
+    let (_, watch) = words.split_once(" [[watch]]: ").expect("a list of the settings of directories");
+    for s in mesync::config::watch::SETTINGS {
+        let wanted = format!("{}{} {}", s.key, equals(s.default), s.doc);
+        assert!(watch.contains(&wanted), "{wanted}\n{settings}");
+    }
     assert_eq!(m.ok(["--version"]), concat!("mesync ", env!("CARGO_PKG_VERSION")));
 }
 

@@ -6,7 +6,7 @@ use super::Done;
 use super::output::{Output, wrap};
 use super::parse::{self, Invocation};
 use super::table::{COMMANDS, Command, Flag, GLOBAL, Group, first_words};
-use crate::config::{SETTINGS, Section};
+use crate::config::{SETTINGS, Section, watch};
 use crate::error::{Kind, Result};
 
 const INTRODUCTION: &str = "mesync keeps machines in step through one hub over plain HTTP: a JSON file in the outbox of one appears in the inbox of the others and runs a hook there.";
@@ -109,18 +109,27 @@ fn paragraph(text: &str, out: &mut Output) {
 
 fn settings(out: &mut Output) {
     paragraph(
-        "Settings: the environment beats config.toml in the base directory, and that beats the default. Keys below \"[hub]\" belong under [hub] in the file.",
+        "Settings: the environment beats config.toml in the base directory, and that beats the default. Keys below \"[hub]\" belong under [hub] in the file, keys below \"[[watch]]\" under [[watch]], one such table for each synced directory.",
         out,
     );
     for (section, title) in [(Section::None, "Environment only"), (Section::Client, "Client"), (Section::Hub, "[hub]")] {
         out.line(&format!("\n{title}:"));
         for s in SETTINGS.iter().filter(|s| s.section == section) {
             let key = if section == Section::None { String::new() } else { format!("{}, ", s.key) };
-            let default = if s.default.is_empty() { String::new() } else { format!(" = {}", s.default) };
-            out.line(&format!("  {key}{}{default}", s.env));
-            out.text(&wrap("      ", s.doc.split(' ')));
+            setting(&format!("{key}{}", s.env), s.default, s.doc, out);
         }
     }
+    out.line(&format!("\n[[{}]]:", watch::TABLE));
+    for s in watch::SETTINGS {
+        setting(s.key, s.default, s.doc, out);
+    }
+    out.line("\nMore: man 5 mesync");
+}
+
+fn setting(name: &str, default: &str, doc: &str, out: &mut Output) {
+    let default = if default.is_empty() { String::new() } else { format!(" = {default}") };
+    out.line(&format!("  {name}{default}"));
+    out.text(&wrap("      ", doc.split(' ')));
 }
 
 #[cfg(test)]
