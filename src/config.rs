@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::nearest::nearest;
 use crate::wire;
 use values::{bytes, level, listen, number, path, reserve, seconds};
 pub use values::{check_key, url as check_url};
@@ -337,12 +338,14 @@ impl Settings {
     fn read_value(&mut self, section: Section, key: &str, value: &toml::de::DeValue<'_>) -> std::result::Result<(), String> {
         use toml::de::DeValue;
         let Some(row) = SETTINGS.iter().find(|s| s.section == section && s.key == key) else {
+            let keys = |section| SETTINGS.iter().filter(move |s| s.section == section).map(|s| s.key);
             return Err(match SETTINGS.iter().find(|s| s.key == key) {
                 Some(Setting { section: Hub, .. }) => format!("{key} belongs under [hub]"),
                 Some(Setting { section: Client, .. }) => format!("{key} belongs above [hub], at the top"),
                 Some(other) => format!("{key} cannot be set in a file; use {}", other.env),
                 None if watch::SETTINGS.iter().any(|s| s.key == key) => format!("{key} belongs under [[watch]]"),
-                None => format!("there is no setting \"{}\"", wire::brief(key)),
+                None if section == Hub => unknown(key, " under [hub]", keys(Hub)),
+                None => unknown(key, "", keys(Client).chain(["hub", watch::TABLE])),
             });
         };
         let text = match value {
@@ -355,6 +358,12 @@ impl Settings {
         self.server_is_default &= key != "server_url";
         (row.set)(self, &text).map_err(|e| format!("{key}: {e}"))
     }
+}
+
+/// What to say of a key that is in no table.
+fn unknown<'a>(key: &str, place: &str, keys: impl Iterator<Item = &'a str>) -> String {
+    let meant = nearest(key, keys).map_or(String::new(), |meant| format!("; did you mean \"{meant}\"?"));
+    format!("there is no setting \"{}\"{place}{meant}", wire::brief(key))
 }
 
 fn system_host_name() -> Result<String> {
@@ -395,10 +404,19 @@ mod tests {
 
     #[test]
     fn bad_values_name_their_place() {
-        check(&[("MESYNC_POLL_INTERVAL", "0")], "", "bad value in MESYNC_POLL_INTERVAL: must be a whole number from 1 to 3600, not \"0\"");
+        check(
+            &[("MESYNC_POLL_INTERVAL", "0")],
+            "",
+            "bad value in MESYNC_POLL_INTERVAL: must be a whole number of seconds from 1 to 3600, not \"0\"",
+        );
         check(&[], "\n\npoll_interval = 'x'", "line 3: poll_interval: must be a whole number");
         check(&[], "a = [", "line 1:");
-        check(&[], "\npol_interval = 5", "line 2: there is no setting \"pol_interval\"");
+        check(&[], "\npol_interval = 5", "line 2: there is no setting \"pol_interval\"; did you mean \"poll_interval\"?");
+        check(&[], "\n[hub]\nlisen = ':1'", "line 3: there is no setting \"lisen\" under [hub]; did you mean \"listen\"?");
+        check(&[], "\n[[wach]]\npath = '/a'", "line 2: there is no setting \"wach\"; did you mean \"watch\"?");
+        check(&[], "server_url = 'http://hub:70000'", "line 1: server_url: must be a URL");
+        check(&[], "[hub]\n\nlisten = 'localhost:8080'", "line 3: listen: must be an address and a port");
+        check(&[("MESYNC_LISTEN", "0.0.0.0:70000")], "", "bad value in MESYNC_LISTEN: must be an address and a port");
         check(&[], "listen = ':1'", "line 1: listen belongs under [hub]");
         check(&[], "[hub]\nhost_id = 'x'", "line 2: host_id belongs above [hub]");
         check(&[], "api_key = 'secretsecret'", "api_key cannot be set in a file; use MESYNC_API_KEY");
@@ -421,9 +439,9 @@ mod tests {
         );
         check(&[], &watch("remote = '/docs/'\nmode = 'send-only'\nignore = 'x'"), "remote: \"docs\", mode: SendOnly");
         check(&[], &watch("mode = 'both'"), "line 5: mode: must be two-way, send-only or receive-only, not \"both\"");
-        check(&[], &watch("debounce_ms = 1"), "line 5: debounce_ms: must be a whole number from 10 to 60000");
+        check(&[], &watch("debounce_ms = 1"), "line 5: debounce_ms: must be a whole number of milliseconds from 10 to 60000");
         check(&[], &watch("remote = '../x'"), "line 5: remote: the name leads elsewhere");
-        check(&[], &watch("rescn = 9"), "line 5: there is no setting \"rescn\" under [[watch]]");
+        check(&[], &watch("rescn = 9"), "line 5: there is no setting \"rescn\" under [[watch]]; did you mean \"rescan\"?");
         check(&[], &watch("ignore = [1]"), "line 5: ignore: a pattern is a string");
         check(&[], "\n[[watch]]\nmode = 'two-way'", "line 2: path is missing under [[watch]]");
         check(&[], "watch = 5", "line 1: watch must be tables: [[watch]]");

@@ -476,7 +476,7 @@ fn exchange_once(settings: &Settings) -> Result<()> {
 /// Makes the spool's directories, and sees to it that one client works there at a time. Another one: `Busy`.
 pub fn lock(settings: &Settings) -> Result<std::fs::File> {
     spool::create(&settings.base_dir)?;
-    lock::take(&settings.base_dir)?.ok_or_else(|| {
+    lock::take(&settings.base_dir, &settings.host_id)?.ok_or_else(|| {
         let process = match lock::read(&settings.base_dir).0 {
             Client::Running { process, .. } => process,
             _ => String::new(),

@@ -158,6 +158,7 @@ pub mod hub;
 pub mod logger;
 pub mod login;
 pub mod messages;
+pub mod nearest;
 pub mod notify;
 pub mod relpath;
 pub mod service;

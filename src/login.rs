@@ -39,8 +39,7 @@ pub fn read(path: &Path) -> Result<Option<Login>> {
     let text = std::str::from_utf8(&bytes).map_err(|_| bad(path, "it is not UTF-8"))?;
     let table = parse(path, text)?;
     let field = |name: &str| table.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_string();
-    let server_url = field("server_url").trim_end_matches('/').to_string();
-    crate::config::check_url(&server_url).map_err(|why| bad(path, &format!("server_url {why}")))?;
+    let server_url = crate::config::check_url(&field("server_url")).map_err(|why| bad(path, &format!("server_url {why}")))?;
     Ok(Some(Login { server_url, api_key: field("api_key"), token: field("token"), expires_at: field("expires_at") }))
 }
 

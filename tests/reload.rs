@@ -89,12 +89,23 @@ fn a_client_works_with_other_settings_after_a_hangup() {
     hang_up(m.pid());
     wait_for("what needs a restart is said", &world, || m.log().contains("hook_jobs has changed: restart the client"));
 
+    // its commands use the name that it uses, whatever their settings say by now
+    m.env.push(("MESYNC_HOST_ID".into(), "other".into()));
+    m.ok(&["send", "named", "--target", "m"]);
+    wait_for("the message arrives", &world, || m.messages("inbox").iter().any(|message| message["type"] == "named"));
+    let source = m.messages("inbox").iter().find(|message| message["type"] == "named").unwrap()["source"].clone();
+    assert_eq!(source, "m");
+    let status: serde_json::Value = serde_json::from_slice(&m.command(&["status", "--json"]).output().unwrap().stdout).unwrap();
+    assert_eq!((&status["host"], &status["client"], &status["hub"]["queued"]), (&"m".into(), &m.pid().to_string().into(), &0.into()));
+
     // the hook has lived through all of it, and ran once
     assert!(!m.log().contains("killed") && m.is_running());
     std::fs::write(&go, "on\n").unwrap();
     wait_for("the hook comes to its end", &world, || ended.exists());
     assert_eq!(std::fs::read_to_string(&began).unwrap(), "x\n", "{}", m.log());
     assert_eq!(m.stop(), Some(0));
+    let status: serde_json::Value = serde_json::from_slice(&m.command(&["status", "--json"]).output().unwrap().stdout).unwrap();
+    assert_eq!((&status["host"], &status["client"]), (&"other".into(), &serde_json::Value::Null));
 }
 
 #[test]

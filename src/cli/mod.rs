@@ -31,6 +31,7 @@ use crate::config::Settings;
 use crate::credentials;
 use crate::error::{Error, Kind, Result};
 use crate::logger;
+use crate::messages::lock;
 use output::Output;
 use parse::{Invocation, Parsed};
 use table::Run;
@@ -103,7 +104,13 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
         }
         Run::Command(command) | Run::Daemon(command) => command,
     };
-    let settings = read_settings(&invocation)?;
+    let mut settings = read_settings(&invocation)?;
+    if matches!(invocation.row.run, Run::Command(_))
+        && let Some(host) = lock::host(&settings.base_dir)
+    {
+        // the settings may name another one by now, but messages travel under this one
+        settings.host_id = host;
+    }
     let mut context = Context { settings, out };
     let done = command(&mut context, &invocation);
     context.out.finish(done)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::values::{Parsed, bytes, number, path, seconds};
+use super::values::{Parsed, bytes, milliseconds, number, path, seconds};
 use crate::{relpath, wire};
 
 pub const TABLE: &str = "watch";
@@ -74,7 +74,7 @@ pub static SETTINGS: &[Setting] = &[
     row("mode", "two-way", "which way changes go: two-way, send-only or receive-only",
         |s, v| mode(v).map(|v| s.mode = v)),
     row("debounce_ms", "500", "milliseconds for which a file must be quiet after repeated changes (10 to 60000)",
-        |s, v| number(v, 10, 60_000).map(|v| s.debounce = Duration::from_millis(v))),
+        |s, v| milliseconds(v, 10, 60_000).map(|v| s.debounce = v)),
     row("rescan", "3600", "seconds between two looks at everything, whatever was watched (10 to 86400)",
         |s, v| seconds(v, 10, 86_400).map(|v| s.rescan = v)),
     row("ignore", "", "patterns of names that do not travel, before those in .mesyncignore",
@@ -159,7 +159,7 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
     for (name, value) in keys {
         let (key, at) = (name.get_ref().as_ref(), name.span().start);
         let Some(row) = SETTINGS.iter().find(|row| row.key == key) else {
-            return Err((at, format!("there is no setting \"{}\" under [[watch]]", wire::brief(key))));
+            return Err((at, super::unknown(key, " under [[watch]]", SETTINGS.iter().map(|row| row.key))));
         };
         let mut set = |text: &str| (row.set)(&mut settings, text).map_err(|why| (at, format!("{key}: {why}")));
         match value.get_ref() {

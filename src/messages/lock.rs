@@ -1,6 +1,6 @@
 //! The lock file of a client, `state/lock`: one client at a time, how the running one is, and how the last one ended.
 //!
-//! The first line has the process and a word, the second an error. A client that ends in order empties the file, so a file
+//! The first line has the process, a word and the name that the client uses, the second an error. A client that ends in order empties the file, so a file
 //! without a lock that is not empty tells of a client that has died or failed. A file without the word is from an older
 //! client, which never emptied it: nothing is known of its end.
 
@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::logger::one_line;
+use crate::wire;
 
 /// Bytes that are read of the file.
 const MAX_LOCK: u64 = 4096;
@@ -23,6 +24,8 @@ const FAILED: &str = "failed";
 pub enum Client {
     Running {
         process: String,
+        /// The name that it uses, whatever the settings are by now; `None`: an older client did not write it.
+        host: Option<String>,
         problem: Option<String>,
     },
     /// None has run, or the last one has ended in order.
@@ -41,19 +44,19 @@ pub fn path(base: &Path) -> PathBuf {
 }
 
 /// Takes the lock; `None`: another client runs.
-pub fn take(base: &Path) -> Result<Option<File>> {
-    disk::lock(&path(base), &text(RUNNING, ""))
+pub fn take(base: &Path, host: &str) -> Result<Option<File>> {
+    disk::lock(&path(base), &text(RUNNING, host, ""))
 }
 
 /// Writes down what a running client cannot do. In place: the block is there already, also when the disk is full.
-pub fn tell(base: &Path, problem: &str) -> std::io::Result<()> {
-    disk::overwrite(&path(base), text(RUNNING, problem).as_bytes())
+pub fn tell(base: &Path, host: &str, problem: &str) -> std::io::Result<()> {
+    disk::overwrite(&path(base), text(RUNNING, host, problem).as_bytes())
 }
 
 /// Writes down how the client that holds the lock has ended.
 pub fn end(base: &Path, mut lock: File, failure: Option<&Error>) {
     let written = match failure {
-        Some(e) => disk::overwrite(&path(base), text(FAILED, &e.to_string()).as_bytes()),
+        Some(e) => disk::overwrite(&path(base), text(FAILED, "", &e.to_string()).as_bytes()),
         None => lock.set_len(0).and_then(|()| lock.rewind()),
     };
     if let Err(e) = written {
@@ -61,8 +64,17 @@ pub fn end(base: &Path, mut lock: File, failure: Option<&Error>) {
     }
 }
 
-fn text(word: &str, problem: &str) -> String {
-    format!("{} {word}\n{}", std::process::id(), one_line(problem))
+fn text(word: &str, host: &str, problem: &str) -> String {
+    let first = format!("{} {word} {host}", std::process::id());
+    format!("{}\n{}", first.trim_end(), one_line(problem))
+}
+
+/// The name that the client uses, if one runs and has told it.
+pub fn host(base: &Path) -> Option<String> {
+    match read(base).0 {
+        Client::Running { host, .. } => host,
+        _ => None,
+    }
 }
 
 /// What the file says, and when that was written.
@@ -80,10 +92,11 @@ pub fn read(base: &Path) -> (Client, Option<SystemTime>) {
 
 fn parse(text: &str, is_held: bool) -> Client {
     let (first, problem) = text.split_once('\n').unwrap_or((text, ""));
-    let (process, word) = first.trim().split_once(' ').unwrap_or((first.trim(), ""));
-    let (process, problem) = (process.to_string(), problem.trim().to_string());
+    let mut words = first.split_whitespace();
+    let (process, word) = (words.next().unwrap_or("").to_string(), words.next().unwrap_or(""));
+    let (host, problem) = (words.next().and_then(|host| wire::check_host(host).ok()), problem.trim().to_string());
     match word {
-        _ if is_held => Client::Running { process, problem: Some(problem).filter(|problem| !problem.is_empty()) },
+        _ if is_held => Client::Running { process, host, problem: Some(problem).filter(|problem| !problem.is_empty()) },
         RUNNING => Client::Died { process },
         FAILED => Client::Failed(problem),
         _ => Client::Stopped,
@@ -98,7 +111,13 @@ mod tests {
     #[test]
     fn the_file_tells_how_a_client_is_and_how_it_ended() {
         let check = |text: &str, is_held, wants| assert_eq!(parse(text, is_held), wants, "{text:?}");
-        let running = |problem: Option<&str>| Client::Running { process: "7".into(), problem: problem.map(str::to_string) };
+        let running = |problem: Option<&str>| Client::Running { process: "7".into(), host: None, problem: problem.map(str::to_string) };
+        let named = |problem: Option<&str>| {
+            Client::Running { process: "7".into(), host: Some("web-1".into()), problem: problem.map(str::to_string) }
+        };
+        check("7 running web-1\n", true, named(None));
+        check("7 running web-1\nno room", true, named(Some("no room")));
+        check("7 running web-1\nno room", false, Client::Died { process: "7".into() });
         check("7 running\n", true, running(None));
         check("7 running\nno room", true, running(Some("no room")));
         check("7", true, running(None));
@@ -116,16 +135,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("state")).unwrap();
         let process = std::process::id().to_string();
-        let lock = take(dir.path()).unwrap().unwrap();
-        tell(dir.path(), "two\nlines").unwrap();
+        let lock = take(dir.path(), "web-1").unwrap().unwrap();
+        tell(dir.path(), "web-1", "two\nlines").unwrap();
         let problem = Some(one_line("two\nlines"));
-        assert_eq!(read(dir.path()).0, Client::Running { process: process.clone(), problem });
+        assert_eq!(read(dir.path()).0, Client::Running { process: process.clone(), host: Some("web-1".into()), problem });
+        assert_eq!(host(dir.path()).as_deref(), Some("web-1"));
         end(dir.path(), lock, None);
         assert_eq!((read(dir.path()).0, std::fs::read(path(dir.path())).unwrap()), (Client::Stopped, vec![]));
-        let lock = take(dir.path()).unwrap().unwrap();
+        let lock = take(dir.path(), "web-1").unwrap().unwrap();
+        assert_eq!(host(dir.path()).as_deref(), Some("web-1"));
         end(dir.path(), lock, Some(&Error::new(Kind::Failed, "no thread")));
         assert_eq!(read(dir.path()).0, Client::Failed("no thread".into()));
-        drop(take(dir.path()).unwrap());
+        drop(take(dir.path(), "web-1").unwrap());
         assert_eq!(read(dir.path()).0, Client::Died { process });
     }
 }

@@ -251,7 +251,7 @@ impl Tick {
             return;
         }
         // a disk that takes no writes: status sees that for itself
-        self.told = lock::tell(&self.base, &wrong).is_ok().then_some(wrong);
+        self.told = lock::tell(&self.base, &self.host, &wrong).is_ok().then_some(wrong);
     }
 
     /// Looks at the outbox; returns when to look again without being asked.
