@@ -30,12 +30,27 @@ pub fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(writable(at)).to_string()
 }
 
-/// [`rfc3339`] with nine decimals: the time of a file.
+/// [`rfc3339`] with nine decimals, for the time of a file: that may be before 1970.
 pub fn rfc3339_nanos(at: SystemTime) -> String {
-    humantime::format_rfc3339_nanos(writable(at)).to_string()
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(_) => humantime::format_rfc3339_nanos(writable(at)).to_string(),
+        // humantime begins in 1970, and the calendar repeats itself after 400 years
+        Err(before) => {
+            let shifted = (UNIX_EPOCH + ERAS * ERA).checked_sub(before.duration().min(YEARS_BEFORE_1970));
+            let text = humantime::format_rfc3339_nanos(shifted.unwrap_or(UNIX_EPOCH)).to_string();
+            let year = text[..4].parse::<u32>().map_or(0, |year| year.saturating_sub(400 * ERAS));
+            format!("{year:04}{}", &text[4..])
+        }
+    }
 }
 
-/// The nearest time that has four digits for its year: the time of a file can be any, and humantime panics on others.
+/// 400 years of the Gregorian calendar, and how many of them reach from the year 0 beyond 1970.
+const ERA: Duration = Duration::from_secs(146_097 * 86_400);
+const ERAS: u32 = 5;
+/// From the year 0, the first that has four digits, to 1970.
+const YEARS_BEFORE_1970: Duration = Duration::from_secs(719_528 * 86_400);
+
+/// The nearest time from 1970 on that has four digits for its year: humantime panics on others.
 fn writable(at: SystemTime) -> SystemTime {
     at.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(253_402_300_799))
 }
@@ -109,7 +124,10 @@ pub fn day(at: SystemTime) -> String {
 
 /// Local time of day as ISO 8601 without a zone, for tables: `2026-11-21 11:30:00`.
 pub fn local(at: SystemTime) -> String {
-    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = match at.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_secs() as i64,
+        Err(before) => -(before.duration().as_secs_f64().ceil() as i64),
+    };
     // SAFETY: localtime_r writes only the given struct; all-zero bytes are a valid `tm`.
     let tm = unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
@@ -139,6 +157,25 @@ mod tests {
         assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(9)), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1 << 40)), "9999-12-31T23:59:59.000Z");
         assert_eq!(compact(UNIX_EPOCH + Duration::from_secs(1 << 40)), "99991231T235959");
+    }
+
+    #[test]
+    fn the_time_of_a_file_is_read_as_it_was_written_from_the_year_0_to_9999() {
+        let check = |text: &str| assert_eq!(parse_rfc3339(text).map(rfc3339_nanos).as_deref(), Some(text));
+        check("0000-01-01T00:00:00.000000000Z");
+        check("0000-02-29T23:59:59.999999999Z");
+        check("1600-02-29T12:00:00.000000001Z");
+        check("1677-09-21T00:12:43.145224192Z");
+        check("1900-03-01T00:00:00.000000000Z");
+        check("1955-06-01T01:02:03.000000000Z");
+        check("1969-12-31T23:59:59.999999999Z");
+        check("1970-01-01T00:00:00.000000000Z");
+        check("2262-04-11T23:47:16.854775807Z");
+        check("2300-01-01T00:00:00.000000000Z");
+        assert_eq!(rfc3339_nanos(UNIX_EPOCH - Duration::from_secs(1 << 40)), "0000-01-01T00:00:00.000000000Z");
+        assert_eq!(rfc3339_nanos(UNIX_EPOCH + Duration::from_secs(1 << 40)), "9999-12-31T23:59:59.000000000Z");
+        let early = local(UNIX_EPOCH - Duration::from_secs(40 * 365 * 86_400));
+        assert!(early.starts_with("1930-01-1"), "{early}");
     }
 
     #[test]

@@ -187,3 +187,38 @@ fn a_time_that_is_set_after_the_file_was_closed_arrives_without_its_bytes() {
         assert_eq!((time(synced, "f"), synced.mode("f")), (1_100_000_000, 0o600), "{}", synced.machine.name);
     }
 }
+
+#[test]
+fn times_before_1970_travel_and_those_after_2262_become_the_last_that_can() {
+    let hub = Hub::start();
+    let (a, b) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let seconds = |synced: &Synced, path: &str| {
+        let meta = std::fs::metadata(synced.at(path)).unwrap();
+        (std::os::unix::fs::MetadataExt::mtime(&meta), std::os::unix::fs::MetadataExt::mtime_nsec(&meta))
+    };
+    let times = ["1955-06-01", "1969-12-31 23:59:59.5", "1970-01-01", "1901-12-14", "2262-04-01", "2300-01-01", "2400-01-01"];
+    for time in times {
+        a.put(time, time);
+        assert!(Command::new("touch").args(["-d", &format!("{time} UTC")]).arg(a.at(time)).status().unwrap().success());
+    }
+    let own: Vec<_> = times.iter().map(|time| seconds(&a, time)).collect();
+    assert_eq!(own[1], (-1, 500_000_000), "the filesystem keeps times before 1970");
+    a.pass();
+    b.pass();
+    for (time, own) in times.iter().zip(&own) {
+        let last = (i64::MAX / 1_000_000_000, i64::MAX % 1_000_000_000);
+        assert_eq!(seconds(&b, time), (*own).min(last), "{time}");
+    }
+    // nothing comes back, whatever can be looked at: a time of another is no reason to set the own one
+    for synced in [&a, &b, &a, &b] {
+        let pass = synced.pass();
+        assert_eq!((&pass["sent"], &pass["received"]), (&0.into(), &0.into()), "{pass}");
+    }
+    assert_eq!(times.iter().map(|time| seconds(&a, time)).collect::<Vec<_>>(), own);
+    // a file with such a time is like any other: edits and times travel from there on
+    let last = times[times.len() - 1];
+    b.put(last, "edited");
+    b.pass();
+    a.pass();
+    assert_eq!((a.read(last), seconds(&a, last)), (b.read(last), seconds(&b, last)));
+}

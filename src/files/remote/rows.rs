@@ -122,6 +122,17 @@ mod tests {
     }
 
     #[test]
+    fn every_time_that_a_file_can_have_travels_as_it_is_or_as_the_nearest() {
+        for time in [0, -1, 1, -460_000_000_000_000_000, 4_000_000_000_000_000_000, i64::MIN, i64::MIN + 1, i64::MAX] {
+            let local = Entry::new(Kind::File, Hash::of(b"x"), 1, 0o644, time);
+            let travelled = Record { mtime: Some(mtime(&local)), ..record("", "f") };
+            assert_eq!(entry(&travelled).unwrap().mtime, time);
+        }
+        let beyond = Record { mtime: Some("2300-01-01T00:00:00Z".into()), ..record("", "f") };
+        assert_eq!(entry(&beyond).unwrap().mtime, i64::MAX);
+    }
+
+    #[test]
     fn names_are_those_below_the_directory_on_the_hub() {
         let check = |remote: &str, full: &str, wants: Option<&str>| {
             let names = Names::below(remote);
