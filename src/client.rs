@@ -8,6 +8,7 @@ mod events;
 mod failure;
 mod files;
 mod messages;
+mod proxy;
 mod transfers;
 
 use std::sync::{Mutex, OnceLock};
@@ -27,6 +28,7 @@ pub use events::FileEvents;
 pub use failure::{Called, Failure, Told};
 pub use files::{Change, Condition, Outcome, Page, Query, Stored};
 pub use messages::Pulled;
+use proxy::Proxy;
 pub use transfers::Download;
 
 /// Where to call the hub and with which key; asked before each call, so a new key needs no restart.
@@ -38,6 +40,7 @@ pub type Renewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
     url: String,
+    proxy: Option<Proxy>,
     /// The name under which this machine acts, should the key not say.
     host: String,
     agent: ureq::Agent,
@@ -86,9 +89,10 @@ impl HubClient {
         let (url, timeout) = (settings.server_url.as_str(), settings.http_timeout);
         // a name is looked up in a thread of its own, for each request; an address needs none
         let resolve = if is_address(url) { None } else { Some(timeout) };
+        let proxy = proxy::find(url, |name| std::env::var(name).ok())?;
         let trust = settings.ca_file.as_deref().map(Trust::read).transpose()?;
         let config = || {
-            let mut config = ureq::Agent::config_builder()
+            let config = ureq::Agent::config_builder()
                 .http_status_as_error(false)
                 .max_redirects(0)
                 .max_redirects_will_error(false)
@@ -102,11 +106,8 @@ impl HubClient {
                 .timeout_resolve(resolve)
                 .timeout_connect(Some(timeout))
                 .timeout_send_request(Some(timeout))
-                .timeout_per_write(Some(timeout));
-            if is_loopback(url) {
-                // a proxy from the environment is for the world outside
-                config = config.proxy(None);
-            }
+                .timeout_per_write(Some(timeout))
+                .proxy(proxy.as_ref().map(|proxy| proxy.agent.clone()));
             match &trust {
                 Some(trust) => trust.apply(config),
                 None => config,
@@ -117,6 +118,7 @@ impl HubClient {
             config().timeout_recv_response(Some(timeout)).timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE))).build();
         Ok(HubClient {
             url: url.to_string(),
+            proxy,
             host: settings.host_id.clone(),
             agent: agent.new_agent(),
             streams: stream.new_agent(),
@@ -357,6 +359,13 @@ fn host_of(url: &str) -> &str {
         Some(v6) => v6.split(']').next().unwrap_or(""),
         None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
     }
+}
+
+/// The port of a URL that was checked.
+fn port_of(url: &str) -> u16 {
+    let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or("");
+    let port = authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')).and_then(|(_, port)| port.parse().ok());
+    port.unwrap_or(if url.starts_with("https://") { 443 } else { 80 })
 }
 
 fn is_address(url: &str) -> bool {

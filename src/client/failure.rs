@@ -80,10 +80,19 @@ impl HubClient {
             ureq::Error::ConnectionFailed => ("connection failed".to_string(), Some("is \"mesync serve\" running there?")),
             ureq::Error::Timeout(_) => ("it does not answer in time".to_string(), None),
             ureq::Error::BodyExceedsLimit(_) => ("its answer is too long for a mesync hub".to_string(), None),
+            ureq::Error::ConnectProxyFailed(reason) => (format!("the proxy refuses to connect: {}", one_line(&wire::brief(reason))), None),
             ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => ("it does not speak HTTP".to_string(), None),
             other => (other.to_string(), None),
         };
-        let error = Error::new(Kind::Unreachable, format!("cannot reach hub {}: {why}", self.url));
+        let (way, hint) = match &self.proxy {
+            // what does not answer is the proxy, or is behind it
+            Some(proxy) => (
+                format!(" through the proxy {} (set by {})", proxy.address, proxy.variable),
+                Some("is the proxy up, and may it connect there? NO_PROXY names hosts to call directly"),
+            ),
+            None => (String::new(), hint),
+        };
+        let error = Error::new(Kind::Unreachable, format!("cannot reach hub {}{way}: {why}", self.url));
         Failure::from(match hint {
             Some(hint) => error.hint(hint),
             None => error,
