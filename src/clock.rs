@@ -16,6 +16,14 @@ pub fn monotonic() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+/// Times from before this one (2025-01-01) are those of a machine whose clock had not been set: they say nothing about an age.
+const PLAUSIBLE: u64 = 1_735_689_600_000;
+
+/// Whether a clock that had been set can have given this time.
+pub fn is_plausible(at: SystemTime) -> bool {
+    millis(at) >= PLAUSIBLE
+}
+
 /// Milliseconds since 1970; 0 before it.
 pub fn millis(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)

@@ -268,6 +268,23 @@ fn a_machine_that_was_off_gets_what_was_sent_meanwhile_and_messages_wait_for_a_h
 }
 
 #[test]
+fn a_message_from_before_the_clock_was_set_is_sent_by_a_client_that_starts_later() {
+    let (mut world, mut a, b, _c) = three();
+    a.stop();
+    a.ok(&["send", "boot", "--target", &b.name]);
+    let outbox = a.base.join("outbox");
+    let name = a.names("outbox").remove(0);
+    // as if it had been sent by the date of the firmware, half a year ago: longer than the deadline
+    let id = name.split_once('_').unwrap().1;
+    std::fs::rename(outbox.join(&name), outbox.join(format!("20260201T101112_{id}"))).unwrap();
+    world.kill_hub();
+    a.start();
+    world.start_hub();
+    wait_for("it is sent", &world, || a.names("sent").len() == 1 && a.names("outbox").is_empty());
+    assert_eq!(a.names("failed").len(), 0, "{}", a.log());
+}
+
+#[test]
 fn start_once_does_all_of_it_and_says_nothing() {
     let mut world = World::new();
     world.start_hub();

@@ -43,7 +43,9 @@ fn due(mut all: Vec<Old>, now: i64, kept: Duration, room: u64) -> Vec<Old> {
     let kept = i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX);
     let mut sum: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
     let goes = |(since, bytes, _): &Old| {
-        let goes = now.saturating_sub(*since) > kept || sum > room;
+        // what came before the clock was set is of unknown age
+        let known = clock::is_plausible(clock::from_millis(since.max(&0).unsigned_abs() / 1_000_000));
+        let goes = known && now.saturating_sub(*since) > kept || sum > room;
         sum -= if goes { bytes } else { &0 };
         goes
     };
@@ -84,14 +86,18 @@ mod tests {
     #[test]
     fn what_is_old_goes_and_then_the_oldest_until_it_fits() {
         let day = 86_400 * 1_000_000_000;
+        let now = 20_454 * day;
         let check = |all: &[(i64, u64)], room: u64, wants: &[i64]| {
-            let all = all.iter().map(|(age, bytes)| (100 * day - age * day, *bytes, age.to_string())).collect();
-            let got: Vec<i64> = due(all, 100 * day, KEPT, room).iter().map(|(_, _, name)| name.parse().unwrap()).collect();
+            let all = all.iter().map(|(age, bytes)| (now - age * day, *bytes, age.to_string())).collect();
+            let got: Vec<i64> = due(all, now, KEPT, room).iter().map(|(_, _, name)| name.parse().unwrap()).collect();
             assert_eq!(got, wants);
         };
         check(&[(1, 10), (29, 10), (31, 10)], 100, &[31]);
         check(&[(1, 10), (29, 10), (31, 10)], 15, &[31, 29]);
         check(&[(1, 10), (2, 10), (3, 10)], 9, &[3, 2, 1]);
+        // from before the clock was set: only for want of room
+        check(&[(20_000, 10), (31, 10)], 100, &[31]);
+        check(&[(20_000, 10), (29, 10)], 15, &[20_000]);
         // the clock went back
         check(&[(-5, 10), (0, 10)], 100, &[]);
     }

@@ -33,9 +33,7 @@ pub enum Client {
     /// The last one has ended with an error.
     Failed(String),
     /// The last one has ended without a word: it was killed, or the machine lost its power.
-    Died {
-        process: String,
-    },
+    Died { process: String },
 }
 
 /// Where it is.
@@ -112,8 +110,10 @@ mod tests {
     fn the_file_tells_how_a_client_is_and_how_it_ended() {
         let check = |text: &str, is_held, wants| assert_eq!(parse(text, is_held), wants, "{text:?}");
         let running = |problem: Option<&str>| Client::Running { process: "7".into(), host: None, problem: problem.map(str::to_string) };
-        let named = |problem: Option<&str>| {
-            Client::Running { process: "7".into(), host: Some("web-1".into()), problem: problem.map(str::to_string) }
+        let named = |problem: Option<&str>| Client::Running {
+            process: "7".into(),
+            host: Some("web-1".into()),
+            problem: problem.map(str::to_string),
         };
         check("7 running web-1\n", true, named(None));
         check("7 running web-1\nno room", true, named(Some("no room")));

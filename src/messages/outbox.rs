@@ -385,7 +385,13 @@ impl Outbox {
             let Ok(meta) = entry.metadata() else { continue };
             // the rename into sent/ set ctime
             let archived = clock::from_millis((meta.ctime().max(0) as u64).saturating_mul(1000));
-            if meta.is_file() && now.duration_since(archived).is_ok_and(|age| age > self.sent_ttl) {
+            if !meta.is_file() {
+                continue;
+            }
+            if !clock::is_plausible(archived) && clock::is_plausible(now) {
+                // of unknown age, since the clock was set later: it ages from now on
+                let _ = std::fs::set_permissions(entry.path(), meta.permissions());
+            } else if now.duration_since(archived).is_ok_and(|age| age > self.sent_ttl) {
                 let _ = std::fs::remove_file(entry.path());
             }
         }

@@ -16,8 +16,9 @@ pub const QUIET: Duration = Duration::from_secs(1);
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A file that is picked up is named after its own time only if that is no older.
 const RECENT: Duration = Duration::from_secs(3600);
-/// Names from before this time were made by a machine whose clock had not been set (2025-01-01).
-pub const PLAUSIBLE: u64 = 1_735_689_600_000;
+/// A message that is there at the start of a client is tried for so long at least, whatever its time says: that may be of a clock
+/// that was set since, and no message fails without an attempt.
+const FIRST_TRIES: Duration = Duration::from_secs(600);
 
 /// What is known about a name in `outbox/` after looking at it.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
             let recent = |at: &SystemTime| now.duration_since(*at).map_or(true, |age| age < RECENT);
             let at = named.map(|(at, _)| at).or_else(|| Some(said).filter(recent)).unwrap_or(now);
             // the deadline counts from the name: give it a time that means something
-            let at = if clock::millis(at) < PLAUSIBLE { now } else { at };
+            let at = if clock::is_plausible(at) { at } else { now };
             let name = file_name(at, id);
             if found.name == Some(&name) { Step::Send } else { Step::Rename(name) }
         }
@@ -89,9 +90,9 @@ pub fn complete(mut message: Message, name: &str, host: &str) -> Option<Message>
 /// For how long a message may still be tried that was made at `made`, by the time in its name, and was there when the client
 /// started. A time that cannot be true says nothing: then it has all of it.
 pub fn time_left(made: SystemTime, now: SystemTime, deadline: Duration) -> Duration {
-    let plausible = clock::millis(made) >= PLAUSIBLE && clock::millis(now) >= PLAUSIBLE;
+    let plausible = clock::is_plausible(made) && clock::is_plausible(now);
     let age = if plausible { now.duration_since(made).unwrap_or_default() } else { Duration::ZERO };
-    deadline.saturating_sub(age)
+    deadline.saturating_sub(age).max(FIRST_TRIES.min(deadline))
 }
 
 /// Where a message goes after the hub's answer.
@@ -220,7 +221,9 @@ mod tests {
         let now = clock::parse_rfc3339("2026-11-21T10:30:00Z").unwrap();
         let week = Duration::from_secs(604_800);
         let left = |name: &str| time_left(clock::parse_compact(name).unwrap(), now, week).as_secs();
-        assert_eq!(left("20261114T101112"), 0);
+        // made before the clock was set, or really old: tried, if not for long
+        assert_eq!((left("20261114T101112"), left("20260501T101112")), (600, 600));
+        assert_eq!(time_left(now - week, now, Duration::from_secs(60)).as_secs(), 60);
         assert_eq!(left("20261114T113112"), 3672);
         assert_eq!((left("19700101T000010"), left("20991231T000000")), (604_800, 604_800));
     }

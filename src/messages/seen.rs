@@ -187,7 +187,7 @@ impl Seen {
     pub fn come_back(&mut self, now: SystemTime) -> Result<()> {
         let tomorrow = clock::day(now + std::time::Duration::from_secs(86_400));
         let future: Vec<String> = self.days.iter().filter(|d| **d > tomorrow).cloned().collect();
-        if future.is_empty() || clock::millis(now) < super::plan::PLAUSIBLE {
+        if future.is_empty() || !clock::is_plausible(now) {
             return Ok(());
         }
         let today = self.dir.join(clock::day(now));
