@@ -431,7 +431,11 @@ mod tests {
     fn watched_directories_are_tables_of_their_own() {
         let watch = |rest: &str| format!("poll_interval = 7\n\n[[watch]]\npath = '/a'\n{rest}");
         check(&[], "", "watches: []");
-        check(&[], &watch(""), "path: \"/a\", remote: \"\", mode: TwoWay, debounce: 500ms, rescan: 3600s, ignore: [], concurrency: 8");
+        check(
+            &[],
+            &watch(""),
+            "path: \"/a\", named: \"/a\", remote: \"\", mode: TwoWay, debounce: 500ms, rescan: 3600s, ignore: [], concurrency: 8",
+        );
         check(
             &[],
             &watch("ignore = ['*.bak', '.git/']\nbandwidth_limit = '2MB/s'"),

@@ -19,7 +19,6 @@ const PURE: &[&str] = &[
     "src/error.rs",
     "src/sse.rs",
     "src/backoff.rs",
-    "src/nearest.rs",
     "src/messages/plan.rs",
     "src/files/plan.rs",
     "src/files/ignore.rs",
