@@ -23,7 +23,7 @@ use files::Hub;
 use tree::{Synced, records};
 use world::{World, wait_for};
 
-/// An exFAT in a file, mounted until the test ends.
+/// A disk in a file, mounted until the test ends.
 struct FoldingDisk {
     device: String,
     at: PathBuf,
@@ -39,21 +39,31 @@ fn text(path: &Path) -> &str {
 }
 
 impl FoldingDisk {
-    /// `None`, with a word, if this user or system may not mount one.
+    /// An exFAT.
     fn mount(world: &World) -> Option<FoldingDisk> {
-        let (image, at) = (world.dir.path().join("exfat"), world.dir.path().join("disk"));
+        FoldingDisk::mount_as(world, &["mkfs.exfat"], &["mount.exfat-fuse"])
+    }
+
+    /// An NTFS that lists all names in lower case.
+    fn mount_lowering(world: &World) -> Option<FoldingDisk> {
+        FoldingDisk::mount_as(world, &["mkfs.ntfs", "-F", "-q"], &["lowntfs-3g", "-o", "ignore_case"])
+    }
+
+    /// `None`, with a word, if this user or system may not mount one.
+    fn mount_as(world: &World, make: &[&str], mount: &[&str]) -> Option<FoldingDisk> {
+        let (image, at) = (world.dir.path().join("image"), world.dir.path().join("disk"));
         fs::create_dir(&at).unwrap();
         fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
         let mounted = || {
-            tool("mkfs.exfat", &[text(&image)])?;
+            tool(make[0], &[&make[1..], &[text(&image)]].concat())?;
             let disk = FoldingDisk { device: tool("losetup", &["-f", "--show", text(&image)])?, at: at.clone() };
-            tool("mount.exfat-fuse", &[&disk.device, text(&at)])?;
+            tool(mount[0], &[&mount[1..], &[&disk.device, text(&at)]].concat())?;
             Some(disk)
         };
         let disk = mounted();
         if disk.is_none() {
-            assert!(std::env::var_os("CI").is_none() || !Path::new("/dev/fuse").exists(), "cannot mount an exFAT");
-            println!("SKIPPED: an exFAT takes root, /dev/fuse, mkfs.exfat and mount.exfat-fuse");
+            assert!(std::env::var_os("CI").is_none() || !Path::new("/dev/fuse").exists(), "cannot mount a disk with {}", mount[0]);
+            println!("SKIPPED: this takes root, /dev/fuse, {} and {}", make[0], mount[0]);
         }
         disk
     }
@@ -328,4 +338,32 @@ fn a_download_does_not_write_into_a_file_of_another_name() {
     assert!(!beta.has(".mesync"));
     let listed = beta.machine.ok(&["ls"]);
     assert!(listed.contains("TWIN") && listed.contains("twin"), "{listed}");
+}
+
+#[test]
+fn a_disk_that_lists_all_names_in_lower_case_refuses_the_others_and_gets_nothing_else() {
+    let hub = Hub::start();
+    let Some(disk) = FoldingDisk::mount_lowering(&hub.world) else { return };
+    let pair = Pair::new(&hub, &disk, false);
+    let Pair { alpha, beta, .. } = &pair;
+    for name in ["lower", "Upper", "Dir/f", "dir2/f", "dir2/Sub/f"] {
+        alpha.put(name, name);
+    }
+    let refused = ["Dir/f", "Upper", "dir2/Sub/f"];
+    pair.wait("all others arrive", || names(beta) == ["dir2/f", "lower"]);
+    assert_eq!(pair.refused().into_keys().collect::<Vec<_>>(), refused);
+    // a new case of a name that is there is refused, too, and the content stays on the hub
+    alpha.rename("lower", "LOWER");
+    alpha.rename("dir2", "DIR2");
+    let live = ["DIR2/Sub/f", "DIR2/f", "Dir/f", "LOWER", "Upper"];
+    pair.wait("nothing is left there", || names(beta).is_empty());
+    alpha.pass();
+    assert_eq!(
+        (names(alpha), records(&hub).into_keys().collect::<Vec<_>>()),
+        (live.map(String::from).to_vec(), live.map(String::from).to_vec())
+    );
+    assert_eq!(pair.refused().into_keys().collect::<Vec<_>>(), live);
+    // and what is made there travels under the name that is listed
+    beta.put("New", "made there");
+    pair.wait("it arrives", || alpha.text("new") == "made there");
 }

@@ -194,6 +194,11 @@ impl DiskTree {
                 component,
                 Mode::from_raw_mode(if dir.starts_with(relpath::OWN_DIR) { 0o700 } else { 0o777 }),
             ) {
+                Ok(()) if !self.root.lists(&above, component, true).map_err(failed)? => {
+                    // the disk keeps it under another name, which would travel as an empty directory
+                    rustix::fs::unlinkat(&parent, component, AtFlags::REMOVEDIR).map_err(|e| failed(e.into()))?;
+                    return Err(self.refuse(dir));
+                }
                 Ok(()) => self.sync_open(&parent).map_err(failed)?,
                 Err(Errno::EXIST) => {}
                 Err(e) => return Err(failed(e.into())),
