@@ -42,6 +42,7 @@ impl DiskTree {
     pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         let failed = |e: io::Error| fault("put in place", path, &e);
         let Some(at) = self.place_of(path)? else { return Ok(Moved::Taken) };
+        let alone = self.root.names().alone();
         let moved = match self.put_unsynced(&at, path, staged, over) {
             // everything else is there: it is the name
             Err(e) if root::is(&e, &[Errno::NOENT]) && over.is_none() && at.has(split(&staged.temp).1) => return Err(self.refuse(path)),
@@ -53,6 +54,7 @@ impl DiskTree {
             disk::rename_at(&at.parent, at.name, split(&staged.temp).1).map_err(failed)?;
             return Err(self.refuse(path));
         }
+        drop(alone);
         if moved == Moved::Done {
             self.sync_open(&at.parent).map_err(failed)?;
         }
@@ -86,10 +88,12 @@ impl DiskTree {
             _ => return Ok(Moved::Changed),
         }
         self.root.names().changed();
+        let alone = self.root.names().alone();
         let moved = match self.no_replace(&source.parent, source.name, &target.parent, target.name) {
             Err(e) if root::is(&e, &[Errno::NOENT]) => Moved::Changed,
             other => other.map_err(failed)?,
         };
+        drop(alone);
         if let (Moved::Done, true, Some(hash)) = (moved, to.starts_with(TRASH), conflict::trashed_hash(to)) {
             self.trashed.put(&hash);
         }

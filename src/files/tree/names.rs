@@ -57,6 +57,7 @@ pub struct Names {
     /// It takes every name, as a disk made for Linux does.
     ordinary: bool,
     known: Mutex<Known>,
+    renaming: Mutex<()>,
 }
 
 /// The names in one directory.
@@ -72,7 +73,14 @@ struct Known {
 
 impl Names {
     pub const fn new(folds: Folds, ordinary: bool) -> Names {
-        Names { folds, ordinary, known: Mutex::new(Known { listings: BTreeMap::new(), names: 0, folding: BTreeMap::new() }) }
+        let known = Known { listings: BTreeMap::new(), names: 0, folding: BTreeMap::new() };
+        Names { folds, ordinary, known: Mutex::new(known), renaming: Mutex::new(()) }
+    }
+
+    /// Held from the look at a name to the look at what it has become: a disk that folds may replace what another worker has just
+    /// put there under the other spelling (FUSE has no RENAME_NOREPLACE).
+    pub fn alone(&self) -> Option<std::sync::MutexGuard<'_, ()>> {
+        (self.folds == Folds::Everywhere).then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -270,6 +278,7 @@ impl DiskTree {
     /// Gives what is listed as `there` the name that the disk takes for the same.
     pub(super) fn spell(&self, there: &str, wanted: &str) -> Called<Moved> {
         let failed = |e: io::Error| fault("rename", there, &e);
+        let _alone = self.root.names().alone();
         let (dir, old) = split(there);
         let new = split(wanted).1;
         let parent = self.root.through(dir).map_err(failed)?;

@@ -59,7 +59,14 @@ impl DiskTree {
         let Some((parent, temp)) = self.beside(path)? else { return Ok(None) };
         let failed = |e: io::Error| fault("create a link beside", path, &e);
         let name = split(&temp).1;
-        rustix::fs::symlinkat(target, &parent, name).map_err(|e| failed(e.into()))?;
+        match rustix::fs::symlinkat(target, &parent, name) {
+            // FUSE says so of a disk without links, which will have none later either
+            Err(Errno::NOSYS | Errno::OPNOTSUPP) => {
+                let what = format!("create the link {}: this disk has no links", crate::disk::show(path.as_ref()));
+                return Err(Fault::Refused(Error::new(ErrorKind::Failed, what)));
+            }
+            made => made.map_err(|e| failed(e.into()))?,
+        }
         let timed = tolerate(rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
         self.made(timed, &parent, &temp, AtFlags::empty()).map_err(failed)
     }
