@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use mesync::hub::files::head as file_head;
 use mesync::hub::files::lines::Lines;
 use mesync::hub::files::multipart;
-use mesync::hub::guard::head::{self as guard, Head, MAX_HEAD, MAX_TARGET};
+use mesync::hub::server::head::{self as guard, Head, MAX_HEAD, MAX_TARGET};
 use mesync::hub::http::{Caller, Request};
 use mesync::hub::{batch as hub_batch, protected, routes, token as hub_token};
 use mesync::messages::hooks::Record;

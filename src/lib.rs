@@ -101,7 +101,7 @@
 //!                    +------ jobs: long bodies, event streams <-------------------+      event streams <---+
 //! ```
 //!
-//! The guard ([`hub::guard`]) owns the port: nothing that is malformed, unbounded or without a key gets past it, since
+//! The guard ([`hub::server`]) owns the port: nothing that is malformed, unbounded or without a key gets past it, since
 //! tiny_http was made for friendlier places. Workers decide and hand what changes something to the committer, which takes
 //! whatever waits into one transaction with one sync, and then answers all of it. A group of changes is plain data with its
 //! time and its callers in it: the same groups give the same tables. What is done for others is admitted against the memory that

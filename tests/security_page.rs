@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use mesync::config::{SETTINGS, limits};
-use mesync::hub::guard::head as guard;
+use mesync::hub::server::head as guard;
 use mesync::hub::routes::Route;
 use mesync::wire::files;
 

@@ -29,7 +29,7 @@ const PURE: &[&str] = &[
     "src/files/guard.rs",
     "src/files/engine/desk.rs",
     "src/files/remote/rows.rs",
-    "src/hub/guard/head.rs",
+    "src/hub/server/head.rs",
     "src/hub/files/head.rs",
     "src/hub/files/multipart.rs",
     "src/hub/files/lines.rs",
@@ -39,7 +39,7 @@ const PURE: &[&str] = &[
 
 /// May start threads. A directory ends with a slash.
 const THREADS: &[&str] =
-    &["src/daemon.rs", "src/daemon/", "src/service.rs", "src/hub/mod.rs", "src/hub/commit.rs", "src/hub/guard/", "src/messages/hooks/"];
+    &["src/daemon.rs", "src/daemon/", "src/service.rs", "src/hub/mod.rs", "src/hub/commit.rs", "src/hub/server/", "src/messages/hooks/"];
 
 /// May say `unsafe`.
 const UNSAFE: &[&str] = &["src/clock.rs"];
@@ -488,7 +488,7 @@ fn each_rule_catches_its_breach() {
     check("src/clock.rs", "fn f() { unsafe { g() } }", "");
     check("src/a.rs", "#![deny(unsafe_code)]", "");
     check("src/a.rs", "use std::thread; fn f() { thread::Builder::new(); }", "threads start in");
-    check("src/hub/guard/x.rs", "fn f() { std::thread::Builder::new(); }", "");
+    check("src/hub/server/x.rs", "fn f() { std::thread::Builder::new(); }", "");
     check("src/a.rs", concat!("// TO", "DO"), "belongs in an issue");
     check("src/a.rs", "fn f<'a>(x: &'a str) {} \n", "space at the end");
     assert_eq!(breaches(&Source::new("src/a.rs", "fn f() {}\n")).len(), 1);

@@ -19,7 +19,7 @@ use crate::client::HubClient;
 use crate::config::Settings;
 use crate::credentials::{self, Access};
 use crate::error::{Error, Kind, Result, plain};
-use crate::hub::claim::{Claim, claim, running};
+use crate::hub::data_dir::{Claim, claim, running};
 use crate::hub::store::{Store, check};
 use crate::service::{self, Part, Signals};
 use crate::wire::files::Backup;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use uuid::Uuid;
 
-use super::events::Events;
+use super::subscribers::Events;
 use super::memory::Room;
 use super::store::Store;
 use super::store::files::ops::Changed;

@@ -9,10 +9,10 @@
 //!           +--------- replies, long bodies, event streams <-----------------------------------------+
 //! ```
 
-pub mod guard;
+pub mod server;
 pub mod http;
 
-pub mod desk;
+pub mod router;
 pub mod metrics;
 pub mod page;
 pub mod routes;
@@ -26,13 +26,13 @@ pub mod token;
 pub mod batch;
 pub mod commit;
 pub mod continuity;
-pub mod events;
+pub mod subscribers;
 pub mod files;
-pub mod listen;
+pub mod event_stream;
 pub mod messages;
 pub mod store;
 
-pub mod claim;
+pub mod data_dir;
 pub mod memory;
 
 use std::net::SocketAddr;
@@ -49,12 +49,12 @@ use crate::config::{HubSettings, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::service::Part;
 use auth::{Auth, Mode};
-use claim::Claim;
+use data_dir::Claim;
 use commit::{Committer, Work};
-use desk::Desk;
-use events::Events;
+use router::Desk;
+use subscribers::Events;
 use files::Files;
-use guard::{Guard, Responder};
+use server::{Guard, Responder};
 use http::Request;
 use memory::Room;
 use messages::Messages;
@@ -80,7 +80,7 @@ impl Hub {
     pub fn start(settings: &Settings, allow_anonymous: bool) -> Result<Hub> {
         let hub = &settings.hub;
         let listen = hub.listen.parse().map_err(|_| Error::new(Kind::Settings, format!("cannot listen on {}", hub.listen)))?;
-        let claim = claim::claim(&hub.data_dir)?;
+        let claim = data_dir::claim(&hub.data_dir)?;
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
         let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
         let store = Arc::new(Store::open(&hub.data_dir, hub.cache as usize, clock::millis(clock::now()), Uuid::new_v4())?);
@@ -111,7 +111,7 @@ impl Hub {
     }
 
     fn listen(&mut self, settings: &HubSettings, room: Room) -> Result<()> {
-        let config = guard::Config {
+        let config = server::Config {
             listen: self.address,
             socket_dir: settings.data_dir.join("socket"),
             connections: settings.connections,
@@ -121,7 +121,7 @@ impl Hub {
         };
         let desk = Arc::clone(&self.desk);
         let serve = Arc::new(move |request: Request, responder: Responder| desk.serve(request, responder));
-        let guard = Guard::start(config, Arc::clone(&self.desk) as Arc<dyn guard::Gate>, serve)?;
+        let guard = Guard::start(config, Arc::clone(&self.desk) as Arc<dyn server::Gate>, serve)?;
         self.address = guard.address();
         *self.desk.guard() = Some(guard);
         self.claim.announce(self.address)

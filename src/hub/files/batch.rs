@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::lines::{Fault, Lines};
 use super::upload::{trimmed, unread, unwritten};
 use super::{Files, Hold, answer, commit, head};
-use crate::hub::guard::Lease;
+use crate::hub::server::Lease;
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::store::files::ops::{Author, Condition, FileOp, Put};

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::upload::{trimmed, unwritten};
 use super::{Files, Hold, answer, head};
 use crate::chunking::MOST;
-use crate::hub::guard::Lease;
+use crate::hub::server::Lease;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::store::files::ops::{Bytes, FileOp, Put};

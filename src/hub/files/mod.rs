@@ -28,7 +28,7 @@ use crossbeam_channel::bounded;
 use uuid::Uuid;
 
 use super::commit::{Committer, Permit};
-use super::guard::{Lease, Quota};
+use super::server::{Lease, Quota};
 use super::http::{Caller, Job, Reply, Request};
 use super::memory::Room;
 use super::messages::Answer;

@@ -8,9 +8,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Reserve;
-use crate::hub::events::Events;
+use crate::hub::subscribers::Events;
 use crate::hub::http::Pieces;
-use crate::hub::listen::listen;
+use crate::hub::event_stream::listen;
 use crate::hub::store::files::FileLimits;
 use crate::hub::store::ops::Limits;
 

@@ -30,13 +30,13 @@ use crate::error::{Error, Kind, Result, is_shortage, plain};
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::memory::{self, Room};
 use limits::{Addresses, Crew, Hand, Latch, Place, SHORT_BODY};
-use waiting::{Rank, Waiting};
+use evict::{Rank, Waiting};
 
 // public for fuzz/checks.rs only
 pub mod head;
-mod relay;
+mod connection;
 
-mod jobs;
+mod body;
 mod socket;
 mod tickets;
 
@@ -45,7 +45,7 @@ mod pool;
 
 mod counters;
 mod limits;
-mod waiting;
+mod evict;
 
 #[cfg(test)]
 mod tests;
@@ -386,7 +386,7 @@ fn receive(shared: &Arc<Shared>, stream: &Arc<TcpStream>, peer: IpAddr) -> std::
     let visit = Visit { shared: shared.clone(), rank, _connection: connection, _place: place, _hand: shared.clients.join() };
     let stream = stream.clone();
     let thread = std::thread::Builder::new().name("client".into()).stack_size(limits::CLIENT_STACK);
-    let started = thread.spawn(move || relay::serve(&visit.shared, &stream, peer, visit.rank));
+    let started = thread.spawn(move || connection::serve(&visit.shared, &stream, peer, visit.rank));
     started.map(drop).map_err(|_| (Reason::Thread, 503, "no thread for another connection"))
 }
 
@@ -404,8 +404,8 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// A short answer on the accept loop's own time: one write that does not block.
 fn turn_away(shared: &Shared, mut stream: &TcpStream, reason: Reason, status: u16, words: &str) {
     shared.counters.refuse(reason);
-    let reply = Reply { status, ..relay::busy(words) };
-    let _ = stream.write(&relay::render(&reply.into(), false, false).0);
+    let reply = Reply { status, ..connection::busy(words) };
+    let _ = stream.write(&connection::render(&reply.into(), false, false).0);
     let _ = stream.shutdown(Shutdown::Write);
     // unread bytes would turn the close into a reset, which overtakes the answer
     let _ = stream.read(&mut [0; 4096]);

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::{Auth, Mode};
 use super::commit::Committer;
-use super::events::Events;
+use super::subscribers::Events;
 use super::files::Files;
-use super::guard::{Admission, Gate, Guard, Head, Responder};
+use super::server::{Admission, Gate, Guard, Head, Responder};
 use super::http::{Caller, Job, Pieces, Reply, Request};
-use super::listen;
+use super::event_stream;
 use super::messages::{Answer, Messages};
 use super::metrics::{Requests, Text};
 use super::page;
@@ -91,7 +91,7 @@ impl Desk {
             Route::Health => answer(self.health()),
             Route::Login => answer(self.auth.login(&request)),
             Route::Metrics => answer(self.metrics(&request.caller)),
-            Route::Events => self.while_unchanged(answer)(listen::listen(&self.store, &self.events, &request)),
+            Route::Events => self.while_unchanged(answer)(event_stream::listen(&self.store, &self.events, &request)),
             _ => {
                 let left = self.files.handle(route, request, answer).and_then(|(request, answer)| self.messages.handle(request, answer));
                 if let Some((request, answer)) = left {

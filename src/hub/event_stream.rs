@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
 
-use super::events::{Events, Subscription};
+use super::subscribers::{Events, Subscription};
 use super::files::all_kinds;
 use super::http::{Caller, Job, Pieces, Reply, Request};
 use super::store::Store;

@@ -79,7 +79,7 @@ pub fn running() -> Vec<PathBuf> {
     found
 }
 
-/// `DIR/socket/hub-N.sock`; see `guard::backend`.
+/// `DIR/socket/hub-N.sock`; see `server::backend`.
 fn data_dir_of(socket: &str) -> Option<PathBuf> {
     let (dir, name) = socket.rsplit_once("/socket/")?;
     let number = name.strip_prefix("hub-")?.strip_suffix(".sock")?;

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::counters::Reason;
 use super::head::{self, Head, Refusal};
-use super::jobs::{self, Body, Events};
+use super::body::{self, Body, Events};
 use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL};
 use super::pool::{self, Answer};
 use super::socket::{Pace, Socket, Wait};
 use super::tickets::Tickets;
-use super::waiting::Rank;
+use super::evict::Rank;
 use super::{Admission, Shared};
 use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request, StreamJob, UploadJob};
@@ -242,7 +242,7 @@ impl Client<'_> {
         let mut pace = Pace::default();
         self.socket.write_all(&head_of(answer, Some(length), keep_alive), &mut pace)?;
         if !manner.head_only {
-            match catch_unwind(AssertUnwindSafe(|| jobs::copy(reader, length, &self.socket, &mut pace))) {
+            match catch_unwind(AssertUnwindSafe(|| body::copy(reader, length, &self.socket, &mut pace))) {
                 Ok(copied) => copied.inspect_err(|e| self.count_slow(e))?,
                 Err(_) => {
                     log::error!("a download panicked; its reader was disconnected");
