@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use http::{Conn, PATIENCE, request};
 use mesync::config::Settings;
-use mesync::hub::server::{Admission, Config, Gate, Guard, Head, Responder};
 use mesync::hub::http::{Caller, Job, Reply, Request};
 use mesync::hub::memory::Room;
+use mesync::hub::server::{Admission, Config, Gate, Guard, Head, Responder};
 use mesync::hub::{self, Hub};
 
 const CLIENTS: usize = 8;

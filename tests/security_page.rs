@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use mesync::config::{SETTINGS, limits};
-use mesync::hub::server::head as guard;
 use mesync::hub::routes::Route;
+use mesync::hub::server::head as guard;
 use mesync::wire::files;
 
 #[test]

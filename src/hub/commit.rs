@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use uuid::Uuid;
 
-use super::subscribers::Events;
 use super::memory::Room;
 use super::store::Store;
 use super::store::files::ops::Changed;
 use super::store::ops::{Group, Limits, Op, Outcome, Wake};
+use super::subscribers::Events;
 use crate::clock;
 use crate::config::{Reserve, limits};
 use crate::error::{Error, Kind, Result};

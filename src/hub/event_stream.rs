@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
 
-use super::subscribers::{Events, Subscription};
 use super::files::all_kinds;
 use super::http::{Caller, Job, Pieces, Reply, Request};
 use super::store::Store;
+use super::subscribers::{Events, Subscription};
 use crate::config::limits::EVENT_PAGE;
 use crate::wire::KEEP_ALIVE;
 use crate::wire::files::{Event, Kind};

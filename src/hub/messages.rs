@@ -2,6 +2,8 @@
 //!
 //! It does not wait for the disk: the committer answers. It knows the caller only as the guard found out.
 
+pub mod batch;
+
 use std::io::Read;
 use std::sync::Arc;
 
@@ -9,16 +11,16 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::batch::{self, Batch};
 use super::commit::{Committer, Permit};
 use super::continuity::{Continuity, Sign};
 use super::http::{Caller, Job, Reply, Request};
 use super::store::Store;
+use super::store::messages::read::{Ask, HostView, Page, Pulled};
 use super::store::ops::{Op, Outcome};
-use super::store::read::{Ask, HostView, Page, Pulled};
 use crate::clock;
 use crate::config::limits;
 use crate::wire::{self, Doubt, HostInfo, PostAnswer, Run};
+use batch::Batch;
 
 const JSON: &str = "application/json";
 

@@ -9,12 +9,12 @@
 //!           +--------- replies, long bodies, event streams <-----------------------------------------+
 //! ```
 
-pub mod server;
 pub mod http;
+pub mod server;
 
-pub mod router;
 pub mod metrics;
 pub mod page;
+pub mod router;
 pub mod routes;
 
 pub mod auth;
@@ -23,14 +23,13 @@ pub mod keys;
 pub mod protected;
 pub mod token;
 
-pub mod batch;
 pub mod commit;
 pub mod continuity;
-pub mod subscribers;
-pub mod files;
 pub mod event_stream;
+pub mod files;
 pub mod messages;
 pub mod store;
+pub mod subscribers;
 
 pub mod data_dir;
 pub mod memory;
@@ -49,17 +48,17 @@ use crate::config::{HubSettings, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::service::Part;
 use auth::{Auth, Mode};
-use data_dir::Claim;
 use commit::{Committer, Work};
-use router::Desk;
-use subscribers::Events;
+use data_dir::Claim;
 use files::Files;
-use server::{Guard, Responder};
 use http::Request;
 use memory::Room;
 use messages::Messages;
+use router::Desk;
+use server::{Guard, Responder};
 use store::Store;
 use store::ops::Limits;
+use subscribers::Events;
 
 pub use keys::{Key, add_key, list_keys, remove_key};
 

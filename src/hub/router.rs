@@ -10,17 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::{Auth, Mode};
 use super::commit::Committer;
-use super::subscribers::Events;
-use super::files::Files;
-use super::server::{Admission, Gate, Guard, Head, Responder};
-use super::http::{Caller, Job, Pieces, Reply, Request};
 use super::event_stream;
+use super::files::Files;
+use super::http::{Caller, Job, Pieces, Reply, Request};
 use super::messages::{Answer, Messages};
 use super::metrics::{Requests, Text};
 use super::page;
 use super::protected;
 use super::routes::{self, Route};
+use super::server::{Admission, Gate, Guard, Head, Responder};
 use super::store::Store;
+use super::subscribers::Events;
 use crate::disk;
 use crate::wire::Health;
 

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::lines::{Fault, Lines};
 use super::upload::{trimmed, unread, unwritten};
 use super::{Files, Hold, answer, commit, head};
-use crate::hub::server::Lease;
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::Answer;
+use crate::hub::server::Lease;
 use crate::hub::store::files::ops::{Author, Condition, FileOp, Put};
 use crate::hub::store::ops::Outcome;
 use crate::wire::files::{

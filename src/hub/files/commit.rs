@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::upload::{trimmed, unwritten};
 use super::{Files, Hold, answer, head};
 use crate::chunking::MOST;
-use crate::hub::server::Lease;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
+use crate::hub::server::Lease;
 use crate::hub::store::files::ops::{Bytes, FileOp, Put};
 use crate::wire::files::{AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE};
 

@@ -28,11 +28,11 @@ use crossbeam_channel::bounded;
 use uuid::Uuid;
 
 use super::commit::{Committer, Permit};
-use super::server::{Lease, Quota};
 use super::http::{Caller, Job, Reply, Request};
 use super::memory::Room;
 use super::messages::Answer;
 use super::routes::Route;
+use super::server::{Lease, Quota};
 use super::store::Store;
 use super::store::files::ops::{Author, FileOp};
 use super::store::ops::{Op, Outcome};

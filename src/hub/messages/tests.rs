@@ -8,11 +8,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Reserve;
-use crate::hub::subscribers::Events;
-use crate::hub::http::Pieces;
 use crate::hub::event_stream::listen;
+use crate::hub::http::Pieces;
 use crate::hub::store::files::FileLimits;
 use crate::hub::store::ops::Limits;
+use crate::hub::subscribers::Events;
 
 const EPOCH: &str = "00000000-0000-0000-0000-00000000000e";
 const ID: &str = "019359a0-0000-7000-8000-00000000000";

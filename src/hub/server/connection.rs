@@ -8,14 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counters::Reason;
-use super::head::{self, Head, Refusal};
 use super::body::{self, Body, Events};
+use super::counters::Reason;
+use super::evict::Rank;
+use super::head::{self, Head, Refusal};
 use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL};
 use super::pool::{self, Answer};
 use super::socket::{Pace, Socket, Wait};
 use super::tickets::Tickets;
-use super::evict::Rank;
 use super::{Admission, Shared};
 use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request, StreamJob, UploadJob};

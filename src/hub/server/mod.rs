@@ -29,12 +29,12 @@ use crate::disk;
 use crate::error::{Error, Kind, Result, is_shortage, plain};
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::memory::{self, Room};
-use limits::{Addresses, Crew, Hand, Latch, Place, SHORT_BODY};
 use evict::{Rank, Waiting};
+use limits::{Addresses, Crew, Hand, Latch, Place, SHORT_BODY};
 
 // public for fuzz/checks.rs only
-pub mod head;
 mod connection;
+pub mod head;
 
 mod body;
 mod socket;
@@ -44,8 +44,8 @@ mod backend;
 mod pool;
 
 mod counters;
-mod limits;
 mod evict;
+mod limits;
 
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
 use super::evict::{Rank, Waiting};
+use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
 use crate::clock;
 
 /// Bytes asked for in one read of a head.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use serde::Serialize;
 
-use super::tables::{META, SCHEMA, Tried, UNTAGGED};
+use super::messages::tables::{META, SCHEMA, Tried, UNTAGGED};
 use super::{Store, files, open};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;

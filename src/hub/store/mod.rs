@@ -10,13 +10,10 @@
 pub mod backup;
 pub mod check;
 pub mod files;
+pub mod messages;
 pub mod ops;
-pub mod read;
 
-mod apply;
-mod live;
 mod open;
-mod tables;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -32,18 +29,13 @@ use crate::database::medium::{self, Happened};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use files::{ChunkDir, FileLimits, Landmarks, Placed};
-use live::Live;
+use messages::live::Live;
+use messages::tables::{Tables, Tried};
+use messages::{apply, tables};
 use ops::{Group, Op, Outcome};
-use tables::{Tables, Tried};
 
-/// Milliseconds after which a host that has not pulled holds no broadcast back.
-pub const STALE: u64 = 30 * 86_400_000;
-/// Hosts, those included that are only named as targets.
-pub const HOSTS: u64 = crate::config::limits::HOSTS;
 /// Milliseconds between two looks at the staging directory.
 const TIDY: u64 = 3_600_000;
-/// Ids remembered, at most.
-pub const IDS: u64 = crate::config::limits::IDS;
 
 /// Why a group was not applied.
 enum Fault {

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::Store;
 use super::files::{self, ChunkDir, FileTotals};
-use super::live::Live;
+use super::messages::live::Live;
+use super::messages::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried, UNTAGGED};
 use super::ops::resume;
-use super::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried, UNTAGGED};
 use crate::database::Hints;
 use crate::database::medium::Happened;
 use crate::disk;

@@ -9,12 +9,12 @@ use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::super::ops::{Group, Outcome};
-use super::super::tables::Tried;
 use super::ops::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
 use super::rows::{Done, Row};
 use super::sweep;
 use super::tables::FileTables;
 use crate::clock;
+use crate::hub::store::messages::tables::Tried;
 use crate::wire::files::{Chunk, From, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
 

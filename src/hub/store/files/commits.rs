@@ -6,9 +6,9 @@ use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::super::Store;
-use super::super::tables::Tried;
 use super::tables::COMMITS;
 use crate::error::Result;
+use crate::hub::store::messages::tables::Tried;
 use crate::wire::revision::{Revision, Tag};
 
 /// What the hub says of a revision that a client has heard of.

@@ -9,10 +9,10 @@ use std::sync::PoisonError;
 use redb::ReadTransaction;
 
 use super::super::Store;
-use super::super::tables::{META, Tried};
 use super::rows::{Row, damaged, kind_number};
 use super::tables::{self, DELETED, FileTotals};
 use crate::error::Result;
+use crate::hub::store::messages::tables::{META, Tried};
 use crate::wire::files::{Kind, PAGE, Record};
 
 /// Files from one landmark to the next.

@@ -23,8 +23,8 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Store;
+use super::messages::tables::Tried;
 use super::ops::{Group, Op, Outcome};
-use super::tables::Tried;
 use crate::error::{Error, Result};
 use crate::wire::files::{Chunk, Hash, SINGLE};
 use ops::{Bytes, FileOp};

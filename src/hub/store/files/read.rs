@@ -8,13 +8,13 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
 use super::super::Store;
-use super::super::tables::{META, Tried};
 use super::Counts;
 use super::commits::{self, Known};
 use super::reader::Reader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::tables::{self, ACTIONS, FileTotals};
 use crate::error::Result;
+use crate::hub::store::messages::tables::{META, Tried};
 use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use super::super::tables::Tried;
 use crate::clock;
+use crate::hub::store::messages::tables::Tried;
 use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 

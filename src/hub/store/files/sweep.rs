@@ -6,11 +6,11 @@
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::super::ops::{Group, Op};
-use super::super::tables::Tried;
 use super::FileLimits;
 use super::ops::FileOp;
 use super::tables::{COMMITS, EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
 use crate::config::limits;
+use crate::hub::store::messages::tables::Tried;
 use crate::wire::files::Hash;
 
 /// Rows of each kind that go in one pass, at most; and two for each change of the same group, so that it keeps up.

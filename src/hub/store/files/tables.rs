@@ -9,9 +9,9 @@ use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransact
 use uuid::Uuid;
 
 use super::super::ops::Group;
-use super::super::tables::{Tried, copy_table};
 use super::commits::{self, Known};
 use super::rows::{Row, damaged, kind_number, list_from_bytes, list_to_bytes};
+use crate::hub::store::messages::tables::{Tried, copy_table};
 use crate::wire::files::{Chunk, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
 

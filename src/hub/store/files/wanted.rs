@@ -11,12 +11,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redb::ReadTransaction;
 
 use super::super::Store;
-use super::super::tables::Tried;
 use super::intake::INLINE;
 use super::rows::Row;
 use super::tables::{self, FILES, LISTS, VERSIONS, WANTED};
 use crate::config::limits;
 use crate::error::{Result, plain};
+use crate::hub::store::messages::tables::Tried;
 use crate::wire::files::{Chunk, Hash, Name, Record};
 
 /// Records of an answer whose chunks are looked at, at most: those of a whole listing would take too long.

@@ -11,10 +11,11 @@ use redb::{ReadableDatabase, ReadableTable};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::Store;
 use super::files::FileLimits;
+use super::messages::read::{Ask, Pulled};
+use super::messages::tables;
 use super::ops::{Group, Incoming, Limits, Op, Outcome, Wake};
-use super::read::{Ask, Pulled};
-use super::{Store, tables};
 use crate::error::Kind;
 use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult, Status};

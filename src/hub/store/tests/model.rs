@@ -217,7 +217,7 @@ impl World {
             94..96 => {
                 self.hub.now += [DAY, 3 * DAY, 8 * DAY, 31 * DAY][self.random.below(4) as usize];
                 for client in &mut self.clients {
-                    if self.hub.now > client.last_seen + super::super::STALE {
+                    if self.hub.now > client.last_seen + super::super::messages::STALE_HOST_MILLIS {
                         client.was_stale = self.hub.now;
                     }
                 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, Value, WriteTransaction};
 use uuid::Uuid;
 
-use super::files::{FileTables, FileTotals};
-use super::ops::{Group, Incoming};
+use crate::hub::store::files::{FileTables, FileTotals};
+use crate::hub::store::ops::{Group, Incoming};
 
 /// Raised when an older program could no longer read the tables.
 pub const SCHEMA: u128 = 2;
@@ -108,7 +108,7 @@ impl HostRow {
 
     /// Seen lately enough to hold broadcasts back.
     pub fn is_live(&self, now: u64) -> bool {
-        self.registered.is_some() && now.saturating_sub(self.last_seen) <= super::STALE
+        self.registered.is_some() && now.saturating_sub(self.last_seen) <= super::STALE_HOST_MILLIS
     }
 }
 

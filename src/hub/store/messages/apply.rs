@@ -5,9 +5,9 @@
 use redb::ReadableTable;
 use uuid::Uuid;
 
-use super::files;
-use super::ops::{Group, Incoming, Op, Outcome, Wake};
 use super::tables::{HostRow, HostValue, Tables, Tried};
+use crate::hub::store::files;
+use crate::hub::store::ops::{Group, Incoming, Op, Outcome, Wake};
 use crate::wire::{self, PostResult, Status};
 
 /// Messages or ids that one sweep removes, at most, of each kind; and twice what its group has added, so that it keeps up.
@@ -43,7 +43,7 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             let row = t.host(host)?;
             match row {
                 Some(row) if row.registered.is_some() => {}
-                None if !t.room_for_host(super::HOSTS)? => return Ok(Outcome::TooManyHosts),
+                None if !t.room_for_host(super::MAX_HOSTS)? => return Ok(Outcome::TooManyHosts),
                 row => {
                     let row = HostRow { registered: Some(t.totals.seq), last_seen: group.now, ..row.unwrap_or_default() };
                     t.set_host(host, Some(row));
@@ -99,7 +99,7 @@ fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
     if let Some(host) = &m.target {
         let row = t.host(host)?;
         // names that nobody has pulled under must leave room for those who will
-        if row.is_none() && !t.room_for_host(super::HOSTS / 2)? {
+        if row.is_none() && !t.room_for_host(super::MAX_HOSTS / 2)? {
             return rejected(format!("no host is called \"{host}\", and the hub keeps messages for too many such names already"), true);
         }
         let row = row.unwrap_or_default();
@@ -115,7 +115,7 @@ fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
 
 fn pull(t: &mut Tables<'_>, now: u64, host: &str, instance: Option<Uuid>, through: u64) -> Tried<Outcome> {
     let row = t.host(host)?;
-    if row.is_none() && !t.room_for_host(super::HOSTS)? {
+    if row.is_none() && !t.room_for_host(super::MAX_HOSTS)? {
         return Ok(Outcome::TooManyHosts);
     }
     let mut row = row.unwrap_or_default();
@@ -188,5 +188,5 @@ pub fn floor(hosts: &impl ReadableTable<&'static str, HostValue>, seq: u64, now:
 /// have seen, and what is lost is only the sender's being told so).
 pub fn forgettable(ages: &impl ReadableTable<u64, (u128, u64)>, now: u64) -> Tried<bool> {
     let oldest = ages.first()?.map(|(_, row)| row.value().1);
-    Ok(oldest.is_some_and(|at| now.saturating_sub(at) > wire::ID_MEMORY * 1000) || ages.len()? > super::IDS)
+    Ok(oldest.is_some_and(|at| now.saturating_sub(at) > wire::ID_MEMORY * 1000) || ages.len()? > super::MAX_IDS)
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::apply::SEEN_STEP;
-use super::ops::Op;
+use crate::hub::store::ops::Op;
 
 /// One entry a registered host that has pulled since the start.
 #[derive(Debug, Clone, Default)]

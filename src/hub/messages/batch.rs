@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::store::ops::Incoming;
+use crate::hub::store::ops::Incoming;
 use crate::wire::{MAX_BATCH, Message, PostResult, Status};
 
 /// One request, read.
