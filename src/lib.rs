@@ -95,13 +95,13 @@
 //! # The hub
 //!
 //! ```text
-//!  TCP port --> guard: one thread a client --> pool of private connections --> tiny_http: workers --> committer --> hub.redb
+//!  TCP port --> server: one thread a client --> pool of private connections --> tiny_http: workers --> committer --> hub.redb
 //!               head, keys, limits, bodies                                     routes                 one sync a group
 //!                    ^                                                            |                        |
 //!                    +------ jobs: long bodies, event streams <-------------------+      event streams <---+
 //! ```
 //!
-//! The guard ([`hub::server`]) owns the port: nothing that is malformed, unbounded or without a key gets past it, since
+//! The server ([`hub::server`]) owns the port: nothing that is malformed, unbounded or without a key gets past it, since
 //! tiny_http was made for friendlier places. Workers decide and hand what changes something to the committer, which takes
 //! whatever waits into one transaction with one sync, and then answers all of it. A group of changes is plain data with its
 //! time and its callers in it: the same groups give the same tables. What is done for others is admitted against the memory that

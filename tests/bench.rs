@@ -18,7 +18,7 @@ use http::{Conn, PATIENCE, request};
 use mesync::config::Settings;
 use mesync::hub::http::{Caller, Job, Reply, Request};
 use mesync::hub::memory::Room;
-use mesync::hub::server::{Admission, Config, Gate, Guard, Head, Responder};
+use mesync::hub::server::{Admission, Config, Gate, Head, Responder, Server};
 use mesync::hub::{self, Hub};
 
 const CLIENTS: usize = 8;
@@ -72,7 +72,7 @@ impl Gate for Open {
 }
 
 /// The guard and its workers with nothing behind them: what the hub's routes would give for long bodies.
-fn guard(dir: &std::path::Path) -> Guard {
+fn guard(dir: &std::path::Path) -> Server {
     let serve = |request: Request, responder: Responder| {
         let job = match request.path.as_str() {
             "/up" => Some(Job::Upload(Box::new(|body| {
@@ -88,7 +88,7 @@ fn guard(dir: &std::path::Path) -> Guard {
     };
     let listen = "127.0.0.1:0".parse().unwrap();
     let config = Config { listen, socket_dir: dir.join("socket"), connections: 512, per_address: 64, workers: 8, room: Room::UNLIMITED };
-    Guard::start(config, Arc::new(Open), Arc::new(serve)).unwrap()
+    Server::start(config, Arc::new(Open), Arc::new(serve)).unwrap()
 }
 
 /// Answers in a round, a second.

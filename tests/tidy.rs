@@ -218,7 +218,11 @@ fn places(s: &Source, all: &mut Vec<Breach>) {
         rule(&s.code, &["unsafe"], "unsafe has one home, src/clock.rs");
     }
     if !s.is_in(THREADS) {
-        rule(&s.program, &["thread::Builder"], "threads start in daemon, service.rs, the hub's mod.rs, commit.rs and guard, and for hooks");
+        rule(
+            &s.program,
+            &["thread::Builder"],
+            "threads start in daemon, service.rs, the hub's mod.rs, commit.rs and server, and for hooks",
+        );
     }
 }
 

@@ -19,7 +19,7 @@ use crate::client::HubClient;
 use crate::config::Settings;
 use crate::credentials::{self, Access};
 use crate::error::{Error, Kind, Result, plain};
-use crate::hub::data_dir::{Claim, claim, running};
+use crate::hub::data_dir::{self, DataDirLock, running};
 use crate::hub::store::{Store, check};
 use crate::service::{self, Part, Signals};
 use crate::wire::files::Backup;
@@ -93,8 +93,8 @@ struct BackedUp<'a> {
 pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let (settings, argument) = (&context.settings, invocation.argument(0)?);
     let dir = std::path::absolute(argument).map_err(|e| Error::io(format!("find {argument}"), &e))?;
-    let backup = match claim_existing(&settings.hub.data_dir) {
-        Ok(_claim) => {
+    let backup = match lock_existing(&settings.hub.data_dir) {
+        Ok(_lock) => {
             let now = clock::millis(clock::now());
             Store::open(&settings.hub.data_dir, settings.hub.cache as usize, now, Uuid::new_v4())?.backup(&dir)?
         }
@@ -125,9 +125,9 @@ fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup
 }
 
 /// The data directory of a hub that does not run. `Kind::Busy`: it does.
-fn claim_existing(data: &Path) -> Result<Claim> {
+fn lock_existing(data: &Path) -> Result<DataDirLock> {
     find_hub(data)?;
-    claim(data)
+    data_dir::lock(data)
 }
 
 /// There is a hub in this data directory, whether or not it runs. If not, the error names those that run elsewhere.
@@ -155,7 +155,7 @@ fn find_hub(data: &Path) -> Result<()> {
 pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = &context.settings.hub;
     let dir = hub.data_dir.display();
-    let _claim = claim_existing(&hub.data_dir).map_err(|e| match e.kind {
+    let _lock = lock_existing(&hub.data_dir).map_err(|e| match e.kind {
         Kind::Busy => Error::new(Kind::Busy, format!("cannot check {dir}: a hub is running with it"))
             .hint("stop it, or make a backup and check that with --data"),
         _ => e,

@@ -15,7 +15,7 @@ use super::memory::Room;
 use super::store::Store;
 use super::store::files::ops::Changed;
 use super::store::ops::{Group, Limits, Op, Outcome, Wake};
-use super::subscribers::Events;
+use super::subscribers::Subscribers;
 use crate::clock;
 use crate::config::{Reserve, limits};
 use crate::error::{Error, Kind, Result};
@@ -94,7 +94,7 @@ pub struct Committer {
 /// The actor: [`Work::run`] is the thread `commit`.
 pub struct Work {
     store: Arc<Store>,
-    events: Arc<Events>,
+    events: Arc<Subscribers>,
     queue: Receiver<Submission>,
     stopped: Receiver<()>,
     failed: Sender<Error>,
@@ -105,7 +105,7 @@ pub struct Work {
 }
 
 impl Committer {
-    pub fn new(store: Arc<Store>, events: Arc<Events>, settings: Limits, reserve: Reserve) -> (Arc<Committer>, Work) {
+    pub fn new(store: Arc<Store>, events: Arc<Subscribers>, settings: Limits, reserve: Reserve) -> (Arc<Committer>, Work) {
         let (queue, submissions) = bounded(limits::COMMITS);
         let (stop, stopped) = bounded(limits::POKE);
         let (failed, failures) = bounded(1);

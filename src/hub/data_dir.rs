@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::{disk, wire};
 
 /// Held as long as the hub runs.
-pub struct Claim {
+pub struct DataDirLock {
     path: PathBuf,
     lock: File,
 }
@@ -24,14 +24,14 @@ pub struct Claim {
 const STARTING: &str = "starting";
 
 /// Makes the directory if it is not there, keeps other users out of it, and other hubs.
-pub fn claim(dir: &Path) -> Result<Claim> {
+pub fn lock(dir: &Path) -> Result<DataDirLock> {
     disk::create_dir(dir)?;
     make_private(dir)?;
     let path = dir.join(wire::HUB_LOCK);
     // whoever asks who holds the lock has it for a moment, as long as the scheduler likes, and then nobody holds it
     for _ in 0..200 {
         if let Some(lock) = disk::lock(&path, STARTING)? {
-            return Ok(Claim { path, lock });
+            return Ok(DataDirLock { path, lock });
         }
         if let Some(holder) = disk::lock_holder(&path) {
             let holder = match holder.trim() {
@@ -46,9 +46,9 @@ pub fn claim(dir: &Path) -> Result<Claim> {
     Err(Error::new(Kind::Busy, format!("cannot lock {}: too many look at it", path.display())))
 }
 
-impl Claim {
+impl DataDirLock {
     /// Says where the hub listens, from when it does: clients on this machine trust it with a key.
-    pub fn announce(&mut self, address: SocketAddr) -> Result<()> {
+    pub fn write_address(&mut self, address: SocketAddr) -> Result<()> {
         let written = self.lock.set_len(0).and_then(|()| self.lock.rewind()).and_then(|()| writeln!(self.lock, "{address}"));
         written.map_err(|e| Error::io(format!("write {}", self.path.display()), &e))
     }
@@ -107,28 +107,28 @@ mod tests {
     fn one_hub_has_the_directory_and_says_where_it_listens() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("a/hub");
-        let refused = || claim(&data).map(|_| ()).map_err(|e| (e.kind, e.what)).unwrap_err();
-        let mut first = claim(&data).unwrap();
+        let refused = || lock(&data).map(|_| ()).map_err(|e| (e.kind, e.what)).unwrap_err();
+        let mut first = lock(&data).unwrap();
         assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
         assert!(refused().1.ends_with("which is starting"));
-        first.announce("0.0.0.0:8080".parse().unwrap()).unwrap();
+        first.write_address("0.0.0.0:8080".parse().unwrap()).unwrap();
         assert!(refused().1.ends_with("which listens on 0.0.0.0:8080") && refused().0 == Kind::Busy);
         drop(first);
-        claim(&data).unwrap();
+        lock(&data).unwrap();
     }
 
     #[test]
     fn those_who_only_look_do_not_keep_a_hub_from_starting() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = dir.path().join(wire::HUB_LOCK);
+        let lock_file = dir.path().join(wire::HUB_LOCK);
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    disk::lock_holder(&lock);
+                    disk::lock_holder(&lock_file);
                 }
             });
-            let all = (0..300).try_for_each(|_| claim(dir.path()).map(drop));
+            let all = (0..300).try_for_each(|_| lock(dir.path()).map(drop));
             done.store(true, std::sync::atomic::Ordering::Relaxed);
             all.unwrap();
         });
@@ -138,11 +138,11 @@ mod tests {
     fn only_its_own_directory_is_closed_to_others() {
         let dir = tempfile::tempdir().unwrap();
         open_to_others(dir.path());
-        drop(claim(dir.path()).unwrap());
+        drop(lock(dir.path()).unwrap());
         assert_eq!(std::fs::metadata(dir.path()).unwrap().mode() & 0o777, 0o700);
         open_to_others(dir.path());
-        assert!(claim(dir.path()).map(drop).unwrap_err().to_string().contains("chmod 700"));
+        assert!(lock(dir.path()).map(drop).unwrap_err().to_string().contains("chmod 700"));
         std::fs::write(dir.path().join(wire::LOCAL_KEY), "").unwrap();
-        claim(dir.path()).unwrap();
+        lock(dir.path()).unwrap();
     }
 }

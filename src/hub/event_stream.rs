@@ -13,7 +13,7 @@ use serde_json::ser::{CharEscape, Formatter};
 use super::files::all_kinds;
 use super::http::{Caller, Job, Pieces, Reply, Request};
 use super::store::Store;
-use super::subscribers::{Events, Subscription};
+use super::subscribers::{Subscribers, Subscription};
 use crate::config::limits::EVENT_PAGE;
 use crate::wire::KEEP_ALIVE;
 use crate::wire::files::{Event, Kind};
@@ -34,7 +34,7 @@ struct Feed {
 }
 
 /// Answers with a stream: wake-ups for `?host=`, and events of files after `Last-Event-ID` or `?after=`, or from now on.
-pub fn listen(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Reply {
+pub fn listen(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Reply {
     if request.caller == Caller::Nobody {
         return Reply::error(401, "a key is needed");
     }
@@ -42,7 +42,7 @@ pub fn listen(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Re
         .map_or_else(|reply| reply, |mut feed| Reply::job("text/event-stream", Job::Stream(Box::new(move |out| feed.run(out)))))
 }
 
-fn feed(store: &Arc<Store>, events: &Arc<Events>, request: &Request) -> Result<Feed, Reply> {
+fn feed(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Result<Feed, Reply> {
     let host = request.parameter("host").map(|host| request.caller.act_for(&host)).transpose()?;
     let files = request.parameter("files").is_none_or(|wanted| wanted != "false");
     let after = match request.header("last-event-id").filter(|id| !id.is_empty()) {

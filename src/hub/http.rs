@@ -1,4 +1,4 @@
-//! Requests and replies of the hub, in its own words: what the guard hands to the routes and gets back.
+//! Requests and replies of the hub, in its own words: what the server hands to the routes and gets back.
 //!
 //! Knows nothing of sockets, of tiny_http or of any route.
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::{Error, Kind};
 use crate::wire;
 
-/// Who asks, as the guard found out from key, token and address.
+/// Who asks, as the server found out from key, token and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
     /// The master key, the hub's own `local.key`, or anybody on this machine in protected mode.
@@ -59,11 +59,11 @@ pub struct Request {
     pub path: String,
     /// What follows `?`, or "".
     pub query: String,
-    /// Lower-case names; only those that the guard passes on.
+    /// Lower-case names; only those that the server passes on.
     pub headers: Vec<(String, String)>,
     pub peer: IpAddr,
     pub caller: Caller,
-    /// Empty when `length` exceeds what the guard reads beforehand: then the reply is a [`Job::Upload`].
+    /// Empty when `length` exceeds what the server reads beforehand: then the reply is a [`Job::Upload`].
     pub body: Vec<u8>,
     /// The announced length of the body.
     pub length: u64,
@@ -112,7 +112,7 @@ pub struct Reply {
 pub type UploadJob = Box<dyn FnOnce(&mut dyn Read) -> Reply + Send>;
 pub type StreamJob = Box<dyn FnOnce(&mut dyn Pieces) -> io::Result<()> + Send>;
 
-/// Long work handed back to the guard.
+/// Long work handed back to the server.
 pub enum Job {
     /// Reads a body that was too long to be read beforehand, then answers.
     Upload(UploadJob),

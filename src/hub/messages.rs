@@ -1,6 +1,6 @@
 //! The routes for messages and hosts: from a request to an operation of the store, and from its outcome to a reply.
 //!
-//! It does not wait for the disk: the committer answers. It knows the caller only as the guard found out.
+//! It does not wait for the disk: the committer answers. It knows the caller only as the server found out.
 
 pub mod batch;
 

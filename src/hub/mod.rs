@@ -3,7 +3,7 @@
 //! It knows nothing of clients, nor of signals: whoever runs it says when to reload and to stop.
 //!
 //! ```text
-//! TCP --> guard --gate--> worker-N --> desk --> login, health, metrics
+//! TCP --> server --gate--> worker-N --> router --> login, health, metrics
 //!           ^                            |----> messages --> commit (one transaction a group) --> store
 //!           |                            \----> files ------/                                        |
 //!           +--------- replies, long bodies, event streams <-----------------------------------------+
@@ -49,29 +49,29 @@ use crate::error::{Error, Kind, Result};
 use crate::service::Part;
 use auth::{Auth, Mode};
 use commit::{Committer, Work};
-use data_dir::Claim;
+use data_dir::DataDirLock;
 use files::Files;
 use http::Request;
 use memory::Room;
 use messages::Messages;
-use router::Desk;
-use server::{Guard, Responder};
+use router::Router;
+use server::{Responder, Server};
 use store::Store;
 use store::ops::Limits;
-use subscribers::Events;
+use subscribers::Subscribers;
 
 pub use keys::{Key, add_key, list_keys, remove_key};
 
 /// A running hub. Dropped without a [`Hub::stop`]: it stops at once.
 pub struct Hub {
-    desk: Arc<Desk>,
+    router: Arc<Router>,
     commit: Option<JoinHandle<()>>,
     address: SocketAddr,
     settings: HubSettings,
-    /// Heartbeats of guard and committer when they were last asked for.
+    /// Heartbeats of server and committer when they were last asked for.
     beats: Mutex<(u64, u64)>,
     // the last field: until the store is closed no other hub may open it
-    claim: Claim,
+    lock: DataDirLock,
 }
 
 impl Hub {
@@ -79,17 +79,17 @@ impl Hub {
     pub fn start(settings: &Settings, allow_anonymous: bool) -> Result<Hub> {
         let hub = &settings.hub;
         let listen = hub.listen.parse().map_err(|_| Error::new(Kind::Settings, format!("cannot listen on {}", hub.listen)))?;
-        let claim = data_dir::claim(&hub.data_dir)?;
+        let lock = data_dir::lock(&hub.data_dir)?;
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
         let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
         let store = Arc::new(Store::open(&hub.data_dir, hub.cache as usize, clock::millis(clock::now()), Uuid::new_v4())?);
-        let events = Arc::new(Events::default());
+        let events = Arc::new(Subscribers::default());
         // the store is open: what it needs at rest is taken
         let room = Room::of_process();
         let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), Limits::of(hub), hub.reserve);
         committer.set_room(room);
         let max_upload = Arc::new(AtomicU64::new(hub.max_upload));
-        let desk = Arc::new(Desk {
+        let router = Arc::new(Router {
             auth: Arc::new(auth),
             messages: Messages::new(Arc::clone(&store), Arc::clone(&committer)),
             files: Files::new(Arc::clone(&store), Arc::clone(&committer), Arc::clone(&max_upload), room),
@@ -99,11 +99,11 @@ impl Hub {
             events,
             requests: Arc::default(),
             data_dir: hub.data_dir.clone(),
-            guard: Mutex::new(None),
+            server: Mutex::new(None),
         });
         // from here on a failure stops what has been started
         let mut started =
-            Hub { desk, commit: Some(start_commit(work)?), address: listen, settings: hub.clone(), beats: Mutex::default(), claim };
+            Hub { router, commit: Some(start_commit(work)?), address: listen, settings: hub.clone(), beats: Mutex::default(), lock };
         started.listen(hub, room)?;
         started.say_what_it_is(hub);
         Ok(started)
@@ -118,23 +118,23 @@ impl Hub {
             workers: settings.workers,
             room,
         };
-        let desk = Arc::clone(&self.desk);
-        let serve = Arc::new(move |request: Request, responder: Responder| desk.serve(request, responder));
-        let guard = Guard::start(config, Arc::clone(&self.desk) as Arc<dyn server::Gate>, serve)?;
-        self.address = guard.address();
-        *self.desk.guard() = Some(guard);
-        self.claim.announce(self.address)
+        let router = Arc::clone(&self.router);
+        let serve = Arc::new(move |request: Request, responder: Responder| router.serve(request, responder));
+        let server = Server::start(config, Arc::clone(&self.router) as Arc<dyn server::Gate>, serve)?;
+        self.address = server.address();
+        *self.router.server() = Some(server);
+        self.lock.write_address(self.address)
     }
 
     fn say_what_it_is(&self, settings: &HubSettings) {
         let (version, address, data) = (env!("CARGO_PKG_VERSION"), self.address, settings.data_dir.display());
-        let mode = match self.desk.auth.mode() {
+        let mode = match self.router.auth.mode() {
             Mode::Protected => "protected".to_string(),
             Mode::Keys(n) => keys::count(n),
             Mode::Anonymous(n) => format!("anonymous, {}", keys::count(n)),
         };
         log::info!("hub started: version={version} listen={address} data={data} mode=\"{mode}\"");
-        match self.desk.auth.mode() {
+        match self.router.auth.mode() {
             Mode::Protected => log::info!(
                 "other machines need a key: run \"mesync key add NAME\" here, then set MESYNC_API_KEY there; \
                  until then every user and program of this machine is let in, and nobody else"
@@ -151,10 +151,10 @@ impl Hub {
         self.address
     }
 
-    /// Have guard and committer both moved since this was asked last? They do every second, so not to be asked more often.
+    /// Have server and committer both moved since this was asked last? They do every second, so not to be asked more often.
     pub fn alive(&self) -> bool {
-        let guard = self.desk.guard().as_ref().map_or(0, Guard::heartbeat);
-        let now = (guard, self.desk.committer.heartbeat());
+        let server = self.router.server().as_ref().map_or(0, Server::heartbeat);
+        let now = (server, self.router.committer.heartbeat());
         let before = std::mem::replace(&mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner), now);
         now.0 != before.0 && now.1 != before.1
     }
@@ -163,15 +163,15 @@ impl Hub {
     pub fn fatal(&self) -> Option<Error> {
         let ended = || self.commit.as_ref().is_none_or(JoinHandle::is_finished);
         let fault = || ended().then(|| Error::new(Kind::Io, "cannot write the store: its thread has ended by a fault"));
-        self.desk.committer.fatal().or_else(fault)
+        self.router.committer.fatal().or_else(fault)
     }
 
     /// Reads the keys again, and works with these settings from here on; says which of them need a restart.
     pub fn reload(&mut self, settings: Option<&Settings>) {
-        self.desk.auth.reload();
+        self.router.auth.reload();
         let Some(now) = settings.map(|settings| &settings.hub) else { return };
-        self.desk.committer.set(Limits::of(now), now.reserve);
-        self.desk.max_upload.store(now.max_upload, Ordering::Relaxed);
+        self.router.committer.set(Limits::of(now), now.reserve);
+        self.router.max_upload.store(now.max_upload, Ordering::Relaxed);
         let before = &self.settings;
         let restart = [
             ("listen", before.listen != now.listen),
@@ -196,14 +196,14 @@ impl Hub {
     fn end(&mut self, grace: Duration) {
         let Some(commit) = self.commit.take() else { return };
         // those who listen to events would otherwise be waited for
-        self.desk.events.stop();
-        let guard = self.desk.guard().take();
-        let started = guard.is_some();
-        if let Some(guard) = guard {
-            guard.stop(grace);
+        self.router.events.stop();
+        let server = self.router.server().take();
+        let started = server.is_some();
+        if let Some(server) = server {
+            server.stop(grace);
         }
         // after the requests, which it answers
-        self.desk.committer.stop();
+        self.router.committer.stop();
         if commit.join().is_err() {
             log::error!("the thread commit ended by a fault");
         }

@@ -18,18 +18,18 @@ use super::metrics::{Requests, Text};
 use super::page;
 use super::protected;
 use super::routes::{self, Route};
-use super::server::{Admission, Gate, Guard, Head, Responder};
+use super::server::{Admission, Gate, Head, Responder, Server};
 use super::store::Store;
-use super::subscribers::Events;
+use super::subscribers::Subscribers;
 use crate::disk;
 use crate::wire::Health;
 
 /// What gate and workers share.
-pub struct Desk {
+pub struct Router {
     pub auth: Arc<Auth>,
     pub store: Arc<Store>,
     pub committer: Arc<Committer>,
-    pub events: Arc<Events>,
+    pub events: Arc<Subscribers>,
     pub messages: Messages,
     pub files: Files,
     /// Bytes of one file.
@@ -37,7 +37,7 @@ pub struct Desk {
     pub requests: Arc<Requests>,
     pub data_dir: PathBuf,
     /// Here from when it runs until it is stopped; only its numbers are looked at.
-    pub guard: Mutex<Option<Guard>>,
+    pub server: Mutex<Option<Server>>,
 }
 
 /// A way out that closes when something has changed.
@@ -56,7 +56,7 @@ impl Pieces for While<'_> {
     }
 }
 
-impl Gate for Desk {
+impl Gate for Router {
     fn admit(&self, head: &Head, peer: IpAddr) -> Admission {
         let route = routes::find(&head.method, &head.path);
         let caller = match route {
@@ -78,7 +78,7 @@ impl Gate for Desk {
     }
 }
 
-impl Desk {
+impl Router {
     /// Leads an admitted request to its route.
     pub fn serve(&self, request: Request, responder: Responder) {
         let route = match routes::find(&request.method, &request.path) {
@@ -162,8 +162,8 @@ impl Desk {
 
     fn write_connections(&self, text: &mut Text) {
         use std::sync::atomic::Ordering::Relaxed;
-        if let Some(guard) = &*self.guard() {
-            let counters = guard.counters();
+        if let Some(server) = &*self.server() {
+            let counters = server.counters();
             text.counter("connections_total", "connections accepted", counters.accepted.load(Relaxed));
             text.gauge("connections_open", "connections open now", counters.open.load(Relaxed));
             text.counter("worker_connections_replaced_total", "inner connections that broke", counters.replaced.load(Relaxed));
@@ -223,7 +223,7 @@ impl Desk {
         text.rows("oldest_queued_seconds", "gauge", "age of the oldest message that waits for a host", ages);
     }
 
-    pub fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn server(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,7 +13,7 @@ use crate::config::limits;
 
 /// All open streams.
 #[derive(Default)]
-pub struct Events {
+pub struct Subscribers {
     streams: Mutex<Streams>,
 }
 
@@ -34,7 +34,7 @@ struct Stream {
 
 /// One open stream; dropped, it is closed. Both ends of it are disconnected when the hub stops.
 pub struct Subscription {
-    events: Arc<Events>,
+    events: Arc<Subscribers>,
     number: u64,
     /// Something was queued for the host.
     pub queued: Receiver<()>,
@@ -48,9 +48,9 @@ impl Drop for Subscription {
     }
 }
 
-impl Events {
+impl Subscribers {
     /// Opens a stream for what concerns `host`, and for changes of files. `None`: too many are open, or the hub is stopping.
-    pub fn subscribe(self: &Arc<Events>, host: Option<String>, files: bool) -> Option<Subscription> {
+    pub fn subscribe(self: &Arc<Subscribers>, host: Option<String>, files: bool) -> Option<Subscription> {
         let mut streams = self.lock();
         if streams.stopped || streams.open.len() >= limits::STREAMS {
             return None;
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn who_is_concerned_wakes_once_and_all_end_at_the_stop() {
-        let events = Arc::new(Events::default());
+        let events = Arc::new(Subscribers::default());
         let (a, b) = (events.subscribe(Some("a".into()), false).unwrap(), events.subscribe(Some("b".into()), true).unwrap());
         let c = events.subscribe(None, true).unwrap();
         let check = |wakes: &[Wake], wants: [bool; 5]| {

@@ -12,7 +12,7 @@ use crate::hub::event_stream::listen;
 use crate::hub::http::Pieces;
 use crate::hub::store::files::FileLimits;
 use crate::hub::store::ops::Limits;
-use crate::hub::subscribers::Events;
+use crate::hub::subscribers::Subscribers;
 
 const EPOCH: &str = "00000000-0000-0000-0000-00000000000e";
 const ID: &str = "019359a0-0000-7000-8000-00000000000";
@@ -23,7 +23,7 @@ const FILE_LIMITS: FileLimits = FileLimits { version_ttl: 86_400_000 };
 struct Hub {
     routes: Messages,
     committer: Arc<Committer>,
-    events: Arc<Events>,
+    events: Arc<Subscribers>,
     commits: Option<std::thread::JoinHandle<()>>,
     dir: TempDir,
 }
@@ -35,7 +35,7 @@ impl Hub {
 
     fn in_dir(dir: TempDir) -> Hub {
         let store = Store::open(dir.path(), 1 << 20, clock::millis(clock::now()), EPOCH.parse().unwrap()).unwrap();
-        let (store, events) = (Arc::new(store), Arc::new(Events::default()));
+        let (store, events) = (Arc::new(store), Arc::new(Subscribers::default()));
         let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), LIMITS, Reserve::Bytes(0));
         let routes = Messages::new(store, Arc::clone(&committer));
         let commits = Some(std::thread::Builder::new().name("commit".into()).spawn(move || work.run()).unwrap());
@@ -45,7 +45,7 @@ impl Hub {
     fn ask(&self, caller: &Caller, what: &str, body: &str) -> (u16, String) {
         let (method, target) = what.split_once(' ').unwrap();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        // what the guard reads beforehand
+        // what the server reads beforehand
         let short = if body.len() <= 64 * 1024 { body.as_bytes().to_vec() } else { Vec::new() };
         let request = Request {
             method: method.into(),

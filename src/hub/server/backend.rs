@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tiny_http::{Header, Response, Server};
+use tiny_http::{Header, Response};
 
-use super::limits::{Crew, Hand, SHORT_BODY, WORKER_STACK};
+use super::limits::{SHORT_BODY, ThreadGroup, ThreadGroupMember, WORKER_STACK};
 use super::tickets::{PROBE, Tickets};
 use super::{Responder, Serve};
 use crate::error::{Error, Kind, Result};
@@ -31,7 +31,7 @@ pub struct Plan {
     pub tickets: Arc<Tickets>,
     pub serve: Serve,
     /// Joined by each worker.
-    pub crew: Arc<Crew>,
+    pub crew: Arc<ThreadGroup>,
 }
 
 /// One tiny_http server with its workers, which end with it. Connections hold it, so it lives as long as they do.
@@ -47,7 +47,7 @@ pub struct Backend {
 /// Dropped in this order: a server removes its socket, on the way through /proc that its name may take. Were that way
 /// closed before, its number could be another directory's by then.
 struct Listening {
-    server: Server,
+    server: tiny_http::Server,
     _dir: File,
 }
 
@@ -65,7 +65,7 @@ impl Backend {
         let test_listener = std::sync::Mutex::new(listener.try_clone().ok());
         let refused = |why: String| Error::new(Kind::CannotCreate, format!("cannot serve on {}: {why}", at.display()));
         // it panics when it can start no thread
-        let server = catch_unwind(AssertUnwindSafe(|| Server::from_listener(listener, None)))
+        let server = catch_unwind(AssertUnwindSafe(|| tiny_http::Server::from_listener(listener, None)))
             .map_err(|_| refused("no thread can be started".into()))?
             .map_err(|e| refused(e.to_string()))?;
         let backend = Backend {
@@ -117,7 +117,7 @@ struct Worker {
     retired: Arc<AtomicBool>,
     tickets: Arc<Tickets>,
     serve: Serve,
-    _hand: Hand,
+    _hand: ThreadGroupMember,
 }
 
 impl Worker {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::body::{self, Body, Events};
 use super::counters::Reason;
-use super::evict::Rank;
+use super::evict::EvictionOrder;
 use super::head::{self, Head, Refusal};
 use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL};
 use super::pool::{self, Answer};
@@ -40,20 +40,20 @@ const KEPT: usize = 4096;
 const ATTEMPTS: usize = 3;
 
 /// Serves a connection until either side has had enough.
-pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, rank: Rank) {
-    let mut client = Client { shared, socket: Socket::new(stream, &shared.halted, &shared.waiting, rank), peer, known: false };
+pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: EvictionOrder) {
+    let mut client = Connection { shared, socket: Socket::new(stream, &shared.halted, &shared.idle, order), peer, known: false };
     let mut patience = HEAD_TIME;
     loop {
         match client.request(patience) {
-            Ok(Then::Next) => patience = IDLE_TIME,
-            Ok(Then::Close) => return,
-            Ok(Then::Linger) => return client.socket.linger(),
+            Ok(AfterReply::Next) => patience = IDLE_TIME,
+            Ok(AfterReply::Close) => return,
+            Ok(AfterReply::Linger) => return client.socket.linger(),
             Err(e) => return log::debug!("{peer}: {e}"),
         }
     }
 }
 
-struct Client<'a> {
+struct Connection<'a> {
     shared: &'a Shared,
     socket: Socket<'a>,
     peer: IpAddr,
@@ -62,14 +62,14 @@ struct Client<'a> {
 }
 
 /// What becomes of the connection.
-enum Then {
+enum AfterReply {
     Next,
     Close,
     /// Close, but let the client read the answer before it learns that nobody listens to it.
     Linger,
 }
 
-enum Arrival {
+enum HeadArrival {
     Head(Head),
     Refused(Refusal),
     /// Closed by the client, idle for too long, or the hub is stopping.
@@ -78,7 +78,7 @@ enum Arrival {
 
 /// How one request is to be answered.
 #[derive(Clone, Copy)]
-struct Manner {
+struct ReplyOptions {
     keep_alive: bool,
     /// HEAD: the same head as for GET, and no body.
     head_only: bool,
@@ -86,32 +86,32 @@ struct Manner {
     safe: bool,
 }
 
-impl Client<'_> {
-    fn request(&mut self, patience: Duration) -> io::Result<Then> {
+impl Connection<'_> {
+    fn request(&mut self, patience: Duration) -> io::Result<AfterReply> {
         let head = match self.arrival(patience)? {
-            Arrival::Nothing => return Ok(Then::Close),
-            Arrival::Head(head) => head,
-            Arrival::Refused(refusal) => {
-                let manner = Manner { keep_alive: false, head_only: false, safe: true };
-                self.refuse(refusal.reason, Reply::error(refusal.status, refusal.words), &manner, true)?;
-                return Ok(Then::Linger);
+            HeadArrival::Nothing => return Ok(AfterReply::Close),
+            HeadArrival::Head(head) => head,
+            HeadArrival::Refused(refusal) => {
+                let options = ReplyOptions { keep_alive: false, head_only: false, safe: true };
+                self.refuse(refusal.reason, Reply::error(refusal.status, refusal.words), &options, true)?;
+                return Ok(AfterReply::Linger);
             }
         };
         let safe = matches!(head.method.as_str(), "GET" | "HEAD");
-        let manner = Manner { keep_alive: head.keep_alive, head_only: head.method == "HEAD", safe };
+        let options = ReplyOptions { keep_alive: head.keep_alive, head_only: head.method == "HEAD", safe };
         match self.shared.gate.admit(&head, self.peer) {
-            Admission::Refuse(reply) => self.refuse(Reason::Gate, reply, &manner, head.length > 0),
+            Admission::Refuse(reply) => self.refuse(Reason::Gate, reply, &options, head.length > 0),
             Admission::Admit { body_limit, .. } if head.length > body_limit => {
                 let words = format!("the body has {} bytes; at most {body_limit} are taken here", head.length);
-                self.refuse(Reason::BodySize, Reply::error(413, words), &manner, true)
+                self.refuse(Reason::BodySize, Reply::error(413, words), &options, true)
             }
             Admission::Admit { caller, streamed, .. } => {
                 if matches!(caller, Caller::Admin | Caller::Host(_)) {
-                    (self.known, self.socket.rank) = (true, None);
+                    (self.known, self.socket.order) = (true, None);
                 }
-                let then = self.admitted(head, caller, streamed, &manner)?;
+                let then = self.admitted(head, caller, streamed, &options)?;
                 if self.known {
-                    self.socket.rank = Some(self.shared.waiting.rank(true));
+                    self.socket.order = Some(self.shared.idle.order(true));
                 }
                 Ok(then)
             }
@@ -119,7 +119,7 @@ impl Client<'_> {
     }
 
     /// Waits for a head: `patience` for its first byte, then a time for the rest.
-    fn arrival(&mut self, patience: Duration) -> io::Result<Arrival> {
+    fn arrival(&mut self, patience: Duration) -> io::Result<HeadArrival> {
         let begun = !self.socket.buffer.is_empty();
         if !begun && self.socket.buffer.capacity() > KEPT {
             // hundreds may be idle
@@ -133,9 +133,9 @@ impl Client<'_> {
                 Ok(Some(n)) => {
                     let head = head::parse(&self.socket.buffer[..n]);
                     self.socket.buffer.drain(..n);
-                    return Ok(head.map_or_else(Arrival::Refused, Arrival::Head));
+                    return Ok(head.map_or_else(HeadArrival::Refused, HeadArrival::Head));
                 }
-                Err(refusal) => return Ok(Arrival::Refused(refusal)),
+                Err(refusal) => return Ok(HeadArrival::Refused(refusal)),
             }
             // between two requests a stop ends the connection, within one it does not
             let latch = if seen == 0 { Some(&self.shared.stopping) } else { None };
@@ -143,12 +143,12 @@ impl Client<'_> {
                 Wait::Ready => {}
                 Wait::TimedOut if seen > 0 => {
                     let words = "the head did not arrive within 10 seconds";
-                    return Ok(Arrival::Refused(Refusal { status: 408, words, reason: Reason::HeadTime }));
+                    return Ok(HeadArrival::Refused(Refusal { status: 408, words, reason: Reason::HeadTime }));
                 }
-                Wait::TimedOut | Wait::Woken => return Ok(Arrival::Nothing),
+                Wait::TimedOut | Wait::Woken => return Ok(HeadArrival::Nothing),
             }
             if !self.socket.fill()? {
-                return Ok(Arrival::Nothing);
+                return Ok(HeadArrival::Nothing);
             }
             if seen == 0 {
                 until = clock::monotonic() + HEAD_TIME;
@@ -156,55 +156,55 @@ impl Client<'_> {
         }
     }
 
-    fn admitted(&mut self, head: Head, caller: Caller, streamed: bool, manner: &Manner) -> io::Result<Then> {
+    fn admitted(&mut self, head: Head, caller: Caller, streamed: bool, options: &ReplyOptions) -> io::Result<AfterReply> {
         let long = head.length > SHORT_BODY;
         let transfer = if long { self.shared.transfers.take(1) } else { None };
         if long && transfer.is_none() {
-            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), manner, true);
+            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), options, true);
         }
         // a login must get through whatever else is going on
         let most = if streamed { SHORT_BODY } else { BUFFERED_BODY };
         let buffered = if (SMALL as u64..=most).contains(&head.length) { head.length } else { 0 };
         let Some(_memory) = self.shared.memory.take(buffered) else {
-            return self.refuse(Reason::Memory, busy("too many requests with long bodies"), manner, true);
+            return self.refuse(Reason::Memory, busy("too many requests with long bodies"), options, true);
         };
         // a body is in memory several times: as it is read, parsed, and on its way to the disk
         if !self.shared.can_have(4 * buffered.max(SHORT_BODY)) {
-            return self.refuse(Reason::Memory, busy("memory is short"), manner, true);
+            return self.refuse(Reason::Memory, busy("memory is short"), options, true);
         }
         let mut body = Body::new(&head);
         let bytes = match if long { Ok(Vec::new()) } else { body.whole(&mut self.socket) } {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                return self.refuse(Reason::Slow, Reply::error(408, "the body came too slowly"), manner, true);
+                return self.refuse(Reason::Slow, Reply::error(408, "the body came too slowly"), options, true);
             }
             Err(e) => return Err(e),
         };
         match ask(self.shared, request(head, caller, self.peer), &bytes) {
-            Ok((answer, job)) => self.conclude(answer, job, &mut body, manner),
-            Err(reply) => self.refuse(Reason::Workers, reply, manner, body.unread()),
+            Ok((answer, job)) => self.conclude(answer, job, &mut body, options),
+            Err(reply) => self.refuse(Reason::Workers, reply, options, body.unread()),
         }
     }
 
     /// Carries out what the route left to do, and answers.
-    fn conclude(&mut self, mut answer: Answer, job: Option<Job>, body: &mut Body, manner: &Manner) -> io::Result<Then> {
+    fn conclude(&mut self, mut answer: Answer, job: Option<Job>, body: &mut Body, options: &ReplyOptions) -> io::Result<AfterReply> {
         match job {
             None => {
-                let counted = answer.body.len() > SMALL && manner.safe;
+                let counted = answer.body.len() > SMALL && options.safe;
                 let Some(_memory) = self.shared.memory.take(if counted { answer.body.len() as u64 } else { 0 }) else {
-                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), manner, body.unread());
+                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), options, body.unread());
                 };
-                self.finish(&answer, body.unread(), manner)
+                self.finish(&answer, body.unread(), options)
             }
             Some(Job::Bytes(bytes)) => {
                 let Some(_transfer) = self.shared.transfers.take(1) else {
-                    return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), manner, body.unread());
+                    return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), options, body.unread());
                 };
                 let Some(_memory) = self.shared.memory.take(bytes.len() as u64) else {
-                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), manner, body.unread());
+                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), options, body.unread());
                 };
                 answer.body = bytes;
-                self.finish(&answer, body.unread(), manner)
+                self.finish(&answer, body.unread(), options)
             }
             Some(Job::Upload(job)) => {
                 let mut reply = self.upload(job, body);
@@ -212,13 +212,13 @@ impl Client<'_> {
                 match next {
                     Some(Job::Upload(_)) => {
                         log::error!("an upload asked for another upload");
-                        self.finish(&Reply::error(500, "the hub has made a mistake").into(), true, manner)
+                        self.finish(&Reply::error(500, "the hub has made a mistake").into(), true, options)
                     }
-                    next => self.conclude(reply.into(), next, body, manner),
+                    next => self.conclude(reply.into(), next, body, options),
                 }
             }
-            Some(Job::Send { length, reader }) => self.send(&answer, length, reader, body.unread(), manner),
-            Some(Job::Stream(job)) => self.stream(answer, job, manner),
+            Some(Job::Send { length, reader }) => self.send(&answer, length, reader, body.unread(), options),
+            Some(Job::Stream(job)) => self.stream(answer, job, options),
         }
     }
 
@@ -232,36 +232,43 @@ impl Client<'_> {
 
     /// Writes an answer as it is read. Its head is out before the first byte is read, so all that a reader which fails can
     /// do is to end the connection early.
-    fn send(&mut self, answer: &Answer, length: u64, reader: Box<dyn Read + Send>, unread: bool, manner: &Manner) -> io::Result<Then> {
-        let long = length > SHORT_BODY && !manner.head_only;
+    fn send(
+        &mut self,
+        answer: &Answer,
+        length: u64,
+        reader: Box<dyn Read + Send>,
+        unread: bool,
+        options: &ReplyOptions,
+    ) -> io::Result<AfterReply> {
+        let long = length > SHORT_BODY && !options.head_only;
         let transfer = if long { self.shared.transfers.take(1) } else { None };
         if long && transfer.is_none() {
-            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), manner, unread);
+            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), options, unread);
         }
-        let keep_alive = manner.keep_alive && !unread && !self.shared.stopping.is_raised();
+        let keep_alive = options.keep_alive && !unread && !self.shared.stopping.is_raised();
         let mut pace = Pace::default();
         self.socket.write_all(&head_of(answer, Some(length), keep_alive), &mut pace)?;
-        if !manner.head_only {
+        if !options.head_only {
             match catch_unwind(AssertUnwindSafe(|| body::copy(reader, length, &self.socket, &mut pace))) {
                 Ok(copied) => copied.inspect_err(|e| self.count_slow(e))?,
                 Err(_) => {
                     log::error!("a download panicked; its reader was disconnected");
-                    return Ok(Then::Close);
+                    return Ok(AfterReply::Close);
                 }
             }
         }
         Ok(self.next(keep_alive, unread))
     }
 
-    fn stream(&mut self, mut answer: Answer, job: StreamJob, manner: &Manner) -> io::Result<Then> {
+    fn stream(&mut self, mut answer: Answer, job: StreamJob, options: &ReplyOptions) -> io::Result<AfterReply> {
         let Some(_stream) = self.shared.streams.take(1) else {
-            return self.refuse(Reason::Streams, busy("too many event streams at the same time"), manner, false);
+            return self.refuse(Reason::Streams, busy("too many event streams at the same time"), options, false);
         };
         answer.headers.push(("Cache-Control".into(), "no-store".into()));
         // nginx and its like hold an answer back until a buffer is full, and an event would wait for the next ones
         answer.headers.push(("X-Accel-Buffering".into(), "no".into()));
         self.socket.write_all(&head_of(&answer, None, false), &mut Pace::default())?;
-        if !manner.head_only {
+        if !options.head_only {
             // what a reader of events sends ahead is another request, which this connection cannot answer any more
             self.socket.buffer = Vec::new();
             let mut events = Events { socket: &self.socket, stopping: &self.shared.stopping };
@@ -270,29 +277,29 @@ impl Client<'_> {
                 Err(_) => log::error!("an event stream panicked; its reader was disconnected"),
             }
         }
-        Ok(Then::Close)
+        Ok(AfterReply::Close)
     }
 
     /// Answers without having called a route to its end. `unread`: a body may still be coming.
-    fn refuse(&mut self, reason: Reason, reply: Reply, manner: &Manner, unread: bool) -> io::Result<Then> {
+    fn refuse(&mut self, reason: Reason, reply: Reply, options: &ReplyOptions, unread: bool) -> io::Result<AfterReply> {
         self.shared.counters.refuse(reason);
-        self.finish(&reply.into(), unread, manner)
+        self.finish(&reply.into(), unread, options)
     }
 
-    fn finish(&mut self, answer: &Answer, unread: bool, manner: &Manner) -> io::Result<Then> {
-        let keep_alive = manner.keep_alive && !unread && !self.shared.stopping.is_raised();
-        let (text, body) = render(answer, keep_alive, manner.head_only);
+    fn finish(&mut self, answer: &Answer, unread: bool, options: &ReplyOptions) -> io::Result<AfterReply> {
+        let keep_alive = options.keep_alive && !unread && !self.shared.stopping.is_raised();
+        let (text, body) = render(answer, keep_alive, options.head_only);
         let mut pace = Pace::default();
         let written = self.socket.write_all(&text, &mut pace).and_then(|()| self.socket.write_all(body, &mut pace));
         written.inspect_err(|e| self.count_slow(e))?;
         Ok(self.next(keep_alive, unread))
     }
 
-    fn next(&self, keep_alive: bool, unread: bool) -> Then {
+    fn next(&self, keep_alive: bool, unread: bool) -> AfterReply {
         match (keep_alive, unread || !self.socket.buffer.is_empty()) {
-            (true, _) => Then::Next,
-            (false, true) => Then::Linger,
-            (false, false) => Then::Close,
+            (true, _) => AfterReply::Next,
+            (false, true) => AfterReply::Linger,
+            (false, false) => AfterReply::Close,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the guard counts, for `/metrics` and for tests. Nothing is decided by these numbers.
+//! What the server counts, for `/metrics` and for tests. Nothing is decided by these numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

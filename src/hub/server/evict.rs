@@ -8,70 +8,70 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Connections whose threads wait for their clients.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub struct IdleConnections {
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
-    seats: BTreeMap<Rank, Arc<TcpStream>>,
+    idle: BTreeMap<EvictionOrder, Arc<TcpStream>>,
 }
 
 /// The order of giving way: strangers by when they came, then the others by when they were last of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
+pub struct EvictionOrder {
     known: bool,
     since: u64,
 }
 
 /// Held while a thread waits.
-pub struct Seat<'a> {
-    waiting: &'a Waiting,
-    rank: Rank,
+pub struct IdleEntry<'a> {
+    idle: &'a IdleConnections,
+    order: EvictionOrder,
 }
 
-impl Waiting {
+impl IdleConnections {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last one to give way of its kind. `known`: a key was shown.
-    pub fn rank(&self, known: bool) -> Rank {
+    pub fn order(&self, known: bool) -> EvictionOrder {
         let mut inner = self.lock();
         inner.last += 1;
-        Rank { known, since: inner.last }
+        EvictionOrder { known, since: inner.last }
     }
 
-    /// For a new connection, whose thread may take its time to begin: it waits from now on, until [`Waiting::leave`].
-    pub fn enter(&self, stream: &Arc<TcpStream>) -> Rank {
-        let rank = self.rank(false);
-        self.lock().seats.insert(rank, Arc::clone(stream));
-        rank
+    /// For a new connection, whose thread may take its time to begin: it waits from now on, until [`IdleConnections::leave`].
+    pub fn enter(&self, stream: &Arc<TcpStream>) -> EvictionOrder {
+        let order = self.order(false);
+        self.lock().idle.insert(order, Arc::clone(stream));
+        order
     }
 
-    pub fn leave(&self, rank: Rank) {
-        self.lock().seats.remove(&rank);
+    pub fn leave(&self, order: EvictionOrder) {
+        self.lock().idle.remove(&order);
     }
 
-    pub fn sit(&self, stream: &Arc<TcpStream>, rank: Rank) -> Seat<'_> {
-        self.lock().seats.insert(rank, Arc::clone(stream));
-        Seat { waiting: self, rank }
+    pub fn add(&self, stream: &Arc<TcpStream>, order: EvictionOrder) -> IdleEntry<'_> {
+        self.lock().idle.insert(order, Arc::clone(stream));
+        IdleEntry { idle: self, order }
     }
 
     /// Ends the wait of whoever is to give way first; its thread ends a moment later. `false`: nobody waits.
-    pub fn make_room(&self) -> bool {
-        let Some((rank, stream)) = self.lock().seats.pop_first() else { return false };
+    pub fn evict_one(&self) -> bool {
+        let Some((order, stream)) = self.lock().idle.pop_first() else { return false };
         // a request that has just come is still answered
-        let how = if rank.known { Shutdown::Read } else { Shutdown::Both };
+        let how = if order.known { Shutdown::Read } else { Shutdown::Both };
         let _ = stream.shutdown(how);
         true
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for IdleEntry<'_> {
     fn drop(&mut self) {
-        self.waiting.leave(self.rank);
+        self.idle.leave(self.order);
     }
 }
 
@@ -93,16 +93,16 @@ mod tests {
             near.set_nonblocking(true).unwrap();
             matches!((&**near).read(&mut [0]), Ok(0))
         };
-        let waiting = Waiting::default();
+        let waiting = IdleConnections::default();
         let (known, old, new, busy) = (connect(), connect(), connect(), connect());
-        let ranks = [waiting.rank(true), waiting.enter(&old.0), waiting.rank(false), waiting.enter(&busy.0)];
+        let ranks = [waiting.order(true), waiting.enter(&old.0), waiting.order(false), waiting.enter(&busy.0)];
         waiting.leave(ranks[3]);
-        let _new = waiting.sit(&new.0, ranks[2]);
-        let _known = waiting.sit(&known.0, ranks[0]);
+        let _new = waiting.add(&new.0, ranks[2]);
+        let _known = waiting.add(&known.0, ranks[0]);
         for wants in [[false, true, false, false], [false, true, true, false], [true, true, true, false]] {
-            assert!(waiting.make_room());
+            assert!(waiting.evict_one());
             assert_eq!([&known, &old, &new, &busy].map(ended), wants);
         }
-        assert!(!waiting.make_room());
+        assert!(!waiting.evict_one());
     }
 }

@@ -1,4 +1,4 @@
-//! The guard's limits: the numbers, what counts against them, and what the process may have at all. It refuses nothing
+//! The server's limits: the numbers, what counts against them, and what the process may have at all. It refuses nothing
 //! itself: callers answer.
 
 use std::collections::HashMap;
@@ -114,7 +114,7 @@ pub struct Addresses {
 
 /// One connection of an address, given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct AddressSlot {
     addresses: Arc<Addresses>,
     /// `None`: this machine, which is not limited.
     key: Option<IpAddr>,
@@ -125,9 +125,9 @@ impl Addresses {
         Arc::new(Addresses { most, open: Mutex::default() })
     }
 
-    pub fn enter(self: &Arc<Addresses>, peer: IpAddr) -> Option<Place> {
+    pub fn enter(self: &Arc<Addresses>, peer: IpAddr) -> Option<AddressSlot> {
         if peer.is_loopback() {
-            return Some(Place { addresses: self.clone(), key: None });
+            return Some(AddressSlot { addresses: self.clone(), key: None });
         }
         let key = block(peer);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,11 +136,11 @@ impl Addresses {
             return None;
         }
         *count += 1;
-        Some(Place { addresses: self.clone(), key: Some(key) })
+        Some(AddressSlot { addresses: self.clone(), key: Some(key) })
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
         let mut open = self.addresses.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,19 +186,19 @@ impl Latch {
 
 /// Threads whose end somebody waits for.
 #[derive(Debug, Default)]
-pub struct Crew {
+pub struct ThreadGroup {
     count: Mutex<usize>,
     left: Condvar,
 }
 
-/// Held by one thread of a [`Crew`] to its end.
+/// Held by one thread of a [`ThreadGroup`] to its end.
 #[derive(Debug)]
-pub struct Hand(Arc<Crew>);
+pub struct ThreadGroupMember(Arc<ThreadGroup>);
 
-impl Crew {
-    pub fn join(self: &Arc<Crew>) -> Hand {
+impl ThreadGroup {
+    pub fn join(self: &Arc<ThreadGroup>) -> ThreadGroupMember {
         *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        Hand(self.clone())
+        ThreadGroupMember(self.clone())
     }
 
     pub fn count(&self) -> usize {
@@ -218,7 +218,7 @@ impl Crew {
     }
 }
 
-impl Drop for Hand {
+impl Drop for ThreadGroupMember {
     fn drop(&mut self) {
         *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         self.0.left.notify_all();

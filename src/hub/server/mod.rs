@@ -1,4 +1,4 @@
-//! The guard: owns the TCP port and lets only well-formed, bounded and authenticated requests through to the workers. It
+//! The server: owns the TCP port and lets only well-formed, bounded and authenticated requests through to the workers. It
 //! knows no route and no key; a [`Gate`] decides, a [`Serve`] answers.
 //!
 //! tiny_http 0.12 hands requests to the workers, but must not face a network: one packet with a huge Content-Length ends
@@ -29,8 +29,8 @@ use crate::disk;
 use crate::error::{Error, Kind, Result, is_shortage, plain};
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::memory::{self, Room};
-use evict::{Rank, Waiting};
-use limits::{Addresses, Crew, Hand, Latch, Place, SHORT_BODY};
+use evict::{EvictionOrder, IdleConnections};
+use limits::{AddressSlot, Addresses, Latch, SHORT_BODY, ThreadGroup, ThreadGroupMember};
 
 // public for fuzz/checks.rs only
 mod connection;
@@ -68,7 +68,7 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_COUNT: u32 = 3;
 const USER_TIMEOUT_MS: u32 = 60_000;
 
-/// What the guard needs to know.
+/// What the server needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -129,7 +129,7 @@ impl Drop for Responder {
 /// Answers requests, now or later, on the `worker-N` threads. A panic is logged and answered with 500.
 pub type Serve = Arc<dyn Fn(Request, Responder) + Send + Sync>;
 
-/// What all threads of the guard share.
+/// What all threads of the server share.
 struct Shared {
     gate: Arc<dyn Gate>,
     pool: Arc<pool::Pool>,
@@ -138,7 +138,7 @@ struct Shared {
     heartbeat: AtomicU64,
     connections: Arc<Quota>,
     addresses: Arc<Addresses>,
-    waiting: Waiting,
+    idle: IdleConnections,
     streams: Arc<Quota>,
     transfers: Arc<Quota>,
     memory: Arc<Quota>,
@@ -148,20 +148,20 @@ struct Shared {
     stopping: Latch,
     /// No bytes any more.
     halted: Latch,
-    clients: Arc<Crew>,
+    clients: Arc<ThreadGroup>,
     /// Accept loop, opener and workers.
-    service: Arc<Crew>,
+    service: Arc<ThreadGroup>,
 }
 
-/// The running guard. Dropped without a [`Guard::stop`]: it stops at once.
-pub struct Guard {
+/// The running server. Dropped without a [`Server::stop`]: it stops at once.
+pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
 }
 
-impl Guard {
+impl Server {
     /// Listens; requests are answered from here on.
-    pub fn start(config: Config, gate: Arc<dyn Gate>, serve: Serve) -> Result<Guard> {
+    pub fn start(config: Config, gate: Arc<dyn Gate>, serve: Serve) -> Result<Server> {
         let listener = listen(config.listen)?;
         let doing = |what: &str| format!("{what} for {}", config.listen);
         let address = listener.local_addr().map_err(|e| Error::io(doing("look up the port"), &e))?;
@@ -177,7 +177,7 @@ impl Guard {
             );
         }
 
-        let (service, counters, tickets) = (Arc::new(Crew::default()), Arc::default(), Arc::default());
+        let (service, counters, tickets) = (Arc::new(ThreadGroup::default()), Arc::default(), Arc::default());
         let plan = backend::Plan {
             dir: config.socket_dir,
             workers: config.workers.max(1),
@@ -193,7 +193,7 @@ impl Guard {
             heartbeat: AtomicU64::new(0),
             connections: Quota::new(clients as u64),
             addresses: Addresses::new(config.per_address),
-            waiting: Waiting::default(),
+            idle: IdleConnections::default(),
             // who only listens must leave room for who asks
             streams: Quota::new(limits::STREAMS.min(clients as u64 / 2)),
             transfers: Quota::new(config.room.part(16, 4 * limits::TRANSFER, limits::TRANSFERS * limits::TRANSFER) / limits::TRANSFER),
@@ -205,10 +205,10 @@ impl Guard {
             service,
         });
         // from here on a failure stops what has been started
-        let guard = Guard { shared, address };
-        guard.spawn("opener", |shared| shared.pool.keep_open())?;
-        guard.spawn("guard", move |shared| accept_loop(&shared, &listener))?;
-        Ok(guard)
+        let server = Server { shared, address };
+        server.spawn("opener", |shared| shared.pool.keep_open())?;
+        server.spawn("accept", move |shared| accept_loop(&shared, &listener))?;
+        Ok(server)
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce(Arc<Shared>) + Send + 'static) -> Result<()> {
@@ -242,7 +242,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop(Duration::ZERO);
     }
@@ -295,12 +295,12 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
             Ok((stream, peer)) => {
                 shared.counters.accepted.fetch_add(1, Relaxed);
                 // an IPv4 client of a socket for both families
-                welcome(shared, stream, peer.ip().to_canonical());
+                start_or_refuse(shared, stream, peer.ip().to_canonical());
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(&[listener, &shared.stopping.fd], TURN),
             Err(e) if is_shortage(&e) => {
                 shared.counters.refuse(Reason::Descriptors);
-                make_room(shared);
+                evict_one(shared);
                 wait(&[&shared.stopping.fd], PAUSE);
             }
             // of the connection, not of the socket: accept(2), "Error handling"
@@ -317,24 +317,24 @@ fn wait(fds: &[&dyn std::os::fd::AsFd], time: Duration) {
 }
 
 /// What a connection holds, given back when it ends, however it ends.
-struct Visit {
+struct ConnectionResources {
     shared: Arc<Shared>,
-    rank: Rank,
+    order: EvictionOrder,
     _connection: Lease,
-    _place: Place,
-    _hand: Hand,
+    _slot: AddressSlot,
+    _member: ThreadGroupMember,
 }
 
-impl Drop for Visit {
+impl Drop for ConnectionResources {
     fn drop(&mut self) {
-        self.shared.waiting.leave(self.rank);
+        self.shared.idle.leave(self.order);
         self.shared.counters.open.fetch_sub(1, Relaxed);
     }
 }
 
 /// Somebody who keeps the hub waiting gives way; what it held is free a moment later.
-fn make_room(shared: &Shared) -> bool {
-    let room = shared.waiting.make_room();
+fn evict_one(shared: &Shared) -> bool {
+    let room = shared.idle.evict_one();
     if room {
         shared.counters.refuse(Reason::GaveWay);
     }
@@ -342,25 +342,25 @@ fn make_room(shared: &Shared) -> bool {
 }
 
 /// Gives a connection a thread, or turns it away without one.
-fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
+fn start_or_refuse(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
     if let Err(e) = prepare(&stream) {
         return log::debug!("{peer}: {e}");
     }
     // shared, so that it is still there to be answered when it cannot be served
     let stream = Arc::new(stream);
-    let (mut refused, crowd) = (receive(shared, &stream, peer), shared.clients.count());
-    if matches!(refused, Err((Reason::Connections | Reason::Thread | Reason::Memory, ..))) && make_room(shared) {
+    let (mut refused, crowd) = (try_start(shared, &stream, peer), shared.clients.count());
+    if matches!(refused, Err((Reason::Connections | Reason::Thread | Reason::Memory, ..))) && evict_one(shared) {
         let until = clock::monotonic() + limits::LEAVING;
         shared.clients.wait_below(crowd, limits::LEAVING);
-        refused = receive(shared, &stream, peer);
+        refused = try_start(shared, &stream, peer);
         // to the kernel a thread has ended only some time after its last line
         while matches!(refused, Err((Reason::Thread | Reason::Memory, ..))) && clock::monotonic() < until {
             wait(&[&shared.stopping.fd], MOMENT);
-            refused = receive(shared, &stream, peer);
+            refused = try_start(shared, &stream, peer);
         }
     }
     if let Err((reason, status, words)) = refused {
-        turn_away(shared, &stream, reason, status, words);
+        refuse_unserved(shared, &stream, reason, status, words);
     }
 }
 
@@ -371,22 +371,23 @@ impl Shared {
     }
 }
 
-fn receive(shared: &Arc<Shared>, stream: &Arc<TcpStream>, peer: IpAddr) -> std::result::Result<(), (Reason, u16, &'static str)> {
+fn try_start(shared: &Arc<Shared>, stream: &Arc<TcpStream>, peer: IpAddr) -> std::result::Result<(), (Reason, u16, &'static str)> {
     // first: for who has too many already nobody gives way
-    let place = shared.addresses.enter(peer).ok_or((Reason::Address, 429, "too many connections from your address"))?;
+    let slot = shared.addresses.enter(peer).ok_or((Reason::Address, 429, "too many connections from your address"))?;
     if shared.connections.is_scarce(limits::NEWCOMERS) {
-        make_room(shared);
+        evict_one(shared);
     }
     let connection = shared.connections.take(1).ok_or((Reason::Connections, 503, "too many connections"))?;
     if !shared.can_have(limits::CLIENT_STACK as u64) {
         return Err((Reason::Memory, 503, "no memory for another connection"));
     }
     shared.counters.open.fetch_add(1, Relaxed);
-    let rank = shared.waiting.enter(stream);
-    let visit = Visit { shared: shared.clone(), rank, _connection: connection, _place: place, _hand: shared.clients.join() };
+    let order = shared.idle.enter(stream);
+    let resources =
+        ConnectionResources { shared: shared.clone(), order, _connection: connection, _slot: slot, _member: shared.clients.join() };
     let stream = stream.clone();
     let thread = std::thread::Builder::new().name("client".into()).stack_size(limits::CLIENT_STACK);
-    let started = thread.spawn(move || connection::serve(&visit.shared, &stream, peer, visit.rank));
+    let started = thread.spawn(move || connection::serve(&resources.shared, &stream, peer, resources.order));
     started.map(drop).map_err(|_| (Reason::Thread, 503, "no thread for another connection"))
 }
 
@@ -402,7 +403,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A short answer on the accept loop's own time: one write that does not block.
-fn turn_away(shared: &Shared, mut stream: &TcpStream, reason: Reason, status: u16, words: &str) {
+fn refuse_unserved(shared: &Shared, mut stream: &TcpStream, reason: Reason, status: u16, words: &str) {
     shared.counters.refuse(reason);
     let reply = Reply { status, ..connection::busy(words) };
     let _ = stream.write(&connection::render(&reply.into(), false, false).0);

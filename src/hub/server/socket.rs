@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::evict::{Rank, Waiting};
+use super::evict::{EvictionOrder, IdleConnections};
 use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
 use crate::clock;
 
@@ -57,15 +57,15 @@ pub struct Socket<'a> {
     pub buffer: Vec<u8>,
     /// Raised when every connection must end at once.
     halted: &'a Latch,
-    waiting: &'a Waiting,
+    idle: &'a IdleConnections,
     /// Whether and when it gives way to others while it waits.
-    pub rank: Option<Rank>,
+    pub order: Option<EvictionOrder>,
 }
 
 impl<'a> Socket<'a> {
     /// `stream` does not block.
-    pub fn new(stream: &'a Arc<TcpStream>, halted: &'a Latch, waiting: &'a Waiting, rank: Rank) -> Socket<'a> {
-        Socket { stream, buffer: Vec::new(), halted, waiting, rank: Some(rank) }
+    pub fn new(stream: &'a Arc<TcpStream>, halted: &'a Latch, idle: &'a IdleConnections, order: EvictionOrder) -> Socket<'a> {
+        Socket { stream, buffer: Vec::new(), halted, idle, order: Some(order) }
     }
 
     /// Waits for bytes to read, `until` or the latch, and fails when everything is halted.
@@ -74,7 +74,7 @@ impl<'a> Socket<'a> {
     }
 
     fn wait(&self, flags: PollFlags, until: Instant, latch: Option<&Latch>) -> io::Result<Wait> {
-        let _seat = self.rank.map(|rank| self.waiting.sit(self.stream, rank));
+        let _seat = self.order.map(|order| self.idle.add(self.stream, order));
         loop {
             let left = until.saturating_duration_since(clock::monotonic());
             let time = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };

@@ -1,4 +1,4 @@
-//! The guard from outside, over real sockets, with a small gate and a few routes.
+//! The server from outside, over real sockets, with a small gate and a few routes.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Admission, Config, Counters, Gate, Guard, Head, Reason, Responder};
+use super::{Admission, Config, Counters, Gate, Head, Reason, Responder, Server};
 use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request};
 use crate::hub::memory::Room;
@@ -74,7 +74,7 @@ fn routes(ends: &Ends, request: Request, responder: Responder) {
 }
 
 struct Rig {
-    guard: Option<Guard>,
+    server: Option<Server>,
     address: SocketAddr,
     seen: Receiver<String>,
     held: Receiver<Responder>,
@@ -93,22 +93,22 @@ fn rig(connections: usize) -> Rig {
     let (held_tx, held) = bounded(1000);
     let ends = Ends { seen: seen_tx, held: held_tx };
     let listen = "127.0.0.1:0".parse().unwrap();
-    let guard = Guard::start(
+    let server = Server::start(
         config(listen, socket_dir, connections),
         Arc::new(Doorman),
         Arc::new(move |request, responder| routes(&ends, request, responder)),
     )
     .unwrap();
-    Rig { address: guard.address(), guard: Some(guard), seen, held, _dir: dir }
+    Rig { address: server.address(), server: Some(server), seen, held, _dir: dir }
 }
 
 impl Rig {
-    fn guard(&self) -> &Guard {
-        self.guard.as_ref().unwrap()
+    fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
     }
 
     fn counters(&self) -> &Counters {
-        self.guard().counters()
+        self.server().counters()
     }
 
     fn connect(&self) -> Conn {
@@ -294,7 +294,7 @@ fn uploads_run_on_the_clients_socket() {
 #[test]
 fn long_bodies_are_few_and_fit_into_memory() {
     let rig = rig(512);
-    let shared = &rig.guard().shared;
+    let shared = &rig.server().shared;
     let begin = |count: usize, length: u64| -> Vec<Conn> {
         let begin = |_| {
             let mut conn = rig.connect();
@@ -362,9 +362,9 @@ fn a_stop_lets_requests_finish_and_ends_the_rest() {
     stream.send(&get("/stream"));
     let head = stream.head().head;
     assert!(head.contains("Cache-Control: no-store\r\n") && head.contains("Connection: close\r\n") && !head.contains("Content-Length"));
-    let guard = rig.guard.take().unwrap();
+    let server = rig.server.take().unwrap();
     std::thread::scope(|scope| {
-        let stopping = std::thread::Builder::new().spawn_scoped(scope, move || guard.stop(PATIENCE)).unwrap();
+        let stopping = std::thread::Builder::new().spawn_scoped(scope, move || server.stop(PATIENCE)).unwrap();
         assert!(idle.closed());
         while stream.more() {}
         assert!(stream.1.ends_with(b"data: stopping\n\n"));
@@ -383,7 +383,7 @@ fn a_stop_without_grace_cuts_off_who_is_still_there() {
     let mut upload = rig.connect();
     upload.send(&(put("/upload", 1 << 20) + "u"));
     wait_for("the upload", || rig.counters().open.load(Relaxed) == 1);
-    rig.guard.take().unwrap().stop(Duration::ZERO);
+    rig.server.take().unwrap().stop(Duration::ZERO);
     let mut rest = Vec::new();
     let _ = upload.0.read_to_end(&mut rest);
     assert!(!rest.starts_with(b"HTTP/1.1 201 Created\r\nContent-Length: 11"));
@@ -409,7 +409,7 @@ fn more_clients_than_workers_and_connections_are_all_answered() {
         });
         committer.unwrap().join().unwrap();
     });
-    let (open, most) = rig.guard().shared.pool.size();
+    let (open, most) = rig.server().shared.pool.size();
     assert!(open <= most && rig.counters().replaced.load(Relaxed) == 0, "{open} of {most}");
 }
 
@@ -476,7 +476,7 @@ fn what_kills_bare_tiny_http_does_nothing_here() {
 fn broken_connections_and_a_dead_server_are_replaced() {
     let rig = rig(64);
     rig.works();
-    let pool = rig.guard().shared.pool.clone();
+    let pool = rig.server().shared.pool.clone();
     let broken = pool.break_idle();
     for _ in 0..broken {
         rig.works();

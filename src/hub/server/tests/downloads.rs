@@ -56,14 +56,14 @@ fn a_download_that_cannot_be_read_to_its_end_is_cut_off() {
         while conn.more() {}
         assert_eq!(conn.1.len(), 100_000, "{how}");
     }
-    wait_for("no transfer", || rig.guard().shared.transfers.used() == 0);
+    wait_for("no transfer", || rig.server().shared.transfers.used() == 0);
     rig.works();
 }
 
 #[test]
 fn too_many_long_downloads_are_refused_and_short_ones_are_not() {
     let rig = rig(64);
-    let held = rig.guard().shared.transfers.take(64).unwrap();
+    let held = rig.server().shared.transfers.take(64).unwrap();
     let got = rig.ask(&get("/send?whole"));
     assert!(got.status == 503 && got.head.contains("Retry-After"), "{got:?}");
     assert_eq!(rig.ask(&get("/send?empty")).status, 200);
@@ -74,7 +74,7 @@ fn too_many_long_downloads_are_refused_and_short_ones_are_not() {
 #[test]
 fn a_body_that_is_used_as_it_comes_is_not_counted_as_memory() {
     let rig = rig(64);
-    let shared = &rig.guard().shared;
+    let shared = &rig.server().shared;
     let mut conn = rig.connect();
     conn.send(&put("/upload?streamed", 4 << 20));
     wait_for("an upload", || shared.transfers.used() == 1);
