@@ -139,7 +139,7 @@
 //!
 //! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::guard`], the parsers of heads and forms, tokens, [`backoff`],
 //! [`sse`]): it takes the time as a value.
-//! `tests/tidy.rs` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
+//! `tests/tidy/` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 
 pub mod backoff;
