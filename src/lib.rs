@@ -87,6 +87,10 @@
 //!   are none ([`files::engine`], `neighbours`), a directory without its marker is not touched,
 //!   nor another one to which its link leads by now ([`files::repointed`]).
 //!
+//! * *A directory* has a row where it is empty or has a mode of its own. Its mode is known before its content, on the hub and on
+//!   the receiver, and its row is deleted after its content. One that its owner may not write to is opened for a change, noted
+//!   before in `.mesync/opened` ([`files::tree`]).
+//!
 //! A server without revisions is put before the engine as one with them ([`files::remote::legacy`]), as well as that can be done.
 //!
 //! The engine ([`files::engine`]) works over traits. Its tests are a simulation that drives it through crashes, races, lost answers

@@ -66,6 +66,11 @@ impl<'a> Transfer<'a> {
         Transfer { hub, ours, watch, attempts: 1 }
     }
 
+    /// Whether the server has records of directories.
+    pub fn keeps_directories(&self) -> bool {
+        self.ours
+    }
+
     /// Tries until it succeeds, is refused, or has failed too often in a row. `once` tells the bytes that it sends.
     fn persist<T>(&self, mut once: impl FnMut(&dyn Fn(u64)) -> Called<T>) -> Called<T> {
         let mut patience = Patience::new(self.attempts);

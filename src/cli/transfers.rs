@@ -166,7 +166,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 summary = true;
                 // the server's own trouble is not that of one directory
                 upload.look_below(&remote)?;
-                for found in Walk::new(path, &remote) {
+                for found in Walk::new(path, &remote).with_modes(transfer.keeps_directories()) {
                     match found {
                         Ok(Found::Entry(entry)) => upload.add(entry, &mut done),
                         Ok(Found::Special(path)) => report.borrow_mut().skipped(&path, "it is no file, directory or symbolic link", false),

@@ -328,6 +328,7 @@ impl Directory {
                 continue;
             }
             let Some(piece) = self.engine.take(Some(way)) else {
+                self.tree.close_directories();
                 self.poke.wait(way, seen, AGAIN_MOST);
                 continue;
             };

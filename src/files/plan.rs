@@ -5,6 +5,7 @@
 
 use uuid::Uuid;
 
+pub use crate::wire::files::{DIR_MODE, DIR_READABLE};
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::{Revision, Tag};
 
@@ -64,6 +65,11 @@ impl Stamp {
     /// The same file with the same bytes, before and after a rename, which changes the ctime on Linux.
     pub fn same_but_for_ctime(&self, other: &Stamp) -> bool {
         Stamp { ctime: 0, ..*self } == Stamp { ctime: 0, ..*other }
+    }
+
+    /// The same directory with the same mode: its size and times change with what is in it.
+    pub fn same_dir(&self, other: &Stamp) -> bool {
+        (self.inode, self.mode) == (other.inode, other.mode)
     }
 }
 
@@ -186,7 +192,8 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     let edited_here = base.entry.is_none_or(|b| !local.entry.same_body(&b));
     let edited_there = base.entry.is_none_or(|b| !theirs.same_body(&b));
     // the mode is a dimension of its own; both changed it: the hub's
-    let theirs_unchanged = base.entry.is_some_and(|b| b.mode == theirs.mode);
+    let was = base.entry.map(|b| b.mode).or(theirs.is_dir().then_some(DIR_MODE));
+    let theirs_unchanged = was == Some(theirs.mode);
     let merged = if theirs_unchanged && (same || holds(Rule::ModeApart)) { mine } else { theirs.mode };
     // but it does not go from one kind to another
     let mixed = local.entry.kind != theirs.kind;

@@ -12,6 +12,8 @@ pub enum Rule {
     ModeApart,
     /// The time of a file is merged apart from it, too.
     TimeApart,
+    /// A directory with a mode of its own has a row, however much is in it.
+    DirsHaveModes,
     /// A mode taken over from the hub is written down before the edit is sent.
     MergedModeIsStored,
     /// Equal bytes are no conflict.

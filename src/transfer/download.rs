@@ -4,8 +4,9 @@
 //! goes on with it. What is in it is looked at chunk by chunk, for a power cut can leave anything in a file that was not
 //! synced. A long file takes what it can from the one that it replaces.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -17,13 +18,24 @@ use crate::chunking::{self, zero_chunk};
 use crate::client::{Called, Download};
 use crate::error::{Error, Kind};
 use crate::wire::brief;
-use crate::wire::files::{self, Chunk, Hash, Record, SINGLE};
+use crate::wire::files::{self, Chunk, DIR_MODE, DIR_READABLE, Hash, Record, SINGLE};
 use crate::{disk, relpath};
 
 /// Bytes of the target of a symbolic link, at most (symlink(7)).
 const LINK: u64 = 4096;
 /// How often a file may turn out to be another one while it is fetched.
 const RACES: u32 = 4;
+
+/// Makes a directory with its mode; one that is there keeps its own.
+fn make_dir(record: &Record, to: &Path) -> crate::error::Result<()> {
+    if to.is_dir() {
+        return Ok(());
+    }
+    disk::create_dir(to)?;
+    let mode = record.mode.unwrap_or(DIR_MODE) & 0o777 | DIR_READABLE;
+    let moded = std::fs::set_permissions(to, Permissions::from_mode(mode)).and_then(|()| disk::sync_dir(to));
+    moded.map_err(|e| Error::io(format!("set the mode of {}", disk::show(to.as_os_str())), &e))
+}
 
 impl Transfer<'_> {
     /// Fetches what `record` names, as it is now, to `to`; gives the record that it has become.
@@ -43,7 +55,7 @@ impl Transfer<'_> {
     fn download_revision(&self, record: &Record, to: &Path) -> Called<Fetched> {
         match record.kind {
             files::Kind::File => self.download_file(record, to),
-            files::Kind::Dir => Ok(disk::create_dir(to).map(|()| Fetched::Done)?),
+            files::Kind::Dir => Ok(make_dir(record, to).map(|()| Fetched::Done)?),
             files::Kind::Symlink => self.download_link(record, to),
         }
     }

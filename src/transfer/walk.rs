@@ -1,15 +1,17 @@
-//! What is below a directory: regular files, symbolic links as themselves, and directories that are empty.
+//! What is below a directory: regular files, symbolic links as themselves, and directories that are empty or have a mode of their
+//! own.
 //!
 //! Links are never followed. What cannot travel is named, not silently left out. It reads names, not content.
 
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::relpath;
-use crate::wire::files::{self, Name};
+use crate::wire::files::{self, DIR_MODE, DIR_READABLE, Name};
 
 /// Something that can travel.
 #[derive(Debug, Clone)]
@@ -37,12 +39,19 @@ pub struct Walk {
     stack: Vec<(PathBuf, String)>,
     /// Its content is what is asked for, not itself.
     root: bool,
+    /// The server keeps modes of directories.
+    modes: bool,
 }
 
 impl Walk {
     /// `remote`: the directory's name on the hub, "" for the root.
     pub fn new(dir: &Path, remote: &str) -> Walk {
-        Walk { stack: vec![(dir.to_path_buf(), remote.to_string())], root: true }
+        Walk { stack: vec![(dir.to_path_buf(), remote.to_string())], root: true, modes: false }
+    }
+
+    /// Finds directories with a mode of their own too, before what is in them.
+    pub fn with_modes(self, modes: bool) -> Walk {
+        Walk { modes, ..self }
     }
 
     fn look_at(&mut self, path: PathBuf, remote: String, root: bool) -> Result<Option<Found>> {
@@ -55,7 +64,9 @@ impl Walk {
         };
         if meta.is_dir() {
             let empty = self.descend(&path, &remote)?;
-            if !empty || remote.is_empty() {
+            let mode = meta.mode() & 0o777;
+            let has_mode = self.modes && mode != DIR_MODE && mode & DIR_READABLE == DIR_READABLE;
+            if !empty && !has_mode || remote.is_empty() {
                 return Ok(None);
             }
         }

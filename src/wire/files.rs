@@ -85,6 +85,11 @@ impl<'de> Deserialize<'de> for Hash {
     }
 }
 
+/// The mode of a directory that has no record of its own.
+pub const DIR_MODE: u32 = 0o755;
+/// Without these its owner cannot look into a directory: such a mode does not travel and is not set.
+pub const DIR_READABLE: u32 = 0o500;
+
 /// What stands under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

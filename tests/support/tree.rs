@@ -164,24 +164,21 @@ impl Synced {
     }
 }
 
-fn list(root: &Path, dir: &Path, all: &mut Tree) -> std::io::Result<bool> {
-    let mut empty = true;
+fn list(root: &Path, dir: &Path, all: &mut Tree) -> std::io::Result<()> {
     for entry in fs::read_dir(root.join(dir))? {
         let name = entry?.file_name();
         let path = dir.join(&name);
         if path == Path::new(".mesync") || name.as_bytes().starts_with(b".mesync-") && name.as_bytes().ends_with(b".tmp") {
             continue;
         }
-        empty = false;
         let full = root.join(&path);
         let found = full.symlink_metadata()?;
         let mode = found.mode() & 0o777;
         let words = match () {
-            // the mode of a directory travels with an empty one only
-            () if found.is_dir() => match list(root, &path, all)? {
-                true => format!("dir {mode:o}"),
-                false => "dir".to_string(),
-            },
+            () if found.is_dir() => {
+                list(root, &path, all)?;
+                format!("dir {mode:o}")
+            }
             () if found.is_symlink() => format!("link {:?}", fs::read_link(&full)?),
             () if found.is_file() => {
                 let bytes = fs::read(&full)?;
@@ -193,7 +190,7 @@ fn list(root: &Path, dir: &Path, all: &mut Tree) -> std::io::Result<bool> {
         };
         all.insert(OsString::from_vec(path.as_os_str().as_bytes().to_vec()), words);
     }
-    Ok(empty)
+    Ok(())
 }
 
 /// What differs between two trees, a line each.

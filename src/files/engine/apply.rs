@@ -3,7 +3,7 @@
 use crate::clock;
 use crate::files::conflict::{copy_name, trash_name};
 use crate::files::guard::{self, Standing};
-use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
+use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::env::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
@@ -19,8 +19,12 @@ impl Engine {
     pub(super) fn place(&self, path: &str, known: &Known, over: Option<Local>, mode: u32) -> Step {
         let Some(theirs) = known.remote().entry else { return Err(Stop::Again(PLAN_CHANGED)) };
         if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
-            let seen = Stamp { mode: node.stamp.mode, ..node.stamp };
-            self.commit(known.generation, &[Write::Base(path.to_string(), in_step(known, Some(seen)))])?;
+            // with one of its own it was made private here, say, and not only by what is in it
+            let mode = if theirs.mode == DIR_MODE && self.has_own_mode(&node.entry) { node.entry.mode } else { mode };
+            if holds(Rule::DirsHaveModes) {
+                return self.adopt(path, known, &node, mode);
+            }
+            self.commit(known.generation, &[Write::Base(path.to_string(), in_step(known, Some(node.stamp)))])?;
             return Ok(true);
         }
         if known.node.is_none()
@@ -28,10 +32,11 @@ impl Engine {
         {
             return self.respell(known, &twin);
         }
+        let above = self.missing_above(path)?;
         let entry = Entry { mode, ..theirs };
         let sources = self.sources(path, &theirs)?;
         // the hub has it no more: the feed will say so
-        let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources)? else {
+        let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources, &above)? else {
             return Err(Stop::Again("the hub has its content no more, and has not said what is there now"));
         };
         let intent = Intent::Place { generation: known.generation, row: known.remote().clone(), mode, over, staged: staged.clone() };
@@ -340,8 +345,12 @@ impl Engine {
             let Some(stamp) = self.env.tree.stamp(up)? else { continue };
             let rows = self.env.state.rows(up)?;
             let theirs = rows.remote.entry.filter(|e| e.is_dir());
-            if theirs.is_some() && rows.base.entry.is_none() {
-                let base = BaseRow { rev: rows.remote.rev, lost: false, entry: theirs, seen: Some(stamp) };
+            if let Some(theirs) = theirs.filter(|_| rows.base.entry.is_none()) {
+                if theirs.mode != stamp.mode && self.env.tree.keeps_modes() && holds(Rule::DirsHaveModes) {
+                    self.offer(up);
+                    return Ok(());
+                }
+                let base = BaseRow { rev: rows.remote.rev, lost: false, entry: Some(theirs), seen: Some(stamp) };
                 self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
             }
             let counts = theirs.is_some() || rows.base.entry.is_some_and(|e| e.is_dir());

@@ -32,10 +32,15 @@ impl Engine {
         if !here && !there && dir.is_none() {
             return Ok(false);
         }
-        let below = self.below(path, known)?;
         let action = self.plan(known).action;
-        if dir.is_some() && below.going && self.env.tree.is_empty(path)? {
-            // it is empty because of us: it goes with its last entry
+        // many directories have rows: what is below is read only where it matters
+        if !here && !there && action != Action::Trash && !self.env.tree.is_empty(path)? {
+            return Ok(false);
+        }
+        let below = self.below(path, known)?;
+        let goes_last = || Ok::<bool, Stop>(action == Action::Trash || self.env.tree.is_empty(path)?);
+        if dir.is_some() && below.going && goes_last()? {
+            // it is empty because of us, or will be: it goes with its last entry
             return Err(Stop::Again("the directory is removed with the last file in it"));
         }
         if takes_away(action) || !(here || there) {
@@ -124,26 +129,11 @@ impl Engine {
             }
         }
         if !found.wanted && known.node.is_some_and(|n| n.entry.is_dir()) {
-            found.wanted = self.has_news_below(path)?;
+            found.wanted = self.has_below(path, &|below| {
+                let rows = self.env.state.rows(below)?;
+                Ok(rows.base.entry.is_none() && rows.remote.entry.is_none())
+            })?;
         }
         Ok(found)
-    }
-
-    /// Whether there is something in the tree below that is only here.
-    fn has_news_below(&self, path: &str) -> Result<bool, Stop> {
-        let mut news = false;
-        self.env.tree.below(path, &mut |below| {
-            let rows = self.env.state.rows(below)?;
-            let only_here = rows.base.entry.is_none() && rows.remote.entry.is_none() && !self.env.tree.ignored(below);
-            let dir = self.env.tree.look(below, None)?;
-            let counts = match dir {
-                super::env::Look::Here(l) if l.entry.is_dir() => self.env.tree.is_empty(below)?,
-                super::env::Look::Here(_) => true,
-                _ => false,
-            };
-            news = only_here && counts;
-            Ok(!news)
-        })?;
-        Ok(news)
     }
 }

@@ -164,7 +164,8 @@ pub trait Transfer: Send + Sync {
     /// Makes a temporary name beside `path` that holds `entry` (its kind, mode and mtime set, synced) with the bytes of
     /// `row`, from the first source that has them; verifies the hash. Makes missing directories above. `None`: no source
     /// has them (any more), or a name above is no directory. Leaves no temporary name behind unless it returns it.
-    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>>;
+    /// `above`: directories above that are missing, the upper ones first, each with the mode that it gets.
+    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>>;
 }
 
 // -- the tree -----------------------------------------------------------------------------------------------------------------
@@ -220,6 +221,8 @@ pub trait Tree: Send + Sync {
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
     /// Whether a name has the bytes of `what`, whose stamp it shows but for ctime: read again where no stamp tells.
     fn holds(&self, path: &str, what: &Local) -> Called<bool>;
+    /// Whether modes are kept as they are set.
+    fn keeps_modes(&self) -> bool;
     /// What keeps a path that is not there from being made: another name that the disk takes for it.
     fn twin(&self, path: &str) -> Called<Option<Twin>>;
     /// Gives a file or directory another of the names that the disk takes for one.

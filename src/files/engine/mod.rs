@@ -3,7 +3,7 @@
 //! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
 //! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
 //! `desk` what is due and what goes next, `gather` when a burst of deletes has ended, `feed` the hub's changes, `step` one path, `clash` a file against a
-//! directory, `neighbours` moves between two directories, `respell` a name against another one that the disk takes for the same, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
+//! directory, `directories` modes and what makes a directory be, `neighbours` moves between two directories, `respell` a name against another one that the disk takes for the same, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
 //!
 //! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
 //! an engine may be dropped at any moment, and a new one over the same environment goes on.
@@ -13,6 +13,7 @@ pub mod env;
 mod apply;
 mod clash;
 mod desk;
+mod directories;
 mod feed;
 mod gather;
 mod neighbours;
@@ -26,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use crate::error::Error;
 
 use super::guard::{self, Limits, Standing};
-use super::plan::{self, Action, BaseRow, Local, Plan, RemoteRow};
+use super::plan::{self, Action, BaseRow, DIR_MODE, DIR_READABLE, Entry, Local, Plan, RemoteRow};
 use crate::clock;
 use crate::config::watch::Mode;
 use crate::wire::files::Hash;
@@ -412,31 +413,14 @@ impl Engine {
     fn look(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Stop> {
         match self.env.tree.look(path, base.seen.as_ref().zip(base.entry.as_ref()))? {
             Look::Absent => Ok(None),
-            Look::Here(local) => Ok(Some(local)),
+            Look::Here(mut local) => {
+                if local.entry.is_dir() && local.entry.mode & DIR_READABLE != DIR_READABLE {
+                    let was = base.entry.filter(Entry::is_dir);
+                    local.entry.mode = was.map_or(DIR_MODE, |was| base.seen.map_or(was.mode, |seen| seen.mode));
+                }
+                Ok(Some(local))
+            }
             Look::Unknown(why) => Err(Stop::Unknown(why)),
-        }
-    }
-
-    /// A directory counts by itself only if it is in the base, or while it is empty here and has nothing on the hub: else what
-    /// is in it makes it be. (A crash may have left it empty before the first of its files came.)
-    fn counts(&self, path: &str, base: &BaseRow, node: Option<Local>) -> Result<Option<Local>, Stop> {
-        let Some(local) = node else { return Ok(None) };
-        let in_base = base.entry.is_some_and(|b| b.is_dir());
-        let counts = !local.entry.is_dir() || in_base || self.env.tree.is_empty(path)? && !self.has_live_below(path)?;
-        Ok(counts.then_some(local))
-    }
-
-    fn has_live_below(&self, dir: &str) -> Result<bool, Stop> {
-        let mut after = String::new();
-        loop {
-            let rows = self.env.state.below(dir, &after, CHUNK)?;
-            if rows.iter().any(|(_, rows)| rows.remote.entry.is_some()) {
-                return Ok(true);
-            }
-            match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
-                _ => return Ok(false),
-            }
         }
     }
 

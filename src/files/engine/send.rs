@@ -3,7 +3,8 @@
 //! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from, and
 //! may come from a hub that was set back to before our edit. The feed says it.
 
-use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
+use crate::config::watch::Mode;
+use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
 use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
@@ -222,6 +223,16 @@ impl Engine {
             && self.desk().has_twin(path, &entry.hash)
         {
             return Err(Stop::Again("a file with the same content is new here: it may have been renamed"));
+        }
+        if known.base().entry.is_some_and(|e| e.is_dir()) {
+            let below = self.live_below(path)?;
+            if below.going {
+                return Err(Stop::Again("the directory is deleted after what was in it"));
+            }
+            if below.comes && self.options.mode != Mode::SendOnly {
+                // something new is in it there: it stays, with its mode
+                return self.place(path, known, None, known.remote().entry.map_or(DIR_MODE, |theirs| theirs.mode));
+            }
         }
         self.pass_guard(path, known)?;
         let condition = Condition::Rev(known.remote().at());

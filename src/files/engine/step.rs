@@ -123,7 +123,8 @@ impl Engine {
             let comes = matches!(action, Action::Upload | Action::Download | Action::Conflict);
             let there = is_file(rows.remote.entry.as_ref()) && holds(Rule::OrderBelow) && !self.is_ignored(up);
             let here = || Ok::<bool, Stop>(is_file(self.look(up, &rows.base)?.map(|l| l.entry).as_ref()));
-            if open && action == Action::Upload || comes && there || action == Action::Download && here()? {
+            let open = open && action == Action::Upload;
+            if open || comes && there || action == Action::Download && here()? || comes && self.mode_comes_first(up, &rows, action)? {
                 return Err(Stop::WaitFor(up.to_string()));
             }
         }
@@ -142,7 +143,7 @@ impl Engine {
     }
 
     /// Equal bytes on both sides: only mode and time may have to follow.
-    fn adopt(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+    pub(super) fn adopt(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
         let ours = is_retimed(known.base(), local);
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);
@@ -153,7 +154,8 @@ impl Engine {
         if mode != local_mode(known.base(), local) || mtime != local.entry.mtime {
             return self.change_metadata(path, known, local, (mode, mtime), in_step(known, None));
         }
-        if self.env.tree.stamp(path)? != Some(local.stamp) {
+        let same = |now: &Stamp| *now == local.stamp || local.entry.is_dir() && now.same_dir(&local.stamp);
+        if !self.env.tree.stamp(path)?.is_some_and(|now| same(&now)) {
             return Err(Stop::Again(LOCAL_CHANGED));
         }
         let mut seen = seen_with(mode, known.remote().entry.as_ref(), local.stamp);

@@ -340,7 +340,8 @@ impl Transfer for Legacy {
         sent
     }
 
-    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>> {
+        self.tree.make_directories(above)?;
         match entry.kind {
             files::Kind::Dir => return self.tree.stage_dir(path, entry),
             files::Kind::Symlink => return Ok(None),

@@ -266,7 +266,8 @@ impl Transfer for Remote {
         sent
     }
 
-    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>> {
+        self.tree.make_directories(above)?;
         self.fetch(path, row, entry, sources)
     }
 }

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::files::plan::{Entry, parent};
+use crate::files::plan::{DIR_MODE, Entry, parent};
 use crate::wire::files::Kind;
 
 use super::world::{Client, Node, World};
@@ -24,10 +24,11 @@ fn show(entry: &Entry) -> (Kind, u64, u32) {
     (entry.kind, Node::content_of(&entry.hash), entry.mode)
 }
 
-/// All directories that are there, by themselves or above something.
-fn dirs<'a>(tree: impl Iterator<Item = (&'a String, Kind)>) -> BTreeSet<String> {
-    let of = |(p, kind): (&String, Kind)| [parent(p).map(str::to_string), (kind == Kind::Dir).then(|| p.clone())];
-    tree.flat_map(of).flatten().collect()
+/// All directories that are there, by themselves or above something, with their modes.
+fn dirs<'a>(tree: impl Iterator<Item = (&'a String, Entry)>) -> BTreeMap<String, u32> {
+    let all: Vec<(&String, Entry)> = tree.collect();
+    let above = all.iter().filter_map(|(p, _)| Some((parent(p)?.to_string(), DIR_MODE)));
+    above.chain(all.iter().filter(|(_, e)| e.is_dir()).map(|(p, e)| (p.to_string(), e.mode))).collect()
 }
 
 impl World {
@@ -74,8 +75,8 @@ impl World {
         };
         let mine = shown(&mut c.tree().map(|(p, n)| (p, n.entry())));
         let hubs = shown(&mut live.iter().map(|(p, e)| (*p, *e)));
-        let my_dirs = dirs(c.tree().map(|(p, n)| (p, n.kind)));
-        let hub_dirs = dirs(live.iter().map(|(p, e)| (*p, e.kind)));
+        let my_dirs = dirs(c.tree().map(|(p, n)| (p, n.entry())));
+        let hub_dirs = dirs(live.iter().map(|(p, e)| (*p, *e)));
         if !c.legacy && (mine != hubs || skip.is_empty() && my_dirs != hub_dirs) {
             wrongs.push(format!("I1 c{i} {mine:?} {my_dirs:?} hub {hubs:?} {hub_dirs:?}"));
         }
@@ -126,10 +127,13 @@ impl World {
         if self.messy.contains(path)
             || self.config.restores()
             || matches!(self.config, Config::Legacy | Config::Ignore)
-            || entry.kind != Kind::File
+            || entry.kind == Kind::Symlink
+            // it was removed and made again
+            || entry.is_dir() && self.messy.contains(&format!("{path}/"))
         {
             return;
         }
+        let modes = if entry.is_dir() { &self.dir_modes } else { &self.modes };
         for (mtime, (of, before)) in self.times.iter().filter(|(_, (of, _))| of == path) {
             let others = self.clients.iter().filter_map(|c| c.fs.get(of)).any(|node| node.mtime != entry.mtime);
             if *before == entry.mtime || others {
@@ -137,10 +141,10 @@ impl World {
                 return;
             }
         }
-        for (mode, (of, before)) in &self.modes {
+        for (mode, (of, before)) in modes {
             let mut before = *before;
-            while of == path && before != entry.mode && self.modes.contains_key(&before) {
-                before = self.modes[&before].1;
+            while of == path && before != entry.mode && modes.contains_key(&before) {
+                before = modes[&before].1;
             }
             if of == path && before == entry.mode {
                 wrongs.push(format!("I5 {path}: mode {mode} fell back to {before}"));

@@ -55,6 +55,8 @@ pub enum Config {
     Single,
     /// Programs write through mappings.
     Mapped,
+    /// Modes of directories change.
+    Dirs,
     /// Calls on tree and state fail, and may have happened.
     Failing,
     /// The disk of one client or two folds names, and refuses some.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind};
 use crate::files::engine::env::*;
-use crate::files::plan::{Entry, Local, RemoteRow, Stamp, is_below, parent};
+use crate::files::plan::{DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, parent};
 use crate::relpath;
 use crate::wire::files;
 use crate::wire::revision::Revision;
@@ -216,7 +216,7 @@ impl Transfer for Side {
         self.request(change, Some(local))
     }
 
-    fn stage(&self, path: &str, _: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+    fn stage(&self, path: &str, _: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>> {
         let mut w = self.enter(Point::Effect)?;
         let blind = w.broken == Some(Broken::VerifyCopies);
         let hub = w.hub.blobs.clone();
@@ -234,8 +234,14 @@ impl Transfer for Side {
         if w.clients[self.i].refuses(path) {
             return Err(refused());
         }
+        let missing: Vec<(&str, u32)> = above.iter().filter(|(dir, _)| !w.clients[self.i].fs.contains_key(*dir)).copied().collect();
         if !w.clients[self.i].make_parents(path) {
             return Ok(None);
+        }
+        for (dir, mode) in missing {
+            if let Some(made) = w.clients[self.i].fs.get_mut(dir) {
+                made.mode = mode;
+            }
         }
         let temp = relpath::temporary(w.fresh());
         let temp = parent(path).map_or(temp.clone(), |dir| format!("{dir}/{temp}"));
@@ -362,6 +368,10 @@ impl Tree for Side {
         self.leave(w, Moved::Done)
     }
 
+    fn keeps_modes(&self) -> bool {
+        true
+    }
+
     fn twin(&self, path: &str) -> Called<Option<Twin>> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
@@ -380,7 +390,10 @@ impl Tree for Side {
         let mut w = self.enter(Point::Window)?;
         let (tick, i) = (w.fresh(), self.i);
         let path = &*w.clients[i].at(path);
-        let Some(node) = w.clients[i].fs.get_mut(path).filter(|n| n.stamp() == *expected) else { return Ok(None) };
+        let Some(node) = w.clients[i].fs.get_mut(path).filter(|n| n.stamp() == *expected || n.is_dir() && n.stamp().same_dir(expected))
+        else {
+            return Ok(None);
+        };
         (node.mode, node.ctime) = (mode, tick);
         node.mtime = mtime.filter(|_| node.kind == files::Kind::File).unwrap_or(node.mtime);
         let stamp = node.stamp();
@@ -450,7 +463,7 @@ impl Client {
                 if made {
                     self.serial += 1;
                     let (ino, ctime) = (1_000_000 + self.serial, self.serial);
-                    let node = Node { kind: files::Kind::Dir, content: 0, mode: 0, mtime: 0, ino, ctime, dirty: false };
+                    let node = Node { kind: files::Kind::Dir, content: 0, mode: DIR_MODE, mtime: 0, ino, ctime, dirty: false };
                     self.fs.insert(up.to_string(), node);
                 }
                 made

@@ -82,6 +82,11 @@ fn mapped() {
     check(Config::Mapped);
 }
 
+#[test]
+fn dirs() {
+    check(Config::Dirs);
+}
+
 /// Each rule, the configuration in which the simulation must notice that it is broken, and from which seed on to look.
 const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::World(Broken::Cas), Config::Plain, 0),
@@ -112,8 +117,8 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::TimeApart), Config::Plain, 0),
     (Mutant::Engine(Rule::Adopt), Config::Plain, 0),
     (Mutant::Engine(Rule::KeepBoth), Config::Plain, 0),
-    (Mutant::Engine(Rule::LookAtWhatCameOut), Config::Plain, 0),
-    (Mutant::Engine(Rule::LookInTrash), Config::Plain, 2100),
+    (Mutant::Engine(Rule::LookAtWhatCameOut), Config::Plain, 600),
+    (Mutant::Engine(Rule::LookInTrash), Config::Plain, 800),
     (Mutant::Engine(Rule::CompareInode), Config::Plain, 900),
     (Mutant::Engine(Rule::AskOpenKeys), Config::Plain, 0),
     (Mutant::Engine(Rule::DeletesHaveKeys), Config::Single, 700),
@@ -124,6 +129,7 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::UnlistedKeepsBase), Config::Drop, 0),
     (Mutant::Engine(Rule::ClashIsResolved), Config::Plain, 0),
     (Mutant::Engine(Rule::OrderBelow), Config::Single, 0),
+    (Mutant::Engine(Rule::DirsHaveModes), Config::Dirs, 0),
     (Mutant::Engine(Rule::Guard), Config::Guard, 0),
     (Mutant::Engine(Rule::GuardIsStored), Config::Guard, 0),
 ];

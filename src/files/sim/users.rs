@@ -1,6 +1,6 @@
 //! What people do in the simulation, and the client that keeps no base; and how the world keeps what they meant.
 
-use crate::files::plan::{MODE, is_below, parent};
+use crate::files::plan::{DIR_MODE, DIR_READABLE, MODE, is_below, parent};
 use crate::wire::files::Kind;
 
 use super::Config;
@@ -68,6 +68,7 @@ impl World {
             (0.16..0.36, Some(had)) if self.config == Config::Mapped => self.user_maps(i, &had),
             (0.16..0.23, _) if self.config == Config::Folding => self.user_respells(i),
             (0.16..0.18, Some(_)) if self.config == Config::Guard => self.user_removes_all(i, &files),
+            (0.16..0.23, _) if self.config == Config::Dirs => self.user_chmods_directory(i),
             (0.16..0.23, Some(had)) if !legacy => self.user_chmod(i, &had),
             (0.23..0.26, Some(had)) if !legacy => self.user_touches(i, &had),
             (0.26..0.36, Some(had)) if !legacy => self.user_moves(i, &had),
@@ -94,6 +95,19 @@ impl World {
             (node.mode, node.ctime) = (mode, ctime);
             self.modes.insert(mode, (path.into(), before));
             self.say(|| format!("c{i} chmod {path} {mode}"));
+        }
+    }
+
+    fn user_chmods_directory(&mut self, i: usize) {
+        // each mode once, and each lets its owner look into it
+        self.next_mode = (self.next_mode + 1) % 0o200;
+        let mode = DIR_READABLE | self.next_mode & 0o77 | (self.next_mode & 0o100) << 1;
+        let ctime = self.fresh();
+        if let Some(dir) = self.clients[i].fs.get_mut("d").filter(|n| n.is_dir() && mode != DIR_MODE) {
+            let before = dir.mode;
+            (dir.mode, dir.ctime) = (mode, ctime);
+            self.dir_modes.insert(mode, ("d".into(), before));
+            self.say(|| format!("c{i} chmod d {mode:o}"));
         }
     }
 
@@ -172,7 +186,8 @@ impl World {
     }
 
     fn user_changes_directory(&mut self, i: usize) {
-        let dir = self.node(Kind::Dir, 0, 0, None);
+        let dir = self.node(Kind::Dir, 0, DIR_MODE, None);
+        self.messy.insert("d/".into());
         let d = if self.config == Config::Folding && self.chance() < 0.5 { "D" } else { "d" };
         let d = &*self.clients[i].real(d);
         if let Some(node) = self.clients[i].fs.get(d) {

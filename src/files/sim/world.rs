@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::files::engine::env::{Change, Feed, Rows, Token};
 use crate::files::engine::{Engine, Quiet};
-use crate::files::plan::{Action, Entry, Local, Stamp, is_below, plan};
+use crate::files::plan::{Action, DIR_MODE, Entry, Local, Stamp, is_below, plan};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::Tag;
@@ -113,7 +113,8 @@ impl Client {
 
     fn local(&self, path: &str) -> Option<Local> {
         let node = self.fs.get(path)?;
-        let counts = !node.is_dir() || self.rows(path).base.entry.is_some_and(|b| b.is_dir()) || self.under(path).is_empty();
+        let in_base = self.rows(path).base.entry.is_some_and(|b| b.is_dir());
+        let counts = !node.is_dir() || in_base || node.mode != DIR_MODE || self.under(path).is_empty();
         counts.then(|| node.local())
     }
 
@@ -186,6 +187,7 @@ pub struct World {
     pub forgotten: BTreeSet<(String, u64)>,
     pub again: BTreeSet<(String, u64)>,
     pub modes: BTreeMap<u32, (String, u32)>,
+    pub dir_modes: BTreeMap<u32, (String, u32)>,
     pub times: BTreeMap<i64, (String, i64)>,
     pub messy: BTreeSet<String>,
     /// Deletes let through: tick and client.
@@ -227,6 +229,7 @@ impl World {
             forgotten: BTreeSet::new(),
             again: BTreeSet::new(),
             modes: BTreeMap::new(),
+            dir_modes: BTreeMap::new(),
             times: BTreeMap::new(),
             messy: BTreeSet::new(),
             guard: Vec::new(),

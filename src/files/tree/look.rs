@@ -117,7 +117,7 @@ impl DiskTree {
         match found {
             // an overlay gives its files other devices than its directories
             Ok(Some(shown)) if shown.is_mounted || shown.what == What::Dir && shown.device != self.root.device() => Ok(Err(mounted())),
-            Ok(Some(shown)) => Ok(Ok(shown)),
+            Ok(Some(shown)) => Ok(Ok(self.opened.as_closed(shown))),
             Ok(None) => self.absent().map(Err),
             Err(e) if root::absent(&e) => self.absent().map(Err),
             Err(e) => unknown(path, &e).map(Err),

@@ -13,6 +13,7 @@ pub mod stage;
 
 mod moves;
 mod names;
+mod opened;
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -22,7 +23,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
@@ -48,6 +49,9 @@ pub struct DiskTree {
     /// A write through a mapping changes no time here, ever: no stamp is believed.
     blind: bool,
     pub(super) trashed: look::Trashed,
+    opened: Arc<opened::Opened>,
+    /// The directories of temporary names, which may be moved away meanwhile.
+    beside: stage::Beside,
     /// Milliseconds, see [`Root::tick`].
     tick: u64,
     /// The filesystem keeps modes as they are set.
@@ -101,7 +105,11 @@ impl DiskTree {
         if known.is_none() && marker::read(&root).map_err(failed)?.is_none() {
             marker::create(&root, id)?;
         }
-        Ok(Opened::Ready(Box::new(DiskTree::over(root, Some(id), Some(lock), ignore, private))))
+        let tree = DiskTree::over(root, Some(id), Some(lock), ignore, private);
+        if let Err(e) = tree.close_left_open() {
+            log::warn!("cannot close directories that were opened for a change: {e} dir={}", path.display());
+        }
+        Ok(Opened::Ready(Box::new(tree)))
     }
 
     /// Opens a directory to be looked at, and leaves no trace: no lock, no marker. `known` as for [`DiskTree::open`].
@@ -121,6 +129,8 @@ impl DiskTree {
             cleaner: clean::Cleaner::default(),
             blind: root.is_blind(),
             trashed: look::Trashed::default(),
+            opened: Arc::default(),
+            beside: stage::Beside::default(),
             tick: root.tick(),
             keeps_modes: lock.as_ref().is_none_or(marker::keeps_modes),
             exchange: AtomicBool::new(true),
@@ -245,6 +255,12 @@ impl DiskTree {
     }
 }
 
+impl Drop for DiskTree {
+    fn drop(&mut self) {
+        self.close_directories();
+    }
+}
+
 /// A place within the root, relative to it; links on the way to either are followed.
 fn below(root: &Path, place: &Path) -> Option<String> {
     // what is not there yet is in a directory that is
@@ -305,6 +321,10 @@ impl Tree for DiskTree {
 
     fn holds(&self, path: &str, what: &Local) -> Called<bool> {
         self.still_holds(path, what)
+    }
+
+    fn keeps_modes(&self) -> bool {
+        self.keeps_modes
     }
 
     fn twin(&self, path: &str) -> Called<Option<Twin>> {

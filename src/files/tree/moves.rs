@@ -11,16 +11,19 @@ use rustix::io::Errno;
 
 use super::DiskTree;
 use super::names::show_of;
+use super::opened::Open;
 use super::root::{self, Root, Shown, What, fault, same, show, split};
 use super::stage::{times, tolerate};
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::env::{Called, Moved, Staged};
-use crate::files::plan::{Local, MODE, Stamp};
+use crate::files::plan::{DIR_READABLE, Local, MODE, Stamp};
 use crate::relpath;
 
 /// A name in an open directory.
 struct Place<'a> {
+    /// Its owner may write to it.
+    _open: Option<Open>,
     root: &'a Root,
     parent: OwnedFd,
     dir: &'a str,
@@ -190,7 +193,7 @@ impl DiskTree {
 
     pub(super) fn change_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
         let failed = |e: io::Error| fault("change the mode or time of", path, &e);
-        let Some(at) = self.place_of(path)? else { return Ok(None) };
+        let Some(at) = self.seen_at(path)? else { return Ok(None) };
         let open = |flags| rustix::fs::openat(&at.parent, at.name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
         let (file, readable) = match open(OFlags::RDONLY | OFlags::NONBLOCK) {
             // who owns a file may change its mode, but perhaps not read it
@@ -201,8 +204,13 @@ impl DiskTree {
             Err(Errno::NOENT) => return Ok(None),
             other => other.map_err(|e| failed(e.into()))?,
         };
-        let shown = root::show_open(&file).map_err(failed)?;
-        if !same(expected, &shown.stamp) || shown.what == What::Special || at.shown().map_err(failed)?.is_none() {
+        let shown = self.opened.as_closed(root::show_open(&file).map_err(failed)?);
+        let is_dir = shown.what == What::Dir;
+        if is_dir {
+            self.close_directory(shown.stamp.inode).map_err(failed)?;
+        }
+        let unchanged = same(expected, &shown.stamp) || is_dir && shown.stamp.same_dir(expected);
+        if !unchanged || shown.what == What::Special || at.shown().map_err(failed)?.is_none() {
             return Ok(None);
         }
         let mtime = mtime.filter(|mtime| shown.what == What::File && *mtime != shown.stamp.mtime);
@@ -210,7 +218,7 @@ impl DiskTree {
             return Ok(Some(shown.stamp));
         }
         // of a directory the other bits stay, such as whose group new files get; a file must not keep a set-uid bit for others' modes
-        let keep = if shown.what == What::Dir { shown.permissions & 0o7000 } else { 0 };
+        let keep = if is_dir { shown.permissions & 0o7000 | DIR_READABLE } else { 0 };
         let mode = Mode::from_raw_mode(mode & 0o777 | keep);
         // what is open only as a place is reached by a name that leads nowhere else
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -242,7 +250,7 @@ impl DiskTree {
 
     pub(super) fn sync_name(&self, path: &str) -> Called<()> {
         let failed = |e: io::Error| fault("sync", path, &e);
-        let Some(at) = self.place_of(path)? else { return Ok(()) };
+        let Some(at) = self.seen_at(path)? else { return Ok(()) };
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&at.parent, at.name, flags, Mode::empty()) {
             Ok(file) => rustix::fs::fsync(&file).map_err(|e| failed(e.into()))?,
@@ -261,9 +269,12 @@ impl DiskTree {
             let what = format!("will not remove {temp}: it is no temporary name");
             return Err(crate::files::engine::env::Fault::Refused(crate::error::Error::new(crate::error::Kind::Failed, what)));
         }
-        let Some(at) = self.place_of(temp)? else { return Ok(()) };
+        let kept = self.beside.take(temp);
+        let Some(at) = self.place_of(temp)? else { return kept.map_or(Ok(()), |dir| remove_at(&dir, split(temp).1).map_err(failed)) };
         match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Ok(()) => return Ok(()),
+            // its directory may have another name by now
+            Err(Errno::NOENT) => return kept.map_or(Ok(()), |dir| remove_at(&dir, at.name).map_err(failed)),
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(e) => return Err(failed(e.into())),
         }
@@ -288,14 +299,21 @@ impl DiskTree {
         }
     }
 
-    /// `None`: nothing can be there, since a name above is missing or no directory.
-    fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
+    /// The same, for what changes nothing in the directory.
+    fn seen_at<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
         let (dir, name) = split(path);
         match self.root.through(dir) {
-            Ok(parent) => Ok(Some(Place { root: &self.root, parent, dir, name })),
+            Ok(parent) => Ok(Some(Place { _open: None, root: &self.root, parent, dir, name })),
             Err(e) if root::absent(&e) => Ok(None),
             Err(e) => Err(fault("reach", path, &e)),
         }
+    }
+
+    /// `None`: nothing can be there, since a name above is missing or no directory.
+    fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
+        let Some(at) = self.seen_at(path)? else { return Ok(None) };
+        let open = self.open_to_owner(at.dir, &at.parent).map_err(|e| fault("open the directory of", path, &e))?;
+        Ok(Some(Place { _open: open, ..at }))
     }
 
     /// Whether a directory has nothing but temporary names of ours in it.
@@ -305,6 +323,18 @@ impl DiskTree {
             Err(e) if root::absent(&e) => Ok(true),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// Removes a temporary file, link or empty directory, if it is there.
+fn remove_at(dir: &OwnedFd, name: &str) -> io::Result<()> {
+    let removed = match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR),
+        other => other,
+    };
+    match removed {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 

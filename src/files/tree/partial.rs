@@ -56,20 +56,21 @@ impl Partial {
         let failed = |e: io::Error| fault("write beside", path, &e);
         // the bytes before the name; the mode only after it, since what is left behind here must stay writable
         self.file.sync_all().map_err(failed)?;
-        let Some((parent, temp)) = tree.beside(path)? else { return Ok(None) };
-        match disk::rename_noreplace_at(&self.dir, &self.name, &parent, split(&temp).1).map_err(failed)? {
+        let Some(spot) = tree.beside(path)? else { return Ok(None) };
+        let (parent, name) = (&spot.parent, split(&spot.temp).1);
+        match disk::rename_noreplace_at(&self.dir, &self.name, parent, name).map_err(failed)? {
             Renamed::Done => {}
             Renamed::Refused | Renamed::Unsupported => {
-                rustix::fs::renameat(&self.dir, &self.name, &parent, split(&temp).1).map_err(|e| failed(e.into()))?;
+                rustix::fs::renameat(&self.dir, &self.name, parent, name).map_err(|e| failed(e.into()))?;
             }
         }
-        debug_assert!(relpath::is_own(split(&temp).1));
-        let moded = complete(&self.file, entry).and_then(|_| tree.sync_open(&parent));
+        debug_assert!(relpath::is_own(name));
+        let moded = complete(&self.file, entry).and_then(|_| tree.sync_open(parent));
         if moded.is_err() {
-            let _ = rustix::fs::unlinkat(&parent, split(&temp).1, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(parent, name, AtFlags::empty());
         }
-        let stamp = moded.and_then(|()| show(&parent, split(&temp).1)).map_err(failed)?;
-        Ok(stamp.map(|shown| Staged { temp, stamp: shown.stamp }))
+        let stamp = moded.and_then(|()| show(parent, name)).map_err(failed)?;
+        Ok(stamp.map(|shown| tree.staged(&spot, shown.stamp)))
     }
 
     /// It is of no use.

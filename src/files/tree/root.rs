@@ -61,6 +61,12 @@ pub enum What {
     Special,
 }
 
+impl Shown {
+    pub fn with_permissions(self, permissions: u32) -> Shown {
+        Shown { permissions, stamp: Stamp { mode: permissions & MODE, ..self.stamp }, ..self }
+    }
+}
+
 impl Root {
     pub fn open(path: &Path) -> Result<Root> {
         let failed = |e: Errno| {

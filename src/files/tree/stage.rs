@@ -2,21 +2,25 @@
 //!
 //! It puts nothing under its final name. A temporary that is dropped before it is finished removes itself.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::DiskTree;
+use super::opened::Open;
 use super::root::{self, fault, show, split};
+use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind as ErrorKind};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::env::{Called, Fault, Source, Staged};
-use crate::files::plan::{Entry, Stamp};
+use crate::files::plan::{DIR_MODE, DIR_READABLE, Entry, Stamp};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind};
 
@@ -25,12 +29,13 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 /// So many zero bytes in a row become a hole: a disk image of a machine stays as small as it was.
 const HOLE: usize = 64 * 1024;
 const BUFFER: usize = 128 * 1024;
+/// Staged names whose directories are kept open; of more than that, what is left behind is removed at the next start.
+const MAX_STAGED: usize = 64;
 
 /// A file on its way into the tree.
 pub struct Temporary {
-    parent: OwnedFd,
-    /// Full name, below the root.
-    path: String,
+    spot: Spot,
+    beside: Beside,
     file: File,
     hash: Sha256,
     size: u64,
@@ -39,16 +44,47 @@ pub struct Temporary {
     finished: bool,
 }
 
+/// A temporary name in the open directory of what it is for.
+pub(super) struct Spot {
+    pub parent: OwnedFd,
+    /// Full name, below the root.
+    pub temp: String,
+    _open: Option<Open>,
+}
+
+impl Spot {
+    fn name(&self) -> &str {
+        split(&self.temp).1
+    }
+}
+
+/// The open directories of what is staged: one that was moved away meanwhile has another name, or none below the root.
+#[derive(Debug, Default, Clone)]
+pub struct Beside(Arc<Mutex<HashMap<String, OwnedFd>>>);
+
+impl Beside {
+    fn put(&self, temp: &str, parent: &OwnedFd) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (true, Ok(parent)) = (all.len() < MAX_STAGED, parent.try_clone()) {
+            all.insert(temp.to_string(), parent);
+        }
+    }
+
+    pub fn take(&self, temp: &str) -> Option<OwnedFd> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(temp)
+    }
+}
+
 impl DiskTree {
     /// Begins a file of `size` bytes beside `path`. `None`: a name above is no directory.
     pub fn temporary(&self, path: &str, size: u64) -> Called<Option<Temporary>> {
         self.room_for(size)?;
-        let Some((parent, temp)) = self.beside(path)? else { return Ok(None) };
+        let Some(spot) = self.beside(path)? else { return Ok(None) };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&parent, split(&temp).1, flags, Mode::RUSR | Mode::WUSR);
+        let file = rustix::fs::openat(&spot.parent, spot.name(), flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(file.map_err(|e| fault("create a file beside", path, &e.into()))?);
         let (hash, size, hollow, finished) = (Sha256::new(), 0, false, false);
-        Ok(Some(Temporary { parent, path: temp, file, hash, size, hollow, finished }))
+        Ok(Some(Temporary { spot, beside: self.beside.clone(), file, hash, size, hollow, finished }))
     }
 
     /// Stages a link with this target.
@@ -56,10 +92,10 @@ impl DiskTree {
         if Hash::of(target) != entry.hash || target.is_empty() || target.contains(&0) {
             return Ok(None);
         }
-        let Some((parent, temp)) = self.beside(path)? else { return Ok(None) };
+        let Some(spot) = self.beside(path)? else { return Ok(None) };
         let failed = |e: io::Error| fault("create a link beside", path, &e);
-        let name = split(&temp).1;
-        match rustix::fs::symlinkat(target, &parent, name) {
+        let (parent, name) = (&spot.parent, spot.name());
+        match rustix::fs::symlinkat(target, parent, name) {
             // FUSE says so of a disk without links, which will have none later either
             Err(Errno::NOSYS | Errno::OPNOTSUPP) => {
                 let what = format!("create the link {}: this disk has no links", crate::disk::show(path.as_ref()));
@@ -67,31 +103,31 @@ impl DiskTree {
             }
             made => made.map_err(|e| failed(e.into()))?,
         }
-        let timed = tolerate(rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
-        self.made(timed, &parent, &temp, AtFlags::empty()).map_err(failed)
+        let timed = tolerate(rustix::fs::utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
+        self.made(timed, &spot, AtFlags::empty()).map_err(failed)
     }
 
     /// Stages an empty directory.
     pub fn stage_dir(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
-        let Some((parent, temp)) = self.beside(path)? else { return Ok(None) };
+        let Some(spot) = self.beside(path)? else { return Ok(None) };
         let failed = |e: io::Error| fault("create a directory beside", path, &e);
-        let name = split(&temp).1;
-        rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(|e| failed(e.into()))?;
-        let moded = tolerate(rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()));
-        let timed = || tolerate(rustix::fs::utimensat(&parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
-        self.made(moded.and_then(|()| timed()), &parent, &temp, AtFlags::REMOVEDIR).map_err(failed)
+        let (parent, name) = (&spot.parent, spot.name());
+        rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(|e| failed(e.into()))?;
+        let moded = tolerate(rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode | DIR_READABLE), AtFlags::empty()));
+        let timed = || tolerate(rustix::fs::utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
+        self.made(moded.and_then(|()| timed()), &spot, AtFlags::REMOVEDIR).map_err(failed)
     }
 
     /// Makes what has just got a temporary name durable, if that was `complete`; on an error it is gone again, by `unlinkat` with
     /// these flags.
-    fn made(&self, complete: io::Result<()>, parent: &OwnedFd, temp: &str, remove: AtFlags) -> io::Result<Option<Staged>> {
-        let name = split(temp).1;
+    fn made(&self, complete: io::Result<()>, spot: &Spot, remove: AtFlags) -> io::Result<Option<Staged>> {
+        let (parent, name) = (&spot.parent, spot.name());
         let stamp = complete.and_then(|()| self.sync_open(parent)).and_then(|()| show(parent, name));
         if stamp.is_err() {
             let _ = rustix::fs::unlinkat(parent, name, remove);
         }
         let stamp = stamp?;
-        Ok(stamp.map(|shown| Staged { temp: temp.to_string(), stamp: shown.stamp }))
+        Ok(stamp.map(|shown| self.staged(spot, shown.stamp)))
     }
 
     /// Stages a copy of a file of this machine that has the bytes already: the first source that does. The hub is none of
@@ -168,16 +204,33 @@ impl DiskTree {
         }
     }
 
-    /// The open directory of `path` and the full name of a temporary in it. Missing directories are made.
-    pub(super) fn beside(&self, path: &str) -> Called<Option<(OwnedFd, String)>> {
+    pub(super) fn staged(&self, spot: &Spot, stamp: Stamp) -> Staged {
+        self.beside.put(&spot.temp, &spot.parent);
+        Staged { temp: spot.temp.clone(), stamp }
+    }
+
+    /// A temporary name beside `path`. Missing directories are made.
+    pub(super) fn beside(&self, path: &str) -> Called<Option<Spot>> {
         let dir = split(path).0;
         let temporary = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
         let temporary = if dir.is_empty() { temporary } else { format!("{dir}/{temporary}") };
-        Ok(self.directory(dir)?.map(|parent| (parent, temporary)))
+        let Some(parent) = self.directory(dir)? else { return Ok(None) };
+        let open = self.open_to_owner(dir, &parent).map_err(|e| fault("open the directory of", path, &e))?;
+        Ok(Some(Spot { parent, temp: temporary, _open: open }))
     }
 
     /// A directory below the root, made if it is missing. `None`: a name on the way is no directory.
     pub(super) fn directory(&self, dir: &str) -> Called<Option<OwnedFd>> {
+        self.directory_with(dir, if dir.starts_with(relpath::OWN_DIR) { 0o700 } else { DIR_MODE })
+    }
+
+    /// Makes directories, each with its mode.
+    pub fn make_directories(&self, all: &[(&str, u32)]) -> Called<()> {
+        all.iter().try_for_each(|(dir, mode)| self.directory_with(dir, *mode).map(drop))
+    }
+
+    /// The same; those that are missing get this mode, whatever the umask is.
+    fn directory_with(&self, dir: &str, mode: u32) -> Called<Option<OwnedFd>> {
         let failed = |e: io::Error| fault("make the directory", dir, &e);
         match self.root.through(dir) {
             Ok(found) => return Ok(Some(found)),
@@ -196,25 +249,42 @@ impl DiskTree {
                 Err(e) if root::blocked(&e) => return Ok(None),
                 other => other.map_err(failed)?,
             };
-            match rustix::fs::mkdirat(
-                &parent,
-                component,
-                Mode::from_raw_mode(if dir.starts_with(relpath::OWN_DIR) { 0o700 } else { 0o777 }),
-            ) {
-                Ok(()) if !self.root.lists(&above, component, true).map_err(failed)? => {
-                    // the disk keeps it under another name, which would travel as an empty directory
-                    rustix::fs::unlinkat(&parent, component, AtFlags::REMOVEDIR).map_err(|e| failed(e.into()))?;
-                    return Err(self.refuse(dir));
-                }
-                Ok(()) => self.sync_open(&parent).map_err(failed)?,
-                Err(Errno::EXIST) => {}
-                Err(e) => return Err(failed(e.into())),
+            let here = if above.is_empty() { component.to_string() } else { format!("{above}/{component}") };
+            let _open = self.open_to_owner(&above, &parent).map_err(failed)?;
+            if show(&parent, component).map_err(failed)?.is_none()
+                && self.make_in(&parent, component, mode).map_err(failed)?
+                && !self.root.lists(&above, component, true).map_err(failed)?
+            {
+                // the disk keeps it under another name, which would travel as an empty directory
+                rustix::fs::unlinkat(&parent, component, AtFlags::REMOVEDIR).map_err(|e| failed(e.into()))?;
+                return Err(self.refuse(dir));
             }
-            above = if above.is_empty() { component.to_string() } else { format!("{above}/{component}") };
+            above = here;
         }
         match self.root.through(dir) {
             Err(e) if root::blocked(&e) => Ok(None),
             other => other.map(Some).map_err(failed),
+        }
+    }
+
+    /// Makes a directory that has its mode before it has its name: a crash leaves none that seems to have a mode of its own.
+    /// `false`: the name is there already.
+    fn make_in(&self, parent: &OwnedFd, name: &str, mode: u32) -> io::Result<bool> {
+        let temp = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
+        rustix::fs::mkdirat(parent, temp.as_str(), Mode::RWXU)?;
+        let moded = tolerate(rustix::fs::chmodat(parent, temp.as_str(), Mode::from_raw_mode(mode | DIR_READABLE), AtFlags::empty()));
+        // where a rename can replace, it does so with an empty directory only
+        let made = moded.and_then(|()| match disk::rename_noreplace_at(parent, &temp, parent, name)? {
+            Renamed::Done => self.sync_open(parent),
+            Renamed::Unsupported => disk::rename_at(parent, &temp, name).and_then(|()| self.sync_open(parent)),
+            Renamed::Refused => Err(io::ErrorKind::AlreadyExists.into()),
+        });
+        match made {
+            Ok(()) => Ok(true),
+            Err(e) => {
+                let _ = rustix::fs::unlinkat(parent, temp.as_str(), AtFlags::REMOVEDIR);
+                if e.kind() == io::ErrorKind::AlreadyExists { Ok(false) } else { Err(e) }
+            }
         }
     }
 
@@ -250,9 +320,10 @@ impl Temporary {
             return Ok(None);
         }
         let grown = if self.hollow { self.file.set_len(self.size) } else { Ok(()) };
-        let stamp = grown.and_then(|()| complete(&self.file, entry)).map_err(|e| fault("write", &self.path, &e))?;
+        let stamp = grown.and_then(|()| complete(&self.file, entry)).map_err(|e| fault("write", &self.spot.temp, &e))?;
         self.finished = true;
-        Ok(Some(Staged { temp: std::mem::take(&mut self.path), stamp }))
+        self.beside.put(&self.spot.temp, &self.spot.parent);
+        Ok(Some(Staged { temp: self.spot.temp.clone(), stamp }))
     }
 }
 
@@ -287,7 +358,7 @@ impl Write for Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = rustix::fs::unlinkat(&self.parent, split(&self.path).1, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.spot.parent, self.spot.name(), AtFlags::empty());
         }
     }
 }

@@ -1,0 +1,178 @@
+//! Directories that their owner may not write to, opened to the owner while something in them changes, and closed again.
+//!
+//! What is open is noted in `.mesync/opened` before its mode changes, so the next start closes what a crash has left open.
+//! Meanwhile the directory shows its own mode to all that ask this tree. A directory whose mode was changed by another program
+//! meanwhile keeps that mode.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::Mode;
+use serde::{Deserialize, Serialize};
+
+use super::DiskTree;
+use super::root::{READ, Root, Shown, What, show_open};
+use crate::disk;
+use crate::relpath::OWN_DIR;
+
+const NOTE: &str = "opened";
+const OWNER_WRITES: u32 = 0o200;
+/// Of directories that are open and not in use: each one keeps a descriptor.
+const MAX_IDLE: usize = 32;
+
+#[derive(Debug, Default)]
+pub struct Opened(Mutex<HashMap<u64, Held>>);
+
+#[derive(Debug)]
+struct Held {
+    path: String,
+    dir: OwnedFd,
+    /// All bits but the type, as they were and are to be.
+    mode: u32,
+    users: usize,
+}
+
+/// One line of the note.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    path: String,
+    inode: u64,
+    mode: u32,
+}
+
+/// While this lives, the directory stays open.
+#[derive(Debug)]
+pub struct Open {
+    of: Arc<Opened>,
+    inode: u64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(held) = self.of.lock().get_mut(&self.inode) {
+            held.users -= 1;
+        }
+    }
+}
+
+impl Opened {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a directory shows when it is not open.
+    pub fn as_closed(&self, shown: Shown) -> Shown {
+        if shown.what != What::Dir {
+            return shown;
+        }
+        match self.lock().get(&shown.stamp.inode).filter(|held| shown.permissions == held.mode | OWNER_WRITES) {
+            Some(held) => shown.with_permissions(held.mode),
+            None => shown,
+        }
+    }
+}
+
+impl DiskTree {
+    /// Lets the owner write to a directory until what it returns is dropped, and a while longer. `None`: the owner may do so
+    /// already, or this process is not the owner.
+    pub(super) fn open_to_owner(&self, path: &str, dir: &OwnedFd) -> io::Result<Option<Open>> {
+        let stat = rustix::fs::fstat(dir)?;
+        let me = rustix::process::geteuid();
+        let inode = show_open(dir)?.stamp.inode;
+        let mut all = self.opened.lock();
+        let open = || Some(Open { of: self.opened.clone(), inode });
+        if let Some(held) = all.get_mut(&inode) {
+            held.users += 1;
+            return Ok(open());
+        }
+        let mode = show_open(dir)?.permissions;
+        if mode & OWNER_WRITES != 0 || me.is_root() || stat.st_uid != me.as_raw() {
+            return Ok(None);
+        }
+        if all.len() >= MAX_IDLE {
+            close(&self.root, &mut all)?;
+        }
+        let dir = rustix::fs::openat(dir, ".", READ, Mode::empty())?;
+        all.insert(inode, Held { path: path.to_string(), dir, mode, users: 1 });
+        let opened = note(&self.root, &all).and_then(|()| set_mode(&all[&inode].dir, mode | OWNER_WRITES));
+        if let Err(e) = opened {
+            all.remove(&inode);
+            return Err(e);
+        }
+        Ok(open())
+    }
+
+    /// Closes the directories in which nothing changes now.
+    pub fn close_directories(&self) {
+        if let Err(e) = close(&self.root, &mut self.opened.lock()) {
+            log::warn!("cannot note which directories are open: {e} dir={}", self.root.path().display());
+        }
+    }
+
+    /// Closes one that gets another mode.
+    pub(super) fn close_directory(&self, inode: u64) -> io::Result<()> {
+        let mut all = self.opened.lock();
+        let Some(held) = all.get(&inode) else { return Ok(()) };
+        put_back(&held.dir, held.mode)?;
+        all.remove(&inode);
+        note(&self.root, &all)
+    }
+
+    /// Closes what an earlier process has left open.
+    pub(super) fn close_left_open(&self) -> io::Result<()> {
+        let lines: Vec<Line> = match std::fs::read(note_path(&self.root)) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        for Line { path, inode, mode } in lines {
+            let Ok(dir) = self.root.readable(&path) else { continue };
+            if show_open(&dir)?.stamp.inode == inode {
+                put_back(&dir, mode)?;
+            }
+        }
+        std::fs::remove_file(note_path(&self.root))
+    }
+}
+
+fn close(root: &Root, all: &mut HashMap<u64, Held>) -> io::Result<()> {
+    let before = all.len();
+    all.retain(|_, held| {
+        let closed =
+            held.users == 0 && put_back(&held.dir, held.mode).inspect_err(|e| log::warn!("cannot close {:?}: {e}", held.path)).is_ok();
+        !closed
+    });
+    if all.len() == before { Ok(()) } else { note(root, all) }
+}
+
+/// The mode that it had before, unless it has got another one since; durable.
+fn put_back(dir: &OwnedFd, mode: u32) -> io::Result<()> {
+    if show_open(dir)?.permissions == mode | OWNER_WRITES {
+        set_mode(dir, mode)?;
+        rustix::fs::fsync(dir)?;
+    }
+    Ok(())
+}
+
+fn set_mode(dir: impl AsFd, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()), Mode::from_raw_mode(mode))?)
+}
+
+fn note(root: &Root, all: &HashMap<u64, Held>) -> io::Result<()> {
+    let path = note_path(root);
+    if all.is_empty() {
+        return match std::fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+    }
+    let lines: Vec<Line> = all.iter().map(|(inode, held)| Line { path: held.path.clone(), inode: *inode, mode: held.mode }).collect();
+    disk::write_durably(&path, &serde_json::to_vec(&lines)?, 0o600).map_err(io::Error::other)
+}
+
+fn note_path(root: &Root) -> PathBuf {
+    root.path().join(OWN_DIR).join(NOTE)
+}
