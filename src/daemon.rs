@@ -438,7 +438,7 @@ impl Part for Daemon {
     }
 }
 
-/// One full pass and the hooks that are due, for cron, under the lock that [`lock`] gave.
+/// One full pass and the hooks that are due, for cron, under the lock that [`lock()`] gave.
 pub fn once(settings: &Settings, lock: std::fs::File) -> Result<()> {
     let passed = exchange_once(settings);
     lock::end(&settings.base_dir, lock, passed.as_ref().err());
