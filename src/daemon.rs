@@ -5,7 +5,7 @@
 //! asks. A thread that dies makes [`Part::fatal`] say so: the process ends rather than limp on.
 
 pub mod directories;
-pub mod pass;
+pub mod once;
 pub mod servers;
 
 mod hooks;
@@ -28,14 +28,14 @@ use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
-use crate::files::board::News;
 use crate::files::engine::Neighbours;
+use crate::files::stats::News;
+use crate::messages::exchange::{Event, Tick};
 use crate::messages::hooks::run::Setup;
 use crate::messages::hooks::schedule::Schedule;
 use crate::messages::hooks::{self as records, Record};
 use crate::messages::lock::Client;
-use crate::messages::tick::{Event, Tick};
-use crate::messages::{Queue, announce, lock, spool};
+use crate::messages::{Queue, local_events, lock, spool};
 use crate::service::Part;
 use directories::{Control, Supervisor};
 use hooks::{run_hooks, schedule_hooks};
@@ -363,7 +363,7 @@ fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSetti
         News::Conflict { path, copy } => ("mesync.conflict", serde_json::json!({ "dir": dir, "path": path, "copy": copy })),
         News::Held { count, paths } => ("mesync.held", serde_json::json!({ "dir": dir, "count": count, "paths": paths })),
     };
-    announce::announce(base, host, kind, payload).unwrap_or_else(|e| {
+    local_events::announce(base, host, kind, payload).unwrap_or_else(|e| {
         log::warn!("cannot run the hook {kind}: {e}");
         false
     })

@@ -2,7 +2,7 @@
 //!
 //! It knows no table.
 
-pub mod medium;
+pub mod file;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use redb::{Database, DatabaseError};
 
 use crate::error::{Error, Kind, Result};
-use medium::{Happened, Medium};
+use file::{Happened, Medium};
 
 /// What a person can do about a file that cannot be opened.
 #[derive(Debug, Clone, Copy)]

@@ -26,7 +26,7 @@
 //!  inbox/  <-----------------------------+--> state/hooks/ --> hooks --> hook-1 … hook-N
 //! ```
 //!
-//! Threads are started in [`daemon`] and carry these names (`ps -T`). `inotify` and `sse` send [`messages::tick::Event`]s to
+//! Threads are started in [`daemon`] and carry these names (`ps -T`). `inotify` and `sse` send [`messages::exchange::Event`]s to
 //! `tick` over a bounded channel and may wait there; whatever they say, `tick` would find by itself at the next
 //! `poll_interval`. A thread that ends early makes the process end with a message and a status that is not 0.
 //!
@@ -69,7 +69,7 @@
 //! `sync-N` opens the directory, starts `inotify`, `look`, `feed`, `upload-N` and `download-N` in a scope, writes down how it is
 //! for `mesync status`, takes what a person asks for (`KEY.approve`, `KEY.adopt`), and opens it again when something was wrong:
 //! what ails one directory is no concern of the others. `sse` tells all of them that files have changed on the hub; where files
-//! are on another server than messages, `sse-files` does. One pass ([`daemon::pass`]) calls the same methods without watching.
+//! are on another server than messages, `sse-files` does. One pass ([`mod@daemon::once`]) calls the same methods without watching.
 //!
 //! * *What is decided* is a three-way merge of what was last in step, what stands here and what the hub has ([`files::plan`]),
 //!   path by path, whatever made somebody look at it. The hub's rows are stored with the cursor that passes them, so nothing
@@ -79,11 +79,11 @@
 //! * *All rows are of one history.* Every question and every change names the newest revision that the client has heard of, and
 //!   a hub that does not have it refuses. Then both find the last revision that they have in common, what the client has from
 //!   after it is marked as lost, and a listing tells what the hub has instead: an older row is what the lost one was made of,
-//!   and what is here goes up in its place; a later one is another edit ([`files::engine::env::hear`]). A hub with which
+//!   and what is here goes up in its place; a later one is another edit ([`files::engine::traits::hear`]). A hub with which
 //!   there is nothing in common is a stranger: equal files are adopted, others kept both. One with another address is no
 //!   stranger ([`files::moved`]).
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
-//!   wait for a person ([`files::guard`]), weighed together when their burst has ended, but moves between two directories of a client
+//!   wait for a person ([`files::delete_guard`]), weighed together when their burst has ended, but moves between two directories of a client
 //!   are none ([`files::engine`], `neighbours`), a directory without its marker is not touched,
 //!   nor another one to which its link leads by now ([`files::repointed`]).
 //!
@@ -91,7 +91,7 @@
 //!   the receiver, and its row is deleted after its content. One that its owner may not write to is opened for a change, noted
 //!   before in `.mesync/opened` ([`files::tree`]).
 //!
-//! A server without revisions is put before the engine as one with them ([`files::remote::legacy`]), as well as that can be done.
+//! A server without revisions is put before the engine as one with them ([`files::remote::s3em`]), as well as that can be done.
 //!
 //! The engine ([`files::engine`]) works over traits. Its tests are a simulation that drives it through crashes, races, lost answers
 //! and restored hubs, and notices each of its rules when it is switched off ([`files::rules`]).
@@ -139,9 +139,9 @@
 //! serves. [`disk`] has the durable write and the only renames.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
 //! `files` and `messages` do not know each other: [`daemon`] tells news of the one to the other as messages of mesync's own
-//! ([`messages::announce`]).
+//! ([`messages::local_events`]).
 //!
-//! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::guard`], the parsers of heads and forms, tokens, [`backoff`],
+//! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::delete_guard`], the parsers of heads and forms, tokens, [`backoff`],
 //! [`sse`]): it takes the time as a value.
 //! `tests/tidy/` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
@@ -163,8 +163,8 @@ pub mod logger;
 pub mod login;
 pub mod messages;
 pub mod nearest;
-pub mod notify;
 pub mod relpath;
+pub mod sd_notify;
 pub mod service;
 pub mod sse;
 pub mod tls;

@@ -11,7 +11,7 @@ use signal_hook::iterator::Handle;
 
 use crate::config::{Settings, limits};
 use crate::error::{Error, Result};
-use crate::{clock, notify};
+use crate::{clock, sd_notify};
 
 /// Time for everything under way to end well after the first SIGTERM.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -88,9 +88,9 @@ pub type ReadSettings<'a> = &'a dyn Fn() -> Result<Settings>;
 
 /// Runs the parts until SIGTERM or SIGINT, or until one of them has failed; then stops them, the last first.
 pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<'_>) -> Result<()> {
-    notify::tell(notify::State::Ready);
+    sd_notify::tell(sd_notify::State::Ready);
     let look = tick(LOOK);
-    let watchdog = notify::watchdog().map_or_else(never, tick);
+    let watchdog = sd_notify::watchdog().map_or_else(never, tick);
     let outcome = loop {
         select! {
             // one that has failed just now has not ended in order
@@ -106,12 +106,12 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
                 // every part is asked, since each remembers when that was
                 let stuck = parts.iter().filter(|part| !part.alive()).count();
                 if stuck == 0 {
-                    notify::tell(notify::State::Alive);
+                    sd_notify::tell(sd_notify::State::Alive);
                 }
             }
         }
     };
-    notify::tell(notify::State::Stopping);
+    sd_notify::tell(sd_notify::State::Stopping);
     log::info!("stopping");
     stop(parts);
     log::logger().flush();
@@ -120,14 +120,14 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
 
 /// Reads the settings again. A mistake in them changes nothing.
 fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>) {
-    notify::tell(notify::State::Reloading);
+    sd_notify::tell(sd_notify::State::Reloading);
     let settings = read();
     match &settings {
         Ok(_) => log::info!("reading the settings again"),
         Err(e) => log::error!("cannot read the settings again, so the old ones stay: {e}"),
     }
     parts.iter_mut().for_each(|part| part.reload(settings.as_ref().ok()));
-    notify::tell(notify::State::Ready);
+    sd_notify::tell(sd_notify::State::Ready);
 }
 
 /// Ends the parts, the last first, all within [`GRACE`].

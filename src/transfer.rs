@@ -4,11 +4,11 @@
 //! It does what it is told: which files, and what they are called, is for the caller. It prints nothing. What is in memory
 //! of a file is one buffer, of several small files at most [`upload::GROUP_BYTES`].
 
+mod batch;
 pub mod download;
 pub mod find;
-pub mod local;
 mod partial;
-mod small;
+pub mod source_file;
 pub mod upload;
 pub mod walk;
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::messages::hooks::{self, Programs};
 use crate::messages::lock::{self, Client};
 use crate::messages::survey::{self, survey};
-use crate::messages::{Queue, spool, tick};
+use crate::messages::{Queue, exchange, spool};
 use crate::service::{self, Signals};
 use crate::wire::{self, Doubt, HostInfo};
 use crate::{clock, daemon, disk, logger};
@@ -327,7 +327,7 @@ pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let instance = match host == settings.host_id {
         true => {
             spool::create(&settings.base_dir)?;
-            Some(tick::instance(settings.base_dir.join("state/instance"))?)
+            Some(exchange::instance(settings.base_dir.join("state/instance"))?)
         }
         false => None,
     };

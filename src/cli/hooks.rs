@@ -14,7 +14,7 @@ use super::queue::conclude;
 use super::{Context, Done, counted, fail, note};
 use crate::error::{Error, Kind, Result};
 use crate::messages::hooks::{self, Programs, Record};
-use crate::messages::{announce, parse_file_name, spool};
+use crate::messages::{local_events, parse_file_name, spool};
 use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk, logger};
 
@@ -43,7 +43,7 @@ struct Listed {
 fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Listed {
     let base = &context.settings.base_dir;
     let text = disk::read_at_most(&record.path(base), MAX_MESSAGE).unwrap_or_default();
-    let message = if announce::is_own(record) { announce::read(&text) } else { Message::parse(&text).unwrap_or_default() };
+    let message = if local_events::is_own(record) { local_events::read(&text) } else { Message::parse(&text).unwrap_or_default() };
     let at = parse_file_name(&record.message).map_or(SystemTime::UNIX_EPOCH, |(time, _)| time);
     Listed {
         queue: "hooks",

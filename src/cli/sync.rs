@@ -15,13 +15,13 @@ use crate::client::HubClient;
 use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
-use crate::daemon::pass::Progress;
-use crate::daemon::{Daemon, Halves, pass, servers};
+use crate::daemon::once::Progress;
+use crate::daemon::{Daemon, Halves, once, servers};
 use crate::error::{Error, Kind, Result};
-use crate::files::board::{Facts, NAMED};
 use crate::files::directory::Directory;
 use crate::files::engine::{Neighbours, Preview};
 use crate::files::plan::Action;
+use crate::files::stats::{Facts, NAMED};
 use crate::files::status::Files;
 use crate::files::tree::marker;
 use crate::logger::one_line;
@@ -84,7 +84,7 @@ fn each(watches: &[WatchSettings], mut act: impl FnMut(&WatchSettings) -> Result
     }
 }
 
-fn done(passed: &pass::Passed) -> Done {
+fn done(passed: &once::Passed) -> Done {
     if passed.in_step() { Done::All } else { Done::NotAll }
 }
 
@@ -108,7 +108,7 @@ struct Passes<'a> {
 impl Passes<'_> {
     /// One directory after the other; then again those whose deletes were held, if something has come into another one since: it
     /// may have been moved there.
-    fn over(&self, watches: &[WatchSettings], tell: &mut dyn FnMut(&WatchSettings, &pass::Passed)) -> Result<Done> {
+    fn over(&self, watches: &[WatchSettings], tell: &mut dyn FnMut(&WatchSettings, &once::Passed)) -> Result<Done> {
         let neighbours = Arc::<Neighbours>::default();
         // they stay open, so that they can be asked
         let (mut open, mut held, mut again) = (Vec::new(), Vec::new(), Vec::new());
@@ -142,9 +142,9 @@ impl Passes<'_> {
         }
     }
 
-    fn one(&self, watch: &WatchSettings, neighbours: &Arc<Neighbours>) -> Result<(Box<Directory>, pass::Passed)> {
-        let (directory, files) = pass::open(self.settings, watch, (self.hub, neighbours), self.allow_deletes)?;
-        let passed = pass::run(&directory, files, self.hub.url(), self.show)?;
+    fn one(&self, watch: &WatchSettings, neighbours: &Arc<Neighbours>) -> Result<(Box<Directory>, once::Passed)> {
+        let (directory, files) = once::open(self.settings, watch, (self.hub, neighbours), self.allow_deletes)?;
+        let passed = once::run(&directory, files, self.hub.url(), self.show)?;
         Ok((directory, passed))
     }
 }
@@ -178,7 +178,7 @@ struct Cannot<'a> {
     why: &'a str,
 }
 
-fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
+fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
     let (facts, counts) = (&passed.facts, passed.facts.counts);
     if context.out.json {
         let skipped = [&facts.skipped.special, &facts.skipped.names, &facts.skipped.unknown];
@@ -206,7 +206,7 @@ fn tell(context: &mut Context, passed: &pass::Passed, dir: &str) {
     }
 }
 
-fn tell_people(context: &mut Context, passed: &pass::Passed, dir: &str) {
+fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
     let (facts, counts, out) = (&passed.facts, passed.facts.counts, &mut context.out);
     let dir = one_line(dir);
     let mut did = Vec::new();
@@ -228,7 +228,7 @@ fn tell_people(context: &mut Context, passed: &pass::Passed, dir: &str) {
     let did = if did.is_empty() { "nothing to do".to_string() } else { did.join(", ") };
     let end = if passed.in_step() { "in step" } else { "not in step" };
     out.line(&format!("{dir}: {end}: {did}"));
-    for (path, why) in facts.refused.iter().take(crate::files::board::NAMED) {
+    for (path, why) in facts.refused.iter().take(crate::files::stats::NAMED) {
         out.line(&format!("cannot sync {}: {}", one_line(path), one_line(why)));
     }
     if let Some(why) = &facts.rules {
@@ -236,7 +236,7 @@ fn tell_people(context: &mut Context, passed: &pass::Passed, dir: &str) {
     }
     if passed.held > 0 {
         let deletes = counted(passed.held as u64, "delete");
-        let words = pass::guard_in_words();
+        let words = once::guard_in_words();
         out.line(&format!("{deletes} held ({words}): \"mesync approve {dir}\" lets them through, or --allow-deletes"));
     }
     for (e, what) in [
@@ -283,8 +283,8 @@ fn action(p: &Preview) -> &'static str {
 }
 
 fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<HubClient>, allow_deletes: bool) -> Result<Done> {
-    let directory = pass::open_to_look(&context.settings, watch, hub)?;
-    let plans = pass::preview(&directory, allow_deletes)?;
+    let directory = once::open_to_look(&context.settings, watch, hub)?;
+    let plans = once::preview(&directory, allow_deletes)?;
     let out = &mut context.out;
     let dir = watch.path.to_string_lossy();
     let size = |p: &Preview| p.entry.filter(|e| !e.is_dir()).map(|e| e.size);
@@ -301,7 +301,7 @@ fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<HubClient>, a
     let rows: Vec<Vec<String>> = plans.all.iter().map(row).collect();
     out.table(&[left("ACTION"), right("SIZE"), left("PATH"), left("WHY")], &rows);
     if plans.holds {
-        out.line(&format!("the deletes would be held ({}): see approve, or --allow-deletes", pass::guard_in_words()));
+        out.line(&format!("the deletes would be held ({}): see approve, or --allow-deletes", once::guard_in_words()));
     }
     if plans.all.is_empty() {
         note(&format!("{} is in step", one_line(&dir)));

@@ -22,16 +22,16 @@ use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
-use crate::files::board::News;
 use crate::files::debounce::Hint;
 use crate::files::directory::{Directory, Opened, Place};
-use crate::files::engine::env::Called;
+use crate::files::engine::traits::Called;
 use crate::files::engine::{Neighbours, Way};
-use crate::files::poke::Poke;
 use crate::files::repointed;
+use crate::files::stats::News;
 use crate::files::status::{Condition, Files};
 use crate::files::trash;
 use crate::files::tree::marker;
+use crate::files::wakeup::Poke;
 use crate::files::watch::{Counters, Watch};
 
 /// How often a directory that cannot be used is tried again, at most and at least.

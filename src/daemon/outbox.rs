@@ -12,8 +12,8 @@ use inotify::{EventMask, Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Error, Result};
+use crate::messages::exchange::Event;
 use crate::messages::is_hidden;
-use crate::messages::tick::Event;
 
 /// Pause before a wait that failed for want of memory is tried again.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::error::Error;
-use crate::files::board::{LONG_WAIT, NAMED, News};
 use crate::files::directory::Directory;
-use crate::files::engine::env::{State, Token};
+use crate::files::engine::traits::{State, Token};
 use crate::files::scan::Example;
+use crate::files::stats::{LONG_WAIT, NAMED, News};
 use crate::files::status::{Condition, Examples, Files, Named, Status};
 use crate::files::watch::Counters;
 

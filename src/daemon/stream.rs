@@ -13,7 +13,7 @@ use crate::client::HubClient;
 use crate::clock;
 use crate::error::{Kind, Result};
 use crate::logger::is_same_event;
-use crate::messages::tick::REFUSED;
+use crate::messages::exchange::REFUSED;
 use crate::sse;
 
 /// Pause before the event stream is opened again, at most.

@@ -122,7 +122,7 @@ pub fn scoped<'scope, 'env>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::poke::Poke;
+    use crate::files::wakeup::Poke;
 
     #[test]
     fn who_waits_for_a_thread_that_crashes_is_told() {

@@ -14,22 +14,22 @@ use uuid::Uuid;
 
 use machine::Machine;
 
-use super::board::Board;
-use super::boot;
-use super::engine::env::{Env, Fault, Hub, Transfer};
+use super::engine::traits::{Env, Fault, Hub, Transfer};
 use super::engine::{Engine, Neighbours, Options, Outcome, Polled, Quiet, Report, Way};
 use super::look;
 use super::moved;
 use super::overlap::{self, Mounts};
-use super::poke::Poke;
+use super::power_loss;
 use super::remote::Remote;
-use super::remote::legacy::Legacy;
 use super::remote::link::Link;
 use super::remote::rows::Names;
+use super::remote::s3em::Legacy;
 use super::remote::traffic::Traffic;
 use super::repointed;
 use super::state::{self, DiskState};
+use super::stats::Board;
 use super::tree::{self, DiskTree};
+use super::wakeup::Poke;
 use crate::client::HubClient;
 use crate::clock;
 use crate::config::limits;
@@ -190,7 +190,7 @@ impl Directory {
         };
         look::read_rules(&tree, &state, &board).map_err(error)?;
         tree.forget_twins(&state).map_err(error)?;
-        boot::opened(&state, &*tree, &boot::current()).map_err(error)?;
+        power_loss::opened(&state, &*tree, &power_loss::current()).map_err(error)?;
         let ambient = Arc::new(Machine(board.clone(), settings.path.clone(), clock::monotonic()));
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
         // what is due in a busy directory is told after the quiet time of the debounce
@@ -443,7 +443,7 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         if self.fatal().is_none()
-            && let Err(fault) = boot::closed(&self.state)
+            && let Err(fault) = power_loss::closed(&self.state)
         {
             // as after a crash
             log::debug!("{}", error(fault));

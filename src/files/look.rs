@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
-use super::board::Board;
 use super::conflict::is_copy;
 use super::debounce::Hint;
 use super::directory::Directory;
-use super::engine::env::{Called, Fault, Rows, State, Tree};
+use super::engine::traits::{Called, Fault, Rows, State, Tree};
 use super::ignore;
 use super::plan::{DIR_MODE, Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
 use super::state::DiskState;
+use super::stats::Board;
 use super::tree::{DiskTree, Folds};
 use crate::clock;
 use crate::config::limits;

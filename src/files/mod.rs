@@ -1,8 +1,8 @@
 //! The file half of a client: keeps one directory in step with the hub, both ways.
 //!
 //! It knows neither the message half nor the hub's insides; what travels is in `wire`. Here are the decisions ([`plan`],
-//! [`conflict`], [`guard`]: pure) and what carries them out ([`engine`]), which does no I/O of its own: the tree, the durable state
-//! and the hub are behind the traits of [`engine::env`], and made by [`tree`], [`state`] and [`remote`]. [`directory`] puts all of
+//! [`conflict`], [`delete_guard`]: pure) and what carries them out ([`engine`]), which does no I/O of its own: the tree, the durable state
+//! and the hub are behind the traits of [`engine::traits`], and made by [`tree`], [`state`] and [`remote`]. [`directory`] puts all of
 //! them together. Nothing here starts a thread: `daemon` does.
 //!
 //! # How it is called
@@ -21,11 +21,11 @@
 //!   poll offers the paths of its page itself. And it is the clock: [`wake`](directory::Directory::wake) makes due what waits,
 //!   and asks the guard anew every few minutes, since what it has counted is forgotten with time.
 //! * `upload-N` and `download-N`: [`work`](directory::Directory::work), pieces of one [`Way`](engine::Way) until there are none,
-//!   then wait for a [`poke`]. While the hub is out of reach ([`remote::link`]) none is begun, else everything that is due would
+//!   then wait for a [`wakeup`]. While the hub is out of reach ([`remote::link`]) none is begun, else everything that is due would
 //!   be tried in turn at a hub that is not there; while the disk is full no download is.
-//! * `sync-N` reads the [`board`] and the engine's numbers, and writes down how it is ([`status`]).
+//! * `sync-N` reads the [`stats`] and the engine's numbers, and writes down how it is ([`status`]).
 //!
-//! What a power cut has left empty is put right before any of that, when the directory is opened ([`boot`]).
+//! What a power cut has left empty is put right before any of that, when the directory is opened ([`power_loss`]).
 //!
 //! A [`Fatal`](engine::Outcome::Fatal) report ends the work on that directory: drop it, look at the root, begin again. One pass
 //! does the same with fewer threads: feed, look at everything, and work until nothing more comes of it.
@@ -41,30 +41,27 @@
 //!   if it stands in a refusal.
 //! * No two threads are at one path, or at a path and one above it.
 
-pub mod board;
-pub mod boot;
+pub mod batcher;
 pub mod conflict;
 pub mod debounce;
+pub mod delete_guard;
 pub mod directory;
 pub mod engine;
-pub mod group;
-pub mod guard;
 pub mod ignore;
-pub mod limit;
 pub mod look;
 pub mod moved;
 pub mod overlap;
 pub mod plan;
-pub mod poke;
+pub mod power_loss;
+pub mod rate_limit;
 pub mod remote;
 pub mod repointed;
 pub mod rules;
 pub mod scan;
 pub mod state;
+pub mod stats;
 pub mod status;
 pub mod trash;
 pub mod tree;
+pub mod wakeup;
 pub mod watch;
-
-#[cfg(test)]
-mod sim;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::engine::env::State;
+use super::engine::traits::State;
 use super::state::DiskState;
 use super::status::Files;
 use crate::client::{Failure, HubClient};

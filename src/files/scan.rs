@@ -8,7 +8,7 @@ use std::io;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::engine::env::Called;
+use super::engine::traits::Called;
 use super::tree::DiskTree;
 use super::tree::root::{self, fault};
 use crate::error::plain;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::env::Token;
+use super::engine::traits::Token;
 use crate::disk;
 use crate::error::{Error, Result};
 

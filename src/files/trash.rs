@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::AtFlags;
 
 use super::conflict::TRASH;
-use super::engine::env::{Called, Fault};
+use super::engine::traits::{Called, Fault};
 use super::tree::DiskTree;
 use super::tree::partial;
 use super::tree::root::{self, What, fault, show};

@@ -15,7 +15,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::debounce::{Debounce, Happened, Hint};
-use super::engine::env::{Called, Fault};
+use super::engine::traits::{Called, Fault};
 use super::ignore;
 use super::overlap::Mounting;
 use super::scan::{self, Found};

@@ -2,17 +2,17 @@
 //!
 //! It knows neither the file half nor the hub's insides; what travels is in `wire`.
 
-pub mod announce;
 mod aside;
+pub mod exchange;
 pub mod hooks;
 pub mod inbox;
+pub mod local_events;
 pub mod lock;
 pub mod outbox;
 pub mod plan;
 pub mod seen;
 pub mod spool;
 pub mod survey;
-pub mod tick;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::local::Local;
 use super::partial::{Old, Partial};
+use super::source_file::Local;
 use super::{BUFFER, Patience, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
 use crate::client::{Called, Download};

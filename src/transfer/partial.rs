@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::download::damaged;
-use super::local::Local;
+use super::source_file::Local;
 use super::{BUFFER, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
 use crate::client::Called;

@@ -10,8 +10,8 @@ use std::io::Read;
 
 use uuid::Uuid;
 
-use super::local::{self, Local};
-use super::small::Small;
+use super::batch::Small;
+use super::source_file::{self, Local};
 use super::walk::Entry;
 use super::{BUFFER, Step, Transfer, find};
 use crate::chunking::{Content, Splitter};
@@ -412,5 +412,5 @@ pub(super) fn special(entry: &Entry) -> Result<(u32, String)> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::symlink_metadata(&entry.local);
     let meta = meta.map_err(|e| Error::io(format!("look at {}", crate::disk::show(entry.local.as_os_str())), &e))?;
-    Ok((meta.mode(), local::mtime(&meta)))
+    Ok((meta.mode(), source_file::mtime(&meta)))
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::clock;
-use crate::files::board::Board;
-use crate::files::engine::env::{Ambient, Done};
+use crate::files::engine::traits::{Ambient, Done};
+use crate::files::stats::Board;
 
 /// One directory's.
 pub(super) struct Machine(pub Arc<Board>, pub PathBuf, pub Instant);

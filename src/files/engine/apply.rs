@@ -2,14 +2,14 @@
 
 use crate::clock;
 use crate::files::conflict::{copy_name, trash_name};
-use crate::files::guard::{self, Standing};
+use crate::files::delete_guard::{self, Standing};
 use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
 use super::neighbours::MOVED_PERHAPS;
+use super::path::{in_step, seen_with, token};
 use super::send::CANDIDATES;
-use super::step::{in_step, seen_with, token};
+use super::traits::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
 use super::{CHUNK, Engine, Going, Known, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, Step, Stop};
 
 impl Engine {
@@ -406,13 +406,13 @@ impl Engine {
         self.desk().counts(path, &token, hash);
         let minute = self.minute();
         let Standing { files, counted, .. } = self.standing()?;
-        let room = guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
+        let room = delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
         let pending = self.desk().other_deletes(path, room) + 1;
-        if !guard::passes(self.options.limits, Standing { files, counted, pending }) {
+        if !delete_guard::passes(self.options.limits, Standing { files, counted, pending }) {
             return Err(if self.may_come_elsewhere(&hash) { Stop::Again(MOVED_PERHAPS) } else { Stop::Held });
         }
         if holds(Rule::GuardIsStored) {
-            let forget = Write::ForgetDeletes { before: guard::forgotten_before(minute) };
+            let forget = Write::ForgetDeletes { before: delete_guard::forgotten_before(minute) };
             self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
         }
         self.desk().let_through(path);

@@ -5,7 +5,7 @@
 use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, local_mode, parent};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Called, Look, Rows};
+use super::traits::{Called, Look, Rows};
 use super::{Action, CHUNK, Engine, Stop, lock};
 
 /// See [`Engine::live_below`].

@@ -1,44 +1,48 @@
-//! Brings paths into step one by one, over the traits of [`mod@env`]; any number of threads may do so at once.
+//! Brings paths into step one by one, over the traits of [`traits`]; any number of threads may do so at once.
 //!
 //! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
-//! one poll at a time, and the count of a delete, which is committed before the next one is weighed. Files by responsibility:
-//! `desk` what is due and what goes next, `gather` when a burst of deletes has ended, `feed` the hub's changes, `step` one path, `clash` a file against a
-//! directory, `directories` modes and what makes a directory be, `neighbours` moves between two directories, `respell` a name against another one that the disk takes for the same, `send` changes of the hub and what became of them, `apply` changes of the tree and what became of them.
+//! one poll at a time, and the count of a delete, which is committed before the next one is weighed.
+//!
+//! * `queue`: which paths are due, and which is next; `gather`: when a burst of deletes has ended
+//! * `remote_changes`: what the hub reports; `path`: one path from examination to result
+//! * `send`: changes that go to the hub; `apply`: changes of the tree; `traits`: what both are carried out on
+//! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
+//! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one
 //!
 //! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
 //! an engine may be dropped at any moment, and a new one over the same environment goes on.
 
-pub mod env;
+pub mod traits;
 
 mod apply;
-mod clash;
-mod desk;
 mod directories;
-mod feed;
 mod gather;
 mod neighbours;
+mod path;
+mod queue;
+mod remote_changes;
 mod respell;
 mod send;
-mod step;
+mod type_conflict;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::error::Error;
 
-use super::guard::{self, Limits, Standing};
+use super::delete_guard::{self, Limits, Standing};
 use super::plan::{self, Action, BaseRow, DIR_MODE, DIR_READABLE, Entry, Local, Plan, RemoteRow};
 use crate::clock;
 use crate::config::watch::Mode;
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
-use desk::{Desk, End, Task};
-use env::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
+use queue::{Desk, End, Task};
+use traits::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
 
-pub use desk::Way;
-pub use feed::Polled;
 pub use gather::Quiet;
 pub use neighbours::Neighbours;
+pub use queue::Way;
+pub use remote_changes::Polled;
 
 /// Rows read from the state at once.
 const CHUNK: usize = 256;
@@ -46,7 +50,7 @@ const CHUNK: usize = 256;
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
 const PLAN_CHANGED: &str = "what was planned does not fit what is there";
 const NO_FREE_NAME: &str = "no name is free for a copy";
-/// See [`desk::Desk::ended`].
+/// See [`queue::Desk::ended`].
 const PARKED: &str = "the hub says that it was done, again and again, but it was not";
 
 /// See the module.
@@ -362,7 +366,7 @@ impl Engine {
 
     /// Whether the guard would hold so many deletes.
     pub fn would_hold(&self, pending: u64) -> Called<bool> {
-        Ok(!self.options.allow_deletes && !guard::passes(self.options.limits, Standing { pending, ..self.standing()? }))
+        Ok(!self.options.allow_deletes && !delete_guard::passes(self.options.limits, Standing { pending, ..self.standing()? }))
     }
 
     /// What the guard knows, but for what is pending.
@@ -370,7 +374,7 @@ impl Engine {
         // what was counted and is under way is not to be counted as a file as well
         let passing = self.desk().passing() as u64;
         let files = self.env.state.files()?.saturating_sub(passing);
-        Ok(Standing { files, counted: guard::counted(&self.env.state.deletes()?, self.minute()), pending: 0 })
+        Ok(Standing { files, counted: delete_guard::counted(&self.env.state.deletes()?, self.minute()), pending: 0 })
     }
 
     /// Since 1970.
@@ -479,3 +483,6 @@ fn is_file(entry: Option<&plan::Entry>) -> bool {
 fn takes_away(action: Action) -> bool {
     matches!(action, Action::Delete | Action::Trash | Action::Forget)
 }
+
+#[cfg(test)]
+mod sim;

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, Weak};
 
-use super::env::Called;
+use super::traits::Called;
 use super::{Engine, lock};
 use crate::clock;
 use crate::config::limits;
-use crate::files::guard::WINDOW;
+use crate::files::delete_guard::WINDOW;
 use crate::files::plan::Stamp;
 use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;

@@ -7,7 +7,7 @@ use crate::error::{Error, Kind};
 use crate::files::plan::{Action, BaseRow, Stamp, plan};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Fault, Moved, Rows, Twin, Write};
+use super::traits::{Fault, Moved, Rows, Twin, Write};
 use super::{CHUNK, Engine, Known, Step, Stop};
 
 /// What is known at and below a name.

@@ -9,7 +9,7 @@ use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
-use super::env::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
+use super::traits::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
 use super::{Engine, Known, Step, Stop};
 
 /// Candidates that are looked at for one that was renamed, or has the same bytes.

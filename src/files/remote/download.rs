@@ -5,10 +5,10 @@ use std::io::Write;
 use std::sync::PoisonError;
 
 use crate::error::{Error, Kind};
-use crate::files::engine::env::*;
+use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::files::tree::root::fault;
-use crate::transfer::{Step, local};
+use crate::transfer::{Step, source_file};
 use crate::wire::files::{self, BATCH_FILE, FetchItem, Hash, SINGLE};
 
 use super::{Remote, moving, rows};
@@ -162,7 +162,7 @@ impl Remote {
             partial.check_room(&self.tree, filled).map_err(|_| no_room)?;
         }
         let file = partial.file().map_err(|e| fault("write", path, &e))?;
-        let old = self.tree.read(path, None).ok().flatten().and_then(|old| local::Local::of(old.file, path.to_string()).ok());
+        let old = self.tree.read(path, None).ok().flatten().and_then(|old| source_file::Local::of(old.file, path.to_string()).ok());
         match moving(&self.hub, &step, |mover| mover.fill_file(&record, file, old)) {
             Ok(true) => {
                 self.link.reached();

@@ -9,8 +9,8 @@ use crate::backoff::Backoff;
 use crate::client::Failure;
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::files::engine::env::Fault;
-use crate::files::poke::Poke;
+use crate::files::engine::traits::Fault;
+use crate::files::wakeup::Poke;
 use crate::logger::is_same_event;
 
 /// Between two attempts, at most.

@@ -3,13 +3,12 @@
 //! It decides nothing about files and keeps no state of its own: ids and revisions come from the rows of the state. What a
 //! failed call means for others than its path is [`link`]'s.
 
-pub mod legacy;
 pub mod link;
 pub mod rows;
+pub mod s3em;
 pub mod traffic;
 
 mod download;
-mod listing;
 mod upload;
 mod wanted;
 
@@ -24,8 +23,8 @@ use crate::transfer::{Step, Transfer as Mover};
 use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::Revision;
 
-use super::engine::env::*;
-use super::group::Group;
+use super::batcher::Group;
+use super::engine::traits::*;
 use super::plan::{Entry, Local, RemoteRow};
 use super::state::DiskState;
 use super::tree::DiskTree;

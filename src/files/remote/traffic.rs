@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::files::limit::Limiter;
+use crate::files::rate_limit::Limiter;
 use crate::transfer::Step;
 
 /// Bytes each way since the start, and their limits.

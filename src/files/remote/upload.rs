@@ -5,11 +5,11 @@ use std::io::{self, Read};
 
 use crate::client::{Failure, Source};
 use crate::error::{Error, Kind};
-use crate::files::engine::env::*;
+use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local};
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
-use crate::transfer::local;
+use crate::transfer::source_file;
 use crate::wire::files::{self, BATCH_FILE, BatchItem, BatchResult, Chunk, Extra, Hash, Metadata, SINGLE};
 use crate::wire::revision::Tag;
 
@@ -115,7 +115,7 @@ impl Remote {
     fn send_alone(&self, change: &Change, entry: &Entry, file: File) -> Called<Answer> {
         let step = |step: crate::transfer::Step<'_>| self.traffic.up(step);
         if entry.size > SINGLE {
-            let local = local::Local::of(file, change.path.clone()).map_err(Fault::Later)?;
+            let local = source_file::Local::of(file, change.path.clone()).map_err(Fault::Later)?;
             let content = match moving(&self.hub, &step, |mover| mover.send_chunks(&local)) {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => return Ok(Answer::Moved),
                 other => self.called(other)?,

@@ -7,11 +7,11 @@ use std::sync::PoisonError;
 
 use crate::client::{Failure, Source, Told};
 use crate::error::{Error, Kind};
-use crate::files::engine::env::*;
+use crate::files::engine::traits::*;
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
 use crate::relpath;
-use crate::transfer::{Step, local};
+use crate::transfer::{Step, source_file};
 use crate::wire::files::{self, Hash, Name, SINGLE};
 
 use super::{Remote, moving};
@@ -63,7 +63,7 @@ impl Remote {
             return if Hash::of(&target) == entry.hash { self.give_chunk(path, entry.hash, Source::Bytes(&target)) } else { Ok(()) };
         }
         let Some(reading) = self.tree.read(path, None).map_err(|e| fault("read", path, &e))? else { return Ok(()) };
-        let local = local::Local::of(reading.file, path.to_string()).map_err(Fault::Later)?;
+        let local = source_file::Local::of(reading.file, path.to_string()).map_err(Fault::Later)?;
         let content = local.split(|_, _| Ok(())).map_err(|failure| Fault::Later(failure.error))?;
         if (content.size, content.sha256) != (entry.size, entry.hash) {
             return Ok(());

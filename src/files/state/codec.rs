@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use crate::files::engine::env::{Feed, Intent, OpenKey, Rows, Staged};
+use crate::files::engine::traits::{Feed, Intent, OpenKey, Rows, Staged};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::Tag;

@@ -1,6 +1,6 @@
 //! The durable state of one synced directory, in one redb file: what was last in step, what the hub has, what was begun.
 //!
-//! It decides nothing: the rules for rows are in [`super::engine::env`]. Who commits
+//! It decides nothing: the rules for rows are in [`super::engine::traits`]. Who commits
 //! at the same time shares one transaction with one sync. A lost file heals by itself: equal files are adopted, different ones are kept both.
 
 pub mod codec;
@@ -19,9 +19,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use uuid::Uuid;
 
-use super::engine::env::{Called, Fault, Feed, Rows, State, Token, Write};
-use super::group::Group;
-use crate::database::medium::Happened;
+use super::batcher::Group;
+use super::engine::traits::{Called, Fault, Feed, Rows, State, Token, Write};
+use crate::database::file::Happened;
 use crate::database::{self, Hints};
 use crate::disk;
 use crate::error::{Error, Kind, Result};

@@ -17,7 +17,7 @@ use super::root::{self, Shown, What, fault, same, show_open, split};
 use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Kind as ErrorKind};
-use crate::files::engine::env::{Called, Fault, Look};
+use crate::files::engine::traits::{Called, Fault, Look};
 use crate::files::plan::{Entry, Local, Stamp};
 use crate::wire::files::{Hash, Kind};
 

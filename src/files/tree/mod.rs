@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
-use super::engine::env::{Called, Fault, Look, Moved, Staged, Tree, Twin};
+use super::engine::traits::{Called, Fault, Look, Moved, Staged, Tree, Twin};
 use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below, parent};
 use super::scan::{self, Found};

@@ -16,7 +16,7 @@ use super::root::{self, Root, Shown, What, fault, same, show, split};
 use super::stage::{times, tolerate};
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::env::{Called, Moved, Staged};
+use crate::files::engine::traits::{Called, Moved, Staged};
 use crate::files::plan::{DIR_READABLE, Local, MODE, Stamp};
 use crate::relpath;
 
@@ -267,7 +267,7 @@ impl DiskTree {
         let failed = |e: io::Error| fault("remove", temp, &e);
         if !relpath::is_own(split(temp).1) && split(temp).0 != TRASH {
             let what = format!("will not remove {temp}: it is no temporary name");
-            return Err(crate::files::engine::env::Fault::Refused(crate::error::Error::new(crate::error::Kind::Failed, what)));
+            return Err(crate::files::engine::traits::Fault::Refused(crate::error::Error::new(crate::error::Kind::Failed, what)));
         }
         let kept = self.beside.take(temp);
         let Some(at) = self.place_of(temp)? else { return kept.map_or(Ok(()), |dir| remove_at(&dir, split(temp).1).map_err(failed)) };

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind};
 use crate::files::conflict::TRASH;
-use crate::files::engine::env::{Called, Fault, Moved, OpenKey, State, Tree, Twin, Write};
+use crate::files::engine::traits::{Called, Fault, Moved, OpenKey, State, Tree, Twin, Write};
 use crate::files::plan::BaseRow;
 use crate::files::state::DiskState;
 use crate::relpath;

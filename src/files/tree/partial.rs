@@ -14,7 +14,7 @@ use super::DiskTree;
 use super::root::{fault, show, split};
 use super::stage::complete;
 use crate::disk::{self, Renamed};
-use crate::files::engine::env::{Called, Staged};
+use crate::files::engine::traits::{Called, Staged};
 use crate::files::plan::Entry;
 use crate::relpath;
 

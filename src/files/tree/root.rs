@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::names::{Folds, Names};
 use crate::error::{Error, Kind, Result, plain};
-use crate::files::engine::env::Fault;
+use crate::files::engine::traits::Fault;
 use crate::files::plan::{MODE, Stamp};
 
 /// A directory is only passed through, which takes the right to search it, not to read it.

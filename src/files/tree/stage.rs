@@ -19,7 +19,7 @@ use super::root::{self, fault, show, split};
 use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind as ErrorKind};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::env::{Called, Fault, Source, Staged};
+use crate::files::engine::traits::{Called, Fault, Source, Staged};
 use crate::files::plan::{DIR_MODE, DIR_READABLE, Entry, Stamp};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind};

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
-use crate::database::medium::{self, Happened};
+use crate::database::file::{self, Happened};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use files::{ChunkDir, FileLimits, Landmarks, Placed};
@@ -189,7 +189,7 @@ impl Store {
         let placed = self.chunks.place(&group.ops, |hash| known.get(&hash.0).is_ok_and(|row| row.is_some()));
         placed.map_err(|e| match () {
             () if self.sync_failed() => redb::Error::Io(e).into(),
-            () if medium::is_full(&e) => {
+            () if file::is_full(&e) => {
                 self.happened.full.store(true, Relaxed);
                 redb::Error::Io(e).into()
             }

@@ -17,7 +17,7 @@ use super::messages::live::Live;
 use super::messages::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried, UNTAGGED};
 use super::ops::resume;
 use crate::database::Hints;
-use crate::database::medium::Happened;
+use crate::database::file::Happened;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Tag;

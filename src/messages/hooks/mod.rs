@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::announce::is_own;
+use super::local_events::is_own;
 use super::parse_file_name;
 use super::plan::HookEnd;
 use crate::disk;

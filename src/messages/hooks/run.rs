@@ -25,7 +25,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::messages::plan::HookEnd;
-use crate::messages::{Queue, announce};
+use crate::messages::{Queue, local_events};
 use crate::wire::{self, Message};
 
 /// Between TERM and KILL.
@@ -126,8 +126,8 @@ impl Setup {
 
     fn start(&self, program: &Path, message: File, record: &Record) -> io::Result<(Child, PipeReader)> {
         let text = disk::read_at_most(&record.path(&self.base), wire::MAX_MESSAGE)?;
-        let own = announce::is_own(record);
-        let parsed = if own { announce::read(&text) } else { Message::parse(&text).unwrap_or_default() };
+        let own = local_events::is_own(record);
+        let parsed = if own { local_events::read(&text) } else { Message::parse(&text).unwrap_or_default() };
         let (output, writer) = io::pipe()?;
         let mut command = Command::new(program);
         command.current_dir(&self.base).process_group(0).stdin(message).stdout(writer.try_clone()?).stderr(writer);

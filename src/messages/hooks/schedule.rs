@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::messages::announce::is_own;
+use crate::messages::local_events::is_own;
 use crate::messages::plan::{self, HookEnd, HookNext};
 
 /// The hooks that are to run.

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::*;
 use crate::disk;
 use crate::files::conflict::TRASH;
-use crate::files::engine::env::Source;
+use crate::files::engine::traits::Source;
 use crate::files::plan::Local;
 use crate::relpath;
 use crate::wire::files::{Hash, Kind as What_};

@@ -15,11 +15,11 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use super::super::medium::Happened;
 use super::brought;
 use super::ops::Bytes;
 use super::wanted::Wanted;
 use crate::config::limits;
+use crate::database::file::Happened;
 use crate::disk;
 use crate::hub::store::ops::Op;
 use crate::wire::files::Hash;

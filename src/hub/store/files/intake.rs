@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use super::super::medium::is_full;
 use super::chunks::{ChunkDir, Staged};
 use super::ops::Bytes;
 use crate::chunking::{Content, Splitter};
+use crate::database::file::is_full;
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
 /// A chunk that is not longer is kept in the tables.

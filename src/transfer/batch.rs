@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use uuid::Uuid;
 
-use super::local::Local;
+use super::source_file::Local;
 use super::upload::{About, Done, GROUP_FILES, Upload, Uploaded, special};
 use super::walk::Entry;
 use super::{Step, Transfer};

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind};
-use crate::files::engine::env::*;
+use crate::files::engine::traits::*;
 use crate::files::plan::{DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, parent};
 use crate::relpath;
 use crate::wire::files;
@@ -172,7 +172,7 @@ impl Side {
     }
 }
 
-impl crate::files::engine::env::Hub for Side {
+impl crate::files::engine::traits::Hub for Side {
     fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<Changes> {
         let mut w = self.enter(Point::Effect)?;
         let page = w.hub.changes(after, newest, began);

@@ -3,9 +3,9 @@
 use crate::files::plan::{Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from};
 use crate::files::rules::{Rule, holds};
 
-use super::desk::{End, Examined, Rank, Way};
-use super::env::{Token, Write};
+use super::queue::{End, Examined, Rank, Way};
 use super::send::brings;
+use super::traits::{Token, Write};
 use super::{Engine, Going, Known, LOCAL_CHANGED, PLAN_CHANGED, Step, Stop, is_file};
 
 impl Engine {

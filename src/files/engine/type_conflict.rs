@@ -8,8 +8,8 @@ use crate::files::conflict::copy_name;
 use crate::files::plan::{Action, BaseRow, Entry, plan};
 use crate::files::rules::{Rule, holds};
 
-use super::env::{Condition, From};
 use super::send::Parcel;
+use super::traits::{Condition, From};
 use super::{CHUNK, Engine, Known, NO_FREE_NAME, Step, Stop, is_file, lock, takes_away};
 
 /// What is known to be below a name.

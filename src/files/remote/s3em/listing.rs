@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::legacy::{Legacy, is_dir};
-use super::rows;
+use super::{Legacy, is_dir};
 use crate::client::Query;
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::files::engine::env::*;
+use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, RemoteRow};
+use crate::files::remote::rows;
 use crate::relpath;
 use crate::wire::files::{Hash, PAGE, Record};
 use crate::wire::revision::Tag;

@@ -12,13 +12,13 @@ use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
-use crate::files::board::Facts;
+use crate::files::delete_guard::Limits;
 use crate::files::directory::{self, Directory, Opened, Place, Start};
-use crate::files::engine::env::{State, Tree};
+use crate::files::engine::traits::{State, Tree};
 use crate::files::engine::{Neighbours, Polled, Preview};
-use crate::files::guard::Limits;
 use crate::files::plan::Action;
 use crate::files::scan::{self, Depth, Found};
+use crate::files::stats::Facts;
 use crate::files::status::Files;
 use crate::files::trash;
 use crate::files::tree::marker;
@@ -237,7 +237,7 @@ pub fn preview(d: &Directory, allow_deletes: bool) -> Result<Plans> {
         }
     }
     let mut all = std::collections::BTreeMap::new();
-    let mut look = |path: &str| -> crate::files::engine::env::Called<()> {
+    let mut look = |path: &str| -> crate::files::engine::traits::Called<()> {
         if let Some(preview) = d.engine.preview(path)? {
             all.insert(path.to_string(), preview);
         }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::files::engine::env::{Moved, Twin};
+use crate::files::engine::traits::{Moved, Twin};
 use crate::files::engine::{Outcome, Report};
 use crate::files::plan::{Entry, is_below, parent};
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::files::plan::{is_below, parent};
 use crate::wire::files::Hash;
 
-use super::env::Token;
+use super::traits::Token;
 
 /// Paths that are due at one time, at most.
 pub const MOST: usize = crate::config::limits::DUE;

@@ -4,7 +4,7 @@
 
 use uuid::Uuid;
 
-use crate::files::engine::env::{Condition, From};
+use crate::files::engine::traits::{Condition, From};
 use crate::wire::files::Kind;
 use crate::wire::revision::Revision;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::files::engine::env::*;
+use crate::files::engine::traits::*;
 use crate::files::plan::{RemoteRow, is_below};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;

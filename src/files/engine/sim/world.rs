@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::files::engine::env::{Change, Feed, Rows, Token};
+use crate::files::engine::traits::{Change, Feed, Rows, Token};
 use crate::files::engine::{Engine, Quiet};
 use crate::files::plan::{Action, DIR_MODE, Entry, Local, Stamp, is_below, plan};
 use crate::relpath;

@@ -11,7 +11,7 @@ use crate::files::rules::{Rule, holds};
 use crate::relpath;
 use crate::wire::revision::Revision;
 
-use super::env::{Called, Changes, Feed, Page, Write};
+use super::traits::{Called, Changes, Feed, Page, Write};
 use super::{CHUNK, Engine, lock};
 
 /// What a poll has found.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::conflict::is_copy;
-use super::engine::env::Done;
+use super::engine::traits::Done;
 use super::plan::is_below;
 use super::scan::Skipped;
 use crate::clock;

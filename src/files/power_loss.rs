@@ -3,7 +3,7 @@
 //! The state has a note of the boot while the directory is open. One that names another boot was left by a machine that went
 //! down meanwhile: what is empty then and had bytes is compared anew, so that the hub's keeps the name and nothing is lost.
 
-use super::engine::env::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
+use super::engine::traits::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
 use super::plan::BaseRow;
 use super::state::DiskState;
 use crate::wire::files::Kind;

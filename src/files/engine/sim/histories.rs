@@ -1,6 +1,6 @@
 //! Hubs whose past comes back, told step by step.
 
-use crate::files::engine::env::Condition;
+use crate::files::engine::traits::Condition;
 
 use super::hub::Hub;
 use super::scenes::{Scene, check};

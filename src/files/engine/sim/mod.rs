@@ -22,11 +22,11 @@ mod world;
 
 use std::sync::Arc;
 
-use crate::files::guard::Limits;
+use crate::files::delete_guard::Limits;
 use crate::files::rules::{self, Rule};
 
-use super::engine::env::{Answer, Change, Changes, Env};
-use super::engine::{Engine, Options, Outcome, Polled};
+use super::traits::{Answer, Change, Changes, Env};
+use super::{Engine, Options, Outcome, Polled};
 use hub::Hub;
 use side::Side;
 use world::{Client, Node, Shared, World};

@@ -4,6 +4,8 @@
 //! a hub of ours can rule out. Rows get numbers of ours, from `listing`. It has no directories: an empty one stays on
 //! its machine, and is in step by itself.
 
+mod listing;
+
 use std::io::Write as _;
 use std::sync::{Arc, Once};
 
@@ -11,7 +13,7 @@ use uuid::Uuid;
 
 use crate::client::{self, Failure, HubClient, Query, Source as Bytes, Stored};
 use crate::error::{Error, Kind};
-use crate::files::engine::env::*;
+use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local, RemoteRow};
 use crate::files::state::DiskState;
 use crate::files::tree::DiskTree;
@@ -19,11 +21,11 @@ use crate::files::tree::root::fault;
 use crate::transfer::{Step, find};
 use crate::wire::files::{self, Extra, Hash, Metadata, Name, Record, SINGLE};
 use crate::wire::revision::{Revision, Tag};
+use listing::Ledger;
 
-use super::link::Link;
-use super::listing::Ledger;
-use super::rows::{self, Names};
-use super::traffic::Traffic;
+use crate::files::remote::link::Link;
+use crate::files::remote::rows::{self, Names};
+use crate::files::remote::traffic::Traffic;
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 64 * 1024;

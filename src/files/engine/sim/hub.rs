@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::files::engine::env::{Answer, Asked, Change, Changes, Condition, Page};
+use crate::files::engine::traits::{Answer, Asked, Change, Changes, Condition, Page};
 use crate::files::plan::{Entry, RemoteRow};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
