@@ -30,7 +30,7 @@ use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::files::engine::Neighbours;
 use crate::files::stats::News;
-use crate::messages::exchange::{Event, Tick};
+use crate::messages::exchange::{Event, Exchange};
 use crate::messages::hooks::run::Setup;
 use crate::messages::hooks::schedule::Schedule;
 use crate::messages::hooks::{self as records, Record};
@@ -56,7 +56,7 @@ pub struct Daemon {
     halves: Halves,
     /// `None`: no messages.
     hooks: Option<Hooks>,
-    exchange: Exchange,
+    exchange: HubSession,
     directories: Vec<Kept>,
     neighbours: Arc<Neighbours>,
     controls: Controls,
@@ -79,13 +79,13 @@ struct Hooks {
     threads: Threads,
     /// Dropped to end `hooks`, and with it `hook-N`.
     stop: Option<Sender<()>>,
-    poke: Sender<()>,
+    wakeup: Sender<()>,
     /// Seconds that a hook may run.
     timeout: Arc<AtomicU64>,
 }
 
 /// What talks to the hub about messages, and hears its events.
-struct Exchange {
+struct HubSession {
     threads: Threads,
     tick: Arc<Busy>,
     /// `None`: no messages.
@@ -131,7 +131,7 @@ impl Daemon {
     /// Starts the client with the directories of the settings. Another one at work in the base directory: `Busy`.
     pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
         let lock = if halves == Halves::Both { Some(lock(settings)?) } else { None };
-        let exchange = Exchange::new(servers::both(settings)?)?;
+        let exchange = HubSession::new(servers::both(settings)?)?;
         let mut daemon = Daemon {
             settings: settings.clone(),
             halves,
@@ -155,24 +155,24 @@ impl Daemon {
 
     /// Starts what does not run. After an error, the same again starts the rest.
     fn start_all(&mut self) -> Result<()> {
-        let poke = match (&self.hooks, self.halves) {
-            (Some(hooks), _) => Some(hooks.poke.clone()),
+        let wakeup = match (&self.hooks, self.halves) {
+            (Some(hooks), _) => Some(hooks.wakeup.clone()),
             (None, Halves::Both) => {
                 let hooks = Hooks::start(&self.settings)?;
-                let poke = hooks.poke.clone();
+                let wakeup = hooks.wakeup.clone();
                 self.hooks = Some(hooks);
-                Some(poke)
+                Some(wakeup)
             }
             (None, Halves::Files) => None,
         };
         for watch in self.settings.watches.clone() {
             if !self.directories.iter().any(|kept| kept.watch == watch) {
-                let kept = self.keep(&watch, poke.clone())?;
+                let kept = self.keep(&watch, wakeup.clone())?;
                 self.directories.push(kept);
             }
         }
         *self.controls.lock().unwrap_or_else(PoisonError::into_inner) = self.directories.iter().map(|kept| kept.control.clone()).collect();
-        self.exchange.start(&self.settings, poke, &self.controls)
+        self.exchange.start(&self.settings, wakeup, &self.controls)
     }
 
     fn keep(&self, watch: &WatchSettings, hooks: Option<Sender<()>>) -> Result<Kept> {
@@ -217,7 +217,7 @@ impl Daemon {
         // a stream hears of files only if there is a directory
         let all = shared(&old) != shared(&new) || old.watches.is_empty() != new.watches.is_empty();
         // a mistake is to be found before anything is stopped, and a shortage of descriptors
-        let exchange = if all { Some(Exchange::new(servers::both(&new)?)?) } else { None };
+        let exchange = if all { Some(HubSession::new(servers::both(&new)?)?) } else { None };
         if let Some(hooks) = &self.hooks {
             hooks.timeout.store(new.hook_timeout.as_secs(), Relaxed);
         }
@@ -242,9 +242,9 @@ impl Daemon {
 
 impl Hooks {
     fn start(settings: &Settings) -> Result<Hooks> {
-        let ((stop, stopped), (poke, poked)) = (bounded::<()>(0), bounded(limits::POKE));
+        let ((stop, stopped), (wakeup, woken)) = (bounded::<()>(0), bounded(limits::POKE));
         let timeout = Arc::new(AtomicU64::new(settings.hook_timeout.as_secs()));
-        let mut started = Hooks { threads: Threads::default(), stop: Some(stop), poke, timeout };
+        let mut started = Hooks { threads: Threads::default(), stop: Some(stop), wakeup, timeout };
         let (ended, runs) = bounded(settings.hook_jobs);
         let (jobs, work) = bounded::<Record>(settings.hook_jobs);
         for n in 1..=settings.hook_jobs {
@@ -254,18 +254,18 @@ impl Hooks {
             started.threads.spawn(&format!("hook-{n}"), move || run_hooks(&setup, &work, &ended, &|| shared.is_stopping()))?;
         }
         let schedule = Schedule::new(&settings.base_dir, settings.hook_jobs);
-        started.threads.spawn("hooks", move || schedule_hooks(schedule, &poked, &stopped, jobs, &runs, false))?;
+        started.threads.spawn("hooks", move || schedule_hooks(schedule, &woken, &stopped, jobs, &runs, false))?;
         Ok(started)
     }
 }
 
-impl Exchange {
-    fn new((of_messages, of_files): (Arc<HubClient>, Arc<HubClient>)) -> Result<Exchange> {
+impl HubSession {
+    fn new((of_messages, of_files): (Arc<HubClient>, Arc<HubClient>)) -> Result<HubSession> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (stop, stopped) = bounded::<()>(0);
         let tick = Arc::new(Busy { began: clock::monotonic(), since: AtomicU64::new(0) });
         let (wake, stop) = (Arc::new(wake), Some(stop));
-        Ok(Exchange { threads: Threads::default(), tick, events: None, of_messages, of_files, wake, stop, stopped })
+        Ok(HubSession { threads: Threads::default(), tick, events: None, of_messages, of_files, wake, stop, stopped })
     }
 
     /// `hooks`: with messages, and whom to tell that a hook is to run.
@@ -281,7 +281,7 @@ impl Exchange {
             let events = match &self.events {
                 Some(events) => events.clone(),
                 None => {
-                    let tick = Tick::open(settings, self.of_messages.clone(), hooks.clone())?;
+                    let tick = Exchange::open(settings, self.of_messages.clone(), hooks.clone())?;
                     let (events, inbound) = bounded(limits::EVENTS);
                     let busy = self.tick.clone();
                     let run = move || tick.run(&inbound, |works| busy.since.store(if works { busy.elapsed() } else { 0 }, Relaxed));
@@ -447,8 +447,8 @@ pub fn once(settings: &Settings, lock: std::fs::File) -> Result<()> {
 
 fn exchange_once(settings: &Settings) -> Result<()> {
     let hub = Arc::new(servers::messages(settings)?);
-    let (poke, poked) = bounded(limits::POKE);
-    let passed = Tick::open(settings, hub, poke.clone())?.once();
+    let (wakeup, woken) = bounded(limits::POKE);
+    let passed = Exchange::open(settings, hub, wakeup.clone())?.once();
     let (ended, runs) = bounded(settings.hook_jobs);
     let (jobs, work) = bounded::<Record>(settings.hook_jobs);
     let setup = || Setup { base: settings.base_dir.clone(), timeout: settings.hook_timeout };
@@ -468,7 +468,7 @@ fn exchange_once(settings: &Settings) -> Result<()> {
             )?;
         }
         drop(ended);
-        schedule_hooks(Schedule::new(&settings.base_dir, settings.hook_jobs), &poked, &never(), jobs, &runs, true)
+        schedule_hooks(Schedule::new(&settings.base_dir, settings.hook_jobs), &woken, &never(), jobs, &runs, true)
     });
     passed.and(hooked)
 }

@@ -25,13 +25,13 @@ use crate::error::{Error, Kind, Result};
 use crate::files::debounce::Hint;
 use crate::files::directory::{Directory, Opened, Place};
 use crate::files::engine::traits::Called;
-use crate::files::engine::{Neighbours, Way};
+use crate::files::engine::{Direction, Neighbours};
 use crate::files::repointed;
 use crate::files::stats::News;
 use crate::files::status::{Condition, Files};
 use crate::files::trash;
 use crate::files::tree::marker;
-use crate::files::wakeup::Poke;
+use crate::files::wakeup::Wakeup;
 use crate::files::watch::{Counters, Watch};
 
 /// How often a directory that cannot be used is tried again, at most and at least.
@@ -53,7 +53,7 @@ const TRASH: Duration = Duration::from_secs(3600);
 /// What others tell one directory's threads.
 pub struct Control {
     /// Of the directory while it is open.
-    open: Mutex<Option<Arc<Poke>>>,
+    open: Mutex<Option<Arc<Wakeup>>>,
     listening: AtomicBool,
     opened: AtomicBool,
     /// Why the hub refuses the event stream.
@@ -85,21 +85,21 @@ impl Control {
     /// A person asks something, see [`Files`].
     pub fn asked(&self) {
         let _ = self.asked.try_send(());
-        if let Some(poke) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
-            poke.poke();
+        if let Some(wakeup) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
+            wakeup.wake();
         }
     }
 
     /// After `stopping` was set.
     pub fn stop(&self) {
         let _ = self.asked.try_send(());
-        if let Some(poke) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
-            poke.stop();
+        if let Some(wakeup) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
+            wakeup.stop();
         }
     }
 
-    fn set(&self, poke: Option<Arc<Poke>>) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = poke;
+    fn set(&self, wakeup: Option<Arc<Wakeup>>) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = wakeup;
     }
 }
 
@@ -188,9 +188,9 @@ impl Supervisor {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (hints, hinted) = bounded(limits::EVENTS);
         let counters = Counters::default();
-        self.control.set(Some(d.poke.clone()));
+        self.control.set(Some(d.wakeup.clone()));
         if self.shared.is_stopping() {
-            d.poke.stop();
+            d.wakeup.stop();
         }
         log::info!("keeping {} in step with {}/{}", self.settings.path.display(), self.hub.url(), self.settings.remote);
         reporter.works();
@@ -217,7 +217,7 @@ impl Supervisor {
                 d.fail(crashed("sync"));
             }
             drop(hints);
-            d.poke.stop();
+            d.wakeup.stop();
             // each ends when those before it have
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
             let _ = self.control.heard.try_send(());
@@ -235,7 +235,7 @@ impl Supervisor {
     fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter, hints: &Sender<Hint>) {
         let mut next_look = clock::monotonic();
         loop {
-            let seen = d.poke.seen();
+            let seen = d.wakeup.seen();
             reporter.approve(d);
             if reporter.files().adoption() {
                 let what = format!("will begin afresh with {}: asked to", self.settings.path.display());
@@ -264,7 +264,7 @@ impl Supervisor {
                 }
                 next = next.min(LOOK_AGAIN);
             }
-            if !d.poke.watch(seen, next) {
+            if !d.wakeup.watch(seen, next) {
                 return;
             }
             // the end of it shall not wait
@@ -286,7 +286,7 @@ impl Supervisor {
                 let usual = if self.control.listening.load(Relaxed) { LISTENING } else { self.poll_interval };
                 next = clock::monotonic() + d.feed_interval(usual);
             }
-            if d.poke.is_stopped() {
+            if d.wakeup.is_stopped() {
                 return;
             }
             let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause()).max(d.feed_pause());
@@ -302,8 +302,8 @@ impl Supervisor {
 /// Threads `upload-N` and `download-N`.
 pub fn start_workers<'scope>(scope: &'scope Scope<'scope, '_>, d: &'scope Directory) -> Result<()> {
     for n in 1..=d.settings.concurrency {
-        scoped(scope, &format!("upload-{n}"), |e| d.fail(e), move || d.work(Way::Up))?;
-        scoped(scope, &format!("download-{n}"), |e| d.fail(e), move || d.work(Way::Down))?;
+        scoped(scope, &format!("upload-{n}"), |e| d.fail(e), move || d.work(Direction::Up))?;
+        scoped(scope, &format!("download-{n}"), |e| d.fail(e), move || d.work(Direction::Down))?;
     }
     Ok(())
 }
@@ -321,7 +321,7 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
             Ok(()) => {}
             Err(fault) => d.look_failed(fault),
         }
-        if d.poke.is_stopped() {
+        if d.wakeup.is_stopped() {
             return;
         }
         first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic())) {
@@ -343,7 +343,7 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
         next = if clock::monotonic() < end { hinted.recv_timeout(pause).ok() } else { None };
     }
     drop(looking);
-    d.poke.poke();
+    d.wakeup.wake();
     looked
 }
 

@@ -38,7 +38,7 @@ pub fn run_hooks(
 /// Thread `hooks`: hands records to those who run them. `until_idle`: returns when nothing runs or can run now.
 pub fn schedule_hooks(
     mut schedule: Schedule,
-    poked: &Receiver<()>,
+    woken: &Receiver<()>,
     stopped: &Receiver<()>,
     jobs: Sender<Record>,
     ended: &Receiver<(String, Ran)>,
@@ -67,9 +67,9 @@ pub fn schedule_hooks(
                 Ok((kind, ran)) => scan = file_away(&mut schedule, &kind, ran),
                 Err(_) => return Ok(()),
             },
-            recv(poked) -> poke => match poke {
+            recv(woken) -> wakeup => match wakeup {
                 Ok(()) => scan = true,
-                // nobody is left who could poke: the daemon ends
+                // no sender is left: the daemon ends
                 Err(_) => break,
             },
             recv(stopped) -> _ => break,

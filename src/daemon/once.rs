@@ -133,12 +133,12 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
             if let Ok(looking) = looked {
                 while !looking.is_finished() {
                     show(progress(d));
-                    d.poke.pause(REDRAW);
+                    d.wakeup.pause(REDRAW);
                 }
             }
             until_done(d, show);
         }
-        d.poke.stop();
+        d.wakeup.stop();
         started
     })?;
     if let Some(e) = d.fatal() {
@@ -148,7 +148,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
         log::debug!("{}", directory::error(fault));
     }
     let passed = Passed {
-        facts: d.board.facts(),
+        facts: d.stats.facts(),
         left: d.engine.due(),
         held: d.engine.held(),
         sent: d.traffic.sent.load(Relaxed),
@@ -161,13 +161,13 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
 
 fn progress(d: &Directory) -> Progress {
     let bytes = d.traffic.sent.load(Relaxed) + d.traffic.received.load(Relaxed);
-    Progress { done: d.board.counts().all(), due: d.engine.active() as u64, bytes }
+    Progress { done: d.stats.counts().all(), due: d.engine.active() as u64, bytes }
 }
 
 /// As long as something comes of it.
 fn until_done(d: &Directory, show: &dyn Fn(Progress)) {
     let mut worked = None;
-    while !d.poke.is_stopped() {
+    while !d.wakeup.is_stopped() {
         until_quiet(d, show);
         if d.worked() == 0 && d.engine.due() == 0 && !d.wants_look() {
             // nothing to do, and nothing that could have changed that
@@ -195,9 +195,9 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
     let before = d.worked();
     for n in 0..TRIES {
         d.engine.wake(false);
-        d.poke.poke();
+        d.wakeup.wake();
         until_quiet(d, show);
-        if d.worked() != before || d.engine.active() == 0 || d.is_paused() || !d.poke.pause(STEP * n) {
+        if d.worked() != before || d.engine.active() == 0 || d.is_paused() || !d.wakeup.pause(STEP * n) {
             return;
         }
     }
@@ -206,7 +206,7 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
 fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
     let mut next = clock::monotonic();
     let mut next_feed = next + FEED_IN_BURST;
-    while !d.engine.is_quiet() && !d.is_paused() && d.poke.pause(STEP) {
+    while !d.engine.is_quiet() && !d.is_paused() && d.wakeup.pause(STEP) {
         // deletes of another machine come one after the other
         if !d.end_of_burst().is_zero() && clock::monotonic() >= next_feed {
             d.feed();

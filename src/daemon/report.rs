@@ -68,7 +68,7 @@ impl Reporter {
             Ok(()) => {
                 log::info!("{} deletes were approved dir={}", tokens.len(), self.last.dir);
                 self.files.answered("approve");
-                d.poke.poke();
+                d.wakeup.wake();
             }
             Err(fault) => log::warn!("cannot take an approval: {}", crate::files::directory::error(fault)),
         }
@@ -79,10 +79,10 @@ impl Reporter {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
         let held = if self.may_tell_held(d, !held.is_empty()) { held } else { Vec::new() };
-        let facts = d.board.facts();
+        let facts = d.stats.facts();
         let in_step = d.is_in_step() && facts.looked && facts.rules.is_none() && facts.refused() == 0 && facts.skipped.unknown.count == 0;
-        let in_step_since = d.board.in_step(in_step);
-        let mut news = d.board.news(in_step);
+        let in_step_since = d.stats.in_step(in_step);
+        let mut news = d.stats.news(in_step);
         if !held.is_empty() && self.held.is_empty() {
             let paths = held.iter().take(NAMED).map(|t| t.path.clone()).collect();
             news.push(News::Held { count: held.len() as u64, paths });
@@ -169,7 +169,7 @@ impl Reporter {
     /// The work on it ends, for now: what was not told yet is news, and when it was seen last is written.
     pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
         self.put(Status { running: false, ..self.last.clone() });
-        d.board.news(true)
+        d.stats.news(true)
     }
 
     fn put(&mut self, status: Status) {

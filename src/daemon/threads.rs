@@ -122,18 +122,18 @@ pub fn scoped<'scope, 'env>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::wakeup::Poke;
+    use crate::files::wakeup::Wakeup;
 
     #[test]
     fn who_waits_for_a_thread_that_crashes_is_told() {
-        let (poke, said) = (Poke::default(), Mutex::new(None));
+        let (wakeup, said) = (Wakeup::default(), Mutex::new(None));
         std::thread::scope(|scope| {
             let failed = |e: Error| {
                 *said.lock().unwrap() = Some(e.what);
-                poke.stop();
+                wakeup.stop();
             };
             scoped(scope, "upload-1", failed, || panic!("as a bug does")).unwrap();
-            assert!(!poke.pause(Duration::from_secs(60)), "nobody was told");
+            assert!(!wakeup.pause(Duration::from_secs(60)), "nobody was told");
         });
         assert_eq!(said.into_inner().unwrap().as_deref(), Some("thread upload-1 has crashed"));
     }

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 /// See the module.
 #[derive(Debug)]
-pub struct Group<I, O> {
+pub struct Batcher<I, O> {
     /// In one go.
     most: usize,
     queue: Mutex<Queue<I, O>>,
@@ -27,10 +27,10 @@ struct Queue<I, O> {
     leading: bool,
 }
 
-impl<I, O> Group<I, O> {
-    pub fn new(most: usize) -> Group<I, O> {
+impl<I, O> Batcher<I, O> {
+    pub fn new(most: usize) -> Batcher<I, O> {
         let queue = Queue { waiting: VecDeque::new(), came: 0, done: 0, results: BTreeMap::new(), leading: false };
-        Group { most, queue: Mutex::new(queue), ended: Condvar::new() }
+        Batcher { most, queue: Mutex::new(queue), ended: Condvar::new() }
     }
 
     /// Returns when `all` has taken this one, together with others', in the order in which they came; it gives one result a
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn each_gets_its_own_result_and_no_go_is_too_large() {
-        let (group, goes) = (Group::new(3), AtomicUsize::new(0));
+        let (group, goes) = (Batcher::new(3), AtomicUsize::new(0));
         let all = |some: Vec<usize>| {
             goes.fetch_add(1, SeqCst);
             assert!((1..=3).contains(&some.len()));
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_crashes_leaves_nobody_waiting() {
-        let group: Group<u8, u8> = Group::new(8);
+        let group: Batcher<u8, u8> = Batcher::new(8);
         assert!(catch_unwind(AssertUnwindSafe(|| group.join(1, &|_| panic!("as redb does on a damaged file")))).is_err());
         assert_eq!(group.join(2, &|some| some), 2);
     }

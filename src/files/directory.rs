@@ -15,7 +15,7 @@ use uuid::Uuid;
 use machine::Machine;
 
 use super::engine::traits::{Env, Fault, Hub, Transfer};
-use super::engine::{Engine, Neighbours, Options, Outcome, Polled, Quiet, Report, Way};
+use super::engine::{Direction, Engine, Neighbours, Options, Outcome, Polled, Quiet, Report};
 use super::look;
 use super::moved;
 use super::overlap::{self, Mounts};
@@ -23,13 +23,13 @@ use super::power_loss;
 use super::remote::Remote;
 use super::remote::link::Link;
 use super::remote::rows::Names;
-use super::remote::s3em::Legacy;
+use super::remote::s3em::S3em;
 use super::remote::traffic::Traffic;
 use super::repointed;
 use super::state::{self, DiskState};
-use super::stats::Board;
+use super::stats::Stats;
 use super::tree::{self, DiskTree};
-use super::wakeup::Poke;
+use super::wakeup::Wakeup;
 use crate::client::HubClient;
 use crate::clock;
 use crate::config::limits;
@@ -62,12 +62,12 @@ pub struct Directory {
     pub engine: Arc<Engine>,
     pub link: Arc<Link>,
     pub traffic: Arc<Traffic>,
-    pub board: Arc<Board>,
-    pub poke: Arc<Poke>,
+    pub stats: Arc<Stats>,
+    pub wakeup: Arc<Wakeup>,
     /// The server is a hub of ours.
     remote: Option<Arc<Remote>>,
     /// The server is no hub of ours: what it has is found by listing all of it.
-    legacy: Option<Arc<Legacy>>,
+    legacy: Option<Arc<S3em>>,
     /// Pieces of work that have changed something.
     worked: AtomicU64,
     /// Another epoch was seen: everything is to be looked at.
@@ -177,21 +177,21 @@ impl Directory {
         hub: Arc<HubClient>,
         allow_deletes: bool,
     ) -> Result<Box<Directory>> {
-        let (poke, board) = (Arc::<Poke>::default(), Arc::<Board>::default());
-        let (link, traffic) = (Arc::new(Link::new(poke.clone())), Arc::new(Traffic::new(settings.bandwidth_limit)));
+        let (wakeup, stats) = (Arc::<Wakeup>::default(), Arc::<Stats>::default());
+        let (link, traffic) = (Arc::new(Link::new(wakeup.clone())), Arc::new(Traffic::new(settings.bandwidth_limit)));
         let names = Names::below(&settings.remote);
         let (remote, legacy, hub, transfer): (_, _, Arc<dyn Hub>, Arc<dyn Transfer>) = if is_ours(&hub, &state)? {
             let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
             (Some(remote.clone()), None, remote.clone(), remote)
         } else {
-            let legacy = Legacy::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()).map_err(error)?;
+            let legacy = S3em::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()).map_err(error)?;
             let legacy = Arc::new(legacy);
             (None, Some(legacy.clone()), legacy.clone(), legacy)
         };
-        look::read_rules(&tree, &state, &board).map_err(error)?;
+        look::read_rules(&tree, &state, &stats).map_err(error)?;
         tree.forget_twins(&state).map_err(error)?;
         power_loss::opened(&state, &*tree, &power_loss::current()).map_err(error)?;
-        let ambient = Arc::new(Machine(board.clone(), settings.path.clone(), clock::monotonic()));
+        let ambient = Arc::new(Machine(stats.clone(), settings.path.clone(), clock::monotonic()));
         let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
         // what is due in a busy directory is told after the quiet time of the debounce
         let quiet = Quiet { after_one: QUIET_AFTER_ONE, after_more: QUIET_AFTER_MORE + settings.debounce * 2 };
@@ -204,8 +204,8 @@ impl Directory {
             state,
             link,
             traffic,
-            board,
-            poke,
+            stats,
+            wakeup,
             remote,
             legacy,
             worked: AtomicU64::new(0),
@@ -227,14 +227,14 @@ impl Directory {
         let mut epochs = 0;
         loop {
             match self.engine.poll() {
-                Ok(Polled::More) => self.poke.poke(),
+                Ok(Polled::More) => self.wakeup.wake(),
                 Ok(Polled::Drained | Polled::Busy) => {
                     if let Some(remote) = &self.remote {
                         for path in remote.mend() {
                             self.engine.offer(&path);
                         }
                     }
-                    self.poke.poke();
+                    self.wakeup.wake();
                     return true;
                 }
                 Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= EPOCHS => {
@@ -263,7 +263,7 @@ impl Directory {
                     return false;
                 }
             }
-            if self.poke.is_stopped() {
+            if self.wakeup.is_stopped() {
                 return false;
             }
         }
@@ -316,48 +316,48 @@ impl Directory {
     }
 
     /// Does pieces of work that go one way, for as long as there are any, and then waits for more; until it is stopped.
-    pub fn work(&self, way: Way) {
+    pub fn work(&self, way: Direction) {
         loop {
-            let seen = self.poke.seen();
-            if self.poke.is_stopped() {
+            let seen = self.wakeup.seen();
+            if self.wakeup.is_stopped() {
                 return;
             }
             let pause = self.link.pause().max(self.disk_pause(way));
             if !pause.is_zero() {
-                self.poke.wait(way, seen, pause);
+                self.wakeup.wait(way, seen, pause);
                 continue;
             }
             let Some(piece) = self.engine.take(Some(way)) else {
                 self.tree.close_directories();
-                self.poke.wait(way, seen, AGAIN_MOST);
+                self.wakeup.wait(way, seen, AGAIN_MOST);
                 continue;
             };
             self.call_another(way);
             let report = self.engine.carry_out(piece);
             self.report(report);
-            self.call_another(if way == Way::Up { Way::Down } else { Way::Up });
+            self.call_another(if way == Direction::Up { Direction::Down } else { Direction::Up });
         }
     }
 
-    fn call_another(&self, way: Way) {
+    fn call_another(&self, way: Direction) {
         if self.engine.has_work(way) {
-            self.poke.more(way);
+            self.wakeup.more(way);
         }
     }
 
     /// Whether those who work have to wait for the hub, or for room on the disk.
     pub fn is_paused(&self) -> bool {
-        !self.link.pause().is_zero() || !self.disk_pause(Way::Down).is_zero()
+        !self.link.pause().is_zero() || !self.disk_pause(Direction::Down).is_zero()
     }
 
-    fn disk_pause(&self, way: Way) -> Duration {
-        let until = lock(&self.full_until).filter(|_| way == Way::Down);
+    fn disk_pause(&self, way: Direction) -> Duration {
+        let until = lock(&self.full_until).filter(|_| way == Direction::Down);
         until.map_or(Duration::ZERO, |at| at.saturating_duration_since(clock::monotonic()))
     }
 
     /// Downloads wait for room on the disk, or one of them does.
     pub fn is_full(&self) -> bool {
-        self.too_large.load(Relaxed) || !self.disk_pause(Way::Down).is_zero()
+        self.too_large.load(Relaxed) || !self.disk_pause(Direction::Down).is_zero()
     }
 
     /// Downloads need not wait any longer.
@@ -375,13 +375,13 @@ impl Directory {
             }
             Outcome::Settled => {
                 self.worked.fetch_add(1, Relaxed);
-                self.board.settled(&path);
+                self.stats.settled(&path);
                 if !self.is_full() {
-                    self.board.no_space(None);
+                    self.stats.no_space(None);
                 }
             }
             Outcome::Looked => {}
-            Outcome::Held => self.board.settled(&path),
+            Outcome::Held => self.stats.settled(&path),
             Outcome::Waits(why) => self.waits(&path, why),
             Outcome::Later(e) => {
                 log::debug!("{path:?} waits: {e}");
@@ -389,7 +389,7 @@ impl Directory {
             }
             Outcome::NoSpace(e) if e.kind != Kind::Failed => {
                 *lock(&self.full_until) = Some(clock::monotonic() + FULL);
-                if self.board.no_space(Some(e.to_string())) {
+                if self.stats.no_space(Some(e.to_string())) {
                     log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
                 }
             }
@@ -401,18 +401,18 @@ impl Directory {
             Outcome::Refused(e) => self.cannot(&path, &e),
             Outcome::Fatal(e) => self.fail(e),
         }
-        self.poke.done();
+        self.wakeup.done();
     }
 
     /// All wait for a hub that is not there; what is wrong with it is told once.
     fn waits(&self, path: &str, why: String) {
         if self.link.trouble().is_none() {
-            self.board.waits(path, why, clock::monotonic());
+            self.stats.waits(path, why, clock::monotonic());
         }
     }
 
     fn cannot(&self, path: &str, e: &Error) {
-        if self.board.refused(path, e, clock::monotonic()) {
+        if self.stats.refused(path, e, clock::monotonic()) {
             log::warn!("cannot sync {path:?}: {e} dir={}", self.settings.path.display());
         }
     }
@@ -420,7 +420,7 @@ impl Directory {
     /// Ends all work on the directory: what it is now has to be seen first.
     pub fn fail(&self, e: Error) {
         lock(&self.fatal).get_or_insert(e);
-        self.poke.stop();
+        self.wakeup.stop();
     }
 
     pub fn fatal(&self) -> Option<Error> {
@@ -431,7 +431,7 @@ impl Directory {
     pub fn wake_now(&self) {
         lock(&self.again).pause = AGAIN;
         self.engine.wake(false);
-        self.poke.poke();
+        self.wakeup.wake();
     }
 
     /// Whether nothing is left to do, as far as is known.

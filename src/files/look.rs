@@ -13,7 +13,7 @@ use super::ignore;
 use super::plan::{DIR_MODE, Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
 use super::state::DiskState;
-use super::stats::Board;
+use super::stats::Stats;
 use super::tree::{DiskTree, Folds};
 use crate::clock;
 use crate::config::limits;
@@ -53,7 +53,7 @@ impl Directory {
                 self.room_perhaps(path);
                 self.twins_perhaps(path);
                 let looked = self.look_at_emptied(parent(path));
-                self.poke.poke();
+                self.wakeup.wake();
                 looked
             }
             Hint::Entries(dir) => self.look_below(dir, Depth::Entries).and_then(|_| self.look_at_emptied(Some(dir))),
@@ -75,7 +75,7 @@ impl Directory {
     /// A name that is free makes way for another one that the disk takes for the same.
     fn twins_perhaps(&self, path: &str) {
         if self.tree.folds() != Folds::Nowhere && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
-            self.board.refused_below(parent(path).unwrap_or("")).iter().for_each(|path| {
+            self.stats.refused_below(parent(path).unwrap_or("")).iter().for_each(|path| {
                 self.engine.offer(path);
             });
         }
@@ -96,14 +96,14 @@ impl Directory {
     /// Offers everything that differs from its base, and everything that is pending.
     pub fn look_at_all(&self) -> Called<()> {
         let looking = self.engine.look_around();
-        self.board.looks_at_all();
+        self.stats.looks_at_all();
         self.tree.forget_names();
         self.read_rules()?;
         let (skipped, copies) = self.look_below("", Depth::All)?;
-        self.board.looked_at_all(skipped, copies);
+        self.stats.looked_at_all(skipped, copies);
         self.sweep()?;
         drop(looking);
-        self.poke.poke();
+        self.wakeup.wake();
         Ok(())
     }
 
@@ -115,7 +115,7 @@ impl Directory {
             after = last;
             looker.wait_for_room();
         }
-        self.poke.poke();
+        self.wakeup.wake();
         Ok(())
     }
 
@@ -136,12 +136,12 @@ impl Directory {
         if self.read_rules()? {
             return self.look_at_all();
         }
-        self.poke.poke();
+        self.wakeup.wake();
         Ok(())
     }
 
     fn read_rules(&self) -> Called<bool> {
-        read_rules(&self.tree, &self.state, &self.board)
+        read_rules(&self.tree, &self.state, &self.stats)
     }
 
     fn look_below(&self, dir: &str, depth: Depth) -> Called<(Skipped, u64)> {
@@ -151,35 +151,35 @@ impl Directory {
             if let Found::Name { path, is_dir } = found {
                 looker.found(path, is_dir)?;
             }
-            Ok(!self.poke.is_stopped())
+            Ok(!self.wakeup.is_stopped())
         })?;
         looker.missing(dir, depth)?;
-        self.board.refused_below(dir).iter().for_each(|path| looker.offer(path));
+        self.stats.refused_below(dir).iter().for_each(|path| looker.offer(path));
         // what is missing is only known if this was the directory all along
         self.tree.check()?;
         drop(looking);
-        self.poke.poke();
+        self.wakeup.wake();
         Ok((skipped, looker.copies))
     }
 }
 
 /// Reads the ignore rules again; whether they have changed. The last ones that could be read apply until the file can be read
 /// again, also after a restart.
-pub(super) fn read_rules(tree: &DiskTree, state: &DiskState, board: &Board) -> Called<bool> {
+pub(super) fn read_rules(tree: &DiskTree, state: &DiskState, stats: &Stats) -> Called<bool> {
     match tree.read_rules() {
         Ok(changed) => {
             let text = tree.rules_text();
             if state.note(RULES)?.as_deref() != Some(&text) {
                 state.set_note(RULES, &text)?;
             }
-            board.rules(None);
+            stats.rules(None);
             Ok(changed)
         }
         Err(e) => {
             let (file, known) = (tree.root().path().join(ignore::FILE), state.note(RULES)?);
             let until = if known.is_some() { "the last rules that were read apply" } else { "only this file is synced" };
             let why = format!("cannot read {}: {}; until it is mended, {until}", file.display(), crate::error::plain(&e));
-            if board.rules(Some(why.clone())) {
+            if stats.rules(Some(why.clone())) {
                 log::warn!("{why}");
             }
             Ok(known.is_some_and(|known| tree.use_rules(&known)))
@@ -234,7 +234,7 @@ impl Looker<'_> {
                 }
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK && !self.d.poke.is_stopped() => after = last.clone(),
+                Some((last, _)) if rows.len() == CHUNK && !self.d.wakeup.is_stopped() => after = last.clone(),
                 _ => return Ok(()),
             }
         }
@@ -261,16 +261,16 @@ impl Looker<'_> {
     }
 
     /// Memory is for what is under way. What waits for a hub that is not there, or for something that was not offered yet, gets
-    /// more room: up to that of the desk, and beyond that it is found by another look.
+    /// more room: up to that of the queue, and beyond that it is found by another look.
     fn wait_for_room(&mut self) {
         let d = self.d;
         // the workers need not wait for the end of a long look
-        d.poke.poke();
+        d.wakeup.wake();
         if d.engine.active() < self.room {
             return;
         }
         let mut before = (d.worked(), clock::monotonic());
-        while d.engine.active() >= self.room - self.room / 4 && d.poke.pause(PAUSE) {
+        while d.engine.active() >= self.room - self.room / 4 && d.wakeup.pause(PAUSE) {
             let worked = d.worked();
             if worked != before.0 {
                 before = (worked, clock::monotonic());

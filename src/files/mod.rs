@@ -20,7 +20,7 @@
 //!   every so often: it polls until [`Drained`](engine::Polled::Drained), and asks for a look at everything after `NewEpoch` and `SetBack`. A
 //!   poll offers the paths of its page itself. And it is the clock: [`wake`](directory::Directory::wake) makes due what waits,
 //!   and asks the guard anew every few minutes, since what it has counted is forgotten with time.
-//! * `upload-N` and `download-N`: [`work`](directory::Directory::work), pieces of one [`Way`](engine::Way) until there are none,
+//! * `upload-N` and `download-N`: [`work`](directory::Directory::work), pieces of one [`Direction`](engine::Direction) until there are none,
 //!   then wait for a [`wakeup`]. While the hub is out of reach ([`remote::link`]) none is begun, else everything that is due would
 //!   be tried in turn at a hub that is not there; while the disk is full no download is.
 //! * `sync-N` reads the [`stats`] and the engine's numbers, and writes down how it is ([`status`]).

@@ -29,7 +29,7 @@ const RETRIES: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<Facts>);
+pub struct Stats(Mutex<Facts>);
 
 /// What was done since the start.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub enum News {
     },
 }
 
-impl Board {
+impl Stats {
     pub fn done(&self, what: Done<'_>) {
         let mut facts = self.lock();
         match what {
@@ -291,53 +291,53 @@ mod tests {
 
     #[test]
     fn what_cannot_be_synced_is_counted_and_named_up_to_a_number() {
-        let (board, no, now) = (Board::default(), Error::new(Kind::Failed, "no"), crate::clock::monotonic());
-        (0..REFUSED + 5).for_each(|n| assert_eq!(board.refused(&format!("d/{n:06}"), &no, now), n < REFUSED));
-        assert!(!board.refused("d/000000", &no, now) && !board.refused("x", &no, now));
-        let facts = board.facts();
+        let (stats, no, now) = (Stats::default(), Error::new(Kind::Failed, "no"), crate::clock::monotonic());
+        (0..REFUSED + 5).for_each(|n| assert_eq!(stats.refused(&format!("d/{n:06}"), &no, now), n < REFUSED));
+        assert!(!stats.refused("d/000000", &no, now) && !stats.refused("x", &no, now));
+        let facts = stats.facts();
         assert_eq!((facts.refused.len(), facts.refused()), (REFUSED, REFUSED as u64 + 6));
-        assert_eq!((board.refused_below("d").len(), board.refused_below("e").len()), (REFUSED, 0));
-        board.refused_below("d").iter().for_each(|path| board.settled(path));
-        assert_eq!(board.facts().refused(), 6);
-        board.looks_at_all();
-        assert_eq!(board.facts().refused(), 0);
+        assert_eq!((stats.refused_below("d").len(), stats.refused_below("e").len()), (REFUSED, 0));
+        stats.refused_below("d").iter().for_each(|path| stats.settled(path));
+        assert_eq!(stats.facts().refused(), 6);
+        stats.looks_at_all();
+        assert_eq!(stats.facts().refused(), 0);
     }
 
     #[test]
     fn refused_paths_are_tried_again_with_longer_and_longer_pauses_but_not_what_the_hub_refused() {
-        let (board, now) = (Board::default(), crate::clock::monotonic());
+        let (stats, now) = (Stats::default(), crate::clock::monotonic());
         let after = |seconds| now + Duration::from_secs(seconds);
         let here = Error::new(Kind::CannotCreate, "operation not permitted");
-        board.refused("a", &here, now);
-        board.refused("b", &Error::new(Kind::Refused, "too long"), now);
-        assert_eq!((board.take_retries(after(14)), board.next()), (vec![], Some(after(15))));
-        assert_eq!(board.take_retries(after(15)), ["a"]);
-        board.refused("a", &here, after(15));
-        assert_eq!((board.take_retries(after(44)), board.take_retries(after(45))), (vec![], vec!["a".to_string()]));
+        stats.refused("a", &here, now);
+        stats.refused("b", &Error::new(Kind::Refused, "too long"), now);
+        assert_eq!((stats.take_retries(after(14)), stats.next()), (vec![], Some(after(15))));
+        assert_eq!(stats.take_retries(after(15)), ["a"]);
+        stats.refused("a", &here, after(15));
+        assert_eq!((stats.take_retries(after(44)), stats.take_retries(after(45))), (vec![], vec!["a".to_string()]));
         let mut at = 45;
         for pause in [60, 120, 240, 480, 900, 900] {
-            board.refused("a", &here, after(at));
+            stats.refused("a", &here, after(at));
             at += pause;
-            assert_eq!((board.take_retries(after(at - 1)), board.take_retries(after(at))), (vec![], vec!["a".to_string()]), "{pause}");
+            assert_eq!((stats.take_retries(after(at - 1)), stats.take_retries(after(at))), (vec![], vec!["a".to_string()]), "{pause}");
         }
-        board.settled("a");
-        assert_eq!((board.take_retries(after(99_999)), board.next(), board.facts().refused()), (vec![], None, 1));
+        stats.settled("a");
+        assert_eq!((stats.take_retries(after(99_999)), stats.next(), stats.facts().refused()), (vec![], None, 1));
     }
 
     #[test]
     fn a_path_that_waits_for_long_is_named_once_with_its_latest_reason() {
-        let (board, now) = (Board::default(), crate::clock::monotonic());
+        let (stats, now) = (Stats::default(), crate::clock::monotonic());
         let after = |seconds| now + Duration::from_secs(seconds);
-        board.waits("a", "first".into(), now);
-        board.waits("b", "soon done".into(), after(30));
-        assert_eq!((board.long_waits(after(59)), board.next()), (vec![], Some(after(60))));
-        board.waits("a", "second".into(), after(59));
-        let named = |at| board.facts().waiting(after(at), LONG_WAIT).map(|(p, w)| format!("{p} {w}")).collect::<Vec<_>>();
+        stats.waits("a", "first".into(), now);
+        stats.waits("b", "soon done".into(), after(30));
+        assert_eq!((stats.long_waits(after(59)), stats.next()), (vec![], Some(after(60))));
+        stats.waits("a", "second".into(), after(59));
+        let named = |at| stats.facts().waiting(after(at), LONG_WAIT).map(|(p, w)| format!("{p} {w}")).collect::<Vec<_>>();
         assert_eq!((named(59), named(60)), (vec![], vec!["a second".to_string()]));
-        assert_eq!(board.long_waits(after(60)), [("a".to_string(), "second".to_string())]);
-        assert_eq!((board.long_waits(after(61)), board.next()), (vec![], Some(after(90))));
-        board.settled("b");
-        board.refused("a", &Error::new(Kind::Refused, "no"), after(61));
-        assert_eq!((named(500), board.next()), (vec![], None));
+        assert_eq!(stats.long_waits(after(60)), [("a".to_string(), "second".to_string())]);
+        assert_eq!((stats.long_waits(after(61)), stats.next()), (vec![], Some(after(90))));
+        stats.settled("b");
+        stats.refused("a", &Error::new(Kind::Refused, "no"), after(61));
+        assert_eq!((named(500), stats.next()), (vec![], None));
     }
 }

@@ -1,51 +1,51 @@
-//! Wakes those who work for a directory.
+//! Wakes the workers of a directory.
 //!
-//! A poke is a number that grows: who looks for work asks for it before, so none is lost. One worker of each kind is woken at a
+//! A wake-up is a number that grows: a worker reads it before it looks for work, so none is lost. One worker of each kind is woken at a
 //! time, and wakes the next one if there is more than it can do: else all of them would run for each piece. It starts no thread.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::engine::Way;
+use super::engine::Direction;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Poke {
+pub struct Wakeup {
     state: Mutex<State>,
     up: Condvar,
     down: Condvar,
-    /// Who watches over the workers.
+    /// Threads that are no workers.
     others: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    pokes: u64,
+    wakeups: u64,
     stopped: bool,
 }
 
-impl Poke {
+impl Wakeup {
     /// To be asked before looking for work.
     pub fn seen(&self) -> u64 {
-        self.lock().pokes
+        self.lock().wakeups
     }
 
     /// There may be something to do, for a worker of each kind.
-    pub fn poke(&self) {
-        self.lock().pokes += 1;
+    pub fn wake(&self) {
+        self.lock().wakeups += 1;
         [&self.up, &self.down].iter().for_each(|kind| kind.notify_one());
         self.others.notify_all();
     }
 
     /// There is more to do that way: wakes one more worker.
-    pub fn more(&self, way: Way) {
-        self.lock().pokes += 1;
+    pub fn more(&self, way: Direction) {
+        self.lock().wakeups += 1;
         self.of(way).notify_one();
     }
 
     /// Something was done, for those who watch.
     pub fn done(&self) {
-        self.lock().pokes += 1;
+        self.lock().wakeups += 1;
         self.others.notify_all();
     }
 
@@ -59,14 +59,14 @@ impl Poke {
         self.lock().stopped
     }
 
-    /// A worker waits for a poke after `seen`, for so long at most. `false`: stop.
-    pub fn wait(&self, way: Way, seen: u64, time: Duration) -> bool {
-        !wait(self.of(way), self.lock(), time, |s| s.pokes == seen && !s.stopped).stopped
+    /// A worker waits for a wake-up after `seen`, for so long at most. `false`: stop.
+    pub fn wait(&self, way: Direction, seen: u64, time: Duration) -> bool {
+        !wait(self.of(way), self.lock(), time, |s| s.wakeups == seen && !s.stopped).stopped
     }
 
-    /// Somebody who does not work waits for a poke after `seen`.
+    /// A thread that is no worker waits for a wake-up after `seen`.
     pub fn watch(&self, seen: u64, time: Duration) -> bool {
-        !wait(&self.others, self.lock(), time, |s| s.pokes == seen && !s.stopped).stopped
+        !wait(&self.others, self.lock(), time, |s| s.wakeups == seen && !s.stopped).stopped
     }
 
     /// Lets time pass, unless it is stopped. `false`: stop.
@@ -74,8 +74,8 @@ impl Poke {
         !wait(&self.others, self.lock(), time, |s| !s.stopped).stopped
     }
 
-    fn of(&self, way: Way) -> &Condvar {
-        if way == Way::Up { &self.up } else { &self.down }
+    fn of(&self, way: Direction) -> &Condvar {
+        if way == Direction::Up { &self.up } else { &self.down }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,17 +97,17 @@ mod tests {
 
     #[test]
     fn no_poke_is_lost() {
-        let (poke, work, done) = (Poke::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let (wakeup, work, done) = (Wakeup::default(), AtomicUsize::new(0), AtomicUsize::new(0));
         let take = || work.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
         std::thread::scope(|scope| {
-            for way in [Way::Up, Way::Down, Way::Up, Way::Down] {
-                let (poke, done, take) = (&poke, &done, &take);
+            for way in [Direction::Up, Direction::Down, Direction::Up, Direction::Down] {
+                let (wakeup, done, take) = (&wakeup, &done, &take);
                 scope.spawn(move || {
                     loop {
-                        let seen = poke.seen();
+                        let seen = wakeup.seen();
                         match take() {
                             true => drop(done.fetch_add(1, SeqCst)),
-                            false if !poke.wait(way, seen, LONG) => return,
+                            false if !wakeup.wait(way, seen, LONG) => return,
                             false => {}
                         }
                     }
@@ -116,17 +116,17 @@ mod tests {
             for round in 1..=100 {
                 work.fetch_add(7, SeqCst);
                 if round % 2 == 0 {
-                    poke.poke()
+                    wakeup.wake()
                 } else {
-                    poke.more(Way::Down)
+                    wakeup.more(Direction::Down)
                 }
                 while done.load(SeqCst) < round * 7 {
                     std::thread::yield_now();
                 }
             }
-            assert!(poke.pause(Duration::ZERO) && poke.watch(0, LONG));
-            poke.stop();
+            assert!(wakeup.pause(Duration::ZERO) && wakeup.watch(0, LONG));
+            wakeup.stop();
         });
-        assert!(poke.is_stopped() && !poke.pause(LONG));
+        assert!(wakeup.is_stopped() && !wakeup.pause(LONG));
     }
 }

@@ -72,7 +72,7 @@ impl From<Error> for Fault {
 }
 
 /// The message half of a client.
-pub struct Tick {
+pub struct Exchange {
     base: PathBuf,
     outbox: Outbox,
     inbox: Inbox,
@@ -100,13 +100,13 @@ pub struct Tick {
     told: Option<String>,
 }
 
-impl Tick {
+impl Exchange {
     /// Opens the spool under the base directory, which exists, and finishes what a crash interrupted.
-    pub fn open(settings: &Settings, hub: Arc<HubClient>, hooks: Sender<()>) -> Result<Tick> {
+    pub fn open(settings: &Settings, hub: Arc<HubClient>, hooks: Sender<()>) -> Result<Exchange> {
         let base = &settings.base_dir;
         let outbox = Outbox::new(base, &settings.host_id, settings.send_deadline, settings.sent_ttl);
         outbox.recover()?;
-        Ok(Tick {
+        Ok(Exchange {
             base: base.clone(),
             outbox,
             inbox: Inbox::open(base, clock::now())?,

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::files::engine::traits::{Ambient, Done};
-use crate::files::stats::Board;
+use crate::files::stats::Stats;
 
 /// One directory's.
-pub(super) struct Machine(pub Arc<Board>, pub PathBuf, pub Instant);
+pub(super) struct Machine(pub Arc<Stats>, pub PathBuf, pub Instant);
 
 impl Ambient for Machine {
     fn now(&self) -> SystemTime {

@@ -9,20 +9,20 @@ impl Directory {
     /// Makes due what waits or was refused, if it is time to, and names what waits for long. When to ask again.
     pub fn wake(&self) -> Duration {
         let now = clock::monotonic();
-        let retries = self.board.take_retries(now);
+        let retries = self.stats.take_retries(now);
         for path in &retries {
             self.engine.offer(path);
         }
         if !retries.is_empty() {
-            self.poke.poke();
+            self.wakeup.wake();
         }
-        for (path, why) in self.board.long_waits(now).iter().take(NAMED_IN_LOG) {
+        for (path, why) in self.stats.long_waits(now).iter().take(NAMED_IN_LOG) {
             log::warn!("{path:?} waits to be synced: {why} dir={}", self.settings.path.display());
         }
         let gathers = self.end_of_burst();
         let next = self.wake_waiting(now);
         let next = if gathers.is_zero() { next } else { next.min(gathers) };
-        self.board.next().map_or(next, |at| next.min(at.saturating_duration_since(now)).max(Duration::from_millis(10)))
+        self.stats.next().map_or(next, |at| next.min(at.saturating_duration_since(now)).max(Duration::from_millis(10)))
     }
 
     /// How long deletes wait for the end of their burst; when it has ended, those are called that carry them out.
@@ -30,7 +30,7 @@ impl Directory {
         let left = self.engine.gathers();
         let was = std::mem::replace(&mut lock(&self.again).gathers, !left.is_zero());
         if was && left.is_zero() {
-            self.poke.poke();
+            self.wakeup.wake();
         }
         left
     }
@@ -46,7 +46,7 @@ impl Directory {
         if now >= again.guard {
             again.guard = now + GUARD;
             self.engine.wake(true);
-            self.poke.poke();
+            self.wakeup.wake();
         }
         if self.engine.active() == 0 {
             (again.at, again.pause) = (now + AGAIN, AGAIN);
@@ -60,7 +60,7 @@ impl Directory {
             let again_at = again.pause;
             drop(again);
             self.engine.wake(false);
-            self.poke.poke();
+            self.wakeup.wake();
             return again_at;
         }
         again.at.saturating_duration_since(now).max(self.link.pause()).max(Duration::from_millis(10))

@@ -10,14 +10,14 @@ use super::neighbours::MOVED_PERHAPS;
 use super::path::{in_step, seen_with, token};
 use super::send::CANDIDATES;
 use super::traits::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
-use super::{CHUNK, Engine, Going, Known, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, Step, Stop};
+use super::{CHUNK, DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState};
 
 impl Engine {
     // -- the hub's version comes ----------------------------------------------------------------------------------------------
 
     /// Puts the hub's version under its name: complete under a temporary name first, then by one rename.
-    pub(super) fn place(&self, path: &str, known: &Known, over: Option<Local>, mode: u32) -> Step {
-        let Some(theirs) = known.remote().entry else { return Err(Stop::Again(PLAN_CHANGED)) };
+    pub(super) fn place(&self, path: &str, known: &PathState, over: Option<Local>, mode: u32) -> PathResult {
+        let Some(theirs) = known.remote().entry else { return Err(Interrupted::Again(PLAN_CHANGED)) };
         if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
             // with one of its own it was made private here, say, and not only by what is in it
             let mode = if theirs.mode == DIR_MODE && self.has_own_mode(&node.entry) { node.entry.mode } else { mode };
@@ -37,7 +37,7 @@ impl Engine {
         let sources = self.sources(path, &theirs)?;
         // the hub has it no more: the feed will say so
         let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources, &above)? else {
-            return Err(Stop::Again("the hub has its content no more, and has not said what is there now"));
+            return Err(Interrupted::Again("the hub has its content no more, and has not said what is there now"));
         };
         let intent = Intent::Place { generation: known.generation, row: known.remote().clone(), mode, over, staged: staged.clone() };
         if holds(Rule::ApplyIntent) {
@@ -46,7 +46,7 @@ impl Engine {
                 // the intent may be on the disk although its write failed: then a temporary name that is gone would say that
                 // the rename happened. After a fatal error only the next start knows, and clears up
                 let may_be_there = match stop {
-                    Stop::Fault(Fault::Fatal(_)) => true,
+                    Interrupted::Fault(Fault::Fatal(_)) => true,
                     _ => self.env.state.rows(path)?.intent.is_some(),
                 };
                 if !may_be_there || !holds(Rule::FailedMayHaveHappened) {
@@ -69,13 +69,13 @@ impl Engine {
             }
             Moved::Taken | Moved::Changed => {
                 self.clear_away(path, known, &staged.temp)?;
-                Err(Stop::Again(LOCAL_CHANGED))
+                Err(Interrupted::Again(LOCAL_CHANGED))
             }
         }
     }
 
     /// A rename travels without bytes: they are looked for here first.
-    fn sources(&self, path: &str, theirs: &Entry) -> Result<Vec<Source>, Stop> {
+    fn sources(&self, path: &str, theirs: &Entry) -> Result<Vec<Source>, Interrupted> {
         if theirs.is_dir() {
             return Ok(Vec::new());
         }
@@ -86,7 +86,7 @@ impl Engine {
     // -- what is here leaves --------------------------------------------------------------------------------------------------
 
     /// The local file takes its conflict name. The intent keeps its absence from looking like somebody's delete.
-    pub(super) fn aside(&self, path: &str, known: &Known, local: &Local, then: BaseRow) -> Step {
+    pub(super) fn aside(&self, path: &str, known: &PathState, local: &Local, then: BaseRow) -> PathResult {
         for nth in 1.. {
             let copy = copy_name(path, &local.entry, nth);
             let taken = match self.env.tree.look(&copy, None)? {
@@ -100,11 +100,11 @@ impl Engine {
                 return self.leave(path, known, local, then, self.trash_slot(path, local)?, true);
             }
         }
-        Err(Stop::Again(NO_FREE_NAME))
+        Err(Interrupted::Again(NO_FREE_NAME))
     }
 
     /// Moves to the trash what the hub has deleted.
-    pub(super) fn remove(&self, path: &str, known: &Known, local: &Local) -> Step {
+    pub(super) fn remove(&self, path: &str, known: &PathState, local: &Local) -> PathResult {
         let then = in_step(known, None);
         if local.entry.is_dir() {
             self.env.tree.remove_dir(path)?;
@@ -123,14 +123,14 @@ impl Engine {
     }
 
     /// Whether what was deleted on the hub stands here in step under the name that it has there now.
-    fn goes_on_here(&self, known: &Known, local: &Local) -> Result<bool, Stop> {
+    fn goes_on_here(&self, known: &PathState, local: &Local) -> Result<bool, Interrupted> {
         let Some(to) = &known.remote().renamed_to else { return Ok(false) };
         let rows = self.env.state.rows(to)?;
         let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.intent.is_none();
         Ok(same && rows.base.seen.is_some() && self.env.tree.stamp(to)? == rows.base.seen)
     }
 
-    fn leave(&self, path: &str, known: &Known, what: &Local, then: BaseRow, to: String, trash: bool) -> Step {
+    fn leave(&self, path: &str, known: &PathState, what: &Local, then: BaseRow, to: String, trash: bool) -> PathResult {
         let intent = Intent::Leave { generation: known.generation, then, what: *what, to: to.clone(), trash };
         if !trash || holds(Rule::TrashIntent) {
             self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))])?;
@@ -148,13 +148,13 @@ impl Engine {
             }
             Moved::Taken | Moved::Changed => {
                 self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
-                Err(Stop::Again(LOCAL_CHANGED))
+                Err(Interrupted::Again(LOCAL_CHANGED))
             }
         }
     }
 
     /// A name in the trash that is free.
-    fn trash_slot(&self, path: &str, what: &Local) -> Result<String, Stop> {
+    fn trash_slot(&self, path: &str, what: &Local) -> Result<String, Interrupted> {
         let now = clock::millis(self.env.ambient.now()) as i64 * 1_000_000;
         for nth in 1.. {
             let slot = trash_name(path, &what.entry, now, nth);
@@ -162,36 +162,43 @@ impl Engine {
                 return Ok(slot);
             }
         }
-        Err(Stop::Again(NO_FREE_NAME))
+        Err(Interrupted::Again(NO_FREE_NAME))
     }
 
     /// Sets mode and time of what is here, and then the base. The intent keeps what a person sets after that from looking like
     /// what was there before it.
-    pub(super) fn change_metadata(&self, path: &str, known: &Known, local: &Local, (mode, mtime): (u32, i64), then: BaseRow) -> Step {
+    pub(super) fn change_metadata(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &Local,
+        (mode, mtime): (u32, i64),
+        then: BaseRow,
+    ) -> PathResult {
         let intent = Intent::Metadata { generation: known.generation, was: local.stamp, mode, mtime, then: then.clone() };
         self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent))])?;
         let stamp = self.env.tree.set_metadata(path, &local.stamp, mode, Some(mtime))?;
         let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode, mode));
         self.finished(path, known, known.generation, base)?;
-        if stamp.is_some() { Ok(true) } else { Err(Stop::Again(LOCAL_CHANGED)) }
+        if stamp.is_some() { Ok(true) } else { Err(Interrupted::Again(LOCAL_CHANGED)) }
     }
 
     // -- what became of it ----------------------------------------------------------------------------------------------------
 
     /// Takes up an intent after a crash or an error.
-    pub(super) fn recover(&self, path: &str, known: &Known, intent: &Intent) -> Step {
+    pub(super) fn recover(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
         // a rename whose sync failed can be seen, and is undone by a power cut after the base has been written
         self.env.tree.sync(path)?;
         if let Intent::Leave { to, .. } = intent {
             self.env.tree.sync(to)?;
         }
         // conflict copies that were made just before the error have not been offered
-        self.desk().overflowed();
+        self.queue().overflowed();
         self.finish(path, known, intent, true)
     }
 
     /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
-    fn finish(&self, path: &str, known: &Known, intent: &Intent, late: bool) -> Step {
+    fn finish(&self, path: &str, known: &PathState, intent: &Intent, late: bool) -> PathResult {
         match intent {
             Intent::Place { generation, row, mode, over, staged } => {
                 if !self.was_placed(path, over.as_ref(), staged, late)? {
@@ -230,7 +237,7 @@ impl Engine {
     }
 
     /// Removes a temporary name that nothing came of, and the directories that were made for it.
-    fn clear_away(&self, path: &str, known: &Known, temp: &str) -> Step {
+    fn clear_away(&self, path: &str, known: &PathState, temp: &str) -> PathResult {
         // said first: an intent to place whose temporary name is gone says that it happened
         self.commit(known.generation, &[Write::Intent(path.to_string(), Some(Intent::Clear { temp: temp.to_string() }))])?;
         self.env.tree.discard(temp)?;
@@ -240,7 +247,7 @@ impl Engine {
     }
 
     /// Closes an intent, with the base if it was carried out.
-    fn finished(&self, path: &str, known: &Known, generation: u64, base: Option<BaseRow>) -> Result<(), Stop> {
+    fn finished(&self, path: &str, known: &PathState, generation: u64, base: Option<BaseRow>) -> Result<(), Interrupted> {
         // what was decided before all was forgotten says nothing about the revisions of now
         let of_now = |base: &BaseRow| generation == known.generation || *base == BaseRow::default();
         let base = base.filter(of_now).map(|base| Write::Base(path.to_string(), base));
@@ -249,7 +256,7 @@ impl Engine {
     }
 
     /// Whether what was staged took its name; then keeps what came out of there, if that is not what was planned on.
-    fn was_placed(&self, path: &str, over: Option<&Local>, staged: &Staged, late: bool) -> Result<bool, Stop> {
+    fn was_placed(&self, path: &str, over: Option<&Local>, staged: &Staged, late: bool) -> Result<bool, Interrupted> {
         let Some(held) = self.env.tree.stamp(&staged.temp)? else {
             // gone: the rename happened. But what shows every sign of the old file is the old file
             let now = self.env.tree.stamp(path)?;
@@ -267,10 +274,10 @@ impl Engine {
     }
 
     /// `expected`: by its stamp it is what was planned on. The bytes tell: a write through a mapping may leave no stamp.
-    fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str, expected: bool) -> Result<(), Stop> {
+    fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str, expected: bool) -> Result<(), Interrupted> {
         let held = match self.env.tree.look(temp, None)? {
             Look::Here(held) => held,
-            Look::Unknown(why) if !expected => return Err(Stop::Unknown(why)),
+            Look::Unknown(why) if !expected => return Err(Interrupted::Unknown(why)),
             Look::Absent | Look::Unknown(_) => return Ok(()),
         };
         if held.entry.is_dir() {
@@ -300,7 +307,7 @@ impl Engine {
     }
 
     /// Whether a path was moved to `to`. What is in the trash and was not meant goes back.
-    fn has_left(&self, path: &str, what: &Local, to: &str, trash: bool) -> Result<bool, Stop> {
+    fn has_left(&self, path: &str, what: &Local, to: &str, trash: bool) -> Result<bool, Interrupted> {
         let Some(there) = self.env.tree.stamp(to)? else { return Ok(false) };
         let meant = there.same_but_for_ctime(&what.stamp) && self.env.tree.holds(to, what)?;
         if !trash || meant || !holds(Rule::LookInTrash) {
@@ -322,7 +329,7 @@ impl Engine {
     }
 
     /// See [`Engine::clear`].
-    pub(super) fn clear_one(&self, temp: &str) -> Result<(), Stop> {
+    pub(super) fn clear_one(&self, temp: &str) -> Result<(), Interrupted> {
         let dir = parent(temp).unwrap_or("");
         let mut after = String::new();
         loop {
@@ -340,7 +347,7 @@ impl Engine {
     }
 
     /// Removes the directories above that its last entry has left empty, unless they count by themselves.
-    pub(super) fn prune(&self, path: &str, known: &Known) -> Result<(), Stop> {
+    pub(super) fn prune(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             let Some(stamp) = self.env.tree.stamp(up)? else { continue };
             let rows = self.env.state.rows(up)?;
@@ -364,62 +371,62 @@ impl Engine {
     // -- the guard ------------------------------------------------------------------------------------------------------------
 
     /// What the guard has to know of the delete that is planned.
-    pub(super) fn going(&self, path: &str, known: &Known) -> Result<Going, Stop> {
+    pub(super) fn going(&self, path: &str, known: &PathState) -> Result<DeleteEffect, Interrupted> {
         match self.going_from_here(known)? {
-            Going::Counts(hash) if self.came_elsewhere(path, &hash) => Ok(Going::Free),
+            DeleteEffect::Counts(hash) if self.came_elsewhere(path, &hash) => Ok(DeleteEffect::Free),
             going => Ok(going),
         }
     }
 
-    fn going_from_here(&self, known: &Known) -> Result<Going, Stop> {
-        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(Going::Free) };
-        let Some(to) = &known.remote().renamed_to else { return Ok(Going::Counts(was.hash)) };
+    fn going_from_here(&self, known: &PathState) -> Result<DeleteEffect, Interrupted> {
+        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(DeleteEffect::Free) };
+        let Some(to) = &known.remote().renamed_to else { return Ok(DeleteEffect::Counts(was.hash)) };
         let rows = self.env.state.rows(to)?;
         let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&was));
         Ok(match () {
-            () if !same(rows.remote.entry) || self.env.tree.ignored(to) => Going::Counts(was.hash),
+            () if !same(rows.remote.entry) || self.env.tree.ignored(to) => DeleteEffect::Counts(was.hash),
             // a hub that says so may never give it
-            () if same(rows.base.entry) && rows.intent.is_none() => Going::Free,
-            () => Going::Renamed(was.hash, to.clone()),
+            () if same(rows.base.entry) && rows.intent.is_none() => DeleteEffect::Free,
+            () => DeleteEffect::Renamed(was.hash, to.clone()),
         })
     }
 
     /// Lets a delete through and counts it, durably, before it happens.
-    pub(super) fn pass_guard(&self, path: &str, known: &Known) -> Result<(), Stop> {
+    pub(super) fn pass_guard(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
         if self.options.allow_deletes || !holds(Rule::Guard) {
             return Ok(());
         }
         let hash = match self.going(path, known)? {
-            Going::Free => return Ok(()),
-            Going::Counts(hash) => hash,
+            DeleteEffect::Free => return Ok(()),
+            DeleteEffect::Counts(hash) => hash,
             // the other half goes first, unless it waits itself
-            Going::Renamed(_, to) if self.desk().is_under_way(&to) => {
-                return Err(Stop::Again("it was renamed on the hub, and the new name comes first"));
+            DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => {
+                return Err(Interrupted::Again("it was renamed on the hub, and the new name comes first"));
             }
-            Going::Renamed(hash, _) => hash,
+            DeleteEffect::Renamed(hash, _) => hash,
         };
         let token = token(path, known);
         let _one_by_one = super::lock(&self.weighing);
         if self.is_approved(&token)? {
             return Ok(());
         }
-        self.desk().counts(path, &token, hash);
+        self.queue().counts(path, &token, hash);
         let minute = self.minute();
         let Standing { files, counted, .. } = self.standing()?;
         let room = delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
-        let pending = self.desk().other_deletes(path, room) + 1;
+        let pending = self.queue().other_deletes(path, room) + 1;
         if !delete_guard::passes(self.options.limits, Standing { files, counted, pending }) {
-            return Err(if self.may_come_elsewhere(&hash) { Stop::Again(MOVED_PERHAPS) } else { Stop::Held });
+            return Err(if self.may_come_elsewhere(&hash) { Interrupted::Again(MOVED_PERHAPS) } else { Interrupted::Held });
         }
         if holds(Rule::GuardIsStored) {
             let forget = Write::ForgetDeletes { before: delete_guard::forgotten_before(minute) };
             self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
         }
-        self.desk().let_through(path);
+        self.queue().let_through(path);
         Ok(())
     }
 
-    pub(super) fn is_approved(&self, token: &Token) -> Result<bool, Stop> {
+    pub(super) fn is_approved(&self, token: &Token) -> Result<bool, Interrupted> {
         Ok(self.env.state.approved(token)?)
     }
 }

@@ -6,7 +6,7 @@ use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, local_mode, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::traits::{Called, Look, Rows};
-use super::{Action, CHUNK, Engine, Stop, lock};
+use super::{Action, CHUNK, Engine, Interrupted, lock};
 
 /// See [`Engine::live_below`].
 #[derive(Default)]
@@ -21,11 +21,11 @@ impl Engine {
     /// A directory counts by itself if it is in the base, if it has a mode of its own and something in it travels, or while it is
     /// empty here and has nothing on the hub: else what is in it makes it be. (A crash may have left it empty before the first of
     /// its files came.)
-    pub(super) fn counts(&self, path: &str, base: &BaseRow, node: Option<Local>) -> Result<Option<Local>, Stop> {
+    pub(super) fn counts(&self, path: &str, base: &BaseRow, node: Option<Local>) -> Result<Option<Local>, Interrupted> {
         let Some(local) = node else { return Ok(None) };
         let in_base = base.entry.is_some_and(|b| b.is_dir());
         let counts = || match self.env.tree.is_empty(path)? {
-            true => Ok::<bool, Stop>(!self.has_live_below(path)?),
+            true => Ok::<bool, Interrupted>(!self.has_live_below(path)?),
             false => Ok(self.has_own_mode(&local.entry) && self.has_below(path, &|_| Ok(true))?),
         };
         Ok((!local.entry.is_dir() || in_base || counts()?).then_some(local))
@@ -37,7 +37,7 @@ impl Engine {
     }
 
     /// Whether there is something in the tree below that travels, and that `also` is true of.
-    pub(super) fn has_below(&self, dir: &str, also: &dyn Fn(&str) -> Called<bool>) -> Result<bool, Stop> {
+    pub(super) fn has_below(&self, dir: &str, also: &dyn Fn(&str) -> Called<bool>) -> Result<bool, Interrupted> {
         let mut found = false;
         self.env.tree.below(dir, &mut |below| {
             let counts = match self.env.tree.look(below, None)? {
@@ -51,7 +51,7 @@ impl Engine {
         Ok(found)
     }
 
-    fn has_live_below(&self, dir: &str) -> Result<bool, Stop> {
+    fn has_live_below(&self, dir: &str) -> Result<bool, Interrupted> {
         let mut after = String::new();
         loop {
             let rows = self.env.state.below(dir, &after, CHUNK)?;
@@ -66,7 +66,7 @@ impl Engine {
     }
 
     /// Whether a directory has a mode that is to be known, here or there, before something comes into it.
-    pub(super) fn mode_comes_first(&self, up: &str, Rows { base, remote, .. }: &Rows, action: Action) -> Result<bool, Stop> {
+    pub(super) fn mode_comes_first(&self, up: &str, Rows { base, remote, .. }: &Rows, action: Action) -> Result<bool, Interrupted> {
         if self.env.tree.ignored(up) {
             return Ok(false);
         }
@@ -83,7 +83,7 @@ impl Engine {
     }
 
     /// The directories above that are missing, each with its mode.
-    pub(super) fn missing_above<'a>(&self, path: &'a str) -> Result<Vec<(&'a str, u32)>, Stop> {
+    pub(super) fn missing_above<'a>(&self, path: &'a str) -> Result<Vec<(&'a str, u32)>, Interrupted> {
         let mut missing = Vec::new();
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             if self.env.tree.stamp(up)?.is_some() {
@@ -93,14 +93,14 @@ impl Engine {
             missing.push((up, theirs.map_or(DIR_MODE, |theirs| theirs.mode)));
         }
         if !missing.is_empty() && !*lock(&self.drained) {
-            return Err(Stop::Again("its directory is new, and the hub has not told all changes yet"));
+            return Err(Interrupted::Again("its directory is new, and the hub has not told all changes yet"));
         }
         missing.reverse();
         Ok(missing)
     }
 
     /// What the hub has below a directory that is gone here.
-    pub(super) fn live_below(&self, dir: &str) -> Result<LiveBelow, Stop> {
+    pub(super) fn live_below(&self, dir: &str) -> Result<LiveBelow, Interrupted> {
         let mut found = LiveBelow::default();
         let mut after = String::new();
         loop {

@@ -61,13 +61,13 @@ impl Burst {
 impl Engine {
     /// Something was removed nearby: deletes that are due may be part of more.
     pub fn deleted_nearby(&self) {
-        let due = self.desk().counted_deletes();
+        let due = self.queue().counted_deletes();
         lock(&self.burst).prolong(self.env.ambient.elapsed(), due, self.options.quiet);
     }
 
     /// A delete is about to be counted.
     pub(super) fn burst_grows(&self) {
-        let due = self.desk().counted_deletes() + 1;
+        let due = self.queue().counted_deletes() + 1;
         lock(&self.burst).add(self.env.ambient.elapsed(), due, self.options.quiet);
     }
 
@@ -76,7 +76,7 @@ impl Engine {
         if self.options.allow_deletes || !holds(Rule::GuardGathers) {
             return Duration::ZERO;
         }
-        let due = self.desk().counted_deletes();
+        let due = self.queue().counted_deletes();
         lock(&self.burst).left(self.env.ambient.elapsed(), due, self.options.quiet)
     }
 

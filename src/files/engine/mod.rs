@@ -36,12 +36,12 @@ use crate::clock;
 use crate::config::watch::Mode;
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
-use queue::{Desk, End, Task};
+use queue::{Task, WorkEnd, WorkQueue};
 use traits::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
 
 pub use gather::Quiet;
 pub use neighbours::Neighbours;
-pub use queue::Way;
+pub use queue::Direction;
 pub use remote_changes::Polled;
 
 /// Rows read from the state at once.
@@ -50,14 +50,14 @@ const CHUNK: usize = 256;
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
 const PLAN_CHANGED: &str = "what was planned does not fit what is there";
 const NO_FREE_NAME: &str = "no name is free for a copy";
-/// See [`queue::Desk::ended`].
+/// See [`queue::WorkQueue::ended`].
 const PARKED: &str = "the hub says that it was done, again and again, but it was not";
 
 /// See the module.
 pub struct Engine {
     env: Env,
     options: Options,
-    desk: Mutex<Desk>,
+    queue: Mutex<WorkQueue>,
     /// [`Feed::generation`], 0 before the first poll ever, that what is written belongs to; written to only while nobody commits.
     generation: RwLock<u64>,
     /// The latest revision that was heard of, of the history that all rows are of.
@@ -131,15 +131,15 @@ pub struct Preview {
 
 /// A piece of work that was taken.
 #[derive(Debug)]
-pub struct Piece {
+pub struct WorkItem {
     path: String,
     task: Task,
 }
 
 /// See [`Engine::look_around`].
-pub struct LookingAround<'a>(&'a Engine);
+pub struct Rescanning<'a>(&'a Engine);
 
-impl Drop for LookingAround<'_> {
+impl Drop for Rescanning<'_> {
     fn drop(&mut self) {
         self.0.looking.fetch_sub(1, SeqCst);
     }
@@ -147,7 +147,7 @@ impl Drop for LookingAround<'_> {
 
 /// Why work on a path ends before it is in step.
 #[derive(Debug)]
-enum Stop {
+enum Interrupted {
     Fault(Fault),
     /// Something is not as it was planned on: plan again, at the next wake-up. Why.
     Again(&'static str),
@@ -158,17 +158,17 @@ enum Stop {
     Unknown(String),
 }
 
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Stop {
-        Stop::Fault(fault)
+impl From<Fault> for Interrupted {
+    fn from(fault: Fault) -> Interrupted {
+        Interrupted::Fault(fault)
     }
 }
 
 /// Done so far: `true` if something was done, `false` if there was nothing to do.
-type Step = Result<bool, Stop>;
+type PathResult = Result<bool, Interrupted>;
 
 /// A delete as the guard sees it.
-enum Going {
+enum DeleteEffect {
     /// Of nothing that is counted: of a directory, or of what stands here under its new name.
     Free,
     /// Of a file or link with these bytes.
@@ -178,7 +178,7 @@ enum Going {
 }
 
 /// All that is known of one path at one moment.
-struct Known {
+struct PathState {
     generation: u64,
     rows: Rows,
     /// What stands under the name.
@@ -187,7 +187,7 @@ struct Known {
     local: Option<Local>,
 }
 
-impl Known {
+impl PathState {
     fn base(&self) -> &BaseRow {
         &self.rows.base
     }
@@ -209,7 +209,7 @@ impl Engine {
         Ok(Engine {
             env,
             options,
-            desk: Mutex::default(),
+            queue: Mutex::default(),
             generation: RwLock::new(generation),
             newest,
             polling: Mutex::new(()),
@@ -228,7 +228,7 @@ impl Engine {
 
     /// Says that a path may be out of step. `false`: no room now; a later sweep finds it.
     pub fn offer(&self, path: &str) -> bool {
-        self.desk().offer(path)
+        self.queue().offer(path)
     }
 
     /// Makes due, from the state, up to a bounded number of paths after `after` that have something open or pending; returns
@@ -248,76 +248,76 @@ impl Engine {
     /// it. For names that a scan has found before any work began: later ones may be in use.
     pub fn clear(&self, temp: &str) -> Called<()> {
         match self.clear_one(temp) {
-            Err(Stop::Fault(fault)) => Err(fault),
+            Err(Interrupted::Fault(fault)) => Err(fault),
             _ => Ok(()),
         }
     }
 
     /// Until what it returns is dropped, no delete goes on: for who offers much.
-    pub fn look_around(&self) -> LookingAround<'_> {
+    pub fn look_around(&self) -> Rescanning<'_> {
         self.looking.fetch_add(1, SeqCst);
-        LookingAround(self)
+        Rescanning(self)
     }
 
     /// Does the next piece of work that goes `way`, or any; `None`: there is none now. There is none before the first poll
     /// either: what the hub is comes before what it has.
-    pub fn work(&self, way: Option<Way>) -> Option<Report> {
+    pub fn work(&self, way: Option<Direction>) -> Option<Report> {
         self.take(way).map(|piece| self.carry_out(piece))
     }
 
     /// The first half of [`Engine::work`]: what is taken must be carried out.
-    pub fn take(&self, way: Option<Way>) -> Option<Piece> {
+    pub fn take(&self, way: Option<Direction>) -> Option<WorkItem> {
         if self.generation() == 0 {
             return None;
         }
         let may_delete = self.may_delete();
-        let (path, task) = self.desk().next(may_delete, way)?;
-        Some(Piece { path, task })
+        let (path, task) = self.queue().next(may_delete, way)?;
+        Some(WorkItem { path, task })
     }
 
-    pub fn carry_out(&self, Piece { path, task }: Piece) -> Report {
+    pub fn carry_out(&self, WorkItem { path, task }: WorkItem) -> Report {
         let done = match task {
             Task::Examine => self.examine(&path),
-            Task::CarryOut => self.turn(&path).map(|progress| if progress { End::Progress } else { End::Settled }),
+            Task::CarryOut => self.turn(&path).map(|progress| if progress { WorkEnd::Progress } else { WorkEnd::Settled }),
         };
         let (end, outcome) = outcome(done);
-        if matches!(&end, End::Examined(found) if found.counted.is_some()) && !self.desk().is_counted(&path) {
+        if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some()) && !self.queue().is_counted(&path) {
             // before it may be taken
             self.burst_grows();
         }
-        if end == End::Progress && self.desk().is_fresh(&path) {
+        if end == WorkEnd::Progress && self.queue().is_fresh(&path) {
             self.arrivals.fetch_add(1, SeqCst);
         }
-        let parked = self.desk().ended(&path, end);
+        let parked = self.queue().ended(&path, end);
         Report { path, outcome: if parked { Outcome::Waits(PARKED.into()) } else { outcome } }
     }
 
     /// Whether there may be something to do that way.
-    pub fn has_work(&self, way: Way) -> bool {
+    pub fn has_work(&self, way: Direction) -> bool {
         let may_delete = self.may_delete();
-        self.generation() != 0 && self.desk().has_work(may_delete, way)
+        self.generation() != 0 && self.queue().has_work(may_delete, way)
     }
 
     /// Nothing is being done, and nothing can be before something happens.
     pub fn is_quiet(&self) -> bool {
-        let (drained, desk) = (self.is_drained(), self.desk());
-        desk.is_idle() && !desk.has_work(drained, Way::Up) && !desk.has_work(drained, Way::Down)
+        let (drained, queue) = (self.is_drained(), self.queue());
+        queue.is_idle() && !queue.has_work(drained, Direction::Up) && !queue.has_work(drained, Direction::Down)
     }
 
     /// What waits is due again: after a poll, from time to time (transient failures), and when there is room on the disk again.
     /// `held`: also what the guard holds, since time has passed.
     pub fn wake(&self, held: bool) {
-        self.desk().wake(held);
+        self.queue().wake(held);
     }
 
     /// Deletes that the guard counts as due. Held are all of them or none.
     pub fn deletes(&self) -> Vec<Token> {
-        self.desk().deletes().collect()
+        self.queue().deletes().collect()
     }
 
     /// How many paths the guard holds.
     pub fn held(&self) -> usize {
-        self.desk().held()
+        self.queue().held()
     }
 
     /// Approves exactly these deletes, in place of all that was approved before.
@@ -334,13 +334,13 @@ impl Engine {
 
     /// Paths that are due, waiting and held ones included.
     pub fn due(&self) -> usize {
-        self.desk().count()
+        self.queue().count()
     }
 
     /// Paths that somebody could work on now or after a wake-up: those are left out that the guard holds, and deletes that
     /// wait for a look around to end.
     pub fn active(&self) -> usize {
-        self.desk().active()
+        self.queue().active()
     }
 
     /// What would be done about a path; `None`: nothing is known to be out of step there. Changes nothing.
@@ -350,15 +350,16 @@ impl Engine {
         }
         let known = match self.know(path) {
             Ok(known) => known,
-            Err(Stop::Fault(fault)) => return Err(fault),
+            Err(Interrupted::Fault(fault)) => return Err(fault),
             Err(_) => return Ok(None),
         };
         if known.base().lost {
             return Ok(None);
         }
         let plan = self.plan(&known);
-        let counted =
-            takes_away(plan.action) && plan.action != Action::Forget && matches!(self.going(path, &known), Ok(Going::Counts(_)) | Err(_));
+        let counted = takes_away(plan.action)
+            && plan.action != Action::Forget
+            && matches!(self.going(path, &known), Ok(DeleteEffect::Counts(_)) | Err(_));
         let entry = if takes_away(plan.action) { known.base().entry } else { known.local.map(|l| l.entry).or(known.remote().entry) };
         let theirs = if plan.action == Action::Download { known.remote().entry } else { entry };
         Ok((plan.action != Action::Nothing).then_some(Preview { plan, counted, entry: theirs }))
@@ -372,7 +373,7 @@ impl Engine {
     /// What the guard knows, but for what is pending.
     fn standing(&self) -> Called<Standing> {
         // what was counted and is under way is not to be counted as a file as well
-        let passing = self.desk().passing() as u64;
+        let passing = self.queue().passing() as u64;
         let files = self.env.state.files()?.saturating_sub(passing);
         Ok(Standing { files, counted: delete_guard::counted(&self.env.state.deletes()?, self.minute()), pending: 0 })
     }
@@ -382,26 +383,26 @@ impl Engine {
         clock::millis(self.env.ambient.now()) / 60_000
     }
 
-    fn plan(&self, known: &Known) -> Plan {
+    fn plan(&self, known: &PathState) -> Plan {
         let (base, remote) = (known.base(), known.remote());
         plan::one_way(known.plan(), self.options.mode, base, known.local.as_ref(), remote)
     }
 
     /// Whether paths were turned away since the last call: sweep and scan once there is room.
     pub fn take_overflow(&self) -> bool {
-        self.desk().take_overflow()
+        self.queue().take_overflow()
     }
 
     fn generation(&self) -> u64 {
         *self.generation.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        lock(&self.desk)
+    fn queue(&self) -> MutexGuard<'_, WorkQueue> {
+        lock(&self.queue)
     }
 
     /// Reads all about a path.
-    fn know(&self, path: &str) -> Result<Known, Stop> {
+    fn know(&self, path: &str) -> Result<PathState, Interrupted> {
         let generation = self.generation();
         let rows = self.env.state.rows(path)?;
         let node = self.look(path, &rows.base)?;
@@ -411,10 +412,10 @@ impl Engine {
         {
             local.entry.mtime = rows.base.seen.map_or(base.mtime, |seen| seen.mtime);
         }
-        Ok(Known { generation, rows, node, local })
+        Ok(PathState { generation, rows, node, local })
     }
 
-    fn look(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Stop> {
+    fn look(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Interrupted> {
         match self.env.tree.look(path, base.seen.as_ref().zip(base.entry.as_ref()))? {
             Look::Absent => Ok(None),
             Look::Here(mut local) => {
@@ -424,15 +425,15 @@ impl Engine {
                 }
                 Ok(Some(local))
             }
-            Look::Unknown(why) => Err(Stop::Unknown(why)),
+            Look::Unknown(why) => Err(Interrupted::Unknown(why)),
         }
     }
 
     /// Writes what belongs to what was known at `generation`; nothing, if all was forgotten since.
-    fn commit(&self, generation: u64, writes: &[Write]) -> Result<(), Stop> {
+    fn commit(&self, generation: u64, writes: &[Write]) -> Result<(), Interrupted> {
         let now = self.generation.read().unwrap_or_else(PoisonError::into_inner);
         if *now != generation {
-            return Err(Stop::Again("the hub was set back, and all is compared again"));
+            return Err(Interrupted::Again("the hub was set back, and all is compared again"));
         }
         // a commit that fails may have happened
         self.heard(writes);
@@ -451,22 +452,22 @@ impl Engine {
     }
 }
 
-fn outcome(done: Result<End, Stop>) -> (End, Outcome) {
+fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, Outcome) {
     match done {
-        Ok(End::Settled) => (End::Settled, Outcome::Settled),
-        Ok(end @ End::Examined(_)) => (end, Outcome::Looked),
+        Ok(WorkEnd::Settled) => (WorkEnd::Settled, Outcome::Settled),
+        Ok(end @ WorkEnd::Examined(_)) => (end, Outcome::Looked),
         Ok(end) => (end, Outcome::Progress),
-        Err(Stop::Again(why)) => (End::Wait(None), Outcome::Waits(why.into())),
-        Err(Stop::WaitFor(other)) => {
+        Err(Interrupted::Again(why)) => (WorkEnd::Wait(None), Outcome::Waits(why.into())),
+        Err(Interrupted::WaitFor(other)) => {
             let why = format!("{other:?} comes first");
-            (End::Wait(Some(other)), Outcome::Waits(why))
+            (WorkEnd::Wait(Some(other)), Outcome::Waits(why))
         }
-        Err(Stop::Held) => (End::Held, Outcome::Held),
-        Err(Stop::Unknown(why)) => (End::Dropped, Outcome::Refused(Error::new(crate::error::Kind::Failed, why))),
-        Err(Stop::Fault(Fault::Later(e))) => (End::Wait(None), Outcome::Later(e)),
-        Err(Stop::Fault(Fault::NoSpace(e))) => (End::Wait(None), Outcome::NoSpace(e)),
-        Err(Stop::Fault(Fault::Refused(e))) => (End::Dropped, Outcome::Refused(e)),
-        Err(Stop::Fault(Fault::Fatal(e))) => (End::Wait(None), Outcome::Fatal(e)),
+        Err(Interrupted::Held) => (WorkEnd::Held, Outcome::Held),
+        Err(Interrupted::Unknown(why)) => (WorkEnd::Dropped, Outcome::Refused(Error::new(crate::error::Kind::Failed, why))),
+        Err(Interrupted::Fault(Fault::Later(e))) => (WorkEnd::Wait(None), Outcome::Later(e)),
+        Err(Interrupted::Fault(Fault::NoSpace(e))) => (WorkEnd::Wait(None), Outcome::NoSpace(e)),
+        Err(Interrupted::Fault(Fault::Refused(e))) => (WorkEnd::Dropped, Outcome::Refused(e)),
+        Err(Interrupted::Fault(Fault::Fatal(e))) => (WorkEnd::Wait(None), Outcome::Fatal(e)),
     }
 }
 

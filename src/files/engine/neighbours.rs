@@ -111,13 +111,13 @@ impl Engine {
     pub(super) fn may_come_elsewhere(&self, hash: &Hash) -> bool {
         let Some(Place { of, dir }) = self.neighbours.get() else { return false };
         let others = of.others(dir);
-        let comes = others.iter().any(|(_, engine)| engine.desk().brings(hash));
-        comes || self.is_burst_young() && others.iter().any(|(_, engine)| !engine.is_drained() || engine.desk().examines())
+        let comes = others.iter().any(|(_, engine)| engine.queue().brings(hash));
+        comes || self.is_burst_young() && others.iter().any(|(_, engine)| !engine.is_drained() || engine.queue().examines())
     }
 
     /// Whether deletes wait that may be moves.
     pub fn deletes_wait(&self) -> bool {
-        self.neighbours.get().is_some_and(|place| !place.of.others(&place.dir).is_empty()) && self.desk().counted_deletes() > 0
+        self.neighbours.get().is_some_and(|place| !place.of.others(&place.dir).is_empty()) && self.queue().counted_deletes() > 0
     }
 
     /// How many new contents other directories have synced so far: deletes that are held may be moves by now.

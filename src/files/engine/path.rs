@@ -3,52 +3,52 @@
 use crate::files::plan::{Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from};
 use crate::files::rules::{Rule, holds};
 
-use super::queue::{End, Examined, Rank, Way};
+use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::send::brings;
 use super::traits::{Token, Write};
-use super::{Engine, Going, Known, LOCAL_CHANGED, PLAN_CHANGED, Step, Stop, is_file};
+use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathResult, PathState, is_file};
 
 impl Engine {
     /// Looks at a path and says what kind of work it is. Changes nothing.
-    pub(super) fn examine(&self, path: &str) -> Result<End, Stop> {
+    pub(super) fn examine(&self, path: &str) -> Result<WorkEnd, Interrupted> {
         let examined = |rank, way| Examined { rank, way, fresh: None, counted: None };
         if self.is_ignored(path) {
-            return Ok(End::Examined(examined(Rank::Change, Way::Down)));
+            return Ok(WorkEnd::Examined(examined(Precedence::Change, Direction::Down)));
         }
         let known = self.know(path)?;
         if known.rows.intent.is_some() || known.rows.key.is_some() {
-            let way = if known.rows.intent.is_some() { Way::Down } else { Way::Up };
-            return Ok(End::Examined(examined(Rank::Begun, way)));
+            let way = if known.rows.intent.is_some() { Direction::Down } else { Direction::Up };
+            return Ok(WorkEnd::Examined(examined(Precedence::Begun, way)));
         }
         if known.base().lost {
-            return Ok(End::Examined(examined(Rank::Change, Way::Down)));
+            return Ok(WorkEnd::Examined(examined(Precedence::Change, Direction::Down)));
         }
         let action = self.plan(&known).action;
-        let way = if matches!(action, Action::Upload | Action::Delete) { Way::Up } else { Way::Down };
+        let way = if matches!(action, Action::Upload | Action::Delete) { Direction::Up } else { Direction::Down };
         let found = match action {
             Action::Delete | Action::Trash => {
                 let token = token(path, &known);
                 let hash = match self.going(path, &known)? {
-                    Going::Free => None,
+                    DeleteEffect::Free => None,
                     // about to come, or it has been tried in vain
-                    Going::Renamed(_, to) if self.desk().is_due(&to) => None,
-                    Going::Renamed(hash, _) | Going::Counts(hash) => Some(hash),
+                    DeleteEffect::Renamed(_, to) if self.queue().is_due(&to) => None,
+                    DeleteEffect::Renamed(hash, _) | DeleteEffect::Counts(hash) => Some(hash),
                 };
                 let approved = hash.is_some() && self.is_approved(&token)?;
                 let counted = hash.filter(|_| !approved).map(|hash| (token, hash));
-                Examined { counted, ..examined(Rank::Delete, way) }
+                Examined { counted, ..examined(Precedence::Delete, way) }
             }
             Action::Upload => {
                 let fresh = known.local.and_then(|local| brings(&known, &local));
-                Examined { fresh: fresh.map(|hash| (hash, Way::Up)), ..examined(Rank::Change, way) }
+                Examined { fresh: fresh.map(|hash| (hash, Direction::Up)), ..examined(Precedence::Change, way) }
             }
             Action::Download => {
                 let comes = known.remote().entry.filter(|new| !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new)));
-                Examined { fresh: comes.map(|new| (new.hash, Way::Down)), ..examined(Rank::Change, way) }
+                Examined { fresh: comes.map(|new| (new.hash, Direction::Down)), ..examined(Precedence::Change, way) }
             }
-            _ => examined(Rank::Change, way),
+            _ => examined(Precedence::Change, way),
         };
-        Ok(End::Examined(found))
+        Ok(WorkEnd::Examined(found))
     }
 
     fn is_ignored(&self, path: &str) -> bool {
@@ -56,7 +56,7 @@ impl Engine {
     }
 
     /// Carries a path one step further.
-    pub(super) fn turn(&self, path: &str) -> Step {
+    pub(super) fn turn(&self, path: &str) -> PathResult {
         let known = self.know(path)?;
         if let Some(intent) = &known.rows.intent {
             return self.recover(path, &known, intent);
@@ -68,7 +68,7 @@ impl Engine {
             return self.leave_alone(path, &known);
         }
         if known.base().lost {
-            return Err(Stop::Again("the hub was set back, and it is still to be heard what it has instead"));
+            return Err(Interrupted::Again("the hub was set back, and it is still to be heard what it has instead"));
         }
         match self.clash(path, &known)? {
             true => Ok(true),
@@ -77,7 +77,7 @@ impl Engine {
     }
 
     /// A newly ignored path leaves the base: its absence there is no delete. What the hub has of it stays known.
-    fn leave_alone(&self, path: &str, known: &Known) -> Step {
+    fn leave_alone(&self, path: &str, known: &PathState) -> PathResult {
         if *known.base() == BaseRow::default() {
             return Ok(false);
         }
@@ -85,7 +85,7 @@ impl Engine {
         Ok(true)
     }
 
-    fn step(&self, path: &str, mut known: Known) -> Step {
+    fn step(&self, path: &str, mut known: PathState) -> PathResult {
         if self.is_ignored(path) {
             known.local = None; // only without the rule for it
         }
@@ -111,28 +111,28 @@ impl Engine {
             (Action::Conflict, Some(local)) => self.resolve(path, &known, &local, plan.mode),
             (Action::Download, local) => self.place(path, &known, local, plan.mode),
             // these are planned for something that is here
-            (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => Err(Stop::Again(PLAN_CHANGED)),
+            (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => Err(Interrupted::Again(PLAN_CHANGED)),
         }
     }
 
     /// What stands where our directory is to be goes first.
-    fn wait_for_those_above(&self, path: &str, action: Action) -> Result<(), Stop> {
+    fn wait_for_those_above(&self, path: &str, action: Action) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             let rows = self.env.state.rows(up)?;
             let open = rows.key.is_some() || rows.intent.is_some();
             let comes = matches!(action, Action::Upload | Action::Download | Action::Conflict);
             let there = is_file(rows.remote.entry.as_ref()) && holds(Rule::OrderBelow) && !self.is_ignored(up);
-            let here = || Ok::<bool, Stop>(is_file(self.look(up, &rows.base)?.map(|l| l.entry).as_ref()));
+            let here = || Ok::<bool, Interrupted>(is_file(self.look(up, &rows.base)?.map(|l| l.entry).as_ref()));
             let open = open && action == Action::Upload;
             if open || comes && there || action == Action::Download && here()? || comes && self.mode_comes_first(up, &rows, action)? {
-                return Err(Stop::WaitFor(up.to_string()));
+                return Err(Interrupted::WaitFor(up.to_string()));
             }
         }
         Ok(())
     }
 
     /// In step; what `stat` shows may have changed all the same (touched, copied back).
-    fn refresh(&self, path: &str, known: &Known, local: Option<Local>) -> Step {
+    fn refresh(&self, path: &str, known: &PathState, local: Option<Local>) -> PathResult {
         if let (Some(local), Some(_)) = (local, known.base().entry)
             && known.base().seen != Some(local.stamp)
         {
@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// Equal bytes on both sides: only mode and time may have to follow.
-    pub(super) fn adopt(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+    pub(super) fn adopt(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
         let ours = is_retimed(known.base(), local);
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);
@@ -156,7 +156,7 @@ impl Engine {
         }
         let same = |now: &Stamp| *now == local.stamp || local.entry.is_dir() && now.same_dir(&local.stamp);
         if !self.env.tree.stamp(path)?.is_some_and(|now| same(&now)) {
-            return Err(Stop::Again(LOCAL_CHANGED));
+            return Err(Interrupted::Again(LOCAL_CHANGED));
         }
         let mut seen = seen_with(mode, known.remote().entry.as_ref(), local.stamp);
         if let (true, None, Some(theirs)) = (ours, time, known.remote().entry) {
@@ -168,7 +168,7 @@ impl Engine {
     }
 
     /// Two edits: ours takes its conflict name, the hub's is then an ordinary download.
-    fn resolve(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+    fn resolve(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
         if holds(Rule::KeepBoth) {
             return self.aside(path, known, local, BaseRow::default());
         }
@@ -180,7 +180,7 @@ impl Engine {
 }
 
 /// The base of a path whose hub's row has just been carried out here.
-pub(super) fn in_step(known: &Known, seen: Option<Stamp>) -> BaseRow {
+pub(super) fn in_step(known: &PathState, seen: Option<Stamp>) -> BaseRow {
     let RemoteRow { rev, entry, .. } = *known.remote();
     BaseRow { rev, lost: false, entry, seen }
 }
@@ -193,6 +193,6 @@ pub(super) fn seen_with(mode: u32, theirs: Option<&Entry>, stamp: Stamp) -> Stam
     }
 }
 
-pub(super) fn token(path: &str, known: &Known) -> Token {
+pub(super) fn token(path: &str, known: &PathState) -> Token {
     Token { path: path.to_string(), base: known.base().rev, remote: known.remote().rev }
 }

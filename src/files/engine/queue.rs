@@ -24,7 +24,7 @@ const MOST_TURNS: u32 = 50;
 
 /// What goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
+pub enum Precedence {
     /// What was begun: intents and open keys.
     Begun,
     Change,
@@ -33,7 +33,7 @@ pub enum Rank {
 
 /// Which way the work goes, so that a line that is full one way does not hold up the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum Direction {
     /// To the hub.
     Up,
     /// To the tree.
@@ -43,7 +43,7 @@ pub enum Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     New,
-    Ready(Rank, Way),
+    Ready(Precedence, Direction),
     /// For a neighbour, the hub's feed, or the next attempt.
     Waiting,
     /// By the guard.
@@ -59,12 +59,12 @@ struct Due {
     again: bool,
     /// Of a content that its name did not have before, here or on the hub: the possible other half of a rename, or of a move
     /// between two directories.
-    fresh: Option<(Hash, Way)>,
+    fresh: Option<(Hash, Direction)>,
     /// How often in a row something was done about it.
     turns: u32,
 }
 
-/// What to do with a path that [`Desk::next`] gave out.
+/// What to do with a path that [`WorkQueue::next`] gave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Examine,
@@ -74,17 +74,17 @@ pub enum Task {
 /// What was found out about a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examined {
-    pub rank: Rank,
-    pub way: Way,
+    pub rank: Precedence,
+    pub way: Direction,
     /// See [`Due`].
-    pub fresh: Option<(Hash, Way)>,
+    pub fresh: Option<(Hash, Direction)>,
     /// It is a delete that the guard counts.
     pub counted: Option<(Token, Hash)>,
 }
 
 /// How work on a path ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum WorkEnd {
     Examined(Examined),
     /// In step.
     Settled,
@@ -98,16 +98,16 @@ pub enum End {
 }
 
 #[derive(Debug, Default)]
-pub struct Desk {
+pub struct WorkQueue {
     due: BTreeMap<Arc<str>, Due>,
     unexamined: BTreeMap<u64, Arc<str>>,
-    ready: BTreeMap<(Rank, Way), BTreeSet<Arc<str>>>,
+    ready: BTreeMap<(Precedence, Direction), BTreeSet<Arc<str>>>,
     /// Names worked on.
     busy: BTreeSet<String>,
     /// With the revisions of base and hub, and the hash of what goes.
     deletes: BTreeMap<Arc<str>, (u64, u64, Hash)>,
     deleted: BTreeSet<(Hash, Arc<str>)>,
-    fresh: BTreeSet<(Hash, Way, Arc<str>)>,
+    fresh: BTreeSet<(Hash, Direction, Arc<str>)>,
     next_seq: u64,
     held: usize,
     passing: BTreeSet<String>,
@@ -116,7 +116,7 @@ pub struct Desk {
     overflow: bool,
 }
 
-impl Desk {
+impl WorkQueue {
     /// Makes a path due; `false`: there is no room, a sweep will find it.
     pub fn offer(&mut self, path: &str) -> bool {
         if let Some(due) = self.due.get_mut(path) {
@@ -196,7 +196,7 @@ impl Desk {
     }
 
     /// Gives out the next piece of work. `deletes`: whether they may go at all now. `way`: only what goes that way, and looks.
-    pub fn next(&mut self, deletes: bool, way: Option<Way>) -> Option<(String, Task)> {
+    pub fn next(&mut self, deletes: bool, way: Option<Direction>) -> Option<(String, Task)> {
         if let Some(path) = self.unexamined.values().find(|p| !self.busy.contains(p.as_ref())).map(|p| p.to_string()) {
             self.busy.insert(path.clone());
             return Some((path, Task::Examine));
@@ -206,9 +206,9 @@ impl Desk {
         for ((rank, _), paths) in self.ready.iter().filter(|((_, to), _)| way.is_none_or(|way| way == *to)) {
             let may = |p: &&Arc<str>| {
                 let before = self.due.get(p.as_ref()).is_some_and(|d| d.seq < first);
-                (*rank != Rank::Delete || before) && !self.is_blocked(p)
+                (*rank != Precedence::Delete || before) && !self.is_blocked(p)
             };
-            if *rank == Rank::Delete && !deletes {
+            if *rank == Precedence::Delete && !deletes {
                 return None;
             }
             if let Some(path) = paths.iter().find(may).map(|p| p.to_string()) {
@@ -224,7 +224,7 @@ impl Desk {
         above || self.busy.range(format!("{path}/")..).next().is_some_and(|p| is_below(p, path))
     }
 
-    /// Takes a further name for work that goes on; to be given back with [`Desk::release`].
+    /// Takes a further name for work that goes on; to be given back with [`WorkQueue::release`].
     pub fn claim(&mut self, path: &str) -> bool {
         let free = !self.is_blocked(path);
         if free {
@@ -241,36 +241,36 @@ impl Desk {
     }
 
     /// Takes the result of work on a path. `true`: too much was done about it in a row, and it waits.
-    pub fn ended(&mut self, path: &str, end: End) -> bool {
+    pub fn ended(&mut self, path: &str, end: WorkEnd) -> bool {
         self.busy.remove(path);
         self.passing.remove(path);
-        let progress = end == End::Progress;
+        let progress = end == WorkEnd::Progress;
         let mut parked = false;
         let again = self.due.get(path).is_some_and(|d| d.again);
         let turns = self.due.get_mut(path).map_or(0, |d| {
             d.turns = match end {
-                End::Progress => d.turns + 1,
-                End::Examined(_) => d.turns,
+                WorkEnd::Progress => d.turns + 1,
+                WorkEnd::Examined(_) => d.turns,
                 _ => 0,
             };
             d.turns
         });
         match end {
             // a hub that says that it did what it did not would keep us busy for ever
-            End::Progress if turns >= MOST_TURNS => {
+            WorkEnd::Progress if turns >= MOST_TURNS => {
                 parked = true;
                 self.set_stage(path, Stage::Waiting);
             }
             _ if again || progress => self.restart(path),
-            End::Progress | End::Settled | End::Dropped => self.forget(path),
-            End::Examined(found) => self.examined(path, found),
-            End::Wait(ref other) => {
+            WorkEnd::Progress | WorkEnd::Settled | WorkEnd::Dropped => self.forget(path),
+            WorkEnd::Examined(found) => self.examined(path, found),
+            WorkEnd::Wait(ref other) => {
                 if let Some(other) = other {
                     self.offer(other);
                 }
                 self.set_stage(path, Stage::Waiting);
             }
-            End::Held => self.set_stage(path, Stage::Held),
+            WorkEnd::Held => self.set_stage(path, Stage::Held),
         }
         if progress {
             self.wake_around(path);
@@ -387,13 +387,13 @@ impl Desk {
     /// Whether something new here has these bytes, so that the delete of `path` may be half of a rename. Not if one is above
     /// the other: then they could not both be worked on.
     pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
-        let same = self.fresh.range((*hash, Way::Up, Arc::from(""))..).take_while(|(h, way, _)| (h, *way) == (hash, Way::Up));
+        let same = self.fresh.range((*hash, Direction::Up, Arc::from(""))..).take_while(|(h, way, _)| (h, *way) == (hash, Direction::Up));
         same.map(|(.., p)| p).any(|p| !is_below(p, path) && !is_below(path, p))
     }
 
     /// Whether something is due that brings these bytes, here or to the hub.
     pub fn brings(&self, hash: &Hash) -> bool {
-        self.fresh.range((*hash, Way::Up, Arc::from(""))..).next().is_some_and(|(h, ..)| h == hash)
+        self.fresh.range((*hash, Direction::Up, Arc::from(""))..).next().is_some_and(|(h, ..)| h == hash)
     }
 
     /// Whether that was found out about a path when it was examined last.
@@ -421,9 +421,10 @@ impl Desk {
     }
 
     /// Whether there may be something to do that way: not if it is all blocked by what is being done.
-    pub fn has_work(&self, deletes: bool, way: Way) -> bool {
-        let ready =
-            |(key, paths): (&(Rank, Way), &BTreeSet<Arc<str>>)| key.1 == way && (deletes || key.0 != Rank::Delete) && !paths.is_empty();
+    pub fn has_work(&self, deletes: bool, way: Direction) -> bool {
+        let ready = |(key, paths): (&(Precedence, Direction), &BTreeSet<Arc<str>>)| {
+            key.1 == way && (deletes || key.0 != Precedence::Delete) && !paths.is_empty()
+        };
         !self.unexamined.is_empty() || self.ready.iter().any(ready)
     }
 
@@ -437,9 +438,10 @@ impl Desk {
         self.held
     }
 
-    /// As [`Desk::count`], without deletes that are examined and held or not carried out yet.
+    /// As [`WorkQueue::count`], without deletes that are examined and held or not carried out yet.
     pub fn active(&self) -> usize {
-        let deletes: usize = [Way::Up, Way::Down].iter().filter_map(|way| self.ready.get(&(Rank::Delete, *way))).map(BTreeSet::len).sum();
+        let deletes: usize =
+            [Direction::Up, Direction::Down].iter().filter_map(|way| self.ready.get(&(Precedence::Delete, *way))).map(BTreeSet::len).sum();
         self.due.len() - deletes - self.held
     }
 

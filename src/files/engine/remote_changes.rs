@@ -78,7 +78,7 @@ impl Engine {
         *generation = now;
         drop(generation);
         *lock(&self.drained) = false;
-        self.desk().forget_examined();
+        self.queue().forget_examined();
         Ok(())
     }
 
@@ -114,11 +114,11 @@ impl Engine {
             self.env.state.commit(&[Write::Feed(at), Write::NothingListed])?;
         }
         // all of a page at once: nobody decides about the first of them as if there were no others
-        let mut desk = self.desk();
+        let mut queue = self.queue();
         paths.iter().for_each(|path| {
-            desk.offer(path);
+            queue.offer(path);
         });
-        drop(desk);
+        drop(queue);
         let news = std::mem::replace(&mut *lock(&self.drained), !page.more) == page.more;
         if news || !paths.is_empty() {
             self.wake(false);

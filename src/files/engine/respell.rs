@@ -8,7 +8,7 @@ use crate::files::plan::{Action, BaseRow, Stamp, plan};
 use crate::files::rules::{Rule, holds};
 
 use super::traits::{Fault, Moved, Rows, Twin, Write};
-use super::{CHUNK, Engine, Known, Step, Stop};
+use super::{CHUNK, Engine, Interrupted, PathResult, PathState};
 
 /// What is known at and below a name.
 #[derive(Default)]
@@ -21,34 +21,34 @@ struct Found {
 
 impl Engine {
     /// Gives what keeps a path from being made the name that it has on the hub, or says why it cannot.
-    pub(super) fn respell(&self, known: &Known, twin: &Twin) -> Step {
+    pub(super) fn respell(&self, known: &PathState, twin: &Twin) -> PathResult {
         let Some(there) = &twin.there else {
             // a name that has just gone may still answer for a moment
-            return Err(Stop::Again("the disk takes its name for another one"));
+            return Err(Interrupted::Again("the disk takes its name for another one"));
         };
         let found = self.found(there)?;
         if found.live && !self.is_drained() {
             // its delete may still be on its way
-            return Err(Stop::Again("its old name may still be deleted on the hub"));
+            return Err(Interrupted::Again("its old name may still be deleted on the hub"));
         }
         if found.live && holds(Rule::TwinKeepsItsName) || !found.in_base {
             return Err(refused(twin, there));
         }
         self.wait_for_deletes(&twin.wanted)?;
-        if !self.desk().claim(there) {
-            return Err(Stop::Again("another change of its old name is under way"));
+        if !self.queue().claim(there) {
+            return Err(Interrupted::Again("another change of its old name is under way"));
         }
         let done = self.respell_claimed(known, there, &twin.wanted);
-        let mut desk = self.desk();
-        desk.release(there);
-        desk.offer(there);
+        let mut queue = self.queue();
+        queue.release(there);
+        queue.offer(there);
         done
     }
 
     /// The base follows the rename. Without it, after a crash, equal files are in sync and others are two edits.
-    fn respell_claimed(&self, known: &Known, there: &str, wanted: &str) -> Step {
+    fn respell_claimed(&self, known: &PathState, there: &str, wanted: &str) -> PathResult {
         if self.env.tree.respell(there, wanted)? != Moved::Done {
-            return Err(Stop::Again("its old name has changed"));
+            return Err(Interrupted::Again("its old name has changed"));
         }
         self.at_and_below(there, &mut |path, rows| {
             self.move_base(known, path, &format!("{wanted}{}", &path[there.len()..]), rows.clone()).map(|()| true)
@@ -56,7 +56,7 @@ impl Engine {
         Ok(true)
     }
 
-    fn move_base(&self, known: &Known, from: &str, to: &str, rows: Rows) -> Result<(), Stop> {
+    fn move_base(&self, known: &PathState, from: &str, to: &str, rows: Rows) -> Result<(), Interrupted> {
         if rows.base.entry.is_some() {
             // its content is looked at again
             let seen = rows.base.seen.map(|seen| Stamp { ctime: 0, ..seen });
@@ -68,11 +68,11 @@ impl Engine {
         Ok(())
     }
 
-    fn found(&self, there: &str) -> Result<Found, Stop> {
+    fn found(&self, there: &str) -> Result<Found, Interrupted> {
         let mut found = Found::default();
         self.at_and_below(there, &mut |path, rows| {
             if rows.intent.is_some() || rows.key.is_some() {
-                return Err(Stop::WaitFor(path.to_string()));
+                return Err(Interrupted::WaitFor(path.to_string()));
             }
             found.live |= rows.remote.entry.is_some();
             found.in_base |= rows.base.entry.is_some();
@@ -83,15 +83,15 @@ impl Engine {
     }
 
     /// What was removed under the wanted name, and is still to be deleted on the hub, would look like what takes that name now.
-    fn wait_for_deletes(&self, wanted: &str) -> Result<(), Stop> {
+    fn wait_for_deletes(&self, wanted: &str) -> Result<(), Interrupted> {
         self.at_and_below(wanted, &mut |path, rows| match plan(&rows.base, None, &rows.remote).action {
-            Action::Delete if holds(Rule::DeletesBeforeRespelling) => Err(Stop::WaitFor(path.to_string())),
+            Action::Delete if holds(Rule::DeletesBeforeRespelling) => Err(Interrupted::WaitFor(path.to_string())),
             _ => Ok(true),
         })
     }
 
     /// Calls `visit` with all that is known of a path and below it, until it says `false`.
-    fn at_and_below(&self, path: &str, visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Stop>) -> Result<(), Stop> {
+    fn at_and_below(&self, path: &str, visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>) -> Result<(), Interrupted> {
         if !visit(path, &self.env.state.rows(path)?)? {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl Engine {
     }
 }
 
-fn refused(twin: &Twin, other: &str) -> Stop {
+fn refused(twin: &Twin, other: &str) -> Interrupted {
     let what = format!("this disk takes the name {:?} for {other:?}, which is there", twin.wanted);
-    Stop::Fault(Fault::Refused(Error::new(Kind::Failed, what).hint("rename one of them")))
+    Interrupted::Fault(Fault::Refused(Error::new(Kind::Failed, what).hint("rename one of them")))
 }

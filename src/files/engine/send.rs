@@ -10,7 +10,7 @@ use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
 use super::traits::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
-use super::{Engine, Known, Step, Stop};
+use super::{Engine, Interrupted, PathResult, PathState};
 
 /// Candidates that are looked at for one that was renamed, or has the same bytes.
 pub(super) const CANDIDATES: usize = 16;
@@ -19,7 +19,7 @@ pub(super) const CANDIDATES: usize = 16;
 const MAX_EQUAL_FILES: usize = 1000;
 
 /// What is to be sent, with what it needs besides the request.
-pub(super) struct Parcel<'a> {
+pub(super) struct OutgoingChange<'a> {
     pub path: String,
     pub entry: Option<Entry>,
     pub condition: Condition,
@@ -32,22 +32,22 @@ pub(super) struct Parcel<'a> {
 
 impl Engine {
     /// Sends a change and takes its answer. Without an answer the key stays open.
-    pub(super) fn send(&self, generation: u64, parcel: Parcel) -> Step {
+    pub(super) fn send(&self, generation: u64, change_out: OutgoingChange) -> PathResult {
         let change = Change {
-            path: parcel.path,
+            path: change_out.path,
             key: self.env.ambient.fresh(),
-            condition: parcel.condition,
-            entry: parcel.entry,
-            from: parcel.from,
+            condition: change_out.condition,
+            entry: change_out.entry,
+            from: change_out.from,
             newest: self.newest(),
         };
         let names: Vec<String> = std::iter::once(&change.path).chain(change.from.as_ref().map(|f| &f.path)).cloned().collect();
-        let key = OpenKey { key: change.key, names, ours: parcel.ours, seen: parcel.local.map(|l| l.stamp) };
+        let key = OpenKey { key: change.key, names, ours: change_out.ours, seen: change_out.local.map(|l| l.stamp) };
         let keyed = change.entry.is_some() || holds(Rule::DeletesHaveKeys);
         if keyed {
             self.commit(generation, &[Write::OpenKey(key.clone())])?;
         }
-        let answer = match parcel.local {
+        let answer = match change_out.local {
             Some(local) => self.env.transfer.upload(&change, local),
             None => self.env.hub.change(&change),
         };
@@ -69,15 +69,15 @@ impl Engine {
                 let row = if let Answer::Differs(Some(row)) = &answer { Some(row) } else { None };
                 let believed = row.filter(|_| !holds(Rule::RefusalsTellNothing));
                 self.settled(generation, &key, None, believed.map(std::slice::from_ref).unwrap_or_default())?;
-                Err(Stop::Again("the file or the hub's version changed while it was sent"))
+                Err(Interrupted::Again("the file or the hub's version changed while it was sent"))
             }
         }
     }
 
     /// Asks what became of an open key; if the hub does not know it, it never will. Of a rename, the new name asks for both.
-    pub(super) fn settle(&self, path: &str, known: &Known, key: &OpenKey) -> Step {
+    pub(super) fn settle(&self, path: &str, known: &PathState, key: &OpenKey) -> PathResult {
         if let Some(first) = key.names.first().filter(|first| *first != path) {
-            return Err(Stop::WaitFor(first.clone()));
+            return Err(Interrupted::WaitFor(first.clone()));
         }
         if !holds(Rule::AskOpenKeys) {
             self.settled(known.generation, key, None, &[])?;
@@ -99,7 +99,7 @@ impl Engine {
         key: &OpenKey,
         made: Option<&[(String, RemoteRow)]>,
         current: &[(String, RemoteRow)],
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Interrupted> {
         // a hub has no business with names that were not asked about
         let ours = |rows: &[(String, RemoteRow)]| rows.iter().filter(|(path, _)| key.names.contains(path)).cloned().collect::<Vec<_>>();
         let (made, current) = (ours(made.unwrap_or_default()), ours(current));
@@ -132,7 +132,7 @@ impl Engine {
     }
 
     /// Puts what is here on the hub.
-    pub(super) fn upload(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+    pub(super) fn upload(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
         if self.merge_mode(path, known, local, mode)? {
             return Ok(true);
         }
@@ -144,20 +144,20 @@ impl Engine {
         };
         let from = self.claim_old_name(path, known, local)?;
         let old = from.as_ref().map(|f| f.path.clone());
-        let parcel = Parcel { path: path.to_string(), entry: Some(entry), condition, from, local: Some(local), ours: true };
-        let sent = self.send(known.generation, parcel);
+        let change_out = OutgoingChange { path: path.to_string(), entry: Some(entry), condition, from, local: Some(local), ours: true };
+        let sent = self.send(known.generation, change_out);
         if let Some(old) = &old {
-            let mut desk = self.desk();
-            desk.release(old);
+            let mut queue = self.queue();
+            queue.release(old);
             // a delete that waits for this is due again
-            desk.offer(old);
+            queue.offer(old);
         }
         sent
     }
 
     /// Takes the hub's mode over before an edit is sent, and writes that down at once: what a person sets after that is
     /// their answer to it. `true`: done, plan again.
-    pub(super) fn merge_mode(&self, path: &str, known: &Known, local: &Local, mode: u32) -> Step {
+    pub(super) fn merge_mode(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
         let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local)) else { return Ok(false) };
         if !holds(Rule::MergedModeIsStored) {
             self.env.tree.set_metadata(path, &local.stamp, mode, None)?;
@@ -171,14 +171,14 @@ impl Engine {
     }
 
     /// The name that this content had before, if it was renamed here, perhaps onto an existing name; claimed.
-    fn claim_old_name(&self, path: &str, known: &Known, local: &Local) -> Result<Option<From>, Stop> {
+    fn claim_old_name(&self, path: &str, known: &PathState, local: &Local) -> Result<Option<From>, Interrupted> {
         if brings(known, local).is_none() {
             return Ok(None);
         }
         // what is above this name is a directory by now, what is below cannot have been
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
         // of many equal files most have not gone
-        let gone = self.desk().deleted(&local.entry.hash, CANDIDATES);
+        let gone = self.queue().deleted(&local.entry.hash, CANDIDATES);
         let equal = self.env.state.with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
         let mut is_busy = false;
         for old in gone.into_iter().chain(equal).filter(apart) {
@@ -186,24 +186,24 @@ impl Engine {
             if !matches!(self.env.tree.stamp(&old), Ok(None)) {
                 continue;
             }
-            if !self.desk().claim(&old) {
+            if !self.queue().claim(&old) {
                 is_busy = true;
                 continue;
             }
             match self.was_renamed(&old, local) {
                 Ok(Some(rev)) => return Ok(Some(From { path: old, rev })),
-                Ok(None) => self.desk().release(&old),
+                Ok(None) => self.queue().release(&old),
                 Err(stop) => {
-                    self.desk().release(&old);
+                    self.queue().release(&old);
                     return Err(stop);
                 }
             }
         }
-        if is_busy { Err(Stop::Again("the name that it had before is being worked on")) } else { Ok(None) }
+        if is_busy { Err(Interrupted::Again("the name that it had before is being worked on")) } else { Ok(None) }
     }
 
     /// The revision of `old` if it is in step but for having gone from here, and had these bytes.
-    fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<Revision>, Stop> {
+    fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<Revision>, Interrupted> {
         let rows = self.env.state.rows(old)?;
         let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.base.is_at(&rows.remote);
         let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
@@ -217,17 +217,17 @@ impl Engine {
     }
 
     /// Deletes on the hub what is gone here.
-    pub(super) fn delete(&self, path: &str, known: &Known) -> Step {
+    pub(super) fn delete(&self, path: &str, known: &PathState) -> PathResult {
         // half of a rename, perhaps: the other half takes it along
         if let Some(entry) = known.base().entry.filter(|e| !e.is_dir() && known.node.is_none())
-            && self.desk().has_twin(path, &entry.hash)
+            && self.queue().has_twin(path, &entry.hash)
         {
-            return Err(Stop::Again("a file with the same content is new here: it may have been renamed"));
+            return Err(Interrupted::Again("a file with the same content is new here: it may have been renamed"));
         }
         if known.base().entry.is_some_and(|e| e.is_dir()) {
             let below = self.live_below(path)?;
             if below.going {
-                return Err(Stop::Again("the directory is deleted after what was in it"));
+                return Err(Interrupted::Again("the directory is deleted after what was in it"));
             }
             if below.comes && self.options.mode != Mode::SendOnly {
                 // something new is in it there: it stays, with its mode
@@ -236,12 +236,12 @@ impl Engine {
         }
         self.pass_guard(path, known)?;
         let condition = Condition::Rev(known.remote().at());
-        let parcel = Parcel { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
-        self.send(known.generation, parcel)
+        let change_out = OutgoingChange { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
+        self.send(known.generation, change_out)
     }
 
     /// The directory that something has gone from may count by itself now; if it has gone too, the one above it.
-    fn offer_above(&self, path: &str) -> Result<(), Stop> {
+    fn offer_above(&self, path: &str) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             self.offer(up);
             match self.env.tree.stamp(up) {
@@ -255,7 +255,7 @@ impl Engine {
 }
 
 /// The hash of a content that its name did not have before.
-pub(super) fn brings(known: &Known, local: &Local) -> Option<Hash> {
+pub(super) fn brings(known: &PathState, local: &Local) -> Option<Hash> {
     let had = known.base().entry.filter(|_| !holds(Rule::RenameOver)).is_some();
     let same = known.base().entry.is_some_and(|base| base.same_body(&local.entry));
     (!local.entry.is_dir() && !same && !had).then_some(local.entry.hash)

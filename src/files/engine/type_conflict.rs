@@ -8,9 +8,9 @@ use crate::files::conflict::copy_name;
 use crate::files::plan::{Action, BaseRow, Entry, plan};
 use crate::files::rules::{Rule, holds};
 
-use super::send::Parcel;
+use super::send::OutgoingChange;
 use super::traits::{Condition, From};
-use super::{CHUNK, Engine, Known, NO_FREE_NAME, Step, Stop, is_file, lock, takes_away};
+use super::{CHUNK, Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, is_file, lock, takes_away};
 
 /// What is known to be below a name.
 #[derive(Default)]
@@ -25,7 +25,7 @@ struct Below {
 
 impl Engine {
     /// `true`: something was done about it. An error: the path waits. `false`: there is no clash.
-    pub(super) fn clash(&self, path: &str, known: &Known) -> Step {
+    pub(super) fn clash(&self, path: &str, known: &PathState) -> PathResult {
         let here = is_file(known.node.map(|n| n.entry).as_ref());
         let there = is_file(known.remote().entry.as_ref());
         let dir = known.local.filter(|l| l.entry.is_dir());
@@ -38,23 +38,25 @@ impl Engine {
             return Ok(false);
         }
         let below = self.below(path, known)?;
-        let goes_last = || Ok::<bool, Stop>(action == Action::Trash || self.env.tree.is_empty(path)?);
+        let goes_last = || Ok::<bool, Interrupted>(action == Action::Trash || self.env.tree.is_empty(path)?);
         if dir.is_some() && below.going && goes_last()? {
             // it is empty because of us, or will be: it goes with its last entry
-            return Err(Stop::Again("the directory is removed with the last file in it"));
+            return Err(Interrupted::Again("the directory is removed with the last file in it"));
         }
         if takes_away(action) || !(here || there) {
             return Ok(false);
         }
         if !(below.wanted || action == Action::Conflict && dir.is_some()) {
             let first_below = action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
-            return if first_below { Err(Stop::Again("what is below it on the hub is deleted first")) } else { Ok(false) };
+            return if first_below { Err(Interrupted::Again("what is below it on the hub is deleted first")) } else { Ok(false) };
         }
         if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed) {
-            return Err(Stop::Again("a file and a directory have this name, and the hub has not told all changes yet"));
+            return Err(Interrupted::Again("a file and a directory have this name, and the hub has not told all changes yet"));
         }
         if self.options.mode != Mode::TwoWay {
-            return Err(Stop::Unknown("a file and a directory have this name, and changes go one way only: rename one of them".into()));
+            return Err(Interrupted::Unknown(
+                "a file and a directory have this name, and changes go one way only: rename one of them".into(),
+            ));
         }
         let edited = known.local.filter(|l| !known.base().entry.is_some_and(|b| l.entry.same_body(&b)));
         match (edited, known.remote().entry) {
@@ -73,39 +75,40 @@ impl Engine {
 
     /// Moves the hub's file to a name that is free on both sides. Never onto an equal file: who has that one at hand may be
     /// editing it, and the bytes would be gone with that edit.
-    fn rename_on_hub(&self, path: &str, known: &Known, entry: Entry) -> Step {
+    fn rename_on_hub(&self, path: &str, known: &PathState, entry: Entry) -> PathResult {
         for nth in 1.. {
             let copy = copy_name(path, &entry, nth);
             let rows = self.env.state.rows(&copy)?;
             if rows.key.is_some() || rows.intent.is_some() {
-                return Err(Stop::WaitFor(copy));
+                return Err(Interrupted::WaitFor(copy));
             }
             if rows.remote.entry.is_some() || rows.base.entry.is_some() || self.env.tree.stamp(&copy)?.is_some() {
                 continue;
             }
-            if !self.desk().claim(&copy) {
-                return Err(Stop::Again("another change of the same name is under way"));
+            if !self.queue().claim(&copy) {
+                return Err(Interrupted::Again("another change of the same name is under way"));
             }
             let from = Some(From { path: path.to_string(), rev: known.remote().at() });
-            let parcel = Parcel { path: copy.clone(), entry: Some(entry), condition: Condition::Nothing, from, local: None, ours: false };
-            let sent = self.send(known.generation, parcel);
-            let mut desk = self.desk();
-            desk.release(&copy);
-            desk.offer(&copy);
+            let change_out =
+                OutgoingChange { path: copy.clone(), entry: Some(entry), condition: Condition::Nothing, from, local: None, ours: false };
+            let sent = self.send(known.generation, change_out);
+            let mut queue = self.queue();
+            queue.release(&copy);
+            queue.offer(&copy);
             return sent;
         }
-        Err(Stop::Again(NO_FREE_NAME))
+        Err(Interrupted::Again(NO_FREE_NAME))
     }
 
     /// Looks at all that is known below a name. What is open there goes first.
-    fn below(&self, path: &str, known: &Known) -> Result<Below, Stop> {
+    fn below(&self, path: &str, known: &PathState) -> Result<Below, Interrupted> {
         let mut found = Below::default();
         let mut after = String::new();
         loop {
             let rows = self.env.state.below(path, &after, CHUNK)?;
             for (below, rows) in &rows {
                 if rows.intent.is_some() || rows.key.is_some() && known.node.is_some() {
-                    return Err(Stop::WaitFor(below.clone()));
+                    return Err(Interrupted::WaitFor(below.clone()));
                 }
                 found.live |= rows.remote.entry.is_some();
                 if self.env.tree.ignored(below) {

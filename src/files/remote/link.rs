@@ -10,7 +10,7 @@ use crate::client::Failure;
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::Fault;
-use crate::files::wakeup::Poke;
+use crate::files::wakeup::Wakeup;
 use crate::logger::is_same_event;
 
 /// Between two attempts, at most.
@@ -25,7 +25,7 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub struct Link {
     state: Mutex<State>,
     /// Calls that fail since the client ends are nothing to talk about.
-    poke: Arc<Poke>,
+    wakeup: Arc<Wakeup>,
 }
 
 #[derive(Debug)]
@@ -37,9 +37,9 @@ struct State {
 }
 
 impl Link {
-    /// `poke`: of those who work for the directory.
-    pub fn new(poke: Arc<Poke>) -> Link {
-        Link { state: Mutex::new(State { backoff: Backoff::new(PAUSE), not_before: None, failed_at: None, trouble: None }), poke }
+    /// `wakeup`: of those who work for the directory.
+    pub fn new(wakeup: Arc<Wakeup>) -> Link {
+        Link { state: Mutex::new(State { backoff: Backoff::new(PAUSE), not_before: None, failed_at: None, trouble: None }), wakeup }
     }
 
     /// The hub has answered.
@@ -75,7 +75,7 @@ impl Link {
             let pause = if matches!(status, 401 | 403) { REFUSED } else { retry_after.map_or(pause, |asked| asked.clamp(pause, PAUSE)) };
             (state.not_before, state.failed_at) = (Some(now + pause), Some(now));
         }
-        if !self.poke.is_stopped() {
+        if !self.wakeup.is_stopped() {
             let words = error.to_string();
             if state.trouble.as_ref().is_none_or(|said| !is_same_event(&said.to_string(), &words)) {
                 log::warn!("{words}; files wait and are tried again");

@@ -23,7 +23,7 @@ use crate::transfer::{Step, Transfer as Mover};
 use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::Revision;
 
-use super::batcher::Group;
+use super::batcher::Batcher;
 use super::engine::traits::*;
 use super::plan::{Entry, Local, RemoteRow};
 use super::state::DiskState;
@@ -40,8 +40,8 @@ pub struct Remote {
     names: Names,
     link: Arc<Link>,
     traffic: Arc<Traffic>,
-    sends: Group<upload::Small, Called<Answer>>,
-    fetches: Group<download::Small, Called<download::Fetched>>,
+    sends: Batcher<upload::Small, Called<Answer>>,
+    fetches: Batcher<download::Small, Called<download::Fetched>>,
     /// Contents of long files that are on their way here: two of the same would write one file.
     coming: Mutex<HashSet<Hash>>,
     /// Names that the hub asks for the content of, since it has lost a part of it.
@@ -59,7 +59,7 @@ impl Remote {
         link: Arc<Link>,
         traffic: Arc<Traffic>,
     ) -> Remote {
-        let (sends, fetches) = (Group::new(upload::TOGETHER), Group::new(BATCH_FILES));
+        let (sends, fetches) = (Batcher::new(upload::TOGETHER), Batcher::new(BATCH_FILES));
         Remote {
             hub,
             state,

@@ -19,7 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use uuid::Uuid;
 
-use super::batcher::Group;
+use super::batcher::Batcher;
 use super::engine::traits::{Called, Fault, Feed, Rows, State, Token, Write};
 use crate::database::file::Happened;
 use crate::database::{self, Hints};
@@ -60,7 +60,7 @@ pub struct DiskState {
     db: RwLock<Option<Database>>,
     happened: Arc<Happened>,
     /// What is written together has one sync.
-    group: Group<Vec<Write>, Called<()>>,
+    group: Batcher<Vec<Write>, Called<()>>,
 }
 
 /// Where the states of all directories are, below the base directory.
@@ -83,7 +83,7 @@ impl DiskState {
         let is_new = !path.exists();
         let happened = Arc::new(Happened::default());
         let db = database::open(path, CACHE, &happened, &HINTS)?;
-        let state = DiskState { path: path.to_path_buf(), db: RwLock::new(Some(db)), happened, group: Group::new(usize::MAX) };
+        let state = DiskState { path: path.to_path_buf(), db: RwLock::new(Some(db)), happened, group: Batcher::new(usize::MAX) };
         let schema = state.prepare().map_err(|e| state.error("open", &e))?;
         if schema != SCHEMA {
             let what = format!("cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}", path.display());
@@ -116,7 +116,7 @@ impl DiskState {
             let happened = Arc::new(Happened::default());
             let opened = database::open_file(copy, path, CACHE, &happened, &HINTS).and_then(|db| {
                 let (path, db) = (PathBuf::new(), RwLock::new(Some(db)));
-                let state = DiskState { path, db, happened, group: Group::new(usize::MAX) };
+                let state = DiskState { path, db, happened, group: Batcher::new(usize::MAX) };
                 state.prepare().map_err(|e| state.error("open", &e)).map(|schema| (state, schema))
             });
             match opened {

@@ -2,95 +2,95 @@
 
 use super::*;
 
-fn examined(rank: Rank, fresh: Option<Hash>, path: Option<&str>) -> End {
+fn examined(rank: Precedence, fresh: Option<Hash>, path: Option<&str>) -> WorkEnd {
     let counted = path.map(|path| (Token { path: path.into(), base: 1, remote: 1 }, Hash::of(path.as_bytes())));
-    End::Examined(Examined { rank, way: Way::Up, fresh: fresh.map(|hash| (hash, Way::Up)), counted })
+    WorkEnd::Examined(Examined { rank, way: Direction::Up, fresh: fresh.map(|hash| (hash, Direction::Up)), counted })
 }
 
 /// The next piece, as `e path` or `c path`.
-fn next(desk: &mut Desk) -> String {
-    match desk.next(true, None) {
+fn next(queue: &mut WorkQueue) -> String {
+    match queue.next(true, None) {
         Some((path, Task::Examine)) => format!("e {path}"),
         Some((path, Task::CarryOut)) => format!("c {path}"),
         None => "-".into(),
     }
 }
 
-fn desk(paths: &[(&str, Rank)]) -> Desk {
-    let mut desk = Desk::default();
+fn queue(paths: &[(&str, Precedence)]) -> WorkQueue {
+    let mut queue = WorkQueue::default();
     for (path, rank) in paths {
-        assert!(desk.offer(path));
-        assert_eq!(next(&mut desk), format!("e {path}"));
-        desk.ended(path, examined(*rank, None, None));
+        assert!(queue.offer(path));
+        assert_eq!(next(&mut queue), format!("e {path}"));
+        queue.ended(path, examined(*rank, None, None));
     }
-    desk
+    queue
 }
 
 #[test]
 fn a_name_and_one_above_it_are_never_worked_on_together() {
-    let mut d = desk(&[("d", Rank::Change), ("d/x", Rank::Change), ("d/y", Rank::Change), ("d2", Rank::Change)]);
+    let mut d = queue(&[("d", Precedence::Change), ("d/x", Precedence::Change), ("d/y", Precedence::Change), ("d2", Precedence::Change)]);
     assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("c d".into(), "c d2".into(), "-".into()));
-    d.ended("d", End::Settled);
+    d.ended("d", WorkEnd::Settled);
     assert_eq!((next(&mut d), next(&mut d)), ("c d/x".into(), "c d/y".into()));
     d.offer("d");
     assert_eq!(next(&mut d), "e d");
-    d.ended("d", examined(Rank::Change, None, None));
+    d.ended("d", examined(Precedence::Change, None, None));
     assert_eq!(next(&mut d), "-");
     assert!(!d.claim("d/x") && !d.claim("d") && !d.claim("d/x/z") && d.claim("d/z"));
 }
 
 #[test]
 fn deletes_wait_until_all_that_was_offered_before_is_examined() {
-    let mut d = Desk::default();
+    let mut d = WorkQueue::default();
     for path in ["a", "b", "c"] {
         d.offer(path);
     }
     assert_eq!(next(&mut d), "e a");
-    d.ended("a", examined(Rank::Delete, None, Some("a")));
+    d.ended("a", examined(Precedence::Delete, None, Some("a")));
     assert_eq!((next(&mut d), next(&mut d)), ("e b".into(), "e c".into()));
-    d.ended("c", examined(Rank::Change, Some(Hash::of(b"c")), None));
+    d.ended("c", examined(Precedence::Change, Some(Hash::of(b"c")), None));
     assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("c c".into(), true));
-    d.ended("c", End::Settled);
+    d.ended("c", WorkEnd::Settled);
     assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("-".into(), false));
-    d.ended("b", examined(Rank::Delete, None, Some("b")));
+    d.ended("b", examined(Precedence::Delete, None, Some("b")));
     // what comes later does not hold them back for ever
     d.offer("z");
     assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
-    assert_eq!((d.next(false, None), d.next(true, Some(Way::Down))), (None, None));
+    assert_eq!((d.next(false, None), d.next(true, Some(Direction::Down))), (None, None));
     assert_eq!((d.deletes().count(), d.other_deletes("a", 0)), (2, 1));
     // the other half of a rename may have come
     d.offer("y");
     next(&mut d);
-    d.ended("y", examined(Rank::Change, Some(Hash::of(b"b")), None));
+    d.ended("y", examined(Precedence::Change, Some(Hash::of(b"b")), None));
     assert_eq!((d.other_deletes("a", 0), d.other_deletes("a", 1)), (0, 1));
 }
 
 #[test]
 fn a_held_delete_counts_while_it_is_looked_at_again() {
-    let mut d = Desk::default();
+    let mut d = WorkQueue::default();
     d.offer("a");
     next(&mut d);
-    d.ended("a", examined(Rank::Delete, None, Some("a")));
+    d.ended("a", examined(Precedence::Delete, None, Some("a")));
     assert_eq!(next(&mut d), "c a");
-    d.ended("a", End::Held);
+    d.ended("a", WorkEnd::Held);
     assert_eq!((d.count(), d.active()), (1, 0));
     d.wake(false);
     assert_eq!(next(&mut d), "-");
     d.wake(true);
     assert_eq!((d.deletes().count(), next(&mut d)), (1, "e a".into()));
     assert_eq!((d.count(), d.active()), (1, 1));
-    d.ended("a", examined(Rank::Change, None, None));
+    d.ended("a", examined(Precedence::Change, None, None));
     assert_eq!(d.deletes().count(), 0);
 }
 
 #[test]
 fn a_path_that_never_comes_into_step_waits_between_attempts() {
-    let mut d = Desk::default();
+    let mut d = WorkQueue::default();
     d.offer("a");
     let mut turns = 0;
     while let Some((path, task)) = d.next(true, None) {
         turns += u32::from(task == Task::CarryOut);
-        d.ended(&path, if task == Task::Examine { examined(Rank::Change, None, None) } else { End::Progress });
+        d.ended(&path, if task == Task::Examine { examined(Precedence::Change, None, None) } else { WorkEnd::Progress });
     }
     d.wake(false);
     assert_eq!(((MOST_TURNS..=2 * MOST_TURNS).contains(&turns), next(&mut d)), (true, "e a".into()));
@@ -98,13 +98,13 @@ fn a_path_that_never_comes_into_step_waits_between_attempts() {
 
 #[test]
 fn what_is_offered_during_work_is_looked_at_after_it() {
-    let mut d = desk(&[("d/x", Rank::Change), ("d", Rank::Change)]);
+    let mut d = queue(&[("d/x", Precedence::Change), ("d", Precedence::Change)]);
     assert_eq!(next(&mut d), "c d");
     d.offer("d");
-    d.ended("d", End::Settled);
+    d.ended("d", WorkEnd::Settled);
     assert_eq!(next(&mut d), "e d");
-    d.ended("d", End::Wait(Some("d/x".into())));
+    d.ended("d", WorkEnd::Wait(Some("d/x".into())));
     assert_eq!(next(&mut d), "e d/x");
-    d.ended("d/x", End::Progress);
+    d.ended("d/x", WorkEnd::Progress);
     assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("e d/x".into(), "e d".into(), "-".into()));
 }

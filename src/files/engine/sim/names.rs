@@ -73,7 +73,7 @@ impl Client {
         }
     }
 
-    /// As the board does, from which `status` names them.
+    /// As the stats do, from which `status` names them.
     pub fn reported(&mut self, report: &Report) {
         match report.outcome {
             Outcome::Refused(_) => drop(self.refused.insert(report.path.clone())),

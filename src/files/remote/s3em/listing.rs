@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Legacy, is_dir};
+use super::{S3em, is_dir};
 use crate::client::Query;
 use crate::clock;
 use crate::error::{Error, Kind};
@@ -153,7 +153,7 @@ impl Found {
     }
 }
 
-impl Legacy {
+impl S3em {
     /// Lists everything and says what differs from the state; `all`: and what does not.
     pub(super) fn compare(&self, all: bool) -> Called<Page> {
         let (began, before) = (clock::monotonic(), self.ledger.begin());

@@ -31,7 +31,7 @@ use crate::files::remote::traffic::Traffic;
 const BUFFER: usize = 64 * 1024;
 
 /// See the module.
-pub struct Legacy {
+pub struct S3em {
     pub(super) hub: Arc<HubClient>,
     pub(super) state: Arc<DiskState>,
     tree: Arc<DiskTree>,
@@ -50,7 +50,7 @@ enum Stands {
     Otherwise(Option<(String, RemoteRow)>),
 }
 
-impl Legacy {
+impl S3em {
     pub fn new(
         hub: Arc<HubClient>,
         names: Names,
@@ -58,7 +58,7 @@ impl Legacy {
         tree: Arc<DiskTree>,
         link: Arc<Link>,
         traffic: Arc<Traffic>,
-    ) -> Called<Legacy> {
+    ) -> Called<S3em> {
         static SAID: Once = Once::new();
         SAID.call_once(|| {
             log::warn!(
@@ -71,7 +71,7 @@ impl Legacy {
         seed.copy_from_slice(&Hash::of(hub.url().as_bytes()).0[..16]);
         let epoch = uuid::Builder::from_custom_bytes(seed).into_uuid();
         let ledger = Ledger::new(&*state)?;
-        Ok(Legacy { hub, state, tree, names, link, traffic, epoch, ledger })
+        Ok(S3em { hub, state, tree, names, link, traffic, epoch, ledger })
     }
 
     /// What a call came to, for whoever is waiting for the server.
@@ -266,7 +266,7 @@ pub(super) fn is_dir(row: &RemoteRow) -> bool {
     row.entry.is_some_and(|entry| entry.is_dir())
 }
 
-impl Hub for Legacy {
+impl Hub for S3em {
     fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<Changes> {
         if self.state.feed()?.epoch != self.epoch {
             // what is known is of another server, and is forgotten before this one is listed
@@ -282,7 +282,7 @@ impl Hub for Legacy {
     }
 
     fn change(&self, change: &Change) -> Called<Answer> {
-        let _changing = self.ledger.changing(Legacy::names_of(change));
+        let _changing = self.ledger.changing(S3em::names_of(change));
         if let Some(entry) = &change.entry {
             return self.special(&change.path, entry)?.map_or_else(|| self.copy(change, entry), Ok);
         }
@@ -326,14 +326,14 @@ impl Hub for Legacy {
     }
 }
 
-impl Transfer for Legacy {
+impl Transfer for S3em {
     fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
         let Some(entry) = &change.entry else { return Ok(Answer::NotDone) };
         if let Some(answer) = self.special(&change.path, entry)? {
             return Ok(answer);
         }
         let failed = |e: std::io::Error| fault("read", &change.path, &e);
-        let _changing = self.ledger.changing(Legacy::names_of(change));
+        let _changing = self.ledger.changing(S3em::names_of(change));
         let Some(reading) = self.tree.read(&change.path, Some(&local.stamp)).map_err(failed)? else { return Ok(Answer::Moved) };
         let sent = self.send(change, entry, Bytes::Part { file: &reading.file, at: 0, length: entry.size, sha256: entry.hash });
         if sent == Ok(Answer::Moved) {
