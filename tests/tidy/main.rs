@@ -16,7 +16,6 @@ const MOST_LINES: usize = 500;
 
 /// Decide only: no files, no sockets, no clock, no threads.
 const PURE: &[&str] = &[
-    "src/wire.rs",
     "src/wire/",
     "src/relpath.rs",
     "src/chunking.rs",
@@ -31,7 +30,7 @@ const PURE: &[&str] = &[
     "src/files/rules.rs",
     "src/files/conflict.rs",
     "src/files/delete_guard.rs",
-    "src/files/engine/queue.rs",
+    "src/files/engine/queue/",
     "src/files/remote/rows.rs",
     "src/hub/server/head.rs",
     "src/hub/files/head.rs",
@@ -43,7 +42,7 @@ const PURE: &[&str] = &[
 
 /// May start threads. A directory ends with a slash.
 const THREADS: &[&str] =
-    &["src/daemon.rs", "src/daemon/", "src/service.rs", "src/hub/mod.rs", "src/hub/commit.rs", "src/hub/server/", "src/messages/hooks/"];
+    &["src/daemon/", "src/service.rs", "src/hub/mod.rs", "src/hub/commit.rs", "src/hub/server/", "src/messages/hooks/"];
 
 /// May say `unsafe`.
 const UNSAFE: &[&str] = &["src/clock.rs"];
@@ -55,17 +54,14 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ("src/files/", &["hub", "messages", "cli", "daemon"], "the file half knows neither the hub's insides nor the message half"),
     ("src/files/engine/", &["disk", "client", "database", "transfer"], "the engine reaches tree, state and hub through its traits only"),
     ("src/daemon/", &["hub", "cli"], "the client knows neither the hub's insides nor its own command line"),
-    ("src/daemon.rs", &["hub", "cli"], "the client knows neither the hub's insides nor its own command line"),
-    ("src/client.rs", ABOVE_HTTP, "the client's HTTP knows only what travels"),
     ("src/client/", ABOVE_HTTP, "the client's HTTP knows only what travels"),
     ("src/login.rs", &["hub", "messages", "files", "cli", "daemon", "client", "transfer"], "the login file knows no HTTP"),
-    ("src/transfer.rs", ABOVE_TRANSFER, "transfers do what they are told, and know no directory that is kept in step"),
     ("src/transfer/", ABOVE_TRANSFER, "transfers do what they are told, and know no directory that is kept in step"),
-    ("src/wire.rs", UPPER, "the bottom knows nobody above it"),
+    ("src/wire/", UPPER, "the bottom knows nobody above it"),
     ("src/error.rs", UPPER, "the bottom knows nobody above it"),
     ("src/clock.rs", UPPER, "the bottom knows nobody above it"),
     ("src/disk.rs", UPPER, "the bottom knows nobody above it"),
-    ("src/config.rs", UPPER, "the bottom knows nobody above it"),
+    ("src/config/", UPPER, "the bottom knows nobody above it"),
 ];
 const ABOVE_HTTP: &[&str] = &["hub", "messages", "files", "transfer", "cli", "daemon"];
 const ABOVE_TRANSFER: &[&str] = &["hub", "messages", "files", "cli", "daemon"];
@@ -153,11 +149,19 @@ fn places(s: &Source, all: &mut Vec<Breach>) {
 
 /// Rules about all files together.
 fn tree_breaches(sources: &[Source]) -> Vec<Breach> {
+    let mut all = Vec::new();
     let homes: Vec<_> = sources.iter().filter_map(|s| s.lines_with(&s.program, "tiny_http").first().map(|line| (s, *line))).collect();
-    match homes.len() {
-        0 | 1 => Vec::new(),
-        _ => homes.iter().map(|(s, line)| s.breach(*line, "tiny_http (one file only names it, so that it can be replaced)")).collect(),
+    if homes.len() > 1 {
+        let named = |(s, line): &(&Source, usize)| s.breach(*line, "tiny_http (one file only names it, so that it can be replaced)");
+        all.extend(homes.iter().map(named));
     }
+    for s in sources.iter().filter(|s| s.path.starts_with("src/")) {
+        let folder = format!("{}/", s.path.trim_end_matches(".rs"));
+        if sources.iter().any(|other| other.path.starts_with(&folder)) {
+            all.push(s.breach(1, format!("must be {folder}mod.rs (a module with files of its own is one folder)")));
+        }
+    }
+    all
 }
 
 /// Files that are modules under `#[cfg(test)] mod NAME;`.
@@ -326,8 +330,8 @@ fn each_rule_catches_its_breach() {
     check("src/hub/a.rs", "const A: &str = r#\"a \" crate::cli\"#; use crate::cli;", "uses crate::cli");
     check("src/hub/a.rs", "const A: char = '\"'; use crate::cli; const B: char = '\"';", "uses crate::cli");
     check("src/messages/a.rs", "use crate::hub;", "knows neither");
-    check("src/wire.rs", "use std::{fmt, fs};", "std::fs in a pure file");
-    check("src/wire.rs", "fn f() { let t = SystemTime::now(); }", "in a pure file");
+    check("src/wire/mod.rs", "use std::{fmt, fs};", "std::fs in a pure file");
+    check("src/wire/mod.rs", "fn f() { let t = SystemTime::now(); }", "in a pure file");
     check("src/messages/plan.rs", "fn f() { std::thread::yield_now(); }", "in a pure file");
     check("src/a.rs", "fn f() { println!(); }", "println!");
     check("src/a.rs", "fn f() { my_println!(); }", "");
@@ -347,4 +351,11 @@ fn each_rule_catches_its_breach() {
     let two: Vec<Source> = ["src/a.rs", "src/b.rs"].iter().map(|p| Source::new(p, "//! A.\nuse tiny_http::Server;\n")).collect();
     assert_eq!(tree_breaches(&two).len(), 2);
     assert_eq!(test_files(&Source::new("src/hub/mod.rs", "//! A.\n#[cfg(test)]\nmod x;\n")), ["src/hub/x.rs", "src/hub/x/"]);
+}
+
+#[test]
+fn a_module_with_files_is_one_folder() {
+    let sources = ["src/a.rs", "src/a/b.rs", "src/c/mod.rs", "src/c/d.rs"].map(|path| Source::new(path, "//! Test.\n"));
+    let found: Vec<String> = tree_breaches(&sources).into_iter().map(|b| b.path).collect();
+    assert_eq!(found, ["src/a.rs"]);
 }
