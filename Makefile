@@ -14,7 +14,7 @@
 #
 # Variables: PREFIX, DESTDIR, CARGO, LINKS (other names for the binary, "s3ec"; LINKS= for none),
 # STATIC_TARGET (x86_64-unknown-linux-musl), BINARY (what install installs; "make install" does not build it anew
-# if it is there), FUZZ_SECONDS (600), FUZZ_TARGETS (all of fuzz/fuzz_targets/).
+# if it is there), FUZZ_SECONDS (600), FUZZ_TARGETS (all of tests/fuzz/fuzz_targets/).
 
 PREFIX = /usr/local
 DESTDIR =
@@ -66,7 +66,7 @@ lint:
 		echo "make lint needs:$$missing (Debian: apt-get install$$missing)" >&2; exit 1; \
 	fi
 	$(CARGO) fmt --check
-	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	mandoc -T lint -W warning man/*.[1-9]
 	shellcheck $(SCRIPTS)
 	shellcheck -s sh $(SH_SCRIPTS)
@@ -77,13 +77,13 @@ lint:
 check: lint test
 
 # without a sanitizer the stable compiler is enough; all that one could find is in the few lines with unsafe, which parse
-# nothing. A crash is left in fuzz/artifacts/: "cargo fuzz run --sanitizer none TARGET FILE" repeats it
+# nothing. A crash is left in tests/fuzz/artifacts/: "cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none TARGET FILE" repeats it
 fuzz:
 	@command -v cargo-fuzz >/dev/null || { echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
 	for target in $(FUZZ_TARGETS); do \
-		mkdir -p "fuzz/corpus/$$target" && \
-		$(CARGO) fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" -- \
-			-dict="fuzz/dict/$$target" -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -timeout=10 -rss_limit_mb=512 \
+		mkdir -p "tests/fuzz/corpus/$$target" && \
+		$(CARGO) fuzz run --fuzz-dir tests/fuzz --sanitizer none "$$target" "tests/fuzz/corpus/$$target" "tests/fuzz/seeds/$$target" -- \
+			-dict="tests/fuzz/dict/$$target" -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -timeout=10 -rss_limit_mb=512 \
 			-print_final_stats=1 || exit 1; \
 	done
 

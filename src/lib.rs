@@ -143,7 +143,7 @@
 //!
 //! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::delete_guard`], the parsers of heads and forms, tokens, [`backoff`],
 //! [`sse`]): it takes the time as a value.
-//! `tests/tidy/` and `clippy.toml` hold these rules; `fuzz/checks.rs` holds what must be true of every parser of foreign
+//! `tests/tidy/` and `clippy.toml` hold these rules; `tests/fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 
 pub mod backoff;

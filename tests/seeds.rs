@@ -1,10 +1,10 @@
-//! The inputs in `fuzz/seeds/`, each given to the check that the fuzz target of that name runs; fuzzing itself is `make fuzz`.
+//! The inputs in `tests/fuzz/seeds/`, each given to the check that the fuzz target of that name runs; fuzzing itself is `make fuzz`.
 
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-#[path = "../fuzz/checks.rs"]
+#[path = "fuzz/checks.rs"]
 mod checks;
 
 type Check = fn(&[u8]);
@@ -23,11 +23,11 @@ const TARGETS: &[(&str, Check)] = &[
 ];
 
 fn fuzz() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
 }
 
 fn entries(dir: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(fuzz().join(dir)).unwrap_or_else(|e| panic!("fuzz/{dir}: {e}"));
+    let entries = fs::read_dir(fuzz().join(dir)).unwrap_or_else(|e| panic!("tests/fuzz/{dir}: {e}"));
     let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
     paths.sort();
     paths
@@ -38,7 +38,7 @@ fn every_seed_passes_its_check_whole_and_cut_off() {
     let mut failed = Vec::new();
     for (target, check) in TARGETS {
         let seeds = entries(&format!("seeds/{target}"));
-        assert!(seeds.len() > 2, "fuzz/seeds/{target} has {} files", seeds.len());
+        assert!(seeds.len() > 2, "tests/fuzz/seeds/{target} has {} files", seeds.len());
         for path in seeds {
             let bytes = fs::read(&path).unwrap();
             // a few inputs for nothing: what is cut off is what a fuzzer tries first
@@ -67,6 +67,6 @@ fn every_target_is_built_seeded_and_in_the_makefile() {
         assert!(fuzz().join(format!("dict/{name}")).is_file(), "{name}");
     }
     for (dir, count) in [("seeds", names.len()), ("dict", names.len()), ("fuzz_targets", names.len())] {
-        assert_eq!(entries(dir).len(), count, "fuzz/{dir}");
+        assert_eq!(entries(dir).len(), count, "tests/fuzz/{dir}");
     }
 }

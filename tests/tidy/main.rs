@@ -206,7 +206,8 @@ fn report(breaches: Vec<Breach>) {
 
 #[test]
 fn the_sources_keep_the_rules() {
-    let paths = ["src", "tests", "fuzz/fuzz_targets"].iter().flat_map(|dir| files(dir, ".rs")).chain(["fuzz/checks.rs".to_string()]);
+    // what cargo fuzz builds is not ours
+    let paths = ["src", "tests"].iter().flat_map(|dir| files(dir, ".rs")).filter(|path| !path.starts_with("tests/fuzz/target/"));
     let mut sources: Vec<Source> = paths.map(|path| Source::new(&path, &read(&path))).collect();
     assert!(sources.iter().any(|s| s.path == "src/lib.rs"), "the sources were not found");
     let of_tests: Vec<String> = sources.iter().flat_map(test_files).collect();
