@@ -9,7 +9,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 
 /// Bytes of the file, at most.
-const MOST: usize = 64 * 1024;
+const MAX_FILE_BYTES: usize = 64 * 1024;
 
 /// What a login has brought. `s3ec` wants all four fields to be there, as strings.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub fn file(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf>
 
 /// Reads the login; `None` if there was none. A file that others can read is mended and named: `s3ec` leaves it so.
 pub fn read(path: &Path) -> Result<Option<Login>> {
-    let bytes = match disk::read_at_most(&target(path), MOST) {
+    let bytes = match disk::read_at_most(&target(path), MAX_FILE_BYTES) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(bad(path, &plain(&e))),
@@ -47,7 +47,7 @@ pub fn read(path: &Path) -> Result<Option<Login>> {
 pub fn write(path: &Path, login: &Login) -> Result<()> {
     disk::create_dir(disk::parent(path))?;
     let target = target(path);
-    let old = match disk::read_at_most(&target, MOST) {
+    let old = match disk::read_at_most(&target, MAX_FILE_BYTES) {
         Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
         Err(_) => String::new(),
     };

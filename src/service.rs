@@ -17,7 +17,7 @@ use crate::{clock, sd_notify};
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How often a part is asked whether it has failed.
-const LOOK: Duration = Duration::from_secs(1);
+const HEALTH_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running half of the program: a handle outside, its threads inside.
 pub trait Part {
@@ -89,7 +89,7 @@ pub type ReadSettings<'a> = &'a dyn Fn() -> Result<Settings>;
 /// Runs the parts until SIGTERM or SIGINT, or until one of them has failed; then stops them, the last first.
 pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<'_>) -> Result<()> {
     sd_notify::tell(sd_notify::State::Ready);
-    let look = tick(LOOK);
+    let look = tick(HEALTH_LOOK_INTERVAL);
     let watchdog = sd_notify::watchdog().map_or_else(never, tick);
     let outcome = loop {
         select! {

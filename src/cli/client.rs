@@ -126,9 +126,9 @@ struct QueueStatus {
 }
 
 /// What waits for longer is a reason to look.
-const BEHIND: Duration = Duration::from_secs(60);
+const BEHIND_TIME: Duration = Duration::from_secs(60);
 /// A client that runs and has not reached the hub for so long does not work, nor for three times `poll_interval`.
-const SILENT: Duration = Duration::from_secs(300);
+const SILENT_TIME: Duration = Duration::from_secs(300);
 
 /// `mesync status`: [`Done::NotAll`] if something is not well.
 pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
@@ -156,7 +156,7 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
         hooks_gone: hooks.gone,
         directories: directories::rows(settings),
     };
-    let behind = |at: Option<SystemTime>| at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age > BEHIND);
+    let behind = |at: Option<SystemTime>| at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age > BEHIND_TIME);
     let stuck_here = behind(status.outbox.oldest);
     let stuck_there = behind(status.hub.oldest_queued_at.as_deref().and_then(clock::parse_rfc3339));
     let messages = status.failed.messages == 0 && hooks.failed == 0 && !stuck_here && !stuck_there;
@@ -181,7 +181,7 @@ fn client_problem(settings: &Settings, client: &Client, at: Option<SystemTime>, 
         )),
         Client::Running { problem: Some(problem), .. } => Some(format!("{problem} (told{})", ago(at))),
         Client::Running { .. } => {
-            let long = SILENT.max(settings.poll_interval * 3);
+            let long = SILENT_TIME.max(settings.poll_interval * 3);
             let told_lately = at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age < long);
             let silent = silent.map(Duration::from_secs).filter(|silent| *silent >= long && !told_lately);
             let silent = silent.map(|silent| format!("the client runs, and has not asked the hub for messages for {}", clock::age(silent)));

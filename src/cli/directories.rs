@@ -17,7 +17,7 @@ use crate::files::tree::marker;
 use crate::logger::one_line;
 
 /// Paths that cannot be synced and are shown to a person, at most.
-const SHOWN: usize = 10;
+const MAX_SHOWN_PATHS: usize = 10;
 
 /// One directory, as `--json` shows it.
 #[derive(Serialize)]
@@ -167,9 +167,9 @@ impl Row {
         lines.extend(self.problems.iter().map(|problem| one_line(problem)));
         if self.refused > 0 {
             lines.push(format!("{} cannot be synced:", counted(self.refused, "path")));
-            lines.extend(self.cannot.iter().take(SHOWN).map(|c| format!("  {}: {}", one_line(&c.path), one_line(&c.why))));
+            lines.extend(self.cannot.iter().take(MAX_SHOWN_PATHS).map(|c| format!("  {}: {}", one_line(&c.path), one_line(&c.why))));
         }
-        lines.extend(self.waiting.iter().take(SHOWN).map(|w| format!("{} waits: {}", one_line(&w.path), one_line(&w.why))));
+        lines.extend(self.waiting.iter().take(MAX_SHOWN_PATHS).map(|w| format!("{} waits: {}", one_line(&w.path), one_line(&w.why))));
         if self.conflict_copies > 0 {
             let conflicts = self.conflict_copies;
             lines.push(format!(

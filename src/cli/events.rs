@@ -15,9 +15,9 @@ use crate::wire::revision::Revision;
 use crate::{clock, wire};
 
 /// What is shown if nobody says since when.
-const LATELY: Duration = Duration::from_secs(86_400);
+const RECENT_TIME: Duration = Duration::from_secs(86_400);
 /// Between two attempts to open the stream again, at most.
-const PAUSE: Duration = Duration::from_secs(15);
+const RECONNECT_PAUSE: Duration = Duration::from_secs(15);
 
 /// `mesync events [--follow]`
 pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
@@ -30,7 +30,7 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             );
             invocation.usage(what)
         })?),
-        None => (!follow).then(|| clock::rfc3339(clock::now() - LATELY)),
+        None => (!follow).then(|| clock::rfc3339(clock::now() - RECENT_TIME)),
     };
     let hub = servers::files(&context.settings)?;
     let out = &mut context.out;
@@ -84,7 +84,7 @@ fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<Revision> {
 
 /// Shows what comes, until nobody reads it any more; opens the stream again when it breaks.
 fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Result<Done> {
-    let mut backoff = Backoff::new(PAUSE);
+    let mut backoff = Backoff::new(RECONNECT_PAUSE);
     let mut opened = false;
     loop {
         out.flush();

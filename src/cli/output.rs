@@ -12,10 +12,10 @@ use crate::error::{Error, Kind, Result, plain};
 use crate::logger::disturbs;
 
 /// The width that help is broken at.
-const WIDTH: usize = 80;
+const DEFAULT_WIDTH: usize = 80;
 
 /// Cells up to this width are aligned: an id and a little more.
-const WIDEST: usize = 40;
+const MAX_COLUMN_WIDTH: usize = 40;
 
 /// Where data goes, and in which form.
 pub struct Output {
@@ -62,7 +62,7 @@ impl Output {
         if rows.is_empty() {
             return;
         }
-        let cells = |i: usize| rows.iter().map(move |r| r[i].chars().count()).filter(|width| *width <= WIDEST);
+        let cells = |i: usize| rows.iter().map(move |r| r[i].chars().count()).filter(|width| *width <= MAX_COLUMN_WIDTH);
         let width = |i: usize| cells(i).chain([titles[i].title.len()]).max().unwrap_or(0);
         let widths: Vec<usize> = (0..titles.len()).map(width).collect();
         let row = |cells: &[&str]| {
@@ -172,7 +172,7 @@ pub fn wrap<'a>(lead: &str, words: impl Iterator<Item = &'a str>) -> String {
     let (mut out, mut column) = (lead.to_string(), indent);
     for word in words {
         let width = word.chars().count();
-        if column > indent && column + 1 + width > WIDTH {
+        if column > indent && column + 1 + width > DEFAULT_WIDTH {
             out.push('\n');
             out.push_str(&" ".repeat(indent));
             column = indent;

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::transfer::Step;
 
 /// Between two pictures of the line.
-const REDRAW: Duration = Duration::from_millis(200);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How far a transfer is.
 pub struct Progress {
@@ -47,7 +47,7 @@ impl Paths {
     /// Draws the line anew.
     pub fn show(&self, done: u64, due: u64, bytes: u64) {
         // what is over at once needs no line
-        if self.shown && self.began.elapsed() >= REDRAW {
+        if self.shown && self.began.elapsed() >= REDRAW_INTERVAL {
             self.drawn.set(true);
             write(&format!("\r{}\x1b[K", paths_line(done, due, bytes, self.began.elapsed())));
         }
@@ -99,7 +99,7 @@ impl Progress {
             }
         }
         // what is over at once needs no line
-        let due = self.drawn.get().unwrap_or(self.began) + REDRAW;
+        let due = self.drawn.get().unwrap_or(self.began) + REDRAW_INTERVAL;
         if self.shown && now >= due {
             self.drawn.set(Some(now));
             let time = self.moving.get().map_or(Duration::ZERO, |since| now - since);

@@ -25,7 +25,7 @@ use crate::wire::files::{self, Name, Record};
 use crate::{disk, wire};
 
 /// From so many files on, one listing costs less than a question about each.
-const MANY: usize = 16;
+const MANY_FILES: usize = 16;
 
 /// What became of one file of an upload.
 #[derive(Serialize)]
@@ -146,7 +146,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     });
     let mut upload = Upload::new(&transfer);
     let mut summary = invocation.arguments.len() > 1;
-    let many = invocation.arguments.len() > MANY;
+    let many = invocation.arguments.len() > MANY_FILES;
     if many {
         upload.look_below(&dir)?;
     }

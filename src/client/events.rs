@@ -14,7 +14,7 @@ use crate::wire::files::Event;
 use crate::wire::revision::Revision;
 
 /// `s3em` sends nothing at all while nothing happens, so a dead line shows only when one asks again.
-const SILENCE: Duration = Duration::from_secs(600);
+const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
 
 const EVENT_STREAM: &str = "text/event-stream";
 
@@ -33,7 +33,7 @@ impl HubClient {
         let kinds = if files { "&kinds=all" } else { "" };
         let mut call = Call::get(&format!("/api/events?files={files}{kinds}{host}"));
         if files && !self.is_ours()? {
-            call.silence = Some(SILENCE);
+            call.silence = Some(STREAM_SILENCE_TIMEOUT);
         }
         let answer = self.authorized(&self.streams, &call)?;
         Ok(self.typed(answer, EVENT_STREAM, &call.path)?.into_body().into_reader())
@@ -47,7 +47,7 @@ impl HubClient {
             call.headers.push(("last-event-id", at.rev.to_string()));
         }
         if !self.is_ours()? {
-            call.silence = Some(SILENCE);
+            call.silence = Some(STREAM_SILENCE_TIMEOUT);
         }
         let answer = self.typed(self.authorized(&self.streams, &call)?, EVENT_STREAM, &call.path)?;
         let lines = BufReader::with_capacity(4096, Box::new(answer.into_body().into_reader()) as Box<dyn Read + Send>);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ureq::http;
 
 use super::body::Broken;
-use super::{ANSWER, HubClient, bare, media_type};
+use super::{HubClient, MAX_ANSWER_BYTES, bare, media_type};
 use crate::error::{Error, Kind, plain};
 use crate::logger::one_line;
 use crate::wire::files::{Hash, MissingChunks, Record};
@@ -120,7 +120,7 @@ impl HubClient {
         let status = answer.status().as_u16();
         let media_type = media_type(&answer);
         let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        let body = answer.into_body().with_config().limit(ANSWER).read_to_vec().unwrap_or_default();
+        let body = answer.into_body().with_config().limit(MAX_ANSWER_BYTES).read_to_vec().unwrap_or_default();
         let words = serde_json::from_slice::<ErrorAnswer>(&body).ok().map(|e| e.error);
         // a proxy refuses what is too long, and tells of a hub that is down, in its own words
         let own_words = matches!(status, 408 | 413 | 425 | 429 | 500..=510 | 512..=599);

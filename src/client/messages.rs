@@ -3,7 +3,7 @@
 use ureq::http::Method;
 use uuid::Uuid;
 
-use super::{ANSWER, Body, Call, Called, HubClient};
+use super::{Body, Call, Called, HubClient, MAX_ANSWER_BYTES};
 use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer, Run};
 
 /// What a pull brought.
@@ -50,7 +50,7 @@ impl HubClient {
 
     /// `GET /api/hosts`: all hosts for an administrator, else one's own.
     pub fn hosts(&self) -> Called<Vec<HostInfo>> {
-        self.json(&Call { most: 64 * ANSWER, ..Call::get("/api/hosts") })
+        self.json(&Call { most: 64 * MAX_ANSWER_BYTES, ..Call::get("/api/hosts") })
     }
 
     /// `POST /api/hosts/{host}/rebind`: lets `instance` have the queue of `host`, or whoever asks next.

@@ -74,14 +74,14 @@ struct Call<'a> {
 
 /// Bodies longer than this are announced, and sent when the hub has said that it wants them: an early refusal would
 /// otherwise be lost in a reset of the connection.
-const ANNOUNCED: u64 = 256 * 1024;
+const ANNOUNCED_BODY_BYTES: u64 = 256 * 1024;
 
 /// For how long a hub's tokens are valid, at most, and how long before their end they are replaced.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
-const ANSWER: u64 = 1024 * 1024;
+const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
 /// Connections that are kept for the next call, at most: threads of one directory that send and fetch.
-const KEPT: usize = 16;
+const MAX_KEPT_CONNECTIONS: usize = 16;
 
 impl HubClient {
     /// The hub of the settings. `http_timeout` is for connecting, for each read and write, and for the beginning of an answer.
@@ -97,8 +97,8 @@ impl HubClient {
                 .max_redirects(0)
                 .max_redirects_will_error(false)
                 .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
-                .max_idle_connections(KEPT)
-                .max_idle_connections_per_host(KEPT)
+                .max_idle_connections(MAX_KEPT_CONNECTIONS)
+                .max_idle_connections_per_host(MAX_KEPT_CONNECTIONS)
                 .input_buffer_size(16 * 1024)
                 .output_buffer_size(16 * 1024)
                 // below the hub's own limit for idle connections
@@ -143,7 +143,7 @@ impl HubClient {
     pub fn health(&self) -> Called<Health> {
         let answer = self.exchange(&self.agent, &Call::get("/api/health"), &self.url, None)?;
         match answer.status().as_u16() {
-            200 | 503 => self.body(answer, ANSWER, "/api/health"),
+            200 | 503 => self.body(answer, MAX_ANSWER_BYTES, "/api/health"),
             _ => Err(self.refused(answer, "/api/health")),
         }
     }
@@ -261,7 +261,7 @@ impl HubClient {
             return Err(self.refused(answer, &call.path));
         }
         let hub_time = answer.headers().get("date").and_then(|d| d.to_str().ok()).and_then(http_date);
-        Ok((self.body(answer, ANSWER, &call.path)?, hub_time))
+        Ok((self.body(answer, MAX_ANSWER_BYTES, &call.path)?, hub_time))
     }
 
     /// Sends once; again if a pooled connection turned out to be closed, since every call of ours may be repeated.
@@ -313,7 +313,7 @@ impl HubClient {
             Body::Pieces { content_type, pieces, passed } => {
                 let length = body::length(pieces);
                 let mut request = request.header("content-type", content_type).header("content-length", length);
-                if length > ANNOUNCED {
+                if length > ANNOUNCED_BODY_BYTES {
                     request = request.header("expect", "100-continue");
                 }
                 patient(request.body(SendBody::from_reader(&mut Reader::new(pieces, passed))).map_err(failed)?)
@@ -329,7 +329,7 @@ impl Call<'_> {
             path: path.to_string(),
             headers: Vec::new(),
             body: Body::None,
-            most: ANSWER,
+            most: MAX_ANSWER_BYTES,
             patience: None,
             silence: None,
         }

@@ -16,7 +16,7 @@ use crate::wire::revision::Revision;
 /// What cannot stand in a quoted file name of a form (WHATWG HTML, "multipart/form-data encoding algorithm").
 const FILE_NAME: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
 /// Bytes of one line between bodies, at most.
-const LINE: u64 = 64 * 1024;
+const MAX_LINE_BYTES: u64 = 64 * 1024;
 /// Bytes of the answer to a batch, at most: 1000 results with their records.
 const BATCH_ANSWER: u64 = 16 * 1024 * 1024;
 
@@ -102,7 +102,7 @@ impl HubClient {
         let mut reader = BufReader::with_capacity(64 * 1024, answer.into_body().into_reader());
         for item in items {
             let mut line = Vec::new();
-            (&mut reader).take(LINE).read_until(b'\n', &mut line).map_err(|e| self.interrupted(&e))?;
+            (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(|e| self.interrupted(&e))?;
             let head = serde_json::from_slice::<FetchHead>(&line).ok().filter(|h| (h.id, h.rev) == (item.id, item.rev));
             let head = head.ok_or_else(|| self.not_a_hub("an answer to a fetch that is none"))?;
             let mut content = (&mut reader).take(head.size);

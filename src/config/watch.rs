@@ -12,7 +12,7 @@ use crate::{relpath, wire};
 
 pub const TABLE: &str = "watch";
 /// Directories that one client keeps in step, and patterns of each, at most.
-const MOST: usize = 100;
+const MAX_WATCHED_DIRECTORIES: usize = 100;
 const MOST_PATTERNS: usize = 1000;
 
 /// One directory and how it is kept in step.
@@ -138,8 +138,8 @@ type Wrong = (usize, String);
 pub(super) fn read(value: &DeValue<'_>, at: usize) -> Result<Vec<WatchSettings>, Wrong> {
     let wrong = || (at, "watch must be tables: [[watch]]".to_string());
     let DeValue::Array(tables) = value else { return Err(wrong()) };
-    if tables.len() > MOST {
-        return Err((at, format!("at most {MOST} directories can be watched")));
+    if tables.len() > MAX_WATCHED_DIRECTORIES {
+        return Err((at, format!("at most {MAX_WATCHED_DIRECTORIES} directories can be watched")));
     }
     let mut all: Vec<WatchSettings> = Vec::new();
     for table in tables {

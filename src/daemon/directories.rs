@@ -35,20 +35,20 @@ use crate::files::wakeup::Wakeup;
 use crate::files::watch::{Counters, Watch};
 
 /// How often a directory that cannot be used is tried again, at most and at least.
-const REOPEN: Duration = Duration::from_secs(30);
+const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(30);
 /// How often the hub is asked while its event stream is open.
-const LISTENING: Duration = Duration::from_secs(600);
+const POLL_INTERVAL_WITH_STREAM: Duration = Duration::from_secs(600);
 /// Changes are told about together.
-const TOGETHER: Duration = Duration::from_millis(100);
+const CHANGES_WAIT: Duration = Duration::from_millis(100);
 /// Between two looks at everything that were not planned, at least.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Where something renamed was and where it is now are told one after the other, within so long.
-const FOLLOWS: Duration = Duration::from_millis(20);
+const FOLLOW_UP_WAIT: Duration = Duration::from_millis(20);
 const FOLLOWS_MOST: Duration = Duration::from_secs(1);
 /// How often it is looked where a link leads by which a directory is named.
-const LINK: Duration = Duration::from_secs(5);
+const LINK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the trash is looked through.
-const TRASH: Duration = Duration::from_secs(3600);
+const TRASH_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What others tell one directory's threads.
 pub struct Control {
@@ -154,7 +154,7 @@ impl Supervisor {
         let files = Files::beside(place.state_file(&self.settings));
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         reporter.starts();
-        let mut backoff = Backoff::new(REOPEN);
+        let mut backoff = Backoff::new(MAX_REOPEN_PAUSE);
         while !self.shared.is_stopping() {
             let opened = adopt(&files, &self.base_dir, &self.settings)
                 .and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
@@ -164,7 +164,7 @@ impl Supervisor {
                 Ok(Opened::Held(why)) => Err(marker::held(&self.settings.path, &why)),
                 Err(e) => Err(e),
             };
-            if began.elapsed() > REOPEN {
+            if began.elapsed() > MAX_REOPEN_PAUSE {
                 backoff.reset();
             }
             let Some(e) = kept.err().filter(|_| !self.shared.is_stopping()) else { continue };
@@ -254,7 +254,7 @@ impl Supervisor {
                 if let Err(fault) = d.tree.check() {
                     return d.look_failed(fault);
                 }
-                next = next.min(LINK);
+                next = next.min(LINK_CHECK_INTERVAL);
             }
             if d.wants_look() {
                 let now = clock::monotonic();
@@ -268,7 +268,7 @@ impl Supervisor {
                 return;
             }
             // the end of it shall not wait
-            let _ = self.asked.recv_timeout(TOGETHER);
+            let _ = self.asked.recv_timeout(CHANGES_WAIT);
         }
     }
 
@@ -283,7 +283,7 @@ impl Supervisor {
             }
             if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
                 d.feed();
-                let usual = if self.control.listening.load(Relaxed) { LISTENING } else { self.poll_interval };
+                let usual = if self.control.listening.load(Relaxed) { POLL_INTERVAL_WITH_STREAM } else { self.poll_interval };
                 next = clock::monotonic() + d.feed_interval(usual);
             }
             if d.wakeup.is_stopped() {
@@ -314,7 +314,7 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
     let mut next_trash = clock::monotonic();
     loop {
         if clock::monotonic() >= next_trash {
-            next_trash = clock::monotonic() + TRASH;
+            next_trash = clock::monotonic() + TRASH_SWEEP_INTERVAL;
             first = first.and_then(|()| trash::expire(&d.tree));
         }
         match first {
@@ -339,7 +339,7 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
     let mut looked = Ok(());
     while let Some(hint) = next.filter(|_| looked.is_ok()) {
         looked = d.look(&hint);
-        let pause = if matches!(hint, Hint::Path(_)) { Duration::ZERO } else { FOLLOWS };
+        let pause = if matches!(hint, Hint::Path(_)) { Duration::ZERO } else { FOLLOW_UP_WAIT };
         next = if clock::monotonic() < end { hinted.recv_timeout(pause).ok() } else { None };
     }
     drop(looking);

@@ -45,9 +45,9 @@ use stream::{Heard, Stream};
 use threads::Threads;
 
 /// Time for what is under way to end before other settings are worked with.
-const RESTART: Duration = Duration::from_secs(20);
+const SETTINGS_CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A thread that works on one thing for longer hangs.
-const STUCK: Duration = Duration::from_secs(300);
+const STUCK_THREAD_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A running client.
 pub struct Daemon {
@@ -146,7 +146,7 @@ impl Daemon {
         };
         if let Err(e) = daemon.start_all() {
             daemon.failed = Some(e.clone());
-            Box::new(daemon).stop(RESTART);
+            Box::new(daemon).stop(SETTINGS_CHANGE_TIMEOUT);
             return Err(e);
         }
         log::info!("started host={} base={} server={}", settings.host_id, settings.base_dir.display(), settings.server_url);
@@ -221,7 +221,7 @@ impl Daemon {
         if let Some(hooks) = &self.hooks {
             hooks.timeout.store(new.hook_timeout.as_secs(), Relaxed);
         }
-        let end = clock::monotonic() + RESTART;
+        let end = clock::monotonic() + SETTINGS_CHANGE_TIMEOUT;
         let stays = |kept: &Kept| !all && new.watches.contains(&kept.watch);
         let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.directories).into_iter().partition(stays);
         self.directories = stay;
@@ -373,7 +373,7 @@ impl Part for Daemon {
     fn alive(&self) -> bool {
         // what matters is that the tick comes to an end with what it does; waiting is being alive
         let since = self.exchange.tick.since.load(Relaxed);
-        since == 0 || self.exchange.tick.elapsed() - since < STUCK.as_millis() as u64
+        since == 0 || self.exchange.tick.elapsed() - since < STUCK_THREAD_TIMEOUT.as_millis() as u64
     }
 
     fn fatal(&self) -> Option<Error> {

@@ -25,15 +25,15 @@ use crate::files::tree::marker;
 use crate::files::watch::Counters;
 
 /// Between two pictures of how far it is.
-const REDRAW: Duration = Duration::from_millis(200);
+const PROGRESS_REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two looks whether all is done.
-const STEP: Duration = Duration::from_millis(3);
+const QUIET_CHECK_INTERVAL: Duration = Duration::from_millis(3);
 /// How often the hub is asked for further deletes while some wait for the end of their burst.
 const FEED_IN_BURST: Duration = Duration::from_millis(250);
 /// How often what waits is tried before it is left for another pass.
-const TRIES: u32 = 20;
+const MAX_PASS_ATTEMPTS: u32 = 20;
 /// Rows read from the state at once.
-const CHUNK: usize = 256;
+const PATHS_PER_OFFER: usize = 256;
 
 /// How far a pass is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -133,7 +133,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
             if let Ok(looking) = looked {
                 while !looking.is_finished() {
                     show(progress(d));
-                    d.wakeup.pause(REDRAW);
+                    d.wakeup.pause(PROGRESS_REDRAW_INTERVAL);
                 }
             }
             until_done(d, show);
@@ -193,11 +193,11 @@ fn until_done(d: &Directory, show: &dyn Fn(Progress)) {
 /// Tries what waits, several times: two halves of a rename that are taken at the same moment both make way for the other.
 fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
     let before = d.worked();
-    for n in 0..TRIES {
+    for n in 0..MAX_PASS_ATTEMPTS {
         d.engine.wake(false);
         d.wakeup.wake();
         until_quiet(d, show);
-        if d.worked() != before || d.engine.active() == 0 || d.is_paused() || !d.wakeup.pause(STEP * n) {
+        if d.worked() != before || d.engine.active() == 0 || d.is_paused() || !d.wakeup.pause(QUIET_CHECK_INTERVAL * n) {
             return;
         }
     }
@@ -206,14 +206,14 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
 fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
     let mut next = clock::monotonic();
     let mut next_feed = next + FEED_IN_BURST;
-    while !d.engine.is_quiet() && !d.is_paused() && d.wakeup.pause(STEP) {
+    while !d.engine.is_quiet() && !d.is_paused() && d.wakeup.pause(QUIET_CHECK_INTERVAL) {
         // deletes of another machine come one after the other
         if !d.end_of_burst().is_zero() && clock::monotonic() >= next_feed {
             d.feed();
             next_feed = clock::monotonic() + FEED_IN_BURST;
         }
         if clock::monotonic() >= next {
-            next = clock::monotonic() + REDRAW;
+            next = clock::monotonic() + PROGRESS_REDRAW_INTERVAL;
             show(progress(d));
         }
     }
@@ -252,14 +252,14 @@ pub fn preview(d: &Directory, allow_deletes: bool) -> Result<Plans> {
     .map_err(directory::error)?;
     let mut after = String::new();
     loop {
-        let rows = d.state.below("", &after, CHUNK).map_err(directory::error)?;
+        let rows = d.state.below("", &after, PATHS_PER_OFFER).map_err(directory::error)?;
         for (path, _) in &rows {
             if d.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
                 look(path).map_err(directory::error)?;
             }
         }
         match rows.last() {
-            Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+            Some((last, _)) if rows.len() == PATHS_PER_OFFER => after = last.clone(),
             _ => break,
         }
     }

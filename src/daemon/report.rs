@@ -16,7 +16,7 @@ use crate::files::status::{Condition, Examples, Files, Named, Status};
 use crate::files::watch::Counters;
 
 /// Between two writes while it works.
-const PAUSE: Duration = Duration::from_secs(1);
+const STATUS_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// Held deletes are told after this time although the work on other paths has not ended.
 const HELD_UNTOLD_MAX: Duration = Duration::from_secs(10);
 
@@ -138,7 +138,7 @@ impl Reporter {
             ..self.last.clone()
         };
         // numbers that go up and down while it works are not worth more
-        let soon = self.said.is_some_and(|at| at.elapsed() < PAUSE)
+        let soon = self.said.is_some_and(|at| at.elapsed() < STATUS_WRITE_INTERVAL)
             && (condition, self.last.condition) == (Condition::Working, Condition::Working);
         if self.said.is_none() || status != self.last && !soon {
             self.put(status);

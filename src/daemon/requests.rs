@@ -13,7 +13,7 @@ use super::outbox::readable;
 use crate::disk;
 use crate::error::Result;
 
-const PAUSE: Duration = Duration::from_secs(60);
+const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Files that are a request.
 const ENDINGS: [&[u8]; 2] = [b".approve", b".adopt"];
 
@@ -33,7 +33,7 @@ impl Requests {
                 Ok(false) => {}
                 Err(e) => log::debug!("cannot watch {}: {}", self.dir.display(), crate::error::plain(&e)),
             }
-            if readable(self.wake.as_fd(), None, Some(PAUSE))? {
+            if readable(self.wake.as_fd(), None, Some(REQUESTS_LOOK_INTERVAL))? {
                 return Ok(());
             }
             (self.asked)();

@@ -17,7 +17,7 @@ use crate::messages::exchange::REFUSED;
 use crate::sse;
 
 /// Pause before the event stream is opened again, at most.
-const PAUSE: Duration = Duration::from_secs(15);
+const STREAM_RETRY_PAUSE: Duration = Duration::from_secs(15);
 
 /// What is heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Stream {
 impl Stream {
     /// Listens until stopped, or until `tell` says `false`.
     pub fn listen(&self, stopped: &Receiver<()>, tell: &dyn Fn(Heard) -> bool) -> Result<()> {
-        let mut backoff = Backoff::new(PAUSE);
+        let mut backoff = Backoff::new(STREAM_RETRY_PAUSE);
         let mut said: Option<String> = None;
         loop {
             let mut refused = false;
@@ -58,7 +58,7 @@ impl Stream {
                     }
                     log::debug!("event stream has ended");
                     // a stream that ends as it begins is no success
-                    if opened.elapsed() >= PAUSE {
+                    if opened.elapsed() >= STREAM_RETRY_PAUSE {
                         backoff.reset();
                     }
                 }

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 
 /// Bytes of a stack.
-const STACK: usize = 256 * 1024;
+const THREAD_STACK_BYTES: usize = 256 * 1024;
 
 /// What all threads of a client share.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Threads {
             };
             shared.failed(error);
         };
-        let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(guarded);
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(THREAD_STACK_BYTES).spawn(guarded);
         self.list.push((name.to_string(), thread.map_err(|e| not_started(name, &e))?));
         Ok(())
     }
@@ -115,7 +115,7 @@ pub fn scoped<'scope, 'env>(
             failed(crashed(&title));
         }
     };
-    let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn_scoped(scope, guarded);
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(THREAD_STACK_BYTES).spawn_scoped(scope, guarded);
     thread.map_err(|e| not_started(name, &e))
 }
 

@@ -19,12 +19,12 @@ use crate::clock;
 use crate::config::limits;
 
 /// Rows that are read from the state at once.
-const CHUNK: usize = 256;
+const PATHS_PER_READ: usize = 256;
 /// Temporary names that a crash has left and that are cleared at a start; later starts find the others.
 const MOST_LEFT: usize = 10_000;
 /// For how long room is waited for before it is given up that there will be any.
-const STALLED: Duration = Duration::from_millis(500);
-const PAUSE: Duration = Duration::from_millis(10);
+const STALLED_OFFER_TIMEOUT: Duration = Duration::from_millis(500);
+const OFFER_PAUSE: Duration = Duration::from_millis(10);
 /// The note in the state that keeps the rules that were read last.
 const RULES: &str = "rules";
 
@@ -209,7 +209,7 @@ impl Looker<'_> {
     fn missing(&mut self, dir: &str, depth: Depth) -> Called<()> {
         let mut after = String::new();
         loop {
-            let rows = self.d.state.below(dir, &after, CHUNK)?;
+            let rows = self.d.state.below(dir, &after, PATHS_PER_READ)?;
             for (path, rows) in &rows {
                 if depth == Depth::Entries && parent(path).unwrap_or("") != dir {
                     continue;
@@ -234,7 +234,7 @@ impl Looker<'_> {
                 }
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK && !self.d.wakeup.is_stopped() => after = last.clone(),
+                Some((last, _)) if rows.len() == PATHS_PER_READ && !self.d.wakeup.is_stopped() => after = last.clone(),
                 _ => return Ok(()),
             }
         }
@@ -270,11 +270,11 @@ impl Looker<'_> {
             return;
         }
         let mut before = (d.worked(), clock::monotonic());
-        while d.engine.active() >= self.room - self.room / 4 && d.wakeup.pause(PAUSE) {
+        while d.engine.active() >= self.room - self.room / 4 && d.wakeup.pause(OFFER_PAUSE) {
             let worked = d.worked();
             if worked != before.0 {
                 before = (worked, clock::monotonic());
-            } else if before.1.elapsed() > STALLED {
+            } else if before.1.elapsed() > STALLED_OFFER_TIMEOUT {
                 self.room *= 2;
             }
         }

@@ -8,10 +8,10 @@ use super::plan::BaseRow;
 use super::state::DiskState;
 use crate::wire::files::Kind;
 
-const NOTE: &str = "boot";
+const BOOT_ID_FILE: &str = "boot";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Rows read from the state at once.
-const CHUNK: usize = 256;
+const PATHS_PER_READ: usize = 256;
 
 /// Which boot of the machine this is. Empty: it cannot be told.
 pub fn current() -> String {
@@ -20,25 +20,25 @@ pub fn current() -> String {
 
 /// Before anything is looked at or sent.
 pub fn opened(state: &DiskState, tree: &dyn Tree, boot: &str) -> Called<()> {
-    let before = state.note(NOTE)?.unwrap_or_default();
+    let before = state.note(BOOT_ID_FILE)?.unwrap_or_default();
     if before == boot {
         return Ok(());
     }
     if !before.is_empty() {
         forget_emptied(state, tree)?;
     }
-    state.set_note(NOTE, boot)
+    state.set_note(BOOT_ID_FILE, boot)
 }
 
 /// A clean end.
 pub fn closed(state: &DiskState) -> Called<()> {
-    state.set_note(NOTE, "")
+    state.set_note(BOOT_ID_FILE, "")
 }
 
 fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
     let mut after = String::new();
     loop {
-        let rows = state.below("", &after, CHUNK)?;
+        let rows = state.below("", &after, PATHS_PER_READ)?;
         let mut writes = Vec::new();
         for (path, rows) in &rows {
             if had_bytes(path, rows) && is_empty_file(tree, path)? {
@@ -50,7 +50,7 @@ fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
         }
         state.commit(&writes)?;
         match rows.last() {
-            Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+            Some((last, _)) if rows.len() == PATHS_PER_READ => after = last.clone(),
             _ => return Ok(()),
         }
     }
@@ -121,7 +121,7 @@ mod tests {
         opened(&state, &*tree, "three").unwrap();
         assert_eq!(forgotten(), ("emptied new".to_string(), true));
         assert_eq!(state.rows("emptied").unwrap().remote, row("x"));
-        assert_eq!(state.note(NOTE).unwrap().as_deref(), Some("three"));
+        assert_eq!(state.note(BOOT_ID_FILE).unwrap().as_deref(), Some("three"));
         assert_eq!(current().len(), 36);
     }
 }

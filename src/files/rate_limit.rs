@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::clock;
 
 /// What may pass at once after a pause, in parts of a second's.
-const BURST: u32 = 4;
+const BURSTS_PER_SECOND: u32 = 4;
 
 /// Tokens are bytes. It may go into debt: what has passed is paid for by the next wait, so no piece is too large for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ impl Bucket {
 
     /// Lets `bytes` pass: how long to wait first, or after.
     pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
-        let burst = Duration::from_secs(1) / BURST;
+        let burst = Duration::from_secs(1) / BURSTS_PER_SECOND;
         let cost = Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(self.rate)).try_into().unwrap_or(u64::MAX));
         self.paid = self.paid.max(now.saturating_sub(burst)).saturating_add(cost);
         self.paid.saturating_sub(now)
@@ -86,7 +86,7 @@ mod tests {
                 let wait = bucket.take(n, now);
                 bytes += n;
                 now += wait;
-                let most = (now - begin).as_secs_f64() * rate as f64 + rate as f64 / f64::from(BURST);
+                let most = (now - begin).as_secs_f64() * rate as f64 + rate as f64 / f64::from(BURSTS_PER_SECOND);
                 prop_assert!(bytes as f64 <= most + 1.0, "{bytes} > {most}");
                 prop_assert!(wait.as_secs_f64() <= (n as f64) / rate as f64 + 1e-6);
             }

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind};
 /// Paths that are named one by one; beyond it they are counted.
 pub const NAMED: usize = 100;
 /// Paths that cannot be synced and are remembered, at most; the others are counted.
-const REFUSED: usize = 10_000;
+const MAX_REFUSED_PATHS: usize = 10_000;
 /// Paths that wait and are remembered, at most; the others are due, and counted there.
 const MAX_WAITING: usize = 1000;
 /// A path that waits for this long is named.
@@ -25,7 +25,7 @@ pub const LONG_WAIT: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_secs(15);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(900);
 /// Paths that are tried again at once, at most.
-const RETRIES: usize = 256;
+const MAX_RETRIES_AT_ONCE: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -144,11 +144,11 @@ impl Stats {
     pub fn refused(&self, path: &str, error: &Error, now: Instant) -> bool {
         let (mut facts, why) = (self.lock(), error.to_string());
         facts.waiting.remove(path);
-        if error.kind != Kind::Refused && (facts.retries.len() < REFUSED || facts.retries.contains_key(path)) {
+        if error.kind != Kind::Refused && (facts.retries.len() < MAX_REFUSED_PATHS || facts.retries.contains_key(path)) {
             let pause = facts.retries.get(path).map_or(RETRY_PAUSE, |(_, pause)| *pause);
             facts.retries.insert(path.to_string(), (now + pause, (pause * 2).min(RETRY_PAUSE_MAX)));
         }
-        if facts.refused.len() >= REFUSED && !facts.refused.contains_key(path) {
+        if facts.refused.len() >= MAX_REFUSED_PATHS && !facts.refused.contains_key(path) {
             facts.more_refused += 1;
             return false;
         }
@@ -186,7 +186,8 @@ impl Stats {
     /// What was refused and is to be tried again now.
     pub fn take_retries(&self, now: Instant) -> Vec<String> {
         let mut facts = self.lock();
-        let due: Vec<String> = facts.retries.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).take(RETRIES).collect();
+        let due: Vec<String> =
+            facts.retries.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).take(MAX_RETRIES_AT_ONCE).collect();
         for path in &due {
             if let Some((at, pause)) = facts.retries.get_mut(path) {
                 // until it is refused again
@@ -292,11 +293,11 @@ mod tests {
     #[test]
     fn what_cannot_be_synced_is_counted_and_named_up_to_a_number() {
         let (stats, no, now) = (Stats::default(), Error::new(Kind::Failed, "no"), crate::clock::monotonic());
-        (0..REFUSED + 5).for_each(|n| assert_eq!(stats.refused(&format!("d/{n:06}"), &no, now), n < REFUSED));
+        (0..MAX_REFUSED_PATHS + 5).for_each(|n| assert_eq!(stats.refused(&format!("d/{n:06}"), &no, now), n < MAX_REFUSED_PATHS));
         assert!(!stats.refused("d/000000", &no, now) && !stats.refused("x", &no, now));
         let facts = stats.facts();
-        assert_eq!((facts.refused.len(), facts.refused()), (REFUSED, REFUSED as u64 + 6));
-        assert_eq!((stats.refused_below("d").len(), stats.refused_below("e").len()), (REFUSED, 0));
+        assert_eq!((facts.refused.len(), facts.refused()), (MAX_REFUSED_PATHS, MAX_REFUSED_PATHS as u64 + 6));
+        assert_eq!((stats.refused_below("d").len(), stats.refused_below("e").len()), (MAX_REFUSED_PATHS, 0));
         stats.refused_below("d").iter().for_each(|path| stats.settled(path));
         assert_eq!(stats.facts().refused(), 6);
         stats.looks_at_all();

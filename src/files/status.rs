@@ -13,7 +13,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 
 /// Bytes of a file of held or approved deletes, at most: 100,000 with the longest names.
-const MOST: usize = 128 * 1024 * 1024;
+const MAX_TOKENS_BYTES: usize = 128 * 1024 * 1024;
 
 /// How a directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -181,7 +181,7 @@ impl Files {
     }
 
     fn tokens(&self, ending: &str) -> Vec<Token> {
-        let bytes = disk::read_at_most(&self.file(ending), MOST).unwrap_or_default();
+        let bytes = disk::read_at_most(&self.file(ending), MAX_TOKENS_BYTES).unwrap_or_default();
         let read = |line: &[u8]| serde_json::from_slice::<(String, u64, u64)>(line).ok();
         bytes.split(|b| *b == b'\n').filter_map(read).map(|(path, base, remote)| Token { path, base, remote }).collect()
     }

@@ -16,12 +16,12 @@ use super::tree::partial;
 use super::tree::root::{self, What, fault, show};
 use crate::clock;
 
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
+const TRASH_KEPT_TIME: Duration = Duration::from_secs(30 * 86_400);
 const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Part of the disk: 10 is a tenth.
 const PART: u64 = 10;
 /// Names that are looked at, at most; those beyond come later.
-const MOST: usize = 100_000;
+const MAX_ENTRIES_READ: usize = 100_000;
 
 /// Something that may go: since when it is there (nanoseconds since 1970), its bytes, its name.
 type Old = (i64, u64, String);
@@ -32,7 +32,7 @@ pub fn expire(tree: &DiskTree) -> Called<()> {
     let space = rustix::fs::fstatvfs(tree.root().fd()).map_err(|e| fault("ask for the size of", "the disk", &e.into()))?;
     let room = space.f_blocks.saturating_mul(space.f_frsize) / PART;
     let now = i64::try_from(clock::millis(clock::now())).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    remove(tree, TRASH, |all| due(all, now, KEPT, room))?;
+    remove(tree, TRASH, |all| due(all, now, TRASH_KEPT_TIME, room))?;
     tree.trashed.forget();
     remove(tree, partial::DIR, |all| due(all, now, PARTIAL_KEPT, u64::MAX))
 }
@@ -66,7 +66,7 @@ fn remove(tree: &DiskTree, dir: &str, choose: impl FnOnce(Vec<Old>) -> Vec<Old>)
             // the last rename is when it came
             all.push((shown.stamp.ctime, if shown.what == What::File { shown.stamp.size } else { 0 }, name.to_string()));
         }
-        Ok(all.len() < MOST)
+        Ok(all.len() < MAX_ENTRIES_READ)
     });
     listed.map_err(failed)?;
     for (_, _, name) in choose(all) {
@@ -89,7 +89,7 @@ mod tests {
         let now = 20_454 * day;
         let check = |all: &[(i64, u64)], room: u64, wants: &[i64]| {
             let all = all.iter().map(|(age, bytes)| (now - age * day, *bytes, age.to_string())).collect();
-            let got: Vec<i64> = due(all, now, KEPT, room).iter().map(|(_, _, name)| name.parse().unwrap()).collect();
+            let got: Vec<i64> = due(all, now, TRASH_KEPT_TIME, room).iter().map(|(_, _, name)| name.parse().unwrap()).collect();
             assert_eq!(got, wants);
         };
         check(&[(1, 10), (29, 10), (31, 10)], 100, &[31]);

@@ -50,8 +50,8 @@ struct Holder {
     hash: Hash,
 }
 
-const MASTER: &str = "*master";
-const LOCAL: &str = "*local";
+const MASTER_NAME: &str = "*master";
+const LOCAL_NAME: &str = "*local";
 
 /// Why a key was not accepted.
 enum No {
@@ -175,7 +175,7 @@ impl Auth {
             return Ok(Holder { name: key.name.clone(), caller: Caller::Host(key.name.clone()), hash });
         }
         if bool::from(self.local.ct_eq(&hash)) && is_local(peer) {
-            return Ok(Holder { name: LOCAL.into(), caller: Caller::Admin, hash });
+            return Ok(Holder { name: LOCAL_NAME.into(), caller: Caller::Admin, hash });
         }
         if keys.is_empty() && self.master.is_none() {
             // any other is as good as none: there is nothing to guess
@@ -188,7 +188,7 @@ impl Auth {
             return Err(No::Wait(left));
         }
         if self.master.is_some_and(|master| master.ct_eq(&hash).into()) {
-            return Ok(Holder { name: MASTER.into(), caller: Caller::Admin, hash });
+            return Ok(Holder { name: MASTER_NAME.into(), caller: Caller::Admin, hash });
         }
         match failures.count(now, peer) {
             1 => log::warn!("wrong key from {peer}"),
@@ -203,9 +203,9 @@ impl Auth {
         let claims = token::verify(self.secret.as_bytes(), text, clock::millis(clock::now()) / 1000)?;
         let (name, _) = claims.kid.split_once(':')?;
         let (caller, hash) = match name {
-            MASTER => (Caller::Admin, self.master?),
-            LOCAL if is_local(peer) => (Caller::Admin, self.local),
-            LOCAL => return None,
+            MASTER_NAME => (Caller::Admin, self.master?),
+            LOCAL_NAME if is_local(peer) => (Caller::Admin, self.local),
+            LOCAL_NAME => return None,
             host => (Caller::Host(host.to_string()), keys.iter().find(|k| k.name == host)?.hash),
         };
         (claims.kid == self.kid(name, &hash)).then(|| Holder { name: name.to_string(), caller, hash })

@@ -23,11 +23,11 @@ use crate::wire::revision::Tag;
 use crate::{disk, wire};
 
 /// How often the committer looks around when nothing comes in; its heartbeat.
-const TICK: Duration = Duration::from_secs(1);
+const COMMITTER_TICK: Duration = Duration::from_secs(1);
 /// Acks that nothing came to take along are written after this time, in milliseconds of hub time.
-const FLUSH: u64 = 600_000;
+const FLUSH_INTERVAL_MILLIS: u64 = 600_000;
 /// Between two sweeps that ride along with a group; without one they wait six times as long.
-const SWEEP: Duration = Duration::from_secs(10);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Called once with what became of the operation, on the committer's thread: it must not wait.
 pub type Answer = Box<dyn FnOnce(Outcome) + Send>;
@@ -199,7 +199,7 @@ impl Work {
                     Err(_) => break,
                 },
                 recv(self.stopped) -> _ => break,
-                default(if self.sweep_again { Duration::ZERO } else { TICK }) => self.idle(),
+                default(if self.sweep_again { Duration::ZERO } else { COMMITTER_TICK }) => self.idle(),
             }
             self.shared.heartbeat.fetch_add(1, Relaxed);
         }
@@ -214,7 +214,7 @@ impl Work {
         let mut submissions = Vec::from_iter(first);
         submissions.extend(self.queue.try_iter().take(limits::GROUP - 1));
         let mut riding = self.store.due();
-        if self.sweep_again || self.swept.elapsed() >= SWEEP {
+        if self.sweep_again || self.swept.elapsed() >= SWEEP_INTERVAL {
             riding.push(Op::Sweep);
         }
         self.commit(riding, submissions);
@@ -228,9 +228,9 @@ impl Work {
             let _ = self.apply(Vec::new());
         }
         let now = self.now();
-        let flush = self.store.waits_since().is_some_and(|since| now.saturating_sub(since) >= FLUSH);
-        let sweep = self.sweep_again || (self.swept.elapsed() >= SWEEP * 6 && self.wants_sweep(now));
-        if self.swept.elapsed() >= SWEEP * 6 {
+        let flush = self.store.waits_since().is_some_and(|since| now.saturating_sub(since) >= FLUSH_INTERVAL_MILLIS);
+        let sweep = self.sweep_again || (self.swept.elapsed() >= SWEEP_INTERVAL * 6 && self.wants_sweep(now));
+        if self.swept.elapsed() >= SWEEP_INTERVAL * 6 {
             self.swept = clock::monotonic();
             self.store.hold_reserve();
         }

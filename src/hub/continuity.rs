@@ -13,7 +13,7 @@ use crate::wire::{Doubt, Run};
 /// Milliseconds of hub time for which a doubt is told after its last reason.
 const TOLD_FOR: u64 = 86_400_000;
 /// Earlier runs of a machine that are remembered.
-const PAST: usize = 4;
+const MAX_PAST_DRAWS: usize = 4;
 
 /// One entry a host that pulls and names its run.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Machine {
             None if self.run == run => self.said = self.said.max(sign.after.unwrap_or(0)),
             None => {
                 self.past.insert(0, (self.run, 0));
-                self.past.truncate(PAST);
+                self.past.truncate(MAX_PAST_DRAWS);
                 (self.run, self.said) = (run, sign.after.unwrap_or(0));
             }
         }

@@ -20,7 +20,7 @@ use crate::wire::files::{Event, Kind};
 use crate::wire::revision::{Revision, Tag};
 
 /// Bytes that are written at once, about.
-const PIECE: usize = 16 * 1024;
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// What somebody listens to.
 struct Feed {
@@ -122,7 +122,7 @@ impl Feed {
                     write_event(&mut piece, *rev, event)?;
                 }
                 // a piece has its time, and a slow reader is to make use of it
-                if piece.len() > PIECE {
+                if piece.len() > PIECE_BYTES {
                     out.send(&piece)?;
                     piece.clear();
                 }

@@ -50,8 +50,8 @@ struct Row {
 }
 
 /// Characters of a secret of the hub's own, at least: half of what [`random`] gives.
-const SECRET: usize = 32;
-const HEADING: &str = "# Keys of this hub: \"mesync key add NAME\" makes one. Only their hashes are here.\n";
+const SECRET_BYTES: usize = 32;
+const FILE_HEADING: &str = "# Keys of this hub: \"mesync key add NAME\" makes one. Only their hashes are here.\n";
 
 pub fn hash(key: &str) -> Hash {
     Sha256::digest(key.as_bytes()).into()
@@ -240,7 +240,7 @@ pub fn own_secret(path: &Path) -> Result<String> {
         // what cannot be looked at may be there
         _ => {
             let secret = disk::read_secret(path)?;
-            match secret.len() < SECRET {
+            match secret.len() < SECRET_BYTES {
                 false => Ok(secret),
                 true => {
                     let what = format!("will not use the secret in {}: it has been cut short", path.display());
@@ -262,7 +262,7 @@ fn check_name(name: &str) -> Result<String> {
 /// Reads, changes and writes the file while no other command does. On an error the file is as it was.
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Result<()> {
     disk::create_dir(data_dir)?;
-    let lock_path = data_dir.join(LOCK);
+    let lock_path = data_dir.join(LOCK_FILE);
     // an edit takes milliseconds: it is worth waiting for another one, and the lock ends with its process
     let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
     let _held = lock.and_then(|f| f.lock().map(|()| f)).map_err(|e| Error::io(format!("lock {}", lock_path.display()), &e))?;
@@ -282,12 +282,12 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
 }
 
 /// Held by each edit; what it says outlives `keys.toml`.
-const LOCK: &str = "keys.lock";
+const LOCK_FILE: &str = "keys.lock";
 const HAD_KEYS: &str = "this hub has had keys\n";
 
 /// Writes down that there is a file of keys: should it be missing one day, the hub is not open to every local user.
 fn remember(data_dir: &Path) -> Result<()> {
-    let path = data_dir.join(LOCK);
+    let path = data_dir.join(LOCK_FILE);
     if had_keys(data_dir) {
         return Ok(());
     }
@@ -298,7 +298,7 @@ fn remember(data_dir: &Path) -> Result<()> {
 }
 
 fn had_keys(data_dir: &Path) -> bool {
-    std::fs::metadata(data_dir.join(LOCK)).is_ok_and(|meta| meta.len() > 0)
+    std::fs::metadata(data_dir.join(LOCK_FILE)).is_ok_and(|meta| meta.len() > 0)
 }
 
 fn gone(path: &Path) -> Error {
@@ -321,7 +321,7 @@ fn text(keys: &[Key]) -> String {
         |key: &Key| Row { name: key.name.clone(), sha256: hex(&key.hash), created: key.created.map(clock::rfc3339).unwrap_or_default() };
     let document = Document { keys: keys.iter().map(row).collect() };
     // names are checked, the rest is ours: there is nothing in it that TOML cannot say
-    format!("{HEADING}\n{}", toml::to_string(&document).unwrap_or_default())
+    format!("{FILE_HEADING}\n{}", toml::to_string(&document).unwrap_or_default())
 }
 
 /// The keys, and the stamp of the file that they came from. No file: no keys.
@@ -418,7 +418,7 @@ mod tests {
         let keys = Keys::open(dir.path()).unwrap();
         let known = || find(&keys.current(), &hash(&key)).is_some();
         let good = std::fs::read(file(dir.path())).unwrap();
-        for bad in ["[[key]\n", "[[key]]\nname = 'x'\nsha256 = 'y'\n", "\u{fffd}", "", "\n", "\0\0\0\0", HEADING, "# \n"] {
+        for bad in ["[[key]\n", "[[key]]\nname = 'x'\nsha256 = 'y'\n", "\u{fffd}", "", "\n", "\0\0\0\0", FILE_HEADING, "# \n"] {
             std::fs::write(file(dir.path()), bad).unwrap();
             assert!(known(), "{bad}");
             assert!(Keys::open(dir.path()).is_err() && add_key(dir.path(), "web-9").is_err(), "{bad}");

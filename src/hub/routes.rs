@@ -6,7 +6,7 @@ use super::http::Reply;
 use crate::wire::{self, files, revision};
 
 /// Bytes of an upload that are not the file: parts, boundaries, metadata.
-const FORM: u64 = 64 * 1024;
+const MAX_FORM_BYTES: u64 = 64 * 1024;
 /// Bytes of `{"sha256":"…","size":8388608},`, with some room for spaces.
 const CHUNK_TEXT: u64 = 100;
 /// Bytes of one item of a fetch, with some room for spaces.
@@ -55,8 +55,8 @@ impl Route {
     pub fn body_limit(self, max_upload: u64) -> u64 {
         match self {
             Route::PostMessages => wire::MAX_BATCH_BYTES as u64,
-            Route::UploadFile => max_upload + FORM,
-            Route::CommitFile | Route::MissingChunks => files::MOST_CHUNKS as u64 * CHUNK_TEXT + FORM,
+            Route::UploadFile => max_upload + MAX_FORM_BYTES,
+            Route::CommitFile | Route::MissingChunks => files::MOST_CHUNKS as u64 * CHUNK_TEXT + MAX_FORM_BYTES,
             Route::BatchFiles => files::BATCH_BYTES,
             Route::FetchFiles => files::BATCH_FILES as u64 * ITEM_TEXT,
             Route::Common => revision::POINTS as u64 * POINT_TEXT,

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 
-/// Lines of one event that are written within [`WINDOW`]; the others are counted.
+/// Lines of one event that are written within [`REPEATS_WINDOW`]; the others are counted.
 const LINES_PER_EVENT: u32 = 10;
 /// The same for all lines of one place in the program: names of files make an event of each.
 const LINES_PER_PLACE: u32 = 100;
-const WINDOW: Duration = Duration::from_secs(3600);
+const REPEATS_WINDOW: Duration = Duration::from_secs(3600);
 /// Events and places that are counted at one time; the oldest event gives way, and places after all events.
 const MAX_EVENTS: usize = 512;
 
@@ -78,7 +78,7 @@ impl Repeats {
     pub fn summaries(&mut self, now: Instant, all: bool) -> Vec<String> {
         let mut lines = Vec::new();
         self.counts.retain(|_, count| {
-            let over = now.duration_since(count.began) >= WINDOW;
+            let over = now.duration_since(count.began) >= REPEATS_WINDOW;
             if (over || all) && count.left_out > 0 {
                 let age = clock::age(now.duration_since(count.began));
                 lines.push(format!("{} more such lines were left out within {age}, the latest: {}", count.left_out, count.last));

@@ -49,7 +49,7 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// The part of the work that listens to the hub.
 const STREAM: &str = "event stream";
 /// Between two rounds of cleaning up.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why messages were not exchanged.
 enum Fault {
@@ -145,7 +145,7 @@ impl Exchange {
             if now >= next_cleaning {
                 let cleaned = self.outbox.clean_sent(clock::now()).and_then(|()| self.inbox.prune());
                 self.judge("cleaning", cleaned);
-                next_cleaning = now + HOUSEKEEPING;
+                next_cleaning = now + HOUSEKEEPING_INTERVAL;
             }
             let looked = self.look();
             let due = self.judge("outbox", looked).flatten();

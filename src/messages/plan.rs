@@ -15,7 +15,7 @@ pub const QUIET: Duration = Duration::from_secs(1);
 /// What cannot be read as a message yet may become one for so long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A file that is picked up is named after its own time only if that is no older.
-const RECENT: Duration = Duration::from_secs(3600);
+const RECENT_TIME: Duration = Duration::from_secs(3600);
 /// A message that is there at the start of a client is tried for so long at least, whatever its time says: that may be of a clock
 /// that was set since, and no message fails without an attempt.
 const FIRST_TRIES: Duration = Duration::from_secs(600);
@@ -68,7 +68,7 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
             let id = m.id.or(named.map(|(_, id)| id)).unwrap_or(fresh);
             let said = m.created_at.as_deref().and_then(clock::parse_rfc3339).unwrap_or(written);
             // the time of an old event, or of a file that was moved here, says nothing about how long it was tried
-            let recent = |at: &SystemTime| now.duration_since(*at).map_or(true, |age| age < RECENT);
+            let recent = |at: &SystemTime| now.duration_since(*at).map_or(true, |age| age < RECENT_TIME);
             let at = named.map(|(at, _)| at).or_else(|| Some(said).filter(recent)).unwrap_or(now);
             // the deadline counts from the name: give it a time that means something
             let at = if clock::is_plausible(at) { at } else { now };

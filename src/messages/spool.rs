@@ -18,7 +18,7 @@ use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk};
 
 /// What stands beside `failed/NAME`: `failed/NAME.reason`.
-const REASON: &[u8] = b".reason";
+const REASON_SUFFIX: &[u8] = b".reason";
 /// The first line of a reason, at most.
 const MAX_REASON: usize = 4096;
 /// A reason without its message is younger than this while the daemon is about to put the message beside it.
@@ -106,7 +106,7 @@ pub fn list(base: &Path, queue: Queue) -> Result<Vec<Entry>> {
 
 /// The file names of a queue in order, without those that do not count.
 pub(super) fn names(base: &Path, queue: Queue) -> Result<Vec<OsString>> {
-    let reason = |name: &[u8]| queue == Queue::Failed && name.ends_with(REASON);
+    let reason = |name: &[u8]| queue == Queue::Failed && name.ends_with(REASON_SUFFIX);
     let mut names = all_names(&queue.dir(base))?;
     names.retain(|name| !is_hidden(name.as_bytes()) && !reason(name.as_bytes()));
     names.sort();
@@ -163,7 +163,7 @@ fn too_large(size: u64) -> String {
 /// Where the reason for a file in `failed/` stands. `None` if that name would be too long for a file.
 pub fn reason_path(failed: &Path) -> Option<PathBuf> {
     let mut name = failed.file_name()?.as_bytes().to_vec();
-    name.extend_from_slice(REASON);
+    name.extend_from_slice(REASON_SUFFIX);
     (name.len() <= 255).then(|| failed.with_file_name(OsString::from_vec(name)))
 }
 
@@ -327,7 +327,7 @@ pub fn flush(base: &Path, queue: Queue, now: SystemTime) -> Result<Flushed> {
 /// Removes the reasons whose messages are gone. The reason is written first, so a young one may be waiting for its message.
 fn remove_orphaned_reasons(dir: &Path, now: SystemTime) -> Result<()> {
     for name in all_names(dir)? {
-        let Some(message) = name.as_bytes().strip_suffix(REASON) else { continue };
+        let Some(message) = name.as_bytes().strip_suffix(REASON_SUFFIX) else { continue };
         let path = dir.join(&name);
         let old = |m: std::fs::Metadata| m.modified().is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > REASON_GRACE));
         if !dir.join(OsStr::from_bytes(message)).exists() && std::fs::symlink_metadata(&path).is_ok_and(old) {

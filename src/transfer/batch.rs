@@ -20,7 +20,7 @@ use crate::wire::files::{self, BatchItem, BatchResult, Hash};
 use crate::wire::revision::{Revision, Tag};
 
 /// So short a file travels even if the hub has the bytes: a commit of its own would be as long, and cost a sync of its own.
-const TINY: u64 = 4096;
+const MAX_TINY_FILE_BYTES: u64 = 4096;
 
 /// One of them, read.
 pub struct Small {
@@ -148,7 +148,7 @@ impl Upload<'_, '_> {
 
 /// Whether it saves anything if the hub has the bytes.
 fn is_worth_asking(small: &Small, content: &Content) -> bool {
-    small.kind == files::Kind::File && content.size > TINY
+    small.kind == files::Kind::File && content.size > MAX_TINY_FILE_BYTES
 }
 
 fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Uploaded> {

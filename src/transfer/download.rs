@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::partial::{Old, Partial};
 use super::source_file::Local;
-use super::{BUFFER, Patience, Step, Transfer};
+use super::{COPY_BUFFER_BYTES, Patience, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
 use crate::client::{Called, Download};
 use crate::error::{Error, Kind};
@@ -22,9 +22,9 @@ use crate::wire::files::{self, Chunk, DIR_MODE, DIR_READABLE, Hash, Record, SING
 use crate::{disk, relpath};
 
 /// Bytes of the target of a symbolic link, at most (symlink(7)).
-const LINK: u64 = 4096;
+const MAX_LINK_BYTES: u64 = 4096;
 /// How often a file may turn out to be another one while it is fetched.
-const RACES: u32 = 4;
+const MAX_RACES: u32 = 4;
 
 /// Makes a directory with its mode; one that is there keeps its own.
 fn make_dir(record: &Record, to: &Path) -> crate::error::Result<()> {
@@ -44,7 +44,7 @@ impl Transfer<'_> {
         for race in 0.. {
             match self.download_revision(&record, to)? {
                 Fetched::Done => return Ok(record),
-                Fetched::Other if race < RACES => record = self.hub.info(record.id)?,
+                Fetched::Other if race < MAX_RACES => record = self.hub.info(record.id)?,
                 Fetched::Other => break,
             }
         }
@@ -86,7 +86,7 @@ impl Transfer<'_> {
 
     /// Fetches the bytes `at..to` of a file; takes up where the line broke, and gives up when it does so without progress.
     fn fetch(&self, record: &Record, at: &mut u64, to: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<Fetched> {
-        let (mut patience, mut buffer) = (Patience::new(self.attempts), vec![0; BUFFER]);
+        let (mut patience, mut buffer) = (Patience::new(self.attempts), vec![0; COPY_BUFFER_BYTES]);
         while *at < to {
             let before = *at;
             let once = self.hub.download(record.id, self.ours.then_some(record.revision()), *at, Some(to).filter(|to| *to < record.size));
@@ -176,7 +176,7 @@ impl Transfer<'_> {
 
     fn download_link(&self, record: &Record, to: &Path) -> Called<Fetched> {
         let mut target = Vec::new();
-        if record.size > LINK {
+        if record.size > MAX_LINK_BYTES {
             return Err(damaged(record).into());
         }
         self.download_to(record, &mut target)?.map_err(|e| Error::io("write", &e))?;

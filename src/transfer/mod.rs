@@ -20,11 +20,11 @@ use crate::client::{Called, Failure, HubClient};
 use crate::error::Error;
 
 /// Bytes that are read and written at a time.
-const BUFFER: usize = 64 * 1024;
+const COPY_BUFFER_BYTES: usize = 64 * 1024;
 /// Failures in a row without a byte in between, after which a transfer is given up: about half a minute.
-const ATTEMPTS: u32 = 7;
+const MAX_ATTEMPTS: u32 = 7;
 /// Pause between two attempts, at most.
-const PAUSE: Duration = Duration::from_secs(15);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(15);
 /// A pause that the hub asks for, at most.
 const ASKED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -58,7 +58,7 @@ pub struct Transfer<'a> {
 impl<'a> Transfer<'a> {
     /// Asks the server what it is. If it is not there, that is said at once: only what has begun is tried again.
     pub fn new(hub: &'a HubClient, watch: Watch<'a>) -> Called<Transfer<'a>> {
-        Ok(Transfer { hub, ours: hub.is_ours()?, watch, attempts: ATTEMPTS })
+        Ok(Transfer { hub, ours: hub.is_ours()?, watch, attempts: MAX_ATTEMPTS })
     }
 
     /// For who knows what the server is, and has his own way to try again.
@@ -100,7 +100,7 @@ struct Patience {
 
 impl Patience {
     fn new(attempts: u32) -> Patience {
-        Patience { backoff: Backoff::new(PAUSE), failures: 0, attempts }
+        Patience { backoff: Backoff::new(MAX_RETRY_PAUSE), failures: 0, attempts }
     }
 
     /// Pauses before the next attempt; gives the failure back if there is to be none.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::download::damaged;
 use super::source_file::Local;
-use super::{BUFFER, Step, Transfer};
+use super::{COPY_BUFFER_BYTES, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
 use crate::client::Called;
 use crate::error::{Error, Kind, Result};
@@ -22,7 +22,7 @@ use crate::{clock, disk, relpath};
 /// Mode of a file of which the hub knows none.
 const MODE: u32 = 0o644;
 /// Zeros are left as a hole block by block.
-const BLOCK: u64 = 4096;
+const HOLE_BLOCK_BYTES: u64 = 4096;
 
 /// The file that is to be replaced, and where in it which chunk is.
 pub(super) struct Old {
@@ -113,7 +113,7 @@ impl Partial {
     /// Keeps what an earlier attempt has left as far as it is right, and cuts off the rest.
     pub(super) fn resume(&mut self, transfer: &Transfer<'_>) -> Called<()> {
         let have = self.file.metadata().map_err(|e| self.failed(&e))?.len();
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; COPY_BUFFER_BYTES];
         // without a hash nothing can be known about it
         while !self.unknown && self.next < self.chunks.len() {
             let chunk = self.chunks[self.next];
@@ -155,7 +155,7 @@ impl Partial {
 
     /// Writes bytes behind those that are right; blocks of zeros are left as a hole.
     fn put(&self, mut bytes: &[u8], mut at: u64) -> Called<()> {
-        let to_boundary = |at: u64| (BLOCK - at % BLOCK) as usize;
+        let to_boundary = |at: u64| (HOLE_BLOCK_BYTES - at % HOLE_BLOCK_BYTES) as usize;
         while !bytes.is_empty() {
             let mut end = 0;
             let first = is_zero(&bytes[..bytes.len().min(to_boundary(at))]);
@@ -184,7 +184,7 @@ impl Partial {
     pub(super) fn copy(&mut self, old: &Old) -> Called<bool> {
         let chunk = self.chunks[self.next];
         let Some(place) = old.places.get(&chunk.sha256) else { return Ok(false) };
-        let (mut hash, mut whole, mut done, mut buffer) = (Sha256::new(), self.whole.clone(), 0, vec![0; BUFFER]);
+        let (mut hash, mut whole, mut done, mut buffer) = (Sha256::new(), self.whole.clone(), 0, vec![0; COPY_BUFFER_BYTES]);
         while done < chunk.size {
             let most = buffer.len().min((chunk.size - done) as usize);
             match old.local.file.read_at(&mut buffer[..most], place + done) {

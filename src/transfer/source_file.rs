@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use super::BUFFER;
+use super::COPY_BUFFER_BYTES;
 use crate::chunking::{Content, Splitter};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Chunk;
@@ -62,7 +62,7 @@ impl Local {
 
     /// Reads all of it; tells of each chunk as it ends, and where it begins. The last one is not told.
     pub fn split(&self, mut ended: impl FnMut(Chunk, u64) -> super::Called<()>) -> super::Called<Content> {
-        let (mut splitter, mut buffer, mut begin) = (Splitter::default(), vec![0; BUFFER], 0);
+        let (mut splitter, mut buffer, mut begin) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES], 0);
         loop {
             let n = match self.file.read_at(&mut buffer, splitter.size()) {
                 Ok(0) => break,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::batch::Small;
 use super::source_file::{self, Local};
 use super::walk::Entry;
-use super::{BUFFER, Step, Transfer, find};
+use super::{COPY_BUFFER_BYTES, Step, Transfer, find};
 use crate::chunking::{Content, Splitter};
 use crate::client::{Called, Change, Condition, Outcome, Query, Source, Stored, Told};
 use crate::clock;
@@ -28,7 +28,7 @@ pub(super) const GROUP_FILES: usize = 500;
 /// Chunks that the hub is asked about together: few enough that the first bytes travel soon.
 const ASKED_CHUNKS: usize = 16;
 /// How often a change is tried again because somebody else was quicker.
-const RACES: u32 = 8;
+const MAX_RACES: u32 = 8;
 /// Mode of what comes from standard input: a regular file that its owner may write.
 const STREAM_MODE: u32 = 0o100_644;
 
@@ -202,7 +202,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                     return Ok(Uploaded { outcome: stored.outcome, id, rev, size });
                 }
                 Err(failure) => match failure.told {
-                    Told::Current(current) if race < RACES => {
+                    Told::Current(current) if race < MAX_RACES => {
                         condition =
                             current.filter(|r| r.deleted_at.is_none()).map_or(Condition::Absent, |r| Condition::Match(r.revision()));
                     }
@@ -243,9 +243,9 @@ impl<'t, 'a> Upload<'t, 'a> {
     /// Content of unknown length, such as standard input. It cannot be read twice: should the hub lose chunks before the
     /// commit, that is an error.
     pub fn stream(&self, mut from: impl Read, name: &Name) -> Called<Uploaded> {
-        let (mut splitter, mut buffer) = (Splitter::default(), vec![0; BUFFER]);
+        let (mut splitter, mut buffer) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES]);
         // what is not sent yet: all of a short file, else at most one chunk
-        let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * BUFFER);
+        let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * COPY_BUFFER_BYTES);
         let mut sender = Chunks::new(self.transfer);
         let mut ended = Vec::new();
         loop {
@@ -390,7 +390,7 @@ impl<'t, 'a> Chunks<'t, 'a> {
             self.there.remove(hash);
         });
         self.rounds += 1;
-        self.rounds <= RACES && !missing.is_empty()
+        self.rounds <= MAX_RACES && !missing.is_empty()
     }
 
     /// One chunk from memory.

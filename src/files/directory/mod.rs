@@ -37,22 +37,22 @@ use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
 
 /// What waits is tried again after this time, doubled while nothing comes of it, up to the most.
-const AGAIN: Duration = Duration::from_millis(100);
-const AGAIN_MOST: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// How often the guard is asked again: what it counted is forgotten with time.
-const GUARD: Duration = Duration::from_secs(300);
+const HELD_RECHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// And while something may have been moved to another directory.
-const GUARD_OF_MOVES: Duration = Duration::from_secs(1);
+const HELD_RECHECK_AFTER_MOVES: Duration = Duration::from_secs(1);
 /// A single delete waits for so long whether it is the first of many; several wait for the end of the burst.
 const QUIET_AFTER_ONE: Duration = Duration::from_millis(300);
 const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
 /// For how long downloads pause when the disk is full.
-const FULL: Duration = Duration::from_secs(15);
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(15);
 
 /// Paths that wait and are named in the log at one time, at most; the status names more.
 const NAMED_IN_LOG: usize = 10;
 /// A hub is restored once, not with every answer.
-const EPOCHS: u32 = 3;
+const MAX_EPOCHS_PER_FEED: u32 = 3;
 
 /// See the module.
 pub struct Directory {
@@ -213,7 +213,14 @@ impl Directory {
             full_until: Mutex::new(None),
             too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
-            again: Mutex::new(Again { at: now, pause: AGAIN, worked: 0, guard: now + GUARD, gathers: false, arrivals: 0 }),
+            again: Mutex::new(Again {
+                at: now,
+                pause: RETRY_PAUSE,
+                worked: 0,
+                guard: now + HELD_RECHECK_INTERVAL,
+                gathers: false,
+                arrivals: 0,
+            }),
         }))
     }
 
@@ -237,7 +244,7 @@ impl Directory {
                     self.wakeup.wake();
                     return true;
                 }
-                Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= EPOCHS => {
+                Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= MAX_EPOCHS_PER_FEED => {
                     log::warn!("the hub is another one with every answer: leaving it alone for a while");
                     return false;
                 }
@@ -329,7 +336,7 @@ impl Directory {
             }
             let Some(piece) = self.engine.take(Some(way)) else {
                 self.tree.close_directories();
-                self.wakeup.wait(way, seen, AGAIN_MOST);
+                self.wakeup.wait(way, seen, MAX_RETRY_PAUSE);
                 continue;
             };
             self.call_another(way);
@@ -388,7 +395,7 @@ impl Directory {
                 self.waits(&path, e.to_string());
             }
             Outcome::NoSpace(e) if e.kind != Kind::Failed => {
-                *lock(&self.full_until) = Some(clock::monotonic() + FULL);
+                *lock(&self.full_until) = Some(clock::monotonic() + FULL_DISK_PAUSE);
                 if self.stats.no_space(Some(e.to_string())) {
                     log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
                 }
@@ -429,7 +436,7 @@ impl Directory {
 
     /// Makes due what waits, now.
     pub fn wake_now(&self) {
-        lock(&self.again).pause = AGAIN;
+        lock(&self.again).pause = RETRY_PAUSE;
         self.engine.wake(false);
         self.wakeup.wake();
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{AGAIN, AGAIN_MOST, Directory, GUARD, GUARD_OF_MOVES, NAMED_IN_LOG, lock};
+use super::{Directory, HELD_RECHECK_AFTER_MOVES, HELD_RECHECK_INTERVAL, MAX_RETRY_PAUSE, NAMED_IN_LOG, RETRY_PAUSE, lock};
 use crate::clock;
 
 impl Directory {
@@ -40,22 +40,22 @@ impl Directory {
         // moves are known when the other directory has them
         let arrivals = if self.engine.deletes_wait() { self.engine.arrivals_elsewhere() } else { again.arrivals };
         if arrivals != again.arrivals {
-            (again.arrivals, again.pause) = (arrivals, AGAIN);
-            again.guard = again.guard.min(now + GUARD_OF_MOVES);
+            (again.arrivals, again.pause) = (arrivals, RETRY_PAUSE);
+            again.guard = again.guard.min(now + HELD_RECHECK_AFTER_MOVES);
         }
         if now >= again.guard {
-            again.guard = now + GUARD;
+            again.guard = now + HELD_RECHECK_INTERVAL;
             self.engine.wake(true);
             self.wakeup.wake();
         }
         if self.engine.active() == 0 {
-            (again.at, again.pause) = (now + AGAIN, AGAIN);
+            (again.at, again.pause) = (now + RETRY_PAUSE, RETRY_PAUSE);
             let next = again.guard - now;
-            return if self.engine.deletes_wait() { next.min(GUARD_OF_MOVES) } else { next };
+            return if self.engine.deletes_wait() { next.min(HELD_RECHECK_AFTER_MOVES) } else { next };
         }
         if now >= again.at && self.link.pause().is_zero() {
             let worked = self.worked();
-            again.pause = if worked > again.worked { AGAIN } else { (again.pause * 2).min(AGAIN_MOST) };
+            again.pause = if worked > again.worked { RETRY_PAUSE } else { (again.pause * 2).min(MAX_RETRY_PAUSE) };
             (again.worked, again.at) = (worked, now + again.pause);
             let again_at = again.pause;
             drop(again);

@@ -14,7 +14,7 @@ use crate::wire::files::{self, BATCH_FILE, FetchItem, Hash, SINGLE};
 use super::{Remote, moving, rows};
 
 /// Bytes that are read at a time.
-const BUFFER: usize = 64 * 1024;
+const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
 /// One short file that is wanted.
 pub struct Small {
@@ -116,7 +116,7 @@ impl Remote {
             Err(failure) => return Err(self.not_sent(path, failure)),
             other => self.called(other)?,
         };
-        let (mut left, mut buffer) = (size, vec![0; BUFFER]);
+        let (mut left, mut buffer) = (size, vec![0; COPY_BUFFER_BYTES]);
         loop {
             // a line that is lost shows with the next call: this may be one bad file
             let n = answer.read(&mut buffer).map_err(|failure| Fault::Later(failure.error))?;

@@ -14,11 +14,11 @@ use crate::files::wakeup::Wakeup;
 use crate::logger::is_same_event;
 
 /// Between two attempts, at most.
-const PAUSE: Duration = Duration::from_secs(300);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(300);
 /// Between two attempts, whatever says that the hub may be there again.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a hub is left alone that refuses this machine.
-const REFUSED: Duration = Duration::from_secs(60);
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
@@ -39,7 +39,10 @@ struct State {
 impl Link {
     /// `wakeup`: of those who work for the directory.
     pub fn new(wakeup: Arc<Wakeup>) -> Link {
-        Link { state: Mutex::new(State { backoff: Backoff::new(PAUSE), not_before: None, failed_at: None, trouble: None }), wakeup }
+        Link {
+            state: Mutex::new(State { backoff: Backoff::new(MAX_RETRY_PAUSE), not_before: None, failed_at: None, trouble: None }),
+            wakeup,
+        }
     }
 
     /// The hub has answered.
@@ -72,7 +75,11 @@ impl Link {
         // several at a time fail for the same reason
         if state.not_before.is_none_or(|at| at <= now) {
             let pause = state.backoff.next(uuid::Uuid::new_v4().as_u64_pair().0);
-            let pause = if matches!(status, 401 | 403) { REFUSED } else { retry_after.map_or(pause, |asked| asked.clamp(pause, PAUSE)) };
+            let pause = if matches!(status, 401 | 403) {
+                REFUSED_PAUSE
+            } else {
+                retry_after.map_or(pause, |asked| asked.clamp(pause, MAX_RETRY_PAUSE))
+            };
             (state.not_before, state.failed_at) = (Some(now + pause), Some(now));
         }
         if !self.wakeup.is_stopped() {

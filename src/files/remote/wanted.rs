@@ -17,7 +17,7 @@ use crate::wire::files::{self, Hash, Name, SINGLE};
 use super::{Remote, moving};
 
 /// Paths that are known to wait, at most; a sweep offers the others.
-const LACKING: usize = 1000;
+const MAX_LACKING_FILES: usize = 1000;
 
 impl Remote {
     /// A download that failed. A content that the hub has lost in part is no trouble with the hub.
@@ -25,7 +25,7 @@ impl Remote {
         let Told::Missing(lost) = &failure.told else { return self.link.failed(failure) };
         self.link.reached();
         let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = lost.first().filter(|_| lacking.len() < LACKING || lacking.contains_key(path)) {
+        if let Some(first) = lost.first().filter(|_| lacking.len() < MAX_LACKING_FILES || lacking.contains_key(path)) {
             lacking.insert(path.to_string(), *first);
         }
         drop(lacking);

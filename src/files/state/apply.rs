@@ -9,7 +9,7 @@ use crate::files::plan::{BaseRow, RemoteRow};
 use crate::wire::revision::{self, Revision};
 
 /// Rows that are held in memory while all of them are changed.
-const PAGE: usize = 500;
+const ROWS_PER_TRANSACTION: usize = 500;
 
 pub struct Tables<'tx> {
     rows: Table<'tx, &'static str, &'static [u8]>,
@@ -100,8 +100,12 @@ impl<'tx> Tables<'tx> {
     fn forget(&mut self, through: u64, forget: impl Fn(&mut Rows)) -> Tried<()> {
         let mut after = String::new();
         loop {
-            let page: Vec<String> =
-                self.rows.range::<&str>(after.as_str()..)?.take(PAGE).map(|row| Ok(row?.0.value().to_string())).collect::<Tried<_>>()?;
+            let page: Vec<String> = self
+                .rows
+                .range::<&str>(after.as_str()..)?
+                .take(ROWS_PER_TRANSACTION)
+                .map(|row| Ok(row?.0.value().to_string()))
+                .collect::<Tried<_>>()?;
             for path in &page {
                 self.change(path, |record| {
                     forget(&mut record.rows);
@@ -110,7 +114,7 @@ impl<'tx> Tables<'tx> {
             }
             match page.last() {
                 // the least name that comes after it
-                Some(last) if page.len() == PAGE => after = format!("{last}\0"),
+                Some(last) if page.len() == ROWS_PER_TRANSACTION => after = format!("{last}\0"),
                 _ => break,
             }
         }

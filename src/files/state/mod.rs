@@ -30,7 +30,7 @@ use crate::wire::revision::{Revision, Tag};
 use codec::{Damaged, Record};
 
 /// Bytes of memory for pages.
-const CACHE: usize = 2 * 1024 * 1024;
+const CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// A copy that a commit of another process overtakes is made again, so often.
 const COPY_TRIES: u32 = 20;
 const SCHEMA: u64 = 2;
@@ -82,7 +82,7 @@ impl DiskState {
         disk::create_dir(disk::parent(path))?;
         let is_new = !path.exists();
         let happened = Arc::new(Happened::default());
-        let db = database::open(path, CACHE, &happened, &HINTS)?;
+        let db = database::open(path, CACHE_BYTES, &happened, &HINTS)?;
         let state = DiskState { path: path.to_path_buf(), db: RwLock::new(Some(db)), happened, group: Batcher::new(usize::MAX) };
         let schema = state.prepare().map_err(|e| state.error("open", &e))?;
         if schema != SCHEMA {
@@ -114,7 +114,7 @@ impl DiskState {
                 }
             }
             let happened = Arc::new(Happened::default());
-            let opened = database::open_file(copy, path, CACHE, &happened, &HINTS).and_then(|db| {
+            let opened = database::open_file(copy, path, CACHE_BYTES, &happened, &HINTS).and_then(|db| {
                 let (path, db) = (PathBuf::new(), RwLock::new(Some(db)));
                 let state = DiskState { path, db, happened, group: Batcher::new(usize::MAX) };
                 state.prepare().map_err(|e| state.error("open", &e)).map(|schema| (state, schema))
@@ -221,7 +221,7 @@ impl DiskState {
             return Fault::Fatal(error);
         }
         drop(db.take());
-        match database::open(&self.path, CACHE, &self.happened, &HINTS) {
+        match database::open(&self.path, CACHE_BYTES, &self.happened, &HINTS) {
             Ok(again) => {
                 *db = Some(again);
                 Fault::NoSpace(error)

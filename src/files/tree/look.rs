@@ -22,8 +22,8 @@ use crate::files::plan::{Entry, Local, Stamp};
 use crate::wire::files::{Hash, Kind};
 
 /// A file that is written to while it is read is read so often before it has to wait.
-const TRIES: usize = 2;
-const BUFFER: usize = 128 * 1024;
+const MAX_READ_ATTEMPTS: usize = 2;
+const READ_BUFFER_BYTES: usize = 128 * 1024;
 
 /// What is remembered of a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,8 +208,8 @@ impl DiskTree {
 
     /// Stamp and hash of a file that held still; `None`: it did not.
     pub(super) fn hash(&self, path: &str) -> io::Result<Option<(Stamp, Hash)>> {
-        let mut buffer = vec![0; BUFFER];
-        for _ in 0..TRIES {
+        let mut buffer = vec![0; READ_BUFFER_BYTES];
+        for _ in 0..MAX_READ_ATTEMPTS {
             let Some(mut reading) = self.read(path, None)? else { return Ok(None) };
             self.wait_for_tick(&reading.shown.stamp);
             self.cleaner.clean(&reading.file, self.root.fd(), reading.shown.stamp.ctime, Duration::from_millis(self.tick))?;

@@ -18,7 +18,7 @@ use super::root::{READ, Root, Shown, What, show_open};
 use crate::disk;
 use crate::relpath::OWN_DIR;
 
-const NOTE: &str = "opened";
+const NOTE_FILE: &str = "opened";
 const OWNER_WRITES: u32 = 0o200;
 /// Of directories that are open and not in use: each one keeps a descriptor.
 const MAX_IDLE: usize = 32;
@@ -174,5 +174,5 @@ fn note(root: &Root, all: &HashMap<u64, Held>) -> io::Result<()> {
 }
 
 fn note_path(root: &Root) -> PathBuf {
-    root.path().join(OWN_DIR).join(NOTE)
+    root.path().join(OWN_DIR).join(NOTE_FILE)
 }

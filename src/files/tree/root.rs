@@ -25,7 +25,7 @@ const BENEATH: ResolveFlags =
 /// Why what is below a mount point is left alone.
 pub const MOUNTED: &str = "another filesystem or directory is mounted there";
 /// A path through directories that are renamed meanwhile is resolved again so often (openat2(2), EAGAIN).
-const AGAIN: usize = 16;
+const MAX_OPEN_ATTEMPTS: usize = 16;
 
 /// An open root.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl Root {
 
     /// `None`: this system cannot, or the path does not hold still.
     fn beneath(&self, place: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
-        for _ in 0..AGAIN {
+        for _ in 0..MAX_OPEN_ATTEMPTS {
             match rustix::fs::openat2(&self.dir, place, flags, Mode::empty(), BENEATH) {
                 Ok(found) => return Ok(Some(found)),
                 Err(Errno::AGAIN | Errno::INTR) => {}

@@ -25,10 +25,10 @@ use crate::relpath;
 use crate::wire::files::{Hash, Kind};
 
 /// Free space that downloads leave alone: a hundredth of the disk, and at least this much.
-const RESERVE: u64 = 64 * 1024 * 1024;
+const FREE_SPACE_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 /// So many zero bytes in a row become a hole: a disk image of a machine stays as small as it was.
-const HOLE: usize = 64 * 1024;
-const BUFFER: usize = 128 * 1024;
+const HOLE_BLOCK_BYTES: usize = 64 * 1024;
+const COPY_BUFFER_BYTES: usize = 128 * 1024;
 /// Staged names whose directories are kept open; of more than that, what is left behind is removed at the next start.
 const MAX_STAGED: usize = 64;
 
@@ -156,7 +156,7 @@ impl DiskTree {
         // a hole stays one
         let filled = source.file.metadata().map_or(entry.size, |meta| meta.blocks().saturating_mul(512).min(entry.size));
         let Some(mut temporary) = self.temporary(path, filled)? else { return Ok(None) };
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; COPY_BUFFER_BYTES];
         while temporary.size < entry.size {
             match source.read(&mut buffer) {
                 Ok(0) => break,
@@ -292,7 +292,7 @@ impl DiskTree {
         let space = rustix::fs::fstatvfs(self.root.fd()).map_err(|e| fault("ask for the free space of", "the directory", &e.into()))?;
         let (free, all) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize));
         // a small disk has no 64 MB to leave alone
-        let reserve = (all / 100).max(RESERVE.min(all / 4));
+        let reserve = (all / 100).max(FREE_SPACE_RESERVE_BYTES.min(all / 4));
         if free >= size.saturating_add(reserve) {
             return Ok(());
         }
@@ -337,11 +337,11 @@ pub(super) fn complete(file: &File, entry: &Entry) -> io::Result<Stamp> {
 
 impl Write for Temporary {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let to_boundary = HOLE - (self.size % HOLE as u64) as usize;
+        let to_boundary = HOLE_BLOCK_BYTES - (self.size % HOLE_BLOCK_BYTES as u64) as usize;
         let piece = &bytes[..bytes.len().min(to_boundary)];
-        let hole = piece.len() == HOLE && piece.iter().all(|b| *b == 0);
+        let hole = piece.len() == HOLE_BLOCK_BYTES && piece.iter().all(|b| *b == 0);
         let n = match hole {
-            true => self.file.seek(SeekFrom::Current(HOLE as i64)).map(|_| HOLE)?,
+            true => self.file.seek(SeekFrom::Current(HOLE_BLOCK_BYTES as i64)).map(|_| HOLE_BLOCK_BYTES)?,
             false => self.file.write(piece)?,
         };
         self.hollow = hole || self.hollow && n == 0;

@@ -26,9 +26,9 @@ use crate::error::{Error, Result, plain};
 use crate::relpath;
 
 /// What is not watched is looked at this often, and watching it tried again.
-const UNWATCHED: Duration = Duration::from_secs(60);
+const UNWATCHED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a full channel is waited for before the order to stop is looked at.
-const FULL: Duration = Duration::from_millis(200);
+const FULL_CHANNEL_PAUSE: Duration = Duration::from_millis(200);
 /// Directory of the limits.
 const LIMITS: &str = "/proc/sys/fs/inotify";
 
@@ -99,7 +99,7 @@ impl Watch<'_> {
 
     /// Between two looks at what is not watched.
     fn unwatched_pause(&self) -> Duration {
-        UNWATCHED.min(self.rescan)
+        UNWATCHED_RETRY_INTERVAL.min(self.rescan)
     }
 }
 
@@ -441,7 +441,7 @@ impl<'a> Running<'a> {
 /// Waits for room: meanwhile the kernel keeps what happens. `false`: stop.
 fn send(hints: &Sender<Hint>, mut hint: Hint, wake: BorrowedFd<'_>) -> Result<bool> {
     loop {
-        hint = match hints.send_timeout(hint, FULL) {
+        hint = match hints.send_timeout(hint, FULL_CHANNEL_PAUSE) {
             Ok(()) => return Ok(true),
             Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
             Err(SendTimeoutError::Timeout(hint)) => hint,

@@ -19,11 +19,11 @@ use crate::hub::store::files::ops::{Bytes, FileOp, Put};
 use crate::wire::files::{AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE};
 
 /// Bytes of a commit without its chunks, at most.
-const FIELDS: usize = 32 * 1024;
+const MAX_FIELDS_BYTES: usize = 32 * 1024;
 /// Bytes of the target of a symbolic link, at most: PATH_MAX of Linux, without its NUL.
 const MOST_TARGET: u64 = 4095;
 /// How deep JSON may be nested: what is deeper is none of ours, and would cost stack.
-const DEEPEST: usize = 16;
+const MAX_JSON_DEPTH: usize = 16;
 
 impl Files {
     pub(super) fn commit(&self, request: Request, answer: Answer) {
@@ -178,7 +178,7 @@ pub fn shallow<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
             b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > DEEPEST {
+        if depth > MAX_JSON_DEPTH {
             return Err("it is nested too deeply".into());
         }
     }
@@ -221,7 +221,7 @@ impl<'de> Visitor<'de> for Parts {
                 continue;
             }
             let value = map.next_value::<Box<RawValue>>()?;
-            if fields.len() + name.len() + value.get().len() > FIELDS {
+            if fields.len() + name.len() + value.get().len() > MAX_FIELDS_BYTES {
                 return Err(A::Error::custom("its fields are too long"));
             }
             fields.push_str(if fields.len() > 1 { "," } else { "" });

@@ -15,9 +15,9 @@ use crate::hub::store::files::{Body, Intake};
 use crate::wire::files::{Chunk, Hash, Kind, Metadata, Name, SINGLE};
 
 /// Bytes that are read at once.
-const PIECE: usize = 64 * 1024;
+const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes of a field that is not the file, at most.
-const FIELD: usize = 32 * 1024;
+const MAX_FIELD_BYTES: usize = 32 * 1024;
 
 /// The form as far as it has come.
 struct Form<'a> {
@@ -67,7 +67,7 @@ impl Files {
             return Err(Fault(Reply::disk_full()));
         }
         let mut form = Form::new(&self.store, self.max_upload.load(Relaxed));
-        let (mut parser, mut buffer) = (Parser::new(&boundary), vec![0; PIECE.min(request.length as usize).max(1)]);
+        let (mut parser, mut buffer) = (Parser::new(&boundary), vec![0; READ_BUFFER_BYTES.min(request.length as usize).max(1)]);
         loop {
             match body.read(&mut buffer) {
                 Ok(0) => break,
@@ -250,8 +250,8 @@ impl Sink for Form<'_> {
         }
         let Some(field) = self.field() else { return Ok(()) };
         field.extend_from_slice(bytes);
-        match field.len() > FIELD {
-            true => Err(Fault(Reply::error(413, format!("a field has more than {FIELD} bytes")))),
+        match field.len() > MAX_FIELD_BYTES {
+            true => Err(Fault(Reply::error(413, format!("a field has more than {MAX_FIELD_BYTES} bytes")))),
             false => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use super::socket::{Pace, Socket};
 use crate::hub::http::Pieces;
 
 /// Bytes of a download in memory.
-const COPIED: u64 = 64 * 1024;
+const COPY_BUFFER_BYTES: u64 = 64 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The part of a request's body that has not been read.
@@ -72,7 +72,7 @@ impl Read for Upload<'_, '_> {
 /// Writes exactly `length` bytes of a download, or fails.
 pub fn copy(mut reader: Box<dyn Read + Send>, length: u64, socket: &Socket, pace: &mut Pace) -> io::Result<()> {
     // not on the stack, which is small
-    let mut buffer = vec![0; length.min(COPIED) as usize];
+    let mut buffer = vec![0; length.min(COPY_BUFFER_BYTES) as usize];
     let mut left = length;
     while left > 0 {
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));

@@ -35,9 +35,9 @@ const PASSED_ON: &[&str] = &[
     wire::files::HISTORY_HEADER,
 ];
 /// Bytes of buffer that an idle connection keeps.
-const KEPT: usize = 4096;
+const MAX_KEPT_BUFFER_BYTES: usize = 4096;
 /// A request that no worker has seen is sent again over another connection.
-const ATTEMPTS: usize = 3;
+const MAX_WORKER_ATTEMPTS: usize = 3;
 
 /// Serves a connection until either side has had enough.
 pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: EvictionOrder) {
@@ -121,7 +121,7 @@ impl Connection<'_> {
     /// Waits for a head: `patience` for its first byte, then a time for the rest.
     fn arrival(&mut self, patience: Duration) -> io::Result<HeadArrival> {
         let begun = !self.socket.buffer.is_empty();
-        if !begun && self.socket.buffer.capacity() > KEPT {
+        if !begun && self.socket.buffer.capacity() > MAX_KEPT_BUFFER_BYTES {
             // hundreds may be idle
             self.socket.buffer = Vec::new();
         }
@@ -315,7 +315,7 @@ fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Op
     // HEAD would make tiny_http keep the body back, whose length the client is to be told
     let method = request.method.clone();
     let target = if request.query.is_empty() { request.path.clone() } else { format!("{}?{}", request.path, request.query) };
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_WORKER_ATTEMPTS {
         let Some(line) = shared.pool.take(POOL_TIME) else { break };
         let ticket = Tickets::issue(&shared.tickets, request);
         let mut message = pool::head(&method, &target, ticket.number, body.len() as u64);

@@ -55,13 +55,13 @@ pub use head::Head;
 pub use limits::{Lease, Quota, block};
 
 /// How often the accept loop turns when nobody comes.
-const TURN: Duration = Duration::from_secs(1);
+const ACCEPT_WAIT: Duration = Duration::from_secs(1);
 /// After a lack of descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Between two attempts to start a thread.
-const MOMENT: Duration = Duration::from_millis(1);
+const THREAD_RETRY_PAUSE: Duration = Duration::from_millis(1);
 /// For threads to end that have been told to.
-const FAREWELL: Duration = Duration::from_secs(2);
+const STOP_GRACE: Duration = Duration::from_secs(2);
 /// TCP: a peer that is gone without a word is noticed within a minute, on idle connections and on full ones.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
 const KEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -256,11 +256,11 @@ impl Shared {
         self.stopping.raise();
         let calm = self.clients.wait(grace);
         self.halted.raise();
-        if !calm && !self.clients.wait(FAREWELL) {
+        if !calm && !self.clients.wait(STOP_GRACE) {
             log::warn!("some connections did not end in time");
         }
         self.pool.stop();
-        if !self.service.wait(FAREWELL) {
+        if !self.service.wait(STOP_GRACE) {
             log::warn!("some workers did not end in time");
         }
     }
@@ -297,11 +297,11 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
                 // an IPv4 client of a socket for both families
                 start_or_refuse(shared, stream, peer.ip().to_canonical());
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(&[listener, &shared.stopping.fd], TURN),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(&[listener, &shared.stopping.fd], ACCEPT_WAIT),
             Err(e) if is_shortage(&e) => {
                 shared.counters.refuse(Reason::Descriptors);
                 evict_one(shared);
-                wait(&[&shared.stopping.fd], PAUSE);
+                wait(&[&shared.stopping.fd], ACCEPT_RETRY_PAUSE);
             }
             // of the connection, not of the socket: accept(2), "Error handling"
             Err(e) => log::debug!("a connection was gone before it was accepted: {e}"),
@@ -355,7 +355,7 @@ fn start_or_refuse(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
         refused = try_start(shared, &stream, peer);
         // to the kernel a thread has ended only some time after its last line
         while matches!(refused, Err((Reason::Thread | Reason::Memory, ..))) && clock::monotonic() < until {
-            wait(&[&shared.stopping.fd], MOMENT);
+            wait(&[&shared.stopping.fd], THREAD_RETRY_PAUSE);
             refused = try_start(shared, &stream, peer);
         }
     }

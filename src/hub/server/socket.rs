@@ -15,7 +15,7 @@ use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
 use crate::clock;
 
 /// Bytes asked for in one read of a head.
-const STEP: usize = 2048;
+const READ_STEP_BYTES: usize = 2048;
 
 /// Holds the other side to a minimum rate. Only the time spent waiting for it counts: a slow disk is not its fault.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ impl<'a> Socket<'a> {
     /// Reads what is there into the buffer, if anything. `false`: the other side has closed.
     pub fn fill(&mut self) -> io::Result<bool> {
         let had = self.buffer.len();
-        self.buffer.resize(had + STEP, 0);
+        self.buffer.resize(had + READ_STEP_BYTES, 0);
         let got = read_some(self.stream, &mut self.buffer[had..]);
         self.buffer.truncate(had + *got.as_ref().unwrap_or(&0));
         match got {

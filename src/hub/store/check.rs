@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 
 /// Findings that are told one by one, at most; the others are counted.
-const MOST: usize = 1000;
+const MAX_FINDINGS: usize = 1000;
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -55,20 +55,20 @@ pub struct Lost {
 
 impl Findings {
     pub fn lost(&mut self, lost: Lost) {
-        if self.lost.len() < MOST {
+        if self.lost.len() < MAX_FINDINGS {
             self.lost.push(lost);
         }
     }
 
     pub fn damaged(&mut self, what: impl Into<String>) {
-        match self.damage.len() < MOST {
+        match self.damage.len() < MAX_FINDINGS {
             true => self.damage.push(what.into()),
             false => self.more += 1,
         }
     }
 
     pub fn orphan(&mut self, path: &Path) {
-        if self.orphans.len() < MOST {
+        if self.orphans.len() < MAX_FINDINGS {
             self.orphans.push(path.display().to_string());
         }
     }

@@ -35,7 +35,7 @@ use messages::{apply, tables};
 use ops::{Group, Op, Outcome};
 
 /// Milliseconds between two looks at the staging directory.
-const TIDY: u64 = 3_600_000;
+const STAGING_LOOK_INTERVAL_MILLIS: u64 = 3_600_000;
 
 /// Why a group was not applied.
 enum Fault {
@@ -249,7 +249,7 @@ impl Store {
             Ok(n) => log::info!("removed {n} chunks that a crash had left behind"),
             Err(e) => log::warn!("cannot look through the chunks: {e}"),
         }
-        if group.now.saturating_sub(self.tidied.load(Relaxed)) >= TIDY {
+        if group.now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS {
             self.tidied.store(group.now, Relaxed);
             if let Err(e) = self.chunks.expire_staged(crate::clock::from_millis(group.wall)) {
                 log::warn!("cannot look through the staged chunks: {e}");
@@ -321,7 +321,7 @@ impl Store {
 
     /// A sweep would find something; `full` and `limits` as the next group will have them.
     pub fn wants_sweep(&self, now: u64, full: bool, limits: FileLimits) -> Result<bool> {
-        if self.chunks.has_unseen() || now.saturating_sub(self.tidied.load(Relaxed)) >= TIDY {
+        if self.chunks.has_unseen() || now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS {
             return Ok(true);
         }
         self.read(|tx| {

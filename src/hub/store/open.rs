@@ -27,7 +27,7 @@ use crate::wire::revision::Tag;
 /// the file is walked; on, 0.89 ms and two syncs, and 0.28 s.
 pub const QUICK_REPAIR: bool = false;
 /// Bytes set aside for acks and deletes on a full disk; see operations in the manual.
-const RESERVE: u64 = 1024 * 1024;
+const DISK_RESERVE_BYTES: u64 = 1024 * 1024;
 
 impl Store {
     /// Opens or creates [`Store::FILE`] in `dir` with `cache` bytes of memory for pages.
@@ -95,7 +95,7 @@ fn read_meta(db: &Database) -> Tried<Meta> {
 }
 
 /// Revisions that a restored hub leaves out: those that the lost one may have given since the backup.
-const RESTORED: u128 = 1 << 32;
+const REVISIONS_SKIPPED_BY_RESTORE: u128 = 1 << 32;
 
 /// What was restored from a backup becomes a hub of its own: no number that the lost one gave may mean something else here.
 fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
@@ -103,10 +103,10 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
     {
         let (mut meta, mut hosts) = (tx.open_table(META)?, tx.open_table(HOSTS)?);
         let rev = meta.get("rev")?.map_or(0, |v| v.value());
-        meta.insert("rev", rev + RESTORED)?;
+        meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
         // what clients know of the history before it is still true
         let first = (draw(epoch).0, meta.get("age")?.map_or(0, |v| v.value() as u64), Some(rev as u64));
-        tx.open_table(files::COMMITS)?.insert((rev + RESTORED) as u64, first)?;
+        tx.open_table(files::COMMITS)?.insert((rev + REVISIONS_SKIPPED_BY_RESTORE) as u64, first)?;
         meta.insert("epoch", epoch.as_u128())?;
         let mut rows = Vec::new();
         for row in hosts.iter()? {
@@ -203,10 +203,10 @@ pub fn hold_reserve(path: &Path) {
     if reserve.exists() {
         return;
     }
-    let room = disk::free_space(disk::parent(path)).is_ok_and(|(free, _, _)| free > 8 * RESERVE);
+    let room = disk::free_space(disk::parent(path)).is_ok_and(|(free, _, _)| free > 8 * DISK_RESERVE_BYTES);
     let hold = || -> std::io::Result<()> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&reserve)?;
-        Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE)?)
+        Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, DISK_RESERVE_BYTES)?)
     };
     if room && hold().is_err() {
         let _ = std::fs::remove_file(&reserve);

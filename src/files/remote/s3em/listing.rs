@@ -23,11 +23,11 @@ use crate::wire::files::{Hash, PAGE, Record};
 use crate::wire::revision::Tag;
 
 /// Rows that are read from the state at once.
-const CHUNK: usize = 256;
+const ROWS_PER_PAGE: usize = 256;
 /// After a listing the server is left alone for so many times as long as it took.
-const REST: u32 = 10;
+const REST_PER_LISTING_TIME: u32 = 10;
 /// Records in one listing; a server that has more has no end.
-const MOST: u64 = 20_000_000;
+const MAX_LISTED_FILES: u64 = 20_000_000;
 
 /// The numbers of rows, and which paths are being changed.
 pub struct Ledger(Mutex<Inner>);
@@ -49,10 +49,10 @@ impl Ledger {
     pub fn new(state: &dyn State) -> Called<Ledger> {
         let (mut rev, mut after) = (state.feed()?.cursor, String::new());
         loop {
-            let rows = state.below("", &after, CHUNK)?;
+            let rows = state.below("", &after, ROWS_PER_PAGE)?;
             rev = rows.iter().fold(rev, |rev, (_, rows)| rev.max(rows.base.rev).max(rows.remote.rev));
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                Some((last, _)) if rows.len() == ROWS_PER_PAGE => after = last.clone(),
                 _ => break,
             }
         }
@@ -160,7 +160,7 @@ impl S3em {
         let mut found = Found::default();
         self.list(&mut found)?;
         self.missing(&mut found, all)?;
-        self.ledger.lock().not_before = clock::monotonic() + began.elapsed() * REST;
+        self.ledger.lock().not_before = clock::monotonic() + began.elapsed() * REST_PER_LISTING_TIME;
         Ok(self.number(found, if all { Some(before) } else { None }))
     }
 
@@ -183,7 +183,7 @@ impl S3em {
             if page.total.is_some_and(|total| offset >= total) {
                 return Ok(());
             }
-            if offset > MOST {
+            if offset > MAX_LISTED_FILES {
                 let what = format!("server {} lists files without end", self.hub.url());
                 return Err(self.link.failed(Error::new(Kind::Unreachable, what).into()));
             }
@@ -212,7 +212,7 @@ impl S3em {
     fn missing(&self, found: &mut Found, all: bool) -> Called<()> {
         let mut after = String::new();
         loop {
-            let rows = self.state.below("", &after, CHUNK)?;
+            let rows = self.state.below("", &after, ROWS_PER_PAGE)?;
             for (path, rows) in &rows {
                 let known = &rows.remote;
                 if known.entry.is_none() {
@@ -236,7 +236,7 @@ impl S3em {
                 }
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                Some((last, _)) if rows.len() == ROWS_PER_PAGE => after = last.clone(),
                 _ => return Ok(()),
             }
         }

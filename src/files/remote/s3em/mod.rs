@@ -28,7 +28,7 @@ use crate::files::remote::rows::{self, Names};
 use crate::files::remote::traffic::Traffic;
 
 /// Bytes that are read at a time.
-const BUFFER: usize = 64 * 1024;
+const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
 /// See the module.
 pub struct S3em {
@@ -196,7 +196,7 @@ impl S3em {
             Err(failure) if failure.status == 404 => return Ok(false),
             other => self.called(other)?,
         };
-        let (mut left, mut buffer) = (size, vec![0; BUFFER]);
+        let (mut left, mut buffer) = (size, vec![0; COPY_BUFFER_BYTES]);
         loop {
             let n = self.called(answer.read(&mut buffer))?;
             let bytes = &buffer[..n.min(usize::try_from(left).unwrap_or(n))];

@@ -15,7 +15,7 @@ use crate::wire::files::{Chunk, Hash, SINGLE};
 /// A chunk that is not longer is kept in the tables.
 pub const INLINE: u64 = 16 * 1024;
 /// Bytes held back so that short writes of the caller are not short writes to the disk.
-const BUFFER: usize = 64 * 1024;
+const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// After so many bytes it is looked at again how much room there is.
 const LOOK_EVERY: u64 = 4 * 1024 * 1024;
 
@@ -52,10 +52,10 @@ struct Piece {
 impl Piece {
     fn write(&mut self, dir: &ChunkDir, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.buffer.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(READ_BUFFER_BYTES - self.buffer.len()));
             self.buffer.extend_from_slice(now);
             bytes = later;
-            if self.buffer.len() == BUFFER {
+            if self.buffer.len() == READ_BUFFER_BYTES {
                 self.flush(dir)?;
             }
         }
@@ -148,7 +148,7 @@ fn full(e: io::Error) -> io::Error {
 }
 
 fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; READ_BUFFER_BYTES];
     loop {
         match from.read(&mut buffer)? {
             0 => return Ok(()),
@@ -161,7 +161,7 @@ fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
 pub fn stage_chunk(dir: &ChunkDir, hash: Hash, body: &mut dyn Read, length: u64) -> io::Result<bool> {
     use sha2::Digest;
     let (mut file, staged) = dir.create()?;
-    let (mut sha, mut buffer, mut size) = (sha2::Sha256::new(), vec![0; BUFFER], 0);
+    let (mut sha, mut buffer, mut size) = (sha2::Sha256::new(), vec![0; READ_BUFFER_BYTES], 0);
     loop {
         let n = match body.read(&mut buffer) {
             Ok(0) => break,

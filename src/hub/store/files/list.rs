@@ -16,7 +16,7 @@ use crate::hub::store::messages::tables::{META, Tried};
 use crate::wire::files::{Kind, PAGE, Record};
 
 /// Files from one landmark to the next.
-const STRIDE: u64 = 1000;
+const LANDMARK_STRIDE_ROWS: u64 = 1000;
 
 /// Which files to list: sorted by path, then name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Listing {
     pub all_kinds: bool,
 }
 
-/// Where every [`STRIDE`]th file of a listing of everything is, in the state of a revision.
+/// Where every [`LANDMARK_STRIDE_ROWS`]th file of a listing of everything is, in the state of a revision.
 #[derive(Debug, Clone, Default)]
 pub struct Landmarks {
     rev: u64,
@@ -78,8 +78,8 @@ impl Store {
         if (known.rev, known.all_kinds) != (rev, listing.all_kinds) || known.names.is_empty() {
             return None;
         }
-        let number = listing.offset as u64 / STRIDE;
-        let nearest = known.names.get(number as usize).map(|(path, name)| (number * STRIDE, path.clone(), name.clone()));
+        let number = listing.offset as u64 / LANDMARK_STRIDE_ROWS;
+        let nearest = known.names.get(number as usize).map(|(path, name)| (number * LANDMARK_STRIDE_ROWS, path.clone(), name.clone()));
         Some((nearest, known.total))
     }
 }
@@ -122,7 +122,7 @@ fn walk(tx: &ReadTransaction, listing: &Listing, mut landmarks: Option<&mut Vec<
             if !is_listed(state, listing.all_kinds) || !name.contains(&listing.search) {
                 continue;
             }
-            if let Some(landmarks) = landmarks.as_mut().filter(|_| total % STRIDE == 0) {
+            if let Some(landmarks) = landmarks.as_mut().filter(|_| total % LANDMARK_STRIDE_ROWS == 0) {
                 landmarks.push((path.to_string(), name.to_string()));
             }
             page.extend(shown.contains(&total).then_some(id));

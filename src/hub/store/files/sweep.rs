@@ -14,19 +14,19 @@ use crate::hub::store::messages::tables::Tried;
 use crate::wire::files::Hash;
 
 /// Rows of each kind that go in one pass, at most; and two for each change of the same group, so that it keeps up.
-const SWEEP: usize = 500;
+const MAX_ROWS_PER_SWEEP: usize = 500;
 /// Versions that go in one pass because the disk is full: few, since their space is free only when their chunks are.
 const SWEEP_FULL: usize = 100;
 /// Events and keys that are kept, at most; fewer in tests, so that they get there.
 pub const EVENTS_KEPT: u64 = if cfg!(test) { 2000 } else { limits::FILE_EVENTS };
 pub const KEYS_KEPT: u64 = if cfg!(test) { 3000 } else { limits::FILE_KEYS };
 pub const COMMITS_KEPT: u64 = if cfg!(test) { 1000 } else { limits::FILE_COMMITS };
-const DAY: u64 = 86_400_000;
+const DAY_MILLIS: u64 = 86_400_000;
 /// Hub time, in milliseconds, for which tombstones are kept, and idempotency keys remembered.
-const TOMBSTONE: u64 = 90 * DAY;
-const KEY: u64 = 7 * DAY;
+const TOMBSTONE_MILLIS: u64 = 90 * DAY_MILLIS;
+const KEY_MILLIS: u64 = 7 * DAY_MILLIS;
 /// For which chunks that nothing refers to stay: for who reads a revision that goes, and for uploads that are half done.
-const LOOSE_FOR: u64 = DAY;
+const LOOSE_FOR: u64 = DAY_MILLIS;
 /// The same when the disk is full: then nothing is uploaded, and who reads must be quick.
 const LOOSE_WHEN_FULL: u64 = 60_000;
 
@@ -44,8 +44,8 @@ impl Over {
         Over {
             versions: now.checked_sub(limits.version_ttl),
             // a file can be restored for as long as its versions are kept
-            tombstones: now.checked_sub(TOMBSTONE.max(limits.version_ttl)),
-            keys: now.checked_sub(KEY),
+            tombstones: now.checked_sub(TOMBSTONE_MILLIS.max(limits.version_ttl)),
+            keys: now.checked_sub(KEY_MILLIS),
             loose: now.checked_sub(if full { LOOSE_WHEN_FULL } else { LOOSE_FOR }),
         }
     }
@@ -54,7 +54,7 @@ impl Over {
 /// Removes some of what is over. True: perhaps there is more.
 pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
     let over = Over::at(group.now, group.full, group.limits.files);
-    let most = SWEEP + 2 * group.ops.iter().map(changes).sum::<usize>();
+    let most = MAX_ROWS_PER_SWEEP + 2 * group.ops.iter().map(changes).sum::<usize>();
     let removed = [
         old_versions(t, over, group.now, most)?,
         oldest_for_room(t, group)?,
