@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
 /// Bytes of a chunk: at least (but for the last one), aimed at, at most.
-pub const LEAST: u64 = 256 * 1024;
-pub const AVERAGE: u64 = 1024 * 1024;
-pub const MOST: u64 = 8 * 1024 * 1024;
+pub const MIN_CHUNK_BYTES: u64 = 256 * 1024;
+pub const AVERAGE_CHUNK_BYTES: u64 = 1024 * 1024;
+pub const MAX_CHUNK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A cut is where so many of the upper bits are zero: before the average harder, after it easier (section 3.3, level 2).
-const BITS: u32 = AVERAGE.ilog2();
+const BITS: u32 = AVERAGE_CHUNK_BYTES.ilog2();
 const HARD: u32 = BITS + 2;
 const EASY: u32 = BITS - 2;
 
@@ -49,13 +49,13 @@ struct Cutter {
 impl Cutter {
     /// How many of these bytes the chunk still takes, if it ends with them; `None`: all, and it goes on.
     fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
-        let skipped = LEAST.saturating_sub(self.length).min(bytes.len() as u64) as usize;
+        let skipped = MIN_CHUNK_BYTES.saturating_sub(self.length).min(bytes.len() as u64) as usize;
         self.length += skipped as u64;
         for (i, byte) in bytes.iter().enumerate().skip(skipped) {
             self.hash = (self.hash << 1).wrapping_add(GEAR[*byte as usize]);
             self.length += 1;
-            let bits = if self.length < AVERAGE { HARD } else { EASY };
-            if self.hash >> (u64::BITS - bits) == 0 || self.length == MOST {
+            let bits = if self.length < AVERAGE_CHUNK_BYTES { HARD } else { EASY };
+            if self.hash >> (u64::BITS - bits) == 0 || self.length == MAX_CHUNK_BYTES {
                 *self = Cutter::default();
                 return Some(i + 1);
             }
@@ -180,7 +180,7 @@ pub(crate) mod tests {
         let content = splitter.finish();
         assert_eq!(content.size, (200 << 20) + 3_000_000);
         let filled = filled(&content.chunks);
-        assert!((3_000_000..=3_000_000 + 3 * MOST).contains(&filled), "{filled}");
+        assert!((3_000_000..=3_000_000 + 3 * MAX_CHUNK_BYTES).contains(&filled), "{filled}");
     }
 
     #[test]
@@ -202,7 +202,7 @@ pub(crate) mod tests {
         for (i, chunk) in content.chunks.iter().enumerate() {
             let end = at + chunk.size as usize;
             assert_eq!(chunk.sha256, Hash::of(&bytes[at..end]));
-            assert!(chunk.size <= MOST && (chunk.size > LEAST || i + 1 == content.chunks.len()), "{chunk:?}");
+            assert!(chunk.size <= MAX_CHUNK_BYTES && (chunk.size > MIN_CHUNK_BYTES || i + 1 == content.chunks.len()), "{chunk:?}");
             at = end;
         }
         assert_eq!((at, content.sha256), (bytes.len(), Hash::of(&bytes)));
@@ -214,7 +214,7 @@ pub(crate) mod tests {
     #[test]
     fn monotonous_files_are_cut_at_the_most() {
         let sizes: Vec<u64> = split(&vec![0; 12 << 20], 65_536).chunks.iter().map(|c| c.size).collect();
-        assert_eq!(sizes, [MOST, 4 << 20]);
+        assert_eq!(sizes, [MAX_CHUNK_BYTES, 4 << 20]);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! Pure, and lexical only: what stands on a disk under such a name, links above all, is for who opens it to check.
 
 /// Bytes of a whole name, at most.
-pub const MOST: usize = 1024;
+pub const MAX_PATH_BYTES: usize = 1024;
 /// Bytes of one component, at most: the limit of Linux file systems (path_resolution(7)).
-pub const MOST_COMPONENT: usize = 255;
+pub const MAX_COMPONENT_BYTES: usize = 255;
 /// The directory in the root of a synced directory that is ours: marker, lock, trash.
 pub const OWN_DIR: &str = ".mesync";
 const TEMPORARY_BEGINS: &str = ".mesync-";
@@ -17,8 +17,8 @@ pub fn check(full: &str) -> Result<(), String> {
     if full.is_empty() {
         return Err("the name is empty".into());
     }
-    if full.len() > MOST {
-        return Err(format!("the name is {} bytes long, {MOST} are the most: \"{}\"", full.len(), shown()));
+    if full.len() > MAX_PATH_BYTES {
+        return Err(format!("the name is {} bytes long, {MAX_PATH_BYTES} are the most: \"{}\"", full.len(), shown()));
     }
     if full.contains('\0') {
         return Err(format!("the name contains a NUL: \"{}\"", shown()));
@@ -29,8 +29,8 @@ pub fn check(full: &str) -> Result<(), String> {
     full.split('/').try_for_each(|component| match component {
         "" => Err(format!("the name has an empty component: \"{}\"", shown())),
         "." | ".." => Err(format!("the name leads elsewhere with \"{component}\": \"{}\"", shown())),
-        _ if component.len() > MOST_COMPONENT => Err(format!(
-            "a component of the name is {} bytes long, {MOST_COMPONENT} are the most: \"{}\"",
+        _ if component.len() > MAX_COMPONENT_BYTES => Err(format!(
+            "a component of the name is {} bytes long, {MAX_COMPONENT_BYTES} are the most: \"{}\"",
             component.len(),
             crate::wire::brief(component)
         )),

@@ -63,7 +63,7 @@ fn ten_thousand_messages_survive_fifty_kills() {
     // what was dropped a moment ago has to be left alone for one: it would go out after what was sent later
     let age = |name: &String| alpha.dir("outbox").join(name).metadata().unwrap().modified().unwrap().elapsed().unwrap();
     let names = alpha.names("outbox");
-    wait_for("all files are old enough", &world, || names.iter().map(age).min().unwrap() > mesync::messages::plan::QUIET);
+    wait_for("all files are old enough", &world, || names.iter().map(age).min().unwrap() > mesync::messages::plan::MIN_UNTOUCHED_TIME);
 
     let taken = world.dir.path().join("taken");
     std::fs::create_dir(&taken).unwrap();

@@ -23,7 +23,7 @@ fn the_security_page_has_the_limits_of_the_program() {
         (format!("a list of chunks {} MiB", Route::CommitFile.body_limit(0) >> 20), "lists of chunks"),
         (format!("{} KiB with a list of files", Route::FetchFiles.body_limit(0) >> 10), "lists of files"),
         (format!("batches of files have {} MiB of their own", limits::FILE_MEMORY >> 20), "memory for files"),
-        (format!("{} bytes of name, {} chunks", mesync::relpath::MOST, files::MOST_CHUNKS), "files"),
+        (format!("{} bytes of name, {} chunks", mesync::relpath::MAX_PATH_BYTES, files::MOST_CHUNKS), "files"),
         (format!("{} rows in a page of a list, {} files of {} KiB", files::PAGE, files::BATCH_FILES, files::BATCH_FILE >> 10), "batches"),
         (format!(" {} parts", mesync::hub::files::multipart::MAX_PARTS), "forms"),
         (format!("in memory for {} days", limits::SEEN_DAYS), "ids"),

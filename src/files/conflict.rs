@@ -22,8 +22,8 @@ pub fn copy_name(path: &str, loser: &Entry, nth: u32) -> String {
     let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
     let again = if nth > 1 { format!("-{nth}") } else { String::new() };
     let mark = format!(".sync-conflict-{}-{}{again}", time(loser.mtime), &loser.hash.to_string()[..8]);
-    let whole = if dir.is_empty() { relpath::MOST } else { relpath::MOST.saturating_sub(dir.len() + 1) };
-    let room = whole.min(relpath::MOST_COMPONENT).saturating_sub(mark.len());
+    let whole = if dir.is_empty() { relpath::MAX_PATH_BYTES } else { relpath::MAX_PATH_BYTES.saturating_sub(dir.len() + 1) };
+    let room = whole.min(relpath::MAX_COMPONENT_BYTES).saturating_sub(mark.len());
     let (stem, ext) = split(name);
     // an extension that leaves no room for a stem is none
     let (stem, ext) = if ext.len() < room { (stem, ext) } else { (name, "") };
@@ -41,7 +41,7 @@ pub fn is_copy(path: &str) -> bool {
 pub fn trash_name(path: &str, what: &Entry, now: i64, nth: u32) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
     let mark = format!("{}-{}-{nth}-", time(now), what.hash);
-    format!("{TRASH}/{mark}{}", cut(name, relpath::MOST_COMPONENT - mark.len()))
+    format!("{TRASH}/{mark}{}", cut(name, relpath::MAX_COMPONENT_BYTES - mark.len()))
 }
 
 /// The hash in such a name, with or without the directory.

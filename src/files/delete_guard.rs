@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// Minutes for which a delete counts: a rolling hour.
-pub const WINDOW: u64 = 60;
+pub const WINDOW_MINUTES: u64 = 60;
 
 /// From which deletes are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn counted(deletes: &BTreeMap<u64, u32>, minute: u64) -> u64 {
 
 /// Minutes before this one do not count any more.
 pub fn forgotten_before(minute: u64) -> u64 {
-    minute.saturating_sub(WINDOW)
+    minute.saturating_sub(WINDOW_MINUTES)
 }
 
 #[cfg(test)]

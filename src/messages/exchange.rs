@@ -174,7 +174,7 @@ impl Exchange {
 
     /// One full pass, for cron: everything that can go and come now. The first failure of the hub ends it.
     pub fn once(mut self) -> Result<()> {
-        let end = clock::monotonic() + super::plan::QUIET + Duration::from_millis(100);
+        let end = clock::monotonic() + super::plan::MIN_UNTOUCHED_TIME + Duration::from_millis(100);
         while let Some(due) = self.look()?.filter(|due| *due <= end) {
             // a file that was written a moment ago; nobody else wakes us
             std::thread::park_timeout(due.saturating_duration_since(clock::monotonic()));

@@ -11,9 +11,9 @@ use crate::clock;
 use crate::wire::{Message, NotAMessage, PostResult, Status};
 
 /// A file that did not arrive by rename is complete when it was left alone for so long.
-pub const QUIET: Duration = Duration::from_secs(1);
+pub const MIN_UNTOUCHED_TIME: Duration = Duration::from_secs(1);
 /// What cannot be read as a message yet may become one for so long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const MAX_UNREADABLE_TIME: Duration = Duration::from_secs(60);
 /// A file that is picked up is named after its own time only if that is no older.
 const RECENT_TIME: Duration = Duration::from_secs(3600);
 /// A message that is there at the start of a client is tried for so long at least, whatever its time says: that may be of a clock
@@ -57,12 +57,14 @@ pub enum Step {
 pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) -> Step {
     let named = found.name.and_then(parse_file_name);
     // a clock that went back must not hold a message up for years
-    let age = found.age.unwrap_or(PATIENCE);
+    let age = found.age.unwrap_or(MAX_UNREADABLE_TIME);
     let left = |whole: Duration| whole.checked_sub(age).filter(|d| !d.is_zero());
     match &found.content {
-        Content::Unusable(why) => left(PATIENCE).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
-        Content::NotAMessage(NotAMessage::Syntax(why)) => left(PATIENCE).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
-        _ if !found.arrived && named.is_none() && left(QUIET).is_some() => Step::Wait(left(QUIET).unwrap_or(QUIET)),
+        Content::Unusable(why) => left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
+        Content::NotAMessage(NotAMessage::Syntax(why)) => left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
+        _ if !found.arrived && named.is_none() && left(MIN_UNTOUCHED_TIME).is_some() => {
+            Step::Wait(left(MIN_UNTOUCHED_TIME).unwrap_or(MIN_UNTOUCHED_TIME))
+        }
         Content::NotAMessage(NotAMessage::Content(why)) => Step::Refuse(why.clone()),
         Content::Message(m) => {
             let id = m.id.or(named.map(|(_, id)| id)).unwrap_or(fresh);

@@ -44,6 +44,32 @@ const PURE: &[&str] = &[
 const THREADS: &[&str] =
     &["src/daemon/", "src/service.rs", "src/hub/mod.rs", "src/hub/commit.rs", "src/hub/server/", "src/messages/hooks/"];
 
+/// Names of constants that do not say what they are of.
+const BARE_CONSTANTS: &[&str] = &[
+    "const AGAIN:",
+    "const ATTEMPTS:",
+    "const BUFFER:",
+    "const CHUNK:",
+    "const FULL:",
+    "const KEPT:",
+    "const LIMIT:",
+    "const MAX:",
+    "const MOMENT:",
+    "const MOST:",
+    "const PATIENCE:",
+    "const PAUSE:",
+    "const PIECE:",
+    "const QUIET:",
+    "const SIZE:",
+    "const SMALL:",
+    "const STACK:",
+    "const STEP:",
+    "const TIMEOUT:",
+    "const TRIES:",
+    "const TURN:",
+    "const WINDOW:",
+];
+
 /// May say `unsafe`.
 const UNSAFE: &[&str] = &["src/clock.rs"];
 
@@ -135,6 +161,7 @@ fn places(s: &Source, all: &mut Vec<Breach>) {
         "panics when standard output or error is full or closed: use the output of cli, or the log",
     );
     rule(&s.program, &[".unwrap()"], "what comes from outside is an error with words; what cannot happen is .expect(\"why\")");
+    rule(&s.program, BARE_CONSTANTS, "a constant says of what it is and in which unit: MAX_DUE_PATHS, ACCEPT_RETRY_PAUSE");
     if !s.is_in(UNSAFE) {
         rule(&s.code, &["unsafe"], "unsafe has one home, src/clock.rs");
     }
@@ -336,6 +363,8 @@ fn each_rule_catches_its_breach() {
     check("src/messages/plan.rs", "fn f() { std::thread::yield_now(); }", "in a pure file");
     check("src/a.rs", "fn f() { println!(); }", "println!");
     check("src/a.rs", "fn f() { my_println!(); }", "");
+    check("src/a.rs", "const PAUSE: u64 = 1;", "in which unit");
+    check("src/a.rs", "const RETRY_PAUSE: u64 = 1;", "");
     check("src/a.rs", "fn f() { x.unwrap(); }", ".unwrap()");
     check("src/a.rs", "#[cfg(test)]\nmod tests {\n    fn f() { x.unwrap(); }\n}", "");
     check("src/a.rs", "#[cfg(test)] mod tests; fn f() { x.unwrap(); }", ".unwrap()");

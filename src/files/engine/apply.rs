@@ -10,7 +10,7 @@ use super::neighbours::MOVED_PERHAPS;
 use super::path::{in_step, seen_with, token};
 use super::send::CANDIDATES;
 use super::traits::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
-use super::{CHUNK, DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState};
+use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState, ROWS_PER_READ};
 
 impl Engine {
     // -- the hub's version comes ----------------------------------------------------------------------------------------------
@@ -333,13 +333,13 @@ impl Engine {
         let dir = parent(temp).unwrap_or("");
         let mut after = String::new();
         loop {
-            let rows = self.env.state.below(dir, &after, CHUNK)?;
+            let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
             let knows = |rows: &Rows| matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
             if rows.iter().any(|(_, rows)| knows(rows)) {
                 return Ok(());
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
                 _ => break,
             }
         }

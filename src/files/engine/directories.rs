@@ -6,7 +6,7 @@ use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, local_mode, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::traits::{Called, Look, Rows};
-use super::{Action, CHUNK, Engine, Interrupted, lock};
+use super::{Action, Engine, Interrupted, ROWS_PER_READ, lock};
 
 /// See [`Engine::live_below`].
 #[derive(Default)]
@@ -54,12 +54,12 @@ impl Engine {
     fn has_live_below(&self, dir: &str) -> Result<bool, Interrupted> {
         let mut after = String::new();
         loop {
-            let rows = self.env.state.below(dir, &after, CHUNK)?;
+            let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
             if rows.iter().any(|(_, rows)| rows.remote.entry.is_some()) {
                 return Ok(true);
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
                 _ => return Ok(false),
             }
         }
@@ -104,7 +104,7 @@ impl Engine {
         let mut found = LiveBelow::default();
         let mut after = String::new();
         loop {
-            let rows = self.env.state.below(dir, &after, CHUNK)?;
+            let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
             for (path, Rows { base, remote, .. }) in &rows {
                 let Some(theirs) = remote.entry.filter(|_| !self.env.tree.ignored(path)) else { continue };
                 let deleted = base.entry.is_some_and(|was| base.is_at(remote) || was.same_body(&theirs));
@@ -112,7 +112,7 @@ impl Engine {
                 found.comes |= !deleted;
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
                 _ => return Ok(found),
             }
         }

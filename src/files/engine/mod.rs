@@ -45,7 +45,7 @@ pub use queue::Direction;
 pub use remote_changes::Polled;
 
 /// Rows read from the state at once.
-const CHUNK: usize = 256;
+const ROWS_PER_READ: usize = 256;
 
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
 const PLAN_CHANGED: &str = "what was planned does not fit what is there";
@@ -234,8 +234,8 @@ impl Engine {
     /// Makes due, from the state, up to a bounded number of paths after `after` that have something open or pending; returns
     /// where to go on, `None` at the end. What has changed in the tree only is for a scan to offer.
     pub fn sweep(&self, after: &str) -> Called<Option<String>> {
-        let rows = self.env.state.below("", after, CHUNK)?;
-        let last = if rows.len() < CHUNK { None } else { rows.last().map(|(path, _)| path.clone()) };
+        let rows = self.env.state.below("", after, ROWS_PER_READ)?;
+        let last = if rows.len() < ROWS_PER_READ { None } else { rows.last().map(|(path, _)| path.clone()) };
         for (path, rows) in rows {
             if rows.intent.is_some() || rows.key.is_some() || !rows.base.is_at(&rows.remote) {
                 self.offer(&path);

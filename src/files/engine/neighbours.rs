@@ -12,7 +12,7 @@ use super::traits::Called;
 use super::{Engine, lock};
 use crate::clock;
 use crate::config::limits;
-use crate::files::delete_guard::WINDOW;
+use crate::files::delete_guard::WINDOW_MINUTES;
 use crate::files::plan::Stamp;
 use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
@@ -43,7 +43,7 @@ impl Moves {
     /// Takes a file that came for one that is gone, unless it is taken for another one already.
     fn take(&mut self, came: (String, String), gone: (&str, &str), minute: u64) -> bool {
         // older ones count no more, and a few too many do no harm
-        if minute >= self.minute + WINDOW {
+        if minute >= self.minute + WINDOW_MINUTES {
             (self.gone, self.minute) = (BTreeMap::new(), minute);
         }
         if self.gone.len() >= limits::DUE {
@@ -132,7 +132,7 @@ impl Engine {
         let same = rows.base.entry.is_some_and(|entry| entry.hash == *hash) && rows.base.is_at(&rows.remote);
         let Some(seen) = rows.base.seen.filter(|_| same && rows.intent.is_none() && rows.key.is_none()) else { return Ok(false) };
         let age = clock::millis(self.env.ambient.now()).abs_diff(u64::try_from(seen.ctime / 1_000_000).unwrap_or(0));
-        if age > WINDOW * 60_000 {
+        if age > WINDOW_MINUTES * 60_000 {
             return Ok(false);
         }
         // the filesystem may keep another mode

@@ -12,7 +12,7 @@ use crate::relpath;
 use crate::wire::revision::Revision;
 
 use super::traits::{Called, Changes, Feed, Page, Write};
-use super::{CHUNK, Engine, lock};
+use super::{Engine, ROWS_PER_READ, lock};
 
 /// What a poll has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Engine {
         }
         let mut after = String::new();
         loop {
-            let paths = self.env.state.not_listed(&after, CHUNK)?;
+            let paths = self.env.state.not_listed(&after, ROWS_PER_READ)?;
             let writes: Vec<Write> = paths.iter().map(|path| Write::Unlisted { path: path.clone(), through }).collect();
             if !writes.is_empty() {
                 self.env.state.commit(&writes)?;
@@ -145,7 +145,7 @@ impl Engine {
                 self.offer(path);
             }
             match paths.last() {
-                Some(last) if paths.len() == CHUNK => after = last.clone(),
+                Some(last) if paths.len() == ROWS_PER_READ => after = last.clone(),
                 _ => return Ok(()),
             }
         }

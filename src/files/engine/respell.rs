@@ -8,7 +8,7 @@ use crate::files::plan::{Action, BaseRow, Stamp, plan};
 use crate::files::rules::{Rule, holds};
 
 use super::traits::{Fault, Moved, Rows, Twin, Write};
-use super::{CHUNK, Engine, Interrupted, PathResult, PathState};
+use super::{Engine, Interrupted, PathResult, PathState, ROWS_PER_READ};
 
 /// What is known at and below a name.
 #[derive(Default)]
@@ -97,14 +97,14 @@ impl Engine {
         }
         let mut after = String::new();
         loop {
-            let rows = self.env.state.below(path, &after, CHUNK)?;
+            let rows = self.env.state.below(path, &after, ROWS_PER_READ)?;
             for (path, rows) in &rows {
                 if !visit(path, rows)? {
                     return Ok(());
                 }
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
                 _ => return Ok(()),
             }
         }

@@ -10,7 +10,7 @@ use crate::files::rules::{Rule, holds};
 
 use super::send::OutgoingChange;
 use super::traits::{Condition, From};
-use super::{CHUNK, Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, is_file, lock, takes_away};
+use super::{Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, ROWS_PER_READ, is_file, lock, takes_away};
 
 /// What is known to be below a name.
 #[derive(Default)]
@@ -105,7 +105,7 @@ impl Engine {
         let mut found = Below::default();
         let mut after = String::new();
         loop {
-            let rows = self.env.state.below(path, &after, CHUNK)?;
+            let rows = self.env.state.below(path, &after, ROWS_PER_READ)?;
             for (below, rows) in &rows {
                 if rows.intent.is_some() || rows.key.is_some() && known.node.is_some() {
                     return Err(Interrupted::WaitFor(below.clone()));
@@ -127,7 +127,7 @@ impl Engine {
                 found.going |= rows.base.entry.is_some() && matches!(action, Action::Trash | Action::Forget);
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == CHUNK => after = last.clone(),
+                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
                 _ => break,
             }
         }

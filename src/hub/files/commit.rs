@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::upload::{trimmed, unwritten};
 use super::{Files, Hold, answer, head};
-use crate::chunking::MOST;
+use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
@@ -122,8 +122,8 @@ pub fn check(commit: &Commit) -> Result<(), String> {
     if commit.chunks.len() > MOST_CHUNKS {
         return Err(too_many());
     }
-    if let Some(chunk) = commit.chunks.iter().find(|c| !(1..=MOST).contains(&c.size)) {
-        return Err(format!("a chunk has 1 to {MOST} bytes, not {}", chunk.size));
+    if let Some(chunk) = commit.chunks.iter().find(|c| !(1..=MAX_CHUNK_BYTES).contains(&c.size)) {
+        return Err(format!("a chunk has 1 to {MAX_CHUNK_BYTES} bytes, not {}", chunk.size));
     }
     let sum: u64 = commit.chunks.iter().map(|c| c.size).sum();
     if sum != commit.size {

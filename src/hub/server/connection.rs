@@ -12,7 +12,7 @@ use super::body::{self, Body, Events};
 use super::counters::Reason;
 use super::evict::EvictionOrder;
 use super::head::{self, Head, Refusal};
-use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL};
+use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL_BODY_BYTES};
 use super::pool::{self, Answer};
 use super::socket::{Pace, Socket, Wait};
 use super::tickets::Tickets;
@@ -164,7 +164,7 @@ impl Connection<'_> {
         }
         // a login must get through whatever else is going on
         let most = if streamed { SHORT_BODY } else { BUFFERED_BODY };
-        let buffered = if (SMALL as u64..=most).contains(&head.length) { head.length } else { 0 };
+        let buffered = if (SMALL_BODY_BYTES as u64..=most).contains(&head.length) { head.length } else { 0 };
         let Some(_memory) = self.shared.memory.take(buffered) else {
             return self.refuse(Reason::Memory, busy("too many requests with long bodies"), options, true);
         };
@@ -190,7 +190,7 @@ impl Connection<'_> {
     fn conclude(&mut self, mut answer: Answer, job: Option<Job>, body: &mut Body, options: &ReplyOptions) -> io::Result<AfterReply> {
         match job {
             None => {
-                let counted = answer.body.len() > SMALL && options.safe;
+                let counted = answer.body.len() > SMALL_BODY_BYTES && options.safe;
                 let Some(_memory) = self.shared.memory.take(if counted { answer.body.len() as u64 } else { 0 }) else {
                     return self.refuse(Reason::Memory, busy("too many long answers at the same time"), options, body.unread());
                 };

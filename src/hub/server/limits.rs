@@ -22,7 +22,7 @@ pub const BUFFERED_BODY: u64 = 4 * 1024 * 1024;
 /// Memory for bodies and answers on their way, together.
 pub const MEMORY: u64 = 16 * 1024 * 1024;
 /// Shorter bodies and answers are not counted: the stack of their thread is larger.
-pub const SMALL: usize = 8 * 1024;
+pub const SMALL_BODY_BYTES: usize = 8 * 1024;
 pub const STREAMS: u64 = 256;
 /// One in so many connections is kept for newcomers as long as somebody can give way to them.
 pub const NEWCOMERS: u64 = 8;
@@ -240,9 +240,9 @@ pub fn budget(clients: usize, room: Room) -> (usize, usize) {
 /// Descriptors: some for the store and the log, then three a connection to tiny_http (both ends, one of them twice), one
 /// a client. Of the free address space a quarter for the 2 MiB stacks of tiny_http's threads, a quarter for those of clients.
 fn divide(clients: usize, files: u64, space: u64) -> (usize, usize) {
-    const KEPT: u64 = 64;
+    const RESERVED_DESCRIPTORS: u64 = 64;
     const TINY_HTTP_THREAD: u64 = (2 * 1024 + 64) * 1024;
-    let files = files.saturating_sub(KEPT.min(files / 3));
+    let files = files.saturating_sub(RESERVED_DESCRIPTORS.min(files / 3));
     let pool = (POOL_MOST as u64).min(files / 12).min(space / 4 / TINY_HTTP_THREAD).max(POOL_LEAST as u64);
     let most = files.saturating_sub(3 * pool).min(space / 4 / (CLIENT_STACK as u64 + 32 * 1024)).max(8);
     (clients.min(most as usize), pool as usize)

@@ -17,10 +17,10 @@ use crate::wire::files::Hash;
 use super::traits::Token;
 
 /// Paths that are due at one time, at most.
-pub const MOST: usize = crate::config::limits::DUE;
+pub const MAX_DUE_PATHS: usize = crate::config::limits::DUE;
 
 /// Steps of one path in a row, after which it waits like one that failed. None of ours takes ten.
-const MOST_TURNS: u32 = 50;
+const MAX_TURNS: u32 = 50;
 
 /// What goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +127,7 @@ impl WorkQueue {
             }
             return true;
         }
-        if self.due.len() >= MOST {
+        if self.due.len() >= MAX_DUE_PATHS {
             self.overflow = true;
             return false;
         }
@@ -257,7 +257,7 @@ impl WorkQueue {
         });
         match end {
             // a hub that says that it did what it did not would keep us busy for ever
-            WorkEnd::Progress if turns >= MOST_TURNS => {
+            WorkEnd::Progress if turns >= MAX_TURNS => {
                 parked = true;
                 self.set_stage(path, Stage::Waiting);
             }

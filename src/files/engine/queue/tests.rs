@@ -93,7 +93,7 @@ fn a_path_that_never_comes_into_step_waits_between_attempts() {
         d.ended(&path, if task == Task::Examine { examined(Precedence::Change, None, None) } else { WorkEnd::Progress });
     }
     d.wake(false);
-    assert_eq!(((MOST_TURNS..=2 * MOST_TURNS).contains(&turns), next(&mut d)), (true, "e a".into()));
+    assert_eq!(((MAX_TURNS..=2 * MAX_TURNS).contains(&turns), next(&mut d)), (true, "e a".into()));
 }
 
 #[test]
