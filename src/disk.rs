@@ -53,12 +53,13 @@ pub fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File>
 pub fn give_to_owner(dir: &Path, file: &File) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let (owner, mine) = (dir.metadata()?, file.metadata()?);
-    match owner.uid() == mine.uid() || owner.uid() == 0 {
-        true => Ok(()),
-        false => std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid())).map_err(|e| {
+    if owner.uid() == mine.uid() || owner.uid() == 0 {
+        Ok(())
+    } else {
+        std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid())).map_err(|e| {
             let why = format!("{} belongs to user {}, who could not read it ({e}): send as that user", dir.display(), owner.uid());
             io::Error::new(e.kind(), why)
-        }),
+        })
     }
 }
 
@@ -233,10 +234,7 @@ pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC).bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-    }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")) }
 }
 
 /// Reads a regular file of at most `most` bytes; of a longer one `most + 1` bytes, so that the caller sees that it is.

@@ -26,9 +26,10 @@ impl Trust {
                 found.push(certificate);
             }
         }
-        match found.is_empty() {
-            true => Err(failed("there is none in it (PEM has lines \"-----BEGIN CERTIFICATE-----\")".into())),
-            false => Ok(Trust(RootCerts::new_with_certs(&found))),
+        if found.is_empty() {
+            Err(failed("there is none in it (PEM has lines \"-----BEGIN CERTIFICATE-----\")".into()))
+        } else {
+            Ok(Trust(RootCerts::new_with_certs(&found)))
         }
     }
 

@@ -194,10 +194,7 @@ fn ask(stream: TcpStream, method: &str, path: &str, host: &str, lines: &str, bod
     let text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len());
     conn.send(text).unwrap();
     let until = Instant::now() + PATIENCE;
-    match path.contains("/events") || method == "HEAD" {
-        true => conn.head(until).unwrap(),
-        false => conn.answer(PATIENCE).unwrap(),
-    }
+    if path.contains("/events") || method == "HEAD" { conn.head(until).unwrap() } else { conn.answer(PATIENCE).unwrap() }
 }
 
 #[track_caller]

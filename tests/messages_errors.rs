@@ -174,17 +174,14 @@ fn a_client_whose_disk_fails_stays_says_so_and_heals_without_a_restart() {
         let attached = inject::attach(beta.pid(), fault);
         send();
         send();
-        match fault.for_ever {
-            true => {
-                wait_for("status says that something is wrong", &world, || {
-                    let out = beta.run(&["status"]);
-                    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-                    out.status.code() == Some(1) && said.contains("no space left")
-                });
-            }
-            false => wait_for("the fault strikes, or all has arrived", &world, || {
-                fault.has_struck() || received(&beta).len() as u64 == sent.get()
-            }),
+        if fault.for_ever {
+            wait_for("status says that something is wrong", &world, || {
+                let out = beta.run(&["status"]);
+                let said = String::from_utf8_lossy(&out.stdout).into_owned();
+                out.status.code() == Some(1) && said.contains("no space left")
+            });
+        } else {
+            wait_for("the fault strikes, or all has arrived", &world, || fault.has_struck() || received(&beta).len() as u64 == sent.get())
         }
         drop(attached);
         assert!(beta.is_running(), "{fault}: the client has ended\n{}", world.logs());

@@ -35,9 +35,10 @@ fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> 
         let call = call.rsplit(' ').next()?.trim_end_matches("at2").trim_end_matches("at");
         let rest = rest.rsplit_once(')').filter(|(_, result)| result.contains("= 0"))?.0;
         // `3</path>` of a descriptor, `"/path"` of a name
-        let names: Vec<String> = match rest.contains('"') {
-            true => rest.split('"').skip(1).step_by(2).map(short).collect(),
-            false => vec![short(rest.split_once('<')?.1.trim_end_matches('>'))],
+        let names: Vec<String> = if rest.contains('"') {
+            rest.split('"').skip(1).step_by(2).map(short).collect()
+        } else {
+            vec![short(rest.split_once('<')?.1.trim_end_matches('>'))]
         };
         Some(format!("{call} {}", names.join(" ")))
     };

@@ -324,12 +324,11 @@ pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let host = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     let hub = servers::messages(settings)?;
     // asked for on the machine itself: only this one gets in. Elsewhere: whoever comes next
-    let instance = match host == settings.host_id {
-        true => {
-            spool::create(&settings.base_dir)?;
-            Some(exchange::instance(settings.base_dir.join("state/instance"))?)
-        }
-        false => None,
+    let instance = if host == settings.host_id {
+        spool::create(&settings.base_dir)?;
+        Some(exchange::instance(settings.base_dir.join("state/instance"))?)
+    } else {
+        None
     };
     let row = hub.rebind(&host, instance).map_err(|failure| failure.error)?;
     show_hosts(&[row], &mut context.out);

@@ -43,10 +43,7 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             note(&format!("no events since {}", clock::parse_rfc3339(&since).map_or(since, clock::local)));
         }
     }
-    match follow {
-        true => stream(&hub, last, out),
-        false => Ok(Done::All),
-    }
+    if follow { stream(&hub, last, out) } else { Ok(Done::All) }
 }
 
 /// RFC 3339, or how long ago.
@@ -60,10 +57,7 @@ fn parse_since(text: &str) -> Option<String> {
 
 /// The latest revision; `None`: the server does not count.
 fn now_at(hub: &HubClient) -> Called<Option<Revision>> {
-    match hub.is_ours()? {
-        true => hub.changes(0, Revision::default(), None, 1).map(|changes| Some(changes.rev.into())),
-        false => Ok(None),
-    }
+    if hub.is_ours()? { hub.changes(0, Revision::default(), None, 1).map(|changes| Some(changes.rev.into())) } else { Ok(None) }
 }
 
 /// Shows what was; the latest revision among it.

@@ -128,9 +128,10 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let (mut errors, out) = (Vec::new(), &mut context.out);
     for what in &invocation.arguments {
         let what = what.to_string_lossy();
-        let records = match invocation.has("recursive") {
-            true => below(&hub, &what),
-            false => find::record(&hub, &what).map(|record| vec![record]).map_err(|failure| hint_at_directory(&hub, &what, failure.error)),
+        let records = if invocation.has("recursive") {
+            below(&hub, &what)
+        } else {
+            find::record(&hub, &what).map(|record| vec![record]).map_err(|failure| hint_at_directory(&hub, &what, failure.error))
         };
         let records = records.unwrap_or_else(|error| {
             if out.json {
@@ -184,10 +185,7 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
         true
     })?;
     records.extend(find::named(hub, &name)?);
-    match records.is_empty() {
-        true => find::record(hub, what).map(|record| vec![record]).map_err(Into::into),
-        false => Ok(records),
-    }
+    if records.is_empty() { find::record(hub, what).map(|record| vec![record]).map_err(Into::into) } else { Ok(records) }
 }
 
 fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
@@ -210,9 +208,10 @@ fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
 
 /// What only a hub of ours has.
 fn needs_versions(hub: &HubClient) -> Result<()> {
-    match hub.is_ours()? {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Failed, format!("the server {} keeps no versions", hub.url())).hint("only \"mesync serve\" does")),
+    if hub.is_ours()? {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::Failed, format!("the server {} keeps no versions", hub.url())).hint("only \"mesync serve\" does"))
     }
 }
 

@@ -113,9 +113,10 @@ pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<Done> {
             Err(e) => errors.push(e),
         }
     }
-    match context.out.json {
-        true => context.out.object(&serde_json::json!({ "queue": "hooks", "removed": removed })),
-        false => context.out.line(&format!("{} given up", counted(removed, "failed hook"))),
+    if context.out.json {
+        context.out.object(&serde_json::json!({ "queue": "hooks", "removed": removed }))
+    } else {
+        context.out.line(&format!("{} given up", counted(removed, "failed hook")))
     }
     fail(errors)
 }

@@ -101,9 +101,10 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         Err(e) if e.kind == Kind::Busy => backup_running(settings, &dir, e)?,
         Err(e) => return Err(e),
     };
-    match context.out.json {
-        true => context.out.object(&BackedUp { dir: &dir, backup }),
-        false => context.out.line(&format!("{}: {} files, {} chunks", dir.display(), backup.files, backup.chunks)),
+    if context.out.json {
+        context.out.object(&BackedUp { dir: &dir, backup })
+    } else {
+        context.out.line(&format!("{}: {} files, {} chunks", dir.display(), backup.files, backup.chunks))
     }
     if backup.lost > 0 {
         let what = format!("the backup in {} lacks {} chunks that the hub has lost", dir.display(), backup.lost);
@@ -224,9 +225,10 @@ pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
     find_hub(dir)?;
     let key = hub::add_key(dir, &name)?;
-    match context.out.json {
-        true => context.out.object(&Listed { name: name.clone(), key: Some(key), created: Some(clock::rfc3339(clock::now())) }),
-        false => context.out.line(&key),
+    if context.out.json {
+        context.out.object(&Listed { name: name.clone(), key: Some(key), created: Some(clock::rfc3339(clock::now())) })
+    } else {
+        context.out.line(&key)
     }
     context.out.flush();
     if context.out.is_over() {
@@ -255,9 +257,10 @@ pub fn key_remove(context: &mut Context, invocation: &Invocation) -> Result<Done
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     find_hub(&context.settings.hub.data_dir)?;
     hub::remove_key(&context.settings.hub.data_dir, &name)?;
-    match context.out.json {
-        true => context.out.object(&serde_json::json!({ "name": name, "removed": true })),
-        false => context.out.line(&format!("{name} is locked out")),
+    if context.out.json {
+        context.out.object(&serde_json::json!({ "name": name, "removed": true }))
+    } else {
+        context.out.line(&format!("{name} is locked out"))
     }
     Ok(Done::All)
 }

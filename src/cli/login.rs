@@ -37,9 +37,10 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let login = Login { server_url: server, api_key: key, token: answer.token, expires_at: answer.expires_at };
     login::write(&path, &login)?;
     let (shown, out) = (disk::show(path.as_os_str()), &mut context.out);
-    match out.json {
-        true => out.object(&serde_json::json!({ "server_url": login.server_url, "expires_at": login.expires_at, "file": shown })),
-        false => out.line(&format!("logged in to {}, saved in {shown}", logger::one_line(&login.server_url))),
+    if out.json {
+        out.object(&serde_json::json!({ "server_url": login.server_url, "expires_at": login.expires_at, "file": shown }))
+    } else {
+        out.line(&format!("logged in to {}, saved in {shown}", logger::one_line(&login.server_url)))
     }
     Ok(Done::All)
 }

@@ -40,9 +40,10 @@ pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         ..Message::default()
     };
     let (id, path) = spool::send(&context.settings.base_dir, message, clock::now())?;
-    match context.out.json {
-        true => context.out.object(&serde_json::json!({ "id": id, "path": disk::show(path.as_os_str()) })),
-        false => context.out.line(&id.to_string()),
+    if context.out.json {
+        context.out.object(&serde_json::json!({ "id": id, "path": disk::show(path.as_os_str()) }))
+    } else {
+        context.out.line(&id.to_string())
     }
     Ok(Done::All)
 }
@@ -79,10 +80,7 @@ fn payload(invocation: &Invocation) -> Result<Option<Box<RawValue>>> {
     let parsed = serde_json::from_str(&text);
     parsed.map(Some).map_err(|e| {
         let error = Error::new(Kind::Usage, format!("cannot send the payload: {origin} is not JSON: {e}"));
-        match text.trim_start().starts_with(['{', '[', '"']) {
-            true => error,
-            false => error.hint("a text needs double quotes of its own: '\"text\"'"),
-        }
+        if text.trim_start().starts_with(['{', '[', '"']) { error } else { error.hint("a text needs double quotes of its own: '\"text\"'") }
     })
 }
 
@@ -268,10 +266,7 @@ fn show_one(entry: &Entry, out: &mut Output) {
 fn harmless(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for c in line.chars() {
-        match c != '\t' && logger::disturbs(c) {
-            true => out.extend(c.escape_default()),
-            false => out.push(c),
-        }
+        if c != '\t' && logger::disturbs(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }
@@ -287,10 +282,7 @@ struct Retried<'a> {
 
 /// `mesync retry [ID…]`
 pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    match invocation.has("hooks") {
-        true => hooks::retry(context, invocation),
-        false => retry_messages(context, invocation),
-    }
+    if invocation.has("hooks") { hooks::retry(context, invocation) } else { retry_messages(context, invocation) }
 }
 
 fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done> {
@@ -353,9 +345,10 @@ pub fn flush(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
     let queue = queue(invocation)?;
     let flushed = spool::flush(&context.settings.base_dir, queue, clock::now())?;
-    match context.out.json {
-        true => context.out.object(&serde_json::json!({ "queue": queue.name(), "removed": flushed.removed })),
-        false => context.out.line(&format!("{} removed from {}", counted(flushed.removed, "message"), queue.name())),
+    if context.out.json {
+        context.out.object(&serde_json::json!({ "queue": queue.name(), "removed": flushed.removed }))
+    } else {
+        context.out.line(&format!("{} removed from {}", counted(flushed.removed, "message"), queue.name()))
     }
     fail(flushed.kept)
 }

@@ -29,9 +29,10 @@ use crate::service::{self, Signals};
 
 fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
     let watches = watches(settings, invocation)?;
-    match watches.is_empty() {
-        true => Err(invocation.usage("which directory? name it with -w, or under [[watch]] in config.toml")),
-        false => Ok(watches),
+    if watches.is_empty() {
+        Err(invocation.usage("which directory? name it with -w, or under [[watch]] in config.toml"))
+    } else {
+        Ok(watches)
     }
 }
 
@@ -314,12 +315,11 @@ fn known(settings: &Settings, dir: &str) -> Result<Vec<Files>> {
     let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {dir}"), &e))?;
     let path = real(&path).to_string_lossy().into_owned();
     let all: Vec<Files> = Files::all(&settings.base_dir).into_iter().filter(|f| f.read().is_some_and(|s| s.dir == path)).collect();
-    match all.is_empty() {
-        true => {
-            let what = format!("{} is not kept in step by this client", one_line(&path));
-            Err(Error::new(Kind::Failed, what).hint("\"mesync status\" lists the directories that are"))
-        }
-        false => Ok(all),
+    if all.is_empty() {
+        let what = format!("{} is not kept in step by this client", one_line(&path));
+        Err(Error::new(Kind::Failed, what).hint("\"mesync status\" lists the directories that are"))
+    } else {
+        Ok(all)
     }
 }
 
@@ -375,16 +375,15 @@ struct Copy {
 /// `mesync conflicts [DIR…]`
 pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let asked: Vec<PathBuf> = invocation.arguments.iter().map(PathBuf::from).collect();
-    let dirs = match asked.is_empty() {
-        true => {
-            let known = Files::all(&context.settings.base_dir).into_iter().filter_map(|f| f.read()).map(|s| PathBuf::from(s.dir));
-            let mut dirs: Vec<PathBuf> = context.settings.watches.iter().map(|w| real(&w.path)).chain(known).collect();
-            dirs.sort();
-            dirs.dedup();
-            dirs.retain(|dir| dir.is_dir());
-            dirs
-        }
-        false => asked,
+    let dirs = if asked.is_empty() {
+        let known = Files::all(&context.settings.base_dir).into_iter().filter_map(|f| f.read()).map(|s| PathBuf::from(s.dir));
+        let mut dirs: Vec<PathBuf> = context.settings.watches.iter().map(|w| real(&w.path)).chain(known).collect();
+        dirs.sort();
+        dirs.dedup();
+        dirs.retain(|dir| dir.is_dir());
+        dirs
+    } else {
+        asked
     };
     let mut copies = Vec::new();
     for dir in &dirs {

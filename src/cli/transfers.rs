@@ -187,9 +187,10 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 /// `--path`, "" for the root.
 fn remote_dir(invocation: &Invocation) -> Result<String> {
     let dir = invocation.value("path")?.unwrap_or_default().trim_matches('/');
-    match dir.is_empty() {
-        true => Ok(String::new()),
-        false => Name::parse(dir).map(|name| name.full()).map_err(|e| invocation.usage(format!("bad value for --path: {e}"))),
+    if dir.is_empty() {
+        Ok(String::new())
+    } else {
+        Name::parse(dir).map(|name| name.full()).map_err(|e| invocation.usage(format!("bad value for --path: {e}")))
     }
 }
 
@@ -270,15 +271,12 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     progress.clear();
     let record = fetched?;
     let (file, out) = (disk::show(to.as_os_str()), &mut context.out);
-    match out.json {
-        true => {
-            let (id, rev, size) = (record.id, record.rev, record.size);
-            out.object(&Received { id, path: record.full_name(), rev, size, file: &plain(to.as_os_str()) });
-        }
-        false => {
-            let size = out.size(record.size);
-            out.line(&format!("{} downloaded to {file} ({size})", one_line(&record.full_name())));
-        }
+    if out.json {
+        let (id, rev, size) = (record.id, record.rev, record.size);
+        out.object(&Received { id, path: record.full_name(), rev, size, file: &plain(to.as_os_str()) });
+    } else {
+        let size = out.size(record.size);
+        out.line(&format!("{} downloaded to {file} ({size})", one_line(&record.full_name())));
     }
     Ok(Done::All)
 }
@@ -291,13 +289,12 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
             Error::new(Kind::Refused, what).hint("-o FILE gives it another one")
         })?;
         let to = to.join(name.name);
-        return match to.is_dir() && record.kind != files::Kind::Dir && !to.is_symlink() {
-            true => {
-                let what = format!("cannot write {}: a directory is there", disk::show(to.as_os_str()));
-                Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
-            }
+        return if to.is_dir() && record.kind != files::Kind::Dir && !to.is_symlink() {
+            let what = format!("cannot write {}: a directory is there", disk::show(to.as_os_str()));
+            Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
+        } else {
             // "a" and not "./a" in what is shown
-            false => Ok(to.strip_prefix(".").map(Path::to_path_buf).unwrap_or(to)),
+            Ok(to.strip_prefix(".").map(Path::to_path_buf).unwrap_or(to))
         };
     }
     let dir = disk::parent(&to);

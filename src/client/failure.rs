@@ -138,9 +138,10 @@ impl HubClient {
             (401, words) => {
                 let hub_says_how = words.as_ref().is_some_and(|w| w.contains("mesync key add"));
                 let error = Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words)));
-                match hub_says_how {
-                    true => error,
-                    false => error.hint("run \"mesync key add NAME\" on the hub, then set MESYNC_API_KEY or api_key_file here"),
+                if hub_says_how {
+                    error
+                } else {
+                    error.hint("run \"mesync key add NAME\" on the hub, then set MESYNC_API_KEY or api_key_file here")
                 }
             }
             (403, words @ Some(_)) => Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words))),

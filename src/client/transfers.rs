@@ -88,9 +88,10 @@ impl HubClient {
             ..Call::get("/api/files/batch")
         };
         let answer: BatchAnswer = self.json(&call)?;
-        match answer.results.len() == files.len() {
-            true => Ok(answer.results),
-            false => Err(self.not_a_hub(&format!("{} results for {} files", answer.results.len(), files.len())).into()),
+        if answer.results.len() == files.len() {
+            Ok(answer.results)
+        } else {
+            Err(self.not_a_hub(&format!("{} results for {} files", answer.results.len(), files.len())).into())
         }
     }
 

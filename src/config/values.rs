@@ -185,10 +185,11 @@ pub fn listen(text: &str) -> Parsed<String> {
 /// A key as it may be written in a setting or a file.
 pub fn check_key(text: &str) -> Parsed<String> {
     let text = text.trim();
-    match (8..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-        true => Ok(text.to_string()),
+    if (8..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(text.to_string())
+    } else {
         // never the value: it is a secret
-        false => Err("a key is 8 to 512 printable characters without spaces".into()),
+        Err("a key is 8 to 512 printable characters without spaces".into())
     }
 }
 

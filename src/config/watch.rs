@@ -97,10 +97,7 @@ fn remote(text: &str) -> Parsed<String> {
 }
 
 fn pattern(text: &str) -> Parsed<String> {
-    match text.contains(['\n', '\0']) {
-        true => Err("a pattern is one line".into()),
-        false => Ok(text.to_string()),
-    }
+    if text.contains(['\n', '\0']) { Err("a pattern is one line".into()) } else { Ok(text.to_string()) }
 }
 
 impl WatchSettings {
@@ -177,10 +174,7 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
             _ => return Err((at, format!("{key} must be a string or a number"))),
         }
     }
-    match settings.path.as_os_str().is_empty() {
-        true => Err((at, "path is missing under [[watch]]".into())),
-        false => Ok(settings),
-    }
+    if settings.path.as_os_str().is_empty() { Err((at, "path is missing under [[watch]]".into())) } else { Ok(settings) }
 }
 
 /// What is in two directories at once would be kept in step with itself.

@@ -65,9 +65,10 @@ impl Stream {
                 Err(failure) => {
                     refused = failure.error.kind == Kind::Refused;
                     let words = format!("cannot open the event stream: {}", failure.error);
-                    match refused && said.as_ref().is_none_or(|said| !is_same_event(said, &words)) {
-                        true => log::warn!("{words}; it is tried again"),
-                        false => log::debug!("{words}"),
+                    if refused && said.as_ref().is_none_or(|said| !is_same_event(said, &words)) {
+                        log::warn!("{words}; it is tried again")
+                    } else {
+                        log::debug!("{words}")
                     }
                     if refused && !tell(Heard::Refused(words.clone())) {
                         return Ok(());

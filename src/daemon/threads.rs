@@ -80,12 +80,11 @@ impl Threads {
                 remind();
                 std::thread::park_timeout(Duration::from_millis(5));
             }
-            match thread.is_finished() {
-                true => drop(thread.join()),
-                false => {
-                    all = false;
-                    log::warn!("thread {name} does not end; leaving it behind");
-                }
+            if thread.is_finished() {
+                drop(thread.join())
+            } else {
+                all = false;
+                log::warn!("thread {name} does not end; leaving it behind");
             }
         }
         all

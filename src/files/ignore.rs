@@ -112,10 +112,7 @@ fn rule(line: &str, origin: Origin) -> Option<Rule> {
 fn without_trailing_spaces(line: &str) -> &str {
     let trimmed = line.trim_end_matches(' ');
     let backslashes = trimmed.bytes().rev().take_while(|b| *b == b'\\').count();
-    match backslashes % 2 == 1 && trimmed.len() < line.len() {
-        true => &line[..trimmed.len() + 1],
-        false => trimmed,
-    }
+    if backslashes % 2 == 1 && trimmed.len() < line.len() { &line[..trimmed.len() + 1] } else { trimmed }
 }
 
 /// `None`: it cannot match anything.

@@ -181,9 +181,10 @@ fn gone_there(base: &BaseRow, local: &Local) -> Plan {
     let decided = |action, why| Plan { action, mode, why };
     let Some(b) = &base.entry else { return decided(Action::Upload, "new here") };
     let unedited = local.entry.same_body(b) && (holds(Rule::ModeLosesToDelete) || mode == b.mode);
-    match unedited || !holds(Rule::EditBeatsDelete) {
-        true => decided(Action::Trash, "deleted on the hub"),
-        false => decided(Action::Upload, "deleted on the hub, but edited here"),
+    if unedited || !holds(Rule::EditBeatsDelete) {
+        decided(Action::Trash, "deleted on the hub")
+    } else {
+        decided(Action::Upload, "deleted on the hub, but edited here")
     }
 }
 

@@ -123,10 +123,7 @@ impl Auth {
 
     /// Who asks for a token, before the key in the body is known: in protected mode already the administrator.
     pub fn visitor(&self, headers: &Headers, peer: IpAddr) -> std::result::Result<Caller, Reply> {
-        match self.is_protected(&self.keys.current()) {
-            true => protected::check(headers, peer).map(|()| Caller::Admin),
-            false => Ok(Caller::Nobody),
-        }
+        if self.is_protected(&self.keys.current()) { protected::check(headers, peer).map(|()| Caller::Admin) } else { Ok(Caller::Nobody) }
     }
 
     /// `POST /api/auth/login`, from a caller that [`Auth::visitor`] let in.

@@ -333,9 +333,10 @@ impl Work {
         self.store.keep_free(space.map_or(0, |(_, total, _)| wanted(total, reserve)));
         let full = space.is_some_and(|space| is_full(space, reserve));
         if self.shared.full.swap(full, Relaxed) != full {
-            match full {
-                true => log::warn!("the disk of {} is almost full: nothing new is taken until there is room", self.store.dir().display()),
-                false => log::info!("the disk of {} has room again", self.store.dir().display()),
+            if full {
+                log::warn!("the disk of {} is almost full: nothing new is taken until there is room", self.store.dir().display())
+            } else {
+                log::info!("the disk of {} has room again", self.store.dir().display())
             }
         }
     }

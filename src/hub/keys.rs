@@ -240,12 +240,11 @@ pub fn own_secret(path: &Path) -> Result<String> {
         // what cannot be looked at may be there
         _ => {
             let secret = disk::read_secret(path)?;
-            match secret.len() < SECRET_BYTES {
-                false => Ok(secret),
-                true => {
-                    let what = format!("will not use the secret in {}: it has been cut short", path.display());
-                    Err(Error::new(Kind::Settings, what).hint("remove the file: the next start makes a new secret"))
-                }
+            if secret.len() >= SECRET_BYTES {
+                Ok(secret)
+            } else {
+                let what = format!("will not use the secret in {}: it has been cut short", path.display());
+                Err(Error::new(Kind::Settings, what).hint("remove the file: the next start makes a new secret"))
             }
         }
     }

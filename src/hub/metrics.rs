@@ -49,9 +49,10 @@ impl Text {
             let _ = write!(self.0, "# HELP mesync_{name} {help}\n# TYPE mesync_{name} {kind}\n");
         }
         for (labels, value) in rows {
-            let _ = match labels.is_empty() {
-                true => writeln!(self.0, "mesync_{name} {value}"),
-                false => writeln!(self.0, "mesync_{name}{{{labels}}} {value}"),
+            let _ = if labels.is_empty() {
+                writeln!(self.0, "mesync_{name} {value}")
+            } else {
+                writeln!(self.0, "mesync_{name}{{{labels}}} {value}")
             };
         }
     }

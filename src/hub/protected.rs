@@ -57,10 +57,7 @@ fn is_from_foreign_page(headers: &Headers) -> bool {
 
 /// Where no key is asked for, a browser must not lend its place in the network to any page that it shows.
 pub fn check_page(headers: &Headers) -> Result<(), Reply> {
-    match is_from_foreign_page(headers) {
-        true => Err(Reply::error(403, "pages of other servers are not let in without a key")),
-        false => Ok(()),
-    }
+    if is_from_foreign_page(headers) { Err(Reply::error(403, "pages of other servers are not let in without a key")) } else { Ok(()) }
 }
 
 fn refusal(why: &str) -> Reply {

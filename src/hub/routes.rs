@@ -153,12 +153,11 @@ pub fn find(method: &str, path: &str) -> Result<Route, Reply> {
         return Ok(*route);
     }
     let allowed: Vec<&str> = here().map(|(m, _, _)| *m).collect();
-    match allowed.is_empty() {
-        true => Err(Reply::error(404, format!("there is nothing at {}", wire::brief(path)))),
-        false => {
-            let allowed = allowed.join(", ");
-            Err(Reply::error(405, format!("{} takes {allowed} only", wire::brief(path))).header("Allow", allowed))
-        }
+    if allowed.is_empty() {
+        Err(Reply::error(404, format!("there is nothing at {}", wire::brief(path))))
+    } else {
+        let allowed = allowed.join(", ");
+        Err(Reply::error(405, format!("{} takes {allowed} only", wire::brief(path))).header("Allow", allowed))
     }
 }
 

@@ -137,10 +137,7 @@ pub fn one_line(text: &str) -> String {
             out.push('…');
             break;
         }
-        match disturbs(c) {
-            true => out.extend(c.escape_default()),
-            false => out.push(c),
-        }
+        if disturbs(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }

@@ -117,10 +117,7 @@ pub fn outcome(result: &PostResult) -> Outcome {
 
 /// How many bytes to put into the next request: a slow link gets shorter ones, so that each fits into its deadline.
 pub fn next_batch_bytes(now: usize, timed_out: bool, most: usize) -> usize {
-    match timed_out {
-        true => (now / 2).max(16 * 1024),
-        false => now.saturating_mul(2).min(most),
-    }
+    if timed_out { (now / 2).max(16 * 1024) } else { now.saturating_mul(2).min(most) }
 }
 
 /// How a run of a hook ended.

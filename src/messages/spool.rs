@@ -130,15 +130,13 @@ fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io(format!("read {}", path.display()), &e))?,
     };
-    let message = match meta.is_file() {
-        false => Err("it is not a regular file".into()),
-        true => match disk::read_at_most(&path, MAX_MESSAGE) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => Err(format!("it cannot be read: {}", plain(&e))),
-            // the parser would count only what was read
-            Ok(_) if meta.len() > MAX_MESSAGE as u64 => Err(too_large(meta.len())),
-            Ok(text) => Message::parse(&text).map_err(|e| e.to_string()),
-        },
+    let message = match meta.is_file().then(|| disk::read_at_most(&path, MAX_MESSAGE)) {
+        None => Err("it is not a regular file".into()),
+        Some(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Some(Err(e)) => Err(format!("it cannot be read: {}", plain(&e))),
+        // the parser would count only what was read
+        Some(Ok(_)) if meta.len() > MAX_MESSAGE as u64 => Err(too_large(meta.len())),
+        Some(Ok(text)) => Message::parse(&text).map_err(|e| e.to_string()),
     };
     let message = message.map(|m| Message { payload: None, extra: Default::default(), ..m });
     let named = name.to_str().and_then(parse_file_name);

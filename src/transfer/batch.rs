@@ -118,9 +118,10 @@ impl Upload<'_, '_> {
         let asked: HashSet<Hash> =
             files.iter().filter(|(small, content)| is_worth_asking(small, content)).map(|(_, content)| content.sha256).collect();
         let asked: Vec<Hash> = asked.into_iter().collect();
-        match asked.is_empty() {
-            true => Ok(HashSet::new()),
-            false => self.transfer().persist(|_| self.transfer().hub.missing(&asked)).map(|m| m.into_iter().collect()),
+        if asked.is_empty() {
+            Ok(HashSet::new())
+        } else {
+            self.transfer().persist(|_| self.transfer().hub.missing(&asked)).map(|m| m.into_iter().collect())
         }
     }
 

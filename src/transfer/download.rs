@@ -90,9 +90,12 @@ impl Transfer<'_> {
         while *at < to {
             let before = *at;
             let once = self.hub.download(record.id, self.ours.then_some(record.revision()), *at, Some(to).filter(|to| *to < record.size));
-            let broken = match once.and_then(|mut answer| match self.ours && answer.rev.is_some_and(|rev| !rev.is(record.revision())) {
-                true => Ok(Some(Fetched::Other)),
-                false => self.take_answer(&mut answer, at, to, &mut buffer, take).map(|()| None),
+            let broken = match once.and_then(|mut answer| {
+                if self.ours && answer.rev.is_some_and(|rev| !rev.is(record.revision())) {
+                    Ok(Some(Fetched::Other))
+                } else {
+                    self.take_answer(&mut answer, at, to, &mut buffer, take).map(|()| None)
+                }
             }) {
                 Ok(Some(other)) => return Ok(other),
                 Ok(None) => continue,
@@ -162,15 +165,17 @@ impl Transfer<'_> {
 
     /// What the content of a file consists of, one piece if that is not known.
     fn chunks_of(&self, record: &Record) -> Called<Vec<Chunk>> {
-        let chunks = match self.ours && record.size > SINGLE {
-            true => self.persist(|_| self.hub.chunks_of(record.id, record.revision()))?,
-            false => vec![Chunk { sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])), size: record.size }],
+        let chunks = if self.ours && record.size > SINGLE {
+            self.persist(|_| self.hub.chunks_of(record.id, record.revision()))?
+        } else {
+            vec![Chunk { sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])), size: record.size }]
         };
         // one of nothing would never be passed
         let some = record.size == 0 || chunks.iter().all(|c| c.size > 0);
-        match some && chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.size)) == Some(record.size) {
-            true => Ok(chunks),
-            false => Err(damaged(record).into()),
+        if some && chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.size)) == Some(record.size) {
+            Ok(chunks)
+        } else {
+            Err(damaged(record).into())
         }
     }
 

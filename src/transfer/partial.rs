@@ -104,9 +104,10 @@ impl Partial {
         let size = chunking::filled(&self.chunks);
         let have = self.file.metadata().map_or(0, |m| m.blocks().saturating_mul(512));
         let (free, _, _) = disk::free_space(disk::parent(&self.path)).map_err(|e| Error::io("ask for free space", &e))?;
-        match size.saturating_sub(have) > free {
-            true => Err(Error::new(Kind::Busy, format!("{size} bytes do not fit on the disk, {free} are free")).hint("make room")),
-            false => Ok(()),
+        if size.saturating_sub(have) > free {
+            Err(Error::new(Kind::Busy, format!("{size} bytes do not fit on the disk, {free} are free")).hint("make room"))
+        } else {
+            Ok(())
         }
     }
 

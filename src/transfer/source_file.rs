@@ -47,10 +47,7 @@ impl Local {
     pub fn open(path: &Path, follow: bool) -> Result<Local> {
         let shown = disk::show(path.as_os_str());
         let failed = |e: io::Error| Error { kind: Kind::Io, ..Error::io(format!("read {shown}"), &e) };
-        let file = match follow {
-            true => std::fs::canonicalize(path).and_then(|path| disk::open_regular(&path)),
-            false => disk::open_regular(path),
-        };
+        let file = if follow { std::fs::canonicalize(path).and_then(|path| disk::open_regular(&path)) } else { disk::open_regular(path) };
         Local::of(file.map_err(failed)?, shown)
     }
 

@@ -354,9 +354,10 @@ impl<'t, 'a> Chunks<'t, 'a> {
         let mut unknown: Vec<Hash> = group.iter().map(|(c, _)| c.sha256).filter(|hash| !self.there.contains(hash)).collect();
         unknown.sort_unstable();
         unknown.dedup();
-        let missing: HashSet<Hash> = match unknown.is_empty() {
-            true => HashSet::new(),
-            false => self.transfer.persist(|_| self.transfer.hub.missing(&unknown))?.into_iter().collect(),
+        let missing: HashSet<Hash> = if unknown.is_empty() {
+            HashSet::new()
+        } else {
+            self.transfer.persist(|_| self.transfer.hub.missing(&unknown))?.into_iter().collect()
         };
         for (chunk, at) in group {
             if missing.contains(&chunk.sha256) && self.there.insert(chunk.sha256) {

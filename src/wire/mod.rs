@@ -235,12 +235,13 @@ pub fn check_type(kind: &str) -> Result<(), String> {
 
 /// `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`; returns it in lower case, in which host names are compared.
 pub fn check_host(name: &str) -> Result<String, String> {
-    match plain_name(name, 63) {
-        true => Ok(name.to_ascii_lowercase()),
-        false => Err(format!(
+    if plain_name(name, 63) {
+        Ok(name.to_ascii_lowercase())
+    } else {
+        Err(format!(
             "a host name is 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit, not \"{}\"",
             brief(name)
-        )),
+        ))
     }
 }
 

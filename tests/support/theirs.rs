@@ -136,12 +136,11 @@ pub fn listing(world: &World) -> BTreeMap<String, Value> {
 pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<String, Vec<u8>>) {
         for entry in fs::read_dir(dir).unwrap().flatten() {
-            match entry.file_type().unwrap().is_dir() {
-                true => walk(root, &entry.path(), out),
-                false => {
-                    let name = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_string();
-                    out.insert(name, fs::read(entry.path()).unwrap_or_default());
-                }
+            if entry.file_type().unwrap().is_dir() {
+                walk(root, &entry.path(), out)
+            } else {
+                let name = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_string();
+                out.insert(name, fs::read(entry.path()).unwrap_or_default());
             }
         }
     }

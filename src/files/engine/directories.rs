@@ -24,9 +24,12 @@ impl Engine {
     pub(super) fn counts(&self, path: &str, base: &BaseRow, node: Option<Local>) -> Result<Option<Local>, Interrupted> {
         let Some(local) = node else { return Ok(None) };
         let in_base = base.entry.is_some_and(|b| b.is_dir());
-        let counts = || match self.env.tree.is_empty(path)? {
-            true => Ok::<bool, Interrupted>(!self.has_live_below(path)?),
-            false => Ok(self.has_own_mode(&local.entry) && self.has_below(path, &|_| Ok(true))?),
+        let counts = || {
+            if self.env.tree.is_empty(path)? {
+                Ok::<bool, Interrupted>(!self.has_live_below(path)?)
+            } else {
+                Ok(self.has_own_mode(&local.entry) && self.has_below(path, &|_| Ok(true))?)
+            }
         };
         Ok((!local.entry.is_dir() || in_base || counts()?).then_some(local))
     }

@@ -70,10 +70,7 @@ impl Engine {
         if known.base().lost {
             return Err(Interrupted::Again("the hub was set back, and it is still to be heard what it has instead"));
         }
-        match self.clash(path, &known)? {
-            true => Ok(true),
-            false => self.step(path, known),
-        }
+        if self.clash(path, &known)? { Ok(true) } else { self.step(path, known) }
     }
 
     /// A newly ignored path leaves the base: its absence there is no delete. What the hub has of it stays known.
@@ -172,9 +169,10 @@ impl Engine {
         if holds(Rule::KeepBoth) {
             return self.aside(path, known, local, BaseRow::default());
         }
-        match known.remote().entry.is_some_and(|r| local.entry.mtime < r.mtime) {
-            true => self.place(path, known, Some(*local), mode),
-            false => self.upload(path, known, local, local.entry.mode),
+        if known.remote().entry.is_some_and(|r| local.entry.mtime < r.mtime) {
+            self.place(path, known, Some(*local), mode)
+        } else {
+            self.upload(path, known, local, local.entry.mode)
         }
     }
 }

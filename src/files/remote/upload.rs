@@ -59,10 +59,7 @@ impl Remote {
         }
         let mut bytes = Vec::with_capacity(entry.size as usize);
         (&reading.file).take(entry.size + 1).read_to_end(&mut bytes).map_err(failed)?;
-        match reading.unchanged().map_err(failed)? {
-            true => self.send_small(change, entry, bytes),
-            false => Ok(Answer::Moved),
-        }
+        if reading.unchanged().map_err(failed)? { self.send_small(change, entry, bytes) } else { Ok(Answer::Moved) }
     }
 
     fn send_small(&self, change: &Change, entry: &Entry, bytes: Vec<u8>) -> Called<Answer> {
@@ -120,9 +117,10 @@ impl Remote {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => return Ok(Answer::Moved),
                 other => self.called(other)?,
             };
-            return match (content.size, content.sha256) == (entry.size, entry.hash) {
-                true => self.commit(change, entry, content.chunks).and_then(|called| self.answer(change, called)),
-                false => Ok(Answer::Moved),
+            return if (content.size, content.sha256) == (entry.size, entry.hash) {
+                self.commit(change, entry, content.chunks).and_then(|called| self.answer(change, called))
+            } else {
+                Ok(Answer::Moved)
             };
         }
         let chunk = Chunk { sha256: entry.hash, size: entry.size };

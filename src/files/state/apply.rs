@@ -146,9 +146,10 @@ impl<'tx> Tables<'tx> {
         if new == old {
             return Ok(());
         }
-        match new.rows == Rows::default() {
-            true => drop(self.rows.remove(path)?),
-            false => drop(self.rows.insert(path, new.encode().as_slice())?),
+        if new.rows == Rows::default() {
+            drop(self.rows.remove(path)?)
+        } else {
+            drop(self.rows.insert(path, new.encode().as_slice())?)
         }
         let (was, is) = (index_key(path, &old), index_key(path, &new));
         if was != is {

@@ -256,10 +256,7 @@ impl<'a> Reader<'a> {
     }
 
     fn option<T>(&mut self, read: impl Fn(&mut Reader<'a>) -> Read<T>) -> Read<Option<T>> {
-        match self.flag()? {
-            true => read(self).map(Some),
-            false => Ok(None),
-        }
+        if self.flag()? { read(self).map(Some) } else { Ok(None) }
     }
 
     fn end(&self) -> Read<()> {

@@ -229,10 +229,7 @@ impl DiskTree {
             if shown.stamp.mode != mode.bits() & MODE {
                 tolerate(rustix::fs::chmod(name.as_str(), mode))?;
             }
-            match readable {
-                true => Ok(rustix::fs::fsync(&file)?),
-                false => Ok(rustix::fs::syncfs(self.root.fd())?),
-            }
+            if readable { Ok(rustix::fs::fsync(&file)?) } else { Ok(rustix::fs::syncfs(self.root.fd())?) }
         };
         apply().map_err(failed)?;
         let now = root::show_open(&file).map_err(failed)?.stamp;

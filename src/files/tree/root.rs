@@ -129,19 +129,13 @@ impl Root {
     /// By whatever name: see [`super::names`].
     pub(super) fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let place = if dir.is_empty() { "." } else { dir };
-        let found = match self.openat2.load(Relaxed) {
-            true => self.beneath(place, flags)?,
-            false => None,
-        };
+        let found = if self.openat2.load(Relaxed) { self.beneath(place, flags)? } else { None };
         let found = match found {
             Some(found) => found,
             None => self.walk(place, flags)?,
         };
         // a subvolume is another device without a mount
-        match rustix::fs::fstat(&found)?.st_dev as u64 == self.device {
-            true => Ok(found),
-            false => Err(Errno::XDEV.into()),
-        }
+        if rustix::fs::fstat(&found)?.st_dev as u64 == self.device { Ok(found) } else { Err(Errno::XDEV.into()) }
     }
 
     /// `None`: this system cannot, or the path does not hold still.
@@ -242,10 +236,7 @@ pub fn split(path: &str) -> (&str, &str) {
 
 /// What a name shows; the name itself may be a link. `None`: nothing is there.
 pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<Shown>> {
-    let found = match STATX.load(Relaxed) {
-        true => statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
-        false => Err(Errno::NOSYS),
-    };
+    let found = if STATX.load(Relaxed) { statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW) } else { Err(Errno::NOSYS) };
     let found = match found {
         Err(Errno::NOSYS | Errno::PERM) => {
             STATX.store(false, Relaxed);

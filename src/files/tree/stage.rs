@@ -340,9 +340,10 @@ impl Write for Temporary {
         let to_boundary = HOLE_BLOCK_BYTES - (self.size % HOLE_BLOCK_BYTES as u64) as usize;
         let piece = &bytes[..bytes.len().min(to_boundary)];
         let hole = piece.len() == HOLE_BLOCK_BYTES && piece.iter().all(|b| *b == 0);
-        let n = match hole {
-            true => self.file.seek(SeekFrom::Current(HOLE_BLOCK_BYTES as i64)).map(|_| HOLE_BLOCK_BYTES)?,
-            false => self.file.write(piece)?,
+        let n = if hole {
+            self.file.seek(SeekFrom::Current(HOLE_BLOCK_BYTES as i64)).map(|_| HOLE_BLOCK_BYTES)?
+        } else {
+            self.file.write(piece)?
         };
         self.hollow = hole || self.hollow && n == 0;
         self.hash.update(&piece[..n]);

@@ -116,10 +116,7 @@ impl Files {
     }
 
     fn restore(&self, request: &Request, answer: Answer) {
-        let body = match request.body.is_empty() {
-            true => Ok(wire::files::Restore::default()),
-            false => serde_json::from_slice(&request.body),
-        };
+        let body = if request.body.is_empty() { Ok(wire::files::Restore::default()) } else { serde_json::from_slice(&request.body) };
         let wrong = |_| Reply::error(400, "the body must be {\"rev\": number}");
         let read = || Ok((id_in(request)?, body.map_err(wrong)?.rev, head::condition(request)?, head::author(request)?));
         match read() {

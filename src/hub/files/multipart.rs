@@ -129,9 +129,10 @@ impl Parser {
             }
             State::Head(seen) => {
                 let begin = seen.saturating_sub(3);
-                let end = match held.starts_with(b"\r\n") {
-                    true => Some(0),
-                    false => held[begin..].windows(4).position(|w| w == b"\r\n\r\n").map(|at| begin + at + 2),
+                let end = if held.starts_with(b"\r\n") {
+                    Some(0)
+                } else {
+                    held[begin..].windows(4).position(|w| w == b"\r\n\r\n").map(|at| begin + at + 2)
                 };
                 let end = match end {
                     Some(end) if end <= MAX_HEAD => end,

@@ -87,10 +87,7 @@ impl Files {
         };
         self.with_body(request, answer, move |this, request, body, answer| {
             let reply = this.take_chunk(hash, request, body);
-            match reply.status == 204 && this.store.is_wanted(hash) {
-                true => this.mend(hash, request.length, reply, answer),
-                false => answer(reply),
-            }
+            if reply.status == 204 && this.store.is_wanted(hash) { this.mend(hash, request.length, reply, answer) } else { answer(reply) }
         });
     }
 
@@ -250,9 +247,10 @@ impl Sink for Form<'_> {
         }
         let Some(field) = self.field() else { return Ok(()) };
         field.extend_from_slice(bytes);
-        match field.len() > MAX_FIELD_BYTES {
-            true => Err(Fault(Reply::error(413, format!("a field has more than {MAX_FIELD_BYTES} bytes")))),
-            false => Ok(()),
+        if field.len() > MAX_FIELD_BYTES {
+            Err(Fault(Reply::error(413, format!("a field has more than {MAX_FIELD_BYTES} bytes"))))
+        } else {
+            Ok(())
         }
     }
 

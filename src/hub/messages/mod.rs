@@ -153,9 +153,10 @@ impl Messages {
             now: self.committer.now(),
             again: false,
         };
-        match ask.after.is_some() && ask.epoch.is_none() {
-            true => Err(Reply::error(400, "the parameter \"epoch\" is missing: \"after\" means nothing without it")),
-            false => Ok(ask),
+        if ask.after.is_some() && ask.epoch.is_none() {
+            Err(Reply::error(400, "the parameter \"epoch\" is missing: \"after\" means nothing without it"))
+        } else {
+            Ok(ask)
         }
     }
 

@@ -94,10 +94,7 @@ pub fn end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
             _ => {}
         }
     }
-    match bytes.len() >= MAX_HEAD {
-        true => Err(too_large(431, "the head is longer than 16384 bytes")),
-        false => Ok(None),
-    }
+    if bytes.len() >= MAX_HEAD { Err(too_large(431, "the head is longer than 16384 bytes")) } else { Ok(None) }
 }
 
 /// Parses a head that [`end`] found complete.

@@ -35,9 +35,10 @@ impl Pace {
         if self.waited < RATE_TIME {
             return Ok(());
         }
-        match std::mem::take(self).moved < RATE_BYTES {
-            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the other side is too slow")),
-            false => Ok(()),
+        if std::mem::take(self).moved < RATE_BYTES {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the other side is too slow"))
+        } else {
+            Ok(())
         }
     }
 }

@@ -61,10 +61,7 @@ impl Findings {
     }
 
     pub fn damaged(&mut self, what: impl Into<String>) {
-        match self.damage.len() < MAX_FINDINGS {
-            true => self.damage.push(what.into()),
-            false => self.more += 1,
-        }
+        if self.damage.len() < MAX_FINDINGS { self.damage.push(what.into()) } else { self.more += 1 }
     }
 
     pub fn orphan(&mut self, path: &Path) {

@@ -226,10 +226,11 @@ impl Store {
         let outcomes = group.ops.iter().map(|op| apply::apply(&mut tables, group, op)).collect::<Tried<_>>()?;
         let taken = tables.files.as_mut().map(|files| (std::mem::take(&mut files.forgotten), std::mem::take(&mut files.mended)));
         let (forgotten, mended) = taken.unwrap_or_default();
-        match tables.finish(group)? {
-            true => tx.commit()?,
+        if tables.finish(group)? {
+            tx.commit()?
+        } else {
             // nothing but duplicates or repeated acks: what they say is on the disk already
-            false => tx.abort()?,
+            tx.abort()?
         }
         Ok((outcomes, forgotten, mended))
     }

@@ -142,10 +142,11 @@ impl Setup {
             .env("MESYNC_PRIORITY", parsed.priority.name())
             .env("MESYNC_ATTEMPT", record.runs().unwrap_or(0).to_string())
             .env(wire::HOPS_VARIABLE, parsed.hops().to_string());
-        match own {
+        if own {
             // it never was in the inbox
-            true => command.env_remove("MESYNC_FILE"),
-            false => command.env("MESYNC_FILE", Queue::Inbox.dir(&self.base).join(&record.message)),
+            command.env_remove("MESYNC_FILE")
+        } else {
+            command.env("MESYNC_FILE", Queue::Inbox.dir(&self.base).join(&record.message))
         };
         Ok((command.spawn()?, output))
     }

@@ -49,10 +49,7 @@ impl Schedule {
                 continue;
             }
             let queue = self.ready.entry(record.kind.clone()).or_default();
-            match queue.len() < limits::HOOKS {
-                true => queue.push_back(record),
-                false => self.more = true,
-            }
+            if queue.len() < limits::HOOKS { queue.push_back(record) } else { self.more = true }
         }
         let mut paused = HashMap::new();
         for record in self.ready.values().flatten() {

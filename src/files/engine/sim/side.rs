@@ -90,9 +90,10 @@ impl Side {
         w.depth += 1;
         let poll = w.random(3) == 0;
         drop(w);
-        match poll {
-            true => drop(engine.poll()),
-            false => drop(engine.work(None)),
+        if poll {
+            drop(engine.poll())
+        } else {
+            drop(engine.work(None))
         }
         let mut w = self.world.lock();
         w.depth -= 1;

@@ -73,17 +73,14 @@ fn files(tx: &ReadTransaction, findings: &mut Findings, references: &mut Referen
             findings.damaged(format!("{name}: it is missing among the changes"));
         }
         found.rev = found.rev.max(row.rev);
-        match row.is_live() {
-            true => {
-                found.files += 1;
-                found.bytes += row.size;
-                refer(&lists, &row, findings, references, cut)?;
-            }
-            false => {
-                buried += 1;
-                if tombstones.get((row.aged, id))?.is_none() {
-                    findings.damaged(format!("{name}: its tombstone would stay for ever"));
-                }
+        if row.is_live() {
+            found.files += 1;
+            found.bytes += row.size;
+            refer(&lists, &row, findings, references, cut)?;
+        } else {
+            buried += 1;
+            if tombstones.get((row.aged, id))?.is_none() {
+                findings.damaged(format!("{name}: its tombstone would stay for ever"));
             }
         }
     }
@@ -183,15 +180,14 @@ fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, refere
                 findings.damaged(format!("the chunk {hash} would stay for ever"));
             }
         }
-        let wrong = match on_disk {
-            true => wrong_file(&chunks::place(data_dir, hash), hash, size),
-            false => {
-                short += 1;
-                match inline.get(&hash.0)? {
-                    Some(bytes) if bytes.value().len() as u64 == size && Hash::of(bytes.value()) == hash => None,
-                    Some(_) => Some("its bytes are others".to_string()),
-                    None => Some("it is missing".to_string()),
-                }
+        let wrong = if on_disk {
+            wrong_file(&chunks::place(data_dir, hash), hash, size)
+        } else {
+            short += 1;
+            match inline.get(&hash.0)? {
+                Some(bytes) if bytes.value().len() as u64 == size && Hash::of(bytes.value()) == hash => None,
+                Some(_) => Some("its bytes are others".to_string()),
+                None => Some("it is missing".to_string()),
             }
         };
         if let Some(why) = wrong {

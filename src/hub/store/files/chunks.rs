@@ -150,9 +150,10 @@ impl ChunkDir {
         let wanted = self.keep_free.load(Relaxed).max(limits::LEAST_FREE);
         // not to know is not to be full: a write will tell
         let (free, _, inodes) = disk::free_space(&self.staging).unwrap_or((u64::MAX, 0, u64::MAX));
-        match free < wanted || inodes < limits::LEAST_INODES || self.staged.load(Relaxed) >= limits::STAGED {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
+        if free < wanted || inodes < limits::LEAST_INODES || self.staged.load(Relaxed) >= limits::STAGED {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
         }
     }
 
@@ -195,12 +196,11 @@ impl ChunkDir {
         let name = hash.to_string();
         let (path, earlier) = (self.staging.join(&name), self.earlier.join(&name));
         if !path.exists() && earlier.exists() {
-            match hash_on_disk(&earlier)? == hash {
-                true => disk::rename(&earlier, &path)?,
-                false => {
-                    std::fs::remove_file(&earlier)?;
-                    self.staged.fetch_sub(1, Relaxed);
-                }
+            if hash_on_disk(&earlier)? == hash {
+                disk::rename(&earlier, &path)?
+            } else {
+                std::fs::remove_file(&earlier)?;
+                self.staged.fetch_sub(1, Relaxed);
             }
         }
         match std::fs::symlink_metadata(&path) {
@@ -282,9 +282,10 @@ impl ChunkDir {
             match disk::rename(staged.path(), &to) {
                 Ok(()) => {
                     self.left(staged);
-                    match known(hash) {
-                        true => drop(placed.again.insert(hash)),
-                        false => drop(placed.new.insert(hash, size)),
+                    if known(hash) {
+                        placed.again.insert(hash);
+                    } else {
+                        placed.new.insert(hash, size);
                     }
                     dirs.insert(dir);
                 }
@@ -297,9 +298,10 @@ impl ChunkDir {
             dirs.insert(self.chunks.clone());
         }
         // an error of opening is none of syncing: nothing is unsure, and what was moved is taken back
-        match dirs.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
-            true => self.sync_filesystem(&File::open(&self.chunks)?)?,
-            false => dirs.iter().try_for_each(|dir| self.sync(&File::open(dir)?))?,
+        if dirs.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
+            self.sync_filesystem(&File::open(&self.chunks)?)?
+        } else {
+            dirs.iter().try_for_each(|dir| self.sync(&File::open(dir)?))?
         }
         if !dirs.is_empty() {
             self.root_unsynced.store(false, Relaxed);
@@ -379,9 +381,8 @@ impl ChunkDir {
                     continue;
                 }
                 let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| now.duration_since(at).ok());
-                match age.is_some_and(|age| age > STAGED_FOR) && std::fs::remove_file(entry.path()).is_ok() {
-                    true => {}
-                    false => left += 1,
+                if !(age.is_some_and(|age| age > STAGED_FOR) && std::fs::remove_file(entry.path()).is_ok()) {
+                    left += 1
                 }
             }
         }

@@ -97,9 +97,10 @@ impl Reader {
         let db = db.read().unwrap_or_else(PoisonError::into_inner);
         let read = || -> Result<Option<Vec<u8>>, redb::Error> {
             let tx = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
-            match tx.open_table(CHUNKS)?.get(&chunk.sha256.0)?.is_some() {
-                true => Ok(tx.open_table(INLINE)?.get(&chunk.sha256.0)?.map(|bytes| bytes.value().to_vec())),
-                false => Ok(None),
+            if tx.open_table(CHUNKS)?.get(&chunk.sha256.0)?.is_some() {
+                Ok(tx.open_table(INLINE)?.get(&chunk.sha256.0)?.map(|bytes| bytes.value().to_vec()))
+            } else {
+                Ok(None)
             }
         };
         read().map_err(|e| io::Error::other(e.to_string()))

@@ -372,9 +372,10 @@ impl<'t> FileTables<'t> {
         self.loose.remove((since, &hash.0))?;
         let Some((_, 0, _, on_disk)) = self.chunks.get(&hash.0)?.map(|row| row.value()) else { return Ok(()) };
         self.chunks.remove(&hash.0)?;
-        match on_disk {
-            true => drop(self.forgotten.insert(hash)),
-            false => drop(self.inline.remove(&hash.0)?),
+        if on_disk {
+            self.forgotten.insert(hash);
+        } else {
+            self.inline.remove(&hash.0)?;
         }
         self.not_wanted(hash)
     }

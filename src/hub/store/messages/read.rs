@@ -101,9 +101,10 @@ impl Store {
             if known && only_own {
                 self.live().note(host, ask.instance, seq, ask.now, (written, row.last_seen));
             }
-            Ok(match known && (page.messages.is_empty() || through <= written) {
-                true => Pulled::Now(page),
-                false => Pulled::Once(Op::Pull { host: ask.host.clone(), instance: ask.instance, through }, page),
+            Ok(if known && (page.messages.is_empty() || through <= written) {
+                Pulled::Now(page)
+            } else {
+                Pulled::Once(Op::Pull { host: ask.host.clone(), instance: ask.instance, through }, page)
             })
         })
     }
@@ -131,9 +132,10 @@ impl Store {
 
         let (mut page, mut bytes) = (Page::default(), 0);
         while let Some(seq) = [other, own].into_iter().flatten().min() {
-            match Some(seq) == other {
-                true => other = next_other()?,
-                false => own = mine.next().transpose()?,
+            if Some(seq) == other {
+                other = next_other()?
+            } else {
+                own = mine.next().transpose()?
             }
             let Some(message) = messages.get(seq)? else { continue };
             let (_, _, expires, _, _, json) = message.value();
