@@ -110,11 +110,14 @@ impl Reporter {
         let named = |(path, why): (&String, &String)| Named { path: path.clone(), why: why.clone() };
         let waiting: Vec<Named> = facts.waiting(clock::monotonic(), LONG_WAIT).take(NAMED).map(named).collect();
         let stuck = !problems.is_empty() || facts.refused() > 0 || !waiting.is_empty();
-        let condition = match () {
-            () if in_step => Condition::InStep,
-            () if stuck => Condition::Stuck,
-            () if !facts.looked => Condition::Starting,
-            () => Condition::Working,
+        let condition = if in_step {
+            Condition::InStep
+        } else if stuck {
+            Condition::Stuck
+        } else if !facts.looked {
+            Condition::Starting
+        } else {
+            Condition::Working
         };
         let examples = |e: &Example| Examples { count: e.count, first: e.first.clone() };
         let status = Status {

@@ -73,12 +73,15 @@ impl Debounce {
     pub fn happened(&mut self, path: &str, what: Happened, now: Duration) -> Option<Hint> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let paths = self.busy.get(dir);
-        let (dir, name) = match () {
-            () if paths.is_some_and(|p| p.contains_key("")) => (dir, ""),
-            () if paths.is_some_and(|p| p.len() >= IN_A_DIRECTORY && !p.contains_key(name)) => (self.collapse(dir, what, now), ""),
+        let (dir, name) = if paths.is_some_and(|p| p.contains_key("")) {
+            (dir, "")
+        } else if paths.is_some_and(|p| p.len() >= IN_A_DIRECTORY && !p.contains_key(name)) {
+            (self.collapse(dir, what, now), "")
+        } else if self.paths >= limits::BUSY_PATHS && !paths.is_some_and(|p| p.contains_key(name)) {
             // too much everywhere: one look at everything
-            () if self.paths >= limits::BUSY_PATHS && !paths.is_some_and(|p| p.contains_key(name)) => (self.collapse_all(now), ""),
-            () => (dir, name),
+            (self.collapse_all(now), "")
+        } else {
+            (dir, name)
         };
         let known = self.busy.get_mut(dir).and_then(|paths| paths.get_mut(name));
         let whole = if what == Happened::Tree { Form::Tree } else { Form::Path };

@@ -174,19 +174,18 @@ fn list(root: &Path, dir: &Path, all: &mut Tree) -> std::io::Result<()> {
         let full = root.join(&path);
         let found = full.symlink_metadata()?;
         let mode = found.mode() & 0o777;
-        let words = match () {
-            () if found.is_dir() => {
-                list(root, &path, all)?;
-                format!("dir {mode:o}")
-            }
-            () if found.is_symlink() => format!("link {:?}", fs::read_link(&full)?),
-            () if found.is_file() => {
-                let bytes = fs::read(&full)?;
-                let beginning = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
-                let time = (found.mtime(), found.mtime_nsec());
-                format!("file {mode:o} {}.{:09} {} {} {beginning:?}", time.0, time.1, bytes.len(), &Hash::of(&bytes).to_string()[..16])
-            }
-            () => "special".to_string(),
+        let words = if found.is_dir() {
+            list(root, &path, all)?;
+            format!("dir {mode:o}")
+        } else if found.is_symlink() {
+            format!("link {:?}", fs::read_link(&full)?)
+        } else if found.is_file() {
+            let bytes = fs::read(&full)?;
+            let beginning = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+            let time = (found.mtime(), found.mtime_nsec());
+            format!("file {mode:o} {}.{:09} {} {} {beginning:?}", time.0, time.1, bytes.len(), &Hash::of(&bytes).to_string()[..16])
+        } else {
+            "special".to_string()
         };
         all.insert(OsString::from_vec(path.as_os_str().as_bytes().to_vec()), words);
     }

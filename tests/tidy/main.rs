@@ -161,6 +161,7 @@ fn places(s: &Source, all: &mut Vec<Breach>) {
         "panics when standard output or error is full or closed: use the output of cli, or the log",
     );
     rule(&s.program, &[".unwrap()"], "what comes from outside is an error with words; what cannot happen is .expect(\"why\")");
+    rule(&s.code, &[concat!("match () ", "{")], "conditions one after the other are if and else");
     rule(&s.program, BARE_CONSTANTS, "a constant says of what it is and in which unit: MAX_DUE_PATHS, ACCEPT_RETRY_PAUSE");
     if !s.is_in(UNSAFE) {
         rule(&s.code, &["unsafe"], "unsafe has one home, src/clock.rs");

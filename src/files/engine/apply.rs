@@ -383,11 +383,13 @@ impl Engine {
         let Some(to) = &known.remote().renamed_to else { return Ok(DeleteEffect::Counts(was.hash)) };
         let rows = self.env.state.rows(to)?;
         let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&was));
-        Ok(match () {
-            () if !same(rows.remote.entry) || self.env.tree.ignored(to) => DeleteEffect::Counts(was.hash),
+        Ok(if !same(rows.remote.entry) || self.env.tree.ignored(to) {
+            DeleteEffect::Counts(was.hash)
+        } else if same(rows.base.entry) && rows.intent.is_none() {
             // a hub that says so may never give it
-            () if same(rows.base.entry) && rows.intent.is_none() => DeleteEffect::Free,
-            () => DeleteEffect::Renamed(was.hash, to.clone()),
+            DeleteEffect::Free
+        } else {
+            DeleteEffect::Renamed(was.hash, to.clone())
         })
     }
 

@@ -260,11 +260,14 @@ fn mounted() -> Look {
 
 fn unknown(path: &str, e: &io::Error) -> Called<Look> {
     use rustix::io::Errno;
-    match () {
-        () if root::is(e, &[Errno::XDEV]) => Ok(mounted()),
-        () if root::is(e, &[Errno::ACCESS, Errno::PERM, Errno::IO]) => Ok(Look::Unknown(crate::error::plain(e))),
+    if root::is(e, &[Errno::XDEV]) {
+        Ok(mounted())
+    } else if root::is(e, &[Errno::ACCESS, Errno::PERM, Errno::IO]) {
+        Ok(Look::Unknown(crate::error::plain(e)))
+    } else if root::is(e, &[Errno::NAMETOOLONG, Errno::ILSEQ, Errno::INVAL]) {
         // no such name can be there
-        () if root::is(e, &[Errno::NAMETOOLONG, Errno::ILSEQ, Errno::INVAL]) => Ok(Look::Absent),
-        () => Err(fault("look at", path, e)),
+        Ok(Look::Absent)
+    } else {
+        Err(fault("look at", path, e))
     }
 }

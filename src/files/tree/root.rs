@@ -327,16 +327,12 @@ pub fn is(e: &io::Error, any: &[Errno]) -> bool {
 /// The failure of a call on `path` by what happens next.
 pub fn fault(doing: &str, path: &str, e: &io::Error) -> Fault {
     let error = Error::io(format!("{doing} {}", crate::disk::show(path.as_ref())), e);
-    match () {
-        () if is(e, &[Errno::NOSPC, Errno::DQUOT]) => Fault::NoSpace(error),
+    if is(e, &[Errno::NOSPC, Errno::DQUOT]) {
+        Fault::NoSpace(error)
+    } else if is(e, &[Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ, Errno::FBIG, Errno::XDEV]) {
         // INVAL and ILSEQ: names that this filesystem cannot have
-        () if is(
-            e,
-            &[Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ, Errno::FBIG, Errno::XDEV],
-        ) =>
-        {
-            Fault::Refused(error)
-        }
-        () => Fault::Later(error),
+        Fault::Refused(error)
+    } else {
+        Fault::Later(error)
     }
 }

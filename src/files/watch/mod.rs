@@ -296,10 +296,12 @@ impl<'a> Running<'a> {
             // that it could not be read is known of a look at everything
             self.next_scan = now;
         }
-        let happened = match () {
-            () if is_dir && !mask.contains(EventMask::ATTRIB) => Happened::Tree,
-            () if mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) => Happened::Complete,
-            () => Happened::Touched,
+        let happened = if is_dir && !mask.contains(EventMask::ATTRIB) {
+            Happened::Tree
+        } else if mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) {
+            Happened::Complete
+        } else {
+            Happened::Touched
         };
         let hint = self.debounce.happened(&path, happened, now);
         let going = hint.map_or(Ok(true), |hint| self.tell(hint))?;

@@ -187,13 +187,15 @@ impl Store {
         let known = || -> Tried<_> { Ok(db.begin_read()?.open_table(files::CHUNKS)?) };
         let known = known()?;
         let placed = self.chunks.place(&group.ops, |hash| known.get(&hash.0).is_ok_and(|row| row.is_some()));
-        placed.map_err(|e| match () {
-            () if self.sync_failed() => redb::Error::Io(e).into(),
-            () if file::is_full(&e) => {
+        placed.map_err(|e| {
+            if self.sync_failed() {
+                redb::Error::Io(e).into()
+            } else if file::is_full(&e) {
                 self.happened.full.store(true, Relaxed);
                 redb::Error::Io(e).into()
+            } else {
+                Fault::Unplaced(e)
             }
-            () => Fault::Unplaced(e),
         })
     }
 
