@@ -105,6 +105,7 @@ install: $(BINARY)
 	done
 	$(INSTALL) -m 644 man/mesync.1 '$(DESTDIR)$(mandir)/man1/mesync.1'
 	$(INSTALL) -m 644 man/mesync.5 '$(DESTDIR)$(mandir)/man5/mesync.5'
+	$(INSTALL) -m 644 man/mesync-formats.5 '$(DESTDIR)$(mandir)/man5/mesync-formats.5'
 	$(INSTALL) -m 644 man/mesync.7 '$(DESTDIR)$(mandir)/man7/mesync.7'
 	for unit in $(UNITS); do \
 		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/$$unit" >'$(DESTDIR)$(unitdir)'/"$$unit" && \
@@ -121,6 +122,7 @@ uninstall:
 		if [ "$$(readlink "$$link")" = mesync ]; then rm -f "$$link"; fi; \
 	done
 	rm -f '$(DESTDIR)$(bindir)/mesync'
+	rm -f '$(DESTDIR)$(mandir)/man5/mesync-formats.5'
 	for n in 1 5 7; do rm -f '$(DESTDIR)$(mandir)'/"man$$n/mesync.$$n"; done
 	for unit in $(UNITS); do rm -f '$(DESTDIR)$(unitdir)'/"$$unit" '$(DESTDIR)$(userunitdir)'/"$$unit"; done
 	rm -f '$(DESTDIR)$(bashdir)/mesync' '$(DESTDIR)$(zshdir)/_mesync' '$(DESTDIR)$(fishdir)/mesync.fish'
