@@ -272,7 +272,12 @@ impl World {
             // written in place
             node.ino = old.ino;
         }
-        self.put(i, &path, node, again);
+        let undone = (self.meant(&path), content);
+        if again && self.gone.get(&undone).is_some_and(|gone| gone.contains(&(i, path.clone()))) {
+            self.put_back(i, &path, node);
+        } else {
+            self.put(i, &path, node, again);
+        }
         self.clients[i].queue.push(path.clone());
         self.say(|| format!("c{i} writes {path} {content} {kind:?}"));
     }
