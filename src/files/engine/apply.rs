@@ -360,8 +360,13 @@ impl Engine {
                 let base = BaseRow { rev: rows.remote.rev, lost: false, entry: Some(theirs), seen: Some(stamp) };
                 self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
             }
-            let counts = theirs.is_some() || rows.base.entry.is_some_and(|e| e.is_dir());
-            if counts || !self.env.tree.remove_dir(up)? {
+            let base = rows.base.entry.filter(|e| e.is_dir());
+            if theirs.or(base).is_none() && stamp.mode != DIR_MODE && self.env.tree.keeps_modes() && holds(Rule::DirsHaveModes) {
+                // a mode that was set here and that the hub does not have yet
+                self.offer(up);
+                return Ok(());
+            }
+            if theirs.or(base).is_some() || !self.env.tree.remove_dir(up)? {
                 return Ok(());
             }
         }
