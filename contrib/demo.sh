@@ -343,4 +343,4 @@ for machine in alpha beta gamma; do
 done
 on alpha status
 
-printf '\nThe demo is done; its directory is removed. Next: README.md, "Three machines".\n'
+printf '\nThe demo is done; its directory is removed. Next: README.md, "Quickstart".\n'
