@@ -9,8 +9,8 @@ use crate::files::rules::{Rule, holds};
 use super::neighbours::MOVED_PERHAPS;
 use super::path::{in_step, seen_with, token};
 use super::send::CANDIDATES;
-use super::traits::{Done, Fault, Intent, Look, Moved, Rows, Source, Staged, Token, Write};
-use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState, ROWS_PER_READ};
+use super::traits::{Done, Fault, Intent, Look, Moved, Source, Staged, Token, Write};
+use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState};
 
 impl Engine {
     // -- the hub's version comes ----------------------------------------------------------------------------------------------
@@ -330,20 +330,12 @@ impl Engine {
 
     /// See [`Engine::clear`].
     pub(super) fn clear_one(&self, temp: &str) -> Result<(), Interrupted> {
-        let dir = parent(temp).unwrap_or("");
-        let mut after = String::new();
-        loop {
-            let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
-            let knows = |rows: &Rows| matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
-            if rows.iter().any(|(_, rows)| knows(rows)) {
-                return Ok(());
-            }
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
-                _ => break,
-            }
-        }
-        self.clear_away(temp, &self.know(temp)?, temp).map(drop)
+        let mut is_known = false;
+        self.each_below(parent(temp).unwrap_or(""), &mut |_, rows| {
+            is_known = matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
+            Ok(!is_known)
+        })?;
+        if is_known { Ok(()) } else { self.clear_away(temp, &self.know(temp)?, temp).map(drop) }
     }
 
     /// Removes the directories above that its last entry has left empty, unless they count by themselves.

@@ -55,15 +55,27 @@ impl Engine {
     }
 
     fn has_live_below(&self, dir: &str) -> Result<bool, Interrupted> {
+        let mut live = false;
+        self.each_below(dir, &mut |_, rows| {
+            live = rows.remote.entry.is_some();
+            Ok(!live)
+        })?;
+        Ok(live)
+    }
+
+    /// Calls `visit` with all that is known of the paths below a name, until it says `false`.
+    pub(super) fn each_below(&self, dir: &str, visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>) -> Result<(), Interrupted> {
         let mut after = String::new();
         loop {
             let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
-            if rows.iter().any(|(_, rows)| rows.remote.entry.is_some()) {
-                return Ok(true);
+            for (path, rows) in &rows {
+                if !visit(path, rows)? {
+                    return Ok(());
+                }
             }
             match rows.last() {
                 Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
-                _ => return Ok(false),
+                _ => return Ok(()),
             }
         }
     }
@@ -105,19 +117,14 @@ impl Engine {
     /// What the hub has below a directory that is gone here.
     pub(super) fn live_below(&self, dir: &str) -> Result<LiveBelow, Interrupted> {
         let mut found = LiveBelow::default();
-        let mut after = String::new();
-        loop {
-            let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
-            for (path, Rows { base, remote, .. }) in &rows {
-                let Some(theirs) = remote.entry.filter(|_| !self.env.tree.ignored(path)) else { continue };
+        self.each_below(dir, &mut |path, Rows { base, remote, .. }| {
+            if let Some(theirs) = remote.entry.filter(|_| !self.env.tree.ignored(path)) {
                 let deleted = base.entry.is_some_and(|was| base.is_at(remote) || was.same_body(&theirs));
                 found.going |= deleted;
                 found.comes |= !deleted;
             }
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
-                _ => return Ok(found),
-            }
-        }
+            Ok(true)
+        })?;
+        Ok(found)
     }
 }

@@ -8,7 +8,7 @@ use crate::files::plan::{Action, BaseRow, Stamp, plan};
 use crate::files::rules::{Rule, holds};
 
 use super::traits::{Fault, Moved, Rows, Twin, Write};
-use super::{Engine, Interrupted, PathResult, PathState, ROWS_PER_READ};
+use super::{Engine, Interrupted, PathResult, PathState};
 
 /// What is known at and below a name.
 #[derive(Default)]
@@ -92,22 +92,7 @@ impl Engine {
 
     /// Calls `visit` with all that is known of a path and below it, until it says `false`.
     fn at_and_below(&self, path: &str, visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>) -> Result<(), Interrupted> {
-        if !visit(path, &self.env.state.rows(path)?)? {
-            return Ok(());
-        }
-        let mut after = String::new();
-        loop {
-            let rows = self.env.state.below(path, &after, ROWS_PER_READ)?;
-            for (path, rows) in &rows {
-                if !visit(path, rows)? {
-                    return Ok(());
-                }
-            }
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
-                _ => return Ok(()),
-            }
-        }
+        if visit(path, &self.env.state.rows(path)?)? { self.each_below(path, visit) } else { Ok(()) }
     }
 }
 

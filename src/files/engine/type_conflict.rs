@@ -10,7 +10,7 @@ use crate::files::rules::{Rule, holds};
 
 use super::send::OutgoingChange;
 use super::traits::{Condition, From};
-use super::{Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, ROWS_PER_READ, is_file, lock, takes_away};
+use super::{Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, is_file, lock, takes_away};
 
 /// What is known to be below a name.
 #[derive(Default)]
@@ -103,34 +103,27 @@ impl Engine {
     /// Looks at all that is known below a name. What is open there goes first.
     fn below(&self, path: &str, known: &PathState) -> Result<Below, Interrupted> {
         let mut found = Below::default();
-        let mut after = String::new();
-        loop {
-            let rows = self.env.state.below(path, &after, ROWS_PER_READ)?;
-            for (below, rows) in &rows {
-                if rows.intent.is_some() || rows.key.is_some() && known.node.is_some() {
-                    return Err(Interrupted::WaitFor(below.clone()));
-                }
-                found.live |= rows.remote.entry.is_some();
-                if self.env.tree.ignored(below) {
-                    found.wanted |= rows.remote.entry.is_some();
-                    continue;
-                }
-                if rows.base.lost {
-                    found.wanted = true;
-                    continue;
-                }
-                let node = self.look(below, &rows.base)?;
-                let local = self.counts(below, &rows.base, node)?;
-                let action = plan(&rows.base, local.as_ref(), &rows.remote).action;
-                let stays = action == Action::Nothing && rows.base.entry.is_some();
-                found.wanted |= stays || action != Action::Nothing && !takes_away(action);
-                found.going |= rows.base.entry.is_some() && matches!(action, Action::Trash | Action::Forget);
+        self.each_below(path, &mut |below, rows| {
+            if rows.intent.is_some() || rows.key.is_some() && known.node.is_some() {
+                return Err(Interrupted::WaitFor(below.to_string()));
             }
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
-                _ => break,
+            found.live |= rows.remote.entry.is_some();
+            if self.env.tree.ignored(below) {
+                found.wanted |= rows.remote.entry.is_some();
+                return Ok(true);
             }
-        }
+            if rows.base.lost {
+                found.wanted = true;
+                return Ok(true);
+            }
+            let node = self.look(below, &rows.base)?;
+            let local = self.counts(below, &rows.base, node)?;
+            let action = plan(&rows.base, local.as_ref(), &rows.remote).action;
+            let stays = action == Action::Nothing && rows.base.entry.is_some();
+            found.wanted |= stays || action != Action::Nothing && !takes_away(action);
+            found.going |= rows.base.entry.is_some() && matches!(action, Action::Trash | Action::Forget);
+            Ok(true)
+        })?;
         if !found.wanted && known.node.is_some_and(|n| n.entry.is_dir()) {
             found.wanted = self.has_below(path, &|below| {
                 let rows = self.env.state.rows(below)?;
