@@ -10,7 +10,7 @@ use super::debounce::Hint;
 use super::directory::Directory;
 use super::engine::traits::{Called, Fault, Rows, State, Tree};
 use super::ignore;
-use super::plan::{DIR_MODE, Stamp, parent};
+use super::plan::{Stamp, parent};
 use super::scan::{self, Depth, Found, Skipped};
 use super::state::DiskState;
 use super::stats::Stats;
@@ -195,7 +195,7 @@ impl Looker<'_> {
         let known = base.entry.is_some();
         let differs = match is_dir {
             _ if d.tree.ignored(path) => known,
-            true if !known => self.is_empty(path)? || d.tree.keeps_modes() && self.stamp(path)?.is_some_and(|s| s.mode != DIR_MODE),
+            true if !known => self.is_empty(path)? || self.stamp(path)?.is_some_and(|s| d.engine.has_own_mode(s.mode)),
             true => base.entry.is_some_and(|e| !e.is_dir()) || self.stamp(path)?.map(|s| s.mode) != base.seen.map(|s| s.mode),
             false => !known || base.seen.is_none_or(|seen| seen.ctime == 0 || d.tree.doubts(&seen)) || self.stamp(path)? != base.seen,
         };

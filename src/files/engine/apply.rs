@@ -20,7 +20,7 @@ impl Engine {
         let Some(theirs) = known.remote().entry else { return Err(Interrupted::Again(PLAN_CHANGED)) };
         if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
             // with one of its own it was made private here, say, and not only by what is in it
-            let mode = if theirs.mode == DIR_MODE && self.has_own_mode(&node.entry) { node.entry.mode } else { mode };
+            let mode = if theirs.mode == DIR_MODE && self.has_own_mode(node.entry.mode) { node.entry.mode } else { mode };
             if holds(Rule::DirsHaveModes) {
                 return self.adopt(path, known, &node, mode);
             }
@@ -345,7 +345,7 @@ impl Engine {
             let rows = self.env.state.rows(up)?;
             let theirs = rows.remote.entry.filter(|e| e.is_dir());
             if let Some(theirs) = theirs.filter(|_| rows.base.entry.is_none()) {
-                if theirs.mode != stamp.mode && self.env.tree.keeps_modes() && holds(Rule::DirsHaveModes) {
+                if self.modes_differ(stamp.mode, theirs.mode) {
                     self.offer(up);
                     return Ok(());
                 }
@@ -353,7 +353,7 @@ impl Engine {
                 self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
             }
             let base = rows.base.entry.filter(|e| e.is_dir());
-            if theirs.or(base).is_none() && stamp.mode != DIR_MODE && self.env.tree.keeps_modes() && holds(Rule::DirsHaveModes) {
+            if theirs.or(base).is_none() && self.has_own_mode(stamp.mode) {
                 // a mode that was set here and that the hub does not have yet
                 self.offer(up);
                 return Ok(());

@@ -28,15 +28,20 @@ impl Engine {
             if self.env.tree.is_empty(path)? {
                 Ok::<bool, Interrupted>(!self.has_live_below(path)?)
             } else {
-                Ok(self.has_own_mode(&local.entry) && self.has_below(path, &|_| Ok(true))?)
+                Ok(self.has_own_mode(local.entry.mode) && self.has_below(path, &|_| Ok(true))?)
             }
         };
         Ok((!local.entry.is_dir() || in_base || counts()?).then_some(local))
     }
 
-    /// Whether a directory that is new has to tell its mode.
-    pub(super) fn has_own_mode(&self, dir: &Entry) -> bool {
-        dir.mode != DIR_MODE && self.env.tree.keeps_modes() && holds(Rule::DirsHaveModes)
+    /// Whether a directory that is not in the base has to tell its mode.
+    pub fn has_own_mode(&self, mode: u32) -> bool {
+        self.modes_differ(mode, DIR_MODE)
+    }
+
+    /// Whether two modes of a directory differ, on a disk that keeps modes.
+    pub(super) fn modes_differ(&self, here: u32, there: u32) -> bool {
+        here != there && self.env.tree.keeps_modes() && holds(Rule::DirsHaveModes)
     }
 
     /// Whether there is something in the tree below that travels, and that `also` is true of.
@@ -93,7 +98,7 @@ impl Engine {
         let Some(local) = self.look(up, base)?.filter(|local| local.entry.is_dir()) else { return Ok(false) };
         Ok(match base.entry {
             Some(was) => was.is_dir() && base.is_at(remote) && local_mode(base, &local) != was.mode,
-            None => self.has_own_mode(&local.entry),
+            None => self.has_own_mode(local.entry.mode),
         })
     }
 
