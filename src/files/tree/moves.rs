@@ -266,20 +266,17 @@ impl DiskTree {
             let what = format!("will not remove {temp}: it is no temporary name");
             return Err(crate::files::engine::traits::Fault::Refused(crate::error::Error::new(crate::error::Kind::Failed, what)));
         }
-        let kept = self.beside.take(temp);
-        let Some(at) = self.place_of(temp)? else { return kept.map_or(Ok(()), |dir| remove_at(&dir, split(temp).1).map_err(failed)) };
-        match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::empty()) {
-            Ok(()) => return Ok(()),
+        let (kept, name) = (self.beside.take(temp), split(temp).1);
+        let at = self.place_of(temp)?;
+        match at.map_or(Err(Errno::NOENT), |at| remove_at(&at.parent, name)) {
             // its directory may have another name by now
-            Err(Errno::NOENT) => return kept.map_or(Ok(()), |dir| remove_at(&dir, at.name).map_err(failed)),
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            Err(e) => return Err(failed(e.into())),
-        }
-        match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // somebody still works in it: what they make is theirs, and can be found
-            Err(Errno::NOTEMPTY | Errno::EXIST) => self.rename(temp, &format!("{TRASH}/{}", at.name), None).map(|_| ()),
-            Err(e) => Err(failed(e.into())),
+            Err(Errno::NOENT) => match kept.map_or(Ok(()), |dir| remove_at(&dir, name)) {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+                Err(e) => Err(failed(e.into())),
+            },
+            // another program still works in it: what that makes is its own, and can be found
+            Err(Errno::NOTEMPTY | Errno::EXIST) => self.rename(temp, &format!("{TRASH}/{name}"), None).map(|_| ()),
+            removed => removed.map_err(|e| failed(e.into())),
         }
     }
 
@@ -323,15 +320,11 @@ impl DiskTree {
     }
 }
 
-/// Removes a temporary file, link or empty directory, if it is there.
-fn remove_at(dir: &OwnedFd, name: &str) -> io::Result<()> {
-    let removed = match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+/// Removes a temporary file, link or empty directory.
+fn remove_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR),
         other => other,
-    };
-    match removed {
-        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
-        Err(e) => Err(e.into()),
     }
 }
 
