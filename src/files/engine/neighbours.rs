@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, Weak};
 
+use super::send::MAX_EQUAL_FILES;
 use super::traits::Called;
 use super::{Engine, lock};
 use crate::clock;
@@ -16,9 +17,6 @@ use crate::files::delete_guard::WINDOW_MINUTES;
 use crate::files::plan::Stamp;
 use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
-
-/// Files with the same bytes that are looked at for one that has come lately.
-const MAX_EQUAL_FILES: usize = 1000;
 
 pub(super) const MOVED_PERHAPS: &str = "it may have been moved to another synced directory, and that one comes first";
 

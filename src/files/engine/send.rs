@@ -15,8 +15,8 @@ use super::{Engine, Interrupted, PathResult, PathState};
 /// Candidates that are looked at for one that was renamed, or has the same bytes.
 pub(super) const CANDIDATES: usize = 16;
 
-/// Files with the same bytes that are asked whether they are gone.
-const MAX_EQUAL_FILES: usize = 1000;
+/// Files with the same bytes that are asked whether one of them was moved.
+pub(super) const MAX_EQUAL_FILES: usize = 1000;
 
 /// What is to be sent, with what it needs besides the request.
 pub(super) struct OutgoingChange<'a> {
@@ -32,22 +32,22 @@ pub(super) struct OutgoingChange<'a> {
 
 impl Engine {
     /// Sends a change and takes its answer. Without an answer the key stays open.
-    pub(super) fn send(&self, generation: u64, change_out: OutgoingChange) -> PathResult {
+    pub(super) fn send(&self, generation: u64, outgoing: OutgoingChange) -> PathResult {
         let change = Change {
-            path: change_out.path,
+            path: outgoing.path,
             key: self.env.ambient.fresh(),
-            condition: change_out.condition,
-            entry: change_out.entry,
-            from: change_out.from,
+            condition: outgoing.condition,
+            entry: outgoing.entry,
+            from: outgoing.from,
             newest: self.newest(),
         };
         let names: Vec<String> = std::iter::once(&change.path).chain(change.from.as_ref().map(|f| &f.path)).cloned().collect();
-        let key = OpenKey { key: change.key, names, ours: change_out.ours, seen: change_out.local.map(|l| l.stamp) };
+        let key = OpenKey { key: change.key, names, ours: outgoing.ours, seen: outgoing.local.map(|l| l.stamp) };
         let keyed = change.entry.is_some() || holds(Rule::DeletesHaveKeys);
         if keyed {
             self.commit(generation, &[Write::OpenKey(key.clone())])?;
         }
-        let answer = match change_out.local {
+        let answer = match outgoing.local {
             Some(local) => self.env.transfer.upload(&change, local),
             None => self.env.hub.change(&change),
         };
@@ -144,8 +144,8 @@ impl Engine {
         };
         let from = self.claim_old_name(path, known, local)?;
         let old = from.as_ref().map(|f| f.path.clone());
-        let change_out = OutgoingChange { path: path.to_string(), entry: Some(entry), condition, from, local: Some(local), ours: true };
-        let sent = self.send(known.generation, change_out);
+        let outgoing = OutgoingChange { path: path.to_string(), entry: Some(entry), condition, from, local: Some(local), ours: true };
+        let sent = self.send(known.generation, outgoing);
         if let Some(old) = &old {
             let mut queue = self.queue();
             queue.release(old);
@@ -236,8 +236,8 @@ impl Engine {
         }
         self.pass_guard(path, known)?;
         let condition = Condition::Rev(known.remote().at());
-        let change_out = OutgoingChange { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
-        self.send(known.generation, change_out)
+        let outgoing = OutgoingChange { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
+        self.send(known.generation, outgoing)
     }
 
     /// The directory that something has gone from may count by itself now; if it has gone too, the one above it.

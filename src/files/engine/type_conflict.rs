@@ -89,9 +89,9 @@ impl Engine {
                 return Err(Interrupted::Again("another change of the same name is under way"));
             }
             let from = Some(From { path: path.to_string(), rev: known.remote().at() });
-            let change_out =
+            let outgoing =
                 OutgoingChange { path: copy.clone(), entry: Some(entry), condition: Condition::Nothing, from, local: None, ours: false };
-            let sent = self.send(known.generation, change_out);
+            let sent = self.send(known.generation, outgoing);
             let mut queue = self.queue();
             queue.release(&copy);
             queue.offer(&copy);
