@@ -78,7 +78,8 @@ impl Reporter {
     pub fn report(&mut self, d: &Directory, counters: &Counters, stream: Option<String>) -> Vec<News> {
         let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
         let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
-        let held = if self.may_tell_held(d, !held.is_empty()) { held } else { Vec::new() };
+        self.held_since = if held.is_empty() { None } else { self.held_since.or(Some(clock::monotonic())) };
+        let held = if self.may_tell_held(d) { held } else { Vec::new() };
         let facts = d.stats.facts();
         let in_step = d.is_in_step() && facts.looked && facts.rules.is_none() && facts.refused() == 0 && facts.skipped.unknown.count == 0;
         let in_step_since = d.stats.in_step(in_step);
@@ -150,13 +151,9 @@ impl Reporter {
     }
 
     /// Held deletes are not told while other work may still show that they are halves of renames.
-    fn may_tell_held(&mut self, d: &Directory, any: bool) -> bool {
-        let now = clock::monotonic();
-        let since = *self.held_since.get_or_insert(now);
-        if !any {
-            self.held_since = None;
-        }
-        !self.held.is_empty() || d.engine.is_drained() && d.engine.is_quiet() || now >= since + HELD_UNTOLD_MAX
+    fn may_tell_held(&self, d: &Directory) -> bool {
+        let long = self.held_since.is_some_and(|since| since.elapsed() >= HELD_UNTOLD_MAX);
+        !self.held.is_empty() || d.engine.is_drained() && d.engine.is_quiet() || long
     }
 
     /// It cannot be worked on. Whether that is new.
