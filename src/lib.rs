@@ -169,4 +169,5 @@ pub mod service;
 pub mod sse;
 pub mod tls;
 pub mod transfer;
+pub mod wait;
 pub mod wire;

@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use inotify::{EventMask, Inotify, WatchMask};
-use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::messages::exchange::Event;
 use crate::messages::is_hidden;
+use crate::wait::{self, readable};
 
-/// Pause before a wait that failed for want of memory is tried again.
-const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before watching the outbox is tried again.
 const WATCH_PAUSE: Duration = Duration::from_secs(60);
 
@@ -53,7 +51,7 @@ impl Watch {
                 let why = crate::error::plain(&failed);
                 log::warn!("cannot watch {}: {why}{hint}; looking at it at every poll_interval instead", self.outbox.display());
             }
-            if readable(self.wake.as_fd(), None, Some(WATCH_PAUSE))? {
+            if wait::ready([readable(self.wake.as_fd())], Some(WATCH_PAUSE))?[0] {
                 return Ok(());
             }
         }
@@ -71,7 +69,8 @@ impl Watch {
         }
         let _ = self.hooks.try_send(());
         loop {
-            if readable(self.wake.as_fd(), Some(inotify.as_fd()), None).map_err(|e| std::io::Error::other(e.what))? {
+            let wanted = [readable(self.wake.as_fd()), readable(inotify.as_fd())];
+            if wait::ready(wanted, None).map_err(|e| std::io::Error::other(e.what))?[0] {
                 return Ok(Watched::Stopped);
             }
             let batch = match inotify.read_events(&mut buffer) {
@@ -100,21 +99,5 @@ impl Watch {
                 }
             }
         }
-    }
-}
-
-/// Waits until one of two descriptors can be read, or a time has passed; whether it is the first.
-pub fn readable(first: std::os::fd::BorrowedFd<'_>, second: Option<std::os::fd::BorrowedFd<'_>>, time: Option<Duration>) -> Result<bool> {
-    let time = time.map(|t| rustix::event::Timespec { tv_sec: t.as_secs() as i64, tv_nsec: 0 });
-    let mut fds: Vec<PollFd> = [Some(first), second].into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-    match poll(&mut fds, time.as_ref()) {
-        Ok(_) => Ok(!fds[0].revents().is_empty()),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        // the system is short of memory: that passes, and to end would lose the events
-        Err(rustix::io::Errno::NOMEM | rustix::io::Errno::AGAIN) => {
-            std::thread::park_timeout(SHORTAGE_PAUSE);
-            Ok(false)
-        }
-        Err(e) => Err(Error::io("wait for events", &e.into())),
     }
 }

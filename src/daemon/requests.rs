@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use inotify::{Inotify, WatchMask};
 
-use super::outbox::readable;
 use crate::disk;
 use crate::error::Result;
+use crate::wait::{self, readable};
 
 const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Files that are a request.
@@ -33,7 +33,7 @@ impl Requests {
                 Ok(false) => {}
                 Err(e) => log::debug!("cannot watch {}: {}", self.dir.display(), crate::error::plain(&e)),
             }
-            if readable(self.wake.as_fd(), None, Some(REQUESTS_LOOK_INTERVAL))? {
+            if wait::ready([readable(self.wake.as_fd())], Some(REQUESTS_LOOK_INTERVAL))?[0] {
                 return Ok(());
             }
             (self.asked)();
@@ -52,7 +52,7 @@ impl Requests {
         (self.asked)();
         let mut buffer = [0; 4096];
         loop {
-            if readable(self.wake.as_fd(), Some(inotify.as_fd()), None).map_err(other)? {
+            if wait::ready([readable(self.wake.as_fd()), readable(inotify.as_fd())], None).map_err(other)?[0] {
                 return Ok(true);
             }
             let batch = match inotify.read_events(&mut buffer) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 
 use super::debounce::{Debounce, Happened, Hint};
 use super::engine::traits::{Called, Fault};
@@ -24,6 +24,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Result, plain};
 use crate::relpath;
+use crate::wait::{self, readable};
 
 /// What is not watched is looked at this often, and watching it tried again.
 const UNWATCHED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
@@ -91,7 +92,7 @@ impl Watch<'_> {
             if said.insert(why.clone()) {
                 log::warn!("cannot watch {path}: {why}; looking at all of it every {} s instead", self.unwatched_pause().as_secs());
             }
-            if !send(hints, Hint::Tree(String::new()), wake)? || ready(wake, None, None, Some(self.unwatched_pause()))?[0] {
+            if !send(hints, Hint::Tree(String::new()), wake)? || wait::ready([readable(wake)], Some(self.unwatched_pause()))?[0] {
                 return Ok(());
             }
         }
@@ -175,8 +176,9 @@ impl<'a> Running<'a> {
         }
         let mut buffer = [0; 16 * 1024];
         loop {
-            let [stop, events, mounts] =
-                ready(self.wake, Some(self.inotify.as_fd()), self.mounts.fd(), Some(self.pause())).map_err(other)?;
+            let mounts = self.mounts.fd().map(|fd| (fd, PollFlags::PRI));
+            let wanted = [readable(self.wake), readable(self.inotify.as_fd()), mounts];
+            let [stop, events, mounts] = wait::ready(wanted, Some(self.pause())).map_err(other)?;
             if stop {
                 return Ok(Ended::Stopped);
             }
@@ -448,26 +450,9 @@ fn send(hints: &Sender<Hint>, mut hint: Hint, wake: BorrowedFd<'_>) -> Result<bo
             Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
             Err(SendTimeoutError::Timeout(hint)) => hint,
         };
-        if ready(wake, None, None, Some(Duration::ZERO))?[0] {
+        if wait::ready([readable(wake)], Some(Duration::ZERO))?[0] {
             return Ok(false);
         }
-    }
-}
-
-/// Waits until the first or second descriptor can be read, the third one has news, or a time has passed; which of them.
-fn ready(first: BorrowedFd<'_>, second: Option<BorrowedFd<'_>>, news: Option<BorrowedFd<'_>>, time: Option<Duration>) -> Result<[bool; 3]> {
-    // a rounded-up millisecond, so that what is due then is due
-    let time = time.map(|t| t.saturating_add(Duration::from_millis(1)));
-    let time = time.map(|t| Timespec { tv_sec: t.as_secs().min(86_400) as _, tv_nsec: t.subsec_nanos() as _ });
-    let wanted = [(Some(first), PollFlags::IN), (second, PollFlags::IN), (news, PollFlags::PRI)];
-    let mut fds: Vec<_> = wanted.iter().filter_map(|(fd, flags)| fd.map(|fd| PollFd::from_borrowed_fd(fd, *flags))).collect();
-    match poll(&mut fds, time.as_ref()) {
-        Ok(_) => {
-            let mut polled = fds.iter().map(|fd| !fd.revents().is_empty());
-            Ok(wanted.map(|(fd, _)| fd.is_some() && polled.next().unwrap_or(false)))
-        }
-        Err(rustix::io::Errno::INTR) => Ok([false; 3]),
-        Err(e) => Err(Error::io("wait for events", &e.into())),
     }
 }
 
