@@ -354,18 +354,27 @@ fn is_stale(e: &std::io::Error) -> bool {
 
 /// The host of a URL, without the brackets of IPv6.
 fn host_of(url: &str) -> &str {
-    let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or("");
-    match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(""),
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    }
+    split_authority(authority_of(url)).0
 }
 
 /// The port of a URL that was checked.
 fn port_of(url: &str) -> u16 {
-    let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or("");
-    let port = authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')).and_then(|(_, port)| port.parse().ok());
-    port.unwrap_or(if url.starts_with("https://") { 443 } else { 80 })
+    split_authority(authority_of(url)).1.unwrap_or(if url.starts_with("https://") { 443 } else { 80 })
+}
+
+fn authority_of(url: &str) -> &str {
+    url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or("")
+}
+
+/// `HOST`, `HOST:PORT` or an IPv6 address, in brackets if it has a port: host without brackets, and port.
+fn split_authority(authority: &str) -> (&str, Option<u16>) {
+    let parsed = |(host, port): (_, &str)| Some((host, Some(port.parse().ok()?)));
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => rest.strip_prefix(':').and_then(|port| parsed((address, port))).unwrap_or((address, None)),
+        // an IPv6 address has more than one colon
+        None if authority.matches(':').count() == 1 => authority.split_once(':').and_then(parsed).unwrap_or((authority, None)),
+        None => (authority, None),
+    }
 }
 
 fn is_address(url: &str) -> bool {

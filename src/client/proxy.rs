@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{host_of, is_loopback, port_of};
+use super::{host_of, is_loopback, port_of, split_authority};
 use crate::error::{Error, Kind};
 use crate::wire;
 
@@ -48,7 +48,7 @@ fn is_excepted(list: &str, host: &str, port: u16) -> bool {
     let address = host.parse::<IpAddr>().ok();
     list.split([',', ' ', '\t']).map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
         let entry = entry.to_ascii_lowercase();
-        let (name, wanted) = with_port(&entry);
+        let (name, wanted) = split_authority(&entry);
         if wanted.is_some_and(|wanted| wanted != port) {
             return false;
         }
@@ -61,17 +61,6 @@ fn is_excepted(list: &str, host: &str, port: u16) -> bool {
             }
         }
     })
-}
-
-/// An entry without brackets and port, and its port.
-fn with_port(entry: &str) -> (&str, Option<u16>) {
-    let parsed = |(name, port): (_, &str)| Some((name, Some(port.parse().ok()?)));
-    match entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) => rest.strip_prefix(':').and_then(|port| parsed((address, port))).unwrap_or((address, None)),
-        // an IPv6 address has more than one colon
-        None if entry.matches(':').count() == 1 => entry.split_once(':').and_then(parsed).unwrap_or((entry, None)),
-        None => (entry, None),
-    }
 }
 
 fn is_in(address: IpAddr, network: &str) -> bool {
