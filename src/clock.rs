@@ -24,6 +24,16 @@ pub fn is_plausible(at: SystemTime) -> bool {
     millis(at) >= PLAUSIBLE
 }
 
+/// How long ago that was by the wall clock; `None`: it is still to come.
+pub fn since(at: SystemTime) -> Option<Duration> {
+    now().duration_since(at).ok()
+}
+
+/// " 5 min ago" for a sentence; "" where that is not known.
+pub fn ago(at: Option<SystemTime>) -> String {
+    at.and_then(since).map_or(String::new(), |passed| format!(" {} ago", age(passed)))
+}
+
 /// Milliseconds since 1970; 0 before it.
 pub fn millis(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)

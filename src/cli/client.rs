@@ -156,7 +156,7 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
         hooks_gone: hooks.gone,
         directories: directories::rows(settings),
     };
-    let behind = |at: Option<SystemTime>| at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age > BEHIND_TIME);
+    let behind = |at: Option<SystemTime>| at.and_then(clock::since).is_some_and(|age| age > BEHIND_TIME);
     let stuck_here = behind(status.outbox.oldest);
     let stuck_there = behind(status.hub.oldest_queued_at.as_deref().and_then(clock::parse_rfc3339));
     let messages = status.failed.messages == 0 && hooks.failed == 0 && !stuck_here && !stuck_there;
@@ -174,15 +174,15 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
 fn client_problem(settings: &Settings, client: &Client, at: Option<SystemTime>, silent: Option<u64>) -> Option<String> {
     match client {
         Client::Stopped => None,
-        Client::Failed(why) => Some(format!("the client has failed{}: {why}", ago(at))),
+        Client::Failed(why) => Some(format!("the client has failed{}: {why}", clock::ago(at))),
         Client::Died { process } => Some(format!(
             "the client (process {process}) has died: it was not stopped, and last wrote how it is{}; see its log, and start it again",
-            ago(at)
+            clock::ago(at)
         )),
-        Client::Running { problem: Some(problem), .. } => Some(format!("{problem} (told{})", ago(at))),
+        Client::Running { problem: Some(problem), .. } => Some(format!("{problem} (told{})", clock::ago(at))),
         Client::Running { .. } => {
             let long = SILENT_TIME.max(settings.poll_interval * 3);
-            let told_lately = at.and_then(|at| clock::now().duration_since(at).ok()).is_some_and(|age| age < long);
+            let told_lately = at.and_then(clock::since).is_some_and(|age| age < long);
             let silent = silent.map(Duration::from_secs).filter(|silent| *silent >= long && !told_lately);
             let silent = silent.map(|silent| format!("the client runs, and has not asked the hub for messages for {}", clock::age(silent)));
             let unwritable = |(dir, e): (PathBuf, _)| Error::io(format!("write to {}", dir.display()), &e).to_string();
@@ -191,16 +191,10 @@ fn client_problem(settings: &Settings, client: &Client, at: Option<SystemTime>, 
     }
 }
 
-/// " 5 min ago", if that is known.
-fn ago(at: Option<SystemTime>) -> String {
-    let age = at.and_then(|at| clock::now().duration_since(at).ok());
-    age.map_or(String::new(), |age| format!(" {} ago", clock::age(age)))
-}
-
 fn print(s: &Status, out: &mut Output) {
     let queue = |q: &QueueStatus, out: &Output| match q.oldest {
         Some(at) => {
-            let age = clock::now().duration_since(at).map_or("a moment".into(), clock::age);
+            let age = clock::since(at).map_or("a moment".into(), clock::age);
             format!("{} ({}, oldest {age})", q.messages, out.size(q.bytes))
         }
         None => "0".into(),
@@ -209,7 +203,7 @@ fn print(s: &Status, out: &mut Output) {
     let client = match (&s.client, s.client_seen_at.as_deref().and_then(clock::parse_rfc3339)) {
         (Some(process), _) => format!("running, process {process}"),
         (None, None) => "not running".into(),
-        (None, at) => format!("not running; the last one ended{}", ago(at)),
+        (None, at) => format!("not running; the last one ended{}", clock::ago(at)),
     };
     let seen =
         s.hub.silent.map_or(String::new(), |silent| format!("; this machine last asked {} ago", clock::age(Duration::from_secs(silent))));

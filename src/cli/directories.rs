@@ -135,8 +135,7 @@ impl Row {
     fn condition(&self) -> String {
         let time = |text: &Option<String>| text.as_deref().and_then(clock::parse_rfc3339).map(clock::local);
         let seen = self.seen_at.as_deref().and_then(clock::parse_rfc3339);
-        let age =
-            seen.and_then(|at| clock::now().duration_since(at).ok()).map_or(String::new(), |age| format!(", {} ago", clock::age(age)));
+        let age = seen.and_then(clock::since).map_or(String::new(), |age| format!(", {} ago", clock::age(age)));
         let words = match self.condition {
             Condition::Starting if self.seen_at.is_none() => "never kept in step".to_string(),
             Condition::Starting => "being looked at".into(),

@@ -71,10 +71,10 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 }
 
 /// One directory after the other, whatever became of those before.
-fn each(watches: &[WatchSettings], mut act: impl FnMut(&WatchSettings) -> Result<Done>) -> Result<Done> {
+fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T) -> Result<Done>) -> Result<Done> {
     let (mut errors, mut all) = (Vec::new(), true);
-    for watch in watches {
-        match act(watch) {
+    for item in items {
+        match act(item) {
             Ok(done) => all &= done == Done::All,
             Err(e) => errors.push(e),
         }
@@ -112,21 +112,18 @@ impl Passes<'_> {
     fn over(&self, watches: &[WatchSettings], tell: &mut dyn FnMut(&WatchSettings, &once::Passed)) -> Result<Done> {
         let neighbours = Arc::<Neighbours>::default();
         // they stay open, so that they can be asked
-        let (mut open, mut held, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut open, mut held) = (Vec::new(), Vec::new());
         let first = each(watches, |watch| {
             let (directory, passed) = self.one(watch, &neighbours)?;
             if passed.held > 0 && watches.len() > 1 {
-                held.push((directory.engine.arrivals_elsewhere(), directory, passed));
-                again.push(watch.clone());
+                held.push((watch, directory.engine.arrivals_elsewhere(), directory, passed));
                 return Ok(Done::All);
             }
             open.push(directory);
             tell(watch, &passed);
             Ok(done(&passed))
         });
-        let mut held = held.into_iter();
-        let second = each(&again, |watch| {
-            let Some((arrivals, directory, mut passed)) = held.next() else { return Ok(Done::All) };
+        let second = each(held, |(watch, arrivals, directory, mut passed)| {
             if directory.engine.arrivals_elsewhere() != arrivals {
                 drop(directory);
                 let (directory, second) = self.one(watch, &neighbours)?;
