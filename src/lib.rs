@@ -83,9 +83,9 @@
 //!   there is nothing in common is a stranger: equal files are adopted, others kept both. One with another address is no
 //!   stranger ([`files::moved`]).
 //! * *Nothing is lost*: a loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, many deletes
-//!   wait for a person ([`files::delete_guard`]), weighed together when their burst has ended, but moves between two directories of a client
-//!   are none ([`files::engine`], `neighbours`), a directory without its marker is not touched,
-//!   nor another one to which its link leads by now ([`files::repointed`]).
+//!   wait for a person ([`files::delete_guard`]), weighed together when their burst has ended, but moves between two directories
+//!   of a client are none ([`files::engine`], `neighbours`), a directory without its marker is not touched, nor another one to
+//!   which its link leads by now ([`files::repointed`]).
 //!
 //! * *A directory* has a row where it is empty or has a mode of its own. Its mode is known before its content, on the hub and on
 //!   the receiver, and its row is deleted after its content. One that its owner may not write to is opened for a change, noted
@@ -121,24 +121,26 @@
 //! and draws a number at each, so that the hub can tell a copy of a machine, or one that was set back ([`hub::continuity`]).
 //!
 //! Every change to a file has a number too, its *revision*, one count for the whole hub; a name keeps its latest row, and what
-//! was replaced is a version for a while ([`hub::store::files`]). A number is no identity: a disk that is set back (a snapshot of a
-//! virtual machine, a raw copy) gives the same numbers again. So every commit draws a *tag*, entity tags and conditions have
-//! number and tag ([`wire::revision`]), and the hub keeps the chain of its commits for a while. Contents are cut into *chunks* ([`chunking`]), kept once
-//! however many files have them: short ones in the tables, others as files that never change. A chunk is written and synced
-//! in a staging directory by whoever reads the upload. The committer alone moves it to its place, before the transaction that
-//! names it, and removes it, after the one that forgets it: so the two never meet, and what a crash leaves in between is a
-//! file that no table knows. What is found damaged or missing is remembered and asked for ([`hub::store`], `wanted`): the changes
-//! name the files, a client that has one sends what is lost, and bytes that come always take the place of those that are there.
+//! was replaced is a version for a while ([`hub::store::files`]). A number is no identity: a disk that is set back (a snapshot of
+//! a virtual machine, a raw copy) gives the same numbers again. So every commit draws a *tag*, entity tags and conditions have
+//! number and tag ([`wire::revision`]), and the hub keeps the chain of its commits for a while. Contents are cut into *chunks*
+//! ([`chunking`]), kept once however many files have them: short ones in the tables, others as files that never change. A chunk
+//! is written and synced in a staging directory by whoever reads the upload. The committer alone moves it to its place, before
+//! the transaction that names it, and removes it, after the one that forgets it: so the two never meet, and what a crash leaves
+//! in between is a file that no table knows. What is found damaged or missing is remembered and asked for ([`hub::store`],
+//! `wanted`): the changes name the files, a client that has one sends what is lost, and bytes that come always take the place of
+//! those that are there.
 //!
 //! # Reading order
 //!
 //! [`wire`] says what travels, [`client`] how the hub is called, [`messages`] and [`messages::plan`] what a client does with
-//! messages, [`transfer`] how it moves files. Of directories: [`files::plan`] what is decided, [`files::engine`] how that is carried
-//! out, [`files::tree`], [`files::state`] and [`files::remote`] on what, [`files::watch`], [`files::debounce`], [`files::scan`] and
-//! [`files::look`] how changes are found, [`files::directory`] all of that together. [`daemon`] is how it runs, [`hub::store`] what the hub keeps and [`hub`] how it
-//! serves. [`disk`] has the durable write and the only renames.
-//! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`.
-//! `files` and `messages` do not know each other: [`daemon`] tells news of the one to the other as messages of mesync's own
+//! messages, [`transfer`] how it moves files. Of directories: [`files::plan`] what is decided, [`files::engine`] how that is
+//! carried out, [`files::tree`], [`files::state`] and [`files::remote`] on what, [`files::watch`], [`files::debounce`],
+//! [`files::scan`] and [`files::look`] how changes are found, [`files::directory`] all of that together. [`daemon`] is how it
+//! runs, [`hub::store`] what the hub keeps and [`hub`] how it serves. [`disk`] has the durable write and the only renames,
+//! [`wait`] the wait of the threads that watch.
+//! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`. `files`
+//! and `messages` do not know each other: [`daemon`] tells news of the one to the other as messages of mesync's own
 //! ([`messages::local_events`]).
 //!
 //! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::delete_guard`], the parsers of heads and forms, tokens, [`backoff`],

@@ -11,7 +11,7 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 
 /// Letters to insert, delete, replace or swap with their neighbour (Damerau and Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
-    // nobody misspells longer names, and the time is the product of the lengths
+    // names are shorter, and the time is the product of the lengths
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
     for i in 1..=a.len() {

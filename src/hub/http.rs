@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::{Error, Kind};
 use crate::wire;
 
-/// Who asks, as the server found out from key, token and address.
+/// The caller of a request, found by the server from key, token and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
     /// The master key, the hub's own `local.key`, or anybody on this machine in protected mode.

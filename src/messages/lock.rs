@@ -1,8 +1,8 @@
 //! The lock file of a client, `state/lock`: one client at a time, how the running one is, and how the last one ended.
 //!
-//! The first line has the process, a word and the name that the client uses, the second an error. A client that ends in order empties the file, so a file
-//! without a lock that is not empty tells of a client that has died or failed. A file without the word is from an older
-//! client, which never emptied it: nothing is known of its end.
+//! The first line has the process, a word and the name that the client uses, the second an error. A client that ends in order
+//! empties the file, so a file without a lock that is not empty tells of a client that has died or failed. A file without the
+//! word is from an older client, which never emptied it: nothing is known of its end.
 
 use std::fs::File;
 use std::io::{Read, Seek};

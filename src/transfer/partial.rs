@@ -1,6 +1,6 @@
 //! A long file on its way: what is right of it, what is still to come, and what becomes a hole.
 //!
-//! It asks nobody for bytes; it checks those that it is given, chunk by chunk.
+//! It fetches nothing: it checks the bytes that it is given, chunk by chunk.
 
 use std::collections::HashMap;
 use std::fs::{File, FileTimes, OpenOptions, Permissions};
@@ -57,12 +57,12 @@ pub(super) struct Partial {
     chunk: Sha256,
     pub(super) at: u64,
     pub(super) whole: Sha256,
-    /// Nobody knows the hash.
+    /// The hub does not know the hash of the content.
     unknown: bool,
 }
 
 impl Partial {
-    /// Opens the file for this revision and this name, and sees to it that nobody else fills it.
+    /// Opens the file for this revision and this name, and locks it against other downloads.
     pub(super) fn open(record: &Record, to: &Path, chunks: Vec<Chunk>) -> Result<Partial> {
         let mut key = Sha256::new();
         key.update(std::os::unix::ffi::OsStrExt::as_bytes(to.file_name().unwrap_or_default()));
@@ -87,7 +87,7 @@ impl Partial {
                 }
                 Err(std::fs::TryLockError::Error(e)) => return Err(failed(e)),
             }
-            // whoever had the lock before may have given the file its final name
+            // the download that had the lock before may have given the file its final name
             let (mine, there) = (file.metadata().map_err(failed)?, std::fs::symlink_metadata(&path).ok());
             if there.is_some_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino())) {
                 return Ok(Partial::of(file, path, chunks, record.checksum_sha256.is_none()));
@@ -181,7 +181,7 @@ impl Partial {
     }
 
     /// Takes the next chunk from the old file, if it is there. What is read is verified like what comes from the hub, but
-    /// a difference only means that somebody writes to that file.
+    /// a difference only means that another program writes to that file.
     pub(super) fn copy(&mut self, old: &Old) -> Called<bool> {
         let chunk = self.chunks[self.next];
         let Some(place) = old.places.get(&chunk.sha256) else { return Ok(false) };
@@ -266,7 +266,7 @@ impl Partial {
             self.remove();
             return Err(damaged(record).into());
         }
-        // set-user-id and its like are for who has the file to decide
+        // set-user-id, set-group-id and sticky bits stay with the owner of the file to set
         let mode = record.mode.map_or(MODE, |mode| mode & 0o777);
         let mtime = record.mtime.as_deref().and_then(clock::parse_rfc3339);
         let times = mtime.map_or(Ok(()), |at| self.file.set_times(FileTimes::new().set_modified(at)));

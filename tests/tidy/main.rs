@@ -73,7 +73,7 @@ const BARE_CONSTANTS: &[&str] = &[
 /// May say `unsafe`.
 const UNSAFE: &[&str] = &["src/clock.rs"];
 
-/// Who must not know whom: (files, modules of the crate, why).
+/// What files must not use: (files, modules of the crate, why).
 const LAYERS: &[(&str, &[&str], &str)] = &[
     ("src/hub/", &["daemon", "client", "messages", "transfer", "login", "cli", "credentials"], "the hub does not know the client side"),
     ("src/messages/", &["hub", "files", "cli", "daemon"], "the message half knows neither the hub's insides nor the file half"),
@@ -83,11 +83,11 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ("src/client/", ABOVE_HTTP, "the client's HTTP knows only what travels"),
     ("src/login.rs", &["hub", "messages", "files", "cli", "daemon", "client", "transfer"], "the login file knows no HTTP"),
     ("src/transfer/", ABOVE_TRANSFER, "transfers do what they are told, and know no directory that is kept in step"),
-    ("src/wire/", UPPER, "the bottom knows nobody above it"),
-    ("src/error.rs", UPPER, "the bottom knows nobody above it"),
-    ("src/clock.rs", UPPER, "the bottom knows nobody above it"),
-    ("src/disk.rs", UPPER, "the bottom knows nobody above it"),
-    ("src/config/", UPPER, "the bottom knows nobody above it"),
+    ("src/wire/", UPPER, "the bottom uses nothing above it"),
+    ("src/error.rs", UPPER, "the bottom uses nothing above it"),
+    ("src/clock.rs", UPPER, "the bottom uses nothing above it"),
+    ("src/disk.rs", UPPER, "the bottom uses nothing above it"),
+    ("src/config/", UPPER, "the bottom uses nothing above it"),
 ];
 const ABOVE_HTTP: &[&str] = &["hub", "messages", "files", "transfer", "cli", "daemon"];
 const ABOVE_TRANSFER: &[&str] = &["hub", "messages", "files", "cli", "daemon"];

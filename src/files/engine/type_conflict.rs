@@ -73,8 +73,8 @@ impl Engine {
         }
     }
 
-    /// Moves the hub's file to a name that is free on both sides. Never onto an equal file: who has that one at hand may be
-    /// editing it, and the bytes would be gone with that edit.
+    /// Moves the hub's file to a name that is free on both sides. Never onto an equal file: a user may be editing
+    /// that one, and the bytes would be gone with the edit.
     fn rename_on_hub(&self, path: &str, known: &PathState, entry: Entry) -> PathResult {
         for nth in 1.. {
             let copy = copy_name(path, &entry, nth);

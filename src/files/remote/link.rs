@@ -37,7 +37,7 @@ struct State {
 }
 
 impl Link {
-    /// `wakeup`: of those who work for the directory.
+    /// `wakeup`: of the workers of the directory.
     pub fn new(wakeup: Arc<Wakeup>) -> Link {
         Link {
             state: Mutex::new(State { backoff: Backoff::new(MAX_RETRY_PAUSE), not_before: None, failed_at: None, trouble: None }),

@@ -1,6 +1,6 @@
 //! A disk of the simulation that folds names, as exFAT does: all spellings reach one inode, and the listing has one of them.
 //!
-//! Also users who rename by case only, and the checks of what such a disk cannot have.
+//! It also has the renames of users that change only case, and the check of what such a disk cannot have.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

@@ -181,7 +181,7 @@ pub struct World {
     // what users did, see `check`
     pub puts: BTreeSet<(String, u64)>,
     pub killed: BTreeMap<(String, u64), BTreeSet<usize>>,
-    /// Who has overwritten or removed what, and under which name.
+    /// Clients whose users have overwritten or removed a content, each with the name that it had.
     pub gone: BTreeMap<(String, u64), BTreeSet<(usize, String)>>,
     /// What the hub had when it was set back, and did not have before that any more.
     pub forgotten: BTreeSet<(String, u64)>,
