@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Handle;
 
 use crate::config::{Settings, limits};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::{clock, sd_notify};
 
 /// Time for everything under way to end well after the first SIGTERM.
@@ -91,12 +91,17 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
     sd_notify::tell(sd_notify::State::Ready);
     let look = tick(HEALTH_LOOK_INTERVAL);
     let watchdog = sd_notify::watchdog().map_or_else(never, tick);
+    // SIGHUP came, and the settings could not be read for want of descriptors or memory
+    let mut reload_is_due = false;
     let outcome = loop {
         select! {
             // one that has failed just now has not ended in order
             recv(signals.stop) -> _ => break parts.iter().find_map(|part| part.fatal()).map_or(Ok(()), Err),
-            recv(signals.reload) -> _ => reload(&mut parts, read),
+            recv(signals.reload) -> _ => reload_is_due = !reload(&mut parts, read, true),
             recv(look) -> _ => {
+                if reload_is_due {
+                    reload_is_due = !reload(&mut parts, read, false);
+                }
                 parts.iter_mut().for_each(|part| part.tend());
                 if let Some(e) = parts.iter().find_map(|part| part.fatal()) {
                     break Err(e);
@@ -118,16 +123,31 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
     outcome
 }
 
-/// Reads the settings again. A mistake in them changes nothing.
-fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>) {
+/// Reads the settings again. A mistake in them changes nothing. `false`: they could not be read for a shortage
+/// that may pass, which is logged if `first`.
+fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> bool {
     sd_notify::tell(sd_notify::State::Reloading);
     let settings = read();
-    match &settings {
-        Ok(_) => log::info!("reading the settings again"),
-        Err(e) => log::error!("cannot read the settings again, so the old ones stay: {e}"),
+    let readable = match &settings {
+        Ok(_) => {
+            log::info!("reading the settings again");
+            true
+        }
+        Err(e) if e.kind == Kind::Busy => {
+            let level = if first { log::Level::Warn } else { log::Level::Debug };
+            log::log!(level, "cannot read the settings again yet: {e}; it is tried again");
+            false
+        }
+        Err(e) => {
+            log::error!("cannot read the settings again, so the old ones stay: {e}");
+            true
+        }
+    };
+    if readable {
+        parts.iter_mut().for_each(|part| part.reload(settings.as_ref().ok()));
     }
-    parts.iter_mut().for_each(|part| part.reload(settings.as_ref().ok()));
     sd_notify::tell(sd_notify::State::Ready);
+    readable
 }
 
 /// Ends the parts, the last first, all within [`GRACE`].
@@ -173,7 +193,9 @@ mod tests {
                 let reads = std::cell::Cell::new(0);
                 let read = || match reads.replace(reads.get() + 1) {
                     0 => Ok(Settings { host_id: "x".into(), ..Settings::default() }),
-                    _ => Err(Error::new(crate::error::Kind::Settings, "bad")),
+                    1 => Err(Error::new(Kind::Settings, "bad")),
+                    2 => Err(Error::new(Kind::Busy, "too many open files")),
+                    _ => Ok(Settings { host_id: "y".into(), ..Settings::default() }),
                 };
                 run(&signals, vec![part("hub"), part("client")], &read)
             });
@@ -182,6 +204,9 @@ mod tests {
             assert_eq!([next(), next()], ["reload hub x", "reload client x"]);
             kill_process(getpid(), Signal::HUP).unwrap();
             assert_eq!([next(), next()], ["reload hub none", "reload client none"]);
+            // settings that cannot be read for a shortage are read when it has passed, without another signal
+            kill_process(getpid(), Signal::HUP).unwrap();
+            assert_eq!([next(), next()], ["reload hub y", "reload client y"]);
             kill_process(getpid(), Signal::TERM).unwrap();
             assert_eq!([next(), next()], ["stop client", "stop hub"]);
             assert_eq!(running.join().unwrap(), Ok(()));

@@ -9,7 +9,7 @@ pub mod watch;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, is_shortage};
 use crate::nearest::nearest;
 use crate::wire;
 use values::{bytes, level, listen, number, path, reserve, seconds};
@@ -310,6 +310,7 @@ impl Settings {
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if is_shortage(&e) => return Err(Error::io(format!("read {}", file.display()), &e)),
             Err(e) => {
                 let why = crate::error::plain(&e);
                 return Err(Error::new(Kind::Settings, format!("cannot read {}: {why}", file.display())));
