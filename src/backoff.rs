@@ -26,7 +26,9 @@ impl Backoff {
     /// The wait before the next attempt: between half and all of the doubled time, so that machines that failed together
     /// do not come back together. `random` is any number that differs from machine to machine.
     pub fn next(&mut self, random: u64) -> Duration {
-        let full = Backoff::FIRST.saturating_mul(1 << self.failures.min(20)).min(self.most);
+        let full = Backoff::FIRST
+            .saturating_mul(1 << self.failures.min(20))
+            .min(self.most);
         self.failures += 1;
         full / 2 + full.mul_f64((random % 1024) as f64 / 2048.0)
     }
@@ -39,7 +41,9 @@ mod tests {
     #[test]
     fn doubles_up_to_its_limit_and_starts_again() {
         let mut b = Backoff::new(Duration::from_secs(60));
-        let waits: Vec<u64> = (0..8).map(|_| b.next(1023).as_millis() as u64 / 100).collect();
+        let waits: Vec<u64> = (0..8)
+            .map(|_| b.next(1023).as_millis() as u64 / 100)
+            .collect();
         assert_eq!(waits, [9, 19, 39, 79, 159, 319, 599, 599]);
         b.reset();
         assert_eq!(b.next(0), Duration::from_millis(500));

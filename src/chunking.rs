@@ -49,12 +49,18 @@ struct Cutter {
 impl Cutter {
     /// How many of these bytes the chunk still takes, if it ends with them; `None`: all, and it goes on.
     fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
-        let skipped = MIN_CHUNK_BYTES.saturating_sub(self.length).min(bytes.len() as u64) as usize;
+        let skipped = MIN_CHUNK_BYTES
+            .saturating_sub(self.length)
+            .min(bytes.len() as u64) as usize;
         self.length += skipped as u64;
         for (i, byte) in bytes.iter().enumerate().skip(skipped) {
             self.hash = (self.hash << 1).wrapping_add(GEAR[*byte as usize]);
             self.length += 1;
-            let bits = if self.length < AVERAGE_CHUNK_BYTES { HARD } else { EASY };
+            let bits = if self.length < AVERAGE_CHUNK_BYTES {
+                HARD
+            } else {
+                EASY
+            };
             if self.hash >> (u64::BITS - bits) == 0 || self.length == MAX_CHUNK_BYTES {
                 *self = Cutter::default();
                 return Some(i + 1);
@@ -88,7 +94,11 @@ pub fn zero_chunk() -> Chunk {
 
 /// How many bytes of chunks a disk has to have room for where long runs of zeros become holes.
 pub fn filled(chunks: &[Chunk]) -> u64 {
-    chunks.iter().filter(|chunk| **chunk != zero_chunk()).map(|chunk| chunk.size).sum()
+    chunks
+        .iter()
+        .filter(|chunk| **chunk != zero_chunk())
+        .map(|chunk| chunk.size)
+        .sum()
 }
 
 /// Takes the bytes of a file in order, tells where chunks end, and hashes them and the whole.
@@ -135,12 +145,19 @@ impl Splitter {
             1..=SINGLE => vec![Chunk { sha256, size }],
             _ => self.chunks,
         };
-        Content { size, sha256, chunks }
+        Content {
+            size,
+            sha256,
+            chunks,
+        }
     }
 
     fn close(&mut self) -> Option<Chunk> {
         let size = std::mem::take(&mut self.length);
-        let chunk = Chunk { sha256: Hash(self.chunk.finalize_reset().into()), size };
+        let chunk = Chunk {
+            sha256: Hash(self.chunk.finalize_reset().into()),
+            size,
+        };
         (size > 0).then(|| self.chunks.push(chunk)).map(|()| chunk)
     }
 }
@@ -153,7 +170,9 @@ pub(crate) mod tests {
     pub(crate) fn noise(mut seed: u64, length: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(length + 8);
         while out.len() < length {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             out.extend_from_slice(&(seed ^ (seed >> 29)).to_le_bytes());
         }
         out.truncate(length);
@@ -170,8 +189,13 @@ pub(crate) mod tests {
     fn a_hole_is_cut_into_chunks_that_take_no_room() {
         let mut splitter = Splitter::default();
         let (mut chunks, hole) = (Vec::new(), vec![0; 1 << 20]);
-        let data: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        for piece in std::iter::repeat_n(&hole[..], 100).chain([&data[..]]).chain(std::iter::repeat_n(&hole[..], 100)) {
+        let data: Vec<u8> = (0..3_000_000u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        for piece in std::iter::repeat_n(&hole[..], 100)
+            .chain([&data[..]])
+            .chain(std::iter::repeat_n(&hole[..], 100))
+        {
             let mut rest = piece;
             while !rest.is_empty() {
                 chunks.extend(splitter.take(&mut rest).1);
@@ -180,15 +204,28 @@ pub(crate) mod tests {
         let content = splitter.finish();
         assert_eq!(content.size, (200 << 20) + 3_000_000);
         let filled = filled(&content.chunks);
-        assert!((3_000_000..=3_000_000 + 3 * MAX_CHUNK_BYTES).contains(&filled), "{filled}");
+        assert!(
+            (3_000_000..=3_000_000 + 3 * MAX_CHUNK_BYTES).contains(&filled),
+            "{filled}"
+        );
     }
 
     #[test]
     fn short_files_are_one_chunk_and_empty_ones_none() {
-        assert_eq!(split(b"", 1), Content { size: 0, sha256: Hash::of(b""), chunks: vec![] });
+        assert_eq!(
+            split(b"", 1),
+            Content {
+                size: 0,
+                sha256: Hash::of(b""),
+                chunks: vec![]
+            }
+        );
         for length in [1, 300_000, SINGLE as usize] {
             let bytes = noise(1, length);
-            let chunk = Chunk { sha256: Hash::of(&bytes), size: length as u64 };
+            let chunk = Chunk {
+                sha256: Hash::of(&bytes),
+                size: length as u64,
+            };
             assert_eq!(split(&bytes, 65_536).chunks, [chunk], "{length}");
         }
     }
@@ -202,18 +239,38 @@ pub(crate) mod tests {
         for (i, chunk) in content.chunks.iter().enumerate() {
             let end = at + chunk.size as usize;
             assert_eq!(chunk.sha256, Hash::of(&bytes[at..end]));
-            assert!(chunk.size <= MAX_CHUNK_BYTES && (chunk.size > MIN_CHUNK_BYTES || i + 1 == content.chunks.len()), "{chunk:?}");
+            assert!(
+                chunk.size <= MAX_CHUNK_BYTES
+                    && (chunk.size > MIN_CHUNK_BYTES || i + 1 == content.chunks.len()),
+                "{chunk:?}"
+            );
             at = end;
         }
         assert_eq!((at, content.sha256), (bytes.len(), Hash::of(&bytes)));
-        assert!((6..30).contains(&content.chunks.len()), "{} chunks", content.chunks.len());
+        assert!(
+            (6..30).contains(&content.chunks.len()),
+            "{} chunks",
+            content.chunks.len()
+        );
         // written down, since both sides of a wire and of an upgrade must agree
-        assert_eq!(content.chunks.iter().map(|c| c.size).take(3).collect::<Vec<_>>(), [975_174, 1_101_702, 1_060_307]);
+        assert_eq!(
+            content
+                .chunks
+                .iter()
+                .map(|c| c.size)
+                .take(3)
+                .collect::<Vec<_>>(),
+            [975_174, 1_101_702, 1_060_307]
+        );
     }
 
     #[test]
     fn monotonous_files_are_cut_at_the_most() {
-        let sizes: Vec<u64> = split(&vec![0; 12 << 20], 65_536).chunks.iter().map(|c| c.size).collect();
+        let sizes: Vec<u64> = split(&vec![0; 12 << 20], 65_536)
+            .chunks
+            .iter()
+            .map(|c| c.size)
+            .collect();
         assert_eq!(sizes, [MAX_CHUNK_BYTES, 4 << 20]);
     }
 
@@ -224,6 +281,10 @@ pub(crate) mod tests {
         after.splice(10_000_000..10_000_000, noise(4, 1000));
         let (before, after) = (split(&before, 65_536).chunks, split(&after, 65_536).chunks);
         let new = after.iter().filter(|c| !before.contains(c)).count();
-        assert!((1..=3).contains(&new), "{new} of {} chunks are new", after.len());
+        assert!(
+            (1..=3).contains(&new),
+            "{new} of {} chunks are new",
+            after.len()
+        );
     }
 }

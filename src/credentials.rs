@@ -27,14 +27,20 @@ pub fn access(settings: &Settings) -> Result<Access> {
     let url = settings.server_url.clone();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     if let Some(key) = given_key(settings, credentials.as_deref().map(Path::new))? {
-        return Ok(Access { url, key: Some(key) });
+        return Ok(Access {
+            url,
+            key: Some(key),
+        });
     }
     if let Some(access) = local_access(&settings.hub.data_dir, &url) {
         return Ok(access);
     }
     // a file that cannot be used is named by the commands that need it
-    let login = login::file(|name| std::env::var_os(name)).and_then(|path| login::read(&path).ok().flatten());
-    Ok(login.filter(|login| login.server_url == url).map_or(Access { url, key: None }, |login| access_by(&login)))
+    let login = login::file(|name| std::env::var_os(name))
+        .and_then(|path| login::read(&path).ok().flatten());
+    Ok(login
+        .filter(|login| login.server_url == url)
+        .map_or(Access { url, key: None }, |login| access_by(&login)))
 }
 
 /// If nobody has chosen a server for the messages, it is that of the login file.
@@ -52,13 +58,18 @@ pub fn file_access(settings: &Settings, login: Option<&Login>) -> Result<Access>
     match login {
         // a key of the settings is for the server of the settings
         Some(login) if login.server_url != settings.server_url => Ok(access_by(login)),
-        Some(login) => Ok(Some(access(settings)?).filter(|a| a.key.is_some()).unwrap_or_else(|| access_by(login))),
+        Some(login) => Ok(Some(access(settings)?)
+            .filter(|a| a.key.is_some())
+            .unwrap_or_else(|| access_by(login))),
         None => access(settings),
     }
 }
 
 fn access_by(login: &Login) -> Access {
-    Access { url: login.server_url.clone(), key: Some(login.api_key.clone()).filter(|key| !key.is_empty()) }
+    Access {
+        url: login.server_url.clone(),
+        key: Some(login.api_key.clone()).filter(|key| !key.is_empty()),
+    }
 }
 
 /// [`access`] without the address.
@@ -80,17 +91,29 @@ fn given_key(settings: &Settings, credentials: Option<&Path>) -> Result<Option<S
         Some(path) => Some(disk::read_secret(path)?),
         None => disk::read_credential(credentials, "api-key")?,
     };
-    let bad = |e| Error::new(Kind::Settings, format!("cannot use this machine's key: {e}"));
-    key.map(|key| config::check_key(&key).map_err(bad)).transpose()
+    let bad = |e| {
+        Error::new(
+            Kind::Settings,
+            format!("cannot use this machine's key: {e}"),
+        )
+    };
+    key.map(|key| config::check_key(&key).map_err(bad))
+        .transpose()
 }
 
 /// A hub writes where it listens into its lock file once it does, and holds the lock as long as it runs: so the port is
 /// its own, and nobody else gets the key.
 fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
-    let listen: SocketAddr = disk::lock_holder(&data_dir.join(wire::HUB_LOCK))?.trim().parse().ok()?;
+    let listen: SocketAddr = disk::lock_holder(&data_dir.join(wire::HUB_LOCK))?
+        .trim()
+        .parse()
+        .ok()?;
     let url = local_url(server_url, listen)?;
     let key = disk::read_secret(&data_dir.join(wire::LOCAL_KEY)).ok()?;
-    Some(Access { url, key: Some(key) })
+    Some(Access {
+        url,
+        key: Some(key),
+    })
 }
 
 /// The URL with an address in it at which that hub, and nobody else, answers. `None`: it names another server.
@@ -98,7 +121,9 @@ fn local_url(server_url: &str, listen: SocketAddr) -> Option<String> {
     let rest = server_url.strip_prefix("http://")?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (host, port) = match authority.rfind(':') {
-        Some(at) if !authority.ends_with(']') => (&authority[..at], authority[at + 1..].parse().ok()?),
+        Some(at) if !authority.ends_with(']') => {
+            (&authority[..at], authority[at + 1..].parse().ok()?)
+        }
         _ => (authority, 80),
     };
     let asked = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -110,12 +135,15 @@ fn local_url(server_url: &str, listen: SocketAddr) -> Option<String> {
         (IpAddr::V4(Ipv4Addr::UNSPECIFIED), None) => Ipv4Addr::LOCALHOST.into(),
         (IpAddr::V4(Ipv4Addr::UNSPECIFIED), Some(ip)) if ip.is_ipv4() => ip,
         // it has the IPv4 addresses too, unless the system says otherwise (ipv6(7), bindv6only)
-        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), _) if asked.is_none_or(|ip| ip.is_loopback()) => Ipv6Addr::LOCALHOST.into(),
+        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), _) if asked.is_none_or(|ip| ip.is_loopback()) => {
+            Ipv6Addr::LOCALHOST.into()
+        }
         (ip, None) => ip,
         (ip, Some(asked)) if ip == asked => ip,
         _ => return None,
     };
-    (reached.is_loopback() && port == listen.port()).then(|| format!("http://{}{path}", SocketAddr::new(reached, port)))
+    (reached.is_loopback() && port == listen.port())
+        .then(|| format!("http://{}{path}", SocketAddr::new(reached, port)))
 }
 
 #[cfg(test)]
@@ -124,22 +152,50 @@ mod tests {
 
     #[track_caller]
     fn check(url: &str, listen: &str, wants: Option<&str>) {
-        assert_eq!(local_url(url, listen.parse().unwrap()).as_deref(), wants, "{url} {listen}");
+        assert_eq!(
+            local_url(url, listen.parse().unwrap()).as_deref(),
+            wants,
+            "{url} {listen}"
+        );
     }
 
     #[test]
     fn a_local_key_goes_to_our_own_hub_only() {
-        check("http://localhost:8080", "0.0.0.0:8080", Some("http://127.0.0.1:8080"));
-        check("http://LOCALHOST:8080/x", "127.0.0.1:8080", Some("http://127.0.0.1:8080/x"));
-        check("http://localhost:8080", "[::]:8080", Some("http://[::1]:8080"));
+        check(
+            "http://localhost:8080",
+            "0.0.0.0:8080",
+            Some("http://127.0.0.1:8080"),
+        );
+        check(
+            "http://LOCALHOST:8080/x",
+            "127.0.0.1:8080",
+            Some("http://127.0.0.1:8080/x"),
+        );
+        check(
+            "http://localhost:8080",
+            "[::]:8080",
+            Some("http://[::1]:8080"),
+        );
         check("http://[::1]:8080", "[::]:8080", Some("http://[::1]:8080"));
-        check("http://127.0.0.2:8080", "0.0.0.0:8080", Some("http://127.0.0.2:8080"));
-        check("http://localhost", "0.0.0.0:80", Some("http://127.0.0.1:80"));
+        check(
+            "http://127.0.0.2:8080",
+            "0.0.0.0:8080",
+            Some("http://127.0.0.2:8080"),
+        );
+        check(
+            "http://localhost",
+            "0.0.0.0:80",
+            Some("http://127.0.0.1:80"),
+        );
         check("http://localhost:8081", "0.0.0.0:8080", None);
         check("http://localhost:8080", "192.0.2.1:8080", None);
         check("http://192.0.2.1:8080", "192.0.2.1:8080", None);
         check("http://[::1]:8080", "0.0.0.0:8080", None);
-        check("http://127.0.0.1:8080", "[::]:8080", Some("http://[::1]:8080"));
+        check(
+            "http://127.0.0.1:8080",
+            "[::]:8080",
+            Some("http://[::1]:8080"),
+        );
         check("http://192.0.2.1:8080", "[::]:8080", None);
         check("http://192.0.2.1:8080", "0.0.0.0:8080", None);
         check("http://127.0.0.1:8080", "127.0.0.2:8080", None);
@@ -152,7 +208,9 @@ mod tests {
     #[test]
     fn a_local_key_is_found_while_the_hub_runs() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap();
+        let write = |name: &str, text: &str| {
+            disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap()
+        };
         write(wire::LOCAL_KEY, "the-local-key\n");
         let found = || local_key(dir.path(), "http://localhost:8080");
         assert_eq!(found(), None);
@@ -165,25 +223,47 @@ mod tests {
     #[test]
     fn a_key_goes_to_the_server_that_it_is_for() {
         let secret = |key: &str| Some(crate::config::Secret(key.into()));
-        let settings =
-            |url: &str, key: Option<&str>| Settings { server_url: url.into(), api_key: key.and_then(secret), ..Settings::default() };
-        let login = |url: &str, key: &str| Login { server_url: url.into(), api_key: key.into(), token: "".into(), expires_at: "".into() };
+        let settings = |url: &str, key: Option<&str>| Settings {
+            server_url: url.into(),
+            api_key: key.and_then(secret),
+            ..Settings::default()
+        };
+        let login = |url: &str, key: &str| Login {
+            server_url: url.into(),
+            api_key: key.into(),
+            token: "".into(),
+            expires_at: "".into(),
+        };
         let check = |settings: &Settings, login: Option<&Login>, wants: (&str, Option<&str>)| {
             let access = file_access(settings, login).unwrap();
             assert_eq!((access.url.as_str(), access.key.as_deref()), wants);
         };
         let (a, b) = ("http://a.example:1", "http://b.example:1");
         check(&settings(a, Some("for-a")), None, (a, Some("for-a")));
-        check(&settings(a, Some("for-a")), Some(&login(b, "for-b")), (b, Some("for-b")));
+        check(
+            &settings(a, Some("for-a")),
+            Some(&login(b, "for-b")),
+            (b, Some("for-b")),
+        );
         check(&settings(a, Some("for-a")), Some(&login(b, "")), (b, None));
-        check(&settings(a, Some("newer")), Some(&login(a, "older")), (a, Some("newer")));
-        check(&settings(a, None), Some(&login(a, "older")), (a, Some("older")));
+        check(
+            &settings(a, Some("newer")),
+            Some(&login(a, "older")),
+            (a, Some("newer")),
+        );
+        check(
+            &settings(a, None),
+            Some(&login(a, "older")),
+            (a, Some("older")),
+        );
     }
 
     #[test]
     fn what_was_set_comes_first() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap();
+        let write = |name: &str, text: &str| {
+            disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap()
+        };
         let mut settings = Settings::default();
         let read = |s: &Settings| given_key(s, Some(dir.path())).map_err(|e| e.to_string());
         assert_eq!(read(&settings), Ok(None));

@@ -29,7 +29,12 @@ pub fn temporary(path: &Path) -> PathBuf {
 pub fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     let open = || {
         let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
-        OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .custom_flags(flags)
+            .open(path)
     };
     let mut file = match open() {
         // left behind by a process that was killed: nobody else uses this name
@@ -57,7 +62,11 @@ pub fn give_to_owner(dir: &Path, file: &File) -> io::Result<()> {
         Ok(())
     } else {
         std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid())).map_err(|e| {
-            let why = format!("{} belongs to user {}, who could not read it ({e}): send as that user", dir.display(), owner.uid());
+            let why = format!(
+                "{} belongs to user {}, who could not read it ({e}): send as that user",
+                dir.display(),
+                owner.uid()
+            );
             io::Error::new(e.kind(), why)
         })
     }
@@ -77,7 +86,10 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let doing = || format!("write {}", path.display());
     let temporary = temporary(path);
     let file = write_temporary(&temporary, bytes, mode).map_err(|e| Error::io(doing(), &e))?;
-    let done = file.sync_all().and_then(|()| rename(&temporary, path)).and_then(|()| sync_dir(parent(path)));
+    let done = file
+        .sync_all()
+        .and_then(|()| rename(&temporary, path))
+        .and_then(|()| sync_dir(parent(path)));
     done.map_err(|e| {
         let _ = std::fs::remove_file(&temporary);
         Error::io(doing(), &e)
@@ -86,7 +98,9 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 
 /// The directory that a path stands in.
 pub fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Makes a directory and those above it, for this user alone, and their names durable.
@@ -94,7 +108,10 @@ pub fn create_dir(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    let failed = |e: io::Error| Error { kind: Kind::CannotCreate, ..Error::io(format!("create directory {}", path.display()), &e) };
+    let failed = |e: io::Error| Error {
+        kind: Kind::CannotCreate,
+        ..Error::io(format!("create directory {}", path.display()), &e)
+    };
     if !parent(path).is_dir() {
         create_dir(parent(path))?;
     }
@@ -140,8 +157,13 @@ pub fn sync_filesystem_of(dir: &File) -> io::Result<()> {
 
 /// Whether a failed write-back is reported by [`sync_filesystem`]: since Linux 5.8 (syncfs(2), VERSIONS).
 pub fn syncfs_reports_errors() -> bool {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|n| n.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
 
@@ -181,13 +203,24 @@ pub enum Renamed {
 }
 
 /// Renames between open directories unless the new name exists. Neither name is followed if it is a link.
-pub fn rename_noreplace_at(from_dir: impl AsFd, from: &str, to_dir: impl AsFd, to: &str) -> io::Result<Renamed> {
-    renamed(rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::NOREPLACE), Errno::EXIST)
+pub fn rename_noreplace_at(
+    from_dir: impl AsFd,
+    from: &str,
+    to_dir: impl AsFd,
+    to: &str,
+) -> io::Result<Renamed> {
+    renamed(
+        rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::NOREPLACE),
+        Errno::EXIST,
+    )
 }
 
 /// Exchanges what stands under two names of one directory, in one step.
 pub fn exchange_at(dir: impl AsFd, one: &str, other: &str) -> io::Result<Renamed> {
-    renamed(rustix::fs::renameat_with(&dir, one, &dir, other, RenameFlags::EXCHANGE), Errno::NOENT)
+    renamed(
+        rustix::fs::renameat_with(&dir, one, &dir, other, RenameFlags::EXCHANGE),
+        Errno::NOENT,
+    )
 }
 
 /// Renames within an open directory, and replaces what has the new name.
@@ -219,7 +252,16 @@ pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 #[allow(clippy::disallowed_methods)] // its home
 pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     match std::fs::hard_link(from, to) {
-        Err(e) if [libc::EPERM, libc::EOPNOTSUPP, libc::EMLINK, libc::ENOSYS, libc::EXDEV].contains(&e.raw_os_error().unwrap_or(0)) => {
+        Err(e)
+            if [
+                libc::EPERM,
+                libc::EOPNOTSUPP,
+                libc::EMLINK,
+                libc::ENOSYS,
+                libc::EXDEV,
+            ]
+            .contains(&e.raw_os_error().unwrap_or(0)) =>
+        {
             let mut bytes = Vec::new();
             open_regular(from)?.read_to_end(&mut bytes)?;
             let temporary = temporary(to);
@@ -232,33 +274,59 @@ pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Opens a regular file for reading: no symbolic link is followed, and a FIFO or device does not block.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC).bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")) }
+    let flags =
+        (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC)
+            .bits() as i32;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ))
+    }
 }
 
 /// Reads a regular file of at most `most` bytes; of a longer one `most + 1` bytes, so that the caller sees that it is.
 pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_regular(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    open_regular(path)?
+        .take(most as u64 + 1)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// Reads a key or another secret: it must be ours and nobody else's to read (as OpenSSH asks of its keys).
 pub fn read_secret(path: &Path) -> Result<String> {
     use std::os::unix::fs::MetadataExt;
-    let failed = |e: &io::Error| Error { kind: Kind::Settings, ..Error::io(format!("read the key file {}", path.display()), e) };
+    let failed = |e: &io::Error| Error {
+        kind: Kind::Settings,
+        ..Error::io(format!("read the key file {}", path.display()), e)
+    };
     let file = File::open(path).map_err(|e| failed(&e))?;
     let meta = file.metadata().map_err(|e| failed(&e))?;
     let me = rustix::process::geteuid().as_raw();
     if meta.is_file() && (meta.mode() & 0o077 != 0 || (meta.uid() != me && meta.uid() != 0)) {
-        let what = format!("will not use the key file {}: others can read it (mode {:o})", path.display(), meta.mode() & 0o7777);
+        let what = format!(
+            "will not use the key file {}: others can read it (mode {:o})",
+            path.display(),
+            meta.mode() & 0o7777
+        );
         return Err(Error::new(Kind::Settings, what).hint(format!("chmod 600 {}", path.display())));
     }
     let mut text = String::new();
-    file.take(4096).read_to_string(&mut text).map_err(|e| failed(&e))?;
+    file.take(4096)
+        .read_to_string(&mut text)
+        .map_err(|e| failed(&e))?;
     match text.trim() {
-        "" => Err(Error::new(Kind::Settings, format!("the key file {} is empty", path.display()))),
+        "" => Err(Error::new(
+            Kind::Settings,
+            format!("the key file {} is empty", path.display()),
+        )),
         key => Ok(key.to_string()),
     }
 }
@@ -268,8 +336,15 @@ pub fn read_secret(path: &Path) -> Result<String> {
 /// Whose it is and who may read it is not checked: systemd keeps others out of the directory, and grants access to it
 /// with an ACL, which looks like a mode that lets the group read.
 pub fn read_credential(dir: Option<&Path>, name: &str) -> Result<Option<String>> {
-    let Some(path) = dir.map(|dir| dir.join(name)) else { return Ok(None) };
-    let failed = |why: &str| Error::new(Kind::Settings, format!("cannot read the credential {}: {why}", path.display()));
+    let Some(path) = dir.map(|dir| dir.join(name)) else {
+        return Ok(None);
+    };
+    let failed = |why: &str| {
+        Error::new(
+            Kind::Settings,
+            format!("cannot read the credential {}: {why}", path.display()),
+        )
+    };
     match read_at_most(&path, 4096).map(String::from_utf8) {
         Ok(Ok(text)) if !text.trim().is_empty() => Ok(Some(text.trim().to_string())),
         Ok(_) => Err(failed("it is empty or not text")),
@@ -283,7 +358,14 @@ pub fn read_credential(dir: Option<&Path>, name: &str) -> Result<Option<String>>
 /// The file keeps `content` for those who find it locked, such as a process number.
 pub fn lock(path: &Path, content: &str) -> Result<Option<File>> {
     let failed = |e: io::Error| Error::io(format!("lock {}", path.display()), &e);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
     lock_open(file, content).map_err(failed)
 }
 
@@ -294,11 +376,15 @@ pub fn lock_open(mut file: File, content: &str) -> io::Result<Option<File>> {
             Ok(()) => break,
             Err(std::fs::TryLockError::WouldBlock) if again == 0 => return Ok(None),
             // it may be somebody who asks who holds it: `lock_holder` has it for a moment
-            Err(std::fs::TryLockError::WouldBlock) => std::thread::park_timeout(std::time::Duration::from_millis(5)),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                std::thread::park_timeout(std::time::Duration::from_millis(5))
+            }
             Err(std::fs::TryLockError::Error(e)) => return Err(e),
         }
     }
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(content.as_bytes()))?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(content.as_bytes()))?;
     Ok(Some(file))
 }
 
@@ -326,12 +412,19 @@ pub fn lock_holder(path: &Path) -> Option<String> {
 pub fn free_space(dir: &Path) -> io::Result<(u64, u64, u64)> {
     let s = rustix::fs::statvfs(dir)?;
     let inodes = if s.f_files == 0 { u64::MAX } else { s.f_favail };
-    Ok((s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize), inodes))
+    Ok((
+        s.f_bavail.saturating_mul(s.f_frsize),
+        s.f_blocks.saturating_mul(s.f_frsize),
+        inodes,
+    ))
 }
 
 /// A file name for people: what would disturb a terminal or a log line is escaped.
 pub fn show(name: &std::ffi::OsStr) -> String {
-    String::from_utf8_lossy(name.as_bytes()).chars().flat_map(|c| c.escape_debug()).collect()
+    String::from_utf8_lossy(name.as_bytes())
+        .chars()
+        .flat_map(|c| c.escape_debug())
+        .collect()
 }
 
 #[cfg(test)]
@@ -344,7 +437,10 @@ mod tests {
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         write_durably(&a, b"1", 0o600).unwrap();
         write_durably(&b, b"2", 0o600).unwrap();
-        assert_eq!(rename_noreplace(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            rename_noreplace(&a, &b).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(read_at_most(&b, 10).unwrap(), b"2");
         write_durably(&b, b"3", 0o600).unwrap();
         assert_eq!(read_at_most(&b, 10).unwrap(), b"3");
@@ -367,7 +463,12 @@ mod tests {
         let path = dir.path().join("key");
         std::fs::write(&path, "k\n").unwrap();
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
-        assert!(read_secret(&path).unwrap_err().to_string().contains("chmod 600"));
+        assert!(
+            read_secret(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 600")
+        );
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
         assert_eq!(read_secret(&path).unwrap(), "k");
     }

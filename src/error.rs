@@ -90,7 +90,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), hint: None }
+        Error {
+            kind,
+            what: what.into(),
+            hint: None,
+        }
     }
 
     /// Adds what a person can do about it.
@@ -104,11 +108,22 @@ impl Error {
     pub fn io(doing: impl fmt::Display, e: &std::io::Error) -> Error {
         let error = Error::new(Kind::Io, format!("cannot {doing}: {}", plain(e)));
         match e.kind() {
-            std::io::ErrorKind::StorageFull => Error { kind: Kind::Busy, ..error }.hint("make room on that disk"),
-            _ if is_shortage(e) => {
-                Error { kind: Kind::Busy, ..error }.hint("descriptors or memory are short; see the limits of the process")
+            std::io::ErrorKind::StorageFull => Error {
+                kind: Kind::Busy,
+                ..error
             }
-            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => Error { kind: Kind::CannotCreate, ..error },
+            .hint("make room on that disk"),
+            _ if is_shortage(e) => Error {
+                kind: Kind::Busy,
+                ..error
+            }
+            .hint("descriptors or memory are short; see the limits of the process"),
+            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
+                Error {
+                    kind: Kind::CannotCreate,
+                    ..error
+                }
+            }
             _ => error,
         }
     }
@@ -128,7 +143,8 @@ impl std::error::Error for Error {}
 
 /// The process or the system has no descriptor or no memory left at this moment: nothing is wrong with the object.
 pub fn is_shortage(e: &std::io::Error) -> bool {
-    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&e.raw_os_error().unwrap_or(0))
+    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]
+        .contains(&e.raw_os_error().unwrap_or(0))
 }
 
 /// The system's words for an error, without Rust's "(os error N)".
@@ -138,7 +154,9 @@ pub fn plain(e: &std::io::Error) -> String {
     let mut letters = text.chars();
     match (letters.next(), letters.next()) {
         // "No such file": lower case like the rest of the line, but "EOF" stays
-        (Some(a), Some(b)) if a.is_uppercase() && b.is_lowercase() => a.to_lowercase().chain([b]).chain(letters).collect(),
+        (Some(a), Some(b)) if a.is_uppercase() && b.is_lowercase() => {
+            a.to_lowercase().chain([b]).chain(letters).collect()
+        }
         _ => text.to_string(),
     }
 }
@@ -150,9 +168,18 @@ mod tests {
     #[test]
     fn reads_as_one_line_with_its_hint() {
         let e = Error::io("write /x/y", &std::io::Error::from_raw_os_error(28));
-        assert_eq!(e.to_string(), "cannot write /x/y: no space left on device (make room on that disk)");
+        assert_eq!(
+            e.to_string(),
+            "cannot write /x/y: no space left on device (make room on that disk)"
+        );
         assert_eq!((e.kind.exit_status(), e.kind.next()), (75, Next::Retry));
-        let short = Error::io("open /x/y", &std::io::Error::from_raw_os_error(libc::EMFILE));
-        assert_eq!((short.kind.exit_status(), short.kind.next()), (75, Next::Retry));
+        let short = Error::io(
+            "open /x/y",
+            &std::io::Error::from_raw_os_error(libc::EMFILE),
+        );
+        assert_eq!(
+            (short.kind.exit_status(), short.kind.next()),
+            (75, Next::Retry)
+        );
     }
 }

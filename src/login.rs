@@ -38,9 +38,21 @@ pub fn read(path: &Path) -> Result<Option<Login>> {
     protect(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| bad(path, "it is not UTF-8"))?;
     let table = parse(path, text)?;
-    let field = |name: &str| table.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_string();
-    let server_url = crate::config::check_url(&field("server_url")).map_err(|why| bad(path, &format!("server_url {why}")))?;
-    Ok(Some(Login { server_url, api_key: field("api_key"), token: field("token"), expires_at: field("expires_at") }))
+    let field = |name: &str| {
+        table
+            .get(name)
+            .and_then(|v| v.as_str())
+            .unwrap_or_default()
+            .to_string()
+    };
+    let server_url = crate::config::check_url(&field("server_url"))
+        .map_err(|why| bad(path, &format!("server_url {why}")))?;
+    Ok(Some(Login {
+        server_url,
+        api_key: field("api_key"),
+        token: field("token"),
+        expires_at: field("expires_at"),
+    }))
 }
 
 /// Writes the login so that it is there whole or not at all, for this user alone, and keeps what else stands in the file.
@@ -53,12 +65,21 @@ pub fn write(path: &Path, login: &Login) -> Result<()> {
     };
     // what cannot be read is no reason not to log in
     let mut table = parse(path, &old).unwrap_or_default();
-    let fields =
-        [("server_url", &login.server_url), ("api_key", &login.api_key), ("token", &login.token), ("expires_at", &login.expires_at)];
+    let fields = [
+        ("server_url", &login.server_url),
+        ("api_key", &login.api_key),
+        ("token", &login.token),
+        ("expires_at", &login.expires_at),
+    ];
     for (name, value) in fields {
         table.insert(name.to_string(), toml::Value::String(value.clone()));
     }
-    let text = toml::to_string(&table).map_err(|e| Error::new(Kind::Failed, format!("cannot write {}: {e}", path.display())))?;
+    let text = toml::to_string(&table).map_err(|e| {
+        Error::new(
+            Kind::Failed,
+            format!("cannot write {}: {e}", path.display()),
+        )
+    })?;
     disk::write_durably(&target, text.as_bytes(), 0o600)
 }
 
@@ -70,7 +91,9 @@ fn target(path: &Path) -> PathBuf {
 fn parse(path: &Path, text: &str) -> Result<toml::Table> {
     // without the parser's own words, which quote the line, and with it the key
     toml::from_str(text).map_err(|e: toml::de::Error| {
-        let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+        let line = e.span().map_or(1, |s| {
+            text[..s.start.min(text.len())].matches('\n').count() + 1
+        });
         bad(path, &format!("line {line} is not TOML"))
     })
 }
@@ -83,14 +106,26 @@ fn protect(path: &Path) -> Result<()> {
     }
     if meta.mode() & 0o077 != 0 {
         let mended = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
-        let what = if mended.is_ok() { "it is private now" } else { "and that cannot be changed" };
-        log::warn!("others could read the key in {} (mode {:o}): {what}", path.display(), meta.mode() & 0o777);
+        let what = if mended.is_ok() {
+            "it is private now"
+        } else {
+            "and that cannot be changed"
+        };
+        log::warn!(
+            "others could read the key in {} (mode {:o}): {what}",
+            path.display(),
+            meta.mode() & 0o777
+        );
     }
     Ok(())
 }
 
 fn bad(path: &Path, why: &str) -> Error {
-    Error::new(Kind::Settings, format!("cannot use the login file {}: {why}", path.display())).hint("mesync login --server URL")
+    Error::new(
+        Kind::Settings,
+        format!("cannot use the login file {}: {why}", path.display()),
+    )
+    .hint("mesync login --server URL")
 }
 
 #[cfg(test)]
@@ -115,12 +150,26 @@ mod tests {
         write(&path, &login()).unwrap();
         assert!(read(&path).unwrap().as_ref() == Some(&login()));
         let mut text = std::fs::read_to_string(&path).unwrap();
-        text += "concurrency = 20\nlast_sync_at = \"2026-11-21T10:30:00+00:00\"\n[other]\nx = [1, 2]\n";
+        text +=
+            "concurrency = 20\nlast_sync_at = \"2026-11-21T10:30:00+00:00\"\n[other]\nx = [1, 2]\n";
         std::fs::write(&path, text).unwrap();
-        write(&path, &Login { token: "u".into(), ..login() }).unwrap();
+        write(
+            &path,
+            &Login {
+                token: "u".into(),
+                ..login()
+            },
+        )
+        .unwrap();
         let table: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
-        assert_eq!((table["concurrency"].as_integer(), table["token"].as_str()), (Some(20), Some("u")));
-        assert_eq!((table["other"]["x"][1].as_integer(), table.len()), (Some(2), 7));
+        assert_eq!(
+            (table["concurrency"].as_integer(), table["token"].as_str()),
+            (Some(20), Some("u"))
+        );
+        assert_eq!(
+            (table["other"]["x"][1].as_integer(), table.len()),
+            (Some(2), 7)
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 
@@ -140,8 +189,18 @@ mod tests {
         let (link, real) = (dir.path().join("config.toml"), dir.path().join("real.toml"));
         write(&real, &login()).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        write(&link, &Login { token: "u".into(), ..login() }).unwrap();
-        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink() && read(&real).unwrap().unwrap().token == "u");
+        write(
+            &link,
+            &Login {
+                token: "u".into(),
+                ..login()
+            },
+        )
+        .unwrap();
+        assert!(
+            std::fs::symlink_metadata(&link).unwrap().is_symlink()
+                && read(&real).unwrap().unwrap().token == "u"
+        );
     }
 
     #[test]
@@ -151,9 +210,17 @@ mod tests {
         let check = |text: &str, wants: &str| {
             std::fs::write(&path, text).unwrap();
             let error = read(&path).err().expect("an error").to_string();
-            assert!(error.contains(wants) && !error.contains("secret") && error.contains("mesync login"), "{error}");
+            assert!(
+                error.contains(wants)
+                    && !error.contains("secret")
+                    && error.contains("mesync login"),
+                "{error}"
+            );
         };
-        check("server_url = \"http://x\"\napi_key = \"secret", "line 2 is not TOML");
+        check(
+            "server_url = \"http://x\"\napi_key = \"secret",
+            "line 2 is not TOML",
+        );
         check("api_key = \"secret\"", "server_url must be a URL");
         check("server_url = \"ftp://x\"\n", "server_url must be a URL");
     }
@@ -165,8 +232,14 @@ mod tests {
             assert_eq!(file(env), wants.map(PathBuf::from));
         };
         check(&[("HOME", "/h")], Some("/h/.config/s3ec/config.toml"));
-        check(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/x")], Some("/x/s3ec/config.toml"));
-        check(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "relative")], Some("/h/.config/s3ec/config.toml"));
+        check(
+            &[("HOME", "/h"), ("XDG_CONFIG_HOME", "/x")],
+            Some("/x/s3ec/config.toml"),
+        );
+        check(
+            &[("HOME", "/h"), ("XDG_CONFIG_HOME", "relative")],
+            Some("/h/.config/s3ec/config.toml"),
+        );
         check(&[("HOME", "h")], None);
     }
 }

@@ -5,14 +5,18 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
     let typed = typed.to_lowercase();
     // what is only begun is surely meant, and of several the shortest is nearest
     let begun = |name: &str| typed.chars().count() >= 2 && name.starts_with(&typed);
-    let (begun, distance, name) = names.into_iter().map(|n| (begun(n), distance(&typed, n), n)).min_by_key(|(b, d, _)| (!b, *d))?;
+    let (begun, distance, name) = names
+        .into_iter()
+        .map(|n| (begun(n), distance(&typed, n), n))
+        .min_by_key(|(b, d, _)| (!b, *d))?;
     (begun || distance * 3 <= name.chars().count().max(3)).then_some(name)
 }
 
 /// Letters to insert, delete, replace or swap with their neighbour (Damerau and Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     // names are shorter, and the time is the product of the lengths
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(64).collect(), b.chars().take(64).collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
     for i in 1..=a.len() {
         let mut row = vec![i];
@@ -35,7 +39,13 @@ mod tests {
 
     #[test]
     fn a_name_is_near_if_few_letters_differ() {
-        let check = |typed: &str, wants: Option<&str>| assert_eq!(nearest(typed, ["poll_interval", "log", "listen"]), wants, "{typed}");
+        let check = |typed: &str, wants: Option<&str>| {
+            assert_eq!(
+                nearest(typed, ["poll_interval", "log", "listen"]),
+                wants,
+                "{typed}"
+            )
+        };
         check("pol_interval", Some("poll_interval"));
         check("POLL_INTERVAL", Some("poll_interval"));
         check("lsiten", Some("listen"));

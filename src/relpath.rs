@@ -18,7 +18,11 @@ pub fn check(full: &str) -> Result<(), String> {
         return Err("the name is empty".into());
     }
     if full.len() > MAX_PATH_BYTES {
-        return Err(format!("the name is {} bytes long, {MAX_PATH_BYTES} are the most: \"{}\"", full.len(), shown()));
+        return Err(format!(
+            "the name is {} bytes long, {MAX_PATH_BYTES} are the most: \"{}\"",
+            full.len(),
+            shown()
+        ));
     }
     if full.contains('\0') {
         return Err(format!("the name contains a NUL: \"{}\"", shown()));
@@ -28,13 +32,19 @@ pub fn check(full: &str) -> Result<(), String> {
     }
     full.split('/').try_for_each(|component| match component {
         "" => Err(format!("the name has an empty component: \"{}\"", shown())),
-        "." | ".." => Err(format!("the name leads elsewhere with \"{component}\": \"{}\"", shown())),
+        "." | ".." => Err(format!(
+            "the name leads elsewhere with \"{component}\": \"{}\"",
+            shown()
+        )),
         _ if component.len() > MAX_COMPONENT_BYTES => Err(format!(
             "a component of the name is {} bytes long, {MAX_COMPONENT_BYTES} are the most: \"{}\"",
             component.len(),
             crate::wire::brief(component)
         )),
-        _ if is_own(component) => Err(format!("mesync keeps such names for itself: \"{}\"", shown())),
+        _ if is_own(component) => Err(format!(
+            "mesync keeps such names for itself: \"{}\"",
+            shown()
+        )),
         _ => Ok(()),
     })
 }
@@ -43,8 +53,14 @@ pub fn check(full: &str) -> Result<(), String> {
 /// `.MESYNC` for `.mesync`.
 pub fn is_own(component: &str) -> bool {
     let name = component.as_bytes();
-    let begins = |with: &str| name.get(..with.len()).is_some_and(|n| n.eq_ignore_ascii_case(with.as_bytes()));
-    let ends = |with: &str| name.len() >= with.len() && name[name.len() - with.len()..].eq_ignore_ascii_case(with.as_bytes());
+    let begins = |with: &str| {
+        name.get(..with.len())
+            .is_some_and(|n| n.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    let ends = |with: &str| {
+        name.len() >= with.len()
+            && name[name.len() - with.len()..].eq_ignore_ascii_case(with.as_bytes())
+    };
     component.eq_ignore_ascii_case(OWN_DIR) || begins(TEMPORARY_BEGINS) && ends(TEMPORARY_ENDS)
 }
 
@@ -69,7 +85,22 @@ mod tests {
             (Err(got), Some(why)) if got.contains(why) => {}
             (got, why) => panic!("{name:?}: {got:?}, not {why:?}"),
         };
-        for fine in ["a", "a/b", ".hidden", "...", "a b", "a\\b", "a\nb", "-rf", "%20", "é", "😀", "..a", ".mesyncignore", ".mesync-x"] {
+        for fine in [
+            "a",
+            "a/b",
+            ".hidden",
+            "...",
+            "a b",
+            "a\\b",
+            "a\nb",
+            "-rf",
+            "%20",
+            "é",
+            "😀",
+            "..a",
+            ".mesyncignore",
+            ".mesync-x",
+        ] {
             check(fine, None);
         }
         check(&format!("{}/{}", "d".repeat(255), "f".repeat(255)), None);

@@ -49,13 +49,19 @@ fn send(socket: &OsStr, state: State) -> std::io::Result<()> {
 /// How often to say [`State::Alive`]: half the time after which the service manager gives the process up; `None`: never.
 pub fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
-    interval(number("WATCHDOG_USEC"), number("WATCHDOG_PID"), std::process::id())
+    interval(
+        number("WATCHDOG_USEC"),
+        number("WATCHDOG_PID"),
+        std::process::id(),
+    )
 }
 
 /// The process number is there because the variables are inherited: they may be meant for our parent.
 fn interval(microseconds: Option<u64>, meant: Option<u64>, us: u32) -> Option<Duration> {
     let ours = meant.is_none_or(|pid| pid == u64::from(us));
-    microseconds.filter(|n| *n > 0 && ours).map(|n| Duration::from_micros(n) / 2)
+    microseconds
+        .filter(|n| *n > 0 && ours)
+        .map(|n| Duration::from_micros(n) / 2)
 }
 
 #[cfg(test)]
@@ -68,9 +74,17 @@ mod tests {
         let path = dir.path().join("socket");
         let name = format!("mesync-test-{}", std::process::id());
         let here = UnixDatagram::bind(&path).unwrap();
-        let there = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        for (listener, address) in [(here, path.into_os_string()), (there, format!("@{name}").into())] {
-            for (state, wants) in [(State::Ready, "READY=1"), (State::Stopping, "STOPPING=1"), (State::Alive, "WATCHDOG=1")] {
+        let there =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        for (listener, address) in [
+            (here, path.into_os_string()),
+            (there, format!("@{name}").into()),
+        ] {
+            for (state, wants) in [
+                (State::Ready, "READY=1"),
+                (State::Stopping, "STOPPING=1"),
+                (State::Alive, "WATCHDOG=1"),
+            ] {
                 send(&address, state).unwrap();
                 let mut words = [0; 32];
                 let n = listener.recv(&mut words).unwrap();
@@ -80,17 +94,31 @@ mod tests {
             let mut words = [0; 100];
             let n = listener.recv(&mut words).unwrap();
             let text = std::str::from_utf8(&words[..n]).unwrap();
-            let at = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|n| n.parse::<u64>().ok());
+            let at = text
+                .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+                .and_then(|n| n.parse::<u64>().ok());
             assert!(at.is_some_and(|at| at > 0), "{text}");
         }
-        assert!(send(OsStr::new("/nowhere"), State::Ready).is_err() && send(OsStr::new("\0"), State::Ready).is_err());
+        assert!(
+            send(OsStr::new("/nowhere"), State::Ready).is_err()
+                && send(OsStr::new("\0"), State::Ready).is_err()
+        );
     }
 
     #[test]
     fn the_watchdog_is_fed_twice_as_often_as_asked() {
-        assert_eq!(interval(Some(30_000_000), None, 7), Some(Duration::from_secs(15)));
-        assert_eq!(interval(Some(30_000_000), Some(7), 7), Some(Duration::from_secs(15)));
+        assert_eq!(
+            interval(Some(30_000_000), None, 7),
+            Some(Duration::from_secs(15))
+        );
+        assert_eq!(
+            interval(Some(30_000_000), Some(7), 7),
+            Some(Duration::from_secs(15))
+        );
         assert_eq!(interval(Some(30_000_000), Some(1), 7), None);
-        assert_eq!((interval(None, None, 7), interval(Some(0), None, 7)), (None, None));
+        assert_eq!(
+            (interval(None, None, 7), interval(Some(0), None, 7)),
+            (None, None)
+        );
     }
 }

@@ -49,7 +49,8 @@ impl Signals {
     pub fn start() -> Result<Signals> {
         let failed = |e: std::io::Error| Error::io("receive signals", &e);
         // SIGXFSZ only so that it does not kill: the write then fails like any other
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ]).map_err(failed)?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])
+            .map_err(failed)?;
         let handle = signals.handle();
         let (send_stop, stop) = bounded(limits::POKE);
         let (send_reload, reload) = bounded(limits::POKE);
@@ -69,8 +70,16 @@ impl Signals {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("signals".into()).spawn(receive).map_err(failed)?;
-        Ok(Signals { stop, reload, handle, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(receive)
+            .map_err(failed)?;
+        Ok(Signals {
+            stop,
+            reload,
+            handle,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -134,8 +143,15 @@ fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> b
             true
         }
         Err(e) if e.kind == Kind::Busy => {
-            let level = if first { log::Level::Warn } else { log::Level::Debug };
-            log::log!(level, "cannot read the settings again yet: {e}; it is tried again");
+            let level = if first {
+                log::Level::Warn
+            } else {
+                log::Level::Debug
+            };
+            log::log!(
+                level,
+                "cannot read the settings again yet: {e}; it is tried again"
+            );
             false
         }
         Err(e) => {
@@ -144,7 +160,9 @@ fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> b
         }
     };
     if readable {
-        parts.iter_mut().for_each(|part| part.reload(settings.as_ref().ok()));
+        parts
+            .iter_mut()
+            .for_each(|part| part.reload(settings.as_ref().ok()));
     }
     sd_notify::tell(sd_notify::State::Ready);
     readable
@@ -175,7 +193,9 @@ mod tests {
         }
         fn reload(&mut self, settings: Option<&Settings>) {
             let settings = settings.map_or("none", |s| s.host_id.as_str());
-            self.1.send(format!("reload {} {settings}", self.0)).unwrap();
+            self.1
+                .send(format!("reload {} {settings}", self.0))
+                .unwrap();
         }
         fn stop(self: Box<Self>, grace: Duration) {
             assert!(grace <= GRACE);
@@ -192,10 +212,16 @@ mod tests {
                 let part = |name| Box::new(Recorder(name, sender.clone())) as Box<dyn Part>;
                 let reads = std::cell::Cell::new(0);
                 let read = || match reads.replace(reads.get() + 1) {
-                    0 => Ok(Settings { host_id: "x".into(), ..Settings::default() }),
+                    0 => Ok(Settings {
+                        host_id: "x".into(),
+                        ..Settings::default()
+                    }),
                     1 => Err(Error::new(Kind::Settings, "bad")),
                     2 => Err(Error::new(Kind::Busy, "too many open files")),
-                    _ => Ok(Settings { host_id: "y".into(), ..Settings::default() }),
+                    _ => Ok(Settings {
+                        host_id: "y".into(),
+                        ..Settings::default()
+                    }),
                 };
                 run(&signals, vec![part("hub"), part("client")], &read)
             });

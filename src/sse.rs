@@ -28,7 +28,11 @@ impl Parser {
         let line = line.strip_suffix('\r').unwrap_or(line);
         if line.is_empty() {
             let kind = self.kind.take();
-            return self.data.take().map(|data| Event { id: self.id.clone(), kind, data });
+            return self.data.take().map(|data| Event {
+                id: self.id.clone(),
+                kind,
+                data,
+            });
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -57,14 +61,20 @@ mod tests {
     fn check(lines: &str, wants: &[(Option<&str>, &str)]) {
         let mut parser = Parser::default();
         let got: Vec<Event> = lines.split('\n').filter_map(|l| parser.line(l)).collect();
-        let got: Vec<(Option<&str>, &str)> = got.iter().map(|e| (e.id.as_deref(), e.data.as_str())).collect();
+        let got: Vec<(Option<&str>, &str)> = got
+            .iter()
+            .map(|e| (e.id.as_deref(), e.data.as_str()))
+            .collect();
         assert_eq!(got, wants, "{lines:?}");
     }
 
     #[test]
     fn events_as_the_standard_has_them() {
         check(": keep-alive\n\nretry: 2000\n\ndata: a\n\n", &[(None, "a")]);
-        check("id: 7\ndata: a\ndata:b\n\ndata: c\n\n", &[(Some("7"), "a\nb"), (Some("7"), "c")]);
+        check(
+            "id: 7\ndata: a\ndata:b\n\ndata: c\n\n",
+            &[(Some("7"), "a\nb"), (Some("7"), "c")],
+        );
         check("data: a\r\n\r\ndata", &[(None, "a")]);
         check("data\n\nevent: x\n\n", &[(None, "")]);
         check("unknown: 1\nid: a\0b\ndata:  two\n\n", &[(None, " two")]);
@@ -77,7 +87,11 @@ mod tests {
             assert_eq!(parser.line(&line), None);
         }
         let event = parser.line("").expect("an event");
-        assert!(event.data.len() <= MAX_EVENT && event.data.len() > MAX_EVENT - 100_001, "{}", event.data.len());
+        assert!(
+            event.data.len() <= MAX_EVENT && event.data.len() > MAX_EVENT - 100_001,
+            "{}",
+            event.data.len()
+        );
         assert_eq!(parser.line(""), None);
     }
 }

@@ -18,7 +18,12 @@ impl Trust {
     /// Reads a file in PEM.
     pub fn read(file: &Path) -> Result<Trust> {
         use ureq::tls::{PemItem, RootCerts, parse_pem};
-        let failed = |why: String| Error::new(Kind::Settings, format!("cannot use the certificates in {}: {why}", file.display()));
+        let failed = |why: String| {
+            Error::new(
+                Kind::Settings,
+                format!("cannot use the certificates in {}: {why}", file.display()),
+            )
+        };
         let text = std::fs::read(file).map_err(|e| failed(crate::error::plain(&e)))?;
         let mut found = Vec::new();
         for item in parse_pem(&text) {
@@ -27,14 +32,20 @@ impl Trust {
             }
         }
         if found.is_empty() {
-            Err(failed("there is none in it (PEM has lines \"-----BEGIN CERTIFICATE-----\")".into()))
+            Err(failed(
+                "there is none in it (PEM has lines \"-----BEGIN CERTIFICATE-----\")".into(),
+            ))
         } else {
             Ok(Trust(RootCerts::new_with_certs(&found)))
         }
     }
 
     pub fn apply(&self, config: ConfigBuilder<AgentScope>) -> ConfigBuilder<AgentScope> {
-        config.tls_config(ureq::tls::TlsConfig::builder().root_certs(self.0.clone()).build())
+        config.tls_config(
+            ureq::tls::TlsConfig::builder()
+                .root_certs(self.0.clone())
+                .build(),
+        )
     }
 }
 
@@ -46,7 +57,10 @@ pub enum Trust {}
 impl Trust {
     pub fn read(file: &Path) -> Result<Trust> {
         let file = file.display();
-        Err(Error::new(Kind::Settings, format!("cannot use the certificates in {file}: this program was built without TLS")))
+        Err(Error::new(
+            Kind::Settings,
+            format!("cannot use the certificates in {file}: this program was built without TLS"),
+        ))
     }
 
     pub fn apply(&self, _: ConfigBuilder<AgentScope>) -> ConfigBuilder<AgentScope> {
@@ -63,7 +77,14 @@ mod tests {
     fn a_file_without_certificates_is_refused_with_what_belongs_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        let check = |wants: &str| assert!(Trust::read(&path).err().is_some_and(|e| e.to_string().contains(wants)), "{wants}");
+        let check = |wants: &str| {
+            assert!(
+                Trust::read(&path)
+                    .err()
+                    .is_some_and(|e| e.to_string().contains(wants)),
+                "{wants}"
+            )
+        };
         check("no such file");
         std::fs::write(&path, "hello").unwrap();
         check("there is none in it");

@@ -24,11 +24,21 @@ pub fn readable(fd: BorrowedFd<'_>) -> Option<Wanted<'_>> {
 }
 
 /// Which of them are ready; none after the time, a signal, or a shortage of memory.
-pub fn ready<const N: usize>(wanted: [Option<Wanted<'_>>; N], time: Option<Duration>) -> Result<[bool; N]> {
+pub fn ready<const N: usize>(
+    wanted: [Option<Wanted<'_>>; N],
+    time: Option<Duration>,
+) -> Result<[bool; N]> {
     // a rounded-up millisecond, so that what is due then is due
     let time = time.map(|t| t.saturating_add(Duration::from_millis(1)));
-    let time = time.map(|t| Timespec { tv_sec: t.as_secs().min(MAX_WAIT_SECONDS) as _, tv_nsec: t.subsec_nanos() as _ });
-    let mut fds: Vec<_> = wanted.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+    let time = time.map(|t| Timespec {
+        tv_sec: t.as_secs().min(MAX_WAIT_SECONDS) as _,
+        tv_nsec: t.subsec_nanos() as _,
+    });
+    let mut fds: Vec<_> = wanted
+        .iter()
+        .flatten()
+        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
+        .collect();
     match poll(&mut fds, time.as_ref()) {
         Ok(_) => {
             let mut polled = fds.iter().map(|fd| !fd.revents().is_empty());
@@ -53,10 +63,14 @@ mod tests {
 
     #[test]
     fn each_descriptor_has_its_own_answer() {
-        let ((silent, _kept), (full, mut other)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+        let ((silent, _kept), (full, mut other)) =
+            (std::io::pipe().unwrap(), std::io::pipe().unwrap());
         other.write_all(b"x").unwrap();
         let wanted = [readable(silent.as_fd()), None, readable(full.as_fd())];
         assert_eq!(ready(wanted, None).unwrap(), [false, false, true]);
-        assert_eq!(ready([readable(silent.as_fd())], Some(Duration::ZERO)).unwrap(), [false]);
+        assert_eq!(
+            ready([readable(silent.as_fd())], Some(Duration::ZERO)).unwrap(),
+            [false]
+        );
     }
 }

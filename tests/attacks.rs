@@ -96,16 +96,25 @@ fn forty_clients_where_64_descriptors_are_all() {
             drop(conns);
         });
         arena.attack("40 event streams", &place, |place, stage| {
-            let mut conns: Vec<Conn> = (0..40).map(|n| Conn::new(place.connect(n).unwrap())).collect();
+            let mut conns: Vec<Conn> = (0..40)
+                .map(|n| Conn::new(place.connect(n).unwrap()))
+                .collect();
             let open = |conn: &mut Conn| {
                 let asked = conn.send(request("GET", "/api/events?host=greedy", &arena.greedy, ""));
-                asked.and_then(|()| conn.head(Instant::now() + PATIENCE)).is_ok_and(|got| got.status == 200)
+                asked
+                    .and_then(|()| conn.head(Instant::now() + PATIENCE))
+                    .is_ok_and(|got| got.status == 200)
             };
-            let opened = conns.iter_mut().filter_map(|conn| open(conn).then_some(())).count();
+            let opened = conns
+                .iter_mut()
+                .filter_map(|conn| open(conn).then_some(()))
+                .count();
             assert!((8..=16).contains(&opened), "{opened} event streams");
             stage.hold();
         });
-        arena.attack("40 clients that are slow", &place, |place, stage| trickle(place, stage, 40, &["GET /api/health HT"]));
+        arena.attack("40 clients that are slow", &place, |place, stage| {
+            trickle(place, stage, 40, &["GET /api/health HT"])
+        });
     }
     arena.end();
 }
@@ -123,7 +132,9 @@ fn no_more_threads_can_be_started() {
     let room = arena.usage().threads + 12;
     limit(&room.to_string());
     for place in arena.sides() {
-        arena.attack("40 clients, and threads for 12", &place, |place, stage| trickle(place, stage, 40, &["GET /api/health HT"]));
+        arena.attack("40 clients, and threads for 12", &place, |place, stage| {
+            trickle(place, stage, 40, &["GET /api/health HT"])
+        });
     }
     arena.end();
     drop(group);
@@ -133,8 +144,13 @@ fn no_more_threads_can_be_started() {
 fn trickle(place: &Place, stage: &Stage, count: usize, beginnings: &[&str]) {
     let mut conns: Vec<TcpStream> = Vec::new();
     for n in 0..count {
-        let Ok(mut conn) = place.connect(n) else { continue };
-        if conn.write_all(beginnings[n % beginnings.len()].as_bytes()).is_ok() {
+        let Ok(mut conn) = place.connect(n) else {
+            continue;
+        };
+        if conn
+            .write_all(beginnings[n % beginnings.len()].as_bytes())
+            .is_ok()
+        {
             conn.set_nonblocking(true).unwrap();
             conns.push(conn);
         }
@@ -157,7 +173,12 @@ fn trickle(place: &Place, stage: &Stage, count: usize, beginnings: &[&str]) {
 
 fn slow_senders(_: &Arena, place: &Place, stage: &Stage) {
     let login = "POST /api/auth/login HTTP/1.1\r\nHost: hub\r\nContent-Length: 4000\r\n\r\n{";
-    trickle(place, stage, 1000, &["", "GET /api/health HTTP/1.1\r\nHost: h", login]);
+    trickle(
+        place,
+        stage,
+        1000,
+        &["", "GET /api/health HTTP/1.1\r\nHost: h", login],
+    );
 }
 
 fn unsent_body(arena: &Arena, place: &Place, stage: &Stage) {
@@ -171,7 +192,10 @@ fn unsent_body(arena: &Arena, place: &Place, stage: &Stage) {
     ] {
         for n in 0..8 {
             let mut conn = Conn::new(place.connect(n).unwrap());
-            conn.send(format!("POST {path} HTTP/1.1\r\nHost: hub\r\n{lines}Content-Length: 60000000000\r\n\r\n")).unwrap();
+            conn.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: hub\r\n{lines}Content-Length: 60000000000\r\n\r\n"
+            ))
+            .unwrap();
             // what does not wait for the answer
             let _ = conn.send(vec![b'x'; 64 * 1024]);
             if n == 0 {
@@ -189,13 +213,15 @@ fn endless_header(_: &Arena, place: &Place, stage: &Stage) {
     while sent < 300_000_000 {
         let mut conn = Conn::new(place.connect(conns).unwrap());
         conns += 1;
-        conn.send("GET /api/health HTTP/1.1\r\nHost: hub\r\n").unwrap();
+        conn.send("GET /api/health HTTP/1.1\r\nHost: hub\r\n")
+            .unwrap();
         while sent < 300_000_000 && conn.send(&line).is_ok() {
             sent += line.len();
         }
     }
     let mut conn = Conn::new(place.connect(0).unwrap());
-    conn.send(format!("GET / HTTP/1.1\r\n{}", &line[..20_000])).unwrap();
+    conn.send(format!("GET / HTTP/1.1\r\n{}", &line[..20_000]))
+        .unwrap();
     assert_eq!(conn.answer(PATIENCE).unwrap().status, 431);
     println!("    300 MB went over {conns} connections");
     stage.hold();
@@ -206,7 +232,9 @@ fn resets(_: &Arena, place: &Place, stage: &Stage) {
     for n in 0..24_000 {
         let mut conn = Conn::new(place.connect(n).unwrap());
         let _ = match n % 4 {
-            0 => conn.send("POST /api/messages HTTP/1.1\r\nHost: hub\r\nContent-Length: 60000000000\r\n\r\n"),
+            0 => conn.send(
+                "POST /api/messages HTTP/1.1\r\nHost: hub\r\nContent-Length: 60000000000\r\n\r\n",
+            ),
             1 => conn.send("GET /api/health HTTP/1.1\r\nHost: hub\r\n\r\n"),
             2 => conn.send("GET /"),
             _ => Ok(()),
@@ -218,20 +246,46 @@ fn resets(_: &Arena, place: &Place, stage: &Stage) {
 }
 
 fn malformed(arena: &Arena, place: &Place, stage: &Stage) {
-    let head = |line: &str| format!("POST /api/messages HTTP/1.1\r\nHost: hub\r\n{}{line}\r\n\r\n", arena.greedy);
+    let head = |line: &str| {
+        format!(
+            "POST /api/messages HTTP/1.1\r\nHost: hub\r\n{}{line}\r\n\r\n",
+            arena.greedy
+        )
+    };
     let cases = [
         (400, "\0".into()),
-        (400, "GET /api/health HTTP/1.1\r\nHost: h\0ub\r\n\r\n".into()),
-        (400, "GET /api/health HTTP/1.1\r\nHost: hub\rX: y\r\n\r\n".into()),
+        (
+            400,
+            "GET /api/health HTTP/1.1\r\nHost: h\0ub\r\n\r\n".into(),
+        ),
+        (
+            400,
+            "GET /api/health HTTP/1.1\r\nHost: hub\rX: y\r\n\r\n".into(),
+        ),
         (400, "GET /api/health HTTP/1.1\nHost: hub\n\n".into()),
         (505, "GET /api/health HTTP/2.0\r\nHost: hub\r\n\r\n".into()),
         (505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
-        (400, "GET http://hub/api/health HTTP/1.1\r\nHost: hub\r\n\r\n".into()),
-        (400, "GET //hub/api/health HTTP/1.1\r\nHost: hub\r\n\r\n".into()),
+        (
+            400,
+            "GET http://hub/api/health HTTP/1.1\r\nHost: hub\r\n\r\n".into(),
+        ),
+        (
+            400,
+            "GET //hub/api/health HTTP/1.1\r\nHost: hub\r\n\r\n".into(),
+        ),
         (400, "GET /api/health HTTP/1.1\r\n\r\n".into()),
-        (501, "CONNECT /api/health HTTP/1.1\r\nHost: hub\r\n\r\n".into()),
-        (400, head("Content-Length: 5\r\nTransfer-Encoding: chunked") + "0\r\n\r\n"),
-        (400, head("Transfer-Encoding: chunked\r\nContent-Length: 5") + "0\r\n\r\n"),
+        (
+            501,
+            "CONNECT /api/health HTTP/1.1\r\nHost: hub\r\n\r\n".into(),
+        ),
+        (
+            400,
+            head("Content-Length: 5\r\nTransfer-Encoding: chunked") + "0\r\n\r\n",
+        ),
+        (
+            400,
+            head("Transfer-Encoding: chunked\r\nContent-Length: 5") + "0\r\n\r\n",
+        ),
         (411, head("Transfer-Encoding: chunked") + "0\r\n\r\n"),
         (400, head("Content-Length: 5\r\nContent-Length: 6") + "[]"),
         (400, head("Content-Length: 5\r\nContent-Length: 5") + "[]"),
@@ -246,15 +300,27 @@ fn malformed(arena: &Arena, place: &Place, stage: &Stage) {
         (400, head("X-A: b\r\n folded: c")),
         (400, head("Upgrade: websocket\r\nConnection: upgrade")),
         (431, head(&"X-A: b\r\n".repeat(100))),
-        (414, format!("GET /{} HTTP/1.1\r\nHost: hub\r\n\r\n", "a".repeat(10_000))),
+        (
+            414,
+            format!("GET /{} HTTP/1.1\r\nHost: hub\r\n\r\n", "a".repeat(10_000)),
+        ),
     ];
     for n in 0..20 {
         for (status, text) in &cases {
             let mut conn = Conn::new(place.connect(n).unwrap());
             // a second request hides behind the doubtful one
-            conn.send(format!("{text}GET /api/health HTTP/1.1\r\nHost: hub\r\n\r\n")).unwrap();
-            let got = conn.answer(PATIENCE).unwrap_or_else(|e| panic!("{text:?}: {e}"));
-            assert_eq!((got.status, got.header("connection")), (*status, Some("close")), "{text:?}: {got:?}");
+            conn.send(format!(
+                "{text}GET /api/health HTTP/1.1\r\nHost: hub\r\n\r\n"
+            ))
+            .unwrap();
+            let got = conn
+                .answer(PATIENCE)
+                .unwrap_or_else(|e| panic!("{text:?}: {e}"));
+            assert_eq!(
+                (got.status, got.header("connection")),
+                (*status, Some("close")),
+                "{text:?}: {got:?}"
+            );
             assert!(conn.closed(), "{text:?}");
         }
     }
@@ -262,9 +328,12 @@ fn malformed(arena: &Arena, place: &Place, stage: &Stage) {
 }
 
 fn pipelined(_: &Arena, place: &Place, stage: &Stage) {
-    let mut conns: Vec<Conn> = (0..20).map(|n| Conn::new(place.connect(n).unwrap())).collect();
+    let mut conns: Vec<Conn> = (0..20)
+        .map(|n| Conn::new(place.connect(n).unwrap()))
+        .collect();
     for conn in &mut conns {
-        conn.send(request("GET", "/api/health", "", "").repeat(100)).unwrap();
+        conn.send(request("GET", "/api/health", "", "").repeat(100))
+            .unwrap();
     }
     stage.hold();
     for conn in &mut conns {
@@ -276,7 +345,10 @@ fn broken_uploads(arena: &Arena, place: &Place, stage: &Stage) {
     for n in 0..400 {
         let length = if n % 2 == 0 { 4_000_000 } else { 60_000 };
         let mut conn = Conn::new(place.connect(n).unwrap());
-        let head = format!("POST /api/messages HTTP/1.1\r\nHost: hub\r\n{}Content-Length: {length}\r\n\r\n", arena.greedy);
+        let head = format!(
+            "POST /api/messages HTTP/1.1\r\nHost: hub\r\n{}Content-Length: {length}\r\n\r\n",
+            arena.greedy
+        );
         let sent = conn.send(head + "[\"" + &"x".repeat(length / 2));
         if n % 4 < 2 && sent.is_ok() {
             conn.reset();
@@ -294,7 +366,11 @@ fn unread_answers(arena: &Arena, place: &Place, stage: &Stage) {
         stream.set_nonblocking(true).unwrap();
         let mut conn = Conn::new(stream);
         // as many as are taken
-        let text = if n % 3 > 0 { page.repeat(20) } else { health.repeat(20_000) };
+        let text = if n % 3 > 0 {
+            page.repeat(20)
+        } else {
+            health.repeat(20_000)
+        };
         let _ = conn.send(text);
         conns.push(conn);
     }
@@ -304,7 +380,8 @@ fn unread_answers(arena: &Arena, place: &Place, stage: &Stage) {
 fn streams(arena: &Arena, place: &Place, stage: &Stage) {
     let open = |place: &Place, n: usize| {
         let mut conn = Conn::new(place.connect_small(n, Some(2048)).unwrap());
-        conn.send(request("GET", "/api/events?host=greedy", &arena.greedy, "")).unwrap();
+        conn.send(request("GET", "/api/events?host=greedy", &arena.greedy, ""))
+            .unwrap();
         // the first is never read
         if n > 0 {
             let got = conn.head(Instant::now() + PATIENCE).unwrap();
@@ -335,19 +412,36 @@ fn wrong_keys(arena: &Arena, place: &Place, stage: &Stage) {
         let body = format!(r#"{{"api_key":"a-wrong-key-{n}"}}"#);
         let (method, path, line, body) = match n % 2 {
             0 => ("POST", "/api/auth/login", String::new(), body.as_str()),
-            _ => ("GET", "/api/hosts", format!("X-API-Key: a-wrong-key-{n}\r\n"), ""),
+            _ => (
+                "GET",
+                "/api/hosts",
+                format!("X-API-Key: a-wrong-key-{n}\r\n"),
+                "",
+            ),
         };
         let mut conn = Conn::new(place.connect(0).unwrap());
-        statuses.push(conn.ask(&request(method, path, &line, body), PATIENCE).unwrap().status);
+        statuses.push(
+            conn.ask(&request(method, path, &line, body), PATIENCE)
+                .unwrap()
+                .status,
+        );
         next += Duration::from_millis(10);
         while Instant::now() < next {
             pause(1);
         }
     }
-    assert!(statuses[..10].iter().all(|s| *s == 401 || *s == 429), "{statuses:?}");
+    assert!(
+        statuses[..10].iter().all(|s| *s == 401 || *s == 429),
+        "{statuses:?}"
+    );
     assert!(statuses[10..].iter().all(|s| *s == 429), "{statuses:?}");
     // who has a key is let in from there all the same
     let mut conn = Conn::new(place.connect(0).unwrap());
-    assert_eq!(conn.ask(&request("GET", "/api/hosts", &arena.greedy, ""), PATIENCE).unwrap().status, 200);
+    assert_eq!(
+        conn.ask(&request("GET", "/api/hosts", &arena.greedy, ""), PATIENCE)
+            .unwrap()
+            .status,
+        200
+    );
     stage.hold();
 }

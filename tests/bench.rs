@@ -33,7 +33,9 @@ fn on_thread<'a, T: Send + 'a>(
     scope: &'a std::thread::Scope<'a, '_>,
     run: impl FnOnce() -> T + Send + 'a,
 ) -> std::thread::ScopedJoinHandle<'a, T> {
-    std::thread::Builder::new().spawn_scoped(scope, run).unwrap()
+    std::thread::Builder::new()
+        .spawn_scoped(scope, run)
+        .unwrap()
 }
 
 /// tiny_http as it is, on as many threads as the hub has workers, with what was said of TCP_NODELAY.
@@ -50,9 +52,19 @@ fn bare() -> SocketAddr {
                 if request.url() == "/up" {
                     std::io::copy(request.as_reader(), &mut std::io::sink()).unwrap();
                 }
-                let body = if request.url() == "/down" { vec![b'x'; ANSWER] } else { HEALTH.as_bytes().to_vec() };
+                let body = if request.url() == "/down" {
+                    vec![b'x'; ANSWER]
+                } else {
+                    HEALTH.as_bytes().to_vec()
+                };
                 let length = body.len();
-                let response = tiny_http::Response::new(200.into(), Vec::new(), std::io::Cursor::new(body), Some(length), None);
+                let response = tiny_http::Response::new(
+                    200.into(),
+                    Vec::new(),
+                    std::io::Cursor::new(body),
+                    Some(length),
+                    None,
+                );
                 let _ = request.respond(response.with_chunked_threshold(usize::MAX));
             }
         };
@@ -67,7 +79,11 @@ struct Open;
 
 impl Gate for Open {
     fn admit(&self, _: &Head, _: IpAddr) -> Admission {
-        Admission::Admit { caller: Caller::Admin, body_limit: u64::MAX, streamed: false }
+        Admission::Admit {
+            caller: Caller::Admin,
+            body_limit: u64::MAX,
+            streamed: false,
+        }
     }
 }
 
@@ -84,10 +100,20 @@ fn guard(dir: &std::path::Path) -> Server {
             "/down" => Some(Job::Bytes(vec![b'x'; ANSWER])),
             _ => None,
         };
-        responder.send(Reply { job, ..Reply::text(200, "application/json", HEALTH.into()) });
+        responder.send(Reply {
+            job,
+            ..Reply::text(200, "application/json", HEALTH.into())
+        });
     };
     let listen = "127.0.0.1:0".parse().unwrap();
-    let config = Config { listen, socket_dir: dir.join("socket"), connections: 512, per_address: 64, workers: 8, room: Room::UNLIMITED };
+    let config = Config {
+        listen,
+        socket_dir: dir.join("socket"),
+        connections: 512,
+        per_address: 64,
+        workers: 8,
+        room: Room::UNLIMITED,
+    };
     Server::start(config, Arc::new(Open), Arc::new(serve)).unwrap()
 }
 
@@ -118,7 +144,11 @@ fn upload(address: SocketAddr) -> f64 {
     let mut stream = TcpStream::connect(address).unwrap();
     let piece = vec![b'x'; 1 << 20];
     let begun = Instant::now();
-    write!(stream, "PUT /up HTTP/1.1\r\nHost: hub\r\nContent-Length: {LONG}\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "PUT /up HTTP/1.1\r\nHost: hub\r\nContent-Length: {LONG}\r\n\r\n"
+    )
+    .unwrap();
     (0..LONG >> 20).for_each(|_| stream.write_all(&piece).unwrap());
     assert_eq!(Conn::new(stream).answer(PATIENCE).unwrap().status, 200);
     LONG as f64 / begun.elapsed().as_secs_f64() / 1e9
@@ -129,7 +159,8 @@ fn download(address: SocketAddr) -> f64 {
     let mut conn = TcpStream::connect(address).unwrap();
     let mut piece = vec![0; 1 << 20];
     let mut once = || {
-        conn.write_all(b"GET /down HTTP/1.1\r\nHost: hub\r\n\r\n").unwrap();
+        conn.write_all(b"GET /down HTTP/1.1\r\nHost: hub\r\n\r\n")
+            .unwrap();
         let mut got = 0;
         let head = loop {
             got += conn.read(&mut piece[got..]).unwrap();
@@ -158,12 +189,23 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn print(what: &str, rows: &[(&str, &dyn Fn() -> f64)]) {
     let mut measured: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
     for _ in 0..ROUNDS {
-        rows.iter().zip(&mut measured).for_each(|((_, measure), values)| values.push(measure()));
+        rows.iter()
+            .zip(&mut measured)
+            .for_each(|((_, measure), values)| values.push(measure()));
     }
     println!("{what}, median of {ROUNDS} rounds in turns:");
     for ((name, _), values) in rows.iter().zip(&measured) {
-        let of_first = median(values.iter().zip(&measured[0]).map(|(own, first)| own / first).collect());
-        println!("  {name:<44} {:>10.2}   {of_first:.2} of the first", median(values.clone()));
+        let of_first = median(
+            values
+                .iter()
+                .zip(&measured[0])
+                .map(|(own, first)| own / first)
+                .collect(),
+        );
+        println!(
+            "  {name:<44} {:>10.2}   {of_first:.2} of the first",
+            median(values.clone())
+        );
     }
 }
 
@@ -172,28 +214,42 @@ fn print(what: &str, rows: &[(&str, &dyn Fn() -> f64)]) {
 fn requests_and_bodies_beside_bare_tiny_http() {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().as_os_str().to_owned();
-    let mut settings = Settings::load(|name| (name == "MESYNC_BASE_DIR").then(|| base.clone())).unwrap();
+    let mut settings =
+        Settings::load(|name| (name == "MESYNC_BASE_DIR").then(|| base.clone())).unwrap();
     settings.hub.listen = "127.0.0.1:0".into();
     let hub = Hub::start(&settings, false).unwrap();
     let key = hub::add_key(&settings.hub.data_dir, "web-1").unwrap();
     let (bare, guard) = (bare(), guard(dir.path()));
     let health = request("GET", "/api/health", "", "");
-    let pull = request("GET", "/api/messages?host=web-1", &format!("X-API-Key: {key}\r\n"), "");
+    let pull = request(
+        "GET",
+        "/api/messages?host=web-1",
+        &format!("X-API-Key: {key}\r\n"),
+        "",
+    );
     print(
         &format!("answers a second to {CLIENTS} clients that keep their connections"),
         &[
             ("bare tiny_http", &|| rate(bare, &health)),
             ("the guard alone", &|| rate(guard.address(), &health)),
             ("the hub, GET /api/health", &|| rate(hub.address(), &health)),
-            ("the hub, GET /api/messages with a key", &|| rate(hub.address(), &pull)),
+            ("the hub, GET /api/messages with a key", &|| {
+                rate(hub.address(), &pull)
+            }),
         ],
     );
     print(
         "GB/s of one body to the server",
-        &[("bare tiny_http", &|| upload(bare)), ("the guard, an upload job", &|| upload(guard.address()))],
+        &[
+            ("bare tiny_http", &|| upload(bare)),
+            ("the guard, an upload job", &|| upload(guard.address())),
+        ],
     );
     print(
         "GB/s of answers of 4 MiB from the server",
-        &[("bare tiny_http", &|| download(bare)), ("the guard, a long answer", &|| download(guard.address()))],
+        &[
+            ("bare tiny_http", &|| download(bare)),
+            ("the guard, a long answer", &|| download(guard.address())),
+        ],
     );
 }

@@ -40,7 +40,9 @@ fn sync_cost(dir: &Path) -> Duration {
     let mut file = std::fs::File::create(dir.join("synced")).unwrap();
     let once = |_| {
         let began = Instant::now();
-        file.write_all(&[b'x'; 4096]).and_then(|()| file.sync_all()).unwrap();
+        file.write_all(&[b'x'; 4096])
+            .and_then(|()| file.sync_all())
+            .unwrap();
         began.elapsed()
     };
     median((0..100).map(once).collect())
@@ -65,19 +67,40 @@ fn print(hub: &Hub, what: &str, took: Duration, n: usize) {
 #[ignore = "prints figures"]
 fn changes_and_whole_directories() {
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
     println!("hub and both machines on one disk:");
     for n in 0..SMALL {
-        alpha.put(format!("d{:02}/f{n:04}", n % 50), noise(n as u64, 200 + n % 2000));
+        alpha.put(
+            format!("d{:02}/f{n:04}", n % 50),
+            noise(n as u64, 200 + n % 2000),
+        );
     }
     let pass = |s: &Synced| {
         let began = Instant::now();
         s.pass();
         began.elapsed()
     };
-    print(&hub, "first pass, 5,000 small files, up", pass(&alpha), SMALL);
-    print(&hub, "first pass, 5,000 small files, down", pass(&beta), SMALL);
-    print(&hub, "a pass with nothing to do, 5,000 files", pass(&alpha), SMALL);
+    print(
+        &hub,
+        "first pass, 5,000 small files, up",
+        pass(&alpha),
+        SMALL,
+    );
+    print(
+        &hub,
+        "first pass, 5,000 small files, down",
+        pass(&beta),
+        SMALL,
+    );
+    print(
+        &hub,
+        "a pass with nothing to do, 5,000 files",
+        pass(&alpha),
+        SMALL,
+    );
 
     for n in 0..RENAMED {
         alpha.put(format!("before/f{n:04}"), format!("{n}"));
@@ -91,11 +114,22 @@ fn changes_and_whole_directories() {
         alpha.put("isolated", &text);
         took(|| beta.text("isolated") == text)
     };
-    print(&hub, "a change by itself, to the other directory (median)", median((0..CHANGES).map(isolated).collect()), 1);
+    print(
+        &hub,
+        "a change by itself, to the other directory (median)",
+        median((0..CHANGES).map(isolated).collect()),
+        1,
+    );
     settled(&hub.world, &[&alpha, &beta]);
     pause(PAUSE);
     alpha.rename("before", "after");
-    let names = |dir: &str| std::fs::read_dir(beta.at(dir)).map_or(0, |entries| entries.flatten().count());
-    print(&hub, "rename of a directory with 1,000 files", took(|| !beta.has("before") && names("after") == RENAMED), RENAMED);
+    let names =
+        |dir: &str| std::fs::read_dir(beta.at(dir)).map_or(0, |entries| entries.flatten().count());
+    print(
+        &hub,
+        "rename of a directory with 1,000 files",
+        took(|| !beta.has("before") && names("after") == RENAMED),
+        RENAMED,
+    );
     settled(&hub.world, &[&alpha, &beta]);
 }

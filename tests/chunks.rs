@@ -39,22 +39,51 @@ fn a_long_file_is_the_same_chunks_whichever_way_it_comes() {
     }
     let hashes: Vec<String> = wants.chunks.iter().map(|c| c.sha256.to_string()).collect();
     let missing = |wants: usize| {
-        let got = hub.put_json("POST", "/api/chunks/missing", "", &json!({"chunks": hashes})).is(200, "").json();
+        let got = hub
+            .put_json(
+                "POST",
+                "/api/chunks/missing",
+                "",
+                &json!({"chunks": hashes}),
+            )
+            .is(200, "")
+            .json();
         assert_eq!(got["missing"].as_array().unwrap().len(), wants);
     };
     missing(pieces.len());
-    let lacking = hub.put_json("PUT", COMMIT, "", &commit("", "a", &pieces)).is(409, "send them first").json();
+    let lacking = hub
+        .put_json("PUT", COMMIT, "", &commit("", "a", &pieces))
+        .is(409, "send them first")
+        .json();
     assert_eq!(lacking["missing"].as_array().unwrap().len(), pieces.len());
     for piece in &pieces {
         assert_eq!(hub.put_chunk(piece).status, 204);
     }
     missing(0);
-    let new = hub.put_json("PUT", COMMIT, "If-None-Match: *\r\n", &commit("", "a", &pieces)).is(201, "");
-    assert_eq!(hub.put_json("PUT", COMMIT, "", &commit("", "a", &pieces)).is(204, "").rev(), new.rev());
+    let new = hub
+        .put_json(
+            "PUT",
+            COMMIT,
+            "If-None-Match: *\r\n",
+            &commit("", "a", &pieces),
+        )
+        .is(201, "");
+    assert_eq!(
+        hub.put_json("PUT", COMMIT, "", &commit("", "a", &pieces))
+            .is(204, "")
+            .rev(),
+        new.rev()
+    );
     assert!(hub.get(&format!("/api/files/{}/download", new.id())).body == content);
     let whole = hub.upload("", "b", &content, "").is(201, "");
-    let lists: Vec<Value> =
-        [&new, &whole].iter().map(|a| hub.get(&format!("/api/files/{}/chunks?rev={}", a.id(), a.rev())).is(200, "").json()).collect();
+    let lists: Vec<Value> = [&new, &whole]
+        .iter()
+        .map(|a| {
+            hub.get(&format!("/api/files/{}/chunks?rev={}", a.id(), a.rev()))
+                .is(200, "")
+                .json()
+        })
+        .collect();
     assert_eq!(lists[0], lists[1]);
     assert_eq!(lists[0].as_array().unwrap().len(), wants.chunks.len());
     let chunk = hub.get(&format!("/api/chunks/{}", hashes[1])).is(200, "");
@@ -62,7 +91,17 @@ fn a_long_file_is_the_same_chunks_whichever_way_it_comes() {
     // a part across a cut
     let cut = pieces[0].len();
     let range = format!("Range: bytes={}-{}\r\n", cut - 5, cut + 4);
-    assert!(hub.ask("GET", &format!("/api/files/{}/download", new.id()), &range, "").is(206, "").body == content[cut - 5..cut + 5]);
+    assert!(
+        hub.ask(
+            "GET",
+            &format!("/api/files/{}/download", new.id()),
+            &range,
+            ""
+        )
+        .is(206, "")
+        .body
+            == content[cut - 5..cut + 5]
+    );
 }
 
 #[test]
@@ -71,12 +110,27 @@ fn a_rename_is_one_change_of_two_names() {
     let old = hub.upload("d", "old", "text", "").is(201, "");
     let from = |rev: u64| json!({"from": {"path": "d", "name": "old", "if_match": rev}});
     let wants = with(commit("d", "new", &[b"text"]), from(old.rev() + 7));
-    hub.put_json("PUT", COMMIT, "If-None-Match: *\r\n", &wants).is(412, "\"old\"");
-    let new = hub.put_json("PUT", COMMIT, "If-None-Match: *\r\n", &with(wants, from(old.rev()))).is(201, "");
+    hub.put_json("PUT", COMMIT, "If-None-Match: *\r\n", &wants)
+        .is(412, "\"old\"");
+    let new = hub
+        .put_json(
+            "PUT",
+            COMMIT,
+            "If-None-Match: *\r\n",
+            &with(wants, from(old.rev())),
+        )
+        .is(201, "");
     hub.get(&format!("/api/files/{}", old.id())).is(404, "");
-    let rows: Vec<Record> = hub.changes(1).into_iter().map(|row| serde_json::from_value(row).unwrap()).collect();
+    let rows: Vec<Record> = hub
+        .changes(1)
+        .into_iter()
+        .map(|row| serde_json::from_value(row).unwrap())
+        .collect();
     let gone = rows.iter().find(|r| r.name == "old").unwrap();
-    assert_eq!(gone.renamed_to.as_ref().map(|name| name.full()), Some("d/new".to_string()));
+    assert_eq!(
+        gone.renamed_to.as_ref().map(|name| name.full()),
+        Some("d/new".to_string())
+    );
     assert!(rows.len() == 2 && new.json()["checksum_sha256"] == Hash::of(b"text").to_string());
 }
 
@@ -87,18 +141,43 @@ fn directories_and_links_are_for_those_who_ask() {
     hub.put_json("PUT", COMMIT, "", &dir).is(201, "\"dir\"");
     for target in ["d", "../elsewhere", "/etc/passwd"] {
         assert_eq!(hub.put_chunk(target.as_bytes()).status, 204);
-        let link = with(commit("", &format!("to {}", target.len()), &[target.as_bytes()]), json!({"kind": "symlink"}));
-        let made = hub.put_json("PUT", COMMIT, "", &link).is(201, "\"symlink\"");
-        hub.get(&format!("/api/files/{}/download", made.id())).is(200, target);
+        let link = with(
+            commit("", &format!("to {}", target.len()), &[target.as_bytes()]),
+            json!({"kind": "symlink"}),
+        );
+        let made = hub
+            .put_json("PUT", COMMIT, "", &link)
+            .is(201, "\"symlink\"");
+        hub.get(&format!("/api/files/{}/download", made.id()))
+            .is(200, target);
     }
     for bad in [&b"a\0b"[..], b"\xff\xfe", &[b'x'; 4096]] {
         assert_eq!(hub.put_chunk(bad).status, 204);
-        hub.put_json("PUT", COMMIT, "", &with(commit("", "bad", &[bad]), json!({"kind": "symlink"}))).is(400, "target");
+        hub.put_json(
+            "PUT",
+            COMMIT,
+            "",
+            &with(commit("", "bad", &[bad]), json!({"kind": "symlink"})),
+        )
+        .is(400, "target");
         // the same when the chunk is in the store already
         hub.put_json("PUT", COMMIT, "", &commit("", "as a file", &[bad]));
-        hub.put_json("PUT", COMMIT, "", &with(commit("", "bad", &[bad]), json!({"kind": "symlink"}))).is(400, "target");
+        hub.put_json(
+            "PUT",
+            COMMIT,
+            "",
+            &with(commit("", "bad", &[bad]), json!({"kind": "symlink"})),
+        )
+        .is(400, "target");
     }
-    let count = |query: &str| hub.get(&format!("/api/files{query}")).is(200, "").header("x-total-count").unwrap().parse::<u32>().unwrap();
+    let count = |query: &str| {
+        hub.get(&format!("/api/files{query}"))
+            .is(200, "")
+            .header("x-total-count")
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
+    };
     assert_eq!((count(""), count("?kinds=all")), (1, 5));
 }
 
@@ -108,44 +187,107 @@ fn a_commit_that_cannot_be_is_refused() {
     let good = commit("", "a", &[b"text"]);
     let sha = Hash::of(b"text").to_string();
     let check = |change: Value, status: u16, wants: &str| {
-        hub.put_json("PUT", COMMIT, "", &with(good.clone(), change)).is(status, "{\"error\":\"").is(status, wants);
+        hub.put_json("PUT", COMMIT, "", &with(good.clone(), change))
+            .is(status, "{\"error\":\"")
+            .is(status, wants);
     };
     check(json!({"size": 5}), 400, "but the chunks have 4 bytes");
-    check(json!({"checksum_sha256": Hash::of(b"").to_string()}), 400, "checksum_sha256");
-    check(json!({"checksum_sha256": "x"}), 400, "64 hexadecimal digits");
+    check(
+        json!({"checksum_sha256": Hash::of(b"").to_string()}),
+        400,
+        "checksum_sha256",
+    );
+    check(
+        json!({"checksum_sha256": "x"}),
+        400,
+        "64 hexadecimal digits",
+    );
     check(json!({"chunks": []}), 400, "0 bytes");
     check(json!({"chunks": [], "size": 0}), 400, "checksum_sha256");
-    check(json!({"chunks": [{"sha256": sha, "size": 2}, {"sha256": sha, "size": 2}]}), 400, "is one chunk");
-    check(json!({"chunks": [{"sha256": sha, "size": 0}]}), 400, "a chunk has 1 to");
-    check(json!({"chunks": [{"sha256": sha, "size": 9_000_000}], "size": 9_000_000}), 400, "a chunk has 1 to");
-    check(json!({"chunks": vec![json!({"sha256": sha, "size": 8_388_608}); 120], "size": 8_388_608u64 * 120}), 413, "1000000000 bytes");
+    check(
+        json!({"chunks": [{"sha256": sha, "size": 2}, {"sha256": sha, "size": 2}]}),
+        400,
+        "is one chunk",
+    );
+    check(
+        json!({"chunks": [{"sha256": sha, "size": 0}]}),
+        400,
+        "a chunk has 1 to",
+    );
+    check(
+        json!({"chunks": [{"sha256": sha, "size": 9_000_000}], "size": 9_000_000}),
+        400,
+        "a chunk has 1 to",
+    );
+    check(
+        json!({"chunks": vec![json!({"sha256": sha, "size": 8_388_608}); 120], "size": 8_388_608u64 * 120}),
+        413,
+        "1000000000 bytes",
+    );
     check(json!({"kind": "dir"}), 400, "no content");
     check(json!({"kind": "socket"}), 400, "not a commit");
-    check(json!({"kind": "symlink", "size": 0, "chunks": []}), 400, "target");
+    check(
+        json!({"kind": "symlink", "size": 0, "chunks": []}),
+        400,
+        "target",
+    );
     check(json!({"mtime": "soon"}), 400, "must be a time");
     check(json!({"username": "x".repeat(300)}), 400, "255 bytes");
     check(json!({"from": {"name": "b"}}), 400, "if_match");
-    check(json!({"from": {"path": "..", "name": "b", "if_match": 1}}), 422, "from");
+    check(
+        json!({"from": {"path": "..", "name": "b", "if_match": 1}}),
+        422,
+        "from",
+    );
     check(json!({"name": "../a"}), 422, "slash");
     check(json!({"other": "x".repeat(40_000)}), 400, "too long");
-    let nested = good.to_string().replacen('{', &format!("{{\"other\":{}{},", "[".repeat(10_000), "]".repeat(10_000)), 1);
+    let nested = good.to_string().replacen(
+        '{',
+        &format!("{{\"other\":{}{},", "[".repeat(10_000), "]".repeat(10_000)),
+        1,
+    );
     hub.ask("PUT", COMMIT, "", nested).is(400, "nested");
     for text in ["", "{", "[]", "7", "{}", "{\"chunks\":7}"] {
         hub.ask("PUT", COMMIT, "", text).is(400, "not a commit");
     }
-    hub.ask("PUT", COMMIT, "", format!("{good} x")).is(400, "not a commit");
+    hub.ask("PUT", COMMIT, "", format!("{good} x"))
+        .is(400, "not a commit");
     // the chunk is here, but has another length
     assert_eq!(hub.put_chunk(b"text").status, 204);
-    check(json!({"chunks": [{"sha256": sha, "size": 3}], "size": 3}), 409, "missing");
+    check(
+        json!({"chunks": [{"sha256": sha, "size": 3}], "size": 3}),
+        409,
+        "missing",
+    );
     hub.put_json("PUT", COMMIT, "", &good).is(201, "");
-    check(json!({"chunks": [{"sha256": sha, "size": 3}], "size": 3}), 409, "missing");
-    hub.ask("PUT", &format!("/api/chunks/{sha}"), "", "other").is(400, "another SHA-256");
-    hub.ask("PUT", &format!("/api/chunks/{}", Hash::of(b"")), "", "").is(400, "1 to");
-    hub.ask("POST", "/api/chunks/missing", "", "{\"chunks\":[\"x\"]}").is(400, "SHA-256");
+    check(
+        json!({"chunks": [{"sha256": sha, "size": 3}], "size": 3}),
+        409,
+        "missing",
+    );
+    hub.ask("PUT", &format!("/api/chunks/{sha}"), "", "other")
+        .is(400, "another SHA-256");
+    hub.ask("PUT", &format!("/api/chunks/{}", Hash::of(b"")), "", "")
+        .is(400, "1 to");
+    hub.ask("POST", "/api/chunks/missing", "", "{\"chunks\":[\"x\"]}")
+        .is(400, "SHA-256");
     // what is wrong is not quoted to its end
-    for (method, target) in [("POST", "/api/chunks/missing"), ("PUT", COMMIT), ("POST", "/api/files/fetch")] {
-        let got =
-            hub.ask(method, target, "", format!("{{\"chunks\":\"{0}\",\"items\":\"{0}\"}}", "x".repeat(60_000))).is(400, "invalid type");
+    for (method, target) in [
+        ("POST", "/api/chunks/missing"),
+        ("PUT", COMMIT),
+        ("POST", "/api/files/fetch"),
+    ] {
+        let got = hub
+            .ask(
+                method,
+                target,
+                "",
+                format!(
+                    "{{\"chunks\":\"{0}\",\"items\":\"{0}\"}}",
+                    "x".repeat(60_000)
+                ),
+            )
+            .is(400, "invalid type");
         assert!(got.body.len() < 500, "{got}");
     }
 }
@@ -159,13 +301,34 @@ fn a_list_of_very_many_chunks_is_taken() {
     let n = 7_000;
     let body = json!({"name": "long", "size": piece.len() * n, "checksum_sha256": Hash::of(b"?").to_string(), "chunks": vec![chunk; n]});
     let new = hub.put_json("PUT", COMMIT, "", &body).is(201, "");
-    assert_eq!(hub.get(&format!("/api/files/{}/chunks", new.id())).is(200, "").json().as_array().unwrap().len(), n);
+    assert_eq!(
+        hub.get(&format!("/api/files/{}/chunks", new.id()))
+            .is(200, "")
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        n
+    );
     let tail = format!("Range: bytes={}-\r\n", piece.len() as u64 * n as u64 - 10);
-    assert!(hub.ask("GET", &format!("/api/files/{}/download", new.id()), &tail, "").is(206, "").body == piece[piece.len() - 10..]);
+    assert!(
+        hub.ask(
+            "GET",
+            &format!("/api/files/{}/download", new.id()),
+            &tail,
+            ""
+        )
+        .is(206, "")
+        .body
+            == piece[piece.len() - 10..]
+    );
 }
 
 fn file(line: Value, bytes: &[u8]) -> Vec<u8> {
-    let line = with(json!({"size": bytes.len(), "checksum_sha256": Hash::of(bytes).to_string()}), line);
+    let line = with(
+        json!({"size": bytes.len(), "checksum_sha256": Hash::of(bytes).to_string()}),
+        line,
+    );
     let mut out = format!("{line}\n").into_bytes();
     out.extend_from_slice(bytes);
     out
@@ -174,38 +337,82 @@ fn file(line: Value, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_batch_is_many_answers_to_one_request() {
     let hub = Hub::start();
-    let (old, key) = (hub.upload("", "old", "0", "").is(201, ""), "00000000-0000-4000-8000-000000000001");
+    let (old, key) = (
+        hub.upload("", "old", "0", "").is(201, ""),
+        "00000000-0000-4000-8000-000000000001",
+    );
     let body = [
-        file(json!({"name": "a", "path": "d", "mode": 0o100600, "mtime": "2026-11-21T10:30:00Z"}), b"one\n{two"),
+        file(
+            json!({"name": "a", "path": "d", "mode": 0o100600, "mtime": "2026-11-21T10:30:00Z"}),
+            b"one\n{two",
+        ),
         file(json!({"name": "..", "path": ""}), b"bad name"),
         file(json!({"name": "old", "if_none_match": true}), b"x"),
-        file(json!({"name": "old", "if_match": old.rev(), "key": key}), &noise(1, 40_000)),
+        file(
+            json!({"name": "old", "if_match": old.rev(), "key": key}),
+            &noise(1, 40_000),
+        ),
         file(json!({"name": "none", "if_match": 999}), b"x"),
         file(json!({"name": "dir", "kind": "dir"}), b""),
         file(json!({"name": "link", "kind": "symlink"}), b"a"),
-        file(json!({"name": "wrong", "checksum_sha256": Hash::of(b"other").to_string()}), b"x"),
+        file(
+            json!({"name": "wrong", "checksum_sha256": Hash::of(b"other").to_string()}),
+            b"x",
+        ),
         file(json!({"name": "badlink", "kind": "symlink"}), b"a\0"),
         file(json!({"name": "time", "mtime": "soon"}), b"x"),
         file(json!({"name": "empty"}), b""),
     ]
     .concat();
-    let send = || serde_json::from_slice::<BatchAnswer>(&hub.ask("POST", "/api/files/batch", "", &body).is(200, "").body).unwrap().results;
+    let send = || {
+        serde_json::from_slice::<BatchAnswer>(
+            &hub.ask("POST", "/api/files/batch", "", &body)
+                .is(200, "")
+                .body,
+        )
+        .unwrap()
+        .results
+    };
     let results = send();
     let statuses: Vec<u16> = results.iter().map(|r| r.status).collect();
-    assert_eq!(statuses, [201, 422, 412, 200, 412, 201, 201, 400, 400, 400, 201]);
+    assert_eq!(
+        statuses,
+        [201, 422, 412, 200, 412, 201, 201, 400, 400, 400, 201]
+    );
     for result in &results {
         assert_eq!(result.error.is_some(), result.status >= 400, "{result:?}");
     }
     assert_eq!(results[2].record.as_ref().map(|r| r.rev), Some(old.rev()));
-    assert_eq!((results[4].record.as_ref(), results[0].record.as_ref().unwrap().path.as_str()), (None, "d"));
+    assert_eq!(
+        (
+            results[4].record.as_ref(),
+            results[0].record.as_ref().unwrap().path.as_str()
+        ),
+        (None, "d")
+    );
     let again: Vec<u16> = send().iter().map(|r| r.status).collect();
-    assert_eq!(again, [204, 422, 412, 200, 412, 204, 204, 400, 400, 400, 204], "the same, and the one with the key as at first");
+    assert_eq!(
+        again,
+        [204, 422, 412, 200, 412, 204, 204, 400, 400, 400, 204],
+        "the same, and the one with the key as at first"
+    );
 
-    let (ids, large) = (|i: usize| results[i].record.as_ref().map(|r| json!({"id": r.id, "rev": r.rev})).unwrap(), noise(2, 70_000));
+    let (ids, large) = (
+        |i: usize| {
+            results[i]
+                .record
+                .as_ref()
+                .map(|r| json!({"id": r.id, "rev": r.rev}))
+                .unwrap()
+        },
+        noise(2, 70_000),
+    );
     let large = hub.upload("", "large", large, "").is(201, "").json();
     let none = json!({"id": old.id(), "rev": 999});
     let items = json!({"items": [ids(0), ids(3), none, ids(6), ids(10), {"id": large["id"], "rev": large["rev"]}]});
-    let got = hub.put_json("POST", "/api/files/fetch", "", &items).is(200, "");
+    let got = hub
+        .put_json("POST", "/api/files/fetch", "", &items)
+        .is(200, "");
     let (mut rest, mut found) = (got.body.as_slice(), Vec::new());
     while let Some(end) = rest.iter().position(|b| *b == b'\n') {
         let head: FetchHead = serde_json::from_slice(&rest[..end]).unwrap();
@@ -214,8 +421,19 @@ fn a_batch_is_many_answers_to_one_request() {
         rest = more;
     }
     assert!(rest.is_empty());
-    let wants = [(200, b"one\n{two".to_vec()), (200, noise(1, 40_000)), (404, vec![]), (200, b"a".to_vec()), (200, vec![]), (413, vec![])];
-    assert!(found == wants, "{:?}", found.iter().map(|(s, b)| (s, b.len())).collect::<Vec<_>>());
+    let wants = [
+        (200, b"one\n{two".to_vec()),
+        (200, noise(1, 40_000)),
+        (404, vec![]),
+        (200, b"a".to_vec()),
+        (200, vec![]),
+        (413, vec![]),
+    ];
+    assert!(
+        found == wants,
+        "{:?}",
+        found.iter().map(|(s, b)| (s, b.len())).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -223,23 +441,56 @@ fn batches_that_are_none_are_refused_whole() {
     let hub = Hub::start();
     let good = file(json!({"name": "a"}), b"text");
     let check = |body: &[u8], status: u16, wants: &str| {
-        hub.ask("POST", "/api/files/batch", "", body).is(status, "{\"error\":\"").is(status, wants);
+        hub.ask("POST", "/api/files/batch", "", body)
+            .is(status, "{\"error\":\"")
+            .is(status, wants);
     };
     check(&good[..good.len() - 1], 400, "ends in the bytes of file 1");
-    check(&[good.as_slice(), b"{"].concat(), 400, "ends in the line of file 2");
+    check(
+        &[good.as_slice(), b"{"].concat(),
+        400,
+        "ends in the line of file 2",
+    );
     check(&[good.as_slice(), b"x\n"].concat(), 400, "line of file 2");
-    check(&file(json!({"name": "a", "size": 65_537}), b""), 413, "at most 65536");
-    check(&file(json!({"name": "a"}), b"").repeat(1001), 413, "at most 1000 files");
+    check(
+        &file(json!({"name": "a", "size": 65_537}), b""),
+        413,
+        "at most 65536",
+    );
+    check(
+        &file(json!({"name": "a"}), b"").repeat(1001),
+        413,
+        "at most 1000 files",
+    );
     check(&vec![b'x'; (8 << 20) + 1], 413, "at most 8388608");
-    hub.ask("POST", "/api/files/batch", "If-None-Match: *\r\n", &good).is(400, "in its line");
-    hub.ask("POST", "/api/files/fetch", "", "{}").is(400, "items");
+    hub.ask("POST", "/api/files/batch", "If-None-Match: *\r\n", &good)
+        .is(400, "in its line");
+    hub.ask("POST", "/api/files/fetch", "", "{}")
+        .is(400, "items");
     let item = json!({"id": "00000000-0000-0000-0000-000000000001", "rev": 1});
-    hub.put_json("POST", "/api/files/fetch", "", &json!({"items": vec![item; 1001]})).is(413, "1000");
+    hub.put_json(
+        "POST",
+        "/api/files/fetch",
+        "",
+        &json!({"items": vec![item; 1001]}),
+    )
+    .is(413, "1000");
     assert_eq!(hub.get("/api/files").json(), json!([]));
     // as many as there may be
-    let many: Vec<u8> = (0..1000).flat_map(|n| file(json!({"name": n.to_string()}), &noise(n, 8000))).collect();
-    let got = hub.ask("POST", "/api/files/batch", "", &many).is(200, "").json();
-    assert!(got["results"].as_array().unwrap().iter().all(|r| r["status"] == 201));
+    let many: Vec<u8> = (0..1000)
+        .flat_map(|n| file(json!({"name": n.to_string()}), &noise(n, 8000)))
+        .collect();
+    let got = hub
+        .ask("POST", "/api/files/batch", "", &many)
+        .is(200, "")
+        .json();
+    assert!(
+        got["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|r| r["status"] == 201)
+    );
 }
 
 #[test]
@@ -257,13 +508,21 @@ fn pages_of_changes_have_each_name_once_at_its_latest() {
         let made = hub.upload("", &name, format!("{n}"), "");
         ids.insert(name, made.id());
     }
-    let listed: Vec<Value> = hub.get("/api/files?limit=1000").json().as_array().unwrap().clone();
+    let listed: Vec<Value> = hub
+        .get("/api/files?limit=1000")
+        .json()
+        .as_array()
+        .unwrap()
+        .clone();
     for limit in [1, 2, 7, 1000] {
         let rows = hub.changes(limit);
         let revs: Vec<u64> = rows.iter().map(|r| r["rev"].as_u64().unwrap()).collect();
         assert!(revs.is_sorted_by(|a, b| a < b), "{revs:?}");
         assert_eq!(rows.len(), ids.len());
-        let mut alive: Vec<Value> = rows.into_iter().filter(|r| r["deleted_at"].is_null()).collect();
+        let mut alive: Vec<Value> = rows
+            .into_iter()
+            .filter(|r| r["deleted_at"].is_null())
+            .collect();
         alive.sort_by_key(|r| r["name"].as_str().unwrap().to_string());
         assert_eq!(alive, listed);
     }

@@ -13,7 +13,9 @@ fn root() -> &'static Path {
 }
 
 fn which(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(program)).find(|p| p.is_file())
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|dir| dir.join(program))
+        .find(|p| p.is_file())
 }
 
 /// A search path with BusyBox's programs, jq, and a `systemctl` that writes down what it was asked; without BusyBox, the
@@ -21,10 +23,18 @@ fn which(program: &str) -> Option<PathBuf> {
 fn path_with(busybox: bool, dir: &Path) -> Option<String> {
     let bin = dir.join("bin");
     fs::create_dir(&bin).unwrap();
-    fs::write(bin.join("systemctl"), "#!/bin/sh\necho \"$@\" >>systemctl.log\n[ ! -e refuse ]\n").unwrap();
+    fs::write(
+        bin.join("systemctl"),
+        "#!/bin/sh\necho \"$@\" >>systemctl.log\n[ ! -e refuse ]\n",
+    )
+    .unwrap();
     fs::set_permissions(bin.join("systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
     if !busybox {
-        return Some(format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+        return Some(format!(
+            "{}:{}",
+            bin.display(),
+            std::env::var("PATH").unwrap()
+        ));
     }
     let Some(program) = which("busybox") else {
         println!("left out: there is no busybox");
@@ -42,17 +52,35 @@ fn path_with(busybox: bool, dir: &Path) -> Option<String> {
 
 fn demo(busybox: bool) {
     let dir = tempfile::tempdir().unwrap();
-    let Some(path) = path_with(busybox, dir.path()) else { return };
+    let Some(path) = path_with(busybox, dir.path()) else {
+        return;
+    };
     let scratch = dir.path().join("scratch");
     fs::create_dir(&scratch).unwrap();
     let mut command = Command::new("sh");
-    command.arg(root().join("contrib/demo.sh")).env("PATH", path).env("TMPDIR", &scratch);
+    command
+        .arg(root().join("contrib/demo.sh"))
+        .env("PATH", path)
+        .env("TMPDIR", &scratch);
     // a variable of the caller's must not matter
-    command.env("MESYNC", env!("CARGO_BIN_EXE_mesync")).env("MESYNC_SERVER_URL", "http://127.0.0.1:1");
+    command
+        .env("MESYNC", env!("CARGO_BIN_EXE_mesync"))
+        .env("MESYNC_SERVER_URL", "http://127.0.0.1:1");
     let output = command.stdin(Stdio::null()).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && out.contains("The demo is done"), "{}\n{out}\n{err}", output.status);
-    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "the demo left something behind");
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success() && out.contains("The demo is done"),
+        "{}\n{out}\n{err}",
+        output.status
+    );
+    assert_eq!(
+        fs::read_dir(&scratch).unwrap().count(),
+        0,
+        "the demo left something behind"
+    );
 }
 
 #[test]
@@ -67,7 +95,11 @@ fn the_demo_runs_under_busybox() {
 
 #[test]
 fn the_demo_says_what_is_missing() {
-    let output = Command::new("sh").arg(root().join("contrib/demo.sh")).env("MESYNC", "/does/not/exist").output().unwrap();
+    let output = Command::new("sh")
+        .arg(root().join("contrib/demo.sh"))
+        .env("MESYNC", "/does/not/exist")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no program /does/not/exist"));
 }
@@ -75,44 +107,117 @@ fn the_demo_says_what_is_missing() {
 /// Runs a hook as mesync does and compares its exit status and what it prints.
 fn check(dir: &Path, path: &str, hook: &str, payload: &str, wants: (i32, &str)) {
     let mut command = Command::new("sh");
-    command.arg(root().join("contrib/hooks").join(hook)).current_dir(dir).env_clear().env("PATH", path);
-    command.envs([("MESYNC_ID", "7"), ("MESYNC_TYPE", hook), ("MESYNC_SOURCE", "alpha"), ("MESYNC_ATTEMPT", "1")]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+    command
+        .arg(root().join("contrib/hooks").join(hook))
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", path);
+    command.envs([
+        ("MESYNC_ID", "7"),
+        ("MESYNC_TYPE", hook),
+        ("MESYNC_SOURCE", "alpha"),
+        ("MESYNC_ATTEMPT", "1"),
+    ]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
     // a hook need not read all of it
-    let _ = write!(child.stdin.take().unwrap(), r#"{{"id":"7","type":"{hook}","source":"alpha","payload":{payload}}}"#);
+    let _ = write!(
+        child.stdin.take().unwrap(),
+        r#"{{"id":"7","type":"{hook}","source":"alpha","payload":{payload}}}"#
+    );
     let output = child.wait_with_output().unwrap();
     let out = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(wants.0), "{hook} {payload}: {out}");
+    assert_eq!(
+        output.status.code(),
+        Some(wants.0),
+        "{hook} {payload}: {out}"
+    );
     assert!(out.contains(wants.1), "{hook} {payload}: {out}");
 }
 
 fn hooks(busybox: bool) {
     let dir = tempfile::tempdir().unwrap();
-    let Some(path) = path_with(busybox, dir.path()) else { return };
+    let Some(path) = path_with(busybox, dir.path()) else {
+        return;
+    };
     let dir = dir.path();
-    check(dir, &path, "notice", r#"{"text": "backup $(id) done; 'x'"}"#, (0, "alpha says: backup $(id) done; 'x'"));
-    check(dir, &path, "notice", r#"{"text": "-n a\"b"}"#, (0, "alpha says: -n a\n"));
-    check(dir, &path, "notice", "{\n\"text\"\n:\n\"two lines\"}", (0, "alpha says: two lines"));
-    check(dir, &path, "notice", "null", (1, "no payload.text in message 7 from alpha"));
-    assert_eq!(fs::read_to_string(dir.join("notices.log")).unwrap().lines().count(), 3);
+    check(
+        dir,
+        &path,
+        "notice",
+        r#"{"text": "backup $(id) done; 'x'"}"#,
+        (0, "alpha says: backup $(id) done; 'x'"),
+    );
+    check(
+        dir,
+        &path,
+        "notice",
+        r#"{"text": "-n a\"b"}"#,
+        (0, "alpha says: -n a\n"),
+    );
+    check(
+        dir,
+        &path,
+        "notice",
+        "{\n\"text\"\n:\n\"two lines\"}",
+        (0, "alpha says: two lines"),
+    );
+    check(
+        dir,
+        &path,
+        "notice",
+        "null",
+        (1, "no payload.text in message 7 from alpha"),
+    );
+    assert_eq!(
+        fs::read_to_string(dir.join("notices.log"))
+            .unwrap()
+            .lines()
+            .count(),
+        3
+    );
 
     if which("jq").is_none() {
         println!("left out: there is no jq");
         return;
     }
     fs::create_dir(dir.join("hooks")).unwrap();
-    let restart = |payload: &str, status: i32, says: &str| check(dir, &path, "service.restart", payload, (status, says));
-    restart(r#"{"name": "nginx"}"#, 1, "not in hooks/service.restart.allowed");
+    let restart = |payload: &str, status: i32, says: &str| {
+        check(dir, &path, "service.restart", payload, (status, says))
+    };
+    restart(
+        r#"{"name": "nginx"}"#,
+        1,
+        "not in hooks/service.restart.allowed",
+    );
     fs::write(dir.join("hooks/service.restart.allowed"), "nginx\nsmbd\n").unwrap();
     restart(r#"{"name": "nginx"}"#, 0, "");
-    for foreign in [r#""sshd""#, r#""""#, r#""nginx\nsshd""#, r#""nginx;id""#, r#"".*""#, r#""-h""#] {
-        restart(&format!(r#"{{"name": {foreign}}}"#), 1, "not in hooks/service.restart.allowed");
+    for foreign in [
+        r#""sshd""#,
+        r#""""#,
+        r#""nginx\nsshd""#,
+        r#""nginx;id""#,
+        r#"".*""#,
+        r#""-h""#,
+    ] {
+        restart(
+            &format!(r#"{{"name": {foreign}}}"#),
+            1,
+            "not in hooks/service.restart.allowed",
+        );
     }
     restart(r#"{"name": 5}"#, 1, "no payload.name");
     restart("null", 1, "no payload.name");
     fs::write(dir.join("refuse"), "").unwrap();
     restart(r#"{"name": "smbd"}"#, 75, "attempt 1");
-    assert_eq!(fs::read_to_string(dir.join("systemctl.log")).unwrap(), "restart -- nginx.service\nrestart -- smbd.service\n");
+    assert_eq!(
+        fs::read_to_string(dir.join("systemctl.log")).unwrap(),
+        "restart -- nginx.service\nrestart -- smbd.service\n"
+    );
 }
 
 #[test]

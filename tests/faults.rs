@@ -14,7 +14,8 @@ use world::{Machine, World, wait_for};
 
 #[track_caller]
 fn check(out: &Output, status: i32, says: &[&str]) {
-    let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+    let said =
+        String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
     assert_eq!(out.status.code(), Some(status), "{said}");
     for part in says {
         assert!(said.contains(part), "{part:?} is not in: {said}");
@@ -28,7 +29,10 @@ struct SmallDisk<'a>(&'a Path);
 impl SmallDisk<'_> {
     fn mount<'a>(at: &'a Path, size: &str) -> Option<SmallDisk<'a>> {
         std::fs::create_dir_all(at).unwrap();
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(at).output();
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(at)
+            .output();
         if done.is_ok_and(|out| out.status.success()) {
             return Some(SmallDisk(at));
         }
@@ -66,10 +70,20 @@ fn a_busy_port_and_a_second_hub_are_named() {
     world.start_hub();
     let serve = |data: &str| {
         let mut command = world.hub_command();
-        command.env("MESYNC_DATA_DIR", world.dir.path().join(data)).args(["serve", "--listen", &format!("127.0.0.1:{}", world.port)]);
+        command
+            .env("MESYNC_DATA_DIR", world.dir.path().join(data))
+            .args(["serve", "--listen", &format!("127.0.0.1:{}", world.port)]);
         command.output().unwrap()
     };
-    check(&serve("other-data"), 73, &["cannot listen on 127.0.0.1:", "address already in use", "--listen"]);
+    check(
+        &serve("other-data"),
+        73,
+        &[
+            "cannot listen on 127.0.0.1:",
+            "address already in use",
+            "--listen",
+        ],
+    );
     check(&serve("hub-data"), 75, &["another", "hub-data"]);
 }
 
@@ -87,7 +101,11 @@ fn a_server_of_another_kind_is_named_and_the_message_waits() {
     drop(answer.unwrap());
     let alpha = world.machine("alpha");
     alpha.ok(&["send", "x"]);
-    let says = ["does not answer as a mesync hub", "status 404", "check server_url"];
+    let says = [
+        "does not answer as a mesync hub",
+        "status 404",
+        "check server_url",
+    ];
     check(&alpha.run(&["start", "--once"]), 69, &says);
     check(&alpha.run(&["status"]), 1, &says);
     assert_eq!(alpha.names("outbox").len(), 1);
@@ -100,24 +118,53 @@ fn keys_let_in_bind_to_their_host_and_are_taken_back_at_once() {
     let mut alpha = world.machine("alpha");
     registered(&alpha);
     let key = |name: &str| {
-        let out = world.hub_command().args(["key", "add", name]).output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let out = world
+            .hub_command()
+            .args(["key", "add", name])
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         String::from_utf8(out.stdout).unwrap().trim().to_string()
     };
     let (alphas, betas) = (key("alpha"), key("beta"));
     alpha.ok(&["send", "x", "--payload", "1"]);
     // the hub has keys now: nobody gets in without one, the hub's own user excepted
     check(&alpha.run(&["start", "--once"]), 77, &["mesync key add"]);
-    assert!(world.hub_command().args(["hosts"]).output().unwrap().status.success(), "the hub's own user has local.key");
+    assert!(
+        world
+            .hub_command()
+            .args(["hosts"])
+            .output()
+            .unwrap()
+            .status
+            .success(),
+        "the hub's own user has local.key"
+    );
     alpha.env = vec![("MESYNC_API_KEY".into(), "x".repeat(43))];
-    check(&alpha.run(&["start", "--once"]), 77, &["refuses this machine"]);
+    check(
+        &alpha.run(&["start", "--once"]),
+        77,
+        &["refuses this machine"],
+    );
     alpha.env = vec![("MESYNC_API_KEY".into(), betas)];
     check(&alpha.run(&["start", "--once"]), 77, &["beta"]);
-    assert_eq!((alpha.names("outbox").len(), alpha.names("failed").len()), (1, 0), "it waits");
+    assert_eq!(
+        (alpha.names("outbox").len(), alpha.names("failed").len()),
+        (1, 0),
+        "it waits"
+    );
     let file = world.dir.path().join("key");
     std::fs::write(&file, format!("{alphas}\n")).unwrap();
     alpha.env = vec![("MESYNC_API_KEY_FILE".into(), file.display().to_string())];
-    check(&alpha.run(&["start", "--once"]), 78, &["others can read it", "chmod 600"]);
+    check(
+        &alpha.run(&["start", "--once"]),
+        78,
+        &["others can read it", "chmod 600"],
+    );
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     registered(&alpha);
     assert_eq!(alpha.names("sent").len(), 1);
@@ -125,9 +172,19 @@ fn keys_let_in_bind_to_their_host_and_are_taken_back_at_once() {
     alpha.start();
     alpha.ok(&["send", "y"]);
     wait_for("it goes", &world, || alpha.names("sent").len() == 2);
-    assert!(world.hub_command().args(["key", "remove", "alpha"]).output().unwrap().status.success());
+    assert!(
+        world
+            .hub_command()
+            .args(["key", "remove", "alpha"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     alpha.ok(&["send", "z"]);
-    wait_for("it is refused at once", &world, || alpha.log().contains("refuses this machine"));
+    wait_for("it is refused at once", &world, || {
+        alpha.log().contains("refuses this machine")
+    });
     assert_eq!(alpha.names("outbox").len(), 1);
     assert!(alpha.is_running());
 }
@@ -137,9 +194,20 @@ fn a_token_of_the_hub_on_this_machine_goes_to_nobody_else_who_takes_its_port() {
     let mut world = World::new();
     world.start_hub();
     let mut own = world.machine("own");
-    own.env.push(("MESYNC_DATA_DIR".into(), world.hub_dir().display().to_string()));
+    own.env.push((
+        "MESYNC_DATA_DIR".into(),
+        world.hub_dir().display().to_string(),
+    ));
     own.env.push(("MESYNC_POLL_INTERVAL".into(), "1".into()));
-    assert!(world.hub_command().args(["key", "add", "other"]).output().unwrap().status.success());
+    assert!(
+        world
+            .hub_command()
+            .args(["key", "add", "other"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     own.start();
     own.ok(&["send", "x", "--target", "own"]);
     wait_for("it has a token", &world, || own.names("inbox").len() == 1);
@@ -149,7 +217,10 @@ fn a_token_of_the_hub_on_this_machine_goes_to_nobody_else_who_takes_its_port() {
         let mut head = [0; 4096];
         let n = { stream }.read(&mut head).unwrap();
         let head = String::from_utf8_lossy(&head[..n]).to_lowercase();
-        assert!(head.contains("host: ") && !head.contains("authorization") && !head.contains("api_key"), "{head}");
+        assert!(
+            head.contains("host: ") && !head.contains("authorization") && !head.contains("api_key"),
+            "{head}"
+        );
     }
 }
 
@@ -159,18 +230,36 @@ fn a_full_disk_of_a_client_loses_nothing() {
     world.start_hub();
     let (alpha, mut beta) = (world.machine("alpha"), world.machine("beta"));
     let at = beta.base.clone();
-    let Some(disk) = SmallDisk::mount(&at, "1m") else { return };
+    let Some(disk) = SmallDisk::mount(&at, "1m") else {
+        return;
+    };
     registered(&beta);
     beta.start();
     wait_for("it runs", &world, || beta.log().contains("started"));
     disk.fill();
-    check(&beta.run(&["send", "x", "--payload", &format!("\"{}\"", "a".repeat(20_000))]), 75, &["no space left", "make room"]);
+    check(
+        &beta.run(&[
+            "send",
+            "x",
+            "--payload",
+            &format!("\"{}\"", "a".repeat(20_000)),
+        ]),
+        75,
+        &["no space left", "make room"],
+    );
     assert!(beta.names("outbox").is_empty());
     for n in 0..20 {
-        alpha.ok(&["send", "x", "--payload", &format!("[{n},\"{}\"]", "a".repeat(20_000))]);
+        alpha.ok(&[
+            "send",
+            "x",
+            "--payload",
+            &format!("[{n},\"{}\"]", "a".repeat(20_000)),
+        ]);
     }
     registered(&alpha);
-    wait_for("it says so", &world, || beta.log().contains("no space left"));
+    wait_for("it says so", &world, || {
+        beta.log().contains("no space left")
+    });
     assert!(beta.is_running());
     disk.make_room();
     wait_for("all is there", &world, || beta.names("inbox").len() == 20);
@@ -182,7 +271,9 @@ fn a_full_disk_of_a_client_loses_nothing() {
 fn a_full_disk_of_the_hub_loses_nothing() {
     let mut world = World::new();
     let at = world.hub_dir();
-    let Some(disk) = SmallDisk::mount(&at, "32m") else { return };
+    let Some(disk) = SmallDisk::mount(&at, "32m") else {
+        return;
+    };
     world.start_hub();
     let (mut alpha, beta) = (world.machine("alpha"), world.machine("beta"));
     registered(&beta);
@@ -191,10 +282,20 @@ fn a_full_disk_of_the_hub_loses_nothing() {
     wait_for("the first goes", &world, || alpha.names("sent").len() == 1);
     disk.fill();
     for n in 0..50 {
-        alpha.ok(&["send", "x", "--payload", &format!("[{n},\"{}\"]", "a".repeat(20_000))]);
+        alpha.ok(&[
+            "send",
+            "x",
+            "--payload",
+            &format!("[{n},\"{}\"]", "a".repeat(20_000)),
+        ]);
     }
-    wait_for("the sender says so", &world, || alpha.log().contains("cannot do it now") || alpha.log().contains("has to wait"));
-    assert_eq!((alpha.names("outbox").len(), alpha.names("failed").len()), (50, 0));
+    wait_for("the sender says so", &world, || {
+        alpha.log().contains("cannot do it now") || alpha.log().contains("has to wait")
+    });
+    assert_eq!(
+        (alpha.names("outbox").len(), alpha.names("failed").len()),
+        (50, 0)
+    );
     // what the hub has can still be had
     registered(&beta);
     assert_eq!(beta.names("inbox").len(), 1);
@@ -222,12 +323,18 @@ fn a_hub_that_hangs_is_given_up_and_found_again() {
     wait_for("it goes", &world, || alpha.names("sent").len() == 1);
     signal(rustix::process::Signal::STOP);
     alpha.ok(&["send", "b"]);
-    wait_for("it is given up", &world, || alpha.log().contains("does not answer in time"));
+    wait_for("it is given up", &world, || {
+        alpha.log().contains("does not answer in time")
+    });
     let out = alpha.run(&["status"]);
     signal(rustix::process::Signal::CONT);
     check(&out, 1, &["does not answer in time"]);
-    wait_for("it goes when the hub is back", &world, || alpha.names("sent").len() == 2);
-    wait_for("it says so", &world, || alpha.log().contains("is reached again"));
+    wait_for("it goes when the hub is back", &world, || {
+        alpha.names("sent").len() == 2
+    });
+    wait_for("it says so", &world, || {
+        alpha.log().contains("is reached again")
+    });
 }
 
 #[test]
@@ -235,16 +342,30 @@ fn hub_and_client_in_one_process() {
     let mut world = World::new();
     world.serve.push("--start".into());
     // nobody says which hub: it is the one in the same process
-    world.hub_env.push(("MESYNC_SERVER_URL".into(), String::new()));
+    world
+        .hub_env
+        .push(("MESYNC_SERVER_URL".into(), String::new()));
     world.start_hub();
     let alpha = world.machine("alpha");
     registered(&alpha);
     let hub = world.machine("hub-base");
-    wait_for("the hub's machine is known", &world, || String::from_utf8_lossy(&alpha.run(&["hosts"]).stdout).contains("hub "));
+    wait_for("the hub's machine is known", &world, || {
+        String::from_utf8_lossy(&alpha.run(&["hosts"]).stdout).contains("hub ")
+    });
     alpha.ok(&["send", "x"]);
     registered(&alpha);
-    wait_for("it is in the inbox there", &world, || hub.names("inbox").len() == 1);
-    assert!(world.hub_command().args(["send", "y", "--target", "alpha"]).output().unwrap().status.success());
+    wait_for("it is in the inbox there", &world, || {
+        hub.names("inbox").len() == 1
+    });
+    assert!(
+        world
+            .hub_command()
+            .args(["send", "y", "--target", "alpha"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     wait_for("and the other way", &world, || {
         registered(&alpha);
         alpha.names("inbox").len() == 1

@@ -27,15 +27,30 @@ struct Rig {
 }
 
 fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    assert!(
+        Command::new("cp")
+            .arg("-a")
+            .args([from, to])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 impl Rig {
     fn new(daemons: bool) -> Rig {
         println!("{}", if daemons { "daemons" } else { "passes" });
         let hub = Hub::start();
-        let (alpha, beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
-        let mut rig = Rig { hub, alpha, beta, daemons };
+        let (alpha, beta) = (
+            Synced::new(&hub.world, "alpha"),
+            Synced::new(&hub.world, "beta"),
+        );
+        let mut rig = Rig {
+            hub,
+            alpha,
+            beta,
+            daemons,
+        };
         if daemons {
             rig.alpha.start();
             rig.beta.start();
@@ -57,7 +72,10 @@ impl Rig {
             machine.try_pass(&[]);
         }
         self.alpha.pass();
-        assert_eq!(difference(&self.alpha.tree().unwrap(), &self.beta.tree().unwrap()), "");
+        assert_eq!(
+            difference(&self.alpha.tree().unwrap(), &self.beta.tree().unwrap()),
+            ""
+        );
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -78,17 +96,34 @@ impl Rig {
     fn as_agreed(&self) {
         for (machine, other) in [(&self.alpha, &self.beta), (&self.beta, &self.alpha)] {
             let log = format!("{}\n{}", machine.machine.log(), other.machine.log());
-            assert_eq!((machine.text("edited").as_str(), machine.text("new").as_str()), ("edited later", "new later"), "{log}");
             assert_eq!(
-                (machine.has("deleted"), machine.has("old"), machine.text("renamed").as_str()),
+                (
+                    machine.text("edited").as_str(),
+                    machine.text("new").as_str()
+                ),
+                ("edited later", "new later"),
+                "{log}"
+            );
+            assert_eq!(
+                (
+                    machine.has("deleted"),
+                    machine.has("old"),
+                    machine.text("renamed").as_str()
+                ),
                 (false, false, "old of before"),
                 "{log}"
             );
             assert_eq!(machine.mode("mode"), 0o600, "{log}");
             assert_eq!(machine.contents("sync-conflict"), [""; 0], "{log}");
         }
-        let names: Vec<String> = records(&self.hub).into_keys().filter(|name| !name.starts_with('q')).collect();
-        assert_eq!(names, ["d/below", "edited", "kept", "mode", "new", "renamed"]);
+        let names: Vec<String> = records(&self.hub)
+            .into_keys()
+            .filter(|name| !name.starts_with('q'))
+            .collect();
+        assert_eq!(
+            names,
+            ["d/below", "edited", "kept", "mode", "new", "renamed"]
+        );
     }
 
     /// Puts the data directory back; `meanwhile` is what others do with the hub before the machines look.
@@ -103,11 +138,19 @@ impl Rig {
         self.hub.world.start_hub();
         meanwhile(&self.hub);
         if self.daemons {
-            let noticed = |machine: &Synced| machine.machine.log().matches("hub was set back to revision").count();
+            let noticed = |machine: &Synced| {
+                machine
+                    .machine
+                    .log()
+                    .matches("hub was set back to revision")
+                    .count()
+            };
             let before = [noticed(&self.alpha), noticed(&self.beta)];
             self.alpha.start();
             self.beta.start();
-            wait_for("both notice", &self.hub.world, || noticed(&self.alpha) > before[0] && noticed(&self.beta) > before[1]);
+            wait_for("both notice", &self.hub.world, || {
+                noticed(&self.alpha) > before[0] && noticed(&self.beta) > before[1]
+            });
         }
     }
 
@@ -125,7 +168,14 @@ fn what_was_agreed_on_after_a_snapshot_of_the_hub_outlives_the_way_back_to_it() 
         rig.copy_data("snapshot");
         rig.work();
         // the same numbers again, and more of them than were lost
-        rig.put_back("snapshot", |hub| (0..others).for_each(|n| drop(hub.upload("", &format!("q{n}"), format!("{n}"), "").is(201, ""))));
+        rig.put_back("snapshot", |hub| {
+            (0..others).for_each(|n| {
+                drop(
+                    hub.upload("", &format!("q{n}"), format!("{n}"), "")
+                        .is(201, ""),
+                )
+            })
+        });
         rig.settle();
         rig.as_agreed();
         assert_eq!(rig.alpha.contents("q").len(), others);
@@ -141,7 +191,14 @@ fn what_was_agreed_on_after_a_backup_outlives_its_restore() {
     for daemons in [true, false] {
         let mut rig = Rig::new(daemons);
         let backup = rig.path("backup");
-        let made = rig.hub.world.hub_command().args(["hub", "backup"]).arg(&backup).output().unwrap();
+        let made = rig
+            .hub
+            .world
+            .hub_command()
+            .args(["hub", "backup"])
+            .arg(&backup)
+            .output()
+            .unwrap();
         assert!(made.status.success(), "{made:?}");
         rig.work();
         rig.put_back("backup", |_| ());
@@ -158,15 +215,33 @@ fn what_another_has_changed_on_the_way_back_is_kept_beside_it() {
         rig.work();
         rig.put_back("snapshot", |hub| {
             let at = |name: &str| format!("If-Match: \"{}\"\r\n", rev(hub, name));
-            hub.upload("", "edited", "edited by another", &at("edited")).is(200, "");
-            hub.upload("", "deleted", "deleted, and edited by another", &at("deleted")).is(200, "");
-            (0..20).for_each(|n| drop(hub.upload("", &format!("q{n}"), format!("{n}"), "").is(201, "")));
+            hub.upload("", "edited", "edited by another", &at("edited"))
+                .is(200, "");
+            hub.upload(
+                "",
+                "deleted",
+                "deleted, and edited by another",
+                &at("deleted"),
+            )
+            .is(200, "");
+            (0..20).for_each(|n| {
+                drop(
+                    hub.upload("", &format!("q{n}"), format!("{n}"), "")
+                        .is(201, ""),
+                )
+            });
         });
         rig.settle();
         for machine in [&rig.alpha, &rig.beta] {
-            assert_eq!(machine.contents("edited"), ["edited by another", "edited later"]);
+            assert_eq!(
+                machine.contents("edited"),
+                ["edited by another", "edited later"]
+            );
             assert_eq!(machine.text("deleted"), "deleted, and edited by another");
-            assert_eq!((machine.text("new").as_str(), machine.mode("mode")), ("new later", 0o600));
+            assert_eq!(
+                (machine.text("new").as_str(), machine.mode("mode")),
+                ("new later", 0o600)
+            );
         }
     }
 }
@@ -179,23 +254,62 @@ fn a_condition_on_a_revision_of_the_lost_history_is_not_met() {
     rig.alpha.put("edited", "lost");
     rig.settle();
     let lost = (rev(&rig.hub, "edited"), etag(&rig.hub));
-    let id = records(&rig.hub)["edited"]["id"].as_str().unwrap().to_string();
+    let id = records(&rig.hub)["edited"]["id"]
+        .as_str()
+        .unwrap()
+        .to_string();
     rig.put_back("snapshot", |hub| {
         while rev(hub, "edited") < lost.0 {
-            hub.upload("", "edited", format!("of another {}", rev(hub, "edited")), "").is(200, "");
+            hub.upload(
+                "",
+                "edited",
+                format!("of another {}", rev(hub, "edited")),
+                "",
+            )
+            .is(200, "");
         }
     });
     assert_eq!(rev(&rig.hub, "edited"), lost.0, "the same number");
     assert_ne!(etag(&rig.hub), lost.1);
-    rig.hub.upload("", "edited", "over it", &format!("If-Match: {}\r\n", lost.1)).is(412, "edited");
-    let part =
-        |tag: &str| rig.hub.ask("GET", &format!("/api/files/{id}/download"), &format!("Range: bytes=0-1\r\nIf-Range: {tag}\r\n"), "");
-    assert_eq!((part(&lost.1).status, part(&etag(&rig.hub)).status), (200, 206));
+    rig.hub
+        .upload(
+            "",
+            "edited",
+            "over it",
+            &format!("If-Match: {}\r\n", lost.1),
+        )
+        .is(412, "edited");
+    let part = |tag: &str| {
+        rig.hub.ask(
+            "GET",
+            &format!("/api/files/{id}/download"),
+            &format!("Range: bytes=0-1\r\nIf-Range: {tag}\r\n"),
+            "",
+        )
+    };
+    assert_eq!(
+        (part(&lost.1).status, part(&etag(&rig.hub)).status),
+        (200, 206)
+    );
     let tag = lost.1.trim_matches('"').split('-').nth(1).unwrap();
-    rig.hub.get(&format!("/api/files/{id}/download?rev={}", lost.0)).is(200, "of another");
-    rig.hub.get(&format!("/api/files/{id}/download?rev={}&tag={tag}", lost.0)).is(404, "");
+    rig.hub
+        .get(&format!("/api/files/{id}/download?rev={}", lost.0))
+        .is(200, "of another");
+    rig.hub
+        .get(&format!(
+            "/api/files/{id}/download?rev={}&tag={tag}",
+            lost.0
+        ))
+        .is(404, "");
     // a plain number is all that older programs know
-    rig.hub.upload("", "edited", "over it", &format!("If-Match: \"{}\"\r\n", lost.0)).is(200, "");
+    rig.hub
+        .upload(
+            "",
+            "edited",
+            "over it",
+            &format!("If-Match: \"{}\"\r\n", lost.0),
+        )
+        .is(200, "");
 }
 
 #[test]
@@ -209,10 +323,25 @@ fn many_deletes_that_the_hub_forgot_are_held_once_more() {
     assert_eq!(rig.beta.try_pass(&["--allow-deletes"]).0, 0);
     rig.put_back("snapshot", |_| ());
     assert_ne!(rig.alpha.try_pass(&[]).0, 0);
-    assert_eq!(records(&rig.hub).keys().filter(|name| name.starts_with("many/")).count(), 40);
-    rig.alpha.machine.ok(&["approve", rig.alpha.dir.to_str().unwrap()]);
+    assert_eq!(
+        records(&rig.hub)
+            .keys()
+            .filter(|name| name.starts_with("many/"))
+            .count(),
+        40
+    );
+    rig.alpha
+        .machine
+        .ok(&["approve", rig.alpha.dir.to_str().unwrap()]);
     rig.settle();
-    assert_eq!(rig.beta.names().iter().filter(|name| name.starts_with("many/")).count(), 10);
+    assert_eq!(
+        rig.beta
+            .names()
+            .iter()
+            .filter(|name| name.starts_with("many/"))
+            .count(),
+        10
+    );
 }
 
 #[test]
@@ -227,12 +356,27 @@ fn daemons_that_go_on_meanwhile_notice_by_themselves() {
     rig.hub.world.start_hub();
     rig.beta.put("after", "2");
     wait_for("both notice", &rig.hub.world, || {
-        [&rig.alpha, &rig.beta].iter().all(|machine| machine.machine.log().contains("hub was set back to revision"))
+        [&rig.alpha, &rig.beta].iter().all(|machine| {
+            machine
+                .machine
+                .log()
+                .contains("hub was set back to revision")
+        })
     });
     rig.settle();
-    assert_eq!((rig.beta.text("while the hub is off").as_str(), rig.alpha.text("after").as_str()), ("1", "2"));
+    assert_eq!(
+        (
+            rig.beta.text("while the hub is off").as_str(),
+            rig.alpha.text("after").as_str()
+        ),
+        ("1", "2")
+    );
     for machine in [&rig.alpha, &rig.beta] {
-        machine.remove(if machine.has("after") { "after" } else { "while the hub is off" });
+        machine.remove(if machine.has("after") {
+            "after"
+        } else {
+            "while the hub is off"
+        });
         rig.settle();
     }
     rig.as_agreed();
@@ -248,8 +392,14 @@ fn move_hub(rig: &mut Rig, url: impl Fn(u16) -> String) {
     rig.hub.world.port = world::World::new().port;
     let url = url(rig.hub.world.port);
     for machine in [&mut rig.alpha, &mut rig.beta] {
-        machine.machine.env.retain(|(name, _)| name != "MESYNC_SERVER_URL");
-        machine.machine.env.push(("MESYNC_SERVER_URL".into(), url.clone()));
+        machine
+            .machine
+            .env
+            .retain(|(name, _)| name != "MESYNC_SERVER_URL");
+        machine
+            .machine
+            .env
+            .push(("MESYNC_SERVER_URL".into(), url.clone()));
     }
     rig.hub.world.start_hub();
 }
@@ -267,7 +417,12 @@ fn a_hub_with_another_address_is_the_same_hub() {
         for machine in [&mut rig.alpha, &mut rig.beta] {
             if daemons {
                 machine.start();
-                wait_for("it goes on", &rig.hub.world, || machine.machine.log().contains("the hub has another address now"));
+                wait_for("it goes on", &rig.hub.world, || {
+                    machine
+                        .machine
+                        .log()
+                        .contains("the hub has another address now")
+                });
             }
         }
         rig.settle();
@@ -275,15 +430,25 @@ fn a_hub_with_another_address_is_the_same_hub() {
             if !daemons {
                 rig.settle();
             }
-            [&rig.alpha, &rig.beta]
-                .iter()
-                .all(|m| !m.has("deleted") && m.text("edited") == "by alpha" && m.text("kept") == "by beta" && m.has("renamed"))
+            [&rig.alpha, &rig.beta].iter().all(|m| {
+                !m.has("deleted")
+                    && m.text("edited") == "by alpha"
+                    && m.text("kept") == "by beta"
+                    && m.has("renamed")
+            })
         });
         for machine in [&rig.alpha, &rig.beta] {
             assert_eq!(machine.contents("sync-conflict"), [""; 0]);
             assert!(!machine.has("old"));
-            let states = std::fs::read_dir(machine.machine.base.join("state/watch")).unwrap().flatten();
-            assert_eq!(states.filter(|e| e.path().extension().is_some_and(|e| e == "redb")).count(), 1);
+            let states = std::fs::read_dir(machine.machine.base.join("state/watch"))
+                .unwrap()
+                .flatten();
+            assert_eq!(
+                states
+                    .filter(|e| e.path().extension().is_some_and(|e| e == "redb"))
+                    .count(),
+                1
+            );
         }
     }
 }
@@ -291,7 +456,10 @@ fn a_hub_with_another_address_is_the_same_hub() {
 #[test]
 fn two_addresses_of_one_hub_do_not_keep_one_directory_at_once() {
     let mut rig = Rig::new(true);
-    rig.alpha.machine.env.push(("MESYNC_SERVER_URL".into(), format!("http://localhost:{}", rig.hub.world.port)));
+    rig.alpha.machine.env.push((
+        "MESYNC_SERVER_URL".into(),
+        format!("http://localhost:{}", rig.hub.world.port),
+    ));
     let (status, said) = rig.alpha.try_pass(&[]);
     assert!(status != 0, "{said}");
     rig.alpha.machine.env.pop();
@@ -305,9 +473,16 @@ fn another_hub_is_a_stranger_and_the_first_one_is_known_when_it_is_back() {
     let rig = Rig::new(false);
     let other = Hub::start();
     let mut alpha = rig.alpha;
-    alpha.machine.env.push(("MESYNC_SERVER_URL".into(), other.world.url()));
+    alpha
+        .machine
+        .env
+        .push(("MESYNC_SERVER_URL".into(), other.world.url()));
     alpha.pass();
-    assert_eq!(records(&other).len(), 6, "all of it is new there, and nothing is deleted here");
+    assert_eq!(
+        records(&other).len(),
+        6,
+        "all of it is new there, and nothing is deleted here"
+    );
     assert!(alpha.has("deleted"));
     rig.beta.remove("deleted");
     rig.beta.pass();

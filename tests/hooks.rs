@@ -24,7 +24,16 @@ fn two(running: bool) -> (World, Machine, Machine) {
 
 /// Sends messages of these types to beta, in this order, with their place in it as payload.
 fn send(alpha: &Machine, kinds: &[&str]) -> Vec<String> {
-    let send = |(n, kind): (usize, &&str)| alpha.ok(&["send", kind, "--target", "beta", "--payload", &n.to_string()]);
+    let send = |(n, kind): (usize, &&str)| {
+        alpha.ok(&[
+            "send",
+            kind,
+            "--target",
+            "beta",
+            "--payload",
+            &n.to_string(),
+        ])
+    };
     let ids = kinds.iter().enumerate().map(send).collect();
     alpha.ok(&["start", "--once"]);
     ids
@@ -40,7 +49,11 @@ fn lines(machine: &Machine, name: &str) -> usize {
 
 fn json(machine: &Machine, args: &[&str]) -> Vec<serde_json::Value> {
     let out = machine.run(&[args, &["--json"]].concat());
-    String::from_utf8(out.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    String::from_utf8(out.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// Ends what a hook has left behind.
@@ -57,23 +70,47 @@ fn what_a_hook_leaves_behind_holds_neither_its_record_nor_the_client() {
     // pipes, and records of hooks
     let open = || {
         let names = std::fs::read_dir(format!("/proc/{}/fd", beta.pid())).unwrap();
-        let links: Vec<_> = names.filter_map(|n| std::fs::read_link(n.ok()?.path()).ok()).collect();
-        links.iter().filter(|l| l.to_string_lossy().starts_with("pipe:") || l.to_string_lossy().contains("state/hooks/")).count()
+        let links: Vec<_> = names
+            .filter_map(|n| std::fs::read_link(n.ok()?.path()).ok())
+            .collect();
+        links
+            .iter()
+            .filter(|l| {
+                l.to_string_lossy().starts_with("pipe:")
+                    || l.to_string_lossy().contains("state/hooks/")
+            })
+            .count()
     };
     let before = open();
     let daemon = "setsid -f sh -c 'echo $$ >>left; exec sleep 1000' # with standard input, output and error of the hook";
-    beta.hook("again", &format!("echo x >>again; {daemon}\n[ $MESYNC_ATTEMPT -ge 2 ] || exit 75"));
+    beta.hook(
+        "again",
+        &format!("echo x >>again; {daemon}\n[ $MESYNC_ATTEMPT -ge 2 ] || exit 75"),
+    );
     beta.hook("fails", &format!("echo x >>fails; {daemon}\nexit 1"));
     // prints for ever
-    beta.hook("floods", "echo x >>floods; setsid -f sh -c 'echo $$ >>left; exec yes'\nexit 0");
+    beta.hook(
+        "floods",
+        "echo x >>floods; setsid -f sh -c 'echo $$ >>left; exec yes'\nexit 0",
+    );
     send(&alpha, &["again", "fails", "floods"]);
     wait_for("a second run", &world, || lines(&beta, "again") == 2);
-    wait_for("a failed one", &world, || json(&beta, &["list", "hooks"]).iter().any(|h| h["reason"] == "exit status 1"));
+    wait_for("a failed one", &world, || {
+        json(&beta, &["list", "hooks"])
+            .iter()
+            .any(|h| h["reason"] == "exit status 1")
+    });
     beta.ok(&["retry", "--hooks"]);
     wait_for("it ran again", &world, || lines(&beta, "fails") == 2);
     send(&alpha, &["floods"]);
-    wait_for("a flood of what was left behind ends with its hook", &world, || lines(&beta, "floods") == 2);
-    wait_for("only the failed one is left", &world, || json(&beta, &["list", "hooks"]).len() == 1);
+    wait_for(
+        "a flood of what was left behind ends with its hook",
+        &world,
+        || lines(&beta, "floods") == 2,
+    );
+    wait_for("only the failed one is left", &world, || {
+        json(&beta, &["list", "hooks"]).len() == 1
+    });
     wait_for("no descriptor is left", &world, || open() == before);
     end(&beta, "left");
 }
@@ -83,27 +120,47 @@ fn a_killed_client_runs_no_hook_beside_one_that_still_runs_and_waits_for_nothing
     let (world, alpha, mut beta) = two(true);
     // one keeps its standard input, one does not; both have a daemon that keeps theirs
     let body = "echo $$ >>$MESYNC_TYPE.pid; setsid -f sh -c 'echo $$ >>left; exec sleep 1000'; echo began >>$MESYNC_TYPE.log";
-    beta.hook("keeps", &format!("{body}; until [ -e go ]; do sleep 0.05; done; echo ended >>keeps.log"));
+    beta.hook(
+        "keeps",
+        &format!("{body}; until [ -e go ]; do sleep 0.05; done; echo ended >>keeps.log"),
+    );
     beta.hook("closes", &format!("{body}; exec <&- >/dev/null 2>&1; until [ -e go ]; do sleep 0.05; done; echo ended >>closes.log"));
     // the second message of each type may not run beside the first either
     send(&alpha, &["keeps", "closes", "keeps", "closes"]);
-    wait_for("both run", &world, || lines(&beta, "keeps.log") == 1 && lines(&beta, "closes.log") == 1);
-    wait_for("their processes are recorded", &world, || beta.dir("state/hooks/.closes.running").exists());
+    wait_for("both run", &world, || {
+        lines(&beta, "keeps.log") == 1 && lines(&beta, "closes.log") == 1
+    });
+    wait_for("their processes are recorded", &world, || {
+        beta.dir("state/hooks/.closes.running").exists()
+    });
     beta.kill();
     // its second run is as far away as the next attempt at the others
-    beta.hook("probe", "echo x >>probes; [ $MESYNC_ATTEMPT -ge 2 ] || exit 75");
+    beta.hook(
+        "probe",
+        "echo x >>probes; [ $MESYNC_ATTEMPT -ge 2 ] || exit 75",
+    );
     beta.start();
     for n in 1..=2 {
         send(&alpha, &["probe"]);
-        wait_for("a hook that is repeated has run", &world, || lines(&beta, "probes") == 2 * n);
+        wait_for("a hook that is repeated has run", &world, || {
+            lines(&beta, "probes") == 2 * n
+        });
     }
-    assert_eq!((read(&beta, "keeps.log"), read(&beta, "closes.log")), ("began\n".into(), "began\n".into()));
+    assert_eq!(
+        (read(&beta, "keeps.log"), read(&beta, "closes.log")),
+        ("began\n".into(), "began\n".into())
+    );
     std::fs::write(beta.base.join("go"), "").unwrap();
-    wait_for("all have run, what was left behind notwithstanding", &world, || json(&beta, &["list", "hooks"]).is_empty());
+    wait_for(
+        "all have run, what was left behind notwithstanding",
+        &world,
+        || json(&beta, &["list", "hooks"]).is_empty(),
+    );
     for kind in ["keeps", "closes"] {
         let log = read(&beta, &format!("{kind}.log"));
         assert!(
-            log.matches("began\nended\n").count() * 12 == log.len() && lines(&beta, &format!("{kind}.log")) >= 6,
+            log.matches("began\nended\n").count() * 12 == log.len()
+                && lines(&beta, &format!("{kind}.log")) >= 6,
             "side by side: {log}"
         );
     }
@@ -117,11 +174,17 @@ fn a_hook_that_outlives_its_client_still_has_its_time_limit() {
     beta.hook("hangs", "echo $$ >>pids; [ $MESYNC_ATTEMPT -ge 2 ] && exit 0; trap '' TERM; while :; do sleep 1000 & wait; done");
     beta.start();
     send(&alpha, &["hangs"]);
-    wait_for("its process is recorded", &world, || lines(&beta, "pids") == 1 && beta.dir("state/hooks/.hangs.running").exists());
+    wait_for("its process is recorded", &world, || {
+        lines(&beta, "pids") == 1 && beta.dir("state/hooks/.hangs.running").exists()
+    });
     beta.kill();
     beta.start();
-    wait_for("it was ended, and ran again", &world, || lines(&beta, "pids") == 2);
-    wait_for("no record is left", &world, || std::fs::read_dir(beta.dir("state/hooks")).unwrap().count() == 0);
+    wait_for("it was ended, and ran again", &world, || {
+        lines(&beta, "pids") == 2
+    });
+    wait_for("no record is left", &world, || {
+        std::fs::read_dir(beta.dir("state/hooks")).unwrap().count() == 0
+    });
 }
 
 #[test]
@@ -132,12 +195,18 @@ fn hooks_run_in_the_order_of_arrival_also_when_the_first_is_repeated() {
         "sed 's/.*\"payload\"://; s/}$//' >>order; echo >>order; [ $MESYNC_ATTEMPT -ge 2 ] || [ ! -e temporary ] || exit 75",
     );
     let clocks = ["2 hours", "2 hours ago", "1 hour"].map(|ahead| {
-        let date = std::process::Command::new("date").args(["-u", "-d", ahead, "+%Y-%m-%dT%H:%M:%SZ"]).output().unwrap();
+        let date = std::process::Command::new("date")
+            .args(["-u", "-d", ahead, "+%Y-%m-%dT%H:%M:%SZ"])
+            .output()
+            .unwrap();
         String::from_utf8(date.stdout).unwrap().trim().to_string()
     });
     for (n, at) in clocks.iter().enumerate() {
         let machine = world.machine(&format!("sender-{n}"));
-        machine.drop_file("m.json", &format!(r#"{{"type":"deploy","target":"beta","created_at":"{at}","payload":{n}}}"#));
+        machine.drop_file(
+            "m.json",
+            &format!(r#"{{"type":"deploy","target":"beta","created_at":"{at}","payload":{n}}}"#),
+        );
         machine.ok(&["start", "--once"]);
     }
     beta.ok(&["start", "--once"]);
@@ -146,14 +215,26 @@ fn hooks_run_in_the_order_of_arrival_also_when_the_first_is_repeated() {
     std::fs::write(beta.base.join("temporary"), "").unwrap();
     for n in [2, 1, 0] {
         let machine = world.machine(&format!("sender-{n}"));
-        machine.drop_file("m.json", &format!(r#"{{"type":"deploy","target":"beta","created_at":"{}","payload":{n}}}"#, clocks[n]));
+        machine.drop_file(
+            "m.json",
+            &format!(
+                r#"{{"type":"deploy","target":"beta","created_at":"{}","payload":{n}}}"#,
+                clocks[n]
+            ),
+        );
         machine.ok(&["start", "--once"]);
     }
     let pass = beta.run(&["-q", "start", "--once"]);
-    assert_eq!((pass.status.code(), read(&beta, "order")), (Some(1), "2\n".into()), "the first waits, the others behind it");
+    assert_eq!(
+        (pass.status.code(), read(&beta, "order")),
+        (Some(1), "2\n".into()),
+        "the first waits, the others behind it"
+    );
     // a restart keeps the order
     beta.start();
-    wait_for("all have run", &world, || read(&beta, "order").matches('\n').count() == 6);
+    wait_for("all have run", &world, || {
+        read(&beta, "order").matches('\n').count() == 6
+    });
     assert_eq!(read(&beta, "order"), "2\n2\n1\n1\n0\n0\n");
 }
 
@@ -162,18 +243,34 @@ fn a_hook_that_is_refused_has_failed_with_a_reason_and_runs_after_retry() {
     let (world, alpha, mut beta) = two(false);
     let hook = |beta: &Machine, kind: &str, mode: u32| {
         beta.hook(kind, &format!("cat >{kind}.got"));
-        std::fs::set_permissions(beta.dir("hooks").join(kind), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(
+            beta.dir("hooks").join(kind),
+            std::fs::Permissions::from_mode(mode),
+        )
+        .unwrap();
     };
     hook(&beta, "group", 0o775);
     hook(&beta, "plain", 0o644);
     hook(&beta, "target", 0o755);
     symlink("target", beta.dir("hooks").join("link")).unwrap();
     std::fs::create_dir(beta.dir("hooks").join("directory")).unwrap();
-    for (kind, text) in [("interpreter", "#!/bin/bsh\n"), ("carriage", "#!/bin/sh\r\ntrue\r\n"), ("nothing", "cat >nothing.got\n")] {
+    for (kind, text) in [
+        ("interpreter", "#!/bin/bsh\n"),
+        ("carriage", "#!/bin/sh\r\ntrue\r\n"),
+        ("nothing", "cat >nothing.got\n"),
+    ] {
         hook(&beta, kind, 0o755);
         std::fs::write(beta.dir("hooks").join(kind), text).unwrap();
     }
-    let kinds = ["group", "plain", "link", "directory", "interpreter", "carriage", "nothing"];
+    let kinds = [
+        "group",
+        "plain",
+        "link",
+        "directory",
+        "interpreter",
+        "carriage",
+        "nothing",
+    ];
     let ids = send(&alpha, &kinds);
     assert_eq!(beta.run(&["-q", "start", "--once"]).status.code(), Some(1));
     assert_eq!(json(&beta, &["status"])[0]["hooks_failed"], kinds.len());
@@ -192,20 +289,35 @@ fn a_hook_that_is_refused_has_failed_with_a_reason_and_runs_after_retry() {
     ];
     for ((hook, id), wants) in listed.iter().zip(&ids).zip(wants) {
         let reason = hook["reason"].as_str().unwrap();
-        assert!(hook["id"] == id.as_str() && hook["hook_failed"] == true && reason.contains(wants), "{hook}");
+        assert!(
+            hook["id"] == id.as_str() && hook["hook_failed"] == true && reason.contains(wants),
+            "{hook}"
+        );
         assert!(reason.contains("/hooks/"), "it names the file: {reason}");
     }
     // a retry that could only fail again says so, and changes nothing
     let refused = beta.run(&["retry", "--hooks", &ids[0]]);
-    assert!(refused.status.code() == Some(1) && String::from_utf8_lossy(&refused.stderr).contains("run chmod go-w"), "{refused:?}");
+    assert!(
+        refused.status.code() == Some(1)
+            && String::from_utf8_lossy(&refused.stderr).contains("run chmod go-w"),
+        "{refused:?}"
+    );
     beta.start();
     std::fs::remove_dir(beta.dir("hooks").join("directory")).unwrap();
     std::fs::remove_file(beta.dir("hooks").join("link")).unwrap();
     kinds.iter().for_each(|kind| hook(&beta, kind, 0o755));
-    assert!(beta.ok(&["retry", "--hooks"]).contains("7 hooks to run again"));
-    wait_for("all have run", &world, || json(&beta, &["list", "hooks"]).is_empty());
+    assert!(
+        beta.ok(&["retry", "--hooks"])
+            .contains("7 hooks to run again")
+    );
+    wait_for("all have run", &world, || {
+        json(&beta, &["list", "hooks"]).is_empty()
+    });
     for (kind, id) in kinds.iter().zip(&ids) {
-        assert!(read(&beta, &format!("{kind}.got")).contains(id), "{kind} got its message");
+        assert!(
+            read(&beta, &format!("{kind}.got")).contains(id),
+            "{kind} got its message"
+        );
     }
 }
 
@@ -214,43 +326,80 @@ fn failed_hooks_are_given_up_one_by_one_or_all_and_do_not_outlive_their_programs
     let (world, alpha, beta) = two(true);
     beta.hook("fails", "exit 3");
     let ids = send(&alpha, &["fails", "fails", "fails"]);
-    wait_for("all have failed", &world, || json(&beta, &["status"])[0]["hooks_failed"] == 3);
+    wait_for("all have failed", &world, || {
+        json(&beta, &["status"])[0]["hooks_failed"] == 3
+    });
     assert_eq!(json(&beta, &["flush", "hooks", &ids[1]])[0]["removed"], 1);
-    assert_eq!(json(&beta, &["list", "hooks"]).iter().map(|h| h["id"].as_str().unwrap()).collect::<Vec<_>>(), [&ids[0], &ids[2]]);
+    assert_eq!(
+        json(&beta, &["list", "hooks"])
+            .iter()
+            .map(|h| h["id"].as_str().unwrap())
+            .collect::<Vec<_>>(),
+        [&ids[0], &ids[2]]
+    );
     std::fs::remove_file(beta.dir("hooks").join("fails")).unwrap();
     let status = &json(&beta, &["status"])[0];
-    assert_eq!((&status["well"], &status["hooks_failed"], &status["hooks_gone"]), (&true.into(), &0.into(), &2.into()));
+    assert_eq!(
+        (
+            &status["well"],
+            &status["hooks_failed"],
+            &status["hooks_gone"]
+        ),
+        (&true.into(), &0.into(), &2.into())
+    );
     let refused = beta.run(&["retry", "--hooks", &ids[0]]);
-    assert!(refused.status.code() == Some(1) && String::from_utf8_lossy(&refused.stderr).contains("hooks/fails"), "{refused:?}");
+    assert!(
+        refused.status.code() == Some(1)
+            && String::from_utf8_lossy(&refused.stderr).contains("hooks/fails"),
+        "{refused:?}"
+    );
     // nothing is lost while the program is away
     beta.hook("fails", "cat >>got");
     assert_eq!(json(&beta, &["status"])[0]["hooks_failed"], 2);
     beta.ok(&["retry", "--hooks", &ids[0]]);
     wait_for("it ran", &world, || read(&beta, "got").contains(&ids[0]));
     assert_eq!(beta.ok(&["flush", "hooks"]), "1 failed hook given up");
-    wait_for("nothing is left", &world, || std::fs::read_dir(beta.dir("state/hooks")).unwrap().count() == 0);
+    wait_for("nothing is left", &world, || {
+        std::fs::read_dir(beta.dir("state/hooks")).unwrap().count() == 0
+    });
     assert_eq!(beta.run(&["status"]).status.code(), Some(0));
 }
 
 #[test]
 fn a_hook_reads_its_message_whole_whatever_becomes_of_the_inbox_and_of_its_record() {
     let (world, alpha, mut beta) = two(true);
-    beta.hook("empties", "cat >got.$MESYNC_ATTEMPT; : >\"$MESYNC_FILE\"; [ $MESYNC_ATTEMPT -ge 2 ] || exit 75");
+    beta.hook(
+        "empties",
+        "cat >got.$MESYNC_ATTEMPT; : >\"$MESYNC_FILE\"; [ $MESYNC_ATTEMPT -ge 2 ] || exit 75",
+    );
     // its own record, the hook's file, and everything
     beta.hook("destroys", "rm -f state/hooks/*destroys*; exit 75");
     beta.hook("vanishes", "rm -f hooks/vanishes; exit 75");
-    beta.hook("bytes", "printf 'caf\\351 \\377\\n'; head -c 300000 /dev/zero; exit 0");
+    beta.hook(
+        "bytes",
+        "printf 'caf\\351 \\377\\n'; head -c 300000 /dev/zero; exit 0",
+    );
     send(&alpha, &["empties", "destroys", "vanishes", "bytes"]);
-    wait_for("both have run", &world, || read(&beta, "got.2").ends_with('}'));
+    wait_for("both have run", &world, || {
+        read(&beta, "got.2").ends_with('}')
+    });
     assert_eq!(read(&beta, "got.1"), read(&beta, "got.2"));
     wait_for("the hook that is gone has failed", &world, || {
-        json(&beta, &["list", "hooks"]).iter().any(|h| h["type"] == "vanishes" && h["hook_failed"] == true)
+        json(&beta, &["list", "hooks"])
+            .iter()
+            .any(|h| h["type"] == "vanishes" && h["hook_failed"] == true)
     });
-    assert_eq!(json(&beta, &["status"])[0]["hooks_failed"], 1, "its program was missing when it was to run");
+    assert_eq!(
+        json(&beta, &["status"])[0]["hooks_failed"],
+        1,
+        "its program was missing when it was to run"
+    );
     beta.hook("removes", "rm -rf hooks state/hooks; exit 0");
     send(&alpha, &["removes"]);
     wait_for("it has", &world, || !beta.dir("hooks/removes").exists());
-    wait_for("the directories are there again", &world, || beta.dir("state/hooks").exists());
+    wait_for("the directories are there again", &world, || {
+        beta.dir("state/hooks").exists()
+    });
     beta.hook("last", "echo x >last");
     send(&alpha, &["last"]);
     wait_for("hooks run on", &world, || beta.base.join("last").exists());
@@ -261,13 +410,29 @@ fn a_hook_reads_its_message_whole_whatever_becomes_of_the_inbox_and_of_its_recor
 fn what_a_hook_leaves_in_its_process_group_is_killed_with_a_word_and_setsid_keeps_it() {
     let (world, alpha, beta) = two(true);
     beta.hook("group", "sh -c 'sleep 1000' & exit 0");
-    beta.hook("session", "setsid -f sh -c 'echo $$ >left; exec sleep 1000' </dev/null >/dev/null 2>&1; exit 0");
+    beta.hook(
+        "session",
+        "setsid -f sh -c 'echo $$ >left; exec sleep 1000' </dev/null >/dev/null 2>&1; exit 0",
+    );
     beta.hook("tidy", "sleep 0.01 & wait; exit 0");
     send(&alpha, &["group", "session", "tidy"]);
-    wait_for("the log says so", &world, || beta.log().contains("killed what the hook left running in its process group: "));
-    wait_for("all have run", &world, || json(&beta, &["list", "hooks"]).is_empty());
-    let said: Vec<String> = beta.log().lines().filter(|l| l.contains("killed what")).map(str::to_string).collect();
-    assert!(said.len() == 1 && said[0].contains("start it with setsid hook=group"), "{said:?}");
+    wait_for("the log says so", &world, || {
+        beta.log()
+            .contains("killed what the hook left running in its process group: ")
+    });
+    wait_for("all have run", &world, || {
+        json(&beta, &["list", "hooks"]).is_empty()
+    });
+    let said: Vec<String> = beta
+        .log()
+        .lines()
+        .filter(|l| l.contains("killed what"))
+        .map(str::to_string)
+        .collect();
+    assert!(
+        said.len() == 1 && said[0].contains("start it with setsid hook=group"),
+        "{said:?}"
+    );
     wait_for("its daemon lives", &world, || lines(&beta, "left") == 1);
     let pid = Pid::from_raw(read(&beta, "left").trim().parse().unwrap()).unwrap();
     assert!(rustix::process::test_kill_process(pid).is_ok());
@@ -282,30 +447,73 @@ fn hooks_that_answer_each_other_are_stopped_with_a_word() {
     let mesync = world::binary();
     for machine in &mut machines {
         machine.ok(&["start", "--once"]);
-        machine.hook("echo", &format!("echo $MESYNC_HOPS >>hops; exec '{}' send echo", mesync.display()));
+        machine.hook(
+            "echo",
+            &format!(
+                "echo $MESYNC_HOPS >>hops; exec '{}' send echo",
+                mesync.display()
+            ),
+        );
         machine.start();
     }
     machines[0].ok(&["send", "echo"]);
     // 2 machines get it, 4 the answers, 8 theirs, 16 theirs: and those hooks are refused
-    let all = || machines.iter().flat_map(|m| read(m, "hops").lines().map(str::to_string).collect::<Vec<_>>()).collect::<Vec<_>>();
+    let all = || {
+        machines
+            .iter()
+            .flat_map(|m| {
+                read(m, "hops")
+                    .lines()
+                    .map(str::to_string)
+                    .collect::<Vec<_>>()
+            })
+            .collect::<Vec<_>>()
+    };
     wait_for("all have run", &world, || all().len() == 30);
     wait_for("the last are refused", &world, || {
-        machines.iter().map(|m| json(m, &["list", "hooks"]).iter().filter(|h| h["reason"] == "exit status 1").count()).sum::<usize>() == 16
+        machines
+            .iter()
+            .map(|m| {
+                json(m, &["list", "hooks"])
+                    .iter()
+                    .filter(|h| h["reason"] == "exit status 1")
+                    .count()
+            })
+            .sum::<usize>()
+            == 16
     });
     let count = |hops: &str| all().iter().filter(|h| *h == hops).count();
     assert_eq!(["0", "1", "2", "3"].map(count), [2, 4, 8, 16]);
     assert!(machines.iter().all(|m| m.names("outbox").is_empty()));
-    assert!(machines[1].log().contains("hooks that answer each other make a loop"), "{}", machines[1].log());
+    assert!(
+        machines[1]
+            .log()
+            .contains("hooks that answer each other make a loop"),
+        "{}",
+        machines[1].log()
+    );
     // bounded, whatever stands there
     let send = |hops: &str| {
-        let out = machines[0].command(&["send", "quiet", "--target", "beta"]).env("MESYNC_HOPS", hops).output().unwrap();
+        let out = machines[0]
+            .command(&["send", "quiet", "--target", "beta"])
+            .env("MESYNC_HOPS", hops)
+            .output()
+            .unwrap();
         (out.status.code(), String::from_utf8(out.stderr).unwrap())
     };
     assert_eq!(send("").0, Some(0));
     assert_eq!(send("2").0, Some(0));
-    for (hops, words) in [("3", "3 in a row may"), ("99999999999999999999", "no number"), ("-1", "no number"), ("x\u{7}", "no number")] {
+    for (hops, words) in [
+        ("3", "3 in a row may"),
+        ("99999999999999999999", "no number"),
+        ("-1", "no number"),
+        ("x\u{7}", "no number"),
+    ] {
         let (status, said) = send(hops);
-        assert!(status == Some(1) && said.contains(words) && !said.contains('\u{7}'), "{hops}: {said}");
+        assert!(
+            status == Some(1) && said.contains(words) && !said.contains('\u{7}'),
+            "{hops}: {said}"
+        );
     }
 }
 
@@ -316,16 +524,25 @@ fn a_thousand_failed_hooks_are_listed_retried_and_given_up_quickly() {
     beta.hook("t", "exit 1");
     std::fs::create_dir_all(beta.dir("state/hooks")).unwrap();
     for n in 1..=1000 {
-        let name = format!("{n:016x}.20261121T101112_01933b5e-0000-7000-8000-{n:012}.json.t.failed-exit-1");
+        let name = format!(
+            "{n:016x}.20261121T101112_01933b5e-0000-7000-8000-{n:012}.json.t.failed-exit-1"
+        );
         std::fs::write(beta.dir("state/hooks").join(name), r#"{"type":"t"}"#).unwrap();
     }
     let began = std::time::Instant::now();
     assert_eq!(json(&beta, &["list", "hooks"]).len(), 1000);
     beta.ok(&["retry", "--hooks", "8000-000000000007"]);
-    assert!(beta.ok(&["retry", "--hooks"]).ends_with("999 hooks to run again"));
+    assert!(
+        beta.ok(&["retry", "--hooks"])
+            .ends_with("999 hooks to run again")
+    );
     for name in beta.names("state/hooks") {
         let failed = name.replace(".t.0", ".t.failed-timeout");
-        std::fs::rename(beta.dir("state/hooks").join(&name), beta.dir("state/hooks").join(failed)).unwrap();
+        std::fs::rename(
+            beta.dir("state/hooks").join(&name),
+            beta.dir("state/hooks").join(failed),
+        )
+        .unwrap();
     }
     assert_eq!(beta.ok(&["flush", "hooks"]), "1000 failed hooks given up");
     // a sync each, or a look at all for each, would take minutes

@@ -57,7 +57,9 @@ const FAULTS: &[(&str, &str, u32)] = &[
 /// Those that ONLY names.
 fn faults() -> impl Iterator<Item = &'static (&'static str, &'static str, u32)> {
     let only = std::env::var("ONLY").unwrap_or_default();
-    FAULTS.iter().filter(move |(call, error, _)| format!("{call} {error}").contains(&only))
+    FAULTS
+        .iter()
+        .filter(move |(call, error, _)| format!("{call} {error}").contains(&only))
 }
 
 /// Of many numbers the first ones, and then fewer and fewer; of few all.
@@ -86,7 +88,9 @@ impl Work {
             ("long", noise(4, 9_000_000)),
         ]);
         let id = |n: u128| uuid::Uuid::from_u128(0x0193_59a0_0000_7000_8000_0000_0000_0000 + n);
-        let messages = (0..2).map(|n| json!({"id": id(n), "type": "x", "source": "a", "target": "b", "payload": n})).collect();
+        let messages = (0..2)
+            .map(|n| json!({"id": id(n), "type": "x", "source": "a", "target": "b", "payload": n}))
+            .collect();
         Work { bodies, messages }
     }
 
@@ -105,43 +109,108 @@ impl Work {
         for name in ["short", "medium", "long"] {
             let (type_line, body) = form("", name, &self.bodies[name]);
             let lines = format!("{type_line}If-None-Match: *\r\n");
-            note(name, ask(hub, "PUT", "/api/files/upload", &lines, &body).map(met));
+            note(
+                name,
+                ask(hub, "PUT", "/api/files/upload", &lines, &body).map(met),
+            );
         }
         let piece = &self.bodies["staged"];
-        note("piece", ask(hub, "PUT", &format!("/api/chunks/{}", Hash::of(piece)), "", piece));
+        note(
+            "piece",
+            ask(
+                hub,
+                "PUT",
+                &format!("/api/chunks/{}", Hash::of(piece)),
+                "",
+                piece,
+            ),
+        );
         let body = serde_json::to_vec(&commit("", "staged", &[piece.as_slice()])).unwrap();
         note("staged", ask(hub, "PUT", "/api/files/commit", "", &body));
-        note("messages", ask(hub, "POST", "/api/messages", "", &serde_json::to_vec(&self.messages).unwrap()));
+        note(
+            "messages",
+            ask(
+                hub,
+                "POST",
+                "/api/messages",
+                "",
+                &serde_json::to_vec(&self.messages).unwrap(),
+            ),
+        );
         let pulled = ask(hub, "GET", PULL, "", b"");
         note("pull", pulled.clone());
-        if let Some(pulled) = pulled.filter(|answer| answer.status == 200).map(|answer| answer.json()) {
-            let last = pulled["messages"].as_array().and_then(|all| all.first()).map(|first| first["seq"].to_string());
+        if let Some(pulled) = pulled
+            .filter(|answer| answer.status == 200)
+            .map(|answer| answer.json())
+        {
+            let last = pulled["messages"]
+                .as_array()
+                .and_then(|all| all.first())
+                .map(|first| first["seq"].to_string());
             let epoch = pulled["epoch"].as_str().unwrap_or_default().to_string();
             if let Some(last) = last {
-                note("ack", ask(hub, "GET", &format!("{PULL}&epoch={epoch}&after={last}"), "", b""));
+                note(
+                    "ack",
+                    ask(
+                        hub,
+                        "GET",
+                        &format!("{PULL}&epoch={epoch}&after={last}"),
+                        "",
+                        b"",
+                    ),
+                );
             }
         }
-        let gone = ask(hub, "GET", "/api/files?search=gone", "", b"").filter(|answer| answer.status == 200);
-        if let Some(id) = gone.and_then(|answer| answer.json()[0]["id"].as_str().map(String::from)) {
-            note("delete", ask(hub, "DELETE", &format!("/api/files/{id}"), "", b""));
+        let gone = ask(hub, "GET", "/api/files?search=gone", "", b"")
+            .filter(|answer| answer.status == 200);
+        if let Some(id) = gone.and_then(|answer| answer.json()[0]["id"].as_str().map(String::from))
+        {
+            note(
+                "delete",
+                ask(hub, "DELETE", &format!("/api/files/{id}"), "", b""),
+            );
         }
         let dir = json!({ "dir": hub.world.dir.path().join(copy) });
-        note("backup", ask(hub, "POST", "/api/hub/backup", "", &serde_json::to_vec(&dir).unwrap()));
+        note(
+            "backup",
+            ask(
+                hub,
+                "POST",
+                "/api/hub/backup",
+                "",
+                &serde_json::to_vec(&dir).unwrap(),
+            ),
+        );
         statuses
     }
 
     /// What was acknowledged is there.
     fn check(&self, hub: &Hub, statuses: &BTreeMap<String, u16>, what: &str) {
-        let acknowledged = |name: &str| statuses.get(name).is_some_and(|status| (200..300).contains(status));
+        let acknowledged = |name: &str| {
+            statuses
+                .get(name)
+                .is_some_and(|status| (200..300).contains(status))
+        };
         for (name, bytes) in &self.bodies {
             if acknowledged(name) || *name == "gone" && !statuses.contains_key("delete") {
-                assert!(content(hub, name).as_ref() == Some(bytes), "{what}: {name} was acknowledged");
+                assert!(
+                    content(hub, name).as_ref() == Some(bytes),
+                    "{what}: {name} was acknowledged"
+                );
             }
         }
-        assert!(content(hub, "before") == Some(noise(9, 50_000)), "{what}: what was there before");
-        assert!(!acknowledged("delete") || content(hub, "gone").is_none(), "{what}: deleted");
+        assert!(
+            content(hub, "before") == Some(noise(9, 50_000)),
+            "{what}: what was there before"
+        );
+        assert!(
+            !acknowledged("delete") || content(hub, "gone").is_none(),
+            "{what}: deleted"
+        );
         if acknowledged("messages") && !statuses.contains_key("ack") {
-            let waits = hub.get(PULL).json()["messages"].as_array().map_or(0, Vec::len);
+            let waits = hub.get(PULL).json()["messages"]
+                .as_array()
+                .map_or(0, Vec::len);
             assert_eq!(waits, 2, "{what}: messages were acknowledged");
         }
     }
@@ -151,26 +220,53 @@ const PULL: &str = "/api/messages?host=b&instance=00000000-0000-0000-0000-000000
 
 /// The condition is that of an upload made by an attempt before: it was done.
 fn met(answer: Answer) -> Answer {
-    if answer.status == 412 { Answer { status: 200, ..answer } } else { answer }
+    if answer.status == 412 {
+        Answer {
+            status: 200,
+            ..answer
+        }
+    } else {
+        answer
+    }
 }
 
 fn ask(hub: &Hub, method: &str, target: &str, lines: &str, body: &[u8]) -> Option<Answer> {
     let stream = TcpStream::connect(("127.0.0.1", hub.world.port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    Line(Conn::new(stream)).ask(method, target, lines, body).ok()
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .ok()?;
+    Line(Conn::new(stream))
+        .ask(method, target, lines, body)
+        .ok()
 }
 
 fn content(hub: &Hub, name: &str) -> Option<Vec<u8>> {
     let listed = hub.get(&format!("/api/files?search={name}")).json();
-    let id = listed.as_array()?.iter().find(|record| record["name"] == name)?["id"].as_str()?.to_string();
+    let id = listed
+        .as_array()?
+        .iter()
+        .find(|record| record["name"] == name)?["id"]
+        .as_str()?
+        .to_string();
     let got = hub.get(&format!("/api/files/{id}/download"));
     assert_eq!(got.status, 200, "{name}: {got}\n{}", hub.world.logs());
     Some(got.body)
 }
 
 fn check_dir(hub: &Hub, dir: &Path) {
-    let out = hub.world.hub_command().args(["hub", "check", "--data"]).arg(dir).output().unwrap();
-    assert!(out.status.success(), "{}: {}", dir.display(), String::from_utf8_lossy(&out.stdout));
+    let out = hub
+        .world
+        .hub_command()
+        .args(["hub", "check", "--data"])
+        .arg(dir)
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}: {}",
+        dir.display(),
+        String::from_utf8_lossy(&out.stdout)
+    );
 }
 
 #[test]
@@ -192,7 +288,11 @@ fn a_call_that_fails_loses_nothing_that_was_acknowledged() {
             let injected = fault.struck();
             // a sync that failed is told at the next turn
             let status = hub.world.stop_hub();
-            assert!(status == Some(0) || status == Some(74), "{what}: ended with {status:?}\n{injected}\n{}", hub.world.logs());
+            assert!(
+                status == Some(0) || status == Some(74),
+                "{what}: ended with {status:?}\n{injected}\n{}",
+                hub.world.logs()
+            );
             failed += injected.lines().count();
             ended += usize::from(status == Some(74));
             let first = hub.world.dir.path().join("first");
@@ -202,7 +302,11 @@ fn a_call_that_fails_loses_nothing_that_was_acknowledged() {
             hub.world.start_hub();
             work.check(&hub, &statuses, &what);
             for (name, status) in work.run(&hub, "second") {
-                assert!((200..300).contains(&status), "{what}: {name} again: {status}\n{injected}\n{}", hub.world.logs());
+                assert!(
+                    (200..300).contains(&status),
+                    "{what}: {name} again: {status}\n{injected}\n{}",
+                    hub.world.logs()
+                );
                 statuses.insert(name, status);
             }
             work.check(&hub, &statuses, &what);
@@ -227,13 +331,18 @@ fn a_call_that_fails_leaves_a_hub_that_starts_and_keys_that_can_be_made() {
         let mut failed = 0;
         for number in numbers((*most).min(30)) {
             let what = format!("{call} {error} {number}");
-            let mut hub = Hub { world: world::World::new() };
+            let mut hub = Hub {
+                world: world::World::new(),
+            };
             let mut start = hub.world.hub_command();
             start.args(["serve", "--listen", "192.0.2.1:1"]);
             let fault = Fault::new(call, number, error, &hub.world.dir.path().join("strace"));
             let out = inject::wrap(&start, &fault).output().unwrap();
             let starts = fault.struck().lines().count();
-            assert!(!out.status.success(), "{what}: this machine does not have that address");
+            assert!(
+                !out.status.success(),
+                "{what}: this machine does not have that address"
+            );
             hub.world.start_hub();
             let mut add = hub.world.hub_command();
             add.args(["key", "add", "web-1"]);
@@ -242,15 +351,31 @@ fn a_call_that_fails_leaves_a_hub_that_starts_and_keys_that_can_be_made() {
             if !out.status.success() {
                 let said = String::from_utf8_lossy(&out.stderr).into_owned();
                 out = add.output().unwrap();
-                assert!(out.status.success(), "{what}: the key again: {}\nbefore: {said}", String::from_utf8_lossy(&out.stderr));
+                assert!(
+                    out.status.success(),
+                    "{what}: the key again: {}\nbefore: {said}",
+                    String::from_utf8_lossy(&out.stderr)
+                );
             }
             let key = String::from_utf8(out.stdout).unwrap();
             let lines = format!("X-API-Key: {}\r\n", key.trim());
-            assert_eq!(ask(&hub, "GET", "/api/hosts", &lines, b"").map(|a| a.status), Some(200), "{what}");
-            assert_eq!(ask(&hub, "GET", "/api/hosts", "", b"").map(|a| a.status), Some(401), "{what}");
+            assert_eq!(
+                ask(&hub, "GET", "/api/hosts", &lines, b"").map(|a| a.status),
+                Some(200),
+                "{what}"
+            );
+            assert_eq!(
+                ask(&hub, "GET", "/api/hosts", "", b"").map(|a| a.status),
+                Some(401),
+                "{what}"
+            );
             assert_eq!(hub.world.stop_hub(), Some(0), "{what}");
             hub.world.start_hub();
-            assert_eq!(ask(&hub, "GET", "/api/hosts", &lines, b"").map(|a| a.status), Some(200), "{what}");
+            assert_eq!(
+                ask(&hub, "GET", "/api/hosts", &lines, b"").map(|a| a.status),
+                Some(200),
+                "{what}"
+            );
             hub.world.stop_hub();
             check_dir(&hub, &hub.world.hub_dir());
             failed += starts + adds;

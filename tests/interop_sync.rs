@@ -28,15 +28,27 @@ struct Ours {
 impl Ours {
     fn new(world: &World) -> Ours {
         let mut machine = world.machine("ours");
-        let key = world.hub_command().args(["key", "add", "ours"]).output().unwrap();
-        machine.env.push(("MESYNC_API_KEY".into(), String::from_utf8(key.stdout).unwrap().trim().to_string()));
+        let key = world
+            .hub_command()
+            .args(["key", "add", "ours"])
+            .output()
+            .unwrap();
+        machine.env.push((
+            "MESYNC_API_KEY".into(),
+            String::from_utf8(key.stdout).unwrap().trim().to_string(),
+        ));
         let dir = world.dir.path().join("ours-dir");
         fs::create_dir(&dir).unwrap();
-        Ours { machine, dir, daemon: None }
+        Ours {
+            machine,
+            dir,
+            daemon: None,
+        }
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        self.machine.command(&[args, &["-w", self.dir.to_str().unwrap()]].concat())
+        self.machine
+            .command(&[args, &["-w", self.dir.to_str().unwrap()]].concat())
     }
 
     #[track_caller]
@@ -46,8 +58,17 @@ impl Ours {
     }
 
     fn start(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.machine.base.with_extension("log")).unwrap();
-        self.daemon = Some(self.command(&["daemon", "-v", "--debounce", "20"]).stderr(log).spawn().unwrap());
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.machine.base.with_extension("log"))
+            .unwrap();
+        self.daemon = Some(
+            self.command(&["daemon", "-v", "--debounce", "20"])
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
     }
 
     fn tree(&self) -> BTreeMap<String, Vec<u8>> {
@@ -65,7 +86,10 @@ impl Drop for Ours {
 }
 
 fn visible(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    theirs::tree(dir).into_iter().filter(|(name, _)| !name.starts_with('.') && !name.contains("/.")).collect()
+    theirs::tree(dir)
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with('.') && !name.contains("/."))
+        .collect()
 }
 
 /// A file that comes into the directory whole: s3ec would send the half of one that is still written.
@@ -76,7 +100,10 @@ fn put(home: &Path, work: &Path, name: &str, content: &str) {
 }
 
 fn of(wants: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
-    wants.iter().map(|(name, content)| (name.to_string(), content.as_bytes().to_vec())).collect()
+    wants
+        .iter()
+        .map(|(name, content)| (name.to_string(), content.as_bytes().to_vec()))
+        .collect()
 }
 
 /// The hub's revision has not moved for a while.
@@ -94,47 +121,94 @@ fn wait_for_rest(world: &World) {
 #[test]
 fn our_daemon_and_theirs_follow_each_other() {
     let world = world();
-    let Some(mut theirs) = Theirs::new(&world, "theirs") else { return };
+    let Some(mut theirs) = Theirs::new(&world, "theirs") else {
+        return;
+    };
     let mut ours = Ours::new(&world);
     let (home, work) = (theirs.home.clone(), theirs.work());
     fs::create_dir(work.join("sub")).unwrap();
     fs::write(work.join("sub/before"), "was there before").unwrap();
     theirs.start();
-    wait_for("theirs listens", &world, || streams(&world) == 1 && listing(&world).contains_key("sub/before"));
+    wait_for("theirs listens", &world, || {
+        streams(&world) == 1 && listing(&world).contains_key("sub/before")
+    });
     ours.start();
     wait_for("both listen", &world, || streams(&world) == 2);
     let same = |what: &str, ours: &Ours, wants: &[(&str, &str)]| {
-        wait_for(what, &world, || ours.tree() == of(wants) && visible(&work) == of(wants));
+        wait_for(what, &world, || {
+            ours.tree() == of(wants) && visible(&work) == of(wants)
+        });
     };
-    same("what was there before", &ours, &[("sub/before", "was there before")]);
+    same(
+        "what was there before",
+        &ours,
+        &[("sub/before", "was there before")],
+    );
     fs::create_dir(ours.dir.join("d")).unwrap();
     fs::write(ours.dir.join("d/a"), "by ours").unwrap();
-    same("a file of ours", &ours, &[("d/a", "by ours"), ("sub/before", "was there before")]);
+    same(
+        "a file of ours",
+        &ours,
+        &[("d/a", "by ours"), ("sub/before", "was there before")],
+    );
     put(&home, &work, "b", "by theirs");
-    same("a file of theirs", &ours, &[("b", "by theirs"), ("d/a", "by ours"), ("sub/before", "was there before")]);
+    same(
+        "a file of theirs",
+        &ours,
+        &[
+            ("b", "by theirs"),
+            ("d/a", "by ours"),
+            ("sub/before", "was there before"),
+        ],
+    );
     wait_for_rest(&world);
 
     put(&home, &work, "b", "by theirs, edited");
-    same("their edit", &ours, &[("b", "by theirs, edited"), ("d/a", "by ours"), ("sub/before", "was there before")]);
+    same(
+        "their edit",
+        &ours,
+        &[
+            ("b", "by theirs, edited"),
+            ("d/a", "by ours"),
+            ("sub/before", "was there before"),
+        ],
+    );
     put(&home, &work, "d/a", "by ours, edited by theirs");
-    let edited = [("b", "by theirs, edited"), ("d/a", "by ours, edited by theirs"), ("sub/before", "was there before")];
+    let edited = [
+        ("b", "by theirs, edited"),
+        ("d/a", "by ours, edited by theirs"),
+        ("sub/before", "was there before"),
+    ];
     same("their edit of ours", &ours, &edited);
 
     fs::remove_file(ours.dir.join("d/a")).unwrap();
-    same("our delete", &ours, &[("b", "by theirs, edited"), ("sub/before", "was there before")]);
+    same(
+        "our delete",
+        &ours,
+        &[
+            ("b", "by theirs, edited"),
+            ("sub/before", "was there before"),
+        ],
+    );
     fs::remove_file(work.join("sub/before")).unwrap();
     same("their delete", &ours, &[("b", "by theirs, edited")]);
     fs::rename(ours.dir.join("b"), ours.dir.join("c")).unwrap();
     same("our rename", &ours, &[("c", "by theirs, edited")]);
     // deleted and made again with the same bytes; the guard would not let the last file go
     fs::write(ours.dir.join("other"), "other").unwrap();
-    same("another one", &ours, &[("c", "by theirs, edited"), ("other", "other")]);
+    same(
+        "another one",
+        &ours,
+        &[("c", "by theirs, edited"), ("other", "other")],
+    );
     wait_for_rest(&world);
     fs::remove_file(ours.dir.join("c")).unwrap();
     same("our delete of it", &ours, &[("other", "other")]);
     // it passes on every delete, those that it was told of too, and would take away what has come since
     wait_for("their echo", &world, || {
-        fs::read_to_string(home.with_extension("log")).unwrap().contains("No remote file found for deleted local file: c")
+        fs::read_to_string(home.with_extension("log"))
+            .unwrap()
+            .contains("No remote file found for deleted local file: c")
     });
     fs::write(ours.dir.join("c"), "by theirs, edited").unwrap();
     let wants = [("c", "by theirs, edited"), ("other", "other")];
@@ -147,18 +221,24 @@ fn our_daemon_and_theirs_follow_each_other() {
 #[test]
 fn a_stale_copy_of_theirs_does_not_undo_our_edit() {
     let world = world();
-    let Some(mut theirs) = Theirs::new(&world, "theirs") else { return };
+    let Some(mut theirs) = Theirs::new(&world, "theirs") else {
+        return;
+    };
     let mut ours = Ours::new(&world);
     for name in ["f", "g"] {
         let path = ours.dir.join(name);
         fs::write(&path, "first").unwrap();
         // theirs keeps whole seconds
         let file = fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::UNIX_EPOCH + Duration::new(1_600_000_000, 123_456_789)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::new(1_600_000_000, 123_456_789))
+            .unwrap();
     }
     ours.sync();
     theirs.ok(&["sync", "-w", "."]);
-    assert_eq!(visible(&theirs.work()), of(&[("f", "first"), ("g", "first")]));
+    assert_eq!(
+        visible(&theirs.work()),
+        of(&[("f", "first"), ("g", "first")])
+    );
     fs::write(ours.dir.join("f"), "ours, and longer").unwrap();
     ours.sync();
     theirs.ok(&["sync", "-w", "."]);
@@ -170,8 +250,18 @@ fn a_stale_copy_of_theirs_does_not_undo_our_edit() {
     theirs.start();
     wait_for("both listen", &world, || streams(&world) == 2);
     wait_for_rest(&world);
-    assert_eq!((ours.tree(), listing(&world)["f"]["size"].as_u64()), (wants, Some(16)));
+    assert_eq!(
+        (ours.tree(), listing(&world)["f"]["size"].as_u64()),
+        (wants, Some(16))
+    );
     // an edit that it makes itself counts
-    put(&theirs.home, &theirs.work(), "f", "theirs, knowing nothing of ours");
-    wait_for("their edit", &world, || ours.tree()["f"] == b"theirs, knowing nothing of ours");
+    put(
+        &theirs.home,
+        &theirs.work(),
+        "f",
+        "theirs, knowing nothing of ours",
+    );
+    wait_for("their edit", &world, || {
+        ours.tree()["f"] == b"theirs, knowing nothing of ours"
+    });
 }

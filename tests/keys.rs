@@ -15,14 +15,21 @@ use world::World;
 
 fn ok(world: &World, args: &[&str]) -> String {
     let out = world.hub_command().args(args).output().unwrap();
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8(out.stdout).unwrap().trim().to_string()
 }
 
 /// The status of `GET /api/hosts` from this machine.
 fn hosts(world: &World, lines: &str) -> u16 {
     let mut conn = Conn::new(TcpStream::connect(("127.0.0.1", world.port)).unwrap());
-    conn.send(format!("GET /api/hosts HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n")).unwrap();
+    conn.send(format!(
+        "GET /api/hosts HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n"
+    ))
+    .unwrap();
     conn.answer(PATIENCE).unwrap().status
 }
 
@@ -31,12 +38,23 @@ fn a_key_is_made_only_where_a_hub_is_and_the_error_names_the_hub_that_runs() {
     let mut world = World::new();
     world.start_hub();
     let other = world.dir.path().join("elsewhere");
-    for args in [&["key", "add", "web-1"][..], &["key", "list"], &["key", "remove", "web-1"]] {
+    for args in [
+        &["key", "add", "web-1"][..],
+        &["key", "list"],
+        &["key", "remove", "web-1"],
+    ] {
         let args = [args, &["--data", other.to_str().unwrap()]].concat();
         let out = world.hub_command().args(&args).output().unwrap();
         let said = String::from_utf8(out.stderr).unwrap();
-        assert_eq!((out.status.code(), out.stdout.len()), (Some(78), 0), "{args:?}: {said}");
-        for part in [other.to_str().unwrap(), &format!("--data {}", world.hub_dir().display())] {
+        assert_eq!(
+            (out.status.code(), out.stdout.len()),
+            (Some(78), 0),
+            "{args:?}: {said}"
+        );
+        for part in [
+            other.to_str().unwrap(),
+            &format!("--data {}", world.hub_dir().display()),
+        ] {
             assert!(said.contains(part), "{part} is not in: {said}");
         }
     }
@@ -54,7 +72,14 @@ fn a_lost_or_empty_file_of_keys_keeps_the_hub_closed() {
     let damages: [(&str, Damage); 4] = [
         ("emptied", |path| std::fs::write(path, "").unwrap()),
         ("cut to its heading", heading),
-        ("cut within a row", |path| std::fs::File::options().write(true).open(path).unwrap().set_len(150).unwrap()),
+        ("cut within a row", |path| {
+            std::fs::File::options()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .set_len(150)
+                .unwrap()
+        }),
         ("removed", |path| std::fs::remove_file(path).unwrap()),
     ];
     for (how, damage) in damages {
@@ -75,12 +100,19 @@ fn a_lost_or_empty_file_of_keys_keeps_the_hub_closed() {
             assert_eq!(hosts(&world, ""), 401, "{how}");
             assert_eq!(hosts(&world, &with_key), 200, "{how}");
         }
-        assert!(world.logs().contains("the keys stay as they were"), "{how}: {}", world.logs());
+        assert!(
+            world.logs().contains("the keys stay as they were"),
+            "{how}: {}",
+            world.logs()
+        );
         // the hub refuses to start open
         world.stop_hub();
         let out = world.hub_command().arg("serve").output().unwrap();
         let said = String::from_utf8(out.stderr).unwrap();
-        assert!(out.status.code() == Some(78) && said.contains("keys.toml"), "{how}: {said}");
+        assert!(
+            out.status.code() == Some(78) && said.contains("keys.toml"),
+            "{how}: {said}"
+        );
         // whole again, it starts and knows the key
         std::fs::write(&file, &whole).unwrap();
         world.start_hub();

@@ -20,20 +20,33 @@ const MB: usize = 1 << 20;
 fn hub(space: usize) -> Option<(World, String)> {
     let mut world = World::new();
     world.wrap = vec!["prlimit".into(), format!("--as={space}")];
-    if std::process::Command::new("prlimit").arg("--version").output().is_err() {
+    if std::process::Command::new("prlimit")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
         println!("left out: there is no prlimit");
         return None;
     }
     world.start_hub();
-    let out = world.hub_command().args(["key", "add", "a"]).output().unwrap();
-    let key = format!("X-API-Key: {}\r\n", String::from_utf8(out.stdout).unwrap().trim());
+    let out = world
+        .hub_command()
+        .args(["key", "add", "a"])
+        .output()
+        .unwrap();
+    let key = format!(
+        "X-API-Key: {}\r\n",
+        String::from_utf8(out.stdout).unwrap().trim()
+    );
     Some((world, key))
 }
 
 /// Sends a head and what there is of a body; the connection stays. `None`: it was refused at once.
 fn open(world: &World, head: &str, body: &[u8]) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", world.port)).ok()?;
-    stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
     stream.write_all(body).ok()?;
     Some(stream)
@@ -42,13 +55,17 @@ fn open(world: &World, head: &str, body: &[u8]) -> Option<TcpStream> {
 /// One request with a whole body, whatever comes of it.
 fn whole(world: &World, head: &str, body: &[u8]) {
     if let Some(mut stream) = open(world, head, body) {
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         let _ = stream.read(&mut [0; 1024]);
     }
 }
 
 fn post(key: &str, length: usize) -> String {
-    format!("POST /api/messages HTTP/1.1\r\nHost: localhost\r\n{key}Content-Type: application/json\r\nContent-Length: {length}\r\n")
+    format!(
+        "POST /api/messages HTTP/1.1\r\nHost: localhost\r\n{key}Content-Type: application/json\r\nContent-Length: {length}\r\n"
+    )
 }
 
 /// The hub has not ended, and answers when it is left alone.
@@ -56,9 +73,13 @@ fn post(key: &str, length: usize) -> String {
 fn serves(world: &World, key: &str) {
     let body = format!("[{}]", message("a", "b", "x"));
     wait_for("a client has its answer", world, || {
-        let Ok(stream) = TcpStream::connect(("127.0.0.1", world.port)) else { return false };
+        let Ok(stream) = TcpStream::connect(("127.0.0.1", world.port)) else {
+            return false;
+        };
         let mut conn = Conn::new(stream);
-        conn.send(format!("{}\r\n{body}", post(key, body.len()))).is_ok() && conn.answer(PATIENCE).is_ok_and(|got| got.status == 200)
+        conn.send(format!("{}\r\n{body}", post(key, body.len())))
+            .is_ok()
+            && conn.answer(PATIENCE).is_ok_and(|got| got.status == 200)
     });
 }
 
@@ -66,27 +87,45 @@ fn serves(world: &World, key: &str) {
 fn strangers_and_clients_cannot_end_a_hub_with_little_memory() {
     for space in [128 * MB, 256 * MB] {
         println!("{} MB", space / MB);
-        let Some((mut world, key)) = hub(space) else { return };
+        let Some((mut world, key)) = hub(space) else {
+            return;
+        };
         for key_of_this in ["", key.as_str()] {
             println!("bodies that are begun, key: {}", !key_of_this.is_empty());
             let begun = [b"[".to_vec(), vec![b' '; 100_000]].concat();
-            let open: Vec<_> = (0..300).map(|_| open(&world, &post(key_of_this, 4_000_000), &begun)).collect();
+            let open: Vec<_> = (0..300)
+                .map(|_| open(&world, &post(key_of_this, 4_000_000), &begun))
+                .collect();
             drop(open);
             serves(&world, &key);
         }
         println!("whole bodies");
         let long = [b"[".to_vec(), vec![b' '; 4_000_000 - 2], b"]".to_vec()].concat();
-        let rows: Vec<String> = (0..8).map(|_| message("a", "b", &"x".repeat(100_000))).collect();
+        let rows: Vec<String> = (0..8)
+            .map(|_| message("a", "b", &"x".repeat(100_000)))
+            .collect();
         let messages = format!("[{}]", rows.join(","));
         let file = vec![7u8; 6 * MB];
-        let upload = format!("PUT /api/files/upload HTTP/1.1\r\nHost: localhost\r\n{key}Content-Type: multipart/form-data; boundary=b\r\n");
-        let batch = format!("POST /api/files/batch HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {}\r\n", file.len());
-        let missing = format!("POST /api/chunks/missing HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {}\r\n", file.len());
-        let hashes = format!("{{\"chunks\":[{}", format!("\"{}\",", "0".repeat(64)).repeat(file.len() / 67));
+        let upload = format!(
+            "PUT /api/files/upload HTTP/1.1\r\nHost: localhost\r\n{key}Content-Type: multipart/form-data; boundary=b\r\n"
+        );
+        let batch = format!(
+            "POST /api/files/batch HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {}\r\n",
+            file.len()
+        );
+        let missing = format!(
+            "POST /api/chunks/missing HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {}\r\n",
+            file.len()
+        );
+        let hashes = format!(
+            "{{\"chunks\":[{}",
+            format!("\"{}\",", "0".repeat(64)).repeat(file.len() / 67)
+        );
         std::thread::scope(|scope| {
             for i in 0..40 {
                 let (world, key) = (&world, &key);
-                let (long, messages, file, upload, batch, missing, hashes) = (&long, &messages, &file, &upload, &batch, &missing, &hashes);
+                let (long, messages, file, upload, batch, missing, hashes) =
+                    (&long, &messages, &file, &upload, &batch, &missing, &hashes);
                 scope.spawn(move || match i % 5 {
                     0 => whole(world, &post(key, long.len()), long),
                     1 => whole(world, &post(key, messages.len()), messages.as_bytes()),

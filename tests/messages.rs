@@ -19,7 +19,11 @@ fn three() -> (World, Machine, Machine, Machine) {
         machine.start();
     }
     wait_for("all are known to the hub", &world, || {
-        let out = world.hub_command().args(["hosts", "--json"]).output().unwrap();
+        let out = world
+            .hub_command()
+            .args(["hosts", "--json"])
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&out.stdout).lines().count() == 3
     });
     let [alpha, beta, gamma] = machines;
@@ -29,24 +33,67 @@ fn three() -> (World, Machine, Machine, Machine) {
 #[test]
 fn a_broadcast_reaches_all_but_its_sender_and_a_target_only_that_host() {
     let (world, alpha, beta, gamma) = three();
-    let broadcast = alpha.ok(&["send", "task.event", "--payload", r#"{"job": "build", "repo": "myapp", "n": 12345678901234567890123}"#]);
-    let targeted = alpha.ok(&["send", "notify.alert", "--priority", "high", "--target", "Beta", "--payload", r#"{"msg":"disk full"}"#]);
+    let broadcast = alpha.ok(&[
+        "send",
+        "task.event",
+        "--payload",
+        r#"{"job": "build", "repo": "myapp", "n": 12345678901234567890123}"#,
+    ]);
+    let targeted = alpha.ok(&[
+        "send",
+        "notify.alert",
+        "--priority",
+        "high",
+        "--target",
+        "Beta",
+        "--payload",
+        r#"{"msg":"disk full"}"#,
+    ]);
     let own = alpha.ok(&["send", "to.self", "--target", "alpha"]);
     wait_for("beta has two", &world, || beta.names("inbox").len() == 2);
     wait_for("gamma has one", &world, || gamma.names("inbox").len() == 1);
-    wait_for("alpha has its own", &world, || alpha.names("inbox").len() == 1);
-    wait_for("all is archived", &world, || alpha.names("sent").len() == 3 && alpha.names("outbox").is_empty());
-    let ids = |m: &Machine| -> Vec<String> { m.messages("inbox").iter().map(|m| m["id"].as_str().unwrap().to_string()).collect() };
+    wait_for("alpha has its own", &world, || {
+        alpha.names("inbox").len() == 1
+    });
+    wait_for("all is archived", &world, || {
+        alpha.names("sent").len() == 3 && alpha.names("outbox").is_empty()
+    });
+    let ids = |m: &Machine| -> Vec<String> {
+        m.messages("inbox")
+            .iter()
+            .map(|m| m["id"].as_str().unwrap().to_string())
+            .collect()
+    };
     assert_eq!(ids(&alpha), [own]);
     assert_eq!(ids(&gamma), std::slice::from_ref(&broadcast));
     assert_eq!(ids(&beta), [broadcast.clone(), targeted]);
     let text = std::fs::read_to_string(gamma.dir("inbox").join(&gamma.names("inbox")[0])).unwrap();
-    assert!(text.contains(r#""payload":{"job": "build", "repo": "myapp", "n": 12345678901234567890123}"#), "letter for letter: {text}");
-    assert!(text.contains(r#""source":"alpha","target":null,"priority":"normal""#), "{text}");
-    assert_eq!(gamma.names("inbox"), alpha.names("sent")[..1], "one name on every machine");
+    assert!(
+        text.contains(
+            r#""payload":{"job": "build", "repo": "myapp", "n": 12345678901234567890123}"#
+        ),
+        "letter for letter: {text}"
+    );
+    assert!(
+        text.contains(r#""source":"alpha","target":null,"priority":"normal""#),
+        "{text}"
+    );
+    assert_eq!(
+        gamma.names("inbox"),
+        alpha.names("sent")[..1],
+        "one name on every machine"
+    );
     assert!(beta.ok(&["list", "inbox"]).contains("notify.alert"));
-    assert!(beta.ok(&["show", &broadcast]).contains("\"job\": \"build\""));
-    assert_eq!(alpha.run(&["status"]).status.code(), Some(0), "{}", String::from_utf8_lossy(&alpha.run(&["status"]).stdout));
+    assert!(
+        beta.ok(&["show", &broadcast])
+            .contains("\"job\": \"build\"")
+    );
+    assert_eq!(
+        alpha.run(&["status"]).status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&alpha.run(&["status"]).stdout)
+    );
     alpha.ok(&["flush", "sent"]);
     assert!(alpha.names("sent").is_empty());
 }
@@ -55,17 +102,33 @@ fn a_broadcast_reaches_all_but_its_sender_and_a_target_only_that_host() {
 fn a_plain_script_sends_and_a_hook_gets_the_whole_message() {
     let (world, alpha, beta, _gamma) = three();
     beta.hook("x.y", "cat > got.tmp; echo \"$MESYNC_TYPE $MESYNC_SOURCE $MESYNC_PRIORITY $MESYNC_ATTEMPT $PWD\" > env; echo \"${MESYNC_API_KEY-no key}\" >> env; cp \"$MESYNC_FILE\" file; mv got.tmp got");
-    let script = r#"echo '{"type":"x.y","payload":{"a":1}}' > t && mv t "$MESYNC_BASE_DIR/outbox/t.json""#;
-    let status =
-        std::process::Command::new("sh").args(["-c", script]).current_dir(&alpha.base).env("MESYNC_BASE_DIR", &alpha.base).status();
+    let script =
+        r#"echo '{"type":"x.y","payload":{"a":1}}' > t && mv t "$MESYNC_BASE_DIR/outbox/t.json""#;
+    let status = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(&alpha.base)
+        .env("MESYNC_BASE_DIR", &alpha.base)
+        .status();
     assert!(status.unwrap().success());
-    wait_for("the hook has run", &world, || beta.base.join("got").exists());
+    wait_for("the hook has run", &world, || {
+        beta.base.join("got").exists()
+    });
     let read = |name: &str| std::fs::read_to_string(beta.base.join(name)).unwrap();
     let got: serde_json::Value = serde_json::from_str(&read("got")).unwrap();
-    assert_eq!((&got["type"], &got["payload"]["a"], &got["source"]), (&"x.y".into(), &1.into(), &"alpha".into()));
+    assert_eq!(
+        (&got["type"], &got["payload"]["a"], &got["source"]),
+        (&"x.y".into(), &1.into(), &"alpha".into())
+    );
     assert_eq!(read("got"), read("file"));
-    assert_eq!(read("env"), format!("x.y alpha normal 1 {}\nno key\n", beta.base.display()));
-    let left = || std::fs::read_dir(beta.base.join("state/hooks")).unwrap().count();
+    assert_eq!(
+        read("env"),
+        format!("x.y alpha normal 1 {}\nno key\n", beta.base.display())
+    );
+    let left = || {
+        std::fs::read_dir(beta.base.join("state/hooks"))
+            .unwrap()
+            .count()
+    };
     wait_for("its record is gone", &world, || left() == 0);
 }
 
@@ -76,18 +139,28 @@ fn an_idle_message_does_not_wait_for_the_tick_and_without_the_stream_waits_for_o
     let (mut alpha, mut beta) = (world.machine("alpha"), world.machine("beta"));
     // a tick that would be noticed
     for machine in [&mut alpha, &mut beta] {
-        machine.env.push(("MESYNC_POLL_INTERVAL".into(), "30".into()));
+        machine
+            .env
+            .push(("MESYNC_POLL_INTERVAL".into(), "30".into()));
         machine.env.push(("MESYNC_LOG".into(), "debug".into()));
         machine.start();
     }
-    wait_for("the streams are open", &world, || [&alpha, &beta].iter().all(|m| m.log().contains("event stream is open")));
+    wait_for("the streams are open", &world, || {
+        [&alpha, &beta]
+            .iter()
+            .all(|m| m.log().contains("event stream is open"))
+    });
     let began = Instant::now();
     for n in 1..=10 {
         alpha.ok(&["send", "quick"]);
         wait_for("it is there", &world, || beta.names("inbox").len() == n);
     }
     // ten messages, ten times under a tick: no measurement, but a tick each would be 300 s
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
@@ -96,16 +169,38 @@ fn hooks_that_misbehave_stop_nothing() {
     beta.stop();
     beta.env.push(("MESYNC_HOOK_TIMEOUT".into(), "2".into()));
     beta.start();
-    beta.hook("hangs", "echo $$ > hangs.pid; trap '' TERM; while :; do sleep 100 & wait; done");
+    beta.hook(
+        "hangs",
+        "echo $$ > hangs.pid; trap '' TERM; while :; do sleep 100 & wait; done",
+    );
     beta.hook("floods", "yes | head -c 20000000; echo done > floods.done");
-    beta.hook("forks", "sleep 1000 & sleep 1000 & echo $! > forks.pid; exit 0");
-    beta.hook("later", "echo x >> later.runs; [ $(wc -l < later.runs) -ge 2 ] || exit 75");
+    beta.hook(
+        "forks",
+        "sleep 1000 & sleep 1000 & echo $! > forks.pid; exit 0",
+    );
+    beta.hook(
+        "later",
+        "echo x >> later.runs; [ $(wc -l < later.runs) -ge 2 ] || exit 75",
+    );
     beta.hook("fails", "echo went wrong >&2; exit 3");
     beta.hook("notexec", "echo x > notexec.ran");
-    std::fs::set_permissions(beta.dir("hooks").join("notexec"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(
+        beta.dir("hooks").join("notexec"),
+        std::fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
     symlink("/bin/true", beta.dir("hooks").join("link")).unwrap();
     beta.hook("_any", "echo \"$MESYNC_TYPE\" >> any.runs");
-    for kind in ["hangs", "floods", "forks", "later", "fails", "notexec", "link", "something.else"] {
+    for kind in [
+        "hangs",
+        "floods",
+        "forks",
+        "later",
+        "fails",
+        "notexec",
+        "link",
+        "something.else",
+    ] {
         alpha.ok(&["send", kind, "--target", "beta"]);
     }
     assert_eq!(alpha.run(&["send", "../../bin/sh"]).status.code(), Some(2));
@@ -116,43 +211,102 @@ fn hooks_that_misbehave_stop_nothing() {
     wait_for("the hook that hangs runs", &world, || there("hangs.pid"));
     // meanwhile other messages flow
     alpha.ok(&["send", "meanwhile", "--target", "beta"]);
-    wait_for("other types run", &world, || read("any.runs").contains("meanwhile"));
-    wait_for("a flood is read to its end", &world, || there("floods.done"));
-    wait_for("75 is repeated", &world, || read("later.runs").lines().count() == 2);
-    wait_for("3 is not", &world, || beta.ok(&["list", "inbox"]).contains("hook failed"));
-    wait_for("the hook that hangs is ended", &world, || beta.log().contains("hook was ended after 2 s hook=hangs"));
+    wait_for("other types run", &world, || {
+        read("any.runs").contains("meanwhile")
+    });
+    wait_for("a flood is read to its end", &world, || {
+        there("floods.done")
+    });
+    wait_for("75 is repeated", &world, || {
+        read("later.runs").lines().count() == 2
+    });
+    wait_for("3 is not", &world, || {
+        beta.ok(&["list", "inbox"]).contains("hook failed")
+    });
+    wait_for("the hook that hangs is ended", &world, || {
+        beta.log().contains("hook was ended after 2 s hook=hangs")
+    });
     let gone = |pid: &str| !std::path::Path::new(&format!("/proc/{}", pid.trim())).exists();
-    let zombie = |pid: &str| std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|s| s.contains(") Z "));
-    wait_for("what forked in the background is gone", &world, || gone(&read("forks.pid")) || zombie(&read("forks.pid")));
-    wait_for("what ignored TERM is gone", &world, || gone(&read("hangs.pid")) || zombie(&read("hangs.pid")));
-    wait_for("the bad type is refused", &world, || alpha.names("failed").contains(&"evil.json.reason".to_string()));
-    assert_eq!(read("any.runs").lines().filter(|l| *l == "something.else").count(), 1);
-    assert!(!there("notexec.ran") && beta.log().contains("run chmod +x") && beta.log().contains("it is a symbolic link"));
-    assert!(beta.log().contains("output beyond 65536 bytes is dropped hook=floods"));
+    let zombie = |pid: &str| {
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+            .is_ok_and(|s| s.contains(") Z "))
+    };
+    wait_for("what forked in the background is gone", &world, || {
+        gone(&read("forks.pid")) || zombie(&read("forks.pid"))
+    });
+    wait_for("what ignored TERM is gone", &world, || {
+        gone(&read("hangs.pid")) || zombie(&read("hangs.pid"))
+    });
+    wait_for("the bad type is refused", &world, || {
+        alpha
+            .names("failed")
+            .contains(&"evil.json.reason".to_string())
+    });
+    assert_eq!(
+        read("any.runs")
+            .lines()
+            .filter(|l| *l == "something.else")
+            .count(),
+        1
+    );
+    assert!(
+        !there("notexec.ran")
+            && beta.log().contains("run chmod +x")
+            && beta.log().contains("it is a symbolic link")
+    );
+    assert!(
+        beta.log()
+            .contains("output beyond 65536 bytes is dropped hook=floods")
+    );
     assert!(beta.log().contains("went wrong hook=fails"));
     let before = beta.log().matches("hook=fails").count();
     let retried = beta.run(&["retry", "--hooks"]);
-    let (out, err) = (String::from_utf8_lossy(&retried.stdout), String::from_utf8_lossy(&retried.stderr));
-    assert!(retried.status.code() == Some(1) && out.contains("1 hook to run again"), "{out}");
-    assert!(err.contains("hooks/notexec is not run") && err.contains("hooks/link is not run"), "{err}");
-    wait_for("retry runs it again", &world, || beta.log().matches("hook=fails").count() > before);
+    let (out, err) = (
+        String::from_utf8_lossy(&retried.stdout),
+        String::from_utf8_lossy(&retried.stderr),
+    );
+    assert!(
+        retried.status.code() == Some(1) && out.contains("1 hook to run again"),
+        "{out}"
+    );
+    assert!(
+        err.contains("hooks/notexec is not run") && err.contains("hooks/link is not run"),
+        "{err}"
+    );
+    wait_for("retry runs it again", &world, || {
+        beta.log().matches("hook=fails").count() > before
+    });
     assert!(beta.is_running());
 }
 
 #[test]
 fn a_hook_at_work_comes_to_its_end_when_the_daemon_is_stopped_and_does_not_run_again() {
     let (world, alpha, mut beta, _gamma) = three();
-    beta.hook("slow", "echo x >> began; until [ -e go ]; do sleep 0.05; done; echo x >> ended");
+    beta.hook(
+        "slow",
+        "echo x >> began; until [ -e go ]; do sleep 0.05; done; echo x >> ended",
+    );
     for round in 1..=5 {
         alpha.ok(&["send", "slow", "--target", "beta"]);
         let base = beta.base.clone();
-        let lines = |name: &str| std::fs::read_to_string(base.join(name)).unwrap_or_default().lines().count();
+        let lines = |name: &str| {
+            std::fs::read_to_string(base.join(name))
+                .unwrap_or_default()
+                .lines()
+                .count()
+        };
         wait_for("the hook is at work", &world, || lines("began") == round);
         beta.terminate();
         std::fs::write(beta.base.join("go"), "").unwrap();
         wait_for("the daemon ends", &world, || !beta.is_running());
         assert_eq!((beta.exited(), lines("ended")), (Some(0), round));
-        assert_eq!(std::fs::read_dir(beta.base.join("state/hooks")).unwrap().count(), 0, "its record is filed away");
+        assert_eq!(
+            std::fs::read_dir(beta.base.join("state/hooks"))
+                .unwrap()
+                .count(),
+            0,
+            "its record is filed away"
+        );
         std::fs::remove_file(beta.base.join("go")).unwrap();
         beta.start();
     }
@@ -164,12 +318,21 @@ fn rubbish_in_the_outbox_stops_nothing_and_says_why() {
     let outbox = alpha.dir("outbox");
     let old = |name: &str| {
         let at = std::time::SystemTime::now() - Duration::from_secs(120);
-        std::fs::File::open(outbox.join(name)).unwrap().set_modified(at).unwrap();
+        std::fs::File::open(outbox.join(name))
+            .unwrap()
+            .set_modified(at)
+            .unwrap();
     };
     std::fs::create_dir(outbox.join("a-directory")).unwrap();
     old("a-directory");
-    rustix::fs::mknodat(rustix::fs::CWD, outbox.join("a-fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)
-        .unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        outbox.join("a-fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
     symlink("/etc/hostname", outbox.join("a-link.json")).unwrap();
     std::fs::write(outbox.join("not-json"), "hello").unwrap();
     old("not-json");
@@ -179,29 +342,68 @@ fn rubbish_in_the_outbox_stops_nothing_and_says_why() {
     std::fs::write(&half, r#"{"type":"half","payl"#).unwrap();
     alpha.drop_file("no-type", r#"{"payload":1}"#);
     alpha.drop_file("array", "[1]");
-    alpha.drop_file("too-long", &format!(r#"{{"type":"x","payload":"{}"}}"#, "a".repeat(300 * 1024)));
+    alpha.drop_file(
+        "too-long",
+        &format!(r#"{{"type":"x","payload":"{}"}}"#, "a".repeat(300 * 1024)),
+    );
     let odd = "odd \n \"name\" 'é' -x";
     alpha.drop_file(odd, r#"{"type":"odd.name"}"#);
     let long = "l".repeat(255);
     std::fs::write(alpha.base.join("t"), r#"{"payload":2}"#).unwrap();
     std::fs::rename(alpha.base.join("t"), outbox.join(&long)).unwrap();
     alpha.ok(&["send", "good.one"]);
-    wait_for("the good ones arrive", &world, || beta.names("inbox").len() == 2);
-    wait_for("the bad ones are refused", &world, || alpha.names("failed").iter().filter(|n| n.ends_with(".reason")).count() >= 6);
-    let reason = |name: &str| std::fs::read_to_string(alpha.dir("failed").join(format!("{name}.reason"))).unwrap_or_default();
-    assert!(reason("no-type").contains("it has no \"type\": add one"), "{}", reason("no-type"));
-    assert!(reason("array").contains("one JSON object"), "{}", reason("array"));
-    assert!(reason("too-long").contains("a message may have 262144"), "{}", reason("too-long"));
-    assert!(reason("not-json").contains("it is not JSON"), "{}", reason("not-json"));
-    assert!(reason("a-directory").contains("it is a directory"), "{}", reason("a-directory"));
+    wait_for("the good ones arrive", &world, || {
+        beta.names("inbox").len() == 2
+    });
+    wait_for("the bad ones are refused", &world, || {
+        alpha
+            .names("failed")
+            .iter()
+            .filter(|n| n.ends_with(".reason"))
+            .count()
+            >= 6
+    });
+    let reason = |name: &str| {
+        std::fs::read_to_string(alpha.dir("failed").join(format!("{name}.reason")))
+            .unwrap_or_default()
+    };
+    assert!(
+        reason("no-type").contains("it has no \"type\": add one"),
+        "{}",
+        reason("no-type")
+    );
+    assert!(
+        reason("array").contains("one JSON object"),
+        "{}",
+        reason("array")
+    );
+    assert!(
+        reason("too-long").contains("a message may have 262144"),
+        "{}",
+        reason("too-long")
+    );
+    assert!(
+        reason("not-json").contains("it is not JSON"),
+        "{}",
+        reason("not-json")
+    );
+    assert!(
+        reason("a-directory").contains("it is a directory"),
+        "{}",
+        reason("a-directory")
+    );
     // young: left alone for a minute
     let left: Vec<String> = alpha.names("outbox");
     assert!(
-        left.contains(&"half.json".to_string()) && left.contains(&"a-fifo".to_string()) && left.contains(&"x.json.part".to_string()),
+        left.contains(&"half.json".to_string())
+            && left.contains(&"a-fifo".to_string())
+            && left.contains(&"x.json.part".to_string()),
         "{left:?}"
     );
     std::fs::write(&half, r#"{"type":"half","payload":true}"#).unwrap();
-    wait_for("what was completed is sent", &world, || beta.messages("inbox").iter().any(|m| m["type"] == "half"));
+    wait_for("what was completed is sent", &world, || {
+        beta.messages("inbox").iter().any(|m| m["type"] == "half")
+    });
     assert!(outbox.join(".hidden.json").exists());
 }
 
@@ -211,10 +413,19 @@ fn a_second_client_and_a_second_machine_of_the_same_name_are_told_what_to_do() {
     let again = alpha.run(&["start"]);
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert_eq!(again.status.code(), Some(75), "{said}");
-    assert!(said.contains("another mesync client (process") && said.contains("MESYNC_BASE_DIR"), "{said}");
+    assert!(
+        said.contains("another mesync client (process") && said.contains("MESYNC_BASE_DIR"),
+        "{said}"
+    );
     let once = alpha.run(&["start", "--once"]);
-    assert_eq!((once.status.code(), once.stderr.len(), once.stdout.len()), (Some(75), 0, 0));
-    assert_eq!(alpha.run(&["start", "--once", "-v"]).status.code(), Some(75));
+    assert_eq!(
+        (once.status.code(), once.stderr.len(), once.stdout.len()),
+        (Some(75), 0, 0)
+    );
+    assert_eq!(
+        alpha.run(&["start", "--once", "-v"]).status.code(),
+        Some(75)
+    );
     assert!(!alpha.run(&["start", "--once", "-v"]).stderr.is_empty());
 
     // a new router that has the name of an old one
@@ -223,7 +434,10 @@ fn a_second_client_and_a_second_machine_of_the_same_name_are_told_what_to_do() {
     let out = twin.run(&["start", "--once"]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(77), "{said}");
-    assert!(said.contains("MESYNC_HOST_ID") && said.contains("mesync hosts rebind"), "{said}");
+    assert!(
+        said.contains("MESYNC_HOST_ID") && said.contains("mesync hosts rebind"),
+        "{said}"
+    );
     drop(beta);
     alpha.ok(&["send", "for.beta", "--target", "beta"]);
     twin.ok(&["hosts", "rebind", "beta"]);
@@ -241,14 +455,24 @@ fn a_message_that_the_hub_refuses_is_in_failed_and_can_be_retried() {
     // the same id with other content
     alpha.drop_file("again.json", &format!(r#"{{"type":"other","id":"{id}"}}"#));
     wait_for("it is refused", &world, || alpha.names("failed").len() == 2);
-    assert!(alpha.ok(&["list", "failed"]).contains("the hub refused it"), "{}", alpha.ok(&["list", "failed"]));
+    assert!(
+        alpha.ok(&["list", "failed"]).contains("the hub refused it"),
+        "{}",
+        alpha.ok(&["list", "failed"])
+    );
     let failed = alpha.names("failed")[0].clone();
     let text = std::fs::read_to_string(alpha.dir("failed").join(&failed)).unwrap();
     let fresh = "01933b5e-0000-7000-8000-000000000001";
     std::fs::write(alpha.dir("failed").join(&failed), text.replace(&id, fresh)).unwrap();
     alpha.ok(&["retry"]);
-    wait_for("it arrives", &world, || beta.messages("inbox").iter().any(|m| m["id"] == fresh));
-    assert!(alpha.names("failed").is_empty(), "{:?}", alpha.names("failed"));
+    wait_for("it arrives", &world, || {
+        beta.messages("inbox").iter().any(|m| m["id"] == fresh)
+    });
+    assert!(
+        alpha.names("failed").is_empty(),
+        "{:?}",
+        alpha.names("failed")
+    );
 }
 
 #[test]
@@ -257,7 +481,9 @@ fn a_machine_that_was_off_gets_what_was_sent_meanwhile_and_messages_wait_for_a_h
     assert_eq!(gamma.stop(), Some(0));
     assert_eq!(world.stop_hub(), Some(0));
     alpha.ok(&["send", "while.off"]);
-    wait_for("the sender notices", &world, || alpha.log().contains("connection refused"));
+    wait_for("the sender notices", &world, || {
+        alpha.log().contains("connection refused")
+    });
     assert_eq!(alpha.names("outbox").len(), 1);
     assert_eq!(alpha.run(&["status"]).status.code(), Some(1));
     world.start_hub();
@@ -276,11 +502,17 @@ fn a_message_from_before_the_clock_was_set_is_sent_by_a_client_that_starts_later
     let name = a.names("outbox").remove(0);
     // as if it had been sent by the date of the firmware, half a year ago: longer than the deadline
     let id = name.split_once('_').unwrap().1;
-    std::fs::rename(outbox.join(&name), outbox.join(format!("20260201T101112_{id}"))).unwrap();
+    std::fs::rename(
+        outbox.join(&name),
+        outbox.join(format!("20260201T101112_{id}")),
+    )
+    .unwrap();
     world.kill_hub();
     a.start();
     world.start_hub();
-    wait_for("it is sent", &world, || a.names("sent").len() == 1 && a.names("outbox").is_empty());
+    wait_for("it is sent", &world, || {
+        a.names("sent").len() == 1 && a.names("outbox").is_empty()
+    });
     assert_eq!(a.names("failed").len(), 0, "{}", a.log());
 }
 
@@ -296,12 +528,23 @@ fn start_once_does_all_of_it_and_says_nothing() {
     std::fs::write(alpha.dir("outbox").join("y.json"), r#"{"type":"y"}"#).unwrap();
     for machine in [&alpha, &beta] {
         let out = machine.run(&["start", "--once"]);
-        assert!(out.status.success() && out.stdout.is_empty() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success() && out.stdout.is_empty() && out.stderr.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
-    assert_eq!((alpha.names("sent").len(), beta.names("inbox").len()), (2, 2));
+    assert_eq!(
+        (alpha.names("sent").len(), beta.names("inbox").len()),
+        (2, 2)
+    );
     assert!(beta.base.join("ran").exists());
     world.kill_hub();
     let out = alpha.run(&["start", "--once"]);
     assert_eq!(out.status.code(), Some(69));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("cannot reach hub"), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("cannot reach hub"),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use serde_json::Value;
 use world::{Machine, World, wait_for};
 
-const HTML: &str = "<html><head><title>Welcome to Hotel WiFi</title></head><body>Please log in</body></html>";
+const HTML: &str =
+    "<html><head><title>Welcome to Hotel WiFi</title></head><body>Please log in</body></html>";
 
 /// Status, type and body of every answer.
 const ANSWERS: &[(u16, &str, &str)] = &[
@@ -25,8 +26,16 @@ const ANSWERS: &[(u16, &str, &str)] = &[
     (200, "application/json", "[]"),
     (200, "application/json", "null"),
     (200, "application/json", ""),
-    (200, "application/json", r#"{"results":[],"messages":[],"status":"ok","more":false,"missing":[],"deleted":true}"#),
-    (200, "text/event-stream", "data: {\"type\":\"message_queued\"}\n\n"),
+    (
+        200,
+        "application/json",
+        r#"{"results":[],"messages":[],"status":"ok","more":false,"missing":[],"deleted":true}"#,
+    ),
+    (
+        200,
+        "text/event-stream",
+        "data: {\"type\":\"message_queued\"}\n\n",
+    ),
     (201, "application/json", "{}"),
     (204, "", ""),
     (302, "text/html", ""),
@@ -51,7 +60,10 @@ struct Portal {
 
 impl Portal {
     fn open(port: u16, answer: (u16, &'static str, &'static str)) -> Portal {
-        let (end, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (end, asked) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         // connections of the hub that was there may linger
         let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let listener = loop {
@@ -71,7 +83,12 @@ impl Portal {
                 std::thread::spawn(move || serve(&stream, answer));
             }
         };
-        Portal { port, end, asked, thread: Some(std::thread::spawn(accept)) }
+        Portal {
+            port,
+            end,
+            asked,
+            thread: Some(std::thread::spawn(accept)),
+        }
     }
 }
 
@@ -100,9 +117,21 @@ fn serve(mut stream: &TcpStream, (status, kind, body): (u16, &str, &str)) -> Opt
         }
     }
     std::io::copy(&mut lines.take(length), &mut std::io::sink()).ok()?;
-    let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
-    let length = if status == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    write!(stream, "HTTP/1.1 {status} X\r\n{kind}{length}Connection: close\r\n\r\n{body}").ok()
+    let kind = if kind.is_empty() {
+        String::new()
+    } else {
+        format!("Content-Type: {kind}\r\n")
+    };
+    let length = if status == 204 {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\n", body.len())
+    };
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\n{kind}{length}Connection: close\r\n\r\n{body}"
+    )
+    .ok()
 }
 
 fn status(machine: &Machine) -> Value {
@@ -112,7 +141,10 @@ fn status(machine: &Machine) -> Value {
 fn configure(machine: &Machine, dir: &Path) {
     std::fs::create_dir_all(&machine.base).unwrap();
     std::fs::create_dir(dir).unwrap();
-    let text = format!("poll_interval = 1\n[[watch]]\npath = '{}'\nremote = 'share'\ndebounce_ms = 50\n", dir.display());
+    let text = format!(
+        "poll_interval = 1\n[[watch]]\npath = '{}'\nremote = 'share'\ndebounce_ms = 50\n",
+        dir.display()
+    );
     std::fs::write(machine.base.join("config.toml"), text).unwrap();
 }
 
@@ -121,7 +153,10 @@ fn a_login_page_is_no_hub_whatever_it_answers() {
     let mut world = World::new();
     world.start_hub();
     let (mut here, mut there) = (world.machine("here"), world.machine("there"));
-    let (dir, other) = (world.dir.path().join("here-files"), world.dir.path().join("there-files"));
+    let (dir, other) = (
+        world.dir.path().join("here-files"),
+        world.dir.path().join("there-files"),
+    );
     configure(&here, &dir);
     configure(&there, &other);
     std::fs::write(dir.join("old"), "old").unwrap();
@@ -129,13 +164,18 @@ fn a_login_page_is_no_hub_whatever_it_answers() {
     here.env.push(("MESYNC_LOG".into(), "info".into()));
     here.start_with(&["start"]);
     there.start();
-    wait_for("both have the files", &world, || other.join("gone").exists() && other.join("old").exists());
+    wait_for("both have the files", &world, || {
+        other.join("gone").exists() && other.join("old").exists()
+    });
 
     let mut sent = 0;
     for (n, answer) in ANSWERS.iter().enumerate() {
         println!("{answer:?}");
         world.stop_hub();
-        let (portal, lines) = (Portal::open(world.port, *answer), here.log().lines().count());
+        let (portal, lines) = (
+            Portal::open(world.port, *answer),
+            here.log().lines().count(),
+        );
         let id = here.ok(&["send", "x", "--target", "there"]);
         sent += 1;
         std::fs::write(dir.join(format!("new-{n}")), format!("new {n}")).unwrap();
@@ -152,30 +192,72 @@ fn a_login_page_is_no_hub_whatever_it_answers() {
         wait_for("the client has tried several times", &world, || {
             here.log().lines().count() > lines && asked + 5 <= portal.asked.load(Relaxed)
         });
-        assert!(here.names("outbox").iter().any(|name| name.contains(&id)), "{answer:?}: {:?}", here.names("sent"));
-        assert_eq!(here.names("failed"), Vec::<String>::new(), "{answer:?}\n{}", world.logs());
+        assert!(
+            here.names("outbox").iter().any(|name| name.contains(&id)),
+            "{answer:?}: {:?}",
+            here.names("sent")
+        );
+        assert_eq!(
+            here.names("failed"),
+            Vec::<String>::new(),
+            "{answer:?}\n{}",
+            world.logs()
+        );
         let seen = status(&here);
-        assert!(seen["well"] == false && seen["directories"][0]["condition"] != "in-step", "{answer:?}: {seen}");
+        assert!(
+            seen["well"] == false && seen["directories"][0]["condition"] != "in-step",
+            "{answer:?}: {seen}"
+        );
         // a command does not take it for a hub either
         std::fs::write(world.dir.path().join("up"), "up").unwrap();
-        for args in [&["upload", "up", "/up"][..], &["ls"], &["rm", "share/old"], &["download", "share/old", "got"], &["hosts"]] {
+        for args in [
+            &["upload", "up", "/up"][..],
+            &["ls"],
+            &["rm", "share/old"],
+            &["download", "share/old", "got"],
+            &["hosts"],
+        ] {
             let mut command = here.command(args);
             let out = command.current_dir(world.dir.path()).output().unwrap();
             let empty_list = answer.2 == "[]" && matches!(args[0], "ls" | "hosts");
-            assert!(!out.status.success() || empty_list, "{answer:?} {args:?}: {}", String::from_utf8_lossy(&out.stdout));
+            assert!(
+                !out.status.success() || empty_list,
+                "{answer:?} {args:?}: {}",
+                String::from_utf8_lossy(&out.stdout)
+            );
         }
         assert!(!world.dir.path().join("got").exists(), "{answer:?}");
         let said: Vec<String> = here.log().lines().skip(lines).map(str::to_string).collect();
-        assert!(said.len() <= 12 && !said.iter().any(|line| line.contains("reached again")), "{answer:?}: {said:#?}");
+        assert!(
+            said.len() <= 12 && !said.iter().any(|line| line.contains("reached again")),
+            "{answer:?}: {said:#?}"
+        );
         drop(portal);
         world.start_hub();
-        wait_for("all of it arrives once the hub is there again", &world, || {
-            let read = |name: &str| std::fs::read_to_string(other.join(name)).unwrap_or_default();
-            let arrived = read(&format!("new-{n}")) == format!("new {n}") && read("old") == format!("changed {n}");
-            arrived && !other.join("gone").exists() && there.names("inbox").len() == sent && here.names("outbox").is_empty()
-        });
+        wait_for(
+            "all of it arrives once the hub is there again",
+            &world,
+            || {
+                let read =
+                    |name: &str| std::fs::read_to_string(other.join(name)).unwrap_or_default();
+                let arrived = read(&format!("new-{n}")) == format!("new {n}")
+                    && read("old") == format!("changed {n}");
+                arrived
+                    && !other.join("gone").exists()
+                    && there.names("inbox").len() == sent
+                    && here.names("outbox").is_empty()
+            },
+        );
         assert_eq!(there.names("inbox").len(), sent, "{answer:?}");
-        assert!(!here.log().contains("is no mesync hub"), "{answer:?}\n{}", world.logs());
-        assert!(here.is_running() && there.is_running(), "{answer:?}\n{}", world.logs());
+        assert!(
+            !here.log().contains("is no mesync hub"),
+            "{answer:?}\n{}",
+            world.logs()
+        );
+        assert!(
+            here.is_running() && there.is_running(),
+            "{answer:?}\n{}",
+            world.logs()
+        );
     }
 }

@@ -31,7 +31,12 @@ struct Disk {
 }
 
 fn quiet(program: &str, args: &[&str]) -> bool {
-    Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    Command::new(program)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 fn text(path: &Path) -> &str {
@@ -44,7 +49,10 @@ impl Disk {
     }
 
     fn sized(image: &Path, at: &Path, size: u64) -> Option<Disk> {
-        let disk = Disk { image: image.into(), at: at.into() };
+        let disk = Disk {
+            image: image.into(),
+            at: at.into(),
+        };
         std::fs::create_dir_all(at).unwrap();
         std::fs::File::create(image).unwrap().set_len(size).unwrap();
         let made = quiet("mkfs.ext4", &["-q", "-F", text(image)])
@@ -56,7 +64,9 @@ impl Disk {
                 std::env::var_os("CI").is_none(),
                 "cannot make a disk to cut: mkfs.ext4, loop devices and xfs_io (xfsprogs) are needed"
             );
-            println!("SKIPPED: root, mkfs.ext4, loop devices and xfs_io are needed to cut the power of a disk");
+            println!(
+                "SKIPPED: root, mkfs.ext4, loop devices and xfs_io are needed to cut the power of a disk"
+            );
         }
         made.then_some(disk)
     }
@@ -79,9 +89,17 @@ impl Disk {
 
     /// What survived is there again. All processes that used it must have ended.
     fn back(&self, world: &World) {
-        wait_for("the disk is free", world, || quiet("umount", &[text(&self.at)]));
+        wait_for("the disk is free", world, || {
+            quiet("umount", &[text(&self.at)])
+        });
         // also in the namespaces of those who have just ended
-        let used = || Command::new("losetup").arg("-j").arg(&self.image).output().map_or(0, |out| out.stdout.len());
+        let used = || {
+            Command::new("losetup")
+                .arg("-j")
+                .arg(&self.image)
+                .output()
+                .map_or(0, |out| out.stdout.len())
+        };
         wait_for("nobody has it mounted", world, || used() == 0);
         assert!(self.mount());
     }
@@ -97,9 +115,20 @@ impl Drop for Disk {
 fn stop(process: u32) {
     let pid = rustix::process::Pid::from_raw(process as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    let runs = |stat: String| !matches!(stat.rsplit_once(") ").map(|(_, state)| state.as_bytes()[0]), Some(b'T' | b'D'));
-    let threads = || std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
-    while threads().any(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(runs)) {
+    let runs = |stat: String| {
+        !matches!(
+            stat.rsplit_once(") ").map(|(_, state)| state.as_bytes()[0]),
+            Some(b'T' | b'D')
+        )
+    };
+    let threads = || {
+        std::fs::read_dir(format!("/proc/{process}/task"))
+            .unwrap()
+            .flatten()
+    };
+    while threads()
+        .any(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(runs))
+    {
         std::thread::yield_now();
     }
 }
@@ -111,11 +140,19 @@ fn what_was_acknowledged_survives_the_power_cut_and_comes_once() {
     let mut world = World::new();
     let (mut alpha, mut beta) = (world.machine("alpha"), world.machine("beta"));
     let image = |name: &str| world.dir.path().join(format!("{name}.img"));
-    let Some(senders) = Disk::make(&image("alpha"), &alpha.base) else { return };
-    let Some(receivers) = Disk::make(&image("beta"), &beta.base) else { return };
-    let Some(hubs) = Disk::make(&image("hub"), &world.hub_dir()) else { return };
+    let Some(senders) = Disk::make(&image("alpha"), &alpha.base) else {
+        return;
+    };
+    let Some(receivers) = Disk::make(&image("beta"), &beta.base) else {
+        return;
+    };
+    let Some(hubs) = Disk::make(&image("hub"), &world.hub_dir()) else {
+        return;
+    };
     for machine in [&mut alpha, &mut beta] {
-        machine.env.push(("MESYNC_POLL_INTERVAL".into(), "1".into()));
+        machine
+            .env
+            .push(("MESYNC_POLL_INTERVAL".into(), "1".into()));
     }
     world.start_hub();
     beta.ok(&["start", "--once"]);
@@ -163,17 +200,30 @@ fn what_was_acknowledged_survives_the_power_cut_and_comes_once() {
             }
         }
     }
-    wait_for("everything has left the outbox", &world, || alpha.names("outbox").is_empty());
-    wait_for("everything is in the inbox", &world, || beta.names("inbox").len() >= acknowledged.len());
+    wait_for("everything has left the outbox", &world, || {
+        alpha.names("outbox").is_empty()
+    });
+    wait_for("everything is in the inbox", &world, || {
+        beta.names("inbox").len() >= acknowledged.len()
+    });
     let mut times = BTreeMap::new();
     for message in beta.messages("inbox") {
-        *times.entry(message["payload"].as_u64().unwrap()).or_insert(0) += 1;
+        *times
+            .entry(message["payload"].as_u64().unwrap())
+            .or_insert(0) += 1;
     }
     assert!(alpha.names("failed").is_empty());
     assert!(times.values().all(|times| *times == 1), "{times:?}");
-    let lost: Vec<_> = acknowledged.iter().filter(|(_, n)| !times.contains_key(n)).collect();
+    let lost: Vec<_> = acknowledged
+        .iter()
+        .filter(|(_, n)| !times.contains_key(n))
+        .collect();
     assert!(lost.is_empty(), "lost: {lost:?}\n{}", world.logs());
-    println!("{CUTS} power cuts, {} messages acknowledged, {} sent", acknowledged.len(), times.len());
+    println!(
+        "{CUTS} power cuts, {} messages acknowledged, {} sent",
+        acknowledged.len(),
+        times.len()
+    );
     alpha.kill();
     beta.kill();
     world.kill_hub();
@@ -185,7 +235,11 @@ fn synced_on(disk: &Disk, world: &World, name: &str) -> Synced {
     machine.base = disk.at.join("base");
     let dir = disk.at.join("files");
     std::fs::create_dir(&dir).unwrap();
-    Synced { machine, dir, flags: Vec::new() }
+    Synced {
+        machine,
+        dir,
+        flags: Vec::new(),
+    }
 }
 
 /// What a person writes: which name, which version of it, and so many bytes, so that half of it is known as such.
@@ -199,7 +253,11 @@ fn version(name: &str, n: u64, length: u64) -> Vec<u8> {
 fn which(name: &str, bytes: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (first, _) = text.split_once('\n')?;
-    let numbers: Vec<u64> = first.strip_prefix(name)?.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    let numbers: Vec<u64> = first
+        .strip_prefix(name)?
+        .split_whitespace()
+        .map(|n| n.parse().unwrap())
+        .collect();
     (version(name, numbers[0], numbers[1]) == bytes).then_some(numbers[0])
 }
 
@@ -211,7 +269,10 @@ fn save(path: &Path, bytes: &[u8], synced: bool) -> bool {
         if synced { file.sync_all() } else { Ok(()) }
     });
     let renamed = written.and_then(|()| std::fs::rename(&beside, path));
-    synced && renamed.and_then(|()| std::fs::File::open(path.parent().unwrap())?.sync_all()).is_ok()
+    synced
+        && renamed
+            .and_then(|()| std::fs::File::open(path.parent().unwrap())?.sync_all())
+            .is_ok()
 }
 
 /// What runs a program so that it believes in another boot at each call: that is a number in a file that the kernel shows.
@@ -220,14 +281,27 @@ fn another_boot(world: &World) -> Vec<String> {
     let number = world.dir.path().join("boot");
     std::fs::write(&number, format!("{}\n", uuid::Uuid::new_v4())).unwrap();
     // the copies of others' disks there would keep them from being unmounted
-    let others = format!("grep ^/dev/loop /proc/self/mounts | cut -d' ' -f2 | grep -v ^{}/ | xargs -r umount -l", text(world.dir.path()));
-    let script = format!("{others}; mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", text(&number));
+    let others = format!(
+        "grep ^/dev/loop /proc/self/mounts | cut -d' ' -f2 | grep -v ^{}/ | xargs -r umount -l",
+        text(world.dir.path())
+    );
+    let script = format!(
+        "{others}; mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"",
+        text(&number)
+    );
     let wrap = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(String::from);
-    let words: Vec<&str> = wrap[1..].iter().map(String::as_str).chain(["true"]).collect();
+    let words: Vec<&str> = wrap[1..]
+        .iter()
+        .map(String::as_str)
+        .chain(["true"])
+        .collect();
     if quiet(&wrap[0], &words) {
         return wrap.to_vec();
     }
-    assert!(std::env::var_os("CI").is_none(), "cannot make a mount namespace");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "cannot make a mount namespace"
+    );
     println!("SKIPPED: only root can change the number of the boot");
     Vec::new()
 }
@@ -240,7 +314,13 @@ fn a_synced_directory_survives_the_power_cut_whole() {
     let hub = Hub::start();
     let world = &hub.world;
     // a download leaves room on the disk
-    let Some(disk) = Disk::sized(&world.dir.path().join("alpha.img"), &world.dir.path().join("alpha-disk"), 512 << 20) else { return };
+    let Some(disk) = Disk::sized(
+        &world.dir.path().join("alpha.img"),
+        &world.dir.path().join("alpha-disk"),
+        512 << 20,
+    ) else {
+        return;
+    };
     let (mut alpha, mut beta) = (synced_on(&disk, world, "alpha"), Synced::new(world, "beta"));
     alpha.start();
     beta.start();
@@ -263,36 +343,76 @@ fn a_synced_directory_survives_the_power_cut_whole() {
             *last += 1;
             let length = [10, 5_000, 200_000][random.below(3) as usize];
             let dir = if kind == "b" { &beta.dir } else { &alpha.dir };
-            if save(&dir.join(&name), &version(&name, *last, length), kind != "u") {
+            if save(
+                &dir.join(&name),
+                &version(&name, *last, length),
+                kind != "u",
+            ) {
                 *safe = *last;
             }
         }
         alpha.machine.kill();
         disk.back(world);
         // what the disk has kept; before anything is done about it
-        let empty = alpha.names().iter().filter(|name| alpha.read(name).is_some_and(|bytes| bytes.is_empty())).count();
-        println!("cut after {acts} acts, {} names are left, {empty} of them empty", alpha.names().len());
-        for name in alpha.names().iter().filter(|name| name.starts_with(['a', 'b']) && !name.ends_with('~')) {
-            assert!(which(name, &alpha.read(name).unwrap()).is_some(), "{name} is not whole: {:?}", alpha.text(name));
+        let empty = alpha
+            .names()
+            .iter()
+            .filter(|name| alpha.read(name).is_some_and(|bytes| bytes.is_empty()))
+            .count();
+        println!(
+            "cut after {acts} acts, {} names are left, {empty} of them empty",
+            alpha.names().len()
+        );
+        for name in alpha
+            .names()
+            .iter()
+            .filter(|name| name.starts_with(['a', 'b']) && !name.ends_with('~'))
+        {
+            assert!(
+                which(name, &alpha.read(name).unwrap()).is_some(),
+                "{name} is not whole: {:?}",
+                alpha.text(name)
+            );
         }
-        let had_bytes: BTreeSet<String> = records(&hub).into_iter().filter(|(_, row)| row["size"] != 0).map(|(name, _)| name).collect();
+        let had_bytes: BTreeSet<String> = records(&hub)
+            .into_iter()
+            .filter(|(_, row)| row["size"] != 0)
+            .map(|(name, _)| name)
+            .collect();
         alpha.machine.wrap = another_boot(world);
         alpha.start();
         settled(world, &[&alpha, &beta]);
         // what nobody has synced may be an older one, or none, but where the hub had one it is whole
-        for name in had_bytes.iter().filter(|name| !name.contains('.') && beta.has(name)) {
-            assert!(which(name, &beta.read(name).unwrap()).is_some(), "{name} is not whole: {:?}", beta.text(name));
+        for name in had_bytes
+            .iter()
+            .filter(|name| !name.contains('.') && beta.has(name))
+        {
+            assert!(
+                which(name, &beta.read(name).unwrap()).is_some(),
+                "{name} is not whole: {:?}",
+                beta.text(name)
+            );
         }
     }
     alpha.put("last", "x");
     beta.put("least", "x");
-    wait_for("both go on", world, || beta.has("last") && alpha.has("least"));
+    wait_for("both go on", world, || {
+        beta.has("last") && alpha.has("least")
+    });
     let tree = settled(world, &[&alpha, &beta]);
     for (name, (last, safe)) in all.iter().filter(|(name, _)| !name.starts_with('u')) {
         let found = beta.read(name).and_then(|bytes| which(name, &bytes));
-        assert!(found.is_some_and(|n| (*safe..=*last).contains(&n)), "{name}: {found:?} of {safe} to {last}\n{}", world.logs());
+        assert!(
+            found.is_some_and(|n| (*safe..=*last).contains(&n)),
+            "{name}: {found:?} of {safe} to {last}\n{}",
+            world.logs()
+        );
     }
-    println!("{CUTS} power cuts, {} names, {} conflict copies", tree.len(), beta.contents(".sync-conflict-").len());
+    println!(
+        "{CUTS} power cuts, {} names, {} conflict copies",
+        tree.len(),
+        beta.contents(".sync-conflict-").len()
+    );
     alpha.machine.kill();
 }
 
@@ -322,9 +442,14 @@ fn what_another_boot_has_left_empty_is_no_edit() {
     alpha.put("f", "");
     alpha.machine.wrap = wrap;
     alpha.start();
-    wait_for("both are kept", &hub.world, || beta.contents("f.sync-conflict-") == [""] && alpha.text("f") == "bytes");
+    wait_for("both are kept", &hub.world, || {
+        beta.contents("f.sync-conflict-") == [""] && alpha.text("f") == "bytes"
+    });
     settled(&hub.world, &[&alpha, &beta]);
-    assert_eq!((beta.text("f"), alpha.text("g"), beta.text("g")), ("bytes".into(), String::new(), String::new()));
+    assert_eq!(
+        (beta.text("f"), alpha.text("g"), beta.text("g")),
+        ("bytes".into(), String::new(), String::new())
+    );
     // after a clean stop what is empty was emptied, in whichever boot it is seen
     alpha.stop();
     alpha.put("f", "");

@@ -28,7 +28,12 @@ fn of_another_user() -> Option<(World, Machine)> {
     std::fs::set_permissions(world.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     world.wrap = as_user();
     let binary = world::binary();
-    let reachable = Command::new("setpriv").args(&as_user()[1..]).arg(&binary).arg("--version").output().unwrap();
+    let reachable = Command::new("setpriv")
+        .args(&as_user()[1..])
+        .arg(&binary)
+        .arg("--version")
+        .output()
+        .unwrap();
     if !reachable.status.success() {
         println!("skipped: user {USER} cannot run {}", binary.display());
         return None;
@@ -42,7 +47,9 @@ fn of_another_user() -> Option<(World, Machine)> {
 
 fn as_user() -> Vec<String> {
     let id = format!("--reuid={USER}");
-    ["setpriv", &id, &format!("--regid={USER}"), "--clear-groups"].map(String::from).to_vec()
+    ["setpriv", &id, &format!("--regid={USER}"), "--clear-groups"]
+        .map(String::from)
+        .to_vec()
 }
 
 /// What in a directory is not that user's.
@@ -68,7 +75,9 @@ fn start_as_user(machine: &mut Machine) {
 
 #[test]
 fn what_root_sends_for_another_user_is_sent_by_that_users_client() {
-    let Some((world, mut m)) = of_another_user() else { return };
+    let Some((world, mut m)) = of_another_user() else {
+        return;
+    };
     // root makes the directories, too
     m.ok(&["send", "first", "--target", "m"]);
     assert_eq!(foreign(&m.base), [""; 0]);
@@ -85,30 +94,51 @@ fn what_root_sends_for_another_user_is_sent_by_that_users_client() {
     std::fs::write(&hidden, "{\"type\":\"x\",\"target\":\"m\"}").unwrap();
     std::fs::set_permissions(&hidden, PermissionsExt::from_mode(0o000)).unwrap();
     std::fs::rename(&hidden, &closed).unwrap();
-    wait_for("it is in failed/ with its reason", &world, || m.names("failed").contains(&"closed.json".to_string()) && !closed.exists());
+    wait_for("it is in failed/ with its reason", &world, || {
+        m.names("failed").contains(&"closed.json".to_string()) && !closed.exists()
+    });
     let out = m.run(&["status"]);
     assert_eq!(out.status.code(), Some(1), "{out:?}");
-    assert!(m.ok(&["list", "failed"]).contains("it cannot be read: permission denied"), "{}", m.ok(&["list", "failed"]));
+    assert!(
+        m.ok(&["list", "failed"])
+            .contains("it cannot be read: permission denied"),
+        "{}",
+        m.ok(&["list", "failed"])
+    );
     // root corrects it and puts it back
     let failed = m.base.join("failed/closed.json");
     chown(&failed, Some(USER), Some(USER)).unwrap();
     std::fs::set_permissions(&failed, PermissionsExt::from_mode(0o600)).unwrap();
     m.ok(&["retry", "closed.json"]);
-    wait_for("it arrives", &world, || m.messages("inbox").iter().any(|message| message["type"] == "x"));
+    wait_for("it arrives", &world, || {
+        m.messages("inbox")
+            .iter()
+            .any(|message| message["type"] == "x")
+    });
     assert_eq!((m.stop(), foreign(&m.base)), (Some(0), vec![]));
     assert_eq!(m.run(&["status"]).status.code(), Some(0));
 }
 
 #[test]
 fn a_key_that_root_adds_can_be_read_by_the_hub_of_another_user() {
-    let Some((world, m)) = of_another_user() else { return };
+    let Some((world, m)) = of_another_user() else {
+        return;
+    };
     let mut add = world.hub_command();
     let out = add.args(["key", "add", "laptop"]).output().unwrap();
     assert!(out.status.success(), "{out:?}");
     assert_eq!(foreign(&world.hub_dir()), [""; 0]);
     // with its first key the hub asks for one: it has read the file that root wrote
-    wait_for("the hub wants a key", &world, || m.run(&["hosts"]).status.code() == Some(77));
-    let key = String::from_utf8(out.stdout).unwrap().lines().next().unwrap().trim().to_string();
+    wait_for("the hub wants a key", &world, || {
+        m.run(&["hosts"]).status.code() == Some(77)
+    });
+    let key = String::from_utf8(out.stdout)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .trim()
+        .to_string();
     let mut ask = m.command(&["hosts"]);
     ask.env("MESYNC_API_KEY", key);
     assert!(ask.output().unwrap().status.success());

@@ -10,30 +10,107 @@ use mesync::wire::files;
 
 #[test]
 fn the_security_page_has_the_limits_of_the_program() {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/mesync.7")).unwrap();
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/mesync.7")).unwrap();
     for (wanted, what) in [
         (format!("At most {}.", limits::KEYS), "keys"),
-        (format!("after {} within a minute", limits::WRONG_KEYS), "wrong keys"),
-        (format!("good for {} hours", mesync::hub::token::LIFETIME / 3600), "the life of a token"),
+        (
+            format!("after {} within a minute", limits::WRONG_KEYS),
+            "wrong keys",
+        ),
+        (
+            format!("good for {} hours", mesync::hub::token::LIFETIME / 3600),
+            "the life of a token",
+        ),
         (format!(".It hosts\n{}.\n", limits::HOSTS), "hosts"),
-        (format!(".It event streams\n{}.\n", limits::STREAMS), "event streams"),
-        (format!("end within {} seconds", mesync::wire::KEEP_ALIVE), "the end of a stream after its key"),
-        (format!("{} KiB each, {} in a request", mesync::wire::MAX_MESSAGE / 1024, mesync::wire::MAX_BATCH), "messages"),
-        (format!("a chunk or a batch of files {} MiB", files::SINGLE >> 20), "chunks"),
-        (format!("a list of chunks {} MiB", Route::CommitFile.body_limit(0) >> 20), "lists of chunks"),
-        (format!("{} KiB with a list of files", Route::FetchFiles.body_limit(0) >> 10), "lists of files"),
-        (format!("batches of files have {} MiB of their own", limits::FILE_MEMORY >> 20), "memory for files"),
-        (format!("{} bytes of name, {} chunks", mesync::relpath::MAX_PATH_BYTES, files::MOST_CHUNKS), "files"),
-        (format!("{} rows in a page of a list, {} files of {} KiB", files::PAGE, files::BATCH_FILES, files::BATCH_FILE >> 10), "batches"),
-        (format!(" {} parts", mesync::hub::files::multipart::MAX_PARTS), "forms"),
+        (
+            format!(".It event streams\n{}.\n", limits::STREAMS),
+            "event streams",
+        ),
+        (
+            format!("end within {} seconds", mesync::wire::KEEP_ALIVE),
+            "the end of a stream after its key",
+        ),
+        (
+            format!(
+                "{} KiB each, {} in a request",
+                mesync::wire::MAX_MESSAGE / 1024,
+                mesync::wire::MAX_BATCH
+            ),
+            "messages",
+        ),
+        (
+            format!("a chunk or a batch of files {} MiB", files::SINGLE >> 20),
+            "chunks",
+        ),
+        (
+            format!(
+                "a list of chunks {} MiB",
+                Route::CommitFile.body_limit(0) >> 20
+            ),
+            "lists of chunks",
+        ),
+        (
+            format!(
+                "{} KiB with a list of files",
+                Route::FetchFiles.body_limit(0) >> 10
+            ),
+            "lists of files",
+        ),
+        (
+            format!(
+                "batches of files have {} MiB of their own",
+                limits::FILE_MEMORY >> 20
+            ),
+            "memory for files",
+        ),
+        (
+            format!(
+                "{} bytes of name, {} chunks",
+                mesync::relpath::MAX_PATH_BYTES,
+                files::MOST_CHUNKS
+            ),
+            "files",
+        ),
+        (
+            format!(
+                "{} rows in a page of a list, {} files of {} KiB",
+                files::PAGE,
+                files::BATCH_FILES,
+                files::BATCH_FILE >> 10
+            ),
+            "batches",
+        ),
+        (
+            format!(" {} parts", mesync::hub::files::multipart::MAX_PARTS),
+            "forms",
+        ),
         (format!("in memory for {} days", limits::SEEN_DAYS), "ids"),
-        (format!("{} KiB, 64 lines, a target of {} KiB", guard::MAX_HEAD / 1024, guard::MAX_TARGET / 1024), "the head"),
+        (
+            format!(
+                "{} KiB, 64 lines, a target of {} KiB",
+                guard::MAX_HEAD / 1024,
+                guard::MAX_TARGET / 1024
+            ),
+            "the head",
+        ),
     ] {
-        assert!(page.contains(&wanted), "man/mesync.7: no {wanted:?} ({what})");
+        assert!(
+            page.contains(&wanted),
+            "man/mesync.7: no {wanted:?} ({what})"
+        );
     }
-    for name in page.split("\n.Va ").skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
-        let of_directories = mesync::config::watch::SETTINGS.iter().any(|s| s.key == name);
-        let known = of_directories || SETTINGS.iter().any(|s| s.key == name) || ["source", "created_at"].contains(&name);
+    for name in page
+        .split("\n.Va ")
+        .skip(1)
+        .filter_map(|rest| rest.split([' ', '\n']).next())
+    {
+        let of_directories = mesync::config::watch::SETTINGS
+            .iter()
+            .any(|s| s.key == name);
+        let known = of_directories
+            || SETTINGS.iter().any(|s| s.key == name)
+            || ["source", "created_at"].contains(&name);
         assert!(known, "man/mesync.7: no setting or field {name}");
     }
 }

@@ -27,7 +27,8 @@ fn fuzz() -> PathBuf {
 }
 
 fn entries(dir: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(fuzz().join(dir)).unwrap_or_else(|e| panic!("tests/fuzz/{dir}: {e}"));
+    let entries =
+        fs::read_dir(fuzz().join(dir)).unwrap_or_else(|e| panic!("tests/fuzz/{dir}: {e}"));
     let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
     paths.sort();
     paths
@@ -38,7 +39,11 @@ fn every_seed_passes_its_check_whole_and_cut_off() {
     let mut failed = Vec::new();
     for (target, check) in TARGETS {
         let seeds = entries(&format!("seeds/{target}"));
-        assert!(seeds.len() > 2, "tests/fuzz/seeds/{target} has {} files", seeds.len());
+        assert!(
+            seeds.len() > 2,
+            "tests/fuzz/seeds/{target} has {} files",
+            seeds.len()
+        );
         for path in seeds {
             let bytes = fs::read(&path).unwrap();
             // a few inputs for nothing: what is cut off is what a fuzzer tries first
@@ -54,19 +59,36 @@ fn every_seed_passes_its_check_whole_and_cut_off() {
 #[test]
 fn every_target_is_built_seeded_and_in_the_makefile() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (cargo, make) = (fs::read_to_string(fuzz().join("Cargo.toml")).unwrap(), fs::read_to_string(root.join("Makefile")).unwrap());
+    let (cargo, make) = (
+        fs::read_to_string(fuzz().join("Cargo.toml")).unwrap(),
+        fs::read_to_string(root.join("Makefile")).unwrap(),
+    );
     let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
-    assert!(make.contains(&format!("\nFUZZ_TARGETS = {}\n", names.join(" "))), "FUZZ_TARGETS is not {names:?}");
+    assert!(
+        make.contains(&format!("\nFUZZ_TARGETS = {}\n", names.join(" "))),
+        "FUZZ_TARGETS is not {names:?}"
+    );
     assert_eq!(cargo.matches("[[bin]]").count(), names.len());
     for name in &names {
-        assert!(cargo.contains(&format!("name = \"{name}\"\npath = \"fuzz_targets/{name}.rs\"\n")), "{name}");
         assert!(
-            fs::read_to_string(fuzz().join(format!("fuzz_targets/{name}.rs"))).unwrap().contains(&format!("checks::{name}(")),
+            cargo.contains(&format!(
+                "name = \"{name}\"\npath = \"fuzz_targets/{name}.rs\"\n"
+            )),
+            "{name}"
+        );
+        assert!(
+            fs::read_to_string(fuzz().join(format!("fuzz_targets/{name}.rs")))
+                .unwrap()
+                .contains(&format!("checks::{name}(")),
             "{name}"
         );
         assert!(fuzz().join(format!("dict/{name}")).is_file(), "{name}");
     }
-    for (dir, count) in [("seeds", names.len()), ("dict", names.len()), ("fuzz_targets", names.len())] {
+    for (dir, count) in [
+        ("seeds", names.len()),
+        ("dict", names.len()),
+        ("fuzz_targets", names.len()),
+    ] {
         assert_eq!(entries(dir).len(), count, "tests/fuzz/{dir}");
     }
 }

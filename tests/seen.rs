@@ -10,14 +10,21 @@ use std::path::PathBuf;
 use world::{Machine, World};
 
 fn log_file(machine: &Machine) -> PathBuf {
-    let mut days: Vec<PathBuf> = std::fs::read_dir(machine.base.join("state/seen")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut days: Vec<PathBuf> = std::fs::read_dir(machine.base.join("state/seen"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     days.sort();
     days.pop().unwrap()
 }
 
 /// Numbers of the messages that a queue has, sorted.
 fn numbers(machine: &Machine) -> Vec<u64> {
-    let mut numbers: Vec<u64> = machine.messages("inbox").iter().map(|message| message["payload"].as_u64().unwrap()).collect();
+    let mut numbers: Vec<u64> = machine
+        .messages("inbox")
+        .iter()
+        .map(|message| message["payload"].as_u64().unwrap())
+        .collect();
     numbers.sort_unstable();
     numbers
 }
@@ -30,7 +37,14 @@ fn hooks(machine: &Machine) -> Vec<u64> {
 }
 
 fn send(from: &Machine, number: u64) {
-    from.ok(&["send", "work", "--target", "m", "--payload", &number.to_string()]);
+    from.ok(&[
+        "send",
+        "work",
+        "--target",
+        "m",
+        "--payload",
+        &number.to_string(),
+    ]);
     from.ok(&["start", "--once"]);
 }
 
@@ -40,19 +54,37 @@ fn check(what: &str, n: usize, hide: bool, damage: impl Fn(&mut Vec<u8>)) {
     world.start_hub();
     let (m, sender) = (world.machine("m"), world.machine("sender"));
     let number = r#"$(sed -n 's/.*"payload":\([0-9]*\).*/\1/p')"#;
-    m.hook("work", &format!("echo {number} >>{}", m.base.join("done").display()));
+    m.hook(
+        "work",
+        &format!("echo {number} >>{}", m.base.join("done").display()),
+    );
     for number in 1..=5 {
         send(&sender, number);
         m.ok(&["start", "--once"]);
     }
-    assert_eq!((numbers(&m), hooks(&m)), ((1..=5).collect(), (1..=5).collect()));
+    assert_eq!(
+        (numbers(&m), hooks(&m)),
+        ((1..=5).collect(), (1..=5).collect())
+    );
     let path = log_file(&m);
     let text = std::fs::read(&path).unwrap();
-    let mut lines: Vec<Vec<u8>> = text.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+    let mut lines: Vec<Vec<u8>> = text
+        .split_inclusive(|b| *b == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect();
     assert_eq!(lines.len(), 5, "{}", String::from_utf8_lossy(&text));
     if hide {
-        let id = String::from_utf8_lossy(&lines[n]).trim().rsplit(' ').next().unwrap().to_string();
-        let name = m.names("inbox").into_iter().find(|name| name.contains(&id)).unwrap();
+        let id = String::from_utf8_lossy(&lines[n])
+            .trim()
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .to_string();
+        let name = m
+            .names("inbox")
+            .into_iter()
+            .find(|name| name.contains(&id))
+            .unwrap();
         let inbox = m.dir("inbox");
         std::fs::rename(inbox.join(&name), inbox.join(format!(".{name}.tmp"))).unwrap();
     }
@@ -64,9 +96,16 @@ fn check(what: &str, n: usize, hide: bool, damage: impl Fn(&mut Vec<u8>)) {
         let out = m.run(&["start", "--once"]);
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(out.status.success(), "{what}, pass {pass}: {out:?}");
-        assert!(said.contains("damaged") && said.contains("state/seen/"), "{what}, pass {pass} does not name it: {said}");
+        assert!(
+            said.contains("damaged") && said.contains("state/seen/"),
+            "{what}, pass {pass} does not name it: {said}"
+        );
     }
-    assert_eq!((numbers(&m), hooks(&m)), ((1..=6).collect(), (1..=6).collect()), "{what}");
+    assert_eq!(
+        (numbers(&m), hooks(&m)),
+        ((1..=6).collect(), (1..=6).collect()),
+        "{what}"
+    );
     assert!(m.names("failed").is_empty(), "{what}");
 }
 

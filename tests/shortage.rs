@@ -23,7 +23,10 @@ fn hang_up(pid: u32) {
 }
 
 fn limit_files(pid: u32, soft: usize) {
-    let out = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")]).output().unwrap();
+    let out = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")])
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{out:?}");
 }
 
@@ -36,9 +39,15 @@ fn client(world: &World) -> (Machine, Machine, std::path::PathBuf, String) {
     let (mut m, other) = (world.machine("m"), world.machine("other"));
     let dir = world.dir.path().join("synced");
     std::fs::create_dir(&dir).unwrap();
-    let watch = format!("[[watch]]\npath = '{}'\nremote = 'r'\ndebounce_ms = 50\n", dir.display());
+    let watch = format!(
+        "[[watch]]\npath = '{}'\nremote = 'r'\ndebounce_ms = 50\n",
+        dir.display()
+    );
     configure(&m, &format!("poll_interval = 1\n{watch}"));
-    m.hook("work", &format!("echo done >>{}", m.base.join("done").display()));
+    m.hook(
+        "work",
+        &format!("echo done >>{}", m.base.join("done").display()),
+    );
     m.start();
     wait_for("all is well", world, || is_well(&m));
     (m, other, dir, watch)
@@ -53,36 +62,74 @@ fn a_client_without_descriptors_waits_and_does_everything_later() {
     world.start_hub();
     let (mut m, other, dir, watch) = client(&world);
     for spare in [0, 1, 2, 3, 5, 8] {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", m.pid())).unwrap().count();
-        let (before, lines) = (m.log().matches("too many open files").count(), m.log().lines().count());
-        let heard = || m.log().matches("read the settings again").count() + m.log().matches("reading the settings again").count();
+        let open = std::fs::read_dir(format!("/proc/{}/fd", m.pid()))
+            .unwrap()
+            .count();
+        let (before, lines) = (
+            m.log().matches("too many open files").count(),
+            m.log().lines().count(),
+        );
+        let heard = || {
+            m.log().matches("read the settings again").count()
+                + m.log().matches("reading the settings again").count()
+        };
         let hung_up = heard();
         limit_files(m.pid(), open + spare);
         // something of every kind
         let name = |what: &str| format!("{what}-{spare}");
         m.ok(&["send", "work", "--target", "m"]);
-        m.drop_file(&format!("{}.json", name("dropped")), "{\"type\":\"dropped\",\"target\":\"m\"}");
+        m.drop_file(
+            &format!("{}.json", name("dropped")),
+            "{\"type\":\"dropped\",\"target\":\"m\"}",
+        );
         std::fs::create_dir(dir.join(name("dir"))).unwrap();
         std::fs::write(dir.join(name("dir")).join("here"), vec![7; 300_000]).unwrap();
         let there = world.dir.path().join(name("there"));
         std::fs::write(&there, vec![8; 300_000]).unwrap();
         other.ok(&["upload", "--path", "r", there.to_str().unwrap()]);
-        configure(&m, &format!("poll_interval = 1\nhttp_timeout = {}\n{watch}", 20 + spare));
+        configure(
+            &m,
+            &format!("poll_interval = 1\nhttp_timeout = {}\n{watch}", 20 + spare),
+        );
         hang_up(m.pid());
         if spare == 0 {
-            wait_for("the shortage is named", &world, || m.log().matches("too many open files").count() > before);
+            wait_for("the shortage is named", &world, || {
+                m.log().matches("too many open files").count() > before
+            });
         }
-        wait_for("the settings are read, or cannot be read yet", &world, || heard() > hung_up);
+        wait_for(
+            "the settings are read, or cannot be read yet",
+            &world,
+            || heard() > hung_up,
+        );
         assert!(m.is_running(), "{spare}: {}", m.log());
         limit_files(m.pid(), 1024);
         hang_up(m.pid());
-        let hooks = || std::fs::read_to_string(m.base.join("done")).unwrap_or_default().lines().count();
+        let hooks = || {
+            std::fs::read_to_string(m.base.join("done"))
+                .unwrap_or_default()
+                .lines()
+                .count()
+        };
         let rounds = [0, 1, 2, 3, 5, 8].iter().position(|n| *n == spare).unwrap() + 1;
-        wait_for("messages arrive and hooks run", &world, || m.names("inbox").len() == rounds * 2 && hooks() == rounds);
-        let on_hub = || other.ok(&["ls", "--all"]).lines().any(|line| line.ends_with(&format!("r/{}/here", name("dir"))));
-        wait_for("files travel", &world, || dir.join(name("there")).exists() && on_hub());
+        wait_for("messages arrive and hooks run", &world, || {
+            m.names("inbox").len() == rounds * 2 && hooks() == rounds
+        });
+        let on_hub = || {
+            other
+                .ok(&["ls", "--all"])
+                .lines()
+                .any(|line| line.ends_with(&format!("r/{}/here", name("dir"))))
+        };
+        wait_for("files travel", &world, || {
+            dir.join(name("there")).exists() && on_hub()
+        });
         wait_for("all is well", &world, || is_well(&m));
-        assert!(m.is_running() && m.log().lines().count() < lines + 400, "{spare}: {}", m.log());
+        assert!(
+            m.is_running() && m.log().lines().count() < lines + 400,
+            "{spare}: {}",
+            m.log()
+        );
     }
     assert_eq!(m.stop(), Some(0), "{}", m.log());
 }
@@ -97,19 +144,34 @@ fn a_client_that_can_start_no_thread_starts_the_rest_later() {
     let (mut m, _, dir, watch) = client(&world);
     let trace = world.dir.path().join("trace");
     for nth in 1..=4 {
-        let fault = Fault { for_ever: true, ..Fault::new("clone3", nth, "EAGAIN", &trace) };
+        let fault = Fault {
+            for_ever: true,
+            ..Fault::new("clone3", nth, "EAGAIN", &trace)
+        };
         let attached = inject::attach(m.pid(), &fault);
-        configure(&m, &format!("poll_interval = 1\nhttp_timeout = {}\n{watch}", 20 + nth));
-        let before = m.log().matches("cannot start all parts with the new settings yet").count();
+        configure(
+            &m,
+            &format!("poll_interval = 1\nhttp_timeout = {}\n{watch}", 20 + nth),
+        );
+        let before = m
+            .log()
+            .matches("cannot start all parts with the new settings yet")
+            .count();
         hang_up(m.pid());
         wait_for("it says that it waits", &world, || {
-            m.log().matches("cannot start all parts with the new settings yet").count() > before || !m.is_running()
+            m.log()
+                .matches("cannot start all parts with the new settings yet")
+                .count()
+                > before
+                || !m.is_running()
         });
         assert!(m.is_running(), "{nth}: {}", m.log());
         drop(attached);
         m.ok(&["send", "work", "--target", "m"]);
         std::fs::write(dir.join(format!("f{nth}")), "x").unwrap();
-        wait_for("it works again", &world, || m.names("inbox").len() == nth as usize && is_well(&m));
+        wait_for("it works again", &world, || {
+            m.names("inbox").len() == nth as usize && is_well(&m)
+        });
     }
     assert_eq!(m.stop(), Some(0), "{}", m.log());
 }
@@ -124,15 +186,24 @@ fn a_client_whose_waits_fail_for_want_of_memory_works_on() {
     let (mut m, ..) = client(&world);
     let trace = world.dir.path().join("trace");
     for call in ["poll", "ppoll"] {
-        let fault = Fault { for_ever: true, ..Fault::new(call, 1, "ENOMEM", &trace) };
+        let fault = Fault {
+            for_ever: true,
+            ..Fault::new(call, 1, "ENOMEM", &trace)
+        };
         let attached = inject::attach(m.pid(), &fault);
         let before = m.names("inbox").len();
         m.ok(&["send", "x", "--target", "m"]);
         // a pass of the hub's own directory wakes the waits
         m.drop_file("woken.json", "{\"type\":\"x\",\"target\":\"m\"}");
-        wait_for("a wait fails, or there is none of that kind", &world, || fault.has_struck() || m.names("inbox").len() == before + 2);
+        wait_for(
+            "a wait fails, or there is none of that kind",
+            &world,
+            || fault.has_struck() || m.names("inbox").len() == before + 2,
+        );
         drop(attached);
-        wait_for("messages arrive", &world, || m.names("inbox").len() == before + 2);
+        wait_for("messages arrive", &world, || {
+            m.names("inbox").len() == before + 2
+        });
         assert!(m.is_running(), "{call}: {}", m.log());
     }
     assert_eq!(m.stop(), Some(0), "{}", m.log());

@@ -16,10 +16,15 @@ use world::{Machine, World, wait_for};
 /// Exit status, JSON and text of `mesync status`.
 fn status(machine: &Machine) -> (Option<i32>, Value, String) {
     let (json, text) = (machine.run(&["status", "--json"]), machine.run(&["status"]));
-    let parsed: Value = serde_json::from_slice(&json.stdout).unwrap_or_else(|e| panic!("{e}: {json:?}"));
+    let parsed: Value =
+        serde_json::from_slice(&json.stdout).unwrap_or_else(|e| panic!("{e}: {json:?}"));
     assert_eq!(parsed["well"], json.status.success(), "{parsed}");
     let shown = String::from_utf8(text.stdout).unwrap();
-    assert_eq!(shown.ends_with("all is well   yes\n"), text.status.success(), "{shown}");
+    assert_eq!(
+        shown.ends_with("all is well   yes\n"),
+        text.status.success(),
+        "{shown}"
+    );
     (json.status.code(), parsed, shown)
 }
 
@@ -38,7 +43,9 @@ fn a_machine_that_the_hub_refuses_is_not_well() {
     world.start_hub();
     let (mut first, mut second) = (world.machine("first"), world.machine("second"));
     for machine in [&mut first, &mut second] {
-        machine.env.push(("MESYNC_HOST_ID".into(), "openwrt".into()));
+        machine
+            .env
+            .push(("MESYNC_HOST_ID".into(), "openwrt".into()));
         configure(machine, "poll_interval = 1\n");
     }
     first.start();
@@ -47,7 +54,9 @@ fn a_machine_that_the_hub_refuses_is_not_well() {
     wait_for("the second is told why it is refused", &world, || {
         let (code, json, text) = status(&second);
         let problem = json["problem"].as_str().unwrap_or_default();
-        code == Some(1) && problem.contains("another machine acts under the name") && text.contains("another machine acts under")
+        code == Some(1)
+            && problem.contains("another machine acts under the name")
+            && text.contains("another machine acts under")
     });
     assert!(is_well(&first), "{:?}", status(&first));
     second.stop();
@@ -55,7 +64,10 @@ fn a_machine_that_the_hub_refuses_is_not_well() {
     let out = second.run(&["-q", "start", "--once"]);
     assert_eq!(out.status.code(), Some(77), "{out:?}");
     let (code, json, text) = status(&second);
-    assert!(code == Some(1) && json["client"] == Value::Null && text.contains("the client has failed"), "{json} {text}");
+    assert!(
+        code == Some(1) && json["client"] == Value::Null && text.contains("the client has failed"),
+        "{json} {text}"
+    );
     // the cure
     second.ok(&["hosts", "rebind", "openwrt"]);
     first.stop();
@@ -71,26 +83,60 @@ fn a_client_that_died_is_not_well_and_one_that_was_stopped_is() {
     let dir = world.dir.path().join("synced");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("a"), "1").unwrap();
-    configure(&m, &format!("poll_interval = 1\n[[watch]]\npath = '{}'\ndebounce_ms = 50\n", dir.display()));
+    configure(
+        &m,
+        &format!(
+            "poll_interval = 1\n[[watch]]\npath = '{}'\ndebounce_ms = 50\n",
+            dir.display()
+        ),
+    );
     m.start();
     wait_for("all is well", &world, || is_well(&m));
     let process = m.pid().to_string();
     assert_eq!(status(&m).1["client"], process.as_str());
     m.kill();
     let (code, json, text) = status(&m);
-    assert_eq!((code, &json["client"], &json["well"]), (Some(1), &Value::Null, &false.into()), "{json}");
-    assert!(json["problem"].as_str().unwrap().contains(&format!("(process {process}) has died")), "{json}");
-    assert!(json["client_seen_at"].is_string() && text.contains("s ago"), "{json} {text}");
+    assert_eq!(
+        (code, &json["client"], &json["well"]),
+        (Some(1), &Value::Null, &false.into()),
+        "{json}"
+    );
+    assert!(
+        json["problem"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("(process {process}) has died")),
+        "{json}"
+    );
+    assert!(
+        json["client_seen_at"].is_string() && text.contains("s ago"),
+        "{json} {text}"
+    );
     let row = &json["directories"][0];
-    assert_eq!((&row["died"], &row["well"], &row["process"]), (&true.into(), &false.into(), &Value::Null), "{row}");
-    assert!(text.contains("the process that kept it in step has died"), "{text}");
+    assert_eq!(
+        (&row["died"], &row["well"], &row["process"]),
+        (&true.into(), &false.into(), &Value::Null),
+        "{row}"
+    );
+    assert!(
+        text.contains("the process that kept it in step has died"),
+        "{text}"
+    );
 
     m.start();
     wait_for("all is well again", &world, || is_well(&m));
     assert_eq!(m.stop(), Some(0));
     let (code, json, text) = status(&m);
-    assert_eq!((code, &json["directories"][0]["died"]), (Some(0), &false.into()), "{json}");
-    assert!(text.contains("not running; the last one ended ") && text.contains("not running; last seen in step"), "{text}");
+    assert_eq!(
+        (code, &json["directories"][0]["died"]),
+        (Some(0), &false.into()),
+        "{json}"
+    );
+    assert!(
+        text.contains("not running; the last one ended ")
+            && text.contains("not running; last seen in step"),
+        "{text}"
+    );
     assert!(std::fs::read(m.base.join("state/lock")).unwrap().is_empty());
     // as a client of before left it at each stop
     std::fs::write(m.base.join("state/lock"), format!("{process}\n")).unwrap();
@@ -98,7 +144,9 @@ fn a_client_that_died_is_not_well_and_one_that_was_stopped_is() {
 
     // a process of its own for the directory
     m.start_with(&["daemon", "-v", "-w", dir.to_str().unwrap()]);
-    wait_for("it is kept in step", &world, || status(&m).1["directories"][0]["process"] == m.pid().to_string().as_str());
+    wait_for("it is kept in step", &world, || {
+        status(&m).1["directories"][0]["process"] == m.pid().to_string().as_str()
+    });
     wait_for("all is well", &world, || is_well(&m));
     m.kill();
     assert_eq!(status(&m).1["directories"][0]["died"], true);
@@ -110,10 +158,14 @@ fn a_client_that_died_is_not_well_and_one_that_was_stopped_is() {
     m.kill();
     std::fs::remove_dir_all(dir.join(".mesync")).unwrap();
     m.start();
-    wait_for("the directory is held, and its process lives", &world, || {
-        let row = status(&m).1["directories"][0].clone();
-        row["condition"] == "held" && row["died"] == false
-    });
+    wait_for(
+        "the directory is held, and its process lives",
+        &world,
+        || {
+            let row = status(&m).1["directories"][0].clone();
+            row["condition"] == "held" && row["died"] == false
+        },
+    );
 }
 
 #[test]
@@ -143,7 +195,11 @@ fn a_pass_that_leaves_something_behind_ends_with_status_1() {
     assert!(is_well(&m), "{:?}", status(&m));
     world.kill_hub();
     assert_eq!(pass(), Some(69));
-    assert!(status(&m).2.contains("the client has failed"), "{:?}", status(&m));
+    assert!(
+        status(&m).2.contains("the client has failed"),
+        "{:?}",
+        status(&m)
+    );
 }
 
 /// Passes everything to the hub, but event streams only while that is wanted.
@@ -167,9 +223,12 @@ fn relay(port: u16, refuses: Arc<AtomicBool>) -> String {
                     );
                     return drop(caller.write_all(answer.as_bytes()));
                 }
-                let Ok(mut hub) = TcpStream::connect(("127.0.0.1", port)) else { return };
+                let Ok(mut hub) = TcpStream::connect(("127.0.0.1", port)) else {
+                    return;
+                };
                 let _ = hub.write_all(&head);
-                let (mut from_hub, mut to_caller) = (hub.try_clone().unwrap(), caller.try_clone().unwrap());
+                let (mut from_hub, mut to_caller) =
+                    (hub.try_clone().unwrap(), caller.try_clone().unwrap());
                 std::thread::spawn(move || {
                     let _ = std::io::copy(&mut from_hub, &mut to_caller);
                     let _ = to_caller.shutdown(Shutdown::Both);
@@ -191,12 +250,18 @@ fn a_refused_event_stream_is_named_in_log_and_status_until_it_opens() {
     let mut m = world.machine("m");
     let dir = world.dir.path().join("synced");
     std::fs::create_dir(&dir).unwrap();
-    configure(&m, &format!("poll_interval = 1\n[[watch]]\npath = '{}'\n", dir.display()));
+    configure(
+        &m,
+        &format!("poll_interval = 1\n[[watch]]\npath = '{}'\n", dir.display()),
+    );
     m.env.push(("MESYNC_SERVER_URL".into(), url));
     m.start();
     wait_for("status names it", &world, || {
         let (code, json, _) = status(&m);
-        let says = |v: &Value| v.to_string().contains("cannot open the event stream: ") && v.to_string().contains("may not listen");
+        let says = |v: &Value| {
+            v.to_string().contains("cannot open the event stream: ")
+                && v.to_string().contains("may not listen")
+        };
         code == Some(1) && says(&json["problem"]) && says(&json["directories"][0]["problems"])
     });
     // messages arrive by polls meanwhile, and do not make it well
@@ -205,5 +270,10 @@ fn a_refused_event_stream_is_named_in_log_and_status_until_it_opens() {
     assert!(!is_well(&m));
     refuses.store(false, Relaxed);
     wait_for("all is well", &world, || is_well(&m));
-    assert_eq!(m.log().matches("cannot open the event stream").count(), 1, "{}", m.log());
+    assert_eq!(
+        m.log().matches("cannot open the event stream").count(),
+        1,
+        "{}",
+        m.log()
+    );
 }

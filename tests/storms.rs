@@ -28,11 +28,16 @@ type Win = (String, u64, u64, String);
 
 /// Writes to random paths, each time on condition that what it knows still stands there.
 fn compete(hub: &Hub, paths: u64, writes: usize, client: usize, mut random: Random) -> Vec<Win> {
-    let (mut known, mut wins, mut line) = (BTreeMap::<String, u64>::new(), Vec::new(), hub.connect());
+    let (mut known, mut wins, mut line) =
+        (BTreeMap::<String, u64>::new(), Vec::new(), hub.connect());
     for n in 0..writes {
         let (path, text) = (format!("f{}", random.below(paths)), format!("{client} {n}"));
         let base = known.get(&path).copied().unwrap_or(0);
-        let condition = if base == 0 { "If-None-Match: *\r\n".to_string() } else { format!("If-Match: \"{base}\"\r\n") };
+        let condition = if base == 0 {
+            "If-None-Match: *\r\n".to_string()
+        } else {
+            format!("If-Match: \"{base}\"\r\n")
+        };
         let got = line.upload("", &path, text.as_bytes(), &condition).unwrap();
         assert!(matches!(got.status, 200 | 201 | 412), "{got}");
         assert_eq!(got.status == 201, got.status != 412 && base == 0);
@@ -47,7 +52,11 @@ fn compete(hub: &Hub, paths: u64, writes: usize, client: usize, mut random: Rand
 #[test]
 fn of_many_who_know_the_same_revision_one_wins() {
     let (hub, mut random) = (Hub::start(), Random::seeded("of_many_who_know"));
-    let (clients, paths, writes) = if is_thorough() { (20, 100, 500) } else { (20, 20, 60) };
+    let (clients, paths, writes) = if is_thorough() {
+        (20, 100, 500)
+    } else {
+        (20, 20, 60)
+    };
     let wins: Vec<Win> = std::thread::scope(|scope| {
         let hub = &hub;
         let seeds: Vec<u64> = (0..clients).map(|_| random.below(u64::MAX)).collect();
@@ -56,10 +65,18 @@ fn of_many_who_know_the_same_revision_one_wins() {
             scope.spawn(move || compete(hub, paths, writes, n, random))
         };
         let threads: Vec<_> = seeds.iter().enumerate().map(spawn).collect();
-        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap())
+            .collect()
     });
     let revs: BTreeSet<u64> = wins.iter().map(|w| w.2).collect();
-    assert!(revs.len() == wins.len() && revs.iter().copied().eq(1..=wins.len() as u64), "{} revisions for {} wins", revs.len(), wins.len());
+    assert!(
+        revs.len() == wins.len() && revs.iter().copied().eq(1..=wins.len() as u64),
+        "{} revisions for {} wins",
+        revs.len(),
+        wins.len()
+    );
     // each revision was replaced by one other at most, and each chain leads to what stands there
     let mut next: BTreeMap<(String, u64), (u64, String)> = BTreeMap::new();
     for (path, base, rev, text) in wins.iter().cloned() {
@@ -71,14 +88,22 @@ fn of_many_who_know_the_same_revision_one_wins() {
     let rows = hub.changes(7);
     let mut followed = 0;
     for row in &rows {
-        let (path, mut at, mut text) = (row["name"].as_str().unwrap().to_string(), 0, String::new());
+        let (path, mut at, mut text) =
+            (row["name"].as_str().unwrap().to_string(), 0, String::new());
         while let Some((rev, wrote)) = next.get(&(path.clone(), at)) {
             (at, text, followed) = (*rev, wrote.clone(), followed + 1);
         }
-        assert_eq!((row["rev"].as_u64().unwrap(), &row["checksum_sha256"]), (at, &json!(Hash::of(text.as_bytes()).to_string())), "{path}");
+        assert_eq!(
+            (row["rev"].as_u64().unwrap(), &row["checksum_sha256"]),
+            (at, &json!(Hash::of(text.as_bytes()).to_string())),
+            "{path}"
+        );
     }
     assert_eq!(followed, wins.len(), "revisions that lead nowhere");
-    assert_eq!(rows.len(), wins.iter().map(|w| &w.0).collect::<BTreeSet<_>>().len());
+    assert_eq!(
+        rows.len(),
+        wins.iter().map(|w| &w.0).collect::<BTreeSet<_>>().len()
+    );
     let mut listener = Listener::open(&hub, "?after=0", "").unwrap();
     for rev in 1..=wins.len() as u64 {
         assert_eq!(listener.event().unwrap().0, Some(rev));
@@ -92,12 +117,21 @@ fn write(hub: &Hub, writer: usize, batches: usize, written: &Mutex<u64>) {
         let mut body = Vec::new();
         for file in 0..50 {
             let text = format!("{writer} {n} {file}");
-            let head =
-                json!({"name": format!("{writer}-{file}"), "size": text.len(), "checksum_sha256": Hash::of(text.as_bytes()).to_string()});
+            let head = json!({"name": format!("{writer}-{file}"), "size": text.len(), "checksum_sha256": Hash::of(text.as_bytes()).to_string()});
             body.extend_from_slice(format!("{head}\n{text}").as_bytes());
         }
-        let got = line.ask("POST", "/api/files/batch", "", &body).unwrap().is(200, "").json();
-        assert!(got["results"].as_array().unwrap().iter().all(|r| matches!(r["status"].as_u64(), Some(200 | 201))));
+        let got = line
+            .ask("POST", "/api/files/batch", "", &body)
+            .unwrap()
+            .is(200, "")
+            .json();
+        assert!(
+            got["results"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|r| matches!(r["status"].as_u64(), Some(200 | 201)))
+        );
         *written.lock().unwrap() += 50;
     }
 }
@@ -111,18 +145,29 @@ fn hear(hub: &Hub, last: u64, mut hang_ups: u64, mut random: Random) {
             0 => Listener::open(hub, "?after=0", "").unwrap(),
             _ => Listener::open(hub, "", &format!("Last-Event-ID: {at}\r\n")).unwrap(),
         };
-        let until = if hang_ups == 0 { last } else { (at + 1 + random.below(2 * every)).min(last) };
+        let until = if hang_ups == 0 {
+            last
+        } else {
+            (at + 1 + random.below(2 * every)).min(last)
+        };
         hang_ups = hang_ups.saturating_sub(1);
         while at < until {
             let (id, event) = listener.event().unwrap();
             assert_eq!(id, Some(at + 1), "an event is missing, or comes twice");
             at += 1;
             assert_eq!(event["payload"]["rev"], at);
-            names.insert(event["payload"]["name"].as_str().unwrap().to_string(), event["payload"].clone());
+            names.insert(
+                event["payload"]["name"].as_str().unwrap().to_string(),
+                event["payload"].clone(),
+            );
         }
     }
     // who has heard all knows all
-    let rows: BTreeMap<String, Value> = hub.changes(1000).into_iter().map(|r| (r["name"].as_str().unwrap().to_string(), r)).collect();
+    let rows: BTreeMap<String, Value> = hub
+        .changes(1000)
+        .into_iter()
+        .map(|r| (r["name"].as_str().unwrap().to_string(), r))
+        .collect();
     assert!(names == rows);
 }
 

@@ -31,8 +31,16 @@ struct Pair {
 impl Pair {
     fn new(daemons: bool) -> Pair {
         let hub = Hub::start();
-        let (alpha, beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
-        let mut pair = Pair { hub, alpha, beta, daemons };
+        let (alpha, beta) = (
+            Synced::new(&hub.world, "alpha"),
+            Synced::new(&hub.world, "beta"),
+        );
+        let mut pair = Pair {
+            hub,
+            alpha,
+            beta,
+            daemons,
+        };
         if daemons {
             pair.start();
         }
@@ -89,44 +97,148 @@ fn each_change_of_a_file_arrives() {
         };
         arrives("create", a, &|| a.put("f", "one"), &|| b.text("f") == "one");
         arrives("edit", b, &|| b.put("f", "two"), &|| a.text("f") == "two");
-        arrives("chmod alone", a, &|| a.chmod("f", 0o750), &|| b.mode("f") == 0o750);
-        arrives("chmod back", b, &|| b.chmod("f", 0o400), &|| a.mode("f") == 0o400);
-        arrives("rename", a, &|| a.rename("f", "g"), &|| b.text("g") == "two" && !b.has("f"));
-        arrives("rename into a new directory", b, &|| (b.put("d/e/x", "x"), b.rename("g", "d/e/g")).1, &|| a.text("d/e/g") == "two");
-        arrives("rename of a directory", a, &|| a.rename("d", "c"), &|| b.text("c/e/g") == "two" && !b.has("d"));
+        arrives("chmod alone", a, &|| a.chmod("f", 0o750), &|| {
+            b.mode("f") == 0o750
+        });
+        arrives("chmod back", b, &|| b.chmod("f", 0o400), &|| {
+            a.mode("f") == 0o400
+        });
+        arrives("rename", a, &|| a.rename("f", "g"), &|| {
+            b.text("g") == "two" && !b.has("f")
+        });
+        arrives(
+            "rename into a new directory",
+            b,
+            &|| (b.put("d/e/x", "x"), b.rename("g", "d/e/g")).1,
+            &|| a.text("d/e/g") == "two",
+        );
+        arrives("rename of a directory", a, &|| a.rename("d", "c"), &|| {
+            b.text("c/e/g") == "two" && !b.has("d")
+        });
         arrives("delete", b, &|| b.remove("c/e/g"), &|| !a.has("c/e/g"));
-        arrives("directory with its files", a, &|| fs::remove_dir_all(a.at("c")).unwrap(), &|| !b.has("c"));
-        arrives("three deep", a, &|| a.put("s/t/u/x", "x"), &|| b.text("s/t/u/x") == "x");
+        arrives(
+            "directory with its files",
+            a,
+            &|| fs::remove_dir_all(a.at("c")).unwrap(),
+            &|| !b.has("c"),
+        );
+        arrives("three deep", a, &|| a.put("s/t/u/x", "x"), &|| {
+            b.text("s/t/u/x") == "x"
+        });
         let two_go = || fs::remove_dir_all(a.at("s/t")).unwrap();
-        arrives("what two of three leave empty", a, &two_go, &|| b.at("s").is_dir() && !b.has("s/t"));
-        arrives("empty file", a, &|| a.put("empty", ""), &|| b.text("empty").is_empty());
-        arrives("empty directory", a, &|| fs::create_dir_all(a.at("e/mpty")).unwrap(), &|| b.at("e/mpty").is_dir());
-        arrives("its mode", a, &|| a.chmod("e/mpty", 0o700), &|| b.mode("e/mpty") == 0o700);
-        arrives("its end", b, &|| fs::remove_dir(b.at("e/mpty")).unwrap(), &|| !a.has("e/mpty"));
-        arrives("dot files", a, &|| a.put(".config/.x", "x"), &|| b.text(".config/.x") == "x");
-        arrives("deep directories", b, &|| b.put("1/2/3/4/5/6/7/8/9/f", "deep"), &|| a.text("1/2/3/4/5/6/7/8/9/f") == "deep");
-        arrives("file emptied", a, &|| a.put("1/2/3/4/5/6/7/8/9/f", ""), &|| b.text("1/2/3/4/5/6/7/8/9/f").is_empty());
+        arrives("what two of three leave empty", a, &two_go, &|| {
+            b.at("s").is_dir() && !b.has("s/t")
+        });
+        arrives("empty file", a, &|| a.put("empty", ""), &|| {
+            b.text("empty").is_empty()
+        });
+        arrives(
+            "empty directory",
+            a,
+            &|| fs::create_dir_all(a.at("e/mpty")).unwrap(),
+            &|| b.at("e/mpty").is_dir(),
+        );
+        arrives("its mode", a, &|| a.chmod("e/mpty", 0o700), &|| {
+            b.mode("e/mpty") == 0o700
+        });
+        arrives(
+            "its end",
+            b,
+            &|| fs::remove_dir(b.at("e/mpty")).unwrap(),
+            &|| !a.has("e/mpty"),
+        );
+        arrives("dot files", a, &|| a.put(".config/.x", "x"), &|| {
+            b.text(".config/.x") == "x"
+        });
+        arrives(
+            "deep directories",
+            b,
+            &|| b.put("1/2/3/4/5/6/7/8/9/f", "deep"),
+            &|| a.text("1/2/3/4/5/6/7/8/9/f") == "deep",
+        );
+        arrives(
+            "file emptied",
+            a,
+            &|| a.put("1/2/3/4/5/6/7/8/9/f", ""),
+            &|| b.text("1/2/3/4/5/6/7/8/9/f").is_empty(),
+        );
         let link = |s: &Synced, to: &str, name: &str| symlink(to, s.at(name)).unwrap();
-        let leads = |s: &Synced, to: &str, name: &str| fs::read_link(s.at(name)).is_ok_and(|t| t == std::path::Path::new(to));
-        arrives("dangling link", a, &|| link(a, "no/such", "l"), &|| leads(b, "no/such", "l"));
-        arrives("link to a directory", b, &|| link(b, "1", "dir"), &|| leads(a, "1", "dir"));
-        arrives("link out of the directory", a, &|| link(a, "/etc", "etc"), &|| leads(b, "/etc", "etc"));
+        let leads = |s: &Synced, to: &str, name: &str| {
+            fs::read_link(s.at(name)).is_ok_and(|t| t == std::path::Path::new(to))
+        };
+        arrives("dangling link", a, &|| link(a, "no/such", "l"), &|| {
+            leads(b, "no/such", "l")
+        });
+        arrives("link to a directory", b, &|| link(b, "1", "dir"), &|| {
+            leads(a, "1", "dir")
+        });
+        arrives(
+            "link out of the directory",
+            a,
+            &|| link(a, "/etc", "etc"),
+            &|| leads(b, "/etc", "etc"),
+        );
         let retarget = || (b.remove("l"), link(b, "else/where", "l")).1;
-        arrives("link that leads elsewhere", b, &retarget, &|| leads(a, "else/where", "l"));
-        arrives("link that becomes a file", a, &|| (a.remove("l"), a.put("l", "file")).1, &|| b.text("l") == "file");
-        arrives("hard link", a, &|| fs::hard_link(a.at("l"), a.at("l2")).unwrap(), &|| b.text("l2") == "file");
-        arrives("one of two hard links deleted", b, &|| b.remove("l"), &|| !a.has("l") && a.text("l2") == "file");
-        arrives("file that becomes a directory", a, &|| (a.remove("l2"), a.put("l2/x", "in it")).1, &|| b.text("l2/x") == "in it");
-        let back = || (fs::remove_dir_all(b.at("l2")).unwrap(), b.put("l2", "a file again")).1;
-        arrives("directory that becomes a file", b, &back, &|| a.text("l2") == "a file again");
+        arrives("link that leads elsewhere", b, &retarget, &|| {
+            leads(a, "else/where", "l")
+        });
+        arrives(
+            "link that becomes a file",
+            a,
+            &|| (a.remove("l"), a.put("l", "file")).1,
+            &|| b.text("l") == "file",
+        );
+        arrives(
+            "hard link",
+            a,
+            &|| fs::hard_link(a.at("l"), a.at("l2")).unwrap(),
+            &|| b.text("l2") == "file",
+        );
+        arrives(
+            "one of two hard links deleted",
+            b,
+            &|| b.remove("l"),
+            &|| !a.has("l") && a.text("l2") == "file",
+        );
+        arrives(
+            "file that becomes a directory",
+            a,
+            &|| (a.remove("l2"), a.put("l2/x", "in it")).1,
+            &|| b.text("l2/x") == "in it",
+        );
+        let back = || {
+            (
+                fs::remove_dir_all(b.at("l2")).unwrap(),
+                b.put("l2", "a file again"),
+            )
+                .1
+        };
+        arrives("directory that becomes a file", b, &back, &|| {
+            a.text("l2") == "a file again"
+        });
         let outside = pair.hub.world.dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
         fs::create_dir_all(outside.join("m/n")).unwrap();
         fs::write(outside.join("m/n/f"), "moved in").unwrap();
-        arrives("directory moved in", a, &|| fs::rename(outside.join("m"), a.at("m")).unwrap(), &|| b.text("m/n/f") == "moved in");
-        arrives("directory moved out", b, &|| fs::rename(b.at("m"), outside.join("m")).unwrap(), &|| !a.has("m"));
+        arrives(
+            "directory moved in",
+            a,
+            &|| fs::rename(outside.join("m"), a.at("m")).unwrap(),
+            &|| b.text("m/n/f") == "moved in",
+        );
+        arrives(
+            "directory moved out",
+            b,
+            &|| fs::rename(b.at("m"), outside.join("m")).unwrap(),
+            &|| !a.has("m"),
+        );
         for name in records(&pair.hub).keys() {
-            assert!(!name.contains("sync-conflict") && !name.starts_with("dir/") && !name.starts_with("etc/"), "{name}");
+            assert!(
+                !name.contains("sync-conflict")
+                    && !name.starts_with("dir/")
+                    && !name.starts_with("etc/"),
+                "{name}"
+            );
         }
     });
 }
@@ -140,32 +252,73 @@ fn a_touch_moves_no_bytes_and_an_editors_save_is_one_upload() {
     pair.settle();
     let hour = SystemTime::now() - Duration::from_secs(3600);
     for name in ["f", "g"] {
-        fs::File::options().write(true).open(a.at(name)).unwrap().set_modified(hour).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(a.at(name))
+            .unwrap()
+            .set_modified(hour)
+            .unwrap();
     }
     let said = a.pass();
-    assert_eq!((&said["sent"], &said["bytes_sent"]), (&2.into(), &0.into()), "{said}");
+    assert_eq!(
+        (&said["sent"], &said["bytes_sent"]),
+        (&2.into(), &0.into()),
+        "{said}"
+    );
     assert_eq!(b.pass()["bytes_received"], 0);
     assert_eq!(b.at("g").metadata().unwrap().modified().unwrap(), hour);
     a.chmod("g", 0o640);
     let said = a.pass();
-    assert_eq!((&said["sent"], &said["bytes_sent"]), (&1.into(), &0.into()), "{said}");
+    assert_eq!(
+        (&said["sent"], &said["bytes_sent"]),
+        (&1.into(), &0.into()),
+        "{said}"
+    );
     assert_eq!(b.pass()["bytes_received"], 0);
     assert_eq!(b.mode("g"), 0o640);
     pair.daemons = true;
     pair.start();
     let (a, b, hub) = (&pair.alpha, &pair.beta, &pair.hub);
-    let revs = |name: &str| hub.get(&format!("/api/files/{}/versions", records(hub)[name]["id"].as_str().unwrap())).json();
+    let revs = |name: &str| {
+        hub.get(&format!(
+            "/api/files/{}/versions",
+            records(hub)[name]["id"].as_str().unwrap()
+        ))
+        .json()
+    };
     let versions = revs("f").as_array().map_or(0, Vec::len);
     a.save("f", "two");
-    wait_for("the saved file arrives", &hub.world, || b.text("f") == "two");
+    wait_for("the saved file arrives", &hub.world, || {
+        b.text("f") == "two"
+    });
     pair.settle();
-    assert_eq!(revs("f").as_array().map_or(0, Vec::len), versions + 1, "{}", revs("f"));
-    assert!(records(hub).keys().all(|n| !n.contains('~')), "{:?}", records(hub).keys());
+    assert_eq!(
+        revs("f").as_array().map_or(0, Vec::len),
+        versions + 1,
+        "{}",
+        revs("f")
+    );
+    assert!(
+        records(hub).keys().all(|n| !n.contains('~')),
+        "{:?}",
+        records(hub).keys()
+    );
     let at = rev(hub, "f");
-    fs::File::options().write(true).open(a.at("f")).unwrap().set_modified(hour).unwrap();
-    wait_for("the time arrives", &hub.world, || b.at("f").metadata().unwrap().modified().unwrap() == hour);
+    fs::File::options()
+        .write(true)
+        .open(a.at("f"))
+        .unwrap()
+        .set_modified(hour)
+        .unwrap();
+    wait_for("the time arrives", &hub.world, || {
+        b.at("f").metadata().unwrap().modified().unwrap() == hour
+    });
     pair.settle();
-    assert_eq!(rev(hub, "f"), at + 1, "a touch is one change, and nothing comes back");
+    assert_eq!(
+        rev(hub, "f"),
+        at + 1,
+        "a touch is one change, and nothing comes back"
+    );
 }
 
 #[test]
@@ -177,21 +330,39 @@ fn a_renamed_directory_with_a_thousand_files_moves_no_bytes() {
             a.put(format!("old/{}/f{n}", n % 7), format!("content of {n}"));
         }
         if pair.daemons {
-            wait_for("all arrive", &pair.hub.world, || b.names().len() == FILES + 8);
+            wait_for("all arrive", &pair.hub.world, || {
+                b.names().len() == FILES + 8
+            });
         }
         let before = pair.settle();
         a.rename("old", "new");
         if pair.daemons {
-            wait_for("the new name arrives", &pair.hub.world, || b.has("new/0/f0"));
+            wait_for("the new name arrives", &pair.hub.world, || {
+                b.has("new/0/f0")
+            });
             let after = pair.settle();
-            assert_eq!(after.values().collect::<Vec<_>>(), before.values().collect::<Vec<_>>());
+            assert_eq!(
+                after.values().collect::<Vec<_>>(),
+                before.values().collect::<Vec<_>>()
+            );
         } else {
             let said = a.pass();
-            assert_eq!((&said["bytes_sent"], &said["sent"]), (&0.into(), &FILES.into()), "{said}");
+            assert_eq!(
+                (&said["bytes_sent"], &said["sent"]),
+                (&0.into(), &FILES.into()),
+                "{said}"
+            );
             let said = b.pass();
-            assert_eq!((&said["bytes_received"], &said["conflicts"]), (&0.into(), &0.into()), "{said}");
+            assert_eq!(
+                (&said["bytes_received"], &said["conflicts"]),
+                (&0.into(), &0.into()),
+                "{said}"
+            );
             let after = pair.settle();
-            assert_eq!(after.values().collect::<Vec<_>>(), before.values().collect::<Vec<_>>());
+            assert_eq!(
+                after.values().collect::<Vec<_>>(),
+                before.values().collect::<Vec<_>>()
+            );
         }
         assert!(!b.has("old"));
     });
@@ -206,19 +377,35 @@ fn a_file_that_grows_is_right_in_the_end_and_never_half_a_line() {
     for n in 0..40 {
         writeln!(file, "line {n:04} of a log that grows").unwrap();
         let text = b.text("log");
-        assert!(text == "-" || text.is_empty() || text.ends_with("grows\n"), "{text}");
+        assert!(
+            text == "-" || text.is_empty() || text.ends_with("grows\n"),
+            "{text}"
+        );
         seen = seen.max(text.lines().count());
         // somebody else's changes go on meanwhile
         b.put(format!("n{n}"), "x");
-        wait_for("a change of the other arrives", &hub.world, || a.has(format!("n{n}")));
+        wait_for("a change of the other arrives", &hub.world, || {
+            a.has(format!("n{n}"))
+        });
     }
     let text = || a.text("log") == b.text("log") && b.text("log").lines().count() == 40;
     wait_for("what is held open and written arrives", &hub.world, text);
     drop(file);
-    fs::File::options().append(true).open(a.at("log")).unwrap().write_all(b"closed\n").unwrap();
-    wait_for("the last line arrives", &hub.world, || b.text("log").ends_with("closed\n"));
+    fs::File::options()
+        .append(true)
+        .open(a.at("log"))
+        .unwrap()
+        .write_all(b"closed\n")
+        .unwrap();
+    wait_for("the last line arrives", &hub.world, || {
+        b.text("log").ends_with("closed\n")
+    });
     pair.settle();
-    assert!(b.names().iter().all(|n| !n.contains("conflict")), "{:?}", b.names());
+    assert!(
+        b.names().iter().all(|n| !n.contains("conflict")),
+        "{:?}",
+        b.names()
+    );
 }
 
 #[test]
@@ -229,7 +416,10 @@ fn a_change_in_the_middle_of_a_large_file_moves_little() {
         let mut bytes = noise(megabytes as u64, megabytes << 20);
         a.put(name, &bytes);
         let said = a.pass();
-        assert!(said["bytes_sent"].as_u64().unwrap() >= bytes.len() as u64, "{said}");
+        assert!(
+            said["bytes_sent"].as_u64().unwrap() >= bytes.len() as u64,
+            "{said}"
+        );
         b.pass();
         assert!(b.read(name).unwrap() == bytes);
         let middle = bytes.len() / 2;
@@ -266,7 +456,12 @@ fn what_happened_while_a_daemon_was_off_travels_when_it_starts() {
     for s in [a, b] {
         s.put("same", "equal");
         // a difference of times alone would stay
-        fs::File::options().write(true).open(s.at("same")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(s.at("same"))
+            .unwrap()
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .unwrap();
     }
     // deleted on one, edited on the other: the edit stays
     a.remove("d0/f6");
@@ -280,23 +475,55 @@ fn what_happened_while_a_daemon_was_off_travels_when_it_starts() {
     pair.start();
     let (a, b) = (&pair.alpha, &pair.beta);
     wait_for("both versions are on both", &pair.hub.world, || {
-        [a, b].iter().all(|s| s.contents("f2").iter().filter(|t| t.contains("version")).count() == 2 && s.contents("new").len() == 2)
+        [a, b].iter().all(|s| {
+            s.contents("f2")
+                .iter()
+                .filter(|t| t.contains("version"))
+                .count()
+                == 2
+                && s.contents("new").len() == 2
+        })
     });
     pair.settle();
     for s in [a, b] {
         let text = |path: &str| s.text(path);
-        assert_eq!((text("d0/f0"), text("d0/f3"), text("d0/f6")), ("edited on alpha".into(), "edited on beta".into(), "edited".into()));
-        assert!(["d1/f1", "d1/f4", "d0/f9"].iter().all(|path| !s.has(path)), "{:?}", s.names());
-        assert_eq!((text("d2/f5"), s.mode("d2/f5"), s.mode("d2/f8")), ("content and mode".into(), 0o600, 0o751));
+        assert_eq!(
+            (text("d0/f0"), text("d0/f3"), text("d0/f6")),
+            (
+                "edited on alpha".into(),
+                "edited on beta".into(),
+                "edited".into()
+            )
+        );
+        assert!(
+            ["d1/f1", "d1/f4", "d0/f9"].iter().all(|path| !s.has(path)),
+            "{:?}",
+            s.names()
+        );
+        assert_eq!(
+            (text("d2/f5"), s.mode("d2/f5"), s.mode("d2/f8")),
+            ("content and mode".into(), 0o600, 0o751)
+        );
         assert_eq!(s.contents("same"), ["equal"]);
-        let copies = s.names().iter().filter(|n| n.contains(".sync-conflict-")).count();
+        let copies = s
+            .names()
+            .iter()
+            .filter(|n| n.contains(".sync-conflict-"))
+            .count();
         assert_eq!(copies, 2, "{:?}", s.names());
     }
     // nothing comes back
     pair.stop();
     pair.start();
-    assert!(["d1/f1", "d1/f4", "d0/f9"].iter().all(|path| !pair.alpha.has(path) && !pair.beta.has(path)));
-    let conflicts = pair.alpha.machine.ok(&["conflicts", pair.alpha.dir.to_str().unwrap(), "--json"]);
+    assert!(
+        ["d1/f1", "d1/f4", "d0/f9"]
+            .iter()
+            .all(|path| !pair.alpha.has(path) && !pair.beta.has(path))
+    );
+    let conflicts =
+        pair.alpha
+            .machine
+            .ok(&["conflicts", pair.alpha.dir.to_str().unwrap(), "--json"]);
     assert_eq!(conflicts.lines().count(), 2, "{conflicts}");
 }
 
@@ -308,7 +535,10 @@ fn a_file_against_a_directory_ends_with_both() {
     pair.beta.put("x/y", "in a directory");
     pair.start();
     for s in [&pair.alpha, &pair.beta] {
-        assert_eq!((s.text("x/y"), s.contents("sync-conflict")), ("in a directory".into(), vec!["a file".to_string()]));
+        assert_eq!(
+            (s.text("x/y"), s.contents("sync-conflict")),
+            ("in a directory".into(), vec!["a file".to_string()])
+        );
     }
 }
 
@@ -316,28 +546,48 @@ fn a_file_against_a_directory_ends_with_both() {
 fn three_machines_end_with_the_same_whoever_was_off() {
     let hub = Hub::start();
     let names = ["alpha", "beta", "gamma"];
-    let mut all: Vec<Synced> = names.iter().map(|name| Synced::new(&hub.world, name)).collect();
+    let mut all: Vec<Synced> = names
+        .iter()
+        .map(|name| Synced::new(&hub.world, name))
+        .collect();
     for (n, machine) in all.iter_mut().enumerate() {
         machine.put(format!("of/{n}"), format!("from {n}"));
         machine.put("shared", format!("version {n}"));
         machine.start();
     }
-    wait_for("all three versions are everywhere", &hub.world, || all.iter().all(|s| s.contents("shared").len() == 3));
+    wait_for("all three versions are everywhere", &hub.world, || {
+        all.iter().all(|s| s.contents("shared").len() == 3)
+    });
     settled(&hub.world, &all.iter().collect::<Vec<_>>());
     for off in 0..3 {
         all[off].stop();
         let (on, other) = (&all[(off + 1) % 3], &all[(off + 2) % 3]);
         on.rename(&format!("of/{off}"), &format!("of/{off} moved"));
         on.put("shared", format!("while {off} was off"));
-        wait_for("the other has it", &hub.world, || other.text("shared") == format!("while {off} was off"));
+        wait_for("the other has it", &hub.world, || {
+            other.text("shared") == format!("while {off} was off")
+        });
         // known to nobody else when it comes back
         all[off].put(format!("of/{off}"), "edited meanwhile");
         all[off].start();
         let edited = |s: &Synced| s.contents("of/").contains(&"edited meanwhile".to_string());
-        wait_for("the edit is everywhere", &hub.world, || all.iter().all(edited));
+        wait_for("the edit is everywhere", &hub.world, || {
+            all.iter().all(edited)
+        });
         let tree = settled(&hub.world, &all.iter().collect::<Vec<_>>());
-        assert_eq!(all[off].contents("of/").iter().filter(|text| **text == format!("from {off}")).count(), 1, "{:?}", tree.keys());
+        assert_eq!(
+            all[off]
+                .contents("of/")
+                .iter()
+                .filter(|text| **text == format!("from {off}"))
+                .count(),
+            1,
+            "{:?}",
+            tree.keys()
+        );
         all[off].remove(format!("of/{off}"));
-        wait_for("it is gone everywhere", &hub.world, || all.iter().all(|s| !s.has(format!("of/{off}"))));
+        wait_for("it is gone everywhere", &hub.world, || {
+            all.iter().all(|s| !s.has(format!("of/{off}")))
+        });
     }
 }

@@ -25,7 +25,11 @@ fn world() -> (World, Machine, PathBuf) {
 
 fn configure(machine: &Machine, dir: &Path) {
     fs::create_dir_all(&machine.base).unwrap();
-    fs::write(machine.base.join("config.toml"), format!("[[watch]]\npath = \"{}\"\n", dir.display())).unwrap();
+    fs::write(
+        machine.base.join("config.toml"),
+        format!("[[watch]]\npath = \"{}\"\n", dir.display()),
+    )
+    .unwrap();
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -35,11 +39,17 @@ fn text(bytes: &[u8]) -> String {
 #[track_caller]
 fn check(out: &Output, status: i32, wants: &str) {
     let all = text(&out.stdout) + &text(&out.stderr);
-    assert!(out.status.code() == Some(status) && all.contains(wants), "wanted {status} and {wants:?}: {out:?}");
+    assert!(
+        out.status.code() == Some(status) && all.contains(wants),
+        "wanted {status} and {wants:?}: {out:?}"
+    );
 }
 
 fn json(out: &Output) -> Vec<Value> {
-    text(&out.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text(&out.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// What status says about the only directory.
@@ -53,7 +63,10 @@ fn path(dir: &Path) -> &str {
 
 /// Names in a directory, without mesync's own.
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.retain(|n| n != ".mesync");
     names.sort();
     names
@@ -64,7 +77,11 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
     let (world, mut alpha, dir) = world();
     configure(&alpha, &dir);
     fs::write(dir.join("a"), "1").unwrap();
-    check(&alpha.run(&["status"]), 1, "not running; never kept in step");
+    check(
+        &alpha.run(&["status"]),
+        1,
+        "not running; never kept in step",
+    );
     let before = directory(&alpha);
     let keys = [
         "cannot",
@@ -94,24 +111,62 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
         "well",
     ];
     assert!(before.as_object().unwrap().keys().eq(keys), "{before}");
-    assert_eq!((&before["condition"], &before["process"], &before["seen_at"]), (&"starting".into(), &Value::Null, &Value::Null));
-    assert_eq!((&before["well"], &before["configured"]), (&false.into(), &true.into()));
+    assert_eq!(
+        (&before["condition"], &before["process"], &before["seen_at"]),
+        (&"starting".into(), &Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        (&before["well"], &before["configured"]),
+        (&false.into(), &true.into())
+    );
 
     alpha.start();
     wait_for("all is well", &world, || directory(&alpha)["well"] == true);
     let running = directory(&alpha);
     let process = Value::from(alpha.pid().to_string());
-    assert_eq!((&running["process"], &running["files"], &running["condition"]), (&process, &1.into(), &"in-step".into()));
-    assert!(running["in_step_since"].is_string() && running["watched"] == 1 && running["server"] == world.url(), "{running}");
-    check(&alpha.run(&["status"]), 0, &format!("process {}", alpha.pid()));
+    assert_eq!(
+        (
+            &running["process"],
+            &running["files"],
+            &running["condition"]
+        ),
+        (&process, &1.into(), &"in-step".into())
+    );
+    assert!(
+        running["in_step_since"].is_string()
+            && running["watched"] == 1
+            && running["server"] == world.url(),
+        "{running}"
+    );
+    check(
+        &alpha.run(&["status"]),
+        0,
+        &format!("process {}", alpha.pid()),
+    );
     // a second one on the same directory
-    check(&alpha.run(&["sync", "-w", path(&dir)]), 75, "another process");
-    check(&world.machine("beta").run(&["daemon", "-w", path(&dir)]), 75, "does so already");
+    check(
+        &alpha.run(&["sync", "-w", path(&dir)]),
+        75,
+        "another process",
+    );
+    check(
+        &world.machine("beta").run(&["daemon", "-w", path(&dir)]),
+        75,
+        "does so already",
+    );
 
     alpha.stop();
     let after = directory(&alpha);
-    assert_eq!((&after["process"], &after["well"]), (&Value::Null, &true.into()), "{after}");
-    check(&alpha.run(&["status"]), 0, "not running; last seen in step, 2");
+    assert_eq!(
+        (&after["process"], &after["well"]),
+        (&Value::Null, &true.into()),
+        "{after}"
+    );
+    check(
+        &alpha.run(&["status"]),
+        0,
+        "not running; last seen in step, 2",
+    );
     // in no settings, and in step: no reason to worry
     fs::remove_file(alpha.base.join("config.toml")).unwrap();
     check(&alpha.run(&["status"]), 0, path(&dir));
@@ -133,13 +188,28 @@ fn a_directory_without_its_marker_is_held_until_it_is_adopted() {
     check(&alpha.run(&["sync"]), 1, "will not touch");
     check(&alpha.run(&["status"]), 1, "held: nothing is done there");
     alpha.start();
-    wait_for("it is held", &world, || alpha.log().contains("will not touch"));
+    wait_for("it is held", &world, || {
+        alpha.log().contains("will not touch")
+    });
     let held = directory(&alpha);
-    assert!(held["condition"] == "held" && held["problems"][0].as_str().unwrap().contains("mesync adopt"), "{held}");
+    assert!(
+        held["condition"] == "held"
+            && held["problems"][0]
+                .as_str()
+                .unwrap()
+                .contains("mesync adopt"),
+        "{held}"
+    );
     check(&alpha.run(&["adopt", path(&dir)]), 0, "nothing is deleted");
-    wait_for("it is taken as it is", &world, || directory(&alpha)["well"] == true);
+    wait_for("it is taken as it is", &world, || {
+        directory(&alpha)["well"] == true
+    });
     assert_eq!(names(&dir), ["a"]);
-    check(&alpha.run(&["adopt", path(world.dir.path())]), 1, "is not kept in step by this client");
+    check(
+        &alpha.run(&["adopt", path(world.dir.path())]),
+        1,
+        "is not kept in step by this client",
+    );
 }
 
 #[test]
@@ -153,23 +223,52 @@ fn held_deletes_are_shown_listed_and_approved() {
     check(&alpha.run(&["approve", path(&dir)]), 0, "");
     assert_eq!(alpha.ok(&["approve", path(&dir), "--json"]), "");
     (0..20).for_each(|n| fs::remove_file(dir.join(format!("f{n}"))).unwrap());
-    check(&alpha.run(&["sync", "--dry-run"]), 1, "the deletes would be held");
+    check(
+        &alpha.run(&["sync", "--dry-run"]),
+        1,
+        "the deletes would be held",
+    );
     let pass = alpha.run(&["sync", "--json"]);
     check(&pass, 1, "");
-    assert_eq!((&json(&pass)[0]["held_deletes"], &json(&pass)[0]["in_step"]), (&20.into(), &false.into()));
+    assert_eq!(
+        (&json(&pass)[0]["held_deletes"], &json(&pass)[0]["in_step"]),
+        (&20.into(), &false.into())
+    );
     check(&alpha.run(&["status"]), 1, "20 deletes are held");
 
     alpha.hook("mesync.held", "cat >>held.log");
     alpha.start();
-    wait_for("the hook has run", &world, || fs::read_to_string(alpha.base.join("held.log")).is_ok_and(|t| t.contains("paths")));
-    let told: Value = serde_json::from_slice(&fs::read(alpha.base.join("held.log")).unwrap()).unwrap();
-    assert_eq!((&told["payload"]["count"], &told["payload"]["dir"]), (&20.into(), &path(&dir).into()), "{told}");
+    wait_for("the hook has run", &world, || {
+        fs::read_to_string(alpha.base.join("held.log")).is_ok_and(|t| t.contains("paths"))
+    });
+    let told: Value =
+        serde_json::from_slice(&fs::read(alpha.base.join("held.log")).unwrap()).unwrap();
+    assert_eq!(
+        (&told["payload"]["count"], &told["payload"]["dir"]),
+        (&20.into(), &path(&dir).into()),
+        "{told}"
+    );
     assert_eq!(directory(&alpha)["held_deletes"], 20);
-    assert_eq!(alpha.ok(&["approve", path(&dir), "--dry-run"]).lines().count(), 20);
-    assert_eq!(json(&alpha.run(&["approve", path(&dir), "--dry-run", "--json"]))[19]["path"], "f9");
+    assert_eq!(
+        alpha
+            .ok(&["approve", path(&dir), "--dry-run"])
+            .lines()
+            .count(),
+        20
+    );
+    assert_eq!(
+        json(&alpha.run(&["approve", path(&dir), "--dry-run", "--json"]))[19]["path"],
+        "f9"
+    );
     assert_eq!(directory(&alpha)["held_deletes"], 20);
-    check(&alpha.run(&["approve", path(&dir)]), 0, "20 deletes approved");
-    wait_for("they are carried out", &world, || directory(&alpha)["well"] == true);
+    check(
+        &alpha.run(&["approve", path(&dir)]),
+        0,
+        "20 deletes approved",
+    );
+    wait_for("they are carried out", &world, || {
+        directory(&alpha)["well"] == true
+    });
     assert_eq!(alpha.ok(&["ls"]), "");
 }
 
@@ -181,33 +280,81 @@ fn conflicts_are_kept_listed_and_told_to_the_hook_and_no_failure() {
     fs::write(world.dir.path().join("a.txt"), "there").unwrap();
     alpha.ok(&["upload", path(&world.dir.path().join("a.txt"))]);
     assert_eq!(alpha.ok(&["conflicts"]), "");
-    alpha.hook("mesync.conflict", "echo \"$MESYNC_SOURCE,$MESYNC_TYPE,${MESYNC_FILE-none}\" >env.log; cat >>conflict.log");
+    alpha.hook(
+        "mesync.conflict",
+        "echo \"$MESYNC_SOURCE,$MESYNC_TYPE,${MESYNC_FILE-none}\" >env.log; cat >>conflict.log",
+    );
     alpha.hook("mesync.changed", "cat >>changed.log");
     alpha.start();
     let log = |name: &str| fs::read_to_string(alpha.base.join(name)).unwrap_or_default();
-    wait_for("the hooks have run", &world, || log("conflict.log").contains("copy") && log("changed.log").contains("a.txt"));
+    wait_for("the hooks have run", &world, || {
+        log("conflict.log").contains("copy") && log("changed.log").contains("a.txt")
+    });
     assert_eq!(log("env.log"), "alpha,mesync.conflict,none\n");
     let told: Value = serde_json::from_str(&log("conflict.log")).unwrap();
-    let copy = names(&dir).into_iter().find(|n| n.starts_with("a.sync-conflict-")).unwrap();
-    assert_eq!((&told["payload"]["path"], &told["payload"]["copy"]), (&"a.txt".into(), &copy.as_str().into()), "{told}");
-    assert_eq!((told["source"].as_str(), told["target"].as_str()), (Some("alpha"), Some("alpha")));
-    wait_for("it is well all the same", &world, || directory(&alpha)["well"] == true);
-    check(&alpha.run(&["status"]), 0, "1 conflict copy: see \"mesync conflicts\"");
+    let copy = names(&dir)
+        .into_iter()
+        .find(|n| n.starts_with("a.sync-conflict-"))
+        .unwrap();
+    assert_eq!(
+        (&told["payload"]["path"], &told["payload"]["copy"]),
+        (&"a.txt".into(), &copy.as_str().into()),
+        "{told}"
+    );
+    assert_eq!(
+        (told["source"].as_str(), told["target"].as_str()),
+        (Some("alpha"), Some("alpha"))
+    );
+    wait_for("it is well all the same", &world, || {
+        directory(&alpha)["well"] == true
+    });
+    check(
+        &alpha.run(&["status"]),
+        0,
+        "1 conflict copy: see \"mesync conflicts\"",
+    );
 
     let wants = dir.join(&copy);
     assert!(alpha.ok(&["conflicts"]).contains(path(&wants)));
     let found = json(&alpha.run(&["conflicts", path(&dir), "--json"]));
-    assert!(found.len() == 1 && found[0].as_object().unwrap().keys().eq(["file", "modified", "of", "size"]), "{found:?}");
+    assert!(
+        found.len() == 1
+            && found[0]
+                .as_object()
+                .unwrap()
+                .keys()
+                .eq(["file", "modified", "of", "size"]),
+        "{found:?}"
+    );
     assert_eq!(
         (&found[0]["file"], &found[0]["of"], &found[0]["size"]),
-        (&path(&wants).into(), &path(&dir.join("a.txt")).into(), &4.into())
+        (
+            &path(&wants).into(),
+            &path(&dir.join("a.txt")).into(),
+            &4.into()
+        )
     );
-    check(&alpha.run(&["conflicts", "/nonexistent"]), 74, "no such file");
+    check(
+        &alpha.run(&["conflicts", "/nonexistent"]),
+        74,
+        "no such file",
+    );
     // what is special is shown, and is no failure
-    rustix::fs::mknodat(rustix::fs::CWD, dir.join("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
     alpha.stop();
     check(&alpha.run(&["sync"]), 0, "left out: pipe");
-    check(&alpha.run(&["status"]), 0, "left out, since it is a socket, FIFO or device: pipe");
+    check(
+        &alpha.run(&["status"]),
+        0,
+        "left out, since it is a socket, FIFO or device: pipe",
+    );
 }
 
 #[test]
@@ -218,11 +365,29 @@ fn a_dry_run_says_why_and_changes_nothing() {
     alpha.ok(&["upload", path(&world.dir.path().join("there"))]);
     let out = alpha.run(&["sync", "-w", path(&dir), "--dry-run"]);
     check(&out, 1, "new here");
-    assert!(text(&out.stdout).lines().any(|l| l.starts_with("receive") && l.contains("there")), "{out:?}");
+    assert!(
+        text(&out.stdout)
+            .lines()
+            .any(|l| l.starts_with("receive") && l.contains("there")),
+        "{out:?}"
+    );
     let rows = json(&alpha.run(&["sync", "-w", path(&dir), "--dry-run", "--json"]));
-    assert!(rows[0].as_object().unwrap().keys().eq(["action", "dir", "path", "size", "why"]), "{rows:?}");
-    assert_eq!((&rows[0]["path"], &rows[0]["action"], &rows[1]["action"]), (&"new".into(), &"send".into(), &"receive".into()));
-    assert_eq!((names(&dir), alpha.ok(&["ls"]).lines().count()), (vec!["new".into()], 2));
+    assert!(
+        rows[0]
+            .as_object()
+            .unwrap()
+            .keys()
+            .eq(["action", "dir", "path", "size", "why"]),
+        "{rows:?}"
+    );
+    assert_eq!(
+        (&rows[0]["path"], &rows[0]["action"], &rows[1]["action"]),
+        (&"new".into(), &"send".into(), &"receive".into())
+    );
+    assert_eq!(
+        (names(&dir), alpha.ok(&["ls"]).lines().count()),
+        (vec!["new".into()], 2)
+    );
 
     let pass = alpha.run(&["sync", "-w", path(&dir), "--json"]);
     check(&pass, 0, "");
@@ -247,36 +412,85 @@ fn a_dry_run_says_why_and_changes_nothing() {
         "waiting",
     ];
     assert!(row.as_object().unwrap().keys().eq(keys), "{row}");
-    assert_eq!((&row["sent"], &row["received"], &row["in_step"]), (&1.into(), &1.into(), &true.into()));
-    check(&alpha.run(&["sync", "-w", path(&dir)]), 0, "in step: nothing to do");
+    assert_eq!(
+        (&row["sent"], &row["received"], &row["in_step"]),
+        (&1.into(), &1.into(), &true.into())
+    );
+    check(
+        &alpha.run(&["sync", "-w", path(&dir)]),
+        0,
+        "in step: nothing to do",
+    );
     check(&alpha.run(&["sync", "-w", path(&dir), "--dry-run"]), 0, "");
-    check(&alpha.run(&["sync", "-w", path(&dir), "--dry-run", "--allow-deletes"]), 0, "");
+    check(
+        &alpha.run(&["sync", "-w", path(&dir), "--dry-run", "--allow-deletes"]),
+        0,
+        "",
+    );
 }
 
 #[test]
 fn mistakes_are_named_before_anything_is_done() {
     let (_world, alpha, dir) = world();
     check(&alpha.run(&["sync"]), 2, "which directory? name it with -w");
-    check(&alpha.run(&["daemon"]), 2, "which directory? name it with -w");
-    check(&alpha.run(&["daemon", "--send-only"]), 2, "--send-only is about one directory");
-    check(&alpha.run(&["sync", "-w", path(&dir), "--send-only", "--receive-only"]), 2, "exclude each other");
-    check(&alpha.run(&["sync", "-w", path(&dir), "--remote", "../x"]), 2, "bad value for --remote");
-    check(&alpha.run(&["daemon", "-w", path(&dir), "--debounce", "1"]), 2, "bad value for --debounce");
+    check(
+        &alpha.run(&["daemon"]),
+        2,
+        "which directory? name it with -w",
+    );
+    check(
+        &alpha.run(&["daemon", "--send-only"]),
+        2,
+        "--send-only is about one directory",
+    );
+    check(
+        &alpha.run(&["sync", "-w", path(&dir), "--send-only", "--receive-only"]),
+        2,
+        "exclude each other",
+    );
+    check(
+        &alpha.run(&["sync", "-w", path(&dir), "--remote", "../x"]),
+        2,
+        "bad value for --remote",
+    );
+    check(
+        &alpha.run(&["daemon", "-w", path(&dir), "--debounce", "1"]),
+        2,
+        "bad value for --debounce",
+    );
     check(&alpha.run(&["approve"]), 2, "approve needs DIR");
-    check(&alpha.run(&["sync", "-w", "/nonexistent"]), 78, "a directory to keep in step must exist");
+    check(
+        &alpha.run(&["sync", "-w", "/nonexistent"]),
+        78,
+        "a directory to keep in step must exist",
+    );
     let own = alpha.base.join("sub");
     fs::create_dir_all(&own).unwrap();
     for command in ["sync", "daemon", "start"] {
-        check(&alpha.run(&[command, "-w", path(&own)]), 78, "it is mesync's own");
+        check(
+            &alpha.run(&[command, "-w", path(&own)]),
+            78,
+            "it is mesync's own",
+        );
     }
     let inner = dir.join("inner");
     fs::create_dir(&inner).unwrap();
     configure(&alpha, &dir);
-    check(&alpha.run(&["start", "-w", path(&inner)]), 78, "are one within the other");
-    assert_eq!((names(&dir), dir.join(".mesync").exists()), (vec!["inner".to_string()], false));
+    check(
+        &alpha.run(&["start", "-w", path(&inner)]),
+        78,
+        "are one within the other",
+    );
+    assert_eq!(
+        (names(&dir), dir.join(".mesync").exists()),
+        (vec!["inner".to_string()], false)
+    );
     fs::write(
         alpha.base.join("config.toml"),
-        format!("[[watch]]\npath = \"{0}\"\n[[watch]]\npath = \"{0}/inner\"\nremote = \"x\"\n", dir.display()),
+        format!(
+            "[[watch]]\npath = \"{0}\"\n[[watch]]\npath = \"{0}/inner\"\nremote = \"x\"\n",
+            dir.display()
+        ),
     )
     .unwrap();
     check(&alpha.run(&["status"]), 78, "are one within the other");
@@ -287,20 +501,36 @@ fn what_a_person_asks_is_done_by_a_daemon_for_files_alone_too() {
     let (world, alpha, dir) = world();
     let beta = world.machine("beta");
     let mut command = beta.command(&["daemon", "-w", path(&dir)]);
-    let mut daemon = command.env("MESYNC_POLL_INTERVAL", "1").stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut daemon = command
+        .env("MESYNC_POLL_INTERVAL", "1")
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     (0..20).for_each(|n| fs::write(dir.join(format!("f{n}")), n.to_string()).unwrap());
-    wait_for("they are in step", &world, || directory(&beta)["files"] == 20 && directory(&beta)["well"] == true);
+    wait_for("they are in step", &world, || {
+        directory(&beta)["files"] == 20 && directory(&beta)["well"] == true
+    });
     (0..20).for_each(|n| fs::remove_file(dir.join(format!("f{n}"))).unwrap());
-    wait_for("they are held", &world, || directory(&beta)["held_deletes"] == 20);
-    check(&beta.run(&["approve", path(&dir)]), 0, "20 deletes approved");
+    wait_for("they are held", &world, || {
+        directory(&beta)["held_deletes"] == 20
+    });
+    check(
+        &beta.run(&["approve", path(&dir)]),
+        0,
+        "20 deletes approved",
+    );
     wait_for("they are gone", &world, || alpha.ok(&["ls"]).is_empty());
     fs::write(dir.join("new"), "1").unwrap();
     beta.ok(&["adopt", path(&dir)]);
     let asked = |ending: &str| {
         let files = fs::read_dir(beta.base.join("state/watch")).unwrap();
-        files.flatten().any(|e| e.path().extension().is_some_and(|e| e == ending))
+        files
+            .flatten()
+            .any(|e| e.path().extension().is_some_and(|e| e == ending))
     };
-    wait_for("it begins afresh", &world, || !asked("adopt") && directory(&beta)["well"] == true && directory(&beta)["files"] == 1);
+    wait_for("it begins afresh", &world, || {
+        !asked("adopt") && directory(&beta)["well"] == true && directory(&beta)["files"] == 1
+    });
     daemon.kill().unwrap();
     daemon.wait().unwrap();
 }

@@ -25,7 +25,10 @@ use tree::{Synced, records, settled};
 use world::{World, wait_for};
 
 fn pair(hub: &Hub) -> (Synced, Synced) {
-    (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"))
+    (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    )
 }
 
 fn mkdir(at: &Synced, path: &str, mode: u32) {
@@ -35,7 +38,9 @@ fn mkdir(at: &Synced, path: &str, mode: u32) {
 
 /// The mode of a directory's row on the hub; 0: it has none.
 fn row(hub: &Hub, path: &str) -> u64 {
-    records(hub).get(path).map_or(0, |row| row["mode"].as_u64().unwrap() & 0o777)
+    records(hub)
+        .get(path)
+        .map_or(0, |row| row["mode"].as_u64().unwrap() & 0o777)
 }
 
 /// Both in sync by passes.
@@ -44,7 +49,10 @@ fn passes(alpha: &Synced, beta: &Synced) {
     alpha.pass();
     beta.pass();
     alpha.pass();
-    assert_eq!(tree::difference(&alpha.tree().unwrap(), &beta.tree().unwrap()), "");
+    assert_eq!(
+        tree::difference(&alpha.tree().unwrap(), &beta.tree().unwrap()),
+        ""
+    );
 }
 
 #[test]
@@ -53,36 +61,74 @@ fn the_mode_of_a_directory_travels_with_its_content_and_later() {
     let (mut alpha, mut beta) = pair(&hub);
     alpha.start();
     beta.start();
-    fs::DirBuilder::new().mode(0o700).create(alpha.at("private")).unwrap();
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(alpha.at("private"))
+        .unwrap();
     alpha.put("private/key", "k");
     alpha.put("plain/deep/file", "f");
-    wait_for("a private directory arrives", &hub.world, || beta.has("private/key") && beta.has("plain/deep/file"));
-    assert_eq!((beta.mode("private"), beta.mode("plain"), beta.mode("plain/deep")), (0o700, 0o755, 0o755));
+    wait_for("a private directory arrives", &hub.world, || {
+        beta.has("private/key") && beta.has("plain/deep/file")
+    });
+    assert_eq!(
+        (
+            beta.mode("private"),
+            beta.mode("plain"),
+            beta.mode("plain/deep")
+        ),
+        (0o700, 0o755, 0o755)
+    );
     settled(&hub.world, &[&alpha, &beta]);
-    assert_eq!((row(&hub, "plain"), row(&hub, "plain/deep")), (0, 0), "an ordinary directory needs no row");
+    assert_eq!(
+        (row(&hub, "plain"), row(&hub, "plain/deep")),
+        (0, 0),
+        "an ordinary directory needs no row"
+    );
     // changed later, on either side; back to what an ordinary directory has
-    for (mode, at, other) in
-        [(0o750, &alpha, &beta), (0o711, &beta, &alpha), (0o755, &alpha, &beta), (0o500, &beta, &alpha), (0o700, &alpha, &beta)]
-    {
+    for (mode, at, other) in [
+        (0o750, &alpha, &beta),
+        (0o711, &beta, &alpha),
+        (0o755, &alpha, &beta),
+        (0o500, &beta, &alpha),
+        (0o700, &alpha, &beta),
+    ] {
         for dir in ["private", "plain/deep"] {
             at.chmod(dir, mode);
         }
-        wait_for("the mode arrives", &hub.world, || other.mode("private") == mode && other.mode("plain/deep") == mode);
+        wait_for("the mode arrives", &hub.world, || {
+            other.mode("private") == mode && other.mode("plain/deep") == mode
+        });
         settled(&hub.world, &[&alpha, &beta]);
     }
     alpha.rename("plain", "moved");
-    wait_for("the directory is renamed", &hub.world, || beta.has("moved/deep/file") && !beta.has("plain"));
+    wait_for("the directory is renamed", &hub.world, || {
+        beta.has("moved/deep/file") && !beta.has("plain")
+    });
     settled(&hub.world, &[&alpha, &beta]);
-    assert_eq!((beta.mode("moved"), beta.mode("moved/deep")), (0o755, 0o700));
+    assert_eq!(
+        (beta.mode("moved"), beta.mode("moved/deep")),
+        (0o755, 0o700)
+    );
     // bits beside the mode are those of each machine
     beta.chmod("private", 0o2700);
     alpha.chmod("private", 0o770);
-    wait_for("the mode arrives", &hub.world, || beta.mode("private") == 0o770);
-    assert_eq!(fs::metadata(beta.at("private")).unwrap().permissions().mode() & 0o7777, 0o2770);
+    wait_for("the mode arrives", &hub.world, || {
+        beta.mode("private") == 0o770
+    });
+    assert_eq!(
+        fs::metadata(beta.at("private"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777,
+        0o2770
+    );
     for dir in ["private", "moved"] {
         fs::remove_dir_all(beta.at(dir)).unwrap();
     }
-    wait_for("what is removed is gone", &hub.world, || !alpha.has("private") && !alpha.has("moved"));
+    wait_for("what is removed is gone", &hub.world, || {
+        !alpha.has("private") && !alpha.has("moved")
+    });
     settled(&hub.world, &[&alpha, &beta]);
     assert!(records(&hub).is_empty(), "{:?}", records(&hub));
 }
@@ -91,11 +137,17 @@ fn the_mode_of_a_directory_travels_with_its_content_and_later() {
 fn two_trees_that_meet_keep_the_mode_that_was_set() {
     let hub = Hub::start();
     let (alpha, beta) = pair(&hub);
-    for (at, dirs) in [(&alpha, [("a", 0o700), ("b", 0o755), ("c", 0o750)]), (&beta, [("a", 0o755), ("b", 0o711), ("c", 0o701)])] {
+    for (at, dirs) in [
+        (&alpha, [("a", 0o700), ("b", 0o755), ("c", 0o750)]),
+        (&beta, [("a", 0o755), ("b", 0o711), ("c", 0o701)]),
+    ] {
         for (dir, mode) in dirs {
             at.put(format!("{dir}/same"), "same");
             // equal files keep the times that they have
-            let file = fs::File::options().write(true).open(at.at(format!("{dir}/same"))).unwrap();
+            let file = fs::File::options()
+                .write(true)
+                .open(at.at(format!("{dir}/same")))
+                .unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
             at.chmod(dir, mode);
         }
@@ -106,7 +158,10 @@ fn two_trees_that_meet_keep_the_mode_that_was_set() {
     beta.pass();
     for at in [&alpha, &beta] {
         // both have set one: that of the hub, as with files
-        assert_eq!([at.mode("a"), at.mode("b"), at.mode("c")], [0o700, 0o711, 0o750]);
+        assert_eq!(
+            [at.mode("a"), at.mode("b"), at.mode("c")],
+            [0o700, 0o711, 0o750]
+        );
     }
     // an empty private one against an ordinary one: what was set wins over what was not
     mkdir(&alpha, "d", 0o755);
@@ -128,15 +183,27 @@ fn two_trees_that_meet_keep_the_mode_that_was_set() {
 fn the_umask_of_a_receiver_is_no_mode_that_was_set() {
     let hub = Hub::start();
     for umask in ["077", "002", "000"] {
-        let (alpha, mut beta) = (Synced::new(&hub.world, &format!("a{umask}")), Synced::new(&hub.world, &format!("b{umask}")));
-        beta.machine.wrap = ["sh", "-c", &format!("umask {umask}; exec \"$@\""), "sh"].map(String::from).to_vec();
+        let (alpha, mut beta) = (
+            Synced::new(&hub.world, &format!("a{umask}")),
+            Synced::new(&hub.world, &format!("b{umask}")),
+        );
+        beta.machine.wrap = ["sh", "-c", &format!("umask {umask}; exec \"$@\""), "sh"]
+            .map(String::from)
+            .to_vec();
         let open = format!("o{umask}");
         alpha.put(format!("u{umask}/deep/file"), "x");
         mkdir(&alpha, &open, 0o777);
         alpha.put(format!("{open}/x"), "x");
         alpha.pass();
         passes(&beta, &alpha);
-        assert_eq!((beta.mode(&format!("u{umask}")), beta.mode(&format!("u{umask}/deep")), beta.mode(&open)), (0o755, 0o755, 0o777));
+        assert_eq!(
+            (
+                beta.mode(&format!("u{umask}")),
+                beta.mode(&format!("u{umask}/deep")),
+                beta.mode(&open)
+            ),
+            (0o755, 0o755, 0o777)
+        );
         assert_eq!(row(&hub, &format!("u{umask}")), 0);
     }
 }
@@ -163,7 +230,11 @@ fn a_private_directory_is_private_at_every_moment() {
             while !done.load(SeqCst) {
                 for (dir, others) in [("private", 0o077), ("private/deep", 0o027)] {
                     if let Ok(found) = beta.at(dir).symlink_metadata() {
-                        assert_eq!(found.permissions().mode() & others, 0, "others may look into {dir}");
+                        assert_eq!(
+                            found.permissions().mode() & others,
+                            0,
+                            "others may look into {dir}"
+                        );
                         seen += 1;
                     }
                 }
@@ -176,14 +247,22 @@ fn a_private_directory_is_private_at_every_moment() {
     });
     assert!(seen > 0);
     passes(&alpha, &beta);
-    assert_eq!((beta.mode("private"), beta.mode("private/deep")), (0o700, 0o750));
+    assert_eq!(
+        (beta.mode("private"), beta.mode("private/deep")),
+        (0o700, 0o750)
+    );
     // as is one that is made again, since something new is in it
     fs::remove_dir_all(beta.at("private")).unwrap();
     alpha.put("private/deep/new", "new");
     alpha.pass();
     beta.start();
-    wait_for("what is new comes back", &hub.world, || beta.text("private/deep/new") == "new");
-    assert_eq!((beta.mode("private"), beta.mode("private/deep")), (0o700, 0o750));
+    wait_for("what is new comes back", &hub.world, || {
+        beta.text("private/deep/new") == "new"
+    });
+    assert_eq!(
+        (beta.mode("private"), beta.mode("private/deep")),
+        (0o700, 0o750)
+    );
 }
 
 #[test]
@@ -207,7 +286,11 @@ fn a_directory_that_is_gone_does_not_come_back_by_its_mode() {
     fs::remove_dir_all(alpha.at("d")).unwrap();
     let (status, said) = alpha.try_pass(&[]);
     assert_ne!(status, 0, "many deletes are held: {said}");
-    assert_eq!(row(&hub, "d"), 0o775, "the directory is there as long as what is in it");
+    assert_eq!(
+        row(&hub, "d"),
+        0o775,
+        "the directory is there as long as what is in it"
+    );
     let (status, said) = alpha.try_pass(&["--allow-deletes"]);
     assert_eq!(status, 0, "{said}");
     let (status, said) = beta.try_pass(&["--allow-deletes"]);
@@ -216,7 +299,17 @@ fn a_directory_that_is_gone_does_not_come_back_by_its_mode() {
         alpha.pass();
         beta.pass();
     }
-    assert_eq!(beta.names(), [".mesyncignore", "d", "d/made.o", "keep", "only", "only/made.o"]);
+    assert_eq!(
+        beta.names(),
+        [
+            ".mesyncignore",
+            "d",
+            "d/made.o",
+            "keep",
+            "only",
+            "only/made.o"
+        ]
+    );
     assert_eq!(alpha.names(), [".mesyncignore", "keep"]);
 }
 
@@ -229,15 +322,35 @@ fn upload_and_download_know_the_mode_of_a_directory() {
     alpha.put("tree/plain/file", "f");
     mkdir(&alpha, "tree/empty", 0o711);
     alpha.chmod("tree/private", 0o700);
-    alpha.machine.ok(&["upload", "-r", alpha.at("tree").to_str().unwrap()]);
-    assert_eq!([row(&hub, "tree/private"), row(&hub, "tree/plain"), row(&hub, "tree/empty")], [0o700, 0, 0o711]);
-    let id = records(&hub)["tree/private"]["id"].as_str().unwrap().to_string();
+    alpha
+        .machine
+        .ok(&["upload", "-r", alpha.at("tree").to_str().unwrap()]);
+    assert_eq!(
+        [
+            row(&hub, "tree/private"),
+            row(&hub, "tree/plain"),
+            row(&hub, "tree/empty")
+        ],
+        [0o700, 0, 0o711]
+    );
+    let id = records(&hub)["tree/private"]["id"]
+        .as_str()
+        .unwrap()
+        .to_string();
     let to = beta.at("fetched");
-    beta.machine.ok(&["download", &id, "-o", to.to_str().unwrap()]);
+    beta.machine
+        .ok(&["download", &id, "-o", to.to_str().unwrap()]);
     assert_eq!(beta.mode("fetched"), 0o700);
     fs::remove_dir(to).unwrap();
     beta.pass();
-    assert_eq!([beta.mode("tree/private"), beta.mode("tree/plain"), beta.mode("tree/empty")], [0o700, 0o755, 0o711]);
+    assert_eq!(
+        [
+            beta.mode("tree/private"),
+            beta.mode("tree/plain"),
+            beta.mode("tree/empty")
+        ],
+        [0o700, 0o755, 0o711]
+    );
 }
 
 // -- directories that their owner may not write to ---------------------------------------------------------------------------
@@ -248,7 +361,14 @@ fn as_nobody(synced: &mut Synced, world: &World) -> bool {
         println!("SKIPPED: only root can run a client as another user");
         return false;
     }
-    synced.machine.wrap = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(String::from).to_vec();
+    synced.machine.wrap = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ]
+    .map(String::from)
+    .to_vec();
     fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir_all(&synced.machine.base).unwrap();
     for dir in [&synced.machine.base, &synced.dir] {
@@ -277,26 +397,50 @@ fn a_directory_that_may_not_be_written_to_takes_what_comes() {
     alpha.put("module/other/x", "x");
     alpha.pass();
     wait_for("all of it arrives", &hub.world, || {
-        beta.text("module/deep/source") == "2" && beta.has("module/other/x") && beta.has("empty/new")
+        beta.text("module/deep/source") == "2"
+            && beta.has("module/other/x")
+            && beta.has("empty/new")
     });
     alpha.rename("module/deep/source", "module/deep/renamed");
     alpha.remove("empty/new");
     fs::remove_dir_all(alpha.at("module/other")).unwrap();
     alpha.pass();
-    wait_for("all of it is gone", &hub.world, || !beta.has("module/deep/source") && !beta.has("module/other") && !beta.has("empty/new"));
-    wait_for("all is closed again", &hub.world, || !opened.exists() && beta.mode("module") == 0o555 && beta.mode("empty") == 0o555);
+    wait_for("all of it is gone", &hub.world, || {
+        !beta.has("module/deep/source") && !beta.has("module/other") && !beta.has("empty/new")
+    });
+    wait_for("all is closed again", &hub.world, || {
+        !opened.exists() && beta.mode("module") == 0o555 && beta.mode("empty") == 0o555
+    });
     beta.stop();
     passes(&alpha, &beta);
-    assert_eq!([row(&hub, "empty"), row(&hub, "module"), row(&hub, "module/deep")], [0o555; 3]);
+    assert_eq!(
+        [
+            row(&hub, "empty"),
+            row(&hub, "module"),
+            row(&hub, "module/deep")
+        ],
+        [0o555; 3]
+    );
 }
 
 /// The command, killed at one of its calls.
 fn killed_at(plain: &Command, call: &str, nth: u32, trace: &Path) -> Command {
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o"]).arg(trace).args(["-e", &format!("trace=?{call}")]);
+    command
+        .args(["-f", "-qq", "-o"])
+        .arg(trace)
+        .args(["-e", &format!("trace=?{call}")]);
     command.args(["-e", &format!("inject=?{call}:signal=KILL:when={nth}")]);
-    command.arg(plain.get_program()).args(plain.get_args()).env_clear().stdin(Stdio::null());
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env_clear()
+        .stdin(Stdio::null());
+    command.envs(
+        plain
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     command
 }
 
@@ -313,18 +457,36 @@ fn a_kill_while_a_directory_is_open_changes_no_mode() {
     passes(&alpha, &beta);
     let trace = hub.world.dir.path().join("trace");
     let (mut changes, mut left_open) = (0, 0);
-    for call in ["chmod", "fchmodat", "rename", "renameat2", "unlink", "unlinkat", "fsync"] {
+    for call in [
+        "chmod",
+        "fchmodat",
+        "rename",
+        "renameat2",
+        "unlink",
+        "unlinkat",
+        "fsync",
+    ] {
         for nth in 1.. {
             changes += 1;
             alpha.put("closed/f", format!("{changes}"));
             alpha.put(format!("closed/new{changes}"), "new");
             alpha.pass();
-            let plain = beta.machine.command(&["sync", "-w", beta.dir.to_str().unwrap()]);
+            let plain = beta
+                .machine
+                .command(&["sync", "-w", beta.dir.to_str().unwrap()]);
             let out = killed_at(&plain, call, nth, &trace).output().unwrap();
             left_open += u32::from(beta.mode("closed") == 0o755);
             passes(&beta, &alpha);
-            assert_eq!((beta.mode("closed"), row(&hub, "closed")), (0o555, 0o555), "killed at {call} {nth}");
-            assert_eq!(beta.text("closed/f"), format!("{changes}"), "killed at {call} {nth}");
+            assert_eq!(
+                (beta.mode("closed"), row(&hub, "closed")),
+                (0o555, 0o555),
+                "killed at {call} {nth}"
+            );
+            assert_eq!(
+                beta.text("closed/f"),
+                format!("{changes}"),
+                "killed at {call} {nth}"
+            );
             assert!(!beta.at(".mesync/opened").exists());
             if out.status.signal() != Some(9) {
                 break;

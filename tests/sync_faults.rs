@@ -38,8 +38,16 @@ struct Pair {
 impl Pair {
     fn new() -> Pair {
         let hub = Hub::start();
-        let (alpha, beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
-        let pair = Pair { hub, alpha: alpha.with(&["--allow-deletes"]), beta: beta.with(&["--allow-deletes"]), round: 0 };
+        let (alpha, beta) = (
+            Synced::new(&hub.world, "alpha"),
+            Synced::new(&hub.world, "beta"),
+        );
+        let pair = Pair {
+            hub,
+            alpha: alpha.with(&["--allow-deletes"]),
+            beta: beta.with(&["--allow-deletes"]),
+            round: 0,
+        };
         for name in ["edited", "both", "mode", "dir/kept"] {
             pair.alpha.put(name, "first");
         }
@@ -81,24 +89,39 @@ impl Pair {
 
     /// After the faulty pass: what it said is true, and the next one heals.
     fn check(&self, faulty: &Output, fault: &str) {
-        let said = String::from_utf8_lossy(&faulty.stderr).into_owned() + &String::from_utf8_lossy(&faulty.stdout);
+        let said = String::from_utf8_lossy(&faulty.stderr).into_owned()
+            + &String::from_utf8_lossy(&faulty.stdout);
         assert!(!said.contains("panicked"), "{fault}: {said}");
         let pass = |who: &Synced| {
             let (status, told) = who.try_pass(&[]);
-            assert_eq!(status, 0, "{fault}: {} does not heal: {told}\nafter {said}", who.machine.name);
+            assert_eq!(
+                status, 0,
+                "{fault}: {} does not heal: {told}\nafter {said}",
+                who.machine.name
+            );
         };
         if faulty.status.success() {
             pass(&self.alpha);
             let differs = difference(&self.alpha.tree().unwrap(), &self.beta.tree().unwrap());
-            assert!(differs.is_empty(), "{fault}: a pass that succeeded has left\n{differs}\n{said}");
+            assert!(
+                differs.is_empty(),
+                "{fault}: a pass that succeeded has left\n{differs}\n{said}"
+            );
         } else {
-            assert!(!said.trim().is_empty(), "{fault}: exit status {:?} without a word", faulty.status.code());
+            assert!(
+                !said.trim().is_empty(),
+                "{fault}: exit status {:?} without a word",
+                faulty.status.code()
+            );
         }
         pass(&self.beta);
         pass(&self.alpha);
         let (alpha, beta) = (self.alpha.tree().unwrap(), self.beta.tree().unwrap());
         let differs = difference(&alpha, &beta);
-        assert!(differs.is_empty(), "{fault}: after the next pass\n{differs}\n{said}");
+        assert!(
+            differs.is_empty(),
+            "{fault}: after the next pass\n{differs}\n{said}"
+        );
         let n = self.round;
         for content in [format!("both, alpha {n}"), format!("both, beta {n}")] {
             assert!(
@@ -111,7 +134,12 @@ impl Pair {
         assert_eq!(self.alpha.text("of-beta"), format!("beta {n}"), "{fault}");
         let left = temporaries(&self.beta.dir);
         assert!(left.is_empty(), "{fault}: {left:?} is left\n{said}");
-        for copy in self.alpha.names().iter().filter(|name| name.contains("sync-conflict")) {
+        for copy in self
+            .alpha
+            .names()
+            .iter()
+            .filter(|name| name.contains("sync-conflict"))
+        {
             self.alpha.remove(copy);
         }
         pass(&self.alpha);
@@ -121,7 +149,12 @@ impl Pair {
     /// One pass of beta with a fault, and the next one without.
     fn attempt(&mut self, fault: &Fault) {
         self.change();
-        let pass = self.beta.machine.command(&["sync", "-w", self.beta.dir.to_str().unwrap(), "--allow-deletes"]);
+        let pass = self.beta.machine.command(&[
+            "sync",
+            "-w",
+            self.beta.dir.to_str().unwrap(),
+            "--allow-deletes",
+        ]);
         let faulty = inject::wrap(&pass, fault).output().unwrap();
         self.check(&faulty, &format!("{fault}\n{}", fault.struck()));
     }
@@ -157,12 +190,18 @@ fn a_failed_sync_of_a_file_or_directory_loses_nothing() {
 
 #[test]
 fn a_failed_change_of_a_name_loses_nothing() {
-    sweep(&["rename", "renameat2", "unlinkat", "mkdirat", "symlinkat"], &["EACCES", "ENOSPC"]);
+    sweep(
+        &["rename", "renameat2", "unlinkat", "mkdirat", "symlinkat"],
+        &["EACCES", "ENOSPC"],
+    );
 }
 
 #[test]
 fn a_failed_change_of_a_file_loses_nothing() {
-    sweep(&["fchmod", "fchmodat", "utimensat", "ftruncate"], &["EIO", "EROFS"]);
+    sweep(
+        &["fchmod", "fchmodat", "utimensat", "ftruncate"],
+        &["EIO", "EROFS"],
+    );
     sweep(&["pwrite64"], &["ENOSPC"]);
 }
 
@@ -174,9 +213,16 @@ fn a_failed_read_loses_nothing() {
     }
     let mut pair = Pair::new();
     let trace = pair.hub.world.dir.path().join("trace");
-    for (call, error) in
-        [("openat2", "EMFILE"), ("newfstatat", "EIO"), ("statx", "EIO"), ("getdents64", "EIO"), ("pread64", "EIO"), ("read", "EIO")]
-    {
-        inject::sweep(call, |_| error, &trace, 9, &mut |fault: &Fault| pair.attempt(fault));
+    for (call, error) in [
+        ("openat2", "EMFILE"),
+        ("newfstatat", "EIO"),
+        ("statx", "EIO"),
+        ("getdents64", "EIO"),
+        ("pread64", "EIO"),
+        ("read", "EIO"),
+    ] {
+        inject::sweep(call, |_| error, &trace, 9, &mut |fault: &Fault| {
+            pair.attempt(fault)
+        });
     }
 }

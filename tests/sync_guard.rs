@@ -37,7 +37,10 @@ struct Pair {
 impl Pair {
     fn new(files: usize) -> Pair {
         let hub = Hub::start();
-        let (alpha, beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+        let (alpha, beta) = (
+            Synced::new(&hub.world, "alpha"),
+            Synced::new(&hub.world, "beta"),
+        );
         for n in 0..files {
             alpha.put(format!("d{}/f{n:02}", n % 4), format!("content {n}"));
         }
@@ -60,15 +63,26 @@ impl Pair {
         let probe = format!("probe{}", self.beta.names().len());
         self.beta.put(&probe, "x");
         self.wait("beta goes on", |p| records(&p.hub).contains_key(&probe));
-        let live = records(&self.hub).values().filter(|r| r["kind"] == "file").count();
+        let live = records(&self.hub)
+            .values()
+            .filter(|r| r["kind"] == "file")
+            .count();
         assert!(live > files, "{live} files are left on the hub");
-        assert!(self.beta.files() > files, "{:?}\n{}", self.beta.names(), self.hub.world.logs());
+        assert!(
+            self.beta.files() > files,
+            "{:?}\n{}",
+            self.beta.names(),
+            self.hub.world.logs()
+        );
     }
 }
 
 impl Synced {
     fn files(&self) -> usize {
-        let tree = std::iter::repeat_with(|| self.tree()).flatten().next().unwrap();
+        let tree = std::iter::repeat_with(|| self.tree())
+            .flatten()
+            .next()
+            .unwrap();
         tree.values().filter(|v| v.starts_with("file")).count()
     }
 
@@ -83,8 +97,16 @@ impl Synced {
 
 /// Deletes what is in a directory, but for what is ours.
 fn empty(dir: &Path) {
-    for entry in fs::read_dir(dir).unwrap().flatten().filter(|e| e.file_name() != ".mesync") {
-        let removed = if entry.path().is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+    for entry in fs::read_dir(dir)
+        .unwrap()
+        .flatten()
+        .filter(|e| e.file_name() != ".mesync")
+    {
+        let removed = if entry.path().is_dir() {
+            fs::remove_dir_all(entry.path())
+        } else {
+            fs::remove_file(entry.path())
+        };
         removed.unwrap();
     }
 }
@@ -93,11 +115,20 @@ fn empty(dir: &Path) {
 fn a_directory_emptied_by_mistake_empties_no_other() {
     let pair = Pair::new(FILES);
     empty(&pair.alpha.dir);
-    pair.wait("the deletes are held, all of them", |p| p.alpha.held() == FILES as u64);
+    pair.wait("the deletes are held, all of them", |p| {
+        p.alpha.held() == FILES as u64
+    });
     pair.nothing_is_deleted(FILES);
-    assert!(pair.alpha.problems().contains("approve") && pair.alpha.condition() == "stuck", "{}", pair.alpha.status());
+    assert!(
+        pair.alpha.problems().contains("approve") && pair.alpha.condition() == "stuck",
+        "{}",
+        pair.alpha.status()
+    );
     // the hub has them still: they come back by being asked for
-    let listed = pair.alpha.machine.ok(&["approve", "--dry-run", pair.alpha.dir.to_str().unwrap()]);
+    let listed = pair
+        .alpha
+        .machine
+        .ok(&["approve", "--dry-run", pair.alpha.dir.to_str().unwrap()]);
     assert_eq!(listed.lines().count(), FILES, "{listed}");
     assert!(pair.alpha.held() > 0);
     // it was meant
@@ -105,10 +136,16 @@ fn a_directory_emptied_by_mistake_empties_no_other() {
         if p.alpha.held() > 0 {
             p.alpha.approve();
         }
-        records(&p.hub).values().filter(|r| r["kind"] == "file").count() <= 1
+        records(&p.hub)
+            .values()
+            .filter(|r| r["kind"] == "file")
+            .count()
+            <= 1
     });
     // the other machine has a guard of its own
-    pair.wait("beta holds them, all of them", |p| p.beta.held() == FILES as u64);
+    pair.wait("beta holds them, all of them", |p| {
+        p.beta.held() == FILES as u64
+    });
     assert!(pair.beta.files() > FILES);
     // exactly those that were listed: more may come
     pair.wait("they are gone on beta", |p| {
@@ -128,7 +165,9 @@ fn deletes_one_by_one_are_counted_together() {
     for n in 0..FILES {
         let path = format!("d{}/f{n:02}", n % 4);
         pair.alpha.remove(&path);
-        pair.wait("it is gone on the hub, or held", |p| p.alpha.held() > 0 || !records(&p.hub).contains_key(&path));
+        pair.wait("it is gone on the hub, or held", |p| {
+            p.alpha.held() > 0 || !records(&p.hub).contains_key(&path)
+        });
         if pair.alpha.held() > 0 {
             break;
         }
@@ -146,9 +185,20 @@ fn many_deletes_while_off_are_held_by_a_pass_too() {
         pair.alpha.remove(format!("d{}/f{n:02}", n % 4));
     }
     let (status, said) = pair.alpha.try_pass(&[]);
-    assert!(status != 0 && said["held_deletes"] == 15 && said["deleted"] == 0, "{status} {said}");
-    assert!(pair.alpha.told(&["--dry-run"]).contains("held"), "{}", pair.alpha.told(&["--dry-run"]));
-    assert!(pair.alpha.told(&[]).contains("15 deletes held"), "{}", pair.alpha.told(&[]));
+    assert!(
+        status != 0 && said["held_deletes"] == 15 && said["deleted"] == 0,
+        "{status} {said}"
+    );
+    assert!(
+        pair.alpha.told(&["--dry-run"]).contains("held"),
+        "{}",
+        pair.alpha.told(&["--dry-run"])
+    );
+    assert!(
+        pair.alpha.told(&[]).contains("15 deletes held"),
+        "{}",
+        pair.alpha.told(&[])
+    );
     pair.nothing_is_deleted(FILES);
     // what was listed is approved, what is deleted after is not
     pair.alpha.approve();
@@ -156,7 +206,10 @@ fn many_deletes_while_off_are_held_by_a_pass_too() {
         pair.alpha.remove(format!("d{}/f{n:02}", n % 4));
     }
     let (_, said) = pair.alpha.try_pass(&[]);
-    assert!(said["deleted"] == 15 && said["held_deletes"] == 25, "{said}");
+    assert!(
+        said["deleted"] == 15 && said["held_deletes"] == 25,
+        "{said}"
+    );
     let (status, said) = pair.alpha.try_pass(&["--allow-deletes"]);
     assert!(status == 0 && said["deleted"] == 25, "{status} {said}");
 }
@@ -178,7 +231,14 @@ fn as_nobody(machine: &mut Synced, world: &world::World) -> bool {
         left_out("only root can run a daemon as somebody else");
         return false;
     }
-    machine.machine.wrap = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(String::from).to_vec();
+    machine.machine.wrap = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ]
+    .map(String::from)
+    .to_vec();
     fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir_all(&machine.machine.base).unwrap();
     for dir in [&machine.machine.base, &machine.dir] {
@@ -190,7 +250,10 @@ fn as_nobody(machine: &mut Synced, world: &world::World) -> bool {
 #[test]
 fn what_cannot_be_read_is_not_gone() {
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
     if !as_nobody(&mut alpha, &hub.world) {
         return;
     }
@@ -200,28 +263,41 @@ fn what_cannot_be_read_is_not_gone() {
     }
     beta.put("open", "x");
     alpha.start();
-    wait_for("all arrive", &hub.world, || alpha.has("closed/deep/f7") && alpha.has("open"));
+    wait_for("all arrive", &hub.world, || {
+        alpha.has("closed/deep/f7") && alpha.has("open")
+    });
     settled(&hub.world, &[&alpha, &beta]);
     alpha.chmod("closed/deep", 0);
     for round in 0..2 {
         // a change that is told, and a whole look at the start
         fs::write(alpha.at("open"), format!("{round}")).unwrap();
-        wait_for("the rest goes on", &hub.world, || beta.text("open") == format!("{round}"));
-        wait_for("it is named", &hub.world, || alpha.status().to_string().contains("closed/deep"));
+        wait_for("the rest goes on", &hub.world, || {
+            beta.text("open") == format!("{round}")
+        });
+        wait_for("it is named", &hub.world, || {
+            alpha.status().to_string().contains("closed/deep")
+        });
         assert_eq!((beta.files(), beta.text("closed/deep/f7")), (9, "7".into()));
         alpha.machine.stop();
         alpha.start();
     }
     alpha.machine.kill();
     let said = alpha.try_pass(&[]);
-    assert!(said.0 != 0 && said.1.to_string().contains("closed/deep"), "{said:?}");
+    assert!(
+        said.0 != 0 && said.1.to_string().contains("closed/deep"),
+        "{said:?}"
+    );
     // a file below that others change waits, and comes when it can be read again
     beta.put("closed/deep/f0", "changed");
     alpha.start();
     fs::write(alpha.at("open"), "again").unwrap();
-    wait_for("the rest goes on", &hub.world, || beta.text("open") == "again");
+    wait_for("the rest goes on", &hub.world, || {
+        beta.text("open") == "again"
+    });
     alpha.chmod("closed/deep", 0o755);
-    wait_for("what was changed arrives", &hub.world, || alpha.text("closed/deep/f0") == "changed");
+    wait_for("what was changed arrives", &hub.world, || {
+        alpha.text("closed/deep/f0") == "changed"
+    });
     settled(&hub.world, &[&alpha, &beta]);
 }
 
@@ -233,7 +309,13 @@ fn a_root_that_is_not_what_it_was_is_held_until_it_is_adopted() {
     let replaced_by_a_file: Spoil = &|dir| (moved(dir), fs::write(dir, "a file").unwrap()).1;
     let replaced_by_another: Spoil = &|dir| (moved(dir), fs::create_dir(dir).unwrap()).1;
     let gone: Spoil = &moved;
-    let emptied_with_marker: Spoil = &|dir| (fs::remove_dir_all(dir).unwrap(), fs::create_dir(dir).unwrap()).1;
+    let emptied_with_marker: Spoil = &|dir| {
+        (
+            fs::remove_dir_all(dir).unwrap(),
+            fs::create_dir(dir).unwrap(),
+        )
+            .1
+    };
     let only_marker: Spoil = &|dir| fs::remove_dir_all(dir.join(".mesync")).unwrap();
     let ways = [
         ("a file", replaced_by_a_file),
@@ -253,7 +335,10 @@ fn a_root_that_is_not_what_it_was_is_held_until_it_is_adopted() {
         if off {
             pair.alpha.start();
         }
-        let said = |p: &Pair| ["held", "failed"].contains(&p.alpha.condition().as_str()) && p.alpha.problems().len() > 10;
+        let said = |p: &Pair| {
+            ["held", "failed"].contains(&p.alpha.condition().as_str())
+                && p.alpha.problems().len() > 10
+        };
         // as a file it is no directory to name in the settings: the daemon refuses to start with it
         pair.wait("it is held", |p| said(p));
         let before = pair.beta.files() - 1;
@@ -266,7 +351,9 @@ fn a_root_that_is_not_what_it_was_is_held_until_it_is_adopted() {
         }
         pair.alpha.machine.ok(&["adopt", dir.to_str().unwrap()]);
         let files = pair.beta.files();
-        pair.wait("all of it comes back", |p| p.alpha.files() == files && p.alpha.condition() == "in-step");
+        pair.wait("all of it comes back", |p| {
+            p.alpha.files() == files && p.alpha.condition() == "in-step"
+        });
         settled(&pair.hub.world, &[&pair.alpha, &pair.beta]);
         let _ = fs::remove_dir_all(pair.alpha.dir.with_extension("moved"));
     }
@@ -283,7 +370,10 @@ struct Mount(PathBuf);
 
 impl Mount {
     fn new(at: &Path, size: &str) -> Option<Mount> {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(at)
+            .status();
         if !mounted.is_ok_and(|s| s.success()) {
             left_out("only root can mount a disk");
             return None;
@@ -292,27 +382,48 @@ impl Mount {
     }
 
     fn unmount(&self) {
-        assert!(Command::new("umount").arg("-l").arg(&self.0).status().unwrap().success());
+        assert!(
+            Command::new("umount")
+                .arg("-l")
+                .arg(&self.0)
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).stderr(std::process::Stdio::null()).status();
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .stderr(std::process::Stdio::null())
+            .status();
     }
 }
 
 #[test]
 fn a_disk_that_is_unmounted_deletes_nothing_and_goes_on_when_it_is_back() {
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
     let disk = hub.world.dir.path().join("disk");
     fs::create_dir(&disk).unwrap();
-    let Some(mount) = Mount::new(&disk, "20m") else { return };
+    let Some(mount) = Mount::new(&disk, "20m") else {
+        return;
+    };
     fs::create_dir(disk.join("share")).unwrap();
     // a bind mount: the same files again after the unmount
     let bind = |dir: &Path| {
-        let bound = Command::new("mount").arg("--bind").arg(disk.join("share")).arg(dir).status().unwrap();
+        let bound = Command::new("mount")
+            .arg("--bind")
+            .arg(disk.join("share"))
+            .arg(dir)
+            .status()
+            .unwrap();
         assert!(bound.success());
         Mount(dir.to_path_buf())
     };
@@ -334,11 +445,23 @@ fn a_disk_that_is_unmounted_deletes_nothing_and_goes_on_when_it_is_back() {
             wait_for("it is held", &hub.world, || alpha.condition() == "held");
         }
         beta.put("probe", format!("{off}"));
-        wait_for("beta goes on", &hub.world, || records(&hub).contains_key("probe"));
-        assert!(beta.files() == 13 && records(&hub).len() == 13, "{:?}", beta.names());
-        assert_eq!(fs::read_dir(&alpha.dir).unwrap().count(), 0, "nothing is written below the mount point");
+        wait_for("beta goes on", &hub.world, || {
+            records(&hub).contains_key("probe")
+        });
+        assert!(
+            beta.files() == 13 && records(&hub).len() == 13,
+            "{:?}",
+            beta.names()
+        );
+        assert_eq!(
+            fs::read_dir(&alpha.dir).unwrap().count(),
+            0,
+            "nothing is written below the mount point"
+        );
         std::mem::forget(bind(&alpha.dir));
-        wait_for("it goes on when it is back", &hub.world, || alpha.text("probe") == format!("{off}"));
+        wait_for("it goes on when it is back", &hub.world, || {
+            alpha.text("probe") == format!("{off}")
+        });
         settled(&hub.world, &[&alpha, &beta]);
     }
     drop(share);
@@ -348,22 +471,35 @@ fn a_disk_that_is_unmounted_deletes_nothing_and_goes_on_when_it_is_back() {
 #[test]
 fn a_full_disk_pauses_downloads_only_and_heals() {
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
-    let Some(mount) = Mount::new(&alpha.dir, "40m") else { return };
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
+    let Some(mount) = Mount::new(&alpha.dir, "40m") else {
+        return;
+    };
     alpha.put("old", noise(1, 20 << 20));
     alpha.put("mine", "before");
     alpha.start();
     beta.start();
-    wait_for("all arrive", &hub.world, || beta.has("old") && beta.has("mine"));
+    wait_for("all arrive", &hub.world, || {
+        beta.has("old") && beta.has("mine")
+    });
     settled(&hub.world, &[&alpha, &beta]);
     beta.put("large", noise(2, 19 << 20));
-    wait_for("it is named", &hub.world, || alpha.problems().contains("free"));
+    wait_for("it is named", &hub.world, || {
+        alpha.problems().contains("free")
+    });
     alpha.put("mine", "what is here travels all the same");
-    wait_for("uploads go on", &hub.world, || beta.text("mine").contains("travels"));
+    wait_for("uploads go on", &hub.world, || {
+        beta.text("mine").contains("travels")
+    });
     assert!(!alpha.has("large") && beta.has("large") && beta.has("old") && alpha.has("old"));
     alpha.remove("old");
     wait_for("the delete travels", &hub.world, || !beta.has("old"));
-    wait_for("it comes when there is room", &hub.world, || alpha.read("large") == beta.read("large"));
+    wait_for("it comes when there is room", &hub.world, || {
+        alpha.read("large") == beta.read("large")
+    });
     settled(&hub.world, &[&alpha, &beta]);
     alpha.stop();
     drop(mount);
@@ -381,31 +517,53 @@ fn a_pass_ends_though_something_waits_for_a_held_delete() {
     alpha.remove("d");
     alpha.put("d/x", "a file stood here");
     let (status, said) = alpha.try_pass(&[]);
-    assert_eq!((status, &said["held_deletes"], &said["left"]), (1, &15.into(), &16.into()), "{said}");
+    assert_eq!(
+        (status, &said["held_deletes"], &said["left"]),
+        (1, &15.into(), &16.into()),
+        "{said}"
+    );
     alpha.approve();
     alpha.pass();
-    let live: Vec<String> = records(&hub).into_iter().filter(|(_, r)| r["kind"] == "file").map(|(path, _)| path).collect();
+    let live: Vec<String> = records(&hub)
+        .into_iter()
+        .filter(|(_, r)| r["kind"] == "file")
+        .map(|(path, _)| path)
+        .collect();
     assert_eq!(live.len(), 7, "{live:?}");
-    assert!(live.contains(&"d/x".to_string()) && !live.contains(&"d".to_string()), "{live:?}");
+    assert!(
+        live.contains(&"d/x".to_string()) && !live.contains(&"d".to_string()),
+        "{live:?}"
+    );
 }
 
 #[test]
 fn an_ignore_rule_for_everything_is_taken_back_from_any_machine() {
     let pair = Pair::new(2);
-    let text = |side: &Synced| fs::read_to_string(side.dir.join(".mesyncignore")).unwrap_or_default();
+    let text =
+        |side: &Synced| fs::read_to_string(side.dir.join(".mesyncignore")).unwrap_or_default();
     pair.alpha.put(".mesyncignore", "*\n");
     pair.wait("beta has the rule", |p| text(&p.beta) == "*\n");
     pair.beta.put("new", "left out");
     pair.beta.put(".mesyncignore", "# nothing\n");
-    pair.wait("alpha has the correction", |p| text(&p.alpha) == "# nothing\n");
-    pair.wait("all travels again", |p| p.alpha.dir.join("new").exists() && p.alpha.files() == 4);
+    pair.wait("alpha has the correction", |p| {
+        text(&p.alpha) == "# nothing\n"
+    });
+    pair.wait("all travels again", |p| {
+        p.alpha.dir.join("new").exists() && p.alpha.files() == 4
+    });
     // what cannot be read is said, and the correction of it arrives
     fs::remove_file(pair.alpha.dir.join(".mesyncignore")).unwrap();
     std::os::unix::fs::symlink("d0", pair.alpha.dir.join(".mesyncignore")).unwrap();
-    pair.wait("beta names it", |p| p.beta.problems().contains(".mesyncignore: it is not a regular file"));
+    pair.wait("beta names it", |p| {
+        p.beta
+            .problems()
+            .contains(".mesyncignore: it is not a regular file")
+    });
     assert_ne!(pair.beta.condition(), "in-step");
     pair.beta.save(".mesyncignore", "*.o\n");
-    pair.wait("alpha has the correction again", |p| text(&p.alpha) == "*.o\n" && p.alpha.condition() == "in-step");
+    pair.wait("alpha has the correction again", |p| {
+        text(&p.alpha) == "*.o\n" && p.alpha.condition() == "in-step"
+    });
 }
 
 #[test]
@@ -415,6 +573,8 @@ fn files_renamed_onto_others_are_no_deletes() {
         let name = |n: usize| pair.alpha.at(format!("d{}/f{n:02}", n % 4));
         fs::rename(name(n), name(n + FILES / 2)).unwrap();
     }
-    pair.wait("beta has the renamed ones alone", |p| p.beta.files() == FILES / 2 && p.beta.tree() == p.alpha.tree());
+    pair.wait("beta has the renamed ones alone", |p| {
+        p.beta.files() == FILES / 2 && p.beta.tree() == p.alpha.tree()
+    });
     assert_eq!((pair.alpha.held(), pair.beta.held()), (0, 0));
 }

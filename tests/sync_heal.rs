@@ -33,14 +33,23 @@ const HARMS: [(&str, Harm); 3] = [
 ];
 
 fn chunk_files(hub: &Hub) -> Vec<PathBuf> {
-    let dirs = fs::read_dir(hub.world.hub_dir().join("chunks")).unwrap().map(|e| e.unwrap().path());
-    dirs.flat_map(|dir| fs::read_dir(dir).unwrap().map(|e| e.unwrap().path())).collect()
+    let dirs = fs::read_dir(hub.world.hub_dir().join("chunks"))
+        .unwrap()
+        .map(|e| e.unwrap().path());
+    dirs.flat_map(|dir| fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()))
+        .collect()
 }
 
 /// Exit status and standard output of a check of the stopped hub.
 fn check(hub: &mut Hub, args: &[&str]) -> (Option<i32>, String) {
     hub.world.stop_hub();
-    let out = hub.world.hub_command().args(["hub", "check"]).args(args).output().unwrap();
+    let out = hub
+        .world
+        .hub_command()
+        .args(["hub", "check"])
+        .args(args)
+        .output()
+        .unwrap();
     (out.status.code(), String::from_utf8(out.stdout).unwrap())
 }
 
@@ -49,9 +58,16 @@ fn machines_that_run_give_the_hub_what_it_has_lost() {
     for (how, harm) in HARMS {
         println!("{how}");
         let mut hub = Hub::start();
-        let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+        let (mut alpha, mut beta) = (
+            Synced::new(&hub.world, "alpha"),
+            Synced::new(&hub.world, "beta"),
+        );
         alpha.start();
-        for (name, bytes) in [("medium", noise(1, 300_000)), ("d/long", noise(2, 9_000_000)), ("short", noise(3, 20_000))] {
+        for (name, bytes) in [
+            ("medium", noise(1, 300_000)),
+            ("d/long", noise(2, 9_000_000)),
+            ("short", noise(3, 20_000)),
+        ] {
             alpha.put(name, bytes);
         }
         let commits = || hub.get("/api/files").json().as_array().map_or(0, Vec::len);
@@ -61,8 +77,14 @@ fn machines_that_run_give_the_hub_what_it_has_lost() {
         all.iter().for_each(|path| harm(path));
         // a machine that wants them finds it out; the one that has them is not touched
         beta.start();
-        wait_for("beta has all", &hub.world, || difference(&alpha.tree().unwrap(), &beta.tree().unwrap()).is_empty());
-        assert!(beta.machine.log().contains("lost a part of its content"), "it says why it waits: {}", beta.machine.log());
+        wait_for("beta has all", &hub.world, || {
+            difference(&alpha.tree().unwrap(), &beta.tree().unwrap()).is_empty()
+        });
+        assert!(
+            beta.machine.log().contains("lost a part of its content"),
+            "it says why it waits: {}",
+            beta.machine.log()
+        );
         alpha.stop();
         beta.stop();
         assert_eq!(check(&mut hub, &[]).0, Some(0), "{how}");
@@ -73,10 +95,22 @@ fn machines_that_run_give_the_hub_what_it_has_lost() {
 fn whatever_a_person_does_mends_the_hub() {
     type Act = fn(&Synced);
     let acts: [(&str, Act); 5] = [
-        ("the same upload again", |a| drop(a.machine.ok(&["upload", a.at("big").to_str().unwrap()]))),
-        ("an upload under another name", |a| drop(a.machine.ok(&["upload", a.at("big").to_str().unwrap(), "--name", "other"]))),
+        ("the same upload again", |a| {
+            drop(a.machine.ok(&["upload", a.at("big").to_str().unwrap()]))
+        }),
+        ("an upload under another name", |a| {
+            drop(
+                a.machine
+                    .ok(&["upload", a.at("big").to_str().unwrap(), "--name", "other"]),
+            )
+        }),
         ("touch and a pass", |a| {
-            fs::File::options().append(true).open(a.at("big")).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+            fs::File::options()
+                .append(true)
+                .open(a.at("big"))
+                .unwrap()
+                .set_modified(std::time::SystemTime::now())
+                .unwrap();
             a.pass();
         }),
         ("a copy and a pass", |a| {
@@ -100,14 +134,26 @@ fn whatever_a_person_does_mends_the_hub() {
             alpha.pass();
             chunk_files(&hub).iter().for_each(|path| harm(path));
             // what no machine has read, and is as long as it was, cannot be seen to be damaged; a touch alone is not sent at all
-            if what == "touch and a pass" || what == "the same upload again" && how.contains("flipped") {
-                let out = alpha.machine.run(&["download", "big", "-o", alpha.machine.base.join("got").to_str().unwrap()]);
+            if what == "touch and a pass"
+                || what == "the same upload again" && how.contains("flipped")
+            {
+                let out = alpha.machine.run(&[
+                    "download",
+                    "big",
+                    "-o",
+                    alpha.machine.base.join("got").to_str().unwrap(),
+                ]);
                 let said = String::from_utf8_lossy(&out.stderr).into_owned();
-                assert!(out.status.code() == Some(75) && said.contains("lost a part of this content"), "{said}");
+                assert!(
+                    out.status.code() == Some(75) && said.contains("lost a part of this content"),
+                    "{said}"
+                );
             }
             act(&alpha);
             let got = alpha.machine.base.join("got");
-            alpha.machine.ok(&["download", "big", "-o", got.to_str().unwrap()]);
+            alpha
+                .machine
+                .ok(&["download", "big", "-o", got.to_str().unwrap()]);
             assert!(fs::read(got).unwrap() == noise(1, 300_000));
             assert_eq!(check(&mut hub, &[]).0, Some(0));
         }
@@ -123,20 +169,33 @@ fn a_check_names_what_no_machine_has_and_asks_for_it() {
     alpha.pass();
     alpha.put("gone", "edited");
     alpha.pass();
-    chunk_files(&hub).iter().for_each(|path| fs::remove_file(path).unwrap());
+    chunk_files(&hub)
+        .iter()
+        .for_each(|path| fs::remove_file(path).unwrap());
     let (status, said) = check(&mut hub, &[]);
     assert_eq!(status, Some(65));
-    for part in ["lost: d/kept, revision", "current: not asked for yet", "lost: gone, revision", "kept as a version: not asked for yet"] {
+    for part in [
+        "lost: d/kept, revision",
+        "current: not asked for yet",
+        "lost: gone, revision",
+        "kept as a version: not asked for yet",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let (status, said) = check(&mut hub, &["--repair"]);
-    assert!(status == Some(65) && said.contains("asked for from the next start"), "{said}");
+    assert!(
+        status == Some(65) && said.contains("asked for from the next start"),
+        "{said}"
+    );
     hub.world.start_hub();
     // a pass with nothing to do for itself
     alpha.pass();
     let (status, said) = check(&mut hub, &[]);
     assert!(status == Some(65) && !said.contains("d/kept"), "{said}");
-    assert!(said.contains("lost: gone, revision") && said.contains("and no machine has sent it"), "{said}");
+    assert!(
+        said.contains("lost: gone, revision") && said.contains("and no machine has sent it"),
+        "{said}"
+    );
     hub.world.start_hub();
     // whoever has the bytes gives them under any name
     alpha.put("found again", noise(2, 50_000));

@@ -52,14 +52,22 @@ fn row(path: &str, name: &str, rev: u64, bytes: &[u8]) -> Row {
         "created_at": "2026-11-21T10:30:00Z", "updated_at": "2026-11-21T10:30:00Z",
     });
     let chunks = json!([{"sha256": Hash::of(bytes).to_string(), "size": bytes.len()}]);
-    Row { record, bytes: bytes.to_vec(), length: bytes.len() as u64, chunks }
+    Row {
+        record,
+        bytes: bytes.to_vec(),
+        length: bytes.len() as u64,
+        chunks,
+    }
 }
 
 impl Evil {
     /// Where it listens.
     fn start() -> (Arc<Evil>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (evil, url) = (Arc::new(Evil::default()), format!("http://{}", listener.local_addr().unwrap()));
+        let (evil, url) = (
+            Arc::new(Evil::default()),
+            format!("http://{}", listener.local_addr().unwrap()),
+        );
         let shared = evil.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -78,7 +86,10 @@ impl Evil {
     fn renames(&self, name: &str, to: (&str, &str), rev: u64) {
         self.deletes(name, rev);
         let mut rows = self.rows.lock().unwrap();
-        let old = rows.iter_mut().find(|r| r.record["name"] == name && r.record["path"] == "").unwrap();
+        let old = rows
+            .iter_mut()
+            .find(|r| r.record["name"] == name && r.record["path"] == "")
+            .unwrap();
         old.record["renamed_to"] = json!({"path": to.0, "name": to.1});
         let mut new = row(to.0, to.1, rev + 100_000, &old.bytes);
         (new.bytes, new.length) = (b"lost".to_vec(), 4);
@@ -88,7 +99,11 @@ impl Evil {
     /// From now on this name is deleted.
     fn deletes(&self, name: &str, rev: u64) {
         let mut rows = self.rows.lock().unwrap();
-        let mut row = rows.iter().find(|r| r.record["name"] == name).unwrap().clone();
+        let mut row = rows
+            .iter()
+            .find(|r| r.record["name"] == name)
+            .unwrap()
+            .clone();
         rows.retain(|r| r.record["name"] != name);
         (row.record["rev"], row.record["deleted_at"]) = (rev.into(), "2026-11-21T10:30:00Z".into());
         rows.push(row);
@@ -116,21 +131,38 @@ impl Evil {
     fn answer(&self, mut stream: &TcpStream, target: &str, body: &[u8]) -> Option<()> {
         // it looks like a hub in all that does not lie
         let mut send_with = |lines: &str, status: u16, length: u64, bytes: &[u8]| {
-            let head = format!("HTTP/1.1 {status} X\r\n{lines}\r\nContent-Length: {length}\r\n\r\n");
+            let head =
+                format!("HTTP/1.1 {status} X\r\n{lines}\r\nContent-Length: {length}\r\n\r\n");
             stream.write_all(head.as_bytes()).ok()?;
             stream.write_all(bytes).ok()?;
             // what was promised and does not come ends with the connection
             (length == bytes.len() as u64).then_some(())
         };
         let content = "Content-Type: application/octet-stream";
-        let mut send = |status: u16, length: u64, bytes: &[u8]| send_with("Content-Type: application/json", status, length, bytes);
+        let mut send = |status: u16, length: u64, bytes: &[u8]| {
+            send_with("Content-Type: application/json", status, length, bytes)
+        };
         let path = target.split('?').next()?;
-        let id = path.split('/').nth(3).and_then(|id| uuid::Uuid::parse_str(id).ok());
-        let find = |id: uuid::Uuid| self.rows.lock().unwrap().iter().find(|r| r.record["id"] == id.to_string()).cloned();
+        let id = path
+            .split('/')
+            .nth(3)
+            .and_then(|id| uuid::Uuid::parse_str(id).ok());
+        let find = |id: uuid::Uuid| {
+            self.rows
+                .lock()
+                .unwrap()
+                .iter()
+                .find(|r| r.record["id"] == id.to_string())
+                .cloned()
+        };
         match path {
             "/api/health" => {
                 let health = json!({"status": "ok", "version": "9.9.9", "features": ["files", "messages"], "uptime_seconds": 1});
-                send(200, health.to_string().len() as u64, health.to_string().as_bytes())
+                send(
+                    200,
+                    health.to_string().len() as u64,
+                    health.to_string().as_bytes(),
+                )
             }
             "/api/files/changes" => {
                 let page = self.page(target).to_string();
@@ -153,7 +185,12 @@ impl Evil {
             }
             _ if path.ends_with("/download") => {
                 let row = find(id?)?;
-                send_with(&format!("{content}\r\nETag: \"{}\"", row.record["rev"]), 200, row.length, &row.bytes)
+                send_with(
+                    &format!("{content}\r\nETag: \"{}\"", row.record["rev"]),
+                    200,
+                    row.length,
+                    &row.bytes,
+                )
             }
             _ => send(404, 14, br#"{"error":"no"}"#),
         }
@@ -161,8 +198,18 @@ impl Evil {
 
     fn page(&self, target: &str) -> Value {
         self.polls.fetch_add(1, SeqCst);
-        let after: u64 = target.split("after=").nth(1).and_then(|n| n.split('&').next()?.parse().ok()).unwrap_or(0);
-        let mut rows: Vec<Value> = self.rows.lock().unwrap().iter().map(|r| r.record.clone()).collect();
+        let after: u64 = target
+            .split("after=")
+            .nth(1)
+            .and_then(|n| n.split('&').next()?.parse().ok())
+            .unwrap_or(0);
+        let mut rows: Vec<Value> = self
+            .rows
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|r| r.record.clone())
+            .collect();
         let endless = self.endless.load(SeqCst);
         if endless {
             rows = vec![row("endless", &format!("f{}", after % 50), after + 1, b"x").record];
@@ -178,15 +225,24 @@ impl Evil {
 /// A machine that trusts the wrong hub, and all that is beside its directory.
 fn victim(world: &World, url: &str) -> Synced {
     let mut machine = Synced::new(world, "victim");
-    machine.machine.env = vec![("MESYNC_SERVER_URL".into(), url.into()), ("MESYNC_POLL_INTERVAL".into(), "1".into())];
+    machine.machine.env = vec![
+        ("MESYNC_SERVER_URL".into(), url.into()),
+        ("MESYNC_POLL_INTERVAL".into(), "1".into()),
+    ];
     fs::create_dir(world.dir.path().join("outside")).unwrap();
     machine
 }
 
 /// Every name below a directory.
 fn all_below(dir: &Path) -> Vec<String> {
-    let out = std::process::Command::new("find").arg(dir).output().unwrap();
-    let mut all: Vec<String> = String::from_utf8_lossy(&out.stdout).lines().map(String::from).collect();
+    let out = std::process::Command::new("find")
+        .arg(dir)
+        .output()
+        .unwrap();
+    let mut all: Vec<String> = String::from_utf8_lossy(&out.stdout)
+        .lines()
+        .map(String::from)
+        .collect();
     all.sort();
     all
 }
@@ -213,19 +269,43 @@ fn names_that_lead_elsewhere_and_bytes_that_lie_change_nothing() {
         ("./a", "x"),
         ("", ""),
     ];
-    let mut rows: Vec<Row> = bad.iter().enumerate().map(|(n, (path, name))| row(path, name, n as u64 + 1, b"evil")).collect();
-    let lie = |name: &str, rev: u64, said: &[u8], sent: Vec<u8>, length: u64| Row { bytes: sent, length, ..row("", name, rev, said) };
+    let mut rows: Vec<Row> = bad
+        .iter()
+        .enumerate()
+        .map(|(n, (path, name))| row(path, name, n as u64 + 1, b"evil"))
+        .collect();
+    let lie = |name: &str, rev: u64, said: &[u8], sent: Vec<u8>, length: u64| Row {
+        bytes: sent,
+        length,
+        ..row("", name, rev, said)
+    };
     rows.push(lie("other-bytes", 101, b"four", b"FOUR".to_vec(), 4));
     rows.push(lie("too-short", 102, b"four", b"fo".to_vec(), 2));
     rows.push(lie("too-long", 103, b"four", noise(1, 100_000), 100_000));
-    rows.push(lie("medium-lie", 105, &noise(3, 200_000), noise(4, 200_000), 200_000));
-    rows.push(lie("medium-more", 106, &noise(3, 200_000), noise(3, 900_000), 900_000));
+    rows.push(lie(
+        "medium-lie",
+        105,
+        &noise(3, 200_000),
+        noise(4, 200_000),
+        200_000,
+    ));
+    rows.push(lie(
+        "medium-more",
+        106,
+        &noise(3, 200_000),
+        noise(3, 900_000),
+        900_000,
+    ));
     rows.push(row("fine", "fine", 200, b"fine"));
     evil.says(rows.clone());
     let before = all_below(&world.dir.path().join("outside"));
     let id = victim.try_pass(&[]);
     assert_ne!(id.0, 0, "{id:?}");
-    assert_eq!((victim.text("fine/fine"), victim.text("mine")), ("fine".into(), "mine".into()), "{id:?}");
+    assert_eq!(
+        (victim.text("fine/fine"), victim.text("mine")),
+        ("fine".into(), "mine".into()),
+        "{id:?}"
+    );
     let marker = fs::read_to_string(victim.at(".mesync/id")).unwrap();
     assert!(uuid::Uuid::parse_str(marker.trim()).is_ok(), "{marker}");
     assert_eq!(victim.names(), ["fine", "fine/fine", "mine"], "{id:?}");
@@ -237,20 +317,31 @@ fn names_that_lead_elsewhere_and_bytes_that_lie_change_nothing() {
     }
     // one that breaks off looks like a line that does, one that is too large for the disk like a full one, and all wait for a
     // moment: nothing else comes of it
-    rows.push(lie("cut-off", 304, &noise(2, 200_000), noise(2, 200_000)[..5000].to_vec(), 200_000));
+    rows.push(lie(
+        "cut-off",
+        304,
+        &noise(2, 200_000),
+        noise(2, 200_000)[..5000].to_vec(),
+        200_000,
+    ));
     let mut gigabytes = row("", "gigabytes", 305, b"x");
     gigabytes.record["size"] = (1u64 << 62).into();
     rows.push(gigabytes);
     evil.says(rows);
     let (status, said) = victim.try_pass(&[]);
-    assert!(status != 0 && victim.names() == ["fine", "fine/fine", "mine"], "{said}");
+    assert!(
+        status != 0 && victim.names() == ["fine", "fine/fine", "mine"],
+        "{said}"
+    );
 }
 
 #[test]
 fn deletes_are_held_at_once_or_one_a_poll() {
     let (world, (evil, url)) = (World::new(), Evil::start());
     let victim = victim(&world, &url);
-    let rows: Vec<Row> = (1..=300).map(|n| row("", &format!("f{n}"), n, format!("{n}").as_bytes())).collect();
+    let rows: Vec<Row> = (1..=300)
+        .map(|n| row("", &format!("f{n}"), n, format!("{n}").as_bytes()))
+        .collect();
     evil.says(rows);
     victim.pass();
     assert_eq!(victim.names().len(), 300);
@@ -266,7 +357,10 @@ fn deletes_are_held_at_once_or_one_a_poll() {
     // and the rest at once
     (91..=300).for_each(|n| evil.deletes(&format!("f{n}"), 2000 + n));
     let (status, said) = victim.try_pass(&[]);
-    assert!(status != 0 && said["held_deletes"].as_u64().unwrap() > 200, "{said}");
+    assert!(
+        status != 0 && said["held_deletes"].as_u64().unwrap() > 200,
+        "{said}"
+    );
     assert_eq!(victim.names().len(), left);
 }
 
@@ -276,18 +370,35 @@ fn deletes_that_are_called_renames_are_deletes() {
         let (world, (evil, url)) = (World::new(), Evil::start());
         let victim = victim(&world, &url);
         victim.put(".mesyncignore", "hidden/\n");
-        evil.says((1..=40).map(|n| row("", &format!("f{n}"), n, format!("{n}").as_bytes())).collect());
+        evil.says(
+            (1..=40)
+                .map(|n| row("", &format!("f{n}"), n, format!("{n}").as_bytes()))
+                .collect(),
+        );
         victim.try_pass(&[]);
-        assert_eq!(victim.names().iter().filter(|n| n.starts_with('f')).count(), 40);
+        assert_eq!(
+            victim.names().iter().filter(|n| n.starts_with('f')).count(),
+            40
+        );
         // nothing can stand there
         fs::create_dir_all(victim.at("in")).unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(victim.at("in/the")).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(victim.at("in/the"))
+                .status()
+                .unwrap()
+                .success()
+        );
         (1..=40).for_each(|n| evil.renames(&format!("f{n}"), (to, &format!("f{n}")), 1000 + n));
         for _ in 0..3 {
             victim.try_pass(&[]);
         }
         let left = victim.names().iter().filter(|n| n.starts_with('f')).count();
-        assert!(left >= 30, "{to}: {left} of 40 are left: {:?}", victim.names());
+        assert!(
+            left >= 30,
+            "{to}: {left} of 40 are left: {:?}",
+            victim.names()
+        );
         let (_, said) = victim.try_pass(&[]);
         assert!(said["held_deletes"].as_u64().unwrap() >= 25, "{said}");
     }
@@ -309,7 +420,9 @@ fn chunks_of_nothing_keep_nobody_busy() {
         {"sha256": Hash::of(b"y").to_string(), "size": more}]);
     evil.says(vec![new]);
     victim.start();
-    wait_for("it is refused", &world, || victim.machine.log().contains("cannot sync \"big\""));
+    wait_for("it is refused", &world, || {
+        victim.machine.log().contains("cannot sync \"big\"")
+    });
     assert!(victim.read("big") == Some(old));
 }
 
@@ -322,14 +435,27 @@ fn a_listing_without_an_end_takes_no_memory() {
     let pid = victim.machine.pid();
     let memory = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap().to_string();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        let line = status
+            .lines()
+            .find(|l| l.starts_with("VmRSS"))
+            .unwrap()
+            .to_string();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
     };
     wait_for("it asks", &world, || evil.polls.load(SeqCst) > 100);
     let early = memory();
-    wait_for("it asks again and again", &world, || evil.polls.load(SeqCst) > 1000);
+    wait_for("it asks again and again", &world, || {
+        evil.polls.load(SeqCst) > 1000
+    });
     let late = memory();
-    assert!(late < early + 30_000 && late < 150_000, "{early} kB, then {late} kB");
+    assert!(
+        late < early + 30_000 && late < 150_000,
+        "{early} kB, then {late} kB"
+    );
     assert!(victim.machine.is_running());
     victim.machine.terminate();
     wait_for("it can be stopped", &world, || !victim.machine.is_running());
@@ -338,7 +464,10 @@ fn a_listing_without_an_end_takes_no_memory() {
 #[test]
 fn links_planted_while_files_come_lead_nowhere() {
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
     let outside = hub.world.dir.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("f0"), "not yours").unwrap();
@@ -361,7 +490,9 @@ fn links_planted_while_files_come_lead_nowhere() {
             alpha.put(format!("d/e/f{n}"), noise(n, 100_000));
         }
         let hub = &hub.world;
-        wait_for("much has happened", hub, || beta.machine.log().matches("received").count() > 60);
+        wait_for("much has happened", hub, || {
+            beta.machine.log().matches("received").count() > 60
+        });
         over.store(true, SeqCst);
     });
     assert_eq!(all_below(&outside).len(), 2, "{:?}", all_below(&outside));

@@ -28,13 +28,27 @@ const DIRS: usize = 40;
 /// Runs what follows it with a limit of inotify of its own: each user namespace has one.
 fn limited(name: &str, value: usize) -> Vec<String> {
     let script = format!("echo {value} >/proc/sys/user/{name} && exec \"$@\"");
-    ["unshare", "--user", "--map-root-user", "sh", "-c", &script, "sh"].map(String::from).to_vec()
+    [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+    ]
+    .map(String::from)
+    .to_vec()
 }
 
 /// `false`, with a word, if this user may not make namespaces.
 fn may_limit() -> bool {
     let wrap = limited("max_inotify_watches", 10);
-    let may = Command::new(&wrap[0]).args(&wrap[1..]).arg("true").output().is_ok_and(|o| o.status.success());
+    let may = Command::new(&wrap[0])
+        .args(&wrap[1..])
+        .arg("true")
+        .output()
+        .is_ok_and(|o| o.status.success());
     if !may {
         left_out("a limit of inotify needs a user namespace, and this user may not make one");
     }
@@ -51,7 +65,10 @@ impl Synced {
 
     fn told_of_itself(&self, more: &[&str]) -> (i32, String) {
         let out = self.machine.run(&[&["status"], more].concat());
-        (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap())
+        (
+            out.status.code().unwrap(),
+            String::from_utf8(out.stdout).unwrap(),
+        )
     }
 }
 
@@ -61,7 +78,10 @@ fn with_a_limit(name: &str, value: usize, sysctl: &str) {
         return;
     }
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
     alpha.configure("rescan = 10");
     alpha.machine.wrap = limited(name, value);
     for n in 0..DIRS {
@@ -69,15 +89,28 @@ fn with_a_limit(name: &str, value: usize, sysctl: &str) {
     }
     alpha.start();
     beta.start();
-    wait_for("all arrive", &hub.world, || (0..DIRS).all(|n| beta.text(format!("d{n:02}/deep/f")) == format!("{n}")));
-    wait_for("it says that not all is watched", &hub.world, || alpha.status()["unwatched"].as_u64() > Some(0));
+    wait_for("all arrive", &hub.world, || {
+        (0..DIRS).all(|n| beta.text(format!("d{n:02}/deep/f")) == format!("{n}"))
+    });
+    wait_for("it says that not all is watched", &hub.world, || {
+        alpha.status()["unwatched"].as_u64() > Some(0)
+    });
     let (status, text) = alpha.told_of_itself(&[]);
-    assert!(status != 0 && text.contains(sysctl) && text.contains("all is well   no"), "{status} {text}");
+    assert!(
+        status != 0 && text.contains(sysctl) && text.contains("all is well   no"),
+        "{status} {text}"
+    );
     let (status, json) = alpha.told_of_itself(&["--json"]);
     let said: serde_json::Value = serde_json::from_str(&json).unwrap();
     let row = &said["directories"][0];
-    assert!(status != 0 && said["well"] == false && row["well"] == false, "{json}");
-    assert!(row["unwatched"].as_u64() > Some(0) && row["problems"].to_string().contains(sysctl), "{json}");
+    assert!(
+        status != 0 && said["well"] == false && row["well"] == false,
+        "{json}"
+    );
+    assert!(
+        row["unwatched"].as_u64() > Some(0) && row["problems"].to_string().contains(sysctl),
+        "{json}"
+    );
 
     // of the last directories, which nobody watches; what comes is told by the hub
     let began = Instant::now();
@@ -89,12 +122,19 @@ fn with_a_limit(name: &str, value: usize, sysctl: &str) {
     fs::remove_dir(alpha.at("d07/deep")).unwrap();
     alpha.rename("d09", "renamed");
     beta.put("d08/deep/g", "from beta");
-    wait_for("what comes from others does not wait", &hub.world, || alpha.text("d08/deep/g") == "from beta");
+    wait_for("what comes from others does not wait", &hub.world, || {
+        alpha.text("d08/deep/g") == "from beta"
+    });
     println!("{name}={value}: from beta after {:?}", began.elapsed());
     let edited = |path: &str| beta.text(path) == "edited";
     wait_for("all edits arrive", &hub.world, || {
-        let kept = (0..DIRS).filter(|n| ![7, 9].contains(n)).all(|n| edited(&format!("d{n:02}/deep/f")));
-        kept && edited("renamed/deep/f") && beta.text("new/deep/f") == "new" && !beta.has("d07/deep") && !beta.has("d09")
+        let kept = (0..DIRS)
+            .filter(|n| ![7, 9].contains(n))
+            .all(|n| edited(&format!("d{n:02}/deep/f")));
+        kept && edited("renamed/deep/f")
+            && beta.text("new/deep/f") == "new"
+            && !beta.has("d07/deep")
+            && !beta.has("d09")
     });
     println!("{name}={value}: to beta after {:?}", began.elapsed());
     settled(&hub.world, &[&alpha, &beta]);
@@ -125,14 +165,20 @@ fn start(s: &mut Synced) {
 /// Bytes below a directory.
 fn size(dir: &std::path::Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let size = |e: fs::DirEntry| e.metadata().map_or(0, |m| if m.is_dir() { size(&e.path()) } else { m.len() });
+    let size = |e: fs::DirEntry| {
+        e.metadata()
+            .map_or(0, |m| if m.is_dir() { size(&e.path()) } else { m.len() })
+    };
     entries.map(size).sum()
 }
 
 #[test]
 fn a_long_upload_delays_no_message_and_no_other_file() {
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
     alpha.configure(LIMIT);
     beta.configure("debounce_ms = 50");
     start(&mut alpha);
@@ -141,18 +187,46 @@ fn a_long_upload_delays_no_message_and_no_other_file() {
     wait_for("both are there", &hub.world, || beta.has("first"));
     let before = size(&hub.world.hub_dir());
     alpha.put("large", noise(7, 20_000_000));
-    wait_for("the large one is on its way", &hub.world, || size(&hub.world.hub_dir()) > before + 200_000);
+    wait_for("the large one is on its way", &hub.world, || {
+        size(&hub.world.hub_dir()) > before + 200_000
+    });
 
-    let on_its_way = |what: &str| assert!(!records(&hub).contains_key("large") && !beta.has("large"), "{what}");
-    alpha.machine.ok(&["send", "--target", "beta", "x", "--payload", "\"meanwhile\""]);
-    wait_for("the message arrives", &hub.world, || beta.machine.messages("inbox").iter().any(|m| m["payload"] == "meanwhile"));
+    let on_its_way = |what: &str| {
+        assert!(
+            !records(&hub).contains_key("large") && !beta.has("large"),
+            "{what}"
+        )
+    };
+    alpha.machine.ok(&[
+        "send",
+        "--target",
+        "beta",
+        "x",
+        "--payload",
+        "\"meanwhile\"",
+    ]);
+    wait_for("the message arrives", &hub.world, || {
+        beta.machine
+            .messages("inbox")
+            .iter()
+            .any(|m| m["payload"] == "meanwhile")
+    });
     on_its_way("the message");
-    beta.machine.ok(&["send", "--target", "alpha", "x", "--payload", "\"back\""]);
-    wait_for("its answer arrives", &hub.world, || alpha.machine.messages("inbox").iter().any(|m| m["payload"] == "back"));
+    beta.machine
+        .ok(&["send", "--target", "alpha", "x", "--payload", "\"back\""]);
+    wait_for("its answer arrives", &hub.world, || {
+        alpha
+            .machine
+            .messages("inbox")
+            .iter()
+            .any(|m| m["payload"] == "back")
+    });
     on_its_way("its answer");
     alpha.put("small", "from alpha");
     beta.put("other", "from beta");
-    wait_for("small files arrive", &hub.world, || beta.text("small") == "from alpha" && alpha.text("other") == "from beta");
+    wait_for("small files arrive", &hub.world, || {
+        beta.text("small") == "from alpha" && alpha.text("other") == "from beta"
+    });
     on_its_way("small files");
     // and nobody waits for it at the end
     alpha.machine.stop();
@@ -164,7 +238,10 @@ fn no_more_than_the_bandwidth_passes_each_way() {
     // what a pause has saved up passes at once
     let least = Duration::from_secs_f64((SIZE - RATE / 2) as f64 / RATE as f64);
     let hub = Hub::start();
-    let (mut alpha, mut beta) = (Synced::new(&hub.world, "alpha"), Synced::new(&hub.world, "beta"));
+    let (mut alpha, mut beta) = (
+        Synced::new(&hub.world, "alpha"),
+        Synced::new(&hub.world, "beta"),
+    );
     alpha.configure(LIMIT);
     beta.configure("debounce_ms = 50");
     start(&mut alpha);
@@ -177,12 +254,27 @@ fn no_more_than_the_bandwidth_passes_each_way() {
             let name = |n: u64| format!("{what}-{}-{n}", from.machine.name);
             let began = Instant::now();
             for n in 0..files {
-                from.put(name(n), noise(n + began.elapsed().as_nanos() as u64, (SIZE / files) as usize));
+                from.put(
+                    name(n),
+                    noise(
+                        n + began.elapsed().as_nanos() as u64,
+                        (SIZE / files) as usize,
+                    ),
+                );
             }
-            wait_for("they arrive", &hub.world, || (0..files).all(|n| to.read(name(n)) == from.read(name(n))));
+            wait_for("they arrive", &hub.world, || {
+                (0..files).all(|n| to.read(name(n)) == from.read(name(n)))
+            });
             let took = began.elapsed();
-            println!("{what} from {}: {took:?} for {SIZE} bytes", from.machine.name);
-            assert!(took >= least, "{what} from {}: {took:?} is faster than {RATE} bytes a second", from.machine.name);
+            println!(
+                "{what} from {}: {took:?} for {SIZE} bytes",
+                from.machine.name
+            );
+            assert!(
+                took >= least,
+                "{what} from {}: {took:?} is faster than {RATE} bytes a second",
+                from.machine.name
+            );
         }
     }
 }

@@ -32,13 +32,20 @@ struct Two {
 impl Two {
     fn new(world: &World, name: &str) -> Two {
         let machine = world.machine(name);
-        let [from, to] = ["from", "to"].map(|remote| world.dir.path().join(format!("{name}-{remote}")));
-        let table = |dir: &Path, remote: &str| format!("[[watch]]\npath = {dir:?}\nremote = '{remote}'\ndebounce_ms = 50\n");
+        let [from, to] =
+            ["from", "to"].map(|remote| world.dir.path().join(format!("{name}-{remote}")));
+        let table = |dir: &Path, remote: &str| {
+            format!("[[watch]]\npath = {dir:?}\nremote = '{remote}'\ndebounce_ms = 50\n")
+        };
         for dir in [&from, &to] {
             fs::create_dir(dir).unwrap();
         }
         fs::create_dir_all(&machine.base).unwrap();
-        fs::write(machine.base.join("config.toml"), table(&from, "from") + &table(&to, "to")).unwrap();
+        fs::write(
+            machine.base.join("config.toml"),
+            table(&from, "from") + &table(&to, "to"),
+        )
+        .unwrap();
         Two { machine, from, to }
     }
 
@@ -50,7 +57,12 @@ impl Two {
     fn pass(&self) -> (i32, Vec<Value>) {
         let out = self.machine.run(&["sync", "--json"]);
         let said = String::from_utf8(out.stdout).unwrap();
-        (out.status.code().unwrap(), said.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+        (
+            out.status.code().unwrap(),
+            said.lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect(),
+        )
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -69,7 +81,10 @@ impl Two {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let all = fs::read_dir(dir).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+    let all = fs::read_dir(dir)
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name().into_string().unwrap());
     all.filter(|name| !name.starts_with(".mesync")).collect()
 }
 
@@ -92,16 +107,28 @@ fn files_moved_to_another_directory_are_moved_on_every_machine() {
     let (hub, mut alpha, mut beta) = pair(|n| format!("content {n}"));
     alpha.start();
     beta.start();
-    wait_for("both work", &hub.world, || [&alpha, &beta].iter().all(|m| m.machine.log().matches("keeping").count() == 2));
+    wait_for("both work", &hub.world, || {
+        [&alpha, &beta]
+            .iter()
+            .all(|m| m.machine.log().matches("keeping").count() == 2)
+    });
     alpha.moves_all();
-    wait_for("they are moved on the other machine", &hub.world, || beta.counts() == (0, FILES));
+    wait_for("they are moved on the other machine", &hub.world, || {
+        beta.counts() == (0, FILES)
+    });
     // another disk: copied, then removed
     for name in names(&beta.to) {
         fs::copy(beta.to.join(&name), beta.from.join(&name)).unwrap();
         fs::remove_file(beta.to.join(&name)).unwrap();
     }
-    wait_for("they are moved back", &hub.world, || alpha.counts() == (FILES, 0) && beta.counts() == (FILES, 0));
-    assert!(!alpha.has_held() && !beta.has_held(), "{}", hub.world.logs());
+    wait_for("they are moved back", &hub.world, || {
+        alpha.counts() == (FILES, 0) && beta.counts() == (FILES, 0)
+    });
+    assert!(
+        !alpha.has_held() && !beta.has_held(),
+        "{}",
+        hub.world.logs()
+    );
 }
 
 #[test]
@@ -110,8 +137,16 @@ fn files_moved_while_the_machine_was_off_are_moved_by_a_pass() {
     alpha.moves_all();
     let (status, said) = alpha.pass();
     assert_eq!((status, said.len()), (0, 2), "{said:?}");
-    let of = |dir: &Path| said.iter().find(|s| s["dir"] == dir.to_str().unwrap()).unwrap();
-    assert_eq!((&of(&alpha.from)["deleted"], &of(&alpha.to)["sent"]), (&FILES.into(), &FILES.into()), "{said:?}");
+    let of = |dir: &Path| {
+        said.iter()
+            .find(|s| s["dir"] == dir.to_str().unwrap())
+            .unwrap()
+    };
+    assert_eq!(
+        (&of(&alpha.from)["deleted"], &of(&alpha.to)["sent"]),
+        (&FILES.into(), &FILES.into()),
+        "{said:?}"
+    );
     let (status, said) = beta.pass();
     assert_eq!((status, beta.counts()), (0, (0, FILES)), "{said:?}");
 }
@@ -120,12 +155,22 @@ fn files_moved_while_the_machine_was_off_are_moved_by_a_pass() {
 fn a_client_killed_in_the_middle_of_a_move_finishes_it() {
     let (hub, mut alpha, _) = pair(|n| format!("content {n}"));
     alpha.start();
-    wait_for("it works", &hub.world, || alpha.machine.log().matches("keeping").count() == 2);
+    wait_for("it works", &hub.world, || {
+        alpha.machine.log().matches("keeping").count() == 2
+    });
     alpha.moves_all();
-    wait_for("the new names are on the hub", &hub.world, || records(&hub).keys().filter(|path| path.starts_with("to/")).count() == FILES);
+    wait_for("the new names are on the hub", &hub.world, || {
+        records(&hub)
+            .keys()
+            .filter(|path| path.starts_with("to/"))
+            .count()
+            == FILES
+    });
     alpha.machine.kill();
     alpha.start();
-    wait_for("the old names are gone there", &hub.world, || !records(&hub).keys().any(|path| path.starts_with("from/")));
+    wait_for("the old names are gone there", &hub.world, || {
+        !records(&hub).keys().any(|path| path.starts_with("from/"))
+    });
     assert!(!alpha.has_held(), "{}", hub.world.logs());
 }
 
@@ -137,6 +182,21 @@ fn one_new_file_does_not_let_many_equal_ones_go() {
         fs::remove_file(alpha.to.join(name)).unwrap();
     }
     let (status, said) = alpha.pass();
-    assert_eq!((status, said.iter().map(|s| s["held_deletes"].as_u64().unwrap()).sum::<u64>()), (1, FILES as u64 - 1), "{said:?}");
-    assert_eq!(records(&hub).keys().filter(|path| path.starts_with("from/")).count(), FILES - 1);
+    assert_eq!(
+        (
+            status,
+            said.iter()
+                .map(|s| s["held_deletes"].as_u64().unwrap())
+                .sum::<u64>()
+        ),
+        (1, FILES as u64 - 1),
+        "{said:?}"
+    );
+    assert_eq!(
+        records(&hub)
+            .keys()
+            .filter(|path| path.starts_with("from/"))
+            .count(),
+        FILES - 1
+    );
 }

@@ -27,8 +27,12 @@ fn path(dir: &Path) -> &str {
 
 #[track_caller]
 fn check(out: &Output, status: i32, wants: &str) {
-    let all = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.code() == Some(status) && all.contains(wants), "wanted {status} and {wants:?}: {out:?}");
+    let all =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(
+        out.status.code() == Some(status) && all.contains(wants),
+        "wanted {status} and {wants:?}: {out:?}"
+    );
 }
 
 /// Every command refuses a directory at once.
@@ -37,7 +41,11 @@ fn refused(machine: &Machine, dir: &Path, wants: &str) {
     for command in ["sync", "daemon", "start"] {
         check(&machine.run(&[command, "-w", path(dir)]), 78, wants);
     }
-    check(&machine.run(&["sync", "--dry-run", "-w", path(dir)]), 78, wants);
+    check(
+        &machine.run(&["sync", "--dry-run", "-w", path(dir)]),
+        78,
+        wants,
+    );
 }
 
 #[test]
@@ -51,13 +59,20 @@ fn a_directory_within_a_synced_one_is_refused_whoever_syncs_that() {
         refused(machine, &dir.join("a/b"), "synced by itself");
         refused(machine, &dir.join("a/../a/b/."), "synced by itself");
         symlink(dir.join("a"), world.dir.path().join("link")).unwrap();
-        refused(machine, &world.dir.path().join("link/b"), "synced by itself");
+        refused(
+            machine,
+            &world.dir.path().join("link/b"),
+            "synced by itself",
+        );
         refused(machine, world.dir.path(), "");
         fs::remove_file(world.dir.path().join("link")).unwrap();
     }
     assert!(!dir.join("a/.mesync").exists() && !dir.join("a/b/.mesync").exists());
     // the other way round
-    let (inner, outer) = (world.dir.path().join("outer/x/inner"), world.dir.path().join("outer"));
+    let (inner, outer) = (
+        world.dir.path().join("outer/x/inner"),
+        world.dir.path().join("outer"),
+    );
     fs::create_dir_all(&inner).unwrap();
     beta.ok(&["sync", "-w", path(&inner), "--remote", "inner"]);
     refused(&alpha, &outer, "inner within it is synced by itself");
@@ -75,7 +90,18 @@ fn a_bind_mount_is_another_name_of_the_same_directory() {
     fs::create_dir(&bound).unwrap();
     let script = "mount --bind \"$1\" \"$2\" || exit 99; shift 2; exec \"$@\"";
     let mut beta = world.machine("beta");
-    beta.wrap = ["unshare", "-m", "sh", "-c", script, "sh", path(&dir.join("a")), path(&bound)].map(String::from).to_vec();
+    beta.wrap = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        path(&dir.join("a")),
+        path(&bound),
+    ]
+    .map(String::from)
+    .to_vec();
     let out = beta.run(&["sync", "-w", path(&bound.join("b"))]);
     if out.status.code() == Some(99) || String::from_utf8_lossy(&out.stderr).contains("unshare") {
         return eprintln!("no right to mount here: not tested");
@@ -95,7 +121,10 @@ fn a_marker_that_comes_later_leaves_its_directory_out_and_deletes_nothing() {
     // a copy of a synced directory
     fs::create_dir(dir.join("a/.mesync")).unwrap();
     fs::copy(dir.join(".mesync/id"), dir.join("a/.mesync/id")).unwrap();
-    let told = || String::from_utf8_lossy(&alpha.run(&["status"]).stdout).contains("a: it is synced by itself");
+    let told = || {
+        String::from_utf8_lossy(&alpha.run(&["status"]).stdout)
+            .contains("a: it is synced by itself")
+    };
     wait_for("status says so", &world, told);
     fs::remove_dir_all(dir.join("a/b")).unwrap();
     fs::write(dir.join("a/new"), "x").unwrap();
@@ -105,7 +134,9 @@ fn a_marker_that_comes_later_leaves_its_directory_out_and_deletes_nothing() {
     // without its marker it is compared again, and nothing counts as deleted
     fs::remove_dir_all(dir.join("a/.mesync")).unwrap();
     wait_for("what is there is sent", &world, || there("new"));
-    wait_for("what is missing comes back", &world, || dir.join("a/b/inner").exists());
+    wait_for("what is missing comes back", &world, || {
+        dir.join("a/b/inner").exists()
+    });
 }
 
 #[test]
@@ -120,7 +151,11 @@ fn homes_and_what_contains_mesyncs_own_data_want_a_word() {
     let link = world.dir.path().join("link");
     symlink(&outside, &link).unwrap();
     check(&alpha.run(&["sync", "-w", path(&link)]), 78, "--yes");
-    assert!(!outside.join(".mesync").exists() && !Path::new("/.mesync").exists() && !Path::new("/etc/.mesync").exists());
+    assert!(
+        !outside.join(".mesync").exists()
+            && !Path::new("/.mesync").exists()
+            && !Path::new("/etc/.mesync").exists()
+    );
     check(&alpha.run(&["serve", "-w", "/srv"]), 2, "add --start");
 }
 
@@ -133,8 +168,21 @@ fn snapshot(roots: &[&Path]) -> BTreeMap<PathBuf, (u32, u64, i64, i64, Vec<u8>)>
         if meta.is_dir() {
             todo.extend(fs::read_dir(&at).unwrap().map(|e| e.unwrap().path()));
         }
-        let bytes = if meta.is_file() { fs::read(&at).unwrap() } else { Vec::new() };
-        all.insert(at, (meta.mode(), meta.ino(), meta.mtime_nsec(), meta.ctime_nsec(), bytes));
+        let bytes = if meta.is_file() {
+            fs::read(&at).unwrap()
+        } else {
+            Vec::new()
+        };
+        all.insert(
+            at,
+            (
+                meta.mode(),
+                meta.ino(),
+                meta.mtime_nsec(),
+                meta.ctime_nsec(),
+                bytes,
+            ),
+        );
     }
     all
 }
@@ -147,14 +195,30 @@ fn looks_leave_no_trace() {
     let hub = || alpha.ok(&["ls", "--json"]);
     let looks = |status: i32, wants: &str| {
         let (before, there) = (snapshot(&[&dir, &alpha.base]), hub());
-        check(&alpha.run(&["sync", "-w", path(&dir), "--dry-run"]), status, wants);
-        for look in [vec!["status"], vec!["conflicts", path(&dir)], vec!["ls"], vec!["list"]] {
+        check(
+            &alpha.run(&["sync", "-w", path(&dir), "--dry-run"]),
+            status,
+            wants,
+        );
+        for look in [
+            vec!["status"],
+            vec!["conflicts", path(&dir)],
+            vec!["ls"],
+            vec!["list"],
+        ] {
             alpha.run(&look);
         }
         let after = snapshot(&[&dir, &alpha.base]);
-        let differs: Vec<_> = before.iter().filter(|(p, v)| after.get(*p) != Some(v)).map(|(p, _)| p).collect();
+        let differs: Vec<_> = before
+            .iter()
+            .filter(|(p, v)| after.get(*p) != Some(v))
+            .map(|(p, _)| p)
+            .collect();
         let new: Vec<_> = after.keys().filter(|p| !before.contains_key(*p)).collect();
-        assert!(differs.is_empty() && new.is_empty() && hub() == there, "{differs:?} {new:?}");
+        assert!(
+            differs.is_empty() && new.is_empty() && hub() == there,
+            "{differs:?} {new:?}"
+        );
     };
     // never synced, not even a base directory
     fs::create_dir_all(&alpha.base).unwrap();
@@ -179,5 +243,10 @@ fn a_dry_run_is_possible_beside_a_daemon() {
     alpha.start_with(&["start", "-w", path(&dir)]);
     fs::write(dir.join("f"), "1").unwrap();
     wait_for("it is sent", &world, || alpha.ok(&["ls"]).contains('f'));
-    wait_for("nothing is left to do", &world, || alpha.run(&["sync", "-w", path(&dir), "--dry-run"]).status.success());
+    wait_for("nothing is left to do", &world, || {
+        alpha
+            .run(&["sync", "-w", path(&dir), "--dry-run"])
+            .status
+            .success()
+    });
 }

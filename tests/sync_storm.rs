@@ -30,7 +30,10 @@ use world::{Random, World, wait_for};
 const DIRS: [&str; 6] = ["", "a", "b", "a/c", "b/d/e", "n"];
 
 fn rounds() -> u64 {
-    std::env::var("MESYNC_STORM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
+    std::env::var("MESYNC_STORM_ROUNDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(5)
 }
 
 /// Marks of contents: each is written once, by one writer.
@@ -48,7 +51,10 @@ struct Marks {
 fn marks(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let mark = |part: &str| part.rfind('#').map(|at| part[at..].to_string());
-    text.split_inclusive(';').filter(|p| p.ends_with(';')).filter_map(mark).collect()
+    text.split_inclusive(';')
+        .filter(|p| p.ends_with(';'))
+        .filter_map(mark)
+        .collect()
 }
 
 impl Marks {
@@ -58,7 +64,10 @@ impl Marks {
 
     fn wrote(&self, mark: &str, path: &Path) {
         let when = self.done.load(SeqCst);
-        self.written.lock().unwrap().insert(mark.into(), format!("{} at {when}", path.display()));
+        self.written
+            .lock()
+            .unwrap()
+            .insert(mark.into(), format!("{} at {when}", path.display()));
     }
 
     fn took_away(&self, bytes: &[u8]) {
@@ -78,7 +87,9 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn name(&mut self) -> PathBuf {
         let dir = DIRS[self.random.below(DIRS.len() as u64) as usize];
-        self.dir.join(dir).join(format!("f{}.txt", self.random.below(8)))
+        self.dir
+            .join(dir)
+            .join(format!("f{}.txt", self.random.below(8)))
     }
 
     /// Something that is there.
@@ -105,7 +116,8 @@ impl Writer<'_> {
 
     fn content(&mut self) -> (String, Vec<u8>) {
         let mark = self.all.fresh(self.name);
-        let most = [100, 100, 100, 3000, 3000, 100_000, 100_000, 1 << 20][self.random.below(8) as usize];
+        let most =
+            [100, 100, 100, 3000, 3000, 100_000, 100_000, 1 << 20][self.random.below(8) as usize];
         let mut bytes = mark.clone().into_bytes();
         bytes.resize(bytes.len() + self.random.below(most) as usize, b'x');
         (mark, bytes)
@@ -124,9 +136,16 @@ impl Writer<'_> {
             58..70 => self.rename(),
             70..80 => self.delete(),
             80..90 => self.chmod(),
-            90..94 => drop(fs::create_dir_all(self.dir.join(["n/o", "a/p", "q"][self.random.below(3) as usize]))),
+            90..94 => drop(fs::create_dir_all(
+                self.dir
+                    .join(["n/o", "a/p", "q"][self.random.below(3) as usize]),
+            )),
             94..98 => self.rename_dir(),
-            _ => self.dirs().iter().rev().for_each(|dir| drop(fs::remove_dir(dir))),
+            _ => self
+                .dirs()
+                .iter()
+                .rev()
+                .for_each(|dir| drop(fs::remove_dir(dir))),
         }
         self.all.done.fetch_add(1, SeqCst);
     }
@@ -135,9 +154,13 @@ impl Writer<'_> {
         let path = self.name();
         let _ = fs::create_dir_all(path.parent().unwrap());
         let (mark, bytes) = self.content();
-        let Ok(mut file) = fs::File::options().write(true).create_new(true).open(&path) else { return };
+        let Ok(mut file) = fs::File::options().write(true).create_new(true).open(&path) else {
+            return;
+        };
         let half = bytes.len() / 2;
-        let written = file.write_all(&bytes[..half]).and_then(|()| file.write_all(&bytes[half..]));
+        let written = file
+            .write_all(&bytes[..half])
+            .and_then(|()| file.write_all(&bytes[half..]));
         written.unwrap();
         self.all.wrote(&mark, &path);
     }
@@ -159,10 +182,14 @@ impl Writer<'_> {
     fn append(&mut self) {
         let Some(path) = self.victim() else { return };
         let mark = self.all.fresh(self.name);
-        let Ok(mut file) = fs::File::options().append(true).open(&path) else { return };
+        let Ok(mut file) = fs::File::options().append(true).open(&path) else {
+            return;
+        };
         if file.write_all(mark.as_bytes()).is_ok() {
             // if another file has taken its name meanwhile, this one was out of reach already
-            let same = path.symlink_metadata().is_ok_and(|m| m.ino() == file.metadata().unwrap().ino());
+            let same = path
+                .symlink_metadata()
+                .is_ok_and(|m| m.ino() == file.metadata().unwrap().ino());
             if same {
                 self.all.wrote(&mark, &path);
             }
@@ -170,13 +197,17 @@ impl Writer<'_> {
     }
 
     fn rename(&mut self) {
-        let (Some(from), to) = (self.victim(), self.name()) else { return };
+        let (Some(from), to) = (self.victim(), self.name()) else {
+            return;
+        };
         let _ = fs::create_dir_all(to.parent().unwrap());
         let _ = renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE);
     }
 
     fn delete(&mut self) {
-        let (Some(path), scratch) = (self.victim(), self.scratch()) else { return };
+        let (Some(path), scratch) = (self.victim(), self.scratch()) else {
+            return;
+        };
         if fs::rename(&path, &scratch).is_ok() {
             self.all.took_away(&fs::read(&scratch).unwrap());
             fs::remove_file(scratch).unwrap();
@@ -197,7 +228,9 @@ impl Writer<'_> {
             return;
         }
         let from = &dirs[self.random.below(dirs.len() as u64) as usize];
-        let to = self.dir.join(["a", "b", "b/d", "m", "a/c"][self.random.below(5) as usize]);
+        let to = self
+            .dir
+            .join(["a", "b", "b/d", "m", "a/c"][self.random.below(5) as usize]);
         let _ = renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE);
     }
 }
@@ -219,8 +252,13 @@ fn walk(dir: &Path, visit: &mut dyn FnMut(PathBuf, bool)) {
 
 /// What the guard holds was meant: the writers delete more than it lets through.
 fn approve(all: &[&Synced]) {
-    for machine in all.iter().filter(|m| m.status()["held_deletes"].as_u64().unwrap_or(0) > 0) {
-        machine.machine.ok(&["approve", machine.dir.to_str().unwrap(), "--json"]);
+    for machine in all
+        .iter()
+        .filter(|m| m.status()["held_deletes"].as_u64().unwrap_or(0) > 0)
+    {
+        machine
+            .machine
+            .ok(&["approve", machine.dir.to_str().unwrap(), "--json"]);
     }
 }
 
@@ -245,24 +283,44 @@ fn check(world: &World, round: u64, machines: &[Synced], all: &Marks) {
                 there.extend(marks(&fs::read(path).unwrap()));
             }
         });
-        let names = fs::read_dir(&machine.dir).unwrap().flatten().map(|e| e.path());
+        let names = fs::read_dir(&machine.dir)
+            .unwrap()
+            .flatten()
+            .map(|e| e.path());
         left_over.extend(names.filter(|p| p.extension().is_some_and(|e| e == "tmp")));
     }
     let removed = all.removed.lock().unwrap();
     let written = all.written.lock().unwrap();
-    let lost: Vec<_> = written.iter().filter(|(mark, _)| !there.contains(*mark) && !removed.contains(*mark)).collect();
+    let lost: Vec<_> = written
+        .iter()
+        .filter(|(mark, _)| !there.contains(*mark) && !removed.contains(*mark))
+        .collect();
     let found = |mark: &str| -> Vec<String> {
         let grep = |m: &Synced| {
-            let out = std::process::Command::new("grep").args(["-rlF", mark]).arg(&m.dir).output().unwrap();
+            let out = std::process::Command::new("grep")
+                .args(["-rlF", mark])
+                .arg(&m.dir)
+                .output()
+                .unwrap();
             String::from_utf8_lossy(&out.stdout).into_owned()
         };
         machines.iter().map(grep).collect()
     };
     if let Some((mark, _)) = lost.first() {
-        panic!("round {round}: {} contents are lost: {lost:?}; the first is in {:?}\n{}", lost.len(), found(mark), world.logs());
+        panic!(
+            "round {round}: {} contents are lost: {lost:?}; the first is in {:?}\n{}",
+            lost.len(),
+            found(mark),
+            world.logs()
+        );
     }
     assert_eq!(left_over, Vec::<PathBuf>::new());
-    println!("round {round}: {} contents written, {} taken away, {} there", written.len(), removed.len(), there.len());
+    println!(
+        "round {round}: {} contents written, {} taken away, {} there",
+        written.len(),
+        removed.len(),
+        there.len()
+    );
 }
 
 #[test]
@@ -281,7 +339,12 @@ fn all_trees_converge_and_no_content_is_lost() {
     let (taken_at, restored_at) = (rounds() / 3, rounds() / 3 + 1);
     for round in 0..rounds() {
         if round == taken_at {
-            let out = world.hub_command().args(["hub", "backup"]).arg(&backup).output().unwrap();
+            let out = world
+                .hub_command()
+                .args(["hub", "backup"])
+                .arg(&backup)
+                .output()
+                .unwrap();
             assert!(out.status.success(), "{out:?}");
         }
         let actions = 30 + random.below(60);
@@ -289,7 +352,13 @@ fn all_trees_converge_and_no_content_is_lost() {
         std::thread::scope(|scope| {
             for (dir, name) in dirs.iter().zip(["a", "b", "c"]) {
                 let (dir, random) = (dir.clone(), Random(random.below(u64::MAX)));
-                let mut writer = Writer { name, dir, aside: aside.clone(), random, all: &all };
+                let mut writer = Writer {
+                    name,
+                    dir,
+                    aside: aside.clone(),
+                    random,
+                    all: &all,
+                };
                 scope.spawn(move || {
                     for _ in 0..actions {
                         writer.act();
@@ -299,7 +368,9 @@ fn all_trees_converge_and_no_content_is_lost() {
                 });
             }
             for kill in 1..=5 {
-                wait_for("the storm rages", &world, || all.done.load(SeqCst) >= begun + kill * actions / 2);
+                wait_for("the storm rages", &world, || {
+                    all.done.load(SeqCst) >= begun + kill * actions / 2
+                });
                 match random.below(4) as usize {
                     3 => {
                         world.kill_hub();

@@ -33,15 +33,29 @@ const ACTS: usize = 100;
 /// Where trees from real life are: parts of each are taken.
 fn sources() -> Vec<PathBuf> {
     let rust = Command::new("rustc").args(["--print", "sysroot"]).output();
-    let rust = rust.map_or("/".into(), |out| PathBuf::from(String::from_utf8(out.stdout).unwrap().trim()));
-    let rust = [rust.join("share/man"), rust.join("lib/rustlib/etc"), rust.join("share/doc")];
-    let system = ["/usr/share/zoneinfo", "/etc", "/usr/share/perl", "/usr/share/doc"].map(PathBuf::from);
+    let rust = rust.map_or("/".into(), |out| {
+        PathBuf::from(String::from_utf8(out.stdout).unwrap().trim())
+    });
+    let rust = [
+        rust.join("share/man"),
+        rust.join("lib/rustlib/etc"),
+        rust.join("share/doc"),
+    ];
+    let system = [
+        "/usr/share/zoneinfo",
+        "/etc",
+        "/usr/share/perl",
+        "/usr/share/doc",
+    ]
+    .map(PathBuf::from);
     [rust.to_vec(), system.to_vec()].concat()
 }
 
 /// Copies what everybody may read: files with their modes and times, links as they are. Names so far.
 fn copy(from: &Path, to: &Path, most: usize) -> usize {
-    let Ok(entries) = fs::read_dir(from) else { return 0 };
+    let Ok(entries) = fs::read_dir(from) else {
+        return 0;
+    };
     let mut all: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
     all.sort();
     let mut names = 0;
@@ -50,7 +64,9 @@ fn copy(from: &Path, to: &Path, most: usize) -> usize {
             break;
         }
         let (from, to) = (from.join(&name), to.join(&name));
-        let Ok(found) = from.symlink_metadata() else { continue };
+        let Ok(found) = from.symlink_metadata() else {
+            continue;
+        };
         if found.is_symlink() {
             symlink(fs::read_link(&from).unwrap(), to).unwrap();
             names += 1;
@@ -82,7 +98,12 @@ impl Person<'_> {
         let mut todo = vec![self.dir.to_path_buf()];
         while let Some(dir) = todo.pop() {
             // others move it away meanwhile
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.file_name() != ".mesync") {
+            for entry in fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|e| e.file_name() != ".mesync")
+            {
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => todo.push(entry.path()),
                     Ok(kind) if kind.is_file() => self.files.push(entry.path()),
@@ -103,11 +124,17 @@ impl Person<'_> {
 
     /// What is not there any more, or not yet, is no harm: as with people.
     fn act(&mut self, n: usize) {
-        let (file, dir) = (self.pick(&self.files.clone()), self.pick(&self.dirs.clone()));
+        let (file, dir) = (
+            self.pick(&self.files.clone()),
+            self.pick(&self.dirs.clone()),
+        );
         let new = format!("{}-{n}", self.name);
         let _ = match self.random.below(100) {
             0..20 => fs::write(&file, format!("{} was here: {n}", self.name)),
-            20..35 => fs::File::options().append(true).open(&file).and_then(|mut f| std::io::Write::write_all(&mut f, new.as_bytes())),
+            20..35 => fs::File::options()
+                .append(true)
+                .open(&file)
+                .and_then(|mut f| std::io::Write::write_all(&mut f, new.as_bytes())),
             35..50 => {
                 let beside = file.with_file_name(format!("{new}~"));
                 fs::write(&beside, &new).and_then(|()| fs::rename(beside, &file))
@@ -119,7 +146,8 @@ impl Person<'_> {
             62..70 => fs::remove_file(&file),
             70..78 => fs::rename(&file, dir.join(&new)),
             78..86 => fs::rename(&dir, dir.with_file_name(&new)),
-            86..92 => fs::create_dir_all(dir.join(&new).join("a/b")).and_then(|()| fs::write(dir.join(&new).join("a/b/f"), &new)),
+            86..92 => fs::create_dir_all(dir.join(&new).join("a/b"))
+                .and_then(|()| fs::write(dir.join(&new).join("a/b/f"), &new)),
             92..95 => symlink(&file, dir.join(&new)),
             95..97 => fs::remove_file(&file).and_then(|()| fs::create_dir(&file)),
             _ => fs::copy(&file, dir.join(&new)).map(drop),
@@ -138,10 +166,18 @@ fn three_machines_agree_on_a_tree_from_real_life() {
         fs::create_dir(&to).unwrap();
         names += copy(source, &to, MOST[0].min(MOST[1].saturating_sub(names)));
     }
-    assert!(names > 200, "this system has not enough files to try with: {names}");
+    assert!(
+        names > 200,
+        "this system has not enough files to try with: {names}"
+    );
     let original = all[0].tree().unwrap();
     let count = |tree: &Tree, kind: &str| tree.values().filter(|v| v.starts_with(kind)).count();
-    println!("{} names: {} files, {} links", original.len(), count(&original, "file"), count(&original, "link"));
+    println!(
+        "{} names: {} files, {} links",
+        original.len(),
+        count(&original, "file"),
+        count(&original, "link")
+    );
 
     let began = Instant::now();
     all.iter_mut().for_each(Synced::start);
@@ -158,7 +194,13 @@ fn three_machines_agree_on_a_tree_from_real_life() {
     std::thread::scope(|scope| {
         for (n, machine) in all.iter().enumerate() {
             let random = Random(seed.wrapping_add(1 + n as u64));
-            let mut person = Person { dir: &machine.dir, name: &machine.machine.name, random, files: Vec::new(), dirs: Vec::new() };
+            let mut person = Person {
+                dir: &machine.dir,
+                name: &machine.machine.name,
+                random,
+                files: Vec::new(),
+                dirs: Vec::new(),
+            };
             scope.spawn(move || {
                 for n in 0..ACTS {
                     if n % 10 == 0 {
@@ -171,27 +213,60 @@ fn three_machines_agree_on_a_tree_from_real_life() {
     });
     println!("they have worked for {:?}", began.elapsed());
     // the last of all changes, by each
-    all.iter().for_each(|s| s.put(format!("last-{}", s.machine.name), "x"));
+    all.iter()
+        .for_each(|s| s.put(format!("last-{}", s.machine.name), "x"));
     wait_for("the last change is everywhere", &hub.world, || {
-        all.iter().all(|s| all.iter().all(|by| s.has(format!("last-{}", by.machine.name))))
+        all.iter().all(|s| {
+            all.iter()
+                .all(|by| s.has(format!("last-{}", by.machine.name)))
+        })
     });
     let last = in_step("all are in step", "last-alpha");
-    println!("{} names, {} of them conflict copies, after {:?}", last.len(), all[0].contents(".sync-conflict-").len(), began.elapsed());
-    assert!(difference(&first, &last).lines().count() > ACTS, "nobody has done anything");
+    println!(
+        "{} names, {} of them conflict copies, after {:?}",
+        last.len(),
+        all[0].contents(".sync-conflict-").len(),
+        began.elapsed()
+    );
+    assert!(
+        difference(&first, &last).lines().count() > ACTS,
+        "nobody has done anything"
+    );
     for s in &all {
         let out = s.machine.run(&["status"]);
-        assert!(out.status.success(), "{}: {}", s.machine.name, String::from_utf8_lossy(&out.stdout));
+        assert!(
+            out.status.success(),
+            "{}: {}",
+            s.machine.name,
+            String::from_utf8_lossy(&out.stdout)
+        );
         let log = s.machine.log();
-        let warnings = log.lines().filter(|l| l.contains("warn") && !l.contains("was edited on two machines"));
+        let warnings = log
+            .lines()
+            .filter(|l| l.contains("warn") && !l.contains("was edited on two machines"));
         assert_eq!(warnings.collect::<Vec<_>>(), [""; 0], "{}", s.machine.name);
     }
     // a restart finds nothing to do
-    let before = hub.get("/api/files/changes?after=0&limit=1&kinds=all").json();
+    let before = hub
+        .get("/api/files/changes?after=0&limit=1&kinds=all")
+        .json();
     for s in &mut all {
         s.stop();
         let said = s.pass();
-        let done = ["sent", "deleted", "received", "removed", "conflicts", "bytes_sent", "bytes_received"];
+        let done = [
+            "sent",
+            "deleted",
+            "received",
+            "removed",
+            "conflicts",
+            "bytes_sent",
+            "bytes_received",
+        ];
         assert!(done.iter().all(|what| said[what] == 0), "{said}");
     }
-    assert_eq!(before["rev"], hub.get("/api/files/changes?after=0&limit=1&kinds=all").json()["rev"]);
+    assert_eq!(
+        before["rev"],
+        hub.get("/api/files/changes?after=0&limit=1&kinds=all")
+            .json()["rev"]
+    );
 }

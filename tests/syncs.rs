@@ -16,12 +16,28 @@ fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> 
     let out = machine.base.with_extension("trace");
     let plain = machine.command(args);
     let mut command = Command::new("strace");
-    let calls = "trace=fsync,fdatasync,syncfs,?rename,?renameat,renameat2,?link,linkat,?unlink,unlinkat";
-    command.args(["-f", "-qq", "-y", "-s", "4096", "-o"]).arg(&out).args(["-e", calls]);
-    command.arg(plain.get_program()).args(plain.get_args()).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let calls =
+        "trace=fsync,fdatasync,syncfs,?rename,?renameat,renameat2,?link,linkat,?unlink,unlinkat";
+    command
+        .args(["-f", "-qq", "-y", "-s", "4096", "-o"])
+        .arg(&out)
+        .args(["-e", calls]);
+    command
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env_clear();
+    command.envs(
+        plain
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     match command.output() {
-        Ok(output) => assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&output.stderr)),
+        Ok(output) => assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
         Err(e) => {
             assert!(std::env::var_os("CI").is_none(), "install strace: {e}");
             println!("SKIPPED: there is no strace");
@@ -32,8 +48,15 @@ fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> 
     let short = |text: &str| text.replace(&base, "");
     let read = |line: &str| {
         let (call, rest) = line.split_once('(')?;
-        let call = call.rsplit(' ').next()?.trim_end_matches("at2").trim_end_matches("at");
-        let rest = rest.rsplit_once(')').filter(|(_, result)| result.contains("= 0"))?.0;
+        let call = call
+            .rsplit(' ')
+            .next()?
+            .trim_end_matches("at2")
+            .trim_end_matches("at");
+        let rest = rest
+            .rsplit_once(')')
+            .filter(|(_, result)| result.contains("= 0"))?
+            .0;
         // `3</path>` of a descriptor, `"/path"` of a name
         let names: Vec<String> = if rest.contains('"') {
             rest.split('"').skip(1).step_by(2).map(short).collect()
@@ -42,7 +65,13 @@ fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> 
         };
         Some(format!("{call} {}", names.join(" ")))
     };
-    Some(std::fs::read_to_string(out).unwrap().lines().filter_map(read).collect())
+    Some(
+        std::fs::read_to_string(out)
+            .unwrap()
+            .lines()
+            .filter_map(read)
+            .collect(),
+    )
 }
 
 /// Each of `wants` happens, in this order; `*` stands for anything.
@@ -53,16 +82,26 @@ fn in_order(trace: &[String], wants: &[&str]) {
         let mut rest = line;
         line.starts_with(parts[0])
             && line.ends_with(parts[parts.len() - 1])
-            && parts.iter().all(|part| rest.find(part).map(|at| rest = &rest[at + part.len()..]).is_some())
+            && parts.iter().all(|part| {
+                rest.find(part)
+                    .map(|at| rest = &rest[at + part.len()..])
+                    .is_some()
+            })
     };
     let mut lines = trace.iter();
     for want in wants {
-        assert!(lines.any(|line| fits(line, want)), "{want:?} does not come where it should in {trace:#?}");
+        assert!(
+            lines.any(|line| fits(line, want)),
+            "{want:?} does not come where it should in {trace:#?}"
+        );
     }
 }
 
 fn syncs(trace: &[String], of: &str) -> usize {
-    trace.iter().filter(|l| l.contains("sync") && l.contains(of)).count()
+    trace
+        .iter()
+        .filter(|l| l.contains("sync") && l.contains(of))
+        .count()
 }
 
 #[test]
@@ -70,8 +109,17 @@ fn send_syncs_the_file_before_its_name_and_the_name_before_it_says_so() {
     let world = World::new();
     let alpha = world.machine("alpha");
     alpha.ok(&["send", "first"]);
-    let Some(trace) = traced(&alpha, 0, &["send", "x"]) else { return };
-    in_order(&trace, &["fsync outbox/.*.json.tmp", "rename outbox/.*.json.tmp outbox/*.json", "fsync outbox"]);
+    let Some(trace) = traced(&alpha, 0, &["send", "x"]) else {
+        return;
+    };
+    in_order(
+        &trace,
+        &[
+            "fsync outbox/.*.json.tmp",
+            "rename outbox/.*.json.tmp outbox/*.json",
+            "fsync outbox",
+        ],
+    );
     assert_eq!(syncs(&trace, ""), 2, "{trace:#?}");
 }
 
@@ -82,12 +130,24 @@ fn a_dropped_file_has_its_lasting_name_on_the_disk_before_it_is_sent() {
     let alpha = world.machine("alpha");
     alpha.ok(&["start", "--once"]);
     alpha.drop_file("a.json", r#"{"type":"x"}"#);
-    let Some(trace) = traced(&alpha, 0, &["start", "--once"]) else { return };
-    in_order(&trace, &["fsync outbox/a.json", "rename outbox/a.json outbox/*.json", "fsync outbox", "rename outbox/*.json sent/*.json"]);
+    let Some(trace) = traced(&alpha, 0, &["start", "--once"]) else {
+        return;
+    };
+    in_order(
+        &trace,
+        &[
+            "fsync outbox/a.json",
+            "rename outbox/a.json outbox/*.json",
+            "fsync outbox",
+            "rename outbox/*.json sent/*.json",
+        ],
+    );
     assert_eq!(syncs(&trace, "sent"), 0, "{trace:#?}");
 
     alpha.drop_file("bad.json", "{}");
-    let Some(trace) = traced(&alpha, 1, &["start", "--once"]) else { return };
+    let Some(trace) = traced(&alpha, 1, &["start", "--once"]) else {
+        return;
+    };
     let way = [
         "fsync failed/.bad.json.reason.tmp",
         "rename failed/.bad.json.reason.tmp failed/bad.json.reason",
@@ -107,7 +167,9 @@ fn a_received_message_is_synced_then_logged_then_named() {
     beta.hook("hooked", "true");
     alpha.ok(&["send", "hooked"]);
     alpha.ok(&["start", "--once"]);
-    let Some(trace) = traced(&beta, 0, &["start", "--once"]) else { return };
+    let Some(trace) = traced(&beta, 0, &["start", "--once"]) else {
+        return;
+    };
     let way = [
         "fsync inbox/.*.json.tmp",
         "fsync state/hooks/*.json.hooked.0",
@@ -126,7 +188,16 @@ fn a_received_message_is_synced_then_logged_then_named() {
         alpha.ok(&["send", "many"]);
     }
     alpha.ok(&["start", "--once"]);
-    let Some(trace) = traced(&beta, 0, &["start", "--once"]) else { return };
-    in_order(&trace, &["syncfs inbox", "fdatasync state/seen/*", "rename inbox/.*.json.tmp inbox/*.json"]);
+    let Some(trace) = traced(&beta, 0, &["start", "--once"]) else {
+        return;
+    };
+    in_order(
+        &trace,
+        &[
+            "syncfs inbox",
+            "fdatasync state/seen/*",
+            "rename inbox/.*.json.tmp inbox/*.json",
+        ],
+    );
     assert_eq!(syncs(&trace, "inbox"), 1, "{trace:#?}");
 }

@@ -34,7 +34,11 @@ impl Place {
         let mut world = World::new();
         world.start_hub();
         let (machine, proxy) = (world.machine("machine-1"), Proxy::to(world.port));
-        let place = Place { world, machine, proxy };
+        let place = Place {
+            world,
+            machine,
+            proxy,
+        };
         std::fs::create_dir(place.at("")).unwrap();
         place
     }
@@ -51,7 +55,11 @@ impl Place {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.machine.command(args);
-        command.env("MESYNC_SERVER_URL", self.proxy.url()).current_dir(self.at("")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .env("MESYNC_SERVER_URL", self.proxy.url())
+            .current_dir(self.at(""))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -62,27 +70,45 @@ impl Place {
     #[track_caller]
     fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stderr), self.world.logs());
+        assert!(
+            output.status.success(),
+            "{args:?}: {}\n{}",
+            text(&output.stderr),
+            self.world.logs()
+        );
         text(&output.stdout).trim_end().to_string()
     }
 
     #[track_caller]
     fn json(&self, args: &[&str]) -> Vec<Value> {
-        self.ok(args).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.ok(args)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     #[track_caller]
     fn fails(&self, args: &[&str], status: i32, wants: &str) {
         let output = self.run(args);
         let err = text(&output.stderr);
-        assert!(output.status.code() == Some(status) && err.contains(wants), "{args:?}: {} {err}\n{}", output.status, self.world.logs());
+        assert!(
+            output.status.code() == Some(status) && err.contains(wants),
+            "{args:?}: {} {err}\n{}",
+            output.status,
+            self.world.logs()
+        );
     }
 
     /// Starts a command and ends it with SIGKILL once the proxy has let so much through.
     fn kill_at(&self, args: &[&str]) {
         let mut child = self.command(args).spawn().unwrap();
-        wait_for("as much has passed as may", &self.world, || self.proxy.is_held());
-        assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
+        wait_for("as much has passed as may", &self.world, || {
+            self.proxy.is_held()
+        });
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it has ended by itself"
+        );
         child.kill().unwrap();
         child.wait().unwrap();
         self.proxy.hold_up(None);
@@ -91,7 +117,9 @@ impl Place {
 
     /// Names in the working directory that are hidden.
     fn hidden(&self) -> Vec<String> {
-        let names = std::fs::read_dir(self.at("")).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+        let names = std::fs::read_dir(self.at(""))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
         names.filter(|n| n.starts_with(".mesync")).collect()
     }
 }
@@ -113,7 +141,12 @@ fn noise(seed: u64, length: u64) -> Vec<u8> {
 
 fn stat(path: &Path) -> (u32, i64, i64, u64) {
     let meta = std::fs::symlink_metadata(path).unwrap();
-    (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec(), meta.size())
+    (
+        meta.mode() & 0o7777,
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.size(),
+    )
 }
 
 #[test]
@@ -134,19 +167,34 @@ fn a_file_comes_back_as_it_was() {
         let bytes = noise(i as u64, *size);
         let path = place.put(name, &bytes);
         let file = File::options().write(true).open(&path).unwrap();
-        file.set_modified(UNIX_EPOCH + Duration::new(1_000_000_000 + i as u64, 123_456_789)).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::new(1_000_000_000 + i as u64, 123_456_789))
+            .unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(*mode)).unwrap();
         let before = stat(&path);
         let sent = place.json(&["upload", "--json", "--path", "a/b", "--", name]);
-        assert_eq!((&sent[0]["outcome"], &sent[0]["size"]), (&"created".into(), &(*size).into()), "{name}");
+        assert_eq!(
+            (&sent[0]["outcome"], &sent[0]["size"]),
+            (&"created".into(), &(*size).into()),
+            "{name}"
+        );
         std::fs::remove_file(&path).unwrap();
         let got = place.json(&["download", "--json", &format!("a/b/{name}")]);
-        assert_eq!((&got[0]["id"], &got[0]["rev"], &got[0]["file"]), (&sent[0]["id"], &sent[0]["rev"], &Value::from(*name)));
-        assert_eq!((stat(&path), std::fs::read(&path).unwrap() == bytes), (before, true), "{name}");
+        assert_eq!(
+            (&got[0]["id"], &got[0]["rev"], &got[0]["file"]),
+            (&sent[0]["id"], &sent[0]["rev"], &Value::from(*name))
+        );
+        assert_eq!(
+            (stat(&path), std::fs::read(&path).unwrap() == bytes),
+            (before, true),
+            "{name}"
+        );
         let piped = place.run(&["download", sent[0]["id"].as_str().unwrap(), "-o", "-"]);
         assert!(piped.status.success() && piped.stdout == bytes, "{name}");
     }
-    assert_eq!((place.json(&["ls", "--json"]).len(), place.hidden().len()), (cases.len(), 0));
+    assert_eq!(
+        (place.json(&["ls", "--json"]).len(), place.hidden().len()),
+        (cases.len(), 0)
+    );
 }
 
 #[test]
@@ -165,31 +213,67 @@ fn a_directory_travels_with_all_that_can_and_is_sent_once() {
     drop(std::os::unix::net::UnixListener::bind(place.at("tree/socket")).unwrap());
     let first = place.run(&["upload", "-r", "tree", "--path", "to"]);
     assert!(first.status.success(), "{first:?}\n{}", place.world.logs());
-    assert!(text(&first.stdout).ends_with("304 files uploaded, 0 unchanged, 1 skipped\n"), "{}", text(&first.stdout));
-    assert!(text(&first.stderr).contains("socket is skipped"), "{}", text(&first.stderr));
+    assert!(
+        text(&first.stdout).ends_with("304 files uploaded, 0 unchanged, 1 skipped\n"),
+        "{}",
+        text(&first.stdout)
+    );
+    assert!(
+        text(&first.stderr).contains("socket is skipped"),
+        "{}",
+        text(&first.stderr)
+    );
     assert!(place.proxy.up() > total, "{}", place.proxy.up());
 
     let before = place.proxy.up();
     let again = place.ok(&["upload", "-r", "tree", "--path", "to"]);
-    assert!(again.ends_with("0 files uploaded, 304 unchanged, 1 skipped"), "{again}");
-    assert!(place.proxy.up() - before < 20_000, "{} bytes for nothing", place.proxy.up() - before);
+    assert!(
+        again.ends_with("0 files uploaded, 304 unchanged, 1 skipped"),
+        "{again}"
+    );
+    assert!(
+        place.proxy.up() - before < 20_000,
+        "{} bytes for nothing",
+        place.proxy.up() - before
+    );
 
     place.ok(&["download", "to/tree/link"]);
-    assert_eq!(std::fs::read_link(place.at("link")).unwrap(), Path::new("../outside\\"));
+    assert_eq!(
+        std::fs::read_link(place.at("link")).unwrap(),
+        Path::new("../outside\\")
+    );
     assert!(place.ok(&["ls", "--all"]).contains("to/tree/hollow/"));
     let listed = place.json(&["ls", "--json", "--all", "--path", "to/tree/3"]);
     assert_eq!(listed.len(), 43);
     assert_eq!(place.json(&["rm", "-r", "--json", "to/tree/3"]).len(), 43);
-    place.fails(&["rm", "to/tree"], 1, "to/tree is a directory on the hub (rm -r");
+    place.fails(
+        &["rm", "to/tree"],
+        1,
+        "to/tree is a directory on the hub (rm -r",
+    );
 
     // the same bytes under other names travel as names
     let before = place.proxy.up();
-    assert!(place.ok(&["upload", "-r", "tree", "--path", "copy"]).contains("304 files uploaded"));
+    assert!(
+        place
+            .ok(&["upload", "-r", "tree", "--path", "copy"])
+            .contains("304 files uploaded")
+    );
     let moved = place.proxy.up() - before;
     assert!(moved < 1_000_000, "{moved} bytes for copies");
 
-    std::fs::write(place.at("tree").join(std::ffi::OsString::from_vec(b"\xff".to_vec())), "x").unwrap();
-    place.fails(&["upload", "-r", "tree", "--path", "to"], 1, "is skipped: its name is not UTF-8");
+    std::fs::write(
+        place
+            .at("tree")
+            .join(std::ffi::OsString::from_vec(b"\xff".to_vec())),
+        "x",
+    )
+    .unwrap();
+    place.fails(
+        &["upload", "-r", "tree", "--path", "to"],
+        1,
+        "is skipped: its name is not UTF-8",
+    );
 }
 
 #[test]
@@ -200,7 +284,10 @@ fn what_is_there_does_not_travel_and_of_a_change_only_the_change() {
     place.ok(&["upload", "file"]);
     place.ok(&["download", "file", "-o", "copy"]);
     let (up, down) = (place.proxy.up(), place.proxy.down());
-    assert_eq!(place.json(&["upload", "file", "--json"])[0]["outcome"], "unchanged");
+    assert_eq!(
+        place.json(&["upload", "file", "--json"])[0]["outcome"],
+        "unchanged"
+    );
     place.ok(&["download", "file", "-o", "copy"]);
     assert!(
         place.proxy.up() - up < 20_000 && place.proxy.down() - down < 200_000,
@@ -213,7 +300,10 @@ fn what_is_there_does_not_travel_and_of_a_change_only_the_change() {
     bytes.splice(30_000_000..30_000_000, [1, 2, 3]);
     place.put("file", &bytes);
     let (up, down) = (place.proxy.up(), place.proxy.down());
-    assert_eq!(place.json(&["upload", "file", "--json"])[0]["outcome"], "updated");
+    assert_eq!(
+        place.json(&["upload", "file", "--json"])[0]["outcome"],
+        "updated"
+    );
     let sent = place.proxy.up() - up;
     assert!((MIB..12 * MIB).contains(&sent), "{sent} bytes sent");
     place.ok(&["download", "file", "-o", "copy"]);
@@ -260,9 +350,14 @@ fn a_download_that_was_killed_goes_on_where_it_was() {
         assert_eq!(place.hidden().len(), 1);
         if round == 1 {
             // as a power cut may leave it: the end of what was there is zeros
-            let partial = File::options().write(true).open(place.at(&place.hidden()[0])).unwrap();
+            let partial = File::options()
+                .write(true)
+                .open(place.at(&place.hidden()[0]))
+                .unwrap();
             let length = partial.metadata().unwrap().len();
-            partial.write_all_at(&vec![0; (length / 4) as usize], length - length / 4).unwrap();
+            partial
+                .write_all_at(&vec![0; (length / 4) as usize], length - length / 4)
+                .unwrap();
         }
     }
     place.ok(&["download", "file"]);
@@ -288,7 +383,9 @@ fn a_hub_that_is_started_again_is_waited_for() {
             }
         }
         let mut child = place.command(&args).spawn().unwrap();
-        wait_for("half of it has passed", &place.world, || place.proxy.is_held());
+        wait_for("half of it has passed", &place.world, || {
+            place.proxy.is_held()
+        });
         place.world.kill_hub();
         place.proxy.hold_up(None);
         place.proxy.hold_down(None);
@@ -296,7 +393,12 @@ fn a_hub_that_is_started_again_is_waited_for() {
         assert!(said.next().unwrap().unwrap().contains("trying again"));
         place.world.start_hub();
         let ended = child.wait().unwrap();
-        assert!(ended.success(), "{args:?} {:?}\n{}", said.next(), place.world.logs());
+        assert!(
+            ended.success(),
+            "{args:?} {:?}\n{}",
+            said.next(),
+            place.world.logs()
+        );
     }
     assert!(std::fs::read(place.at("file")).unwrap() == bytes);
 }
@@ -308,13 +410,18 @@ fn a_file_that_changes_while_it_is_read_is_not_uploaded() {
         let path = place.put("file", &noise(12, size));
         place.proxy.hold_up(Some(hold));
         let child = place.command(&["upload", "file"]).spawn().unwrap();
-        wait_for("half of it has passed", &place.world, || place.proxy.is_held());
+        wait_for("half of it has passed", &place.world, || {
+            place.proxy.is_held()
+        });
         let file = File::options().write(true).open(&path).unwrap();
         file.write_all_at(b"changed", size - 7).unwrap();
         place.proxy.hold_up(None);
         let output = child.wait_with_output().unwrap();
         let err = text(&output.stderr);
-        assert!(output.status.code() == Some(75) && err.contains("was changed while it was read"), "{size}: {err}");
+        assert!(
+            output.status.code() == Some(75) && err.contains("was changed while it was read"),
+            "{size}: {err}"
+        );
         place.fails(&["download", "file", "-o", "copy"], 1, "there is no file");
         place.ok(&["upload", "file"]);
         place.ok(&["rm", "file"]);
@@ -324,13 +431,25 @@ fn a_file_that_changes_while_it_is_read_is_not_uploaded() {
 #[test]
 fn standard_input_of_any_length_is_a_file() {
     let place = Place::new();
-    for (i, size) in [0, 5, 8 * MIB, 8 * MIB + 1, 25 * MIB].into_iter().enumerate() {
+    for (i, size) in [0, 5, 8 * MIB, 8 * MIB + 1, 25 * MIB]
+        .into_iter()
+        .enumerate()
+    {
         let bytes = noise(20 + i as u64, size);
         for _ in 0..2 {
-            let mut child = place.command(&["upload", "-", "--name", "in"]).stdin(Stdio::piped()).spawn().unwrap();
+            let mut child = place
+                .command(&["upload", "-", "--name", "in"])
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
             child.stdin.take().unwrap().write_all(&bytes).unwrap();
             let output = child.wait_with_output().unwrap();
-            assert!(output.status.success(), "{size}: {}\n{}", text(&output.stderr), place.world.logs());
+            assert!(
+                output.status.success(),
+                "{size}: {}\n{}",
+                text(&output.stderr),
+                place.world.logs()
+            );
         }
         place.ok(&["download", "in"]);
         assert!(std::fs::read(place.at("in")).unwrap() == bytes, "{size}");
@@ -342,27 +461,47 @@ fn versions_are_listed_and_come_back() {
     let place = Place::new();
     let version = |content: &str| {
         place.put("file", content.as_bytes());
-        place.json(&["upload", "file", "--path", "d", "--json"])[0]["rev"].as_u64().unwrap()
+        place.json(&["upload", "file", "--path", "d", "--json"])[0]["rev"]
+            .as_u64()
+            .unwrap()
     };
     let (one, two) = (version("one"), version("two"));
     assert!(two > one);
-    assert_eq!(place.json(&["info", "d/file", "--json"])[0]["host"], "machine-1");
+    assert_eq!(
+        place.json(&["info", "d/file", "--json"])[0]["host"],
+        "machine-1"
+    );
     place.ok(&["rm", "d/file"]);
     place.fails(&["download", "d/file"], 1, "there is no file \"d/file\"");
     assert!(!place.json(&["info", "d/file", "--json"])[0]["deleted_at"].is_null());
-    let revs: Vec<u64> = place.json(&["versions", "d/file", "--json"]).iter().map(|v| v["rev"].as_u64().unwrap()).collect();
+    let revs: Vec<u64> = place
+        .json(&["versions", "d/file", "--json"])
+        .iter()
+        .map(|v| v["rev"].as_u64().unwrap())
+        .collect();
     assert_eq!(revs, [two, one]);
-    assert!(place.ok(&["restore", "d/file"]).starts_with("d/file is restored, 3 B from 20"));
+    assert!(
+        place
+            .ok(&["restore", "d/file"])
+            .starts_with("d/file is restored, 3 B from 20")
+    );
     let content = || place.ok(&["download", "d/file", "-o", "-"]);
     assert_eq!(content(), "two");
     place.ok(&["restore", "d/file", "--rev", &one.to_string()]);
     assert_eq!(content(), "one");
-    place.fails(&["restore", "d/file", "--rev", "4711"], 1, "there is no such version");
+    place.fails(
+        &["restore", "d/file", "--rev", "4711"],
+        1,
+        "there is no such version",
+    );
     // an older version is uploaded again because somebody wants it so
     version("two");
     version("one");
     assert_eq!(content(), "one");
-    let id = place.json(&["info", "d/file", "--json"])[0]["id"].as_str().unwrap().to_string();
+    let id = place.json(&["info", "d/file", "--json"])[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_string();
     place.ok(&["rm", &id]);
     place.ok(&["restore", &id]);
     assert_eq!(content(), "one");
@@ -373,11 +512,21 @@ fn events_go_on_after_the_hub_was_away() {
     let mut place = Place::new();
     place.put("first", b"1");
     place.ok(&["upload", "first"]);
-    let mut child = Ended(place.command(&["events", "--follow", "--since", "1h", "--json"]).stderr(Stdio::null()).spawn().unwrap());
+    let mut child = Ended(
+        place
+            .command(&["events", "--follow", "--since", "1h", "--json"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     let mut next = || {
         let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        format!("{} {}", event["type"].as_str().unwrap(), event["payload"]["name"].as_str().unwrap())
+        format!(
+            "{} {}",
+            event["type"].as_str().unwrap(),
+            event["payload"]["name"].as_str().unwrap()
+        )
     };
     assert_eq!(next(), "file_created first");
     place.put("second", b"2");
@@ -388,7 +537,10 @@ fn events_go_on_after_the_hub_was_away() {
     place.put("third", b"3");
     place.ok(&["upload", "third"]);
     place.ok(&["rm", "first"]);
-    assert_eq!((next(), next()), ("file_created third".into(), "file_deleted first".into()));
+    assert_eq!(
+        (next(), next()),
+        ("file_created third".into(), "file_deleted first".into())
+    );
 }
 
 /// Ends with the test.
@@ -409,10 +561,22 @@ fn two_downloads_of_one_file_do_not_disturb_each_other() {
     std::fs::remove_file(place.at("file")).unwrap();
     place.proxy.hold_down(Some(6 * MIB));
     let first = place.command(&["download", "file"]).spawn().unwrap();
-    wait_for("half of it has passed", &place.world, || place.proxy.is_held());
-    let direct = || place.command(&["download", "file"]).env("MESYNC_SERVER_URL", place.world.url()).output().unwrap();
+    wait_for("half of it has passed", &place.world, || {
+        place.proxy.is_held()
+    });
+    let direct = || {
+        place
+            .command(&["download", "file"])
+            .env("MESYNC_SERVER_URL", place.world.url())
+            .output()
+            .unwrap()
+    };
     let second = direct();
-    assert!(second.status.code() == Some(75) && text(&second.stderr).contains("another download of it is running"), "{second:?}");
+    assert!(
+        second.status.code() == Some(75)
+            && text(&second.stderr).contains("another download of it is running"),
+        "{second:?}"
+    );
     place.proxy.hold_down(None);
     assert!(first.wait_with_output().unwrap().status.success());
     assert!(direct().status.success() && place.hidden().is_empty());
@@ -424,7 +588,10 @@ fn peak(child: &mut Child) -> u64 {
     while child.try_wait().unwrap().is_none() {
         let status = std::fs::read_to_string(&path).unwrap_or_default();
         let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-        most = most.max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
+        most = most.max(
+            line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok())
+                .unwrap_or(0),
+        );
         std::thread::park_timeout(Duration::from_millis(2));
     }
     most
@@ -436,7 +603,11 @@ fn memory_does_not_grow_with_the_file() {
     let given = std::env::var_os("MESYNC_TEST_BINARY").is_some();
     let room = rustix::fs::statvfs(place.at("")).map_or(0, |s| s.f_bavail * s.f_frsize);
     // four times the size: the file, the hub's chunks, the copy, and air
-    let size = if given && room > 16 << 30 { 4 << 30 } else { 100 * MIB };
+    let size = if given && room > 16 << 30 {
+        4 << 30
+    } else {
+        100 * MIB
+    };
     // pages of a debug build's own code count too
     let most = if given { 20 * 1024 } else { 40 * 1024 };
     let block = noise(14, MIB);
@@ -447,10 +618,19 @@ fn memory_does_not_grow_with_the_file() {
     }
     let measure = |args: &[&str]| {
         let began = std::time::Instant::now();
-        let mut child = place.command(args).env("MESYNC_SERVER_URL", place.world.url()).spawn().unwrap();
+        let mut child = place
+            .command(args)
+            .env("MESYNC_SERVER_URL", place.world.url())
+            .spawn()
+            .unwrap();
         let peak = peak(&mut child);
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stderr), place.world.logs());
+        assert!(
+            output.status.success(),
+            "{args:?}: {}\n{}",
+            text(&output.stderr),
+            place.world.logs()
+        );
         let seconds = began.elapsed().as_secs_f64();
         println!(
             "{args:?}: {} MiB in {seconds:.1} s ({:.0} MiB/s), at most {peak} KiB of memory",
@@ -463,7 +643,10 @@ fn memory_does_not_grow_with_the_file() {
     measure(&["upload", "file"]);
     measure(&["download", "file", "-o", "copy"]);
     measure(&["download", "file", "-o", "copy"]);
-    let same = Command::new("cmp").arg(place.at("file")).arg(place.at("copy")).status();
+    let same = Command::new("cmp")
+        .arg(place.at("file"))
+        .arg(place.at("copy"))
+        .status();
     assert!(same.is_ok_and(|s| s.success()));
     assert!(binary().exists());
 }

@@ -31,13 +31,25 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
     let lock = match daemon::lock(settings) {
         // cron mails whatever is said, and the other one does the work
-        Err(e) if e.kind == Kind::Busy && !std::io::stderr().is_terminal() && !invocation.has("verbose") => return Ok(Done::Busy),
+        Err(e)
+            if e.kind == Kind::Busy
+                && !std::io::stderr().is_terminal()
+                && !invocation.has("verbose") =>
+        {
+            return Ok(Done::Busy);
+        }
         other => other?,
     };
     let exchanged = daemon::once(settings, lock);
     // each half does what it can, whatever became of the other
     let synced = super::sync::all_once(settings);
-    exchanged.and(synced).and_then(|done| if all_done(settings)? { Ok(done) } else { Ok(Done::NotAll) })
+    exchanged.and(synced).and_then(|done| {
+        if all_done(settings)? {
+            Ok(done)
+        } else {
+            Ok(Done::NotAll)
+        }
+    })
 }
 
 /// Whether a pass has left nothing behind; says what it has.
@@ -51,7 +63,10 @@ fn all_done(settings: &Settings) -> Result<bool> {
         (hooks.waiting, "hook", "to run"),
         (hooks.failed, "hook", "failed"),
     ];
-    let left = left.into_iter().filter(|(n, ..)| *n > 0).map(|(n, noun, how)| format!("{} {how}", super::counted(n as u64, noun)));
+    let left = left
+        .into_iter()
+        .filter(|(n, ..)| *n > 0)
+        .map(|(n, noun, how)| format!("{} {how}", super::counted(n as u64, noun)));
     let left: Vec<String> = left.collect();
     if !left.is_empty() {
         log::warn!("not all is done: {} (mesync status)", left.join(", "));
@@ -73,7 +88,11 @@ impl HookCounts {
         let mut programs = Programs::new(&settings.base_dir);
         let all_failed = records.iter().filter(|r| r.is_failed()).count();
         let gone = records.iter().filter(|r| programs.has_outlived(r)).count();
-        Ok(HookCounts { waiting: records.len() - all_failed, failed: all_failed - gone, gone })
+        Ok(HookCounts {
+            waiting: records.len() - all_failed,
+            failed: all_failed - gone,
+            gone,
+        })
     }
 }
 
@@ -138,7 +157,11 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     let (client, at) = lock::read(base);
     let hub = ask_hub(settings);
     let problem = client_problem(settings, &client, at, hub.silent);
-    let client = if let Client::Running { process, .. } = client { Some(process) } else { None };
+    let client = if let Client::Running { process, .. } = client {
+        Some(process)
+    } else {
+        None
+    };
     let mut status = Status {
         well: false,
         host: settings.host_id.clone(),
@@ -156,12 +179,23 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
         hooks_gone: hooks.gone,
         directories: directories::rows(settings),
     };
-    let behind = |at: Option<SystemTime>| at.and_then(clock::since).is_some_and(|age| age > BEHIND_TIME);
+    let behind = |at: Option<SystemTime>| {
+        at.and_then(clock::since)
+            .is_some_and(|age| age > BEHIND_TIME)
+    };
     let stuck_here = behind(status.outbox.oldest);
-    let stuck_there = behind(status.hub.oldest_queued_at.as_deref().and_then(clock::parse_rfc3339));
+    let stuck_there = behind(
+        status
+            .hub
+            .oldest_queued_at
+            .as_deref()
+            .and_then(clock::parse_rfc3339),
+    );
     let messages = status.failed.messages == 0 && hooks.failed == 0 && !stuck_here && !stuck_there;
-    status.well =
-        status.hub.problem.is_none() && status.problem.is_none() && messages && status.directories.iter().all(directories::Row::is_well);
+    status.well = status.hub.problem.is_none()
+        && status.problem.is_none()
+        && messages
+        && status.directories.iter().all(directories::Row::is_well);
     if context.out.json {
         context.out.object(&status);
     } else {
@@ -171,7 +205,12 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
 }
 
 /// What the client cannot do: as it says in its lock file, as it could not even write there, or as the hub has not seen it.
-fn client_problem(settings: &Settings, client: &Client, at: Option<SystemTime>, silent: Option<u64>) -> Option<String> {
+fn client_problem(
+    settings: &Settings,
+    client: &Client,
+    at: Option<SystemTime>,
+    silent: Option<u64>,
+) -> Option<String> {
     match client {
         Client::Stopped => None,
         Client::Failed(why) => Some(format!("the client has failed{}: {why}", clock::ago(at))),
@@ -179,13 +218,25 @@ fn client_problem(settings: &Settings, client: &Client, at: Option<SystemTime>, 
             "the client (process {process}) has died: it was not stopped, and last wrote how it is{}; see its log, and start it again",
             clock::ago(at)
         )),
-        Client::Running { problem: Some(problem), .. } => Some(format!("{problem} (told{})", clock::ago(at))),
+        Client::Running {
+            problem: Some(problem),
+            ..
+        } => Some(format!("{problem} (told{})", clock::ago(at))),
         Client::Running { .. } => {
             let long = SILENT_TIME.max(settings.poll_interval * 3);
             let told_lately = at.and_then(clock::since).is_some_and(|age| age < long);
-            let silent = silent.map(Duration::from_secs).filter(|silent| *silent >= long && !told_lately);
-            let silent = silent.map(|silent| format!("the client runs, and has not asked the hub for messages for {}", clock::age(silent)));
-            let unwritable = |(dir, e): (PathBuf, _)| Error::io(format!("write to {}", dir.display()), &e).to_string();
+            let silent = silent
+                .map(Duration::from_secs)
+                .filter(|silent| *silent >= long && !told_lately);
+            let silent = silent.map(|silent| {
+                format!(
+                    "the client runs, and has not asked the hub for messages for {}",
+                    clock::age(silent)
+                )
+            });
+            let unwritable = |(dir, e): (PathBuf, _)| {
+                Error::io(format!("write to {}", dir.display()), &e).to_string()
+            };
             silent.or_else(|| survey::unwritable(&settings.base_dir).map(unwritable))
         }
     }
@@ -199,30 +250,63 @@ fn print(s: &Status, out: &mut Output) {
         }
         None => "0".into(),
     };
-    let see = |n: usize, command: &str| if n > 0 { format!(": see \"mesync {command}\"") } else { String::new() };
-    let client = match (&s.client, s.client_seen_at.as_deref().and_then(clock::parse_rfc3339)) {
+    let see = |n: usize, command: &str| {
+        if n > 0 {
+            format!(": see \"mesync {command}\"")
+        } else {
+            String::new()
+        }
+    };
+    let client = match (
+        &s.client,
+        s.client_seen_at.as_deref().and_then(clock::parse_rfc3339),
+    ) {
         (Some(process), _) => format!("running, process {process}"),
         (None, None) => "not running".into(),
         (None, at) => format!("not running; the last one ended{}", clock::ago(at)),
     };
-    let seen =
-        s.hub.silent.map_or(String::new(), |silent| format!("; this machine last asked {} ago", clock::age(Duration::from_secs(silent))));
+    let seen = s.hub.silent.map_or(String::new(), |silent| {
+        format!(
+            "; this machine last asked {} ago",
+            clock::age(Duration::from_secs(silent))
+        )
+    });
     let hub = match (&s.hub.problem, &s.hub.version) {
         (Some(problem), _) => logger::one_line(problem),
-        (None, version) => format!("{} is up, mesync {}", s.hub.url, version.as_deref().unwrap_or("of unknown version")),
+        (None, version) => format!(
+            "{} is up, mesync {}",
+            s.hub.url,
+            version.as_deref().unwrap_or("of unknown version")
+        ),
     };
-    let gone = if s.hooks_gone > 0 { format!(", {} of hooks that are gone", s.hooks_gone) } else { String::new() };
-    let hooks = format!("{} to run, {} failed{gone}", s.hooks_waiting, s.hooks_failed);
+    let gone = if s.hooks_gone > 0 {
+        format!(", {} of hooks that are gone", s.hooks_gone)
+    } else {
+        String::new()
+    };
+    let hooks = format!(
+        "{} to run, {} failed{gone}",
+        s.hooks_waiting, s.hooks_failed
+    );
     let lines = [
         ("host", format!("{} in {}", s.host, s.base_dir)),
         ("client", client),
         ("hub", hub),
-        ("queued there", s.hub.queued.map_or("unknown".into(), |n| n.to_string()) + &seen),
+        (
+            "queued there",
+            s.hub.queued.map_or("unknown".into(), |n| n.to_string()) + &seen,
+        ),
         ("outbox", queue(&s.outbox, out)),
         ("inbox", queue(&s.inbox, out)),
         ("sent", queue(&s.sent, out)),
-        ("failed", queue(&s.failed, out) + &see(s.failed.messages, "list failed")),
-        ("hooks", hooks + &see(s.hooks_failed + s.hooks_gone, "list hooks")),
+        (
+            "failed",
+            queue(&s.failed, out) + &see(s.failed.messages, "list failed"),
+        ),
+        (
+            "hooks",
+            hooks + &see(s.hooks_failed + s.hooks_gone, "list hooks"),
+        ),
     ];
     let line = |out: &mut Output, name: &str, text: &str| {
         let name = out.bold(&format!("{name:<13}"));
@@ -232,13 +316,20 @@ fn print(s: &Status, out: &mut Output) {
     if let Some(problem) = &s.problem {
         line(out, "problem", &logger::one_line(problem));
     }
-    s.directories.iter().for_each(|directory| directory.print(out));
+    s.directories
+        .iter()
+        .for_each(|directory| directory.print(out));
     line(out, "all is well", if s.well { "yes" } else { "no" });
 }
 
 fn queue_status(settings: &Settings, queue: Queue) -> Result<QueueStatus> {
     let entries = survey(&settings.base_dir, queue)?;
-    Ok(QueueStatus { messages: entries.count, bytes: entries.bytes, oldest_at: entries.oldest.map(clock::rfc3339), oldest: entries.oldest })
+    Ok(QueueStatus {
+        messages: entries.count,
+        bytes: entries.bytes,
+        oldest_at: entries.oldest.map(clock::rfc3339),
+        oldest: entries.oldest,
+    })
 }
 
 fn ask_hub(settings: &Settings) -> HubStatus {
@@ -254,7 +345,12 @@ fn ask_hub(settings: &Settings) -> HubStatus {
     };
     let hub = match servers::messages(settings) {
         Ok(hub) => hub,
-        Err(e) => return HubStatus { problem: Some(e.to_string()), ..status },
+        Err(e) => {
+            return HubStatus {
+                problem: Some(e.to_string()),
+                ..status
+            };
+        }
     };
     match hub.health() {
         Ok(health) => {
@@ -297,7 +393,11 @@ fn show_hosts(hosts: &[HostInfo], out: &mut Output) {
         hosts.iter().for_each(|h| out.object(h));
         return;
     }
-    let time = |text: &Option<String>| text.as_deref().and_then(clock::parse_rfc3339).map_or("-".into(), clock::local);
+    let time = |text: &Option<String>| {
+        text.as_deref()
+            .and_then(clock::parse_rfc3339)
+            .map_or("-".into(), clock::local)
+    };
     let row = |h: &HostInfo| {
         // names are checked by an honest hub
         let doubt = match h.doubt {
@@ -306,10 +406,25 @@ fn show_hosts(hosts: &[HostInfo], out: &mut Output) {
             Some(Doubt::Cloned) => " (cloned)",
         };
         let name = wire::brief(&h.name) + if h.stale { " (stale)" } else { "" } + doubt;
-        vec![name, time(&h.first_seen), time(&h.last_seen), h.queued.to_string(), time(&h.oldest_queued_at)]
+        vec![
+            name,
+            time(&h.first_seen),
+            time(&h.last_seen),
+            h.queued.to_string(),
+            time(&h.oldest_queued_at),
+        ]
     };
     let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
-    out.table(&[left("HOST"), left("FIRST SEEN"), left("LAST SEEN"), right("QUEUED"), left("OLDEST")], &rows);
+    out.table(
+        &[
+            left("HOST"),
+            left("FIRST SEEN"),
+            left("LAST SEEN"),
+            right("QUEUED"),
+            left("OLDEST"),
+        ],
+        &rows,
+    );
 }
 
 /// `mesync hosts rebind HOST`
@@ -320,11 +435,15 @@ pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     // asked for on the machine itself: only this one gets in. Elsewhere: whoever comes next
     let instance = if host == settings.host_id {
         spool::create(&settings.base_dir)?;
-        Some(exchange::instance(settings.base_dir.join("state/instance"))?)
+        Some(exchange::instance(
+            settings.base_dir.join("state/instance"),
+        )?)
     } else {
         None
     };
-    let row = hub.rebind(&host, instance).map_err(|failure| failure.error)?;
+    let row = hub
+        .rebind(&host, instance)
+        .map_err(|failure| failure.error)?;
     show_hosts(&[row], &mut context.out);
     Ok(Done::All)
 }

@@ -21,7 +21,11 @@ pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
 
 /// Each flag that has a value, once.
 fn valued() -> Vec<&'static Flag> {
-    let mut flags: Vec<&Flag> = COMMANDS.iter().flat_map(|c| c.flags).filter(|f| f.value.is_some()).collect();
+    let mut flags: Vec<&Flag> = COMMANDS
+        .iter()
+        .flat_map(|c| c.flags)
+        .filter(|f| f.value.is_some())
+        .collect();
     flags.sort_by_key(|f| f.long);
     flags.dedup_by_key(|f| f.long);
     flags
@@ -29,12 +33,17 @@ fn valued() -> Vec<&'static Flag> {
 
 /// Both forms of each, as they stand on a command line.
 fn typed<'a>(flags: impl Iterator<Item = &'a Flag>, between: &str) -> String {
-    let forms = flags.map(|f| f.short.map_or(String::new(), |c| format!("-{c}{between}")) + &format!("--{}", f.long));
+    let forms = flags.map(|f| {
+        f.short.map_or(String::new(), |c| format!("-{c}{between}")) + &format!("--{}", f.long)
+    });
     forms.collect::<Vec<_>>().join(between)
 }
 
 fn dashed<'a>(flags: impl Iterator<Item = &'a Flag>, between: &str) -> String {
-    flags.map(|f| format!("--{}", f.long)).collect::<Vec<_>>().join(between)
+    flags
+        .map(|f| format!("--{}", f.long))
+        .collect::<Vec<_>>()
+        .join(between)
 }
 
 fn command_words() -> String {
@@ -43,7 +52,10 @@ fn command_words() -> String {
 
 /// The second words of the forms of a command.
 fn forms(first: &str) -> Vec<&'static Command> {
-    rows(first).into_iter().filter(|r| r.first_word() == first && r.name != first).collect()
+    rows(first)
+        .into_iter()
+        .filter(|r| r.first_word() == first && r.name != first)
+        .collect()
 }
 
 fn second_word(row: &Command) -> &'static str {
@@ -52,12 +64,17 @@ fn second_word(row: &Command) -> &'static str {
 
 /// First words that have forms, each once.
 fn formed() -> Vec<&'static str> {
-    first_words().into_iter().filter(|w| !forms(w).is_empty()).collect()
+    first_words()
+        .into_iter()
+        .filter(|w| !forms(w).is_empty())
+        .collect()
 }
 
 fn bash() -> String {
     let words = |words: &str| format!("COMPREPLY=($(compgen -W '{words}' -- \"$cur\"))");
-    let files = |which: char| format!("compopt -o filenames; mapfile -t COMPREPLY < <(compgen -{which} -- \"$cur\")");
+    let files = |which: char| {
+        format!("compopt -o filenames; mapfile -t COMPREPLY < <(compgen -{which} -- \"$cur\")")
+    };
     let reply = |values: Values| match values {
         Values::Text => ":".to_string(),
         Values::Words(list) => words(&list.join(" ")),
@@ -73,26 +90,47 @@ fn bash() -> String {
         typed(valued().into_iter(), "|")
     );
     for flag in valued() {
-        out += &format!("        {}) {}; return;;\n", typed(std::iter::once(flag), "|"), reply(flag.values));
+        out += &format!(
+            "        {}) {}; return;;\n",
+            typed(std::iter::once(flag), "|"),
+            reply(flag.values)
+        );
     }
     out += "    esac\n    case \"${words[*]} \" in\n";
     // the longer names first: `case` takes the first that fits
     let mut commands: Vec<&Command> = COMMANDS.iter().collect();
     commands.sort_by_key(|c| !c.name.contains(' '));
     for row in commands {
-        out += &format!("        '{} '*) flags='{}'", row.name, dashed(row.flags.iter(), " "));
+        out += &format!(
+            "        '{} '*) flags='{}'",
+            row.name,
+            dashed(row.flags.iter(), " ")
+        );
         let (own, forms) = (row.name.split(' ').count(), forms(row.name));
         if let Some(argument) = row.arguments.first().filter(|a| a.values != Values::Text) {
-            let comparison = if argument.count == Count::One { "==" } else { ">=" };
-            out += &format!("\n            [[ ${{#words[@]}} {comparison} {own} ]] && {{ {}; }}", reply(argument.values))
-                .replace(" >= ", " -ge ");
+            let comparison = if argument.count == Count::One {
+                "=="
+            } else {
+                ">="
+            };
+            out += &format!(
+                "\n            [[ ${{#words[@]}} {comparison} {own} ]] && {{ {}; }}",
+                reply(argument.values)
+            )
+            .replace(" >= ", " -ge ");
         } else if !forms.is_empty() {
             let list: Vec<_> = forms.into_iter().map(second_word).collect();
-            out += &format!("\n            [[ ${{#words[@]}} == 1 ]] && {}", words(&list.join(" ")));
+            out += &format!(
+                "\n            [[ ${{#words[@]}} == 1 ]] && {}",
+                words(&list.join(" "))
+            );
         }
         out += ";;\n";
     }
-    for first in formed().into_iter().filter(|f| COMMANDS.iter().all(|c| c.name != *f)) {
+    for first in formed()
+        .into_iter()
+        .filter(|f| COMMANDS.iter().all(|c| c.name != *f))
+    {
         let list: Vec<_> = forms(first).into_iter().map(second_word).collect();
         out += &format!("        '{first} ') {};;\n", words(&list.join(" ")));
     }
@@ -110,7 +148,12 @@ fn quoted(text: &str) -> String {
 }
 
 fn zsh() -> String {
-    let doc = |text: &str| text.replace('\\', r"\\").replace('[', r"\[").replace(']', r"\]").replace(':', r"\:");
+    let doc = |text: &str| {
+        text.replace('\\', r"\\")
+            .replace('[', r"\[")
+            .replace(']', r"\]")
+            .replace(':', r"\:")
+    };
     let action = |values: Values| match values {
         Values::Text => " ".to_string(),
         Values::Words(list) => format!("({})", list.join(" ")),
@@ -120,23 +163,52 @@ fn zsh() -> String {
     };
     let flag = |f: &Flag| match (f.value, f.short) {
         (Some(value), Some(c)) => {
-            format!("{{-{c}+,--{}=}}{}", f.long, quoted(&format!("[{}]:{value}:{}", doc(f.doc), action(f.values))))
+            format!(
+                "{{-{c}+,--{}=}}{}",
+                f.long,
+                quoted(&format!("[{}]:{value}:{}", doc(f.doc), action(f.values)))
+            )
         }
-        (Some(value), None) => quoted(&format!("--{}=[{}]:{value}:{}", f.long, doc(f.doc), action(f.values))),
-        (None, Some(c)) => format!("{{-{c},--{}}}{}", f.long, quoted(&format!("[{}]", doc(f.doc)))),
+        (Some(value), None) => quoted(&format!(
+            "--{}=[{}]:{value}:{}",
+            f.long,
+            doc(f.doc),
+            action(f.values)
+        )),
+        (None, Some(c)) => format!(
+            "{{-{c},--{}}}{}",
+            f.long,
+            quoted(&format!("[{}]", doc(f.doc)))
+        ),
         (None, None) => quoted(&format!("--{}[{}]", f.long, doc(f.doc))),
     };
     let global: Vec<_> = GLOBAL.iter().map(flag).collect();
     let arguments = |row: &Command| {
         let mut specs: Vec<String> = row.flags.iter().map(flag).collect();
-        specs.extend(row.arguments.iter().enumerate().map(|(i, a)| match a.count {
-            Count::One => quoted(&format!("{}:{}:{}", i + 1, a.name, action(a.values))),
-            Count::Some | Count::Any => quoted(&format!("*:{}:{}", a.name, action(a.values))),
-        }));
+        specs.extend(
+            row.arguments
+                .iter()
+                .enumerate()
+                .map(|(i, a)| match a.count {
+                    Count::One => quoted(&format!("{}:{}:{}", i + 1, a.name, action(a.values))),
+                    Count::Some | Count::Any => {
+                        quoted(&format!("*:{}:{}", a.name, action(a.values)))
+                    }
+                }),
+        );
         format!("_arguments $global {}", specs.join(" "))
     };
-    let described = |names: Vec<(&str, &str)>| names.iter().map(|(n, d)| quoted(&format!("{n}:{}", doc(d)))).collect::<Vec<_>>().join(" ");
-    let first: Vec<_> = first_words().into_iter().map(|w| (w, rows(w)[0].doc)).collect();
+    let described = |names: Vec<(&str, &str)>| {
+        names
+            .iter()
+            .map(|(n, d)| quoted(&format!("{n}:{}", doc(d))))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let first: Vec<_> = first_words()
+        .into_iter()
+        .map(|w| (w, rows(w)[0].doc))
+        .collect();
     let mut out = format!(
         "#compdef mesync s3ec\n_mesync() {{\n    local context state line\n    typeset -A opt_args\n    local -a global names\n    global=({})\n    \
          _arguments -C $global '1:command:->command' '*::argument:->argument'\n    case $state in\n        command) names=({}); \
@@ -156,7 +228,11 @@ fn zsh() -> String {
              form) names=({names}); _describe form names;;\n                    rest) case $words[1] in\n"
         );
         for row in forms {
-            out += &format!("                        {}) {};;\n", second_word(row), arguments(row));
+            out += &format!(
+                "                        {}) {};;\n",
+                second_word(row),
+                arguments(row)
+            );
         }
         out += "                    esac;;\n                esac;;\n";
     }
@@ -188,16 +264,29 @@ fn fish() -> String {
         let short = f.short.map_or(String::new(), |c| format!(" -s {c}"));
         // -x: a value that is no file
         let needs = if f.values == Values::File { "-r" } else { "-x" };
-        let value = f.value.map_or(String::new(), |_| format!(" {needs}{}", action(f.values)));
-        format!("complete -c mesync{condition}{short} -l {}{value} -d {}\n", f.long, quoted(f.doc))
+        let value = f
+            .value
+            .map_or(String::new(), |_| format!(" {needs}{}", action(f.values)));
+        format!(
+            "complete -c mesync{condition}{short} -l {}{value} -d {}\n",
+            f.long,
+            quoted(f.doc)
+        )
     };
     for f in GLOBAL {
         out += &flag("", f);
     }
     for word in first_words() {
-        out += &format!("complete -c mesync -n '__mesync_is' -a {word} -d {}\n", quoted(rows(word)[0].doc));
+        out += &format!(
+            "complete -c mesync -n '__mesync_is' -a {word} -d {}\n",
+            quoted(rows(word)[0].doc)
+        );
         for form in forms(word) {
-            out += &format!("complete -c mesync -n '__mesync_is {word}' -a {} -d {}\n", second_word(form), quoted(form.doc));
+            out += &format!(
+                "complete -c mesync -n '__mesync_is {word}' -a {} -d {}\n",
+                second_word(form),
+                quoted(form.doc)
+            );
         }
     }
     for row in COMMANDS {
@@ -206,7 +295,11 @@ fn fish() -> String {
         }
         for a in row.arguments.iter().filter(|a| a.values != Values::Text) {
             let when = if a.count == Count::One { "is" } else { "in" };
-            out += &format!("complete -c mesync -n '__mesync_{when} {}'{}\n", row.name, action(a.values));
+            out += &format!(
+                "complete -c mesync -n '__mesync_{when} {}'{}\n",
+                row.name,
+                action(a.values)
+            );
         }
     }
     out

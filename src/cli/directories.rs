@@ -61,17 +61,32 @@ pub struct Row {
 /// All directories of the settings, and those that a process keeps or has kept in step without them.
 pub fn rows(settings: &Settings) -> Vec<Row> {
     let mut known: BTreeMap<PathBuf, Vec<Status>> = BTreeMap::new();
-    for status in Files::all(&settings.base_dir).iter().filter_map(Files::read) {
-        known.entry(PathBuf::from(&status.dir)).or_default().push(status);
+    for status in Files::all(&settings.base_dir)
+        .iter()
+        .filter_map(Files::read)
+    {
+        known
+            .entry(PathBuf::from(&status.dir))
+            .or_default()
+            .push(status);
     }
     // of several, with other servers or directories there, the latest counts
     let latest = |all: Vec<Status>| all.into_iter().max_by(|a, b| a.at.cmp(&b.at));
     let mut rows = Vec::new();
     for watch in &settings.watches {
         let dir = real(&watch.path);
-        let of_dir = known.remove(Path::new(&*dir.to_string_lossy())).unwrap_or_default();
-        let same = of_dir.into_iter().filter(|s| s.remote == watch.remote).collect();
-        let new = || Status { remote: watch.remote.clone(), mode: watch.mode.name().into(), ..Status::default() };
+        let of_dir = known
+            .remove(Path::new(&*dir.to_string_lossy()))
+            .unwrap_or_default();
+        let same = of_dir
+            .into_iter()
+            .filter(|s| s.remote == watch.remote)
+            .collect();
+        let new = || Status {
+            remote: watch.remote.clone(),
+            mode: watch.mode.name().into(),
+            ..Status::default()
+        };
         let status = latest(same).unwrap_or_else(new);
         rows.push(row(&dir, true, marker::holder(&dir), status));
     }
@@ -88,14 +103,26 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
 fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> Row {
     if !dir.is_dir() {
         s.condition = Condition::Failed;
-        s.problems = vec!["there is no such directory: mount or make it, or take it out of config.toml".into()];
+        s.problems = vec![
+            "there is no such directory: mount or make it, or take it out of config.toml".into(),
+        ];
     }
     let died = s.running && process.is_none();
     if died {
-        s.problems.insert(0, "the process that kept it in step has died: see its log, and start it again".into());
+        s.problems.insert(
+            0,
+            "the process that kept it in step has died: see its log, and start it again".into(),
+        );
     }
-    let well = s.condition == Condition::InStep && s.held_deletes == 0 && s.refused == 0 && s.unwatched == 0 && s.problems.is_empty();
-    let first = [&s.special, &s.names, &s.unknown].into_iter().filter_map(|e: &Examples| e.first.clone()).collect();
+    let well = s.condition == Condition::InStep
+        && s.held_deletes == 0
+        && s.refused == 0
+        && s.unwatched == 0
+        && s.problems.is_empty();
+    let first = [&s.special, &s.names, &s.unknown]
+        .into_iter()
+        .filter_map(|e: &Examples| e.first.clone())
+        .collect();
     Row {
         dir: dir.to_string_lossy().into_owned(),
         well,
@@ -133,9 +160,15 @@ impl Row {
     }
 
     fn condition(&self) -> String {
-        let time = |text: &Option<String>| text.as_deref().and_then(clock::parse_rfc3339).map(clock::local);
+        let time = |text: &Option<String>| {
+            text.as_deref()
+                .and_then(clock::parse_rfc3339)
+                .map(clock::local)
+        };
         let seen = self.seen_at.as_deref().and_then(clock::parse_rfc3339);
-        let age = seen.and_then(clock::since).map_or(String::new(), |age| format!(", {} ago", clock::age(age)));
+        let age = seen
+            .and_then(clock::since)
+            .map_or(String::new(), |age| format!(", {} ago", clock::age(age)));
         let words = match self.condition {
             Condition::Starting if self.seen_at.is_none() => "never kept in step".to_string(),
             Condition::Starting => "being looked at".into(),
@@ -147,11 +180,14 @@ impl Row {
         };
         match (&self.process, time(&self.seen_at)) {
             (Some(process), _) => {
-                let since = time(&self.in_step_since).map_or(String::new(), |at| format!(" since {at}"));
+                let since =
+                    time(&self.in_step_since).map_or(String::new(), |at| format!(" since {at}"));
                 format!("{words}{since}, process {process}")
             }
             // who tries again and again to open it keeps it open at no time
-            (None, Some(at)) if matches!(self.condition, Condition::Held | Condition::Failed) => format!("{words} (seen {at}{age})"),
+            (None, Some(at)) if matches!(self.condition, Condition::Held | Condition::Failed) => {
+                format!("{words} (seen {at}{age})")
+            }
             (None, Some(at)) => format!("not running; last seen {words}, {at}{age}"),
             (None, None) => format!("not running; {words}"),
         }
@@ -165,24 +201,56 @@ impl Row {
         }
         lines.extend(self.problems.iter().map(|problem| one_line(problem)));
         if self.refused > 0 {
-            lines.push(format!("{} cannot be synced:", counted(self.refused, "path")));
-            lines.extend(self.cannot.iter().take(MAX_SHOWN_PATHS).map(|c| format!("  {}: {}", one_line(&c.path), one_line(&c.why))));
+            lines.push(format!(
+                "{} cannot be synced:",
+                counted(self.refused, "path")
+            ));
+            lines.extend(
+                self.cannot
+                    .iter()
+                    .take(MAX_SHOWN_PATHS)
+                    .map(|c| format!("  {}: {}", one_line(&c.path), one_line(&c.why))),
+            );
         }
-        lines.extend(self.waiting.iter().take(MAX_SHOWN_PATHS).map(|w| format!("{} waits: {}", one_line(&w.path), one_line(&w.why))));
+        lines.extend(
+            self.waiting
+                .iter()
+                .take(MAX_SHOWN_PATHS)
+                .map(|w| format!("{} waits: {}", one_line(&w.path), one_line(&w.why))),
+        );
         if self.conflict_copies > 0 {
             let conflicts = self.conflict_copies;
             lines.push(format!(
                 "{}: see \"mesync conflicts\"",
-                if conflicts == 1 { "1 conflict copy".into() } else { format!("{conflicts} conflict copies") }
+                if conflicts == 1 {
+                    "1 conflict copy".into()
+                } else {
+                    format!("{conflicts} conflict copies")
+                }
             ));
         }
         for (n, what, first) in [
-            (self.skipped_special, "a socket, FIFO or device", &self.first_special),
-            (self.skipped_names, "a name that is not UTF-8, or too long", &self.first_name),
+            (
+                self.skipped_special,
+                "a socket, FIFO or device",
+                &self.first_special,
+            ),
+            (
+                self.skipped_names,
+                "a name that is not UTF-8, or too long",
+                &self.first_name,
+            ),
         ] {
             if let (1.., Some(first)) = (n, first) {
-                let more = if n > 1 { format!(", and {} more", n - 1) } else { String::new() };
-                lines.push(format!("left out, since it is {what}: {}{more}", one_line(first)));
+                let more = if n > 1 {
+                    format!(", and {} more", n - 1)
+                } else {
+                    String::new()
+                };
+                lines.push(format!(
+                    "left out, since it is {what}: {}{more}",
+                    one_line(first)
+                ));
             }
         }
         for (n, text) in lines.iter().enumerate() {

@@ -40,10 +40,17 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         let shown = history(&hub, &since, out)?;
         last = last.max(Some(shown).filter(|_| last.is_some()));
         if shown.rev == 0 && !follow {
-            note(&format!("no events since {}", clock::parse_rfc3339(&since).map_or(since, clock::local)));
+            note(&format!(
+                "no events since {}",
+                clock::parse_rfc3339(&since).map_or(since, clock::local)
+            ));
         }
     }
-    if follow { stream(&hub, last, out) } else { Ok(Done::All) }
+    if follow {
+        stream(&hub, last, out)
+    } else {
+        Ok(Done::All)
+    }
 }
 
 /// RFC 3339, or how long ago.
@@ -57,7 +64,12 @@ fn parse_since(text: &str) -> Option<String> {
 
 /// The latest revision; `None`: the server does not count.
 fn now_at(hub: &HubClient) -> Called<Option<Revision>> {
-    if hub.is_ours()? { hub.changes(0, Revision::default(), None, 1).map(|changes| Some(changes.rev.into())) } else { Ok(None) }
+    if hub.is_ours()? {
+        hub.changes(0, Revision::default(), None, 1)
+            .map(|changes| Some(changes.rev.into()))
+    } else {
+        Ok(None)
+    }
 }
 
 /// Shows what was; the latest revision among it.
@@ -97,7 +109,13 @@ fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Resu
     }
 }
 
-fn follow(hub: &HubClient, last: &mut Option<Revision>, backoff: &mut Backoff, opened: &mut bool, out: &mut Output) -> Called<()> {
+fn follow(
+    hub: &HubClient,
+    last: &mut Option<Revision>,
+    backoff: &mut Backoff,
+    opened: &mut bool,
+    out: &mut Output,
+) -> Called<()> {
     let mut events = hub.file_events(*last)?;
     *opened = true;
     backoff.reset();
@@ -120,12 +138,23 @@ fn show(event: &Event, out: &mut Output) {
     if out.json {
         return out.object(event);
     }
-    let at = event.created_at.as_deref().or(Some(&event.payload.updated_at)).and_then(clock::parse_rfc3339);
+    let at = event
+        .created_at
+        .as_deref()
+        .or(Some(&event.payload.updated_at))
+        .and_then(clock::parse_rfc3339);
     let at = at.map_or_else(|| clock::local(clock::now()), clock::local);
     let kind = one_line(event.kind.trim_start_matches("file_"));
-    let by = event.payload.host.as_ref().map_or(String::new(), |host| format!("  by {}", one_line(host)));
+    let by = event
+        .payload
+        .host
+        .as_ref()
+        .map_or(String::new(), |host| format!("  by {}", one_line(host)));
     let size = out.size(event.payload.size);
-    out.line(&format!("{at}  {kind:8}  {size:>10}  {}{by}", one_line(&event.payload.full_name())));
+    out.line(&format!(
+        "{at}  {kind:8}  {size:>10}  {}{by}",
+        one_line(&event.payload.full_name())
+    ));
 }
 
 #[cfg(test)]
@@ -134,9 +163,14 @@ mod tests {
 
     #[test]
     fn times_and_ages_say_since_when() {
-        assert_eq!(parse_since("2026-11-21T10:30:00+01:00").as_deref(), Some("2026-11-21T09:30:00.000Z"));
+        assert_eq!(
+            parse_since("2026-11-21T10:30:00+01:00").as_deref(),
+            Some("2026-11-21T09:30:00.000Z")
+        );
         let before = clock::now() - Duration::from_secs(7200);
-        let at = parse_since("2h").and_then(|t| clock::parse_rfc3339(&t)).unwrap();
+        let at = parse_since("2h")
+            .and_then(|t| clock::parse_rfc3339(&t))
+            .unwrap();
         assert!(at.duration_since(before).unwrap_or_default() < Duration::from_secs(60));
         assert_eq!(parse_since("soon"), None);
     }

@@ -22,16 +22,32 @@ use crate::{clock, wire};
 /// `mesync ls`
 pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let number = |flag: &str| -> Result<Option<u64>> {
-        let bad = |text: &str| invocation.usage(format!("bad value for --{flag}: not a whole number: \"{}\"", wire::brief(text)));
-        invocation.value(flag)?.map(|text| text.parse().map_err(|_| bad(text))).transpose()
+        let bad = |text: &str| {
+            invocation.usage(format!(
+                "bad value for --{flag}: not a whole number: \"{}\"",
+                wire::brief(text)
+            ))
+        };
+        invocation
+            .value(flag)?
+            .map(|text| text.parse().map_err(|_| bad(text)))
+            .transpose()
     };
     if invocation.has("all") && invocation.value("limit")?.is_some() {
         return Err(invocation.usage("--all and --limit exclude each other"));
     }
-    let most = if invocation.has("all") { u64::MAX } else { number("limit")?.unwrap_or(PAGE_DEFAULT as u64) };
+    let most = if invocation.has("all") {
+        u64::MAX
+    } else {
+        number("limit")?.unwrap_or(PAGE_DEFAULT as u64)
+    };
     let offset = number("offset")?.unwrap_or(0);
     let path = invocation.value("path")?.map(|p| p.trim_matches('/'));
-    let query = Query { path, search: invocation.value("search")?, all_kinds: true };
+    let query = Query {
+        path,
+        search: invocation.value("search")?,
+        all_kinds: true,
+    };
     let hub = servers::files(&context.settings)?;
     let out = &mut context.out;
     let (mut shown, mut more) = (0, false);
@@ -45,7 +61,10 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     })?;
     if more {
         out.flush();
-        note(&format!("there are more: --offset {} shows the next, --all shows all", offset + shown));
+        note(&format!(
+            "there are more: --offset {} shows the next, --all shows all",
+            offset + shown
+        ));
     } else if shown == 0 && !out.json && std::io::stderr().is_terminal() {
         note("no such files");
     }
@@ -58,7 +77,10 @@ fn list_one(record: &Record, first: bool, out: &mut Output) {
         return out.object(record);
     }
     if first {
-        let title = out.bold(&format!("{:>10}  {:19}  {:36}  NAME", "SIZE", "MODIFIED", "ID"));
+        let title = out.bold(&format!(
+            "{:>10}  {:19}  {:36}  NAME",
+            "SIZE", "MODIFIED", "ID"
+        ));
         out.line(&title);
     }
     let mark = match record.kind {
@@ -68,11 +90,16 @@ fn list_one(record: &Record, first: bool, out: &mut Output) {
     };
     let name = one_line(&record.full_name());
     let size = out.size(record.size);
-    out.line(&format!("{size:>10}  {:19}  {:36}  {name}{mark}", time(record.mtime.as_deref()), record.id.to_string()));
+    out.line(&format!(
+        "{size:>10}  {:19}  {:36}  {name}{mark}",
+        time(record.mtime.as_deref()),
+        record.id.to_string()
+    ));
 }
 
 fn time(text: Option<&str>) -> String {
-    text.and_then(clock::parse_rfc3339).map_or("-".into(), clock::local)
+    text.and_then(clock::parse_rfc3339)
+        .map_or("-".into(), clock::local)
 }
 
 /// `mesync info ID`
@@ -94,8 +121,18 @@ pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         ("id", record.id.to_string()),
         ("kind", kind.to_string()),
         ("size", out.size(record.size)),
-        ("sha256", record.checksum_sha256.map_or("-".into(), |sum| sum.to_string())),
-        ("mode", record.mode.map_or("-".into(), |mode| format!("{:04o}", mode & 0o7777))),
+        (
+            "sha256",
+            record
+                .checksum_sha256
+                .map_or("-".into(), |sum| sum.to_string()),
+        ),
+        (
+            "mode",
+            record
+                .mode
+                .map_or("-".into(), |mode| format!("{:04o}", mode & 0o7777)),
+        ),
         ("modified", time(record.mtime.as_deref())),
         ("type", one_line(&record.content_type)),
         ("uploaded", time(Some(&record.updated_at))),
@@ -104,8 +141,18 @@ pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         lines.push(("revision", record.rev.to_string()));
     }
     lines.extend(record.host.as_ref().map(|host| ("by", one_line(host))));
-    lines.extend(record.deleted_at.as_ref().map(|at| ("deleted", time(Some(at)))));
-    lines.extend(record.renamed_to.as_ref().map(|name| ("renamed to", one_line(&name.full()))));
+    lines.extend(
+        record
+            .deleted_at
+            .as_ref()
+            .map(|at| ("deleted", time(Some(at)))),
+    );
+    lines.extend(
+        record
+            .renamed_to
+            .as_ref()
+            .map(|name| ("renamed to", one_line(&name.full()))),
+    );
     for (name, text) in lines {
         let name = out.bold(&format!("{name:<10}"));
         out.line(&format!("{name} {text}"));
@@ -131,11 +178,18 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         let records = if invocation.has("recursive") {
             below(&hub, &what)
         } else {
-            find::record(&hub, &what).map(|record| vec![record]).map_err(|failure| hint_at_directory(&hub, &what, failure.error))
+            find::record(&hub, &what)
+                .map(|record| vec![record])
+                .map_err(|failure| hint_at_directory(&hub, &what, failure.error))
         };
         let records = records.unwrap_or_else(|error| {
             if out.json {
-                out.object(&Removed { id: None, path: &what, removed: false, error: Some(error.to_string()) });
+                out.object(&Removed {
+                    id: None,
+                    path: &what,
+                    removed: false,
+                    error: Some(error.to_string()),
+                });
             }
             errors.push(error);
             Vec::new()
@@ -145,7 +199,12 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             match (out.json, &error) {
                 (true, _) => {
                     let error = error.as_ref().map(Error::to_string);
-                    out.object(&Removed { id: Some(record.id), path: &name, removed: error.is_none(), error });
+                    out.object(&Removed {
+                        id: Some(record.id),
+                        path: &name,
+                        removed: error.is_none(),
+                        error,
+                    });
                 }
                 (false, None) => out.line(&format!("{} removed", one_line(&name))),
                 (false, Some(_)) => {}
@@ -158,12 +217,32 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 /// Only what was looked at: somebody may have changed it since.
 fn remove(hub: &HubClient, record: &Record) -> Result<()> {
-    let condition = if record.rev > 0 { Condition::Match(record.revision()) } else { Condition::None };
-    hub.remove(record.id, Change { condition, key: Some(Uuid::now_v7()), ..Change::default() }).map(drop).map_err(|failure| {
+    let condition = if record.rev > 0 {
+        Condition::Match(record.revision())
+    } else {
+        Condition::None
+    };
+    hub.remove(
+        record.id,
+        Change {
+            condition,
+            key: Some(Uuid::now_v7()),
+            ..Change::default()
+        },
+    )
+    .map(drop)
+    .map_err(|failure| {
         let shown = wire::brief(&record.full_name());
         match failure.status {
-            412 => Error::new(Kind::Failed, format!("cannot remove {shown}: somebody has changed it just now")).hint("look at it again"),
-            _ => Error { what: format!("cannot remove {shown}: {}", failure.error.what), ..failure.error },
+            412 => Error::new(
+                Kind::Failed,
+                format!("cannot remove {shown}: somebody has changed it just now"),
+            )
+            .hint("look at it again"),
+            _ => Error {
+                what: format!("cannot remove {shown}: {}", failure.error.what),
+                ..failure.error
+            },
         }
     })
 }
@@ -176,7 +255,11 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
     let name = find::path(what)?;
     let (own, inside) = (name.full(), format!("{}/", name.full()));
     let mut records = Vec::new();
-    let query = Query { path: Some(&own), search: None, all_kinds: true };
+    let query = Query {
+        path: Some(&own),
+        search: None,
+        all_kinds: true,
+    };
     find::each(hub, &query, 0, u64::MAX, |record| {
         let at = record.full_name();
         if at.starts_with(&inside) {
@@ -185,13 +268,23 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
         true
     })?;
     records.extend(find::named(hub, &name)?);
-    if records.is_empty() { find::record(hub, what).map(|record| vec![record]).map_err(Into::into) } else { Ok(records) }
+    if records.is_empty() {
+        find::record(hub, what)
+            .map(|record| vec![record])
+            .map_err(Into::into)
+    } else {
+        Ok(records)
+    }
 }
 
 fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
     let inside = |name: &Name| {
         let (own, mut found) = (name.full(), false);
-        let query = Query { path: Some(&own), search: None, all_kinds: true };
+        let query = Query {
+            path: Some(&own),
+            search: None,
+            all_kinds: true,
+        };
         let asked = find::each(hub, &query, 0, u64::MAX, |record| {
             found = record.full_name().starts_with(&format!("{own}/"));
             !found
@@ -199,9 +292,11 @@ fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
         asked.is_ok() && found
     };
     match find::path(what) {
-        Ok(name) if error.kind == Kind::Failed && inside(&name) => {
-            Error::new(Kind::Failed, format!("{} is a directory on the hub", wire::brief(what))).hint("rm -r removes all that is in it")
-        }
+        Ok(name) if error.kind == Kind::Failed && inside(&name) => Error::new(
+            Kind::Failed,
+            format!("{} is a directory on the hub", wire::brief(what)),
+        )
+        .hint("rm -r removes all that is in it"),
         _ => error,
     }
 }
@@ -211,7 +306,11 @@ fn needs_versions(hub: &HubClient) -> Result<()> {
     if hub.is_ours()? {
         Ok(())
     } else {
-        Err(Error::new(Kind::Failed, format!("the server {} keeps no versions", hub.url())).hint("only \"mesync serve\" does"))
+        Err(Error::new(
+            Kind::Failed,
+            format!("the server {} keeps no versions", hub.url()),
+        )
+        .hint("only \"mesync serve\" does"))
     }
 }
 
@@ -227,39 +326,81 @@ pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> 
         return Ok(Done::All);
     }
     if versions.is_empty() {
-        note(&format!("nothing of {} was replaced or deleted lately", wire::brief(&record.full_name())));
+        note(&format!(
+            "nothing of {} was replaced or deleted lately",
+            wire::brief(&record.full_name())
+        ));
     }
     let row = |v: &Version| {
         let (modified, replaced) = (time(v.mtime.as_deref()), time(Some(&v.replaced_at)));
-        vec![v.rev.to_string(), out.size(v.size), modified, replaced, v.host.as_deref().map_or("-".into(), one_line)]
+        vec![
+            v.rev.to_string(),
+            out.size(v.size),
+            modified,
+            replaced,
+            v.host.as_deref().map_or("-".into(), one_line),
+        ]
     };
     let rows: Vec<Vec<String>> = versions.iter().map(row).collect();
-    out.table(&[right("REV"), right("SIZE"), left("MODIFIED"), left("REPLACED"), left("BY")], &rows);
+    out.table(
+        &[
+            right("REV"),
+            right("SIZE"),
+            left("MODIFIED"),
+            left("REPLACED"),
+            left("BY"),
+        ],
+        &rows,
+    );
     if rows.len() >= limits::VERSIONS {
-        note(&format!("the hub keeps {} versions of a file: older ones are dropped, whatever their age", limits::VERSIONS));
+        note(&format!(
+            "the hub keeps {} versions of a file: older ones are dropped, whatever their age",
+            limits::VERSIONS
+        ));
     }
     Ok(Done::All)
 }
 
 /// `mesync restore ID`
 pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let bad = |text: &str| invocation.usage(format!("bad value for --rev: not a number: \"{}\"", wire::brief(text)));
-    let rev = invocation.value("rev")?.map(|text| text.parse().map_err(|_| bad(text))).transpose()?;
+    let bad = |text: &str| {
+        invocation.usage(format!(
+            "bad value for --rev: not a number: \"{}\"",
+            wire::brief(text)
+        ))
+    };
+    let rev = invocation
+        .value("rev")?
+        .map(|text| text.parse().map_err(|_| bad(text)))
+        .transpose()?;
     let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
     let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
     let name = wire::brief(&record.full_name());
-    let change = Change { key: Some(Uuid::now_v7()), ..Change::default() };
-    let stored = hub.restore(record.id, Restore { rev }, change).map_err(|failure| match failure.status {
-        404 => Error::new(Kind::Failed, format!("cannot restore {name}: there is no such version")).hint("see mesync versions"),
-        _ => failure.error,
-    })?;
+    let change = Change {
+        key: Some(Uuid::now_v7()),
+        ..Change::default()
+    };
+    let stored =
+        hub.restore(record.id, Restore { rev }, change)
+            .map_err(|failure| match failure.status {
+                404 => Error::new(
+                    Kind::Failed,
+                    format!("cannot restore {name}: there is no such version"),
+                )
+                .hint("see mesync versions"),
+                _ => failure.error,
+            })?;
     let record = stored.record.unwrap_or(record);
     let out = &mut context.out;
     match (out.json, stored.outcome) {
         (true, _) => out.object(&record),
         (false, Outcome::Unchanged) => out.line(&format!("{name} is as it was")),
-        (false, _) => out.line(&format!("{name} is restored, {} from {}", out.size(record.size), time(record.mtime.as_deref()))),
+        (false, _) => out.line(&format!(
+            "{name} is restored, {} from {}",
+            out.size(record.size),
+            time(record.mtime.as_deref())
+        )),
     }
     Ok(Done::All)
 }

@@ -31,7 +31,10 @@ pub fn print(rows: &[&Command], out: &mut Output) {
 
 /// For somebody who typed nothing.
 pub fn short() -> String {
-    format!("usage: mesync COMMAND [ARGUMENT…] [FLAG…]\n{}", wrap("commands: ", first_words().into_iter()))
+    format!(
+        "usage: mesync COMMAND [ARGUMENT…] [FLAG…]\n{}",
+        wrap("commands: ", first_words().into_iter())
+    )
 }
 
 fn overview(out: &mut Output) {
@@ -40,14 +43,27 @@ fn overview(out: &mut Output) {
     for (group, title) in Group::ALL {
         out.line(&format!("\n{title}:"));
         let rows = COMMANDS.iter().filter(|c| c.group == group);
-        let rows: Vec<_> = rows.map(|c| (format!("{} {}", c.name, argument_names(c)), c.doc.to_string())).collect();
+        let rows: Vec<_> = rows
+            .map(|c| {
+                (
+                    format!("{} {}", c.name, argument_names(c)),
+                    c.doc.to_string(),
+                )
+            })
+            .collect();
         pairs(&rows, out);
     }
     out.line("\nFlags of all commands:");
     flags(GLOBAL.iter(), out);
     out.line("");
-    let statuses: Vec<_> = Kind::ALL.iter().map(|(kind, words)| format!("{} {words}", kind.exit_status())).collect();
-    paragraph(&format!("Exit status: 0 done; {}.", statuses.join("; ")), out);
+    let statuses: Vec<_> = Kind::ALL
+        .iter()
+        .map(|(kind, words)| format!("{} {words}", kind.exit_status()))
+        .collect();
+    paragraph(
+        &format!("Exit status: 0 done; {}.", statuses.join("; ")),
+        out,
+    );
     out.line("\nMore: mesync help COMMAND, mesync help settings");
 }
 
@@ -74,30 +90,53 @@ fn command(row: &Command, out: &mut Output) {
         out.line("\nFlags:");
         flags(row.flags.iter(), out);
     }
-    out.line(if row.examples.len() == 1 { "\nExample:" } else { "\nExamples:" });
+    out.line(if row.examples.len() == 1 {
+        "\nExample:"
+    } else {
+        "\nExamples:"
+    });
     for (line, purpose) in row.examples {
         out.line(&format!("  # {purpose}\n  {line}"));
     }
 }
 
 fn argument_names(row: &Command) -> String {
-    let names: Vec<_> = row.usage().into_iter().skip(1).take(row.arguments.len()).collect();
+    let names: Vec<_> = row
+        .usage()
+        .into_iter()
+        .skip(1)
+        .take(row.arguments.len())
+        .collect();
     names.join(" ")
 }
 
 fn flags<'a>(flags: impl Iterator<Item = &'a Flag>, out: &mut Output) {
     let rows = flags.map(|f| {
-        let variable = f.setting.and_then(|key| SETTINGS.iter().find(|s| s.key == key)).map(|s| s.env);
+        let variable = f
+            .setting
+            .and_then(|key| SETTINGS.iter().find(|s| s.key == key))
+            .map(|s| s.env);
         let doc = variable.map_or(f.doc.to_string(), |v| format!("{} [{v}]", f.doc));
         // those without a short form stand under the long forms of the others
-        (if f.short.is_some() { f.usage() } else { format!("    {}", f.usage()) }, doc)
+        (
+            if f.short.is_some() {
+                f.usage()
+            } else {
+                format!("    {}", f.usage())
+            },
+            doc,
+        )
     });
     pairs(&rows.collect::<Vec<_>>(), out);
 }
 
 /// Names on the left, lines about them on the right.
 fn pairs(rows: &[(String, String)], out: &mut Output) {
-    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
     for (name, doc) in rows {
         out.text(&wrap(&format!("  {name:width$}  "), doc.split(' ')));
     }
@@ -112,10 +151,18 @@ fn settings(out: &mut Output) {
         "Settings: the environment beats config.toml in the base directory, and that beats the default. Keys below \"[hub]\" belong under [hub] in the file, keys below \"[[watch]]\" under [[watch]], one such table for each synced directory.",
         out,
     );
-    for (section, title) in [(Section::None, "Environment only"), (Section::Client, "Client"), (Section::Hub, "[hub]")] {
+    for (section, title) in [
+        (Section::None, "Environment only"),
+        (Section::Client, "Client"),
+        (Section::Hub, "[hub]"),
+    ] {
         out.line(&format!("\n{title}:"));
         for s in SETTINGS.iter().filter(|s| s.section == section) {
-            let key = if section == Section::None { String::new() } else { format!("{}, ", s.key) };
+            let key = if section == Section::None {
+                String::new()
+            } else {
+                format!("{}, ", s.key)
+            };
             setting(&format!("{key}{}", s.env), s.default, s.doc, out);
         }
     }
@@ -127,7 +174,11 @@ fn settings(out: &mut Output) {
 }
 
 fn setting(name: &str, default: &str, doc: &str, out: &mut Output) {
-    let default = if default.is_empty() { String::new() } else { format!(" = {default}") };
+    let default = if default.is_empty() {
+        String::new()
+    } else {
+        format!(" = {default}")
+    };
     out.line(&format!("  {name}{default}"));
     out.text(&wrap("      ", doc.split(' ')));
 }

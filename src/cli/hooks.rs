@@ -43,7 +43,11 @@ struct Listed {
 fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Listed {
     let base = &context.settings.base_dir;
     let text = disk::read_at_most(&record.path(base), MAX_MESSAGE).unwrap_or_default();
-    let message = if local_events::is_own(record) { local_events::read(&text) } else { Message::parse(&text).unwrap_or_default() };
+    let message = if local_events::is_own(record) {
+        local_events::read(&text)
+    } else {
+        Message::parse(&text).unwrap_or_default()
+    };
     let at = parse_file_name(&record.message).map_or(SystemTime::UNIX_EPOCH, |(time, _)| time);
     Listed {
         queue: "hooks",
@@ -65,7 +69,10 @@ fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Liste
 pub fn list(context: &mut Context) -> Result<Done> {
     let records = hooks::list(&context.settings.base_dir)?;
     let mut programs = Programs::new(&context.settings.base_dir);
-    let rows: Vec<Listed> = records.iter().map(|record| look_at(context, record, &mut programs)).collect();
+    let rows: Vec<Listed> = records
+        .iter()
+        .map(|record| look_at(context, record, &mut programs))
+        .collect();
     let out = &mut context.out;
     if out.json {
         rows.iter().for_each(|row| out.object(row));
@@ -75,14 +82,34 @@ pub fn list(context: &mut Context) -> Result<Done> {
         let state = |row: &Listed| match (row.runs, &row.reason) {
             (_, Some(reason)) => format!("failed: {}", logger::one_line(reason)),
             (Some(0), None) => "to run".into(),
-            (runs, None) => format!("to run again, {} so far", counted(u64::from(runs.unwrap_or(0)), "run")),
+            (runs, None) => format!(
+                "to run again, {} so far",
+                counted(u64::from(runs.unwrap_or(0)), "run")
+            ),
         };
         let cells = |row: &Listed| {
             let source = row.source.as_deref().unwrap_or("-").to_string();
-            vec![clock::local(row.at), row.r#type.clone(), source, out.size(row.size), row.id.to_string(), state(row)]
+            vec![
+                clock::local(row.at),
+                row.r#type.clone(),
+                source,
+                out.size(row.size),
+                row.id.to_string(),
+                state(row),
+            ]
         };
         let cells: Vec<_> = rows.iter().map(cells).collect();
-        out.table(&[left("TIME"), left("TYPE"), left("FROM"), right("SIZE"), left("ID"), left("STATE")], &cells);
+        out.table(
+            &[
+                left("TIME"),
+                left("TYPE"),
+                left("FROM"),
+                right("SIZE"),
+                left("ID"),
+                left("STATE"),
+            ],
+            &cells,
+        );
     }
     Ok(Done::All)
 }
@@ -93,7 +120,14 @@ pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let mut errors = Vec::new();
     let meant = failed(context, &invocation.arguments, &mut errors)?;
     let mut programs = Programs::new(&base);
-    let results = meant.iter().map(|r| (Some(r.id()), r.id().to_string(), r.message.clone(), hooks::retry(&base, r, &mut programs)));
+    let results = meant.iter().map(|r| {
+        (
+            Some(r.id()),
+            r.id().to_string(),
+            r.message.clone(),
+            hooks::retry(&base, r, &mut programs),
+        )
+    });
     let done = conclude(results, "hook", "to run again", errors, &mut context.out);
     if !meant.is_empty() {
         hooks::sync(&base)?;
@@ -114,9 +148,13 @@ pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<Done> {
         }
     }
     if context.out.json {
-        context.out.object(&serde_json::json!({ "queue": "hooks", "removed": removed }))
+        context
+            .out
+            .object(&serde_json::json!({ "queue": "hooks", "removed": removed }))
     } else {
-        context.out.line(&format!("{} given up", counted(removed, "failed hook")))
+        context
+            .out
+            .line(&format!("{} given up", counted(removed, "failed hook")))
     }
     fail(errors)
 }
@@ -141,11 +179,26 @@ fn failed(context: &Context, ids: &[OsString], errors: &mut Vec<Error>) -> Resul
 
 fn one<'a>(failed: &'a [Record], what: &OsStr) -> Result<&'a Record> {
     let typed = what.to_str().unwrap_or_default();
-    let is_meant = |r: &&Record| r.message == typed || r.file_name() == typed || spool::matches_id(r.id(), typed);
+    let is_meant = |r: &&Record| {
+        r.message == typed || r.file_name() == typed || spool::matches_id(r.id(), typed)
+    };
     let shown = disk::show(what);
-    match failed.iter().filter(is_meant).collect::<Vec<_>>().as_slice() {
-        [] => Err(Error::new(Kind::Failed, format!("there is no failed hook for a message {shown}")).hint("see mesync list hooks")),
+    match failed
+        .iter()
+        .filter(is_meant)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
+        [] => Err(Error::new(
+            Kind::Failed,
+            format!("there is no failed hook for a message {shown}"),
+        )
+        .hint("see mesync list hooks")),
         [record] => Ok(record),
-        several => Err(Error::new(Kind::Failed, format!("{} messages fit {shown}", several.len())).hint("give more of the id")),
+        several => Err(Error::new(
+            Kind::Failed,
+            format!("{} messages fit {shown}", several.len()),
+        )
+        .hint("give more of the id")),
     }
 }

@@ -28,8 +28,13 @@ use crate::{clock, daemon, disk, hub, wire};
 /// `mesync serve`: the context's settings already have the values of the flags.
 pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     take_one_arena();
-    if let Some(flag) = ["watch", "yes"].into_iter().find(|flag| invocation.has(flag) && !invocation.has("start")) {
-        return Err(invocation.usage(format!("--{flag} is for the client: add --start, or run \"mesync start\" beside the hub")));
+    if let Some(flag) = ["watch", "yes"]
+        .into_iter()
+        .find(|flag| invocation.has(flag) && !invocation.has("start"))
+    {
+        return Err(invocation.usage(format!(
+            "--{flag} is for the client: add --start, or run \"mesync start\" beside the hub"
+        )));
     }
     let signals = Signals::start()?;
     let hub = hub::Hub::start(&context.settings, invocation.has("allow-anonymous"))?;
@@ -39,11 +44,17 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         if settings.server_is_default {
             settings.server_url = url(address);
         }
-        if invocation.has("start") { super::watches::with_watches(&settings, invocation) } else { Ok(settings) }
+        if invocation.has("start") {
+            super::watches::with_watches(&settings, invocation)
+        } else {
+            Ok(settings)
+        }
     };
     let mut parts: Vec<Box<dyn Part>> = vec![Box::new(hub)];
     if invocation.has("start") {
-        match complete(context.settings.clone()).and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both)) {
+        match complete(context.settings.clone())
+            .and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both))
+        {
             Ok(client) => parts.push(Box::new(client)),
             Err(e) => {
                 service::stop(parts);
@@ -51,20 +62,32 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             }
         }
     }
-    service::run(&signals, parts, &|| complete(super::read_settings(invocation)?)).map(|()| Done::All)
+    service::run(&signals, parts, &|| {
+        complete(super::read_settings(invocation)?)
+    })
+    .map(|()| Done::All)
 }
 
 /// Where addresses are limited, begins this process again so that glibc's malloc has one arena: else each thread takes 64 MB
 /// of addresses of its own, until nothing is left for an allocation that must not fail. glibc reads this at the start only.
 fn take_one_arena() {
     const ARENAS: &str = "MALLOC_ARENA_MAX";
-    if cfg!(not(target_env = "gnu")) || getrlimit(Resource::As).current.is_none() || std::env::var_os(ARENAS).is_some() {
+    if cfg!(not(target_env = "gnu"))
+        || getrlimit(Resource::As).current.is_none()
+        || std::env::var_os(ARENAS).is_some()
+    {
         return;
     }
-    let Ok(program) = std::env::current_exe() else { return };
+    let Ok(program) = std::env::current_exe() else {
+        return;
+    };
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| program.clone().into());
-    let e = Command::new(program).arg0(name).args(arguments).env(ARENAS, "1").exec();
+    let e = Command::new(program)
+        .arg0(name)
+        .args(arguments)
+        .env(ARENAS, "1")
+        .exec();
     log::warn!("cannot limit malloc to one arena: {}", plain(&e));
 }
 
@@ -92,11 +115,18 @@ struct BackedUp<'a> {
 /// `mesync hub backup DIR`: a hub that runs makes the copy itself, since no other process can read its tables.
 pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let (settings, argument) = (&context.settings, invocation.argument(0)?);
-    let dir = std::path::absolute(argument).map_err(|e| Error::io(format!("find {argument}"), &e))?;
+    let dir =
+        std::path::absolute(argument).map_err(|e| Error::io(format!("find {argument}"), &e))?;
     let backup = match lock_existing(&settings.hub.data_dir) {
         Ok(_lock) => {
             let now = clock::millis(clock::now());
-            Store::open(&settings.hub.data_dir, settings.hub.cache as usize, now, Uuid::new_v4())?.backup(&dir)?
+            Store::open(
+                &settings.hub.data_dir,
+                settings.hub.cache as usize,
+                now,
+                Uuid::new_v4(),
+            )?
+            .backup(&dir)?
         }
         Err(e) if e.kind == Kind::Busy => backup_running(settings, &dir, e)?,
         Err(e) => return Err(e),
@@ -104,11 +134,23 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if context.out.json {
         context.out.object(&BackedUp { dir: &dir, backup })
     } else {
-        context.out.line(&format!("{}: {} files, {} chunks", dir.display(), backup.files, backup.chunks))
+        context.out.line(&format!(
+            "{}: {} files, {} chunks",
+            dir.display(),
+            backup.files,
+            backup.chunks
+        ))
     }
     if backup.lost > 0 {
-        let what = format!("the backup in {} lacks {} chunks that the hub has lost", dir.display(), backup.lost);
-        return Err(Error::new(Kind::Damaged, what).hint(format!("\"mesync hub check --data {}\" names the files", dir.display())));
+        let what = format!(
+            "the backup in {} lacks {} chunks that the hub has lost",
+            dir.display(),
+            backup.lost
+        );
+        return Err(Error::new(Kind::Damaged, what).hint(format!(
+            "\"mesync hub check --data {}\" names the files",
+            dir.display()
+        )));
     }
     Ok(Done::All)
 }
@@ -116,11 +158,20 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 /// `held`: what to say if the hub does not listen yet, or does not say where.
 fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup> {
     let data = &settings.hub.data_dir;
-    let holder = disk::lock_holder(&data.join(wire::HUB_LOCK)).and_then(|text| text.trim().parse().ok());
+    let holder =
+        disk::lock_holder(&data.join(wire::HUB_LOCK)).and_then(|text| text.trim().parse().ok());
     let url = url(holder.ok_or(held)?);
     let key = credentials::local_key(data, &url);
-    let access = Access { url: url.clone(), key };
-    let settings = Settings { server_url: url, http_timeout: LONGEST_BACKUP, ca_file: None, ..settings.clone() };
+    let access = Access {
+        url: url.clone(),
+        key,
+    };
+    let settings = Settings {
+        server_url: url,
+        http_timeout: LONGEST_BACKUP,
+        ca_file: None,
+        ..settings.clone()
+    };
     let hub = HubClient::new(&settings, Box::new(move || Ok(access.clone())))?;
     hub.backup(dir).map_err(|failure| failure.error)
 }
@@ -137,17 +188,35 @@ fn find_hub(data: &Path) -> Result<()> {
     match std::fs::metadata(&tables) {
         Ok(meta) if meta.is_file() => return Ok(()),
         Ok(_) => {}
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) => {}
         Err(e) => {
             let e = Error::io(format!("look at {}", tables.display()), &e);
-            return Err(Error { kind: Kind::Settings, ..e }.hint("run this as the hub's user or as root"));
+            return Err(Error {
+                kind: Kind::Settings,
+                ..e
+            }
+            .hint("run this as the hub's user or as root"));
         }
     }
-    let what = format!("there is no hub in {}: it has no {}", data.display(), Store::FILE);
-    let running: Vec<String> = running().iter().map(|dir| format!("--data {}", dir.display())).collect();
+    let what = format!(
+        "there is no hub in {}: it has no {}",
+        data.display(),
+        Store::FILE
+    );
+    let running: Vec<String> = running()
+        .iter()
+        .map(|dir| format!("--data {}", dir.display()))
+        .collect();
     let hint = match running.as_slice() {
         [] => "start it with \"mesync serve\", or name its data directory with --data".to_string(),
-        some => format!("on this machine a hub runs with {}", some.join(", and one with ")),
+        some => format!(
+            "on this machine a hub runs with {}",
+            some.join(", and one with ")
+        ),
     };
     Err(Error::new(Kind::Settings, what).hint(hint))
 }
@@ -157,31 +226,60 @@ pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = &context.settings.hub;
     let dir = hub.data_dir.display();
     let _lock = lock_existing(&hub.data_dir).map_err(|e| match e.kind {
-        Kind::Busy => Error::new(Kind::Busy, format!("cannot check {dir}: a hub is running with it"))
-            .hint("stop it, or make a backup and check that with --data"),
+        Kind::Busy => Error::new(
+            Kind::Busy,
+            format!("cannot check {dir}: a hub is running with it"),
+        )
+        .hint("stop it, or make a backup and check that with --data"),
         _ => e,
     })?;
     let findings = check::check(&hub.data_dir, hub.cache as usize)?;
     let repair = invocation.has("repair");
     if repair {
-        check::ask_for_lost(&hub.data_dir, hub.cache as usize, &findings.lost_chunks, clock::millis(clock::now()))?;
+        check::ask_for_lost(
+            &hub.data_dir,
+            hub.cache as usize,
+            &findings.lost_chunks,
+            clock::millis(clock::now()),
+        )?;
     }
     if context.out.json {
         context.out.object(&findings);
     } else {
-        findings.damage.iter().for_each(|what| context.out.line(&format!("damaged: {what}")));
-        findings.lost.iter().for_each(|lost| context.out.line(&lost_in_words(lost, repair)));
-        findings.orphans.iter().for_each(|path| context.out.line(&format!("not needed: {path}")));
-        let check::Findings { files, versions, chunks, bytes, .. } = findings;
-        context.out.line(&format!("{files} files, {versions} versions, {chunks} chunks of {bytes} bytes"));
+        findings
+            .damage
+            .iter()
+            .for_each(|what| context.out.line(&format!("damaged: {what}")));
+        findings
+            .lost
+            .iter()
+            .for_each(|lost| context.out.line(&lost_in_words(lost, repair)));
+        findings
+            .orphans
+            .iter()
+            .for_each(|path| context.out.line(&format!("not needed: {path}")));
+        let check::Findings {
+            files,
+            versions,
+            chunks,
+            bytes,
+            ..
+        } = findings;
+        context.out.line(&format!(
+            "{files} files, {versions} versions, {chunks} chunks of {bytes} bytes"
+        ));
     }
     match findings.damage.len() as u64 + findings.more {
         0 => Ok(Done::All),
         n => {
             let hint = match (findings.lost.is_empty(), repair) {
                 (true, _) => "restore a backup",
-                (false, true) => "start the hub: machines that have the files send them again; what none has is in a backup",
-                (false, false) => "with --repair the hub asks the machines for what is lost; or restore a backup",
+                (false, true) => {
+                    "start the hub: machines that have the files send them again; what none has is in a backup"
+                }
+                (false, false) => {
+                    "with --repair the hub asks the machines for what is lost; or restore a backup"
+                }
             };
             Err(Error::new(Kind::Damaged, format!("{n} things are damaged in {dir}")).hint(hint))
         }
@@ -189,13 +287,21 @@ pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 }
 
 fn lost_in_words(lost: &check::Lost, repair: bool) -> String {
-    let which = if lost.is_current { "current" } else { "kept as a version" };
+    let which = if lost.is_current {
+        "current"
+    } else {
+        "kept as a version"
+    };
     let asked = match (&lost.wanted_since, repair) {
         (Some(since), _) => format!("asked for since {since}, and no machine has sent it"),
         (None, true) => "asked for from the next start of the hub on".to_string(),
         (None, false) => "not asked for yet".to_string(),
     };
-    format!("lost: {}, revision {}, {which}: {asked}", wire::brief(&lost.name), lost.rev)
+    format!(
+        "lost: {}, revision {}, {which}: {asked}",
+        wire::brief(&lost.name),
+        lost.rev
+    )
 }
 
 /// A key as `--json` shows it.
@@ -226,7 +332,11 @@ pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     find_hub(dir)?;
     let key = hub::add_key(dir, &name)?;
     if context.out.json {
-        context.out.object(&Listed { name: name.clone(), key: Some(key), created: Some(clock::rfc3339(clock::now())) })
+        context.out.object(&Listed {
+            name: name.clone(),
+            key: Some(key),
+            created: Some(clock::rfc3339(clock::now())),
+        })
     } else {
         context.out.line(&key)
     }
@@ -234,7 +344,12 @@ pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if context.out.is_over() {
         // it is shown this once: a key that was not read is in the way of the next one
         hub::remove_key(dir, &name)?;
-        return Err(Error::new(Kind::Io, format!("cannot show the key of {name}: standard output takes nothing; the key is removed")));
+        return Err(Error::new(
+            Kind::Io,
+            format!(
+                "cannot show the key of {name}: standard output takes nothing; the key is removed"
+            ),
+        ));
     }
     Ok(Done::All)
 }
@@ -244,10 +359,19 @@ pub fn key_list(context: &mut Context, _: &Invocation) -> Result<Done> {
     find_hub(&context.settings.hub.data_dir)?;
     let keys = hub::list_keys(&context.settings.hub.data_dir)?;
     if context.out.json {
-        keys.into_iter().for_each(|k| context.out.object(&Listed { name: k.name, key: None, created: k.created.map(clock::rfc3339) }));
+        keys.into_iter().for_each(|k| {
+            context.out.object(&Listed {
+                name: k.name,
+                key: None,
+                created: k.created.map(clock::rfc3339),
+            })
+        });
         return Ok(Done::All);
     }
-    let rows: Vec<Vec<String>> = keys.into_iter().map(|k| vec![k.name, k.created.map_or("-".into(), clock::local)]).collect();
+    let rows: Vec<Vec<String>> = keys
+        .into_iter()
+        .map(|k| vec![k.name, k.created.map_or("-".into(), clock::local)])
+        .collect();
     context.out.table(&[left("NAME"), left("CREATED")], &rows);
     Ok(Done::All)
 }
@@ -258,7 +382,9 @@ pub fn key_remove(context: &mut Context, invocation: &Invocation) -> Result<Done
     find_hub(&context.settings.hub.data_dir)?;
     hub::remove_key(&context.settings.hub.data_dir, &name)?;
     if context.out.json {
-        context.out.object(&serde_json::json!({ "name": name, "removed": true }))
+        context
+            .out
+            .object(&serde_json::json!({ "name": name, "removed": true }))
     } else {
         context.out.line(&format!("{name} is locked out"))
     }

@@ -18,11 +18,14 @@ use crate::{disk, logger};
 /// `mesync login [--server URL]`
 pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let path = login::file(|name| std::env::var_os(name));
-    let path =
-        path.ok_or_else(|| Error::new(Kind::Settings, "cannot save a login: HOME is not set").hint("set HOME or XDG_CONFIG_HOME"))?;
+    let path = path.ok_or_else(|| {
+        Error::new(Kind::Settings, "cannot save a login: HOME is not set")
+            .hint("set HOME or XDG_CONFIG_HOME")
+    })?;
     let old = login::read(&path).ok().flatten();
     let server = match invocation.value("server")? {
-        Some(url) => config::check_url(url).map_err(|e| invocation.usage(format!("bad value for --server: {e}")))?,
+        Some(url) => config::check_url(url)
+            .map_err(|e| invocation.usage(format!("bad value for --server: {e}")))?,
         None => old.map_or(context.settings.server_url.clone(), |old| old.server_url),
     };
     let mut settings = context.settings.clone();
@@ -31,29 +34,51 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     settings.server_url = server.clone();
     let key = key(invocation, &settings, same)?;
     servers::warn_if_readable(&server);
-    let access = Access { url: server.clone(), key: Some(key.clone()) };
+    let access = Access {
+        url: server.clone(),
+        key: Some(key.clone()),
+    };
     let hub = HubClient::new(&settings, Box::new(move || Ok(access.clone())))?;
     let answer = hub.login(&key)?;
-    let login = Login { server_url: server, api_key: key, token: answer.token, expires_at: answer.expires_at };
+    let login = Login {
+        server_url: server,
+        api_key: key,
+        token: answer.token,
+        expires_at: answer.expires_at,
+    };
     login::write(&path, &login)?;
     let (shown, out) = (disk::show(path.as_os_str()), &mut context.out);
     if out.json {
         out.object(&serde_json::json!({ "server_url": login.server_url, "expires_at": login.expires_at, "file": shown }))
     } else {
-        out.line(&format!("logged in to {}, saved in {shown}", logger::one_line(&login.server_url)))
+        out.line(&format!(
+            "logged in to {}, saved in {shown}",
+            logger::one_line(&login.server_url)
+        ))
     }
     Ok(Done::All)
 }
 
 fn key(invocation: &Invocation, settings: &Settings, same: bool) -> Result<String> {
-    let check = |key: &str| config::check_key(key).map_err(|e| Error::new(Kind::Usage, format!("cannot use the key: {e}")));
-    match (invocation.value("api-key")?, invocation.os_value("api-key-file")) {
-        (Some(_), Some(_)) => return Err(invocation.usage("--api-key and --api-key-file exclude each other")),
+    let check = |key: &str| {
+        config::check_key(key)
+            .map_err(|e| Error::new(Kind::Usage, format!("cannot use the key: {e}")))
+    };
+    match (
+        invocation.value("api-key")?,
+        invocation.os_value("api-key-file"),
+    ) {
+        (Some(_), Some(_)) => {
+            return Err(invocation.usage("--api-key and --api-key-file exclude each other"));
+        }
         (Some(key), None) => return check(key),
         (None, Some(file)) if file == "-" => {
             let mut text = String::new();
             let read = std::io::stdin().take(4096).read_to_string(&mut text);
-            read.map_err(|e| Error { kind: Kind::Io, ..Error::io("read standard input", &e) })?;
+            read.map_err(|e| Error {
+                kind: Kind::Io,
+                ..Error::io("read standard input", &e)
+            })?;
             return check(&text);
         }
         (None, Some(file)) => return check(&disk::read_secret(Path::new(file))?),
@@ -67,18 +92,26 @@ fn key(invocation: &Invocation, settings: &Settings, same: bool) -> Result<Strin
     match set {
         Some(key) => Ok(key),
         None if std::io::stdin().is_terminal() => check(&ask(&settings.server_url)?),
-        None => Err(invocation.usage("login needs a key: set MESYNC_API_KEY, or give --api-key-file")),
+        None => {
+            Err(invocation.usage("login needs a key: set MESYNC_API_KEY, or give --api-key-file"))
+        }
     }
 }
 
 /// Asks for the key without showing it.
 fn ask(server: &str) -> Result<String> {
-    let failed = |e: std::io::Error| Error { kind: Kind::Io, ..Error::io("read the key from the terminal", &e) };
+    let failed = |e: std::io::Error| Error {
+        kind: Kind::Io,
+        ..Error::io("read the key from the terminal", &e)
+    };
     let stdin = std::io::stdin();
     let before = tcgetattr(&stdin).map_err(|e| failed(e.into()))?;
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("key for {server}: ").as_bytes());
+    let _ = std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("key for {server}: ").as_bytes(),
+    );
     tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(|e| failed(e.into()))?;
     let mut line = String::new();
     let read = stdin.lock().take(4096).read_line(&mut line);

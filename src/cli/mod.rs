@@ -122,14 +122,21 @@ fn read_settings(invocation: &Invocation) -> Result<Settings> {
     apply_flags(&mut settings, invocation)?;
     // one pass of a daemon is run by cron, which mails whatever is said
     let daemon = matches!(invocation.row.run, Run::Daemon(_)) && !invocation.has("once");
-    logger::start(logger::level(daemon, invocation.has("quiet"), invocation.count("verbose"), settings.log));
+    logger::start(logger::level(
+        daemon,
+        invocation.has("quiet"),
+        invocation.count("verbose"),
+        settings.log,
+    ));
     credentials::choose_server(&mut settings);
     Ok(settings)
 }
 
 /// All of it is done unless there are errors, of which the last is the command's own; the others are reported here.
 fn fail(mut errors: Vec<Error>) -> Result<Done> {
-    let Some(last) = errors.pop() else { return Ok(Done::All) };
+    let Some(last) = errors.pop() else {
+        return Ok(Done::All);
+    };
     errors.iter().for_each(logger::report);
     Err(last)
 }

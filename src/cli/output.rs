@@ -31,9 +31,16 @@ pub struct Output {
 impl Output {
     pub fn stdout(json: bool, bytes: bool) -> Output {
         // an empty NO_COLOR does not count (no-color.org)
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || std::env::var_os("TERM").is_some_and(|v| v == "dumb");
         let color = !plain && !json && io::stdout().is_terminal();
-        Output { writer: BufWriter::new(Box::new(io::stdout())), failed: None, json, bytes, color }
+        Output {
+            writer: BufWriter::new(Box::new(io::stdout())),
+            failed: None,
+            json,
+            bytes,
+            color,
+        }
     }
 
     pub fn text(&mut self, text: &str) {
@@ -62,7 +69,11 @@ impl Output {
         if rows.is_empty() {
             return;
         }
-        let cells = |i: usize| rows.iter().map(move |r| r[i].chars().count()).filter(|width| *width <= MAX_COLUMN_WIDTH);
+        let cells = |i: usize| {
+            rows.iter()
+                .map(move |r| r[i].chars().count())
+                .filter(|width| *width <= MAX_COLUMN_WIDTH)
+        };
         let width = |i: usize| cells(i).chain([titles[i].title.len()]).max().unwrap_or(0);
         let widths: Vec<usize> = (0..titles.len()).map(width).collect();
         let row = |cells: &[&str]| {
@@ -71,7 +82,11 @@ impl Output {
                 if !line.is_empty() {
                     line.push_str("  ");
                 }
-                line.push_str(&if column.right { format!("{cell:>width$}") } else { format!("{cell:width$}") });
+                line.push_str(&if column.right {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:width$}")
+                });
             }
             line.trim_end().to_string()
         };
@@ -85,12 +100,20 @@ impl Output {
     }
 
     pub fn bold(&self, text: &str) -> String {
-        if self.color { format!("\x1b[1m{text}\x1b[0m") } else { text.to_string() }
+        if self.color {
+            format!("\x1b[1m{text}\x1b[0m")
+        } else {
+            text.to_string()
+        }
     }
 
     /// `1234` with `--bytes`, else `1.2 KiB`.
     pub fn size(&self, bytes: u64) -> String {
-        if self.bytes { bytes.to_string() } else { size(bytes) }
+        if self.bytes {
+            bytes.to_string()
+        } else {
+            size(bytes)
+        }
     }
 
     /// Sends on what was written so far: before a command waits for something.
@@ -110,7 +133,10 @@ impl Output {
         self.flush();
         match (done, self.failed) {
             (Ok(done), Some(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(done),
-            (Ok(_), Some(e)) => Err(Error::new(Kind::Io, format!("cannot write to standard output: {}", plain(&e)))),
+            (Ok(_), Some(e)) => Err(Error::new(
+                Kind::Io,
+                format!("cannot write to standard output: {}", plain(&e)),
+            )),
             (done, _) => done,
         }
     }
@@ -129,8 +155,18 @@ impl Output {
             }
         }
         let text = std::sync::Arc::default();
-        let writer = BufWriter::new(Box::new(Shared(std::sync::Arc::clone(&text))) as Box<dyn Write>);
-        (Output { writer, failed: None, json: false, bytes: false, color: false }, text)
+        let writer =
+            BufWriter::new(Box::new(Shared(std::sync::Arc::clone(&text))) as Box<dyn Write>);
+        (
+            Output {
+                writer,
+                failed: None,
+                json: false,
+                bytes: false,
+                color: false,
+            },
+            text,
+        )
     }
 }
 
@@ -141,7 +177,10 @@ pub struct Column {
 }
 
 pub const fn left(title: &'static str) -> Column {
-    Column { title, right: false }
+    Column {
+        title,
+        right: false,
+    }
 }
 
 /// For numbers.
@@ -264,9 +303,21 @@ mod tests {
     #[test]
     fn json_is_laid_out_without_a_change_of_value() {
         let check = |json, indent, wants: &str| assert_eq!(layout(json, indent), wants);
-        check("{ \"a\" : [1.10, {}, [ ]],\n\"b\":\"x: {\\\"y\\\"}\" }", None, r#"{"a":[1.10,{},[]],"b":"x: {\"y\"}"}"#);
-        check(r#"{"a":[1,2],"b":{}}"#, Some(2), "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": {}\n}");
-        check("\"\u{9b}31m\u{202e}é\\\\\"", None, "\"\\u009b31m\\u202eé\\\\\"");
+        check(
+            "{ \"a\" : [1.10, {}, [ ]],\n\"b\":\"x: {\\\"y\\\"}\" }",
+            None,
+            r#"{"a":[1.10,{},[]],"b":"x: {\"y\"}"}"#,
+        );
+        check(
+            r#"{"a":[1,2],"b":{}}"#,
+            Some(2),
+            "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": {}\n}",
+        );
+        check(
+            "\"\u{9b}31m\u{202e}é\\\\\"",
+            None,
+            "\"\\u009b31m\\u202eé\\\\\"",
+        );
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         assert!(layout(&deep, Some(2)).len() < 20_000_000);
     }
@@ -277,9 +328,15 @@ mod tests {
         out.table(&[left("A"), right("SIZE")], &[]);
         out.table(
             &[left("A"), right("SIZE"), left("B")],
-            &[vec!["é".into(), "1".into(), "".into()], vec!["bb".into(), "12".into(), "x".into()]],
+            &[
+                vec!["é".into(), "1".into(), "".into()],
+                vec!["bb".into(), "12".into(), "x".into()],
+            ],
         );
         out.finish(Ok(Done::All)).unwrap();
-        assert_eq!(String::from_utf8_lossy(&text.lock().unwrap()), "A   SIZE  B\né      1\nbb    12  x\n");
+        assert_eq!(
+            String::from_utf8_lossy(&text.lock().unwrap()),
+            "A   SIZE  B\né      1\nbb    12  x\n"
+        );
     }
 }

@@ -36,18 +36,34 @@ impl Invocation {
 
     /// The value of a flag as it was typed: a file name need not be UTF-8.
     pub fn os_value(&self, long: &str) -> Option<&OsStr> {
-        self.flags.iter().find(|(f, _)| f.long == long)?.1.as_deref()
+        self.flags
+            .iter()
+            .find(|(f, _)| f.long == long)?
+            .1
+            .as_deref()
     }
 
     pub fn value(&self, long: &str) -> Result<Option<&str>> {
-        let text = |value: &OsStr| Error::new(Kind::Usage, format!("bad value for --{long}: {} is not UTF-8", disk::show(value)));
-        self.os_value(long).map(|value| value.to_str().ok_or_else(|| text(value))).transpose()
+        let text = |value: &OsStr| {
+            Error::new(
+                Kind::Usage,
+                format!("bad value for --{long}: {} is not UTF-8", disk::show(value)),
+            )
+        };
+        self.os_value(long)
+            .map(|value| value.to_str().ok_or_else(|| text(value)))
+            .transpose()
     }
 
     /// The argument at this place; the parser has seen to it that those with [`Count::One`] are there.
     pub fn argument(&self, at: usize) -> Result<&str> {
-        let value = self.arguments.get(at).map_or(OsStr::new(""), |v| v.as_os_str());
-        value.to_str().ok_or_else(|| self.usage(format!("{} is not UTF-8", disk::show(value))))
+        let value = self
+            .arguments
+            .get(at)
+            .map_or(OsStr::new(""), |v| v.as_os_str());
+        value
+            .to_str()
+            .ok_or_else(|| self.usage(format!("{} is not UTF-8", disk::show(value))))
     }
 
     /// A mistake on the command line of this command.
@@ -78,7 +94,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
                 words.push(word);
                 continue;
             }
-            Ok(Some(lexopt::Arg::Long(name))) => (format!("--{name}"), find_flag(|f| f.long == name)),
+            Ok(Some(lexopt::Arg::Long(name))) => {
+                (format!("--{name}"), find_flag(|f| f.long == name))
+            }
             Ok(Some(lexopt::Arg::Short(c))) => (format!("-{c}"), find_flag(|f| f.short == Some(c))),
             Err(e) => return Err(usage(command_so_far(&words), shown_error(&e), None)),
         };
@@ -92,11 +110,21 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
             None => None,
             Some(name) => match parser.value() {
                 Ok(value) => Some(value),
-                Err(_) => return Err(usage(command_so_far(&words), format!("{shown} needs a value: {shown} {name}"), None)),
+                Err(_) => {
+                    return Err(usage(
+                        command_so_far(&words),
+                        format!("{shown} needs a value: {shown} {name}"),
+                        None,
+                    ));
+                }
             },
         };
         if value.is_some() && flags.iter().any(|(f, _): &(&Flag, _)| f.long == flag.long) {
-            return Err(usage(command_so_far(&words), format!("{shown} is given twice"), None));
+            return Err(usage(
+                command_so_far(&words),
+                format!("{shown} is given twice"),
+                None,
+            ));
         }
         flags.push((flag, value));
     }
@@ -108,25 +136,38 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
         return Ok(Parsed::Version);
     }
     if words.is_empty() {
-        return Ok(if given("help") { Parsed::Help(Vec::new()) } else { Parsed::Nothing });
+        return Ok(if given("help") {
+            Parsed::Help(Vec::new())
+        } else {
+            Parsed::Nothing
+        });
     }
     if given("help") {
         return find_rows(&words).map(Parsed::Help);
     }
     let (row, used) = find_command(&words)?;
-    let invocation = Invocation { row, flags, arguments: words.split_off(used) };
+    let invocation = Invocation {
+        row,
+        flags,
+        arguments: words.split_off(used),
+    };
     check_flags(&invocation)?;
     check_arguments(&invocation)?;
     Ok(Parsed::Run(invocation))
 }
 
 fn find_flag(is: impl Fn(&Flag) -> bool) -> Option<&'static Flag> {
-    GLOBAL.iter().chain(COMMANDS.iter().flat_map(|c| c.flags)).find(|f| is(f))
+    GLOBAL
+        .iter()
+        .chain(COMMANDS.iter().flat_map(|c| c.flags))
+        .find(|f| is(f))
 }
 
 fn shown_error(e: &lexopt::Error) -> String {
     match e {
-        lexopt::Error::UnexpectedValue { option, value } => format!("{option} takes no value, but has \"{}\"", disk::show(value)),
+        lexopt::Error::UnexpectedValue { option, value } => {
+            format!("{option} takes no value, but has \"{}\"", disk::show(value))
+        }
         other => other.to_string(),
     }
 }
@@ -134,7 +175,15 @@ fn shown_error(e: &lexopt::Error) -> String {
 /// The command whose help will explain a mistake: as much of its name as is known by now.
 fn command_so_far(words: &[OsString]) -> &'static str {
     let word = words.first().and_then(|w| w.to_str()).unwrap_or_default();
-    find_command(words).map_or_else(|_| first_words().into_iter().find(|w| *w == word).unwrap_or_default(), |(row, _)| row.name)
+    find_command(words).map_or_else(
+        |_| {
+            first_words()
+                .into_iter()
+                .find(|w| *w == word)
+                .unwrap_or_default()
+        },
+        |(row, _)| row.name,
+    )
 }
 
 /// The row that the words begin with, and how many of them are its name.
@@ -143,24 +192,44 @@ fn find_command(words: &[OsString]) -> Result<(&'static Command, usize)> {
     let rows = first.to_str().map(rows).unwrap_or_default();
     if rows.is_empty() {
         let meant = nearest(&first.to_string_lossy(), first_words()).map(|w| format!("\"{w}\""));
-        return Err(usage("", format!("there is no command \"{}\"", disk::show(first)), meant));
+        return Err(usage(
+            "",
+            format!("there is no command \"{}\"", disk::show(first)),
+            meant,
+        ));
     }
     let second = words.get(1).map(|w| w.to_string_lossy());
-    let name = format!("{} {}", rows[0].first_word(), second.as_deref().unwrap_or_default());
+    let name = format!(
+        "{} {}",
+        rows[0].first_word(),
+        second.as_deref().unwrap_or_default()
+    );
     if let Some(row) = rows.iter().find(|r| r.name == name) {
         return Ok((row, 2));
     }
     match (rows.iter().find(|r| !r.name.contains(' ')), &second) {
         (Some(row), _) if rows.len() == 1 || second.is_none() => Ok((row, 1)),
         (_, second) => {
-            let forms: Vec<_> = rows.iter().filter_map(|r| r.name.split_once(' ')).map(|(_, form)| form).collect();
+            let forms: Vec<_> = rows
+                .iter()
+                .filter_map(|r| r.name.split_once(' '))
+                .map(|(_, form)| form)
+                .collect();
             let what = match second {
                 Some(second) => {
-                    format!("there is no \"{} {}\", only {}", rows[0].first_word(), crate::wire::brief(second), forms.join(", "))
+                    format!(
+                        "there is no \"{} {}\", only {}",
+                        rows[0].first_word(),
+                        crate::wire::brief(second),
+                        forms.join(", ")
+                    )
                 }
                 None => format!("{} needs one of {}", rows[0].first_word(), forms.join(", ")),
             };
-            let meant = second.as_deref().and_then(|s| nearest(s, forms)).map(|w| format!("\"{w}\""));
+            let meant = second
+                .as_deref()
+                .and_then(|s| nearest(s, forms))
+                .map(|w| format!("\"{w}\""));
             Err(usage(rows[0].first_word(), what, meant))
         }
     }
@@ -172,7 +241,11 @@ pub fn find_rows(words: &[OsString]) -> Result<Vec<&'static Command>> {
         Ok((row, 1)) if words.len() == 1 => Ok(rows(row.name)),
         Ok((row, _)) => Ok(vec![row]),
         Err(e) => match words {
-            [first] => first.to_str().map(rows).filter(|rows| !rows.is_empty()).ok_or(e),
+            [first] => first
+                .to_str()
+                .map(rows)
+                .filter(|rows| !rows.is_empty())
+                .ok_or(e),
             _ => Err(e),
         },
     }
@@ -186,8 +259,16 @@ fn unknown_flag(shown: &str, words: &[OsString]) -> Error {
         Some(name) => nearest(name, here.chain(GLOBAL).map(|f| f.long)),
         None => find_flag(|f| f.long == name).map(|f| f.long),
     };
-    let of = if command.is_empty() { String::new() } else { format!("{command} has ") };
-    usage(command, format!("{of}no flag {}", crate::wire::brief(shown)), meant.map(|f| format!("--{f}")))
+    let of = if command.is_empty() {
+        String::new()
+    } else {
+        format!("{command} has ")
+    };
+    usage(
+        command,
+        format!("{of}no flag {}", crate::wire::brief(shown)),
+        meant.map(|f| format!("--{f}")),
+    )
 }
 
 fn check_flags(invocation: &Invocation) -> Result<()> {
@@ -195,8 +276,13 @@ fn check_flags(invocation: &Invocation) -> Result<()> {
     for (flag, value) in &invocation.flags {
         // by name, since two rows may each describe a flag in their own words
         let Some(here) = row.flags.iter().chain(GLOBAL).find(|f| f.long == flag.long) else {
-            let meant = nearest(flag.long, row.flags.iter().map(|f| f.long)).map(|f| format!("--{f}"));
-            return Err(usage(row.name, format!("{} has no flag --{}", row.name, flag.long), meant));
+            let meant =
+                nearest(flag.long, row.flags.iter().map(|f| f.long)).map(|f| format!("--{f}"));
+            return Err(usage(
+                row.name,
+                format!("{} has no flag --{}", row.name, flag.long),
+                meant,
+            ));
         };
         if let Some(value) = value {
             check_value(row, &format!("--{}", here.long), here.values, value)?;
@@ -211,25 +297,52 @@ fn check_arguments(invocation: &Invocation) -> Result<()> {
         match argument.count {
             Count::One => match given.get(i) {
                 Some(value) => check_value(row, argument.name, argument.values, value)?,
-                None => return Err(usage(row.name, format!("{} needs {}", row.name, argument.name), None)),
+                None => {
+                    return Err(usage(
+                        row.name,
+                        format!("{} needs {}", row.name, argument.name),
+                        None,
+                    ));
+                }
             },
-            Count::Some if given.len() <= i => return Err(usage(row.name, format!("{} needs {}", row.name, argument.name), None)),
+            Count::Some if given.len() <= i => {
+                return Err(usage(
+                    row.name,
+                    format!("{} needs {}", row.name, argument.name),
+                    None,
+                ));
+            }
             Count::Some | Count::Any => return Ok(()),
         }
     }
     match given.get(row.arguments.len()) {
-        Some(more) => Err(usage(row.name, format!("{} does not take \"{}\"", row.name, disk::show(more)), None)),
+        Some(more) => Err(usage(
+            row.name,
+            format!("{} does not take \"{}\"", row.name, disk::show(more)),
+            None,
+        )),
         None => Ok(()),
     }
 }
 
 fn check_value(row: &Command, what: &str, values: Values, value: &OsStr) -> Result<()> {
-    let Values::Words(words) = values else { return Ok(()) };
+    let Values::Words(words) = values else {
+        return Ok(());
+    };
     if words.iter().any(|w| value == *w) {
         return Ok(());
     }
-    let meant = nearest(&value.to_string_lossy(), words.iter().copied()).map(|w| format!("\"{w}\""));
-    Err(usage(row.name, format!("{what} must be one of {}, not \"{}\"", words.join(", "), disk::show(value)), meant))
+    let meant =
+        nearest(&value.to_string_lossy(), words.iter().copied()).map(|w| format!("\"{w}\""));
+    Err(usage(
+        row.name,
+        format!(
+            "{what} must be one of {}, not \"{}\"",
+            words.join(", "),
+            disk::show(value)
+        ),
+        meant,
+    ))
 }
 
 #[cfg(test)]
@@ -237,13 +350,21 @@ mod tests {
     use super::*;
 
     fn check(args: &[&str], wants: &str) {
-        let args = std::iter::once("mesync").chain(args.iter().copied()).map(OsString::from);
+        let args = std::iter::once("mesync")
+            .chain(args.iter().copied())
+            .map(OsString::from);
         let got = match parse(args.clone()) {
             Ok(Parsed::Run(i)) => {
-                let flags: Vec<_> = i.flags.iter().map(|(f, v)| format!("{}={:?}", f.long, v.as_deref().unwrap_or_default())).collect();
+                let flags: Vec<_> = i
+                    .flags
+                    .iter()
+                    .map(|(f, v)| format!("{}={:?}", f.long, v.as_deref().unwrap_or_default()))
+                    .collect();
                 format!("{} {flags:?} {:?}", i.row.name, i.arguments)
             }
-            Ok(Parsed::Help(rows)) => format!("help {:?}", rows.iter().map(|r| r.name).collect::<Vec<_>>()),
+            Ok(Parsed::Help(rows)) => {
+                format!("help {:?}", rows.iter().map(|r| r.name).collect::<Vec<_>>())
+            }
             Ok(Parsed::Version) => "version".into(),
             Ok(Parsed::Nothing) => "nothing".into(),
             Err(e) => format!("{e} [{}]", e.kind.exit_status()),
@@ -254,31 +375,70 @@ mod tests {
     #[test]
     fn flags_stand_anywhere_and_two_dashes_end_them() {
         check(&["list", "outbox"], r#"list [] ["outbox"]"#);
-        check(&["--json", "list", "-q", "outbox", "--bytes"], r#"list ["json=\"\"", "quiet=\"\"", "bytes=\"\""] ["outbox"]"#);
-        check(&["send", "x", "--payload", "-5", "--ttl=7"], r#"send ["payload=\"-5\"", "ttl=\"7\""] ["x"]"#);
+        check(
+            &["--json", "list", "-q", "outbox", "--bytes"],
+            r#"list ["json=\"\"", "quiet=\"\"", "bytes=\"\""] ["outbox"]"#,
+        );
+        check(
+            &["send", "x", "--payload", "-5", "--ttl=7"],
+            r#"send ["payload=\"-5\"", "ttl=\"7\""] ["x"]"#,
+        );
         check(&["show", "--", "--json"], r#"show [] ["--json"]"#);
-        check(&["key", "--data=/d", "add", "web"], r#"key add ["data=\"/d\""] ["web"]"#);
+        check(
+            &["key", "--data=/d", "add", "web"],
+            r#"key add ["data=\"/d\""] ["web"]"#,
+        );
         check(&["hosts"], r#"hosts [] []"#);
         check(&["hosts", "rebind", "h"], r#"hosts rebind [] ["h"]"#);
         check(&[], "nothing");
         check(&["-V"], "version");
-        check(&["key", "-h"], r#"help ["key add", "key list", "key remove"]"#);
+        check(
+            &["key", "-h"],
+            r#"help ["key add", "key list", "key remove"]"#,
+        );
         check(&["key", "add", "--help"], r#"help ["key add"]"#);
     }
 
     #[test]
     fn mistakes_name_what_was_meant_and_where_to_read_on() {
-        check(&["lsit"], r#"there is no command "lsit" (did you mean "list"? see mesync help) [2]"#);
-        check(&["stat"], r#"there is no command "stat" (did you mean "status"? see mesync help) [2]"#);
-        check(&["xyzzy\n"], r#"there is no command "xyzzy\n" (see mesync help) [2]"#);
-        check(&["start", "--onec"], "start has no flag --onec (did you mean --once? see mesync help start) [2]");
-        check(&["start", "--payload", "1"], "start has no flag --payload (see mesync help start) [2]");
+        check(
+            &["lsit"],
+            r#"there is no command "lsit" (did you mean "list"? see mesync help) [2]"#,
+        );
+        check(
+            &["stat"],
+            r#"there is no command "stat" (did you mean "status"? see mesync help) [2]"#,
+        );
+        check(
+            &["xyzzy\n"],
+            r#"there is no command "xyzzy\n" (see mesync help) [2]"#,
+        );
+        check(
+            &["start", "--onec"],
+            "start has no flag --onec (did you mean --once? see mesync help start) [2]",
+        );
+        check(
+            &["start", "--payload", "1"],
+            "start has no flag --payload (see mesync help start) [2]",
+        );
         check(&["--onec"], "no flag --onec (see mesync help) [2]");
-        check(&["start", "--once=1"], "--once takes no value, but has \"1\" (see mesync help start) [2]");
-        check(&["send", "x", "--ttl"], "--ttl needs a value: --ttl SECONDS (see mesync help send) [2]");
-        check(&["send", "x", "--ttl", "1", "--ttl", "2"], "--ttl is given twice (see mesync help send) [2]");
+        check(
+            &["start", "--once=1"],
+            "--once takes no value, but has \"1\" (see mesync help start) [2]",
+        );
+        check(
+            &["send", "x", "--ttl"],
+            "--ttl needs a value: --ttl SECONDS (see mesync help send) [2]",
+        );
+        check(
+            &["send", "x", "--ttl", "1", "--ttl", "2"],
+            "--ttl is given twice (see mesync help send) [2]",
+        );
         check(&["send"], "send needs TYPE (see mesync help send) [2]");
-        check(&["send", "x", "y"], "send does not take \"y\" (see mesync help send) [2]");
+        check(
+            &["send", "x", "y"],
+            "send does not take \"y\" (see mesync help send) [2]",
+        );
         check(
             &["list", "inbix"],
             r#"QUEUE must be one of outbox, inbox, sent, failed, hooks, not "inbix" (did you mean "inbox"? see mesync help list) [2]"#,
@@ -287,8 +447,17 @@ mod tests {
             &["send", "x", "--priority", "hihg"],
             r#"--priority must be one of high, normal, low, not "hihg" (did you mean "high"? see mesync help send) [2]"#,
         );
-        check(&["key"], "key needs one of add, list, remove (see mesync help key) [2]");
-        check(&["key", "ad"], r#"there is no "key ad", only add, list, remove (did you mean "add"? see mesync help key) [2]"#);
-        check(&["hosts", "x"], r#"there is no "hosts x", only rebind (see mesync help hosts) [2]"#);
+        check(
+            &["key"],
+            "key needs one of add, list, remove (see mesync help key) [2]",
+        );
+        check(
+            &["key", "ad"],
+            r#"there is no "key ad", only add, list, remove (did you mean "add"? see mesync help key) [2]"#,
+        );
+        check(
+            &["hosts", "x"],
+            r#"there is no "hosts x", only rebind (see mesync help hosts) [2]"#,
+        );
     }
 }

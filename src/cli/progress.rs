@@ -41,7 +41,11 @@ pub struct Paths {
 
 impl Paths {
     pub fn new(quiet: bool) -> Paths {
-        Paths { shown: is_shown(quiet), began: clock::monotonic(), drawn: Cell::new(false) }
+        Paths {
+            shown: is_shown(quiet),
+            began: clock::monotonic(),
+            drawn: Cell::new(false),
+        }
     }
 
     /// Draws the line anew.
@@ -49,7 +53,10 @@ impl Paths {
         // what is over at once needs no line
         if self.shown && self.began.elapsed() >= REDRAW_INTERVAL {
             self.drawn.set(true);
-            write(&format!("\r{}\x1b[K", paths_line(done, due, bytes, self.began.elapsed())));
+            write(&format!(
+                "\r{}\x1b[K",
+                paths_line(done, due, bytes, self.began.elapsed())
+            ));
         }
     }
 
@@ -64,8 +71,14 @@ impl Paths {
 /// ` 42 %  1200 of 2900 paths  12 MiB  3.4 MiB/s  12 s left`
 fn paths_line(done: u64, due: u64, bytes: u64, time: Duration) -> String {
     let (all, seconds) = (done.saturating_add(due), time.as_secs_f64().max(0.001));
-    let percent = (u128::from(done) * 100).checked_div(u128::from(all)).unwrap_or(0);
-    let mut text = format!("{percent:3} %  {done} of {all} paths  {}  {}/s", size(bytes), size((bytes as f64 / seconds) as u64));
+    let percent = (u128::from(done) * 100)
+        .checked_div(u128::from(all))
+        .unwrap_or(0);
+    let mut text = format!(
+        "{percent:3} %  {done} of {all} paths  {}  {}/s",
+        size(bytes),
+        size((bytes as f64 / seconds) as u64)
+    );
     if done > 0 && time >= Duration::from_secs(1) {
         let left = Duration::from_secs_f64((seconds * due as f64 / done as f64).min(1e9));
         text += &format!("  {} left", clock::age(left));
@@ -77,7 +90,15 @@ impl Progress {
     pub fn new(quiet: bool) -> Progress {
         let shown = is_shown(quiet);
         let (total, done, moved) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        Progress { shown, total, done, moved, began: clock::monotonic(), moving: Cell::new(None), drawn: Cell::new(None) }
+        Progress {
+            shown,
+            total,
+            done,
+            moved,
+            began: clock::monotonic(),
+            moving: Cell::new(None),
+            drawn: Cell::new(None),
+        }
     }
 
     /// Takes note of a step, and draws the line anew if it is time to.
@@ -102,8 +123,14 @@ impl Progress {
         let due = self.drawn.get().unwrap_or(self.began) + REDRAW_INTERVAL;
         if self.shown && now >= due {
             self.drawn.set(Some(now));
-            let time = self.moving.get().map_or(Duration::ZERO, |since| now - since);
-            write(&format!("\r{}\x1b[K", line(self.done.get(), self.total.get(), self.moved.get(), time)));
+            let time = self
+                .moving
+                .get()
+                .map_or(Duration::ZERO, |since| now - since);
+            write(&format!(
+                "\r{}\x1b[K",
+                line(self.done.get(), self.total.get(), self.moved.get(), time)
+            ));
         }
     }
 
@@ -122,12 +149,18 @@ fn write(text: &str) {
 /// ` 42 %  1.2 GiB of 3.0 GiB  12 MiB/s  2 min left`
 fn line(done: u64, total: u64, moved: u64, time: Duration) -> String {
     let total = total.max(done);
-    let percent = (u128::from(done) * 100).checked_div(u128::from(total)).unwrap_or(100);
+    let percent = (u128::from(done) * 100)
+        .checked_div(u128::from(total))
+        .unwrap_or(100);
     let mut text = format!("{percent:3} %  {} of {}", size(done), size(total));
     let rate = moved as f64 / time.as_secs_f64().max(0.001);
     // of the first moment it would only be a guess
     if rate >= 1.0 && time >= Duration::from_secs(1) {
-        text += &format!("  {}/s  {} left", size(rate as u64), clock::age(Duration::from_secs(((total - done) as f64 / rate) as u64)));
+        text += &format!(
+            "  {}/s  {} left",
+            size(rate as u64),
+            clock::age(Duration::from_secs(((total - done) as f64 / rate) as u64))
+        );
     }
     text
 }
@@ -138,19 +171,53 @@ mod tests {
 
     #[test]
     fn a_pass_tells_paths_rate_and_time() {
-        let check = |done, due, bytes, ms, wants| assert_eq!(paths_line(done, due, bytes, Duration::from_millis(ms)), wants);
+        let check = |done, due, bytes, ms, wants| {
+            assert_eq!(
+                paths_line(done, due, bytes, Duration::from_millis(ms)),
+                wants
+            )
+        };
         check(0, 0, 0, 0, "  0 %  0 of 0 paths  0 B  0 B/s");
         check(0, 10, 1024, 2000, "  0 %  0 of 10 paths  1.0 KiB  512 B/s");
-        check(5, 10, 2048, 2000, " 33 %  5 of 15 paths  2.0 KiB  1.0 KiB/s  4 s left");
-        check(1, u64::MAX, 0, 9000, "  0 %  1 of 18446744073709551615 paths  0 B  0 B/s  11574 d left");
+        check(
+            5,
+            10,
+            2048,
+            2000,
+            " 33 %  5 of 15 paths  2.0 KiB  1.0 KiB/s  4 s left",
+        );
+        check(
+            1,
+            u64::MAX,
+            0,
+            9000,
+            "  0 %  1 of 18446744073709551615 paths  0 B  0 B/s  11574 d left",
+        );
     }
 
     #[test]
     fn the_line_tells_bytes_rate_and_time() {
-        let check = |done, total, moved, seconds, wants| assert_eq!(line(done, total, moved, Duration::from_secs(seconds)), wants);
+        let check = |done, total, moved, seconds, wants| {
+            assert_eq!(
+                line(done, total, moved, Duration::from_secs(seconds)),
+                wants
+            )
+        };
         check(0, 0, 0, 0, "100 %  0 B of 0 B");
-        check(512, 1024, 512, 2, " 50 %  512 B of 1.0 KiB  256 B/s  2 s left");
-        check(3 << 30, 4 << 30, 1 << 30, 8, " 75 %  3.0 GiB of 4.0 GiB  128 MiB/s  8 s left");
+        check(
+            512,
+            1024,
+            512,
+            2,
+            " 50 %  512 B of 1.0 KiB  256 B/s  2 s left",
+        );
+        check(
+            3 << 30,
+            4 << 30,
+            1 << 30,
+            8,
+            " 75 %  3.0 GiB of 4.0 GiB  128 MiB/s  8 s left",
+        );
         check(10, 5, 0, 1, "100 %  10 B of 10 B");
     }
 }

@@ -27,13 +27,28 @@ const HOOKS: &str = "hooks";
 pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let bad = |flag: &str, why: String| invocation.usage(format!("bad value for --{flag}: {why}"));
     let kind = invocation.argument(0)?;
-    wire::check_type(kind).map_err(|e| invocation.usage(format!("cannot send the message: {e}")))?;
-    let number = |text: &str| text.parse().map_err(|_| bad("ttl", format!("not a number of seconds: \"{}\"", wire::brief(text))));
+    wire::check_type(kind)
+        .map_err(|e| invocation.usage(format!("cannot send the message: {e}")))?;
+    let number = |text: &str| {
+        text.parse().map_err(|_| {
+            bad(
+                "ttl",
+                format!("not a number of seconds: \"{}\"", wire::brief(text)),
+            )
+        })
+    };
     let message = Message {
         kind: kind.to_string(),
         source: Some(context.settings.host_id.clone()),
-        target: invocation.value("target")?.map(wire::check_host).transpose().map_err(|e| bad("target", e))?,
-        priority: invocation.value("priority")?.and_then(Priority::parse).unwrap_or_default(),
+        target: invocation
+            .value("target")?
+            .map(wire::check_host)
+            .transpose()
+            .map_err(|e| bad("target", e))?,
+        priority: invocation
+            .value("priority")?
+            .and_then(Priority::parse)
+            .unwrap_or_default(),
         ttl: invocation.value("ttl")?.map(number).transpose()?,
         payload: payload(invocation)?,
         extra: hops(std::env::var_os(wire::HOPS_VARIABLE))?,
@@ -41,7 +56,9 @@ pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     };
     let (id, path) = spool::send(&context.settings.base_dir, message, clock::now())?;
     if context.out.json {
-        context.out.object(&serde_json::json!({ "id": id, "path": disk::show(path.as_os_str()) }))
+        context
+            .out
+            .object(&serde_json::json!({ "id": id, "path": disk::show(path.as_os_str()) }))
     } else {
         context.out.line(&id.to_string())
     }
@@ -50,15 +67,29 @@ pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 /// What a message of a hook carries: one hop more than the message that the hook runs for.
 fn hops(variable: Option<OsString>) -> Result<BTreeMap<String, Box<RawValue>>> {
-    let Some(text) = variable.filter(|text| !text.is_empty()) else { return Ok(BTreeMap::new()) };
+    let Some(text) = variable.filter(|text| !text.is_empty()) else {
+        return Ok(BTreeMap::new());
+    };
     let refused = |why: String| {
-        let hint = format!("hooks that answer each other make a loop; if this is none, send it without {}", wire::HOPS_VARIABLE);
+        let hint = format!(
+            "hooks that answer each other make a loop; if this is none, send it without {}",
+            wire::HOPS_VARIABLE
+        );
         Error::new(Kind::Failed, format!("cannot send the message: {why}")).hint(hint)
     };
     let hops = text.to_str().and_then(|text| text.parse::<u64>().ok());
-    let hops = hops.ok_or_else(|| refused(format!("{} is no number: \"{}\"", wire::HOPS_VARIABLE, wire::brief(&disk::show(&text)))))?;
+    let hops = hops.ok_or_else(|| {
+        refused(format!(
+            "{} is no number: \"{}\"",
+            wire::HOPS_VARIABLE,
+            wire::brief(&disk::show(&text))
+        ))
+    })?;
     if hops >= wire::MAX_HOPS {
-        return Err(refused(format!("a hook has sent it, and {hops} hooks before that; {} in a row may", wire::MAX_HOPS)));
+        return Err(refused(format!(
+            "a hook has sent it, and {hops} hooks before that; {} in a row may",
+            wire::MAX_HOPS
+        )));
     }
     let raw = RawValue::from_string((hops + 1).to_string()).map_err(|e| refused(e.to_string()))?;
     Ok(BTreeMap::from([(wire::HOPS_FIELD.to_string(), raw)]))
@@ -66,43 +97,75 @@ fn hops(variable: Option<OsString>) -> Result<BTreeMap<String, Box<RawValue>>> {
 
 /// The payload, letter for letter; `None` is null.
 fn payload(invocation: &Invocation) -> Result<Option<Box<RawValue>>> {
-    let (text, origin) = match (invocation.value("payload")?, invocation.os_value("payload-file")) {
+    let (text, origin) = match (
+        invocation.value("payload")?,
+        invocation.os_value("payload-file"),
+    ) {
         (None, None) => return Ok(None),
-        (Some(_), Some(_)) => return Err(invocation.usage("--payload and --payload-file exclude each other")),
+        (Some(_), Some(_)) => {
+            return Err(invocation.usage("--payload and --payload-file exclude each other"));
+        }
         (Some(text), None) => (text.to_string(), "--payload".to_string()),
-        (None, Some(name)) if name == "-" => (read_payload(std::io::stdin(), "standard input")?, "standard input".into()),
+        (None, Some(name)) if name == "-" => (
+            read_payload(std::io::stdin(), "standard input")?,
+            "standard input".into(),
+        ),
         (None, Some(name)) => {
             let shown = disk::show(name);
-            let file = File::open(name).map_err(|e| Error { kind: Kind::Io, ..Error::io(format!("read {shown}"), &e) })?;
+            let file = File::open(name).map_err(|e| Error {
+                kind: Kind::Io,
+                ..Error::io(format!("read {shown}"), &e)
+            })?;
             (read_payload(file, &shown)?, shown)
         }
     };
     let parsed = serde_json::from_str(&text);
     parsed.map(Some).map_err(|e| {
-        let error = Error::new(Kind::Usage, format!("cannot send the payload: {origin} is not JSON: {e}"));
-        if text.trim_start().starts_with(['{', '[', '"']) { error } else { error.hint("a text needs double quotes of its own: '\"text\"'") }
+        let error = Error::new(
+            Kind::Usage,
+            format!("cannot send the payload: {origin} is not JSON: {e}"),
+        );
+        if text.trim_start().starts_with(['{', '[', '"']) {
+            error
+        } else {
+            error.hint("a text needs double quotes of its own: '\"text\"'")
+        }
     })
 }
 
 fn read_payload(from: impl Read, origin: &str) -> Result<String> {
     let mut bytes = Vec::new();
     let read = from.take(MAX_MESSAGE as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|e| Error { kind: Kind::Io, ..Error::io(format!("read {origin}"), &e) })?;
+    read.map_err(|e| Error {
+        kind: Kind::Io,
+        ..Error::io(format!("read {origin}"), &e)
+    })?;
     if bytes.len() > MAX_MESSAGE {
-        return Err(Error::new(Kind::Usage, format!("cannot send the payload: {origin} has more than {MAX_MESSAGE} bytes"))
-            .hint("send a reference to the data instead"));
+        return Err(Error::new(
+            Kind::Usage,
+            format!("cannot send the payload: {origin} has more than {MAX_MESSAGE} bytes"),
+        )
+        .hint("send a reference to the data instead"));
     }
     String::from_utf8(bytes).map_err(|e| {
         let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
-        Error::new(Kind::Usage, format!("cannot send the payload: {origin} is not UTF-8 at line {line} column {column}"))
+        Error::new(
+            Kind::Usage,
+            format!(
+                "cannot send the payload: {origin} is not UTF-8 at line {line} column {column}"
+            ),
+        )
     })
 }
 
 fn queue(invocation: &Invocation) -> Result<Queue> {
     let name = invocation.argument(0)?;
-    Queue::ALL.into_iter().find(|q| q.name() == name).ok_or_else(|| invocation.usage(format!("there is no queue {name}")))
+    Queue::ALL
+        .into_iter()
+        .find(|q| q.name() == name)
+        .ok_or_else(|| invocation.usage(format!("there is no queue {name}")))
 }
 
 /// `mesync list QUEUE`
@@ -125,14 +188,33 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 fn table(queue: Queue, entries: &[Entry], out: &mut Output) {
     let other_side = if queue == Queue::Inbox { "FROM" } else { "TO" };
-    let mut titles = vec![left("TIME"), left("PRIORITY"), left("TYPE"), left(other_side), right("SIZE"), left("ID")];
+    let mut titles = vec![
+        left("TIME"),
+        left("PRIORITY"),
+        left("TYPE"),
+        left(other_side),
+        right("SIZE"),
+        left("ID"),
+    ];
     let row = |e: &Entry| {
         let (priority, kind, other) = match &e.message {
-            Ok(m) if queue == Queue::Inbox => (m.priority.name(), m.kind.as_str(), m.source.as_deref().unwrap_or("-")),
-            Ok(m) => (m.priority.name(), m.kind.as_str(), m.target.as_deref().unwrap_or("*")),
+            Ok(m) if queue == Queue::Inbox => (
+                m.priority.name(),
+                m.kind.as_str(),
+                m.source.as_deref().unwrap_or("-"),
+            ),
+            Ok(m) => (
+                m.priority.name(),
+                m.kind.as_str(),
+                m.target.as_deref().unwrap_or("*"),
+            ),
             Err(_) => ("-", "-", "-"),
         };
-        let note = [e.hook_failed.then_some("hook failed"), e.reason.as_deref(), e.message.as_ref().err().map(String::as_str)];
+        let note = [
+            e.hook_failed.then_some("hook failed"),
+            e.reason.as_deref(),
+            e.message.as_ref().err().map(String::as_str),
+        ];
         vec![
             clock::local(e.time),
             priority.to_string(),
@@ -140,12 +222,23 @@ fn table(queue: Queue, entries: &[Entry], out: &mut Output) {
             other.to_string(),
             out.size(e.size),
             e.label(),
-            note.into_iter().flatten().next().map_or(String::new(), logger::one_line),
+            note.into_iter()
+                .flatten()
+                .next()
+                .map_or(String::new(), logger::one_line),
         ]
     };
     let mut rows: Vec<Vec<String>> = entries.iter().map(row).collect();
-    if queue == Queue::Failed || rows.iter().any(|r| r.last().is_some_and(|note| !note.is_empty())) {
-        titles.push(left(if queue == Queue::Failed { "REASON" } else { "NOTE" }));
+    if queue == Queue::Failed
+        || rows
+            .iter()
+            .any(|r| r.last().is_some_and(|note| !note.is_empty()))
+    {
+        titles.push(left(if queue == Queue::Failed {
+            "REASON"
+        } else {
+            "NOTE"
+        }));
     } else {
         rows.iter_mut().for_each(|r| r.truncate(titles.len()));
     }
@@ -207,7 +300,10 @@ struct Shown<'a> {
 
 /// `mesync show ID`
 pub fn show(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let what = invocation.arguments.first().map_or(OsStr::new(""), |a| a.as_os_str());
+    let what = invocation
+        .arguments
+        .first()
+        .map_or(OsStr::new(""), |a| a.as_os_str());
     let entries = spool::find(&context.settings.base_dir, what)?;
     for (i, entry) in entries.iter().enumerate() {
         if i > 0 && !context.out.json {
@@ -226,7 +322,12 @@ fn show_one(entry: &Entry, out: &mut Output) {
     let path = disk::show(entry.path.as_os_str());
     if out.json {
         let text = json.is_none().then_some(text.as_ref());
-        return out.object(&Shown { listed: Listed::of(entry), path, message: json, text });
+        return out.object(&Shown {
+            listed: Listed::of(entry),
+            path,
+            message: json,
+            text,
+        });
     }
     let mut field = |name: &str, value: &str| {
         let name = out.bold(&format!("{name:8}"));
@@ -245,7 +346,10 @@ fn show_one(entry: &Entry, out: &mut Output) {
         field("problem", why);
     }
     if entry.hook_failed {
-        field("hook", &format!("failed; again with: mesync retry --hooks {}", entry.label()));
+        field(
+            "hook",
+            &format!("failed; again with: mesync retry --hooks {}", entry.label()),
+        );
     }
     let size = out.size(entry.size);
     let name = out.bold("size    ");
@@ -266,7 +370,11 @@ fn show_one(entry: &Entry, out: &mut Output) {
 fn harmless(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for c in line.chars() {
-        if c != '\t' && logger::disturbs(c) { out.extend(c.escape_default()) } else { out.push(c) }
+        if c != '\t' && logger::disturbs(c) {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
     }
     out
 }
@@ -282,7 +390,11 @@ struct Retried<'a> {
 
 /// `mesync retry [ID…]`
 pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    if invocation.has("hooks") { hooks::retry(context, invocation) } else { retry_messages(context, invocation) }
+    if invocation.has("hooks") {
+        hooks::retry(context, invocation)
+    } else {
+        retry_messages(context, invocation)
+    }
 }
 
 fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done> {
@@ -296,14 +408,30 @@ fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done
         match spool::find(base, what) {
             Ok(mut found) => {
                 // of a message in several queues the failed one is meant; without one, any says where it is instead
-                let at = found.iter().position(|e| e.queue == Queue::Failed).unwrap_or(0);
+                let at = found
+                    .iter()
+                    .position(|e| e.queue == Queue::Failed)
+                    .unwrap_or(0);
                 entries.push(found.swap_remove(at));
             }
             Err(e) => errors.push(e),
         }
     }
-    let results = entries.iter().map(|e| (e.id, e.label(), disk::show(&e.name), spool::retry(base, e, clock::now()).map(drop)));
-    conclude(results, "message", "back in the outbox", errors, &mut context.out)
+    let results = entries.iter().map(|e| {
+        (
+            e.id,
+            e.label(),
+            disk::show(&e.name),
+            spool::retry(base, e, clock::now()).map(drop),
+        )
+    });
+    conclude(
+        results,
+        "message",
+        "back in the outbox",
+        errors,
+        &mut context.out,
+    )
 }
 
 /// Does one after the other, says a line about each, and how many at the end. The last error is the command's own, the
@@ -320,7 +448,12 @@ pub(super) fn conclude(
         let error = result.err();
         done += u64::from(error.is_none());
         match (out.json, &error) {
-            (true, _) => out.object(&Retried { id, file: &file, done: error.is_none(), error: error.as_ref().map(Error::to_string) }),
+            (true, _) => out.object(&Retried {
+                id,
+                file: &file,
+                done: error.is_none(),
+                error: error.as_ref().map(Error::to_string),
+            }),
             (false, None) => out.line(&format!("{label} {outcome}")),
             (false, Some(_)) => {}
         }
@@ -346,9 +479,15 @@ pub fn flush(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let queue = queue(invocation)?;
     let flushed = spool::flush(&context.settings.base_dir, queue, clock::now())?;
     if context.out.json {
-        context.out.object(&serde_json::json!({ "queue": queue.name(), "removed": flushed.removed }))
+        context
+            .out
+            .object(&serde_json::json!({ "queue": queue.name(), "removed": flushed.removed }))
     } else {
-        context.out.line(&format!("{} removed from {}", counted(flushed.removed, "message"), queue.name()))
+        context.out.line(&format!(
+            "{} removed from {}",
+            counted(flushed.removed, "message"),
+            queue.name()
+        ))
     }
     fail(flushed.kept)
 }

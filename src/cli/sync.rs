@@ -40,15 +40,24 @@ fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSetting
 pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let watches = some(&context.settings, invocation)?;
     // later it waits until the other one has ended: a pass of cron, perhaps
-    if let Some((watch, holder)) = watches.iter().find_map(|watch| Some((watch, marker::holder(&watch.path)?))) {
+    if let Some((watch, holder)) = watches
+        .iter()
+        .find_map(|watch| Some((watch, marker::holder(&watch.path)?)))
+    {
         return Err(marker::busy(&watch.path, &holder));
     }
-    let settings = Settings { watches, ..context.settings.clone() };
+    let settings = Settings {
+        watches,
+        ..context.settings.clone()
+    };
     let signals = Signals::start()?;
     let client = Daemon::start(&settings, Halves::Files)?;
     let read = || {
         let settings = super::read_settings(invocation)?;
-        Ok(Settings { watches: some(&settings, invocation)?, ..settings })
+        Ok(Settings {
+            watches: some(&settings, invocation)?,
+            ..settings
+        })
     };
     service::run(&signals, vec![Box::new(client)], &read).map(|()| Done::All)
 }
@@ -59,11 +68,18 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = Arc::new(servers::files(&context.settings)?);
     let allow_deletes = invocation.has("allow-deletes");
     if invocation.has("dry-run") {
-        return each(&watches, |watch| dry_run(context, watch, &hub, allow_deletes));
+        return each(&watches, |watch| {
+            dry_run(context, watch, &hub, allow_deletes)
+        });
     }
     let line = Paths::new(invocation.has("quiet"));
     let settings = context.settings.clone();
-    let passes = Passes { settings: &settings, hub: &hub, allow_deletes, show: &|p| line.show(p.done, p.due, p.bytes) };
+    let passes = Passes {
+        settings: &settings,
+        hub: &hub,
+        allow_deletes,
+        show: &|p| line.show(p.done, p.due, p.bytes),
+    };
     passes.over(&watches, &mut |watch, passed| {
         line.clear();
         tell(context, passed, &watch.path.to_string_lossy());
@@ -71,7 +87,10 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 }
 
 /// One directory after the other, whatever became of those before.
-fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T) -> Result<Done>) -> Result<Done> {
+fn each<T>(
+    items: impl IntoIterator<Item = T>,
+    mut act: impl FnMut(T) -> Result<Done>,
+) -> Result<Done> {
     let (mut errors, mut all) = (Vec::new(), true);
     for item in items {
         match act(item) {
@@ -86,7 +105,11 @@ fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T) -> Result<
 }
 
 fn done(passed: &once::Passed) -> Done {
-    if passed.in_step() { Done::All } else { Done::NotAll }
+    if passed.in_step() {
+        Done::All
+    } else {
+        Done::NotAll
+    }
 }
 
 /// One pass over all directories of the settings, silent but for what is wrong.
@@ -95,7 +118,13 @@ pub fn all_once(settings: &Settings) -> Result<Done> {
         return Ok(Done::All);
     }
     let hub = Arc::new(servers::files(settings)?);
-    Passes { settings, hub: &hub, allow_deletes: false, show: &|_| () }.over(&settings.watches, &mut |_, _| ())
+    Passes {
+        settings,
+        hub: &hub,
+        allow_deletes: false,
+        show: &|_| (),
+    }
+    .over(&settings.watches, &mut |_, _| ())
 }
 
 /// Passes over several directories.
@@ -109,14 +138,23 @@ struct Passes<'a> {
 impl Passes<'_> {
     /// One directory after the other; then again those whose deletes were held, if something has come into another one since: it
     /// may have been moved there.
-    fn over(&self, watches: &[WatchSettings], tell: &mut dyn FnMut(&WatchSettings, &once::Passed)) -> Result<Done> {
+    fn over(
+        &self,
+        watches: &[WatchSettings],
+        tell: &mut dyn FnMut(&WatchSettings, &once::Passed),
+    ) -> Result<Done> {
         let neighbours = Arc::<Neighbours>::default();
         // they stay open, so that they can be asked
         let (mut open, mut held) = (Vec::new(), Vec::new());
         let first = each(watches, |watch| {
             let (directory, passed) = self.one(watch, &neighbours)?;
             if passed.held > 0 && watches.len() > 1 {
-                held.push((watch, directory.engine.arrivals_elsewhere(), directory, passed));
+                held.push((
+                    watch,
+                    directory.engine.arrivals_elsewhere(),
+                    directory,
+                    passed,
+                ));
                 return Ok(Done::All);
             }
             open.push(directory);
@@ -140,8 +178,17 @@ impl Passes<'_> {
         }
     }
 
-    fn one(&self, watch: &WatchSettings, neighbours: &Arc<Neighbours>) -> Result<(Box<Directory>, once::Passed)> {
-        let (directory, files) = once::open(self.settings, watch, (self.hub, neighbours), self.allow_deletes)?;
+    fn one(
+        &self,
+        watch: &WatchSettings,
+        neighbours: &Arc<Neighbours>,
+    ) -> Result<(Box<Directory>, once::Passed)> {
+        let (directory, files) = once::open(
+            self.settings,
+            watch,
+            (self.hub, neighbours),
+            self.allow_deletes,
+        )?;
         let passed = once::run(&directory, files, self.hub.url(), self.show)?;
         Ok((directory, passed))
     }
@@ -179,7 +226,11 @@ struct Cannot<'a> {
 fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
     let (facts, counts) = (&passed.facts, passed.facts.counts);
     if context.out.json {
-        let skipped = [&facts.skipped.special, &facts.skipped.names, &facts.skipped.unknown];
+        let skipped = [
+            &facts.skipped.special,
+            &facts.skipped.names,
+            &facts.skipped.unknown,
+        ];
         context.out.object(&Passed {
             dir,
             in_step: passed.in_step(),
@@ -192,8 +243,14 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
             bytes_received: passed.received,
             held_deletes: passed.held,
             left: passed.left,
-            cannot: facts.refused.iter().map(|(path, why)| Cannot { path, why }).collect(),
-            waiting: waiting(facts).map(|(path, why)| Cannot { path, why }).collect(),
+            cannot: facts
+                .refused
+                .iter()
+                .map(|(path, why)| Cannot { path, why })
+                .collect(),
+            waiting: waiting(facts)
+                .map(|(path, why)| Cannot { path, why })
+                .collect(),
             skipped_special: facts.skipped.special.count,
             skipped_names: facts.skipped.names.count,
             first_skipped: skipped.iter().filter_map(|e| e.first.as_deref()).collect(),
@@ -223,11 +280,23 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
     if bytes > 0 {
         did.push(out.size(bytes));
     }
-    let did = if did.is_empty() { "nothing to do".to_string() } else { did.join(", ") };
-    let end = if passed.in_step() { "in step" } else { "not in step" };
+    let did = if did.is_empty() {
+        "nothing to do".to_string()
+    } else {
+        did.join(", ")
+    };
+    let end = if passed.in_step() {
+        "in step"
+    } else {
+        "not in step"
+    };
     out.line(&format!("{dir}: {end}: {did}"));
     for (path, why) in facts.refused.iter().take(crate::files::stats::NAMED) {
-        out.line(&format!("cannot sync {}: {}", one_line(path), one_line(why)));
+        out.line(&format!(
+            "cannot sync {}: {}",
+            one_line(path),
+            one_line(why)
+        ));
     }
     if let Some(why) = &facts.rules {
         out.line(&one_line(why));
@@ -238,8 +307,14 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
         out.line(&format!("{deletes} held ({words}): \"mesync approve {dir}\" lets them through, or --allow-deletes"));
     }
     for (e, what) in [
-        (&facts.skipped.special, "sockets, pipes and devices are left out"),
-        (&facts.skipped.names, "names are left out: not UTF-8, or too long"),
+        (
+            &facts.skipped.special,
+            "sockets, pipes and devices are left out",
+        ),
+        (
+            &facts.skipped.names,
+            "names are left out: not UTF-8, or too long",
+        ),
         (&facts.skipped.unknown, "directories are left alone"),
     ] {
         if let Some(first) = &e.first {
@@ -248,15 +323,27 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
     }
     let left = passed.left.saturating_sub(passed.held);
     if left > 0 {
-        let why = passed.trouble.as_ref().map(|e| format!(": {e}")).or(facts.no_space.clone().map(|why| format!(": {why}")));
-        out.line(&format!("{} still to do{}", counted(left as u64, "path"), why.unwrap_or_default()));
-        waiting(facts).for_each(|(path, why)| out.line(&format!("{} waits: {}", one_line(path), one_line(why))));
+        let why = passed
+            .trouble
+            .as_ref()
+            .map(|e| format!(": {e}"))
+            .or(facts.no_space.clone().map(|why| format!(": {why}")));
+        out.line(&format!(
+            "{} still to do{}",
+            counted(left as u64, "path"),
+            why.unwrap_or_default()
+        ));
+        waiting(facts).for_each(|(path, why)| {
+            out.line(&format!("{} waits: {}", one_line(path), one_line(why)))
+        });
     }
 }
 
 /// What waits at the end of a pass.
 fn waiting(facts: &Facts) -> impl Iterator<Item = (&String, &String)> {
-    facts.waiting(clock::monotonic(), Duration::ZERO).take(NAMED)
+    facts
+        .waiting(clock::monotonic(), Duration::ZERO)
+        .take(NAMED)
 }
 
 /// One line of what would be done, as `--json` shows it.
@@ -280,7 +367,12 @@ fn action(p: &Preview) -> &'static str {
     }
 }
 
-fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<HubClient>, allow_deletes: bool) -> Result<Done> {
+fn dry_run(
+    context: &mut Context,
+    watch: &WatchSettings,
+    hub: &Arc<HubClient>,
+    allow_deletes: bool,
+) -> Result<Done> {
     let directory = once::open_to_look(&context.settings, watch, hub)?;
     let plans = once::preview(&directory, allow_deletes)?;
     let out = &mut context.out;
@@ -288,30 +380,58 @@ fn dry_run(context: &mut Context, watch: &WatchSettings, hub: &Arc<HubClient>, a
     let size = |p: &Preview| p.entry.filter(|e| !e.is_dir()).map(|e| e.size);
     if out.json {
         for (path, p) in &plans.all {
-            out.object(&Planned { dir: &dir, path, action: action(p), why: p.plan.why, size: size(p) });
+            out.object(&Planned {
+                dir: &dir,
+                path,
+                action: action(p),
+                why: p.plan.why,
+                size: size(p),
+            });
         }
-        return Ok(if plans.all.is_empty() { Done::All } else { Done::NotAll });
+        return Ok(if plans.all.is_empty() {
+            Done::All
+        } else {
+            Done::NotAll
+        });
     }
     let row = |(path, p): &(String, Preview)| {
         let size = size(p).map_or("-".into(), |bytes| out.size(bytes));
-        vec![action(p).to_string(), size, one_line(path), p.plan.why.to_string()]
+        vec![
+            action(p).to_string(),
+            size,
+            one_line(path),
+            p.plan.why.to_string(),
+        ]
     };
     let rows: Vec<Vec<String>> = plans.all.iter().map(row).collect();
-    out.table(&[left("ACTION"), right("SIZE"), left("PATH"), left("WHY")], &rows);
+    out.table(
+        &[left("ACTION"), right("SIZE"), left("PATH"), left("WHY")],
+        &rows,
+    );
     if plans.holds {
-        out.line(&format!("the deletes would be held ({}): see approve, or --allow-deletes", once::guard_in_words()));
+        out.line(&format!(
+            "the deletes would be held ({}): see approve, or --allow-deletes",
+            once::guard_in_words()
+        ));
     }
     if plans.all.is_empty() {
         note(&format!("{} is in step", one_line(&dir)));
     }
-    Ok(if plans.all.is_empty() { Done::All } else { Done::NotAll })
+    Ok(if plans.all.is_empty() {
+        Done::All
+    } else {
+        Done::NotAll
+    })
 }
 
 /// What is known of a directory; there may be several: one for each server that it was kept in step with.
 fn known(settings: &Settings, dir: &str) -> Result<Vec<Files>> {
     let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {dir}"), &e))?;
     let path = real(&path).to_string_lossy().into_owned();
-    let all: Vec<Files> = Files::all(&settings.base_dir).into_iter().filter(|f| f.read().is_some_and(|s| s.dir == path)).collect();
+    let all: Vec<Files> = Files::all(&settings.base_dir)
+        .into_iter()
+        .filter(|f| f.read().is_some_and(|s| s.dir == path))
+        .collect();
     if all.is_empty() {
         let what = format!("{} is not kept in step by this client", one_line(&path));
         Err(Error::new(Kind::Failed, what).hint("\"mesync status\" lists the directories that are"))
@@ -354,7 +474,10 @@ pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         files.ask_adoption()?;
     }
     if !context.out.json {
-        context.out.line(&format!("{} is taken as it is: nothing is deleted, and both sides are compared", one_line(dir)));
+        context.out.line(&format!(
+            "{} is taken as it is: nothing is deleted, and both sides are compared",
+            one_line(dir)
+        ));
     }
     Ok(Done::All)
 }
@@ -373,8 +496,17 @@ struct Copy {
 pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let asked: Vec<PathBuf> = invocation.arguments.iter().map(PathBuf::from).collect();
     let dirs = if asked.is_empty() {
-        let known = Files::all(&context.settings.base_dir).into_iter().filter_map(|f| f.read()).map(|s| PathBuf::from(s.dir));
-        let mut dirs: Vec<PathBuf> = context.settings.watches.iter().map(|w| real(&w.path)).chain(known).collect();
+        let known = Files::all(&context.settings.base_dir)
+            .into_iter()
+            .filter_map(|f| f.read())
+            .map(|s| PathBuf::from(s.dir));
+        let mut dirs: Vec<PathBuf> = context
+            .settings
+            .watches
+            .iter()
+            .map(|w| real(&w.path))
+            .chain(known)
+            .collect();
         dirs.sort();
         dirs.dedup();
         dirs.retain(|dir| dir.is_dir());
@@ -384,7 +516,9 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done>
     };
     let mut copies = Vec::new();
     for dir in &dirs {
-        std::fs::read_dir(dir).and_then(|_| find_copies(dir, &mut copies)).map_err(|e| Error::io(format!("list {}", dir.display()), &e))?;
+        std::fs::read_dir(dir)
+            .and_then(|_| find_copies(dir, &mut copies))
+            .map_err(|e| Error::io(format!("list {}", dir.display()), &e))?;
     }
     copies.sort_by(|a, b| a.file.cmp(&b.file));
     let out = &mut context.out;
@@ -393,9 +527,19 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done>
         return Ok(Done::All);
     }
     let time = |text: &str| clock::parse_rfc3339(text).map_or("-".into(), clock::local);
-    let row = |c: &Copy| vec![out.size(c.size), time(&c.modified), one_line(&c.file), one_line(&c.of)];
+    let row = |c: &Copy| {
+        vec![
+            out.size(c.size),
+            time(&c.modified),
+            one_line(&c.file),
+            one_line(&c.of),
+        ]
+    };
     let rows: Vec<Vec<String>> = copies.iter().map(row).collect();
-    out.table(&[right("SIZE"), left("MODIFIED"), left("COPY"), left("OF")], &rows);
+    out.table(
+        &[right("SIZE"), left("MODIFIED"), left("COPY"), left("OF")],
+        &rows,
+    );
     if copies.is_empty() {
         note("no conflicts");
     }
@@ -406,7 +550,9 @@ fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir) = todo.pop() {
         // what cannot be read or is gone meanwhile is no conflict
-        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            continue;
+        };
         for entry in entries {
             let entry = entry?;
             let (name, kind) = (entry.file_name(), entry.file_type()?);
@@ -414,12 +560,20 @@ fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {
                 todo.push(entry.path());
             }
             let name = name.to_string_lossy();
-            let Some((stem, rest)) = name.split_once(".sync-conflict-").filter(|_| !kind.is_dir()) else { continue };
+            let Some((stem, rest)) = name
+                .split_once(".sync-conflict-")
+                .filter(|_| !kind.is_dir())
+            else {
+                continue;
+            };
             let ext = rest.find('.').map_or("", |at| &rest[at..]);
             let meta = entry.metadata()?;
             copies.push(Copy {
                 file: entry.path().to_string_lossy().into_owned(),
-                of: dir.join(format!("{stem}{ext}")).to_string_lossy().into_owned(),
+                of: dir
+                    .join(format!("{stem}{ext}"))
+                    .to_string_lossy()
+                    .into_owned(),
                 size: meta.len(),
                 modified: meta.modified().map(clock::rfc3339).unwrap_or_default(),
             });

@@ -66,21 +66,45 @@ impl Report<'_> {
                     Outcome::Updated => "updated",
                     Outcome::Unchanged => "unchanged",
                 };
-                *(if uploaded.outcome == Outcome::Unchanged { &mut self.unchanged } else { &mut self.sent }) += 1;
+                *(if uploaded.outcome == Outcome::Unchanged {
+                    &mut self.unchanged
+                } else {
+                    &mut self.sent
+                }) += 1;
                 let Uploaded { id, rev, size, .. } = uploaded;
                 if self.out.json {
                     let size = Some(size);
-                    return self.out.object(&Sent { file: &file, path: Some(&path), id, rev, size, outcome, error: None });
+                    return self.out.object(&Sent {
+                        file: &file,
+                        path: Some(&path),
+                        id,
+                        rev,
+                        size,
+                        outcome,
+                        error: None,
+                    });
                 }
                 let id = id.map_or(String::new(), |id| format!("  {id}"));
                 let size = self.out.size(size);
-                self.out.line(&format!("{outcome:9}  {size:>10}{id}  {}", one_line(&path)));
+                self.out
+                    .line(&format!("{outcome:9}  {size:>10}{id}  {}", one_line(&path)));
             }
             Err(failure) => {
                 let what = failure.error.what.as_str();
                 let own = what.starts_with("cannot upload") || what.starts_with("cannot read");
-                let what = if own { what.to_string() } else { format!("cannot upload {shown}: {what}") };
-                self.failed(&file, Some(&path), Error { what, ..failure.error });
+                let what = if own {
+                    what.to_string()
+                } else {
+                    format!("cannot upload {shown}: {what}")
+                };
+                self.failed(
+                    &file,
+                    Some(&path),
+                    Error {
+                        what,
+                        ..failure.error
+                    },
+                );
             }
         }
     }
@@ -88,7 +112,15 @@ impl Report<'_> {
     fn failed(&mut self, file: &str, path: Option<&str>, error: Error) {
         if self.out.json {
             let error = Some(error.to_string());
-            self.out.object(&Sent { file, path, id: None, rev: None, size: None, outcome: "failed", error });
+            self.out.object(&Sent {
+                file,
+                path,
+                id: None,
+                rev: None,
+                size: None,
+                outcome: "failed",
+                error,
+            });
         }
         self.errors.push(error);
     }
@@ -101,16 +133,35 @@ impl Report<'_> {
         if self.out.json {
             let file = &plain(file.as_os_str());
             let error = Some(why.to_string());
-            self.out.object(&Sent { file, path: None, id: None, rev: None, size: None, outcome: "skipped", error });
+            self.out.object(&Sent {
+                file,
+                path: None,
+                id: None,
+                rev: None,
+                size: None,
+                outcome: "skipped",
+                error,
+            });
         }
     }
 
     fn conclude(self, summary: bool) -> Result<Done> {
         if summary && !self.out.json {
-            let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
-            let failed = if self.errors.is_empty() { String::new() } else { format!(", {} failed", self.errors.len()) };
+            let skipped = if self.skipped > 0 {
+                format!(", {} skipped", self.skipped)
+            } else {
+                String::new()
+            };
+            let failed = if self.errors.is_empty() {
+                String::new()
+            } else {
+                format!(", {} failed", self.errors.len())
+            };
             let sent = counted(self.sent, "file");
-            self.out.line(&format!("{sent} uploaded, {} unchanged{skipped}{failed}", self.unchanged));
+            self.out.line(&format!(
+                "{sent} uploaded, {} unchanged{skipped}{failed}",
+                self.unchanged
+            ));
         }
         match fail(self.errors)? {
             Done::All if self.left_out => Ok(Done::NotAll),
@@ -121,7 +172,8 @@ impl Report<'_> {
 
 /// A name for a script.
 fn plain(name: &OsStr) -> String {
-    name.to_str().map_or_else(|| disk::show(name), str::to_string)
+    name.to_str()
+        .map_or_else(|| disk::show(name), str::to_string)
 }
 
 /// `mesync upload FILE…`
@@ -150,15 +202,23 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if many {
         upload.look_below(&dir)?;
     }
-    let mut done = |entry: &Entry, result: Called<Uploaded>| report.borrow_mut().done(&entry.local, &entry.name, result);
+    let mut done = |entry: &Entry, result: Called<Uploaded>| {
+        report.borrow_mut().done(&entry.local, &entry.name, result)
+    };
     for argument in &invocation.arguments {
         let path = Path::new(argument);
         match one_argument(invocation, argument, &dir, name) {
             Ok(What::Stream(name)) => {
-                let result = upload.look_at(&name).and_then(|()| upload.stream(std::io::stdin(), &name));
+                let result = upload
+                    .look_at(&name)
+                    .and_then(|()| upload.stream(std::io::stdin(), &name));
                 report.borrow_mut().done(path, &name, result);
             }
-            Ok(What::File(entry)) => match if many { Ok(()) } else { upload.look_at(&entry.name) } {
+            Ok(What::File(entry)) => match if many {
+                Ok(())
+            } else {
+                upload.look_at(&entry.name)
+            } {
                 Ok(()) => upload.add(entry, &mut done),
                 Err(failure) => done(&entry, Err(failure)),
             },
@@ -169,8 +229,14 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 for found in Walk::new(path, &remote).with_modes(transfer.keeps_directories()) {
                     match found {
                         Ok(Found::Entry(entry)) => upload.add(entry, &mut done),
-                        Ok(Found::Special(path)) => report.borrow_mut().skipped(&path, "it is no file, directory or symbolic link", false),
-                        Ok(Found::Unfit(path, why)) => report.borrow_mut().skipped(&path, &why, true),
+                        Ok(Found::Special(path)) => report.borrow_mut().skipped(
+                            &path,
+                            "it is no file, directory or symbolic link",
+                            false,
+                        ),
+                        Ok(Found::Unfit(path, why)) => {
+                            report.borrow_mut().skipped(&path, &why, true)
+                        }
                         Err(error) => report.borrow_mut().failed(&plain(argument), None, error),
                     }
                 }
@@ -186,11 +252,16 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 /// `--path`, "" for the root.
 fn remote_dir(invocation: &Invocation) -> Result<String> {
-    let dir = invocation.value("path")?.unwrap_or_default().trim_matches('/');
+    let dir = invocation
+        .value("path")?
+        .unwrap_or_default()
+        .trim_matches('/');
     if dir.is_empty() {
         Ok(String::new())
     } else {
-        Name::parse(dir).map(|name| name.full()).map_err(|e| invocation.usage(format!("bad value for --path: {e}")))
+        Name::parse(dir)
+            .map(|name| name.full())
+            .map_err(|e| invocation.usage(format!("bad value for --path: {e}")))
     }
 }
 
@@ -202,29 +273,52 @@ enum What {
     Tree(String),
 }
 
-fn one_argument(invocation: &Invocation, argument: &OsStr, dir: &str, name: Option<&str>) -> Result<What> {
+fn one_argument(
+    invocation: &Invocation,
+    argument: &OsStr,
+    dir: &str,
+    name: Option<&str>,
+) -> Result<What> {
     let shown = disk::show(argument);
-    let named = |name: &str| Name::new(dir, name).map_err(|e| invocation.usage(format!("cannot upload {shown}: {e}")));
+    let named = |name: &str| {
+        Name::new(dir, name).map_err(|e| invocation.usage(format!("cannot upload {shown}: {e}")))
+    };
     if argument == "-" {
         let name = name.ok_or_else(|| invocation.usage("standard input needs --name"))?;
         return named(name).map(What::Stream);
     }
     let path = Path::new(argument);
-    let meta = std::fs::metadata(path).map_err(|e| Error { kind: Kind::Io, ..Error::io(format!("read {shown}"), &e) })?;
+    let meta = std::fs::metadata(path).map_err(|e| Error {
+        kind: Kind::Io,
+        ..Error::io(format!("read {shown}"), &e)
+    })?;
     // the last component of "dir/." is that of dir; of "." and ".." there is none, and what is in them goes without
     let last = name.map(OsStr::new).or(path.file_name());
     let last = last.map(|last| {
         last.to_str().ok_or_else(|| {
-            Error::new(Kind::Failed, format!("cannot upload {shown}: its name is not UTF-8")).hint("--name gives it another one")
+            Error::new(
+                Kind::Failed,
+                format!("cannot upload {shown}: its name is not UTF-8"),
+            )
+            .hint("--name gives it another one")
         })
     });
     let last = last.transpose()?;
     if !meta.is_dir() {
         let name = named(last.unwrap_or_default())?;
-        return Ok(What::File(Entry { local: path.to_path_buf(), name, kind: files::Kind::File, follow: true }));
+        return Ok(What::File(Entry {
+            local: path.to_path_buf(),
+            name,
+            kind: files::Kind::File,
+            follow: true,
+        }));
     }
     if !invocation.has("recursive") {
-        return Err(Error::new(Kind::Failed, format!("cannot upload {shown}: it is a directory")).hint("-r uploads what is in it"));
+        return Err(Error::new(
+            Kind::Failed,
+            format!("cannot upload {shown}: it is a directory"),
+        )
+        .hint("-r uploads what is in it"));
     }
     match last {
         Some(last) => named(last).map(|name| What::Tree(name.full())),
@@ -249,7 +343,11 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     let watch = |step: crate::transfer::Step<'_>| progress.step(step);
     let record = find::record(&hub, invocation.argument(0)?)?;
     if let Some(at) = &record.deleted_at {
-        let what = format!("cannot download {}: it was deleted at {}", wire::brief(&record.full_name()), wire::brief(at));
+        let what = format!(
+            "cannot download {}: it was deleted at {}",
+            wire::brief(&record.full_name()),
+            wire::brief(at)
+        );
         return Err(Error::new(Kind::Failed, what).hint("see mesync versions and mesync restore"));
     }
     let transfer = Transfer::new(&hub, &watch)?;
@@ -258,7 +356,9 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
             let written = transfer.download_to(&record, &mut std::io::stdout().lock());
             progress.clear();
             return match written? {
-                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write to standard output", &e)),
+                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(Error::io("write to standard output", &e))
+                }
                 _ => Ok(Done::All),
             };
         }
@@ -273,10 +373,19 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     let (file, out) = (disk::show(to.as_os_str()), &mut context.out);
     if out.json {
         let (id, rev, size) = (record.id, record.rev, record.size);
-        out.object(&Received { id, path: record.full_name(), rev, size, file: &plain(to.as_os_str()) });
+        out.object(&Received {
+            id,
+            path: record.full_name(),
+            rev,
+            size,
+            file: &plain(to.as_os_str()),
+        });
     } else {
         let size = out.size(record.size);
-        out.line(&format!("{} downloaded to {file} ({size})", one_line(&record.full_name())));
+        out.line(&format!(
+            "{} downloaded to {file} ({size})",
+            one_line(&record.full_name())
+        ));
     }
     Ok(Done::All)
 }
@@ -285,12 +394,18 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
 fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
     if to.is_dir() {
         let name = Name::new("", &record.name).map_err(|why| {
-            let what = format!("will not write a file of the name that the hub has for {}: {why}", record.id);
+            let what = format!(
+                "will not write a file of the name that the hub has for {}: {why}",
+                record.id
+            );
             Error::new(Kind::Refused, what).hint("-o FILE gives it another one")
         })?;
         let to = to.join(name.name);
         return if to.is_dir() && record.kind != files::Kind::Dir && !to.is_symlink() {
-            let what = format!("cannot write {}: a directory is there", disk::show(to.as_os_str()));
+            let what = format!(
+                "cannot write {}: a directory is there",
+                disk::show(to.as_os_str())
+            );
             Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
         } else {
             // "a" and not "./a" in what is shown
@@ -298,16 +413,26 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
         };
     }
     let dir = disk::parent(&to);
-    std::fs::create_dir_all(dir)
-        .map_err(|e| Error { kind: Kind::CannotCreate, ..Error::io(format!("create directory {}", disk::show(dir.as_os_str())), &e) })?;
+    std::fs::create_dir_all(dir).map_err(|e| Error {
+        kind: Kind::CannotCreate,
+        ..Error::io(
+            format!("create directory {}", disk::show(dir.as_os_str())),
+            &e,
+        )
+    })?;
     Ok(to)
 }
 
 /// Refuses a name that the disk takes for another one that is there, as exFAT and NTFS take `A` for `a`.
 fn check_spelling(to: &Path) -> Result<()> {
-    let (Ok(there), Some(wanted)) = (to.symlink_metadata(), to.file_name()) else { return Ok(()) };
+    let (Ok(there), Some(wanted)) = (to.symlink_metadata(), to.file_name()) else {
+        return Ok(());
+    };
     // a directory that cannot be listed does not tell
-    let names = std::fs::read_dir(disk::parent(to)).into_iter().flatten().flatten();
+    let names = std::fs::read_dir(disk::parent(to))
+        .into_iter()
+        .flatten()
+        .flatten();
     let lower = |name: &OsStr| name.to_string_lossy().to_lowercase();
     let (mut listed, mut other) = (false, None);
     for entry in names {
@@ -317,14 +442,21 @@ fn check_spelling(to: &Path) -> Result<()> {
         }
         // FUSE gives each spelling an inode of its own
         let by_case = || lower(&entry.file_name()) == lower(wanted);
-        let by_inode = || entry.metadata().is_ok_and(|m| (m.dev(), m.ino(), m.nlink()) == (there.dev(), there.ino(), 1));
+        let by_inode = || {
+            entry
+                .metadata()
+                .is_ok_and(|m| (m.dev(), m.ino(), m.nlink()) == (there.dev(), there.ino(), 1))
+        };
         if other.is_none() && (by_case() || by_inode()) {
             other = Some(entry.file_name());
         }
     }
     match other.filter(|_| !listed) {
         Some(other) => {
-            let what = format!("cannot write {:?}: this disk takes that name for {other:?}, which is there", to.as_os_str());
+            let what = format!(
+                "cannot write {:?}: this disk takes that name for {other:?}, which is there",
+                to.as_os_str()
+            );
             Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
         }
         None => Ok(()),

@@ -14,27 +14,51 @@ use crate::files::status::Files;
 /// The directories that a command is about: that of `-w` with what the settings and flags say of it, else all of the settings.
 pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
     let Some(dir) = invocation.os_value("watch") else {
-        let only = ["remote", "send-only", "receive-only", "debounce"].into_iter().find(|flag| invocation.has(flag));
+        let only = ["remote", "send-only", "receive-only", "debounce"]
+            .into_iter()
+            .find(|flag| invocation.has(flag));
         if let Some(flag) = only {
-            return Err(invocation.usage(format!("--{flag} is about one directory: name it with -w")));
+            return Err(
+                invocation.usage(format!("--{flag} is about one directory: name it with -w"))
+            );
         }
-        let all: Vec<WatchSettings> = settings.watches.iter().map(|watch| checked(settings, watch.clone())).collect::<Result<_>>()?;
-        let pairs = all.iter().enumerate().flat_map(|(n, one)| all[..n].iter().map(move |other| (one, other)));
+        let all: Vec<WatchSettings> = settings
+            .watches
+            .iter()
+            .map(|watch| checked(settings, watch.clone()))
+            .collect::<Result<_>>()?;
+        let pairs = all
+            .iter()
+            .enumerate()
+            .flat_map(|(n, one)| all[..n].iter().map(move |other| (one, other)));
         apart(pairs)?;
         return Ok(all);
     };
-    let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {}", disk::show(dir)), &e))?;
+    let path =
+        std::path::absolute(dir).map_err(|e| Error::io(format!("find {}", disk::show(dir)), &e))?;
     if let Err(e) = std::fs::read_dir(&path) {
-        let what = format!("cannot open the directory {}: {}", disk::show(dir), crate::error::plain(&e));
+        let what = format!(
+            "cannot open the directory {}: {}",
+            disk::show(dir),
+            crate::error::plain(&e)
+        );
         return Err(Error::new(Kind::Settings, what).hint("a directory to keep in step must exist"));
     }
     let (named, path) = (path.clone(), real(&path));
-    let known = settings.watches.iter().find(|watch| real(&watch.path) == path);
+    let known = settings
+        .watches
+        .iter()
+        .find(|watch| real(&watch.path) == path);
     let is_known = known.is_some();
-    let mut watch = known.cloned().unwrap_or_else(|| WatchSettings { named, ..WatchSettings::new(path) });
+    let mut watch = known.cloned().unwrap_or_else(|| WatchSettings {
+        named,
+        ..WatchSettings::new(path)
+    });
     let mut set = |flag: &str, key: &str| -> Result<()> {
         let bad = |e| invocation.usage(format!("bad value for --{flag}: {e}"));
-        invocation.value(flag)?.map_or(Ok(()), |value| watch.set(key, value).map_err(bad))
+        invocation
+            .value(flag)?
+            .map_or(Ok(()), |value| watch.set(key, value).map_err(bad))
     };
     if invocation.row.flags.iter().any(|f| f.long == "remote") {
         set("remote", "remote")?;
@@ -43,19 +67,32 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
         set("debounce", "debounce_ms")?;
     }
     match (invocation.has("send-only"), invocation.has("receive-only")) {
-        (true, true) => return Err(invocation.usage("--send-only and --receive-only exclude each other")),
+        (true, true) => {
+            return Err(invocation.usage("--send-only and --receive-only exclude each other"));
+        }
         (true, false) => watch.mode = Mode::SendOnly,
         (false, true) => watch.mode = Mode::ReceiveOnly,
         (false, false) => {}
     }
     let watch = checked(settings, watch)?;
-    let others: Vec<PathBuf> = settings.watches.iter().map(|other| real(&other.path)).filter(|other| *other != watch.path).collect();
+    let others: Vec<PathBuf> = settings
+        .watches
+        .iter()
+        .map(|other| real(&other.path))
+        .filter(|other| *other != watch.path)
+        .collect();
     let mounts = Mounts::read();
-    if let Some(other) = others.iter().find(|other| mounts.overlap(other, &watch.path)) {
+    if let Some(other) = others
+        .iter()
+        .find(|other| mounts.overlap(other, &watch.path))
+    {
         return Err(overlapping(&watch.path, other));
     }
     mounts.check_above(&watch.path)?;
-    let was_synced = Files::all(&settings.base_dir).iter().filter_map(Files::read).any(|s| Path::new(&s.dir) == watch.path);
+    let was_synced = Files::all(&settings.base_dir)
+        .iter()
+        .filter_map(Files::read)
+        .any(|s| Path::new(&s.dir) == watch.path);
     if !is_known && !was_synced {
         ask_for_a_word(settings, invocation, &watch.path)?;
         overlap::check_below(&watch.path)?;
@@ -69,22 +106,32 @@ fn ask_for_a_word(settings: &Settings, invocation: &Invocation, dir: &Path) -> R
     match overlap::too_wide(dir, home.as_deref(), &directories::private(settings)) {
         Some(why) if !invocation.has("yes") && !invocation.has("dry-run") => {
             let what = format!("will not sync {}: {why}", dir.display());
-            Err(Error::new(Kind::Settings, what).hint("--yes syncs it nevertheless; --dry-run shows first which files that are"))
+            Err(Error::new(Kind::Settings, what)
+                .hint("--yes syncs it nevertheless; --dry-run shows first which files that are"))
         }
         _ => Ok(()),
     }
 }
 
 fn overlapping(one: &Path, other: &Path) -> Error {
-    let what = format!("{} and {} are one within the other, here or on the hub", one.display(), other.display());
+    let what = format!(
+        "{} and {} are one within the other, here or on the hub",
+        one.display(),
+        other.display()
+    );
     Error::new(Kind::Settings, what).hint("give each a directory of its own on the hub: remote")
 }
 
 /// Refuses directories of one process that overlap, under whatever names, here or on the hub.
-fn apart<'a>(mut pairs: impl Iterator<Item = (&'a WatchSettings, &'a WatchSettings)>) -> Result<()> {
+fn apart<'a>(
+    mut pairs: impl Iterator<Item = (&'a WatchSettings, &'a WatchSettings)>,
+) -> Result<()> {
     let mounts = Mounts::read();
-    let found = pairs.find(|(one, other)| mounts.overlap(&one.path, &other.path) || remotes_overlap(one, other));
-    found.map_or(Ok(()), |(one, other)| Err(overlapping(&one.path, &other.path)))
+    let found = pairs
+        .find(|(one, other)| mounts.overlap(&one.path, &other.path) || remotes_overlap(one, other));
+    found.map_or(Ok(()), |(one, other)| {
+        Err(overlapping(&one.path, &other.path))
+    })
 }
 
 /// With its real path. Errors: it is mesync's own.
@@ -92,8 +139,12 @@ fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
     let path = real(&watch.path);
     for own in [&settings.base_dir, &settings.hub.data_dir] {
         if path.starts_with(real(own)) {
-            let what = format!("will not keep {} in step: it is mesync's own", path.display());
-            return Err(Error::new(Kind::Settings, what).hint("choose another directory, or another MESYNC_BASE_DIR"));
+            let what = format!(
+                "will not keep {} in step: it is mesync's own",
+                path.display()
+            );
+            return Err(Error::new(Kind::Settings, what)
+                .hint("choose another directory, or another MESYNC_BASE_DIR"));
         }
     }
     Ok(WatchSettings { path, ..watch })
@@ -114,7 +165,14 @@ pub fn with_watches(settings: &Settings, invocation: &Invocation) -> Result<Sett
             all.push(watch);
         }
     }
-    apart(asked.iter().flat_map(|one| all.iter().map(move |other| (one, other))))?;
+    apart(
+        asked
+            .iter()
+            .flat_map(|one| all.iter().map(move |other| (one, other))),
+    )?;
     all.extend(asked);
-    Ok(Settings { watches: all, ..settings.clone() })
+    Ok(Settings {
+        watches: all,
+        ..settings.clone()
+    })
 }

@@ -74,7 +74,11 @@ impl Piece<'_> {
 pub enum Body<'a> {
     None,
     Json(Vec<u8>),
-    Pieces { content_type: String, pieces: Vec<Piece<'a>>, passed: Passed<'a> },
+    Pieces {
+        content_type: String,
+        pieces: Vec<Piece<'a>>,
+        passed: Passed<'a>,
+    },
 }
 
 /// The length of all pieces together.
@@ -93,24 +97,38 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(pieces: &'a [Piece<'a>], passed: Passed<'a>) -> Reader<'a> {
-        Reader { pieces, done: 0, hash: Sha256::new(), passed }
+        Reader {
+            pieces,
+            done: 0,
+            hash: Sha256::new(),
+            passed,
+        }
     }
 
     fn next_bytes(&mut self, piece: &Piece<'_>, out: &mut [u8]) -> Result<usize, Broken> {
         let (bytes, counts): (&[u8], bool) = match piece {
             Piece::Text(text) => (text, false),
             Piece::Content(Source::Bytes(bytes)) => (bytes, true),
-            Piece::Content(Source::Part { file, at, length, sha256 }) => {
+            Piece::Content(Source::Part {
+                file,
+                at,
+                length,
+                sha256,
+            }) => {
                 let most = (length - self.done).min(out.len() as u64) as usize;
                 let n = match file.read_at(&mut out[..most], at + self.done) {
                     Ok(0) => return Err(Broken::Changed),
                     Ok(n) => n,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => return self.next_bytes(piece, out),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                        return self.next_bytes(piece, out);
+                    }
                     Err(e) => return Err(Broken::Read(e)),
                 };
                 self.hash.update(&out[..n]);
                 // the last bytes are held back if they would complete something that nobody has hashed
-                if self.done + n as u64 == *length && Hash(self.hash.finalize_reset().into()) != *sha256 {
+                if self.done + n as u64 == *length
+                    && Hash(self.hash.finalize_reset().into()) != *sha256
+                {
                     return Err(Broken::Changed);
                 }
                 (self.passed)(n as u64);
@@ -152,7 +170,9 @@ mod tests {
     fn read(pieces: &[Piece<'_>]) -> (Result<Vec<u8>, String>, u64) {
         let (count, mut out) = (std::cell::Cell::new(0), Vec::new());
         let passed = |n| count.set(count.get() + n);
-        let read = Reader::new(pieces, &passed).read_to_end(&mut out).map_err(|e| e.to_string());
+        let read = Reader::new(pieces, &passed)
+            .read_to_end(&mut out)
+            .map_err(|e| e.to_string());
         (read.map(|_| out), count.get())
     }
 
@@ -162,12 +182,33 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"0123456789").unwrap();
         let file = File::open(&path).unwrap();
-        let part = |sha256| Piece::Content(Source::Part { file: &file, at: 2, length: 5, sha256 });
-        let pieces =
-            |sha256| vec![Piece::Text(b"<".to_vec()), part(sha256), Piece::Content(Source::Bytes(b"x")), Piece::Text(b">".to_vec())];
+        let part = |sha256| {
+            Piece::Content(Source::Part {
+                file: &file,
+                at: 2,
+                length: 5,
+                sha256,
+            })
+        };
+        let pieces = |sha256| {
+            vec![
+                Piece::Text(b"<".to_vec()),
+                part(sha256),
+                Piece::Content(Source::Bytes(b"x")),
+                Piece::Text(b">".to_vec()),
+            ]
+        };
         let right = Hash::of(b"23456");
-        assert_eq!((read(&pieces(right)), length(&pieces(right))), ((Ok(b"<23456x>".to_vec()), 6), 8));
-        assert!(read(&pieces(Hash::of(b"other"))).0.unwrap_err().contains("was changed"));
+        assert_eq!(
+            (read(&pieces(right)), length(&pieces(right))),
+            ((Ok(b"<23456x>".to_vec()), 6), 8)
+        );
+        assert!(
+            read(&pieces(Hash::of(b"other")))
+                .0
+                .unwrap_err()
+                .contains("was changed")
+        );
         std::fs::write(&path, b"0123").unwrap();
         assert!(read(&pieces(right)).0.unwrap_err().contains("was changed"));
     }

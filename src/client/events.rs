@@ -36,7 +36,10 @@ impl HubClient {
             call.silence = Some(STREAM_SILENCE_TIMEOUT);
         }
         let answer = self.authorized(&self.streams, &call)?;
-        Ok(self.typed(answer, EVENT_STREAM, &call.path)?.into_body().into_reader())
+        Ok(self
+            .typed(answer, EVENT_STREAM, &call.path)?
+            .into_body()
+            .into_reader())
     }
 
     /// `GET /api/events` with directories and symbolic links: from after this revision on, or from now.
@@ -49,9 +52,20 @@ impl HubClient {
         if !self.is_ours()? {
             call.silence = Some(STREAM_SILENCE_TIMEOUT);
         }
-        let answer = self.typed(self.authorized(&self.streams, &call)?, EVENT_STREAM, &call.path)?;
-        let lines = BufReader::with_capacity(4096, Box::new(answer.into_body().into_reader()) as Box<dyn Read + Send>);
-        Ok(FileEvents { hub: self, lines, parser: sse::Parser::default() })
+        let answer = self.typed(
+            self.authorized(&self.streams, &call)?,
+            EVENT_STREAM,
+            &call.path,
+        )?;
+        let lines = BufReader::with_capacity(
+            4096,
+            Box::new(answer.into_body().into_reader()) as Box<dyn Read + Send>,
+        );
+        Ok(FileEvents {
+            hub: self,
+            lines,
+            parser: sse::Parser::default(),
+        })
     }
 }
 
@@ -61,7 +75,10 @@ impl FileEvents<'_> {
         let mut line = Vec::new();
         loop {
             line.clear();
-            match (&mut self.lines).take(sse::MAX_EVENT as u64).read_until(b'\n', &mut line) {
+            match (&mut self.lines)
+                .take(sse::MAX_EVENT as u64)
+                .read_until(b'\n', &mut line)
+            {
                 Ok(_) if line.ends_with(b"\n") => {}
                 Ok(0) => return Ok(None),
                 Ok(_) if line.len() < sse::MAX_EVENT => return Ok(None),
@@ -69,7 +86,11 @@ impl FileEvents<'_> {
                 Err(e) => return Err(self.hub.interrupted(&e)),
             }
             let text = String::from_utf8_lossy(&line);
-            if let Some(event) = self.parser.line(text.trim_end_matches('\n')).and_then(|e| file_event(&e)) {
+            if let Some(event) = self
+                .parser
+                .line(text.trim_end_matches('\n'))
+                .and_then(|e| file_event(&e))
+            {
                 return Ok(Some(event));
             }
         }
@@ -82,7 +103,10 @@ fn file_event(event: &sse::Event) -> Option<Event> {
         return None;
     }
     // of what was deleted only path and name are sure to be there
-    let id = value["resource_id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(Uuid::nil());
+    let id = value["resource_id"]
+        .as_str()
+        .and_then(|id| id.parse().ok())
+        .unwrap_or(Uuid::nil());
     let payload = value["payload"].as_object_mut()?;
     payload.entry("id").or_insert_with(|| id.to_string().into());
     if let Some(rev) = event.id.as_deref().and_then(|id| id.parse::<u64>().ok()) {
@@ -98,16 +122,26 @@ mod tests {
     #[test]
     fn events_of_files_are_told_from_others() {
         let read = |id: Option<&str>, data: &str| {
-            file_event(&sse::Event { id: id.map(str::to_string), kind: None, data: data.to_string() })
-                .map(|e| (e.kind, e.payload.rev, e.payload.full_name()))
+            file_event(&sse::Event {
+                id: id.map(str::to_string),
+                kind: None,
+                data: data.to_string(),
+            })
+            .map(|e| (e.kind, e.payload.rev, e.payload.full_name()))
         };
         assert_eq!(read(None, r#"{"type":"message_queued","host":"h"}"#), None);
         assert_eq!(read(None, "x"), None);
         assert_eq!(
-            read(None, r#"{"type":"file_deleted","payload":{"path":"a","name":"b"}}"#),
+            read(
+                None,
+                r#"{"type":"file_deleted","payload":{"path":"a","name":"b"}}"#
+            ),
             Some(("file_deleted".into(), 0, "a/b".into()))
         );
         let created = r#"{"type":"file_created","payload":{"path":"","name":"b"}}"#;
-        assert_eq!(read(Some("7"), created), Some(("file_created".into(), 7, "b".into())));
+        assert_eq!(
+            read(Some("7"), created),
+            Some(("file_created".into(), 7, "b".into()))
+        );
     }
 }

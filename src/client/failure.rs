@@ -39,7 +39,12 @@ pub enum Told {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure { error, status: 0, retry_after: None, told: Told::Nothing }
+        Failure {
+            error,
+            status: 0,
+            retry_after: None,
+            told: Told::Nothing,
+        }
     }
 }
 
@@ -72,27 +77,52 @@ impl HubClient {
     pub(super) fn unreachable(&self, e: ureq::Error) -> Failure {
         let (why, hint) = match &e {
             ureq::Error::Io(e) if broken(e).is_some() => return own_fault(e).into(),
-            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
-                ("connection refused".to_string(), Some("is \"mesync serve\" running there?"))
-            }
+            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => (
+                "connection refused".to_string(),
+                Some("is \"mesync serve\" running there?"),
+            ),
             ureq::Error::Io(e) => (plain(e), None),
-            ureq::Error::HostNotFound => ("no such host".to_string(), Some("check server_url, or MESYNC_SERVER_URL")),
-            ureq::Error::ConnectionFailed => ("connection failed".to_string(), Some("is \"mesync serve\" running there?")),
+            ureq::Error::HostNotFound => (
+                "no such host".to_string(),
+                Some("check server_url, or MESYNC_SERVER_URL"),
+            ),
+            ureq::Error::ConnectionFailed => (
+                "connection failed".to_string(),
+                Some("is \"mesync serve\" running there?"),
+            ),
             ureq::Error::Timeout(_) => ("it does not answer in time".to_string(), None),
-            ureq::Error::BodyExceedsLimit(_) => ("its answer is too long for a mesync hub".to_string(), None),
-            ureq::Error::ConnectProxyFailed(reason) => (format!("the proxy refuses to connect: {}", one_line(&wire::brief(reason))), None),
-            ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => ("it does not speak HTTP".to_string(), None),
+            ureq::Error::BodyExceedsLimit(_) => {
+                ("its answer is too long for a mesync hub".to_string(), None)
+            }
+            ureq::Error::ConnectProxyFailed(reason) => (
+                format!(
+                    "the proxy refuses to connect: {}",
+                    one_line(&wire::brief(reason))
+                ),
+                None,
+            ),
+            ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
+                ("it does not speak HTTP".to_string(), None)
+            }
             other => (other.to_string(), None),
         };
         let (way, hint) = match &self.proxy {
             // what does not answer is the proxy, or is behind it
             Some(proxy) => (
-                format!(" through the proxy {} (set by {})", proxy.address, proxy.variable),
-                Some("is the proxy up, and may it connect there? NO_PROXY names hosts to call directly"),
+                format!(
+                    " through the proxy {} (set by {})",
+                    proxy.address, proxy.variable
+                ),
+                Some(
+                    "is the proxy up, and may it connect there? NO_PROXY names hosts to call directly",
+                ),
             ),
             None => (String::new(), hint),
         };
-        let error = Error::new(Kind::Unreachable, format!("cannot reach hub {}{way}: {why}", self.url));
+        let error = Error::new(
+            Kind::Unreachable,
+            format!("cannot reach hub {}{way}: {why}", self.url),
+        );
         Failure::from(match hint {
             Some(hint) => error.hint(hint),
             None => error,
@@ -101,7 +131,11 @@ impl HubClient {
 
     /// Reading a long answer failed on the way.
     pub(super) fn interrupted(&self, e: &std::io::Error) -> Failure {
-        Error::new(Kind::Unreachable, format!("cannot read from hub {}: {}", self.url, plain(e))).into()
+        Error::new(
+            Kind::Unreachable,
+            format!("cannot read from hub {}: {}", self.url, plain(e)),
+        )
+        .into()
     }
 
     pub(super) fn not_a_hub(&self, what: &str) -> Error {
@@ -111,17 +145,37 @@ impl HubClient {
 
     /// An answer that is not the hub's, whatever its status: to the caller it is none.
     pub(super) fn foreign(&self, status: u16, media_type: &str, path: &str) -> Failure {
-        let found = if media_type.is_empty() { "no type".to_string() } else { one_line(&wire::brief(media_type)) };
-        Failure { told: Told::Foreign, ..self.not_a_hub(&format!("status {status} with {found} at {}", bare(path))).into() }
+        let found = if media_type.is_empty() {
+            "no type".to_string()
+        } else {
+            one_line(&wire::brief(media_type))
+        };
+        Failure {
+            told: Told::Foreign,
+            ..self
+                .not_a_hub(&format!("status {status} with {found} at {}", bare(path)))
+                .into()
+        }
     }
 
     /// An answer that is no success, as an error in the hub's own words.
     pub(super) fn refused(&self, answer: http::Response<ureq::Body>, path: &str) -> Failure {
         let status = answer.status().as_u16();
         let media_type = media_type(&answer);
-        let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        let body = answer.into_body().with_config().limit(MAX_ANSWER_BYTES).read_to_vec().unwrap_or_default();
-        let words = serde_json::from_slice::<ErrorAnswer>(&body).ok().map(|e| e.error);
+        let retry_after = answer
+            .headers()
+            .get("retry-after")
+            .and_then(|v| v.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let body = answer
+            .into_body()
+            .with_config()
+            .limit(MAX_ANSWER_BYTES)
+            .read_to_vec()
+            .unwrap_or_default();
+        let words = serde_json::from_slice::<ErrorAnswer>(&body)
+            .ok()
+            .map(|e| e.error);
         // a proxy refuses what is too long, and tells of a hub that is down, in its own words
         let own_words = matches!(status, 408 | 413 | 425 | 429 | 500..=510 | 512..=599);
         let hubs = words.is_some() || status == 412 && media_type == "application/json";
@@ -129,37 +183,62 @@ impl HubClient {
             return self.foreign(status, &media_type, path);
         }
         let told = match status {
-            409 => serde_json::from_slice::<MissingChunks>(&body).map_or(Told::Nothing, |m| Told::Missing(m.missing)),
+            409 => serde_json::from_slice::<MissingChunks>(&body)
+                .map_or(Told::Nothing, |m| Told::Missing(m.missing)),
             412 => serde_json::from_slice(&body).map_or(Told::Nothing, Told::Current),
             _ => Told::Nothing,
         };
-        let said = |words: Option<String>| words.map_or(format!("status {status}"), |w| one_line(&w));
+        let said =
+            |words: Option<String>| words.map_or(format!("status {status}"), |w| one_line(&w));
         let error = match (status, words) {
             (401, words) => {
                 let hub_says_how = words.as_ref().is_some_and(|w| w.contains("mesync key add"));
-                let error = Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words)));
+                let error = Error::new(
+                    Kind::Refused,
+                    format!("hub {} refuses this machine: {}", self.url, said(words)),
+                );
                 if hub_says_how {
                     error
                 } else {
                     error.hint("run \"mesync key add NAME\" on the hub, then set MESYNC_API_KEY or api_key_file here")
                 }
             }
-            (403, words @ Some(_)) => Error::new(Kind::Refused, format!("hub {} refuses this machine: {}", self.url, said(words))),
+            (403, words @ Some(_)) => Error::new(
+                Kind::Refused,
+                format!("hub {} refuses this machine: {}", self.url, said(words)),
+            ),
             // what a hub of ours answers so is only a host or a file that it does not know
-            (404 | 405, words) if !(path.starts_with("/api/hosts/") || path.starts_with("/api/files/") && words.is_some()) => {
+            (404 | 405, words)
+                if !(path.starts_with("/api/hosts/")
+                    || path.starts_with("/api/files/") && words.is_some()) =>
+            {
                 self.not_a_hub(&format!("status {status} for {}", bare(path)))
             }
             (300..=399, _) => self.not_a_hub(&format!("status {status} for {}", bare(path))),
-            (412, _) => {
-                Error::new(Kind::Refused, format!("hub {} has another revision by now", self.url)).hint("look at it and do it again")
-            }
-            (409, words) if matches!(told, Told::Missing(_)) => {
-                Error::new(Kind::Busy, format!("hub {} cannot do it now: {}", self.url, said(words)))
-            }
-            (408 | 425 | 429 | 500..=599, words) => Error::new(Kind::Busy, format!("hub {} cannot do it now: {}", self.url, said(words))),
-            (_, words) => Error::new(Kind::Refused, format!("hub {} refuses {}: {}", self.url, bare(path), said(words))),
+            (412, _) => Error::new(
+                Kind::Refused,
+                format!("hub {} has another revision by now", self.url),
+            )
+            .hint("look at it and do it again"),
+            (409, words) if matches!(told, Told::Missing(_)) => Error::new(
+                Kind::Busy,
+                format!("hub {} cannot do it now: {}", self.url, said(words)),
+            ),
+            (408 | 425 | 429 | 500..=599, words) => Error::new(
+                Kind::Busy,
+                format!("hub {} cannot do it now: {}", self.url, said(words)),
+            ),
+            (_, words) => Error::new(
+                Kind::Refused,
+                format!("hub {} refuses {}: {}", self.url, bare(path), said(words)),
+            ),
         };
-        Failure { error, status, retry_after, told }
+        Failure {
+            error,
+            status,
+            retry_after,
+            told,
+        }
     }
 }
 
@@ -170,7 +249,11 @@ fn broken(e: &std::io::Error) -> Option<&Broken> {
 /// What we were to send could not be read.
 fn own_fault(e: &std::io::Error) -> Error {
     match broken(e) {
-        Some(Broken::Read(e)) => Error::new(Kind::Io, format!("cannot read what was to be sent: {}", plain(e))),
-        _ => Error::new(Kind::Busy, "the file was changed while it was read").hint("do it again when nobody writes to it"),
+        Some(Broken::Read(e)) => Error::new(
+            Kind::Io,
+            format!("cannot read what was to be sent: {}", plain(e)),
+        ),
+        _ => Error::new(Kind::Busy, "the file was changed while it was read")
+            .hint("do it again when nobody writes to it"),
     }
 }

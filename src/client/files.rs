@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use super::{Body, Call, Called, HubClient, media_type};
 use crate::wire::files::{
-    AskedChunks, Backup, Changes, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made, MissingChunks, Record, Restore, Version,
+    AskedChunks, Backup, Changes, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made,
+    MissingChunks, Record, Restore, Version,
 };
 use crate::wire::revision::{Common, Points, Revision};
 
@@ -55,7 +56,11 @@ impl Change {
             Condition::Match(at) => Some(("if-match", at.etag())),
             Condition::Absent => Some(("if-none-match", "*".to_string())),
         };
-        condition.into_iter().chain(self.key.map(|key| ("idempotency-key", key.to_string()))).chain(knows(self.knows)).collect()
+        condition
+            .into_iter()
+            .chain(self.key.map(|key| ("idempotency-key", key.to_string())))
+            .chain(knows(self.knows))
+            .collect()
     }
 }
 
@@ -111,10 +116,16 @@ impl HubClient {
         add("path", query.path);
         add("search", query.search);
         add("kinds", query.all_kinds.then_some("all"));
-        let call = Call { most: PAGE_BYTES, ..Call::get(&path) };
+        let call = Call {
+            most: PAGE_BYTES,
+            ..Call::get(&path)
+        };
         let answer = self.authorized(&self.agent, &call)?;
         let total = header(&answer, "x-total-count");
-        Ok(Page { records: self.body(answer, call.most, &call.path)?, total })
+        Ok(Page {
+            records: self.body(answer, call.most, &call.path)?,
+            total,
+        })
     }
 
     /// `GET /api/files/{id}`
@@ -124,43 +135,75 @@ impl HubClient {
 
     /// `DELETE /api/files/{id}`; what is left of it, if the server says so.
     pub fn remove(&self, id: Uuid, change: Change) -> Called<Option<Record>> {
-        let call = Call { method: Method::DELETE, headers: change.headers(), ..Call::get(&format!("/api/files/{id}")) };
+        let call = Call {
+            method: Method::DELETE,
+            headers: change.headers(),
+            ..Call::get(&format!("/api/files/{id}"))
+        };
         let Removed { deleted, record } = self.json(&call)?;
         // s3em does not say what is left
         match record {
             Some(left) if left.id == id && left.deleted_at.is_some() => Ok(Some(left)),
             None if deleted && !self.is_ours()? => Ok(None),
-            _ => Err(self.not_a_hub("an answer to a delete that does not name it").into()),
+            _ => Err(self
+                .not_a_hub("an answer to a delete that does not name it")
+                .into()),
         }
     }
 
     /// `GET /api/files/changes`; `newest`: the latest revision that was heard of; `began`: of the first page of a full listing, which `after` = 0 begins. A failure of status
     /// 409: the hub does not have `newest`.
-    pub fn changes(&self, after: u64, newest: Revision, began: Option<u64>, limit: usize) -> Called<Changes> {
+    pub fn changes(
+        &self,
+        after: u64,
+        newest: Revision,
+        began: Option<u64>,
+        limit: usize,
+    ) -> Called<Changes> {
         let began = began.map_or(String::new(), |rev| format!("&began={rev}"));
         let path = format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}");
-        self.json(&Call { most: PAGE_BYTES, headers: knows(newest), ..Call::get(&path) })
+        self.json(&Call {
+            most: PAGE_BYTES,
+            headers: knows(newest),
+            ..Call::get(&path)
+        })
     }
 
     /// `POST /api/files/common`: through which revision the hub has the history of these, of which there are at most
     /// [`crate::wire::revision::POINTS`]. An older hub has no such route.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
-        let body = to_json(&Points { epoch, points: points.iter().map(|at| (at.rev, at.tag)).collect() });
-        let answer: Common = self.json(&Call { method: Method::POST, body, ..Call::get("/api/files/common") })?;
+        let body = to_json(&Points {
+            epoch,
+            points: points.iter().map(|at| (at.rev, at.tag)).collect(),
+        });
+        let answer: Common = self.json(&Call {
+            method: Method::POST,
+            body,
+            ..Call::get("/api/files/common")
+        })?;
         Ok(answer.common)
     }
 
     /// `POST /api/chunks/missing`: those of the chunks that the hub does not have.
     pub fn missing(&self, chunks: &[Hash]) -> Called<Vec<Hash>> {
-        let body = to_json(&AskedChunks { chunks: chunks.to_vec() });
-        let answer: MissingChunks =
-            self.json(&Call { method: Method::POST, body, most: CHUNKS_BYTES, ..Call::get("/api/chunks/missing") })?;
+        let body = to_json(&AskedChunks {
+            chunks: chunks.to_vec(),
+        });
+        let answer: MissingChunks = self.json(&Call {
+            method: Method::POST,
+            body,
+            most: CHUNKS_BYTES,
+            ..Call::get("/api/chunks/missing")
+        })?;
         Ok(answer.missing)
     }
 
     /// `GET /api/files/{id}/chunks`: what that revision consists of.
     pub fn chunks_of(&self, id: Uuid, at: Revision) -> Called<Vec<Chunk>> {
-        self.json(&Call { most: CHUNKS_BYTES, ..Call::get(&format!("/api/files/{id}/chunks?rev={}{}", at.rev, tag(at))) })
+        self.json(&Call {
+            most: CHUNKS_BYTES,
+            ..Call::get(&format!("/api/files/{id}/chunks?rev={}{}", at.rev, tag(at)))
+        })
     }
 
     /// `PUT /api/files/commit`: a file whose chunks the hub has. Not all: a failure of status 409 that names the others.
@@ -178,32 +221,62 @@ impl HubClient {
     /// `POST /api/hub/backup`: the hub copies itself into a directory of its machine. It answers when that is done.
     pub fn backup(&self, dir: &Path) -> Called<Backup> {
         let body = to_json(&serde_json::json!({ "dir": dir }));
-        self.json(&Call { method: Method::POST, body, patience: Some(COPY_PATIENCE), ..Call::get("/api/hub/backup") })
+        self.json(&Call {
+            method: Method::POST,
+            body,
+            patience: Some(COPY_PATIENCE),
+            ..Call::get("/api/hub/backup")
+        })
     }
 
     /// `GET /api/files/{id}/versions`: newest first.
     pub fn versions(&self, id: Uuid) -> Called<Vec<Version>> {
-        self.json(&Call { most: PAGE_BYTES, ..Call::get(&format!("/api/files/{id}/versions")) })
+        self.json(&Call {
+            most: PAGE_BYTES,
+            ..Call::get(&format!("/api/files/{id}/versions"))
+        })
     }
 
     /// `POST /api/files/{id}/restore`
     pub fn restore(&self, id: Uuid, restore: Restore, change: Change) -> Called<Stored> {
         let path = format!("/api/files/{id}/restore");
-        self.stored(&Call { method: Method::POST, headers: change.headers(), body: to_json(&restore), ..Call::get(&path) })
+        self.stored(&Call {
+            method: Method::POST,
+            headers: change.headers(),
+            body: to_json(&restore),
+            ..Call::get(&path)
+        })
     }
 
     /// `GET /api/idempotency/{key}`: what a change with this key did. If nothing, it never will: the key is burnt.
     pub fn ask_key(&self, key: Uuid, newest: Revision) -> Called<KeyAnswer> {
-        self.json(&Call { most: PAGE_BYTES, headers: knows(newest), ..Call::get(&format!("/api/idempotency/{key}")) })
+        self.json(&Call {
+            most: PAGE_BYTES,
+            headers: knows(newest),
+            ..Call::get(&format!("/api/idempotency/{key}"))
+        })
     }
 
     /// `GET /api/events/history`; `since` is RFC 3339. Rows that are no events of files are left out.
-    pub fn history(&self, since: Option<&str>, limit: usize, offset: u64) -> Called<(Vec<Event>, usize)> {
-        let since = since.map_or(String::new(), |at| format!("&since={}", utf8_percent_encode(at, NON_ALPHANUMERIC)));
+    pub fn history(
+        &self,
+        since: Option<&str>,
+        limit: usize,
+        offset: u64,
+    ) -> Called<(Vec<Event>, usize)> {
+        let since = since.map_or(String::new(), |at| {
+            format!("&since={}", utf8_percent_encode(at, NON_ALPHANUMERIC))
+        });
         let path = format!("/api/events/history?kinds=all&limit={limit}&offset={offset}{since}");
-        let rows: Vec<HistoryRow> = self.json(&Call { most: PAGE_BYTES, ..Call::get(&path) })?;
+        let rows: Vec<HistoryRow> = self.json(&Call {
+            most: PAGE_BYTES,
+            ..Call::get(&path)
+        })?;
         let count = rows.len();
-        Ok((rows.into_iter().filter_map(HistoryRow::event).collect(), count))
+        Ok((
+            rows.into_iter().filter_map(HistoryRow::event).collect(),
+            count,
+        ))
     }
 
     /// A change whose answer says no more than that it was made: 204. What depends on it names it again.
@@ -225,12 +298,25 @@ impl HubClient {
                 if rev.is_none() && self.may_be_ours() {
                     return Err(self.foreign(204, &media_type(&answer), &call.path));
                 }
-                return Ok(Stored { outcome: Outcome::Unchanged, rev, record: None, renamed_from: None });
+                return Ok(Stored {
+                    outcome: Outcome::Unchanged,
+                    rev,
+                    record: None,
+                    renamed_from: None,
+                });
             }
             _ => Outcome::Updated,
         };
-        let Made { record, renamed_from } = self.body(answer, call.most, &call.path)?;
-        Ok(Stored { outcome, rev: Some(record.rev), record: Some(record), renamed_from })
+        let Made {
+            record,
+            renamed_from,
+        } = self.body(answer, call.most, &call.path)?;
+        Ok(Stored {
+            outcome,
+            rev: Some(record.rev),
+            record: Some(record),
+            renamed_from,
+        })
     }
 }
 
@@ -256,7 +342,11 @@ struct HistoryRow {
 
 impl HistoryRow {
     fn event(self) -> Option<Event> {
-        let kind = self.kind.or_else(|| self.event_type.as_ref().map(|e| format!("file_{}", e.trim_start_matches("file_"))))?;
+        let kind = self.kind.or_else(|| {
+            self.event_type
+                .as_ref()
+                .map(|e| format!("file_{}", e.trim_start_matches("file_")))
+        })?;
         let mut payload = self.payload?;
         // of what was deleted not even the id need be in it
         if let (Some(object), Some(id)) = (payload.as_object_mut(), self.resource_id) {
@@ -276,12 +366,20 @@ impl HistoryRow {
 
 /// What says that a request is for a hub that has this revision; nothing, if its tag is unknown.
 pub(super) fn knows(at: Revision) -> Vec<(&'static str, String)> {
-    if at.tag.is_unknown() { Vec::new() } else { vec![(HISTORY_HEADER, at.etag())] }
+    if at.tag.is_unknown() {
+        Vec::new()
+    } else {
+        vec![(HISTORY_HEADER, at.etag())]
+    }
 }
 
 /// The tag of a revision, if it is known, as a further parameter.
 pub(super) fn tag(at: Revision) -> String {
-    if at.tag.is_unknown() { String::new() } else { format!("&tag={}", at.tag) }
+    if at.tag.is_unknown() {
+        String::new()
+    } else {
+        format!("&tag={}", at.tag)
+    }
 }
 
 fn to_json(value: &impl serde::Serialize) -> Body<'static> {
@@ -290,11 +388,25 @@ fn to_json(value: &impl serde::Serialize) -> Body<'static> {
 
 /// The revision in an `ETag`, also one that a proxy has made weak.
 pub(super) fn etag(answer: &http::Response<ureq::Body>) -> Option<Revision> {
-    Revision::parse(answer.headers().get("etag")?.to_str().ok()?.trim_start_matches("W/"))
+    Revision::parse(
+        answer
+            .headers()
+            .get("etag")?
+            .to_str()
+            .ok()?
+            .trim_start_matches("W/"),
+    )
 }
 
 fn header<T: std::str::FromStr>(answer: &http::Response<ureq::Body>, name: &str) -> Option<T> {
-    answer.headers().get(name)?.to_str().ok()?.trim_matches('"').parse().ok()
+    answer
+        .headers()
+        .get(name)?
+        .to_str()
+        .ok()?
+        .trim_matches('"')
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -304,25 +416,58 @@ mod tests {
     #[test]
     fn conditions_are_headers() {
         let check = |condition, wants: &[(&str, &str)]| {
-            let headers = Change { condition, ..Change::default() }.headers();
-            assert_eq!(headers.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>(), wants);
+            let headers = Change {
+                condition,
+                ..Change::default()
+            }
+            .headers();
+            assert_eq!(
+                headers
+                    .iter()
+                    .map(|(n, v)| (*n, v.as_str()))
+                    .collect::<Vec<_>>(),
+                wants
+            );
         };
         check(Condition::None, &[]);
         check(Condition::Match(7.into()), &[("if-match", "\"7\"")]);
-        let at = Revision { rev: 7, tag: crate::wire::revision::Tag(10) };
-        check(Condition::Match(at), &[("if-match", "\"7-000000000000000a\"")]);
+        let at = Revision {
+            rev: 7,
+            tag: crate::wire::revision::Tag(10),
+        };
+        check(
+            Condition::Match(at),
+            &[("if-match", "\"7-000000000000000a\"")],
+        );
         check(Condition::Absent, &[("if-none-match", "*")]);
-        assert_eq!(Change { key: Some(Uuid::nil()), ..Change::default() }.headers()[0].0, "idempotency-key");
+        assert_eq!(
+            Change {
+                key: Some(Uuid::nil()),
+                ..Change::default()
+            }
+            .headers()[0]
+                .0,
+            "idempotency-key"
+        );
     }
 
     #[test]
     fn rows_of_either_server_are_events() {
-        let read = |text: &str| serde_json::from_str::<HistoryRow>(text).unwrap().event().map(|e| (e.kind, e.payload.id));
+        let read = |text: &str| {
+            serde_json::from_str::<HistoryRow>(text)
+                .unwrap()
+                .event()
+                .map(|e| (e.kind, e.payload.id))
+        };
         let id = "00000000-0000-0000-0000-000000000001";
         let wants = |kind: &str| Some((kind.to_string(), id.parse().unwrap()));
-        let ours = format!(r#"{{"type":"file_updated","event_type":"updated","payload":{{"id":"{id}","name":"a"}}}}"#);
+        let ours = format!(
+            r#"{{"type":"file_updated","event_type":"updated","payload":{{"id":"{id}","name":"a"}}}}"#
+        );
         assert_eq!(read(&ours), wants("file_updated"));
-        let theirs = format!(r#"{{"event_type":"deleted","resource_id":"{id}","payload":{{"name":"a","path":""}},"x":1}}"#);
+        let theirs = format!(
+            r#"{{"event_type":"deleted","resource_id":"{id}","payload":{{"name":"a","path":""}},"x":1}}"#
+        );
         assert_eq!(read(&theirs), wants("file_deleted"));
         assert_eq!(read(r#"{"event_type":"bucket","payload":"text"}"#), None);
     }

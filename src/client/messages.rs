@@ -16,47 +16,89 @@ pub enum Pulled {
 impl HubClient {
     /// `POST /api/messages`: the results, in the order of the messages, each of which is one JSON object with the id beside it.
     /// A result counts only if it names the message.
-    pub fn post(&self, messages: &[String], ids: impl ExactSizeIterator<Item = Uuid>) -> Called<Vec<PostResult>> {
-        let mut body = String::with_capacity(messages.iter().map(|m| m.len() + 1).sum::<usize>() + 2);
+    pub fn post(
+        &self,
+        messages: &[String],
+        ids: impl ExactSizeIterator<Item = Uuid>,
+    ) -> Called<Vec<PostResult>> {
+        let mut body =
+            String::with_capacity(messages.iter().map(|m| m.len() + 1).sum::<usize>() + 2);
         body.push('[');
         body.push_str(&messages.join(","));
         body.push(']');
-        let answer: PostAnswer =
-            self.json(&Call { method: Method::POST, body: Body::Json(body.into_bytes()), ..Call::get("/api/messages") })?;
+        let answer: PostAnswer = self.json(&Call {
+            method: Method::POST,
+            body: Body::Json(body.into_bytes()),
+            ..Call::get("/api/messages")
+        })?;
         let results = answer.results;
         // what is refused may be too broken to have an id that the hub can read
-        let names = |(result, id): (&PostResult, Uuid)| result.id.map_or(result.status == wire::Status::Rejected, |named| named == id);
+        let names = |(result, id): (&PostResult, Uuid)| {
+            result
+                .id
+                .map_or(result.status == wire::Status::Rejected, |named| named == id)
+        };
         if results.len() != messages.len() || !results.iter().zip(ids).all(names) {
-            return Err(self.not_a_hub(&format!("{} results that do not name {} messages", results.len(), messages.len())).into());
+            return Err(self
+                .not_a_hub(&format!(
+                    "{} results that do not name {} messages",
+                    results.len(),
+                    messages.len()
+                ))
+                .into());
         }
         Ok(results)
     }
 
     /// `GET /api/messages`: what is queued for `host` after `cursor`, which acknowledges all up to it.
-    pub fn pull(&self, host: &str, instance: Uuid, run: Run, cursor: Option<Cursor>, limit: usize) -> Called<Pulled> {
-        let mut after = cursor.map_or(String::new(), |Cursor { epoch, seq, .. }| format!("&epoch={epoch}&after={seq}"));
+    pub fn pull(
+        &self,
+        host: &str,
+        instance: Uuid,
+        run: Run,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> Called<Pulled> {
+        let mut after = cursor.map_or(String::new(), |Cursor { epoch, seq, .. }| {
+            format!("&epoch={epoch}&after={seq}")
+        });
         if let Some(Cursor { id, .. }) = cursor.filter(|c| !c.id.is_nil()) {
             after.push_str(&format!("&id={id}"));
         }
-        let path = format!("/api/messages?host={host}&instance={instance}&run={run}&limit={limit}{after}");
+        let path =
+            format!("/api/messages?host={host}&instance={instance}&run={run}&limit={limit}{after}");
         // a page is bounded by the hub at about one message more than it wants to send
-        let call = Call { most: wire::MAX_BATCH_BYTES as u64 * 2, ..Call::get(&path) };
+        let call = Call {
+            most: wire::MAX_BATCH_BYTES as u64 * 2,
+            ..Call::get(&path)
+        };
         match self.json(&call) {
             Ok(page) => Ok(Pulled::Page(page)),
-            Err(f) if f.status == 409 && cursor.is_some() && f.error.what.contains("epoch") => Ok(Pulled::OtherEpoch),
+            Err(f) if f.status == 409 && cursor.is_some() && f.error.what.contains("epoch") => {
+                Ok(Pulled::OtherEpoch)
+            }
             Err(f) => Err(f),
         }
     }
 
     /// `GET /api/hosts`: all hosts for an administrator, else one's own.
     pub fn hosts(&self) -> Called<Vec<HostInfo>> {
-        self.json(&Call { most: 64 * MAX_ANSWER_BYTES, ..Call::get("/api/hosts") })
+        self.json(&Call {
+            most: 64 * MAX_ANSWER_BYTES,
+            ..Call::get("/api/hosts")
+        })
     }
 
     /// `POST /api/hosts/{host}/rebind`: lets `instance` have the queue of `host`, or whoever asks next.
     pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> Called<HostInfo> {
-        let body = serde_json::json!({ "instance": instance }).to_string().into_bytes();
+        let body = serde_json::json!({ "instance": instance })
+            .to_string()
+            .into_bytes();
         let path = format!("/api/hosts/{host}/rebind");
-        self.json(&Call { method: Method::POST, body: Body::Json(body), ..Call::get(&path) })
+        self.json(&Call {
+            method: Method::POST,
+            body: Body::Json(body),
+            ..Call::get(&path)
+        })
     }
 }

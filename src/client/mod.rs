@@ -113,9 +113,14 @@ impl HubClient {
                 None => config,
             }
         };
-        let agent = config().timeout_recv_response(Some(timeout)).timeout_per_read(Some(timeout)).build();
-        let stream =
-            config().timeout_recv_response(Some(timeout)).timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE))).build();
+        let agent = config()
+            .timeout_recv_response(Some(timeout))
+            .timeout_per_read(Some(timeout))
+            .build();
+        let stream = config()
+            .timeout_recv_response(Some(timeout))
+            .timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE)))
+            .build();
         Ok(HubClient {
             url: url.to_string(),
             proxy,
@@ -182,7 +187,11 @@ impl HubClient {
     pub fn remember(&self, access: Access, bearer: String, left: Duration) {
         let left = left.min(TOKEN_LIFETIME).saturating_sub(RENEW_BEFORE);
         if !bearer.is_empty() && !left.is_zero() && bearer.bytes().all(|b| b.is_ascii_graphic()) {
-            let token = Token { bearer, access, renew_at: clock::monotonic() + left };
+            let token = Token {
+                bearer,
+                access,
+                renew_at: clock::monotonic() + left,
+            };
             *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some(token);
         }
     }
@@ -198,15 +207,32 @@ impl HubClient {
         self.body(answer, call.most, &call.path)
     }
 
-    fn body<T: serde::de::DeserializeOwned>(&self, answer: http::Response<ureq::Body>, most: u64, path: &str) -> Called<T> {
+    fn body<T: serde::de::DeserializeOwned>(
+        &self,
+        answer: http::Response<ureq::Body>,
+        most: u64,
+        path: &str,
+    ) -> Called<T> {
         let answer = self.typed(answer, "application/json", path)?;
         let mut body = answer.into_body();
-        let bytes = body.with_config().limit(most).read_to_vec().map_err(|e| self.unreachable(e))?;
-        serde_json::from_slice(&bytes).map_err(|_| self.not_a_hub(&format!("not its JSON at {}", bare(path))).into())
+        let bytes = body
+            .with_config()
+            .limit(most)
+            .read_to_vec()
+            .map_err(|e| self.unreachable(e))?;
+        serde_json::from_slice(&bytes).map_err(|_| {
+            self.not_a_hub(&format!("not its JSON at {}", bare(path)))
+                .into()
+        })
     }
 
     /// An answer of the type that the hub gives there. A status alone says nothing: a login page of the network has 200.
-    fn typed(&self, answer: http::Response<ureq::Body>, wanted: &str, path: &str) -> Called<http::Response<ureq::Body>> {
+    fn typed(
+        &self,
+        answer: http::Response<ureq::Body>,
+        wanted: &str,
+        path: &str,
+    ) -> Called<http::Response<ureq::Body>> {
         match media_type(&answer) {
             found if found == wanted => Ok(answer),
             found => Err(self.foreign(answer.status().as_u16(), &found, path)),
@@ -238,34 +264,71 @@ impl HubClient {
             }
             _ => *token = None,
         }
-        let Access { url, key: Some(key) } = access.clone() else { return Ok((access.url, None)) };
+        let Access {
+            url,
+            key: Some(key),
+        } = access.clone()
+        else {
+            return Ok((access.url, None));
+        };
         let (login, hub_time) = self.ask_token(&url, &key)?;
         if let Some(renewed) = self.renewed.get() {
             renewed(&login);
         }
         let bearer = login.token.clone();
         // the lifetime by the hub's own clock, counted down on ours: a router's clock may be decades off
-        let lifetime = hub_time.and_then(|now| clock::parse_rfc3339(&login.expires_at)?.duration_since(now).ok());
+        let lifetime = hub_time.and_then(|now| {
+            clock::parse_rfc3339(&login.expires_at)?
+                .duration_since(now)
+                .ok()
+        });
         let lifetime = lifetime.unwrap_or(TOKEN_LIFETIME).min(TOKEN_LIFETIME);
-        let renew_at = clock::monotonic() + lifetime.saturating_sub(RENEW_BEFORE).max(Duration::from_secs(30));
-        *token = Some(Token { bearer: login.token, access, renew_at });
+        let renew_at = clock::monotonic()
+            + lifetime
+                .saturating_sub(RENEW_BEFORE)
+                .max(Duration::from_secs(30));
+        *token = Some(Token {
+            bearer: login.token,
+            access,
+            renew_at,
+        });
         Ok((url, Some(bearer)))
     }
 
     /// `POST /api/auth/login`: a token for a key, and the hub's time.
-    fn ask_token(&self, url: &str, key: &str) -> Called<(LoginAnswer, Option<std::time::SystemTime>)> {
-        let body = serde_json::json!({ "api_key": key }).to_string().into_bytes();
-        let call = Call { method: http::Method::POST, body: Body::Json(body), ..Call::get("/api/auth/login") };
+    fn ask_token(
+        &self,
+        url: &str,
+        key: &str,
+    ) -> Called<(LoginAnswer, Option<std::time::SystemTime>)> {
+        let body = serde_json::json!({ "api_key": key })
+            .to_string()
+            .into_bytes();
+        let call = Call {
+            method: http::Method::POST,
+            body: Body::Json(body),
+            ..Call::get("/api/auth/login")
+        };
         let answer = self.exchange(&self.agent, &call, url, None)?;
         if !answer.status().is_success() {
             return Err(self.refused(answer, &call.path));
         }
-        let hub_time = answer.headers().get("date").and_then(|d| d.to_str().ok()).and_then(http_date);
+        let hub_time = answer
+            .headers()
+            .get("date")
+            .and_then(|d| d.to_str().ok())
+            .and_then(http_date);
         Ok((self.body(answer, MAX_ANSWER_BYTES, &call.path)?, hub_time))
     }
 
     /// Sends once; again if a pooled connection turned out to be closed, since every call of ours may be repeated.
-    fn exchange(&self, agent: &ureq::Agent, call: &Call, url: &str, bearer: Option<&str>) -> Called<http::Response<ureq::Body>> {
+    fn exchange(
+        &self,
+        agent: &ureq::Agent,
+        call: &Call,
+        url: &str,
+        bearer: Option<&str>,
+    ) -> Called<http::Response<ureq::Body>> {
         for last in [false, true] {
             match self.send(agent, call, url, bearer)? {
                 Ok(answer) => return Ok(answer),
@@ -283,7 +346,9 @@ impl HubClient {
         url: &str,
         bearer: Option<&str>,
     ) -> Called<Result<http::Response<ureq::Body>, ureq::Error>> {
-        let mut request = http::Request::builder().method(call.method.clone()).uri(format!("{url}{}", call.path));
+        let mut request = http::Request::builder()
+            .method(call.method.clone())
+            .uri(format!("{url}{}", call.path));
         if let Some(bearer) = bearer {
             request = request.header("authorization", format!("Bearer {bearer}"));
         }
@@ -293,30 +358,61 @@ impl HubClient {
         for (name, value) in &call.headers {
             request = request.header(*name, value);
         }
-        let failed = |e: http::Error| Failure::from(Error::new(Kind::Settings, format!("cannot use the server URL {}: {e}", self.url)));
+        let failed = |e: http::Error| {
+            Failure::from(Error::new(
+                Kind::Settings,
+                format!("cannot use the server URL {}: {e}", self.url),
+            ))
+        };
         let patient = |request: http::Request<SendBody<'_>>| match call.patience {
-            Some(time) => agent.run(agent.configure_request(request).timeout_recv_response(Some(time)).build()),
+            Some(time) => agent.run(
+                agent
+                    .configure_request(request)
+                    .timeout_recv_response(Some(time))
+                    .build(),
+            ),
             None => agent.run(request),
         };
         Ok(match &call.body {
             Body::None => {
                 let request = request.body(()).map_err(failed)?;
                 match call.silence {
-                    Some(time) => agent.run(agent.configure_request(request).timeout_per_read(Some(time)).build()),
+                    Some(time) => agent.run(
+                        agent
+                            .configure_request(request)
+                            .timeout_per_read(Some(time))
+                            .build(),
+                    ),
                     None => agent.run(request),
                 }
             }
             Body::Json(bytes) => {
-                let request = request.header("content-type", "application/json").header("content-length", bytes.len());
-                patient(request.body(SendBody::from_reader(&mut bytes.as_slice())).map_err(failed)?)
+                let request = request
+                    .header("content-type", "application/json")
+                    .header("content-length", bytes.len());
+                patient(
+                    request
+                        .body(SendBody::from_reader(&mut bytes.as_slice()))
+                        .map_err(failed)?,
+                )
             }
-            Body::Pieces { content_type, pieces, passed } => {
+            Body::Pieces {
+                content_type,
+                pieces,
+                passed,
+            } => {
                 let length = body::length(pieces);
-                let mut request = request.header("content-type", content_type).header("content-length", length);
+                let mut request = request
+                    .header("content-type", content_type)
+                    .header("content-length", length);
                 if length > ANNOUNCED_BODY_BYTES {
                     request = request.header("expect", "100-continue");
                 }
-                patient(request.body(SendBody::from_reader(&mut Reader::new(pieces, passed))).map_err(failed)?)
+                patient(
+                    request
+                        .body(SendBody::from_reader(&mut Reader::new(pieces, passed)))
+                        .map_err(failed)?,
+                )
             }
         })
     }
@@ -338,8 +434,17 @@ impl Call<'_> {
 
 /// The media type of an answer in lower case, without parameters; "" if it has none.
 fn media_type(answer: &http::Response<ureq::Body>) -> String {
-    let value = answer.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
-    value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+    let value = answer
+        .headers()
+        .get("content-type")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    value
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase()
 }
 
 fn bare(path: &str) -> &str {
@@ -349,7 +454,10 @@ fn bare(path: &str) -> &str {
 /// The peer closed a connection that we kept: nothing of the request was answered.
 fn is_stale(e: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    matches!(
+        e.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 /// The host of a URL, without the brackets of IPv6.
@@ -359,20 +467,34 @@ fn host_of(url: &str) -> &str {
 
 /// The port of a URL that was checked.
 fn port_of(url: &str) -> u16 {
-    split_authority(authority_of(url)).1.unwrap_or(if url.starts_with("https://") { 443 } else { 80 })
+    split_authority(authority_of(url))
+        .1
+        .unwrap_or(if url.starts_with("https://") { 443 } else { 80 })
 }
 
 fn authority_of(url: &str) -> &str {
-    url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or("")
+    url.split("://")
+        .nth(1)
+        .and_then(|rest| rest.split('/').next())
+        .unwrap_or("")
 }
 
 /// `HOST`, `HOST:PORT` or an IPv6 address, in brackets if it has a port: host without brackets, and port.
 fn split_authority(authority: &str) -> (&str, Option<u16>) {
     let parsed = |(host, port): (_, &str)| Some((host, Some(port.parse().ok()?)));
-    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) => rest.strip_prefix(':').and_then(|port| parsed((address, port))).unwrap_or((address, None)),
+    match authority
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((address, rest)) => rest
+            .strip_prefix(':')
+            .and_then(|port| parsed((address, port)))
+            .unwrap_or((address, None)),
         // an IPv6 address has more than one colon
-        None if authority.matches(':').count() == 1 => authority.split_once(':').and_then(parsed).unwrap_or((authority, None)),
+        None if authority.matches(':').count() == 1 => authority
+            .split_once(':')
+            .and_then(parsed)
+            .unwrap_or((authority, None)),
         None => (authority, None),
     }
 }
@@ -384,14 +506,19 @@ fn is_address(url: &str) -> bool {
 /// Whether a URL names this machine.
 pub fn is_loopback(url: &str) -> bool {
     let host = host_of(url);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
 fn http_date(text: &str) -> Option<std::time::SystemTime> {
     let mut parts = text.split_once(", ")?.1.split(' ');
     let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let months = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
     let month = months.iter().position(|m| *m == month)? + 1;
     clock::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
 }
@@ -402,17 +529,30 @@ mod tests {
 
     #[test]
     fn loopback_is_recognised_by_name_and_by_address() {
-        for url in ["http://localhost:8080", "http://127.0.0.5", "https://[::1]:1/x", "http://LOCALHOST"] {
+        for url in [
+            "http://localhost:8080",
+            "http://127.0.0.5",
+            "https://[::1]:1/x",
+            "http://LOCALHOST",
+        ] {
             assert!(is_loopback(url), "{url}");
         }
-        for url in ["http://localhost.example:1", "http://10.0.0.1:8080", "http://[fe80::1]:1", "http://127.0.0.1.nip.example"] {
+        for url in [
+            "http://localhost.example:1",
+            "http://10.0.0.1:8080",
+            "http://[fe80::1]:1",
+            "http://127.0.0.1.nip.example",
+        ] {
             assert!(!is_loopback(url), "{url}");
         }
     }
 
     #[test]
     fn dates_of_the_hub_are_read() {
-        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), clock::parse_rfc3339("1994-11-06T08:49:37Z"));
+        assert_eq!(
+            http_date("Sun, 06 Nov 1994 08:49:37 GMT"),
+            clock::parse_rfc3339("1994-11-06T08:49:37Z")
+        );
         assert_eq!(http_date("yesterday"), None);
     }
 }

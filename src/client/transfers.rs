@@ -10,7 +10,9 @@ use super::body::{Body, Passed, Piece, Source};
 use super::files::{Change, SYNC_PATIENCE, Stored, etag, knows, tag};
 use super::{Call, Called, HubClient, media_type};
 use crate::error::Error;
-use crate::wire::files::{BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata};
+use crate::wire::files::{
+    BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata,
+};
 use crate::wire::revision::Revision;
 
 /// What cannot stand in a quoted file name of a form (WHATWG HTML, "multipart/form-data encoding algorithm").
@@ -33,13 +35,22 @@ pub struct Download<'a> {
 impl Download<'_> {
     /// As [`Read::read`]; an answer that ends early is a failure.
     pub fn read(&mut self, buffer: &mut [u8]) -> Called<usize> {
-        self.reader.read(buffer).map_err(|e| self.hub.interrupted(&e))
+        self.reader
+            .read(buffer)
+            .map_err(|e| self.hub.interrupted(&e))
     }
 }
 
 impl HubClient {
     /// `PUT /api/files/upload`: a whole file in one request, its content type as the hub guesses it.
-    pub fn upload(&self, name: &str, metadata: &Metadata, content: Source<'_>, change: Change, passed: Passed<'_>) -> Called<Stored> {
+    pub fn upload(
+        &self,
+        name: &str,
+        metadata: &Metadata,
+        content: Source<'_>,
+        change: Change,
+        passed: Passed<'_>,
+    ) -> Called<Stored> {
         let boundary = format!("mesync-{}", Uuid::new_v4().simple());
         let shown = utf8_percent_encode(name, FILE_NAME);
         let metadata = serde_json::to_string(metadata).expect("plain data is JSON");
@@ -52,11 +63,19 @@ impl HubClient {
              --{boundary}\r\nContent-Disposition: form-data; name=\"metadata\"\r\nContent-Type: application/json\r\n\r\n{metadata}\r\n\
              --{boundary}--\r\n"
         );
-        let pieces = vec![Piece::Text(head.into_bytes()), Piece::Content(content), Piece::Text(tail.into_bytes())];
+        let pieces = vec![
+            Piece::Text(head.into_bytes()),
+            Piece::Content(content),
+            Piece::Text(tail.into_bytes()),
+        ];
         let call = Call {
             method: Method::PUT,
             headers: change.headers(),
-            body: Body::Pieces { content_type: format!("multipart/form-data; boundary={boundary}"), pieces, passed },
+            body: Body::Pieces {
+                content_type: format!("multipart/form-data; boundary={boundary}"),
+                pieces,
+                passed,
+            },
             patience: Some(SYNC_PATIENCE),
             ..Call::get("/api/files/upload")
         };
@@ -65,13 +84,26 @@ impl HubClient {
 
     /// `PUT /api/chunks/{sha256}`
     pub fn put_chunk(&self, sha256: Hash, content: Source<'_>, passed: Passed<'_>) -> Called<()> {
-        let body = Body::Pieces { content_type: "application/octet-stream".into(), pieces: vec![Piece::Content(content)], passed };
-        let call = Call { method: Method::PUT, body, ..Call::get(&format!("/api/chunks/{sha256}")) };
+        let body = Body::Pieces {
+            content_type: "application/octet-stream".into(),
+            pieces: vec![Piece::Content(content)],
+            passed,
+        };
+        let call = Call {
+            method: Method::PUT,
+            body,
+            ..Call::get(&format!("/api/chunks/{sha256}"))
+        };
         self.done(&call)
     }
 
     /// `POST /api/files/batch`: one result a file, in order. `newest`: the latest revision that was heard of, if any.
-    pub fn batch(&self, files: &[(BatchItem, &[u8])], newest: Revision, passed: Passed<'_>) -> Called<Vec<BatchResult>> {
+    pub fn batch(
+        &self,
+        files: &[(BatchItem, &[u8])],
+        newest: Revision,
+        passed: Passed<'_>,
+    ) -> Called<Vec<BatchResult>> {
         let mut pieces = Vec::with_capacity(files.len() * 2);
         for (item, bytes) in files {
             let mut line = serde_json::to_vec(item).expect("plain data is JSON");
@@ -82,7 +114,11 @@ impl HubClient {
         let call = Call {
             method: Method::POST,
             headers: knows(newest),
-            body: Body::Pieces { content_type: "application/octet-stream".into(), pieces, passed },
+            body: Body::Pieces {
+                content_type: "application/octet-stream".into(),
+                pieces,
+                passed,
+            },
             most: BATCH_ANSWER,
             patience: Some(SYNC_PATIENCE),
             ..Call::get("/api/files/batch")
@@ -91,20 +127,48 @@ impl HubClient {
         if answer.results.len() == files.len() {
             Ok(answer.results)
         } else {
-            Err(self.not_a_hub(&format!("{} results for {} files", answer.results.len(), files.len())).into())
+            Err(self
+                .not_a_hub(&format!(
+                    "{} results for {} files",
+                    answer.results.len(),
+                    files.len()
+                ))
+                .into())
         }
     }
 
     /// `POST /api/files/fetch`: hands each item's head and content to `take`, in order. What `take` leaves unread is skipped.
-    pub fn fetch(&self, items: &[FetchItem], mut take: impl FnMut(FetchHead, &mut dyn Read) -> Result<(), Error>) -> Called<()> {
-        let body = Body::Json(serde_json::to_vec(&Fetch { items: items.to_vec() }).expect("plain data is JSON"));
-        let call = Call { method: Method::POST, body, ..Call::get("/api/files/fetch") };
-        let answer = self.typed(self.authorized(&self.agent, &call)?, "application/octet-stream", &call.path)?;
+    pub fn fetch(
+        &self,
+        items: &[FetchItem],
+        mut take: impl FnMut(FetchHead, &mut dyn Read) -> Result<(), Error>,
+    ) -> Called<()> {
+        let body = Body::Json(
+            serde_json::to_vec(&Fetch {
+                items: items.to_vec(),
+            })
+            .expect("plain data is JSON"),
+        );
+        let call = Call {
+            method: Method::POST,
+            body,
+            ..Call::get("/api/files/fetch")
+        };
+        let answer = self.typed(
+            self.authorized(&self.agent, &call)?,
+            "application/octet-stream",
+            &call.path,
+        )?;
         let mut reader = BufReader::with_capacity(64 * 1024, answer.into_body().into_reader());
         for item in items {
             let mut line = Vec::new();
-            (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(|e| self.interrupted(&e))?;
-            let head = serde_json::from_slice::<FetchHead>(&line).ok().filter(|h| (h.id, h.rev) == (item.id, item.rev));
+            (&mut reader)
+                .take(MAX_LINE_BYTES)
+                .read_until(b'\n', &mut line)
+                .map_err(|e| self.interrupted(&e))?;
+            let head = serde_json::from_slice::<FetchHead>(&line)
+                .ok()
+                .filter(|h| (h.id, h.rev) == (item.id, item.rev));
             let head = head.ok_or_else(|| self.not_a_hub("an answer to a fetch that is none"))?;
             let mut content = (&mut reader).take(head.size);
             take(head, &mut content)?;
@@ -116,7 +180,13 @@ impl HubClient {
     }
 
     /// `GET /api/files/{id}/download`: the bytes `from..to` of a revision, or of whatever is current; without `to`, to the end.
-    pub fn download(&self, id: Uuid, at: Option<Revision>, from: u64, to: Option<u64>) -> Called<Download<'_>> {
+    pub fn download(
+        &self,
+        id: Uuid,
+        at: Option<Revision>,
+        from: u64,
+        to: Option<u64>,
+    ) -> Called<Download<'_>> {
         let wanted = at.map_or(String::new(), |at| format!("?rev={}{}", at.rev, tag(at)));
         let mut call = Call::get(&format!("/api/files/{id}/download{wanted}"));
         if from > 0 || to.is_some() {
@@ -135,12 +205,30 @@ impl HubClient {
     /// `GET /api/chunks/{sha256}`
     pub fn chunk(&self, sha256: Hash) -> Called<Download<'_>> {
         let call = Call::get(&format!("/api/chunks/{sha256}"));
-        let answer = self.typed(self.authorized(&self.agent, &call)?, "application/octet-stream", &call.path)?;
+        let answer = self.typed(
+            self.authorized(&self.agent, &call)?,
+            "application/octet-stream",
+            &call.path,
+        )?;
         self.content(answer, 0, None)
     }
 
-    fn content(&self, answer: http::Response<ureq::Body>, from: u64, rev: Option<Revision>) -> Called<Download<'_>> {
-        let at = if answer.status().as_u16() == 206 { from } else { 0 };
-        Ok(Download { hub: self, at, rev, reader: Box::new(answer.into_body().into_reader()) })
+    fn content(
+        &self,
+        answer: http::Response<ureq::Body>,
+        from: u64,
+        rev: Option<Revision>,
+    ) -> Called<Download<'_>> {
+        let at = if answer.status().as_u16() == 206 {
+            from
+        } else {
+            0
+        };
+        Ok(Download {
+            hub: self,
+            at,
+            rev,
+            reader: Box::new(answer.into_body().into_reader()),
+        })
     }
 }

@@ -24,15 +24,31 @@ pub fn milliseconds(text: &str, least: u64, most: u64) -> Parsed<Duration> {
 }
 
 fn counted(unit: &str, text: &str, least: u64, most: u64) -> Parsed<u64> {
-    let wrong = || format!("must be a whole number{unit} from {least} to {most}, not \"{}\"", wire::brief(text));
-    text.trim().parse().ok().filter(|n| (least..=most).contains(n)).ok_or_else(wrong)
+    let wrong = || {
+        format!(
+            "must be a whole number{unit} from {least} to {most}, not \"{}\"",
+            wire::brief(text)
+        )
+    };
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or_else(wrong)
 }
 
 /// `4096`, `64KB`, `256MB`, `8GB`, `1TB`, or with `i` for powers of 1024.
 pub fn bytes(text: &str, least: u64, most: u64) -> Parsed<u64> {
-    let wrong = || format!("must be a size such as 64MB, from {least} to {most} bytes, not \"{}\"", wire::brief(text));
+    let wrong = || {
+        format!(
+            "must be a size such as 64MB, from {least} to {most} bytes, not \"{}\"",
+            wire::brief(text)
+        )
+    };
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kb" => 1_000,
@@ -45,7 +61,10 @@ pub fn bytes(text: &str, least: u64, most: u64) -> Parsed<u64> {
         "tib" => 1 << 40,
         _ => return Err(wrong()),
     };
-    let n: Option<u64> = text[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    let n: Option<u64> = text[..digits]
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit));
     n.filter(|n| (least..=most).contains(n)).ok_or_else(wrong)
 }
 
@@ -53,7 +72,13 @@ pub fn reserve(text: &str) -> Parsed<Reserve> {
     match text.trim().strip_suffix('%') {
         Some(percent) => {
             let wrong = || format!("must be from 0% to 90%, not \"{}\"", wire::brief(text));
-            percent.trim().parse().ok().filter(|p| (0.0..=90.0).contains(p)).map(Reserve::Percent).ok_or_else(wrong)
+            percent
+                .trim()
+                .parse()
+                .ok()
+                .filter(|p| (0.0..=90.0).contains(p))
+                .map(Reserve::Percent)
+                .ok_or_else(wrong)
         }
         None => bytes(text, 0, 1_000_000_000_000).map(Reserve::Bytes),
     }
@@ -65,7 +90,9 @@ pub fn path(text: &str) -> Parsed<PathBuf> {
         return Err("not a path: it is empty, or has a NUL in it".into());
     }
     if text == "~" || text.starts_with("~/") {
-        let home = std::env::home_dir().filter(|h| h.is_absolute()).ok_or("~ needs HOME, which is not set")?;
+        let home = std::env::home_dir()
+            .filter(|h| h.is_absolute())
+            .ok_or("~ needs HOME, which is not set")?;
         return Ok(home.join(text[1..].trim_start_matches('/')));
     }
     std::path::absolute(text).map_err(|e| format!("not a path: {e}"))
@@ -78,8 +105,17 @@ pub fn url(text: &str) -> Parsed<String> {
     let rest = rest.trim_end_matches('/');
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     // never what may be a password
-    let shown = authority.rsplit_once('@').map_or(text.to_string(), |(_, host)| format!("{scheme}://…@{host}{path}"));
-    let wrong = |why: &str| format!("must be a URL such as http://hub.example:8080, not \"{}\": {why}", wire::brief(&shown));
+    let shown = authority
+        .rsplit_once('@')
+        .map_or(text.to_string(), |(_, host)| {
+            format!("{scheme}://…@{host}{path}")
+        });
+    let wrong = |why: &str| {
+        format!(
+            "must be a URL such as http://hub.example:8080, not \"{}\": {why}",
+            wire::brief(&shown)
+        )
+    };
     let scheme = scheme.to_ascii_lowercase();
     match scheme.as_str() {
         "http" => {}
@@ -108,11 +144,25 @@ fn check_authority(authority: &str) -> Parsed<()> {
     let (host, port) = match authority.strip_prefix('[').map(|rest| rest.split_once(']')) {
         Some(Some((address, rest))) => {
             check_ipv6(address)?;
-            ("", if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or("only a port may follow the address")?) })
+            (
+                "",
+                if rest.is_empty() {
+                    None
+                } else {
+                    Some(
+                        rest.strip_prefix(':')
+                            .ok_or("only a port may follow the address")?,
+                    )
+                },
+            )
         }
         Some(None) => return Err("the address has no ] at its end".into()),
-        None if authority.matches(':').count() > 1 => return Err("an IPv6 address needs brackets: http://[fd00::1]:8080".into()),
-        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+        None if authority.matches(':').count() > 1 => {
+            return Err("an IPv6 address needs brackets: http://[fd00::1]:8080".into());
+        }
+        None => authority
+            .split_once(':')
+            .map_or((authority, None), |(host, port)| (host, Some(port))),
     };
     if !authority.starts_with('[') {
         check_host_name(host)?;
@@ -127,19 +177,31 @@ fn check_ipv6(text: &str) -> Parsed<()> {
     if text.contains('%') {
         return Err("an address with a zone (%) cannot be used in a URL; use a name, or an address that needs no zone".into());
     }
-    text.parse::<Ipv6Addr>().map(|_| ()).map_err(|_| format!("{} is no IPv6 address", wire::brief(text)))
+    text.parse::<Ipv6Addr>()
+        .map(|_| ())
+        .map_err(|_| format!("{} is no IPv6 address", wire::brief(text)))
 }
 
 /// A name as DNS has it (RFC 1123, and underscores), or an IPv4 address.
 fn check_host_name(host: &str) -> Parsed<()> {
     let labels: Vec<&str> = host.strip_suffix('.').unwrap_or(host).split('.').collect();
-    let label = |l: &&str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let label = |l: &&str| {
+        (1..=63).contains(&l.len())
+            && l.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
     match host {
         "" => Err("the host is missing".into()),
         _ if !host.is_ascii() => Err("a host name beyond ASCII is written as xn--…".into()),
-        _ if host.len() > 253 || !labels.iter().all(label) => Err(format!("{} is no host name", wire::brief(host))),
+        _ if host.len() > 253 || !labels.iter().all(label) => {
+            Err(format!("{} is no host name", wire::brief(host)))
+        }
         // the resolver takes 10.1 for 10.0.0.1, and 010 for 8
-        _ if labels.last().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit())) && host.parse::<Ipv4Addr>().is_err() => {
+        _ if labels
+            .last()
+            .is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()))
+            && host.parse::<Ipv4Addr>().is_err() =>
+        {
             Err(format!("{} is no IPv4 address", wire::brief(host)))
         }
         _ => Ok(()),
@@ -147,10 +209,15 @@ fn check_host_name(host: &str) -> Parsed<()> {
 }
 
 fn check_port(text: &str, least: u16) -> Parsed<()> {
-    let number = Some(text).filter(|t| t.bytes().all(|b| b.is_ascii_digit())).and_then(|t| t.parse::<u16>().ok());
+    let number = Some(text)
+        .filter(|t| t.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|t| t.parse::<u16>().ok());
     match number.filter(|n| *n >= least) {
         Some(_) => Ok(()),
-        None => Err(format!("a port is a number from {least} to 65535, not \"{}\"", wire::brief(text))),
+        None => Err(format!(
+            "a port is a number from {least} to 65535, not \"{}\"",
+            wire::brief(text)
+        )),
     }
 }
 
@@ -158,12 +225,20 @@ fn check_port(text: &str, least: u16) -> Parsed<()> {
 pub fn listen(text: &str) -> Parsed<String> {
     let text = text.trim();
     let bare_port = text.starts_with(':') && text.matches(':').count() == 1;
-    let full = if bare_port { format!("0.0.0.0{text}") } else { text.to_string() };
+    let full = if bare_port {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_string()
+    };
     if let Ok(address) = full.parse::<SocketAddr>() {
         return Ok(address.to_string());
     }
-    let wrong =
-        |why: &str| format!("must be an address and a port such as 0.0.0.0:8080 or [::]:8080, not \"{}\": {why}", wire::brief(text));
+    let wrong = |why: &str| {
+        format!(
+            "must be an address and a port such as 0.0.0.0:8080 or [::]:8080, not \"{}\": {why}",
+            wire::brief(text)
+        )
+    };
     let is_address = |text: &str| text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     let Some((host, port)) = full.rsplit_once(':').filter(|_| !is_address(text)) else {
         let why = if !full.is_empty() && full.bytes().all(|b| b.is_ascii_digit()) {
@@ -175,10 +250,19 @@ pub fn listen(text: &str) -> Parsed<String> {
     };
     check_port(port, 0).map_err(|why| wrong(&why))?;
     Err(match host.split_once('%') {
-        Some(_) => wrong("a zone is the number of an interface, as ip link shows it: [fe80::1%2]:8080"),
-        None if host.eq_ignore_ascii_case("localhost") => wrong(&format!("write 127.0.0.1:{port} or [::1]:{port}")),
-        None if !host.starts_with('[') && is_address(host) => wrong(&format!("an IPv6 address needs brackets: [{host}]:{port}")),
-        None => wrong(&format!("{} is no IP address; 0.0.0.0:{port} is all addresses of this machine", wire::brief(host))),
+        Some(_) => {
+            wrong("a zone is the number of an interface, as ip link shows it: [fe80::1%2]:8080")
+        }
+        None if host.eq_ignore_ascii_case("localhost") => {
+            wrong(&format!("write 127.0.0.1:{port} or [::1]:{port}"))
+        }
+        None if !host.starts_with('[') && is_address(host) => {
+            wrong(&format!("an IPv6 address needs brackets: [{host}]:{port}"))
+        }
+        None => wrong(&format!(
+            "{} is no IP address; 0.0.0.0:{port} is all addresses of this machine",
+            wire::brief(host)
+        )),
     })
 }
 
@@ -199,7 +283,10 @@ pub fn level(text: &str) -> Parsed<log::LevelFilter> {
         "warn" => Ok(log::LevelFilter::Warn),
         "info" => Ok(log::LevelFilter::Info),
         "debug" => Ok(log::LevelFilter::Debug),
-        _ => Err(format!("must be error, warn, info or debug, not \"{}\"", wire::brief(text))),
+        _ => Err(format!(
+            "must be error, warn, info or debug, not \"{}\"",
+            wire::brief(text)
+        )),
     }
 }
 
@@ -216,21 +303,45 @@ mod tests {
     #[test]
     fn a_url_is_one_that_can_be_called() {
         check(url("http://hub:8080/"), "\"http://hub:8080\"");
-        check(url("HTTP://Hub.Example:80/Path/"), "\"http://hub.example:80/Path\"");
+        check(
+            url("HTTP://Hub.Example:80/Path/"),
+            "\"http://hub.example:80/Path\"",
+        );
         check(url("http://[FD00::1]:8080"), "\"http://[fd00::1]:8080\"");
         check(url("http://[::1]"), "\"http://[::1]\"");
         check(url("http://10.0.0.1"), "\"http://10.0.0.1\"");
-        check(url("http://my_hub.local.:65535"), "\"http://my_hub.local.:65535\"");
-        for port in ["70000", "abc", "0", "-1", "+80", "65536", "", "80:80x", "８０"] {
-            let wants = if port.contains(':') { "needs brackets" } else { "a port is a number from 1 to 65535" };
+        check(
+            url("http://my_hub.local.:65535"),
+            "\"http://my_hub.local.:65535\"",
+        );
+        for port in [
+            "70000", "abc", "0", "-1", "+80", "65536", "", "80:80x", "８０",
+        ] {
+            let wants = if port.contains(':') {
+                "needs brackets"
+            } else {
+                "a port is a number from 1 to 65535"
+            };
             check(url(&format!("http://hub:{port}")), wants);
         }
-        check(url("http://[::1]:0"), "a port is a number from 1 to 65535, not \"0\"");
-        check(url("http://[::1]8080"), "only a port may follow the address");
+        check(
+            url("http://[::1]:0"),
+            "a port is a number from 1 to 65535, not \"0\"",
+        );
+        check(
+            url("http://[::1]8080"),
+            "only a port may follow the address",
+        );
         check(url("http://[::1:8080"), "no ] at its end");
         check(url("http://fd00::1:8080"), "needs brackets");
-        check(url("http://[fe80::1%eth0]:8080"), "an address with a zone (%) cannot be used");
-        check(url("http://[fe80::1%25eth0]:8080"), "an address with a zone (%) cannot be used");
+        check(
+            url("http://[fe80::1%eth0]:8080"),
+            "an address with a zone (%) cannot be used",
+        );
+        check(
+            url("http://[fe80::1%25eth0]:8080"),
+            "an address with a zone (%) cannot be used",
+        );
         check(url("http://[1.2.3.4]"), "1.2.3.4 is no IPv6 address");
         check(url("http://10.0.1"), "10.0.1 is no IPv4 address");
         check(url("http://256.0.0.1"), "256.0.0.1 is no IPv4 address");
@@ -245,8 +356,16 @@ mod tests {
         check(url("ftp://hub"), "must begin with http://");
         check(url("hub:8080"), "must begin with http://");
         let refused = url("http://user:pw-secret@hub").unwrap_err();
-        assert!(refused.contains("\"http://…@hub\": a key does not belong in it") && !refused.contains("pw-secret"), "{refused}");
-        assert!(!url("ftp://user:pw-secret@hub").unwrap_err().contains("pw-secret"));
+        assert!(
+            refused.contains("\"http://…@hub\": a key does not belong in it")
+                && !refused.contains("pw-secret"),
+            "{refused}"
+        );
+        assert!(
+            !url("ftp://user:pw-secret@hub")
+                .unwrap_err()
+                .contains("pw-secret")
+        );
         assert!(!url("user:pw-secret@hub").unwrap_err().contains("pw-secret"));
     }
 
@@ -256,30 +375,81 @@ mod tests {
         check(listen("[::]:8080"), "\"[::]:8080\"");
         check(listen("127.0.0.1:0"), "\"127.0.0.1:0\"");
         check(listen("[fe80::1%2]:8080"), "\"[fe80::1%2]:8080\"");
-        check(listen("localhost:8080"), "write 127.0.0.1:8080 or [::1]:8080");
+        check(
+            listen("localhost:8080"),
+            "write 127.0.0.1:8080 or [::1]:8080",
+        );
         check(listen("hub:8080"), "hub is no IP address");
-        check(listen("[fe80::1%eth0]:8080"), "a zone is the number of an interface");
-        check(listen("0.0.0.0:70000"), "a port is a number from 0 to 65535, not \"70000\"");
-        check(listen(":x"), "a port is a number from 0 to 65535, not \"x\"");
-        check(listen("0.0.0.0:"), "a port is a number from 0 to 65535, not \"\"");
+        check(
+            listen("[fe80::1%eth0]:8080"),
+            "a zone is the number of an interface",
+        );
+        check(
+            listen("0.0.0.0:70000"),
+            "a port is a number from 0 to 65535, not \"70000\"",
+        );
+        check(
+            listen(":x"),
+            "a port is a number from 0 to 65535, not \"x\"",
+        );
+        check(
+            listen("0.0.0.0:"),
+            "a port is a number from 0 to 65535, not \"\"",
+        );
         for text in ["0.0.0.0", "[::]", "::", "localhost", ""] {
             check(listen(text), "the port is missing");
         }
         check(listen("8080"), "before a port alone is a colon");
         check(listen("fd00::1:99999"), "not \"99999\"");
-        check(listen("::ffff:1.2.3.4:80"), "an IPv6 address needs brackets: [::ffff:1.2.3.4]:80");
+        check(
+            listen("::ffff:1.2.3.4:80"),
+            "an IPv6 address needs brackets: [::ffff:1.2.3.4]:80",
+        );
     }
 
     #[test]
     fn odd_numbers_sizes_and_parts_are_refused_with_the_range() {
-        for text in ["0", "-1", "1e9d", "5s", "1.5", "", " ", "99999999999999999999999", "0x10", "٥"] {
-            check(seconds(text, 1, 60), "must be a whole number of seconds from 1 to 60, not");
-            check(milliseconds(text, 1, 60), "must be a whole number of milliseconds from 1 to 60, not");
-            check(number(text, 1, 60), "must be a whole number from 1 to 60, not");
+        for text in [
+            "0",
+            "-1",
+            "1e9d",
+            "5s",
+            "1.5",
+            "",
+            " ",
+            "99999999999999999999999",
+            "0x10",
+            "٥",
+        ] {
+            check(
+                seconds(text, 1, 60),
+                "must be a whole number of seconds from 1 to 60, not",
+            );
+            check(
+                milliseconds(text, 1, 60),
+                "must be a whole number of milliseconds from 1 to 60, not",
+            );
+            check(
+                number(text, 1, 60),
+                "must be a whole number from 1 to 60, not",
+            );
         }
         check(seconds(" 5 ", 1, 60), "5s");
-        for text in ["0", "-1MB", "1e9", "MB", "1.5MB", "99999999999999999999TB", "18446744073709551615TB", "5 MB s", ""] {
-            check(bytes(text, 1, 1 << 40), "must be a size such as 64MB, from 1 to 1099511627776 bytes, not");
+        for text in [
+            "0",
+            "-1MB",
+            "1e9",
+            "MB",
+            "1.5MB",
+            "99999999999999999999TB",
+            "18446744073709551615TB",
+            "5 MB s",
+            "",
+        ] {
+            check(
+                bytes(text, 1, 1 << 40),
+                "must be a size such as 64MB, from 1 to 1099511627776 bytes, not",
+            );
         }
         check(bytes("1 KiB", 1, 1 << 40), "1024");
         for text in ["nan%", "inf%", "-1%", "91%", "%", "1%%"] {

@@ -60,8 +60,18 @@ pub struct Setting {
     set: fn(&mut WatchSettings, &str) -> Parsed<()>,
 }
 
-const fn row(key: &'static str, default: &'static str, doc: &'static str, set: fn(&mut WatchSettings, &str) -> Parsed<()>) -> Setting {
-    Setting { key, default, doc, set }
+const fn row(
+    key: &'static str,
+    default: &'static str,
+    doc: &'static str,
+    set: fn(&mut WatchSettings, &str) -> Parsed<()>,
+) -> Setting {
+    Setting {
+        key,
+        default,
+        doc,
+        set,
+    }
 }
 
 /// All settings of a directory; `ignore` is the one that may be given as a list.
@@ -87,23 +97,42 @@ pub static SETTINGS: &[Setting] = &[
 
 fn mode(text: &str) -> Parsed<Mode> {
     let modes = [Mode::TwoWay, Mode::SendOnly, Mode::ReceiveOnly];
-    let wrong = || format!("must be two-way, send-only or receive-only, not \"{}\"", wire::brief(text));
-    modes.into_iter().find(|mode| mode.name() == text.trim()).ok_or_else(wrong)
+    let wrong = || {
+        format!(
+            "must be two-way, send-only or receive-only, not \"{}\"",
+            wire::brief(text)
+        )
+    };
+    modes
+        .into_iter()
+        .find(|mode| mode.name() == text.trim())
+        .ok_or_else(wrong)
 }
 
 fn remote(text: &str) -> Parsed<String> {
     let text = text.trim_matches('/');
-    if text.is_empty() { Ok(String::new()) } else { relpath::check(text).map(|()| text.to_string()) }
+    if text.is_empty() {
+        Ok(String::new())
+    } else {
+        relpath::check(text).map(|()| text.to_string())
+    }
 }
 
 fn pattern(text: &str) -> Parsed<String> {
-    if text.contains(['\n', '\0']) { Err("a pattern is one line".into()) } else { Ok(text.to_string()) }
+    if text.contains(['\n', '\0']) {
+        Err("a pattern is one line".into())
+    } else {
+        Ok(text.to_string())
+    }
 }
 
 impl WatchSettings {
     /// Sets one of [`SETTINGS`]; the error says what would have been right.
     pub fn set(&mut self, key: &str, value: &str) -> Parsed<()> {
-        let row = SETTINGS.iter().find(|row| row.key == key).ok_or_else(|| format!("no setting {key}"))?;
+        let row = SETTINGS
+            .iter()
+            .find(|row| row.key == key)
+            .ok_or_else(|| format!("no setting {key}"))?;
         (row.set)(self, value)
     }
 
@@ -134,17 +163,27 @@ type Wrong = (usize, String);
 /// Reads `[[watch]]`, which begins at byte `at` of the file.
 pub(super) fn read(value: &DeValue<'_>, at: usize) -> Result<Vec<WatchSettings>, Wrong> {
     let wrong = || (at, "watch must be tables: [[watch]]".to_string());
-    let DeValue::Array(tables) = value else { return Err(wrong()) };
+    let DeValue::Array(tables) = value else {
+        return Err(wrong());
+    };
     if tables.len() > MAX_WATCHED_DIRECTORIES {
-        return Err((at, format!("at most {MAX_WATCHED_DIRECTORIES} directories can be watched")));
+        return Err((
+            at,
+            format!("at most {MAX_WATCHED_DIRECTORIES} directories can be watched"),
+        ));
     }
     let mut all: Vec<WatchSettings> = Vec::new();
     for table in tables {
-        let DeValue::Table(keys) = table.get_ref() else { return Err(wrong()) };
+        let DeValue::Table(keys) = table.get_ref() else {
+            return Err(wrong());
+        };
         let settings = read_one(keys, table.span().start)?;
         if let Some(other) = all.iter().find(|o| overlap(o, &settings)) {
             let (one, other) = (settings.path.display(), other.path.display());
-            return Err((table.span().start, format!("{one} and {other} are one within the other, here or on the hub")));
+            return Err((
+                table.span().start,
+                format!("{one} and {other} are one within the other, here or on the hub"),
+            ));
         }
         all.push(settings);
     }
@@ -156,9 +195,14 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
     for (name, value) in keys {
         let (key, at) = (name.get_ref().as_ref(), name.span().start);
         let Some(row) = SETTINGS.iter().find(|row| row.key == key) else {
-            return Err((at, super::unknown(key, " under [[watch]]", SETTINGS.iter().map(|row| row.key))));
+            return Err((
+                at,
+                super::unknown(key, " under [[watch]]", SETTINGS.iter().map(|row| row.key)),
+            ));
         };
-        let mut set = |text: &str| (row.set)(&mut settings, text).map_err(|why| (at, format!("{key}: {why}")));
+        let mut set = |text: &str| {
+            (row.set)(&mut settings, text).map_err(|why| (at, format!("{key}: {why}")))
+        };
         match value.get_ref() {
             DeValue::Array(list) if key == "ignore" && list.len() <= MOST_PATTERNS => {
                 for item in list {
@@ -168,22 +212,32 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
                     set(text)?;
                 }
             }
-            DeValue::Array(_) if key == "ignore" => return Err((at, format!("ignore: at most {MOST_PATTERNS} patterns"))),
+            DeValue::Array(_) if key == "ignore" => {
+                return Err((at, format!("ignore: at most {MOST_PATTERNS} patterns")));
+            }
             DeValue::String(text) => set(text)?,
             DeValue::Integer(n) => set(&n.to_string())?,
             _ => return Err((at, format!("{key} must be a string or a number"))),
         }
     }
-    if settings.path.as_os_str().is_empty() { Err((at, "path is missing under [[watch]]".into())) } else { Ok(settings) }
+    if settings.path.as_os_str().is_empty() {
+        Err((at, "path is missing under [[watch]]".into()))
+    } else {
+        Ok(settings)
+    }
 }
 
 /// What is in two directories at once would be kept in step with itself.
 pub fn overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
-    one.path.starts_with(&other.path) || other.path.starts_with(&one.path) || remotes_overlap(one, other)
+    one.path.starts_with(&other.path)
+        || other.path.starts_with(&one.path)
+        || remotes_overlap(one, other)
 }
 
 /// Whether their directories on the hub are one within the other.
 pub fn remotes_overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
-    let within = |a: &str, b: &str| a == b || b.is_empty() || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+    let within = |a: &str, b: &str| {
+        a == b || b.is_empty() || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'))
+    };
     within(&one.remote, &other.remote) || within(&other.remote, &one.remote)
 }

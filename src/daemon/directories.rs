@@ -65,9 +65,17 @@ pub struct Control {
 impl Control {
     /// The event stream of its server says something.
     pub fn heard(&self, heard: &Heard) {
-        let refused = if let Heard::Refused(why) = heard { Some(why.clone()) } else { None };
-        self.listening.store(refused.is_none() && *heard != Heard::Closed, Relaxed);
-        let before = std::mem::replace(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner), refused.clone());
+        let refused = if let Heard::Refused(why) = heard {
+            Some(why.clone())
+        } else {
+            None
+        };
+        self.listening
+            .store(refused.is_none() && *heard != Heard::Closed, Relaxed);
+        let before = std::mem::replace(
+            &mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner),
+            refused.clone(),
+        );
         if before != refused {
             self.asked();
         }
@@ -131,7 +139,14 @@ impl Supervisor {
     ) -> Supervisor {
         let ((hear, heard), (ask, asked)) = (bounded(limits::POKE), bounded(limits::POKE));
         let (listening, opened) = (AtomicBool::new(false), AtomicBool::new(false));
-        let control = Control { open: Mutex::new(None), listening, opened, refused: Mutex::new(None), heard: hear, asked: ask };
+        let control = Control {
+            open: Mutex::new(None),
+            listening,
+            opened,
+            refused: Mutex::new(None),
+            heard: hear,
+            asked: ask,
+        };
         Supervisor {
             control: Arc::new(control),
             settings: watch.clone(),
@@ -150,7 +165,12 @@ impl Supervisor {
     /// Opens the directory, works, and opens it again when something was wrong; until the client ends.
     pub fn run(self) -> Result<()> {
         let server = self.hub.url().to_string();
-        let place = Place { base_dir: &self.base_dir, server: &server, private: &self.private, neighbours: &self.neighbours };
+        let place = Place {
+            base_dir: &self.base_dir,
+            server: &server,
+            private: &self.private,
+            neighbours: &self.neighbours,
+        };
         let files = Files::beside(place.state_file(&self.settings));
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         reporter.starts();
@@ -167,7 +187,9 @@ impl Supervisor {
             if began.elapsed() > MAX_REOPEN_PAUSE {
                 backoff.reset();
             }
-            let Some(e) = kept.err().filter(|_| !self.shared.is_stopping()) else { continue };
+            let Some(e) = kept.err().filter(|_| !self.shared.is_stopping()) else {
+                continue;
+            };
             let condition = match e.kind {
                 _ if marker::is_held(&e) => Condition::Held,
                 // it is not known yet what kind of server it is
@@ -178,27 +200,41 @@ impl Supervisor {
                 log::warn!("{e}");
             }
             // asked: a person has adopted it, perhaps
-            let _ = self.asked.recv_timeout(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
+            let _ = self
+                .asked
+                .recv_timeout(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
         }
         Ok(())
     }
 
     /// Keeps an open directory in step until something is wrong with it, or the client ends.
     fn keep(&self, d: &Directory, reporter: &mut Reporter) -> Result<()> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (hints, hinted) = bounded(limits::EVENTS);
         let counters = Counters::default();
         self.control.set(Some(d.wakeup.clone()));
         if self.shared.is_stopping() {
             d.wakeup.stop();
         }
-        log::info!("keeping {} in step with {}/{}", self.settings.path.display(), self.hub.url(), self.settings.remote);
+        log::info!(
+            "keeping {} in step with {}/{}",
+            self.settings.path.display(),
+            self.hub.url(),
+            self.settings.remote
+        );
         reporter.works();
         // deletes that are due wait for those that are not told yet
         let removed = || d.engine.deleted_nearby();
         let ended = std::thread::scope(|scope| {
             let (quiet, rescan) = (self.settings.debounce, self.settings.rescan);
-            let watch = Watch { tree: &d.tree, quiet, rescan, counters: &counters, removed: &removed };
+            let watch = Watch {
+                tree: &d.tree,
+                quiet,
+                rescan,
+                counters: &counters,
+                removed: &removed,
+            };
             // whatever happens in here, all of them are told to end
             let started = (|| {
                 let (wake, events) = (&wake, hints.clone());
@@ -232,16 +268,30 @@ impl Supervisor {
     }
 
     /// Tells how it is whenever that changes, does what a person asks, and makes due what waits.
-    fn oversee(&self, d: &Directory, counters: &Counters, reporter: &mut Reporter, hints: &Sender<Hint>) {
+    fn oversee(
+        &self,
+        d: &Directory,
+        counters: &Counters,
+        reporter: &mut Reporter,
+        hints: &Sender<Hint>,
+    ) {
         let mut next_look = clock::monotonic();
         loop {
             let seen = d.wakeup.seen();
             reporter.approve(d);
             if reporter.files().adoption() {
-                let what = format!("will begin afresh with {}: asked to", self.settings.path.display());
+                let what = format!(
+                    "will begin afresh with {}: asked to",
+                    self.settings.path.display()
+                );
                 return d.fail(Error::new(Kind::Failed, what));
             }
-            let refused = self.control.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let refused = self
+                .control
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
             for news in reporter.report(d, counters, refused) {
                 (self.news)(&news, &self.settings);
             }
@@ -283,13 +333,20 @@ impl Supervisor {
             }
             if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
                 d.feed();
-                let usual = if self.control.listening.load(Relaxed) { POLL_INTERVAL_WITH_STREAM } else { self.poll_interval };
+                let usual = if self.control.listening.load(Relaxed) {
+                    POLL_INTERVAL_WITH_STREAM
+                } else {
+                    self.poll_interval
+                };
                 next = clock::monotonic() + d.feed_interval(usual);
             }
             if d.wakeup.is_stopped() {
                 return;
             }
-            let until = next.saturating_duration_since(clock::monotonic()).max(d.link.pause()).max(d.feed_pause());
+            let until = next
+                .saturating_duration_since(clock::monotonic())
+                .max(d.link.pause())
+                .max(d.feed_pause());
             match self.heard.recv_timeout(until) {
                 Ok(()) => next = clock::monotonic(),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -302,8 +359,18 @@ impl Supervisor {
 /// Threads `upload-N` and `download-N`.
 pub fn start_workers<'scope>(scope: &'scope Scope<'scope, '_>, d: &'scope Directory) -> Result<()> {
     for n in 1..=d.settings.concurrency {
-        scoped(scope, &format!("upload-{n}"), |e| d.fail(e), move || d.work(Direction::Up))?;
-        scoped(scope, &format!("download-{n}"), |e| d.fail(e), move || d.work(Direction::Down))?;
+        scoped(
+            scope,
+            &format!("upload-{n}"),
+            |e| d.fail(e),
+            move || d.work(Direction::Up),
+        )?;
+        scoped(
+            scope,
+            &format!("download-{n}"),
+            |e| d.fail(e),
+            move || d.work(Direction::Down),
+        )?;
     }
     Ok(())
 }
@@ -324,7 +391,8 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
         if d.wakeup.is_stopped() {
             return;
         }
-        first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic())) {
+        first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic()))
+        {
             Ok(hint) => look_together(d, hint, hinted),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => return,
@@ -339,8 +407,16 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
     let mut looked = Ok(());
     while let Some(hint) = next.filter(|_| looked.is_ok()) {
         looked = d.look(&hint);
-        let pause = if matches!(hint, Hint::Path(_)) { Duration::ZERO } else { FOLLOW_UP_WAIT };
-        next = if clock::monotonic() < end { hinted.recv_timeout(pause).ok() } else { None };
+        let pause = if matches!(hint, Hint::Path(_)) {
+            Duration::ZERO
+        } else {
+            FOLLOW_UP_WAIT
+        };
+        next = if clock::monotonic() < end {
+            hinted.recv_timeout(pause).ok()
+        } else {
+            None
+        };
     }
     drop(looking);
     d.wakeup.wake();
@@ -360,5 +436,12 @@ pub fn adopt(files: &Files, base_dir: &Path, watch: &WatchSettings) -> Result<()
 /// What never travels: the data of this client and of a hub, and the login file.
 pub fn private(settings: &Settings) -> Vec<PathBuf> {
     let login = crate::login::file(|name| std::env::var_os(name));
-    [Some(settings.base_dir.clone()), Some(settings.hub.data_dir.clone()), login].into_iter().flatten().collect()
+    [
+        Some(settings.base_dir.clone()),
+        Some(settings.hub.data_dir.clone()),
+        login,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

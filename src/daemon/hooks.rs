@@ -25,7 +25,12 @@ pub fn run_hooks(
             break;
         }
         let ran = setup().run(&record, stopping).unwrap_or_else(|e| {
-            log::warn!("cannot run a hook: {}; it is tried again hook={} id={}", plain(&e), record.kind, record.id());
+            log::warn!(
+                "cannot run a hook: {}; it is tried again hook={} id={}",
+                plain(&e),
+                record.kind,
+                record.id()
+            );
             Ran::Later(SCAN_PERIOD)
         });
         if ended.send((record.kind, ran)).is_err() {
@@ -49,7 +54,9 @@ pub fn schedule_hooks(
     loop {
         let now = clock::monotonic();
         if std::mem::take(&mut scan) || now >= next_scan {
-            schedule.scan(clock::now(), now).unwrap_or_else(|e| log::warn!("{e}; hooks wait"));
+            schedule
+                .scan(clock::now(), now)
+                .unwrap_or_else(|e| log::warn!("{e}; hooks wait"));
             next_scan = now + SCAN_PERIOD;
         }
         while let Some(record) = schedule.next(now) {
@@ -86,8 +93,10 @@ pub fn schedule_hooks(
 
 /// `true`: look at the records again.
 fn file_away(schedule: &mut Schedule, kind: &str, ran: Ran) -> bool {
-    schedule.ended(kind, ran, clock::monotonic()).unwrap_or_else(|e| {
-        log::warn!("{e}");
-        false
-    })
+    schedule
+        .ended(kind, ran, clock::monotonic())
+        .unwrap_or_else(|e| {
+            log::warn!("{e}");
+            false
+        })
 }

@@ -71,7 +71,11 @@ pub struct Daemon {
 type Controls = Arc<Mutex<Vec<Arc<Control>>>>;
 
 fn each_control(controls: &Controls, act: impl Fn(&Control)) {
-    controls.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|control| act(control));
+    controls
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+        .for_each(|control| act(control));
 }
 
 /// What runs hooks; a change of settings does not end it, since hooks are not to be ended.
@@ -130,7 +134,11 @@ pub enum Halves {
 impl Daemon {
     /// Starts the client with the directories of the settings. Another one at work in the base directory: `Busy`.
     pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
-        let lock = if halves == Halves::Both { Some(lock(settings)?) } else { None };
+        let lock = if halves == Halves::Both {
+            Some(lock(settings)?)
+        } else {
+            None
+        };
         let exchange = HubSession::new(servers::both(settings)?)?;
         let mut daemon = Daemon {
             settings: settings.clone(),
@@ -149,7 +157,12 @@ impl Daemon {
             Box::new(daemon).stop(SETTINGS_CHANGE_TIMEOUT);
             return Err(e);
         }
-        log::info!("started host={} base={} server={}", settings.host_id, settings.base_dir.display(), settings.server_url);
+        log::info!(
+            "started host={} base={} server={}",
+            settings.host_id,
+            settings.base_dir.display(),
+            settings.server_url
+        );
         Ok(daemon)
     }
 
@@ -171,12 +184,19 @@ impl Daemon {
                 self.directories.push(kept);
             }
         }
-        *self.controls.lock().unwrap_or_else(PoisonError::into_inner) = self.directories.iter().map(|kept| kept.control.clone()).collect();
+        *self.controls.lock().unwrap_or_else(PoisonError::into_inner) = self
+            .directories
+            .iter()
+            .map(|kept| kept.control.clone())
+            .collect();
         self.exchange.start(&self.settings, wakeup, &self.controls)
     }
 
     fn keep(&self, watch: &WatchSettings, hooks: Option<Sender<()>>) -> Result<Kept> {
-        let (base, host) = (self.settings.base_dir.clone(), self.settings.host_id.clone());
+        let (base, host) = (
+            self.settings.base_dir.clone(),
+            self.settings.host_id.clone(),
+        );
         let news = move |news: &News, watch: &WatchSettings| {
             if let Some(hooks) = &hooks
                 && tell_hook(&base, &host, news, watch)
@@ -186,12 +206,29 @@ impl Daemon {
         };
         let mut threads = Threads::default();
         let hub = self.exchange.of_files.clone();
-        let supervisor = Supervisor::new(&self.settings, watch, hub, (threads.shared.clone(), self.neighbours.clone()), Arc::new(news));
+        let supervisor = Supervisor::new(
+            &self.settings,
+            watch,
+            hub,
+            (threads.shared.clone(), self.neighbours.clone()),
+            Arc::new(news),
+        );
         let control = supervisor.control.clone();
-        let names: Vec<&str> = self.directories.iter().filter_map(|kept| kept.threads.first_name()).collect();
-        let name = (1..).map(|n| format!("sync-{n}")).find(|name| !names.contains(&name.as_str())).unwrap_or_default();
+        let names: Vec<&str> = self
+            .directories
+            .iter()
+            .filter_map(|kept| kept.threads.first_name())
+            .collect();
+        let name = (1..)
+            .map(|n| format!("sync-{n}"))
+            .find(|name| !names.contains(&name.as_str()))
+            .unwrap_or_default();
         threads.spawn(&name, move || supervisor.run())?;
-        Ok(Kept { watch: watch.clone(), control, threads })
+        Ok(Kept {
+            watch: watch.clone(),
+            control,
+            threads,
+        })
     }
 
     /// Works with other settings: restarts what depends on those that have changed.
@@ -211,26 +248,50 @@ impl Daemon {
         new.hook_jobs = old.hook_jobs;
         // what only one part reads, or a part that is not this one
         let shared = |s: &Settings| {
-            let (watches, hub) = (Vec::new(), crate::config::HubSettings { data_dir: s.hub.data_dir.clone(), ..Default::default() });
-            Settings { watches, hub, hook_timeout: Duration::ZERO, log: None, ..s.clone() }
+            let (watches, hub) = (
+                Vec::new(),
+                crate::config::HubSettings {
+                    data_dir: s.hub.data_dir.clone(),
+                    ..Default::default()
+                },
+            );
+            Settings {
+                watches,
+                hub,
+                hook_timeout: Duration::ZERO,
+                log: None,
+                ..s.clone()
+            }
         };
         // a stream hears of files only if there is a directory
         let all = shared(&old) != shared(&new) || old.watches.is_empty() != new.watches.is_empty();
         // a mistake is to be found before anything is stopped, and a shortage of descriptors
-        let exchange = if all { Some(HubSession::new(servers::both(&new)?)?) } else { None };
+        let exchange = if all {
+            Some(HubSession::new(servers::both(&new)?)?)
+        } else {
+            None
+        };
         if let Some(hooks) = &self.hooks {
             hooks.timeout.store(new.hook_timeout.as_secs(), Relaxed);
         }
         let end = clock::monotonic() + SETTINGS_CHANGE_TIMEOUT;
         let stays = |kept: &Kept| !all && new.watches.contains(&kept.watch);
-        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.directories).into_iter().partition(stays);
+        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.directories)
+            .into_iter()
+            .partition(stays);
         self.directories = stay;
-        go.iter().for_each(|kept| log::info!("ending the work on {}", kept.watch.path.display()));
+        go.iter()
+            .for_each(|kept| log::info!("ending the work on {}", kept.watch.path.display()));
         if let Some(exchange) = exchange {
             // of two that move messages one would undo what the other does
-            let ended = self.exchange.stop(end, || go.iter().for_each(Kept::tell_to_stop));
+            let ended = self
+                .exchange
+                .stop(end, || go.iter().for_each(Kept::tell_to_stop));
             if !ended {
-                return Err(Error::new(Kind::Failed, "cannot work with the new settings: a thread of the old ones does not end"));
+                return Err(Error::new(
+                    Kind::Failed,
+                    "cannot work with the new settings: a thread of the old ones does not end",
+                ));
             }
             self.exchange = exchange;
         }
@@ -244,36 +305,72 @@ impl Hooks {
     fn start(settings: &Settings) -> Result<Hooks> {
         let ((stop, stopped), (wakeup, woken)) = (bounded::<()>(0), bounded(limits::POKE));
         let timeout = Arc::new(AtomicU64::new(settings.hook_timeout.as_secs()));
-        let mut started = Hooks { threads: Threads::default(), stop: Some(stop), wakeup, timeout };
+        let mut started = Hooks {
+            threads: Threads::default(),
+            stop: Some(stop),
+            wakeup,
+            timeout,
+        };
         let (ended, runs) = bounded(settings.hook_jobs);
         let (jobs, work) = bounded::<Record>(settings.hook_jobs);
         for n in 1..=settings.hook_jobs {
-            let (work, ended, shared) = (work.clone(), ended.clone(), started.threads.shared.clone());
+            let (work, ended, shared) =
+                (work.clone(), ended.clone(), started.threads.shared.clone());
             let (base, timeout) = (settings.base_dir.clone(), started.timeout.clone());
-            let setup = move || Setup { base: base.clone(), timeout: Duration::from_secs(timeout.load(Relaxed)) };
-            started.threads.spawn(&format!("hook-{n}"), move || run_hooks(&setup, &work, &ended, &|| shared.is_stopping()))?;
+            let setup = move || Setup {
+                base: base.clone(),
+                timeout: Duration::from_secs(timeout.load(Relaxed)),
+            };
+            started.threads.spawn(&format!("hook-{n}"), move || {
+                run_hooks(&setup, &work, &ended, &|| shared.is_stopping())
+            })?;
         }
         let schedule = Schedule::new(&settings.base_dir, settings.hook_jobs);
-        started.threads.spawn("hooks", move || schedule_hooks(schedule, &woken, &stopped, jobs, &runs, false))?;
+        started.threads.spawn("hooks", move || {
+            schedule_hooks(schedule, &woken, &stopped, jobs, &runs, false)
+        })?;
         Ok(started)
     }
 }
 
 impl HubSession {
     fn new((of_messages, of_files): (Arc<HubClient>, Arc<HubClient>)) -> Result<HubSession> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::io("make an eventfd", &e.into()))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (stop, stopped) = bounded::<()>(0);
-        let tick = Arc::new(Busy { began: clock::monotonic(), since: AtomicU64::new(0) });
+        let tick = Arc::new(Busy {
+            began: clock::monotonic(),
+            since: AtomicU64::new(0),
+        });
         let (wake, stop) = (Arc::new(wake), Some(stop));
-        Ok(HubSession { threads: Threads::default(), tick, events: None, of_messages, of_files, wake, stop, stopped })
+        Ok(HubSession {
+            threads: Threads::default(),
+            tick,
+            events: None,
+            of_messages,
+            of_files,
+            wake,
+            stop,
+            stopped,
+        })
     }
 
     /// `hooks`: with messages, and whom to tell that a hook is to run.
-    fn start(&mut self, settings: &Settings, hooks: Option<Sender<()>>, controls: &Controls) -> Result<()> {
+    fn start(
+        &mut self,
+        settings: &Settings,
+        hooks: Option<Sender<()>>,
+        controls: &Controls,
+    ) -> Result<()> {
         if !settings.watches.is_empty() && !self.threads.has("requests") {
-            let (dir, wake, asked) = (crate::files::state::dir(&settings.base_dir), self.wake.clone(), controls.clone());
+            let (dir, wake, asked) = (
+                crate::files::state::dir(&settings.base_dir),
+                self.wake.clone(),
+                controls.clone(),
+            );
             let asked = Box::new(move || each_control(&asked, Control::asked));
-            self.threads.spawn("requests", move || Requests { dir, wake, asked }.run())?;
+            self.threads
+                .spawn("requests", move || Requests { dir, wake, asked }.run())?;
         }
         let (both, listens) = (hooks.is_some(), !settings.watches.is_empty());
         let one = Arc::ptr_eq(&self.of_messages, &self.of_files);
@@ -284,7 +381,12 @@ impl HubSession {
                     let tick = Exchange::open(settings, self.of_messages.clone(), hooks.clone())?;
                     let (events, inbound) = bounded(limits::EVENTS);
                     let busy = self.tick.clone();
-                    let run = move || tick.run(&inbound, |works| busy.since.store(if works { busy.elapsed() } else { 0 }, Relaxed));
+                    let run = move || {
+                        tick.run(&inbound, |works| {
+                            busy.since
+                                .store(if works { busy.elapsed() } else { 0 }, Relaxed)
+                        })
+                    };
                     self.threads.spawn("tick", run)?;
                     self.events.insert(events).clone()
                 }
@@ -292,14 +394,36 @@ impl HubSession {
             if !self.threads.has("inotify") {
                 let outbox = Queue::Outbox.dir(&settings.base_dir);
                 let records = records::records_dir(&settings.base_dir);
-                let watch = Watch { outbox, records, wake: self.wake.clone(), events, hooks };
+                let watch = Watch {
+                    outbox,
+                    records,
+                    wake: self.wake.clone(),
+                    events,
+                    hooks,
+                };
                 self.threads.spawn("inotify", move || watch.run())?;
             }
             let host = Some(settings.host_id.clone());
-            self.listen("sse", Stream { hub: self.of_messages.clone(), host, files: listens && one }, controls)?;
+            self.listen(
+                "sse",
+                Stream {
+                    hub: self.of_messages.clone(),
+                    host,
+                    files: listens && one,
+                },
+                controls,
+            )?;
         }
         if listens && (!both || !one) {
-            self.listen("sse-files", Stream { hub: self.of_files.clone(), host: None, files: true }, controls)?;
+            self.listen(
+                "sse-files",
+                Stream {
+                    hub: self.of_files.clone(),
+                    host: None,
+                    files: true,
+                },
+                controls,
+            )?;
         }
         Ok(())
     }
@@ -308,7 +432,8 @@ impl HubSession {
         if self.threads.has(name) {
             return Ok(());
         }
-        let (events, controls, stopped) = (self.events.clone(), controls.clone(), self.stopped.clone());
+        let (events, controls, stopped) =
+            (self.events.clone(), controls.clone(), self.stopped.clone());
         self.threads.spawn(name, move || {
             stream.listen(&stopped, &|heard| {
                 if stream.files && heard != Heard::Queued {
@@ -320,7 +445,10 @@ impl HubSession {
                     Heard::Refused(why) => Event::StreamRefused(why),
                     Heard::Files | Heard::Closed => return true,
                 };
-                stream.host.is_none() || events.as_ref().is_none_or(|events| events.send(event).is_ok())
+                stream.host.is_none()
+                    || events
+                        .as_ref()
+                        .is_none_or(|events| events.send(event).is_ok())
             })
         })
     }
@@ -359,9 +487,18 @@ impl Kept {
 fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSettings) -> bool {
     let dir = watch.path.to_string_lossy();
     let (kind, payload) = match news {
-        News::Changed { count, paths } => ("mesync.changed", serde_json::json!({ "dir": dir, "count": count, "paths": paths })),
-        News::Conflict { path, copy } => ("mesync.conflict", serde_json::json!({ "dir": dir, "path": path, "copy": copy })),
-        News::Held { count, paths } => ("mesync.held", serde_json::json!({ "dir": dir, "count": count, "paths": paths })),
+        News::Changed { count, paths } => (
+            "mesync.changed",
+            serde_json::json!({ "dir": dir, "count": count, "paths": paths }),
+        ),
+        News::Conflict { path, copy } => (
+            "mesync.conflict",
+            serde_json::json!({ "dir": dir, "path": path, "copy": copy }),
+        ),
+        News::Held { count, paths } => (
+            "mesync.held",
+            serde_json::json!({ "dir": dir, "count": count, "paths": paths }),
+        ),
     };
     local_events::announce(base, host, kind, payload).unwrap_or_else(|e| {
         log::warn!("cannot run the hook {kind}: {e}");
@@ -378,8 +515,12 @@ impl Part for Daemon {
 
     fn fatal(&self) -> Option<Error> {
         let hooks = self.hooks.iter().map(|hooks| &hooks.threads);
-        let mut all = hooks.chain([&self.exchange.threads]).chain(self.directories.iter().map(|kept| &kept.threads));
-        self.failed.clone().or_else(|| all.find_map(|threads| threads.shared.fatal()))
+        let mut all = hooks
+            .chain([&self.exchange.threads])
+            .chain(self.directories.iter().map(|kept| &kept.threads));
+        self.failed
+            .clone()
+            .or_else(|| all.find_map(|threads| threads.shared.fatal()))
     }
 
     fn tend(&mut self) {
@@ -401,12 +542,17 @@ impl Part for Daemon {
             let before = self.settings.clone();
             if let Err(e) = self.change(new.clone()) {
                 // nothing was stopped: the settings cannot be used
-                let untouched =
-                    self.settings == before && !self.exchange.threads.is_empty() && self.directories.len() == before.watches.len();
+                let untouched = self.settings == before
+                    && !self.exchange.threads.is_empty()
+                    && self.directories.len() == before.watches.len();
                 match e.kind {
-                    _ if untouched => log::error!("cannot use the new settings, so the old ones stay: {e}"),
+                    _ if untouched => {
+                        log::error!("cannot use the new settings, so the old ones stay: {e}")
+                    }
                     Kind::Busy => {
-                        log::warn!("cannot start all parts with the new settings yet: {e}; it is tried again");
+                        log::warn!(
+                            "cannot start all parts with the new settings yet: {e}; it is tried again"
+                        );
                         self.unfinished = true;
                     }
                     _ => self.failed = Some(e),
@@ -427,7 +573,8 @@ impl Part for Daemon {
             hooks.stop = None;
         }
         let directories = std::mem::take(&mut self.directories);
-        self.exchange.stop(end, || directories.iter().for_each(Kept::tell_to_stop));
+        self.exchange
+            .stop(end, || directories.iter().for_each(Kept::tell_to_stop));
         directories.into_iter().for_each(|kept| kept.stop(end));
         if let Some(hooks) = &mut self.hooks {
             hooks.threads.join(end, || {});
@@ -451,7 +598,10 @@ fn exchange_once(settings: &Settings) -> Result<()> {
     let passed = Exchange::open(settings, hub, wakeup.clone())?.once();
     let (ended, runs) = bounded(settings.hook_jobs);
     let (jobs, work) = bounded::<Record>(settings.hook_jobs);
-    let setup = || Setup { base: settings.base_dir.clone(), timeout: settings.hook_timeout };
+    let setup = || Setup {
+        base: settings.base_dir.clone(),
+        timeout: settings.hook_timeout,
+    };
     // hooks that were there before run even if the hub cannot be reached
     let hooked = std::thread::scope(|scope| {
         for n in 1..=settings.hook_jobs {
@@ -468,7 +618,14 @@ fn exchange_once(settings: &Settings) -> Result<()> {
             )?;
         }
         drop(ended);
-        schedule_hooks(Schedule::new(&settings.base_dir, settings.hook_jobs), &woken, &never(), jobs, &runs, true)
+        schedule_hooks(
+            Schedule::new(&settings.base_dir, settings.hook_jobs),
+            &woken,
+            &never(),
+            jobs,
+            &runs,
+            true,
+        )
     });
     passed.and(hooked)
 }

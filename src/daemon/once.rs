@@ -85,24 +85,43 @@ pub fn open(
     allow_deletes: bool,
 ) -> Result<(Box<Directory>, Files)> {
     let private = private(settings);
-    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private, neighbours };
+    let place = Place {
+        base_dir: &settings.base_dir,
+        server: hub.url(),
+        private: &private,
+        neighbours,
+    };
     let files = Files::beside(place.state_file(watch));
     adopt(&files, &settings.base_dir, watch)?;
     match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
         Opened::Ready(directory) => Ok((directory, files)),
         Opened::Held(why) => {
             let e = marker::held(&watch.path, &why);
-            Reporter::new(files, watch, hub.url()).trouble(crate::files::status::Condition::Held, &e);
+            Reporter::new(files, watch, hub.url())
+                .trouble(crate::files::status::Condition::Held, &e);
             Err(e)
         }
     }
 }
 
 /// Opens a directory for [`preview`]. Nothing is changed: no state, no marker, no request; a process that syncs it may run.
-pub fn open_to_look(settings: &Settings, watch: &WatchSettings, hub: &Arc<HubClient>) -> Result<Box<Directory>> {
+pub fn open_to_look(
+    settings: &Settings,
+    watch: &WatchSettings,
+    hub: &Arc<HubClient>,
+) -> Result<Box<Directory>> {
     let private = private(settings);
-    let place = Place { base_dir: &settings.base_dir, server: hub.url(), private: &private, neighbours: &Arc::default() };
-    let start = if Files::beside(place.state_file(watch)).adoption() { Start::Afresh } else { Start::Known };
+    let place = Place {
+        base_dir: &settings.base_dir,
+        server: hub.url(),
+        private: &private,
+        neighbours: &Arc::default(),
+    };
+    let start = if Files::beside(place.state_file(watch)).adoption() {
+        Start::Afresh
+    } else {
+        Start::Known
+    };
     match Directory::open_to_look(&place, watch, hub.clone(), start)? {
         Opened::Ready(directory) => Ok(directory),
         Opened::Held(why) => Err(marker::held(&watch.path, &why)),
@@ -115,7 +134,10 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     reporter.approve(d);
     d.clear_left_over().map_err(directory::error)?;
     if !d.feed() {
-        return Err(d.fatal().or_else(|| d.link.trouble()).unwrap_or_else(|| Error::new(Kind::Unreachable, "cannot reach the hub")));
+        return Err(d
+            .fatal()
+            .or_else(|| d.link.trouble())
+            .unwrap_or_else(|| Error::new(Kind::Unreachable, "cannot reach the hub")));
     }
     std::thread::scope(|scope| {
         let started = start_workers(scope, d);
@@ -161,7 +183,11 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
 
 fn progress(d: &Directory) -> Progress {
     let bytes = d.traffic.sent.load(Relaxed) + d.traffic.received.load(Relaxed);
-    Progress { done: d.stats.counts().all(), due: d.engine.active() as u64, bytes }
+    Progress {
+        done: d.stats.counts().all(),
+        due: d.engine.active() as u64,
+        bytes,
+    }
 }
 
 /// As long as something comes of it.
@@ -197,7 +223,11 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
         d.engine.wake(false);
         d.wakeup.wake();
         until_quiet(d, show);
-        if d.worked() != before || d.engine.active() == 0 || d.is_paused() || !d.wakeup.pause(QUIET_CHECK_INTERVAL * n) {
+        if d.worked() != before
+            || d.engine.active() == 0
+            || d.is_paused()
+            || !d.wakeup.pause(QUIET_CHECK_INTERVAL * n)
+        {
             return;
         }
     }
@@ -252,7 +282,10 @@ pub fn preview(d: &Directory, allow_deletes: bool) -> Result<Plans> {
     .map_err(directory::error)?;
     let mut after = String::new();
     loop {
-        let rows = d.state.below("", &after, PATHS_PER_OFFER).map_err(directory::error)?;
+        let rows = d
+            .state
+            .below("", &after, PATHS_PER_OFFER)
+            .map_err(directory::error)?;
         for (path, _) in &rows {
             if d.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
                 look(path).map_err(directory::error)?;
@@ -263,12 +296,24 @@ pub fn preview(d: &Directory, allow_deletes: bool) -> Result<Plans> {
             _ => break,
         }
     }
-    let new: std::collections::HashSet<_> =
-        all.values().filter(|p| p.plan.action == Action::Upload).filter_map(|p| p.entry.map(|e| e.hash)).collect();
-    let renamed = |p: &Preview| p.plan.action == Action::Delete && p.entry.is_some_and(|e| new.contains(&e.hash));
+    let new: std::collections::HashSet<_> = all
+        .values()
+        .filter(|p| p.plan.action == Action::Upload)
+        .filter_map(|p| p.entry.map(|e| e.hash))
+        .collect();
+    let renamed = |p: &Preview| {
+        p.plan.action == Action::Delete && p.entry.is_some_and(|e| new.contains(&e.hash))
+    };
     let deletes = all.values().filter(|p| p.counted && !renamed(p)).count() as u64;
-    let holds = deletes > 0 && !allow_deletes && d.engine.would_hold(deletes).map_err(directory::error)?;
-    Ok(Plans { all: all.into_iter().filter(|(_, p)| !matches!(p.plan.action, Action::Forget | Action::Adopt)).collect(), holds })
+    let holds =
+        deletes > 0 && !allow_deletes && d.engine.would_hold(deletes).map_err(directory::error)?;
+    Ok(Plans {
+        all: all
+            .into_iter()
+            .filter(|(_, p)| !matches!(p.plan.action, Action::Forget | Action::Adopt))
+            .collect(),
+        holds,
+    })
 }
 
 /// How many deletes pass the guard without a word, for people.

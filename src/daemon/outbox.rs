@@ -44,12 +44,17 @@ impl Watch {
             };
             if !std::mem::replace(&mut said, true) {
                 let hint = match failed.raw_os_error() {
-                    Some(libc::EMFILE) => ": raise the sysctl fs.inotify.max_user_instances, or the limit of open files",
+                    Some(libc::EMFILE) => {
+                        ": raise the sysctl fs.inotify.max_user_instances, or the limit of open files"
+                    }
                     Some(libc::ENOSPC) => ": raise the sysctl fs.inotify.max_user_watches",
                     _ => "",
                 };
                 let why = crate::error::plain(&failed);
-                log::warn!("cannot watch {}: {why}{hint}; looking at it at every poll_interval instead", self.outbox.display());
+                log::warn!(
+                    "cannot watch {}: {why}{hint}; looking at it at every poll_interval instead",
+                    self.outbox.display()
+                );
             }
             if wait::ready([readable(self.wake.as_fd())], Some(WATCH_PAUSE))?[0] {
                 return Ok(());
@@ -60,8 +65,13 @@ impl Watch {
     fn until_lost(&self) -> std::io::Result<Watched> {
         let mut inotify = Inotify::init()?;
         let gone = WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
-        inotify.watches().add(&self.outbox, WatchMask::CREATE | WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | gone)?;
-        let records = inotify.watches().add(&self.records, WatchMask::MOVED_TO | gone)?;
+        inotify.watches().add(
+            &self.outbox,
+            WatchMask::CREATE | WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | gone,
+        )?;
+        let records = inotify
+            .watches()
+            .add(&self.records, WatchMask::MOVED_TO | gone)?;
         let mut buffer = [0; 4096];
         // what came before the watch
         if self.events.send(Event::Overflow).is_err() {
@@ -78,7 +88,10 @@ impl Watch {
                 other => other?,
             };
             for event in batch {
-                if event.mask.intersects(EventMask::IGNORED | EventMask::MOVE_SELF | EventMask::DELETE_SELF) {
+                if event
+                    .mask
+                    .intersects(EventMask::IGNORED | EventMask::MOVE_SELF | EventMask::DELETE_SELF)
+                {
                     return Ok(Watched::Lost);
                 }
                 let event = match event.name {
@@ -90,7 +103,9 @@ impl Watch {
                         continue;
                     }
                     Some(name) if is_hidden(name.as_encoded_bytes()) => continue,
-                    Some(name) if event.mask.contains(EventMask::MOVED_TO) => Event::Arrived(name.to_os_string()),
+                    Some(name) if event.mask.contains(EventMask::MOVED_TO) => {
+                        Event::Arrived(name.to_os_string())
+                    }
                     Some(name) => Event::Written(name.to_os_string()),
                     None => Event::Overflow,
                 };

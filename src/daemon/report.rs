@@ -41,7 +41,14 @@ impl Reporter {
             mode: watch.mode.name().into(),
             ..Status::default()
         };
-        Reporter { files, last, named: watch.named.to_string_lossy().into_owned(), held: Vec::new(), held_since: None, said: None }
+        Reporter {
+            files,
+            last,
+            named: watch.named.to_string_lossy().into_owned(),
+            held: Vec::new(),
+            held_since: None,
+            said: None,
+        }
     }
 
     /// A process begins, before the directory is open: what one that died has left says no longer that a process works.
@@ -63,31 +70,72 @@ impl Reporter {
 
     /// Takes approvals.
     pub fn approve(&self, d: &Directory) {
-        let Some(tokens) = self.files.approval() else { return };
+        let Some(tokens) = self.files.approval() else {
+            return;
+        };
         match d.engine.approve(tokens.clone()) {
             Ok(()) => {
-                log::info!("{} deletes were approved dir={}", tokens.len(), self.last.dir);
+                log::info!(
+                    "{} deletes were approved dir={}",
+                    tokens.len(),
+                    self.last.dir
+                );
                 self.files.answered("approve");
                 d.wakeup.wake();
             }
-            Err(fault) => log::warn!("cannot take an approval: {}", crate::files::directory::error(fault)),
+            Err(fault) => log::warn!(
+                "cannot take an approval: {}",
+                crate::files::directory::error(fault)
+            ),
         }
     }
 
     /// Writes how it is; what is news for the hooks. `stream`: why the hub refuses its events.
-    pub fn report(&mut self, d: &Directory, counters: &Counters, stream: Option<String>) -> Vec<News> {
-        let deletes = if d.engine.due() > d.engine.active() { d.engine.deletes() } else { Vec::new() };
-        let held = if d.engine.held() > 0 { deletes } else { Vec::new() };
-        self.held_since = if held.is_empty() { None } else { self.held_since.or(Some(clock::monotonic())) };
-        let held = if self.may_tell_held(d) { held } else { Vec::new() };
+    pub fn report(
+        &mut self,
+        d: &Directory,
+        counters: &Counters,
+        stream: Option<String>,
+    ) -> Vec<News> {
+        let deletes = if d.engine.due() > d.engine.active() {
+            d.engine.deletes()
+        } else {
+            Vec::new()
+        };
+        let held = if d.engine.held() > 0 {
+            deletes
+        } else {
+            Vec::new()
+        };
+        self.held_since = if held.is_empty() {
+            None
+        } else {
+            self.held_since.or(Some(clock::monotonic()))
+        };
+        let held = if self.may_tell_held(d) {
+            held
+        } else {
+            Vec::new()
+        };
         let facts = d.stats.facts();
-        let in_step = d.is_in_step() && facts.looked && facts.rules.is_none() && facts.refused() == 0 && facts.skipped.unknown.count == 0;
+        let in_step = d.is_in_step()
+            && facts.looked
+            && facts.rules.is_none()
+            && facts.refused() == 0
+            && facts.skipped.unknown.count == 0;
         let in_step_since = d.stats.in_step(in_step);
         let mut news = d.stats.news(in_step);
         if !held.is_empty() && self.held.is_empty() {
             let paths = held.iter().take(NAMED).map(|t| t.path.clone()).collect();
-            news.push(News::Held { count: held.len() as u64, paths });
-            log::warn!("{} deletes are held: \"mesync approve {}\" lets them through", held.len(), self.last.dir);
+            news.push(News::Held {
+                count: held.len() as u64,
+                paths,
+            });
+            log::warn!(
+                "{} deletes are held: \"mesync approve {}\" lets them through",
+                held.len(),
+                self.last.dir
+            );
         }
         if held != self.held {
             self.write(|files| files.write_held(&held));
@@ -99,17 +147,31 @@ impl Reporter {
         problems.extend(facts.no_space.clone());
         problems.extend(facts.rules.clone());
         if !self.held.is_empty() {
-            problems.push(format!("{} deletes are held: see \"mesync approve {}\"", self.held.len(), self.last.dir));
+            problems.push(format!(
+                "{} deletes are held: see \"mesync approve {}\"",
+                self.held.len(),
+                self.last.dir
+            ));
         }
         let unwatched = counters.unwatched.load(Relaxed);
         if unwatched > 0 {
             problems.push(format!("not all of it is watched: {}", counters.why()));
         }
         if let Some(first) = &facts.skipped.unknown.first {
-            problems.push(format!("{} directories are left alone: {first}", facts.skipped.unknown.count));
+            problems.push(format!(
+                "{} directories are left alone: {first}",
+                facts.skipped.unknown.count
+            ));
         }
-        let named = |(path, why): (&String, &String)| Named { path: path.clone(), why: why.clone() };
-        let waiting: Vec<Named> = facts.waiting(clock::monotonic(), LONG_WAIT).take(NAMED).map(named).collect();
+        let named = |(path, why): (&String, &String)| Named {
+            path: path.clone(),
+            why: why.clone(),
+        };
+        let waiting: Vec<Named> = facts
+            .waiting(clock::monotonic(), LONG_WAIT)
+            .take(NAMED)
+            .map(named)
+            .collect();
         let stuck = !problems.is_empty() || facts.refused() > 0 || !waiting.is_empty();
         let condition = if in_step {
             Condition::InStep
@@ -120,7 +182,10 @@ impl Reporter {
         } else {
             Condition::Working
         };
-        let examples = |e: &Example| Examples { count: e.count, first: e.first.clone() };
+        let examples = |e: &Example| Examples {
+            count: e.count,
+            first: e.first.clone(),
+        };
         let status = Status {
             named: Some(self.named.clone()),
             condition,
@@ -142,7 +207,9 @@ impl Reporter {
             ..self.last.clone()
         };
         // numbers that go up and down while it works are not worth more
-        let soon = self.said.is_some_and(|at| at.elapsed() < STATUS_WRITE_INTERVAL)
+        let soon = self
+            .said
+            .is_some_and(|at| at.elapsed() < STATUS_WRITE_INTERVAL)
             && (condition, self.last.condition) == (Condition::Working, Condition::Working);
         if self.said.is_none() || status != self.last && !soon {
             self.put(status);
@@ -152,7 +219,9 @@ impl Reporter {
 
     /// Held deletes are not told while other work may still show that they are halves of renames.
     fn may_tell_held(&self, d: &Directory) -> bool {
-        let long = self.held_since.is_some_and(|since| since.elapsed() >= HELD_UNTOLD_MAX);
+        let long = self
+            .held_since
+            .is_some_and(|since| since.elapsed() >= HELD_UNTOLD_MAX);
         !self.held.is_empty() || d.engine.is_drained() && d.engine.is_quiet() || long
     }
 
@@ -161,23 +230,39 @@ impl Reporter {
         let problems = vec![e.to_string()];
         let new = (self.last.condition, &self.last.problems) != (condition, &problems);
         if new {
-            self.put(Status { condition, problems, in_step_since: None, running: false, ..self.last.clone() });
+            self.put(Status {
+                condition,
+                problems,
+                in_step_since: None,
+                running: false,
+                ..self.last.clone()
+            });
         }
         new
     }
 
     /// The work on it ends, for now: what was not told yet is news, and when it was seen last is written.
     pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
-        self.put(Status { running: false, ..self.last.clone() });
+        self.put(Status {
+            running: false,
+            ..self.last.clone()
+        });
         d.stats.news(true)
     }
 
     fn put(&mut self, status: Status) {
-        self.last = Status { at: clock::rfc3339(clock::now()), ..status };
-        self.said = self.write(|files| files.write(&self.last)).then(clock::monotonic);
+        self.last = Status {
+            at: clock::rfc3339(clock::now()),
+            ..status
+        };
+        self.said = self
+            .write(|files| files.write(&self.last))
+            .then(clock::monotonic);
     }
 
     fn write(&self, what: impl FnOnce(&Files) -> crate::error::Result<()>) -> bool {
-        what(&self.files).inspect_err(|e| log::debug!("{e}")).is_ok()
+        what(&self.files)
+            .inspect_err(|e| log::debug!("{e}"))
+            .is_ok()
     }
 }

@@ -31,7 +31,11 @@ impl Requests {
             match self.until_lost() {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(e) => log::debug!("cannot watch {}: {}", self.dir.display(), crate::error::plain(&e)),
+                Err(e) => log::debug!(
+                    "cannot watch {}: {}",
+                    self.dir.display(),
+                    crate::error::plain(&e)
+                ),
             }
             if wait::ready([readable(self.wake.as_fd())], Some(REQUESTS_LOOK_INTERVAL))?[0] {
                 return Ok(());
@@ -46,13 +50,21 @@ impl Requests {
         // nobody has put anything there before the first directory is open
         disk::create_dir(&self.dir).map_err(other)?;
         let mut inotify = Inotify::init()?;
-        let mask = WatchMask::MOVED_TO | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
+        let mask = WatchMask::MOVED_TO
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
         inotify.watches().add(&self.dir, mask)?;
         // what came before the watch
         (self.asked)();
         let mut buffer = [0; 4096];
         loop {
-            if wait::ready([readable(self.wake.as_fd()), readable(inotify.as_fd())], None).map_err(other)?[0] {
+            if wait::ready(
+                [readable(self.wake.as_fd()), readable(inotify.as_fd())],
+                None,
+            )
+            .map_err(other)?[0]
+            {
                 return Ok(true);
             }
             let batch = match inotify.read_events(&mut buffer) {
@@ -62,7 +74,11 @@ impl Requests {
             let mut asked = false;
             for event in batch {
                 match event.name {
-                    Some(name) => asked |= ENDINGS.iter().any(|end| name.as_encoded_bytes().ends_with(end)),
+                    Some(name) => {
+                        asked |= ENDINGS
+                            .iter()
+                            .any(|end| name.as_encoded_bytes().ends_with(end))
+                    }
                     None => return Ok(false),
                 }
             }

@@ -20,7 +20,11 @@ pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
     let path = login::file(|name| std::env::var_os(name));
     let login = path.as_deref().map(login::read).transpose()?.flatten();
     let same = login.is_none_or(|login| login.server_url == settings.server_url);
-    let of_files = if same { of_messages.clone() } else { Arc::new(files(settings)?) };
+    let of_files = if same {
+        of_messages.clone()
+    } else {
+        Arc::new(files(settings)?)
+    };
     Ok((of_messages, of_files))
 }
 
@@ -29,21 +33,36 @@ pub fn files(settings: &Settings) -> Result<HubClient> {
     let path = login::file(|name| std::env::var_os(name));
     let login = path.as_deref().map(login::read).transpose()?.flatten();
     let first = credentials::file_access(settings, login.as_ref())?;
-    let by_login = login.clone().filter(|l| first.key.as_ref() == Some(&l.api_key));
+    let by_login = login
+        .clone()
+        .filter(|l| first.key.as_ref() == Some(&l.api_key));
     if by_login.is_none() && first.key.is_some() {
         warn_if_readable(&first.url);
     }
     let mut of_files = settings.clone();
-    of_files.server_url = login.as_ref().map_or(settings.server_url.clone(), |l| l.server_url.clone());
+    of_files.server_url = login
+        .as_ref()
+        .map_or(settings.server_url.clone(), |l| l.server_url.clone());
     let asked = settings.clone();
-    let hub = HubClient::new(&of_files, Box::new(move || credentials::file_access(&asked, login.as_ref())))?;
+    let hub = HubClient::new(
+        &of_files,
+        Box::new(move || credentials::file_access(&asked, login.as_ref())),
+    )?;
     if let (Some(login), Some(path)) = (by_login, path) {
-        let left = clock::parse_rfc3339(&login.expires_at).and_then(|at| at.duration_since(clock::now()).ok());
+        let left = clock::parse_rfc3339(&login.expires_at)
+            .and_then(|at| at.duration_since(clock::now()).ok());
         hub.remember(first, login.token.clone(), left.unwrap_or_default());
         // s3ec, too, would be refused with the old one
         hub.on_renewal(Box::new(move |answer| {
             let (token, expires_at) = (answer.token.clone(), answer.expires_at.clone());
-            if let Err(e) = login::write(&path, &Login { token, expires_at, ..login.clone() }) {
+            if let Err(e) = login::write(
+                &path,
+                &Login {
+                    token,
+                    expires_at,
+                    ..login.clone()
+                },
+            ) {
                 log::debug!("the new token is not saved: {e}");
             }
         }));
@@ -54,6 +73,8 @@ pub fn files(settings: &Settings) -> Result<HubClient> {
 /// Says once that a key travels in the clear.
 pub fn warn_if_readable(server: &str) {
     if server.starts_with("http://") && !is_loopback(server) {
-        log::warn!("the key goes to {server} in the clear: over a network that is not yours, use a proxy with TLS or a VPN");
+        log::warn!(
+            "the key goes to {server} in the clear: over a network that is not yours, use a proxy with TLS or a VPN"
+        );
     }
 }

@@ -65,7 +65,11 @@ impl Stream {
                 Err(failure) => {
                     refused = failure.error.kind == Kind::Refused;
                     let words = format!("cannot open the event stream: {}", failure.error);
-                    if refused && said.as_ref().is_none_or(|said| !is_same_event(said, &words)) {
+                    if refused
+                        && said
+                            .as_ref()
+                            .is_none_or(|said| !is_same_event(said, &words))
+                    {
                         log::warn!("{words}; it is tried again")
                     } else {
                         log::debug!("{words}")
@@ -76,7 +80,11 @@ impl Stream {
                     said = Some(words).filter(|_| refused).or(said);
                 }
             }
-            let pause = if refused { REFUSED } else { backoff.next(uuid::Uuid::new_v4().as_u64_pair().0) };
+            let pause = if refused {
+                REFUSED
+            } else {
+                backoff.next(uuid::Uuid::new_v4().as_u64_pair().0)
+            };
             match stopped.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(()),
@@ -92,13 +100,20 @@ fn follow(stream: impl Read, tell: &dyn Fn(Heard) -> bool) -> bool {
     let mut line = Vec::new();
     loop {
         line.clear();
-        match (&mut lines).take(sse::MAX_EVENT as u64).read_until(b'\n', &mut line) {
+        match (&mut lines)
+            .take(sse::MAX_EVENT as u64)
+            .read_until(b'\n', &mut line)
+        {
             Ok(n) if n > 0 && line.ends_with(b"\n") => {}
             _ => return true,
         }
         let text = String::from_utf8_lossy(&line);
-        let Some(event) = parser.line(text.trim_end_matches('\n')) else { continue };
-        let heard = serde_json::from_str::<serde_json::Value>(&event.data).ok().and_then(|v| heard(v["type"].as_str()?));
+        let Some(event) = parser.line(text.trim_end_matches('\n')) else {
+            continue;
+        };
+        let heard = serde_json::from_str::<serde_json::Value>(&event.data)
+            .ok()
+            .and_then(|v| heard(v["type"].as_str()?));
         if heard.is_some_and(|heard| !tell(heard)) {
             return false;
         }

@@ -27,11 +27,17 @@ impl Shared {
     }
 
     pub fn fatal(&self) -> Option<Error> {
-        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fatal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn failed(&self, e: Error) {
-        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+        self.fatal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(e);
     }
 }
 
@@ -44,19 +50,29 @@ pub struct Threads {
 
 impl Threads {
     #[allow(clippy::disallowed_methods)] // where the client's threads start
-    pub fn spawn(&mut self, name: &str, body: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    pub fn spawn(
+        &mut self,
+        name: &str,
+        body: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let (shared, title) = (self.shared.clone(), name.to_string());
         let guarded = move || {
             let error = match catch_unwind(AssertUnwindSafe(body)) {
                 Ok(Ok(())) if shared.is_stopping() => return,
-                Ok(Ok(())) => Error::new(Kind::Failed, format!("thread {title} has ended by itself")),
+                Ok(Ok(())) => {
+                    Error::new(Kind::Failed, format!("thread {title} has ended by itself"))
+                }
                 Ok(Err(e)) => e,
                 Err(_) => crashed(&title),
             };
             shared.failed(error);
         };
-        let thread = std::thread::Builder::new().name(name.into()).stack_size(THREAD_STACK_BYTES).spawn(guarded);
-        self.list.push((name.to_string(), thread.map_err(|e| not_started(name, &e))?));
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(guarded);
+        self.list
+            .push((name.to_string(), thread.map_err(|e| not_started(name, &e))?));
         Ok(())
     }
 
@@ -93,7 +109,10 @@ impl Threads {
 
 /// The limit of threads is a shortage too: the same again may succeed.
 fn not_started(name: &str, e: &std::io::Error) -> Error {
-    Error { kind: Kind::Busy, ..Error::io(format!("start thread {name}"), e) }
+    Error {
+        kind: Kind::Busy,
+        ..Error::io(format!("start thread {name}"), e)
+    }
 }
 
 pub fn crashed(name: &str) -> Error {
@@ -114,7 +133,10 @@ pub fn scoped<'scope, 'env>(
             failed(crashed(&title));
         }
     };
-    let thread = std::thread::Builder::new().name(name.into()).stack_size(THREAD_STACK_BYTES).spawn_scoped(scope, guarded);
+    let thread = std::thread::Builder::new()
+        .name(name.into())
+        .stack_size(THREAD_STACK_BYTES)
+        .spawn_scoped(scope, guarded);
     thread.map_err(|e| not_started(name, &e))
 }
 
@@ -134,6 +156,9 @@ mod tests {
             scoped(scope, "upload-1", failed, || panic!("as a bug does")).unwrap();
             assert!(!wakeup.pause(Duration::from_secs(60)), "nobody was told");
         });
-        assert_eq!(said.into_inner().unwrap().as_deref(), Some("thread upload-1 has crashed"));
+        assert_eq!(
+            said.into_inner().unwrap().as_deref(),
+            Some("thread upload-1 has crashed")
+        );
     }
 }

@@ -45,7 +45,9 @@ impl Happened {
         #[cfg(test)]
         if self.break_syncs.load(Relaxed) {
             self.sync_failed.store(true, Relaxed);
-            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+            return Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::IO.raw_os_error(),
+            ));
         }
         Ok(())
     }
@@ -53,7 +55,12 @@ impl Happened {
 
 /// The disk, the user's share of it, or what a process may write is used up.
 pub fn is_full(e: &io::Error) -> bool {
-    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge].contains(&e.kind())
+    [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::FileTooLarge,
+    ]
+    .contains(&e.kind())
 }
 
 #[derive(Debug)]
@@ -68,7 +75,10 @@ impl Medium {
         // that very failure, must see the disk; pages that are still to be written stay.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         happened.length.store(file.metadata()?.len(), Relaxed);
-        Ok(Medium { file: FileBackend::new(file)?, happened })
+        Ok(Medium {
+            file: FileBackend::new(file)?,
+            happened,
+        })
     }
 
     fn note<T>(&self, done: io::Result<T>) -> io::Result<T> {
@@ -101,14 +111,18 @@ impl StorageBackend for Medium {
     fn sync_data(&self) -> io::Result<()> {
         self.happened.syncs.fetch_add(1, Relaxed);
         self.happened.tests_break()?;
-        self.file.sync_data().inspect_err(|_| self.happened.sync_failed.store(true, Relaxed))
+        self.file
+            .sync_data()
+            .inspect_err(|_| self.happened.sync_failed.store(true, Relaxed))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.happened.writes.fetch_add(1, Relaxed);
         self.happened.bytes.fetch_add(data.len() as u64, Relaxed);
         self.note(self.file.write(offset, data))?;
-        self.happened.length.fetch_max(offset + data.len() as u64, Relaxed);
+        self.happened
+            .length
+            .fetch_max(offset + data.len() as u64, Relaxed);
         Ok(())
     }
 
@@ -120,7 +134,11 @@ impl StorageBackend for Medium {
         self.file.try_lock_range(start, end)
     }
 
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
         self.file.try_lock_shared_range(start, end)
     }
 

@@ -25,26 +25,51 @@ pub struct Hints {
 
 /// Opens or creates the file with `cache` bytes of memory for pages. redb trusts a file that was closed in order and may panic
 /// on one that was altered since.
-pub fn open(path: &Path, cache: usize, happened: &Arc<Happened>, hints: &Hints) -> Result<Database> {
+pub fn open(
+    path: &Path,
+    cache: usize,
+    happened: &Arc<Happened>,
+    hints: &Hints,
+) -> Result<Database> {
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
-    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path);
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(path)
+    };
     let file: File = open().map_err(|e| Error::io(format!("open {}", path.display()), &e))?;
     open_file(file, path, cache, happened, hints)
 }
 
 /// The same of a file that is open; `path` is for messages.
-pub fn open_file(file: File, path: &Path, cache: usize, happened: &Arc<Happened>, hints: &Hints) -> Result<Database> {
+pub fn open_file(
+    file: File,
+    path: &Path,
+    cache: usize,
+    happened: &Arc<Happened>,
+    hints: &Hints,
+) -> Result<Database> {
     let shown = path.display().to_string();
     let build = || {
         let medium = Medium::new(file, Arc::clone(happened))?;
         let mut builder = Database::builder();
-        builder.set_cache_size(cache).set_repair_callback(move |_| log::info!("repairing {shown} after a crash"));
+        builder
+            .set_cache_size(cache)
+            .set_repair_callback(move |_| log::info!("repairing {shown} after a crash"));
         builder.create_with_backend(medium)
     };
     match std::panic::catch_unwind(AssertUnwindSafe(build)) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-            let what = format!("cannot open {}: another process has it open", path.display());
+            let what = format!(
+                "cannot open {}: another process has it open",
+                path.display()
+            );
             Err(Error::new(Kind::Busy, what).hint(hints.busy))
         }
         Ok(Err(e)) => Err(error("open", path, &e.into(), hints)),
@@ -55,16 +80,23 @@ pub fn open_file(file: File, path: &Path, cache: usize, happened: &Arc<Happened>
 /// An error of redb in our words.
 pub fn error(doing: &str, path: &Path, e: &redb::Error, hints: &Hints) -> Error {
     match e {
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => damaged(path, &e.to_string().to_lowercase(), hints),
+        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            damaged(path, &e.to_string().to_lowercase(), hints)
+        }
         redb::Error::Io(e) => Error::io(format!("{doing} {}", path.display()), e),
         // between a failed write and the reopening of the file
-        redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
-            Error::new(Kind::Busy, format!("cannot {doing} {}: an earlier write failed", path.display()))
-        }
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => Error::new(
+            Kind::Busy,
+            format!("cannot {doing} {}: an earlier write failed", path.display()),
+        ),
         e => damaged(path, &e.to_string(), hints),
     }
 }
 
 fn damaged(path: &Path, why: &str, hints: &Hints) -> Error {
-    Error::new(Kind::Damaged, format!("cannot use {}: {why}", path.display())).hint(hints.damaged)
+    Error::new(
+        Kind::Damaged,
+        format!("cannot use {}: {why}", path.display()),
+    )
+    .hint(hints.damaged)
 }

@@ -29,8 +29,18 @@ struct Queue<I, O> {
 
 impl<I, O> Batcher<I, O> {
     pub fn new(most: usize) -> Batcher<I, O> {
-        let queue = Queue { waiting: VecDeque::new(), came: 0, done: 0, results: BTreeMap::new(), leading: false };
-        Batcher { most, queue: Mutex::new(queue), ended: Condvar::new() }
+        let queue = Queue {
+            waiting: VecDeque::new(),
+            came: 0,
+            done: 0,
+            results: BTreeMap::new(),
+            leading: false,
+        };
+        Batcher {
+            most,
+            queue: Mutex::new(queue),
+            ended: Condvar::new(),
+        }
     }
 
     /// Returns when `all` has taken this one, together with others', in the order in which they came; it gives one result a
@@ -42,7 +52,10 @@ impl<I, O> Batcher<I, O> {
         queue.waiting.push_back(one);
         while queue.done <= mine {
             if queue.leading {
-                queue = self.ended.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self
+                    .ended
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             queue.leading = true;
@@ -63,7 +76,10 @@ impl<I, O> Batcher<I, O> {
                 }
             }
         }
-        queue.results.remove(&mine).expect("there is one result a piece, unless the thread that led has crashed")
+        queue
+            .results
+            .remove(&mine)
+            .expect("there is one result a piece, unless the thread that led has crashed")
     }
 }
 
@@ -84,7 +100,10 @@ mod tests {
         std::thread::scope(|scope| {
             for t in 0..8 {
                 let (group, all) = (&group, &all);
-                scope.spawn(move || (0..200).for_each(|n| assert_eq!(group.join(t * 1000 + n, all), (t * 1000 + n) * 2)));
+                scope.spawn(move || {
+                    (0..200)
+                        .for_each(|n| assert_eq!(group.join(t * 1000 + n, all), (t * 1000 + n) * 2))
+                });
             }
         });
         assert!((1600 / 3..=1600).contains(&goes.load(SeqCst)));
@@ -93,7 +112,12 @@ mod tests {
     #[test]
     fn a_leader_that_crashes_leaves_nobody_waiting() {
         let group: Batcher<u8, u8> = Batcher::new(8);
-        assert!(catch_unwind(AssertUnwindSafe(|| group.join(1, &|_| panic!("as redb does on a damaged file")))).is_err());
+        assert!(
+            catch_unwind(AssertUnwindSafe(
+                || group.join(1, &|_| panic!("as redb does on a damaged file"))
+            ))
+            .is_err()
+        );
         assert_eq!(group.join(2, &|some| some), 2);
     }
 }

@@ -19,29 +19,58 @@ pub const TRASH: &str = ".mesync/trash";
 /// `nth`, from 1: the names to try one after the other where something else has the first one already. The stem is cut so
 /// that the name fits, at a character boundary.
 pub fn copy_name(path: &str, loser: &Entry, nth: u32) -> String {
-    let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
-    let again = if nth > 1 { format!("-{nth}") } else { String::new() };
-    let mark = format!(".sync-conflict-{}-{}{again}", time(loser.mtime), &loser.hash.to_string()[..8]);
-    let whole = if dir.is_empty() { relpath::MAX_PATH_BYTES } else { relpath::MAX_PATH_BYTES.saturating_sub(dir.len() + 1) };
-    let room = whole.min(relpath::MAX_COMPONENT_BYTES).saturating_sub(mark.len());
+    let (dir, name) = path
+        .rsplit_once('/')
+        .map_or(("", path), |(dir, name)| (dir, name));
+    let again = if nth > 1 {
+        format!("-{nth}")
+    } else {
+        String::new()
+    };
+    let mark = format!(
+        ".sync-conflict-{}-{}{again}",
+        time(loser.mtime),
+        &loser.hash.to_string()[..8]
+    );
+    let whole = if dir.is_empty() {
+        relpath::MAX_PATH_BYTES
+    } else {
+        relpath::MAX_PATH_BYTES.saturating_sub(dir.len() + 1)
+    };
+    let room = whole
+        .min(relpath::MAX_COMPONENT_BYTES)
+        .saturating_sub(mark.len());
     let (stem, ext) = split(name);
     // an extension that leaves no room for a stem is none
-    let (stem, ext) = if ext.len() < room { (stem, ext) } else { (name, "") };
+    let (stem, ext) = if ext.len() < room {
+        (stem, ext)
+    } else {
+        (name, "")
+    };
     let stem = cut(stem, room - ext.len().min(room));
     let name = format!("{stem}{mark}{ext}");
-    if dir.is_empty() { name } else { format!("{dir}/{name}") }
+    if dir.is_empty() {
+        name
+    } else {
+        format!("{dir}/{name}")
+    }
 }
 
 /// Whether a path is that of a conflict copy, by its name.
 pub fn is_copy(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|name| name.contains(".sync-conflict-"))
+    path.rsplit('/')
+        .next()
+        .is_some_and(|name| name.contains(".sync-conflict-"))
 }
 
 /// A name in the trash: when, which bytes (all of the hash, so that they can be found again), what it was called. `nth` as above.
 pub fn trash_name(path: &str, what: &Entry, now: i64, nth: u32) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
     let mark = format!("{}-{}-{nth}-", time(now), what.hash);
-    format!("{TRASH}/{mark}{}", cut(name, relpath::MAX_COMPONENT_BYTES - mark.len()))
+    format!(
+        "{TRASH}/{mark}{}",
+        cut(name, relpath::MAX_COMPONENT_BYTES - mark.len())
+    )
 }
 
 /// The hash in such a name, with or without the directory.
@@ -53,7 +82,11 @@ pub fn trashed_hash(name: &str) -> Option<Hash> {
 /// `YYYYMMDD-HHMMSS` in UTC of nanoseconds since 1970.
 fn time(ns: i64) -> String {
     let distance = Duration::from_nanos(ns.unsigned_abs());
-    let at = if ns < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance };
+    let at = if ns < 0 {
+        UNIX_EPOCH - distance
+    } else {
+        UNIX_EPOCH + distance
+    };
     clock::compact(at).replace('T', "-")
 }
 
@@ -67,7 +100,10 @@ fn split(name: &str) -> (&str, &str) {
 
 /// The longest beginning of at most `most` bytes that ends between two characters.
 fn cut(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=most.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     &text[..end]
 }
 
@@ -80,23 +116,46 @@ mod tests {
     fn copies_are_named_by_what_gives_way() {
         let at = 1_764_000_000 * 1_000_000_000; // 2025-11-24 16:00:00 UTC
         let loser = Entry::new(Kind::File, Hash::of(b"abc"), 3, 0o644, at);
-        let check = |path: &str, nth: u32, wants: &str| assert_eq!(copy_name(path, &loser, nth), wants, "{path}");
+        let check = |path: &str, nth: u32, wants: &str| {
+            assert_eq!(copy_name(path, &loser, nth), wants, "{path}")
+        };
         check("a.txt", 1, "a.sync-conflict-20251124-160000-ba7816bf.txt");
         check("a.txt", 2, "a.sync-conflict-20251124-160000-ba7816bf-2.txt");
-        check("d/e/a.tar.gz", 1, "d/e/a.tar.sync-conflict-20251124-160000-ba7816bf.gz");
-        check("d.x/README", 1, "d.x/README.sync-conflict-20251124-160000-ba7816bf");
-        check(".profile", 1, ".profile.sync-conflict-20251124-160000-ba7816bf");
+        check(
+            "d/e/a.tar.gz",
+            1,
+            "d/e/a.tar.sync-conflict-20251124-160000-ba7816bf.gz",
+        );
+        check(
+            "d.x/README",
+            1,
+            "d.x/README.sync-conflict-20251124-160000-ba7816bf",
+        );
+        check(
+            ".profile",
+            1,
+            ".profile.sync-conflict-20251124-160000-ba7816bf",
+        );
         check(".a.b", 1, ".a.sync-conflict-20251124-160000-ba7816bf.b");
         check("a.", 1, "a..sync-conflict-20251124-160000-ba7816bf");
         let old = Entry { mtime: -1, ..loser };
-        assert_eq!(copy_name("a", &old, 1), "a.sync-conflict-19700101-000000-ba7816bf");
+        assert_eq!(
+            copy_name("a", &old, 1),
+            "a.sync-conflict-19700101-000000-ba7816bf"
+        );
     }
 
     #[test]
     fn names_of_copies_always_fit_and_end_between_characters() {
         let loser = Entry::new(Kind::File, Hash::of(b"abc"), 3, 0o644, 0);
         let dir = "d".repeat(255) + "/" + &"e".repeat(255) + "/" + &"f".repeat(255);
-        for name in ["é".repeat(127), "😀".repeat(60) + ".é", "x".repeat(255), "y.".to_string() + &"z".repeat(253), "a.txt".into()] {
+        for name in [
+            "é".repeat(127),
+            "😀".repeat(60) + ".é",
+            "x".repeat(255),
+            "y.".to_string() + &"z".repeat(253),
+            "a.txt".into(),
+        ] {
             for path in [name.clone(), format!("d/{name}"), format!("{dir}/{name}")] {
                 for nth in [1, 12] {
                     let copy = copy_name(&path, &loser, nth);
@@ -105,7 +164,10 @@ mod tests {
                 }
             }
             let trash = trash_name(&name, &loser, 0, 1);
-            assert!(trash.rsplit('/').next().is_some_and(|n| n.len() <= 255), "{trash}");
+            assert!(
+                trash.rsplit('/').next().is_some_and(|n| n.len() <= 255),
+                "{trash}"
+            );
             assert_eq!(trashed_hash(&trash), Some(loser.hash), "{trash}");
         }
     }

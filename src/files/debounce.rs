@@ -66,7 +66,12 @@ enum Form {
 
 impl Debounce {
     pub fn new(quiet: Duration) -> Debounce {
-        Debounce { quiet, busy: BTreeMap::new(), paths: 0, times: BinaryHeap::new() }
+        Debounce {
+            quiet,
+            busy: BTreeMap::new(),
+            paths: 0,
+            times: BinaryHeap::new(),
+        }
     }
 
     /// Takes what happened; the hint if it is to be looked at right now.
@@ -84,11 +89,23 @@ impl Debounce {
             (dir, name)
         };
         let known = self.busy.get_mut(dir).and_then(|paths| paths.get_mut(name));
-        let whole = if what == Happened::Tree { Form::Tree } else { Form::Path };
+        let whole = if what == Happened::Tree {
+            Form::Tree
+        } else {
+            Form::Path
+        };
         match known {
             // it was being written for the first time, and is whole now
-            Some(busy) if what == Happened::Complete && busy.until.is_zero() && busy.form == Form::Path => {
-                *busy = Busy { untold: None, until: now + self.quiet, form: Form::Path };
+            Some(busy)
+                if what == Happened::Complete
+                    && busy.until.is_zero()
+                    && busy.form == Form::Path =>
+            {
+                *busy = Busy {
+                    untold: None,
+                    until: now + self.quiet,
+                    form: Form::Path,
+                };
                 Some(Hint::Path(path.to_string()))
             }
             Some(busy) => {
@@ -99,11 +116,27 @@ impl Debounce {
                 None
             }
             None if what == Happened::Complete => {
-                self.insert(dir, name, Busy { untold: None, until: now + self.quiet, form: Form::Path });
+                self.insert(
+                    dir,
+                    name,
+                    Busy {
+                        untold: None,
+                        until: now + self.quiet,
+                        form: Form::Path,
+                    },
+                );
                 Some(Hint::Path(path.to_string()))
             }
             None => {
-                self.insert(dir, name, Busy { untold: Some((now, now)), until: Duration::ZERO, form: whole });
+                self.insert(
+                    dir,
+                    name,
+                    Busy {
+                        untold: Some((now, now)),
+                        until: Duration::ZERO,
+                        form: whole,
+                    },
+                );
                 None
             }
         }
@@ -117,7 +150,13 @@ impl Debounce {
     /// One hint that is due; to be asked until there is none.
     pub fn due(&mut self, now: Duration) -> Option<Hint> {
         while let Some(Reverse((_, dir, name))) = self.pop(now) {
-            let Some(busy) = self.busy.get_mut(&dir).and_then(|paths| paths.get_mut(&name)) else { continue };
+            let Some(busy) = self
+                .busy
+                .get_mut(&dir)
+                .and_then(|paths| paths.get_mut(&name))
+            else {
+                continue;
+            };
             let at = time(busy, self.quiet);
             if at > now {
                 self.times.push(Reverse((at, dir, name)));
@@ -127,10 +166,22 @@ impl Debounce {
                 self.remove(&dir, &name);
                 continue;
             }
-            let form = std::mem::replace(&mut busy.form, if name.is_empty() { Form::Entries } else { Form::Path });
+            let form = std::mem::replace(
+                &mut busy.form,
+                if name.is_empty() {
+                    Form::Entries
+                } else {
+                    Form::Path
+                },
+            );
             busy.until = now + self.quiet;
-            self.times.push(Reverse((busy.until, dir.clone(), name.clone())));
-            let path = if dir.is_empty() || name.is_empty() { format!("{dir}{name}") } else { format!("{dir}/{name}") };
+            self.times
+                .push(Reverse((busy.until, dir.clone(), name.clone())));
+            let path = if dir.is_empty() || name.is_empty() {
+                format!("{dir}{name}")
+            } else {
+                format!("{dir}/{name}")
+            };
             return Some(match form {
                 Form::Path => Hint::Path(path),
                 Form::Entries => Hint::Entries(path),
@@ -141,12 +192,23 @@ impl Debounce {
     }
 
     fn pop(&mut self, now: Duration) -> Option<Reverse<(Duration, String, String)>> {
-        self.times.peek().is_some_and(|Reverse((at, ..))| *at <= now).then(|| self.times.pop()).flatten()
+        self.times
+            .peek()
+            .is_some_and(|Reverse((at, ..))| *at <= now)
+            .then(|| self.times.pop())
+            .flatten()
     }
 
     fn insert(&mut self, dir: &str, name: &str, busy: Busy) {
-        self.times.push(Reverse((time(&busy, self.quiet), dir.to_string(), name.to_string())));
-        self.busy.entry(dir.to_string()).or_default().insert(name.to_string(), busy);
+        self.times.push(Reverse((
+            time(&busy, self.quiet),
+            dir.to_string(),
+            name.to_string(),
+        )));
+        self.busy
+            .entry(dir.to_string())
+            .or_default()
+            .insert(name.to_string(), busy);
         self.paths += 1;
     }
 
@@ -165,16 +227,43 @@ impl Debounce {
         let paths = self.busy.remove(dir).unwrap_or_default();
         self.paths -= paths.len();
         let deep = what == Happened::Tree || paths.values().any(|b| b.form == Form::Tree);
-        let first = paths.values().filter_map(|b| b.untold).map(|(first, _)| first).min().unwrap_or(now);
+        let first = paths
+            .values()
+            .filter_map(|b| b.untold)
+            .map(|(first, _)| first)
+            .min()
+            .unwrap_or(now);
         let form = if deep { Form::Tree } else { Form::Entries };
-        self.insert(dir, "", Busy { untold: Some((first, now)), until: now, form });
+        self.insert(
+            dir,
+            "",
+            Busy {
+                untold: Some((first, now)),
+                until: now,
+                form,
+            },
+        );
         dir
     }
 
     fn collapse_all(&mut self, now: Duration) -> &'static str {
-        let first = self.busy.values().flat_map(|p| p.values()).filter_map(|b| b.untold).map(|(first, _)| first).min();
+        let first = self
+            .busy
+            .values()
+            .flat_map(|p| p.values())
+            .filter_map(|b| b.untold)
+            .map(|(first, _)| first)
+            .min();
         (self.busy, self.paths, self.times) = Default::default();
-        self.insert("", "", Busy { untold: Some((first.unwrap_or(now), now)), until: now, form: Form::Tree });
+        self.insert(
+            "",
+            "",
+            Busy {
+                untold: Some((first.unwrap_or(now), now)),
+                until: now,
+                form: Form::Tree,
+            },
+        );
         ""
     }
 }
@@ -226,13 +315,40 @@ mod tests {
 
     #[test]
     fn an_isolated_change_goes_at_once_and_a_storm_is_coalesced() {
-        check(&[(0, "write a", &[]), (1, "write a", &[]), (2, "close a", &["a"]), (600, "-", &[])]);
-        check(&[(0, "close a", &["a"]), (100, "close a", &[]), (200, "close a", &[]), (699, "-", &[]), (700, "-", &["a"])]);
-        check(&[(0, "close a", &["a"]), (501, "close a", &["a"]), (502, "close b", &["b"])]);
+        check(&[
+            (0, "write a", &[]),
+            (1, "write a", &[]),
+            (2, "close a", &["a"]),
+            (600, "-", &[]),
+        ]);
+        check(&[
+            (0, "close a", &["a"]),
+            (100, "close a", &[]),
+            (200, "close a", &[]),
+            (699, "-", &[]),
+            (700, "-", &["a"]),
+        ]);
+        check(&[
+            (0, "close a", &["a"]),
+            (501, "close a", &["a"]),
+            (502, "close b", &["b"]),
+        ]);
         // after a storm it has to be quiet again
-        check(&[(0, "close a", &["a"]), (400, "close a", &[]), (900, "close a", &["a"]), (1300, "-", &[]), (1400, "-", &["a"])]);
+        check(&[
+            (0, "close a", &["a"]),
+            (400, "close a", &[]),
+            (900, "close a", &["a"]),
+            (1300, "-", &[]),
+            (1400, "-", &["a"]),
+        ]);
         // a long write is one change
-        check(&[(0, "write a", &[]), (400, "write a", &[]), (800, "write a", &[]), (1000, "close a", &["a"]), (9000, "-", &[])]);
+        check(&[
+            (0, "write a", &[]),
+            (400, "write a", &[]),
+            (800, "write a", &[]),
+            (1000, "close a", &["a"]),
+            (9000, "-", &[]),
+        ]);
     }
 
     #[test]
@@ -241,18 +357,43 @@ mod tests {
         let mut told = Vec::new();
         for at in (0..20_000).step_by(100) {
             told.extend(std::iter::from_fn(|| debounce.due(ms(at))).map(|_| at));
-            told.extend(debounce.happened("log", Happened::Touched, ms(at)).map(|_| at));
+            told.extend(
+                debounce
+                    .happened("log", Happened::Touched, ms(at))
+                    .map(|_| at),
+            );
         }
         assert_eq!(told, [5000, 10_000, 15_000]);
     }
 
     #[test]
     fn removals_and_modes_wait_for_what_follows() {
-        check(&[(0, "write a", &[]), (499, "-", &[]), (500, "-", &["a"]), (501, "write a", &[]), (1000, "-", &[]), (1001, "-", &["a"])]);
+        check(&[
+            (0, "write a", &[]),
+            (499, "-", &[]),
+            (500, "-", &["a"]),
+            (501, "write a", &[]),
+            (1000, "-", &[]),
+            (1001, "-", &["a"]),
+        ]);
         // an editor that moves the old file away and writes a new one: one look
-        check(&[(0, "write a", &[]), (1, "write a", &[]), (3, "close a", &["a"]), (2000, "-", &[])]);
-        check(&[(0, "tree d", &[]), (500, "-", &["d/**"]), (600, "write d", &[]), (1100, "-", &["d"])]);
-        check(&[(0, "write d", &[]), (100, "tree d", &[]), (600, "-", &["d/**"])]);
+        check(&[
+            (0, "write a", &[]),
+            (1, "write a", &[]),
+            (3, "close a", &["a"]),
+            (2000, "-", &[]),
+        ]);
+        check(&[
+            (0, "tree d", &[]),
+            (500, "-", &["d/**"]),
+            (600, "write d", &[]),
+            (1100, "-", &["d"]),
+        ]);
+        check(&[
+            (0, "write d", &[]),
+            (100, "tree d", &[]),
+            (600, "-", &["d/**"]),
+        ]);
     }
 
     #[test]
@@ -262,13 +403,27 @@ mod tests {
             let hint = debounce.happened(&format!("d/{i}"), Happened::Complete, ms(i));
             assert_eq!(hint.is_some(), i < IN_A_DIRECTORY as u64, "{i}");
         }
-        assert_eq!(debounce.happened("e/x", Happened::Complete, ms(1000)), Some(Hint::Path("e/x".into())));
+        assert_eq!(
+            debounce.happened("e/x", Happened::Complete, ms(1000)),
+            Some(Hint::Path("e/x".into()))
+        );
         assert_eq!(debounce.due(ms(1498)), None);
         assert_eq!(debounce.due(ms(1499)), Some(Hint::Entries("d".into())));
-        assert_eq!((debounce.due(ms(9000)), debounce.next(), debounce.paths), (None, None, 0));
+        assert_eq!(
+            (debounce.due(ms(9000)), debounce.next(), debounce.paths),
+            (None, None, 0)
+        );
         // the root, and a directory in it among the rest
         for i in 0..200 {
-            debounce.happened(&i.to_string(), if i == 50 { Happened::Tree } else { Happened::Touched }, ms(10_000));
+            debounce.happened(
+                &i.to_string(),
+                if i == 50 {
+                    Happened::Tree
+                } else {
+                    Happened::Touched
+                },
+                ms(10_000),
+            );
         }
         assert_eq!(debounce.due(ms(20_000)), Some(Hint::Tree(String::new())));
     }

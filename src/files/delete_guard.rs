@@ -21,7 +21,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { least: 10, one_of: 4, all: 3 }
+        Limits {
+            least: 10,
+            one_of: 4,
+            all: 3,
+        }
     }
 }
 
@@ -39,7 +43,8 @@ pub struct Standing {
 /// Whether deletes may go on. If not, all pending ones are held: which of them were meant is not for us to guess.
 pub fn passes(limits: Limits, s: Standing) -> bool {
     let before = s.files + s.counted;
-    s.counted + s.pending <= limit(limits, before) && !(before >= limits.all && s.pending >= s.files)
+    s.counted + s.pending <= limit(limits, before)
+        && !(before >= limits.all && s.pending >= s.files)
 }
 
 /// How many of so many files may go within the window.
@@ -49,7 +54,10 @@ pub fn limit(limits: Limits, files: u64) -> u64 {
 
 /// Deletes of the window. Those of the future count too: a clock that went back opens no gap.
 pub fn counted(deletes: &BTreeMap<u64, u32>, minute: u64) -> u64 {
-    deletes.range(forgotten_before(minute)..).map(|(_, n)| u64::from(*n)).sum()
+    deletes
+        .range(forgotten_before(minute)..)
+        .map(|(_, n)| u64::from(*n))
+        .sum()
 }
 
 /// Minutes before this one do not count any more.
@@ -64,7 +72,14 @@ mod tests {
     #[test]
     fn deletes_are_held_above_the_limit_and_when_nothing_would_be_left() {
         let check = |files, counted, pending, wants| {
-            let got = passes(Limits::default(), Standing { files, counted, pending });
+            let got = passes(
+                Limits::default(),
+                Standing {
+                    files,
+                    counted,
+                    pending,
+                },
+            );
             assert_eq!(got, wants, "{pending} of {files}, {counted} gone");
         };
         check(1000, 0, 250, true);

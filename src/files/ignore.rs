@@ -63,7 +63,10 @@ impl Ignore {
     /// Adds a pattern a line. What cannot be a pattern matches nothing, as with git.
     pub fn add(&mut self, text: &str, origin: Origin) {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        self.rules.extend(text.split('\n').filter_map(|line| rule(line.strip_suffix('\r').unwrap_or(line), origin)));
+        self.rules.extend(
+            text.split('\n')
+                .filter_map(|line| rule(line.strip_suffix('\r').unwrap_or(line), origin)),
+        );
     }
 
     pub fn is_empty(&self) -> bool {
@@ -73,14 +76,25 @@ impl Ignore {
     /// Whether this name does not travel: it or a directory above it is left out. What is below a directory that is left out
     /// cannot be brought back.
     pub fn ignores(&self, path: &str, is_dir: bool) -> bool {
-        let ends = path.match_indices('/').map(|(at, _)| (at, true)).chain([(path.len(), is_dir)]);
-        !self.rules.is_empty() && ends.into_iter().any(|(end, is_dir)| self.last_match(&path[..end], is_dir))
+        let ends = path
+            .match_indices('/')
+            .map(|(at, _)| (at, true))
+            .chain([(path.len(), is_dir)]);
+        !self.rules.is_empty()
+            && ends
+                .into_iter()
+                .any(|(end, is_dir)| self.last_match(&path[..end], is_dir))
     }
 
     fn last_match(&self, path: &str, is_dir: bool) -> bool {
         let names: Vec<&str> = path.split('/').collect();
         let counts = |r: &&Rule| r.origin == Origin::Settings || !is_file(path);
-        let hit = self.rules.iter().rev().filter(counts).find(|r| (is_dir || !r.only_dirs) && matches(&r.parts, &names));
+        let hit = self
+            .rules
+            .iter()
+            .rev()
+            .filter(counts)
+            .find(|r| (is_dir || !r.only_dirs) && matches(&r.parts, &names));
         hit.is_some_and(|r| !r.travels)
     }
 }
@@ -90,29 +104,50 @@ fn rule(line: &str, origin: Origin) -> Option<Rule> {
     if line.is_empty() || line.starts_with('#') {
         return None;
     }
-    let (travels, line) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
-    let (only_dirs, line) = line.strip_suffix('/').map_or((false, line), |rest| (true, rest));
+    let (travels, line) = line
+        .strip_prefix('!')
+        .map_or((false, line), |rest| (true, rest));
+    let (only_dirs, line) = line
+        .strip_suffix('/')
+        .map_or((false, line), |rest| (true, rest));
     let anchored = line.contains('/');
     let line = line.strip_prefix('/').unwrap_or(line);
     if line.is_empty() {
         return None;
     }
-    let mut parts = if anchored { Vec::new() } else { vec![Part::Any] };
+    let mut parts = if anchored {
+        Vec::new()
+    } else {
+        vec![Part::Any]
+    };
     for part in line.split('/') {
-        parts.push(if part == "**" { Part::Any } else { Part::One(tokens(part)?) });
+        parts.push(if part == "**" {
+            Part::Any
+        } else {
+            Part::One(tokens(part)?)
+        });
     }
     // "a/**" is what is below a, and not a itself
     if parts.last() == Some(&Part::Any) {
         parts.push(Part::One(vec![Token::Star]));
     }
-    Some(Rule { origin, travels, only_dirs, parts })
+    Some(Rule {
+        origin,
+        travels,
+        only_dirs,
+        parts,
+    })
 }
 
 /// Spaces at the end count only if a backslash stands before them.
 fn without_trailing_spaces(line: &str) -> &str {
     let trimmed = line.trim_end_matches(' ');
     let backslashes = trimmed.bytes().rev().take_while(|b| *b == b'\\').count();
-    if backslashes % 2 == 1 && trimmed.len() < line.len() { &line[..trimmed.len() + 1] } else { trimmed }
+    if backslashes % 2 == 1 && trimmed.len() < line.len() {
+        &line[..trimmed.len() + 1]
+    } else {
+        trimmed
+    }
 }
 
 /// `None`: it cannot match anything.
@@ -198,7 +233,9 @@ fn matches(parts: &[Part], names: &[&str]) -> bool {
             }
             _ => {}
         }
-        let Some((after, from)) = again.filter(|(_, from)| *from < names.len()) else { return false };
+        let Some((after, from)) = again.filter(|(_, from)| *from < names.len()) else {
+            return false;
+        };
         again = Some((after, from + 1));
         (p, n) = (after, from + 1);
     }
@@ -222,7 +259,9 @@ fn matches_name(tokens: &[Token], name: &str) -> bool {
             }
             _ => {}
         }
-        let Some((after, mut from)) = again else { return false };
+        let Some((after, mut from)) = again else {
+            return false;
+        };
         if from.next().is_none() {
             return false;
         }
@@ -236,7 +275,9 @@ impl Token {
             Token::Letter(letter) => *letter == c,
             Token::Question => true,
             Token::Star => false,
-            Token::Class { not, ranges } => ranges.iter().any(|(from, to)| (*from..=*to).contains(&c)) != *not,
+            Token::Class { not, ranges } => {
+                ranges.iter().any(|(from, to)| (*from..=*to).contains(&c)) != *not
+            }
         }
     }
 }
@@ -254,16 +295,28 @@ mod tests {
 
     /// A path that ends with a slash is a directory.
     fn check(rules: &str, left_out: &[&str], travel: &[&str]) {
-        left_out.iter().for_each(|path| assert!(ignores(rules, path), "{rules:?} does not match {path:?}"));
-        travel.iter().for_each(|path| assert!(!ignores(rules, path), "{rules:?} matches {path:?}"));
+        left_out
+            .iter()
+            .for_each(|path| assert!(ignores(rules, path), "{rules:?} does not match {path:?}"));
+        travel
+            .iter()
+            .for_each(|path| assert!(!ignores(rules, path), "{rules:?} matches {path:?}"));
     }
 
     #[test]
     fn patterns_are_those_of_git() {
-        check("*.bak", &["a.bak", "d/a.bak", ".bak", "x.bak/inside"], &["a.bak2", "bak"]);
+        check(
+            "*.bak",
+            &["a.bak", "d/a.bak", ".bak", "x.bak/inside"],
+            &["a.bak2", "bak"],
+        );
         check("/a", &["a", "a/b"], &["d/a"]);
         check("d/a", &["d/a", "d/a/b"], &["x/d/a"]);
-        check("build/", &["build/", "x/build/", "build/a", "x/build/y/z"], &["build", "x/build"]);
+        check(
+            "build/",
+            &["build/", "x/build/", "build/a", "x/build/y/z"],
+            &["build", "x/build"],
+        );
         check("**/a", &["a", "d/a", "d/e/a"], &["ab"]);
         check("a/**", &["a/b", "a/b/c"], &["a", "a/", "x/a/b"]);
         check("a/**/b", &["a/b", "a/x/b", "a/x/y/b"], &["ab", "x/a/b"]);
@@ -284,7 +337,11 @@ mod tests {
         check("a\r\nb", &["a", "b"], &[]);
         check("*\n!a", &["b", "d/"], &["a"]);
         check("*.log\n!keep.log\nkeep.log", &["keep.log"], &[]);
-        check("*.log\n!keep.log", &["a.log", "d/a.log"], &["keep.log", "d/keep.log"]);
+        check(
+            "*.log\n!keep.log",
+            &["a.log", "d/a.log"],
+            &["keep.log", "d/keep.log"],
+        );
         // below a directory that is left out nothing comes back
         check("d/\n!d/a", &["d/", "d/a"], &["d"]);
         check("d/*\n!d/a", &["d/b"], &["d/", "d/a"]);
@@ -293,11 +350,22 @@ mod tests {
 
     #[test]
     fn only_the_settings_leave_the_file_of_rules_out() {
-        for rules in ["*", "/.mesyncignore", ".*", "**", ".mesyncignore", "[.]*", ".MesyncIgnore"] {
+        for rules in [
+            "*",
+            "/.mesyncignore",
+            ".*",
+            "**",
+            ".mesyncignore",
+            "[.]*",
+            ".MesyncIgnore",
+        ] {
             check(rules, &[], &[FILE, ".MESYNCIGNORE"]);
             let mut settings = Ignore::default();
             settings.add(rules, Origin::Settings);
-            assert!(settings.ignores(FILE, false) || rules == ".MesyncIgnore", "{rules}");
+            assert!(
+                settings.ignores(FILE, false) || rules == ".MesyncIgnore",
+                "{rules}"
+            );
         }
         // below the root it is an ordinary file
         check("*", &["d/.mesyncignore"], &[]);
@@ -359,16 +427,25 @@ mod tests {
         let git = |args: &[&str], input: &str| {
             use std::io::Write;
             let mut git = std::process::Command::new("git");
-            git.args(args).current_dir(dir.path()).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+            git.args(args)
+                .current_dir(dir.path())
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped());
             let mut child = git.stderr(std::process::Stdio::null()).spawn().ok()?;
-            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(input.as_bytes())
+                .unwrap();
             Some(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap())
         };
         if git(&["init", "-q"], "").is_none() {
             return eprintln!("no git here: not tested");
         }
         let mut runner = TestRunner::deterministic();
-        let line = "!?/?([ab*?]{1,3}|\\*\\*|[ab]|\\[!?a-b\\]|\\\\\\*a)(/([ab*]{1,3}|\\*\\*)){0,3}/?";
+        let line =
+            "!?/?([ab*?]{1,3}|\\*\\*|[ab]|\\[!?a-b\\]|\\\\\\*a)(/([ab*]{1,3}|\\*\\*)){0,3}/?";
         let lines = proptest::collection::vec(line, 1..4);
         let paths = proptest::collection::vec("[ab]{1,3}(/[ab]{1,2}){0,3}/?", 40);
         for _ in 0..60 {
@@ -376,13 +453,28 @@ mod tests {
             let paths = paths.new_tree(&mut runner).unwrap().current();
             std::fs::write(dir.path().join(".gitignore"), &rules).unwrap();
             // a slash at the end would be matched by git like a name, so the directories are made
-            paths.iter().filter(|p| p.ends_with('/')).for_each(|p| std::fs::create_dir_all(dir.path().join(p)).unwrap());
+            paths
+                .iter()
+                .filter(|p| p.ends_with('/'))
+                .for_each(|p| std::fs::create_dir_all(dir.path().join(p)).unwrap());
             let paths: Vec<&str> = paths.iter().map(|p| p.trim_end_matches('/')).collect();
-            let answer = git(&["check-ignore", "--no-index", "--stdin"], &(paths.join("\n") + "\n")).unwrap();
+            let answer = git(
+                &["check-ignore", "--no-index", "--stdin"],
+                &(paths.join("\n") + "\n"),
+            )
+            .unwrap();
             for path in paths {
-                let slash = if dir.path().join(path).is_dir() { "/" } else { "" };
+                let slash = if dir.path().join(path).is_dir() {
+                    "/"
+                } else {
+                    ""
+                };
                 let ours = ignores(&rules, &format!("{path}{slash}"));
-                assert_eq!(ours, answer.lines().any(|l| l == path), "{rules:?} {path:?}{slash}");
+                assert_eq!(
+                    ours,
+                    answer.lines().any(|l| l == path),
+                    "{rules:?} {path:?}{slash}"
+                );
             }
         }
     }

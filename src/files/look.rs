@@ -56,11 +56,14 @@ impl Directory {
                 self.wakeup.wake();
                 looked
             }
-            Hint::Entries(dir) => self.look_below(dir, Depth::Entries).and_then(|_| self.look_at_emptied(Some(dir))),
+            Hint::Entries(dir) => self
+                .look_below(dir, Depth::Entries)
+                .and_then(|_| self.look_at_emptied(Some(dir))),
             Hint::Tree(dir) if dir.is_empty() => self.look_at_all(),
             Hint::Tree(dir) => {
                 self.engine.offer(dir);
-                self.look_below(dir, Depth::All).and_then(|_| self.look_at_emptied(parent(dir)))
+                self.look_below(dir, Depth::All)
+                    .and_then(|_| self.look_at_emptied(parent(dir)))
             }
         }
     }
@@ -74,16 +77,23 @@ impl Directory {
 
     /// A name that is free makes way for another one that the disk takes for the same.
     fn twins_perhaps(&self, path: &str) {
-        if self.tree.folds() != Folds::Nowhere && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
-            self.stats.refused_below(parent(path).unwrap_or("")).iter().for_each(|path| {
-                self.engine.offer(path);
-            });
+        if self.tree.folds() != Folds::Nowhere
+            && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none())
+        {
+            self.stats
+                .refused_below(parent(path).unwrap_or(""))
+                .iter()
+                .for_each(|path| {
+                    self.engine.offer(path);
+                });
         }
     }
 
     /// A directory counts by itself once nothing is in it. What was in it may never have been known, so that nobody says so.
     fn look_at_emptied(&self, dir: Option<&str>) -> Called<()> {
-        let Some(dir) = dir.filter(|dir| !dir.is_empty()) else { return Ok(()) };
+        let Some(dir) = dir.filter(|dir| !dir.is_empty()) else {
+            return Ok(());
+        };
         match self.tree.is_empty(dir) {
             // `true` also for what is no directory
             Ok(true) => drop(self.engine.offer(dir)),
@@ -109,7 +119,11 @@ impl Directory {
 
     /// Offers what the state has open or pending.
     pub fn sweep(&self) -> Called<()> {
-        let mut looker = Looker { d: self, room: limits::UNDER_WAY, copies: 0 };
+        let mut looker = Looker {
+            d: self,
+            room: limits::UNDER_WAY,
+            copies: 0,
+        };
         let mut after = String::new();
         while let Some(last) = self.engine.sweep(&after)? {
             after = last;
@@ -146,7 +160,11 @@ impl Directory {
 
     fn look_below(&self, dir: &str, depth: Depth) -> Called<(Skipped, u64)> {
         let looking = self.engine.look_around();
-        let mut looker = Looker { d: self, room: limits::UNDER_WAY, copies: 0 };
+        let mut looker = Looker {
+            d: self,
+            room: limits::UNDER_WAY,
+            copies: 0,
+        };
         let skipped = scan::scan(&self.tree, dir, depth, &mut |found| {
             if let Found::Name { path, is_dir } = found {
                 looker.found(path, is_dir)?;
@@ -154,7 +172,10 @@ impl Directory {
             Ok(!self.wakeup.is_stopped())
         })?;
         looker.missing(dir, depth)?;
-        self.stats.refused_below(dir).iter().for_each(|path| looker.offer(path));
+        self.stats
+            .refused_below(dir)
+            .iter()
+            .for_each(|path| looker.offer(path));
         // what is missing is only known if this was the directory all along
         self.tree.check()?;
         drop(looking);
@@ -177,8 +198,16 @@ pub(super) fn read_rules(tree: &DiskTree, state: &DiskState, stats: &Stats) -> C
         }
         Err(e) => {
             let (file, known) = (tree.root().path().join(ignore::FILE), state.note(RULES)?);
-            let until = if known.is_some() { "the last rules that were read apply" } else { "only this file is synced" };
-            let why = format!("cannot read {}: {}; until it is mended, {until}", file.display(), crate::error::plain(&e));
+            let until = if known.is_some() {
+                "the last rules that were read apply"
+            } else {
+                "only this file is synced"
+            };
+            let why = format!(
+                "cannot read {}: {}; until it is mended, {until}",
+                file.display(),
+                crate::error::plain(&e)
+            );
             if stats.rules(Some(why.clone())) {
                 log::warn!("{why}");
             }
@@ -195,9 +224,23 @@ impl Looker<'_> {
         let known = base.entry.is_some();
         let differs = match is_dir {
             _ if d.tree.ignored(path) => known,
-            true if !known => self.is_empty(path)? || self.stamp(path)?.is_some_and(|s| d.engine.has_own_mode(s.mode)),
-            true => base.entry.is_some_and(|e| !e.is_dir()) || self.stamp(path)?.map(|s| s.mode) != base.seen.map(|s| s.mode),
-            false => !known || base.seen.is_none_or(|seen| seen.ctime == 0 || d.tree.doubts(&seen)) || self.stamp(path)? != base.seen,
+            true if !known => {
+                self.is_empty(path)?
+                    || self
+                        .stamp(path)?
+                        .is_some_and(|s| d.engine.has_own_mode(s.mode))
+            }
+            true => {
+                base.entry.is_some_and(|e| !e.is_dir())
+                    || self.stamp(path)?.map(|s| s.mode) != base.seen.map(|s| s.mode)
+            }
+            false => {
+                !known
+                    || base
+                        .seen
+                        .is_none_or(|seen| seen.ctime == 0 || d.tree.doubts(&seen))
+                    || self.stamp(path)? != base.seen
+            }
         };
         if differs {
             self.offer(path);
@@ -234,7 +277,9 @@ impl Looker<'_> {
                 }
             }
             match rows.last() {
-                Some((last, _)) if rows.len() == PATHS_PER_READ && !self.d.wakeup.is_stopped() => after = last.clone(),
+                Some((last, _)) if rows.len() == PATHS_PER_READ && !self.d.wakeup.is_stopped() => {
+                    after = last.clone()
+                }
                 _ => return Ok(()),
             }
         }

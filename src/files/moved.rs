@@ -16,13 +16,25 @@ use crate::wire::revision::Revision;
 
 /// Gives the state that the directory has with this hub the name `file`, if it has one under another address. Errors: `Busy` when
 /// another process keeps the directory in step under that address, `Unreachable` when the hub cannot be asked.
-pub fn take_over(base_dir: &Path, file: &Path, settings: &WatchSettings, hub: &HubClient) -> Result<()> {
+pub fn take_over(
+    base_dir: &Path,
+    file: &Path,
+    settings: &WatchSettings,
+    hub: &HubClient,
+) -> Result<()> {
     if file.exists() {
         return Ok(());
     }
     let dir = settings.path.to_string_lossy();
-    let same = |files: &Files| files.read().is_some_and(|known| known.dir == dir && known.remote == settings.remote);
-    for files in Files::all(base_dir).into_iter().filter(|files| files.state() != file && files.state().exists() && same(files)) {
+    let same = |files: &Files| {
+        files
+            .read()
+            .is_some_and(|known| known.dir == dir && known.remote == settings.remote)
+    };
+    for files in Files::all(base_dir)
+        .into_iter()
+        .filter(|files| files.state() != file && files.state().exists() && same(files))
+    {
         // of a damaged one nothing is known
         let state = match DiskState::open(files.state()) {
             Err(e) if e.kind == Kind::Damaged => continue,
@@ -32,10 +44,18 @@ pub fn take_over(base_dir: &Path, file: &Path, settings: &WatchSettings, hub: &H
             continue;
         }
         drop(state);
-        log::info!("the hub has another address now, {}: going on with what is known of {dir}", hub.url());
+        log::info!(
+            "the hub has another address now, {}: going on with what is known of {dir}",
+            hub.url()
+        );
         disk::rename(files.state(), file)
             .and_then(|()| disk::sync_dir(disk::parent(file)))
-            .map_err(|e| Error::io(format!("rename {} to {}", files.state().display(), file.display()), &e))?;
+            .map_err(|e| {
+                Error::io(
+                    format!("rename {} to {}", files.state().display(), file.display()),
+                    &e,
+                )
+            })?;
         files.forget();
         return Ok(());
     }
@@ -62,7 +82,9 @@ fn is_of(state: &DiskState, hub: &HubClient) -> Result<bool> {
 fn common(hub: &HubClient, epoch: uuid::Uuid, points: &[Revision]) -> Result<u64> {
     match hub.common(epoch, points) {
         // an older hub
-        Err(Failure { status: 404 | 405, .. }) => Ok(0),
+        Err(Failure {
+            status: 404 | 405, ..
+        }) => Ok(0),
         other => Ok(other?),
     }
 }

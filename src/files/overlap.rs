@@ -14,8 +14,8 @@ use crate::relpath::OWN_DIR;
 
 /// Directories that hold a system, or other people's files. A directory below them is not among them.
 const WIDE: &[&str] = &[
-    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/media", "/mnt", "/opt", "/proc", "/root",
-    "/run", "/sbin", "/sys", "/tmp", "/usr", "/var",
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/media",
+    "/mnt", "/opt", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var",
 ];
 
 /// A directory under one of its names.
@@ -50,31 +50,53 @@ impl Mounts {
         let mount = |line: &str| {
             let mut fields = line.split(' ');
             let device = fields.nth(2)?.to_string();
-            Some(Mount { device, root: unescaped(fields.next()?), at: unescaped(fields.next()?) })
+            Some(Mount {
+                device,
+                root: unescaped(fields.next()?),
+                at: unescaped(fields.next()?),
+            })
         };
         Mounts(text.lines().filter_map(mount).collect())
     }
 
     /// Where something is mounted below a directory.
     fn below(&self, dir: &Path) -> BTreeSet<PathBuf> {
-        self.0.iter().map(|mount| &mount.at).filter(|at| *at != dir && at.starts_with(dir)).cloned().collect()
+        self.0
+            .iter()
+            .map(|mount| &mount.at)
+            .filter(|at| *at != dir && at.starts_with(dir))
+            .cloned()
+            .collect()
     }
 
     /// Filesystem and place in it. The last of several mounts at one place is the one that shows.
     fn place(&self, path: &Path) -> Option<(&str, PathBuf)> {
         let depth = |m: &&Mount| m.at.components().count();
-        let mount = self.0.iter().filter(|m| path.starts_with(&m.at)).max_by_key(depth)?;
-        Some((&mount.device, mount.root.join(path.strip_prefix(&mount.at).ok()?)))
+        let mount = self
+            .0
+            .iter()
+            .filter(|m| path.starts_with(&m.at))
+            .max_by_key(depth)?;
+        Some((
+            &mount.device,
+            mount.root.join(path.strip_prefix(&mount.at).ok()?),
+        ))
     }
 
     /// All names of a directory; that by which it was asked for is the first.
     fn names(&self, path: &Path) -> Vec<Name> {
         let Some((device, place)) = self.place(path) else {
-            return vec![Name { path: path.to_path_buf(), mounted: PathBuf::from("/") }];
+            return vec![Name {
+                path: path.to_path_buf(),
+                mounted: PathBuf::from("/"),
+            }];
         };
         let name = |m: &Mount| {
             let path = m.at.join(place.strip_prefix(&m.root).ok()?);
-            (m.device == device && self.place(&path)?.1 == place).then(|| Name { path, mounted: m.at.clone() })
+            (m.device == device && self.place(&path)?.1 == place).then(|| Name {
+                path,
+                mounted: m.at.clone(),
+            })
         };
         let mut names: Vec<Name> = self.0.iter().filter_map(name).collect();
         names.sort_by_key(|n| n.path != path);
@@ -85,7 +107,11 @@ impl Mounts {
     pub fn overlap(&self, one: &Path, other: &Path) -> bool {
         let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
         match (self.place(one), self.place(other)) {
-            (Some((device, a)), Some((other_device, b))) if device == other_device && within(&a, &b) => true,
+            (Some((device, a)), Some((other_device, b)))
+                if device == other_device && within(&a, &b) =>
+            {
+                true
+            }
             _ => within(one, other),
         }
     }
@@ -95,8 +121,17 @@ impl Mounts {
         for Name { path, mounted } in self.names(dir) {
             // a synced directory ends where another filesystem is mounted
             let same = |up: &&Path| up.starts_with(&mounted) && device(up) == device(&path);
-            if let Some(up) = path.ancestors().skip(1).take_while(same).find(|up| has_marker(up)) {
-                let what = format!("will not sync {}: it is within {}, which is synced by itself", dir.display(), up.display());
+            if let Some(up) = path
+                .ancestors()
+                .skip(1)
+                .take_while(same)
+                .find(|up| has_marker(up))
+            {
+                let what = format!(
+                    "will not sync {}: it is within {}, which is synced by itself",
+                    dir.display(),
+                    up.display()
+                );
                 return Err(Error::new(Kind::Settings, what).hint(after_removal(up)));
             }
         }
@@ -115,7 +150,11 @@ pub struct Mounting {
 impl Mounting {
     pub fn watch(dir: &Path) -> Mounting {
         let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-        Mounting { file: File::open("/proc/self/mountinfo").ok(), below: Mounts::read().below(&dir), dir }
+        Mounting {
+            file: File::open("/proc/self/mountinfo").ok(),
+            below: Mounts::read().below(&dir),
+            dir,
+        }
     }
 
     /// Ready, with an error, when a mount of this machine has changed (proc_pid_mounts(5)).
@@ -135,13 +174,20 @@ pub fn check_below(dir: &Path) -> Result<()> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir_here) = todo.pop() {
         if dir_here != dir && has_marker(&dir_here) {
-            let what = format!("will not sync {}: {} within it is synced by itself", dir.display(), dir_here.display());
+            let what = format!(
+                "will not sync {}: {} within it is synced by itself",
+                dir.display(),
+                dir_here.display()
+            );
             return Err(Error::new(Kind::Settings, what).hint(after_removal(&dir_here)));
         }
         // a directory that cannot be read is left out, one that is gone needs no check
         for entry in std::fs::read_dir(&dir_here).into_iter().flatten().flatten() {
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if is_dir && entry.file_name() != OWN_DIR && entry.metadata().is_ok_and(|m| Some(m.dev()) == device(dir)) {
+            if is_dir
+                && entry.file_name() != OWN_DIR
+                && entry.metadata().is_ok_and(|m| Some(m.dev()) == device(dir))
+            {
                 todo.push(entry.path());
             }
         }
@@ -150,7 +196,10 @@ pub fn check_below(dir: &Path) -> Result<()> {
 }
 
 fn after_removal(dir: &Path) -> String {
-    format!("sync only one of the two; if {0} is not synced any more, or is a copy, remove {0}/{OWN_DIR}", dir.display())
+    format!(
+        "sync only one of the two; if {0} is not synced any more, or is a copy, remove {0}/{OWN_DIR}",
+        dir.display()
+    )
 }
 
 /// The directory of the marker tells enough: the marker comes a moment later, and another user's cannot be looked at.
@@ -165,15 +214,25 @@ fn device(path: &Path) -> Option<u64> {
 /// Why a directory needs a word before it is synced: it holds more than a person is likely to mean. `dir`: a real path.
 pub fn too_wide(dir: &Path, home: Option<&Path>, private: &[PathBuf]) -> Option<String> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let is_wide = WIDE.iter().any(|wide| dir == Path::new(wide) || dir == real(Path::new(wide)));
+    let is_wide = WIDE
+        .iter()
+        .any(|wide| dir == Path::new(wide) || dir == real(Path::new(wide)));
     if is_wide {
         return Some("it is a directory of the system".into());
     }
-    if home.is_some_and(|home| real(home).starts_with(dir)) || dir.parent() == Some(Path::new("/home")) {
+    if home.is_some_and(|home| real(home).starts_with(dir))
+        || dir.parent() == Some(Path::new("/home"))
+    {
         return Some("it is a home directory, with keys and settings in it".into());
     }
-    let own = private.iter().map(|own| real(own)).find(|own| own.starts_with(dir))?;
-    Some(format!("it contains {}, mesync's own data, which is left out", own.display()))
+    let own = private
+        .iter()
+        .map(|own| real(own))
+        .find(|own| own.starts_with(dir))?;
+    Some(format!(
+        "it contains {}, mesync's own data, which is left out",
+        own.display()
+    ))
 }
 
 /// The fields have spaces and the like as three octal digits.
@@ -181,7 +240,10 @@ fn unescaped(field: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let (mut out, mut rest) = (Vec::new(), field.as_bytes());
     while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
+        let octal = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|d| std::str::from_utf8(d).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => (out.push(byte), rest = &after[3..]),
             None => (out.push(*first), rest = after),
@@ -205,8 +267,16 @@ mod tests {
     fn directories_overlap_under_any_of_their_names() {
         let mounts = Mounts::parse(MOUNTS);
         let check = |one: &str, other: &str, wants: bool| {
-            assert_eq!(mounts.overlap(Path::new(one), Path::new(other)), wants, "{one} {other}");
-            assert_eq!(mounts.overlap(Path::new(other), Path::new(one)), wants, "{other} {one}");
+            assert_eq!(
+                mounts.overlap(Path::new(one), Path::new(other)),
+                wants,
+                "{one} {other}"
+            );
+            assert_eq!(
+                mounts.overlap(Path::new(other), Path::new(one)),
+                wants,
+                "{other} {one}"
+            );
         };
         check("/a", "/a", true);
         check("/a", "/a/b", true);
@@ -221,9 +291,21 @@ mod tests {
     #[test]
     fn a_directory_has_a_name_for_each_mount_that_shows_it() {
         let mounts = Mounts::parse(MOUNTS);
-        let names = |path: &str| mounts.names(Path::new(path)).into_iter().map(|n| n.path).collect::<Vec<_>>();
-        assert_eq!(names("/mnt/bound/x"), [Path::new("/mnt/bound/x"), Path::new("/srv/data/sub/x")]);
-        assert_eq!(names("/home/me"), [Path::new("/home/me"), Path::new("/mnt/with space/me")]);
+        let names = |path: &str| {
+            mounts
+                .names(Path::new(path))
+                .into_iter()
+                .map(|n| n.path)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names("/mnt/bound/x"),
+            [Path::new("/mnt/bound/x"), Path::new("/srv/data/sub/x")]
+        );
+        assert_eq!(
+            names("/home/me"),
+            [Path::new("/home/me"), Path::new("/mnt/with space/me")]
+        );
         // hidden by another mount
         assert_eq!(names("/srv/data/disk"), [Path::new("/srv/data/disk")]);
         assert_eq!(Mounts::default().names(Path::new("/x")).len(), 1);
@@ -243,21 +325,52 @@ mod tests {
         std::fs::remove_file(root.join("a/b/.mesync")).unwrap();
         std::fs::create_dir(root.join("a/b/.mesync")).unwrap();
         let above = mounts.check_above(&sub).unwrap_err();
-        assert!(above.what.contains("a/b, which is synced by itself") && above.kind == Kind::Settings, "{above}");
-        assert!(check_below(&root).unwrap_err().what.contains("a/b within it"));
-        assert!(mounts.check_above(&root.join("a/b")).is_ok() && check_below(&root.join("a/b")).is_ok());
+        assert!(
+            above.what.contains("a/b, which is synced by itself") && above.kind == Kind::Settings,
+            "{above}"
+        );
+        assert!(
+            check_below(&root)
+                .unwrap_err()
+                .what
+                .contains("a/b within it")
+        );
+        assert!(
+            mounts.check_above(&root.join("a/b")).is_ok() && check_below(&root.join("a/b")).is_ok()
+        );
     }
 
     #[test]
     fn homes_and_system_directories_need_a_word() {
         let private = [PathBuf::from("/data/base/state")];
         let check = |dir: &str, wants: bool| {
-            assert_eq!(too_wide(Path::new(dir), Some(Path::new("/users/me")), &private).is_some(), wants, "{dir}");
+            assert_eq!(
+                too_wide(Path::new(dir), Some(Path::new("/users/me")), &private).is_some(),
+                wants,
+                "{dir}"
+            );
         };
-        for dir in ["/", "/etc", "/home", "/home/you", "/users", "/users/me", "/data", "/data/base", "/tmp"] {
+        for dir in [
+            "/",
+            "/etc",
+            "/home",
+            "/home/you",
+            "/users",
+            "/users/me",
+            "/data",
+            "/data/base",
+            "/tmp",
+        ] {
             check(dir, true);
         }
-        for dir in ["/srv", "/users/me/share", "/etc/app", "/home/you/share", "/tmp/x", "/data/other"] {
+        for dir in [
+            "/srv",
+            "/users/me/share",
+            "/etc/app",
+            "/home/you/share",
+            "/tmp/x",
+            "/data/other",
+        ] {
             check(dir, false);
         }
     }

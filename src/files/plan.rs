@@ -30,8 +30,18 @@ pub struct Entry {
 
 impl Entry {
     pub fn new(kind: Kind, hash: Hash, size: u64, mode: u32, mtime: i64) -> Entry {
-        let mode = if kind == Kind::Symlink { MODE } else { mode & MODE };
-        Entry { kind, hash, size, mode, mtime }
+        let mode = if kind == Kind::Symlink {
+            MODE
+        } else {
+            mode & MODE
+        };
+        Entry {
+            kind,
+            hash,
+            size,
+            mode,
+            mtime,
+        }
     }
 
     pub fn dir(mode: u32, mtime: i64) -> Entry {
@@ -104,7 +114,10 @@ impl BaseRow {
 
 impl RemoteRow {
     pub fn at(&self) -> Revision {
-        Revision { rev: self.rev, tag: self.tag }
+        Revision {
+            rev: self.rev,
+            tag: self.tag,
+        }
     }
 }
 
@@ -169,17 +182,25 @@ fn absent_here(base: &Option<Entry>, theirs: Option<&Entry>, same: bool) -> Plan
         (_, None) => decided(Action::Forget, 0, "gone on both sides"),
         (None, Some(r)) => decided(Action::Download, r.mode, "new on the hub"),
         (Some(_), Some(_)) if same => decided(Action::Delete, 0, "deleted here"),
-        (Some(b), Some(r)) if r.same_body(b) && holds(Rule::ModeLosesToDelete) => {
-            decided(Action::Delete, 0, "deleted here, only its mode was changed on the hub")
-        }
-        (Some(_), Some(r)) => decided(Action::Download, r.mode, "deleted here, but edited on the hub"),
+        (Some(b), Some(r)) if r.same_body(b) && holds(Rule::ModeLosesToDelete) => decided(
+            Action::Delete,
+            0,
+            "deleted here, only its mode was changed on the hub",
+        ),
+        (Some(_), Some(r)) => decided(
+            Action::Download,
+            r.mode,
+            "deleted here, but edited on the hub",
+        ),
     }
 }
 
 fn gone_there(base: &BaseRow, local: &Local) -> Plan {
     let mode = local_mode(base, local);
     let decided = |action, why| Plan { action, mode, why };
-    let Some(b) = &base.entry else { return decided(Action::Upload, "new here") };
+    let Some(b) = &base.entry else {
+        return decided(Action::Upload, "new here");
+    };
     let unedited = local.entry.same_body(b) && (holds(Rule::ModeLosesToDelete) || mode == b.mode);
     if unedited || !holds(Rule::EditBeatsDelete) {
         decided(Action::Trash, "deleted on the hub")
@@ -193,9 +214,16 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     let edited_here = base.entry.is_none_or(|b| !local.entry.same_body(&b));
     let edited_there = base.entry.is_none_or(|b| !theirs.same_body(&b));
     // the mode is a dimension of its own; both changed it: the hub's
-    let was = base.entry.map(|b| b.mode).or(theirs.is_dir().then_some(DIR_MODE));
+    let was = base
+        .entry
+        .map(|b| b.mode)
+        .or(theirs.is_dir().then_some(DIR_MODE));
     let theirs_unchanged = was == Some(theirs.mode);
-    let merged = if theirs_unchanged && (same || holds(Rule::ModeApart)) { mine } else { theirs.mode };
+    let merged = if theirs_unchanged && (same || holds(Rule::ModeApart)) {
+        mine
+    } else {
+        theirs.mode
+    };
     // but it does not go from one kind to another
     let mixed = local.entry.kind != theirs.kind;
     let decided = |action, mode, why| Plan { action, mode, why };
@@ -212,8 +240,16 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     }
     match (edited_here, edited_there) {
         (true, true) => decided(Action::Conflict, theirs.mode, "edited on both sides"),
-        (true, false) => decided(Action::Upload, if mixed { mine } else { merged }, "edited here, only its mode was changed on the hub"),
-        (false, _) => decided(Action::Download, if mixed { theirs.mode } else { merged }, "edited on the hub"),
+        (true, false) => decided(
+            Action::Upload,
+            if mixed { mine } else { merged },
+            "edited here, only its mode was changed on the hub",
+        ),
+        (false, _) => decided(
+            Action::Download,
+            if mixed { theirs.mode } else { merged },
+            "edited on the hub",
+        ),
     }
 }
 
@@ -222,15 +258,39 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
 /// *Send-only*: nothing changes here. What others did on the hub stays until the same is edited here: then ours takes its
 /// place, and theirs is a version there. *Receive-only*: nothing is sent. What was edited here makes way as a conflict copy
 /// when the hub has something new.
-pub fn one_way(decided: Plan, mode: Mode, base: &BaseRow, local: Option<&Local>, remote: &RemoteRow) -> Plan {
-    let nothing = |why| Plan { action: Action::Nothing, mode: 0, why };
+pub fn one_way(
+    decided: Plan,
+    mode: Mode,
+    base: &BaseRow,
+    local: Option<&Local>,
+    remote: &RemoteRow,
+) -> Plan {
+    let nothing = |why| Plan {
+        action: Action::Nothing,
+        mode: 0,
+        why,
+    };
     let ours = local.map_or(decided.mode, |l| local_mode(base, l));
     match (mode, decided.action) {
-        (Mode::SendOnly, Action::Download | Action::Trash) => nothing("not taken from the hub: send-only"),
-        (Mode::SendOnly, Action::Conflict) => Plan { action: Action::Upload, mode: ours, why: "edited on both sides, and send-only" },
-        (Mode::SendOnly, _) => Plan { mode: ours, ..decided },
-        (Mode::ReceiveOnly, Action::Upload | Action::Delete) => nothing("not sent to the hub: receive-only"),
-        (Mode::ReceiveOnly, _) => Plan { mode: remote.entry.map_or(decided.mode, |r| r.mode), ..decided },
+        (Mode::SendOnly, Action::Download | Action::Trash) => {
+            nothing("not taken from the hub: send-only")
+        }
+        (Mode::SendOnly, Action::Conflict) => Plan {
+            action: Action::Upload,
+            mode: ours,
+            why: "edited on both sides, and send-only",
+        },
+        (Mode::SendOnly, _) => Plan {
+            mode: ours,
+            ..decided
+        },
+        (Mode::ReceiveOnly, Action::Upload | Action::Delete) => {
+            nothing("not sent to the hub: receive-only")
+        }
+        (Mode::ReceiveOnly, _) => Plan {
+            mode: remote.entry.map_or(decided.mode, |r| r.mode),
+            ..decided
+        },
         (Mode::TwoWay, _) => decided,
     }
 }
@@ -238,7 +298,9 @@ pub fn one_way(decided: Plan, mode: Mode, base: &BaseRow, local: Option<&Local>,
 /// The mode that is meant here: what the filesystem could not keep was not changed by anybody.
 pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
     match (&base.entry, &base.seen) {
-        (Some(b), Some(seen)) if seen.mode == local.entry.mode && b.kind == local.entry.kind => b.mode,
+        (Some(b), Some(seen)) if seen.mode == local.entry.mode && b.kind == local.entry.kind => {
+            b.mode
+        }
         _ => local.entry.mode,
     }
 }
@@ -246,7 +308,12 @@ pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
 /// As [`local_mode`], for the time of the last change.
 pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
     match &base.entry {
-        Some(b) if local.entry.same_body(b) && base.seen.is_none_or(|seen| seen.mtime == local.entry.mtime) => b.mtime,
+        Some(b)
+            if local.entry.same_body(b)
+                && base.seen.is_none_or(|seen| seen.mtime == local.entry.mtime) =>
+        {
+            b.mtime
+        }
         _ => local.entry.mtime,
     }
 }
@@ -254,14 +321,21 @@ pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
 /// The time of a file was changed here, and nothing else: set after it was closed, as unpacking and `cp -p` do.
 pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
     let file = |b: &Entry| b.kind == Kind::File && local.entry.same_body(b);
-    holds(Rule::TimeApart) && base.entry.filter(file).is_some_and(|b| local_mtime(base, local) != b.mtime)
+    holds(Rule::TimeApart)
+        && base
+            .entry
+            .filter(file)
+            .is_some_and(|b| local_mtime(base, local) != b.mtime)
 }
 
 /// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. Both changed it: the hub's. Where nothing
 /// was in step before, both keep what they have.
 pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: Mode) -> Option<i64> {
     let (was, theirs) = base.entry.zip(remote.entry)?;
-    let changed = was.mtime != theirs.mtime && local.entry.kind == Kind::File && mode != Mode::SendOnly && holds(Rule::TimeApart);
+    let changed = was.mtime != theirs.mtime
+        && local.entry.kind == Kind::File
+        && mode != Mode::SendOnly
+        && holds(Rule::TimeApart);
     changed.then_some(theirs.mtime)
 }
 
@@ -272,7 +346,8 @@ pub fn parent(path: &str) -> Option<&str> {
 
 /// Whether `path` is somewhere below the directory `dir`.
 pub fn is_below(path: &str, dir: &str) -> bool {
-    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+    path.strip_prefix(dir)
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -286,25 +361,65 @@ mod tests {
             "-" => None,
             "d" => Some(Entry::dir(mode, 0)),
             "l" => Some(Entry::new(Kind::Symlink, Hash::of(b"l"), 1, mode, 0)),
-            content => Some(Entry::new(Kind::File, Hash::of(content.as_bytes()), 1, mode, 0)),
+            content => Some(Entry::new(
+                Kind::File,
+                Hash::of(content.as_bytes()),
+                1,
+                mode,
+                0,
+            )),
         }
     }
 
     fn stamp(entry: &Entry) -> Stamp {
-        Stamp { inode: 1, size: 1, mtime: entry.mtime, ctime: 1, mode: entry.mode }
+        Stamp {
+            inode: 1,
+            size: 1,
+            mtime: entry.mtime,
+            ctime: 1,
+            mode: entry.mode,
+        }
     }
 
     /// The remote side `=`: as the base.
     fn check(base: &str, local: &str, remote: &str, action: Action, mode: u32) {
-        let b = BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp), ..BaseRow::default() };
-        let l = entry(local).map(|entry| Local { entry, stamp: stamp(&entry) });
+        let b = BaseRow {
+            rev: u64::from(base != "-"),
+            entry: entry(base),
+            seen: entry(base).as_ref().map(stamp),
+            ..BaseRow::default()
+        };
+        let l = entry(local).map(|entry| Local {
+            entry,
+            stamp: stamp(&entry),
+        });
         let r = match remote {
-            "=" => RemoteRow { rev: b.rev, entry: b.entry, ..RemoteRow::default() },
-            other => RemoteRow { rev: 9, entry: entry(other), ..RemoteRow::default() },
+            "=" => RemoteRow {
+                rev: b.rev,
+                entry: b.entry,
+                ..RemoteRow::default()
+            },
+            other => RemoteRow {
+                rev: 9,
+                entry: entry(other),
+                ..RemoteRow::default()
+            },
         };
         let got = plan(&b, l.as_ref(), &r);
-        let wanted = if matches!(action, Action::Nothing | Action::Forget | Action::Delete | Action::Trash) { got.mode } else { mode };
-        assert_eq!((got.action, got.mode), (action, wanted), "{base} {local} {remote}: {}", got.why);
+        let wanted = if matches!(
+            action,
+            Action::Nothing | Action::Forget | Action::Delete | Action::Trash
+        ) {
+            got.mode
+        } else {
+            mode
+        };
+        assert_eq!(
+            (got.action, got.mode),
+            (action, wanted),
+            "{base} {local} {remote}: {}",
+            got.why
+        );
     }
 
     #[test]
@@ -361,15 +476,34 @@ mod tests {
     #[test]
     fn one_way_leaves_the_other_side_alone() {
         use Action::*;
-        let check = |base: &str, local: &str, remote: &str, sends: (Action, u32), receives: (Action, u32)| {
-            let b =
-                BaseRow { rev: u64::from(base != "-"), entry: entry(base), seen: entry(base).as_ref().map(stamp), ..BaseRow::default() };
-            let l = entry(local).map(|entry| Local { entry, stamp: stamp(&entry) });
-            let r = RemoteRow { rev: if remote == base { b.rev } else { 9 }, entry: entry(remote), ..RemoteRow::default() };
+        let check = |base: &str,
+                     local: &str,
+                     remote: &str,
+                     sends: (Action, u32),
+                     receives: (Action, u32)| {
+            let b = BaseRow {
+                rev: u64::from(base != "-"),
+                entry: entry(base),
+                seen: entry(base).as_ref().map(stamp),
+                ..BaseRow::default()
+            };
+            let l = entry(local).map(|entry| Local {
+                entry,
+                stamp: stamp(&entry),
+            });
+            let r = RemoteRow {
+                rev: if remote == base { b.rev } else { 9 },
+                entry: entry(remote),
+                ..RemoteRow::default()
+            };
             let decided = plan(&b, l.as_ref(), &r);
             let way = |mode| one_way(decided, mode, &b, l.as_ref(), &r);
             let got = |mode| (way(mode).action, way(mode).mode);
-            assert_eq!((got(Mode::SendOnly), got(Mode::ReceiveOnly)), (sends, receives), "{base} {local} {remote}");
+            assert_eq!(
+                (got(Mode::SendOnly), got(Mode::ReceiveOnly)),
+                (sends, receives),
+                "{base} {local} {remote}"
+            );
             assert_eq!(way(Mode::TwoWay), decided);
         };
         check("-", "-", "x1", (Nothing, 0), (Download, 1));
@@ -383,15 +517,49 @@ mod tests {
 
     #[test]
     fn what_the_filesystem_cannot_keep_is_no_change() {
-        let theirs = Entry { mtime: 1_999_999_999, ..entry("x3").unwrap() };
-        let found = Entry { mode: 0o755, mtime: 1_000_000_000, ..theirs };
-        let base = BaseRow { rev: 1, entry: Some(theirs), seen: Some(stamp(&found)), ..BaseRow::default() };
-        let local = Local { entry: found, stamp: stamp(&found) };
-        let remote = RemoteRow { rev: 1, entry: Some(theirs), ..RemoteRow::default() };
+        let theirs = Entry {
+            mtime: 1_999_999_999,
+            ..entry("x3").unwrap()
+        };
+        let found = Entry {
+            mode: 0o755,
+            mtime: 1_000_000_000,
+            ..theirs
+        };
+        let base = BaseRow {
+            rev: 1,
+            entry: Some(theirs),
+            seen: Some(stamp(&found)),
+            ..BaseRow::default()
+        };
+        let local = Local {
+            entry: found,
+            stamp: stamp(&found),
+        };
+        let remote = RemoteRow {
+            rev: 1,
+            entry: Some(theirs),
+            ..RemoteRow::default()
+        };
         assert_eq!(plan(&base, Some(&local), &remote).action, Action::Nothing);
-        assert_eq!((local_mode(&base, &local), local_mtime(&base, &local)), (3, 1_999_999_999));
+        assert_eq!(
+            (local_mode(&base, &local), local_mtime(&base, &local)),
+            (3, 1_999_999_999)
+        );
         // an edit does not carry the mode back that the filesystem made up
-        let edited = Local { entry: Entry { hash: Hash::of(b"y"), ..found }, ..local };
-        assert_eq!((plan(&base, Some(&edited), &remote).action, plan(&base, Some(&edited), &remote).mode), (Action::Upload, 3));
+        let edited = Local {
+            entry: Entry {
+                hash: Hash::of(b"y"),
+                ..found
+            },
+            ..local
+        };
+        assert_eq!(
+            (
+                plan(&base, Some(&edited), &remote).action,
+                plan(&base, Some(&edited), &remote).mode
+            ),
+            (Action::Upload, 3)
+        );
     }
 }

@@ -15,7 +15,10 @@ const PATHS_PER_READ: usize = 256;
 
 /// Which boot of the machine this is. Empty: it cannot be told.
 pub fn current() -> String {
-    std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_string()
+    std::fs::read_to_string(BOOT_ID)
+        .unwrap_or_default()
+        .trim()
+        .to_string()
 }
 
 /// Before anything is looked at or sent.
@@ -42,10 +45,16 @@ fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
         let mut writes = Vec::new();
         for (path, rows) in &rows {
             if had_bytes(path, rows) && is_empty_file(tree, path)? {
-                log::warn!("{path:?} is empty since the machine went down: what the hub has is kept, too");
+                log::warn!(
+                    "{path:?} is empty since the machine went down: what the hub has is kept, too"
+                );
                 writes.push(Write::Base(path.clone(), BaseRow::default()));
                 // what was on its way when it happened is not what is here
-                writes.extend(rows.key.clone().map(|key| Write::OpenKey(OpenKey { ours: false, ..key })));
+                writes.extend(
+                    rows.key
+                        .clone()
+                        .map(|key| Write::OpenKey(OpenKey { ours: false, ..key })),
+                );
             }
         }
         state.commit(&writes)?;
@@ -58,8 +67,14 @@ fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
 
 /// A file with bytes was in step, or was sent.
 fn had_bytes(path: &str, rows: &Rows) -> bool {
-    let in_step = rows.base.entry.is_some_and(|e| e.kind == Kind::File && e.size > 0);
-    let sent = |key: &OpenKey| key.names.first().is_some_and(|name| name == path) && key.seen.is_some_and(|seen| seen.size > 0);
+    let in_step = rows
+        .base
+        .entry
+        .is_some_and(|e| e.kind == Kind::File && e.size > 0);
+    let sent = |key: &OpenKey| {
+        key.names.first().is_some_and(|name| name == path)
+            && key.seen.is_some_and(|seen| seen.size > 0)
+    };
     in_step || rows.key.as_ref().is_some_and(sent)
 }
 
@@ -88,27 +103,82 @@ mod tests {
     #[test]
     fn what_is_empty_after_another_boot_and_had_bytes_is_compared_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let (files, state) = (dir.path().join("files"), DiskState::open(&dir.path().join("x.redb")).unwrap());
+        let (files, state) = (
+            dir.path().join("files"),
+            DiskState::open(&dir.path().join("x.redb")).unwrap(),
+        );
         std::fs::create_dir(&files).unwrap();
-        let Opened::Ready(tree) = DiskTree::open(&files, None, Uuid::new_v4(), &["*.o".into()], &[]).unwrap() else { panic!() };
-        let entry = |text: &str| Entry::new(Kind::File, Hash::of(text.as_bytes()), text.len() as u64, 0o644, 0);
-        let base = |text: &str| BaseRow { rev: 3, entry: Some(entry(text)), ..BaseRow::default() };
-        let row = |text: &str| RemoteRow { rev: 3, entry: Some(entry(text)), ..RemoteRow::default() };
-        for (path, was, is) in
-            [("emptied", "x", Some("")), ("edited", "x", Some("yy")), ("empty", "", Some("")), ("gone", "x", None), ("a.o", "x", Some(""))]
-        {
-            state.commit(&[Write::Base(path.into(), base(was))]).unwrap();
-            state.commit(&[Write::Remote { path: path.into(), row: row(was), listed: false }]).unwrap();
-            is.into_iter().for_each(|text| std::fs::write(files.join(path), text).unwrap());
+        let Opened::Ready(tree) =
+            DiskTree::open(&files, None, Uuid::new_v4(), &["*.o".into()], &[]).unwrap()
+        else {
+            panic!()
+        };
+        let entry = |text: &str| {
+            Entry::new(
+                Kind::File,
+                Hash::of(text.as_bytes()),
+                text.len() as u64,
+                0o644,
+                0,
+            )
+        };
+        let base = |text: &str| BaseRow {
+            rev: 3,
+            entry: Some(entry(text)),
+            ..BaseRow::default()
+        };
+        let row = |text: &str| RemoteRow {
+            rev: 3,
+            entry: Some(entry(text)),
+            ..RemoteRow::default()
+        };
+        for (path, was, is) in [
+            ("emptied", "x", Some("")),
+            ("edited", "x", Some("yy")),
+            ("empty", "", Some("")),
+            ("gone", "x", None),
+            ("a.o", "x", Some("")),
+        ] {
+            state
+                .commit(&[Write::Base(path.into(), base(was))])
+                .unwrap();
+            state
+                .commit(&[Write::Remote {
+                    path: path.into(),
+                    row: row(was),
+                    listed: false,
+                }])
+                .unwrap();
+            is.into_iter()
+                .for_each(|text| std::fs::write(files.join(path), text).unwrap());
         }
-        let seen = Some(Stamp { inode: 1, size: 9, mtime: 0, ctime: 1, mode: 0o644 });
-        let key = OpenKey { key: Uuid::new_v4(), names: vec!["new".into()], ours: true, seen };
+        let seen = Some(Stamp {
+            inode: 1,
+            size: 9,
+            mtime: 0,
+            ctime: 1,
+            mode: 0o644,
+        });
+        let key = OpenKey {
+            key: Uuid::new_v4(),
+            names: vec!["new".into()],
+            ours: true,
+            seen,
+        };
         state.commit(&[Write::OpenKey(key)]).unwrap();
         std::fs::write(files.join("new"), "").unwrap();
         let forgotten = || {
             let rows = state.below("", "", 99).unwrap();
-            let all: Vec<String> = rows.iter().filter(|(_, r)| r.base == BaseRow::default()).map(|(path, _)| path.clone()).collect();
-            (all.join(" "), rows.iter().any(|(_, r)| r.key.as_ref().is_some_and(|k| !k.ours)))
+            let all: Vec<String> = rows
+                .iter()
+                .filter(|(_, r)| r.base == BaseRow::default())
+                .map(|(path, _)| path.clone())
+                .collect();
+            (
+                all.join(" "),
+                rows.iter()
+                    .any(|(_, r)| r.key.as_ref().is_some_and(|k| !k.ours)),
+            )
         };
         // a clean end before, and a crash within one boot
         for boot in ["one", "one"] {

@@ -23,14 +23,24 @@ pub struct Bucket {
 impl Bucket {
     /// `rate`: bytes a second, at least 1.
     pub fn new(rate: u64) -> Bucket {
-        Bucket { rate: rate.max(1), paid: Duration::ZERO }
+        Bucket {
+            rate: rate.max(1),
+            paid: Duration::ZERO,
+        }
     }
 
     /// Lets `bytes` pass: how long to wait first, or after.
     pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
         let burst = Duration::from_secs(1) / BURSTS_PER_SECOND;
-        let cost = Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(self.rate)).try_into().unwrap_or(u64::MAX));
-        self.paid = self.paid.max(now.saturating_sub(burst)).saturating_add(cost);
+        let cost = Duration::from_nanos(
+            (u128::from(bytes) * 1_000_000_000 / u128::from(self.rate))
+                .try_into()
+                .unwrap_or(u64::MAX),
+        );
+        self.paid = self
+            .paid
+            .max(now.saturating_sub(burst))
+            .saturating_add(cost);
         self.paid.saturating_sub(now)
     }
 }
@@ -44,12 +54,19 @@ pub struct Limiter {
 
 impl Limiter {
     pub fn new(rate: u64) -> Arc<Limiter> {
-        Arc::new(Limiter { bucket: Mutex::new(Bucket::new(rate)), began: clock::monotonic() })
+        Arc::new(Limiter {
+            bucket: Mutex::new(Bucket::new(rate)),
+            began: clock::monotonic(),
+        })
     }
 
     /// Returns when so many bytes may have passed.
     pub fn pass(&self, bytes: u64) {
-        let wait = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, self.began.elapsed());
+        let wait = self
+            .bucket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(bytes, self.began.elapsed());
         if !wait.is_zero() {
             let _ = crossbeam_channel::after(wait).recv();
         }
@@ -67,11 +84,20 @@ mod tests {
         let at = Duration::from_secs(100);
         assert_eq!(bucket.take(250, at), Duration::ZERO);
         assert_eq!(bucket.take(1000, at), Duration::from_secs(1));
-        assert_eq!(bucket.take(500, at + Duration::from_secs(1)), Duration::from_millis(500));
+        assert_eq!(
+            bucket.take(500, at + Duration::from_secs(1)),
+            Duration::from_millis(500)
+        );
         // a long pause saves up no more than the burst
-        assert_eq!(bucket.take(1250, Duration::from_secs(10_000)), Duration::from_secs(1));
+        assert_eq!(
+            bucket.take(1250, Duration::from_secs(10_000)),
+            Duration::from_secs(1)
+        );
         assert_eq!(Bucket::new(0).rate, 1);
-        assert_eq!(Bucket::new(1).take(u64::MAX, Duration::ZERO).as_secs(), u64::MAX / 1_000_000_000);
+        assert_eq!(
+            Bucket::new(1).take(u64::MAX, Duration::ZERO).as_secs(),
+            u64::MAX / 1_000_000_000
+        );
     }
 
     proptest! {

@@ -19,7 +19,10 @@ pub fn check(base_dir: &Path, settings: &WatchSettings) -> Result<Option<String>
         if id.is_some() && marker::read(&Root::open(&settings.path)?).ok().flatten() == id {
             continue;
         }
-        return Ok(Some(format!("{} led to {was} when it was synced, and leads to this directory now", settings.named.display())));
+        return Ok(Some(format!(
+            "{} led to {was} when it was synced, and leads to this directory now",
+            settings.named.display()
+        )));
     }
     Ok(None)
 }
@@ -31,10 +34,16 @@ pub fn adopt(base_dir: &Path, settings: &WatchSettings) {
 
 /// What is known of other directories under this name.
 fn before(base_dir: &Path, settings: &WatchSettings) -> Vec<Files> {
-    let (named, dir) = (settings.named.to_string_lossy(), settings.path.to_string_lossy());
+    let (named, dir) = (
+        settings.named.to_string_lossy(),
+        settings.path.to_string_lossy(),
+    );
     let same = |files: &Files| {
-        let known = files.read().filter(|known| known.dir != dir && known.remote == settings.remote);
-        known.is_some_and(|known| known.named.unwrap_or(known.dir) == named) && files.state().exists()
+        let known = files
+            .read()
+            .filter(|known| known.dir != dir && known.remote == settings.remote);
+        known.is_some_and(|known| known.named.unwrap_or(known.dir) == named)
+            && files.state().exists()
     };
     Files::all(base_dir).into_iter().filter(same).collect()
 }

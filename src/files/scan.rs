@@ -59,9 +59,20 @@ pub enum Depth {
 
 /// Tells everything below a directory ("" for the root), until `visit` says `false`. Names that travel never, and what is
 /// below an ignored directory, are left out. It begins and ends by asking whether this is still the directory that it was.
-pub fn scan(tree: &DiskTree, dir: &str, depth: Depth, visit: &mut dyn FnMut(Found<'_>) -> Called<bool>) -> Called<Skipped> {
+pub fn scan(
+    tree: &DiskTree,
+    dir: &str,
+    depth: Depth,
+    visit: &mut dyn FnMut(Found<'_>) -> Called<bool>,
+) -> Called<Skipped> {
     tree.check()?;
-    let mut walk = Walk { tree, visit, depth, skipped: Skipped::default(), going: true };
+    let mut walk = Walk {
+        tree,
+        visit,
+        depth,
+        skipped: Skipped::default(),
+        going: true,
+    };
     walk.run(dir)?;
     tree.check()?;
     Ok(walk.skipped)
@@ -84,10 +95,30 @@ impl Walk<'_> {
                 Ok(Ok(())) => {}
                 // removed meanwhile, or never a directory
                 Ok(Err(e)) if root::absent(&e) => {}
-                Ok(Err(e)) if root::is(&e, &[Errno::ACCESS, Errno::PERM, Errno::XDEV, Errno::IO, Errno::NAMETOOLONG]) => {
-                    let why = if root::is(&e, &[Errno::XDEV]) { root::MOUNTED.into() } else { plain(&e) };
-                    self.skipped.unknown.add(|| format!("{}: {why}", show(&dir)));
-                    self.going = (self.visit)(Found::Unknown { path: &dir, why: &why })?;
+                Ok(Err(e))
+                    if root::is(
+                        &e,
+                        &[
+                            Errno::ACCESS,
+                            Errno::PERM,
+                            Errno::XDEV,
+                            Errno::IO,
+                            Errno::NAMETOOLONG,
+                        ],
+                    ) =>
+                {
+                    let why = if root::is(&e, &[Errno::XDEV]) {
+                        root::MOUNTED.into()
+                    } else {
+                        plain(&e)
+                    };
+                    self.skipped
+                        .unknown
+                        .add(|| format!("{}: {why}", show(&dir)));
+                    self.going = (self.visit)(Found::Unknown {
+                        path: &dir,
+                        why: &why,
+                    })?;
                 }
                 Ok(Err(e)) => return Err(fault("list", &dir, &e)),
             }
@@ -109,7 +140,9 @@ impl Walk<'_> {
             match name.to_str() {
                 Ok(name) => path.push_str(name),
                 Err(_) => {
-                    self.skipped.names.add(|| format!("{}{}", path, name.to_string_lossy().escape_debug()));
+                    self.skipped
+                        .names
+                        .add(|| format!("{}{}", path, name.to_string_lossy().escape_debug()));
                     return Ok(true);
                 }
             }
@@ -133,7 +166,11 @@ impl Walk<'_> {
         let name = root::split(path).1;
         let is_dir = kind == FileType::Directory;
         if relpath::is_own(name) {
-            return if relpath::is_temporary(name) { (self.visit)(Found::Temporary(path)) } else { Ok(true) };
+            return if relpath::is_temporary(name) {
+                (self.visit)(Found::Temporary(path))
+            } else {
+                Ok(true)
+            };
         }
         if relpath::check(path).is_err() {
             self.skipped.names.add(|| show(path));
@@ -144,8 +181,13 @@ impl Walk<'_> {
             return Ok(true);
         }
         if is_dir && self.tree.find_nested(path) {
-            let why = format!("it is synced by itself; if it is a copy, remove {} in it", relpath::OWN_DIR);
-            self.skipped.unknown.add(|| format!("{}: {why}", show(path)));
+            let why = format!(
+                "it is synced by itself; if it is a copy, remove {} in it",
+                relpath::OWN_DIR
+            );
+            self.skipped
+                .unknown
+                .add(|| format!("{}: {why}", show(path)));
         } else if is_dir && self.depth == Depth::All && !self.tree.ignores(path, true) {
             todo.push(path.to_string());
         }
@@ -157,12 +199,14 @@ impl Walk<'_> {
 fn kind_of(tree: &DiskTree, path: &str) -> io::Result<FileType> {
     use super::tree::root::What;
     let (dir, name) = root::split(path);
-    Ok(match root::show(tree.root().through(dir)?, name)?.map(|s| s.what) {
-        Some(What::File) => FileType::RegularFile,
-        Some(What::Dir) => FileType::Directory,
-        Some(What::Link) => FileType::Symlink,
-        _ => FileType::Fifo,
-    })
+    Ok(
+        match root::show(tree.root().through(dir)?, name)?.map(|s| s.what) {
+            Some(What::File) => FileType::RegularFile,
+            Some(What::Dir) => FileType::Directory,
+            Some(What::Link) => FileType::Symlink,
+            _ => FileType::Fifo,
+        },
+    )
 }
 
 fn show(path: &str) -> String {

@@ -144,9 +144,17 @@ impl Stats {
     pub fn refused(&self, path: &str, error: &Error, now: Instant) -> bool {
         let (mut facts, why) = (self.lock(), error.to_string());
         facts.waiting.remove(path);
-        if error.kind != Kind::Refused && (facts.retries.len() < MAX_REFUSED_PATHS || facts.retries.contains_key(path)) {
-            let pause = facts.retries.get(path).map_or(RETRY_PAUSE, |(_, pause)| *pause);
-            facts.retries.insert(path.to_string(), (now + pause, (pause * 2).min(RETRY_PAUSE_MAX)));
+        if error.kind != Kind::Refused
+            && (facts.retries.len() < MAX_REFUSED_PATHS || facts.retries.contains_key(path))
+        {
+            let pause = facts
+                .retries
+                .get(path)
+                .map_or(RETRY_PAUSE, |(_, pause)| *pause);
+            facts.retries.insert(
+                path.to_string(),
+                (now + pause, (pause * 2).min(RETRY_PAUSE_MAX)),
+            );
         }
         if facts.refused.len() >= MAX_REFUSED_PATHS && !facts.refused.contains_key(path) {
             facts.more_refused += 1;
@@ -168,7 +176,14 @@ impl Stats {
         if let Some(waiting) = facts.waiting.get_mut(path) {
             waiting.why = why;
         } else if facts.waiting.len() < MAX_WAITING {
-            facts.waiting.insert(path.to_string(), Waiting { since: now, why, logged: false });
+            facts.waiting.insert(
+                path.to_string(),
+                Waiting {
+                    since: now,
+                    why,
+                    logged: false,
+                },
+            );
         }
     }
 
@@ -176,7 +191,11 @@ impl Stats {
     pub fn long_waits(&self, now: Instant) -> Vec<(String, String)> {
         let mut facts = self.lock();
         let mut long = Vec::new();
-        for (path, waiting) in facts.waiting.iter_mut().filter(|(_, w)| !w.logged && now >= w.since + LONG_WAIT) {
+        for (path, waiting) in facts
+            .waiting
+            .iter_mut()
+            .filter(|(_, w)| !w.logged && now >= w.since + LONG_WAIT)
+        {
             waiting.logged = true;
             long.push((path.clone(), waiting.why.clone()));
         }
@@ -186,8 +205,13 @@ impl Stats {
     /// What was refused and is to be tried again now.
     pub fn take_retries(&self, now: Instant) -> Vec<String> {
         let mut facts = self.lock();
-        let due: Vec<String> =
-            facts.retries.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).take(MAX_RETRIES_AT_ONCE).collect();
+        let due: Vec<String> = facts
+            .retries
+            .iter()
+            .filter(|(_, (at, _))| *at <= now)
+            .map(|(p, _)| p.clone())
+            .take(MAX_RETRIES_AT_ONCE)
+            .collect();
         for path in &due {
             if let Some((at, pause)) = facts.retries.get_mut(path) {
                 // until it is refused again
@@ -200,13 +224,22 @@ impl Stats {
     /// When one of these two has something to tell.
     pub fn next(&self) -> Option<Instant> {
         let facts = self.lock();
-        let long = facts.waiting.values().filter(|w| !w.logged).map(|w| w.since + LONG_WAIT);
+        let long = facts
+            .waiting
+            .values()
+            .filter(|w| !w.logged)
+            .map(|w| w.since + LONG_WAIT);
         facts.retries.values().map(|(at, _)| *at).chain(long).min()
     }
 
     /// Those below a directory; they may be gone with it.
     pub fn refused_below(&self, dir: &str) -> Vec<String> {
-        self.lock().refused.keys().filter(|path| dir.is_empty() || is_below(path, dir)).cloned().collect()
+        self.lock()
+            .refused
+            .keys()
+            .filter(|path| dir.is_empty() || is_below(path, dir))
+            .cloned()
+            .collect()
     }
 
     /// A look at everything begins: what cannot be synced is met again.
@@ -232,17 +265,28 @@ impl Stats {
     /// Takes note whether all is in step now; since when.
     pub fn in_step(&self, yes: bool) -> Option<SystemTime> {
         let mut facts = self.lock();
-        facts.in_step_since = if yes { facts.in_step_since.or_else(|| Some(clock::now())) } else { None };
+        facts.in_step_since = if yes {
+            facts.in_step_since.or_else(|| Some(clock::now()))
+        } else {
+            None
+        };
         facts.in_step_since
     }
 
     /// What was not told yet. Changes only with `all`: when they have come to an end.
     pub fn news(&self, all: bool) -> Vec<News> {
         let mut facts = self.lock();
-        let mut news: Vec<News> = facts.set_aside.drain(..).map(|(path, copy)| News::Conflict { path, copy }).collect();
+        let mut news: Vec<News> = facts
+            .set_aside
+            .drain(..)
+            .map(|(path, copy)| News::Conflict { path, copy })
+            .collect();
         if all && facts.changed_count > 0 {
             let count = std::mem::take(&mut facts.changed_count);
-            news.push(News::Changed { count, paths: facts.changed.drain(..).collect() });
+            news.push(News::Changed {
+                count,
+                paths: facts.changed.drain(..).collect(),
+            });
         }
         news
     }
@@ -267,8 +311,15 @@ fn copy(path: &str) -> u64 {
 
 impl Facts {
     /// Paths that wait for at least so long, with the reason.
-    pub fn waiting(&self, now: Instant, least: Duration) -> impl Iterator<Item = (&String, &String)> {
-        self.waiting.iter().filter(move |(_, w)| now >= w.since + least).map(|(path, w)| (path, &w.why))
+    pub fn waiting(
+        &self,
+        now: Instant,
+        least: Duration,
+    ) -> impl Iterator<Item = (&String, &String)> {
+        self.waiting
+            .iter()
+            .filter(move |(_, w)| now >= w.since + least)
+            .map(|(path, w)| (path, &w.why))
     }
 
     /// How many paths cannot be synced.
@@ -292,13 +343,34 @@ mod tests {
 
     #[test]
     fn what_cannot_be_synced_is_counted_and_named_up_to_a_number() {
-        let (stats, no, now) = (Stats::default(), Error::new(Kind::Failed, "no"), crate::clock::monotonic());
-        (0..MAX_REFUSED_PATHS + 5).for_each(|n| assert_eq!(stats.refused(&format!("d/{n:06}"), &no, now), n < MAX_REFUSED_PATHS));
+        let (stats, no, now) = (
+            Stats::default(),
+            Error::new(Kind::Failed, "no"),
+            crate::clock::monotonic(),
+        );
+        (0..MAX_REFUSED_PATHS + 5).for_each(|n| {
+            assert_eq!(
+                stats.refused(&format!("d/{n:06}"), &no, now),
+                n < MAX_REFUSED_PATHS
+            )
+        });
         assert!(!stats.refused("d/000000", &no, now) && !stats.refused("x", &no, now));
         let facts = stats.facts();
-        assert_eq!((facts.refused.len(), facts.refused()), (MAX_REFUSED_PATHS, MAX_REFUSED_PATHS as u64 + 6));
-        assert_eq!((stats.refused_below("d").len(), stats.refused_below("e").len()), (MAX_REFUSED_PATHS, 0));
-        stats.refused_below("d").iter().for_each(|path| stats.settled(path));
+        assert_eq!(
+            (facts.refused.len(), facts.refused()),
+            (MAX_REFUSED_PATHS, MAX_REFUSED_PATHS as u64 + 6)
+        );
+        assert_eq!(
+            (
+                stats.refused_below("d").len(),
+                stats.refused_below("e").len()
+            ),
+            (MAX_REFUSED_PATHS, 0)
+        );
+        stats
+            .refused_below("d")
+            .iter()
+            .for_each(|path| stats.settled(path));
         assert_eq!(stats.facts().refused(), 6);
         stats.looks_at_all();
         assert_eq!(stats.facts().refused(), 0);
@@ -311,18 +383,38 @@ mod tests {
         let here = Error::new(Kind::CannotCreate, "operation not permitted");
         stats.refused("a", &here, now);
         stats.refused("b", &Error::new(Kind::Refused, "too long"), now);
-        assert_eq!((stats.take_retries(after(14)), stats.next()), (vec![], Some(after(15))));
+        assert_eq!(
+            (stats.take_retries(after(14)), stats.next()),
+            (vec![], Some(after(15)))
+        );
         assert_eq!(stats.take_retries(after(15)), ["a"]);
         stats.refused("a", &here, after(15));
-        assert_eq!((stats.take_retries(after(44)), stats.take_retries(after(45))), (vec![], vec!["a".to_string()]));
+        assert_eq!(
+            (stats.take_retries(after(44)), stats.take_retries(after(45))),
+            (vec![], vec!["a".to_string()])
+        );
         let mut at = 45;
         for pause in [60, 120, 240, 480, 900, 900] {
             stats.refused("a", &here, after(at));
             at += pause;
-            assert_eq!((stats.take_retries(after(at - 1)), stats.take_retries(after(at))), (vec![], vec!["a".to_string()]), "{pause}");
+            assert_eq!(
+                (
+                    stats.take_retries(after(at - 1)),
+                    stats.take_retries(after(at))
+                ),
+                (vec![], vec!["a".to_string()]),
+                "{pause}"
+            );
         }
         stats.settled("a");
-        assert_eq!((stats.take_retries(after(99_999)), stats.next(), stats.facts().refused()), (vec![], None, 1));
+        assert_eq!(
+            (
+                stats.take_retries(after(99_999)),
+                stats.next(),
+                stats.facts().refused()
+            ),
+            (vec![], None, 1)
+        );
     }
 
     #[test]
@@ -331,12 +423,30 @@ mod tests {
         let after = |seconds| now + Duration::from_secs(seconds);
         stats.waits("a", "first".into(), now);
         stats.waits("b", "soon done".into(), after(30));
-        assert_eq!((stats.long_waits(after(59)), stats.next()), (vec![], Some(after(60))));
+        assert_eq!(
+            (stats.long_waits(after(59)), stats.next()),
+            (vec![], Some(after(60)))
+        );
         stats.waits("a", "second".into(), after(59));
-        let named = |at| stats.facts().waiting(after(at), LONG_WAIT).map(|(p, w)| format!("{p} {w}")).collect::<Vec<_>>();
-        assert_eq!((named(59), named(60)), (vec![], vec!["a second".to_string()]));
-        assert_eq!(stats.long_waits(after(60)), [("a".to_string(), "second".to_string())]);
-        assert_eq!((stats.long_waits(after(61)), stats.next()), (vec![], Some(after(90))));
+        let named = |at| {
+            stats
+                .facts()
+                .waiting(after(at), LONG_WAIT)
+                .map(|(p, w)| format!("{p} {w}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (named(59), named(60)),
+            (vec![], vec!["a second".to_string()])
+        );
+        assert_eq!(
+            stats.long_waits(after(60)),
+            [("a".to_string(), "second".to_string())]
+        );
+        assert_eq!(
+            (stats.long_waits(after(61)), stats.next()),
+            (vec![], Some(after(90)))
+        );
         stats.settled("b");
         stats.refused("a", &Error::new(Kind::Refused, "no"), after(61));
         assert_eq!((named(500), stats.next()), (vec![], None));

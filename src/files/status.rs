@@ -102,10 +102,20 @@ impl Files {
 
     /// Those of all directories that were ever kept in step below a base directory.
     pub fn all(base_dir: &Path) -> Vec<Files> {
-        let entries = std::fs::read_dir(super::state::dir(base_dir)).into_iter().flatten().flatten();
-        let mut all: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+        let entries = std::fs::read_dir(super::state::dir(base_dir))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut all: Vec<PathBuf> = entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "json"))
+            .collect();
         all.sort();
-        all.into_iter().map(|path| Files { state: path.with_extension("redb") }).collect()
+        all.into_iter()
+            .map(|path| Files {
+                state: path.with_extension("redb"),
+            })
+            .collect()
     }
 
     pub fn state(&self) -> &Path {
@@ -119,7 +129,8 @@ impl Files {
     /// In place if there is no room for another file: what it says must not grow old.
     pub fn write(&self, status: &Status) -> Result<()> {
         let text = serde_json::to_vec(status).expect("plain data is JSON");
-        self.put("json", &text).or_else(|e| disk::overwrite(&self.file("json"), &text).map_err(|_| e))
+        self.put("json", &text)
+            .or_else(|e| disk::overwrite(&self.file("json"), &text).map_err(|_| e))
     }
 
     /// Deletes that are held.
@@ -138,7 +149,9 @@ impl Files {
 
     /// What was approved, if it was; to be removed with [`Files::answered`] once it is taken note of.
     pub fn approval(&self) -> Option<Vec<Token>> {
-        self.file("approve").exists().then(|| self.tokens("approve"))
+        self.file("approve")
+            .exists()
+            .then(|| self.tokens("approve"))
     }
 
     /// Asks to begin afresh with the directory as it is.
@@ -157,14 +170,18 @@ impl Files {
     /// Forgets what was last in step: equal files are adopted then, different ones kept both.
     pub fn forget_state(&self) -> Result<()> {
         match std::fs::remove_file(&self.state) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", self.state.display()), &e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", self.state.display()), &e))
+            }
             _ => Ok(()),
         }
     }
 
     /// What was told of a state that has another name now, or was asked of it.
     pub fn forget(&self) {
-        ["json", "held", "approve", "adopt"].into_iter().for_each(|ending| self.answered(ending));
+        ["json", "held", "approve", "adopt"]
+            .into_iter()
+            .for_each(|ending| self.answered(ending));
     }
 
     fn file(&self, ending: &str) -> PathBuf {
@@ -176,19 +193,26 @@ impl Files {
         let path = self.file(ending);
         let temporary = disk::temporary(&path);
         disk::create_dir(disk::parent(&path))?;
-        let written = disk::write_temporary(&temporary, bytes, 0o600).and_then(|_| disk::rename(&temporary, &path));
+        let written = disk::write_temporary(&temporary, bytes, 0o600)
+            .and_then(|_| disk::rename(&temporary, &path));
         written.map_err(|e| Error::io(format!("write {}", path.display()), &e))
     }
 
     fn tokens(&self, ending: &str) -> Vec<Token> {
         let bytes = disk::read_at_most(&self.file(ending), MAX_TOKENS_BYTES).unwrap_or_default();
         let read = |line: &[u8]| serde_json::from_slice::<(String, u64, u64)>(line).ok();
-        bytes.split(|b| *b == b'\n').filter_map(read).map(|(path, base, remote)| Token { path, base, remote }).collect()
+        bytes
+            .split(|b| *b == b'\n')
+            .filter_map(read)
+            .map(|(path, base, remote)| Token { path, base, remote })
+            .collect()
     }
 }
 
 fn lines(tokens: &[Token]) -> Vec<u8> {
-    let line = |t: &Token| serde_json::to_string(&(&t.path, t.base, t.remote)).expect("plain data is JSON") + "\n";
+    let line = |t: &Token| {
+        serde_json::to_string(&(&t.path, t.base, t.remote)).expect("plain data is JSON") + "\n"
+    };
     tokens.iter().map(line).collect::<String>().into_bytes()
 }
 
@@ -200,8 +224,20 @@ mod tests {
     fn what_is_asked_is_answered_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::beside(dir.path().join("state/watch/key.redb"));
-        assert_eq!((files.read(), files.held(), files.approval(), files.adoption()), (None, vec![], None, false));
-        let token = |path: &str| Token { path: path.into(), base: 1, remote: 2 };
+        assert_eq!(
+            (
+                files.read(),
+                files.held(),
+                files.approval(),
+                files.adoption()
+            ),
+            (None, vec![], None, false)
+        );
+        let token = |path: &str| Token {
+            path: path.into(),
+            base: 1,
+            remote: 2,
+        };
         files.write_held(&[token("a\nb"), token("\"é")]).unwrap();
         files.ask_approval(&files.held()).unwrap();
         assert_eq!(files.approval(), Some(vec![token("a\nb"), token("\"é")]));
@@ -209,8 +245,15 @@ mod tests {
         assert_eq!(files.approval(), None);
         files.ask_adoption().unwrap();
         assert!(files.adoption());
-        let status = Status { dir: "/x".into(), due: 7, ..Status::default() };
+        let status = Status {
+            dir: "/x".into(),
+            due: 7,
+            ..Status::default()
+        };
         files.write(&status).unwrap();
-        assert_eq!((files.read(), Files::all(dir.path()).len()), (Some(status), 1));
+        assert_eq!(
+            (files.read(), Files::all(dir.path()).len()),
+            (Some(status), 1)
+        );
     }
 }

@@ -29,12 +29,17 @@ type Old = (i64, u64, String);
 /// See the module. `Fatal` when the directory is not what it was.
 pub fn expire(tree: &DiskTree) -> Called<()> {
     tree.check()?;
-    let space = rustix::fs::fstatvfs(tree.root().fd()).map_err(|e| fault("ask for the size of", "the disk", &e.into()))?;
+    let space = rustix::fs::fstatvfs(tree.root().fd())
+        .map_err(|e| fault("ask for the size of", "the disk", &e.into()))?;
     let room = space.f_blocks.saturating_mul(space.f_frsize) / PART;
-    let now = i64::try_from(clock::millis(clock::now())).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    let now = i64::try_from(clock::millis(clock::now()))
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000_000);
     remove(tree, TRASH, |all| due(all, now, TRASH_KEPT_TIME, room))?;
     tree.trashed.forget();
-    remove(tree, partial::DIR, |all| due(all, now, PARTIAL_KEPT, u64::MAX))
+    remove(tree, partial::DIR, |all| {
+        due(all, now, PARTIAL_KEPT, u64::MAX)
+    })
 }
 
 /// Which of them go: those that are too old, then the oldest until the rest fits.
@@ -44,7 +49,8 @@ fn due(mut all: Vec<Old>, now: i64, kept: Duration, room: u64) -> Vec<Old> {
     let mut sum: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
     let goes = |(since, bytes, _): &Old| {
         // what came before the clock was set is of unknown age
-        let known = clock::is_plausible(clock::from_millis(since.max(&0).unsigned_abs() / 1_000_000));
+        let known =
+            clock::is_plausible(clock::from_millis(since.max(&0).unsigned_abs() / 1_000_000));
         let goes = known && now.saturating_sub(*since) > kept || sum > room;
         sum -= if goes { bytes } else { &0 };
         goes
@@ -64,7 +70,15 @@ fn remove(tree: &DiskTree, dir: &str, choose: impl FnOnce(Vec<Old>) -> Vec<Old>)
             && let Some(shown) = show(&open, name)?
         {
             // the last rename is when it came
-            all.push((shown.stamp.ctime, if shown.what == What::File { shown.stamp.size } else { 0 }, name.to_string()));
+            all.push((
+                shown.stamp.ctime,
+                if shown.what == What::File {
+                    shown.stamp.size
+                } else {
+                    0
+                },
+                name.to_string(),
+            ));
         }
         Ok(all.len() < MAX_ENTRIES_READ)
     });
@@ -72,8 +86,15 @@ fn remove(tree: &DiskTree, dir: &str, choose: impl FnOnce(Vec<Old>) -> Vec<Old>)
     for (_, _, name) in choose(all) {
         match rustix::fs::unlinkat(&open, name.as_str(), AtFlags::empty()) {
             // what a directory took with it is a person's to look at
-            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
-            Err(e) => return Err(Fault::Later(crate::error::Error::io(format!("remove {dir}/{name}"), &e.into()))),
+            Ok(())
+            | Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {
+            }
+            Err(e) => {
+                return Err(Fault::Later(crate::error::Error::io(
+                    format!("remove {dir}/{name}"),
+                    &e.into(),
+                )));
+            }
         }
     }
     Ok(())
@@ -88,8 +109,14 @@ mod tests {
         let day = 86_400 * 1_000_000_000;
         let now = 20_454 * day;
         let check = |all: &[(i64, u64)], room: u64, wants: &[i64]| {
-            let all = all.iter().map(|(age, bytes)| (now - age * day, *bytes, age.to_string())).collect();
-            let got: Vec<i64> = due(all, now, TRASH_KEPT_TIME, room).iter().map(|(_, _, name)| name.parse().unwrap()).collect();
+            let all = all
+                .iter()
+                .map(|(age, bytes)| (now - age * day, *bytes, age.to_string()))
+                .collect();
+            let got: Vec<i64> = due(all, now, TRASH_KEPT_TIME, room)
+                .iter()
+                .map(|(_, _, name)| name.parse().unwrap())
+                .collect();
             assert_eq!(got, wants);
         };
         check(&[(1, 10), (29, 10), (31, 10)], 100, &[31]);

@@ -33,7 +33,9 @@ impl Wakeup {
     /// There may be something to do, for a worker of each kind.
     pub fn wake(&self) {
         self.lock().wakeups += 1;
-        [&self.up, &self.down].iter().for_each(|kind| kind.notify_one());
+        [&self.up, &self.down]
+            .iter()
+            .for_each(|kind| kind.notify_one());
         self.others.notify_all();
     }
 
@@ -52,7 +54,9 @@ impl Wakeup {
     /// Nobody shall wait any more.
     pub fn stop(&self) {
         self.lock().stopped = true;
-        [&self.up, &self.down, &self.others].iter().for_each(|kind| kind.notify_all());
+        [&self.up, &self.down, &self.others]
+            .iter()
+            .for_each(|kind| kind.notify_all());
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -61,12 +65,18 @@ impl Wakeup {
 
     /// A worker waits for a wake-up after `seen`, for so long at most. `false`: stop.
     pub fn wait(&self, way: Direction, seen: u64, time: Duration) -> bool {
-        !wait(self.of(way), self.lock(), time, |s| s.wakeups == seen && !s.stopped).stopped
+        !wait(self.of(way), self.lock(), time, |s| {
+            s.wakeups == seen && !s.stopped
+        })
+        .stopped
     }
 
     /// A thread that is no worker waits for a wake-up after `seen`.
     pub fn watch(&self, seen: u64, time: Duration) -> bool {
-        !wait(&self.others, self.lock(), time, |s| s.wakeups == seen && !s.stopped).stopped
+        !wait(&self.others, self.lock(), time, |s| {
+            s.wakeups == seen && !s.stopped
+        })
+        .stopped
     }
 
     /// Lets time pass, unless it is stopped. `false`: stop.
@@ -75,7 +85,11 @@ impl Wakeup {
     }
 
     fn of(&self, way: Direction) -> &Condvar {
-        if way == Direction::Up { &self.up } else { &self.down }
+        if way == Direction::Up {
+            &self.up
+        } else {
+            &self.down
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -83,8 +97,15 @@ impl Wakeup {
     }
 }
 
-fn wait<'a>(on: &Condvar, state: MutexGuard<'a, State>, time: Duration, go_on: impl Fn(&State) -> bool) -> MutexGuard<'a, State> {
-    on.wait_timeout_while(state, time, |s| go_on(s)).unwrap_or_else(PoisonError::into_inner).0
+fn wait<'a>(
+    on: &Condvar,
+    state: MutexGuard<'a, State>,
+    time: Duration,
+    go_on: impl Fn(&State) -> bool,
+) -> MutexGuard<'a, State> {
+    on.wait_timeout_while(state, time, |s| go_on(s))
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
 }
 
 #[cfg(test)]
@@ -98,9 +119,17 @@ mod tests {
     #[test]
     fn no_poke_is_lost() {
         let (wakeup, work, done) = (Wakeup::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        let take = || work.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        let take = || {
+            work.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1))
+                .is_ok()
+        };
         std::thread::scope(|scope| {
-            for way in [Direction::Up, Direction::Down, Direction::Up, Direction::Down] {
+            for way in [
+                Direction::Up,
+                Direction::Down,
+                Direction::Up,
+                Direction::Down,
+            ] {
                 let (wakeup, done, take) = (&wakeup, &done, &take);
                 scope.spawn(move || {
                     loop {

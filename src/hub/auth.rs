@@ -62,7 +62,11 @@ enum No {
 
 impl Auth {
     /// Reads the keys of a hub, and makes its own secrets if they are not there. `credentials`: `$CREDENTIALS_DIRECTORY`.
-    pub fn open(settings: &HubSettings, credentials: Option<&Path>, allow_anonymous: bool) -> Result<Auth> {
+    pub fn open(
+        settings: &HubSettings,
+        credentials: Option<&Path>,
+        allow_anonymous: bool,
+    ) -> Result<Auth> {
         let dir = &settings.data_dir;
         let local = keys::own_secret(&local_key_file(dir))?;
         let secret = keys::own_secret(&dir.join("token.secret"))?;
@@ -103,19 +107,25 @@ impl Auth {
             return protected::check(headers, peer).map(|()| Caller::Admin);
         }
         let found = match credential(headers) {
-            None if self.allow_anonymous => return protected::check_page(headers).map(|()| Caller::Anonymous),
+            None if self.allow_anonymous => {
+                return protected::check_page(headers).map(|()| Caller::Anonymous);
+            }
             None => {
                 return Err(unauthorized(
                     "no key was sent: set MESYNC_API_KEY on this machine to the one that \"mesync key add NAME\" shows on the hub",
                 ));
             }
-            Some(text) if token::is_token(text) => self.by_token(&keys, text, peer).ok_or(No::Unknown),
+            Some(text) if token::is_token(text) => {
+                self.by_token(&keys, text, peer).ok_or(No::Unknown)
+            }
             Some(text) => self.by_key(&keys, text, peer),
         };
         match found {
             Ok(holder) => Ok(holder.caller),
             // nothing to check a key against: who may come in without one may also come in with one
-            Err(_) if self.is_open(&keys) => protected::check_page(headers).map(|()| Caller::Anonymous),
+            Err(_) if self.is_open(&keys) => {
+                protected::check_page(headers).map(|()| Caller::Anonymous)
+            }
             Err(No::Wait(left)) => Err(too_many(peer, left)),
             Err(No::Unknown) => Err(unknown_key()),
         }
@@ -123,7 +133,11 @@ impl Auth {
 
     /// Who asks for a token, before the key in the body is known: in protected mode already the administrator.
     pub fn visitor(&self, headers: &Headers, peer: IpAddr) -> std::result::Result<Caller, Reply> {
-        if self.is_protected(&self.keys.current()) { protected::check(headers, peer).map(|()| Caller::Admin) } else { Ok(Caller::Nobody) }
+        if self.is_protected(&self.keys.current()) {
+            protected::check(headers, peer).map(|()| Caller::Admin)
+        } else {
+            Ok(Caller::Nobody)
+        }
     }
 
     /// `POST /api/auth/login`, from a caller that [`Auth::visitor`] let in.
@@ -133,16 +147,25 @@ impl Auth {
             api_key: String,
         }
         let Ok(Body { api_key }) = serde_json::from_slice(&request.body) else {
-            return Reply::error(400, "a login is JSON with the key in it: {\"api_key\": \"...\"}");
+            return Reply::error(
+                400,
+                "a login is JSON with the key in it: {\"api_key\": \"...\"}",
+            );
         };
         let keys = self.keys.current();
         match self.by_key(&keys, api_key.trim(), request.peer) {
             Ok(holder) => {
-                let sub = if holder.name.starts_with('*') { "admin" } else { &holder.name };
+                let sub = if holder.name.starts_with('*') {
+                    "admin"
+                } else {
+                    &holder.name
+                };
                 self.token(sub, self.kid(&holder.name, &holder.hash))
             }
             // these tokens end with the first key: no key has such a name
-            Err(_) if self.is_protected(&keys) && request.caller == Caller::Admin => self.token("admin", "*protected".into()),
+            Err(_) if self.is_protected(&keys) && request.caller == Caller::Admin => {
+                self.token("admin", "*protected".into())
+            }
             Err(_) if self.is_open(&keys) => self.token("anonymous", "*anonymous".into()),
             Err(No::Wait(left)) => too_many(request.peer, left),
             Err(No::Unknown) => unknown_key(),
@@ -153,7 +176,8 @@ impl Auth {
         let now = clock::millis(clock::now()) / 1000;
         let token = token::issue(self.secret.as_bytes(), sub, kid, now);
         let expires_at = clock::rfc3339(clock::from_millis((now + token::LIFETIME) * 1000));
-        Reply::json(200, &wire::LoginAnswer { token, expires_at }).header("Cache-Control", "no-store")
+        Reply::json(200, &wire::LoginAnswer { token, expires_at })
+            .header("Cache-Control", "no-store")
     }
 
     fn is_protected(&self, keys: &[Key]) -> bool {
@@ -169,10 +193,18 @@ impl Auth {
     fn by_key(&self, keys: &[Key], key: &str, peer: IpAddr) -> std::result::Result<Holder, No> {
         let hash = keys::hash(key);
         if let Some(key) = keys::find(keys, &hash) {
-            return Ok(Holder { name: key.name.clone(), caller: Caller::Host(key.name.clone()), hash });
+            return Ok(Holder {
+                name: key.name.clone(),
+                caller: Caller::Host(key.name.clone()),
+                hash,
+            });
         }
         if bool::from(self.local.ct_eq(&hash)) && is_local(peer) {
-            return Ok(Holder { name: LOCAL_NAME.into(), caller: Caller::Admin, hash });
+            return Ok(Holder {
+                name: LOCAL_NAME.into(),
+                caller: Caller::Admin,
+                hash,
+            });
         }
         if keys.is_empty() && self.master.is_none() {
             // any other is as good as none: there is nothing to guess
@@ -185,11 +217,17 @@ impl Auth {
             return Err(No::Wait(left));
         }
         if self.master.is_some_and(|master| master.ct_eq(&hash).into()) {
-            return Ok(Holder { name: MASTER_NAME.into(), caller: Caller::Admin, hash });
+            return Ok(Holder {
+                name: MASTER_NAME.into(),
+                caller: Caller::Admin,
+                hash,
+            });
         }
         match failures.count(now, peer) {
             1 => log::warn!("wrong key from {peer}"),
-            limits::WRONG_KEYS => log::warn!("wrong keys from {peer}: no more are looked at for a minute"),
+            limits::WRONG_KEYS => {
+                log::warn!("wrong keys from {peer}: no more are looked at for a minute")
+            }
             _ => {}
         }
         Err(No::Unknown)
@@ -197,20 +235,34 @@ impl Auth {
 
     /// A token is worth what its key is worth now.
     fn by_token(&self, keys: &[Key], text: &str, peer: IpAddr) -> Option<Holder> {
-        let claims = token::verify(self.secret.as_bytes(), text, clock::millis(clock::now()) / 1000)?;
+        let claims = token::verify(
+            self.secret.as_bytes(),
+            text,
+            clock::millis(clock::now()) / 1000,
+        )?;
         let (name, _) = claims.kid.split_once(':')?;
         let (caller, hash) = match name {
             MASTER_NAME => (Caller::Admin, self.master?),
             LOCAL_NAME if is_local(peer) => (Caller::Admin, self.local),
             LOCAL_NAME => return None,
-            host => (Caller::Host(host.to_string()), keys.iter().find(|k| k.name == host)?.hash),
+            host => (
+                Caller::Host(host.to_string()),
+                keys.iter().find(|k| k.name == host)?.hash,
+            ),
         };
-        (claims.kid == self.kid(name, &hash)).then(|| Holder { name: name.to_string(), caller, hash })
+        (claims.kid == self.kid(name, &hash)).then(|| Holder {
+            name: name.to_string(),
+            caller,
+            hash,
+        })
     }
 
     /// Which key a token was given for: another key of the same name is another one.
     fn kid(&self, name: &str, hash: &Hash) -> String {
-        format!("{name}:{}", token::fingerprint(self.secret.as_bytes(), hash))
+        format!(
+            "{name}:{}",
+            token::fingerprint(self.secret.as_bytes(), hash)
+        )
     }
 }
 
@@ -228,7 +280,8 @@ fn master_key(settings: &HubSettings, credentials: Option<&Path>) -> Result<Opti
         None => disk::read_credential(credentials, "master-key")?,
     };
     let bad = |e| Error::new(Kind::Settings, format!("cannot use the master key: {e}"));
-    key.map(|key| config::check_key(&key).map_err(bad)).transpose()
+    key.map(|key| config::check_key(&key).map_err(bad))
+        .transpose()
 }
 
 /// The key or token of a request. `Authorization: Bearer` may carry either: some programs know no other header.
@@ -237,7 +290,10 @@ fn credential(headers: &Headers) -> Option<&str> {
         let (scheme, text) = header(headers, "authorization")?.trim().split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(text)
     };
-    header(headers, "x-api-key").or_else(bearer).map(str::trim).filter(|text| !text.is_empty())
+    header(headers, "x-api-key")
+        .or_else(bearer)
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
 }
 
 fn unauthorized(words: &str) -> Reply {
@@ -252,7 +308,10 @@ fn unknown_key() -> Reply {
 
 fn too_many(peer: IpAddr, left: Duration) -> Reply {
     let seconds = left.as_secs() + 1;
-    let words = format!("too many wrong keys from {}: correct the key and try again in {seconds} s", peer.to_canonical());
+    let words = format!(
+        "too many wrong keys from {}: correct the key and try again in {seconds} s",
+        peer.to_canonical()
+    );
     Reply::error(429, words).header("Retry-After", seconds.to_string())
 }
 
@@ -315,16 +374,24 @@ mod tests {
         fn bearer(&self, peer: &str, key: &str) -> String {
             let reply = self.login(peer, &format!(r#"{{"api_key":"{key}"}}"#));
             let answer: Option<wire::LoginAnswer> = serde_json::from_slice(&reply.body).ok();
-            answer.map(|a| format!("authorization: Bearer {}", a.token)).unwrap_or_default()
+            answer
+                .map(|a| format!("authorization: Bearer {}", a.token))
+                .unwrap_or_default()
         }
     }
 
     fn settings(dir: &Path, master: Option<&str>) -> HubSettings {
-        HubSettings { data_dir: dir.into(), master_key: master.map(|key| crate::config::Secret(key.into())), ..HubSettings::default() }
+        HubSettings {
+            data_dir: dir.into(),
+            master_key: master.map(|key| crate::config::Secret(key.into())),
+            ..HubSettings::default()
+        }
     }
 
     fn split(line: &str) -> (String, String) {
-        line.split_once(": ").map(|(name, value)| (name.into(), value.into())).unwrap()
+        line.split_once(": ")
+            .map(|(name, value)| (name.into(), value.into()))
+            .unwrap()
     }
 
     #[track_caller]
@@ -336,13 +403,24 @@ mod tests {
     fn without_keys_this_machine_needs_none_and_others_have_none() {
         let b = Bench::new(None, false);
         let local = format!("x-api-key: {}", b.local_key());
-        for lines in [&[][..], &["x-api-key: wrong-key"], &[&local], &["authorization: Bearer x"]] {
+        for lines in [
+            &[][..],
+            &["x-api-key: wrong-key"],
+            &[&local],
+            &["authorization: Bearer x"],
+        ] {
             starts(&b.ask(HERE, lines), "Admin");
             starts(&b.ask(THERE, lines), "403");
-            starts(&b.ask(HERE, &[lines, &["x-forwarded-for: 192.0.2.1"]].concat()), "403");
+            starts(
+                &b.ask(HERE, &[lines, &["x-forwarded-for: 192.0.2.1"]].concat()),
+                "403",
+            );
         }
         let words = b.ask(THERE, &[]);
-        assert!(words.contains("mesync key add NAME") && words.contains("MESYNC_API_KEY"), "{words}");
+        assert!(
+            words.contains("mesync key add NAME") && words.contains("MESYNC_API_KEY"),
+            "{words}"
+        );
         assert_eq!(b.auth.mode(), Mode::Protected);
     }
 
@@ -353,15 +431,36 @@ mod tests {
         let local = b.local_key();
         assert_eq!(b.auth.mode(), Mode::Keys(2));
         for peer in [HERE, THERE] {
-            starts(&b.ask(peer, &[]), "401 {\"error\":\"no key was sent: set MESYNC_API_KEY");
+            starts(
+                &b.ask(peer, &[]),
+                "401 {\"error\":\"no key was sent: set MESYNC_API_KEY",
+            );
             starts(&b.ask(peer, &["authorization: Basic eDp5"]), "401");
             starts(&b.ask(peer, &["x-api-key: wrong-key"]), "401");
             starts(&b.ask(peer, &["authorization: Bearer wrong"]), "401");
-            starts(&b.ask(peer, &[&format!("x-api-key: {key}"), "host: hub", "x-forwarded-for: 1"]), "Host(\"web-1\")");
-            starts(&b.ask(peer, &[&format!("authorization: bearer  {key}")]), "Host(\"web-1\")");
+            starts(
+                &b.ask(
+                    peer,
+                    &[
+                        &format!("x-api-key: {key}"),
+                        "host: hub",
+                        "x-forwarded-for: 1",
+                    ],
+                ),
+                "Host(\"web-1\")",
+            );
+            starts(
+                &b.ask(peer, &[&format!("authorization: bearer  {key}")]),
+                "Host(\"web-1\")",
+            );
             starts(&b.ask(peer, &["x-api-key: master-key"]), "Admin");
-            let tokens = [(b.bearer(peer, &key), "Host(\"web-1\")"), (b.bearer(peer, "master-key"), "Admin")];
-            tokens.iter().for_each(|(token, caller)| starts(&b.ask(peer, &[token]), caller));
+            let tokens = [
+                (b.bearer(peer, &key), "Host(\"web-1\")"),
+                (b.bearer(peer, "master-key"), "Admin"),
+            ];
+            tokens
+                .iter()
+                .for_each(|(token, caller)| starts(&b.ask(peer, &[token]), caller));
         }
         starts(&b.ask(HERE, &[&format!("x-api-key: {local}")]), "Admin");
         starts(&b.ask(THERE, &[&format!("x-api-key: {local}")]), "401");
@@ -379,7 +478,10 @@ mod tests {
         }
         let token = b.bearer(THERE, "any-key");
         starts(&b.ask(THERE, &[&token]), "Anonymous");
-        starts(&b.ask(HERE, &[&format!("x-api-key: {}", b.local_key())]), "Admin");
+        starts(
+            &b.ask(HERE, &[&format!("x-api-key: {}", b.local_key())]),
+            "Admin",
+        );
         let key = keys::add_key(b.dir.path(), "web-1").unwrap();
         starts(&b.ask(THERE, &[]), "Anonymous");
         starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "Host");
@@ -420,19 +522,29 @@ mod tests {
         let statuses: Vec<u16> = (0..12).map(|_| b.login(THERE, wrong).status).collect();
         assert_eq!(statuses, [[401; 10].as_slice(), &[429; 2]].concat());
         let reply = b.login(THERE, wrong);
-        assert!(reply.headers.iter().any(|(n, v)| *n == "Retry-After" && (1..=60).contains(&v.parse().unwrap())));
+        assert!(
+            reply
+                .headers
+                .iter()
+                .any(|(n, v)| *n == "Retry-After" && (1..=60).contains(&v.parse().unwrap()))
+        );
         // what can be guessed is not looked at any more, neither here nor as a header; what cannot be, is
         assert_eq!(b.login(THERE, r#"{"api_key":"master-key"}"#).status, 429);
         starts(&b.ask(THERE, &["x-api-key: master-key"]), "429");
         starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "Host");
         starts(&b.ask("192.0.2.8", &["x-api-key: master-key"]), "Admin");
-        assert_eq!(b.login("192.0.2.8", r#"{"api_key":"master-key"}"#).status, 200);
+        assert_eq!(
+            b.login("192.0.2.8", r#"{"api_key":"master-key"}"#).status,
+            200
+        );
     }
 
     #[test]
     fn the_master_key_has_three_places() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap();
+        let write = |name: &str, text: &str| {
+            disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap()
+        };
         let read = |s: &HubSettings| master_key(s, Some(dir.path())).map_err(|e| e.to_string());
         let mut s = settings(dir.path(), None);
         assert_eq!(read(&s), Ok(None));

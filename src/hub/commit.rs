@@ -105,16 +105,38 @@ pub struct Work {
 }
 
 impl Committer {
-    pub fn new(store: Arc<Store>, events: Arc<Subscribers>, settings: Limits, reserve: Reserve) -> (Arc<Committer>, Work) {
+    pub fn new(
+        store: Arc<Store>,
+        events: Arc<Subscribers>,
+        settings: Limits,
+        reserve: Reserve,
+    ) -> (Arc<Committer>, Work) {
         let (queue, submissions) = bounded(limits::COMMITS);
         let (stop, stopped) = bounded(limits::POKE);
         let (failed, failures) = bounded(1);
         let (shared, started) = (Arc::new(Shared::default()), clock::monotonic());
         let resumed_at = store.resumed_at();
-        let committer = Committer { queue, stop, failures, shared: Arc::clone(&shared), started, resumed_at };
+        let committer = Committer {
+            queue,
+            stop,
+            failures,
+            shared: Arc::clone(&shared),
+            started,
+            resumed_at,
+        };
         committer.set(settings, reserve);
         committer.set_room(Room::UNLIMITED);
-        let work = Work { store, events, queue: submissions, stopped, failed, shared, started, swept: started, sweep_again: false };
+        let work = Work {
+            store,
+            events,
+            queue: submissions,
+            stopped,
+            failed,
+            shared,
+            started,
+            swept: started,
+            sweep_again: false,
+        };
         work.look_at_disk();
         (Arc::new(committer), work)
     }
@@ -126,7 +148,11 @@ impl Committer {
 
     /// What may be on its way when memory is limited; one whole request always.
     pub fn set_room(&self, room: Room) {
-        let most = room.part(16, wire::MAX_BATCH_BYTES as u64, limits::COMMIT_BYTES as u64);
+        let most = room.part(
+            16,
+            wire::MAX_BATCH_BYTES as u64,
+            limits::COMMIT_BYTES as u64,
+        );
         self.shared.most_bytes.store(most as usize, Relaxed);
     }
 
@@ -139,15 +165,25 @@ impl Committer {
     pub fn room(&self, bytes: usize) -> Option<Permit> {
         let most = self.shared.most_bytes.load(Relaxed);
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= most);
-        self.shared.bytes.fetch_update(Relaxed, Relaxed, fits).ok()?;
-        Some(Permit { shared: Arc::clone(&self.shared), bytes })
+        self.shared
+            .bytes
+            .fetch_update(Relaxed, Relaxed, fits)
+            .ok()?;
+        Some(Permit {
+            shared: Arc::clone(&self.shared),
+            bytes,
+        })
     }
 
     /// Hands an operation over and returns at once; `answer` is called when it is on the disk or has been refused.
     ///
     /// It is called here and now with `Outcome::Busy` when too many wait, and is dropped uncalled if the hub ends first.
     pub fn submit(&self, op: Op, permit: Option<Permit>, answer: Answer) {
-        let submission = Submission { op, answer, _permit: permit };
+        let submission = Submission {
+            op,
+            answer,
+            _permit: permit,
+        };
         if self.shared.stopping.load(Relaxed) {
             return (submission.answer)(Outcome::Busy);
         }
@@ -179,7 +215,11 @@ impl Committer {
 
     pub fn metrics(&self) -> Metrics {
         let metrics = *lock(&self.shared.metrics);
-        Metrics { turned_away: self.shared.turned_away.load(Relaxed), waiting: self.queue.len() as u64, ..metrics }
+        Metrics {
+            turned_away: self.shared.turned_away.load(Relaxed),
+            waiting: self.queue.len() as u64,
+            ..metrics
+        }
     }
 
     /// Takes nothing more; [`Work::run`] commits what waits, acks included, and returns.
@@ -228,8 +268,12 @@ impl Work {
             let _ = self.apply(Vec::new());
         }
         let now = self.now();
-        let flush = self.store.waits_since().is_some_and(|since| now.saturating_sub(since) >= FLUSH_INTERVAL_MILLIS);
-        let sweep = self.sweep_again || (self.swept.elapsed() >= SWEEP_INTERVAL * 6 && self.wants_sweep(now));
+        let flush = self
+            .store
+            .waits_since()
+            .is_some_and(|since| now.saturating_sub(since) >= FLUSH_INTERVAL_MILLIS);
+        let sweep = self.sweep_again
+            || (self.swept.elapsed() >= SWEEP_INTERVAL * 6 && self.wants_sweep(now));
         if self.swept.elapsed() >= SWEEP_INTERVAL * 6 {
             self.swept = clock::monotonic();
             self.store.hold_reserve();
@@ -249,7 +293,12 @@ impl Work {
         self.look_at_disk();
         let (mut ops, mut answers) = (riding, Vec::with_capacity(submissions.len()));
         let first = ops.len();
-        for Submission { op, answer, _permit } in submissions {
+        for Submission {
+            op,
+            answer,
+            _permit,
+        } in submissions
+        {
             ops.push(op);
             answers.push((answer, _permit));
         }
@@ -261,10 +310,18 @@ impl Work {
             Ok(outcomes) => outcomes,
             Err(e) => {
                 self.sweep_again = false;
-                return answers.into_iter().for_each(|(answer, _permit)| answer(Outcome::Failed(e.clone())));
+                return answers
+                    .into_iter()
+                    .for_each(|(answer, _permit)| answer(Outcome::Failed(e.clone())));
             }
         };
-        if let Some(more) = outcomes.iter().find_map(|o| if let Outcome::Swept { more } = o { Some(*more) } else { None }) {
+        if let Some(more) = outcomes.iter().find_map(|o| {
+            if let Outcome::Swept { more } = o {
+                Some(*more)
+            } else {
+                None
+            }
+        }) {
             self.sweep_again = more;
             self.swept = clock::monotonic();
         }
@@ -272,7 +329,9 @@ impl Work {
         let mut wakes: BTreeSet<Wake> = (outcomes.iter_mut())
             .flat_map(|o| match o {
                 Outcome::Posted { wakes, .. } => std::mem::take(wakes),
-                Outcome::Changed(changed) if changed.iter().any(Changed::is_change) => vec![Wake::Files],
+                Outcome::Changed(changed) if changed.iter().any(Changed::is_change) => {
+                    vec![Wake::Files]
+                }
                 _ => Vec::new(),
             })
             .collect();
@@ -280,7 +339,8 @@ impl Work {
             wakes.insert(Wake::Files);
         }
         self.events.wake(&wakes);
-        for ((answer, permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first)) {
+        for ((answer, permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first))
+        {
             // its bytes are on the disk; what the caller sends next finds the room
             drop(permit);
             answer(outcome);
@@ -291,11 +351,21 @@ impl Work {
         if let Some(e) = &*lock(&self.shared.fatal) {
             return Err(e.clone());
         }
-        let Some((limits, _)) = *lock(&self.shared.settings) else { return Err(Error::new(Kind::Failed, "no limits are set")) };
+        let Some((limits, _)) = *lock(&self.shared.settings) else {
+            return Err(Error::new(Kind::Failed, "no limits are set"));
+        };
         let full = self.shared.full.load(Relaxed);
-        let group =
-            Group { now: self.now(), wall: clock::millis(clock::now()), full, tag: tag(), opened: self.store.opened(), limits, ops };
-        let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.store.apply(&group)));
+        let group = Group {
+            now: self.now(),
+            wall: clock::millis(clock::now()),
+            full,
+            tag: tag(),
+            opened: self.store.opened(),
+            limits,
+            ops,
+        };
+        let applied =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.store.apply(&group)));
         let error = match applied {
             Ok(Ok(outcomes)) => return Ok(outcomes),
             // no room even for acks; there may be later
@@ -304,7 +374,10 @@ impl Work {
                 return Err(e);
             }
             Ok(Err(e)) => e,
-            Err(_) => Error::new(Kind::Damaged, "cannot write the hub's tables: they are damaged, or the program has a fault"),
+            Err(_) => Error::new(
+                Kind::Damaged,
+                "cannot write the hub's tables: they are damaged, or the program has a fault",
+            ),
         };
         Err(self.end(error))
     }
@@ -322,19 +395,28 @@ impl Work {
     }
 
     fn wants_sweep(&self, now: u64) -> bool {
-        let Some((limits, _)) = *lock(&self.shared.settings) else { return false };
-        self.store.wants_sweep(now, self.shared.full.load(Relaxed), limits.files).unwrap_or(false)
+        let Some((limits, _)) = *lock(&self.shared.settings) else {
+            return false;
+        };
+        self.store
+            .wants_sweep(now, self.shared.full.load(Relaxed), limits.files)
+            .unwrap_or(false)
     }
 
     fn look_at_disk(&self) {
-        let reserve = lock(&self.shared.settings).map_or(Reserve::default(), |(_, reserve)| reserve);
+        let reserve =
+            lock(&self.shared.settings).map_or(Reserve::default(), |(_, reserve)| reserve);
         // not to know is not to be full: a write will tell
         let space = disk::free_space(self.store.dir()).ok();
-        self.store.keep_free(space.map_or(0, |(_, total, _)| wanted(total, reserve)));
+        self.store
+            .keep_free(space.map_or(0, |(_, total, _)| wanted(total, reserve)));
         let full = space.is_some_and(|space| is_full(space, reserve));
         if self.shared.full.swap(full, Relaxed) != full {
             if full {
-                log::warn!("the disk of {} is almost full: nothing new is taken until there is room", self.store.dir().display())
+                log::warn!(
+                    "the disk of {} is almost full: nothing new is taken until there is room",
+                    self.store.dir().display()
+                )
             } else {
                 log::info!("the disk of {} has room again", self.store.dir().display())
             }
@@ -355,7 +437,9 @@ impl Work {
 /// The clock is in it too: a machine that goes on from a snapshot of its memory may draw the same number again.
 fn tag() -> Tag {
     let (high, low) = Uuid::new_v4().as_u64_pair();
-    let at = clock::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let at = clock::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64);
     Tag((high ^ low ^ at).max(1))
 }
 

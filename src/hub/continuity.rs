@@ -40,14 +40,23 @@ struct Machine {
 
 impl Machine {
     fn new(instance: Option<Uuid>, run: Run) -> Machine {
-        Machine { instance, run, said: 0, past: Vec::new(), doubt: None }
+        Machine {
+            instance,
+            run,
+            said: 0,
+            past: Vec::new(),
+            doubt: None,
+        }
     }
 
     /// A request that was late may come from an earlier run, once.
     fn judge(&self, sign: &Sign, run: Run) -> Option<Doubt> {
         let past = self.past.iter().find(|(past, _)| *past == run);
         match past {
-            _ if self.run == run => sign.after.filter(|after| *after < self.said).map(|_| Doubt::Cloned),
+            _ if self.run == run => sign
+                .after
+                .filter(|after| *after < self.said)
+                .map(|_| Doubt::Cloned),
             Some((_, back)) => (*back > 0).then_some(Doubt::Cloned),
             None => (run.number <= self.run.number).then_some(Doubt::SetBack),
         }
@@ -66,7 +75,9 @@ impl Machine {
     }
 
     fn told(&self, now: u64) -> Option<Doubt> {
-        self.doubt.filter(|(_, at)| now.saturating_sub(*at) < TOLD_FOR).map(|(doubt, _)| doubt)
+        self.doubt
+            .filter(|(_, at)| now.saturating_sub(*at) < TOLD_FOR)
+            .map(|(doubt, _)| doubt)
     }
 }
 
@@ -74,15 +85,21 @@ impl Continuity {
     /// Whether there is a doubt, or a pull will raise one. For before it is known whether that is let in.
     pub fn is_doubted(&self, host: &str, sign: &Sign, now: u64) -> bool {
         let (machines, run) = (self.lock(), sign.run);
-        let machine = machines.get(host).filter(|machine| machine.instance == sign.instance);
-        machine.zip(run).is_some_and(|(machine, run)| machine.judge(sign, run).or(machine.told(now)).is_some())
+        let machine = machines
+            .get(host)
+            .filter(|machine| machine.instance == sign.instance);
+        machine
+            .zip(run)
+            .is_some_and(|(machine, run)| machine.judge(sign, run).or(machine.told(now)).is_some())
     }
 
     /// A pull that was let in, at a hub time; what is to be told about its host.
     pub fn note(&self, host: &str, sign: &Sign, now: u64) -> Option<Doubt> {
         let run = sign.run?;
         let mut machines = self.lock();
-        let machine = machines.entry(host.to_string()).or_insert_with(|| Machine::new(sign.instance, run));
+        let machine = machines
+            .entry(host.to_string())
+            .or_insert_with(|| Machine::new(sign.instance, run));
         if machine.instance != sign.instance {
             *machine = Machine::new(sign.instance, run);
         }
@@ -121,17 +138,38 @@ mod tests {
     fn check(pulls: &[(u64, u64, u64)], wants: Option<Doubt>) {
         let (hub, mut told) = (Continuity::default(), None);
         for (number, draw, after) in pulls {
-            let sign = Sign { instance: None, run: Some(Run { number: *number, draw: Tag(*draw) }), after: Some(*after) };
+            let sign = Sign {
+                instance: None,
+                run: Some(Run {
+                    number: *number,
+                    draw: Tag(*draw),
+                }),
+                after: Some(*after),
+            };
             told = hub.note("web", &sign, 1000);
         }
-        assert_eq!((told, hub.told("web", 1000 + TOLD_FOR)), (wants, None), "{pulls:?}");
+        assert_eq!(
+            (told, hub.told("web", 1000 + TOLD_FOR)),
+            (wants, None),
+            "{pulls:?}"
+        );
         hub.forget("web");
         assert_eq!(hub.told("web", 1000), None);
     }
 
     #[test]
     fn a_machine_goes_on_and_starts_again() {
-        check(&[(1, 7, 0), (1, 7, 5), (1, 7, 5), (2, 8, 3), (2, 8, 9), (9, 3, 9)], None);
+        check(
+            &[
+                (1, 7, 0),
+                (1, 7, 5),
+                (1, 7, 5),
+                (2, 8, 3),
+                (2, 8, 9),
+                (9, 3, 9),
+            ],
+            None,
+        );
         // a request of a client that was killed comes late
         check(&[(1, 7, 5), (2, 8, 5), (1, 7, 5), (2, 8, 6)], None);
     }
@@ -144,18 +182,50 @@ mod tests {
 
     #[test]
     fn two_that_take_turns_are_copies() {
-        check(&[(2, 8, 5), (2, 9, 5), (2, 8, 5), (2, 9, 5), (2, 8, 5)], Some(Doubt::Cloned));
-        check(&[(2, 8, 5), (3, 9, 5), (2, 8, 5), (2, 8, 5)], Some(Doubt::Cloned));
+        check(
+            &[(2, 8, 5), (2, 9, 5), (2, 8, 5), (2, 9, 5), (2, 8, 5)],
+            Some(Doubt::Cloned),
+        );
+        check(
+            &[(2, 8, 5), (3, 9, 5), (2, 8, 5), (2, 8, 5)],
+            Some(Doubt::Cloned),
+        );
         // copied while it ran
         check(&[(2, 8, 5), (2, 8, 6), (2, 8, 5)], Some(Doubt::Cloned));
     }
 
     #[test]
     fn another_instance_is_another_machine() {
-        let (hub, run) = (Continuity::default(), |number| Some(Run { number, draw: Tag(number) }));
-        let sign = |n: u128, number| Sign { instance: Some(Uuid::from_u128(n)), run: run(number), after: None };
+        let (hub, run) = (Continuity::default(), |number| {
+            Some(Run {
+                number,
+                draw: Tag(number),
+            })
+        });
+        let sign = |n: u128, number| Sign {
+            instance: Some(Uuid::from_u128(n)),
+            run: run(number),
+            after: None,
+        };
         assert_eq!(hub.note("web", &sign(1, 5), 0), None);
-        assert_eq!((hub.is_doubted("web", &sign(2, 1), 0), hub.note("web", &sign(2, 1), 0)), (false, None));
-        assert_eq!(hub.note("web", &Sign { run: None, ..sign(1, 1) }, 0), None, "an older client says nothing");
+        assert_eq!(
+            (
+                hub.is_doubted("web", &sign(2, 1), 0),
+                hub.note("web", &sign(2, 1), 0)
+            ),
+            (false, None)
+        );
+        assert_eq!(
+            hub.note(
+                "web",
+                &Sign {
+                    run: None,
+                    ..sign(1, 1)
+                },
+                0
+            ),
+            None,
+            "an older client says nothing"
+        );
     }
 }

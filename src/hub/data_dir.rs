@@ -38,18 +38,29 @@ pub fn lock(dir: &Path) -> Result<DataDirLock> {
                 STARTING | "" => "is starting".to_string(),
                 address => format!("listens on {}", wire::brief(address)),
             };
-            let what = format!("cannot start a hub with {}: another one has it, which {holder}", dir.display());
-            return Err(Error::new(Kind::Busy, what).hint("stop that one, or give this one its own directory with --data"));
+            let what = format!(
+                "cannot start a hub with {}: another one has it, which {holder}",
+                dir.display()
+            );
+            return Err(Error::new(Kind::Busy, what)
+                .hint("stop that one, or give this one its own directory with --data"));
         }
         let _ = after(Duration::from_millis(10)).recv();
     }
-    Err(Error::new(Kind::Busy, format!("cannot lock {}: too many look at it", path.display())))
+    Err(Error::new(
+        Kind::Busy,
+        format!("cannot lock {}: too many look at it", path.display()),
+    ))
 }
 
 impl DataDirLock {
     /// Says where the hub listens, from when it does: clients on this machine trust it with a key.
     pub fn write_address(&mut self, address: SocketAddr) -> Result<()> {
-        let written = self.lock.set_len(0).and_then(|()| self.lock.rewind()).and_then(|()| writeln!(self.lock, "{address}"));
+        let written = self
+            .lock
+            .set_len(0)
+            .and_then(|()| self.lock.rewind())
+            .and_then(|()| writeln!(self.lock, "{address}"));
         written.map_err(|e| Error::io(format!("write {}", self.path.display()), &e))
     }
 }
@@ -65,15 +76,25 @@ fn make_private(dir: &Path) -> Result<()> {
     if empty || dir.join(wire::LOCAL_KEY).exists() {
         return std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed);
     }
-    let what = format!("will not use the data directory {}: others can look into it (mode {:o})", dir.display(), meta.mode() & 0o7777);
-    Err(Error::new(Kind::Settings, what).hint(format!("chmod 700 {0} if it is the hub's alone, or choose another", dir.display())))
+    let what = format!(
+        "will not use the data directory {}: others can look into it (mode {:o})",
+        dir.display(),
+        meta.mode() & 0o7777
+    );
+    Err(Error::new(Kind::Settings, what).hint(format!(
+        "chmod 700 {0} if it is the hub's alone, or choose another",
+        dir.display()
+    )))
 }
 
 /// Data directories of hubs that run on this machine, whatever user they run as, as far as the kernel names them: each hub
 /// listens on a socket in its own.
 pub fn running() -> Vec<PathBuf> {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let mut found: Vec<PathBuf> = sockets.lines().filter_map(|line| data_dir_of(line.split_ascii_whitespace().nth(7)?)).collect();
+    let mut found: Vec<PathBuf> = sockets
+        .lines()
+        .filter_map(|line| data_dir_of(line.split_ascii_whitespace().nth(7)?))
+        .collect();
     found.sort();
     found.dedup();
     found
@@ -92,9 +113,20 @@ mod tests {
 
     #[test]
     fn the_socket_of_a_hub_names_its_directory() {
-        let check = |socket: &str, wants: Option<&str>| assert_eq!(data_dir_of(socket), wants.map(PathBuf::from), "{socket}");
-        check("/var/lib/mesync/hub/socket/hub-1.sock", Some("/var/lib/mesync/hub"));
-        for other in ["/run/socket/hub-x.sock", "/run/hub-1.sock", "socket/hub-1.sock", "@/x/socket/hub-1", "/x/socket/hub-1.sock.old"] {
+        let check = |socket: &str, wants: Option<&str>| {
+            assert_eq!(data_dir_of(socket), wants.map(PathBuf::from), "{socket}")
+        };
+        check(
+            "/var/lib/mesync/hub/socket/hub-1.sock",
+            Some("/var/lib/mesync/hub"),
+        );
+        for other in [
+            "/run/socket/hub-x.sock",
+            "/run/hub-1.sock",
+            "socket/hub-1.sock",
+            "@/x/socket/hub-1",
+            "/x/socket/hub-1.sock.old",
+        ] {
             check(other, None);
         }
     }
@@ -107,12 +139,21 @@ mod tests {
     fn one_hub_has_the_directory_and_says_where_it_listens() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("a/hub");
-        let refused = || lock(&data).map(|_| ()).map_err(|e| (e.kind, e.what)).unwrap_err();
+        let refused = || {
+            lock(&data)
+                .map(|_| ())
+                .map_err(|e| (e.kind, e.what))
+                .unwrap_err()
+        };
         let mut first = lock(&data).unwrap();
         assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
         assert!(refused().1.ends_with("which is starting"));
-        first.write_address("0.0.0.0:8080".parse().unwrap()).unwrap();
-        assert!(refused().1.ends_with("which listens on 0.0.0.0:8080") && refused().0 == Kind::Busy);
+        first
+            .write_address("0.0.0.0:8080".parse().unwrap())
+            .unwrap();
+        assert!(
+            refused().1.ends_with("which listens on 0.0.0.0:8080") && refused().0 == Kind::Busy
+        );
         drop(first);
         lock(&data).unwrap();
     }
@@ -141,7 +182,13 @@ mod tests {
         drop(lock(dir.path()).unwrap());
         assert_eq!(std::fs::metadata(dir.path()).unwrap().mode() & 0o777, 0o700);
         open_to_others(dir.path());
-        assert!(lock(dir.path()).map(drop).unwrap_err().to_string().contains("chmod 700"));
+        assert!(
+            lock(dir.path())
+                .map(drop)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 700")
+        );
         std::fs::write(dir.path().join(wire::LOCAL_KEY), "").unwrap();
         lock(dir.path()).unwrap();
     }

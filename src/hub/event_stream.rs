@@ -38,23 +38,53 @@ pub fn listen(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) 
     if request.caller == Caller::Nobody {
         return Reply::error(401, "a key is needed");
     }
-    feed(store, events, request)
-        .map_or_else(|reply| reply, |mut feed| Reply::job("text/event-stream", Job::Stream(Box::new(move |out| feed.run(out)))))
+    feed(store, events, request).map_or_else(
+        |reply| reply,
+        |mut feed| {
+            Reply::job(
+                "text/event-stream",
+                Job::Stream(Box::new(move |out| feed.run(out))),
+            )
+        },
+    )
 }
 
 fn feed(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Result<Feed, Reply> {
-    let host = request.parameter("host").map(|host| request.caller.act_for(&host)).transpose()?;
-    let files = request.parameter("files").is_none_or(|wanted| wanted != "false");
+    let host = request
+        .parameter("host")
+        .map(|host| request.caller.act_for(&host))
+        .transpose()?;
+    let files = request
+        .parameter("files")
+        .is_none_or(|wanted| wanted != "false");
     let after = match request.header("last-event-id").filter(|id| !id.is_empty()) {
-        Some(id) => Some(id.parse().map_err(|_| Reply::error(400, "Last-Event-ID must be a revision"))?),
+        Some(id) => Some(
+            id.parse()
+                .map_err(|_| Reply::error(400, "Last-Event-ID must be a revision"))?,
+        ),
         None => request.number("after")?,
     };
-    let tag = request.parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?.unwrap_or_default();
-    let busy = || Reply::error(503, "too many event streams are open; ask again later").header("Retry-After", "5");
+    let tag = request
+        .parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?
+        .unwrap_or_default();
+    let busy = || {
+        Reply::error(503, "too many event streams are open; ask again later")
+            .header("Retry-After", "5")
+    };
     let subscription = events.subscribe(host.clone(), files).ok_or_else(busy)?;
     // after the subscription: what is committed from here on is either read or woken for
-    let files = if files { Some((begin(store, after, tag)?, Arc::clone(store))) } else { None };
-    Ok(Feed { subscription, host, files, all_kinds: all_kinds(request), wanted: store.wanted_changes() })
+    let files = if files {
+        Some((begin(store, after, tag)?, Arc::clone(store)))
+    } else {
+        None
+    };
+    Ok(Feed {
+        subscription,
+        host,
+        files,
+        all_kinds: all_kinds(request),
+        wanted: store.wanted_changes(),
+    })
 }
 
 /// The revision after which the stream begins.
@@ -62,10 +92,16 @@ fn begin(store: &Store, after: Option<u64>, tag: Tag) -> Result<u64, Reply> {
     let now = store.rev().map_err(|e| Reply::failed(&e))?;
     let Some(after) = after else { return Ok(now) };
     // a number that the hub has not given yet, or has given to another change, is of another history
-    let ours = after <= now && store.is_ours(Revision { rev: after, tag }).map_err(|e| Reply::failed(&e))?;
+    let ours = after <= now
+        && store
+            .is_ours(Revision { rev: after, tag })
+            .map_err(|e| Reply::failed(&e))?;
     match store.events_after(after, 1) {
         Ok(Some(_)) if ours => Ok(after),
-        Ok(_) => Err(Reply::error(410, "events after that revision are not kept any more: list the changes, then listen again")),
+        Ok(_) => Err(Reply::error(
+            410,
+            "events after that revision are not kept any more: list the changes, then listen again",
+        )),
         Err(e) => Err(Reply::failed(&e)),
     }
 }
@@ -98,12 +134,16 @@ impl Feed {
     fn write_queued(&self, out: &mut dyn Pieces) -> io::Result<()> {
         // a host name needs no escaping in JSON
         let host = self.host.as_deref().unwrap_or("");
-        out.send(format!("data: {{\"type\":\"message_queued\",\"host\":\"{host}\"}}\n\n").as_bytes())
+        out.send(
+            format!("data: {{\"type\":\"message_queued\",\"host\":\"{host}\"}}\n\n").as_bytes(),
+        )
     }
 
     /// Writes all events that there are. `false`: some of them are not kept any more; the reader learns it when it comes back.
     fn write_files(&mut self, out: &mut dyn Pieces) -> io::Result<bool> {
-        let Some((mut last, store)) = self.files.clone() else { return Ok(true) };
+        let Some((mut last, store)) = self.files.clone() else {
+            return Ok(true);
+        };
         let wanted = std::mem::replace(&mut self.wanted, store.wanted_changes());
         if self.all_kinds && wanted != self.wanted {
             // what is lost is named by the changes
@@ -146,7 +186,9 @@ impl Feed {
 /// two for an end.
 fn write_event(into: &mut Vec<u8>, rev: u64, event: &Event) -> io::Result<()> {
     write!(into, "id: {rev}\ndata: ")?;
-    event.serialize(&mut serde_json::Serializer::with_formatter(&mut *into, Ascii))?;
+    event.serialize(&mut serde_json::Serializer::with_formatter(
+        &mut *into, Ascii,
+    ))?;
     into.extend_from_slice(b"\n\n");
     Ok(())
 }
@@ -155,17 +197,28 @@ fn write_event(into: &mut Vec<u8>, rev: u64, event: &Event) -> io::Result<()> {
 struct Ascii;
 
 impl Formatter for Ascii {
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
         for c in fragment.chars() {
             match c {
                 ' '..='~' => out.write_all(&[c as u8])?,
-                _ => c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))?,
+                _ => c
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .try_for_each(|unit| write!(out, "\\u{unit:04x}"))?,
             }
         }
         Ok(())
     }
 
-    fn write_char_escape<W: ?Sized + Write>(&mut self, out: &mut W, escape: CharEscape) -> io::Result<()> {
+    fn write_char_escape<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        escape: CharEscape,
+    ) -> io::Result<()> {
         serde_json::ser::CompactFormatter.write_char_escape(out, escape)
     }
 }
@@ -176,14 +229,31 @@ mod tests {
 
     #[test]
     fn events_are_one_line_of_ascii() {
-        let payload = serde_json::from_str(r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a\"\\\n\u0000é😀\u007f"}"#).unwrap();
-        let event = Event { kind: "file_created".into(), event_type: None, resource_id: None, payload, overwrote: None, created_at: None };
+        let payload = serde_json::from_str(
+            r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a\"\\\n\u0000é😀\u007f"}"#,
+        )
+        .unwrap();
+        let event = Event {
+            kind: "file_created".into(),
+            event_type: None,
+            resource_id: None,
+            payload,
+            overwrote: None,
+            created_at: None,
+        };
         let mut text = Vec::new();
         write_event(&mut text, 7, &event).unwrap();
         let text = String::from_utf8(text).unwrap();
-        let data = text.strip_prefix("id: 7\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+        let data = text
+            .strip_prefix("id: 7\ndata: ")
+            .unwrap()
+            .strip_suffix("\n\n")
+            .unwrap();
         assert!(data.bytes().all(|b| (b' '..=b'~').contains(&b)), "{data}");
-        assert!(data.contains(r#""name":"a\"\\\n\u0000\u00e9\ud83d\ude00\u007f""#), "{data}");
+        assert!(
+            data.contains(r#""name":"a\"\\\n\u0000\u00e9\ud83d\ude00\u007f""#),
+            "{data}"
+        );
         assert_eq!(serde_json::from_str::<Event>(data).unwrap(), event);
     }
 }

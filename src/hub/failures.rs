@@ -30,7 +30,11 @@ impl Failures {
             self.counted.retain(|_, (since, _)| !over(*since));
             // who has that many addresses gets ten more tries for each, but no memory of ours
             if self.counted.len() >= WRONG_KEYS_ADDRESSES
-                && let Some(oldest) = self.counted.iter().min_by_key(|(_, (since, _))| *since).map(|(a, _)| *a)
+                && let Some(oldest) = self
+                    .counted
+                    .iter()
+                    .min_by_key(|(_, (since, _))| *since)
+                    .map(|(a, _)| *a)
             {
                 self.counted.remove(&oldest);
             }
@@ -66,12 +70,20 @@ mod tests {
             assert_eq!(failures.wait(at(i), peer("2001:db8::1")), None);
             assert_eq!(failures.count(at(i), peer("2001:db8::1")), i as u32 + 1);
         }
-        assert_eq!(failures.wait(at(20), peer("2001:db8::ffff:2")), Some(Duration::from_secs(40)));
+        assert_eq!(
+            failures.wait(at(20), peer("2001:db8::ffff:2")),
+            Some(Duration::from_secs(40))
+        );
         assert_eq!(failures.wait(at(20), peer("2001:db8:0:1::1")), None);
         assert_eq!(failures.wait(at(60), peer("2001:db8::1")), None);
         failures.count(at(60), peer("2001:db8::1"));
         assert_eq!(failures.wait(at(61), peer("2001:db8::1")), None);
-        assert_eq!((0..10).map(|_| failures.count(at(0), peer("::ffff:192.0.2.1"))).last(), Some(10));
+        assert_eq!(
+            (0..10)
+                .map(|_| failures.count(at(0), peer("::ffff:192.0.2.1")))
+                .last(),
+            Some(10)
+        );
         assert!(failures.wait(at(1), peer("192.0.2.1")).is_some());
     }
 
@@ -80,9 +92,16 @@ mod tests {
         let now = crate::clock::monotonic();
         let mut failures = Failures::default();
         for i in 0..5000u32 {
-            failures.count(now + Duration::from_millis(i.into()), IpAddr::from(i.to_be_bytes()));
+            failures.count(
+                now + Duration::from_millis(i.into()),
+                IpAddr::from(i.to_be_bytes()),
+            );
         }
         assert_eq!(failures.counted.len(), WRONG_KEYS_ADDRESSES);
-        assert!(failures.counted.contains_key(&IpAddr::from(4999u32.to_be_bytes())));
+        assert!(
+            failures
+                .counted
+                .contains_key(&IpAddr::from(4999u32.to_be_bytes()))
+        );
     }
 }

@@ -37,7 +37,10 @@ impl Caller {
     pub fn act_for(&self, host: &str) -> Result<String, Reply> {
         let host = wire::check_host(host).map_err(|why| Reply::error(400, why))?;
         match self.host().filter(|own| *own != host) {
-            Some(own) => Err(Reply::error(403, format!("this key belongs to \"{own}\" and cannot act for \"{host}\""))),
+            Some(own) => Err(Reply::error(
+                403,
+                format!("this key belongs to \"{own}\" and cannot act for \"{host}\""),
+            )),
             None => Ok(host),
         }
     }
@@ -48,7 +51,10 @@ pub type Headers = [(String, String)];
 
 /// The first field of that name.
 pub fn header<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
-    headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    headers
+        .iter()
+        .find(|(n, _)| n == name)
+        .map(|(_, value)| value.as_str())
 }
 
 /// A request whose head was checked, whose caller is known, and whose body is complete unless it goes to a job.
@@ -83,9 +89,24 @@ impl Request {
     }
 
     /// A parameter that is not text; `kind` says what it must be.
-    pub fn parsed<T>(&self, name: &str, kind: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Reply> {
-        let Some(text) = self.parameter(name) else { return Ok(None) };
-        let wrong = || Reply::error(400, format!("the parameter \"{name}\" must be {kind}, not \"{}\"", wire::brief(&text)));
+    pub fn parsed<T>(
+        &self,
+        name: &str,
+        kind: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Reply> {
+        let Some(text) = self.parameter(name) else {
+            return Ok(None);
+        };
+        let wrong = || {
+            Reply::error(
+                400,
+                format!(
+                    "the parameter \"{name}\" must be {kind}, not \"{}\"",
+                    wire::brief(&text)
+                ),
+            )
+        };
         parse(&text).map(Some).ok_or_else(wrong)
     }
 
@@ -95,7 +116,9 @@ impl Request {
 }
 
 fn decode(text: &str) -> String {
-    percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(&text.replace('+', " "))
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 /// The answer to a request.
@@ -119,7 +142,10 @@ pub enum Job {
     /// An answer too long for [`Reply::INLINE`].
     Bytes(Vec<u8>),
     /// An answer of this length, read as it is written: a download. A reader that fails or ends early ends the connection.
-    Send { length: u64, reader: Box<dyn Read + Send> },
+    Send {
+        length: u64,
+        reader: Box<dyn Read + Send>,
+    },
     /// Writes pieces until it returns: an event stream. Each piece goes out at once; an error means the reader is gone.
     Stream(StreamJob),
 }
@@ -137,22 +163,41 @@ impl Reply {
     pub const INLINE: usize = 64 * 1024;
 
     pub fn json(status: u16, value: &impl Serialize) -> Reply {
-        Reply::text(status, "application/json", serde_json::to_string(value).unwrap_or_else(|_| "{}".into()))
+        Reply::text(
+            status,
+            "application/json",
+            serde_json::to_string(value).unwrap_or_else(|_| "{}".into()),
+        )
     }
 
     /// `{"error": …}`; the words tell the user what to do.
     pub fn error(status: u16, words: impl Into<String>) -> Reply {
-        Reply::json(status, &wire::ErrorAnswer { error: words.into() })
+        Reply::json(
+            status,
+            &wire::ErrorAnswer {
+                error: words.into(),
+            },
+        )
     }
 
     /// No body, as 204 wants it.
     pub fn empty(status: u16) -> Reply {
-        Reply { status, headers: Vec::new(), content_type: "application/json".into(), body: Vec::new(), job: None }
+        Reply {
+            status,
+            headers: Vec::new(),
+            content_type: "application/json".into(),
+            body: Vec::new(),
+            job: None,
+        }
     }
 
     /// What a job is to answer, or the head of what it will write.
     pub fn job(content_type: impl Into<Cow<'static, str>>, job: Job) -> Reply {
-        Reply { content_type: content_type.into(), job: Some(job), ..Reply::empty(200) }
+        Reply {
+            content_type: content_type.into(),
+            job: Some(job),
+            ..Reply::empty(200)
+        }
     }
 
     /// 503: not now, but soon.
@@ -162,7 +207,8 @@ impl Reply {
 
     /// 507.
     pub fn disk_full() -> Reply {
-        Reply::error(507, "the hub's disk is almost full: make room on it").header("Retry-After", "30")
+        Reply::error(507, "the hub's disk is almost full: make room on it")
+            .header("Retry-After", "30")
     }
 
     /// 503: the store cannot be read or written.
@@ -176,7 +222,13 @@ impl Reply {
 
     /// A body of any length: inline if it is short, else a job.
     pub fn text(status: u16, content_type: &'static str, body: String) -> Reply {
-        let mut reply = Reply { status, headers: Vec::new(), content_type: content_type.into(), body: body.into_bytes(), job: None };
+        let mut reply = Reply {
+            status,
+            headers: Vec::new(),
+            content_type: content_type.into(),
+            body: body.into_bytes(),
+            job: None,
+        };
         if reply.body.len() > Reply::INLINE {
             reply.job = Some(Job::Bytes(std::mem::take(&mut reply.body)));
         }

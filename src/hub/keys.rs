@@ -51,7 +51,8 @@ struct Row {
 
 /// Characters of a secret of the hub's own, at least: half of what [`random`] gives.
 const SECRET_BYTES: usize = 32;
-const FILE_HEADING: &str = "# Keys of this hub: \"mesync key add NAME\" makes one. Only their hashes are here.\n";
+const FILE_HEADING: &str =
+    "# Keys of this hub: \"mesync key add NAME\" makes one. Only their hashes are here.\n";
 
 pub fn hash(key: &str) -> Hash {
     Sha256::digest(key.as_bytes()).into()
@@ -60,7 +61,11 @@ pub fn hash(key: &str) -> Hash {
 /// 32 random bytes as 64 hexadecimal digits: nothing in it needs quoting, in a shell or elsewhere.
 pub fn random() -> String {
     // each UUID brings 122 random bits of the system's generator; the hash spreads them
-    hex(&Sha256::new().chain_update(Uuid::new_v4()).chain_update(Uuid::new_v4()).chain_update(Uuid::new_v4()).finalize())
+    hex(&Sha256::new()
+        .chain_update(Uuid::new_v4())
+        .chain_update(Uuid::new_v4())
+        .chain_update(Uuid::new_v4())
+        .finalize())
 }
 
 /// The key with this hash. Takes the same time whether and where it is found.
@@ -133,19 +138,34 @@ impl Keys {
         } else if had_keys(data_dir) {
             return Err(gone(&path));
         }
-        Ok(Keys { path, loaded: Mutex::new(Loaded { stamp, keys: keys.into(), complaint: None }) })
+        Ok(Keys {
+            path,
+            loaded: Mutex::new(Loaded {
+                stamp,
+                keys: keys.into(),
+                complaint: None,
+            }),
+        })
     }
 
     /// The keys in force at this moment: the same `Arc` as long as they are the same keys.
     pub fn current(&self) -> Arc<[Key]> {
-        let stamp = std::fs::metadata(&self.path).ok().map(|meta| Stamp::of(&meta));
+        let stamp = std::fs::metadata(&self.path)
+            .ok()
+            .map(|meta| Stamp::of(&meta));
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if loaded.stamp == stamp {
             return Arc::clone(&loaded.keys);
         }
         // no machine is let in or locked out because a file is missing
         let is_gone = |stamp: &Option<Stamp>| stamp.is_none() && had_keys(disk::parent(&self.path));
-        let read = read(&self.path).and_then(|read| if is_gone(&read.0) { Err(Bad::Content(gone(&self.path))) } else { Ok(read) });
+        let read = read(&self.path).and_then(|read| {
+            if is_gone(&read.0) {
+                Err(Bad::Content(gone(&self.path)))
+            } else {
+                Ok(read)
+            }
+        });
         let complaint = match read {
             Ok((stamp, keys)) => {
                 log::info!("keys read again: {}", count(keys.len()));
@@ -162,7 +182,10 @@ impl Keys {
                 Some(Error::from(bad).to_string())
             }
         };
-        if let Some(why) = complaint.as_ref().filter(|why| loaded.complaint.as_ref() != Some(why)) {
+        if let Some(why) = complaint
+            .as_ref()
+            .filter(|why| loaded.complaint.as_ref() != Some(why))
+        {
             log::error!("the keys stay as they were: {why}");
         }
         loaded.complaint = complaint;
@@ -171,13 +194,24 @@ impl Keys {
 
     /// The file could not be used the last time: there may be keys that are not known.
     pub fn in_doubt(&self) -> bool {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).complaint.is_some()
+        self.loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .complaint
+            .is_some()
     }
 
     /// Looks at the file again even if it seems unchanged.
     pub fn reload(&self) -> Arc<[Key]> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).stamp =
-            Some(Stamp { inode: 0, size: 0, modified: (0, 0), changed: (0, 0) });
+        self.loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stamp = Some(Stamp {
+            inode: 0,
+            size: 0,
+            modified: (0, 0),
+            changed: (0, 0),
+        });
         self.current()
     }
 }
@@ -194,15 +228,23 @@ pub fn add_key(data_dir: &Path, name: &str) -> Result<String> {
     edit(data_dir, |keys| {
         if keys.iter().any(|k| k.name == name) {
             let what = format!("cannot add a key for {name}: it has one");
-            return Err(
-                Error::new(Kind::Failed, what).hint(format!("\"mesync key remove {name}\" first, if the machine is to get a new one"))
-            );
+            return Err(Error::new(Kind::Failed, what).hint(format!(
+                "\"mesync key remove {name}\" first, if the machine is to get a new one"
+            )));
         }
         if keys.len() >= limits::KEYS {
-            let what = format!("cannot add a key for {name}: there are {} already", limits::KEYS);
-            return Err(Error::new(Kind::Failed, what).hint("\"mesync key list\", and remove those that are no longer used"));
+            let what = format!(
+                "cannot add a key for {name}: there are {} already",
+                limits::KEYS
+            );
+            return Err(Error::new(Kind::Failed, what)
+                .hint("\"mesync key list\", and remove those that are no longer used"));
         }
-        keys.push(Key { name: name.clone(), hash: hash(&key), created: Some(clock::now()) });
+        keys.push(Key {
+            name: name.clone(),
+            hash: hash(&key),
+            created: Some(clock::now()),
+        });
         Ok(())
     })?;
     Ok(key)
@@ -218,13 +260,17 @@ pub fn list_keys(data_dir: &Path) -> Result<Vec<Key>> {
 /// Ends a host's key and every token that was given for it.
 pub fn remove_key(data_dir: &Path, name: &str) -> Result<()> {
     let name = check_name(name)?;
-    edit(data_dir, |keys| match keys.iter().position(|k| k.name == name) {
-        Some(i) => {
-            keys.remove(i);
-            Ok(())
-        }
-        None => {
-            Err(Error::new(Kind::Failed, format!("cannot remove the key of {name}: it has none")).hint("\"mesync key list\" shows all"))
+    edit(data_dir, |keys| {
+        match keys.iter().position(|k| k.name == name) {
+            Some(i) => {
+                keys.remove(i);
+                Ok(())
+            }
+            None => Err(Error::new(
+                Kind::Failed,
+                format!("cannot remove the key of {name}: it has none"),
+            )
+            .hint("\"mesync key list\" shows all")),
         }
     })
 }
@@ -243,8 +289,12 @@ pub fn own_secret(path: &Path) -> Result<String> {
             if secret.len() >= SECRET_BYTES {
                 Ok(secret)
             } else {
-                let what = format!("will not use the secret in {}: it has been cut short", path.display());
-                Err(Error::new(Kind::Settings, what).hint("remove the file: the next start makes a new secret"))
+                let what = format!(
+                    "will not use the secret in {}: it has been cut short",
+                    path.display()
+                );
+                Err(Error::new(Kind::Settings, what)
+                    .hint("remove the file: the next start makes a new secret"))
             }
         }
     }
@@ -255,7 +305,8 @@ fn file(data_dir: &Path) -> PathBuf {
 }
 
 fn check_name(name: &str) -> Result<String> {
-    wire::check_host(name).map_err(|e| Error::new(Kind::Usage, format!("cannot use that name for a key: {e}")))
+    wire::check_host(name)
+        .map_err(|e| Error::new(Kind::Usage, format!("cannot use that name for a key: {e}")))
 }
 
 /// Reads, changes and writes the file while no other command does. On an error the file is as it was.
@@ -263,18 +314,28 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
     disk::create_dir(data_dir)?;
     let lock_path = data_dir.join(LOCK_FILE);
     // an edit takes milliseconds: it is worth waiting for another one, and the lock ends with its process
-    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-    let _held = lock.and_then(|f| f.lock().map(|()| f)).map_err(|e| Error::io(format!("lock {}", lock_path.display()), &e))?;
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock_path);
+    let _held = lock
+        .and_then(|f| f.lock().map(|()| f))
+        .map_err(|e| Error::io(format!("lock {}", lock_path.display()), &e))?;
     give_to_owner(data_dir, &lock_path)?;
     let path = file(data_dir);
     let (before, mut keys) = read(&path)?;
     let old = before.map(|_| text(&keys));
     change(&mut keys)?;
-    let written = disk::write_durably(&path, text(&keys).as_bytes(), 0o600).and_then(|()| give_to_owner(data_dir, &path));
+    let written = disk::write_durably(&path, text(&keys).as_bytes(), 0o600)
+        .and_then(|()| give_to_owner(data_dir, &path));
     written.and_then(|()| remember(data_dir)).inspect_err(|_| {
         // what was not reported as done must not be in force
         let _ = match old {
-            Some(old) => disk::write_durably(&path, old.as_bytes(), 0o600).and_then(|()| give_to_owner(data_dir, &path)),
+            Some(old) => disk::write_durably(&path, old.as_bytes(), 0o600)
+                .and_then(|()| give_to_owner(data_dir, &path)),
             None => std::fs::remove_file(&path).map_err(|e| Error::io("remove the keys", &e)),
         };
     })
@@ -290,9 +351,21 @@ fn remember(data_dir: &Path) -> Result<()> {
     if had_keys(data_dir) {
         return Ok(());
     }
-    let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let write = |mut file: File| file.write_all(HAD_KEYS.as_bytes()).and_then(|()| file.sync_all());
-    open().and_then(write).map_err(|e| Error::io(format!("write {}", path.display()), &e))?;
+    let open = || {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+    };
+    let write = |mut file: File| {
+        file.write_all(HAD_KEYS.as_bytes())
+            .and_then(|()| file.sync_all())
+    };
+    open()
+        .and_then(write)
+        .map_err(|e| Error::io(format!("write {}", path.display()), &e))?;
     give_to_owner(data_dir, &path)
 }
 
@@ -301,34 +374,66 @@ fn had_keys(data_dir: &Path) -> bool {
 }
 
 fn gone(path: &Path) -> Error {
-    Error::new(Kind::Settings, format!("cannot read the keys in {}: the file is missing, and there was one", path.display()))
-        .hint("restore it from a backup, or make new keys with \"mesync key add NAME\"")
+    Error::new(
+        Kind::Settings,
+        format!(
+            "cannot read the keys in {}: the file is missing, and there was one",
+            path.display()
+        ),
+    )
+    .hint("restore it from a backup, or make new keys with \"mesync key add NAME\"")
 }
 
 /// What root writes into a hub's directory must stay readable for the user that the hub runs as.
 fn give_to_owner(data_dir: &Path, path: &Path) -> Result<()> {
     let failed = |e: io::Error| Error::io(format!("give {} to the hub's user", path.display()), &e);
-    let (dir, meta) = (std::fs::metadata(data_dir).map_err(failed)?, std::fs::metadata(path).map_err(failed)?);
+    let (dir, meta) = (
+        std::fs::metadata(data_dir).map_err(failed)?,
+        std::fs::metadata(path).map_err(failed)?,
+    );
     if dir.uid() == meta.uid() || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    std::os::unix::fs::chown(path, Some(dir.uid()), Some(dir.gid())).and_then(|()| disk::sync_file(path)).map_err(failed)
+    std::os::unix::fs::chown(path, Some(dir.uid()), Some(dir.gid()))
+        .and_then(|()| disk::sync_file(path))
+        .map_err(failed)
 }
 
 fn text(keys: &[Key]) -> String {
-    let row =
-        |key: &Key| Row { name: key.name.clone(), sha256: hex(&key.hash), created: key.created.map(clock::rfc3339).unwrap_or_default() };
-    let document = Document { keys: keys.iter().map(row).collect() };
+    let row = |key: &Key| Row {
+        name: key.name.clone(),
+        sha256: hex(&key.hash),
+        created: key.created.map(clock::rfc3339).unwrap_or_default(),
+    };
+    let document = Document {
+        keys: keys.iter().map(row).collect(),
+    };
     // names are checked, the rest is ours: there is nothing in it that TOML cannot say
-    format!("{FILE_HEADING}\n{}", toml::to_string(&document).unwrap_or_default())
+    format!(
+        "{FILE_HEADING}\n{}",
+        toml::to_string(&document).unwrap_or_default()
+    )
 }
 
 /// The keys, and the stamp of the file that they came from. No file: no keys.
 fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
-    let cannot = |why: &str| Error::new(Kind::Settings, format!("cannot read the keys in {}: {why}", path.display()));
+    let cannot = |why: &str| {
+        Error::new(
+            Kind::Settings,
+            format!("cannot read the keys in {}: {why}", path.display()),
+        )
+    };
     let failed =
-        |why: String| Bad::Content(cannot(&why).hint("repair the file, or remove it and make new keys with \"mesync key add NAME\""));
-    let io = |e: io::Error| Bad::Unread(cannot(&crate::error::plain(&e)).hint("it belongs to the user that the hub runs as"));
+        |why: String| {
+            Bad::Content(cannot(&why).hint(
+                "repair the file, or remove it and make new keys with \"mesync key add NAME\"",
+            ))
+        };
+    let io = |e: io::Error| {
+        Bad::Unread(
+            cannot(&crate::error::plain(&e)).hint("it belongs to the user that the hub runs as"),
+        )
+    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, Vec::new())),
@@ -337,14 +442,23 @@ fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
     // before the content: what is written in between shows as a change at the next look
     let meta = file.metadata().map_err(io)?;
     if meta.mode() & 0o022 != 0 {
-        let writable = cannot(&format!("others can write it (mode {:o})", meta.mode() & 0o7777));
-        return Err(Bad::Content(writable.hint(format!("chmod 600 {}", path.display()))));
+        let writable = cannot(&format!(
+            "others can write it (mode {:o})",
+            meta.mode() & 0o7777
+        ));
+        return Err(Bad::Content(
+            writable.hint(format!("chmod 600 {}", path.display())),
+        ));
     }
     let mut bytes = Vec::new();
     // a row has about 170 bytes
-    file.take(limits::KEYS as u64 * 512).read_to_end(&mut bytes).map_err(io)?;
+    file.take(limits::KEYS as u64 * 512)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| failed("it is not UTF-8".into()))?;
-    parse(text).map(|keys| (Some(Stamp::of(&meta)), keys)).map_err(failed)
+    parse(text)
+        .map(|keys| (Some(Stamp::of(&meta)), keys))
+        .map_err(failed)
 }
 
 fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
@@ -352,20 +466,32 @@ fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
         return Err("it is empty: it has been cut to nothing".into());
     }
     let document: Document = toml::from_str(text).map_err(|e| {
-        let line = text[..e.span().map_or(0, |s| s.start).min(text.len())].matches('\n').count() + 1;
+        let line = text[..e.span().map_or(0, |s| s.start).min(text.len())]
+            .matches('\n')
+            .count()
+            + 1;
         format!("line {line}: {}", e.message())
     })?;
     if document.keys.len() > limits::KEYS {
-        return Err(format!("it has {} keys; at most {} are allowed", document.keys.len(), limits::KEYS));
+        return Err(format!(
+            "it has {} keys; at most {} are allowed",
+            document.keys.len(),
+            limits::KEYS
+        ));
     }
     let mut keys: Vec<Key> = Vec::with_capacity(document.keys.len());
     for row in document.keys {
         let name = wire::check_host(&row.name)?;
-        let hash = unhex(&row.sha256).ok_or_else(|| format!("sha256 of {name} must be 64 hexadecimal digits"))?;
+        let hash = unhex(&row.sha256)
+            .ok_or_else(|| format!("sha256 of {name} must be 64 hexadecimal digits"))?;
         if keys.iter().any(|k| k.name == name || k.hash == hash) {
             return Err(format!("the key of {name} is there twice"));
         }
-        keys.push(Key { name, hash, created: clock::parse_rfc3339(&row.created) });
+        keys.push(Key {
+            name,
+            hash,
+            created: clock::parse_rfc3339(&row.created),
+        });
     }
     Ok(keys)
 }
@@ -397,17 +523,53 @@ mod tests {
         let keys = Keys::open(&data).unwrap();
         let second = add_key(&data, "web-2").unwrap();
         let name = |key: &str| find(&keys.current(), &hash(key)).map(|k| k.name.clone());
-        assert_eq!((name(&first).as_deref(), name(&second).as_deref(), name("other")), (Some("web-1"), Some("web-2"), None));
-        assert!(add_key(&data, "web-1").unwrap_err().to_string().contains("key remove web-1"));
-        assert!(add_key(&data, "../x").unwrap_err().to_string().contains("a host name is"));
+        assert_eq!(
+            (
+                name(&first).as_deref(),
+                name(&second).as_deref(),
+                name("other")
+            ),
+            (Some("web-1"), Some("web-2"), None)
+        );
+        assert!(
+            add_key(&data, "web-1")
+                .unwrap_err()
+                .to_string()
+                .contains("key remove web-1")
+        );
+        assert!(
+            add_key(&data, "../x")
+                .unwrap_err()
+                .to_string()
+                .contains("a host name is")
+        );
         remove_key(&data, "web-1").unwrap();
-        assert_eq!((name(&first), name(&second).as_deref()), (None, Some("web-2")));
+        assert_eq!(
+            (name(&first), name(&second).as_deref()),
+            (None, Some("web-2"))
+        );
         assert!(Arc::ptr_eq(&keys.current(), &keys.reload()));
-        assert!(remove_key(&data, "web-1").unwrap_err().to_string().contains("it has none"));
-        assert_eq!(list_keys(&data).unwrap().iter().map(|k| k.name.as_str()).collect::<Vec<_>>(), ["web-2"]);
+        assert!(
+            remove_key(&data, "web-1")
+                .unwrap_err()
+                .to_string()
+                .contains("it has none")
+        );
+        assert_eq!(
+            list_keys(&data)
+                .unwrap()
+                .iter()
+                .map(|k| k.name.as_str())
+                .collect::<Vec<_>>(),
+            ["web-2"]
+        );
         let meta = std::fs::metadata(file(&data)).unwrap();
         assert_eq!(meta.mode() & 0o777, 0o600);
-        assert!(!std::fs::read_to_string(file(&data)).unwrap().contains(&second));
+        assert!(
+            !std::fs::read_to_string(file(&data))
+                .unwrap()
+                .contains(&second)
+        );
     }
 
     #[test]
@@ -417,16 +579,37 @@ mod tests {
         let keys = Keys::open(dir.path()).unwrap();
         let known = || find(&keys.current(), &hash(&key)).is_some();
         let good = std::fs::read(file(dir.path())).unwrap();
-        for bad in ["[[key]\n", "[[key]]\nname = 'x'\nsha256 = 'y'\n", "\u{fffd}", "", "\n", "\0\0\0\0", FILE_HEADING, "# \n"] {
+        for bad in [
+            "[[key]\n",
+            "[[key]]\nname = 'x'\nsha256 = 'y'\n",
+            "\u{fffd}",
+            "",
+            "\n",
+            "\0\0\0\0",
+            FILE_HEADING,
+            "# \n",
+        ] {
             std::fs::write(file(dir.path()), bad).unwrap();
             assert!(known(), "{bad}");
-            assert!(Keys::open(dir.path()).is_err() && add_key(dir.path(), "web-9").is_err(), "{bad}");
+            assert!(
+                Keys::open(dir.path()).is_err() && add_key(dir.path(), "web-9").is_err(),
+                "{bad}"
+            );
         }
         std::fs::write(file(dir.path()), &good).unwrap();
         assert!(known());
         std::fs::remove_file(file(dir.path())).unwrap();
-        assert!(known(), "a missing file locks no machine out, and lets none in");
-        assert!(Keys::open(dir.path()).err().unwrap().to_string().contains("there was one"));
+        assert!(
+            known(),
+            "a missing file locks no machine out, and lets none in"
+        );
+        assert!(
+            Keys::open(dir.path())
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("there was one")
+        );
         // the way out: a new key, and with it a new file
         let new = add_key(dir.path(), "web-2").unwrap();
         assert!(find(&keys.current(), &hash(&new)).is_some() && !known());
@@ -444,7 +627,11 @@ mod tests {
         // a directory can be opened and not read, by any user
         std::fs::remove_file(file(dir.path())).unwrap();
         std::fs::create_dir(file(dir.path())).unwrap();
-        std::fs::set_permissions(file(dir.path()), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::set_permissions(
+            file(dir.path()),
+            std::os::unix::fs::PermissionsExt::from_mode(0o700),
+        )
+        .unwrap();
         assert!(find(&keys.current(), &hash(&key)).is_some());
         std::fs::remove_dir(file(dir.path())).unwrap();
         std::fs::write(file(dir.path()), &good).unwrap();
@@ -488,7 +675,15 @@ mod tests {
         check(&row("a b", &"0".repeat(64)), "a host name is");
         check(&row("a", &"g".repeat(64)), "sha256 of a must be");
         check(&row("a", &"+".repeat(64)), "sha256 of a must be");
-        check(&(row("a", &"0".repeat(64)) + &row("A", &"1".repeat(64))), "the key of a is there twice");
-        check(&(0..=limits::KEYS).map(|i| row(&format!("h{i}"), &format!("{i:064}"))).collect::<String>(), "at most 1000");
+        check(
+            &(row("a", &"0".repeat(64)) + &row("A", &"1".repeat(64))),
+            "the key of a is there twice",
+        );
+        check(
+            &(0..=limits::KEYS)
+                .map(|i| row(&format!("h{i}"), &format!("{i:064}")))
+                .collect::<String>(),
+            "at most 1000",
+        );
     }
 }

@@ -18,16 +18,32 @@ pub struct Room {
 }
 
 impl Room {
-    pub const UNLIMITED: Room = Room { space: u64::MAX, memory: u64::MAX };
+    pub const UNLIMITED: Room = Room {
+        space: u64::MAX,
+        memory: u64::MAX,
+    };
 
     pub fn of_process() -> Room {
         let (size, resident) = in_use().unwrap_or((0, 0));
-        let space = getrlimit(Resource::As).current.map_or(u64::MAX, |limit| limit.saturating_sub(size));
+        let space = getrlimit(Resource::As)
+            .current
+            .map_or(u64::MAX, |limit| limit.saturating_sub(size));
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let limits = limit_files(&groups).into_iter().filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+        let limits = limit_files(&groups).into_iter().filter_map(|file| {
+            std::fs::read_to_string(file)
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        });
         // a limit of the first version that is none is a huge number
-        let group = limits.min().map_or(u64::MAX, |limit| limit.saturating_sub(resident));
-        Room { space, memory: group.min(space) }
+        let group = limits
+            .min()
+            .map_or(u64::MAX, |limit| limit.saturating_sub(resident));
+        Room {
+            space,
+            memory: group.min(space),
+        }
     }
 
     pub fn is_limited(&self) -> bool {
@@ -54,14 +70,22 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
         let (root, name) = match controllers {
             "" => ("/sys/fs/cgroup", "memory.max"),
-            some if some.split(',').any(|c| c == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            some if some.split(',').any(|c| c == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
             _ => continue,
         };
         let path = Path::new(path.trim_start_matches('/'));
-        files.extend(path.ancestors().map(|path| Path::new(root).join(path).join(name)));
+        files.extend(
+            path.ancestors()
+                .map(|path| Path::new(root).join(path).join(name)),
+        );
     }
     files
 }
@@ -70,7 +94,9 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
 pub fn can_have(bytes: usize) -> bool {
     let mut room = Vec::<u8>::new();
     // or a compiler that sees that nothing is done with it leaves it out
-    black_box(&mut room).try_reserve_exact(black_box(bytes)).is_ok()
+    black_box(&mut room)
+        .try_reserve_exact(black_box(bytes))
+        .is_ok()
 }
 
 #[cfg(test)]
@@ -79,17 +105,39 @@ mod tests {
 
     #[test]
     fn limits_of_all_groups_above_count() {
-        let check = |text: &str, wants: &[&str]| assert_eq!(limit_files(text), wants.iter().map(PathBuf::from).collect::<Vec<_>>());
-        check("0::/a/b\n", &["/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max", "/sys/fs/cgroup/memory.max"]);
+        let check = |text: &str, wants: &[&str]| {
+            assert_eq!(
+                limit_files(text),
+                wants.iter().map(PathBuf::from).collect::<Vec<_>>()
+            )
+        };
+        check(
+            "0::/a/b\n",
+            &[
+                "/sys/fs/cgroup/a/b/memory.max",
+                "/sys/fs/cgroup/a/memory.max",
+                "/sys/fs/cgroup/memory.max",
+            ],
+        );
         check("0::/\n", &["/sys/fs/cgroup/memory.max"]);
         let first = "/sys/fs/cgroup/memory";
         check(
             "5:cpu,cpuacct:/x\n4:hugetlb,memory:/x\n1:name=systemd:/y\nnonsense\n",
-            &[&format!("{first}/x/memory.limit_in_bytes"), &format!("{first}/memory.limit_in_bytes")],
+            &[
+                &format!("{first}/x/memory.limit_in_bytes"),
+                &format!("{first}/memory.limit_in_bytes"),
+            ],
         );
-        let room = Room { space: 100 << 20, memory: 80 << 20 };
+        let room = Room {
+            space: 100 << 20,
+            memory: 80 << 20,
+        };
         assert_eq!(
-            (room.part(8, 1 << 20, 16 << 20), room.part(8, 1 << 20, 2 << 20), room.part(100, 1 << 20, 2 << 20)),
+            (
+                room.part(8, 1 << 20, 16 << 20),
+                room.part(8, 1 << 20, 2 << 20),
+                room.part(100, 1 << 20, 2 << 20)
+            ),
             (10 << 20, 2 << 20, 1 << 20)
         );
         assert_eq!(Room::UNLIMITED.part(8, 1, 16), 16);

@@ -17,13 +17,25 @@ pub struct Requests {
 
 impl Requests {
     pub fn count(&self, route: Route, status: u16) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry((route.name(), status)).or_default() += 1;
+        *self
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((route.name(), status))
+            .or_default() += 1;
     }
 
     pub fn write(&self, text: &mut Text) {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = counts.iter().map(|((route, status), n)| (format!("route=\"{route}\",status=\"{status}\""), *n));
-        text.rows("requests_total", "counter", "answers by route and status", rows);
+        let rows = counts
+            .iter()
+            .map(|((route, status), n)| (format!("route=\"{route}\",status=\"{status}\""), *n));
+        text.rows(
+            "requests_total",
+            "counter",
+            "answers by route and status",
+            rows,
+        );
     }
 }
 
@@ -43,10 +55,19 @@ impl Text {
     }
 
     /// Values of one name by labels, which must need no escaping. No row: nothing is written.
-    pub fn rows(&mut self, name: &str, kind: &str, help: &str, rows: impl IntoIterator<Item = (String, impl Display)>) {
+    pub fn rows(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (String, impl Display)>,
+    ) {
         let mut rows = rows.into_iter().peekable();
         if rows.peek().is_some() {
-            let _ = write!(self.0, "# HELP mesync_{name} {help}\n# TYPE mesync_{name} {kind}\n");
+            let _ = write!(
+                self.0,
+                "# HELP mesync_{name} {help}\n# TYPE mesync_{name} {kind}\n"
+            );
         }
         for (labels, value) in rows {
             let _ = if labels.is_empty() {

@@ -78,21 +78,39 @@ impl Hub {
     /// Listens, and answers from here on. `Kind::Busy`: another hub has the data directory.
     pub fn start(settings: &Settings, allow_anonymous: bool) -> Result<Hub> {
         let hub = &settings.hub;
-        let listen = hub.listen.parse().map_err(|_| Error::new(Kind::Settings, format!("cannot listen on {}", hub.listen)))?;
+        let listen = hub
+            .listen
+            .parse()
+            .map_err(|_| Error::new(Kind::Settings, format!("cannot listen on {}", hub.listen)))?;
         let lock = data_dir::lock(&hub.data_dir)?;
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
         let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
-        let store = Arc::new(Store::open(&hub.data_dir, hub.cache as usize, clock::millis(clock::now()), Uuid::new_v4())?);
+        let store = Arc::new(Store::open(
+            &hub.data_dir,
+            hub.cache as usize,
+            clock::millis(clock::now()),
+            Uuid::new_v4(),
+        )?);
         let events = Arc::new(Subscribers::default());
         // the store is open: what it needs at rest is taken
         let room = Room::of_process();
-        let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), Limits::of(hub), hub.reserve);
+        let (committer, work) = Committer::new(
+            Arc::clone(&store),
+            Arc::clone(&events),
+            Limits::of(hub),
+            hub.reserve,
+        );
         committer.set_room(room);
         let max_upload = Arc::new(AtomicU64::new(hub.max_upload));
         let router = Arc::new(Router {
             auth: Arc::new(auth),
             messages: Messages::new(Arc::clone(&store), Arc::clone(&committer)),
-            files: Files::new(Arc::clone(&store), Arc::clone(&committer), Arc::clone(&max_upload), room),
+            files: Files::new(
+                Arc::clone(&store),
+                Arc::clone(&committer),
+                Arc::clone(&max_upload),
+                room,
+            ),
             max_upload,
             store,
             committer,
@@ -102,8 +120,14 @@ impl Hub {
             server: Mutex::new(None),
         });
         // from here on a failure stops what has been started
-        let mut started =
-            Hub { router, commit: Some(start_commit(work)?), address: listen, settings: hub.clone(), beats: Mutex::default(), lock };
+        let mut started = Hub {
+            router,
+            commit: Some(start_commit(work)?),
+            address: listen,
+            settings: hub.clone(),
+            beats: Mutex::default(),
+            lock,
+        };
         started.listen(hub, room)?;
         started.say_what_it_is(hub);
         Ok(started)
@@ -119,15 +143,25 @@ impl Hub {
             room,
         };
         let router = Arc::clone(&self.router);
-        let serve = Arc::new(move |request: Request, responder: Responder| router.serve(request, responder));
-        let server = Server::start(config, Arc::clone(&self.router) as Arc<dyn server::Gate>, serve)?;
+        let serve = Arc::new(move |request: Request, responder: Responder| {
+            router.serve(request, responder)
+        });
+        let server = Server::start(
+            config,
+            Arc::clone(&self.router) as Arc<dyn server::Gate>,
+            serve,
+        )?;
         self.address = server.address();
         *self.router.server() = Some(server);
         self.lock.write_address(self.address)
     }
 
     fn say_what_it_is(&self, settings: &HubSettings) {
-        let (version, address, data) = (env!("CARGO_PKG_VERSION"), self.address, settings.data_dir.display());
+        let (version, address, data) = (
+            env!("CARGO_PKG_VERSION"),
+            self.address,
+            settings.data_dir.display(),
+        );
         let mode = match self.router.auth.mode() {
             Mode::Protected => "protected".to_string(),
             Mode::Keys(n) => keys::count(n),
@@ -140,7 +174,9 @@ impl Hub {
                  until then every user and program of this machine is let in, and nobody else"
             ),
             Mode::Anonymous(_) => {
-                log::warn!("--allow-anonymous: everybody who can reach {address} may send and receive messages, for any host")
+                log::warn!(
+                    "--allow-anonymous: everybody who can reach {address} may send and receive messages, for any host"
+                )
             }
             Mode::Keys(_) => {}
         }
@@ -155,32 +191,53 @@ impl Hub {
     pub fn alive(&self) -> bool {
         let server = self.router.server().as_ref().map_or(0, Server::heartbeat);
         let now = (server, self.router.committer.heartbeat());
-        let before = std::mem::replace(&mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner), now);
+        let before = std::mem::replace(
+            &mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner),
+            now,
+        );
         now.0 != before.0 && now.1 != before.1
     }
 
     /// Why it cannot go on: the store cannot be written any more.
     pub fn fatal(&self) -> Option<Error> {
         let ended = || self.commit.as_ref().is_none_or(JoinHandle::is_finished);
-        let fault = || ended().then(|| Error::new(Kind::Io, "cannot write the store: its thread has ended by a fault"));
+        let fault = || {
+            ended().then(|| {
+                Error::new(
+                    Kind::Io,
+                    "cannot write the store: its thread has ended by a fault",
+                )
+            })
+        };
         self.router.committer.fatal().or_else(fault)
     }
 
     /// Reads the keys again, and works with these settings from here on; says which of them need a restart.
     pub fn reload(&mut self, settings: Option<&Settings>) {
         self.router.auth.reload();
-        let Some(now) = settings.map(|settings| &settings.hub) else { return };
+        let Some(now) = settings.map(|settings| &settings.hub) else {
+            return;
+        };
         self.router.committer.set(Limits::of(now), now.reserve);
-        self.router.max_upload.store(now.max_upload, Ordering::Relaxed);
+        self.router
+            .max_upload
+            .store(now.max_upload, Ordering::Relaxed);
         let before = &self.settings;
         let restart = [
             ("listen", before.listen != now.listen),
             ("data_dir", before.data_dir != now.data_dir),
             ("workers", before.workers != now.workers),
             ("connections", before.connections != now.connections),
-            ("connections_per_address", before.connections_per_address != now.connections_per_address),
+            (
+                "connections_per_address",
+                before.connections_per_address != now.connections_per_address,
+            ),
             ("cache", before.cache != now.cache),
-            ("master_key", (&before.master_key, &before.master_key_file) != (&now.master_key, &now.master_key_file)),
+            (
+                "master_key",
+                (&before.master_key, &before.master_key_file)
+                    != (&now.master_key, &now.master_key_file),
+            ),
         ];
         restart
             .iter()
@@ -194,7 +251,9 @@ impl Hub {
     }
 
     fn end(&mut self, grace: Duration) {
-        let Some(commit) = self.commit.take() else { return };
+        let Some(commit) = self.commit.take() else {
+            return;
+        };
         // those who listen to events would otherwise be waited for
         self.router.events.stop();
         let server = self.router.server().take();
@@ -238,6 +297,8 @@ impl Part for Hub {
 }
 
 fn start_commit(work: Work) -> Result<JoinHandle<()>> {
-    let thread = std::thread::Builder::new().name("commit".into()).spawn(|| work.run());
+    let thread = std::thread::Builder::new()
+        .name("commit".into())
+        .spawn(|| work.run());
     thread.map_err(|e| Error::io("start the thread commit", &e))
 }

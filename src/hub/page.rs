@@ -15,7 +15,10 @@ const PAGE: &str = include_str!("page.html");
 pub fn page() -> Reply {
     static POLICY: OnceLock<String> = OnceLock::new();
     let policy = POLICY.get_or_init(|| {
-        let (style, script) = (hash(within("<style>", "</style>")), hash(within("<script>", "</script>")));
+        let (style, script) = (
+            hash(within("<style>", "</style>")),
+            hash(within("<script>", "</script>")),
+        );
         format!(
             "default-src 'none'; connect-src 'self'; style-src '{style}'; script-src '{script}'; \
              base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,12 +31,19 @@ pub fn page() -> Reply {
 }
 
 fn within(begin: &str, end: &str) -> &'static str {
-    PAGE.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).map_or("", |(inner, _)| inner)
+    PAGE.split_once(begin)
+        .and_then(|(_, rest)| rest.split_once(end))
+        .map_or("", |(inner, _)| inner)
 }
 
 /// A hash source of CSP level 2, section 4.2.
 fn hash(text: &str) -> String {
-    format!("sha256-{}=", token::encode(&Sha256::digest(text)).replace('-', "+").replace('_', "/"))
+    format!(
+        "sha256-{}=",
+        token::encode(&Sha256::digest(text))
+            .replace('-', "+")
+            .replace('_', "/")
+    )
 }
 
 #[cfg(test)]
@@ -43,10 +53,25 @@ mod tests {
     #[test]
     fn the_policy_names_what_is_in_the_page() {
         // echo -n abc | openssl dgst -sha256 -binary | base64
-        assert_eq!(hash("abc"), "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
-        assert!(within("<style>", "</style>").contains("body {") && within("<script>", "</script>").ends_with("show();\n"));
+        assert_eq!(
+            hash("abc"),
+            "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
+        );
+        assert!(
+            within("<style>", "</style>").contains("body {")
+                && within("<script>", "</script>").ends_with("show();\n")
+        );
         // what would need an exception, or put foreign text into markup
-        for bad in ["style=", "onclick", "http:", "https:", "innerHTML", "<link", "<img", "eval("] {
+        for bad in [
+            "style=",
+            "onclick",
+            "http:",
+            "https:",
+            "innerHTML",
+            "<link",
+            "<img",
+            "eval(",
+        ] {
             assert!(!PAGE.contains(bad), "{bad}");
         }
     }

@@ -67,13 +67,17 @@ impl Gate for Router {
         // who must not come in does not learn what there is
         match (caller, route) {
             (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
-            (Ok(_), Ok(Route::Backup)) if !protected::is_from_here(&head.headers, peer) => Admission::Refuse(Reply::error(
-                403,
-                "a backup is made from the hub's own machine only: its directory is one of that machine",
-            )),
-            (Ok(caller), Ok(route)) => {
-                Admission::Admit { caller, body_limit: route.body_limit(self.max_upload.load(Relaxed)), streamed: route.streams() }
+            (Ok(_), Ok(Route::Backup)) if !protected::is_from_here(&head.headers, peer) => {
+                Admission::Refuse(Reply::error(
+                    403,
+                    "a backup is made from the hub's own machine only: its directory is one of that machine",
+                ))
             }
+            (Ok(caller), Ok(route)) => Admission::Admit {
+                caller,
+                body_limit: route.body_limit(self.max_upload.load(Relaxed)),
+                streamed: route.streams(),
+            },
         }
     }
 }
@@ -91,11 +95,21 @@ impl Router {
             Route::Health => answer(self.health()),
             Route::Login => answer(self.auth.login(&request)),
             Route::Metrics => answer(self.metrics(&request.caller)),
-            Route::Events => self.while_unchanged(answer)(event_stream::listen(&self.store, &self.events, &request)),
+            Route::Events => self.while_unchanged(answer)(event_stream::listen(
+                &self.store,
+                &self.events,
+                &request,
+            )),
             _ => {
-                let left = self.files.handle(route, request, answer).and_then(|(request, answer)| self.messages.handle(request, answer));
+                let left = self
+                    .files
+                    .handle(route, request, answer)
+                    .and_then(|(request, answer)| self.messages.handle(request, answer));
                 if let Some((request, answer)) = left {
-                    answer(Reply::error(404, format!("there is nothing at {}", request.path)));
+                    answer(Reply::error(
+                        404,
+                        format!("there is nothing at {}", request.path),
+                    ));
                 }
             }
         }
@@ -106,7 +120,12 @@ impl Router {
         let unchanged = self.auth.unchanged();
         Box::new(move |mut reply| {
             reply.job = reply.job.map(|job| match job {
-                Job::Stream(stream) => Job::Stream(Box::new(move |out| stream(&mut While { out, unchanged: &unchanged }))),
+                Job::Stream(stream) => Job::Stream(Box::new(move |out| {
+                    stream(&mut While {
+                        out,
+                        unchanged: &unchanged,
+                    })
+                })),
                 job => job,
             });
             answer(reply);
@@ -139,15 +158,23 @@ impl Router {
             (None, true) => (503, "the disk is almost full"),
             (None, false) => (200, "ok"),
         };
-        let health =
-            Health { status: words.into(), version: env!("CARGO_PKG_VERSION").into(), features: vec!["files".into(), "messages".into()] };
+        let health = Health {
+            status: words.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            features: vec!["files".into(), "messages".into()],
+        };
         Reply::json(status, &health)
     }
 
     /// `GET /metrics`. Of the hosts a host sees itself only, as everywhere.
     fn metrics(&self, caller: &Caller) -> Reply {
         let mut text = Text::default();
-        text.rows("info", "gauge", "version of the hub", [(format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1)]);
+        text.rows(
+            "info",
+            "gauge",
+            "version of the hub",
+            [(format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1)],
+        );
         self.requests.write(&mut text);
         self.write_connections(&mut text);
         self.write_commits(&mut text);
@@ -164,49 +191,124 @@ impl Router {
         use std::sync::atomic::Ordering::Relaxed;
         if let Some(server) = &*self.server() {
             let counters = server.counters();
-            text.counter("connections_total", "connections accepted", counters.accepted.load(Relaxed));
-            text.gauge("connections_open", "connections open now", counters.open.load(Relaxed));
-            text.counter("worker_connections_replaced_total", "inner connections that broke", counters.replaced.load(Relaxed));
-            text.counter("worker_restarts_total", "inner servers that stopped accepting", counters.restarts.load(Relaxed));
-            let refused = counters.refusals().map(|(reason, n)| (format!("reason=\"{reason}\""), n));
-            text.rows("refused_total", "counter", "requests and connections turned away", refused);
+            text.counter(
+                "connections_total",
+                "connections accepted",
+                counters.accepted.load(Relaxed),
+            );
+            text.gauge(
+                "connections_open",
+                "connections open now",
+                counters.open.load(Relaxed),
+            );
+            text.counter(
+                "worker_connections_replaced_total",
+                "inner connections that broke",
+                counters.replaced.load(Relaxed),
+            );
+            text.counter(
+                "worker_restarts_total",
+                "inner servers that stopped accepting",
+                counters.restarts.load(Relaxed),
+            );
+            let refused = counters
+                .refusals()
+                .map(|(reason, n)| (format!("reason=\"{reason}\""), n));
+            text.rows(
+                "refused_total",
+                "counter",
+                "requests and connections turned away",
+                refused,
+            );
         }
-        text.gauge("event_streams", "event streams open now", self.events.open());
+        text.gauge(
+            "event_streams",
+            "event streams open now",
+            self.events.open(),
+        );
     }
 
     fn write_commits(&self, text: &mut Text) {
         let m = self.committer.metrics();
         let seconds = |micros: u64| micros as f64 / 1e6;
         text.counter("commits_total", "transactions", m.commits);
-        text.counter("commit_operations_total", "operations in them", m.operations);
-        text.gauge("commit_group_largest", "operations in the largest transaction", m.largest_group);
-        text.counter("commit_seconds_total", "time spent in transactions", seconds(m.micros));
-        text.gauge("commit_seconds_longest", "time of the longest transaction", seconds(m.longest_micros));
-        text.gauge("commit_seconds_latest", "time of the latest transaction", seconds(m.latest_micros));
-        text.gauge("commit_waiting", "operations that wait for a transaction", m.waiting);
-        text.counter("commit_refused_total", "operations turned away because too many waited", m.turned_away);
+        text.counter(
+            "commit_operations_total",
+            "operations in them",
+            m.operations,
+        );
+        text.gauge(
+            "commit_group_largest",
+            "operations in the largest transaction",
+            m.largest_group,
+        );
+        text.counter(
+            "commit_seconds_total",
+            "time spent in transactions",
+            seconds(m.micros),
+        );
+        text.gauge(
+            "commit_seconds_longest",
+            "time of the longest transaction",
+            seconds(m.longest_micros),
+        );
+        text.gauge(
+            "commit_seconds_latest",
+            "time of the latest transaction",
+            seconds(m.latest_micros),
+        );
+        text.gauge(
+            "commit_waiting",
+            "operations that wait for a transaction",
+            m.waiting,
+        );
+        text.counter(
+            "commit_refused_total",
+            "operations turned away because too many waited",
+            m.turned_away,
+        );
         let [syncs, writes, bytes] = self.store.written();
         text.counter("store_syncs_total", "syncs of the store's file", syncs);
         text.counter("store_writes_total", "writes to the store's file", writes);
-        text.counter("store_written_bytes_total", "bytes written to the store's file", bytes);
+        text.counter(
+            "store_written_bytes_total",
+            "bytes written to the store's file",
+            bytes,
+        );
     }
 
     fn write_store(&self, caller: &Caller, text: &mut Text) {
         if let Ok((free, _, _)) = disk::free_space(&self.data_dir) {
-            text.gauge("disk_free_bytes", "free space on the data directory's disk", free);
+            text.gauge(
+                "disk_free_bytes",
+                "free space on the data directory's disk",
+                free,
+            );
         }
         if let Ok(totals) = self.store.totals() {
             text.gauge("messages", "messages kept", totals.messages);
-            text.gauge("message_bytes", "bytes of JSON of the messages kept", totals.bytes);
+            text.gauge(
+                "message_bytes",
+                "bytes of JSON of the messages kept",
+                totals.bytes,
+            );
         }
         if let Ok(counts) = self.store.file_counts() {
             text.gauge("files", "files that are not deleted", counts.files);
             text.gauge("file_bytes", "bytes of these files", counts.bytes);
             text.gauge("file_versions", "replaced revisions kept", counts.versions);
-            text.gauge("file_tombstones", "deleted files that are remembered", counts.tombstones);
+            text.gauge(
+                "file_tombstones",
+                "deleted files that are remembered",
+                counts.tombstones,
+            );
             text.gauge("file_events", "events of files kept", counts.events);
             text.gauge("chunks", "chunks of all files and versions", counts.chunks);
-            text.gauge("chunks_lost", "chunks that are lost or damaged, and asked for", self.store.lost_count());
+            text.gauge(
+                "chunks_lost",
+                "chunks that are lost or damaged, and asked for",
+                self.store.lost_count(),
+            );
             text.gauge("rev", "the latest revision", counts.rev);
         }
         let only = match caller {
@@ -215,12 +317,26 @@ impl Router {
             Caller::Anonymous | Caller::Nobody => return,
         };
         let now = self.committer.now();
-        let Ok(hosts) = self.store.hosts(only, now) else { return };
+        let Ok(hosts) = self.store.hosts(only, now) else {
+            return;
+        };
         // a host name needs no escaping
         let label = |name: &str| format!("host=\"{name}\"");
-        text.rows("queued", "gauge", "messages that wait for a host", hosts.iter().map(|h| (label(&h.name), h.queued)));
-        let ages = hosts.iter().filter_map(|h| Some((label(&h.name), now.saturating_sub(h.oldest?) / 1000)));
-        text.rows("oldest_queued_seconds", "gauge", "age of the oldest message that waits for a host", ages);
+        text.rows(
+            "queued",
+            "gauge",
+            "messages that wait for a host",
+            hosts.iter().map(|h| (label(&h.name), h.queued)),
+        );
+        let ages = hosts
+            .iter()
+            .filter_map(|h| Some((label(&h.name), now.saturating_sub(h.oldest?) / 1000)));
+        text.rows(
+            "oldest_queued_seconds",
+            "gauge",
+            "age of the oldest message that waits for a host",
+            ages,
+        );
     }
 
     pub fn server(&self) -> MutexGuard<'_, Option<Server>> {

@@ -56,7 +56,9 @@ impl Route {
         match self {
             Route::PostMessages => wire::MAX_BATCH_BYTES as u64,
             Route::UploadFile => max_upload + MAX_FORM_BYTES,
-            Route::CommitFile | Route::MissingChunks => files::MOST_CHUNKS as u64 * CHUNK_TEXT + MAX_FORM_BYTES,
+            Route::CommitFile | Route::MissingChunks => {
+                files::MOST_CHUNKS as u64 * CHUNK_TEXT + MAX_FORM_BYTES
+            }
             Route::BatchFiles => files::BATCH_BYTES,
             Route::FetchFiles => files::BATCH_FILES as u64 * ITEM_TEXT,
             Route::Common => revision::POINTS as u64 * POINT_TEXT,
@@ -67,8 +69,13 @@ impl Route {
 
     /// A long body is taken as it comes; what of it has to be in memory is counted by who takes it.
     pub fn streams(self) -> bool {
-        use Route::{BatchFiles, CommitFile, Common, FetchFiles, MissingChunks, PutChunk, UploadFile};
-        matches!(self, UploadFile | PutChunk | CommitFile | MissingChunks | BatchFiles | FetchFiles | Common)
+        use Route::{
+            BatchFiles, CommitFile, Common, FetchFiles, MissingChunks, PutChunk, UploadFile,
+        };
+        matches!(
+            self,
+            UploadFile | PutChunk | CommitFile | MissingChunks | BatchFiles | FetchFiles | Common
+        )
     }
 
     /// For the metrics.
@@ -148,16 +155,26 @@ const TABLE: &[(&str, &str, Route)] = &[
 /// The route, or the answer 404 or 405. HEAD is GET.
 pub fn find(method: &str, path: &str) -> Result<Route, Reply> {
     let method = if method == "HEAD" { "GET" } else { method };
-    let here = || TABLE.iter().filter(|(_, pattern, _)| matches(pattern, path));
+    let here = || {
+        TABLE
+            .iter()
+            .filter(|(_, pattern, _)| matches(pattern, path))
+    };
     if let Some((_, _, route)) = here().find(|(m, _, _)| *m == method) {
         return Ok(*route);
     }
     let allowed: Vec<&str> = here().map(|(m, _, _)| *m).collect();
     if allowed.is_empty() {
-        Err(Reply::error(404, format!("there is nothing at {}", wire::brief(path))))
+        Err(Reply::error(
+            404,
+            format!("there is nothing at {}", wire::brief(path)),
+        ))
     } else {
         let allowed = allowed.join(", ");
-        Err(Reply::error(405, format!("{} takes {allowed} only", wire::brief(path))).header("Allow", allowed))
+        Err(
+            Reply::error(405, format!("{} takes {allowed} only", wire::brief(path)))
+                .header("Allow", allowed),
+        )
     }
 }
 
@@ -187,7 +204,11 @@ mod tests {
         let check = |method: &str, path: &str, wants: &str| {
             let got = match find(method, path) {
                 Ok(route) => route.name().to_string(),
-                Err(reply) => format!("{} {}", reply.status, reply.headers.first().map_or("", |(_, allow)| allow)),
+                Err(reply) => format!(
+                    "{} {}",
+                    reply.status,
+                    reply.headers.first().map_or("", |(_, allow)| allow)
+                ),
             };
             assert_eq!(got, wants, "{method} {path}");
         };
@@ -200,7 +221,17 @@ mod tests {
         check("PUT", "/api/hosts/web-1", "put_host");
         check("POST", "/api/hosts/web-1", "405 GET, PUT, DELETE");
         check("POST", "/api/hosts/web-1/rebind", "rebind_host");
-        for path in ["", "/api", "/api/", "/api/health/", "/API/health", "//api/health", "/api/hosts/", "/api/hosts/a/b", "/api/hosts*"] {
+        for path in [
+            "",
+            "/api",
+            "/api/",
+            "/api/health/",
+            "/API/health",
+            "//api/health",
+            "/api/hosts/",
+            "/api/hosts/a/b",
+            "/api/hosts*",
+        ] {
             check("GET", path, "404 ");
         }
         check("GET", "/api/files/changes", "changes");
@@ -211,7 +242,11 @@ mod tests {
         check("PUT", "/api/files/x/download", "405 GET");
         check("GET", "/api/files//download", "404 ");
         for (i, (method, pattern, route)) in TABLE.iter().enumerate() {
-            assert!(TABLE[i + 1..].iter().all(|(m, p, r)| (m, p) != (method, pattern) && r != route));
+            assert!(
+                TABLE[i + 1..]
+                    .iter()
+                    .all(|(m, p, r)| (m, p) != (method, pattern) && r != route)
+            );
         }
     }
 }

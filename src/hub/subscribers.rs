@@ -44,13 +44,20 @@ pub struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.events.lock().open.retain(|stream| stream.number != self.number);
+        self.events
+            .lock()
+            .open
+            .retain(|stream| stream.number != self.number);
     }
 }
 
 impl Subscribers {
     /// Opens a stream for what concerns `host`, and for changes of files. `None`: too many are open, or the hub is stopping.
-    pub fn subscribe(self: &Arc<Subscribers>, host: Option<String>, files: bool) -> Option<Subscription> {
+    pub fn subscribe(
+        self: &Arc<Subscribers>,
+        host: Option<String>,
+        files: bool,
+    ) -> Option<Subscription> {
         let mut streams = self.lock();
         if streams.stopped || streams.open.len() >= limits::STREAMS {
             return None;
@@ -58,8 +65,19 @@ impl Subscribers {
         let ((queue, queued), (change, changed)) = (bounded(limits::POKE), bounded(limits::POKE));
         streams.last += 1;
         let number = streams.last;
-        streams.open.push(Stream { number, host, files, queued: queue, changed: change });
-        Some(Subscription { events: Arc::clone(self), number, queued, changed })
+        streams.open.push(Stream {
+            number,
+            host,
+            files,
+            queued: queue,
+            changed: change,
+        });
+        Some(Subscription {
+            events: Arc::clone(self),
+            number,
+            queued,
+            changed,
+        })
     }
 
     /// Wakes every stream that one of these is for.
@@ -75,7 +93,11 @@ impl Subscribers {
             }
             let Some(host) = &stream.host else { continue };
             // broadcasts come last, and of two with different sources one is for this host
-            let broadcasts = || wakes.range(Wake::AllBut(String::new())..).any(|wake| *wake != Wake::AllBut(host.clone()));
+            let broadcasts = || {
+                wakes
+                    .range(Wake::AllBut(String::new())..)
+                    .any(|wake| *wake != Wake::AllBut(host.clone()))
+            };
             if wakes.contains(&Wake::Host(host.clone())) || broadcasts() {
                 let _ = stream.queued.try_send(());
             }
@@ -108,21 +130,46 @@ mod tests {
     #[test]
     fn who_is_concerned_wakes_once_and_all_end_at_the_stop() {
         let events = Arc::new(Subscribers::default());
-        let (a, b) = (events.subscribe(Some("a".into()), false).unwrap(), events.subscribe(Some("b".into()), true).unwrap());
+        let (a, b) = (
+            events.subscribe(Some("a".into()), false).unwrap(),
+            events.subscribe(Some("b".into()), true).unwrap(),
+        );
         let c = events.subscribe(None, true).unwrap();
         let check = |wakes: &[Wake], wants: [bool; 5]| {
             let wakes = wakes.iter().cloned().collect();
             events.wake(&wakes);
             events.wake(&wakes);
-            let got = [&a.queued, &b.queued, &c.queued, &a.changed, &b.changed].map(|woken| woken.try_recv().is_ok());
-            assert_eq!((got, c.changed.try_recv().is_ok()), (wants, wants[4]), "{wakes:?}");
-            assert!([&a.queued, &b.queued, &b.changed].iter().all(|woken| woken.is_empty()), "once is enough");
+            let got = [&a.queued, &b.queued, &c.queued, &a.changed, &b.changed]
+                .map(|woken| woken.try_recv().is_ok());
+            assert_eq!(
+                (got, c.changed.try_recv().is_ok()),
+                (wants, wants[4]),
+                "{wakes:?}"
+            );
+            assert!(
+                [&a.queued, &b.queued, &b.changed]
+                    .iter()
+                    .all(|woken| woken.is_empty()),
+                "once is enough"
+            );
         };
-        check(&[Wake::AllBut("a".into())], [false, true, false, false, false]);
-        check(&[Wake::Host("a".into()), Wake::AllBut("b".into())], [true, false, false, false, false]);
-        check(&[Wake::AllBut("a".into()), Wake::AllBut("b".into())], [true, true, false, false, false]);
+        check(
+            &[Wake::AllBut("a".into())],
+            [false, true, false, false, false],
+        );
+        check(
+            &[Wake::Host("a".into()), Wake::AllBut("b".into())],
+            [true, false, false, false, false],
+        );
+        check(
+            &[Wake::AllBut("a".into()), Wake::AllBut("b".into())],
+            [true, true, false, false, false],
+        );
         check(&[Wake::Files], [false, false, false, false, true]);
-        check(&[Wake::Files, Wake::Host("b".into())], [false, true, false, false, true]);
+        check(
+            &[Wake::Files, Wake::Host("b".into())],
+            [false, true, false, false, true],
+        );
         drop(c);
         assert_eq!(events.open(), 2);
         events.stop();

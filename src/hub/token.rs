@@ -31,11 +31,17 @@ pub struct Claims {
 
 /// Is it meant as a token of ours? Anything else is a key.
 pub fn is_token(text: &str) -> bool {
-    text.strip_prefix(HEADER).is_some_and(|rest| rest.starts_with('.'))
+    text.strip_prefix(HEADER)
+        .is_some_and(|rest| rest.starts_with('.'))
 }
 
 pub fn issue(secret: &[u8], sub: &str, kid: String, now: u64) -> String {
-    let claims = Claims { sub: sub.to_string(), kid, iat: now, exp: now + LIFETIME };
+    let claims = Claims {
+        sub: sub.to_string(),
+        kid,
+        iat: now,
+        exp: now + LIFETIME,
+    };
     // a struct of strings and numbers always becomes JSON
     let json = serde_json::to_vec(&claims).unwrap_or_default();
     let signed = format!("{HEADER}.{}", encode(&json));
@@ -49,7 +55,9 @@ pub fn verify(secret: &[u8], token: &str, now: u64) -> Option<Claims> {
         return None;
     }
     let (signed, code) = token.rsplit_once('.')?;
-    mac(secret, signed.as_bytes()).verify_slice(&decode(code)?).ok()?;
+    mac(secret, signed.as_bytes())
+        .verify_slice(&decode(code)?)
+        .ok()?;
     let (_, claims) = signed.split_once('.')?;
     let claims: Claims = serde_json::from_slice(&decode(claims)?).ok()?;
     // the second: given out while the clock was far ahead, it would live until that time comes
@@ -58,14 +66,19 @@ pub fn verify(secret: &[u8], token: &str, now: u64) -> Option<Claims> {
 
 /// A short keyed hash: what stands for a key in a token says nothing about the key, not even to those who guess.
 pub fn fingerprint(secret: &[u8], hash: &[u8]) -> String {
-    let code = mac(secret, b"key ").chain_update(hash).finalize().into_bytes();
+    let code = mac(secret, b"key ")
+        .chain_update(hash)
+        .finalize()
+        .into_bytes();
     encode(&code[..9])
 }
 
 fn mac(secret: &[u8], text: &[u8]) -> Hmac<Sha256> {
     // HMAC hashes keys that are too long and pads those that are too short: every length is one it takes
     #[allow(clippy::expect_used)]
-    Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length").chain_update(text)
+    Hmac::<Sha256>::new_from_slice(secret)
+        .expect("HMAC takes keys of any length")
+        .chain_update(text)
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -107,33 +120,60 @@ mod tests {
     /// A token with this text between header and MAC, signed with `secret`.
     fn signed(header: &str, claims: &str) -> String {
         let signed = format!("{header}.{}", encode(claims.as_bytes()));
-        format!("{signed}.{}", encode(&mac(b"secret", signed.as_bytes()).finalize().into_bytes()))
+        format!(
+            "{signed}.{}",
+            encode(&mac(b"secret", signed.as_bytes()).finalize().into_bytes())
+        )
     }
 
     #[test]
     fn base64url_has_one_spelling() {
-        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg"), (b"fo", "Zm8"), (b"foo", "Zm9v"), (&[251, 255], "-_8")] {
-            assert_eq!((encode(bytes).as_str(), decode(text).as_deref()), (text, Some(bytes)));
+        for (bytes, text) in [
+            (&b""[..], ""),
+            (b"f", "Zg"),
+            (b"fo", "Zm8"),
+            (b"foo", "Zm9v"),
+            (&[251, 255], "-_8"),
+        ] {
+            assert_eq!(
+                (encode(bytes).as_str(), decode(text).as_deref()),
+                (text, Some(bytes))
+            );
         }
         for wrong in ["Z", "Zh", "Zm9", "Zg==", "Z+8", "Zm9vZ", "Zm 9"] {
             assert_eq!(decode(wrong), None, "{wrong}");
         }
-        assert_eq!(decode(HEADER).as_deref(), Some(&br#"{"alg":"HS256","typ":"JWT"}"#[..]));
+        assert_eq!(
+            decode(HEADER).as_deref(),
+            Some(&br#"{"alg":"HS256","typ":"JWT"}"#[..])
+        );
     }
 
     #[test]
     fn a_token_is_good_for_its_day_and_no_other() {
         let token = issue(b"secret", "web-1", "web-1:abc".into(), NOW);
         let valid = |token: &str, secret: &[u8], now: u64| verify(secret, token, now).is_some();
-        assert_eq!(verify(b"secret", &token, NOW).map(|c| (c.sub, c.kid)), Some(("web-1".into(), "web-1:abc".into())));
-        assert!(valid(&token, b"secret", NOW + LIFETIME - 1) && valid(&token, b"secret", NOW - LENIENCE));
-        assert!(!valid(&token, b"secret", NOW + LIFETIME) && !valid(&token, b"secret", NOW - LENIENCE - 1));
+        assert_eq!(
+            verify(b"secret", &token, NOW).map(|c| (c.sub, c.kid)),
+            Some(("web-1".into(), "web-1:abc".into()))
+        );
+        assert!(
+            valid(&token, b"secret", NOW + LIFETIME - 1)
+                && valid(&token, b"secret", NOW - LENIENCE)
+        );
+        assert!(
+            !valid(&token, b"secret", NOW + LIFETIME)
+                && !valid(&token, b"secret", NOW - LENIENCE - 1)
+        );
         assert!(!valid(&token, b"other", NOW));
     }
 
     #[test]
     fn only_one_form_is_accepted() {
-        let claims = format!(r#"{{"sub":"admin","kid":"k","iat":{NOW},"exp":{}}}"#, NOW + 60);
+        let claims = format!(
+            r#"{{"sub":"admin","kid":"k","iat":{NOW},"exp":{}}}"#,
+            NOW + 60
+        );
         let right = signed(HEADER, &claims);
         assert!(verify(b"secret", &right, NOW).is_some());
         let none = encode(br#"{"alg":"none","typ":"JWT"}"#);

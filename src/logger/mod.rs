@@ -19,8 +19,17 @@ pub use repeats::is_same_event;
 const MAX_LINE: usize = 4096;
 
 /// The level that was asked for: flags beat the setting, and that beats what is usual for daemon or command.
-pub fn level(daemon: bool, quiet: bool, verbose: usize, setting: Option<LevelFilter>) -> LevelFilter {
-    let usual = if daemon { LevelFilter::Info } else { LevelFilter::Warn };
+pub fn level(
+    daemon: bool,
+    quiet: bool,
+    verbose: usize,
+    setting: Option<LevelFilter>,
+) -> LevelFilter {
+    let usual = if daemon {
+        LevelFilter::Info
+    } else {
+        LevelFilter::Warn
+    };
     match (quiet, verbose) {
         (true, _) => LevelFilter::Error,
         (_, 0) => setting.unwrap_or(usual),
@@ -38,7 +47,11 @@ pub fn start(level: LevelFilter) {
 
 /// The last words of a command that failed.
 pub fn report(error: &Error) {
-    write(&line(Level::Error, in_journal(), &format!("mesync: {error}")));
+    write(&line(
+        Level::Error,
+        in_journal(),
+        &format!("mesync: {error}"),
+    ));
 }
 
 /// Something for a person at the terminal, several lines perhaps, which is neither data nor log.
@@ -55,14 +68,17 @@ struct Logger {
 impl Logger {
     /// Whether a record is to be written. What asks for everything gets everything, and errors are few.
     fn admits(&self, record: &Record<'_>, text: &str) -> bool {
-        let counted = matches!(record.level(), Level::Warn | Level::Info) && log::max_level() < LevelFilter::Debug;
+        let counted = matches!(record.level(), Level::Warn | Level::Info)
+            && log::max_level() < LevelFilter::Debug;
         let place = record.file_static().zip(record.line());
         !counted || self.repeats().admit(place, text, clock::monotonic())
     }
 
     fn say_what_was_left_out(&self, all: bool) {
         let lines = self.repeats().summaries(clock::monotonic(), all);
-        lines.iter().for_each(|text| write(&line(Level::Warn, in_journal(), &format!("warn {text}"))));
+        lines
+            .iter()
+            .for_each(|text| write(&line(Level::Warn, in_journal(), &format!("warn {text}"))));
     }
 
     fn repeats(&self) -> std::sync::MutexGuard<'_, Repeats> {
@@ -87,7 +103,11 @@ impl Log for Logger {
             self.say_what_was_left_out(false);
             let text = record.args().to_string();
             if self.admits(record, &text) {
-                write(&line(record.level(), in_journal(), &format!("{name} {text}")));
+                write(&line(
+                    record.level(),
+                    in_journal(),
+                    &format!("{name} {text}"),
+                ));
             }
         }
     }
@@ -137,14 +157,19 @@ pub fn one_line(text: &str) -> String {
             out.push('…');
             break;
         }
-        if disturbs(c) { out.extend(c.escape_default()) } else { out.push(c) }
+        if disturbs(c) {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
     }
     out
 }
 
 /// Control characters, line ends, and what changes the direction of writing or cannot be seen.
 pub fn disturbs(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -153,10 +178,19 @@ mod tests {
 
     #[test]
     fn a_record_is_one_harmless_line() {
-        let check = |journal, text: &str, wants: &str| assert_eq!(line(Level::Warn, journal, text), wants);
-        check(false, "warn hook failed type=\"x\"", "warn hook failed type=\"x\"\n");
+        let check =
+            |journal, text: &str, wants: &str| assert_eq!(line(Level::Warn, journal, text), wants);
+        check(
+            false,
+            "warn hook failed type=\"x\"",
+            "warn hook failed type=\"x\"\n",
+        );
         check(true, "warn héllo", "<4>warn héllo\n");
-        check(false, "a\nb\x1b[31m\r\u{202e}c", "a\\nb\\u{1b}[31m\\r\\u{202e}c\n");
+        check(
+            false,
+            "a\nb\x1b[31m\r\u{202e}c",
+            "a\\nb\\u{1b}[31m\\r\\u{202e}c\n",
+        );
         let long = line(Level::Warn, false, &"x".repeat(100_000));
         assert!(long.len() < MAX_LINE + 10 && long.ends_with("…\n"));
     }
@@ -164,7 +198,9 @@ mod tests {
     #[test]
     fn flags_beat_the_setting_beats_the_usual() {
         use LevelFilter::*;
-        let check = |daemon, quiet, verbose, setting, wants| assert_eq!(level(daemon, quiet, verbose, setting), wants);
+        let check = |daemon, quiet, verbose, setting, wants| {
+            assert_eq!(level(daemon, quiet, verbose, setting), wants)
+        };
         check(false, false, 0, None, Warn);
         check(true, false, 0, None, Info);
         check(true, false, 0, Some(Error), Error);

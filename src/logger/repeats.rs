@@ -22,7 +22,10 @@ pub fn event(text: &str) -> String {
         _ if word.bytes().any(|b| b.is_ascii_digit()) => "0".to_string(),
         _ => word.to_string(),
     };
-    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+    text.split_whitespace()
+        .map(word)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Whether two texts tell of the same event.
@@ -57,10 +60,17 @@ pub struct Repeats {
 impl Repeats {
     /// Whether a line is to be written now.
     pub fn admit(&mut self, place: Option<Place>, text: &str, now: Instant) -> bool {
-        let keys = [Some((Key::Event(event(text)), LINES_PER_EVENT)), place.map(|at| (Key::Place(at), LINES_PER_PLACE))];
+        let keys = [
+            Some((Key::Event(event(text)), LINES_PER_EVENT)),
+            place.map(|at| (Key::Place(at), LINES_PER_PLACE)),
+        ];
         // a line that is left out takes no room: else the names of a place that is full would push its own count out
         for (key, most) in keys.iter().flatten() {
-            if let Some(count) = self.counts.get_mut(key).filter(|count| count.written >= *most) {
+            if let Some(count) = self
+                .counts
+                .get_mut(key)
+                .filter(|count| count.written >= *most)
+            {
                 count.left_out += 1;
                 count.last = text.to_string();
                 return false;
@@ -68,7 +78,12 @@ impl Repeats {
         }
         for (key, _) in keys.into_iter().flatten() {
             self.make_room(&key);
-            let count = self.counts.entry(key).or_insert(Count { began: now, written: 0, left_out: 0, last: String::new() });
+            let count = self.counts.entry(key).or_insert(Count {
+                began: now,
+                written: 0,
+                left_out: 0,
+                last: String::new(),
+            });
             count.written += 1;
         }
         true
@@ -81,7 +96,10 @@ impl Repeats {
             let over = now.duration_since(count.began) >= REPEATS_WINDOW;
             if (over || all) && count.left_out > 0 {
                 let age = clock::age(now.duration_since(count.began));
-                lines.push(format!("{} more such lines were left out within {age}, the latest: {}", count.left_out, count.last));
+                lines.push(format!(
+                    "{} more such lines were left out within {age}, the latest: {}",
+                    count.left_out, count.last
+                ));
                 count.left_out = 0;
             }
             !over
@@ -94,7 +112,12 @@ impl Repeats {
             return;
         }
         let rank = |key: &Key, count: &Count| (matches!(key, Key::Place(_)), count.began);
-        if let Some(oldest) = self.counts.iter().min_by_key(|(key, count)| rank(key, count)).map(|(key, _)| key.clone()) {
+        if let Some(oldest) = self
+            .counts
+            .iter()
+            .min_by_key(|(key, count)| rank(key, count))
+            .map(|(key, _)| key.clone())
+        {
             self.counts.remove(&oldest);
         }
     }
@@ -106,11 +129,29 @@ mod tests {
 
     #[test]
     fn ids_paths_and_numbers_do_not_make_another_event() {
-        let check = |one: &str, other: &str, wants: bool| assert_eq!(is_same_event(one, other), wants, "{one} | {other}");
-        check("no room: 7 bytes free, file /a/b", "no room: 123456 bytes free, file /c", true);
-        check("status 200 at /api/messages", "status 302 at /api/files/5b3c8a08-1b83-4ef4-9150-fa37e9052a7f", true);
-        check("message 20261121T103000_x.json was refused", "message 19700101T000000_y.json was refused", true);
-        check("cannot read a: permission denied", "cannot read a: is a directory", false);
+        let check = |one: &str, other: &str, wants: bool| {
+            assert_eq!(is_same_event(one, other), wants, "{one} | {other}")
+        };
+        check(
+            "no room: 7 bytes free, file /a/b",
+            "no room: 123456 bytes free, file /c",
+            true,
+        );
+        check(
+            "status 200 at /api/messages",
+            "status 302 at /api/files/5b3c8a08-1b83-4ef4-9150-fa37e9052a7f",
+            true,
+        );
+        check(
+            "message 20261121T103000_x.json was refused",
+            "message 19700101T000000_y.json was refused",
+            true,
+        );
+        check(
+            "cannot read a: permission denied",
+            "cannot read a: is a directory",
+            false,
+        );
         check("hook backup failed", "hook deploy failed", false);
     }
 
@@ -118,21 +159,52 @@ mod tests {
     fn a_fault_that_lasts_is_told_a_few_times_an_hour_with_a_count() {
         let (mut repeats, start) = (Repeats::default(), clock::monotonic());
         let at = |second: u64| start + Duration::from_secs(second);
-        let written = (0..3000).filter(|s| repeats.admit(Some(("a.rs", 1)), &format!("hub is not there: try {s}"), at(*s))).count();
-        assert_eq!((written, repeats.summaries(at(3000), false).len()), (LINES_PER_EVENT as usize, 0));
+        let written = (0..3000)
+            .filter(|s| {
+                repeats.admit(
+                    Some(("a.rs", 1)),
+                    &format!("hub is not there: try {s}"),
+                    at(*s),
+                )
+            })
+            .count();
+        assert_eq!(
+            (written, repeats.summaries(at(3000), false).len()),
+            (LINES_PER_EVENT as usize, 0)
+        );
         let said = repeats.summaries(at(3600), false);
-        assert_eq!(said, ["2990 more such lines were left out within 60 min, the latest: hub is not there: try 2999"]);
-        assert!(repeats.admit(None, "hub is not there: try 3601", at(3601)), "another hour");
+        assert_eq!(
+            said,
+            [
+                "2990 more such lines were left out within 60 min, the latest: hub is not there: try 2999"
+            ]
+        );
+        assert!(
+            repeats.admit(None, "hub is not there: try 3601", at(3601)),
+            "another hour"
+        );
         assert_eq!(repeats.summaries(at(3601), true), [""; 0]);
     }
 
     #[test]
     fn names_that_all_differ_are_counted_by_their_place() {
         let (mut repeats, now) = (Repeats::default(), clock::monotonic());
-        let name = |n: u32| "abcdefghij".chars().cycle().skip(n as usize % 10).take(1 + n as usize / 10).collect::<String>();
-        let written = (0..2000).filter(|n| repeats.admit(Some(("a.rs", 7)), &format!("cannot take {}", name(*n)), now)).count();
+        let name = |n: u32| {
+            "abcdefghij"
+                .chars()
+                .cycle()
+                .skip(n as usize % 10)
+                .take(1 + n as usize / 10)
+                .collect::<String>()
+        };
+        let written = (0..2000)
+            .filter(|n| repeats.admit(Some(("a.rs", 7)), &format!("cannot take {}", name(*n)), now))
+            .count();
         assert_eq!(written, LINES_PER_PLACE as usize);
-        assert!(repeats.admit(Some(("a.rs", 8)), "another thing", now) && repeats.counts.len() <= MAX_EVENTS);
+        assert!(
+            repeats.admit(Some(("a.rs", 8)), "another thing", now)
+                && repeats.counts.len() <= MAX_EVENTS
+        );
         assert_eq!(repeats.summaries(now, true).len(), 1);
     }
 }

@@ -17,17 +17,27 @@ pub fn move_aside(from: &Path, failed: &Path, why: &str) -> io::Result<PathBuf> 
     let is_dir = from.symlink_metadata()?.is_dir();
     // room for ".", ".reason" and ".tmp"; and a name that ends as a reason does would pass for one
     let name_is_fit = name.len() <= 240 && !name.as_encoded_bytes().ends_with(b".reason");
-    let mut name = if name_is_fit { name.to_os_string() } else { format!("{}.json", Uuid::now_v7()).into() };
+    let mut name = if name_is_fit {
+        name.to_os_string()
+    } else {
+        format!("{}.json", Uuid::now_v7()).into()
+    };
     for again in 1.. {
         let (to, reason) = (failed.join(&name), failed.join(with(&name, ".reason")));
-        let other = to.symlink_metadata().is_ok_and(|there| from.symlink_metadata().is_ok_and(|here| here.ino() != there.ino()));
+        let other = to.symlink_metadata().is_ok_and(|there| {
+            from.symlink_metadata()
+                .is_ok_and(|here| here.ino() != there.ino())
+        });
         if other {
             name = OsString::from(format!("{}.{again}", Path::new(&name).display()));
             continue;
         }
         let temporary = disk::temporary(&reason);
-        let written = disk::write_temporary(&temporary, format!("{why}\n").as_bytes(), 0o600).and_then(|file| file.sync_all());
-        let moved = written.and_then(|()| disk::rename(&temporary, &reason)).and_then(|()| move_to(from, &to, is_dir));
+        let written = disk::write_temporary(&temporary, format!("{why}\n").as_bytes(), 0o600)
+            .and_then(|file| file.sync_all());
+        let moved = written
+            .and_then(|()| disk::rename(&temporary, &reason))
+            .and_then(|()| move_to(from, &to, is_dir));
         return match moved {
             Ok(()) => Ok(to),
             Err(e) => {
@@ -46,7 +56,11 @@ pub fn move_aside(from: &Path, failed: &Path, why: &str) -> io::Result<PathBuf> 
 
 /// Durably: the new name is synced before the old one goes.
 fn move_to(from: &Path, to: &Path, is_dir: bool) -> io::Result<()> {
-    let linked = if is_dir { Err(io::ErrorKind::IsADirectory.into()) } else { disk::link_or_copy(from, to) };
+    let linked = if is_dir {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        disk::link_or_copy(from, to)
+    };
     match linked {
         Ok(()) => {}
         // linked before a crash

@@ -104,7 +104,12 @@ impl Exchange {
     /// Opens the spool under the base directory, which exists, and finishes what a crash interrupted.
     pub fn open(settings: &Settings, hub: Arc<HubClient>, hooks: Sender<()>) -> Result<Exchange> {
         let base = &settings.base_dir;
-        let outbox = Outbox::new(base, &settings.host_id, settings.send_deadline, settings.sent_ttl);
+        let outbox = Outbox::new(
+            base,
+            &settings.host_id,
+            settings.send_deadline,
+            settings.sent_ttl,
+        );
         outbox.recover()?;
         Ok(Exchange {
             base: base.clone(),
@@ -143,7 +148,10 @@ impl Exchange {
                 next_tick = now + self.poll_interval;
             }
             if now >= next_cleaning {
-                let cleaned = self.outbox.clean_sent(clock::now()).and_then(|()| self.inbox.prune());
+                let cleaned = self
+                    .outbox
+                    .clean_sent(clock::now())
+                    .and_then(|()| self.inbox.prune());
                 self.judge("cleaning", cleaned);
                 next_cleaning = now + HOUSEKEEPING_INTERVAL;
             }
@@ -201,7 +209,10 @@ impl Exchange {
                 self.wrong.remove(STREAM);
                 self.pull = true;
                 // a stream of events from a hub whose other answers fail does not decide how often it is asked
-                self.not_before = self.not_before.min(self.failed_at.map_or_else(clock::monotonic, |at| at + LEAST_PAUSE));
+                self.not_before = self.not_before.min(
+                    self.failed_at
+                        .map_or_else(clock::monotonic, |at| at + LEAST_PAUSE),
+                );
             }
             Event::Stop => return true,
         }
@@ -211,9 +222,15 @@ impl Exchange {
     /// Makes again what was removed while the client runs, and finishes what an error has interrupted in the inbox.
     fn mend(&mut self) -> Result<()> {
         spool::create(&self.base)?;
-        for (name, content) in [("state/instance", self.instance.to_string()), ("state/run", self.run.number.to_string())] {
+        for (name, content) in [
+            ("state/instance", self.instance.to_string()),
+            ("state/run", self.run.number.to_string()),
+        ] {
             let path = self.base.join(name);
-            if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            if path
+                .symlink_metadata()
+                .is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+            {
                 disk::write_durably(&path, format!("{content}\n").as_bytes(), 0o600)?;
             }
         }
@@ -233,7 +250,11 @@ impl Exchange {
             }
             Err(e) => {
                 let words = e.to_string();
-                if self.wrong.get(part).is_none_or(|said| !is_same_event(said, &words)) {
+                if self
+                    .wrong
+                    .get(part)
+                    .is_none_or(|said| !is_same_event(said, &words))
+                {
                     log::warn!("{words}; it is tried again");
                 }
                 self.wrong.insert(part, words);
@@ -245,13 +266,20 @@ impl Exchange {
 
     /// Tells `mesync status` what is wrong, in the lock file.
     fn tell(&mut self) {
-        let wrong = self.trouble.iter().cloned().chain(self.wrong.values().cloned()).chain(self.outbox.trouble());
+        let wrong = self
+            .trouble
+            .iter()
+            .cloned()
+            .chain(self.wrong.values().cloned())
+            .chain(self.outbox.trouble());
         let wrong = wrong.collect::<Vec<_>>().join("; ");
         if self.told.as_ref() == Some(&wrong) {
             return;
         }
         // a disk that takes no writes: status sees that for itself
-        self.told = lock::tell(&self.base, &self.host, &wrong).is_ok().then_some(wrong);
+        self.told = lock::tell(&self.base, &self.host, &wrong)
+            .is_ok()
+            .then_some(wrong);
     }
 
     /// Looks at the outbox; returns when to look again without being asked.
@@ -259,7 +287,8 @@ impl Exchange {
         if std::mem::take(&mut self.scan) {
             self.outbox.scan()?;
         }
-        self.outbox.look(std::mem::take(&mut self.arrived).into_iter())?;
+        self.outbox
+            .look(std::mem::take(&mut self.arrived).into_iter())?;
         self.outbox.look_again()
     }
 
@@ -272,7 +301,8 @@ impl Exchange {
                 Err(Fault::Disk(e)) => {
                     self.judge::<()>("inbox", Err(e));
                     let now = clock::monotonic();
-                    (self.not_before, self.failed_at) = (now + self.backoff.next(random()), Some(now));
+                    (self.not_before, self.failed_at) =
+                        (now + self.backoff.next(random()), Some(now));
                     self.pull = true;
                     return;
                 }
@@ -292,9 +322,15 @@ impl Exchange {
                 let _ = self.hooks.try_send(());
             }
             let cursor = self.inbox.cursor();
-            match self.hub.pull(&self.host, self.instance, self.run, cursor, limits::PULL)? {
+            match self
+                .hub
+                .pull(&self.host, self.instance, self.run, cursor, limits::PULL)?
+            {
                 Pulled::OtherEpoch => {
-                    log::warn!("hub {} was restored or replaced; asking it for everything that it still has", self.hub.url());
+                    log::warn!(
+                        "hub {} was restored or replaced; asking it for everything that it still has",
+                        self.hub.url()
+                    );
                     self.inbox.forget_cursor();
                     more = true;
                 }
@@ -338,7 +374,10 @@ impl Exchange {
     }
 
     fn send(&mut self, batch: &Batch) -> std::result::Result<(), Fault> {
-        match self.hub.post(&batch.texts, batch.places.iter().map(|place| place.2)) {
+        match self
+            .hub
+            .post(&batch.texts, batch.places.iter().map(|place| place.2))
+        {
             Ok(results) => {
                 let sent = self.outbox.answered(batch, &results, random());
                 log::debug!("sent {sent} messages");
@@ -373,13 +412,20 @@ impl Exchange {
         let wait = match (failure.error.kind, failure.status) {
             (_, 0) | (Kind::Unreachable, _) => backoff.min(self.poll_interval),
             (Kind::Refused, _) => REFUSED,
-            _ => failure.retry_after.unwrap_or(backoff).min(Duration::from_secs(300)),
+            _ => failure
+                .retry_after
+                .unwrap_or(backoff)
+                .min(Duration::from_secs(300)),
         };
         let now = clock::monotonic();
         (self.not_before, self.failed_at) = (now + wait, Some(now));
         self.pull = true;
         let words = failure.error.to_string();
-        if self.trouble.as_ref().is_none_or(|said| !is_same_event(said, &words)) {
+        if self
+            .trouble
+            .as_ref()
+            .is_none_or(|said| !is_same_event(said, &words))
+        {
             log::warn!("{words}; messages wait and are tried again");
         }
         self.trouble = Some(words);
@@ -393,7 +439,10 @@ fn random() -> u64 {
 /// What tells two machines of one name apart: drawn once, kept in the state directory.
 pub fn instance(path: PathBuf) -> Result<Uuid> {
     match disk::read_at_most(&path, 100) {
-        Ok(bytes) => match std::str::from_utf8(&bytes).ok().and_then(|text| Uuid::try_parse(text.trim()).ok()) {
+        Ok(bytes) => match std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| Uuid::try_parse(text.trim()).ok())
+        {
             Some(id) => return Ok(id),
             None => log::warn!("{} is damaged; drawing a new one", path.display()),
         },
@@ -408,11 +457,17 @@ pub fn instance(path: PathBuf) -> Result<Uuid> {
 /// Counts a start on the disk, before anything is asked of the hub: a disk that was copied or set back counts the same again.
 fn begin_run(path: &Path) -> Result<Run> {
     let last = match disk::read_at_most(path, 100) {
-        Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0),
+        Ok(bytes) => std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(0),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
         Err(e) => return Err(Error::io(format!("read {}", path.display()), &e)),
     };
     let number = last.saturating_add(1);
     disk::write_durably(path, format!("{number}\n").as_bytes(), 0o600)?;
-    Ok(Run { number, draw: Tag(random()) })
+    Ok(Run {
+        number,
+        draw: Tag(random()),
+    })
 }

@@ -64,8 +64,17 @@ impl Inbox {
         let (mut seen, lines) = Seen::open(base)?;
         seen.come_back(now)?;
         let (dir, cursor) = (Queue::Inbox.dir(base), seen.last());
-        let order = hooks::next_order(base).map_err(|e| Error::io(format!("read {}", hooks::records_dir(base).display()), &e))?;
-        let mut inbox = Inbox { base: base.to_path_buf(), dir, seen, cursor, order, logged: VecDeque::new(), unsettled: true };
+        let order = hooks::next_order(base)
+            .map_err(|e| Error::io(format!("read {}", hooks::records_dir(base).display()), &e))?;
+        let mut inbox = Inbox {
+            base: base.to_path_buf(),
+            dir,
+            seen,
+            cursor,
+            order,
+            logged: VecDeque::new(),
+            unsettled: true,
+        };
         inbox.find_logged(&lines, now)?;
         inbox.settle()?;
         Ok(inbox)
@@ -85,13 +94,25 @@ impl Inbox {
             }
         }
         let logged = lines.iter().filter_map(|l| hidden.remove(&l.id));
-        self.logged.extend(logged.map(|name| Logged { name, text: None }));
+        self.logged
+            .extend(logged.map(|name| Logged { name, text: None }));
         found_again.sort_by(|a, b| a.1.cmp(&b.1));
         if !found_again.is_empty() {
-            let last = self.seen.last().unwrap_or(Cursor { epoch: Uuid::nil(), seq: 0, id: Uuid::nil() });
-            let lines: Vec<Cursor> = found_again.iter().map(|(id, _)| Cursor { id: *id, ..last }).collect();
+            let last = self.seen.last().unwrap_or(Cursor {
+                epoch: Uuid::nil(),
+                seq: 0,
+                id: Uuid::nil(),
+            });
+            let lines: Vec<Cursor> = found_again
+                .iter()
+                .map(|(id, _)| Cursor { id: *id, ..last })
+                .collect();
             self.seen.append(&lines, now)?;
-            self.logged.extend(found_again.into_iter().map(|(_, name)| Logged { name, text: None }));
+            self.logged.extend(
+                found_again
+                    .into_iter()
+                    .map(|(_, name)| Logged { name, text: None }),
+            );
         }
         Ok(())
     }
@@ -174,7 +195,11 @@ impl Inbox {
         let mut cursor = self.cursor;
         let mut trouble = None;
         for numbered in &page.messages {
-            let mut line = Cursor { epoch: page.epoch, seq: numbered.seq, id: Uuid::nil() };
+            let mut line = Cursor {
+                epoch: page.epoch,
+                seq: numbered.seq,
+                id: Uuid::nil(),
+            };
             match Message::parse(numbered.message.get().as_bytes()) {
                 Ok(message) if message.id.is_some() => {
                     line.id = message.id.unwrap_or_default();
@@ -190,12 +215,21 @@ impl Inbox {
                     }
                 }
                 // it would come again for ever: pass over it, with a word
-                Ok(_) => log::warn!("the hub sent message {} without an id; it is passed over", numbered.seq),
-                Err(why) => log::warn!("the hub sent message {} that is none: {why}; it is passed over", numbered.seq),
+                Ok(_) => log::warn!(
+                    "the hub sent message {} without an id; it is passed over",
+                    numbered.seq
+                ),
+                Err(why) => log::warn!(
+                    "the hub sent message {} that is none: {why}; it is passed over",
+                    numbered.seq
+                ),
             }
             cursor = Some(line);
         }
-        let received = Received { messages: fresh.len(), hooks: fresh.iter().filter(|f| f.hook.is_some()).count() };
+        let received = Received {
+            messages: fresh.len(),
+            hooks: fresh.iter().filter(|f| f.hook.is_some()).count(),
+        };
         if !fresh.is_empty() {
             let was_unsettled = std::mem::replace(&mut self.unsettled, true);
             let lines: Vec<Cursor> = fresh.iter().map(|f| f.line).collect();
@@ -218,15 +252,39 @@ impl Inbox {
     }
 
     /// The message under its hidden name, and the record of its hook.
-    fn write(&mut self, message: &Message, text: &str, line: Cursor, now: SystemTime) -> Result<Fresh> {
-        let created = message.created_at.as_deref().and_then(clock::parse_rfc3339).unwrap_or(now);
+    fn write(
+        &mut self,
+        message: &Message,
+        text: &str,
+        line: Cursor,
+        now: SystemTime,
+    ) -> Result<Fresh> {
+        let created = message
+            .created_at
+            .as_deref()
+            .and_then(clock::parse_rfc3339)
+            .unwrap_or(now);
         let name = file_name(created, line.id);
         let temporary = disk::temporary(&self.dir.join(&name));
         let failed = |e: io::Error| Error::io(format!("write {}", temporary.display()), &e);
         disk::write_temporary(&temporary, text.as_bytes(), 0o600).map_err(failed)?;
-        let hook = hooks::record(&self.base, self.order, &message.kind, text.as_bytes(), &name).map_err(failed)?;
+        let hook = hooks::record(
+            &self.base,
+            self.order,
+            &message.kind,
+            text.as_bytes(),
+            &name,
+        )
+        .map_err(failed)?;
         self.order = self.order.saturating_add(u64::from(hook.is_some()));
-        Ok(Fresh { logged: Logged { name, text: Some(text.to_string()) }, line, hook })
+        Ok(Fresh {
+            logged: Logged {
+                name,
+                text: Some(text.to_string()),
+            },
+            line,
+            hook,
+        })
     }
 
     fn sync(&self, fresh: &[Fresh]) -> Result<()> {
@@ -236,7 +294,11 @@ impl Inbox {
         if fresh.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
             disk::sync_filesystem(&self.dir).map_err(failed)?;
             // it may be on another one
-            return if has_hooks { disk::sync_filesystem(&records).map_err(failed) } else { Ok(()) };
+            return if has_hooks {
+                disk::sync_filesystem(&records).map_err(failed)
+            } else {
+                Ok(())
+            };
         }
         for f in fresh {
             disk::sync_file(&disk::temporary(&self.dir.join(&f.logged.name))).map_err(failed)?;
@@ -245,7 +307,11 @@ impl Inbox {
             }
         }
         disk::sync_dir(&self.dir).map_err(failed)?;
-        if has_hooks { disk::sync_dir(&records).map_err(failed) } else { Ok(()) }
+        if has_hooks {
+            disk::sync_dir(&records).map_err(failed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the log again if it was removed while the client runs.
@@ -257,7 +323,8 @@ impl Inbox {
     pub fn prune(&mut self) -> Result<()> {
         let needed: HashSet<Uuid> = hooks::recorded(&self.base)?.into_iter().collect();
         let dir = self.dir.clone();
-        self.seen.prune(|id| needed.contains(id), || disk::sync_dir(&dir))
+        self.seen
+            .prune(|id| needed.contains(id), || disk::sync_dir(&dir))
     }
 }
 
@@ -271,7 +338,9 @@ fn hidden_names(dir: &Path) -> io::Result<Vec<(String, Uuid)>> {
 }
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {
-    std::fs::read_dir(dir)?.filter_map(|e| e.map(|e| e.file_name().into_string().ok()).transpose()).collect()
+    std::fs::read_dir(dir)?
+        .filter_map(|e| e.map(|e| e.file_name().into_string().ok()).transpose())
+        .collect()
 }
 
 #[cfg(test)]
@@ -291,20 +360,39 @@ mod tests {
             std::fs::write(base.join("inbox").join(format!(".{name}.tmp")), "{}").unwrap();
             std::fs::write(base.join("state/hooks").join(format!("{name}.x.0")), "{}").unwrap();
         }
-        let line = Cursor { epoch: Uuid::from_u128(1), seq: 7, id: parse_file_name(A).unwrap().1 };
-        Seen::open(base).unwrap().0.append(&[line], clock::now()).unwrap();
+        let line = Cursor {
+            epoch: Uuid::from_u128(1),
+            seq: 7,
+            id: parse_file_name(A).unwrap().1,
+        };
+        Seen::open(base)
+            .unwrap()
+            .0
+            .append(&[line], clock::now())
+            .unwrap();
         let inbox = Inbox::open(base, clock::now()).unwrap();
         assert_eq!(names(&base.join("inbox")).unwrap(), [A]);
-        assert_eq!(names(&base.join("state/hooks")).unwrap(), [format!("{A}.x.0")]);
+        assert_eq!(
+            names(&base.join("state/hooks")).unwrap(),
+            [format!("{A}.x.0")]
+        );
         assert_eq!(inbox.cursor(), Some(line));
     }
 
     fn page(seqs: &[u64]) -> PullAnswer {
         let message = |seq: &u64| {
-            let text = format!(r#"{{"seq":{seq},"message":{{"type":"x","id":"{}","source":"a"}}}}"#, Uuid::from_u128(u128::from(*seq)));
+            let text = format!(
+                r#"{{"seq":{seq},"message":{{"type":"x","id":"{}","source":"a"}}}}"#,
+                Uuid::from_u128(u128::from(*seq))
+            );
             serde_json::from_str(&text).unwrap()
         };
-        PullAnswer { epoch: Uuid::from_u128(1), messages: seqs.iter().map(message).collect(), more: false, doubt: None }
+        PullAnswer {
+            epoch: Uuid::from_u128(1),
+            messages: seqs.iter().map(message).collect(),
+            more: false,
+            doubt: None,
+        }
     }
 
     #[test]
@@ -312,17 +400,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         super::super::spool::create(dir.path()).unwrap();
         let mut inbox = Inbox::open(dir.path(), clock::now()).unwrap();
-        let count = |inbox: &mut Inbox, page: &PullAnswer| inbox.receive(page, clock::now()).unwrap().messages;
+        let count = |inbox: &mut Inbox, page: &PullAnswer| {
+            inbox.receive(page, clock::now()).unwrap().messages
+        };
         let place = |inbox: &Inbox| inbox.cursor().map(|c| (c.epoch.as_u128(), c.seq));
         assert_eq!(count(&mut inbox, &page(&[1, 2, 2])), 2);
         // another epoch, other numbers, the same messages
         inbox.forget_cursor();
         let mut again = page(&[2, 1, 3]);
         again.epoch = Uuid::from_u128(2);
-        assert_eq!((count(&mut inbox, &again), place(&inbox)), (1, Some((2, 3))));
+        assert_eq!(
+            (count(&mut inbox, &again), place(&inbox)),
+            (1, Some((2, 3)))
+        );
         let mut rubbish = page(&[4, 5]);
         rubbish.messages[0].message = serde_json::value::to_raw_value(&"hello").unwrap();
-        assert_eq!((count(&mut inbox, &rubbish), place(&inbox)), (1, Some((1, 5))));
+        assert_eq!(
+            (count(&mut inbox, &rubbish), place(&inbox)),
+            (1, Some((1, 5)))
+        );
         let mut inbox = Inbox::open(dir.path(), clock::now()).unwrap();
         assert_eq!(count(&mut inbox, &page(&[1, 2, 3, 5, 6])), 1);
     }

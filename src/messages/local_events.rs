@@ -27,14 +27,20 @@ pub fn announce(base: &Path, host: &str, kind: &str, payload: serde_json::Value)
     let dir = records_dir(base);
     let failed = |e: std::io::Error| Error::io(format!("write {}", dir.display()), &e);
     let name = file_name(now, id);
-    let Some(record) = hooks::new_record(base, hooks::next_order(base).map_err(failed)?, kind, &name) else { return Ok(false) };
+    let Some(record) =
+        hooks::new_record(base, hooks::next_order(base).map_err(failed)?, kind, &name)
+    else {
+        return Ok(false);
+    };
     // news are not bounded by what others send
-    if record.is_failed() && hooks::failed_news(base).map_err(failed)? >= limits::FAILED_NEWS_HOOKS {
+    if record.is_failed() && hooks::failed_news(base).map_err(failed)? >= limits::FAILED_NEWS_HOOKS
+    {
         return Ok(false);
     }
     let path = record.path(base);
     let temporary = disk::temporary(&path);
-    let written = disk::write_temporary(&temporary, message.to_string().as_bytes(), 0o600).and_then(|_| disk::rename(&temporary, &path));
+    let written = disk::write_temporary(&temporary, message.to_string().as_bytes(), 0o600)
+        .and_then(|_| disk::rename(&temporary, &path));
     written.map_err(failed)?;
     Ok(!record.is_failed())
 }
@@ -42,7 +48,10 @@ pub fn announce(base: &Path, host: &str, kind: &str, payload: serde_json::Value)
 /// Who it is from, of the content of such a message: [`Message::parse`] refuses its type.
 pub fn read(text: &[u8]) -> Message {
     let message: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
-    Message { source: message["source"].as_str().map(Into::into), ..Message::default() }
+    Message {
+        source: message["source"].as_str().map(Into::into),
+        ..Message::default()
+    }
 }
 
 /// Whether a record is of such a message.

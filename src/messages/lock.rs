@@ -80,10 +80,16 @@ pub fn read(base: &Path) -> (Client, Option<SystemTime>) {
     let read = || {
         let file = disk::open_regular(&path(base))?;
         // a client that starts while this lock is held tries again
-        let is_held = matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock));
+        let is_held = matches!(
+            file.try_lock_shared(),
+            Err(std::fs::TryLockError::WouldBlock)
+        );
         let mut text = Vec::new();
         (&file).take(MAX_LOCK).read_to_end(&mut text)?;
-        std::io::Result::Ok((parse(&String::from_utf8_lossy(&text), is_held), file.metadata()?.modified().ok()))
+        std::io::Result::Ok((
+            parse(&String::from_utf8_lossy(&text), is_held),
+            file.metadata()?.modified().ok(),
+        ))
     };
     read().unwrap_or((Client::Stopped, None))
 }
@@ -91,10 +97,20 @@ pub fn read(base: &Path) -> (Client, Option<SystemTime>) {
 fn parse(text: &str, is_held: bool) -> Client {
     let (first, problem) = text.split_once('\n').unwrap_or((text, ""));
     let mut words = first.split_whitespace();
-    let (process, word) = (words.next().unwrap_or("").to_string(), words.next().unwrap_or(""));
-    let (host, problem) = (words.next().and_then(|host| wire::check_host(host).ok()), problem.trim().to_string());
+    let (process, word) = (
+        words.next().unwrap_or("").to_string(),
+        words.next().unwrap_or(""),
+    );
+    let (host, problem) = (
+        words.next().and_then(|host| wire::check_host(host).ok()),
+        problem.trim().to_string(),
+    );
     match word {
-        _ if is_held => Client::Running { process, host, problem: Some(problem).filter(|problem| !problem.is_empty()) },
+        _ if is_held => Client::Running {
+            process,
+            host,
+            problem: Some(problem).filter(|problem| !problem.is_empty()),
+        },
         RUNNING => Client::Died { process },
         FAILED => Client::Failed(problem),
         _ => Client::Stopped,
@@ -108,8 +124,13 @@ mod tests {
 
     #[test]
     fn the_file_tells_how_a_client_is_and_how_it_ended() {
-        let check = |text: &str, is_held, wants| assert_eq!(parse(text, is_held), wants, "{text:?}");
-        let running = |problem: Option<&str>| Client::Running { process: "7".into(), host: None, problem: problem.map(str::to_string) };
+        let check =
+            |text: &str, is_held, wants| assert_eq!(parse(text, is_held), wants, "{text:?}");
+        let running = |problem: Option<&str>| Client::Running {
+            process: "7".into(),
+            host: None,
+            problem: problem.map(str::to_string),
+        };
         let named = |problem: Option<&str>| Client::Running {
             process: "7".into(),
             host: Some("web-1".into()),
@@ -117,13 +138,29 @@ mod tests {
         };
         check("7 running web-1\n", true, named(None));
         check("7 running web-1\nno room", true, named(Some("no room")));
-        check("7 running web-1\nno room", false, Client::Died { process: "7".into() });
+        check(
+            "7 running web-1\nno room",
+            false,
+            Client::Died {
+                process: "7".into(),
+            },
+        );
         check("7 running\n", true, running(None));
         check("7 running\nno room", true, running(Some("no room")));
         check("7", true, running(None));
         check("7\nno room", true, running(Some("no room")));
-        check("7 running\nno room", false, Client::Died { process: "7".into() });
-        check("7 failed\nno thread", false, Client::Failed("no thread".into()));
+        check(
+            "7 running\nno room",
+            false,
+            Client::Died {
+                process: "7".into(),
+            },
+        );
+        check(
+            "7 failed\nno thread",
+            false,
+            Client::Failed("no thread".into()),
+        );
         // of an older client, which left it so at each stop
         check("7", false, Client::Stopped);
         check("7\nno room", false, Client::Stopped);
@@ -138,13 +175,27 @@ mod tests {
         let lock = take(dir.path(), "web-1").unwrap().unwrap();
         tell(dir.path(), "web-1", "two\nlines").unwrap();
         let problem = Some(one_line("two\nlines"));
-        assert_eq!(read(dir.path()).0, Client::Running { process: process.clone(), host: Some("web-1".into()), problem });
+        assert_eq!(
+            read(dir.path()).0,
+            Client::Running {
+                process: process.clone(),
+                host: Some("web-1".into()),
+                problem
+            }
+        );
         assert_eq!(host(dir.path()).as_deref(), Some("web-1"));
         end(dir.path(), lock, None);
-        assert_eq!((read(dir.path()).0, std::fs::read(path(dir.path())).unwrap()), (Client::Stopped, vec![]));
+        assert_eq!(
+            (read(dir.path()).0, std::fs::read(path(dir.path())).unwrap()),
+            (Client::Stopped, vec![])
+        );
         let lock = take(dir.path(), "web-1").unwrap().unwrap();
         assert_eq!(host(dir.path()).as_deref(), Some("web-1"));
-        end(dir.path(), lock, Some(&Error::new(Kind::Failed, "no thread")));
+        end(
+            dir.path(),
+            lock,
+            Some(&Error::new(Kind::Failed, "no thread")),
+        );
         assert_eq!(read(dir.path()).0, Client::Failed("no thread".into()));
         drop(take(dir.path(), "web-1").unwrap());
         assert_eq!(read(dir.path()).0, Client::Died { process });

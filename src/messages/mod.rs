@@ -62,7 +62,10 @@ pub fn parse_file_name(name: &str) -> Option<(SystemTime, Uuid)> {
 
 /// Names that never count as messages: hidden, temporary, or a reason beside a failed message.
 pub fn is_hidden(name: &[u8]) -> bool {
-    name.starts_with(b".") || [&b".tmp"[..], b".part", b"~"].iter().any(|end| name.ends_with(end))
+    name.starts_with(b".")
+        || [&b".tmp"[..], b".part", b"~"]
+            .iter()
+            .any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]
@@ -73,9 +76,17 @@ mod tests {
     fn names_have_one_spelling() {
         let id = Uuid::from_u128(7);
         let name = file_name(clock::from_millis(1_795_257_000_000), id);
-        assert_eq!(parse_file_name(&name), Some((clock::from_millis(1_795_257_000_000), id)));
+        assert_eq!(
+            parse_file_name(&name),
+            Some((clock::from_millis(1_795_257_000_000), id))
+        );
         assert_eq!(parse_file_name(&name.to_uppercase()), None);
         assert_eq!(parse_file_name(&name.replace('-', "")), None);
-        assert!(is_hidden(b".x.json") && is_hidden(b"x.json.part") && is_hidden(b"x~") && !is_hidden(b"x.json"));
+        assert!(
+            is_hidden(b".x.json")
+                && is_hidden(b"x.json.part")
+                && is_hidden(b"x~")
+                && !is_hidden(b"x.json")
+        );
     }
 }

@@ -95,7 +95,8 @@ impl Outbox {
     /// Makes names durable after a sync that failed; until then none of them is sent.
     fn settle(&mut self) -> Result<()> {
         if self.unsynced {
-            disk::sync_filesystem(&self.dir).map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))?;
+            disk::sync_filesystem(&self.dir)
+                .map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))?;
             self.unsynced = false;
         }
         Ok(())
@@ -117,11 +118,21 @@ impl Outbox {
             }
         }
         // a person took some away
-        let gone: Vec<_> = self.known.keys().filter(|key| !present.contains(key)).copied().collect();
+        let gone: Vec<_> = self
+            .known
+            .keys()
+            .filter(|key| !present.contains(key))
+            .copied()
+            .collect();
         gone.into_iter().for_each(|key| self.forget(key));
         self.young.retain(|name, _| names.contains(name));
-        let is_known = |name: &OsString| name.to_str().and_then(parse_file_name).is_some_and(|key| present.contains(&key));
-        self.complained.retain(|name, _| names.contains(name) || is_known(name));
+        let is_known = |name: &OsString| {
+            name.to_str()
+                .and_then(parse_file_name)
+                .is_some_and(|key| present.contains(&key))
+        };
+        self.complained
+            .retain(|name, _| names.contains(name) || is_known(name));
         for (name, why) in std::mem::take(&mut self.unmoved) {
             match why {
                 None => self.archive(&name),
@@ -138,13 +149,21 @@ impl Outbox {
         self.settle()?;
         let mut renames = Vec::new();
         for (name, arrived) in names {
-            if is_hidden(name.as_encoded_bytes()) || self.known.len() >= limits::OUTBOX || self.unmoved.contains_key(&name) {
+            if is_hidden(name.as_encoded_bytes())
+                || self.known.len() >= limits::OUTBOX
+                || self.unmoved.contains_key(&name)
+            {
                 continue;
             }
             let path = self.dir.join(&name);
             // whatever happened to it, there is nothing to send
-            let Ok(meta) = path.symlink_metadata() else { continue };
-            let (now, written) = (clock::now(), meta.modified().unwrap_or(std::time::UNIX_EPOCH));
+            let Ok(meta) = path.symlink_metadata() else {
+                continue;
+            };
+            let (now, written) = (
+                clock::now(),
+                meta.modified().unwrap_or(std::time::UNIX_EPOCH),
+            );
             let content = match read(&path, &meta) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 // an error is no verdict on the message
@@ -154,8 +173,17 @@ impl Outbox {
                 }
                 Ok(content) => content,
             };
-            let priority = if let Content::Message(m) = &content { m.priority } else { Priority::Normal };
-            let found = Found { name: name.to_str(), age: now.duration_since(written).ok(), arrived, content };
+            let priority = if let Content::Message(m) = &content {
+                m.priority
+            } else {
+                Priority::Normal
+            };
+            let found = Found {
+                name: name.to_str(),
+                age: now.duration_since(written).ok(),
+                arrived,
+                content,
+            };
             match plan::step(&found, written, now, Uuid::now_v7()) {
                 Step::Send => self.learn(&name, priority),
                 Step::Rename(to) => renames.push((name, to, priority)),
@@ -173,10 +201,20 @@ impl Outbox {
     /// Looks again at what was too young, and says when that is to be done next.
     pub fn look_again(&mut self) -> Result<Option<Instant>> {
         let now = clock::monotonic();
-        let due: Vec<OsString> = self.young.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let due: Vec<OsString> = self
+            .young
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(name, _)| name.clone())
+            .collect();
         self.young.retain(|_, at| *at > now);
         self.look(due.into_iter().map(|name| (name, false)))?;
-        Ok(self.young.values().chain(self.held.values().map(|(at, _)| at)).min().copied())
+        Ok(self
+            .young
+            .values()
+            .chain(self.held.values().map(|(at, _)| at))
+            .min()
+            .copied())
     }
 
     /// Gives files their lasting names: durable before the first attempt to send, so that the id never changes.
@@ -191,12 +229,18 @@ impl Outbox {
             let synced = if many { Ok(()) } else { disk::sync_file(&from) };
             match synced.and_then(|()| disk::rename_noreplace(&from, &to_path)) {
                 Ok(()) => learned.push((to, priority)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.refuse(&name, "another message with its id waits in the outbox"),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    self.refuse(&name, "another message with its id waits in the outbox")
+                }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => self.complain(&name, "pick up", &e),
             }
         }
-        let synced = if many { disk::sync_filesystem(&self.dir) } else { disk::sync_dir(&self.dir) };
+        let synced = if many {
+            disk::sync_filesystem(&self.dir)
+        } else {
+            disk::sync_dir(&self.dir)
+        };
         self.unsynced = synced.is_err();
         synced.map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))?;
         for (name, priority) in learned {
@@ -208,8 +252,18 @@ impl Outbox {
     fn learn(&mut self, name: &OsStr, priority: Priority) {
         if let Some((at, id)) = name.to_str().and_then(parse_file_name) {
             // by the name only for what was there before: a clock may be set while it waits
-            let left = if self.scanned { self.deadline } else { plan::time_left(at, clock::now(), self.deadline) };
-            self.known.insert((at, id), Known { priority, until: clock::monotonic() + left });
+            let left = if self.scanned {
+                self.deadline
+            } else {
+                plan::time_left(at, clock::now(), self.deadline)
+            };
+            self.known.insert(
+                (at, id),
+                Known {
+                    priority,
+                    until: clock::monotonic() + left,
+                },
+            );
             self.waiting.insert((priority, at, id));
         }
         self.complained.remove(name);
@@ -225,21 +279,34 @@ impl Outbox {
     /// The next request: high priority first, within one by file name. `None`: nothing to send now.
     pub fn batch(&mut self) -> Result<Option<Batch>> {
         let clock = clock::monotonic();
-        let mut batch = Batch { places: Vec::new(), texts: Vec::new() };
+        let mut batch = Batch {
+            places: Vec::new(),
+            texts: Vec::new(),
+        };
         let (mut bytes, mut overdue, mut changed) = (0, Vec::new(), Vec::new());
         let (mut unread, mut too_long) = (Vec::new(), Vec::new());
         for place in &self.waiting {
             let name = file_name(place.1, place.2);
-            if self.known.get(&(place.1, place.2)).is_some_and(|known| known.until <= clock) {
+            if self
+                .known
+                .get(&(place.1, place.2))
+                .is_some_and(|known| known.until <= clock)
+            {
                 overdue.push((*place, name));
                 continue;
             }
-            if self.held.get(place).is_some_and(|(until, _)| *until > clock) {
+            if self
+                .held
+                .get(place)
+                .is_some_and(|(until, _)| *until > clock)
+            {
                 continue;
             }
             let path = self.dir.join(&name);
             let message = match path.symlink_metadata().and_then(|meta| read(&path, &meta)) {
-                Ok(Content::Message(m)) if m.id.is_none_or(|id| id == place.2) => plan::complete(m, &name, &self.host),
+                Ok(Content::Message(m)) if m.id.is_none_or(|id| id == place.2) => {
+                    plan::complete(m, &name, &self.host)
+                }
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     unread.push((name, e));
                     continue;
@@ -266,12 +333,18 @@ impl Outbox {
             }
         }
         for (place, name) in overdue {
-            let why = format!("no answer for {}; it may have been delivered", clock::age(self.deadline));
+            let why = format!(
+                "no answer for {}; it may have been delivered",
+                clock::age(self.deadline)
+            );
             self.refuse(OsStr::new(&name), &why);
             self.forget((place.1, place.2));
         }
         for (place, name, bytes) in too_long {
-            let why = format!("with the id, time and source that mesync fills in {}", wire::too_long(bytes as u64));
+            let why = format!(
+                "with the id, time and source that mesync fills in {}",
+                wire::too_long(bytes as u64)
+            );
             self.refuse(OsStr::new(&name), &why);
             self.forget((place.1, place.2));
         }
@@ -299,8 +372,9 @@ impl Outbox {
                 Outcome::Sent => self.archive(OsStr::new(&name)),
                 Outcome::Refused(why) => self.refuse(OsStr::new(&name), &why),
                 Outcome::Later(why) => {
-                    let (until, backoff) =
-                        self.held.entry(*place).or_insert_with(|| (clock::monotonic(), Backoff::new(Duration::from_secs(60))));
+                    let (until, backoff) = self.held.entry(*place).or_insert_with(|| {
+                        (clock::monotonic(), Backoff::new(Duration::from_secs(60)))
+                    });
                     *until = clock::monotonic() + backoff.next(random);
                     log::info!("message {} has to wait: {why}", place.2);
                     continue;
@@ -331,9 +405,15 @@ impl Outbox {
     /// No sync: the hub has it, and would answer `duplicate`.
     fn archive(&mut self, name: &OsStr) {
         let (from, to) = (self.dir.join(name), self.sent.join(name));
-        let moved = if self.sent_ttl.is_zero() { std::fs::remove_file(&from) } else { disk::move_file(&from, &to) };
+        let moved = if self.sent_ttl.is_zero() {
+            std::fs::remove_file(&from)
+        } else {
+            disk::move_file(&from, &to)
+        };
         match moved {
-            Err(e) if e.kind() != io::ErrorKind::NotFound || from.symlink_metadata().is_ok() => self.cannot_move(name, None, &e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound || from.symlink_metadata().is_ok() => {
+                self.cannot_move(name, None, &e)
+            }
             _ => drop(self.complained.remove(name)),
         }
     }
@@ -343,10 +423,17 @@ impl Outbox {
         let from = self.dir.join(name);
         match move_aside(&from, &self.failed, why) {
             Ok(to) => {
-                log::warn!("message {} was not sent and is now {}: {why}", disk::show(name), disk::show(to.as_os_str()));
+                log::warn!(
+                    "message {} was not sent and is now {}: {why}",
+                    disk::show(name),
+                    disk::show(to.as_os_str())
+                );
                 self.complained.remove(name);
             }
-            Err(_) if from.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
+            Err(_)
+                if from
+                    .symlink_metadata()
+                    .is_err_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
             Err(e) => self.cannot_move(name, Some(why.to_string()), &e),
         }
     }
@@ -361,7 +448,11 @@ impl Outbox {
 
     /// A file that cannot be read or moved must not stop the others.
     fn complain(&mut self, name: &OsStr, doing: &str, e: &io::Error) {
-        let error = Error::io(format!("{doing} {}", disk::show(self.dir.join(name).as_os_str())), e).to_string();
+        let error = Error::io(
+            format!("{doing} {}", disk::show(self.dir.join(name).as_os_str())),
+            e,
+        )
+        .to_string();
         if self.complained.get(name) != Some(&error) && self.complained.len() < limits::OUTBOX {
             log::warn!("{error}");
             self.complained.insert(name.to_os_string(), error);
@@ -391,7 +482,10 @@ impl Outbox {
             if !clock::is_plausible(archived) && clock::is_plausible(now) {
                 // of unknown age, since the clock was set later: it ages from now on
                 let _ = std::fs::set_permissions(entry.path(), meta.permissions());
-            } else if now.duration_since(archived).is_ok_and(|age| age > self.sent_ttl) {
+            } else if now
+                .duration_since(archived)
+                .is_ok_and(|age| age > self.sent_ttl)
+            {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -410,7 +504,8 @@ fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content> {
         Some("it is a directory; a message is a file (names that begin with a dot are left alone)")
     } else if kind.is_symlink() {
         Some("it is a symbolic link; a message is a file of its own")
-    } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+    } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device()
+    {
         Some("it is not a regular file")
     } else {
         None
@@ -420,9 +515,14 @@ fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content> {
     }
     match disk::read_at_most(path, wire::MAX_MESSAGE) {
         // the true size, since not all of it was read
-        Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Ok(Content::NotAMessage(NotAMessage::Content(wire::too_long(meta.len())))),
+        Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Ok(Content::NotAMessage(
+            NotAMessage::Content(wire::too_long(meta.len())),
+        )),
         Ok(bytes) => Ok(Message::parse(&bytes).map_or_else(Content::NotAMessage, Content::Message)),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Content::Unusable(format!("it cannot be read: {}", plain(&e)))),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Content::Unusable(format!(
+            "it cannot be read: {}",
+            plain(&e)
+        ))),
         Err(e) => Err(e),
     }
 }

@@ -60,22 +60,40 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
     let age = found.age.unwrap_or(MAX_UNREADABLE_TIME);
     let left = |whole: Duration| whole.checked_sub(age).filter(|d| !d.is_zero());
     match &found.content {
-        Content::Unusable(why) => left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
-        Content::NotAMessage(NotAMessage::Syntax(why)) => left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait),
+        Content::Unusable(why) => {
+            left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait)
+        }
+        Content::NotAMessage(NotAMessage::Syntax(why)) => {
+            left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait)
+        }
         _ if !found.arrived && named.is_none() && left(MIN_UNTOUCHED_TIME).is_some() => {
             Step::Wait(left(MIN_UNTOUCHED_TIME).unwrap_or(MIN_UNTOUCHED_TIME))
         }
         Content::NotAMessage(NotAMessage::Content(why)) => Step::Refuse(why.clone()),
         Content::Message(m) => {
             let id = m.id.or(named.map(|(_, id)| id)).unwrap_or(fresh);
-            let said = m.created_at.as_deref().and_then(clock::parse_rfc3339).unwrap_or(written);
+            let said = m
+                .created_at
+                .as_deref()
+                .and_then(clock::parse_rfc3339)
+                .unwrap_or(written);
             // the time of an old event, or of a file that was moved here, says nothing about how long it was tried
-            let recent = |at: &SystemTime| now.duration_since(*at).map_or(true, |age| age < RECENT_TIME);
-            let at = named.map(|(at, _)| at).or_else(|| Some(said).filter(recent)).unwrap_or(now);
+            let recent = |at: &SystemTime| {
+                now.duration_since(*at)
+                    .map_or(true, |age| age < RECENT_TIME)
+            };
+            let at = named
+                .map(|(at, _)| at)
+                .or_else(|| Some(said).filter(recent))
+                .unwrap_or(now);
             // the deadline counts from the name: give it a time that means something
             let at = if clock::is_plausible(at) { at } else { now };
             let name = file_name(at, id);
-            if found.name == Some(&name) { Step::Send } else { Step::Rename(name) }
+            if found.name == Some(&name) {
+                Step::Send
+            } else {
+                Step::Rename(name)
+            }
         }
     }
 }
@@ -93,7 +111,11 @@ pub fn complete(mut message: Message, name: &str, host: &str) -> Option<Message>
 /// started. A time that cannot be true says nothing: then it has all of it.
 pub fn time_left(made: SystemTime, now: SystemTime, deadline: Duration) -> Duration {
     let plausible = clock::is_plausible(made) && clock::is_plausible(now);
-    let age = if plausible { now.duration_since(made).unwrap_or_default() } else { Duration::ZERO };
+    let age = if plausible {
+        now.duration_since(made).unwrap_or_default()
+    } else {
+        Duration::ZERO
+    };
     deadline.saturating_sub(age).max(FIRST_TRIES.min(deadline))
 }
 
@@ -107,7 +129,12 @@ pub enum Outcome {
 }
 
 pub fn outcome(result: &PostResult) -> Outcome {
-    let said = || result.error.clone().unwrap_or_else(|| "the hub gave no reason".into());
+    let said = || {
+        result
+            .error
+            .clone()
+            .unwrap_or_else(|| "the hub gave no reason".into())
+    };
     match result.status {
         Status::Queued | Status::Duplicate => Outcome::Sent,
         Status::Rejected if result.retry => Outcome::Later(said()),
@@ -117,7 +144,11 @@ pub fn outcome(result: &PostResult) -> Outcome {
 
 /// How many bytes to put into the next request: a slow link gets shorter ones, so that each fits into its deadline.
 pub fn next_batch_bytes(now: usize, timed_out: bool, most: usize) -> usize {
-    if timed_out { (now / 2).max(16 * 1024) } else { now.saturating_mul(2).min(most) }
+    if timed_out {
+        (now / 2).max(16 * 1024)
+    } else {
+        now.saturating_mul(2).min(most)
+    }
 }
 
 /// How a run of a hook ended.
@@ -135,7 +166,13 @@ pub enum HookEnd {
 }
 
 /// Errors of starting a program that may pass: no memory, no process, no descriptor, a file that is open for writing.
-const PASSING_ERRORS: [i32; 5] = [libc::EAGAIN, libc::ENOMEM, libc::ETXTBSY, libc::EMFILE, libc::ENFILE];
+const PASSING_ERRORS: [i32; 5] = [
+    libc::EAGAIN,
+    libc::ENOMEM,
+    libc::ETXTBSY,
+    libc::EMFILE,
+    libc::ENFILE,
+];
 
 /// What becomes of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +183,12 @@ pub enum HookNext {
 }
 
 /// Pauses before the second and later runs of a hook.
-const HOOK_PAUSES: [Duration; 4] = [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300), Duration::from_secs(3600)];
+const HOOK_PAUSES: [Duration; 4] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(300),
+    Duration::from_secs(3600),
+];
 
 /// The pause after the `attempt`-th run (from 1), if there is another one.
 pub fn hook_pause(attempt: u32) -> Option<Duration> {
@@ -173,9 +215,15 @@ mod tests {
 
     fn check(name: &str, age_s: u64, arrived: bool, text: &str, wants: &str) {
         let now = clock::parse_rfc3339("2026-11-21T10:30:00Z").unwrap();
-        let content = Message::parse(text.as_bytes()).map_or_else(Content::NotAMessage, Content::Message);
+        let content =
+            Message::parse(text.as_bytes()).map_or_else(Content::NotAMessage, Content::Message);
         let age = Duration::from_secs(age_s);
-        let found = Found { name: Some(name), age: Some(age), arrived, content };
+        let found = Found {
+            name: Some(name),
+            age: Some(age),
+            arrived,
+            content,
+        };
         let got = format!("{:?}", step(&found, now - age, now, Uuid::from_u128(9)));
         assert!(got.contains(wants), "{name} {age_s} {text}: {got}");
     }
@@ -186,23 +234,71 @@ mod tests {
         let fresh = "Rename(\"20261121T103000_00000000-0000-0000-0000-000000000009.json\")";
         check("t.json", 0, true, r#"{"type":"x"}"#, fresh);
         check("t.json", 0, false, r#"{"type":"x"}"#, "Wait(1s)");
-        check("t.json", 2, false, r#"{"type":"x"}"#, "Rename(\"20261121T102958_");
-        check("t.json", 0, true, &format!(r#"{{"type":"x","id":"{ID}"}}"#), &format!("_{ID}.json"));
-        check("t.json", 0, true, r#"{"type":"x","created_at":"2026-11-21T11:04:05+01:00"}"#, "Rename(\"20261121T100405_");
+        check(
+            "t.json",
+            2,
+            false,
+            r#"{"type":"x"}"#,
+            "Rename(\"20261121T102958_",
+        );
+        check(
+            "t.json",
+            0,
+            true,
+            &format!(r#"{{"type":"x","id":"{ID}"}}"#),
+            &format!("_{ID}.json"),
+        );
+        check(
+            "t.json",
+            0,
+            true,
+            r#"{"type":"x","created_at":"2026-11-21T11:04:05+01:00"}"#,
+            "Rename(\"20261121T100405_",
+        );
         // an event of long ago was not tried since
-        check("t.json", 0, true, r#"{"type":"x","created_at":"2026-01-02T03:04:05Z"}"#, fresh);
+        check(
+            "t.json",
+            0,
+            true,
+            r#"{"type":"x","created_at":"2026-01-02T03:04:05Z"}"#,
+            fresh,
+        );
         check("t.json", 999_999, true, r#"{"type":"x"}"#, fresh);
         // written half: patience, then a reason; wrong for ever: a reason at once
         check("t.json", 0, true, r#"{"type":"x"#, "Wait(60s)");
-        check("t.json", 60, false, r#"{"type":"x"#, "Refuse(\"it is not JSON");
+        check(
+            "t.json",
+            60,
+            false,
+            r#"{"type":"x"#,
+            "Refuse(\"it is not JSON",
+        );
         check("t.json", 0, true, r#"{"payload":1}"#, "Refuse(\"it has no");
         check("t.json", 0, false, r#"{"payload":1}"#, "Wait(1s)");
         // made by `mesync send`, or named so by us before a crash
         check(&name, 0, false, r#"{"type":"x"}"#, "Send");
-        check(&name, 0, false, &format!(r#"{{"type":"x","id":"{ID}"}}"#), "Send");
-        check(&name, 0, false, r#"{"type":"x","id":"01933b5e-0000-7000-8000-000000000002"}"#, "000000000002.json");
+        check(
+            &name,
+            0,
+            false,
+            &format!(r#"{{"type":"x","id":"{ID}"}}"#),
+            "Send",
+        );
+        check(
+            &name,
+            0,
+            false,
+            r#"{"type":"x","id":"01933b5e-0000-7000-8000-000000000002"}"#,
+            "000000000002.json",
+        );
         // a clock that was not set yet
-        check(&format!("19700101T000010_{ID}.json"), 0, false, r#"{"type":"x"}"#, &format!("Rename(\"20261121T103000_{ID}"));
+        check(
+            &format!("19700101T000010_{ID}.json"),
+            0,
+            false,
+            r#"{"type":"x"}"#,
+            &format!("Rename(\"20261121T103000_{ID}"),
+        );
     }
 
     #[test]
@@ -221,22 +317,48 @@ mod tests {
         let week = Duration::from_secs(604_800);
         let left = |name: &str| time_left(clock::parse_compact(name).unwrap(), now, week).as_secs();
         // made before the clock was set, or really old: tried, if not for long
-        assert_eq!((left("20261114T101112"), left("20260501T101112")), (600, 600));
-        assert_eq!(time_left(now - week, now, Duration::from_secs(60)).as_secs(), 60);
+        assert_eq!(
+            (left("20261114T101112"), left("20260501T101112")),
+            (600, 600)
+        );
+        assert_eq!(
+            time_left(now - week, now, Duration::from_secs(60)).as_secs(),
+            60
+        );
         assert_eq!(left("20261114T113112"), 3672);
-        assert_eq!((left("19700101T000010"), left("20991231T000000")), (604_800, 604_800));
+        assert_eq!(
+            (left("19700101T000010"), left("20991231T000000")),
+            (604_800, 604_800)
+        );
     }
 
     #[test]
     fn hooks_are_repeated_only_when_that_may_help() {
-        let check = |attempt, end, wants| assert_eq!(after_hook(attempt, end), wants, "{attempt} {end:?}");
+        let check =
+            |attempt, end, wants| assert_eq!(after_hook(attempt, end), wants, "{attempt} {end:?}");
         check(1, HookEnd::Exit(0), HookNext::Done);
         check(1, HookEnd::Exit(3), HookNext::Failed);
-        check(1, HookEnd::Exit(75), HookNext::Again(Duration::from_secs(5)));
-        check(2, HookEnd::Timeout, HookNext::Again(Duration::from_secs(30)));
-        check(4, HookEnd::Signal(9), HookNext::Again(Duration::from_secs(3600)));
+        check(
+            1,
+            HookEnd::Exit(75),
+            HookNext::Again(Duration::from_secs(5)),
+        );
+        check(
+            2,
+            HookEnd::Timeout,
+            HookNext::Again(Duration::from_secs(30)),
+        );
+        check(
+            4,
+            HookEnd::Signal(9),
+            HookNext::Again(Duration::from_secs(3600)),
+        );
         check(5, HookEnd::Exit(75), HookNext::Failed);
-        check(1, HookEnd::NotStarted(libc::ETXTBSY), HookNext::Again(Duration::from_secs(5)));
+        check(
+            1,
+            HookEnd::NotStarted(libc::ETXTBSY),
+            HookNext::Again(Duration::from_secs(5)),
+        );
         check(1, HookEnd::NotStarted(libc::ENOEXEC), HookNext::Failed);
         check(1, HookEnd::Refused, HookNext::Failed);
         check(1, HookEnd::Gone, HookNext::Failed);

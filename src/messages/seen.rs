@@ -37,16 +37,28 @@ impl Seen {
         disk::create_dir(&dir)?;
         let failed = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
         let entries = std::fs::read_dir(&dir).map_err(failed)?;
-        let mut days: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| is_day(n)).collect();
+        let mut days: Vec<String> = entries
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .filter(|n| is_day(n))
+            .collect();
         days.sort();
-        let mut seen = Seen { dir, ids: HashSet::new(), days, last: None, unsettled: None, damaged: false };
+        let mut seen = Seen {
+            dir,
+            ids: HashSet::new(),
+            days,
+            last: None,
+            unsettled: None,
+            damaged: false,
+        };
         let mut lines = Vec::new();
         for (i, day) in seen.days.iter().enumerate() {
             let newest = i + 1 == seen.days.len();
             let whole = seen.read_day(day, newest, &mut lines);
-            seen.damaged |= !whole.map_err(|e| Error::io(format!("read {}", seen.dir.join(day).display()), &e))?;
+            seen.damaged |= !whole
+                .map_err(|e| Error::io(format!("read {}", seen.dir.join(day).display()), &e))?;
         }
-        disk::sync_dir(&seen.dir).map_err(|e| Error::io(format!("sync {}", seen.dir.display()), &e))?;
+        disk::sync_dir(&seen.dir)
+            .map_err(|e| Error::io(format!("sync {}", seen.dir.display()), &e))?;
         seen.ids = lines.iter().map(|l| l.id).collect();
         seen.last = lines.last().copied();
         Ok((seen, lines))
@@ -54,10 +66,16 @@ impl Seen {
 
     /// `false`: a line is damaged.
     fn read_day(&self, day: &str, newest: bool, lines: &mut Vec<Cursor>) -> io::Result<bool> {
-        let mut file = OpenOptions::new().read(true).write(newest).open(self.dir.join(day))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(newest)
+            .open(self.dir.join(day))?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
-        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let whole = text
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |at| at + 1);
         if newest {
             if whole < text.len() {
                 file.set_len(whole as u64)?;
@@ -65,7 +83,10 @@ impl Seen {
             file.sync_all()?;
         }
         let mut damaged = 0;
-        for line in text[..whole].split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+        for line in text[..whole]
+            .split(|b| *b == b'\n')
+            .filter(|l| !l.is_empty())
+        {
             match std::str::from_utf8(line).ok().and_then(parse) {
                 Some(line) => lines.push(line),
                 // the other lines are still worth having
@@ -74,7 +95,10 @@ impl Seen {
         }
         if damaged > 0 {
             let path = self.dir.join(day);
-            log::warn!("{damaged} damaged lines in {}: a message that they name may arrive again", path.display());
+            log::warn!(
+                "{damaged} damaged lines in {}: a message that they name may arrive again",
+                path.display()
+            );
         }
         Ok(damaged == 0)
     }
@@ -103,11 +127,27 @@ impl Seen {
         let path = self.dir.join(&today);
         let failed = |e: io::Error| Error::io(format!("write {}", path.display()), &e);
         let new = self.days.last() != Some(&today);
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
         let before = file.metadata().map_err(failed)?.len();
-        let text: String = lines.iter().map(|l| format!("{} {} {}\n", l.epoch, l.seq, l.id)).collect();
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
-        let written = written.and_then(|()| if new { disk::sync_dir(&self.dir) } else { Ok(()) });
+        let text: String = lines
+            .iter()
+            .map(|l| format!("{} {} {}\n", l.epoch, l.seq, l.id))
+            .collect();
+        let written = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.sync_data());
+        let written = written.and_then(|()| {
+            if new {
+                disk::sync_dir(&self.dir)
+            } else {
+                Ok(())
+            }
+        });
         if let Err(e) = written {
             self.unsettled = Some((today.clone(), before));
             if let Err(e) = self.settle() {
@@ -126,7 +166,9 @@ impl Seen {
     /// Cuts off the lines of an append that failed, durably: until then they may be on the disk or not, and nothing that
     /// they name may be removed.
     pub fn settle(&mut self) -> Result<()> {
-        let Some((day, length)) = &self.unsettled else { return Ok(()) };
+        let Some((day, length)) = &self.unsettled else {
+            return Ok(());
+        };
         let path = self.dir.join(day);
         let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
             file.set_len(*length)?;
@@ -143,7 +185,9 @@ impl Seen {
 
     /// Writes the ids and the cursor again if the newest file was removed while the client runs.
     pub fn restore(&mut self) -> Result<()> {
-        let (Some(day), Some(last)) = (self.days.last().cloned(), self.last) else { return Ok(()) };
+        let (Some(day), Some(last)) = (self.days.last().cloned(), self.last) else {
+            return Ok(());
+        };
         let path = self.dir.join(&day);
         match path.symlink_metadata() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -152,15 +196,25 @@ impl Seen {
         log::warn!("{} was removed; writing it again", path.display());
         disk::create_dir(&self.dir)?;
         // the last line is the cursor
-        let ids = self.ids.iter().filter(|id| **id != last.id).chain([&last.id]);
-        let text: String = ids.map(|id| format!("{} {} {id}\n", last.epoch, last.seq)).collect();
+        let ids = self
+            .ids
+            .iter()
+            .filter(|id| **id != last.id)
+            .chain([&last.id]);
+        let text: String = ids
+            .map(|id| format!("{} {} {id}\n", last.epoch, last.seq))
+            .collect();
         disk::write_durably(&path, text.as_bytes(), 0o600)
     }
 
     /// Removes day files beyond those that are kept, oldest first, unless `needed` says that one of its ids still is.
     ///
     /// Counted in files, not by the clock: each stands for at least a day. `before` runs once before the first removal.
-    pub fn prune(&mut self, needed: impl Fn(&Uuid) -> bool, before: impl FnOnce() -> io::Result<()>) -> Result<()> {
+    pub fn prune(
+        &mut self,
+        needed: impl Fn(&Uuid) -> bool,
+        before: impl FnOnce() -> io::Result<()>,
+    ) -> Result<()> {
         let extra = self.days.len().saturating_sub(limits::SEEN_DAYS);
         if extra == 0 {
             return Ok(());
@@ -170,11 +224,13 @@ impl Seen {
         for day in old {
             let mut lines = Vec::new();
             let path = self.dir.join(&day);
-            self.read_day(&day, false, &mut lines).map_err(|e| Error::io(format!("read {}", path.display()), &e))?;
+            self.read_day(&day, false, &mut lines)
+                .map_err(|e| Error::io(format!("read {}", path.display()), &e))?;
             if lines.iter().any(|l| needed(&l.id)) {
                 continue;
             }
-            std::fs::remove_file(&path).map_err(|e| Error::io(format!("remove {}", path.display()), &e))?;
+            std::fs::remove_file(&path)
+                .map_err(|e| Error::io(format!("remove {}", path.display()), &e))?;
             for line in &lines {
                 self.ids.remove(&line.id);
             }
@@ -186,14 +242,22 @@ impl Seen {
     /// A clock that was in the future has left a file from there, and all lines would go into it: they move to today's.
     pub fn come_back(&mut self, now: SystemTime) -> Result<()> {
         let tomorrow = clock::day(now + std::time::Duration::from_secs(86_400));
-        let future: Vec<String> = self.days.iter().filter(|d| **d > tomorrow).cloned().collect();
+        let future: Vec<String> = self
+            .days
+            .iter()
+            .filter(|d| **d > tomorrow)
+            .cloned()
+            .collect();
         if future.is_empty() || !clock::is_plausible(now) {
             return Ok(());
         }
         let today = self.dir.join(clock::day(now));
         let failed = |e: io::Error| Error::io(format!("write {}", today.display()), &e);
         let mut text = Vec::new();
-        for path in [&today].into_iter().chain(&future.iter().map(|d| self.dir.join(d)).collect::<Vec<_>>()) {
+        for path in [&today]
+            .into_iter()
+            .chain(&future.iter().map(|d| self.dir.join(d)).collect::<Vec<_>>())
+        {
             match File::open(path) {
                 Ok(mut file) => drop(file.read_to_end(&mut text).map_err(failed)?),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -221,8 +285,11 @@ fn is_day(name: &str) -> bool {
 
 fn parse(line: &str) -> Option<Cursor> {
     let mut parts = line.split(' ');
-    let line =
-        Cursor { epoch: Uuid::try_parse(parts.next()?).ok()?, seq: parts.next()?.parse().ok()?, id: Uuid::try_parse(parts.next()?).ok()? };
+    let line = Cursor {
+        epoch: Uuid::try_parse(parts.next()?).ok()?,
+        seq: parts.next()?.parse().ok()?,
+        id: Uuid::try_parse(parts.next()?).ok()?,
+    };
     parts.next().is_none().then_some(line)
 }
 
@@ -232,7 +299,11 @@ mod tests {
     use std::time::Duration;
 
     fn line(seq: u64) -> Cursor {
-        Cursor { epoch: Uuid::from_u128(1), seq, id: Uuid::from_u128(u128::from(seq) + 100) }
+        Cursor {
+            epoch: Uuid::from_u128(1),
+            seq,
+            id: Uuid::from_u128(u128::from(seq) + 100),
+        }
     }
 
     fn at(day: u64) -> SystemTime {
@@ -246,9 +317,16 @@ mod tests {
         seen.append(&[line(1), line(2)], at(0)).unwrap();
         let path = dir.path().join("state/seen/20261101");
         let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, [&whole[..], b"00000000-0000-0000-0000-000000000001 3 0000"].concat()).unwrap();
+        std::fs::write(
+            &path,
+            [&whole[..], b"00000000-0000-0000-0000-000000000001 3 0000"].concat(),
+        )
+        .unwrap();
         let (seen, lines) = Seen::open(dir.path()).unwrap();
-        assert_eq!((seen.last(), lines), (Some(line(2)), vec![line(1), line(2)]));
+        assert_eq!(
+            (seen.last(), lines),
+            (Some(line(2)), vec![line(1), line(2)])
+        );
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
 
@@ -261,7 +339,9 @@ mod tests {
             seen.prune(|id| *id == line(1).id, || Ok(())).unwrap();
         }
         let (seen, _) = Seen::open(dir.path()).unwrap();
-        let kept: Vec<u64> = (0..18).filter(|day| seen.contains(&line(*day).id)).collect();
+        let kept: Vec<u64> = (0..18)
+            .filter(|day| seen.contains(&line(*day).id))
+            .collect();
         assert_eq!(kept, [vec![1], (3..18).collect()].concat());
     }
 
@@ -276,6 +356,12 @@ mod tests {
         seen.come_back(at(3)).unwrap();
         seen.append(&[line(3)], at(3)).unwrap();
         let (seen, lines) = Seen::open(dir.path()).unwrap();
-        assert_eq!((seen.days.clone(), lines), (vec!["20261104".to_string()], vec![line(1), line(2), line(3)]));
+        assert_eq!(
+            (seen.days.clone(), lines),
+            (
+                vec!["20261104".to_string()],
+                vec![line(1), line(2), line(3)]
+            )
+        );
     }
 }

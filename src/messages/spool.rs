@@ -49,7 +49,8 @@ pub struct Entry {
 impl Entry {
     /// Its id, or the name of its file: what [`find`] takes.
     pub fn label(&self) -> String {
-        self.id.map_or_else(|| disk::show(&self.name), |id| id.to_string())
+        self.id
+            .map_or_else(|| disk::show(&self.name), |id| id.to_string())
     }
 }
 
@@ -57,8 +58,12 @@ impl Entry {
 /// opened the outbox for others.
 pub fn create(base: &Path) -> Result<()> {
     disk::create_dir(base)?;
-    Queue::ALL.iter().try_for_each(|q| disk::create_dir(&q.dir(base)))?;
-    ["hooks", "state", "state/hooks"].iter().try_for_each(|d| disk::create_dir(&base.join(d)))
+    Queue::ALL
+        .iter()
+        .try_for_each(|q| disk::create_dir(&q.dir(base)))?;
+    ["hooks", "state", "state/hooks"]
+        .iter()
+        .try_for_each(|d| disk::create_dir(&base.join(d)))
 }
 
 /// Puts a message into the outbox: when this returns it survives a power cut. A missing id and time are filled in.
@@ -66,40 +71,62 @@ pub fn create(base: &Path) -> Result<()> {
 /// Two syncs when the directories are there.
 pub fn send(base: &Path, mut message: Message, now: SystemTime) -> Result<(Uuid, PathBuf)> {
     let id = *message.id.get_or_insert_with(|| new_id(now));
-    message.created_at.get_or_insert_with(|| clock::rfc3339(now));
+    message
+        .created_at
+        .get_or_insert_with(|| clock::rfc3339(now));
     let json = message.to_json() + "\n";
     // what the hub would refuse is refused here, where somebody can still do something about it
-    Message::parse(json.as_bytes()).map_err(|e| Error::new(Kind::Usage, format!("cannot send the message: {e}")))?;
+    Message::parse(json.as_bytes())
+        .map_err(|e| Error::new(Kind::Usage, format!("cannot send the message: {e}")))?;
     create(base)?;
     let path = Queue::Outbox.dir(base).join(file_name(now, id));
     let temporary = disk::temporary(&path);
     let failed = |e: io::Error| Error::io(format!("write {}", path.display()), &e);
     let file = disk::write_temporary(&temporary, json.as_bytes(), 0o600).map_err(failed)?;
     let owned = disk::give_to_owner(disk::parent(&path), &file);
-    let renamed = owned.and_then(|()| file.sync_all()).and_then(|()| disk::rename_noreplace(&temporary, &path));
+    let renamed = owned
+        .and_then(|()| file.sync_all())
+        .and_then(|()| disk::rename_noreplace(&temporary, &path));
     if let Err(e) = renamed {
         let _ = std::fs::remove_file(&temporary);
         return Err(failed(e));
     }
     // the daemon may have taken it already, so it is not taken back
-    disk::sync_dir(disk::parent(&path)).map_err(|e| failed(e).hint("it is in the outbox and may be sent all the same"))?;
+    disk::sync_dir(disk::parent(&path))
+        .map_err(|e| failed(e).hint("it is in the outbox and may be sent all the same"))?;
     Ok((id, path))
 }
 
 /// Version 7 of the given time, finer than a millisecond, so that ids keep the order in which one machine made them.
 fn new_id(now: SystemTime) -> Uuid {
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     let precise = uuid::ContextV7::new().with_additional_precision();
-    Uuid::new_v7(uuid::Timestamp::from_unix(precise, since.as_secs(), since.subsec_nanos()))
+    Uuid::new_v7(uuid::Timestamp::from_unix(
+        precise,
+        since.as_secs(),
+        since.subsec_nanos(),
+    ))
 }
 
 /// The messages of a queue: the outbox in the order of sending, the others by name, and so by time. A directory that is
 /// not there is empty.
 pub fn list(base: &Path, queue: Queue) -> Result<Vec<Entry>> {
-    let mut entries = look_at(base, names(base, queue)?.into_iter().map(|name| (queue, name)).collect())?;
+    let mut entries = look_at(
+        base,
+        names(base, queue)?
+            .into_iter()
+            .map(|name| (queue, name))
+            .collect(),
+    )?;
     if queue == Queue::Outbox {
         // stable: by name within a priority
-        entries.sort_by_key(|e| e.message.as_ref().map_or(crate::wire::Priority::Low, |m| m.priority));
+        entries.sort_by_key(|e| {
+            e.message
+                .as_ref()
+                .map_or(crate::wire::Priority::Low, |m| m.priority)
+        });
     }
     Ok(entries)
 }
@@ -116,10 +143,15 @@ pub(super) fn names(base: &Path, queue: Queue) -> Result<Vec<OsString>> {
 fn all_names(dir: &Path) -> Result<Vec<OsString>> {
     let failed = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
     match std::fs::read_dir(dir) {
-        Ok(entries) => entries.map(|e| e.map(|e| e.file_name()).map_err(failed)).collect(),
+        Ok(entries) => entries
+            .map(|e| e.map(|e| e.file_name()).map_err(failed))
+            .collect(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         // not "cannot create", which is what a refusal means elsewhere
-        Err(e) => Err(Error { kind: Kind::Io, ..failed(e) }),
+        Err(e) => Err(Error {
+            kind: Kind::Io,
+            ..failed(e)
+        }),
     }
 }
 
@@ -130,7 +162,10 @@ fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::io(format!("read {}", path.display()), &e))?,
     };
-    let message = match meta.is_file().then(|| disk::read_at_most(&path, MAX_MESSAGE)) {
+    let message = match meta
+        .is_file()
+        .then(|| disk::read_at_most(&path, MAX_MESSAGE))
+    {
         None => Err("it is not a regular file".into()),
         Some(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Some(Err(e)) => Err(format!("it cannot be read: {}", plain(&e))),
@@ -138,15 +173,31 @@ fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
         Some(Ok(_)) if meta.len() > MAX_MESSAGE as u64 => Err(too_large(meta.len())),
         Some(Ok(text)) => Message::parse(&text).map_err(|e| e.to_string()),
     };
-    let message = message.map(|m| Message { payload: None, extra: Default::default(), ..m });
+    let message = message.map(|m| Message {
+        payload: None,
+        extra: Default::default(),
+        ..m
+    });
     let named = name.to_str().and_then(parse_file_name);
     let created = || clock::parse_rfc3339(message.as_ref().ok()?.created_at.as_deref()?);
     Ok(Some(Entry {
         queue,
         size: meta.len(),
-        id: message.as_ref().ok().and_then(|m| m.id).or(named.map(|(_, id)| id)),
-        time: named.map(|(time, _)| time).or_else(created).or_else(|| meta.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH),
-        reason: if queue == Queue::Failed { read_reason(&path) } else { None },
+        id: message
+            .as_ref()
+            .ok()
+            .and_then(|m| m.id)
+            .or(named.map(|(_, id)| id)),
+        time: named
+            .map(|(time, _)| time)
+            .or_else(created)
+            .or_else(|| meta.modified().ok())
+            .unwrap_or(SystemTime::UNIX_EPOCH),
+        reason: if queue == Queue::Failed {
+            read_reason(&path)
+        } else {
+            None
+        },
         message,
         hook_failed: false,
         name,
@@ -155,7 +206,9 @@ fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
 }
 
 fn too_large(size: u64) -> String {
-    format!("it has {size} bytes; a message may have {MAX_MESSAGE}: send a reference to the data instead")
+    format!(
+        "it has {size} bytes; a message may have {MAX_MESSAGE}: send a reference to the data instead"
+    )
 }
 
 /// Where the reason for a file in `failed/` stands. `None` if that name would be too long for a file.
@@ -168,7 +221,10 @@ pub fn reason_path(failed: &Path) -> Option<PathBuf> {
 fn read_reason(failed: &Path) -> Option<String> {
     let bytes = disk::read_at_most(&reason_path(failed)?, MAX_REASON).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    text.lines().next().map(|l| l.trim().to_string()).filter(|l| !l.is_empty())
+    text.lines()
+        .next()
+        .map(|l| l.trim().to_string())
+        .filter(|l| !l.is_empty())
 }
 
 /// The message that a person means: by its id, at least four characters of the beginning or end of it, or its file name
@@ -179,14 +235,26 @@ pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
         all.extend(names(base, queue)?.into_iter().map(|name| (queue, name)));
     }
     let shown = what.to_str().unwrap_or_default();
-    let by_name: Vec<_> = all.iter().filter(|(_, name)| name == what || disk::show(name) == shown).cloned().collect();
+    let by_name: Vec<_> = all
+        .iter()
+        .filter(|(_, name)| name == what || disk::show(name) == shown)
+        .cloned()
+        .collect();
     let is_meant = |id: Uuid| matches_id(id, shown);
     let named_id = |name: &OsString| name.to_str().and_then(parse_file_name).map(|(_, id)| id);
-    let by_id = || all.iter().filter(|(_, name)| named_id(name).is_some_and(is_meant)).cloned().collect();
+    let by_id = || {
+        all.iter()
+            .filter(|(_, name)| named_id(name).is_some_and(is_meant))
+            .cloned()
+            .collect()
+    };
     let mut hits = look_at(base, if by_name.is_empty() { by_id() } else { by_name })?;
     if hits.is_empty() {
         // dropped under a name of its own, and not picked up yet
-        let others = all.into_iter().filter(|(_, name)| named_id(name).is_none()).collect();
+        let others = all
+            .into_iter()
+            .filter(|(_, name)| named_id(name).is_none())
+            .collect();
         hits = look_at(base, others)?;
         hits.retain(|e| e.id.is_some_and(is_meant));
     }
@@ -194,20 +262,35 @@ pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
     labels.sort();
     labels.dedup();
     match labels.len() {
-        0 => Err(Error::new(Kind::Failed, format!("there is no message {}", disk::show(what)))
-            .hint("at least 4 characters of its id, or its file name: see mesync list")),
+        0 => Err(Error::new(
+            Kind::Failed,
+            format!("there is no message {}", disk::show(what)),
+        )
+        .hint("at least 4 characters of its id, or its file name: see mesync list")),
         1 => Ok(hits),
         n => {
             let some = labels[..n.min(4)].join(", ");
-            let more = if n > 4 { format!(" and {} more", n - 4) } else { String::new() };
-            Err(Error::new(Kind::Failed, format!("{n} messages fit {}: {some}{more}", disk::show(what))).hint("give more of the id"))
+            let more = if n > 4 {
+                format!(" and {} more", n - 4)
+            } else {
+                String::new()
+            };
+            Err(Error::new(
+                Kind::Failed,
+                format!("{n} messages fit {}: {some}{more}", disk::show(what)),
+            )
+            .hint("give more of the id"))
         }
     }
 }
 
 /// Whether what a person typed is this id, or a beginning or an end of it; upper case and dashes do not matter.
 pub fn matches_id(id: Uuid, typed: &str) -> bool {
-    let typed: String = typed.chars().filter(|c| *c != '-').flat_map(char::to_lowercase).collect();
+    let typed: String = typed
+        .chars()
+        .filter(|c| *c != '-')
+        .flat_map(char::to_lowercase)
+        .collect();
     let id = id.simple().to_string();
     typed.len() >= LEAST_ID && (id.starts_with(&typed) || id.ends_with(&typed))
 }
@@ -215,10 +298,18 @@ pub fn matches_id(id: Uuid, typed: &str) -> bool {
 fn look_at(base: &Path, files: Vec<(Queue, OsString)>) -> Result<Vec<Entry>> {
     // sorted
     let failed_hooks = hooks::failed(base)?;
-    let failed = |name: &OsStr| name.to_str().is_some_and(|name| failed_hooks.binary_search_by(|f| f.as_str().cmp(name)).is_ok());
+    let failed = |name: &OsStr| {
+        name.to_str().is_some_and(|name| {
+            failed_hooks
+                .binary_search_by(|f| f.as_str().cmp(name))
+                .is_ok()
+        })
+    };
     let mut entries = Vec::new();
     for (queue, name) in files {
-        let Some(mut entry) = read(base, queue, name)? else { continue };
+        let Some(mut entry) = read(base, queue, name)? else {
+            continue;
+        };
         entry.hook_failed = queue == Queue::Inbox && failed(&entry.name);
         entries.push(entry);
     }
@@ -232,7 +323,13 @@ fn look_at(base: &Path, files: Vec<(Queue, OsString)>) -> Result<Vec<Entry>> {
 pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
     let shown = entry.label();
     if entry.queue != Queue::Failed {
-        return Err(Error::new(Kind::Failed, format!("cannot retry {shown}: it is in {}, not in failed", entry.queue.name())));
+        return Err(Error::new(
+            Kind::Failed,
+            format!(
+                "cannot retry {shown}: it is in {}, not in failed",
+                entry.queue.name()
+            ),
+        ));
     }
     if let Err(why) = &entry.message {
         let hint = format!("correct or remove {}", disk::show(entry.path.as_os_str()));
@@ -250,7 +347,10 @@ pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
     match disk::link_or_copy(&path, &queued) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && same_file(&path, &queued) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let what = format!("cannot retry {shown}: {} is in the outbox", queued.display());
+            let what = format!(
+                "cannot retry {shown}: {} is in the outbox",
+                queued.display()
+            );
             return Err(Error::new(Kind::Busy, what).hint("try again in a second"));
         }
         other => other.map_err(failed)?,
@@ -274,7 +374,11 @@ fn name_after_id(entry: &Entry, now: SystemTime) -> io::Result<(Uuid, PathBuf)> 
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
-    let number = |p: &Path| std::fs::symlink_metadata(p).map(|m| (m.dev(), m.ino())).ok();
+    let number = |p: &Path| {
+        std::fs::symlink_metadata(p)
+            .map(|m| (m.dev(), m.ino()))
+            .ok()
+    };
     number(a).is_some_and(|n| Some(n) == number(b))
 }
 
@@ -310,10 +414,17 @@ pub fn flush(base: &Path, queue: Queue, now: SystemTime) -> Result<Flushed> {
     let mut flushed = Flushed::default();
     for name in names(base, queue)? {
         let path = dir.join(&name);
-        let removed = if queue == Queue::Failed { remove_with_reason(&path) } else { remove(&path) };
+        let removed = if queue == Queue::Failed {
+            remove_with_reason(&path)
+        } else {
+            remove(&path)
+        };
         match removed {
             Ok(()) => flushed.removed += 1,
-            Err(e) => flushed.kept.push(Error::io(format!("remove {}", disk::show(path.as_os_str())), &e)),
+            Err(e) => flushed.kept.push(Error::io(
+                format!("remove {}", disk::show(path.as_os_str())),
+                &e,
+            )),
         }
     }
     if queue == Queue::Failed {
@@ -325,10 +436,17 @@ pub fn flush(base: &Path, queue: Queue, now: SystemTime) -> Result<Flushed> {
 /// Removes the reasons whose messages are gone. The reason is written first, so a young one may be waiting for its message.
 fn remove_orphaned_reasons(dir: &Path, now: SystemTime) -> Result<()> {
     for name in all_names(dir)? {
-        let Some(message) = name.as_bytes().strip_suffix(REASON_SUFFIX) else { continue };
+        let Some(message) = name.as_bytes().strip_suffix(REASON_SUFFIX) else {
+            continue;
+        };
         let path = dir.join(&name);
-        let old = |m: std::fs::Metadata| m.modified().is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > REASON_GRACE));
-        if !dir.join(OsStr::from_bytes(message)).exists() && std::fs::symlink_metadata(&path).is_ok_and(old) {
+        let old = |m: std::fs::Metadata| {
+            m.modified()
+                .is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > REASON_GRACE))
+        };
+        if !dir.join(OsStr::from_bytes(message)).exists()
+            && std::fs::symlink_metadata(&path).is_ok_and(old)
+        {
             remove(&path).map_err(|e| Error::io(format!("remove {}", path.display()), &e))?;
         }
     }
@@ -358,31 +476,81 @@ mod tests {
     }
 
     fn seen(base: &Path, queue: Queue) -> Vec<String> {
-        let show = |e: &Entry| format!("{} {:?} {:?}", disk::show(&e.name), e.message.as_ref().map(|m| m.priority), e.reason);
+        let show = |e: &Entry| {
+            format!(
+                "{} {:?} {:?}",
+                disk::show(&e.name),
+                e.message.as_ref().map(|m| m.priority),
+                e.reason
+            )
+        };
         list(base, queue).unwrap().iter().map(show).collect()
     }
 
     #[test]
     fn what_is_sent_is_whole_and_in_the_order_of_sending() {
         let dir = spool(&[]);
-        let message = |priority| Message { kind: "x".into(), priority, ..Message::default() };
+        let message = |priority| Message {
+            kind: "x".into(),
+            priority,
+            ..Message::default()
+        };
         for (i, p) in ["low", "normal", "high", "high"].iter().enumerate() {
-            let (id, path) = send(dir.path(), message(crate::wire::Priority::parse(p).unwrap()), at(i as u64)).unwrap();
-            assert_eq!(path.file_name().unwrap().to_str(), Some(file_name(at(i as u64), id).as_str()));
+            let (id, path) = send(
+                dir.path(),
+                message(crate::wire::Priority::parse(p).unwrap()),
+                at(i as u64),
+            )
+            .unwrap();
+            assert_eq!(
+                path.file_name().unwrap().to_str(),
+                Some(file_name(at(i as u64), id).as_str())
+            );
         }
-        let order: Vec<_> =
-            list(dir.path(), Queue::Outbox).unwrap().iter().map(|e| (e.message.as_ref().unwrap().priority.name(), e.time)).collect();
-        assert_eq!(order, [("high", at(2)), ("high", at(3)), ("normal", at(1)), ("low", at(0))]);
+        let order: Vec<_> = list(dir.path(), Queue::Outbox)
+            .unwrap()
+            .iter()
+            .map(|e| (e.message.as_ref().unwrap().priority.name(), e.time))
+            .collect();
+        assert_eq!(
+            order,
+            [
+                ("high", at(2)),
+                ("high", at(3)),
+                ("normal", at(1)),
+                ("low", at(0))
+            ]
+        );
         let huge = Some(serde_json::value::to_raw_value(&"x".repeat(MAX_MESSAGE)).unwrap());
-        let refused = send(dir.path(), Message { payload: huge, ..message(Default::default()) }, at(9)).unwrap_err();
-        assert!(refused.kind == Kind::Usage && refused.what.contains("send a reference"), "{refused}");
-        assert_eq!(std::fs::read_dir(Queue::Outbox.dir(dir.path())).unwrap().count(), 4);
+        let refused = send(
+            dir.path(),
+            Message {
+                payload: huge,
+                ..message(Default::default())
+            },
+            at(9),
+        )
+        .unwrap_err();
+        assert!(
+            refused.kind == Kind::Usage && refused.what.contains("send a reference"),
+            "{refused}"
+        );
+        assert_eq!(
+            std::fs::read_dir(Queue::Outbox.dir(dir.path()))
+                .unwrap()
+                .count(),
+            4
+        );
     }
 
     #[test]
     fn ids_of_one_machine_sort_by_time() {
-        let ids: Vec<Uuid> = (0..50).map(|i| new_id(at(0) + Duration::from_micros(i))).collect();
-        assert!(ids.is_sorted() && new_id(SystemTime::UNIX_EPOCH - Duration::from_secs(5)) < ids[0]);
+        let ids: Vec<Uuid> = (0..50)
+            .map(|i| new_id(at(0) + Duration::from_micros(i)))
+            .collect();
+        assert!(
+            ids.is_sorted() && new_id(SystemTime::UNIX_EPOCH - Duration::from_secs(5)) < ids[0]
+        );
     }
 
     #[test]
@@ -403,18 +571,33 @@ mod tests {
         ];
         assert_eq!(seen(dir.path(), Queue::Failed), wants);
         // only in failed/ does the ending mean anything
-        assert_eq!(seen(dir.path(), Queue::Outbox), ["e.reason Ok(Normal) None"]);
+        assert_eq!(
+            seen(dir.path(), Queue::Outbox),
+            ["e.reason Ok(Normal) None"]
+        );
         assert_eq!(seen(&dir.path().join("nowhere"), Queue::Inbox), [""; 0]);
     }
 
     #[test]
     fn a_message_is_found_by_what_a_person_has_of_it() {
-        let (name, other) = (format!("inbox/20261121T103000_{ID}.json"), format!("sent/20261121T103000_{OTHER}.json"));
+        let (name, other) = (
+            format!("inbox/20261121T103000_{ID}.json"),
+            format!("sent/20261121T103000_{OTHER}.json"),
+        );
         let dropped = format!("{{\"type\":\"x\",\"id\":\"{}\"}}", Uuid::from_u128(0xabcd));
-        let dir = spool(&[(&name, "{}"), (&other, "{}"), ("outbox/drop\n.json", &dropped), ("failed/-x", "")]);
+        let dir = spool(&[
+            (&name, "{}"),
+            (&other, "{}"),
+            ("outbox/drop\n.json", &dropped),
+            ("failed/-x", ""),
+        ]);
         let check = |what: &str, wants: &str| {
             let got = match find(dir.path(), OsStr::new(what)) {
-                Ok(entries) => entries.iter().map(|e| format!("{}/{}", e.queue.name(), disk::show(&e.name))).collect::<Vec<_>>().join(" "),
+                Ok(entries) => entries
+                    .iter()
+                    .map(|e| format!("{}/{}", e.queue.name(), disk::show(&e.name)))
+                    .collect::<Vec<_>>()
+                    .join(" "),
                 Err(e) => e.to_string(),
             };
             assert!(got.starts_with(wants), "{what}: {got}");
@@ -423,7 +606,10 @@ mod tests {
         check(&ID.to_uppercase().replace('-', ""), &name);
         check("51b4", &name);
         check("7f1b-0000", &other);
-        check("01a20036", "2 messages fit 01a20036: 01a20036-fe28-7b4d-af6f-5b397f1b0000, 01a2");
+        check(
+            "01a20036",
+            "2 messages fit 01a20036: 01a20036-fe28-7b4d-af6f-5b397f1b0000, 01a2",
+        );
         check("1b4", "there is no message 1b4 (at least 4 characters");
         check(&name[6..], &name);
         check("abcd", "outbox/drop\\n.json");
@@ -431,44 +617,84 @@ mod tests {
         check("drop\\n.json", "outbox/drop\\n.json");
         check("-x", "failed/-x");
         check("../inbox", "there is no message ../inbox");
-        std::fs::copy(dir.path().join(&name), dir.path().join(name.replace("inbox", "sent"))).unwrap();
+        std::fs::copy(
+            dir.path().join(&name),
+            dir.path().join(name.replace("inbox", "sent")),
+        )
+        .unwrap();
         check(ID, &format!("{name} {}", name.replace("inbox", "sent")));
     }
 
     #[test]
     fn a_retried_message_keeps_its_id_and_its_time_limit_begins_anew() {
         let old = format!("20200101T000000_{ID}.json");
-        let dir = spool(&[(&format!("failed/{old}"), "{\"type\":\"x\"}"), (&format!("failed/{old}.reason"), "too old")]);
+        let dir = spool(&[
+            (&format!("failed/{old}"), "{\"type\":\"x\"}"),
+            (&format!("failed/{old}.reason"), "too old"),
+        ]);
         let entry = || find(dir.path(), OsStr::new(ID)).unwrap().remove(0);
         let failed = entry();
         let queued = retry(dir.path(), &failed, at(0)).unwrap();
-        assert_eq!(queued, dir.path().join("outbox").join(file_name(at(0), ID.parse().unwrap())));
-        assert_eq!(std::fs::read_dir(dir.path().join("failed")).unwrap().count(), 0);
-        assert!(retry(dir.path(), &entry(), at(1)).unwrap_err().what.contains("it is in outbox, not in failed"));
+        assert_eq!(
+            queued,
+            dir.path()
+                .join("outbox")
+                .join(file_name(at(0), ID.parse().unwrap()))
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("failed"))
+                .unwrap()
+                .count(),
+            0
+        );
+        assert!(
+            retry(dir.path(), &entry(), at(1))
+                .unwrap_err()
+                .what
+                .contains("it is in outbox, not in failed")
+        );
         // as after a crash between link and unlink, in the same second and later: nothing is lost, and the id is one
         let again = |now| {
             disk::link_or_copy(&queued, &failed.path).unwrap();
             retry(dir.path(), &failed, now).unwrap()
         };
         assert_eq!(again(at(0)), queued);
-        assert_eq!(again(at(5)), queued.with_file_name(file_name(at(5), ID.parse().unwrap())));
+        assert_eq!(
+            again(at(5)),
+            queued.with_file_name(file_name(at(5), ID.parse().unwrap()))
+        );
         assert!(!failed.path.exists());
         // another file of that name is not touched
         std::fs::write(&failed.path, "{\"type\":\"other\"}").unwrap();
-        assert_eq!(retry(dir.path(), &failed, at(5)).unwrap_err().kind, Kind::Busy);
+        assert_eq!(
+            retry(dir.path(), &failed, at(5)).unwrap_err().kind,
+            Kind::Busy
+        );
         assert!(failed.path.exists());
     }
 
     #[test]
     fn what_is_no_message_stays_failed_until_it_is_corrected() {
-        let dir = spool(&[("failed/mine.json", "{\"payload\":1}"), ("failed/mine.json.reason", "no type")]);
+        let dir = spool(&[
+            ("failed/mine.json", "{\"payload\":1}"),
+            ("failed/mine.json.reason", "no type"),
+        ]);
         let entry = || list(dir.path(), Queue::Failed).unwrap().remove(0);
         let refused = retry(dir.path(), &entry(), at(0)).unwrap_err().to_string();
-        assert!(refused.contains("cannot retry mine.json: it has no \"type\"") && refused.contains("correct or remove"), "{refused}");
+        assert!(
+            refused.contains("cannot retry mine.json: it has no \"type\"")
+                && refused.contains("correct or remove"),
+            "{refused}"
+        );
         std::fs::write(entry().path, "{\"type\":\"x\"}").unwrap();
         let queued = retry(dir.path(), &entry(), at(0)).unwrap();
         assert!(parse_file_name(queued.file_name().unwrap().to_str().unwrap()).is_some());
-        assert_eq!(std::fs::read_dir(dir.path().join("failed")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("failed"))
+                .unwrap()
+                .count(),
+            0
+        );
     }
 
     #[test]
@@ -485,13 +711,32 @@ mod tests {
         std::fs::create_dir(dir.path().join("failed/dir")).unwrap();
         let now = crate::clock::now();
         let failed = flush(dir.path(), Queue::Failed, now).unwrap();
-        assert_eq!((failed.removed, failed.kept.len()), (1, 1), "{:?}", failed.kept);
-        assert!(dir.path().join("failed/gone.reason").exists(), "its message may be about to come");
-        assert_eq!(flush(dir.path(), Queue::Failed, now + REASON_GRACE * 2).unwrap().removed, 0);
-        assert!(!dir.path().join("failed/gone.reason").exists() && dir.path().join("failed/.b.tmp").exists());
+        assert_eq!(
+            (failed.removed, failed.kept.len()),
+            (1, 1),
+            "{:?}",
+            failed.kept
+        );
+        assert!(
+            dir.path().join("failed/gone.reason").exists(),
+            "its message may be about to come"
+        );
+        assert_eq!(
+            flush(dir.path(), Queue::Failed, now + REASON_GRACE * 2)
+                .unwrap()
+                .removed,
+            0
+        );
+        assert!(
+            !dir.path().join("failed/gone.reason").exists()
+                && dir.path().join("failed/.b.tmp").exists()
+        );
         assert_eq!(flush(dir.path(), Queue::Inbox, now).unwrap().removed, 1);
         assert!(dir.path().join("state/hooks/c.0").exists());
-        assert_eq!(flush(dir.path(), Queue::Outbox, now).unwrap_err().kind, Kind::Usage);
+        assert_eq!(
+            flush(dir.path(), Queue::Outbox, now).unwrap_err().kind,
+            Kind::Usage
+        );
         assert!(dir.path().join("outbox/d").exists());
     }
 }

@@ -22,12 +22,24 @@ pub struct Survey {
 pub fn survey(base: &Path, queue: Queue) -> Result<Survey> {
     let mut survey = Survey::default();
     for name in spool::names(base, queue)? {
-        let Ok(meta) = std::fs::symlink_metadata(queue.dir(base).join(&name)) else { continue };
-        let named = name.to_str().and_then(parse_file_name).map(|(time, _)| time).filter(|_| queue == Queue::Outbox);
+        let Ok(meta) = std::fs::symlink_metadata(queue.dir(base).join(&name)) else {
+            continue;
+        };
+        let named = name
+            .to_str()
+            .and_then(parse_file_name)
+            .map(|(time, _)| time)
+            .filter(|_| queue == Queue::Outbox);
         // the rename into the queue set ctime
         let came = clock::from_millis((meta.ctime().max(0) as u64).saturating_mul(1000));
-        let time = named.or(Some(came)).filter(|time| clock::is_plausible(*time));
-        survey = Survey { count: survey.count + 1, bytes: survey.bytes + meta.len(), oldest: survey.oldest.into_iter().chain(time).min() };
+        let time = named
+            .or(Some(came))
+            .filter(|time| clock::is_plausible(*time));
+        survey = Survey {
+            count: survey.count + 1,
+            bytes: survey.bytes + meta.len(),
+            oldest: survey.oldest.into_iter().chain(time).min(),
+        };
     }
     Ok(survey)
 }
@@ -36,8 +48,15 @@ pub fn survey(base: &Path, queue: Queue) -> Result<Survey> {
 /// write down what is wrong.
 pub fn unwritable(base: &Path) -> Option<(PathBuf, io::Error)> {
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    let dirs = Queue::ALL.iter().map(|q| q.dir(base)).chain(["state", "state/hooks"].map(|dir| base.join(dir)));
-    let refused = |dir: PathBuf| rustix::fs::access(&dir, access).err().map(|e| (dir, e.into()));
+    let dirs = Queue::ALL
+        .iter()
+        .map(|q| q.dir(base))
+        .chain(["state", "state/hooks"].map(|dir| base.join(dir)));
+    let refused = |dir: PathBuf| {
+        rustix::fs::access(&dir, access)
+            .err()
+            .map(|e| (dir, e.into()))
+    };
     dirs.filter(|dir| dir.exists()).find_map(refused)
 }
 
@@ -49,17 +68,28 @@ mod tests {
     fn the_oldest_is_one_whose_age_is_known() {
         let dir = tempfile::tempdir().unwrap();
         spool::create(dir.path()).unwrap();
-        let put = |queue: Queue, name: &str| std::fs::write(queue.dir(dir.path()).join(name), "{}").unwrap();
+        let put = |queue: Queue, name: &str| {
+            std::fs::write(queue.dir(dir.path()).join(name), "{}").unwrap()
+        };
         let oldest = |queue: Queue| survey(dir.path(), queue).unwrap().oldest;
-        let (unset, old) =
-            ("19700101T000010_019359a0-0000-7000-8000-000000000001.json", "20260101T000000_019359a0-0000-7000-8000-000000000002.json");
+        let (unset, old) = (
+            "19700101T000010_019359a0-0000-7000-8000-000000000001.json",
+            "20260101T000000_019359a0-0000-7000-8000-000000000002.json",
+        );
         for queue in [Queue::Outbox, Queue::Inbox] {
             put(queue, unset);
         }
         assert_eq!(oldest(Queue::Outbox), None);
         put(Queue::Outbox, old);
-        assert_eq!(oldest(Queue::Outbox), clock::parse_compact("20260101T000000"));
+        assert_eq!(
+            oldest(Queue::Outbox),
+            clock::parse_compact("20260101T000000")
+        );
         // by the clock of this machine, whatever that of the sender said
-        assert!(clock::now().duration_since(oldest(Queue::Inbox).unwrap()).is_ok_and(|age| age.as_secs() < 600));
+        assert!(
+            clock::now()
+                .duration_since(oldest(Queue::Inbox).unwrap())
+                .is_ok_and(|age| age.as_secs() < 600)
+        );
     }
 }

@@ -34,11 +34,22 @@ pub struct Small {
 impl Small {
     pub fn of_file(entry: &Entry, local: &Local) -> Called<Small> {
         let mut bytes = Vec::with_capacity(local.size as usize);
-        let read = std::io::Read::read_to_end(&mut std::io::Read::take(&local.file, local.size + 1), &mut bytes);
+        let read = std::io::Read::read_to_end(
+            &mut std::io::Read::take(&local.file, local.size + 1),
+            &mut bytes,
+        );
         let shown = disk::show(entry.local.as_os_str());
-        let n = read.map_err(|e| Error { kind: Kind::Io, ..Error::io(format!("read {shown}"), &e) })?;
+        let n = read.map_err(|e| Error {
+            kind: Kind::Io,
+            ..Error::io(format!("read {shown}"), &e)
+        })?;
         local.check(n as u64)?;
-        Ok(Small { bytes, mode: local.mode, mtime: local.mtime.clone(), ..Small::empty(entry, files::Kind::File) })
+        Ok(Small {
+            bytes,
+            mode: local.mode,
+            mtime: local.mtime.clone(),
+            ..Small::empty(entry, files::Kind::File)
+        })
     }
 
     /// A link, whose content is its target, or a directory, which has none.
@@ -48,19 +59,37 @@ impl Small {
             files::Kind::Symlink => {
                 let target = std::fs::read_link(&entry.local);
                 let shown = disk::show(entry.local.as_os_str());
-                target.map_err(|e| Error::io(format!("read the link {shown}"), &e))?.into_os_string().into_vec()
+                target
+                    .map_err(|e| Error::io(format!("read the link {shown}"), &e))?
+                    .into_os_string()
+                    .into_vec()
             }
             _ => Vec::new(),
         };
-        Ok(Small { bytes, mode, mtime, ..Small::empty(entry, kind) })
+        Ok(Small {
+            bytes,
+            mode,
+            mtime,
+            ..Small::empty(entry, kind)
+        })
     }
 
     fn empty(entry: &Entry, kind: files::Kind) -> Small {
-        Small { entry: entry.clone(), bytes: Vec::new(), mode: 0, mtime: String::new(), kind }
+        Small {
+            entry: entry.clone(),
+            bytes: Vec::new(),
+            mode: 0,
+            mtime: String::new(),
+            kind,
+        }
     }
 
     fn about(&self) -> About<'_> {
-        About { name: &self.entry.name, mode: self.mode, mtime: &self.mtime }
+        About {
+            name: &self.entry.name,
+            mode: self.mode,
+            mtime: &self.mtime,
+        }
     }
 
     fn content(&self) -> Content {
@@ -78,8 +107,16 @@ impl Small {
             mtime: Some(self.mtime.clone()),
             size: content.size,
             checksum_sha256: content.sha256,
-            if_match: if let Condition::Match(at) = condition { Some(at.rev) } else { None },
-            tag: if let Condition::Match(at) = condition { at.tag } else { Tag::default() },
+            if_match: if let Condition::Match(at) = condition {
+                Some(at.rev)
+            } else {
+                None
+            },
+            tag: if let Condition::Match(at) = condition {
+                at.tag
+            } else {
+                Tag::default()
+            },
             if_none_match: condition == Condition::Absent,
             key: Some(Uuid::now_v7()),
         }
@@ -106,22 +143,31 @@ impl Upload<'_, '_> {
             Ok(missing) => missing,
             Err(failure) => return fail_all(&to_send, failure, done),
         };
-        let (batch, known): (Vec<_>, Vec<_>) =
-            to_send.into_iter().partition(|(small, content)| !is_worth_asking(small, content) || missing.contains(&content.sha256));
+        let (batch, known): (Vec<_>, Vec<_>) = to_send.into_iter().partition(|(small, content)| {
+            !is_worth_asking(small, content) || missing.contains(&content.sha256)
+        });
         for (small, content) in &known {
-            done(&small.entry, self.single(content, Source::Bytes(&small.bytes), &small.about()));
+            done(
+                &small.entry,
+                self.single(content, Source::Bytes(&small.bytes), &small.about()),
+            );
         }
         self.send_batch(&batch, done);
     }
 
     fn missing(&self, files: &[(Small, Content)]) -> Called<HashSet<Hash>> {
-        let asked: HashSet<Hash> =
-            files.iter().filter(|(small, content)| is_worth_asking(small, content)).map(|(_, content)| content.sha256).collect();
+        let asked: HashSet<Hash> = files
+            .iter()
+            .filter(|(small, content)| is_worth_asking(small, content))
+            .map(|(_, content)| content.sha256)
+            .collect();
         let asked: Vec<Hash> = asked.into_iter().collect();
         if asked.is_empty() {
             Ok(HashSet::new())
         } else {
-            self.transfer().persist(|_| self.transfer().hub.missing(&asked)).map(|m| m.into_iter().collect())
+            self.transfer()
+                .persist(|_| self.transfer().hub.missing(&asked))
+                .map(|m| m.into_iter().collect())
         }
     }
 
@@ -129,15 +175,28 @@ impl Upload<'_, '_> {
         if batch.is_empty() {
             return;
         }
-        let items: Vec<(BatchItem, &[u8])> =
-            batch.iter().map(|(small, content)| (small.item(content, self.condition(&small.entry.name)), small.bytes.as_slice())).collect();
-        match self.transfer().persist(|passed| self.transfer().hub.batch(&items, Revision::default(), passed)) {
+        let items: Vec<(BatchItem, &[u8])> = batch
+            .iter()
+            .map(|(small, content)| {
+                (
+                    small.item(content, self.condition(&small.entry.name)),
+                    small.bytes.as_slice(),
+                )
+            })
+            .collect();
+        match self.transfer().persist(|passed| {
+            self.transfer()
+                .hub
+                .batch(&items, Revision::default(), passed)
+        }) {
             Err(failure) => fail_all(batch, failure, done),
             Ok(results) => {
                 for ((small, content), result) in batch.iter().zip(results) {
                     let settled = match result.status {
                         // somebody else was quicker: alone, and on what stands there now
-                        412 if small.kind == files::Kind::File => self.single(content, Source::Bytes(&small.bytes), &small.about()),
+                        412 if small.kind == files::Kind::File => {
+                            self.single(content, Source::Bytes(&small.bytes), &small.about())
+                        }
                         _ => settle(self.transfer(), result, content.size),
                     };
                     done(&small.entry, settled);
@@ -158,19 +217,41 @@ fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Upl
         200 => Outcome::Updated,
         204 => Outcome::Unchanged,
         status => {
-            let words = result.error.map_or(format!("status {status}"), |words| one_line(&words));
-            let kind = if status >= 500 { Kind::Busy } else { Kind::Refused };
-            let error = Error::new(kind, format!("hub {} refuses it: {words}", transfer.hub.url()));
-            return Err(Failure { status, ..error.into() });
+            let words = result
+                .error
+                .map_or(format!("status {status}"), |words| one_line(&words));
+            let kind = if status >= 500 {
+                Kind::Busy
+            } else {
+                Kind::Refused
+            };
+            let error = Error::new(
+                kind,
+                format!("hub {} refuses it: {words}", transfer.hub.url()),
+            );
+            return Err(Failure {
+                status,
+                ..error.into()
+            });
         }
     };
     let record = result.record.as_ref();
-    Ok(Uploaded { outcome, id: record.map(|r| r.id), rev: record.map(|r| r.rev), size })
+    Ok(Uploaded {
+        outcome,
+        id: record.map(|r| r.id),
+        rev: record.map(|r| r.rev),
+        size,
+    })
 }
 
 fn fail_all(files: &[(Small, Content)], failure: Failure, done: Done<'_>) {
     for (small, _) in files {
-        let again = Failure { error: failure.error.clone(), status: failure.status, retry_after: None, told: Told::Nothing };
+        let again = Failure {
+            error: failure.error.clone(),
+            status: failure.status,
+            retry_after: None,
+            told: Told::Nothing,
+        };
         done(&small.entry, Err(again));
     }
 }

@@ -33,8 +33,14 @@ fn make_dir(record: &Record, to: &Path) -> crate::error::Result<()> {
     }
     disk::create_dir(to)?;
     let mode = record.mode.unwrap_or(DIR_MODE) & 0o777 | DIR_READABLE;
-    let moded = std::fs::set_permissions(to, Permissions::from_mode(mode)).and_then(|()| disk::sync_dir(to));
-    moded.map_err(|e| Error::io(format!("set the mode of {}", disk::show(to.as_os_str())), &e))
+    let moded = std::fs::set_permissions(to, Permissions::from_mode(mode))
+        .and_then(|()| disk::sync_dir(to));
+    moded.map_err(|e| {
+        Error::io(
+            format!("set the mode of {}", disk::show(to.as_os_str())),
+            &e,
+        )
+    })
 }
 
 impl Transfer<'_> {
@@ -48,8 +54,13 @@ impl Transfer<'_> {
                 Fetched::Other => break,
             }
         }
-        let what = format!("cannot download {}: it is changed again and again on the hub", brief(&record.full_name()));
-        Err(Error::new(Kind::Busy, what).hint("do it again when nobody writes to it").into())
+        let what = format!(
+            "cannot download {}: it is changed again and again on the hub",
+            brief(&record.full_name())
+        );
+        Err(Error::new(Kind::Busy, what)
+            .hint("do it again when nobody writes to it")
+            .into())
     }
 
     fn download_revision(&self, record: &Record, to: &Path) -> Called<Fetched> {
@@ -76,31 +87,54 @@ impl Transfer<'_> {
             return Ok(written);
         }
         match fetched? {
-            Fetched::Done if record.checksum_sha256.is_none_or(|sum| sum == Hash(whole.finalize().into())) => Ok(to.flush()),
-            Fetched::Done => Err(damaged(record).into()),
-            Fetched::Other => {
-                Err(Error::new(Kind::Busy, "the file was changed on the hub while it was fetched").hint("do it again").into())
+            Fetched::Done
+                if record
+                    .checksum_sha256
+                    .is_none_or(|sum| sum == Hash(whole.finalize().into())) =>
+            {
+                Ok(to.flush())
             }
+            Fetched::Done => Err(damaged(record).into()),
+            Fetched::Other => Err(Error::new(
+                Kind::Busy,
+                "the file was changed on the hub while it was fetched",
+            )
+            .hint("do it again")
+            .into()),
         }
     }
 
     /// Fetches the bytes `at..to` of a file; takes up where the line broke, and gives up when it does so without progress.
-    fn fetch(&self, record: &Record, at: &mut u64, to: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<Fetched> {
+    fn fetch(
+        &self,
+        record: &Record,
+        at: &mut u64,
+        to: u64,
+        take: &mut dyn FnMut(&[u8]) -> Called<()>,
+    ) -> Called<Fetched> {
         let (mut patience, mut buffer) = (Patience::new(self.attempts), vec![0; COPY_BUFFER_BYTES]);
         while *at < to {
             let before = *at;
-            let once = self.hub.download(record.id, self.ours.then_some(record.revision()), *at, Some(to).filter(|to| *to < record.size));
+            let once = self.hub.download(
+                record.id,
+                self.ours.then_some(record.revision()),
+                *at,
+                Some(to).filter(|to| *to < record.size),
+            );
             let broken = match once.and_then(|mut answer| {
                 if self.ours && answer.rev.is_some_and(|rev| !rev.is(record.revision())) {
                     Ok(Some(Fetched::Other))
                 } else {
-                    self.take_answer(&mut answer, at, to, &mut buffer, take).map(|()| None)
+                    self.take_answer(&mut answer, at, to, &mut buffer, take)
+                        .map(|()| None)
                 }
             }) {
                 Ok(Some(other)) => return Ok(other),
                 Ok(None) => continue,
                 // it has become shorter, or that revision is not kept any more
-                Err(failure) if failure.status == 416 || failure.status == 404 && self.ours => return Ok(Fetched::Other),
+                Err(failure) if failure.status == 416 || failure.status == 404 && self.ours => {
+                    return Ok(Fetched::Other);
+                }
                 Err(failure) => failure,
             };
             if *at > before {
@@ -146,12 +180,21 @@ impl Transfer<'_> {
     /// more.
     pub fn fill_file(&self, record: &Record, file: File, old: Option<Local>) -> Called<bool> {
         let chunks = self.chunks_of(record)?;
-        let mut partial = Partial::of(file, PathBuf::from(record.full_name()), chunks, record.checksum_sha256.is_none());
+        let mut partial = Partial::of(
+            file,
+            PathBuf::from(record.full_name()),
+            chunks,
+            record.checksum_sha256.is_none(),
+        );
         let old = std::cell::Cell::new(old);
         partial.resume(self)?;
         match self.fill(record, &mut partial, &|| Old::of(old.take()?))? {
             Fetched::Other => Ok(false),
-            Fetched::Done if record.checksum_sha256.is_some_and(|sum| sum != Hash(partial.whole.finalize().into())) => {
+            Fetched::Done
+                if record
+                    .checksum_sha256
+                    .is_some_and(|sum| sum != Hash(partial.whole.finalize().into())) =>
+            {
                 Err(damaged(record).into())
             }
             Fetched::Done => Ok(true),
@@ -168,11 +211,19 @@ impl Transfer<'_> {
         let chunks = if self.ours && record.size > SINGLE {
             self.persist(|_| self.hub.chunks_of(record.id, record.revision()))?
         } else {
-            vec![Chunk { sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])), size: record.size }]
+            vec![Chunk {
+                sha256: record.checksum_sha256.unwrap_or(Hash([0; 32])),
+                size: record.size,
+            }]
         };
         // one of nothing would never be passed
         let some = record.size == 0 || chunks.iter().all(|c| c.size > 0);
-        if some && chunks.iter().try_fold(0u64, |sum, c| sum.checked_add(c.size)) == Some(record.size) {
+        if some
+            && chunks
+                .iter()
+                .try_fold(0u64, |sum, c| sum.checked_add(c.size))
+                == Some(record.size)
+        {
             Ok(chunks)
         } else {
             Err(damaged(record).into())
@@ -184,14 +235,17 @@ impl Transfer<'_> {
         if record.size > MAX_LINK_BYTES {
             return Err(damaged(record).into());
         }
-        self.download_to(record, &mut target)?.map_err(|e| Error::io("write", &e))?;
+        self.download_to(record, &mut target)?
+            .map_err(|e| Error::io("write", &e))?;
         let target = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&target);
         let temporary = to.with_file_name(relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0));
-        let made = std::os::unix::fs::symlink(target, &temporary).and_then(|()| disk::rename(&temporary, to));
-        made.and_then(|()| disk::sync_dir(disk::parent(to))).map_err(|e| {
-            let _ = std::fs::remove_file(&temporary);
-            Error::io(format!("make the link {}", disk::show(to.as_os_str())), &e)
-        })?;
+        let made = std::os::unix::fs::symlink(target, &temporary)
+            .and_then(|()| disk::rename(&temporary, to));
+        made.and_then(|()| disk::sync_dir(disk::parent(to)))
+            .map_err(|e| {
+                let _ = std::fs::remove_file(&temporary);
+                Error::io(format!("make the link {}", disk::show(to.as_os_str())), &e)
+            })?;
         Ok(Fetched::Done)
     }
 
@@ -201,7 +255,9 @@ impl Transfer<'_> {
         let mut partial = Partial::open(record, to, chunks)?;
         let room = partial.check_room().map_err(Into::into);
         let old = || Old::of(Local::open(to, false).ok()?);
-        let fetched = room.and_then(|()| partial.resume(self)).and_then(|()| self.fill(record, &mut partial, &old));
+        let fetched = room
+            .and_then(|()| partial.resume(self))
+            .and_then(|()| self.fill(record, &mut partial, &old));
         match fetched {
             Ok(Fetched::Done) => partial.conclude(record, to).map(|()| Fetched::Done),
             // of another revision nothing is of use, and on a full disk the space is needed more
@@ -211,7 +267,10 @@ impl Transfer<'_> {
                 Ok(Fetched::Other)
             }
             Err(failure) => {
-                if partial.at == 0 || matches!(failure.error.kind, Kind::Damaged | Kind::Busy) && failure.status == 0 {
+                if partial.at == 0
+                    || matches!(failure.error.kind, Kind::Damaged | Kind::Busy)
+                        && failure.status == 0
+                {
                     partial.remove();
                 }
                 Err(failure)
@@ -220,8 +279,17 @@ impl Transfer<'_> {
     }
 
     /// Whatever is still to come: from the file that stands there, or from the hub, as many chunks at once as follow another.
-    fn fill(&self, record: &Record, partial: &mut Partial, old: &dyn Fn() -> Option<Old>) -> Called<Fetched> {
-        let old = if partial.chunks.len() > 1 && partial.at < record.size { old() } else { None };
+    fn fill(
+        &self,
+        record: &Record,
+        partial: &mut Partial,
+        old: &dyn Fn() -> Option<Old>,
+    ) -> Called<Fetched> {
+        let old = if partial.chunks.len() > 1 && partial.at < record.size {
+            old()
+        } else {
+            None
+        };
         while partial.at < record.size {
             if let Some(old) = &old
                 && partial.is_between_chunks()
@@ -236,12 +304,17 @@ impl Transfer<'_> {
             }
             let end = partial.run_end(old.as_ref());
             let mut at = partial.at;
-            if let Fetched::Other = self.fetch(record, &mut at, end, &mut |bytes| partial.write(bytes))? {
+            if let Fetched::Other =
+                self.fetch(record, &mut at, end, &mut |bytes| partial.write(bytes))?
+            {
                 return Ok(Fetched::Other);
             }
         }
         // a hole at the end has no length of its own
-        partial.file.set_len(record.size).map_err(|e| partial.failed(&e))?;
+        partial
+            .file
+            .set_len(record.size)
+            .map_err(|e| partial.failed(&e))?;
         Ok(Fetched::Done)
     }
 }
@@ -253,6 +326,9 @@ enum Fetched {
 }
 
 pub(super) fn damaged(record: &Record) -> Error {
-    let what = format!("the content of {} is not what its record says", brief(&record.full_name()));
+    let what = format!(
+        "the content of {} is not what its record says",
+        brief(&record.full_name())
+    );
     Error::new(Kind::Damaged, what).hint("do it again; if it stays so, the hub's data are damaged")
 }

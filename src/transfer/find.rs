@@ -13,7 +13,13 @@ use crate::wire::files::{Name, PAGE, Record};
 /// `false`.
 ///
 /// Pages until an empty one: a server may give fewer rows than asked for, and not count them.
-pub fn each(hub: &HubClient, query: &Query<'_>, mut offset: u64, most: u64, mut take: impl FnMut(Record) -> bool) -> Called<()> {
+pub fn each(
+    hub: &HubClient,
+    query: &Query<'_>,
+    mut offset: u64,
+    most: u64,
+    mut take: impl FnMut(Record) -> bool,
+) -> Called<()> {
     let end = offset.saturating_add(most);
     while offset < end {
         let page = hub.list(query, (end - offset).min(PAGE as u64) as usize, offset)?;
@@ -35,10 +41,17 @@ pub fn each(hub: &HubClient, query: &Query<'_>, mut offset: u64, most: u64, mut 
 
 /// The live record under this name.
 pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
-    let query = Query { path: Some(&name.path), search: Some(&name.name), all_kinds: true };
+    let query = Query {
+        path: Some(&name.path),
+        search: Some(&name.name),
+        all_kinds: true,
+    };
     let mut found = None;
     each(hub, &query, 0, u64::MAX, |record| {
-        if record.name == name.name && record.path.trim_matches('/') == name.path && record.deleted_at.is_none() {
+        if record.name == name.name
+            && record.path.trim_matches('/') == name.path
+            && record.deleted_at.is_none()
+        {
             found = Some(record);
         }
         found.is_none()
@@ -63,7 +76,8 @@ pub fn record_or_deleted(hub: &HubClient, what: &str) -> Called<Record> {
     match record(hub, what) {
         Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
             let (id, name) = (Uuid::try_parse(what).ok(), path(what)?);
-            let fits = |r: &Record| id.map_or(r.name == name.name && r.path == name.path, |id| r.id == id);
+            let fits =
+                |r: &Record| id.map_or(r.name == name.name && r.path == name.path, |id| r.id == id);
             deleted(hub, fits)?.ok_or(failure)
         }
         other => other,
@@ -79,13 +93,22 @@ fn deleted(hub: &HubClient, fits: impl Fn(&Record) -> bool) -> Called<Option<Rec
             return Ok(found);
         }
         offset += rows as u64;
-        found = events.into_iter().rfind(|e| fits(&e.payload)).map(|e| e.payload).or(found);
+        found = events
+            .into_iter()
+            .rfind(|e| fits(&e.payload))
+            .map(|e| e.payload)
+            .or(found);
     }
 }
 
 /// A path on the hub as it was typed.
 pub fn path(what: &str) -> Result<Name, Error> {
-    Name::parse(what.trim_matches('/')).map_err(|why| Error::new(Kind::Usage, format!("cannot look for \"{}\": {why}", brief(what))))
+    Name::parse(what.trim_matches('/')).map_err(|why| {
+        Error::new(
+            Kind::Usage,
+            format!("cannot look for \"{}\": {why}", brief(what)),
+        )
+    })
 }
 
 fn nothing(hub: &HubClient, what: &str) -> Error {
@@ -93,5 +116,9 @@ fn nothing(hub: &HubClient, what: &str) -> Error {
         Some((dir, _)) if !dir.is_empty() => format!("see mesync ls --path {}", brief(dir)),
         _ => "see mesync ls".into(),
     };
-    Error::new(Kind::Failed, format!("there is no file \"{}\" on hub {}", brief(what), hub.url())).hint(hint)
+    Error::new(
+        Kind::Failed,
+        format!("there is no file \"{}\" on hub {}", brief(what), hub.url()),
+    )
+    .hint(hint)
 }

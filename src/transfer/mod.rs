@@ -58,12 +58,22 @@ pub struct Transfer<'a> {
 impl<'a> Transfer<'a> {
     /// Asks the server what it is. If it is not there, that is said at once: only what has begun is tried again.
     pub fn new(hub: &'a HubClient, watch: Watch<'a>) -> Called<Transfer<'a>> {
-        Ok(Transfer { hub, ours: hub.is_ours()?, watch, attempts: MAX_ATTEMPTS })
+        Ok(Transfer {
+            hub,
+            ours: hub.is_ours()?,
+            watch,
+            attempts: MAX_ATTEMPTS,
+        })
     }
 
     /// For who knows what the server is, and has his own way to try again.
     pub fn once(hub: &'a HubClient, ours: bool, watch: Watch<'a>) -> Transfer<'a> {
-        Transfer { hub, ours, watch, attempts: 1 }
+        Transfer {
+            hub,
+            ours,
+            watch,
+            attempts: 1,
+        }
     }
 
     /// Whether the server has records of directories.
@@ -100,7 +110,11 @@ struct Patience {
 
 impl Patience {
     fn new(attempts: u32) -> Patience {
-        Patience { backoff: Backoff::new(MAX_RETRY_PAUSE), failures: 0, attempts }
+        Patience {
+            backoff: Backoff::new(MAX_RETRY_PAUSE),
+            failures: 0,
+            attempts,
+        }
     }
 
     /// Pauses before the next attempt; gives the failure back if there is to be none.
@@ -111,7 +125,11 @@ impl Patience {
         }
         watch(Step::Again(&failure.error));
         let pause = self.backoff.next(uuid::Uuid::new_v4().as_u64_pair().0);
-        std::thread::park_timeout(failure.retry_after.map_or(pause, |asked| asked.clamp(pause, ASKED_PAUSE)));
+        std::thread::park_timeout(
+            failure
+                .retry_after
+                .map_or(pause, |asked| asked.clamp(pause, ASKED_PAUSE)),
+        );
         Ok(())
     }
 

@@ -65,47 +65,96 @@ impl Partial {
     /// Opens the file for this revision and this name, and locks it against other downloads.
     pub(super) fn open(record: &Record, to: &Path, chunks: Vec<Chunk>) -> Result<Partial> {
         let mut key = Sha256::new();
-        key.update(std::os::unix::ffi::OsStrExt::as_bytes(to.file_name().unwrap_or_default()));
+        key.update(std::os::unix::ffi::OsStrExt::as_bytes(
+            to.file_name().unwrap_or_default(),
+        ));
         key.update(record.checksum_sha256.map_or([0; 32], |sum| sum.0));
         key.update(record.id.as_bytes());
         let key = Hash(key.finalize().into()).0;
-        let path =
-            to.with_file_name(relpath::temporary(u64::from_be_bytes([key[0], key[1], key[2], key[3], key[4], key[5], key[6], key[7]])));
+        let path = to.with_file_name(relpath::temporary(u64::from_be_bytes([
+            key[0], key[1], key[2], key[3], key[4], key[5], key[6], key[7],
+        ])));
         let failed = |e: io::Error| {
             let error = Error::io(format!("write {}", disk::show(to.as_os_str())), &e);
-            if e.kind() == io::ErrorKind::NotFound { Error { kind: Kind::CannotCreate, ..error } } else { error }
+            if e.kind() == io::ErrorKind::NotFound {
+                Error {
+                    kind: Kind::CannotCreate,
+                    ..error
+                }
+            } else {
+                error
+            }
         };
-        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC).bits() as i32;
+        let flags = (rustix::fs::OFlags::NOFOLLOW
+            | rustix::fs::OFlags::NONBLOCK
+            | rustix::fs::OFlags::CLOEXEC)
+            .bits() as i32;
         loop {
-            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&path);
+            let open = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(flags)
+                .open(&path);
             let file = open.map_err(failed)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(std::fs::TryLockError::WouldBlock) => {
-                    let what = format!("cannot write {}: another download of it is running", disk::show(to.as_os_str()));
+                    let what = format!(
+                        "cannot write {}: another download of it is running",
+                        disk::show(to.as_os_str())
+                    );
                     return Err(Error::new(Kind::Busy, what).hint("wait for that one"));
                 }
                 Err(std::fs::TryLockError::Error(e)) => return Err(failed(e)),
             }
             // the download that had the lock before may have given the file its final name
-            let (mine, there) = (file.metadata().map_err(failed)?, std::fs::symlink_metadata(&path).ok());
+            let (mine, there) = (
+                file.metadata().map_err(failed)?,
+                std::fs::symlink_metadata(&path).ok(),
+            );
             if there.is_some_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino())) {
-                return Ok(Partial::of(file, path, chunks, record.checksum_sha256.is_none()));
+                return Ok(Partial::of(
+                    file,
+                    path,
+                    chunks,
+                    record.checksum_sha256.is_none(),
+                ));
             }
         }
     }
 
     pub(super) fn of(file: File, path: PathBuf, chunks: Vec<Chunk>, unknown: bool) -> Partial {
         let (chunk, whole) = (Sha256::new(), Sha256::new());
-        Partial { path, file, chunks, next: 0, begun: 0, chunk, at: 0, whole, unknown }
+        Partial {
+            path,
+            file,
+            chunks,
+            next: 0,
+            begun: 0,
+            chunk,
+            at: 0,
+            whole,
+            unknown,
+        }
     }
 
     pub(super) fn check_room(&self) -> Result<()> {
         let size = chunking::filled(&self.chunks);
-        let have = self.file.metadata().map_or(0, |m| m.blocks().saturating_mul(512));
-        let (free, _, _) = disk::free_space(disk::parent(&self.path)).map_err(|e| Error::io("ask for free space", &e))?;
+        let have = self
+            .file
+            .metadata()
+            .map_or(0, |m| m.blocks().saturating_mul(512));
+        let (free, _, _) = disk::free_space(disk::parent(&self.path))
+            .map_err(|e| Error::io("ask for free space", &e))?;
         if size.saturating_sub(have) > free {
-            Err(Error::new(Kind::Busy, format!("{size} bytes do not fit on the disk, {free} are free")).hint("make room"))
+            Err(Error::new(
+                Kind::Busy,
+                format!("{size} bytes do not fit on the disk, {free} are free"),
+            )
+            .hint("make room"))
         } else {
             Ok(())
         }
@@ -127,7 +176,10 @@ impl Partial {
             let (mut at, mut hash, mut whole) = (self.at, Sha256::new(), self.whole.clone());
             while at < end {
                 let most = buffer.len().min((end - at) as usize);
-                let n = self.file.read_at(&mut buffer[..most], at).map_err(|e| self.failed(&e))?;
+                let n = self
+                    .file
+                    .read_at(&mut buffer[..most], at)
+                    .map_err(|e| self.failed(&e))?;
                 if n == 0 {
                     break;
                 }
@@ -151,7 +203,9 @@ impl Partial {
 
     /// What is not right is not kept: nothing but a hole may be behind what is.
     fn cut_off(&self) -> Called<()> {
-        self.file.set_len(self.at).map_err(|e| self.failed(&e).into())
+        self.file
+            .set_len(self.at)
+            .map_err(|e| self.failed(&e).into())
     }
 
     /// Writes bytes behind those that are right; blocks of zeros are left as a hole.
@@ -169,7 +223,9 @@ impl Partial {
                 end += block.len();
             }
             if !first {
-                self.file.write_all_at(&bytes[..end], at).map_err(|e| self.failed(&e))?;
+                self.file
+                    .write_all_at(&bytes[..end], at)
+                    .map_err(|e| self.failed(&e))?;
             }
             (bytes, at) = (&bytes[end..], at + end as u64);
         }
@@ -184,8 +240,15 @@ impl Partial {
     /// a difference only means that another program writes to that file.
     pub(super) fn copy(&mut self, old: &Old) -> Called<bool> {
         let chunk = self.chunks[self.next];
-        let Some(place) = old.places.get(&chunk.sha256) else { return Ok(false) };
-        let (mut hash, mut whole, mut done, mut buffer) = (Sha256::new(), self.whole.clone(), 0, vec![0; COPY_BUFFER_BYTES]);
+        let Some(place) = old.places.get(&chunk.sha256) else {
+            return Ok(false);
+        };
+        let (mut hash, mut whole, mut done, mut buffer) = (
+            Sha256::new(),
+            self.whole.clone(),
+            0,
+            vec![0; COPY_BUFFER_BYTES],
+        );
         while done < chunk.size {
             let most = buffer.len().min((chunk.size - done) as usize);
             match old.local.file.read_at(&mut buffer[..most], place + done) {
@@ -226,7 +289,8 @@ impl Partial {
     pub(super) fn run_end(&self, old: Option<&Old>) -> u64 {
         let mut end = self.at - self.begun;
         for (i, chunk) in self.chunks.iter().enumerate().skip(self.next) {
-            let is_here = *chunk == zero_chunk() || old.is_some_and(|old| old.places.contains_key(&chunk.sha256));
+            let is_here = *chunk == zero_chunk()
+                || old.is_some_and(|old| old.places.contains_key(&chunk.sha256));
             if i > self.next && is_here {
                 break;
             }
@@ -238,7 +302,9 @@ impl Partial {
     /// The next bytes. Those of a chunk that turns out wrong are not kept.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Called<()> {
         while !bytes.is_empty() {
-            let Some(chunk) = self.chunks.get(self.next).copied() else { break };
+            let Some(chunk) = self.chunks.get(self.next).copied() else {
+                break;
+            };
             let (piece, rest) = bytes.split_at(bytes.len().min((chunk.size - self.begun) as usize));
             self.put(piece, self.at)?;
             self.chunk.update(piece);
@@ -249,7 +315,10 @@ impl Partial {
             if self.begun == chunk.size {
                 let sha256 = Hash(self.chunk.finalize_reset().into());
                 if sha256 != chunk.sha256 && !self.unknown {
-                    let what = format!("what came for {} is not what the hub has announced", disk::show(self.path.as_os_str()));
+                    let what = format!(
+                        "what came for {} is not what the hub has announced",
+                        disk::show(self.path.as_os_str())
+                    );
                     return Err(Error::new(Kind::Damaged, what).hint("do it again").into());
                 }
                 (self.next, self.begun) = (self.next + 1, 0);
@@ -269,7 +338,9 @@ impl Partial {
         // set-user-id, set-group-id and sticky bits stay with the owner of the file to set
         let mode = record.mode.map_or(MODE, |mode| mode & 0o777);
         let mtime = record.mtime.as_deref().and_then(clock::parse_rfc3339);
-        let times = mtime.map_or(Ok(()), |at| self.file.set_times(FileTimes::new().set_modified(at)));
+        let times = mtime.map_or(Ok(()), |at| {
+            self.file.set_times(FileTimes::new().set_modified(at))
+        });
         let done = times
             .and_then(|()| self.file.set_permissions(Permissions::from_mode(mode)))
             .and_then(|()| self.file.sync_all())

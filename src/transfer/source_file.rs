@@ -46,26 +46,52 @@ impl Local {
     /// `follow`: a symbolic link stands for what it leads to.
     pub fn open(path: &Path, follow: bool) -> Result<Local> {
         let shown = disk::show(path.as_os_str());
-        let failed = |e: io::Error| Error { kind: Kind::Io, ..Error::io(format!("read {shown}"), &e) };
-        let file = if follow { std::fs::canonicalize(path).and_then(|path| disk::open_regular(&path)) } else { disk::open_regular(path) };
+        let failed = |e: io::Error| Error {
+            kind: Kind::Io,
+            ..Error::io(format!("read {shown}"), &e)
+        };
+        let file = if follow {
+            std::fs::canonicalize(path).and_then(|path| disk::open_regular(&path))
+        } else {
+            disk::open_regular(path)
+        };
         Local::of(file.map_err(failed)?, shown)
     }
 
     /// A regular file that is open already; `shown` is its name for people.
     pub fn of(file: File, shown: String) -> Result<Local> {
-        let meta = file.metadata().map_err(|e| Error::io(format!("look at {shown}"), &e))?;
-        Ok(Local { size: meta.size(), mode: meta.mode(), mtime: mtime(&meta), stat: Stat::of(&meta), file, shown })
+        let meta = file
+            .metadata()
+            .map_err(|e| Error::io(format!("look at {shown}"), &e))?;
+        Ok(Local {
+            size: meta.size(),
+            mode: meta.mode(),
+            mtime: mtime(&meta),
+            stat: Stat::of(&meta),
+            file,
+            shown,
+        })
     }
 
     /// Reads all of it; tells of each chunk as it ends, and where it begins. The last one is not told.
-    pub fn split(&self, mut ended: impl FnMut(Chunk, u64) -> super::Called<()>) -> super::Called<Content> {
-        let (mut splitter, mut buffer, mut begin) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES], 0);
+    pub fn split(
+        &self,
+        mut ended: impl FnMut(Chunk, u64) -> super::Called<()>,
+    ) -> super::Called<Content> {
+        let (mut splitter, mut buffer, mut begin) =
+            (Splitter::default(), vec![0; COPY_BUFFER_BYTES], 0);
         loop {
             let n = match self.file.read_at(&mut buffer, splitter.size()) {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error { kind: Kind::Io, ..Error::io(format!("read {}", self.shown), &e) }.into()),
+                Err(e) => {
+                    return Err(Error {
+                        kind: Kind::Io,
+                        ..Error::io(format!("read {}", self.shown), &e)
+                    }
+                    .into());
+                }
             };
             let mut rest = &buffer[..n];
             while !rest.is_empty() {
@@ -86,13 +112,26 @@ impl Local {
 
     /// Fails if the file is not what it was when it was opened.
     pub fn check(&self, read: u64) -> Result<()> {
-        let now = self.file.metadata().map_err(|e| Error::io(format!("look at {}", self.shown), &e))?;
-        if read == self.size && Stat::of(&now) == self.stat { Ok(()) } else { Err(self.changed()) }
+        let now = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io(format!("look at {}", self.shown), &e))?;
+        if read == self.size && Stat::of(&now) == self.stat {
+            Ok(())
+        } else {
+            Err(self.changed())
+        }
     }
 
     fn changed(&self) -> Error {
-        Error::new(Kind::Busy, format!("cannot upload {}: it was changed while it was read", self.shown))
-            .hint("do it again when nobody writes to it")
+        Error::new(
+            Kind::Busy,
+            format!(
+                "cannot upload {}: it was changed while it was read",
+                self.shown
+            ),
+        )
+        .hint("do it again when nobody writes to it")
     }
 }
 

@@ -18,7 +18,9 @@ use crate::chunking::{Content, Splitter};
 use crate::client::{Called, Change, Condition, Outcome, Query, Source, Stored, Told};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::wire::files::{self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata, Name, Record, SINGLE};
+use crate::wire::files::{
+    self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata, Name, Record, SINGLE,
+};
 use crate::wire::revision::Revision;
 
 /// Bytes of small files that are held until they are sent together.
@@ -83,16 +85,30 @@ pub type Done<'d> = &'d mut dyn FnMut(&Entry, Called<Uploaded>);
 
 impl<'t, 'a> Upload<'t, 'a> {
     pub fn new(transfer: &'t Transfer<'a>) -> Upload<'t, 'a> {
-        Upload { transfer, known: Known::new(), small: Vec::new() }
+        Upload {
+            transfer,
+            known: Known::new(),
+            small: Vec::new(),
+        }
     }
 
     /// Asks once for all that stands below a directory of the hub.
     pub fn look_below(&mut self, dir: &str) -> Called<()> {
         let known = &mut self.known;
-        find::each(self.transfer.hub, &Query { path: Some(dir), search: None, all_kinds: true }, 0, u64::MAX, |record| {
-            known.insert(record.full_name(), Stands::from(&record));
-            true
-        })
+        find::each(
+            self.transfer.hub,
+            &Query {
+                path: Some(dir),
+                search: None,
+                all_kinds: true,
+            },
+            0,
+            u64::MAX,
+            |record| {
+                known.insert(record.full_name(), Stands::from(&record));
+                true
+            },
+        )
     }
 
     /// Asks for what stands under one name.
@@ -127,7 +143,10 @@ impl<'t, 'a> Upload<'t, 'a> {
     fn prepare(&self, entry: &Entry) -> Called<Prepared> {
         let ours = self.transfer.ours;
         if !ours && entry.kind != files::Kind::File {
-            let what = format!("cannot upload {}: this server keeps regular files only", crate::disk::show(entry.local.as_os_str()));
+            let what = format!(
+                "cannot upload {}: this server keeps regular files only",
+                crate::disk::show(entry.local.as_os_str())
+            );
             return Err(Error::new(Kind::Failed, what).into());
         }
         match entry.kind {
@@ -146,23 +165,43 @@ impl<'t, 'a> Upload<'t, 'a> {
     fn file(&self, local: &Local, name: &Name) -> Called<Uploaded> {
         let in_chunks = self.transfer.ours && local.size > SINGLE;
         let mut sender = Chunks::new(self.transfer);
-        let content = local.split(|chunk, at| if in_chunks { sender.add(chunk, at, local) } else { Ok(()) })?;
-        let about = About { name, mode: local.mode, mtime: &local.mtime };
+        let content = local.split(|chunk, at| {
+            if in_chunks {
+                sender.add(chunk, at, local)
+            } else {
+                Ok(())
+            }
+        })?;
+        let about = About {
+            name,
+            mode: local.mode,
+            mtime: &local.mtime,
+        };
         if let Some(same) = self.same(&content, &about) {
             (self.transfer.watch)(Step::Spared(if in_chunks { 0 } else { content.size }));
             return Ok(same);
         }
         if !in_chunks {
-            let source = Source::Part { file: &local.file, at: 0, length: content.size, sha256: content.sha256 };
+            let source = Source::Part {
+                file: &local.file,
+                at: 0,
+                length: content.size,
+                sha256: content.sha256,
+            };
             return self.single(&content, source, &about);
         }
         sender.rest(&content, local)?;
         self.change(&about, content.size, |change| {
             loop {
-                match self.transfer.persist(|_| self.transfer.hub.commit(&about.commit(&content), change)) {
+                match self
+                    .transfer
+                    .persist(|_| self.transfer.hub.commit(&about.commit(&content), change))
+                {
                     // a hub that was started again has emptied its staging directory
                     Err(failure) if failure.status == 409 => match failure.told {
-                        Told::Missing(missing) if sender.again(&missing) => sender.rest(&content, local)?,
+                        Told::Missing(missing) if sender.again(&missing) => {
+                            sender.rest(&content, local)?
+                        }
                         _ => return Err(failure),
                     },
                     other => return other,
@@ -172,11 +211,19 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Content that fits into one request. What the hub has the bytes of only needs a commit.
-    pub(super) fn single(&self, content: &Content, source: Source<'_>, about: &About<'_>) -> Called<Uploaded> {
+    pub(super) fn single(
+        &self,
+        content: &Content,
+        source: Source<'_>,
+        about: &About<'_>,
+    ) -> Called<Uploaded> {
         let metadata = about.metadata();
         self.change(about, content.size, |change| {
             if self.transfer.ours {
-                match self.transfer.persist(|_| self.transfer.hub.commit(&about.commit(content), change)) {
+                match self
+                    .transfer
+                    .persist(|_| self.transfer.hub.commit(&about.commit(content), change))
+                {
                     Err(failure) if matches!(failure.told, Told::Missing(_)) => {}
                     other => {
                         (self.transfer.watch)(Step::Spared(content.size));
@@ -185,26 +232,48 @@ impl<'t, 'a> Upload<'t, 'a> {
                 }
             }
             // a commit that failed has used its key up only if it has changed something
-            self.transfer.persist(|passed| self.transfer.hub.upload(&about.name.name, &metadata, source, change, passed))
+            self.transfer.persist(|passed| {
+                self.transfer
+                    .hub
+                    .upload(&about.name.name, &metadata, source, change, passed)
+            })
         })
     }
 
     /// Makes a change under the condition that what was seen still stands there; if not, under what stands there now.
-    fn change(&self, about: &About<'_>, size: u64, mut once: impl FnMut(Change) -> Called<Stored>) -> Called<Uploaded> {
+    fn change(
+        &self,
+        about: &About<'_>,
+        size: u64,
+        mut once: impl FnMut(Change) -> Called<Stored>,
+    ) -> Called<Uploaded> {
         let mut condition = self.condition(about.name);
         for race in 0.. {
-            match once(Change { condition, key: Some(Uuid::now_v7()), ..Change::default() }) {
+            match once(Change {
+                condition,
+                key: Some(Uuid::now_v7()),
+                ..Change::default()
+            }) {
                 Ok(stored) => {
                     let stands = self.known.get(&about.name.full());
                     let record = stored.record.as_ref();
                     let id = record.map(|r| r.id).or(stands.map(|s| s.id));
-                    let rev = record.map(|r| r.rev).or(stands.map(|s| s.rev.rev)).filter(|rev| *rev > 0);
-                    return Ok(Uploaded { outcome: stored.outcome, id, rev, size });
+                    let rev = record
+                        .map(|r| r.rev)
+                        .or(stands.map(|s| s.rev.rev))
+                        .filter(|rev| *rev > 0);
+                    return Ok(Uploaded {
+                        outcome: stored.outcome,
+                        id,
+                        rev,
+                        size,
+                    });
                 }
                 Err(failure) => match failure.told {
                     Told::Current(current) if race < MAX_RACES => {
-                        condition =
-                            current.filter(|r| r.deleted_at.is_none()).map_or(Condition::Absent, |r| Condition::Match(r.revision()));
+                        condition = current
+                            .filter(|r| r.deleted_at.is_none())
+                            .map_or(Condition::Absent, |r| Condition::Match(r.revision()));
                     }
                     _ => return Err(failure),
                 },
@@ -225,8 +294,14 @@ impl<'t, 'a> Upload<'t, 'a> {
     pub(super) fn same(&self, content: &Content, about: &About<'_>) -> Option<Uploaded> {
         let stands = self.known.get(&about.name.full())?;
         let time = |text: &str| clock::parse_rfc3339(text);
-        let same_time = stands.mtime.as_deref().is_some_and(|t| time(t) == time(about.mtime) && time(t).is_some());
-        let same = !stands.wanted && stands.sha256 == Some(content.sha256) && stands.mode == Some(about.mode) && same_time;
+        let same_time = stands
+            .mtime
+            .as_deref()
+            .is_some_and(|t| time(t) == time(about.mtime) && time(t).is_some());
+        let same = !stands.wanted
+            && stands.sha256 == Some(content.sha256)
+            && stands.mode == Some(about.mode)
+            && same_time;
         let rev = Some(stands.rev.rev).filter(|rev| *rev > 0);
         (same && stands.kind == files::Kind::File).then_some(Uploaded {
             outcome: Outcome::Unchanged,
@@ -249,7 +324,10 @@ impl<'t, 'a> Upload<'t, 'a> {
         let mut sender = Chunks::new(self.transfer);
         let mut ended = Vec::new();
         loop {
-            let n = from.read(&mut buffer).map_err(|e| Error { kind: Kind::Io, ..Error::io("read standard input", &e) })?;
+            let n = from.read(&mut buffer).map_err(|e| Error {
+                kind: Kind::Io,
+                ..Error::io("read standard input", &e)
+            })?;
             if n == 0 {
                 break;
             }
@@ -261,8 +339,13 @@ impl<'t, 'a> Upload<'t, 'a> {
             }
             if splitter.size() > SINGLE {
                 if !self.transfer.ours {
-                    let what = format!("cannot upload {}: standard input is longer than this server takes at once", name.full());
-                    return Err(Error::new(Kind::Failed, what).hint("write it to a file first").into());
+                    let what = format!(
+                        "cannot upload {}: standard input is longer than this server takes at once",
+                        name.full()
+                    );
+                    return Err(Error::new(Kind::Failed, what)
+                        .hint("write it to a file first")
+                        .into());
                 }
                 for chunk in ended.drain(..) {
                     sender.send(chunk, Source::Bytes(&pending[..chunk.size as usize]))?;
@@ -272,14 +355,21 @@ impl<'t, 'a> Upload<'t, 'a> {
         }
         let content = splitter.finish();
         let mtime = clock::rfc3339_nanos(clock::now());
-        let about = About { name, mode: STREAM_MODE, mtime: &mtime };
+        let about = About {
+            name,
+            mode: STREAM_MODE,
+            mtime: &mtime,
+        };
         if content.size <= SINGLE {
             return self.single(&content, Source::Bytes(&pending), &about);
         }
         if let Some(last) = content.chunks.last().filter(|_| !pending.is_empty()) {
             sender.send(*last, Source::Bytes(&pending))?;
         }
-        self.change(&about, content.size, |change| self.transfer.persist(|_| self.transfer.hub.commit(&about.commit(&content), change)))
+        self.change(&about, content.size, |change| {
+            self.transfer
+                .persist(|_| self.transfer.hub.commit(&about.commit(&content), change))
+        })
     }
 }
 
@@ -307,7 +397,12 @@ pub(super) struct About<'a> {
 
 impl About<'_> {
     fn metadata(&self) -> Metadata {
-        Metadata { path: self.name.path.clone(), mode: Some(self.mode), mtime: Some(self.mtime.to_string()), extra: Extra::default() }
+        Metadata {
+            path: self.name.path.clone(),
+            mode: Some(self.mode),
+            mtime: Some(self.mtime.to_string()),
+            extra: Extra::default(),
+        }
     }
 
     pub(super) fn commit(&self, content: &Content) -> Commit {
@@ -341,28 +436,51 @@ struct Chunks<'t, 'a> {
 
 impl<'t, 'a> Chunks<'t, 'a> {
     fn new(transfer: &'t Transfer<'a>) -> Chunks<'t, 'a> {
-        Chunks { transfer, waiting: Vec::new(), asked: 0, there: HashSet::new(), rounds: 0 }
+        Chunks {
+            transfer,
+            waiting: Vec::new(),
+            asked: 0,
+            there: HashSet::new(),
+            rounds: 0,
+        }
     }
 
     fn add(&mut self, chunk: Chunk, at: u64, local: &Local) -> Called<()> {
         self.waiting.push((chunk, at));
-        if self.waiting.len() < ASKED_CHUNKS { Ok(()) } else { self.flush(local) }
+        if self.waiting.len() < ASKED_CHUNKS {
+            Ok(())
+        } else {
+            self.flush(local)
+        }
     }
 
     fn flush(&mut self, local: &Local) -> Called<()> {
         let group = std::mem::take(&mut self.waiting);
-        let mut unknown: Vec<Hash> = group.iter().map(|(c, _)| c.sha256).filter(|hash| !self.there.contains(hash)).collect();
+        let mut unknown: Vec<Hash> = group
+            .iter()
+            .map(|(c, _)| c.sha256)
+            .filter(|hash| !self.there.contains(hash))
+            .collect();
         unknown.sort_unstable();
         unknown.dedup();
         let missing: HashSet<Hash> = if unknown.is_empty() {
             HashSet::new()
         } else {
-            self.transfer.persist(|_| self.transfer.hub.missing(&unknown))?.into_iter().collect()
+            self.transfer
+                .persist(|_| self.transfer.hub.missing(&unknown))?
+                .into_iter()
+                .collect()
         };
         for (chunk, at) in group {
             if missing.contains(&chunk.sha256) && self.there.insert(chunk.sha256) {
-                let source = Source::Part { file: &local.file, at, length: chunk.size, sha256: chunk.sha256 };
-                self.transfer.persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed))?;
+                let source = Source::Part {
+                    file: &local.file,
+                    at,
+                    length: chunk.size,
+                    sha256: chunk.sha256,
+                };
+                self.transfer
+                    .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed))?;
             } else {
                 self.there.insert(chunk.sha256);
                 (self.transfer.watch)(Step::Spared(chunk.size));
@@ -374,7 +492,10 @@ impl<'t, 'a> Chunks<'t, 'a> {
 
     /// Whatever was not asked about yet, or has to be again.
     fn rest(&mut self, content: &Content, local: &Local) -> Called<()> {
-        let (mut at, asked) = (0, self.asked + self.waiting.iter().map(|(c, _)| c.size).sum::<u64>());
+        let (mut at, asked) = (
+            0,
+            self.asked + self.waiting.iter().map(|(c, _)| c.size).sum::<u64>(),
+        );
         for chunk in &content.chunks {
             if at >= asked || !self.there.contains(&chunk.sha256) && at < self.asked {
                 self.add(*chunk, at, local)?;
@@ -397,10 +518,14 @@ impl<'t, 'a> Chunks<'t, 'a> {
     /// One chunk from memory.
     fn send(&mut self, chunk: Chunk, source: Source<'_>) -> Called<()> {
         if !self.there.contains(&chunk.sha256) {
-            let missing = self.transfer.persist(|_| self.transfer.hub.missing(&[chunk.sha256]))?;
+            let missing = self
+                .transfer
+                .persist(|_| self.transfer.hub.missing(&[chunk.sha256]))?;
             self.there.insert(chunk.sha256);
             if !missing.is_empty() {
-                return self.transfer.persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed));
+                return self
+                    .transfer
+                    .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed));
             }
         }
         (self.transfer.watch)(Step::Spared(chunk.size));
@@ -412,6 +537,11 @@ impl<'t, 'a> Chunks<'t, 'a> {
 pub(super) fn special(entry: &Entry) -> Result<(u32, String)> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::symlink_metadata(&entry.local);
-    let meta = meta.map_err(|e| Error::io(format!("look at {}", crate::disk::show(entry.local.as_os_str())), &e))?;
+    let meta = meta.map_err(|e| {
+        Error::io(
+            format!("look at {}", crate::disk::show(entry.local.as_os_str())),
+            &e,
+        )
+    })?;
     Ok((meta.mode(), source_file::mtime(&meta)))
 }

@@ -46,7 +46,11 @@ pub struct Walk {
 impl Walk {
     /// `remote`: the directory's name on the hub, "" for the root.
     pub fn new(dir: &Path, remote: &str) -> Walk {
-        Walk { stack: vec![(dir.to_path_buf(), remote.to_string())], root: true, modes: false }
+        Walk {
+            stack: vec![(dir.to_path_buf(), remote.to_string())],
+            root: true,
+            modes: false,
+        }
     }
 
     /// Finds directories with a mode of their own too, before what is in them.
@@ -56,11 +60,20 @@ impl Walk {
 
     fn look_at(&mut self, path: PathBuf, remote: String, root: bool) -> Result<Option<Found>> {
         let doing = || format!("read {}", disk::show(path.as_os_str()));
-        let meta = match if root { std::fs::metadata(&path) } else { std::fs::symlink_metadata(&path) } {
+        let meta = match if root {
+            std::fs::metadata(&path)
+        } else {
+            std::fs::symlink_metadata(&path)
+        } {
             Ok(meta) => meta,
             // gone since its directory was read
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !root => return Ok(None),
-            Err(e) => return Err(Error { kind: Kind::Io, ..Error::io(doing(), &e) }),
+            Err(e) => {
+                return Err(Error {
+                    kind: Kind::Io,
+                    ..Error::io(doing(), &e)
+                });
+            }
         };
         if meta.is_dir() {
             let empty = self.descend(&path, &remote)?;
@@ -70,16 +83,26 @@ impl Walk {
                 return Ok(None);
             }
         }
-        let Some(kind) = kind(&meta) else { return Ok(Some(Found::Special(path))) };
+        let Some(kind) = kind(&meta) else {
+            return Ok(Some(Found::Special(path)));
+        };
         Ok(Some(match Name::parse(&remote) {
-            Ok(name) => Found::Entry(Entry { local: path, name, kind, follow: false }),
+            Ok(name) => Found::Entry(Entry {
+                local: path,
+                name,
+                kind,
+                follow: false,
+            }),
             Err(why) => Found::Unfit(path, why),
         }))
     }
 
     /// Puts what is in a directory on the stack; `true`: there is nothing.
     fn descend(&mut self, dir: &Path, remote: &str) -> Result<bool> {
-        let failed = |e: std::io::Error| Error { kind: Kind::Io, ..Error::io(format!("read {}", disk::show(dir.as_os_str())), &e) };
+        let failed = |e: std::io::Error| Error {
+            kind: Kind::Io,
+            ..Error::io(format!("read {}", disk::show(dir.as_os_str())), &e)
+        };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             names.push(entry.map_err(failed)?.file_name());
@@ -137,11 +160,22 @@ mod tests {
         for name in ["b/empty", "b/full", ".mesync"] {
             std::fs::create_dir_all(at(name)).unwrap();
         }
-        for name in ["b/full/x", "a", ".hidden", ".mesync/id", ".mesync-0123456789abcdef.tmp"] {
+        for name in [
+            "b/full/x",
+            "a",
+            ".hidden",
+            ".mesync/id",
+            ".mesync-0123456789abcdef.tmp",
+        ] {
             std::fs::write(at(name), name).unwrap();
         }
         std::os::unix::fs::symlink("/etc", at("link")).unwrap();
-        std::fs::write(dir.path().join(std::ffi::OsString::from_vec(b"z\xff".to_vec())), "").unwrap();
+        std::fs::write(
+            dir.path()
+                .join(std::ffi::OsString::from_vec(b"z\xff".to_vec())),
+            "",
+        )
+        .unwrap();
         drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
         let found: Vec<String> = Walk::new(dir.path(), "to")
             .map(|found| match found.unwrap() {

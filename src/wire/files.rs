@@ -59,7 +59,12 @@ impl FromStr for Hash {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Hash, String> {
-        let wrong = || format!("a SHA-256 is 64 hexadecimal digits, not \"{}\"", super::brief(text));
+        let wrong = || {
+            format!(
+                "a SHA-256 is 64 hexadecimal digits, not \"{}\"",
+                super::brief(text)
+            )
+        };
         let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
         let bytes = text.as_bytes();
         let mut out = [0; 32];
@@ -67,7 +72,10 @@ impl FromStr for Hash {
             return Err(wrong());
         }
         for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            *byte = digit(pair[0]).zip(digit(pair[1])).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?;
+            *byte = digit(pair[0])
+                .zip(digit(pair[1]))
+                .map(|(high, low)| high << 4 | low)
+                .ok_or_else(wrong)?;
         }
         Ok(Hash(out))
     }
@@ -81,7 +89,9 @@ impl Serialize for Hash {
 
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Hash, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -91,7 +101,9 @@ pub const DIR_MODE: u32 = 0o755;
 pub const DIR_READABLE: u32 = 0o500;
 
 /// What stands under a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     #[default]
@@ -112,9 +124,15 @@ pub struct Name {
 impl Name {
     /// Checks both parts; the error is for whoever chose the name.
     pub fn new(path: &str, name: &str) -> Result<Name, String> {
-        let name = Name { path: path.to_string(), name: name.to_string() };
+        let name = Name {
+            path: path.to_string(),
+            name: name.to_string(),
+        };
         if name.name.contains('/') {
-            return Err(format!("a file name cannot contain a slash: \"{}\"", super::brief(&name.name)));
+            return Err(format!(
+                "a file name cannot contain a slash: \"{}\"",
+                super::brief(&name.name)
+            ));
         }
         relpath::check(&name.full()).map(|()| name)
     }
@@ -123,12 +141,19 @@ impl Name {
     pub fn parse(full: &str) -> Result<Name, String> {
         relpath::check(full)?;
         let (path, name) = full.rsplit_once('/').unwrap_or(("", full));
-        Ok(Name { path: path.to_string(), name: name.to_string() })
+        Ok(Name {
+            path: path.to_string(),
+            name: name.to_string(),
+        })
     }
 
     /// `docs/a.txt`.
     pub fn full(&self) -> String {
-        if self.path.is_empty() { self.name.clone() } else { format!("{}/{}", self.path, self.name) }
+        if self.path.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{}/{}", self.path, self.name)
+        }
     }
 }
 
@@ -203,16 +228,24 @@ pub struct Record {
 
 impl Record {
     pub fn full_name(&self) -> String {
-        Name { path: self.path.clone(), name: self.name.clone() }.full()
+        Name {
+            path: self.path.clone(),
+            name: self.name.clone(),
+        }
+        .full()
     }
 
     /// Its tag is in the `etag`, where there was room for it.
     pub fn revision(&self) -> Revision {
-        Revision::parse(&self.etag).filter(|named| named.rev == self.rev).unwrap_or(self.rev.into())
+        Revision::parse(&self.etag)
+            .filter(|named| named.rev == self.rev)
+            .unwrap_or(self.rev.into())
     }
 }
 
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    d: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
@@ -463,7 +496,13 @@ mod tests {
         assert_eq!(Hash::of(b"abc").to_string(), text);
         assert_eq!(text.parse(), Ok(Hash::of(b"abc")));
         for wrong in ["", &text[1..], &text.replace('b', "g"), &format!("{text}0")] {
-            assert!(wrong.parse::<Hash>().unwrap_err().contains("64 hexadecimal digits"), "{wrong}");
+            assert!(
+                wrong
+                    .parse::<Hash>()
+                    .unwrap_err()
+                    .contains("64 hexadecimal digits"),
+                "{wrong}"
+            );
         }
     }
 
@@ -471,10 +510,25 @@ mod tests {
     fn names_are_taken_apart_and_put_together() {
         for (full, path, name) in [("a", "", "a"), ("a/b", "a", "b"), ("a/b/c d", "a/b", "c d")] {
             let parsed = Name::parse(full).unwrap();
-            assert_eq!((parsed.path.as_str(), parsed.name.as_str(), parsed.full().as_str()), (path, name, full));
+            assert_eq!(
+                (
+                    parsed.path.as_str(),
+                    parsed.name.as_str(),
+                    parsed.full().as_str()
+                ),
+                (path, name, full)
+            );
             assert_eq!(Name::new(path, name), Ok(parsed));
         }
-        for (path, name) in [("", ""), ("/a", "b"), ("a/", "b"), ("a", "b/c"), ("..", "a"), ("a", ".."), ("", "a\0")] {
+        for (path, name) in [
+            ("", ""),
+            ("/a", "b"),
+            ("a/", "b"),
+            ("a", "b/c"),
+            ("..", "a"),
+            ("a", ".."),
+            ("", "a\0"),
+        ] {
             assert!(Name::new(path, name).is_err(), "{path:?} {name:?}");
         }
     }
@@ -483,7 +537,10 @@ mod tests {
     fn a_record_of_another_server_is_read_with_what_it_lacks() {
         let text = r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a","path":null,"size":3,"etag":null,"mode":null,"x":[1]}"#;
         let record: Record = serde_json::from_str(text).unwrap();
-        assert_eq!((record.rev, record.kind, record.path.as_str(), record.size), (0, Kind::File, "", 3));
+        assert_eq!(
+            (record.rev, record.kind, record.path.as_str(), record.size),
+            (0, Kind::File, "", 3)
+        );
         let back: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
         assert_eq!(back, record);
     }

@@ -38,7 +38,9 @@ pub const LOCAL_KEY: &str = "local.key";
 pub const HUB_LOCK: &str = "lock";
 
 /// Ordered so that what goes first is smallest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     High,
@@ -55,7 +57,9 @@ impl Priority {
     }
 
     pub fn parse(text: &str) -> Option<Priority> {
-        [Priority::High, Priority::Normal, Priority::Low].into_iter().find(|p| p.name() == text)
+        [Priority::High, Priority::Normal, Priority::Low]
+            .into_iter()
+            .find(|p| p.name() == text)
     }
 }
 
@@ -101,21 +105,29 @@ impl Message {
         if text.len() > MAX_MESSAGE {
             return Err(content(too_long(text.len() as u64)));
         }
-        let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(text).map_err(|e| {
-            if e.is_data() {
-                // not in serde_json's words, which quote a string to its end
-                content(format!("it must be one JSON object, not {}", brief(&String::from_utf8_lossy(&text[..text.len().min(240)]))))
-            } else {
-                NotAMessage::Syntax(format!("it is not JSON: {e}"))
-            }
-        })?;
+        let fields: BTreeMap<String, Box<RawValue>> =
+            serde_json::from_slice(text).map_err(|e| {
+                if e.is_data() {
+                    // not in serde_json's words, which quote a string to its end
+                    content(format!(
+                        "it must be one JSON object, not {}",
+                        brief(&String::from_utf8_lossy(&text[..text.len().min(240)]))
+                    ))
+                } else {
+                    NotAMessage::Syntax(format!("it is not JSON: {e}"))
+                }
+            })?;
         let mut m = Message::default();
         let mut has_type = false;
         for (name, raw) in fields {
             let null = raw.get() == "null";
             let string = || {
-                serde_json::from_str::<String>(raw.get())
-                    .map_err(|_| content(format!("\"{name}\" must be a string, not {}", brief(raw.get()))))
+                serde_json::from_str::<String>(raw.get()).map_err(|_| {
+                    content(format!(
+                        "\"{name}\" must be a string, not {}",
+                        brief(raw.get())
+                    ))
+                })
             };
             match name.as_str() {
                 "type" => {
@@ -127,20 +139,29 @@ impl Message {
                 "id" | "source" | "target" | "priority" | "created_at" | "ttl" if null => {}
                 "id" => {
                     let text = string()?;
-                    let id = Uuid::try_parse(&text).map_err(|_| content(format!("\"id\" must be a UUID, not {}", brief(&text))))?;
+                    let id = Uuid::try_parse(&text).map_err(|_| {
+                        content(format!("\"id\" must be a UUID, not {}", brief(&text)))
+                    })?;
                     m.id = Some(id);
                 }
                 "source" => m.source = Some(check_host(&string()?).map_err(content)?),
                 "target" => m.target = Some(check_host(&string()?).map_err(content)?),
                 "priority" => {
                     let text = string()?;
-                    m.priority = Priority::parse(&text)
-                        .ok_or_else(|| content(format!("\"priority\" must be high, normal or low, not {}", brief(&text))))?;
+                    m.priority = Priority::parse(&text).ok_or_else(|| {
+                        content(format!(
+                            "\"priority\" must be high, normal or low, not {}",
+                            brief(&text)
+                        ))
+                    })?;
                 }
                 "created_at" => {
                     let text = string()?;
                     clock::parse_rfc3339(&text).ok_or_else(|| {
-                        content(format!("\"created_at\" must be a time such as 2026-11-21T10:30:00Z, not {}", brief(&text)))
+                        content(format!(
+                            "\"created_at\" must be a time such as 2026-11-21T10:30:00Z, not {}",
+                            brief(&text)
+                        ))
                     })?;
                     m.created_at = Some(text);
                 }
@@ -160,20 +181,26 @@ impl Message {
             }
         }
         if !has_type {
-            return Err(content("it has no \"type\": add one, such as \"type\": \"task.event\"".into()));
+            return Err(content(
+                "it has no \"type\": add one, such as \"type\": \"task.event\"".into(),
+            ));
         }
         Ok(m)
     }
 
     /// How many hooks have led to it; no more than [`MAX_HOPS`], whatever it says. What is no number has another meaning to its sender.
     pub fn hops(&self) -> u64 {
-        let hops = self.extra.get(HOPS_FIELD).map_or(0.0, |raw| serde_json::from_str(raw.get()).unwrap_or(0.0));
+        let hops = self
+            .extra
+            .get(HOPS_FIELD)
+            .map_or(0.0, |raw| serde_json::from_str(raw.get()).unwrap_or(0.0));
         (hops as u64).min(MAX_HOPS)
     }
 
     /// The message as one JSON object, fields in one fixed order: equal messages give equal text.
     pub fn to_json(&self) -> String {
-        let mut out = String::with_capacity(200 + self.payload.as_ref().map_or(4, |p| p.get().len()));
+        let mut out =
+            String::with_capacity(200 + self.payload.as_ref().map_or(4, |p| p.get().len()));
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut field = |name: &str, value: &str| {
             out.push(if out.is_empty() { '{' } else { ',' });
@@ -188,7 +215,10 @@ impl Message {
         if let Some(source) = &self.source {
             field("source", &quoted(source));
         }
-        field("target", &self.target.as_deref().map_or("null".into(), quoted));
+        field(
+            "target",
+            &self.target.as_deref().map_or("null".into(), quoted),
+        );
         field("priority", &quoted(self.priority.name()));
         if let Some(at) = &self.created_at {
             field("created_at", &quoted(at));
@@ -207,7 +237,9 @@ impl Message {
 
 /// Why a message of so many bytes cannot be sent.
 pub fn too_long(bytes: u64) -> String {
-    format!("it has {bytes} bytes; a message may have {MAX_MESSAGE}: send a reference to the data instead")
+    format!(
+        "it has {bytes} bytes; a message may have {MAX_MESSAGE}: send a reference to the data instead"
+    )
 }
 
 /// At most 60 characters of something foreign, safe to print.
@@ -228,7 +260,10 @@ pub fn check_type(kind: &str) -> Result<(), String> {
         ));
     }
     if kind.starts_with(OWN_TYPES) {
-        return Err(format!("types that begin with \"{OWN_TYPES}\" are made by mesync itself, so \"{}\" cannot be sent", brief(kind)));
+        return Err(format!(
+            "types that begin with \"{OWN_TYPES}\" are made by mesync itself, so \"{}\" cannot be sent",
+            brief(kind)
+        ));
     }
     Ok(())
 }
@@ -247,8 +282,13 @@ pub fn check_host(name: &str) -> Result<String, String> {
 
 fn plain_name(name: &str, most: usize) -> bool {
     name.len() <= most
-        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// What became of one message of a request.
@@ -316,7 +356,10 @@ impl fmt::Display for Run {
 impl Run {
     pub fn parse(text: &str) -> Option<Run> {
         let (number, draw) = text.split_once('-')?;
-        Some(Run { number: number.parse().ok()?, draw: draw.parse().ok()? })
+        Some(Run {
+            number: number.parse().ok()?,
+            draw: draw.parse().ok()?,
+        })
     }
 }
 
@@ -416,8 +459,14 @@ mod tests {
 
     #[test]
     fn messages_keep_what_they_were_given_and_refuse_with_a_reason() {
-        check(r#"{"type":"x.y","payload":{"a":12345678901234567890.000001}}"#, r#""payload":{"a":12345678901234567890.000001}"#);
-        check(r#"{"type":"x","target":"Web-1","other":[1, 2]}"#, r#""target":"web-1","priority":"normal","other":[1, 2],"payload":null"#);
+        check(
+            r#"{"type":"x.y","payload":{"a":12345678901234567890.000001}}"#,
+            r#""payload":{"a":12345678901234567890.000001}"#,
+        );
+        check(
+            r#"{"type":"x","target":"Web-1","other":[1, 2]}"#,
+            r#""target":"web-1","priority":"normal","other":[1, 2],"payload":null"#,
+        );
         check(r#"{"payload":1}"#, "no \"type\"");
         check(r#"{"type":"../../bin/sh"}"#, "must be 1 to 64 letters");
         check(r#"{"type":"mesync.held"}"#, "made by mesync itself");
@@ -427,17 +476,31 @@ mod tests {
         check(r#"{"type":"x","priority":"urgent"}"#, "high, normal or low");
         check(r#"{"type":"x","ttl":0}"#, "from 1 to 604800");
         check(r#"{"type":"x","created_at":"yesterday"}"#, "must be a time");
-        check(&format!(r#"{{"type":"x","payload":"{}"}}"#, "a".repeat(MAX_MESSAGE)), "a message may have 262144");
+        check(
+            &format!(r#"{{"type":"x","payload":"{}"}}"#, "a".repeat(MAX_MESSAGE)),
+            "a message may have 262144",
+        );
     }
 
     #[test]
     fn hops_are_bounded_whatever_a_message_says() {
         let check = |hops: &str, wants: u64| {
-            let message = Message::parse(format!(r#"{{"type":"x","hops":{hops}}}"#).as_bytes()).unwrap();
+            let message =
+                Message::parse(format!(r#"{{"type":"x","hops":{hops}}}"#).as_bytes()).unwrap();
             assert_eq!(message.hops(), wants, "{hops}");
-            assert!(message.to_json().contains(&format!("\"hops\":{hops}")), "it travels as it is");
+            assert!(
+                message.to_json().contains(&format!("\"hops\":{hops}")),
+                "it travels as it is"
+            );
         };
-        for (hops, wants) in [("0", 0), ("2", 2), ("3", 3), ("4", 3), ("1e300", 3), ("99999999999999999999999", 3)] {
+        for (hops, wants) in [
+            ("0", 0),
+            ("2", 2),
+            ("3", 3),
+            ("4", 3),
+            ("1e300", 3),
+            ("99999999999999999999999", 3),
+        ] {
             check(hops, wants);
         }
         for other in ["-1", "null", "\"3\"", "[3]", "{}", "true"] {
@@ -463,7 +526,11 @@ mod tests {
 
     #[test]
     fn a_deeply_nested_payload_does_not_exhaust_the_stack() {
-        let deep = format!(r#"{{"type":"x","payload":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let deep = format!(
+            r#"{{"type":"x","payload":{}{}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
         check(&deep, "[[[[");
     }
 }

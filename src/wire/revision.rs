@@ -37,9 +37,21 @@ impl FromStr for Tag {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Tag, String> {
-        let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        let read = if plain { u64::from_str_radix(text, 16).ok() } else { None };
-        read.map(Tag).ok_or_else(|| format!("a tag is 16 hexadecimal digits, not \"{}\"", super::brief(text)))
+        let plain = text.len() == 16
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let read = if plain {
+            u64::from_str_radix(text, 16).ok()
+        } else {
+            None
+        };
+        read.map(Tag).ok_or_else(|| {
+            format!(
+                "a tag is 16 hexadecimal digits, not \"{}\"",
+                super::brief(text)
+            )
+        })
     }
 }
 
@@ -51,7 +63,9 @@ impl Serialize for Tag {
 
 impl<'de> Deserialize<'de> for Tag {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Tag, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -65,12 +79,17 @@ pub struct Revision {
 impl Revision {
     /// Whether both name the same; an unknown tag contradicts none.
     pub fn is(&self, other: Revision) -> bool {
-        self.rev == other.rev && (self.tag == other.tag || self.tag.is_unknown() || other.tag.is_unknown())
+        self.rev == other.rev
+            && (self.tag == other.tag || self.tag.is_unknown() || other.tag.is_unknown())
     }
 
     /// `"7-9f3ac04be1d2a377"`, quotes included; `"7"` if the tag is unknown.
     pub fn etag(&self) -> String {
-        if self.tag.is_unknown() { format!("\"{}\"", self.rev) } else { format!("\"{}-{}\"", self.rev, self.tag) }
+        if self.tag.is_unknown() {
+            format!("\"{}\"", self.rev)
+        } else {
+            format!("\"{}-{}\"", self.rev, self.tag)
+        }
     }
 
     /// Reads a strong entity tag of either form.
@@ -80,7 +99,10 @@ impl Revision {
             Some((digits, tag)) => (digits, tag.parse().ok()?),
             None => (text, Tag::default()),
         };
-        let rev = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
+        let rev = digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse().ok())??;
         Some(Revision { rev, tag })
     }
 }
@@ -88,7 +110,10 @@ impl Revision {
 /// A revision of which nothing but the number is known.
 impl From<u64> for Revision {
     fn from(rev: u64) -> Revision {
-        Revision { rev, tag: Tag::default() }
+        Revision {
+            rev,
+            tag: Tag::default(),
+        }
     }
 }
 
@@ -113,12 +138,34 @@ mod tests {
 
     #[test]
     fn entity_tags_name_number_and_commit() {
-        let both = Revision { rev: 7, tag: Tag(0x9f3a_c04b_e1d2_a377) };
-        assert_eq!((both.etag().as_str(), Revision::parse(&both.etag())), ("\"7-9f3ac04be1d2a377\"", Some(both)));
-        assert_eq!((Revision::from(7).etag().as_str(), Revision::parse(" \"7\" ")), ("\"7\"", Some(7.into())));
-        for wrong in
-            ["", "7", "W/\"7\"", "\"7", "\"\"", "\"x\"", "\"7-\"", "\"7-9f3\"", "\"7-9F3AC04BE1D2A377\"", "\"-9f3ac04be1d2a377\"", "\"+7\""]
-        {
+        let both = Revision {
+            rev: 7,
+            tag: Tag(0x9f3a_c04b_e1d2_a377),
+        };
+        assert_eq!(
+            (both.etag().as_str(), Revision::parse(&both.etag())),
+            ("\"7-9f3ac04be1d2a377\"", Some(both))
+        );
+        assert_eq!(
+            (
+                Revision::from(7).etag().as_str(),
+                Revision::parse(" \"7\" ")
+            ),
+            ("\"7\"", Some(7.into()))
+        );
+        for wrong in [
+            "",
+            "7",
+            "W/\"7\"",
+            "\"7",
+            "\"\"",
+            "\"x\"",
+            "\"7-\"",
+            "\"7-9f3\"",
+            "\"7-9F3AC04BE1D2A377\"",
+            "\"-9f3ac04be1d2a377\"",
+            "\"+7\"",
+        ] {
             assert_eq!(Revision::parse(wrong), None, "{wrong}");
         }
     }

@@ -22,7 +22,10 @@ pub struct Got {
 
 impl Conn {
     pub fn new(stream: TcpStream) -> Conn {
-        Conn { stream, buffer: Vec::new() }
+        Conn {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
@@ -39,12 +42,17 @@ impl Conn {
         let until = Instant::now() + within;
         let got = self.head(until)?;
         let body = self.body(&got, until)?;
-        Ok(Got { body: String::from_utf8(body).unwrap(), ..got })
+        Ok(Got {
+            body: String::from_utf8(body).unwrap(),
+            ..got
+        })
     }
 
     /// The body that this head announces.
     pub fn body(&mut self, head: &Got, until: Instant) -> io::Result<Vec<u8>> {
-        let length = head.header("content-length").map_or(0, |n| n.parse().unwrap());
+        let length = head
+            .header("content-length")
+            .map_or(0, |n| n.parse().unwrap());
         while self.buffer.len() < length {
             self.more(until)?;
         }
@@ -67,7 +75,11 @@ impl Conn {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 let head = String::from_utf8(self.buffer.drain(..end + 4).collect()).unwrap();
-                return Ok(Got { status: head[9..12].parse().unwrap(), head, body: String::new() });
+                return Ok(Got {
+                    status: head[9..12].parse().unwrap(),
+                    head,
+                    body: String::new(),
+                });
             }
             self.more(until)?;
         }
@@ -94,7 +106,10 @@ impl Conn {
         self.buffer.is_empty()
             && match self.more(Instant::now() + PATIENCE) {
                 Ok(()) => false,
-                Err(e) => !matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock),
+                Err(e) => !matches!(
+                    e.kind(),
+                    io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+                ),
             }
     }
 
@@ -107,18 +122,26 @@ impl Conn {
 impl Got {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        lines
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 }
 
 /// A request; `lines` are more headers, each with its line end.
 pub fn request(method: &str, target: &str, lines: &str, body: &str) -> String {
-    let length = if body.is_empty() && method == "GET" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let length = if body.is_empty() && method == "GET" {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\n", body.len())
+    };
     format!("{method} {target} HTTP/1.1\r\nHost: hub\r\n{lines}{length}\r\n{body}")
 }
 
 /// A message as JSON, with an id of its own.
 pub fn message(source: &str, target: &str, payload: &str) -> String {
     let id = uuid::Uuid::now_v7();
-    format!(r#"{{"id":"{id}","type":"x","source":"{source}","target":"{target}","payload":"{payload}"}}"#)
+    format!(
+        r#"{{"id":"{id}","type":"x","source":"{source}","target":"{target}","payload":"{payload}"}}"#
+    )
 }

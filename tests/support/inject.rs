@@ -26,8 +26,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Calls that change what is on the disk, or open it.
-pub const CALLS: &[&str] =
-    &["fsync", "fdatasync", "syncfs", "rename", "renameat2", "linkat", "unlink", "ftruncate", "write", "openat", "mkdir"];
+pub const CALLS: &[&str] = &[
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "rename",
+    "renameat2",
+    "linkat",
+    "unlink",
+    "ftruncate",
+    "write",
+    "openat",
+    "mkdir",
+];
 
 /// One call that fails.
 #[derive(Debug, Clone)]
@@ -47,13 +58,27 @@ pub struct Fault {
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}{} {}", self.call, self.nth, if self.for_ever { "+" } else { "" }, self.error)
+        write!(
+            f,
+            "{} {}{} {}",
+            self.call,
+            self.nth,
+            if self.for_ever { "+" } else { "" },
+            self.error
+        )
     }
 }
 
 impl Fault {
     pub fn new(call: &'static str, nth: u32, error: &'static str, trace: &Path) -> Fault {
-        Fault { call, error, nth, for_ever: false, only: Vec::new(), trace: trace.into() }
+        Fault {
+            call,
+            error,
+            nth,
+            for_ever: false,
+            only: Vec::new(),
+            trace: trace.into(),
+        }
     }
 
     /// Whether a call has failed, as strace wrote down.
@@ -64,16 +89,27 @@ impl Fault {
     /// The calls that failed, for messages of tests.
     pub fn struck(&self) -> String {
         let text = std::fs::read_to_string(&self.trace).unwrap_or_default();
-        text.lines().filter(|line| line.contains("(INJECTED)")).collect::<Vec<_>>().join("\n")
+        text.lines()
+            .filter(|line| line.contains("(INJECTED)"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     fn strace(&self) -> Command {
         let _ = std::fs::remove_file(&self.trace);
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-s", "200", "-y", "-o"]).arg(&self.trace);
+        strace
+            .args(["-f", "-qq", "-s", "200", "-y", "-o"])
+            .arg(&self.trace);
         strace.args(["-e", &format!("trace=?{}", self.call), "-e", "signal=none"]);
         let (nth, and_on) = (self.nth, if self.for_ever { "+" } else { "" });
-        strace.args(["-e", &format!("inject=?{}:error={}:when={nth}{and_on}", self.call, self.error)]);
+        strace.args([
+            "-e",
+            &format!(
+                "inject=?{}:error={}:when={nth}{and_on}",
+                self.call, self.error
+            ),
+        ]);
         for path in &self.only {
             strace.arg("-P").arg(path);
         }
@@ -94,8 +130,16 @@ pub fn is_available() -> bool {
 /// The same command with the fault in it.
 pub fn wrap(plain: &Command, fault: &Fault) -> Command {
     let mut command = fault.strace();
-    command.arg(plain.get_program()).args(plain.get_args()).env_clear().stdin(Stdio::null());
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env_clear()
+        .stdin(Stdio::null());
+    command.envs(
+        plain
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     command
 }
 
@@ -106,22 +150,36 @@ pub struct Attached(Child);
 #[track_caller]
 pub fn attach(pid: u32, fault: &Fault) -> Attached {
     let mut strace = fault.strace();
-    let child = strace.args(["-p", &pid.to_string()]).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let child = strace
+        .args(["-p", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let attached = Attached(child);
     let end = Instant::now() + Duration::from_secs(60);
     while !is_traced(pid) {
-        assert!(Instant::now() < end, "strace does not attach to process {pid}");
+        assert!(
+            Instant::now() < end,
+            "strace does not attach to process {pid}"
+        );
         std::thread::park_timeout(Duration::from_millis(2));
     }
     attached
 }
 
 fn is_traced(pid: u32) -> bool {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
     let traced = |task: std::fs::DirEntry| {
         let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
         // a thread that has just ended has no status
-        status.is_empty() || status.lines().any(|l| l.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0"))
+        status.is_empty()
+            || status.lines().any(|l| {
+                l.strip_prefix("TracerPid:")
+                    .is_some_and(|pid| pid.trim() != "0")
+            })
     };
     tasks.flatten().all(traced)
 }
@@ -129,25 +187,56 @@ fn is_traced(pid: u32) -> bool {
 impl Drop for Attached {
     fn drop(&mut self) {
         // it detaches and leaves the process as it is
-        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.0),
+            rustix::process::Signal::TERM,
+        );
         let _ = self.0.wait();
     }
 }
 
 /// Tries each call of each kind with each error, until one number has struck nothing; returns how many have struck.
-pub fn every_call(trace: &Path, calls: &[&'static str], errors: &[&'static str], mut attempt: impl FnMut(&Fault)) -> u32 {
-    let sweeps = calls.iter().flat_map(|call| errors.iter().map(move |error| (call, error)));
-    told(sweeps.map(|(call, error)| sweep(call, |_| error, trace, 1, &mut attempt)).sum())
+pub fn every_call(
+    trace: &Path,
+    calls: &[&'static str],
+    errors: &[&'static str],
+    mut attempt: impl FnMut(&Fault),
+) -> u32 {
+    let sweeps = calls
+        .iter()
+        .flat_map(|call| errors.iter().map(move |error| (call, error)));
+    told(
+        sweeps
+            .map(|(call, error)| sweep(call, |_| error, trace, 1, &mut attempt))
+            .sum(),
+    )
 }
 
 /// As [`every_call`], but each call fails once: the errors take turns.
-pub fn each_call_once(trace: &Path, calls: &[&'static str], errors: &[&'static str], mut attempt: impl FnMut(&Fault)) -> u32 {
+pub fn each_call_once(
+    trace: &Path,
+    calls: &[&'static str],
+    errors: &[&'static str],
+    mut attempt: impl FnMut(&Fault),
+) -> u32 {
     let turn = |i: usize| move |nth: u32| errors[(i + nth as usize) % errors.len()];
-    told(calls.iter().enumerate().map(|(i, call)| sweep(call, turn(i), trace, 1, &mut attempt)).sum())
+    told(
+        calls
+            .iter()
+            .enumerate()
+            .map(|(i, call)| sweep(call, turn(i), trace, 1, &mut attempt))
+            .sum(),
+    )
 }
 
 /// Tries one kind of call: the first, and every `step`th after it, until one has struck nothing.
-pub fn sweep(call: &'static str, error: impl Fn(u32) -> &'static str, trace: &Path, step: usize, attempt: &mut impl FnMut(&Fault)) -> u32 {
+pub fn sweep(
+    call: &'static str,
+    error: impl Fn(u32) -> &'static str,
+    trace: &Path,
+    step: usize,
+    attempt: &mut impl FnMut(&Fault),
+) -> u32 {
     let strikes = |nth: &u32| {
         let fault = Fault::new(call, *nth, error(*nth), trace);
         attempt(&fault);

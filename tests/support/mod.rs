@@ -26,7 +26,10 @@ impl Mesync {
     }
 
     pub fn named(host: &str) -> Mesync {
-        Mesync { home: tempfile::tempdir().unwrap(), host: host.to_string() }
+        Mesync {
+            home: tempfile::tempdir().unwrap(),
+            host: host.to_string(),
+        }
     }
 
     pub fn home(&self) -> &Path {
@@ -40,8 +43,14 @@ impl Mesync {
     /// The binary with this machine's environment; standard input is empty.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mesync"));
-        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        command.env("HOME", self.home()).env("MESYNC_BASE_DIR", self.base()).env("MESYNC_HOST_ID", &self.host).env("TZ", "UTC");
+        command
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        command
+            .env("HOME", self.home())
+            .env("MESYNC_BASE_DIR", self.base())
+            .env("MESYNC_HOST_ID", &self.host)
+            .env("TZ", "UTC");
         command.args(args).stdin(Stdio::null());
         command
     }
@@ -60,7 +69,13 @@ impl Mesync {
 
     /// With something on standard input.
     pub fn feed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, input: &[u8]) -> Ran {
-        let mut child = self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         // the program may refuse before it has read all
         let _ = child.stdin.take().unwrap().write_all(input);
         Ran::from(child.wait_with_output().unwrap())
@@ -76,8 +91,12 @@ impl Mesync {
 
     /// The names in a directory below the base directory, sorted.
     pub fn names(&self, dir: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.base().join(dir)) else { return Vec::new() };
-        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let Ok(entries) = std::fs::read_dir(self.base().join(dir)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<_> = entries
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
@@ -101,12 +120,18 @@ impl From<std::process::Output> for Ran {
 impl Ran {
     #[track_caller]
     pub fn check(&self, status: i32, err: &str) {
-        assert!(self.status == status && self.err.contains(err), "wanted {status} and {err:?}: {self:?}");
+        assert!(
+            self.status == status && self.err.contains(err),
+            "wanted {status} and {err:?}: {self:?}"
+        );
     }
 
     /// The lines of the output as JSON.
     #[track_caller]
     pub fn json(&self) -> Vec<serde_json::Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+        self.out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
     }
 }

@@ -21,18 +21,33 @@ struct Way {
 
 impl Proxy {
     pub fn to(port: u16) -> Proxy {
-        let way = || Arc::new(Way { passed: AtomicU64::new(0), hold: AtomicU64::new(u64::MAX) });
+        let way = || {
+            Arc::new(Way {
+                passed: AtomicU64::new(0),
+                hold: AtomicU64::new(u64::MAX),
+            })
+        };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         // what is held back shall wait with the sender, not in between; accepted connections inherit it
         rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 * 1024).unwrap();
-        let proxy = Proxy { port: listener.local_addr().unwrap().port(), up: way(), down: way() };
+        let proxy = Proxy {
+            port: listener.local_addr().unwrap().port(),
+            up: way(),
+            down: way(),
+        };
         let (up, down) = (proxy.up.clone(), proxy.down.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 // a hub that is not there: the client sees its connection closed
-                let Ok(hub) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let Ok(hub) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
                 for (from, to, way) in [(&client, &hub, &up), (&hub, &client, &down)] {
-                    let (from, to, way) = (from.try_clone().unwrap(), to.try_clone().unwrap(), way.clone());
+                    let (from, to, way) = (
+                        from.try_clone().unwrap(),
+                        to.try_clone().unwrap(),
+                        way.clone(),
+                    );
                     std::thread::spawn(move || way.carry(from, to));
                 }
             }
@@ -71,11 +86,16 @@ impl Proxy {
 
 impl Way {
     fn hold(&self, more: Option<u64>) {
-        self.hold.store(more.map_or(u64::MAX, |more| self.passed.load(Relaxed) + more), Relaxed);
+        self.hold.store(
+            more.map_or(u64::MAX, |more| self.passed.load(Relaxed) + more),
+            Relaxed,
+        );
     }
 
     fn left(&self) -> u64 {
-        self.hold.load(Relaxed).saturating_sub(self.passed.load(Relaxed))
+        self.hold
+            .load(Relaxed)
+            .saturating_sub(self.passed.load(Relaxed))
     }
 
     fn carry(&self, mut from: TcpStream, mut to: TcpStream) {

@@ -70,7 +70,10 @@ impl S3em {
         let listener = TcpListener::bind(address).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared::default());
-        let s3em = S3em { url, shared: shared.clone() };
+        let s3em = S3em {
+            url,
+            shared: shared.clone(),
+        };
         s3em.forget_tokens();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -106,22 +109,39 @@ impl S3em {
     /// Names and contents of what is not deleted.
     pub fn files(&self) -> Vec<(String, Vec<u8>)> {
         let files = self.shared.files.lock().unwrap();
-        let full = |f: &Stored| format!("{}/{}", f.record["path"].as_str().unwrap(), f.record["name"].as_str().unwrap());
-        let mut all: Vec<_> =
-            files.iter().filter(|f| !f.deleted).map(|f| (full(f).trim_start_matches('/').to_string(), f.bytes.clone())).collect();
+        let full = |f: &Stored| {
+            format!(
+                "{}/{}",
+                f.record["path"].as_str().unwrap(),
+                f.record["name"].as_str().unwrap()
+            )
+        };
+        let mut all: Vec<_> = files
+            .iter()
+            .filter(|f| !f.deleted)
+            .map(|f| (full(f).trim_start_matches('/').to_string(), f.bytes.clone()))
+            .collect();
         all.sort();
         all
     }
 
     pub fn record(&self, name: &str) -> Value {
         let files = self.shared.files.lock().unwrap();
-        files.iter().find(|f| !f.deleted && f.record["name"] == name).map(|f| f.record.clone()).unwrap()
+        files
+            .iter()
+            .find(|f| !f.deleted && f.record["name"] == name)
+            .map(|f| f.record.clone())
+            .unwrap()
     }
 
     /// Other bytes under the old hash, as after a fault of its disk.
     pub fn spoil(&self, name: &str) {
         let mut files = self.shared.files.lock().unwrap();
-        files.iter_mut().find(|f| f.record["name"] == name).unwrap().bytes[0] ^= 1;
+        files
+            .iter_mut()
+            .find(|f| f.record["name"] == name)
+            .unwrap()
+            .bytes[0] ^= 1;
     }
 
     /// Deletes a file as if somebody else had.
@@ -162,7 +182,12 @@ impl Shared {
                 Err(status) => Answer::Plain(*status),
             };
             let is_change = request.is_ok_and(|r| r.method == "PUT" || r.method == "DELETE");
-            if is_change && self.unanswered.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+            if is_change
+                && self
+                    .unanswered
+                    .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
+                    .is_ok()
+            {
                 let _ = stream.shutdown(std::net::Shutdown::Both);
                 return;
             }
@@ -184,12 +209,17 @@ impl Shared {
                 }
                 self.logins.fetch_add(1, Relaxed);
                 let token = self.token.lock().unwrap().clone();
-                return Answer::Json(200, json!({ "token": token, "expires_at": "2999-01-01T00:00:00+00:00" }));
+                return Answer::Json(
+                    200,
+                    json!({ "token": token, "expires_at": "2999-01-01T00:00:00+00:00" }),
+                );
             }
             _ => {}
         }
         let bearer = format!("Bearer {}", self.token.lock().unwrap());
-        if r.headers.get("authorization") != Some(&bearer) && r.headers.get("x-api-key").map(String::as_str) != Some(KEY) {
+        if r.headers.get("authorization") != Some(&bearer)
+            && r.headers.get("x-api-key").map(String::as_str) != Some(KEY)
+        {
             return refused("invalid token");
         }
         match (r.method.as_str(), parts.as_slice()) {
@@ -198,8 +228,15 @@ impl Shared {
             ("GET", ["api", "files", id]) => self.with(id, |f| Answer::Json(200, f.record.clone())),
             ("GET", ["api", "files", id, "download"]) => self.with(id, |f| {
                 let cut = self.cut.swap(0, Relaxed) as usize;
-                let kind = f.record["content_type"].as_str().unwrap_or_default().to_string();
-                Answer::Content(f.bytes.clone(), kind, if cut == 0 { usize::MAX } else { cut })
+                let kind = f.record["content_type"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_string();
+                Answer::Content(
+                    f.bytes.clone(),
+                    kind,
+                    if cut == 0 { usize::MAX } else { cut },
+                )
             }),
             ("DELETE", ["api", "files", id]) => self.with(id, |f| {
                 f.deleted = true;
@@ -208,8 +245,20 @@ impl Shared {
             }),
             ("GET", ["api", "events"]) => Answer::Events,
             ("GET", ["api", "events", "history"]) => {
-                let offset = r.query.get("offset").and_then(|o| o.parse().ok()).unwrap_or(0);
-                let rows: Vec<Value> = self.history.lock().unwrap().iter().skip(offset).take(PAGE).cloned().collect();
+                let offset = r
+                    .query
+                    .get("offset")
+                    .and_then(|o| o.parse().ok())
+                    .unwrap_or(0);
+                let rows: Vec<Value> = self
+                    .history
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .skip(offset)
+                    .take(PAGE)
+                    .cloned()
+                    .collect();
                 Answer::Json(200, rows.into())
             }
             _ => Answer::Plain(404),
@@ -218,25 +267,42 @@ impl Shared {
 
     fn with(&self, id: &str, then: impl FnOnce(&mut Stored) -> Answer) -> Answer {
         let mut files = self.files.lock().unwrap();
-        match files.iter_mut().find(|f| !f.deleted && f.record["id"] == id) {
+        match files
+            .iter_mut()
+            .find(|f| !f.deleted && f.record["id"] == id)
+        {
             Some(file) => then(file),
             None => Answer::Json(404, json!({ "error": "file not found" })),
         }
     }
 
     fn remove(&self, full: &str) {
-        let name = |f: &Stored| format!("{}/{}", f.record["path"].as_str().unwrap(), f.record["name"].as_str().unwrap());
+        let name = |f: &Stored| {
+            format!(
+                "{}/{}",
+                f.record["path"].as_str().unwrap(),
+                f.record["name"].as_str().unwrap()
+            )
+        };
         let mut files = self.files.lock().unwrap();
-        let file = files.iter_mut().find(|f| !f.deleted && name(f).trim_start_matches('/') == full).unwrap();
+        let file = files
+            .iter_mut()
+            .find(|f| !f.deleted && name(f).trim_start_matches('/') == full)
+            .unwrap();
         file.deleted = true;
         self.tell("deleted", &file.record);
     }
 
     fn list(&self, r: &Request) -> Answer {
         let answer = self.page(r);
-        let is_first = r.query.get("offset").is_none_or(|o| o == "0") && !r.query.contains_key("search");
+        let is_first =
+            r.query.get("offset").is_none_or(|o| o == "0") && !r.query.contains_key("search");
         self.listings.fetch_add(u64::from(is_first), Relaxed);
-        let meanwhile = if is_first { self.deleted_meanwhile.lock().unwrap().take() } else { None };
+        let meanwhile = if is_first {
+            self.deleted_meanwhile.lock().unwrap().take()
+        } else {
+            None
+        };
         if let Some(full) = meanwhile {
             self.remove(&full);
         }
@@ -244,7 +310,12 @@ impl Shared {
     }
 
     fn page(&self, r: &Request) -> Answer {
-        let number = |name: &str, default: usize| r.query.get(name).and_then(|n| n.parse().ok()).unwrap_or(default);
+        let number = |name: &str, default: usize| {
+            r.query
+                .get(name)
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(default)
+        };
         let (path, search) = (r.query.get("path"), r.query.get("search"));
         let files = self.files.lock().unwrap();
         let fits = |f: &&Stored| {
@@ -253,14 +324,25 @@ impl Shared {
                 && path.is_none_or(|p| has("path").starts_with(p.as_str()))
                 && search.is_none_or(|s| has("name").contains(s.as_str()))
         };
-        let rows: Vec<Value> = files.iter().rev().filter(fits).map(|f| f.record.clone()).collect();
-        let page: Vec<Value> = rows.into_iter().skip(number("offset", 0)).take(number("limit", 50).min(PAGE)).collect();
+        let rows: Vec<Value> = files
+            .iter()
+            .rev()
+            .filter(fits)
+            .map(|f| f.record.clone())
+            .collect();
+        let page: Vec<Value> = rows
+            .into_iter()
+            .skip(number("offset", 0))
+            .take(number("limit", 50).min(PAGE))
+            .collect();
         Answer::Json(200, page.into())
     }
 
     fn upload(&self, r: &Request) -> Answer {
         let kind = r.headers.get("content-type").cloned().unwrap_or_default();
-        let Some(boundary) = kind.strip_prefix("multipart/form-data; boundary=") else { return Answer::Plain(415) };
+        let Some(boundary) = kind.strip_prefix("multipart/form-data; boundary=") else {
+            return Answer::Plain(415);
+        };
         let parts = parts(&r.body, boundary);
         let (Some(file), Some(name)) = (parts.get("file"), parts.get("file_name")) else {
             return Answer::Json(422, json!({ "error": "missing field" }));
@@ -268,18 +350,39 @@ impl Shared {
         if file.is_empty() {
             return Answer::Json(400, json!({ "error": "empty file" }));
         }
-        let metadata: Value = parts.get("metadata").and_then(|m| serde_json::from_slice(m).ok()).unwrap_or_default();
+        let metadata: Value = parts
+            .get("metadata")
+            .and_then(|m| serde_json::from_slice(m).ok())
+            .unwrap_or_default();
         // without a path all of it is dropped
-        let metadata = if metadata["path"].is_string() { metadata } else { json!({ "path": "" }) };
-        let (status, record) = self.put(metadata["path"].as_str().unwrap(), &String::from_utf8_lossy(name), file.clone(), &metadata);
-        if status == 204 { Answer::Plain(204) } else { Answer::Json(status, record) }
+        let metadata = if metadata["path"].is_string() {
+            metadata
+        } else {
+            json!({ "path": "" })
+        };
+        let (status, record) = self.put(
+            metadata["path"].as_str().unwrap(),
+            &String::from_utf8_lossy(name),
+            file.clone(),
+            &metadata,
+        );
+        if status == 204 {
+            Answer::Plain(204)
+        } else {
+            Answer::Json(status, record)
+        }
     }
 
     fn put(&self, path: &str, name: &str, bytes: Vec<u8>, metadata: &Value) -> (u16, Value) {
         let mut files = self.files.lock().unwrap();
-        let at = files.iter().position(|f| !f.deleted && f.record["path"] == path && f.record["name"] == name);
+        let at = files
+            .iter()
+            .position(|f| !f.deleted && f.record["path"] == path && f.record["name"] == name);
         let sum = mesync::wire::files::Hash::of(&bytes).to_string();
-        let id = at.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |i| files[i].record["id"].clone());
+        let id = at.map_or_else(
+            || uuid::Uuid::new_v4().to_string().into(),
+            |i| files[i].record["id"].clone(),
+        );
         let record = json!({
             "id": id, "name": name, "path": path, "size": bytes.len(), "content_type": "application/octet-stream", "etag": null,
             "checksum_sha256": sum, "mode": metadata["mode"], "mtime": metadata["mtime"], "uid": null,
@@ -291,15 +394,26 @@ impl Shared {
         if let Some(i) = at {
             files.remove(i);
         }
-        files.push(Stored { record: record.clone(), bytes, deleted: false });
+        files.push(Stored {
+            record: record.clone(),
+            bytes,
+            deleted: false,
+        });
         self.tell(if at.is_some() { "updated" } else { "created" }, &record);
         (if at.is_some() { 200 } else { 201 }, record)
     }
 
     fn tell(&self, what: &str, record: &Value) {
-        let payload = if what == "deleted" { json!({ "name": record["name"], "path": record["path"] }) } else { record.clone() };
+        let payload = if what == "deleted" {
+            json!({ "name": record["name"], "path": record["path"] })
+        } else {
+            record.clone()
+        };
         let event = json!({ "type": format!("file_{what}"), "resource_id": record["id"], "payload": payload });
-        self.streams.lock().unwrap().retain(|s| s.try_send(event.clone()).is_ok());
+        self.streams
+            .lock()
+            .unwrap()
+            .retain(|s| s.try_send(event.clone()).is_ok());
         self.history.lock().unwrap().push(json!({
             "id": uuid::Uuid::new_v4().to_string(), "event_type": what, "resource_type": "file", "resource_id": record["id"],
             "payload": payload, "created_at": "2026-11-21T10:30:00.123456+00:00",
@@ -311,16 +425,29 @@ impl Shared {
         match answer {
             Answer::Plain(204) => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").ok(),
             Answer::Plain(status) => {
-                stream.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+                stream
+                    .write_all(
+                        format!(
+                            "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                        )
+                        .as_bytes(),
+                    )
+                    .ok()?;
                 None
             }
             Answer::Json(status, value) => {
                 let body = value.to_string();
-                let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
                 stream.write_all((head + &body).as_bytes()).ok()
             }
             Answer::Content(bytes, kind, cut) => {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", bytes.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+                    bytes.len()
+                );
                 stream.write_all(head.as_bytes()).ok()?;
                 stream.write_all(&bytes[..bytes.len().min(cut)]).ok()?;
                 (cut >= bytes.len()).then_some(())
@@ -331,7 +458,9 @@ impl Shared {
                 let (sender, events) = sync_channel(16);
                 self.streams.lock().unwrap().push(sender);
                 for event in events {
-                    stream.write_all(format!("data: {event}\n\n").as_bytes()).ok()?;
+                    stream
+                        .write_all(format!("data: {event}\n\n").as_bytes())
+                        .ok()?;
                 }
                 None
             }
@@ -339,7 +468,11 @@ impl Shared {
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>, mut stream: &TcpStream, received: &AtomicU64) -> Option<Result<Request, u16>> {
+fn read_request(
+    reader: &mut BufReader<TcpStream>,
+    mut stream: &TcpStream,
+    received: &AtomicU64,
+) -> Option<Result<Request, u16>> {
     let mut line = || {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
@@ -352,7 +485,9 @@ fn read_request(reader: &mut BufReader<TcpStream>, mut stream: &TcpStream, recei
     while let Some((name, value)) = line()?.split_once(':') {
         headers.insert(name.to_lowercase(), value.trim().to_string());
     }
-    let length: usize = headers.get("content-length").map_or(0, |n| n.parse().unwrap());
+    let length: usize = headers
+        .get("content-length")
+        .map_or(0, |n| n.parse().unwrap());
     if length > BODY {
         return Some(Err(413));
     }
@@ -363,18 +498,45 @@ fn read_request(reader: &mut BufReader<TcpStream>, mut stream: &TcpStream, recei
     reader.read_exact(&mut body).ok()?;
     received.fetch_add(length as u64, Relaxed);
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let query = query.split('&').filter_map(|p| p.split_once('=')).map(|(n, v)| (n.to_string(), decoded(v))).collect();
-    Some(Ok(Request { method, path: path.to_string(), query, headers, body }))
+    let decoded = |text: &str| {
+        percent_encoding::percent_decode_str(text)
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    let query = query
+        .split('&')
+        .filter_map(|p| p.split_once('='))
+        .map(|(n, v)| (n.to_string(), decoded(v)))
+        .collect();
+    Some(Ok(Request {
+        method,
+        path: path.to_string(),
+        query,
+        headers,
+        body,
+    }))
 }
 
 /// The parts of a form by their names.
 fn parts(body: &[u8], boundary: &str) -> HashMap<String, Vec<u8>> {
-    let find = |from: usize, what: &[u8]| body[from..].windows(what.len()).position(|w| w == what).map(|at| from + at);
-    let (mark, mut parts, mut at) = (format!("\r\n--{boundary}"), HashMap::new(), format!("--{boundary}\r\n").len());
+    let find = |from: usize, what: &[u8]| {
+        body[from..]
+            .windows(what.len())
+            .position(|w| w == what)
+            .map(|at| from + at)
+    };
+    let (mark, mut parts, mut at) = (
+        format!("\r\n--{boundary}"),
+        HashMap::new(),
+        format!("--{boundary}\r\n").len(),
+    );
     while let (Some(head_end), Some(end)) = (find(at, b"\r\n\r\n"), find(at, mark.as_bytes())) {
         let head = String::from_utf8_lossy(&body[at..head_end]).into_owned();
-        if let Some(name) = head.split("; name=\"").nth(1).and_then(|rest| rest.split('"').next()) {
+        if let Some(name) = head
+            .split("; name=\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+        {
             parts.insert(name.to_string(), body[head_end + 4..end].to_vec());
         }
         at = end + mark.len() + 2;

@@ -20,7 +20,11 @@ const OBLIVION: Duration = Duration::from_secs(180);
 /// The memory of a hub that nobody attacks any more. The allowance is for the unoptimised dynamic program, whose threads
 /// have large stacks and whose allocator (glibc's, with an arena for each worker) keeps what was freed: 66 MB were seen.
 fn most_kb() -> u64 {
-    if std::env::var_os("MESYNC_TEST_BINARY").is_some() { 20 * 1024 } else { 128 * 1024 }
+    if std::env::var_os("MESYNC_TEST_BINARY").is_some() {
+        20 * 1024
+    } else {
+        128 * 1024
+    }
 }
 /// Connections of the hub to its workers, at most: each has a thread and three descriptors.
 const POOL_MOST: u64 = 64;
@@ -96,12 +100,27 @@ impl Arena {
         world.wrap = wrap;
         world.start_hub();
         let add = |name: &str| {
-            let out = world.hub_command().args(["key", "add", name]).output().unwrap();
+            let out = world
+                .hub_command()
+                .args(["key", "add", name])
+                .output()
+                .unwrap();
             assert!(out.status.success(), "{out:?}");
-            format!("X-API-Key: {}\r\n", String::from_utf8(out.stdout).unwrap().trim())
+            format!(
+                "X-API-Key: {}\r\n",
+                String::from_utf8(out.stdout).unwrap().trim()
+            )
         };
         let (friend, greedy) = (add("friend"), add("greedy"));
-        let mut arena = Arena { world, net, _group: group, friend, greedy, usual: None, slowest: Mutex::default() };
+        let mut arena = Arena {
+            world,
+            net,
+            _group: group,
+            friend,
+            greedy,
+            usual: None,
+            slowest: Mutex::default(),
+        };
         // whatever is made at the first use is there now
         let stage = Stage::default();
         stage.stands();
@@ -112,24 +131,38 @@ impl Arena {
     }
 
     pub fn place(&self, name: &str) -> Place {
-        self.net.as_ref().map_or(Place::here(self.world.port), |net| net.place(name, self.world.port))
+        self.net
+            .as_ref()
+            .map_or(Place::here(self.world.port), |net| {
+                net.place(name, self.world.port)
+            })
     }
 
     /// Where attacks come from: outside, where they count by address, and the hub's own machine.
     pub fn sides(&self) -> Vec<Place> {
         let port = self.world.port;
-        self.net.as_ref().map_or(vec![Place::here(port)], |net| vec![net.place("foes", port), net.inside(port)])
+        self.net.as_ref().map_or(vec![Place::here(port)], |net| {
+            vec![net.place("foes", port), net.inside(port)]
+        })
     }
 
     pub fn usage(&self) -> Usage {
         let proc = format!("/proc/{}", self.world.hub_pid());
         let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
         let number = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("the hub has ended: {status}"));
+            let line = status
+                .lines()
+                .find(|line| line.starts_with(name))
+                .unwrap_or_else(|| panic!("the hub has ended: {status}"));
             line.split_whitespace().nth(1).unwrap().parse().unwrap()
         };
         let files = std::fs::read_dir(format!("{proc}/fd")).unwrap().count() as u64;
-        Usage { memory_kb: number("VmRSS:"), peak_kb: number("VmHWM:"), threads: number("Threads:"), files }
+        Usage {
+            memory_kb: number("VmRSS:"),
+            peak_kb: number("VmHWM:"),
+            threads: number("Threads:"),
+            files,
+        }
     }
 
     /// Waits until the hub has little memory and no connection. `exactly`: and no more of anything than at the start.
@@ -147,12 +180,20 @@ impl Arena {
                         && (exactly || self.is_left_alone())
                 }
                 // the first time: no connection is open any more
-                (None, before) => before.is_some_and(|b: Usage| (b.threads, b.files) == (now.threads, now.files)),
+                (None, before) => {
+                    before.is_some_and(|b: Usage| (b.threads, b.files) == (now.threads, now.files))
+                }
             };
             if calm {
                 return println!("    {now} after {:.1} s", begun.elapsed().as_secs_f32());
             }
-            let words = || format!("after {after}: {now}, usual is {:?}\n{}", self.usual, self.world.logs());
+            let words = || {
+                format!(
+                    "after {after}: {now}, usual is {:?}\n{}",
+                    self.usual,
+                    self.world.logs()
+                )
+            };
             assert!(begun.elapsed() < OBLIVION, "{}", words());
             before = Some(now);
             pause(if self.usual.is_some() { 100 } else { 1000 });
@@ -164,41 +205,56 @@ impl Arena {
         println!("{name}, from {}", from.hub.ip());
         let stage = Stage::default();
         let friend = std::thread::scope(|scope| {
-            let foe = std::thread::Builder::new().name("foe".into()).spawn_scoped(scope, || {
-                // also when the attack fails, the friend must not wait for it
-                let _end = OnEnd(&stage);
-                from.enter();
-                attack(from, &stage);
-            });
+            let foe = std::thread::Builder::new()
+                .name("foe".into())
+                .spawn_scoped(scope, || {
+                    // also when the attack fails, the friend must not wait for it
+                    let _end = OnEnd(&stage);
+                    from.enter();
+                    attack(from, &stage);
+                });
             let friend = self.befriend(&stage);
             foe.unwrap().join().unwrap();
             friend
         });
-        let friend = friend.unwrap_or_else(|why| panic!("during {name}: {why}\n{}", self.world.logs()));
+        let friend =
+            friend.unwrap_or_else(|why| panic!("during {name}: {why}\n{}", self.world.logs()));
         println!("    {friend}; {}", self.usage());
         self.settle(name, false);
         let mut slowest = self.slowest.lock().unwrap();
         *slowest = friend.slowest.max(*slowest);
-        assert!(!self.world.logs().contains("panicked"), "{}", self.world.logs());
+        assert!(
+            !self.world.logs().contains("panicked"),
+            "{}",
+            self.world.logs()
+        );
     }
 
     /// Asks until the attack stands, and then some more.
     fn befriend(&self, stage: &Stage) -> Result<Friend, String> {
         let place = self.place("friend");
         let result = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("friend".into()).spawn_scoped(scope, || {
-                place.enter();
-                let mut friend =
-                    Friend { place: place.clone(), key: self.friend.clone(), kept: None, slowest: Duration::ZERO, answers: 0, again: 0 };
-                let mut rounds = 0;
-                while rounds < 25 {
-                    rounds += u32::from(stage.in_place.load(SeqCst));
-                    friend.round()?;
-                    pause(10);
-                }
-                friend.kept = None;
-                Ok(friend)
-            });
+            let thread = std::thread::Builder::new()
+                .name("friend".into())
+                .spawn_scoped(scope, || {
+                    place.enter();
+                    let mut friend = Friend {
+                        place: place.clone(),
+                        key: self.friend.clone(),
+                        kept: None,
+                        slowest: Duration::ZERO,
+                        answers: 0,
+                        again: 0,
+                    };
+                    let mut rounds = 0;
+                    while rounds < 25 {
+                        rounds += u32::from(stage.in_place.load(SeqCst));
+                        friend.round()?;
+                        pause(10);
+                    }
+                    friend.kept = None;
+                    Ok(friend)
+                });
             thread.unwrap().join().unwrap()
         });
         stage.over.store(true, SeqCst);
@@ -214,7 +270,12 @@ impl Arena {
                 let mut conn = Conn::new(place.connect(0).unwrap());
                 for _ in 0..messages {
                     let body = message("friend", "greedy", &"x".repeat(LONG));
-                    let got = conn.ask(&request("POST", "/api/messages", &self.friend, &body), crate::http::PATIENCE).unwrap();
+                    let got = conn
+                        .ask(
+                            &request("POST", "/api/messages", &self.friend, &body),
+                            crate::http::PATIENCE,
+                        )
+                        .unwrap();
                     assert!(got.status == 200 && got.body.contains("queued"), "{got:?}");
                 }
             });
@@ -225,14 +286,25 @@ impl Arena {
     /// Nobody is connected but who asks, and no event stream is open.
     fn is_left_alone(&self) -> bool {
         let mut conn = Conn::new(Place::here(self.world.port).connect(0).unwrap());
-        let Ok(got) = conn.ask(&request("GET", "/metrics", &self.friend, ""), crate::http::PATIENCE) else { return false };
-        ["mesync_connections_open 1", "mesync_event_streams 0"].iter().all(|line| got.body.lines().any(|l| l == *line))
+        let Ok(got) = conn.ask(
+            &request("GET", "/metrics", &self.friend, ""),
+            crate::http::PATIENCE,
+        ) else {
+            return false;
+        };
+        ["mesync_connections_open 1", "mesync_event_streams 0"]
+            .iter()
+            .all(|line| got.body.lines().any(|l| l == *line))
     }
 
     /// All is as it was at the start.
     pub fn end(mut self) {
         self.settle("all", true);
-        assert!(!self.world.logs().contains("panicked"), "{}", self.world.logs());
+        assert!(
+            !self.world.logs().contains("panicked"),
+            "{}",
+            self.world.logs()
+        );
         println!("slowest answer of all: {:?}", self.slowest.lock().unwrap());
         assert_eq!(self.world.stop_hub(), Some(0), "{}", self.world.logs());
     }
@@ -248,8 +320,16 @@ impl Drop for OnEnd<'_> {
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Usage { memory_kb, peak_kb, threads, files } = self;
-        write!(f, "{memory_kb} kB (at most {peak_kb}), {threads} threads, {files} descriptors")
+        let Usage {
+            memory_kb,
+            peak_kb,
+            threads,
+            files,
+        } = self;
+        write!(
+            f,
+            "{memory_kb} kB (at most {peak_kb}), {threads} threads, {files} descriptors"
+        )
     }
 }
 
@@ -265,17 +345,32 @@ struct Friend {
 
 impl fmt::Display for Friend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} answers, slowest {:?}, {} asked for again", self.answers, self.slowest, self.again)
+        write!(
+            f,
+            "{} answers, slowest {:?}, {} asked for again",
+            self.answers, self.slowest, self.again
+        )
     }
 }
 
 impl Friend {
     fn round(&mut self) -> Result<(), String> {
-        let post = || request("POST", "/api/messages", &self.key, &message("friend", "greedy", "short"));
+        let post = || {
+            request(
+                "POST",
+                "/api/messages",
+                &self.key,
+                &message("friend", "greedy", "short"),
+            )
+        };
         let pull = request("GET", "/api/messages?host=friend", &self.key, "");
         let (first, second) = (post(), post());
-        self.timely("GET on the connection that is kept", |friend| friend.on_kept(&pull))?;
-        self.timely("POST on the connection that is kept", |friend| friend.on_kept(&first))?;
+        self.timely("GET on the connection that is kept", |friend| {
+            friend.on_kept(&pull)
+        })?;
+        self.timely("POST on the connection that is kept", |friend| {
+            friend.on_kept(&first)
+        })?;
         self.timely("GET on a new connection", |friend| friend.on_new(&pull))?;
         self.timely("POST on a new connection", |friend| friend.on_new(&second))
     }
@@ -283,7 +378,11 @@ impl Friend {
     /// Each answer has a second, in which the friend may ask several times: a hub that sheds load may turn one away. One
     /// that comes late is asked for once more, since on a machine with other work the disk or the scheduler may hold up a
     /// single one; but a hub that is beaten down fails twice in a row.
-    fn timely(&mut self, what: &str, mut ask: impl FnMut(&mut Friend) -> io::Result<Got>) -> Result<(), String> {
+    fn timely(
+        &mut self,
+        what: &str,
+        mut ask: impl FnMut(&mut Friend) -> io::Result<Got>,
+    ) -> Result<(), String> {
         let (begun, mut failed) = (Instant::now(), Vec::new());
         while failed.len() < 2 || begun.elapsed() < SECOND {
             let asked = Instant::now();
@@ -298,7 +397,10 @@ impl Friend {
                 got => {
                     self.kept = None;
                     self.again += 1;
-                    failed.push(format!("{took:?} {:?}", got.map(|got| (got.status, got.body))));
+                    failed.push(format!(
+                        "{took:?} {:?}",
+                        got.map(|got| (got.status, got.body))
+                    ));
                     println!("    asked for again: {what}: {}", failed[failed.len() - 1]);
                     pause(20);
                 }

@@ -14,7 +14,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 pub const ADDRESSES: u8 = 20;
 
 fn ip(args: &[&str]) -> bool {
-    Command::new("ip").args(args).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    Command::new("ip")
+        .args(args)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 /// Fails under CI, where everything must be tested; elsewhere says loudly what is left out.
@@ -33,11 +37,20 @@ impl Net {
     /// `None`, with a word, if this user may not make namespaces.
     pub fn lay(places: &[&'static str]) -> Option<Net> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mesync-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Net { name, places: places.to_vec() };
+        let name = format!(
+            "mesync-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let net = Net {
+            name,
+            places: places.to_vec(),
+        };
         let hub = net.space("hub");
         if !ip(&["netns", "add", &hub]) {
-            left_out("only root with iproute2 can make the network for attacks from outside: they come from loopback only");
+            left_out(
+                "only root with iproute2 can make the network for attacks from outside: they come from loopback only",
+            );
             return None;
         }
         assert!(ip(&["-n", &hub, "link", "set", "lo", "up"]));
@@ -45,9 +58,13 @@ impl Net {
             let (there, veth) = (net.space(place), format!("v{n}"));
             let cidr = |host: u8| format!("10.88.{n}.{host}/24");
             let laid = ip(&["netns", "add", &there])
-                && ip(&["-n", &hub, "link", "add", &veth, "type", "veth", "peer", "name", "v", "netns", &there])
+                && ip(&[
+                    "-n", &hub, "link", "add", &veth, "type", "veth", "peer", "name", "v", "netns",
+                    &there,
+                ])
                 && ip(&["-n", &hub, "addr", "add", &cidr(1), "dev", &veth])
-                && (2..2 + ADDRESSES).all(|host| ip(&["-n", &there, "addr", "add", &cidr(host), "dev", "v"]))
+                && (2..2 + ADDRESSES)
+                    .all(|host| ip(&["-n", &there, "addr", "add", &cidr(host), "dev", "v"]))
                 && ip(&["-n", &hub, "link", "set", &veth, "up"])
                 && ip(&["-n", &there, "link", "set", "v", "up"])
                 && ip(&["-n", &there, "link", "set", "lo", "up"]);
@@ -74,13 +91,18 @@ impl Net {
         Place {
             space: Some(self.space(place)),
             hub: SocketAddr::from(([10, 88, n, 1], port)),
-            sources: (2..2 + ADDRESSES).map(|host| Ipv4Addr::new(10, 88, n, host)).collect(),
+            sources: (2..2 + ADDRESSES)
+                .map(|host| Ipv4Addr::new(10, 88, n, host))
+                .collect(),
         }
     }
 
     /// The hub's own machine.
     pub fn inside(&self, port: u16) -> Place {
-        Place { space: Some(self.space("hub")), ..Place::here(port) }
+        Place {
+            space: Some(self.space("hub")),
+            ..Place::here(port)
+        }
     }
 }
 
@@ -103,14 +125,22 @@ pub struct Place {
 impl Place {
     /// This machine, when there is no other.
     pub fn here(port: u16) -> Place {
-        Place { space: None, hub: SocketAddr::from(([127, 0, 0, 1], port)), sources: vec![Ipv4Addr::LOCALHOST] }
+        Place {
+            space: None,
+            hub: SocketAddr::from(([127, 0, 0, 1], port)),
+            sources: vec![Ipv4Addr::LOCALHOST],
+        }
     }
 
     /// Moves the calling thread there; threads and processes that it starts are there too.
     pub fn enter(&self) {
         let Some(space) = &self.space else { return };
         let file = File::open(PathBuf::from("/run/netns").join(space)).unwrap();
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network)).unwrap();
+        move_into_link_name_space(
+            std::os::fd::AsFd::as_fd(&file),
+            Some(LinkNameSpaceType::Network),
+        )
+        .unwrap();
     }
 
     /// From the `n`th address of this place, by a thread that has entered it.
@@ -120,12 +150,20 @@ impl Place {
 
     /// With so small a buffer that the hub notices soon when nobody reads.
     pub fn connect_small(&self, n: usize, buffer: Option<usize>) -> std::io::Result<TcpStream> {
-        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let socket = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         if let Some(buffer) = buffer {
             rustix::net::sockopt::set_socket_recv_buffer_size(&socket, buffer)?;
         }
         if self.sources.len() > 1 {
-            rustix::net::bind(&socket, &SocketAddr::from((self.sources[n % self.sources.len()], 0)))?;
+            rustix::net::bind(
+                &socket,
+                &SocketAddr::from((self.sources[n % self.sources.len()], 0)),
+            )?;
         }
         rustix::net::connect(&socket, &self.hub)?;
         let stream = TcpStream::from(socket);
@@ -143,20 +181,35 @@ impl Group {
     /// `controller`: `memory` or `pids`. `None`: this user may not, or there are none.
     pub fn make(controller: &str) -> Option<Group> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mesync-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "mesync-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let root = PathBuf::from("/sys/fs/cgroup");
         let parents = [root.join(controller), root];
         let works = |group: &Group| group.file(controller).exists();
         let made = |parent: &PathBuf| {
-            let group = Group { at: parent.join(&name) };
-            (parent.join("cgroup.procs").exists() && std::fs::create_dir(&group.at).is_ok()).then_some(group)
+            let group = Group {
+                at: parent.join(&name),
+            };
+            (parent.join("cgroup.procs").exists() && std::fs::create_dir(&group.at).is_ok())
+                .then_some(group)
         };
         parents.iter().filter_map(made).find(works)
     }
 
     fn file(&self, controller: &str) -> PathBuf {
-        let names = if controller == "memory" { ["memory.limit_in_bytes", "memory.max"] } else { ["pids.max", "pids.max"] };
-        names.iter().map(|name| self.at.join(name)).find(|p| p.exists()).unwrap_or(self.at.join(names[0]))
+        let names = if controller == "memory" {
+            ["memory.limit_in_bytes", "memory.max"]
+        } else {
+            ["pids.max", "pids.max"]
+        };
+        names
+            .iter()
+            .map(|name| self.at.join(name))
+            .find(|p| p.exists())
+            .unwrap_or(self.at.join(names[0]))
     }
 
     pub fn limit(&self, controller: &str, value: impl std::fmt::Display) {
@@ -170,7 +223,12 @@ impl Group {
     }
 
     pub fn read(&self, name: &str) -> Option<String> {
-        Some(std::fs::read_to_string(self.at.join(name)).ok()?.trim().to_string())
+        Some(
+            std::fs::read_to_string(self.at.join(name))
+                .ok()?
+                .trim()
+                .to_string(),
+        )
     }
 }
 

@@ -22,11 +22,16 @@ pub struct Theirs {
 
 pub fn program() -> Option<PathBuf> {
     let given = std::env::var_os("S3EC").map(PathBuf::from);
-    let program = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop/bin/s3ec"));
+    let program = given
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop/bin/s3ec"));
     if program.is_file() {
         return Some(program);
     }
-    assert!(std::env::var_os("CI").is_none(), "{} is missing: run \"make target/interop/bin/s3ec\"", program.display());
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{} is missing: run \"make target/interop/bin/s3ec\"",
+        program.display()
+    );
     println!("left out: there is no {}", program.display());
     None
 }
@@ -39,11 +44,26 @@ pub fn is_thorough() -> bool {
 impl Theirs {
     /// Logged in with a key of its own.
     pub fn new(world: &World, name: &str) -> Option<Theirs> {
-        let theirs = Theirs { program: program()?, home: world.dir.path().join(name), url: world.url(), daemon: None };
+        let theirs = Theirs {
+            program: program()?,
+            home: world.dir.path().join(name),
+            url: world.url(),
+            daemon: None,
+        };
         fs::create_dir_all(theirs.work()).unwrap();
-        let key = world.hub_command().args(["key", "add", name]).output().unwrap();
+        let key = world
+            .hub_command()
+            .args(["key", "add", name])
+            .output()
+            .unwrap();
         let key = String::from_utf8(key.stdout).unwrap();
-        let said = theirs.ok(&["login", "--server", &format!("{}/", theirs.url), "--api-key", key.trim()]);
+        let said = theirs.ok(&[
+            "login",
+            "--server",
+            &format!("{}/", theirs.url),
+            "--api-key",
+            key.trim(),
+        ]);
         assert!(said.contains("Logged in"), "{said}");
         Some(theirs)
     }
@@ -54,7 +74,13 @@ impl Theirs {
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.env_clear().env("HOME", &self.home).env("RUST_LOG", "info").current_dir(self.work()).args(args).stdin(Stdio::null());
+        command
+            .env_clear()
+            .env("HOME", &self.home)
+            .env("RUST_LOG", "info")
+            .current_dir(self.work())
+            .args(args)
+            .stdin(Stdio::null());
         command
     }
 
@@ -66,15 +92,26 @@ impl Theirs {
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        assert!(out.status.success(), "s3ec {args:?}: {} {text} {}", out.status, String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "s3ec {args:?}: {} {text} {}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        );
         text
     }
 
     /// Uploads a file of the working directory; the id, or `None` if the hub has said that nothing changed.
     #[track_caller]
     pub fn upload(&self, name: &str, path: &str) -> Option<String> {
-        let said = if path.is_empty() { self.ok(&["upload", "--", name]) } else { self.ok(&["upload", "--path", path, "--", name]) };
-        let id = said.rsplit_once("(id: \"").and_then(|(_, id)| id.split_once("\")"));
+        let said = if path.is_empty() {
+            self.ok(&["upload", "--", name])
+        } else {
+            self.ok(&["upload", "--path", path, "--", name])
+        };
+        let id = said
+            .rsplit_once("(id: \"")
+            .and_then(|(_, id)| id.split_once("\")"));
         assert!(id.is_some() || said.contains("(unchanged)"), "{said}");
         id.map(|(id, _)| id.to_string())
     }
@@ -84,10 +121,21 @@ impl Theirs {
     }
 
     pub fn start(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.home.with_extension("log")).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.with_extension("log"))
+            .unwrap();
         let work = self.work();
-        let mut command = self.command(&["daemon", "-w", work.to_str().unwrap(), "--debounce", "50"]);
-        self.daemon = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        let mut command =
+            self.command(&["daemon", "-w", work.to_str().unwrap(), "--debounce", "50"]);
+        self.daemon = Some(
+            command
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
     }
 
     pub fn stop(&mut self) {
@@ -115,16 +163,25 @@ pub fn listing(world: &World) -> BTreeMap<String, Value> {
     let admin = fs::read_to_string(world.hub_dir().join("local.key")).unwrap();
     let mut all = BTreeMap::new();
     loop {
-        let mut answer = ureq::get(format!("{}/api/files?limit=1000&offset={}", world.url(), all.len()))
-            .header("x-api-key", admin.trim())
-            .call()
-            .unwrap();
-        let rows: Vec<Value> = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
+        let mut answer = ureq::get(format!(
+            "{}/api/files?limit=1000&offset={}",
+            world.url(),
+            all.len()
+        ))
+        .header("x-api-key", admin.trim())
+        .call()
+        .unwrap();
+        let rows: Vec<Value> =
+            serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
         // one that was not full was the last: a further one would see what has come meanwhile
         let last = rows.len() < 1000;
         for row in rows {
             let full = [row["path"].as_str().unwrap(), row["name"].as_str().unwrap()].join("/");
-            assert!(all.insert(full.trim_start_matches('/').to_string(), row).is_none(), "{full} twice");
+            assert!(
+                all.insert(full.trim_start_matches('/').to_string(), row)
+                    .is_none(),
+                "{full} twice"
+            );
         }
         if last {
             return all;
@@ -139,7 +196,13 @@ pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
             if entry.file_type().unwrap().is_dir() {
                 walk(root, &entry.path(), out)
             } else {
-                let name = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_string();
+                let name = entry
+                    .path()
+                    .strip_prefix(root)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_string();
                 out.insert(name, fs::read(entry.path()).unwrap_or_default());
             }
         }
@@ -151,26 +214,42 @@ pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 pub fn set_mtime(path: &Path, seconds: u64) {
     let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, 123_456_789);
-    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
 }
 
 /// Some bytes that differ by seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut random = world::Random(seed);
-    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.below(u64::MAX).to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8))
+        .flat_map(|_| random.below(u64::MAX).to_le_bytes())
+        .collect();
     bytes.truncate(length);
     bytes
 }
 
 /// The hub's latest revision.
 pub fn latest(world: &World) -> u64 {
-    listing(world).values().map(|r| r["rev"].as_u64().unwrap()).max().unwrap_or(0)
+    listing(world)
+        .values()
+        .map(|r| r["rev"].as_u64().unwrap())
+        .max()
+        .unwrap_or(0)
 }
 
 /// Event streams that are open at the hub.
 pub fn streams(world: &World) -> u64 {
     let admin = fs::read_to_string(world.hub_dir().join("local.key")).unwrap();
-    let mut answer = ureq::get(format!("{}/metrics", world.url())).header("x-api-key", admin.trim()).call().unwrap();
+    let mut answer = ureq::get(format!("{}/metrics", world.url()))
+        .header("x-api-key", admin.trim())
+        .call()
+        .unwrap();
     let text = answer.body_mut().read_to_string().unwrap();
-    text.lines().find_map(|line| line.strip_prefix("mesync_event_streams ")?.parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|line| line.strip_prefix("mesync_event_streams ")?.parse().ok())
+        .unwrap_or(0)
 }

@@ -29,11 +29,18 @@ impl Synced {
     pub fn new(world: &World, name: &str) -> Synced {
         let dir = world.dir.path().join(format!("{name}-files"));
         fs::create_dir(&dir).unwrap();
-        Synced { machine: world.machine(name), dir, flags: Vec::new() }
+        Synced {
+            machine: world.machine(name),
+            dir,
+            flags: Vec::new(),
+        }
     }
 
     pub fn with(self, flags: &[&str]) -> Synced {
-        Synced { flags: flags.iter().map(|f| f.to_string()).collect(), ..self }
+        Synced {
+            flags: flags.iter().map(|f| f.to_string()).collect(),
+            ..self
+        }
     }
 
     fn args<'a>(&'a self, command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
@@ -45,8 +52,13 @@ impl Synced {
     }
 
     pub fn start(&mut self) {
-        let args: Vec<String> = self.args(&["daemon", "-v"], &["--debounce", "50"]).into_iter().map(String::from).collect();
-        self.machine.start_with(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let args: Vec<String> = self
+            .args(&["daemon", "-v"], &["--debounce", "50"])
+            .into_iter()
+            .map(String::from)
+            .collect();
+        self.machine
+            .start_with(&args.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
     pub fn stop(&mut self) {
@@ -64,14 +76,26 @@ impl Synced {
     /// One pass: its exit status, and what it says, on standard error if not as JSON.
     pub fn try_pass(&self, more: &[&str]) -> (i32, Value) {
         let out = self.machine.run(&self.args(&["sync", "--json"], more));
-        let text = String::from_utf8(if out.stdout.is_empty() { out.stderr } else { out.stdout }).unwrap();
-        (out.status.code().unwrap(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        let text = String::from_utf8(if out.stdout.is_empty() {
+            out.stderr
+        } else {
+            out.stdout
+        })
+        .unwrap();
+        (
+            out.status.code().unwrap(),
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
     }
 
     /// The text that a pass prints for people.
     pub fn told(&self, more: &[&str]) -> String {
         let out = self.machine.run(&self.args(&["sync"], more));
-        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        )
     }
 
     pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
@@ -98,7 +122,9 @@ impl Synced {
 
     /// As text; "-": there is none.
     pub fn text(&self, path: impl AsRef<Path>) -> String {
-        self.read(path).map_or("-".into(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+        self.read(path).map_or("-".into(), |bytes| {
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
     }
 
     pub fn has(&self, path: impl AsRef<Path>) -> bool {
@@ -130,26 +156,45 @@ impl Synced {
 
     /// Names of all that is there, as text.
     pub fn names(&self) -> Vec<String> {
-        self.tree().unwrap().keys().map(|name| name.to_string_lossy().into_owned()).collect()
+        self.tree()
+            .unwrap()
+            .keys()
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
     }
 
     /// Contents of files that have a word in their name.
     pub fn contents(&self, word: &str) -> Vec<String> {
-        let mut all: Vec<String> = self.names().iter().filter(|n| n.contains(word)).map(|n| self.text(n)).collect();
+        let mut all: Vec<String> = self
+            .names()
+            .iter()
+            .filter(|n| n.contains(word))
+            .map(|n| self.text(n))
+            .collect();
         all.sort();
         all
     }
 
     /// What the daemon says of the directory.
     pub fn status(&self) -> Value {
-        let all = fs::read_dir(self.machine.base.join("state/watch")).into_iter().flatten().flatten().map(|e| e.path());
+        let all = fs::read_dir(self.machine.base.join("state/watch"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path());
         let read = |p: PathBuf| serde_json::from_slice::<Value>(&fs::read(p).ok()?).ok();
         let dir = self.dir.to_str().unwrap();
-        all.filter(|p| p.extension().is_some_and(|e| e == "json")).filter_map(read).find(|s| s["dir"] == dir).unwrap_or_default()
+        all.filter(|p| p.extension().is_some_and(|e| e == "json"))
+            .filter_map(read)
+            .find(|s| s["dir"] == dir)
+            .unwrap_or_default()
     }
 
     pub fn condition(&self) -> String {
-        self.status()["condition"].as_str().unwrap_or("").to_string()
+        self.status()["condition"]
+            .as_str()
+            .unwrap_or("")
+            .to_string()
     }
 
     /// What it says is wrong.
@@ -159,8 +204,13 @@ impl Synced {
     }
 
     pub fn trash(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.at(".mesync/trash")).into_iter().flatten().flatten();
-        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+        let entries = fs::read_dir(self.at(".mesync/trash"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 }
 
@@ -168,7 +218,9 @@ fn list(root: &Path, dir: &Path, all: &mut Tree) -> std::io::Result<()> {
     for entry in fs::read_dir(root.join(dir))? {
         let name = entry?.file_name();
         let path = dir.join(&name);
-        if path == Path::new(".mesync") || name.as_bytes().starts_with(b".mesync-") && name.as_bytes().ends_with(b".tmp") {
+        if path == Path::new(".mesync")
+            || name.as_bytes().starts_with(b".mesync-") && name.as_bytes().ends_with(b".tmp")
+        {
             continue;
         }
         let full = root.join(&path);
@@ -183,11 +235,20 @@ fn list(root: &Path, dir: &Path, all: &mut Tree) -> std::io::Result<()> {
             let bytes = fs::read(&full)?;
             let beginning = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
             let time = (found.mtime(), found.mtime_nsec());
-            format!("file {mode:o} {}.{:09} {} {} {beginning:?}", time.0, time.1, bytes.len(), &Hash::of(&bytes).to_string()[..16])
+            format!(
+                "file {mode:o} {}.{:09} {} {} {beginning:?}",
+                time.0,
+                time.1,
+                bytes.len(),
+                &Hash::of(&bytes).to_string()[..16]
+            )
         } else {
             "special".to_string()
         };
-        all.insert(OsString::from_vec(path.as_os_str().as_bytes().to_vec()), words);
+        all.insert(
+            OsString::from_vec(path.as_os_str().as_bytes().to_vec()),
+            words,
+        );
     }
     Ok(())
 }
@@ -195,7 +256,10 @@ fn list(root: &Path, dir: &Path, all: &mut Tree) -> std::io::Result<()> {
 /// What differs between two trees, a line each.
 pub fn difference(one: &Tree, other: &Tree) -> String {
     let mut lines = String::new();
-    for name in one.keys().chain(other.keys().filter(|n| !one.contains_key(*n))) {
+    for name in one
+        .keys()
+        .chain(other.keys().filter(|n| !one.contains_key(*n)))
+    {
         let (a, b) = (one.get(name), other.get(name));
         if a != b {
             lines += &format!("{name:?}: {a:?} != {b:?}\n");
@@ -220,14 +284,26 @@ pub fn settled_with(world: &World, all: &[&Synced], meanwhile: &mut dyn FnMut())
         meanwhile();
         let trees: Vec<Option<Tree>> = all.iter().map(|s| s.tree()).collect();
         let conditions: Vec<String> = all.iter().map(|s| s.condition()).collect();
-        let Some(first) = trees[0].clone() else { return false };
-        let differs = trees.iter().map(|t| t.as_ref().map_or("?".into(), |t| difference(&first, t))).collect::<Vec<_>>().join("--\n");
+        let Some(first) = trees[0].clone() else {
+            return false;
+        };
+        let differs = trees
+            .iter()
+            .map(|t| t.as_ref().map_or("?".into(), |t| difference(&first, t)))
+            .collect::<Vec<_>>()
+            .join("--\n");
         *last.borrow_mut() = format!("{differs}{conditions:?}");
         tree = first.clone();
-        let equal = trees.iter().all(|t| t.as_ref() == Some(&first)) && conditions.iter().all(|c| c == "in-step");
+        let equal = trees.iter().all(|t| t.as_ref() == Some(&first))
+            && conditions.iter().all(|c| c == "in-step");
         if !equal && std::time::Instant::now() > end {
             let status: Vec<String> = all.iter().map(|s| s.status().to_string()).collect();
-            panic!("the trees never became equal:\n{}\n{}\n{}", last.borrow(), status.join("\n"), world.logs());
+            panic!(
+                "the trees never became equal:\n{}\n{}\n{}",
+                last.borrow(),
+                status.join("\n"),
+                world.logs()
+            );
         }
         equal
     });
@@ -238,20 +314,37 @@ pub fn settled_with(world: &World, all: &[&Synced], meanwhile: &mut dyn FnMut())
 pub fn records(hub: &Hub) -> BTreeMap<String, Value> {
     let (mut all, mut after, mut began) = (BTreeMap::new(), 0, String::new());
     loop {
-        let page = hub.get(&format!("/api/files/changes?after={after}&kinds=all{began}")).is(200, "").json();
-        for row in page["changes"].as_array().unwrap().iter().filter(|row| row["deleted_at"].is_null()) {
+        let page = hub
+            .get(&format!(
+                "/api/files/changes?after={after}&kinds=all{began}"
+            ))
+            .is(200, "")
+            .json();
+        for row in page["changes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["deleted_at"].is_null())
+        {
             let (path, name) = (row["path"].as_str().unwrap(), row["name"].as_str().unwrap());
-            all.insert(format!("{path}/{name}").trim_start_matches('/').to_string(), row.clone());
+            all.insert(
+                format!("{path}/{name}").trim_start_matches('/').to_string(),
+                row.clone(),
+            );
         }
         if !page["more"].as_bool().unwrap() {
             return all;
         }
-        after = page["changes"].as_array().unwrap().last().unwrap()["rev"].as_u64().unwrap();
+        after = page["changes"].as_array().unwrap().last().unwrap()["rev"]
+            .as_u64()
+            .unwrap();
         began = format!("&began={}", page["began"]);
     }
 }
 
 /// The revision of a name on the hub; 0: it has none.
 pub fn rev(hub: &Hub, path: &str) -> u64 {
-    records(hub).get(path).map_or(0, |row| row["rev"].as_u64().unwrap())
+    records(hub)
+        .get(path)
+        .map_or(0, |row| row["rev"].as_u64().unwrap())
 }

@@ -19,7 +19,9 @@ fn free_port() -> u16 {
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let port = 12_000 + ((std::process::id().wrapping_mul(97) + n) % 20_000) as u16;
         let name = SocketAddr::from_abstract_name(format!("mesync-test-{port}")).unwrap();
-        let Ok(taken) = UnixListener::bind_addr(&name) else { continue };
+        let Ok(taken) = UnixListener::bind_addr(&name) else {
+            continue;
+        };
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             std::mem::forget(taken);
             return port;
@@ -32,7 +34,11 @@ fn free_port() -> u16 {
 pub fn wait_for(what: &str, world: &World, mut is_true: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(120);
     while !is_true() {
-        assert!(Instant::now() < end, "waited in vain: {what}\n{}", world.logs());
+        assert!(
+            Instant::now() < end,
+            "waited in vain: {what}\n{}",
+            world.logs()
+        );
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -69,20 +75,35 @@ pub fn binary() -> PathBuf {
 
 fn command(home: &Path) -> Command {
     let mut command = Command::new(binary());
-    command.env_clear().env("HOME", home).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+        .env_clear()
+        .env("HOME", home)
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.stdin(Stdio::null());
     command
 }
 
 fn append(path: &Path) -> File {
-    File::options().create(true).append(true).open(path).unwrap()
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap()
 }
 
 impl World {
     pub fn new() -> World {
         let port = free_port();
         let dir = tempfile::tempdir().unwrap();
-        World { dir, port, hub: None, listen: "127.0.0.1", wrap: Vec::new(), serve: Vec::new(), hub_env: Vec::new() }
+        World {
+            dir,
+            port,
+            hub: None,
+            listen: "127.0.0.1",
+            wrap: Vec::new(),
+            serve: Vec::new(),
+            hub_env: Vec::new(),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -96,8 +117,12 @@ impl World {
     /// `mesync ARGS` as the user who runs the hub.
     pub fn hub_command(&self) -> Command {
         let mut command = command(self.dir.path());
-        command.env("MESYNC_BASE_DIR", self.dir.path().join("hub-base")).env("MESYNC_DATA_DIR", self.hub_dir());
-        command.env("MESYNC_HOST_ID", "hub").env("MESYNC_SERVER_URL", self.url());
+        command
+            .env("MESYNC_BASE_DIR", self.dir.path().join("hub-base"))
+            .env("MESYNC_DATA_DIR", self.hub_dir());
+        command
+            .env("MESYNC_HOST_ID", "hub")
+            .env("MESYNC_SERVER_URL", self.url());
         command.envs(self.hub_env.iter().cloned());
         command
     }
@@ -106,20 +131,44 @@ impl World {
     #[track_caller]
     pub fn start_hub(&mut self) {
         let path = self.dir.path().join("hub.log");
-        let starts = |path: &Path| std::fs::read_to_string(path).map_or(0, |text| text.matches("hub started: ").count());
+        let starts = |path: &Path| {
+            std::fs::read_to_string(path).map_or(0, |text| text.matches("hub started: ").count())
+        };
         let (log, before) = (append(&path), starts(&path));
         let plain = self.hub_command();
-        let mut command = Command::new(self.wrap.first().map_or(plain.get_program(), |w| w.as_ref()));
+        let mut command = Command::new(
+            self.wrap
+                .first()
+                .map_or(plain.get_program(), |w| w.as_ref()),
+        );
         if !self.wrap.is_empty() {
             command.args(&self.wrap[1..]).arg(plain.get_program());
         }
-        command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-        command.args(["serve", "-v", "--listen", &format!("{}:{}", self.listen, self.port)]).args(&self.serve);
+        command
+            .env_clear()
+            .envs(
+                plain
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .stdin(Stdio::null());
+        command
+            .args([
+                "serve",
+                "-v",
+                "--listen",
+                &format!("{}:{}", self.listen, self.port),
+            ])
+            .args(&self.serve);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let mut hub = command.spawn().unwrap();
         wait_for("the hub listens", self, || {
             let ended = hub.try_wait().unwrap();
-            assert!(ended.is_none(), "the hub has ended: {ended:?}\n{}", self.logs());
+            assert!(
+                ended.is_none(),
+                "the hub has ended: {ended:?}\n{}",
+                self.logs()
+            );
             starts(&path) > before
         });
         self.hub = Some(hub);
@@ -156,13 +205,20 @@ impl World {
 
     /// The ends of all logs; LOG_LINES says how much of each.
     pub fn logs(&self) -> String {
-        let most = std::env::var("LOG_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(30);
+        let most = std::env::var("LOG_LINES")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(30);
         let mut out = String::new();
         for entry in std::fs::read_dir(self.dir.path()).unwrap().flatten() {
             if entry.path().extension().is_some_and(|e| e == "log") {
                 let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
                 let lines: Vec<&str> = text.lines().collect();
-                out += &format!("--- {}\n{}\n", entry.file_name().display(), lines[lines.len().saturating_sub(most)..].join("\n"));
+                out += &format!(
+                    "--- {}\n{}\n",
+                    entry.file_name().display(),
+                    lines[lines.len().saturating_sub(most)..].join("\n")
+                );
             }
         }
         out
@@ -182,10 +238,20 @@ impl Machine {
         if let Some((first, more)) = self.wrap.split_first() {
             let plain = command;
             command = Command::new(first);
-            command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+            command
+                .env_clear()
+                .envs(
+                    plain
+                        .get_envs()
+                        .filter_map(|(name, value)| Some((name, value?))),
+                )
+                .stdin(Stdio::null());
             command.args(more).arg(plain.get_program());
         }
-        command.env("MESYNC_BASE_DIR", &self.base).env("MESYNC_HOST_ID", &self.name).env("MESYNC_SERVER_URL", &self.url);
+        command
+            .env("MESYNC_BASE_DIR", &self.base)
+            .env("MESYNC_HOST_ID", &self.name)
+            .env("MESYNC_SERVER_URL", &self.url);
         command.envs(self.env.iter().cloned()).args(args);
         command
     }
@@ -199,8 +265,16 @@ impl Machine {
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         let logs = std::fs::read_to_string(self.base.with_file_name("hub.log")).unwrap_or_default();
-        assert!(out.status.success(), "{args:?}: {} {}\n{logs}", out.status, String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap().trim_end().to_string()
+        assert!(
+            out.status.success(),
+            "{args:?}: {} {}\n{logs}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        );
+        String::from_utf8(out.stdout)
+            .unwrap()
+            .trim_end()
+            .to_string()
     }
 
     /// Starts the daemon.
@@ -217,7 +291,13 @@ impl Machine {
     /// A command of this machine, perhaps wrapped in another.
     pub fn spawn(&mut self, mut command: Command) {
         let log = append(&self.log);
-        self.child = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        self.child = Some(
+            command
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
     }
 
     pub fn pid(&self) -> u32 {
@@ -225,7 +305,9 @@ impl Machine {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none())
+        self.child
+            .as_mut()
+            .is_some_and(|c| c.try_wait().unwrap().is_none())
     }
 
     /// The exit status, if it has ended.
@@ -261,8 +343,13 @@ impl Machine {
 
     /// Names in a queue that count, sorted.
     pub fn names(&self, queue: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.dir(queue)) else { return Vec::new() };
-        let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let Ok(entries) = std::fs::read_dir(self.dir(queue)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
         names.retain(|n| !n.starts_with('.'));
         names.sort();
         names
@@ -270,7 +357,9 @@ impl Machine {
 
     /// Whole messages of a queue, in the order of their names.
     pub fn messages(&self, queue: &str) -> Vec<serde_json::Value> {
-        let read = |name: &String| serde_json::from_slice(&std::fs::read(self.dir(queue).join(name)).ok()?).ok();
+        let read = |name: &String| {
+            serde_json::from_slice(&std::fs::read(self.dir(queue).join(name)).ok()?).ok()
+        };
         self.names(queue).iter().filter_map(read).collect()
     }
 
@@ -296,9 +385,19 @@ impl Machine {
     /// Lines `epoch seq id` of the log of received messages.
     pub fn seen(&self) -> Vec<String> {
         let dir = self.base.join("state/seen");
-        let mut days: Vec<PathBuf> = std::fs::read_dir(dir).map(|d| d.flatten().map(|e| e.path()).collect()).unwrap_or_default();
+        let mut days: Vec<PathBuf> = std::fs::read_dir(dir)
+            .map(|d| d.flatten().map(|e| e.path()).collect())
+            .unwrap_or_default();
         days.sort();
-        days.iter().flat_map(|d| std::fs::read_to_string(d).unwrap().lines().map(str::to_string).collect::<Vec<_>>()).collect()
+        days.iter()
+            .flat_map(|d| {
+                std::fs::read_to_string(d)
+                    .unwrap()
+                    .lines()
+                    .map(str::to_string)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     }
 }
 
@@ -321,7 +420,12 @@ impl Random {
     /// From `SEED`, else from the clock; says which.
     pub fn seeded(test: &str) -> Random {
         let given = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
-        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let now = || {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_nanos() as u64
+        };
         let seed = given.unwrap_or_else(now);
         println!("{test}: SEED={seed}");
         Random(seed)

@@ -12,9 +12,24 @@ pub const LOGIN: Command = Command {
     group: Group::Files,
     arguments: &[],
     flags: &[
-        valued("server", "URL", Values::Text, "the server (default: that of the last login)"),
-        valued("api-key", "KEY", Values::Text, "the key; others on this machine can see it in the list of processes"),
-        valued("api-key-file", "FILE", Values::File, "read the key from a file, or from standard input if it is \"-\""),
+        valued(
+            "server",
+            "URL",
+            Values::Text,
+            "the server (default: that of the last login)",
+        ),
+        valued(
+            "api-key",
+            "KEY",
+            Values::Text,
+            "the key; others on this machine can see it in the list of processes",
+        ),
+        valued(
+            "api-key-file",
+            "FILE",
+            Values::File,
+            "read the key from a file, or from standard input if it is \"-\"",
+        ),
     ],
     doc: "choose the server for files, and save its key",
     long: &[
@@ -22,8 +37,14 @@ pub const LOGIN: Command = Command {
         "The commands about files go to this server. Without a login they go to that of the messages. The key goes to no other server.",
     ],
     examples: &[
-        ("mesync login --server http://hub.internal:8080", "asks for the key"),
-        ("mesync login --server https://hub.example --api-key-file ~/key", "key from a file"),
+        (
+            "mesync login --server http://hub.internal:8080",
+            "asks for the key",
+        ),
+        (
+            "mesync login --server https://hub.example --api-key-file ~/key",
+            "key from a file",
+        ),
     ],
     run: Run::Command(login::login),
 };
@@ -33,9 +54,23 @@ pub const UPLOAD: Command = Command {
     group: Group::Files,
     arguments: &[some("FILE", Values::File)],
     flags: &[
-        valued("path", "DIR", Values::Text, "the directory on the hub (default: its root)"),
-        valued("name", "NAME", Values::Text, "another name on the hub, for one file"),
-        short('r', RECURSIVE, "upload directories with all that is in them"),
+        valued(
+            "path",
+            "DIR",
+            Values::Text,
+            "the directory on the hub (default: its root)",
+        ),
+        valued(
+            "name",
+            "NAME",
+            Values::Text,
+            "another name on the hub, for one file",
+        ),
+        short(
+            'r',
+            RECURSIVE,
+            "upload directories with all that is in them",
+        ),
         BYTES,
     ],
     doc: "upload files, directories or standard input",
@@ -44,9 +79,15 @@ pub const UPLOAD: Command = Command {
         "What the hub has already does not travel: an upload that was broken off goes on where it was, and of a long file only the changed parts are sent. A file that is changed while it is read is an error.",
     ],
     examples: &[
-        ("mesync upload report.pdf --path docs", "becomes docs/report.pdf"),
+        (
+            "mesync upload report.pdf --path docs",
+            "becomes docs/report.pdf",
+        ),
         ("mesync upload -r /etc --path web-1", "becomes web-1/etc/…"),
-        ("pg_dump db | mesync upload - --name db.sql", "standard input"),
+        (
+            "pg_dump db | mesync upload - --name db.sql",
+            "standard input",
+        ),
     ],
     run: Run::Command(transfers::upload),
 };
@@ -55,15 +96,30 @@ pub const DOWNLOAD: Command = Command {
     name: "download",
     group: Group::Files,
     arguments: &[one(WHAT, Values::Text)],
-    flags: &[short_valued('o', "output", "FILE", Values::File, "where to (default: its own name, here); \"-\": standard output"), BYTES],
+    flags: &[
+        short_valued(
+            'o',
+            "output",
+            "FILE",
+            Values::File,
+            "where to (default: its own name, here); \"-\": standard output",
+        ),
+        BYTES,
+    ],
     doc: "download a file",
     long: &[
         PATHS,
         "The file is there under its name only when it is whole, verified and on the disk; one of that name is replaced. A download that was broken off goes on where it was, if it is repeated; until then its bytes stand in a hidden file beside it, .mesync-….tmp. Mode and time of the last change are set as they were.",
     ],
     examples: &[
-        ("mesync download docs/report.pdf", "to report.pdf in the current directory"),
-        ("mesync download docs/db.sql -o - | psql db", "to standard output"),
+        (
+            "mesync download docs/report.pdf",
+            "to report.pdf in the current directory",
+        ),
+        (
+            "mesync download docs/db.sql -o - | psql db",
+            "to standard output",
+        ),
     ],
     run: Run::Command(transfers::download),
 };
@@ -73,16 +129,36 @@ pub const LS: Command = Command {
     group: Group::Files,
     arguments: &[],
     flags: &[
-        valued("path", "PREFIX", Values::Text, "only what is in directories that begin so"),
-        valued("search", "TEXT", Values::Text, "only names that contain this"),
+        valued(
+            "path",
+            "PREFIX",
+            Values::Text,
+            "only what is in directories that begin so",
+        ),
+        valued(
+            "search",
+            "TEXT",
+            Values::Text,
+            "only names that contain this",
+        ),
         valued("limit", "N", Values::Text, "so many at most (default: 50)"),
-        valued("offset", "N", Values::Text, "leave out so many at the beginning"),
+        valued(
+            "offset",
+            "N",
+            Values::Text,
+            "leave out so many at the beginning",
+        ),
         switch("all", "all of them"),
         BYTES,
     ],
     doc: "list the files on the hub",
-    long: &["Sorted by directory, then name. A slash after a name marks an empty directory, an @ a symbolic link."],
-    examples: &[("mesync ls --path docs --all", "all below docs"), ("mesync ls --search .pdf --json", "for a script")],
+    long: &[
+        "Sorted by directory, then name. A slash after a name marks an empty directory, an @ a symbolic link.",
+    ],
+    examples: &[
+        ("mesync ls --path docs --all", "all below docs"),
+        ("mesync ls --search .pdf --json", "for a script"),
+    ],
     run: Run::Command(files::ls),
 };
 
@@ -93,7 +169,10 @@ pub const INFO: Command = Command {
     flags: &[BYTES],
     doc: "show all about a file on the hub",
     long: &[PATHS],
-    examples: &[("mesync info docs/report.pdf", "size, hash, times, revision, who wrote it")],
+    examples: &[(
+        "mesync info docs/report.pdf",
+        "size, hash, times, revision, who wrote it",
+    )],
     run: Run::Command(files::info),
 };
 
@@ -101,13 +180,20 @@ pub const RM: Command = Command {
     name: "rm",
     group: Group::Files,
     arguments: &[some(WHAT, Values::Text)],
-    flags: &[short('r', RECURSIVE, "with all that is below, if it is a directory")],
+    flags: &[short(
+        'r',
+        RECURSIVE,
+        "with all that is below, if it is a directory",
+    )],
     doc: "remove files from the hub",
     long: &[
         PATHS,
         "On a mesync hub they can be restored for a while: see versions. A file that somebody changes at that moment is not removed.",
     ],
-    examples: &[("mesync rm docs/old.pdf docs/older.pdf", "two files"), ("mesync rm -r docs/2019", "a directory")],
+    examples: &[
+        ("mesync rm docs/old.pdf docs/older.pdf", "two files"),
+        ("mesync rm -r docs/2019", "a directory"),
+    ],
     run: Run::Command(files::rm),
 };
 
@@ -117,8 +203,13 @@ pub const VERSIONS: Command = Command {
     arguments: &[one(WHAT, Values::Text)],
     flags: &[BYTES],
     doc: "list what was replaced or deleted, and can be restored",
-    long: &["Newest first, also of a file that is deleted by now. The hub keeps them for 30 days, unless its version_ttl says otherwise."],
-    examples: &[("mesync versions docs/report.pdf", "which revisions there are")],
+    long: &[
+        "Newest first, also of a file that is deleted by now. The hub keeps them for 30 days, unless its version_ttl says otherwise.",
+    ],
+    examples: &[(
+        "mesync versions docs/report.pdf",
+        "which revisions there are",
+    )],
     run: Run::Command(files::versions),
 };
 
@@ -126,12 +217,28 @@ pub const RESTORE: Command = Command {
     name: "restore",
     group: Group::Files,
     arguments: &[one(WHAT, Values::Text)],
-    flags: &[valued("rev", "N", Values::Text, "the revision (default: what was replaced or deleted last)"), BYTES],
+    flags: &[
+        valued(
+            "rev",
+            "N",
+            Values::Text,
+            "the revision (default: what was replaced or deleted last)",
+        ),
+        BYTES,
+    ],
     doc: "make an older version the current one",
-    long: &["What stands there now becomes a version itself, so this can be undone in the same way."],
+    long: &[
+        "What stands there now becomes a version itself, so this can be undone in the same way.",
+    ],
     examples: &[
-        ("mesync restore docs/report.pdf", "undo the last change, or a delete"),
-        ("mesync restore docs/report.pdf --rev 4711", "one of those that versions lists"),
+        (
+            "mesync restore docs/report.pdf",
+            "undo the last change, or a delete",
+        ),
+        (
+            "mesync restore docs/report.pdf --rev 4711",
+            "one of those that versions lists",
+        ),
     ],
     run: Run::Command(files::restore),
 };
@@ -141,12 +248,22 @@ pub const EVENTS: Command = Command {
     group: Group::Files,
     arguments: &[],
     flags: &[
-        valued("since", "TIME", Values::Text, "since then, 2026-11-21T10:30:00Z, or for so long, 2h (default: 24h)"),
+        valued(
+            "since",
+            "TIME",
+            Values::Text,
+            "since then, 2026-11-21T10:30:00Z, or for so long, 2h (default: 24h)",
+        ),
         short('f', "follow", "and go on with what happens now"),
         BYTES,
     ],
     doc: "show what happened to files on the hub",
-    long: &["With --follow it runs until it is stopped, and goes on by itself after the line was broken; without --since it begins now."],
-    examples: &[("mesync events --since 2h", "the last two hours"), ("mesync events --follow --json", "for a script that reacts")],
+    long: &[
+        "With --follow it runs until it is stopped, and goes on by itself after the line was broken; without --since it begins now.",
+    ],
+    examples: &[
+        ("mesync events --since 2h", "the last two hours"),
+        ("mesync events --follow --json", "for a script that reacts"),
+    ],
     run: Run::Command(events::events),
 };

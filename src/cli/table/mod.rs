@@ -93,39 +93,109 @@ pub struct Flag {
 }
 
 const fn switch(long: &'static str, doc: &'static str) -> Flag {
-    Flag { long, short: None, value: None, values: Values::Text, setting: None, doc }
+    Flag {
+        long,
+        short: None,
+        value: None,
+        values: Values::Text,
+        setting: None,
+        doc,
+    }
 }
 
 const fn short(short: char, long: &'static str, doc: &'static str) -> Flag {
-    Flag { long, short: Some(short), value: None, values: Values::Text, setting: None, doc }
+    Flag {
+        long,
+        short: Some(short),
+        value: None,
+        values: Values::Text,
+        setting: None,
+        doc,
+    }
 }
 
-const fn valued(long: &'static str, value: &'static str, values: Values, doc: &'static str) -> Flag {
-    Flag { long, short: None, value: Some(value), values, setting: None, doc }
+const fn valued(
+    long: &'static str,
+    value: &'static str,
+    values: Values,
+    doc: &'static str,
+) -> Flag {
+    Flag {
+        long,
+        short: None,
+        value: Some(value),
+        values,
+        setting: None,
+        doc,
+    }
 }
 
-const fn short_valued(short: char, long: &'static str, value: &'static str, values: Values, doc: &'static str) -> Flag {
-    Flag { long, short: Some(short), value: Some(value), values, setting: None, doc }
+const fn short_valued(
+    short: char,
+    long: &'static str,
+    value: &'static str,
+    values: Values,
+    doc: &'static str,
+) -> Flag {
+    Flag {
+        long,
+        short: Some(short),
+        value: Some(value),
+        values,
+        setting: None,
+        doc,
+    }
 }
 
-const fn setting(long: &'static str, value: &'static str, values: Values, key: &'static str, doc: &'static str) -> Flag {
-    Flag { long, short: None, value: Some(value), values, setting: Some(key), doc }
+const fn setting(
+    long: &'static str,
+    value: &'static str,
+    values: Values,
+    key: &'static str,
+    doc: &'static str,
+) -> Flag {
+    Flag {
+        long,
+        short: None,
+        value: Some(value),
+        values,
+        setting: Some(key),
+        doc,
+    }
 }
 
 const fn one(name: &'static str, values: Values) -> Argument {
-    Argument { name, count: Count::One, values }
+    Argument {
+        name,
+        count: Count::One,
+        values,
+    }
 }
 
 const fn some(name: &'static str, values: Values) -> Argument {
-    Argument { name, count: Count::Some, values }
+    Argument {
+        name,
+        count: Count::Some,
+        values,
+    }
 }
 
 const fn any(name: &'static str, values: Values) -> Argument {
-    Argument { name, count: Count::Any, values }
+    Argument {
+        name,
+        count: Count::Any,
+        values,
+    }
 }
 
 const BYTES: Flag = switch("bytes", "print exact numbers of bytes");
-const DATA: Flag = setting("data", "DIR", Values::Directory, "data_dir", "the hub's data (default: hub in the base directory)");
+const DATA: Flag = setting(
+    "data",
+    "DIR",
+    Values::Directory,
+    "data_dir",
+    "the hub's data (default: hub in the base directory)",
+);
 const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
 // the outbox is among them so that the command itself can say why it will not
 const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "hooks", "outbox"]);
@@ -147,11 +217,36 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Messages,
         arguments: &[one("TYPE", Values::Text)],
         flags: &[
-            valued("payload", "JSON", Values::Text, "the payload (default: null)"),
-            valued("payload-file", "FILE", Values::File, "read the payload from a file, or from standard input if it is \"-\""),
-            valued("target", "HOST", Values::Text, "for this machine only (default: all others)"),
-            valued("priority", "PRIORITY", Values::Words(&Priority::NAMES), "high, normal or low (default: normal)"),
-            valued("ttl", "SECONDS", Values::Text, "the hub drops it if it is not delivered by then (1 to 604800)"),
+            valued(
+                "payload",
+                "JSON",
+                Values::Text,
+                "the payload (default: null)",
+            ),
+            valued(
+                "payload-file",
+                "FILE",
+                Values::File,
+                "read the payload from a file, or from standard input if it is \"-\"",
+            ),
+            valued(
+                "target",
+                "HOST",
+                Values::Text,
+                "for this machine only (default: all others)",
+            ),
+            valued(
+                "priority",
+                "PRIORITY",
+                Values::Words(&Priority::NAMES),
+                "high, normal or low (default: normal)",
+            ),
+            valued(
+                "ttl",
+                "SECONDS",
+                Values::Text,
+                "the hub drops it if it is not delivered by then (1 to 604800)",
+            ),
         ],
         doc: "write a message to the outbox and print its id",
         long: &[
@@ -160,8 +255,14 @@ pub static COMMANDS: &[Command] = &[
             "In a hook, the message carries how many hooks have led to it, and after three in a row it is refused: hooks that answer each other would never end.",
         ],
         examples: &[
-            ("mesync send deploy.done --payload '{\"rev\": 42}'", "tell all other machines"),
-            ("uname -a | jq -R . | mesync send uname --payload-file - --target web-1", "one machine, payload from a pipe"),
+            (
+                "mesync send deploy.done --payload '{\"rev\": 42}'",
+                "tell all other machines",
+            ),
+            (
+                "uname -a | jq -R . | mesync send uname --payload-file - --target web-1",
+                "one machine, payload from a pipe",
+            ),
         ],
         run: Run::Command(queue::send),
     },
@@ -178,7 +279,10 @@ pub static COMMANDS: &[Command] = &[
         examples: &[
             ("mesync list failed", "what was refused, and why"),
             ("mesync list hooks", "which hooks failed, and why"),
-            ("mesync list inbox --json", "for a script: one object a line"),
+            (
+                "mesync list inbox --json",
+                "for a script: one object a line",
+            ),
         ],
         run: Run::Command(queue::list),
     },
@@ -188,7 +292,9 @@ pub static COMMANDS: &[Command] = &[
         arguments: &[one("ID", Values::Text)],
         flags: &[BYTES],
         doc: "show a whole message and where it is",
-        long: &["ID is the id of a message, at least four characters of its beginning or its end, or the name of its file."],
+        long: &[
+            "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
+        ],
         examples: &[("mesync show 7c1e", "the message whose id begins or ends so")],
         run: Run::Command(queue::show),
     },
@@ -202,7 +308,10 @@ pub static COMMANDS: &[Command] = &[
             "Without ID: all of them. A message keeps its id and its content, and gets a new time limit. A file in failed/ that is not a message can be corrected there and retried.",
             "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
         ],
-        examples: &[("mesync retry", "everything in failed/"), ("mesync retry --hooks 7c1e", "the hook for one message")],
+        examples: &[
+            ("mesync retry", "everything in failed/"),
+            ("mesync retry --hooks 7c1e", "the hook for one message"),
+        ],
         run: Run::Command(queue::retry),
     },
     Command {
@@ -215,7 +324,13 @@ pub static COMMANDS: &[Command] = &[
             "What was removed from the inbox does not come back, and hooks that are still to run do run. The outbox is never flushed: its messages would be lost.",
             "\"flush hooks\" removes the hooks that failed, all of them or those of the given messages. They do not run any more; their messages stay where they are.",
         ],
-        examples: &[("mesync flush sent", "forget what was sent"), ("mesync flush hooks 7c1e", "give up the failed hook for one message")],
+        examples: &[
+            ("mesync flush sent", "forget what was sent"),
+            (
+                "mesync flush hooks 7c1e",
+                "give up the failed hook for one message",
+            ),
+        ],
         run: Run::Command(queue::flush),
     },
     files::LOGIN,
@@ -236,7 +351,14 @@ pub static COMMANDS: &[Command] = &[
         name: "start",
         group: Group::Machine,
         arguments: &[],
-        flags: &[sync::WATCH, sync::YES, switch("once", "send, receive, sync, run hooks once, and exit: for cron")],
+        flags: &[
+            sync::WATCH,
+            sync::YES,
+            switch(
+                "once",
+                "send, receive, sync, run hooks once, and exit: for cron",
+            ),
+        ],
         doc: "run this machine's client: messages, hooks, directories",
         long: &[
             "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reads the settings again. One client runs for each base directory.",
@@ -266,11 +388,29 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Hub,
         arguments: &[],
         flags: &[
-            setting("listen", "ADDR:PORT", Values::Text, "listen", "address and port (default: 0.0.0.0:8080)"),
+            setting(
+                "listen",
+                "ADDR:PORT",
+                Values::Text,
+                "listen",
+                "address and port (default: 0.0.0.0:8080)",
+            ),
             DATA,
-            setting("workers", "N", Values::Text, "workers", "threads that answer requests (default: 8)"),
-            switch("allow-anonymous", "let in whoever reaches it, without a key"),
-            switch("start", "also run this machine's client in the same process"),
+            setting(
+                "workers",
+                "N",
+                Values::Text,
+                "workers",
+                "threads that answer requests (default: 8)",
+            ),
+            switch(
+                "allow-anonymous",
+                "let in whoever reaches it, without a key",
+            ),
+            switch(
+                "start",
+                "also run this machine's client in the same process",
+            ),
             sync::WATCH,
             sync::YES,
         ],
@@ -302,13 +442,22 @@ pub static COMMANDS: &[Command] = &[
         name: "hub check",
         group: Group::Hub,
         arguments: &[],
-        flags: &[DATA, switch("repair", "have the hub ask its clients for contents that are lost")],
+        flags: &[
+            DATA,
+            switch(
+                "repair",
+                "have the hub ask its clients for contents that are lost",
+            ),
+        ],
         doc: "check that all that the hub keeps is there and whole",
         long: &[
             "Files and versions whose content is lost are named. With --repair the hub asks for them from its next start on, and a machine that has one in a synced directory sends it; what stays in the list has no machine. Nothing is removed.",
             "Reads all contents of files, so it takes its time. The hub must be stopped; to check one that runs, make a backup and check that. Exit status 65 if something is damaged. What is only not needed any more is named too, and is no damage: the hub removes it.",
         ],
-        examples: &[("mesync hub check", "the hub of this machine"), ("mesync hub check --data /mnt/usb/hub-monday", "a backup")],
+        examples: &[
+            ("mesync hub check", "the hub of this machine"),
+            ("mesync hub check --data /mnt/usb/hub-monday", "a backup"),
+        ],
         run: Run::Command(hub::check),
     },
     Command {
@@ -390,7 +539,10 @@ pub static COMMANDS: &[Command] = &[
 /// The rows whose name begins with these words: one for `send`, three for `key`.
 pub fn rows(words: &str) -> Vec<&'static Command> {
     let longer = format!("{words} ");
-    COMMANDS.iter().filter(|c| c.name == words || c.name.starts_with(&longer)).collect()
+    COMMANDS
+        .iter()
+        .filter(|c| c.name == words || c.name.starts_with(&longer))
+        .collect()
 }
 
 /// The first words of all names, each once.
@@ -413,7 +565,10 @@ impl Command {
             Count::Any => format!("[{}…]", a.name),
         });
         let flags = self.flags.iter().map(|f| format!("[{}]", f.usage()));
-        std::iter::once(format!("mesync {}", self.name)).chain(arguments).chain(flags).collect()
+        std::iter::once(format!("mesync {}", self.name))
+            .chain(arguments)
+            .chain(flags)
+            .collect()
     }
 }
 
@@ -433,24 +588,60 @@ mod tests {
 
     #[test]
     fn a_flag_means_the_same_kind_of_thing_wherever_it_stands() {
-        let all: Vec<&Flag> = COMMANDS.iter().flat_map(|c| c.flags).chain(GLOBAL).collect();
+        let all: Vec<&Flag> = COMMANDS
+            .iter()
+            .flat_map(|c| c.flags)
+            .chain(GLOBAL)
+            .collect();
         for a in &all {
             assert!(!a.doc.is_empty() && !a.doc.ends_with('.'), "--{}", a.long);
             // the parser must know whether a value follows before it knows the command
-            assert!(all.iter().all(|b| a.long != b.long || (a.value.is_some() == b.value.is_some() && a.short == b.short)), "--{}", a.long);
-            assert!(a.setting.is_none_or(|key| SETTINGS.iter().any(|s| s.key == key)), "--{} sets nothing", a.long);
+            assert!(
+                all.iter().all(|b| a.long != b.long
+                    || (a.value.is_some() == b.value.is_some() && a.short == b.short)),
+                "--{}",
+                a.long
+            );
+            assert!(
+                a.setting
+                    .is_none_or(|key| SETTINGS.iter().any(|s| s.key == key)),
+                "--{} sets nothing",
+                a.long
+            );
         }
         for c in COMMANDS {
-            assert!(c.flags.iter().all(|f| GLOBAL.iter().all(|g| g.long != f.long)), "{} repeats a global flag", c.name);
+            assert!(
+                c.flags
+                    .iter()
+                    .all(|f| GLOBAL.iter().all(|g| g.long != f.long)),
+                "{} repeats a global flag",
+                c.name
+            );
         }
     }
 
     #[test]
     fn every_row_is_documented_with_an_example_of_itself() {
         for c in COMMANDS {
-            assert!(!c.doc.is_empty() && !c.doc.ends_with('.') && c.doc.len() <= 60, "{}", c.name);
-            assert!(!c.examples.is_empty() && c.examples.iter().all(|(e, _)| e.contains(&format!("mesync {}", c.name))), "{}", c.name);
-            assert_eq!(rows(c.name).iter().filter(|r| r.name == c.name).count(), 1, "{} twice", c.name);
+            assert!(
+                !c.doc.is_empty() && !c.doc.ends_with('.') && c.doc.len() <= 60,
+                "{}",
+                c.name
+            );
+            assert!(
+                !c.examples.is_empty()
+                    && c.examples
+                        .iter()
+                        .all(|(e, _)| e.contains(&format!("mesync {}", c.name))),
+                "{}",
+                c.name
+            );
+            assert_eq!(
+                rows(c.name).iter().filter(|r| r.name == c.name).count(),
+                1,
+                "{} twice",
+                c.name
+            );
         }
         assert_eq!(rows("key").len(), 3);
         assert_eq!(rows("ke").len(), 0);

@@ -3,16 +3,29 @@
 use super::{BYTES, Command, Flag, Group, Run, Values, any, one, short_valued, switch, valued};
 use crate::cli::sync;
 
-pub const WATCH: Flag = short_valued('w', "watch", "DIR", Values::Directory, "the directory to keep in step");
-pub const YES: Flag = switch("yes", "sync a home or system directory, or one with mesync's own data in it");
-const REMOTE: Flag = valued("remote", "PATH", Values::Text, "the directory on the hub (default: all of the hub)");
+pub const WATCH: Flag = short_valued(
+    'w',
+    "watch",
+    "DIR",
+    Values::Directory,
+    "the directory to keep in step",
+);
+pub const YES: Flag = switch(
+    "yes",
+    "sync a home or system directory, or one with mesync's own data in it",
+);
+const REMOTE: Flag = valued(
+    "remote",
+    "PATH",
+    Values::Text,
+    "the directory on the hub (default: all of the hub)",
+);
 const SEND_ONLY: Flag = switch("send-only", "changes go to the hub only");
 const RECEIVE_ONLY: Flag = switch("receive-only", "changes come from the hub only");
 
 const GUARD: &str = "Deletes of more than ten files or a quarter of all within an hour, or of all that there are, are held until somebody approves them, here and on each machine that they come to: see approve. What was deleted on other machines stands in DIR/.mesync/trash for 30 days.";
 const OVERLAP: &str = "A directory within a synced one, or with one within it, is refused (78), whichever client syncs that one: DIR/.mesync marks it. A subdirectory that gets such a marker later is left out, and status says so.";
-const SETTINGS: &str =
-    "Without -w: the directories under [[watch]] in config.toml. With it, what stands there about that directory holds too.";
+const SETTINGS: &str = "Without -w: the directories under [[watch]] in config.toml. With it, what stands there about that directory holds too.";
 
 pub const SYNC: Command = Command {
     name: "sync",
@@ -37,7 +50,10 @@ pub const SYNC: Command = Command {
     ],
     examples: &[
         ("mesync sync -w ~/share", "both ways, all of the hub"),
-        ("mesync sync -w /etc/app --remote web/app --receive-only", "take what others put there"),
+        (
+            "mesync sync -w /etc/app --remote web/app --receive-only",
+            "take what others put there",
+        ),
         ("mesync sync -w ~/share --dry-run", "look first"),
     ],
     run: Run::Command(sync::sync),
@@ -53,7 +69,12 @@ pub const DAEMON: Command = Command {
         REMOTE,
         SEND_ONLY,
         RECEIVE_ONLY,
-        valued("debounce", "MS", Values::Text, "milliseconds for which a file must be quiet after repeated changes (default: 500)"),
+        valued(
+            "debounce",
+            "MS",
+            Values::Text,
+            "milliseconds for which a file must be quiet after repeated changes (default: 500)",
+        ),
     ],
     doc: "keep a directory in step with the hub",
     long: &[
@@ -64,7 +85,10 @@ pub const DAEMON: Command = Command {
     ],
     examples: &[
         ("mesync daemon -w ~/share", "both ways, all of the hub"),
-        ("mesync daemon -w ~/photos --remote photos --send-only", "a backup"),
+        (
+            "mesync daemon -w ~/photos --remote photos --send-only",
+            "a backup",
+        ),
     ],
     run: Run::Daemon(sync::daemon),
 };
@@ -78,7 +102,10 @@ pub const APPROVE: Command = Command {
     long: &[
         "Exactly those that are held on this machine now: what is deleted after that is weighed anew, and so are they on the machines that they come to. Whoever did not mean it puts the files back instead. A daemon that runs carries them out at once, else the next start or sync does.",
     ],
-    examples: &[("mesync approve ~/share --dry-run", "which files would go"), ("mesync approve ~/share", "they may go")],
+    examples: &[
+        ("mesync approve ~/share --dry-run", "which files would go"),
+        ("mesync approve ~/share", "they may go"),
+    ],
     run: Run::Command(sync::approve),
 };
 
@@ -104,6 +131,9 @@ pub const CONFLICTS: Command = Command {
     long: &[
         "Without DIR: in all directories that are kept in step here. Compare the two, keep what is right under the name, and remove the copy.",
     ],
-    examples: &[("mesync conflicts", "all of them"), ("mesync conflicts ~/share --json", "for a script")],
+    examples: &[
+        ("mesync conflicts", "all of them"),
+        ("mesync conflicts ~/share --json", "for a script"),
+    ],
     run: Run::Command(sync::conflicts),
 };

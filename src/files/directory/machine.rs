@@ -30,11 +30,16 @@ impl Ambient for Machine {
         let dir = self.1.display();
         match what {
             Done::Sent { path, from: None } => log::debug!("sent {path:?} dir={dir}"),
-            Done::Sent { path, from: Some(from) } => log::debug!("renamed {from:?} to {path:?} on the hub dir={dir}"),
+            Done::Sent {
+                path,
+                from: Some(from),
+            } => log::debug!("renamed {from:?} to {path:?} on the hub dir={dir}"),
             Done::Deleted { path } => log::debug!("deleted {path:?} on the hub dir={dir}"),
             Done::Placed { path } => log::debug!("received {path:?} dir={dir}"),
             Done::Removed { path } => log::debug!("moved {path:?} to the trash dir={dir}"),
-            Done::SetAside { path, copy } => log::warn!("{path:?} was edited on two machines: this one's is {copy:?} now dir={dir}"),
+            Done::SetAside { path, copy } => log::warn!(
+                "{path:?} was edited on two machines: this one's is {copy:?} now dir={dir}"
+            ),
         }
         self.0.done(what);
     }

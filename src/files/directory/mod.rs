@@ -126,7 +126,12 @@ pub enum Start {
 impl Directory {
     /// Opens a directory and what is known of it. Errors: `Settings` for one that is not there, `Busy` for one that another
     /// process keeps in step, `Unreachable` when it is not known yet what the server is.
-    pub fn open(place: &Place<'_>, settings: &WatchSettings, hub: Arc<HubClient>, allow_deletes: bool) -> Result<Opened> {
+    pub fn open(
+        place: &Place<'_>,
+        settings: &WatchSettings,
+        hub: Arc<HubClient>,
+        allow_deletes: bool,
+    ) -> Result<Opened> {
         let file = place.state_file(settings);
         if let Some(why) = repointed::check(place.base_dir, settings)? {
             return Ok(Opened::Held(why));
@@ -135,7 +140,13 @@ impl Directory {
         let state = Arc::new(DiskState::open_or_renew(&file)?);
         let known = state.marker().map_err(error)?;
         check_overlap(settings, known.is_none())?;
-        let opened = DiskTree::open(&settings.path, known, Uuid::new_v4(), &settings.ignore, place.private)?;
+        let opened = DiskTree::open(
+            &settings.path,
+            known,
+            Uuid::new_v4(),
+            &settings.ignore,
+            place.private,
+        )?;
         let tree: Arc<DiskTree> = match opened {
             tree::Opened::Held(why) => return Ok(Opened::Held(why)),
             tree::Opened::Ready(tree) => Arc::from(tree),
@@ -148,25 +159,37 @@ impl Directory {
             state.set_note("marker", &id.to_string()).map_err(error)?;
         }
         let directory = Directory::over(settings, state, tree, hub, allow_deletes)?;
-        directory.engine.join(place.neighbours, &settings.path.to_string_lossy());
+        directory
+            .engine
+            .join(place.neighbours, &settings.path.to_string_lossy());
         Ok(Opened::Ready(directory))
     }
 
     /// Opens a directory and a copy of what is known of it, to look what a pass would do. It leaves no trace, and another
     /// process may sync the directory meanwhile.
-    pub fn open_to_look(place: &Place<'_>, settings: &WatchSettings, hub: Arc<HubClient>, start: Start) -> Result<Opened> {
+    pub fn open_to_look(
+        place: &Place<'_>,
+        settings: &WatchSettings,
+        hub: Arc<HubClient>,
+        start: Start,
+    ) -> Result<Opened> {
         let state = match start {
             Start::Known => DiskState::copy_of(&place.state_file(settings))?,
             Start::Afresh => DiskState::copy_of(Path::new(""))?,
         };
         let known = state.marker().map_err(error)?;
         check_overlap(settings, known.is_none() && start == Start::Known)?;
-        if let Some(why) = repointed::check(place.base_dir, settings)?.filter(|_| start == Start::Known) {
+        if let Some(why) =
+            repointed::check(place.base_dir, settings)?.filter(|_| start == Start::Known)
+        {
             return Ok(Opened::Held(why));
         }
         match DiskTree::open_to_look(&settings.path, known, &settings.ignore, place.private)? {
             tree::Opened::Held(why) => Ok(Opened::Held(why)),
-            tree::Opened::Ready(tree) => Directory::over(settings, Arc::new(state), Arc::from(tree), hub, false).map(Opened::Ready),
+            tree::Opened::Ready(tree) => {
+                Directory::over(settings, Arc::new(state), Arc::from(tree), hub, false)
+                    .map(Opened::Ready)
+            }
         }
     }
 
@@ -178,24 +201,62 @@ impl Directory {
         allow_deletes: bool,
     ) -> Result<Box<Directory>> {
         let (wakeup, stats) = (Arc::<Wakeup>::default(), Arc::<Stats>::default());
-        let (link, traffic) = (Arc::new(Link::new(wakeup.clone())), Arc::new(Traffic::new(settings.bandwidth_limit)));
+        let (link, traffic) = (
+            Arc::new(Link::new(wakeup.clone())),
+            Arc::new(Traffic::new(settings.bandwidth_limit)),
+        );
         let names = Names::below(&settings.remote);
-        let (remote, legacy, hub, transfer): (_, _, Arc<dyn Hub>, Arc<dyn Transfer>) = if is_ours(&hub, &state)? {
-            let remote = Arc::new(Remote::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()));
-            (Some(remote.clone()), None, remote.clone(), remote)
-        } else {
-            let legacy = S3em::new(hub, names, state.clone(), tree.clone(), link.clone(), traffic.clone()).map_err(error)?;
-            let legacy = Arc::new(legacy);
-            (None, Some(legacy.clone()), legacy.clone(), legacy)
-        };
+        let (remote, legacy, hub, transfer): (_, _, Arc<dyn Hub>, Arc<dyn Transfer>) =
+            if is_ours(&hub, &state)? {
+                let remote = Arc::new(Remote::new(
+                    hub,
+                    names,
+                    state.clone(),
+                    tree.clone(),
+                    link.clone(),
+                    traffic.clone(),
+                ));
+                (Some(remote.clone()), None, remote.clone(), remote)
+            } else {
+                let legacy = S3em::new(
+                    hub,
+                    names,
+                    state.clone(),
+                    tree.clone(),
+                    link.clone(),
+                    traffic.clone(),
+                )
+                .map_err(error)?;
+                let legacy = Arc::new(legacy);
+                (None, Some(legacy.clone()), legacy.clone(), legacy)
+            };
         look::read_rules(&tree, &state, &stats).map_err(error)?;
         tree.forget_twins(&state).map_err(error)?;
         power_loss::opened(&state, &*tree, &power_loss::current()).map_err(error)?;
-        let ambient = Arc::new(Machine(stats.clone(), settings.path.clone(), clock::monotonic()));
-        let env = Env { hub, transfer, tree: tree.clone(), state: state.clone(), ambient };
+        let ambient = Arc::new(Machine(
+            stats.clone(),
+            settings.path.clone(),
+            clock::monotonic(),
+        ));
+        let env = Env {
+            hub,
+            transfer,
+            tree: tree.clone(),
+            state: state.clone(),
+            ambient,
+        };
         // what is due in a busy directory is told after the quiet time of the debounce
-        let quiet = Quiet { after_one: QUIET_AFTER_ONE, after_more: QUIET_AFTER_MORE + settings.debounce * 2 };
-        let options = Options { allow_deletes, quiet, mode: settings.mode, times_alone_stay: legacy.is_some(), ..Options::default() };
+        let quiet = Quiet {
+            after_one: QUIET_AFTER_ONE,
+            after_more: QUIET_AFTER_MORE + settings.debounce * 2,
+        };
+        let options = Options {
+            allow_deletes,
+            quiet,
+            mode: settings.mode,
+            times_alone_stay: legacy.is_some(),
+            ..Options::default()
+        };
         let now = clock::monotonic();
         Ok(Box::new(Directory {
             engine: Arc::new(Engine::new(env, options).map_err(error)?),
@@ -245,12 +306,17 @@ impl Directory {
                     return true;
                 }
                 Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= MAX_EPOCHS_PER_FEED => {
-                    log::warn!("the hub is another one with every answer: leaving it alone for a while");
+                    log::warn!(
+                        "the hub is another one with every answer: leaving it alone for a while"
+                    );
                     return false;
                 }
                 Ok(Polled::NewEpoch) => {
                     epochs += 1;
-                    log::info!("hub is new to {}, or was restored: everything is compared", self.settings.path.display());
+                    log::info!(
+                        "hub is new to {}, or was restored: everything is compared",
+                        self.settings.path.display()
+                    );
                     *lock(&self.look_again) = true;
                 }
                 Ok(Polled::SetBack(through)) => {
@@ -278,17 +344,25 @@ impl Directory {
 
     /// How long to leave the server alone before it is asked what is new: a listing of everything costs it something.
     pub fn feed_pause(&self) -> Duration {
-        self.legacy.as_ref().map_or(Duration::ZERO, |legacy| legacy.ledger.pause())
+        self.legacy
+            .as_ref()
+            .map_or(Duration::ZERO, |legacy| legacy.ledger.pause())
     }
 
     /// Whether something was met on the server that no event has told of, since the last time that this was asked.
     pub fn take_feed_wanted(&self) -> bool {
-        self.legacy.as_ref().is_some_and(|legacy| legacy.ledger.take_wanted())
+        self.legacy
+            .as_ref()
+            .is_some_and(|legacy| legacy.ledger.take_wanted())
     }
 
     /// How often the server is asked although it tells of changes: a stream of events that may lose some is no reason not to.
     pub fn feed_interval(&self, usual: Duration) -> Duration {
-        if self.legacy.is_some() { usual.min(self.settings.rescan) } else { usual }
+        if self.legacy.is_some() {
+            usual.min(self.settings.rescan)
+        } else {
+            usual
+        }
     }
 
     /// Whether everything has to be looked at, and there is room for what is found.
@@ -316,7 +390,10 @@ impl Directory {
         match fault {
             Fault::Fatal(e) => self.fail(e),
             Fault::Later(e) | Fault::NoSpace(e) | Fault::Refused(e) => {
-                log::debug!("cannot look at all of {}: {e}", self.settings.path.display());
+                log::debug!(
+                    "cannot look at all of {}: {e}",
+                    self.settings.path.display()
+                );
                 self.look_again_later();
             }
         }
@@ -342,7 +419,11 @@ impl Directory {
             self.call_another(way);
             let report = self.engine.carry_out(piece);
             self.report(report);
-            self.call_another(if way == Direction::Up { Direction::Down } else { Direction::Up });
+            self.call_another(if way == Direction::Up {
+                Direction::Down
+            } else {
+                Direction::Up
+            });
         }
     }
 
@@ -359,7 +440,9 @@ impl Directory {
 
     fn disk_pause(&self, way: Direction) -> Duration {
         let until = lock(&self.full_until).filter(|_| way == Direction::Down);
-        until.map_or(Duration::ZERO, |at| at.saturating_duration_since(clock::monotonic()))
+        until.map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(clock::monotonic())
+        })
     }
 
     /// Downloads wait for room on the disk, or one of them does.
@@ -420,7 +503,10 @@ impl Directory {
 
     fn cannot(&self, path: &str, e: &Error) {
         if self.stats.refused(path, e, clock::monotonic()) {
-            log::warn!("cannot sync {path:?}: {e} dir={}", self.settings.path.display());
+            log::warn!(
+                "cannot sync {path:?}: {e} dir={}",
+                self.settings.path.display()
+            );
         }
     }
 
@@ -443,7 +529,10 @@ impl Directory {
 
     /// Whether nothing is left to do, as far as is known.
     pub fn is_in_step(&self) -> bool {
-        self.engine.due() == 0 && self.engine.is_drained() && self.link.trouble().is_none() && !self.wants_look()
+        self.engine.due() == 0
+            && self.engine.is_drained()
+            && self.link.trouble().is_none()
+            && !self.wants_look()
     }
 }
 
@@ -474,9 +563,16 @@ fn is_ours(hub: &HubClient, state: &DiskState) -> Result<bool> {
 
 /// Refuses a directory within another synced one, and one that is new and has one within.
 fn check_overlap(settings: &WatchSettings, is_new: bool) -> Result<()> {
-    let dir = settings.path.canonicalize().unwrap_or_else(|_| settings.path.clone());
+    let dir = settings
+        .path
+        .canonicalize()
+        .unwrap_or_else(|_| settings.path.clone());
     Mounts::read().check_above(&dir)?;
-    if is_new { overlap::check_below(&dir) } else { Ok(()) }
+    if is_new {
+        overlap::check_below(&dir)
+    } else {
+        Ok(())
+    }
 }
 
 /// For what has no next time.

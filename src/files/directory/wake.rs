@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Directory, HELD_RECHECK_AFTER_MOVES, HELD_RECHECK_INTERVAL, MAX_RETRY_PAUSE, NAMED_IN_LOG, RETRY_PAUSE, lock};
+use super::{
+    Directory, HELD_RECHECK_AFTER_MOVES, HELD_RECHECK_INTERVAL, MAX_RETRY_PAUSE, NAMED_IN_LOG,
+    RETRY_PAUSE, lock,
+};
 use crate::clock;
 
 impl Directory {
@@ -17,12 +20,22 @@ impl Directory {
             self.wakeup.wake();
         }
         for (path, why) in self.stats.long_waits(now).iter().take(NAMED_IN_LOG) {
-            log::warn!("{path:?} waits to be synced: {why} dir={}", self.settings.path.display());
+            log::warn!(
+                "{path:?} waits to be synced: {why} dir={}",
+                self.settings.path.display()
+            );
         }
         let gathers = self.end_of_burst();
         let next = self.wake_waiting(now);
-        let next = if gathers.is_zero() { next } else { next.min(gathers) };
-        self.stats.next().map_or(next, |at| next.min(at.saturating_duration_since(now)).max(Duration::from_millis(10)))
+        let next = if gathers.is_zero() {
+            next
+        } else {
+            next.min(gathers)
+        };
+        self.stats.next().map_or(next, |at| {
+            next.min(at.saturating_duration_since(now))
+                .max(Duration::from_millis(10))
+        })
     }
 
     /// How long deletes wait for the end of their burst; when it has ended, those are called that carry them out.
@@ -38,7 +51,11 @@ impl Directory {
     fn wake_waiting(&self, now: Instant) -> Duration {
         let mut again = lock(&self.again);
         // moves are known when the other directory has them
-        let arrivals = if self.engine.deletes_wait() { self.engine.arrivals_elsewhere() } else { again.arrivals };
+        let arrivals = if self.engine.deletes_wait() {
+            self.engine.arrivals_elsewhere()
+        } else {
+            again.arrivals
+        };
         if arrivals != again.arrivals {
             (again.arrivals, again.pause) = (arrivals, RETRY_PAUSE);
             again.guard = again.guard.min(now + HELD_RECHECK_AFTER_MOVES);
@@ -51,11 +68,19 @@ impl Directory {
         if self.engine.active() == 0 {
             (again.at, again.pause) = (now + RETRY_PAUSE, RETRY_PAUSE);
             let next = again.guard - now;
-            return if self.engine.deletes_wait() { next.min(HELD_RECHECK_AFTER_MOVES) } else { next };
+            return if self.engine.deletes_wait() {
+                next.min(HELD_RECHECK_AFTER_MOVES)
+            } else {
+                next
+            };
         }
         if now >= again.at && self.link.pause().is_zero() {
             let worked = self.worked();
-            again.pause = if worked > again.worked { RETRY_PAUSE } else { (again.pause * 2).min(MAX_RETRY_PAUSE) };
+            again.pause = if worked > again.worked {
+                RETRY_PAUSE
+            } else {
+                (again.pause * 2).min(MAX_RETRY_PAUSE)
+            };
             (again.worked, again.at) = (worked, now + again.pause);
             let again_at = again.pause;
             drop(again);
@@ -63,6 +88,10 @@ impl Directory {
             self.wakeup.wake();
             return again_at;
         }
-        again.at.saturating_duration_since(now).max(self.link.pause()).max(Duration::from_millis(10))
+        again
+            .at
+            .saturating_duration_since(now)
+            .max(self.link.pause())
+            .max(Duration::from_millis(10))
     }
 }

@@ -10,21 +10,42 @@ use super::neighbours::MOVED_PERHAPS;
 use super::path::{in_step, seen_with, token};
 use super::send::CANDIDATES;
 use super::traits::{Done, Fault, Intent, Look, Moved, Source, Staged, Token, Write};
-use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState};
+use super::{
+    DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult,
+    PathState,
+};
 
 impl Engine {
     // -- the hub's version comes ----------------------------------------------------------------------------------------------
 
     /// Puts the hub's version under its name: complete under a temporary name first, then by one rename.
-    pub(super) fn place(&self, path: &str, known: &PathState, over: Option<Local>, mode: u32) -> PathResult {
-        let Some(theirs) = known.remote().entry else { return Err(Interrupted::Again(PLAN_CHANGED)) };
+    pub(super) fn place(
+        &self,
+        path: &str,
+        known: &PathState,
+        over: Option<Local>,
+        mode: u32,
+    ) -> PathResult {
+        let Some(theirs) = known.remote().entry else {
+            return Err(Interrupted::Again(PLAN_CHANGED));
+        };
         if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
             // with one of its own it was made private here, say, and not only by what is in it
-            let mode = if theirs.mode == DIR_MODE && self.has_own_mode(node.entry.mode) { node.entry.mode } else { mode };
+            let mode = if theirs.mode == DIR_MODE && self.has_own_mode(node.entry.mode) {
+                node.entry.mode
+            } else {
+                mode
+            };
             if holds(Rule::DirsHaveModes) {
                 return self.adopt(path, known, &node, mode);
             }
-            self.commit(known.generation, &[Write::Base(path.to_string(), in_step(known, Some(node.stamp)))])?;
+            self.commit(
+                known.generation,
+                &[Write::Base(
+                    path.to_string(),
+                    in_step(known, Some(node.stamp)),
+                )],
+            )?;
             return Ok(true);
         }
         if known.node.is_none()
@@ -36,12 +57,27 @@ impl Engine {
         let entry = Entry { mode, ..theirs };
         let sources = self.sources(path, &theirs)?;
         // the hub has it no more: the feed will say so
-        let Some(staged) = self.env.transfer.stage(path, known.remote(), &entry, &sources, &above)? else {
-            return Err(Interrupted::Again("the hub has its content no more, and has not said what is there now"));
+        let Some(staged) =
+            self.env
+                .transfer
+                .stage(path, known.remote(), &entry, &sources, &above)?
+        else {
+            return Err(Interrupted::Again(
+                "the hub has its content no more, and has not said what is there now",
+            ));
         };
-        let intent = Intent::Place { generation: known.generation, row: known.remote().clone(), mode, over, staged: staged.clone() };
+        let intent = Intent::Place {
+            generation: known.generation,
+            row: known.remote().clone(),
+            mode,
+            over,
+            staged: staged.clone(),
+        };
         if holds(Rule::ApplyIntent) {
-            let written = self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))]);
+            let written = self.commit(
+                known.generation,
+                &[Write::Intent(path.to_string(), Some(intent.clone()))],
+            );
             if let Err(stop) = written {
                 // the intent may be on the disk although its write failed: then a temporary name that is gone would say that
                 // the rename happened. After a fatal error only the next start knows, and clears up
@@ -79,14 +115,26 @@ impl Engine {
         if theirs.is_dir() {
             return Ok(Vec::new());
         }
-        let here = self.env.state.with_hash(&theirs.hash, CANDIDATES)?.into_iter().filter(|p| p != path).map(Source::Tree);
+        let here = self
+            .env
+            .state
+            .with_hash(&theirs.hash, CANDIDATES)?
+            .into_iter()
+            .filter(|p| p != path)
+            .map(Source::Tree);
         Ok(here.chain([Source::Trash, Source::Hub]).collect())
     }
 
     // -- what is here leaves --------------------------------------------------------------------------------------------------
 
     /// The local file takes its conflict name. The intent keeps its absence from looking like somebody's delete.
-    pub(super) fn aside(&self, path: &str, known: &PathState, local: &Local, then: BaseRow) -> PathResult {
+    pub(super) fn aside(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &Local,
+        then: BaseRow,
+    ) -> PathResult {
         for nth in 1.. {
             let copy = copy_name(path, &local.entry, nth);
             let taken = match self.env.tree.look(&copy, None)? {
@@ -97,7 +145,14 @@ impl Engine {
             };
             if taken.is_some_and(|there| there.entry.same_body(&local.entry)) {
                 // the same bytes are there already
-                return self.leave(path, known, local, then, self.trash_slot(path, local)?, true);
+                return self.leave(
+                    path,
+                    known,
+                    local,
+                    then,
+                    self.trash_slot(path, local)?,
+                    true,
+                );
             }
         }
         Err(Interrupted::Again(NO_FREE_NAME))
@@ -116,7 +171,13 @@ impl Engine {
         let slot = self.trash_slot(path, local)?;
         let left = self.leave(path, known, local, then, slot.clone(), true)?;
         // renamed there, and here by now: the trash is for what would be gone otherwise
-        if self.goes_on_here(known, local)? && self.env.tree.stamp(&slot)?.is_some_and(|s| s.same_but_for_ctime(&local.stamp)) {
+        if self.goes_on_here(known, local)?
+            && self
+                .env
+                .tree
+                .stamp(&slot)?
+                .is_some_and(|s| s.same_but_for_ctime(&local.stamp))
+        {
             self.env.tree.discard(&slot)?;
         }
         Ok(left)
@@ -124,16 +185,36 @@ impl Engine {
 
     /// Whether what was deleted on the hub stands here in step under the name that it has there now.
     fn goes_on_here(&self, known: &PathState, local: &Local) -> Result<bool, Interrupted> {
-        let Some(to) = &known.remote().renamed_to else { return Ok(false) };
+        let Some(to) = &known.remote().renamed_to else {
+            return Ok(false);
+        };
         let rows = self.env.state.rows(to)?;
-        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.intent.is_none();
+        let same =
+            rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.intent.is_none();
         Ok(same && rows.base.seen.is_some() && self.env.tree.stamp(to)? == rows.base.seen)
     }
 
-    fn leave(&self, path: &str, known: &PathState, what: &Local, then: BaseRow, to: String, trash: bool) -> PathResult {
-        let intent = Intent::Leave { generation: known.generation, then, what: *what, to: to.clone(), trash };
+    fn leave(
+        &self,
+        path: &str,
+        known: &PathState,
+        what: &Local,
+        then: BaseRow,
+        to: String,
+        trash: bool,
+    ) -> PathResult {
+        let intent = Intent::Leave {
+            generation: known.generation,
+            then,
+            what: *what,
+            to: to.clone(),
+            trash,
+        };
         if !trash || holds(Rule::TrashIntent) {
-            self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent.clone()))])?;
+            self.commit(
+                known.generation,
+                &[Write::Intent(path.to_string(), Some(intent.clone()))],
+            )?;
         }
         match self.env.tree.shift(path, &to, Some(&what.stamp))? {
             Moved::Done => {
@@ -175,12 +256,28 @@ impl Engine {
         (mode, mtime): (u32, i64),
         then: BaseRow,
     ) -> PathResult {
-        let intent = Intent::Metadata { generation: known.generation, was: local.stamp, mode, mtime, then: then.clone() };
-        self.commit(known.generation, &[Write::Intent(path.to_string(), Some(intent))])?;
-        let stamp = self.env.tree.set_metadata(path, &local.stamp, mode, Some(mtime))?;
+        let intent = Intent::Metadata {
+            generation: known.generation,
+            was: local.stamp,
+            mode,
+            mtime,
+            then: then.clone(),
+        };
+        self.commit(
+            known.generation,
+            &[Write::Intent(path.to_string(), Some(intent))],
+        )?;
+        let stamp = self
+            .env
+            .tree
+            .set_metadata(path, &local.stamp, mode, Some(mtime))?;
         let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode, mode));
         self.finished(path, known, known.generation, base)?;
-        if stamp.is_some() { Ok(true) } else { Err(Interrupted::Again(LOCAL_CHANGED)) }
+        if stamp.is_some() {
+            Ok(true)
+        } else {
+            Err(Interrupted::Again(LOCAL_CHANGED))
+        }
     }
 
     // -- what became of it ----------------------------------------------------------------------------------------------------
@@ -200,28 +297,85 @@ impl Engine {
     /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
     fn finish(&self, path: &str, known: &PathState, intent: &Intent, late: bool) -> PathResult {
         match intent {
-            Intent::Place { generation, row, mode, over, staged } => {
+            Intent::Place {
+                generation,
+                row,
+                mode,
+                over,
+                staged,
+            } => {
                 if !self.was_placed(path, over.as_ref(), staged, late)? {
                     return self.clear_away(path, known, &staged.temp);
                 }
-                let seen = self.env.tree.stamp(path)?.filter(|now| now.same_but_for_ctime(&staged.stamp));
+                let seen = self
+                    .env
+                    .tree
+                    .stamp(path)?
+                    .filter(|now| now.same_but_for_ctime(&staged.stamp));
                 // written to since: equal to nothing, so that it is looked at
-                let seen = seen.unwrap_or(Stamp { ctime: 0, ..staged.stamp });
+                let seen = seen.unwrap_or(Stamp {
+                    ctime: 0,
+                    ..staged.stamp
+                });
                 let seen = Some(seen_with(*mode, row.entry.as_ref(), seen));
-                self.finished(path, known, *generation, Some(BaseRow { rev: row.rev, lost: false, entry: row.entry, seen }))?;
+                self.finished(
+                    path,
+                    known,
+                    *generation,
+                    Some(BaseRow {
+                        rev: row.rev,
+                        lost: false,
+                        entry: row.entry,
+                        seen,
+                    }),
+                )?;
                 self.env.tree.discard(&staged.temp)?;
             }
             Intent::Clear { temp } => return self.clear_away(path, known, temp),
-            Intent::Metadata { generation, was, mode, mtime, then } => {
+            Intent::Metadata {
+                generation,
+                was,
+                mode,
+                mtime,
+                then,
+            } => {
                 // a filesystem that cannot keep it gets it once more, and then the base
                 let retimed = *mtime != was.mtime;
-                let changed = |now: &Stamp| now.mode != was.mode || retimed && now.mtime != was.mtime;
+                let changed =
+                    |now: &Stamp| now.mode != was.mode || retimed && now.mtime != was.mtime;
                 let now = self.env.tree.stamp(path)?.filter(changed);
-                let untouched = |now: &Stamp| !retimed && now.same_but_for_ctime(&Stamp { mode: *mode, ..*was });
-                let seen = now.map(|now| if untouched(&now) { now } else { Stamp { ctime: 0, mtime: *mtime, ..*was } });
-                self.finished(path, known, *generation, seen.map(|seen| with_mode(then, seen, *mode, *mode)))?;
+                let untouched = |now: &Stamp| {
+                    !retimed
+                        && now.same_but_for_ctime(&Stamp {
+                            mode: *mode,
+                            ..*was
+                        })
+                };
+                let seen = now.map(|now| {
+                    if untouched(&now) {
+                        now
+                    } else {
+                        Stamp {
+                            ctime: 0,
+                            mtime: *mtime,
+                            ..*was
+                        }
+                    }
+                });
+                self.finished(
+                    path,
+                    known,
+                    *generation,
+                    seen.map(|seen| with_mode(then, seen, *mode, *mode)),
+                )?;
             }
-            Intent::Leave { generation, then, what, to, trash } => {
+            Intent::Leave {
+                generation,
+                then,
+                what,
+                to,
+                trash,
+            } => {
                 let left = self.has_left(path, what, to, *trash)?;
                 // the directories first: a crash between must not leave them behind
                 if left && *trash && holds(Rule::PruneFirst) {
@@ -239,7 +393,15 @@ impl Engine {
     /// Removes a temporary name that nothing came of, and the directories that were made for it.
     fn clear_away(&self, path: &str, known: &PathState, temp: &str) -> PathResult {
         // said first: an intent to place whose temporary name is gone says that it happened
-        self.commit(known.generation, &[Write::Intent(path.to_string(), Some(Intent::Clear { temp: temp.to_string() }))])?;
+        self.commit(
+            known.generation,
+            &[Write::Intent(
+                path.to_string(),
+                Some(Intent::Clear {
+                    temp: temp.to_string(),
+                }),
+            )],
+        )?;
         self.env.tree.discard(temp)?;
         self.prune(path, known)?;
         self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
@@ -247,16 +409,33 @@ impl Engine {
     }
 
     /// Closes an intent, with the base if it was carried out.
-    fn finished(&self, path: &str, known: &PathState, generation: u64, base: Option<BaseRow>) -> Result<(), Interrupted> {
+    fn finished(
+        &self,
+        path: &str,
+        known: &PathState,
+        generation: u64,
+        base: Option<BaseRow>,
+    ) -> Result<(), Interrupted> {
         // what was decided before all was forgotten says nothing about the revisions of now
         let of_now = |base: &BaseRow| generation == known.generation || *base == BaseRow::default();
-        let base = base.filter(of_now).map(|base| Write::Base(path.to_string(), base));
-        let writes: Vec<Write> = base.into_iter().chain([Write::Intent(path.to_string(), None)]).collect();
+        let base = base
+            .filter(of_now)
+            .map(|base| Write::Base(path.to_string(), base));
+        let writes: Vec<Write> = base
+            .into_iter()
+            .chain([Write::Intent(path.to_string(), None)])
+            .collect();
         self.commit(known.generation, &writes)
     }
 
     /// Whether what was staged took its name; then keeps what came out of there, if that is not what was planned on.
-    fn was_placed(&self, path: &str, over: Option<&Local>, staged: &Staged, late: bool) -> Result<bool, Interrupted> {
+    fn was_placed(
+        &self,
+        path: &str,
+        over: Option<&Local>,
+        staged: &Staged,
+        late: bool,
+    ) -> Result<bool, Interrupted> {
         let Some(held) = self.env.tree.stamp(&staged.temp)? else {
             // gone: the rename happened. But what shows every sign of the old file is the old file
             let now = self.env.tree.stamp(path)?;
@@ -274,7 +453,13 @@ impl Engine {
     }
 
     /// `expected`: by its stamp it is what was planned on. The bytes tell: a write through a mapping may leave no stamp.
-    fn keep_what_came_out(&self, path: &str, over: Option<&Local>, temp: &str, expected: bool) -> Result<(), Interrupted> {
+    fn keep_what_came_out(
+        &self,
+        path: &str,
+        over: Option<&Local>,
+        temp: &str,
+        expected: bool,
+    ) -> Result<(), Interrupted> {
         let held = match self.env.tree.look(temp, None)? {
             Look::Here(held) => held,
             Look::Unknown(why) if !expected => return Err(Interrupted::Unknown(why)),
@@ -285,8 +470,15 @@ impl Engine {
         }
         if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
             // only its mode was changed: that is a change of what stands there now
-            if let Some(now) = self.env.tree.stamp(path)?.filter(|_| over.entry.mode != held.entry.mode) {
-                self.env.tree.set_metadata(path, &now, held.entry.mode, None)?;
+            if let Some(now) = self
+                .env
+                .tree
+                .stamp(path)?
+                .filter(|_| over.entry.mode != held.entry.mode)
+            {
+                self.env
+                    .tree
+                    .set_metadata(path, &now, held.entry.mode, None)?;
             }
             return Ok(());
         }
@@ -307,8 +499,16 @@ impl Engine {
     }
 
     /// Whether a path was moved to `to`. What is in the trash and was not meant goes back.
-    fn has_left(&self, path: &str, what: &Local, to: &str, trash: bool) -> Result<bool, Interrupted> {
-        let Some(there) = self.env.tree.stamp(to)? else { return Ok(false) };
+    fn has_left(
+        &self,
+        path: &str,
+        what: &Local,
+        to: &str,
+        trash: bool,
+    ) -> Result<bool, Interrupted> {
+        let Some(there) = self.env.tree.stamp(to)? else {
+            return Ok(false);
+        };
         let meant = there.same_but_for_ctime(&what.stamp) && self.env.tree.holds(to, what)?;
         if !trash || meant || !holds(Rule::LookInTrash) {
             return Ok(true);
@@ -317,7 +517,9 @@ impl Engine {
             return Ok(false);
         }
         // somebody has put something else there meanwhile: both stay
-        let Look::Here(found) = self.env.tree.look(to, None)? else { return Ok(false) };
+        let Look::Here(found) = self.env.tree.look(to, None)? else {
+            return Ok(false);
+        };
         for nth in 1.. {
             let copy = copy_name(path, &found.entry, nth);
             if self.env.tree.shift(to, &copy, None)? == Moved::Done {
@@ -332,16 +534,23 @@ impl Engine {
     pub(super) fn clear_one(&self, temp: &str) -> Result<(), Interrupted> {
         let mut is_known = false;
         self.each_below(parent(temp).unwrap_or(""), &mut |_, rows| {
-            is_known = matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
+            is_known =
+                matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
             Ok(!is_known)
         })?;
-        if is_known { Ok(()) } else { self.clear_away(temp, &self.know(temp)?, temp).map(drop) }
+        if is_known {
+            Ok(())
+        } else {
+            self.clear_away(temp, &self.know(temp)?, temp).map(drop)
+        }
     }
 
     /// Removes the directories above that its last entry has left empty, unless they count by themselves.
     pub(super) fn prune(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
-            let Some(stamp) = self.env.tree.stamp(up)? else { continue };
+            let Some(stamp) = self.env.tree.stamp(up)? else {
+                continue;
+            };
             let rows = self.env.state.rows(up)?;
             let theirs = rows.remote.entry.filter(|e| e.is_dir());
             if let Some(theirs) = theirs.filter(|_| rows.base.entry.is_none()) {
@@ -349,7 +558,12 @@ impl Engine {
                     self.offer(up);
                     return Ok(());
                 }
-                let base = BaseRow { rev: rows.remote.rev, lost: false, entry: Some(theirs), seen: Some(stamp) };
+                let base = BaseRow {
+                    rev: rows.remote.rev,
+                    lost: false,
+                    entry: Some(theirs),
+                    seen: Some(stamp),
+                };
                 self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
             }
             let base = rows.base.entry.filter(|e| e.is_dir());
@@ -370,14 +584,20 @@ impl Engine {
     /// What the guard has to know of the delete that is planned.
     pub(super) fn going(&self, path: &str, known: &PathState) -> Result<DeleteEffect, Interrupted> {
         match self.going_from_here(known)? {
-            DeleteEffect::Counts(hash) if self.came_elsewhere(path, &hash) => Ok(DeleteEffect::Free),
+            DeleteEffect::Counts(hash) if self.came_elsewhere(path, &hash) => {
+                Ok(DeleteEffect::Free)
+            }
             going => Ok(going),
         }
     }
 
     fn going_from_here(&self, known: &PathState) -> Result<DeleteEffect, Interrupted> {
-        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else { return Ok(DeleteEffect::Free) };
-        let Some(to) = &known.remote().renamed_to else { return Ok(DeleteEffect::Counts(was.hash)) };
+        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else {
+            return Ok(DeleteEffect::Free);
+        };
+        let Some(to) = &known.remote().renamed_to else {
+            return Ok(DeleteEffect::Counts(was.hash));
+        };
         let rows = self.env.state.rows(to)?;
         let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&was));
         Ok(if !same(rows.remote.entry) || self.env.tree.ignored(to) {
@@ -400,7 +620,9 @@ impl Engine {
             DeleteEffect::Counts(hash) => hash,
             // the other half goes first, unless it waits itself
             DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => {
-                return Err(Interrupted::Again("it was renamed on the hub, and the new name comes first"));
+                return Err(Interrupted::Again(
+                    "it was renamed on the hub, and the new name comes first",
+                ));
             }
             DeleteEffect::Renamed(hash, _) => hash,
         };
@@ -412,13 +634,27 @@ impl Engine {
         self.queue().counts(path, &token, hash);
         let minute = self.minute();
         let Standing { files, counted, .. } = self.standing()?;
-        let room = delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
+        let room =
+            delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
         let pending = self.queue().other_deletes(path, room) + 1;
-        if !delete_guard::passes(self.options.limits, Standing { files, counted, pending }) {
-            return Err(if self.may_come_elsewhere(&hash) { Interrupted::Again(MOVED_PERHAPS) } else { Interrupted::Held });
+        if !delete_guard::passes(
+            self.options.limits,
+            Standing {
+                files,
+                counted,
+                pending,
+            },
+        ) {
+            return Err(if self.may_come_elsewhere(&hash) {
+                Interrupted::Again(MOVED_PERHAPS)
+            } else {
+                Interrupted::Held
+            });
         }
         if holds(Rule::GuardIsStored) {
-            let forget = Write::ForgetDeletes { before: delete_guard::forgotten_before(minute) };
+            let forget = Write::ForgetDeletes {
+                before: delete_guard::forgotten_before(minute),
+            };
             self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
         }
         self.queue().let_through(path);
@@ -432,6 +668,12 @@ impl Engine {
 
 /// The base after a change of metadata: `seen`, where it is still to be told, is `stamp` with the mode that became of `meant`.
 fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32, meant: u32) -> BaseRow {
-    let seen = Stamp { mode, ..then.seen.unwrap_or(stamp) };
-    BaseRow { seen: Some(seen_with(meant, then.entry.as_ref(), seen)), ..then.clone() }
+    let seen = Stamp {
+        mode,
+        ..then.seen.unwrap_or(stamp)
+    };
+    BaseRow {
+        seen: Some(seen_with(meant, then.entry.as_ref(), seen)),
+        ..then.clone()
+    }
 }

@@ -21,7 +21,12 @@ impl Engine {
     /// A directory counts by itself if it is in the base, if it has a mode of its own and something in it travels, or while it is
     /// empty here and has nothing on the hub: else what is in it makes it be. (A crash may have left it empty before the first of
     /// its files came.)
-    pub(super) fn counts(&self, path: &str, base: &BaseRow, node: Option<Local>) -> Result<Option<Local>, Interrupted> {
+    pub(super) fn counts(
+        &self,
+        path: &str,
+        base: &BaseRow,
+        node: Option<Local>,
+    ) -> Result<Option<Local>, Interrupted> {
         let Some(local) = node else { return Ok(None) };
         let in_base = base.entry.is_some_and(|b| b.is_dir());
         let counts = || {
@@ -45,7 +50,11 @@ impl Engine {
     }
 
     /// Whether there is something in the tree below that travels, and that `also` is true of.
-    pub(super) fn has_below(&self, dir: &str, also: &dyn Fn(&str) -> Called<bool>) -> Result<bool, Interrupted> {
+    pub(super) fn has_below(
+        &self,
+        dir: &str,
+        also: &dyn Fn(&str) -> Called<bool>,
+    ) -> Result<bool, Interrupted> {
         let mut found = false;
         self.env.tree.below(dir, &mut |below| {
             let counts = match self.env.tree.look(below, None)? {
@@ -69,7 +78,11 @@ impl Engine {
     }
 
     /// Calls `visit` with all that is known of the paths below a name, until it says `false`.
-    pub(super) fn each_below(&self, dir: &str, visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>) -> Result<(), Interrupted> {
+    pub(super) fn each_below(
+        &self,
+        dir: &str,
+        visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>,
+    ) -> Result<(), Interrupted> {
         let mut after = String::new();
         loop {
             let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
@@ -86,7 +99,12 @@ impl Engine {
     }
 
     /// Whether a directory has a mode that is to be known, here or there, before something comes into it.
-    pub(super) fn mode_comes_first(&self, up: &str, Rows { base, remote, .. }: &Rows, action: Action) -> Result<bool, Interrupted> {
+    pub(super) fn mode_comes_first(
+        &self,
+        up: &str,
+        Rows { base, remote, .. }: &Rows,
+        action: Action,
+    ) -> Result<bool, Interrupted> {
         if self.env.tree.ignored(up) {
             return Ok(false);
         }
@@ -95,7 +113,9 @@ impl Engine {
             // what the disk takes for another one never comes: what is below it is refused by itself
             return Ok(theirs && self.env.tree.twin(up)?.is_none());
         }
-        let Some(local) = self.look(up, base)?.filter(|local| local.entry.is_dir()) else { return Ok(false) };
+        let Some(local) = self.look(up, base)?.filter(|local| local.entry.is_dir()) else {
+            return Ok(false);
+        };
         Ok(match base.entry {
             Some(was) => was.is_dir() && base.is_at(remote) && local_mode(base, &local) != was.mode,
             None => self.has_own_mode(local.entry.mode),
@@ -103,7 +123,10 @@ impl Engine {
     }
 
     /// The directories above that are missing, each with its mode.
-    pub(super) fn missing_above<'a>(&self, path: &'a str) -> Result<Vec<(&'a str, u32)>, Interrupted> {
+    pub(super) fn missing_above<'a>(
+        &self,
+        path: &'a str,
+    ) -> Result<Vec<(&'a str, u32)>, Interrupted> {
         let mut missing = Vec::new();
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             if self.env.tree.stamp(up)?.is_some() {
@@ -113,7 +136,9 @@ impl Engine {
             missing.push((up, theirs.map_or(DIR_MODE, |theirs| theirs.mode)));
         }
         if !missing.is_empty() && !*lock(&self.drained) {
-            return Err(Interrupted::Again("its directory is new, and the hub has not told all changes yet"));
+            return Err(Interrupted::Again(
+                "its directory is new, and the hub has not told all changes yet",
+            ));
         }
         missing.reverse();
         Ok(missing)
@@ -124,7 +149,9 @@ impl Engine {
         let mut found = LiveBelow::default();
         self.each_below(dir, &mut |path, Rows { base, remote, .. }| {
             if let Some(theirs) = remote.entry.filter(|_| !self.env.tree.ignored(path)) {
-                let deleted = base.entry.is_some_and(|was| base.is_at(remote) || was.same_body(&theirs));
+                let deleted = base
+                    .entry
+                    .is_some_and(|was| base.is_at(remote) || was.same_body(&theirs));
                 found.going |= deleted;
                 found.comes |= !deleted;
             }

@@ -30,7 +30,10 @@ pub struct Burst {
 impl Burst {
     /// A delete came. `due`: how many are due, this one included.
     pub fn add(&mut self, now: Duration, due: usize, quiet: Quiet) {
-        let first = self.times.map(|(first, _)| first).filter(|_| now < self.end(due, quiet) + WEIGHING);
+        let first = self
+            .times
+            .map(|(first, _)| first)
+            .filter(|_| now < self.end(due, quiet) + WEIGHING);
         self.times = Some((first.unwrap_or(now), now));
     }
 
@@ -44,17 +47,28 @@ impl Burst {
 
     /// How long to wait before so many are weighed.
     pub fn left(&self, now: Duration, due: usize, quiet: Quiet) -> Duration {
-        if due == 0 { Duration::ZERO } else { self.end(due, quiet).saturating_sub(now) }
+        if due == 0 {
+            Duration::ZERO
+        } else {
+            self.end(due, quiet).saturating_sub(now)
+        }
     }
 
     /// Whether it began lately.
     fn is_young(&self, now: Duration) -> bool {
-        self.times.is_some_and(|(first, _)| now < first + GATHER_MAX)
+        self.times
+            .is_some_and(|(first, _)| now < first + GATHER_MAX)
     }
 
     fn end(&self, due: usize, quiet: Quiet) -> Duration {
-        let quiet = if due > 1 { quiet.after_more } else { quiet.after_one };
-        self.times.map_or(Duration::ZERO, |(first, last)| (last + quiet).min(first + GATHER_MAX))
+        let quiet = if due > 1 {
+            quiet.after_more
+        } else {
+            quiet.after_one
+        };
+        self.times.map_or(Duration::ZERO, |(first, last)| {
+            (last + quiet).min(first + GATHER_MAX)
+        })
     }
 }
 
@@ -93,7 +107,10 @@ impl Engine {
 mod tests {
     use super::*;
 
-    const QUIET: Quiet = Quiet { after_one: Duration::from_millis(300), after_more: Duration::from_secs(2) };
+    const QUIET: Quiet = Quiet {
+        after_one: Duration::from_millis(300),
+        after_more: Duration::from_secs(2),
+    };
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -109,7 +126,13 @@ mod tests {
         burst.add(ms(1200), 2, QUIET);
         assert_eq!(burst.left(ms(1300), 2, QUIET), ms(1900));
         burst.add(ms(3000), 3, QUIET);
-        assert_eq!((burst.left(ms(4999), 3, QUIET), burst.left(ms(5000), 3, QUIET)), (ms(1), ms(0)));
+        assert_eq!(
+            (
+                burst.left(ms(4999), 3, QUIET),
+                burst.left(ms(5000), 3, QUIET)
+            ),
+            (ms(1), ms(0))
+        );
         assert_eq!(burst.left(ms(4000), 0, QUIET), ms(0));
         burst.prolong(ms(4999), 3, QUIET);
         assert_eq!(burst.left(ms(5000), 3, QUIET), ms(1999));

@@ -235,7 +235,11 @@ impl Engine {
     /// where to go on, `None` at the end. What has changed in the tree only is for a scan to offer.
     pub fn sweep(&self, after: &str) -> Called<Option<String>> {
         let rows = self.env.state.below("", after, ROWS_PER_READ)?;
-        let last = if rows.len() < ROWS_PER_READ { None } else { rows.last().map(|(path, _)| path.clone()) };
+        let last = if rows.len() < ROWS_PER_READ {
+            None
+        } else {
+            rows.last().map(|(path, _)| path.clone())
+        };
         for (path, rows) in rows {
             if rows.intent.is_some() || rows.key.is_some() || !rows.base.is_at(&rows.remote) {
                 self.offer(&path);
@@ -278,10 +282,18 @@ impl Engine {
     pub fn carry_out(&self, WorkItem { path, task }: WorkItem) -> Report {
         let done = match task {
             Task::Examine => self.examine(&path),
-            Task::CarryOut => self.turn(&path).map(|progress| if progress { WorkEnd::Progress } else { WorkEnd::Settled }),
+            Task::CarryOut => self.turn(&path).map(|progress| {
+                if progress {
+                    WorkEnd::Progress
+                } else {
+                    WorkEnd::Settled
+                }
+            }),
         };
         let (end, outcome) = outcome(done);
-        if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some()) && !self.queue().is_counted(&path) {
+        if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some())
+            && !self.queue().is_counted(&path)
+        {
             // before it may be taken
             self.burst_grows();
         }
@@ -289,7 +301,14 @@ impl Engine {
             self.arrivals.fetch_add(1, SeqCst);
         }
         let parked = self.queue().ended(&path, end);
-        Report { path, outcome: if parked { Outcome::Waits(PARKED.into()) } else { outcome } }
+        Report {
+            path,
+            outcome: if parked {
+                Outcome::Waits(PARKED.into())
+            } else {
+                outcome
+            },
+        }
     }
 
     /// Whether there may be something to do that way.
@@ -301,7 +320,9 @@ impl Engine {
     /// Nothing is being done, and nothing can be before something happens.
     pub fn is_quiet(&self) -> bool {
         let (drained, queue) = (self.is_drained(), self.queue());
-        queue.is_idle() && !queue.has_work(drained, Direction::Up) && !queue.has_work(drained, Direction::Down)
+        queue.is_idle()
+            && !queue.has_work(drained, Direction::Up)
+            && !queue.has_work(drained, Direction::Down)
     }
 
     /// What waits is due again: after a poll, from time to time (transient failures), and when there is room on the disk again.
@@ -359,15 +380,37 @@ impl Engine {
         let plan = self.plan(&known);
         let counted = takes_away(plan.action)
             && plan.action != Action::Forget
-            && matches!(self.going(path, &known), Ok(DeleteEffect::Counts(_)) | Err(_));
-        let entry = if takes_away(plan.action) { known.base().entry } else { known.local.map(|l| l.entry).or(known.remote().entry) };
-        let theirs = if plan.action == Action::Download { known.remote().entry } else { entry };
-        Ok((plan.action != Action::Nothing).then_some(Preview { plan, counted, entry: theirs }))
+            && matches!(
+                self.going(path, &known),
+                Ok(DeleteEffect::Counts(_)) | Err(_)
+            );
+        let entry = if takes_away(plan.action) {
+            known.base().entry
+        } else {
+            known.local.map(|l| l.entry).or(known.remote().entry)
+        };
+        let theirs = if plan.action == Action::Download {
+            known.remote().entry
+        } else {
+            entry
+        };
+        Ok((plan.action != Action::Nothing).then_some(Preview {
+            plan,
+            counted,
+            entry: theirs,
+        }))
     }
 
     /// Whether the guard would hold so many deletes.
     pub fn would_hold(&self, pending: u64) -> Called<bool> {
-        Ok(!self.options.allow_deletes && !delete_guard::passes(self.options.limits, Standing { pending, ..self.standing()? }))
+        Ok(!self.options.allow_deletes
+            && !delete_guard::passes(
+                self.options.limits,
+                Standing {
+                    pending,
+                    ..self.standing()?
+                },
+            ))
     }
 
     /// What the guard knows, but for what is pending.
@@ -375,7 +418,11 @@ impl Engine {
         // what was counted and is under way is not to be counted as a file as well
         let passing = self.queue().passing() as u64;
         let files = self.env.state.files()?.saturating_sub(passing);
-        Ok(Standing { files, counted: delete_guard::counted(&self.env.state.deletes()?, self.minute()), pending: 0 })
+        Ok(Standing {
+            files,
+            counted: delete_guard::counted(&self.env.state.deletes()?, self.minute()),
+            pending: 0,
+        })
     }
 
     /// Since 1970.
@@ -385,7 +432,13 @@ impl Engine {
 
     fn plan(&self, known: &PathState) -> Plan {
         let (base, remote) = (known.base(), known.remote());
-        plan::one_way(known.plan(), self.options.mode, base, known.local.as_ref(), remote)
+        plan::one_way(
+            known.plan(),
+            self.options.mode,
+            base,
+            known.local.as_ref(),
+            remote,
+        )
     }
 
     /// Whether paths were turned away since the last call: sweep and scan once there is room.
@@ -394,7 +447,10 @@ impl Engine {
     }
 
     fn generation(&self) -> u64 {
-        *self.generation.read().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .generation
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> MutexGuard<'_, WorkQueue> {
@@ -407,21 +463,32 @@ impl Engine {
         let rows = self.env.state.rows(path)?;
         let node = self.look(path, &rows.base)?;
         let mut local = self.counts(path, &rows.base, node)?;
-        if let (true, Some(local), Some(base)) = (self.options.times_alone_stay, &mut local, rows.base.entry)
+        if let (true, Some(local), Some(base)) =
+            (self.options.times_alone_stay, &mut local, rows.base.entry)
             && local.entry.same_body(&base)
         {
             local.entry.mtime = rows.base.seen.map_or(base.mtime, |seen| seen.mtime);
         }
-        Ok(PathState { generation, rows, node, local })
+        Ok(PathState {
+            generation,
+            rows,
+            node,
+            local,
+        })
     }
 
     fn look(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Interrupted> {
-        match self.env.tree.look(path, base.seen.as_ref().zip(base.entry.as_ref()))? {
+        match self
+            .env
+            .tree
+            .look(path, base.seen.as_ref().zip(base.entry.as_ref()))?
+        {
             Look::Absent => Ok(None),
             Look::Here(mut local) => {
                 if local.entry.is_dir() && local.entry.mode & DIR_READABLE != DIR_READABLE {
                     let was = base.entry.filter(Entry::is_dir);
-                    local.entry.mode = was.map_or(DIR_MODE, |was| base.seen.map_or(was.mode, |seen| seen.mode));
+                    local.entry.mode =
+                        was.map_or(DIR_MODE, |was| base.seen.map_or(was.mode, |seen| seen.mode));
                 }
                 Ok(Some(local))
             }
@@ -431,9 +498,14 @@ impl Engine {
 
     /// Writes what belongs to what was known at `generation`; nothing, if all was forgotten since.
     fn commit(&self, generation: u64, writes: &[Write]) -> Result<(), Interrupted> {
-        let now = self.generation.read().unwrap_or_else(PoisonError::into_inner);
+        let now = self
+            .generation
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         if *now != generation {
-            return Err(Interrupted::Again("the hub was set back, and all is compared again"));
+            return Err(Interrupted::Again(
+                "the hub was set back, and all is compared again",
+            ));
         }
         // a commit that fails may have happened
         self.heard(writes);
@@ -442,7 +514,13 @@ impl Engine {
 
     /// Takes note of the points among what is written.
     fn heard(&self, writes: &[Write]) {
-        let points = writes.iter().flat_map(|write| if let Write::Points(points) = write { points.as_slice() } else { &[] });
+        let points = writes.iter().flat_map(|write| {
+            if let Write::Points(points) = write {
+                points.as_slice()
+            } else {
+                &[]
+            }
+        });
         let mut newest = lock(&self.newest);
         *newest = points.copied().fold(*newest, Revision::max);
     }
@@ -463,7 +541,10 @@ fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, Outcome) {
             (WorkEnd::Wait(Some(other)), Outcome::Waits(why))
         }
         Err(Interrupted::Held) => (WorkEnd::Held, Outcome::Held),
-        Err(Interrupted::Unknown(why)) => (WorkEnd::Dropped, Outcome::Refused(Error::new(crate::error::Kind::Failed, why))),
+        Err(Interrupted::Unknown(why)) => (
+            WorkEnd::Dropped,
+            Outcome::Refused(Error::new(crate::error::Kind::Failed, why)),
+        ),
         Err(Interrupted::Fault(Fault::Later(e))) => (WorkEnd::Wait(None), Outcome::Later(e)),
         Err(Interrupted::Fault(Fault::NoSpace(e))) => (WorkEnd::Wait(None), Outcome::NoSpace(e)),
         Err(Interrupted::Fault(Fault::Refused(e))) => (WorkEnd::Dropped, Outcome::Refused(e)),

@@ -18,7 +18,8 @@ use crate::files::plan::Stamp;
 use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 
-pub(super) const MOVED_PERHAPS: &str = "it may have been moved to another synced directory, and that one comes first";
+pub(super) const MOVED_PERHAPS: &str =
+    "it may have been moved to another synced directory, and that one comes first";
 
 /// Engines that know of each other. Names of directories tell them apart, also after they were opened again.
 #[derive(Default)]
@@ -47,12 +48,17 @@ impl Moves {
         if self.gone.len() >= limits::DUE {
             return false;
         }
-        let (dir, path) = self.gone.entry(came).or_insert_with(|| (gone.0.to_string(), gone.1.to_string()));
+        let (dir, path) = self
+            .gone
+            .entry(came)
+            .or_insert_with(|| (gone.0.to_string(), gone.1.to_string()));
         (dir.as_str(), path.as_str()) == gone
     }
 
     fn is_free(&self, came: &(String, String), gone: (&str, &str)) -> bool {
-        self.gone.get(came).is_none_or(|(dir, path)| (dir.as_str(), path.as_str()) == gone)
+        self.gone
+            .get(came)
+            .is_none_or(|(dir, path)| (dir.as_str(), path.as_str()) == gone)
     }
 }
 
@@ -71,33 +77,51 @@ impl Neighbours {
     fn others(&self, dir: &str) -> Vec<(String, Arc<Engine>)> {
         let shared = lock(&self.0);
         let others = shared.engines.iter().filter(|(name, _)| *name != dir);
-        others.filter_map(|(name, engine)| Some((name.clone(), engine.upgrade()?))).collect()
+        others
+            .filter_map(|(name, engine)| Some((name.clone(), engine.upgrade()?)))
+            .collect()
     }
 }
 
 impl Engine {
     /// Tells the engines of other directories of this one; once.
     pub fn join(self: &Arc<Engine>, neighbours: &Arc<Neighbours>, dir: &str) {
-        lock(&neighbours.0).engines.insert(dir.to_string(), Arc::downgrade(self));
-        let _ = self.neighbours.set(Place { of: neighbours.clone(), dir: dir.to_string() });
+        lock(&neighbours.0)
+            .engines
+            .insert(dir.to_string(), Arc::downgrade(self));
+        let _ = self.neighbours.set(Place {
+            of: neighbours.clone(),
+            dir: dir.to_string(),
+        });
     }
 
     /// Whether what is gone from here has come into another directory, and is in sync there.
     pub(super) fn came_elsewhere(&self, path: &str, hash: &Hash) -> bool {
-        let Some(Place { of, dir }) = self.neighbours.get().filter(|_| holds(Rule::MovesBetween)) else { return false };
+        let Some(Place { of, dir }) = self.neighbours.get().filter(|_| holds(Rule::MovesBetween))
+        else {
+            return false;
+        };
         for (other, engine) in of.others(dir) {
             // what is wrong there is said there
-            for candidate in engine.env.state.with_hash(hash, MAX_EQUAL_FILES).unwrap_or_default() {
+            for candidate in engine
+                .env
+                .state
+                .with_hash(hash, MAX_EQUAL_FILES)
+                .unwrap_or_default()
+            {
                 let came = (other.clone(), candidate);
                 // empty files are equal by chance
                 if *hash == Hash::of(b"") && name(&came.1) != name(path) {
                     continue;
                 }
-                let is_free = !holds(Rule::OneMoveEach) || lock(&of.0).moves.is_free(&came, (dir, path));
+                let is_free =
+                    !holds(Rule::OneMoveEach) || lock(&of.0).moves.is_free(&came, (dir, path));
                 if !is_free || !engine.has_come(&came.1, hash).unwrap_or(false) {
                     continue;
                 }
-                if !holds(Rule::OneMoveEach) || lock(&of.0).moves.take(came, (dir, path), self.minute()) {
+                if !holds(Rule::OneMoveEach)
+                    || lock(&of.0).moves.take(came, (dir, path), self.minute())
+                {
                     return true;
                 }
             }
@@ -107,34 +131,61 @@ impl Engine {
 
     /// Whether that is still to be seen: another directory is being looked at, or has a file with these bytes to sync.
     pub(super) fn may_come_elsewhere(&self, hash: &Hash) -> bool {
-        let Some(Place { of, dir }) = self.neighbours.get() else { return false };
+        let Some(Place { of, dir }) = self.neighbours.get() else {
+            return false;
+        };
         let others = of.others(dir);
         let comes = others.iter().any(|(_, engine)| engine.queue().brings(hash));
-        comes || self.is_burst_young() && others.iter().any(|(_, engine)| !engine.is_drained() || engine.queue().examines())
+        comes
+            || self.is_burst_young()
+                && others
+                    .iter()
+                    .any(|(_, engine)| !engine.is_drained() || engine.queue().examines())
     }
 
     /// Whether deletes wait that may be moves.
     pub fn deletes_wait(&self) -> bool {
-        self.neighbours.get().is_some_and(|place| !place.of.others(&place.dir).is_empty()) && self.queue().counted_deletes() > 0
+        self.neighbours
+            .get()
+            .is_some_and(|place| !place.of.others(&place.dir).is_empty())
+            && self.queue().counted_deletes() > 0
     }
 
     /// How many new contents other directories have synced so far: deletes that are held may be moves by now.
     pub fn arrivals_elsewhere(&self) -> u64 {
-        let Some(Place { of, dir }) = self.neighbours.get() else { return 0 };
-        of.others(dir).iter().map(|(_, engine)| engine.arrivals.load(SeqCst)).sum()
+        let Some(Place { of, dir }) = self.neighbours.get() else {
+            return 0;
+        };
+        of.others(dir)
+            .iter()
+            .map(|(_, engine)| engine.arrivals.load(SeqCst))
+            .sum()
     }
 
     /// Whether this file is in sync with these bytes, and came lately: a rename, a copy and a download set its ctime.
     fn has_come(&self, path: &str, hash: &Hash) -> Called<bool> {
         let rows = self.env.state.rows(path)?;
-        let same = rows.base.entry.is_some_and(|entry| entry.hash == *hash) && rows.base.is_at(&rows.remote);
-        let Some(seen) = rows.base.seen.filter(|_| same && rows.intent.is_none() && rows.key.is_none()) else { return Ok(false) };
-        let age = clock::millis(self.env.ambient.now()).abs_diff(u64::try_from(seen.ctime / 1_000_000).unwrap_or(0));
+        let same = rows.base.entry.is_some_and(|entry| entry.hash == *hash)
+            && rows.base.is_at(&rows.remote);
+        let Some(seen) = rows
+            .base
+            .seen
+            .filter(|_| same && rows.intent.is_none() && rows.key.is_none())
+        else {
+            return Ok(false);
+        };
+        let age = clock::millis(self.env.ambient.now())
+            .abs_diff(u64::try_from(seen.ctime / 1_000_000).unwrap_or(0));
         if age > WINDOW_MINUTES * 60_000 {
             return Ok(false);
         }
         // the filesystem may keep another mode
-        let untouched = |now: Stamp| Stamp { mode: seen.mode, ..now } == seen;
+        let untouched = |now: Stamp| {
+            Stamp {
+                mode: seen.mode,
+                ..now
+            } == seen
+        };
         Ok(self.env.tree.stamp(path)?.is_some_and(untouched))
     }
 }

@@ -1,30 +1,53 @@
 //! One path: examined, and carried one step further.
 
-use crate::files::plan::{Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from};
+use crate::files::plan::{
+    Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from,
+};
 use crate::files::rules::{Rule, holds};
 
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::send::brings;
 use super::traits::{Token, Write};
-use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathResult, PathState, is_file};
+use super::{
+    DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathResult, PathState, is_file,
+};
 
 impl Engine {
     /// Looks at a path and says what kind of work it is. Changes nothing.
     pub(super) fn examine(&self, path: &str) -> Result<WorkEnd, Interrupted> {
-        let examined = |rank, way| Examined { rank, way, fresh: None, counted: None };
+        let examined = |rank, way| Examined {
+            rank,
+            way,
+            fresh: None,
+            counted: None,
+        };
         if self.is_ignored(path) {
-            return Ok(WorkEnd::Examined(examined(Precedence::Change, Direction::Down)));
+            return Ok(WorkEnd::Examined(examined(
+                Precedence::Change,
+                Direction::Down,
+            )));
         }
         let known = self.know(path)?;
         if known.rows.intent.is_some() || known.rows.key.is_some() {
-            let way = if known.rows.intent.is_some() { Direction::Down } else { Direction::Up };
+            let way = if known.rows.intent.is_some() {
+                Direction::Down
+            } else {
+                Direction::Up
+            };
             return Ok(WorkEnd::Examined(examined(Precedence::Begun, way)));
         }
         if known.base().lost {
-            return Ok(WorkEnd::Examined(examined(Precedence::Change, Direction::Down)));
+            return Ok(WorkEnd::Examined(examined(
+                Precedence::Change,
+                Direction::Down,
+            )));
         }
         let action = self.plan(&known).action;
-        let way = if matches!(action, Action::Upload | Action::Delete) { Direction::Up } else { Direction::Down };
+        let way = if matches!(action, Action::Upload | Action::Delete) {
+            Direction::Up
+        } else {
+            Direction::Down
+        };
         let found = match action {
             Action::Delete | Action::Trash => {
                 let token = token(path, &known);
@@ -36,15 +59,26 @@ impl Engine {
                 };
                 let approved = hash.is_some() && self.is_approved(&token)?;
                 let counted = hash.filter(|_| !approved).map(|hash| (token, hash));
-                Examined { counted, ..examined(Precedence::Delete, way) }
+                Examined {
+                    counted,
+                    ..examined(Precedence::Delete, way)
+                }
             }
             Action::Upload => {
                 let fresh = known.local.and_then(|local| brings(&known, &local));
-                Examined { fresh: fresh.map(|hash| (hash, Direction::Up)), ..examined(Precedence::Change, way) }
+                Examined {
+                    fresh: fresh.map(|hash| (hash, Direction::Up)),
+                    ..examined(Precedence::Change, way)
+                }
             }
             Action::Download => {
-                let comes = known.remote().entry.filter(|new| !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new)));
-                Examined { fresh: comes.map(|new| (new.hash, Direction::Down)), ..examined(Precedence::Change, way) }
+                let comes = known.remote().entry.filter(|new| {
+                    !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new))
+                });
+                Examined {
+                    fresh: comes.map(|new| (new.hash, Direction::Down)),
+                    ..examined(Precedence::Change, way)
+                }
             }
             _ => examined(Precedence::Change, way),
         };
@@ -68,9 +102,15 @@ impl Engine {
             return self.leave_alone(path, &known);
         }
         if known.base().lost {
-            return Err(Interrupted::Again("the hub was set back, and it is still to be heard what it has instead"));
+            return Err(Interrupted::Again(
+                "the hub was set back, and it is still to be heard what it has instead",
+            ));
         }
-        if self.clash(path, &known)? { Ok(true) } else { self.step(path, known) }
+        if self.clash(path, &known)? {
+            Ok(true)
+        } else {
+            self.step(path, known)
+        }
     }
 
     /// A newly ignored path leaves the base: its absence there is no delete. What the hub has of it stays known.
@@ -78,7 +118,10 @@ impl Engine {
         if *known.base() == BaseRow::default() {
             return Ok(false);
         }
-        self.commit(known.generation, &[Write::Base(path.to_string(), BaseRow::default())])?;
+        self.commit(
+            known.generation,
+            &[Write::Base(path.to_string(), BaseRow::default())],
+        )?;
         Ok(true)
     }
 
@@ -98,7 +141,10 @@ impl Engine {
                 if known.base().entry.is_some() {
                     self.prune(path, &known)?;
                 }
-                self.commit(known.generation, &[Write::Base(path.to_string(), in_step(&known, None))])?;
+                self.commit(
+                    known.generation,
+                    &[Write::Base(path.to_string(), in_step(&known, None))],
+                )?;
                 Ok(true)
             }
             (Action::Upload, Some(local)) => self.upload(path, &known, &local, plan.mode),
@@ -108,7 +154,9 @@ impl Engine {
             (Action::Conflict, Some(local)) => self.resolve(path, &known, &local, plan.mode),
             (Action::Download, local) => self.place(path, &known, local, plan.mode),
             // these are planned for something that is here
-            (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => Err(Interrupted::Again(PLAN_CHANGED)),
+            (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => {
+                Err(Interrupted::Again(PLAN_CHANGED))
+            }
         }
     }
 
@@ -118,10 +166,20 @@ impl Engine {
             let rows = self.env.state.rows(up)?;
             let open = rows.key.is_some() || rows.intent.is_some();
             let comes = matches!(action, Action::Upload | Action::Download | Action::Conflict);
-            let there = is_file(rows.remote.entry.as_ref()) && holds(Rule::OrderBelow) && !self.is_ignored(up);
-            let here = || Ok::<bool, Interrupted>(is_file(self.look(up, &rows.base)?.map(|l| l.entry).as_ref()));
+            let there = is_file(rows.remote.entry.as_ref())
+                && holds(Rule::OrderBelow)
+                && !self.is_ignored(up);
+            let here = || {
+                Ok::<bool, Interrupted>(is_file(
+                    self.look(up, &rows.base)?.map(|l| l.entry).as_ref(),
+                ))
+            };
             let open = open && action == Action::Upload;
-            if open || comes && there || action == Action::Download && here()? || comes && self.mode_comes_first(up, &rows, action)? {
+            if open
+                || comes && there
+                || action == Action::Download && here()?
+                || comes && self.mode_comes_first(up, &rows, action)?
+            {
                 return Err(Interrupted::WaitFor(up.to_string()));
             }
         }
@@ -133,14 +191,23 @@ impl Engine {
         if let (Some(local), Some(_)) = (local, known.base().entry)
             && known.base().seen != Some(local.stamp)
         {
-            let base = BaseRow { seen: Some(local.stamp), ..known.base().clone() };
+            let base = BaseRow {
+                seen: Some(local.stamp),
+                ..known.base().clone()
+            };
             self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
         }
         Ok(false)
     }
 
     /// Equal bytes on both sides: only mode and time may have to follow.
-    pub(super) fn adopt(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
+    pub(super) fn adopt(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &Local,
+        mode: u32,
+    ) -> PathResult {
         let ours = is_retimed(known.base(), local);
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);
@@ -151,7 +218,8 @@ impl Engine {
         if mode != local_mode(known.base(), local) || mtime != local.entry.mtime {
             return self.change_metadata(path, known, local, (mode, mtime), in_step(known, None));
         }
-        let same = |now: &Stamp| *now == local.stamp || local.entry.is_dir() && now.same_dir(&local.stamp);
+        let same =
+            |now: &Stamp| *now == local.stamp || local.entry.is_dir() && now.same_dir(&local.stamp);
         if !self.env.tree.stamp(path)?.is_some_and(|now| same(&now)) {
             return Err(Interrupted::Again(LOCAL_CHANGED));
         }
@@ -169,7 +237,11 @@ impl Engine {
         if holds(Rule::KeepBoth) {
             return self.aside(path, known, local, BaseRow::default());
         }
-        if known.remote().entry.is_some_and(|r| local.entry.mtime < r.mtime) {
+        if known
+            .remote()
+            .entry
+            .is_some_and(|r| local.entry.mtime < r.mtime)
+        {
             self.place(path, known, Some(*local), mode)
         } else {
             self.upload(path, known, local, local.entry.mode)
@@ -180,17 +252,29 @@ impl Engine {
 /// The base of a path whose hub's row has just been carried out here.
 pub(super) fn in_step(known: &PathState, seen: Option<Stamp>) -> BaseRow {
     let RemoteRow { rev, entry, .. } = *known.remote();
-    BaseRow { rev, lost: false, entry, seen }
+    BaseRow {
+        rev,
+        lost: false,
+        entry,
+        seen,
+    }
 }
 
 /// What to compare with later. A mode that differs from the hub's on purpose must still show as a change of ours.
 pub(super) fn seen_with(mode: u32, theirs: Option<&Entry>, stamp: Stamp) -> Stamp {
     match theirs {
-        Some(theirs) if theirs.mode != mode => Stamp { mode: theirs.mode, ..stamp },
+        Some(theirs) if theirs.mode != mode => Stamp {
+            mode: theirs.mode,
+            ..stamp
+        },
         _ => stamp,
     }
 }
 
 pub(super) fn token(path: &str, known: &PathState) -> Token {
-    Token { path: path.to_string(), base: known.base().rev, remote: known.remote().rev }
+    Token {
+        path: path.to_string(),
+        base: known.base().rev,
+        remote: known.remote().rev,
+    }
 }

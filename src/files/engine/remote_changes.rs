@@ -32,22 +32,37 @@ pub enum Polled {
 impl Engine {
     /// Fetches and stores one page.
     pub fn poll(&self) -> Called<Polled> {
-        let Ok(_one) = self.polling.try_lock() else { return Ok(Polled::Busy) };
+        let Ok(_one) = self.polling.try_lock() else {
+            return Ok(Polled::Busy);
+        };
         let feed = self.env.state.feed()?;
         if feed.generation != self.generation() && holds(Rule::FailedMayHaveHappened) {
             // the commit that forgot all failed, but had happened
             self.forgotten(self.lock_generation(), feed.generation)?;
             return Ok(Polled::NewEpoch);
         }
-        match self.env.hub.changes(feed.cursor, self.newest(), feed.began)? {
+        match self
+            .env
+            .hub
+            .changes(feed.cursor, self.newest(), feed.began)?
+        {
             Changes::Gone => {
                 *lock(&self.drained) = false;
-                let start = Feed { cursor: 0, listing: false, began: None, ..feed };
-                self.env.state.commit(&[Write::Feed(start), Write::NothingListed])?;
+                let start = Feed {
+                    cursor: 0,
+                    listing: false,
+                    began: None,
+                    ..feed
+                };
+                self.env
+                    .state
+                    .commit(&[Write::Feed(start), Write::NothingListed])?;
                 Ok(Polled::More)
             }
             Changes::OtherHistory => self.compare(feed, feed.epoch),
-            Changes::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => self.compare(feed, page.epoch),
+            Changes::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => {
+                self.compare(feed, page.epoch)
+            }
             Changes::Page(page) => self.store(feed, page),
         }
     }
@@ -56,13 +71,21 @@ impl Engine {
     /// equal will be adopted, the rest is new on either side.
     fn compare(&self, feed: Feed, epoch: Uuid) -> Called<Polled> {
         let points = self.env.state.points()?;
-        let through = if points.is_empty() { 0 } else { self.env.hub.common(feed.epoch, &points)? };
+        let through = if points.is_empty() {
+            0
+        } else {
+            self.env.hub.common(feed.epoch, &points)?
+        };
         let (forget, polled) = match through {
             0 => (Write::ForgetAll, Polled::NewEpoch),
             through => (Write::SetBack { through }, Polled::SetBack(through)),
         };
         let generation = self.lock_generation();
-        let start = Feed { epoch, generation: feed.generation + 1, ..Feed::default() };
+        let start = Feed {
+            epoch,
+            generation: feed.generation + 1,
+            ..Feed::default()
+        };
         self.env.state.commit(&[forget, Write::Feed(start)])?;
         self.forgotten(generation, start.generation)?;
         Ok(polled)
@@ -70,7 +93,9 @@ impl Engine {
 
     /// No thread commits until it is dropped.
     fn lock_generation(&self) -> RwLockWriteGuard<'_, u64> {
-        self.generation.write().unwrap_or_else(PoisonError::into_inner)
+        self.generation
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forgotten(&self, mut generation: RwLockWriteGuard<'_, u64>, now: u64) -> Called<()> {
@@ -84,23 +109,43 @@ impl Engine {
 
     fn store(&self, feed: Feed, page: Page) -> Called<Polled> {
         let listing = feed.listing || feed.cursor == 0;
-        let began = if listing { feed.began.or(page.began).or(Some(page.rev)) } else { None };
+        let began = if listing {
+            feed.began.or(page.began).or(Some(page.rev))
+        } else {
+            None
+        };
         let cursor = page.last.unwrap_or(feed.cursor);
-        let mut at = Feed { cursor, listing, began, ..feed };
+        let mut at = Feed {
+            cursor,
+            listing,
+            began,
+            ..feed
+        };
         let points = points(&page);
         if !holds(Rule::CursorWithRows) {
             self.env.state.commit(&[Write::Feed(at)])?;
         }
         // whatever a hub says, it names nothing outside of the directory
-        let named: Vec<(String, RemoteRow)> = page.rows.into_iter().filter(|(path, _)| relpath::check(path).is_ok()).collect();
+        let named: Vec<(String, RemoteRow)> = page
+            .rows
+            .into_iter()
+            .filter(|(path, _)| relpath::check(path).is_ok())
+            .collect();
         let paths: Vec<String> = named.iter().map(|(path, _)| path.clone()).collect();
-        let rows = named.into_iter().map(|(path, row)| Write::Remote { path, row, listed: listing });
+        let rows = named.into_iter().map(|(path, row)| Write::Remote {
+            path,
+            row,
+            listed: listing,
+        });
         let mut writes: Vec<Write> = rows.collect();
         if page.last.is_none() && page.more {
             // a hub that says so for ever would be asked for ever
             return Ok(Polled::Drained);
         }
-        if points.last().is_some_and(|last| at != feed || *last > self.newest()) {
+        if points
+            .last()
+            .is_some_and(|last| at != feed || *last > self.newest())
+        {
             writes.push(Write::Points(points));
         }
         writes.push(Write::Feed(at));
@@ -110,8 +155,14 @@ impl Engine {
         }
         if !page.more && listing {
             self.end_listing(page.rev)?;
-            at = Feed { listing: false, began: None, ..at };
-            self.env.state.commit(&[Write::Feed(at), Write::NothingListed])?;
+            at = Feed {
+                listing: false,
+                began: None,
+                ..at
+            };
+            self.env
+                .state
+                .commit(&[Write::Feed(at), Write::NothingListed])?;
         }
         // all of a page at once: nobody decides about the first of them as if there were no others
         let mut queue = self.queue();
@@ -123,7 +174,11 @@ impl Engine {
         if news || !paths.is_empty() {
             self.wake(false);
         }
-        Ok(if page.more { Polled::More } else { Polled::Drained })
+        Ok(if page.more {
+            Polled::More
+        } else {
+            Polled::Drained
+        })
     }
 
     /// What the listing has not named is gone from the hub. May be repeated: its end is stored after it.
@@ -134,13 +189,21 @@ impl Engine {
         let mut after = String::new();
         loop {
             let paths = self.env.state.not_listed(&after, ROWS_PER_READ)?;
-            let writes: Vec<Write> = paths.iter().map(|path| Write::Unlisted { path: path.clone(), through }).collect();
+            let writes: Vec<Write> = paths
+                .iter()
+                .map(|path| Write::Unlisted {
+                    path: path.clone(),
+                    through,
+                })
+                .collect();
             if !writes.is_empty() {
                 self.env.state.commit(&writes)?;
             }
             for path in &paths {
                 if !holds(Rule::UnlistedKeepsBase) {
-                    self.env.state.commit(&[Write::Base(path.clone(), Default::default())])?;
+                    self.env
+                        .state
+                        .commit(&[Write::Base(path.clone(), Default::default())])?;
                 }
                 self.offer(path);
             }
@@ -153,14 +216,26 @@ impl Engine {
 
     /// Rows of answers to our own requests: they may be older than what the feed has told already.
     pub(super) fn remote_writes(rows: &[(String, RemoteRow)]) -> impl Iterator<Item = Write> + '_ {
-        rows.iter().map(|(path, row)| Write::Remote { path: path.clone(), row: row.clone(), listed: false })
+        rows.iter().map(|(path, row)| Write::Remote {
+            path: path.clone(),
+            row: row.clone(),
+            listed: false,
+        })
     }
 }
 
 /// One point for each commit that a page tells of; and the latest one, since what is not in the page says something too.
 fn points(page: &Page) -> Vec<Revision> {
-    let latest = Revision { rev: page.rev, tag: page.tag };
-    let rows = page.rows.iter().map(|(_, row)| row.at()).chain([latest]).filter(|at| !at.tag.is_unknown());
+    let latest = Revision {
+        rev: page.rev,
+        tag: page.tag,
+    };
+    let rows = page
+        .rows
+        .iter()
+        .map(|(_, row)| row.at())
+        .chain([latest])
+        .filter(|at| !at.tag.is_unknown());
     let mut points: Vec<Revision> = Vec::new();
     for at in rows {
         match points.last_mut() {

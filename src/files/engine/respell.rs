@@ -24,19 +24,25 @@ impl Engine {
     pub(super) fn respell(&self, known: &PathState, twin: &Twin) -> PathResult {
         let Some(there) = &twin.there else {
             // a name that has just gone may still answer for a moment
-            return Err(Interrupted::Again("the disk takes its name for another one"));
+            return Err(Interrupted::Again(
+                "the disk takes its name for another one",
+            ));
         };
         let found = self.found(there)?;
         if found.live && !self.is_drained() {
             // its delete may still be on its way
-            return Err(Interrupted::Again("its old name may still be deleted on the hub"));
+            return Err(Interrupted::Again(
+                "its old name may still be deleted on the hub",
+            ));
         }
         if found.live && holds(Rule::TwinKeepsItsName) || !found.in_base {
             return Err(refused(twin, there));
         }
         self.wait_for_deletes(&twin.wanted)?;
         if !self.queue().claim(there) {
-            return Err(Interrupted::Again("another change of its old name is under way"));
+            return Err(Interrupted::Again(
+                "another change of its old name is under way",
+            ));
         }
         let done = self.respell_claimed(known, there, &twin.wanted);
         let mut queue = self.queue();
@@ -51,17 +57,35 @@ impl Engine {
             return Err(Interrupted::Again("its old name has changed"));
         }
         self.at_and_below(there, &mut |path, rows| {
-            self.move_base(known, path, &format!("{wanted}{}", &path[there.len()..]), rows.clone()).map(|()| true)
+            self.move_base(
+                known,
+                path,
+                &format!("{wanted}{}", &path[there.len()..]),
+                rows.clone(),
+            )
+            .map(|()| true)
         })?;
         Ok(true)
     }
 
-    fn move_base(&self, known: &PathState, from: &str, to: &str, rows: Rows) -> Result<(), Interrupted> {
+    fn move_base(
+        &self,
+        known: &PathState,
+        from: &str,
+        to: &str,
+        rows: Rows,
+    ) -> Result<(), Interrupted> {
         if rows.base.entry.is_some() {
             // its content is looked at again
             let seen = rows.base.seen.map(|seen| Stamp { ctime: 0, ..seen });
             let moved = BaseRow { seen, ..rows.base };
-            self.commit(known.generation, &[Write::Base(from.into(), BaseRow::default()), Write::Base(to.into(), moved)])?;
+            self.commit(
+                known.generation,
+                &[
+                    Write::Base(from.into(), BaseRow::default()),
+                    Write::Base(to.into(), moved),
+                ],
+            )?;
         }
         self.offer(from);
         self.offer(to);
@@ -84,19 +108,37 @@ impl Engine {
 
     /// What was removed under the wanted name, and is still to be deleted on the hub, would look like what takes that name now.
     fn wait_for_deletes(&self, wanted: &str) -> Result<(), Interrupted> {
-        self.at_and_below(wanted, &mut |path, rows| match plan(&rows.base, None, &rows.remote).action {
-            Action::Delete if holds(Rule::DeletesBeforeRespelling) => Err(Interrupted::WaitFor(path.to_string())),
-            _ => Ok(true),
-        })
+        self.at_and_below(
+            wanted,
+            &mut |path, rows| match plan(&rows.base, None, &rows.remote).action {
+                Action::Delete if holds(Rule::DeletesBeforeRespelling) => {
+                    Err(Interrupted::WaitFor(path.to_string()))
+                }
+                _ => Ok(true),
+            },
+        )
     }
 
     /// Calls `visit` with all that is known of a path and below it, until it says `false`.
-    fn at_and_below(&self, path: &str, visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>) -> Result<(), Interrupted> {
-        if visit(path, &self.env.state.rows(path)?)? { self.each_below(path, visit) } else { Ok(()) }
+    fn at_and_below(
+        &self,
+        path: &str,
+        visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>,
+    ) -> Result<(), Interrupted> {
+        if visit(path, &self.env.state.rows(path)?)? {
+            self.each_below(path, visit)
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn refused(twin: &Twin, other: &str) -> Interrupted {
-    let what = format!("this disk takes the name {:?} for {other:?}, which is there", twin.wanted);
-    Interrupted::Fault(Fault::Refused(Error::new(Kind::Failed, what).hint("rename one of them")))
+    let what = format!(
+        "this disk takes the name {:?} for {other:?}, which is there",
+        twin.wanted
+    );
+    Interrupted::Fault(Fault::Refused(
+        Error::new(Kind::Failed, what).hint("rename one of them"),
+    ))
 }

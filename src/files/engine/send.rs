@@ -4,7 +4,9 @@
 //! may come from a hub that was set back to before our edit. The feed says it.
 
 use crate::config::watch::Mode;
-use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent};
+use crate::files::plan::{
+    BaseRow, DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent,
+};
 use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
@@ -41,8 +43,16 @@ impl Engine {
             from: outgoing.from,
             newest: self.newest(),
         };
-        let names: Vec<String> = std::iter::once(&change.path).chain(change.from.as_ref().map(|f| &f.path)).cloned().collect();
-        let key = OpenKey { key: change.key, names, ours: outgoing.ours, seen: outgoing.local.map(|l| l.stamp) };
+        let names: Vec<String> = std::iter::once(&change.path)
+            .chain(change.from.as_ref().map(|f| &f.path))
+            .cloned()
+            .collect();
+        let key = OpenKey {
+            key: change.key,
+            names,
+            ours: outgoing.ours,
+            seen: outgoing.local.map(|l| l.stamp),
+        };
         let keyed = change.entry.is_some() || holds(Rule::DeletesHaveKeys);
         if keyed {
             self.commit(generation, &[Write::OpenKey(key.clone())])?;
@@ -57,19 +67,39 @@ impl Engine {
         }
         let answer = answer?;
         match &answer {
-            Answer::Noted(made) => self.settled(generation, &key, Some(made), made).map(|()| true),
+            Answer::Noted(made) => self
+                .settled(generation, &key, Some(made), made)
+                .map(|()| true),
             Answer::Made(made) => {
                 self.settled(generation, &key, Some(made), made)?;
-                let (path, from) = (change.path.as_str(), change.from.as_ref().map(|f| f.path.as_str()));
-                self.env.ambient.done(if change.entry.is_some() { Done::Sent { path, from } } else { Done::Deleted { path } });
+                let (path, from) = (
+                    change.path.as_str(),
+                    change.from.as_ref().map(|f| f.path.as_str()),
+                );
+                self.env.ambient.done(if change.entry.is_some() {
+                    Done::Sent { path, from }
+                } else {
+                    Done::Deleted { path }
+                });
                 Ok(true)
             }
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
                 // the feed tells what stands there
-                let row = if let Answer::Differs(Some(row)) = &answer { Some(row) } else { None };
+                let row = if let Answer::Differs(Some(row)) = &answer {
+                    Some(row)
+                } else {
+                    None
+                };
                 let believed = row.filter(|_| !holds(Rule::RefusalsTellNothing));
-                self.settled(generation, &key, None, believed.map(std::slice::from_ref).unwrap_or_default())?;
-                Err(Interrupted::Again("the file or the hub's version changed while it was sent"))
+                self.settled(
+                    generation,
+                    &key,
+                    None,
+                    believed.map(std::slice::from_ref).unwrap_or_default(),
+                )?;
+                Err(Interrupted::Again(
+                    "the file or the hub's version changed while it was sent",
+                ))
             }
         }
     }
@@ -84,11 +114,18 @@ impl Engine {
             return Ok(true);
         }
         let asked = self.env.hub.ask(key.key, self.newest())?;
-        let current = if holds(Rule::CurrentFromKey) { asked.current.as_slice() } else { &[] };
+        let current = if holds(Rule::CurrentFromKey) {
+            asked.current.as_slice()
+        } else {
+            &[]
+        };
         self.settled(known.generation, key, asked.made.as_deref(), current)?;
-        key.names.iter().filter(|name| *name != path).for_each(|name| {
-            self.offer(name);
-        });
+        key.names
+            .iter()
+            .filter(|name| *name != path)
+            .for_each(|name| {
+                self.offer(name);
+            });
         Ok(true)
     }
 
@@ -101,7 +138,12 @@ impl Engine {
         current: &[(String, RemoteRow)],
     ) -> Result<(), Interrupted> {
         // a hub has no business with names that were not asked about
-        let ours = |rows: &[(String, RemoteRow)]| rows.iter().filter(|(path, _)| key.names.contains(path)).cloned().collect::<Vec<_>>();
+        let ours = |rows: &[(String, RemoteRow)]| {
+            rows.iter()
+                .filter(|(path, _)| key.names.contains(path))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
         let (made, current) = (ours(made.unwrap_or_default()), ours(current));
         let mut writes = Vec::new();
         for (path, row) in &made {
@@ -110,41 +152,81 @@ impl Engine {
                 // it leaves the base; the old one would say that this change was never made
                 writes.push(Write::Base(path.clone(), BaseRow::default()));
             } else if key.ours && row.rev > base.rev {
-                let seen = row.entry.and(key.seen).filter(|_| key.names.first() == Some(path));
-                writes.push(Write::Base(path.clone(), BaseRow { rev: row.rev, lost: false, entry: row.entry, seen }));
+                let seen = row
+                    .entry
+                    .and(key.seen)
+                    .filter(|_| key.names.first() == Some(path));
+                writes.push(Write::Base(
+                    path.clone(),
+                    BaseRow {
+                        rev: row.rev,
+                        lost: false,
+                        entry: row.entry,
+                        seen,
+                    },
+                ));
             }
         }
         writes.extend(Engine::remote_writes(&made));
         writes.extend(Engine::remote_writes(&current));
         if holds(Rule::CurrentFromKey) {
             // forgotten there since: a feed that has passed does not tell it again
-            let gone = made.iter().filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
-            writes.extend(gone.map(|(path, row)| Write::Unlisted { path: path.clone(), through: row.rev }));
+            let gone = made
+                .iter()
+                .filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
+            writes.extend(gone.map(|(path, row)| Write::Unlisted {
+                path: path.clone(),
+                through: row.rev,
+            }));
         }
-        let mut points: Vec<Revision> = made.iter().chain(&current).map(|(_, row)| row.at()).filter(|at| !at.tag.is_unknown()).collect();
+        let mut points: Vec<Revision> = made
+            .iter()
+            .chain(&current)
+            .map(|(_, row)| row.at())
+            .filter(|at| !at.tag.is_unknown())
+            .collect();
         points.sort_unstable();
         if !points.is_empty() {
             writes.push(Write::Points(points));
         }
         writes.push(Write::CloseKey(key.clone()));
         self.commit(generation, &writes)?;
-        made.iter().filter(|(_, row)| row.entry.is_none()).try_for_each(|(path, _)| self.offer_above(path))
+        made.iter()
+            .filter(|(_, row)| row.entry.is_none())
+            .try_for_each(|(path, _)| self.offer_above(path))
     }
 
     /// Puts what is here on the hub.
-    pub(super) fn upload(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
+    pub(super) fn upload(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &Local,
+        mode: u32,
+    ) -> PathResult {
         if self.merge_mode(path, known, local, mode)? {
             return Ok(true);
         }
         let mtime = local_mtime(known.base(), local);
-        let entry = Entry { mode, mtime, ..local.entry };
+        let entry = Entry {
+            mode,
+            mtime,
+            ..local.entry
+        };
         let condition = match known.remote().entry {
             Some(_) => Condition::Rev(known.remote().at()),
             None => Condition::Nothing,
         };
         let from = self.claim_old_name(path, known, local)?;
         let old = from.as_ref().map(|f| f.path.clone());
-        let outgoing = OutgoingChange { path: path.to_string(), entry: Some(entry), condition, from, local: Some(local), ours: true };
+        let outgoing = OutgoingChange {
+            path: path.to_string(),
+            entry: Some(entry),
+            condition,
+            from,
+            local: Some(local),
+            ours: true,
+        };
         let sent = self.send(known.generation, outgoing);
         if let Some(old) = &old {
             let mut queue = self.queue();
@@ -157,21 +239,48 @@ impl Engine {
 
     /// Takes the hub's mode over before an edit is sent, and writes that down at once: what a person sets after that is
     /// their answer to it. `true`: done, plan again.
-    pub(super) fn merge_mode(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
-        let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local)) else { return Ok(false) };
+    pub(super) fn merge_mode(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &Local,
+        mode: u32,
+    ) -> PathResult {
+        let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local))
+        else {
+            return Ok(false);
+        };
         if !holds(Rule::MergedModeIsStored) {
             self.env.tree.set_metadata(path, &local.stamp, mode, None)?;
             return Ok(true);
         }
         // the content is as far out of step as before
-        let nothing = Stamp { inode: 0, size: 0, mtime: 0, ctime: 0, mode };
-        let seen = Some(Stamp { mode, ..known.base().seen.unwrap_or(nothing) });
-        let then = BaseRow { entry: Some(Entry { mode, ..entry }), seen, ..known.base().clone() };
+        let nothing = Stamp {
+            inode: 0,
+            size: 0,
+            mtime: 0,
+            ctime: 0,
+            mode,
+        };
+        let seen = Some(Stamp {
+            mode,
+            ..known.base().seen.unwrap_or(nothing)
+        });
+        let then = BaseRow {
+            entry: Some(Entry { mode, ..entry }),
+            seen,
+            ..known.base().clone()
+        };
         self.change_metadata(path, known, local, (mode, local.entry.mtime), then)
     }
 
     /// The name that this content had before, if it was renamed here, perhaps onto an existing name; claimed.
-    fn claim_old_name(&self, path: &str, known: &PathState, local: &Local) -> Result<Option<From>, Interrupted> {
+    fn claim_old_name(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &Local,
+    ) -> Result<Option<From>, Interrupted> {
         if brings(known, local).is_none() {
             return Ok(None);
         }
@@ -179,7 +288,10 @@ impl Engine {
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
         // of many equal files most have not gone
         let gone = self.queue().deleted(&local.entry.hash, CANDIDATES);
-        let equal = self.env.state.with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
+        let equal = self
+            .env
+            .state
+            .with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
         let mut is_busy = false;
         for old in gone.into_iter().chain(equal).filter(apart) {
             // what is wrong with it is told where it is due
@@ -199,13 +311,20 @@ impl Engine {
                 }
             }
         }
-        if is_busy { Err(Interrupted::Again("the name that it had before is being worked on")) } else { Ok(None) }
+        if is_busy {
+            Err(Interrupted::Again(
+                "the name that it had before is being worked on",
+            ))
+        } else {
+            Ok(None)
+        }
     }
 
     /// The revision of `old` if it is in step but for having gone from here, and had these bytes.
     fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<Revision>, Interrupted> {
         let rows = self.env.state.rows(old)?;
-        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry)) && rows.base.is_at(&rows.remote);
+        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry))
+            && rows.base.is_at(&rows.remote);
         let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
         // a name that cannot be looked at is not gone
         let gone = || match self.env.tree.stamp(old) {
@@ -219,24 +338,43 @@ impl Engine {
     /// Deletes on the hub what is gone here.
     pub(super) fn delete(&self, path: &str, known: &PathState) -> PathResult {
         // half of a rename, perhaps: the other half takes it along
-        if let Some(entry) = known.base().entry.filter(|e| !e.is_dir() && known.node.is_none())
+        if let Some(entry) = known
+            .base()
+            .entry
+            .filter(|e| !e.is_dir() && known.node.is_none())
             && self.queue().has_twin(path, &entry.hash)
         {
-            return Err(Interrupted::Again("a file with the same content is new here: it may have been renamed"));
+            return Err(Interrupted::Again(
+                "a file with the same content is new here: it may have been renamed",
+            ));
         }
         if known.base().entry.is_some_and(|e| e.is_dir()) {
             let below = self.live_below(path)?;
             if below.going {
-                return Err(Interrupted::Again("the directory is deleted after what was in it"));
+                return Err(Interrupted::Again(
+                    "the directory is deleted after what was in it",
+                ));
             }
             if below.comes && self.options.mode != Mode::SendOnly {
                 // something new is in it there: it stays, with its mode
-                return self.place(path, known, None, known.remote().entry.map_or(DIR_MODE, |theirs| theirs.mode));
+                return self.place(
+                    path,
+                    known,
+                    None,
+                    known.remote().entry.map_or(DIR_MODE, |theirs| theirs.mode),
+                );
             }
         }
         self.pass_guard(path, known)?;
         let condition = Condition::Rev(known.remote().at());
-        let outgoing = OutgoingChange { path: path.to_string(), entry: None, condition, from: None, local: None, ours: true };
+        let outgoing = OutgoingChange {
+            path: path.to_string(),
+            entry: None,
+            condition,
+            from: None,
+            local: None,
+            ours: true,
+        };
         self.send(known.generation, outgoing)
     }
 
@@ -256,7 +394,14 @@ impl Engine {
 
 /// The hash of a content that its name did not have before.
 pub(super) fn brings(known: &PathState, local: &Local) -> Option<Hash> {
-    let had = known.base().entry.filter(|_| !holds(Rule::RenameOver)).is_some();
-    let same = known.base().entry.is_some_and(|base| base.same_body(&local.entry));
+    let had = known
+        .base()
+        .entry
+        .filter(|_| !holds(Rule::RenameOver))
+        .is_some();
+    let same = known
+        .base()
+        .entry
+        .is_some_and(|base| base.same_body(&local.entry));
     (!local.entry.is_dir() && !same && !had).then_some(local.entry.hash)
 }

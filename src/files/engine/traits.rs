@@ -165,7 +165,14 @@ pub trait Transfer: Send + Sync {
     /// `row`, from the first source that has them; verifies the hash. Makes missing directories above. `None`: no source
     /// has them (any more), or a name above is no directory. Leaves no temporary name behind unless it returns it.
     /// `above`: directories above that are missing, the upper ones first, each with the mode that it gets.
-    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>>;
+    fn stage(
+        &self,
+        path: &str,
+        row: &RemoteRow,
+        entry: &Entry,
+        sources: &[Source],
+        above: &[(&str, u32)],
+    ) -> Called<Option<Staged>>;
 }
 
 // -- the tree -----------------------------------------------------------------------------------------------------------------
@@ -229,7 +236,13 @@ pub trait Tree: Send + Sync {
     fn respell(&self, there: &str, wanted: &str) -> Called<Moved>;
     /// Sets the mode of what shows this stamp, and the time of a file. -> the new stamp; `None`: it is something else by now. Its
     /// mode is what became of this one, not one that somebody has set since.
-    fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>>;
+    fn set_metadata(
+        &self,
+        path: &str,
+        expected: &Stamp,
+        mode: u32,
+        mtime: Option<i64>,
+    ) -> Called<Option<Stamp>>;
     /// Makes durable what earlier calls that ended with an error, or a process that was killed, may have changed: the entry of
     /// this name in its directory, and the mode of what it names. Fine if there is nothing.
     fn sync(&self, path: &str) -> Called<()>;
@@ -398,12 +411,25 @@ pub fn hear_of_none(rows: &mut Rows, through: u64) {
 /// The rule for [`Write::SetBack`]: no row is from after `through` any more.
 pub fn set_back(rows: &mut Rows, through: u64) {
     if rows.base.rev > through {
-        rows.base = BaseRow { rev: through, lost: true, ..rows.base.clone() };
+        rows.base = BaseRow {
+            rev: through,
+            lost: true,
+            ..rows.base.clone()
+        };
     }
     if rows.remote.rev > through {
         // nothing new, as far as is known
-        let BaseRow { rev, entry, .. } = if rows.base.lost { BaseRow::default() } else { rows.base.clone() };
-        rows.remote = RemoteRow { rev, entry, id: rows.remote.id, ..RemoteRow::default() };
+        let BaseRow { rev, entry, .. } = if rows.base.lost {
+            BaseRow::default()
+        } else {
+            rows.base.clone()
+        };
+        rows.remote = RemoteRow {
+            rev,
+            entry,
+            id: rows.remote.id,
+            ..RemoteRow::default()
+        };
     }
 }
 
@@ -411,20 +437,36 @@ pub fn set_back(rows: &mut Rows, through: u64) {
 /// is here is an edit of it, or a delete, and goes up on that condition. Where it has a later one, both have changed, unless it is
 /// what was in step: another machine has sent it again.
 fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
-    let same = base.entry.zip(row.entry).is_some_and(|(was, now)| was.same_body(&now));
+    let same = base
+        .entry
+        .zip(row.entry)
+        .is_some_and(|(was, now)| was.same_body(&now));
     if !holds(Rule::LostGoesUp) || row.rev > base.rev && !same && holds(Rule::LostMeetsNews) {
         return BaseRow::default();
     }
     let kept = |seen: Stamp, was: Entry, now: Entry| {
         // a mode that the filesystem has made up is no edit now either
-        let mode = if seen.mode == was.mode { now.mode } else { seen.mode };
-        Stamp { ctime: 0, mode, ..seen }
+        let mode = if seen.mode == was.mode {
+            now.mode
+        } else {
+            seen.mode
+        };
+        Stamp {
+            ctime: 0,
+            mode,
+            ..seen
+        }
     };
     let seen = match (base.seen, base.entry, row.entry) {
         (Some(seen), Some(was), Some(now)) if was.kind == now.kind => Some(kept(seen, was, now)),
         _ => None,
     };
-    BaseRow { rev: row.rev, lost: false, entry: row.entry, seen }
+    BaseRow {
+        rev: row.rev,
+        lost: false,
+        entry: row.entry,
+        seen,
+    }
 }
 
 /// The durable state of one synced directory.
@@ -452,7 +494,10 @@ pub trait State: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<'a> {
     /// The hub has what is here. `from`: it was renamed.
-    Sent { path: &'a str, from: Option<&'a str> },
+    Sent {
+        path: &'a str,
+        from: Option<&'a str>,
+    },
     /// What was deleted here is deleted on the hub.
     Deleted { path: &'a str },
     /// The hub's version stands here.

@@ -38,35 +38,57 @@ impl Engine {
             return Ok(false);
         }
         let below = self.below(path, known)?;
-        let goes_last = || Ok::<bool, Interrupted>(action == Action::Trash || self.env.tree.is_empty(path)?);
+        let goes_last =
+            || Ok::<bool, Interrupted>(action == Action::Trash || self.env.tree.is_empty(path)?);
         if dir.is_some() && below.going && goes_last()? {
             // it is empty because of us, or will be: it goes with its last entry
-            return Err(Interrupted::Again("the directory is removed with the last file in it"));
+            return Err(Interrupted::Again(
+                "the directory is removed with the last file in it",
+            ));
         }
         if takes_away(action) || !(here || there) {
             return Ok(false);
         }
         if !(below.wanted || action == Action::Conflict && dir.is_some()) {
-            let first_below = action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
-            return if first_below { Err(Interrupted::Again("what is below it on the hub is deleted first")) } else { Ok(false) };
+            let first_below =
+                action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
+            return if first_below {
+                Err(Interrupted::Again(
+                    "what is below it on the hub is deleted first",
+                ))
+            } else {
+                Ok(false)
+            };
         }
-        if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed) {
-            return Err(Interrupted::Again("a file and a directory have this name, and the hub has not told all changes yet"));
+        if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed)
+        {
+            return Err(Interrupted::Again(
+                "a file and a directory have this name, and the hub has not told all changes yet",
+            ));
         }
         if self.options.mode != Mode::TwoWay {
             return Err(Interrupted::Unknown(
                 "a file and a directory have this name, and changes go one way only: rename one of them".into(),
             ));
         }
-        let edited = known.local.filter(|l| !known.base().entry.is_some_and(|b| l.entry.same_body(&b)));
+        let edited = known
+            .local
+            .filter(|l| !known.base().entry.is_some_and(|b| l.entry.same_body(&b)));
         match (edited, known.remote().entry) {
             (Some(local), _) if here && matches!(action, Action::Upload | Action::Conflict) => {
                 // an upload: the hub's row is what was edited, and goes as a delete
-                let then = if action == Action::Upload { known.base().clone() } else { BaseRow::default() };
+                let then = if action == Action::Upload {
+                    known.base().clone()
+                } else {
+                    BaseRow::default()
+                };
                 self.aside(path, known, &local, then)
             }
             (_, Some(theirs)) if there => {
-                let mode = known.local.filter(|_| here).map_or(theirs.mode, |l| l.entry.mode);
+                let mode = known
+                    .local
+                    .filter(|_| here)
+                    .map_or(theirs.mode, |l| l.entry.mode);
                 self.rename_on_hub(path, known, Entry { mode, ..theirs })
             }
             _ => Ok(false),
@@ -82,15 +104,29 @@ impl Engine {
             if rows.key.is_some() || rows.intent.is_some() {
                 return Err(Interrupted::WaitFor(copy));
             }
-            if rows.remote.entry.is_some() || rows.base.entry.is_some() || self.env.tree.stamp(&copy)?.is_some() {
+            if rows.remote.entry.is_some()
+                || rows.base.entry.is_some()
+                || self.env.tree.stamp(&copy)?.is_some()
+            {
                 continue;
             }
             if !self.queue().claim(&copy) {
-                return Err(Interrupted::Again("another change of the same name is under way"));
+                return Err(Interrupted::Again(
+                    "another change of the same name is under way",
+                ));
             }
-            let from = Some(From { path: path.to_string(), rev: known.remote().at() });
-            let outgoing =
-                OutgoingChange { path: copy.clone(), entry: Some(entry), condition: Condition::Nothing, from, local: None, ours: false };
+            let from = Some(From {
+                path: path.to_string(),
+                rev: known.remote().at(),
+            });
+            let outgoing = OutgoingChange {
+                path: copy.clone(),
+                entry: Some(entry),
+                condition: Condition::Nothing,
+                from,
+                local: None,
+                ours: false,
+            };
             let sent = self.send(known.generation, outgoing);
             let mut queue = self.queue();
             queue.release(&copy);
@@ -121,7 +157,8 @@ impl Engine {
             let action = plan(&rows.base, local.as_ref(), &rows.remote).action;
             let stays = action == Action::Nothing && rows.base.entry.is_some();
             found.wanted |= stays || action != Action::Nothing && !takes_away(action);
-            found.going |= rows.base.entry.is_some() && matches!(action, Action::Trash | Action::Forget);
+            found.going |=
+                rows.base.entry.is_some() && matches!(action, Action::Trash | Action::Forget);
             Ok(true)
         })?;
         if !found.wanted && known.node.is_some_and(|n| n.entry.is_dir()) {

@@ -34,12 +34,23 @@ pub enum Fetched {
 }
 
 impl Remote {
-    pub(super) fn fetch(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+    pub(super) fn fetch(
+        &self,
+        path: &str,
+        row: &RemoteRow,
+        entry: &Entry,
+        sources: &[Source],
+    ) -> Called<Option<Staged>> {
         match entry.kind {
             files::Kind::Dir => return self.tree.stage_dir(path, entry),
             files::Kind::Symlink => {
-                let Some(target) = self.short(path, row, entry)? else { return Ok(None) };
-                return self.tree.stage_link(path, &target, entry)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)));
+                let Some(target) = self.short(path, row, entry)? else {
+                    return Ok(None);
+                };
+                return self
+                    .tree
+                    .stage_link(path, &target, entry)?
+                    .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)));
             }
             files::Kind::File => {}
         }
@@ -50,14 +61,20 @@ impl Remote {
             _ if !sources.contains(&Source::Hub) => Ok(None),
             0..=BATCH_FILE => {
                 // first what may fail without a question
-                let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
+                let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
+                    return Ok(None);
+                };
                 let bytes = match entry.size {
                     0 => Some(Vec::new()),
                     _ => self.short(path, row, entry)?,
                 };
                 let Some(bytes) = bytes else { return Ok(None) };
-                temporary.write_all(&bytes).map_err(|e| fault("write beside", path, &e))?;
-                temporary.finish(entry)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
+                temporary
+                    .write_all(&bytes)
+                    .map_err(|e| fault("write beside", path, &e))?;
+                temporary
+                    .finish(entry)?
+                    .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
             }
             size if size <= SINGLE => self.medium(path, row, entry),
             _ => self.long(path, row, entry),
@@ -66,8 +83,18 @@ impl Remote {
 
     /// The bytes of something short.
     fn short(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Vec<u8>>> {
-        let item = FetchItem { id: row.id, rev: row.rev, tag: row.tag };
-        match self.fetches.join(Small { item, most: entry.size.min(BATCH_FILE) }, &|all| self.fetch_together(&all))? {
+        let item = FetchItem {
+            id: row.id,
+            rev: row.rev,
+            tag: row.tag,
+        };
+        match self.fetches.join(
+            Small {
+                item,
+                most: entry.size.min(BATCH_FILE),
+            },
+            &|all| self.fetch_together(&all),
+        )? {
             Fetched::Bytes(bytes) => Ok(Some(bytes)),
             Fetched::Gone => Ok(None),
             Fetched::Alone => {
@@ -81,7 +108,9 @@ impl Remote {
             }
         }
         .and_then(|bytes| match bytes {
-            Some(bytes) if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash => Err(self.damaged(path)),
+            Some(bytes) if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash => {
+                Err(self.damaged(path))
+            }
             other => Ok(other),
         })
     }
@@ -94,7 +123,9 @@ impl Remote {
             let mut bytes = Vec::new();
             found.push(Ok(match head.status {
                 200 if head.size <= most => {
-                    body.read_to_end(&mut bytes).map_err(|e| Error::new(Kind::Unreachable, format!("cannot read from the hub: {e}")))?;
+                    body.read_to_end(&mut bytes).map_err(|e| {
+                        Error::new(Kind::Unreachable, format!("cannot read from the hub: {e}"))
+                    })?;
                     self.traffic.down(Step::Passed(bytes.len() as u64));
                     Fetched::Bytes(bytes)
                 }
@@ -110,16 +141,26 @@ impl Remote {
     }
 
     /// Hands the bytes of a revision to `take`, no more than announced. `false`: the hub has it no more.
-    fn stream(&self, path: &str, row: &RemoteRow, size: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<bool> {
+    fn stream(
+        &self,
+        path: &str,
+        row: &RemoteRow,
+        size: u64,
+        take: &mut dyn FnMut(&[u8]) -> Called<()>,
+    ) -> Called<bool> {
         let mut answer = match self.hub.download(row.id, Some(row.at()), 0, None) {
-            Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => return Ok(false),
+            Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => {
+                return Ok(false);
+            }
             Err(failure) => return Err(self.not_sent(path, failure)),
             other => self.called(other)?,
         };
         let (mut left, mut buffer) = (size, vec![0; COPY_BUFFER_BYTES]);
         loop {
             // a line that is lost shows with the next call: this may be one bad file
-            let n = answer.read(&mut buffer).map_err(|failure| Fault::Later(failure.error))?;
+            let n = answer
+                .read(&mut buffer)
+                .map_err(|failure| Fault::Later(failure.error))?;
             let bytes = &buffer[..n.min(left as usize)];
             // one more than announced is too many, and shows in the hash
             if n == 0 || bytes.len() < n {
@@ -132,20 +173,30 @@ impl Remote {
     }
 
     fn medium(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
-        let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
-        let whole =
-            self.stream(path, row, entry.size, &mut |bytes| temporary.write_all(bytes).map_err(|e| fault("write beside", path, &e)))?;
+        let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
+            return Ok(None);
+        };
+        let whole = self.stream(path, row, entry.size, &mut |bytes| {
+            temporary
+                .write_all(bytes)
+                .map_err(|e| fault("write beside", path, &e))
+        })?;
         if !whole {
             return Ok(None);
         }
-        temporary.finish(entry)?.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
+        temporary
+            .finish(entry)?
+            .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
     }
 
     fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
         let coming = || self.coming.lock().unwrap_or_else(PoisonError::into_inner);
         if !coming().insert(entry.hash) {
             // the other one is a source then
-            return Err(Fault::Later(Error::new(Kind::Busy, format!("{path} waits for another file with the same content"))));
+            return Err(Fault::Later(Error::new(
+                Kind::Busy,
+                format!("{path} waits for another file with the same content"),
+            )));
         }
         let staged = self.long_alone(path, row, entry);
         coming().remove(&entry.hash);
@@ -158,12 +209,22 @@ impl Remote {
         let record = rows::fetched(&self.name(path)?, row);
         if let Err(no_room) = partial.check_room(&self.tree, entry.size) {
             // with holes it may fit
-            let filled = moving(&self.hub, &step, |mover| mover.filled(&record)).map_err(|_| no_room.clone())?;
-            partial.check_room(&self.tree, filled).map_err(|_| no_room)?;
+            let filled = moving(&self.hub, &step, |mover| mover.filled(&record))
+                .map_err(|_| no_room.clone())?;
+            partial
+                .check_room(&self.tree, filled)
+                .map_err(|_| no_room)?;
         }
         let file = partial.file().map_err(|e| fault("write", path, &e))?;
-        let old = self.tree.read(path, None).ok().flatten().and_then(|old| source_file::Local::of(old.file, path.to_string()).ok());
-        match moving(&self.hub, &step, |mover| mover.fill_file(&record, file, old)) {
+        let old = self
+            .tree
+            .read(path, None)
+            .ok()
+            .flatten()
+            .and_then(|old| source_file::Local::of(old.file, path.to_string()).ok());
+        match moving(&self.hub, &step, |mover| {
+            mover.fill_file(&record, file, old)
+        }) {
             Ok(true) => {
                 self.link.reached();
                 partial.finish(&self.tree, path, entry)
@@ -179,7 +240,11 @@ impl Remote {
             }
             // our own disk
             Err(failure) if failure.status == 0 && failure.error.kind != Kind::Unreachable => {
-                Err(if failure.error.kind == Kind::Busy { Fault::NoSpace(failure.error) } else { Fault::Later(failure.error) })
+                Err(if failure.error.kind == Kind::Busy {
+                    Fault::NoSpace(failure.error)
+                } else {
+                    Fault::Later(failure.error)
+                })
             }
             Err(failure) => Err(self.not_sent(path, failure)),
         }
@@ -187,8 +252,14 @@ impl Remote {
 
     /// What came is not what its row says: nothing is to be done with it until there is another row.
     fn damaged(&self, path: &str) -> Fault {
-        let what = format!("will not take {path}: what hub {} sends is not what it has announced", self.hub.url());
+        let what = format!(
+            "will not take {path}: what hub {} sends is not what it has announced",
+            self.hub.url()
+        );
         log::warn!("{what}");
-        Fault::Refused(Error::new(Kind::Damaged, what).hint("\"mesync hub check\" says whether the hub's data are whole"))
+        Fault::Refused(
+            Error::new(Kind::Damaged, what)
+                .hint("\"mesync hub check\" says whether the hub's data are whole"),
+        )
     }
 }

@@ -40,7 +40,12 @@ impl Link {
     /// `wakeup`: of the workers of the directory.
     pub fn new(wakeup: Arc<Wakeup>) -> Link {
         Link {
-            state: Mutex::new(State { backoff: Backoff::new(MAX_RETRY_PAUSE), not_before: None, failed_at: None, trouble: None }),
+            state: Mutex::new(State {
+                backoff: Backoff::new(MAX_RETRY_PAUSE),
+                not_before: None,
+                failed_at: None,
+                trouble: None,
+            }),
             wakeup,
         }
     }
@@ -63,9 +68,16 @@ impl Link {
 
     /// A call failed: what that means for the path that it was for. Not for all if the hub had an answer for this one only.
     pub fn failed(&self, failure: Failure) -> Fault {
-        let Failure { error, status, retry_after, .. } = failure;
+        let Failure {
+            error,
+            status,
+            retry_after,
+            ..
+        } = failure;
         match status {
-            400 | 404 | 409 | 411 | 413 | 415 | 422 if error.kind != Kind::Unreachable => return Fault::Refused(error),
+            400 | 404 | 409 | 411 | 413 | 415 | 422 if error.kind != Kind::Unreachable => {
+                return Fault::Refused(error);
+            }
             // our own end: a file that changed or cannot be read
             0 if error.kind != Kind::Unreachable => return Fault::Later(error),
             _ => {}
@@ -84,7 +96,11 @@ impl Link {
         }
         if !self.wakeup.is_stopped() {
             let words = error.to_string();
-            if state.trouble.as_ref().is_none_or(|said| !is_same_event(&said.to_string(), &words)) {
+            if state
+                .trouble
+                .as_ref()
+                .is_none_or(|said| !is_same_event(&said.to_string(), &words))
+            {
                 log::warn!("{words}; files wait and are tried again");
             }
             state.trouble = Some(error.clone());
@@ -94,7 +110,9 @@ impl Link {
 
     /// How long to leave the hub alone; zero: it may be called.
     pub fn pause(&self) -> Duration {
-        self.lock().not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(clock::monotonic()))
+        self.lock().not_before.map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(clock::monotonic())
+        })
     }
 
     /// What is wrong, if something is.
@@ -114,11 +132,25 @@ mod tests {
 
     #[test]
     fn a_hub_that_fails_is_left_alone_until_it_answers() {
-        let failure = |status: u16, kind: Kind| Failure { error: Error::new(kind, "no"), status, retry_after: None, told: Told::Nothing };
+        let failure = |status: u16, kind: Kind| Failure {
+            error: Error::new(kind, "no"),
+            status,
+            retry_after: None,
+            told: Told::Nothing,
+        };
         let link = Link::new(Arc::default());
-        assert!(matches!(link.failed(failure(422, Kind::Refused)), Fault::Refused(_)) && link.pause().is_zero());
-        assert!(matches!(link.failed(failure(0, Kind::Busy)), Fault::Later(_)) && link.pause().is_zero());
-        assert!(matches!(link.failed(failure(0, Kind::Unreachable)), Fault::Later(_)));
+        assert!(
+            matches!(link.failed(failure(422, Kind::Refused)), Fault::Refused(_))
+                && link.pause().is_zero()
+        );
+        assert!(
+            matches!(link.failed(failure(0, Kind::Busy)), Fault::Later(_))
+                && link.pause().is_zero()
+        );
+        assert!(matches!(
+            link.failed(failure(0, Kind::Unreachable)),
+            Fault::Later(_)
+        ));
         let pause = link.pause();
         assert!(!pause.is_zero() && pause <= Duration::from_secs(1) && link.trouble().is_some());
         link.try_soon();

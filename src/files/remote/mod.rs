@@ -76,7 +76,12 @@ impl Remote {
     }
 
     fn name(&self, path: &str) -> Called<Name> {
-        self.names.name(path).map_err(|why| Fault::Refused(Error::new(Kind::Failed, format!("cannot send {path}: {why}"))))
+        self.names.name(path).map_err(|why| {
+            Fault::Refused(Error::new(
+                Kind::Failed,
+                format!("cannot send {path}: {why}"),
+            ))
+        })
     }
 
     /// What a call came to, for whoever is waiting for the hub.
@@ -100,20 +105,36 @@ impl Remote {
             self.link.reached();
             let known = self.state.rows(&change.path)?.remote;
             // nothing was to be changed: it is what we know, or the feed tells it
-            return Ok(if stored.rev == Some(known.rev) { Answer::Made(vec![(change.path.clone(), known)]) } else { Answer::NotDone });
+            return Ok(if stored.rev == Some(known.rev) {
+                Answer::Made(vec![(change.path.clone(), known)])
+            } else {
+                Answer::NotDone
+            });
         };
         self.made(change, record, stored.renamed_from)
     }
 
-    fn made(&self, change: &Change, record: Record, renamed_from: Option<Record>) -> Called<Answer> {
-        let rows: Vec<(String, RemoteRow)> = [Some(record), renamed_from].iter().flatten().filter_map(|r| self.names.row(r)).collect();
+    fn made(
+        &self,
+        change: &Change,
+        record: Record,
+        renamed_from: Option<Record>,
+    ) -> Called<Answer> {
+        let rows: Vec<(String, RemoteRow)> = [Some(record), renamed_from]
+            .iter()
+            .flatten()
+            .filter_map(|r| self.names.row(r))
+            .collect();
         match rows.first() {
             Some((path, _)) if *path == change.path => {
                 self.link.reached();
                 Ok(Answer::Made(rows))
             }
             _ => {
-                let what = format!("hub {} answers with another file than that which it was sent", self.hub.url());
+                let what = format!(
+                    "hub {} answers with another file than that which it was sent",
+                    self.hub.url()
+                );
                 Err(self.link.failed(Error::new(Kind::Unreachable, what).into()))
             }
         }
@@ -123,12 +144,17 @@ impl Remote {
         match (failure.status, failure.told) {
             (412, Told::Current(record)) => {
                 self.link.reached();
-                Ok(Answer::Differs(record.and_then(|record| self.names.row(&record))))
+                Ok(Answer::Differs(
+                    record.and_then(|record| self.names.row(&record)),
+                ))
             }
             (409, Told::Missing(_)) => {
                 // it knows that now, and is asked again with the next attempt
                 self.link.reached();
-                Err(Fault::Later(Error::new(Kind::Busy, "the hub has lost a part of what was sent: it is sent again")))
+                Err(Fault::Later(Error::new(
+                    Kind::Busy,
+                    "the hub has lost a part of what was sent: it is sent again",
+                )))
             }
             // of a delete: it is not there
             (410, _) => {
@@ -141,11 +167,21 @@ impl Remote {
     }
 
     /// A change whose bytes the hub has. An answer that names missing chunks says that it has not.
-    fn commit(&self, change: &Change, entry: &Entry, chunks: Vec<Chunk>) -> Called<client::Called<Stored>> {
+    fn commit(
+        &self,
+        change: &Change,
+        entry: &Entry,
+        chunks: Vec<Chunk>,
+    ) -> Called<client::Called<Stored>> {
         let name = self.name(&change.path)?;
         let from = change.from.as_ref().map(|from| {
             let Revision { rev, tag } = from.rev;
-            self.name(&from.path).map(|name| crate::wire::files::From { path: name.path, name: name.name, if_match: rev, tag })
+            self.name(&from.path).map(|name| crate::wire::files::From {
+                path: name.path,
+                name: name.name,
+                if_match: rev,
+                tag,
+            })
         });
         let commit = Commit {
             path: name.path,
@@ -174,10 +210,15 @@ impl Remote {
             return Ok(None);
         }
         if entry.size <= SINGLE {
-            return Ok(Some(vec![Chunk { sha256: entry.hash, size: entry.size }]));
+            return Ok(Some(vec![Chunk {
+                sha256: entry.hash,
+                size: entry.size,
+            }]));
         }
         match self.hub.chunks_of(row.id, row.at()) {
-            Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => Ok(None),
+            Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => {
+                Ok(None)
+            }
             other => self.called(other).map(Some),
         }
     }
@@ -188,12 +229,19 @@ fn request(change: &Change) -> Request {
         Condition::Rev(at) => client::Condition::Match(at),
         Condition::Nothing => client::Condition::Absent,
     };
-    Request { condition, key: Some(change.key), knows: change.newest }
+    Request {
+        condition,
+        key: Some(change.key),
+        knows: change.newest,
+    }
 }
 
 /// Nothing was changed: the next question for changes tells what the hub has now.
 fn set_back() -> Fault {
-    Fault::Later(Error::new(Kind::Busy, "the hub was set back since it was last asked for changes"))
+    Fault::Later(Error::new(
+        Kind::Busy,
+        "the hub was set back since it was last asked for changes",
+    ))
 }
 
 impl Hub for Remote {
@@ -213,10 +261,22 @@ impl Hub for Remote {
             *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = page.wanted;
         }
         let last = page.changes.last().map(|record| record.rev);
-        let rows = page.changes.iter().filter_map(|record| self.names.row(record)).collect();
+        let rows = page
+            .changes
+            .iter()
+            .filter_map(|record| self.names.row(record))
+            .collect();
         // a hub that counts backwards would be asked for ever
         let more = page.more && last.is_some_and(|last| last > after);
-        Ok(Changes::Page(Page { rev: page.rev, epoch: page.epoch, more, began: page.began, last, tag: page.tag, rows }))
+        Ok(Changes::Page(Page {
+            rev: page.rev,
+            epoch: page.epoch,
+            more,
+            began: page.began,
+            last,
+            tag: page.tag,
+            rows,
+        }))
     }
 
     fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
@@ -238,7 +298,9 @@ impl Hub for Remote {
             };
         };
         match self.known_chunks(change, entry)? {
-            Some(chunks) => self.commit(change, entry, chunks).and_then(|called| self.answer(change, called)),
+            Some(chunks) => self
+                .commit(change, entry, chunks)
+                .and_then(|called| self.answer(change, called)),
             None => Ok(Answer::NotDone),
         }
     }
@@ -251,8 +313,16 @@ impl Hub for Remote {
             }
             other => self.called(other)?,
         };
-        let rows = |records: &[Record]| records.iter().filter_map(|record| self.names.row(record)).collect::<Vec<_>>();
-        Ok(Asked { made: answer.done.then(|| rows(&answer.made)), current: rows(&answer.current) })
+        let rows = |records: &[Record]| {
+            records
+                .iter()
+                .filter_map(|record| self.names.row(record))
+                .collect::<Vec<_>>()
+        };
+        Ok(Asked {
+            made: answer.done.then(|| rows(&answer.made)),
+            current: rows(&answer.current),
+        })
     }
 }
 
@@ -265,7 +335,14 @@ impl Transfer for Remote {
         sent
     }
 
-    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>> {
+    fn stage(
+        &self,
+        path: &str,
+        row: &RemoteRow,
+        entry: &Entry,
+        sources: &[Source],
+        above: &[(&str, u32)],
+    ) -> Called<Option<Staged>> {
         self.tree.make_directories(above)?;
         self.fetch(path, row, entry, sources)
     }

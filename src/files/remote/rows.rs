@@ -22,7 +22,11 @@ impl Names {
 
     /// The whole name on the hub. Errors: it is longer than the hub allows.
     pub fn name(&self, path: &str) -> Result<Name, String> {
-        Name::parse(&if self.0.is_empty() { path.to_string() } else { format!("{}/{path}", self.0) })
+        Name::parse(&if self.0.is_empty() {
+            path.to_string()
+        } else {
+            format!("{}/{path}", self.0)
+        })
     }
 
     /// The name within the directory; `None`: it is elsewhere.
@@ -47,8 +51,19 @@ impl Names {
             Some(_) => None,
             None => Some(entry(record)?),
         };
-        let renamed_to = record.renamed_to.as_ref().map(Name::full).and_then(|to| self.path(&to).map(str::to_string));
-        let row = RemoteRow { rev: record.rev, tag: record.revision().tag, entry, id: record.id, host: record.host.clone(), renamed_to };
+        let renamed_to = record
+            .renamed_to
+            .as_ref()
+            .map(Name::full)
+            .and_then(|to| self.path(&to).map(str::to_string));
+        let row = RemoteRow {
+            rev: record.rev,
+            tag: record.revision().tag,
+            entry,
+            id: record.id,
+            host: record.host.clone(),
+            renamed_to,
+        };
         Some((path.to_string(), row))
     }
 }
@@ -59,10 +74,23 @@ fn entry(record: &Record) -> Option<Entry> {
         Kind::Dir => Hash::of(b""),
         _ => record.checksum_sha256?,
     };
-    let mode = record.mode.unwrap_or(if record.kind == Kind::Dir { 0o755 } else { 0o644 });
+    let mode = record.mode.unwrap_or(if record.kind == Kind::Dir {
+        0o755
+    } else {
+        0o644
+    });
     let time = |text: &str| clock::parse_rfc3339(text).map(nanos);
-    let mtime = record.mtime.as_deref().and_then(time).or_else(|| time(&record.updated_at)).unwrap_or(0);
-    let size = if record.kind == Kind::Dir { 0 } else { record.size };
+    let mtime = record
+        .mtime
+        .as_deref()
+        .and_then(time)
+        .or_else(|| time(&record.updated_at))
+        .unwrap_or(0);
+    let size = if record.kind == Kind::Dir {
+        0
+    } else {
+        record.size
+    };
     Some(Entry::new(record.kind, hash, size, mode, mtime))
 }
 
@@ -87,7 +115,11 @@ pub fn st_mode(entry: &Entry) -> u32 {
 /// The time as it travels: RFC 3339, nine decimals.
 pub fn mtime(entry: &Entry) -> String {
     let distance = Duration::from_nanos(entry.mtime.unsigned_abs());
-    clock::rfc3339_nanos(if entry.mtime < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance })
+    clock::rfc3339_nanos(if entry.mtime < 0 {
+        UNIX_EPOCH - distance
+    } else {
+        UNIX_EPOCH + distance
+    })
 }
 
 /// Just enough of a record to fetch its content by.
@@ -108,7 +140,11 @@ pub fn fetched(name: &Name, row: &RemoteRow) -> Record {
 
 /// A row that says that nothing is there.
 pub fn gone(rev: u64, id: Uuid) -> RemoteRow {
-    RemoteRow { rev, id, ..RemoteRow::default() }
+    RemoteRow {
+        rev,
+        id,
+        ..RemoteRow::default()
+    }
 }
 
 #[cfg(test)]
@@ -118,17 +154,41 @@ mod tests {
     fn record(path: &str, name: &str) -> Record {
         let mtime = Some("2026-11-21T10:30:00.123456789Z".into());
         let (mode, sum) = (Some(0o104_755), Some(Hash::of(b"x")));
-        Record { path: path.into(), name: name.into(), size: 1, rev: 7, mode, mtime, checksum_sha256: sum, ..Record::default() }
+        Record {
+            path: path.into(),
+            name: name.into(),
+            size: 1,
+            rev: 7,
+            mode,
+            mtime,
+            checksum_sha256: sum,
+            ..Record::default()
+        }
     }
 
     #[test]
     fn every_time_that_a_file_can_have_travels_as_it_is_or_as_the_nearest() {
-        for time in [0, -1, 1, -460_000_000_000_000_000, 4_000_000_000_000_000_000, i64::MIN, i64::MIN + 1, i64::MAX] {
+        for time in [
+            0,
+            -1,
+            1,
+            -460_000_000_000_000_000,
+            4_000_000_000_000_000_000,
+            i64::MIN,
+            i64::MIN + 1,
+            i64::MAX,
+        ] {
             let local = Entry::new(Kind::File, Hash::of(b"x"), 1, 0o644, time);
-            let travelled = Record { mtime: Some(mtime(&local)), ..record("", "f") };
+            let travelled = Record {
+                mtime: Some(mtime(&local)),
+                ..record("", "f")
+            };
             assert_eq!(entry(&travelled).unwrap().mtime, time);
         }
-        let beyond = Record { mtime: Some("2300-01-01T00:00:00Z".into()), ..record("", "f") };
+        let beyond = Record {
+            mtime: Some("2300-01-01T00:00:00Z".into()),
+            ..record("", "f")
+        };
         assert_eq!(entry(&beyond).unwrap().mtime, i64::MAX);
     }
 
@@ -147,7 +207,11 @@ mod tests {
         check("a", "ab/c", None);
         check("a", "a", None);
         check("a/b", "a/c", None);
-        assert!(Names::below(&"d/".repeat(500)).name(&"x".repeat(200)).is_err());
+        assert!(
+            Names::below(&"d/".repeat(500))
+                .name(&"x".repeat(200))
+                .is_err()
+        );
     }
 
     #[test]
@@ -155,18 +219,43 @@ mod tests {
         let names = Names::below("share");
         let (path, row) = names.row(&record("share/d", "a")).unwrap();
         let entry = row.entry.unwrap();
-        assert_eq!((path.as_str(), row.rev, entry.mode, entry.size), ("d/a", 7, 0o755, 1));
-        assert_eq!((mtime(&entry).as_str(), st_mode(&entry)), ("2026-11-21T10:30:00.123456789Z", 0o100_755));
+        assert_eq!(
+            (path.as_str(), row.rev, entry.mode, entry.size),
+            ("d/a", 7, 0o755, 1)
+        );
+        assert_eq!(
+            (mtime(&entry).as_str(), st_mode(&entry)),
+            ("2026-11-21T10:30:00.123456789Z", 0o100_755)
+        );
         assert_eq!(names.row(&record("other", "a")), None);
         for hostile in ["..", "a/b", "", "a\0", ".mesync", &"x".repeat(5000)] {
-            assert_eq!(names.row(&record("share", hostile)).filter(|(p, _)| p != "a/b"), None, "{hostile:?}");
+            assert_eq!(
+                names
+                    .row(&record("share", hostile))
+                    .filter(|(p, _)| p != "a/b"),
+                None,
+                "{hostile:?}"
+            );
         }
         assert_eq!(names.row(&record("share/../..", "a")), None);
-        let renamed_to = Some(Name { path: "share".into(), name: "b".into() });
-        let deleted = Record { deleted_at: Some("x".into()), renamed_to, ..record("share", "a") };
+        let renamed_to = Some(Name {
+            path: "share".into(),
+            name: "b".into(),
+        });
+        let deleted = Record {
+            deleted_at: Some("x".into()),
+            renamed_to,
+            ..record("share", "a")
+        };
         let (_, row) = names.row(&deleted).unwrap();
         assert_eq!((row.entry, row.renamed_to.as_deref()), (None, Some("b")));
-        let elsewhere = Record { renamed_to: Some(Name { path: "x".into(), name: "b".into() }), ..deleted };
+        let elsewhere = Record {
+            renamed_to: Some(Name {
+                path: "x".into(),
+                name: "b".into(),
+            }),
+            ..deleted
+        };
         assert_eq!(names.row(&elsewhere).unwrap().1.renamed_to, None);
     }
 }

@@ -19,7 +19,11 @@ impl Traffic {
     /// `limit`: bytes a second each way.
     pub fn new(limit: Option<u64>) -> Traffic {
         let limiter = || limit.map(Limiter::new);
-        Traffic { up: limiter(), down: limiter(), ..Traffic::default() }
+        Traffic {
+            up: limiter(),
+            down: limiter(),
+            ..Traffic::default()
+        }
     }
 
     /// Bytes have gone to the hub. Waits as the limit wants it.

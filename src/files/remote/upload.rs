@@ -10,7 +10,9 @@ use crate::files::plan::{Entry, Local};
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
 use crate::transfer::source_file;
-use crate::wire::files::{self, BATCH_FILE, BatchItem, BatchResult, Chunk, Extra, Hash, Metadata, SINGLE};
+use crate::wire::files::{
+    self, BATCH_FILE, BatchItem, BatchResult, Chunk, Extra, Hash, Metadata, SINGLE,
+};
 use crate::wire::revision::Tag;
 
 use super::{Remote, moving, request, rows, set_back};
@@ -27,9 +29,13 @@ pub struct Small {
 
 impl Remote {
     pub(super) fn send(&self, change: &Change, local: &Local) -> Called<Answer> {
-        let Some(entry) = &change.entry else { return Ok(Answer::NotDone) };
+        let Some(entry) = &change.entry else {
+            return Ok(Answer::NotDone);
+        };
         if entry.is_dir() {
-            return self.commit(change, entry, Vec::new()).and_then(|called| self.answer(change, called));
+            return self
+                .commit(change, entry, Vec::new())
+                .and_then(|called| self.answer(change, called));
         }
         if let Some(chunks) = self.known_chunks(change, entry)? {
             if self.tree.stamp(&change.path)? != Some(local.stamp) {
@@ -37,29 +43,54 @@ impl Remote {
             }
             match self.commit(change, entry, chunks)? {
                 // what it has it may have forgotten
-                Err(failure) if failure.status == 409 && matches!(failure.told, crate::client::Told::Missing(_)) => {}
+                Err(failure)
+                    if failure.status == 409
+                        && matches!(failure.told, crate::client::Told::Missing(_)) => {}
                 called => return self.answer(change, called),
             }
         }
         if entry.kind == files::Kind::Symlink {
             return match self.tree.read_link(&change.path) {
                 Ok(target) if std::str::from_utf8(&target).is_err() => {
-                    let shown = crate::disk::show(std::os::unix::ffi::OsStrExt::from_bytes(target.as_slice()));
-                    let error = Error::new(Kind::Refused, format!("cannot send the link {}: its target {shown} is not UTF-8", change.path));
-                    Err(Fault::Refused(error.hint("let it lead to a name in UTF-8, or ignore it")))
+                    let shown = crate::disk::show(std::os::unix::ffi::OsStrExt::from_bytes(
+                        target.as_slice(),
+                    ));
+                    let error = Error::new(
+                        Kind::Refused,
+                        format!(
+                            "cannot send the link {}: its target {shown} is not UTF-8",
+                            change.path
+                        ),
+                    );
+                    Err(Fault::Refused(
+                        error.hint("let it lead to a name in UTF-8, or ignore it"),
+                    ))
                 }
                 Ok(target) => self.send_small(change, entry, target),
                 Err(_) => Ok(Answer::Moved),
             };
         }
         let failed = |e: io::Error| fault("read", &change.path, &e);
-        let Some(reading) = self.tree.read(&change.path, Some(&local.stamp)).map_err(failed)? else { return Ok(Answer::Moved) };
+        let Some(reading) = self
+            .tree
+            .read(&change.path, Some(&local.stamp))
+            .map_err(failed)?
+        else {
+            return Ok(Answer::Moved);
+        };
         if entry.size > BATCH_FILE || change.from.is_some() {
             return self.send_alone(change, entry, reading.file);
         }
         let mut bytes = Vec::with_capacity(entry.size as usize);
-        (&reading.file).take(entry.size + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if reading.unchanged().map_err(failed)? { self.send_small(change, entry, bytes) } else { Ok(Answer::Moved) }
+        (&reading.file)
+            .take(entry.size + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        if reading.unchanged().map_err(failed)? {
+            self.send_small(change, entry, bytes)
+        } else {
+            Ok(Answer::Moved)
+        }
     }
 
     fn send_small(&self, change: &Change, entry: &Entry, bytes: Vec<u8>) -> Called<Answer> {
@@ -75,35 +106,75 @@ impl Remote {
             mtime: Some(rows::mtime(entry)),
             size: entry.size,
             checksum_sha256: entry.hash,
-            if_match: if let Condition::Rev(at) = change.condition { Some(at.rev) } else { None },
-            tag: if let Condition::Rev(at) = change.condition { at.tag } else { Tag::default() },
+            if_match: if let Condition::Rev(at) = change.condition {
+                Some(at.rev)
+            } else {
+                None
+            },
+            tag: if let Condition::Rev(at) = change.condition {
+                at.tag
+            } else {
+                Tag::default()
+            },
             if_none_match: change.condition == Condition::Nothing,
             key: Some(change.key),
         };
-        self.sends.join(Small { change: change.clone(), item, bytes }, &|all| self.send_together(&all))
+        self.sends.join(
+            Small {
+                change: change.clone(),
+                item,
+                bytes,
+            },
+            &|all| self.send_together(&all),
+        )
     }
 
     fn send_together(&self, all: &[Small]) -> Vec<Called<Answer>> {
-        let files: Vec<(BatchItem, &[u8])> = all.iter().map(|small| (small.item.clone(), small.bytes.as_slice())).collect();
+        let files: Vec<(BatchItem, &[u8])> = all
+            .iter()
+            .map(|small| (small.item.clone(), small.bytes.as_slice()))
+            .collect();
         let passed = |bytes| self.traffic.up(crate::transfer::Step::Passed(bytes));
-        let newest = all.iter().map(|small| small.change.newest).max().unwrap_or_default();
+        let newest = all
+            .iter()
+            .map(|small| small.change.newest)
+            .max()
+            .unwrap_or_default();
         match self.called(self.hub.batch(&files, newest, &passed)) {
             Err(fault) => vec![Err(fault); all.len()],
-            Ok(results) => all.iter().zip(results).map(|(small, result)| self.result(&small.change, result)).collect(),
+            Ok(results) => all
+                .iter()
+                .zip(results)
+                .map(|(small, result)| self.result(&small.change, result))
+                .collect(),
         }
     }
 
     fn result(&self, change: &Change, result: BatchResult) -> Called<Answer> {
         match (result.status, result.record) {
             (200 | 201 | 204, Some(record)) => self.made(change, record, None),
-            (412, record) => Ok(Answer::Differs(record.and_then(|record| self.names.row(&record)))),
+            (412, record) => Ok(Answer::Differs(
+                record.and_then(|record| self.names.row(&record)),
+            )),
             (409, _) => Ok(Answer::NotDone),
             (410, _) => Err(set_back()),
             (status, _) => {
-                let words = result.error.map_or(format!("status {status}"), |words| one_line(&words));
-                let kind = if status >= 500 { Kind::Busy } else { Kind::Refused };
-                let error = Error::new(kind, format!("hub {} refuses {}: {words}", self.hub.url(), change.path));
-                Err(self.link.failed(Failure { status, ..error.into() }))
+                let words = result
+                    .error
+                    .map_or(format!("status {status}"), |words| one_line(&words));
+                let kind = if status >= 500 {
+                    Kind::Busy
+                } else {
+                    Kind::Refused
+                };
+                let error = Error::new(
+                    kind,
+                    format!("hub {} refuses {}: {words}", self.hub.url(), change.path),
+                );
+                Err(self.link.failed(Failure {
+                    status,
+                    ..error.into()
+                }))
             }
         }
     }
@@ -114,16 +185,22 @@ impl Remote {
         if entry.size > SINGLE {
             let local = source_file::Local::of(file, change.path.clone()).map_err(Fault::Later)?;
             let content = match moving(&self.hub, &step, |mover| mover.send_chunks(&local)) {
-                Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => return Ok(Answer::Moved),
+                Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
+                    return Ok(Answer::Moved);
+                }
                 other => self.called(other)?,
             };
             return if (content.size, content.sha256) == (entry.size, entry.hash) {
-                self.commit(change, entry, content.chunks).and_then(|called| self.answer(change, called))
+                self.commit(change, entry, content.chunks)
+                    .and_then(|called| self.answer(change, called))
             } else {
                 Ok(Answer::Moved)
             };
         }
-        let chunk = Chunk { sha256: entry.hash, size: entry.size };
+        let chunk = Chunk {
+            sha256: entry.hash,
+            size: entry.size,
+        };
         if self.called(self.hub.missing(&[entry.hash]))?.is_empty() {
             match self.commit(change, entry, vec![chunk])? {
                 // it has looked at the bytes, and they are not what they were
@@ -132,23 +209,42 @@ impl Remote {
             }
         }
         let passed = |bytes| step(crate::transfer::Step::Passed(bytes));
-        let source = Source::Part { file: &file, at: 0, length: entry.size, sha256: entry.hash };
+        let source = Source::Part {
+            file: &file,
+            at: 0,
+            length: entry.size,
+            sha256: entry.hash,
+        };
         let sent = match &change.from {
             // only a commit has an old name
-            Some(_) => self.hub.put_chunk(entry.hash, source, &passed).map(|()| None),
+            Some(_) => self
+                .hub
+                .put_chunk(entry.hash, source, &passed)
+                .map(|()| None),
             None => {
                 let name = self.name(&change.path)?;
                 let (mode, mtime) = (Some(rows::st_mode(entry)), Some(rows::mtime(entry)));
-                let metadata = Metadata { path: name.path, mode, mtime, extra: Extra::default() };
-                self.hub.upload(&name.name, &metadata, source, request(change), &passed).map(Some)
+                let metadata = Metadata {
+                    path: name.path,
+                    mode,
+                    mtime,
+                    extra: Extra::default(),
+                };
+                self.hub
+                    .upload(&name.name, &metadata, source, request(change), &passed)
+                    .map(Some)
             }
         };
         match sent {
             // the bytes are not those that were hashed
-            Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => Ok(Answer::Moved),
+            Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
+                Ok(Answer::Moved)
+            }
             Err(failure) => self.unmet(failure),
             Ok(Some(stored)) => self.answer(change, Ok(stored)),
-            Ok(None) => self.commit(change, entry, vec![chunk]).and_then(|called| self.answer(change, called)),
+            Ok(None) => self
+                .commit(change, entry, vec![chunk])
+                .and_then(|called| self.answer(change, called)),
         }
     }
 }

@@ -22,26 +22,41 @@ const MAX_LACKING_FILES: usize = 1000;
 impl Remote {
     /// A download that failed. A content that the hub has lost in part is no trouble with the hub.
     pub(super) fn not_sent(&self, path: &str, failure: Failure) -> Fault {
-        let Told::Missing(lost) = &failure.told else { return self.link.failed(failure) };
+        let Told::Missing(lost) = &failure.told else {
+            return self.link.failed(failure);
+        };
         self.link.reached();
         let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = lost.first().filter(|_| lacking.len() < MAX_LACKING_FILES || lacking.contains_key(path)) {
+        if let Some(first) = lost
+            .first()
+            .filter(|_| lacking.len() < MAX_LACKING_FILES || lacking.contains_key(path))
+        {
             lacking.insert(path.to_string(), *first);
         }
         drop(lacking);
-        let what = format!("cannot receive {path}: hub {} has lost a part of its content", self.hub.url());
-        Fault::Refused(Error::new(Kind::Busy, what).hint("it waits for a machine that has the file; on the hub: \"mesync hub check\""))
+        let what = format!(
+            "cannot receive {path}: hub {} has lost a part of its content",
+            self.hub.url()
+        );
+        Fault::Refused(
+            Error::new(Kind::Busy, what)
+                .hint("it waits for a machine that has the file; on the hub: \"mesync hub check\""),
+        )
     }
 
     /// Sends what the hub has lost and this directory has; and the paths whose content the hub has again. To be called when
     /// the feed has been read.
     pub fn mend(&self) -> Vec<String> {
-        let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        let wanted =
+            std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
         for name in &wanted {
             match self.give(name) {
                 Ok(()) => {}
                 Err(Fault::Later(e) | Fault::Refused(e) | Fault::NoSpace(e) | Fault::Fatal(e)) => {
-                    log::debug!("cannot send {} to the hub, which has lost it: {e}", one_line(&name.full()));
+                    log::debug!(
+                        "cannot send {} to the hub, which has lost it: {e}",
+                        one_line(&name.full())
+                    );
                 }
             }
             if !self.link.pause().is_zero() {
@@ -53,23 +68,56 @@ impl Remote {
 
     fn give(&self, name: &Name) -> Called<()> {
         let full = name.full();
-        let Some(path) = self.names.path(&full).filter(|path| relpath::check(path).is_ok()) else { return Ok(()) };
-        let Some(entry) = self.state.rows(path)?.base.entry.filter(|entry| !entry.is_dir() && entry.size > 0) else { return Ok(()) };
+        let Some(path) = self
+            .names
+            .path(&full)
+            .filter(|path| relpath::check(path).is_ok())
+        else {
+            return Ok(());
+        };
+        let Some(entry) = self
+            .state
+            .rows(path)?
+            .base
+            .entry
+            .filter(|entry| !entry.is_dir() && entry.size > 0)
+        else {
+            return Ok(());
+        };
         if self.tree.ignored(path) {
             return Ok(());
         }
         if entry.kind == files::Kind::Symlink {
-            let Ok(target) = self.tree.read_link(path) else { return Ok(()) };
-            return if Hash::of(&target) == entry.hash { self.give_chunk(path, entry.hash, Source::Bytes(&target)) } else { Ok(()) };
+            let Ok(target) = self.tree.read_link(path) else {
+                return Ok(());
+            };
+            return if Hash::of(&target) == entry.hash {
+                self.give_chunk(path, entry.hash, Source::Bytes(&target))
+            } else {
+                Ok(())
+            };
         }
-        let Some(reading) = self.tree.read(path, None).map_err(|e| fault("read", path, &e))? else { return Ok(()) };
+        let Some(reading) = self
+            .tree
+            .read(path, None)
+            .map_err(|e| fault("read", path, &e))?
+        else {
+            return Ok(());
+        };
         let local = source_file::Local::of(reading.file, path.to_string()).map_err(Fault::Later)?;
-        let content = local.split(|_, _| Ok(())).map_err(|failure| Fault::Later(failure.error))?;
+        let content = local
+            .split(|_, _| Ok(()))
+            .map_err(|failure| Fault::Later(failure.error))?;
         if (content.size, content.sha256) != (entry.size, entry.hash) {
             return Ok(());
         }
         if entry.size <= SINGLE {
-            let source = Source::Part { file: &local.file, at: 0, length: entry.size, sha256: entry.hash };
+            let source = Source::Part {
+                file: &local.file,
+                at: 0,
+                length: entry.size,
+                sha256: entry.hash,
+            };
             return self.give_chunk(path, entry.hash, source);
         }
         let step = |step: Step<'_>| self.traffic.up(step);
@@ -90,13 +138,19 @@ impl Remote {
 
     /// Paths whose content the hub has again.
     fn take_mended(&self) -> Called<Vec<String>> {
-        let lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lacking = self
+            .lacking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if lacking.is_empty() {
             return Ok(Vec::new());
         }
         let asked: Vec<Hash> = lacking.values().copied().collect();
         let missing = self.called(self.hub.missing(&asked))?;
-        let mended = lacking.into_iter().filter(|(_, lost)| !missing.contains(lost));
+        let mended = lacking
+            .into_iter()
+            .filter(|(_, lost)| !missing.contains(lost));
         let mended: Vec<String> = mended.map(|(path, _)| path).collect();
         let mut lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
         lacking.retain(|path, _| !mended.contains(path));

@@ -31,8 +31,12 @@ pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>)
         tables.one(write)?;
     }
     if (tables.files, tables.listing) != before {
-        tables.meta.insert("files", tables.files.to_le_bytes().as_slice())?;
-        tables.meta.insert("listing", (tables.listing - 1).to_le_bytes().as_slice())?;
+        tables
+            .meta
+            .insert("files", tables.files.to_le_bytes().as_slice())?;
+        tables
+            .meta
+            .insert("listing", (tables.listing - 1).to_le_bytes().as_slice())?;
     }
     Ok(())
 }
@@ -40,7 +44,10 @@ pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>)
 impl<'tx> Tables<'tx> {
     pub fn open(tx: &'tx WriteTransaction) -> Tried<Tables<'tx>> {
         let meta = tx.open_table(META)?;
-        let (files, listing) = (meta_number(&meta, "files")?, meta_number(&meta, "listing")? + 1);
+        let (files, listing) = (
+            meta_number(&meta, "files")?,
+            meta_number(&meta, "listing")? + 1,
+        );
         Ok(Tables {
             rows: tx.open_table(ROWS)?,
             hashes: tx.open_table(HASHES)?,
@@ -63,16 +70,28 @@ impl<'tx> Tables<'tx> {
                     record.listed = listing;
                 }
             }),
-            Write::Unlisted { path, through } => self.change(path, |record| hear_of_none(&mut record.rows, *through)),
-            Write::Intent(path, intent) => self.change(path, |record| record.rows.intent = intent.clone()),
-            Write::OpenKey(key) => key.names.iter().try_for_each(|path| self.change(path, |record| record.rows.key = Some(key.clone()))),
+            Write::Unlisted { path, through } => {
+                self.change(path, |record| hear_of_none(&mut record.rows, *through))
+            }
+            Write::Intent(path, intent) => {
+                self.change(path, |record| record.rows.intent = intent.clone())
+            }
+            Write::OpenKey(key) => key.names.iter().try_for_each(|path| {
+                self.change(path, |record| record.rows.key = Some(key.clone()))
+            }),
             Write::CloseKey(key) => self.close(key),
-            Write::Feed(feed) => self.meta.insert("feed", encode_feed(feed).as_slice()).map(drop).map_err(Into::into),
+            Write::Feed(feed) => self
+                .meta
+                .insert("feed", encode_feed(feed).as_slice())
+                .map(drop)
+                .map_err(Into::into),
             Write::NothingListed => {
                 self.listing += 1;
                 Ok(())
             }
-            Write::ForgetAll => self.forget(0, |rows| (rows.base, rows.remote) = (BaseRow::default(), RemoteRow::default())),
+            Write::ForgetAll => self.forget(0, |rows| {
+                (rows.base, rows.remote) = (BaseRow::default(), RemoteRow::default())
+            }),
             Write::SetBack { through } => self.forget(*through, |rows| set_back(rows, *through)),
             Write::Points(points) => self.remember(points),
             Write::Deleted { minute } => {
@@ -80,10 +99,18 @@ impl<'tx> Tables<'tx> {
                 self.deletes.insert(minute, count.saturating_add(1))?;
                 Ok(())
             }
-            Write::ForgetDeletes { before } => self.deletes.retain(|minute, _| minute >= *before).map_err(Into::into),
+            Write::ForgetDeletes { before } => self
+                .deletes
+                .retain(|minute, _| minute >= *before)
+                .map_err(Into::into),
             Write::Approve(tokens) => {
                 self.approvals.retain(|_, _| false)?;
-                tokens.iter().try_for_each(|t| Ok(self.approvals.insert((t.path.as_str(), t.base, t.remote), ()).map(drop)?))
+                tokens.iter().try_for_each(|t| {
+                    Ok(self
+                        .approvals
+                        .insert((t.path.as_str(), t.base, t.remote), ())
+                        .map(drop)?)
+                })
             }
         }
     }
@@ -130,7 +157,12 @@ impl<'tx> Tables<'tx> {
             self.points.insert(at.rev, at.tag.0)?;
         }
         while self.points.len()? > revision::POINTS as u64 {
-            let older = self.points.iter()?.take(revision::POINTS / 2).map(|row| Ok(row?.0.value())).collect::<Tried<Vec<u64>>>()?;
+            let older = self
+                .points
+                .iter()?
+                .take(revision::POINTS / 2)
+                .map(|row| Ok(row?.0.value()))
+                .collect::<Tried<Vec<u64>>>()?;
             for rev in older.iter().skip(1).step_by(2) {
                 self.points.remove(rev)?;
             }
@@ -140,7 +172,12 @@ impl<'tx> Tables<'tx> {
 
     /// Changes one record, and what hangs on its base: the index and the count.
     fn change(&mut self, path: &str, change: impl FnOnce(&mut Record)) -> Tried<()> {
-        let old = self.rows.get(path)?.map(|row| decode(row.value())).transpose()?.unwrap_or_default();
+        let old = self
+            .rows
+            .get(path)?
+            .map(|row| decode(row.value()))
+            .transpose()?
+            .unwrap_or_default();
         let mut new = old.clone();
         change(&mut new);
         if new == old {
@@ -159,7 +196,8 @@ impl<'tx> Tables<'tx> {
             if let Some(key) = &is {
                 self.hashes.insert(key.as_slice(), ())?;
             }
-            self.files = (self.files + u64::from(is.is_some())).saturating_sub(was.is_some().into());
+            self.files =
+                (self.files + u64::from(is.is_some())).saturating_sub(was.is_some().into());
         }
         Ok(())
     }

@@ -31,7 +31,12 @@ pub struct Record {
 impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(128));
-        let Rows { base, remote, intent, key } = &self.rows;
+        let Rows {
+            base,
+            remote,
+            intent,
+            key,
+        } = &self.rows;
         out.number(self.listed);
         out.base(base);
         out.remote(remote, base.entry.as_ref());
@@ -48,7 +53,15 @@ impl Record {
         let intent = from.option(Reader::intent)?;
         let key = from.option(Reader::key)?;
         from.end()?;
-        Ok(Record { rows: Rows { base, remote, intent, key }, listed })
+        Ok(Record {
+            rows: Rows {
+                base,
+                remote,
+                intent,
+                key,
+            },
+            listed,
+        })
     }
 }
 
@@ -68,7 +81,13 @@ pub fn decode_feed(bytes: &[u8]) -> Read<Feed> {
     let (generation, cursor, listing) = (from.number()?, from.number()?, from.flag()?);
     let began = from.option(Reader::number)?;
     from.end()?;
-    Ok(Feed { epoch, generation, cursor, listing, began })
+    Ok(Feed {
+        epoch,
+        generation,
+        cursor,
+        listing,
+        began,
+    })
 }
 
 struct Writer(Vec<u8>);
@@ -143,14 +162,20 @@ impl Writer {
             same if same.as_ref() == base => 2,
             Some(_) => 1,
         };
-        self.0.push(if remote.tag.is_unknown() { form } else { form | TAG });
+        self.0.push(if remote.tag.is_unknown() {
+            form
+        } else {
+            form | TAG
+        });
         if !remote.tag.is_unknown() {
             self.0.extend_from_slice(&remote.tag.0.to_le_bytes());
         }
         if let Some(entry) = remote.entry.as_ref().filter(|_| form == 1) {
             self.entry(entry);
         }
-        self.option(Some(&remote.id).filter(|id| !id.is_nil()), |out, id| out.0.extend_from_slice(id.as_bytes()));
+        self.option(Some(&remote.id).filter(|id| !id.is_nil()), |out, id| {
+            out.0.extend_from_slice(id.as_bytes())
+        });
         self.option(remote.host.as_ref(), Writer::text);
         self.option(remote.renamed_to.as_ref(), Writer::text);
     }
@@ -162,7 +187,13 @@ impl Writer {
 
     fn intent(&mut self, intent: &Intent) {
         match intent {
-            Intent::Place { generation, row, mode, over, staged } => {
+            Intent::Place {
+                generation,
+                row,
+                mode,
+                over,
+                staged,
+            } => {
                 self.0.push(0);
                 self.number(*generation);
                 self.remote(row, None);
@@ -171,7 +202,13 @@ impl Writer {
                 self.text(&staged.temp);
                 self.stamp(&staged.stamp);
             }
-            Intent::Leave { generation, then, what, to, trash } => {
+            Intent::Leave {
+                generation,
+                then,
+                what,
+                to,
+                trash,
+            } => {
                 self.0.push(1);
                 self.number(*generation);
                 self.base(then);
@@ -179,7 +216,13 @@ impl Writer {
                 self.text(to);
                 self.0.push((*trash).into());
             }
-            Intent::Metadata { generation, was, mode, mtime, then } => {
+            Intent::Metadata {
+                generation,
+                was,
+                mode,
+                mtime,
+                then,
+            } => {
                 self.0.push(4);
                 self.number(*generation);
                 self.stamp(was);
@@ -256,11 +299,19 @@ impl<'a> Reader<'a> {
     }
 
     fn option<T>(&mut self, read: impl Fn(&mut Reader<'a>) -> Read<T>) -> Read<Option<T>> {
-        if self.flag()? { read(self).map(Some) } else { Ok(None) }
+        if self.flag()? {
+            read(self).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn end(&self) -> Read<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(Damaged) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Damaged)
+        }
     }
 
     fn entry(&mut self) -> Read<Entry> {
@@ -272,17 +323,35 @@ impl<'a> Reader<'a> {
         };
         let (mode, size, mtime) = (self.mode()?, self.number()?, self.signed()?);
         let hash = Hash(self.take(32)?.try_into().map_err(|_| Damaged)?);
-        Ok(Entry { kind, hash, size, mode, mtime })
+        Ok(Entry {
+            kind,
+            hash,
+            size,
+            mode,
+            mtime,
+        })
     }
 
     fn stamp(&mut self) -> Read<Stamp> {
         let (inode, size, mtime) = (self.number()?, self.number()?, self.signed()?);
-        Ok(Stamp { inode, size, mtime, ctime: self.signed()?, mode: self.mode()? })
+        Ok(Stamp {
+            inode,
+            size,
+            mtime,
+            ctime: self.signed()?,
+            mode: self.mode()?,
+        })
     }
 
     fn tag(&mut self) -> Read<Tag> {
-        let tag = Tag(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| Damaged)?));
-        if tag.is_unknown() { Err(Damaged) } else { Ok(tag) }
+        let tag = Tag(u64::from_le_bytes(
+            self.take(8)?.try_into().map_err(|_| Damaged)?,
+        ));
+        if tag.is_unknown() {
+            Err(Damaged)
+        } else {
+            Ok(tag)
+        }
     }
 
     fn base(&mut self) -> Read<BaseRow> {
@@ -292,19 +361,39 @@ impl<'a> Reader<'a> {
         let seen = match (form & !LOST, &entry) {
             (0, _) => None,
             (1, _) => Some(self.stamp()?),
-            (2, Some(Entry { size, mtime, mode, .. })) => {
+            (
+                2,
+                Some(Entry {
+                    size, mtime, mode, ..
+                }),
+            ) => {
                 let (inode, age) = (self.number()?, self.signed()?);
-                Some(Stamp { inode, size: *size, mtime: *mtime, ctime: mtime.wrapping_add(age), mode: *mode })
+                Some(Stamp {
+                    inode,
+                    size: *size,
+                    mtime: *mtime,
+                    ctime: mtime.wrapping_add(age),
+                    mode: *mode,
+                })
             }
             _ => return Err(Damaged),
         };
-        Ok(BaseRow { rev, lost: form & LOST != 0, entry, seen })
+        Ok(BaseRow {
+            rev,
+            lost: form & LOST != 0,
+            entry,
+            seen,
+        })
     }
 
     fn remote(&mut self, base: Option<&Entry>) -> Read<RemoteRow> {
         let rev = self.number()?;
         let form = self.byte()?;
-        let tag = if form & TAG != 0 { self.tag()? } else { Tag::default() };
+        let tag = if form & TAG != 0 {
+            self.tag()?
+        } else {
+            Tag::default()
+        };
         let entry = match (form & !TAG, base) {
             (0, _) => None,
             (1, _) => Some(self.entry()?),
@@ -312,11 +401,21 @@ impl<'a> Reader<'a> {
             _ => return Err(Damaged),
         };
         let id = self.option(Reader::uuid)?.unwrap_or_default();
-        Ok(RemoteRow { rev, tag, entry, id, host: self.option(Reader::text)?, renamed_to: self.option(Reader::text)? })
+        Ok(RemoteRow {
+            rev,
+            tag,
+            entry,
+            id,
+            host: self.option(Reader::text)?,
+            renamed_to: self.option(Reader::text)?,
+        })
     }
 
     fn local(&mut self) -> Read<Local> {
-        Ok(Local { entry: self.entry()?, stamp: self.stamp()? })
+        Ok(Local {
+            entry: self.entry()?,
+            stamp: self.stamp()?,
+        })
     }
 
     fn intent(&mut self) -> Read<Intent> {
@@ -327,16 +426,37 @@ impl<'a> Reader<'a> {
                 row: self.remote(None)?,
                 mode: self.mode()?,
                 over: self.option(Reader::local)?,
-                staged: Staged { temp: self.text()?, stamp: self.stamp()? },
+                staged: Staged {
+                    temp: self.text()?,
+                    stamp: self.stamp()?,
+                },
             },
-            1 => Intent::Leave { generation, then: self.base()?, what: self.local()?, to: self.text()?, trash: self.flag()? },
+            1 => Intent::Leave {
+                generation,
+                then: self.base()?,
+                what: self.local()?,
+                to: self.text()?,
+                trash: self.flag()?,
+            },
             3 => Intent::Clear { temp: self.text()? },
             // written before times travelled
             2 => {
                 let was = self.stamp()?;
-                Intent::Metadata { generation, was, mode: self.mode()?, mtime: was.mtime, then: self.base()? }
+                Intent::Metadata {
+                    generation,
+                    was,
+                    mode: self.mode()?,
+                    mtime: was.mtime,
+                    then: self.base()?,
+                }
             }
-            4 => Intent::Metadata { generation, was: self.stamp()?, mode: self.mode()?, mtime: self.signed()?, then: self.base()? },
+            4 => Intent::Metadata {
+                generation,
+                was: self.stamp()?,
+                mode: self.mode()?,
+                mtime: self.signed()?,
+                then: self.base()?,
+            },
             _ => return Err(Damaged),
         })
     }
@@ -344,6 +464,11 @@ impl<'a> Reader<'a> {
     fn key(&mut self) -> Read<OpenKey> {
         let (key, count) = (self.uuid()?, self.number()?);
         let names = (0..count).map(|_| self.text()).collect::<Read<_>>()?;
-        Ok(OpenKey { key, names, ours: self.flag()?, seen: self.option(Reader::stamp)? })
+        Ok(OpenKey {
+            key,
+            names,
+            ours: self.flag()?,
+            seen: self.option(Reader::stamp)?,
+        })
     }
 }

@@ -36,8 +36,10 @@ const COPY_TRIES: u32 = 20;
 const SCHEMA: u64 = 2;
 /// What is taken over from there: rows without tags.
 const UNTAGGED: u64 = 1;
-const HINTS: Hints =
-    Hints { busy: "is mesync running with this directory already?", damaged: "remove it: both sides are compared anew then" };
+const HINTS: Hints = Hints {
+    busy: "is mesync running with this directory already?",
+    damaged: "remove it: both sides are compared anew then",
+};
 
 /// A [`Record`] a path.
 const ROWS: TableDefinition<&str, &[u8]> = TableDefinition::new("rows");
@@ -71,7 +73,14 @@ pub fn dir(base_dir: &Path) -> PathBuf {
 /// `state/watch/<key>.redb` below the base directory: one for each pair of a directory here and one on a hub.
 pub fn file(base_dir: &Path, dir: &Path, server: &str, remote: &str) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
-    let key = Hash::of(&[dir.as_os_str().as_bytes(), server.as_bytes(), remote.as_bytes()].join(&0));
+    let key = Hash::of(
+        &[
+            dir.as_os_str().as_bytes(),
+            server.as_bytes(),
+            remote.as_bytes(),
+        ]
+        .join(&0),
+    );
     self::dir(base_dir).join(format!("{}.redb", &key.to_string()[..16]))
 }
 
@@ -83,14 +92,25 @@ impl DiskState {
         let is_new = !path.exists();
         let happened = Arc::new(Happened::default());
         let db = database::open(path, CACHE_BYTES, &happened, &HINTS)?;
-        let state = DiskState { path: path.to_path_buf(), db: RwLock::new(Some(db)), happened, group: Batcher::new(usize::MAX) };
+        let state = DiskState {
+            path: path.to_path_buf(),
+            db: RwLock::new(Some(db)),
+            happened,
+            group: Batcher::new(usize::MAX),
+        };
         let schema = state.prepare().map_err(|e| state.error("open", &e))?;
         if schema != SCHEMA {
-            let what = format!("cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}", path.display());
-            return Err(Error::new(Kind::Settings, what).hint("install the newer mesync that wrote it"));
+            let what = format!(
+                "cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}",
+                path.display()
+            );
+            return Err(
+                Error::new(Kind::Settings, what).hint("install the newer mesync that wrote it")
+            );
         }
         if is_new {
-            disk::sync_dir(disk::parent(path)).map_err(|e| Error::io(format!("create {}", path.display()), &e))?;
+            disk::sync_dir(disk::parent(path))
+                .map_err(|e| Error::io(format!("create {}", path.display()), &e))?;
         }
         Ok(state)
     }
@@ -100,7 +120,9 @@ impl DiskState {
     pub fn copy_of(path: &Path) -> Result<DiskState> {
         let failed = |e: &io::Error| Error::io(format!("copy {}", path.display()), e);
         for _ in 0..COPY_TRIES {
-            let memory = || -> io::Result<File> { Ok(rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC)?.into()) };
+            let memory = || -> io::Result<File> {
+                Ok(rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+            };
             let mut copy = memory().map_err(|e| failed(&e))?;
             let stamp = || std::fs::metadata(path).and_then(|m| Ok((m.len(), m.modified()?)));
             let before = match stamp() {
@@ -108,29 +130,46 @@ impl DiskState {
                 shown => Some(shown.map_err(|e| failed(&e))?),
             };
             if let Some(before) = before {
-                io::copy(&mut File::open(path).map_err(|e| failed(&e))?, &mut copy).map_err(|e| failed(&e))?;
+                io::copy(&mut File::open(path).map_err(|e| failed(&e))?, &mut copy)
+                    .map_err(|e| failed(&e))?;
                 if stamp().ok() != Some(before) {
                     continue;
                 }
             }
             let happened = Arc::new(Happened::default());
-            let opened = database::open_file(copy, path, CACHE_BYTES, &happened, &HINTS).and_then(|db| {
-                let (path, db) = (PathBuf::new(), RwLock::new(Some(db)));
-                let state = DiskState { path, db, happened, group: Batcher::new(usize::MAX) };
-                state.prepare().map_err(|e| state.error("open", &e)).map(|schema| (state, schema))
-            });
+            let opened =
+                database::open_file(copy, path, CACHE_BYTES, &happened, &HINTS).and_then(|db| {
+                    let (path, db) = (PathBuf::new(), RwLock::new(Some(db)));
+                    let state = DiskState {
+                        path,
+                        db,
+                        happened,
+                        group: Batcher::new(usize::MAX),
+                    };
+                    state
+                        .prepare()
+                        .map_err(|e| state.error("open", &e))
+                        .map(|schema| (state, schema))
+                });
             match opened {
                 Ok((state, SCHEMA)) => return Ok(state),
                 Ok((_, schema)) => {
-                    let what = format!("cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}", path.display());
-                    return Err(Error::new(Kind::Settings, what).hint("install the newer mesync that wrote it"));
+                    let what = format!(
+                        "cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}",
+                        path.display()
+                    );
+                    return Err(Error::new(Kind::Settings, what)
+                        .hint("install the newer mesync that wrote it"));
                 }
                 // torn by a commit that left the same time behind; a file that is damaged is begun anew by a real pass
                 Err(e) if e.kind == Kind::Damaged => {}
                 Err(e) => return Err(e),
             }
         }
-        let what = format!("cannot copy {}: it is damaged, or changes all the time", path.display());
+        let what = format!(
+            "cannot copy {}: it is damaged, or changes all the time",
+            path.display()
+        );
         Err(Error::new(Kind::Busy, what).hint("try again in a moment"))
     }
 
@@ -139,8 +178,13 @@ impl DiskState {
         match DiskState::open(path) {
             Err(e) if e.kind == Kind::Damaged => {
                 let aside = path.with_extension("redb.damaged");
-                log::warn!("{}; beginning anew, and keeping it as {}", e.what, aside.display());
-                disk::rename(path, &aside).map_err(|e| Error::io(format!("put {} aside", path.display()), &e))?;
+                log::warn!(
+                    "{}; beginning anew, and keeping it as {}",
+                    e.what,
+                    aside.display()
+                );
+                disk::rename(path, &aside)
+                    .map_err(|e| Error::io(format!("put {} aside", path.display()), &e))?;
                 DiskState::open(path)
             }
             other => other,
@@ -153,7 +197,8 @@ impl DiskState {
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let schema = |meta: &dyn Fn(&str) -> Tried<Option<u64>>| meta("schema");
         if let Ok(meta) = db.begin_read()?.open_table(META)
-            && let Some(schema) = schema(&|name| Ok(meta.get(name)?.and_then(|v| number(v.value()))))?
+            && let Some(schema) =
+                schema(&|name| Ok(meta.get(name)?.and_then(|v| number(v.value()))))?
             && schema != UNTAGGED
         {
             return Ok(schema);
@@ -161,44 +206,69 @@ impl DiskState {
         let tx = db.begin_write()?;
         let tables = apply::Tables::open(&tx)?;
         drop(tables);
-        tx.open_table(META)?.insert("schema", SCHEMA.to_le_bytes().as_slice())?;
+        tx.open_table(META)?
+            .insert("schema", SCHEMA.to_le_bytes().as_slice())?;
         tx.commit()?;
         Ok(SCHEMA)
     }
 
     /// Something small that is kept with the rows, by name: the marker of the directory, the boot while it is open.
     pub fn note(&self, name: &str) -> Called<Option<String>> {
-        let get = |tx: &ReadTransaction| Ok(tx.open_table(META)?.get(note(name).as_str())?.map(|v| v.value().to_vec()));
-        Ok(self.read(get)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        let get = |tx: &ReadTransaction| {
+            Ok(tx
+                .open_table(META)?
+                .get(note(name).as_str())?
+                .map(|v| v.value().to_vec()))
+        };
+        Ok(self
+            .read(get)?
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     pub fn set_note(&self, name: &str, text: &str) -> Called<()> {
         self.transaction(&|tx| {
-            tx.open_table(META)?.insert(note(name).as_str(), text.as_bytes())?;
+            tx.open_table(META)?
+                .insert(note(name).as_str(), text.as_bytes())?;
             Ok(())
         })
     }
 
     /// The marker that the directory had.
     pub fn marker(&self) -> Called<Option<Uuid>> {
-        Ok(self.note("marker")?.and_then(|text| Uuid::parse_str(&text).ok()))
+        Ok(self
+            .note("marker")?
+            .and_then(|text| Uuid::parse_str(&text).ok()))
     }
 
     /// Syncs, writes and bytes written since the file was opened.
     pub fn written(&self) -> [u64; 3] {
-        [&self.happened.syncs, &self.happened.writes, &self.happened.bytes].map(|n| n.load(Relaxed))
+        [
+            &self.happened.syncs,
+            &self.happened.writes,
+            &self.happened.bytes,
+        ]
+        .map(|n| n.load(Relaxed))
     }
 
     fn read<T>(&self, what: impl Fn(&ReadTransaction) -> Tried<T>) -> Called<T> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let read = || what(&db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?);
+        let read = || {
+            what(
+                &db.as_ref()
+                    .ok_or(redb::Error::DatabaseClosed)?
+                    .begin_read()?,
+            )
+        };
         read().map_err(|e| Fault::Fatal(self.error("read", &e)))
     }
 
     fn transaction(&self, what: &dyn Fn(&redb::WriteTransaction) -> Tried<()>) -> Called<()> {
         let write = || {
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-            let tx = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
+            let tx = db
+                .as_ref()
+                .ok_or(redb::Error::DatabaseClosed)?
+                .begin_write()?;
             what(&tx)?;
             Ok(tx.commit()?)
         };
@@ -257,15 +327,34 @@ fn decode(bytes: &[u8]) -> Tried<Record> {
 }
 
 /// The bounds of what is strictly below a directory and after a path.
-fn range<'a>(dir: &str, after: &'a str, ends: &'a mut (String, String)) -> (Bound<&'a str>, Bound<&'a str>) {
+fn range<'a>(
+    dir: &str,
+    after: &'a str,
+    ends: &'a mut (String, String),
+) -> (Bound<&'a str>, Bound<&'a str>) {
     if dir.is_empty() {
-        return (if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(after) }, Bound::Unbounded);
+        return (
+            if after.is_empty() {
+                Bound::Unbounded
+            } else {
+                Bound::Excluded(after)
+            },
+            Bound::Unbounded,
+        );
     }
     // '0' comes after '/', and nothing between them
     *ends = (format!("{dir}/"), format!("{dir}0"));
-    let from = if after > ends.0.as_str() { after } else { ends.0.as_str() };
+    let from = if after > ends.0.as_str() {
+        after
+    } else {
+        ends.0.as_str()
+    };
     // a range that begins after its end is refused
-    let from = if from > ends.1.as_str() { ends.1.as_str() } else { from };
+    let from = if from > ends.1.as_str() {
+        ends.1.as_str()
+    } else {
+        from
+    };
     (Bound::Excluded(from), Bound::Included(ends.1.as_str()))
 }
 
@@ -279,7 +368,8 @@ impl State for DiskState {
 
     fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>> {
         self.read(|tx| {
-            let (table, mut ends, mut found) = (tx.open_table(ROWS)?, Default::default(), Vec::new());
+            let (table, mut ends, mut found) =
+                (tx.open_table(ROWS)?, Default::default(), Vec::new());
             for row in table.range::<&str>(range(dir, after, &mut ends))? {
                 let (path, row) = row?;
                 if dir.is_empty() || super::plan::is_below(path.value(), dir) {
@@ -295,12 +385,23 @@ impl State for DiskState {
 
     fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>> {
         self.read(|tx| {
-            let (hashes, rows, mut found) = (tx.open_table(HASHES)?, tx.open_table(ROWS)?, Vec::new());
+            let (hashes, rows, mut found) =
+                (tx.open_table(HASHES)?, tx.open_table(ROWS)?, Vec::new());
             for key in hashes.range::<&[u8]>(&hash.0[..PREFIX]..)? {
                 let key = key?.0;
-                let Some(path) = key.value().strip_prefix(&hash.0[..PREFIX]).filter(|_| found.len() < most) else { break };
+                let Some(path) = key
+                    .value()
+                    .strip_prefix(&hash.0[..PREFIX])
+                    .filter(|_| found.len() < most)
+                else {
+                    break;
+                };
                 let path = std::str::from_utf8(path).map_err(|_| corrupted(Damaged))?;
-                let entry = rows.get(path)?.map(|row| decode(row.value())).transpose()?.and_then(|r| r.rows.base.entry);
+                let entry = rows
+                    .get(path)?
+                    .map(|row| decode(row.value()))
+                    .transpose()?
+                    .and_then(|r| r.rows.base.entry);
                 if entry.is_some_and(|e| e.hash == *hash) {
                     found.push(path.to_string());
                 }
@@ -312,7 +413,8 @@ impl State for DiskState {
     fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>> {
         self.read(|tx| {
             let listing = meta_number(&tx.open_table(META)?, "listing")? + 1;
-            let (table, mut ends, mut found) = (tx.open_table(ROWS)?, Default::default(), Vec::new());
+            let (table, mut ends, mut found) =
+                (tx.open_table(ROWS)?, Default::default(), Vec::new());
             for row in table.range::<&str>(range("", after, &mut ends))? {
                 let (path, row) = row?;
                 let Record { rows, listed } = decode(row.value())?;
@@ -336,7 +438,12 @@ impl State for DiskState {
 
     fn points(&self) -> Called<Vec<Revision>> {
         let point = |(rev, tag): (u64, u64)| Revision { rev, tag: Tag(tag) };
-        self.read(|tx| tx.open_table(POINTS)?.iter()?.map(|row| Ok(row.map(|(rev, tag)| point((rev.value(), tag.value())))?)).collect())
+        self.read(|tx| {
+            tx.open_table(POINTS)?
+                .iter()?
+                .map(|row| Ok(row.map(|(rev, tag)| point((rev.value(), tag.value())))?))
+                .collect()
+        })
     }
 
     fn files(&self) -> Called<u64> {
@@ -344,11 +451,21 @@ impl State for DiskState {
     }
 
     fn deletes(&self) -> Called<BTreeMap<u64, u32>> {
-        self.read(|tx| tx.open_table(DELETES)?.iter()?.map(|row| row.map(|(m, n)| (m.value(), n.value())).map_err(Into::into)).collect())
+        self.read(|tx| {
+            tx.open_table(DELETES)?
+                .iter()?
+                .map(|row| row.map(|(m, n)| (m.value(), n.value())).map_err(Into::into))
+                .collect()
+        })
     }
 
     fn approved(&self, token: &Token) -> Called<bool> {
-        self.read(|tx| Ok(tx.open_table(APPROVALS)?.get((token.path.as_str(), token.base, token.remote))?.is_some()))
+        self.read(|tx| {
+            Ok(tx
+                .open_table(APPROVALS)?
+                .get((token.path.as_str(), token.base, token.remote))?
+                .is_some())
+        })
     }
 
     fn commit(&self, writes: &[Write]) -> Called<()> {
@@ -359,7 +476,12 @@ impl State for DiskState {
             // redb may panic on a damaged file
             let together = || self.transaction(&|tx| apply::apply(tx, groups.iter().flatten()));
             let done = catch_unwind(AssertUnwindSafe(together));
-            let damaged = || Fault::Fatal(Error::new(Kind::Damaged, "cannot write the state: its file is damaged"));
+            let damaged = || {
+                Fault::Fatal(Error::new(
+                    Kind::Damaged,
+                    "cannot write the state: its file is damaged",
+                ))
+            };
             vec![done.unwrap_or_else(|_| Err(damaged())); groups.len()]
         })
     }

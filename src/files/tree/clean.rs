@@ -33,14 +33,23 @@ struct Cleaned {
 impl Cleaner {
     /// Writes the dirty pages of a file back, unless that has happened since its last change. `tick`: two changes within it
     /// may have the same time.
-    pub fn clean(&self, file: &File, filesystem: BorrowedFd<'_>, ctime: i64, tick: Duration) -> io::Result<()> {
+    pub fn clean(
+        &self,
+        file: &File,
+        filesystem: BorrowedFd<'_>,
+        ctime: i64,
+        tick: Duration,
+    ) -> io::Result<()> {
         let mut cleaned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (clock::now(), clock::monotonic());
         if cleaned.all.is_some_and(|all| covers(all, now, ctime, tick)) {
             return Ok(());
         }
         if cleaned.single >= SINGLE_SYNCS && rustix::fs::syncfs(filesystem).is_ok() {
-            *cleaned = Cleaned { single: 0, all: Some(now) };
+            *cleaned = Cleaned {
+                single: 0,
+                all: Some(now),
+            };
             if covers(now, now, ctime, tick) {
                 return Ok(());
             }
@@ -56,10 +65,22 @@ impl Cleaner {
 }
 
 /// Whether a sync of the filesystem that began at `all` came after a change at `ctime`: not if the clock was set since.
-fn covers(all: (SystemTime, Instant), now: (SystemTime, Instant), ctime: i64, tick: Duration) -> bool {
+fn covers(
+    all: (SystemTime, Instant),
+    now: (SystemTime, Instant),
+    ctime: i64,
+    tick: Duration,
+) -> bool {
     let passed = now.1.saturating_duration_since(all.1);
-    let wall = now.0.duration_since(all.0).unwrap_or_else(|back| back.duration() + passed + CLOCK_SLACK * 2);
-    let changed = if ctime < 0 { UNIX_EPOCH } else { UNIX_EPOCH + Duration::from_nanos(ctime as u64) };
+    let wall = now
+        .0
+        .duration_since(all.0)
+        .unwrap_or_else(|back| back.duration() + passed + CLOCK_SLACK * 2);
+    let changed = if ctime < 0 {
+        UNIX_EPOCH
+    } else {
+        UNIX_EPOCH + Duration::from_nanos(ctime as u64)
+    };
     wall.abs_diff(passed) <= CLOCK_SLACK && changed + tick < all.0
 }
 
@@ -72,7 +93,11 @@ mod tests {
         let (s, ms) = (Duration::from_secs, Duration::from_millis);
         let (wall, mono) = (UNIX_EPOCH + s(1000), clock::monotonic());
         let check = |now: (SystemTime, Instant), ctime: i64, wants: bool| {
-            assert_eq!(covers((wall, mono), now, ctime * 1_000_000, ms(20)), wants, "{now:?} {ctime}");
+            assert_eq!(
+                covers((wall, mono), now, ctime * 1_000_000, ms(20)),
+                wants,
+                "{now:?} {ctime}"
+            );
         };
         check((wall, mono), 999_900, true);
         check((wall + s(5), mono + s(5)), 999_900, true);

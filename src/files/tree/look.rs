@@ -69,7 +69,9 @@ impl Trashed {
         if known.is_none() {
             *known = Some(list()?.iter().map(prefix).collect());
         }
-        Ok(known.as_ref().is_some_and(|known| known.contains(&prefix(hash))))
+        Ok(known
+            .as_ref()
+            .is_some_and(|known| known.contains(&prefix(hash))))
     }
 
     pub fn put(&self, hash: &Hash) {
@@ -113,10 +115,18 @@ impl DiskTree {
     /// What `stat` shows of a name: `Err(Look)`: no more is to be known.
     pub(super) fn shown(&self, path: &str) -> Called<Result<Shown, Look>> {
         let (dir, name) = split(path);
-        let found = self.root.through(dir).and_then(|parent| show_of(&self.root, dir, &parent, name, false));
+        let found = self
+            .root
+            .through(dir)
+            .and_then(|parent| show_of(&self.root, dir, &parent, name, false));
         match found {
             // an overlay gives its files other devices than its directories
-            Ok(Some(shown)) if shown.is_mounted || shown.what == What::Dir && shown.device != self.root.device() => Ok(Err(mounted())),
+            Ok(Some(shown))
+                if shown.is_mounted
+                    || shown.what == What::Dir && shown.device != self.root.device() =>
+            {
+                Ok(Err(mounted()))
+            }
             Ok(Some(shown)) => Ok(Ok(self.opened.as_closed(shown))),
             Ok(None) => self.absent().map(Err),
             Err(e) if root::absent(&e) => self.absent().map(Err),
@@ -134,7 +144,9 @@ impl DiskTree {
             Ok(shown) => shown,
             Err(look) => return Ok(look),
         };
-        let Stamp { size, mtime, mode, .. } = shown.stamp;
+        let Stamp {
+            size, mtime, mode, ..
+        } = shown.stamp;
         let here = |entry, stamp| Ok(Look::Here(Local { entry, stamp }));
         let kind = match shown.what {
             What::Special => return Ok(Look::Unknown("a socket, pipe or device".into())),
@@ -142,7 +154,9 @@ impl DiskTree {
             What::Link => Kind::Symlink,
             What::File => Kind::File,
         };
-        let known = known.filter(|(stamp, entry)| same(stamp, &shown.stamp) && entry.kind == kind).map(|(_, entry)| entry.hash);
+        let known = known
+            .filter(|(stamp, entry)| same(stamp, &shown.stamp) && entry.kind == kind)
+            .map(|(_, entry)| entry.hash);
         let believed = match self.memory.get(&shown.stamp) {
             _ if self.blind && kind == Kind::File => None,
             Remembered::Hash(hash) => Some(hash),
@@ -154,13 +168,22 @@ impl DiskTree {
         }
         if kind == Kind::Symlink {
             return match self.read_link(path) {
-                Ok(target) => here(Entry::new(kind, Hash::of(&target), target.len() as u64, mode, mtime), shown.stamp),
+                Ok(target) => here(
+                    Entry::new(kind, Hash::of(&target), target.len() as u64, mode, mtime),
+                    shown.stamp,
+                ),
                 Err(e) => unknown(path, &e),
             };
         }
         match self.hash(path) {
-            Ok(Some((stamp, hash))) => here(Entry::new(kind, hash, stamp.size, stamp.mode, stamp.mtime), stamp),
-            Ok(None) => Err(Fault::Later(Error::new(ErrorKind::Busy, format!("cannot read {path}: it is being written to")))),
+            Ok(Some((stamp, hash))) => here(
+                Entry::new(kind, hash, stamp.size, stamp.mode, stamp.mtime),
+                stamp,
+            ),
+            Ok(None) => Err(Fault::Later(Error::new(
+                ErrorKind::Busy,
+                format!("cannot read {path}: it is being written to"),
+            ))),
             Err(e) => unknown(path, &e),
         }
     }
@@ -186,8 +209,13 @@ impl DiskTree {
     /// The text of a link's target.
     pub fn read_link(&self, path: &str) -> io::Result<Vec<u8>> {
         let (dir, name) = split(path);
-        let target = rustix::fs::readlinkat(self.root.through(dir)?, name, Vec::new())?.into_bytes();
-        if self.root.lists(dir, name, false)? { Ok(target) } else { Err(rustix::io::Errno::NOENT.into()) }
+        let target =
+            rustix::fs::readlinkat(self.root.through(dir)?, name, Vec::new())?.into_bytes();
+        if self.root.lists(dir, name, false)? {
+            Ok(target)
+        } else {
+            Err(rustix::io::Errno::NOENT.into())
+        }
     }
 
     /// Opens a regular file to be read: `None`: it is something else by now, or does not show this stamp.
@@ -210,9 +238,16 @@ impl DiskTree {
     pub(super) fn hash(&self, path: &str) -> io::Result<Option<(Stamp, Hash)>> {
         let mut buffer = vec![0; READ_BUFFER_BYTES];
         for _ in 0..MAX_READ_ATTEMPTS {
-            let Some(mut reading) = self.read(path, None)? else { return Ok(None) };
+            let Some(mut reading) = self.read(path, None)? else {
+                return Ok(None);
+            };
             self.wait_for_tick(&reading.shown.stamp);
-            self.cleaner.clean(&reading.file, self.root.fd(), reading.shown.stamp.ctime, Duration::from_millis(self.tick))?;
+            self.cleaner.clean(
+                &reading.file,
+                self.root.fd(),
+                reading.shown.stamp.ctime,
+                Duration::from_millis(self.tick),
+            )?;
             let mut hash = Sha256::new();
             // a file that grows as fast as it is read has no end
             let mut left = reading.shown.stamp.size;
@@ -243,7 +278,8 @@ impl DiskTree {
         let age = clock::millis(clock::now()) as i64 - stamp.ctime / 1_000_000;
         // a time far in the future is another machine's clock
         if (-tick..tick).contains(&age) {
-            let _ = crossbeam_channel::after(Duration::from_millis((tick - age).min(tick) as u64)).recv();
+            let _ = crossbeam_channel::after(Duration::from_millis((tick - age).min(tick) as u64))
+                .recv();
         }
     }
 

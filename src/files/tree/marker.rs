@@ -19,7 +19,9 @@ use crate::relpath::OWN_DIR;
 const ID: &str = "id";
 const LOCK: &str = "lock";
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
-const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const FLAGS: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
 
 /// Begins the error about a directory that is held.
 const HELD: &str = "will not touch";
@@ -28,7 +30,9 @@ const HELD: &str = "will not touch";
 pub fn held(dir: &Path, why: &str) -> Error {
     let dir = dir.display();
     let error = Error::new(Kind::Failed, format!("{HELD} {dir}: {why}"));
-    error.hint(format!("mount or restore it; or \"mesync adopt {dir}\" to begin with it as it is"))
+    error.hint(format!(
+        "mount or restore it; or \"mesync adopt {dir}\" to begin with it as it is"
+    ))
 }
 
 pub fn is_held(e: &Error) -> bool {
@@ -47,20 +51,33 @@ pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
         Ok(Some(found)) if found == id => Ok(()),
         Ok(Some(_)) => Err("it has the marker of another directory".into()),
         Ok(None) => Err(format!("its marker {OWN_DIR}/{ID} is gone")),
-        Err(e) => Err(format!("its marker {OWN_DIR}/{ID} cannot be read: {}", crate::error::plain(&e))),
+        Err(e) => Err(format!(
+            "its marker {OWN_DIR}/{ID} cannot be read: {}",
+            crate::error::plain(&e)
+        )),
     }
 }
 
 /// `None`: there is none.
 pub fn read(root: &Root) -> io::Result<Option<Uuid>> {
-    let open = || -> io::Result<File> { Ok(rustix::fs::openat(root.through(OWN_DIR)?, ID, OFlags::RDONLY | FLAGS, Mode::empty())?.into()) };
+    let open = || -> io::Result<File> {
+        Ok(rustix::fs::openat(
+            root.through(OWN_DIR)?,
+            ID,
+            OFlags::RDONLY | FLAGS,
+            Mode::empty(),
+        )?
+        .into())
+    };
     let file = match open() {
         Err(e) if root::absent(&e) => return Ok(None),
         other => other?,
     };
     let mut text = String::new();
     file.take(100).read_to_string(&mut text)?;
-    Uuid::parse_str(text.trim()).map(Some).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UUID"))
+    Uuid::parse_str(text.trim())
+        .map(Some)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UUID"))
 }
 
 /// Makes the marker, durably, and its directory if need be.
@@ -68,14 +85,24 @@ pub fn create(root: &Root, id: Uuid) -> Result<()> {
     let write = || -> io::Result<()> {
         let own = own_dir(root)?;
         let temporary = crate::relpath::temporary(id.as_u64_pair().0);
-        let mut file: File =
-            rustix::fs::openat(&own, temporary.as_str(), OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FLAGS, PRIVATE)?.into();
+        let mut file: File = rustix::fs::openat(
+            &own,
+            temporary.as_str(),
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FLAGS,
+            PRIVATE,
+        )?
+        .into();
         writeln!(file, "{id}")?;
         file.sync_all()?;
         disk::rename_at(&own, &temporary, ID)?;
         Ok(rustix::fs::fsync(root.readable(OWN_DIR)?)?)
     };
-    write().map_err(|e| Error::io(format!("make the marker {}/{OWN_DIR}/{ID}", root.path().display()), &e))
+    write().map_err(|e| {
+        Error::io(
+            format!("make the marker {}/{OWN_DIR}/{ID}", root.path().display()),
+            &e,
+        )
+    })
 }
 
 /// Sees to it that one program keeps the directory in step, whoever started it.
@@ -86,16 +113,23 @@ pub fn lock(root: &Root) -> Result<File> {
         Ok(rustix::fs::openat(own_dir(root)?, LOCK, flags, PRIVATE)?.into())
     };
     let failed = |e: io::Error| Error::io(format!("lock {}", path.display()), &e);
-    match disk::lock_open(open().map_err(failed)?, &std::process::id().to_string()).map_err(failed)? {
+    match disk::lock_open(open().map_err(failed)?, &std::process::id().to_string())
+        .map_err(failed)?
+    {
         Some(lock) => Ok(lock),
-        None => Err(busy(root.path(), &disk::lock_holder(&path).unwrap_or_default())),
+        None => Err(busy(
+            root.path(),
+            &disk::lock_holder(&path).unwrap_or_default(),
+        )),
     }
 }
 
 /// Whether the filesystem keeps modes as they are set, by trying with the lock.
 pub fn keeps_modes(lock: &File) -> bool {
-    let set =
-        |mode: Mode| rustix::fs::fchmod(lock, mode).is_ok() && rustix::fs::fstat(lock).is_ok_and(|s| s.st_mode & 0o777 == mode.bits());
+    let set = |mode: Mode| {
+        rustix::fs::fchmod(lock, mode).is_ok()
+            && rustix::fs::fstat(lock).is_ok_and(|s| s.st_mode & 0o777 == mode.bits())
+    };
     let other = PRIVATE | Mode::XUSR | Mode::RGRP;
     let keeps = set(other);
     set(PRIVATE) && keeps
@@ -107,7 +141,14 @@ pub fn holder(dir: &Path) -> Option<String> {
 }
 
 pub fn busy(dir: &Path, holder: &str) -> Error {
-    Error::new(Kind::Busy, format!("cannot keep {} in step: process {} does so already", dir.display(), holder.trim()))
+    Error::new(
+        Kind::Busy,
+        format!(
+            "cannot keep {} in step: process {} does so already",
+            dir.display(),
+            holder.trim()
+        ),
+    )
 }
 
 fn own_dir(root: &Root) -> io::Result<OwnedFd> {

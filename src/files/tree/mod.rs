@@ -90,7 +90,13 @@ impl DiskTree {
     ///
     /// `ignore`: patterns that go after those of `.mesyncignore`. `private`: what never travels, wherever it is: mesync's own
     /// data, keys.
-    pub fn open(path: &Path, known: Option<Uuid>, fresh: Uuid, ignore: &[String], private: &[PathBuf]) -> Result<Opened> {
+    pub fn open(
+        path: &Path,
+        known: Option<Uuid>,
+        fresh: Uuid,
+        ignore: &[String],
+        private: &[PathBuf],
+    ) -> Result<Opened> {
         let root = Root::open(path)?;
         let failed = |e: io::Error| Error::io(format!("read the marker of {}", path.display()), &e);
         let id = match known {
@@ -107,22 +113,38 @@ impl DiskTree {
         }
         let tree = DiskTree::over(root, Some(id), Some(lock), ignore, private);
         if let Err(e) = tree.close_left_open() {
-            log::warn!("cannot close directories that were opened for a change: {e} dir={}", path.display());
+            log::warn!(
+                "cannot close directories that were opened for a change: {e} dir={}",
+                path.display()
+            );
         }
         Ok(Opened::Ready(Box::new(tree)))
     }
 
     /// Opens a directory to be looked at, and leaves no trace: no lock, no marker. `known` as for [`DiskTree::open`].
-    pub fn open_to_look(path: &Path, known: Option<Uuid>, ignore: &[String], private: &[PathBuf]) -> Result<Opened> {
+    pub fn open_to_look(
+        path: &Path,
+        known: Option<Uuid>,
+        ignore: &[String],
+        private: &[PathBuf],
+    ) -> Result<Opened> {
         let root = Root::open(path)?;
         root.look_at_names();
         match known.map_or(Ok(()), |id| marker::check(&root, id)) {
-            Ok(()) => Ok(Opened::Ready(Box::new(DiskTree::over(root, known, None, ignore, private)))),
+            Ok(()) => Ok(Opened::Ready(Box::new(DiskTree::over(
+                root, known, None, ignore, private,
+            )))),
             Err(why) => Ok(Opened::Held(why)),
         }
     }
 
-    fn over(root: Root, id: Option<Uuid>, lock: Option<File>, ignore: &[String], private: &[PathBuf]) -> DiskTree {
+    fn over(
+        root: Root,
+        id: Option<Uuid>,
+        lock: Option<File>,
+        ignore: &[String],
+        private: &[PathBuf],
+    ) -> DiskTree {
         let tree = DiskTree {
             id,
             memory: look::Memory::default(),
@@ -139,7 +161,10 @@ impl DiskTree {
             rules_text: Mutex::default(),
             rules_changed: AtomicU64::new(0),
             given: ignore.to_vec(),
-            places: private.iter().filter_map(|place| below(root.path(), place)).collect(),
+            places: private
+                .iter()
+                .filter_map(|place| below(root.path(), place))
+                .collect(),
             nested: RwLock::default(),
             root,
             _lock: lock,
@@ -154,23 +179,37 @@ impl DiskTree {
     pub fn read_rules(&self) -> io::Result<bool> {
         let mut bytes = Vec::new();
         match self.read(ignore::FILE, None) {
-            Ok(Some(file)) => drop(file.take(limits::IGNORE_BYTES as u64 + 1).read_to_end(&mut bytes)?),
+            Ok(Some(file)) => drop(
+                file.take(limits::IGNORE_BYTES as u64 + 1)
+                    .read_to_end(&mut bytes)?,
+            ),
             Ok(None) => match self.stamp(ignore::FILE) {
                 Ok(None) => {}
-                _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+                _ => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidInput,
+                        "it is not a regular file",
+                    ));
+                }
             },
             Err(e) if root::is(&e, &[rustix::io::Errno::NOENT]) => {}
             Err(e) => return Err(e),
         }
         if bytes.len() > limits::IGNORE_BYTES {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {} bytes", limits::IGNORE_BYTES)));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("more than {} bytes", limits::IGNORE_BYTES),
+            ));
         }
         Ok(self.use_rules(&String::from_utf8_lossy(&bytes)))
     }
 
     /// The text of the rules that apply, without those of the settings.
     pub fn rules_text(&self) -> String {
-        self.rules_text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.rules_text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Takes this for the text of `.mesyncignore`; whether it changes the rules.
@@ -178,8 +217,13 @@ impl DiskTree {
         let mut rules = Ignore::default();
         rules.add(text, Origin::File);
         // the last word: that file travels, so others write it, and a hub
-        self.given.iter().for_each(|pattern| rules.add(pattern, Origin::Settings));
-        *self.rules_text.lock().unwrap_or_else(PoisonError::into_inner) = text.to_string();
+        self.given
+            .iter()
+            .for_each(|pattern| rules.add(pattern, Origin::Settings));
+        *self
+            .rules_text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = text.to_string();
         let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         let changed = *known != rules;
         *known = rules;
@@ -196,20 +240,31 @@ impl DiskTree {
         let private = |place: &String| path == place || is_below(path, place);
         self.places.iter().any(private)
             || self.is_nested(path)
-            || self.rules.read().unwrap_or_else(PoisonError::into_inner).ignores(path, is_dir)
+            || self
+                .rules
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .ignores(path, is_dir)
     }
 
     /// Whether another synced directory is here, or above.
     fn is_nested(&self, path: &str) -> bool {
         let nested = self.nested.read().unwrap_or_else(PoisonError::into_inner);
-        !nested.is_empty() && std::iter::successors(Some(path), |p| parent(p)).any(|p| nested.contains(p))
+        !nested.is_empty()
+            && std::iter::successors(Some(path), |p| parent(p)).any(|p| nested.contains(p))
     }
 
     /// Looks for a marker in a directory below the root; with one, the directory is left out until the marker is gone.
     pub fn find_nested(&self, dir: &str) -> bool {
         let own = format!("{dir}/{}", relpath::OWN_DIR);
         let found = matches!(self.shown(&own), Ok(Ok(shown)) if shown.what == What::Dir);
-        if found == self.nested.read().unwrap_or_else(PoisonError::into_inner).contains(dir) {
+        if found
+            == self
+                .nested
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(dir)
+        {
             return found;
         }
         let mut nested = self.nested.write().unwrap_or_else(PoisonError::into_inner);
@@ -242,15 +297,22 @@ impl DiskTree {
     }
 
     /// Every name in a directory with its type, as the directory has them, until `visit` says `false`.
-    pub(super) fn entries(&self, dir: &str, visit: &mut dyn FnMut(&CStr, FileType) -> io::Result<bool>) -> io::Result<()> {
+    pub(super) fn entries(
+        &self,
+        dir: &str,
+        visit: &mut dyn FnMut(&CStr, FileType) -> io::Result<bool>,
+    ) -> io::Result<()> {
         let mut stopped = None;
-        list(&self.root.readable(dir)?, &mut |name, kind| match visit(name, kind) {
-            Ok(go_on) => go_on,
-            Err(e) => {
-                stopped = Some(e);
-                false
-            }
-        })?;
+        list(
+            &self.root.readable(dir)?,
+            &mut |name, kind| match visit(name, kind) {
+                Ok(go_on) => go_on,
+                Err(e) => {
+                    stopped = Some(e);
+                    false
+                }
+            },
+        )?;
         stopped.map_or(Ok(()), Err)
     }
 }
@@ -266,10 +328,16 @@ fn below(root: &Path, place: &Path) -> Option<String> {
     // what is not there yet is in a directory that is
     let real = |path: &Path| match (path.canonicalize(), path.parent(), path.file_name()) {
         (Ok(real), ..) => Some(real),
-        (Err(_), Some(parent), Some(name)) => parent.canonicalize().ok().map(|real| real.join(name)),
+        (Err(_), Some(parent), Some(name)) => {
+            parent.canonicalize().ok().map(|real| real.join(name))
+        }
         _ => None,
     };
-    real(place)?.strip_prefix(root.canonicalize().ok()?).ok()?.to_str().map(String::from)
+    real(place)?
+        .strip_prefix(root.canonicalize().ok()?)
+        .ok()?
+        .to_str()
+        .map(String::from)
 }
 
 /// Every name in an open directory but "." and "..".
@@ -278,7 +346,9 @@ fn list(dir: &OwnedFd, visit: &mut dyn FnMut(&CStr, FileType) -> bool) -> io::Re
     let mut entries = RawDir::new(dir.as_fd(), &mut buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        if ![c".", c".."].contains(&entry.file_name()) && !visit(entry.file_name(), entry.file_type()) {
+        if ![c".", c".."].contains(&entry.file_name())
+            && !visit(entry.file_name(), entry.file_type())
+        {
             break;
         }
     }
@@ -293,9 +363,20 @@ impl Tree for DiskTree {
     fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
         Ok(match self.shown(path)? {
             Ok(shown) if shown.what != What::Special => Some(shown.stamp),
-            Ok(_) => Some(Stamp { inode: 0, size: 0, mtime: 0, ctime: 0, mode: 0 }),
+            Ok(_) => Some(Stamp {
+                inode: 0,
+                size: 0,
+                mtime: 0,
+                ctime: 0,
+                mode: 0,
+            }),
             Err(Look::Absent) => None,
-            Err(_) => return Err(Fault::Later(Error::new(Kind::Busy, format!("cannot look at {path}")))),
+            Err(_) => {
+                return Err(Fault::Later(Error::new(
+                    Kind::Busy,
+                    format!("cannot look at {path}"),
+                )));
+            }
         })
     }
 
@@ -335,7 +416,13 @@ impl Tree for DiskTree {
         self.spell(there, wanted)
     }
 
-    fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
+    fn set_metadata(
+        &self,
+        path: &str,
+        expected: &Stamp,
+        mode: u32,
+        mtime: Option<i64>,
+    ) -> Called<Option<Stamp>> {
         self.change_metadata(path, expected, mode, mtime)
     }
 

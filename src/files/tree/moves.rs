@@ -44,15 +44,26 @@ impl Place<'_> {
 impl DiskTree {
     pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         let failed = |e: io::Error| fault("put in place", path, &e);
-        let Some(at) = self.place_of(path)? else { return Ok(Moved::Taken) };
+        let Some(at) = self.place_of(path)? else {
+            return Ok(Moved::Taken);
+        };
         let alone = self.root.names().alone();
         let moved = match self.put_unsynced(&at, path, staged, over) {
             // everything else is there: it is the name
-            Err(e) if root::is(&e, &[Errno::NOENT]) && over.is_none() && at.has(split(&staged.temp).1) => return Err(self.refuse(path)),
+            Err(e)
+                if root::is(&e, &[Errno::NOENT])
+                    && over.is_none()
+                    && at.has(split(&staged.temp).1) =>
+            {
+                return Err(self.refuse(path));
+            }
             other => other.map_err(failed)?,
         };
         self.root.names().changed();
-        if moved == Moved::Done && over.is_none() && !self.root.lists(at.dir, at.name, true).map_err(failed)? {
+        if moved == Moved::Done
+            && over.is_none()
+            && !self.root.lists(at.dir, at.name, true).map_err(failed)?
+        {
             // the disk keeps it under another name, where nothing was before
             disk::rename_at(&at.parent, at.name, split(&staged.temp).1).map_err(failed)?;
             return Err(self.refuse(path));
@@ -64,7 +75,13 @@ impl DiskTree {
         Ok(moved)
     }
 
-    fn put_unsynced(&self, to: &Place<'_>, path: &str, staged: &Staged, over: Option<&Local>) -> io::Result<Moved> {
+    fn put_unsynced(
+        &self,
+        to: &Place<'_>,
+        path: &str,
+        staged: &Staged,
+        over: Option<&Local>,
+    ) -> io::Result<Moved> {
         let (dir, temp) = split(&staged.temp);
         if dir != split(path).0 || !relpath::is_own(temp) {
             return Ok(Moved::Changed);
@@ -81,23 +98,30 @@ impl DiskTree {
 
     pub(super) fn rename(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
         let failed = |e: io::Error| fault("move", from, &e);
-        let Some(source) = self.place_of(from)? else { return Ok(Moved::Changed) };
+        let Some(source) = self.place_of(from)? else {
+            return Ok(Moved::Changed);
+        };
         if to.starts_with(TRASH) && self.directory(TRASH)?.is_none() {
             return Ok(Moved::Taken);
         }
-        let Some(target) = self.place_of(to)? else { return Ok(Moved::Taken) };
+        let Some(target) = self.place_of(to)? else {
+            return Ok(Moved::Taken);
+        };
         match source.shown().map_err(failed)? {
             Some(shown) if expected.is_none_or(|e| same(e, &shown.stamp)) => {}
             _ => return Ok(Moved::Changed),
         }
         self.root.names().changed();
         let alone = self.root.names().alone();
-        let moved = match self.no_replace(&source.parent, source.name, &target.parent, target.name) {
+        let moved = match self.no_replace(&source.parent, source.name, &target.parent, target.name)
+        {
             Err(e) if root::is(&e, &[Errno::NOENT]) => Moved::Changed,
             other => other.map_err(failed)?,
         };
         drop(alone);
-        if let (Moved::Done, true, Some(hash)) = (moved, to.starts_with(TRASH), conflict::trashed_hash(to)) {
+        if let (Moved::Done, true, Some(hash)) =
+            (moved, to.starts_with(TRASH), conflict::trashed_hash(to))
+        {
             self.trashed.put(&hash);
         }
         if moved == Moved::Done {
@@ -110,7 +134,13 @@ impl DiskTree {
         Ok(moved)
     }
 
-    fn no_replace(&self, from_dir: &OwnedFd, from: &str, to_dir: &OwnedFd, to: &str) -> io::Result<Moved> {
+    fn no_replace(
+        &self,
+        from_dir: &OwnedFd,
+        from: &str,
+        to_dir: &OwnedFd,
+        to: &str,
+    ) -> io::Result<Moved> {
         if self.noreplace.load(Relaxed) {
             match disk::rename_noreplace_at(from_dir, from, to_dir, to)? {
                 Renamed::Done => return Ok(Moved::Done),
@@ -120,7 +150,11 @@ impl DiskTree {
         }
         // link(2) refuses a name that exists too; it knows no directories, and some filesystems know no links
         match rustix::fs::linkat(from_dir, from, to_dir, to, AtFlags::empty()) {
-            Ok(()) => return rustix::fs::unlinkat(from_dir, from, AtFlags::empty()).map(|()| Moved::Done).map_err(Into::into),
+            Ok(()) => {
+                return rustix::fs::unlinkat(from_dir, from, AtFlags::empty())
+                    .map(|()| Moved::Done)
+                    .map_err(Into::into);
+            }
             Err(Errno::EXIST) => return Ok(Moved::Taken),
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {}
             Err(e) => return Err(e.into()),
@@ -128,7 +162,9 @@ impl DiskTree {
         // the last resort leaves a window that such a system cannot close
         match show(to_dir, to)? {
             Some(_) => Ok(Moved::Taken),
-            None => rustix::fs::renameat(from_dir, from, to_dir, to).map(|()| Moved::Done).map_err(Into::into),
+            None => rustix::fs::renameat(from_dir, from, to_dir, to)
+                .map(|()| Moved::Done)
+                .map_err(Into::into),
         }
     }
 
@@ -148,7 +184,11 @@ impl DiskTree {
             }
         }
         // nothing comes out that could be looked at
-        if old.what == What::File && self.hash(path)?.is_none_or(|(_, hash)| hash != over.entry.hash) {
+        if old.what == What::File
+            && self
+                .hash(path)?
+                .is_none_or(|(_, hash)| hash != over.entry.hash)
+        {
             return Ok(Moved::Changed);
         }
         self.replace_without_exchange(at, temp, &old)
@@ -165,7 +205,12 @@ impl DiskTree {
     }
 
     /// The check was just before; what is written between it and the rename is lost here, and only here.
-    fn replace_without_exchange(&self, at: &Place<'_>, temp: &str, old: &Shown) -> io::Result<Moved> {
+    fn replace_without_exchange(
+        &self,
+        at: &Place<'_>,
+        temp: &str,
+        old: &Shown,
+    ) -> io::Result<Moved> {
         let new_is_dir = show(&at.parent, temp)?.is_some_and(|n| n.what == What::Dir);
         match (old.what == What::Dir, new_is_dir) {
             (false, false) => disk::rename_at(&at.parent, temp, at.name)?,
@@ -191,10 +236,25 @@ impl DiskTree {
         Ok(Moved::Done)
     }
 
-    pub(super) fn change_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
+    pub(super) fn change_metadata(
+        &self,
+        path: &str,
+        expected: &Stamp,
+        mode: u32,
+        mtime: Option<i64>,
+    ) -> Called<Option<Stamp>> {
         let failed = |e: io::Error| fault("change the mode or time of", path, &e);
-        let Some(at) = self.seen_at(path)? else { return Ok(None) };
-        let open = |flags| rustix::fs::openat(&at.parent, at.name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let Some(at) = self.seen_at(path)? else {
+            return Ok(None);
+        };
+        let open = |flags| {
+            rustix::fs::openat(
+                &at.parent,
+                at.name,
+                flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
         let (file, readable) = match open(OFlags::RDONLY | OFlags::NONBLOCK) {
             // who owns a file may change its mode, but perhaps not read it
             Err(Errno::ACCESS | Errno::LOOP | Errno::NXIO) => (open(OFlags::PATH), false),
@@ -204,7 +264,9 @@ impl DiskTree {
             Err(Errno::NOENT) => return Ok(None),
             other => other.map_err(|e| failed(e.into()))?,
         };
-        let shown = self.opened.as_closed(root::show_open(&file).map_err(failed)?);
+        let shown = self
+            .opened
+            .as_closed(root::show_open(&file).map_err(failed)?);
         let is_dir = shown.what == What::Dir;
         if is_dir {
             self.close_directory(shown.stamp.inode).map_err(failed)?;
@@ -218,43 +280,70 @@ impl DiskTree {
             return Ok(Some(shown.stamp));
         }
         // of a directory the other bits stay, such as whose group new files get; a file must not keep a set-uid bit for others' modes
-        let keep = if is_dir { shown.permissions & 0o7000 | DIR_READABLE } else { 0 };
+        let keep = if is_dir {
+            shown.permissions & 0o7000 | DIR_READABLE
+        } else {
+            0
+        };
         let mode = Mode::from_raw_mode(mode & 0o777 | keep);
         // what is open only as a place is reached by a name that leads nowhere else
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
         let apply = || {
             if let Some(mtime) = mtime {
-                tolerate(rustix::fs::utimensat(rustix::fs::CWD, name.as_str(), &times(mtime), AtFlags::empty()))?;
+                tolerate(rustix::fs::utimensat(
+                    rustix::fs::CWD,
+                    name.as_str(),
+                    &times(mtime),
+                    AtFlags::empty(),
+                ))?;
             }
             if shown.stamp.mode != mode.bits() & MODE {
                 tolerate(rustix::fs::chmod(name.as_str(), mode))?;
             }
-            if readable { Ok(rustix::fs::fsync(&file)?) } else { Ok(rustix::fs::syncfs(self.root.fd())?) }
+            if readable {
+                Ok(rustix::fs::fsync(&file)?)
+            } else {
+                Ok(rustix::fs::syncfs(self.root.fd())?)
+            }
         };
         apply().map_err(failed)?;
         let now = root::show_open(&file).map_err(failed)?.stamp;
         // written to since it was looked at: equal to nothing, so that it is looked at again
         let written = now.size != expected.size || mtime.is_none() && now.mtime != expected.mtime;
         let now = match shown.what {
-            What::File if written => Stamp { ctime: 0, ..*expected },
+            What::File if written => Stamp {
+                ctime: 0,
+                ..*expected
+            },
             // the new time may hide a write
             What::File if mtime.is_some() => Stamp { ctime: 0, ..now },
             _ => now,
         };
         // another mode than this one was set by somebody else meanwhile, and must not look like what the filesystem made of ours
-        Ok(Some(if self.keeps_modes { Stamp { mode: mode.bits() & MODE, ..now } } else { now }))
+        Ok(Some(if self.keeps_modes {
+            Stamp {
+                mode: mode.bits() & MODE,
+                ..now
+            }
+        } else {
+            now
+        }))
     }
 
     pub(super) fn sync_name(&self, path: &str) -> Called<()> {
         let failed = |e: io::Error| fault("sync", path, &e);
-        let Some(at) = self.seen_at(path)? else { return Ok(()) };
+        let Some(at) = self.seen_at(path)? else {
+            return Ok(());
+        };
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&at.parent, at.name, flags, Mode::empty()) {
             Ok(file) => rustix::fs::fsync(&file).map_err(|e| failed(e.into()))?,
             // a link is all in its directory
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {}
             // fsync takes a descriptor for reading
-            Err(Errno::ACCESS) => rustix::fs::syncfs(self.root.fd()).map_err(|e| failed(e.into()))?,
+            Err(Errno::ACCESS) => {
+                rustix::fs::syncfs(self.root.fd()).map_err(|e| failed(e.into()))?
+            }
             Err(e) => return Err(failed(e.into())),
         }
         self.sync_open(&at.parent).map_err(failed)
@@ -264,7 +353,9 @@ impl DiskTree {
         let failed = |e: io::Error| fault("remove", temp, &e);
         if !relpath::is_own(split(temp).1) && split(temp).0 != TRASH {
             let what = format!("will not remove {temp}: it is no temporary name");
-            return Err(crate::files::engine::traits::Fault::Refused(crate::error::Error::new(crate::error::Kind::Failed, what)));
+            return Err(crate::files::engine::traits::Fault::Refused(
+                crate::error::Error::new(crate::error::Kind::Failed, what),
+            ));
         }
         let (kept, name) = (self.beside.take(temp), split(temp).1);
         let at = self.place_of(temp)?;
@@ -275,20 +366,33 @@ impl DiskTree {
                 Err(e) => Err(failed(e.into())),
             },
             // another program still works in it: what that makes is its own, and can be found
-            Err(Errno::NOTEMPTY | Errno::EXIST) => self.rename(temp, &format!("{TRASH}/{name}"), None).map(|_| ()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => self
+                .rename(temp, &format!("{TRASH}/{name}"), None)
+                .map(|_| ()),
             removed => removed.map_err(|e| failed(e.into())),
         }
     }
 
     pub(super) fn rmdir(&self, path: &str) -> Called<bool> {
-        let Some(at) = self.place_of(path)? else { return Ok(false) };
-        if at.shown().map_err(|e| fault("look at", path, &e))?.is_none() {
+        let Some(at) = self.place_of(path)? else {
+            return Ok(false);
+        };
+        if at
+            .shown()
+            .map_err(|e| fault("look at", path, &e))?
+            .is_none()
+        {
             return Ok(false);
         }
         self.root.names().changed();
         match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
-            Ok(()) => self.sync_open(&at.parent).map(|()| true).map_err(|e| fault("sync the directory of", path, &e)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
+            Ok(()) => self
+                .sync_open(&at.parent)
+                .map(|()| true)
+                .map_err(|e| fault("sync the directory of", path, &e)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => {
+                Ok(false)
+            }
             Err(e) => Err(fault("remove the directory", path, &e.into())),
         }
     }
@@ -297,7 +401,13 @@ impl DiskTree {
     fn seen_at<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
         let (dir, name) = split(path);
         match self.root.through(dir) {
-            Ok(parent) => Ok(Some(Place { _open: None, root: &self.root, parent, dir, name })),
+            Ok(parent) => Ok(Some(Place {
+                _open: None,
+                root: &self.root,
+                parent,
+                dir,
+                name,
+            })),
             Err(e) if root::absent(&e) => Ok(None),
             Err(e) => Err(fault("reach", path, &e)),
         }
@@ -305,8 +415,12 @@ impl DiskTree {
 
     /// `None`: nothing can be there, since a name above is missing or no directory.
     fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
-        let Some(at) = self.seen_at(path)? else { return Ok(None) };
-        let open = self.open_to_owner(at.dir, &at.parent).map_err(|e| fault("open the directory of", path, &e))?;
+        let Some(at) = self.seen_at(path)? else {
+            return Ok(None);
+        };
+        let open = self
+            .open_to_owner(at.dir, &at.parent)
+            .map_err(|e| fault("open the directory of", path, &e))?;
         Ok(Some(Place { _open: open, ..at }))
     }
 

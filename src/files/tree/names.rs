@@ -37,7 +37,17 @@ const CASEFOLD: u32 = 0x4000_0000;
 const PROBE: &str = "probe-\u{e9}";
 const PROBE_ALIASES: [&str; 3] = ["PROBE-\u{e9}", "PROBE-\u{c9}", "probe-e\u{301}"];
 /// Filesystems that take every name: ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs, ZFS, UBIFS, JFFS2.
-const ORDINARY: [u64; 9] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1, 0x2405_1905, 0x72b6];
+const ORDINARY: [u64; 9] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x0102_1994,
+    0x794c_7630,
+    0x2fc1_2fc1,
+    0x2405_1905,
+    0x72b6,
+];
 /// Names that only some disks take. Windows takes none that begins with one of these words.
 const RESERVED: [&str; 4] = ["con", "prn", "aux", "nul"];
 
@@ -73,14 +83,24 @@ struct Known {
 
 impl Names {
     pub const fn new(folds: Folds, ordinary: bool) -> Names {
-        let known = Known { listings: BTreeMap::new(), names: 0, folding: BTreeMap::new() };
-        Names { folds, ordinary, known: Mutex::new(known), renaming: Mutex::new(()) }
+        let known = Known {
+            listings: BTreeMap::new(),
+            names: 0,
+            folding: BTreeMap::new(),
+        };
+        Names {
+            folds,
+            ordinary,
+            known: Mutex::new(known),
+            renaming: Mutex::new(()),
+        }
     }
 
     /// Held from the look at a name to the look at what it has become: a disk that folds may replace what another worker has just
     /// put there under the other spelling (FUSE has no RENAME_NOREPLACE).
     pub fn alone(&self) -> Option<std::sync::MutexGuard<'_, ()>> {
-        (self.folds == Folds::Everywhere).then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
+        (self.folds == Folds::Everywhere)
+            .then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -90,7 +110,9 @@ impl Names {
     /// Whether a directory lists a name, as far as a recent listing says so.
     fn listed(&self, dir: &str, name: &str) -> bool {
         let known = self.known();
-        known.listings.get(dir).is_some_and(|(at, names)| at.elapsed() < LISTING_LIFETIME && names.contains(name.as_bytes()))
+        known.listings.get(dir).is_some_and(|(at, names)| {
+            at.elapsed() < LISTING_LIFETIME && names.contains(name.as_bytes())
+        })
     }
 
     fn keep(&self, dir: &str, names: Listing) {
@@ -100,7 +122,10 @@ impl Names {
         }
         if names.len() <= MAX_LISTED_NAMES {
             known.names += names.len();
-            if let Some((_, old)) = known.listings.insert(dir.to_string(), (clock::monotonic(), names)) {
+            if let Some((_, old)) = known
+                .listings
+                .insert(dir.to_string(), (clock::monotonic(), names))
+            {
                 known.names -= old.len();
             }
         }
@@ -148,11 +173,17 @@ impl Root {
     /// Whether a name that `stat` answers for is in the listing of its directory. `fresh`: it is about to be changed.
     pub fn lists(&self, dir: &str, name: &str, fresh: bool) -> io::Result<bool> {
         // our own names are made by us alone, and no name from elsewhere is one in any case of letters
-        if is_ours(dir) || relpath::is_own(name) || !self.folds(dir)? || !fresh && self.names().listed(dir, name) {
+        if is_ours(dir)
+            || relpath::is_own(name)
+            || !self.folds(dir)?
+            || !fresh && self.names().listed(dir, name)
+        {
             return Ok(true);
         }
         let mut names = HashSet::new();
-        super::list(&self.resolve(dir, root::READ)?, &mut |name, _| names.insert(name.to_bytes().into()))?;
+        super::list(&self.resolve(dir, root::READ)?, &mut |name, _| {
+            names.insert(name.to_bytes().into())
+        })?;
         let listed = names.contains(name.as_bytes());
         self.names().keep(dir, names);
         Ok(listed)
@@ -179,8 +210,12 @@ impl Root {
 
     /// Tries what the disk does with names, by a file in our own directory.
     pub fn probe_names(&self) -> Folds {
-        let there = |dir: BorrowedFd<'_>, name: &str| rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        let Ok(own) = self.through(relpath::OWN_DIR) else { return Folds::Nowhere };
+        let there = |dir: BorrowedFd<'_>, name: &str| {
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        };
+        let Ok(own) = self.through(relpath::OWN_DIR) else {
+            return Folds::Nowhere;
+        };
         // left behind, or of another program at the same time: either shows the same
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if rustix::fs::openat(&own, PROBE, flags, Mode::RUSR | Mode::WUSR).is_ok() {
@@ -202,10 +237,15 @@ impl Root {
                 names.len() < MAX_LISTED_NAMES
             })
         });
-        let alias = names.iter().map(|name| other_case(name)).find(|alias| !names.contains(alias));
+        let alias = names
+            .iter()
+            .map(|name| other_case(name))
+            .find(|alias| !names.contains(alias));
         if listed.is_ok()
             && names.len() < MAX_LISTED_NAMES
-            && alias.is_some_and(|alias| rustix::fs::statat(self.fd(), alias, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+            && alias.is_some_and(|alias| {
+                rustix::fs::statat(self.fd(), alias, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+            })
         {
             return Folds::Everywhere;
         }
@@ -220,7 +260,13 @@ impl Root {
 }
 
 fn other_case(name: &str) -> String {
-    let other = |c: char| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+    let other = |c: char| {
+        if c.is_ascii_lowercase() {
+            c.to_ascii_uppercase()
+        } else {
+            c.to_ascii_lowercase()
+        }
+    };
     name.chars().map(other).collect()
 }
 
@@ -247,7 +293,12 @@ impl DiskTree {
                 Ok(None) => {}
                 Ok(Some(twin)) => return Ok(Some(twin)),
                 // what cannot be there has no twin
-                Err(e) if root::absent(&e) || root::is(&e, &[Errno::INVAL, Errno::ILSEQ, Errno::NAMETOOLONG]) => break,
+                Err(e)
+                    if root::absent(&e)
+                        || root::is(&e, &[Errno::INVAL, Errno::ILSEQ, Errno::NAMETOOLONG]) =>
+                {
+                    break;
+                }
                 Err(e) => return Err(fault("look at", wanted, &e)),
             }
         }
@@ -257,22 +308,37 @@ impl DiskTree {
     fn twin_here(&self, wanted: &str) -> io::Result<Option<Twin>> {
         let (dir, name) = split(wanted);
         let parent = self.root.through(dir)?;
-        let Some(shown) = show(&parent, name)? else { return Err(Errno::NOENT.into()) };
+        let Some(shown) = show(&parent, name)? else {
+            return Err(Errno::NOENT.into());
+        };
         if self.root.lists(dir, name, true)? {
             return Ok(None);
         }
         let (folded, mut by_name, mut by_inode) = (fold(name), None, None);
         super::list(&self.root.readable(dir)?, &mut |entry, _| {
-            let Ok(entry) = entry.to_str() else { return true };
+            let Ok(entry) = entry.to_str() else {
+                return true;
+            };
             if fold(entry) == folded {
                 by_name = Some(entry.to_string());
-            } else if show(&parent, entry).is_ok_and(|s| s.is_some_and(|s| s.stamp.inode == shown.stamp.inode)) {
+            } else if show(&parent, entry)
+                .is_ok_and(|s| s.is_some_and(|s| s.stamp.inode == shown.stamp.inode))
+            {
                 by_inode = Some(entry.to_string());
             }
             by_name.is_none()
         })?;
-        let there = by_name.or(by_inode).map(|name| if dir.is_empty() { name } else { format!("{dir}/{name}") });
-        Ok(Some(Twin { wanted: wanted.to_string(), there }))
+        let there = by_name.or(by_inode).map(|name| {
+            if dir.is_empty() {
+                name
+            } else {
+                format!("{dir}/{name}")
+            }
+        });
+        Ok(Some(Twin {
+            wanted: wanted.to_string(),
+            there,
+        }))
     }
 
     /// Gives what is listed as `there` the name that the disk takes for the same.
@@ -282,17 +348,25 @@ impl DiskTree {
         let (dir, old) = split(there);
         let new = split(wanted).1;
         let parent = self.root.through(dir).map_err(failed)?;
-        if split(wanted).0 != dir || !self.root.lists(dir, old, true).map_err(failed)? || self.root.lists(dir, new, true).map_err(failed)? {
+        if split(wanted).0 != dir
+            || !self.root.lists(dir, old, true).map_err(failed)?
+            || self.root.lists(dir, new, true).map_err(failed)?
+        {
             return Ok(Moved::Changed);
         }
         self.root.names().changed();
         let renamed = disk::rename_at(&parent, old, new);
         if renamed.is_err() || !self.root.lists(dir, new, true).map_err(failed)? {
             // a disk that takes that for nothing to do; the trash keeps what is on its way there after a crash
-            let Some(trash) = self.directory(TRASH)? else { return Ok(Moved::Taken) };
+            let Some(trash) = self.directory(TRASH)? else {
+                return Ok(Moved::Taken);
+            };
             let way = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
-            if disk::rename_noreplace_at(&parent, old, &trash, &way).map_err(failed)? != Renamed::Done {
-                rustix::fs::renameat(&parent, old, &trash, way.as_str()).map_err(|e| failed(e.into()))?;
+            if disk::rename_noreplace_at(&parent, old, &trash, &way).map_err(failed)?
+                != Renamed::Done
+            {
+                rustix::fs::renameat(&parent, old, &trash, way.as_str())
+                    .map_err(|e| failed(e.into()))?;
             }
             let back = |name: &str| rustix::fs::renameat(&trash, way.as_str(), &parent, name);
             if let Err(e) = back(new) {
@@ -303,7 +377,11 @@ impl DiskTree {
         }
         self.root.names().changed();
         self.sync_open(&parent).map_err(failed)?;
-        Ok(if self.root.lists(dir, new, true).map_err(failed)? { Moved::Done } else { Moved::Taken })
+        Ok(if self.root.lists(dir, new, true).map_err(failed)? {
+            Moved::Done
+        } else {
+            Moved::Taken
+        })
     }
 
     /// Refuses a name that this disk cannot have, before its bytes are fetched: tried in our own directory, where nothing sees it.
@@ -312,18 +390,33 @@ impl DiskTree {
             return Ok(());
         }
         for component in path.split('/').filter(|component| is_unusual(component)) {
-            let own = self.root.through(relpath::OWN_DIR).map_err(|e| fault("reach", relpath::OWN_DIR, &e))?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let own = self
+                .root
+                .through(relpath::OWN_DIR)
+                .map_err(|e| fault("reach", relpath::OWN_DIR, &e))?;
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match rustix::fs::openat(&own, component, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(_) => {
                     let kept = self.root.lists_own(component);
                     let _ = rustix::fs::unlinkat(&own, component, AtFlags::empty());
                     if !kept.map_err(|e| fault("list", relpath::OWN_DIR, &e))? {
-                        return Err(refused_name(component, "it would keep it under another one"));
+                        return Err(refused_name(
+                            component,
+                            "it would keep it under another one",
+                        ));
                     }
                 }
                 Err(Errno::EXIST) => {}
-                Err(e @ (Errno::NOENT | Errno::INVAL | Errno::ILSEQ | Errno::NAMETOOLONG | Errno::ACCESS | Errno::PERM | Errno::IO)) => {
+                Err(
+                    e @ (Errno::NOENT
+                    | Errno::INVAL
+                    | Errno::ILSEQ
+                    | Errno::NAMETOOLONG
+                    | Errno::ACCESS
+                    | Errno::PERM
+                    | Errno::IO),
+                ) => {
                     return Err(refused_name(component, &crate::error::plain(&e.into())));
                 }
                 Err(e) => return Err(fault("try the name of", path, &e.into())),
@@ -351,11 +444,17 @@ impl DiskTree {
             let mut writes = Vec::new();
             for (path, rows) in rows.iter().filter(|(_, rows)| rows.base.entry.is_some()) {
                 // a name that is refused is none either
-                if !matches!(self.stamp(path), Ok(None)) || !matches!(self.twin_of(path), Ok(Some(_))) {
+                if !matches!(self.stamp(path), Ok(None))
+                    || !matches!(self.twin_of(path), Ok(Some(_)))
+                {
                     continue;
                 }
                 writes.push(Write::Base(path.clone(), BaseRow::default()));
-                writes.extend(rows.key.clone().map(|key| Write::OpenKey(OpenKey { ours: false, ..key })));
+                writes.extend(
+                    rows.key
+                        .clone()
+                        .map(|key| Write::OpenKey(OpenKey { ours: false, ..key })),
+                );
             }
             state.commit(&writes)?;
             match rows.last() {
@@ -380,10 +479,13 @@ impl DiskTree {
 impl Root {
     fn lists_own(&self, name: &str) -> io::Result<bool> {
         let mut found = false;
-        super::list(&self.resolve(relpath::OWN_DIR, root::READ)?, &mut |entry, _| {
-            found = entry.to_bytes() == name.as_bytes();
-            !found
-        })?;
+        super::list(
+            &self.resolve(relpath::OWN_DIR, root::READ)?,
+            &mut |entry, _| {
+                found = entry.to_bytes() == name.as_bytes();
+                !found
+            },
+        )?;
         Ok(found)
     }
 }
@@ -396,16 +498,25 @@ fn is_ours(dir: &str) -> bool {
 /// What a disk may not take, or keep otherwise: all else is taken everywhere.
 fn is_unusual(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
-    let reserved = RESERVED.contains(&stem.as_str()) || stem.len() == 4 && (stem.starts_with("com") || stem.starts_with("lpt"));
+    let reserved = RESERVED.contains(&stem.as_str())
+        || stem.len() == 4 && (stem.starts_with("com") || stem.starts_with("lpt"));
     reserved
         || name.len() > 64
         || name.ends_with(['.', ' '])
-        || name.chars().any(|c| !c.is_ascii() || c.is_ascii_control() || ":?*|<>\"\\".contains(c))
+        || name
+            .chars()
+            .any(|c| !c.is_ascii() || c.is_ascii_control() || ":?*|<>\"\\".contains(c))
 }
 
 fn refused_name(name: &str, why: &str) -> Fault {
     let shown = crate::disk::show(name.as_ref());
-    Fault::Refused(Error::new(Kind::Failed, format!("this disk cannot have the name \"{shown}\": {why}")).hint("rename it elsewhere"))
+    Fault::Refused(
+        Error::new(
+            Kind::Failed,
+            format!("this disk cannot have the name \"{shown}\": {why}"),
+        )
+        .hint("rename it elsewhere"),
+    )
 }
 
 /// About what disks take for the same; what they take for the same beyond it is found by its inode.
@@ -413,7 +524,17 @@ fn fold(name: &str) -> String {
     name.trim_end_matches(['.', ' ']).to_lowercase()
 }
 
-pub(super) fn show_of(root: &Root, dir: &str, parent: impl AsFd, name: &str, fresh: bool) -> io::Result<Option<root::Shown>> {
+pub(super) fn show_of(
+    root: &Root,
+    dir: &str,
+    parent: impl AsFd,
+    name: &str,
+    fresh: bool,
+) -> io::Result<Option<root::Shown>> {
     let shown = show(parent, name)?;
-    Ok(if shown.is_some() && !root.lists(dir, name, fresh)? { None } else { shown })
+    Ok(if shown.is_some() && !root.lists(dir, name, fresh)? {
+        None
+    } else {
+        shown
+    })
 }

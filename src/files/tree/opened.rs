@@ -68,7 +68,11 @@ impl Opened {
         if shown.what != What::Dir {
             return shown;
         }
-        match self.lock().get(&shown.stamp.inode).filter(|held| shown.permissions == held.mode | OWNER_WRITES) {
+        match self
+            .lock()
+            .get(&shown.stamp.inode)
+            .filter(|held| shown.permissions == held.mode | OWNER_WRITES)
+        {
             Some(held) => shown.with_permissions(held.mode),
             None => shown,
         }
@@ -88,7 +92,12 @@ impl DiskTree {
         let mut all = self.opened.lock();
         let stat = rustix::fs::fstat(dir)?;
         let (inode, mode) = (stat.st_ino as u64, stat.st_mode as u32 & 0o7777);
-        let open = || Some(Open { of: self.opened.clone(), inode });
+        let open = || {
+            Some(Open {
+                of: self.opened.clone(),
+                inode,
+            })
+        };
         if let Some(held) = all.get_mut(&inode) {
             held.users += 1;
             return Ok(open());
@@ -100,8 +109,17 @@ impl DiskTree {
             close(&self.root, &mut all)?;
         }
         let dir = rustix::fs::openat(dir, ".", READ, Mode::empty())?;
-        all.insert(inode, Held { path: path.to_string(), dir, mode, users: 1 });
-        let opened = note(&self.root, &all).and_then(|()| set_mode(&all[&inode].dir, mode | OWNER_WRITES));
+        all.insert(
+            inode,
+            Held {
+                path: path.to_string(),
+                dir,
+                mode,
+                users: 1,
+            },
+        );
+        let opened =
+            note(&self.root, &all).and_then(|()| set_mode(&all[&inode].dir, mode | OWNER_WRITES));
         if let Err(e) = opened {
             all.remove(&inode);
             return Err(e);
@@ -112,14 +130,19 @@ impl DiskTree {
     /// Closes the directories in which nothing changes now.
     pub fn close_directories(&self) {
         if let Err(e) = close(&self.root, &mut self.opened.lock()) {
-            log::warn!("cannot note which directories are open: {e} dir={}", self.root.path().display());
+            log::warn!(
+                "cannot note which directories are open: {e} dir={}",
+                self.root.path().display()
+            );
         }
     }
 
     /// Closes one that gets another mode.
     pub(super) fn close_directory(&self, inode: u64) -> io::Result<()> {
         let mut all = self.opened.lock();
-        let Some(held) = all.get(&inode) else { return Ok(()) };
+        let Some(held) = all.get(&inode) else {
+            return Ok(());
+        };
         put_back(&held.dir, held.mode)?;
         all.remove(&inode);
         note(&self.root, &all)
@@ -133,7 +156,9 @@ impl DiskTree {
             Err(e) => return Err(e),
         };
         for Line { path, inode, mode } in lines {
-            let Ok(dir) = self.root.readable(&path) else { continue };
+            let Ok(dir) = self.root.readable(&path) else {
+                continue;
+            };
             if show_open(&dir)?.stamp.inode == inode {
                 put_back(&dir, mode)?;
             }
@@ -145,11 +170,17 @@ impl DiskTree {
 fn close(root: &Root, all: &mut HashMap<u64, Held>) -> io::Result<()> {
     let before = all.len();
     all.retain(|_, held| {
-        let closed =
-            held.users == 0 && put_back(&held.dir, held.mode).inspect_err(|e| log::warn!("cannot close {:?}: {e}", held.path)).is_ok();
+        let closed = held.users == 0
+            && put_back(&held.dir, held.mode)
+                .inspect_err(|e| log::warn!("cannot close {:?}: {e}", held.path))
+                .is_ok();
         !closed
     });
-    if all.len() == before { Ok(()) } else { note(root, all) }
+    if all.len() == before {
+        Ok(())
+    } else {
+        note(root, all)
+    }
 }
 
 /// The mode that it had before, unless it has got another one since; durable.
@@ -162,7 +193,10 @@ fn put_back(dir: &OwnedFd, mode: u32) -> io::Result<()> {
 }
 
 fn set_mode(dir: impl AsFd, mode: u32) -> io::Result<()> {
-    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()), Mode::from_raw_mode(mode))?)
+    Ok(rustix::fs::chmod(
+        format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()),
+        Mode::from_raw_mode(mode),
+    )?)
 }
 
 fn note(root: &Root, all: &HashMap<u64, Held>) -> io::Result<()> {
@@ -173,7 +207,14 @@ fn note(root: &Root, all: &HashMap<u64, Held>) -> io::Result<()> {
             other => other,
         };
     }
-    let lines: Vec<Line> = all.iter().map(|(inode, held)| Line { path: held.path.clone(), inode: *inode, mode: held.mode }).collect();
+    let lines: Vec<Line> = all
+        .iter()
+        .map(|(inode, held)| Line {
+            path: held.path.clone(),
+            inode: *inode,
+            mode: held.mode,
+        })
+        .collect();
     disk::write_durably(&path, &serde_json::to_vec(&lines)?, 0o600).map_err(io::Error::other)
 }
 

@@ -31,10 +31,16 @@ impl DiskTree {
     /// Opens or begins the file for a content.
     pub fn partial(&self, entry: &Entry) -> Called<Partial> {
         let failed = |e: io::Error| fault("write in", DIR, &e);
-        let dir = self.directory(DIR)?.ok_or_else(|| failed(io::ErrorKind::NotADirectory.into()))?;
+        let dir = self
+            .directory(DIR)?
+            .ok_or_else(|| failed(io::ErrorKind::NotADirectory.into()))?;
         let name = entry.hash.to_string();
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&dir, &name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(
+            rustix::fs::openat(&dir, &name, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|e| failed(e.into()))?,
+        );
         Ok(Partial { dir, name, file })
     }
 }
@@ -42,7 +48,10 @@ impl DiskTree {
 impl Partial {
     /// Whether there is room for the rest of it: of `size` bytes, all of them filled. None: `NoSpace`.
     pub fn check_room(&self, tree: &DiskTree, size: u64) -> Called<()> {
-        let have = self.file.metadata().map_err(|e| fault("look at", DIR, &e))?;
+        let have = self
+            .file
+            .metadata()
+            .map_err(|e| fault("look at", DIR, &e))?;
         tree.room_for(size.saturating_sub(have.blocks().saturating_mul(512)))
     }
 
@@ -56,12 +65,15 @@ impl Partial {
         let failed = |e: io::Error| fault("write beside", path, &e);
         // the bytes before the name; the mode only after it, since what is left behind here must stay writable
         self.file.sync_all().map_err(failed)?;
-        let Some(spot) = tree.beside(path)? else { return Ok(None) };
+        let Some(spot) = tree.beside(path)? else {
+            return Ok(None);
+        };
         let (parent, name) = (&spot.parent, split(&spot.temp).1);
         match disk::rename_noreplace_at(&self.dir, &self.name, parent, name).map_err(failed)? {
             Renamed::Done => {}
             Renamed::Refused | Renamed::Unsupported => {
-                rustix::fs::renameat(&self.dir, &self.name, parent, name).map_err(|e| failed(e.into()))?;
+                rustix::fs::renameat(&self.dir, &self.name, parent, name)
+                    .map_err(|e| failed(e.into()))?;
             }
         }
         debug_assert!(relpath::is_own(name));

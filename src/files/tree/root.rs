@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags, StatxTimestamp};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags,
+    StatxTimestamp,
+};
 use rustix::io::Errno;
 
 use super::names::{Folds, Names};
@@ -18,10 +21,18 @@ use crate::files::engine::traits::Fault;
 use crate::files::plan::{MODE, Stamp};
 
 /// A directory is only passed through, which takes the right to search it, not to read it.
-const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+const THROUGH: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+pub(super) const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
 /// Why what is below a mount point is left alone.
 pub const MOUNTED: &str = "another filesystem or directory is mounted there";
 /// A path through directories that are renamed meanwhile is resolved again so often (openat2(2), EAGAIN).
@@ -63,20 +74,39 @@ pub enum What {
 
 impl Shown {
     pub fn with_permissions(self, permissions: u32) -> Shown {
-        Shown { permissions, stamp: Stamp { mode: permissions & MODE, ..self.stamp }, ..self }
+        Shown {
+            permissions,
+            stamp: Stamp {
+                mode: permissions & MODE,
+                ..self.stamp
+            },
+            ..self
+        }
     }
 }
 
 impl Root {
     pub fn open(path: &Path) -> Result<Root> {
         let failed = |e: Errno| {
-            let what = format!("cannot open the directory {}: {}", path.display(), plain(&e.into()));
+            let what = format!(
+                "cannot open the directory {}: {}",
+                path.display(),
+                plain(&e.into())
+            );
             Error::new(Kind::Settings, what).hint("a directory to keep in step must exist")
         };
         // the way to the root may lead over links: it is the user's own
-        let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(failed)?;
+        let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty())
+            .map_err(failed)?;
         let device = rustix::fs::fstat(&dir).map_err(failed)?.st_dev as u64;
-        Ok(Root { path: path.to_path_buf(), dir, device, openat2: AtomicBool::new(true), names: OnceLock::new(), named: OnceLock::new() })
+        Ok(Root {
+            path: path.to_path_buf(),
+            dir,
+            device,
+            openat2: AtomicBool::new(true),
+            names: OnceLock::new(),
+            named: OnceLock::new(),
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -123,19 +153,28 @@ impl Root {
 
     /// Whether something is mounted at a directory, or above it.
     pub fn is_mounted(&self, dir: &str) -> bool {
-        self.resolve(dir, THROUGH).is_err_and(|e| is(&e, &[Errno::XDEV]))
+        self.resolve(dir, THROUGH)
+            .is_err_and(|e| is(&e, &[Errno::XDEV]))
     }
 
     /// By whatever name: see [`super::names`].
     pub(super) fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let place = if dir.is_empty() { "." } else { dir };
-        let found = if self.openat2.load(Relaxed) { self.beneath(place, flags)? } else { None };
+        let found = if self.openat2.load(Relaxed) {
+            self.beneath(place, flags)?
+        } else {
+            None
+        };
         let found = match found {
             Some(found) => found,
             None => self.walk(place, flags)?,
         };
         // a subvolume is another device without a mount
-        if rustix::fs::fstat(&found)?.st_dev as u64 == self.device { Ok(found) } else { Err(Errno::XDEV.into()) }
+        if rustix::fs::fstat(&found)?.st_dev as u64 == self.device {
+            Ok(found)
+        } else {
+            Err(Errno::XDEV.into())
+        }
     }
 
     /// `None`: this system cannot, or the path does not hold still.
@@ -156,15 +195,25 @@ impl Root {
 
     /// Component by component: a link is no directory to O_NOFOLLOW, and none of ours is "..".
     fn walk(&self, place: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        let mut at = rustix::fs::openat(&self.dir, ".", if place == "." { flags } else { THROUGH }, Mode::empty())?;
+        let mut at = rustix::fs::openat(
+            &self.dir,
+            ".",
+            if place == "." { flags } else { THROUGH },
+            Mode::empty(),
+        )?;
         let mut rest = place.split('/').filter(|c| *c != ".").peekable();
         while let Some(component) = rest.next() {
             if component == ".." || component.is_empty() {
                 return Err(Errno::XDEV.into());
             }
-            let flags = if rest.peek().is_none() { flags } else { THROUGH };
+            let flags = if rest.peek().is_none() {
+                flags
+            } else {
+                THROUGH
+            };
             at = rustix::fs::openat(&at, component, flags, Mode::empty())?;
-            let is_mounted = statx(&at, "", AtFlags::EMPTY_PATH).is_ok_and(|shown| shown.is_mounted);
+            let is_mounted =
+                statx(&at, "", AtFlags::EMPTY_PATH).is_ok_and(|shown| shown.is_mounted);
             if is_mounted || rustix::fs::fstat(&at)?.st_dev as u64 != self.device {
                 return Err(Errno::XDEV.into());
             }
@@ -180,7 +229,9 @@ impl Root {
     fn is_at(&self, path: &Path) -> bool {
         let here = rustix::fs::fstat(&self.dir);
         let there = rustix::fs::stat(path);
-        here.is_ok_and(|h| h.st_nlink > 0 && there.is_ok_and(|t| (t.st_dev, t.st_ino) == (h.st_dev, h.st_ino)))
+        here.is_ok_and(|h| {
+            h.st_nlink > 0 && there.is_ok_and(|t| (t.st_dev, t.st_ino) == (h.st_dev, h.st_ino))
+        })
     }
 
     /// Watches this name as well, if it is another one.
@@ -197,7 +248,9 @@ impl Root {
     /// Why nothing is to be done here although the directory is there: that name leads elsewhere by now.
     pub fn repointed(&self) -> Option<String> {
         let name = self.named.get().filter(|name| !self.is_at(name))?.display();
-        Some(format!("{name} does not lead to it any more; let it lead back, or restart the client to sync what it leads to"))
+        Some(format!(
+            "{name} does not lead to it any more; let it lead back, or restart the client to sync what it leads to"
+        ))
     }
 
     /// Milliseconds within which two changes may leave the same times behind.
@@ -215,8 +268,9 @@ impl Root {
         const TMPFS: u64 = 0x0102_1994;
         const RAMFS: u64 = 0x8584_58f6;
         const HUGETLBFS: u64 = 0x9584_58f6;
-        rustix::fs::fstatfs(&self.dir)
-            .is_ok_and(|s: rustix::fs::StatFs| [TMPFS, RAMFS, HUGETLBFS].contains(&(s.f_type as u64 & 0xffff_ffff)))
+        rustix::fs::fstatfs(&self.dir).is_ok_and(|s: rustix::fs::StatFs| {
+            [TMPFS, RAMFS, HUGETLBFS].contains(&(s.f_type as u64 & 0xffff_ffff))
+        })
     }
 
     fn whole_seconds(&self) -> bool {
@@ -236,7 +290,11 @@ pub fn split(path: &str) -> (&str, &str) {
 
 /// What a name shows; the name itself may be a link. `None`: nothing is there.
 pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<Shown>> {
-    let found = if STATX.load(Relaxed) { statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW) } else { Err(Errno::NOSYS) };
+    let found = if STATX.load(Relaxed) {
+        statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
+    } else {
+        Err(Errno::NOSYS)
+    };
     let found = match found {
         Err(Errno::NOSYS | Errno::PERM) => {
             STATX.store(false, Relaxed);
@@ -256,8 +314,17 @@ static STATX: AtomicBool = AtomicBool::new(true);
 
 /// As `stat`, and whether something is mounted there: a bind mount of the same filesystem has the same device.
 fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<Shown> {
-    let found = rustix::fs::statx(dir, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS)?;
-    let nanos = |at: StatxTimestamp| at.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(at.tv_nsec));
+    let found = rustix::fs::statx(
+        dir,
+        name,
+        flags | AtFlags::NO_AUTOMOUNT,
+        StatxFlags::BASIC_STATS,
+    )?;
+    let nanos = |at: StatxTimestamp| {
+        at.tv_sec
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(at.tv_nsec))
+    };
     let mode = u32::from(found.stx_mode);
     let stamp = Stamp {
         inode: found.stx_ino,
@@ -283,7 +350,11 @@ pub fn show_open(file: impl AsFd) -> io::Result<Shown> {
 // the fields have other widths on other machines
 #[allow(clippy::unnecessary_cast)]
 fn shown(stat: &Stat) -> Shown {
-    let nanos = |seconds: i64, part: u64| seconds.saturating_mul(1_000_000_000).saturating_add(part as i64);
+    let nanos = |seconds: i64, part: u64| {
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(part as i64)
+    };
     let what = what(FileType::from_raw_mode(stat.st_mode));
     let mode = stat.st_mode as u32;
     let stamp = Stamp {
@@ -293,7 +364,13 @@ fn shown(stat: &Stat) -> Shown {
         ctime: nanos(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
         mode: mode & MODE,
     };
-    Shown { what, stamp, device: stat.st_dev as u64, permissions: mode & 0o7777, is_mounted: false }
+    Shown {
+        what,
+        stamp,
+        device: stat.st_dev as u64,
+        permissions: mode & 0o7777,
+        is_mounted: false,
+    }
 }
 
 fn what(kind: FileType) -> What {
@@ -321,7 +398,8 @@ pub fn blocked(e: &io::Error) -> bool {
 }
 
 pub fn is(e: &io::Error, any: &[Errno]) -> bool {
-    any.iter().any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
+    any.iter()
+        .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The failure of a call on `path` by what happens next.
@@ -329,7 +407,19 @@ pub fn fault(doing: &str, path: &str, e: &io::Error) -> Fault {
     let error = Error::io(format!("{doing} {}", crate::disk::show(path.as_ref())), e);
     if is(e, &[Errno::NOSPC, Errno::DQUOT]) {
         Fault::NoSpace(error)
-    } else if is(e, &[Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ, Errno::FBIG, Errno::XDEV]) {
+    } else if is(
+        e,
+        &[
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::ROFS,
+            Errno::NAMETOOLONG,
+            Errno::INVAL,
+            Errno::ILSEQ,
+            Errno::FBIG,
+            Errno::XDEV,
+        ],
+    ) {
         // INVAL and ILSEQ: names that this filesystem cannot have
         Fault::Refused(error)
     } else {

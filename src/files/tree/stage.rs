@@ -71,7 +71,10 @@ impl Beside {
     }
 
     pub fn take(&self, temp: &str) -> Option<OwnedFd> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(temp)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(temp)
     }
 }
 
@@ -79,12 +82,23 @@ impl DiskTree {
     /// Begins a file of `size` bytes beside `path`. `None`: a name above is no directory.
     pub fn temporary(&self, path: &str, size: u64) -> Called<Option<Temporary>> {
         self.room_for(size)?;
-        let Some(spot) = self.beside(path)? else { return Ok(None) };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Some(spot) = self.beside(path)? else {
+            return Ok(None);
+        };
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&spot.parent, spot.name(), flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(file.map_err(|e| fault("create a file beside", path, &e.into()))?);
         let (hash, size, hollow, finished) = (Sha256::new(), 0, false, false);
-        Ok(Some(Temporary { spot, beside: self.beside.clone(), file, hash, size, hollow, finished }))
+        Ok(Some(Temporary {
+            spot,
+            beside: self.beside.clone(),
+            file,
+            hash,
+            size,
+            hollow,
+            finished,
+        }))
     }
 
     /// Stages a link with this target.
@@ -92,37 +106,69 @@ impl DiskTree {
         if Hash::of(target) != entry.hash || target.is_empty() || target.contains(&0) {
             return Ok(None);
         }
-        let Some(spot) = self.beside(path)? else { return Ok(None) };
+        let Some(spot) = self.beside(path)? else {
+            return Ok(None);
+        };
         let failed = |e: io::Error| fault("create a link beside", path, &e);
         let (parent, name) = (&spot.parent, spot.name());
         match rustix::fs::symlinkat(target, parent, name) {
             // FUSE says so of a disk without links, which will have none later either
             Err(Errno::NOSYS | Errno::OPNOTSUPP) => {
-                let what = format!("create the link {}: this disk has no links", crate::disk::show(path.as_ref()));
+                let what = format!(
+                    "create the link {}: this disk has no links",
+                    crate::disk::show(path.as_ref())
+                );
                 return Err(Fault::Refused(Error::new(ErrorKind::Failed, what)));
             }
             made => made.map_err(|e| failed(e.into()))?,
         }
-        let timed = tolerate(rustix::fs::utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
+        let timed = tolerate(rustix::fs::utimensat(
+            parent,
+            name,
+            &times(entry.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        ));
         self.made(timed, &spot, AtFlags::empty()).map_err(failed)
     }
 
     /// Stages an empty directory.
     pub fn stage_dir(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
-        let Some(spot) = self.beside(path)? else { return Ok(None) };
+        let Some(spot) = self.beside(path)? else {
+            return Ok(None);
+        };
         let failed = |e: io::Error| fault("create a directory beside", path, &e);
         let (parent, name) = (&spot.parent, spot.name());
         rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(|e| failed(e.into()))?;
-        let moded = tolerate(rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode | DIR_READABLE), AtFlags::empty()));
-        let timed = || tolerate(rustix::fs::utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW));
-        self.made(moded.and_then(|()| timed()), &spot, AtFlags::REMOVEDIR).map_err(failed)
+        let moded = tolerate(rustix::fs::chmodat(
+            parent,
+            name,
+            Mode::from_raw_mode(entry.mode | DIR_READABLE),
+            AtFlags::empty(),
+        ));
+        let timed = || {
+            tolerate(rustix::fs::utimensat(
+                parent,
+                name,
+                &times(entry.mtime),
+                AtFlags::SYMLINK_NOFOLLOW,
+            ))
+        };
+        self.made(moded.and_then(|()| timed()), &spot, AtFlags::REMOVEDIR)
+            .map_err(failed)
     }
 
     /// Makes what has just got a temporary name durable, if that was `complete`; on an error it is gone again, by `unlinkat` with
     /// these flags.
-    fn made(&self, complete: io::Result<()>, spot: &Spot, remove: AtFlags) -> io::Result<Option<Staged>> {
+    fn made(
+        &self,
+        complete: io::Result<()>,
+        spot: &Spot,
+        remove: AtFlags,
+    ) -> io::Result<Option<Staged>> {
         let (parent, name) = (&spot.parent, spot.name());
-        let stamp = complete.and_then(|()| self.sync_open(parent)).and_then(|()| show(parent, name));
+        let stamp = complete
+            .and_then(|()| self.sync_open(parent))
+            .and_then(|()| show(parent, name));
         if stamp.is_err() {
             let _ = rustix::fs::unlinkat(parent, name, remove);
         }
@@ -132,7 +178,12 @@ impl DiskTree {
 
     /// Stages a copy of a file of this machine that has the bytes already: the first source that does. The hub is none of
     /// these. `None`: none has them.
-    pub fn stage_copy(&self, path: &str, entry: &Entry, sources: &[Source]) -> Called<Option<Staged>> {
+    pub fn stage_copy(
+        &self,
+        path: &str,
+        entry: &Entry,
+        sources: &[Source],
+    ) -> Called<Option<Staged>> {
         for source in sources {
             let from = match source {
                 Source::Tree(from) => Some(from.clone()),
@@ -149,18 +200,26 @@ impl DiskTree {
 
     fn copy_from(&self, path: &str, entry: &Entry, from: &str) -> Called<Option<Staged>> {
         // whatever is the matter with the source: there are others
-        let Ok(Some(mut source)) = self.read(from, None) else { return Ok(None) };
+        let Ok(Some(mut source)) = self.read(from, None) else {
+            return Ok(None);
+        };
         if source.shown.stamp.size != entry.size {
             return Ok(None);
         }
         // a hole stays one
-        let filled = source.file.metadata().map_or(entry.size, |meta| meta.blocks().saturating_mul(512).min(entry.size));
-        let Some(mut temporary) = self.temporary(path, filled)? else { return Ok(None) };
+        let filled = source.file.metadata().map_or(entry.size, |meta| {
+            meta.blocks().saturating_mul(512).min(entry.size)
+        });
+        let Some(mut temporary) = self.temporary(path, filled)? else {
+            return Ok(None);
+        };
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
         while temporary.size < entry.size {
             match source.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(n) => temporary.write_all(&buffer[..n]).map_err(|e| fault("copy to", path, &e))?,
+                Ok(n) => temporary
+                    .write_all(&buffer[..n])
+                    .map_err(|e| fault("copy to", path, &e))?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Ok(None),
             }
@@ -206,27 +265,50 @@ impl DiskTree {
 
     pub(super) fn staged(&self, spot: &Spot, stamp: Stamp) -> Staged {
         self.beside.put(&spot.temp, &spot.parent);
-        Staged { temp: spot.temp.clone(), stamp }
+        Staged {
+            temp: spot.temp.clone(),
+            stamp,
+        }
     }
 
     /// A temporary name beside `path`. Missing directories are made.
     pub(super) fn beside(&self, path: &str) -> Called<Option<Spot>> {
         let dir = split(path).0;
         let temporary = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
-        let temporary = if dir.is_empty() { temporary } else { format!("{dir}/{temporary}") };
-        let Some(parent) = self.directory(dir)? else { return Ok(None) };
-        let open = self.open_to_owner(dir, &parent).map_err(|e| fault("open the directory of", path, &e))?;
-        Ok(Some(Spot { parent, temp: temporary, _open: open }))
+        let temporary = if dir.is_empty() {
+            temporary
+        } else {
+            format!("{dir}/{temporary}")
+        };
+        let Some(parent) = self.directory(dir)? else {
+            return Ok(None);
+        };
+        let open = self
+            .open_to_owner(dir, &parent)
+            .map_err(|e| fault("open the directory of", path, &e))?;
+        Ok(Some(Spot {
+            parent,
+            temp: temporary,
+            _open: open,
+        }))
     }
 
     /// A directory below the root, made if it is missing. `None`: a name on the way is no directory.
     pub(super) fn directory(&self, dir: &str) -> Called<Option<OwnedFd>> {
-        self.directory_with(dir, if dir.starts_with(relpath::OWN_DIR) { 0o700 } else { DIR_MODE })
+        self.directory_with(
+            dir,
+            if dir.starts_with(relpath::OWN_DIR) {
+                0o700
+            } else {
+                DIR_MODE
+            },
+        )
     }
 
     /// Makes directories, each with its mode.
     pub fn make_directories(&self, all: &[(&str, u32)]) -> Called<()> {
-        all.iter().try_for_each(|(dir, mode)| self.directory_with(dir, *mode).map(drop))
+        all.iter()
+            .try_for_each(|(dir, mode)| self.directory_with(dir, *mode).map(drop))
     }
 
     /// The same; those that are missing get this mode, whatever the umask is.
@@ -238,7 +320,10 @@ impl DiskTree {
             Err(e) if root::absent(&e) => {}
             Err(e) => return Err(failed(e)),
         }
-        if dir.split('/').any(|component| ["", ".", ".."].contains(&component)) {
+        if dir
+            .split('/')
+            .any(|component| ["", ".", ".."].contains(&component))
+        {
             return Ok(None);
         }
         // never in a directory that only looks empty since its disk is not there
@@ -249,14 +334,19 @@ impl DiskTree {
                 Err(e) if root::blocked(&e) => return Ok(None),
                 other => other.map_err(failed)?,
             };
-            let here = if above.is_empty() { component.to_string() } else { format!("{above}/{component}") };
+            let here = if above.is_empty() {
+                component.to_string()
+            } else {
+                format!("{above}/{component}")
+            };
             let _open = self.open_to_owner(&above, &parent).map_err(failed)?;
             if show(&parent, component).map_err(failed)?.is_none()
                 && self.make_in(&parent, component, mode).map_err(failed)?
                 && !self.root.lists(&above, component, true).map_err(failed)?
             {
                 // the disk keeps it under another name, which would travel as an empty directory
-                rustix::fs::unlinkat(&parent, component, AtFlags::REMOVEDIR).map_err(|e| failed(e.into()))?;
+                rustix::fs::unlinkat(&parent, component, AtFlags::REMOVEDIR)
+                    .map_err(|e| failed(e.into()))?;
                 return Err(self.refuse(dir));
             }
             above = here;
@@ -272,38 +362,66 @@ impl DiskTree {
     fn make_in(&self, parent: &OwnedFd, name: &str, mode: u32) -> io::Result<bool> {
         let temp = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
         rustix::fs::mkdirat(parent, temp.as_str(), Mode::RWXU)?;
-        let moded = tolerate(rustix::fs::chmodat(parent, temp.as_str(), Mode::from_raw_mode(mode | DIR_READABLE), AtFlags::empty()));
+        let moded = tolerate(rustix::fs::chmodat(
+            parent,
+            temp.as_str(),
+            Mode::from_raw_mode(mode | DIR_READABLE),
+            AtFlags::empty(),
+        ));
         // where a rename can replace, it does so with an empty directory only
-        let made = moded.and_then(|()| match disk::rename_noreplace_at(parent, &temp, parent, name)? {
-            Renamed::Done => self.sync_open(parent),
-            Renamed::Unsupported => disk::rename_at(parent, &temp, name).and_then(|()| self.sync_open(parent)),
-            Renamed::Refused => Err(io::ErrorKind::AlreadyExists.into()),
-        });
+        let made =
+            moded.and_then(
+                |()| match disk::rename_noreplace_at(parent, &temp, parent, name)? {
+                    Renamed::Done => self.sync_open(parent),
+                    Renamed::Unsupported => {
+                        disk::rename_at(parent, &temp, name).and_then(|()| self.sync_open(parent))
+                    }
+                    Renamed::Refused => Err(io::ErrorKind::AlreadyExists.into()),
+                },
+            );
         match made {
             Ok(()) => Ok(true),
             Err(e) => {
                 let _ = rustix::fs::unlinkat(parent, temp.as_str(), AtFlags::REMOVEDIR);
-                if e.kind() == io::ErrorKind::AlreadyExists { Ok(false) } else { Err(e) }
+                if e.kind() == io::ErrorKind::AlreadyExists {
+                    Ok(false)
+                } else {
+                    Err(e)
+                }
             }
         }
     }
 
     pub(super) fn room_for(&self, size: u64) -> Called<()> {
-        let space = rustix::fs::fstatvfs(self.root.fd()).map_err(|e| fault("ask for the free space of", "the directory", &e.into()))?;
-        let (free, all) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize));
+        let space = rustix::fs::fstatvfs(self.root.fd())
+            .map_err(|e| fault("ask for the free space of", "the directory", &e.into()))?;
+        let (free, all) = (
+            space.f_bavail.saturating_mul(space.f_frsize),
+            space.f_blocks.saturating_mul(space.f_frsize),
+        );
         // a small disk has no 64 MB to leave alone
         let reserve = (all / 100).max(FREE_SPACE_RESERVE_BYTES.min(all / 4));
         if free >= size.saturating_add(reserve) {
             return Ok(());
         }
-        let what = format!("cannot take {size} bytes into {}: {free} are free, {reserve} of them to be left", self.root.path().display());
+        let what = format!(
+            "cannot take {size} bytes into {}: {free} are free, {reserve} of them to be left",
+            self.root.path().display()
+        );
         // a smaller one may fit: what the disk itself refuses is of another kind
-        Err(Fault::NoSpace(Error::new(ErrorKind::Failed, what).hint("make room on that disk")))
+        Err(Fault::NoSpace(
+            Error::new(ErrorKind::Failed, what).hint("make room on that disk"),
+        ))
     }
 
     /// Makes the names in an open directory durable, wherever its own name is by now.
     pub(super) fn sync_open(&self, dir: &OwnedFd) -> io::Result<()> {
-        match rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        match rustix::fs::openat(
+            dir,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Ok(dir) => Ok(rustix::fs::fsync(dir)?),
             // it may be searched and written to, but not read, and fsync takes a descriptor for reading
             Err(Errno::ACCESS) => Ok(rustix::fs::syncfs(self.root.fd())?),
@@ -319,11 +437,20 @@ impl Temporary {
         if entry.kind != Kind::File || self.size != entry.size || hash != entry.hash {
             return Ok(None);
         }
-        let grown = if self.hollow { self.file.set_len(self.size) } else { Ok(()) };
-        let stamp = grown.and_then(|()| complete(&self.file, entry)).map_err(|e| fault("write", &self.spot.temp, &e))?;
+        let grown = if self.hollow {
+            self.file.set_len(self.size)
+        } else {
+            Ok(())
+        };
+        let stamp = grown
+            .and_then(|()| complete(&self.file, entry))
+            .map_err(|e| fault("write", &self.spot.temp, &e))?;
         self.finished = true;
         self.beside.put(&self.spot.temp, &self.spot.parent);
-        Ok(Some(Staged { temp: self.spot.temp.clone(), stamp }))
+        Ok(Some(Staged {
+            temp: self.spot.temp.clone(),
+            stamp,
+        }))
     }
 }
 
@@ -341,7 +468,9 @@ impl Write for Temporary {
         let piece = &bytes[..bytes.len().min(to_boundary)];
         let hole = piece.len() == HOLE_BLOCK_BYTES && piece.iter().all(|b| *b == 0);
         let n = if hole {
-            self.file.seek(SeekFrom::Current(HOLE_BLOCK_BYTES as i64)).map(|_| HOLE_BLOCK_BYTES)?
+            self.file
+                .seek(SeekFrom::Current(HOLE_BLOCK_BYTES as i64))
+                .map(|_| HOLE_BLOCK_BYTES)?
         } else {
             self.file.write(piece)?
         };
@@ -374,7 +503,16 @@ pub(super) fn tolerate(done: rustix::io::Result<()>) -> io::Result<()> {
 
 /// Sets the time of the last change, in nanoseconds since 1970, and leaves the time of access.
 pub(super) fn times(mtime: i64) -> Timestamps {
-    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
-    let last = Timespec { tv_sec: mtime.div_euclid(1_000_000_000) as _, tv_nsec: mtime.rem_euclid(1_000_000_000) as _ };
-    Timestamps { last_access: omit, last_modification: last }
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: rustix::fs::UTIME_OMIT as _,
+    };
+    let last = Timespec {
+        tv_sec: mtime.div_euclid(1_000_000_000) as _,
+        tv_nsec: mtime.rem_euclid(1_000_000_000) as _,
+    };
+    Timestamps {
+        last_access: omit,
+        last_modification: last,
+    }
 }

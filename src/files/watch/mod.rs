@@ -78,7 +78,8 @@ impl Watch<'_> {
     pub fn run(&self, wake: BorrowedFd<'_>, hints: &Sender<Hint>) -> Result<()> {
         let mut said = BTreeSet::new();
         loop {
-            let ended = Running::begin(self, wake, hints, &mut said).and_then(|mut running| running.run());
+            let ended =
+                Running::begin(self, wake, hints, &mut said).and_then(|mut running| running.run());
             self.counters.watched.store(0, Relaxed);
             let why = match ended {
                 Ok(Ended::Stopped) => return Ok(()),
@@ -90,9 +91,14 @@ impl Watch<'_> {
             self.counters.unwatched.store(1, Relaxed);
             let path = self.tree.root().path().display().to_string();
             if said.insert(why.clone()) {
-                log::warn!("cannot watch {path}: {why}; looking at all of it every {} s instead", self.unwatched_pause().as_secs());
+                log::warn!(
+                    "cannot watch {path}: {why}; looking at all of it every {} s instead",
+                    self.unwatched_pause().as_secs()
+                );
             }
-            if !send(hints, Hint::Tree(String::new()), wake)? || wait::ready([readable(wake)], Some(self.unwatched_pause()))?[0] {
+            if !send(hints, Hint::Tree(String::new()), wake)?
+                || wait::ready([readable(wake)], Some(self.unwatched_pause()))?[0]
+            {
                 return Ok(());
             }
         }
@@ -106,14 +112,20 @@ impl Watch<'_> {
 
 fn reason(e: &std::io::Error) -> String {
     match e.raw_os_error() {
-        Some(libc::EMFILE) => format!("the limit of watchers is reached; {}", raise("max_user_instances", 128, 1024)),
+        Some(libc::EMFILE) => format!(
+            "the limit of watchers is reached; {}",
+            raise("max_user_instances", 128, 1024)
+        ),
         _ => plain(e),
     }
 }
 
 /// What to do about a limit. `usual`: what it is where it cannot be read.
 fn raise(limit: &str, usual: u64, least: u64) -> String {
-    let now = std::fs::read_to_string(format!("{LIMITS}/{limit}")).ok().and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(usual);
+    let now = std::fs::read_to_string(format!("{LIMITS}/{limit}"))
+        .ok()
+        .and_then(|n| n.trim().parse::<u64>().ok())
+        .unwrap_or(usual);
     let enough = now.saturating_mul(4).max(least);
     format!("raise it with \"sysctl fs.inotify.{limit}={enough}\" (now {now})")
 }
@@ -190,7 +202,9 @@ impl<'a> Running<'a> {
             if events {
                 match self.inotify.read_events(&mut buffer) {
                     Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-                    batch => found.extend(batch?.map(|e| (e.wd.clone(), e.mask, e.name.map(|n| n.to_os_string())))),
+                    batch => found.extend(
+                        batch?.map(|e| (e.wd.clone(), e.mask, e.name.map(|n| n.to_os_string()))),
+                    ),
                 }
             }
             // both halves of a rename happen at the same time, however long it takes to watch what came
@@ -215,7 +229,9 @@ impl<'a> Running<'a> {
     }
 
     fn pause(&self) -> Duration {
-        let mut next = self.next_scan.min(self.debounce.next().unwrap_or(Duration::MAX));
+        let mut next = self
+            .next_scan
+            .min(self.debounce.next().unwrap_or(Duration::MAX));
         if !self.unwatched.is_empty() {
             next = next.min(self.next_try);
         }
@@ -248,20 +264,35 @@ impl<'a> Running<'a> {
         Ok(true)
     }
 
-    fn event(&mut self, wd: &WatchDescriptor, mask: EventMask, name: Option<&std::ffi::OsStr>, now: Duration) -> Result<Option<Ended>> {
+    fn event(
+        &mut self,
+        wd: &WatchDescriptor,
+        mask: EventMask,
+        name: Option<&std::ffi::OsStr>,
+        now: Duration,
+    ) -> Result<Option<Ended>> {
         if mask.contains(EventMask::Q_OVERFLOW) {
             // directories may have come without being watched
             return Ok(Some(Ended::Lost(None)));
         }
-        let Some(dir) = self.dirs.get(wd).cloned() else { return Ok(None) };
+        let Some(dir) = self.dirs.get(wd).cloned() else {
+            return Ok(None);
+        };
         // a root that is removed gives no event of its own as long as we have it open
         let own = name.is_some_and(|n| n.as_encoded_bytes() == relpath::OWN_DIR.as_bytes());
         if dir.is_empty() && own && mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
-            return Ok(Some(Ended::Lost(Some(format!("its {} is gone", relpath::OWN_DIR)))));
+            return Ok(Some(Ended::Lost(Some(format!(
+                "its {} is gone",
+                relpath::OWN_DIR
+            )))));
         }
-        if mask.intersects(EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::UNMOUNT | EventMask::MOVE_SELF) {
+        if mask.intersects(
+            EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::UNMOUNT | EventMask::MOVE_SELF,
+        ) {
             if dir.is_empty() {
-                return Ok(Some(Ended::Lost(Some("it was removed, moved or unmounted".into()))));
+                return Ok(Some(Ended::Lost(Some(
+                    "it was removed, moved or unmounted".into(),
+                ))));
             }
             // a directory that is moved is told by those that it goes from and to
             if !mask.contains(EventMask::MOVE_SELF) {
@@ -269,15 +300,29 @@ impl<'a> Running<'a> {
             }
             return Ok(None);
         }
-        if own && !dir.is_empty() && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO | EventMask::DELETE | EventMask::MOVED_FROM) {
+        if own
+            && !dir.is_empty()
+            && mask.intersects(
+                EventMask::CREATE | EventMask::MOVED_TO | EventMask::DELETE | EventMask::MOVED_FROM,
+            )
+        {
             // another synced directory begins or ends here
             self.watch.tree.find_nested(&dir);
             self.tell(Hint::Tree(String::new()))?;
             return Ok(None);
         }
         // names that are not UTF-8 do not travel
-        let Some(name) = name.and_then(|n| n.to_str()).filter(|n| !relpath::is_own(n)) else { return Ok(None) };
-        let path = if dir.is_empty() { name.to_string() } else { format!("{dir}/{name}") };
+        let Some(name) = name
+            .and_then(|n| n.to_str())
+            .filter(|n| !relpath::is_own(n))
+        else {
+            return Ok(None);
+        };
+        let path = if dir.is_empty() {
+            name.to_string()
+        } else {
+            format!("{dir}/{name}")
+        };
         let is_dir = mask.contains(EventMask::ISDIR);
         if relpath::check(&path).is_err() || self.watch.tree.ignores(&path, is_dir) {
             return Ok(None);
@@ -291,7 +336,8 @@ impl<'a> Running<'a> {
         // it may be readable by now
         let opened = is_dir && mask.contains(EventMask::ATTRIB) && self.unwatched.remove(&path);
         if is_dir && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) || opened {
-            self.add(&path).map_err(|e| Error::io(format!("watch {path}"), &e))?;
+            self.add(&path)
+                .map_err(|e| Error::io(format!("watch {path}"), &e))?;
             self.add_below(&path);
         }
         if opened {
@@ -312,27 +358,50 @@ impl<'a> Running<'a> {
 
     /// Watches one directory; where that is not possible it is among the unwatched.
     fn add(&mut self, dir: &str) -> std::io::Result<()> {
-        let mask = WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ATTRIB;
-        let mask = mask | WatchMask::MOVED_FROM | WatchMask::MOVED_TO | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
+        let mask = WatchMask::MODIFY
+            | WatchMask::CLOSE_WRITE
+            | WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::ATTRIB;
+        let mask = mask
+            | WatchMask::MOVED_FROM
+            | WatchMask::MOVED_TO
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
         if !dir.is_empty() && self.watch.tree.root().is_mounted(dir) {
             return Ok(());
         }
         // the root may be reached over links
-        let mask = if dir.is_empty() { mask } else { mask | WatchMask::DONT_FOLLOW };
+        let mask = if dir.is_empty() {
+            mask
+        } else {
+            mask | WatchMask::DONT_FOLLOW
+        };
         match self.inotify.watches().add(self.absolute(dir), mask) {
             Ok(wd) => {
                 // a directory that was moved here keeps its watch under another name
-                if let Some(old) = self.dirs.insert(wd.clone(), dir.to_string()).filter(|old| old != dir) {
+                if let Some(old) = self
+                    .dirs
+                    .insert(wd.clone(), dir.to_string())
+                    .filter(|old| old != dir)
+                {
                     self.watches.remove(&old);
                 }
                 self.watches.insert(dir.to_string(), wd);
             }
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => self.too_many(dir),
             // gone again, or something else by now
-            Err(e) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&e.raw_os_error().unwrap_or(0)) => {}
+            Err(e)
+                if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP]
+                    .contains(&e.raw_os_error().unwrap_or(0)) => {}
             Err(e) if dir.is_empty() => return Err(e),
             Err(e) => {
-                let what = format!("cannot watch {}: {}", crate::disk::show(self.absolute(dir).as_os_str()), plain(&e));
+                let what = format!(
+                    "cannot watch {}: {}",
+                    crate::disk::show(self.absolute(dir).as_os_str()),
+                    plain(&e)
+                );
                 if self.said.insert(dir.to_string()) {
                     log::warn!("{what}");
                 }
@@ -358,7 +427,8 @@ impl<'a> Running<'a> {
                 && !watch.tree.ignores(path, true)
                 && !self.covered(path)
             {
-                self.add(path).map_err(|e| Fault::Later(Error::io(format!("watch {path}"), &e)))?;
+                self.add(path)
+                    .map_err(|e| Fault::Later(Error::io(format!("watch {path}"), &e)))?;
             }
             Ok(true)
         };
@@ -371,12 +441,18 @@ impl<'a> Running<'a> {
 
     /// Is below one that is not watched.
     fn covered(&self, path: &str) -> bool {
-        path.match_indices('/').any(|(at, _)| self.unwatched.contains(&path[..at])) || self.unwatched.contains("")
+        path.match_indices('/')
+            .any(|(at, _)| self.unwatched.contains(&path[..at]))
+            || self.unwatched.contains("")
     }
 
     fn unwatch(&mut self, dir: &str) {
         // many are as good as all
-        let dir = if self.unwatched.len() < limits::UNWATCHED { dir } else { "" };
+        let dir = if self.unwatched.len() < limits::UNWATCHED {
+            dir
+        } else {
+            ""
+        };
         if dir.is_empty() {
             self.unwatched.clear();
         }
@@ -386,9 +462,15 @@ impl<'a> Running<'a> {
 
     fn too_many(&mut self, dir: &str) {
         self.unwatch(dir);
-        let why = format!("the limit of watches is reached; {}", raise("max_user_watches", 8192, 65_536));
+        let why = format!(
+            "the limit of watches is reached; {}",
+            raise("max_user_watches", 8192, 65_536)
+        );
         if self.said.insert("watches".into()) {
-            let (path, pause) = (self.watch.tree.root().path().display(), self.watch.unwatched_pause().as_secs());
+            let (path, pause) = (
+                self.watch.tree.root().path().display(),
+                self.watch.unwatched_pause().as_secs(),
+            );
             log::warn!("cannot watch all of {path}: {why}; looking at the rest every {pause} s");
         }
         *self.watch.counters.lock() = why;
@@ -423,13 +505,23 @@ impl<'a> Running<'a> {
     }
 
     fn count(&self) {
-        self.watch.counters.watched.store(self.watches.len() as u64, Relaxed);
-        self.watch.counters.unwatched.store(self.unwatched.len() as u64, Relaxed);
+        self.watch
+            .counters
+            .watched
+            .store(self.watches.len() as u64, Relaxed);
+        self.watch
+            .counters
+            .unwatched
+            .store(self.unwatched.len() as u64, Relaxed);
     }
 
     fn absolute(&self, dir: &str) -> PathBuf {
         let root: &Path = self.watch.tree.root().path();
-        if dir.is_empty() { root.to_path_buf() } else { root.join(dir) }
+        if dir.is_empty() {
+            root.to_path_buf()
+        } else {
+            root.join(dir)
+        }
     }
 
     fn tell(&self, hint: Hint) -> Result<bool> {

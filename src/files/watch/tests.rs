@@ -28,11 +28,26 @@ fn world(prepare: impl FnOnce(&Path)) -> World {
     let (path, seen, stop) = (dir.path().to_path_buf(), counters.clone(), wake.clone());
     let thread = std::thread::spawn(move || {
         let ignore = ["ignored/".to_string()];
-        let Opened::Ready(tree) = DiskTree::open(&path, None, Uuid::new_v4(), &ignore, &[])? else { panic!("held") };
+        let Opened::Ready(tree) = DiskTree::open(&path, None, Uuid::new_v4(), &ignore, &[])? else {
+            panic!("held")
+        };
         let (quiet, rescan) = (Duration::from_millis(50), Duration::from_secs(3600));
-        Watch { tree: &tree, quiet, rescan, counters: &seen, removed: &|| () }.run(stop.as_fd(), &sender)
+        Watch {
+            tree: &tree,
+            quiet,
+            rescan,
+            counters: &seen,
+            removed: &|| (),
+        }
+        .run(stop.as_fd(), &sender)
     });
-    let w = World { dir, hints, counters, wake, thread: Some(thread) };
+    let w = World {
+        dir,
+        hints,
+        counters,
+        wake,
+        thread: Some(thread),
+    };
     w.wait(&Hint::Tree(String::new()));
     w
 }
@@ -130,7 +145,11 @@ fn new_and_moved_directories_are_watched_where_they_are() {
     assert_eq!(w.watched(), 3);
     fs::write(elsewhere.path().join("m/e/w/c"), "x").unwrap();
     crate::disk::rename(&elsewhere.path().join("m/e"), &w.at("out/e")).unwrap();
-    assert!(!w.tree("out/e").iter().any(|h| matches!(h, Hint::Path(p) if p.contains("/c"))));
+    assert!(
+        !w.tree("out/e")
+            .iter()
+            .any(|h| matches!(h, Hint::Path(p) if p.contains("/c")))
+    );
     fs::write(w.at("out/e/w/d"), "x").unwrap();
     w.path("out/e/w/d");
     fs::remove_dir_all(w.at("out")).unwrap();

@@ -40,7 +40,8 @@ pub fn restored(outcome: Outcome) -> Reply {
 pub fn deleted(outcome: Outcome) -> Reply {
     one(outcome, |changed| match changed {
         Changed::Deleted(now) | Changed::Unchanged(now) => {
-            Reply::json(200, &json!({"deleted": true, "record": now})).header("ETag", now.revision().etag())
+            Reply::json(200, &json!({"deleted": true, "record": now}))
+                .header("ETag", now.revision().etag())
         }
         other => refusal(other),
     })
@@ -49,7 +50,18 @@ pub fn deleted(outcome: Outcome) -> Reply {
 /// To `GET /api/idempotency/{key}`.
 pub fn asked(outcome: Outcome) -> Reply {
     match outcome {
-        Outcome::Asked(Asked { done, made, current }) => Reply::json(200, &KeyAnswer { done, made, current }),
+        Outcome::Asked(Asked {
+            done,
+            made,
+            current,
+        }) => Reply::json(
+            200,
+            &KeyAnswer {
+                done,
+                made,
+                current,
+            },
+        ),
         Outcome::Changed(_) => refusal(Changed::OtherHistory),
         other => not_done(other),
     }
@@ -62,20 +74,35 @@ pub fn batch(fixed: Vec<Option<BatchResult>>, outcome: Outcome) -> Reply {
         other => return not_done(other),
     };
     let mut changed = changed.into_iter();
-    let results = fixed.into_iter().filter_map(|fixed| fixed.or_else(|| changed.next().map(result))).collect();
+    let results = fixed
+        .into_iter()
+        .filter_map(|fixed| fixed.or_else(|| changed.next().map(result)))
+        .collect();
     Reply::json(200, &BatchAnswer { results })
 }
 
 fn result(changed: Changed) -> BatchResult {
-    let good = |status, record: Box<Record>| BatchResult { status, record: Some(*record), error: None };
+    let good = |status, record: Box<Record>| BatchResult {
+        status,
+        record: Some(*record),
+        error: None,
+    };
     match changed {
         Changed::Created { record, .. } => good(201, record),
         Changed::Updated { record, .. } => good(200, record),
         Changed::Unchanged(record) => good(204, record),
         other => {
             let (status, words) = words(&other);
-            let record = if let Changed::Precondition(now) = other { now.map(|now| *now) } else { None };
-            BatchResult { status, record, error: Some(words.into()) }
+            let record = if let Changed::Precondition(now) = other {
+                now.map(|now| *now)
+            } else {
+                None
+            };
+            BatchResult {
+                status,
+                record,
+                error: Some(words.into()),
+            }
         }
     }
 }
@@ -86,8 +113,14 @@ fn one(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
         other => return not_done(other),
     };
     match changed {
-        Changed::Created { record: now, renamed } => made(201, *now, renamed),
-        Changed::Updated { record: now, renamed } => made(200, *now, renamed),
+        Changed::Created {
+            record: now,
+            renamed,
+        } => made(201, *now, renamed),
+        Changed::Updated {
+            record: now,
+            renamed,
+        } => made(200, *now, renamed),
         other => rest(other),
     }
 }
@@ -95,14 +128,24 @@ fn one(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
 /// With what became of the old name, if it was renamed.
 fn made(status: u16, record: Record, renamed: Option<Box<Record>>) -> Reply {
     let tag = record.revision().etag();
-    Reply::json(status, &Made { record, renamed_from: renamed.map(|old| *old) }).header("ETag", tag)
+    Reply::json(
+        status,
+        &Made {
+            record,
+            renamed_from: renamed.map(|old| *old),
+        },
+    )
+    .header("ETag", tag)
 }
 
 fn refusal(changed: Changed) -> Reply {
     match changed {
         Changed::Precondition(Some(now)) => record(412, &now),
         Changed::Precondition(None) => Reply::json(412, &None::<Record>),
-        Changed::Missing(missing) => Reply::json(409, &json!({"error": words(&Changed::Missing(Vec::new())).1, "missing": missing})),
+        Changed::Missing(missing) => Reply::json(
+            409,
+            &json!({"error": words(&Changed::Missing(Vec::new())).1, "missing": missing}),
+        ),
         Changed::DiskFull => Reply::disk_full(),
         other => {
             let (status, words) = words(&other);
@@ -114,10 +157,16 @@ fn refusal(changed: Changed) -> Reply {
 fn words(changed: &Changed) -> (u16, &'static str) {
     match changed {
         Changed::Precondition(_) => (412, "another revision stands there"),
-        Changed::Missing(_) => (409, "some chunks are not here, or are lost: send them first"),
+        Changed::Missing(_) => (
+            409,
+            "some chunks are not here, or are lost: send them first",
+        ),
         Changed::NoSuchFile => (404, "there is no such file"),
         Changed::NoSuchVersion => (404, "no such revision of this file is kept"),
-        Changed::Burnt => (409, "it was asked what this key did before its request came: do it again with another key"),
+        Changed::Burnt => (
+            409,
+            "it was asked what this key did before its request came: do it again with another key",
+        ),
         Changed::OtherHistory => (410, "the hub was set back since: ask it for changes first"),
         Changed::DiskFull => (507, "the hub's disk is almost full: make room on it"),
         _ => (500, "the hub has made a mistake"),
@@ -126,7 +175,11 @@ fn words(changed: &Changed) -> (u16, &'static str) {
 
 /// To a chunk that was lost: `reply` when it is in its place.
 pub fn mended(outcome: Outcome, reply: Reply) -> Reply {
-    if outcome == Outcome::Done { reply } else { not_done(outcome) }
+    if outcome == Outcome::Done {
+        reply
+    } else {
+        not_done(outcome)
+    }
 }
 
 /// The hub has lost chunks of what was asked for.

@@ -19,11 +19,19 @@ impl Files {
     /// For who administers the hub. That it comes from its own machine has been seen to, where all headers are known.
     pub(super) fn backup(&self, request: &Request, answer: Answer) {
         if request.caller != Caller::Admin {
-            return answer(Reply::error(403, "only the master key, or the hub's own, can make a backup"));
+            return answer(Reply::error(
+                403,
+                "only the master key, or the hub's own, can make a backup",
+            ));
         }
         let dir = match serde_json::from_slice::<Asked>(&request.body) {
             Ok(Asked { dir }) if dir.is_absolute() => dir,
-            _ => return answer(Reply::error(400, "the body must be {\"dir\": an absolute path}")),
+            _ => {
+                return answer(Reply::error(
+                    400,
+                    "the body must be {\"dir\": an absolute path}",
+                ));
+            }
         };
         let Some(lease) = self.backup.take(1) else {
             return answer(Reply::error(409, "another backup is being made"));

@@ -13,7 +13,8 @@ use crate::hub::server::Lease;
 use crate::hub::store::files::ops::{Author, Condition, FileOp, Put};
 use crate::hub::store::ops::Outcome;
 use crate::wire::files::{
-    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Extra, Fetch, FetchHead, FetchItem, Hash, Kind, Name,
+    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Extra, Fetch, FetchHead,
+    FetchItem, Hash, Kind, Name,
 };
 use crate::wire::revision::Revision;
 
@@ -39,20 +40,33 @@ struct Batch {
 
 impl Files {
     pub(super) fn batch(&self, request: Request, answer: Answer) {
-        let Some(lease) = self.memory.take(request.length) else { return answer(Reply::busy()) };
-        self.with_body(request, answer, move |this, request, body, answer| match this.take_batch(request, body) {
-            Ok(Batch { results, puts }) if puts.is_empty() => answer(answer::batch(results, Outcome::Changed(Vec::new()))),
-            Ok(Batch { results, puts }) => {
-                this.change(FileOp::Put(puts), Hold::Long(lease), answer, |outcome| answer::batch(results, outcome));
-            }
-            Err(reply) => answer(reply),
-        });
+        let Some(lease) = self.memory.take(request.length) else {
+            return answer(Reply::busy());
+        };
+        self.with_body(
+            request,
+            answer,
+            move |this, request, body, answer| match this.take_batch(request, body) {
+                Ok(Batch { results, puts }) if puts.is_empty() => {
+                    answer(answer::batch(results, Outcome::Changed(Vec::new())))
+                }
+                Ok(Batch { results, puts }) => {
+                    this.change(FileOp::Put(puts), Hold::Long(lease), answer, |outcome| {
+                        answer::batch(results, outcome)
+                    });
+                }
+                Err(reply) => answer(reply),
+            },
+        );
     }
 
     fn take_batch(&self, request: &Request, body: &mut dyn Read) -> Result<Batch, Reply> {
         let author = head::author(request)?;
         if author.key.is_some() || head::condition(request)? != Condition::None {
-            return Err(Reply::error(400, "each file of a batch has its own key and condition, in its line"));
+            return Err(Reply::error(
+                400,
+                "each file of a batch has its own key and condition, in its line",
+            ));
         }
         if self.committer.disk_is_full() {
             return Err(Reply::disk_full());
@@ -65,7 +79,11 @@ impl Files {
                         batch.puts.push(put);
                         batch.results.push(None);
                     }
-                    Err((status, why)) => batch.results.push(Some(BatchResult { status, record: None, error: Some(why) })),
+                    Err((status, why)) => batch.results.push(Some(BatchResult {
+                        status,
+                        record: None,
+                        error: Some(why),
+                    })),
                 },
                 Ok(None) => return Ok(batch),
                 Err(Fault::Malformed(why)) => return Err(Reply::error(400, why)),
@@ -76,19 +94,32 @@ impl Files {
     }
 
     /// The outer error is for all, the inner one for this file.
-    fn take_item(&self, item: BatchItem, bytes: &[u8], author: &Author) -> Result<Result<Put, (u16, String)>, Reply> {
+    fn take_item(
+        &self,
+        item: BatchItem,
+        bytes: &[u8],
+        author: &Author,
+    ) -> Result<Result<Put, (u16, String)>, Reply> {
         let name = match check(&item, bytes) {
             Ok(name) => name,
             Err(refused) => return Ok(Err(refused)),
         };
         let mut intake = self.store.intake().map_err(|e| Reply::failed(&e))?;
-        let body = intake.write(bytes).and_then(|()| intake.finish()).map_err(|e| unwritten(&e))?;
+        let body = intake
+            .write(bytes)
+            .and_then(|()| intake.finish())
+            .map_err(|e| unwritten(&e))?;
         Ok(Ok(Put {
             name,
             kind: item.kind,
             size: item.size,
             sha256: item.checksum_sha256,
-            chunks: body.content.chunks.into_iter().zip(body.bytes).collect::<Vec<(Chunk, _)>>(),
+            chunks: body
+                .content
+                .chunks
+                .into_iter()
+                .zip(body.bytes)
+                .collect::<Vec<(Chunk, _)>>(),
             mode: item.mode,
             mtime: item.mtime,
             content_type: None,
@@ -99,7 +130,10 @@ impl Files {
                 (None, false) => Condition::None,
             },
             from: None,
-            author: Author { key: item.key, ..author.clone() },
+            author: Author {
+                key: item.key,
+                ..author.clone()
+            },
             fresh: Uuid::new_v4(),
         }))
     }
@@ -111,9 +145,14 @@ impl Files {
                 return answer(unread(&e));
             }
             answer(match commit::shallow::<Fetch>(&bytes) {
-                Ok(fetch) if fetch.items.len() > BATCH_FILES => Reply::error(413, format!("at most {BATCH_FILES} files are sent at once")),
+                Ok(fetch) if fetch.items.len() > BATCH_FILES => {
+                    Reply::error(413, format!("at most {BATCH_FILES} files are sent at once"))
+                }
                 Ok(fetch) => this.send(&fetch.items),
-                Err(why) => Reply::error(400, format!("the body must be {{\"items\": [{{\"id\", \"rev\"}}, …]}}: {why}")),
+                Err(why) => Reply::error(
+                    400,
+                    format!("the body must be {{\"items\": [{{\"id\", \"rev\"}}, …]}}: {why}"),
+                ),
             });
         });
     }
@@ -121,23 +160,57 @@ impl Files {
     fn send(&self, items: &[FetchItem]) -> Reply {
         let (mut out, mut leases) = (Vec::new(), Vec::new());
         for item in items {
-            let (status, bytes) = match self.content(item, BATCH_BYTES.saturating_sub(out.len() as u64), &mut leases) {
+            let (status, bytes) = match self.content(
+                item,
+                BATCH_BYTES.saturating_sub(out.len() as u64),
+                &mut leases,
+            ) {
                 Ok(found) => found,
                 Err(reply) => return reply,
             };
-            let head = FetchHead { id: item.id, rev: item.rev, status, size: bytes.len() as u64 };
+            let head = FetchHead {
+                id: item.id,
+                rev: item.rev,
+                status,
+                size: bytes.len() as u64,
+            };
             out.extend(serde_json::to_vec(&head).unwrap_or_default());
             out.push(b'\n');
             out.extend(bytes);
         }
-        let held = Held { bytes: Cursor::new(out), _leases: leases };
-        Reply::job("application/octet-stream", Job::Send { length: held.bytes.get_ref().len() as u64, reader: Box::new(held) })
+        let held = Held {
+            bytes: Cursor::new(out),
+            _leases: leases,
+        };
+        Reply::job(
+            "application/octet-stream",
+            Job::Send {
+                length: held.bytes.get_ref().len() as u64,
+                reader: Box::new(held),
+            },
+        )
     }
 
     /// Status and bytes of one file.
-    fn content(&self, item: &FetchItem, room: u64, leases: &mut Vec<Lease>) -> Result<(u16, Vec<u8>), Reply> {
-        let opened = self.store.open_file(item.id, Some(Revision { rev: item.rev, tag: item.tag })).map_err(|e| Reply::failed(&e))?;
-        let Some((_, reader)) = opened.filter(|(record, _)| record.deleted_at.is_none()) else { return Ok((404, Vec::new())) };
+    fn content(
+        &self,
+        item: &FetchItem,
+        room: u64,
+        leases: &mut Vec<Lease>,
+    ) -> Result<(u16, Vec<u8>), Reply> {
+        let opened = self
+            .store
+            .open_file(
+                item.id,
+                Some(Revision {
+                    rev: item.rev,
+                    tag: item.tag,
+                }),
+            )
+            .map_err(|e| Reply::failed(&e))?;
+        let Some((_, reader)) = opened.filter(|(record, _)| record.deleted_at.is_none()) else {
+            return Ok((404, Vec::new()));
+        };
         if !reader.lost(&(0..reader.size())).is_empty() {
             // asked for alone, the answer says why
             return Ok((409, Vec::new()));
@@ -145,7 +218,9 @@ impl Files {
         if reader.size() > BATCH_FILE.min(room) {
             return Ok((413, Vec::new()));
         }
-        let Some(lease) = self.memory.take(reader.size()) else { return Ok((413, Vec::new())) };
+        let Some(lease) = self.memory.take(reader.size()) else {
+            return Ok((413, Vec::new()));
+        };
         leases.push(lease);
         let (size, mut bytes) = (reader.size(), Vec::new());
         match reader.take(size).read_to_end(&mut bytes) {

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::sync::atomic::Ordering::Relaxed;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -16,7 +18,9 @@ use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
 use crate::hub::store::files::ops::{Bytes, FileOp, Put};
-use crate::wire::files::{AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE};
+use crate::wire::files::{
+    AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE,
+};
 
 /// Bytes of a commit without its chunks, at most.
 const MAX_FIELDS_BYTES: usize = 32 * 1024;
@@ -27,23 +31,47 @@ const MAX_JSON_DEPTH: usize = 16;
 
 impl Files {
     pub(super) fn commit(&self, request: Request, answer: Answer) {
-        let Some(lease) = self.memory.take(request.length) else { return answer(Reply::busy()) };
-        self.read_whole(request, answer, move |this, request, body, answer| match this.take_commit(request, body) {
-            Ok(put) => this.change(FileOp::Put(vec![put]), Hold::Long(lease), answer, answer::put),
-            Err(reply) => answer(reply),
-        });
+        let Some(lease) = self.memory.take(request.length) else {
+            return answer(Reply::busy());
+        };
+        self.read_whole(
+            request,
+            answer,
+            move |this, request, body, answer| match this.take_commit(request, body) {
+                Ok(put) => this.change(
+                    FileOp::Put(vec![put]),
+                    Hold::Long(lease),
+                    answer,
+                    answer::put,
+                ),
+                Err(reply) => answer(reply),
+            },
+        );
     }
 
     pub(super) fn missing(&self, request: Request, answer: Answer) {
-        let Some(lease) = self.memory.take(request.length) else { return answer(Reply::busy()) };
-        self.read_whole(request, answer, move |this, _, body, answer| answer(this.find_missing(body, &lease)));
+        let Some(lease) = self.memory.take(request.length) else {
+            return answer(Reply::busy());
+        };
+        self.read_whole(request, answer, move |this, _, body, answer| {
+            answer(this.find_missing(body, &lease))
+        });
     }
 
     fn find_missing(&self, body: &mut dyn Read, _lease: &Lease) -> Reply {
-        let asked: AskedChunks = match serde_json::from_reader(BufReader::with_capacity(64 * 1024, body)) {
-            Ok(asked) => asked,
-            Err(e) => return Reply::error(400, format!("the body must be {{\"chunks\": [SHA-256, …]}}: {}", words(&e))),
-        };
+        let asked: AskedChunks =
+            match serde_json::from_reader(BufReader::with_capacity(64 * 1024, body)) {
+                Ok(asked) => asked,
+                Err(e) => {
+                    return Reply::error(
+                        400,
+                        format!(
+                            "the body must be {{\"chunks\": [SHA-256, …]}}: {}",
+                            words(&e)
+                        ),
+                    );
+                }
+            };
         if asked.chunks.len() > MOST_CHUNKS {
             return Reply::error(413, too_many());
         }
@@ -56,20 +84,30 @@ impl Files {
     fn take_commit(&self, request: &Request, body: &mut dyn Read) -> Result<Put, Reply> {
         let (condition, author) = (head::condition(request)?, head::author(request)?);
         let commit = read(body)?;
-        let name = Name::new(trimmed(&commit.path), &commit.name).map_err(|why| Reply::error(422, why))?;
+        let name =
+            Name::new(trimmed(&commit.path), &commit.name).map_err(|why| Reply::error(422, why))?;
         if let Some(from) = &commit.from {
-            Name::new(&from.path, &from.name).map_err(|why| Reply::error(422, format!("\"from\": {why}")))?;
+            Name::new(&from.path, &from.name)
+                .map_err(|why| Reply::error(422, format!("\"from\": {why}")))?;
         }
         let most = self.max_upload.load(Relaxed);
         if commit.size > most {
-            return Err(Reply::error(413, format!("the file is too long: {} bytes are the most", most)));
+            return Err(Reply::error(
+                413,
+                format!("the file is too long: {} bytes are the most", most),
+            ));
         }
         check(&commit).map_err(|why| Reply::error(400, why))?;
         if self.committer.disk_is_full() {
             return Err(Reply::disk_full());
         }
-        let bytes = self.store.staged(&commit.chunks).map_err(|e| unwritten(&e))?;
-        if let (Kind::Symlink, Some(chunk), Some(bytes)) = (commit.kind, commit.chunks.first(), bytes.first()) {
+        let bytes = self
+            .store
+            .staged(&commit.chunks)
+            .map_err(|e| unwritten(&e))?;
+        if let (Kind::Symlink, Some(chunk), Some(bytes)) =
+            (commit.kind, commit.chunks.first(), bytes.first())
+        {
             self.check_target(chunk, bytes)?;
         }
         Ok(Put {
@@ -94,9 +132,15 @@ impl Files {
         let mut text = Vec::new();
         let reader: Option<Box<dyn Read>> = match bytes {
             Bytes::Inline(text) => Some(Box::new(text.as_slice())),
-            Bytes::Staged(staged) => Some(Box::new(File::open(staged.path()).map_err(|e| unwritten(&e))?)),
+            Bytes::Staged(staged) => Some(Box::new(
+                File::open(staged.path()).map_err(|e| unwritten(&e))?,
+            )),
             Bytes::Lost => None,
-            Bytes::Known => self.store.chunk(chunk.sha256).map_err(|e| Reply::failed(&e))?.map(|reader| Box::new(reader) as _),
+            Bytes::Known => self
+                .store
+                .chunk(chunk.sha256)
+                .map_err(|e| Reply::failed(&e))?
+                .map(|reader| Box::new(reader) as _),
         };
         match reader.map(|reader| reader.take(MOST_TARGET + 1).read_to_end(&mut text)) {
             None => Ok(()),
@@ -109,9 +153,13 @@ impl Files {
 /// What a symbolic link can point to.
 pub fn is_target(text: &[u8]) -> Result<(), String> {
     match std::str::from_utf8(text) {
-        Ok(text) if text.contains('\0') => Err("the target of a symbolic link cannot contain a NUL".into()),
+        Ok(text) if text.contains('\0') => {
+            Err("the target of a symbolic link cannot contain a NUL".into())
+        }
         Ok(text) if (1..=MOST_TARGET as usize).contains(&text.len()) => Ok(()),
-        Ok(_) => Err(format!("the target of a symbolic link has 1 to {MOST_TARGET} bytes")),
+        Ok(_) => Err(format!(
+            "the target of a symbolic link has 1 to {MOST_TARGET} bytes"
+        )),
         Err(_) => Err("the target of a symbolic link must be UTF-8".into()),
     }
 }
@@ -122,17 +170,29 @@ pub fn check(commit: &Commit) -> Result<(), String> {
     if commit.chunks.len() > MOST_CHUNKS {
         return Err(too_many());
     }
-    if let Some(chunk) = commit.chunks.iter().find(|c| !(1..=MAX_CHUNK_BYTES).contains(&c.size)) {
-        return Err(format!("a chunk has 1 to {MAX_CHUNK_BYTES} bytes, not {}", chunk.size));
+    if let Some(chunk) = commit
+        .chunks
+        .iter()
+        .find(|c| !(1..=MAX_CHUNK_BYTES).contains(&c.size))
+    {
+        return Err(format!(
+            "a chunk has 1 to {MAX_CHUNK_BYTES} bytes, not {}",
+            chunk.size
+        ));
     }
     let sum: u64 = commit.chunks.iter().map(|c| c.size).sum();
     if sum != commit.size {
-        return Err(format!("\"size\" is {}, but the chunks have {sum} bytes", commit.size));
+        return Err(format!(
+            "\"size\" is {}, but the chunks have {sum} bytes",
+            commit.size
+        ));
     }
     match (commit.kind, commit.chunks.as_slice()) {
         (Kind::Dir, [_, ..]) => return Err("a directory has no content".into()),
         (Kind::Symlink, _) if !(1..=MOST_TARGET).contains(&commit.size) => {
-            return Err(format!("the target of a symbolic link has 1 to {MOST_TARGET} bytes"));
+            return Err(format!(
+                "the target of a symbolic link has 1 to {MOST_TARGET} bytes"
+            ));
         }
         _ => {}
     }
@@ -140,7 +200,9 @@ pub fn check(commit: &Commit) -> Result<(), String> {
     let hash_of_all = match commit.chunks.as_slice() {
         [] => Some(Hash::of(b"")),
         [one] => Some(one.sha256),
-        _ if commit.size <= SINGLE => return Err(format!("a file of up to {SINGLE} bytes is one chunk")),
+        _ if commit.size <= SINGLE => {
+            return Err(format!("a file of up to {SINGLE} bytes is one chunk"));
+        }
         _ => None,
     };
     match hash_of_all.filter(|hash| *hash != commit.checksum_sha256) {
@@ -151,13 +213,27 @@ pub fn check(commit: &Commit) -> Result<(), String> {
 
 /// Times are kept as they were written, for as long as the file is, so they must be times.
 pub fn check_times(mtime: Option<&str>, extra: &Extra) -> Result<(), String> {
-    for (name, time) in [("mtime", mtime), ("ctime", extra.ctime.as_deref()), ("atime", extra.atime.as_deref())] {
+    for (name, time) in [
+        ("mtime", mtime),
+        ("ctime", extra.ctime.as_deref()),
+        ("atime", extra.atime.as_deref()),
+    ] {
         if let Some(time) = time.filter(|time| time.contains(' ') || head::time(time).is_none()) {
-            return Err(format!("\"{name}\" must be a time such as 2026-11-21T10:30:00.123456789Z, not \"{}\"", crate::wire::brief(time)));
+            return Err(format!(
+                "\"{name}\" must be a time such as 2026-11-21T10:30:00.123456789Z, not \"{}\"",
+                crate::wire::brief(time)
+            ));
         }
     }
-    match [&extra.username, &extra.groupname].into_iter().flatten().find(|name| name.len() > 255) {
-        Some(name) => Err(format!("the name of a user or group has at most 255 bytes, not {}", name.len())),
+    match [&extra.username, &extra.groupname]
+        .into_iter()
+        .flatten()
+        .find(|name| name.len() > 255)
+    {
+        Some(name) => Err(format!(
+            "the name of a user or group has at most 255 bytes, not {}",
+            name.len()
+        )),
         None => Ok(()),
     }
 }
@@ -194,7 +270,9 @@ fn words(e: &serde_json::Error) -> String {
 fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
     let wrong = |why: String| Reply::error(400, format!("the body is not a commit: {why}"));
     let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, body));
-    let parts = json.deserialize_map(Parts).and_then(|parts| json.end().map(|()| parts));
+    let parts = json
+        .deserialize_map(Parts)
+        .and_then(|parts| json.end().map(|()| parts));
     let (fields, chunks) = parts.map_err(|e| wrong(words(&e)))?;
     let commit: Commit = shallow(fields.as_bytes()).map_err(wrong)?;
     Ok(Commit { chunks, ..commit })

@@ -15,20 +15,44 @@ use crate::wire::revision::Revision;
 
 /// Who changes something: a host's key names its host, others may say as which host they act.
 pub fn author(request: &Request) -> Result<Author, Reply> {
-    let said = || request.header(HOST_HEADER).and_then(|name| wire::check_host(name).ok());
+    let said = || {
+        request
+            .header(HOST_HEADER)
+            .and_then(|name| wire::check_host(name).ok())
+    };
     let host = match &request.caller {
         Caller::Host(host) => host.clone(),
         Caller::Admin => said().unwrap_or_else(|| "admin".into()),
         Caller::Anonymous | Caller::Nobody => said().unwrap_or_else(|| "anonymous".into()),
     };
-    let wrong = || Reply::error(400, format!("{HISTORY_HEADER} must be a revision in quotes"));
-    let knows = request.header(HISTORY_HEADER).map(|tag| Revision::parse(tag).ok_or_else(wrong)).transpose()?;
-    Ok(Author { host, key: request.header("idempotency-key").map(key).transpose()?, knows: knows.unwrap_or_default() })
+    let wrong = || {
+        Reply::error(
+            400,
+            format!("{HISTORY_HEADER} must be a revision in quotes"),
+        )
+    };
+    let knows = request
+        .header(HISTORY_HEADER)
+        .map(|tag| Revision::parse(tag).ok_or_else(wrong))
+        .transpose()?;
+    Ok(Author {
+        host,
+        key: request.header("idempotency-key").map(key).transpose()?,
+        knows: knows.unwrap_or_default(),
+    })
 }
 
 /// An idempotency key.
 pub fn key(text: &str) -> Result<Uuid, Reply> {
-    let wrong = || Reply::error(400, format!("an idempotency key is a UUID, not \"{}\"", wire::brief(text)));
+    let wrong = || {
+        Reply::error(
+            400,
+            format!(
+                "an idempotency key is a UUID, not \"{}\"",
+                wire::brief(text)
+            ),
+        )
+    };
     Uuid::try_parse(text.trim()).map_err(|_| wrong())
 }
 
@@ -37,19 +61,35 @@ pub fn condition(request: &Request) -> Result<Condition, Reply> {
     match (request.header("if-match"), request.header("if-none-match")) {
         (None, None) => Ok(Condition::None),
         (None, Some(tag)) if tag.trim() == "*" => Ok(Condition::Absent),
-        (None, Some(_)) => Err(Reply::error(400, "If-None-Match must be *: a change depends on one revision, or on none")),
+        (None, Some(_)) => Err(Reply::error(
+            400,
+            "If-None-Match must be *: a change depends on one revision, or on none",
+        )),
         (Some(tag), None) => {
             let at = Revision::parse(tag).filter(|at| at.rev > 0);
-            let wrong = || Reply::error(400, format!("If-Match must be a revision in quotes, not {}", wire::brief(tag)));
+            let wrong = || {
+                Reply::error(
+                    400,
+                    format!(
+                        "If-Match must be a revision in quotes, not {}",
+                        wire::brief(tag)
+                    ),
+                )
+            };
             at.map(Condition::Match).ok_or_else(wrong)
         }
-        (Some(_), Some(_)) => Err(Reply::error(400, "If-Match and If-None-Match together are never met")),
+        (Some(_), Some(_)) => Err(Reply::error(
+            400,
+            "If-Match and If-None-Match together are never met",
+        )),
     }
 }
 
 /// The revision that is asked for as `?rev=<rev>`, with `&tag=<tag>` where that is known.
 pub fn revision(request: &Request) -> Result<Option<Revision>, Reply> {
-    let tag = request.parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?.unwrap_or_default();
+    let tag = request
+        .parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?
+        .unwrap_or_default();
     Ok(request.number("rev")?.map(|rev| Revision { rev, tag }))
 }
 
@@ -76,11 +116,19 @@ pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision
     };
     let parsed = || {
         let (unit, set) = range?.split_once('=')?;
-        let (first, last) = set.trim().split_once('-').filter(|_| unit.trim().eq_ignore_ascii_case("bytes"))?;
+        let (first, last) = set
+            .trim()
+            .split_once('-')
+            .filter(|_| unit.trim().eq_ignore_ascii_case("bytes"))?;
         match (first.trim(), last.trim()) {
-            ("", suffix) => number(suffix).map(|n| (size.saturating_sub(n), if n == 0 { 0 } else { size })),
+            ("", suffix) => {
+                number(suffix).map(|n| (size.saturating_sub(n), if n == 0 { 0 } else { size }))
+            }
             (first, "") => number(first).map(|first| (first, size)),
-            (first, last) => number(first).zip(number(last)).filter(|(a, b)| a <= b).map(|(a, b)| (a, size.min(b.saturating_add(1)))),
+            (first, last) => number(first)
+                .zip(number(last))
+                .filter(|(a, b)| a <= b)
+                .map(|(a, b)| (a, size.min(b.saturating_add(1)))),
         }
     };
     match parsed() {
@@ -94,12 +142,26 @@ pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision
 ///
 /// Always an attachment: a page among the files must not run in the name of this server.
 pub fn disposition(name: &str) -> String {
-    let plain: String = name.chars().map(|c| if c == ' ' || c.is_ascii_graphic() && !"\"\\%".contains(c) { c } else { '_' }).collect();
+    let plain: String = name
+        .chars()
+        .map(|c| {
+            if c == ' ' || c.is_ascii_graphic() && !"\"\\%".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
     let mut text = format!("attachment; filename=\"{plain}\"");
     if plain != name {
         // RFC 8187, attr-char
-        const ENCODED: &percent_encoding::AsciiSet =
-            &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'!').remove(b'$');
+        const ENCODED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+            .remove(b'-')
+            .remove(b'.')
+            .remove(b'_')
+            .remove(b'~')
+            .remove(b'!')
+            .remove(b'$');
         text.push_str("; filename*=UTF-8''");
         text.extend(percent_encoding::utf8_percent_encode(name, ENCODED));
     }
@@ -110,8 +172,16 @@ pub fn disposition(name: &str) -> String {
 pub fn content_type(text: &str) -> Option<String> {
     let text = text.trim();
     let (kind, _) = text.split_once(';').unwrap_or((text, ""));
-    let token = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b));
-    let whole = kind.trim().split_once('/').is_some_and(|(a, b)| token(a) && token(b));
+    let token = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
+    };
+    let whole = kind
+        .trim()
+        .split_once('/')
+        .is_some_and(|(a, b)| token(a) && token(b));
     let plain = text.len() <= 255 && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
     (whole && plain).then(|| text.to_string())
 }
@@ -119,11 +189,23 @@ pub fn content_type(text: &str) -> Option<String> {
 /// Milliseconds since 1970 of a time as RFC 3339 has it, with up to nine decimals; a `+` may have become a space on its way
 /// through a query. `None`: it is no such time.
 pub fn time(text: &str) -> Option<i64> {
-    let number = |range: Range<usize>| text.get(range).filter(|t| t.bytes().all(|b| b.is_ascii_digit()))?.parse::<i64>().ok();
+    let number = |range: Range<usize>| {
+        text.get(range)
+            .filter(|t| t.bytes().all(|b| b.is_ascii_digit()))?
+            .parse::<i64>()
+            .ok()
+    };
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let marks: Vec<u8> = [4, 7, 10, 13, 16].iter().map(|at| text.as_bytes()[*at].to_ascii_uppercase()).collect();
-    let in_range = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60;
+    let marks: Vec<u8> = [4, 7, 10, 13, 16]
+        .iter()
+        .map(|at| text.as_bytes()[*at].to_ascii_uppercase())
+        .collect();
+    let in_range = (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second <= 60;
     if !in_range || (marks != b"--T::" && marks != b"-- ::") {
         return None;
     }
@@ -140,7 +222,10 @@ pub fn time(text: &str) -> Option<i64> {
     let offset = match zone.as_bytes() {
         [b'Z' | b'z'] => 0,
         [sign @ (b'+' | b' ' | b'-'), _, _, b':', _, _] => {
-            let (hours, minutes) = (number(at + 1..at + 3)?, number(at + 4..at + 6).filter(|m| *m < 60)?);
+            let (hours, minutes) = (
+                number(at + 1..at + 3)?,
+                number(at + 4..at + 6).filter(|m| *m < 60)?,
+            );
             (hours * 60 + minutes) * if *sign == b'-' { -1 } else { 1 }
         }
         _ => return None,
@@ -162,11 +247,20 @@ mod tests {
     use super::*;
     use crate::wire::revision::Tag;
 
-    const AT: Revision = Revision { rev: 7, tag: Tag(1) };
+    const AT: Revision = Revision {
+        rev: 7,
+        tag: Tag(1),
+    };
 
     #[test]
     fn ranges_as_the_rfc_has_them() {
-        let check = |range: &str, size: u64, wants: Span| assert_eq!(span(Some(range), None, size, AT), wants, "{range} of {size}");
+        let check = |range: &str, size: u64, wants: Span| {
+            assert_eq!(
+                span(Some(range), None, size, AT),
+                wants,
+                "{range} of {size}"
+            )
+        };
         check("bytes=0-0", 10, Span::Part(0..1));
         check("bytes=2-5", 10, Span::Part(2..6));
         check("bytes=2-", 10, Span::Part(2..10));
@@ -174,31 +268,67 @@ mod tests {
         check("bytes=-30", 10, Span::Part(0..10));
         check("Bytes = 2-50", 10, Span::Part(2..10));
         check("bytes=9-99999999999999999999999", 10, Span::Part(9..10));
-        for outside in ["bytes=10-", "bytes=10-12", "bytes=-0", "bytes=99999999999999999999999-"] {
+        for outside in [
+            "bytes=10-",
+            "bytes=10-12",
+            "bytes=-0",
+            "bytes=99999999999999999999999-",
+        ] {
             check(outside, 10, Span::Outside);
         }
         check("bytes=0-", 0, Span::Outside);
         check("bytes=-1", 0, Span::Outside);
-        for ignored in ["bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,3-4", "lines=0-1", "bytes=a-b", "bytes=+1-2", "0-1", ""] {
+        for ignored in [
+            "bytes=",
+            "bytes=-",
+            "bytes=5-2",
+            "bytes=0-1,3-4",
+            "lines=0-1",
+            "bytes=a-b",
+            "bytes=+1-2",
+            "0-1",
+            "",
+        ] {
             check(ignored, 10, Span::Whole);
         }
         for same in ["\"7\"", "\"7-0000000000000001\""] {
-            assert_eq!(span(Some("bytes=1-"), Some(same), 3, AT), Span::Part(1..3), "{same}");
+            assert_eq!(
+                span(Some("bytes=1-"), Some(same), 3, AT),
+                Span::Part(1..3),
+                "{same}"
+            );
         }
-        for other in ["\"8\"", "\"7-0000000000000002\"", "W/\"7\"", "7", "Wed, 21 Oct 2015 07:28:00 GMT"] {
-            assert_eq!(span(Some("bytes=1-"), Some(other), 3, AT), Span::Whole, "{other}");
+        for other in [
+            "\"8\"",
+            "\"7-0000000000000002\"",
+            "W/\"7\"",
+            "7",
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+        ] {
+            assert_eq!(
+                span(Some("bytes=1-"), Some(other), 3, AT),
+                Span::Whole,
+                "{other}"
+            );
         }
     }
 
     #[test]
     fn any_name_can_stand_in_a_header() {
         assert_eq!(disposition("a b.txt"), "attachment; filename=\"a b.txt\"");
-        assert_eq!(disposition("a\"b\\c%20\n.é"), "attachment; filename=\"a_b_c_20_._\"; filename*=UTF-8''a%22b%5Cc%2520%0A.%C3%A9");
+        assert_eq!(
+            disposition("a\"b\\c%20\n.é"),
+            "attachment; filename=\"a_b_c_20_._\"; filename*=UTF-8''a%22b%5Cc%2520%0A.%C3%A9"
+        );
     }
 
     #[test]
     fn content_types_are_plain() {
-        for good in ["text/plain", "text/html; charset=utf-8", "application/vnd.x+json"] {
+        for good in [
+            "text/plain",
+            "text/html; charset=utf-8",
+            "application/vnd.x+json",
+        ] {
             assert_eq!(content_type(&format!(" {good} ")).as_deref(), Some(good));
         }
         for bad in [
@@ -221,7 +351,10 @@ mod tests {
         check("1970-01-01T00:00:00Z", Some(0));
         check("1969-12-31T23:59:59.5Z", Some(-500));
         check("2026-11-21T10:30:00Z", Some(1_795_257_000_000));
-        check("2026-11-21T11:30:00.123456789+01:00", Some(1_795_257_000_123));
+        check(
+            "2026-11-21T11:30:00.123456789+01:00",
+            Some(1_795_257_000_123),
+        );
         check("2026-11-21T05:00:00.25-05:30", Some(1_795_257_000_250));
         check("2026-11-21T10:30:00.000 00:00", Some(1_795_257_000_000));
         check("2024-02-29T00:00:00+00:00", Some(1_709_164_800_000));

@@ -26,33 +26,56 @@ pub enum Fault {
 
 impl<R: Read> Lines<R> {
     pub fn new(body: R) -> Lines<R> {
-        Lines { reader: BufReader::with_capacity(64 * 1024, body), files: 0 }
+        Lines {
+            reader: BufReader::with_capacity(64 * 1024, body),
+            files: 0,
+        }
     }
 
     /// The next file; `None` after the last.
     pub fn next_file(&mut self) -> Result<Option<(BatchItem, Vec<u8>)>, Fault> {
         let mut line = Vec::new();
-        (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line).map_err(Fault::Unread)?;
+        (&mut self.reader)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)
+            .map_err(Fault::Unread)?;
         let of = self.files + 1;
         match line.last() {
             None => return Ok(None),
             Some(b'\n') => {}
             Some(_) if line.len() as u64 == MAX_LINE => {
-                return Err(Fault::Malformed(format!("the line of file {of} is longer than {MAX_LINE} bytes")));
+                return Err(Fault::Malformed(format!(
+                    "the line of file {of} is longer than {MAX_LINE} bytes"
+                )));
             }
-            Some(_) => return Err(Fault::Malformed(format!("the body ends in the line of file {of}"))),
+            Some(_) => {
+                return Err(Fault::Malformed(format!(
+                    "the body ends in the line of file {of}"
+                )));
+            }
         }
-        let item: BatchItem = shallow(&line).map_err(|why| Fault::Malformed(format!("the line of file {of} is not one: {why}")))?;
+        let item: BatchItem = shallow(&line)
+            .map_err(|why| Fault::Malformed(format!("the line of file {of} is not one: {why}")))?;
         if of > BATCH_FILES {
-            return Err(Fault::TooMuch(format!("a batch has at most {BATCH_FILES} files")));
+            return Err(Fault::TooMuch(format!(
+                "a batch has at most {BATCH_FILES} files"
+            )));
         }
         if item.size > BATCH_FILE {
-            return Err(Fault::TooMuch(format!("file {of} has {} bytes; one of a batch has at most {BATCH_FILE}", item.size)));
+            return Err(Fault::TooMuch(format!(
+                "file {of} has {} bytes; one of a batch has at most {BATCH_FILE}",
+                item.size
+            )));
         }
         let mut bytes = Vec::with_capacity(item.size as usize);
-        (&mut self.reader).take(item.size).read_to_end(&mut bytes).map_err(Fault::Unread)?;
+        (&mut self.reader)
+            .take(item.size)
+            .read_to_end(&mut bytes)
+            .map_err(Fault::Unread)?;
         if (bytes.len() as u64) < item.size {
-            return Err(Fault::Malformed(format!("the body ends in the bytes of file {of}")));
+            return Err(Fault::Malformed(format!(
+                "the body ends in the bytes of file {of}"
+            )));
         }
         self.files = of;
         Ok(Some((item, bytes)))
@@ -70,7 +93,9 @@ mod tests {
         let mut got = String::new();
         loop {
             match lines.next_file() {
-                Ok(Some((item, bytes))) => got += &format!("{}={} ", item.name, String::from_utf8(bytes).unwrap()),
+                Ok(Some((item, bytes))) => {
+                    got += &format!("{}={} ", item.name, String::from_utf8(bytes).unwrap())
+                }
                 Ok(None) => break,
                 Err(why) => {
                     got += &format!("{why:?}");
@@ -78,17 +103,32 @@ mod tests {
                 }
             }
         }
-        assert!(if wants.ends_with(' ') { got == wants } else { got.contains(wants) }, "{body:.300}: {got}");
+        assert!(
+            if wants.ends_with(' ') {
+                got == wants
+            } else {
+                got.contains(wants)
+            },
+            "{body:.300}: {got}"
+        );
     }
 
     #[test]
     fn files_follow_their_lines() {
         let file = |name: &str, size: usize, bytes: &str| {
-            format!("{{\"name\":\"{name}\",\"size\":{size},\"checksum_sha256\":\"{HASH}\"}}\n{bytes}")
+            format!(
+                "{{\"name\":\"{name}\",\"size\":{size},\"checksum_sha256\":\"{HASH}\"}}\n{bytes}"
+            )
         };
-        check(&(file("a", 3, "abc") + &file("b", 0, "") + &file("c", 2, "\n\n")), "a=abc b= c=\n\n ");
+        check(
+            &(file("a", 3, "abc") + &file("b", 0, "") + &file("c", 2, "\n\n")),
+            "a=abc b= c=\n\n ",
+        );
         check(&file("a", 4, "abc"), "ends in the bytes of file 1");
-        check(&(file("a", 3, "abc") + "{\"name\""), "ends in the line of file 2");
+        check(
+            &(file("a", 3, "abc") + "{\"name\""),
+            "ends in the line of file 2",
+        );
         check("{}\n", "line of file 1 is not one");
         check(&file("a", 65_537, ""), "at most 65536");
         check(&file("x", 0, "").repeat(1001), "at most 1000 files");

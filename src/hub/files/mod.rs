@@ -60,21 +60,40 @@ enum Hold {
 }
 
 impl Files {
-    pub fn new(store: Arc<Store>, committer: Arc<Committer>, max_upload: Arc<AtomicU64>, room: Room) -> Files {
+    pub fn new(
+        store: Arc<Store>,
+        committer: Arc<Committer>,
+        max_upload: Arc<AtomicU64>,
+        room: Room,
+    ) -> Files {
         // one lease is given however long it is
         let memory = Quota::new(room.part(16, 0, limits::FILE_MEMORY));
-        Files { store, committer, max_upload, memory, backup: Quota::new(1), wanted: Arc::default() }
+        Files {
+            store,
+            committer,
+            max_upload,
+            memory,
+            backup: Quota::new(1),
+            wanted: Arc::default(),
+        }
     }
 
     /// Answers the request, now or when it is on the disk; gives it back if its route is none of these.
-    pub fn handle(&self, route: Route, request: Request, answer: Answer) -> Option<(Request, Answer)> {
+    pub fn handle(
+        &self,
+        route: Route,
+        request: Request,
+        answer: Answer,
+    ) -> Option<(Request, Answer)> {
         if request.caller == Caller::Nobody {
             return Some((request, answer));
         }
         match route {
             Route::ListFiles => self.read_later(request, answer, Files::list),
             Route::Changes => self.read_later(request, answer, Files::changes),
-            Route::Common => self.read_whole(request, answer, |this, _, body, answer| answer(this.common(body))),
+            Route::Common => self.read_whole(request, answer, |this, _, body, answer| {
+                answer(this.common(body))
+            }),
             Route::History => self.read_later(request, answer, Files::history),
             Route::GetFile => answer(self.with_id(&request, |id| self.get(id))),
             Route::Download => answer(self.with_id(&request, |id| self.download(id, &request))),
@@ -99,7 +118,10 @@ impl Files {
     /// Reads much, so not on a worker.
     fn read_later(&self, request: Request, answer: Answer, read: fn(&Files, &Request) -> Reply) {
         let this = self.clone();
-        answer(Reply::job("application/json", Job::Upload(Box::new(move |_| read(&this, &request)))));
+        answer(Reply::job(
+            "application/json",
+            Job::Upload(Box::new(move |_| read(&this, &request))),
+        ));
     }
 
     /// With the id in the path `/api/files/{id}/…`.
@@ -108,23 +130,59 @@ impl Files {
     }
 
     fn delete(&self, request: &Request, answer: Answer) {
-        let read = || Ok((id_in(request)?, head::condition(request)?, head::author(request)?));
+        let read = || {
+            Ok((
+                id_in(request)?,
+                head::condition(request)?,
+                head::author(request)?,
+            ))
+        };
         match read() {
-            Ok((id, condition, author)) => self.change(FileOp::Delete { id, condition, author }, Hold::Nothing, answer, answer::deleted),
+            Ok((id, condition, author)) => self.change(
+                FileOp::Delete {
+                    id,
+                    condition,
+                    author,
+                },
+                Hold::Nothing,
+                answer,
+                answer::deleted,
+            ),
             Err(reply) => answer(reply),
         }
     }
 
     fn restore(&self, request: &Request, answer: Answer) {
-        let body = if request.body.is_empty() { Ok(wire::files::Restore::default()) } else { serde_json::from_slice(&request.body) };
+        let body = if request.body.is_empty() {
+            Ok(wire::files::Restore::default())
+        } else {
+            serde_json::from_slice(&request.body)
+        };
         let wrong = |_| Reply::error(400, "the body must be {\"rev\": number}");
-        let read = || Ok((id_in(request)?, body.map_err(wrong)?.rev, head::condition(request)?, head::author(request)?));
+        let read = || {
+            Ok((
+                id_in(request)?,
+                body.map_err(wrong)?.rev,
+                head::condition(request)?,
+                head::author(request)?,
+            ))
+        };
         match read() {
             Ok((id, rev, condition, author)) => {
                 if let Err(e) = self.store.look_at_version(id, rev) {
                     return answer(Reply::failed(&e));
                 }
-                self.change(FileOp::Restore { id, rev, condition, author }, Hold::Nothing, answer, answer::restored);
+                self.change(
+                    FileOp::Restore {
+                        id,
+                        rev,
+                        condition,
+                        author,
+                    },
+                    Hold::Nothing,
+                    answer,
+                    answer::restored,
+                );
             }
             Err(reply) => answer(reply),
         }
@@ -137,11 +195,21 @@ impl Files {
             Err(reply) => return answer(reply),
         };
         let committed = move |outcome| answer(answer::asked(outcome));
-        self.committer.submit(Op::File(FileOp::Ask { host, key, knows }), None, Box::new(committed));
+        self.committer.submit(
+            Op::File(FileOp::Ask { host, key, knows }),
+            None,
+            Box::new(committed),
+        );
     }
 
     /// Hands a change over to the committer; `reply` says what became of it.
-    fn change(&self, op: FileOp, hold: Hold, answer: Answer, reply: impl FnOnce(Outcome) -> Reply + Send + 'static) {
+    fn change(
+        &self,
+        op: FileOp,
+        hold: Hold,
+        answer: Answer,
+        reply: impl FnOnce(Outcome) -> Reply + Send + 'static,
+    ) {
         let (permit, lease) = match hold {
             Hold::Nothing => (None, None),
             Hold::Short(permit) => (Some(permit), None),
@@ -151,17 +219,25 @@ impl Files {
             answer(reply(outcome));
             drop(lease);
         };
-        self.committer.submit(Op::File(op), permit, Box::new(committed));
+        self.committer
+            .submit(Op::File(op), permit, Box::new(committed));
     }
 
     /// Calls `take` with the body: here and now if it has been read, else on the thread that reads it.
-    fn with_body(&self, mut request: Request, answer: Answer, take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static) {
+    fn with_body(
+        &self,
+        mut request: Request,
+        answer: Answer,
+        take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static,
+    ) {
         if request.body.len() as u64 >= request.length {
             let body = std::mem::take(&mut request.body);
             return take(self, &request, &mut body.as_slice(), answer);
         }
         let this = self.clone();
-        answer(later(move |body, answer| take(&this, &request, body, answer)));
+        answer(later(move |body, answer| {
+            take(&this, &request, body, answer)
+        }));
     }
 
     /// Calls `take` on the thread of the connection, however short the body is: many files may have to be opened or synced.
@@ -172,7 +248,9 @@ impl Files {
         take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static,
     ) {
         let (this, begun) = (self.clone(), std::mem::take(&mut request.body));
-        answer(later(move |rest, answer| take(&this, &request, &mut begun.as_slice().chain(rest), answer)));
+        answer(later(move |rest, answer| {
+            take(&this, &request, &mut begun.as_slice().chain(rest), answer)
+        }));
     }
 }
 

@@ -62,13 +62,19 @@ pub fn boundary(content_type: &str) -> Option<String> {
     let text = String::from_utf8(found.1).ok()?;
     // RFC 2046, 5.1.1
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&b);
-    ((1..=70).contains(&text.len()) && text.bytes().all(allowed) && !text.ends_with(' ')).then_some(text)
+    ((1..=70).contains(&text.len()) && text.bytes().all(allowed) && !text.ends_with(' '))
+        .then_some(text)
 }
 
 impl Parser {
     pub fn new(boundary: &str) -> Parser {
         // the first delimiter may be the very beginning, which counts as one of a line
-        Parser { delimiter: format!("\r\n--{boundary}").into_bytes(), held: b"\r\n".to_vec(), state: State::Preamble, parts: 0 }
+        Parser {
+            delimiter: format!("\r\n--{boundary}").into_bytes(),
+            held: b"\r\n".to_vec(),
+            state: State::Preamble,
+            parts: 0,
+        }
     }
 
     /// Takes the next bytes, and gives what is in them to `sink`.
@@ -89,7 +95,9 @@ impl Parser {
     pub fn finish(&self) -> Result<(), Malformed> {
         match self.state {
             State::Epilogue => Ok(()),
-            State::Preamble => Err(Malformed("the body has no boundary such as its Content-Type names")),
+            State::Preamble => Err(Malformed(
+                "the body has no boundary such as its Content-Type names",
+            )),
             _ => Err(Malformed("the body ends before its last boundary")),
         }
     }
@@ -115,12 +123,20 @@ impl Parser {
             }
             State::Line => {
                 // RFC 2046 allows padding
-                let padding = held.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+                let padding = held
+                    .iter()
+                    .take_while(|b| matches!(b, b' ' | b'\t'))
+                    .count();
                 match &held[padding..] {
                     [b'-', b'-', ..] if padding == 0 => self.state = State::Epilogue,
                     [b'\r', b'\n', ..] => self.state = State::Head(0),
                     [] | [b'\r'] | [b'-'] if padding < MAX_HEAD => return Ok(None),
-                    _ => return Err(Malformed("the line of a boundary goes on with something else").into()),
+                    _ => {
+                        return Err(Malformed(
+                            "the line of a boundary goes on with something else",
+                        )
+                        .into());
+                    }
                 }
                 if self.state == State::Epilogue {
                     return Ok(Some(held.len()));
@@ -132,7 +148,10 @@ impl Parser {
                 let end = if held.starts_with(b"\r\n") {
                     Some(0)
                 } else {
-                    held[begin..].windows(4).position(|w| w == b"\r\n\r\n").map(|at| begin + at + 2)
+                    held[begin..]
+                        .windows(4)
+                        .position(|w| w == b"\r\n\r\n")
+                        .map(|at| begin + at + 2)
                 };
                 let end = match end {
                     Some(end) if end <= MAX_HEAD => end,
@@ -178,23 +197,40 @@ fn head(bytes: &[u8]) -> Result<Part, Malformed> {
     let mut content_type = None;
     let mut rest = bytes;
     while !rest.is_empty() {
-        let end = rest.windows(2).position(|w| w == b"\r\n").unwrap_or(rest.len());
+        let end = rest
+            .windows(2)
+            .position(|w| w == b"\r\n")
+            .unwrap_or(rest.len());
         let line = &rest[..end];
         rest = rest.get(end + 2..).unwrap_or_default();
-        let colon = line.iter().position(|b| *b == b':').ok_or(Malformed("a line in the head of a part has no colon"))?;
-        let (field, value) = (line[..colon].to_ascii_lowercase(), line[colon + 1..].trim_ascii());
+        let colon = line
+            .iter()
+            .position(|b| *b == b':')
+            .ok_or(Malformed("a line in the head of a part has no colon"))?;
+        let (field, value) = (
+            line[..colon].to_ascii_lowercase(),
+            line[colon + 1..].trim_ascii(),
+        );
         match field.as_slice() {
-            b"content-disposition" if part.is_some() => return Err(Malformed("a part has two Content-Dispositions")),
+            b"content-disposition" if part.is_some() => {
+                return Err(Malformed("a part has two Content-Dispositions"));
+            }
             b"content-disposition" => part = Some(disposition(value)?),
             b"content-type" => content_type = Some(String::from_utf8_lossy(value).into_owned()),
-            b"content-transfer-encoding" if ![&b"binary"[..], b"8bit", b"7bit"].contains(&value.to_ascii_lowercase().as_slice()) => {
+            b"content-transfer-encoding"
+                if ![&b"binary"[..], b"8bit", b"7bit"]
+                    .contains(&value.to_ascii_lowercase().as_slice()) =>
+            {
                 return Err(Malformed("a part is encoded; send it as it is"));
             }
             _ => {}
         }
     }
     let part = part.ok_or(Malformed("a part has no Content-Disposition"))?;
-    Ok(Part { content_type, ..part })
+    Ok(Part {
+        content_type,
+        ..part
+    })
 }
 
 fn disposition(value: &[u8]) -> Result<Part, Malformed> {
@@ -202,7 +238,10 @@ fn disposition(value: &[u8]) -> Result<Part, Malformed> {
     if !value[..end].trim_ascii().eq_ignore_ascii_case(b"form-data") {
         return Err(Malformed("a part is no form-data"));
     }
-    let utf8 = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| Malformed("the name of a part, or of its file, is not UTF-8"));
+    let utf8 = |bytes: Vec<u8>| {
+        String::from_utf8(bytes)
+            .map_err(|_| Malformed("the name of a part, or of its file, is not UTF-8"))
+    };
     let (mut name, mut filename, mut plain) = (None, None, None);
     for (key, value) in Parameters(&value[end..]) {
         match key.as_str() {
@@ -214,7 +253,11 @@ fn disposition(value: &[u8]) -> Result<Part, Malformed> {
         }
     }
     let name = name.ok_or(Malformed("a part has no name"))?;
-    Ok(Part { name, filename: filename.or(plain), content_type: None })
+    Ok(Part {
+        name,
+        filename: filename.or(plain),
+        content_type: None,
+    })
 }
 
 /// `utf-8''a%20b` (RFC 8187).
@@ -237,11 +280,21 @@ impl Iterator for Parameters<'_> {
     type Item = (String, Vec<u8>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let begin = self.0.iter().position(|b| !matches!(b, b';' | b' ' | b'\t'))?;
+        let begin = self
+            .0
+            .iter()
+            .position(|b| !matches!(b, b';' | b' ' | b'\t'))?;
         self.0 = &self.0[begin..];
-        let end = self.0.iter().position(|b| matches!(b, b'=' | b';')).unwrap_or(self.0.len());
+        let end = self
+            .0
+            .iter()
+            .position(|b| matches!(b, b'=' | b';'))
+            .unwrap_or(self.0.len());
         let name = String::from_utf8_lossy(self.0[..end].trim_ascii()).to_ascii_lowercase();
-        let rest = self.0[end..].strip_prefix(b"=").unwrap_or_default().trim_ascii_start();
+        let rest = self.0[end..]
+            .strip_prefix(b"=")
+            .unwrap_or_default()
+            .trim_ascii_start();
         if self.0.get(end) != Some(&b'=') {
             self.0 = &self.0[end..];
             return Some((name, Vec::new()));
@@ -289,7 +342,10 @@ mod tests {
         type Error = Malformed;
 
         fn begin(&mut self, part: Part) -> Result<(), Malformed> {
-            assert!(!std::mem::replace(&mut self.1, true), "a part begins in another");
+            assert!(
+                !std::mem::replace(&mut self.1, true),
+                "a part begins in another"
+            );
             self.0.push((part, Vec::new()));
             Ok(())
         }
@@ -322,11 +378,18 @@ mod tests {
     fn check(body: &str, wants: Read) {
         for step in [1, 2, 3, 7, 64, 100_000] {
             let got = read(body.as_bytes(), step);
-            let got: Result<Vec<_>, _> =
-                got.map(|parts| parts.into_iter().map(|(p, b)| (p.name, p.filename, String::from_utf8(b).unwrap())).collect());
+            let got: Result<Vec<_>, _> = got.map(|parts| {
+                parts
+                    .into_iter()
+                    .map(|(p, b)| (p.name, p.filename, String::from_utf8(b).unwrap()))
+                    .collect()
+            });
             match (&got, wants) {
                 (Ok(parts), Ok(wants)) => {
-                    let parts: Vec<_> = parts.iter().map(|(n, f, b)| (n.as_str(), f.as_deref(), b.as_str())).collect();
+                    let parts: Vec<_> = parts
+                        .iter()
+                        .map(|(n, f, b)| (n.as_str(), f.as_deref(), b.as_str()))
+                        .collect();
                     assert_eq!(parts, wants, "{body:?} by {step}");
                 }
                 (Err(why), Err(wants)) => assert!(why.contains(wants), "{body:?} by {step}: {why}"),
@@ -340,11 +403,22 @@ mod tests {
     #[test]
     fn parts_are_found_however_the_bytes_arrive() {
         let part = |bytes: &str| format!("--XY\r\n{HEAD}{bytes}\r\n--XY--\r\n");
-        for bytes in ["", "x", "\r\n", "\r", "--XY", "\r\n--X", "\r\r\n-\r\n--\r\n--X\r\n", "\r\n\r\n"] {
+        for bytes in [
+            "",
+            "x",
+            "\r\n",
+            "\r",
+            "--XY",
+            "\r\n--X",
+            "\r\r\n-\r\n--\r\n--X\r\n",
+            "\r\n\r\n",
+        ] {
             check(&part(bytes), Ok(&[("a", None, bytes)]));
         }
         check(
-            &format!("ignored\r\n--XY \t\r\n{HEAD}1\r\n--XY\r\n{HEAD}2\r\n--XY--ignored\r\n--XY\r\n"),
+            &format!(
+                "ignored\r\n--XY \t\r\n{HEAD}1\r\n--XY\r\n{HEAD}2\r\n--XY--ignored\r\n--XY\r\n"
+            ),
             Ok(&[("a", None, "1"), ("a", None, "2")]),
         );
         check("--XY--", Ok(&[]));
@@ -352,7 +426,11 @@ mod tests {
 
     #[test]
     fn names_are_unescaped_as_programs_escape_them() {
-        let named = |how: &str| format!("--XY\r\nContent-Type: text/plain\r\nCONTENT-disposition:form-data; {how}\r\n\r\nx\r\n--XY--");
+        let named = |how: &str| {
+            format!(
+                "--XY\r\nContent-Type: text/plain\r\nCONTENT-disposition:form-data; {how}\r\n\r\nx\r\n--XY--"
+            )
+        };
         for (how, wants) in [
             ("name=f; filename=plain.txt", "plain.txt"),
             ("filename=\"a b;c=d\"; name=\"f\"", "a b;c=d"),
@@ -362,7 +440,10 @@ mod tests {
             (r#"name="f"; filename="C:\dir""#, r"C:\dir"),
             ("name=\"f\"; filename=\"100%20%\"", "100%20%"),
             ("name=\"f\"; filename=\"é😀\"", "é😀"),
-            ("name=\"f\"; filename=\"x\"; filename*=UTF-8''%C3%A9%20", "é "),
+            (
+                "name=\"f\"; filename=\"x\"; filename*=UTF-8''%C3%A9%20",
+                "é ",
+            ),
             ("name*=utf-8''f; filename=\"open", "open"),
         ] {
             check(&named(how), Ok(&[("f", Some(wants), "x")]));
@@ -376,16 +457,37 @@ mod tests {
             ("--XZ\r\n", "no boundary"),
             ("--XY", "before its last boundary"),
             ("--XY\r\n", "before its last boundary"),
-            (&format!("--XY\r\n{HEAD}1\r\n--XY-"), "before its last boundary"),
+            (
+                &format!("--XY\r\n{HEAD}1\r\n--XY-"),
+                "before its last boundary",
+            ),
             ("--XYZ\r\n", "goes on"),
             ("--XY -- \r\n", "goes on"),
             ("--XY\r\n\r\nx\r\n--XY--", "no Content-Disposition"),
             ("--XY\r\nnonsense\r\n\r\nx\r\n--XY--", "no colon"),
-            ("--XY\r\nContent-Disposition: attachment; name=a\r\n\r\n\r\n--XY--", "no form-data"),
-            ("--XY\r\nContent-Disposition: form-data\r\n\r\n\r\n--XY--", "no name"),
-            (&format!("--XY\r\nContent-Transfer-Encoding: base64\r\n{HEAD}eA==\r\n--XY--"), "encoded"),
-            (&format!("--XY\r\nA: {}\r\n{HEAD}\r\n--XY--", "x".repeat(MAX_HEAD)), "too long"),
-            (&format!("{}--XY--", format!("--XY\r\n{HEAD}\r\n").repeat(MAX_PARTS + 1)), "too many parts"),
+            (
+                "--XY\r\nContent-Disposition: attachment; name=a\r\n\r\n\r\n--XY--",
+                "no form-data",
+            ),
+            (
+                "--XY\r\nContent-Disposition: form-data\r\n\r\n\r\n--XY--",
+                "no name",
+            ),
+            (
+                &format!("--XY\r\nContent-Transfer-Encoding: base64\r\n{HEAD}eA==\r\n--XY--"),
+                "encoded",
+            ),
+            (
+                &format!("--XY\r\nA: {}\r\n{HEAD}\r\n--XY--", "x".repeat(MAX_HEAD)),
+                "too long",
+            ),
+            (
+                &format!(
+                    "{}--XY--",
+                    format!("--XY\r\n{HEAD}\r\n").repeat(MAX_PARTS + 1)
+                ),
+                "too many parts",
+            ),
         ] {
             check(body, Err(why));
         }
@@ -393,9 +495,14 @@ mod tests {
 
     #[test]
     fn boundaries_are_found_in_content_types() {
-        let check = |text: &str, wants: Option<&str>| assert_eq!(boundary(text).as_deref(), wants, "{text}");
+        let check = |text: &str, wants: Option<&str>| {
+            assert_eq!(boundary(text).as_deref(), wants, "{text}")
+        };
         check("multipart/form-data; boundary=----x1", Some("----x1"));
-        check("Multipart/Form-Data; charset=utf-8; BOUNDARY=\"a b:c\"", Some("a b:c"));
+        check(
+            "Multipart/Form-Data; charset=utf-8; BOUNDARY=\"a b:c\"",
+            Some("a b:c"),
+        );
         for wrong in [
             "",
             "multipart/form-data",
@@ -405,6 +512,9 @@ mod tests {
         ] {
             check(wrong, None);
         }
-        check(&format!("multipart/form-data; boundary={}", "x".repeat(71)), None);
+        check(
+            &format!("multipart/form-data; boundary={}", "x".repeat(71)),
+            None,
+        );
     }
 }

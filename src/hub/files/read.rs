@@ -19,9 +19,17 @@ impl Files {
     pub(super) fn list(&self, request: &Request) -> Reply {
         let page = || {
             Ok(Listing {
-                path: request.parameter("path").unwrap_or_default().trim_start_matches('/').to_string(),
+                path: request
+                    .parameter("path")
+                    .unwrap_or_default()
+                    .trim_start_matches('/')
+                    .to_string(),
                 search: request.parameter("search").unwrap_or_default(),
-                offset: request.number("offset")?.unwrap_or(0).try_into().unwrap_or(usize::MAX),
+                offset: request
+                    .number("offset")?
+                    .unwrap_or(0)
+                    .try_into()
+                    .unwrap_or(usize::MAX),
                 limit: limit(request, PAGE_DEFAULT)?,
                 all_kinds: all_kinds(request),
             })
@@ -31,7 +39,9 @@ impl Files {
             Err(reply) => return reply,
         };
         match listed {
-            Ok((records, total)) => Reply::json(200, &records).header("X-Total-Count", total.to_string()),
+            Ok((records, total)) => {
+                Reply::json(200, &records).header("X-Total-Count", total.to_string())
+            }
             Err(e) => Reply::failed(&e),
         }
     }
@@ -50,13 +60,26 @@ impl Files {
             Err(reply) => return reply,
         };
         let (record, mut reader) = match self.store.open_file(id, rev) {
-            Ok(Some((record, _))) if rev.is_none() && record.deleted_at.is_some() => return answer::no_file(),
+            Ok(Some((record, _))) if rev.is_none() && record.deleted_at.is_some() => {
+                return answer::no_file();
+            }
             Ok(Some(opened)) => opened,
-            Ok(None) => return if rev.is_some() { answer::no_version() } else { answer::no_file() },
+            Ok(None) => {
+                return if rev.is_some() {
+                    answer::no_version()
+                } else {
+                    answer::no_file()
+                };
+            }
             Err(e) => return Reply::failed(&e),
         };
         let size = reader.size();
-        let (status, bytes) = match head::span(request.header("range"), request.header("if-range"), size, record.revision()) {
+        let (status, bytes) = match head::span(
+            request.header("range"),
+            request.header("if-range"),
+            size,
+            record.revision(),
+        ) {
             Span::Outside => {
                 return Reply::error(416, format!("the file has {size} bytes"))
                     .header("Content-Range", format!("bytes */{size}"))
@@ -71,14 +94,23 @@ impl Files {
         }
         reader.seek(bytes.start);
         let length = bytes.end - bytes.start;
-        let job = Job::Send { length, reader: Box::new(reader.take(length)) };
-        let mut reply = Reply { status, ..Reply::job(content_type(&record), job) }
-            .header("ETag", record.revision().etag())
-            .header("Content-Disposition", head::disposition(&record.name))
-            .header("Content-Security-Policy", NO_CONTENT)
-            .header("Accept-Ranges", "bytes");
+        let job = Job::Send {
+            length,
+            reader: Box::new(reader.take(length)),
+        };
+        let mut reply = Reply {
+            status,
+            ..Reply::job(content_type(&record), job)
+        }
+        .header("ETag", record.revision().etag())
+        .header("Content-Disposition", head::disposition(&record.name))
+        .header("Content-Security-Policy", NO_CONTENT)
+        .header("Accept-Ranges", "bytes");
         if status == 206 {
-            reply = reply.header("Content-Range", format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
+            reply = reply.header(
+                "Content-Range",
+                format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1),
+            );
         }
         reply
     }
@@ -89,7 +121,9 @@ impl Files {
             Err(reply) => return reply,
         };
         match self.store.chunks_of(id, rev) {
-            Ok(Some((record, chunks))) => Reply::json(200, &chunks).header("ETag", record.revision().etag()),
+            Ok(Some((record, chunks))) => {
+                Reply::json(200, &chunks).header("ETag", record.revision().etag())
+            }
             Ok(None) if rev.is_some() => answer::no_version(),
             Ok(None) => answer::no_file(),
             Err(e) => Reply::failed(&e),
@@ -97,8 +131,14 @@ impl Files {
     }
 
     pub(super) fn versions(&self, id: Uuid) -> Reply {
-        match self.store.file(id).and_then(|now| Ok((now, self.store.versions(id)?))) {
-            Ok((Some(now), versions)) => Reply::json(200, &versions).header("ETag", now.revision().etag()),
+        match self
+            .store
+            .file(id)
+            .and_then(|now| Ok((now, self.store.versions(id)?)))
+        {
+            Ok((Some(now), versions)) => {
+                Reply::json(200, &versions).header("ETag", now.revision().etag())
+            }
             Ok((None, _)) => answer::no_file(),
             Err(e) => Reply::failed(&e),
         }
@@ -110,9 +150,14 @@ impl Files {
             Err(why) => return Reply::error(400, why),
         };
         match self.store.chunk(hash) {
-            Ok(Some(reader)) if !reader.lost(&(0..reader.size())).is_empty() => answer::lost(&[hash]),
+            Ok(Some(reader)) if !reader.lost(&(0..reader.size())).is_empty() => {
+                answer::lost(&[hash])
+            }
             Ok(Some(reader)) => {
-                let job = Job::Send { length: reader.size(), reader: Box::new(reader) };
+                let job = Job::Send {
+                    length: reader.size(),
+                    reader: Box::new(reader),
+                };
                 Reply::job("application/octet-stream", job).header("ETag", format!("\"{hash}\""))
             }
             Ok(None) => Reply::error(404, "there is no such chunk"),
@@ -123,7 +168,12 @@ impl Files {
     pub(super) fn changes(&self, request: &Request) -> Reply {
         let read = || {
             let after = request.number("after")?.unwrap_or(0);
-            Ok((after, head::author(request)?.knows, request.number("began")?, limit(request, PAGE)?.max(1)))
+            Ok((
+                after,
+                head::author(request)?.knows,
+                request.number("began")?,
+                limit(request, PAGE)?.max(1),
+            ))
         };
         let (after, newest, began, limit) = match read() {
             Ok(asked) => asked,
@@ -136,10 +186,14 @@ impl Files {
                 }
                 Reply::json(200, &changes)
             }
-            Ok(Heard::OtherHistory) => {
-                Reply::error(409, "that revision is of another history: the hub was set back since. Begin again with after=0")
-            }
-            Ok(Heard::Gone) => Reply::error(410, "changes after that revision are not kept any more: begin again with after=0"),
+            Ok(Heard::OtherHistory) => Reply::error(
+                409,
+                "that revision is of another history: the hub was set back since. Begin again with after=0",
+            ),
+            Ok(Heard::Gone) => Reply::error(
+                410,
+                "changes after that revision are not kept any more: begin again with after=0",
+            ),
             Err(e) => Reply::failed(&e),
         }
     }
@@ -152,10 +206,23 @@ impl Files {
         }
         let Points { epoch, points } = match commit::shallow::<Points>(&bytes) {
             Ok(asked) if asked.points.len() <= POINTS => asked,
-            Ok(_) => return Reply::error(413, format!("at most {POINTS} revisions are compared at once")),
-            Err(why) => return Reply::error(400, format!("the body must be {{\"epoch\", \"points\": [[rev, tag], …]}}: {why}")),
+            Ok(_) => {
+                return Reply::error(
+                    413,
+                    format!("at most {POINTS} revisions are compared at once"),
+                );
+            }
+            Err(why) => {
+                return Reply::error(
+                    400,
+                    format!("the body must be {{\"epoch\", \"points\": [[rev, tag], …]}}: {why}"),
+                );
+            }
         };
-        let points: Vec<Revision> = points.into_iter().map(|(rev, tag)| Revision { rev, tag }).collect();
+        let points: Vec<Revision> = points
+            .into_iter()
+            .map(|(rev, tag)| Revision { rev, tag })
+            .collect();
         match self.store.common(epoch, &points) {
             Ok(common) => Reply::json(200, &Common { common }),
             Err(e) => Reply::failed(&e),
@@ -164,9 +231,15 @@ impl Files {
 
     pub(super) fn history(&self, request: &Request) -> Reply {
         let parsed = || {
-            let since = request.parsed("since", "a time such as 2026-11-21T10:30:00Z", head::time)?;
+            let since =
+                request.parsed("since", "a time such as 2026-11-21T10:30:00Z", head::time)?;
             let kind = request.parsed("event_type", "created, updated or deleted", event_type)?;
-            Ok((since.map_or(0, |ms| u64::try_from(ms).unwrap_or(0)), kind, request.number("offset")?.unwrap_or(0), limit(request, PAGE)?))
+            Ok((
+                since.map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
+                kind,
+                request.number("offset")?.unwrap_or(0),
+                limit(request, PAGE)?,
+            ))
         };
         let (since, kind, offset, limit) = match parsed() {
             Ok(asked) => asked,
@@ -174,7 +247,8 @@ impl Files {
         };
         let all = all_kinds(request);
         // rows that are left out count neither for the offset nor for the limit
-        let (mut rows, mut skip, mut at): (Vec<Event>, usize, usize) = (Vec::new(), offset.try_into().unwrap_or(usize::MAX), 0);
+        let (mut rows, mut skip, mut at): (Vec<Event>, usize, usize) =
+            (Vec::new(), offset.try_into().unwrap_or(usize::MAX), 0);
         while rows.len() < limit {
             let page = match self.store.history(since, kind, at, PAGE) {
                 Ok(page) => page,
@@ -182,7 +256,10 @@ impl Files {
             };
             at += page.len();
             let last = page.len() < PAGE;
-            let shown: Vec<Event> = page.into_iter().filter(|event| all || event.payload.kind == Kind::File).collect();
+            let shown: Vec<Event> = page
+                .into_iter()
+                .filter(|event| all || event.payload.kind == Kind::File)
+                .collect();
             let skipped = skip.min(shown.len());
             let left = limit - rows.len();
             rows.extend(shown.into_iter().skip(skipped).take(left));
@@ -197,15 +274,21 @@ impl Files {
 
 fn event_type(text: &str) -> Option<&'static str> {
     let text = text.strip_prefix("file_").unwrap_or(text);
-    ["created", "updated", "deleted"].into_iter().find(|kind| *kind == text)
+    ["created", "updated", "deleted"]
+        .into_iter()
+        .find(|kind| *kind == text)
 }
 
 pub fn all_kinds(request: &Request) -> bool {
-    request.parameter("kinds").is_some_and(|kinds| kinds == "all")
+    request
+        .parameter("kinds")
+        .is_some_and(|kinds| kinds == "all")
 }
 
 fn limit(request: &Request, default: usize) -> Result<usize, Reply> {
-    Ok(request.number("limit")?.map_or(default, |n| n.min(PAGE as u64) as usize))
+    Ok(request
+        .number("limit")?
+        .map_or(default, |n| n.min(PAGE as u64) as usize))
 }
 
 fn content_type(record: &Record) -> String {

@@ -52,22 +52,48 @@ impl From<Malformed> for Fault {
 
 impl Files {
     pub(super) fn upload(&self, request: Request, answer: Answer) {
-        let Some(permit) = self.committer.room(request.body.len()) else { return answer(Reply::busy()) };
-        self.with_body(request, answer, move |this, request, body, answer| match this.take_form(request, body) {
-            Ok(put) => this.change(FileOp::Put(vec![put]), Hold::Short(permit), answer, answer::put),
-            Err(Fault(reply)) => answer(reply),
-        });
+        let Some(permit) = self.committer.room(request.body.len()) else {
+            return answer(Reply::busy());
+        };
+        self.with_body(
+            request,
+            answer,
+            move |this, request, body, answer| match this.take_form(request, body) {
+                Ok(put) => this.change(
+                    FileOp::Put(vec![put]),
+                    Hold::Short(permit),
+                    answer,
+                    answer::put,
+                ),
+                Err(Fault(reply)) => answer(reply),
+            },
+        );
     }
 
     fn take_form(&self, request: &Request, body: &mut dyn Read) -> Result<Put, Fault> {
-        let wrong = || Reply::error(415, "an upload is multipart/form-data, with its boundary in Content-Type");
-        let boundary = request.header("content-type").and_then(multipart::boundary).ok_or_else(wrong).map_err(Fault)?;
-        let (condition, author) = (head::condition(request).map_err(Fault)?, head::author(request).map_err(Fault)?);
+        let wrong = || {
+            Reply::error(
+                415,
+                "an upload is multipart/form-data, with its boundary in Content-Type",
+            )
+        };
+        let boundary = request
+            .header("content-type")
+            .and_then(multipart::boundary)
+            .ok_or_else(wrong)
+            .map_err(Fault)?;
+        let (condition, author) = (
+            head::condition(request).map_err(Fault)?,
+            head::author(request).map_err(Fault)?,
+        );
         if self.committer.disk_is_full() {
             return Err(Fault(Reply::disk_full()));
         }
         let mut form = Form::new(&self.store, self.max_upload.load(Relaxed));
-        let (mut parser, mut buffer) = (Parser::new(&boundary), vec![0; READ_BUFFER_BYTES.min(request.length as usize).max(1)]);
+        let (mut parser, mut buffer) = (
+            Parser::new(&boundary),
+            vec![0; READ_BUFFER_BYTES.min(request.length as usize).max(1)],
+        );
         loop {
             match body.read(&mut buffer) {
                 Ok(0) => break,
@@ -87,14 +113,20 @@ impl Files {
         };
         self.with_body(request, answer, move |this, request, body, answer| {
             let reply = this.take_chunk(hash, request, body);
-            if reply.status == 204 && this.store.is_wanted(hash) { this.mend(hash, request.length, reply, answer) } else { answer(reply) }
+            if reply.status == 204 && this.store.is_wanted(hash) {
+                this.mend(hash, request.length, reply, answer)
+            } else {
+                answer(reply)
+            }
         });
     }
 
     /// Brings a staged chunk to the place of one that was lost, before it is acknowledged.
     fn mend(&self, hash: Hash, size: u64, reply: Reply, answer: Answer) {
         match self.store.mend_op(hash, size) {
-            Ok(Some(op)) => self.change(op, Hold::Nothing, answer, |outcome| answer::mended(outcome, reply)),
+            Ok(Some(op)) => self.change(op, Hold::Nothing, answer, |outcome| {
+                answer::mended(outcome, reply)
+            }),
             Ok(None) => answer(reply),
             Err(e) => answer(unwritten(&e)),
         }
@@ -102,7 +134,10 @@ impl Files {
 
     fn take_chunk(&self, hash: Hash, request: &Request, body: &mut dyn Read) -> Reply {
         if request.length == 0 || request.length > SINGLE {
-            return Reply::error(if request.length == 0 { 400 } else { 413 }, format!("a chunk has 1 to {SINGLE} bytes"));
+            return Reply::error(
+                if request.length == 0 { 400 } else { 413 },
+                format!("a chunk has 1 to {SINGLE} bytes"),
+            );
         }
         if self.committer.disk_is_full() {
             return Reply::disk_full();
@@ -111,7 +146,10 @@ impl Files {
         let mut body = Watched { body, failed: None };
         match self.store.stage_chunk(hash, &mut body, request.length) {
             Ok(true) => Reply::empty(204),
-            Ok(false) => Reply::error(400, "these bytes have another SHA-256 than the chunk's name"),
+            Ok(false) => Reply::error(
+                400,
+                "these bytes have another SHA-256 than the chunk's name",
+            ),
             Err(e) => body.failed.unwrap_or_else(|| unwritten(&e)),
         }
     }
@@ -124,7 +162,9 @@ struct Watched<'a> {
 
 impl Read for Watched<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.body.read(into).inspect_err(|e| self.failed = Some(unread(e)))
+        self.body
+            .read(into)
+            .inspect_err(|e| self.failed = Some(unread(e)))
     }
 }
 
@@ -146,12 +186,23 @@ pub fn unwritten(e: &io::Error) -> Reply {
 
 impl<'a> Form<'a> {
     fn new(store: &'a Store, most: u64) -> Form<'a> {
-        Form { store, most, size: 0, part: Which::Other, file_name: None, metadata: None, filename: None, content_type: None, intake: None }
+        Form {
+            store,
+            most,
+            size: 0,
+            part: Which::Other,
+            file_name: None,
+            metadata: None,
+            filename: None,
+            content_type: None,
+            intake: None,
+        }
     }
 
     /// What is to be done, once all parts are there.
     fn put(mut self, condition: Condition, author: Author) -> Result<Put, Fault> {
-        let missing = |part: &str| Fault(Reply::error(400, format!("the part \"{part}\" is missing")));
+        let missing =
+            |part: &str| Fault(Reply::error(400, format!("the part \"{part}\" is missing")));
         let intake = self.intake.take().ok_or_else(|| missing("file"))?;
         let metadata = self.metadata()?.ok_or_else(|| missing("metadata"))?;
         let name = self.name(&metadata)?.ok_or_else(|| missing("file_name"))?;
@@ -161,7 +212,11 @@ impl<'a> Form<'a> {
             kind: Kind::File,
             size: content.size,
             sha256: content.sha256,
-            chunks: content.chunks.into_iter().zip(bytes).collect::<Vec<(Chunk, _)>>(),
+            chunks: content
+                .chunks
+                .into_iter()
+                .zip(bytes)
+                .collect::<Vec<(Chunk, _)>>(),
             mode: metadata.mode,
             mtime: metadata.mtime,
             content_type: self.content_type.as_deref().and_then(head::content_type),
@@ -174,8 +229,15 @@ impl<'a> Form<'a> {
     }
 
     fn metadata(&self) -> Result<Option<Metadata>, Fault> {
-        let Some(bytes) = &self.metadata else { return Ok(None) };
-        let wrong = |why: String| Fault(Reply::error(400, format!("the part \"metadata\" is not as it should be: {why}")));
+        let Some(bytes) = &self.metadata else {
+            return Ok(None);
+        };
+        let wrong = |why: String| {
+            Fault(Reply::error(
+                400,
+                format!("the part \"metadata\" is not as it should be: {why}"),
+            ))
+        };
         let metadata: Metadata = super::commit::shallow(bytes).map_err(wrong)?;
         super::commit::check_times(metadata.mtime.as_deref(), &metadata.extra).map_err(wrong)?;
         Ok(Some(metadata))
@@ -185,11 +247,15 @@ impl<'a> Form<'a> {
     fn name(&self, metadata: &Metadata) -> Result<Option<Name>, Fault> {
         let bad = |why: String| Fault(Reply::error(422, why));
         let name = match (&self.file_name, &self.filename) {
-            (Some(bytes), _) => String::from_utf8(bytes.clone()).map_err(|_| bad("the name is not UTF-8".into()))?,
+            (Some(bytes), _) => {
+                String::from_utf8(bytes.clone()).map_err(|_| bad("the name is not UTF-8".into()))?
+            }
             (None, Some(name)) => name.clone(),
             (None, None) => return Ok(None),
         };
-        Name::new(trimmed(&metadata.path), &name).map(Some).map_err(bad)
+        Name::new(trimmed(&metadata.path), &name)
+            .map(Some)
+            .map_err(bad)
     }
 
     fn field(&mut self) -> Option<&mut Vec<u8>> {
@@ -224,7 +290,10 @@ impl Sink for Form<'_> {
             Which::Other => false,
         };
         if twice {
-            return Err(Fault(Reply::error(400, format!("there are two parts \"{}\"", part.name))));
+            return Err(Fault(Reply::error(
+                400,
+                format!("there are two parts \"{}\"", part.name),
+            )));
         }
         if self.part == Which::File {
             (self.filename, self.content_type) = (part.filename, part.content_type);
@@ -241,14 +310,22 @@ impl Sink for Form<'_> {
         if let (Which::File, Some(intake)) = (self.part, &mut self.intake) {
             self.size += bytes.len() as u64;
             if self.size > self.most {
-                return Err(Fault(Reply::error(413, format!("the file is too long: {} bytes are the most", self.most))));
+                return Err(Fault(Reply::error(
+                    413,
+                    format!("the file is too long: {} bytes are the most", self.most),
+                )));
             }
             return intake.write(bytes).map_err(|e| Fault(unwritten(&e)));
         }
-        let Some(field) = self.field() else { return Ok(()) };
+        let Some(field) = self.field() else {
+            return Ok(());
+        };
         field.extend_from_slice(bytes);
         if field.len() > MAX_FIELD_BYTES {
-            Err(Fault(Reply::error(413, format!("a field has more than {MAX_FIELD_BYTES} bytes"))))
+            Err(Fault(Reply::error(
+                413,
+                format!("a field has more than {MAX_FIELD_BYTES} bytes"),
+            )))
         } else {
             Ok(())
         }

@@ -32,20 +32,30 @@ impl WantedNames {
     pub fn names(&self, store: &Store) -> Vec<Name> {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, changes) = (clock::monotonic(), store.wanted_changes());
-        if let Some(found) = found.as_ref().filter(|f| f.changes == changes && now.duration_since(f.at) < NAMES_AGE) {
+        if let Some(found) = found
+            .as_ref()
+            .filter(|f| f.changes == changes && now.duration_since(f.at) < NAMES_AGE)
+        {
             return found.names.clone();
         }
         let skip = found.as_ref().map_or(0, |f| f.skipped + f.names.len());
         let look = |skip| store.wanted_names(skip, limits::WANTED_NAMES);
         let (names, skipped) = match look(skip) {
-            Ok((names, count)) if names.is_empty() && count > 0 => (look(0).map(|(names, _)| names).unwrap_or_default(), 0),
+            Ok((names, count)) if names.is_empty() && count > 0 => {
+                (look(0).map(|(names, _)| names).unwrap_or_default(), 0)
+            }
             Ok((names, _)) => (names, skip),
             Err(e) => {
                 log::warn!("cannot look for files whose content is lost: {e}");
                 return Vec::new();
             }
         };
-        *found = Some(Found { at: now, changes, names: names.clone(), skipped });
+        *found = Some(Found {
+            at: now,
+            changes,
+            names: names.clone(),
+            skipped,
+        });
         names
     }
 }

@@ -28,21 +28,42 @@ pub fn read(body: &[u8], caller: Option<&str>) -> Result<Batch, Fault> {
     let texts = match body.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'[') => match serde_json::from_slice(body).map_err(not_json)? {
             Texts(Some(texts)) => texts,
-            Texts(None) => return Err((413, format!("the request has more than {MAX_BATCH} messages: send them in several"))),
+            Texts(None) => {
+                return Err((
+                    413,
+                    format!("the request has more than {MAX_BATCH} messages: send them in several"),
+                ));
+            }
         },
         Some(b'{') => vec![serde_json::from_slice::<&RawValue>(body).map_err(not_json)?],
-        _ => return Err((400, "the body must be a message (a JSON object) or an array of them".into())),
+        _ => {
+            return Err((
+                400,
+                "the body must be a message (a JSON object) or an array of them".into(),
+            ));
+        }
     };
-    let mut batch = Batch { results: Vec::with_capacity(texts.len()), admitted: Vec::with_capacity(texts.len()) };
+    let mut batch = Batch {
+        results: Vec::with_capacity(texts.len()),
+        admitted: Vec::with_capacity(texts.len()),
+    };
     for text in texts {
         let text = text.get().as_bytes();
-        let admitted = Message::parse(text).map_err(|why| why.to_string()).and_then(|m| Incoming::admit(&m, caller));
+        let admitted = Message::parse(text)
+            .map_err(|why| why.to_string())
+            .and_then(|m| Incoming::admit(&m, caller));
         batch.results.push(match admitted {
             Ok(message) => {
                 batch.admitted.push(message);
                 None
             }
-            Err(why) => Some(PostResult { id: id_of(text), status: Status::Rejected, error: Some(why), warning: None, retry: false }),
+            Err(why) => Some(PostResult {
+                id: id_of(text),
+                status: Status::Rejected,
+                error: Some(why),
+                warning: None,
+                retry: false,
+            }),
         });
     }
     Ok(batch)
@@ -52,7 +73,10 @@ impl Batch {
     /// Puts what the store decided in the places that were left for it.
     pub fn fill(results: Vec<Option<PostResult>>, decided: Vec<PostResult>) -> Vec<PostResult> {
         let mut decided = decided.into_iter();
-        results.into_iter().filter_map(|result| result.or_else(|| decided.next())).collect()
+        results
+            .into_iter()
+            .filter_map(|result| result.or_else(|| decided.next()))
+            .collect()
     }
 }
 
@@ -91,7 +115,11 @@ impl<'de> Deserialize<'de> for Texts<'de> {
                     }
                 }
                 let mut more = false;
-                while seq.next_element::<serde::de::IgnoredAny>().map_err(A::Error::custom)?.is_some() {
+                while seq
+                    .next_element::<serde::de::IgnoredAny>()
+                    .map_err(A::Error::custom)?
+                    .is_some()
+                {
                     more = true;
                 }
                 Ok(Texts((!more).then_some(texts)))
@@ -113,9 +141,17 @@ mod tests {
             Ok(batch) => {
                 let words = |r: &Option<PostResult>| match r {
                     None => "?".into(),
-                    Some(r) => format!("{:?} {}", r.id.map(|id| id.to_string()), r.error.as_deref().unwrap_or("")),
+                    Some(r) => format!(
+                        "{:?} {}",
+                        r.id.map(|id| id.to_string()),
+                        r.error.as_deref().unwrap_or("")
+                    ),
                 };
-                format!("{} {:?}", batch.admitted.len(), batch.results.iter().map(words).collect::<Vec<_>>())
+                format!(
+                    "{} {:?}",
+                    batch.admitted.len(),
+                    batch.results.iter().map(words).collect::<Vec<_>>()
+                )
             }
         };
         assert!(got.contains(wants), "{:.200}: {got}", body);
@@ -125,20 +161,53 @@ mod tests {
     fn whole_requests_fail_only_when_they_cannot_be_read() {
         let good = format!(r#"{{"id":"{ID}","type":"x","source":"a"}}"#);
         check(&good, None, r#"1 ["?"]"#);
-        check(&format!(" [{good}, {good}]\n"), Some("a"), r#"2 ["?", "?"]"#);
+        check(
+            &format!(" [{good}, {good}]\n"),
+            Some("a"),
+            r#"2 ["?", "?"]"#,
+        );
         check("[]", None, "0 []");
-        check(&format!("[{good},7,{{\"id\":\"{ID}\"}},{good}]"), None, "2 [\"?\", \"None it must be one JSON object");
-        check(&format!("[{{\"id\":\"{ID}\"}}]"), None, &format!("Some(\\\"{ID}\\\") it has no \\\"type\\\""));
+        check(
+            &format!("[{good},7,{{\"id\":\"{ID}\"}},{good}]"),
+            None,
+            "2 [\"?\", \"None it must be one JSON object",
+        );
+        check(
+            &format!("[{{\"id\":\"{ID}\"}}]"),
+            None,
+            &format!("Some(\\\"{ID}\\\") it has no \\\"type\\\""),
+        );
         check(&good, Some("b"), "this key belongs to");
-        for (bad, wants) in [("", "400 "), ("7", "400 "), ("nonsense", "400 "), ("[1,", "400 "), ("{\"a\":}", "400 "), ("[]]", "400 ")] {
+        for (bad, wants) in [
+            ("", "400 "),
+            ("7", "400 "),
+            ("nonsense", "400 "),
+            ("[1,", "400 "),
+            ("{\"a\":}", "400 "),
+            ("[]]", "400 "),
+        ] {
             check(bad, None, wants);
         }
-        check(&format!("{good} {good}"), None, "400 the body is not JSON: trailing");
+        check(
+            &format!("{good} {good}"),
+            None,
+            "400 the body is not JSON: trailing",
+        );
         let many = |n: usize| format!("[{}]", vec![good.as_str(); n].join(","));
         check(&many(MAX_BATCH), None, "1000 [");
-        check(&many(MAX_BATCH + 1), None, "413 the request has more than 1000");
+        check(
+            &many(MAX_BATCH + 1),
+            None,
+            "413 the request has more than 1000",
+        );
         let deep = format!("[{}{}]", "[".repeat(100_000), "]".repeat(100_000));
         check(&deep, None, "one JSON object");
-        assert_eq!(read(b"{\"type\":\"\xff\"}", None).map(|_| ()).unwrap_err().0, 400);
+        assert_eq!(
+            read(b"{\"type\":\"\xff\"}", None)
+                .map(|_| ())
+                .unwrap_err()
+                .0,
+            400
+        );
     }
 }

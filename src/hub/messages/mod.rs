@@ -37,14 +37,22 @@ pub struct Messages {
 
 impl Messages {
     pub fn new(store: Arc<Store>, committer: Arc<Committer>) -> Messages {
-        Messages { store, committer, continuity: Arc::default() }
+        Messages {
+            store,
+            committer,
+            continuity: Arc::default(),
+        }
     }
 
     /// Answers the request, now or when it is on the disk; gives it back if its path is none of these:
     /// `/api/messages`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
     pub fn handle(&self, request: Request, answer: Answer) -> Option<(Request, Answer)> {
         let path = request.path.clone();
-        let parts: Vec<&str> = path.strip_prefix("/api/").unwrap_or("").split('/').collect();
+        let parts: Vec<&str> = path
+            .strip_prefix("/api/")
+            .unwrap_or("")
+            .split('/')
+            .collect();
         if request.caller == Caller::Nobody && ["messages", "hosts"].contains(&parts[0]) {
             answer(Reply::error(401, "a key is needed"));
             return None;
@@ -57,7 +65,10 @@ impl Messages {
             ("PUT" | "DELETE", ["hosts", host]) => self.change(&request, host, answer),
             ("POST", ["hosts", host, "rebind"]) => self.rebind(&request, host, answer),
             (method, ["messages"] | ["hosts"] | ["hosts", _] | ["hosts", _, "rebind"]) => {
-                answer(Reply::error(405, format!("{path} does not know the method {}", wire::brief(method))));
+                answer(Reply::error(
+                    405,
+                    format!("{path} does not know the method {}", wire::brief(method)),
+                ));
             }
             _ => return Some((request, answer)),
         }
@@ -67,10 +78,15 @@ impl Messages {
     fn post(&self, request: Request, answer: Answer) {
         let length = request.length.max(request.body.len() as u64) as usize;
         if length > wire::MAX_BATCH_BYTES {
-            let words = format!("the request has {length} bytes; {} are the most: send the messages in several", wire::MAX_BATCH_BYTES);
+            let words = format!(
+                "the request has {length} bytes; {} are the most: send the messages in several",
+                wire::MAX_BATCH_BYTES
+            );
             return answer(Reply::error(413, words));
         }
-        let Some(permit) = self.committer.room(length) else { return answer(Reply::busy()) };
+        let Some(permit) = self.committer.room(length) else {
+            return answer(Reply::busy());
+        };
         if request.body.len() == length {
             return self.take(&request.body, &request.caller, permit, answer);
         }
@@ -86,7 +102,12 @@ impl Messages {
                 _ => return Reply::error(400, "the body ended before its announced length"),
             }
             let (answer, answered) = crossbeam_channel::bounded(1);
-            this.take(&bytes, &request.caller, permit, Box::new(move |reply| drop(answer.send(reply))));
+            this.take(
+                &bytes,
+                &request.caller,
+                permit,
+                Box::new(move |reply| drop(answer.send(reply))),
+            );
             answered.recv().unwrap_or_else(|_| Reply::busy())
         };
         answer(Reply::job(JSON, Job::Upload(Box::new(read))));
@@ -102,10 +123,13 @@ impl Messages {
             return answer(reply(Batch::fill(results, Vec::new())));
         }
         let committed = move |outcome| match outcome {
-            Outcome::Posted { results: decided, .. } => answer(reply(Batch::fill(results, decided))),
+            Outcome::Posted {
+                results: decided, ..
+            } => answer(reply(Batch::fill(results, decided))),
             other => answer(refusal(other, "")),
         };
-        self.committer.submit(Op::Post(admitted), Some(permit), Box::new(committed));
+        self.committer
+            .submit(Op::Post(admitted), Some(permit), Box::new(committed));
     }
 
     fn pull(&self, request: &Request, answer: Answer) {
@@ -115,18 +139,34 @@ impl Messages {
             (Err(reply), _) | (_, Err(reply)) => return answer(reply),
         };
         let epoch = self.store.epoch();
-        let sign = Sign { instance: ask.instance, run, after: ask.after };
-        let ask = Ask { again: self.continuity.is_doubted(&ask.host, &sign, ask.now), ..ask };
+        let sign = Sign {
+            instance: ask.instance,
+            run,
+            after: ask.after,
+        };
+        let ask = Ask {
+            again: self.continuity.is_doubted(&ask.host, &sign, ask.now),
+            ..ask
+        };
         let pulled = self.store.pull(&ask);
         let doubt = match &pulled {
-            Ok(Pulled::Now(_) | Pulled::Once(..)) => self.continuity.note(&ask.host, &sign, ask.now),
+            Ok(Pulled::Now(_) | Pulled::Once(..)) => {
+                self.continuity.note(&ask.host, &sign, ask.now)
+            }
             _ => None,
         };
         let (op, page) = match pulled {
             Ok(Pulled::Now(page)) => return answer(page_reply(epoch, &page, doubt)),
             Ok(Pulled::Once(op, page)) => (op, page),
-            Ok(Pulled::OtherEpoch) => return answer(other_epoch(epoch, "it was restored or made anew")),
-            Ok(Pulled::OtherHistory) => return answer(other_epoch(epoch, "it has given that number to no message, or to another one")),
+            Ok(Pulled::OtherEpoch) => {
+                return answer(other_epoch(epoch, "it was restored or made anew"));
+            }
+            Ok(Pulled::OtherHistory) => {
+                return answer(other_epoch(
+                    epoch,
+                    "it has given that number to no message, or to another one",
+                ));
+            }
             Ok(Pulled::OtherInstance) => return answer(refusal(Outcome::OtherInstance, &ask.host)),
             Err(e) => return answer(Reply::failed(&e)),
         };
@@ -141,7 +181,12 @@ impl Messages {
     fn ask(&self, request: &Request) -> Result<Ask, Reply> {
         let host = match request.parameter("host") {
             Some(host) => request.caller.act_for(&host)?,
-            None => return Err(Reply::error(400, "the parameter \"host\" is missing: whose messages?")),
+            None => {
+                return Err(Reply::error(
+                    400,
+                    "the parameter \"host\" is missing: whose messages?",
+                ));
+            }
         };
         let ask = Ask {
             host,
@@ -149,12 +194,17 @@ impl Messages {
             epoch: request.parsed("epoch", "a UUID", |v| Uuid::try_parse(v).ok())?,
             after: request.number("after")?,
             id: request.parsed("id", "a UUID", |v| Uuid::try_parse(v).ok())?,
-            limit: request.number("limit")?.map_or(limits::PULL, |n| n.clamp(1, limits::PULL as u64) as usize),
+            limit: request
+                .number("limit")?
+                .map_or(limits::PULL, |n| n.clamp(1, limits::PULL as u64) as usize),
             now: self.committer.now(),
             again: false,
         };
         if ask.after.is_some() && ask.epoch.is_none() {
-            Err(Reply::error(400, "the parameter \"epoch\" is missing: \"after\" means nothing without it"))
+            Err(Reply::error(
+                400,
+                "the parameter \"epoch\" is missing: \"after\" means nothing without it",
+            ))
         } else {
             Ok(ask)
         }
@@ -163,7 +213,13 @@ impl Messages {
     fn list(&self, caller: &Caller) -> Reply {
         let now = self.committer.now();
         match self.store.hosts(caller.host(), now) {
-            Ok(hosts) => Reply::json(200, &hosts.iter().map(|host| self.info(host, now)).collect::<Vec<_>>()),
+            Ok(hosts) => Reply::json(
+                200,
+                &hosts
+                    .iter()
+                    .map(|host| self.info(host, now))
+                    .collect::<Vec<_>>(),
+            ),
             Err(e) => Reply::failed(&e),
         }
     }
@@ -177,7 +233,11 @@ impl Messages {
             Ok(host) => (host, self.committer.now()),
             Err(reply) => return reply,
         };
-        match self.store.hosts(Some(&host), now).map(|hosts| hosts.first().map(|host| self.info(host, now))) {
+        match self
+            .store
+            .hosts(Some(&host), now)
+            .map(|hosts| hosts.first().map(|host| self.info(host, now)))
+        {
             Ok(Some(info)) => Reply::json(200, &info),
             Ok(None) => refusal(Outcome::NoSuchHost, &host),
             Err(e) => Reply::failed(&e),
@@ -194,8 +254,12 @@ impl Messages {
             self.continuity.forget(&host);
         }
         match request.method.as_str() {
-            "PUT" => self.administer(Op::PutHost { host }, name, answer, move |name| this.show(&Caller::Admin, name)),
-            _ => self.administer(Op::DeleteHost { host }, name, answer, |_| Reply::json(200, &json!({"deleted": true}))),
+            "PUT" => self.administer(Op::PutHost { host }, name, answer, move |name| {
+                this.show(&Caller::Admin, name)
+            }),
+            _ => self.administer(Op::DeleteHost { host }, name, answer, |_| {
+                Reply::json(200, &json!({"deleted": true}))
+            }),
         }
     }
 
@@ -205,17 +269,33 @@ impl Messages {
         struct Body {
             instance: Option<Uuid>,
         }
-        let (host, instance) = match (administered(&request.caller, host), serde_json::from_slice::<Body>(&request.body)) {
+        let (host, instance) = match (
+            administered(&request.caller, host),
+            serde_json::from_slice::<Body>(&request.body),
+        ) {
             (Err(reply), _) => return answer(reply),
-            (_, Err(_)) => return answer(Reply::error(400, "the body must be {\"instance\": UUID or null}")),
+            (_, Err(_)) => {
+                return answer(Reply::error(
+                    400,
+                    "the body must be {\"instance\": UUID or null}",
+                ));
+            }
             (Ok(host), Ok(body)) => (host, body.instance),
         };
         self.continuity.forget(&host);
         let (this, name) = (self.clone(), host.clone());
-        self.administer(Op::Rebind { host, instance }, name, answer, move |name| this.show(&Caller::Admin, name));
+        self.administer(Op::Rebind { host, instance }, name, answer, move |name| {
+            this.show(&Caller::Admin, name)
+        });
     }
 
-    fn administer(&self, op: Op, host: String, answer: Answer, done: impl FnOnce(&str) -> Reply + Send + 'static) {
+    fn administer(
+        &self,
+        op: Op,
+        host: String,
+        answer: Answer,
+        done: impl FnOnce(&str) -> Reply + Send + 'static,
+    ) {
         let committed = move |outcome| match outcome {
             Outcome::Done => answer(done(&host)),
             other => answer(refusal(other, &host)),
@@ -242,7 +322,9 @@ fn page_reply(epoch: Uuid, page: &Page, doubt: Option<Doubt>) -> Reply {
         body.push_str(json);
         body.push('}');
     }
-    let doubt = doubt.and_then(|doubt| serde_json::to_string(&doubt).ok()).map_or(String::new(), |doubt| format!(",\"doubt\":{doubt}"));
+    let doubt = doubt
+        .and_then(|doubt| serde_json::to_string(&doubt).ok())
+        .map_or(String::new(), |doubt| format!(",\"doubt\":{doubt}"));
     body.push_str(&format!("],\"more\":{}{doubt}}}", page.more));
     Reply::text(200, JSON, body)
 }
@@ -250,12 +332,19 @@ fn page_reply(epoch: Uuid, page: &Page, doubt: Option<Doubt>) -> Reply {
 /// A row as others see it. Times are shown as so long before now by the wall clock, which may have been wrong then.
 fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
     let wall = clock::millis(clock::now());
-    let time = |at: u64| clock::rfc3339(clock::from_millis(wall.saturating_sub(now.saturating_sub(at))));
+    let time = |at: u64| {
+        clock::rfc3339(clock::from_millis(
+            wall.saturating_sub(now.saturating_sub(at)),
+        ))
+    };
     HostInfo {
         name: host.name.clone(),
         first_seen: host.row.first_seen.map(time),
         last_seen: host.row.first_seen.map(|_| time(host.row.last_seen)),
-        silent: host.row.first_seen.map(|_| now.saturating_sub(host.row.last_seen) / 1000),
+        silent: host
+            .row
+            .first_seen
+            .map(|_| now.saturating_sub(host.row.last_seen) / 1000),
         queued: host.queued,
         oldest_queued_at: host.oldest.map(time),
         stale: host.stale,
@@ -264,7 +353,9 @@ fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
 }
 
 fn other_epoch(epoch: Uuid, why: &str) -> Reply {
-    let words = format!("the hub is not the one that \"after\" is about ({why}); its epoch is {epoch}: pull without \"after\"");
+    let words = format!(
+        "the hub is not the one that \"after\" is about ({why}); its epoch is {epoch}: pull without \"after\""
+    );
     Reply::json(409, &json!({"error": words, "epoch": epoch}))
 }
 
@@ -275,9 +366,17 @@ fn refusal(outcome: Outcome, host: &str) -> Reply {
         Outcome::OtherInstance => {
             let what = format!("another machine acts under the name \"{host}\"");
             let give = "give this one a name of its own (MESYNC_HOST_ID)";
-            Reply::error(409, format!("{what}: {give}, or let it take that one's place: mesync hosts rebind {host}"))
+            Reply::error(
+                409,
+                format!(
+                    "{what}: {give}, or let it take that one's place: mesync hosts rebind {host}"
+                ),
+            )
         }
-        Outcome::TooManyHosts => Reply::error(507, format!("the hub knows {} hosts already: remove some", limits::HOSTS)),
+        Outcome::TooManyHosts => Reply::error(
+            507,
+            format!("the hub knows {} hosts already: remove some", limits::HOSTS),
+        ),
         Outcome::DiskFull => Reply::disk_full(),
         Outcome::Failed(e) => Reply::failed(&e),
         _ => Reply::busy(),

@@ -17,8 +17,16 @@ use crate::hub::subscribers::Subscribers;
 const EPOCH: &str = "00000000-0000-0000-0000-00000000000e";
 const ID: &str = "019359a0-0000-7000-8000-00000000000";
 const INSTANCE: &str = "00000000-0000-0000-0000-000000000001";
-const LIMITS: Limits = Limits { ttl: 600_000, queue_messages: 100, queue_bytes: 1 << 20, space: 1 << 24, files: FILE_LIMITS };
-const FILE_LIMITS: FileLimits = FileLimits { version_ttl: 86_400_000 };
+const LIMITS: Limits = Limits {
+    ttl: 600_000,
+    queue_messages: 100,
+    queue_bytes: 1 << 20,
+    space: 1 << 24,
+    files: FILE_LIMITS,
+};
+const FILE_LIMITS: FileLimits = FileLimits {
+    version_ttl: 86_400_000,
+};
 
 struct Hub {
     routes: Messages,
@@ -34,19 +42,45 @@ impl Hub {
     }
 
     fn in_dir(dir: TempDir) -> Hub {
-        let store = Store::open(dir.path(), 1 << 20, clock::millis(clock::now()), EPOCH.parse().unwrap()).unwrap();
+        let store = Store::open(
+            dir.path(),
+            1 << 20,
+            clock::millis(clock::now()),
+            EPOCH.parse().unwrap(),
+        )
+        .unwrap();
         let (store, events) = (Arc::new(store), Arc::new(Subscribers::default()));
-        let (committer, work) = Committer::new(Arc::clone(&store), Arc::clone(&events), LIMITS, Reserve::Bytes(0));
+        let (committer, work) = Committer::new(
+            Arc::clone(&store),
+            Arc::clone(&events),
+            LIMITS,
+            Reserve::Bytes(0),
+        );
         let routes = Messages::new(store, Arc::clone(&committer));
-        let commits = Some(std::thread::Builder::new().name("commit".into()).spawn(move || work.run()).unwrap());
-        Hub { routes, committer, events, commits, dir }
+        let commits = Some(
+            std::thread::Builder::new()
+                .name("commit".into())
+                .spawn(move || work.run())
+                .unwrap(),
+        );
+        Hub {
+            routes,
+            committer,
+            events,
+            commits,
+            dir,
+        }
     }
 
     fn ask(&self, caller: &Caller, what: &str, body: &str) -> (u16, String) {
         let (method, target) = what.split_once(' ').unwrap();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         // what the server reads beforehand
-        let short = if body.len() <= 64 * 1024 { body.as_bytes().to_vec() } else { Vec::new() };
+        let short = if body.len() <= 64 * 1024 {
+            body.as_bytes().to_vec()
+        } else {
+            Vec::new()
+        };
         let request = Request {
             method: method.into(),
             path: path.into(),
@@ -58,7 +92,10 @@ impl Hub {
             length: body.len() as u64,
         };
         let (answer, answered) = bounded(1);
-        if let Some((request, _)) = self.routes.handle(request, Box::new(move |reply| answer.send(reply).unwrap())) {
+        if let Some((request, _)) = self
+            .routes
+            .handle(request, Box::new(move |reply| answer.send(reply).unwrap()))
+        {
             return (0, format!("{} is not ours", request.path));
         }
         let reply = answered.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -76,7 +113,12 @@ impl Hub {
 
     fn check(&self, caller: &Caller, what: &str, body: &str, status: u16, wants: &str) {
         let got = self.ask(caller, what, body);
-        assert!(got.0 == status && got.1.contains(wants), "{what} {body:.200}: {} {:.1000}", got.0, got.1);
+        assert!(
+            got.0 == status && got.1.contains(wants),
+            "{what} {body:.200}: {} {:.1000}",
+            got.0,
+            got.1
+        );
     }
 }
 
@@ -100,7 +142,9 @@ fn host(name: &str) -> Caller {
 }
 
 fn message(n: usize, source: &str, target: &str, payload: &str) -> String {
-    format!(r#"{{"id":"{ID}{n}","type":"x","source":"{source}","target":{target},"payload":{payload}}}"#)
+    format!(
+        r#"{{"id":"{ID}{n}","type":"x","source":"{source}","target":{target},"payload":{payload}}}"#
+    )
 }
 
 fn pull(host: &str, rest: &str) -> String {
@@ -110,10 +154,28 @@ fn pull(host: &str, rest: &str) -> String {
 #[test]
 fn messages_travel() {
     let (hub, a, b) = (Hub::new(), host("a"), host("b"));
-    hub.check(&b, &pull("B", ""), "", 200, &format!(r#"{{"epoch":"{EPOCH}","messages":[],"more":false}}"#));
+    hub.check(
+        &b,
+        &pull("B", ""),
+        "",
+        200,
+        &format!(r#"{{"epoch":"{EPOCH}","messages":[],"more":false}}"#),
+    );
     let first = message(1, "a", "null", r#"{"big": 12345678901234567890.10}"#);
-    hub.check(&a, "POST /api/messages", &first, 200, &format!(r#"{{"results":[{{"id":"{ID}1","status":"queued"}}]}}"#));
-    hub.check(&a, "POST /api/messages", &first, 200, r#""status":"duplicate""#);
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &first,
+        200,
+        &format!(r#"{{"results":[{{"id":"{ID}1","status":"queued"}}]}}"#),
+    );
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &first,
+        200,
+        r#""status":"duplicate""#,
+    );
     let batch = format!(
         "[{},{},{{\"id\":\"{ID}3\"}},{}]",
         message(2, "a", "\"c\"", "1"),
@@ -122,30 +184,74 @@ fn messages_travel() {
     );
     let (_, text) = hub.ask(&a, "POST /api/messages", &batch);
     let answer: PostAnswer = serde_json::from_str(&text).unwrap();
-    let words: Vec<_> = answer.results.iter().map(|r| format!("{:?} {:?} {:?}", r.status, r.error, r.warning)).collect();
-    for (got, wants) in words.iter().zip(["has pulled yet", "this key belongs to", "no \\\"type\\\"", "another message"]) {
+    let words: Vec<_> = answer
+        .results
+        .iter()
+        .map(|r| format!("{:?} {:?} {:?}", r.status, r.error, r.warning))
+        .collect();
+    for (got, wants) in words.iter().zip([
+        "has pulled yet",
+        "this key belongs to",
+        "no \\\"type\\\"",
+        "another message",
+    ]) {
         assert!(got.contains(wants), "{got}");
     }
     assert_eq!(answer.results.iter().filter_map(|r| r.id).count(), 4);
     let page = hub.ask(&b, &pull("b", ""), "").1;
     assert!(
-        page.contains(r#""messages":[{"seq":1,"message":{"id""#) && page.contains(r#""payload":{"big": 12345678901234567890.10}"#),
+        page.contains(r#""messages":[{"seq":1,"message":{"id""#)
+            && page.contains(r#""payload":{"big": 12345678901234567890.10}"#),
         "{page}"
     );
-    hub.check(&b, &pull("b", &format!("&after=1&epoch={EPOCH}&limit=5")), "", 200, r#""messages":[],"more":false"#);
-    hub.check(&Caller::Admin, "POST /api/messages", "[]", 200, r#"{"results":[]}"#);
+    hub.check(
+        &b,
+        &pull("b", &format!("&after=1&epoch={EPOCH}&limit=5")),
+        "",
+        200,
+        r#""messages":[],"more":false"#,
+    );
+    hub.check(
+        &Caller::Admin,
+        "POST /api/messages",
+        "[]",
+        200,
+        r#"{"results":[]}"#,
+    );
 }
 
 #[test]
 fn long_requests_and_answers_are_jobs() {
     let hub = Hub::new();
     let payload = format!("\"{}\"", "x".repeat(100_000));
-    let batch = format!("[{},{}]", message(1, "a", "\"b\"", &payload), message(2, "a", "\"b\"", &payload));
-    hub.check(&host("a"), "POST /api/messages", &batch, 200, r#""status":"queued""#);
+    let batch = format!(
+        "[{},{}]",
+        message(1, "a", "\"b\"", &payload),
+        message(2, "a", "\"b\"", &payload)
+    );
+    hub.check(
+        &host("a"),
+        "POST /api/messages",
+        &batch,
+        200,
+        r#""status":"queued""#,
+    );
     let page = hub.ask(&host("b"), &pull("b", ""), "").1;
     assert!(page.len() > 200_000 && page.ends_with(r#"],"more":false}"#));
-    hub.check(&host("a"), "POST /api/messages", &"x".repeat(70_000), 400, "must be a message");
-    hub.check(&host("a"), "POST /api/messages", &"x".repeat(wire::MAX_BATCH_BYTES + 1), 413, "are the most");
+    hub.check(
+        &host("a"),
+        "POST /api/messages",
+        &"x".repeat(70_000),
+        400,
+        "must be a message",
+    );
+    hub.check(
+        &host("a"),
+        "POST /api/messages",
+        &"x".repeat(wire::MAX_BATCH_BYTES + 1),
+        413,
+        "are the most",
+    );
 }
 
 #[test]
@@ -155,16 +261,52 @@ fn who_may_not_and_what_is_wrong() {
     hub.check(&a, &pull("b", ""), "", 403, "belongs to \\\"a\\\"");
     hub.check(&a, "GET /api/hosts/b", "", 403, "belongs to");
     hub.check(&a, "DELETE /api/hosts/a", "", 403, "master key");
-    hub.check(&Caller::Anonymous, "PUT /api/hosts/a", "", 403, "master key");
-    hub.check(&a, "POST /api/hosts/a/rebind", r#"{"instance":null}"#, 403, "master key");
-    hub.check(&admin, "POST /api/hosts/a/rebind", r#"{"instance":7}"#, 400, "UUID or null");
-    hub.check(&admin, "POST /api/hosts/a/rebind", r#"{"instance":null}"#, 404, "no host is called");
+    hub.check(
+        &Caller::Anonymous,
+        "PUT /api/hosts/a",
+        "",
+        403,
+        "master key",
+    );
+    hub.check(
+        &a,
+        "POST /api/hosts/a/rebind",
+        r#"{"instance":null}"#,
+        403,
+        "master key",
+    );
+    hub.check(
+        &admin,
+        "POST /api/hosts/a/rebind",
+        r#"{"instance":7}"#,
+        400,
+        "UUID or null",
+    );
+    hub.check(
+        &admin,
+        "POST /api/hosts/a/rebind",
+        r#"{"instance":null}"#,
+        404,
+        "no host is called",
+    );
     hub.check(&admin, "GET /api/hosts/a", "", 404, "no host is called");
     hub.check(&admin, "GET /api/hosts/..", "", 400, "a host name is");
     hub.check(&admin, "GET /api/messages", "", 400, "whose messages");
     hub.check(&admin, "GET /api/messages?host=a&after=1", "", 400, "epoch");
-    hub.check(&admin, "GET /api/messages?host=a&after=x", "", 400, "must be a whole number");
-    hub.check(&admin, "GET /api/messages?host=a&instance=x", "", 400, "must be a UUID");
+    hub.check(
+        &admin,
+        "GET /api/messages?host=a&after=x",
+        "",
+        400,
+        "must be a whole number",
+    );
+    hub.check(
+        &admin,
+        "GET /api/messages?host=a&instance=x",
+        "",
+        400,
+        "must be a UUID",
+    );
     hub.check(&admin, "POST /api/messages", "{", 400, "not JSON");
     hub.check(&admin, "DELETE /api/messages", "", 405, "DELETE");
     hub.check(&admin, "GET /api/files", "", 0, "is not ours");
@@ -175,12 +317,33 @@ fn who_may_not_and_what_is_wrong() {
 fn other_histories_and_other_machines_get_409() {
     let (hub, b) = (Hub::new(), host("b"));
     hub.check(&b, &pull("b", ""), "", 200, "[]");
-    hub.check(&b, &pull("b", &format!("&after=0&epoch={INSTANCE}")), "", 409, &format!(r#""epoch":"{EPOCH}""#));
-    hub.check(&b, &pull("b", &format!("&after=7&epoch={EPOCH}")), "", 409, "its epoch is");
+    hub.check(
+        &b,
+        &pull("b", &format!("&after=0&epoch={INSTANCE}")),
+        "",
+        409,
+        &format!(r#""epoch":"{EPOCH}""#),
+    );
+    hub.check(
+        &b,
+        &pull("b", &format!("&after=7&epoch={EPOCH}")),
+        "",
+        409,
+        "its epoch is",
+    );
     let other = pull("b", "").replace(INSTANCE, EPOCH);
     hub.check(&b, &other, "", 409, "MESYNC_HOST_ID");
-    assert!(!hub.ask(&b, &other, "").1.contains("epoch"), "the client tells the two by that word");
-    hub.check(&Caller::Admin, "POST /api/hosts/B/rebind", &format!(r#"{{"instance":"{EPOCH}"}}"#), 200, r#""name":"b""#);
+    assert!(
+        !hub.ask(&b, &other, "").1.contains("epoch"),
+        "the client tells the two by that word"
+    );
+    hub.check(
+        &Caller::Admin,
+        "POST /api/hosts/B/rebind",
+        &format!(r#"{{"instance":"{EPOCH}"}}"#),
+        200,
+        r#""name":"b""#,
+    );
     hub.check(&b, &other, "", 200, "[]");
     hub.check(&b, &pull("b", ""), "", 409, "mesync hosts rebind b");
 }
@@ -188,53 +351,136 @@ fn other_histories_and_other_machines_get_409() {
 #[test]
 fn hosts_are_listed_put_and_deleted() {
     let (hub, admin) = (Hub::new(), Caller::Admin);
-    hub.check(&admin, "PUT /api/hosts/Web-1", "", 200, r#"{"name":"web-1","first_seen":null,"last_seen":null,"queued":0,"#);
+    hub.check(
+        &admin,
+        "PUT /api/hosts/Web-1",
+        "",
+        200,
+        r#"{"name":"web-1","first_seen":null,"last_seen":null,"queued":0,"#,
+    );
     hub.check(&host("b"), &pull("b", ""), "", 200, "[]");
-    hub.check(&host("a"), "POST /api/messages", &message(1, "a", "null", "1"), 200, "queued");
-    let list: Vec<HostInfo> = serde_json::from_str(&hub.ask(&admin, "GET /api/hosts", "").1).unwrap();
-    assert_eq!(list.iter().map(|h| (h.name.as_str(), h.queued)).collect::<Vec<_>>(), [("b", 1), ("web-1", 1)]);
+    hub.check(
+        &host("a"),
+        "POST /api/messages",
+        &message(1, "a", "null", "1"),
+        200,
+        "queued",
+    );
+    let list: Vec<HostInfo> =
+        serde_json::from_str(&hub.ask(&admin, "GET /api/hosts", "").1).unwrap();
+    assert_eq!(
+        list.iter()
+            .map(|h| (h.name.as_str(), h.queued))
+            .collect::<Vec<_>>(),
+        [("b", 1), ("web-1", 1)]
+    );
     let seen = clock::parse_rfc3339(list[0].last_seen.as_deref().unwrap()).unwrap();
-    assert!(clock::now().duration_since(seen).unwrap_or_default() < Duration::from_secs(60) && list[0].oldest_queued_at.is_some());
-    let own: Vec<HostInfo> = serde_json::from_str(&hub.ask(&host("b"), "GET /api/hosts", "").1).unwrap();
+    assert!(
+        clock::now().duration_since(seen).unwrap_or_default() < Duration::from_secs(60)
+            && list[0].oldest_queued_at.is_some()
+    );
+    let own: Vec<HostInfo> =
+        serde_json::from_str(&hub.ask(&host("b"), "GET /api/hosts", "").1).unwrap();
     assert_eq!((own.len(), own[0].name.as_str()), (1, "b"));
-    hub.check(&admin, "DELETE /api/hosts/web-1", "", 200, r#"{"deleted":true}"#);
+    hub.check(
+        &admin,
+        "DELETE /api/hosts/web-1",
+        "",
+        200,
+        r#"{"deleted":true}"#,
+    );
     hub.check(&admin, "DELETE /api/hosts/web-1", "", 404, "no host");
 }
 
 #[test]
 fn a_disk_below_its_reserve_refuses_posts_and_nothing_else() {
     let (hub, a) = (Hub::new(), host("a"));
-    hub.check(&a, "POST /api/messages", &message(1, "a", "\"b\"", "1"), 200, "queued");
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &message(1, "a", "\"b\"", "1"),
+        200,
+        "queued",
+    );
     hub.committer.set(LIMITS, Reserve::Bytes(u64::MAX));
-    hub.check(&a, "POST /api/messages", &message(2, "a", "\"b\"", "1"), 507, "disk is almost full");
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &message(2, "a", "\"b\"", "1"),
+        507,
+        "disk is almost full",
+    );
     assert!(hub.committer.disk_is_full());
     hub.check(&host("b"), &pull("b", ""), "", 200, r#"{"seq":1,"#);
-    hub.check(&host("b"), &pull("b", &format!("&after=1&epoch={EPOCH}")), "", 200, "[]");
+    hub.check(
+        &host("b"),
+        &pull("b", &format!("&after=1&epoch={EPOCH}")),
+        "",
+        200,
+        "[]",
+    );
     hub.check(&Caller::Admin, "DELETE /api/hosts/b", "", 200, "deleted");
     hub.committer.set(LIMITS, Reserve::Percent(0.0));
-    hub.check(&a, "POST /api/messages", &message(2, "a", "\"b\"", "1"), 200, "queued");
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &message(2, "a", "\"b\"", "1"),
+        200,
+        "queued",
+    );
 }
 
 #[test]
 fn a_failed_sync_is_final() {
     let (hub, a) = (Hub::new(), host("a"));
-    hub.check(&a, "POST /api/messages", &message(1, "a", "\"b\"", "1"), 200, "queued");
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &message(1, "a", "\"b\"", "1"),
+        200,
+        "queued",
+    );
     assert_eq!(hub.committer.fatal(), None);
     hub.routes.store.break_syncs();
-    hub.check(&a, "POST /api/messages", &message(2, "a", "\"b\"", "1"), 503, "a sync failed");
-    let e = hub.committer.failures().recv_timeout(Duration::from_secs(10)).unwrap();
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &message(2, "a", "\"b\"", "1"),
+        503,
+        "a sync failed",
+    );
+    let e = hub
+        .committer
+        .failures()
+        .recv_timeout(Duration::from_secs(10))
+        .unwrap();
     assert_eq!((e.kind.exit_status(), hub.committer.fatal()), (74, Some(e)));
     let syncs = hub.routes.store.written()[0];
-    hub.check(&a, "POST /api/messages", &message(3, "a", "\"b\"", "1"), 503, "a sync failed");
+    hub.check(
+        &a,
+        "POST /api/messages",
+        &message(3, "a", "\"b\"", "1"),
+        503,
+        "a sync failed",
+    );
     hub.check(&a, &pull("a", ""), "", 503, "failed");
-    assert_eq!(hub.routes.store.written()[0], syncs, "something was written after that");
+    assert_eq!(
+        hub.routes.store.written()[0],
+        syncs,
+        "something was written after that"
+    );
 }
 
 struct Heard(crossbeam_channel::Sender<(std::time::Instant, String)>);
 
 impl Pieces for Heard {
     fn send(&mut self, piece: &[u8]) -> std::io::Result<()> {
-        self.0.send((clock::monotonic(), String::from_utf8_lossy(piece).into_owned())).map_err(std::io::Error::other)
+        self.0
+            .send((
+                clock::monotonic(),
+                String::from_utf8_lossy(piece).into_owned(),
+            ))
+            .map_err(std::io::Error::other)
     }
 
     fn stopping(&self) -> bool {
@@ -256,22 +502,38 @@ fn a_listener_is_woken_by_the_commit() {
         length: 0,
     };
     let mut reply = listen(&hub.routes.store, &hub.events, &request);
-    let Some(Job::Stream(stream)) = reply.job.take() else { panic!("no stream: {}", reply.status) };
+    let Some(Job::Stream(stream)) = reply.job.take() else {
+        panic!("no stream: {}", reply.status)
+    };
     let (said, heard): (_, Receiver<_>) = bounded(16);
-    let listener = std::thread::Builder::new().spawn(move || stream(&mut Heard(said))).unwrap();
+    let listener = std::thread::Builder::new()
+        .spawn(move || stream(&mut Heard(said)))
+        .unwrap();
     let hear = || heard.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(hear().1.starts_with("retry: 2000\n"));
     let mut late = Vec::new();
     for n in 0..9 {
-        hub.check(&host("a"), "POST /api/messages", &message(n, "a", "\"b\"", "1"), 200, "queued");
+        hub.check(
+            &host("a"),
+            "POST /api/messages",
+            &message(n, "a", "\"b\"", "1"),
+            200,
+            "queued",
+        );
         let answered = clock::monotonic();
         let (at, event) = hear();
-        assert_eq!(event, "data: {\"type\":\"message_queued\",\"host\":\"b\"}\n\n");
+        assert_eq!(
+            event,
+            "data: {\"type\":\"message_queued\",\"host\":\"b\"}\n\n"
+        );
         late.push(at.saturating_duration_since(answered));
     }
     late.sort();
     // the median: a busy machine may be late now and then
-    assert!(late[4] < Duration::from_millis(5), "woken {late:?} after the answer");
+    assert!(
+        late[4] < Duration::from_millis(5),
+        "woken {late:?} after the answer"
+    );
     hub.events.stop();
     listener.join().unwrap().unwrap();
 }
@@ -280,21 +542,47 @@ fn a_listener_is_woken_by_the_commit() {
 fn stopping_commits_what_waits_and_the_acks() {
     let hub = Hub::new();
     hub.check(&host("b"), &pull("b", ""), "", 200, "[]");
-    hub.check(&host("a"), "POST /api/messages", &message(0, "a", "null", "1"), 200, "queued");
-    hub.check(&host("b"), &pull("b", &format!("&after=1&epoch={EPOCH}")), "", 200, "[]");
+    hub.check(
+        &host("a"),
+        "POST /api/messages",
+        &message(0, "a", "null", "1"),
+        200,
+        "queued",
+    );
+    hub.check(
+        &host("b"),
+        &pull("b", &format!("&after=1&epoch={EPOCH}")),
+        "",
+        200,
+        "[]",
+    );
     let (answer, answered) = bounded(64);
     for n in 1..9 {
         let answer = answer.clone();
         let batch = batch::read(message(n, "a", "null", "1").as_bytes(), None).unwrap();
-        hub.committer.submit(Op::Post(batch.admitted), None, Box::new(move |outcome| answer.send(outcome).unwrap()));
+        hub.committer.submit(
+            Op::Post(batch.admitted),
+            None,
+            Box::new(move |outcome| answer.send(outcome).unwrap()),
+        );
     }
     hub.committer.stop();
-    hub.committer.submit(Op::Sweep, None, Box::new(|outcome| assert_eq!(outcome, Outcome::Busy)));
+    hub.committer.submit(
+        Op::Sweep,
+        None,
+        Box::new(|outcome| assert_eq!(outcome, Outcome::Busy)),
+    );
     for _ in 1..9 {
-        assert!(matches!(answered.recv_timeout(Duration::from_secs(10)).unwrap(), Outcome::Posted { .. }));
+        assert!(matches!(
+            answered.recv_timeout(Duration::from_secs(10)).unwrap(),
+            Outcome::Posted { .. }
+        ));
     }
     let metrics = hub.committer.metrics();
-    assert!(metrics.operations >= 10 && metrics.commits >= 1 && metrics.waiting == 0, "{metrics:?}");
+    assert!(
+        metrics.operations >= 10 && metrics.commits >= 1 && metrics.waiting == 0,
+        "{metrics:?}"
+    );
     let hub = Hub::in_dir(hub.stop());
     hub.check(&host("b"), &pull("b", "&limit=1"), "", 200, r#"[{"seq":2,"#);
     hub.check(&Caller::Admin, "GET /api/hosts/b", "", 200, r#""queued":8"#);
@@ -304,8 +592,23 @@ fn stopping_commits_what_waits_and_the_acks() {
 fn too_much_on_its_way_is_turned_away() {
     let hub = Hub::new();
     let held = hub.committer.room(limits::COMMIT_BYTES - 10).unwrap();
-    hub.check(&host("a"), "POST /api/messages", &message(1, "a", "null", "1"), 503, "ask again");
+    hub.check(
+        &host("a"),
+        "POST /api/messages",
+        &message(1, "a", "null", "1"),
+        503,
+        "ask again",
+    );
     drop(held);
-    hub.check(&host("a"), "POST /api/messages", &message(1, "a", "null", "1"), 200, "queued");
-    assert!(hub.committer.room(limits::COMMIT_BYTES).is_some(), "all room was given back");
+    hub.check(
+        &host("a"),
+        "POST /api/messages",
+        &message(1, "a", "null", "1"),
+        200,
+        "queued",
+    );
+    assert!(
+        hub.committer.room(limits::COMMIT_BYTES).is_some(),
+        "all room was given back"
+    );
 }

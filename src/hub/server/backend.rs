@@ -63,11 +63,18 @@ impl Backend {
         let listener = UnixListener::bind(&path).map_err(|e| failed(&e))?;
         #[cfg(test)]
         let test_listener = std::sync::Mutex::new(listener.try_clone().ok());
-        let refused = |why: String| Error::new(Kind::CannotCreate, format!("cannot serve on {}: {why}", at.display()));
+        let refused = |why: String| {
+            Error::new(
+                Kind::CannotCreate,
+                format!("cannot serve on {}: {why}", at.display()),
+            )
+        };
         // it panics when it can start no thread
-        let server = catch_unwind(AssertUnwindSafe(|| tiny_http::Server::from_listener(listener, None)))
-            .map_err(|_| refused("no thread can be started".into()))?
-            .map_err(|e| refused(e.to_string()))?;
+        let server = catch_unwind(AssertUnwindSafe(|| {
+            tiny_http::Server::from_listener(listener, None)
+        }))
+        .map_err(|_| refused("no thread can be started".into()))?
+        .map_err(|e| refused(e.to_string()))?;
         let backend = Backend {
             listening: Arc::new(Listening { server, _dir: dir }),
             path,
@@ -84,8 +91,12 @@ impl Backend {
                 serve: plan.serve.clone(),
                 _hand: plan.crew.join(),
             };
-            let thread = std::thread::Builder::new().name(format!("worker-{n}")).stack_size(WORKER_STACK);
-            thread.spawn(move || worker.run()).map_err(|e| Error::io("start a worker thread", &e))?;
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{n}"))
+                .stack_size(WORKER_STACK);
+            thread
+                .spawn(move || worker.run())
+                .map_err(|e| Error::io("start a worker thread", &e))?;
         }
         Ok(Arc::new(backend))
     }
@@ -107,7 +118,9 @@ impl Drop for Backend {
 /// The name of a Unix socket has at most 107 bytes; a longer one is reached through the descriptor of its directory.
 fn short(path: &Path, dir: &File) -> PathBuf {
     match (path.as_os_str().len() <= 100, path.file_name()) {
-        (false, Some(name)) => Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name),
+        (false, Some(name)) => Path::new("/proc/self/fd")
+            .join(dir.as_raw_fd().to_string())
+            .join(name),
         _ => path.to_path_buf(),
     }
 }
@@ -133,7 +146,11 @@ impl Worker {
     }
 
     fn answer(&self, mut http: tiny_http::Request) {
-        let number = http.headers().iter().find(|h| h.field.equiv(TICKET)).and_then(|h| h.value.as_str().parse().ok());
+        let number = http
+            .headers()
+            .iter()
+            .find(|h| h.field.equiv(TICKET))
+            .and_then(|h| h.value.as_str().parse().ok());
         let number: u64 = number.unwrap_or(u64::MAX);
         if number == PROBE {
             let _ = http.respond(response(number, Reply::empty(204)));
@@ -143,9 +160,16 @@ impl Worker {
         let whole = http.as_reader().take(SHORT_BODY).read_to_end(&mut body);
         let complete = whole.is_ok() && body.len() == http.body_length().unwrap_or(0);
         // half a body: the connection broke, and the request may still go through another one
-        let request = if complete { self.tickets.take(number) } else { None };
+        let request = if complete {
+            self.tickets.take(number)
+        } else {
+            None
+        };
         let Some(mut request) = request else {
-            let _ = http.respond(response(number, Reply::error(500, "the request was withdrawn")));
+            let _ = http.respond(response(
+                number,
+                Reply::error(500, "the request was withdrawn"),
+            ));
             return;
         };
         request.body = body;
@@ -174,15 +198,24 @@ fn send(http: tiny_http::Request, number: u64, tickets: &Tickets, mut reply: Rep
 fn response(number: u64, reply: Reply) -> Response<std::io::Cursor<Vec<u8>>> {
     let mut headers: Vec<Header> = Vec::with_capacity(reply.headers.len() + 2);
     headers.extend(Header::from_bytes(TICKET, number.to_string()));
-    let own = reply.headers.iter().map(|(name, value)| (*name, value.as_str()));
-    for (name, value) in [("Content-Type", &*reply.content_type)].into_iter().chain(own) {
+    let own = reply
+        .headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()));
+    for (name, value) in [("Content-Type", &*reply.content_type)]
+        .into_iter()
+        .chain(own)
+    {
         match Header::from_bytes(name, value) {
             // a line break would begin a header of the client's own making
-            Ok(header) if value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) => headers.push(header),
+            Ok(header) if value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) => {
+                headers.push(header)
+            }
             _ => log::error!("left out the header {name} of an answer: it is not plain ASCII"),
         }
     }
     let length = reply.body.len();
     let body = std::io::Cursor::new(reply.body);
-    Response::new(reply.status.into(), headers, body, Some(length), None).with_chunked_threshold(usize::MAX)
+    Response::new(reply.status.into(), headers, body, Some(length), None)
+        .with_chunked_threshold(usize::MAX)
 }

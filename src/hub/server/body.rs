@@ -23,7 +23,11 @@ pub struct Body {
 
 impl Body {
     pub fn new(head: &Head) -> Body {
-        Body { left: head.length, expected: head.expect_continue, pace: Pace::default() }
+        Body {
+            left: head.length,
+            expected: head.expect_continue,
+            pace: Pace::default(),
+        }
     }
 
     /// More may come from the client that belongs to this request.
@@ -51,7 +55,9 @@ pub struct Upload<'a, 's> {
 
 impl Read for Upload<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let most = into.len().min(usize::try_from(self.body.left).unwrap_or(usize::MAX));
+        let most = into
+            .len()
+            .min(usize::try_from(self.body.left).unwrap_or(usize::MAX));
         if most == 0 {
             return Ok(0);
         }
@@ -60,7 +66,10 @@ impl Read for Upload<'_, '_> {
             self.socket.write_all(CONTINUE, &mut self.body.pace)?;
         }
         match self.socket.read(&mut into[..most], &mut self.body.pace)? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")),
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the body ended early",
+            )),
             n => {
                 self.body.left -= n as u64;
                 Ok(n)
@@ -70,12 +79,19 @@ impl Read for Upload<'_, '_> {
 }
 
 /// Writes exactly `length` bytes of a download, or fails.
-pub fn copy(mut reader: Box<dyn Read + Send>, length: u64, socket: &Socket, pace: &mut Pace) -> io::Result<()> {
+pub fn copy(
+    mut reader: Box<dyn Read + Send>,
+    length: u64,
+    socket: &Socket,
+    pace: &mut Pace,
+) -> io::Result<()> {
     // not on the stack, which is small
     let mut buffer = vec![0; length.min(COPY_BUFFER_BYTES) as usize];
     let mut left = length;
     while left > 0 {
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let most = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         match reader.read(&mut buffer[..most]) {
             Ok(0) => return Err(cut_off("its end came early")),
             Ok(n) => {
@@ -103,7 +119,10 @@ pub struct Events<'a, 's> {
 impl Pieces for Events<'_, '_> {
     fn send(&mut self, piece: &[u8]) -> io::Result<()> {
         if self.socket.gone() {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the reader is gone"));
+            return Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the reader is gone",
+            ));
         }
         self.socket.write_within(piece, PIECE_TIME)
     }

@@ -41,7 +41,12 @@ const MAX_WORKER_ATTEMPTS: usize = 3;
 
 /// Serves a connection until either side has had enough.
 pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: EvictionOrder) {
-    let mut client = Connection { shared, socket: Socket::new(stream, &shared.halted, &shared.idle, order), peer, known: false };
+    let mut client = Connection {
+        shared,
+        socket: Socket::new(stream, &shared.halted, &shared.idle, order),
+        peer,
+        known: false,
+    };
     let mut patience = HEAD_TIME;
     loop {
         match client.request(patience) {
@@ -92,20 +97,38 @@ impl Connection<'_> {
             HeadArrival::Nothing => return Ok(AfterReply::Close),
             HeadArrival::Head(head) => head,
             HeadArrival::Refused(refusal) => {
-                let options = ReplyOptions { keep_alive: false, head_only: false, safe: true };
-                self.refuse(refusal.reason, Reply::error(refusal.status, refusal.words), &options, true)?;
+                let options = ReplyOptions {
+                    keep_alive: false,
+                    head_only: false,
+                    safe: true,
+                };
+                self.refuse(
+                    refusal.reason,
+                    Reply::error(refusal.status, refusal.words),
+                    &options,
+                    true,
+                )?;
                 return Ok(AfterReply::Linger);
             }
         };
         let safe = matches!(head.method.as_str(), "GET" | "HEAD");
-        let options = ReplyOptions { keep_alive: head.keep_alive, head_only: head.method == "HEAD", safe };
+        let options = ReplyOptions {
+            keep_alive: head.keep_alive,
+            head_only: head.method == "HEAD",
+            safe,
+        };
         match self.shared.gate.admit(&head, self.peer) {
             Admission::Refuse(reply) => self.refuse(Reason::Gate, reply, &options, head.length > 0),
             Admission::Admit { body_limit, .. } if head.length > body_limit => {
-                let words = format!("the body has {} bytes; at most {body_limit} are taken here", head.length);
+                let words = format!(
+                    "the body has {} bytes; at most {body_limit} are taken here",
+                    head.length
+                );
                 self.refuse(Reason::BodySize, Reply::error(413, words), &options, true)
             }
-            Admission::Admit { caller, streamed, .. } => {
+            Admission::Admit {
+                caller, streamed, ..
+            } => {
                 if matches!(caller, Caller::Admin | Caller::Host(_)) {
                     (self.known, self.socket.order) = (true, None);
                 }
@@ -138,12 +161,20 @@ impl Connection<'_> {
                 Err(refusal) => return Ok(HeadArrival::Refused(refusal)),
             }
             // between two requests a stop ends the connection, within one it does not
-            let latch = if seen == 0 { Some(&self.shared.stopping) } else { None };
+            let latch = if seen == 0 {
+                Some(&self.shared.stopping)
+            } else {
+                None
+            };
             match self.socket.wait_readable(until, latch)? {
                 Wait::Ready => {}
                 Wait::TimedOut if seen > 0 => {
                     let words = "the head did not arrive within 10 seconds";
-                    return Ok(HeadArrival::Refused(Refusal { status: 408, words, reason: Reason::HeadTime }));
+                    return Ok(HeadArrival::Refused(Refusal {
+                        status: 408,
+                        words,
+                        reason: Reason::HeadTime,
+                    }));
                 }
                 Wait::TimedOut | Wait::Woken => return Ok(HeadArrival::Nothing),
             }
@@ -156,27 +187,60 @@ impl Connection<'_> {
         }
     }
 
-    fn admitted(&mut self, head: Head, caller: Caller, streamed: bool, options: &ReplyOptions) -> io::Result<AfterReply> {
+    fn admitted(
+        &mut self,
+        head: Head,
+        caller: Caller,
+        streamed: bool,
+        options: &ReplyOptions,
+    ) -> io::Result<AfterReply> {
         let long = head.length > SHORT_BODY;
-        let transfer = if long { self.shared.transfers.take(1) } else { None };
+        let transfer = if long {
+            self.shared.transfers.take(1)
+        } else {
+            None
+        };
         if long && transfer.is_none() {
-            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), options, true);
+            return self.refuse(
+                Reason::Transfers,
+                busy("too many long transfers at the same time"),
+                options,
+                true,
+            );
         }
         // a login must get through whatever else is going on
         let most = if streamed { SHORT_BODY } else { BUFFERED_BODY };
-        let buffered = if (SMALL_BODY_BYTES as u64..=most).contains(&head.length) { head.length } else { 0 };
+        let buffered = if (SMALL_BODY_BYTES as u64..=most).contains(&head.length) {
+            head.length
+        } else {
+            0
+        };
         let Some(_memory) = self.shared.memory.take(buffered) else {
-            return self.refuse(Reason::Memory, busy("too many requests with long bodies"), options, true);
+            return self.refuse(
+                Reason::Memory,
+                busy("too many requests with long bodies"),
+                options,
+                true,
+            );
         };
         // a body is in memory several times: as it is read, parsed, and on its way to the disk
         if !self.shared.can_have(4 * buffered.max(SHORT_BODY)) {
             return self.refuse(Reason::Memory, busy("memory is short"), options, true);
         }
         let mut body = Body::new(&head);
-        let bytes = match if long { Ok(Vec::new()) } else { body.whole(&mut self.socket) } {
+        let bytes = match if long {
+            Ok(Vec::new())
+        } else {
+            body.whole(&mut self.socket)
+        } {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                return self.refuse(Reason::Slow, Reply::error(408, "the body came too slowly"), options, true);
+                return self.refuse(
+                    Reason::Slow,
+                    Reply::error(408, "the body came too slowly"),
+                    options,
+                    true,
+                );
             }
             Err(e) => return Err(e),
         };
@@ -187,21 +251,46 @@ impl Connection<'_> {
     }
 
     /// Carries out what the route left to do, and answers.
-    fn conclude(&mut self, mut answer: Answer, job: Option<Job>, body: &mut Body, options: &ReplyOptions) -> io::Result<AfterReply> {
+    fn conclude(
+        &mut self,
+        mut answer: Answer,
+        job: Option<Job>,
+        body: &mut Body,
+        options: &ReplyOptions,
+    ) -> io::Result<AfterReply> {
         match job {
             None => {
                 let counted = answer.body.len() > SMALL_BODY_BYTES && options.safe;
-                let Some(_memory) = self.shared.memory.take(if counted { answer.body.len() as u64 } else { 0 }) else {
-                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), options, body.unread());
+                let Some(_memory) =
+                    self.shared
+                        .memory
+                        .take(if counted { answer.body.len() as u64 } else { 0 })
+                else {
+                    return self.refuse(
+                        Reason::Memory,
+                        busy("too many long answers at the same time"),
+                        options,
+                        body.unread(),
+                    );
                 };
                 self.finish(&answer, body.unread(), options)
             }
             Some(Job::Bytes(bytes)) => {
                 let Some(_transfer) = self.shared.transfers.take(1) else {
-                    return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), options, body.unread());
+                    return self.refuse(
+                        Reason::Transfers,
+                        busy("too many long transfers at the same time"),
+                        options,
+                        body.unread(),
+                    );
                 };
                 let Some(_memory) = self.shared.memory.take(bytes.len() as u64) else {
-                    return self.refuse(Reason::Memory, busy("too many long answers at the same time"), options, body.unread());
+                    return self.refuse(
+                        Reason::Memory,
+                        busy("too many long answers at the same time"),
+                        options,
+                        body.unread(),
+                    );
                 };
                 answer.body = bytes;
                 self.finish(&answer, body.unread(), options)
@@ -212,12 +301,18 @@ impl Connection<'_> {
                 match next {
                     Some(Job::Upload(_)) => {
                         log::error!("an upload asked for another upload");
-                        self.finish(&Reply::error(500, "the hub has made a mistake").into(), true, options)
+                        self.finish(
+                            &Reply::error(500, "the hub has made a mistake").into(),
+                            true,
+                            options,
+                        )
                     }
                     next => self.conclude(reply.into(), next, body, options),
                 }
             }
-            Some(Job::Send { length, reader }) => self.send(&answer, length, reader, body.unread(), options),
+            Some(Job::Send { length, reader }) => {
+                self.send(&answer, length, reader, body.unread(), options)
+            }
             Some(Job::Stream(job)) => self.stream(answer, job, options),
         }
     }
@@ -241,15 +336,27 @@ impl Connection<'_> {
         options: &ReplyOptions,
     ) -> io::Result<AfterReply> {
         let long = length > SHORT_BODY && !options.head_only;
-        let transfer = if long { self.shared.transfers.take(1) } else { None };
+        let transfer = if long {
+            self.shared.transfers.take(1)
+        } else {
+            None
+        };
         if long && transfer.is_none() {
-            return self.refuse(Reason::Transfers, busy("too many long transfers at the same time"), options, unread);
+            return self.refuse(
+                Reason::Transfers,
+                busy("too many long transfers at the same time"),
+                options,
+                unread,
+            );
         }
         let keep_alive = options.keep_alive && !unread && !self.shared.stopping.is_raised();
         let mut pace = Pace::default();
-        self.socket.write_all(&head_of(answer, Some(length), keep_alive), &mut pace)?;
+        self.socket
+            .write_all(&head_of(answer, Some(length), keep_alive), &mut pace)?;
         if !options.head_only {
-            match catch_unwind(AssertUnwindSafe(|| body::copy(reader, length, &self.socket, &mut pace))) {
+            match catch_unwind(AssertUnwindSafe(|| {
+                body::copy(reader, length, &self.socket, &mut pace)
+            })) {
                 Ok(copied) => copied.inspect_err(|e| self.count_slow(e))?,
                 Err(_) => {
                     log::error!("a download panicked; its reader was disconnected");
@@ -260,18 +367,36 @@ impl Connection<'_> {
         Ok(self.next(keep_alive, unread))
     }
 
-    fn stream(&mut self, mut answer: Answer, job: StreamJob, options: &ReplyOptions) -> io::Result<AfterReply> {
+    fn stream(
+        &mut self,
+        mut answer: Answer,
+        job: StreamJob,
+        options: &ReplyOptions,
+    ) -> io::Result<AfterReply> {
         let Some(_stream) = self.shared.streams.take(1) else {
-            return self.refuse(Reason::Streams, busy("too many event streams at the same time"), options, false);
+            return self.refuse(
+                Reason::Streams,
+                busy("too many event streams at the same time"),
+                options,
+                false,
+            );
         };
-        answer.headers.push(("Cache-Control".into(), "no-store".into()));
+        answer
+            .headers
+            .push(("Cache-Control".into(), "no-store".into()));
         // nginx and its like hold an answer back until a buffer is full, and an event would wait for the next ones
-        answer.headers.push(("X-Accel-Buffering".into(), "no".into()));
-        self.socket.write_all(&head_of(&answer, None, false), &mut Pace::default())?;
+        answer
+            .headers
+            .push(("X-Accel-Buffering".into(), "no".into()));
+        self.socket
+            .write_all(&head_of(&answer, None, false), &mut Pace::default())?;
         if !options.head_only {
             // what a reader of events sends ahead is another request, which this connection cannot answer any more
             self.socket.buffer = Vec::new();
-            let mut events = Events { socket: &self.socket, stopping: &self.shared.stopping };
+            let mut events = Events {
+                socket: &self.socket,
+                stopping: &self.shared.stopping,
+            };
             match catch_unwind(AssertUnwindSafe(|| job(&mut events))) {
                 Ok(ended) => ended?,
                 Err(_) => log::error!("an event stream panicked; its reader was disconnected"),
@@ -281,16 +406,30 @@ impl Connection<'_> {
     }
 
     /// Answers without having called a route to its end. `unread`: a body may still be coming.
-    fn refuse(&mut self, reason: Reason, reply: Reply, options: &ReplyOptions, unread: bool) -> io::Result<AfterReply> {
+    fn refuse(
+        &mut self,
+        reason: Reason,
+        reply: Reply,
+        options: &ReplyOptions,
+        unread: bool,
+    ) -> io::Result<AfterReply> {
         self.shared.counters.refuse(reason);
         self.finish(&reply.into(), unread, options)
     }
 
-    fn finish(&mut self, answer: &Answer, unread: bool, options: &ReplyOptions) -> io::Result<AfterReply> {
+    fn finish(
+        &mut self,
+        answer: &Answer,
+        unread: bool,
+        options: &ReplyOptions,
+    ) -> io::Result<AfterReply> {
         let keep_alive = options.keep_alive && !unread && !self.shared.stopping.is_raised();
         let (text, body) = render(answer, keep_alive, options.head_only);
         let mut pace = Pace::default();
-        let written = self.socket.write_all(&text, &mut pace).and_then(|()| self.socket.write_all(body, &mut pace));
+        let written = self
+            .socket
+            .write_all(&text, &mut pace)
+            .and_then(|()| self.socket.write_all(body, &mut pace));
         written.inspect_err(|e| self.count_slow(e))?;
         Ok(self.next(keep_alive, unread))
     }
@@ -314,9 +453,15 @@ impl Connection<'_> {
 fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Option<Job>), Reply> {
     // HEAD would make tiny_http keep the body back, whose length the client is to be told
     let method = request.method.clone();
-    let target = if request.query.is_empty() { request.path.clone() } else { format!("{}?{}", request.path, request.query) };
+    let target = if request.query.is_empty() {
+        request.path.clone()
+    } else {
+        format!("{}?{}", request.path, request.query)
+    };
     for _ in 0..MAX_WORKER_ATTEMPTS {
-        let Some(line) = shared.pool.take(POOL_TIME) else { break };
+        let Some(line) = shared.pool.take(POOL_TIME) else {
+            break;
+        };
         let ticket = Tickets::issue(&shared.tickets, request);
         let mut message = pool::head(&method, &target, ticket.number, body.len() as u64);
         message.extend_from_slice(body);
@@ -328,8 +473,13 @@ fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Op
                     request = back;
                 }
                 None => {
-                    log::warn!("no answer to {method} {}: {e}", target.split('?').next().unwrap_or_default());
-                    return Err(busy("the hub did not answer in time: whether the request was carried out is not known"));
+                    log::warn!(
+                        "no answer to {method} {}: {e}",
+                        target.split('?').next().unwrap_or_default()
+                    );
+                    return Err(busy(
+                        "the hub did not answer in time: whether the request was carried out is not known",
+                    ));
                 }
             },
         }
@@ -341,10 +491,24 @@ fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Op
 fn request(head: Head, caller: Caller, peer: IpAddr) -> Request {
     // for HEAD a range means nothing (RFC 9110, 14.2), and after this nobody can tell it from GET
     let head_only = head.method == "HEAD";
-    let method = if head_only { "GET".to_string() } else { head.method };
+    let method = if head_only {
+        "GET".to_string()
+    } else {
+        head.method
+    };
     let mut headers = head.headers;
-    headers.retain(|(name, _)| PASSED_ON.contains(&name.as_str()) && !(head_only && name == "range"));
-    Request { method, path: head.path, query: head.query, headers, peer, caller, body: Vec::new(), length: head.length }
+    headers
+        .retain(|(name, _)| PASSED_ON.contains(&name.as_str()) && !(head_only && name == "range"));
+    Request {
+        method,
+        path: head.path,
+        query: head.query,
+        headers,
+        peer,
+        caller,
+        body: Vec::new(),
+        length: head.length,
+    }
 }
 
 /// Not now: the same again may work in a moment.
@@ -356,8 +520,16 @@ pub fn busy(words: &str) -> Reply {
 pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &[u8]) {
     // these have no body by definition, and 204 no length either (RFC 9110, 8.6)
     let bodiless = matches!(answer.status, 100..200 | 204 | 304);
-    let mut bytes = head_of(answer, (!bodiless).then_some(answer.body.len() as u64), keep_alive);
-    let body = if bodiless || head_only { &[] } else { answer.body.as_slice() };
+    let mut bytes = head_of(
+        answer,
+        (!bodiless).then_some(answer.body.len() as u64),
+        keep_alive,
+    );
+    let body = if bodiless || head_only {
+        &[]
+    } else {
+        answer.body.as_slice()
+    };
     if body.len() <= Reply::INLINE {
         bytes.extend_from_slice(body);
         return (bytes, &[]);
@@ -377,7 +549,11 @@ fn head_of(answer: &Answer, length: Option<u64>, keep_alive: bool) -> Vec<u8> {
     if let Some(length) = length {
         let _ = write!(text, "Content-Length: {length}\r\n");
     }
-    text.push_str(if keep_alive { "Connection: keep-alive\r\n\r\n" } else { "Connection: close\r\n\r\n" });
+    text.push_str(if keep_alive {
+        "Connection: keep-alive\r\n\r\n"
+    } else {
+        "Connection: close\r\n\r\n"
+    });
     text.into_bytes()
 }
 

@@ -82,6 +82,9 @@ impl Counters {
 
     /// Every reason by its name in the metrics.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Reason::NAMES.iter().zip(&self.refused).map(|(name, n)| (*name, n.load(Relaxed)))
+        Reason::NAMES
+            .iter()
+            .zip(&self.refused)
+            .map(|(name, n)| (*name, n.load(Relaxed)))
     }
 }

@@ -40,7 +40,10 @@ impl IdleConnections {
     pub fn order(&self, known: bool) -> EvictionOrder {
         let mut inner = self.lock();
         inner.last += 1;
-        EvictionOrder { known, since: inner.last }
+        EvictionOrder {
+            known,
+            since: inner.last,
+        }
     }
 
     /// For a new connection, whose thread may take its time to begin: it waits from now on, until [`IdleConnections::leave`].
@@ -61,9 +64,15 @@ impl IdleConnections {
 
     /// Ends the wait of whoever is to give way first; its thread ends a moment later. `false`: nobody waits.
     pub fn evict_one(&self) -> bool {
-        let Some((order, stream)) = self.lock().idle.pop_first() else { return false };
+        let Some((order, stream)) = self.lock().idle.pop_first() else {
+            return false;
+        };
         // a request that has just come is still answered
-        let how = if order.known { Shutdown::Read } else { Shutdown::Both };
+        let how = if order.known {
+            Shutdown::Read
+        } else {
+            Shutdown::Both
+        };
         let _ = stream.shutdown(how);
         true
     }
@@ -95,11 +104,20 @@ mod tests {
         };
         let waiting = IdleConnections::default();
         let (known, old, new, busy) = (connect(), connect(), connect(), connect());
-        let ranks = [waiting.order(true), waiting.enter(&old.0), waiting.order(false), waiting.enter(&busy.0)];
+        let ranks = [
+            waiting.order(true),
+            waiting.enter(&old.0),
+            waiting.order(false),
+            waiting.enter(&busy.0),
+        ];
         waiting.leave(ranks[3]);
         let _new = waiting.add(&new.0, ranks[2]);
         let _known = waiting.add(&known.0, ranks[0]);
-        for wants in [[false, true, false, false], [false, true, true, false], [true, true, true, false]] {
+        for wants in [
+            [false, true, false, false],
+            [false, true, true, false],
+            [true, true, true, false],
+        ] {
             assert!(waiting.evict_one());
             assert_eq!([&known, &old, &new, &busy].map(ended), wants);
         }

@@ -53,7 +53,10 @@ pub struct Head {
 
 impl Head {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 }
 
@@ -72,11 +75,19 @@ pub struct Refusal {
 }
 
 const fn refusal(status: u16, words: &'static str) -> Refusal {
-    Refusal { status, words, reason: Reason::Head }
+    Refusal {
+        status,
+        words,
+        reason: Reason::Head,
+    }
 }
 
 const fn too_large(status: u16, words: &'static str) -> Refusal {
-    Refusal { status, words, reason: Reason::HeadSize }
+    Refusal {
+        status,
+        words,
+        reason: Reason::HeadSize,
+    }
 }
 
 /// Finds where the head ends, after its empty line. `from` bytes were looked at before; `None`: it goes on.
@@ -85,16 +96,27 @@ pub fn end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
         let cr_before = at > 0 && bytes[at - 1] == b'\r';
         match bytes[at] {
             0 => return Err(refusal(400, "the head has a NUL byte")),
-            b'\n' if !cr_before => return Err(refusal(400, "a line of the head ends with a bare line feed")),
+            b'\n' if !cr_before => {
+                return Err(refusal(
+                    400,
+                    "a line of the head ends with a bare line feed",
+                ));
+            }
             b'\n' if at == 1 => return Err(refusal(400, "the request begins with an empty line")),
             b'\n' if at >= 3 && bytes[at - 2] == b'\n' => return Ok(Some(at + 1)),
             b'\n' => {}
             _ if cr_before => return Err(refusal(400, "the head has a bare carriage return")),
-            b' ' | b'\t' if at > 0 && bytes[at - 1] == b'\n' => return Err(refusal(400, "a line of the head is folded")),
+            b' ' | b'\t' if at > 0 && bytes[at - 1] == b'\n' => {
+                return Err(refusal(400, "a line of the head is folded"));
+            }
             _ => {}
         }
     }
-    if bytes.len() >= MAX_HEAD { Err(too_large(431, "the head is longer than 16384 bytes")) } else { Ok(None) }
+    if bytes.len() >= MAX_HEAD {
+        Err(too_large(431, "the head is longer than 16384 bytes"))
+    } else {
+        Ok(None)
+    }
 }
 
 /// Parses a head that [`end`] found complete.
@@ -104,8 +126,12 @@ pub fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
         Ok(_) => return Err(refusal(400, "the head is not HTTP")),
-        Err(httparse::Error::TooManyHeaders) => return Err(too_large(431, "the head has more than 64 lines")),
-        Err(httparse::Error::Version) => return Err(refusal(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(too_large(431, "the head has more than 64 lines"));
+        }
+        Err(httparse::Error::Version) => {
+            return Err(refusal(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"));
+        }
         Err(_) => return Err(refusal(400, "the head is not HTTP")),
     }
     let method = match request.method.unwrap_or_default() {
@@ -114,23 +140,51 @@ pub fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     };
     let (path, query) = target(request.path.unwrap_or_default())?;
     let headers = headers(request.headers)?;
-    let head = Head { method, path, query, headers, length: 0, expect_continue: false, keep_alive: false };
+    let head = Head {
+        method,
+        path,
+        query,
+        headers,
+        length: 0,
+        expect_continue: false,
+        keep_alive: false,
+    };
 
     let host = head.header("host").unwrap_or_default();
-    if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b)) {
-        return Err(refusal(400, "the head needs one Host that is a name or an address"));
+    if host.is_empty()
+        || !host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
+    {
+        return Err(refusal(
+            400,
+            "the head needs one Host that is a name or an address",
+        ));
     }
     if head.header("upgrade").is_some() {
-        return Err(refusal(400, "no other protocol is spoken here: leave out Upgrade"));
+        return Err(refusal(
+            400,
+            "no other protocol is spoken here: leave out Upgrade",
+        ));
     }
     let length = length(&head)?;
     let expect_continue = match head.header("expect") {
         None => false,
         Some(value) if value.eq_ignore_ascii_case("100-continue") => true,
-        Some(_) => return Err(refusal(417, "nothing but 100-continue can be expected here")),
+        Some(_) => {
+            return Err(refusal(
+                417,
+                "nothing but 100-continue can be expected here",
+            ));
+        }
     };
     let keep_alive = keep_alive(&head, request.version == Some(1));
-    Ok(Head { length, expect_continue, keep_alive, ..head })
+    Ok(Head {
+        length,
+        expect_continue,
+        keep_alive,
+        ..head
+    })
 }
 
 fn target(text: &str) -> Result<(String, String), Refusal> {
@@ -139,10 +193,16 @@ fn target(text: &str) -> Result<(String, String), Refusal> {
     }
     // "//host/path" would be read as an address with a host by whoever resolves it
     if !text.starts_with('/') || text.starts_with("//") {
-        return Err(refusal(400, "the address must be a path that begins with one /"));
+        return Err(refusal(
+            400,
+            "the address must be a path that begins with one /",
+        ));
     }
     if !text.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
-        return Err(refusal(400, "the address has characters that must be percent-encoded"));
+        return Err(refusal(
+            400,
+            "the address has characters that must be percent-encoded",
+        ));
     }
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     Ok((path.to_string(), query.to_string()))
@@ -157,22 +217,42 @@ fn headers(lines: &[httparse::Header]) -> Result<Vec<(String, String)>, Refusal>
             return Err(refusal(400, "a header has _ where - belongs"));
         }
         if SINGLE.contains(&name.as_str()) && headers.iter().any(|(n, _)| *n == name) {
-            return Err(refusal(400, "a header that can stand only once is there twice"));
+            return Err(refusal(
+                400,
+                "a header that can stand only once is there twice",
+            ));
         }
         // these two are all the white space that HTTP knows; str::trim also takes U+00A0 and its like away
-        headers.push((name, String::from_utf8_lossy(line.value).trim_matches([' ', '\t']).to_string()));
+        headers.push((
+            name,
+            String::from_utf8_lossy(line.value)
+                .trim_matches([' ', '\t'])
+                .to_string(),
+        ));
     }
     Ok(headers)
 }
 
 fn length(head: &Head) -> Result<u64, Refusal> {
-    match (head.header("transfer-encoding"), head.header("content-length")) {
-        (Some(_), Some(_)) => Err(refusal(400, "Content-Length and Transfer-Encoding exclude each other")),
-        (Some(_), None) => Err(refusal(411, "send the body with a Content-Length, not in chunks")),
+    match (
+        head.header("transfer-encoding"),
+        head.header("content-length"),
+    ) {
+        (Some(_), Some(_)) => Err(refusal(
+            400,
+            "Content-Length and Transfer-Encoding exclude each other",
+        )),
+        (Some(_), None) => Err(refusal(
+            411,
+            "send the body with a Content-Length, not in chunks",
+        )),
         (None, None) => Ok(0),
         // 18 digits fit into u64 and are more than any disk holds
-        (None, Some(text)) if (1..=18).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) => {
-            text.parse().map_err(|_| refusal(400, "Content-Length is not a number"))
+        (None, Some(text))
+            if (1..=18).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            text.parse()
+                .map_err(|_| refusal(400, "Content-Length is not a number"))
         }
         (None, Some(_)) => Err(refusal(400, "Content-Length is not a number")),
     }
@@ -181,7 +261,9 @@ fn length(head: &Head) -> Result<u64, Refusal> {
 fn keep_alive(head: &Head, one_point_one: bool) -> bool {
     let has = |token: &str| {
         let values = head.headers.iter().filter(|(n, _)| n == "connection");
-        values.flat_map(|(_, v)| v.split(',')).any(|t| t.trim_matches([' ', '\t']).eq_ignore_ascii_case(token))
+        values
+            .flat_map(|(_, v)| v.split(','))
+            .any(|t| t.trim_matches([' ', '\t']).eq_ignore_ascii_case(token))
     };
     !has("close") && (one_point_one || has("keep-alive"))
 }
@@ -196,18 +278,27 @@ mod tests {
 
     fn refused(text: &str, status: u16, words: &str) {
         match read(text.as_bytes()) {
-            Err(r) => assert!(r.status == status && r.words.contains(words), "{text:?}: {r:?}"),
+            Err(r) => assert!(
+                r.status == status && r.words.contains(words),
+                "{text:?}: {r:?}"
+            ),
             other => panic!("{text:?}: {other:?}"),
         }
     }
 
     /// `line` stands after a good request line and Host.
     fn line_refused(line: &str, status: u16, words: &str) {
-        refused(&format!("PUT /x HTTP/1.1\r\nHost: hub\r\n{line}\r\n\r\n"), status, words);
+        refused(
+            &format!("PUT /x HTTP/1.1\r\nHost: hub\r\n{line}\r\n\r\n"),
+            status,
+            words,
+        );
     }
 
     fn taken(text: &str) -> Head {
-        read(text.as_bytes()).unwrap_or_else(|r| panic!("{text:?}: {r:?}")).unwrap_or_else(|| panic!("{text:?}: incomplete"))
+        read(text.as_bytes())
+            .unwrap_or_else(|r| panic!("{text:?}: {r:?}"))
+            .unwrap_or_else(|| panic!("{text:?}: incomplete"))
     }
 
     #[test]
@@ -224,20 +315,55 @@ mod tests {
         refused("get / HTTP/1.1\r\nHost: h\r\n\r\n", 501, "method");
         refused("CONNECT /h:1 HTTP/1.1\r\nHost: h\r\n\r\n", 501, "method");
         refused("TRACE / HTTP/1.1\r\nHost: h\r\n\r\n", 501, "method");
-        refused("GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, "begins with one /");
-        refused("GET //h/x HTTP/1.1\r\nHost: h\r\n\r\n", 400, "begins with one /");
-        refused("GET * HTTP/1.1\r\nHost: h\r\n\r\n", 400, "begins with one /");
-        refused("GET /#a HTTP/1.1\r\nHost: h\r\n\r\n", 400, "percent-encoded");
+        refused(
+            "GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
+            400,
+            "begins with one /",
+        );
+        refused(
+            "GET //h/x HTTP/1.1\r\nHost: h\r\n\r\n",
+            400,
+            "begins with one /",
+        );
+        refused(
+            "GET * HTTP/1.1\r\nHost: h\r\n\r\n",
+            400,
+            "begins with one /",
+        );
+        refused(
+            "GET /#a HTTP/1.1\r\nHost: h\r\n\r\n",
+            400,
+            "percent-encoded",
+        );
         refused("GET /\u{e4} HTTP/1.1\r\nHost: h\r\n\r\n", 400, "");
-        refused(&format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(MAX_TARGET)), 414, "8192");
+        refused(
+            &format!(
+                "GET /{} HTTP/1.1\r\nHost: h\r\n\r\n",
+                "a".repeat(MAX_TARGET)
+            ),
+            414,
+            "8192",
+        );
         refused("GET / HTTP/1.1\r\n\r\n", 400, "Host");
         refused("GET / HTTP/1.0\r\n\r\n", 400, "Host");
         refused("GET / HTTP/1.1\r\nHost:\r\n\r\n", 400, "Host");
         refused("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", 400, "Host");
-        refused("GET / HTTP/1.1\r\nHost: \u{85}localhost\r\n\r\n", 400, "Host");
+        refused(
+            "GET / HTTP/1.1\r\nHost: \u{85}localhost\r\n\r\n",
+            400,
+            "Host",
+        );
         refused("GET / HTTP/1.1\nHost: h\n\n", 400, "bare line feed");
-        refused("GET / HTTP/1.1\r\nHost: h\r\nA: b\n\r\n", 400, "bare line feed");
-        refused("GET / HTTP/1.1\r\nHost: h\rA: b\r\n\r\n", 400, "bare carriage return");
+        refused(
+            "GET / HTTP/1.1\r\nHost: h\r\nA: b\n\r\n",
+            400,
+            "bare line feed",
+        );
+        refused(
+            "GET / HTTP/1.1\r\nHost: h\rA: b\r\n\r\n",
+            400,
+            "bare carriage return",
+        );
         refused("GET / HTTP/1.1\r\nHost: h\0\r\n\r\n", 400, "NUL");
         line_refused("Host: other", 400, "twice");
         line_refused("A: b\r\n folded", 400, "folded");
@@ -258,21 +384,36 @@ mod tests {
         line_refused("Content_Length: 1", 400, "where - belongs");
         line_refused("Transfer-Encoding: chunked", 411, "Content-Length");
         line_refused("Transfer-Encoding: identity", 411, "Content-Length");
-        line_refused("Transfer-Encoding: chunked\r\nContent-Length: 3", 400, "exclude");
+        line_refused(
+            "Transfer-Encoding: chunked\r\nContent-Length: 3",
+            400,
+            "exclude",
+        );
         line_refused("Connection: Upgrade\r\nUpgrade: websocket", 400, "Upgrade");
         line_refused("Expect: 200-ok", 417, "100-continue");
-        line_refused("Authorization: Bearer a\r\nAuthorization: Bearer b", 400, "twice");
+        line_refused(
+            "Authorization: Bearer a\r\nAuthorization: Bearer b",
+            400,
+            "twice",
+        );
         line_refused(&"A: b\r\n".repeat(64), 431, "64");
         line_refused(&format!("A: {}", "a".repeat(MAX_HEAD)), 431, "16384");
     }
 
     #[test]
     fn what_s3ec_curl_and_ureq_send_is_taken() {
-        let head = taken("GET /api/events/history?since=2026-11-21T10:30:00+00:00 HTTP/1.1\r\nHost: hub:8080\r\n\r\n");
-        assert_eq!((head.path.as_str(), head.query.as_str()), ("/api/events/history", "since=2026-11-21T10:30:00+00:00"));
+        let head = taken(
+            "GET /api/events/history?since=2026-11-21T10:30:00+00:00 HTTP/1.1\r\nHost: hub:8080\r\n\r\n",
+        );
+        assert_eq!(
+            (head.path.as_str(), head.query.as_str()),
+            ("/api/events/history", "since=2026-11-21T10:30:00+00:00")
+        );
         assert!(head.keep_alive && !head.expect_continue && head.length == 0);
 
-        let head = taken("PUT /x HTTP/1.1\r\nhost: [::1]:80\r\nX-A:  v \r\nExpect: 100-Continue\r\nCONTENT-LENGTH: 007\r\n\r\n");
+        let head = taken(
+            "PUT /x HTTP/1.1\r\nhost: [::1]:80\r\nX-A:  v \r\nExpect: 100-Continue\r\nCONTENT-LENGTH: 007\r\n\r\n",
+        );
         assert!(head.expect_continue && head.length == 7);
         assert_eq!(head.header("x-a"), Some("v"));
         assert!(!format!("{head:?}").contains("::1"));

@@ -58,7 +58,11 @@ pub const POOL_MOST: usize = 64;
 pub const POOL_SHRINK: Duration = Duration::from_secs(60);
 /// The gate's hashes and parsers, 64 header slots, and jobs that read the store's tables and parse JSON; unoptimised code
 /// needs several times as much. What is not touched costs address space only.
-pub const CLIENT_STACK: usize = if cfg!(debug_assertions) { 512 * 1024 } else { 256 * 1024 };
+pub const CLIENT_STACK: usize = if cfg!(debug_assertions) {
+    512 * 1024
+} else {
+    256 * 1024
+};
 /// Parsers of nested JSON run here.
 pub const WORKER_STACK: usize = 512 * 1024;
 
@@ -78,15 +82,26 @@ pub struct Lease {
 
 impl Quota {
     pub fn new(most: u64) -> Arc<Quota> {
-        Arc::new(Quota { most, used: AtomicU64::new(0) })
+        Arc::new(Quota {
+            most,
+            used: AtomicU64::new(0),
+        })
     }
 
     /// `None`: used up. A lease larger than the whole quota is given when nothing else is out, so that no size is
     /// refused for ever.
     pub fn take(self: &Arc<Quota>, amount: u64) -> Option<Lease> {
-        let fits = |used: u64| used.checked_add(amount).filter(|sum| *sum <= self.most || used == 0);
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some(Lease { quota: self.clone(), amount })
+        let fits = |used: u64| {
+            used.checked_add(amount)
+                .filter(|sum| *sum <= self.most || used == 0)
+        };
+        self.used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+            .ok()?;
+        Some(Lease {
+            quota: self.clone(),
+            amount,
+        })
     }
 
     pub fn used(&self) -> u64 {
@@ -122,12 +137,18 @@ pub struct AddressSlot {
 
 impl Addresses {
     pub fn new(most: usize) -> Arc<Addresses> {
-        Arc::new(Addresses { most, open: Mutex::default() })
+        Arc::new(Addresses {
+            most,
+            open: Mutex::default(),
+        })
     }
 
     pub fn enter(self: &Arc<Addresses>, peer: IpAddr) -> Option<AddressSlot> {
         if peer.is_loopback() {
-            return Some(AddressSlot { addresses: self.clone(), key: None });
+            return Some(AddressSlot {
+                addresses: self.clone(),
+                key: None,
+            });
         }
         let key = block(peer);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,14 +157,21 @@ impl Addresses {
             return None;
         }
         *count += 1;
-        Some(AddressSlot { addresses: self.clone(), key: Some(key) })
+        Some(AddressSlot {
+            addresses: self.clone(),
+            key: Some(key),
+        })
     }
 }
 
 impl Drop for AddressSlot {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
-        let mut open = self.addresses.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .addresses
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
@@ -170,7 +198,10 @@ pub struct Latch {
 
 impl Latch {
     pub fn new() -> std::io::Result<Latch> {
-        Ok(Latch { raised: AtomicBool::new(false), fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+        Ok(Latch {
+            raised: AtomicBool::new(false),
+            fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
     }
 
     pub fn raise(&self) {
@@ -213,7 +244,10 @@ impl ThreadGroup {
     /// Waits until they are fewer than `enough`; tells whether they are.
     pub fn wait_below(&self, enough: usize, most: Duration) -> bool {
         let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, _) = self.left.wait_timeout_while(count, most, |n| *n >= enough).unwrap_or_else(PoisonError::into_inner);
+        let (count, _) = self
+            .left
+            .wait_timeout_while(count, most, |n| *n >= enough)
+            .unwrap_or_else(PoisonError::into_inner);
         *count < enough
     }
 }
@@ -230,11 +264,20 @@ impl Drop for ThreadGroupMember {
 pub fn budget(clients: usize, room: Room) -> (usize, usize) {
     let files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: files.maximum,
+                maximum: files.maximum,
+            },
+        );
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let (most, pool) = divide(clients, files, room.space);
-    (most.min((room.memory / 4 / CLIENT_MEMORY).max(8) as usize), pool)
+    (
+        most.min((room.memory / 4 / CLIENT_MEMORY).max(8) as usize),
+        pool,
+    )
 }
 
 /// Descriptors: some for the store and the log, then three a connection to tiny_http (both ends, one of them twice), one
@@ -243,8 +286,14 @@ fn divide(clients: usize, files: u64, space: u64) -> (usize, usize) {
     const RESERVED_DESCRIPTORS: u64 = 64;
     const TINY_HTTP_THREAD: u64 = (2 * 1024 + 64) * 1024;
     let files = files.saturating_sub(RESERVED_DESCRIPTORS.min(files / 3));
-    let pool = (POOL_MOST as u64).min(files / 12).min(space / 4 / TINY_HTTP_THREAD).max(POOL_LEAST as u64);
-    let most = files.saturating_sub(3 * pool).min(space / 4 / (CLIENT_STACK as u64 + 32 * 1024)).max(8);
+    let pool = (POOL_MOST as u64)
+        .min(files / 12)
+        .min(space / 4 / TINY_HTTP_THREAD)
+        .max(POOL_LEAST as u64);
+    let most = files
+        .saturating_sub(3 * pool)
+        .min(space / 4 / (CLIENT_STACK as u64 + 32 * 1024))
+        .max(8);
     (clients.min(most as usize), pool as usize)
 }
 
@@ -271,7 +320,11 @@ mod tests {
         let place = enter("2001:db8::1").unwrap();
         assert!(enter("2001:db8::2").is_none());
         assert!(enter("2001:db8:0:1::2").is_some());
-        let _here = [enter("127.0.0.1").unwrap(), enter("127.0.0.1").unwrap(), enter("::1").unwrap()];
+        let _here = [
+            enter("127.0.0.1").unwrap(),
+            enter("127.0.0.1").unwrap(),
+            enter("::1").unwrap(),
+        ];
         drop(place);
         assert!(enter("2001:db8::2").is_some());
     }
@@ -280,7 +333,10 @@ mod tests {
     fn a_small_machine_gets_fewer_connections() {
         assert_eq!(divide(512, 1 << 20, u64::MAX), (512, 64));
         let (clients, pool) = divide(512, 256, u64::MAX);
-        assert!(clients + 3 * pool + 64 <= 256 && pool >= POOL_LEAST && clients >= 100, "{clients} {pool}");
+        assert!(
+            clients + 3 * pool + 64 <= 256 && pool >= POOL_LEAST && clients >= 100,
+            "{clients} {pool}"
+        );
         let (clients, pool) = divide(512, 1024, 64 << 20);
         assert!(pool == 7 && clients >= 25, "{clients} {pool}");
     }

@@ -164,11 +164,18 @@ impl Server {
     pub fn start(config: Config, gate: Arc<dyn Gate>, serve: Serve) -> Result<Server> {
         let listener = listen(config.listen)?;
         let doing = |what: &str| format!("{what} for {}", config.listen);
-        let address = listener.local_addr().map_err(|e| Error::io(doing("look up the port"), &e))?;
+        let address = listener
+            .local_addr()
+            .map_err(|e| Error::io(doing("look up the port"), &e))?;
         let latch = || Latch::new().map_err(|e| Error::io(doing("make an event descriptor"), &e));
         disk::create_dir(&config.socket_dir)?;
         std::fs::set_permissions(&config.socket_dir, std::fs::Permissions::from_mode(0o700))
-            .map_err(|e| Error::io(format!("change the mode of {}", config.socket_dir.display()), &e))?;
+            .map_err(|e| {
+                Error::io(
+                    format!("change the mode of {}", config.socket_dir.display()),
+                    &e,
+                )
+            })?;
         let (clients, lines) = limits::budget(config.connections, config.room);
         if clients < config.connections {
             log::warn!(
@@ -177,7 +184,11 @@ impl Server {
             );
         }
 
-        let (service, counters, tickets) = (Arc::new(ThreadGroup::default()), Arc::default(), Arc::default());
+        let (service, counters, tickets) = (
+            Arc::new(ThreadGroup::default()),
+            Arc::default(),
+            Arc::default(),
+        );
         let plan = backend::Plan {
             dir: config.socket_dir,
             workers: config.workers.max(1),
@@ -196,7 +207,13 @@ impl Server {
             idle: IdleConnections::default(),
             // who only listens must leave room for who asks
             streams: Quota::new(limits::STREAMS.min(clients as u64 / 2)),
-            transfers: Quota::new(config.room.part(16, 4 * limits::TRANSFER, limits::TRANSFERS * limits::TRANSFER) / limits::TRANSFER),
+            transfers: Quota::new(
+                config.room.part(
+                    16,
+                    4 * limits::TRANSFER,
+                    limits::TRANSFERS * limits::TRANSFER,
+                ) / limits::TRANSFER,
+            ),
             memory: Quota::new(config.room.part(16, SHORT_BODY, limits::MEMORY)),
             is_limited: config.room.is_limited(),
             stopping: latch()?,
@@ -213,12 +230,17 @@ impl Server {
 
     fn spawn(&self, name: &str, run: impl FnOnce(Arc<Shared>) + Send + 'static) -> Result<()> {
         let (shared, hand) = (self.shared.clone(), self.shared.service.join());
-        let thread = std::thread::Builder::new().name(name.into()).stack_size(limits::WORKER_STACK);
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .stack_size(limits::WORKER_STACK);
         let body = move || {
             let _hand = hand;
             run(shared);
         };
-        thread.spawn(body).map(drop).map_err(|e| Error::io(format!("start the thread {name}"), &e))
+        thread
+            .spawn(body)
+            .map(drop)
+            .map_err(|e| Error::io(format!("start the thread {name}"), &e))
     }
 
     /// Where it listens; the port that was chosen when 0 was asked for.
@@ -267,7 +289,11 @@ impl Shared {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let open = || -> io::Result<TcpListener> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -278,11 +304,20 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
         Ok(TcpListener::from(socket))
     };
     open().map_err(|e| {
-        let error = Error::new(Kind::CannotCreate, format!("cannot listen on {address}: {}", plain(&e)));
+        let error = Error::new(
+            Kind::CannotCreate,
+            format!("cannot listen on {address}: {}", plain(&e)),
+        );
         match e.kind() {
-            io::ErrorKind::AddrInUse => error.hint("is another \"mesync serve\" running? choose a port with --listen"),
-            io::ErrorKind::PermissionDenied => error.hint("ports below 1024 need a privilege: choose another one with --listen"),
-            io::ErrorKind::AddrNotAvailable => error.hint("this machine does not have that address"),
+            io::ErrorKind::AddrInUse => {
+                error.hint("is another \"mesync serve\" running? choose a port with --listen")
+            }
+            io::ErrorKind::PermissionDenied => {
+                error.hint("ports below 1024 need a privilege: choose another one with --listen")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                error.hint("this machine does not have that address")
+            }
             _ => error,
         }
     })
@@ -297,7 +332,9 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
                 // an IPv4 client of a socket for both families
                 start_or_refuse(shared, stream, peer.ip().to_canonical());
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(&[listener, &shared.stopping.fd], ACCEPT_WAIT),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                wait(&[listener, &shared.stopping.fd], ACCEPT_WAIT)
+            }
             Err(e) if is_shortage(&e) => {
                 shared.counters.refuse(Reason::Descriptors);
                 evict_one(shared);
@@ -310,8 +347,14 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
 }
 
 fn wait(fds: &[&dyn std::os::fd::AsFd], time: Duration) {
-    let mut fds: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+    let mut fds: Vec<PollFd> = fds
+        .iter()
+        .map(|fd| PollFd::new(fd, PollFlags::IN))
+        .collect();
+    let time = Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: time.subsec_nanos().into(),
+    };
     // a signal only makes the loop turn earlier
     let _ = poll(&mut fds, Some(&time));
 }
@@ -349,12 +392,18 @@ fn start_or_refuse(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
     // shared, so that it is still there to be answered when it cannot be served
     let stream = Arc::new(stream);
     let (mut refused, crowd) = (try_start(shared, &stream, peer), shared.clients.count());
-    if matches!(refused, Err((Reason::Connections | Reason::Thread | Reason::Memory, ..))) && evict_one(shared) {
+    if matches!(
+        refused,
+        Err((Reason::Connections | Reason::Thread | Reason::Memory, ..))
+    ) && evict_one(shared)
+    {
         let until = clock::monotonic() + limits::LEAVING;
         shared.clients.wait_below(crowd, limits::LEAVING);
         refused = try_start(shared, &stream, peer);
         // to the kernel a thread has ended only some time after its last line
-        while matches!(refused, Err((Reason::Thread | Reason::Memory, ..))) && clock::monotonic() < until {
+        while matches!(refused, Err((Reason::Thread | Reason::Memory, ..)))
+            && clock::monotonic() < until
+        {
             wait(&[&shared.stopping.fd], THREAD_RETRY_PAUSE);
             refused = try_start(shared, &stream, peer);
         }
@@ -371,24 +420,46 @@ impl Shared {
     }
 }
 
-fn try_start(shared: &Arc<Shared>, stream: &Arc<TcpStream>, peer: IpAddr) -> std::result::Result<(), (Reason, u16, &'static str)> {
+fn try_start(
+    shared: &Arc<Shared>,
+    stream: &Arc<TcpStream>,
+    peer: IpAddr,
+) -> std::result::Result<(), (Reason, u16, &'static str)> {
     // first: for who has too many already nobody gives way
-    let slot = shared.addresses.enter(peer).ok_or((Reason::Address, 429, "too many connections from your address"))?;
+    let slot = shared.addresses.enter(peer).ok_or((
+        Reason::Address,
+        429,
+        "too many connections from your address",
+    ))?;
     if shared.connections.is_scarce(limits::NEWCOMERS) {
         evict_one(shared);
     }
-    let connection = shared.connections.take(1).ok_or((Reason::Connections, 503, "too many connections"))?;
+    let connection =
+        shared
+            .connections
+            .take(1)
+            .ok_or((Reason::Connections, 503, "too many connections"))?;
     if !shared.can_have(limits::CLIENT_STACK as u64) {
         return Err((Reason::Memory, 503, "no memory for another connection"));
     }
     shared.counters.open.fetch_add(1, Relaxed);
     let order = shared.idle.enter(stream);
-    let resources =
-        ConnectionResources { shared: shared.clone(), order, _connection: connection, _slot: slot, _member: shared.clients.join() };
+    let resources = ConnectionResources {
+        shared: shared.clone(),
+        order,
+        _connection: connection,
+        _slot: slot,
+        _member: shared.clients.join(),
+    };
     let stream = stream.clone();
-    let thread = std::thread::Builder::new().name("client".into()).stack_size(limits::CLIENT_STACK);
-    let started = thread.spawn(move || connection::serve(&resources.shared, &stream, peer, resources.order));
-    started.map(drop).map_err(|_| (Reason::Thread, 503, "no thread for another connection"))
+    let thread = std::thread::Builder::new()
+        .name("client".into())
+        .stack_size(limits::CLIENT_STACK);
+    let started =
+        thread.spawn(move || connection::serve(&resources.shared, &stream, peer, resources.order));
+    started
+        .map(drop)
+        .map_err(|_| (Reason::Thread, 503, "no thread for another connection"))
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
@@ -403,9 +474,18 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A short answer on the accept loop's own time: one write that does not block.
-fn refuse_unserved(shared: &Shared, mut stream: &TcpStream, reason: Reason, status: u16, words: &str) {
+fn refuse_unserved(
+    shared: &Shared,
+    mut stream: &TcpStream,
+    reason: Reason,
+    status: u16,
+    words: &str,
+) {
     shared.counters.refuse(reason);
-    let reply = Reply { status, ..connection::busy(words) };
+    let reply = Reply {
+        status,
+        ..connection::busy(words)
+    };
     let _ = stream.write(&connection::render(&reply.into(), false, false).0);
     let _ = stream.shutdown(Shutdown::Write);
     // unread bytes would turn the close into a reset, which overtakes the answer

@@ -35,10 +35,20 @@ pub struct Answer {
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Answer {
-        let own = reply.headers.into_iter().filter(|(_, v)| v.bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
+        let own = reply
+            .headers
+            .into_iter()
+            .filter(|(_, v)| v.bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
         let own = own.map(|(name, value)| (name.to_string(), value));
-        let headers = [("Content-Type".to_string(), reply.content_type.to_string())].into_iter().chain(own).collect();
-        Answer { status: reply.status, headers, body: reply.body }
+        let headers = [("Content-Type".to_string(), reply.content_type.to_string())]
+            .into_iter()
+            .chain(own)
+            .collect();
+        Answer {
+            status: reply.status,
+            headers,
+            body: reply.body,
+        }
     }
 }
 
@@ -90,8 +100,24 @@ impl Pool {
         let mut idle = vec![first];
         idle.extend((1..POOL_LEAST).map_while(|_| Line::open(backend.clone()).ok()));
         let open = idle.len();
-        let state = State { backend: Some(backend), servers: 1, idle, open, most, waiting: 0, surplus: 0, stopping: false };
-        Ok(Arc::new(Pool { plan, most, counters, state: Mutex::new(state), free: Condvar::new(), work: Condvar::new() }))
+        let state = State {
+            backend: Some(backend),
+            servers: 1,
+            idle,
+            open,
+            most,
+            waiting: 0,
+            surplus: 0,
+            stopping: false,
+        };
+        Ok(Arc::new(Pool {
+            plan,
+            most,
+            counters,
+            state: Mutex::new(state),
+            free: Condvar::new(),
+            work: Condvar::new(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,10 +134,17 @@ impl Pool {
                 self.work.notify_one();
                 let none = |s: &mut State| s.idle.is_empty() && !s.stopping;
                 let left = until.saturating_duration_since(clock::monotonic());
-                state = self.free.wait_timeout_while(state, left, none).unwrap_or_else(PoisonError::into_inner).0;
+                state = self
+                    .free
+                    .wait_timeout_while(state, left, none)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
                 state.waiting -= 1;
             }
-            let lent = Lent { pool: self, line: Some(state.idle.pop()?) };
+            let lent = Lent {
+                pool: self,
+                line: Some(state.idle.pop()?),
+            };
             state.surplus = state.surplus.min(state.idle.len());
             drop(state);
             if lent.line.as_ref().is_some_and(Line::silent) {
@@ -150,10 +183,14 @@ impl Pool {
                 state = self.rest(state);
                 continue;
             }
-            let Some(backend) = state.backend.clone() else { return };
+            let Some(backend) = state.backend.clone() else {
+                return;
+            };
             drop(state);
             let opened = Line::open(backend);
-            let refused = opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            let refused = opened
+                .as_ref()
+                .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
             state = if refused { self.restart() } else { self.lock() };
             match opened {
                 Ok(_) if state.stopping => return,
@@ -166,7 +203,11 @@ impl Pool {
                     log::debug!("a connection to the workers cannot be opened: {e}");
                     let pause = Duration::from_millis(50 << failures.min(4));
                     let going = |s: &mut State| !s.stopping;
-                    state = self.work.wait_timeout_while(state, pause, going).unwrap_or_else(PoisonError::into_inner).0;
+                    state = self
+                        .work
+                        .wait_timeout_while(state, pause, going)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
                 }
             }
         }
@@ -176,10 +217,16 @@ impl Pool {
     fn rest<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let idle = |s: &mut State| !s.lacks() && !s.stopping;
         if state.open <= POOL_LEAST && state.most == self.most {
-            return self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+            return self
+                .work
+                .wait_while(state, idle)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         state.surplus = state.idle.len();
-        let (mut state, time) = self.work.wait_timeout_while(state, POOL_SHRINK, idle).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, time) = self
+            .work
+            .wait_timeout_while(state, POOL_SHRINK, idle)
+            .unwrap_or_else(PoisonError::into_inner);
         if time.timed_out() {
             state.most = self.most;
             let close = state.surplus.min(state.open.saturating_sub(POOL_LEAST));
@@ -229,7 +276,10 @@ impl Pool {
     #[cfg(test)]
     pub fn break_idle(&self) -> usize {
         let state = self.lock();
-        state.idle.iter().for_each(|line| line.stream.shutdown(std::net::Shutdown::Both).unwrap());
+        state
+            .idle
+            .iter()
+            .for_each(|line| line.stream.shutdown(std::net::Shutdown::Both).unwrap());
         state.idle.len()
     }
 }
@@ -247,14 +297,17 @@ impl State {
     }
 
     fn lacks(&self) -> bool {
-        self.open < POOL_LEAST.min(self.most) || (self.waiting > self.idle.len() && self.open < self.most)
+        self.open < POOL_LEAST.min(self.most)
+            || (self.waiting > self.idle.len() && self.open < self.most)
     }
 }
 
 impl Lent<'_> {
     /// Sends a request and reads its whole answer; afterwards the connection is free again.
     pub fn exchange(mut self, request: &[u8], ticket: u64) -> io::Result<Answer> {
-        let Some(line) = &mut self.line else { return Err(io::ErrorKind::NotConnected.into()) };
+        let Some(line) = &mut self.line else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
         line.stream.write_all(request)?;
         let answer = line.read_answer(ticket)?;
         self.give_back();
@@ -264,7 +317,11 @@ impl Lent<'_> {
     fn give_back(mut self) {
         let Some(line) = self.line.take() else { return };
         let mut state = self.pool.lock();
-        if !state.backend.as_ref().is_some_and(|current| Arc::ptr_eq(current, &line.backend)) {
+        if !state
+            .backend
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, &line.backend))
+        {
             state.open -= 1;
             drop(state);
             self.pool.work.notify_one();
@@ -289,7 +346,10 @@ impl Drop for Lent<'_> {
 
 impl Line {
     fn open(backend: Arc<Backend>) -> io::Result<Line> {
-        let mut line = Line { stream: backend.connect()?, backend };
+        let mut line = Line {
+            stream: backend.connect()?,
+            backend,
+        };
         line.stream.set_write_timeout(Some(PROBE_TIME))?;
         line.stream.set_read_timeout(Some(PROBE_TIME))?;
         line.stream.write_all(&head("GET", "/", PROBE, 0))?;
@@ -300,8 +360,14 @@ impl Line {
 
     /// Neither closed nor with a byte that nobody asked for.
     fn silent(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)), Ok(0))
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(
+            poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)),
+            Ok(0)
+        )
     }
 
     /// One answer and not a byte more: bytes beyond it would become the next client's answer.
@@ -357,7 +423,8 @@ fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>
     let status = response.code.unwrap_or(500);
     let (mut length, mut number, mut headers) = (None, None, Vec::with_capacity(4));
     for line in response.headers {
-        let value = std::str::from_utf8(line.value).map_err(|_| bad("an answer's header is not text"))?;
+        let value =
+            std::str::from_utf8(line.value).map_err(|_| bad("an answer's header is not text"))?;
         match line.name {
             "Content-Length" => length = value.parse().ok(),
             "Server" | "Date" => {}
@@ -374,7 +441,15 @@ fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>
     if number != Some(ticket) {
         return Err(bad("an answer belongs to another request"));
     }
-    Ok(Some((Answer { status, headers, body: Vec::new() }, begin, length)))
+    Ok(Some((
+        Answer {
+            status,
+            headers,
+            body: Vec::new(),
+        },
+        begin,
+        length,
+    )))
 }
 
 /// The head that tiny_http gets to see; what it means travels under the ticket.

@@ -36,7 +36,10 @@ impl Pace {
             return Ok(());
         }
         if std::mem::take(self).moved < RATE_BYTES {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the other side is too slow"))
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the other side is too slow",
+            ))
         } else {
             Ok(())
         }
@@ -65,8 +68,19 @@ pub struct Socket<'a> {
 
 impl<'a> Socket<'a> {
     /// `stream` does not block.
-    pub fn new(stream: &'a Arc<TcpStream>, halted: &'a Latch, idle: &'a IdleConnections, order: EvictionOrder) -> Socket<'a> {
-        Socket { stream, buffer: Vec::new(), halted, idle, order: Some(order) }
+    pub fn new(
+        stream: &'a Arc<TcpStream>,
+        halted: &'a Latch,
+        idle: &'a IdleConnections,
+        order: EvictionOrder,
+    ) -> Socket<'a> {
+        Socket {
+            stream,
+            buffer: Vec::new(),
+            halted,
+            idle,
+            order: Some(order),
+        }
     }
 
     /// Waits for bytes to read, `until` or the latch, and fails when everything is halted.
@@ -78,7 +92,10 @@ impl<'a> Socket<'a> {
         let _seat = self.order.map(|order| self.idle.add(self.stream, order));
         loop {
             let left = until.saturating_duration_since(clock::monotonic());
-            let time = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let time = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
             let halted = PollFd::new(&self.halted.fd, PollFlags::IN);
             let latch_fd = latch.map_or(halted.clone(), |l| PollFd::new(&l.fd, PollFlags::IN));
             let mut fds = [PollFd::new(&**self.stream, flags), halted, latch_fd];
@@ -89,10 +106,17 @@ impl<'a> Socket<'a> {
                 Ok(_) => {}
             }
             if !fds[1].revents().is_empty() {
-                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the hub is stopping"));
+                return Err(io::Error::new(
+                    io::ErrorKind::ConnectionAborted,
+                    "the hub is stopping",
+                ));
             }
             // what the client has sent comes before the wish to stop
-            return Ok(if fds[0].revents().is_empty() { Wait::Woken } else { Wait::Ready });
+            return Ok(if fds[0].revents().is_empty() {
+                Wait::Woken
+            } else {
+                Wait::Ready
+            });
         }
     }
 
@@ -118,7 +142,9 @@ impl<'a> Socket<'a> {
         }
         loop {
             match read_some(self.stream, into) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_at_pace(PollFlags::IN, pace)?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_at_pace(PollFlags::IN, pace)?
+                }
                 Ok(n) => {
                     pace.moved += n as u64;
                     return Ok(n);
@@ -131,7 +157,9 @@ impl<'a> Socket<'a> {
     pub fn write_all(&self, mut bytes: &[u8], pace: &mut Pace) -> io::Result<()> {
         while !bytes.is_empty() {
             match write_some(self.stream, bytes) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_at_pace(PollFlags::OUT, pace)?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_at_pace(PollFlags::OUT, pace)?
+                }
                 Err(e) => return Err(e),
                 Ok(n) => {
                     pace.moved += n as u64;
@@ -183,10 +211,12 @@ impl<'a> Socket<'a> {
             match read_some(self.stream, &mut waste) {
                 Ok(0) => return,
                 Ok(n) => left = left.saturating_sub(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.wait_readable(until, None) {
-                    Ok(Wait::Ready) => {}
-                    _ => return,
-                },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    match self.wait_readable(until, None) {
+                        Ok(Wait::Ready) => {}
+                        _ => return,
+                    }
+                }
                 Err(_) => return,
             }
             if clock::monotonic() >= until {

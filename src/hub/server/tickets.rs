@@ -48,7 +48,10 @@ impl Tickets {
         inner.last += 1;
         let number = inner.last;
         inner.slots.insert(number, Slot::Asked(Box::new(request)));
-        Ticket { tickets: self.clone(), number }
+        Ticket {
+            tickets: self.clone(),
+            number,
+        }
     }
 
     /// The worker's side: the request, once. `None` also when somebody stopped waiting.

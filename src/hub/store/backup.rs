@@ -38,7 +38,8 @@ impl Store {
         self.fill_backup(dir).inspect_err(|_| {
             // what is half done is no use to anybody, and would be in the way of the next one
             let _ = std::fs::remove_file(disk::temporary(&dir.join(Store::FILE)));
-            KEYS.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
+            KEYS.iter()
+                .for_each(|name| drop(std::fs::remove_file(dir.join(name))));
             let _ = std::fs::remove_dir_all(dir.join("chunks"));
         })
     }
@@ -58,8 +59,15 @@ impl Store {
             }
         }
         disk::sync_file(&temporary).map_err(failed)?;
-        disk::rename_noreplace(&temporary, &path).and_then(|()| disk::sync_dir(dir)).map_err(failed)?;
-        Ok(Backup { files: totals.files, chunks: chunks.len() as u64 - lost, copied, lost })
+        disk::rename_noreplace(&temporary, &path)
+            .and_then(|()| disk::sync_dir(dir))
+            .map_err(failed)?;
+        Ok(Backup {
+            files: totals.files,
+            chunks: chunks.len() as u64 - lost,
+            copied,
+            lost,
+        })
     }
 
     /// The tables as they are now, in a new file; what they count, and the chunks on the disk that they name.
@@ -68,7 +76,10 @@ impl Store {
         let copy = || -> Tried<(FileTotals, Vec<Hash>)> {
             // held to the end: a file that is still read from cannot be opened again after a write that found no space
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-            let from = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
+            let from = db
+                .as_ref()
+                .ok_or(redb::Error::DatabaseClosed)?
+                .begin_read()?;
             let tx = to.begin_write()?;
             tables::copy(&from, &tx)?;
             files::copy(&from, &tx)?;
@@ -81,7 +92,8 @@ impl Store {
             Ok((FileTotals::read(&from.open_table(META)?)?, chunks))
         };
         let copied = copy().map_err(|e| open::error("copy into", path, &e))?;
-        to.close().map_err(|e| open::error("write", path, &e.into()))?;
+        to.close()
+            .map_err(|e| open::error("write", path, &e.into()))?;
         Ok(copied)
     }
 

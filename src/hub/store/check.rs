@@ -61,7 +61,11 @@ impl Findings {
     }
 
     pub fn damaged(&mut self, what: impl Into<String>) {
-        if self.damage.len() < MAX_FINDINGS { self.damage.push(what.into()) } else { self.more += 1 }
+        if self.damage.len() < MAX_FINDINGS {
+            self.damage.push(what.into())
+        } else {
+            self.more += 1
+        }
     }
 
     pub fn orphan(&mut self, path: &Path) {
@@ -75,14 +79,24 @@ impl Findings {
 pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
     let path = dir.join(Store::FILE);
     if !path.is_file() {
-        return Err(Error::new(Kind::Settings, format!("cannot check {}: there is no {} in it", dir.display(), Store::FILE)));
+        return Err(Error::new(
+            Kind::Settings,
+            format!(
+                "cannot check {}: there is no {} in it",
+                dir.display(),
+                Store::FILE
+            ),
+        ));
     }
     let mut db = open::database(&path, cache, &Arc::default())?;
     let mut findings = Findings::default();
     let pages = std::panic::catch_unwind(AssertUnwindSafe(|| db.check_integrity()));
     match pages {
         Ok(Ok(true)) => {}
-        Ok(Ok(false)) => findings.damaged(format!("{}: its pages were not in order, and have been repaired", path.display())),
+        Ok(Ok(false)) => findings.damaged(format!(
+            "{}: its pages were not in order, and have been repaired",
+            path.display()
+        )),
         Ok(Err(e)) => findings.damaged(format!("{}: {e}", path.display())),
         Err(_) => {
             findings.damaged(format!("{}: its pages cannot be read", path.display()));
@@ -122,7 +136,10 @@ fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {
     match tx.open_table(META)?.get("schema")?.map(|v| v.value()) {
         Some(UNTAGGED | SCHEMA) => files::check(&tx, dir, findings),
         other => {
-            findings.damaged(format!("the tables are of version {}, this program knows {SCHEMA}", other.unwrap_or(0)));
+            findings.damaged(format!(
+                "the tables are of version {}, this program knows {SCHEMA}",
+                other.unwrap_or(0)
+            ));
             Ok(())
         }
     }

@@ -117,27 +117,63 @@ impl Store {
             Err(Fault::Unplaced(e)) => return self.without_uploads(group, &e),
             Err(Fault::Gone) => {
                 self.happened.sync_failed.store(true, Relaxed);
-                let what = format!("cannot go on with {}: it was removed, replaced or cut while the hub ran", self.path.display());
-                return Err(Error::new(Kind::Damaged, what).hint("restore a backup, or start again with what is there"));
+                let what = format!(
+                    "cannot go on with {}: it was removed, replaced or cut while the hub ran",
+                    self.path.display()
+                );
+                return Err(Error::new(Kind::Damaged, what)
+                    .hint("restore a backup, or start again with what is there"));
             }
             Err(Fault::Tables(e)) => self.recover(e)?,
         };
         log::warn!("{error}: going on without taking anything new");
-        let group = Group { full: true, ..group.clone() };
-        if let Ok(outcomes) = self.try_apply(&group).or_else(|e| Err(self.recover(e.into())?)) {
+        let group = Group {
+            full: true,
+            ..group.clone()
+        };
+        if let Ok(outcomes) = self
+            .try_apply(&group)
+            .or_else(|e| Err(self.recover(e.into())?))
+        {
             return Ok(outcomes);
         }
         self.release_reserve();
-        self.try_apply(&group).or_else(|e| Err(self.recover(e.into())?))
+        self.try_apply(&group)
+            .or_else(|e| Err(self.recover(e.into())?))
     }
 
     /// Nothing was written, and no sync has failed: the next upload may fare better, and others need not wait for it.
     fn without_uploads(&self, group: &Group, e: &io::Error) -> Result<Vec<Outcome>> {
-        let error = Error { kind: Kind::Busy, ..Error::io(format!("place chunks in {}", files::chunk_root(self.dir()).display()), e) };
+        let error = Error {
+            kind: Kind::Busy,
+            ..Error::io(
+                format!(
+                    "place chunks in {}",
+                    files::chunk_root(self.dir()).display()
+                ),
+                e,
+            )
+        };
         log::warn!("{error}: uploads fail until that is mended");
-        let rest = group.ops.iter().filter(|op| !files::brings_files(op)).cloned().collect();
-        let mut outcomes = self.apply(&Group { ops: rest, ..group.clone() })?.into_iter();
-        let outcome = |op| if files::brings_files(op) { Some(Outcome::Failed(error.clone())) } else { outcomes.next() };
+        let rest = group
+            .ops
+            .iter()
+            .filter(|op| !files::brings_files(op))
+            .cloned()
+            .collect();
+        let mut outcomes = self
+            .apply(&Group {
+                ops: rest,
+                ..group.clone()
+            })?
+            .into_iter();
+        let outcome = |op| {
+            if files::brings_files(op) {
+                Some(Outcome::Failed(error.clone()))
+            } else {
+                outcomes.next()
+            }
+        };
         Ok(group.ops.iter().filter_map(outcome).collect())
     }
 
@@ -155,7 +191,10 @@ impl Store {
         let (mut outcomes, forgotten, mended) = match changed {
             Ok(changed) => changed,
             Err(e) => {
-                self.undecided.lock().unwrap_or_else(PoisonError::into_inner).extend(placed.new.into_keys());
+                self.undecided
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend(placed.new.into_keys());
                 return Err(e.into());
             }
         };
@@ -186,7 +225,9 @@ impl Store {
         }
         let known = || -> Tried<_> { Ok(db.begin_read()?.open_table(files::CHUNKS)?) };
         let known = known()?;
-        let placed = self.chunks.place(&group.ops, |hash| known.get(&hash.0).is_ok_and(|row| row.is_some()));
+        let placed = self.chunks.place(&group.ops, |hash| {
+            known.get(&hash.0).is_ok_and(|row| row.is_some())
+        });
         placed.map_err(|e| {
             if self.sync_failed() {
                 redb::Error::Io(e).into()
@@ -201,7 +242,10 @@ impl Store {
 
     /// What was committed is where the next start looks for it: nobody has removed, replaced or cut the file.
     pub fn is_in_place(&self) -> bool {
-        let is_ours = |meta: std::fs::Metadata| (meta.dev(), meta.ino()) == self.inode && meta.len() >= self.happened.length.load(Relaxed);
+        let is_ours = |meta: std::fs::Metadata| {
+            (meta.dev(), meta.ino()) == self.inode
+                && meta.len() >= self.happened.length.load(Relaxed)
+        };
         match std::fs::metadata(&self.path) {
             Ok(meta) => is_ours(meta),
             // not to know is not to have lost it
@@ -215,18 +259,38 @@ impl Store {
     }
 
     /// The transaction; with its outcomes the chunks that no table knows any more, and those that are not lost any more.
-    fn change(&self, db: &Database, group: &Group, placed: &Placed) -> Tried<(Vec<Outcome>, BTreeSet<Hash>, BTreeSet<Hash>)> {
+    fn change(
+        &self,
+        db: &Database,
+        group: &Group,
+        placed: &Placed,
+    ) -> Tried<(Vec<Outcome>, BTreeSet<Hash>, BTreeSet<Hash>)> {
         let mut tx = db.begin_write()?;
         tx.set_quick_repair(open::QUICK_REPAIR);
         let mut tables = Tables::open(&tx, files::concerns(group))?;
         if let Some(files) = &mut tables.files {
             files.named = files::named(group);
             files.tag = group.tag;
-            placed.new.iter().try_for_each(|(hash, size)| files.add_chunk(*hash, *size, None, group.now))?;
-            placed.again.iter().try_for_each(|hash| files.mend(*hash, None))?;
+            placed
+                .new
+                .iter()
+                .try_for_each(|(hash, size)| files.add_chunk(*hash, *size, None, group.now))?;
+            placed
+                .again
+                .iter()
+                .try_for_each(|hash| files.mend(*hash, None))?;
         }
-        let outcomes = group.ops.iter().map(|op| apply::apply(&mut tables, group, op)).collect::<Tried<_>>()?;
-        let taken = tables.files.as_mut().map(|files| (std::mem::take(&mut files.forgotten), std::mem::take(&mut files.mended)));
+        let outcomes = group
+            .ops
+            .iter()
+            .map(|op| apply::apply(&mut tables, group, op))
+            .collect::<Tried<_>>()?;
+        let taken = tables.files.as_mut().map(|files| {
+            (
+                std::mem::take(&mut files.forgotten),
+                std::mem::take(&mut files.mended),
+            )
+        });
         let (forgotten, mended) = taken.unwrap_or_default();
         if tables.finish(group)? {
             tx.commit()?
@@ -245,7 +309,12 @@ impl Store {
         }
         let removed = || -> Tried<usize> {
             let table = db.begin_read()?.open_table(files::CHUNKS)?;
-            Ok(self.chunks.remove_unknown(|hash| table.get(&hash.0).ok().map(|row| row.is_some_and(|row| row.value().3)))?)
+            Ok(self.chunks.remove_unknown(|hash| {
+                table
+                    .get(&hash.0)
+                    .ok()
+                    .map(|row| row.is_some_and(|row| row.value().3))
+            })?)
         };
         match removed() {
             Ok(0) => {}
@@ -254,7 +323,10 @@ impl Store {
         }
         if group.now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS {
             self.tidied.store(group.now, Relaxed);
-            if let Err(e) = self.chunks.expire_staged(crate::clock::from_millis(group.wall)) {
+            if let Err(e) = self
+                .chunks
+                .expire_staged(crate::clock::from_millis(group.wall))
+            {
                 log::warn!("cannot look through the staged chunks: {e}");
             }
         }
@@ -267,21 +339,34 @@ impl Store {
     fn recover(&self, e: redb::Error) -> Result<Error> {
         let error = self.error("write", &e);
         if self.sync_failed() {
-            let error = Error { kind: Kind::Io, ..error };
-            return Err(error.hint("a sync failed, so the disk may be failing; what was acknowledged before is safe"));
+            let error = Error {
+                kind: Kind::Io,
+                ..error
+            };
+            return Err(error.hint(
+                "a sync failed, so the disk may be failing; what was acknowledged before is safe",
+            ));
         }
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        let (full, short) = (self.happened.full.swap(false, Relaxed), self.happened.short.swap(false, Relaxed));
+        let (full, short) = (
+            self.happened.full.swap(false, Relaxed),
+            self.happened.short.swap(false, Relaxed),
+        );
         if !full && !short && db.is_some() {
             return Err(error);
         }
         drop(db.take());
         let opened = open::database(&self.path, self.cache, &self.happened)?;
         if let Err(e) = self.decide_chunks(&opened) {
-            log::warn!("cannot look for chunks of a failed transaction: {e}; the next start removes them");
+            log::warn!(
+                "cannot look for chunks of a failed transaction: {e}; the next start removes them"
+            );
         }
         *db = Some(opened);
-        let error = Error { kind: Kind::Busy, ..error };
+        let error = Error {
+            kind: Kind::Busy,
+            ..error
+        };
         if full { Ok(error) } else { Err(error) }
     }
 
@@ -289,8 +374,15 @@ impl Store {
     /// its file after it), so the tables as they are now decide.
     fn decide_chunks(&self, db: &Database) -> Tried<()> {
         let table = db.begin_read()?.open_table(files::CHUNKS)?;
-        let undecided = std::mem::take(&mut *self.undecided.lock().unwrap_or_else(PoisonError::into_inner));
-        let unknown = undecided.into_iter().filter(|hash| table.get(&hash.0).is_ok_and(|row| row.is_none()));
+        let undecided = std::mem::take(
+            &mut *self
+                .undecided
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let unknown = undecided
+            .into_iter()
+            .filter(|hash| table.get(&hash.0).is_ok_and(|row| row.is_none()));
         self.chunks.remove(&unknown.collect::<BTreeSet<Hash>>());
         Ok(())
     }
@@ -324,14 +416,22 @@ impl Store {
 
     /// A sweep would find something; `full` and `limits` as the next group will have them.
     pub fn wants_sweep(&self, now: u64, full: bool, limits: FileLimits) -> Result<bool> {
-        if self.chunks.has_unseen() || now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS {
+        if self.chunks.has_unseen()
+            || now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS
+        {
             return Ok(true);
         }
         self.read(|tx| {
             let seq = tables::Totals::read(&tx.open_table(tables::META)?)?.seq;
             let floor = apply::floor(&tx.open_table(tables::HOSTS)?, seq, now)?;
-            let done = tx.open_table(tables::BROADCASTS)?.first()?.is_some_and(|(seq, _)| seq.value() <= floor);
-            let over = tx.open_table(tables::EXPIRIES)?.first()?.is_some_and(|(key, _)| key.value().0 <= now);
+            let done = tx
+                .open_table(tables::BROADCASTS)?
+                .first()?
+                .is_some_and(|(seq, _)| seq.value() <= floor);
+            let over = tx
+                .open_table(tables::EXPIRIES)?
+                .first()?
+                .is_some_and(|(key, _)| key.value().0 <= now);
             let ids = apply::forgettable(&tx.open_table(tables::ID_AGES)?, now)?;
             Ok(done || over || ids || files::is_wanted(tx, now, full, limits)?)
         })
@@ -339,12 +439,23 @@ impl Store {
 
     /// Syncs, writes and bytes written since the store was opened.
     pub fn written(&self) -> [u64; 3] {
-        [&self.happened.syncs, &self.happened.writes, &self.happened.bytes].map(|n| n.load(Relaxed))
+        [
+            &self.happened.syncs,
+            &self.happened.writes,
+            &self.happened.bytes,
+        ]
+        .map(|n| n.load(Relaxed))
     }
 
     fn read<T>(&self, what: impl FnOnce(&redb::ReadTransaction) -> Tried<T>) -> Result<T> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let read = || what(&db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?);
+        let read = || {
+            what(
+                &db.as_ref()
+                    .ok_or(redb::Error::DatabaseClosed)?
+                    .begin_read()?,
+            )
+        };
         read().map_err(|e| self.error("read", &e))
     }
 
@@ -379,7 +490,8 @@ impl Store {
     /// What a check of the file half finds, while the store is open.
     pub fn examine(&self) -> check::Findings {
         let mut findings = check::Findings::default();
-        self.read(|tx| files::check(tx, self.dir(), &mut findings)).unwrap();
+        self.read(|tx| files::check(tx, self.dir(), &mut findings))
+            .unwrap();
         findings
     }
 }

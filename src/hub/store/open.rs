@@ -44,24 +44,38 @@ impl Store {
         let db = database(&path, cache, &happened)?;
         let meta = read_meta(&db).map_err(|e| error("read", &path, &e))?;
         if ![UNTAGGED, SCHEMA].contains(&meta.schema) {
-            let what = format!("cannot use {}: its tables are of version {}, this program knows {SCHEMA}", path.display(), meta.schema);
-            return Err(Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it"));
+            let what = format!(
+                "cannot use {}: its tables are of version {}, this program knows {SCHEMA}",
+                path.display(),
+                meta.schema
+            );
+            return Err(
+                Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it")
+            );
         }
         let epoch = match meta.epoch {
             Some(epoch) => Uuid::from_u128(epoch),
             None => {
-                log::info!("this is a restored backup: it begins a new epoch, and every client looks at all files again");
+                log::info!(
+                    "this is a restored backup: it begins a new epoch, and every client looks at all files again"
+                );
                 begin_epoch(&db, fresh_epoch).map_err(|e| error("write", &path, &e))?
             }
         };
         gain_tables(&db, draw(fresh_epoch)).map_err(|e| error("write", &path, &e))?;
         let opened = latest(&db).map_err(|e| error("read", &path, &e))?;
         let chunks = Arc::new(ChunkDir::open(dir, Arc::clone(&happened))?);
-        let wanted = db.begin_read().map_err(redb::Error::from).and_then(|tx| files::wanted_since(&tx));
-        chunks.wanted.load(wanted.map_err(|e| error("read", &path, &e))?.into_keys());
+        let wanted = db
+            .begin_read()
+            .map_err(redb::Error::from)
+            .and_then(|tx| files::wanted_since(&tx));
+        chunks
+            .wanted
+            .load(wanted.map_err(|e| error("read", &path, &e))?.into_keys());
         hold_reserve(&path);
         let resumed_at = resume(meta.clocks, wall);
-        let meta = std::fs::metadata(&path).map_err(|e| Error::io(format!("look at {}", path.display()), &e))?;
+        let meta = std::fs::metadata(&path)
+            .map_err(|e| Error::io(format!("look at {}", path.display()), &e))?;
         Ok(Store {
             path,
             inode: (meta.dev(), meta.ino()),
@@ -90,8 +104,14 @@ struct Meta {
 fn read_meta(db: &Database) -> Tried<Meta> {
     let meta = db.begin_read()?.open_table(META)?;
     let get = |name| Ok::<_, redb::Error>(meta.get(name)?.map(|v| v.value()));
-    let clocks = get("age")?.zip(get("wall")?).map(|(age, wall)| (age as u64, wall as u64));
-    Ok(Meta { schema: get("schema")?.unwrap_or(0), epoch: get("epoch")?, clocks })
+    let clocks = get("age")?
+        .zip(get("wall")?)
+        .map(|(age, wall)| (age as u64, wall as u64));
+    Ok(Meta {
+        schema: get("schema")?.unwrap_or(0),
+        epoch: get("epoch")?,
+        clocks,
+    })
 }
 
 /// Revisions that a restored hub leaves out: those that the lost one may have given since the backup.
@@ -105,8 +125,13 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
         let rev = meta.get("rev")?.map_or(0, |v| v.value());
         meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
         // what clients know of the history before it is still true
-        let first = (draw(epoch).0, meta.get("age")?.map_or(0, |v| v.value() as u64), Some(rev as u64));
-        tx.open_table(files::COMMITS)?.insert((rev + REVISIONS_SKIPPED_BY_RESTORE) as u64, first)?;
+        let first = (
+            draw(epoch).0,
+            meta.get("age")?.map_or(0, |v| v.value() as u64),
+            Some(rev as u64),
+        );
+        tx.open_table(files::COMMITS)?
+            .insert((rev + REVISIONS_SKIPPED_BY_RESTORE) as u64, first)?;
         meta.insert("epoch", epoch.as_u128())?;
         let mut rows = Vec::new();
         for row in hosts.iter()? {
@@ -115,7 +140,14 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
         }
         for (name, row) in rows {
             // which machine acts under the name may have changed since: the next one to come is let in
-            hosts.insert(name.as_str(), HostRow { instance: None, ..row }.value())?;
+            hosts.insert(
+                name.as_str(),
+                HostRow {
+                    instance: None,
+                    ..row
+                }
+                .value(),
+            )?;
         }
     }
     tx.commit()?;
@@ -155,7 +187,9 @@ fn draw(fresh: Uuid) -> Tag {
 fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     let temporary = disk::temporary(path);
     match std::fs::remove_file(&temporary) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(format!("remove {}", temporary.display()), &e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("remove {}", temporary.display()), &e));
+        }
         _ => {}
     }
     let fill = |db: &Database| -> Tried<()> {
@@ -168,7 +202,8 @@ fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     };
     let db = database(&temporary, cache, &Arc::default())?;
     fill(&db).map_err(|e| error("write", &temporary, &e))?;
-    db.close().map_err(|e| error("write", &temporary, &e.into()))?;
+    db.close()
+        .map_err(|e| error("write", &temporary, &e.into()))?;
     let named = disk::sync_file(&temporary).and_then(|()| disk::rename_noreplace(&temporary, path));
     match named.and_then(|()| disk::sync_dir(disk::parent(path))) {
         // another process was quicker: whoever holds the file has won
@@ -203,10 +238,20 @@ pub fn hold_reserve(path: &Path) {
     if reserve.exists() {
         return;
     }
-    let room = disk::free_space(disk::parent(path)).is_ok_and(|(free, _, _)| free > 8 * DISK_RESERVE_BYTES);
+    let room = disk::free_space(disk::parent(path))
+        .is_ok_and(|(free, _, _)| free > 8 * DISK_RESERVE_BYTES);
     let hold = || -> std::io::Result<()> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&reserve)?;
-        Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, DISK_RESERVE_BYTES)?)
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&reserve)?;
+        Ok(rustix::fs::fallocate(
+            &file,
+            rustix::fs::FallocateFlags::empty(),
+            0,
+            DISK_RESERVE_BYTES,
+        )?)
     };
     if room && hold().is_err() {
         let _ = std::fs::remove_file(&reserve);

@@ -32,7 +32,9 @@ impl Limits {
             queue_messages: hub.queue_messages,
             queue_bytes: hub.queue_bytes,
             space: hub.message_space,
-            files: FileLimits { version_ttl: hub.version_ttl.as_millis() as u64 },
+            files: FileLimits {
+                version_ttl: hub.version_ttl.as_millis() as u64,
+            },
         }
     }
 }
@@ -60,13 +62,25 @@ pub enum Op {
     Post(Vec<Incoming>),
     /// A host pulls: it is registered if it was not, its instance is adopted if none was known, and everything through
     /// `through` is done with.
-    Pull { host: String, instance: Option<Uuid>, through: u64 },
+    Pull {
+        host: String,
+        instance: Option<Uuid>,
+        through: u64,
+    },
     /// What was kept in memory about an earlier pull. Registers nothing; another instance: ignored.
-    Seen { host: String, instance: Option<Uuid>, through: u64, seen: u64 },
+    Seen {
+        host: String,
+        instance: Option<Uuid>,
+        through: u64,
+        seen: u64,
+    },
     /// Registers a host that has not pulled yet.
     PutHost { host: String },
     /// Lets another instance act as the host; `None`: whichever comes next.
-    Rebind { host: String, instance: Option<Uuid> },
+    Rebind {
+        host: String,
+        instance: Option<Uuid>,
+    },
     /// Forgets a host and drops its queue.
     DeleteHost { host: String },
     /// Removes some of what nobody waits for any more.
@@ -134,17 +148,36 @@ impl Incoming {
     ///
     /// The error is for the sender; the hub fills nothing in, so what is missing is refused.
     pub fn admit(message: &Message, caller: Option<&str>) -> Result<Incoming, String> {
-        let id = message.id.filter(|id| !id.is_nil()).ok_or("it has no \"id\": every message needs a UUID of its own")?;
-        let source = message.source.clone().ok_or("it has no \"source\": the name of the host that sends it")?;
+        let id = message
+            .id
+            .filter(|id| !id.is_nil())
+            .ok_or("it has no \"id\": every message needs a UUID of its own")?;
+        let source = message
+            .source
+            .clone()
+            .ok_or("it has no \"source\": the name of the host that sends it")?;
         if let Some(host) = caller.filter(|host| *host != source) {
-            return Err(format!("\"source\" is \"{source}\", but this key belongs to \"{host}\""));
+            return Err(format!(
+                "\"source\" is \"{source}\", but this key belongs to \"{host}\""
+            ));
         }
         let json = message.to_json();
         if json.len() > crate::wire::MAX_MESSAGE {
-            return Err(format!("it has {} bytes; a message may have {}", json.len(), crate::wire::MAX_MESSAGE));
+            return Err(format!(
+                "it has {} bytes; a message may have {}",
+                json.len(),
+                crate::wire::MAX_MESSAGE
+            ));
         }
         let digest = digest(&json);
-        Ok(Incoming { id, source, target: message.target.clone(), ttl: message.ttl.map(|s| s * 1000), json, digest })
+        Ok(Incoming {
+            id,
+            source,
+            target: message.target.clone(),
+            ttl: message.ttl.map(|s| s * 1000),
+            json,
+            digest,
+        })
     }
 }
 
@@ -183,7 +216,12 @@ const LONGEST_OFF: u64 = 30 * 86_400_000;
 pub fn resume(stored: Option<(u64, u64)>, wall: u64) -> u64 {
     match stored {
         None => wall,
-        Some((age, then)) => age + wall.checked_sub(then).filter(|off| *off <= LONGEST_OFF).unwrap_or(0),
+        Some((age, then)) => {
+            age + wall
+                .checked_sub(then)
+                .filter(|off| *off <= LONGEST_OFF)
+                .unwrap_or(0)
+        }
     }
 }
 
@@ -194,14 +232,43 @@ mod tests {
     #[test]
     fn equal_means_equal_but_for_insignificant_whitespace() {
         let parse = |text: &str| digest(&Message::parse(text.as_bytes()).unwrap().to_json());
-        let check = |a: &str, b: &str, equal: bool| assert_eq!(parse(a) == parse(b), equal, "{a} {b}");
-        check(r#"{"type":"x","payload":{"a": [1,  2]}}"#, "{\"payload\":{\"a\":[1,2]},\r\n \"type\":\"x\"}", true);
-        check(r#"{"type":"x","payload":"a b"}"#, r#"{"type":"x","payload":"ab"}"#, false);
-        check(r#"{"type":"x","payload":"a\" b"}"#, r#"{"type":"x","payload":"a\"b"}"#, false);
-        check(r#"{"type":"x","payload":"a\\", "z": 1}"#, r#"{"type":"x","payload":"a\\","z":1}"#, true);
-        check(r#"{"type":"x","target":null,"priority":"normal"}"#, r#"{"type":"x"}"#, true);
-        check(r#"{"type":"x","target":"Web"}"#, r#"{"type":"x","target":"web"}"#, true);
-        check(r#"{"type":"x","payload":1.0}"#, r#"{"type":"x","payload":1}"#, false);
+        let check =
+            |a: &str, b: &str, equal: bool| assert_eq!(parse(a) == parse(b), equal, "{a} {b}");
+        check(
+            r#"{"type":"x","payload":{"a": [1,  2]}}"#,
+            "{\"payload\":{\"a\":[1,2]},\r\n \"type\":\"x\"}",
+            true,
+        );
+        check(
+            r#"{"type":"x","payload":"a b"}"#,
+            r#"{"type":"x","payload":"ab"}"#,
+            false,
+        );
+        check(
+            r#"{"type":"x","payload":"a\" b"}"#,
+            r#"{"type":"x","payload":"a\"b"}"#,
+            false,
+        );
+        check(
+            r#"{"type":"x","payload":"a\\", "z": 1}"#,
+            r#"{"type":"x","payload":"a\\","z":1}"#,
+            true,
+        );
+        check(
+            r#"{"type":"x","target":null,"priority":"normal"}"#,
+            r#"{"type":"x"}"#,
+            true,
+        );
+        check(
+            r#"{"type":"x","target":"Web"}"#,
+            r#"{"type":"x","target":"web"}"#,
+            true,
+        );
+        check(
+            r#"{"type":"x","payload":1.0}"#,
+            r#"{"type":"x","payload":1}"#,
+            false,
+        );
         check(r#"{"type":"x","ttl":5}"#, r#"{"type":"x"}"#, false);
     }
 
@@ -209,21 +276,41 @@ mod tests {
     fn who_may_post_what() {
         let check = |text: &str, caller: Option<&str>, wants: &str| {
             let got = Incoming::admit(&Message::parse(text.as_bytes()).unwrap(), caller);
-            let got = got.map_or_else(|why| why, |m| format!("{} {:?} {:?}", m.source, m.target, m.ttl));
+            let got = got.map_or_else(
+                |why| why,
+                |m| format!("{} {:?} {:?}", m.source, m.target, m.ttl),
+            );
             assert!(got.contains(wants), "{text} {caller:?}: {got}");
         };
         let id = "019359a0-0000-7000-8000-000000000001";
-        check(&format!(r#"{{"type":"x","id":"{id}","source":"A","target":"B","ttl":60}}"#), Some("a"), r#"a Some("b") Some(60000)"#);
-        check(&format!(r#"{{"type":"x","id":"{id}","source":"a"}}"#), None, "a None None");
-        check(&format!(r#"{{"type":"x","id":"{id}","source":"a"}}"#), Some("b"), r#""source" is "a", but this key belongs to "b""#);
-        check(&format!(r#"{{"type":"x","id":"{id}"}}"#), None, "no \"source\"");
+        check(
+            &format!(r#"{{"type":"x","id":"{id}","source":"A","target":"B","ttl":60}}"#),
+            Some("a"),
+            r#"a Some("b") Some(60000)"#,
+        );
+        check(
+            &format!(r#"{{"type":"x","id":"{id}","source":"a"}}"#),
+            None,
+            "a None None",
+        );
+        check(
+            &format!(r#"{{"type":"x","id":"{id}","source":"a"}}"#),
+            Some("b"),
+            r#""source" is "a", but this key belongs to "b""#,
+        );
+        check(
+            &format!(r#"{{"type":"x","id":"{id}"}}"#),
+            None,
+            "no \"source\"",
+        );
         check(r#"{"type":"x","source":"a"}"#, None, "no \"id\"");
     }
 
     #[test]
     fn hub_time_survives_wrong_clocks() {
         let day = 86_400_000;
-        let check = |stored, wall, wants| assert_eq!(resume(stored, wall), wants, "{stored:?} {wall}");
+        let check =
+            |stored, wall, wants| assert_eq!(resume(stored, wall), wants, "{stored:?} {wall}");
         check(None, 5 * day, 5 * day);
         check(Some((100, 5 * day)), 6 * day, 100 + day); // off for a day
         check(Some((5 * day, 5 * day)), 0, 5 * day); // booted in 1970

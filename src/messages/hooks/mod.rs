@@ -50,7 +50,12 @@ impl Record {
     pub fn parse(name: &str) -> Option<Record> {
         let counted = name
             .split_at_checked(Record::ORDER)
-            .and_then(|(order, rest)| Some((u64::from_str_radix(order, 16).ok()?, rest.strip_prefix('.')?)));
+            .and_then(|(order, rest)| {
+                Some((
+                    u64::from_str_radix(order, 16).ok()?,
+                    rest.strip_prefix('.')?,
+                ))
+            });
         let (order, rest) = counted.unwrap_or((0, name));
         let (message, rest) = rest.split_at_checked(Record::MESSAGE)?;
         parse_file_name(message)?;
@@ -59,13 +64,22 @@ impl Record {
             Some(how) => RecordState::Failed(parse_end(how)?),
             None => RecordState::Pending(state.parse().ok()?),
         };
-        let record = Record { order, message: message.into(), kind: kind.into(), state };
+        let record = Record {
+            order,
+            message: message.into(),
+            kind: kind.into(),
+            state,
+        };
         // one spelling only, or what was found under "+1" or "01" would not be there under the name that we make of it
         (record.file_name() == name).then_some(record)
     }
 
     pub fn file_name(&self) -> String {
-        let order = if self.order == 0 { String::new() } else { format!("{:016x}.", self.order) };
+        let order = if self.order == 0 {
+            String::new()
+        } else {
+            format!("{:016x}.", self.order)
+        };
         let state = match self.state {
             RecordState::Pending(runs) => runs.to_string(),
             RecordState::Failed(None) => "failed".into(),
@@ -112,7 +126,9 @@ fn parse_end(how: &str) -> Option<Option<HookEnd>> {
         return Some(None);
     }
     let how = how.strip_prefix('-')?;
-    let (word, number) = how.split_once('-').map_or((how, None), |(word, n)| (word, n.parse::<i32>().ok()));
+    let (word, number) = how
+        .split_once('-')
+        .map_or((how, None), |(word, n)| (word, n.parse::<i32>().ok()));
     Some(Some(match (word, number) {
         ("exit", Some(code)) => HookEnd::Exit(code),
         ("signal", Some(signal)) => HookEnd::Signal(signal),
@@ -135,20 +151,35 @@ pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<
         Ok(None) => return None,
         Ok(Some(_)) => RecordState::Pending(0),
         Err(why) => {
-            log::warn!("{why}; then \"mesync retry --hooks\" runs it hook={kind} message={message}");
+            log::warn!(
+                "{why}; then \"mesync retry --hooks\" runs it hook={kind} message={message}"
+            );
             RecordState::Failed(Some(HookEnd::Refused))
         }
     };
-    Some(Record { order, message: message.into(), kind: kind.into(), state })
+    Some(Record {
+        order,
+        message: message.into(),
+        kind: kind.into(),
+        state,
+    })
 }
 
 /// Writes the record for a message that is hidden in `inbox/`, if its hook is to run. Not synced.
 ///
 /// It has its name before it is whole: until the message is accepted it does not run, and it is removed at start if that never
 /// comes.
-pub fn record(base: &Path, order: u64, kind: &str, text: &[u8], message: &str) -> io::Result<Option<Record>> {
+pub fn record(
+    base: &Path,
+    order: u64,
+    kind: &str,
+    text: &[u8],
+    message: &str,
+) -> io::Result<Option<Record>> {
     let record = new_record(base, order, kind, message);
-    let Some(record) = record else { return Ok(None) };
+    let Some(record) = record else {
+        return Ok(None);
+    };
     let path = record.path(base);
     match disk::write_temporary(&path, text, 0o600) {
         // the directory was removed while the client runs
@@ -163,12 +194,18 @@ pub fn record(base: &Path, order: u64, kind: &str, text: &[u8], message: &str) -
 
 /// The order of the next record.
 pub fn next_order(base: &Path) -> io::Result<u64> {
-    Ok(records(base)?.last().map_or(0, |last| last.order).saturating_add(1))
+    Ok(records(base)?
+        .last()
+        .map_or(0, |last| last.order)
+        .saturating_add(1))
 }
 
 /// Removes the records of messages that were never accepted. At start only.
 pub fn keep_only(base: &Path, accepted: impl Fn(&Uuid) -> bool) -> io::Result<()> {
-    records(base)?.iter().filter(|r| !accepted(&r.id()) && !is_own(r)).try_for_each(|record| remove(base, record))
+    records(base)?
+        .iter()
+        .filter(|r| !accepted(&r.id()) && !is_own(r))
+        .try_for_each(|record| remove(base, record))
 }
 
 fn remove(base: &Path, record: &Record) -> io::Result<()> {
@@ -204,14 +241,21 @@ pub fn recorded(base: &Path) -> Result<Vec<Uuid>> {
 
 /// File names of the messages whose hook has failed, sorted.
 pub fn failed(base: &Path) -> Result<Vec<String>> {
-    let mut names: Vec<String> = list(base)?.into_iter().filter(Record::is_failed).map(|r| r.message).collect();
+    let mut names: Vec<String> = list(base)?
+        .into_iter()
+        .filter(Record::is_failed)
+        .map(|r| r.message)
+        .collect();
     names.sort();
     Ok(names)
 }
 
 /// How many hooks for news of directories have failed.
 pub fn failed_news(base: &Path) -> io::Result<usize> {
-    Ok(records(base)?.iter().filter(|r| r.is_failed() && is_own(r)).count())
+    Ok(records(base)?
+        .iter()
+        .filter(|r| r.is_failed() && is_own(r))
+        .count())
 }
 
 /// The programs of hooks as they are now, each looked at once.
@@ -222,28 +266,41 @@ pub struct Programs {
 
 impl Programs {
     pub fn new(base: &Path) -> Programs {
-        Programs { base: base.to_path_buf(), known: BTreeMap::new() }
+        Programs {
+            base: base.to_path_buf(),
+            known: BTreeMap::new(),
+        }
     }
 
     pub fn of(&mut self, kind: &str) -> &std::result::Result<Option<PathBuf>, String> {
         let base = &self.base;
-        self.known.entry(kind.to_string()).or_insert_with(|| program(base, kind))
+        self.known
+            .entry(kind.to_string())
+            .or_insert_with(|| program(base, kind))
     }
 
     /// Whether a failed record has outlived its reason: the program that failed has been removed since.
     pub fn has_outlived(&mut self, record: &Record) -> bool {
-        let by_itself = matches!(record.state, RecordState::Failed(end) if end != Some(HookEnd::Gone));
+        let by_itself =
+            matches!(record.state, RecordState::Failed(end) if end != Some(HookEnd::Gone));
         by_itself && matches!(self.of(&record.kind), Ok(None))
     }
 
     /// Why a record has failed, and what mends it; `None`: it has not.
     pub fn reason(&mut self, record: &Record) -> Option<String> {
-        let RecordState::Failed(end) = record.state else { return None };
+        let RecordState::Failed(end) = record.state else {
+            return None;
+        };
         let program = self.of(&record.kind);
         let why = match (end, program) {
             (_, Err(refused)) => return Some(refused.clone()),
-            (Some(HookEnd::NotStarted(errno)), Ok(Some(path))) => cannot_start(path, &io::Error::from_raw_os_error(errno)),
-            (Some(HookEnd::NotStarted(errno)), _) => format!("cannot start it: {}", plain(&io::Error::from_raw_os_error(errno))),
+            (Some(HookEnd::NotStarted(errno)), Ok(Some(path))) => {
+                cannot_start(path, &io::Error::from_raw_os_error(errno))
+            }
+            (Some(HookEnd::NotStarted(errno)), _) => format!(
+                "cannot start it: {}",
+                plain(&io::Error::from_raw_os_error(errno))
+            ),
             (Some(HookEnd::Refused), _) => "it was refused when the message came".into(),
             (Some(HookEnd::Gone), _) => "it was removed before it could run".into(),
             (Some(HookEnd::Exit(code)), _) => format!("exit status {code}"),
@@ -264,18 +321,27 @@ pub fn retry(base: &Path, record: &Record, programs: &mut Programs) -> Result<()
     match programs.of(&record.kind) {
         Ok(Some(_)) => {}
         Ok(None) => {
-            let what = format!("cannot {what}: there is no {}/hooks/{}", disk::show(base.as_os_str()), record.kind);
-            return Err(Error::new(Kind::Failed, what).hint("put it there, or give the hook up: mesync flush hooks"));
+            let what = format!(
+                "cannot {what}: there is no {}/hooks/{}",
+                disk::show(base.as_os_str()),
+                record.kind
+            );
+            return Err(Error::new(Kind::Failed, what)
+                .hint("put it there, or give the hook up: mesync flush hooks"));
         }
         Err(why) => return Err(Error::new(Kind::Failed, format!("cannot {what}: {why}"))),
     }
-    let renewed = Record { state: RecordState::Pending(0), ..record.clone() };
+    let renewed = Record {
+        state: RecordState::Pending(0),
+        ..record.clone()
+    };
     disk::rename_noreplace(&record.path(base), &renewed.path(base)).map_err(|e| Error::io(what, &e))
 }
 
 /// Gives a failed hook up; not synced: a crash brings it back.
 pub fn give_up(base: &Path, record: &Record) -> Result<()> {
-    remove(base, record).map_err(|e| Error::io(format!("remove {}", record.path(base).display()), &e))
+    remove(base, record)
+        .map_err(|e| Error::io(format!("remove {}", record.path(base).display()), &e))
 }
 
 /// Makes retries durable.
@@ -290,19 +356,46 @@ mod tests {
 
     #[test]
     fn record_names_are_read_back_whatever_the_type() {
-        let ends = [HookEnd::Exit(-1), HookEnd::Signal(9), HookEnd::Timeout, HookEnd::NotStarted(8), HookEnd::Refused, HookEnd::Gone];
+        let ends = [
+            HookEnd::Exit(-1),
+            HookEnd::Signal(9),
+            HookEnd::Timeout,
+            HookEnd::NotStarted(8),
+            HookEnd::Refused,
+            HookEnd::Gone,
+        ];
         let failed = ends.map(|end| RecordState::Failed(Some(end)));
-        let states = [&[RecordState::Pending(0), RecordState::Pending(12), RecordState::Failed(None)][..], &failed].concat();
+        let states = [
+            &[
+                RecordState::Pending(0),
+                RecordState::Pending(12),
+                RecordState::Failed(None),
+            ][..],
+            &failed,
+        ]
+        .concat();
         for kind in ["a", "task.event", "a.7", "x.failed", &"t".repeat(64)] {
-            for (order, state) in states.iter().flat_map(|state| [0, 1, u64::MAX].map(|order| (order, *state))) {
-                let message = "20261121T101112_01933b5e-0000-7000-8000-000000000001.json".to_string();
-                let record = Record { order, message, kind: kind.into(), state };
+            for (order, state) in states
+                .iter()
+                .flat_map(|state| [0, 1, u64::MAX].map(|order| (order, *state)))
+            {
+                let message =
+                    "20261121T101112_01933b5e-0000-7000-8000-000000000001.json".to_string();
+                let record = Record {
+                    order,
+                    message,
+                    kind: kind.into(),
+                    state,
+                };
                 let name = record.file_name();
                 assert!(name.len() <= 255);
                 assert_eq!(Record::parse(&name), Some(record), "{name}");
             }
         }
-        assert_eq!(Record::parse("20261121T101112_01933b5e-0000-7000-8000-000000000001.json"), None);
+        assert_eq!(
+            Record::parse("20261121T101112_01933b5e-0000-7000-8000-000000000001.json"),
+            None
+        );
         assert_eq!(Record::parse(".hidden"), None);
         for other in [
             "a.01",
@@ -320,7 +413,11 @@ mod tests {
         ] {
             let name = format!("20261121T101112_01933b5e-0000-7000-8000-000000000001.json.{other}");
             assert_eq!(Record::parse(&name), None, "{other}");
-            assert_eq!(Record::parse(&format!("0000000000000000.{name}")), None, "{other}");
+            assert_eq!(
+                Record::parse(&format!("0000000000000000.{name}")),
+                None,
+                "{other}"
+            );
         }
     }
 }

@@ -36,7 +36,12 @@ fn stat(pid: &str) -> Option<Stat> {
 }
 
 fn boot() -> Option<String> {
-    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string())
+    Some(
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .ok()?
+            .trim()
+            .to_string(),
+    )
 }
 
 /// Since the boot: the same clock for every process of this boot.
@@ -90,23 +95,42 @@ impl Running {
 
     pub fn is_alive(&self) -> bool {
         let same = |s: Stat| s.start == self.start && !"ZX".contains(s.state);
-        boot().is_some_and(|boot| boot == self.boot) && stat(&self.pid.to_string()).is_some_and(same)
+        boot().is_some_and(|boot| boot == self.boot)
+            && stat(&self.pid.to_string()).is_some_and(same)
     }
 
     /// Ends it once its time is over: TERM, and KILL after `grace`.
     pub fn end_if_overdue(&self, grace: Duration) {
-        let over = uptime().unwrap_or_default().checked_sub(Duration::from_secs(self.deadline));
-        let (Some(over), Some(pid)) = (over, Pid::from_raw(self.pid)) else { return };
-        let _ = kill_process_group(pid, if over < grace { Signal::TERM } else { Signal::KILL });
+        let over = uptime()
+            .unwrap_or_default()
+            .checked_sub(Duration::from_secs(self.deadline));
+        let (Some(over), Some(pid)) = (over, Pid::from_raw(self.pid)) else {
+            return;
+        };
+        let _ = kill_process_group(
+            pid,
+            if over < grace {
+                Signal::TERM
+            } else {
+                Signal::KILL
+            },
+        );
     }
 }
 
 /// Names of the living processes of a group.
 pub fn members(group: Pid) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
     let group = group.as_raw_nonzero().get();
-    pids.filter_map(|pid| stat(&pid)).filter(|s| s.group == group && !"ZX".contains(s.state)).map(|s| s.name).collect()
+    pids.filter_map(|pid| stat(&pid))
+        .filter(|s| s.group == group && !"ZX".contains(s.state))
+        .map(|s| s.name)
+        .collect()
 }
 
 #[cfg(test)]
@@ -119,17 +143,39 @@ mod tests {
     fn a_process_is_known_again_and_one_that_has_ended_or_another_with_its_number_is_not() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(records_dir(dir.path())).unwrap();
-        let mut child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .process_group(0)
+            .spawn()
+            .unwrap();
         let pid = Pid::from_child(&child);
         Running::write(dir.path(), "t", pid, Duration::from_secs(3600)).unwrap();
         let running = Running::read(dir.path(), "t").unwrap();
         assert!(running.is_alive());
-        assert!(!Running { start: running.start + 1, boot: running.boot.clone(), ..running }.is_alive());
-        assert!(!Running { boot: "another".into(), ..running }.is_alive());
+        assert!(
+            !Running {
+                start: running.start + 1,
+                boot: running.boot.clone(),
+                ..running
+            }
+            .is_alive()
+        );
+        assert!(
+            !Running {
+                boot: "another".into(),
+                ..running
+            }
+            .is_alive()
+        );
         assert_eq!(members(pid), ["sleep"]);
         running.end_if_overdue(Duration::from_secs(5));
         assert!(child.try_wait().unwrap().is_none(), "its time is not over");
-        Running { deadline: 0, boot: running.boot.clone(), ..running }.end_if_overdue(Duration::from_secs(0));
+        Running {
+            deadline: 0,
+            boot: running.boot.clone(),
+            ..running
+        }
+        .end_if_overdue(Duration::from_secs(0));
         // a zombie until it is waited for
         while running.is_alive() {
             std::thread::yield_now();

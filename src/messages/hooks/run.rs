@@ -33,8 +33,14 @@ const TERM_TO_KILL: Duration = Duration::from_secs(5);
 /// Between two attempts to run a record that cannot be run now.
 const RUNNING_PAUSE: Duration = Duration::from_secs(5);
 /// Variables that a hook does not get: they are secrets, or meant for us alone.
-const PRIVATE: [&str; 6] =
-    ["MESYNC_API_KEY", "MESYNC_MASTER_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+const PRIVATE: [&str; 6] = [
+    "MESYNC_API_KEY",
+    "MESYNC_MASTER_KEY",
+    "CREDENTIALS_DIRECTORY",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
 
 /// How a run went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +85,10 @@ impl Setup {
             Ok(()) => {}
         }
         let attempt = record.runs().unwrap_or(0).saturating_add(1);
-        let record = Record { state: RecordState::Pending(attempt), ..record.clone() };
+        let record = Record {
+            state: RecordState::Pending(attempt),
+            ..record.clone()
+        };
         match disk::rename(&path, &record.path(&self.base)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ran::Gone),
             other => other?,
@@ -102,10 +111,25 @@ impl Setup {
         Ok(Ran::Ended(record, end))
     }
 
-    fn run_program(&self, program: &Path, file: &File, record: &Record, name: &str, stopping: &dyn Fn() -> bool) -> HookEnd {
-        let end = match file.try_clone().and_then(|message| self.start(program, message, record)) {
+    fn run_program(
+        &self,
+        program: &Path,
+        file: &File,
+        record: &Record,
+        name: &str,
+        stopping: &dyn Fn() -> bool,
+    ) -> HookEnd {
+        let end = match file
+            .try_clone()
+            .and_then(|message| self.start(program, message, record))
+        {
             Ok((child, output)) => {
-                if let Err(e) = Running::write(&self.base, &record.kind, Pid::from_child(&child), self.timeout) {
+                if let Err(e) = Running::write(
+                    &self.base,
+                    &record.kind,
+                    Pid::from_child(&child),
+                    self.timeout,
+                ) {
                     log::debug!("cannot record the process of a hook: {e} {name}");
                 }
                 let end = self.watch(child, output, name, stopping);
@@ -124,13 +148,27 @@ impl Setup {
         end
     }
 
-    fn start(&self, program: &Path, message: File, record: &Record) -> io::Result<(Child, PipeReader)> {
+    fn start(
+        &self,
+        program: &Path,
+        message: File,
+        record: &Record,
+    ) -> io::Result<(Child, PipeReader)> {
         let text = disk::read_at_most(&record.path(&self.base), wire::MAX_MESSAGE)?;
         let own = local_events::is_own(record);
-        let parsed = if own { local_events::read(&text) } else { Message::parse(&text).unwrap_or_default() };
+        let parsed = if own {
+            local_events::read(&text)
+        } else {
+            Message::parse(&text).unwrap_or_default()
+        };
         let (output, writer) = io::pipe()?;
         let mut command = Command::new(program);
-        command.current_dir(&self.base).process_group(0).stdin(message).stdout(writer.try_clone()?).stderr(writer);
+        command
+            .current_dir(&self.base)
+            .process_group(0)
+            .stdin(message)
+            .stdout(writer.try_clone()?)
+            .stderr(writer);
         for name in PRIVATE {
             command.env_remove(name);
         }
@@ -138,7 +176,10 @@ impl Setup {
             .env("MESYNC_BASE_DIR", &self.base)
             .env("MESYNC_ID", record.id().to_string())
             .env("MESYNC_TYPE", &record.kind)
-            .env("MESYNC_SOURCE", parsed.source.as_deref().unwrap_or_default())
+            .env(
+                "MESYNC_SOURCE",
+                parsed.source.as_deref().unwrap_or_default(),
+            )
             .env("MESYNC_PRIORITY", parsed.priority.name())
             .env("MESYNC_ATTEMPT", record.runs().unwrap_or(0).to_string())
             .env(wire::HOPS_VARIABLE, parsed.hops().to_string());
@@ -146,14 +187,27 @@ impl Setup {
             // it never was in the inbox
             command.env_remove("MESYNC_FILE")
         } else {
-            command.env("MESYNC_FILE", Queue::Inbox.dir(&self.base).join(&record.message))
+            command.env(
+                "MESYNC_FILE",
+                Queue::Inbox.dir(&self.base).join(&record.message),
+            )
         };
         Ok((command.spawn()?, output))
     }
 
-    fn watch(&self, mut child: Child, output: PipeReader, name: &str, stopping: &dyn Fn() -> bool) -> HookEnd {
+    fn watch(
+        &self,
+        mut child: Child,
+        output: PipeReader,
+        name: &str,
+        stopping: &dyn Fn() -> bool,
+    ) -> HookEnd {
         let group = Pid::from_child(&child);
-        let mut lines = Lines { name, line: Vec::new(), left: limits::HOOK_OUTPUT };
+        let mut lines = Lines {
+            name,
+            line: Vec::new(),
+            left: limits::HOOK_OUTPUT,
+        };
         let mut deadline = clock::monotonic() + self.timeout;
         let (mut hurried, mut timed_out, mut signal) = (false, false, Signal::TERM);
         let mut open = true;
@@ -187,14 +241,20 @@ impl Setup {
             open = lines.read(&output);
         }
         lines.print();
-        let end = match (timed_out, status.and_then(|s| s.code()), status.and_then(|s| s.signal())) {
+        let end = match (
+            timed_out,
+            status.and_then(|s| s.code()),
+            status.and_then(|s| s.signal()),
+        ) {
             (true, ..) => HookEnd::Timeout,
             (_, Some(code), _) => HookEnd::Exit(code),
             (_, None, signal) => HookEnd::Signal(signal.unwrap_or(0)),
         };
         match end {
             HookEnd::Exit(0) => log::debug!("hook is done {name}"),
-            HookEnd::Timeout => log::warn!("hook was ended after {} {name}", clock::age(self.timeout)),
+            HookEnd::Timeout => {
+                log::warn!("hook was ended after {} {name}", clock::age(self.timeout))
+            }
             HookEnd::Signal(n) => log::warn!("hook was ended by signal {n} {name}"),
             other => log::warn!("hook failed {name} end={other:?}"),
         }
@@ -203,11 +263,21 @@ impl Setup {
 
     /// Whatever the hook left running in its group ends with it.
     fn end_group(&self, group: Pid, ended_by_itself: bool, name: &str) {
-        let left = if ended_by_itself && test_kill_process_group(group).is_ok() { members(group) } else { Vec::new() };
+        let left = if ended_by_itself && test_kill_process_group(group).is_ok() {
+            members(group)
+        } else {
+            Vec::new()
+        };
         let _ = kill_process_group(group, Signal::KILL);
         if let Some(first) = left.first() {
-            let more = if left.len() > 1 { format!(" and {} more", left.len() - 1) } else { String::new() };
-            log::warn!("killed what the hook left running in its process group: {first}{more}; to keep it, start it with setsid {name}");
+            let more = if left.len() > 1 {
+                format!(" and {} more", left.len() - 1)
+            } else {
+                String::new()
+            };
+            log::warn!(
+                "killed what the hook left running in its process group: {first}{more}; to keep it, start it with setsid {name}"
+            );
         }
     }
 }
@@ -215,7 +285,9 @@ impl Setup {
 /// Waits for output, the deadline, or a short while, since not all kernels have a descriptor that becomes readable with the
 /// end of a process. Returns whether there is output.
 fn wait_for_output(output: &PipeReader, open: bool, deadline: Instant) -> bool {
-    let step = deadline.saturating_duration_since(clock::monotonic()).min(Duration::from_millis(20));
+    let step = deadline
+        .saturating_duration_since(clock::monotonic())
+        .min(Duration::from_millis(20));
     if open {
         return readable(output, step);
     }
@@ -231,7 +303,10 @@ fn readable(output: &PipeReader, time: Duration) -> bool {
 }
 
 fn timespec(time: Duration) -> rustix::event::Timespec {
-    rustix::event::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) }
+    rustix::event::Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    }
 }
 
 /// Logs output line by line, up to a limit; the rest is read and dropped, so that the hook does not block.
@@ -259,7 +334,11 @@ impl Lines<'_> {
         }
         if self.left > 0 && n >= self.left {
             self.print();
-            log::warn!("output beyond {} bytes is dropped {}", limits::HOOK_OUTPUT, self.name);
+            log::warn!(
+                "output beyond {} bytes is dropped {}",
+                limits::HOOK_OUTPUT,
+                self.name
+            );
         }
         self.left -= n.min(self.left);
         n > 0

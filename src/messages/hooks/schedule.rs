@@ -36,7 +36,15 @@ pub struct Schedule {
 impl Schedule {
     pub fn new(base: &Path, jobs: usize) -> Schedule {
         let base = base.to_path_buf();
-        Schedule { base, jobs, ready: BTreeMap::new(), running: HashMap::new(), paused: HashMap::new(), more: false, last: String::new() }
+        Schedule {
+            base,
+            jobs,
+            ready: BTreeMap::new(),
+            running: HashMap::new(),
+            paused: HashMap::new(),
+            more: false,
+            last: String::new(),
+        }
     }
 
     /// Reads the records anew.
@@ -45,11 +53,19 @@ impl Schedule {
         self.ready.clear();
         self.more = false;
         for record in found.into_iter().filter(|r| !r.is_failed()) {
-            if self.running.get(&record.kind).is_some_and(|r| r.message == record.message) {
+            if self
+                .running
+                .get(&record.kind)
+                .is_some_and(|r| r.message == record.message)
+            {
                 continue;
             }
             let queue = self.ready.entry(record.kind.clone()).or_default();
-            if queue.len() < limits::HOOKS { queue.push_back(record) } else { self.more = true }
+            if queue.len() < limits::HOOKS {
+                queue.push_back(record)
+            } else {
+                self.more = true
+            }
         }
         let mut paused = HashMap::new();
         for record in self.ready.values().flatten() {
@@ -79,9 +95,18 @@ impl Schedule {
     }
 
     fn next_kind(&self, clock: Instant) -> Option<&String> {
-        let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
-        let mut kinds = self.ready.range(after).chain(self.ready.range(..=self.last.clone())).map(|(kind, _)| kind);
-        kinds.find(|kind| !self.running.contains_key(*kind) && self.pause_of(kind).is_none_or(|at| at <= clock))
+        let after = (
+            std::ops::Bound::Excluded(self.last.clone()),
+            std::ops::Bound::Unbounded,
+        );
+        let mut kinds = self
+            .ready
+            .range(after)
+            .chain(self.ready.range(..=self.last.clone()))
+            .map(|(kind, _)| kind);
+        kinds.find(|kind| {
+            !self.running.contains_key(*kind) && self.pause_of(kind).is_none_or(|at| at <= clock)
+        })
     }
 
     /// When the first record of a type may run, if it has to wait.
@@ -95,11 +120,19 @@ impl Schedule {
         match (ran, asked) {
             (Ran::Gone, _) | (Ran::Later(_), None) => {}
             // counted before its sync failed, or removed by a person: the records are read again
-            (Ran::Later(_), Some(record)) if is_missing(&record.path(&self.base)) => return Ok(true),
+            (Ran::Later(_), Some(record)) if is_missing(&record.path(&self.base)) => {
+                return Ok(true);
+            }
             (Ran::Later(pause), Some(record)) => self.pause(record, clock + pause),
-            (Ran::Ended(record, end), _) => match plan::after_hook(record.runs().unwrap_or(0), end) {
+            (Ran::Ended(record, end), _) => match plan::after_hook(record.runs().unwrap_or(0), end)
+            {
                 HookNext::Again(pause) => {
-                    log::info!("hook runs again in {} hook={} id={}", clock::age(pause), record.kind, record.id());
+                    log::info!(
+                        "hook runs again in {} hook={} id={}",
+                        clock::age(pause),
+                        record.kind,
+                        record.id()
+                    );
                     self.pause(record, clock + pause);
                 }
                 HookNext::Done => self.file_away(&record, None)?,
@@ -112,15 +145,25 @@ impl Schedule {
     /// It stays the first of its type: the later ones wait.
     fn pause(&mut self, record: Record, until: Instant) {
         self.paused.insert(record.clone(), until);
-        self.ready.entry(record.kind.clone()).or_default().push_front(record);
+        self.ready
+            .entry(record.kind.clone())
+            .or_default()
+            .push_front(record);
     }
 
     fn file_away(&self, record: &Record, failed: Option<HookEnd>) -> Result<()> {
         let path = record.path(&self.base);
         let filed = match failed {
             Some(end) if self.has_room(record)? => {
-                log::warn!("hook has failed; \"mesync retry --hooks\" runs it again hook={} id={}", record.kind, record.id());
-                let failed = Record { state: RecordState::Failed(Some(end)), ..record.clone() };
+                log::warn!(
+                    "hook has failed; \"mesync retry --hooks\" runs it again hook={} id={}",
+                    record.kind,
+                    record.id()
+                );
+                let failed = Record {
+                    state: RecordState::Failed(Some(end)),
+                    ..record.clone()
+                };
                 disk::rename(&path, &failed.path(&self.base))
             }
             _ => std::fs::remove_file(&path),
@@ -137,17 +180,26 @@ impl Schedule {
         if !is_own(record) {
             return Ok(true);
         }
-        let failed = failed_news(&self.base).map_err(|e| Error::io("read the records of hooks", &e))?;
+        let failed =
+            failed_news(&self.base).map_err(|e| Error::io("read the records of hooks", &e))?;
         let room = failed < limits::FAILED_NEWS_HOOKS;
         if !room {
-            log::warn!("hook has failed, and {failed} have before: it is not kept hook={} id={}", record.kind, record.id());
+            log::warn!(
+                "hook has failed, and {failed} have before: it is not kept hook={} id={}",
+                record.kind,
+                record.id()
+            );
         }
         Ok(room)
     }
 
     /// When something becomes due by itself.
     pub fn next_due(&self) -> Option<Instant> {
-        self.ready.keys().filter(|kind| !self.running.contains_key(*kind)).filter_map(|kind| self.pause_of(kind)).min()
+        self.ready
+            .keys()
+            .filter(|kind| !self.running.contains_key(*kind))
+            .filter_map(|kind| self.pause_of(kind))
+            .min()
     }
 
     /// Nothing runs and nothing can run now.
@@ -157,7 +209,8 @@ impl Schedule {
 }
 
 fn is_missing(path: &Path) -> bool {
-    path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    path.symlink_metadata()
+        .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// What is left of the pause before the next run. The last run began when the record got its name: that set its ctime.
@@ -167,7 +220,9 @@ fn wait_left(base: &Path, record: &Record, now: SystemTime) -> Option<Duration> 
     let meta = record.path(base).symlink_metadata().ok()?;
     let began = clock::from_millis(meta.ctime().max(0) as u64 * 1000);
     // a clock that went back: due
-    pause.checked_sub(now.duration_since(began).ok()?).filter(|left| !left.is_zero())
+    pause
+        .checked_sub(now.duration_since(began).ok()?)
+        .filter(|left| !left.is_zero())
 }
 
 #[cfg(test)]
@@ -176,12 +231,20 @@ mod tests {
 
     fn record(n: u32, kind: &str) -> Record {
         let message = format!("20261121T101112_01933b5e-0000-7000-8000-{n:012}.json");
-        Record { order: u64::from(n), message, kind: kind.into(), state: RecordState::Pending(0) }
+        Record {
+            order: u64::from(n),
+            message,
+            kind: kind.into(),
+            state: RecordState::Pending(0),
+        }
     }
 
     /// As a run renames it.
     fn after_run(base: &Path, record: &Record) -> Record {
-        let ran = Record { state: RecordState::Pending(record.runs().unwrap() + 1), ..record.clone() };
+        let ran = Record {
+            state: RecordState::Pending(record.runs().unwrap() + 1),
+            ..record.clone()
+        };
         disk::rename(&record.path(base), &ran.path(base)).unwrap();
         ran
     }
@@ -199,9 +262,17 @@ mod tests {
 
     #[test]
     fn one_at_a_time_for_each_type_and_no_type_waits_for_another() {
-        let (_dir, mut s) = schedule(&[record(1, "a"), record(2, "a"), record(3, "b"), record(4, "c")]);
+        let (_dir, mut s) = schedule(&[
+            record(1, "a"),
+            record(2, "a"),
+            record(3, "b"),
+            record(4, "c"),
+        ]);
         let now = clock::monotonic();
-        assert_eq!((s.next(now), s.next(now), s.next(now)), (Some(record(1, "a")), Some(record(3, "b")), None));
+        assert_eq!(
+            (s.next(now), s.next(now), s.next(now)),
+            (Some(record(1, "a")), Some(record(3, "b")), None)
+        );
         s.ended("b", Ran::Gone, now).unwrap();
         assert_eq!((s.next(now), s.next(now)), (Some(record(4, "c")), None));
         s.ended("c", Ran::Gone, now).unwrap();
@@ -216,17 +287,25 @@ mod tests {
         let now = clock::monotonic();
         let first = s.next(now).unwrap();
         let ran = after_run(dir.path(), &first);
-        s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(75)), now).unwrap();
-        assert_eq!((s.next(now), s.next(now), s.is_idle(now)), (Some(record(3, "b")), None, false));
+        s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(75)), now)
+            .unwrap();
+        assert_eq!(
+            (s.next(now), s.next(now), s.is_idle(now)),
+            (Some(record(3, "b")), None, false)
+        );
         s.ended("b", Ran::Gone, now).unwrap();
         assert!(s.is_idle(now), "the second one may not overtake the first");
         std::fs::remove_file(record(3, "b").path(dir.path())).unwrap();
         // a scan in between changes nothing
         s.scan(clock::now(), now).unwrap();
-        assert_eq!((s.next(now), s.next_due()), (None, Some(now + Duration::from_secs(5))));
+        assert_eq!(
+            (s.next(now), s.next_due()),
+            (None, Some(now + Duration::from_secs(5)))
+        );
         let later = now + Duration::from_secs(5);
         assert_eq!(s.next(later), Some(ran.clone()));
-        s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(3)), now).unwrap();
+        s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(3)), now)
+            .unwrap();
         assert_eq!(super::super::failed(dir.path()).unwrap(), [ran.message]);
         assert_eq!(s.next(later), Some(record(2, "a")));
     }
@@ -236,8 +315,12 @@ mod tests {
         let (_dir, mut s) = schedule(&[record(1, "a"), record(2, "a")]);
         let now = clock::monotonic();
         s.next(now).unwrap();
-        s.ended("a", Ran::Later(Duration::from_secs(60)), now).unwrap();
-        assert_eq!((s.next(now), s.next(now + Duration::from_secs(60))), (None, Some(record(1, "a"))));
+        s.ended("a", Ran::Later(Duration::from_secs(60)), now)
+            .unwrap();
+        assert_eq!(
+            (s.next(now), s.next(now + Duration::from_secs(60))),
+            (None, Some(record(1, "a")))
+        );
     }
 
     #[test]
@@ -252,14 +335,22 @@ mod tests {
         let later = || Ran::Later(Duration::from_secs(60));
         assert!(s.ended("a", later(), now).unwrap() && s.ended("b", later(), now).unwrap());
         s.scan(clock::now(), now).unwrap();
-        assert_eq!((s.next(now), s.next(now)), (Some(record(2, "a")), None), "a newer record waits for one that was removed");
+        assert_eq!(
+            (s.next(now), s.next(now)),
+            (Some(record(2, "a")), None),
+            "a newer record waits for one that was removed"
+        );
         assert_eq!(s.next(now + Duration::from_secs(6)), Some(counted));
     }
 
     #[test]
     fn the_order_is_that_of_arrival_and_not_that_of_the_names_and_survives_a_restart() {
         let early = |record: Record, order| Record { order, ..record };
-        let (dir, mut s) = schedule(&[early(record(9, "a"), 1), early(record(1, "a"), 2), early(record(5, "a"), 0)]);
+        let (dir, mut s) = schedule(&[
+            early(record(9, "a"), 1),
+            early(record(1, "a"), 2),
+            early(record(5, "a"), 0),
+        ]);
         let now = clock::monotonic();
         let order = |s: &mut Schedule| {
             let next = std::iter::from_fn(|| {
@@ -273,7 +364,11 @@ mod tests {
         let ran = after_run(dir.path(), &early(record(9, "a"), 1));
         let mut s = Schedule::new(dir.path(), 2);
         s.scan(clock::now(), now).unwrap();
-        assert_eq!(order(&mut s), [0], "the next one waits for its second run, and so does the last");
+        assert_eq!(
+            order(&mut s),
+            [0],
+            "the next one waits for its second run, and so does the last"
+        );
         assert_eq!(s.next(now + Duration::from_secs(6)), Some(ran));
     }
 
@@ -283,16 +378,29 @@ mod tests {
         let now = clock::monotonic();
         let first = s.next(now).unwrap();
         std::fs::remove_dir_all(super::super::records_dir(dir.path())).unwrap();
-        s.ended("a", Ran::Ended(first.clone(), HookEnd::Exit(0)), now).unwrap();
-        s.ended("a", Ran::Ended(first, HookEnd::Exit(1)), now).unwrap();
+        s.ended("a", Ran::Ended(first.clone(), HookEnd::Exit(0)), now)
+            .unwrap();
+        s.ended("a", Ran::Ended(first, HookEnd::Exit(1)), now)
+            .unwrap();
         s.scan(clock::now(), now).unwrap();
 
         let news = limits::FAILED_NEWS_HOOKS as u32 + 5;
-        let (dir, mut s) = schedule(&(1..=news).map(|n| record(n, "mesync.changed")).collect::<Vec<_>>());
+        let (dir, mut s) = schedule(
+            &(1..=news)
+                .map(|n| record(n, "mesync.changed"))
+                .collect::<Vec<_>>(),
+        );
         while let Some(next) = s.next(now) {
-            s.ended("mesync.changed", Ran::Ended(next, HookEnd::Exit(1)), now).unwrap();
+            s.ended("mesync.changed", Ran::Ended(next, HookEnd::Exit(1)), now)
+                .unwrap();
         }
-        assert_eq!(super::super::failed(dir.path()).unwrap().len(), limits::FAILED_NEWS_HOOKS);
-        assert_eq!(super::super::list(dir.path()).unwrap().len(), limits::FAILED_NEWS_HOOKS);
+        assert_eq!(
+            super::super::failed(dir.path()).unwrap().len(),
+            limits::FAILED_NEWS_HOOKS
+        );
+        assert_eq!(
+            super::super::list(dir.path()).unwrap().len(),
+            limits::FAILED_NEWS_HOOKS
+        );
     }
 }

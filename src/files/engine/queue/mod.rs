@@ -137,7 +137,16 @@ impl WorkQueue {
 
     fn begin(&mut self, path: &str, turns: u32) {
         let (seq, path) = (self.seq(), Arc::<str>::from(path));
-        self.due.insert(path.clone(), Due { seq, stage: Stage::New, again: false, fresh: None, turns });
+        self.due.insert(
+            path.clone(),
+            Due {
+                seq,
+                stage: Stage::New,
+                again: false,
+                fresh: None,
+                turns,
+            },
+        );
         self.unexamined.insert(seq, path);
     }
 
@@ -158,7 +167,9 @@ impl WorkQueue {
     }
 
     fn forget(&mut self, path: &str) {
-        let Some(due) = self.due.remove(path) else { return };
+        let Some(due) = self.due.remove(path) else {
+            return;
+        };
         self.unexamined.remove(&due.seq);
         self.held -= usize::from(due.stage == Stage::Held);
         if let Stage::Ready(rank, way) = due.stage {
@@ -191,19 +202,31 @@ impl WorkQueue {
 
     /// Some of the deletes that take away these bytes.
     pub fn deleted(&self, hash: &Hash, most: usize) -> Vec<String> {
-        let same = self.deleted.range((*hash, Arc::from(""))..).take_while(|(h, _)| h == hash);
+        let same = self
+            .deleted
+            .range((*hash, Arc::from(""))..)
+            .take_while(|(h, _)| h == hash);
         same.take(most).map(|(_, path)| path.to_string()).collect()
     }
 
     /// Gives out the next piece of work. `deletes`: whether they may go at all now. `way`: only what goes that way, and looks.
     pub fn next(&mut self, deletes: bool, way: Option<Direction>) -> Option<(String, Task)> {
-        if let Some(path) = self.unexamined.values().find(|p| !self.busy.contains(p.as_ref())).map(|p| p.to_string()) {
+        if let Some(path) = self
+            .unexamined
+            .values()
+            .find(|p| !self.busy.contains(p.as_ref()))
+            .map(|p| p.to_string())
+        {
             self.busy.insert(path.clone());
             return Some((path, Task::Examine));
         }
         // what is being examined is still among them
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
-        for ((rank, _), paths) in self.ready.iter().filter(|((_, to), _)| way.is_none_or(|way| way == *to)) {
+        for ((rank, _), paths) in self
+            .ready
+            .iter()
+            .filter(|((_, to), _)| way.is_none_or(|way| way == *to))
+        {
             let may = |p: &&Arc<str>| {
                 let before = self.due.get(p.as_ref()).is_some_and(|d| d.seq < first);
                 (*rank != Precedence::Delete || before) && !self.is_blocked(p)
@@ -221,7 +244,12 @@ impl WorkQueue {
 
     fn is_blocked(&self, path: &str) -> bool {
         let above = std::iter::successors(Some(path), |p| parent(p)).any(|p| self.busy.contains(p));
-        above || self.busy.range(format!("{path}/")..).next().is_some_and(|p| is_below(p, path))
+        above
+            || self
+                .busy
+                .range(format!("{path}/")..)
+                .next()
+                .is_some_and(|p| is_below(p, path))
     }
 
     /// Takes a further name for work that goes on; to be given back with [`WorkQueue::release`].
@@ -296,12 +324,15 @@ impl WorkQueue {
     }
 
     fn set_stage(&mut self, path: &str, stage: Stage) {
-        let Some(due) = self.due.get_mut(path) else { return };
+        let Some(due) = self.due.get_mut(path) else {
+            return;
+        };
         if let Stage::Ready(rank, way) = due.stage {
             self.ready.entry((rank, way)).or_default().remove(path);
         }
         self.unexamined.remove(&due.seq);
-        self.held = self.held + usize::from(stage == Stage::Held) - usize::from(due.stage == Stage::Held);
+        self.held =
+            self.held + usize::from(stage == Stage::Held) - usize::from(due.stage == Stage::Held);
         due.stage = stage;
         if let Stage::Ready(rank, way) = stage {
             let path = self.due.get_key_value(path).map(|(path, _)| path.clone());
@@ -314,8 +345,17 @@ impl WorkQueue {
         let above = std::iter::successors(parent(path), |p| parent(p)).map(str::to_string);
         let from = format!("{path}/");
         let from = (Bound::Included(from.as_str()), Bound::Unbounded);
-        let below = self.due.range::<str, _>(from).map(|(p, _)| p).take_while(|p| is_below(p, path)).map(|p| p.to_string());
-        let waits = |p: &String| self.due.get(p.as_str()).is_some_and(|d| d.stage == Stage::Waiting);
+        let below = self
+            .due
+            .range::<str, _>(from)
+            .map(|(p, _)| p)
+            .take_while(|p| is_below(p, path))
+            .map(|p| p.to_string());
+        let waits = |p: &String| {
+            self.due
+                .get(p.as_str())
+                .is_some_and(|d| d.stage == Stage::Waiting)
+        };
         let around: Vec<String> = above.chain(below).filter(waits).collect();
         around.iter().for_each(|p| self.restart(p));
     }
@@ -323,14 +363,23 @@ impl WorkQueue {
     /// Everything that waits is due again; `held` too: the guard may have become milder.
     pub fn wake(&mut self, held: bool) {
         let waits = |d: &Due| d.stage == Stage::Waiting || held && d.stage == Stage::Held;
-        let paths: Vec<Arc<str>> =
-            self.due.iter().filter(|(p, d)| waits(d) && !self.busy.contains(p.as_ref())).map(|(p, _)| p.clone()).collect();
+        let paths: Vec<Arc<str>> = self
+            .due
+            .iter()
+            .filter(|(p, d)| waits(d) && !self.busy.contains(p.as_ref()))
+            .map(|(p, _)| p.clone())
+            .collect();
         paths.iter().for_each(|p| self.restart(p));
     }
 
     /// All that was examined is out of date.
     pub fn forget_examined(&mut self) {
-        let paths: Vec<Arc<str>> = self.due.keys().filter(|p| !self.busy.contains(p.as_ref())).cloned().collect();
+        let paths: Vec<Arc<str>> = self
+            .due
+            .keys()
+            .filter(|p| !self.busy.contains(p.as_ref()))
+            .cloned()
+            .collect();
         paths.iter().for_each(|p| self.restart(p));
         self.busy.iter().for_each(|p| {
             if let Some(due) = self.due.get_mut(p.as_str()) {
@@ -341,7 +390,11 @@ impl WorkQueue {
 
     /// Deletes that are due and that the guard counts, held or not; approved ones are not among them.
     pub fn deletes(&self) -> impl Iterator<Item = Token> {
-        self.deletes.iter().map(|(path, (base, remote, _))| Token { path: path.to_string(), base: *base, remote: *remote })
+        self.deletes.iter().map(|(path, (base, remote, _))| Token {
+            path: path.to_string(),
+            base: *base,
+            remote: *remote,
+        })
     }
 
     /// How many those are.
@@ -361,10 +414,17 @@ impl WorkQueue {
             return all;
         }
         // one that is held does not change it for the next one
-        let single =
-            self.single.get().unwrap_or_else(|| self.deletes.iter().filter(|(p, (_, _, hash))| !self.has_twin(p, hash)).count() as u64);
+        let single = self.single.get().unwrap_or_else(|| {
+            self.deletes
+                .iter()
+                .filter(|(p, (_, _, hash))| !self.has_twin(p, hash))
+                .count() as u64
+        });
         self.single.set(Some(single));
-        let this = self.deletes.get(path).is_some_and(|(_, _, hash)| !self.has_twin(path, hash));
+        let this = self
+            .deletes
+            .get(path)
+            .is_some_and(|(_, _, hash)| !self.has_twin(path, hash));
         single - u64::from(this)
     }
 
@@ -387,13 +447,20 @@ impl WorkQueue {
     /// Whether something new here has these bytes, so that the delete of `path` may be half of a rename. Not if one is above
     /// the other: then they could not both be worked on.
     pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
-        let same = self.fresh.range((*hash, Direction::Up, Arc::from(""))..).take_while(|(h, way, _)| (h, *way) == (hash, Direction::Up));
-        same.map(|(.., p)| p).any(|p| !is_below(p, path) && !is_below(path, p))
+        let same = self
+            .fresh
+            .range((*hash, Direction::Up, Arc::from(""))..)
+            .take_while(|(h, way, _)| (h, *way) == (hash, Direction::Up));
+        same.map(|(.., p)| p)
+            .any(|p| !is_below(p, path) && !is_below(path, p))
     }
 
     /// Whether something is due that brings these bytes, here or to the hub.
     pub fn brings(&self, hash: &Hash) -> bool {
-        self.fresh.range((*hash, Direction::Up, Arc::from(""))..).next().is_some_and(|(h, ..)| h == hash)
+        self.fresh
+            .range((*hash, Direction::Up, Arc::from(""))..)
+            .next()
+            .is_some_and(|(h, ..)| h == hash)
     }
 
     /// Whether that was found out about a path when it was examined last.
@@ -412,7 +479,11 @@ impl WorkQueue {
 
     /// Somebody works on it, or may at once.
     pub fn is_under_way(&self, path: &str) -> bool {
-        self.busy.contains(path) || self.due.get(path).is_some_and(|d| matches!(d.stage, Stage::New | Stage::Ready(..)))
+        self.busy.contains(path)
+            || self
+                .due
+                .get(path)
+                .is_some_and(|d| matches!(d.stage, Stage::New | Stage::Ready(..)))
     }
 
     /// Paths that are due, waiting and held ones included.
@@ -440,8 +511,11 @@ impl WorkQueue {
 
     /// As [`WorkQueue::count`], without deletes that are examined and held or not carried out yet.
     pub fn active(&self) -> usize {
-        let deletes: usize =
-            [Direction::Up, Direction::Down].iter().filter_map(|way| self.ready.get(&(Precedence::Delete, *way))).map(BTreeSet::len).sum();
+        let deletes: usize = [Direction::Up, Direction::Down]
+            .iter()
+            .filter_map(|way| self.ready.get(&(Precedence::Delete, *way)))
+            .map(BTreeSet::len)
+            .sum();
         self.due.len() - deletes - self.held
     }
 

@@ -3,8 +3,22 @@
 use super::*;
 
 fn examined(rank: Precedence, fresh: Option<Hash>, path: Option<&str>) -> WorkEnd {
-    let counted = path.map(|path| (Token { path: path.into(), base: 1, remote: 1 }, Hash::of(path.as_bytes())));
-    WorkEnd::Examined(Examined { rank, way: Direction::Up, fresh: fresh.map(|hash| (hash, Direction::Up)), counted })
+    let counted = path.map(|path| {
+        (
+            Token {
+                path: path.into(),
+                base: 1,
+                remote: 1,
+            },
+            Hash::of(path.as_bytes()),
+        )
+    });
+    WorkEnd::Examined(Examined {
+        rank,
+        way: Direction::Up,
+        fresh: fresh.map(|hash| (hash, Direction::Up)),
+        counted,
+    })
 }
 
 /// The next piece, as `e path` or `c path`.
@@ -28,10 +42,21 @@ fn queue(paths: &[(&str, Precedence)]) -> WorkQueue {
 
 #[test]
 fn a_name_and_one_above_it_are_never_worked_on_together() {
-    let mut d = queue(&[("d", Precedence::Change), ("d/x", Precedence::Change), ("d/y", Precedence::Change), ("d2", Precedence::Change)]);
-    assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("c d".into(), "c d2".into(), "-".into()));
+    let mut d = queue(&[
+        ("d", Precedence::Change),
+        ("d/x", Precedence::Change),
+        ("d/y", Precedence::Change),
+        ("d2", Precedence::Change),
+    ]);
+    assert_eq!(
+        (next(&mut d), next(&mut d), next(&mut d)),
+        ("c d".into(), "c d2".into(), "-".into())
+    );
     d.ended("d", WorkEnd::Settled);
-    assert_eq!((next(&mut d), next(&mut d)), ("c d/x".into(), "c d/y".into()));
+    assert_eq!(
+        (next(&mut d), next(&mut d)),
+        ("c d/x".into(), "c d/y".into())
+    );
     d.offer("d");
     assert_eq!(next(&mut d), "e d");
     d.ended("d", examined(Precedence::Change, None, None));
@@ -48,20 +73,35 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
     assert_eq!(next(&mut d), "e a");
     d.ended("a", examined(Precedence::Delete, None, Some("a")));
     assert_eq!((next(&mut d), next(&mut d)), ("e b".into(), "e c".into()));
-    d.ended("c", examined(Precedence::Change, Some(Hash::of(b"c")), None));
-    assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("c c".into(), true));
+    d.ended(
+        "c",
+        examined(Precedence::Change, Some(Hash::of(b"c")), None),
+    );
+    assert_eq!(
+        (next(&mut d), d.has_twin("a", &Hash::of(b"c"))),
+        ("c c".into(), true)
+    );
     d.ended("c", WorkEnd::Settled);
-    assert_eq!((next(&mut d), d.has_twin("a", &Hash::of(b"c"))), ("-".into(), false));
+    assert_eq!(
+        (next(&mut d), d.has_twin("a", &Hash::of(b"c"))),
+        ("-".into(), false)
+    );
     d.ended("b", examined(Precedence::Delete, None, Some("b")));
     // what comes later does not hold them back for ever
     d.offer("z");
     assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
-    assert_eq!((d.next(false, None), d.next(true, Some(Direction::Down))), (None, None));
+    assert_eq!(
+        (d.next(false, None), d.next(true, Some(Direction::Down))),
+        (None, None)
+    );
     assert_eq!((d.deletes().count(), d.other_deletes("a", 0)), (2, 1));
     // the other half of a rename may have come
     d.offer("y");
     next(&mut d);
-    d.ended("y", examined(Precedence::Change, Some(Hash::of(b"b")), None));
+    d.ended(
+        "y",
+        examined(Precedence::Change, Some(Hash::of(b"b")), None),
+    );
     assert_eq!((d.other_deletes("a", 0), d.other_deletes("a", 1)), (0, 1));
 }
 
@@ -90,10 +130,20 @@ fn a_path_that_never_comes_into_step_waits_between_attempts() {
     let mut turns = 0;
     while let Some((path, task)) = d.next(true, None) {
         turns += u32::from(task == Task::CarryOut);
-        d.ended(&path, if task == Task::Examine { examined(Precedence::Change, None, None) } else { WorkEnd::Progress });
+        d.ended(
+            &path,
+            if task == Task::Examine {
+                examined(Precedence::Change, None, None)
+            } else {
+                WorkEnd::Progress
+            },
+        );
     }
     d.wake(false);
-    assert_eq!(((MAX_TURNS..=2 * MAX_TURNS).contains(&turns), next(&mut d)), (true, "e a".into()));
+    assert_eq!(
+        ((MAX_TURNS..=2 * MAX_TURNS).contains(&turns), next(&mut d)),
+        (true, "e a".into())
+    );
 }
 
 #[test]
@@ -106,5 +156,8 @@ fn what_is_offered_during_work_is_looked_at_after_it() {
     d.ended("d", WorkEnd::Wait(Some("d/x".into())));
     assert_eq!(next(&mut d), "e d/x");
     d.ended("d/x", WorkEnd::Progress);
-    assert_eq!((next(&mut d), next(&mut d), next(&mut d)), ("e d/x".into(), "e d".into(), "-".into()));
+    assert_eq!(
+        (next(&mut d), next(&mut d), next(&mut d)),
+        ("e d/x".into(), "e d".into(), "-".into())
+    );
 }

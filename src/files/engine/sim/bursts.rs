@@ -6,7 +6,10 @@ use super::scenes::Scene;
 use super::*;
 use crate::files::engine::Quiet;
 
-const QUIET: Quiet = Quiet { after_one: Duration::from_secs(1), after_more: Duration::from_secs(10) };
+const QUIET: Quiet = Quiet {
+    after_one: Duration::from_secs(1),
+    after_more: Duration::from_secs(10),
+};
 
 /// Two clients in sync over `a0` to `a5`.
 fn pair(mutant: Mutant) -> Scene {
@@ -84,7 +87,10 @@ fn a_burst_that_comes_in_pieces_is_held_whole() {
     assert_eq!((s.left(), listed.len()), (6, 5));
     for token in listed {
         s.world().clients[0].listed_tokens.insert(token.clone());
-        s.run.engine(0).approve(vec![token]).expect("nothing fails here");
+        s.run
+            .engine(0)
+            .approve(vec![token])
+            .expect("nothing fails here");
         s.sync(0);
         s.sync(1);
         s.passes(Duration::from_millis(900));
@@ -100,7 +106,10 @@ fn renames_over(mutant: Mutant) -> (usize, usize, u64) {
     for n in 0..3 {
         let mut w = s.world();
         let ctime = w.fresh();
-        let mut node = w.clients[0].fs.remove(&format!("a{n}")).expect("it is there");
+        let mut node = w.clients[0]
+            .fs
+            .remove(&format!("a{n}"))
+            .expect("it is there");
         node.ctime = ctime;
         w.clients[0].fs.insert(format!("a{}", n + 3), node);
     }
@@ -110,13 +119,20 @@ fn renames_over(mutant: Mutant) -> (usize, usize, u64) {
         s.sync(1);
     }
     rules::without(None);
-    (s.run.engine(0).deletes().len(), s.run.engine(1).deletes().len(), s.here(1, "a3"))
+    (
+        s.run.engine(0).deletes().len(),
+        s.run.engine(1).deletes().len(),
+        s.here(1, "a3"),
+    )
 }
 
 #[test]
 fn a_rename_onto_an_existing_name_is_no_delete() {
     assert_eq!(renames_over(Mutant::None), (0, 0, 10));
-    assert!(renames_over(Mutant::Engine(Rule::RenameOver)).0 > 0, "the simulation does not notice");
+    assert!(
+        renames_over(Mutant::Engine(Rule::RenameOver)).0 > 0,
+        "the simulation does not notice"
+    );
 }
 
 /// Five files are moved from one directory of a machine to another one; all with the same bytes, if `equal`. So many of them come
@@ -136,7 +152,11 @@ fn moves_between(mutant: Mutant, equal: bool, come: u64) -> (usize, usize) {
             let now = s.run.engine(1).env().ambient.now();
             let age = Duration::from_secs(if mutant == Mutant::None { 3500 } else { 0 });
             let ctime = crate::clock::millis(now - age) * 1_000_000 + n;
-            s.world().clients[1].fs.get_mut(&format!("b{n}")).expect("it was written").ctime = ctime;
+            s.world().clients[1]
+                .fs
+                .get_mut(&format!("b{n}"))
+                .expect("it was written")
+                .ctime = ctime;
         }
     }
     // the deletes are seen first
@@ -156,13 +176,21 @@ fn moves_between(mutant: Mutant, equal: bool, come: u64) -> (usize, usize) {
 fn a_move_to_another_directory_is_no_delete() {
     assert_eq!(moves_between(Mutant::None, false, 5), (0, 1));
     assert_eq!(moves_between(Mutant::None, true, 5), (0, 1));
-    assert_eq!(moves_between(Mutant::Engine(Rule::MovesBetween), false, 5), (5, 6), "the simulation does not notice");
+    assert_eq!(
+        moves_between(Mutant::Engine(Rule::MovesBetween), false, 5),
+        (5, 6),
+        "the simulation does not notice"
+    );
 }
 
 #[test]
 fn each_file_that_came_is_the_move_of_one() {
     assert_eq!(moves_between(Mutant::None, true, 1), (4, 5));
-    assert_eq!(moves_between(Mutant::Engine(Rule::OneMoveEach), true, 1), (0, 1), "the simulation does not notice");
+    assert_eq!(
+        moves_between(Mutant::Engine(Rule::OneMoveEach), true, 1),
+        (0, 1),
+        "the simulation does not notice"
+    );
 }
 
 /// Empty files, say: once some have been renamed, their new names have the same bytes too.
@@ -182,5 +210,7 @@ fn many_equal_files_may_be_renamed() {
         s.sync(1);
     }
     assert_eq!((s.run.engine(0).held(), s.run.engine(1).held()), (0, 0));
-    assert!((0..60).all(|n| s.hub(&format!("e{n}")) == 0 && s.hub(&format!("b{n}")) == 99 && s.here(1, &format!("b{n}")) == 99));
+    assert!((0..60).all(|n| s.hub(&format!("e{n}")) == 0
+        && s.hub(&format!("b{n}")) == 99
+        && s.here(1, &format!("b{n}")) == 99));
 }

@@ -27,32 +27,70 @@ fn show(entry: &Entry) -> (Kind, u64, u32) {
 /// All directories that are there, by themselves or above something, with their modes.
 fn dirs<'a>(tree: impl Iterator<Item = (&'a String, Entry)>) -> BTreeMap<String, u32> {
     let all: Vec<(&String, Entry)> = tree.collect();
-    let above = all.iter().filter_map(|(p, _)| Some((parent(p)?.to_string(), DIR_MODE)));
-    above.chain(all.iter().filter(|(_, e)| e.is_dir()).map(|(p, e)| (p.to_string(), e.mode))).collect()
+    let above = all
+        .iter()
+        .filter_map(|(p, _)| Some((parent(p)?.to_string(), DIR_MODE)));
+    above
+        .chain(
+            all.iter()
+                .filter(|(_, e)| e.is_dir())
+                .map(|(p, e)| (p.to_string(), e.mode)),
+        )
+        .collect()
 }
 
 impl World {
     /// Paths that are out of step on purpose.
     fn waits(&self, c: &Client) -> BTreeSet<String> {
-        let held = if self.config == Config::Guard { c.pending() } else { Vec::new() };
+        let held = if self.config == Config::Guard {
+            c.pending()
+        } else {
+            Vec::new()
+        };
         let ignored = c.ignored.iter().filter(|p| c.fs.contains_key(*p));
-        let above = held.iter().chain(ignored).filter_map(|p| parent(p)).map(str::to_string);
-        let mut out: BTreeSet<String> = c.ignored.iter().chain(&held).cloned().chain(above).collect();
+        let above = held
+            .iter()
+            .chain(ignored)
+            .filter_map(|p| parent(p))
+            .map(str::to_string);
+        let mut out: BTreeSet<String> = c
+            .ignored
+            .iter()
+            .chain(&held)
+            .cloned()
+            .chain(above)
+            .collect();
         let names = c.tree().map(|(p, _)| p).chain(self.hub.rows.keys());
-        let below: Vec<String> = names.filter(|p| parent(p).is_some_and(|up| out.contains(up))).cloned().collect();
+        let below: Vec<String> = names
+            .filter(|p| parent(p).is_some_and(|up| out.contains(up)))
+            .cloned()
+            .collect();
         out.extend(below);
         out
     }
 
     pub fn check(&self) -> Vec<String> {
         let mut wrongs = self.wrongs.clone();
-        let live: BTreeMap<&String, Entry> = self.hub.rows.iter().filter_map(|(p, r)| Some((p, r.entry?))).collect();
+        let live: BTreeMap<&String, Entry> = self
+            .hub
+            .rows
+            .iter()
+            .filter_map(|(p, r)| Some((p, r.entry?)))
+            .collect();
         let waits: Vec<BTreeSet<String>> = self.clients.iter().map(|c| self.waits(c)).collect();
         for (i, c) in self.clients.iter().enumerate() {
             let cannot = c.cannot(&live);
-            let could: BTreeMap<&String, Entry> = live.iter().filter(|(p, _)| !cannot.contains(**p)).map(|(p, e)| (*p, *e)).collect();
+            let could: BTreeMap<&String, Entry> = live
+                .iter()
+                .filter(|(p, _)| !cannot.contains(**p))
+                .map(|(p, e)| (*p, *e))
+                .collect();
             self.in_step(i, c, &waits[i], &could, &mut wrongs);
-            wrongs.extend(cannot.difference(&c.refused).map(|path| format!("I9 c{i} {path} cannot be here, and is not named")));
+            wrongs.extend(
+                cannot
+                    .difference(&c.refused)
+                    .map(|path| format!("I9 c{i} {path} cannot be here, and is not named")),
+            );
         }
         self.nothing_lost(&live, &waits, &mut wrongs);
         for (path, entry) in &live {
@@ -60,7 +98,12 @@ impl World {
             self.mode_stays(path, entry, &mut wrongs);
         }
         for i in 0..self.clients.len() {
-            let times: Vec<u64> = self.guard.iter().filter(|(_, who)| *who == i).map(|(t, _)| *t).collect();
+            let times: Vec<u64> = self
+                .guard
+                .iter()
+                .filter(|(_, who)| *who == i)
+                .map(|(t, _)| *t)
+                .collect();
             let over = times.windows(LIMIT + 1).any(|w| w[LIMIT] - w[0] < WINDOW);
             if self.config == Config::Guard && over {
                 wrongs.push(format!("I7 c{i} deletes at {times:?}"));
@@ -69,45 +112,99 @@ impl World {
         wrongs
     }
 
-    fn in_step(&self, i: usize, c: &Client, skip: &BTreeSet<String>, live: &BTreeMap<&String, Entry>, wrongs: &mut Vec<String>) {
+    fn in_step(
+        &self,
+        i: usize,
+        c: &Client,
+        skip: &BTreeSet<String>,
+        live: &BTreeMap<&String, Entry>,
+        wrongs: &mut Vec<String>,
+    ) {
         let shown = |all: &mut dyn Iterator<Item = (&String, Entry)>| -> Shown {
-            all.filter(|(p, e)| !e.is_dir() && !skip.contains(*p)).map(|(p, e)| (p.clone(), show(&e))).collect()
+            all.filter(|(p, e)| !e.is_dir() && !skip.contains(*p))
+                .map(|(p, e)| (p.clone(), show(&e)))
+                .collect()
         };
         let mine = shown(&mut c.tree().map(|(p, n)| (p, n.entry())));
         let hubs = shown(&mut live.iter().map(|(p, e)| (*p, *e)));
         let my_dirs = dirs(c.tree().map(|(p, n)| (p, n.entry())));
         let hub_dirs = dirs(live.iter().map(|(p, e)| (*p, *e)));
         if !c.legacy && (mine != hubs || skip.is_empty() && my_dirs != hub_dirs) {
-            wrongs.push(format!("I1 c{i} {mine:?} {my_dirs:?} hub {hubs:?} {hub_dirs:?}"));
+            wrongs.push(format!(
+                "I1 c{i} {mine:?} {my_dirs:?} hub {hubs:?} {hub_dirs:?}"
+            ));
         }
-        let open: Vec<&String> =
-            c.rows.iter().filter(|(p, r)| r.key.is_some() && !skip.contains(*p) || r.intent.is_some()).map(|(p, _)| p).collect();
+        let open: Vec<&String> = c
+            .rows
+            .iter()
+            .filter(|(p, r)| r.key.is_some() && !skip.contains(*p) || r.intent.is_some())
+            .map(|(p, _)| p)
+            .collect();
         if !open.is_empty() {
             wrongs.push(format!("I1 c{i} open: {open:?}"));
         }
     }
 
-    fn nothing_lost(&self, live: &BTreeMap<&String, Entry>, waits: &[BTreeSet<String>], wrongs: &mut Vec<String>) {
-        let held = self.clients.iter().zip(waits).flat_map(|(c, w)| c.tree().filter(|(p, _)| w.contains(*p)).map(|(_, n)| n.content));
-        let alive: BTreeSet<u64> = live.values().map(|e| Node::content_of(&e.hash)).chain(held).collect();
-        let trash = self.clients.iter().flat_map(|c| c.fs.iter().filter(|(p, _)| p.starts_with(".mesync/")).map(|(_, n)| n.content));
-        let versions: BTreeSet<u64> = self.hub.old.values().flatten().map(|e| Node::content_of(&e.hash)).collect();
+    fn nothing_lost(
+        &self,
+        live: &BTreeMap<&String, Entry>,
+        waits: &[BTreeSet<String>],
+        wrongs: &mut Vec<String>,
+    ) {
+        let held = self.clients.iter().zip(waits).flat_map(|(c, w)| {
+            c.tree()
+                .filter(|(p, _)| w.contains(*p))
+                .map(|(_, n)| n.content)
+        });
+        let alive: BTreeSet<u64> = live
+            .values()
+            .map(|e| Node::content_of(&e.hash))
+            .chain(held)
+            .collect();
+        let trash = self.clients.iter().flat_map(|c| {
+            c.fs.iter()
+                .filter(|(p, _)| p.starts_with(".mesync/"))
+                .map(|(_, n)| n.content)
+        });
+        let versions: BTreeSet<u64> = self
+            .hub
+            .old
+            .values()
+            .flatten()
+            .map(|e| Node::content_of(&e.hash))
+            .collect();
         let spare: BTreeSet<u64> = trash.chain(versions.iter().copied()).collect();
         for (path, content) in &self.puts {
-            let wanted_gone = self.gone.get(&(self.meant(path), *content)).is_some_and(|who| !who.is_empty());
-            let overwritten = self.hub.overwrote.contains(&Node::hash_of(*content)) && spare.contains(content);
+            let wanted_gone = self
+                .gone
+                .get(&(self.meant(path), *content))
+                .is_some_and(|who| !who.is_empty());
+            let overwritten =
+                self.hub.overwrote.contains(&Node::hash_of(*content)) && spare.contains(content);
             // deleted, and put back when the hub did not know of the delete any more: nothing tells that from what was never deleted,
             // so what came after the delete takes its place, as it did before
             let here = (path.clone(), *content);
-            let again = self.forgotten.contains(&here) && self.again.contains(&here) && versions.contains(content);
+            let again = self.forgotten.contains(&here)
+                && self.again.contains(&here)
+                && versions.contains(content);
             if !alive.contains(content) && !wanted_gone && !overwritten && !again {
-                let how = if spare.contains(content) { "aside" } else { "lost" };
+                let how = if spare.contains(content) {
+                    "aside"
+                } else {
+                    "lost"
+                };
                 wrongs.push(format!("I2 {how} {path} {content}"));
             }
         }
     }
 
-    fn not_back(&self, path: &str, entry: &Entry, waits: &[BTreeSet<String>], wrongs: &mut Vec<String>) {
+    fn not_back(
+        &self,
+        path: &str,
+        entry: &Entry,
+        waits: &[BTreeSet<String>],
+        wrongs: &mut Vec<String>,
+    ) {
         let content = Node::content_of(&entry.hash);
         if entry.is_dir() {
             return;
@@ -115,8 +212,15 @@ impl World {
         if !self.hub.blobs.contains(&entry.hash) {
             wrongs.push(format!("I4 {path} {content} has no bytes"));
         }
-        let by = self.killed.get(&(path.to_string(), content)).into_iter().flatten().any(|i| !self.clients[*i].legacy);
-        let again = [path.to_string(), stem(path)].into_iter().any(|p| self.again.contains(&(p, content)));
+        let by = self
+            .killed
+            .get(&(path.to_string(), content))
+            .into_iter()
+            .flatten()
+            .any(|i| !self.clients[*i].legacy);
+        let again = [path.to_string(), stem(path)]
+            .into_iter()
+            .any(|p| self.again.contains(&(p, content)));
         let held = waits.iter().any(|w| w.contains(path));
         if by && !again && !held && !self.config.restores() && self.config != Config::Ignore {
             wrongs.push(format!("I3 {path} {content} is back"));
@@ -133,11 +237,22 @@ impl World {
         {
             return;
         }
-        let modes = if entry.is_dir() { &self.dir_modes } else { &self.modes };
+        let modes = if entry.is_dir() {
+            &self.dir_modes
+        } else {
+            &self.modes
+        };
         for (mtime, (of, before)) in self.times.iter().filter(|(_, (of, _))| of == path) {
-            let others = self.clients.iter().filter_map(|c| c.fs.get(of)).any(|node| node.mtime != entry.mtime);
+            let others = self
+                .clients
+                .iter()
+                .filter_map(|c| c.fs.get(of))
+                .any(|node| node.mtime != entry.mtime);
             if *before == entry.mtime || others {
-                wrongs.push(format!("I5 {path}: time {mtime} was not kept: {} {before}", entry.mtime));
+                wrongs.push(format!(
+                    "I5 {path}: time {mtime} was not kept: {} {before}",
+                    entry.mtime
+                ));
                 return;
             }
         }

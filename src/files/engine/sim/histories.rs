@@ -8,7 +8,10 @@ use super::*;
 
 /// Client 0 and 1 agree on an edit, a delete, a rename, a mode and a new file; the hub forgets all of it.
 fn agreed_and_set_back(s: &mut Scene, put_back: fn(&mut Hub, &Hub)) {
-    for (n, path) in ["edited", "deleted", "old", "mode", "kept"].into_iter().enumerate() {
+    for (n, path) in ["edited", "deleted", "old", "mode", "kept"]
+        .into_iter()
+        .enumerate()
+    {
         s.write(0, path, 1 + n as u64);
     }
     s.sync(0);
@@ -27,23 +30,50 @@ fn agreed_and_set_back(s: &mut Scene, put_back: fn(&mut Hub, &Hub)) {
         s.sync(0);
         s.sync(1);
     }
-    assert_eq!((s.hub("edited"), s.hub("deleted"), s.here(1, "renamed"), s.here(0, "new")), (20, 0, 3, 21));
+    assert_eq!(
+        (
+            s.hub("edited"),
+            s.hub("deleted"),
+            s.here(1, "renamed"),
+            s.here(0, "new")
+        ),
+        (20, 0, 3, 21)
+    );
     put_back(&mut s.world().hub, &copy);
 }
 
 /// All of it stands on both, and nothing else.
 fn as_agreed(s: &Scene) -> bool {
-    let wants = [("edited", 20), ("renamed", 3), ("mode", 4), ("kept", 5), ("new", 21)];
+    let wants = [
+        ("edited", 20),
+        ("renamed", 3),
+        ("mode", 4),
+        ("kept", 5),
+        ("new", 21),
+    ];
     let whole = |i: usize| {
         let w = s.world();
-        w.clients[i].tree().count() == wants.len() && w.clients[i].fs.get("mode").is_some_and(|node| node.mode == 7)
+        w.clients[i].tree().count() == wants.len()
+            && w.clients[i]
+                .fs
+                .get("mode")
+                .is_some_and(|node| node.mode == 7)
     };
-    (0..2).all(|i| whole(i) && wants.iter().all(|(path, n)| s.here(i, path) == *n && s.hub(path) == *n))
+    (0..2).all(|i| {
+        whole(i)
+            && wants
+                .iter()
+                .all(|(path, n)| s.here(i, path) == *n && s.hub(path) == *n)
+    })
 }
 
 #[test]
 fn what_two_agreed_on_after_the_hub_was_copied_is_not_undone_when_the_copy_comes_back() {
-    let ways: [fn(&mut Hub, &Hub); 3] = [|hub, copy| hub.set_back(copy, true), |hub, copy| hub.set_back(copy, false), Hub::restore_known];
+    let ways: [fn(&mut Hub, &Hub); 3] = [
+        |hub, copy| hub.set_back(copy, true),
+        |hub, copy| hub.set_back(copy, false),
+        Hub::restore_known,
+    ];
     for put_back in ways {
         check(Rule::LostGoesUp, |s| {
             agreed_and_set_back(s, put_back);
@@ -69,7 +99,12 @@ fn a_copy_that_was_overtaken_before_anybody_looked_is_noticed_all_the_same() {
             s.sync(1);
         }
         let both = |n: u64| s.has(0, n) && s.has(1, n);
-        (0..12).all(|n| both(40 + n)) && both(20) && both(30) && s.hub("edited") == 30 && s.hub("deleted") == 0 && s.hub("new") == 21
+        (0..12).all(|n| both(40 + n))
+            && both(20)
+            && both(30)
+            && s.hub("edited") == 30
+            && s.hub("deleted") == 0
+            && s.hub("new") == 21
     };
     assert!(scene(&mut Scene::new(Mutant::None)));
     assert!(!scene(&mut Scene::new(Mutant::World(Broken::Tags))));

@@ -42,7 +42,11 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(broken: Option<Broken>, tagged: bool) -> Hub {
-        Hub { broken, tagged, ..Hub::default() }
+        Hub {
+            broken,
+            tagged,
+            ..Hub::default()
+        }
     }
 
     fn is(&self, broken: Broken) -> bool {
@@ -87,7 +91,11 @@ impl Hub {
     }
 
     fn is_at(&self, row: &RemoteRow, at: Revision) -> bool {
-        if self.is(Broken::Tags) { row.rev == at.rev } else { row.at().is(at) }
+        if self.is(Broken::Tags) {
+            row.rev == at.rev
+        } else {
+            row.at().is(at)
+        }
     }
 
     fn carry_out(&mut self, c: &Change, host: &str, bytes: bool) -> Vec<(String, RemoteRow)> {
@@ -96,7 +104,10 @@ impl Hub {
         }
         let mut made = vec![(c.path.clone(), self.write(&c.path, c.entry, None, host))];
         if let Some(from) = &c.from {
-            made.push((from.path.clone(), self.write(&from.path, None, Some(c.path.clone()), host)));
+            made.push((
+                from.path.clone(),
+                self.write(&from.path, None, Some(c.path.clone()), host),
+            ));
         }
         made
     }
@@ -111,12 +122,17 @@ impl Hub {
             }
             return;
         };
-        if now.entry.is_some_and(|e| e.same_body(&new) && e.mtime == new.mtime) {
+        if now
+            .entry
+            .is_some_and(|e| e.same_body(&new) && e.mtime == new.mtime)
+        {
             return;
         }
         let other = now.host.as_deref() != Some(host);
         let olds = self.old.get(path).cloned().unwrap_or_default();
-        let exact = olds.iter().any(|o| o.hash == new.hash && o.mtime == new.mtime);
+        let exact = olds
+            .iter()
+            .any(|o| o.hash == new.hash && o.mtime == new.mtime);
         let stale = exact || self.is(Broken::StaleBytes) && olds.iter().any(|o| o.hash == new.hash);
         if stale && !self.is(Broken::NoStale) && (other || self.is(Broken::StaleHost)) {
             if other && exact {
@@ -131,14 +147,31 @@ impl Hub {
         self.write(path, Some(new), None, host);
     }
 
-    fn write(&mut self, path: &str, entry: Option<Entry>, renamed_to: Option<String>, host: &str) -> RemoteRow {
+    fn write(
+        &mut self,
+        path: &str,
+        entry: Option<Entry>,
+        renamed_to: Option<String>,
+        host: &str,
+    ) -> RemoteRow {
         if let Some(was) = self.row(path).entry {
             self.old.entry(path.into()).or_default().push(was);
         }
         self.rev += 1;
-        let tag = if self.tagged { Tag((self.history + 1) << 32 | self.rev) } else { Tag::default() };
+        let tag = if self.tagged {
+            Tag((self.history + 1) << 32 | self.rev)
+        } else {
+            Tag::default()
+        };
         self.commits.insert(self.rev, tag);
-        let row = RemoteRow { rev: self.rev, tag, entry, id: Uuid::nil(), host: Some(host.into()), renamed_to };
+        let row = RemoteRow {
+            rev: self.rev,
+            tag,
+            entry,
+            id: Uuid::nil(),
+            host: Some(host.into()),
+            renamed_to,
+        };
         self.rows.insert(path.into(), row.clone());
         row
     }
@@ -148,8 +181,14 @@ impl Hub {
         if !self.is(Broken::NoBurn) {
             self.keys.entry(key).or_insert(None);
         }
-        let current = made.iter().flatten().filter_map(|(path, _)| self.rows.get(path).map(|row| (path.clone(), row.clone())));
-        Asked { current: current.collect(), made }
+        let current = made
+            .iter()
+            .flatten()
+            .filter_map(|(path, _)| self.rows.get(path).map(|row| (path.clone(), row.clone())));
+        Asked {
+            current: current.collect(),
+            made,
+        }
     }
 
     fn tag(&self, rev: u64) -> Tag {
@@ -160,12 +199,20 @@ impl Hub {
         if !self.has_history(newest) {
             return Changes::OtherHistory;
         }
-        let began = if self.is(Broken::List410) { None } else { began };
+        let began = if self.is(Broken::List410) {
+            None
+        } else {
+            began
+        };
         if after > 0 && after.max(began.unwrap_or(0)) < self.floor {
             return Changes::Gone;
         }
-        let mut rows: Vec<(String, RemoteRow)> =
-            self.rows.iter().filter(|(_, r)| r.rev > after).map(|(p, r)| (p.clone(), r.clone())).collect();
+        let mut rows: Vec<(String, RemoteRow)> = self
+            .rows
+            .iter()
+            .filter(|(_, r)| r.rev > after)
+            .map(|(p, r)| (p.clone(), r.clone()))
+            .collect();
         rows.sort_by_key(|(_, r)| r.rev);
         let more = rows.len() > PAGE;
         rows.truncate(PAGE);
@@ -183,7 +230,12 @@ impl Hub {
 
     /// Forgets the older tombstones, and bytes without a reference.
     pub fn drop_tombstones(&mut self) {
-        let mut dead: Vec<(u64, String)> = self.rows.iter().filter(|(_, r)| r.entry.is_none()).map(|(p, r)| (r.rev, p.clone())).collect();
+        let mut dead: Vec<(u64, String)> = self
+            .rows
+            .iter()
+            .filter(|(_, r)| r.entry.is_none())
+            .map(|(p, r)| (r.rev, p.clone()))
+            .collect();
         dead.sort();
         for (rev, path) in &dead[..dead.len().div_ceil(2)] {
             self.rows.remove(path);
@@ -191,22 +243,43 @@ impl Hub {
             self.floor = self.floor.max(*rev);
         }
         let live = self.rows.values().filter_map(|r| r.entry.map(|e| e.hash));
-        let kept: BTreeSet<Hash> = live.chain(self.old.values().flatten().map(|e| e.hash)).collect();
+        let kept: BTreeSet<Hash> = live
+            .chain(self.old.values().flatten().map(|e| e.hash))
+            .collect();
         self.blobs.retain(|hash| kept.contains(hash));
     }
 
     /// As the hub's store has it.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> u64 {
-        let known = points.iter().filter(|at| self.tag(at.rev) == at.tag).map(|at| at.rev).max().unwrap_or(0);
-        let unknown = points.iter().map(|at| at.rev).filter(|rev| *rev > known).min().unwrap_or(u64::MAX);
+        let known = points
+            .iter()
+            .filter(|at| self.tag(at.rev) == at.tag)
+            .map(|at| at.rev)
+            .max()
+            .unwrap_or(0);
+        let unknown = points
+            .iter()
+            .map(|at| at.rev)
+            .filter(|rev| *rev > known)
+            .min()
+            .unwrap_or(u64::MAX);
         let start = self.starts.range(known..unknown).next().copied();
         let same = epoch == Uuid::from_u128(u128::from(self.epoch) + 1);
-        if known == 0 && !same { 0 } else { start.unwrap_or(known) }
+        if known == 0 && !same {
+            0
+        } else {
+            start.unwrap_or(known)
+        }
     }
 
     /// Its disk was set back: it gives the same numbers again. `started`: it knows that it was started since.
     pub fn set_back(&mut self, copy: &Hub, started: bool) {
-        *self = Hub { history: self.history + 1, overwrote: self.overwrote.clone(), broken: self.broken, ..copy.clone() };
+        *self = Hub {
+            history: self.history + 1,
+            overwrote: self.overwrote.clone(),
+            broken: self.broken,
+            ..copy.clone()
+        };
         if started {
             self.starts.insert(self.rev);
         }
@@ -217,7 +290,8 @@ impl Hub {
         let epoch = self.epoch + 1;
         self.set_back(copy, true);
         (self.epoch, self.rev) = (epoch, self.rev + 1000);
-        self.commits.insert(self.rev, Tag((self.history + 1) << 32 | self.rev));
+        self.commits
+            .insert(self.rev, Tag((self.history + 1) << 32 | self.rev));
     }
 
     /// Sets an older hub back to a backup.
@@ -226,7 +300,17 @@ impl Hub {
         let overwrote = self.overwrote.iter().copied().chain(lost).collect();
         let same = self.is(Broken::SameEpoch);
         let epoch = if same { self.epoch } else { self.epoch + 1 };
-        let rev = if same || self.is(Broken::RevReuse) { backup.rev } else { self.rev + 1000 };
-        *self = Hub { epoch, rev, overwrote, broken: self.broken, ..backup.clone() };
+        let rev = if same || self.is(Broken::RevReuse) {
+            backup.rev
+        } else {
+            self.rev + 1000
+        };
+        *self = Hub {
+            epoch,
+            rev,
+            overwrote,
+            broken: self.broken,
+            ..backup.clone()
+        };
     }
 }

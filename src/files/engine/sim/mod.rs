@@ -119,21 +119,39 @@ fn copy_of(path: &str) -> bool {
 
 /// The name of what a conflict copy is of.
 fn stem(path: &str) -> String {
-    path.split(".sync-conflict-").next().unwrap_or(path).to_string()
+    path.split(".sync-conflict-")
+        .next()
+        .unwrap_or(path)
+        .to_string()
 }
 
 fn brief(answer: &Answer) -> String {
     match answer {
-        Answer::Made(rows) => format!("made {:?}", rows.iter().map(|(p, r)| (p, r.rev)).collect::<Vec<_>>()),
+        Answer::Made(rows) => format!(
+            "made {:?}",
+            rows.iter().map(|(p, r)| (p, r.rev)).collect::<Vec<_>>()
+        ),
         Answer::Differs(row) => format!("412 {:?}", row.as_ref().map(|(p, r)| (p, r.rev))),
         other => format!("{other:?}"),
     }
 }
 
 fn brief_page(page: &Changes) -> String {
-    let Changes::Page(page) = page else { return format!("{page:?}") };
-    let rows = page.rows.iter().map(|(p, r)| format!("{p}@{}={:?}", r.rev, r.entry.map(|e| Node::content_of(&e.hash))));
-    format!("{} {}", rows.collect::<Vec<_>>().join(" "), if page.more { "more" } else { "" })
+    let Changes::Page(page) = page else {
+        return format!("{page:?}");
+    };
+    let rows = page.rows.iter().map(|(p, r)| {
+        format!(
+            "{p}@{}={:?}",
+            r.rev,
+            r.entry.map(|e| Node::content_of(&e.hash))
+        )
+    });
+    format!(
+        "{} {}",
+        rows.collect::<Vec<_>>().join(" "),
+        if page.more { "more" } else { "" }
+    )
 }
 
 struct Run {
@@ -142,9 +160,19 @@ struct Run {
 
 /// One history. What is wrong in the end, and what happened if `verbose`.
 pub fn run(seed: u64, config: Config, mutant: Mutant, verbose: bool) -> (Vec<String>, String) {
-    let broken = if let Mutant::World(b) = mutant { Some(b) } else { None };
-    rules::without(if let Mutant::Engine(r) = mutant { Some(r) } else { None });
-    let run = Run { shared: Shared::new(World::new(seed, config, broken, verbose)) };
+    let broken = if let Mutant::World(b) = mutant {
+        Some(b)
+    } else {
+        None
+    };
+    rules::without(if let Mutant::Engine(r) = mutant {
+        Some(r)
+    } else {
+        None
+    });
+    let run = Run {
+        shared: Shared::new(World::new(seed, config, broken, verbose)),
+    };
     run.noise(90);
     let stuck = run.quiet();
     rules::without(None);
@@ -168,11 +196,19 @@ impl Run {
         if w.broken == Some(Broken::SeenIsStored) {
             w.clients[i].listed.clear();
         }
-        let temps: Vec<String> = w.clients[i].fs.keys().filter(|p| !Client::visible(p) && !p.starts_with(".mesync/")).cloned().collect();
+        let temps: Vec<String> = w.clients[i]
+            .fs
+            .keys()
+            .filter(|p| !Client::visible(p) && !p.starts_with(".mesync/"))
+            .cloned()
+            .collect();
         let on = std::mem::replace(&mut w.on, false);
         let (guarded, quiet) = (w.config == Config::Guard, w.quiet);
         drop(w);
-        let side = || Side { world: self.shared.clone(), i };
+        let side = || Side {
+            world: self.shared.clone(),
+            i,
+        };
         let boxed = Env {
             hub: Arc::new(side()),
             transfer: Arc::new(side()),
@@ -180,11 +216,26 @@ impl Run {
             state: Arc::new(side()),
             ambient: Arc::new(side()),
         };
-        let limits = Limits { least: LIMIT as u64, one_of: 1000, all: 1000 };
+        let limits = Limits {
+            least: LIMIT as u64,
+            one_of: 1000,
+            all: 1000,
+        };
         let engine = Arc::new(
-            Engine::new(boxed, Options { limits, allow_deletes: !guarded, quiet, ..Options::default() }).expect("nothing fails here"),
+            Engine::new(
+                boxed,
+                Options {
+                    limits,
+                    allow_deletes: !guarded,
+                    quiet,
+                    ..Options::default()
+                },
+            )
+            .expect("nothing fails here"),
         );
-        temps.iter().for_each(|temp| engine.clear(temp).expect("nothing fails here"));
+        temps
+            .iter()
+            .for_each(|temp| engine.clear(temp).expect("nothing fails here"));
         let mut w = self.shared.lock();
         w.on = on;
         w.engines[i] = Some(engine.clone());
@@ -234,7 +285,11 @@ impl Run {
                 }
                 _ => {
                     let paths = w.clients[i].paths();
-                    let some = if w.chance() < 0.2 { paths } else { w.pick(&paths).into_iter().collect() };
+                    let some = if w.chance() < 0.2 {
+                        paths
+                    } else {
+                        w.pick(&paths).into_iter().collect()
+                    };
                     let (pieces, wake) = (1 + w.random(5), w.chance() < 0.5);
                     drop(w);
                     self.work(i, &some, pieces, wake);
@@ -314,8 +369,16 @@ impl Run {
                     land(&mut w, change, host, bytes);
                 }
             }
-            let now = (w.hub.rev, w.hub.epoch, w.clients.iter().map(|c| (c.fs.clone(), c.feed)).collect::<Vec<_>>());
-            if last.as_ref() == Some(&now) && round > if w.config == Config::Guard { 7 } else { 3 } {
+            let now = (
+                w.hub.rev,
+                w.hub.epoch,
+                w.clients
+                    .iter()
+                    .map(|c| (c.fs.clone(), c.feed))
+                    .collect::<Vec<_>>(),
+            );
+            if last.as_ref() == Some(&now) && round > if w.config == Config::Guard { 7 } else { 3 }
+            {
                 break;
             }
             last = Some(now);
@@ -334,7 +397,14 @@ fn offer(engine: &Engine, paths: &[String]) {
 /// A request that was on its way arrives.
 fn land(w: &mut World, change: Change, host: String, bytes: bool) {
     let answer = w.hub.change(&change, &host, bytes);
-    w.say(|| format!("late from {host}: {} if {:?}: {}", change.path, change.condition, brief(&answer)));
+    w.say(|| {
+        format!(
+            "late from {host}: {} if {:?}: {}",
+            change.path,
+            change.condition,
+            brief(&answer)
+        )
+    });
 }
 
 fn restore(w: &mut World) {
@@ -344,9 +414,15 @@ fn restore(w: &mut World) {
             w.say(|| "hub backup".into());
         }
         Some(backup) => {
-            let content = |hub: &Hub, path: &String| hub.row(path).entry.map(|e| Node::content_of(&e.hash));
-            let came_back = backup.rows.keys().filter(|p| content(&backup, p) != content(&w.hub, p));
-            let forgotten: Vec<_> = came_back.filter_map(|p| Some((p.clone(), content(&backup, p)?))).collect();
+            let content =
+                |hub: &Hub, path: &String| hub.row(path).entry.map(|e| Node::content_of(&e.hash));
+            let came_back = backup
+                .rows
+                .keys()
+                .filter(|p| content(&backup, p) != content(&w.hub, p));
+            let forgotten: Vec<_> = came_back
+                .filter_map(|p| Some((p.clone(), content(&backup, p)?)))
+                .collect();
             w.forgotten.extend(forgotten);
             match w.config {
                 Config::SetBack => {

@@ -21,7 +21,10 @@ fn fold(name: &str) -> String {
 
 /// Paths from the first directory down to the path itself.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
-    path.match_indices('/').map(|(at, _)| at).chain([path.len()]).map(|at| &path[..at])
+    path.match_indices('/')
+        .map(|(at, _)| at)
+        .chain([path.len()])
+        .map(|at| &path[..at])
 }
 
 impl Client {
@@ -32,8 +35,16 @@ impl Client {
         }
         let mut real = String::new();
         for name in path.split('/') {
-            let dir = if real.is_empty() { String::new() } else { format!("{real}/") };
-            let mut entries = self.fs.keys().filter_map(|p| p.strip_prefix(&dir)).filter(|n| !n.contains('/'));
+            let dir = if real.is_empty() {
+                String::new()
+            } else {
+                format!("{real}/")
+            };
+            let mut entries = self
+                .fs
+                .keys()
+                .filter_map(|p| p.strip_prefix(&dir))
+                .filter(|n| !n.contains('/'));
             let listed = entries.find(|n| fold(n) == fold(name));
             real = format!("{dir}{}", listed.unwrap_or(name));
         }
@@ -42,22 +53,39 @@ impl Client {
 
     /// What mesync's tree takes for this path: a listed name, but for its own names.
     pub fn at<'a>(&self, path: &'a str) -> Cow<'a, str> {
-        if self.believes_stat || !Client::visible(path) { self.real(path) } else { path.into() }
+        if self.believes_stat || !Client::visible(path) {
+            self.real(path)
+        } else {
+            path.into()
+        }
     }
 
     /// Whether the disk has no such names.
     pub fn refuses(&self, path: &str) -> bool {
-        self.folds && path.split('/').any(|name| name.contains(['?', ':', '*', '|']) || name.ends_with('.'))
+        self.folds
+            && path
+                .split('/')
+                .any(|name| name.contains(['?', ':', '*', '|']) || name.ends_with('.'))
     }
 
     /// The first name of a path that is another one here.
     pub fn twin(&self, path: &str) -> Option<Twin> {
-        let twin = |wanted: &str| Some(Twin { wanted: wanted.into(), there: Some(self.real(wanted).into_owned()) });
-        prefixes(path).find(|p| self.real(p) != *p && self.fs.contains_key(self.real(p).as_ref())).and_then(twin)
+        let twin = |wanted: &str| {
+            Some(Twin {
+                wanted: wanted.into(),
+                there: Some(self.real(wanted).into_owned()),
+            })
+        };
+        prefixes(path)
+            .find(|p| self.real(p) != *p && self.fs.contains_key(self.real(p).as_ref()))
+            .and_then(twin)
     }
 
     pub fn respell(&mut self, there: &str, wanted: &str) -> Moved {
-        if parent(there) != parent(wanted) || !self.fs.contains_key(there) || self.real(wanted) != there {
+        if parent(there) != parent(wanted)
+            || !self.fs.contains_key(there)
+            || self.real(wanted) != there
+        {
             return Moved::Changed;
         }
         self.rename_all(there, wanted);
@@ -66,7 +94,12 @@ impl Client {
 
     /// A file, or a directory with all that is in it.
     fn rename_all(&mut self, from: &str, to: &str) {
-        let names: Vec<String> = self.fs.keys().filter(|p| *p == from || is_below(p, from)).cloned().collect();
+        let names: Vec<String> = self
+            .fs
+            .keys()
+            .filter(|p| *p == from || is_below(p, from))
+            .cloned()
+            .collect();
         for name in names {
             let node = self.fs.remove(&name).expect("it was listed");
             self.fs.insert(format!("{to}{}", &name[from.len()..]), node);
@@ -84,7 +117,9 @@ impl Client {
 
     /// What the hub has and this disk cannot have beside the rest.
     pub fn cannot(&self, live: &BTreeMap<&String, Entry>) -> BTreeSet<String> {
-        let no = |p: &&&String| !self.fs.contains_key(**p) && (self.refuses(p) || self.twin(p).is_some());
+        let no = |p: &&&String| {
+            !self.fs.contains_key(**p) && (self.refuses(p) || self.twin(p).is_some())
+        };
         live.keys().filter(no).map(|p| p.to_string()).collect()
     }
 }
@@ -93,22 +128,42 @@ impl World {
     /// What a user means by a path: also its conflict copies and, where a disk folds names, its other spellings.
     pub fn meant(&self, path: &str) -> String {
         let stem = super::stem(path);
-        if self.config == super::Config::Folding { fold(&stem) } else { stem }
+        if self.config == super::Config::Folding {
+            fold(&stem)
+        } else {
+            stem
+        }
     }
 
     /// Renames a file or directory to the other case of its last name.
     pub fn user_respells(&mut self, i: usize) {
         let names: Vec<String> = self.clients[i].tree().map(|(p, _)| p.clone()).collect();
-        let Some(from) = self.pick(&names) else { return };
-        let (dir, name) = from.rsplit_once('/').map_or(("", from.as_str()), |(dir, name)| (&from[..=dir.len()], name));
-        let other = if name == fold(name) { name.to_uppercase() } else { fold(name) };
+        let Some(from) = self.pick(&names) else {
+            return;
+        };
+        let (dir, name) = from
+            .rsplit_once('/')
+            .map_or(("", from.as_str()), |(dir, name)| {
+                (&from[..=dir.len()], name)
+            });
+        let other = if name == fold(name) {
+            name.to_uppercase()
+        } else {
+            fold(name)
+        };
         let to = format!("{dir}{other}");
-        let ours = self.clients[i].fs.keys().any(|p| is_below(p, &from) && !Client::visible(p));
+        let ours = self.clients[i]
+            .fs
+            .keys()
+            .any(|p| is_below(p, &from) && !Client::visible(p));
         if to == from || super::copy_of(&from) || ours || self.clients[i].fs.contains_key(&to) {
             return;
         }
         self.say(|| format!("c{i} mv {from} {to}"));
-        let inside: Vec<String> = names.into_iter().filter(|p| *p == from || is_below(p, &from)).collect();
+        let inside: Vec<String> = names
+            .into_iter()
+            .filter(|p| *p == from || is_below(p, &from))
+            .collect();
         for old in inside {
             let new = format!("{to}{}", &old[from.len()..]);
             if self.clients[i].fs[&old].is_dir() {

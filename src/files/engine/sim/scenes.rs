@@ -18,11 +18,24 @@ pub(super) struct Scene {
 
 impl Scene {
     pub fn new(mutant: Mutant) -> Scene {
-        let broken = if let Mutant::World(b) = mutant { Some(b) } else { None };
-        rules::without(if let Mutant::Engine(r) = mutant { Some(r) } else { None });
+        let broken = if let Mutant::World(b) = mutant {
+            Some(b)
+        } else {
+            None
+        };
+        rules::without(if let Mutant::Engine(r) = mutant {
+            Some(r)
+        } else {
+            None
+        });
         let mut world = World::new(0, Config::Plain, broken, false);
         world.on = false;
-        Scene { run: Run { shared: Shared::new(world) }, key: 1 << 64 }
+        Scene {
+            run: Run {
+                shared: Shared::new(world),
+            },
+            key: 1 << 64,
+        }
     }
 
     pub fn world(&self) -> std::sync::MutexGuard<'_, World> {
@@ -33,7 +46,15 @@ impl Scene {
     pub fn write(&self, i: usize, path: &str, content: u64) {
         let mut w = self.world();
         let (ino, ctime) = (w.fresh(), w.fresh());
-        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino, ctime, dirty: false };
+        let node = Node {
+            kind: Kind::File,
+            content,
+            mode: 0,
+            mtime: content as i64 * 1_000_000_000,
+            ino,
+            ctime,
+            dirty: false,
+        };
         w.clients[i].make_parents(path);
         w.clients[i].fs.insert(path.into(), node);
     }
@@ -46,16 +67,33 @@ impl Scene {
     }
 
     /// Somebody else changes the hub: content 0 deletes.
-    pub fn other(&mut self, path: &str, content: u64, condition: Condition, from: Option<(&str, u64)>) {
+    pub fn other(
+        &mut self,
+        path: &str,
+        content: u64,
+        condition: Condition,
+        from: Option<(&str, u64)>,
+    ) {
         self.key += 1;
-        let node = Node { kind: Kind::File, content, mode: 0, mtime: content as i64 * 1_000_000_000, ino: 0, ctime: 0, dirty: false };
+        let node = Node {
+            kind: Kind::File,
+            content,
+            mode: 0,
+            mtime: content as i64 * 1_000_000_000,
+            ino: 0,
+            ctime: 0,
+            dirty: false,
+        };
         let change = Change {
             path: path.into(),
             key: Uuid::from_u128(self.key),
             condition,
             entry: (content > 0).then(|| node.entry()),
             newest: Revision::default(),
-            from: from.map(|(path, rev)| From { path: path.into(), rev: rev.into() }),
+            from: from.map(|(path, rev)| From {
+                path: path.into(),
+                rev: rev.into(),
+            }),
         };
         let answer = self.world().hub.change(&change, "other", true);
         assert!(matches!(answer, Answer::Made(_)), "{path}: {answer:?}");
@@ -85,16 +123,25 @@ impl Scene {
 
     /// The content of a file of the hub, 0 if there is none.
     pub fn hub(&self, path: &str) -> u64 {
-        self.world().hub.row(path).entry.map_or(0, |e| Node::content_of(&e.hash))
+        self.world()
+            .hub
+            .row(path)
+            .entry
+            .map_or(0, |e| Node::content_of(&e.hash))
     }
 
     pub fn here(&self, i: usize, path: &str) -> u64 {
-        self.world().clients[i].fs.get(path).map_or(0, |n| n.content)
+        self.world().clients[i]
+            .fs
+            .get(path)
+            .map_or(0, |n| n.content)
     }
 
     /// Whether a content is under some visible name of a client.
     pub fn has(&self, i: usize, content: u64) -> bool {
-        self.world().clients[i].tree().any(|(_, n)| n.content == content)
+        self.world().clients[i]
+            .tree()
+            .any(|(_, n)| n.content == content)
     }
 }
 
@@ -108,7 +155,10 @@ impl Drop for Scene {
 /// What comes out with all rules, and without one.
 pub(super) fn check(rule: Rule, scene: impl Fn(&mut Scene) -> bool) {
     assert!(scene(&mut Scene::new(Mutant::None)), "with all rules");
-    assert!(!scene(&mut Scene::new(Mutant::Engine(rule))), "without {rule:?} nobody would notice");
+    assert!(
+        !scene(&mut Scene::new(Mutant::Engine(rule))),
+        "without {rule:?} nobody would notice"
+    );
 }
 
 #[test]
@@ -182,12 +232,19 @@ fn a_mode_set_after_the_hubs_was_taken_over_is_an_answer_to_it() {
         s.work(0);
         s.work(0);
         s.world().lose_requests = false;
-        assert_eq!(s.world().clients[0].fs["a"].mode, 5, "taken over with the edit");
+        assert_eq!(
+            s.world().clients[0].fs["a"].mode,
+            5,
+            "taken over with the edit"
+        );
         s.chmod(0, "a", 6);
         s.sync(0);
         s.sync(1);
         let on_hub = s.world().hub.row("a").entry.map(|e| e.mode);
-        s.hub("a") == 2 && s.here(1, "a") == 2 && on_hub == Some(6) && s.world().clients[1].fs["a"].mode == 6
+        s.hub("a") == 2
+            && s.here(1, "a") == 2
+            && on_hub == Some(6)
+            && s.world().clients[1].fs["a"].mode == 6
     });
 }
 
@@ -200,15 +257,29 @@ fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
         s.other("d", 1, Condition::Nothing, None);
         s.sync(1);
     }
-    let live: Vec<String> =
-        s.world().hub.rows.iter().filter(|(_, r)| r.entry.is_some_and(|e| !e.is_dir())).map(|(p, _)| p.clone()).collect();
-    let copies = live.iter().filter(|p| p.starts_with("d.sync-conflict-")).count();
+    let live: Vec<String> = s
+        .world()
+        .hub
+        .rows
+        .iter()
+        .filter(|(_, r)| r.entry.is_some_and(|e| !e.is_dir()))
+        .map(|(p, _)| p.clone())
+        .collect();
+    let copies = live
+        .iter()
+        .filter(|p| p.starts_with("d.sync-conflict-"))
+        .count();
     assert_eq!((copies, s.hub("d/x"), s.hub("d")), (2, 9, 0), "{live:?}");
 }
 
 /// Runs a scene again and again, with a crash at its first, second, … step while client 0 is at work, and something else that
 /// happens before it starts again; `true`: it came out well each time.
-fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), meanwhile: impl Fn(&mut Scene), after: impl Fn(&Scene) -> bool) -> bool {
+fn with_each_crash(
+    mutant: Mutant,
+    before: impl Fn(&mut Scene),
+    meanwhile: impl Fn(&mut Scene),
+    after: impl Fn(&Scene) -> bool,
+) -> bool {
     for step in 1..200 {
         let mut s = Scene::new(mutant);
         before(&mut s);
@@ -220,7 +291,12 @@ fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), meanwhile: impl 
         s.sync(0);
         s.sync(1);
         s.sync(0);
-        let wrongs: Vec<String> = s.world().check().into_iter().filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1")).collect();
+        let wrongs: Vec<String> = s
+            .world()
+            .check()
+            .into_iter()
+            .filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1"))
+            .collect();
         if !wrongs.is_empty() || !after(&s) {
             println!("crashed at step {step}: {wrongs:?}");
             return false;
@@ -235,7 +311,10 @@ fn with_each_crash(mutant: Mutant, before: impl Fn(&mut Scene), meanwhile: impl 
 #[test]
 fn a_crash_at_any_step_changes_nothing() {
     let check = |name: &str, before: &dyn Fn(&mut Scene), after: &dyn Fn(&Scene) -> bool| {
-        assert!(with_each_crash(Mutant::None, before, |_| (), after), "{name}");
+        assert!(
+            with_each_crash(Mutant::None, before, |_| (), after),
+            "{name}"
+        );
     };
     let two = |s: &mut Scene| {
         s.write(0, "d/x", 1);
@@ -244,48 +323,68 @@ fn a_crash_at_any_step_changes_nothing() {
         s.sync(1);
     };
     let rev = |s: &Scene, path: &str| s.world().hub.row(path).rev;
-    check("upload", &|s| s.write(0, "d/x", 1), &|s| s.here(1, "d/x") == 1);
-    check("download", &|s| s.other("d/x", 1, Condition::Nothing, None), &|s| s.here(0, "d/x") == 1);
+    check("upload", &|s| s.write(0, "d/x", 1), &|s| {
+        s.here(1, "d/x") == 1
+    });
+    check(
+        "download",
+        &|s| s.other("d/x", 1, Condition::Nothing, None),
+        &|s| s.here(0, "d/x") == 1,
+    );
     let replaced = |s: &mut Scene| {
         two(s);
         s.other("d/x", 3, Condition::Rev(rev(s, "d/x").into()), None);
     };
-    check("replace", &replaced, &|s| s.here(0, "d/x") == 3 && !s.has(0, 1));
+    check("replace", &replaced, &|s| {
+        s.here(0, "d/x") == 3 && !s.has(0, 1)
+    });
     let conflict = |s: &mut Scene| {
         replaced(s);
         s.write(0, "d/x", 4);
     };
-    check("conflict", &conflict, &|s| s.here(0, "d/x") == 3 && s.has(1, 4));
+    check("conflict", &conflict, &|s| {
+        s.here(0, "d/x") == 3 && s.has(1, 4)
+    });
     let renamed = |s: &mut Scene| {
         two(s);
         let mut w = s.world();
         let node = w.clients[0].fs.remove("y").expect("it is there");
         w.clients[0].fs.insert("z".into(), node);
     };
-    check("rename", &renamed, &|s| s.hub("z") == 2 && s.hub("y") == 0 && s.here(1, "y") == 0);
+    check("rename", &renamed, &|s| {
+        s.hub("z") == 2 && s.hub("y") == 0 && s.here(1, "y") == 0
+    });
     let removed = |s: &mut Scene| {
         two(s);
         s.world().clients[0].fs.remove("y");
     };
-    check("delete", &removed, &|s| s.hub("y") == 0 && s.here(1, "y") == 0);
+    check("delete", &removed, &|s| {
+        s.hub("y") == 0 && s.here(1, "y") == 0
+    });
     let edited_and_removed = |s: &mut Scene| {
         two(s);
         s.other("y", 0, Condition::Rev(rev(s, "y").into()), None);
         s.write(0, "y", 7);
     };
-    check("the edit wins", &edited_and_removed, &|s| s.hub("y") == 7 && s.here(1, "y") == 7);
+    check("the edit wins", &edited_and_removed, &|s| {
+        s.hub("y") == 7 && s.here(1, "y") == 7
+    });
     let clash = |s: &mut Scene| {
         s.write(0, "d", 5);
         s.other("d/x", 6, Condition::Nothing, None);
     };
-    check("a file in the way", &clash, &|s| s.here(0, "d/x") == 6 && s.has(1, 5));
+    check("a file in the way", &clash, &|s| {
+        s.here(0, "d/x") == 6 && s.has(1, 5)
+    });
     let modes = |s: &mut Scene| {
         two(s);
         s.chmod(1, "y", 5);
         s.sync(1);
         s.write(0, "y", 8);
     };
-    check("edit and mode", &modes, &|s| s.here(1, "y") == 8 && s.world().clients[1].fs["y"].mode == 5);
+    check("edit and mode", &modes, &|s| {
+        s.here(1, "y") == 8 && s.world().clients[1].fs["y"].mode == 5
+    });
 }
 
 #[test]
@@ -296,9 +395,16 @@ fn a_directory_that_was_left_empty_does_not_come_back() {
         let rev = s.world().hub.row("d/x").rev;
         s.other("d/x", 0, Condition::Rev(rev.into()), None);
     };
-    let gone = |s: &Scene| !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none();
+    let gone = |s: &Scene| {
+        !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none()
+    };
     assert!(with_each_crash(Mutant::None, before, |_| (), gone));
-    assert!(!with_each_crash(Mutant::Engine(Rule::PruneFirst), before, |_| (), gone));
+    assert!(!with_each_crash(
+        Mutant::Engine(Rule::PruneFirst),
+        before,
+        |_| (),
+        gone
+    ));
 }
 
 #[test]
@@ -312,7 +418,12 @@ fn what_is_in_the_trash_was_not_deleted_by_its_user() {
     let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
     let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
     assert!(with_each_crash(Mutant::None, before, again, here));
-    assert!(!with_each_crash(Mutant::Engine(Rule::TrashIntent), before, again, here));
+    assert!(!with_each_crash(
+        Mutant::Engine(Rule::TrashIntent),
+        before,
+        again,
+        here
+    ));
 }
 
 #[test]
@@ -398,7 +509,15 @@ fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() 
     let moved = s.world().hub.blobs.len();
     s.sync(0);
     s.sync(1);
-    assert_eq!((s.here(1, "e/x5"), s.has(1, 15), s.here(1, "d/x5"), s.world().hub.blobs.len()), (15, true, 0, moved));
+    assert_eq!(
+        (
+            s.here(1, "e/x5"),
+            s.has(1, 15),
+            s.here(1, "d/x5"),
+            s.world().hub.blobs.len()
+        ),
+        (15, true, 0, moved)
+    );
     assert!(s.world().guard.is_empty(), "none of it counted");
     // all of it goes: nothing does, until somebody says that it may
     for path in names("e") {
@@ -416,7 +535,10 @@ fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() 
     assert_eq!((left, s.here(0, "e/x0")), (vec![77, 0, 0, 0, 0, 0], 77));
     // the other side deletes: held there as well
     s.sync(1);
-    assert_eq!((s.here(1, "e/x5"), s.run.engine(1).deletes().len()), (15, 5));
+    assert_eq!(
+        (s.here(1, "e/x5"), s.run.engine(1).deletes().len()),
+        (15, 5)
+    );
 }
 
 #[test]
@@ -424,8 +546,18 @@ fn threads_do_not_get_in_each_others_way() {
     let mut s = Scene::new(Mutant::None);
     for n in 0..40 {
         s.write(0, &format!("d{}/x{n}", n % 4), 100 + n);
-        s.other(&format!("d{}/y{n}", n % 4), 200 + n, Condition::Nothing, None);
-        s.other(&format!("d{}/x{n}", n % 8), 300 + n, Condition::Nothing, None);
+        s.other(
+            &format!("d{}/y{n}", n % 4),
+            200 + n,
+            Condition::Nothing,
+            None,
+        );
+        s.other(
+            &format!("d{}/x{n}", n % 8),
+            300 + n,
+            Condition::Nothing,
+            None,
+        );
     }
     s.poll_all(0);
     let engine = s.run.engine(0);
@@ -442,8 +574,15 @@ fn threads_do_not_get_in_each_others_way() {
     s.sync(0);
     s.sync(1);
     s.sync(0);
-    let wrongs: Vec<String> = s.world().check().into_iter().filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1")).collect();
+    let wrongs: Vec<String> = s
+        .world()
+        .check()
+        .into_iter()
+        .filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1"))
+        .collect();
     assert!(wrongs.is_empty(), "{}", wrongs.join("\n"));
-    let lost = (0..40).filter(|n| !s.has(1, 100 + n) || !s.has(1, 200 + n) || !s.has(1, 300 + n)).count();
+    let lost = (0..40)
+        .filter(|n| !s.has(1, 100 + n) || !s.has(1, 200 + n) || !s.has(1, 300 + n))
+        .count();
     assert_eq!(lost, 0);
 }

@@ -86,7 +86,9 @@ impl Side {
 
     /// Another worker of the same client gets to run here.
     fn other_thread<'a>(&'a self, mut w: MutexGuard<'a, World>) -> Called<MutexGuard<'a, World>> {
-        let Some(engine) = w.engines[self.i].clone() else { return Ok(w) };
+        let Some(engine) = w.engines[self.i].clone() else {
+            return Ok(w);
+        };
         w.depth += 1;
         let poll = w.random(3) == 0;
         drop(w);
@@ -97,7 +99,11 @@ impl Side {
         }
         let mut w = self.world.lock();
         w.depth -= 1;
-        if w.clients[self.i].crashed { Err(fatal("crashed meanwhile")) } else { Ok(w) }
+        if w.clients[self.i].crashed {
+            Err(fatal("crashed meanwhile"))
+        } else {
+            Ok(w)
+        }
     }
 
     /// After an effect.
@@ -110,22 +116,38 @@ impl Side {
     }
 
     fn request(&self, change: &Change, local: Option<&Local>) -> Called<Answer> {
-        let mut w = self.enter(if local.is_some() { Point::Window } else { Point::Effect })?;
+        let mut w = self.enter(if local.is_some() {
+            Point::Window
+        } else {
+            Point::Effect
+        })?;
         if let Some(local) = local {
             let node = w.clients[self.i].fs.get(&change.path);
             // what travels is read, and must have the hash; what the hub has does not travel
-            let known = w.clients[self.i].rows(&change.path).remote.entry.is_some_and(|there| there.same_body(&local.entry));
-            let read = node.is_some_and(|n| n.is_dir() || known || change.from.is_some() || n.hash() == local.entry.hash);
-            if (node.map(Node::stamp) != Some(local.stamp) || !read) && w.broken != Some(Broken::Recheck) {
+            let known = w.clients[self.i]
+                .rows(&change.path)
+                .remote
+                .entry
+                .is_some_and(|there| there.same_body(&local.entry));
+            let read = node.is_some_and(|n| {
+                n.is_dir() || known || change.from.is_some() || n.hash() == local.entry.hash
+            });
+            if (node.map(Node::stamp) != Some(local.stamp) || !read)
+                && w.broken != Some(Broken::Recheck)
+            {
                 return Ok(Answer::Moved);
             }
         }
         let mut change = change.clone();
         if w.broken == Some(Broken::Recheck)
-            && let (Some(_), Some(node), Some(e)) = (local, w.clients[self.i].fs.get(&change.path), change.entry)
+            && let (Some(_), Some(node), Some(e)) =
+                (local, w.clients[self.i].fs.get(&change.path), change.entry)
         {
             // it sends what is there now
-            change.entry = Some(Entry { mode: e.mode, ..node.entry() });
+            change.entry = Some(Entry {
+                mode: e.mode,
+                ..node.entry()
+            });
         }
         w.watch_delete(self.i, &change);
         let bytes = local.is_some() && change.from.is_none();
@@ -206,7 +228,13 @@ impl crate::files::engine::traits::Hub for Side {
         let asked = w.hub.ask(key);
         let i = self.i;
         w.say(|| {
-            format!("c{i} asks: made {:?}", asked.made.as_ref().map(|m| m.iter().map(|(p, r)| (p.clone(), r.rev)).collect::<Vec<_>>()))
+            format!(
+                "c{i} asks: made {:?}",
+                asked.made.as_ref().map(|m| m
+                    .iter()
+                    .map(|(p, r)| (p.clone(), r.rev))
+                    .collect::<Vec<_>>())
+            )
         });
         self.leave(w, asked)
     }
@@ -217,25 +245,44 @@ impl Transfer for Side {
         self.request(change, Some(local))
     }
 
-    fn stage(&self, path: &str, _: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>> {
+    fn stage(
+        &self,
+        path: &str,
+        _: &RemoteRow,
+        entry: &Entry,
+        sources: &[Source],
+        above: &[(&str, u32)],
+    ) -> Called<Option<Staged>> {
         let mut w = self.enter(Point::Effect)?;
         let blind = w.broken == Some(Broken::VerifyCopies);
         let hub = w.hub.blobs.clone();
         let c = &w.clients[self.i];
         let found = sources.iter().find_map(|source| match source {
-            Source::Tree(p) => c.fs.get(p).filter(|n| n.kind == entry.kind && (n.hash() == entry.hash || blind)).map(Node::hash),
+            Source::Tree(p) => {
+                c.fs.get(p)
+                    .filter(|n| n.kind == entry.kind && (n.hash() == entry.hash || blind))
+                    .map(Node::hash)
+            }
             Source::Trash => {
                 c.fs.iter()
-                    .find(|(p, n)| p.starts_with(".mesync/") && n.kind == entry.kind && n.hash() == entry.hash)
+                    .find(|(p, n)| {
+                        p.starts_with(".mesync/") && n.kind == entry.kind && n.hash() == entry.hash
+                    })
                     .map(|(_, n)| n.hash())
             }
             Source::Hub => hub.contains(&entry.hash).then_some(entry.hash),
         });
-        let Some(hash) = found.or(entry.is_dir().then_some(entry.hash)) else { return Ok(None) };
+        let Some(hash) = found.or(entry.is_dir().then_some(entry.hash)) else {
+            return Ok(None);
+        };
         if w.clients[self.i].refuses(path) {
             return Err(refused());
         }
-        let missing: Vec<(&str, u32)> = above.iter().filter(|(dir, _)| !w.clients[self.i].fs.contains_key(*dir)).copied().collect();
+        let missing: Vec<(&str, u32)> = above
+            .iter()
+            .filter(|(dir, _)| !w.clients[self.i].fs.contains_key(*dir))
+            .copied()
+            .collect();
         if !w.clients[self.i].make_parents(path) {
             return Ok(None);
         }
@@ -248,7 +295,15 @@ impl Transfer for Side {
         let temp = parent(path).map_or(temp.clone(), |dir| format!("{dir}/{temp}"));
         let (ino, ctime) = (w.fresh(), w.fresh());
         let content = Node::content_of(&hash);
-        let node = Node { kind: entry.kind, content, mode: entry.mode, mtime: entry.mtime, ino, ctime, dirty: false };
+        let node = Node {
+            kind: entry.kind,
+            content,
+            mode: entry.mode,
+            mtime: entry.mtime,
+            ino,
+            ctime,
+            dirty: false,
+        };
         let stamp = node.stamp();
         let i = self.i;
         w.clients[i].put_with_parents(&temp, node);
@@ -259,11 +314,16 @@ impl Transfer for Side {
 impl Tree for Side {
     fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
         let mut w = self.enter(Point::Read)?;
-        let (cleans, doubts) = (w.broken != Some(Broken::Clean), w.broken != Some(Broken::Doubt));
+        let (cleans, doubts) = (
+            w.broken != Some(Broken::Clean),
+            w.broken != Some(Broken::Doubt),
+        );
         let c = &mut w.clients[self.i];
         let blind = c.blind;
         let at = c.at(path);
-        let Some(node) = c.fs.get_mut(at.as_ref()) else { return Ok(Look::Absent) };
+        let Some(node) = c.fs.get_mut(at.as_ref()) else {
+            return Ok(Look::Absent);
+        };
         let (stamp, mut entry) = (node.stamp(), node.entry());
         match known.filter(|(s, k)| **s == stamp && k.kind == entry.kind && !(blind && doubts)) {
             Some((_, known)) => entry.hash = known.hash,
@@ -275,7 +335,11 @@ impl Tree for Side {
     fn holds(&self, path: &str, what: &Local) -> Called<bool> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
-        Ok(!c.blind || w.broken == Some(Broken::Doubt) || c.fs.get(c.at(path).as_ref()).is_some_and(|n| n.hash() == what.entry.hash))
+        Ok(!c.blind
+            || w.broken == Some(Broken::Doubt)
+            || c.fs
+                .get(c.at(path).as_ref())
+                .is_some_and(|n| n.hash() == what.entry.hash))
     }
 
     fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
@@ -300,7 +364,9 @@ impl Tree for Side {
 
     fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         let over = over.map(|local| &local.stamp);
-        let checks = |w: &World| w.clients[self.i].stamp(path).as_ref() == over || w.broken == Some(Broken::Recheck);
+        let checks = |w: &World| {
+            w.clients[self.i].stamp(path).as_ref() == over || w.broken == Some(Broken::Recheck)
+        };
         if !checks(&*self.enter(Point::Read)?) {
             return Ok(Moved::Changed);
         }
@@ -315,7 +381,11 @@ impl Tree for Side {
         }
         // the kernel knows no listing
         let path = &*c.real(path);
-        if !c.make_parents(path) || c.fs.get(path).is_some_and(|n| n.is_dir() && !c.under(path).is_empty()) {
+        if !c.make_parents(path)
+            || c.fs
+                .get(path)
+                .is_some_and(|n| n.is_dir() && !c.under(path).is_empty())
+        {
             return Ok(Moved::Taken);
         }
         // rmdir gives way before the rename, no directory comes out of it
@@ -324,7 +394,9 @@ impl Tree for Side {
         } else if c.fs.contains_key(path) != over.is_some() && (no_replace || over.is_some()) {
             return Ok(Moved::Taken);
         }
-        let Some(mut new) = c.fs.remove(&staged.temp) else { return Ok(Moved::Changed) };
+        let Some(mut new) = c.fs.remove(&staged.temp) else {
+            return Ok(Moved::Changed);
+        };
         new.ctime = tick;
         let out = c.fs.insert(path.to_string(), new.clone());
         if let Some(mut out) = out.filter(|_| over.is_some() && looks) {
@@ -346,7 +418,9 @@ impl Tree for Side {
         let mut w = self.enter(Point::Window)?;
         w.maps_meanwhile(self.i, from);
         let (tick, i) = (w.fresh(), self.i);
-        let above_is_dir = parent(to).is_none_or(|up| to.starts_with(".mesync/") || w.clients[i].fs.get(up).is_some_and(Node::is_dir));
+        let above_is_dir = parent(to).is_none_or(|up| {
+            to.starts_with(".mesync/") || w.clients[i].fs.get(up).is_some_and(Node::is_dir)
+        });
         if w.clients[i].fs.contains_key(w.clients[i].real(to).as_ref()) || !above_is_dir {
             return Ok(Moved::Taken);
         }
@@ -361,7 +435,11 @@ impl Tree for Side {
         let content = node.content;
         c.fs.insert(to.to_string(), node);
         if copy_of(to) {
-            let of = if relpath::is_own(from.rsplit('/').next().unwrap_or(from)) { stem(to) } else { from.to_string() };
+            let of = if relpath::is_own(from.rsplit('/').next().unwrap_or(from)) {
+                stem(to)
+            } else {
+                from.to_string()
+            };
             w.messy.extend([of, to.to_string()]);
         }
         w.say(|| format!("c{i} moves {from} -> {to} ({content})"));
@@ -376,7 +454,11 @@ impl Tree for Side {
     fn twin(&self, path: &str) -> Called<Option<Twin>> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
-        if c.refuses(path) { Err(refused()) } else { Ok(c.twin(path).filter(|_| !c.believes_stat)) }
+        if c.refuses(path) {
+            Err(refused())
+        } else {
+            Ok(c.twin(path).filter(|_| !c.believes_stat))
+        }
     }
 
     fn respell(&self, there: &str, wanted: &str) -> Called<Moved> {
@@ -387,16 +469,27 @@ impl Tree for Side {
         self.leave(w, moved)
     }
 
-    fn set_metadata(&self, path: &str, expected: &Stamp, mode: u32, mtime: Option<i64>) -> Called<Option<Stamp>> {
+    fn set_metadata(
+        &self,
+        path: &str,
+        expected: &Stamp,
+        mode: u32,
+        mtime: Option<i64>,
+    ) -> Called<Option<Stamp>> {
         let mut w = self.enter(Point::Window)?;
         let (tick, i) = (w.fresh(), self.i);
         let path = &*w.clients[i].at(path);
-        let Some(node) = w.clients[i].fs.get_mut(path).filter(|n| n.stamp() == *expected || n.is_dir() && n.stamp().same_dir(expected))
+        let Some(node) = w.clients[i]
+            .fs
+            .get_mut(path)
+            .filter(|n| n.stamp() == *expected || n.is_dir() && n.stamp().same_dir(expected))
         else {
             return Ok(None);
         };
         (node.mode, node.ctime) = (mode, tick);
-        node.mtime = mtime.filter(|_| node.kind == files::Kind::File).unwrap_or(node.mtime);
+        node.mtime = mtime
+            .filter(|_| node.kind == files::Kind::File)
+            .unwrap_or(node.mtime);
         let stamp = node.stamp();
         w.say(|| format!("c{i} sets the mode of {path} to {mode}"));
         self.leave(w, Some(stamp))
@@ -416,7 +509,10 @@ impl Tree for Side {
         let mut w = self.enter(Point::Effect)?;
         let c = &mut w.clients[self.i];
         let path = &*c.at(path);
-        let inside = c.fs.range(format!("{path}/")..).next().is_some_and(|(p, _)| is_below(p, path));
+        let inside =
+            c.fs.range(format!("{path}/")..)
+                .next()
+                .is_some_and(|(p, _)| is_below(p, path));
         let gone = c.fs.get(path).is_some_and(Node::is_dir) && !inside;
         if gone {
             c.fs.remove(path);
@@ -464,7 +560,15 @@ impl Client {
                 if made {
                     self.serial += 1;
                     let (ino, ctime) = (1_000_000 + self.serial, self.serial);
-                    let node = Node { kind: files::Kind::Dir, content: 0, mode: DIR_MODE, mtime: 0, ino, ctime, dirty: false };
+                    let node = Node {
+                        kind: files::Kind::Dir,
+                        content: 0,
+                        mode: DIR_MODE,
+                        mtime: 0,
+                        ino,
+                        ctime,
+                        dirty: false,
+                    };
                     self.fs.insert(up.to_string(), node);
                 }
                 made

@@ -18,21 +18,36 @@ impl State for Side {
 
     fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>> {
         let w = self.enter(Point::Read)?;
-        let rows = w.clients[self.i].rows.iter().filter(|(p, _)| (dir.is_empty() || is_below(p, dir)) && p.as_str() > after);
-        Ok(rows.take(most).map(|(p, r)| (p.clone(), r.clone())).collect())
+        let rows = w.clients[self.i]
+            .rows
+            .iter()
+            .filter(|(p, _)| (dir.is_empty() || is_below(p, dir)) && p.as_str() > after);
+        Ok(rows
+            .take(most)
+            .map(|(p, r)| (p.clone(), r.clone()))
+            .collect())
     }
 
     fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>> {
         let w = self.enter(Point::Read)?;
         let has = |r: &Rows| r.base.entry.is_some_and(|e| !e.is_dir() && e.hash == *hash);
-        Ok(w.clients[self.i].rows.iter().filter(|(_, r)| has(r)).take(most).map(|(p, _)| p.clone()).collect())
+        Ok(w.clients[self.i]
+            .rows
+            .iter()
+            .filter(|(_, r)| has(r))
+            .take(most)
+            .map(|(p, _)| p.clone())
+            .collect())
     }
 
     fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         let known = |r: &Rows| r.base.rev > 0 || r.remote.rev > 0;
-        let names = c.rows.iter().filter(|(p, r)| known(r) && p.as_str() > after && !c.listed.contains(*p));
+        let names = c
+            .rows
+            .iter()
+            .filter(|(p, r)| known(r) && p.as_str() > after && !c.listed.contains(*p));
         Ok(names.take(most).map(|(p, _)| p.clone()).collect())
     }
 
@@ -42,12 +57,23 @@ impl State for Side {
 
     fn points(&self) -> Called<Vec<Revision>> {
         let w = self.enter(Point::Read)?;
-        Ok(w.clients[self.i].points.iter().map(|(rev, tag)| Revision { rev: *rev, tag: *tag }).collect())
+        Ok(w.clients[self.i]
+            .points
+            .iter()
+            .map(|(rev, tag)| Revision {
+                rev: *rev,
+                tag: *tag,
+            })
+            .collect())
     }
 
     fn files(&self) -> Called<u64> {
         let w = self.enter(Point::Read)?;
-        Ok(w.clients[self.i].rows.values().filter(|r| r.base.entry.is_some_and(|e| !e.is_dir())).count() as u64)
+        Ok(w.clients[self.i]
+            .rows
+            .values()
+            .filter(|r| r.base.entry.is_some_and(|e| !e.is_dir()))
+            .count() as u64)
     }
 
     fn deletes(&self) -> Called<BTreeMap<u64, u32>> {
@@ -57,7 +83,8 @@ impl State for Side {
     fn approved(&self, token: &Token) -> Called<bool> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
-        Ok(c.approved.contains(token) || w.broken == Some(Broken::ApproveListed) && !c.approved.is_empty())
+        Ok(c.approved.contains(token)
+            || w.broken == Some(Broken::ApproveListed) && !c.approved.is_empty())
     }
 
     fn commit(&self, writes: &[Write]) -> Called<()> {
@@ -73,7 +100,10 @@ impl State for Side {
         }
         let broken = w.broken;
         let i = self.i;
-        if let Some(forget) = writes.iter().find(|w| matches!(w, Write::ForgetAll | Write::SetBack { .. })) {
+        if let Some(forget) = writes
+            .iter()
+            .find(|w| matches!(w, Write::ForgetAll | Write::SetBack { .. }))
+        {
             w.say(|| format!("c{i} {forget:?}"));
         }
         w.clients[i].commit(writes, broken);
@@ -101,7 +131,10 @@ impl Client {
                     hear_of_none(self.rows_mut(&path), through);
                 }
                 Write::Intent(path, intent) => self.rows_mut(&path).intent = intent,
-                Write::OpenKey(key) => key.names.iter().for_each(|p| self.rows_mut(p).key = Some(key.clone())),
+                Write::OpenKey(key) => key
+                    .names
+                    .iter()
+                    .for_each(|p| self.rows_mut(p).key = Some(key.clone())),
                 Write::CloseKey(key) => {
                     for path in &key.names {
                         let rows = self.rows_mut(path);
@@ -114,22 +147,36 @@ impl Client {
                 Write::NothingListed => self.listed.clear(),
                 Write::ForgetAll => {
                     for rows in self.rows.values_mut() {
-                        let base = if broken == Some(Broken::KeepBase) { rows.base.clone() } else { Default::default() };
-                        *rows = Rows { base, remote: RemoteRow::default(), ..rows.clone() };
+                        let base = if broken == Some(Broken::KeepBase) {
+                            rows.base.clone()
+                        } else {
+                            Default::default()
+                        };
+                        *rows = Rows {
+                            base,
+                            remote: RemoteRow::default(),
+                            ..rows.clone()
+                        };
                     }
                     self.listed.clear();
                     self.approved.clear();
                     self.points.clear();
                 }
                 Write::SetBack { through } => {
-                    self.rows.values_mut().for_each(|rows| set_back(rows, through));
+                    self.rows
+                        .values_mut()
+                        .for_each(|rows| set_back(rows, through));
                     self.listed.clear();
                     self.approved.clear();
                     self.points.retain(|rev, _| *rev <= through);
                 }
-                Write::Points(points) => self.points.extend(points.iter().map(|at| (at.rev, at.tag))),
+                Write::Points(points) => {
+                    self.points.extend(points.iter().map(|at| (at.rev, at.tag)))
+                }
                 Write::Deleted { minute } => *self.deletes.entry(minute).or_default() += 1,
-                Write::ForgetDeletes { before } => self.deletes.retain(|minute, _| *minute >= before),
+                Write::ForgetDeletes { before } => {
+                    self.deletes.retain(|minute, _| *minute >= before)
+                }
                 Write::Approve(tokens) => self.approved = tokens.into_iter().collect(),
             }
         }

@@ -3,11 +3,19 @@
 use super::*;
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
 }
 
 /// Runs seeds until one fails.
-fn first_failure(config: Config, mutant: Mutant, first: u64, seeds: u64) -> Option<(u64, Vec<String>)> {
+fn first_failure(
+    config: Config,
+    mutant: Mutant,
+    first: u64,
+    seeds: u64,
+) -> Option<(u64, Vec<String>)> {
     (first..first + seeds).find_map(|seed| {
         let (wrongs, _) = run(seed, config, mutant, false);
         (!wrongs.is_empty()).then_some((seed, wrongs))
@@ -15,10 +23,16 @@ fn first_failure(config: Config, mutant: Mutant, first: u64, seeds: u64) -> Opti
 }
 
 fn check(config: Config) {
-    let (first, seeds) = (number("MESYNC_SIM_FIRST", 0), number("MESYNC_SIM_SEEDS", 40));
+    let (first, seeds) = (
+        number("MESYNC_SIM_FIRST", 0),
+        number("MESYNC_SIM_SEEDS", 40),
+    );
     if let Some((seed, wrongs)) = first_failure(config, Mutant::None, first, seeds) {
         let (_, log) = run(seed, config, Mutant::None, true);
-        panic!("MESYNC_SIM_FIRST={seed} {config:?}:\n  {log}\n{}", wrongs.join("\n"));
+        panic!(
+            "MESYNC_SIM_FIRST={seed} {config:?}:\n  {log}\n{}",
+            wrongs.join("\n")
+        );
     }
 }
 
@@ -99,7 +113,11 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::ReadWhatCameOut), Config::Mapped, 0),
     (Mutant::World(Broken::Listed), Config::Folding, 0),
     (Mutant::Engine(Rule::TwinKeepsItsName), Config::Folding, 0),
-    (Mutant::Engine(Rule::DeletesBeforeRespelling), Config::Folding, 12_800),
+    (
+        Mutant::Engine(Rule::DeletesBeforeRespelling),
+        Config::Folding,
+        12_800,
+    ),
     (Mutant::World(Broken::List410), Config::Drop, 0),
     (Mutant::World(Broken::SeenIsStored), Config::Drop, 0),
     (Mutant::World(Broken::SameEpoch), Config::Restore, 0),
@@ -123,7 +141,11 @@ const MUTANTS: &[(Mutant, Config, u64)] = &[
     (Mutant::Engine(Rule::AskOpenKeys), Config::Plain, 0),
     (Mutant::Engine(Rule::DeletesHaveKeys), Config::Single, 700),
     (Mutant::Engine(Rule::ApplyIntent), Config::Plain, 0),
-    (Mutant::Engine(Rule::FailedMayHaveHappened), Config::Failing, 0),
+    (
+        Mutant::Engine(Rule::FailedMayHaveHappened),
+        Config::Failing,
+        0,
+    ),
     (Mutant::Engine(Rule::CursorWithRows), Config::Plain, 0),
     (Mutant::Engine(Rule::UnlistedIsGone), Config::Drop, 0),
     (Mutant::Engine(Rule::UnlistedKeepsBase), Config::Drop, 0),
@@ -147,11 +169,20 @@ fn each_broken_rule_is_noticed() {
             continue;
         }
         match first_failure(*config, *mutant, first, seeds) {
-            Some((seed, wrongs)) => println!("{mutant:?} {config:?}: seed {seed}: {}", wrongs[0].chars().take(60).collect::<String>()),
-            None => survivors.push(format!("{mutant:?} in {config:?}, seeds {first} to {}", first + seeds)),
+            Some((seed, wrongs)) => println!(
+                "{mutant:?} {config:?}: seed {seed}: {}",
+                wrongs[0].chars().take(60).collect::<String>()
+            ),
+            None => survivors.push(format!(
+                "{mutant:?} in {config:?}, seeds {first} to {}",
+                first + seeds
+            )),
         }
     }
-    let hint =
-        "find a seed with MESYNC_SIM_MUTANT=NAME MESYNC_SIM_FIRST=0 MESYNC_SIM_SEEDS=20000; if there is none, the rule is not needed";
-    assert!(survivors.is_empty(), "not noticed ({hint}):\n{}", survivors.join("\n"));
+    let hint = "find a seed with MESYNC_SIM_MUTANT=NAME MESYNC_SIM_FIRST=0 MESYNC_SIM_SEEDS=20000; if there is none, the rule is not needed";
+    assert!(
+        survivors.is_empty(),
+        "not noticed ({hint}):\n{}",
+        survivors.join("\n")
+    );
 }

@@ -10,11 +10,17 @@ use super::world::{Client, Node, World};
 impl World {
     fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
         let node = self.clients[i].fs.remove(path)?;
-        self.killed.entry((path.into(), node.content)).or_default().insert(i);
+        self.killed
+            .entry((path.into(), node.content))
+            .or_default()
+            .insert(i);
         if !writes {
             self.messy.insert(path.into());
         }
-        self.gone.entry((self.meant(path), node.content)).or_default().insert((i, path.to_string()));
+        self.gone
+            .entry((self.meant(path), node.content))
+            .or_default()
+            .insert((i, path.to_string()));
         Some(node)
     }
 
@@ -24,7 +30,10 @@ impl World {
         let here = (path.to_string(), content);
         self.puts.insert(here.clone());
         self.killed.entry(here.clone()).or_default().remove(&i);
-        self.gone.entry((self.meant(path), content)).or_default().retain(|(who, _)| *who != i);
+        self.gone
+            .entry((self.meant(path), content))
+            .or_default()
+            .retain(|(who, _)| *who != i);
         if self.clients[i].legacy {
             self.hub.overwrote.remove(&Node::hash_of(content));
         }
@@ -39,14 +48,29 @@ impl World {
     fn put_back(&mut self, i: usize, path: &str, node: Node) {
         let key = (self.meant(path), node.content);
         let elsewhere = |(who, name): &&(usize, String)| *who == i && name != path;
-        let others: Vec<(usize, String)> = self.gone.get(&key).into_iter().flatten().filter(elsewhere).cloned().collect();
+        let others: Vec<(usize, String)> = self
+            .gone
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .filter(elsewhere)
+            .cloned()
+            .collect();
         self.put(i, path, node, true);
         self.gone.entry(key).or_default().extend(others);
     }
 
     fn node(&mut self, kind: Kind, content: u64, mode: u32, mtime: Option<i64>) -> Node {
         let mtime = mtime.unwrap_or_else(|| self.fresh() as i64 * 1_000_000_000);
-        Node { kind, content, mode, mtime, ino: self.fresh(), ctime: self.fresh(), dirty: false }
+        Node {
+            kind,
+            content,
+            mode,
+            mtime,
+            ino: self.fresh(),
+            ctime: self.fresh(),
+            dirty: false,
+        }
     }
 
     pub fn user(&mut self, i: usize) {
@@ -54,8 +78,15 @@ impl World {
             return;
         }
         let legacy = self.clients[i].legacy;
-        let files: Vec<String> = self.clients[i].tree().filter(|(_, n)| !n.is_dir()).map(|(p, _)| p.clone()).collect();
-        let files: Vec<String> = files.into_iter().filter(|p| !legacy || p == "a" || p == "b").collect();
+        let files: Vec<String> = self.clients[i]
+            .tree()
+            .filter(|(_, n)| !n.is_dir())
+            .map(|(p, _)| p.clone())
+            .collect();
+        let files: Vec<String> = files
+            .into_iter()
+            .filter(|p| !legacy || p == "a" || p == "b")
+            .collect();
         let x = self.chance();
         let had = self.pick(&files);
         match (x, had) {
@@ -67,7 +98,9 @@ impl World {
             }
             (0.16..0.36, Some(had)) if self.config == Config::Mapped => self.user_maps(i, &had),
             (0.16..0.23, _) if self.config == Config::Folding => self.user_respells(i),
-            (0.16..0.18, Some(_)) if self.config == Config::Guard => self.user_removes_all(i, &files),
+            (0.16..0.18, Some(_)) if self.config == Config::Guard => {
+                self.user_removes_all(i, &files)
+            }
             (0.16..0.23, _) if self.config == Config::Dirs => self.user_chmods_directory(i),
             (0.16..0.23, Some(had)) if !legacy => self.user_chmod(i, &had),
             (0.23..0.26, Some(had)) if !legacy => self.user_touches(i, &had),
@@ -103,7 +136,11 @@ impl World {
         self.next_mode = (self.next_mode + 1) % 0o200;
         let mode = DIR_READABLE | self.next_mode & 0o77 | (self.next_mode & 0o100) << 1;
         let ctime = self.fresh();
-        if let Some(dir) = self.clients[i].fs.get_mut("d").filter(|n| n.is_dir() && mode != DIR_MODE) {
+        if let Some(dir) = self.clients[i]
+            .fs
+            .get_mut("d")
+            .filter(|n| n.is_dir() && mode != DIR_MODE)
+        {
             let before = dir.mode;
             (dir.mode, dir.ctime) = (mode, ctime);
             self.dir_modes.insert(mode, ("d".into(), before));
@@ -125,7 +162,11 @@ impl World {
 
     /// A program writes to a file that it has mapped: only the first write to a clean page changes times.
     fn user_maps(&mut self, i: usize, path: &str) {
-        if self.clients[i].fs.get(path).is_none_or(|n| n.kind != Kind::File) {
+        if self.clients[i]
+            .fs
+            .get(path)
+            .is_none_or(|n| n.kind != Kind::File)
+        {
             return;
         }
         let mut node = self.kill(i, path, true).expect("it was listed");
@@ -141,7 +182,10 @@ impl World {
 
     /// The program that has mapped a file goes on in the last window of a race, in quiet times too.
     pub fn maps_meanwhile(&mut self, i: usize, path: &str) {
-        if Client::visible(path) && self.clients[i].fs.get(path).is_some_and(|n| n.dirty) && self.chance() < 0.5 {
+        if Client::visible(path)
+            && self.clients[i].fs.get(path).is_some_and(|n| n.dirty)
+            && self.chance() < 0.5
+        {
             self.user_maps(i, path);
         }
     }
@@ -160,10 +204,17 @@ impl World {
     }
 
     fn user_moves(&mut self, i: usize, from: &str) {
-        let names: &[&str] = if self.config == Config::Folding { &MOVED_TO } else { &["a", "b", "e", "d/x", "d/z"] };
+        let names: &[&str] = if self.config == Config::Folding {
+            &MOVED_TO
+        } else {
+            &["a", "b", "e", "d/x", "d/z"]
+        };
         let to = self.pick(names).expect("there are some");
         let to = &*self.clients[i].real(to);
-        let over = self.clients[i].fs.get(to).map(|n| self.config == Config::Guard && !n.is_dir() && to != from);
+        let over = self.clients[i]
+            .fs
+            .get(to)
+            .map(|n| self.config == Config::Guard && !n.is_dir() && to != from);
         if over == Some(false) || self.is_blocked(i, to) {
             return;
         }
@@ -179,7 +230,10 @@ impl World {
         let mut node = self.kill(i, from, false).expect("it was listed");
         self.make_parent(i, to);
         node.ctime = self.fresh();
-        let (content, again) = (node.content, self.puts.contains(&(to.to_string(), node.content)));
+        let (content, again) = (
+            node.content,
+            self.puts.contains(&(to.to_string(), node.content)),
+        );
         self.put(i, to, node, again);
         self.messy.insert(to.into());
         content
@@ -188,7 +242,11 @@ impl World {
     fn user_changes_directory(&mut self, i: usize) {
         let dir = self.node(Kind::Dir, 0, DIR_MODE, None);
         self.messy.insert("d/".into());
-        let d = if self.config == Config::Folding && self.chance() < 0.5 { "D" } else { "d" };
+        let d = if self.config == Config::Folding && self.chance() < 0.5 {
+            "D"
+        } else {
+            "d"
+        };
         let d = &*self.clients[i].real(d);
         if let Some(node) = self.clients[i].fs.get(d) {
             let was_file = !node.is_dir();
@@ -196,7 +254,12 @@ impl World {
                 self.kill(i, &below, false);
             }
             // what is ours goes with the directory
-            let inside: Vec<String> = self.clients[i].fs.keys().filter(|p| is_below(p, d)).cloned().collect();
+            let inside: Vec<String> = self.clients[i]
+                .fs
+                .keys()
+                .filter(|p| is_below(p, d))
+                .cloned()
+                .collect();
             if was_file {
                 self.say(|| format!("c{i} {d}: file to directory"));
                 self.kill(i, d, false);
@@ -221,14 +284,27 @@ impl World {
     }
 
     fn user_writes(&mut self, i: usize, x: f64, legacy: bool, files: &[String]) {
-        let names: &[&str] = if self.config == Config::Folding { &WRITTEN } else { &["a", "b", "d/x", "d/y"] };
-        let names: Vec<String> = names.iter().take(if legacy { 2 } else { names.len() }).map(|n| n.to_string()).collect();
-        let path = self.pick(&[&names[..], files].concat()).expect("there are some");
+        let names: &[&str] = if self.config == Config::Folding {
+            &WRITTEN
+        } else {
+            &["a", "b", "d/x", "d/y"]
+        };
+        let names: Vec<String> = names
+            .iter()
+            .take(if legacy { 2 } else { names.len() })
+            .map(|n| n.to_string())
+            .collect();
+        let path = self
+            .pick(&[&names[..], files].concat())
+            .expect("there are some");
         let path = self.clients[i].real(&path).into_owned();
         if self.clients[i].refuses(&path) {
             return;
         }
-        let undo = self.clients[i].undo.clone().map(|(p, node)| (self.clients[i].real(&p).into_owned(), node));
+        let undo = self.clients[i]
+            .undo
+            .clone()
+            .map(|(p, node)| (self.clients[i].real(&p).into_owned(), node));
         let undo = undo.filter(|(p, _)| !self.clients[i].fs.contains_key(p));
         if let Some((path, mut node)) = undo.filter(|(p, _)| x < 0.47 && !self.is_blocked(i, p)) {
             self.make_parent(i, &path);
@@ -245,35 +321,64 @@ impl World {
         let (mut content, mut mtime, mut again) = (self.fresh(), None, false);
         if x < 0.54 {
             // bytes that were there before, or that somebody else writes too
-            let known: Vec<u64> = self.puts.iter().filter(|(p, _)| *p == path).map(|(_, k)| *k).collect();
+            let known: Vec<u64> = self
+                .puts
+                .iter()
+                .filter(|(p, _)| *p == path)
+                .map(|(_, k)| *k)
+                .collect();
             if let Some(k) = self.pick(&known) {
                 (content, again) = (k, true);
-                let old = self.hub.old.get(&path).and_then(|o| o.iter().find(|o| o.hash == Node::hash_of(k)).map(|o| o.mtime));
+                let old = self.hub.old.get(&path).and_then(|o| {
+                    o.iter()
+                        .find(|o| o.hash == Node::hash_of(k))
+                        .map(|o| o.mtime)
+                });
                 mtime = old.filter(|_| self.chance() < 0.5);
             }
         }
         let (ino, ctime) = (self.fresh(), self.fresh());
-        if let Some(same) = self.clients[i].fs.get_mut(&path).filter(|n| n.content == content) {
+        if let Some(same) = self.clients[i]
+            .fs
+            .get_mut(&path)
+            .filter(|n| n.content == content)
+        {
             // saved without a change: nothing that was not meant before
             (same.ino, same.ctime, same.dirty) = (ino, ctime, false);
             self.clients[i].queue.push(path);
             return;
         }
-        let old = if self.clients[i].fs.contains_key(&path) { self.kill(i, &path, true) } else { None };
-        let kind = if !legacy && self.chance() < 0.08 { Kind::Symlink } else { Kind::File };
+        let old = if self.clients[i].fs.contains_key(&path) {
+            self.kill(i, &path, true)
+        } else {
+            None
+        };
+        let kind = if !legacy && self.chance() < 0.08 {
+            Kind::Symlink
+        } else {
+            Kind::File
+        };
         if old.as_ref().is_some_and(|o| o.kind != kind) {
             // its mode goes with the old one
             self.messy.insert(path.clone());
         }
         self.make_parent(i, &path);
-        let mode = old.as_ref().filter(|o| o.kind == Kind::File).map_or(0, |o| o.mode);
+        let mode = old
+            .as_ref()
+            .filter(|o| o.kind == Kind::File)
+            .map_or(0, |o| o.mode);
         let mut node = self.node(kind, content, mode, mtime);
         if let Some(old) = old.filter(|_| self.chance() < 0.5) {
             // written in place
             node.ino = old.ino;
         }
         let undone = (self.meant(&path), content);
-        if again && self.gone.get(&undone).is_some_and(|gone| gone.contains(&(i, path.clone()))) {
+        if again
+            && self
+                .gone
+                .get(&undone)
+                .is_some_and(|gone| gone.contains(&(i, path.clone())))
+        {
             self.put_back(i, &path, node);
         } else {
             self.put(i, &path, node, again);
@@ -292,7 +397,12 @@ impl World {
         let host = format!("c{i}");
         for path in std::mem::take(&mut self.clients[i].queue) {
             let entry = self.clients[i].fs.get(&path).map(Node::entry);
-            self.say(|| format!("{host} legacy: {path} {:?}", entry.map(|e| Node::content_of(&e.hash))));
+            self.say(|| {
+                format!(
+                    "{host} legacy: {path} {:?}",
+                    entry.map(|e| Node::content_of(&e.hash))
+                )
+            });
             self.hub.unconditional(&path, entry, &host);
         }
         let heard = self.clients[i].heard;
@@ -309,9 +419,17 @@ impl World {
         }
         // its start: fetch what is missing, send all that it has
         for path in ["a", "b"] {
-            match (self.hub.row(path).entry.filter(|e| !e.is_dir()), self.clients[i].fs.get(path).map(Node::entry)) {
+            match (
+                self.hub.row(path).entry.filter(|e| !e.is_dir()),
+                self.clients[i].fs.get(path).map(Node::entry),
+            ) {
                 (Some(theirs), None) => {
-                    let node = self.node(theirs.kind, Node::content_of(&theirs.hash), theirs.mode, Some(theirs.mtime));
+                    let node = self.node(
+                        theirs.kind,
+                        Node::content_of(&theirs.hash),
+                        theirs.mode,
+                        Some(theirs.mtime),
+                    );
                     self.clients[i].fs.insert(path.into(), node);
                 }
                 (_, Some(mine)) => self.hub.unconditional(path, Some(mine), &host),

@@ -50,7 +50,13 @@ impl Node {
     }
 
     pub fn stamp(&self) -> Stamp {
-        Stamp { inode: self.ino, size: 1, mtime: self.mtime, ctime: self.ctime as i64, mode: self.entry().mode }
+        Stamp {
+            inode: self.ino,
+            size: 1,
+            mtime: self.mtime,
+            ctime: self.ctime as i64,
+            mode: self.entry().mode,
+        }
     }
 
     pub fn entry(&self) -> Entry {
@@ -58,7 +64,10 @@ impl Node {
     }
 
     pub fn local(&self) -> Local {
-        Local { entry: self.entry(), stamp: self.stamp() }
+        Local {
+            entry: self.entry(),
+            stamp: self.stamp(),
+        }
     }
 }
 
@@ -98,7 +107,11 @@ impl Client {
 
     /// Names below a directory, our own left out.
     pub fn under(&self, dir: &str) -> Vec<String> {
-        let below = self.fs.range(format!("{dir}/")..).map(|(p, _)| p).take_while(|p| is_below(p, dir));
+        let below = self
+            .fs
+            .range(format!("{dir}/")..)
+            .map(|(p, _)| p)
+            .take_while(|p| is_below(p, dir));
         below.filter(|p| Client::visible(p)).cloned().collect()
     }
 
@@ -107,14 +120,20 @@ impl Client {
     }
 
     pub fn paths(&self) -> Vec<String> {
-        let all: BTreeSet<String> = self.tree().map(|(p, _)| p).chain(self.rows.keys()).cloned().collect();
+        let all: BTreeSet<String> = self
+            .tree()
+            .map(|(p, _)| p)
+            .chain(self.rows.keys())
+            .cloned()
+            .collect();
         all.into_iter().collect()
     }
 
     fn local(&self, path: &str) -> Option<Local> {
         let node = self.fs.get(path)?;
         let in_base = self.rows(path).base.entry.is_some_and(|b| b.is_dir());
-        let counts = !node.is_dir() || in_base || node.mode != DIR_MODE || self.under(path).is_empty();
+        let counts =
+            !node.is_dir() || in_base || node.mode != DIR_MODE || self.under(path).is_empty();
         counts.then(|| node.local())
     }
 
@@ -122,21 +141,34 @@ impl Client {
     pub fn pending(&self) -> Vec<String> {
         let pending = |p: &String| {
             let rows = self.rows(p);
-            let deletes = matches!(plan(&rows.base, self.local(p).as_ref(), &rows.remote).action, Action::Delete | Action::Trash);
+            let deletes = matches!(
+                plan(&rows.base, self.local(p).as_ref(), &rows.remote).action,
+                Action::Delete | Action::Trash
+            );
             !self.ignored.contains(p) && deletes && self.is_counted(&rows)
         };
         self.paths().into_iter().filter(pending).collect()
     }
 
     fn is_counted(&self, rows: &Rows) -> bool {
-        let Some(was) = rows.base.entry.filter(|e| !e.is_dir()) else { return false };
-        let to = rows.remote.renamed_to.as_ref().map(|to| self.rows(to).remote);
+        let Some(was) = rows.base.entry.filter(|e| !e.is_dir()) else {
+            return false;
+        };
+        let to = rows
+            .remote
+            .renamed_to
+            .as_ref()
+            .map(|to| self.rows(to).remote);
         !to.is_some_and(|to| to.entry.is_some_and(|e| e.same_body(&was)))
     }
 
     pub fn token(&self, path: &str) -> Token {
         let rows = self.rows(path);
-        Token { path: path.into(), base: rows.base.rev, remote: rows.remote.rev }
+        Token {
+            path: path.into(),
+            base: rows.base.rev,
+            remote: rows.remote.rev,
+        }
     }
 }
 
@@ -202,7 +234,9 @@ impl World {
         clients[2].blind = config == Config::Mapped;
         clients[2].folds = config == Config::Folding;
         clients[1].folds = config == Config::Folding && seed.is_multiple_of(3);
-        clients.iter_mut().for_each(|c| c.believes_stat = broken == Some(Broken::Listed));
+        clients
+            .iter_mut()
+            .for_each(|c| c.believes_stat = broken == Some(Broken::Listed));
         World {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             config,
@@ -275,7 +309,11 @@ impl World {
     }
 
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
-        if of.is_empty() { None } else { Some(of[self.random(of.len())].clone()) }
+        if of.is_empty() {
+            None
+        } else {
+            Some(of[self.random(of.len())].clone())
+        }
     }
 
     pub fn fresh(&mut self) -> u64 {
@@ -297,7 +335,11 @@ impl World {
 
     pub fn watch_delete(&mut self, i: usize, change: &Change) {
         if let Some(from) = &change.from {
-            let copies: Vec<String> = [&from.path, &change.path].into_iter().filter(|_| copy_of(&change.path)).cloned().collect();
+            let copies: Vec<String> = [&from.path, &change.path]
+                .into_iter()
+                .filter(|_| copy_of(&change.path))
+                .cloned()
+                .collect();
             self.messy.extend(copies);
         }
         if change.entry.is_none() {
@@ -312,10 +354,13 @@ impl World {
         }
         if copy_of(to) && Client::visible(from) {
             let local = self.clients[i].fs.get(from).map(Node::local);
-            let equal = local.zip(rows.remote.entry).is_some_and(|(l, r)| l.entry.same_body(&r));
+            let equal = local
+                .zip(rows.remote.entry)
+                .is_some_and(|(l, r)| l.entry.same_body(&r));
             let planned = plan(&rows.base, local.as_ref(), &rows.remote).action;
             if equal && planned == Action::Conflict {
-                self.wrongs.push(format!("I6 c{i} {from} conflicts with its equal"));
+                self.wrongs
+                    .push(format!("I6 c{i} {from} conflicts with its equal"));
             }
         }
     }
@@ -329,7 +374,8 @@ impl World {
 
     pub fn touched(&mut self, i: usize, path: &str) {
         if self.config == Config::Single && i == 1 {
-            self.wrongs.push(format!("I8 {path} was touched where only its user works"));
+            self.wrongs
+                .push(format!("I8 {path} was touched where only its user works"));
         }
     }
 }

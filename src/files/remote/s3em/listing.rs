@@ -50,14 +50,22 @@ impl Ledger {
         let (mut rev, mut after) = (state.feed()?.cursor, String::new());
         loop {
             let rows = state.below("", &after, ROWS_PER_PAGE)?;
-            rev = rows.iter().fold(rev, |rev, (_, rows)| rev.max(rows.base.rev).max(rows.remote.rev));
+            rev = rows.iter().fold(rev, |rev, (_, rows)| {
+                rev.max(rows.base.rev).max(rows.remote.rev)
+            });
             match rows.last() {
                 Some((last, _)) if rows.len() == ROWS_PER_PAGE => after = last.clone(),
                 _ => break,
             }
         }
         let (changing, touched) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Ledger(Mutex::new(Inner { rev, changing, touched, wanted: false, not_before: clock::monotonic() })))
+        Ok(Ledger(Mutex::new(Inner {
+            rev,
+            changing,
+            touched,
+            wanted: false,
+            not_before: clock::monotonic(),
+        })))
     }
 
     pub fn next(&self) -> u64 {
@@ -71,7 +79,10 @@ impl Ledger {
         let mut inner = self.lock();
         inner.changing.extend(names.iter().cloned());
         inner.touched.extend(names.iter().cloned());
-        Changing { ledger: self, names }
+        Changing {
+            ledger: self,
+            names,
+        }
     }
 
     pub fn want(&self) {
@@ -84,7 +95,9 @@ impl Ledger {
 
     /// How long to wait before the next listing.
     pub fn pause(&self) -> Duration {
-        self.lock().not_before.saturating_duration_since(clock::monotonic())
+        self.lock()
+            .not_before
+            .saturating_duration_since(clock::monotonic())
     }
 
     fn begin(&self) -> u64 {
@@ -160,18 +173,27 @@ impl S3em {
         let mut found = Found::default();
         self.list(&mut found)?;
         self.missing(&mut found, all)?;
-        self.ledger.lock().not_before = clock::monotonic() + began.elapsed() * REST_PER_LISTING_TIME;
+        self.ledger.lock().not_before =
+            clock::monotonic() + began.elapsed() * REST_PER_LISTING_TIME;
         Ok(self.number(found, if all { Some(before) } else { None }))
     }
 
     fn list(&self, found: &mut Found) -> Called<()> {
         let dir = self.names.directory();
-        let query = Query { path: Some(dir).filter(|dir| !dir.is_empty()), search: None, all_kinds: false };
+        let query = Query {
+            path: Some(dir).filter(|dir| !dir.is_empty()),
+            search: None,
+            all_kinds: false,
+        };
         let (mut offset, mut last_page) = (0, None);
         loop {
             let page = self.called(self.hub.list(&query, PAGE, offset))?;
             offset += page.records.len() as u64;
-            let ends = page.records.first().map(|r| r.id).zip(page.records.last().map(|r| r.id));
+            let ends = page
+                .records
+                .first()
+                .map(|r| r.id)
+                .zip(page.records.last().map(|r| r.id));
             // the same again: it knows no offset, and has given all
             if ends.is_none() || ends == last_page {
                 return Ok(());
@@ -192,7 +214,13 @@ impl S3em {
 
     fn listed(&self, found: &mut Found, record: &Record) -> Called<()> {
         let full = record.full_name();
-        let Some(path) = self.names.path(&full).filter(|_| record.deleted_at.is_none()) else { return Ok(()) };
+        let Some(path) = self
+            .names
+            .path(&full)
+            .filter(|_| record.deleted_at.is_none())
+        else {
+            return Ok(());
+        };
         if let Err(why) = relpath::check(&full) {
             log::debug!("not taken from the server: {why}");
             return Ok(());
@@ -219,7 +247,10 @@ impl S3em {
                     continue;
                 }
                 if !found.has(path) && !is_dir(known) && !self.ledger.is_touched(path) {
-                    match self.by_id(known.id)?.filter(|r| self.names.path(&r.full_name()) == Some(path)) {
+                    match self
+                        .by_id(known.id)?
+                        .filter(|r| self.names.path(&r.full_name()) == Some(path))
+                    {
                         None => {
                             found.gone.push((path.clone(), known.clone()));
                             continue;
@@ -253,12 +284,24 @@ impl S3em {
     /// `listing`: the last number before it began, if it is a full one. What was made since is not gone for not being named.
     fn number(&self, found: Found, listing: Option<u64>) -> Page {
         let mut inner = self.ledger.lock();
-        let mut rows: Vec<(String, RemoteRow)> = found.same.into_iter().filter(|(path, _)| !found.changed.contains_key(path)).collect();
+        let mut rows: Vec<(String, RemoteRow)> = found
+            .same
+            .into_iter()
+            .filter(|(path, _)| !found.changed.contains_key(path))
+            .collect();
         let body = |entry: &Option<Entry>| entry.and_then(|e| found.new.get(&e.hash).cloned());
         let gone: Vec<(String, RemoteRow)> = found
             .gone
             .iter()
-            .map(|(path, known)| (path.clone(), RemoteRow { renamed_to: body(&known.entry), ..rows::gone(0, known.id) }))
+            .map(|(path, known)| {
+                (
+                    path.clone(),
+                    RemoteRow {
+                        renamed_to: body(&known.entry),
+                        ..rows::gone(0, known.id)
+                    },
+                )
+            })
             .collect();
         for (path, row) in found.changed.into_iter().chain(gone) {
             if inner.touched.contains(&path) {
@@ -266,12 +309,29 @@ impl S3em {
                 continue;
             }
             inner.rev += 1;
-            rows.push((path, RemoteRow { rev: inner.rev, ..row }));
+            rows.push((
+                path,
+                RemoteRow {
+                    rev: inner.rev,
+                    ..row
+                },
+            ));
         }
         // a number that is 0 would begin a full listing again
         inner.rev = inner.rev.max(1);
         rows.sort_by_key(|(_, row)| row.rev);
-        let last = rows.last().map(|(_, row)| row.rev).or(listing.map(|_| inner.rev));
-        Page { rev: listing.unwrap_or(inner.rev), epoch: self.epoch, more: false, began: None, last, tag: Tag::default(), rows }
+        let last = rows
+            .last()
+            .map(|(_, row)| row.rev)
+            .or(listing.map(|_| inner.rev));
+        Page {
+            rev: listing.unwrap_or(inner.rev),
+            epoch: self.epoch,
+            more: false,
+            began: None,
+            last,
+            tag: Tag::default(),
+            rows,
+        }
     }
 }

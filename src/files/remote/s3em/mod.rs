@@ -71,7 +71,16 @@ impl S3em {
         seed.copy_from_slice(&Hash::of(hub.url().as_bytes()).0[..16]);
         let epoch = uuid::Builder::from_custom_bytes(seed).into_uuid();
         let ledger = Ledger::new(&*state)?;
-        Ok(S3em { hub, state, tree, names, link, traffic, epoch, ledger })
+        Ok(S3em {
+            hub,
+            state,
+            tree,
+            names,
+            link,
+            traffic,
+            epoch,
+            ledger,
+        })
     }
 
     /// What a call came to, for whoever is waiting for the server.
@@ -86,24 +95,43 @@ impl S3em {
     }
 
     fn name(&self, path: &str) -> Called<Name> {
-        self.names.name(path).map_err(|why| Fault::Refused(Error::new(Kind::Failed, format!("cannot send {path}: {why}"))))
+        self.names.name(path).map_err(|why| {
+            Fault::Refused(Error::new(
+                Kind::Failed,
+                format!("cannot send {path}: {why}"),
+            ))
+        })
     }
 
     /// All live records of a path, the newest first.
     fn at(&self, path: &str) -> Called<Vec<Record>> {
         let name = self.name(path)?;
         // a server that asks its database for a pattern may take a backslash for something else
-        let longest = name.name.split('\\').max_by_key(|part| part.len()).filter(|part| !part.is_empty());
+        let longest = name
+            .name
+            .split('\\')
+            .max_by_key(|part| part.len())
+            .filter(|part| !part.is_empty());
         let dir = name.path.split('\\').next().filter(|dir| !dir.is_empty());
         let (mut first, mut found) = (None, Vec::new());
-        let each = find::each(&self.hub, &Query { path: dir, search: longest, all_kinds: false }, 0, u64::MAX, |record| {
-            let again = first == Some(record.id);
-            first.get_or_insert(record.id);
-            if !again && record.deleted_at.is_none() && record.full_name() == name.full() {
-                found.push(record);
-            }
-            !again
-        });
+        let each = find::each(
+            &self.hub,
+            &Query {
+                path: dir,
+                search: longest,
+                all_kinds: false,
+            },
+            0,
+            u64::MAX,
+            |record| {
+                let again = first == Some(record.id);
+                first.get_or_insert(record.id);
+                if !again && record.deleted_at.is_none() && record.full_name() == name.full() {
+                    found.push(record);
+                }
+                !again
+            },
+        );
         self.called(each)?;
         Ok(found)
     }
@@ -116,13 +144,22 @@ impl S3em {
         let met = match condition {
             Condition::Nothing => records.is_empty(),
             Condition::Rev(at) if is_dir(&known) => known.rev == at.rev && records.is_empty(),
-            Condition::Rev(at) => known.rev == at.rev && now.as_ref().is_some_and(|(_, now)| now.entry == known.entry),
+            Condition::Rev(at) => {
+                known.rev == at.rev
+                    && now
+                        .as_ref()
+                        .is_some_and(|(_, now)| now.entry == known.entry)
+            }
         };
         if !met {
             // nobody tells us what it is but a listing
             self.ledger.want();
         }
-        Ok(if met { Stands::Met(records) } else { Stands::Otherwise(now) })
+        Ok(if met {
+            Stands::Met(records)
+        } else {
+            Stands::Otherwise(now)
+        })
     }
 
     /// Sends a file, and takes away its old name.
@@ -132,11 +169,24 @@ impl S3em {
         }
         let name = self.name(&change.path)?;
         let (mode, mtime) = (Some(rows::st_mode(entry)), Some(rows::mtime(entry)));
-        let metadata = Metadata { path: name.path, mode, mtime, extra: Extra::default() };
+        let metadata = Metadata {
+            path: name.path,
+            mode,
+            mtime,
+            extra: Extra::default(),
+        };
         let passed = |bytes| self.traffic.up(Step::Passed(bytes));
-        let stored = match self.hub.upload(&name.name, &metadata, bytes, client::Change::default(), &passed) {
+        let stored = match self.hub.upload(
+            &name.name,
+            &metadata,
+            bytes,
+            client::Change::default(),
+            &passed,
+        ) {
             // the bytes are not those that were hashed
-            Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => return Ok(Answer::Moved),
+            Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
+                return Ok(Answer::Moved);
+            }
             Err(failure) => return Err(self.link.failed(self.plainly(failure, entry))),
             Ok(stored) => stored,
         };
@@ -150,7 +200,13 @@ impl S3em {
             && let Stands::Met(records) = self.stands(&from.path, Condition::Rev(from.rev))?
         {
             let gone = self.remove(&records)?;
-            made.push((from.path.clone(), RemoteRow { renamed_to: Some(change.path.clone()), ..gone }));
+            made.push((
+                from.path.clone(),
+                RemoteRow {
+                    renamed_to: Some(change.path.clone()),
+                    ..gone
+                },
+            ));
         }
         Ok(Answer::Made(made))
     }
@@ -161,23 +217,41 @@ impl S3em {
             Some(record) => Some(record),
             None => self.at(&change.path)?.into_iter().next(),
         };
-        let Some((path, row)) = record.and_then(|record| self.names.row(&record)) else { return Ok(None) };
+        let Some((path, row)) = record.and_then(|record| self.names.row(&record)) else {
+            return Ok(None);
+        };
         if path != change.path {
-            let what = format!("server {} keeps {} under another name", self.hub.url(), change.path);
+            let what = format!(
+                "server {} keeps {} under another name",
+                self.hub.url(),
+                change.path
+            );
             return Err(Fault::Refused(Error::new(Kind::Refused, what)));
         }
         let ours = row.entry.is_some_and(|there| there.same_body(entry));
-        Ok(ours.then(|| RemoteRow { rev: self.ledger.next(), ..row }))
+        Ok(ours.then(|| RemoteRow {
+            rev: self.ledger.next(),
+            ..row
+        }))
     }
 
     /// In words about the file: such a server says little.
     fn plainly(&self, failure: Failure, entry: &Entry) -> Failure {
         let what = match failure.status {
-            413 => format!("server {} does not take a file of {} bytes", self.hub.url(), entry.size),
-            400 | 422 if entry.size == 0 => format!("server {} does not take empty files", self.hub.url()),
+            413 => format!(
+                "server {} does not take a file of {} bytes",
+                self.hub.url(),
+                entry.size
+            ),
+            400 | 422 if entry.size == 0 => {
+                format!("server {} does not take empty files", self.hub.url())
+            }
             _ => return failure,
         };
-        Failure { error: Error::new(Kind::Refused, what), ..failure }
+        Failure {
+            error: Error::new(Kind::Refused, what),
+            ..failure
+        }
     }
 
     fn remove(&self, records: &[Record]) -> Called<RemoteRow> {
@@ -187,11 +261,19 @@ impl S3em {
                 other => drop(self.called(other)?),
             }
         }
-        Ok(rows::gone(self.ledger.next(), records.first().map_or(Uuid::nil(), |record| record.id)))
+        Ok(rows::gone(
+            self.ledger.next(),
+            records.first().map_or(Uuid::nil(), |record| record.id),
+        ))
     }
 
     /// Hands the bytes of what stands there to `take`, no more than announced.
-    fn stream(&self, id: Uuid, size: u64, take: &mut dyn FnMut(&[u8]) -> Called<()>) -> Called<bool> {
+    fn stream(
+        &self,
+        id: Uuid,
+        size: u64,
+        take: &mut dyn FnMut(&[u8]) -> Called<()>,
+    ) -> Called<bool> {
         let mut answer = match self.hub.download(id, None, 0, None) {
             Err(failure) if failure.status == 404 => return Ok(false),
             other => self.called(other)?,
@@ -212,20 +294,34 @@ impl S3em {
 
     /// What came is not what its row says: either it was replaced since, or the server's data are damaged.
     fn other_bytes(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
-        let now = self.at(path)?.first().and_then(|record| self.names.row(record)).and_then(|(_, row)| row.entry);
+        let now = self
+            .at(path)?
+            .first()
+            .and_then(|record| self.names.row(record))
+            .and_then(|(_, row)| row.entry);
         self.ledger.want();
         if now.is_none_or(|now| !now.same_body(entry)) {
             return Ok(None);
         }
-        let what = format!("will not take {path}: what server {} sends is not what it has announced", self.hub.url());
+        let what = format!(
+            "will not take {path}: what server {} sends is not what it has announced",
+            self.hub.url()
+        );
         Err(Fault::Refused(Error::new(Kind::Damaged, what)))
     }
 
     /// Something that only the server has takes another name there.
     fn copy(&self, change: &Change, entry: &Entry) -> Called<Answer> {
-        let row = self.state.rows(change.from.as_ref().map_or(&change.path, |from| &from.path))?.remote;
+        let row = self
+            .state
+            .rows(change.from.as_ref().map_or(&change.path, |from| &from.path))?
+            .remote;
         if entry.size > SINGLE {
-            let what = format!("cannot rename {} on server {}: it is too long", change.path, self.hub.url());
+            let what = format!(
+                "cannot rename {} on server {}: it is too long",
+                change.path,
+                self.hub.url()
+            );
             return Err(Fault::Refused(Error::new(Kind::Failed, what)));
         }
         let mut bytes = Vec::new();
@@ -241,7 +337,10 @@ impl S3em {
     }
 
     fn names_of(change: &Change) -> Vec<String> {
-        std::iter::once(&change.path).chain(change.from.as_ref().map(|from| &from.path)).cloned().collect()
+        std::iter::once(&change.path)
+            .chain(change.from.as_ref().map(|from| &from.path))
+            .cloned()
+            .collect()
     }
 
     /// What is no regular file; `None`: it is one.
@@ -250,11 +349,18 @@ impl S3em {
             files::Kind::File => Ok(None),
             // not to be in step for every directory that was emptied would be of no use to anybody
             files::Kind::Dir => {
-                let row = RemoteRow { rev: self.ledger.next(), entry: Some(*entry), ..RemoteRow::default() };
+                let row = RemoteRow {
+                    rev: self.ledger.next(),
+                    entry: Some(*entry),
+                    ..RemoteRow::default()
+                };
                 Ok(Some(Answer::Noted(vec![(path.to_string(), row)])))
             }
             files::Kind::Symlink => {
-                let what = format!("a symbolic link is not kept: server {} has regular files only", self.hub.url());
+                let what = format!(
+                    "a symbolic link is not kept: server {} has regular files only",
+                    self.hub.url()
+                );
                 Err(Fault::Refused(Error::new(Kind::Failed, what)))
             }
         }
@@ -270,7 +376,15 @@ impl Hub for S3em {
     fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<Changes> {
         if self.state.feed()?.epoch != self.epoch {
             // what is known is of another server, and is forgotten before this one is listed
-            let page = Page { rev: 0, epoch: self.epoch, more: false, began: None, last: None, tag: Tag::default(), rows: Vec::new() };
+            let page = Page {
+                rev: 0,
+                epoch: self.epoch,
+                more: false,
+                began: None,
+                last: None,
+                tag: Tag::default(),
+                rows: Vec::new(),
+            };
             return Ok(Changes::Page(page));
         }
         self.compare(after == 0).map(Changes::Page)
@@ -284,13 +398,19 @@ impl Hub for S3em {
     fn change(&self, change: &Change) -> Called<Answer> {
         let _changing = self.ledger.changing(S3em::names_of(change));
         if let Some(entry) = &change.entry {
-            return self.special(&change.path, entry)?.map_or_else(|| self.copy(change, entry), Ok);
+            return self
+                .special(&change.path, entry)?
+                .map_or_else(|| self.copy(change, entry), Ok);
         }
         match self.stands(&change.path, change.condition)? {
-            Stands::Met(records) if records.is_empty() => {
-                Ok(Answer::Noted(vec![(change.path.clone(), rows::gone(self.ledger.next(), Uuid::nil()))]))
-            }
-            Stands::Met(records) => Ok(Answer::Made(vec![(change.path.clone(), self.remove(&records)?)])),
+            Stands::Met(records) if records.is_empty() => Ok(Answer::Noted(vec![(
+                change.path.clone(),
+                rows::gone(self.ledger.next(), Uuid::nil()),
+            )])),
+            Stands::Met(records) => Ok(Answer::Made(vec![(
+                change.path.clone(),
+                self.remove(&records)?,
+            )])),
             Stands::Otherwise(None) => Ok(Answer::NotDone),
             Stands::Otherwise(row) => Ok(Answer::Differs(row)),
         }
@@ -302,7 +422,11 @@ impl Hub for S3em {
         let mut after = String::new();
         loop {
             let rows = self.state.below("", &after, 256)?;
-            names.extend(rows.iter().filter(|(_, rows)| rows.key.as_ref().is_some_and(|k| k.key == key)).map(|(path, _)| path.clone()));
+            names.extend(
+                rows.iter()
+                    .filter(|(_, rows)| rows.key.as_ref().is_some_and(|k| k.key == key))
+                    .map(|(path, _)| path.clone()),
+            );
             match rows.last() {
                 Some((last, _)) if rows.len() == 256 => after = last.clone(),
                 _ => break,
@@ -319,30 +443,63 @@ impl Hub for S3em {
             };
             // what its row says already keeps its number
             if let Some(row) = row.filter(|row| (row.entry, row.id) != (known.entry, known.id)) {
-                current.push((path, RemoteRow { rev: self.ledger.next(), ..row }));
+                current.push((
+                    path,
+                    RemoteRow {
+                        rev: self.ledger.next(),
+                        ..row
+                    },
+                ));
             }
         }
-        Ok(Asked { made: None, current })
+        Ok(Asked {
+            made: None,
+            current,
+        })
     }
 }
 
 impl Transfer for S3em {
     fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
-        let Some(entry) = &change.entry else { return Ok(Answer::NotDone) };
+        let Some(entry) = &change.entry else {
+            return Ok(Answer::NotDone);
+        };
         if let Some(answer) = self.special(&change.path, entry)? {
             return Ok(answer);
         }
         let failed = |e: std::io::Error| fault("read", &change.path, &e);
         let _changing = self.ledger.changing(S3em::names_of(change));
-        let Some(reading) = self.tree.read(&change.path, Some(&local.stamp)).map_err(failed)? else { return Ok(Answer::Moved) };
-        let sent = self.send(change, entry, Bytes::Part { file: &reading.file, at: 0, length: entry.size, sha256: entry.hash });
+        let Some(reading) = self
+            .tree
+            .read(&change.path, Some(&local.stamp))
+            .map_err(failed)?
+        else {
+            return Ok(Answer::Moved);
+        };
+        let sent = self.send(
+            change,
+            entry,
+            Bytes::Part {
+                file: &reading.file,
+                at: 0,
+                length: entry.size,
+                sha256: entry.hash,
+            },
+        );
         if sent == Ok(Answer::Moved) {
             self.tree.contradicted(&local.stamp);
         }
         sent
     }
 
-    fn stage(&self, path: &str, row: &RemoteRow, entry: &Entry, sources: &[Source], above: &[(&str, u32)]) -> Called<Option<Staged>> {
+    fn stage(
+        &self,
+        path: &str,
+        row: &RemoteRow,
+        entry: &Entry,
+        sources: &[Source],
+        above: &[(&str, u32)],
+    ) -> Called<Option<Staged>> {
         self.tree.make_directories(above)?;
         match entry.kind {
             files::Kind::Dir => return self.tree.stage_dir(path, entry),
@@ -355,9 +512,14 @@ impl Transfer for S3em {
         if !sources.contains(&Source::Hub) {
             return Ok(None);
         }
-        let Some(mut temporary) = self.tree.temporary(path, entry.size)? else { return Ok(None) };
-        let whole =
-            self.stream(row.id, entry.size, &mut |bytes| temporary.write_all(bytes).map_err(|e| fault("write beside", path, &e)))?;
+        let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
+            return Ok(None);
+        };
+        let whole = self.stream(row.id, entry.size, &mut |bytes| {
+            temporary
+                .write_all(bytes)
+                .map_err(|e| fault("write beside", path, &e))
+        })?;
         if whole && let Some(staged) = temporary.finish(entry)? {
             return Ok(Some(staged));
         }

@@ -9,7 +9,11 @@ const FILES: usize = 100_000;
 
 fn memory() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or("VmHWM unknown").to_string()
+    status
+        .lines()
+        .find(|l| l.starts_with("VmHWM"))
+        .unwrap_or("VmHWM unknown")
+        .to_string()
 }
 
 #[test]
@@ -29,14 +33,31 @@ fn a_walk_through_many_files() {
             Ok(true)
         })
         .unwrap();
-    println!("{} names in {:?}; {}", state.len(), began.elapsed(), memory());
-    let state: Vec<(String, Local)> = state.into_iter().map(|path| (path.clone(), w.local(&path))).collect();
-    println!("first look, with hashes: {:?}; {}", began.elapsed(), memory());
+    println!(
+        "{} names in {:?}; {}",
+        state.len(),
+        began.elapsed(),
+        memory()
+    );
+    let state: Vec<(String, Local)> = state
+        .into_iter()
+        .map(|path| (path.clone(), w.local(&path)))
+        .collect();
+    println!(
+        "first look, with hashes: {:?}; {}",
+        began.elapsed(),
+        memory()
+    );
     let (began, mut hashed) = (crate::clock::monotonic(), 0);
     for (path, local) in &state {
-        let lie = Entry { hash: Hash([7; 32]), ..local.entry };
+        let lie = Entry {
+            hash: Hash([7; 32]),
+            ..local.entry
+        };
         match w.tree.look(path, Some((&local.stamp, &lie))) {
-            Ok(Look::Here(now)) => hashed += usize::from(now.entry.kind == What_::File && now.entry.hash != lie.hash),
+            Ok(Look::Here(now)) => {
+                hashed += usize::from(now.entry.kind == What_::File && now.entry.hash != lie.hash)
+            }
             other => panic!("{path}: {other:?}"),
         }
     }

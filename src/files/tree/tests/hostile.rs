@@ -13,8 +13,18 @@ fn links_are_staged_as_links_and_never_followed() {
     fs::create_dir(w.outside()).unwrap();
     fs::write(w.outside().join("secret"), "secret").unwrap();
     let target = w.outside().to_str().unwrap().to_string();
-    let link = Entry::new(What_::Symlink, Hash::of(target.as_bytes()), target.len() as u64, 0, TIME);
-    let staged = w.tree.stage_link("l", target.as_bytes(), &link).unwrap().unwrap();
+    let link = Entry::new(
+        What_::Symlink,
+        Hash::of(target.as_bytes()),
+        target.len() as u64,
+        0,
+        TIME,
+    );
+    let staged = w
+        .tree
+        .stage_link("l", target.as_bytes(), &link)
+        .unwrap()
+        .unwrap();
     assert_eq!(w.tree.place("l", &staged, None), Ok(Moved::Done));
     assert_eq!(w.local("l").entry, link);
     assert_eq!(w.tree.stage_link("l", b"elsewhere", &link), Ok(None));
@@ -24,7 +34,10 @@ fn links_are_staged_as_links_and_never_followed() {
         }
         assert_eq!(w.tree.look("l/secret", None), Ok(Look::Absent));
         assert!(matches!(w.tree.temporary("l/new", 1), Ok(None)));
-        assert_eq!(w.tree.stage_dir("l/deep/er", &Entry::dir(0o755, 0)), Ok(None));
+        assert_eq!(
+            w.tree.stage_dir("l/deep/er", &Entry::dir(0o755, 0)),
+            Ok(None)
+        );
         assert_eq!(w.tree.shift("l/secret", "stolen", None), Ok(Moved::Changed));
         assert_eq!(w.tree.shift("l", "l/x", None), Ok(Moved::Taken));
         assert_eq!(w.tree.remove_dir("l"), Ok(false));
@@ -33,7 +46,10 @@ fn links_are_staged_as_links_and_never_followed() {
         assert_eq!(w.names(), ["l"]);
         // neither upwards nor from the top, whatever the name says
         for path in ["../outside/secret", "/etc/passwd", "d/../../outside/secret"] {
-            assert!(!matches!(w.tree.look(path, None), Ok(Look::Here(_))), "{path}");
+            assert!(
+                !matches!(w.tree.look(path, None), Ok(Look::Here(_))),
+                "{path}"
+            );
             assert!(!matches!(w.tree.temporary(path, 1), Ok(Some(_))), "{path}");
         }
     }
@@ -48,7 +64,10 @@ fn nothing_is_entered_that_is_mounted_below() {
     fs::write(w.outside().join("a"), "secret").unwrap();
     w.write("d/a", "mine");
     let run = |command: &str, args: &[&std::path::Path]| {
-        let done = std::process::Command::new(command).args(args).stderr(std::process::Stdio::null()).status();
+        let done = std::process::Command::new(command)
+            .args(args)
+            .stderr(std::process::Stdio::null())
+            .status();
         done.is_ok_and(|status| status.success())
     };
     if !run("mount", &["--bind".as_ref(), &w.outside(), &w.at("d")]) {
@@ -112,7 +131,9 @@ fn a_race_with_links_never_leads_outside() {
             });
             // no panic before the other thread is told to end
             for path in (0..1_000_000).map(|i| format!("d/{i}")) {
-                let Ok(Some(mut temporary)) = w.tree.temporary(&path, 1) else { continue };
+                let Ok(Some(mut temporary)) = w.tree.temporary(&path, 1) else {
+                    continue;
+                };
                 let _ = temporary.write_all(b"x");
                 if let Ok(Some(staged)) = temporary.finish(&entry("x")) {
                     placed += usize::from(w.tree.place(&path, &staged, None) == Ok(Moved::Done));
@@ -137,7 +158,12 @@ fn a_file_that_does_not_hold_still_waits() {
     let mut file = fs::OpenOptions::new().append(true).open(w.at("a")).unwrap();
     file.write_all(b"y").unwrap();
     assert!(!reading.unchanged().unwrap());
-    assert!(w.tree.read("a", Some(&reading.shown.stamp)).unwrap().is_none());
+    assert!(
+        w.tree
+            .read("a", Some(&reading.shown.stamp))
+            .unwrap()
+            .is_none()
+    );
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let done = &done;
@@ -147,7 +173,9 @@ fn a_file_that_does_not_hold_still_waits() {
             }
         });
         // on a busy machine the writer may pause for as long as one look takes
-        let looked = (0..50).map(|_| w.tree.look("a", None)).find(|looked| looked.is_err());
+        let looked = (0..50)
+            .map(|_| w.tree.look("a", None))
+            .find(|looked| looked.is_err());
         done.store(true, Relaxed);
         assert!(matches!(looked, Some(Err(Fault::Later(_)))), "{looked:?}");
     });
@@ -159,8 +187,13 @@ fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
     w.write("a", "text");
     assert_eq!(w.tree.look("gone", None), Ok(Look::Absent));
     fs::remove_file(w.at(".mesync/id")).unwrap();
-    assert!(matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("mesync adopt")));
-    assert!(matches!(w.tree.below("", &mut |_| Ok(true)), Err(Fault::Fatal(_))));
+    assert!(
+        matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("mesync adopt"))
+    );
+    assert!(matches!(
+        w.tree.below("", &mut |_| Ok(true)),
+        Err(Fault::Fatal(_))
+    ));
     let (path, id) = (w.at(""), w.tree.id().unwrap());
     let open = |known| match DiskTree::open(&path, known, Uuid::new_v4(), &[], &[]) {
         Ok(Opened::Ready(tree)) => tree.id().unwrap().to_string(),
@@ -171,13 +204,18 @@ fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
     assert!(open(None).contains("in step: process"), "{}", open(None));
     drop(w.tree);
     let fresh = open(None);
-    assert!(fresh != id.to_string() && fresh.len() == 36 && open(None) == fresh, "{fresh}");
+    assert!(
+        fresh != id.to_string() && fresh.len() == 36 && open(None) == fresh,
+        "{fresh}"
+    );
     assert!(open(Some(id)).contains("another directory"));
     // another directory in its place
     let w = world();
     disk::rename(&w.at(""), &w.dir.path().join("away")).unwrap();
     fs::create_dir(w.at("")).unwrap();
-    assert!(matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("replaced")));
+    assert!(
+        matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("replaced"))
+    );
 }
 
 #[test]
@@ -185,14 +223,26 @@ fn odd_names_are_told_or_skipped_and_counted() {
     use std::os::unix::ffi::OsStrExt;
     let w = world();
     let long = "n".repeat(255);
-    for name in ["new\nline", " ", "-rf", "😀", "a\\b", long.as_str(), ".hidden", "dir/.mesync-x"] {
+    for name in [
+        "new\nline",
+        " ",
+        "-rf",
+        "😀",
+        "a\\b",
+        long.as_str(),
+        ".hidden",
+        "dir/.mesync-x",
+    ] {
         w.write(name, "x");
         assert_eq!(w.local(name).entry.size, 1, "{name:?}");
     }
     fs::write(w.at("").join(std::ffi::OsStr::from_bytes(b"bad\xff")), "x").unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, w.at("fifo"), rustix::fs::Mode::RWXU).unwrap();
     std::os::unix::net::UnixListener::bind(w.at("socket")).unwrap();
-    let deep = (0..5).map(|_| "d".repeat(250)).collect::<Vec<_>>().join("/");
+    let deep = (0..5)
+        .map(|_| "d".repeat(250))
+        .collect::<Vec<_>>()
+        .join("/");
     // longer than names may be, though not for the system
     fs::create_dir_all(w.at(&deep)).unwrap();
     w.write(&format!("dir/{}", relpath::temporary(7)), "left");
@@ -205,7 +255,15 @@ fn odd_names_are_told_or_skipped_and_counted() {
     });
     let skipped = skipped.unwrap();
     assert_eq!(names.len(), 9 + 4, "{names:?}");
-    assert_eq!((skipped.special.count, skipped.names.count, skipped.unknown.count), (2, 2, 0), "{skipped:?}");
+    assert_eq!(
+        (
+            skipped.special.count,
+            skipped.names.count,
+            skipped.unknown.count
+        ),
+        (2, 2, 0),
+        "{skipped:?}"
+    );
     assert_eq!(w.temporaries(), [format!("dir/{}", relpath::temporary(7))]);
     assert!(matches!(w.tree.look("fifo", None), Ok(Look::Unknown(_))));
     assert!(w.tree.read("fifo", None).map(|r| r.is_none()).unwrap());
@@ -238,13 +296,19 @@ fn a_scan_stops_when_told_and_forgives_what_goes_away() {
         })
         .unwrap();
     assert_eq!(names, 7);
-    w.tree.below("d0", &mut |_| panic!("nothing is there")).unwrap();
+    w.tree
+        .below("d0", &mut |_| panic!("nothing is there"))
+        .unwrap();
 }
 
 #[test]
 fn a_directory_in_use_is_kept_when_its_temporary_name_is_thrown_away() {
     let w = world();
-    let staged = w.tree.stage_dir("d", &Entry::dir(0o755, TIME)).unwrap().unwrap();
+    let staged = w
+        .tree
+        .stage_dir("d", &Entry::dir(0o755, TIME))
+        .unwrap()
+        .unwrap();
     w.write(&format!("{}/mine", staged.temp), "text");
     w.tree.discard(&staged.temp).unwrap();
     assert_eq!(w.text(&format!("{TRASH}/{}/mine", staged.temp)), "text");
@@ -257,29 +321,59 @@ fn full_disks_and_mounts_below_are_told_apart() {
     let w = world();
     fs::create_dir(w.at("mnt")).unwrap();
     w.write("mnt/below", "x");
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(w.at("mnt")).output();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "none"])
+        .arg(w.at("mnt"))
+        .output();
     if !mounted.is_ok_and(|o| o.status.success()) {
         return eprintln!("cannot mount here: not tested");
     }
-    let unmount = || assert!(std::process::Command::new("umount").arg(w.at("mnt")).status().unwrap().success());
+    let unmount = || {
+        assert!(
+            std::process::Command::new("umount")
+                .arg(w.at("mnt"))
+                .status()
+                .unwrap()
+                .success()
+        )
+    };
     let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for openat2 in [true, false] {
             if !openat2 {
                 w.tree.root().without_openat2();
             }
             assert!(matches!(w.tree.look("mnt", None), Ok(Look::Unknown(_))));
-            assert!(matches!(w.tree.look("mnt/below", None), Ok(Look::Unknown(_))));
-            assert!(matches!(w.tree.temporary("mnt/a", 1), Err(Fault::Refused(_))));
+            assert!(matches!(
+                w.tree.look("mnt/below", None),
+                Ok(Look::Unknown(_))
+            ));
+            assert!(matches!(
+                w.tree.temporary("mnt/a", 1),
+                Err(Fault::Refused(_))
+            ));
             let skipped = scan::scan(&w.tree, "", scan::Depth::All, &mut |_| Ok(true)).unwrap();
             assert_eq!(skipped.unknown.count, 1);
         }
-        let Opened::Ready(small) = DiskTree::open(&w.at("mnt"), None, Uuid::new_v4(), &[], &[]).unwrap() else { panic!("held") };
-        assert!(matches!(small.temporary("a", 250_000), Err(Fault::NoSpace(_))));
+        let Opened::Ready(small) =
+            DiskTree::open(&w.at("mnt"), None, Uuid::new_v4(), &[], &[]).unwrap()
+        else {
+            panic!("held")
+        };
+        assert!(matches!(
+            small.temporary("a", 250_000),
+            Err(Fault::NoSpace(_))
+        ));
         let mut temporary = small.temporary("a", 1000).unwrap().unwrap();
-        let full = temporary.write_all(&[1; 300_000]).map_err(|e| root::fault("write", "a", &e));
+        let full = temporary
+            .write_all(&[1; 300_000])
+            .map_err(|e| root::fault("write", "a", &e));
         assert!(matches!(full, Err(Fault::NoSpace(_))), "{full:?}");
         drop(temporary);
-        assert_eq!(fs::read_dir(w.at("mnt")).unwrap().count(), 1, "only our own directory");
+        assert_eq!(
+            fs::read_dir(w.at("mnt")).unwrap().count(),
+            1,
+            "only our own directory"
+        );
     }));
     unmount();
     checked.unwrap_or_else(|e| std::panic::resume_unwind(e));

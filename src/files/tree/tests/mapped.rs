@@ -23,7 +23,11 @@ impl Mapped {
             .spawn();
         let mut program = piped.ok()?;
         let (input, output) = (program.stdin.take(), BufReader::new(program.stdout.take()?));
-        let mut mapped = Mapped { program, input, output };
+        let mut mapped = Mapped {
+            program,
+            input,
+            output,
+        };
         mapped.run("mmap -rw 0 4096").then_some(mapped)
     }
 
@@ -42,7 +46,10 @@ impl Mapped {
     }
 
     fn write(&mut self, byte: u8) {
-        assert!(self.run(&format!("mwrite -S {byte} 0 4096")), "xfs_io ended");
+        assert!(
+            self.run(&format!("mwrite -S {byte} 0 4096")),
+            "xfs_io ended"
+        );
     }
 }
 
@@ -72,7 +79,9 @@ fn what_is_written_through_a_mapping_after_a_look_shows_a_new_stamp() {
         assert_eq!(first.entry.hash, page(byte));
         mapped.write(byte + 100);
         let known = (&first.stamp, &first.entry);
-        let Ok(Look::Here(now)) = w.tree.look("a", Some(known)) else { panic!() };
+        let Ok(Look::Here(now)) = w.tree.look("a", Some(known)) else {
+            panic!()
+        };
         assert_eq!(now.entry.hash, page(byte + 100), "{byte}");
     }
 }
@@ -83,8 +92,17 @@ fn without_exchange_a_write_that_left_no_stamp_is_not_replaced() {
     w.tree.exchange.store(false, Relaxed);
     w.write("a", "old");
     let old = w.local("a");
-    let unseen = Local { entry: entry("what it was before"), ..old };
-    assert_eq!(w.tree.place("a", &w.staged("a", "new"), Some(&unseen)), Ok(Moved::Changed));
+    let unseen = Local {
+        entry: entry("what it was before"),
+        ..old
+    };
+    assert_eq!(
+        w.tree.place("a", &w.staged("a", "new"), Some(&unseen)),
+        Ok(Moved::Changed)
+    );
     assert_eq!(w.text("a"), "old");
-    assert_eq!(w.tree.place("a", &w.staged("a", "new"), Some(&old)), Ok(Moved::Done));
+    assert_eq!(
+        w.tree.place("a", &w.staged("a", "new"), Some(&old)),
+        Ok(Moved::Done)
+    );
 }

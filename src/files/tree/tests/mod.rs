@@ -26,7 +26,11 @@ struct World {
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("root")).unwrap();
-    let Opened::Ready(tree) = DiskTree::open(&dir.path().join("root"), None, Uuid::new_v4(), &[], &[]).unwrap() else { panic!("held") };
+    let Opened::Ready(tree) =
+        DiskTree::open(&dir.path().join("root"), None, Uuid::new_v4(), &[], &[]).unwrap()
+    else {
+        panic!("held")
+    };
     World { dir, tree: *tree }
 }
 
@@ -56,13 +60,19 @@ impl World {
     }
 
     fn staged(&self, path: &str, bytes: &str) -> Staged {
-        let mut temporary = self.tree.temporary(path, bytes.len() as u64).unwrap().unwrap();
+        let mut temporary = self
+            .tree
+            .temporary(path, bytes.len() as u64)
+            .unwrap()
+            .unwrap();
         temporary.write_all(bytes.as_bytes()).unwrap();
         temporary.finish(&entry(bytes)).unwrap().unwrap()
     }
 
     fn place(&self, path: &str, bytes: &str, over: Option<&Local>) -> Moved {
-        self.tree.place(path, &self.staged(path, bytes), over).unwrap()
+        self.tree
+            .place(path, &self.staged(path, bytes), over)
+            .unwrap()
     }
 
     /// Names that the tree tells, sorted.
@@ -94,7 +104,13 @@ impl World {
 const TIME: i64 = 1_700_000_000_123_456_789;
 
 fn entry(bytes: &str) -> Entry {
-    Entry::new(What_::File, Hash::of(bytes.as_bytes()), bytes.len() as u64, 0o640, TIME)
+    Entry::new(
+        What_::File,
+        Hash::of(bytes.as_bytes()),
+        bytes.len() as u64,
+        0o640,
+        TIME,
+    )
 }
 
 #[test]
@@ -108,11 +124,20 @@ fn what_is_placed_has_bytes_mode_and_time_and_nothing_is_left_beside_it() {
     assert_eq!(w.text("d/e/a"), "newer");
     // the replaced one, and the one that was refused, stand under their temporary names
     let texts: Vec<String> = w.temporaries().iter().map(|t| w.text(t)).collect();
-    assert!(texts.len() == 2 && ["new", "other"].iter().all(|t| texts.contains(&t.to_string())), "{texts:?}");
+    assert!(
+        texts.len() == 2
+            && ["new", "other"]
+                .iter()
+                .all(|t| texts.contains(&t.to_string())),
+        "{texts:?}"
+    );
     for temp in w.temporaries() {
         w.tree.discard(&temp).unwrap();
     }
-    assert_eq!((w.temporaries().len(), w.names()), (0, vec!["d".into(), "d/e".into(), "d/e/a".into()]));
+    assert_eq!(
+        (w.temporaries().len(), w.names()),
+        (0, vec!["d".into(), "d/e".into(), "d/e/a".into()])
+    );
     assert!(w.tree.discard("d/e/a").is_err());
 }
 
@@ -133,7 +158,9 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
         w.write("a", "Edited");
         fs::File::open(w.at("a"))
             .unwrap()
-            .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_nanos(now.stamp.mtime as u64))
+            .set_modified(
+                std::time::UNIX_EPOCH + std::time::Duration::from_nanos(now.stamp.mtime as u64),
+            )
             .unwrap();
         assert_eq!(w.tree.place("a", &staged, Some(&now)), Ok(Moved::Changed));
         assert_eq!(w.tree.shift("a", "b", Some(&now.stamp)), Ok(Moved::Changed));
@@ -141,8 +168,17 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
         assert_eq!(w.text("a"), "Edited");
         // what is unknown equals nothing
         let here = w.local("a");
-        let unknown = Local { stamp: Stamp { ctime: 0, ..here.stamp }, ..here };
-        assert_eq!(w.tree.place("a", &staged, Some(&unknown)), Ok(Moved::Changed));
+        let unknown = Local {
+            stamp: Stamp {
+                ctime: 0,
+                ..here.stamp
+            },
+            ..here
+        };
+        assert_eq!(
+            w.tree.place("a", &staged, Some(&unknown)),
+            Ok(Moved::Changed)
+        );
     }
 }
 
@@ -154,29 +190,50 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
         w.tree.noreplace.store(noreplace, Relaxed);
         w.write("a", "old");
         assert_eq!(w.place("a", "new", Some(&w.local("a"))), Moved::Done);
-        assert_eq!((w.text("a").as_str(), w.place("a", "third", None)), ("new", Moved::Taken));
+        assert_eq!(
+            (w.text("a").as_str(), w.place("a", "third", None)),
+            ("new", Moved::Taken)
+        );
         // a file over an empty directory, and over one that is not
         fs::create_dir(w.at("d")).unwrap();
         assert_eq!(w.place("d", "file", Some(&w.local("d"))), Moved::Done);
         assert_eq!(w.text("d"), "file");
         w.write("full/x", "mine");
-        assert_eq!(w.place("full", "file", Some(&w.local("full"))), Moved::Taken);
+        assert_eq!(
+            w.place("full", "file", Some(&w.local("full"))),
+            Moved::Taken
+        );
         assert_eq!(w.text("full/x"), "mine");
         // a directory over a file: what came out can be looked at
         w.write("f", "text");
         let old = w.local("f");
-        let staged = w.tree.stage_dir("f", &Entry::dir(0o750, TIME)).unwrap().unwrap();
+        let staged = w
+            .tree
+            .stage_dir("f", &Entry::dir(0o750, TIME))
+            .unwrap()
+            .unwrap();
         assert_eq!(w.tree.place("f", &staged, Some(&old)), Ok(Moved::Done));
-        assert_eq!((w.local("f").entry.kind, w.local("f").entry.mode), (What_::Dir, 0o750));
+        assert_eq!(
+            (w.local("f").entry.kind, w.local("f").entry.mode),
+            (What_::Dir, 0o750)
+        );
         assert_eq!(w.text(&staged.temp), "text");
-        assert_eq!(w.tree.shift("f", "g", None), Ok(Moved::Done), "{exchange} {noreplace}");
+        assert_eq!(
+            w.tree.shift("f", "g", None),
+            Ok(Moved::Done),
+            "{exchange} {noreplace}"
+        );
     }
 }
 
 #[test]
 fn bytes_that_are_not_what_was_announced_are_not_kept() {
     let w = world();
-    for (bytes, announced) in [("abc", entry("abd")), ("ab", entry("abc")), ("abc", Entry::dir(0, 0))] {
+    for (bytes, announced) in [
+        ("abc", entry("abd")),
+        ("ab", entry("abc")),
+        ("abc", Entry::dir(0, 0)),
+    ] {
         let mut temporary = w.tree.temporary("a", 3).unwrap().unwrap();
         temporary.write_all(bytes.as_bytes()).unwrap();
         assert_eq!(temporary.finish(&announced), Ok(None));
@@ -190,18 +247,45 @@ fn things_go_to_the_trash_and_back_and_are_found_there() {
     w.write("d/a", "text");
     let local = w.local("d/a");
     let trash = crate::files::conflict::trash_name("d/a", &local.entry, TIME, 1);
-    assert_eq!(w.tree.shift("d/a", &trash, Some(&local.stamp)), Ok(Moved::Done));
-    assert_eq!((w.text(&trash).as_str(), w.names()), ("text", vec!["d".to_string()]));
+    assert_eq!(
+        w.tree.shift("d/a", &trash, Some(&local.stamp)),
+        Ok(Moved::Done)
+    );
+    assert_eq!(
+        (w.text(&trash).as_str(), w.names()),
+        ("text", vec!["d".to_string()])
+    );
     assert_eq!(fs::metadata(w.at(".mesync")).unwrap().mode() & 0o777, 0o700);
     let inside = w.local(&trash);
     assert!(inside.stamp.same_but_for_ctime(&local.stamp));
-    let staged = w.tree.stage_copy("copy", &entry("text"), &[Source::Tree("d/a".into()), Source::Trash, Source::Hub]).unwrap().unwrap();
+    let staged = w
+        .tree
+        .stage_copy(
+            "copy",
+            &entry("text"),
+            &[Source::Tree("d/a".into()), Source::Trash, Source::Hub],
+        )
+        .unwrap()
+        .unwrap();
     assert_eq!(w.text(&staged.temp), "text");
-    assert_eq!(w.tree.stage_copy("copy", &entry("else"), &[Source::Tree("d".into()), Source::Trash]), Ok(None));
-    assert_eq!(w.tree.shift(&trash, "d/a", Some(&inside.stamp)), Ok(Moved::Done));
+    assert_eq!(
+        w.tree.stage_copy(
+            "copy",
+            &entry("else"),
+            &[Source::Tree("d".into()), Source::Trash]
+        ),
+        Ok(None)
+    );
+    assert_eq!(
+        w.tree.shift(&trash, "d/a", Some(&inside.stamp)),
+        Ok(Moved::Done)
+    );
     // the only directory that is made on the way is the trash
     assert_eq!(w.tree.shift("d/a", "e/a", None), Ok(Moved::Taken));
-    assert_eq!(w.tree.shift("gone", &format!("{TRASH}/x"), None), Ok(Moved::Changed));
+    assert_eq!(
+        w.tree.shift("gone", &format!("{TRASH}/x"), None),
+        Ok(Moved::Changed)
+    );
     assert_eq!(w.text("d/a"), "text");
 }
 
@@ -210,12 +294,19 @@ fn modes_are_set_without_reading_and_links_have_none() {
     let w = world();
     w.write("a", "text");
     fs::set_permissions(w.at("a"), fs::Permissions::from_mode(0o4711)).unwrap();
-    let stamp = w.tree.set_metadata("a", &w.local("a").stamp, 0o600, None).unwrap().unwrap();
+    let stamp = w
+        .tree
+        .set_metadata("a", &w.local("a").stamp, 0o600, None)
+        .unwrap()
+        .unwrap();
     assert_eq!((stamp.mode, w.local("a").stamp), (0o600, stamp));
     assert_eq!(fs::metadata(w.at("a")).unwrap().mode() & 0o7777, 0o600);
     fs::create_dir(w.at("d")).unwrap();
     fs::set_permissions(w.at("d"), fs::Permissions::from_mode(0o2755)).unwrap();
-    w.tree.set_metadata("d", &w.local("d").stamp, 0o700, None).unwrap().unwrap();
+    w.tree
+        .set_metadata("d", &w.local("d").stamp, 0o700, None)
+        .unwrap()
+        .unwrap();
     assert_eq!(fs::metadata(w.at("d")).unwrap().mode() & 0o7777, 0o2700);
     symlink("a", w.at("l")).unwrap();
     let link = w.local("l").stamp;
@@ -229,7 +320,10 @@ fn a_hash_is_believed_for_exactly_its_stamp_and_until_other_bytes_were_read() {
     let w = world();
     w.write("a", "one");
     let stamp = w.tree.stamp("a").unwrap().unwrap();
-    let lie = Entry { hash: Hash::of(b"lie"), ..entry("one") };
+    let lie = Entry {
+        hash: Hash::of(b"lie"),
+        ..entry("one")
+    };
     let look = |stamp: &Stamp| match w.tree.look("a", Some((stamp, &lie))) {
         Ok(Look::Here(local)) => local.entry.hash,
         other => panic!("{other:?}"),
@@ -238,14 +332,26 @@ fn a_hash_is_believed_for_exactly_its_stamp_and_until_other_bytes_were_read() {
         println!("SKIPPED: no stamp is believed on this filesystem");
         return;
     }
-    assert_eq!((look(&stamp), w.tree.doubts(&stamp)), (Hash::of(b"lie"), false));
+    assert_eq!(
+        (look(&stamp), w.tree.doubts(&stamp)),
+        (Hash::of(b"lie"), false)
+    );
     // an upload read other bytes
     w.tree.contradicted(&stamp);
     assert!(w.tree.doubts(&stamp));
     // what was read is believed before what is known from elsewhere
-    assert_eq!((look(&stamp), look(&stamp), w.tree.doubts(&stamp)), (Hash::of(b"one"), Hash::of(b"one"), false));
+    assert_eq!(
+        (look(&stamp), look(&stamp), w.tree.doubts(&stamp)),
+        (Hash::of(b"one"), Hash::of(b"one"), false)
+    );
     assert_eq!(look(&Stamp { ctime: 0, ..stamp }), Hash::of(b"one"));
-    assert_eq!(look(&Stamp { ctime: stamp.ctime + 1, ..stamp }), Hash::of(b"one"));
+    assert_eq!(
+        look(&Stamp {
+            ctime: stamp.ctime + 1,
+            ..stamp
+        }),
+        Hash::of(b"one")
+    );
     // one change after the other, as quick as can be: each is seen
     for i in 0..30 {
         let text = format!("{i:03}");
@@ -259,7 +365,13 @@ fn long_runs_of_zeros_become_holes() {
     let w = world();
     let mut bytes = vec![0; 4 << 20];
     bytes[1 << 20] = 1;
-    let entry = Entry::new(What_::File, Hash::of(&bytes), bytes.len() as u64, 0o600, TIME);
+    let entry = Entry::new(
+        What_::File,
+        Hash::of(&bytes),
+        bytes.len() as u64,
+        0o600,
+        TIME,
+    );
     let mut temporary = w.tree.temporary("image", entry.size).unwrap().unwrap();
     temporary.write_all(&bytes).unwrap();
     let staged = temporary.finish(&entry).unwrap().unwrap();
@@ -277,7 +389,10 @@ fn hard_links_are_files_of_their_own() {
     let (a, b) = (w.local("a"), w.local("b"));
     assert_eq!((a.entry, a.stamp), (b.entry, b.stamp));
     assert_eq!(w.place("a", "new", Some(&a)), Moved::Done);
-    assert_eq!((w.text("a").as_str(), w.text("b").as_str()), ("new", "text"));
+    assert_eq!(
+        (w.text("a").as_str(), w.text("b").as_str()),
+        ("new", "text")
+    );
 }
 
 #[test]
@@ -285,17 +400,80 @@ fn what_is_ignored_is_not_entered_and_private_places_never_travel() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     fs::create_dir_all(root.join("base/state")).unwrap();
-    let private = [root.join("base"), root.join("not/there"), root.join("login.toml"), dir.path().join("elsewhere")];
-    let opened = DiskTree::open(&root, None, Uuid::new_v4(), &["*.bak".into(), "build/".into()], &private).unwrap();
-    let Opened::Ready(tree) = opened else { panic!("held") };
+    let private = [
+        root.join("base"),
+        root.join("not/there"),
+        root.join("login.toml"),
+        dir.path().join("elsewhere"),
+    ];
+    let opened = DiskTree::open(
+        &root,
+        None,
+        Uuid::new_v4(),
+        &["*.bak".into(), "build/".into()],
+        &private,
+    )
+    .unwrap();
+    let Opened::Ready(tree) = opened else {
+        panic!("held")
+    };
     let w = World { dir, tree: *tree };
-    ["a.bak", "build", "base/x", "login.toml", "d/build/x", "keep", "base2"].iter().for_each(|name| w.write(name, "x"));
+    [
+        "a.bak",
+        "build",
+        "base/x",
+        "login.toml",
+        "d/build/x",
+        "keep",
+        "base2",
+    ]
+    .iter()
+    .for_each(|name| w.write(name, "x"));
     let ignored = |name: &str| w.tree.ignored(name);
-    assert!(["a.bak", "x/a.bak", "d/build", "d/build/x", "base", "base/state/y", "login.toml"].into_iter().all(ignored));
-    assert!(!["build", "keep", "base2", "base2/x", "d", ".mesyncignore", "gone/build"].into_iter().any(ignored));
-    assert_eq!(w.names(), ["a.bak", "base", "base2", "build", "d", "d/build", "keep", "login.toml"]);
+    assert!(
+        [
+            "a.bak",
+            "x/a.bak",
+            "d/build",
+            "d/build/x",
+            "base",
+            "base/state/y",
+            "login.toml"
+        ]
+        .into_iter()
+        .all(ignored)
+    );
+    assert!(
+        ![
+            "build",
+            "keep",
+            "base2",
+            "base2/x",
+            "d",
+            ".mesyncignore",
+            "gone/build"
+        ]
+        .into_iter()
+        .any(ignored)
+    );
+    assert_eq!(
+        w.names(),
+        [
+            "a.bak",
+            "base",
+            "base2",
+            "build",
+            "d",
+            "d/build",
+            "keep",
+            "login.toml"
+        ]
+    );
     w.write(".mesyncignore", "!a.bak\nkeep\n");
-    assert_eq!((w.tree.read_rules().unwrap(), w.tree.read_rules().unwrap()), (true, false));
+    assert_eq!(
+        (w.tree.read_rules().unwrap(), w.tree.read_rules().unwrap()),
+        (true, false)
+    );
     assert!(w.tree.ignored("keep") && w.tree.ignored("a.bak") && w.tree.ignored("b.bak"));
     fs::remove_file(w.at(".mesyncignore")).unwrap();
     assert!(w.tree.read_rules().unwrap() && !w.tree.ignored("keep"));
@@ -307,7 +485,8 @@ fn a_mode_that_somebody_sets_meanwhile_is_not_taken_for_ours() {
     w.write("a", "x");
     let set = |mode| fs::set_permissions(w.at("a"), fs::Permissions::from_mode(mode)).unwrap();
     std::thread::scope(|scope| {
-        let others = scope.spawn(|| (0..20_000).for_each(|n| set(if n % 2 == 0 { 0o600 } else { 0o640 })));
+        let others =
+            scope.spawn(|| (0..20_000).for_each(|n| set(if n % 2 == 0 { 0o600 } else { 0o640 })));
         while !others.is_finished() {
             let stamp = w.tree.stamp("a").unwrap().unwrap();
             let now = w.tree.set_metadata("a", &stamp, 0o644, None).unwrap();
@@ -326,9 +505,21 @@ fn a_long_file_that_was_not_placed_can_be_gone_on_with() {
     assert_eq!(partial.finish(&w.tree, "f/below", &entry), Ok(None));
     // one that its owner must not write to could not be opened again
     let left = w.at(partial::DIR).join(entry.hash.to_string());
-    assert_eq!(fs::metadata(&left).unwrap().permissions().mode() & 0o777, 0o600);
-    let staged = w.tree.partial(&entry).unwrap().finish(&w.tree, "g", &entry).unwrap().unwrap();
-    assert_eq!((staged.stamp.mode, staged.stamp.mtime), (0o400, 1_000_000_000));
+    assert_eq!(
+        fs::metadata(&left).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let staged = w
+        .tree
+        .partial(&entry)
+        .unwrap()
+        .finish(&w.tree, "g", &entry)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (staged.stamp.mode, staged.stamp.mtime),
+        (0o400, 1_000_000_000)
+    );
     assert_eq!(w.tree.place("g", &staged, None), Ok(Moved::Done));
     assert_eq!((w.text("g").as_str(), left.exists()), ("long", false));
 }
@@ -338,7 +529,11 @@ fn rules_that_cannot_be_read_let_only_their_own_file_travel() {
     let check = |make: &dyn Fn(&Path)| {
         let dir = tempfile::tempdir().unwrap();
         make(&dir.path().join(ignore::FILE));
-        let Opened::Ready(tree) = DiskTree::open(dir.path(), None, Uuid::new_v4(), &[], &[]).unwrap() else { panic!("held") };
+        let Opened::Ready(tree) =
+            DiskTree::open(dir.path(), None, Uuid::new_v4(), &[], &[]).unwrap()
+        else {
+            panic!("held")
+        };
         assert!(tree.read_rules().is_err() && tree.ignored("a") && !tree.ignored(ignore::FILE));
         // a later correction of the file counts, and an error after it changes nothing
         let file = dir.path().join(ignore::FILE);
@@ -360,6 +555,10 @@ fn what_the_settings_ignore_no_file_brings_back() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(ignore::FILE), "!secret\nother\n!*\n").unwrap();
     let given = ["secret".to_string()];
-    let Opened::Ready(tree) = DiskTree::open(dir.path(), None, Uuid::new_v4(), &given, &[]).unwrap() else { panic!("held") };
+    let Opened::Ready(tree) =
+        DiskTree::open(dir.path(), None, Uuid::new_v4(), &given, &[]).unwrap()
+    else {
+        panic!("held")
+    };
     assert!(tree.ignored("secret") && tree.ignored("d/secret") && !tree.ignored("other"));
 }

@@ -28,7 +28,17 @@ impl Read for Source {
 pub fn answer(how: &str) -> Reply {
     let left = if how == "whole" { LENGTH } else { 100_000 };
     let length = if how == "empty" { 0 } else { LENGTH as u64 };
-    Reply::job("text/x", Job::Send { length, reader: Box::new(Source { left, end: how.into() }) }).header("ETag", "\"7\"")
+    Reply::job(
+        "text/x",
+        Job::Send {
+            length,
+            reader: Box::new(Source {
+                left,
+                end: how.into(),
+            }),
+        },
+    )
+    .header("ETag", "\"7\"")
 }
 
 #[test]
@@ -38,10 +48,17 @@ fn a_download_has_its_length_and_leaves_the_connection_open() {
     for _ in 0..2 {
         let got = conn.ask(&get("/send?whole"));
         assert_eq!((got.status, got.body.len()), (200, LENGTH));
-        assert!(got.head.contains("Content-Type: text/x\r\n") && got.head.contains("ETag: \"7\"\r\n"), "{got:?}");
+        assert!(
+            got.head.contains("Content-Type: text/x\r\n") && got.head.contains("ETag: \"7\"\r\n"),
+            "{got:?}"
+        );
     }
     conn.send(&get("/send?whole").replace("GET", "HEAD"));
-    assert!(conn.head().head.contains("Content-Length: 300000\r\nConnection: keep-alive\r\n"));
+    assert!(
+        conn.head()
+            .head
+            .contains("Content-Length: 300000\r\nConnection: keep-alive\r\n")
+    );
     assert_eq!(conn.ask(&get("/send?empty")).body, "");
     assert_eq!(conn.ask(&get("/")).body, "hello");
 }
@@ -65,7 +82,10 @@ fn too_many_long_downloads_are_refused_and_short_ones_are_not() {
     let rig = rig(64);
     let held = rig.server().shared.transfers.take(64).unwrap();
     let got = rig.ask(&get("/send?whole"));
-    assert!(got.status == 503 && got.head.contains("Retry-After"), "{got:?}");
+    assert!(
+        got.status == 503 && got.head.contains("Retry-After"),
+        "{got:?}"
+    );
     assert_eq!(rig.ask(&get("/send?empty")).status, 200);
     drop(held);
     assert_eq!(rig.ask(&get("/send?whole")).body.len(), LENGTH);

@@ -28,7 +28,11 @@ impl Gate for Doorman {
             "/upload" | "/early" => 10 << 20,
             _ => 64 << 10,
         };
-        Admission::Admit { caller: Caller::Host("web-1".into()), body_limit, streamed: head.query == "streamed" }
+        Admission::Admit {
+            caller: Caller::Host("web-1".into()),
+            body_limit,
+            streamed: head.query == "streamed",
+        }
     }
 }
 
@@ -40,24 +44,36 @@ struct Ends {
 
 fn routes(ends: &Ends, request: Request, responder: Responder) {
     let text = |body: &str| Reply::text(200, "text/plain", body.to_string());
-    let job = |job: Job| Reply { job: Some(job), ..Reply::text(200, "text/event-stream", String::new()) };
+    let job = |job: Job| Reply {
+        job: Some(job),
+        ..Reply::text(200, "text/event-stream", String::new())
+    };
     let seen = ends.seen.clone();
     let tell = move |what: String| drop(seen.try_send(what));
     let reply = match request.path.as_str() {
-        "/echo" => text(&format!("{:?} {} {}", request.caller, request.query, String::from_utf8_lossy(&request.body))),
+        "/echo" => text(&format!(
+            "{:?} {} {}",
+            request.caller,
+            request.query,
+            String::from_utf8_lossy(&request.body)
+        )),
         "/headers" => text(&format!("{:?}", request.headers)),
         "/empty" => Reply::empty(204),
-        "/inject" => text("x").header("X-Own", "a\r\nX-Foreign: b").header("ETag", "\"7\""),
+        "/inject" => text("x")
+            .header("X-Own", "a\r\nX-Foreign: b")
+            .header("ETag", "\"7\""),
         "/panic" => panic!("as the test wants"),
         "/silent" => return drop(responder),
         "/held" => return ends.held.send(responder).unwrap(),
         "/send" => downloads::answer(&request.query),
         "/big" => job(Job::Bytes(vec![b'x'; 3 << 20])),
-        "/upload" | "/endless" if request.length > 64 << 10 => job(Job::Upload(Box::new(move |reader| {
-            let read = std::io::copy(reader, &mut std::io::sink());
-            tell(format!("{:?}", read.as_ref().map_err(|e| e.kind())));
-            Reply::text(201, "text/plain", format!("{read:?}"))
-        }))),
+        "/upload" | "/endless" if request.length > 64 << 10 => {
+            job(Job::Upload(Box::new(move |reader| {
+                let read = std::io::copy(reader, &mut std::io::sink());
+                tell(format!("{:?}", read.as_ref().map_err(|e| e.kind())));
+                Reply::text(201, "text/plain", format!("{read:?}"))
+            })))
+        }
         "/stream" => job(Job::Stream(Box::new(move |pieces| {
             while !pieces.stopping() {
                 if let Err(e) = pieces.send(b"data: 1\n\n") {
@@ -82,7 +98,14 @@ struct Rig {
 }
 
 fn config(listen: SocketAddr, socket_dir: std::path::PathBuf, connections: usize) -> Config {
-    Config { listen, socket_dir, connections, per_address: 4, workers: 8, room: Room::UNLIMITED }
+    Config {
+        listen,
+        socket_dir,
+        connections,
+        per_address: 4,
+        workers: 8,
+        room: Room::UNLIMITED,
+    }
 }
 
 fn rig(connections: usize) -> Rig {
@@ -91,7 +114,10 @@ fn rig(connections: usize) -> Rig {
     let socket_dir = dir.path().join("d".repeat(100)).join("run");
     let (seen_tx, seen) = bounded(1000);
     let (held_tx, held) = bounded(1000);
-    let ends = Ends { seen: seen_tx, held: held_tx };
+    let ends = Ends {
+        seen: seen_tx,
+        held: held_tx,
+    };
     let listen = "127.0.0.1:0".parse().unwrap();
     let server = Server::start(
         config(listen, socket_dir, connections),
@@ -99,7 +125,13 @@ fn rig(connections: usize) -> Rig {
         Arc::new(move |request, responder| routes(&ends, request, responder)),
     )
     .unwrap();
-    Rig { address: server.address(), server: Some(server), seen, held, _dir: dir }
+    Rig {
+        address: server.address(),
+        server: Some(server),
+        seen,
+        held,
+        _dir: dir,
+    }
 }
 
 impl Rig {
@@ -157,19 +189,34 @@ impl Conn {
         loop {
             if let Some(end) = self.1.windows(4).position(|w| w == b"\r\n\r\n") {
                 let head = String::from_utf8(self.1.drain(..end + 4).collect()).unwrap();
-                return Got { status: head[9..12].parse().unwrap(), head, body: String::new() };
+                return Got {
+                    status: head[9..12].parse().unwrap(),
+                    head,
+                    body: String::new(),
+                };
             }
-            assert!(self.more(), "closed within a head: {:?}", String::from_utf8_lossy(&self.1));
+            assert!(
+                self.more(),
+                "closed within a head: {:?}",
+                String::from_utf8_lossy(&self.1)
+            );
         }
     }
 
     fn answer(&mut self) -> Got {
         let got = self.head();
-        let length = got.head.lines().find_map(|l| l.strip_prefix("Content-Length: ")).map_or(0, |n| n.parse().unwrap());
+        let length = got
+            .head
+            .lines()
+            .find_map(|l| l.strip_prefix("Content-Length: "))
+            .map_or(0, |n| n.parse().unwrap());
         while self.1.len() < length {
             assert!(self.more(), "closed within a body");
         }
-        Got { body: String::from_utf8(self.1.drain(..length).collect()).unwrap(), ..got }
+        Got {
+            body: String::from_utf8(self.1.drain(..length).collect()).unwrap(),
+            ..got
+        }
     }
 
     fn closed(&mut self) -> bool {
@@ -217,16 +264,33 @@ fn requests_of_one_connection_are_answered_in_order() {
     let rig = rig(64);
     let mut conn = rig.connect();
     let head = get("/echo").replace("GET", "HEAD");
-    conn.send(&format!("{}{}{}{}", get("/echo?a=b"), put("/echo", 4) + "body", put("/echo", 3000) + &"y".repeat(3000), head));
+    conn.send(&format!(
+        "{}{}{}{}",
+        get("/echo?a=b"),
+        put("/echo", 4) + "body",
+        put("/echo", 3000) + &"y".repeat(3000),
+        head
+    ));
     assert_eq!(conn.answer().body, "Host(\"web-1\") a=b ");
     assert_eq!(conn.answer().body, "Host(\"web-1\")  body");
     assert!(conn.answer().body.ends_with(&"y".repeat(3000)));
     let got = conn.head();
-    assert!(got.head.contains("Content-Length: 15\r\nConnection: keep-alive\r\n"), "{got:?}");
+    assert!(
+        got.head
+            .contains("Content-Length: 15\r\nConnection: keep-alive\r\n"),
+        "{got:?}"
+    );
     assert_eq!(conn.ask(&get("/empty")).status, 204);
     let whole = "z".repeat(64 << 10);
-    assert_eq!(conn.ask(&(put("/echo", 64 << 10) + &whole)).body.len(), (64 << 10) + 15);
-    assert_eq!(conn.ask(&get("/").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).body, "hello");
+    assert_eq!(
+        conn.ask(&(put("/echo", 64 << 10) + &whole)).body.len(),
+        (64 << 10) + 15
+    );
+    assert_eq!(
+        conn.ask(&get("/").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"))
+            .body,
+        "hello"
+    );
     assert!(conn.closed());
 }
 
@@ -234,17 +298,35 @@ fn requests_of_one_connection_are_answered_in_order() {
 fn answers_are_labelled_and_routes_cannot_break_them() {
     let rig = rig(64);
     let got = rig.ask(&get("/inject"));
-    assert!(got.head.contains("Content-Type: text/plain\r\nETag: \"7\"\r\nX-Content-Type-Options: nosniff\r\n"), "{got:?}");
-    assert!(!got.head.contains("X-") || !got.head.contains("Foreign"), "{got:?}");
-    assert!(!got.head.contains("Server") && !got.head.contains("Ticket"), "{got:?}");
+    assert!(
+        got.head.contains(
+            "Content-Type: text/plain\r\nETag: \"7\"\r\nX-Content-Type-Options: nosniff\r\n"
+        ),
+        "{got:?}"
+    );
+    assert!(
+        !got.head.contains("X-") || !got.head.contains("Foreign"),
+        "{got:?}"
+    );
+    assert!(
+        !got.head.contains("Server") && !got.head.contains("Ticket"),
+        "{got:?}"
+    );
     for path in ["/panic", "/silent", "/panic"] {
         let got = rig.ask(&get(path));
-        assert_eq!((got.status, got.body.contains("\"error\"")), (500, true), "{path}");
+        assert_eq!(
+            (got.status, got.body.contains("\"error\"")),
+            (500, true),
+            "{path}"
+        );
     }
     let got = rig.ask("GET /headers HTTP/1.1\r\nHost: h\r\nAuthorization: a\r\nX-Mesync-Ticket: 1\r\nRange: bytes=1-\r\n\r\n");
     assert_eq!(got.body, r#"[("range", "bytes=1-")]"#);
     let got = rig.ask(&get("/empty"));
-    assert!(got.status == 204 && !got.head.contains("Content-Length"), "{got:?}");
+    assert!(
+        got.status == 204 && !got.head.contains("Content-Length"),
+        "{got:?}"
+    );
 }
 
 #[test]
@@ -260,14 +342,29 @@ fn refusals_are_answered_before_the_connection_ends() {
         conn.send(&(request + &"x".repeat(100_000)));
         let got = conn.answer();
         assert_eq!(got.status, status, "{got:?}");
-        assert!(got.head.contains("Connection: close") && conn.closed(), "{got:?}");
+        assert!(
+            got.head.contains("Connection: close") && conn.closed(),
+            "{got:?}"
+        );
         assert_eq!(rig.counters().refused(reason), before + 1);
     };
     refused(put("/denied", 100_000), 401, Reason::Gate);
     refused(put("/echo", 100_000), 413, Reason::BodySize);
-    refused("GET / HTTP/2.0\r\nHost: h\r\n\r\n".into(), 505, Reason::Head);
-    refused("PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".into(), 411, Reason::Head);
-    refused(format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(20_000)), 431, Reason::HeadSize);
+    refused(
+        "GET / HTTP/2.0\r\nHost: h\r\n\r\n".into(),
+        505,
+        Reason::Head,
+    );
+    refused(
+        "PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
+        411,
+        Reason::Head,
+    );
+    refused(
+        format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(20_000)),
+        431,
+        Reason::HeadSize,
+    );
     let mut slow = rig.connect();
     assert_eq!(slow.ask("GET / HTTP/1.1\r\nHost:").status, 408);
     assert!(slow.closed());
@@ -287,7 +384,10 @@ fn uploads_run_on_the_clients_socket() {
     assert_eq!(conn.answer().body, "hello");
     // a route that answers without reading
     let got = conn.ask(&(put("/early", 5 << 20) + &"u".repeat(100_000)));
-    assert!(got.status == 200 && got.head.contains("Connection: close"), "{got:?}");
+    assert!(
+        got.status == 200 && got.head.contains("Connection: close"),
+        "{got:?}"
+    );
     assert!(conn.closed());
 }
 
@@ -307,7 +407,10 @@ fn long_bodies_are_few_and_fit_into_memory() {
     wait_for("4 uploads of 4 MiB", || shared.memory.used() == 16 << 20);
     assert_eq!(rig.ask(&(put("/echo", 3) + "abc")).status, 200);
     let got = rig.ask(&put("/echo", 10_000));
-    assert!(got.status == 503 && got.head.contains("Retry-After"), "{got:?}");
+    assert!(
+        got.status == 503 && got.head.contains("Retry-After"),
+        "{got:?}"
+    );
     rig.works();
     large.clear();
     wait_for("free memory", || shared.memory.used() == 0);
@@ -315,9 +418,17 @@ fn long_bodies_are_few_and_fit_into_memory() {
     wait_for("64 uploads", || shared.transfers.used() == 64);
     assert_eq!(rig.ask(&put("/upload", 100_000)).status, 503);
     assert_eq!(rig.ask(&get("/big")).status, 503);
-    assert_eq!((rig.counters().refused(Reason::Memory), rig.counters().refused(Reason::Transfers)), (1, 2));
+    assert_eq!(
+        (
+            rig.counters().refused(Reason::Memory),
+            rig.counters().refused(Reason::Transfers)
+        ),
+        (1, 2)
+    );
     drop(many);
-    wait_for("nobody left", || shared.transfers.used() == 0 && shared.memory.used() == 0);
+    wait_for("nobody left", || {
+        shared.transfers.used() == 0 && shared.memory.used() == 0
+    });
 }
 
 #[test]
@@ -330,9 +441,14 @@ fn who_leaves_early_leaves_nothing_behind() {
     let mut stream = rig.connect();
     stream.send(&get("/stream"));
     assert_eq!(stream.head().status, 200);
-    wait_for("three connections", || rig.counters().open.load(Relaxed) == 3);
+    wait_for("three connections", || {
+        rig.counters().open.load(Relaxed) == 3
+    });
     drop((half_body, upload, stream));
-    let mut ends = [rig.seen.recv_timeout(PATIENCE).unwrap(), rig.seen.recv_timeout(PATIENCE).unwrap()];
+    let mut ends = [
+        rig.seen.recv_timeout(PATIENCE).unwrap(),
+        rig.seen.recv_timeout(PATIENCE).unwrap(),
+    ];
     ends.sort();
     assert_eq!(ends, ["Err(UnexpectedEof)", "reader gone"]);
     wait_for("no connection", || rig.counters().open.load(Relaxed) == 0);
@@ -348,7 +464,9 @@ fn a_long_answer_arrives_whole_and_may_be_left_unread() {
     assert!(conn.head().head.contains("Content-Length: 3145728\r\n"));
     let mut unread = rig.connect();
     unread.send(&get("/big").repeat(10));
-    wait_for("the unread answer", || rig.counters().open.load(Relaxed) == 2);
+    wait_for("the unread answer", || {
+        rig.counters().open.load(Relaxed) == 2
+    });
     assert_eq!(conn.ask(&get("/")).body, "hello");
 }
 
@@ -361,17 +479,26 @@ fn a_stop_lets_requests_finish_and_ends_the_rest() {
     let responder = rig.held.recv_timeout(PATIENCE).unwrap();
     stream.send(&get("/stream"));
     let head = stream.head().head;
-    assert!(head.contains("Cache-Control: no-store\r\n") && head.contains("Connection: close\r\n") && !head.contains("Content-Length"));
+    assert!(
+        head.contains("Cache-Control: no-store\r\n")
+            && head.contains("Connection: close\r\n")
+            && !head.contains("Content-Length")
+    );
     let server = rig.server.take().unwrap();
     std::thread::scope(|scope| {
-        let stopping = std::thread::Builder::new().spawn_scoped(scope, move || server.stop(PATIENCE)).unwrap();
+        let stopping = std::thread::Builder::new()
+            .spawn_scoped(scope, move || server.stop(PATIENCE))
+            .unwrap();
         assert!(idle.closed());
         while stream.more() {}
         assert!(stream.1.ends_with(b"data: stopping\n\n"));
         assert!(!stopping.is_finished());
         responder.send(Reply::text(200, "text/plain", "late".into()));
         let got = held.answer();
-        assert!(got.body == "late" && got.head.contains("Connection: close"), "{got:?}");
+        assert!(
+            got.body == "late" && got.head.contains("Connection: close"),
+            "{got:?}"
+        );
         stopping.join().unwrap();
     });
     assert!(TcpStream::connect(rig.address).is_err());
@@ -397,20 +524,31 @@ fn more_clients_than_workers_and_connections_are_all_answered() {
         let held = rig.held.clone();
         let committer = std::thread::Builder::new().spawn_scoped(scope, move || {
             for _ in 0..200 * 5 {
-                held.recv_timeout(PATIENCE).unwrap().send(Reply::text(200, "text/plain", "done".into()));
+                held.recv_timeout(PATIENCE).unwrap().send(Reply::text(
+                    200,
+                    "text/plain",
+                    "done".into(),
+                ));
             }
         });
         at_once(200, |n| {
             let mut conn = rig.connect();
             for _ in 0..5 {
-                let got = if n % 2 == 0 { conn.ask(&get("/held")) } else { rig.ask(&get("/held")) };
+                let got = if n % 2 == 0 {
+                    conn.ask(&get("/held"))
+                } else {
+                    rig.ask(&get("/held"))
+                };
                 assert_eq!((got.status, got.body.as_str()), (200, "done"));
             }
         });
         committer.unwrap().join().unwrap();
     });
     let (open, most) = rig.server().shared.pool.size();
-    assert!(open <= most && rig.counters().replaced.load(Relaxed) == 0, "{open} of {most}");
+    assert!(
+        open <= most && rig.counters().replaced.load(Relaxed) == 0,
+        "{open} of {most}"
+    );
 }
 
 #[test]
@@ -427,7 +565,9 @@ fn who_waits_gives_way_and_who_is_served_does_not() {
         idle.push(conn);
         rig.works();
     }
-    assert!(rig.counters().open.load(Relaxed) <= 64 && rig.counters().refused(Reason::Connections) == 0);
+    assert!(
+        rig.counters().open.load(Relaxed) <= 64 && rig.counters().refused(Reason::Connections) == 0
+    );
     assert!(idle[0].closed() && rig.counters().refused(Reason::GaveWay) >= 200);
     assert_eq!(kept.ask(&get("/")).body, "hello");
     idle.clear();
@@ -441,9 +581,14 @@ fn who_waits_gives_way_and_who_is_served_does_not() {
     }
     let mut late = held.pop().unwrap();
     let got = late.answer();
-    assert!(got.status == 503 && got.head.contains("Retry-After"), "{got:?}");
+    assert!(
+        got.status == 503 && got.head.contains("Retry-After"),
+        "{got:?}"
+    );
     assert_eq!(rig.counters().refused(Reason::Connections), 1);
-    responders.into_iter().for_each(|r| r.send(Reply::text(200, "text/plain", "done".into())));
+    responders
+        .into_iter()
+        .for_each(|r| r.send(Reply::text(200, "text/plain", "done".into())));
     assert!(held.iter_mut().all(|conn| conn.answer().body == "done"));
     held.clear();
     wait_for("room again", || rig.counters().open.load(Relaxed) == 0);

@@ -30,26 +30,48 @@ const DELETED: u8 = 2;
 pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {
     match op {
         FileOp::Put(puts) => {
-            let changed = puts.iter().map(|p| once(t, group, &p.author, |t| put(t, group, p))).collect::<Tried<_>>()?;
+            let changed = puts
+                .iter()
+                .map(|p| once(t, group, &p.author, |t| put(t, group, p)))
+                .collect::<Tried<_>>()?;
             Ok(Outcome::Changed(changed))
         }
-        FileOp::Delete { id, condition, author } => {
-            let changed = once(t, group, author, |t| delete(t, group, *id, *condition, author))?;
+        FileOp::Delete {
+            id,
+            condition,
+            author,
+        } => {
+            let changed = once(t, group, author, |t| {
+                delete(t, group, *id, *condition, author)
+            })?;
             Ok(Outcome::Changed(vec![changed]))
         }
-        FileOp::Restore { id, rev, condition, author } => {
-            let changed = once(t, group, author, |t| restore(t, group, *id, *rev, *condition, author))?;
+        FileOp::Restore {
+            id,
+            rev,
+            condition,
+            author,
+        } => {
+            let changed = once(t, group, author, |t| {
+                restore(t, group, *id, *rev, *condition, author)
+            })?;
             Ok(Outcome::Changed(vec![changed]))
         }
         FileOp::Want(hashes) => {
-            hashes.iter().try_for_each(|hash| t.want(*hash, group.wall))?;
+            hashes
+                .iter()
+                .try_for_each(|hash| t.want(*hash, group.wall))?;
             Ok(Outcome::Done)
         }
         // those in files have been placed
         FileOp::Mend(_) => Ok(Outcome::Done),
-        FileOp::Ask { knows, .. } if !t.has_history(*knows)? => Ok(Outcome::Changed(vec![Changed::OtherHistory])),
+        FileOp::Ask { knows, .. } if !t.has_history(*knows)? => {
+            Ok(Outcome::Changed(vec![Changed::OtherHistory]))
+        }
         FileOp::Ask { host, key, .. } => ask(t, group.now, host, *key).map(Outcome::Asked),
-        FileOp::Sweep => Ok(Outcome::Swept { more: sweep::sweep(t, group)? }),
+        FileOp::Sweep => Ok(Outcome::Swept {
+            more: sweep::sweep(t, group)?,
+        }),
     }
 }
 
@@ -60,13 +82,22 @@ enum Came {
 }
 
 /// Does what was not done under this key before; what was is answered as it was then.
-fn once(t: &mut FileTables<'_>, group: &Group, author: &Author, act: impl FnOnce(&mut FileTables<'_>) -> Tried<Came>) -> Tried<Changed> {
+fn once(
+    t: &mut FileTables<'_>,
+    group: &Group,
+    author: &Author,
+    act: impl FnOnce(&mut FileTables<'_>) -> Tried<Came>,
+) -> Tried<Changed> {
     if !t.has_history(author.knows)? {
         return Ok(Changed::OtherHistory);
     }
     let key = author.key.map(|key| (author.host.as_str(), key.as_u128()));
     if let Some(key) = key
-        && let Some(done) = t.keys.get(key)?.map(|row| Done::from_bytes(row.value())).transpose()?
+        && let Some(done) = t
+            .keys
+            .get(key)?
+            .map(|row| Done::from_bytes(row.value()))
+            .transpose()?
     {
         return Ok(answer(done));
     }
@@ -92,7 +123,9 @@ fn remember(t: &mut FileTables<'_>, now: u64, host: &str, key: u128, done: &Done
 fn answer(done: Done) -> Changed {
     let boxed = |row: Option<&Row>| row.map(|row| Box::new(row.record()));
     let renamed = boxed(done.rows().get(1));
-    let Some(record) = boxed(done.rows().first()) else { return Changed::Burnt };
+    let Some(record) = boxed(done.rows().first()) else {
+        return Changed::Burnt;
+    };
     match done {
         Done::Created(_) => Changed::Created { record, renamed },
         Done::Updated(_) => Changed::Updated { record, renamed },
@@ -102,7 +135,11 @@ fn answer(done: Done) -> Changed {
 }
 
 fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<Asked> {
-    let known = t.keys.get((host, key.as_u128()))?.map(|row| Done::from_bytes(row.value())).transpose()?;
+    let known = t
+        .keys
+        .get((host, key.as_u128()))?
+        .map(|row| Done::from_bytes(row.value()))
+        .transpose()?;
     let done = match known {
         Some(done) => done,
         None => {
@@ -110,10 +147,16 @@ fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<Asked> 
             Done::Burnt
         }
     };
-    let mut asked = Asked { done: done != Done::Burnt, made: Vec::new(), current: Vec::new() };
+    let mut asked = Asked {
+        done: done != Done::Burnt,
+        made: Vec::new(),
+        current: Vec::new(),
+    };
     for row in done.rows() {
         asked.made.push(row.record());
-        asked.current.extend(t.by_name(&row.name)?.map(|row| row.record()));
+        asked
+            .current
+            .extend(t.by_name(&row.name)?.map(|row| row.record()));
     }
     Ok(asked)
 }
@@ -133,7 +176,9 @@ fn is_at(row: &Row, wanted: Revision) -> bool {
 }
 
 fn precondition(current: Option<&Row>) -> Came {
-    Came::Refused(Changed::Precondition(current.map(|row| Box::new(row.record()))))
+    Came::Refused(Changed::Precondition(
+        current.map(|row| Box::new(row.record())),
+    ))
 }
 
 /// What is to stand under a name, wherever it comes from.
@@ -148,8 +193,19 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
     if !holds(put.condition, current.as_ref()) {
         return Ok(precondition(current.as_ref()));
     }
-    let wanted = |from: &From| Revision { rev: from.if_match, tag: from.tag };
-    let from = match put.from.as_ref().map(|from| (Name { path: from.path.clone(), name: from.name.clone() }, wanted(from))) {
+    let wanted = |from: &From| Revision {
+        rev: from.if_match,
+        tag: from.tag,
+    };
+    let from = match put.from.as_ref().map(|from| {
+        (
+            Name {
+                path: from.path.clone(),
+                name: from.name.clone(),
+            },
+            wanted(from),
+        )
+    }) {
         Some((name, at)) if name != put.name => match t.by_name(&name)? {
             Some(row) if row.is_live() && is_at(&row, at) => Some(row),
             other => return Ok(precondition(other.as_ref())),
@@ -178,10 +234,15 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
     };
     let lost = give_again(t, &put.chunks)?;
     if !lost.is_empty() {
-        return Ok(Came::Refused(if group.full { Changed::DiskFull } else { Changed::Missing(lost) }));
+        return Ok(Came::Refused(if group.full {
+            Changed::DiskFull
+        } else {
+            Changed::Missing(lost)
+        }));
     }
     if let (Some(current), None) = (&current, &from)
-        && (is_the_same(current, &row) || (put.condition == Condition::None && is_stale(t, current, &row)?))
+        && (is_the_same(current, &row)
+            || (put.condition == Condition::None && is_stale(t, current, &row)?))
     {
         return Ok(Came::Done(Done::Unchanged(vec![current.clone()])));
     }
@@ -214,8 +275,13 @@ fn equal_times(a: &Option<String>, b: &Option<String>) -> bool {
 
 /// Whether it is the same time, or that without its fraction of a second.
 fn is_time_of(new: &Option<String>, old: &Option<String>) -> bool {
-    let since = |text: &Option<String>| clock::parse_rfc3339(text.as_deref()?)?.duration_since(std::time::UNIX_EPOCH).ok();
-    let whole = |new: Duration| since(old).is_some_and(|old| new == Duration::from_secs(old.as_secs()));
+    let since = |text: &Option<String>| {
+        clock::parse_rfc3339(text.as_deref()?)?
+            .duration_since(std::time::UNIX_EPOCH)
+            .ok()
+    };
+    let whole =
+        |new: Duration| since(old).is_some_and(|old| new == Duration::from_secs(old.as_secs()));
     equal_times(old, new) || since(new).is_some_and(whole)
 }
 
@@ -227,7 +293,9 @@ fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
         return Ok(false);
     }
     for rev in t.version_revs(current.id.as_u128())? {
-        if t.version(current.id, rev)?.is_some_and(|old| equal_bytes(&old, new) && is_time_of(&new.mtime, &old.mtime)) {
+        if t.version(current.id, rev)?
+            .is_some_and(|old| equal_bytes(&old, new) && is_time_of(&new.mtime, &old.mtime))
+        {
             return Ok(true);
         }
     }
@@ -240,9 +308,13 @@ fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Ha
     let mut lost = BTreeSet::new();
     for (chunk, bytes) in chunks {
         match bytes {
-            Bytes::Inline(bytes) if bytes.len() as u64 == chunk.size && t.has_chunk(chunk)? => t.mend(chunk.sha256, Some(bytes))?,
+            Bytes::Inline(bytes) if bytes.len() as u64 == chunk.size && t.has_chunk(chunk)? => {
+                t.mend(chunk.sha256, Some(bytes))?
+            }
             Bytes::Lost => drop(lost.insert(chunk.sha256)),
-            Bytes::Known | Bytes::Staged(_) if t.is_wanted(chunk.sha256)? => drop(lost.insert(chunk.sha256)),
+            Bytes::Known | Bytes::Staged(_) if t.is_wanted(chunk.sha256)? => {
+                drop(lost.insert(chunk.sha256))
+            }
             _ => {}
         }
     }
@@ -257,7 +329,9 @@ fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> T
             continue;
         }
         match bytes {
-            Bytes::Inline(bytes) if bytes.len() as u64 == chunk.size && t.chunks.get(&chunk.sha256.0)?.is_none() => {
+            Bytes::Inline(bytes)
+                if bytes.len() as u64 == chunk.size && t.chunks.get(&chunk.sha256.0)?.is_none() =>
+            {
                 t.add_chunk(chunk.sha256, chunk.size, Some(bytes), now)?;
             }
             _ => drop(missing.insert(chunk.sha256)),
@@ -277,7 +351,12 @@ fn change(
 ) -> Tried<Done> {
     let live = current.as_ref().filter(|row| row.is_live());
     let created = live.map_or(group.wall, |row| row.created);
-    let row = Row { rev: t.next_rev(), tag: t.tag, created, ..content.row };
+    let row = Row {
+        rev: t.next_rev(),
+        tag: t.tag,
+        created,
+        ..content.row
+    };
     if let Some(current) = &current {
         t.retire(current, group.now, group.wall)?;
         keep_newest_versions(t, current, group.now)?;
@@ -293,15 +372,34 @@ fn change(
         let (host, to) = (rows[0].host.clone(), rows[0].name.clone());
         rows.push(bury(t, group, from, host, Some(to))?);
     }
-    Ok(if action == CREATED { Done::Created(rows) } else { Done::Updated(rows) })
+    Ok(if action == CREATED {
+        Done::Created(rows)
+    } else {
+        Done::Updated(rows)
+    })
 }
 
 /// A tombstone takes the place of a file.
-fn bury(t: &mut FileTables<'_>, group: &Group, current: Row, host: String, renamed_to: Option<Name>) -> Tried<Row> {
+fn bury(
+    t: &mut FileTables<'_>,
+    group: &Group,
+    current: Row,
+    host: String,
+    renamed_to: Option<Name>,
+) -> Tried<Row> {
     t.retire(&current, group.now, group.wall)?;
     keep_newest_versions(t, &current, group.now)?;
     let (rev, wall) = (t.next_rev(), group.wall);
-    let row = Row { rev, tag: t.tag, updated: wall, deleted: Some(wall), host, renamed_to, aged: group.now, ..current };
+    let row = Row {
+        rev,
+        tag: t.tag,
+        updated: wall,
+        deleted: Some(wall),
+        host,
+        renamed_to,
+        aged: group.now,
+        ..current
+    };
     t.stand(&row, &[])?;
     t.event(DELETED, &row, wall, None)?;
     Ok(row)
@@ -316,8 +414,16 @@ fn keep_newest_versions(t: &mut FileTables<'_>, row: &Row, now: u64) -> Tried<()
     Ok(())
 }
 
-fn delete(t: &mut FileTables<'_>, group: &Group, id: Uuid, condition: Condition, author: &Author) -> Tried<Came> {
-    let Some(current) = t.by_id(id)?.filter(Row::is_live) else { return Ok(Came::Refused(Changed::NoSuchFile)) };
+fn delete(
+    t: &mut FileTables<'_>,
+    group: &Group,
+    id: Uuid,
+    condition: Condition,
+    author: &Author,
+) -> Tried<Came> {
+    let Some(current) = t.by_id(id)?.filter(Row::is_live) else {
+        return Ok(Came::Refused(Changed::NoSuchFile));
+    };
     if !holds(condition, Some(&current)) {
         return Ok(precondition(Some(&current)));
     }
@@ -325,8 +431,17 @@ fn delete(t: &mut FileTables<'_>, group: &Group, id: Uuid, condition: Condition,
     Ok(Came::Done(Done::Deleted(vec![row])))
 }
 
-fn restore(t: &mut FileTables<'_>, group: &Group, id: Uuid, rev: Option<u64>, condition: Condition, author: &Author) -> Tried<Came> {
-    let Some(current) = t.by_id(id)? else { return Ok(Came::Refused(Changed::NoSuchFile)) };
+fn restore(
+    t: &mut FileTables<'_>,
+    group: &Group,
+    id: Uuid,
+    rev: Option<u64>,
+    condition: Condition,
+    author: &Author,
+) -> Tried<Came> {
+    let Some(current) = t.by_id(id)? else {
+        return Ok(Came::Refused(Changed::NoSuchFile));
+    };
     if !holds(condition, Some(&current)) {
         return Ok(precondition(Some(&current)));
     }
@@ -339,7 +454,9 @@ fn restore(t: &mut FileTables<'_>, group: &Group, id: Uuid, rev: Option<u64>, co
         None => t.version_revs(id.as_u128())?.pop(),
     };
     let version = rev.map(|rev| t.version(id, rev)).transpose()?.flatten();
-    let Some(version) = version else { return Ok(Came::Refused(Changed::NoSuchVersion)) };
+    let Some(version) = version else {
+        return Ok(Came::Refused(Changed::NoSuchVersion));
+    };
     if is_the_same(&current, &version) {
         return Ok(stands());
     }
@@ -354,6 +471,20 @@ fn restore(t: &mut FileTables<'_>, group: &Group, id: Uuid, rev: Option<u64>, co
     if !lost.is_empty() {
         return Ok(Came::Refused(Changed::Missing(lost)));
     }
-    let row = Row { updated: group.wall, replaced: None, host: author.host.clone(), aged: group.now, ..version };
-    change(t, group, Content { chunks, row }, Some(current), None, false).map(Came::Done)
+    let row = Row {
+        updated: group.wall,
+        replaced: None,
+        host: author.host.clone(),
+        aged: group.now,
+        ..version
+    };
+    change(
+        t,
+        group,
+        Content { chunks, row },
+        Some(current),
+        None,
+        false,
+    )
+    .map(Came::Done)
 }

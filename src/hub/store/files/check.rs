@@ -29,21 +29,36 @@ pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> 
     let mut cut = BTreeMap::new();
     let totals = FileTotals::read(&tx.open_table(META)?)?;
     let found = files(tx, findings, &mut references, &mut cut)?;
-    let wanted = FileTotals { files: found.files, bytes: found.bytes, ..totals };
+    let wanted = FileTotals {
+        files: found.files,
+        bytes: found.bytes,
+        ..totals
+    };
     if totals != wanted {
-        findings.damaged(format!("the totals say {} files of {} bytes", totals.files, totals.bytes));
+        findings.damaged(format!(
+            "the totals say {} files of {} bytes",
+            totals.files, totals.bytes
+        ));
     }
     if found.rev > totals.rev {
-        findings.damaged(format!("there is a revision {} above the last one given, {}", found.rev, totals.rev));
+        findings.damaged(format!(
+            "there is a revision {} above the last one given, {}",
+            found.rev, totals.rev
+        ));
     }
     versions(tx, findings, &mut references, &mut cut)?;
     let lost = stored(tx, data_dir, findings, &references)?;
     name_lost(tx, findings, &lost)?;
     for (sha256, (name, list)) in cut {
-        if let Err(e) = whole(tx, data_dir, &list).map(|got| got.filter(|got| *got != sha256)).and_then(|wrong| match wrong {
-            Some(got) => Err(io::Error::other(format!("its bytes have the checksum {got}, not {sha256}"))),
-            None => Ok(()),
-        }) {
+        if let Err(e) = whole(tx, data_dir, &list)
+            .map(|got| got.filter(|got| *got != sha256))
+            .and_then(|wrong| match wrong {
+                Some(got) => Err(io::Error::other(format!(
+                    "its bytes have the checksum {got}, not {sha256}"
+                ))),
+                None => Ok(()),
+            })
+        {
             findings.damaged(format!("{name}: {}", plain(&e)));
         }
     }
@@ -53,19 +68,33 @@ pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> 
 /// Files of more than one chunk, by their checksum: a name for words, and the chunks.
 type Cut = BTreeMap<Hash, (String, Vec<Chunk>)>;
 
-fn files(tx: &ReadTransaction, findings: &mut Findings, references: &mut References, cut: &mut Cut) -> Tried<FileTotals> {
-    let (names, changes, tombstones) = (tx.open_table(tables::NAMES)?, tx.open_table(tables::CHANGES)?, tx.open_table(tables::TOMBSTONES)?);
+fn files(
+    tx: &ReadTransaction,
+    findings: &mut Findings,
+    references: &mut References,
+    cut: &mut Cut,
+) -> Tried<FileTotals> {
+    let (names, changes, tombstones) = (
+        tx.open_table(tables::NAMES)?,
+        tx.open_table(tables::CHANGES)?,
+        tx.open_table(tables::TOMBSTONES)?,
+    );
     let lists = tx.open_table(tables::LISTS)?;
     let (mut found, mut count, mut buried) = (FileTotals::default(), 0, 0);
     for entry in tx.open_table(tables::FILES)?.iter()? {
         let (id, bytes) = entry?;
         count += 1;
         let Ok(row) = Row::from_bytes(bytes.value()) else {
-            findings.damaged(format!("the record of the file {:032x} cannot be read", id.value()));
+            findings.damaged(format!(
+                "the record of the file {:032x} cannot be read",
+                id.value()
+            ));
             continue;
         };
         let (id, name) = (id.value(), row.name.full());
-        let named = names.get((row.name.path.as_str(), row.name.name.as_str()))?.map(|row| row.value());
+        let named = names
+            .get((row.name.path.as_str(), row.name.name.as_str()))?
+            .map(|row| row.value());
         if row.id.as_u128() != id || named != Some((id, state(&row))) {
             findings.damaged(format!("{name}: its name does not lead to it"));
         }
@@ -85,9 +114,11 @@ fn files(tx: &ReadTransaction, findings: &mut Findings, references: &mut Referen
         }
     }
     findings.files = found.files;
-    for (what, rows, wanted) in
-        [("names", names.len()?, count), ("changes", changes.len()?, count), ("tombstones", tombstones.len()?, buried)]
-    {
+    for (what, rows, wanted) in [
+        ("names", names.len()?, count),
+        ("changes", changes.len()?, count),
+        ("tombstones", tombstones.len()?, buried),
+    ] {
         if rows != wanted {
             findings.damaged(format!("there are {rows} {what} for {wanted} files"));
         }
@@ -95,23 +126,41 @@ fn files(tx: &ReadTransaction, findings: &mut Findings, references: &mut Referen
     Ok(found)
 }
 
-fn versions(tx: &ReadTransaction, findings: &mut Findings, references: &mut References, cut: &mut Cut) -> Tried<()> {
-    let (files, ages, lists) = (tx.open_table(tables::FILES)?, tx.open_table(tables::VERSION_AGES)?, tx.open_table(tables::LISTS)?);
+fn versions(
+    tx: &ReadTransaction,
+    findings: &mut Findings,
+    references: &mut References,
+    cut: &mut Cut,
+) -> Tried<()> {
+    let (files, ages, lists) = (
+        tx.open_table(tables::FILES)?,
+        tx.open_table(tables::VERSION_AGES)?,
+        tx.open_table(tables::LISTS)?,
+    );
     for entry in tx.open_table(tables::VERSIONS)?.iter()? {
         let (key, bytes) = entry?;
         let (id, rev) = key.value();
         findings.versions += 1;
         let Ok(row) = Row::from_bytes(bytes.value()) else {
-            findings.damaged(format!("the revision {rev} of the file {id:032x} cannot be read"));
+            findings.damaged(format!(
+                "the revision {rev} of the file {id:032x} cannot be read"
+            ));
             continue;
         };
         if files.get(id)?.is_none() || ages.get((row.aged, id, rev))?.is_none() {
-            findings.damaged(format!("{}: its revision {rev} would stay for ever", row.name.full()));
+            findings.damaged(format!(
+                "{}: its revision {rev} would stay for ever",
+                row.name.full()
+            ));
         }
         refer(&lists, &row, findings, references, cut)?;
     }
     if ages.len()? != findings.versions {
-        findings.damaged(format!("there are ages of {} versions for {}", ages.len()?, findings.versions));
+        findings.damaged(format!(
+            "there are ages of {} versions for {}",
+            ages.len()?,
+            findings.versions
+        ));
     }
     Ok(())
 }
@@ -129,13 +178,22 @@ fn refer(
         return Ok(());
     };
     if list.iter().map(|c| c.size).sum::<u64>() != row.size {
-        findings.damaged(format!("{}: its chunks have not the {} bytes of the file", name(), row.size));
+        findings.damaged(format!(
+            "{}: its chunks have not the {} bytes of the file",
+            name(),
+            row.size
+        ));
     }
     for chunk in &list {
         let (count, size) = references.entry(chunk.sha256).or_insert((0, chunk.size));
         *count += 1;
         if *size != chunk.size {
-            findings.damaged(format!("{}: the chunk {} has {size} bytes elsewhere, here {}", name(), chunk.sha256, chunk.size));
+            findings.damaged(format!(
+                "{}: the chunk {} has {size} bytes elsewhere, here {}",
+                name(),
+                chunk.sha256,
+                chunk.size
+            ));
         }
     }
     if list.first().is_some_and(|first| first.sha256 != row.sha256) {
@@ -145,22 +203,45 @@ fn refer(
 }
 
 /// Names the files and versions that need what is lost.
-fn name_lost(tx: &ReadTransaction, findings: &mut Findings, lost: &BTreeMap<Hash, String>) -> Tried<()> {
+fn name_lost(
+    tx: &ReadTransaction,
+    findings: &mut Findings,
+    lost: &BTreeMap<Hash, String>,
+) -> Tried<()> {
     if lost.is_empty() {
         return Ok(());
     }
     let since = wanted_since(tx)?;
-    each_that_needs(tx, &lost.keys().copied().collect(), &mut |row, is_current, chunk| {
-        let wanted_since = since.get(&chunk).map(|at| rfc3339(*at));
-        findings.lost(Lost { name: row.name.full(), rev: row.rev, is_current, chunk, why: lost[&chunk].clone(), wanted_since });
-    })?;
+    each_that_needs(
+        tx,
+        &lost.keys().copied().collect(),
+        &mut |row, is_current, chunk| {
+            let wanted_since = since.get(&chunk).map(|at| rfc3339(*at));
+            findings.lost(Lost {
+                name: row.name.full(),
+                rev: row.rev,
+                is_current,
+                chunk,
+                why: lost[&chunk].clone(),
+                wanted_since,
+            });
+        },
+    )?;
     findings.lost_chunks = lost.keys().copied().collect();
     Ok(())
 }
 
 /// The table of chunks against what refers to them and what is on the disk; the chunks that are lost, and why.
-fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, references: &References) -> Tried<BTreeMap<Hash, String>> {
-    let (inline, loose) = (tx.open_table(tables::INLINE)?, tx.open_table(tables::LOOSE)?);
+fn stored(
+    tx: &ReadTransaction,
+    data_dir: &Path,
+    findings: &mut Findings,
+    references: &References,
+) -> Tried<BTreeMap<Hash, String>> {
+    let (inline, loose) = (
+        tx.open_table(tables::INLINE)?,
+        tx.open_table(tables::LOOSE)?,
+    );
     let (mut seen, mut unused, mut short) = (0, 0, 0);
     let mut lost = BTreeMap::new();
     for entry in tx.open_table(tables::CHUNKS)?.iter()? {
@@ -170,7 +251,9 @@ fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, refere
         findings.bytes += size;
         let wanted = references.get(&hash).copied();
         seen += u64::from(wanted.is_some());
-        if wanted.map_or(0, |(count, _)| count) != count || wanted.is_some_and(|(_, wanted)| wanted != size) {
+        if wanted.map_or(0, |(count, _)| count) != count
+            || wanted.is_some_and(|(_, wanted)| wanted != size)
+        {
             let (wanted, bytes) = wanted.unwrap_or((0, size));
             findings.damaged(format!("the chunk {hash} of {size} bytes has {count} references, not {wanted} for {bytes} bytes"));
         }
@@ -185,7 +268,11 @@ fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, refere
         } else {
             short += 1;
             match inline.get(&hash.0)? {
-                Some(bytes) if bytes.value().len() as u64 == size && Hash::of(bytes.value()) == hash => None,
+                Some(bytes)
+                    if bytes.value().len() as u64 == size && Hash::of(bytes.value()) == hash =>
+                {
+                    None
+                }
                 Some(_) => Some("its bytes are others".to_string()),
                 None => Some("it is missing".to_string()),
             }
@@ -196,7 +283,10 @@ fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, refere
         }
     }
     if seen != references.len() as u64 {
-        findings.damaged(format!("{} chunks that files need are not in the tables", references.len() as u64 - seen));
+        findings.damaged(format!(
+            "{} chunks that files need are not in the tables",
+            references.len() as u64 - seen
+        ));
     }
     if unused != loose.len()? || short != inline.len()? {
         findings.damaged("the lists of chunks that are short, or that nothing needs, name others");
@@ -206,7 +296,13 @@ fn stored(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings, refere
 
 fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {
     match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.len() != size => return Some(format!("{} has {} bytes, not {size}", path.display(), meta.len())),
+        Ok(meta) if meta.len() != size => {
+            return Some(format!(
+                "{} has {} bytes, not {size}",
+                path.display(),
+                meta.len()
+            ));
+        }
         Ok(_) => {}
         Err(e) => return Some(format!("{}: {}", path.display(), plain(&e))),
     }
@@ -219,11 +315,18 @@ fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {
 
 /// The checksum of chunks one after the other; `None`: one is missing, which has been told.
 fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Option<Hash>> {
-    let inline = tx.open_table(tables::INLINE).map_err(|e| io::Error::other(e.to_string()))?;
+    let inline = tx
+        .open_table(tables::INLINE)
+        .map_err(|e| io::Error::other(e.to_string()))?;
     let mut sha = Sha256::new();
     for chunk in list {
-        let short = inline.get(&chunk.sha256.0).map_err(|e| io::Error::other(e.to_string()))?;
-        match (short, disk::open_regular(&chunks::place(data_dir, chunk.sha256))) {
+        let short = inline
+            .get(&chunk.sha256.0)
+            .map_err(|e| io::Error::other(e.to_string()))?;
+        match (
+            short,
+            disk::open_regular(&chunks::place(data_dir, chunk.sha256)),
+        ) {
             (Some(bytes), _) => sha.update(bytes.value()),
             (None, Ok(file)) => chunks::feed(file, |piece| sha.update(piece))?,
             (None, Err(_)) => return Ok(None),
@@ -236,8 +339,17 @@ fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tr
     let table = tx.open_table(tables::CHUNKS)?;
     let mut dirs: Vec<PathBuf> = entries(&chunks::root(data_dir))?;
     dirs.sort();
-    for path in dirs.iter().map(|dir| entries(dir)).collect::<io::Result<Vec<_>>>()?.into_iter().flatten() {
-        let hash = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Hash>().ok());
+    for path in dirs
+        .iter()
+        .map(|dir| entries(dir))
+        .collect::<io::Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+    {
+        let hash = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.parse::<Hash>().ok());
         let known = match hash {
             Some(hash) => table.get(&hash.0)?.is_some_and(|row| row.value().3),
             None => false,
@@ -253,7 +365,9 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     match std::fs::read_dir(dir) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
         // a backup without chunks, or a file where there should be none
-        Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(Vec::new()),
+        Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => {
+            Ok(Vec::new())
+        }
         Err(e) => Err(e),
     }
 }

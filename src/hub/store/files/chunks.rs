@@ -51,7 +51,11 @@ impl Drop for Lease {
 
 impl Staged {
     fn new(path: PathBuf, stays: bool) -> Staged {
-        Staged(Arc::new(Lease { path, stays, moved: AtomicBool::new(false) }))
+        Staged(Arc::new(Lease {
+            path,
+            stays,
+            moved: AtomicBool::new(false),
+        }))
     }
 
     pub fn path(&self) -> &Path {
@@ -107,7 +111,9 @@ impl ChunkDir {
     pub fn open(data_dir: &Path, happened: Arc<Happened>) -> crate::error::Result<ChunkDir> {
         let (chunks, staging) = (root(data_dir), data_dir.join("staging"));
         let earlier = staging.join("earlier");
-        [&chunks, &staging, &earlier].into_iter().try_for_each(|dir| disk::create_dir(dir))?;
+        [&chunks, &staging, &earlier]
+            .into_iter()
+            .try_for_each(|dir| disk::create_dir(dir))?;
         let dir = ChunkDir {
             chunks,
             staging,
@@ -121,8 +127,10 @@ impl ChunkDir {
             paused: AtomicUsize::new(0),
             unseen: Mutex::new(Vec::new()),
         };
-        dir.tidy().map_err(|e| crate::error::Error::io(format!("tidy {}", dir.staging.display()), &e))?;
-        dir.look_again().map_err(|e| crate::error::Error::io(format!("read {}", dir.chunks.display()), &e))?;
+        dir.tidy()
+            .map_err(|e| crate::error::Error::io(format!("tidy {}", dir.staging.display()), &e))?;
+        dir.look_again()
+            .map_err(|e| crate::error::Error::io(format!("read {}", dir.chunks.display()), &e))?;
         Ok(dir)
     }
 
@@ -136,7 +144,8 @@ impl ChunkDir {
                 _ => std::fs::remove_file(entry.path())?,
             }
         }
-        self.staged.store(std::fs::read_dir(&self.earlier)?.count() as u64, Relaxed);
+        self.staged
+            .store(std::fs::read_dir(&self.earlier)?.count() as u64, Relaxed);
         Ok(())
     }
 
@@ -150,7 +159,10 @@ impl ChunkDir {
         let wanted = self.keep_free.load(Relaxed).max(limits::LEAST_FREE);
         // not to know is not to be full: a write will tell
         let (free, _, inodes) = disk::free_space(&self.staging).unwrap_or((u64::MAX, 0, u64::MAX));
-        if free < wanted || inodes < limits::LEAST_INODES || self.staged.load(Relaxed) >= limits::STAGED {
+        if free < wanted
+            || inodes < limits::LEAST_INODES
+            || self.staged.load(Relaxed) >= limits::STAGED
+        {
             Err(io::ErrorKind::StorageFull.into())
         } else {
             Ok(())
@@ -160,11 +172,25 @@ impl ChunkDir {
     /// A new file for a body on its way in; it is removed unless it is moved.
     pub fn create(&self) -> io::Result<(File, Staged)> {
         self.check_room()?;
-        let path = self.staging.join(format!("{BODY}{}", self.next.fetch_add(1, Relaxed)));
+        let path = self
+            .staging
+            .join(format!("{BODY}{}", self.next.fetch_add(1, Relaxed)));
         let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
-        let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(&path);
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(flags)
+                .open(&path)
+        };
         let file = open().or_else(|e| match e.kind() {
-            io::ErrorKind::NotFound => DirBuilder::new().recursive(true).mode(0o700).create(&self.earlier).and_then(|()| open()),
+            io::ErrorKind::NotFound => DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.earlier)
+                .and_then(|()| open()),
             _ => Err(e),
         })?;
         Ok((file, Staged::new(path, false)))
@@ -188,7 +214,9 @@ impl ChunkDir {
     }
 
     pub fn is_staged(&self, hash: Hash) -> bool {
-        [&self.staging, &self.earlier].iter().any(|dir| dir.join(hash.to_string()).exists())
+        [&self.staging, &self.earlier]
+            .iter()
+            .any(|dir| dir.join(hash.to_string()).exists())
     }
 
     /// What is staged of a chunk, verified; not synced.
@@ -216,7 +244,9 @@ impl ChunkDir {
     pub fn sync_staged(&self, staged: &[Staged]) -> io::Result<()> {
         if staged.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
             let dir = File::open(&self.staging)?;
-            return self.sync_filesystem(&dir).inspect_err(|_| staged.iter().for_each(|staged| self.discard(staged)));
+            return self
+                .sync_filesystem(&dir)
+                .inspect_err(|_| staged.iter().for_each(|staged| self.discard(staged)));
         }
         for staged in staged {
             match disk::open_regular(staged.path()) {
@@ -244,7 +274,10 @@ impl ChunkDir {
     pub fn is_there(&self, hash: Hash, size: u64) -> bool {
         match std::fs::symlink_metadata(self.place_of(hash)) {
             Ok(meta) if meta.is_file() && meta.len() == size => return true,
-            Ok(meta) => self.wanted.note(hash, &format!("its file has {} bytes, not {size}", meta.len())),
+            Ok(meta) => self.wanted.note(
+                hash,
+                &format!("its file has {} bytes, not {size}", meta.len()),
+            ),
             Err(e) => self.wanted.note_error(hash, &e),
         }
         false
@@ -256,7 +289,9 @@ impl ChunkDir {
         let mut staged_chunks: BTreeMap<Hash, (u64, &Staged)> = BTreeMap::new();
         for (chunk, bytes) in ops.iter().flat_map(brought) {
             if let Bytes::Staged(staged) = bytes {
-                staged_chunks.entry(chunk.sha256).or_insert((chunk.size, staged));
+                staged_chunks
+                    .entry(chunk.sha256)
+                    .or_insert((chunk.size, staged));
             }
         }
         let mut placed = Placed::default();
@@ -267,7 +302,12 @@ impl ChunkDir {
         moved.map(|()| placed)
     }
 
-    fn move_all(&self, wanted: BTreeMap<Hash, (u64, &Staged)>, known: impl Fn(Hash) -> bool, placed: &mut Placed) -> io::Result<()> {
+    fn move_all(
+        &self,
+        wanted: BTreeMap<Hash, (u64, &Staged)>,
+        known: impl Fn(Hash) -> bool,
+        placed: &mut Placed,
+    ) -> io::Result<()> {
         let mut dirs = BTreeSet::new();
         for (hash, (size, staged)) in wanted {
             let (to, dir) = (self.place_of(hash), self.place_of(hash).with_file_name(""));
@@ -301,7 +341,8 @@ impl ChunkDir {
         if dirs.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
             self.sync_filesystem(&File::open(&self.chunks)?)?
         } else {
-            dirs.iter().try_for_each(|dir| self.sync(&File::open(dir)?))?
+            dirs.iter()
+                .try_for_each(|dir| self.sync(&File::open(dir)?))?
         }
         if !dirs.is_empty() {
             self.root_unsynced.store(false, Relaxed);
@@ -319,7 +360,9 @@ impl ChunkDir {
     fn left(&self, staged: &Staged) {
         staged.0.moved.store(true, Relaxed);
         if staged.0.stays {
-            let _ = self.staged.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+            let _ = self
+                .staged
+                .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
         }
     }
 
@@ -340,14 +383,21 @@ impl ChunkDir {
 
     /// All chunks are to be looked through again.
     pub fn look_again(&self) -> io::Result<()> {
-        let dirs = std::fs::read_dir(&self.chunks)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        let dirs = std::fs::read_dir(&self.chunks)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<Vec<_>>>()?;
         *self.unseen.lock().unwrap_or_else(PoisonError::into_inner) = dirs;
         Ok(())
     }
 
     /// There are directories that were not looked through.
     pub fn has_unseen(&self) -> bool {
-        self.paused.load(Relaxed) == 0 && !self.unseen.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.paused.load(Relaxed) == 0
+            && !self
+                .unseen
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_empty()
     }
 
     /// Looks through one more directory, and removes what no table knows: left by a crash between move and commit, or between
@@ -356,11 +406,21 @@ impl ChunkDir {
         if !self.has_unseen() {
             return Ok(0);
         }
-        let Some(dir) = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return Ok(0) };
+        let Some(dir) = self
+            .unseen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+        else {
+            return Ok(0);
+        };
         let mut removed = 0;
         for entry in std::fs::read_dir(&dir)? {
             let path = entry?.path();
-            let hash = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Hash>().ok());
+            let hash = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.parse::<Hash>().ok());
             // what is not called like a chunk is not ours
             if hash.and_then(&known) == Some(false) {
                 std::fs::remove_file(&path)?;
@@ -376,12 +436,21 @@ impl ChunkDir {
         for dir in [&self.staging, &self.earlier] {
             for entry in std::fs::read_dir(dir)? {
                 let entry = entry?;
-                let is_chunk = entry.file_name().to_str().is_some_and(|name| name.parse::<Hash>().is_ok());
+                let is_chunk = entry
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|name| name.parse::<Hash>().is_ok());
                 if !is_chunk {
                     continue;
                 }
-                let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| now.duration_since(at).ok());
-                if !(age.is_some_and(|age| age > STAGED_FOR) && std::fs::remove_file(entry.path()).is_ok()) {
+                let age = entry
+                    .metadata()
+                    .and_then(|meta| meta.modified())
+                    .ok()
+                    .and_then(|at| now.duration_since(at).ok());
+                if !(age.is_some_and(|age| age > STAGED_FOR)
+                    && std::fs::remove_file(entry.path()).is_ok())
+                {
                     left += 1
                 }
             }

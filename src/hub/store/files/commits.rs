@@ -29,13 +29,23 @@ struct Commit {
 }
 
 /// The commit that made a revision, or the first one after it.
-fn commit_of(table: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, rev: u64) -> Tried<Option<Commit>> {
+fn commit_of(
+    table: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
+    rev: u64,
+) -> Tried<Option<Commit>> {
     let row = table.range(rev..)?.next().transpose()?;
-    Ok(row.map(|(last, row)| Commit { last: last.value(), tag: Tag(row.value().0), opened: row.value().2 }))
+    Ok(row.map(|(last, row)| Commit {
+        last: last.value(),
+        tag: Tag(row.value().0),
+        opened: row.value().2,
+    }))
 }
 
 /// Of a revision without a tag there is nothing to be said.
-pub fn knows(commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, at: Revision) -> Tried<Known> {
+pub fn knows(
+    commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
+    at: Revision,
+) -> Tried<Known> {
     if at.tag.is_unknown() {
         return Ok(Known::Yes);
     }
@@ -43,7 +53,13 @@ pub fn knows(commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, at: Rev
     Ok(match commit_of(commits, at.rev)? {
         Some(commit) if commit.tag == at.tag => Known::Yes,
         // it may be of a commit before the oldest one that is kept
-        Some(commit) if commit.last == oldest && commit.opened.is_none_or(|opened| at.rev <= opened) && at.rev < oldest => Known::Forgotten,
+        Some(commit)
+            if commit.last == oldest
+                && commit.opened.is_none_or(|opened| at.rev <= opened)
+                && at.rev < oldest =>
+        {
+            Known::Forgotten
+        }
         _ => Known::No,
     })
 }
@@ -65,7 +81,11 @@ impl Store {
     /// Never too high: what is above is another change on either side. The answer lies between the last point that is known
     /// here and the first that is not, and there where this hub was started, if it was.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Result<u64> {
-        let mut points: Vec<Revision> = points.iter().filter(|point| !point.tag.is_unknown()).copied().collect();
+        let mut points: Vec<Revision> = points
+            .iter()
+            .filter(|point| !point.tag.is_unknown())
+            .copied()
+            .collect();
         points.sort_unstable();
         self.read(|tx| {
             let (commits, mut known) = (tx.open_table(COMMITS)?, 0);
@@ -77,7 +97,10 @@ impl Store {
             if known == 0 && epoch != self.epoch {
                 return Ok(0);
             }
-            let unknown = points.iter().find(|point| point.rev > known).map_or(u64::MAX, |point| point.rev);
+            let unknown = points
+                .iter()
+                .find(|point| point.rev > known)
+                .map_or(u64::MAX, |point| point.rev);
             let mut before = known;
             for row in commits.range(known + 1..)? {
                 let (last, row) = row?;
@@ -90,7 +113,13 @@ impl Store {
                 before = last.value();
             }
             // nothing was changed since this start
-            Ok(if (known..unknown).contains(&self.opened) && before == self.opened { self.opened } else { known })
+            Ok(
+                if (known..unknown).contains(&self.opened) && before == self.opened {
+                    self.opened
+                } else {
+                    known
+                },
+            )
         })
     }
 }

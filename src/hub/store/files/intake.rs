@@ -52,7 +52,8 @@ struct Piece {
 impl Piece {
     fn write(&mut self, dir: &ChunkDir, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(READ_BUFFER_BYTES - self.buffer.len()));
+            let (now, later) =
+                bytes.split_at(bytes.len().min(READ_BUFFER_BYTES - self.buffer.len()));
             self.buffer.extend_from_slice(now);
             bytes = later;
             if self.buffer.len() == READ_BUFFER_BYTES {
@@ -79,7 +80,9 @@ impl Piece {
             return Ok(Bytes::Inline(self.buffer));
         }
         self.flush(dir)?;
-        let Some((file, staged)) = self.file else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let Some((file, staged)) = self.file else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
         if sync {
             dir.sync(&file)?;
         }
@@ -90,7 +93,16 @@ impl Piece {
 impl Intake {
     pub(super) fn new(dir: Arc<ChunkDir>, sync: bool) -> Intake {
         let (splitter, piece) = (Splitter::default(), Piece::default());
-        Intake { dir, splitter, piece, cuts: Vec::new(), single: true, done: Vec::new(), looked: 0, sync }
+        Intake {
+            dir,
+            splitter,
+            piece,
+            cuts: Vec::new(),
+            single: true,
+            done: Vec::new(),
+            looked: 0,
+            sync,
+        }
     }
 
     /// Errors: no space is `io::ErrorKind::StorageFull`.
@@ -111,7 +123,9 @@ impl Intake {
             self.piece.write(&self.dir, piece)?;
             match ended {
                 Some(chunk) if self.single => self.cuts.push(chunk),
-                Some(_) => self.done.push(std::mem::take(&mut self.piece).close(&self.dir, self.sync)?),
+                Some(_) => self
+                    .done
+                    .push(std::mem::take(&mut self.piece).close(&self.dir, self.sync)?),
                 None => {}
             }
         }
@@ -123,11 +137,17 @@ impl Intake {
         self.single = false;
         let mut whole = std::mem::take(&mut self.piece);
         whole.flush(&self.dir)?;
-        let Some((mut file, _whole)) = whole.file else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let Some((mut file, _whole)) = whole.file else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
         file.seek(SeekFrom::Start(0))?;
         for chunk in std::mem::take(&mut self.cuts) {
             let mut piece = Piece::default();
-            copy(&mut Read::by_ref(&mut file).take(chunk.size), &self.dir, &mut piece)?;
+            copy(
+                &mut Read::by_ref(&mut file).take(chunk.size),
+                &self.dir,
+                &mut piece,
+            )?;
             self.done.push(piece.close(&self.dir, self.sync)?);
         }
         copy(&mut file, &self.dir, &mut self.piece)
@@ -136,15 +156,23 @@ impl Intake {
     pub fn finish(mut self) -> io::Result<Body> {
         let content = self.splitter.finish();
         if self.done.len() < content.chunks.len() {
-            self.done.push(self.piece.close(&self.dir, self.sync).map_err(full)?);
+            self.done
+                .push(self.piece.close(&self.dir, self.sync).map_err(full)?);
         }
-        Ok(Body { content, bytes: self.done })
+        Ok(Body {
+            content,
+            bytes: self.done,
+        })
     }
 }
 
 /// One word for all ways of having no space.
 fn full(e: io::Error) -> io::Error {
-    if is_full(&e) { io::ErrorKind::StorageFull.into() } else { e }
+    if is_full(&e) {
+        io::ErrorKind::StorageFull.into()
+    } else {
+        e
+    }
 }
 
 fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
@@ -158,7 +186,12 @@ fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
 }
 
 /// Takes one chunk in; it stays in the staging directory under its hash. `false`: the bytes have another hash or length.
-pub fn stage_chunk(dir: &ChunkDir, hash: Hash, body: &mut dyn Read, length: u64) -> io::Result<bool> {
+pub fn stage_chunk(
+    dir: &ChunkDir,
+    hash: Hash,
+    body: &mut dyn Read,
+    length: u64,
+) -> io::Result<bool> {
     use sha2::Digest;
     let (mut file, staged) = dir.create()?;
     let (mut sha, mut buffer, mut size) = (sha2::Sha256::new(), vec![0; READ_BUFFER_BYTES], 0);

@@ -48,9 +48,15 @@ impl Store {
     pub fn list(&self, listing: &Listing) -> Result<(Vec<Record>, u64)> {
         let whole = listing.path.is_empty() && listing.search.is_empty();
         self.read(|tx| {
-            let (ids, total) = if whole { self.page_of_all(tx, listing)? } else { walk(tx, listing, None)? };
+            let (ids, total) = if whole {
+                self.page_of_all(tx, listing)?
+            } else {
+                walk(tx, listing, None)?
+            };
             let files = tx.open_table(tables::FILES)?;
-            let row = |id: &u128| Row::from_bytes(files.get(id)?.ok_or_else(|| damaged("a name"))?.value());
+            let row = |id: &u128| {
+                Row::from_bytes(files.get(id)?.ok_or_else(|| damaged("a name"))?.value())
+            };
             let rows = ids.iter().map(row).collect::<Tried<Vec<Row>>>()?;
             let mut records: Vec<Record> = rows.iter().map(Row::record).collect();
             self.mark_wanted(tx, &rows, &mut records)?;
@@ -61,25 +67,40 @@ impl Store {
     fn page_of_all(&self, tx: &ReadTransaction, listing: &Listing) -> Tried<(Vec<u128>, u64)> {
         let rev = FileTotals::read(&tx.open_table(META)?)?.rev;
         if let Some((nearest, total)) = self.nearest(rev, listing) {
-            let ids = nearest.map_or(Ok(Vec::new()), |(at, path, name)| page_from(tx, listing, at, (&path, &name)))?;
+            let ids = nearest.map_or(Ok(Vec::new()), |(at, path, name)| {
+                page_from(tx, listing, at, (&path, &name))
+            })?;
             return Ok((ids, total));
         }
-        let mut landmarks = Landmarks { rev, all_kinds: listing.all_kinds, ..Landmarks::default() };
+        let mut landmarks = Landmarks {
+            rev,
+            all_kinds: listing.all_kinds,
+            ..Landmarks::default()
+        };
         let (ids, total) = walk(tx, listing, Some(&mut landmarks.names))?;
         landmarks.total = total;
-        *self.landmarks.lock().unwrap_or_else(PoisonError::into_inner) = landmarks;
+        *self
+            .landmarks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = landmarks;
         Ok((ids, total))
     }
 
     /// The last landmark before the page, if the page is within the listing, and how many files there are in all. `None`:
     /// nothing is known of this state.
     fn nearest(&self, rev: u64, listing: &Listing) -> Option<(Option<Landmark>, u64)> {
-        let known = self.landmarks.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self
+            .landmarks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if (known.rev, known.all_kinds) != (rev, listing.all_kinds) || known.names.is_empty() {
             return None;
         }
         let number = listing.offset as u64 / LANDMARK_STRIDE_ROWS;
-        let nearest = known.names.get(number as usize).map(|(path, name)| (number * LANDMARK_STRIDE_ROWS, path.clone(), name.clone()));
+        let nearest = known
+            .names
+            .get(number as usize)
+            .map(|(path, name)| (number * LANDMARK_STRIDE_ROWS, path.clone(), name.clone()));
         Some((nearest, known.total))
     }
 }
@@ -93,7 +114,12 @@ fn is_listed(state: u8, all_kinds: bool) -> bool {
 }
 
 /// The ids of a page, found from the file with the number `at`, which is called so.
-fn page_from(tx: &ReadTransaction, listing: &Listing, mut at: u64, name: (&str, &str)) -> Tried<Vec<u128>> {
+fn page_from(
+    tx: &ReadTransaction,
+    listing: &Listing,
+    mut at: u64,
+    name: (&str, &str),
+) -> Tried<Vec<u128>> {
     let (shown, mut page) = (shown(listing), Vec::new());
     for row in tx.open_table(tables::NAMES)?.range(name..)? {
         let (id, state) = row?.1.value();
@@ -109,11 +135,17 @@ fn page_from(tx: &ReadTransaction, listing: &Listing, mut at: u64, name: (&str, 
 }
 
 /// Goes through all names that are asked for: the ids of the page, and how many there are.
-fn walk(tx: &ReadTransaction, listing: &Listing, mut landmarks: Option<&mut Vec<(String, String)>>) -> Tried<(Vec<u128>, u64)> {
+fn walk(
+    tx: &ReadTransaction,
+    listing: &Listing,
+    mut landmarks: Option<&mut Vec<(String, String)>>,
+) -> Tried<(Vec<u128>, u64)> {
     let (names, shown) = (tx.open_table(tables::NAMES)?, shown(listing));
     let (mut total, mut page) = (0u64, Vec::new());
     for span in spans(&listing.path) {
-        for row in names.range::<(&str, &str)>((Bound::Included((span.from, "")), Bound::Unbounded))? {
+        for row in
+            names.range::<(&str, &str)>((Bound::Included((span.from, "")), Bound::Unbounded))?
+        {
             let (key, value) = row?;
             let ((path, name), (id, state)) = (key.value(), value.value());
             if !span.covers(path) {
@@ -122,7 +154,10 @@ fn walk(tx: &ReadTransaction, listing: &Listing, mut landmarks: Option<&mut Vec<
             if !is_listed(state, listing.all_kinds) || !name.contains(&listing.search) {
                 continue;
             }
-            if let Some(landmarks) = landmarks.as_mut().filter(|_| total % LANDMARK_STRIDE_ROWS == 0) {
+            if let Some(landmarks) = landmarks
+                .as_mut()
+                .filter(|_| total % LANDMARK_STRIDE_ROWS == 0)
+            {
                 landmarks.push((path.to_string(), name.to_string()));
             }
             page.extend(shown.contains(&total).then_some(id));
@@ -140,13 +175,20 @@ struct Span<'a> {
 
 impl Span<'_> {
     fn covers(&self, path: &str) -> bool {
-        if self.exact { path == self.from } else { path.starts_with(self.from) }
+        if self.exact {
+            path == self.from
+        } else {
+            path.starts_with(self.from)
+        }
     }
 }
 
 /// A prefix is one span, a directory and what is below it two: there may be `docs-old` between `docs` and `docs/a`.
 fn spans(path: &str) -> Vec<Span<'_>> {
-    let below = Span { from: path, exact: false };
+    let below = Span {
+        from: path,
+        exact: false,
+    };
     match path.strip_suffix('/') {
         Some(from) => vec![Span { from, exact: true }, below],
         None => vec![below],

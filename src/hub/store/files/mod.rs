@@ -77,7 +77,13 @@ impl Store {
 
     /// Makes what was taken in durable.
     pub fn sync<'a>(&self, bytes: impl IntoIterator<Item = &'a Bytes>) -> io::Result<()> {
-        let staged = bytes.into_iter().filter_map(|bytes| if let Bytes::Staged(staged) = bytes { Some(staged.clone()) } else { None });
+        let staged = bytes.into_iter().filter_map(|bytes| {
+            if let Bytes::Staged(staged) = bytes {
+                Some(staged.clone())
+            } else {
+                None
+            }
+        });
         self.chunks.sync_staged(&staged.collect::<Vec<_>>())
     }
 
@@ -90,15 +96,32 @@ impl Store {
     /// list only whether the files are there: to read them all would take longer than to send them.
     pub fn staged(&self, chunks: &[Chunk]) -> io::Result<Vec<Bytes>> {
         let unread = |e: Error| io::Error::other(e.to_string());
-        let look = |chunk: &Chunk| Ok(self.chunks.staged(chunk.sha256, chunk.size)?.map_or(Bytes::Known, Bytes::Staged));
+        let look = |chunk: &Chunk| {
+            Ok(self
+                .chunks
+                .staged(chunk.sha256, chunk.size)?
+                .map_or(Bytes::Known, Bytes::Staged))
+        };
         let mut bytes = chunks.iter().map(look).collect::<io::Result<Vec<_>>>()?;
         self.sync(&bytes)?;
-        let known: Vec<Chunk> = chunks.iter().zip(&bytes).filter(|(_, bytes)| **bytes == Bytes::Known).map(|(chunk, _)| *chunk).collect();
+        let known: Vec<Chunk> = chunks
+            .iter()
+            .zip(&bytes)
+            .filter(|(_, bytes)| **bytes == Bytes::Known)
+            .map(|(chunk, _)| *chunk)
+            .collect();
         if known.iter().map(|chunk| chunk.size).sum::<u64>() <= VERIFIED_BYTES {
-            known.iter().try_for_each(|chunk| self.verify(chunk.sha256)).map_err(unread)?;
+            known
+                .iter()
+                .try_for_each(|chunk| self.verify(chunk.sha256))
+                .map_err(unread)?;
         }
         let known: Vec<Hash> = known.iter().map(|chunk| chunk.sha256).collect();
-        let missing: BTreeSet<Hash> = self.missing_chunks(&known).map_err(unread)?.into_iter().collect();
+        let missing: BTreeSet<Hash> = self
+            .missing_chunks(&known)
+            .map_err(unread)?
+            .into_iter()
+            .collect();
         for (chunk, bytes) in chunks.iter().zip(&mut bytes) {
             if *bytes == Bytes::Known && missing.contains(&chunk.sha256) {
                 *bytes = Bytes::Lost;
@@ -109,16 +132,23 @@ impl Store {
 
     /// Reads a chunk to its end: should it be lost, that is known afterwards.
     fn verify(&self, hash: Hash) -> Result<()> {
-        let Some(mut reader) = self.chunk(hash)? else { return Ok(()) };
+        let Some(mut reader) = self.chunk(hash)? else {
+            return Ok(());
+        };
         let _ = io::copy(&mut reader, &mut io::sink());
         Ok(())
     }
 
     /// Bytes of a chunk that was lost and has been staged, durable; `None`: it is not staged any more.
     pub fn mend_op(&self, hash: Hash, size: u64) -> io::Result<Option<FileOp>> {
-        let Some(staged) = self.chunks.staged(hash, size)? else { return Ok(None) };
+        let Some(staged) = self.chunks.staged(hash, size)? else {
+            return Ok(None);
+        };
         self.chunks.sync_staged(std::slice::from_ref(&staged))?;
-        Ok(Some(FileOp::Mend(vec![(Chunk { sha256: hash, size }, Bytes::Staged(staged))])))
+        Ok(Some(FileOp::Mend(vec![(
+            Chunk { sha256: hash, size },
+            Bytes::Staged(staged),
+        )])))
     }
 
     /// Bytes that uploads leave free on the disk.
@@ -134,12 +164,18 @@ pub(super) use tables::{INLINE, dump, fill_for_test};
 
 /// The group needs the tables of files.
 pub(super) fn concerns(group: &Group) -> bool {
-    group.ops.iter().any(|op| matches!(op, Op::File(_) | Op::Sweep))
+    group
+        .ops
+        .iter()
+        .any(|op| matches!(op, Op::File(_) | Op::Sweep))
 }
 
 /// The group may remove something.
 pub(super) fn sweeps(group: &Group) -> bool {
-    group.ops.iter().any(|op| matches!(op, Op::File(FileOp::Sweep) | Op::Sweep))
+    group
+        .ops
+        .iter()
+        .any(|op| matches!(op, Op::File(FileOp::Sweep) | Op::Sweep))
 }
 
 /// The chunks that an operation names, with their bytes.
@@ -162,7 +198,12 @@ pub(super) fn named(group: &Group) -> BTreeSet<Hash> {
     if !sweeps(group) {
         return BTreeSet::new();
     }
-    group.ops.iter().flat_map(brought).map(|(chunk, _)| chunk.sha256).collect()
+    group
+        .ops
+        .iter()
+        .flat_map(brought)
+        .map(|(chunk, _)| chunk.sha256)
+        .collect()
 }
 
 pub(super) fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {

@@ -98,9 +98,15 @@ pub enum FileOp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
     /// 201; `renamed`: the tombstone of the old name.
-    Created { record: Box<Record>, renamed: Option<Box<Record>> },
+    Created {
+        record: Box<Record>,
+        renamed: Option<Box<Record>>,
+    },
     /// 200.
-    Updated { record: Box<Record>, renamed: Option<Box<Record>> },
+    Updated {
+        record: Box<Record>,
+        renamed: Option<Box<Record>>,
+    },
     /// 204 for an upload: it is as asked for already. The record that stands there.
     Unchanged(Box<Record>),
     /// The tombstone.
@@ -124,7 +130,10 @@ pub enum Changed {
 impl Changed {
     /// Something is other than it was before.
     pub fn is_change(&self) -> bool {
-        matches!(self, Changed::Created { .. } | Changed::Updated { .. } | Changed::Deleted(_))
+        matches!(
+            self,
+            Changed::Created { .. } | Changed::Updated { .. } | Changed::Deleted(_)
+        )
     }
 }
 

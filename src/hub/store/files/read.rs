@@ -31,7 +31,11 @@ pub enum Heard {
 #[cfg(test)]
 impl Heard {
     pub fn page(self) -> Option<Changes> {
-        if let Heard::Page(page) = self { Some(page) } else { None }
+        if let Heard::Page(page) = self {
+            Some(page)
+        } else {
+            None
+        }
     }
 }
 
@@ -46,9 +50,12 @@ impl Store {
             let mut error = None;
             missing.retain(|hash| match table.get(&hash.0) {
                 Ok(row) => {
-                    let is_kept = row.map(|row| row.value()).is_some_and(|(size, _, _, on_disk)| {
-                        !self.chunks.wanted.has(*hash) && (!on_disk || self.chunks.is_there(*hash, size))
-                    });
+                    let is_kept =
+                        row.map(|row| row.value())
+                            .is_some_and(|(size, _, _, on_disk)| {
+                                !self.chunks.wanted.has(*hash)
+                                    && (!on_disk || self.chunks.is_there(*hash, size))
+                            });
                     !is_kept && !self.chunks.is_staged(*hash)
                 }
                 Err(e) => {
@@ -62,36 +69,65 @@ impl Store {
     }
 
     pub fn chunk(&self, hash: Hash) -> Result<Option<Reader>> {
-        let size = self.read(|tx| Ok(tx.open_table(tables::CHUNKS)?.get(&hash.0)?.map(|row| row.value().0)))?;
-        Ok(size.map(|size| Reader::new(&self.db, &self.chunks, vec![Chunk { sha256: hash, size }])))
+        let size = self.read(|tx| {
+            Ok(tx
+                .open_table(tables::CHUNKS)?
+                .get(&hash.0)?
+                .map(|row| row.value().0))
+        })?;
+        Ok(
+            size.map(|size| {
+                Reader::new(&self.db, &self.chunks, vec![Chunk { sha256: hash, size }])
+            }),
+        )
     }
 
     /// A file by its id; deleted ones too, with `deleted_at`.
     pub fn file(&self, id: Uuid) -> Result<Option<Record>> {
         self.read(|tx| {
-            let Some(row) = current(tx, id.as_u128())? else { return Ok(None) };
+            let Some(row) = current(tx, id.as_u128())? else {
+                return Ok(None);
+            };
             let mut record = row.record();
-            self.mark_wanted(tx, std::slice::from_ref(&row), std::slice::from_mut(&mut record))?;
+            self.mark_wanted(
+                tx,
+                std::slice::from_ref(&row),
+                std::slice::from_mut(&mut record),
+            )?;
             Ok(Some(record))
         })
     }
 
     pub fn file_named(&self, name: &Name) -> Result<Option<Record>> {
         self.read(|tx| {
-            let id = tx.open_table(tables::NAMES)?.get((name.path.as_str(), name.name.as_str()))?.map(|row| row.value().0);
-            Ok(id.map(|id| current(tx, id)).transpose()?.flatten().map(|row| row.record()))
+            let id = tx
+                .open_table(tables::NAMES)?
+                .get((name.path.as_str(), name.name.as_str()))?
+                .map(|row| row.value().0);
+            Ok(id
+                .map(|id| current(tx, id))
+                .transpose()?
+                .flatten()
+                .map(|row| row.record()))
         })
     }
 
     /// The chunks of a revision, the current one or an older that is kept; `None`: it is not there (any more).
-    pub fn chunks_of(&self, id: Uuid, at: Option<Revision>) -> Result<Option<(Record, Vec<Chunk>)>> {
+    pub fn chunks_of(
+        &self,
+        id: Uuid,
+        at: Option<Revision>,
+    ) -> Result<Option<(Record, Vec<Chunk>)>> {
         self.read(|tx| {
-            let row = current(tx, id.as_u128())?.filter(|row| row.is_live() && at.is_none_or(|at| at.rev == row.rev));
+            let row = current(tx, id.as_u128())?
+                .filter(|row| row.is_live() && at.is_none_or(|at| at.rev == row.rev));
             let row = match (row, at) {
                 (None, Some(at)) => version(tx, id.as_u128(), at.rev)?,
                 (row, _) => row,
             };
-            let Some(row) = row.filter(|row| at.is_none_or(|at| at.is(row.revision()))) else { return Ok(None) };
+            let Some(row) = row.filter(|row| at.is_none_or(|at| at.is(row.revision()))) else {
+                return Ok(None);
+            };
             let chunks = tables::chunks_of(&tx.open_table(tables::LISTS)?, &row)?;
             Ok(Some((row.record(), chunks)))
         })
@@ -110,7 +146,11 @@ impl Store {
             Some(rev) => Some(rev),
             None => self.versions(id)?.first().map(|version| version.rev),
         };
-        if let Some((_, reader)) = rev.map(|rev| self.open_file(id, Some(rev.into()))).transpose()?.flatten() {
+        if let Some((_, reader)) = rev
+            .map(|rev| self.open_file(id, Some(rev.into())))
+            .transpose()?
+            .flatten()
+        {
             reader.lost(&(0..reader.size()));
         }
         Ok(())
@@ -118,7 +158,13 @@ impl Store {
 
     /// What has changed after a revision. `newest`: the latest one that the caller has heard of. Without its tag nothing is
     /// known of the history that it belongs to.
-    pub fn changes(&self, after: u64, newest: Revision, began: Option<u64>, limit: usize) -> Result<Heard> {
+    pub fn changes(
+        &self,
+        after: u64,
+        newest: Revision,
+        began: Option<u64>,
+        limit: usize,
+    ) -> Result<Heard> {
         self.read(|tx| {
             let totals = FileTotals::read(&tx.open_table(META)?)?;
             let chain = tx.open_table(tables::COMMITS)?;
@@ -126,22 +172,37 @@ impl Store {
             if known == Known::No {
                 return Ok(Heard::OtherHistory);
             }
-            if known == Known::Forgotten || after > 0 && after.max(began.unwrap_or(0)) < totals.dropped {
+            if known == Known::Forgotten
+                || after > 0 && after.max(began.unwrap_or(0)) < totals.dropped
+            {
                 return Ok(Heard::Gone);
             }
-            let (changes, files) = (tx.open_table(tables::CHANGES)?, tx.open_table(tables::FILES)?);
+            let (changes, files) = (
+                tx.open_table(tables::CHANGES)?,
+                tx.open_table(tables::FILES)?,
+            );
             let (limit, mut page, mut more) = (limit.clamp(1, PAGE), Vec::new(), false);
             for row in changes.range((Bound::Excluded(after), Bound::Unbounded))? {
                 if page.len() == limit {
                     more = true;
                     break;
                 }
-                let row = files.get(row?.1.value())?.ok_or_else(|| damaged("a change"))?;
+                let row = files
+                    .get(row?.1.value())?
+                    .ok_or_else(|| damaged("a change"))?;
                 page.push(Row::from_bytes(row.value())?.record());
             }
             let began = if after == 0 { Some(totals.rev) } else { began };
             let tag = commits::tag_of(&chain, totals.rev)?;
-            Ok(Heard::Page(Changes { rev: totals.rev, epoch: self.epoch, more, began, tag, changes: page, wanted: Vec::new() }))
+            Ok(Heard::Page(Changes {
+                rev: totals.rev,
+                epoch: self.epoch,
+                more,
+                began,
+                tag,
+                changes: page,
+                wanted: Vec::new(),
+            }))
         })
     }
 
@@ -158,14 +219,21 @@ impl Store {
                 if found.len() == limit {
                     break;
                 }
-                found.extend(event(tx, rev.value(), row.value())?.map(|event| (rev.value(), event)));
+                found
+                    .extend(event(tx, rev.value(), row.value())?.map(|event| (rev.value(), event)));
             }
             Ok(Some(found))
         })
     }
 
     /// Events since a time (wall clock, ms) of one kind (`created`, `updated`, `deleted`) or all, newest last.
-    pub fn history(&self, since: u64, kind: Option<&str>, offset: usize, limit: usize) -> Result<Vec<Event>> {
+    pub fn history(
+        &self,
+        since: u64,
+        kind: Option<&str>,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
         self.read(|tx| {
             let events = tx.open_table(tables::EVENTS)?;
             let (mut skipped, mut found) = (0, Vec::new());
@@ -173,7 +241,11 @@ impl Store {
             for row in events.iter()? {
                 let (rev, row) = row?;
                 let (wall, what, ..) = row.value();
-                let is_kind = kind.is_none_or(|kind| ACTIONS.get(usize::from(what / 4)).is_some_and(|action| *action == kind));
+                let is_kind = kind.is_none_or(|kind| {
+                    ACTIONS
+                        .get(usize::from(what / 4))
+                        .is_some_and(|action| *action == kind)
+                });
                 if wall < since || !is_kind {
                     continue;
                 }
@@ -194,8 +266,12 @@ impl Store {
     pub fn versions(&self, id: Uuid) -> Result<Vec<Version>> {
         self.read(|tx| {
             let id = id.as_u128();
-            let rows = tx.open_table(tables::VERSIONS)?.range((id, 0)..=(id, u64::MAX))?.rev();
-            rows.map(|row| Ok(Row::from_bytes(row?.1.value())?.version())).collect()
+            let rows = tx
+                .open_table(tables::VERSIONS)?
+                .range((id, 0)..=(id, u64::MAX))?
+                .rev();
+            rows.map(|row| Ok(Row::from_bytes(row?.1.value())?.version()))
+                .collect()
         })
     }
 
@@ -207,31 +283,68 @@ impl Store {
     /// How much there is of everything.
     pub fn file_counts(&self) -> Result<Counts> {
         self.read(|tx| {
-            let FileTotals { files, bytes, rev, .. } = FileTotals::read(&tx.open_table(META)?)?;
-            let (versions, chunks) = (tx.open_table(tables::VERSIONS)?.len()?, tx.open_table(tables::CHUNKS)?.len()?);
-            let (tombstones, events) = (tx.open_table(tables::TOMBSTONES)?.len()?, tx.open_table(tables::EVENTS)?.len()?);
-            Ok(Counts { files, bytes, rev, versions, chunks, tombstones, events })
+            let FileTotals {
+                files, bytes, rev, ..
+            } = FileTotals::read(&tx.open_table(META)?)?;
+            let (versions, chunks) = (
+                tx.open_table(tables::VERSIONS)?.len()?,
+                tx.open_table(tables::CHUNKS)?.len()?,
+            );
+            let (tombstones, events) = (
+                tx.open_table(tables::TOMBSTONES)?.len()?,
+                tx.open_table(tables::EVENTS)?.len()?,
+            );
+            Ok(Counts {
+                files,
+                bytes,
+                rev,
+                versions,
+                chunks,
+                tombstones,
+                events,
+            })
         })
     }
 }
 
 fn current(tx: &ReadTransaction, id: u128) -> Tried<Option<Row>> {
-    tx.open_table(tables::FILES)?.get(id)?.map(|row| Row::from_bytes(row.value())).transpose()
+    tx.open_table(tables::FILES)?
+        .get(id)?
+        .map(|row| Row::from_bytes(row.value()))
+        .transpose()
 }
 
 fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
-    tx.open_table(tables::VERSIONS)?.get((id, rev))?.map(|row| Row::from_bytes(row.value())).transpose()
+    tx.open_table(tables::VERSIONS)?
+        .get((id, rev))?
+        .map(|row| Row::from_bytes(row.value()))
+        .transpose()
 }
 
 /// An event with the record as it was then; where that is not kept any more, as far as it is known. `None`: nothing is known
 /// of the file any more.
 fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Option<Event>> {
     let (wall, what, id, overwrote) = row;
-    let Some(now) = current(tx, id)? else { return Ok(None) };
-    let then = if now.rev == rev { Some(now.clone()) } else { version(tx, id, rev)? };
-    let (Some(action), Some(kind)) = (ACTIONS.get(usize::from(what / 4)), kind_of(what % 4)) else { return Err(damaged("an event")) };
+    let Some(now) = current(tx, id)? else {
+        return Ok(None);
+    };
+    let then = if now.rev == rev {
+        Some(now.clone())
+    } else {
+        version(tx, id, rev)?
+    };
+    let (Some(action), Some(kind)) = (ACTIONS.get(usize::from(what / 4)), kind_of(what % 4)) else {
+        return Err(damaged("an event"));
+    };
     let deleted = (*action == "deleted").then_some(wall);
-    let row = then.unwrap_or(Row { kind, rev, tag: Tag::default(), deleted, renamed_to: None, ..now });
+    let row = then.unwrap_or(Row {
+        kind,
+        rev,
+        tag: Tag::default(),
+        deleted,
+        renamed_to: None,
+        ..now
+    });
     Ok(Some(Event {
         kind: format!("file_{action}"),
         event_type: Some(action.to_string()),

@@ -37,12 +37,23 @@ enum Open {
 }
 
 impl Reader {
-    pub(super) fn new(db: &Arc<RwLock<Option<Database>>>, dir: &Arc<ChunkDir>, chunks: Vec<Chunk>) -> Reader {
+    pub(super) fn new(
+        db: &Arc<RwLock<Option<Database>>>,
+        dir: &Arc<ChunkDir>,
+        chunks: Vec<Chunk>,
+    ) -> Reader {
         let ends = chunks.iter().scan(0, |end, chunk| {
             *end += chunk.size;
             Some(*end)
         });
-        Reader { db: Arc::downgrade(db), dir: Arc::clone(dir), ends: ends.collect(), chunks, at: 0, open: None }
+        Reader {
+            db: Arc::downgrade(db),
+            dir: Arc::clone(dir),
+            ends: ends.collect(),
+            chunks,
+            at: 0,
+            open: None,
+        }
     }
 
     pub fn size(&self) -> u64 {
@@ -53,14 +64,23 @@ impl Reader {
     pub fn lost(&self, bytes: &Range<u64>) -> Vec<Hash> {
         let begins_before = |(chunk, end): &(&Chunk, &u64)| **end - chunk.size < bytes.end;
         let ends_after = |(_, end): &(&Chunk, &u64)| **end > bytes.start;
-        let chunks = self.chunks.iter().zip(&self.ends).filter(|at| begins_before(at) && ends_after(at));
-        chunks.map(|(chunk, _)| *chunk).filter(|chunk| self.is_lost(chunk)).map(|chunk| chunk.sha256).collect()
+        let chunks = self
+            .chunks
+            .iter()
+            .zip(&self.ends)
+            .filter(|at| begins_before(at) && ends_after(at));
+        chunks
+            .map(|(chunk, _)| *chunk)
+            .filter(|chunk| self.is_lost(chunk))
+            .map(|chunk| chunk.sha256)
+            .collect()
     }
 
     fn is_lost(&self, chunk: &Chunk) -> bool {
         // one that is no file may be in the tables: it is read whole anyway
         let is_inline = || chunk.size <= INLINE_BYTES && !self.dir.place_of(chunk.sha256).exists();
-        self.dir.wanted.has(chunk.sha256) || !is_inline() && !self.dir.is_there(chunk.sha256, chunk.size)
+        self.dir.wanted.has(chunk.sha256)
+            || !is_inline() && !self.dir.is_there(chunk.sha256, chunk.size)
     }
 
     /// The next byte read is this one.
@@ -71,7 +91,8 @@ impl Reader {
 
     /// What is found damaged or missing is asked for from then on.
     fn open(&self, chunk: &Chunk, skip: u64) -> io::Result<Open> {
-        self.open_chunk(chunk, skip).inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))
+        self.open_chunk(chunk, skip)
+            .inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))
     }
 
     fn open_chunk(&self, chunk: &Chunk, skip: u64) -> io::Result<Open> {
@@ -81,11 +102,17 @@ impl Reader {
                 file.seek(SeekFrom::Start(skip))?;
                 Ok(Open::File(file, (skip == 0).then(Sha256::new)))
             }
-            Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("the chunk {} has another size", chunk.sha256))),
+            Ok(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the chunk {} has another size", chunk.sha256),
+            )),
             Err(e) if e.kind() == io::ErrorKind::NotFound => match self.inline(chunk)? {
                 Some(bytes) if Hash::of(&bytes) == chunk.sha256 => Ok(Open::Inline(bytes)),
                 Some(_) => Err(other_bytes(chunk)),
-                None => Err(io::Error::new(io::ErrorKind::NotFound, format!("the chunk {} is gone", chunk.sha256))),
+                None => Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("the chunk {} is gone", chunk.sha256),
+                )),
             },
             Err(e) => Err(e),
         }
@@ -96,9 +123,15 @@ impl Reader {
         let db = self.db.upgrade().ok_or_else(closed)?;
         let db = db.read().unwrap_or_else(PoisonError::into_inner);
         let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let tx = db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
+            let tx = db
+                .as_ref()
+                .ok_or(redb::Error::DatabaseClosed)?
+                .begin_read()?;
             if tx.open_table(CHUNKS)?.get(&chunk.sha256.0)?.is_some() {
-                Ok(tx.open_table(INLINE)?.get(&chunk.sha256.0)?.map(|bytes| bytes.value().to_vec()))
+                Ok(tx
+                    .open_table(INLINE)?
+                    .get(&chunk.sha256.0)?
+                    .map(|bytes| bytes.value().to_vec()))
             } else {
                 Ok(None)
             }
@@ -108,14 +141,19 @@ impl Reader {
 }
 
 fn other_bytes(chunk: &Chunk) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the bytes of the chunk {} are others", chunk.sha256))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the bytes of the chunk {} are others", chunk.sha256),
+    )
 }
 
 impl Read for Reader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         // the chunk in which the next byte is
         let number = self.ends.partition_point(|end| *end <= self.at);
-        let (Some(chunk), false) = (self.chunks.get(number), into.is_empty()) else { return Ok(0) };
+        let (Some(chunk), false) = (self.chunks.get(number), into.is_empty()) else {
+            return Ok(0);
+        };
         let skip = self.at + chunk.size - self.ends[number];
         if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
             self.open = Some((number, self.open(chunk, skip)?));
@@ -123,7 +161,9 @@ impl Read for Reader {
         let n = match &mut self.open {
             Some((_, Open::File(file, hash))) => {
                 let most = into.len().min((chunk.size - skip) as usize);
-                let n = file.read(&mut into[..most]).inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))?;
+                let n = file
+                    .read(&mut into[..most])
+                    .inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))?;
                 if let Some(hash) = hash {
                     hash.update(&into[..n]);
                 }
@@ -147,7 +187,10 @@ impl Read for Reader {
         };
         if n == 0 {
             self.dir.wanted.note(chunk.sha256, "it is too short");
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("the chunk {} is too short", chunk.sha256)));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the chunk {} is too short", chunk.sha256),
+            ));
         }
         self.at += n as u64;
         Ok(n)

@@ -51,7 +51,10 @@ impl Row {
     }
 
     pub fn revision(&self) -> Revision {
-        Revision { rev: self.rev, tag: self.tag }
+        Revision {
+            rev: self.rev,
+            tag: self.tag,
+        }
     }
 
     pub fn record(&self) -> Record {
@@ -61,7 +64,11 @@ impl Row {
             path: self.name.path.clone(),
             kind: self.kind,
             size: self.size,
-            content_type: if self.content_type.is_empty() { BYTES.to_string() } else { self.content_type.clone() },
+            content_type: if self.content_type.is_empty() {
+                BYTES.to_string()
+            } else {
+                self.content_type.clone()
+            },
             etag: self.revision().etag(),
             checksum_sha256: Some(self.sha256),
             mode: self.mode,
@@ -99,7 +106,9 @@ impl Row {
 
     pub fn from_bytes(bytes: &[u8]) -> Tried<Row> {
         let mut rest = In(bytes);
-        rest.row().filter(|_| rest.0.is_empty()).ok_or_else(|| damaged("a file"))
+        rest.row()
+            .filter(|_| rest.0.is_empty())
+            .ok_or_else(|| damaged("a file"))
     }
 }
 
@@ -118,7 +127,10 @@ impl Done {
     pub fn rows(&self) -> &[Row] {
         match self {
             Done::Burnt => &[],
-            Done::Created(rows) | Done::Updated(rows) | Done::Unchanged(rows) | Done::Deleted(rows) => rows,
+            Done::Created(rows)
+            | Done::Updated(rows)
+            | Done::Unchanged(rows)
+            | Done::Deleted(rows) => rows,
         }
     }
 
@@ -168,7 +180,12 @@ pub fn list_to_bytes(chunks: &[Chunk]) -> Vec<u8> {
 pub fn list_from_bytes(bytes: &[u8]) -> Tried<Vec<Chunk>> {
     let (mut rest, mut chunks) = (In(bytes), Vec::with_capacity(bytes.len() / 35));
     while !rest.0.is_empty() {
-        let mut chunk = || Some(Chunk { sha256: rest.hash()?, size: rest.number()? });
+        let mut chunk = || {
+            Some(Chunk {
+                sha256: rest.hash()?,
+                size: rest.number()?,
+            })
+        };
         chunks.push(chunk().ok_or_else(|| damaged("a list of chunks"))?);
     }
     Ok(chunks)
@@ -235,8 +252,12 @@ impl Out {
     fn extra(&mut self, extra: &Extra) {
         let known = (*extra != Extra::default()).then_some(extra);
         self.option(known, |out, e| {
-            [e.uid, e.gid, e.device, e.inode, e.nlink].into_iter().for_each(|n| out.option(n, Out::number));
-            [&e.username, &e.groupname, &e.ctime, &e.atime].into_iter().for_each(|t| out.option(t.as_deref(), Out::text));
+            [e.uid, e.gid, e.device, e.inode, e.nlink]
+                .into_iter()
+                .for_each(|n| out.option(n, Out::number));
+            [&e.username, &e.groupname, &e.ctime, &e.atime]
+                .into_iter()
+                .for_each(|t| out.option(t.as_deref(), Out::text));
         });
     }
 }
@@ -276,7 +297,10 @@ impl<'a> In<'a> {
     }
 
     fn name(&mut self) -> Option<Name> {
-        Some(Name { path: self.text()?, name: self.text()? })
+        Some(Name {
+            path: self.text()?,
+            name: self.text()?,
+        })
     }
 
     /// The outer `None` is damage.
@@ -289,12 +313,18 @@ impl<'a> In<'a> {
     }
 
     fn row(&mut self) -> Option<Row> {
-        let layout = self.byte().filter(|layout| [UNTAGGED, LAYOUT].contains(layout))?;
+        let layout = self
+            .byte()
+            .filter(|layout| [UNTAGGED, LAYOUT].contains(layout))?;
         Some(Row {
             id: Uuid::from_bytes(self.bytes(16)?.try_into().ok()?),
             name: self.name()?,
             rev: self.number()?,
-            tag: if layout == LAYOUT { Tag(u64::from_le_bytes(self.bytes(8)?.try_into().ok()?)) } else { Tag::default() },
+            tag: if layout == LAYOUT {
+                Tag(u64::from_le_bytes(self.bytes(8)?.try_into().ok()?))
+            } else {
+                Tag::default()
+            },
             kind: kind_of(self.byte()?)?,
             size: self.number()?,
             sha256: self.hash()?,
@@ -314,10 +344,21 @@ impl<'a> In<'a> {
 
     fn extra(&mut self) -> Option<Extra> {
         let mut number = || self.option(In::number);
-        let (uid, gid, device, inode, nlink) = (number()?, number()?, number()?, number()?, number()?);
+        let (uid, gid, device, inode, nlink) =
+            (number()?, number()?, number()?, number()?, number()?);
         let mut text = || self.option(In::text);
         let (username, groupname, ctime, atime) = (text()?, text()?, text()?, text()?);
-        Some(Extra { uid, gid, username, groupname, ctime, atime, device, inode, nlink })
+        Some(Extra {
+            uid,
+            gid,
+            username,
+            groupname,
+            ctime,
+            atime,
+            device,
+            inode,
+            nlink,
+        })
     }
 }
 
@@ -330,7 +371,9 @@ pub fn kind_number(kind: Kind) -> u8 {
 }
 
 pub fn kind_of(number: u8) -> Option<Kind> {
-    [Kind::File, Kind::Dir, Kind::Symlink].get(usize::from(number)).copied()
+    [Kind::File, Kind::Dir, Kind::Symlink]
+        .get(usize::from(number))
+        .copied()
 }
 
 #[cfg(test)]
@@ -349,7 +392,11 @@ mod tests {
             mode: Some(0o100644),
             mtime: Some("2026-01-01T00:00:00.123456789Z".into()),
             content_type: String::new(),
-            extra: Extra { uid: Some(0), atime: Some("x".into()), ..Extra::default() },
+            extra: Extra {
+                uid: Some(0),
+                atime: Some("x".into()),
+                ..Extra::default()
+            },
             created: 1,
             updated: 2,
             deleted: Some(3),
@@ -362,31 +409,71 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
-        let plain = Row { extra: Extra::default(), mode: None, mtime: None, deleted: None, renamed_to: None, replaced: Some(9), ..row() };
+        let plain = Row {
+            extra: Extra::default(),
+            mode: None,
+            mtime: None,
+            deleted: None,
+            renamed_to: None,
+            replaced: Some(9),
+            ..row()
+        };
         for row in [row(), plain] {
             let bytes = row.to_bytes();
             assert_eq!(Row::from_bytes(&bytes).unwrap(), row);
-            (0..bytes.len()).for_each(|n| assert!(Row::from_bytes(&bytes[..n]).is_err(), "{n} bytes of it"));
+            (0..bytes.len())
+                .for_each(|n| assert!(Row::from_bytes(&bytes[..n]).is_err(), "{n} bytes of it"));
             assert!(Row::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
         }
         let rows = || vec![row(), row()];
-        for done in [Done::Burnt, Done::Created(rows()), Done::Updated(rows()), Done::Unchanged(rows()), Done::Deleted(rows())] {
+        for done in [
+            Done::Burnt,
+            Done::Created(rows()),
+            Done::Updated(rows()),
+            Done::Unchanged(rows()),
+            Done::Deleted(rows()),
+        ] {
             assert_eq!(Done::from_bytes(&done.to_bytes()).unwrap(), done);
         }
-        assert!(Done::from_bytes(&[]).is_err() && Done::from_bytes(&[1]).is_err() && Done::from_bytes(&[9]).is_err());
-        let list = [Chunk { sha256: Hash::of(b"a"), size: 1 << 23 }, Chunk { sha256: Hash::of(b"b"), size: 1 }];
+        assert!(
+            Done::from_bytes(&[]).is_err()
+                && Done::from_bytes(&[1]).is_err()
+                && Done::from_bytes(&[9]).is_err()
+        );
+        let list = [
+            Chunk {
+                sha256: Hash::of(b"a"),
+                size: 1 << 23,
+            },
+            Chunk {
+                sha256: Hash::of(b"b"),
+                size: 1,
+            },
+        ];
         assert_eq!(list_from_bytes(&list_to_bytes(&list)).unwrap(), list);
         assert!(list_from_bytes(&list_to_bytes(&list)[..40]).is_err());
     }
 
     #[test]
     fn rows_from_before_tags_are_read_without() {
-        let row = Row { tag: Tag(0x0123_4567_89ab_cdef), ..row() };
+        let row = Row {
+            tag: Tag(0x0123_4567_89ab_cdef),
+            ..row()
+        };
         let mut bytes = row.to_bytes();
-        let at = bytes.windows(8).position(|w| w == row.tag.0.to_le_bytes()).unwrap();
+        let at = bytes
+            .windows(8)
+            .position(|w| w == row.tag.0.to_le_bytes())
+            .unwrap();
         bytes.drain(at..at + 8);
         bytes[0] = UNTAGGED;
-        assert_eq!(Row::from_bytes(&bytes).unwrap(), Row { tag: Tag::default(), ..row });
+        assert_eq!(
+            Row::from_bytes(&bytes).unwrap(),
+            Row {
+                tag: Tag::default(),
+                ..row
+            }
+        );
     }
 
     #[test]

@@ -18,9 +18,17 @@ const MAX_ROWS_PER_SWEEP: usize = 500;
 /// Versions that go in one pass because the disk is full: few, since their space is free only when their chunks are.
 const SWEEP_FULL: usize = 100;
 /// Events and keys that are kept, at most; fewer in tests, so that they get there.
-pub const EVENTS_KEPT: u64 = if cfg!(test) { 2000 } else { limits::FILE_EVENTS };
+pub const EVENTS_KEPT: u64 = if cfg!(test) {
+    2000
+} else {
+    limits::FILE_EVENTS
+};
 pub const KEYS_KEPT: u64 = if cfg!(test) { 3000 } else { limits::FILE_KEYS };
-pub const COMMITS_KEPT: u64 = if cfg!(test) { 1000 } else { limits::FILE_COMMITS };
+pub const COMMITS_KEPT: u64 = if cfg!(test) {
+    1000
+} else {
+    limits::FILE_COMMITS
+};
 const DAY_MILLIS: u64 = 86_400_000;
 /// Hub time, in milliseconds, for which tombstones are kept, and idempotency keys remembered.
 const TOMBSTONE_MILLIS: u64 = 90 * DAY_MILLIS;
@@ -79,7 +87,9 @@ fn changes(op: &Op) -> usize {
 /// A sweep would find something.
 pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits) -> Tried<bool> {
     let over = Over::at(now, full, limits);
-    let passed = |at: Option<u64>, through: Option<u64>| at.zip(through).is_some_and(|(at, through)| at <= through);
+    let passed = |at: Option<u64>, through: Option<u64>| {
+        at.zip(through).is_some_and(|(at, through)| at <= through)
+    };
     let (versions, loose) = (tx.open_table(VERSION_AGES)?, tx.open_table(LOOSE)?);
     let oldest = versions.first()?.map(|(key, _)| key.value().0);
     let first_loose = loose.first()?.map(|(key, _)| key.value().0);
@@ -87,7 +97,10 @@ pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits)
     Ok(passed(oldest, over.versions)
         || passed(first_loose, over.loose)
         || (full && oldest.is_some() && first_loose.is_none())
-        || passed(tombstones.first()?.map(|(key, _)| key.value().0), over.tombstones)
+        || passed(
+            tombstones.first()?.map(|(key, _)| key.value().0),
+            over.tombstones,
+        )
         || passed(keys.first()?.map(|(_, row)| row.value().0), over.keys)
         || commit_is_over(&tx.open_table(COMMITS)?, over)?
         || keys.len()? > KEYS_KEPT
@@ -95,10 +108,16 @@ pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits)
 }
 
 fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tried<usize> {
-    let Some(through) = over.versions else { return Ok(0) };
-    let range = t.version_ages.range(..=(through, u128::MAX, u64::MAX))?.take(most);
+    let Some(through) = over.versions else {
+        return Ok(0);
+    };
+    let range = t
+        .version_ages
+        .range(..=(through, u128::MAX, u64::MAX))?
+        .take(most);
     let old: Vec<(u64, u128, u64)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
-    old.iter().try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, now))?;
+    old.iter()
+        .try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, now))?;
     Ok(old.len())
 }
 
@@ -107,16 +126,26 @@ fn oldest_for_room(t: &mut FileTables<'_>, group: &Group) -> Tried<usize> {
     if !group.full || t.loose.first()?.is_some() {
         return Ok(0);
     }
-    let oldest: Vec<(u64, u128, u64)> = t.version_ages.iter()?.take(SWEEP_FULL).map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
-    oldest.iter().try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, group.now))?;
+    let oldest: Vec<(u64, u128, u64)> = t
+        .version_ages
+        .iter()?
+        .take(SWEEP_FULL)
+        .map(|row| Ok(row?.0.value()))
+        .collect::<Tried<_>>()?;
+    oldest
+        .iter()
+        .try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, group.now))?;
     Ok(oldest.len())
 }
 
 fn tombstones(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tried<usize> {
-    let Some(through) = over.tombstones else { return Ok(0) };
+    let Some(through) = over.tombstones else {
+        return Ok(0);
+    };
     let range = t.tombstones.range(..=(through, u128::MAX))?.take(most);
     let old: Vec<(u64, u128)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
-    old.iter().try_for_each(|(deleted, id)| t.drop_tombstone(*deleted, *id, now))?;
+    old.iter()
+        .try_for_each(|(deleted, id)| t.drop_tombstone(*deleted, *id, now))?;
     Ok(old.len())
 }
 
@@ -164,14 +193,24 @@ fn commits(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
 }
 
 /// Commits are remembered for as long as tombstones: a client that was away for longer lists everything anyway.
-fn commit_is_over(commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, over: Over) -> Tried<bool> {
-    let (kept, first) = (commits.len()?, commits.first()?.map(|(_, row)| row.value().1));
-    let old = first.zip(over.tombstones).is_some_and(|(at, through)| at <= through);
+fn commit_is_over(
+    commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
+    over: Over,
+) -> Tried<bool> {
+    let (kept, first) = (
+        commits.len()?,
+        commits.first()?.map(|(_, row)| row.value().1),
+    );
+    let old = first
+        .zip(over.tombstones)
+        .is_some_and(|(at, through)| at <= through);
     Ok(kept > 1 && (old || kept > COMMITS_KEPT))
 }
 
 fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
-    let Some(through) = over.loose else { return Ok(0) };
+    let Some(through) = over.loose else {
+        return Ok(0);
+    };
     let range = t.loose.range(..=(through, &[u8::MAX; 32]))?.take(most);
     let loose: Vec<(u64, Hash)> = range
         .map(|row| {
@@ -180,7 +219,12 @@ fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize>
             Ok((since, Hash(*hash)))
         })
         .collect::<Tried<_>>()?;
-    for (since, hash) in loose.iter().filter(|(_, hash)| !t.named.contains(hash)).copied().collect::<Vec<_>>() {
+    for (since, hash) in loose
+        .iter()
+        .filter(|(_, hash)| !t.named.contains(hash))
+        .copied()
+        .collect::<Vec<_>>()
+    {
         t.drop_chunk(since, hash)?;
     }
     Ok(loose.len())

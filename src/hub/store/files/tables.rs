@@ -24,13 +24,15 @@ pub const CHANGES: TableDefinition<u64, u128> = TableDefinition::new("file_chang
 /// (id, rev) -> [`Row`]: what was replaced or deleted.
 pub const VERSIONS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_versions");
 /// (replaced, id, rev): versions in order of age.
-pub const VERSION_AGES: TableDefinition<(u64, u128, u64), ()> = TableDefinition::new("file_version_ages");
+pub const VERSION_AGES: TableDefinition<(u64, u128, u64), ()> =
+    TableDefinition::new("file_version_ages");
 /// (deleted, id): tombstones in order of age.
 pub const TOMBSTONES: TableDefinition<(u64, u128), ()> = TableDefinition::new("file_tombstones");
 /// (id, rev) -> the chunks, where they are more than one.
 pub const LISTS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_chunks");
 /// SHA-256 -> size, references, since when there are none, on the disk (or in [`INLINE`]).
-pub const CHUNKS: TableDefinition<&[u8; 32], (u64, u64, u64, bool)> = TableDefinition::new("chunks");
+pub const CHUNKS: TableDefinition<&[u8; 32], (u64, u64, u64, bool)> =
+    TableDefinition::new("chunks");
 /// SHA-256 -> the bytes of a short chunk.
 pub const INLINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("chunk_bytes");
 /// (since, SHA-256): chunks that nothing refers to, in order of age.
@@ -43,7 +45,8 @@ pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("fil
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
 /// rev -> tag, hub time: the last revision of each commit that made some. And the latest revision when the store was opened, of
 /// the first commit since: history can only have been set back where a hub was started.
-pub const COMMITS: TableDefinition<u64, (u64, u64, Option<u64>)> = TableDefinition::new("file_commits");
+pub const COMMITS: TableDefinition<u64, (u64, u64, Option<u64>)> =
+    TableDefinition::new("file_commits");
 
 /// SHA-256 -> since when, by the wall clock in ms, it is known that the chunk is lost. See `wanted`.
 pub const WANTED: TableDefinition<&[u8; 32], u64> = TableDefinition::new("chunks_wanted");
@@ -92,7 +95,13 @@ pub struct FileTotals {
 }
 
 impl FileTotals {
-    pub const NAMES: [&str; 5] = ["rev", "files", "file_bytes", "tombstones_dropped", "events_dropped"];
+    pub const NAMES: [&str; 5] = [
+        "rev",
+        "files",
+        "file_bytes",
+        "tombstones_dropped",
+        "events_dropped",
+    ];
 
     pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> Tried<FileTotals> {
         let mut numbers = [0; 5];
@@ -100,11 +109,23 @@ impl FileTotals {
             *number = meta.get(name)?.map_or(0, |v| v.value() as u64);
         }
         let [rev, files, bytes, dropped, forgotten] = numbers;
-        Ok(FileTotals { rev, files, bytes, dropped, forgotten })
+        Ok(FileTotals {
+            rev,
+            files,
+            bytes,
+            dropped,
+            forgotten,
+        })
     }
 
     pub fn numbers(&self) -> [u64; 5] {
-        [self.rev, self.files, self.bytes, self.dropped, self.forgotten]
+        [
+            self.rev,
+            self.files,
+            self.bytes,
+            self.dropped,
+            self.forgotten,
+        ]
     }
 }
 
@@ -168,12 +189,21 @@ impl<'t> FileTables<'t> {
     }
 
     pub fn by_id(&self, id: Uuid) -> Tried<Option<Row>> {
-        self.files.get(id.as_u128())?.map(|row| Row::from_bytes(row.value())).transpose()
+        self.files
+            .get(id.as_u128())?
+            .map(|row| Row::from_bytes(row.value()))
+            .transpose()
     }
 
     pub fn by_name(&self, name: &Name) -> Tried<Option<Row>> {
-        match self.names.get((name.path.as_str(), name.name.as_str()))?.map(|row| row.value().0) {
-            Some(id) => self.by_id(Uuid::from_u128(id))?.map_or_else(|| Err(damaged("a name")), |row| Ok(Some(row))),
+        match self
+            .names
+            .get((name.path.as_str(), name.name.as_str()))?
+            .map(|row| row.value().0)
+        {
+            Some(id) => self
+                .by_id(Uuid::from_u128(id))?
+                .map_or_else(|| Err(damaged("a name")), |row| Ok(Some(row))),
             None => Ok(None),
         }
     }
@@ -192,7 +222,8 @@ impl<'t> FileTables<'t> {
     pub fn record_commit(&mut self, group: &Group) -> Tried<()> {
         if self.totals.rev > self.began {
             let first = (self.began == group.opened).then_some(group.opened);
-            self.commits.insert(self.totals.rev, (group.tag.0, group.now, first))?;
+            self.commits
+                .insert(self.totals.rev, (group.tag.0, group.now, first))?;
         }
         Ok(())
     }
@@ -205,7 +236,10 @@ impl<'t> FileTables<'t> {
             self.totals.bytes += row.size;
             self.refer(chunks)?;
             if chunks != implied(row) {
-                self.lists.insert((row.id.as_u128(), row.rev), list_to_bytes(chunks).as_slice())?;
+                self.lists.insert(
+                    (row.id.as_u128(), row.rev),
+                    list_to_bytes(chunks).as_slice(),
+                )?;
             }
         } else {
             self.tombstones.insert((row.aged, row.id.as_u128()), ())?;
@@ -217,7 +251,10 @@ impl<'t> FileTables<'t> {
         self.changed = true;
         let id = row.id.as_u128();
         self.files.insert(id, row.to_bytes().as_slice())?;
-        self.names.insert((row.name.path.as_str(), row.name.name.as_str()), (id, state(row)))?;
+        self.names.insert(
+            (row.name.path.as_str(), row.name.name.as_str()),
+            (id, state(row)),
+        )?;
         self.changes.insert(row.rev, id)?;
         Ok(())
     }
@@ -233,8 +270,13 @@ impl<'t> FileTables<'t> {
         }
         self.totals.files -= 1;
         self.totals.bytes -= row.size;
-        let version = Row { replaced: Some(wall), aged: now, ..row.clone() };
-        self.versions.insert((id, row.rev), version.to_bytes().as_slice())?;
+        let version = Row {
+            replaced: Some(wall),
+            aged: now,
+            ..row.clone()
+        };
+        self.versions
+            .insert((id, row.rev), version.to_bytes().as_slice())?;
         self.version_ages.insert((now, id, row.rev), ())?;
         Ok(())
     }
@@ -242,7 +284,11 @@ impl<'t> FileTables<'t> {
     /// A version is not kept any longer.
     pub fn drop_version(&mut self, id: u128, rev: u64, now: u64) -> Tried<()> {
         self.changed = true;
-        let removed = self.versions.remove((id, rev))?.map(|row| Row::from_bytes(row.value())).transpose()?;
+        let removed = self
+            .versions
+            .remove((id, rev))?
+            .map(|row| Row::from_bytes(row.value()))
+            .transpose()?;
         let Some(row) = removed else { return Ok(()) };
         self.version_ages.remove((row.aged, id, rev))?;
         let chunks = self.chunks_of(&row)?;
@@ -254,24 +300,36 @@ impl<'t> FileTables<'t> {
     pub fn drop_tombstone(&mut self, deleted: u64, id: u128, now: u64) -> Tried<()> {
         self.changed = true;
         self.tombstones.remove((deleted, id))?;
-        let Some(row) = self.by_id(Uuid::from_u128(id))?.filter(|row| !row.is_live()) else { return Ok(()) };
+        let Some(row) = self
+            .by_id(Uuid::from_u128(id))?
+            .filter(|row| !row.is_live())
+        else {
+            return Ok(());
+        };
         for rev in self.version_revs(id)? {
             self.drop_version(id, rev, now)?;
         }
         self.files.remove(id)?;
-        self.names.remove((row.name.path.as_str(), row.name.name.as_str()))?;
+        self.names
+            .remove((row.name.path.as_str(), row.name.name.as_str()))?;
         self.changes.remove(row.rev)?;
         self.totals.dropped = self.totals.dropped.max(row.rev);
         Ok(())
     }
 
     pub fn version(&self, id: Uuid, rev: u64) -> Tried<Option<Row>> {
-        self.versions.get((id.as_u128(), rev))?.map(|row| Row::from_bytes(row.value())).transpose()
+        self.versions
+            .get((id.as_u128(), rev))?
+            .map(|row| Row::from_bytes(row.value()))
+            .transpose()
     }
 
     /// Revisions that are kept as versions, oldest first.
     pub fn version_revs(&self, id: u128) -> Tried<Vec<u64>> {
-        self.versions.range((id, 0)..=(id, u64::MAX))?.map(|row| Ok(row?.0.value().1)).collect()
+        self.versions
+            .range((id, 0)..=(id, u64::MAX))?
+            .map(|row| Ok(row?.0.value().1))
+            .collect()
     }
 
     pub fn chunks_of(&self, row: &Row) -> Tried<Vec<Chunk>> {
@@ -280,14 +338,24 @@ impl<'t> FileTables<'t> {
 
     /// The chunk is in the tables with this size.
     pub fn has_chunk(&self, chunk: &Chunk) -> Tried<bool> {
-        Ok(self.chunks.get(&chunk.sha256.0)?.is_some_and(|row| row.value().0 == chunk.size))
+        Ok(self
+            .chunks
+            .get(&chunk.sha256.0)?
+            .is_some_and(|row| row.value().0 == chunk.size))
     }
 
     /// A chunk that nothing refers to yet; `bytes`: it is short and kept here, else its file is in its place.
-    pub fn add_chunk(&mut self, hash: Hash, size: u64, bytes: Option<&[u8]>, now: u64) -> Tried<()> {
+    pub fn add_chunk(
+        &mut self,
+        hash: Hash,
+        size: u64,
+        bytes: Option<&[u8]>,
+        now: u64,
+    ) -> Tried<()> {
         self.changed = true;
         self.forgotten.remove(&hash);
-        self.chunks.insert(&hash.0, (size, 0, now, bytes.is_none()))?;
+        self.chunks
+            .insert(&hash.0, (size, 0, now, bytes.is_none()))?;
         self.loose.insert((now, &hash.0), ())?;
         if let Some(bytes) = bytes {
             self.inline.insert(&hash.0, bytes)?;
@@ -312,9 +380,18 @@ impl<'t> FileTables<'t> {
 
     /// A chunk that is in the tables has been given again. `bytes`: they are kept here, else its file is in its place.
     pub fn mend(&mut self, hash: Hash, bytes: Option<&[u8]>) -> Tried<()> {
-        let Some((size, references, since, on_disk)) = self.chunks.get(&hash.0)?.map(|row| row.value()) else { return Ok(()) };
+        let Some((size, references, since, on_disk)) =
+            self.chunks.get(&hash.0)?.map(|row| row.value())
+        else {
+            return Ok(());
+        };
         match bytes {
-            Some(bytes) if self.inline.get(&hash.0)?.is_none_or(|there| there.value() != bytes) => {
+            Some(bytes)
+                if self
+                    .inline
+                    .get(&hash.0)?
+                    .is_none_or(|there| there.value() != bytes) =>
+            {
                 self.changed = true;
                 self.inline.insert(&hash.0, bytes)?;
             }
@@ -326,7 +403,8 @@ impl<'t> FileTables<'t> {
         }
         if on_disk != bytes.is_none() {
             self.changed = true;
-            self.chunks.insert(&hash.0, (size, references, since, bytes.is_none()))?;
+            self.chunks
+                .insert(&hash.0, (size, references, since, bytes.is_none()))?;
             if on_disk {
                 self.forgotten.insert(hash);
             }
@@ -342,13 +420,16 @@ impl<'t> FileTables<'t> {
 
     fn refer(&mut self, chunks: &[Chunk]) -> Tried<()> {
         for Chunk { sha256, .. } in chunks {
-            let Some((size, references, since, on_disk)) = self.chunks.get(&sha256.0)?.map(|row| row.value()) else {
+            let Some((size, references, since, on_disk)) =
+                self.chunks.get(&sha256.0)?.map(|row| row.value())
+            else {
                 return Err(damaged("a chunk"));
             };
             if references == 0 {
                 self.loose.remove((since, &sha256.0))?;
             }
-            self.chunks.insert(&sha256.0, (size, references + 1, 0, on_disk))?;
+            self.chunks
+                .insert(&sha256.0, (size, references + 1, 0, on_disk))?;
         }
         Ok(())
     }
@@ -356,12 +437,22 @@ impl<'t> FileTables<'t> {
     fn let_go(&mut self, chunks: &[Chunk], now: u64) -> Tried<()> {
         for Chunk { sha256, .. } in chunks {
             let row = self.chunks.get(&sha256.0)?.map(|row| row.value());
-            let Some((size, references @ 1.., _, on_disk)) = row else { return Err(damaged("a chunk")) };
+            let Some((size, references @ 1.., _, on_disk)) = row else {
+                return Err(damaged("a chunk"));
+            };
             let is_loose = references == 1;
             if is_loose {
                 self.loose.insert((now, &sha256.0), ())?;
             }
-            self.chunks.insert(&sha256.0, (size, references - 1, if is_loose { now } else { 0 }, on_disk))?;
+            self.chunks.insert(
+                &sha256.0,
+                (
+                    size,
+                    references - 1,
+                    if is_loose { now } else { 0 },
+                    on_disk,
+                ),
+            )?;
         }
         Ok(())
     }
@@ -370,7 +461,9 @@ impl<'t> FileTables<'t> {
     pub fn drop_chunk(&mut self, since: u64, hash: Hash) -> Tried<()> {
         self.changed = true;
         self.loose.remove((since, &hash.0))?;
-        let Some((_, 0, _, on_disk)) = self.chunks.get(&hash.0)?.map(|row| row.value()) else { return Ok(()) };
+        let Some((_, 0, _, on_disk)) = self.chunks.get(&hash.0)?.map(|row| row.value()) else {
+            return Ok(());
+        };
         self.chunks.remove(&hash.0)?;
         if on_disk {
             self.forgotten.insert(hash);
@@ -383,13 +476,19 @@ impl<'t> FileTables<'t> {
     /// `action`: an index of [`ACTIONS`].
     pub fn event(&mut self, action: u8, row: &Row, wall: u64, overwrote: Option<u64>) -> Tried<()> {
         let what = action * 4 + kind_number(row.kind);
-        self.events.insert(row.rev, (wall, what, row.id.as_u128(), overwrote.unwrap_or(0)))?;
+        self.events.insert(
+            row.rev,
+            (wall, what, row.id.as_u128(), overwrote.unwrap_or(0)),
+        )?;
         Ok(())
     }
 }
 
 /// The chunks of a revision: one that is as long as the file needs no list.
-pub fn chunks_of(lists: &impl ReadableTable<(u128, u64), &'static [u8]>, row: &Row) -> Tried<Vec<Chunk>> {
+pub fn chunks_of(
+    lists: &impl ReadableTable<(u128, u64), &'static [u8]>,
+    row: &Row,
+) -> Tried<Vec<Chunk>> {
     match lists.get((row.id.as_u128(), row.rev))? {
         Some(list) => list_from_bytes(list.value()),
         None => Ok(implied(row)),
@@ -397,7 +496,14 @@ pub fn chunks_of(lists: &impl ReadableTable<(u128, u64), &'static [u8]>, row: &R
 }
 
 fn implied(row: &Row) -> Vec<Chunk> {
-    if row.size == 0 { Vec::new() } else { vec![Chunk { sha256: row.sha256, size: row.size }] }
+    if row.size == 0 {
+        Vec::new()
+    } else {
+        vec![Chunk {
+            sha256: row.sha256,
+            size: row.size,
+        }]
+    }
 }
 
 #[cfg(test)]
@@ -437,10 +543,15 @@ pub fn fill_for_test(db: &std::sync::RwLock<Option<redb::Database>>, events: u64
     let mut table = tx.open_table(EVENTS).unwrap();
     (1..=events).for_each(|rev| drop(table.insert(rev, (0, 0, 0, 0)).unwrap()));
     drop(table);
-    let (mut table, mut ages) = (tx.open_table(KEYS).unwrap(), tx.open_table(KEY_AGES).unwrap());
+    let (mut table, mut ages) = (
+        tx.open_table(KEYS).unwrap(),
+        tx.open_table(KEY_AGES).unwrap(),
+    );
     let burnt = super::rows::Done::Burnt.to_bytes();
     for key in 1..=keys {
-        table.insert(("a", u128::from(key)), burnt.as_slice()).unwrap();
+        table
+            .insert(("a", u128::from(key)), burnt.as_slice())
+            .unwrap();
         ages.insert(key, (0, "a", u128::from(key))).unwrap();
     }
     drop((table, ages));

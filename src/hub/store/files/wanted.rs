@@ -56,7 +56,10 @@ impl Wanted {
 
     /// The same for a read that failed, if that tells of the chunk: an error of the tables, of rights or of resources does not.
     pub fn note_error(&self, hash: Hash, e: &io::Error) {
-        let is_evidence = matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
+        let is_evidence = matches!(
+            e.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+        );
         if is_evidence || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
             self.note(hash, &plain(e));
         }
@@ -137,13 +140,19 @@ impl Store {
     }
 
     /// Says in the records whether the hub asks for their content. Of a few records the files of their chunks are looked at.
-    pub(super) fn mark_wanted(&self, tx: &ReadTransaction, rows: &[Row], records: &mut [Record]) -> Tried<()> {
+    pub(super) fn mark_wanted(
+        &self,
+        tx: &ReadTransaction,
+        rows: &[Row],
+        records: &mut [Record],
+    ) -> Tried<()> {
         let (wanted, looks) = (self.chunks.wanted.all(), rows.len() <= LOOKED_AT);
         if wanted.is_empty() && !looks {
             return Ok(());
         }
         let is_lost = |chunk: &Chunk| {
-            wanted.contains(&chunk.sha256) || looks && chunk.size > INLINE && !self.chunks.is_there(chunk.sha256, chunk.size)
+            wanted.contains(&chunk.sha256)
+                || looks && chunk.size > INLINE && !self.chunks.is_there(chunk.sha256, chunk.size)
         };
         let lists = tx.open_table(LISTS)?;
         for (row, record) in rows.iter().zip(records) {
@@ -154,11 +163,17 @@ impl Store {
 }
 
 /// Calls `tell` with each file and version that needs one of these chunks: its row, whether it is the current one, the chunk.
-pub fn each_that_needs(tx: &ReadTransaction, lost: &BTreeSet<Hash>, tell: &mut dyn FnMut(&Row, bool, Hash)) -> Tried<()> {
+pub fn each_that_needs(
+    tx: &ReadTransaction,
+    lost: &BTreeSet<Hash>,
+    tell: &mut dyn FnMut(&Row, bool, Hash),
+) -> Tried<()> {
     let lists = tx.open_table(LISTS)?;
     let mut look = |bytes: &[u8], is_current: bool| -> Tried<()> {
         // what cannot be read is told by the check of the tables
-        let Ok(row) = Row::from_bytes(bytes) else { return Ok(()) };
+        let Ok(row) = Row::from_bytes(bytes) else {
+            return Ok(());
+        };
         if is_current && !row.is_live() {
             return Ok(());
         }

@@ -24,7 +24,11 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             for m in messages {
                 let result = post(t, group, m)?;
                 if result.status == Status::Queued {
-                    wakes.push(m.target.clone().map_or_else(|| Wake::AllBut(m.source.clone()), Wake::Host));
+                    wakes.push(
+                        m.target
+                            .clone()
+                            .map_or_else(|| Wake::AllBut(m.source.clone()), Wake::Host),
+                    );
                 }
                 results.push(result);
             }
@@ -32,9 +36,21 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             wakes.dedup();
             Ok(Outcome::Posted { results, wakes })
         }
-        Op::Pull { host, instance, through } => pull(t, group.now, host, *instance, *through),
-        Op::Seen { host, instance, through, seen } => {
-            if let Some(row) = t.host(host)?.filter(|row| row.registered.is_some() && row.instance == *instance) {
+        Op::Pull {
+            host,
+            instance,
+            through,
+        } => pull(t, group.now, host, *instance, *through),
+        Op::Seen {
+            host,
+            instance,
+            through,
+            seen,
+        } => {
+            if let Some(row) = t
+                .host(host)?
+                .filter(|row| row.registered.is_some() && row.instance == *instance)
+            {
                 acknowledge(t, host, row, *through, *seen)?;
             }
             Ok(Outcome::Done)
@@ -45,17 +61,28 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
                 Some(row) if row.registered.is_some() => {}
                 None if !t.room_for_host(super::MAX_HOSTS)? => return Ok(Outcome::TooManyHosts),
                 row => {
-                    let row = HostRow { registered: Some(t.totals.seq), last_seen: group.now, ..row.unwrap_or_default() };
+                    let row = HostRow {
+                        registered: Some(t.totals.seq),
+                        last_seen: group.now,
+                        ..row.unwrap_or_default()
+                    };
                     t.set_host(host, Some(row));
                 }
             }
             Ok(Outcome::Done)
         }
-        Op::Rebind { host, instance } => match t.host(host)?.filter(|row| row.registered.is_some()) {
+        Op::Rebind { host, instance } => match t.host(host)?.filter(|row| row.registered.is_some())
+        {
             None => Ok(Outcome::NoSuchHost),
             Some(row) => {
                 if row.instance != *instance {
-                    t.set_host(host, Some(HostRow { instance: *instance, ..row }));
+                    t.set_host(
+                        host,
+                        Some(HostRow {
+                            instance: *instance,
+                            ..row
+                        }),
+                    );
                 }
                 Ok(Outcome::Done)
             }
@@ -71,9 +98,17 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             Ok(Outcome::Done)
         }
         Op::Sweep => {
-            let Outcome::Swept { more } = sweep(t, group.now)? else { return Ok(Outcome::Done) };
-            let files = t.files.as_mut().map(|files| files::sweep(files, group)).transpose()?;
-            Ok(Outcome::Swept { more: more || files.unwrap_or(false) })
+            let Outcome::Swept { more } = sweep(t, group.now)? else {
+                return Ok(Outcome::Done);
+            };
+            let files = t
+                .files
+                .as_mut()
+                .map(|files| files::sweep(files, group))
+                .transpose()?;
+            Ok(Outcome::Swept {
+                more: more || files.unwrap_or(false),
+            })
         }
         Op::File(op) => match t.files.as_mut() {
             Some(files) => files::apply(files, group, op),
@@ -83,37 +118,91 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
 }
 
 fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
-    let plain = PostResult { id: Some(m.id), status: Status::Queued, error: None, warning: None, retry: false };
-    let rejected = |why: String, retry| Ok(PostResult { status: Status::Rejected, error: Some(why), retry, ..plain.clone() });
+    let plain = PostResult {
+        id: Some(m.id),
+        status: Status::Queued,
+        error: None,
+        warning: None,
+        retry: false,
+    };
+    let rejected = |why: String, retry| {
+        Ok(PostResult {
+            status: Status::Rejected,
+            error: Some(why),
+            retry,
+            ..plain.clone()
+        })
+    };
     let known = t.ids.get(m.id.as_u128())?.map(|row| row.value().1);
     match known {
-        Some(digest) if digest == m.digest => return Ok(PostResult { status: Status::Duplicate, ..plain }),
-        Some(_) => return rejected(format!("the id {} was used for another message: give this one an id of its own", m.id), false),
+        Some(digest) if digest == m.digest => {
+            return Ok(PostResult {
+                status: Status::Duplicate,
+                ..plain
+            });
+        }
+        Some(_) => {
+            return rejected(
+                format!(
+                    "the id {} was used for another message: give this one an id of its own",
+                    m.id
+                ),
+                false,
+            );
+        }
         None => {}
     }
     let bytes = m.json.len() as u64;
     if t.totals.bytes + bytes > group.limits.space {
-        return rejected(format!("the hub's space for messages is full ({} bytes)", group.limits.space), true);
+        return rejected(
+            format!(
+                "the hub's space for messages is full ({} bytes)",
+                group.limits.space
+            ),
+            true,
+        );
     }
     let mut warning = None;
     if let Some(host) = &m.target {
         let row = t.host(host)?;
         // names that nobody has pulled under must leave room for those who will
         if row.is_none() && !t.room_for_host(super::MAX_HOSTS / 2)? {
-            return rejected(format!("no host is called \"{host}\", and the hub keeps messages for too many such names already"), true);
+            return rejected(
+                format!(
+                    "no host is called \"{host}\", and the hub keeps messages for too many such names already"
+                ),
+                true,
+            );
         }
         let row = row.unwrap_or_default();
-        if row.queued >= group.limits.queue_messages || row.queued_bytes + bytes > group.limits.queue_bytes {
-            let why = format!("the queue of \"{host}\" is full: {} messages, {} bytes wait for it", row.queued, row.queued_bytes);
+        if row.queued >= group.limits.queue_messages
+            || row.queued_bytes + bytes > group.limits.queue_bytes
+        {
+            let why = format!(
+                "the queue of \"{host}\" is full: {} messages, {} bytes wait for it",
+                row.queued, row.queued_bytes
+            );
             return rejected(why, true);
         }
-        warning = row.registered.is_none().then(|| format!("no host \"{host}\" has pulled yet: kept for it until the message expires"));
+        warning = row.registered.is_none().then(|| {
+            format!("no host \"{host}\" has pulled yet: kept for it until the message expires")
+        });
     }
-    t.add(m, group.now, group.now.saturating_add(m.ttl.unwrap_or(group.limits.ttl)))?;
+    t.add(
+        m,
+        group.now,
+        group.now.saturating_add(m.ttl.unwrap_or(group.limits.ttl)),
+    )?;
     Ok(PostResult { warning, ..plain })
 }
 
-fn pull(t: &mut Tables<'_>, now: u64, host: &str, instance: Option<Uuid>, through: u64) -> Tried<Outcome> {
+fn pull(
+    t: &mut Tables<'_>,
+    now: u64,
+    host: &str,
+    instance: Option<Uuid>,
+    through: u64,
+) -> Tried<Outcome> {
     let row = t.host(host)?;
     if row.is_none() && !t.room_for_host(super::MAX_HOSTS)? {
         return Ok(Outcome::TooManyHosts);
@@ -140,7 +229,14 @@ fn acknowledge(t: &mut Tables<'_>, host: &str, row: HostRow, through: u64, seen:
         return Ok(());
     }
     let last_seen = row.last_seen.max(seen);
-    t.set_host(host, Some(HostRow { cursor: row.cursor.max(through), last_seen, ..row }));
+    t.set_host(
+        host,
+        Some(HostRow {
+            cursor: row.cursor.max(through),
+            last_seen,
+            ..row
+        }),
+    );
     if moves {
         for seq in t.targeted_through(host, through)? {
             t.remove(seq)?;
@@ -154,26 +250,44 @@ fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
     t.write_hosts()?;
     let most = SWEEP + 2 * (t.totals.seq - t.began) as usize;
     let floor = floor(&t.hosts, t.totals.seq, now)?;
-    let done: Vec<u64> = t.broadcasts.range(..=floor)?.take(most).map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
+    let done: Vec<u64> = t
+        .broadcasts
+        .range(..=floor)?
+        .take(most)
+        .map(|row| Ok(row?.0.value()))
+        .collect::<Tried<_>>()?;
     for seq in &done {
         t.remove(*seq)?;
     }
-    let over: Vec<u64> = t.expiries.range(..=(now, u64::MAX))?.take(most).map(|row| Ok(row?.0.value().1)).collect::<Tried<_>>()?;
+    let over: Vec<u64> = t
+        .expiries
+        .range(..=(now, u64::MAX))?
+        .take(most)
+        .map(|row| Ok(row?.0.value().1))
+        .collect::<Tried<_>>()?;
     for seq in &over {
         t.remove(*seq)?;
     }
     let mut forgotten = 0;
     while forgotten < most && forgettable(&t.id_ages, now)? {
-        let Some(id) = t.id_ages.pop_first()?.map(|(_, row)| row.value().0) else { break };
+        let Some(id) = t.id_ages.pop_first()?.map(|(_, row)| row.value().0) else {
+            break;
+        };
         t.ids.remove(id)?;
         forgotten += 1;
     }
     t.changed |= forgotten > 0;
-    Ok(Outcome::Swept { more: [done.len(), over.len(), forgotten].contains(&most) })
+    Ok(Outcome::Swept {
+        more: [done.len(), over.len(), forgotten].contains(&most),
+    })
 }
 
 /// Broadcasts through this seq wait for nobody. A hub without hosts: all of them.
-pub fn floor(hosts: &impl ReadableTable<&'static str, HostValue>, seq: u64, now: u64) -> Tried<u64> {
+pub fn floor(
+    hosts: &impl ReadableTable<&'static str, HostValue>,
+    seq: u64,
+    now: u64,
+) -> Tried<u64> {
     let mut floor = seq;
     for row in hosts.iter()? {
         let row = HostRow::from_value(row?.1.value());
@@ -188,5 +302,8 @@ pub fn floor(hosts: &impl ReadableTable<&'static str, HostValue>, seq: u64, now:
 /// have seen, and what is lost is only the sender's being told so).
 pub fn forgettable(ages: &impl ReadableTable<u64, (u128, u64)>, now: u64) -> Tried<bool> {
     let oldest = ages.first()?.map(|(_, row)| row.value().1);
-    Ok(oldest.is_some_and(|at| now.saturating_sub(at) > wire::ID_MEMORY * 1000) || ages.len()? > super::MAX_IDS)
+    Ok(
+        oldest.is_some_and(|at| now.saturating_sub(at) > wire::ID_MEMORY * 1000)
+            || ages.len()? > super::MAX_IDS,
+    )
 }

@@ -30,14 +30,27 @@ pub struct Live {
 
 impl Live {
     /// A pull by `instance` at `now`: everything through `through` is done with; the disk has `written` of that and of `seen`.
-    pub fn note(&mut self, host: &str, instance: Option<Uuid>, through: u64, now: u64, written: (u64, u64)) {
+    pub fn note(
+        &mut self,
+        host: &str,
+        instance: Option<Uuid>,
+        through: u64,
+        now: u64,
+        written: (u64, u64),
+    ) {
         let entry = self.hosts.entry(host.to_string()).or_default();
         if entry.instance != instance {
-            *entry = Entry { instance, ..Entry::default() };
+            *entry = Entry {
+                instance,
+                ..Entry::default()
+            };
         }
         entry.through = entry.through.max(through);
         entry.seen = entry.seen.max(now);
-        entry.written = (entry.written.0.max(written.0), entry.written.1.max(written.1));
+        entry.written = (
+            entry.written.0.max(written.0),
+            entry.written.1.max(written.1),
+        );
         if entry.is_due() {
             entry.waits.get_or_insert(now);
         }
@@ -45,7 +58,10 @@ impl Live {
 
     /// Through where a host is done, if it is still the same instance; 0 if nothing is known.
     pub fn through(&self, host: &str, instance: Option<Uuid>) -> u64 {
-        self.hosts.get(host).filter(|e| e.instance == instance).map_or(0, |e| e.through)
+        self.hosts
+            .get(host)
+            .filter(|e| e.instance == instance)
+            .map_or(0, |e| e.through)
     }
 
     /// When a host was seen last, if that is not on the disk yet; 0 if nothing is known.
@@ -55,7 +71,10 @@ impl Live {
 
     /// Where to begin looking for broadcasts of others after `from`.
     pub fn skip(&self, host: &str, from: u64) -> u64 {
-        self.hosts.get(host).filter(|e| (e.own.0..=e.own.1).contains(&from)).map_or(from, |e| e.own.1)
+        self.hosts
+            .get(host)
+            .filter(|e| (e.own.0..=e.own.1).contains(&from))
+            .map_or(from, |e| e.own.1)
     }
 
     /// All broadcasts after `from` through `to` are the host's own.
@@ -63,14 +82,23 @@ impl Live {
         if let Some(e) = self.hosts.get_mut(host).filter(|_| to > from) {
             // the range before is extended when the two meet, so that it can begin at a cursor that lags behind
             let joined = (e.own.0..=e.own.1).contains(&from);
-            e.own = if joined { (e.own.0, e.own.1.max(to)) } else { (from, to) };
+            e.own = if joined {
+                (e.own.0, e.own.1.max(to))
+            } else {
+                (from, to)
+            };
         }
     }
 
     /// What waits to be written, for the next commit to take along.
     pub fn due(&self) -> Vec<Op> {
         let mut due: Vec<Op> = (self.hosts.iter().filter(|(_, e)| e.is_due()))
-            .map(|(host, e)| Op::Seen { host: host.clone(), instance: e.instance, through: e.through, seen: e.seen })
+            .map(|(host, e)| Op::Seen {
+                host: host.clone(),
+                instance: e.instance,
+                through: e.through,
+                seen: e.seen,
+            })
             .collect();
         // a map has no order, and a group must be the same whenever its inputs are
         due.sort_by(|a, b| name(a).cmp(name(b)));
@@ -86,8 +114,15 @@ impl Live {
     pub fn settle(&mut self, ops: &[Op]) {
         for op in ops {
             match op {
-                Op::Seen { host, through, seen, .. } => {
-                    let Some(e) = self.hosts.get_mut(host) else { continue };
+                Op::Seen {
+                    host,
+                    through,
+                    seen,
+                    ..
+                } => {
+                    let Some(e) = self.hosts.get_mut(host) else {
+                        continue;
+                    };
                     e.written = (e.written.0.max(*through), e.written.1.max(*seen));
                     e.waits = e.waits.filter(|_| e.is_due());
                 }
@@ -121,9 +156,24 @@ mod tests {
         live.note("a", me, 5, 1000, (5, 1000));
         assert!(live.due().is_empty(), "an idle pull");
         live.note("a", me, 7, 2000, (5, 1000));
-        assert_eq!((live.through("a", me), live.through("a", None), live.waits_since()), (7, 0, Some(2000)));
+        assert_eq!(
+            (
+                live.through("a", me),
+                live.through("a", None),
+                live.waits_since()
+            ),
+            (7, 0, Some(2000))
+        );
         let due = live.due();
-        assert_eq!(due, [Op::Seen { host: "a".into(), instance: me, through: 7, seen: 2000 }]);
+        assert_eq!(
+            due,
+            [Op::Seen {
+                host: "a".into(),
+                instance: me,
+                through: 7,
+                seen: 2000
+            }]
+        );
         live.note("a", me, 8, 3000, (5, 1000));
         live.settle(&due);
         assert_eq!(live.due().len(), 1, "one more came while that was written");
@@ -131,8 +181,14 @@ mod tests {
         assert!(live.due().is_empty() && live.waits_since().is_none());
         live.note("a", me, 8, 3000 + SEEN_STEP, (5, 1000));
         assert_eq!(live.due().len(), 1, "seen again after ten minutes");
-        ["d", "b", "e", "c"].iter().for_each(|host| live.note(host, me, 1, 0, (0, 0)));
-        assert_eq!(live.due().iter().map(name).collect::<String>(), "abcde", "in order");
+        ["d", "b", "e", "c"]
+            .iter()
+            .for_each(|host| live.note(host, me, 1, 0, (0, 0)));
+        assert_eq!(
+            live.due().iter().map(name).collect::<String>(),
+            "abcde",
+            "in order"
+        );
         live.note("a", None, 0, 3000, (0, 3000));
         assert_eq!(live.through("a", me), 0, "another instance begins anew");
     }
@@ -143,7 +199,9 @@ mod tests {
         live.note("a", None, 0, 0, (0, 0));
         live.own("a", 10, 20);
         let check = |live: &Live, from, wants| assert_eq!(live.skip("a", from), wants, "{from}");
-        [(9, 9), (10, 20), (15, 20), (20, 20), (21, 21)].into_iter().for_each(|(from, wants)| check(&live, from, wants));
+        [(9, 9), (10, 20), (15, 20), (20, 20), (21, 21)]
+            .into_iter()
+            .for_each(|(from, wants)| check(&live, from, wants));
         live.own("a", 20, 30);
         check(&live, 10, 30);
         live.own("a", 40, 50);

@@ -83,52 +83,100 @@ impl Store {
                 return Ok(Pulled::OtherInstance);
             }
             let seq = Totals::read(&tx.open_table(META)?)?.seq;
-            let given = ask.after.and_then(|after| tx.open_table(ID_AGES).ok()?.get(after).ok()?.map(|row| row.value().0));
-            let is_other = ask.id.zip(given).is_some_and(|(id, given)| id.as_u128() != given);
+            let given = ask.after.and_then(|after| {
+                tx.open_table(ID_AGES)
+                    .ok()?
+                    .get(after)
+                    .ok()?
+                    .map(|row| row.value().0)
+            });
+            let is_other = ask
+                .id
+                .zip(given)
+                .is_some_and(|(id, given)| id.as_u128() != given);
             if is_other || ask.after.is_some_and(|after| after > seq) {
                 return Ok(Pulled::OtherHistory);
             }
-            let (known, written) = (row.first_seen.is_some() && row.instance == ask.instance, row.cursor);
+            let (known, written) = (
+                row.first_seen.is_some() && row.instance == ask.instance,
+                row.cursor,
+            );
             let mut through = ask.after.unwrap_or(0).max(written);
             if known {
                 let mut live = self.live();
                 through = through.max(live.through(host, ask.instance));
-                live.note(host, ask.instance, through, ask.now, (written, row.last_seen));
+                live.note(
+                    host,
+                    ask.instance,
+                    through,
+                    ask.now,
+                    (written, row.last_seen),
+                );
             }
-            let from = if ask.again { ask.after.unwrap_or(0) } else { through };
+            let from = if ask.again {
+                ask.after.unwrap_or(0)
+            } else {
+                through
+            };
             let (page, only_own) = self.page(tx, ask, &row, from, seq)?;
             // What is only its own is not worth waiting for, but must not hold the broadcasts back for ever either.
             if known && only_own {
-                self.live().note(host, ask.instance, seq, ask.now, (written, row.last_seen));
+                self.live()
+                    .note(host, ask.instance, seq, ask.now, (written, row.last_seen));
             }
-            Ok(if known && (page.messages.is_empty() || through <= written) {
-                Pulled::Now(page)
-            } else {
-                Pulled::Once(Op::Pull { host: ask.host.clone(), instance: ask.instance, through }, page)
-            })
+            Ok(
+                if known && (page.messages.is_empty() || through <= written) {
+                    Pulled::Now(page)
+                } else {
+                    Pulled::Once(
+                        Op::Pull {
+                            host: ask.host.clone(),
+                            instance: ask.instance,
+                            through,
+                        },
+                        page,
+                    )
+                },
+            )
         })
     }
 
     /// What waits for a host after `through`, and whether there is nothing but broadcasts of its own.
-    fn page(&self, tx: &redb::ReadTransaction, ask: &Ask, row: &HostRow, through: u64, seq: u64) -> Tried<(Page, bool)> {
+    fn page(
+        &self,
+        tx: &redb::ReadTransaction,
+        ask: &Ask,
+        row: &HostRow,
+        through: u64,
+        seq: u64,
+    ) -> Tried<(Page, bool)> {
         let host = ask.host.as_str();
-        let (broadcasts, targeted, messages) = (tx.open_table(BROADCASTS)?, tx.open_table(TARGETED)?, tx.open_table(MESSAGES)?);
+        let (broadcasts, targeted, messages) = (
+            tx.open_table(BROADCASTS)?,
+            tx.open_table(TARGETED)?,
+            tx.open_table(MESSAGES)?,
+        );
         // one who is not registered gets no broadcasts
         let from = row.registered.map_or(seq, |at| at.max(through));
         let from_other = self.live().skip(host, from);
-        let mut others = broadcasts.range(from_other + 1..)?.map(|r| Ok::<_, redb::Error>(r.map(|(seq, src)| (seq.value(), src))?));
+        let mut others = broadcasts
+            .range(from_other + 1..)?
+            .map(|r| Ok::<_, redb::Error>(r.map(|(seq, src)| (seq.value(), src))?));
         let mut next_other = || loop {
             match others.next().transpose()? {
                 Some((_, source)) if source.value() == host => {}
                 other => return Tried::Ok(other.map(|(seq, _)| seq)),
             }
         };
-        let mut mine = targeted.range((host, through + 1)..=(host, u64::MAX))?.map(|r| Ok::<_, redb::Error>(r?.0.value().1));
+        let mut mine = targeted
+            .range((host, through + 1)..=(host, u64::MAX))?
+            .map(|r| Ok::<_, redb::Error>(r?.0.value().1));
         let (mut other, mut own) = (next_other()?, mine.next().transpose()?);
         // no host has so many broadcasts of its own that looking at them once is too long
         let end = other.map_or(seq, |first| first - 1);
         self.live().own(host, from, end);
-        let only_own = other.is_none() && own.is_none() && broadcasts.range(from + 1..)?.next().is_some();
+        let only_own =
+            other.is_none() && own.is_none() && broadcasts.range(from + 1..)?.next().is_some();
 
         let (mut page, mut bytes) = (Page::default(), 0);
         while let Some(seq) = [other, own].into_iter().flatten().min() {
@@ -137,12 +185,16 @@ impl Store {
             } else {
                 own = mine.next().transpose()?
             }
-            let Some(message) = messages.get(seq)? else { continue };
+            let Some(message) = messages.get(seq)? else {
+                continue;
+            };
             let (_, _, expires, _, _, json) = message.value();
             if expires <= ask.now {
                 continue;
             }
-            if page.messages.len() == ask.limit.max(1) || (bytes > 0 && bytes + json.len() > PAGE_BYTES) {
+            if page.messages.len() == ask.limit.max(1)
+                || (bytes > 0 && bytes + json.len() > PAGE_BYTES)
+            {
                 page.more = true;
                 break;
             }
@@ -157,10 +209,16 @@ impl Store {
     /// Counting takes one look at each broadcast that somebody has not acknowledged, whatever the number of hosts.
     pub fn hosts(&self, only: Option<&str>, now: u64) -> Result<Vec<HostView>> {
         self.read(|tx| {
-            let (table, targeted, messages) = (tx.open_table(HOSTS)?, tx.open_table(TARGETED)?, tx.open_table(MESSAGES)?);
+            let (table, targeted, messages) = (
+                tx.open_table(HOSTS)?,
+                tx.open_table(TARGETED)?,
+                tx.open_table(MESSAGES)?,
+            );
             let mut rows = BTreeMap::new();
             match only {
-                Some(name) => rows.extend(HostRow::read(&table, name)?.map(|row| (name.to_string(), row))),
+                Some(name) => {
+                    rows.extend(HostRow::read(&table, name)?.map(|row| (name.to_string(), row)))
+                }
                 None => {
                     for row in table.iter()? {
                         let (name, row) = row?;
@@ -194,7 +252,13 @@ impl Store {
                 };
                 let stale = row.registered.is_some() && !row.is_live(now);
                 let queued = broadcasts + row.queued.saturating_sub(done);
-                views.push(HostView { name: name.clone(), row: row.clone(), queued, oldest, stale });
+                views.push(HostView {
+                    name: name.clone(),
+                    row: row.clone(),
+                    queued,
+                    oldest,
+                    stale,
+                });
             }
             Ok(views)
         })
@@ -213,10 +277,13 @@ fn count<'a>(
     rows: &'a BTreeMap<String, HostRow>,
     now: u64,
 ) -> Tried<HashMap<&'a str, (u64, Option<u64>)>> {
-    let mut hosts: Vec<(u64, &str)> =
-        (rows.iter().filter(|(_, row)| row.is_live(now))).filter_map(|(name, row)| Some((row.broadcasts_from()?, name.as_str()))).collect();
+    let mut hosts: Vec<(u64, &str)> = (rows.iter().filter(|(_, row)| row.is_live(now)))
+        .filter_map(|(name, row)| Some((row.broadcasts_from()?, name.as_str())))
+        .collect();
     hosts.sort_unstable();
-    let Some((lowest, _)) = hosts.first().copied() else { return Ok(HashMap::new()) };
+    let Some((lowest, _)) = hosts.first().copied() else {
+        return Ok(HashMap::new());
+    };
     let (mut counts, mut passed) = (HashMap::with_capacity(hosts.len()), Passed::default());
     for row in broadcasts.range(lowest + 1..)?.rev() {
         let (seq, source) = row?;
@@ -225,7 +292,11 @@ fn count<'a>(
         }
         passed.add(seq.value(), source.value());
     }
-    counts.extend(hosts.into_iter().map(|(_, name)| (name, passed.for_host(name))));
+    counts.extend(
+        hosts
+            .into_iter()
+            .map(|(_, name)| (name, passed.for_host(name))),
+    );
     Ok(counts)
 }
 
@@ -248,14 +319,24 @@ impl Passed {
         }
         match &mut self.oldest {
             Some(oldest) if oldest.1 == source => oldest.0 = seq,
-            oldest => self.of_another = oldest.replace((seq, source.to_string())).map(|(seq, _)| seq),
+            oldest => {
+                self.of_another = oldest
+                    .replace((seq, source.to_string()))
+                    .map(|(seq, _)| seq)
+            }
         }
     }
 
     /// Those that are not the host's own: how many, and the oldest.
     fn for_host(&self, host: &str) -> (u64, Option<u64>) {
         let own = self.by_source.get(host).copied().unwrap_or(0);
-        let oldest = self.oldest.as_ref().and_then(|(seq, source)| if source == host { self.of_another } else { Some(*seq) });
+        let oldest = self.oldest.as_ref().and_then(|(seq, source)| {
+            if source == host {
+                self.of_another
+            } else {
+                Some(*seq)
+            }
+        });
         (self.all - own, oldest)
     }
 }

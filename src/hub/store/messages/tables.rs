@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, Value, WriteTransaction};
+use redb::{
+    Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, Value,
+    WriteTransaction,
+};
 use uuid::Uuid;
 
 use crate::hub::store::files::{FileTables, FileTotals};
@@ -80,7 +83,10 @@ pub struct HostRow {
 }
 
 impl HostRow {
-    pub fn read(table: &impl ReadableTable<&'static str, HostValue>, name: &str) -> Tried<Option<HostRow>> {
+    pub fn read(
+        table: &impl ReadableTable<&'static str, HostValue>,
+        name: &str,
+    ) -> Tried<Option<HostRow>> {
         Ok(table.get(name)?.map(|row| HostRow::from_value(row.value())))
     }
 
@@ -98,7 +104,15 @@ impl HostRow {
 
     pub fn value(&self) -> (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64) {
         let instance = self.instance.map(|i| i.as_u128());
-        (self.registered, instance, self.cursor, self.first_seen, self.last_seen, self.queued, self.queued_bytes)
+        (
+            self.registered,
+            instance,
+            self.cursor,
+            self.first_seen,
+            self.last_seen,
+            self.queued,
+            self.queued_bytes,
+        )
     }
 
     /// Broadcasts through this seq are not for it, or done with. `None`: none is for it.
@@ -125,7 +139,11 @@ pub struct Totals {
 impl Totals {
     pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> Tried<Totals> {
         let get = |name| Ok::<u64, redb::Error>(meta.get(name)?.map_or(0, |v| v.value() as u64));
-        Ok(Totals { seq: get("seq")?, messages: get("messages")?, bytes: get("bytes")? })
+        Ok(Totals {
+            seq: get("seq")?,
+            messages: get("messages")?,
+            bytes: get("bytes")?,
+        })
     }
 }
 
@@ -154,7 +172,9 @@ impl<'t> Tables<'t> {
     pub fn open(tx: &'t WriteTransaction, with_files: bool) -> Tried<Tables<'t>> {
         let meta = tx.open_table(META)?;
         let totals = Totals::read(&meta)?;
-        let files = with_files.then(|| FileTables::open(tx, FileTotals::read(&meta)?)).transpose()?;
+        let files = with_files
+            .then(|| FileTables::open(tx, FileTotals::read(&meta)?))
+            .transpose()?;
         Ok(Tables {
             meta,
             messages: tx.open_table(MESSAGES)?,
@@ -213,7 +233,10 @@ impl<'t> Tables<'t> {
             }
         }
         let target = m.target.as_deref().unwrap_or("");
-        self.messages.insert(seq, (id, now, expires, m.source.as_str(), target, m.json.as_str()))?;
+        self.messages.insert(
+            seq,
+            (id, now, expires, m.source.as_str(), target, m.json.as_str()),
+        )?;
         self.expiries.insert((expires, seq), ())?;
         self.ids.insert(id, (seq, m.digest))?;
         self.id_ages.insert(seq, (id, now))?;
@@ -249,7 +272,10 @@ impl<'t> Tables<'t> {
 
     /// The targeted messages of a host through `through`.
     pub fn targeted_through(&self, host: &str, through: u64) -> Tried<Vec<u64>> {
-        self.targeted.range((host, 0)..=(host, through))?.map(|row| Ok(row?.0.value().1)).collect()
+        self.targeted
+            .range((host, 0)..=(host, through))?
+            .map(|row| Ok(row?.0.value().1))
+            .collect()
     }
 
     /// Writes the rows that were held back, so that the table of hosts is whole.
@@ -276,9 +302,19 @@ impl<'t> Tables<'t> {
                 self.meta.insert(name, u128::from(value))?;
             }
         }
-        let Totals { seq, messages, bytes } = self.totals;
+        let Totals {
+            seq,
+            messages,
+            bytes,
+        } = self.totals;
         if self.changed {
-            for (name, value) in [("seq", seq), ("messages", messages), ("bytes", bytes), ("age", now), ("wall", wall)] {
+            for (name, value) in [
+                ("seq", seq),
+                ("messages", messages),
+                ("bytes", bytes),
+                ("age", now),
+                ("wall", wall),
+            ] {
                 self.meta.insert(name, u128::from(value))?;
             }
         }

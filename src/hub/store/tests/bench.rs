@@ -24,9 +24,24 @@ fn sync_p50(dir: &Path) -> Duration {
 }
 
 fn group(from: u64, requests: u64, each: u64, payload: &str) -> Group {
-    let limits = Limits { space: 1 << 40, queue_messages: 1 << 40, queue_bytes: 1 << 40, ttl: 7 * DAY, files: FILE_LIMITS };
-    let request = |r: u64| Op::Post((0..each).map(|n| message(&format!("{} a *", from + r * each + n), payload)).collect());
-    Group { limits, ..at(from, (0..requests).map(request).collect()) }
+    let limits = Limits {
+        space: 1 << 40,
+        queue_messages: 1 << 40,
+        queue_bytes: 1 << 40,
+        ttl: 7 * DAY,
+        files: FILE_LIMITS,
+    };
+    let request = |r: u64| {
+        Op::Post(
+            (0..each)
+                .map(|n| message(&format!("{} a *", from + r * each + n), payload))
+                .collect(),
+        )
+    };
+    Group {
+        limits,
+        ..at(from, (0..requests).map(request).collect())
+    }
 }
 
 #[test]
@@ -34,14 +49,21 @@ fn group(from: u64, requests: u64, each: u64, payload: &str) -> Group {
 fn bench_groups() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path(), 4_000_000, 0, EPOCH).unwrap();
-    store.apply(&at(0, vec![Op::PutHost { host: "b".into() }])).unwrap();
+    store
+        .apply(&at(0, vec![Op::PutHost { host: "b".into() }]))
+        .unwrap();
     println!("sync of 4 KiB: p50 {:?}", sync_p50(dir.path()));
     let (payload, mut next) = (format!("\"{}\"", "x".repeat(200)), 1);
     for requests in [1, 16, 256] {
-        let groups: Vec<Group> = (0..300).map(|i| group(next + i * requests, requests, 1, &payload)).collect();
+        let groups: Vec<Group> = (0..300)
+            .map(|i| group(next + i * requests, requests, 1, &payload))
+            .collect();
         next += 300 * requests;
         let before = store.written();
-        let mut times: Vec<Duration> = groups.iter().map(|g| timed(|| store.apply(g).unwrap()).0).collect();
+        let mut times: Vec<Duration> = groups
+            .iter()
+            .map(|g| timed(|| store.apply(g).unwrap()).0)
+            .collect();
         let after = store.written();
         let total: Duration = times.iter().sum();
         times.sort();
@@ -61,26 +83,48 @@ fn bench_groups() {
 fn bench_a_million() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path(), 4_000_000, 0, EPOCH).unwrap();
-    store.apply(&at(0, vec![Op::PutHost { host: "b".into() }])).unwrap();
+    store
+        .apply(&at(0, vec![Op::PutHost { host: "b".into() }]))
+        .unwrap();
     let payload = format!("\"{}\"", "x".repeat(200));
     let groups = (0..200).map(|i| group(1 + i * 5000, 5, 1000, &payload));
     let fill: Duration = groups.map(|g| timed(|| store.apply(&g).unwrap()).0).sum();
     let file = dir.path().join("hub.redb");
-    println!("1M messages in {fill:?}, file {} MB", std::fs::metadata(&file).unwrap().len() / 1_000_000);
-    let hub = Hub { store, dir, now: 10_000_000 };
+    println!(
+        "1M messages in {fill:?}, file {} MB",
+        std::fs::metadata(&file).unwrap().len() / 1_000_000
+    );
+    let hub = Hub {
+        store,
+        dir,
+        now: 10_000_000,
+    };
     let (first, _) = timed(|| hub.pull_as("b", instance(1), None, 1000));
     let (page, text) = timed(|| hub.pull_as("b", instance(1), None, 1000));
-    println!("a page of {} of them: {page:?}, the first {first:?}", text.split(' ').count());
-    println!("all hosts counted: {:?}", timed(|| hub.store.hosts(None, hub.now).unwrap()).0);
+    println!(
+        "a page of {} of them: {page:?}, the first {first:?}",
+        text.split(' ').count()
+    );
+    println!(
+        "all hosts counted: {:?}",
+        timed(|| hub.store.hosts(None, hub.now).unwrap()).0
+    );
     // as a kill leaves it: copied while it is open
     let killed = TempDir::new().unwrap();
     std::fs::copy(&file, killed.path().join("hub.redb")).unwrap();
-    println!("open after a kill: {:?}", timed(|| Store::open(killed.path(), 4_000_000, 0, EPOCH).unwrap()).0);
+    println!(
+        "open after a kill: {:?}",
+        timed(|| Store::open(killed.path(), 4_000_000, 0, EPOCH).unwrap()).0
+    );
     let Hub { store, dir, .. } = hub;
     println!("close: {:?}", timed(|| drop(store)).0);
     let (open, store) = timed(|| Store::open(dir.path(), 4_000_000, 0, EPOCH).unwrap());
     println!("open after a close: {open:?}");
-    let hub = Hub { store, dir, now: 10_000_000 };
+    let hub = Hub {
+        store,
+        dir,
+        now: 10_000_000,
+    };
     hub.pull_as("b", instance(1), None, 1000);
     hub.pull_as("b", instance(1), Some(1_000_000), 1000);
     println!("all swept: {:?}", timed(|| hub.sweep()).0);

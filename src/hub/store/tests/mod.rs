@@ -21,8 +21,16 @@ use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult, Status};
 
 const DAY: u64 = 86_400_000;
-const LIMITS: Limits = Limits { ttl: 7 * DAY, queue_messages: 5, queue_bytes: 2_000_000, space: 4_000_000, files: FILE_LIMITS };
-const FILE_LIMITS: FileLimits = FileLimits { version_ttl: 30 * DAY };
+const LIMITS: Limits = Limits {
+    ttl: 7 * DAY,
+    queue_messages: 5,
+    queue_bytes: 2_000_000,
+    space: 4_000_000,
+    files: FILE_LIMITS,
+};
+const FILE_LIMITS: FileLimits = FileLimits {
+    version_ttl: 30 * DAY,
+};
 const EPOCH: Uuid = Uuid::from_u128(0xe);
 
 fn open(dir: &Path) -> Store {
@@ -30,15 +38,30 @@ fn open(dir: &Path) -> Store {
 }
 
 fn at(now: u64, ops: Vec<Op>) -> Group {
-    Group { now, wall: now, full: false, tag: Tag(now), opened: 0, limits: LIMITS, ops }
+    Group {
+        now,
+        wall: now,
+        full: false,
+        tag: Tag(now),
+        opened: 0,
+        limits: LIMITS,
+        ops,
+    }
 }
 
 /// A message as `n source target`; target `*`: a broadcast.
 fn message(text: &str, payload: &str) -> Incoming {
     let words: Vec<&str> = text.split(' ').collect();
-    let target = if words[2] == "*" { "null".into() } else { format!("\"{}\"", words[2]) };
+    let target = if words[2] == "*" {
+        "null".into()
+    } else {
+        format!("\"{}\"", words[2])
+    };
     let id = Uuid::from_u128(words[0].parse().unwrap());
-    let json = format!(r#"{{"id":"{id}","type":"x","source":"{}","target":{target},"payload":{payload}}}"#, words[1]);
+    let json = format!(
+        r#"{{"id":"{id}","type":"x","source":"{}","target":{target},"payload":{payload}}}"#,
+        words[1]
+    );
     Incoming::admit(&Message::parse(json.as_bytes()).unwrap(), None).unwrap()
 }
 
@@ -59,7 +82,11 @@ struct Hub {
 impl Hub {
     fn new() -> Hub {
         let dir = TempDir::new().unwrap();
-        Hub { store: open(dir.path()), dir, now: 1000 }
+        Hub {
+            store: open(dir.path()),
+            dir,
+            now: 1000,
+        }
     }
 
     fn apply(&self, op: Op) -> Outcome {
@@ -67,13 +94,30 @@ impl Hub {
     }
 
     fn post(&self, texts: &[&str]) -> Vec<PostResult> {
-        let Outcome::Posted { results, .. } = self.apply(post(texts)) else { panic!("not posted") };
+        let Outcome::Posted { results, .. } = self.apply(post(texts)) else {
+            panic!("not posted")
+        };
         results
     }
 
     /// What a client gets: pulls, commits what must be; the numbers of the messages, and whether there are more.
-    fn pull_as(&self, host: &str, instance: Option<Uuid>, after: Option<u64>, limit: usize) -> String {
-        let ask = Ask { host: host.into(), instance, epoch: after.map(|_| EPOCH), after, id: None, limit, now: self.now, again: false };
+    fn pull_as(
+        &self,
+        host: &str,
+        instance: Option<Uuid>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> String {
+        let ask = Ask {
+            host: host.into(),
+            instance,
+            epoch: after.map(|_| EPOCH),
+            after,
+            id: None,
+            limit,
+            now: self.now,
+            again: false,
+        };
         let page = match self.store.pull(&ask).unwrap() {
             Pulled::Now(page) => page,
             Pulled::Once(op, page) => match self.apply(op) {
@@ -83,10 +127,20 @@ impl Hub {
             other => return format!("{other:?}"),
         };
         let ids = page.messages.iter().map(|(seq, json)| {
-            let id = Message::parse(json.as_bytes()).unwrap().id.unwrap().as_u128();
+            let id = Message::parse(json.as_bytes())
+                .unwrap()
+                .id
+                .unwrap()
+                .as_u128();
             format!("{seq}:{id} ")
         });
-        format!("{}{}", ids.collect::<String>(), if page.more { "more" } else { "" }).trim().to_string()
+        format!(
+            "{}{}",
+            ids.collect::<String>(),
+            if page.more { "more" } else { "" }
+        )
+        .trim()
+        .to_string()
     }
 
     fn pull(&self, host: &str, after: Option<u64>) -> String {
@@ -96,12 +150,20 @@ impl Hub {
     fn sweep(&self) {
         self.store.apply(&at(self.now, self.store.due())).unwrap();
         while self.apply(Op::Sweep) == (Outcome::Swept { more: true }) {}
-        assert!(!self.store.wants_sweep(self.now, false, FILE_LIMITS).unwrap());
+        assert!(
+            !self
+                .store
+                .wants_sweep(self.now, false, FILE_LIMITS)
+                .unwrap()
+        );
     }
 
     /// Messages kept, and ids remembered.
     fn kept(&self) -> (u64, usize) {
-        let ids = dump(&self.store).iter().filter(|row| row.starts_with("id ")).count();
+        let ids = dump(&self.store)
+            .iter()
+            .filter(|row| row.starts_with("id "))
+            .count();
         (self.store.totals().unwrap().messages, ids)
     }
 }
@@ -135,49 +197,108 @@ fn dump(store: &Store) -> Vec<String> {
 fn a_post_is_queued_known_or_refused() {
     let hub = Hub::new();
     let check = |text: &str, payload: &str, wants: &str| {
-        let Outcome::Posted { results, .. } = hub.apply(Op::Post(vec![message(text, payload)])) else { panic!() };
+        let Outcome::Posted { results, .. } = hub.apply(Op::Post(vec![message(text, payload)]))
+        else {
+            panic!()
+        };
         let r = &results[0];
-        let words = [r.error.as_deref(), r.warning.as_deref()].into_iter().flatten().collect::<String>();
-        let got = format!("{:?}{} {words}", r.status, if r.retry { " retry" } else { "" });
+        let words = [r.error.as_deref(), r.warning.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect::<String>();
+        let got = format!(
+            "{:?}{} {words}",
+            r.status,
+            if r.retry { " retry" } else { "" }
+        );
         assert!(got.starts_with(wants), "{text}: {got}");
     };
     check("1 a *", "{\"x\": 1}", "Queued ");
     check("1 a *", "{\"x\":1}", "Duplicate");
-    check("1 a *", "{\"x\":2}", "Rejected the id 00000000-0000-0000-0000-000000000001 was used for another message");
+    check(
+        "1 a *",
+        "{\"x\":2}",
+        "Rejected the id 00000000-0000-0000-0000-000000000001 was used for another message",
+    );
     check("1 a b", "{\"x\":1}", "Rejected the id");
     check("2 a b", "1", "Queued no host \"b\" has pulled yet");
     hub.pull("b", None);
     check("3 a b", "1", "Queued ");
     (4..7).for_each(|n| check(&format!("{n} a b"), "1", "Queued"));
-    check("7 a b", "1", "Rejected retry the queue of \"b\" is full: 5 messages");
+    check(
+        "7 a b",
+        "1",
+        "Rejected retry the queue of \"b\" is full: 5 messages",
+    );
     check("6 a b", "1", "Duplicate");
     let long = format!("\"{}\"", "x".repeat(200_000));
-    (10..19).for_each(|n| check(&format!("{n} a c"), if n < 14 { &long } else { "1" }, if n < 15 { "Queued" } else { "Rejected retry" }));
+    (10..19).for_each(|n| {
+        check(
+            &format!("{n} a c"),
+            if n < 14 { &long } else { "1" },
+            if n < 15 { "Queued" } else { "Rejected retry" },
+        )
+    });
     (20..35).for_each(|n| check(&format!("{n} a *"), &long, "Queued"));
-    check("35 a *", &long, "Rejected retry the hub's space for messages is full");
-    let full = Group { full: true, ..at(hub.now, vec![post(&["40 a *"]), Op::DeleteHost { host: "c".into() }]) };
-    assert_eq!(hub.store.apply(&full).unwrap(), [Outcome::DiskFull, Outcome::Done]);
+    check(
+        "35 a *",
+        &long,
+        "Rejected retry the hub's space for messages is full",
+    );
+    let full = Group {
+        full: true,
+        ..at(
+            hub.now,
+            vec![post(&["40 a *"]), Op::DeleteHost { host: "c".into() }],
+        )
+    };
+    assert_eq!(
+        hub.store.apply(&full).unwrap(),
+        [Outcome::DiskFull, Outcome::Done]
+    );
     check("35 a *", &long, "Queued");
 }
 
 #[test]
 fn one_request_may_hold_good_and_bad_and_says_whom_to_wake() {
     let hub = Hub::new();
-    let outcome = hub.apply(post(&["1 a *", "1 a *", "1 b *", "2 a b", "3 a *", "4 b a"]));
-    let Outcome::Posted { results, wakes } = outcome else { panic!() };
+    let outcome = hub.apply(post(&[
+        "1 a *", "1 a *", "1 b *", "2 a b", "3 a *", "4 b a",
+    ]));
+    let Outcome::Posted { results, wakes } = outcome else {
+        panic!()
+    };
     use Status::{Duplicate, Queued, Rejected};
-    assert_eq!(results.iter().map(|r| r.status).collect::<Vec<_>>(), [Queued, Duplicate, Rejected, Queued, Queued, Queued]);
-    assert_eq!(wakes, [Wake::Host("a".into()), Wake::Host("b".into()), Wake::AllBut("a".into())]);
+    assert_eq!(
+        results.iter().map(|r| r.status).collect::<Vec<_>>(),
+        [Queued, Duplicate, Rejected, Queued, Queued, Queued]
+    );
+    assert_eq!(
+        wakes,
+        [
+            Wake::Host("a".into()),
+            Wake::Host("b".into()),
+            Wake::AllBut("a".into())
+        ]
+    );
 }
 
 #[test]
 fn each_host_gets_what_is_for_it_in_order() {
     let hub = Hub::new();
     hub.post(&["1 x *", "2 x b"]);
-    assert_eq!(hub.pull("a", None), "", "a broadcast before its registration");
+    assert_eq!(
+        hub.pull("a", None),
+        "",
+        "a broadcast before its registration"
+    );
     assert_eq!(hub.pull("b", None), "2:2", "what was held for it");
     hub.post(&["3 a *", "4 b *", "5 a b", "6 a a", "7 x *"]);
-    assert_eq!(hub.pull("a", None), "4:4 6:6 7:7", "not its own broadcast, but what it sent to itself");
+    assert_eq!(
+        hub.pull("a", None),
+        "4:4 6:6 7:7",
+        "not its own broadcast, but what it sent to itself"
+    );
     assert_eq!(hub.pull("b", None), "2:2 3:3 5:5 7:7");
     assert_eq!(hub.pull_as("b", instance(1), Some(2), 2), "3:3 5:5 more");
     assert_eq!(hub.pull_as("b", instance(1), Some(5), 2), "7:7");
@@ -192,7 +313,11 @@ fn a_page_is_bounded_but_never_empty() {
     let hub = Hub::new();
     hub.apply(Op::PutHost { host: "b".into() });
     let long = |n: usize| format!("\"{}\"", "x".repeat(n));
-    hub.apply(Op::Post(vec![message("1 a *", &long(250_000)), message("2 a *", &long(20_000)), message("3 a *", "1")]));
+    hub.apply(Op::Post(vec![
+        message("1 a *", &long(250_000)),
+        message("2 a *", &long(20_000)),
+        message("3 a *", "1"),
+    ]));
     assert_eq!(hub.pull("b", None), "1:1 more");
     assert_eq!(hub.pull("b", Some(1)), "2:2 3:3");
 }
@@ -202,25 +327,60 @@ fn a_name_belongs_to_one_instance_until_it_is_rebound() {
     let mut hub = Hub::new();
     hub.apply(Op::PutHost { host: "b".into() });
     hub.post(&["1 a *", "2 a b", "3 a *"]);
-    assert_eq!(hub.pull_as("b", instance(1), None, 9), "1:1 2:2 3:3", "the first to come is adopted");
+    assert_eq!(
+        hub.pull_as("b", instance(1), None, 9),
+        "1:1 2:2 3:3",
+        "the first to come is adopted"
+    );
     assert_eq!(hub.pull_as("b", instance(2), None, 9), "OtherInstance");
     assert_eq!(hub.pull_as("b", None, None, 9), "OtherInstance");
     assert_eq!(hub.pull_as("b", instance(1), Some(2), 9), "3:3");
     assert_eq!(hub.pull_as("b", instance(1), Some(3), 9), "");
     // the ack of 3 is in memory only: the group that rebinds takes it along
-    let ops = [hub.store.due(), vec![Op::Rebind { host: "b".into(), instance: instance(2) }]].concat();
-    assert_eq!(hub.store.apply(&at(hub.now, ops)).unwrap(), [Outcome::Done, Outcome::Done]);
+    let ops = [
+        hub.store.due(),
+        vec![Op::Rebind {
+            host: "b".into(),
+            instance: instance(2),
+        }],
+    ]
+    .concat();
+    assert_eq!(
+        hub.store.apply(&at(hub.now, ops)).unwrap(),
+        [Outcome::Done, Outcome::Done]
+    );
     assert_eq!(hub.pull_as("b", instance(1), Some(3), 9), "OtherInstance");
     assert_eq!(hub.pull_as("b", instance(2), None, 9), "");
-    assert_eq!(hub.apply(Op::Rebind { host: "b".into(), instance: None }), Outcome::Done);
+    assert_eq!(
+        hub.apply(Op::Rebind {
+            host: "b".into(),
+            instance: None
+        }),
+        Outcome::Done
+    );
     hub.now += 1;
     assert_eq!(hub.pull_as("b", instance(3), None, 9), "");
-    assert_eq!(hub.apply(Op::Rebind { host: "c".into(), instance: None }), Outcome::NoSuchHost);
+    assert_eq!(
+        hub.apply(Op::Rebind {
+            host: "c".into(),
+            instance: None
+        }),
+        Outcome::NoSuchHost
+    );
     // decided again at the commit: a rebind may have come between the look and the write
-    let op = Op::Pull { host: "b".into(), instance: instance(2), through: 3 };
+    let op = Op::Pull {
+        host: "b".into(),
+        instance: instance(2),
+        through: 3,
+    };
     assert_eq!(hub.apply(op), Outcome::OtherInstance);
     hub.post(&["4 a *"]);
-    hub.apply(Op::Seen { host: "b".into(), instance: instance(2), through: 4, seen: hub.now });
+    hub.apply(Op::Seen {
+        host: "b".into(),
+        instance: instance(2),
+        through: 4,
+        seen: hub.now,
+    });
     assert_eq!(hub.pull_as("b", instance(3), None, 9), "4:4");
 }
 
@@ -228,15 +388,34 @@ fn a_name_belongs_to_one_instance_until_it_is_rebound() {
 fn cursors_of_another_history_are_refused() {
     let hub = Hub::new();
     hub.pull("b", None);
-    let ask =
-        Ask { host: "b".into(), instance: instance(1), epoch: instance(7), after: Some(0), id: None, limit: 9, now: hub.now, again: false };
+    let ask = Ask {
+        host: "b".into(),
+        instance: instance(1),
+        epoch: instance(7),
+        after: Some(0),
+        id: None,
+        limit: 9,
+        now: hub.now,
+        again: false,
+    };
     assert_eq!(hub.store.pull(&ask).unwrap(), Pulled::OtherEpoch);
     assert_eq!(hub.pull("b", Some(1)), "OtherHistory");
     assert_eq!(hub.pull("b", Some(0)), "");
     // the disk was put back, and the number given again
     hub.post(&["1 a *", "2 a *"]);
-    let pull = |id| hub.store.pull(&Ask { epoch: Some(EPOCH), after: Some(1), id, ..ask.clone() }).unwrap();
-    assert!(matches!(pull(Some(Uuid::from_u128(1))), Pulled::Once(_, page) if page.messages.len() == 1));
+    let pull = |id| {
+        hub.store
+            .pull(&Ask {
+                epoch: Some(EPOCH),
+                after: Some(1),
+                id,
+                ..ask.clone()
+            })
+            .unwrap()
+    };
+    assert!(
+        matches!(pull(Some(Uuid::from_u128(1))), Pulled::Once(_, page) if page.messages.len() == 1)
+    );
     assert_eq!(pull(Some(Uuid::from_u128(9))), Pulled::OtherHistory);
 }
 
@@ -270,11 +449,19 @@ fn what_nobody_waits_for_goes() {
     hub.post(&["1 a *", "2 a *", "3 a b", "4 b *"]);
     hub.pull("b", Some(2));
     hub.sweep();
-    assert_eq!(hub.kept(), (4, 4), "a has not pulled, so its cursor stands before 1");
+    assert_eq!(
+        hub.kept(),
+        (4, 4),
+        "a has not pulled, so its cursor stands before 1"
+    );
     hub.pull("a", Some(0));
     hub.pull("a", Some(4));
     hub.sweep();
-    assert_eq!(hub.kept(), (2, 4), "1 and 2 are done with by b, and a's own");
+    assert_eq!(
+        hub.kept(),
+        (2, 4),
+        "1 and 2 are done with by b, and a's own"
+    );
     hub.pull("b", Some(3));
     hub.store.apply(&at(hub.now, hub.store.due())).unwrap();
     assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap());
@@ -294,7 +481,11 @@ fn everything_ends_at_its_time() {
     hub.pull("b", None);
     let mut short = message("1 a *", "1");
     short.ttl = Some(60_000);
-    hub.apply(Op::Post(vec![short, message("2 a *", "1"), message("3 a nobody", "1")]));
+    hub.apply(Op::Post(vec![
+        short,
+        message("2 a *", "1"),
+        message("3 a nobody", "1"),
+    ]));
     hub.now += 60_001;
     assert_eq!(hub.pull("b", None), "2:2", "not handed out, swept or not");
     hub.sweep();
@@ -303,7 +494,11 @@ fn everything_ends_at_its_time() {
     hub.now += 7 * DAY;
     hub.sweep();
     assert_eq!((hub.kept().0, hub.store.totals().unwrap().bytes), (0, 0));
-    assert_eq!(hub.store.hosts(None, hub.now).unwrap().len(), 1, "a name that never pulled is forgotten with its queue");
+    assert_eq!(
+        hub.store.hosts(None, hub.now).unwrap().len(),
+        1,
+        "a name that never pulled is forgotten with its queue"
+    );
 }
 
 #[test]
@@ -318,14 +513,28 @@ fn a_host_unseen_for_a_month_holds_nothing_back() {
     hub.pull("a", Some(1));
     hub.sweep();
     let views = hub.store.hosts(None, hub.now).unwrap();
-    assert_eq!(views.iter().map(|v| (v.stale, v.queued)).collect::<Vec<_>>(), [(false, 0), (true, 1)]);
-    assert_eq!(hub.pull("b", None), "2:2", "what was targeted at it is still there");
+    assert_eq!(
+        views
+            .iter()
+            .map(|v| (v.stale, v.queued))
+            .collect::<Vec<_>>(),
+        [(false, 0), (true, 1)]
+    );
+    assert_eq!(
+        hub.pull("b", None),
+        "2:2",
+        "what was targeted at it is still there"
+    );
 }
 
 #[test]
 fn a_broadcast_for_a_host_that_registered_in_the_same_group_is_kept() {
     let hub = Hub::new();
-    let ops = vec![Op::PutHost { host: "a".into() }, post(&["1 b *"]), Op::Sweep];
+    let ops = vec![
+        Op::PutHost { host: "a".into() },
+        post(&["1 b *"]),
+        Op::Sweep,
+    ];
     hub.store.apply(&at(hub.now, ops)).unwrap();
     assert_eq!(hub.pull("a", None), "1:1");
 }
@@ -335,7 +544,9 @@ fn own_broadcasts_neither_come_back_nor_hold_others_back() {
     let hub = Hub::new();
     hub.pull("a", None);
     for batch in 0..20 {
-        let texts: Vec<String> = (0..500).map(|n| format!("{} a *", batch * 500 + n + 1)).collect();
+        let texts: Vec<String> = (0..500)
+            .map(|n| format!("{} a *", batch * 500 + n + 1))
+            .collect();
         hub.post(&texts.iter().map(String::as_str).collect::<Vec<_>>());
     }
     hub.post(&["20001 a *", "20002 b *"]);
@@ -345,7 +556,10 @@ fn own_broadcasts_neither_come_back_nor_hold_others_back() {
         began.elapsed()
     };
     let (first, second) = (time(), time());
-    assert!(second < first / 4, "looked at all of them again: {first:?}, then {second:?}");
+    assert!(
+        second < first / 4,
+        "looked at all of them again: {first:?}, then {second:?}"
+    );
     hub.pull("a", Some(10_002));
     hub.sweep();
     assert_eq!(hub.kept().0, 0);
@@ -354,15 +568,34 @@ fn own_broadcasts_neither_come_back_nor_hold_others_back() {
 #[test]
 fn hosts_are_counted_in_one_pass() {
     let mut hub = Hub::new();
-    ["a", "b", "c"].iter().for_each(|host| drop(hub.pull(host, None)));
-    for (i, text) in ["1 a *", "2 b *", "3 a *", "4 x c", "5 c *"].iter().enumerate() {
+    ["a", "b", "c"]
+        .iter()
+        .for_each(|host| drop(hub.pull(host, None)));
+    for (i, text) in ["1 a *", "2 b *", "3 a *", "4 x c", "5 c *"]
+        .iter()
+        .enumerate()
+    {
         hub.now = 2000 + i as u64;
         hub.post(&[text]);
     }
     hub.pull("d", None);
     hub.pull("b", Some(1));
-    let got: Vec<_> = hub.store.hosts(None, hub.now).unwrap().iter().map(|v| format!("{} {} {:?}", v.name, v.queued, v.oldest)).collect();
-    assert_eq!(got, ["a 2 Some(2001)", "b 2 Some(2002)", "c 4 Some(2000)", "d 0 None"]);
+    let got: Vec<_> = hub
+        .store
+        .hosts(None, hub.now)
+        .unwrap()
+        .iter()
+        .map(|v| format!("{} {} {:?}", v.name, v.queued, v.oldest))
+        .collect();
+    assert_eq!(
+        got,
+        [
+            "a 2 Some(2001)",
+            "b 2 Some(2002)",
+            "c 4 Some(2000)",
+            "d 0 None"
+        ]
+    );
     assert_eq!(hub.store.hosts(Some("c"), hub.now).unwrap()[0].queued, 4);
     assert!(hub.store.hosts(Some("nobody"), hub.now).unwrap().is_empty());
 }
@@ -372,10 +605,20 @@ fn a_host_that_is_deleted_leaves_nothing_behind() {
     let hub = Hub::new();
     hub.pull("b", None);
     hub.post(&["1 a b", "2 a b", "3 a *"]);
-    assert_eq!(hub.apply(Op::DeleteHost { host: "b".into() }), Outcome::Done);
-    assert_eq!(hub.apply(Op::DeleteHost { host: "b".into() }), Outcome::NoSuchHost);
+    assert_eq!(
+        hub.apply(Op::DeleteHost { host: "b".into() }),
+        Outcome::Done
+    );
+    assert_eq!(
+        hub.apply(Op::DeleteHost { host: "b".into() }),
+        Outcome::NoSuchHost
+    );
     assert_eq!(hub.kept().0, 1);
-    assert_eq!(hub.pull_as("b", instance(2), None, 9), "", "it begins anew, as whatever machine");
+    assert_eq!(
+        hub.pull_as("b", instance(2), None, 9),
+        "",
+        "it begins anew, as whatever machine"
+    );
 }
 
 #[test]
@@ -391,5 +634,10 @@ fn a_broadcast_costs_the_same_for_three_hosts_and_a_hundred() {
     let (few, many) = (cost(3), cost(100));
     assert_eq!(few[0], 50, "one sync a commit");
     // syncs, writes, bytes: the same but for how pages happen to fall
-    (0..3).for_each(|i| assert!(many[i] <= few[i] * 21 / 20, "{few:?} for 3 hosts, {many:?} for 100"));
+    (0..3).for_each(|i| {
+        assert!(
+            many[i] <= few[i] * 21 / 20,
+            "{few:?} for 3 hosts, {many:?} for 100"
+        )
+    });
 }

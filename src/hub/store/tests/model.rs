@@ -66,15 +66,32 @@ const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
 
 impl World {
     fn new(seed: u64) -> World {
-        let clients = (0..HOSTS.len() as u128).map(|n| Client { instance: n + 1, bound: n + 1, ..Client::default() }).collect();
+        let clients = (0..HOSTS.len() as u128)
+            .map(|n| Client {
+                instance: n + 1,
+                bound: n + 1,
+                ..Client::default()
+            })
+            .collect();
         let (log, ids) = Default::default();
-        World { random: Random(seed), hub: scratch(), log, ids, last_id: 0, clients, groups: Vec::new(), pulled: 0 }
+        World {
+            random: Random(seed),
+            hub: scratch(),
+            log,
+            ids,
+            last_id: 0,
+            clients,
+            groups: Vec::new(),
+            pulled: 0,
+        }
     }
 
     fn apply(&mut self, ops: Vec<Op>) -> Vec<Outcome> {
         let (riding, now) = (self.hub.store.due(), self.hub.now);
         for op in &riding {
-            let Op::Seen { host, .. } = op else { panic!("{op:?}") };
+            let Op::Seen { host, .. } = op else {
+                panic!("{op:?}")
+            };
             let client = &mut self.clients[index(host)];
             client.durable = client.cursor;
         }
@@ -89,9 +106,16 @@ impl World {
         let wanted = |seq: u64, m: &Accepted| {
             seq > client.cursor.max(after)
                 && m.expires > self.hub.now
-                && m.target.map_or(m.registered.contains(&host) && m.source != host, |target| target == host)
+                && m.target
+                    .map_or(m.registered.contains(&host) && m.source != host, |target| {
+                        target == host
+                    })
         };
-        self.log.iter().filter(|(seq, m)| wanted(**seq, m)).map(|(seq, _)| *seq).collect()
+        self.log
+            .iter()
+            .filter(|(seq, m)| wanted(**seq, m))
+            .map(|(seq, _)| *seq)
+            .collect()
     }
 
     fn post(&mut self) {
@@ -100,13 +124,26 @@ impl World {
             let (source, target) = (self.random.below(4) as usize, self.random.below(8) as usize);
             let known = self.random.below(6) == 0 && self.last_id > 0;
             self.last_id += u64::from(!known);
-            let n = if known { 1 + self.random.below(self.last_id) } else { self.last_id };
-            let mut m = message(&format!("{n} {} {}", HOSTS[source], HOSTS.get(target).unwrap_or(&"*")), "1");
+            let n = if known {
+                1 + self.random.below(self.last_id)
+            } else {
+                self.last_id
+            };
+            let mut m = message(
+                &format!(
+                    "{n} {} {}",
+                    HOSTS[source],
+                    HOSTS.get(target).unwrap_or(&"*")
+                ),
+                "1",
+            );
             m.ttl = [None, None, None, Some(60_000), Some(DAY)][self.random.below(5) as usize];
             messages.push(m);
         }
         let outcome = self.apply(vec![Op::Post(messages.clone())]).remove(0);
-        let Outcome::Posted { results, .. } = outcome else { panic!("{outcome:?}") };
+        let Outcome::Posted { results, .. } = outcome else {
+            panic!("{outcome:?}")
+        };
         let mut waiting: Vec<usize> = (0..4).map(|h| self.targeted_rows(h)).collect();
         for (m, result) in messages.into_iter().zip(results) {
             let target = m.target.as_deref().map(index);
@@ -131,14 +168,26 @@ impl World {
             let registered = (0..4).filter(|h| self.clients[*h].registered).collect();
             let expires = self.hub.now + m.ttl.unwrap_or(LIMITS.ttl);
             let source = index(&m.source);
-            self.log.insert(seq, Accepted { id: m.id.as_u128(), source, target, expires, registered });
+            self.log.insert(
+                seq,
+                Accepted {
+                    id: m.id.as_u128(),
+                    source,
+                    target,
+                    expires,
+                    registered,
+                },
+            );
             self.ids.insert(m.id.as_u128(), (m, self.hub.now));
         }
     }
 
     /// Targeted messages that the store may still count.
     fn targeted_rows(&self, host: usize) -> usize {
-        self.log.iter().filter(|(seq, m)| m.target == Some(host) && **seq > self.clients[host].durable).count()
+        self.log
+            .iter()
+            .filter(|(seq, m)| m.target == Some(host) && **seq > self.clients[host].durable)
+            .count()
     }
 
     /// A client pulls, and sometimes the answer is lost; the next pull then says the same again.
@@ -151,7 +200,11 @@ impl World {
             // done with the first few that are pending, or with all
             n => {
                 let pending = self.pending(host, 0);
-                pending.get(n as usize - 2).or(pending.last()).copied().or(Some(c.cursor))
+                pending
+                    .get(n as usize - 2)
+                    .or(pending.last())
+                    .copied()
+                    .or(Some(c.cursor))
             }
         };
         let ask = Ask {
@@ -173,15 +226,32 @@ impl World {
             }
             other => panic!("{other:?}"),
         };
-        assert!(!c.registered || c.instance == c.bound, "another instance was let in");
+        assert!(
+            !c.registered || c.instance == c.bound,
+            "another instance was let in"
+        );
         let wants = self.pending(host, after.unwrap_or(0));
         let got: Vec<u64> = page.messages.iter().map(|(seq, _)| *seq).collect();
-        let maybe_gone = |seq: u64| self.log[&seq].target.is_none() && self.log[&seq].expires < c.was_stale + 8 * DAY;
-        let certain: Vec<u64> = wants.iter().copied().filter(|seq| got.contains(seq) || !maybe_gone(*seq)).take(limit).collect();
+        let maybe_gone = |seq: u64| {
+            self.log[&seq].target.is_none() && self.log[&seq].expires < c.was_stale + 8 * DAY
+        };
+        let certain: Vec<u64> = wants
+            .iter()
+            .copied()
+            .filter(|seq| got.contains(seq) || !maybe_gone(*seq))
+            .take(limit)
+            .collect();
         assert_eq!(got, certain, "{} pulls after {after:?}", HOSTS[host]);
         assert!(page.more || wants.iter().filter(|seq| !maybe_gone(**seq)).count() <= got.len());
         for (seq, json) in &page.messages {
-            assert_eq!(Message::parse(json.as_bytes()).unwrap().id.unwrap().as_u128(), self.log[seq].id);
+            assert_eq!(
+                Message::parse(json.as_bytes())
+                    .unwrap()
+                    .id
+                    .unwrap()
+                    .as_u128(),
+                self.log[seq].id
+            );
         }
         self.pulled += got.len();
         let client = &mut self.clients[host];
@@ -197,11 +267,17 @@ impl World {
         // the old one must be closed before its file can be opened again
         let spare = scratch();
         drop(std::mem::replace(&mut self.hub.store, spare.store));
-        self.hub.store = Store::open(self.hub.dir.path(), 1 << 20, now, Uuid::from_u128(99)).unwrap();
+        self.hub.store =
+            Store::open(self.hub.dir.path(), 1 << 20, now, Uuid::from_u128(99)).unwrap();
         assert!(self.hub.store.resumed_at() <= now);
         for view in self.hub.store.hosts(None, now).unwrap() {
             let client = &mut self.clients[index(&view.name)];
-            assert!(view.row.cursor >= client.durable, "a durable ack of {} is lost: {} {client:?}", view.name, view.row.cursor);
+            assert!(
+                view.row.cursor >= client.durable,
+                "a durable ack of {} is lost: {} {client:?}",
+                view.name,
+                view.row.cursor
+            );
             client.cursor = client.cursor.min(view.row.cursor);
         }
     }
@@ -226,8 +302,18 @@ impl World {
                 let name = HOSTS[host].to_string();
                 let was = self.clients[host].registered;
                 let instance = self.clients[host].instance + 10;
-                let outcome = self.apply(vec![Op::Rebind { host: name, instance: Some(Uuid::from_u128(instance)) }]);
-                assert_eq!(outcome, [if was { Outcome::Done } else { Outcome::NoSuchHost }]);
+                let outcome = self.apply(vec![Op::Rebind {
+                    host: name,
+                    instance: Some(Uuid::from_u128(instance)),
+                }]);
+                assert_eq!(
+                    outcome,
+                    [if was {
+                        Outcome::Done
+                    } else {
+                        Outcome::NoSuchHost
+                    }]
+                );
                 if was {
                     self.clients[host].bound = instance;
                     if self.random.below(4) > 0 {
@@ -236,16 +322,24 @@ impl World {
                 }
             }
             97 => {
-                self.apply(vec![Op::DeleteHost { host: HOSTS[host].into() }]);
+                self.apply(vec![Op::DeleteHost {
+                    host: HOSTS[host].into(),
+                }]);
                 let seq = self.log.keys().last().copied().unwrap_or(0);
                 // its last number is not given again in the model either
                 self.log.retain(|q, m| m.target != Some(host) || *q == seq);
                 if let Some(m) = self.log.get_mut(&seq).filter(|m| m.target == Some(host)) {
                     m.expires = 0;
                 }
-                self.log.values_mut().for_each(|m| m.registered.retain(|h| *h != host));
+                self.log
+                    .values_mut()
+                    .for_each(|m| m.registered.retain(|h| *h != host));
                 let instance = self.clients[host].instance;
-                self.clients[host] = Client { instance, bound: instance, ..Client::default() };
+                self.clients[host] = Client {
+                    instance,
+                    bound: instance,
+                    ..Client::default()
+                };
             }
             98 => self.clients[host].instance = self.clients[host].bound,
             _ => drop(self.apply(Vec::new())),
@@ -267,11 +361,23 @@ impl World {
         }
         self.apply(vec![Op::Sweep]);
         let views = self.hub.store.hosts(None, self.hub.now).unwrap();
-        assert!(views.iter().all(|v| v.queued == 0 && v.oldest.is_none()), "{views:?}");
+        assert!(
+            views.iter().all(|v| v.queued == 0 && v.oldest.is_none()),
+            "{views:?}"
+        );
         // a client's own last broadcasts, and those that one who was stale has not been offered, wait for its next pull
         let later = self.hub.now + 8 * DAY;
-        while self.hub.store.apply(&at(later, vec![Op::Sweep])).unwrap() == [Outcome::Swept { more: true }] {}
-        assert_eq!(self.hub.store.totals().unwrap(), tables::Totals { messages: 0, bytes: 0, ..self.hub.store.totals().unwrap() });
+        while self.hub.store.apply(&at(later, vec![Op::Sweep])).unwrap()
+            == [Outcome::Swept { more: true }]
+        {}
+        assert_eq!(
+            self.hub.store.totals().unwrap(),
+            tables::Totals {
+                messages: 0,
+                bytes: 0,
+                ..self.hub.store.totals().unwrap()
+            }
+        );
         self.groups.push(at(later, vec![Op::Sweep]));
     }
 }
@@ -282,14 +388,26 @@ fn index(host: &str) -> usize {
 
 /// In memory where that can be had: what a sync costs is not the question here.
 fn scratch() -> Hub {
-    let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
-    Hub { store: open(dir.path()), dir, now: 1000 }
+    let dir = TempDir::new_in("/dev/shm")
+        .or_else(|_| TempDir::new())
+        .unwrap();
+    Hub {
+        store: open(dir.path()),
+        dir,
+        now: 1000,
+    }
 }
 
 #[test]
 fn random_histories_agree_with_a_plain_map_and_can_be_replayed() {
-    let start: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
-    let count: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
+    let start: u64 = std::env::var("SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1);
+    let count: u64 = std::env::var("SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(20);
     let mut pulled = 0;
     for seed in start..start + count {
         let ran = std::panic::catch_unwind(|| {
@@ -297,11 +415,21 @@ fn random_histories_agree_with_a_plain_map_and_can_be_replayed() {
             (0..250).for_each(|_| world.step());
             world.end();
             let again = scratch();
-            world.groups.iter().for_each(|group| drop(again.store.apply(group).unwrap()));
-            assert_eq!(dump(&again.store), dump(&world.hub.store), "the same groups gave other tables");
+            world
+                .groups
+                .iter()
+                .for_each(|group| drop(again.store.apply(group).unwrap()));
+            assert_eq!(
+                dump(&again.store),
+                dump(&world.hub.store),
+                "the same groups gave other tables"
+            );
             world.pulled
         });
         pulled += ran.unwrap_or_else(|_| panic!("failed with SEED={seed} SEEDS=1"));
     }
-    assert!(pulled as u64 > 20 * count, "the histories deliver almost nothing: {pulled}");
+    assert!(
+        pulled as u64 > 20 * count,
+        "the histories deliver almost nothing: {pulled}"
+    );
 }

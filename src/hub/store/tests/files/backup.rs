@@ -17,7 +17,10 @@ fn hub() -> Hub {
     hub.put_bytes("d/large", &noise(2, 30_000), 2);
     hub.put_bytes("gone", &noise(3, 40_000), 1);
     hub.delete(id_of("gone"), Condition::None);
-    hub.put(Put { author: by("a", Some(1)), ..put(&hub, "keyed", b"", 1) });
+    hub.put(Put {
+        author: by("a", Some(1)),
+        ..put(&hub, "keyed", b"", 1)
+    });
     hub
 }
 
@@ -27,14 +30,20 @@ fn chunk_file(dir: &Path, bytes: &[u8]) -> std::path::PathBuf {
 }
 
 fn without_epoch(rows: Vec<String>) -> Vec<String> {
-    rows.into_iter().filter(|row| !row.starts_with("meta \"epoch\"")).collect()
+    rows.into_iter()
+        .filter(|row| !row.starts_with("meta \"epoch\""))
+        .collect()
 }
 
 fn table_names(store: &Store) -> Vec<String> {
     use redb::TableHandle;
     let db = store.db.read().unwrap();
     let tx = db.as_ref().unwrap().begin_read().unwrap();
-    let mut names: Vec<String> = tx.list_tables().unwrap().map(|table| table.name().to_string()).collect();
+    let mut names: Vec<String> = tx
+        .list_tables()
+        .unwrap()
+        .map(|table| table.name().to_string())
+        .collect();
     names.sort();
     names
 }
@@ -47,19 +56,48 @@ fn a_backup_is_whole_and_begins_another_epoch() {
     let dir = target.path().join("new/backup");
     let made = hub.store.backup(&dir).unwrap();
     assert_eq!((made.files, made.chunks, made.copied), (3, 3, 0));
-    let inode = |dir: &Path| std::fs::metadata(chunk_file(dir, &noise(1, 20_000))).unwrap().ino();
-    assert_eq!(inode(&dir), inode(hub.dir.path()), "a further name, not a copy");
-    assert_eq!(std::fs::read_to_string(dir.join("keys.toml")).unwrap(), "# keys");
-    assert_eq!(hub.store.backup(&dir).unwrap_err().kind, Kind::CannotCreate, "never into another one");
+    let inode = |dir: &Path| {
+        std::fs::metadata(chunk_file(dir, &noise(1, 20_000)))
+            .unwrap()
+            .ino()
+    };
+    assert_eq!(
+        inode(&dir),
+        inode(hub.dir.path()),
+        "a further name, not a copy"
+    );
+    assert_eq!(
+        std::fs::read_to_string(dir.join("keys.toml")).unwrap(),
+        "# keys"
+    );
+    assert_eq!(
+        hub.store.backup(&dir).unwrap_err().kind,
+        Kind::CannotCreate,
+        "never into another one"
+    );
     let findings = check(&dir, 1 << 20).unwrap();
-    assert_eq!(Findings { bytes: 0, ..findings }, Findings { files: 3, versions: 3, chunks: 5, ..Findings::default() });
+    assert_eq!(
+        Findings {
+            bytes: 0,
+            ..findings
+        },
+        Findings {
+            files: 3,
+            versions: 3,
+            chunks: 5,
+            ..Findings::default()
+        }
+    );
 
     // what the hub does meanwhile is not in it
     let before = without_epoch(dump(&hub.store));
     let tables = table_names(&hub.store);
     hub.put_bytes("later", b"1", 1);
     let restored = Store::open(&dir, 1 << 20, hub.now, Uuid::from_u128(7)).unwrap();
-    assert_eq!((restored.epoch(), restored.rev().unwrap()), (Uuid::from_u128(7), 7 + (1 << 32)));
+    assert_eq!(
+        (restored.epoch(), restored.rev().unwrap()),
+        (Uuid::from_u128(7), 7 + (1 << 32))
+    );
     let instance = format!("Some({})", instance(1).unwrap().as_u128());
     let wanted: Vec<String> = (before.into_iter())
         .map(|row| match row.as_str() {
@@ -67,17 +105,29 @@ fn a_backup_is_whole_and_begins_another_epoch() {
             _ if row.starts_with("host \"b\"") => row.replace(&instance, "None"),
             _ => row,
         })
-        .chain([format!("commit {} (7, {}, Some(7))", 7 + (1u64 << 32), hub.now)])
+        .chain([format!(
+            "commit {} (7, {}, Some(7))",
+            7 + (1u64 << 32),
+            hub.now
+        )])
         .collect();
     assert_eq!(without_epoch(dump(&restored)), wanted);
     assert_eq!(table_names(&restored), tables);
-    let restored = Hub { store: restored, dir: target, now: hub.now };
+    let restored = Hub {
+        store: restored,
+        dir: target,
+        now: hub.now,
+    };
     assert!(restored.read_file(id_of("d/large"), None).unwrap() == noise(2, 30_000));
     assert!(restored.read_file(id_of("gone"), Some(5)).unwrap() == noise(3, 40_000));
     assert_eq!(restored.put_bytes("new", b"1", 1).rev, 8 + (1 << 32));
     drop(restored.store);
     let again = Store::open(&dir, 1 << 20, 0, Uuid::from_u128(8)).unwrap();
-    assert_eq!((again.epoch(), again.rev().unwrap()), (Uuid::from_u128(7), 8 + (1 << 32)), "once");
+    assert_eq!(
+        (again.epoch(), again.rev().unwrap()),
+        (Uuid::from_u128(7), 8 + (1 << 32)),
+        "once"
+    );
 }
 
 #[test]
@@ -88,7 +138,11 @@ fn no_chunk_goes_while_a_backup_is_made() {
     let paused = hub.store.chunks.pause();
     hub.now += DAY;
     hub.sweep_files();
-    assert_eq!((hub.store.file_counts().unwrap().chunks, hub.on_disk().0), (2, 3), "forgotten, and still there");
+    assert_eq!(
+        (hub.store.file_counts().unwrap().chunks, hub.on_disk().0),
+        (2, 3),
+        "forgotten, and still there"
+    );
     drop(paused);
     hub.sweep_files();
     assert_eq!(hub.on_disk().0, 1);
@@ -109,7 +163,10 @@ fn a_backup_onto_another_disk_is_copied_and_one_without_room_leaves_nothing() {
     }
     let dir = disk.path().join("c");
     let e = hub.store.backup(&dir).unwrap_err();
-    assert!(e.kind == Kind::Busy && std::fs::read_dir(&dir).unwrap().next().is_none(), "{e:?}");
+    assert!(
+        e.kind == Kind::Busy && std::fs::read_dir(&dir).unwrap().next().is_none(),
+        "{e:?}"
+    );
     assert!(hub.put(put(&hub, "after", b"1", 1)).is_change());
 }
 
@@ -133,7 +190,9 @@ fn a_check_names_what_is_damaged() {
     }
     assert_eq!(words.lines().count(), 3, "{words}");
     assert!(check(dir.path(), 1 << 20).unwrap().orphans[0].ends_with("/left"));
-    [(&first, &first), (&second, &second), (&third, &third)].into_iter().for_each(|(at, bytes)| std::fs::write(file(at), bytes).unwrap());
+    [(&first, &first), (&second, &second), (&third, &third)]
+        .into_iter()
+        .for_each(|(at, bytes)| std::fs::write(file(at), bytes).unwrap());
     assert_eq!(found(), "");
     // the tables among each other
     let db = redb::Database::open(dir.path().join("hub.redb")).unwrap();
@@ -142,23 +201,46 @@ fn a_check_names_what_is_damaged() {
         let mut chunks = tx.open_table(crate::hub::store::files::CHUNKS).unwrap();
         let hash = Hash::of(&first).0;
         let (size, count, since, on_disk) = chunks.get(&hash).unwrap().unwrap().value();
-        chunks.insert(&hash, (size, count + 1, since, on_disk)).unwrap();
+        chunks
+            .insert(&hash, (size, count + 1, since, on_disk))
+            .unwrap();
         chunks.remove(&Hash::of(&second).0).unwrap();
-        tx.open_table(tables::META).unwrap().insert("files", 9).unwrap();
+        tx.open_table(tables::META)
+            .unwrap()
+            .insert("files", 9)
+            .unwrap();
     }
     tx.commit().unwrap();
     drop(db);
     let words = found();
-    for wants in ["has 2 references, not 1", "1 chunks that files need are not in the tables", "the totals say 9 files"] {
+    for wants in [
+        "has 2 references, not 1",
+        "1 chunks that files need are not in the tables",
+        "the totals say 9 files",
+    ] {
         assert!(words.contains(wants), "{wants}: {words}");
     }
-    let e = open(dir.path()).backup(&dir.path().join("copy")).map(|_| ()).map_err(|e| e.kind);
-    assert_eq!(e, Ok(()), "what is missing in the tables is not noticed by a copy");
+    let e = open(dir.path())
+        .backup(&dir.path().join("copy"))
+        .map(|_| ())
+        .map_err(|e| e.kind);
+    assert_eq!(
+        e,
+        Ok(()),
+        "what is missing in the tables is not noticed by a copy"
+    );
     std::fs::remove_file(file(&third)).unwrap();
     let copy = dir.path().join("copy2");
-    assert_eq!(open(dir.path()).backup(&copy).unwrap().lost, 1, "what is left is worth a backup");
+    assert_eq!(
+        open(dir.path()).backup(&copy).unwrap().lost,
+        1,
+        "what is left is worth a backup"
+    );
     let nothing = TempDir::new().unwrap();
-    assert_eq!(check(nothing.path(), 1 << 20).unwrap_err().kind, Kind::Settings);
+    assert_eq!(
+        check(nothing.path(), 1 << 20).unwrap_err().kind,
+        Kind::Settings
+    );
 }
 
 #[test]
@@ -168,18 +250,35 @@ fn a_store_that_knew_no_files_gains_them() {
     drop(store);
     let db = redb::Database::open(dir.path().join("hub.redb")).unwrap();
     let tx = db.begin_write().unwrap();
-    let names: Vec<String> = before.iter().filter(|name| name.starts_with("file") || name.starts_with("chunk")).cloned().collect();
+    let names: Vec<String> = before
+        .iter()
+        .filter(|name| name.starts_with("file") || name.starts_with("chunk"))
+        .cloned()
+        .collect();
     for handle in tx.list_tables().unwrap().collect::<Vec<_>>() {
         use redb::TableHandle;
         if names.contains(&handle.name().to_string()) {
             tx.delete_table(handle).unwrap();
         }
     }
-    tx.open_table(tables::META).unwrap().insert("schema", tables::UNTAGGED).unwrap();
+    tx.open_table(tables::META)
+        .unwrap()
+        .insert("schema", tables::UNTAGGED)
+        .unwrap();
     tx.commit().unwrap();
     drop(db);
-    assert_eq!((names.len(), check(dir.path(), 1 << 20).unwrap().damage.len()), (15, 0));
-    let hub = Hub { store: open(dir.path()), dir, now };
+    assert_eq!(
+        (
+            names.len(),
+            check(dir.path(), 1 << 20).unwrap().damage.len()
+        ),
+        (15, 0)
+    );
+    let hub = Hub {
+        store: open(dir.path()),
+        dir,
+        now,
+    };
     assert_eq!(table_names(&hub.store), before);
     assert!(dump(&hub.store).contains(&"meta \"schema\" 2".to_string()));
     assert_eq!(hub.pull("b", None), "1:1 2:2");

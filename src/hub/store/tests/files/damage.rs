@@ -8,12 +8,22 @@ fn uploads_that_cannot_be_placed_fail_alone_and_work_when_they_can() {
     let bytes = noise(1, 20_000);
     let upload = || Op::File(FileOp::Put(vec![put(&hub, "big", &bytes, 1)]));
     // a file is in the way of the directory of that chunk
-    let dir = hub.dir.path().join("chunks").join(&Hash::of(&bytes).to_string()[..2]);
+    let dir = hub
+        .dir
+        .path()
+        .join("chunks")
+        .join(&Hash::of(&bytes).to_string()[..2]);
     std::fs::write(&dir, "").unwrap();
-    let outcomes = hub.store.apply(&at(hub.now, vec![upload(), post(&["1 a *"]), upload()])).unwrap();
+    let outcomes = hub
+        .store
+        .apply(&at(hub.now, vec![upload(), post(&["1 a *"]), upload()]))
+        .unwrap();
     let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(e) if e.kind == Kind::Busy && e.to_string().contains("chunks"));
     assert!(failed(&outcomes[0]) && failed(&outcomes[2]), "{outcomes:?}");
-    assert!(matches!(outcomes[1], Outcome::Posted { .. }), "{outcomes:?}");
+    assert!(
+        matches!(outcomes[1], Outcome::Posted { .. }),
+        "{outcomes:?}"
+    );
     assert!(hub.store.file_named(&name("big")).unwrap().is_none());
     std::fs::remove_file(&dir).unwrap();
     let record = hub.put_bytes("big", &bytes, 1);
@@ -25,12 +35,22 @@ fn uploads_that_cannot_be_placed_fail_alone_and_work_when_they_can() {
 fn a_staged_chunk_whose_sync_failed_is_not_trusted() {
     let hub = Hub::new();
     let bytes = noise(1, 20_000);
-    let chunk = Chunk { sha256: Hash::of(&bytes), size: bytes.len() as u64 };
-    assert!(hub.store.stage_chunk(chunk.sha256, &mut bytes.as_slice(), chunk.size).unwrap());
+    let chunk = Chunk {
+        sha256: Hash::of(&bytes),
+        size: bytes.len() as u64,
+    };
+    assert!(
+        hub.store
+            .stage_chunk(chunk.sha256, &mut bytes.as_slice(), chunk.size)
+            .unwrap()
+    );
     hub.store.break_syncs();
     assert!(hub.store.staged(&[chunk]).is_err());
     let hub = hub.reopen();
-    assert_eq!(hub.store.missing_chunks(&[chunk.sha256]).unwrap(), [chunk.sha256]);
+    assert_eq!(
+        hub.store.missing_chunks(&[chunk.sha256]).unwrap(),
+        [chunk.sha256]
+    );
 }
 
 type Harm = fn(&Path);
@@ -44,7 +64,9 @@ const HARMS: [(&str, Harm); 4] = [
     }),
     ("it is removed", |path| std::fs::remove_file(path).unwrap()),
     ("it is emptied", |path| std::fs::write(path, "").unwrap()),
-    ("it is longer", |path| std::fs::write(path, [std::fs::read(path).unwrap(), vec![0]].concat()).unwrap()),
+    ("it is longer", |path| {
+        std::fs::write(path, [std::fs::read(path).unwrap(), vec![0]].concat()).unwrap()
+    }),
 ];
 
 impl Hub {
@@ -61,15 +83,26 @@ impl Hub {
 
     /// A commit that relies on chunks which are to be there.
     fn commit(&self, full: &str, bytes: &[u8], at: u64) -> Changed {
-        let chunk = Chunk { sha256: Hash::of(bytes), size: bytes.len() as u64 };
+        let chunk = Chunk {
+            sha256: Hash::of(bytes),
+            size: bytes.len() as u64,
+        };
         let staged = self.store.staged(&[chunk]).unwrap();
         let chunks = vec![(chunk, staged[0].clone())];
-        self.put(Put { chunks, size: chunk.size, sha256: chunk.sha256, ..put(self, full, b"", at) })
+        self.put(Put {
+            chunks,
+            size: chunk.size,
+            sha256: chunk.sha256,
+            ..put(self, full, b"", at)
+        })
     }
 
     fn is_whole(&self) {
         assert_eq!(self.store.examine().damage, Vec::<String>::new());
-        assert_eq!((self.store.lost_count(), self.store.has_found_losses()), (0, false));
+        assert_eq!(
+            (self.store.lost_count(), self.store.has_found_losses()),
+            (0, false)
+        );
     }
 }
 
@@ -82,25 +115,49 @@ fn nothing_is_acknowledged_that_relies_on_a_lost_chunk() {
         harm(&hub.file_of(&bytes));
         // nobody has read it since; the same content again, under another name, and with another time
         for (full, at) in [("big", 1), ("copy", 1), ("big", 2)] {
-            assert_eq!(word(&hub.commit(full, &bytes, at)), "missing 1", "{how}: {full} {at}");
+            assert_eq!(
+                word(&hub.commit(full, &bytes, at)),
+                "missing 1",
+                "{how}: {full} {at}"
+            );
         }
-        assert!(hub.store.file_named(&name("copy")).unwrap().is_none(), "{how}");
-        assert_eq!(hub.store.missing_chunks(&[Hash::of(&bytes)]).unwrap(), [Hash::of(&bytes)], "{how}");
-        assert!(hub.store.file(id_of("big")).unwrap().unwrap().wanted, "{how}");
+        assert!(
+            hub.store.file_named(&name("copy")).unwrap().is_none(),
+            "{how}"
+        );
+        assert_eq!(
+            hub.store.missing_chunks(&[Hash::of(&bytes)]).unwrap(),
+            [Hash::of(&bytes)],
+            "{how}"
+        );
+        assert!(
+            hub.store.file(id_of("big")).unwrap().unwrap().wanted,
+            "{how}"
+        );
     }
 }
 
 #[test]
 fn bytes_that_come_under_any_name_mend_what_is_lost() {
     for (how, harm) in HARMS {
-        for (what, full, at) in [("the same again", "big", 1), ("another name", "copy", 1), ("another time", "big", 2)] {
+        for (what, full, at) in [
+            ("the same again", "big", 1),
+            ("another name", "copy", 1),
+            ("another time", "big", 2),
+        ] {
             let hub = Hub::new();
             let bytes = noise(1, 30_000);
             hub.put_bytes("big", &bytes, 1);
             harm(&hub.file_of(&bytes));
-            assert!(!hub.reads("big", &bytes) && hub.store.is_wanted(Hash::of(&bytes)), "{how}");
+            assert!(
+                !hub.reads("big", &bytes) && hub.store.is_wanted(Hash::of(&bytes)),
+                "{how}"
+            );
             let changed = hub.put(put(&hub, full, &bytes, at));
-            assert!(!matches!(changed, Changed::Missing(_)), "{how}, {what}: {changed:?}");
+            assert!(
+                !matches!(changed, Changed::Missing(_)),
+                "{how}, {what}: {changed:?}"
+            );
             assert!(hub.reads("big", &bytes), "{how}, {what}");
             hub.is_whole();
         }
@@ -110,8 +167,16 @@ fn bytes_that_come_under_any_name_mend_what_is_lost() {
         hub.put_bytes("big", &bytes, 1);
         harm(&hub.file_of(&bytes));
         assert!(!hub.reads("big", &bytes));
-        assert!(hub.store.stage_chunk(Hash::of(&bytes), &mut bytes.as_slice(), 30_000).unwrap());
-        let op = hub.store.mend_op(Hash::of(&bytes), 30_000).unwrap().unwrap();
+        assert!(
+            hub.store
+                .stage_chunk(Hash::of(&bytes), &mut bytes.as_slice(), 30_000)
+                .unwrap()
+        );
+        let op = hub
+            .store
+            .mend_op(Hash::of(&bytes), 30_000)
+            .unwrap()
+            .unwrap();
         assert_eq!(hub.apply(Op::File(op)), Outcome::Done);
         assert!(hub.reads("big", &bytes), "{how}");
         hub.is_whole();
@@ -139,13 +204,23 @@ fn what_is_lost_is_known_after_a_restart_and_named_until_it_is_mended_or_not_nee
         hub.reopen()
     };
     assert_eq!(hub.store.lost_count(), 2);
-    assert_eq!(hub.store.wanted_names(0, 10).unwrap(), (vec![name("d/first")], 1), "versions are for nobody to send");
+    assert_eq!(
+        hub.store.wanted_names(0, 10).unwrap(),
+        (vec![name("d/first")], 1),
+        "versions are for nobody to send"
+    );
     assert_eq!(hub.store.wanted_names(1, 10).unwrap(), (vec![], 1));
     assert_eq!(word(&hub.restore(id_of("second"), Some(2))), "missing 1");
     let lost = hub.store.examine().lost;
-    let words: Vec<(&str, u64, bool)> = lost.iter().map(|l| (l.name.as_str(), l.rev, l.is_current)).collect();
+    let words: Vec<(&str, u64, bool)> = lost
+        .iter()
+        .map(|l| (l.name.as_str(), l.rev, l.is_current))
+        .collect();
     assert_eq!(words, [("d/first", 1, true), ("second", 2, false)]);
-    assert!(lost.iter().all(|lost| lost.wanted_since.is_some()), "{lost:?}");
+    assert!(
+        lost.iter().all(|lost| lost.wanted_since.is_some()),
+        "{lost:?}"
+    );
     hub.put_bytes("elsewhere", &first, 1);
     assert!(hub.reads("d/first", &first));
     assert_eq!(hub.store.lost_count(), 1);
@@ -177,14 +252,26 @@ fn short_contents_in_the_tables_are_mended_too() {
         harm(bytes);
         assert!(!hub.reads("short", b"some text"), "{bytes:?}");
         assert_eq!(word(&hub.commit("copy", b"some text", 1)), "missing 1");
-        assert_eq!(word(&hub.put(put(&hub, "short", b"some text", 1))), "unchanged 1");
+        assert_eq!(
+            word(&hub.put(put(&hub, "short", b"some text", 1))),
+            "unchanged 1"
+        );
         assert!(hub.reads("short", b"some text"), "{bytes:?}");
         hub.is_whole();
         // as a chunk of its own it becomes a file
         harm(bytes);
         assert!(!hub.reads("short", b"some text"));
-        assert!(hub.store.stage_chunk(Hash::of(b"some text"), &mut &b"some text"[..], 9).unwrap());
-        hub.apply(Op::File(hub.store.mend_op(Hash::of(b"some text"), 9).unwrap().unwrap()));
+        assert!(
+            hub.store
+                .stage_chunk(Hash::of(b"some text"), &mut &b"some text"[..], 9)
+                .unwrap()
+        );
+        hub.apply(Op::File(
+            hub.store
+                .mend_op(Hash::of(b"some text"), 9)
+                .unwrap()
+                .unwrap(),
+        ));
         assert!(hub.reads("short", b"some text"), "{bytes:?}");
         hub.is_whole();
         // and back
@@ -204,7 +291,10 @@ fn a_read_for_which_there_are_no_descriptors_says_nothing_about_the_chunk() {
         wanted.note_error(Hash::of(b"x"), &std::io::Error::from_raw_os_error(code));
     }
     assert_eq!(hub.store.lost_count(), 0);
-    wanted.note_error(Hash::of(b"x"), &std::io::Error::from_raw_os_error(libc::EIO));
+    wanted.note_error(
+        Hash::of(b"x"),
+        &std::io::Error::from_raw_os_error(libc::EIO),
+    );
     assert_eq!(hub.store.lost_count(), 1);
     // of a chunk that no table knows nothing is asked
     hub.store.apply(&at(hub.now, hub.store.due())).unwrap();
@@ -222,7 +312,14 @@ fn a_backup_is_made_of_what_is_left() {
     let backup = hub.store.backup(target.path()).unwrap();
     assert_eq!((backup.chunks, backup.lost), (1, 1));
     let found = crate::hub::store::check::check(target.path(), 1 << 20).unwrap();
-    assert_eq!(found.lost.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["lost"]);
+    assert_eq!(
+        found
+            .lost
+            .iter()
+            .map(|l| l.name.as_str())
+            .collect::<Vec<_>>(),
+        ["lost"]
+    );
     assert!(hub.store.is_wanted(Hash::of(&lost)));
     // the restored hub asks for it from the start
     crate::hub::store::check::ask_for_lost(target.path(), 1 << 20, &found.lost_chunks, 5).unwrap();
@@ -231,7 +328,12 @@ fn a_backup_is_made_of_what_is_left() {
     drop(restored);
     // and no more when it is whole again
     crate::hub::store::check::ask_for_lost(target.path(), 1 << 20, &Default::default(), 5).unwrap();
-    assert_eq!(Store::open(target.path(), 1 << 20, hub.now, Uuid::from_u128(7)).unwrap().lost_count(), 0);
+    assert_eq!(
+        Store::open(target.path(), 1 << 20, hub.now, Uuid::from_u128(7))
+            .unwrap()
+            .lost_count(),
+        0
+    );
 }
 
 #[test]
@@ -243,15 +345,28 @@ fn nothing_is_acknowledged_into_a_file_that_the_next_start_will_not_find() {
             std::fs::copy(file, file.with_extension("copy")).unwrap();
             crate::disk::rename(&file.with_extension("copy"), file).unwrap();
         }),
-        ("cut", |file| std::fs::File::options().write(true).open(file).unwrap().set_len(8192).unwrap()),
+        ("cut", |file| {
+            std::fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_len(8192)
+                .unwrap()
+        }),
     ];
     for (how, act) in acts {
         let hub = Hub::new();
         hub.put_bytes("f", b"text", 1);
         act(&hub.dir.path().join(Store::FILE));
         assert!(!hub.store.is_in_place(), "{how}");
-        let e = hub.store.apply(&at(hub.now, vec![post(&["1 a *"])])).unwrap_err();
-        assert!(e.kind == Kind::Damaged && e.to_string().contains("while the hub ran"), "{how}: {e}");
+        let e = hub
+            .store
+            .apply(&at(hub.now, vec![post(&["1 a *"])]))
+            .unwrap_err();
+        assert!(
+            e.kind == Kind::Damaged && e.to_string().contains("while the hub ran"),
+            "{how}: {e}"
+        );
     }
 }
 

@@ -43,8 +43,14 @@ struct World {
 }
 
 fn scratch() -> Hub {
-    let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
-    Hub { store: open(dir.path()), dir, now: 1000 }
+    let dir = TempDir::new_in("/dev/shm")
+        .or_else(|_| TempDir::new())
+        .unwrap();
+    Hub {
+        store: open(dir.path()),
+        dir,
+        now: 1000,
+    }
 }
 
 fn bytes(content: usize) -> Vec<u8> {
@@ -65,7 +71,15 @@ struct Wish {
 impl World {
     fn new(seed: u64) -> World {
         let (names, keys, groups) = Default::default();
-        World { random: Random::new(seed), hub: scratch(), names, keys, rev: 0, groups, changes: 0 }
+        World {
+            random: Random::new(seed),
+            hub: scratch(),
+            names,
+            keys,
+            rev: 0,
+            groups,
+            changes: 0,
+        }
     }
 
     fn apply(&mut self, op: FileOp) -> Outcome {
@@ -92,11 +106,29 @@ impl World {
         };
         let from = (self.below(6) == 0).then(|| {
             let from = self.below(NAMES.len() as u64);
-            (from, if self.below(8) == 0 { 1 } else { self.rev_of(from) })
+            (
+                from,
+                if self.below(8) == 0 {
+                    1
+                } else {
+                    self.rev_of(from)
+                },
+            )
         });
-        let content = Content { bytes: self.below(6), mtime: self.random.below(3), mode: [0o100644, 0o100755][self.below(2)] };
+        let content = Content {
+            bytes: self.below(6),
+            mtime: self.random.below(3),
+            mode: [0o100644, 0o100755][self.below(2)],
+        };
         let key = (self.below(3) == 0).then(|| u128::from(self.random.below(40)));
-        Wish { name, host: self.below(2), content, condition, from, key }
+        Wish {
+            name,
+            host: self.below(2),
+            content,
+            condition,
+            from,
+            key,
+        }
     }
 
     fn holds(&self, name: usize, condition: Condition) -> bool {
@@ -112,7 +144,13 @@ impl World {
     fn write(&mut self, name: usize, host: usize, live: Option<Content>) -> bool {
         self.rev += 1;
         let (rev, now) = (self.rev, self.hub.now);
-        let state = self.names.entry(name).or_insert(State { rev, host, live: None, deleted: 0, versions: BTreeMap::new() });
+        let state = self.names.entry(name).or_insert(State {
+            rev,
+            host,
+            live: None,
+            deleted: 0,
+            versions: BTreeMap::new(),
+        });
         let replaced = state.live.take();
         if let Some(replaced) = replaced {
             state.versions.insert(state.rev, (replaced, now));
@@ -130,19 +168,29 @@ impl World {
         }
         let from = wish.from.filter(|(from, _)| *from != wish.name);
         if let Some((from, rev)) = from
-            && !self.names.get(&from).is_some_and(|state| state.live.is_some() && state.rev == rev)
+            && !self
+                .names
+                .get(&from)
+                .is_some_and(|state| state.live.is_some() && state.rev == rev)
         {
             return refused(self.rev_of(from));
         }
         if let Some(state) = self.names.get(&wish.name).filter(|_| from.is_none()) {
-            let stale = |old: &Content| old.bytes == wish.content.bytes && old.mtime == wish.content.mtime;
-            let old = wish.condition == Condition::None && state.host != wish.host && state.versions.values().any(|(old, _)| stale(old));
+            let stale =
+                |old: &Content| old.bytes == wish.content.bytes && old.mtime == wish.content.mtime;
+            let old = wish.condition == Condition::None
+                && state.host != wish.host
+                && state.versions.values().any(|(old, _)| stale(old));
             if state.live == Some(wish.content) || old {
                 return (format!("unchanged {}", state.rev), vec![wish.name]);
             }
         }
         let replaced = self.write(wish.name, wish.host, Some(wish.content));
-        let word = format!("{} {}", if replaced { "updated" } else { "created" }, self.rev);
+        let word = format!(
+            "{} {}",
+            if replaced { "updated" } else { "created" },
+            self.rev
+        );
         let mut touched = vec![wish.name];
         if let Some((from, _)) = from {
             self.write(from, wish.host, None);
@@ -152,13 +200,21 @@ impl World {
     }
 
     /// The word for something done under a key: what it was the first time.
-    fn once(&mut self, host: usize, key: Option<u128>, act: impl FnOnce(&mut World) -> (String, Vec<usize>)) -> String {
+    fn once(
+        &mut self,
+        host: usize,
+        key: Option<u128>,
+        act: impl FnOnce(&mut World) -> (String, Vec<usize>),
+    ) -> String {
         if let Some((done, _)) = key.and_then(|key| self.keys.get(&(host, key))) {
-            return done.as_ref().map_or("Burnt".into(), |(word, _)| word.clone());
+            return done
+                .as_ref()
+                .map_or("Burnt".into(), |(word, _)| word.clone());
         }
         let (word, touched) = act(self);
         if let Some(key) = key.filter(|_| !touched.is_empty()) {
-            self.keys.insert((host, key), (Some((word.clone(), touched)), self.hub.now));
+            self.keys
+                .insert((host, key), (Some((word.clone(), touched)), self.hub.now));
         }
         word
     }
@@ -171,12 +227,24 @@ impl World {
             author: by(HOSTS[wish.host], wish.key),
             from: wish.from.map(|(from, if_match)| {
                 let Name { path, name } = name(NAMES[from]);
-                From { path, name, if_match, tag: Tag::default() }
+                From {
+                    path,
+                    name,
+                    if_match,
+                    tag: Tag::default(),
+                }
             }),
-            ..put(&self.hub, NAMES[wish.name], &bytes(wish.content.bytes), wish.content.mtime)
+            ..put(
+                &self.hub,
+                NAMES[wish.name],
+                &bytes(wish.content.bytes),
+                wish.content.mtime,
+            )
         };
         let puts = wishes.iter().map(put).collect();
-        let Outcome::Changed(changed) = self.apply(FileOp::Put(puts)) else { panic!() };
+        let Outcome::Changed(changed) = self.apply(FileOp::Put(puts)) else {
+            panic!()
+        };
         for (wish, got) in wishes.iter().zip(changed) {
             let wants = self.once(wish.host, wish.key, |world| world.expect(wish));
             assert_eq!(word(&got), wants, "{wish:?}");
@@ -184,11 +252,27 @@ impl World {
     }
 
     fn delete(&mut self) {
-        let Wish { name, host, condition, key, .. } = self.wish();
-        let op = FileOp::Delete { id: id_of(NAMES[name]), condition, author: by(HOSTS[host], key) };
-        let Outcome::Changed(changed) = self.apply(op) else { panic!() };
+        let Wish {
+            name,
+            host,
+            condition,
+            key,
+            ..
+        } = self.wish();
+        let op = FileOp::Delete {
+            id: id_of(NAMES[name]),
+            condition,
+            author: by(HOSTS[host], key),
+        };
+        let Outcome::Changed(changed) = self.apply(op) else {
+            panic!()
+        };
         let wants = self.once(host, key, |world| {
-            if world.names.get(&name).is_none_or(|state| state.live.is_none()) {
+            if world
+                .names
+                .get(&name)
+                .is_none_or(|state| state.live.is_none())
+            {
                 return ("NoSuchFile".into(), vec![]);
             }
             if !world.holds(name, condition) {
@@ -201,12 +285,27 @@ impl World {
     }
 
     fn restore(&mut self) {
-        let Wish { name, host, condition, key, .. } = self.wish();
+        let Wish {
+            name,
+            host,
+            condition,
+            key,
+            ..
+        } = self.wish();
         let rev = (self.below(2) == 0).then(|| self.random.below(self.rev + 1));
-        let op = FileOp::Restore { id: id_of(NAMES[name]), rev, condition, author: by(HOSTS[host], key) };
-        let Outcome::Changed(changed) = self.apply(op) else { panic!() };
+        let op = FileOp::Restore {
+            id: id_of(NAMES[name]),
+            rev,
+            condition,
+            author: by(HOSTS[host], key),
+        };
+        let Outcome::Changed(changed) = self.apply(op) else {
+            panic!()
+        };
         let wants = self.once(host, key, |world| {
-            let Some(state) = world.names.get(&name).cloned() else { return ("NoSuchFile".into(), vec![]) };
+            let Some(state) = world.names.get(&name).cloned() else {
+                return ("NoSuchFile".into(), vec![]);
+            };
             if !world.holds(name, condition) {
                 return (format!("precondition {}", state.rev), vec![]);
             }
@@ -214,13 +313,22 @@ impl World {
             if state.live.is_some() && rev == Some(state.rev) {
                 return unchanged();
             }
-            let version = rev.or(state.versions.keys().last().copied()).and_then(|rev| state.versions.get(&rev));
+            let version = rev
+                .or(state.versions.keys().last().copied())
+                .and_then(|rev| state.versions.get(&rev));
             match version {
                 None => ("NoSuchVersion".into(), vec![]),
                 Some((content, _)) if state.live == Some(*content) => unchanged(),
                 Some((content, _)) => {
                     let replaced = world.write(name, host, Some(*content));
-                    (format!("{} {}", if replaced { "updated" } else { "created" }, world.rev), vec![name])
+                    (
+                        format!(
+                            "{} {}",
+                            if replaced { "updated" } else { "created" },
+                            world.rev
+                        ),
+                        vec![name],
+                    )
                 }
             }
         });
@@ -229,15 +337,28 @@ impl World {
 
     fn ask(&mut self) {
         let (host, key) = (self.below(2), u128::from(self.random.below(60)));
-        let Outcome::Asked(asked) = self.apply(FileOp::Ask { host: HOSTS[host].into(), key: Uuid::from_u128(key), knows: 0.into() }) else {
+        let Outcome::Asked(asked) = self.apply(FileOp::Ask {
+            host: HOSTS[host].into(),
+            key: Uuid::from_u128(key),
+            knows: 0.into(),
+        }) else {
             panic!()
         };
         let now = self.hub.now;
         let (done, _) = self.keys.entry((host, key)).or_insert((None, now));
         let touched = done.as_ref().map_or(vec![], |(_, touched)| touched.clone());
-        assert_eq!((asked.done, asked.made.len()), (done.is_some(), touched.len()));
-        let current: Vec<(String, u64)> = asked.current.iter().map(|r| (r.full_name(), r.rev)).collect();
-        let known = touched.into_iter().filter_map(|name| Some((NAMES[name].to_string(), self.names.get(&name)?.rev)));
+        assert_eq!(
+            (asked.done, asked.made.len()),
+            (done.is_some(), touched.len())
+        );
+        let current: Vec<(String, u64)> = asked
+            .current
+            .iter()
+            .map(|r| (r.full_name(), r.rev))
+            .collect();
+        let known = touched
+            .into_iter()
+            .filter_map(|name| Some((NAMES[name].to_string(), self.names.get(&name)?.rev)));
         assert_eq!(current, known.collect::<Vec<_>>());
     }
 
@@ -245,8 +366,11 @@ impl World {
         while self.apply(FileOp::Sweep) == (Outcome::Swept { more: true }) {}
         let now = self.hub.now;
         let young = |at: u64, days: u64| at + days * DAY > now;
-        self.names.retain(|_, state| state.live.is_some() || young(state.deleted, 90));
-        self.names.values_mut().for_each(|state| state.versions.retain(|_, (_, at)| young(*at, 30)));
+        self.names
+            .retain(|_, state| state.live.is_some() || young(state.deleted, 90));
+        self.names
+            .values_mut()
+            .for_each(|state| state.versions.retain(|_, (_, at)| young(*at, 30)));
         self.keys.retain(|_, (_, at)| young(*at, 7));
     }
 
@@ -272,30 +396,73 @@ impl World {
     fn end(&mut self) {
         self.sweep();
         let store = &self.hub.store;
-        let changes = store.changes(0, 0.into(), None, 1000).unwrap().page().unwrap();
-        let listed: BTreeMap<String, (u64, bool)> =
-            changes.changes.iter().map(|r| (r.full_name(), (r.rev, r.deleted_at.is_none()))).collect();
-        let wanted: BTreeMap<String, (u64, bool)> =
-            self.names.iter().map(|(n, state)| (NAMES[*n].to_string(), (state.rev, state.live.is_some()))).collect();
+        let changes = store
+            .changes(0, 0.into(), None, 1000)
+            .unwrap()
+            .page()
+            .unwrap();
+        let listed: BTreeMap<String, (u64, bool)> = changes
+            .changes
+            .iter()
+            .map(|r| (r.full_name(), (r.rev, r.deleted_at.is_none())))
+            .collect();
+        let wanted: BTreeMap<String, (u64, bool)> = self
+            .names
+            .iter()
+            .map(|(n, state)| (NAMES[*n].to_string(), (state.rev, state.live.is_some())))
+            .collect();
         assert_eq!((listed, changes.rev), (wanted, self.rev));
-        let live = self.names.values().filter(|state| state.live.is_some()).count();
+        let live = self
+            .names
+            .values()
+            .filter(|state| state.live.is_some())
+            .count();
         assert_eq!(self.hub.names("", "", 0, 100).1, live as u64);
         for (n, state) in &self.names {
             let id = id_of(NAMES[*n]);
             let read = |rev| self.hub.read_file(id, rev);
-            assert!(read(None) == state.live.map(|content| bytes(content.bytes)), "{n}");
-            let versions: Vec<u64> = store.versions(id).unwrap().iter().map(|v| v.rev).rev().collect();
+            assert!(
+                read(None) == state.live.map(|content| bytes(content.bytes)),
+                "{n}"
+            );
+            let versions: Vec<u64> = store
+                .versions(id)
+                .unwrap()
+                .iter()
+                .map(|v| v.rev)
+                .rev()
+                .collect();
             assert_eq!(versions, state.versions.keys().copied().collect::<Vec<_>>());
-            state.versions.iter().for_each(|(rev, (content, _))| assert!(read(Some(*rev)) == Some(bytes(content.bytes))));
+            state.versions.iter().for_each(|(rev, (content, _))| {
+                assert!(read(Some(*rev)) == Some(bytes(content.bytes)))
+            });
         }
         let findings = store.examine();
-        assert_eq!((&findings.damage[..], &findings.orphans[..]), (&[][..], &[][..]));
+        assert_eq!(
+            (&findings.damage[..], &findings.orphans[..]),
+            (&[][..], &[][..])
+        );
         self.hub.now += 2 * DAY;
         self.sweep();
-        let in_use = self.names.values().flat_map(|s| s.live.into_iter().chain(s.versions.values().map(|(c, _)| *c)));
-        let in_use: std::collections::BTreeSet<usize> = in_use.map(|c| c.bytes).filter(|bytes| *bytes > 0).collect();
-        assert_eq!(self.hub.store.file_counts().unwrap().chunks, in_use.len() as u64, "nothing else is kept");
-        assert_eq!(self.hub.on_disk().0, in_use.iter().filter(|bytes| SIZES[**bytes] > 16_384).count());
+        let in_use = self.names.values().flat_map(|s| {
+            s.live
+                .into_iter()
+                .chain(s.versions.values().map(|(c, _)| *c))
+        });
+        let in_use: std::collections::BTreeSet<usize> =
+            in_use.map(|c| c.bytes).filter(|bytes| *bytes > 0).collect();
+        assert_eq!(
+            self.hub.store.file_counts().unwrap().chunks,
+            in_use.len() as u64,
+            "nothing else is kept"
+        );
+        assert_eq!(
+            self.hub.on_disk().0,
+            in_use
+                .iter()
+                .filter(|bytes| SIZES[**bytes] > 16_384)
+                .count()
+        );
     }
 
     /// The same groups, with bodies that are taken in anew.
@@ -303,11 +470,22 @@ impl World {
         let (hub, hashes) = (scratch(), [0, 1, 2, 3, 4, 5].map(|n| Hash::of(&bytes(n))));
         for group in &self.groups {
             let mut group = group.clone();
-            let puts = group.ops.iter_mut().filter_map(|op| if let Op::File(FileOp::Put(puts)) = op { Some(puts) } else { None });
+            let puts = group.ops.iter_mut().filter_map(|op| {
+                if let Op::File(FileOp::Put(puts)) = op {
+                    Some(puts)
+                } else {
+                    None
+                }
+            });
             for put in puts.flatten() {
                 for (chunk, from) in &mut put.chunks {
-                    let content = hashes.iter().position(|hash| *hash == chunk.sha256).unwrap();
-                    *from = feed(hub.store.intake().unwrap(), &bytes(content)).bytes.remove(0);
+                    let content = hashes
+                        .iter()
+                        .position(|hash| *hash == chunk.sha256)
+                        .unwrap();
+                    *from = feed(hub.store.intake().unwrap(), &bytes(content))
+                        .bytes
+                        .remove(0);
                 }
             }
             hub.store.apply(&group).unwrap();
@@ -326,10 +504,17 @@ fn random_histories_of_files_agree_with_a_plain_map_and_can_be_replayed() {
             let mut world = World::new(seed);
             (0..150).for_each(|_| world.step());
             world.end();
-            assert_eq!(dump(&world.replay().store), dump(&world.hub.store), "the same groups gave other tables");
+            assert_eq!(
+                dump(&world.replay().store),
+                dump(&world.hub.store),
+                "the same groups gave other tables"
+            );
             world.changes
         });
         changes += ran.unwrap_or_else(|_| panic!("failed with SEED={seed} SEEDS=1"));
     }
-    assert!(changes as u64 > 30 * count, "the histories change almost nothing: {changes}");
+    assert!(
+        changes as u64 > 30 * count,
+        "the histories change almost nothing: {changes}"
+    );
 }

@@ -48,10 +48,23 @@ fn a_group_that_sweeps_does_not_lose_what_it_brings() {
     hub.sweep_files();
     hub.now += DAY;
     let again = put(&hub, "g", &large, 1);
-    let known = Put { chunks: again.chunks.iter().map(|(c, _)| (*c, Bytes::Known)).collect(), ..put(&hub, "h", &large, 1) };
-    let ops = vec![Op::Sweep, Op::File(FileOp::Put(vec![again, known])), Op::Sweep];
+    let known = Put {
+        chunks: again
+            .chunks
+            .iter()
+            .map(|(c, _)| (*c, Bytes::Known))
+            .collect(),
+        ..put(&hub, "h", &large, 1)
+    };
+    let ops = vec![
+        Op::Sweep,
+        Op::File(FileOp::Put(vec![again, known])),
+        Op::Sweep,
+    ];
     let outcomes = hub.store.apply(&at(hub.now, ops)).unwrap();
-    let Outcome::Changed(changed) = &outcomes[1] else { panic!() };
+    let Outcome::Changed(changed) = &outcomes[1] else {
+        panic!()
+    };
     assert!(changed.iter().all(|c| c.is_change()), "{changed:?}");
     assert!(hub.read_file(id_of("g"), None).unwrap() == large);
     assert_eq!(hub.on_disk(), (1, 0));
@@ -60,10 +73,15 @@ fn a_group_that_sweeps_does_not_lose_what_it_brings() {
 #[test]
 fn versions_are_bounded_by_number() {
     let hub = Hub::new();
-    let puts = (0..105).map(|n| put(&hub, "f", format!("{n}").as_bytes(), n)).collect();
+    let puts = (0..105)
+        .map(|n| put(&hub, "f", format!("{n}").as_bytes(), n))
+        .collect();
     hub.file_op(FileOp::Put(puts));
     let versions = hub.store.versions(id_of("f")).unwrap();
-    assert_eq!((versions.len(), versions[0].rev, versions[99].rev), (100, 104, 5));
+    assert_eq!(
+        (versions.len(), versions[0].rev, versions[99].rev),
+        (100, 104, 5)
+    );
 }
 
 #[test]
@@ -75,25 +93,80 @@ fn tombstones_go_after_ninety_days_and_old_cursors_with_them() {
     hub.put_bytes("h", b"1", 1);
     hub.now += 90 * DAY - 1;
     hub.sweep_files();
-    assert!(hub.store.changes(2, 0.into(), None, 10).unwrap().page().is_some());
+    assert!(
+        hub.store
+            .changes(2, 0.into(), None, 10)
+            .unwrap()
+            .page()
+            .is_some()
+    );
     hub.now += 1;
     hub.sweep_files();
-    assert!(hub.store.changes(2, 0.into(), None, 10).unwrap().page().is_none(), "410");
-    assert!(hub.store.changes(3, 0.into(), None, 10).unwrap().page().is_some());
-    assert!(hub.store.changes(2, 0.into(), Some(3), 10).unwrap().page().is_some(), "a listing that began later");
-    assert_eq!(hub.store.changes(0, 0.into(), None, 10).unwrap().page().unwrap().changes.len(), 2, "from the beginning it always works");
+    assert!(
+        hub.store
+            .changes(2, 0.into(), None, 10)
+            .unwrap()
+            .page()
+            .is_none(),
+        "410"
+    );
+    assert!(
+        hub.store
+            .changes(3, 0.into(), None, 10)
+            .unwrap()
+            .page()
+            .is_some()
+    );
+    assert!(
+        hub.store
+            .changes(2, 0.into(), Some(3), 10)
+            .unwrap()
+            .page()
+            .is_some(),
+        "a listing that began later"
+    );
+    assert_eq!(
+        hub.store
+            .changes(0, 0.into(), None, 10)
+            .unwrap()
+            .page()
+            .unwrap()
+            .changes
+            .len(),
+        2,
+        "from the beginning it always works"
+    );
     assert!(hub.store.file(id_of("f")).unwrap().is_none());
-    let record = made(hub.put(Put { fresh: Uuid::from_u128(9), ..put(&hub, "f", b"1", 1) }));
-    assert_eq!((record.id, record.rev), (Uuid::from_u128(9), 5), "another file under that name");
+    let record = made(hub.put(Put {
+        fresh: Uuid::from_u128(9),
+        ..put(&hub, "f", b"1", 1)
+    }));
+    assert_eq!(
+        (record.id, record.rev),
+        (Uuid::from_u128(9), 5),
+        "another file under that name"
+    );
     // its events lie on, and what cannot be told any more is left out
-    let revs: Vec<u64> = hub.store.events_after(0, 10).unwrap().unwrap().iter().map(|(rev, _)| *rev).collect();
+    let revs: Vec<u64> = hub
+        .store
+        .events_after(0, 10)
+        .unwrap()
+        .unwrap()
+        .iter()
+        .map(|(rev, _)| *rev)
+        .collect();
     assert_eq!(revs, [2, 4, 5]);
 }
 
 #[test]
 fn keys_are_forgotten_after_a_week() {
     let mut hub = Hub::new();
-    let keyed = |hub: &Hub, bytes: &[u8]| hub.put(Put { author: by("a", Some(1)), ..put(hub, "f", bytes, 1) });
+    let keyed = |hub: &Hub, bytes: &[u8]| {
+        hub.put(Put {
+            author: by("a", Some(1)),
+            ..put(hub, "f", bytes, 1)
+        })
+    };
     keyed(&hub, b"1");
     hub.now += 7 * DAY - 1;
     hub.sweep_files();
@@ -118,7 +191,10 @@ fn what_a_crash_leaves_under_chunks_is_removed_and_nothing_else() {
     let body = feed(hub.store.intake().unwrap(), &noise(2, 20_000));
     let hub = hub.reopen();
     drop(body);
-    assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap(), "after a start it looks");
+    assert!(
+        hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap(),
+        "after a start it looks"
+    );
     hub.sweep_files();
     assert!(!chunks.join(&orphan[..2]).join(&orphan).exists() && beside.exists());
     assert!(hub.read_file(id_of("f"), None).unwrap() == large);
@@ -140,31 +216,66 @@ fn an_orphan_in_the_way_is_replaced_by_what_was_synced() {
 fn staged_chunks_outlive_a_restart_if_they_are_whole() {
     let hub = Hub::new();
     let (whole, torn) = (noise(1, 20_000), noise(2, 20_000));
-    let chunk = |bytes: &[u8]| Chunk { sha256: Hash::of(bytes), size: 20_000 };
+    let chunk = |bytes: &[u8]| Chunk {
+        sha256: Hash::of(bytes),
+        size: 20_000,
+    };
     for bytes in [&whole, &torn] {
-        hub.store.stage_chunk(Hash::of(bytes), &mut &bytes[..], 20_000).unwrap();
+        hub.store
+            .stage_chunk(Hash::of(bytes), &mut &bytes[..], 20_000)
+            .unwrap();
     }
     let mut damaged = torn.clone();
     damaged[7] ^= 1;
-    std::fs::write(hub.dir.path().join("staging").join(Hash::of(&torn).to_string()), damaged).unwrap();
+    std::fs::write(
+        hub.dir
+            .path()
+            .join("staging")
+            .join(Hash::of(&torn).to_string()),
+        damaged,
+    )
+    .unwrap();
     let hub = hub.reopen().reopen();
     assert_eq!(hub.on_disk().1, 2);
     let staged = hub.store.staged(&[chunk(&whole), chunk(&torn)]).unwrap();
-    assert!(matches!(staged[..], [Bytes::Staged(_), Bytes::Lost]), "{staged:?}");
+    assert!(
+        matches!(staged[..], [Bytes::Staged(_), Bytes::Lost]),
+        "{staged:?}"
+    );
     drop(staged);
-    assert_eq!(hub.on_disk().1, 1, "the damaged one is gone, the other stays for a commit");
-    assert_eq!(hub.store.missing_chunks(&[Hash::of(&torn), Hash::of(&whole)]).unwrap(), [Hash::of(&torn)]);
+    assert_eq!(
+        hub.on_disk().1,
+        1,
+        "the damaged one is gone, the other stays for a commit"
+    );
+    assert_eq!(
+        hub.store
+            .missing_chunks(&[Hash::of(&torn), Hash::of(&whole)])
+            .unwrap(),
+        [Hash::of(&torn)]
+    );
 }
 
 #[test]
 fn what_nobody_commits_leaves_the_staging_directory() {
     let mut hub = Hub::new();
     let bytes = noise(1, 20_000);
-    hub.store.stage_chunk(Hash::of(&bytes), &mut &bytes[..], 20_000).unwrap();
-    let file = hub.dir.path().join("staging").join(Hash::of(&bytes).to_string());
+    hub.store
+        .stage_chunk(Hash::of(&bytes), &mut &bytes[..], 20_000)
+        .unwrap();
+    let file = hub
+        .dir
+        .path()
+        .join("staging")
+        .join(Hash::of(&bytes).to_string());
     // the clock of the groups begins in 1970, so the file is from then too
     let from = |ms: u64| std::fs::FileTimes::new().set_modified(crate::clock::from_millis(ms));
-    std::fs::File::options().write(true).open(&file).unwrap().set_times(from(hub.now)).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_times(from(hub.now))
+        .unwrap();
     hub.now += 23 * HOUR;
     hub.sweep_files();
     assert!(file.exists());
@@ -188,10 +299,22 @@ fn events_and_keys_are_bounded_by_number() {
     // past the operations, which would take longer
     fill_for_test(&hub.store.db, EVENTS_KEPT + 700, KEYS_KEPT + 700);
     assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap());
-    assert_eq!(hub.apply(Op::File(FileOp::Sweep)), Outcome::Swept { more: true }, "a bounded piece");
+    assert_eq!(
+        hub.apply(Op::File(FileOp::Sweep)),
+        Outcome::Swept { more: true },
+        "a bounded piece"
+    );
     hub.sweep_files();
     assert_eq!(hub.store.file_counts().unwrap().events, EVENTS_KEPT);
-    assert!(hub.store.events_after(699, 1).unwrap().is_none() && hub.store.events_after(700, 1).unwrap().is_some());
-    let burnt = |key: u128| hub.put(Put { author: by("a", Some(key)), ..put(&hub, &format!("f{key}"), b"", 1) }) == Changed::Burnt;
+    assert!(
+        hub.store.events_after(699, 1).unwrap().is_none()
+            && hub.store.events_after(700, 1).unwrap().is_some()
+    );
+    let burnt = |key: u128| {
+        hub.put(Put {
+            author: by("a", Some(key)),
+            ..put(&hub, &format!("f{key}"), b"", 1)
+        }) == Changed::Burnt
+    };
     assert!(!burnt(700) && burnt(701), "the oldest are forgotten");
 }
