@@ -20,27 +20,44 @@ pub struct Breach {
 impl Source {
     pub fn new(path: &str, text: &str) -> Source {
         let code = blank_literals(text);
-        let program = if path.starts_with("src/") { blank_tests(&code) } else { String::new() };
-        Source { path: path.into(), text: text.into(), code, program }
+        let program = if path.starts_with("src/") {
+            blank_tests(&code)
+        } else {
+            String::new()
+        };
+        Source {
+            path: path.into(),
+            text: text.into(),
+            code,
+            program,
+        }
     }
 
     pub fn breach(&self, line: usize, what: impl Into<String>) -> Breach {
-        Breach { path: self.path.clone(), line, what: what.into() }
+        Breach {
+            path: self.path.clone(),
+            line,
+            what: what.into(),
+        }
     }
 
     /// Lines of `form` on which `word` stands as a word of its own (a `!` or `(` at its end needs no border).
     pub fn lines_with(&self, form: &str, word: &str) -> Vec<usize> {
         let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
         let found = form.match_indices(word).filter(|(at, _)| {
-            let before = word.starts_with(|c: char| c.is_alphanumeric()) && part(form[..*at].chars().next_back());
-            let after = word.ends_with(|c: char| c.is_alphanumeric()) && part(form[at + word.len()..].chars().next());
+            let before = word.starts_with(|c: char| c.is_alphanumeric())
+                && part(form[..*at].chars().next_back());
+            let after = word.ends_with(|c: char| c.is_alphanumeric())
+                && part(form[at + word.len()..].chars().next());
             !before && !after
         });
         found.map(|(at, _)| line_of(form, at)).collect()
     }
 
     pub fn is_in(&self, places: &[&str]) -> bool {
-        places.iter().any(|p| self.path == *p || (p.ends_with('/') && self.path.starts_with(p)))
+        places
+            .iter()
+            .any(|p| self.path == *p || (p.ends_with('/') && self.path.starts_with(p)))
     }
 }
 
@@ -51,7 +68,12 @@ pub fn line_of(text: &str, at: usize) -> usize {
 /// What follows `root::` anywhere, one level deep: `root::a::b` gives `a`, `root::{a, b::c}` gives `a` and `b`.
 pub fn used_from(code: &str, root: &str) -> Vec<(usize, String)> {
     let start = format!("{root}::");
-    let ident = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let ident = |text: &str| {
+        text.trim_start()
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
     let mut used = Vec::new();
     for (at, _) in code.match_indices(&start) {
         let rest = &code[at + start.len()..];
@@ -65,7 +87,10 @@ pub fn used_from(code: &str, root: &str) -> Vec<(usize, String)> {
                 '{' if depth == 0 => (depth, item) = (1, i + 1),
                 '{' => depth += 1,
                 ',' | '}' if depth == 1 => {
-                    used.push((line_of(code, at + start.len() + item), ident(&rest[item..i])));
+                    used.push((
+                        line_of(code, at + start.len() + item),
+                        ident(&rest[item..i]),
+                    ));
                     item = i + 1;
                     if c == '}' {
                         break;
@@ -101,7 +126,10 @@ pub fn blank_literals(text: &str) -> String {
                 }
                 j
             }
-            ('r', '"' | '#') if i == 0 || !(b[i - 1].is_alphanumeric() && b[i - 1] != 'b' || b[i - 1] == '_') => {
+            ('r', '"' | '#')
+                if i == 0
+                    || !(b[i - 1].is_alphanumeric() && b[i - 1] != 'b' || b[i - 1] == '_') =>
+            {
                 let hashes = b[i + 1..].iter().take_while(|c| **c == '#').count();
                 if at(i + 1 + hashes) != '"' {
                     out.push(b[i]);
@@ -109,7 +137,9 @@ pub fn blank_literals(text: &str) -> String {
                     continue;
                 }
                 let closes = |j: usize| b[j] == '"' && (1..=hashes).all(|k| at(j + k) == '#');
-                (i + 2 + hashes..b.len()).find(|&j| closes(j)).map_or(b.len(), |j| j + 1 + hashes)
+                (i + 2 + hashes..b.len())
+                    .find(|&j| closes(j))
+                    .map_or(b.len(), |j| j + 1 + hashes)
             }
             ('"', _) => {
                 let mut j = i + 1;
@@ -118,7 +148,9 @@ pub fn blank_literals(text: &str) -> String {
                 }
                 j + 1
             }
-            ('\'', '\\') => (i + 3..b.len()).find(|&j| b[j] == '\'').map_or(b.len(), |j| j + 1),
+            ('\'', '\\') => (i + 3..b.len())
+                .find(|&j| b[j] == '\'')
+                .map_or(b.len(), |j| j + 1),
             // a lifetime has no quote after its first letter
             ('\'', _) if at(i + 2) == '\'' => i + 3,
             _ => {
@@ -151,7 +183,11 @@ pub fn blank_tests(code: &str) -> String {
             }
         }
         out.push_str(&rest[..at]);
-        out.extend(rest[at..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+        out.extend(
+            rest[at..end]
+                .chars()
+                .map(|c| if c == '\n' { '\n' } else { ' ' }),
+        );
         rest = &rest[end..];
     }
     out + rest

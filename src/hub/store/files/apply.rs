@@ -307,15 +307,17 @@ fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
 fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
     let mut lost = BTreeSet::new();
     for (chunk, bytes) in chunks {
-        match bytes {
+        let is_lost = match bytes {
             Bytes::Inline(bytes) if bytes.len() as u64 == chunk.size && t.has_chunk(chunk)? => {
-                t.mend(chunk.sha256, Some(bytes))?
+                t.mend(chunk.sha256, Some(bytes))?;
+                false
             }
-            Bytes::Lost => drop(lost.insert(chunk.sha256)),
-            Bytes::Known | Bytes::Staged(_) if t.is_wanted(chunk.sha256)? => {
-                drop(lost.insert(chunk.sha256))
-            }
-            _ => {}
+            Bytes::Inline(_) => false,
+            Bytes::Lost => true,
+            Bytes::Known | Bytes::Staged(_) => t.is_wanted(chunk.sha256)?,
+        };
+        if is_lost {
+            lost.insert(chunk.sha256);
         }
     }
     Ok(lost.into_iter().collect())
