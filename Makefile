@@ -8,7 +8,7 @@
 #   make fuzz       feed each parser of foreign bytes with inputs made for it, FUZZ_SECONDS each, up to the first crash
 #   make install    into DESTDIR and PREFIX (/usr/local): binary, man pages, systemd units, completions
 #   make uninstall  removes what install put there; data and settings stay
-#   make attacks    static, then all attacks of tests/attacks.rs on it, also with 64 MB of memory (as root: 8 minutes)
+#   make attacks    static, then all attacks of tests/attacks/ on it, also with 64 MB of memory (as root: 8 minutes)
 #   make static     one binary without any shared library, for routers: target/$(STATIC_TARGET)/release/mesync
 #   make clean      removes target/
 #
@@ -52,7 +52,7 @@ demo: all
 test: $(S3EC)
 	$(CARGO) test --locked --no-fail-fast
 
-# the published client that the hub must serve, for tests/interop.rs; not optimised much, since it runs a minute
+# the published client that the hub must serve, for tests/it/s3em/; not optimised much, since it runs a minute
 $(S3EC):
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=1 $(CARGO) install s3ec --version 0.2.3 --locked --root target/interop
 

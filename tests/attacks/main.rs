@@ -4,24 +4,23 @@
 //! `make attacks` runs it against the static release binary. Who attacks from loopback is exempt from the limit of
 //! connections by address, so every attack also comes from outside, where root can make network namespaces.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
+// the test is a user: it has its own clock and threads
+#![allow(clippy::disallowed_methods)]
 
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/siege.rs"]
+mod group;
 mod siege;
-#[path = "support/space.rs"]
-mod space;
-#[path = "support/world.rs"]
-mod world;
+#[allow(dead_code)] // the attacks use a part
+#[path = "../it/support/mod.rs"]
+mod support;
 
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use http::{Conn, PATIENCE, request};
+use crate::group::Group;
+use crate::support::http::{Conn, PATIENCE, request};
+use crate::support::space::{Place, left_out};
 use siege::{Arena, SECOND, Stage, alone, pause};
-use space::{Group, Place, left_out};
 
 type Attack = fn(&Arena, &Place, &Stage);
 
@@ -321,7 +320,7 @@ fn malformed(arena: &Arena, place: &Place, stage: &Stage) {
                 (*status, Some("close")),
                 "{text:?}: {got:?}"
             );
-            assert!(conn.closed(), "{text:?}");
+            assert!(siege::is_closed(&mut conn), "{text:?}");
         }
     }
     stage.hold();

@@ -1,5 +1,4 @@
 //! A hub under siege: the real process, an attack, a friend with a key who must not notice, and what is left afterwards.
-#![allow(dead_code)] // each test file uses its part
 
 use std::fmt;
 use std::io;
@@ -8,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::http::{Conn, Got, message, request};
-use crate::space::{Group, Net, Place};
-use crate::world::World;
+use crate::group::Group;
+use crate::support::http::{self, Conn, Got, message, request};
+use crate::support::space::{Net, Place};
+use crate::support::world::World;
 
 /// What a client with a key waits at most.
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -86,6 +86,18 @@ impl Stage {
 /// The pace of somebody who repeats something; nothing depends on how long it is.
 pub fn pause(ms: u64) {
     let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(ms));
+}
+
+/// Nothing comes any more: the hub has closed, after its answer or by a reset.
+pub fn is_closed(conn: &mut Conn) -> bool {
+    conn.buffer.is_empty()
+        && match conn.more(Instant::now() + http::PATIENCE) {
+            Ok(()) => false,
+            Err(e) => !matches!(
+                e.kind(),
+                io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+            ),
+        }
 }
 
 impl Arena {
@@ -273,7 +285,7 @@ impl Arena {
                     let got = conn
                         .ask(
                             &request("POST", "/api/messages", &self.friend, &body),
-                            crate::http::PATIENCE,
+                            http::PATIENCE,
                         )
                         .unwrap();
                     assert!(got.status == 200 && got.body.contains("queued"), "{got:?}");
@@ -288,7 +300,7 @@ impl Arena {
         let mut conn = Conn::new(Place::here(self.world.port).connect(0).unwrap());
         let Ok(got) = conn.ask(
             &request("GET", "/metrics", &self.friend, ""),
-            crate::http::PATIENCE,
+            http::PATIENCE,
         ) else {
             return false;
         };

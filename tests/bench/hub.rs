@@ -1,12 +1,7 @@
-//! How fast the hub answers, beside bare tiny_http in the same run: `cargo test --release --test bench -- --ignored --nocapture`.
+//! How fast the hub answers, beside bare tiny_http in the same run: `cargo test --release --test bench hub:: -- --ignored --nocapture`.
 //!
 //! Not a test of anything: it prints figures. Everything is in one process, built the same way, and measured in turns, so
 //! that other work on the machine hits all alike.
-
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/http.rs"]
-mod http;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use http::{Conn, PATIENCE, request};
+use crate::support::http::{Conn, PATIENCE, request};
 use mesync::config::Settings;
 use mesync::hub::http::{Caller, Job, Reply, Request};
 use mesync::hub::memory::Room;

@@ -1,24 +1,13 @@
-//! How fast directories are kept in step: `cargo test --release --test bench_sync -- --ignored --nocapture`.
+//! How fast directories are kept in step: `cargo test --release --test bench sync:: -- --ignored --nocapture`.
 //!
 //! Not a test of anything: it prints figures. What is durable waits for the disk, so each stands beside what a sync costs there.
-
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and renames
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
 
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use files::{Hub, noise};
-use tree::{Synced, settled};
+use crate::support::files::{Hub, noise};
+use crate::support::tree::{Synced, settled};
 
 const CHANGES: usize = 30;
 const SMALL: usize = 5000;

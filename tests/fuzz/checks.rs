@@ -1,6 +1,6 @@
 //! What must hold for whatever bytes come from outside: one check a parser, each of which panics if it does not.
 //!
-//! The fuzz targets grow inputs for these, and `tests/seeds.rs` runs them over the inputs in `fuzz/seeds/`. They compare
+//! The fuzz targets grow inputs for these, and `tests/it/hub/seeds.rs` runs them over the inputs in `fuzz/seeds/`. They compare
 //! with a second, naive reading of the same bytes, or with what the result itself is read as.
 
 use std::collections::HashSet;

@@ -1,16 +1,11 @@
 //! Proxies that the environment names: the way to the hub, and which end is named when it does not work.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
-use world::{Machine, World};
+use crate::support::world::{Machine, World};
 
 /// An address of documentation (RFC 5737): only a proxy of the test leads there.
 const HUB: &str = "http://192.0.2.7:8080";

@@ -1,15 +1,10 @@
 //! SIGHUP: client and hub read their settings again, work with them, and keep the old ones if there is a mistake.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
+use crate::support::world::{Machine, World, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
-use world::{Machine, World, wait_for};
 
 fn hang_up(pid: u32) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::HUP).unwrap();

@@ -2,16 +2,11 @@
 //!
 //! Only root can try this; elsewhere the tests say so and end.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use world::{Machine, World, wait_for};
+use crate::support::world::{self, Machine, World, wait_for};
 
 /// A user that nothing else has.
 const USER: u32 = 1500;

@@ -1,17 +1,12 @@
 //! `mesync status` says that all is well only if that is known: a client that was refused, failed, or died is not well.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::support::world::{Machine, World, wait_for};
 use serde_json::Value;
-use world::{Machine, World, wait_for};
 
 /// Exit status, JSON and text of `mesync status`.
 fn status(machine: &Machine) -> (Option<i32>, Value, String) {

@@ -2,17 +2,12 @@
 //!
 //! What happens to files is for other tests; here is what is said about it, and the exit statuses.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use crate::support::world::{Machine, World, wait_for};
 use serde_json::Value;
-use world::{Machine, World, wait_for};
 
 /// A hub that runs, one machine, and its directory.
 fn world() -> (World, Machine, PathBuf) {

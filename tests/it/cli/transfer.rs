@@ -1,12 +1,5 @@
 //! Files to a real hub and back: names, modes and times, interruptions, how much travels, how much memory it takes.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/proxy.rs"]
-mod proxy;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -17,8 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use proxy::Proxy;
-use world::{Machine, Random, World, binary, wait_for};
+use crate::support::proxy::Proxy;
+use crate::support::world::{Machine, Random, World, binary, wait_for};
 
 const MIB: u64 = 1024 * 1024;
 

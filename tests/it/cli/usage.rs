@@ -2,16 +2,14 @@
 //!
 //! No hub and no daemon here: only what works without them.
 
-mod support;
-
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
+use crate::support::program::{Mesync, ran};
 use mesync::cli::table::{COMMANDS, SHELLS};
-use support::{Mesync, ran};
 
 #[test]
 fn every_command_has_help_made_from_the_table() {

@@ -1,26 +1,17 @@
 //! Who may do what: every route with every kind of credential, against a hub that is a process of its own. Directly, from
 //! another machine, and through nginx on the hub's.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/space.rs"]
-mod space;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::support::http::{Conn, Got, PATIENCE, message};
+use crate::support::space::{Net, left_out};
+use crate::support::world::{World, wait_for};
 use hmac::{Hmac, KeyInit, Mac};
-use http::{Conn, Got, PATIENCE, message};
 use mesync::hub::{keys, token};
-use space::{Net, left_out};
-use world::{World, wait_for};
 
 const MASTER: &str = "a-master-key";
 

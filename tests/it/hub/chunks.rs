@@ -1,19 +1,10 @@
 //! Files as chunks, batches and lists of changes: what only programs of ours send. The real binary, over HTTP.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/world.rs"]
-mod world;
-
-use files::{Hub, commit, noise};
+use crate::support::files::{Hub, commit, noise};
+use crate::support::world::Random;
 use mesync::chunking::Splitter;
 use mesync::wire::files::{BatchAnswer, FetchHead, Hash, Record};
 use serde_json::{Value, json};
-use world::Random;
 
 const COMMIT: &str = "/api/files/commit";
 

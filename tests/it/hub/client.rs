@@ -1,10 +1,5 @@
 //! The client's methods against a real hub: each route is called as the hub understands it, and answered as the client reads.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::cell::RefCell;
 use std::io::Read;
 
@@ -17,7 +12,7 @@ use mesync::wire::files::{
 use mesync::wire::revision::Tag;
 use uuid::Uuid;
 
-use world::World;
+use crate::support::world::World;
 
 fn hub(world: &World) -> HubClient {
     let (base, url) = (world.dir.path().join("client"), world.url());

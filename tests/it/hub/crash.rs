@@ -3,20 +3,15 @@
 //!
 //! The seed is printed; SEED repeats it.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::support::world::{Random, World, wait_for};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use world::{Random, World, wait_for};
 
 const WRITERS: u64 = 4;
 const NAMES: u64 = 12;

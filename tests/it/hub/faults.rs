@@ -4,25 +4,15 @@
 //!
 //! strace counts the calls of each thread by itself, so several may fail in one round. FAULTS=all leaves no number out.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/inject.rs"]
-mod inject;
-#[path = "support/world.rs"]
-mod world;
-
+use crate::support::world;
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use files::{Answer, Hub, Line, commit, form, noise};
-use http::Conn;
-use inject::Fault;
+use crate::support::files::{Answer, Hub, Line, commit, form, noise};
+use crate::support::http::Conn;
+use crate::support::inject::{self, Fault};
 use mesync::wire::files::Hash;
 use serde_json::{Value, json};
 

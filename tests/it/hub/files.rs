@@ -1,20 +1,14 @@
 //! Files on the hub, route by route and status by status: the real binary, over HTTP.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/world.rs"]
-mod world;
-
+use crate::support::http;
 use std::collections::BTreeSet;
 
-use files::{Answer, Hub, Listener, commit, form, head, kind, metadata, noise, part, parts};
+use crate::support::files::{
+    Answer, Hub, Listener, commit, form, head, kind, metadata, noise, part, parts,
+};
+use crate::support::world::{self, wait_for};
 use mesync::wire::files::Hash;
 use serde_json::{Value, json};
-use world::wait_for;
 
 const UPLOAD: &str = "/api/files/upload";
 const TEXT: &[u8] = b"hello, world";

@@ -1,17 +1,10 @@
 //! The files of keys and secrets of a hub: where they are made, and what happens when they are lost or damaged.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/world.rs"]
-mod world;
-
 use std::net::TcpStream;
 use std::path::Path;
 
-use http::{Conn, PATIENCE};
-use world::World;
+use crate::support::http::{Conn, PATIENCE};
+use crate::support::world::World;
 
 fn ok(world: &World, args: &[&str]) -> String {
     let out = world.hub_command().args(args).output().unwrap();

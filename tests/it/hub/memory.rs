@@ -1,18 +1,11 @@
 //! A hub with little address space: whatever strangers and clients do, an allocation that fails costs them, and never the hub.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/world.rs"]
-mod world;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use http::{Conn, PATIENCE, message};
-use world::{World, wait_for};
+use crate::support::http::{Conn, PATIENCE, message, request};
+use crate::support::world::{World, wait_for};
 
 const MB: usize = 1 << 20;
 
@@ -72,14 +65,14 @@ fn post(key: &str, length: usize) -> String {
 #[track_caller]
 fn serves(world: &World, key: &str) {
     let body = format!("[{}]", message("a", "b", "x"));
+    let lines = format!("{key}Content-Type: application/json\r\n");
     wait_for("a client has its answer", world, || {
         let Ok(stream) = TcpStream::connect(("127.0.0.1", world.port)) else {
             return false;
         };
         let mut conn = Conn::new(stream);
-        conn.send(format!("{}\r\n{body}", post(key, body.len())))
-            .is_ok()
-            && conn.answer(PATIENCE).is_ok_and(|got| got.status == 200)
+        let post = request("POST", "/api/messages", &lines, &body);
+        conn.ask(&post, PATIENCE).is_ok_and(|got| got.status == 200)
     });
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-#[path = "fuzz/checks.rs"]
+#[path = "../../fuzz/checks.rs"]
 mod checks;
 
 type Check = fn(&[u8]);

@@ -2,22 +2,13 @@
 //!
 //! Short with the build of the tests; with MESYNC_TEST_BINARY, a release, as long as promised.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use files::{Hub, Listener};
+use crate::support::files::{Hub, Listener};
+use crate::support::world::Random;
 use mesync::wire::files::Hash;
 use serde_json::{Value, json};
-use world::Random;
 
 fn is_thorough() -> bool {
     std::env::var_os("MESYNC_TEST_BINARY").is_some()

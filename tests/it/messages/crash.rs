@@ -2,21 +2,15 @@
 //!
 //! Power cuts need a model of the disk; kills need only the order of the system calls, which is what is tried here.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and moves files as scripts do
-
-#[path = "support/inject.rs"]
-mod inject;
-#[path = "support/world.rs"]
-mod world;
-
+use crate::support::inject;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::world::{Machine, Random, World, wait_for};
 use mesync::messages::spool;
 use mesync::wire::Message;
-use world::{Machine, Random, World, wait_for};
 
 /// Moves everything out of an inbox, as a script would, and counts how often each id appeared there.
 fn consume(machine: &Machine, taken: &Path, appeared: &mut BTreeMap<String, usize>) {

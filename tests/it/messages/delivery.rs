@@ -1,14 +1,9 @@
 //! Messages from end to end: real hub, real daemons, real files, as a user would do it.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and moves files as scripts do
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
-use world::{Machine, World, wait_for};
+use crate::support::world::{Machine, World, wait_for};
 
 /// A hub and three machines that it knows, all running.
 fn three() -> (World, Machine, Machine, Machine) {

@@ -2,14 +2,9 @@
 //!
 //! Kills are tried in `crash`; a power cut cannot be made in a test, but the order that it relies on can be read.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::process::Command;
 
-use world::{Machine, World};
+use crate::support::world::{Machine, World};
 
 /// What a command does to names and syncs: `fsync PATH`, `rename FROM TO`. `None`, with a word, without strace.
 fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> {

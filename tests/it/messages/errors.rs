@@ -2,17 +2,10 @@
 //!
 //! `crash` kills at each call; here the call returns an error and the process goes on.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/inject.rs"]
-mod inject;
-#[path = "support/world.rs"]
-mod world;
-
 use std::cell::{Cell, RefCell};
 
-use inject::Fault;
-use world::{Machine, World, wait_for};
+use crate::support::inject::{self, Fault};
+use crate::support::world::{Machine, World, wait_for};
 
 #[test]
 fn a_send_whose_calls_fail_leaves_a_whole_message_or_says_that_there_is_none() {

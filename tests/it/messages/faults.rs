@@ -1,16 +1,11 @@
 //! What goes wrong around the program: keys, ports, disks, hubs of another kind. A clear line, the right status, nothing lost.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it moves files as scripts do
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use world::{Machine, World, wait_for};
+use crate::support::world::{Machine, World, wait_for};
 
 #[track_caller]
 fn check(out: &Output, status: i32, says: &[&str]) {

@@ -1,14 +1,9 @@
 //! Hooks that are hard to run, to lock, to order or to stop: a real hub, real machines, real programs.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and moves files as scripts do
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use crate::support::world::{self, Machine, World, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
-use world::{Machine, World, wait_for};
 
 /// A hub and two machines that it knows; the receiver runs if `running`.
 fn two(running: bool) -> (World, Machine, Machine) {

@@ -1,18 +1,13 @@
 //! A login page of the network answers instead of the hub: nothing is taken for sent, received or in step by its answers.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::support::world::{Machine, World, wait_for};
 use serde_json::Value;
-use world::{Machine, World, wait_for};
 
 const HTML: &str =
     "<html><head><title>Welcome to Hotel WiFi</title></head><body>Please log in</body></html>";

@@ -1,13 +1,8 @@
 //! A damaged line of `state/seen/DAY` is named; it loses no message, shows none twice, and does not end the client.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::path::PathBuf;
 
-use world::{Machine, World};
+use crate::support::world::{Machine, World};
 
 fn log_file(machine: &Machine) -> PathBuf {
     let mut days: Vec<PathBuf> = std::fs::read_dir(machine.base.join("state/seen"))

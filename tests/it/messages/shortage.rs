@@ -1,17 +1,10 @@
 //! A client that is short of descriptors, threads or memory waits and works on: nothing ends it, and nothing is lost.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock
-
-#[path = "support/inject.rs"]
-mod inject;
-#[path = "support/world.rs"]
-mod world;
-
 use std::process::Command;
 
-use inject::Fault;
+use crate::support::inject::{self, Fault};
+use crate::support::world::{Machine, World, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
-use world::{Machine, World, wait_for};
 
 fn configure(machine: &Machine, text: &str) {
     std::fs::create_dir_all(&machine.base).unwrap();

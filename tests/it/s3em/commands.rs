@@ -1,11 +1,6 @@
 //! Our commands against the server of the published `s3ec`, which knows less than a hub of ours.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and threads
-
-#[path = "support/s3em.rs"]
-mod s3em;
-mod support;
-
+use crate::support::program;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -14,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use s3em::{KEY, S3em};
-use support::{Mesync, ran};
+use crate::support::program::{Mesync, ran};
+use crate::support::s3em::{KEY, S3em};
 
 /// A machine that is logged in, and a directory in which its commands run.
 struct User {
@@ -51,7 +46,7 @@ impl User {
         command
     }
 
-    fn run(&self, args: &[&str]) -> support::Ran {
+    fn run(&self, args: &[&str]) -> program::Ran {
         ran(&mut self.command(args))
     }
 
@@ -273,7 +268,7 @@ fn what_this_server_cannot_keep_is_named_one_by_one() {
             .spawn()
             .unwrap();
         let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), bytes);
-        support::Ran::from(child.wait_with_output().unwrap())
+        program::Ran::from(child.wait_with_output().unwrap())
     };
     feed(b"from a pipe").check(0, "");
     feed(&vec![1; 9 << 20]).check(1, "longer than this server takes at once");

@@ -1,11 +1,6 @@
 //! Directories in step through the server of the published `s3ec`, which has no revisions, no conditions and no feed.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
-
-#[path = "support/s3em.rs"]
-mod s3em;
-mod support;
-
+use crate::support::program;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use s3em::{KEY, S3em};
-use support::{Mesync, Ran};
+use crate::support::program::{Mesync, Ran};
+use crate::support::s3em::{KEY, S3em};
 
 /// A machine with a directory, logged in at the server.
 struct Machine {
@@ -535,7 +530,7 @@ fn a_server_that_is_not_there_is_said() {
     command
         .env("XDG_CONFIG_HOME", one.m.home().join("none"))
         .env("MESYNC_SERVER_URL", "http://127.0.0.1:1");
-    support::ran(&mut command).check(69, "connection refused");
+    program::ran(&mut command).check(69, "connection refused");
 }
 
 #[test]

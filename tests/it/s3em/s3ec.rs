@@ -4,19 +4,14 @@
 //! `make test` installs it under target/interop; S3EC names another one. Without it the tests say so and are left out, but
 //! not where CI is set.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
-
-#[path = "support/theirs.rs"]
-mod theirs;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use theirs::{Theirs, is_thorough, latest, listing, noise, set_mtime, streams, tree, world};
-use world::{World, wait_for};
+use crate::support::s3ec::{
+    Theirs, is_thorough, latest, listing, noise, set_mtime, streams, tree, world,
+};
+use crate::support::world::{World, wait_for};
 
 #[test]
 fn every_command_for_single_files_works() {

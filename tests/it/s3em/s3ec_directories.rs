@@ -2,21 +2,14 @@
 //!
 //! What `s3ec` does not do, it does not do here either: it takes no edit of a file that it has.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
-
-#[path = "support/theirs.rs"]
-mod theirs;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant, SystemTime};
 
-use theirs::{Theirs, latest, listing, streams, world};
-use world::{Machine, World, wait_for};
+use crate::support::s3ec::{self, Theirs, latest, listing, streams, world};
+use crate::support::world::{Machine, World, wait_for};
 
 /// One of ours, with a directory.
 struct Ours {
@@ -86,7 +79,7 @@ impl Drop for Ours {
 }
 
 fn visible(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    theirs::tree(dir)
+    s3ec::tree(dir)
         .into_iter()
         .filter(|(name, _)| !name.starts_with('.') && !name.contains("/."))
         .collect()

@@ -1,5 +1,4 @@
 //! A hub with files, asked over plain HTTP as any program would.
-#![allow(dead_code)] // each test file uses its part
 
 use std::io;
 use std::net::TcpStream;

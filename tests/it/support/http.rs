@@ -1,5 +1,4 @@
 //! HTTP by hand, with a deadline on everything: what an attacker sends, and what a client waits for.
-#![allow(dead_code)] // each test file uses its part
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -10,7 +9,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Conn {
     pub stream: TcpStream,
-    buffer: Vec<u8>,
+    /// What was read and not yet taken.
+    pub buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -85,7 +85,8 @@ impl Conn {
         }
     }
 
-    fn more(&mut self, until: Instant) -> io::Result<()> {
+    /// Reads what has arrived, or waits for it.
+    pub fn more(&mut self, until: Instant) -> io::Result<()> {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -99,18 +100,6 @@ impl Conn {
                 Ok(())
             }
         }
-    }
-
-    /// Nothing comes any more: the hub has closed, after its answer or by a reset.
-    pub fn closed(&mut self) -> bool {
-        self.buffer.is_empty()
-            && match self.more(Instant::now() + PATIENCE) {
-                Ok(()) => false,
-                Err(e) => !matches!(
-                    e.kind(),
-                    io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
-                ),
-            }
     }
 
     /// Ends the connection with a reset instead of a close.

@@ -19,7 +19,6 @@
 //! strace counts each kind of call by itself, in each thread: with several threads one fault may strike once in each. It
 //! counts only calls on `only`, if that names paths (exactly: strace knows no prefixes). A sweep over one kind of call ends
 //! with the first number that struck nothing.
-#![allow(dead_code)] // each test file uses its part
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,4 @@
 //! What the tests of the whole program share: a scratch home, and the real binary run in it.
-#![allow(dead_code)] // each test program uses a part
 
 use std::ffi::OsStr;
 use std::io::Write;

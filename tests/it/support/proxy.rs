@@ -1,5 +1,4 @@
 //! A cable between client and hub that counts what passes, and can be stopped at a certain byte.
-#![allow(dead_code)] // each test file uses its part
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,6 +1,5 @@
 //! The published `s3ec`, the real program, as a user of our hub: its commands and its daemon, and what the hub and directories
 //! hold.
-#![allow(dead_code)] // each test file uses its part
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::world::{self, World};
+use super::world::{self, World};
 
 /// One user of s3ec: a home of its own, and a directory that it works in.
 pub struct Theirs {

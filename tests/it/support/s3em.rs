@@ -1,6 +1,5 @@
 //! The server of the published `s3ec`, as it was observed: 200 rows a page and newest first, no count, no revisions, no
 //! ranges, no empty files, 2 MB a body, no keep-alives, and none of our routes. In memory, on a port of its own.
-#![allow(dead_code)] // each test file uses its part
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,4 @@
-//! Places to attack from: network namespaces around the hub's, and groups of processes with a limit.
-#![allow(dead_code)] // each test file uses its part
+//! Places to call the hub from: network namespaces around its own.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -143,6 +142,14 @@ impl Place {
         .unwrap();
     }
 
+    /// What runs a program there: it becomes the program, so the process id stays.
+    pub fn wrap(&self) -> Vec<String> {
+        let Some(space) = &self.space else {
+            return Vec::new();
+        };
+        ["ip", "netns", "exec", space].map(String::from).to_vec()
+    }
+
     /// From the `n`th address of this place, by a thread that has entered it.
     pub fn connect(&self, n: usize) -> std::io::Result<TcpStream> {
         self.connect_small(n, None)
@@ -169,71 +176,5 @@ impl Place {
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         Ok(stream)
-    }
-}
-
-/// A control group (version 1, or 2 at `/sys/fs/cgroup`) for one hub, removed with the test.
-pub struct Group {
-    at: PathBuf,
-}
-
-impl Group {
-    /// `controller`: `memory` or `pids`. `None`: this user may not, or there are none.
-    pub fn make(controller: &str) -> Option<Group> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "mesync-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let root = PathBuf::from("/sys/fs/cgroup");
-        let parents = [root.join(controller), root];
-        let works = |group: &Group| group.file(controller).exists();
-        let made = |parent: &PathBuf| {
-            let group = Group {
-                at: parent.join(&name),
-            };
-            (parent.join("cgroup.procs").exists() && std::fs::create_dir(&group.at).is_ok())
-                .then_some(group)
-        };
-        parents.iter().filter_map(made).find(works)
-    }
-
-    fn file(&self, controller: &str) -> PathBuf {
-        let names = if controller == "memory" {
-            ["memory.limit_in_bytes", "memory.max"]
-        } else {
-            ["pids.max", "pids.max"]
-        };
-        names
-            .iter()
-            .map(|name| self.at.join(name))
-            .find(|p| p.exists())
-            .unwrap_or(self.at.join(names[0]))
-    }
-
-    pub fn limit(&self, controller: &str, value: impl std::fmt::Display) {
-        std::fs::write(self.file(controller), value.to_string()).unwrap();
-    }
-
-    /// What runs a program in this group: it becomes the program, so the process id stays.
-    pub fn wrap(&self) -> Vec<String> {
-        let script = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", self.at.display());
-        ["sh", "-c", &script, "sh"].map(String::from).to_vec()
-    }
-
-    pub fn read(&self, name: &str) -> Option<String> {
-        Some(
-            std::fs::read_to_string(self.at.join(name))
-                .ok()?
-                .trim()
-                .to_string(),
-        )
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.at);
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use mesync::wire::files::Hash;
 use serde_json::Value;
 
-use crate::files::Hub;
-use crate::world::{Machine, World, wait_for};
+use super::files::Hub;
+use super::world::{Machine, World, wait_for};
 
 /// A machine with one directory that it keeps in step.
 pub struct Synced {

@@ -1,7 +1,6 @@
 //! A hub and machines as real processes with scratch directories, ended with the test.
 //!
 //! It waits for conditions, never for time to pass.
-#![allow(dead_code)] // each test file uses its part
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

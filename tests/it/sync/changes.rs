@@ -1,24 +1,13 @@
 //! What is done in one synced directory is done in the others: by daemons and by single passes, with a real hub between.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it writes and renames as programs do
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
-use files::{Hub, noise};
-use tree::{Synced, Tree, difference, records, rev, settled};
-use world::wait_for;
+use crate::support::files::{Hub, noise};
+use crate::support::tree::{Synced, Tree, difference, records, rev, settled};
+use crate::support::world::wait_for;
 
 /// Two machines, and how a change of one comes to the other.
 struct Pair {

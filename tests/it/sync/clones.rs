@@ -1,24 +1,13 @@
 //! A machine that was copied, or set back to an earlier state: both are told, the hub's operator too, and what others have is
 //! not undone.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::path::Path;
 use std::process::Command;
 
-use files::Hub;
+use crate::support::files::Hub;
+use crate::support::tree::{Synced, difference};
+use crate::support::world::{Machine, World, wait_for};
 use serde_json::Value;
-use tree::{Synced, difference};
-use world::{Machine, World, wait_for};
 
 fn copy(from: &Path, to: &Path) {
     assert!(

@@ -1,28 +1,15 @@
 //! Every system call of a pass over a directory fails once: the pass tells it, and the next one leaves both machines equal.
 //!
-//! Kills at every call are in `crash.rs` and `sync_storm.rs`; an error differs from a kill because the program continues.
-
-#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/inject.rs"]
-mod inject;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
+//! Kills at every call are in `messages/crash.rs` and `storm.rs`; an error differs from a kill because the program continues.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Output;
 
-use files::{Hub, noise};
-use inject::Fault;
-use tree::{Synced, difference};
+use crate::support::files::{Hub, noise};
+use crate::support::inject::{self, Fault};
+use crate::support::tree::{Synced, difference};
 
 /// Bytes of the file that travels in chunks.
 const LONG: usize = 700_000;

@@ -1,16 +1,5 @@
 //! A machine whose disk takes several names for one (exFAT), beside one whose disk does not.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use files::Hub;
-use tree::{Synced, records};
-use world::{World, wait_for};
+use crate::support::files::Hub;
+use crate::support::tree::{Synced, records};
+use crate::support::world::{World, wait_for};
 
 /// A disk in a file, mounted until the test ends.
 struct FoldingDisk {

@@ -1,27 +1,14 @@
 //! What goes wrong with one directory does not go wrong with the others: emptied by mistake, not readable, replaced, unmounted,
 //! full. Nothing is deleted elsewhere beyond the guard, and `status` names what is wrong.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/space.rs"]
-mod space;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use files::{Hub, noise};
-use space::left_out;
-use tree::{Synced, records, settled};
-use world::wait_for;
+use crate::support::files::{Hub, noise};
+use crate::support::space::left_out;
+use crate::support::tree::{Synced, records, settled};
+use crate::support::world::{self, wait_for};
 
 const FILES: usize = 40;
 /// What the guard lets through of so many.

@@ -1,23 +1,12 @@
 //! A hub that has lost contents gets them back from the machines that have them: by itself, while all of them run, and by
 //! each thing that a person may do; and it says what no machine has.
 
-#![allow(clippy::disallowed_methods)] // the test is a user, and a disk that forgets
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use files::{Hub, noise};
-use tree::{Synced, difference};
-use world::wait_for;
+use crate::support::files::{Hub, noise};
+use crate::support::tree::{Synced, difference};
+use crate::support::world::wait_for;
 
 type Harm = fn(&Path);
 

@@ -1,23 +1,12 @@
 //! A hub whose past comes back: its data directory is put back to a copy, or a backup is restored. What machines agreed on
 //! since then is not undone, and what others have changed meanwhile is not lost.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use files::Hub;
-use tree::{Synced, difference, records, rev, settled};
-use world::wait_for;
+use crate::support::files::Hub;
+use crate::support::tree::{Synced, difference, records, rev, settled};
+use crate::support::world::{self, wait_for};
 
 struct Rig {
     hub: Hub,

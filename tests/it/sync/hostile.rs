@@ -1,17 +1,6 @@
 //! A hostile hub, and a hostile program of this machine: nothing is written outside of the directory, nothing is deleted
 //! beyond the guard, and the client stays alive and small.
 
-#![allow(clippy::disallowed_methods)] // the test is a server and a user: it has its own threads and renames
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,11 +9,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use files::{Hub, noise};
+use crate::support::files::{Hub, noise};
+use crate::support::tree::Synced;
+use crate::support::world::{World, wait_for};
 use mesync::wire::files::Hash;
 use serde_json::{Value, json};
-use tree::Synced;
-use world::{World, wait_for};
 
 /// What the hub says of one name.
 #[derive(Clone)]

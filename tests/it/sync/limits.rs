@@ -1,27 +1,14 @@
 //! Limits: of the machine, too few inotify watches or instances, and of the settings, a bandwidth. What is slower then is still
 //! right, and what the reason is can be read.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock and renames
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/space.rs"]
-mod space;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use files::{Hub, noise};
-use space::left_out;
-use tree::{Synced, records, settled};
-use world::wait_for;
+use crate::support::files::{Hub, noise};
+use crate::support::space::left_out;
+use crate::support::tree::{Synced, records, settled};
+use crate::support::world::wait_for;
 
 const DIRS: usize = 40;
 

@@ -1,17 +1,6 @@
 //! Modes of directories: they travel as those of files do, a private directory is private at every moment, and one that its
 //! owner may not write to takes what comes.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
@@ -20,9 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::SystemTime;
 
-use files::Hub;
-use tree::{Synced, records, settled};
-use world::{World, wait_for};
+use crate::support::files::Hub;
+use crate::support::tree::{self, Synced, records, settled};
+use crate::support::world::{World, wait_for};
 
 fn pair(hub: &Hub) -> (Synced, Synced) {
     (

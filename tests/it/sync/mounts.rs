@@ -1,27 +1,14 @@
 //! Mounts within a synced directory, and links to it: what is hidden by a mount is not gone, what is mounted does not travel, and
 //! another directory behind the same link is not taken for the one that was synced. And what a small disk has room for.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/space.rs"]
-mod space;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use files::Hub;
-use space::left_out;
-use tree::{Synced, records, settled};
-use world::{World, wait_for};
+use crate::support::files::{self, Hub};
+use crate::support::space::left_out;
+use crate::support::tree::{Synced, records, settled};
+use crate::support::world::{World, wait_for};
 
 const FILES: usize = 30;
 

@@ -1,24 +1,13 @@
 //! Files that are moved from one synced directory of a machine to another one are no deletes for the guard, on this machine and on
 //! those that hear of it; what is only gone is held.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use files::Hub;
+use crate::support::files::Hub;
+use crate::support::tree::records;
+use crate::support::world::{Machine, World, wait_for};
 use serde_json::Value;
-use tree::records;
-use world::{Machine, World, wait_for};
 
 const FILES: usize = 40;
 

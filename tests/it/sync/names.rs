@@ -1,23 +1,12 @@
 //! Any name travels, or is said not to; and which names travel is for rules, prefixes and modes to say.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it renames as users do
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use files::Hub;
-use tree::{Synced, difference, records, settled};
-use world::wait_for;
+use crate::support::files::Hub;
+use crate::support::tree::{Synced, difference, records, settled};
+use crate::support::world::wait_for;
 
 #[test]
 fn every_name_travels_or_is_named_as_left_out() {

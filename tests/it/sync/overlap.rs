@@ -1,17 +1,12 @@
 //! Directories that must not be synced: within one another under any name, or wider than meant; and looks that leave no trace.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use world::{Machine, World, wait_for};
+use crate::support::world::{Machine, World, wait_for};
 
 fn world() -> (World, Machine, PathBuf) {
     let mut world = World::new();

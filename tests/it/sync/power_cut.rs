@@ -4,25 +4,14 @@
 //! the machine that sends and receives at that moment. It needs root, loop devices, mkfs.ext4 and xfs_io; elsewhere it says
 //! that it was skipped.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use files::Hub;
-use tree::{Synced, records, settled};
-use world::{Random, World, wait_for};
+use crate::support::files::Hub;
+use crate::support::tree::{Synced, records, settled};
+use crate::support::world::{Random, World, wait_for};
 
 /// An ext4 in a file, mounted.
 struct Disk {

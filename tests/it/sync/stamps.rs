@@ -1,23 +1,12 @@
 //! What `stat` does not tell, and what waits: changes that leave no time behind, and paths that cannot be synced now are named.
 
-#![allow(clippy::disallowed_methods)] // the test is a user
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use files::Hub;
-use tree::{Synced, settled};
-use world::wait_for;
+use crate::support::files::Hub;
+use crate::support::tree::{Synced, settled};
+use crate::support::world::wait_for;
 
 /// A program that has a page of a file mapped: xfs_io of xfsprogs.
 struct Mapped {

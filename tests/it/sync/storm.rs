@@ -3,17 +3,6 @@
 //!
 //! Short by default; MESYNC_STORM_ROUNDS=30 for long. The seed is printed; SEED repeats the choices, not the timing.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own clock, threads and renames
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
@@ -23,9 +12,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::support::tree::{Synced, Tree, settled_with};
+use crate::support::world::{Random, World, wait_for};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use tree::{Synced, Tree, settled_with};
-use world::{Random, World, wait_for};
 
 const DIRS: [&str; 6] = ["", "a", "b", "a/c", "b/d/e", "n"];
 

@@ -3,26 +3,15 @@
 //!
 //! The seed is printed; SEED repeats the choices, not the timing.
 
-#![allow(clippy::disallowed_methods)] // the test is a user: it has its own threads and renames
-
-#[path = "support/files.rs"]
-mod files;
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/tree.rs"]
-mod tree;
-#[path = "support/world.rs"]
-mod world;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use files::Hub;
-use tree::{Synced, Tree, difference, settled};
-use world::{Random, wait_for};
+use crate::support::files::Hub;
+use crate::support::tree::{Synced, Tree, difference, settled};
+use crate::support::world::{Random, wait_for};
 
 /// Of each source, and of all.
 const MOST: [usize; 2] = [700, 1800];

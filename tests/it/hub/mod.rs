@@ -1,0 +1,15 @@
+//! The hub as its clients, strangers and operators meet it.
+
+mod access;
+mod chunks;
+mod client;
+mod crash;
+mod faults;
+mod files;
+mod keys;
+mod memory;
+mod network;
+mod security_page;
+mod seeds;
+mod serve;
+mod storms;

@@ -1,0 +1,6 @@
+//! With the published `s3em` server and its client `s3ec`.
+
+mod commands;
+mod directories;
+mod s3ec;
+mod s3ec_directories;

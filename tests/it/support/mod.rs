@@ -1,0 +1,12 @@
+//! What the tests share.
+
+pub mod files;
+pub mod http;
+pub mod inject;
+pub mod program;
+pub mod proxy;
+pub mod s3ec;
+pub mod s3em;
+pub mod space;
+pub mod tree;
+pub mod world;
