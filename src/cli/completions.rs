@@ -108,7 +108,7 @@ fn bash() -> String {
         );
         let (own, forms) = (row.name.split(' ').count(), forms(row.name));
         if let Some(argument) = row.arguments.first().filter(|a| a.values != Values::Text) {
-            let comparison = if argument.count == Count::One {
+            let comparison = if matches!(argument.count, Count::One | Count::Optional) {
                 "=="
             } else {
                 ">="
@@ -191,6 +191,9 @@ fn zsh() -> String {
                 .enumerate()
                 .map(|(i, a)| match a.count {
                     Count::One => quoted(&format!("{}:{}:{}", i + 1, a.name, action(a.values))),
+                    Count::Optional => {
+                        quoted(&format!("{}::{}:{}", i + 1, a.name, action(a.values)))
+                    }
                     Count::Some | Count::Any => {
                         quoted(&format!("*:{}:{}", a.name, action(a.values)))
                     }
@@ -294,7 +297,11 @@ fn fish() -> String {
             out += &flag(&format!(" -n '__mesync_in {}'", row.name), f);
         }
         for a in row.arguments.iter().filter(|a| a.values != Values::Text) {
-            let when = if a.count == Count::One { "is" } else { "in" };
+            let when = if matches!(a.count, Count::One | Count::Optional) {
+                "is"
+            } else {
+                "in"
+            };
             out += &format!(
                 "complete -c mesync -n '__mesync_{when} {}'{}\n",
                 row.name,

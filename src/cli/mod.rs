@@ -17,6 +17,7 @@ pub mod output;
 pub mod parse;
 mod progress;
 mod queue;
+mod send;
 mod sync;
 mod transfers;
 mod watches;

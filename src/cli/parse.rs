@@ -305,6 +305,11 @@ fn check_arguments(invocation: &Invocation) -> Result<()> {
                     ));
                 }
             },
+            Count::Optional => {
+                if let Some(value) = given.get(i) {
+                    check_value(row, argument.name, argument.values, value)?;
+                }
+            }
             Count::Some if given.len() <= i => {
                 return Err(usage(
                     row.name,
@@ -434,7 +439,7 @@ mod tests {
             &["send", "x", "--ttl", "1", "--ttl", "2"],
             "--ttl is given twice (see mesync help send) [2]",
         );
-        check(&["send"], "send needs TYPE (see mesync help send) [2]");
+        check(&["show"], "show needs ID (see mesync help show) [2]");
         check(
             &["send", "x", "y"],
             "send does not take \"y\" (see mesync help send) [2]",

@@ -1,11 +1,8 @@
-//! Commands of the spool: send, list, show, retry, flush. They need neither hub nor daemon.
+//! Commands of the spool: list, show, retry, flush; `send` is beside this file. They need neither hub nor daemon.
 //!
 //! What happens to the files is in `messages::spool`; here it is asked for and shown.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
+use std::ffi::OsStr;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -14,151 +11,14 @@ use uuid::Uuid;
 use super::output::{Output, layout, left, right};
 use super::parse::Invocation;
 use super::{Context, Done, counted, fail, hooks, note};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::messages::Queue;
 use crate::messages::spool::{self, Entry};
-use crate::wire::{self, MAX_MESSAGE, Message, Priority};
+use crate::wire::MAX_MESSAGE;
 use crate::{clock, disk, logger};
 
 /// What is no queue of messages, and is listed and flushed as one.
 const HOOKS: &str = "hooks";
-
-/// `mesync send TYPE`
-pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let bad = |flag: &str, why: String| invocation.usage(format!("bad value for --{flag}: {why}"));
-    let kind = invocation.argument(0)?;
-    wire::check_type(kind)
-        .map_err(|e| invocation.usage(format!("cannot send the message: {e}")))?;
-    let number = |text: &str| {
-        text.parse().map_err(|_| {
-            bad(
-                "ttl",
-                format!("not a number of seconds: \"{}\"", wire::brief(text)),
-            )
-        })
-    };
-    let message = Message {
-        kind: kind.to_string(),
-        source: Some(context.settings.host_id.clone()),
-        target: invocation
-            .value("target")?
-            .map(wire::check_host)
-            .transpose()
-            .map_err(|e| bad("target", e))?,
-        priority: invocation
-            .value("priority")?
-            .and_then(Priority::parse)
-            .unwrap_or_default(),
-        ttl: invocation.value("ttl")?.map(number).transpose()?,
-        payload: payload(invocation)?,
-        extra: hops(std::env::var_os(wire::HOPS_VARIABLE))?,
-        ..Message::default()
-    };
-    let (id, path) = spool::send(&context.settings.base_dir, message, clock::now())?;
-    if context.out.json {
-        context
-            .out
-            .object(&serde_json::json!({ "id": id, "path": disk::show(path.as_os_str()) }))
-    } else {
-        context.out.line(&id.to_string())
-    }
-    Ok(Done::All)
-}
-
-/// What a message of a hook carries: one hop more than the message that the hook runs for.
-fn hops(variable: Option<OsString>) -> Result<BTreeMap<String, Box<RawValue>>> {
-    let Some(text) = variable.filter(|text| !text.is_empty()) else {
-        return Ok(BTreeMap::new());
-    };
-    let refused = |why: String| {
-        let hint = format!(
-            "hooks that answer each other make a loop; if this is none, send it without {}",
-            wire::HOPS_VARIABLE
-        );
-        Error::new(Kind::Failed, format!("cannot send the message: {why}")).hint(hint)
-    };
-    let hops = text.to_str().and_then(|text| text.parse::<u64>().ok());
-    let hops = hops.ok_or_else(|| {
-        refused(format!(
-            "{} is no number: \"{}\"",
-            wire::HOPS_VARIABLE,
-            wire::brief(&disk::show(&text))
-        ))
-    })?;
-    if hops >= wire::MAX_HOPS {
-        return Err(refused(format!(
-            "a hook has sent it, and {hops} hooks before that; {} in a row may",
-            wire::MAX_HOPS
-        )));
-    }
-    let raw = RawValue::from_string((hops + 1).to_string()).map_err(|e| refused(e.to_string()))?;
-    Ok(BTreeMap::from([(wire::HOPS_FIELD.to_string(), raw)]))
-}
-
-/// The payload, letter for letter; `None` is null.
-fn payload(invocation: &Invocation) -> Result<Option<Box<RawValue>>> {
-    let (text, origin) = match (
-        invocation.value("payload")?,
-        invocation.os_value("payload-file"),
-    ) {
-        (None, None) => return Ok(None),
-        (Some(_), Some(_)) => {
-            return Err(invocation.usage("--payload and --payload-file exclude each other"));
-        }
-        (Some(text), None) => (text.to_string(), "--payload".to_string()),
-        (None, Some(name)) if name == "-" => (
-            read_payload(std::io::stdin(), "standard input")?,
-            "standard input".into(),
-        ),
-        (None, Some(name)) => {
-            let shown = disk::show(name);
-            let file = File::open(name).map_err(|e| Error {
-                kind: Kind::Io,
-                ..Error::io(format!("read {shown}"), &e)
-            })?;
-            (read_payload(file, &shown)?, shown)
-        }
-    };
-    let parsed = serde_json::from_str(&text);
-    parsed.map(Some).map_err(|e| {
-        let error = Error::new(
-            Kind::Usage,
-            format!("cannot send the payload: {origin} is not JSON: {e}"),
-        );
-        if text.trim_start().starts_with(['{', '[', '"']) {
-            error
-        } else {
-            error.hint("a text needs double quotes of its own: '\"text\"'")
-        }
-    })
-}
-
-fn read_payload(from: impl Read, origin: &str) -> Result<String> {
-    let mut bytes = Vec::new();
-    let read = from.take(MAX_MESSAGE as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|e| Error {
-        kind: Kind::Io,
-        ..Error::io(format!("read {origin}"), &e)
-    })?;
-    if bytes.len() > MAX_MESSAGE {
-        return Err(Error::new(
-            Kind::Usage,
-            format!("cannot send the payload: {origin} has more than {MAX_MESSAGE} bytes"),
-        )
-        .hint("send a reference to the data instead"));
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-        let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
-        Error::new(
-            Kind::Usage,
-            format!(
-                "cannot send the payload: {origin} is not UTF-8 at line {line} column {column}"
-            ),
-        )
-    })
-}
 
 fn queue(invocation: &Invocation) -> Result<Queue> {
     let name = invocation.argument(0)?;

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::{Queue, file_name, hooks, is_hidden, parse_file_name};
+use crate::config::limits;
 use crate::error::{Error, Kind, Result, plain};
 use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk};
@@ -66,48 +67,111 @@ pub fn create(base: &Path) -> Result<()> {
         .try_for_each(|d| disk::create_dir(&base.join(d)))
 }
 
-/// Puts a message into the outbox: when this returns it survives a power cut. A missing id and time are filled in.
-///
-/// Two syncs when the directories are there.
-pub fn send(base: &Path, mut message: Message, now: SystemTime) -> Result<(Uuid, PathBuf)> {
-    let id = *message.id.get_or_insert_with(|| new_id(now));
-    message
-        .created_at
-        .get_or_insert_with(|| clock::rfc3339(now));
-    let json = message.to_json() + "\n";
-    // what the hub would refuse is refused here, where somebody can still do something about it
-    Message::parse(json.as_bytes())
-        .map_err(|e| Error::new(Kind::Usage, format!("cannot send the message: {e}")))?;
-    create(base)?;
-    let path = Queue::Outbox.dir(base).join(file_name(now, id));
-    let temporary = disk::temporary(&path);
-    let failed = |e: io::Error| Error::io(format!("write {}", path.display()), &e);
-    let file = disk::write_temporary(&temporary, json.as_bytes(), 0o600).map_err(failed)?;
-    let owned = disk::give_to_owner(disk::parent(&path), &file);
-    let renamed = owned
-        .and_then(|()| file.sync_all())
-        .and_then(|()| disk::rename_noreplace(&temporary, &path));
-    if let Err(e) = renamed {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(failed(e));
+/// Makes the ids of one process, in order.
+pub struct Ids(uuid::ContextV7);
+
+impl Default for Ids {
+    fn default() -> Ids {
+        Ids(uuid::ContextV7::new().with_additional_precision())
     }
-    // the daemon may have taken it already, so it is not taken back
-    disk::sync_dir(disk::parent(&path))
-        .map_err(|e| failed(e).hint("it is in the outbox and may be sent all the same"))?;
-    Ok((id, path))
 }
 
-/// Version 7 of the given time, finer than a millisecond, so that ids keep the order in which one machine made them.
-fn new_id(now: SystemTime) -> Uuid {
-    let since = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let precise = uuid::ContextV7::new().with_additional_precision();
-    Uuid::new_v7(uuid::Timestamp::from_unix(
-        precise,
-        since.as_secs(),
-        since.subsec_nanos(),
-    ))
+impl Ids {
+    /// Version 7 of the given time, finer than a millisecond.
+    fn next(&self, now: SystemTime) -> Uuid {
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let (seconds, nanos) = (since.as_secs(), since.subsec_nanos());
+        Uuid::new_v7(uuid::Timestamp::from_unix(&self.0, seconds, nanos))
+    }
+}
+
+/// A message that [`send_all`] takes.
+pub struct Outgoing {
+    pub id: Uuid,
+    time: SystemTime,
+    json: String,
+}
+
+impl Outgoing {
+    /// Fills in a missing id and time, and refuses what the hub would refuse.
+    pub fn new(mut message: Message, ids: &Ids, now: SystemTime) -> Result<Outgoing> {
+        let id = *message.id.get_or_insert_with(|| ids.next(now));
+        message
+            .created_at
+            .get_or_insert_with(|| clock::rfc3339(now));
+        let json = message.to_json() + "\n";
+        Message::parse(json.as_bytes())
+            .map_err(|e| Error::new(Kind::Usage, format!("cannot send the message: {e}")))?;
+        Ok(Outgoing {
+            id,
+            time: now,
+            json,
+        })
+    }
+
+    /// Bytes of its file.
+    pub fn size(&self) -> usize {
+        self.json.len()
+    }
+
+    /// Its file in the outbox.
+    pub fn path(&self, base: &Path) -> PathBuf {
+        Queue::Outbox.dir(base).join(file_name(self.time, self.id))
+    }
+}
+
+/// Puts one message into the outbox, as [`send_all`] does.
+pub fn send(base: &Path, message: Message, now: SystemTime) -> Result<(Uuid, PathBuf)> {
+    let outgoing = Outgoing::new(message, &Ids::default(), now)?;
+    let path = outgoing.path(base);
+    send_all(base, std::slice::from_ref(&outgoing)).map(|()| (outgoing.id, path))
+}
+
+/// Puts messages into the outbox; when this returns they survive a power cut.
+///
+/// One sync for the contents if there are many, otherwise one for each; then one for their names. After an error
+/// some of them may be in the outbox.
+pub fn send_all(base: &Path, messages: &[Outgoing]) -> Result<()> {
+    create(base)?;
+    let outbox = Queue::Outbox.dir(base);
+    let failed = |path: &Path, e: io::Error| Error::io(format!("write {}", path.display()), &e);
+    let at_once = messages.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors();
+    let mut unnamed = Unnamed::default();
+    for message in messages {
+        let path = message.path(base);
+        let temporary = disk::temporary(&path);
+        let file = disk::write_temporary(&temporary, message.json.as_bytes(), 0o600)
+            .map_err(|e| failed(&path, e))?;
+        unnamed.0.push(temporary);
+        let owned = disk::give_to_owner(&outbox, &file);
+        let synced = owned.and_then(|()| if at_once { Ok(()) } else { file.sync_all() });
+        synced.map_err(|e| failed(&path, e))?;
+    }
+    if at_once {
+        disk::sync_filesystem(&outbox).map_err(|e| failed(&outbox, e))?;
+    }
+    for message in messages {
+        let path = message.path(base);
+        disk::rename_noreplace(&disk::temporary(&path), &path).map_err(|e| failed(&path, e))?;
+    }
+    unnamed.0.clear();
+    // the daemon may have taken them already, so they are not taken back
+    disk::sync_dir(&outbox)
+        .map_err(|e| failed(&outbox, e).hint("the messages are in the outbox, and may be sent"))
+}
+
+/// Files without their lasting names; those that have not got one are removed in the end.
+#[derive(Default)]
+struct Unnamed(Vec<PathBuf>);
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// The messages of a queue: the outbox in the order of sending, the others by name, and so by time. A directory that is
@@ -362,7 +426,7 @@ pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
 
 /// Gives a message without an id one, in its name, durably: a second attempt after a crash must send it under the same.
 fn name_after_id(entry: &Entry, now: SystemTime) -> io::Result<(Uuid, PathBuf)> {
-    let id = new_id(now);
+    let id = Ids::default().next(now);
     let path = entry.path.with_file_name(file_name(now, id));
     disk::rename_noreplace(&entry.path, &path)?;
     if let (Some(old), Some(new)) = (reason_path(&entry.path), reason_path(&path)) {
@@ -545,12 +609,16 @@ mod tests {
 
     #[test]
     fn ids_of_one_machine_sort_by_time() {
+        let new_id = |now| Ids::default().next(now);
         let ids: Vec<Uuid> = (0..50)
             .map(|i| new_id(at(0) + Duration::from_micros(i)))
             .collect();
         assert!(
             ids.is_sorted() && new_id(SystemTime::UNIX_EPOCH - Duration::from_secs(5)) < ids[0]
         );
+        let one_process = Ids::default();
+        let ids: Vec<Uuid> = (0..5_000).map(|_| one_process.next(at(0))).collect();
+        assert!(ids.is_sorted_by(|a, b| a < b), "at one time");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod sync;
 
 use super::output::Output;
 use super::parse::Invocation;
-use super::{Context, Done, client, completions, help, hub, queue};
+use super::{Context, Done, client, completions, help, hub, queue, send};
 use crate::error::Result;
 use crate::wire::Priority;
 
@@ -65,6 +65,8 @@ pub struct Argument {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     One,
+    /// One or none.
+    Optional,
     /// At least one.
     Some,
     Any,
@@ -215,8 +217,16 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "send",
         group: Group::Messages,
-        arguments: &[one("TYPE", Values::Text)],
+        arguments: &[Argument {
+            name: "TYPE",
+            count: Count::Optional,
+            values: Values::Text,
+        }],
         flags: &[
+            switch(
+                "batch",
+                "read messages from standard input, one JSON object a line",
+            ),
             valued(
                 "payload",
                 "JSON",
@@ -252,6 +262,7 @@ pub static COMMANDS: &[Command] = &[
         long: &[
             "Works with no hub in reach and no daemon running: the message is on the disk when the command returns, and it goes out as soon as both are there. The payload is any JSON and is carried letter for letter. A message may have 256 KiB: send a reference to larger data.",
             "TYPE is 1 to 64 letters, digits, dots, dashes and underscores. On the other side hooks/TYPE runs, if it is there.",
+            "With --batch and without TYPE, each line of standard input is one message, as a file in the outbox is: {\"type\": \"x\", \"target\": \"web-1\", \"payload\": 1}. Only \"type\" is required. Lines that are there together share their syncs (up to 1000), so that many messages cost little more than one; the ids are printed in the same order. The first line that is no message ends the command: the lines before it have been sent. A line with an \"id\" can be sent again without being delivered twice.",
             "In a hook, the message carries how many hooks have led to it, and after three in a row it is refused: hooks that answer each other would never end.",
         ],
         examples: &[
@@ -263,8 +274,12 @@ pub static COMMANDS: &[Command] = &[
                 "uname -a | jq -R . | mesync send uname --payload-file - --target web-1",
                 "one machine, payload from a pipe",
             ),
+            (
+                "jq -c '.[] | {type: \"row\", payload: .}' rows.json | mesync send --batch",
+                "a message for each row",
+            ),
         ],
-        run: Run::Command(queue::send),
+        run: Run::Command(send::send),
     },
     Command {
         name: "list",
@@ -561,6 +576,7 @@ impl Command {
     pub fn usage(&self) -> Vec<String> {
         let arguments = self.arguments.iter().map(|a| match a.count {
             Count::One => a.name.to_string(),
+            Count::Optional => format!("[{}]", a.name),
             Count::Some => format!("{}…", a.name),
             Count::Any => format!("[{}…]", a.name),
         });

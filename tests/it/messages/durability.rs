@@ -2,12 +2,16 @@
 //!
 //! Kills are tried in `crash`; a power cut cannot be made in a test, but the order that it relies on can be read.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::world::{Machine, World};
 
 /// What a command does to names and syncs: `fsync PATH`, `rename FROM TO`. `None`, with a word, without strace.
 fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> {
+    traced_with(machine, status, args, Stdio::null())
+}
+
+fn traced_with(machine: &Machine, status: i32, args: &[&str], stdin: Stdio) -> Option<Vec<String>> {
     let out = machine.base.with_extension("trace");
     let plain = machine.command(args);
     let mut command = Command::new("strace");
@@ -26,7 +30,7 @@ fn traced(machine: &Machine, status: i32, args: &[&str]) -> Option<Vec<String>> 
             .get_envs()
             .filter_map(|(name, value)| Some((name, value?))),
     );
-    match command.output() {
+    match command.stdin(stdin).output() {
         Ok(output) => assert_eq!(
             output.status.code(),
             Some(status),
@@ -116,6 +120,36 @@ fn send_syncs_the_file_before_its_name_and_the_name_before_it_says_so() {
         ],
     );
     assert_eq!(syncs(&trace, ""), 2, "{trace:#?}");
+}
+
+#[test]
+fn a_thousand_messages_of_a_batch_share_two_syncs() {
+    let world = World::new();
+    let alpha = world.machine("alpha");
+    alpha.ok(&["send", "first"]);
+    let lines = world.dir.path().join("lines");
+    let text: String = (0..1000)
+        .map(|n| format!("{{\"type\":\"x\",\"payload\":{n}}}\n"))
+        .collect();
+    std::fs::write(&lines, text).unwrap();
+    let input = Stdio::from(std::fs::File::open(&lines).unwrap());
+    let Some(trace) = traced_with(&alpha, 0, &["send", "--batch"], input) else {
+        return;
+    };
+    assert_eq!(alpha.names("outbox").len(), 1001);
+    in_order(
+        &trace,
+        &[
+            "syncfs outbox",
+            "rename outbox/.*.json.tmp outbox/*.json",
+            "fsync outbox",
+        ],
+    );
+    assert_eq!(syncs(&trace, ""), 2, "{trace:#?}");
+    let is_name = |line: &&String| line.starts_with("rename");
+    assert_eq!(trace.iter().filter(is_name).count(), 1000);
+    let last = trace.iter().rposition(|line| line.starts_with("rename"));
+    assert!(last < trace.iter().rposition(|line| line == "fsync outbox"));
 }
 
 #[test]

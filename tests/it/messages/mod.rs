@@ -8,4 +8,5 @@ mod faults;
 mod hooks;
 mod portal;
 mod seen;
+mod send_batch;
 mod shortage;
