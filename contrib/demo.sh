@@ -1,6 +1,6 @@
 #!/bin/sh
 # Shows mesync on one machine: a hub and three "machines" (alpha, beta, gamma), each with a directory of its own, talking over
-# loopback: messages, files, and a directory that is kept in step. Takes a few seconds, needs no network, touches nothing outside
+# loopback: messages, files, and a directory that is kept in sync. Takes a few seconds, needs no network, touches nothing outside
 # a scratch directory, and removes that at the end.
 #
 #   make demo, or: MESYNC=/path/to/mesync sh contrib/demo.sh
@@ -269,7 +269,7 @@ on beta restore docs/manual.7
 on alpha download docs/manual.7 -o "$scratch/alpha/manual.7"
 same "$scratch/manual.7" "$scratch/alpha/manual.7"
 
-heading "A directory that alpha and beta keep in step, both ways"
+heading "A directory that alpha and beta keep in sync, both ways"
 stop alpha "$alpha"
 stop beta "$beta"
 for machine in alpha beta; do
@@ -298,7 +298,7 @@ heading "Both change the same file while beta is off: both versions are kept, on
 stop beta "$beta"
 echo "alpha\$ echo 'alpha, again' >share/notes.txt"
 echo 'alpha, again' >"$scratch/alpha-share/notes.txt"
-wait_for "alpha to be in step" run alpha status
+wait_for "alpha to be in sync" run alpha status
 echo "beta\$ echo 'beta, too' >share/notes.txt"
 echo 'beta, too' >"$scratch/beta-share/notes.txt"
 start beta
@@ -336,10 +336,10 @@ start beta
 echo "beta: the rest were $received bytes; the directories are the same:"
 tree beta
 
-heading "Is all well?"
+heading "Is each machine healthy?"
 for machine in alpha beta gamma; do
     wait_for "$machine to have sent everything" sent "$machine"
-    wait_for "all to be well on $machine" run "$machine" status
+    wait_for "$machine to be healthy" run "$machine" status
 done
 on alpha status
 

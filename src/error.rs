@@ -41,7 +41,7 @@ pub enum Next {
 impl Kind {
     /// All kinds in few words, in the order of their exit status.
     pub const ALL: [(Kind, &str); 9] = [
-        (Kind::Failed, "failed or not in step"),
+        (Kind::Failed, "failed or not in sync"),
         (Kind::Usage, "usage"),
         (Kind::Damaged, "data damaged"),
         (Kind::Unreachable, "hub unreachable"),

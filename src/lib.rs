@@ -1,8 +1,8 @@
-//! mesync keeps machines in step through one hub over plain HTTP. This is its architecture.
+//! mesync keeps machines in sync through one hub over plain HTTP. This is its architecture.
 //!
 //! A **hub** (`mesync serve`) holds messages until every machine that they are for has taken them, and files. A **client**
 //! (`mesync start`) moves both: what appears in `outbox/` on one machine appears in `inbox/` on the others and runs a hook
-//! there; what changes in a directory that is kept in step changes in those of the others. One machine can be both. There is no
+//! there; what changes in a directory that is kept in sync changes in those of the others. One machine can be both. There is no
 //! other moving part.
 //!
 //! # Promises
@@ -11,7 +11,7 @@
 //!
 //! 1. *Nothing is lost.* A 2xx of the hub means: on the disk, synced. A message is under its final name whole or not at all.
 //! 2. *Nobody gets in.* Without a key nothing from another machine reaches more than the hub's front door. A hostile hub can
-//!    make a client write messages into `inbox/` and change what is in a directory that is kept in step, and nothing else; a
+//!    make a client write messages into `inbox/` and change what is in a directory that is kept in sync, and nothing else; a
 //!    type can never name a file outside `hooks/`, nor a path one outside its directory.
 //! 3. *It heals by itself.* Events are hints. The directories and the hub's log are the truth, and are looked at anyway.
 //! 4. *It is small and quick.* Every queue and table has a bound, named in [`config::limits`].
@@ -57,7 +57,7 @@
 //! later goes on with. `s3em`, the server of `s3ec`, has no chunks and no revisions: there files go whole. Which server and
 //! which key is for [`credentials`] to say; [`login`] is the file that `s3ec` reads too.
 //!
-//! **Directories in step** ([`files`]; `mesync daemon`, `start`, `sync`). For each one:
+//! **Directories in sync** ([`files`]; `mesync daemon`, `start`, `sync`). For each one:
 //!
 //! ```text
 //!  changes here --> inotify --> debounce --> look --offer--> engine <--poll-- feed <-- sse: something has changed on the hub
@@ -71,7 +71,7 @@
 //! what ails one directory is no concern of the others. `sse` tells all of them that files have changed on the hub; where files
 //! are on another server than messages, `sse-files` does. One pass ([`mod@daemon::once`]) calls the same methods without watching.
 //!
-//! * *What is decided* is a three-way merge of what was last in step, what stands here and what the hub has ([`files::plan`]),
+//! * *What is decided* is a three-way merge of what was last in sync, what stands here and what the hub has ([`files::plan`]),
 //!   path by path, whatever made somebody look at it. The hub's rows are stored with the cursor that passes them, so nothing
 //!   that was heard of is forgotten.
 //! * *What is done* was made durable before as an intent, or has an open key at the hub; after a crash nothing else is done at

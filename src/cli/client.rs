@@ -99,7 +99,7 @@ impl HookCounts {
 /// How a client, its queues and its hub are.
 #[derive(Serialize)]
 struct Status {
-    well: bool,
+    healthy: bool,
     host: String,
     base_dir: String,
     /// The number of the process; `None`: no client runs.
@@ -149,7 +149,7 @@ const BEHIND_TIME: Duration = Duration::from_secs(60);
 /// A client that runs and has not reached the hub for so long does not work, nor for three times `poll_interval`.
 const SILENT_TIME: Duration = Duration::from_secs(300);
 
-/// `mesync status`: [`Done::NotAll`] if something is not well.
+/// `mesync status`: [`Done::NotAll`] if this machine is degraded.
 pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     let settings = &context.settings;
     let base = &settings.base_dir;
@@ -163,7 +163,7 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
         None
     };
     let mut status = Status {
-        well: false,
+        healthy: false,
         host: settings.host_id.clone(),
         base_dir: disk::show(base.as_os_str()),
         client_seen_at: at.filter(|_| client.is_none()).map(clock::rfc3339),
@@ -191,17 +191,41 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
             .as_deref()
             .and_then(clock::parse_rfc3339),
     );
-    let messages = status.failed.messages == 0 && hooks.failed == 0 && !stuck_here && !stuck_there;
-    status.well = status.hub.problem.is_none()
-        && status.problem.is_none()
-        && messages
-        && status.directories.iter().all(directories::Row::is_well);
+    let reasons = degraded(&status, stuck_here, stuck_there);
+    status.healthy = reasons.is_empty();
     if context.out.json {
         context.out.object(&status);
     } else {
-        print(&status, &mut context.out);
+        print(&status, &reasons, &mut context.out);
     }
-    Ok(if status.well { Done::All } else { Done::NotAll })
+    Ok(if status.healthy {
+        Done::All
+    } else {
+        Done::NotAll
+    })
+}
+
+/// Why this machine is not healthy, a few words each; empty: it is.
+fn degraded(s: &Status, stuck_here: bool, stuck_there: bool) -> Vec<String> {
+    let not_healthy = s.directories.iter().filter(|d| !d.is_healthy());
+    let (with_problems, not_in_sync): (Vec<_>, Vec<_>) = not_healthy.partition(|d| d.is_in_sync());
+    let when = |so: bool, words: &str| so.then(|| words.to_string());
+    let count = |n: usize, noun: &str, how: &str| {
+        (n > 0).then(|| format!("{} {how}", super::counted(n as u64, noun)))
+    };
+    [
+        when(s.problem.is_some(), "client problem"),
+        when(s.hub.problem.is_some(), "hub problem"),
+        when(stuck_here, "outbox is behind"),
+        when(stuck_there, "messages wait on the hub"),
+        count(s.failed.messages, "message", "failed"),
+        count(s.hooks_failed, "hook", "failed"),
+        count(not_in_sync.len(), "directory", "not in sync"),
+        count(with_problems.len(), "directory", "with problems"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// What the client cannot do: as it says in its lock file, as it could not even write there, or as the hub has not seen it.
@@ -242,7 +266,7 @@ fn client_problem(
     }
 }
 
-fn print(s: &Status, out: &mut Output) {
+fn print(s: &Status, reasons: &[String], out: &mut Output) {
     let queue = |q: &QueueStatus, out: &Output| match q.oldest {
         Some(at) => {
             let age = clock::since(at).map_or("a moment".into(), clock::age);
@@ -293,7 +317,7 @@ fn print(s: &Status, out: &mut Output) {
         ("client", client),
         ("hub", hub),
         (
-            "queued there",
+            "on the hub",
             s.hub.queued.map_or("unknown".into(), |n| n.to_string()) + &seen,
         ),
         ("outbox", queue(&s.outbox, out)),
@@ -319,7 +343,11 @@ fn print(s: &Status, out: &mut Output) {
     s.directories
         .iter()
         .for_each(|directory| directory.print(out));
-    line(out, "all is well", if s.well { "yes" } else { "no" });
+    let verdict = match reasons {
+        [] => "healthy".to_string(),
+        some => format!("degraded: {}", some.join(", ")),
+    };
+    line(out, "status", &verdict);
 }
 
 fn queue_status(settings: &Settings, queue: Queue) -> Result<QueueStatus> {

@@ -1,4 +1,4 @@
-//! How the directories that are kept in step are, for `mesync status`: from the files that their processes leave.
+//! How the directories that are kept in sync are, for `mesync status`: from the files that their processes leave.
 //!
 //! It looks into none of them, and asks no hub.
 
@@ -23,10 +23,10 @@ const MAX_SHOWN_PATHS: usize = 10;
 #[derive(Serialize)]
 pub struct Row {
     dir: String,
-    well: bool,
-    /// It stands in the settings.
+    healthy: bool,
+    /// The settings name it.
     configured: bool,
-    /// The number of the process that keeps it in step now.
+    /// The number of the process that keeps it in sync now.
     process: Option<String>,
     /// That process has ended without stopping its work.
     died: bool,
@@ -35,11 +35,11 @@ pub struct Row {
     remote: String,
     mode: String,
     files: u64,
-    due: u64,
+    pending: u64,
     problems: Vec<String>,
     held_deletes: u64,
-    refused: u64,
-    cannot: Vec<Named>,
+    unsyncable_count: u64,
+    unsyncable: Vec<Named>,
     waiting: Vec<Named>,
     conflict_copies: u64,
     skipped_special: u64,
@@ -53,12 +53,12 @@ pub struct Row {
     first_name: Option<String>,
     watched: u64,
     unwatched: u64,
-    in_step_since: Option<String>,
+    in_sync_since: Option<String>,
     /// When all this was written down; `None`: never.
     seen_at: Option<String>,
 }
 
-/// All directories of the settings, and those that a process keeps or has kept in step without them.
+/// All directories of the settings, and those that a process keeps or has kept in sync without them.
 pub fn rows(settings: &Settings) -> Vec<Row> {
     let mut known: BTreeMap<PathBuf, Vec<Status>> = BTreeMap::new();
     for status in Files::all(&settings.base_dir)
@@ -111,12 +111,12 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
     if died {
         s.problems.insert(
             0,
-            "the process that kept it in step has died: see its log, and start it again".into(),
+            "the process that synced it has died: see its log, and start it again".into(),
         );
     }
-    let well = s.condition == Condition::InStep
+    let healthy = s.condition == Condition::InSync
         && s.held_deletes == 0
-        && s.refused == 0
+        && s.unsyncable_count == 0
         && s.unwatched == 0
         && s.problems.is_empty();
     let first = [&s.special, &s.names, &s.unknown]
@@ -125,7 +125,7 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
         .collect();
     Row {
         dir: dir.to_string_lossy().into_owned(),
-        well,
+        healthy,
         configured,
         process,
         died,
@@ -134,11 +134,11 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
         remote: s.remote,
         mode: s.mode,
         files: s.files,
-        due: s.due,
+        pending: s.pending,
         problems: s.problems,
         held_deletes: s.held_deletes,
-        refused: s.refused,
-        cannot: s.cannot,
+        unsyncable_count: s.unsyncable_count,
+        unsyncable: s.unsyncable,
         waiting: s.waiting,
         conflict_copies: s.conflict_copies,
         skipped_special: s.special.count,
@@ -149,14 +149,18 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
         first_name: s.names.first,
         watched: s.watched,
         unwatched: s.unwatched,
-        in_step_since: s.in_step_since,
+        in_sync_since: s.in_sync_since,
         seen_at: Some(s.at).filter(|at| !at.is_empty()),
     }
 }
 
 impl Row {
-    pub fn is_well(&self) -> bool {
-        self.well
+    pub fn is_healthy(&self) -> bool {
+        self.healthy
+    }
+
+    pub fn is_in_sync(&self) -> bool {
+        self.condition == Condition::InSync && !self.died
     }
 
     fn condition(&self) -> String {
@@ -170,21 +174,21 @@ impl Row {
             .and_then(clock::since)
             .map_or(String::new(), |age| format!(", {} ago", clock::age(age)));
         let words = match self.condition {
-            Condition::Starting if self.seen_at.is_none() => "never kept in step".to_string(),
-            Condition::Starting => "being looked at".into(),
-            Condition::InStep => "in step".into(),
-            Condition::Working => "being brought into step".into(),
-            Condition::Stuck => "not in step".into(),
-            Condition::Held => "held: nothing is done there".into(),
-            Condition::Failed => "cannot be used".into(),
+            Condition::Starting if self.seen_at.is_none() => "never synced".to_string(),
+            Condition::Starting => "being scanned".into(),
+            Condition::InSync => "in sync".into(),
+            Condition::Syncing => "syncing".into(),
+            Condition::Stuck => "not in sync".into(),
+            Condition::Held => "held: mesync changes nothing there".into(),
+            Condition::Failed => "cannot be opened".into(),
         };
         match (&self.process, time(&self.seen_at)) {
             (Some(process), _) => {
                 let since =
-                    time(&self.in_step_since).map_or(String::new(), |at| format!(" since {at}"));
+                    time(&self.in_sync_since).map_or(String::new(), |at| format!(" since {at}"));
                 format!("{words}{since}, process {process}")
             }
-            // who tries again and again to open it keeps it open at no time
+            // a process that retries to open it does not hold it between attempts
             (None, Some(at)) if matches!(self.condition, Condition::Held | Condition::Failed) => {
                 format!("{words} (seen {at}{age})")
             }
@@ -195,18 +199,18 @@ impl Row {
 
     pub fn print(&self, out: &mut Output) {
         let mut lines = vec![one_line(&self.dir), self.condition()];
-        let due = self.due.saturating_sub(self.held_deletes);
-        if due > 0 {
-            lines.push(format!("{} to do", counted(due, "path")));
+        let pending = self.pending.saturating_sub(self.held_deletes);
+        if pending > 0 {
+            lines.push(format!("{} pending", counted(pending, "path")));
         }
         lines.extend(self.problems.iter().map(|problem| one_line(problem)));
-        if self.refused > 0 {
+        if self.unsyncable_count > 0 {
             lines.push(format!(
                 "{} cannot be synced:",
-                counted(self.refused, "path")
+                counted(self.unsyncable_count, "path")
             ));
             lines.extend(
-                self.cannot
+                self.unsyncable
                     .iter()
                     .take(MAX_SHOWN_PATHS)
                     .map(|c| format!("  {}: {}", one_line(&c.path), one_line(&c.why))),
@@ -219,14 +223,9 @@ impl Row {
                 .map(|w| format!("{} waits: {}", one_line(&w.path), one_line(&w.why))),
         );
         if self.conflict_copies > 0 {
-            let conflicts = self.conflict_copies;
             lines.push(format!(
                 "{}: see \"mesync conflicts\"",
-                if conflicts == 1 {
-                    "1 conflict copy".into()
-                } else {
-                    format!("{conflicts} conflict copies")
-                }
+                counted(self.conflict_copies, "conflict copy")
             ));
         }
         for (n, what, first) in [

@@ -31,7 +31,7 @@ use std::sync::atomic::AtomicBool;
 use crate::config::Settings;
 use crate::credentials;
 use crate::error::{Error, Kind, Result};
-use crate::logger;
+use crate::logger::{self, counted};
 use crate::messages::lock;
 use output::Output;
 use parse::{Invocation, Parsed};
@@ -47,7 +47,7 @@ pub struct Context {
 /// How a command that met no error ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
-    /// All of it was done, all is well.
+    /// All of it was done; the machine is healthy.
     All,
     /// Some of it was not, and the output already says what: exit status 1.
     NotAll,
@@ -147,10 +147,6 @@ fn note(text: &str) {
     if std::io::stderr().is_terminal() {
         logger::note(text);
     }
-}
-
-fn counted(n: u64, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Flags that name a setting beat the environment and the file.

@@ -1,4 +1,4 @@
-//! Commands about directories that are kept in step. The work is in `daemon` and `files`.
+//! Commands about directories that are kept in sync. The work is in `daemon` and `files`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,7 +105,7 @@ fn each<T>(
 }
 
 fn done(passed: &once::Passed) -> Done {
-    if passed.in_step() {
+    if passed.in_sync() {
         Done::All
     } else {
         Done::NotAll
@@ -198,7 +198,7 @@ impl Passes<'_> {
 #[derive(Serialize)]
 struct Passed<'a> {
     dir: &'a str,
-    in_step: bool,
+    in_sync: bool,
     sent: u64,
     deleted: u64,
     received: u64,
@@ -207,10 +207,10 @@ struct Passed<'a> {
     bytes_sent: u64,
     bytes_received: u64,
     held_deletes: usize,
-    left: usize,
-    cannot: Vec<Cannot<'a>>,
-    /// Some of those that are left, with the reason.
-    waiting: Vec<Cannot<'a>>,
+    remaining: usize,
+    unsyncable: Vec<Named<'a>>,
+    /// Some of those that remain, with the reason.
+    waiting: Vec<Named<'a>>,
     skipped_special: u64,
     skipped_names: u64,
     first_skipped: Vec<&'a str>,
@@ -218,7 +218,7 @@ struct Passed<'a> {
 }
 
 #[derive(Serialize)]
-struct Cannot<'a> {
+struct Named<'a> {
     path: &'a str,
     why: &'a str,
 }
@@ -233,7 +233,7 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
         ];
         context.out.object(&Passed {
             dir,
-            in_step: passed.in_step(),
+            in_sync: passed.in_sync(),
             sent: counts.sent,
             deleted: counts.deleted,
             received: counts.placed,
@@ -242,14 +242,14 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
             bytes_sent: passed.sent,
             bytes_received: passed.received,
             held_deletes: passed.held,
-            left: passed.left,
-            cannot: facts
+            remaining: passed.remaining,
+            unsyncable: facts
                 .refused
                 .iter()
-                .map(|(path, why)| Cannot { path, why })
+                .map(|(path, why)| Named { path, why })
                 .collect(),
             waiting: waiting(facts)
-                .map(|(path, why)| Cannot { path, why })
+                .map(|(path, why)| Named { path, why })
                 .collect(),
             skipped_special: facts.skipped.special.count,
             skipped_names: facts.skipped.names.count,
@@ -285,10 +285,10 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
     } else {
         did.join(", ")
     };
-    let end = if passed.in_step() {
-        "in step"
+    let end = if passed.in_sync() {
+        "in sync"
     } else {
-        "not in step"
+        "not in sync"
     };
     out.line(&format!("{dir}: {end}: {did}"));
     for (path, why) in facts.refused.iter().take(crate::files::stats::NAMED) {
@@ -321,16 +321,16 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
             out.line(&format!("{} {what}: {first}", e.count));
         }
     }
-    let left = passed.left.saturating_sub(passed.held);
-    if left > 0 {
+    let remaining = passed.remaining.saturating_sub(passed.held);
+    if remaining > 0 {
         let why = passed
             .trouble
             .as_ref()
             .map(|e| format!(": {e}"))
             .or(facts.no_space.clone().map(|why| format!(": {why}")));
         out.line(&format!(
-            "{} still to do{}",
-            counted(left as u64, "path"),
+            "{} remaining{}",
+            counted(remaining as u64, "path"),
             why.unwrap_or_default()
         ));
         waiting(facts).for_each(|(path, why)| {
@@ -415,7 +415,7 @@ fn dry_run(
         ));
     }
     if plans.all.is_empty() {
-        note(&format!("{} is in step", one_line(&dir)));
+        note(&format!("{} is in sync", one_line(&dir)));
     }
     Ok(if plans.all.is_empty() {
         Done::All
@@ -424,7 +424,7 @@ fn dry_run(
     })
 }
 
-/// What is known of a directory; there may be several: one for each server that it was kept in step with.
+/// What is known of a directory; there may be several: one for each server that it was kept in sync with.
 fn known(settings: &Settings, dir: &str) -> Result<Vec<Files>> {
     let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {dir}"), &e))?;
     let path = real(&path).to_string_lossy().into_owned();
@@ -433,7 +433,7 @@ fn known(settings: &Settings, dir: &str) -> Result<Vec<Files>> {
         .filter(|f| f.read().is_some_and(|s| s.dir == path))
         .collect();
     if all.is_empty() {
-        let what = format!("{} is not kept in step by this client", one_line(&path));
+        let what = format!("{} is not kept in sync by this client", one_line(&path));
         Err(Error::new(Kind::Failed, what).hint("\"mesync status\" lists the directories that are"))
     } else {
         Ok(all)

@@ -42,7 +42,7 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
             disk::show(dir),
             crate::error::plain(&e)
         );
-        return Err(Error::new(Kind::Settings, what).hint("a directory to keep in step must exist"));
+        return Err(Error::new(Kind::Settings, what).hint("a directory to keep in sync must exist"));
     }
     let (named, path) = (path.clone(), real(&path));
     let known = settings
@@ -140,7 +140,7 @@ fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
     for own in [&settings.base_dir, &settings.hub.data_dir] {
         if path.starts_with(real(own)) {
             let what = format!(
-                "will not keep {} in step: it is mesync's own",
+                "will not keep {} in sync: it is mesync's own",
                 path.display()
             );
             return Err(Error::new(Kind::Settings, what)

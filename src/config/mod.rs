@@ -27,7 +27,7 @@ pub mod limits {
     pub const OUTBOX: usize = 200_000;
     /// Bytes of messages in one request of this client.
     pub const BATCH_BYTES: usize = 1024 * 1024;
-    /// Paths of a synced directory that are known to be out of step at one time; a sweep finds the others.
+    /// Paths of a synced directory that are known to be out of sync at one time; a sweep finds the others.
     pub const DUE: usize = 100_000;
     /// Paths of a synced directory that a look offers before it waits for some of them to be done.
     pub const UNDER_WAY: usize = 4_000;

@@ -1,4 +1,4 @@
-//! The tables `[[watch]]` of `config.toml`: one for each directory that is kept in step.
+//! The tables `[[watch]]` of `config.toml`: one for each directory that is kept in sync.
 //!
 //! It looks at no directory: whether one is there is seen when it is opened.
 
@@ -11,11 +11,11 @@ use super::values::{Parsed, bytes, milliseconds, number, path, seconds};
 use crate::{relpath, wire};
 
 pub const TABLE: &str = "watch";
-/// Directories that one client keeps in step, and patterns of each, at most.
+/// Directories that one client keeps in sync, and patterns of each, at most.
 const MAX_WATCHED_DIRECTORIES: usize = 100;
 const MOST_PATTERNS: usize = 1000;
 
-/// One directory and how it is kept in step.
+/// One directory and how it is kept in sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchSettings {
     pub path: PathBuf,
@@ -79,7 +79,7 @@ const fn row(
 pub static SETTINGS: &[Setting] = &[
     row("path", "", "the directory; must be set",
         |s, v| path(v).map(|v| (s.path, s.named) = (v.clone(), v))),
-    row("remote", "", "the directory on the hub that it is kept in step with; all of the hub if not set",
+    row("remote", "", "the directory on the hub that it is kept in sync with; all of the hub if not set",
         |s, v| remote(v).map(|v| s.remote = v)),
     row("mode", "two-way", "which way changes go: two-way, send-only or receive-only",
         |s, v| mode(v).map(|v| s.mode = v)),
@@ -227,7 +227,7 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
     }
 }
 
-/// What is in two directories at once would be kept in step with itself.
+/// What is in two directories at once would be kept in sync with itself.
 pub fn overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
     one.path.starts_with(&other.path)
         || other.path.starts_with(&one.path)

@@ -1,4 +1,4 @@
-//! The threads that keep directories in step: `sync-N` opens one and watches over the others that work for it.
+//! The threads that keep directories in sync: `sync-N` opens one and watches over the others that work for it.
 //!
 //! It decides nothing about files. What is wrong with one directory is no concern of the others: it is opened again.
 
@@ -207,7 +207,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Keeps an open directory in step until something is wrong with it, or the client ends.
+    /// Keeps an open directory in sync until something is wrong with it, or the client ends.
     fn keep(&self, d: &Directory, reporter: &mut Reporter) -> Result<()> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::io("make an eventfd", &e.into()))?;
@@ -218,7 +218,7 @@ impl Supervisor {
             d.wakeup.stop();
         }
         log::info!(
-            "keeping {} in step with {}/{}",
+            "keeping {} in sync with {}/{}",
             self.settings.path.display(),
             self.hub.url(),
             self.settings.remote
@@ -423,7 +423,7 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
     looked
 }
 
-/// Forgets what was in step, if a person has asked for that; not what another process is working with, which does so itself.
+/// Forgets what was in sync, if a person has asked for that; not what another process is working with, which does so itself.
 pub fn adopt(files: &Files, base_dir: &Path, watch: &WatchSettings) -> Result<()> {
     if files.adoption() && marker::holder(&watch.path).is_none() {
         repointed::adopt(base_dir, watch);

@@ -1,4 +1,4 @@
-//! One pass over one directory, for cron and for `--dry-run`: until it is in step, or nothing more can be done now.
+//! One pass over one directory, for cron and for `--dry-run`: until it is in sync, or nothing more can be done now.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,8 +48,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Passed {
     pub facts: Facts,
-    /// Paths that are not in step; those that the guard holds, too.
-    pub left: usize,
+    /// Paths that are not in sync; those that the guard holds, too.
+    pub remaining: usize,
     /// Deletes that the guard holds.
     pub held: usize,
     /// Bytes that have travelled.
@@ -67,8 +67,8 @@ impl Passed {
         self
     }
 
-    pub fn in_step(&self) -> bool {
-        self.left == 0
+    pub fn in_sync(&self) -> bool {
+        self.remaining == 0
             && self.facts.looked
             && self.facts.rules.is_none()
             && self.facts.refused() == 0
@@ -128,7 +128,7 @@ pub fn open_to_look(
     }
 }
 
-/// Brings it into step. Errors: the hub cannot be reached at all, or the directory is not what it was.
+/// Brings it into sync. Errors: the hub cannot be reached at all, or the directory is not what it was.
 pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -> Result<Passed> {
     let mut reporter = Reporter::new(files, &d.settings, server);
     reporter.approve(d);
@@ -171,7 +171,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     }
     let passed = Passed {
         facts: d.stats.facts(),
-        left: d.engine.due(),
+        remaining: d.engine.due(),
         held: d.engine.held(),
         sent: d.traffic.sent.load(Relaxed),
         received: d.traffic.received.load(Relaxed),
@@ -258,7 +258,7 @@ pub struct Plans {
     pub holds: bool,
 }
 
-/// Looks at everything on both sides and tells what is out of step. `allow_deletes`: the guard would hold none.
+/// Looks at everything on both sides and tells what is out of sync. `allow_deletes`: the guard would hold none.
 pub fn preview(d: &Directory, allow_deletes: bool) -> Result<Plans> {
     loop {
         match d.engine.poll().map_err(directory::error)? {

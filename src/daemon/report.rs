@@ -14,6 +14,7 @@ use crate::files::scan::Example;
 use crate::files::stats::{LONG_WAIT, NAMED, News};
 use crate::files::status::{Condition, Examples, Files, Named, Status};
 use crate::files::watch::Counters;
+use crate::logger::counted;
 
 /// Between two writes while it works.
 const STATUS_WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,7 +77,7 @@ impl Reporter {
         match d.engine.approve(tokens.clone()) {
             Ok(()) => {
                 log::info!(
-                    "{} deletes were approved dir={}",
+                    "approved deletes deletes={} dir={}",
                     tokens.len(),
                     self.last.dir
                 );
@@ -118,13 +119,13 @@ impl Reporter {
             Vec::new()
         };
         let facts = d.stats.facts();
-        let in_step = d.is_in_step()
+        let in_sync = d.is_in_sync()
             && facts.looked
             && facts.rules.is_none()
             && facts.refused() == 0
             && facts.skipped.unknown.count == 0;
-        let in_step_since = d.stats.in_step(in_step);
-        let mut news = d.stats.news(in_step);
+        let in_sync_since = d.stats.in_sync(in_sync);
+        let mut news = d.stats.news(in_sync);
         if !held.is_empty() && self.held.is_empty() {
             let paths = held.iter().take(NAMED).map(|t| t.path.clone()).collect();
             news.push(News::Held {
@@ -132,9 +133,9 @@ impl Reporter {
                 paths,
             });
             log::warn!(
-                "{} deletes are held: \"mesync approve {}\" lets them through",
+                "held deletes: \"mesync approve {dir}\" lets them through deletes={} dir={dir}",
                 held.len(),
-                self.last.dir
+                dir = self.last.dir
             );
         }
         if held != self.held {
@@ -148,8 +149,8 @@ impl Reporter {
         problems.extend(facts.rules.clone());
         if !self.held.is_empty() {
             problems.push(format!(
-                "{} deletes are held: see \"mesync approve {}\"",
-                self.held.len(),
+                "{} held: see \"mesync approve {}\"",
+                counted(self.held.len() as u64, "delete"),
                 self.last.dir
             ));
         }
@@ -159,8 +160,8 @@ impl Reporter {
         }
         if let Some(first) = &facts.skipped.unknown.first {
             problems.push(format!(
-                "{} directories are left alone: {first}",
-                facts.skipped.unknown.count
+                "{} unreadable and left untouched: {first}",
+                counted(facts.skipped.unknown.count, "directory")
             ));
         }
         let named = |(path, why): (&String, &String)| Named {
@@ -173,14 +174,14 @@ impl Reporter {
             .map(named)
             .collect();
         let stuck = !problems.is_empty() || facts.refused() > 0 || !waiting.is_empty();
-        let condition = if in_step {
-            Condition::InStep
+        let condition = if in_sync {
+            Condition::InSync
         } else if stuck {
             Condition::Stuck
         } else if !facts.looked {
             Condition::Starting
         } else {
-            Condition::Working
+            Condition::Syncing
         };
         let examples = |e: &Example| Examples {
             count: e.count,
@@ -191,10 +192,10 @@ impl Reporter {
             condition,
             problems,
             files: d.state.files().unwrap_or(0),
-            due: d.engine.due() as u64,
+            pending: d.engine.due() as u64,
             held_deletes: self.held.len() as u64,
-            refused: facts.refused(),
-            cannot: facts.refused.iter().take(NAMED).map(named).collect(),
+            unsyncable_count: facts.refused(),
+            unsyncable: facts.refused.iter().take(NAMED).map(named).collect(),
             waiting,
             conflict_copies: facts.copies,
             special: examples(&facts.skipped.special),
@@ -202,7 +203,7 @@ impl Reporter {
             unknown: examples(&facts.skipped.unknown),
             watched: counters.watched.load(Relaxed),
             unwatched,
-            in_step_since: in_step_since.map(clock::rfc3339),
+            in_sync_since: in_sync_since.map(clock::rfc3339),
             at: self.last.at.clone(),
             ..self.last.clone()
         };
@@ -210,7 +211,7 @@ impl Reporter {
         let soon = self
             .said
             .is_some_and(|at| at.elapsed() < STATUS_WRITE_INTERVAL)
-            && (condition, self.last.condition) == (Condition::Working, Condition::Working);
+            && (condition, self.last.condition) == (Condition::Syncing, Condition::Syncing);
         if self.said.is_none() || status != self.last && !soon {
             self.put(status);
         }
@@ -233,7 +234,7 @@ impl Reporter {
             self.put(Status {
                 condition,
                 problems,
-                in_step_since: None,
+                in_sync_since: None,
                 running: false,
                 ..self.last.clone()
             });

@@ -32,7 +32,7 @@ impl Default for Limits {
 /// What is known when a delete is about to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Files that are in step now.
+    /// Files that are in sync now.
     pub files: u64,
     /// Deletes let through within the window.
     pub counted: u64,

@@ -1,4 +1,4 @@
-//! Looks at the tree and offers what may be out of step to the engine.
+//! Looks at the tree and offers what may be out of sync to the engine.
 //!
 //! `stat` against the base row decides what is offered; contents are read by the engine. A look at much makes deletes wait
 //! until it is over, so that the guard sees all of them.

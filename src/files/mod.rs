@@ -1,4 +1,4 @@
-//! The file half of a client: keeps one directory in step with the hub, both ways.
+//! The file half of a client: keeps one directory in sync with the hub, both ways.
 //!
 //! It knows neither the message half nor the hub's insides; what travels is in `wire`. Here are the decisions ([`plan`],
 //! [`conflict`], [`delete_guard`]: pure) and what carries them out ([`engine`]), which does no I/O of its own: the tree, the durable state

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Revision;
 
 /// Gives the state that the directory has with this hub the name `file`, if it has one under another address. Errors: `Busy` when
-/// another process keeps the directory in step under that address, `Unreachable` when the hub cannot be asked.
+/// another process keeps the directory in sync under that address, `Unreachable` when the hub cannot be asked.
 pub fn take_over(
     base_dir: &Path,
     file: &Path,

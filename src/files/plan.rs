@@ -1,4 +1,4 @@
-//! The three-way merge of one path: what was last in step, what is here, what the hub has, and what to do about it.
+//! The three-way merge of one path: what was last in sync, what is here, what the hub has, and what to do about it.
 //!
 //! Pure: values in, a decision out. It knows neither neighbours (directories, renames), nor the guard against mass deletion,
 //! nor how anything is carried out. Content is compared by hash, never by time.
@@ -91,22 +91,22 @@ pub struct Local {
     pub stamp: Stamp,
 }
 
-/// What was last in step at a path. The default: never anything.
+/// What was last in sync at a path. The default: never anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseRow {
     pub rev: u64,
-    /// The hub was set back to `rev`, and this was in step after it: there is no such revision any more. What the hub has
+    /// The hub was set back to `rev`, and this was in sync after it: there is no such revision any more. What the hub has
     /// instead is still to be heard ([`super::engine::traits::hear`]); until then nothing is done about the path.
     pub lost: bool,
     /// The hub's; `None`: both sides had nothing.
     pub entry: Option<Entry>,
-    /// What `stat` showed when the two were in step: a local change is a difference from *this*, so a filesystem that
+    /// What `stat` showed when the two were in sync: a local change is a difference from *this*, so a filesystem that
     /// cannot keep a mode or a time does not send it back and forth. `None`: unknown, the content is looked at.
     pub seen: Option<Stamp>,
 }
 
 impl BaseRow {
-    /// Whether the hub has nothing new: its row is the one that was in step. All rows are of one history.
+    /// Whether the hub has nothing new: its row is the one that was in sync. All rows are of one history.
     pub fn is_at(&self, remote: &RemoteRow) -> bool {
         self.rev == remote.rev && !self.lost
     }
@@ -232,7 +232,7 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
             _ if edited_here => decided(Action::Upload, mine, "edited here"),
             Some(b) if mine != b.mode => decided(Action::Upload, mine, "mode changed here"),
             _ if is_retimed(base, local) => decided(Action::Upload, mine, "time changed here"),
-            _ => decided(Action::Nothing, mine, "in step"),
+            _ => decided(Action::Nothing, mine, "in sync"),
         };
     }
     if local.entry.same_body(theirs) && (holds(Rule::Adopt) || !(edited_here && edited_there)) {
@@ -329,7 +329,7 @@ pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
 }
 
 /// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. Both changed it: the hub's. Where nothing
-/// was in step before, both keep what they have.
+/// was in sync before, both keep what they have.
 pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: Mode) -> Option<i64> {
     let (was, theirs) = base.entry.zip(remote.entry)?;
     let changed = was.mtime != theirs.mtime

@@ -65,9 +65,9 @@ fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
     }
 }
 
-/// A file with bytes was in step, or was sent.
+/// A file with bytes was in sync, or was sent.
 fn had_bytes(path: &str, rows: &Rows) -> bool {
-    let in_step = rows
+    let in_sync = rows
         .base
         .entry
         .is_some_and(|e| e.kind == Kind::File && e.size > 0);
@@ -75,7 +75,7 @@ fn had_bytes(path: &str, rows: &Rows) -> bool {
         key.names.first().is_some_and(|name| name == path)
             && key.seen.is_some_and(|seen| seen.size > 0)
     };
-    in_step || rows.key.as_ref().is_some_and(sent)
+    in_sync || rows.key.as_ref().is_some_and(sent)
 }
 
 fn is_empty_file(tree: &dyn Tree, path: &str) -> Called<bool> {

@@ -46,7 +46,7 @@ pub enum Rule {
     UnlistedIsGone,
     /// What it does not name keeps its base: it is a delete, nothing new.
     UnlistedKeepsBase,
-    /// What both were in step with after the revision to which a hub was set back is sent again, in the place of what the hub
+    /// What both were in sync with after the revision to which a hub was set back is sent again, in the place of what the hub
     /// has from before; without it all of it is new on either side.
     LostGoesUp,
     /// What the hub has from after that is another change, and is not replaced.

@@ -80,7 +80,7 @@ pub struct Facts {
     changed_count: u64,
     /// Paths with their copies.
     set_aside: Vec<(String, String)>,
-    in_step_since: Option<SystemTime>,
+    in_sync_since: Option<SystemTime>,
 }
 
 /// A path that waits.
@@ -262,15 +262,15 @@ impl Stats {
         (facts.skipped, facts.copies, facts.looked) = (skipped, copies, true);
     }
 
-    /// Takes note whether all is in step now; since when.
-    pub fn in_step(&self, yes: bool) -> Option<SystemTime> {
+    /// Takes note whether all is in sync now; since when.
+    pub fn in_sync(&self, yes: bool) -> Option<SystemTime> {
         let mut facts = self.lock();
-        facts.in_step_since = if yes {
-            facts.in_step_since.or_else(|| Some(clock::now()))
+        facts.in_sync_since = if yes {
+            facts.in_sync_since.or_else(|| Some(clock::now()))
         } else {
             None
         };
-        facts.in_step_since
+        facts.in_sync_since
     }
 
     /// What was not told yet. Changes only with `all`: when they have come to an end.

@@ -22,9 +22,11 @@ pub enum Condition {
     /// Nothing is known yet.
     #[default]
     Starting,
-    InStep,
-    /// There is something to do, and it is being done.
-    Working,
+    #[serde(alias = "in-step")]
+    InSync,
+    /// Paths are pending, and workers are on them.
+    #[serde(alias = "working")]
+    Syncing,
     /// Something cannot be done now, or at all: see the problems.
     Stuck,
     /// It is not what it was: nothing is done there.
@@ -65,14 +67,17 @@ pub struct Status {
     pub condition: Condition,
     /// What is wrong and what to do, a line each.
     pub problems: Vec<String>,
-    /// Files and links that were in step.
+    /// Files and links that were in sync.
     pub files: u64,
-    /// Paths that are out of step.
-    pub due: u64,
+    /// Paths that are not in sync.
+    #[serde(alias = "due")]
+    pub pending: u64,
     pub held_deletes: u64,
-    pub refused: u64,
-    /// Some of those that cannot be synced.
-    pub cannot: Vec<Named>,
+    #[serde(alias = "refused")]
+    pub unsyncable_count: u64,
+    /// The first of them.
+    #[serde(alias = "cannot")]
+    pub unsyncable: Vec<Named>,
     /// Some of those that wait for long.
     #[serde(default)]
     pub waiting: Vec<Named>,
@@ -85,7 +90,8 @@ pub struct Status {
     pub watched: u64,
     pub unwatched: u64,
     /// RFC 3339.
-    pub in_step_since: Option<String>,
+    #[serde(alias = "in_step_since")]
+    pub in_sync_since: Option<String>,
     pub at: String,
 }
 
@@ -100,7 +106,7 @@ impl Files {
         Files { state }
     }
 
-    /// Those of all directories that were ever kept in step below a base directory.
+    /// Those of all directories that were ever kept in sync below a base directory.
     pub fn all(base_dir: &Path) -> Vec<Files> {
         let entries = std::fs::read_dir(super::state::dir(base_dir))
             .into_iter()
@@ -167,7 +173,7 @@ impl Files {
         let _ = std::fs::remove_file(self.file(what));
     }
 
-    /// Forgets what was last in step: equal files are adopted then, different ones kept both.
+    /// Forgets what was last in sync: equal files are adopted then, different ones kept both.
     pub fn forget_state(&self) -> Result<()> {
         match std::fs::remove_file(&self.state) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -221,6 +227,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_words_of_older_clients_are_read() {
+        let old = r#"{"dir":"/x","server":"","remote":"","mode":"two-way","condition":"in-step","problems":[],
+            "files":1,"due":2,"held_deletes":0,"refused":3,"cannot":[{"path":"a","why":"b"}],
+            "conflict_copies":0,"special":{"count":0},"names":{"count":0},"unknown":{"count":0},
+            "watched":1,"unwatched":0,"in_step_since":"then","at":"now"}"#;
+        let read: Status = serde_json::from_str(old).unwrap();
+        let new = serde_json::to_value(&read).unwrap();
+        assert_eq!(
+            (&new["condition"], &new["pending"], &new["in_sync_since"]),
+            (&"in-sync".into(), &2.into(), &"then".into())
+        );
+        assert_eq!(
+            (&new["unsyncable_count"], &new["unsyncable"][0]["path"]),
+            (&3.into(), &"a".into())
+        );
+        let working: Condition = serde_json::from_str("\"working\"").unwrap();
+        assert_eq!(working, Condition::Syncing);
+    }
+
+    #[test]
     fn what_is_asked_is_answered_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::beside(dir.path().join("state/watch/key.redb"));
@@ -247,7 +273,7 @@ mod tests {
         assert!(files.adoption());
         let status = Status {
             dir: "/x".into(),
-            due: 7,
+            pending: 7,
             ..Status::default()
         };
         files.write(&status).unwrap();

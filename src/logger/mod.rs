@@ -118,6 +118,15 @@ impl Log for Logger {
     }
 }
 
+/// A number with its noun: "1 directory", "2 directories".
+pub fn counted(n: u64, noun: &str) -> String {
+    match noun.strip_suffix('y') {
+        _ if n == 1 => format!("1 {noun}"),
+        Some(stem) => format!("{n} {stem}ies"),
+        None => format!("{n} {noun}s"),
+    }
+}
+
 /// One write a line, so that lines of several threads and processes do not mix.
 fn write(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());

@@ -1,4 +1,4 @@
-//! How fast directories are kept in step: `cargo test --release --test bench sync:: -- --ignored --nocapture`.
+//! How fast directories are kept in sync: `cargo test --release --test bench sync:: -- --ignored --nocapture`.
 //!
 //! Not a test of anything: it prints figures. What is durable waits for the disk, so each stands beside what a sync costs there.
 

@@ -184,7 +184,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     (
         "src/transfer/",
         ABOVE_TRANSFER,
-        "transfers do what they are told, and know no directory that is kept in step",
+        "transfers do what they are told, and know no directory that is kept in sync",
     ),
     ("src/wire/", UPPER, "the bottom uses nothing above it"),
     ("src/error.rs", UPPER, "the bottom uses nothing above it"),

@@ -377,11 +377,11 @@ pub static COMMANDS: &[Command] = &[
         doc: "run this machine's client: messages, hooks, directories",
         long: &[
             "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reads the settings again. One client runs for each base directory.",
-            "It also keeps the directories under [[watch]] in config.toml in step with the hub, and that of -w: see daemon.",
+            "It also keeps the directories under [[watch]] in config.toml in sync with the hub, and that of -w: see daemon.",
         ],
         examples: &[
             ("mesync start", "under systemd, procd or in a terminal"),
-            ("mesync start -w ~/share", "and keep a directory in step"),
+            ("mesync start -w ~/share", "and keep a directory in sync"),
             ("mesync start --once", "from cron"),
         ],
         run: Run::Daemon(client::start),
@@ -391,11 +391,11 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Machine,
         arguments: &[],
         flags: &[BYTES],
-        doc: "say whether all is well: client, hub, queues, directories",
+        doc: "say whether this machine is healthy: client, hub, queues, directories",
         long: &[
-            "Exit status 0 only if all is well, 1 if not: a directory that is not in step, deletes that are held, files that cannot travel and directories that are not watched are reasons too. Conflict copies and what is left out (sockets, devices, odd names) are shown, and are no reason.",
+            "The last line is \"healthy\" (exit status 0), or \"degraded\" with the reasons (exit status 1). A directory that is not in sync, held deletes, files that cannot be synced, and directories that are not watched are reasons too. Conflict copies and skipped files (sockets, devices, names that are not UTF-8 or too long) are shown, and are no reason.",
         ],
-        examples: &[("mesync status || echo trouble", "in a script")],
+        examples: &[("mesync status || echo degraded", "in a script")],
         run: Run::Command(client::status),
     },
     Command {

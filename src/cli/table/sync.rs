@@ -1,4 +1,4 @@
-//! The rows of the table that are about directories that are kept in step.
+//! The rows of the table that are about directories that are kept in sync.
 
 use super::{BYTES, Command, Flag, Group, Run, Values, any, one, short_valued, switch, valued};
 use crate::cli::sync;
@@ -8,7 +8,7 @@ pub const WATCH: Flag = short_valued(
     "watch",
     "DIR",
     Values::Directory,
-    "the directory to keep in step",
+    "the directory to keep in sync",
 );
 pub const YES: Flag = switch(
     "yes",
@@ -41,9 +41,9 @@ pub const SYNC: Command = Command {
         switch("allow-deletes", "let all deletes through this time"),
         BYTES,
     ],
-    doc: "bring a directory into step with the hub, once",
+    doc: "bring a directory into sync with the hub, once",
     long: &[
-        "Sends what has changed here since the last time, fetches what has changed elsewhere, and ends: for cron. What was changed on two machines is kept twice: the hub's under its name, this machine's as NAME.sync-conflict-TIME-HASH beside it. Exit status 0 only if all is in step.",
+        "Sends what has changed here since the last time, fetches what has changed elsewhere, and ends: for cron. What was changed on two machines is kept twice: the hub's under its name, this machine's as NAME.sync-conflict-TIME-HASH beside it. Exit status 0 only if all is in sync.",
         SETTINGS,
         OVERLAP,
         GUARD,
@@ -76,9 +76,9 @@ pub const DAEMON: Command = Command {
             "milliseconds for which a file must be quiet after repeated changes (default: 500)",
         ),
     ],
-    doc: "keep a directory in step with the hub",
+    doc: "keep a directory in sync with the hub",
     long: &[
-        "Runs in the foreground until SIGTERM or SIGINT. What changes here is in the other machines' directories within a moment, and the other way round. start does the same and exchanges messages as well. Exit status 75 if another process keeps the directory in step already.",
+        "Runs in the foreground until SIGTERM or SIGINT. What changes here is in the other machines' directories within a moment, and the other way round. start does the same and exchanges messages as well. Exit status 75 if another process keeps the directory in sync already.",
         SETTINGS,
         OVERLAP,
         GUARD,
@@ -116,7 +116,7 @@ pub const ADOPT: Command = Command {
     flags: &[],
     doc: "begin afresh with a directory as it is",
     long: &[
-        "For a directory that is held because its marker, DIR/.mesync/id, is gone or another's: a disk that is not mounted looks like that, so look first. Nothing is deleted by it on any side: what is equal here and on the hub is in step, what is different is kept twice, what is on one side only goes to the other.",
+        "For a directory that is held because its marker, DIR/.mesync/id, is gone or another's: a disk that is not mounted looks like that, so look first. Nothing is deleted by it on any side: what is equal here and on the hub is in sync, what is different is kept twice, what is on one side only goes to the other.",
     ],
     examples: &[("mesync adopt ~/share", "it was restored from a backup")],
     run: Run::Command(sync::adopt),
@@ -129,7 +129,7 @@ pub const CONFLICTS: Command = Command {
     flags: &[BYTES],
     doc: "list what was set aside because two machines changed it",
     long: &[
-        "Without DIR: in all directories that are kept in step here. Compare the two, keep what is right under the name, and remove the copy.",
+        "Without DIR: in all directories that are kept in sync here. Compare the two, keep what is right under the name, and remove the copy.",
     ],
     examples: &[
         ("mesync conflicts", "all of them"),

@@ -125,7 +125,7 @@ pub enum Start {
 
 impl Directory {
     /// Opens a directory and what is known of it. Errors: `Settings` for one that is not there, `Busy` for one that another
-    /// process keeps in step, `Unreachable` when it is not known yet what the server is.
+    /// process keeps in sync, `Unreachable` when it is not known yet what the server is.
     pub fn open(
         place: &Place<'_>,
         settings: &WatchSettings,
@@ -322,7 +322,7 @@ impl Directory {
                 Ok(Polled::SetBack(through)) => {
                     epochs += 1;
                     log::warn!(
-                        "hub was set back to revision {through}: what was in step after it is sent again dir={}",
+                        "hub was set back to revision {through}: what was in sync after it is sent again dir={}",
                         self.settings.path.display()
                     );
                     *lock(&self.look_again) = true;
@@ -528,7 +528,7 @@ impl Directory {
     }
 
     /// Whether nothing is left to do, as far as is known.
-    pub fn is_in_step(&self) -> bool {
+    pub fn is_in_sync(&self) -> bool {
         self.engine.due() == 0
             && self.engine.is_drained()
             && self.link.trouble().is_none()

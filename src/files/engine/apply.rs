@@ -7,7 +7,7 @@ use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::neighbours::MOVED_PERHAPS;
-use super::path::{in_step, seen_with, token};
+use super::path::{in_sync, seen_with, token};
 use super::send::CANDIDATES;
 use super::traits::{Done, Fault, Intent, Look, Moved, Source, Staged, Token, Write};
 use super::{
@@ -43,7 +43,7 @@ impl Engine {
                 known.generation,
                 &[Write::Base(
                     path.to_string(),
-                    in_step(known, Some(node.stamp)),
+                    in_sync(known, Some(node.stamp)),
                 )],
             )?;
             return Ok(true);
@@ -160,7 +160,7 @@ impl Engine {
 
     /// Moves to the trash what the hub has deleted.
     pub(super) fn remove(&self, path: &str, known: &PathState, local: &Local) -> PathResult {
-        let then = in_step(known, None);
+        let then = in_sync(known, None);
         if local.entry.is_dir() {
             self.env.tree.remove_dir(path)?;
             self.prune(path, known)?;
@@ -183,7 +183,7 @@ impl Engine {
         Ok(left)
     }
 
-    /// Whether what was deleted on the hub stands here in step under the name that it has there now.
+    /// Whether what was deleted on the hub stands here in sync under the name that it has there now.
     fn goes_on_here(&self, known: &PathState, local: &Local) -> Result<bool, Interrupted> {
         let Some(to) = &known.remote().renamed_to else {
             return Ok(false);

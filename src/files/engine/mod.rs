@@ -1,4 +1,4 @@
-//! Brings paths into step one by one, over the traits of [`traits`]; any number of threads may do so at once.
+//! Brings paths into sync one by one, over the traits of [`traits`]; any number of threads may do so at once.
 //!
 //! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
 //! one poll at a time, and the count of a delete, which is committed before the next one is weighed.
@@ -145,7 +145,7 @@ impl Drop for Rescanning<'_> {
     }
 }
 
-/// Why work on a path ends before it is in step.
+/// Why work on a path ends before it is in sync.
 #[derive(Debug)]
 enum Interrupted {
     Fault(Fault),
@@ -226,7 +226,7 @@ impl Engine {
         &self.env
     }
 
-    /// Says that a path may be out of step. `false`: no room now; a later sweep finds it.
+    /// Says that a path may be out of sync. `false`: no room now; a later sweep finds it.
     pub fn offer(&self, path: &str) -> bool {
         self.queue().offer(path)
     }
@@ -364,7 +364,7 @@ impl Engine {
         self.queue().active()
     }
 
-    /// What would be done about a path; `None`: nothing is known to be out of step there. Changes nothing.
+    /// What would be done about a path; `None`: nothing is known to be out of sync there. Changes nothing.
     pub fn preview(&self, path: &str) -> Called<Option<Preview>> {
         if self.env.tree.ignored(path) {
             return Ok(None);

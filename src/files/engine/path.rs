@@ -143,7 +143,7 @@ impl Engine {
                 }
                 self.commit(
                     known.generation,
-                    &[Write::Base(path.to_string(), in_step(&known, None))],
+                    &[Write::Base(path.to_string(), in_sync(&known, None))],
                 )?;
                 Ok(true)
             }
@@ -186,7 +186,7 @@ impl Engine {
         Ok(())
     }
 
-    /// In step; what `stat` shows may have changed all the same (touched, copied back).
+    /// In sync; what `stat` shows may have changed all the same (touched, copied back).
     fn refresh(&self, path: &str, known: &PathState, local: Option<Local>) -> PathResult {
         if let (Some(local), Some(_)) = (local, known.base().entry)
             && known.base().seen != Some(local.stamp)
@@ -216,7 +216,7 @@ impl Engine {
             return Ok(true);
         }
         if mode != local_mode(known.base(), local) || mtime != local.entry.mtime {
-            return self.change_metadata(path, known, local, (mode, mtime), in_step(known, None));
+            return self.change_metadata(path, known, local, (mode, mtime), in_sync(known, None));
         }
         let same =
             |now: &Stamp| *now == local.stamp || local.entry.is_dir() && now.same_dir(&local.stamp);
@@ -227,7 +227,7 @@ impl Engine {
         if let (true, None, Some(theirs)) = (ours, time, known.remote().entry) {
             seen.mtime = theirs.mtime;
         }
-        let base = in_step(known, Some(seen));
+        let base = in_sync(known, Some(seen));
         self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
         Ok(true)
     }
@@ -250,7 +250,7 @@ impl Engine {
 }
 
 /// The base of a path whose hub's row has just been carried out here.
-pub(super) fn in_step(known: &PathState, seen: Option<Stamp>) -> BaseRow {
+pub(super) fn in_sync(known: &PathState, seen: Option<Stamp>) -> BaseRow {
     let RemoteRow { rev, entry, .. } = *known.remote();
     BaseRow {
         rev,

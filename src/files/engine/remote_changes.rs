@@ -23,7 +23,7 @@ pub enum Polled {
     Drained,
     /// The hub is another one: nothing is known any more. Scan the whole tree, and poll again at once.
     NewEpoch,
-    /// The hub was set back to this revision: what was in step after it is sent again. As after `NewEpoch`.
+    /// The hub was set back to this revision: what was in sync after it is sent again. As after `NewEpoch`.
     SetBack(u64),
     /// Another thread is polling.
     Busy,

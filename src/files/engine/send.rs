@@ -254,7 +254,7 @@ impl Engine {
             self.env.tree.set_metadata(path, &local.stamp, mode, None)?;
             return Ok(true);
         }
-        // the content is as far out of step as before
+        // the content is as far out of sync as before
         let nothing = Stamp {
             inode: 0,
             size: 0,
@@ -320,7 +320,7 @@ impl Engine {
         }
     }
 
-    /// The revision of `old` if it is in step but for having gone from here, and had these bytes.
+    /// The revision of `old` if it is in sync but for having gone from here, and had these bytes.
     fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<Revision>, Interrupted> {
         let rows = self.env.state.rows(old)?;
         let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry))

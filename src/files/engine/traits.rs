@@ -433,9 +433,9 @@ pub fn set_back(rows: &mut Rows, through: u64) {
     }
 }
 
-/// What a lost base becomes. Where the hub has an older row than what was in step, that row is where the lost history began: what
+/// What a lost base becomes. Where the hub has an older row than what was in sync, that row is where the lost history began: what
 /// is here is an edit of it, or a delete, and goes up on that condition. Where it has a later one, both have changed, unless it is
-/// what was in step: another machine has sent it again.
+/// what was in sync: another machine has sent it again.
 fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
     let same = base
         .entry

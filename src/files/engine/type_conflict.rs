@@ -15,9 +15,9 @@ use super::{Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, is_file, l
 /// What is known to be below a name.
 #[derive(Default)]
 struct Below {
-    /// Something will be there when all is in step.
+    /// Something will be there when all is in sync.
     wanted: bool,
-    /// Something that was in step is about to go from here.
+    /// Something that was in sync is about to go from here.
     going: bool,
     /// The hub has something there.
     live: bool,

@@ -11,7 +11,7 @@ use crate::files::plan::{Entry, RemoteRow};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind, Name, Record};
 
-/// The directory on the hub that a synced directory is kept in step with; "" is all of it.
+/// The directory on the hub that a synced directory is kept in sync with; "" is all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names(String);
 

@@ -1,4 +1,4 @@
-//! The durable state of one synced directory, in one redb file: what was last in step, what the hub has, what was begun.
+//! The durable state of one synced directory, in one redb file: what was last in sync, what the hub has, what was begun.
 //!
 //! It decides nothing: the rules for rows are in [`super::engine::traits`]. Commits of several threads at one time share one
 //! transaction with one sync. A lost file heals by itself: equal files are adopted, of different ones both are kept.

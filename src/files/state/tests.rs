@@ -434,7 +434,7 @@ fn row(i: u64) -> Rows {
 }
 
 #[test]
-fn a_file_in_step_takes_little_more_than_its_hash_and_id() {
+fn a_file_in_sync_takes_little_more_than_its_hash_and_id() {
     let bytes = Record {
         rows: row(70_000),
         listed: 3,

@@ -34,7 +34,7 @@ pub enum Remembered {
     Contradicted,
 }
 
-/// Hashes of what was read lately: one path is looked at several times until it is in step.
+/// Hashes of what was read lately: one path is looked at several times until it is in sync.
 #[derive(Debug, Default)]
 pub struct Memory(Mutex<HashMap<u64, (Stamp, Option<Hash>)>>);
 

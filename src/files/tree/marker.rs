@@ -105,7 +105,7 @@ pub fn create(root: &Root, id: Uuid) -> Result<()> {
     })
 }
 
-/// Sees to it that one program keeps the directory in step, whoever started it.
+/// Sees to it that one program keeps the directory in sync, whoever started it.
 pub fn lock(root: &Root) -> Result<File> {
     let path = root.path().join(OWN_DIR).join(LOCK);
     let open = || -> io::Result<File> {
@@ -135,7 +135,7 @@ pub fn keeps_modes(lock: &File) -> bool {
     set(PRIVATE) && keeps
 }
 
-/// The number of the process that keeps a directory in step now.
+/// The number of the process that keeps a directory in sync now.
 pub fn holder(dir: &Path) -> Option<String> {
     disk::lock_holder(&dir.join(OWN_DIR).join(LOCK)).map(|holder| holder.trim().to_string())
 }
@@ -144,7 +144,7 @@ pub fn busy(dir: &Path, holder: &str) -> Error {
     Error::new(
         Kind::Busy,
         format!(
-            "cannot keep {} in step: process {} does so already",
+            "cannot keep {} in sync: process {} does so already",
             dir.display(),
             holder.trim()
         ),

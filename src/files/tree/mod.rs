@@ -84,9 +84,9 @@ pub enum Opened {
 }
 
 impl DiskTree {
-    /// Opens a directory to be kept in step. `known`: the marker that it had before; `None`: there is no state of it, so it
+    /// Opens a directory to be kept in sync. `known`: the marker that it had before; `None`: there is no state of it, so it
     /// keeps the marker that it has, or gets `fresh`. Errors: `Settings` for a directory that is not there, `Busy` for one that
-    /// another process keeps in step.
+    /// another process keeps in sync.
     ///
     /// `ignore`: patterns that go after those of `.mesyncignore`. `private`: what never travels, wherever it is: mesync's own
     /// data, keys.

@@ -1,4 +1,4 @@
-//! `mesync status` says that all is well only if that is known: a client that was refused, failed, or died is not well.
+//! `mesync status` says `healthy` only if that is known: a client that was refused, failed, or died makes it degraded.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,17 +13,17 @@ fn status(machine: &Machine) -> (Option<i32>, Value, String) {
     let (json, text) = (machine.run(&["status", "--json"]), machine.run(&["status"]));
     let parsed: Value =
         serde_json::from_slice(&json.stdout).unwrap_or_else(|e| panic!("{e}: {json:?}"));
-    assert_eq!(parsed["well"], json.status.success(), "{parsed}");
+    assert_eq!(parsed["healthy"], json.status.success(), "{parsed}");
     let shown = String::from_utf8(text.stdout).unwrap();
     assert_eq!(
-        shown.ends_with("all is well   yes\n"),
+        shown.ends_with("status        healthy\n"),
         text.status.success(),
         "{shown}"
     );
     (json.status.code(), parsed, shown)
 }
 
-fn is_well(machine: &Machine) -> bool {
+fn is_healthy(machine: &Machine) -> bool {
     status(machine).0 == Some(0)
 }
 
@@ -33,7 +33,7 @@ fn configure(machine: &Machine, text: &str) {
 }
 
 #[test]
-fn a_machine_that_the_hub_refuses_is_not_well() {
+fn a_machine_that_the_hub_refuses_is_degraded() {
     let mut world = World::new();
     world.start_hub();
     let (mut first, mut second) = (world.machine("first"), world.machine("second"));
@@ -44,7 +44,7 @@ fn a_machine_that_the_hub_refuses_is_not_well() {
         configure(machine, "poll_interval = 1\n");
     }
     first.start();
-    wait_for("the first is well", &world, || is_well(&first));
+    wait_for("the first is healthy", &world, || is_healthy(&first));
     second.start();
     wait_for("the second is told why it is refused", &world, || {
         let (code, json, text) = status(&second);
@@ -53,9 +53,9 @@ fn a_machine_that_the_hub_refuses_is_not_well() {
             && problem.contains("another machine acts under the name")
             && text.contains("another machine acts under")
     });
-    assert!(is_well(&first), "{:?}", status(&first));
+    assert!(is_healthy(&first), "{:?}", status(&first));
     second.stop();
-    // a pass of cron leaves the reason too, and so does not end well
+    // a pass from cron leaves the reason too, so its machine is degraded
     let out = second.run(&["-q", "start", "--once"]);
     assert_eq!(out.status.code(), Some(77), "{out:?}");
     let (code, json, text) = status(&second);
@@ -67,11 +67,11 @@ fn a_machine_that_the_hub_refuses_is_not_well() {
     second.ok(&["hosts", "rebind", "openwrt"]);
     first.stop();
     second.ok(&["start", "--once"]);
-    assert!(is_well(&second), "{:?}", status(&second));
+    assert!(is_healthy(&second), "{:?}", status(&second));
 }
 
 #[test]
-fn a_client_that_died_is_not_well_and_one_that_was_stopped_is() {
+fn a_client_that_died_is_degraded_and_one_that_was_stopped_is() {
     let mut world = World::new();
     world.start_hub();
     let mut m = world.machine("m");
@@ -86,13 +86,13 @@ fn a_client_that_died_is_not_well_and_one_that_was_stopped_is() {
         ),
     );
     m.start();
-    wait_for("all is well", &world, || is_well(&m));
+    wait_for("the machine is healthy", &world, || is_healthy(&m));
     let process = m.pid().to_string();
     assert_eq!(status(&m).1["client"], process.as_str());
     m.kill();
     let (code, json, text) = status(&m);
     assert_eq!(
-        (code, &json["client"], &json["well"]),
+        (code, &json["client"], &json["healthy"]),
         (Some(1), &Value::Null, &false.into()),
         "{json}"
     );
@@ -109,17 +109,17 @@ fn a_client_that_died_is_not_well_and_one_that_was_stopped_is() {
     );
     let row = &json["directories"][0];
     assert_eq!(
-        (&row["died"], &row["well"], &row["process"]),
+        (&row["died"], &row["healthy"], &row["process"]),
         (&true.into(), &false.into(), &Value::Null),
         "{row}"
     );
     assert!(
-        text.contains("the process that kept it in step has died"),
+        text.contains("the process that synced it has died"),
         "{text}"
     );
 
     m.start();
-    wait_for("all is well again", &world, || is_well(&m));
+    wait_for("the machine is healthy again", &world, || is_healthy(&m));
     assert_eq!(m.stop(), Some(0));
     let (code, json, text) = status(&m);
     assert_eq!(
@@ -129,27 +129,27 @@ fn a_client_that_died_is_not_well_and_one_that_was_stopped_is() {
     );
     assert!(
         text.contains("not running; the last one ended ")
-            && text.contains("not running; last seen in step"),
+            && text.contains("not running; last seen in sync"),
         "{text}"
     );
     assert!(std::fs::read(m.base.join("state/lock")).unwrap().is_empty());
-    // as a client of before left it at each stop
+    // as an older client left it at each stop
     std::fs::write(m.base.join("state/lock"), format!("{process}\n")).unwrap();
-    assert!(is_well(&m), "{:?}", status(&m));
+    assert!(is_healthy(&m), "{:?}", status(&m));
 
     // a process of its own for the directory
     m.start_with(&["daemon", "-v", "-w", dir.to_str().unwrap()]);
-    wait_for("it is kept in step", &world, || {
+    wait_for("it is kept in sync", &world, || {
         status(&m).1["directories"][0]["process"] == m.pid().to_string().as_str()
     });
-    wait_for("all is well", &world, || is_well(&m));
+    wait_for("the machine is healthy", &world, || is_healthy(&m));
     m.kill();
     assert_eq!(status(&m).1["directories"][0]["died"], true);
     m.ok(&["sync", "-w", dir.to_str().unwrap()]);
-    assert!(is_well(&m), "{:?}", status(&m));
+    assert!(is_healthy(&m), "{:?}", status(&m));
     // killed while the directory cannot be opened later
     m.start();
-    wait_for("all is well", &world, || is_well(&m));
+    wait_for("the machine is healthy", &world, || is_healthy(&m));
     m.kill();
     std::fs::remove_dir_all(dir.join(".mesync")).unwrap();
     m.start();
@@ -169,7 +169,7 @@ fn a_pass_that_leaves_something_behind_ends_with_status_1() {
     world.start_hub();
     let m = world.machine("m");
     m.ok(&["start", "--once"]);
-    assert!(is_well(&m));
+    assert!(is_healthy(&m));
     m.hook("broken", "exit 3");
     m.ok(&["send", "broken", "--target", "m"]);
     let pass = || {
@@ -180,14 +180,14 @@ fn a_pass_that_leaves_something_behind_ends_with_status_1() {
     // the first pass may only send
     pass();
     assert_eq!(pass(), Some(1));
-    assert!(!is_well(&m));
+    assert!(!is_healthy(&m));
     m.ok(&["flush", "hooks"]);
     assert_eq!(pass(), Some(0));
     m.drop_file("broken.json", "{\"no\":\"type\"}");
     assert_eq!(pass(), Some(1));
     m.ok(&["flush", "failed"]);
     assert_eq!(pass(), Some(0));
-    assert!(is_well(&m), "{:?}", status(&m));
+    assert!(is_healthy(&m), "{:?}", status(&m));
     world.kill_hub();
     assert_eq!(pass(), Some(69));
     assert!(
@@ -259,12 +259,12 @@ fn a_refused_event_stream_is_named_in_log_and_status_until_it_opens() {
         };
         code == Some(1) && says(&json["problem"]) && says(&json["directories"][0]["problems"])
     });
-    // messages arrive by polls meanwhile, and do not make it well
+    // messages arrive by polls meanwhile, and do not make it healthy
     m.ok(&["send", "x", "--target", "m"]);
     wait_for("a message arrives", &world, || m.names("inbox").len() == 1);
-    assert!(!is_well(&m));
+    assert!(!is_healthy(&m));
     refuses.store(false, Relaxed);
-    wait_for("all is well", &world, || is_well(&m));
+    wait_for("the machine is healthy", &world, || is_healthy(&m));
     assert_eq!(
         m.log().matches("cannot open the event stream").count(),
         1,

@@ -1,4 +1,4 @@
-//! Directories that are kept in step, as a person and a script meet them: status, approve, adopt, conflicts, sync, hooks.
+//! Directories that are kept in sync, as a person and a script meet them: status, approve, adopt, conflicts, sync, hooks.
 //!
 //! What happens to files is for other tests; here is what is said about it, and the exit statuses.
 
@@ -68,42 +68,38 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
+fn status_shows_a_directory_before_while_and_after_it_is_kept_in_sync() {
     let (world, mut alpha, dir) = world();
     configure(&alpha, &dir);
     fs::write(dir.join("a"), "1").unwrap();
-    check(
-        &alpha.run(&["status"]),
-        1,
-        "not running; never kept in step",
-    );
+    check(&alpha.run(&["status"]), 1, "not running; never synced");
     let before = directory(&alpha);
     let keys = [
-        "cannot",
         "condition",
         "configured",
         "conflict_copies",
         "died",
         "dir",
-        "due",
         "files",
         "first_skipped",
+        "healthy",
         "held_deletes",
-        "in_step_since",
+        "in_sync_since",
         "mode",
+        "pending",
         "problems",
         "process",
-        "refused",
         "remote",
         "seen_at",
         "server",
         "skipped_names",
         "skipped_special",
         "unreadable",
+        "unsyncable",
+        "unsyncable_count",
         "unwatched",
         "waiting",
         "watched",
-        "well",
     ];
     assert!(before.as_object().unwrap().keys().eq(keys), "{before}");
     assert_eq!(
@@ -111,12 +107,14 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
         (&"starting".into(), &Value::Null, &Value::Null)
     );
     assert_eq!(
-        (&before["well"], &before["configured"]),
+        (&before["healthy"], &before["configured"]),
         (&false.into(), &true.into())
     );
 
     alpha.start();
-    wait_for("all is well", &world, || directory(&alpha)["well"] == true);
+    wait_for("the machine is healthy", &world, || {
+        directory(&alpha)["healthy"] == true
+    });
     let running = directory(&alpha);
     let process = Value::from(alpha.pid().to_string());
     assert_eq!(
@@ -125,10 +123,10 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
             &running["files"],
             &running["condition"]
         ),
-        (&process, &1.into(), &"in-step".into())
+        (&process, &1.into(), &"in-sync".into())
     );
     assert!(
-        running["in_step_since"].is_string()
+        running["in_sync_since"].is_string()
             && running["watched"] == 1
             && running["server"] == world.url(),
         "{running}"
@@ -153,16 +151,16 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_step() {
     alpha.stop();
     let after = directory(&alpha);
     assert_eq!(
-        (&after["process"], &after["well"]),
+        (&after["process"], &after["healthy"]),
         (&Value::Null, &true.into()),
         "{after}"
     );
     check(
         &alpha.run(&["status"]),
         0,
-        "not running; last seen in step, 2",
+        "not running; last seen in sync, 2",
     );
-    // in no settings, and in step: no reason to worry
+    // in no settings, and in sync: no reason to worry
     fs::remove_file(alpha.base.join("config.toml")).unwrap();
     check(&alpha.run(&["status"]), 0, path(&dir));
     assert_eq!(directory(&alpha)["configured"], false);
@@ -197,13 +195,13 @@ fn a_directory_without_its_marker_is_held_until_it_is_adopted() {
     );
     check(&alpha.run(&["adopt", path(&dir)]), 0, "nothing is deleted");
     wait_for("it is taken as it is", &world, || {
-        directory(&alpha)["well"] == true
+        directory(&alpha)["healthy"] == true
     });
     assert_eq!(names(&dir), ["a"]);
     check(
         &alpha.run(&["adopt", path(world.dir.path())]),
         1,
-        "is not kept in step by this client",
+        "is not kept in sync by this client",
     );
 }
 
@@ -226,10 +224,15 @@ fn held_deletes_are_shown_listed_and_approved() {
     let pass = alpha.run(&["sync", "--json"]);
     check(&pass, 1, "");
     assert_eq!(
-        (&json(&pass)[0]["held_deletes"], &json(&pass)[0]["in_step"]),
+        (&json(&pass)[0]["held_deletes"], &json(&pass)[0]["in_sync"]),
         (&20.into(), &false.into())
     );
-    check(&alpha.run(&["status"]), 1, "20 deletes are held");
+    check(&alpha.run(&["status"]), 1, "20 deletes held: see");
+    check(
+        &alpha.run(&["status"]),
+        1,
+        "degraded: 1 directory not in sync",
+    );
 
     alpha.hook("mesync.held", "cat >>held.log");
     alpha.start();
@@ -262,7 +265,7 @@ fn held_deletes_are_shown_listed_and_approved() {
         "20 deletes approved",
     );
     wait_for("they are carried out", &world, || {
-        directory(&alpha)["well"] == true
+        directory(&alpha)["healthy"] == true
     });
     assert_eq!(alpha.ok(&["ls"]), "");
 }
@@ -300,8 +303,8 @@ fn conflicts_are_kept_listed_and_told_to_the_hook_and_no_failure() {
         (told["source"].as_str(), told["target"].as_str()),
         (Some("alpha"), Some("alpha"))
     );
-    wait_for("it is well all the same", &world, || {
-        directory(&alpha)["well"] == true
+    wait_for("it is healthy", &world, || {
+        directory(&alpha)["healthy"] == true
     });
     check(
         &alpha.run(&["status"]),
@@ -390,31 +393,31 @@ fn a_dry_run_says_why_and_changes_nothing() {
     let keys = [
         "bytes_received",
         "bytes_sent",
-        "cannot",
         "conflicts",
         "deleted",
         "dir",
         "first_skipped",
         "held_deletes",
-        "in_step",
-        "left",
+        "in_sync",
         "problem",
         "received",
+        "remaining",
         "removed",
         "sent",
         "skipped_names",
         "skipped_special",
+        "unsyncable",
         "waiting",
     ];
     assert!(row.as_object().unwrap().keys().eq(keys), "{row}");
     assert_eq!(
-        (&row["sent"], &row["received"], &row["in_step"]),
+        (&row["sent"], &row["received"], &row["in_sync"]),
         (&1.into(), &1.into(), &true.into())
     );
     check(
         &alpha.run(&["sync", "-w", path(&dir)]),
         0,
-        "in step: nothing to do",
+        "in sync: nothing to do",
     );
     check(&alpha.run(&["sync", "-w", path(&dir), "--dry-run"]), 0, "");
     check(
@@ -457,7 +460,7 @@ fn mistakes_are_named_before_anything_is_done() {
     check(
         &alpha.run(&["sync", "-w", "/nonexistent"]),
         78,
-        "a directory to keep in step must exist",
+        "a directory to keep in sync must exist",
     );
     let own = alpha.base.join("sub");
     fs::create_dir_all(&own).unwrap();
@@ -502,8 +505,8 @@ fn what_a_person_asks_is_done_by_a_daemon_for_files_alone_too() {
         .spawn()
         .unwrap();
     (0..20).for_each(|n| fs::write(dir.join(format!("f{n}")), n.to_string()).unwrap());
-    wait_for("they are in step", &world, || {
-        directory(&beta)["files"] == 20 && directory(&beta)["well"] == true
+    wait_for("they are in sync", &world, || {
+        directory(&beta)["files"] == 20 && directory(&beta)["healthy"] == true
     });
     (0..20).for_each(|n| fs::remove_file(dir.join(format!("f{n}"))).unwrap());
     wait_for("they are held", &world, || {
@@ -524,7 +527,7 @@ fn what_a_person_asks_is_done_by_a_daemon_for_files_alone_too() {
             .any(|e| e.path().extension().is_some_and(|e| e == ending))
     };
     wait_for("it begins afresh", &world, || {
-        !asked("adopt") && directory(&beta)["well"] == true && directory(&beta)["files"] == 1
+        !asked("adopt") && directory(&beta)["healthy"] == true && directory(&beta)["files"] == 1
     });
     daemon.kill().unwrap();
     daemon.wait().unwrap();

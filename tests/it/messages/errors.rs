@@ -308,7 +308,7 @@ fn a_client_whose_disk_fails_stays_says_so_and_heals_without_a_restart() {
             (0..sent.get()).collect::<Vec<_>>(),
             "{fault}"
         );
-        wait_for(&format!("status is well after {fault}"), &world, || {
+        wait_for(&format!("status is healthy after {fault}"), &world, || {
             beta.run(&["status"]).status.success()
         });
     }

@@ -336,7 +336,7 @@ fn failed_hooks_are_given_up_one_by_one_or_all_and_do_not_outlive_their_programs
     let status = &json(&beta, &["status"])[0];
     assert_eq!(
         (
-            &status["well"],
+            &status["healthy"],
             &status["hooks_failed"],
             &status["hooks_gone"]
         ),

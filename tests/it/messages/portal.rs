@@ -1,4 +1,4 @@
-//! A login page of the network answers instead of the hub: nothing is taken for sent, received or in step by its answers.
+//! A login page of the network answers instead of the hub: nothing is taken for sent, received or in sync by its answers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -200,7 +200,7 @@ fn a_login_page_is_no_hub_whatever_it_answers() {
         );
         let seen = status(&here);
         assert!(
-            seen["well"] == false && seen["directories"][0]["condition"] != "in-step",
+            seen["healthy"] == false && seen["directories"][0]["condition"] != "in-sync",
             "{answer:?}: {seen}"
         );
         // a command does not take it for a hub either

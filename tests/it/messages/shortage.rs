@@ -23,7 +23,7 @@ fn limit_files(pid: u32, soft: usize) {
     assert!(out.status.success(), "{out:?}");
 }
 
-fn is_well(machine: &Machine) -> bool {
+fn is_healthy(machine: &Machine) -> bool {
     machine.run(&["status"]).status.success()
 }
 
@@ -42,7 +42,7 @@ fn client(world: &World) -> (Machine, Machine, std::path::PathBuf, String) {
         &format!("echo done >>{}", m.base.join("done").display()),
     );
     m.start();
-    wait_for("all is well", world, || is_well(&m));
+    wait_for("the machine is healthy", world, || is_healthy(&m));
     (m, other, dir, watch)
 }
 
@@ -117,7 +117,7 @@ fn a_client_without_descriptors_waits_and_does_everything_later() {
         wait_for("files travel", &world, || {
             dir.join(name("there")).exists() && on_hub()
         });
-        wait_for("all is well", &world, || is_well(&m));
+        wait_for("the machine is healthy", &world, || is_healthy(&m));
         assert!(
             m.is_running() && m.log().lines().count() < lines + 400,
             "{spare}: {}",
@@ -163,7 +163,7 @@ fn a_client_that_can_start_no_thread_starts_the_rest_later() {
         m.ok(&["send", "work", "--target", "m"]);
         std::fs::write(dir.join(format!("f{nth}")), "x").unwrap();
         wait_for("it works again", &world, || {
-            m.names("inbox").len() == nth as usize && is_well(&m)
+            m.names("inbox").len() == nth as usize && is_healthy(&m)
         });
     }
     assert_eq!(m.stop(), Some(0), "{}", m.log());

@@ -1,4 +1,4 @@
-//! Directories in step through the server of the published `s3ec`, which has no revisions, no conditions and no feed.
+//! Directories in sync through the server of the published `s3ec`, which has no revisions, no conditions and no feed.
 
 use crate::support::program;
 use std::collections::BTreeMap;
@@ -166,7 +166,7 @@ fn what_one_changes_the_other_gets_pass_by_pass() {
     let wants = of(&[("a", "first"), ("d/b", "second"), ("d/e/c\\d é", "third")]);
     assert_eq!((two.tree(), stored(&server)), (wants.clone(), wants));
     for machine in [&one, &two] {
-        assert!(machine.sync().contains("in step: nothing to do"));
+        assert!(machine.sync().contains("in sync: nothing to do"));
     }
 
     two.put("a", "first, edited");
@@ -412,7 +412,7 @@ fn what_cannot_be_kept_there_is_named_and_the_rest_goes_on() {
     std::os::unix::fs::symlink("fine", one.at("link")).unwrap();
     let ran = one.pass(&[]);
     assert!(
-        ran.status != 0 && ran.out.contains("not in step: 1 sent"),
+        ran.status != 0 && ran.out.contains("not in sync: 1 sent"),
         "{ran:?}"
     );
     for what in [

@@ -1,4 +1,4 @@
-//! Machines that keep a directory in step: real processes, real files, and what two such directories have in common.
+//! Machines that keep a directory in sync: real processes, real files, and what two such directories have in common.
 #![allow(dead_code, clippy::disallowed_methods)] // each test file uses its part; a test renames as a user does
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::files::Hub;
 use super::world::{Machine, World, wait_for};
 
-/// A machine with one directory that it keeps in step.
+/// A machine with one directory that it keeps in sync.
 pub struct Synced {
     pub machine: Machine,
     pub dir: PathBuf,
@@ -65,11 +65,11 @@ impl Synced {
         assert_eq!(self.machine.stop(), Some(0), "{}", self.machine.log());
     }
 
-    /// One pass that must bring all into step; what it says of itself.
+    /// One pass that must bring all into sync; what it says of itself.
     #[track_caller]
     pub fn pass(&self) -> Value {
         let (status, said) = self.try_pass(&[]);
-        assert_eq!(status, 0, "{} is not in step: {said}", self.machine.name);
+        assert_eq!(status, 0, "{} is not in sync: {said}", self.machine.name);
         said
     }
 
@@ -200,7 +200,7 @@ impl Synced {
     /// What it says is wrong.
     pub fn problems(&self) -> String {
         let status = self.status();
-        format!("{} {}", status["problems"], status["cannot"])
+        format!("{} {}", status["problems"], status["unsyncable"])
     }
 
     pub fn trash(&self) -> Vec<String> {
@@ -268,7 +268,7 @@ pub fn difference(one: &Tree, other: &Tree) -> String {
     lines
 }
 
-/// Waits until all trees are the same and all say that they are in step; that tree.
+/// Waits until all trees are the same and all say that they are in sync; that tree.
 #[track_caller]
 pub fn settled(world: &World, all: &[&Synced]) -> Tree {
     settled_with(world, all, &mut || ())
@@ -295,7 +295,7 @@ pub fn settled_with(world: &World, all: &[&Synced], meanwhile: &mut dyn FnMut())
         *last.borrow_mut() = format!("{differs}{conditions:?}");
         tree = first.clone();
         let equal = trees.iter().all(|t| t.as_ref() == Some(&first))
-            && conditions.iter().all(|c| c == "in-step");
+            && conditions.iter().all(|c| c == "in-sync");
         if !equal && std::time::Instant::now() > end {
             let status: Vec<String> = all.iter().map(|s| s.status().to_string()).collect();
             panic!(

@@ -47,7 +47,7 @@ impl Pair {
         self.beta.stop();
     }
 
-    /// Both are in step with the hub, and equal.
+    /// Both are in sync with the hub, and equal.
     #[track_caller]
     fn settle(&self) -> Tree {
         if self.daemons {

@@ -118,7 +118,7 @@ fn inode(s: &Synced, path: &str) -> u64 {
 
 /// What cannot be synced, by path, with the reason.
 fn cannot(said: &Value) -> BTreeMap<String, String> {
-    let all = said["cannot"].as_array().cloned().unwrap_or_default();
+    let all = said["unsyncable"].as_array().cloned().unwrap_or_default();
     all.iter()
         .map(|c| (c["path"].as_str().unwrap().to_string(), c.to_string()))
         .collect()
@@ -251,7 +251,7 @@ fn renames_by_case(daemons: bool) {
     }
     assert_eq!(pair.refused(), BTreeMap::new());
     pair.wait("both are in sync", || {
-        !daemons || alpha.condition() == "in-step" && beta.condition() == "in-step"
+        !daemons || alpha.condition() == "in-sync" && beta.condition() == "in-sync"
     });
 }
 

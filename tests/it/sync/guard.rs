@@ -14,7 +14,7 @@ const FILES: usize = 40;
 /// What the guard lets through of so many.
 const LET_THROUGH: usize = 10;
 
-/// Two machines in step over some files.
+/// Two machines in sync over some files.
 struct Pair {
     hub: Hub,
     alpha: Synced,
@@ -339,7 +339,7 @@ fn a_root_that_is_not_what_it_was_is_held_until_it_is_adopted() {
         pair.alpha.machine.ok(&["adopt", dir.to_str().unwrap()]);
         let files = pair.beta.files();
         pair.wait("all of it comes back", |p| {
-            p.alpha.files() == files && p.alpha.condition() == "in-step"
+            p.alpha.files() == files && p.alpha.condition() == "in-sync"
         });
         settled(&pair.hub.world, &[&pair.alpha, &pair.beta]);
         let _ = fs::remove_dir_all(pair.alpha.dir.with_extension("moved"));
@@ -505,7 +505,7 @@ fn a_pass_ends_though_something_waits_for_a_held_delete() {
     alpha.put("d/x", "a file stood here");
     let (status, said) = alpha.try_pass(&[]);
     assert_eq!(
-        (status, &said["held_deletes"], &said["left"]),
+        (status, &said["held_deletes"], &said["remaining"]),
         (1, &15.into(), &16.into()),
         "{said}"
     );
@@ -546,10 +546,10 @@ fn an_ignore_rule_for_everything_is_taken_back_from_any_machine() {
             .problems()
             .contains(".mesyncignore: it is not a regular file")
     });
-    assert_ne!(pair.beta.condition(), "in-step");
+    assert_ne!(pair.beta.condition(), "in-sync");
     pair.beta.save(".mesyncignore", "*.o\n");
     pair.wait("alpha has the correction again", |p| {
-        text(&p.alpha) == "*.o\n" && p.alpha.condition() == "in-step"
+        text(&p.alpha) == "*.o\n" && p.alpha.condition() == "in-sync"
     });
 }
 

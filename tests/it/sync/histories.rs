@@ -452,7 +452,7 @@ fn two_addresses_of_one_hub_do_not_keep_one_directory_at_once() {
     let (status, said) = rig.alpha.try_pass(&[]);
     assert!(status != 0, "{said}");
     rig.alpha.machine.env.pop();
-    rig.alpha.put("kept", "still in step");
+    rig.alpha.put("kept", "still in sync");
     rig.settle();
     rig.beta.stop();
 }

@@ -300,7 +300,7 @@ fn names_that_lead_elsewhere_and_bytes_that_lie_change_nothing() {
     assert_eq!(victim.names(), ["fine", "fine/fine", "mine"], "{id:?}");
     assert_eq!(all_below(&world.dir.path().join("outside")), before);
     assert!(!Path::new("/tmp/absolute").exists() && !world.dir.path().join("up").exists());
-    let said = id.1["cannot"].to_string();
+    let said = id.1["unsyncable"].to_string();
     for name in ["other-bytes", "too-long", "medium-lie"] {
         assert!(said.contains(name), "{name} is not named in {said}");
     }

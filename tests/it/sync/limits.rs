@@ -84,14 +84,16 @@ fn with_a_limit(name: &str, value: usize, sysctl: &str) {
     });
     let (status, text) = alpha.told_of_itself(&[]);
     assert!(
-        status != 0 && text.contains(sysctl) && text.contains("all is well   no"),
+        status != 0
+            && text.contains(sysctl)
+            && text.contains("status        degraded: 1 directory "),
         "{status} {text}"
     );
     let (status, json) = alpha.told_of_itself(&["--json"]);
     let said: serde_json::Value = serde_json::from_str(&json).unwrap();
     let row = &said["directories"][0];
     assert!(
-        status != 0 && said["well"] == false && row["well"] == false,
+        status != 0 && said["healthy"] == false && row["healthy"] == false,
         "{json}"
     );
     assert!(

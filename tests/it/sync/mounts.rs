@@ -335,8 +335,8 @@ fn a_sparse_file_needs_room_for_what_is_filled() {
     let (status, said) = beta.try_pass(&[]);
     assert!(
         status != 0
-            && said["cannot"].as_array().unwrap().len() == 1
-            && said["cannot"][0]["path"] == "full",
+            && said["unsyncable"].as_array().unwrap().len() == 1
+            && said["unsyncable"][0]["path"] == "full",
         "{said}"
     );
     check(&beta.at("vm.img"));

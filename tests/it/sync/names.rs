@@ -117,7 +117,7 @@ fn every_name_travels_or_is_named_as_left_out() {
         (
             &said["skipped_names"],
             &said["skipped_special"],
-            &said["in_step"]
+            &said["in_sync"]
         ),
         (&4.into(), &1.into(), &true.into()),
         "{said}"
@@ -322,10 +322,12 @@ fn what_could_not_be_synced_and_is_gone_is_not_named_any_longer() {
                 .unwrap_or_default();
         said["directories"][0].clone()
     };
-    wait_for("it is named", &hub.world, || status()["refused"] == 1);
+    wait_for("it is named", &hub.world, || {
+        status()["unsyncable_count"] == 1
+    });
     fs::rename(alpha.at("d"), hub.world.dir.path().join("elsewhere")).unwrap();
-    wait_for("all is well", &hub.world, || {
-        status()["refused"] == 0 && status()["condition"] == "in-step"
+    wait_for("the machine is healthy", &hub.world, || {
+        status()["unsyncable_count"] == 0 && status()["condition"] == "in-sync"
     });
 }
 
@@ -352,7 +354,7 @@ fn a_pipe_that_appears_while_a_daemon_runs_is_left_out_like_any_other() {
         beta.has("after")
     });
     wait_for("nobody waits for the pipe", &hub.world, || {
-        alpha.condition() == "in-step" && alpha.status()["refused"] == 0
+        alpha.condition() == "in-sync" && alpha.status()["unsyncable_count"] == 0
     });
     alpha.stop();
     fs::remove_file(alpha.at("before")).unwrap();
@@ -365,7 +367,7 @@ fn a_pipe_that_appears_while_a_daemon_runs_is_left_out_like_any_other() {
     );
     let (status, said) = alpha.try_pass(&[]);
     assert!(
-        status == 1 && said["cannot"][0]["path"] == "before",
+        status == 1 && said["unsyncable"][0]["path"] == "before",
         "a pipe in a file's place is no delete: {said}"
     );
     assert!(beta.has("before"));

@@ -169,7 +169,7 @@ fn what_this_machine_refused_is_tried_again_without_an_event() {
         b.text("edited") == "two" && !b.has("deleted")
     });
     wait_for("nothing is named", &hub.world, || {
-        b.condition() == "in-step"
+        b.condition() == "in-sync"
     });
 }
 

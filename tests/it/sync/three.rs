@@ -170,12 +170,12 @@ fn three_machines_agree_on_a_tree_from_real_life() {
 
     let began = Instant::now();
     all.iter_mut().for_each(Synced::start);
-    let in_step = |what: &str, after: &str| {
-        let ready = |s: &Synced| s.condition() == "in-step" && s.has(after);
+    let in_sync = |what: &str, after: &str| {
+        let ready = |s: &Synced| s.condition() == "in-sync" && s.has(after);
         wait_for(what, &hub.world, || all.iter().all(ready));
         settled(&hub.world, &all.each_ref())
     };
-    let first = in_step("all have it", "0");
+    let first = in_sync("all have it", "0");
     assert_eq!(difference(&original, &first), "");
     println!("all have it after {:?}", began.elapsed());
 
@@ -210,7 +210,7 @@ fn three_machines_agree_on_a_tree_from_real_life() {
                 .all(|by| s.has(format!("last-{}", by.machine.name)))
         })
     });
-    let last = in_step("all are in step", "last-alpha");
+    let last = in_sync("all are in sync", "last-alpha");
     println!(
         "{} names, {} of them conflict copies, after {:?}",
         last.len(),

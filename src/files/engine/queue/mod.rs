@@ -86,7 +86,7 @@ pub struct Examined {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkEnd {
     Examined(Examined),
-    /// In step.
+    /// In sync.
     Settled,
     /// Something was done: look again.
     Progress,

@@ -124,7 +124,7 @@ fn a_held_delete_counts_while_it_is_looked_at_again() {
 }
 
 #[test]
-fn a_path_that_never_comes_into_step_waits_between_attempts() {
+fn a_path_that_never_comes_into_sync_waits_between_attempts() {
     let mut d = WorkQueue::default();
     d.offer("a");
     let mut turns = 0;

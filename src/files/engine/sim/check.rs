@@ -40,7 +40,7 @@ fn dirs<'a>(tree: impl Iterator<Item = (&'a String, Entry)>) -> BTreeMap<String,
 }
 
 impl World {
-    /// Paths that are out of step on purpose.
+    /// Paths that are out of sync on purpose.
     fn waits(&self, c: &Client) -> BTreeSet<String> {
         let held = if self.config == Config::Guard {
             c.pending()
@@ -85,7 +85,7 @@ impl World {
                 .filter(|(p, _)| !cannot.contains(**p))
                 .map(|(p, e)| (*p, *e))
                 .collect();
-            self.in_step(i, c, &waits[i], &could, &mut wrongs);
+            self.in_sync(i, c, &waits[i], &could, &mut wrongs);
             wrongs.extend(
                 cannot
                     .difference(&c.refused)
@@ -112,7 +112,7 @@ impl World {
         wrongs
     }
 
-    fn in_step(
+    fn in_sync(
         &self,
         i: usize,
         c: &Client,

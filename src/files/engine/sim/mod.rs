@@ -340,7 +340,7 @@ impl Run {
         let _ = engine.approve(tokens);
     }
 
-    /// No more disturbances: everything comes into step, or it never will.
+    /// No more disturbances: everything comes into sync, or it never will.
     fn quiet(&self) -> Vec<String> {
         self.shared.lock().on = false;
         let mut last = None;

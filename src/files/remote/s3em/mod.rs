@@ -2,7 +2,7 @@
 //!
 //! What it has of a path is looked at right before it is changed; between the two somebody else may be quicker, which only
 //! a hub of ours can rule out. Rows get numbers of ours, from `listing`. It has no directories: an empty one stays on
-//! its machine, and is in step by itself.
+//! its machine, and is in sync by itself.
 
 mod listing;
 
@@ -347,7 +347,7 @@ impl S3em {
     fn special(&self, path: &str, entry: &Entry) -> Called<Option<Answer>> {
         match entry.kind {
             files::Kind::File => Ok(None),
-            // not to be in step for every directory that was emptied would be of no use to anybody
+            // not to be in sync for every directory that was emptied would be of no use to anybody
             files::Kind::Dir => {
                 let row = RemoteRow {
                     rev: self.ledger.next(),

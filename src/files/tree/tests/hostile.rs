@@ -201,7 +201,7 @@ fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
         Err(e) => e.to_string(),
     };
     assert!(open(Some(id)).contains("is gone"));
-    assert!(open(None).contains("in step: process"), "{}", open(None));
+    assert!(open(None).contains("in sync: process"), "{}", open(None));
     drop(w.tree);
     let fresh = open(None);
     assert!(

@@ -1,4 +1,4 @@
-//! The tables of the file half, and the few moves that keep them in step: a revision comes to stand, is kept as a version,
+//! The tables of the file half, and the few moves that keep them in sync: a revision comes to stand, is kept as a version,
 //! goes; chunks are referred to or let go.
 //!
 //! It does not decide what is accepted or when something may go; that is `apply` and `sweep`.

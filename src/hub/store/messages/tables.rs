@@ -1,4 +1,4 @@
-//! The tables, and the few moves that keep them in step with each other: add, remove, change a host.
+//! The tables, and the few moves that keep them in sync with each other: add, remove, change a host.
 //!
 //! It does not decide what is accepted or when something may go; that is `apply`.
 
