@@ -36,6 +36,7 @@ fishdir = $(PREFIX)/share/fish/vendor_completions.d
 
 INSTALL = install
 UNITS = mesync.service mesync-hub.service
+MAN_PAGES = $(wildcard man/*.[1-9])
 
 # shell scripts by their own first line, and those whose first line names something that shellcheck does not know
 SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
@@ -103,10 +104,9 @@ install: $(BINARY)
 			ln -sf mesync "$$link" || exit 1; \
 		fi; \
 	done
-	$(INSTALL) -m 644 man/mesync.1 '$(DESTDIR)$(mandir)/man1/mesync.1'
-	$(INSTALL) -m 644 man/mesync.5 '$(DESTDIR)$(mandir)/man5/mesync.5'
-	$(INSTALL) -m 644 man/mesync-formats.5 '$(DESTDIR)$(mandir)/man5/mesync-formats.5'
-	$(INSTALL) -m 644 man/mesync.7 '$(DESTDIR)$(mandir)/man7/mesync.7'
+	for page in $(MAN_PAGES); do \
+		$(INSTALL) -m 644 "$$page" '$(DESTDIR)$(mandir)'/"man$${page##*.}/$${page##*/}" || exit 1; \
+	done
 	for unit in $(UNITS); do \
 		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/$$unit" >'$(DESTDIR)$(unitdir)'/"$$unit" && \
 		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/user/$$unit" >'$(DESTDIR)$(userunitdir)'/"$$unit" && \
@@ -122,8 +122,7 @@ uninstall:
 		if [ "$$(readlink "$$link")" = mesync ]; then rm -f "$$link"; fi; \
 	done
 	rm -f '$(DESTDIR)$(bindir)/mesync'
-	rm -f '$(DESTDIR)$(mandir)/man5/mesync-formats.5'
-	for n in 1 5 7; do rm -f '$(DESTDIR)$(mandir)'/"man$$n/mesync.$$n"; done
+	for page in $(MAN_PAGES); do rm -f '$(DESTDIR)$(mandir)'/"man$${page##*.}/$${page##*/}"; done
 	for unit in $(UNITS); do rm -f '$(DESTDIR)$(unitdir)'/"$$unit" '$(DESTDIR)$(userunitdir)'/"$$unit"; done
 	rm -f '$(DESTDIR)$(bashdir)/mesync' '$(DESTDIR)$(zshdir)/_mesync' '$(DESTDIR)$(fishdir)/mesync.fish'
 

@@ -84,13 +84,13 @@ fail() {
     exit 1
 }
 
-# wait_for WHAT COMMAND…: until the command succeeds, at most 20 s
+# wait_for WHAT COMMAND…: until the command succeeds, at most two minutes
 wait_for() {
     what=$1
     shift
-    deadline=$(($(date +%s) + 20))
+    deadline=$(($(date +%s) + 120))
     until "$@" >/dev/null 2>&1; do
-        [ "$(date +%s)" -lt "$deadline" ] || fail "waited 20 s for: $what"
+        [ "$(date +%s)" -lt "$deadline" ] || fail "waited two minutes for: $what"
         pause
     done
 }

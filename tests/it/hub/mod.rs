@@ -9,6 +9,7 @@ mod files;
 mod keys;
 mod memory;
 mod network;
+mod protocol_page;
 mod security_page;
 mod seeds;
 mod serve;

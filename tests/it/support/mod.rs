@@ -5,6 +5,7 @@ pub mod http;
 pub mod inject;
 pub mod program;
 pub mod proxy;
+pub mod routes;
 pub mod s3ec;
 pub mod s3em;
 pub mod space;
