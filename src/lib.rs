@@ -135,8 +135,8 @@
 //!
 //! [`wire`] says what travels, [`client`] how the hub is called, [`messages`] and [`messages::plan`] what a client does with
 //! messages, [`transfer`] how it moves files. Of directories: [`files::plan`] what is decided, [`files::engine`] how that is
-//! carried out, [`files::tree`], [`files::state`] and [`files::remote`] on what, [`files::watch`], [`files::debounce`],
-//! [`files::scan`] and [`files::look`] how changes are found, [`files::directory`] all of that together. [`daemon`] is how it
+//! carried out, [`files::tree`], [`files::state`] and [`files::remote`] on what, [`files::watch`], [`files::debounce`]
+//! and [`mod@files::rescan`] how changes are found, [`files::directory`] all of that together. [`daemon`] is how it
 //! runs, [`hub::store`] what the hub keeps and [`hub`] how it serves. [`disk`] has the durable write and the only renames,
 //! [`wait`] the wait of the threads that watch.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`. `files`

@@ -105,7 +105,7 @@ fn each<T>(
 }
 
 fn done(passed: &once::Passed) -> Done {
-    if passed.in_sync() {
+    if passed.in_sync {
         Done::All
     } else {
         Done::NotAll
@@ -233,7 +233,7 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
         ];
         context.out.object(&Passed {
             dir,
-            in_sync: passed.in_sync(),
+            in_sync: passed.in_sync,
             sent: counts.sent,
             deleted: counts.deleted,
             received: counts.placed,
@@ -285,7 +285,7 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
     } else {
         did.join(", ")
     };
-    let end = if passed.in_sync() {
+    let end = if passed.in_sync {
         "in sync"
     } else {
         "not in sync"
@@ -374,7 +374,7 @@ fn dry_run(
     allow_deletes: bool,
 ) -> Result<Done> {
     let directory = once::open_to_look(&context.settings, watch, hub)?;
-    let plans = once::preview(&directory, allow_deletes)?;
+    let plans = directory.preview(allow_deletes)?;
     let out = &mut context.out;
     let dir = watch.path.to_string_lossy();
     let size = |p: &Preview| p.entry.filter(|e| !e.is_dir()).map(|e| e.size);

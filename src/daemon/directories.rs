@@ -302,14 +302,14 @@ impl Supervisor {
             if d.tree.root().has_another_name() {
                 // no event tells that a link leads elsewhere
                 if let Err(fault) = d.tree.check() {
-                    return d.look_failed(fault);
+                    return d.rescan_failed(fault);
                 }
                 next = next.min(LINK_CHECK_INTERVAL);
             }
-            if d.wants_look() {
+            if d.wants_rescan() {
                 let now = clock::monotonic();
                 if now >= next_look && hints.try_send(Hint::Tree(String::new())).is_ok() {
-                    d.take_look_again();
+                    d.take_rescan_wanted();
                     next_look = now + LOOK_AGAIN;
                 }
                 next = next.min(LOOK_AGAIN);
@@ -386,7 +386,7 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
         }
         match first {
             Ok(()) => {}
-            Err(fault) => d.look_failed(fault),
+            Err(fault) => d.rescan_failed(fault),
         }
         if d.wakeup.is_stopped() {
             return;
@@ -406,7 +406,7 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
     let mut next = Some(hint);
     let mut looked = Ok(());
     while let Some(hint) = next.filter(|_| looked.is_ok()) {
-        looked = d.look(&hint);
+        looked = d.rescan(&hint);
         let pause = if matches!(hint, Hint::Path(_)) {
             Duration::ZERO
         } else {

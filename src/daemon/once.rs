@@ -14,10 +14,7 @@ use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
 use crate::files::delete_guard::Limits;
 use crate::files::directory::{self, Directory, Opened, Place, Start};
-use crate::files::engine::traits::{State, Tree};
-use crate::files::engine::{Neighbours, Polled, Preview};
-use crate::files::plan::Action;
-use crate::files::scan::{self, Depth, Found};
+use crate::files::engine::Neighbours;
 use crate::files::stats::Facts;
 use crate::files::status::Files;
 use crate::files::trash;
@@ -32,8 +29,6 @@ const QUIET_CHECK_INTERVAL: Duration = Duration::from_millis(3);
 const FEED_IN_BURST: Duration = Duration::from_millis(250);
 /// How often what waits is tried before it is left for another pass.
 const MAX_PASS_ATTEMPTS: u32 = 20;
-/// Rows read from the state at once.
-const PATHS_PER_OFFER: usize = 256;
 
 /// How far a pass is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,6 +42,7 @@ pub struct Progress {
 /// How a pass ended.
 #[derive(Debug)]
 pub struct Passed {
+    pub in_sync: bool,
     pub facts: Facts,
     /// Paths that are not in sync; those that the guard holds, too.
     pub remaining: usize,
@@ -65,15 +61,6 @@ impl Passed {
         self.sent += first.sent;
         self.received += first.received;
         self
-    }
-
-    pub fn in_sync(&self) -> bool {
-        self.remaining == 0
-            && self.facts.looked
-            && self.facts.rules.is_none()
-            && self.facts.refused() == 0
-            && self.trouble.is_none()
-            && self.facts.skipped.unknown.count == 0
     }
 }
 
@@ -104,7 +91,7 @@ pub fn open(
     }
 }
 
-/// Opens a directory for [`preview`]. Nothing is changed: no state, no marker, no request; a process that syncs it may run.
+/// Opens a directory for [`Directory::preview`]. Nothing is changed: no state, no marker, no request; a process that syncs it may run.
 pub fn open_to_look(
     settings: &Settings,
     watch: &WatchSettings,
@@ -147,9 +134,9 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
                 scope,
                 "look",
                 |e| d.fail(e),
-                move || match d.look_at_all() {
+                move || match d.rescan_all() {
                     Ok(()) => {}
-                    Err(fault) => d.look_failed(fault),
+                    Err(fault) => d.rescan_failed(fault),
                 },
             );
             if let Ok(looking) = looked {
@@ -169,8 +156,10 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     if let Err(fault) = trash::expire(&d.tree) {
         log::debug!("{}", directory::error(fault));
     }
+    let facts = d.stats.facts();
     let passed = Passed {
-        facts: d.stats.facts(),
+        in_sync: d.is_in_sync(&facts),
+        facts,
         remaining: d.engine.due(),
         held: d.engine.held(),
         sent: d.traffic.sent.load(Relaxed),
@@ -195,14 +184,14 @@ fn until_done(d: &Directory, show: &dyn Fn(Progress)) {
     let mut worked = None;
     while !d.wakeup.is_stopped() {
         until_quiet(d, show);
-        if d.worked() == 0 && d.engine.due() == 0 && !d.wants_look() {
+        if d.worked() == 0 && d.engine.due() == 0 && !d.wants_rescan() {
             // nothing to do, and nothing that could have changed that
             return;
         }
-        if d.take_look_again()
-            && let Err(fault) = d.look_at_all()
+        if d.take_rescan_wanted()
+            && let Err(fault) = d.rescan_all()
         {
-            d.look_failed(fault);
+            d.rescan_failed(fault);
         }
         if !d.link.pause().is_zero() || !d.feed() {
             return;
@@ -247,73 +236,6 @@ fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
             show(progress(d));
         }
     }
-}
-
-/// What a pass would do, without doing it.
-#[derive(Debug)]
-pub struct Plans {
-    /// With their paths, in order.
-    pub all: Vec<(String, Preview)>,
-    /// The guard would hold the deletes.
-    pub holds: bool,
-}
-
-/// Looks at everything on both sides and tells what is out of sync. `allow_deletes`: the guard would hold none.
-pub fn preview(d: &Directory, allow_deletes: bool) -> Result<Plans> {
-    loop {
-        match d.engine.poll().map_err(directory::error)? {
-            Polled::Drained => break,
-            Polled::More | Polled::NewEpoch | Polled::SetBack(_) | Polled::Busy => {}
-        }
-    }
-    let mut all = std::collections::BTreeMap::new();
-    let mut look = |path: &str| -> crate::files::engine::traits::Called<()> {
-        if let Some(preview) = d.engine.preview(path)? {
-            all.insert(path.to_string(), preview);
-        }
-        Ok(())
-    };
-    scan::scan(&d.tree, "", Depth::All, &mut |found| {
-        if let Found::Name { path, .. } = found {
-            look(path)?;
-        }
-        Ok(true)
-    })
-    .map_err(directory::error)?;
-    let mut after = String::new();
-    loop {
-        let rows = d
-            .state
-            .below("", &after, PATHS_PER_OFFER)
-            .map_err(directory::error)?;
-        for (path, _) in &rows {
-            if d.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
-                look(path).map_err(directory::error)?;
-            }
-        }
-        match rows.last() {
-            Some((last, _)) if rows.len() == PATHS_PER_OFFER => after = last.clone(),
-            _ => break,
-        }
-    }
-    let new: std::collections::HashSet<_> = all
-        .values()
-        .filter(|p| p.plan.action == Action::Upload)
-        .filter_map(|p| p.entry.map(|e| e.hash))
-        .collect();
-    let renamed = |p: &Preview| {
-        p.plan.action == Action::Delete && p.entry.is_some_and(|e| new.contains(&e.hash))
-    };
-    let deletes = all.values().filter(|p| p.counted && !renamed(p)).count() as u64;
-    let holds =
-        deletes > 0 && !allow_deletes && d.engine.would_hold(deletes).map_err(directory::error)?;
-    Ok(Plans {
-        all: all
-            .into_iter()
-            .filter(|(_, p)| !matches!(p.plan.action, Action::Forget | Action::Adopt))
-            .collect(),
-        holds,
-    })
 }
 
 /// How many deletes pass the guard without a word, for people.

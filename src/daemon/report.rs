@@ -10,9 +10,9 @@ use crate::config::watch::WatchSettings;
 use crate::error::Error;
 use crate::files::directory::Directory;
 use crate::files::engine::traits::{State, Token};
-use crate::files::scan::Example;
 use crate::files::stats::{LONG_WAIT, NAMED, News};
 use crate::files::status::{Condition, Examples, Files, Named, Status};
+use crate::files::tree::scan::Example;
 use crate::files::watch::Counters;
 use crate::logger::counted;
 
@@ -119,11 +119,7 @@ impl Reporter {
             Vec::new()
         };
         let facts = d.stats.facts();
-        let in_sync = d.is_in_sync()
-            && facts.looked
-            && facts.rules.is_none()
-            && facts.refused() == 0
-            && facts.skipped.unknown.count == 0;
+        let in_sync = d.is_in_sync(&facts);
         let in_sync_since = d.stats.in_sync(in_sync);
         let mut news = d.stats.news(in_sync);
         if !held.is_empty() && self.held.is_empty() {

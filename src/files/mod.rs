@@ -11,11 +11,10 @@
 //! loses nothing. The threads of a daemon, by name:
 //!
 //! * `look`: [`clear_left_over`](directory::Directory::clear_left_over) before anything else; then
-//!   [`look`](directory::Directory::look) at what the hints say. `inotify` gives hints ([`watch`]), the first of which is to look
+//!   [`rescan`](directory::Directory::rescan) what the hints say. `inotify` gives hints ([`watch`]), the first of which is to look
 //!   at everything, as after an overflow and at every rescan. A look offers each path that may differ from its base: `stat`
 //!   against [`BaseRow::seen`](plan::BaseRow) is enough to tell, the engine hashes; it offers what the base has and the tree
-//!   has not; and, for all of the tree, [`sweep`](engine::Engine::sweep)s what is pending in the state, intents and open keys
-//!   among it. While it goes on ([`look_around`](engine::Engine::look_around)) deletes wait, so that the guard sees all of them.
+//!   has not, and what is pending in the state, intents and open keys among it ([`mod@rescan`]). While it goes on ([`look_around`](engine::Engine::look_around)) deletes wait, so that the guard sees all of them.
 //! * `feed`: [`feed`](directory::Directory::feed) when the event stream says that something is new, when it was opened again, and
 //!   every so often: it polls until [`Drained`](engine::Polled::Drained), and asks for a look at everything after `NewEpoch` and `SetBack`. A
 //!   poll offers the paths of its page itself. And it is the clock: [`wake`](directory::Directory::wake) makes due what waits,
@@ -48,7 +47,6 @@ pub mod delete_guard;
 pub mod directory;
 pub mod engine;
 pub mod ignore;
-pub mod look;
 pub mod moved;
 pub mod overlap;
 pub mod plan;
@@ -56,8 +54,8 @@ pub mod power_loss;
 pub mod rate_limit;
 pub mod remote;
 pub mod repointed;
+pub mod rescan;
 pub mod rules;
-pub mod scan;
 pub mod state;
 pub mod stats;
 pub mod status;

@@ -3,6 +3,7 @@
 //! The state has a note of the boot while the directory is open. One that names another boot was left by a machine that went
 //! down meanwhile: what is empty then and had bytes is compared anew, so that the hub's keeps the name and nothing is lost.
 
+use super::engine::pages::pages_below;
 use super::engine::traits::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
 use super::plan::BaseRow;
 use super::state::DiskState;
@@ -10,8 +11,6 @@ use crate::wire::files::Kind;
 
 const BOOT_ID_FILE: &str = "boot";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Rows read from the state at once.
-const PATHS_PER_READ: usize = 256;
 
 /// Which boot of the machine this is. Empty: it cannot be told.
 pub fn current() -> String {
@@ -39,11 +38,9 @@ pub fn closed(state: &DiskState) -> Called<()> {
 }
 
 fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
-    let mut after = String::new();
-    loop {
-        let rows = state.below("", &after, PATHS_PER_READ)?;
+    pages_below(state, "", |page| {
         let mut writes = Vec::new();
-        for (path, rows) in &rows {
+        for (path, rows) in page {
             if had_bytes(path, rows) && is_empty_file(tree, path)? {
                 log::warn!(
                     "{path:?} is empty since the machine went down: what the hub has is kept, too"
@@ -58,11 +55,8 @@ fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
             }
         }
         state.commit(&writes)?;
-        match rows.last() {
-            Some((last, _)) if rows.len() == PATHS_PER_READ => after = last.clone(),
-            _ => return Ok(()),
-        }
-    }
+        Ok(true)
+    })
 }
 
 /// A file with bytes was in sync, or was sent.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::conflict::is_copy;
 use super::engine::traits::Done;
 use super::plan::is_below;
-use super::scan::Skipped;
+use super::tree::scan::Skipped;
 use crate::clock;
 use crate::error::{Error, Kind};
 
@@ -242,8 +242,8 @@ impl Stats {
             .collect()
     }
 
-    /// A look at everything begins: what cannot be synced is met again.
-    pub fn looks_at_all(&self) {
+    /// A rescan begins: it meets again what cannot be synced.
+    pub fn rescan_begins(&self) {
         self.lock().more_refused = 0;
     }
 
@@ -257,7 +257,7 @@ impl Stats {
         std::mem::replace(&mut self.lock().rules, why.clone()) != why && new
     }
 
-    pub fn looked_at_all(&self, skipped: Skipped, copies: u64) {
+    pub fn rescanned(&self, skipped: Skipped, copies: u64) {
         let mut facts = self.lock();
         (facts.skipped, facts.copies, facts.looked) = (skipped, copies, true);
     }
@@ -372,7 +372,7 @@ mod tests {
             .iter()
             .for_each(|path| stats.settled(path));
         assert_eq!(stats.facts().refused(), 6);
-        stats.looks_at_all();
+        stats.rescan_begins();
         assert_eq!(stats.facts().refused(), 0);
     }
 

@@ -16,7 +16,6 @@ use machine::Machine;
 
 use super::engine::traits::{Env, Fault, Hub, Transfer};
 use super::engine::{Direction, Engine, Neighbours, Options, Outcome, Polled, Quiet, Report};
-use super::look;
 use super::moved;
 use super::overlap::{self, Mounts};
 use super::power_loss;
@@ -26,8 +25,9 @@ use super::remote::rows::Names;
 use super::remote::s3em::S3em;
 use super::remote::traffic::Traffic;
 use super::repointed;
+use super::rescan;
 use super::state::{self, DiskState};
-use super::stats::Stats;
+use super::stats::{Facts, Stats};
 use super::tree::{self, DiskTree};
 use super::wakeup::Wakeup;
 use crate::client::HubClient;
@@ -70,8 +70,8 @@ pub struct Directory {
     legacy: Option<Arc<S3em>>,
     /// Pieces of work that have changed something.
     worked: AtomicU64,
-    /// Another epoch was seen: everything is to be looked at.
-    look_again: Mutex<bool>,
+    /// A rescan is needed: another epoch was seen, or paths were turned away.
+    rescan_wanted: Mutex<bool>,
     full_until: Mutex<Option<Instant>>,
     /// Something does not fit into what is free.
     too_large: AtomicBool,
@@ -230,7 +230,7 @@ impl Directory {
                 let legacy = Arc::new(legacy);
                 (None, Some(legacy.clone()), legacy.clone(), legacy)
             };
-        look::read_rules(&tree, &state, &stats).map_err(error)?;
+        rescan::read_rules(&tree, &state, &stats).map_err(error)?;
         tree.forget_twins(&state).map_err(error)?;
         power_loss::opened(&state, &*tree, &power_loss::current()).map_err(error)?;
         let ambient = Arc::new(Machine(
@@ -270,7 +270,7 @@ impl Directory {
             remote,
             legacy,
             worked: AtomicU64::new(0),
-            look_again: Mutex::new(false),
+            rescan_wanted: Mutex::new(false),
             full_until: Mutex::new(None),
             too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
@@ -317,7 +317,7 @@ impl Directory {
                         "hub is new to {}, or was restored: everything is compared",
                         self.settings.path.display()
                     );
-                    *lock(&self.look_again) = true;
+                    *lock(&self.rescan_wanted) = true;
                 }
                 Ok(Polled::SetBack(through)) => {
                     epochs += 1;
@@ -325,7 +325,7 @@ impl Directory {
                         "hub was set back to revision {through}: what was in sync after it is sent again dir={}",
                         self.settings.path.display()
                     );
-                    *lock(&self.look_again) = true;
+                    *lock(&self.rescan_wanted) = true;
                 }
                 Err(Fault::Fatal(e)) => {
                     self.fail(e);
@@ -365,36 +365,33 @@ impl Directory {
         }
     }
 
-    /// Whether everything has to be looked at, and there is room for what is found.
-    pub fn wants_look(&self) -> bool {
+    /// Whether a rescan is needed, and there is room for what it finds.
+    pub fn wants_rescan(&self) -> bool {
         if self.engine.take_overflow() {
-            *lock(&self.look_again) = true;
+            *lock(&self.rescan_wanted) = true;
         }
-        *lock(&self.look_again) && self.engine.active() < limits::UNDER_WAY
+        *lock(&self.rescan_wanted) && self.engine.active() < limits::UNDER_WAY
     }
 
     /// The same; not any more, from now on.
-    pub fn take_look_again(&self) -> bool {
-        let wants = self.wants_look();
-        *lock(&self.look_again) &= !wants;
+    pub fn take_rescan_wanted(&self) -> bool {
+        let wants = self.wants_rescan();
+        *lock(&self.rescan_wanted) &= !wants;
         wants
     }
 
-    /// It could not be said to who looks.
-    pub fn look_again_later(&self) {
-        *lock(&self.look_again) = true;
+    /// A rescan could not be done, or not be asked for.
+    pub fn rescan_later(&self) {
+        *lock(&self.rescan_wanted) = true;
     }
 
-    /// What a look at the tree has failed with.
-    pub fn look_failed(&self, fault: Fault) {
+    /// What a rescan has failed with.
+    pub fn rescan_failed(&self, fault: Fault) {
         match fault {
             Fault::Fatal(e) => self.fail(e),
             Fault::Later(e) | Fault::NoSpace(e) | Fault::Refused(e) => {
-                log::debug!(
-                    "cannot look at all of {}: {e}",
-                    self.settings.path.display()
-                );
-                self.look_again_later();
+                log::debug!("cannot rescan {}: {e}", self.settings.path.display());
+                self.rescan_later();
             }
         }
     }
@@ -527,12 +524,16 @@ impl Directory {
         self.wakeup.wake();
     }
 
-    /// Whether nothing is left to do, as far as is known.
-    pub fn is_in_sync(&self) -> bool {
+    /// Whether tree, state and hub agree, as far as is known: for the status, the hooks, and a single pass.
+    pub fn is_in_sync(&self, facts: &Facts) -> bool {
         self.engine.due() == 0
             && self.engine.is_drained()
             && self.link.trouble().is_none()
-            && !self.wants_look()
+            && !self.wants_rescan()
+            && facts.looked
+            && facts.rules.is_none()
+            && facts.refused() == 0
+            && facts.skipped.unknown.count == 0
     }
 }
 

@@ -6,7 +6,7 @@ use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, local_mode, parent};
 use crate::files::rules::{Rule, holds};
 
 use super::traits::{Called, Look, Rows};
-use super::{Action, Engine, Interrupted, ROWS_PER_READ, lock};
+use super::{Action, Engine, Interrupted, lock, pages};
 
 /// See [`Engine::live_below`].
 #[derive(Default)]
@@ -83,19 +83,7 @@ impl Engine {
         dir: &str,
         visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>,
     ) -> Result<(), Interrupted> {
-        let mut after = String::new();
-        loop {
-            let rows = self.env.state.below(dir, &after, ROWS_PER_READ)?;
-            for (path, rows) in &rows {
-                if !visit(path, rows)? {
-                    return Ok(());
-                }
-            }
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
-                _ => return Ok(()),
-            }
-        }
+        pages::each_below(&*self.env.state, dir, visit)
     }
 
     /// Whether a directory has a mode that is to be known, here or there, before something comes into it.

@@ -7,11 +7,12 @@
 //! * `remote_changes`: what the hub reports; `path`: one path from examination to result
 //! * `send`: changes that go to the hub; `apply`: changes of the tree; `traits`: what both are carried out on
 //! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
-//! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one
+//! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
 //!
-//! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a sweep. So
+//! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a rescan. So
 //! an engine may be dropped at any moment, and a new one over the same environment goes on.
 
+pub mod pages;
 pub mod traits;
 
 mod apply;
@@ -43,9 +44,6 @@ pub use gather::Quiet;
 pub use neighbours::Neighbours;
 pub use queue::Direction;
 pub use remote_changes::Polled;
-
-/// Rows read from the state at once.
-const ROWS_PER_READ: usize = 256;
 
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
 const PLAN_CHANGED: &str = "what was planned does not fit what is there";
@@ -202,7 +200,7 @@ impl PathState {
 }
 
 impl Engine {
-    /// Takes up what an earlier one has left: intents and open keys become due at the next [`Engine::sweep`].
+    /// Takes up what an earlier one has left: intents and open keys become due at the next rescan.
     pub fn new(env: Env, options: Options) -> Called<Engine> {
         let Feed { generation, .. } = env.state.feed()?;
         let newest = Mutex::new(env.state.points()?.last().copied().unwrap_or_default());
@@ -226,26 +224,9 @@ impl Engine {
         &self.env
     }
 
-    /// Says that a path may be out of sync. `false`: no room now; a later sweep finds it.
+    /// Says that a path may be out of sync. `false`: no room now; a later rescan finds it.
     pub fn offer(&self, path: &str) -> bool {
         self.queue().offer(path)
-    }
-
-    /// Makes due, from the state, up to a bounded number of paths after `after` that have something open or pending; returns
-    /// where to go on, `None` at the end. What has changed in the tree only is for a scan to offer.
-    pub fn sweep(&self, after: &str) -> Called<Option<String>> {
-        let rows = self.env.state.below("", after, ROWS_PER_READ)?;
-        let last = if rows.len() < ROWS_PER_READ {
-            None
-        } else {
-            rows.last().map(|(path, _)| path.clone())
-        };
-        for (path, rows) in rows {
-            if rows.intent.is_some() || rows.key.is_some() || !rows.base.is_at(&rows.remote) {
-                self.offer(&path);
-            }
-        }
-        Ok(last)
     }
 
     /// Removes a temporary name that a crash has left, unless an intent is about it, and the directories that were made for
@@ -441,7 +422,7 @@ impl Engine {
         )
     }
 
-    /// Whether paths were turned away since the last call: sweep and scan once there is room.
+    /// Whether paths were turned away since the last call: rescan once there is room.
     pub fn take_overflow(&self) -> bool {
         self.queue().take_overflow()
     }

@@ -11,8 +11,9 @@ use crate::files::rules::{Rule, holds};
 use crate::relpath;
 use crate::wire::revision::Revision;
 
+use super::pages::each_page;
 use super::traits::{Called, Changes, Feed, Page, Write};
-use super::{Engine, ROWS_PER_READ, lock};
+use super::{Engine, lock};
 
 /// What a poll has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,9 +187,8 @@ impl Engine {
         if !holds(Rule::UnlistedIsGone) {
             return Ok(());
         }
-        let mut after = String::new();
-        loop {
-            let paths = self.env.state.not_listed(&after, ROWS_PER_READ)?;
+        let read = |after: &str, most| self.env.state.not_listed(after, most);
+        each_page(read, String::as_str, |paths| {
             let writes: Vec<Write> = paths
                 .iter()
                 .map(|path| Write::Unlisted {
@@ -196,10 +196,8 @@ impl Engine {
                     through,
                 })
                 .collect();
-            if !writes.is_empty() {
-                self.env.state.commit(&writes)?;
-            }
-            for path in &paths {
+            self.env.state.commit(&writes)?;
+            for path in paths {
                 if !holds(Rule::UnlistedKeepsBase) {
                     self.env
                         .state
@@ -207,11 +205,8 @@ impl Engine {
                 }
                 self.offer(path);
             }
-            match paths.last() {
-                Some(last) if paths.len() == ROWS_PER_READ => after = last.clone(),
-                _ => return Ok(()),
-            }
-        }
+            Ok(true)
+        })
     }
 
     /// Rows of answers to our own requests: they may be older than what the feed has told already.

@@ -316,6 +316,13 @@ pub struct Rows {
     pub key: Option<OpenKey>,
 }
 
+impl Rows {
+    /// Whether something about the path is left to do, whatever the tree has.
+    pub fn is_pending(&self) -> bool {
+        self.intent.is_some() || self.key.is_some() || !self.base.is_at(&self.remote)
+    }
+}
+
 /// How far the hub's changes are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Feed {

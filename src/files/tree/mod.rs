@@ -5,10 +5,11 @@
 //! power cut is removed as left over.
 
 mod clean;
-pub mod look;
+pub mod hash;
 pub mod marker;
 pub mod partial;
 pub mod root;
+pub mod scan;
 pub mod stage;
 
 mod moves;
@@ -31,12 +32,12 @@ use uuid::Uuid;
 use super::engine::traits::{Called, Fault, Look, Moved, Staged, Tree, Twin};
 use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below, parent};
-use super::scan::{self, Found};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::relpath;
 pub use names::Folds;
 use root::{Root, What, fault};
+use scan::Found;
 
 /// See the module.
 #[derive(Debug)]
@@ -44,11 +45,11 @@ pub struct DiskTree {
     root: Root,
     /// `None`: it is only looked at, and never had a marker.
     id: Option<Uuid>,
-    memory: look::Memory,
+    memory: hash::Memory,
     cleaner: clean::Cleaner,
     /// A write through a mapping changes no time here, ever: no stamp is believed.
     blind: bool,
-    pub(super) trashed: look::Trashed,
+    pub(super) trashed: hash::Trashed,
     opened: Arc<opened::Opened>,
     /// The directories of temporary names, which may be moved away meanwhile.
     beside: stage::Beside,
@@ -147,10 +148,10 @@ impl DiskTree {
     ) -> DiskTree {
         let tree = DiskTree {
             id,
-            memory: look::Memory::default(),
+            memory: hash::Memory::default(),
             cleaner: clean::Cleaner::default(),
             blind: root.is_blind(),
-            trashed: look::Trashed::default(),
+            trashed: hash::Trashed::default(),
             opened: Arc::default(),
             beside: stage::Beside::default(),
             tick: root.tick(),

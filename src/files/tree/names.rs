@@ -18,6 +18,7 @@ use crate::clock;
 use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind};
 use crate::files::conflict::TRASH;
+use crate::files::engine::pages::pages_below;
 use crate::files::engine::traits::{Called, Fault, Moved, OpenKey, State, Tree, Twin, Write};
 use crate::files::plan::BaseRow;
 use crate::files::state::DiskState;
@@ -29,8 +30,6 @@ const LISTING_LIFETIME: Duration = Duration::from_secs(1);
 const MAX_LISTED_NAMES: usize = 200_000;
 /// Directories of which it is kept whether they fold.
 const MAX_KNOWN_DIRECTORIES: usize = 50_000;
-/// Rows that are read from the state at once.
-const ROWS_PER_READ: usize = 256;
 /// `FS_CASEFOLD_FL` of <linux/fs.h>.
 const CASEFOLD: u32 = 0x4000_0000;
 /// Letters in two cases and two Unicode forms.
@@ -438,11 +437,12 @@ impl DiskTree {
         if before.as_deref() == Some(&folds) || before.is_none() && self.folds() == Folds::Nowhere {
             return Ok(());
         }
-        let mut after = String::new();
-        while self.folds() != Folds::Nowhere {
-            let rows = state.below("", &after, ROWS_PER_READ)?;
+        pages_below(state, "", |page| {
+            if self.folds() == Folds::Nowhere {
+                return Ok(false);
+            }
             let mut writes = Vec::new();
-            for (path, rows) in rows.iter().filter(|(_, rows)| rows.base.entry.is_some()) {
+            for (path, rows) in page.iter().filter(|(_, rows)| rows.base.entry.is_some()) {
                 // a name that is refused is none either
                 if !matches!(self.stamp(path), Ok(None))
                     || !matches!(self.twin_of(path), Ok(Some(_)))
@@ -457,11 +457,8 @@ impl DiskTree {
                 );
             }
             state.commit(&writes)?;
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_READ => after = last.clone(),
-                _ => break,
-            }
-        }
+            Ok(true)
+        })?;
         state.set_note(NOTE, &folds)
     }
 

@@ -1,7 +1,7 @@
 //! Which paths are due, which are being worked on, and what goes next.
 //!
 //! Pure: it decides only; who works on a path tells it the result. It is bounded, since whatever does not fit is found again
-//! by the next sweep. Two names are never worked on at the same time if one is the other or above it.
+//! by the next rescan. Two names are never worked on at the same time if one is the other or above it.
 //!
 //! A path is *examined* first (looked at and planned) and *carried out* after. Deletes wait until all that was due with them
 //! has been examined: only then is it known how many there are, and which of them are one half of a rename.
@@ -117,7 +117,7 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// Makes a path due; `false`: there is no room, a sweep will find it.
+    /// Makes a path due; `false`: there is no room, a rescan will find it.
     pub fn offer(&mut self, path: &str) -> bool {
         if let Some(due) = self.due.get_mut(path) {
             if self.busy.contains(path) {
@@ -519,7 +519,7 @@ impl WorkQueue {
         self.due.len() - deletes - self.held
     }
 
-    /// Something may have been left out: a sweep and a scan are needed.
+    /// Something may have been left out: a rescan is needed.
     pub fn overflowed(&mut self) {
         self.overflow = true;
     }

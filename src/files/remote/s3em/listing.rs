@@ -15,6 +15,7 @@ use super::{S3em, is_dir};
 use crate::client::Query;
 use crate::clock;
 use crate::error::{Error, Kind};
+use crate::files::engine::pages::each_below;
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::files::remote::rows;
@@ -22,8 +23,6 @@ use crate::relpath;
 use crate::wire::files::{Hash, PAGE, Record};
 use crate::wire::revision::Tag;
 
-/// Rows that are read from the state at once.
-const ROWS_PER_PAGE: usize = 256;
 /// After a listing the server is left alone for so many times as long as it took.
 const REST_PER_LISTING_TIME: u32 = 10;
 /// Records in one listing; a server that has more has no end.
@@ -47,17 +46,11 @@ struct Inner {
 impl Ledger {
     /// Numbers begin above all that the state has.
     pub fn new(state: &dyn State) -> Called<Ledger> {
-        let (mut rev, mut after) = (state.feed()?.cursor, String::new());
-        loop {
-            let rows = state.below("", &after, ROWS_PER_PAGE)?;
-            rev = rows.iter().fold(rev, |rev, (_, rows)| {
-                rev.max(rows.base.rev).max(rows.remote.rev)
-            });
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_PAGE => after = last.clone(),
-                _ => break,
-            }
-        }
+        let mut rev = state.feed()?.cursor;
+        each_below(state, "", |_, rows| {
+            rev = rev.max(rows.base.rev).max(rows.remote.rev);
+            Ok(true)
+        })?;
         let (changing, touched) = (BTreeSet::new(), BTreeSet::new());
         Ok(Ledger(Mutex::new(Inner {
             rev,
@@ -238,39 +231,32 @@ impl S3em {
 
     /// What the state has and the listing has not. A page may have missed it when others made the list longer or shorter.
     fn missing(&self, found: &mut Found, all: bool) -> Called<()> {
-        let mut after = String::new();
-        loop {
-            let rows = self.state.below("", &after, ROWS_PER_PAGE)?;
-            for (path, rows) in &rows {
-                let known = &rows.remote;
-                if known.entry.is_none() {
-                    continue;
-                }
-                if !found.has(path) && !is_dir(known) && !self.ledger.is_touched(path) {
-                    match self
-                        .by_id(known.id)?
-                        .filter(|r| self.names.path(&r.full_name()) == Some(path))
-                    {
-                        None => {
-                            found.gone.push((path.clone(), known.clone()));
-                            continue;
-                        }
-                        Some(record) => {
-                            if let Some((path, row)) = self.names.row(&record) {
-                                found.take(path, row, known);
-                            }
+        each_below(&*self.state, "", |path, rows| {
+            let known = &rows.remote;
+            if known.entry.is_none() {
+                return Ok(true);
+            }
+            if !found.has(path) && !is_dir(known) && !self.ledger.is_touched(path) {
+                match self
+                    .by_id(known.id)?
+                    .filter(|r| self.names.path(&r.full_name()) == Some(path))
+                {
+                    None => {
+                        found.gone.push((path.to_string(), known.clone()));
+                        return Ok(true);
+                    }
+                    Some(record) => {
+                        if let Some((path, row)) = self.names.row(&record) {
+                            found.take(path, row, known);
                         }
                     }
                 }
-                if all {
-                    found.same.push((path.clone(), known.clone()));
-                }
             }
-            match rows.last() {
-                Some((last, _)) if rows.len() == ROWS_PER_PAGE => after = last.clone(),
-                _ => return Ok(()),
+            if all {
+                found.same.push((path.to_string(), known.clone()));
             }
-        }
+            Ok(true)
+        })
     }
 
     /// The live record of an id.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::client::{self, Failure, HubClient, Query, Source as Bytes, Stored};
 use crate::error::{Error, Kind};
+use crate::files::engine::pages::each_below;
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local, RemoteRow};
 use crate::files::state::DiskState;
@@ -419,19 +420,12 @@ impl Hub for S3em {
     /// It remembers nothing: what is there now is all that is known.
     fn ask(&self, key: Uuid, _newest: Revision) -> Called<Asked> {
         let mut names = Vec::new();
-        let mut after = String::new();
-        loop {
-            let rows = self.state.below("", &after, 256)?;
-            names.extend(
-                rows.iter()
-                    .filter(|(_, rows)| rows.key.as_ref().is_some_and(|k| k.key == key))
-                    .map(|(path, _)| path.clone()),
-            );
-            match rows.last() {
-                Some((last, _)) if rows.len() == 256 => after = last.clone(),
-                _ => break,
+        each_below(&*self.state, "", |path, rows| {
+            if rows.key.as_ref().is_some_and(|k| k.key == key) {
+                names.push(path.to_string());
             }
-        }
+            Ok(true)
+        })?;
         let _changing = self.ledger.changing(names.clone());
         let mut current = Vec::new();
         for path in names {

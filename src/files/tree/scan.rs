@@ -8,10 +8,10 @@ use std::io;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::engine::traits::Called;
-use super::tree::DiskTree;
-use super::tree::root::{self, fault};
+use super::DiskTree;
+use super::root::{self, What, fault};
 use crate::error::plain;
+use crate::files::engine::traits::Called;
 use crate::relpath;
 
 /// One thing that was found.
@@ -197,7 +197,6 @@ impl Walk<'_> {
 
 /// Of a name that was removed meanwhile: of nothing that travels.
 fn kind_of(tree: &DiskTree, path: &str) -> io::Result<FileType> {
-    use super::tree::root::What;
     let (dir, name) = root::split(path);
     Ok(
         match root::show(tree.root().through(dir)?, name)?.map(|s| s.what) {
