@@ -1,8 +1,11 @@
 //! The commands as users and scripts meet them.
 
 mod contrib;
+mod interrupted;
 mod proxies;
+mod queues;
 mod reload;
+mod requests;
 mod root;
 mod status;
 mod sync;

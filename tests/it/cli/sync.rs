@@ -10,7 +10,7 @@ use crate::support::world::{Machine, World, wait_for};
 use serde_json::Value;
 
 /// A hub that runs, one machine, and its directory.
-fn world() -> (World, Machine, PathBuf) {
+pub(super) fn world() -> (World, Machine, PathBuf) {
     let mut world = World::new();
     world.start_hub();
     let (machine, dir) = (world.machine("alpha"), world.dir.path().join("share"));
@@ -18,7 +18,7 @@ fn world() -> (World, Machine, PathBuf) {
     (world, machine, dir)
 }
 
-fn configure(machine: &Machine, dir: &Path) {
+pub(super) fn configure(machine: &Machine, dir: &Path) {
     fs::create_dir_all(&machine.base).unwrap();
     fs::write(
         machine.base.join("config.toml"),
@@ -27,12 +27,12 @@ fn configure(machine: &Machine, dir: &Path) {
     .unwrap();
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[track_caller]
-fn check(out: &Output, status: i32, wants: &str) {
+pub(super) fn check(out: &Output, status: i32, wants: &str) {
     let all = text(&out.stdout) + &text(&out.stderr);
     assert!(
         out.status.code() == Some(status) && all.contains(wants),
@@ -40,7 +40,7 @@ fn check(out: &Output, status: i32, wants: &str) {
     );
 }
 
-fn json(out: &Output) -> Vec<Value> {
+pub(super) fn json(out: &Output) -> Vec<Value> {
     text(&out.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -48,16 +48,16 @@ fn json(out: &Output) -> Vec<Value> {
 }
 
 /// What status says about the only directory.
-fn directory(machine: &Machine) -> Value {
+pub(super) fn directory(machine: &Machine) -> Value {
     json(&machine.run(&["status", "--json"]))[0]["directories"][0].clone()
 }
 
-fn path(dir: &Path) -> &str {
+pub(super) fn path(dir: &Path) -> &str {
     dir.to_str().unwrap()
 }
 
 /// Names in a directory, without mesync's own.
-fn names(dir: &Path) -> Vec<String> {
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -168,106 +168,6 @@ fn status_shows_a_directory_before_while_and_after_it_is_kept_in_sync() {
     assert_eq!(directory(&alpha), Value::Null);
     configure(&alpha, &dir);
     check(&alpha.run(&["status"]), 1, "there is no such directory");
-}
-
-#[test]
-fn a_directory_without_its_marker_is_held_until_it_is_adopted() {
-    let (world, mut alpha, dir) = world();
-    configure(&alpha, &dir);
-    fs::write(dir.join("a"), "1").unwrap();
-    alpha.ok(&["sync", "-w", path(&dir)]);
-    fs::remove_dir_all(dir.join(".mesync")).unwrap();
-    fs::remove_file(dir.join("a")).unwrap();
-    check(&alpha.run(&["sync"]), 1, "will not touch");
-    check(&alpha.run(&["status"]), 1, "held: nothing is done there");
-    alpha.start();
-    wait_for("it is held", &world, || {
-        alpha.log().contains("will not touch")
-    });
-    let held = directory(&alpha);
-    assert!(
-        held["condition"] == "held"
-            && held["problems"][0]
-                .as_str()
-                .unwrap()
-                .contains("mesync adopt"),
-        "{held}"
-    );
-    check(&alpha.run(&["adopt", path(&dir)]), 0, "nothing is deleted");
-    wait_for("it is taken as it is", &world, || {
-        directory(&alpha)["healthy"] == true
-    });
-    assert_eq!(names(&dir), ["a"]);
-    check(
-        &alpha.run(&["adopt", path(world.dir.path())]),
-        1,
-        "is not kept in sync by this client",
-    );
-}
-
-#[test]
-fn held_deletes_are_shown_listed_and_approved() {
-    let (world, mut alpha, dir) = world();
-    configure(&alpha, &dir);
-    for n in 0..20 {
-        fs::write(dir.join(format!("f{n}")), n.to_string()).unwrap();
-    }
-    alpha.ok(&["sync"]);
-    check(&alpha.run(&["approve", path(&dir)]), 0, "");
-    assert_eq!(alpha.ok(&["approve", path(&dir), "--json"]), "");
-    (0..20).for_each(|n| fs::remove_file(dir.join(format!("f{n}"))).unwrap());
-    check(
-        &alpha.run(&["sync", "--dry-run"]),
-        1,
-        "the deletes would be held",
-    );
-    let pass = alpha.run(&["sync", "--json"]);
-    check(&pass, 1, "");
-    assert_eq!(
-        (&json(&pass)[0]["held_deletes"], &json(&pass)[0]["in_sync"]),
-        (&20.into(), &false.into())
-    );
-    check(&alpha.run(&["status"]), 1, "20 deletes held: see");
-    check(
-        &alpha.run(&["status"]),
-        1,
-        "degraded: 1 directory not in sync",
-    );
-
-    alpha.hook("mesync.held", "cat >>held.log");
-    alpha.start();
-    wait_for("the hook has run", &world, || {
-        fs::read_to_string(alpha.base.join("held.log")).is_ok_and(|t| t.contains("paths"))
-    });
-    let told: Value =
-        serde_json::from_slice(&fs::read(alpha.base.join("held.log")).unwrap()).unwrap();
-    assert_eq!(
-        (&told["payload"]["count"], &told["payload"]["dir"]),
-        (&20.into(), &path(&dir).into()),
-        "{told}"
-    );
-    assert_eq!(directory(&alpha)["held_deletes"], 20);
-    assert_eq!(
-        alpha
-            .ok(&["approve", path(&dir), "--dry-run"])
-            .lines()
-            .count(),
-        20
-    );
-    assert_eq!(
-        json(&alpha.run(&["approve", path(&dir), "--dry-run", "--json"]))[19]["path"],
-        "f9"
-    );
-    assert_eq!(directory(&alpha)["held_deletes"], 20);
-    check(
-        &alpha.run(&["approve", path(&dir)]),
-        0,
-        "20 deletes approved",
-    );
-    wait_for("they are carried out", &world, || {
-        directory(&alpha)["healthy"] == true
-    });
-    assert_eq!(alpha.ok(&["ls"]), "");
 }
 
 #[test]
@@ -492,43 +392,4 @@ fn mistakes_are_named_before_anything_is_done() {
     )
     .unwrap();
     check(&alpha.run(&["status"]), 78, "are one within the other");
-}
-
-#[test]
-fn what_a_person_asks_is_done_by_a_daemon_for_files_alone_too() {
-    let (world, alpha, dir) = world();
-    let beta = world.machine("beta");
-    let mut command = beta.command(&["daemon", "-w", path(&dir)]);
-    let mut daemon = command
-        .env("MESYNC_POLL_INTERVAL", "1")
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    (0..20).for_each(|n| fs::write(dir.join(format!("f{n}")), n.to_string()).unwrap());
-    wait_for("they are in sync", &world, || {
-        directory(&beta)["files"] == 20 && directory(&beta)["healthy"] == true
-    });
-    (0..20).for_each(|n| fs::remove_file(dir.join(format!("f{n}"))).unwrap());
-    wait_for("they are held", &world, || {
-        directory(&beta)["held_deletes"] == 20
-    });
-    check(
-        &beta.run(&["approve", path(&dir)]),
-        0,
-        "20 deletes approved",
-    );
-    wait_for("they are gone", &world, || alpha.ok(&["ls"]).is_empty());
-    fs::write(dir.join("new"), "1").unwrap();
-    beta.ok(&["adopt", path(&dir)]);
-    let asked = |ending: &str| {
-        let files = fs::read_dir(beta.base.join("state/watch")).unwrap();
-        files
-            .flatten()
-            .any(|e| e.path().extension().is_some_and(|e| e == ending))
-    };
-    wait_for("it begins afresh", &world, || {
-        !asked("adopt") && directory(&beta)["healthy"] == true && directory(&beta)["files"] == 1
-    });
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
 }

@@ -1,6 +1,7 @@
 //! The hub as its clients, strangers and operators meet it.
 
 mod access;
+mod batches;
 mod chunks;
 mod client;
 mod crash;
@@ -14,3 +15,4 @@ mod security_page;
 mod seeds;
 mod serve;
 mod storms;
+mod uploads;

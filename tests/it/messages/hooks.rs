@@ -1,12 +1,10 @@
 //! Hooks that are hard to run, to lock, to order or to stop: a real hub, real machines, real programs.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
-
 use crate::support::world::{self, Machine, World, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A hub and two machines that it knows; the receiver runs if `running`.
-fn two(running: bool) -> (World, Machine, Machine) {
+pub(super) fn two(running: bool) -> (World, Machine, Machine) {
     let mut world = World::new();
     world.start_hub();
     let (alpha, mut beta) = (world.machine("alpha"), world.machine("beta"));
@@ -18,7 +16,7 @@ fn two(running: bool) -> (World, Machine, Machine) {
 }
 
 /// Sends messages of these types to beta, in this order, with their place in it as payload.
-fn send(alpha: &Machine, kinds: &[&str]) -> Vec<String> {
+pub(super) fn send(alpha: &Machine, kinds: &[&str]) -> Vec<String> {
     let send = |(n, kind): (usize, &&str)| {
         alpha.ok(&[
             "send",
@@ -34,15 +32,15 @@ fn send(alpha: &Machine, kinds: &[&str]) -> Vec<String> {
     ids
 }
 
-fn read(machine: &Machine, name: &str) -> String {
+pub(super) fn read(machine: &Machine, name: &str) -> String {
     std::fs::read_to_string(machine.base.join(name)).unwrap_or_default()
 }
 
-fn lines(machine: &Machine, name: &str) -> usize {
+pub(super) fn lines(machine: &Machine, name: &str) -> usize {
     read(machine, name).lines().count()
 }
 
-fn json(machine: &Machine, args: &[&str]) -> Vec<serde_json::Value> {
+pub(super) fn json(machine: &Machine, args: &[&str]) -> Vec<serde_json::Value> {
     let out = machine.run(&[args, &["--json"]].concat());
     String::from_utf8(out.stdout)
         .unwrap()
@@ -52,7 +50,7 @@ fn json(machine: &Machine, args: &[&str]) -> Vec<serde_json::Value> {
 }
 
 /// Ends what a hook has left behind.
-fn end(machine: &Machine, name: &str) {
+pub(super) fn end(machine: &Machine, name: &str) {
     for pid in read(machine, name).split_ascii_whitespace() {
         let _ = kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL);
     }
@@ -234,133 +232,6 @@ fn hooks_run_in_the_order_of_arrival_also_when_the_first_is_repeated() {
 }
 
 #[test]
-fn a_hook_that_is_refused_has_failed_with_a_reason_and_runs_after_retry() {
-    let (world, alpha, mut beta) = two(false);
-    let hook = |beta: &Machine, kind: &str, mode: u32| {
-        beta.hook(kind, &format!("cat >{kind}.got"));
-        std::fs::set_permissions(
-            beta.dir("hooks").join(kind),
-            std::fs::Permissions::from_mode(mode),
-        )
-        .unwrap();
-    };
-    hook(&beta, "group", 0o775);
-    hook(&beta, "plain", 0o644);
-    hook(&beta, "target", 0o755);
-    symlink("target", beta.dir("hooks").join("link")).unwrap();
-    std::fs::create_dir(beta.dir("hooks").join("directory")).unwrap();
-    for (kind, text) in [
-        ("interpreter", "#!/bin/bsh\n"),
-        ("carriage", "#!/bin/sh\r\ntrue\r\n"),
-        ("nothing", "cat >nothing.got\n"),
-    ] {
-        hook(&beta, kind, 0o755);
-        std::fs::write(beta.dir("hooks").join(kind), text).unwrap();
-    }
-    let kinds = [
-        "group",
-        "plain",
-        "link",
-        "directory",
-        "interpreter",
-        "carriage",
-        "nothing",
-    ];
-    let ids = send(&alpha, &kinds);
-    assert_eq!(beta.run(&["-q", "start", "--once"]).status.code(), Some(1));
-    assert_eq!(json(&beta, &["status"])[0]["hooks_failed"], kinds.len());
-    assert_eq!(beta.run(&["status"]).status.code(), Some(1));
-    // listed from the records, not from the inbox
-    beta.ok(&["flush", "inbox"]);
-    let listed = json(&beta, &["list", "hooks"]);
-    let wants = [
-        "run chmod go-w ",
-        "run chmod +x ",
-        "it is a symbolic link",
-        "it is not a regular file",
-        "its interpreter is \"/bin/bsh\"",
-        "run sed -i",
-        "begin it with #!/bin/sh",
-    ];
-    for ((hook, id), wants) in listed.iter().zip(&ids).zip(wants) {
-        let reason = hook["reason"].as_str().unwrap();
-        assert!(
-            hook["id"] == id.as_str() && hook["hook_failed"] == true && reason.contains(wants),
-            "{hook}"
-        );
-        assert!(reason.contains("/hooks/"), "it names the file: {reason}");
-    }
-    // a retry that could only fail again says so, and changes nothing
-    let refused = beta.run(&["retry", "--hooks", &ids[0]]);
-    assert!(
-        refused.status.code() == Some(1)
-            && String::from_utf8_lossy(&refused.stderr).contains("run chmod go-w"),
-        "{refused:?}"
-    );
-    beta.start();
-    std::fs::remove_dir(beta.dir("hooks").join("directory")).unwrap();
-    std::fs::remove_file(beta.dir("hooks").join("link")).unwrap();
-    kinds.iter().for_each(|kind| hook(&beta, kind, 0o755));
-    assert!(
-        beta.ok(&["retry", "--hooks"])
-            .contains("7 hooks to run again")
-    );
-    wait_for("all have run", &world, || {
-        json(&beta, &["list", "hooks"]).is_empty()
-    });
-    for (kind, id) in kinds.iter().zip(&ids) {
-        assert!(
-            read(&beta, &format!("{kind}.got")).contains(id),
-            "{kind} got its message"
-        );
-    }
-}
-
-#[test]
-fn failed_hooks_are_given_up_one_by_one_or_all_and_do_not_outlive_their_programs() {
-    let (world, alpha, beta) = two(true);
-    beta.hook("fails", "exit 3");
-    let ids = send(&alpha, &["fails", "fails", "fails"]);
-    wait_for("all have failed", &world, || {
-        json(&beta, &["status"])[0]["hooks_failed"] == 3
-    });
-    assert_eq!(json(&beta, &["flush", "hooks", &ids[1]])[0]["removed"], 1);
-    assert_eq!(
-        json(&beta, &["list", "hooks"])
-            .iter()
-            .map(|h| h["id"].as_str().unwrap())
-            .collect::<Vec<_>>(),
-        [&ids[0], &ids[2]]
-    );
-    std::fs::remove_file(beta.dir("hooks").join("fails")).unwrap();
-    let status = &json(&beta, &["status"])[0];
-    assert_eq!(
-        (
-            &status["healthy"],
-            &status["hooks_failed"],
-            &status["hooks_gone"]
-        ),
-        (&true.into(), &0.into(), &2.into())
-    );
-    let refused = beta.run(&["retry", "--hooks", &ids[0]]);
-    assert!(
-        refused.status.code() == Some(1)
-            && String::from_utf8_lossy(&refused.stderr).contains("hooks/fails"),
-        "{refused:?}"
-    );
-    // nothing is lost while the program is away
-    beta.hook("fails", "cat >>got");
-    assert_eq!(json(&beta, &["status"])[0]["hooks_failed"], 2);
-    beta.ok(&["retry", "--hooks", &ids[0]]);
-    wait_for("it ran", &world, || read(&beta, "got").contains(&ids[0]));
-    assert_eq!(beta.ok(&["flush", "hooks"]), "1 failed hook given up");
-    wait_for("nothing is left", &world, || {
-        std::fs::read_dir(beta.dir("state/hooks")).unwrap().count() == 0
-    });
-    assert_eq!(beta.run(&["status"]).status.code(), Some(0));
-}
-
-#[test]
 fn a_hook_reads_its_message_whole_whatever_becomes_of_the_inbox_and_of_its_record() {
     let (world, alpha, mut beta) = two(true);
     beta.hook(
@@ -510,37 +381,4 @@ fn hooks_that_answer_each_other_are_stopped_with_a_word() {
             "{hops}: {said}"
         );
     }
-}
-
-#[test]
-fn a_thousand_failed_hooks_are_listed_retried_and_given_up_quickly() {
-    let world = World::new();
-    let beta = world.machine("beta");
-    beta.hook("t", "exit 1");
-    std::fs::create_dir_all(beta.dir("state/hooks")).unwrap();
-    for n in 1..=1000 {
-        let name = format!(
-            "{n:016x}.20261121T101112_01933b5e-0000-7000-8000-{n:012}.json.t.failed-exit-1"
-        );
-        std::fs::write(beta.dir("state/hooks").join(name), r#"{"type":"t"}"#).unwrap();
-    }
-    let began = std::time::Instant::now();
-    assert_eq!(json(&beta, &["list", "hooks"]).len(), 1000);
-    beta.ok(&["retry", "--hooks", "8000-000000000007"]);
-    assert!(
-        beta.ok(&["retry", "--hooks"])
-            .ends_with("999 hooks to run again")
-    );
-    for name in beta.names("state/hooks") {
-        let failed = name.replace(".t.0", ".t.failed-timeout");
-        std::fs::rename(
-            beta.dir("state/hooks").join(&name),
-            beta.dir("state/hooks").join(failed),
-        )
-        .unwrap();
-    }
-    assert_eq!(beta.ok(&["flush", "hooks"]), "1000 failed hooks given up");
-    // a sync each, or a look at all for each, would take minutes
-    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
-    assert!(beta.names("state/hooks").is_empty());
 }

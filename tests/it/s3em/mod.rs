@@ -1,6 +1,8 @@
 //! With the published `s3em` server and its client `s3ec`.
 
 mod commands;
+mod daemons;
 mod directories;
+mod machine;
 mod s3ec;
 mod s3ec_directories;

@@ -1,7 +1,6 @@
 //! What is done in one synced directory is done in the others: by daemons and by single passes, with a real hub between.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
@@ -10,15 +9,15 @@ use crate::support::tree::{Synced, Tree, difference, records, rev, settled};
 use crate::support::world::wait_for;
 
 /// Two machines, and how a change of one comes to the other.
-struct Pair {
-    hub: Hub,
-    alpha: Synced,
-    beta: Synced,
-    daemons: bool,
+pub(super) struct Pair {
+    pub(super) hub: Hub,
+    pub(super) alpha: Synced,
+    pub(super) beta: Synced,
+    pub(super) daemons: bool,
 }
 
 impl Pair {
-    fn new(daemons: bool) -> Pair {
+    pub(super) fn new(daemons: bool) -> Pair {
         let hub = Hub::start();
         let (alpha, beta) = (
             Synced::new(&hub.world, "alpha"),
@@ -36,20 +35,20 @@ impl Pair {
         pair
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         self.alpha.start();
         self.beta.start();
         self.settle();
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.alpha.stop();
         self.beta.stop();
     }
 
     /// Both are in sync with the hub, and equal.
     #[track_caller]
-    fn settle(&self) -> Tree {
+    pub(super) fn settle(&self) -> Tree {
         if self.daemons {
             return settled(&self.hub.world, &[&self.alpha, &self.beta]);
         }
@@ -63,7 +62,7 @@ impl Pair {
 }
 
 /// Does one thing after the other on a machine, alpha and beta in turns, and looks at the other.
-fn both_ways(check: impl Fn(&Pair)) {
+pub(super) fn both_ways(check: impl Fn(&Pair)) {
     for daemons in [true, false] {
         println!("{}", if daemons { "daemons" } else { "passes" });
         check(&Pair::new(daemons));
@@ -308,119 +307,6 @@ fn a_touch_moves_no_bytes_and_an_editors_save_is_one_upload() {
         at + 1,
         "a touch is one change, and nothing comes back"
     );
-}
-
-#[test]
-fn a_renamed_directory_with_a_thousand_files_moves_no_bytes() {
-    const FILES: usize = 1000;
-    both_ways(|pair| {
-        let (a, b) = (&pair.alpha, &pair.beta);
-        for n in 0..FILES {
-            a.put(format!("old/{}/f{n}", n % 7), format!("content of {n}"));
-        }
-        if pair.daemons {
-            wait_for("all arrive", &pair.hub.world, || {
-                b.names().len() == FILES + 8
-            });
-        }
-        let before = pair.settle();
-        a.rename("old", "new");
-        if pair.daemons {
-            wait_for("the new name arrives", &pair.hub.world, || {
-                b.has("new/0/f0")
-            });
-            let after = pair.settle();
-            assert_eq!(
-                after.values().collect::<Vec<_>>(),
-                before.values().collect::<Vec<_>>()
-            );
-        } else {
-            let said = a.pass();
-            assert_eq!(
-                (&said["bytes_sent"], &said["sent"]),
-                (&0.into(), &FILES.into()),
-                "{said}"
-            );
-            let said = b.pass();
-            assert_eq!(
-                (&said["bytes_received"], &said["conflicts"]),
-                (&0.into(), &0.into()),
-                "{said}"
-            );
-            let after = pair.settle();
-            assert_eq!(
-                after.values().collect::<Vec<_>>(),
-                before.values().collect::<Vec<_>>()
-            );
-        }
-        assert!(!b.has("old"));
-    });
-}
-
-#[test]
-fn a_file_that_grows_is_right_in_the_end_and_never_half_a_line() {
-    let pair = Pair::new(true);
-    let (a, b, hub) = (&pair.alpha, &pair.beta, &pair.hub);
-    let mut file = fs::File::create(a.at("log")).unwrap();
-    let mut seen = 0;
-    for n in 0..40 {
-        writeln!(file, "line {n:04} of a log that grows").unwrap();
-        let text = b.text("log");
-        assert!(
-            text == "-" || text.is_empty() || text.ends_with("grows\n"),
-            "{text}"
-        );
-        seen = seen.max(text.lines().count());
-        // somebody else's changes go on meanwhile
-        b.put(format!("n{n}"), "x");
-        wait_for("a change of the other arrives", &hub.world, || {
-            a.has(format!("n{n}"))
-        });
-    }
-    let text = || a.text("log") == b.text("log") && b.text("log").lines().count() == 40;
-    wait_for("what is held open and written arrives", &hub.world, text);
-    drop(file);
-    fs::File::options()
-        .append(true)
-        .open(a.at("log"))
-        .unwrap()
-        .write_all(b"closed\n")
-        .unwrap();
-    wait_for("the last line arrives", &hub.world, || {
-        b.text("log").ends_with("closed\n")
-    });
-    pair.settle();
-    assert!(
-        b.names().iter().all(|n| !n.contains("conflict")),
-        "{:?}",
-        b.names()
-    );
-}
-
-#[test]
-fn a_change_in_the_middle_of_a_large_file_moves_little() {
-    let pair = Pair::new(false);
-    let (a, b) = (&pair.alpha, &pair.beta);
-    for (name, megabytes) in [("nine", 9), ("forty", 40)] {
-        let mut bytes = noise(megabytes as u64, megabytes << 20);
-        a.put(name, &bytes);
-        let said = a.pass();
-        assert!(
-            said["bytes_sent"].as_u64().unwrap() >= bytes.len() as u64,
-            "{said}"
-        );
-        b.pass();
-        assert!(b.read(name).unwrap() == bytes);
-        let middle = bytes.len() / 2;
-        bytes.splice(middle..middle, *b"something is put in here");
-        a.put(name, &bytes);
-        let said = a.pass();
-        assert!(said["bytes_sent"].as_u64().unwrap() < 3 << 20, "{said}");
-        let said = b.pass();
-        assert!(said["bytes_received"].as_u64().unwrap() < 3 << 20, "{said}");
-        assert!(b.read(name).unwrap() == bytes);
-    }
-    pair.settle();
 }
 
 #[test]

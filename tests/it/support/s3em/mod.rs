@@ -1,14 +1,17 @@
 //! The server of the published `s3ec`, as it was observed: 200 rows a page and newest first, no count, no revisions, no
 //! ranges, no empty files, 2 MB a body, no keep-alives, and none of our routes. In memory, on a port of its own.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+mod request;
+
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+
+use request::{Request, parts, read_request};
 
 pub const KEY: &str = "the-key-of-s3em";
 const PAGE: usize = 200;
@@ -42,14 +45,6 @@ struct Stored {
     record: Value,
     bytes: Vec<u8>,
     deleted: bool,
-}
-
-struct Request {
-    method: String,
-    path: String,
-    query: HashMap<String, String>,
-    headers: HashMap<String, String>,
-    body: Vec<u8>,
 }
 
 enum Answer {
@@ -465,83 +460,4 @@ impl Shared {
             }
         }
     }
-}
-
-fn read_request(
-    reader: &mut BufReader<TcpStream>,
-    mut stream: &TcpStream,
-    received: &AtomicU64,
-) -> Option<Result<Request, u16>> {
-    let mut line = || {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-        Some(line.trim_end().to_string())
-    };
-    let first = line()?;
-    let mut words = first.split(' ');
-    let (method, target) = (words.next()?.to_string(), words.next()?.to_string());
-    let mut headers = HashMap::new();
-    while let Some((name, value)) = line()?.split_once(':') {
-        headers.insert(name.to_lowercase(), value.trim().to_string());
-    }
-    let length: usize = headers
-        .get("content-length")
-        .map_or(0, |n| n.parse().unwrap());
-    if length > BODY {
-        return Some(Err(413));
-    }
-    if headers.contains_key("expect") {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    received.fetch_add(length as u64, Relaxed);
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let decoded = |text: &str| {
-        percent_encoding::percent_decode_str(text)
-            .decode_utf8_lossy()
-            .into_owned()
-    };
-    let query = query
-        .split('&')
-        .filter_map(|p| p.split_once('='))
-        .map(|(n, v)| (n.to_string(), decoded(v)))
-        .collect();
-    Some(Ok(Request {
-        method,
-        path: path.to_string(),
-        query,
-        headers,
-        body,
-    }))
-}
-
-/// The parts of a form by their names.
-fn parts(body: &[u8], boundary: &str) -> HashMap<String, Vec<u8>> {
-    let find = |from: usize, what: &[u8]| {
-        body[from..]
-            .windows(what.len())
-            .position(|w| w == what)
-            .map(|at| from + at)
-    };
-    let (mark, mut parts, mut at) = (
-        format!("\r\n--{boundary}"),
-        HashMap::new(),
-        format!("--{boundary}\r\n").len(),
-    );
-    while let (Some(head_end), Some(end)) = (find(at, b"\r\n\r\n"), find(at, mark.as_bytes())) {
-        let head = String::from_utf8_lossy(&body[at..head_end]).into_owned();
-        if let Some(name) = head
-            .split("; name=\"")
-            .nth(1)
-            .and_then(|rest| rest.split('"').next())
-        {
-            parts.insert(name.to_string(), body[head_end + 4..end].to_vec());
-        }
-        at = end + mark.len() + 2;
-        if at >= body.len() {
-            break;
-        }
-    }
-    parts
 }
