@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use uuid::Uuid;
 
 use super::inbox::Inbox;
+use super::outbox::sent::Cleaner;
 use super::outbox::{Batch, Outbox};
 use super::{lock, spool};
 use crate::backoff::Backoff;
@@ -75,6 +76,7 @@ impl From<Error> for Fault {
 pub struct Exchange {
     base: PathBuf,
     outbox: Outbox,
+    sent: Cleaner,
     inbox: Inbox,
     hub: Arc<HubClient>,
     host: String,
@@ -108,12 +110,13 @@ impl Exchange {
             base,
             &settings.host_id,
             settings.send_deadline,
-            settings.sent_ttl,
+            !settings.sent_ttl.is_zero(),
         );
         outbox.recover()?;
         Ok(Exchange {
             base: base.clone(),
             outbox,
+            sent: Cleaner::new(base, settings.sent_ttl),
             inbox: Inbox::open(base, clock::now())?,
             hub,
             host: settings.host_id.clone(),
@@ -144,16 +147,17 @@ impl Exchange {
             if now >= next_tick {
                 let mended = self.mend();
                 self.judge("directories", mended);
-                (self.scan, self.pull) = (true, true);
+                self.pull = true;
+                self.scan |= self.outbox.may_have_changed();
                 next_tick = now + self.poll_interval;
             }
-            if now >= next_cleaning {
-                let cleaned = self
-                    .outbox
-                    .clean_sent(clock::now())
-                    .and_then(|()| self.inbox.prune());
-                self.judge("cleaning", cleaned);
-                next_cleaning = now + HOUSEKEEPING_INTERVAL;
+            if now >= next_cleaning || self.sent.is_in_a_round() {
+                let cleaned = self.sent.turn(clock::now());
+                if self.judge("cleaning", cleaned) != Some(false) {
+                    let pruned = self.inbox.prune();
+                    self.judge("pruning", pruned);
+                    next_cleaning = now + HOUSEKEEPING_INTERVAL;
+                }
             }
             let looked = self.look();
             let due = self.judge("outbox", looked).flatten();
@@ -163,6 +167,9 @@ impl Exchange {
             self.tell();
             working(false);
             let mut until = due.map_or(next_tick, |due| due.min(next_tick));
+            if self.sent.is_in_a_round() {
+                until = now;
+            }
             if self.not_before > now && (self.pull || !self.outbox.is_empty()) {
                 until = until.min(self.not_before);
             }
@@ -194,7 +201,7 @@ impl Exchange {
             // what was just sent may be for this machine
             self.pull = true;
         }
-        self.outbox.clean_sent(clock::now())?;
+        while !self.sent.turn(clock::now())? {}
         self.inbox.prune()
     }
 

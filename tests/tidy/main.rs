@@ -47,7 +47,6 @@ const LONG_FILES: &[&str] = &[
     "src/hub/store/tests/files/mod.rs",
     "src/hub/store/tests/files/model.rs",
     "src/hub/store/tests/mod.rs",
-    "src/messages/outbox.rs",
     "src/messages/spool.rs",
     "src/transfer/upload.rs",
     "src/wire/files.rs",

@@ -2,27 +2,46 @@
 //!
 //! It does not talk to the hub and keeps no state that a new scan would not find again.
 
+mod filing;
+mod holds;
+pub mod sent;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::aside::move_aside;
 use super::plan::{self, Content, Found, Outcome, Step};
 use super::{Queue, file_name, is_hidden, parse_file_name};
-use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
-use crate::error::{Error, Result, plain};
-use crate::wire::{self, Message, NotAMessage, PostResult, Priority};
+use crate::error::{Error, Result};
+use crate::wire::{self, PostResult, Priority};
+use filing::read;
+use holds::{Holds, Target};
+
+/// Directories whose mtime is older show each later change in it: FAT counts two seconds, others a few milliseconds.
+const MTIME_GRANULARITY: Duration = Duration::from_secs(3);
+/// The outbox is read at least this often, should a filesystem not keep the mtime of directories.
+const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(600);
 
 /// A message in the order in which messages go out; its file name is made of time and id.
 pub type Place = (Priority, SystemTime, Uuid);
+
+/// The outbox when it was read last.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+}
 
 /// One request's worth of messages.
 pub struct Batch {
@@ -34,6 +53,8 @@ pub struct Batch {
 /// What is known of a message that waits.
 struct Known {
     priority: Priority,
+    /// `None`: a broadcast.
+    target: Target,
     /// It is not tried after this time, of the clock that nothing sets.
     until: Instant,
 }
@@ -45,14 +66,17 @@ pub struct Outbox {
     failed: PathBuf,
     host: String,
     deadline: Duration,
-    sent_ttl: Duration,
+    /// Messages that the hub has are kept in `sent/`.
+    keeps_sent: bool,
     /// What can be sent, in order.
     waiting: BTreeSet<Place>,
     known: HashMap<(SystemTime, Uuid), Known>,
     /// Names to look at again, and when.
     young: HashMap<OsString, Instant>,
-    /// What the hub has no room for at the moment.
-    held: HashMap<Place, (Instant, Backoff)>,
+    /// Targets of messages, each once.
+    targets: HashSet<Arc<str>>,
+    /// The targets whose messages the hub has no room for at the moment.
+    holds: Holds,
     batch_bytes: usize,
     batch_messages: usize,
     /// Files that cannot be read or moved, and why: each is named in the log once, and by `mesync status`.
@@ -63,27 +87,31 @@ pub struct Outbox {
     unsynced: bool,
     /// The directory has been looked at as a whole: what comes from now on is new.
     scanned: bool,
+    /// As it was at the last scan, if a later change must show; and when that was.
+    stamp: Option<(Stamp, Instant)>,
 }
 
 impl Outbox {
-    pub fn new(base: &Path, host: &str, deadline: Duration, sent_ttl: Duration) -> Outbox {
+    pub fn new(base: &Path, host: &str, deadline: Duration, keeps_sent: bool) -> Outbox {
         Outbox {
             dir: Queue::Outbox.dir(base),
             sent: Queue::Sent.dir(base),
             failed: Queue::Failed.dir(base),
             host: host.to_string(),
             deadline,
-            sent_ttl,
+            keeps_sent,
             waiting: BTreeSet::new(),
             known: HashMap::new(),
             young: HashMap::new(),
-            held: HashMap::new(),
+            targets: HashSet::new(),
+            holds: Holds::default(),
             batch_bytes: limits::BATCH_BYTES,
             batch_messages: wire::MAX_BATCH,
             complained: BTreeMap::new(),
             unmoved: BTreeMap::new(),
             unsynced: false,
             scanned: false,
+            stamp: None,
         }
     }
 
@@ -102,8 +130,42 @@ impl Outbox {
         Ok(())
     }
 
+    /// Whether a scan could find anything new: the directory has changed, or the last scan left something over.
+    ///
+    /// A name that is made, renamed or removed changes the directory's mtime; a change in the same tick of that clock
+    /// does not show, so a fresh mtime counts as changed.
+    pub fn may_have_changed(&self) -> bool {
+        let Some((stamp, scanned)) = &self.stamp else {
+            return true;
+        };
+        !self.complained.is_empty()
+            || !self.unmoved.is_empty()
+            || self.young.len() >= limits::ARRIVALS
+            || self.known.len() >= limits::OUTBOX
+            || scanned.elapsed() >= FULL_SCAN_INTERVAL
+            || self.stamp_now().as_ref() != Some(stamp)
+    }
+
+    /// The directory as it is now; `None` if a change of this moment might not change it.
+    fn stamp_now(&self) -> Option<Stamp> {
+        let meta = std::fs::metadata(&self.dir).ok()?;
+        let age = clock::now().duration_since(meta.modified().ok()?).ok()?;
+        (age >= MTIME_GRANULARITY).then(|| Stamp {
+            inode: meta.ino(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
+    }
+
     /// Looks at the whole directory.
     pub fn scan(&mut self) -> Result<()> {
+        let stamp = self.stamp_now().map(|stamp| (stamp, clock::monotonic()));
+        self.stamp = None;
+        self.scan_names()?;
+        self.stamp = stamp;
+        Ok(())
+    }
+
+    fn scan_names(&mut self) -> Result<()> {
         let failed = |e: &io::Error| Error::io(format!("read {}", self.dir.display()), e);
         let mut names = Vec::new();
         let mut present = HashSet::new();
@@ -125,6 +187,7 @@ impl Outbox {
             .copied()
             .collect();
         gone.into_iter().for_each(|key| self.forget(key));
+        self.targets.retain(|target| Arc::strong_count(target) > 1);
         self.young.retain(|name, _| names.contains(name));
         let is_known = |name: &OsString| {
             name.to_str()
@@ -173,10 +236,9 @@ impl Outbox {
                 }
                 Ok(content) => content,
             };
-            let priority = if let Content::Message(m) = &content {
-                m.priority
-            } else {
-                Priority::Normal
+            let (priority, target) = match &content {
+                Content::Message(m) => (m.priority, self.target(m.target.as_deref())),
+                _ => (Priority::Normal, None),
             };
             let found = Found {
                 name: name.to_str(),
@@ -185,8 +247,8 @@ impl Outbox {
                 content,
             };
             match plan::step(&found, written, now, Uuid::now_v7()) {
-                Step::Send => self.learn(&name, priority),
-                Step::Rename(to) => renames.push((name, to, priority)),
+                Step::Send => self.learn(&name, priority, target),
+                Step::Rename(to) => renames.push((name, to, priority, target)),
                 Step::Wait(time) => {
                     if self.young.len() < limits::ARRIVALS {
                         self.young.insert(name, clock::monotonic() + time);
@@ -212,23 +274,23 @@ impl Outbox {
         Ok(self
             .young
             .values()
-            .chain(self.held.values().map(|(at, _)| at))
-            .min()
-            .copied())
+            .copied()
+            .chain(self.holds.next_end(now))
+            .min())
     }
 
     /// Gives files their lasting names: durable before the first attempt to send, so that the id never changes.
-    fn pick_up(&mut self, renames: Vec<(OsString, String, Priority)>) -> Result<()> {
+    fn pick_up(&mut self, renames: Vec<(OsString, String, Priority, Target)>) -> Result<()> {
         if renames.is_empty() {
             return Ok(());
         }
         let many = renames.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors();
         let mut learned = Vec::new();
-        for (name, to, priority) in renames {
+        for (name, to, priority, target) in renames {
             let (from, to_path) = (self.dir.join(&name), self.dir.join(&to));
             let synced = if many { Ok(()) } else { disk::sync_file(&from) };
             match synced.and_then(|()| disk::rename_noreplace(&from, &to_path)) {
-                Ok(()) => learned.push((to, priority)),
+                Ok(()) => learned.push((to, priority, target)),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     self.refuse(&name, "another message with its id waits in the outbox")
                 }
@@ -243,13 +305,23 @@ impl Outbox {
         };
         self.unsynced = synced.is_err();
         synced.map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))?;
-        for (name, priority) in learned {
-            self.learn(OsStr::new(&name), priority);
+        for (name, priority, target) in learned {
+            self.learn(OsStr::new(&name), priority, target);
         }
         Ok(())
     }
 
-    fn learn(&mut self, name: &OsStr, priority: Priority) {
+    fn target(&mut self, name: Option<&str>) -> Target {
+        let name = name?;
+        if let Some(known) = self.targets.get(name) {
+            return Some(Arc::clone(known));
+        }
+        let target: Arc<str> = name.into();
+        self.targets.insert(Arc::clone(&target));
+        Some(target)
+    }
+
+    fn learn(&mut self, name: &OsStr, priority: Priority, target: Target) {
         if let Some((at, id)) = name.to_str().and_then(parse_file_name) {
             // by the name only for what was there before: a clock may be set while it waits
             let left = if self.scanned {
@@ -261,6 +333,7 @@ impl Outbox {
                 (at, id),
                 Known {
                     priority,
+                    target,
                     until: clock::monotonic() + left,
                 },
             );
@@ -272,7 +345,6 @@ impl Outbox {
     fn forget(&mut self, key: (SystemTime, Uuid)) {
         if let Some(Known { priority, .. }) = self.known.remove(&key) {
             self.waiting.remove(&(priority, key.0, key.1));
-            self.held.remove(&(priority, key.0, key.1));
         }
     }
 
@@ -285,23 +357,19 @@ impl Outbox {
         };
         let (mut bytes, mut overdue, mut changed) = (0, Vec::new(), Vec::new());
         let (mut unread, mut too_long) = (Vec::new(), Vec::new());
+        let (mut probes, mut all) = (self.holds.probes(clock), true);
         for place in &self.waiting {
+            let Some(known) = self.known.get(&(place.1, place.2)) else {
+                continue;
+            };
+            if known.until <= clock {
+                overdue.push((*place, file_name(place.1, place.2)));
+                continue;
+            }
+            if !probes.may_send(&known.target) {
+                continue;
+            }
             let name = file_name(place.1, place.2);
-            if self
-                .known
-                .get(&(place.1, place.2))
-                .is_some_and(|known| known.until <= clock)
-            {
-                overdue.push((*place, name));
-                continue;
-            }
-            if self
-                .held
-                .get(place)
-                .is_some_and(|(until, _)| *until > clock)
-            {
-                continue;
-            }
             let path = self.dir.join(&name);
             let message = match path.symlink_metadata().and_then(|meta| read(&path, &meta)) {
                 Ok(Content::Message(m)) if m.id.is_none_or(|id| id == place.2) => {
@@ -323,14 +391,20 @@ impl Outbox {
                 continue;
             }
             if !batch.texts.is_empty() && bytes + text.len() > self.batch_bytes {
+                all = false;
                 break;
             }
             bytes += text.len();
             batch.places.push(*place);
             batch.texts.push(text);
             if batch.texts.len() >= self.batch_messages {
+                all = false;
                 break;
             }
+        }
+        let probed = probes.end();
+        if all {
+            self.holds.forget_others(clock, &probed);
         }
         for (place, name) in overdue {
             let why = format!(
@@ -362,26 +436,31 @@ impl Outbox {
     pub fn answered(&mut self, batch: &Batch, results: &[PostResult], random: u64) -> usize {
         self.batch_bytes = plan::next_batch_bytes(self.batch_bytes, false, limits::BATCH_BYTES);
         self.batch_messages = (self.batch_messages * 2).min(wire::MAX_BATCH);
+        let mut full: HashMap<Target, String> = HashMap::new();
         let mut done = 0;
         for (place, result) in batch.places.iter().zip(results) {
             let name = file_name(place.1, place.2);
             if let Some(warning) = &result.warning {
                 log::warn!("the hub says of message {}: {warning}", place.2);
             }
+            let known = self.known.get(&(place.1, place.2));
+            let target = known.and_then(|known| known.target.clone());
             match plan::outcome(result) {
-                Outcome::Sent => self.archive(OsStr::new(&name)),
+                Outcome::Sent => {
+                    self.holds.remove(&target);
+                    self.archive(OsStr::new(&name));
+                }
                 Outcome::Refused(why) => self.refuse(OsStr::new(&name), &why),
                 Outcome::Later(why) => {
-                    let (until, backoff) = self.held.entry(*place).or_insert_with(|| {
-                        (clock::monotonic(), Backoff::new(Duration::from_secs(60)))
-                    });
-                    *until = clock::monotonic() + backoff.next(random);
-                    log::info!("message {} has to wait: {why}", place.2);
+                    full.insert(target, why);
                     continue;
                 }
             }
             self.forget((place.1, place.2));
             done += 1;
+        }
+        for (target, why) in full {
+            self.holds.add(clock::monotonic(), target, why, random);
         }
         done
     }
@@ -402,127 +481,8 @@ impl Outbox {
         }
     }
 
-    /// No sync: the hub has it, and would answer `duplicate`.
-    fn archive(&mut self, name: &OsStr) {
-        let (from, to) = (self.dir.join(name), self.sent.join(name));
-        let moved = if self.sent_ttl.is_zero() {
-            std::fs::remove_file(&from)
-        } else {
-            disk::move_file(&from, &to)
-        };
-        match moved {
-            Err(e) if e.kind() != io::ErrorKind::NotFound || from.symlink_metadata().is_ok() => {
-                self.cannot_move(name, None, &e)
-            }
-            _ => drop(self.complained.remove(name)),
-        }
-    }
-
-    /// To `failed/`, the reason beside it: written first, and the old name goes last, so a crash leaves it in one place at least.
-    fn refuse(&mut self, name: &OsStr, why: &str) {
-        let from = self.dir.join(name);
-        match move_aside(&from, &self.failed, why) {
-            Ok(to) => {
-                log::warn!(
-                    "message {} was not sent and is now {}: {why}",
-                    disk::show(name),
-                    disk::show(to.as_os_str())
-                );
-                self.complained.remove(name);
-            }
-            Err(_)
-                if from
-                    .symlink_metadata()
-                    .is_err_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
-            Err(e) => self.cannot_move(name, Some(why.to_string()), &e),
-        }
-    }
-
-    /// What is done with stays so, and is moved as soon as that is possible.
-    fn cannot_move(&mut self, name: &OsStr, why: Option<String>, e: &io::Error) {
-        if self.unmoved.len() < limits::OUTBOX {
-            self.unmoved.insert(name.to_os_string(), why);
-        }
-        self.complain(name, "move", e);
-    }
-
-    /// A file that cannot be read or moved must not stop the others.
-    fn complain(&mut self, name: &OsStr, doing: &str, e: &io::Error) {
-        let error = Error::io(
-            format!("{doing} {}", disk::show(self.dir.join(name).as_os_str())),
-            e,
-        )
-        .to_string();
-        if self.complained.get(name) != Some(&error) && self.complained.len() < limits::OUTBOX {
-            log::warn!("{error}");
-            self.complained.insert(name.to_os_string(), error);
-        }
-    }
-
-    /// The files that cannot be read or moved, in words.
-    pub fn trouble(&self) -> Option<String> {
-        let first = self.complained.values().next()?;
-        match self.complained.len() {
-            1 => Some(first.clone()),
-            n => Some(format!("{first}, and {} more", n - 1)),
-        }
-    }
-
-    /// Removes what has been in `sent/` for longer than it is kept.
-    pub fn clean_sent(&self, now: SystemTime) -> Result<()> {
-        let failed = |e: io::Error| Error::io(format!("clean {}", self.sent.display()), &e);
-        for entry in std::fs::read_dir(&self.sent).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let Ok(meta) = entry.metadata() else { continue };
-            // the rename into sent/ set ctime
-            let archived = clock::from_millis((meta.ctime().max(0) as u64).saturating_mul(1000));
-            if !meta.is_file() {
-                continue;
-            }
-            if !clock::is_plausible(archived) && clock::is_plausible(now) {
-                // of unknown age, since the clock was set later: it ages from now on
-                let _ = std::fs::set_permissions(entry.path(), meta.permissions());
-            } else if now
-                .duration_since(archived)
-                .is_ok_and(|age| age > self.sent_ttl)
-            {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-        Ok(())
-    }
-
     /// Whether anything waits to be sent now or later.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.young.is_empty()
-    }
-}
-
-fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content> {
-    let kind = meta.file_type();
-    let unusable = if kind.is_dir() {
-        Some("it is a directory; a message is a file (names that begin with a dot are left alone)")
-    } else if kind.is_symlink() {
-        Some("it is a symbolic link; a message is a file of its own")
-    } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device()
-    {
-        Some("it is not a regular file")
-    } else {
-        None
-    };
-    if let Some(why) = unusable {
-        return Ok(Content::Unusable(why.into()));
-    }
-    match disk::read_at_most(path, wire::MAX_MESSAGE) {
-        // the true size, since not all of it was read
-        Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Ok(Content::NotAMessage(
-            NotAMessage::Content(wire::too_long(meta.len())),
-        )),
-        Ok(bytes) => Ok(Message::parse(&bytes).map_or_else(Content::NotAMessage, Content::Message)),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Content::Unusable(format!(
-            "it cannot be read: {}",
-            plain(&e)
-        ))),
-        Err(e) => Err(e),
     }
 }

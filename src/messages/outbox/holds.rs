@@ -1,0 +1,164 @@
+//! Targets for which the hub has no room: their messages are held, and one of them is tried from time to time.
+//!
+//! Pure: time and randomness are arguments. It knows no messages, only whom they are for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+
+/// The longest time between two tries.
+const MAX_HOLD: Duration = Duration::from_secs(60);
+/// Targets that [`Holds::words`] names.
+const NAMED_TARGETS: usize = 3;
+
+/// The host that a message is for, shared by all messages for it. `None`: a broadcast.
+pub type Target = Option<Arc<str>>;
+
+/// The targets whose messages are held. There are no more than targets of messages in the outbox.
+#[derive(Default)]
+pub struct Holds(HashMap<Target, Hold>);
+
+struct Hold {
+    until: Instant,
+    backoff: Backoff,
+    /// What the hub said.
+    why: String,
+}
+
+/// Decides for the messages of one request.
+pub struct Probes<'a> {
+    holds: &'a Holds,
+    now: Instant,
+    probed: HashSet<Target>,
+}
+
+impl Holds {
+    /// The hub has no room for a message to this target. `random`: for the back-off.
+    pub fn add(&mut self, now: Instant, target: Target, why: String, random: u64) {
+        let hold = self.0.entry(target).or_insert_with_key(|target| {
+            log::info!("messages wait: target={} reason={why}", name(target));
+            Hold {
+                until: now,
+                backoff: Backoff::new(MAX_HOLD),
+                why: String::new(),
+            }
+        });
+        hold.until = now + hold.backoff.next(random);
+        hold.why = why;
+    }
+
+    /// The hub has taken a message to this target.
+    pub fn remove(&mut self, target: &Target) {
+        self.0.remove(target);
+    }
+
+    /// When the next hold is over, if none is over now: a message of one that is over is in the next request.
+    pub fn next_end(&self, now: Instant) -> Option<Instant> {
+        let ends = self.0.values().map(|hold| hold.until);
+        ends.filter(|end| *end > now).min()
+    }
+
+    pub fn probes(&self, now: Instant) -> Probes<'_> {
+        Probes {
+            holds: self,
+            now,
+            probed: HashSet::new(),
+        }
+    }
+
+    /// Ends the holds that are over and have no message to try: `probed` are those that have one.
+    pub fn forget_others(&mut self, now: Instant, probed: &HashSet<Target>) {
+        self.0
+            .retain(|target, hold| hold.until > now || probed.contains(target));
+    }
+
+    /// What waits, and why.
+    pub fn words(&self) -> Option<String> {
+        let mut targets: Vec<&Target> = self.0.keys().collect();
+        targets.sort();
+        let first = targets.first()?;
+        let names: Vec<&str> = targets
+            .iter()
+            .take(NAMED_TARGETS)
+            .map(|t| name(t))
+            .collect();
+        let more = match targets.len() - names.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let (names, why) = (names.join(", "), &self.0[*first].why);
+        Some(format!("messages to {names}{more} wait: {why}"))
+    }
+}
+
+impl Probes<'_> {
+    /// Whether a message to this target may be in the request: each, unless its target is held; then one when that is over.
+    pub fn may_send(&mut self, target: &Target) -> bool {
+        match self.holds.0.get(target) {
+            None => true,
+            Some(hold) => hold.until <= self.now && self.probed.insert(target.clone()),
+        }
+    }
+
+    /// The held targets with a message in the request.
+    pub fn end(self) -> HashSet<Target> {
+        self.probed
+    }
+}
+
+fn name(target: &Target) -> &str {
+    target.as_deref().unwrap_or("all hosts")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_target_is_tried_with_one_message_at_growing_intervals() {
+        let (start, mut holds) = (crate::clock::monotonic(), Holds::default());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let target = |name: &str| Some(Arc::from(name));
+        let sends = |holds: &Holds, now: u64, names: &[&str]| {
+            let mut probes = holds.probes(at(now));
+            let sent: Vec<bool> = names.iter().map(|n| probes.may_send(&target(n))).collect();
+            (sent, probes.end())
+        };
+        holds.add(at(0), target("a"), "full".into(), 1023);
+        assert_eq!(
+            holds
+                .next_end(at(0))
+                .unwrap()
+                .duration_since(at(0))
+                .as_secs(),
+            0
+        );
+        assert_eq!(
+            sends(&holds, 0, &["a", "b", "a", "b"]).0,
+            [false, true, false, true]
+        );
+        assert_eq!(holds.next_end(at(1)), None, "one that is over wakes nobody");
+        let (sent, probed) = sends(&holds, 1, &["a", "a", "b"]);
+        assert_eq!(sent, [true, false, true]);
+        holds.forget_others(at(1), &probed);
+        holds.add(at(1), target("a"), "still full".into(), 1023);
+        assert_eq!(sends(&holds, 2, &["a"]).0, [false]);
+        assert_eq!(sends(&holds, 3, &["a", "a"]).0, [true, false]);
+        assert_eq!(holds.words().unwrap(), "messages to a wait: still full");
+        for other in ["e", "d", "c"] {
+            holds.add(at(3), target(other), "no".into(), 0);
+        }
+        holds.add(at(3), None, "space".into(), 0);
+        assert_eq!(
+            holds.words().unwrap(),
+            "messages to all hosts, a, c and 2 more wait: space"
+        );
+        // none of its messages is left
+        holds.forget_others(at(3), &HashSet::new());
+        assert_eq!(sends(&holds, 3, &["a", "a"]).0, [true, true]);
+        holds.remove(&target("c"));
+        assert_eq!(sends(&holds, 3, &["c", "c"]).0, [true, true]);
+    }
+}

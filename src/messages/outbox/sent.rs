@@ -1,0 +1,101 @@
+//! Removes from `sent/` what has been there for longer than it is kept, some files at a time.
+//!
+//! Messages get their turn between two times: a `sent/` of 100,000 files must not keep them waiting.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::messages::Queue;
+
+/// Files that are looked at in one turn.
+const FILES_PER_TURN: usize = 256;
+
+/// What cleans `sent/`.
+pub struct Cleaner {
+    dir: PathBuf,
+    ttl: Duration,
+    /// What is left of a round that has begun.
+    left: Option<std::fs::ReadDir>,
+}
+
+impl Cleaner {
+    pub fn new(base: &Path, ttl: Duration) -> Cleaner {
+        Cleaner {
+            dir: Queue::Sent.dir(base),
+            ttl,
+            left: None,
+        }
+    }
+
+    /// One turn; whether the round is complete. A call after a complete round begins the next.
+    pub fn turn(&mut self, now: SystemTime) -> Result<bool> {
+        let failed = |e: io::Error| Error::io(format!("clean {}", self.dir.display()), &e);
+        let mut entries = match self.left.take() {
+            Some(entries) => entries,
+            None => std::fs::read_dir(&self.dir).map_err(failed)?,
+        };
+        for _ in 0..FILES_PER_TURN {
+            let Some(entry) = entries.next() else {
+                return Ok(true);
+            };
+            self.clean(&entry.map_err(failed)?, now);
+        }
+        self.left = Some(entries);
+        Ok(false)
+    }
+
+    /// A round has begun and is not complete.
+    pub fn is_in_a_round(&self) -> bool {
+        self.left.is_some()
+    }
+
+    fn clean(&self, entry: &std::fs::DirEntry, now: SystemTime) {
+        let Some(meta) = entry.metadata().ok().filter(|meta| meta.is_file()) else {
+            return;
+        };
+        // the rename into sent/ set ctime
+        let archived = clock::from_millis((meta.ctime().max(0) as u64).saturating_mul(1000));
+        if !clock::is_plausible(archived) && clock::is_plausible(now) {
+            // of unknown age, since the clock was set later: it ages from now on
+            let _ = std::fs::set_permissions(entry.path(), meta.permissions());
+        } else if now.duration_since(archived).is_ok_and(|age| age > self.ttl) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_of_many_files_has_many_turns_and_removes_them_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let sent = Queue::Sent.dir(dir.path());
+        std::fs::create_dir(&sent).unwrap();
+        let files = FILES_PER_TURN * 2 + 1;
+        for n in 0..files {
+            std::fs::write(sent.join(n.to_string()), "").unwrap();
+        }
+        let left = || std::fs::read_dir(&sent).unwrap().count();
+        let mut cleaner = Cleaner::new(dir.path(), Duration::from_secs(3600));
+        let mut round = |now| {
+            let mut turns = 1;
+            while !cleaner.turn(now).unwrap() {
+                turns += 1;
+                assert!(cleaner.is_in_a_round());
+            }
+            assert!(!cleaner.is_in_a_round());
+            turns
+        };
+        assert_eq!((round(clock::now()), left()), (3, files));
+        assert_eq!(
+            (round(clock::now() + Duration::from_secs(7200)), left()),
+            (3, 0)
+        );
+    }
+}
