@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// What kind of failure it is. Decides the exit status and whether to try again.
+/// What kind of failure it is; it travels with the error from the system call to the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Something was not done, with no better word for it.
@@ -15,7 +15,7 @@ pub enum Kind {
     Damaged,
     /// The hub does not answer, or not as a hub.
     Unreachable,
-    /// A file or directory cannot be made.
+    /// A file or directory cannot be made, changed or read: no permission, or the file system is read-only.
     CannotCreate,
     /// Reading or writing failed.
     Io,
@@ -25,17 +25,6 @@ pub enum Kind {
     Refused,
     /// Settings, or a file of settings, are wrong.
     Settings,
-}
-
-/// What the daemon does about an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Wait and do the same again.
-    Retry,
-    /// The other side said no: the same again is pointless until something is changed.
-    Refused,
-    /// Stop the process: to go on could lose something.
-    Fatal,
 }
 
 impl Kind {
@@ -67,13 +56,21 @@ impl Kind {
         }
     }
 
-    /// What a daemon does about it.
-    pub fn next(self) -> Next {
-        match self {
-            Kind::Unreachable | Kind::Busy => Next::Retry,
-            Kind::Refused => Next::Refused,
-            _ => Next::Fatal,
-        }
+    /// Which of several failures the exit status tells: one that a person has to mend rather than one that may pass by itself,
+    /// and [`Kind::Failed`] only if there is no better word.
+    pub fn worst(all: impl IntoIterator<Item = Kind>) -> Option<Kind> {
+        let rank = |kind: &Kind| match kind {
+            Kind::Failed => 0,
+            Kind::Busy => 1,
+            Kind::Unreachable => 2,
+            Kind::Refused => 3,
+            Kind::CannotCreate => 4,
+            Kind::Io => 5,
+            Kind::Usage => 6,
+            Kind::Settings => 7,
+            Kind::Damaged => 8,
+        };
+        all.into_iter().max_by_key(rank)
     }
 }
 
@@ -172,14 +169,25 @@ mod tests {
             e.to_string(),
             "cannot write /x/y: no space left on device (make room on that disk)"
         );
-        assert_eq!((e.kind.exit_status(), e.kind.next()), (75, Next::Retry));
+        assert_eq!(e.kind.exit_status(), 75);
         let short = Error::io(
             "open /x/y",
             &std::io::Error::from_raw_os_error(libc::EMFILE),
         );
-        assert_eq!(
-            (short.kind.exit_status(), short.kind.next()),
-            (75, Next::Retry)
-        );
+        assert_eq!(short.kind.exit_status(), 75);
+    }
+
+    #[test]
+    fn the_exit_status_tells_what_a_person_has_to_mend() {
+        use Kind::*;
+        for (all, worst) in [
+            (vec![], None),
+            (vec![Failed, Busy], Some(Busy)),
+            (vec![Io, Unreachable, Busy], Some(Io)),
+            (vec![Refused, Unreachable, Failed], Some(Refused)),
+            (vec![Refused, CannotCreate], Some(CannotCreate)),
+        ] {
+            assert_eq!(Kind::worst(all), worst);
+        }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::output::{Output, left, right};
 use super::parse::Invocation;
-use super::{Context, Done, directories};
+use super::{Context, Done, all_of, directories};
 use crate::config::Settings;
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -29,31 +29,22 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         let read = || super::watches::with_watches(&super::read_settings(invocation)?, invocation);
         return service::run(&signals, vec![Box::new(client)], &read).map(|()| Done::All);
     }
-    let lock = match daemon::lock(settings) {
+    let Some(lock) = daemon::lock(settings)? else {
         // cron mails whatever is said, and the other one does the work
-        Err(e)
-            if e.kind == Kind::Busy
-                && !std::io::stderr().is_terminal()
-                && !invocation.has("verbose") =>
-        {
-            return Ok(Done::Busy);
-        }
-        other => other?,
-    };
-    let exchanged = daemon::once(settings, lock);
-    // each half does what it can, whatever became of the other
-    let synced = super::sync::all_once(settings);
-    exchanged.and(synced).and_then(|done| {
-        if all_done(settings)? {
-            Ok(done)
+        return if std::io::stderr().is_terminal() || invocation.has("verbose") {
+            Err(daemon::another_client(settings))
         } else {
-            Ok(Done::NotAll)
-        }
-    })
+            Ok(Done::NotAll(Kind::Busy))
+        };
+    };
+    // each half does what it can, whatever became of the other
+    let exchanged = daemon::once(settings, lock).map(|left| left.map_or(Done::All, Done::NotAll));
+    let synced = super::sync::all_once(settings);
+    all_of([exchanged, synced, all_done(settings)])
 }
 
 /// Whether a pass has left nothing behind; says what it has.
-fn all_done(settings: &Settings) -> Result<bool> {
+fn all_done(settings: &Settings) -> Result<Done> {
     let messages = |queue| survey(&settings.base_dir, queue).map(|s| s.count);
     let (outbox, failed) = (messages(Queue::Outbox)?, messages(Queue::Failed)?);
     let hooks = HookCounts::of(settings)?;
@@ -68,10 +59,11 @@ fn all_done(settings: &Settings) -> Result<bool> {
         .filter(|(n, ..)| *n > 0)
         .map(|(n, noun, how)| format!("{} {how}", super::counted(n as u64, noun)));
     let left: Vec<String> = left.collect();
-    if !left.is_empty() {
-        log::warn!("not all is done: {} (mesync status)", left.join(", "));
+    if left.is_empty() {
+        return Ok(Done::All);
     }
-    Ok(left.is_empty())
+    log::warn!("not all is done: {} (mesync status)", left.join(", "));
+    Ok(Done::NotAll(Kind::Failed))
 }
 
 /// How many hooks there are by their state.
@@ -201,7 +193,7 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     Ok(if status.healthy {
         Done::All
     } else {
-        Done::NotAll
+        Done::NotAll(Kind::Failed)
     })
 }
 

@@ -49,10 +49,8 @@ pub struct Context {
 pub enum Done {
     /// All of it was done; the machine is healthy.
     All,
-    /// Some of it was not, and the output already says what: exit status 1.
-    NotAll,
-    /// Another process does it already: exit status 75, and not a word.
-    Busy,
+    /// Some of it was not, and the output already says what: the exit status is that of the kind.
+    NotAll(Kind),
 }
 
 /// Runs the command that the arguments (with the program's name first) ask for.
@@ -60,8 +58,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_writing();
     match run(args) {
         Ok(Done::All) => ExitCode::SUCCESS,
-        Ok(Done::NotAll) => ExitCode::from(Kind::Failed.exit_status()),
-        Ok(Done::Busy) => ExitCode::from(Kind::Busy.exit_status()),
+        Ok(Done::NotAll(kind)) => ExitCode::from(kind.exit_status()),
         Err(e) => {
             logger::report(&e);
             ExitCode::from(e.kind.exit_status())
@@ -140,6 +137,19 @@ fn fail(mut errors: Vec<Error>) -> Result<Done> {
     };
     errors.iter().for_each(logger::report);
     Err(last)
+}
+
+/// Several pieces of work, each whatever became of the others: reports the errors, and ends as the worst of them.
+fn all_of(works: impl IntoIterator<Item = Result<Done>>) -> Result<Done> {
+    let kinds = works.into_iter().filter_map(|done| match done {
+        Ok(Done::All) => None,
+        Ok(Done::NotAll(kind)) => Some(kind),
+        Err(e) => {
+            logger::report(&e);
+            Some(e.kind)
+        }
+    });
+    Ok(Kind::worst(kinds).map_or(Done::All, Done::NotAll))
 }
 
 /// What a person wonders about when a command has nothing to print; a script does not.

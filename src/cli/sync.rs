@@ -10,7 +10,7 @@ use super::output::{left, right};
 use super::parse::Invocation;
 use super::progress::Paths;
 use super::watches::{real, watches};
-use super::{Context, Done, counted, fail, note};
+use super::{Context, Done, all_of, counted, note};
 use crate::client::HubClient;
 use crate::clock;
 use crate::config::Settings;
@@ -68,9 +68,8 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = Arc::new(servers::files(&context.settings)?);
     let allow_deletes = invocation.has("allow-deletes");
     if invocation.has("dry-run") {
-        return each(&watches, |watch| {
-            dry_run(context, watch, &hub, allow_deletes)
-        });
+        let each = watches.iter();
+        return all_of(each.map(|watch| dry_run(context, watch, &hub, allow_deletes)));
     }
     let line = Paths::new(invocation.has("quiet"));
     let settings = context.settings.clone();
@@ -86,30 +85,8 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     })
 }
 
-/// One directory after the other, whatever became of those before.
-fn each<T>(
-    items: impl IntoIterator<Item = T>,
-    mut act: impl FnMut(T) -> Result<Done>,
-) -> Result<Done> {
-    let (mut errors, mut all) = (Vec::new(), true);
-    for item in items {
-        match act(item) {
-            Ok(done) => all &= done == Done::All,
-            Err(e) => errors.push(e),
-        }
-    }
-    match fail(errors)? {
-        Done::All if !all => Ok(Done::NotAll),
-        done => Ok(done),
-    }
-}
-
 fn done(passed: &once::Passed) -> Done {
-    if passed.in_sync {
-        Done::All
-    } else {
-        Done::NotAll
-    }
+    passed.failure().map_or(Done::All, Done::NotAll)
 }
 
 /// One pass over all directories of the settings, silent but for what is wrong.
@@ -146,7 +123,7 @@ impl Passes<'_> {
         let neighbours = Arc::<Neighbours>::default();
         // they stay open, so that they can be asked
         let (mut open, mut held) = (Vec::new(), Vec::new());
-        let first = each(watches, |watch| {
+        let first = watches.iter().map(|watch| {
             let (directory, passed) = self.one(watch, &neighbours)?;
             if passed.held > 0 && watches.len() > 1 {
                 held.push((
@@ -161,21 +138,21 @@ impl Passes<'_> {
             tell(watch, &passed);
             Ok(done(&passed))
         });
-        let second = each(held, |(watch, arrivals, directory, mut passed)| {
-            if directory.engine.arrivals_elsewhere() != arrivals {
-                drop(directory);
-                let (directory, second) = self.one(watch, &neighbours)?;
-                open.push(directory);
-                passed = second.after(&passed);
-            }
-            tell(watch, &passed);
-            Ok(done(&passed))
-        });
-        match (first, second) {
-            (Ok(Done::All), second) => second,
-            (Ok(not), second) => second.map(|_| not),
-            (Err(e), second) => fail(std::iter::once(e).chain(second.err()).collect()),
-        }
+        let first = all_of(first);
+        let second = held
+            .into_iter()
+            .map(|(watch, arrivals, directory, mut passed)| {
+                if directory.engine.arrivals_elsewhere() != arrivals {
+                    drop(directory);
+                    let (directory, second) = self.one(watch, &neighbours)?;
+                    open.push(directory);
+                    passed = second.after(&passed);
+                }
+                tell(watch, &passed);
+                Ok(done(&passed))
+            });
+        let second = all_of(second);
+        all_of([first, second])
     }
 
     fn one(
@@ -220,7 +197,14 @@ struct Passed<'a> {
 #[derive(Serialize)]
 struct Named<'a> {
     path: &'a str,
-    why: &'a str,
+    why: String,
+}
+
+impl<'a> Named<'a> {
+    fn of((path, why): (&'a String, &Error)) -> Named<'a> {
+        let why = why.to_string();
+        Named { path, why }
+    }
 }
 
 fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
@@ -233,7 +217,7 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
         ];
         context.out.object(&Passed {
             dir,
-            in_sync: passed.in_sync,
+            in_sync: passed.failure().is_none(),
             sent: counts.sent,
             deleted: counts.deleted,
             received: counts.placed,
@@ -243,14 +227,8 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
             bytes_received: passed.received,
             held_deletes: passed.held,
             remaining: passed.remaining,
-            unsyncable: facts
-                .refused
-                .iter()
-                .map(|(path, why)| Named { path, why })
-                .collect(),
-            waiting: waiting(facts)
-                .map(|(path, why)| Named { path, why })
-                .collect(),
+            unsyncable: facts.refused.iter().map(Named::of).collect(),
+            waiting: waiting(facts).map(Named::of).collect(),
             skipped_special: facts.skipped.special.count,
             skipped_names: facts.skipped.names.count,
             first_skipped: skipped.iter().filter_map(|e| e.first.as_deref()).collect(),
@@ -285,7 +263,7 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
     } else {
         did.join(", ")
     };
-    let end = if passed.in_sync {
+    let end = if passed.failure().is_none() {
         "in sync"
     } else {
         "not in sync"
@@ -295,11 +273,11 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
         out.line(&format!(
             "cannot sync {}: {}",
             one_line(path),
-            one_line(why)
+            one_line(&why.to_string())
         ));
     }
-    if let Some(why) = &facts.rules {
-        out.line(&one_line(why));
+    for why in [&facts.rules, &facts.rescan].into_iter().flatten() {
+        out.line(&one_line(&why.to_string()));
     }
     if passed.held > 0 {
         let deletes = counted(passed.held as u64, "delete");
@@ -327,20 +305,24 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
             .trouble
             .as_ref()
             .map(|e| format!(": {e}"))
-            .or(facts.no_space.clone().map(|why| format!(": {why}")));
+            .or(facts.no_space.as_ref().map(|why| format!(": {why}")));
         out.line(&format!(
             "{} remaining{}",
             counted(remaining as u64, "path"),
             why.unwrap_or_default()
         ));
         waiting(facts).for_each(|(path, why)| {
-            out.line(&format!("{} waits: {}", one_line(path), one_line(why)))
+            out.line(&format!(
+                "{} waits: {}",
+                one_line(path),
+                one_line(&why.to_string())
+            ))
         });
     }
 }
 
 /// What waits at the end of a pass.
-fn waiting(facts: &Facts) -> impl Iterator<Item = (&String, &String)> {
+fn waiting(facts: &Facts) -> impl Iterator<Item = (&String, &Error)> {
     facts
         .waiting(clock::monotonic(), Duration::ZERO)
         .take(NAMED)
@@ -375,6 +357,11 @@ fn dry_run(
 ) -> Result<Done> {
     let directory = once::open_to_look(&context.settings, watch, hub)?;
     let plans = directory.preview(allow_deletes)?;
+    let done = if plans.all.is_empty() && plans.skipped.unknown.count == 0 {
+        Done::All
+    } else {
+        Done::NotAll(plans.skipped.failure.unwrap_or(Kind::Failed))
+    };
     let out = &mut context.out;
     let dir = watch.path.to_string_lossy();
     let size = |p: &Preview| p.entry.filter(|e| !e.is_dir()).map(|e| e.size);
@@ -388,11 +375,7 @@ fn dry_run(
                 size: size(p),
             });
         }
-        return Ok(if plans.all.is_empty() {
-            Done::All
-        } else {
-            Done::NotAll
-        });
+        return Ok(done);
     }
     let row = |(path, p): &(String, Preview)| {
         let size = size(p).map_or("-".into(), |bytes| out.size(bytes));
@@ -414,14 +397,16 @@ fn dry_run(
             once::guard_in_words()
         ));
     }
-    if plans.all.is_empty() {
+    if let Some(first) = &plans.skipped.unknown.first {
+        out.line(&format!(
+            "{} directories are left alone: {first}",
+            plans.skipped.unknown.count
+        ));
+    }
+    if done == Done::All {
         note(&format!("{} is in sync", one_line(&dir)));
     }
-    Ok(if plans.all.is_empty() {
-        Done::All
-    } else {
-        Done::NotAll
-    })
+    Ok(done)
 }
 
 /// What is known of a directory; there may be several: one for each server that it was kept in sync with.

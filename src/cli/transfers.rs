@@ -164,7 +164,7 @@ impl Report<'_> {
             ));
         }
         match fail(self.errors)? {
-            Done::All if self.left_out => Ok(Done::NotAll),
+            Done::All if self.left_out => Ok(Done::NotAll(Kind::Failed)),
             done => Ok(done),
         }
     }

@@ -332,7 +332,8 @@ impl Supervisor {
                 next = clock::monotonic();
             }
             if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
-                d.feed();
+                // the link knows when to try again
+                let _ = d.feed();
                 let usual = if self.control.listening.load(Relaxed) {
                     POLL_INTERVAL_WITH_STREAM
                 } else {

@@ -135,7 +135,7 @@ impl Daemon {
     /// Starts the client with the directories of the settings. Another one at work in the base directory: `Busy`.
     pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
         let lock = if halves == Halves::Both {
-            Some(lock(settings)?)
+            Some(lock(settings)?.ok_or_else(|| another_client(settings))?)
         } else {
             None
         };
@@ -585,14 +585,15 @@ impl Part for Daemon {
     }
 }
 
-/// One full pass and the hooks that are due, for cron, under the lock that [`lock()`] gave.
-pub fn once(settings: &Settings, lock: std::fs::File) -> Result<()> {
+/// One full pass and the hooks that are due, for cron, under the lock that [`lock()`] gave. Why messages stay in the outbox, if
+/// they do.
+pub fn once(settings: &Settings, lock: std::fs::File) -> Result<Option<Kind>> {
     let passed = exchange_once(settings);
     lock::end(&settings.base_dir, lock, passed.as_ref().err());
     passed
 }
 
-fn exchange_once(settings: &Settings) -> Result<()> {
+fn exchange_once(settings: &Settings) -> Result<Option<Kind>> {
     let hub = Arc::new(servers::messages(settings)?);
     let (wakeup, woken) = bounded(limits::POKE);
     let passed = Exchange::open(settings, hub, wakeup.clone())?.once();
@@ -627,20 +628,31 @@ fn exchange_once(settings: &Settings) -> Result<()> {
             true,
         )
     });
-    passed.and(hooked)
+    match hooked {
+        Ok(()) => passed,
+        Err(e) if passed.is_ok() => Err(e),
+        Err(e) => {
+            log::warn!("{e}");
+            passed
+        }
+    }
 }
 
-/// Makes the spool's directories, and sees to it that one client works there at a time. Another one: `Busy`.
-pub fn lock(settings: &Settings) -> Result<std::fs::File> {
+/// Makes the spool's directories, and sees to it that one client works there at a time. `None`: another one does.
+pub fn lock(settings: &Settings) -> Result<Option<std::fs::File>> {
     spool::create(&settings.base_dir)?;
-    lock::take(&settings.base_dir, &settings.host_id)?.ok_or_else(|| {
-        let process = match lock::read(&settings.base_dir).0 {
-            Client::Running { process, .. } => process,
-            _ => String::new(),
-        };
-        let what = format!("another mesync client (process {process}) is at work in {}", settings.base_dir.display());
-        Error::new(Kind::Busy, what).hint(
-            "to sync a directory as well, start that one with -w DIR (on the hub's machine: \"mesync serve --start -w DIR\"), or run \"mesync daemon -w DIR\" beside it; a second client needs a MESYNC_BASE_DIR and a MESYNC_HOST_ID of its own",
-        )
-    })
+    lock::take(&settings.base_dir, &settings.host_id)
+}
+
+/// The error of a second client.
+pub fn another_client(settings: &Settings) -> Error {
+    let base = settings.base_dir.display();
+    let process = match lock::read(&settings.base_dir).0 {
+        Client::Running { process, .. } => process,
+        _ => String::new(),
+    };
+    let what = format!("another mesync client (process {process}) is at work in {base}");
+    Error::new(Kind::Busy, what).hint(
+        "to sync a directory as well, start that one with -w DIR (on the hub's machine: \"mesync serve --start -w DIR\"), or run \"mesync daemon -w DIR\" beside it; a second client needs a MESYNC_BASE_DIR and a MESYNC_HOST_ID of its own",
+    )
 }

@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
 use crate::files::delete_guard::Limits;
-use crate::files::directory::{self, Directory, Opened, Place, Start};
+use crate::files::directory::{Directory, Opened, Place, Start};
 use crate::files::engine::Neighbours;
 use crate::files::stats::Facts;
 use crate::files::status::Files;
@@ -42,7 +42,7 @@ pub struct Progress {
 /// How a pass ended.
 #[derive(Debug)]
 pub struct Passed {
-    pub in_sync: bool,
+    in_sync: bool,
     pub facts: Facts,
     /// Paths that are not in sync; those that the guard holds, too.
     pub remaining: usize,
@@ -61,6 +61,16 @@ impl Passed {
         self.sent += first.sent;
         self.received += first.received;
         self
+    }
+
+    /// Why the directory is not in sync; `None`: it is.
+    pub fn failure(&self) -> Option<Kind> {
+        let kinds = self
+            .trouble
+            .iter()
+            .map(|e| e.kind)
+            .chain(self.facts.kinds());
+        (!self.in_sync).then(|| Kind::worst(kinds).unwrap_or(Kind::Failed))
     }
 }
 
@@ -119,13 +129,9 @@ pub fn open_to_look(
 pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -> Result<Passed> {
     let mut reporter = Reporter::new(files, &d.settings, server);
     reporter.approve(d);
-    d.clear_left_over().map_err(directory::error)?;
-    if !d.feed() {
-        return Err(d
-            .fatal()
-            .or_else(|| d.link.trouble())
-            .unwrap_or_else(|| Error::new(Kind::Unreachable, "cannot reach the hub")));
-    }
+    d.clear_left_over()?;
+    d.feed()?;
+    let mut trouble = None;
     std::thread::scope(|scope| {
         let started = start_workers(scope, d);
         if started.is_ok() {
@@ -145,7 +151,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
                     d.wakeup.pause(PROGRESS_REDRAW_INTERVAL);
                 }
             }
-            until_done(d, show);
+            trouble = until_done(d, show);
         }
         d.wakeup.stop();
         started
@@ -154,7 +160,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
         return Err(e);
     }
     if let Err(fault) = trash::expire(&d.tree) {
-        log::debug!("{}", directory::error(fault));
+        log::debug!("{}", Error::from(fault));
     }
     let facts = d.stats.facts();
     let passed = Passed {
@@ -164,7 +170,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
         held: d.engine.held(),
         sent: d.traffic.sent.load(Relaxed),
         received: d.traffic.received.load(Relaxed),
-        trouble: d.link.trouble(),
+        trouble: d.link.trouble().or(trouble),
     };
     reporter.report(d, &Counters::default(), None);
     Ok(passed)
@@ -179,30 +185,34 @@ fn progress(d: &Directory) -> Progress {
     }
 }
 
-/// As long as something comes of it.
-fn until_done(d: &Directory, show: &dyn Fn(Progress)) {
+/// Works as long as there is progress; what the hub, or storing what it says, has ended it with.
+fn until_done(d: &Directory, show: &dyn Fn(Progress)) -> Option<Error> {
     let mut worked = None;
     while !d.wakeup.is_stopped() {
         until_quiet(d, show);
         if d.worked() == 0 && d.engine.due() == 0 && !d.wants_rescan() {
             // nothing to do, and nothing that could have changed that
-            return;
+            return None;
         }
         if d.take_rescan_wanted()
             && let Err(fault) = d.rescan_all()
         {
             d.rescan_failed(fault);
         }
-        if !d.link.pause().is_zero() || !d.feed() {
-            return;
+        if !d.link.pause().is_zero() {
+            return None;
+        }
+        if let Err(fault) = d.feed() {
+            return Some(fault.into());
         }
         try_what_waits(d, show);
         let now = Some((d.worked(), d.engine.due()));
         if d.engine.active() == 0 && d.engine.due() == d.engine.held() || now == worked {
-            return;
+            return None;
         }
         worked = now;
     }
+    None
 }
 
 /// Tries what waits, several times: two halves of a rename that are taken at the same moment both make way for the other.
@@ -228,7 +238,8 @@ fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
     while !d.engine.is_quiet() && !d.is_paused() && d.wakeup.pause(QUIET_CHECK_INTERVAL) {
         // deletes of another machine come one after the other
         if !d.end_of_burst().is_zero() && clock::monotonic() >= next_feed {
-            d.feed();
+            // what it fails with is met again at the end
+            let _ = d.feed();
             next_feed = clock::monotonic() + FEED_IN_BURST;
         }
         if clock::monotonic() >= next {

@@ -84,10 +84,7 @@ impl Reporter {
                 self.files.answered("approve");
                 d.wakeup.wake();
             }
-            Err(fault) => log::warn!(
-                "cannot take an approval: {}",
-                crate::files::directory::error(fault)
-            ),
+            Err(fault) => log::warn!("cannot take an approval: {}", Error::from(fault)),
         }
     }
 
@@ -141,8 +138,8 @@ impl Reporter {
         let mut problems = Vec::new();
         problems.extend(d.link.trouble().map(|e| e.to_string()));
         problems.extend(stream);
-        problems.extend(facts.no_space.clone());
-        problems.extend(facts.rules.clone());
+        let wrong = [&facts.no_space, &facts.rules, &facts.rescan];
+        problems.extend(wrong.into_iter().flatten().map(Error::to_string));
         if !self.held.is_empty() {
             problems.push(format!(
                 "{} held: see \"mesync approve {}\"",
@@ -160,9 +157,9 @@ impl Reporter {
                 counted(facts.skipped.unknown.count, "directory")
             ));
         }
-        let named = |(path, why): (&String, &String)| Named {
+        let named = |(path, why): (&String, &Error)| Named {
             path: path.clone(),
-            why: why.clone(),
+            why: why.to_string(),
         };
         let waiting: Vec<Named> = facts
             .waiting(clock::monotonic(), LONG_WAIT)

@@ -64,8 +64,8 @@ pub fn take_over(
 
 /// Whether a state is of the hub that answers, though it may have been set back since.
 fn is_of(state: &DiskState, hub: &HubClient) -> Result<bool> {
-    let feed = state.feed().map_err(super::directory::error)?;
-    let points = state.points().map_err(super::directory::error)?;
+    let feed = state.feed()?;
+    let points = state.points()?;
     if feed.epoch.is_nil() || !hub.is_ours()? {
         return Ok(false);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::conflict::is_copy;
 use super::debounce::Hint;
-use super::directory::{Directory, error};
+use super::directory::Directory;
 use super::engine::pages::each_below;
 use super::engine::traits::{Called, Fault, Rows, State, Tree};
 use super::engine::{Polled, Preview};
@@ -21,7 +21,7 @@ use super::tree::scan::{self, Depth, Found, Skipped};
 use super::tree::{DiskTree, Folds};
 use crate::clock;
 use crate::config::limits;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Temporary names that a crash has left and that are cleared at a start; later starts find the others.
 const MAX_TEMPORARY_NAMES: usize = 10_000;
@@ -46,6 +46,7 @@ pub struct Plans {
     pub all: Vec<(String, Preview)>,
     /// The guard would hold the deletes.
     pub holds: bool,
+    pub skipped: Skipped,
 }
 
 /// Offers paths to the engine, and waits while the queue is full.
@@ -88,15 +89,14 @@ impl Directory {
 
     /// What would be done about all differences. `allow_deletes`: the guard would hold none.
     pub fn preview(&self, allow_deletes: bool) -> Result<Plans> {
-        while self.engine.poll().map_err(error)? != Polled::Drained {}
+        while self.engine.poll()? != Polled::Drained {}
         let mut all = BTreeMap::new();
-        self.differences("", Depth::All, &mut |path| {
+        let met = self.differences("", Depth::All, &mut |path| {
             if let Some(preview) = self.engine.preview(path)? {
                 all.insert(path.to_string(), preview);
             }
             Ok(())
-        })
-        .map_err(error)?;
+        })?;
         let new: HashSet<_> = all
             .values()
             .filter(|p| p.plan.action == Action::Upload)
@@ -106,12 +106,12 @@ impl Directory {
             p.plan.action == Action::Delete && p.entry.is_some_and(|e| new.contains(&e.hash))
         };
         let deletes = all.values().filter(|p| p.counted && !renamed(p)).count() as u64;
-        let holds =
-            deletes > 0 && !allow_deletes && self.engine.would_hold(deletes).map_err(error)?;
+        let holds = deletes > 0 && !allow_deletes && self.engine.would_hold(deletes)?;
         all.retain(|_, p| !matches!(p.plan.action, Action::Forget | Action::Adopt));
         Ok(Plans {
             all: all.into_iter().collect(),
             holds,
+            skipped: met.skipped,
         })
     }
 
@@ -316,11 +316,11 @@ pub(super) fn read_rules(tree: &DiskTree, state: &DiskState, stats: &Stats) -> C
             } else {
                 "only this file is synced"
             };
-            let why = format!(
-                "cannot read {}: {}; until it is mended, {until}",
-                file.display(),
-                crate::error::plain(&e)
-            );
+            let why = Error::io(format!("read {}", file.display()), &e);
+            let why = Error {
+                what: format!("{}; until it is mended, {until}", why.what),
+                ..why
+            };
             if stats.rules(Some(why.clone())) {
                 log::warn!("{why}");
             }

@@ -60,7 +60,7 @@ impl Counts {
 pub struct Facts {
     pub counts: Counts,
     /// What cannot be done until something about it changes, and why.
-    pub refused: BTreeMap<String, String>,
+    pub refused: BTreeMap<String, Error>,
     /// Beside them, since the last look at everything began.
     more_refused: u64,
     /// When those are tried again that this machine refused, and the pause after that.
@@ -72,9 +72,11 @@ pub struct Facts {
     pub copies: u64,
     pub looked: bool,
     /// Of the disk, at the moment.
-    pub no_space: Option<String>,
+    pub no_space: Option<Error>,
     /// Why the ignore rules cannot be read.
-    pub rules: Option<String>,
+    pub rules: Option<Error>,
+    /// Why the last rescan came to no end.
+    pub rescan: Option<Error>,
     /// Changes by others since it was last asked for.
     changed: VecDeque<String>,
     changed_count: u64,
@@ -87,7 +89,7 @@ pub struct Facts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Waiting {
     since: Instant,
-    why: String,
+    why: Error,
     logged: bool,
 }
 
@@ -142,7 +144,7 @@ impl Stats {
     /// Cannot be done until something about it changes. Whether that is new. What this machine refused is tried again all the
     /// same: nothing tells when a mount or an attribute is gone.
     pub fn refused(&self, path: &str, error: &Error, now: Instant) -> bool {
-        let (mut facts, why) = (self.lock(), error.to_string());
+        let mut facts = self.lock();
         facts.waiting.remove(path);
         if error.kind != Kind::Refused
             && (facts.retries.len() < MAX_REFUSED_PATHS || facts.retries.contains_key(path))
@@ -160,7 +162,11 @@ impl Stats {
             facts.more_refused += 1;
             return false;
         }
-        facts.refused.insert(path.to_string(), why.clone()) != Some(why)
+        facts
+            .refused
+            .insert(path.to_string(), error.clone())
+            .as_ref()
+            != Some(error)
     }
 
     pub fn settled(&self, path: &str) {
@@ -171,7 +177,7 @@ impl Stats {
     }
 
     /// Something comes first, or has to come first.
-    pub fn waits(&self, path: &str, why: String, now: Instant) {
+    pub fn waits(&self, path: &str, why: Error, now: Instant) {
         let mut facts = self.lock();
         if let Some(waiting) = facts.waiting.get_mut(path) {
             waiting.why = why;
@@ -197,7 +203,7 @@ impl Stats {
             .filter(|(_, w)| !w.logged && now >= w.since + LONG_WAIT)
         {
             waiting.logged = true;
-            long.push((path.clone(), waiting.why.clone()));
+            long.push((path.clone(), waiting.why.to_string()));
         }
         long
     }
@@ -247,12 +253,12 @@ impl Stats {
         self.lock().more_refused = 0;
     }
 
-    pub fn no_space(&self, why: Option<String>) -> bool {
+    pub fn no_space(&self, why: Option<Error>) -> bool {
         std::mem::replace(&mut self.lock().no_space, why.clone()).is_none() && why.is_some()
     }
 
     /// Why the ignore rules cannot be read; whether that is new.
-    pub fn rules(&self, why: Option<String>) -> bool {
+    pub fn rules(&self, why: Option<Error>) -> bool {
         let new = why.is_some();
         std::mem::replace(&mut self.lock().rules, why.clone()) != why && new
     }
@@ -260,6 +266,11 @@ impl Stats {
     pub fn rescanned(&self, skipped: Skipped, copies: u64) {
         let mut facts = self.lock();
         (facts.skipped, facts.copies, facts.looked) = (skipped, copies, true);
+        facts.rescan = None;
+    }
+
+    pub fn rescan_failed(&self, why: Error) {
+        self.lock().rescan = Some(why);
     }
 
     /// Takes note whether all is in sync now; since when.
@@ -315,11 +326,22 @@ impl Facts {
         &self,
         now: Instant,
         least: Duration,
-    ) -> impl Iterator<Item = (&String, &String)> {
+    ) -> impl Iterator<Item = (&String, &Error)> {
         self.waiting
             .iter()
             .filter(move |(_, w)| now >= w.since + least)
             .map(|(path, w)| (path, &w.why))
+    }
+
+    /// Of all that keeps the directory from being in sync.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let one = [&self.no_space, &self.rules, &self.rescan];
+        one.into_iter()
+            .flatten()
+            .chain(self.refused.values())
+            .chain(self.waiting.values().map(|waiting| &waiting.why))
+            .map(|e| e.kind)
+            .chain(self.skipped.failure)
     }
 
     /// How many paths cannot be synced.
@@ -421,13 +443,14 @@ mod tests {
     fn a_path_that_waits_for_long_is_named_once_with_its_latest_reason() {
         let (stats, now) = (Stats::default(), crate::clock::monotonic());
         let after = |seconds| now + Duration::from_secs(seconds);
-        stats.waits("a", "first".into(), now);
-        stats.waits("b", "soon done".into(), after(30));
+        let why = |words: &str| Error::new(Kind::Busy, words);
+        stats.waits("a", why("first"), now);
+        stats.waits("b", why("soon done"), after(30));
         assert_eq!(
             (stats.long_waits(after(59)), stats.next()),
             (vec![], Some(after(60)))
         );
-        stats.waits("a", "second".into(), after(59));
+        stats.waits("a", why("second"), after(59));
         let named = |at| {
             stats
                 .facts()

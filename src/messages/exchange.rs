@@ -187,8 +187,9 @@ impl Exchange {
         }
     }
 
-    /// One full pass, for cron: everything that can go and come now. The first failure of the hub ends it.
-    pub fn once(mut self) -> Result<()> {
+    /// One full pass, for cron: everything that can go and come now. The first failure of the hub ends it. Why files stay in
+    /// the outbox, if they do; the log says it.
+    pub fn once(mut self) -> Result<Option<Kind>> {
         let end = clock::monotonic() + super::plan::MIN_UNTOUCHED_TIME + Duration::from_millis(100);
         while let Some(due) = self.look()?.filter(|due| *due <= end) {
             // a file that was written a moment ago; nobody else wakes us
@@ -202,7 +203,8 @@ impl Exchange {
             self.pull = true;
         }
         while !self.sent.turn(clock::now())? {}
-        self.inbox.prune()
+        self.inbox.prune()?;
+        Ok(self.outbox.failure())
     }
 
     /// Takes note of an event; `true`: stop.

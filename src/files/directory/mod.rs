@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use machine::Machine;
 
-use super::engine::traits::{Env, Fault, Hub, Transfer};
+use super::engine::traits::{Called, Env, Fault, Hub, Transfer};
 use super::engine::{Direction, Engine, Neighbours, Options, Outcome, Polled, Quiet, Report};
 use super::moved;
 use super::overlap::{self, Mounts};
@@ -138,7 +138,7 @@ impl Directory {
         }
         moved::take_over(place.base_dir, &file, settings, &hub)?;
         let state = Arc::new(DiskState::open_or_renew(&file)?);
-        let known = state.marker().map_err(error)?;
+        let known = state.marker()?;
         check_overlap(settings, known.is_none())?;
         let opened = DiskTree::open(
             &settings.path,
@@ -156,7 +156,7 @@ impl Directory {
             return Ok(Opened::Held(why));
         }
         if let (None, Some(id)) = (known, tree.id()) {
-            state.set_note("marker", &id.to_string()).map_err(error)?;
+            state.set_note("marker", &id.to_string())?;
         }
         let directory = Directory::over(settings, state, tree, hub, allow_deletes)?;
         directory
@@ -177,7 +177,7 @@ impl Directory {
             Start::Known => DiskState::copy_of(&place.state_file(settings))?,
             Start::Afresh => DiskState::copy_of(Path::new(""))?,
         };
-        let known = state.marker().map_err(error)?;
+        let known = state.marker()?;
         check_overlap(settings, known.is_none() && start == Start::Known)?;
         if let Some(why) =
             repointed::check(place.base_dir, settings)?.filter(|_| start == Start::Known)
@@ -225,14 +225,13 @@ impl Directory {
                     tree.clone(),
                     link.clone(),
                     traffic.clone(),
-                )
-                .map_err(error)?;
+                )?;
                 let legacy = Arc::new(legacy);
                 (None, Some(legacy.clone()), legacy.clone(), legacy)
             };
-        rescan::read_rules(&tree, &state, &stats).map_err(error)?;
-        tree.forget_twins(&state).map_err(error)?;
-        power_loss::opened(&state, &*tree, &power_loss::current()).map_err(error)?;
+        rescan::read_rules(&tree, &state, &stats)?;
+        tree.forget_twins(&state)?;
+        power_loss::opened(&state, &*tree, &power_loss::current())?;
         let ambient = Arc::new(Machine(
             stats.clone(),
             settings.path.clone(),
@@ -259,7 +258,7 @@ impl Directory {
         };
         let now = clock::monotonic();
         Ok(Box::new(Directory {
-            engine: Arc::new(Engine::new(env, options).map_err(error)?),
+            engine: Arc::new(Engine::new(env, options)?),
             settings: settings.clone(),
             tree,
             state,
@@ -290,8 +289,8 @@ impl Directory {
         self.worked.load(Relaxed)
     }
 
-    /// Fetches what is new on the hub, all of it. `false`: it could not be reached.
-    pub fn feed(&self) -> bool {
+    /// Fetches all that is new on the hub. Errors: of the hub, or of storing what it says.
+    pub fn feed(&self) -> Called<()> {
         let mut epochs = 0;
         loop {
             match self.engine.poll() {
@@ -303,13 +302,12 @@ impl Directory {
                         }
                     }
                     self.wakeup.wake();
-                    return true;
+                    return Ok(());
                 }
                 Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= MAX_EPOCHS_PER_FEED => {
-                    log::warn!(
-                        "the hub is another one with every answer: leaving it alone for a while"
-                    );
-                    return false;
+                    let what = "hub epoch changes with every response; backing off";
+                    log::warn!("{what}");
+                    return Err(Fault::Later(Error::new(Kind::Busy, what)));
                 }
                 Ok(Polled::NewEpoch) => {
                     epochs += 1;
@@ -327,17 +325,18 @@ impl Directory {
                     );
                     *lock(&self.rescan_wanted) = true;
                 }
-                Err(Fault::Fatal(e)) => {
-                    self.fail(e);
-                    return false;
-                }
-                Err(Fault::Later(e) | Fault::NoSpace(e) | Fault::Refused(e)) => {
-                    log::debug!("no news from the hub: {e}");
-                    return false;
+                Err(fault) => {
+                    match &fault {
+                        Fault::Fatal(e) => self.fail(e.clone()),
+                        other => {
+                            log::debug!("no news from the hub: {}", Error::from(other.clone()))
+                        }
+                    }
+                    return Err(fault);
                 }
             }
             if self.wakeup.is_stopped() {
-                return false;
+                return Ok(());
             }
         }
     }
@@ -387,13 +386,13 @@ impl Directory {
 
     /// What a rescan has failed with.
     pub fn rescan_failed(&self, fault: Fault) {
-        match fault {
-            Fault::Fatal(e) => self.fail(e),
-            Fault::Later(e) | Fault::NoSpace(e) | Fault::Refused(e) => {
-                log::debug!("cannot rescan {}: {e}", self.settings.path.display());
-                self.rescan_later();
-            }
+        if let Fault::Fatal(e) = fault {
+            return self.fail(e);
         }
+        let e = Error::from(fault);
+        log::debug!("cannot rescan {}: {e}", self.settings.path.display());
+        self.stats.rescan_failed(e);
+        self.rescan_later();
     }
 
     /// Does pieces of work that go one way, for as long as there are any, and then waits for more; until it is stopped.
@@ -469,18 +468,19 @@ impl Directory {
             }
             Outcome::Looked => {}
             Outcome::Held => self.stats.settled(&path),
-            Outcome::Waits(why) => self.waits(&path, why),
+            // what it waits for has a better word
+            Outcome::Waits(why) => self.waits(&path, Error::new(Kind::Failed, why)),
             Outcome::Later(e) => {
                 log::debug!("{path:?} waits: {e}");
-                self.waits(&path, e.to_string());
+                self.waits(&path, e);
             }
-            Outcome::NoSpace(e) if e.kind != Kind::Failed => {
+            Outcome::NoSpace(e) => {
                 *lock(&self.full_until) = Some(clock::monotonic() + FULL_DISK_PAUSE);
-                if self.stats.no_space(Some(e.to_string())) {
+                if self.stats.no_space(Some(e.clone())) {
                     log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
                 }
             }
-            Outcome::NoSpace(e) => {
+            Outcome::TooLarge(e) => {
                 // that one waits, and goes on when there is room
                 self.too_large.store(true, Relaxed);
                 self.cannot(&path, &e);
@@ -492,7 +492,7 @@ impl Directory {
     }
 
     /// All wait for a hub that is not there; what is wrong with it is told once.
-    fn waits(&self, path: &str, why: String) {
+    fn waits(&self, path: &str, why: Error) {
         if self.link.trouble().is_none() {
             self.stats.waits(path, why, clock::monotonic());
         }
@@ -532,6 +532,7 @@ impl Directory {
             && !self.wants_rescan()
             && facts.looked
             && facts.rules.is_none()
+            && facts.rescan.is_none()
             && facts.refused() == 0
             && facts.skipped.unknown.count == 0
     }
@@ -543,7 +544,7 @@ impl Drop for Directory {
             && let Err(fault) = power_loss::closed(&self.state)
         {
             // as after a crash
-            log::debug!("{}", error(fault));
+            log::debug!("{}", Error::from(fault));
         }
     }
 }
@@ -552,12 +553,12 @@ impl Drop for Directory {
 /// that is there is not asked.
 fn is_ours(hub: &HubClient, state: &DiskState) -> Result<bool> {
     const NOTE: (&str, &str) = ("server", "mesync");
-    if state.note(NOTE.0).map_err(error)?.as_deref() == Some(NOTE.1) {
+    if state.note(NOTE.0)?.as_deref() == Some(NOTE.1) {
         return Ok(true);
     }
     let ours = hub.is_ours()?;
     if ours {
-        state.set_note(NOTE.0, NOTE.1).map_err(error)?;
+        state.set_note(NOTE.0, NOTE.1)?;
     }
     Ok(ours)
 }
@@ -573,13 +574,6 @@ fn check_overlap(settings: &WatchSettings, is_new: bool) -> Result<()> {
         overlap::check_below(&dir)
     } else {
         Ok(())
-    }
-}
-
-/// For what has no next time.
-pub fn error(fault: Fault) -> Error {
-    match fault {
-        Fault::Later(e) | Fault::Refused(e) | Fault::NoSpace(e) | Fault::Fatal(e) => e,
     }
 }
 

@@ -111,6 +111,8 @@ pub enum Outcome {
     /// The environment could not do it now; due again after [`Engine::wake`].
     Later(Error),
     NoSpace(Error),
+    /// Due again after [`Engine::wake`].
+    TooLarge(Error),
     /// Not before the file or the hub's row changes.
     Refused(Error),
     /// Stop.
@@ -153,7 +155,7 @@ enum Interrupted {
     WaitFor(String),
     Held,
     /// It cannot be told what is here: leave it alone.
-    Unknown(String),
+    Unknown(Error),
 }
 
 impl From<Fault> for Interrupted {
@@ -522,12 +524,10 @@ fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, Outcome) {
             (WorkEnd::Wait(Some(other)), Outcome::Waits(why))
         }
         Err(Interrupted::Held) => (WorkEnd::Held, Outcome::Held),
-        Err(Interrupted::Unknown(why)) => (
-            WorkEnd::Dropped,
-            Outcome::Refused(Error::new(crate::error::Kind::Failed, why)),
-        ),
+        Err(Interrupted::Unknown(e)) => (WorkEnd::Dropped, Outcome::Refused(e)),
         Err(Interrupted::Fault(Fault::Later(e))) => (WorkEnd::Wait(None), Outcome::Later(e)),
         Err(Interrupted::Fault(Fault::NoSpace(e))) => (WorkEnd::Wait(None), Outcome::NoSpace(e)),
+        Err(Interrupted::Fault(Fault::TooLarge(e))) => (WorkEnd::Wait(None), Outcome::TooLarge(e)),
         Err(Interrupted::Fault(Fault::Refused(e))) => (WorkEnd::Dropped, Outcome::Refused(e)),
         Err(Interrupted::Fault(Fault::Fatal(e))) => (WorkEnd::Wait(None), Outcome::Fatal(e)),
     }

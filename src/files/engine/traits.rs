@@ -28,13 +28,27 @@ pub enum Fault {
     /// This path cannot be done until something about it changes: 400, 413, 422, no permission to read or write it. Of a change
     /// of the hub it says that nothing was done: it is for answers of the hub, and for what never left.
     Refused(Error),
-    /// The disk is full: downloads pause, the rest goes on. With an error of the kind `Failed` it is only too small for this one.
+    /// The disk is full: downloads pause, the rest continues.
     NoSpace(Error),
+    /// This one does not fit into what is free; a smaller one may.
+    TooLarge(Error),
     /// Stop: the state cannot be read or written, the root is not what it was (unmounted, replaced).
     Fatal(Error),
 }
 
 pub type Called<T> = Result<T, Fault>;
+
+impl std::convert::From<Fault> for Error {
+    fn from(fault: Fault) -> Error {
+        match fault {
+            Fault::Later(e)
+            | Fault::Refused(e)
+            | Fault::NoSpace(e)
+            | Fault::TooLarge(e)
+            | Fault::Fatal(e) => e,
+        }
+    }
+}
 
 // -- the hub ------------------------------------------------------------------------------------------------------------------
 
@@ -184,7 +198,7 @@ pub enum Look {
     Here(Local),
     /// Sockets, devices; what cannot be read, or is below what cannot be read: neither there nor absent. Nothing is decided
     /// about it.
-    Unknown(String),
+    Unknown(Error),
 }
 
 /// What a disk that folds names takes for one: nothing can have the name `wanted` while the other is there.

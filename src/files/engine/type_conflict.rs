@@ -4,6 +4,7 @@
 //! out.
 
 use crate::config::watch::Mode;
+use crate::error::{Error, Kind};
 use crate::files::conflict::copy_name;
 use crate::files::plan::{Action, BaseRow, Entry, plan};
 use crate::files::rules::{Rule, holds};
@@ -67,8 +68,9 @@ impl Engine {
             ));
         }
         if self.options.mode != Mode::TwoWay {
+            let what = "a file and a directory have this name, and changes go one way only";
             return Err(Interrupted::Unknown(
-                "a file and a directory have this name, and changes go one way only: rename one of them".into(),
+                Error::new(Kind::Failed, what).hint("rename one of them"),
             ));
         }
         let edited = known

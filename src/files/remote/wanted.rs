@@ -52,7 +52,8 @@ impl Remote {
         for name in &wanted {
             match self.give(name) {
                 Ok(()) => {}
-                Err(Fault::Later(e) | Fault::Refused(e) | Fault::NoSpace(e) | Fault::Fatal(e)) => {
+                Err(fault) => {
+                    let e = Error::from(fault);
                     log::debug!(
                         "cannot send {} to the hub, which has lost it: {e}",
                         one_line(&name.full())

@@ -149,7 +149,12 @@ impl DiskTree {
         } = shown.stamp;
         let here = |entry, stamp| Ok(Look::Here(Local { entry, stamp }));
         let kind = match shown.what {
-            What::Special => return Ok(Look::Unknown("a socket, pipe or device".into())),
+            What::Special => {
+                return Ok(Look::Unknown(Error::new(
+                    ErrorKind::Failed,
+                    "a socket, pipe or device",
+                )));
+            }
             What::Dir => return here(Entry::dir(mode, mtime), shown.stamp),
             What::Link => Kind::Symlink,
             What::File => Kind::File,
@@ -291,7 +296,7 @@ impl DiskTree {
 }
 
 fn mounted() -> Look {
-    Look::Unknown(root::MOUNTED.into())
+    Look::Unknown(Error::new(ErrorKind::Failed, root::MOUNTED))
 }
 
 fn unknown(path: &str, e: &io::Error) -> Called<Look> {
@@ -299,7 +304,11 @@ fn unknown(path: &str, e: &io::Error) -> Called<Look> {
     if root::is(e, &[Errno::XDEV]) {
         Ok(mounted())
     } else if root::is(e, &[Errno::ACCESS, Errno::PERM, Errno::IO]) {
-        Ok(Look::Unknown(crate::error::plain(e)))
+        let what = crate::error::plain(e);
+        Ok(Look::Unknown(Error {
+            what,
+            ..Error::io("read", e)
+        }))
     } else if root::is(e, &[Errno::NAMETOOLONG, Errno::ILSEQ, Errno::INVAL]) {
         // no such name can be there
         Ok(Look::Absent)

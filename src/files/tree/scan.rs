@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::DiskTree;
 use super::root::{self, What, fault};
-use crate::error::plain;
+use crate::error::{Error, Kind, plain};
 use crate::files::engine::traits::Called;
 use crate::relpath;
 
@@ -33,6 +33,8 @@ pub struct Skipped {
     pub names: Example,
     /// Directories that could not be read.
     pub unknown: Example,
+    /// The worst failure to read one of them.
+    pub failure: Option<Kind>,
 }
 
 /// How many, and the first of them, ready for a log line.
@@ -112,6 +114,9 @@ impl Walk<'_> {
                     } else {
                         plain(&e)
                     };
+                    let kind = Error::io("list", &e).kind;
+                    self.skipped.failure =
+                        Kind::worst(self.skipped.failure.into_iter().chain([kind]));
                     self.skipped
                         .unknown
                         .add(|| format!("{}: {why}", show(&dir)));

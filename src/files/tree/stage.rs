@@ -408,9 +408,8 @@ impl DiskTree {
             "cannot take {size} bytes into {}: {free} are free, {reserve} of them to be left",
             self.root.path().display()
         );
-        // a smaller one may fit: what the disk itself refuses is of another kind
-        Err(Fault::NoSpace(
-            Error::new(ErrorKind::Failed, what).hint("make room on that disk"),
+        Err(Fault::TooLarge(
+            Error::new(ErrorKind::Busy, what).hint("make room on that disk"),
         ))
     }
 

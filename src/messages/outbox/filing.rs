@@ -10,7 +10,7 @@ use std::path::Path;
 use super::Outbox;
 use crate::config::limits;
 use crate::disk;
-use crate::error::{Error, plain};
+use crate::error::{Error, Kind, plain};
 use crate::messages::aside::move_aside;
 use crate::messages::plan::Content;
 use crate::wire::{self, Message, NotAMessage};
@@ -65,8 +65,7 @@ impl Outbox {
         let error = Error::io(
             format!("{doing} {}", disk::show(self.dir.join(name).as_os_str())),
             e,
-        )
-        .to_string();
+        );
         if self.complained.get(name) != Some(&error) && self.complained.len() < limits::OUTBOX {
             log::warn!("{error}");
             self.complained.insert(name.to_os_string(), error);
@@ -77,11 +76,17 @@ impl Outbox {
     pub fn trouble(&self) -> Option<String> {
         let files = self.complained.values().next();
         let files = files.map(|first| match self.complained.len() {
-            1 => first.clone(),
+            1 => first.to_string(),
             n => format!("{first}, and {} more", n - 1),
         });
         let all: Vec<String> = files.into_iter().chain(self.holds.words()).collect();
         (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// Why messages are still here: files that cannot be read or moved, and a hub that has no room.
+    pub fn failure(&self) -> Option<Kind> {
+        let held = self.holds.words().map(|_| Kind::Busy);
+        Kind::worst(self.complained.values().map(|e| e.kind).chain(held))
     }
 }
 

@@ -80,7 +80,7 @@ pub struct Outbox {
     batch_bytes: usize,
     batch_messages: usize,
     /// Files that cannot be read or moved, and why: each is named in the log once, and by `mesync status`.
-    complained: BTreeMap<OsString, String>,
+    complained: BTreeMap<OsString, Error>,
     /// Files that are done with and could not be moved yet: refused for a reason, or sent. They are not sent again.
     unmoved: BTreeMap<OsString, Option<String>>,
     /// Names were given that are not durable yet.

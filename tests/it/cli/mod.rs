@@ -1,6 +1,7 @@
 //! The commands as users and scripts meet them.
 
 mod contrib;
+mod exit_status;
 mod interrupted;
 mod proxies;
 mod queues;
