@@ -142,6 +142,25 @@ pub fn wrap(plain: &Command, fault: &Fault) -> Command {
     command
 }
 
+/// What runs a program each of whose calls on a path takes so many milliseconds more.
+pub fn slow(calls: &str, path: &Path, millis: u32) -> Vec<String> {
+    let inject = format!("inject={calls}:delay_exit={}", millis * 1000);
+    let path = path.to_str().unwrap();
+    [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        path,
+        "-e",
+        &inject,
+    ]
+    .map(String::from)
+    .to_vec()
+}
+
 /// A fault in a process that runs; it is gone when this is dropped.
 pub struct Attached(Child);
 
