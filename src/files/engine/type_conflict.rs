@@ -6,7 +6,7 @@
 use crate::config::watch::Mode;
 use crate::error::{Error, Kind};
 use crate::files::conflict::copy_name;
-use crate::files::plan::{Action, BaseRow, Entry, plan};
+use crate::files::plan::{self, Action, BaseRow, Entry};
 use crate::files::rules::{Rule, holds};
 
 use super::send::OutgoingChange;
@@ -33,7 +33,8 @@ impl Engine {
         if !here && !there && dir.is_none() {
             return Ok(false);
         }
-        let action = self.plan(known).action;
+        let plan = self.plan(known);
+        let action = plan.action;
         // many directories have rows: what is below is read only where it matters
         if !here && !there && action != Action::Trash && !self.env.tree.is_empty(path)? {
             return Ok(false);
@@ -90,7 +91,7 @@ impl Engine {
                 let mode = known
                     .local
                     .filter(|_| here)
-                    .map_or(theirs.mode, |l| l.entry.mode);
+                    .map_or(theirs.mode, |_| plan.mode);
                 self.rename_on_hub(path, known, Entry { mode, ..theirs })
             }
             _ => Ok(false),
@@ -156,7 +157,7 @@ impl Engine {
             }
             let node = self.look(below, &rows.base)?;
             let local = self.counts(below, &rows.base, node)?;
-            let action = plan(&rows.base, local.as_ref(), &rows.remote).action;
+            let action = plan::plan(&rows.base, local.as_ref(), &rows.remote).action;
             let stays = action == Action::Nothing && rows.base.entry.is_some();
             found.wanted |= stays || action != Action::Nothing && !takes_away(action);
             found.going |=
