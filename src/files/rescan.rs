@@ -221,9 +221,7 @@ impl Directory {
             }
             Ok(temporary.len() < MAX_TEMPORARY_NAMES)
         })?;
-        temporary
-            .iter()
-            .try_for_each(|temp| self.engine.clear(temp))
+        self.engine.clear(&temporary)
     }
 
     fn rules_changed(&self, path: &str) -> Called<()> {

@@ -332,6 +332,13 @@ impl Engine {
                 self.env.tree.discard(&staged.temp)?;
             }
             Intent::Clear { temp } => return self.clear_away(path, known, temp),
+            Intent::Respell { there, wanted } => {
+                return if path == wanted {
+                    self.respelled(known, there, wanted)
+                } else {
+                    Err(Interrupted::WaitFor(wanted.clone()))
+                };
+            }
             Intent::Metadata {
                 generation,
                 was,
@@ -441,7 +448,9 @@ impl Engine {
             let now = self.env.tree.stamp(path)?;
             return Ok(over.is_none_or(|l| now != Some(l.stamp)));
         };
-        if held.inode == staged.stamp.inode || late && !holds(Rule::CompareInode) {
+        // nothing comes out where nothing was: another inode is that of a copy of the directory
+        let is_copy = over.is_none();
+        if held.inode == staged.stamp.inode || is_copy || late && !holds(Rule::CompareInode) {
             return Ok(false);
         }
         let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
@@ -482,17 +491,24 @@ impl Engine {
             }
             return Ok(());
         }
+        // the directory may have another name by now
+        let beside = renamed_beside(temp, path);
         for nth in 1.. {
-            let copy = copy_name(path, &held.entry, nth);
+            let copy = copy_name(&beside, &held.entry, nth);
             if let Look::Here(there) = self.env.tree.look(&copy, None)?
                 && there.entry.same_body(&held.entry)
             {
                 return Ok(());
             }
-            if self.env.tree.shift(temp, &copy, None)? == Moved::Done {
-                self.offer(&copy);
-                self.env.ambient.done(Done::SetAside { path, copy: &copy });
-                return Ok(());
+            match self.env.tree.shift(temp, &copy, None)? {
+                Moved::Done => {
+                    self.offer(&copy);
+                    self.env.ambient.done(Done::SetAside { path, copy: &copy });
+                    return Ok(());
+                }
+                Moved::Taken => {}
+                // a person has removed it
+                Moved::Changed => return Ok(()),
             }
         }
         Ok(())
@@ -522,27 +538,55 @@ impl Engine {
         };
         for nth in 1.. {
             let copy = copy_name(path, &found.entry, nth);
-            if self.env.tree.shift(to, &copy, None)? == Moved::Done {
-                self.offer(&copy);
-                break;
+            match self.env.tree.shift(to, &copy, None)? {
+                Moved::Done => drop(self.offer(&copy)),
+                Moved::Taken => continue,
+                Moved::Changed => {}
             }
+            break;
         }
         Ok(false)
     }
 
     /// See [`Engine::clear`].
-    pub(super) fn clear_one(&self, temp: &str) -> Result<(), Interrupted> {
-        let mut is_known = false;
-        self.each_below(parent(temp).unwrap_or(""), &mut |_, rows| {
-            is_known =
-                matches!(&rows.intent, Some(Intent::Place { staged, .. }) if staged.temp == temp);
-            Ok(!is_known)
+    pub(super) fn clear_all(&self, temps: &[String]) -> Result<(), Interrupted> {
+        let mut placing = Vec::new();
+        self.each_below("", &mut |path, rows| {
+            if let Some(Intent::Place { staged, .. }) = &rows.intent {
+                placing.push((path.to_string(), staged.temp.clone()));
+            }
+            Ok(true)
         })?;
-        if is_known {
-            Ok(())
-        } else {
-            self.clear_away(temp, &self.know(temp)?, temp).map(drop)
+        for temp in temps {
+            let intent = placing
+                .iter()
+                .find(|(_, staged)| last_name(staged) == last_name(temp));
+            let done = match intent {
+                Some((_, staged)) if staged == temp => Ok(true),
+                Some((path, staged)) if self.env.tree.stamp(staged)?.is_none() => {
+                    self.follow(path, temp)
+                }
+                _ => self.clear_away(temp, &self.know(temp)?, temp),
+            };
+            if let Err(fault @ Interrupted::Fault(_)) = done {
+                return Err(fault);
+            }
         }
+        Ok(())
+    }
+
+    /// A person has moved the directory of what was staged: that its name is gone there does not say that it was placed.
+    fn follow(&self, path: &str, temp: &str) -> PathResult {
+        let known = self.know(path)?;
+        let Some(mut intent) = known.rows.intent.clone() else {
+            return Ok(false);
+        };
+        if let Intent::Place { staged, .. } = &mut intent {
+            staged.temp = temp.to_string();
+        }
+        let moved = Write::Intent(path.to_string(), Some(intent));
+        self.commit(known.generation, &[moved])?;
+        Ok(true)
     }
 
     /// Removes the directories above that its last entry has left empty, unless they count by themselves.
@@ -676,4 +720,14 @@ fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32, meant: u32) -> BaseRow {
         seen: Some(seen_with(meant, then.entry.as_ref(), seen)),
         ..then.clone()
     }
+}
+
+fn last_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The last name of `path` in the directory of `temp`.
+fn renamed_beside(temp: &str, path: &str) -> String {
+    let name = last_name(path);
+    parent(temp).map_or(name.to_string(), |dir| format!("{dir}/{name}"))
 }

@@ -231,10 +231,11 @@ impl Engine {
         self.queue().offer(path)
     }
 
-    /// Removes a temporary name that a crash has left, unless an intent is about it, and the directories that were made for
-    /// it. For names that a scan has found before any work began: later ones may be in use.
-    pub fn clear(&self, temp: &str) -> Called<()> {
-        match self.clear_one(temp) {
+    /// Removes temporary names that a crash has left, and the directories that were made for them; but those that an intent
+    /// is about stay, and where one of them was moved with its directory, the intent follows. For names that a scan has found
+    /// before any work began: later ones may be in use.
+    pub fn clear(&self, temps: &[String]) -> Called<()> {
+        match self.clear_all(temps) {
             Err(Interrupted::Fault(fault)) => Err(fault),
             _ => Ok(()),
         }

@@ -7,7 +7,7 @@ use crate::files::rules::{Rule, holds};
 
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::send::brings;
-use super::traits::{Token, Write};
+use super::traits::{Intent, Token, Write};
 use super::{
     DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathResult, PathState, is_file,
 };
@@ -174,7 +174,8 @@ impl Engine {
                     self.look(up, &rows.base)?.map(|l| l.entry).as_ref(),
                 ))
             };
-            let open = open && action == Action::Upload;
+            let respelled = matches!(rows.intent, Some(Intent::Respell { .. }));
+            let open = open && action == Action::Upload || respelled;
             if open
                 || comes && there
                 || action == Action::Download && here()?

@@ -7,7 +7,7 @@ use crate::error::{Error, Kind};
 use crate::files::plan::{Action, BaseRow, Stamp, plan};
 use crate::files::rules::{Rule, holds};
 
-use super::traits::{Fault, Moved, Rows, Twin, Write};
+use super::traits::{Fault, Intent, Moved, Rows, Twin, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
 /// What is known at and below a name.
@@ -51,20 +51,46 @@ impl Engine {
         done
     }
 
-    /// The base follows the rename. Without it, after a crash, equal files are in sync and others are two edits.
     fn respell_claimed(&self, known: &PathState, there: &str, wanted: &str) -> PathResult {
-        if self.env.tree.respell(there, wanted)? != Moved::Done {
-            return Err(Interrupted::Again("its old name has changed"));
+        let rows = self.env.state.rows(wanted)?;
+        if rows.intent.is_some() || rows.key.is_some() {
+            return Err(Interrupted::WaitFor(wanted.to_string()));
         }
-        self.at_and_below(there, &mut |path, rows| {
-            self.move_base(
-                known,
-                path,
-                &format!("{wanted}{}", &path[there.len()..]),
-                rows.clone(),
-            )
-            .map(|()| true)
-        })?;
+        let (from, to) = (there.to_string(), wanted.to_string());
+        let intent = Intent::Respell {
+            there: from.clone(),
+            wanted: to.clone(),
+        };
+        let both = [
+            Write::Intent(from, Some(intent.clone())),
+            Write::Intent(to, Some(intent)),
+        ];
+        self.commit(known.generation, &both)?;
+        let moved = self.env.tree.respell(there, wanted)?;
+        self.respelled(known, there, wanted)?;
+        if moved == Moved::Done {
+            Ok(true)
+        } else {
+            Err(Interrupted::Again("its old name has changed"))
+        }
+    }
+
+    /// The base follows the rename, so that what a person removes after it is a delete under the new name. Also after a crash.
+    pub(super) fn respelled(&self, known: &PathState, there: &str, wanted: &str) -> PathResult {
+        if self.env.tree.stamp(there)?.is_none() {
+            self.at_and_below(there, &mut |path, rows| {
+                self.move_base(
+                    known,
+                    path,
+                    &format!("{wanted}{}", &path[there.len()..]),
+                    rows.clone(),
+                )
+                .map(|()| true)
+            })?;
+        }
+        let closed = [there, wanted].map(|name| Write::Intent(name.to_string(), None));
+        self.commit(known.generation, &closed)?;
+        self.offer(there);
         Ok(true)
     }
 

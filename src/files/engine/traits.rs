@@ -307,6 +307,9 @@ pub enum Intent {
         /// Into the trash: must be exactly `what`, or it goes back.
         trash: bool,
     },
+    /// `there`, with all below it, is to get its other spelling `wanted`; both names have this row. `there` is not listed any
+    /// more: it did.
+    Respell { there: String, wanted: String },
 }
 
 /// A change that was sent, or is about to be, and whose answer is not known.

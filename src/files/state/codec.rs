@@ -235,6 +235,12 @@ impl Writer {
                 self.number(0);
                 self.text(temp);
             }
+            Intent::Respell { there, wanted } => {
+                self.0.push(5);
+                self.number(0);
+                self.text(there);
+                self.text(wanted);
+            }
         }
     }
 
@@ -439,6 +445,10 @@ impl<'a> Reader<'a> {
                 trash: self.flag()?,
             },
             3 => Intent::Clear { temp: self.text()? },
+            5 => Intent::Respell {
+                there: self.text()?,
+                wanted: self.text()?,
+            },
             // written before times travelled
             2 => {
                 let was = self.stamp()?;

@@ -371,7 +371,7 @@ impl Tree for DiskTree {
                 ctime: 0,
                 mode: 0,
             }),
-            Err(Look::Absent) => None,
+            Err(Look::Absent) => self.moved_away(path)?,
             Err(_) => {
                 return Err(Fault::Later(Error::new(
                     Kind::Busy,

@@ -349,6 +349,15 @@ impl DiskTree {
         self.sync_open(&at.parent).map_err(failed)
     }
 
+    /// What a staged name shows whose directory has another name by now.
+    pub(super) fn moved_away(&self, temp: &str) -> Called<Option<Stamp>> {
+        let Some(dir) = self.beside.get(temp) else {
+            return Ok(None);
+        };
+        let shown = show(&dir, split(temp).1).map_err(|e| fault("look at", temp, &e))?;
+        Ok(shown.map(|shown| shown.stamp))
+    }
+
     pub(super) fn throw_away(&self, temp: &str) -> Called<()> {
         let failed = |e: io::Error| fault("remove", temp, &e);
         if !relpath::is_own(split(temp).1) && split(temp).0 != TRASH {

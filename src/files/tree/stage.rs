@@ -70,6 +70,11 @@ impl Beside {
         }
     }
 
+    pub fn get(&self, temp: &str) -> Option<OwnedFd> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(temp)?.try_clone().ok()
+    }
+
     pub fn take(&self, temp: &str) -> Option<OwnedFd> {
         self.0
             .lock()

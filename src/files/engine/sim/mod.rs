@@ -59,6 +59,8 @@ pub enum Config {
     Dirs,
     /// Calls on tree and state fail, and may have happened.
     Failing,
+    /// A person renames directories between a crash and the next start.
+    Moving,
     /// The disk of one client or two folds names, and refuses some.
     Folding,
 }
@@ -233,9 +235,7 @@ impl Run {
             )
             .expect("nothing fails here"),
         );
-        temps
-            .iter()
-            .for_each(|temp| engine.clear(temp).expect("nothing fails here"));
+        engine.clear(&temps).expect("nothing fails here");
         let mut w = self.shared.lock();
         w.on = on;
         w.engines[i] = Some(engine.clone());

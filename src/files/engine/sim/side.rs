@@ -16,7 +16,7 @@ use crate::wire::files;
 use crate::wire::revision::Revision;
 
 use super::world::{Client, Node, Shared, World};
-use super::{Broken, copy_of, stem};
+use super::{Broken, Config, copy_of, stem};
 
 /// Seconds of one tick.
 pub const TICK: u64 = 120;
@@ -81,6 +81,9 @@ impl Side {
         let i = self.i;
         w.say(|| format!("c{i} crashes"));
         w.clients[i].crashed = true;
+        if w.config == Config::Moving && w.fault(0.5) {
+            w.user_moves_directory(i);
+        }
         fatal("crashes here")
     }
 

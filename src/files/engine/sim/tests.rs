@@ -87,6 +87,11 @@ fn failing() {
 }
 
 #[test]
+fn moving() {
+    check(Config::Moving);
+}
+
+#[test]
 fn folding() {
     check(Config::Folding);
 }

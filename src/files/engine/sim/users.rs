@@ -283,6 +283,31 @@ impl World {
         self.say(|| format!("c{i} mkdir {d}"));
     }
 
+    /// With all that is in it, also what is ours.
+    pub fn user_moves_directory(&mut self, i: usize) {
+        let (from, to) = if self.chance() < 0.7 {
+            ("d", "f")
+        } else {
+            ("f", "d")
+        };
+        let fs = &self.clients[i].fs;
+        if !fs.get(from).is_some_and(Node::is_dir) || fs.contains_key(to) {
+            return;
+        }
+        let inside = |p: &&String| *p == from || is_below(p, from);
+        let names: Vec<String> = fs.keys().filter(inside).cloned().collect();
+        self.say(|| format!("c{i} mv {from} {to}"));
+        for old in names {
+            let new = format!("{to}{}", &old[from.len()..]);
+            if Client::visible(&old) && !self.clients[i].fs[&old].is_dir() {
+                self.renamed(i, &old, &new);
+            } else if let Some(node) = self.clients[i].fs.remove(&old) {
+                self.clients[i].fs.insert(new, node);
+            }
+        }
+        self.messy.extend(["d/".into(), "f/".into()]);
+    }
+
     fn user_writes(&mut self, i: usize, x: f64, legacy: bool, files: &[String]) {
         let names: &[&str] = if self.config == Config::Folding {
             &WRITTEN
