@@ -16,6 +16,18 @@ pub fn monotonic() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+/// Which boot of the machine this is; `None`: it cannot be told.
+pub fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_string())
+}
+
+/// Time since the boot, suspended or not: the same clock for every process of this boot.
+pub fn uptime() -> Duration {
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(at).unwrap_or_default()
+}
+
 /// Times from before this one (2025-01-01) are those of a machine whose clock had not been set: they say nothing about an age.
 const PLAUSIBLE: u64 = 1_735_689_600_000;
 

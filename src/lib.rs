@@ -169,6 +169,7 @@ pub mod relpath;
 pub mod sd_notify;
 pub mod service;
 pub mod sse;
+pub mod steady;
 pub mod tls;
 pub mod transfer;
 pub mod wait;

@@ -383,7 +383,7 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
     loop {
         if clock::monotonic() >= next_trash {
             next_trash = clock::monotonic() + TRASH_SWEEP_INTERVAL;
-            first = first.and_then(|()| trash::expire(&d.tree));
+            first = first.and_then(|()| trash::expire(&d.tree, &d.state));
         }
         match first {
             Ok(()) => {}

@@ -159,7 +159,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     if let Some(e) = d.fatal() {
         return Err(e);
     }
-    if let Err(fault) = trash::expire(&d.tree) {
+    if let Err(fault) = trash::expire(&d.tree, &d.state) {
         log::debug!("{}", Error::from(fault));
     }
     let facts = d.stats.facts();

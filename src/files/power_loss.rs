@@ -10,15 +10,6 @@ use super::state::DiskState;
 use crate::wire::files::Kind;
 
 const BOOT_ID_FILE: &str = "boot";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// Which boot of the machine this is. Empty: it cannot be told.
-pub fn current() -> String {
-    std::fs::read_to_string(BOOT_ID)
-        .unwrap_or_default()
-        .trim()
-        .to_string()
-}
 
 /// Before anything is looked at or sent.
 pub fn opened(state: &DiskState, tree: &dyn Tree, boot: &str) -> Called<()> {
@@ -186,6 +177,6 @@ mod tests {
         assert_eq!(forgotten(), ("emptied new".to_string(), true));
         assert_eq!(state.rows("emptied").unwrap().remote, row("x"));
         assert_eq!(state.note(BOOT_ID_FILE).unwrap().as_deref(), Some("three"));
-        assert_eq!(current().len(), 36);
+        assert_eq!(crate::clock::boot_id().unwrap().len(), 36);
     }
 }

@@ -11,11 +11,15 @@ use rustix::fs::AtFlags;
 
 use super::conflict::TRASH;
 use super::engine::traits::{Called, Fault};
+use super::state::DiskState;
 use super::tree::DiskTree;
 use super::tree::partial;
 use super::tree::root::{self, What, fault, show};
 use crate::clock;
+use crate::steady::Reading;
 
+/// The note with the clocks of the last round.
+const CLOCK: &str = "clock";
 const TRASH_KEPT_TIME: Duration = Duration::from_secs(30 * 86_400);
 const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Part of the disk: 10 is a tenth.
@@ -27,25 +31,32 @@ const MAX_ENTRIES_READ: usize = 100_000;
 type Old = (i64, u64, String);
 
 /// See the module. `Fatal` when the directory is not what it was.
-pub fn expire(tree: &DiskTree) -> Called<()> {
+pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
     tree.check()?;
+    let reading = Reading::after(state.note(CLOCK)?.as_deref());
+    state.set_note(CLOCK, &reading.to_text())?;
+    let believed = |kept| reading.is_believed(kept).then_some(kept);
     let space = rustix::fs::fstatvfs(tree.root().fd())
         .map_err(|e| fault("ask for the size of", "the disk", &e.into()))?;
     let room = space.f_blocks.saturating_mul(space.f_frsize) / PART;
     let now = i64::try_from(clock::millis(clock::now()))
         .unwrap_or(i64::MAX)
         .saturating_mul(1_000_000);
-    remove(tree, TRASH, |all| due(all, now, TRASH_KEPT_TIME, room))?;
+    remove(tree, TRASH, |all| {
+        due(all, now, believed(TRASH_KEPT_TIME), room)
+    })?;
     tree.trashed.forget();
     remove(tree, partial::DIR, |all| {
-        due(all, now, PARTIAL_KEPT, u64::MAX)
+        due(all, now, believed(PARTIAL_KEPT), u64::MAX)
     })
 }
 
-/// Which of them go: those that are too old, then the oldest until the rest fits.
-fn due(mut all: Vec<Old>, now: i64, kept: Duration, room: u64) -> Vec<Old> {
+/// Which of them go: those that are too old, then the oldest until the rest fits. `kept` `None`: no age is known.
+fn due(mut all: Vec<Old>, now: i64, kept: Option<Duration>, room: u64) -> Vec<Old> {
     all.sort();
-    let kept = i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX);
+    let kept = kept
+        .and_then(|kept| i64::try_from(kept.as_nanos()).ok())
+        .unwrap_or(i64::MAX);
     let mut sum: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
     let goes = |(since, bytes, _): &Old| {
         // what came before the clock was set is of unknown age
@@ -108,17 +119,19 @@ mod tests {
     fn what_is_old_goes_and_then_the_oldest_until_it_fits() {
         let day = 86_400 * 1_000_000_000;
         let now = 20_454 * day;
-        let check = |all: &[(i64, u64)], room: u64, wants: &[i64]| {
+        let check_for = |kept: Option<Duration>, all: &[(i64, u64)], room: u64, wants: &[i64]| {
             let all = all
                 .iter()
                 .map(|(age, bytes)| (now - age * day, *bytes, age.to_string()))
                 .collect();
-            let got: Vec<i64> = due(all, now, TRASH_KEPT_TIME, room)
+            let got: Vec<i64> = due(all, now, kept, room)
                 .iter()
                 .map(|(_, _, name)| name.parse().unwrap())
                 .collect();
             assert_eq!(got, wants);
         };
+        let check =
+            |all: &[_], room, wants: &[_]| check_for(Some(TRASH_KEPT_TIME), all, room, wants);
         check(&[(1, 10), (29, 10), (31, 10)], 100, &[31]);
         check(&[(1, 10), (29, 10), (31, 10)], 15, &[31, 29]);
         check(&[(1, 10), (2, 10), (3, 10)], 9, &[3, 2, 1]);
@@ -127,5 +140,8 @@ mod tests {
         check(&[(20_000, 10), (29, 10)], 15, &[20_000]);
         // the clock went back
         check(&[(-5, 10), (0, 10)], 100, &[]);
+        // it was set a moment ago
+        check_for(None, &[(29, 10), (400, 10)], 100, &[]);
+        check_for(None, &[(29, 10), (400, 10)], 15, &[400]);
     }
 }

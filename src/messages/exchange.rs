@@ -106,7 +106,7 @@ impl Exchange {
     /// Opens the spool under the base directory, which exists, and finishes what a crash interrupted.
     pub fn open(settings: &Settings, hub: Arc<HubClient>, hooks: Sender<()>) -> Result<Exchange> {
         let base = &settings.base_dir;
-        let outbox = Outbox::new(
+        let mut outbox = Outbox::new(
             base,
             &settings.host_id,
             settings.send_deadline,

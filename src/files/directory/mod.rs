@@ -231,7 +231,7 @@ impl Directory {
             };
         rescan::read_rules(&tree, &state, &stats)?;
         tree.forget_twins(&state)?;
-        power_loss::opened(&state, &*tree, &power_loss::current())?;
+        power_loss::opened(&state, &*tree, &clock::boot_id().unwrap_or_default())?;
         let ambient = Arc::new(Machine(
             stats.clone(),
             settings.path.clone(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::records_dir;
+use crate::clock;
 use crate::disk;
 
 /// A process as `/proc/PID/stat` has it (proc(5)).
@@ -35,21 +36,6 @@ fn stat(pid: &str) -> Option<Stat> {
     })
 }
 
-fn boot() -> Option<String> {
-    Some(
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .ok()?
-            .trim()
-            .to_string(),
-    )
-}
-
-/// Since the boot: the same clock for every process of this boot.
-fn uptime() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
-}
-
 /// The process of a hook.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Running {
@@ -70,8 +56,8 @@ impl Running {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "/proc is not readable");
         let pid = pid.as_raw_nonzero().get();
         let start = stat(&pid.to_string()).ok_or_else(missing)?.start;
-        let boot = boot().ok_or_else(missing)?;
-        let deadline = (uptime().ok_or_else(missing)? + timeout).as_secs();
+        let boot = clock::boot_id().ok_or_else(missing)?;
+        let deadline = (clock::uptime() + timeout).as_secs();
         let text = format!("{boot} {pid} {start} {deadline}\n");
         disk::write_temporary(&Running::path(base, kind), text.as_bytes(), 0o600).map(drop)
     }
@@ -95,15 +81,13 @@ impl Running {
 
     pub fn is_alive(&self) -> bool {
         let same = |s: Stat| s.start == self.start && !"ZX".contains(s.state);
-        boot().is_some_and(|boot| boot == self.boot)
+        clock::boot_id().is_some_and(|boot| boot == self.boot)
             && stat(&self.pid.to_string()).is_some_and(same)
     }
 
     /// Ends it once its time is over: TERM, and KILL after `grace`.
     pub fn end_if_overdue(&self, grace: Duration) {
-        let over = uptime()
-            .unwrap_or_default()
-            .checked_sub(Duration::from_secs(self.deadline));
+        let over = clock::uptime().checked_sub(Duration::from_secs(self.deadline));
         let (Some(over), Some(pid)) = (over, Pid::from_raw(self.pid)) else {
             return;
         };

@@ -24,6 +24,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::steady;
 use crate::wire::{self, PostResult, Priority};
 use filing::read;
 use holds::{Holds, Target};
@@ -68,6 +69,10 @@ pub struct Outbox {
     deadline: Duration,
     /// Messages that the hub has are kept in `sent/`.
     keeps_sent: bool,
+    /// Has the reading of the clocks, see [`steady`].
+    clock: PathBuf,
+    /// Whether the time in a name says for how long its message has waited.
+    knows_ages: bool,
     /// What can be sent, in order.
     waiting: BTreeSet<Place>,
     known: HashMap<(SystemTime, Uuid), Known>,
@@ -100,6 +105,8 @@ impl Outbox {
             host: host.to_string(),
             deadline,
             keeps_sent,
+            clock: base.join("state/clock"),
+            knows_ages: false,
             waiting: BTreeSet::new(),
             known: HashMap::new(),
             young: HashMap::new(),
@@ -116,7 +123,8 @@ impl Outbox {
     }
 
     /// Makes durable what a killed process may have left renamed but not synced. Once, before the first scan.
-    pub fn recover(&self) -> Result<()> {
+    pub fn recover(&mut self) -> Result<()> {
+        self.knows_ages = steady::is_believed(&self.clock, self.deadline);
         disk::sync_dir(&self.dir).map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))
     }
 
@@ -324,7 +332,7 @@ impl Outbox {
     fn learn(&mut self, name: &OsStr, priority: Priority, target: Target) {
         if let Some((at, id)) = name.to_str().and_then(parse_file_name) {
             // by the name only for what was there before: a clock may be set while it waits
-            let left = if self.scanned {
+            let left = if self.scanned || !self.knows_ages {
                 self.deadline
             } else {
                 plan::time_left(at, clock::now(), self.deadline)

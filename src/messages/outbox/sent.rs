@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::messages::Queue;
+use crate::steady;
 
 /// Files that are looked at in one turn.
 const FILES_PER_TURN: usize = 256;
@@ -18,8 +19,10 @@ const FILES_PER_TURN: usize = 256;
 pub struct Cleaner {
     dir: PathBuf,
     ttl: Duration,
-    /// What is left of a round that has begun.
-    left: Option<std::fs::ReadDir>,
+    /// See [`steady`].
+    clock: PathBuf,
+    /// What is left of a round, and when it began.
+    left: Option<(std::fs::ReadDir, SystemTime)>,
 }
 
 impl Cleaner {
@@ -27,6 +30,7 @@ impl Cleaner {
         Cleaner {
             dir: Queue::Sent.dir(base),
             ttl,
+            clock: base.join("state/clock"),
             left: None,
         }
     }
@@ -34,9 +38,10 @@ impl Cleaner {
     /// One turn; whether the round is complete. A call after a complete round begins the next.
     pub fn turn(&mut self, now: SystemTime) -> Result<bool> {
         let failed = |e: io::Error| Error::io(format!("clean {}", self.dir.display()), &e);
-        let mut entries = match self.left.take() {
-            Some(entries) => entries,
-            None => std::fs::read_dir(&self.dir).map_err(failed)?,
+        let (mut entries, now) = match self.left.take() {
+            Some(begun) => begun,
+            None if !steady::is_believed(&self.clock, self.ttl) => return Ok(true),
+            None => (std::fs::read_dir(&self.dir).map_err(failed)?, now),
         };
         for _ in 0..FILES_PER_TURN {
             let Some(entry) = entries.next() else {
@@ -44,7 +49,7 @@ impl Cleaner {
             };
             self.clean(&entry.map_err(failed)?, now);
         }
-        self.left = Some(entries);
+        self.left = Some((entries, now));
         Ok(false)
     }
 
@@ -77,6 +82,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sent = Queue::Sent.dir(dir.path());
         std::fs::create_dir(&sent).unwrap();
+        std::fs::create_dir(dir.path().join("state")).unwrap();
         let files = FILES_PER_TURN * 2 + 1;
         for n in 0..files {
             std::fs::write(sent.join(n.to_string()), "").unwrap();
