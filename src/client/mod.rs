@@ -10,14 +10,16 @@ mod files;
 mod messages;
 mod proxy;
 mod transfers;
+mod zone;
 
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{SendBody, http};
 
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::credentials::Access;
 use crate::error::{Error, Kind};
 use crate::tls::Trust;
@@ -30,6 +32,7 @@ pub use files::{Change, Condition, Outcome, Page, Query, Stored};
 pub use messages::Pulled;
 use proxy::Proxy;
 pub use transfers::Download;
+use zone::Zoned;
 
 /// Where to call the hub and with which key; asked before each call, so a new key needs no restart.
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
@@ -88,8 +91,13 @@ impl HubClient {
     pub fn new(settings: &Settings, access: AccessSource) -> crate::error::Result<HubClient> {
         let (url, timeout) = (settings.server_url.as_str(), settings.http_timeout);
         // a name is looked up in a thread of its own, for each request; an address needs none
-        let resolve = if is_address(url) { None } else { Some(timeout) };
-        let proxy = proxy::find(url, |name| std::env::var(name).ok())?;
+        let bare = config::zone::without(url);
+        let resolve = if is_address(&bare) {
+            None
+        } else {
+            Some(timeout)
+        };
+        let proxy = proxy::find(&bare, |name| std::env::var(name).ok())?;
         let trust = settings.ca_file.as_deref().map(Trust::read).transpose()?;
         let config = || {
             let config = ureq::Agent::config_builder()
@@ -113,6 +121,10 @@ impl HubClient {
                 None => config,
             }
         };
+        let with_zone = |config| {
+            let zoned = Zoned(config::zone::of(url).map(str::to_string));
+            ureq::Agent::with_parts(config, DefaultConnector::default(), zoned)
+        };
         let agent = config()
             .timeout_recv_response(Some(timeout))
             .timeout_per_read(Some(timeout))
@@ -125,8 +137,8 @@ impl HubClient {
             url: url.to_string(),
             proxy,
             host: settings.host_id.clone(),
-            agent: agent.new_agent(),
-            streams: stream.new_agent(),
+            agent: with_zone(agent),
+            streams: with_zone(stream),
             access,
             token: Mutex::new(None),
             ours: OnceLock::new(),
@@ -348,7 +360,7 @@ impl HubClient {
     ) -> Called<Result<http::Response<ureq::Body>, ureq::Error>> {
         let mut request = http::Request::builder()
             .method(call.method.clone())
-            .uri(format!("{url}{}", call.path));
+            .uri(format!("{}{}", config::zone::without(url), call.path));
         if let Some(bearer) = bearer {
             request = request.header("authorization", format!("Bearer {bearer}"));
         }

@@ -5,6 +5,7 @@
 
 mod values;
 pub mod watch;
+pub mod zone;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Reserve;
+use super::{Reserve, zone};
 use crate::wire;
 
 pub type Parsed<T> = std::result::Result<T, String>;
@@ -129,13 +129,24 @@ pub fn url(text: &str) -> Parsed<String> {
     if authority.is_empty() || text.contains(char::is_whitespace) || path.contains(['?', '#']) {
         return Err(wrong("the host is missing or something follows it"));
     }
-    let authority = authority.to_lowercase();
+    let authority = lower_case(authority);
     check_authority(&authority).map_err(|why| wrong(&why))?;
     let url = format!("{scheme}://{authority}{path}");
     // the library that will use it decides
-    match url.parse::<ureq::http::Uri>() {
+    match zone::without(&url).parse::<ureq::http::Uri>() {
         Ok(_) => Ok(url),
         Err(e) => Err(wrong(&e.to_string())),
+    }
+}
+
+/// The name of an interface keeps its case.
+fn lower_case(authority: &str) -> String {
+    match authority.split_once(']').and_then(|(host, port)| {
+        let (address, zone) = zone::split(host)?;
+        Some(format!("{}%{zone}]{port}", address.to_lowercase()))
+    }) {
+        Some(zoned) => zoned,
+        None => authority.to_lowercase(),
     }
 }
 
@@ -174,12 +185,22 @@ fn check_authority(authority: &str) -> Parsed<()> {
 }
 
 fn check_ipv6(text: &str) -> Parsed<()> {
-    if text.contains('%') {
-        return Err("an address with a zone (%) cannot be used in a URL; use a name, or an address that needs no zone".into());
+    let (address, zone) = text
+        .split_once('%')
+        .map_or((text, None), |(address, zone)| (address, Some(zone)));
+    let Ok(ip) = address.parse::<Ipv6Addr>() else {
+        return Err(format!("{} is no IPv6 address", wire::brief(address)));
+    };
+    match zone {
+        Some(zone) if !zone::is_zone(zone) => Err(format!(
+            "{} is no name of an interface, as ip link shows it",
+            wire::brief(zone)
+        )),
+        Some(_) if !ip.is_unicast_link_local() => {
+            Err("only an address from fe80::/10 has a zone (%)".into())
+        }
+        _ => Ok(()),
     }
-    text.parse::<Ipv6Addr>()
-        .map(|_| ())
-        .map_err(|_| format!("{} is no IPv6 address", wire::brief(text)))
 }
 
 /// A name as DNS has it (RFC 1123, and underscores), or an IPv4 address.
@@ -249,17 +270,23 @@ pub fn listen(text: &str) -> Parsed<String> {
         return Err(wrong(why));
     };
     check_port(port, 0).map_err(|why| wrong(&why))?;
-    Err(match host.split_once('%') {
-        Some(_) => {
-            wrong("a zone is the number of an interface, as ip link shows it: [fe80::1%2]:8080")
-        }
-        None if host.eq_ignore_ascii_case("localhost") => {
+    if let Some(zoned) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        && zoned.contains('%')
+    {
+        return check_ipv6(zoned)
+            .map(|()| full.clone())
+            .map_err(|why| wrong(&why));
+    }
+    Err(match host {
+        _ if host.eq_ignore_ascii_case("localhost") => {
             wrong(&format!("write 127.0.0.1:{port} or [::1]:{port}"))
         }
-        None if !host.starts_with('[') && is_address(host) => {
+        _ if !host.starts_with('[') && is_address(host) => {
             wrong(&format!("an IPv6 address needs brackets: [{host}]:{port}"))
         }
-        None => wrong(&format!(
+        _ => wrong(&format!(
             "{} is no IP address; 0.0.0.0:{port} is all addresses of this machine",
             wire::brief(host)
         )),
@@ -334,14 +361,18 @@ mod tests {
         );
         check(url("http://[::1:8080"), "no ] at its end");
         check(url("http://fd00::1:8080"), "needs brackets");
+        let zoned = "\"http://[fe80::a%enP1s0]:8080\"";
+        check(url("HTTP://[FE80::A%enP1s0]:8080/"), zoned);
+        check(url("http://[fe80::a%25enP1s0]:8080"), zoned);
+        check(url("http://[fe80::a%3]"), "\"http://[fe80::a%3]\"");
         check(
-            url("http://[fe80::1%eth0]:8080"),
-            "an address with a zone (%) cannot be used",
+            url("http://[fd00::1%eth0]"),
+            "only an address from fe80::/10",
         );
-        check(
-            url("http://[fe80::1%25eth0]:8080"),
-            "an address with a zone (%) cannot be used",
-        );
+        check(url("http://[fe80::1%]"), "is no name of an interface");
+        check(url("http://[fe80::1%a/b]"), "no ] at its end");
+        check(url("http://[fe80::1%a b]"), "something follows it");
+        check(url("http://hub%eth0"), "is no host name");
         check(url("http://[1.2.3.4]"), "1.2.3.4 is no IPv6 address");
         check(url("http://10.0.1"), "10.0.1 is no IPv4 address");
         check(url("http://256.0.0.1"), "256.0.0.1 is no IPv4 address");
@@ -380,10 +411,12 @@ mod tests {
             "write 127.0.0.1:8080 or [::1]:8080",
         );
         check(listen("hub:8080"), "hub is no IP address");
+        check(listen("[fe80::1%eth0]:8080"), "\"[fe80::1%eth0]:8080\"");
         check(
-            listen("[fe80::1%eth0]:8080"),
-            "a zone is the number of an interface",
+            listen("[fe80::1%a:b]:8080"),
+            "a:b is no name of an interface",
         );
+        check(listen("[::1%lo]:8080"), "only an address from fe80::/10");
         check(
             listen("0.0.0.0:70000"),
             "a port is a number from 0 to 65535, not \"70000\"",

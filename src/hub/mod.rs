@@ -44,8 +44,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::clock;
-use crate::config::{HubSettings, Settings};
-use crate::error::{Error, Kind, Result};
+use crate::config::{HubSettings, Settings, zone};
+use crate::error::{Error, Kind, Result, plain};
 use crate::service::Part;
 use auth::{Auth, Mode};
 use commit::{Committer, Work};
@@ -78,10 +78,12 @@ impl Hub {
     /// Listens, and answers from here on. `Kind::Busy`: another hub has the data directory.
     pub fn start(settings: &Settings, allow_anonymous: bool) -> Result<Hub> {
         let hub = &settings.hub;
-        let listen = hub
-            .listen
-            .parse()
-            .map_err(|_| Error::new(Kind::Settings, format!("cannot listen on {}", hub.listen)))?;
+        let listen = zone::socket_address(&hub.listen).map_err(|e| {
+            Error::new(
+                Kind::Settings,
+                format!("cannot listen on {}: {}", hub.listen, plain(&e)),
+            )
+        })?;
         let lock = data_dir::lock(&hub.data_dir)?;
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
         let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
