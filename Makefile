@@ -73,7 +73,7 @@ lint:
 	shellcheck -s sh $(SH_SCRIPTS)
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) check --locked --all-targets --no-default-features
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 check: lint test
 

@@ -145,32 +145,38 @@
 //!
 //! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::delete_guard`], the parsers of heads and forms, tokens, [`backoff`],
 //! [`sse`]): it takes the time as a value.
+//! All modules are private: the library shows [`main`], and [`internals`], which lists what tests use, item by item. So the
+//! compiler reports each item that nothing uses, and `pub` means "outside this module".
 //! `tests/tidy/` and `clippy.toml` hold these rules; `tests/fuzz/checks.rs` holds what must be true of every parser of foreign
 //! bytes.
 
-pub mod backoff;
-pub mod chunking;
-pub mod cli;
-pub mod client;
-pub mod clock;
-pub mod config;
-pub mod credentials;
-pub mod daemon;
-pub mod database;
-pub mod disk;
-pub mod error;
-pub mod files;
-pub mod hub;
-pub mod logger;
-pub mod login;
-pub mod messages;
-pub mod nearest;
-pub mod relpath;
-pub mod sd_notify;
-pub mod service;
-pub mod sse;
-pub mod steady;
-pub mod tls;
-pub mod transfer;
-pub mod wait;
-pub mod wire;
+mod backoff;
+mod chunking;
+mod cli;
+mod client;
+mod clock;
+mod config;
+mod credentials;
+mod daemon;
+mod database;
+mod disk;
+mod error;
+mod files;
+mod hub;
+#[doc(hidden)]
+pub mod internals;
+mod logger;
+mod login;
+mod messages;
+mod nearest;
+mod relpath;
+mod sd_notify;
+mod service;
+mod sse;
+mod steady;
+mod tls;
+mod transfer;
+mod wait;
+mod wire;
+
+pub use cli::main;

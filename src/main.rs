@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mesync::cli::main(std::env::args_os())
+    mesync::main(std::env::args_os())
 }

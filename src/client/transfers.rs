@@ -202,17 +202,6 @@ impl HubClient {
         self.content(answer, from, named)
     }
 
-    /// `GET /api/chunks/{sha256}`
-    pub fn chunk(&self, sha256: Hash) -> Called<Download<'_>> {
-        let call = Call::get(&format!("/api/chunks/{sha256}"));
-        let answer = self.typed(
-            self.authorized(&self.agent, &call)?,
-            "application/octet-stream",
-            &call.path,
-        )?;
-        self.content(answer, 0, None)
-    }
-
     fn content(
         &self,
         answer: http::Response<ureq::Body>,

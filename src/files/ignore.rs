@@ -69,10 +69,6 @@ impl Ignore {
         );
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
     /// Whether this name does not travel: it or a directory above it is left out. What is below a directory that is left out
     /// cannot be brought back.
     pub fn ignores(&self, path: &str, is_dir: bool) -> bool {

@@ -85,7 +85,6 @@ struct Submission {
 pub struct Committer {
     queue: Sender<Submission>,
     stop: Sender<()>,
-    failures: Receiver<Error>,
     shared: Arc<Shared>,
     started: Instant,
     resumed_at: u64,
@@ -97,7 +96,6 @@ pub struct Work {
     events: Arc<Subscribers>,
     queue: Receiver<Submission>,
     stopped: Receiver<()>,
-    failed: Sender<Error>,
     shared: Arc<Shared>,
     started: Instant,
     swept: Instant,
@@ -113,13 +111,11 @@ impl Committer {
     ) -> (Arc<Committer>, Work) {
         let (queue, submissions) = bounded(limits::COMMITS);
         let (stop, stopped) = bounded(limits::POKE);
-        let (failed, failures) = bounded(1);
         let (shared, started) = (Arc::new(Shared::default()), clock::monotonic());
         let resumed_at = store.resumed_at();
         let committer = Committer {
             queue,
             stop,
-            failures,
             shared: Arc::clone(&shared),
             started,
             resumed_at,
@@ -131,7 +127,6 @@ impl Committer {
             events,
             queue: submissions,
             stopped,
-            failed,
             shared,
             started,
             swept: started,
@@ -196,11 +191,6 @@ impl Committer {
     /// Why nothing can be written any more; then the process must end with this error's exit status.
     pub fn fatal(&self) -> Option<Error> {
         lock(&self.shared.fatal).clone()
-    }
-
-    /// Receives that error once, for who waits.
-    pub fn failures(&self) -> &Receiver<Error> {
-        &self.failures
     }
 
     /// The disk is below its reserve: posts are refused.
@@ -386,7 +376,6 @@ impl Work {
     fn end(&self, error: Error) -> Error {
         log::error!("{error}");
         *lock(&self.shared.fatal) = Some(error.clone());
-        let _ = self.failed.try_send(error.clone());
         error
     }
 

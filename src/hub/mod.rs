@@ -60,7 +60,7 @@ use store::Store;
 use store::ops::Limits;
 use subscribers::Subscribers;
 
-pub use keys::{Key, add_key, list_keys, remove_key};
+pub use keys::{add_key, list_keys, remove_key};
 
 /// A running hub. Dropped without a [`Hub::stop`]: it stops at once.
 pub struct Hub {

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::support::http::{Conn, PATIENCE, request};
-use mesync::config::Settings;
-use mesync::hub::http::{Caller, Job, Reply, Request};
-use mesync::hub::memory::Room;
-use mesync::hub::server::{Admission, Config, Gate, Head, Responder, Server};
-use mesync::hub::{self, Hub};
+use mesync::internals::config::Settings;
+use mesync::internals::hub::http::{Caller, Job, Reply, Request};
+use mesync::internals::hub::memory::Room;
+use mesync::internals::hub::server::{Admission, Config, Gate, Head, Responder, Server};
+use mesync::internals::hub::{self, Hub};
 
 const CLIENTS: usize = 8;
 const ROUNDS: usize = 7;

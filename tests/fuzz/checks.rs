@@ -11,18 +11,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
-use mesync::hub::files::head as file_head;
-use mesync::hub::files::lines::Lines;
-use mesync::hub::files::multipart;
-use mesync::hub::http::{Caller, Request};
-use mesync::hub::messages::batch as hub_batch;
-use mesync::hub::server::head::{self as guard, Head, MAX_HEAD, MAX_TARGET};
-use mesync::hub::{protected, routes, token as hub_token};
-use mesync::messages::hooks::Record;
-use mesync::messages::{self, plan};
-use mesync::wire::files as wire_files;
-use mesync::wire::{self, Message, NotAMessage, PullAnswer};
-use mesync::{clock, config, error, sse as events};
+use mesync::internals::hub::files::head as file_head;
+use mesync::internals::hub::files::lines::Lines;
+use mesync::internals::hub::files::multipart;
+use mesync::internals::hub::http::{Caller, Request};
+use mesync::internals::hub::messages::batch as hub_batch;
+use mesync::internals::hub::server::head::{self as guard, Head, MAX_HEAD, MAX_TARGET};
+use mesync::internals::hub::{protected, routes, token as hub_token};
+use mesync::internals::messages::hooks::Record;
+use mesync::internals::messages::{self, plan};
+use mesync::internals::wire::files as wire_files;
+use mesync::internals::wire::{self, Message, NotAMessage, PullAnswer};
+use mesync::internals::{clock, config, error, sse as events};
 use uuid::Uuid;
 
 const EPOCH: SystemTime = SystemTime::UNIX_EPOCH;
@@ -646,7 +646,7 @@ pub fn settings(bytes: &[u8]) {
             );
         }
     }
-    match mesync::hub::list_keys(dir.path()) {
+    match mesync::internals::hub::list_keys(dir.path()) {
         Ok(keys) => {
             assert!(
                 keys.len() <= config::limits::KEYS

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use source::{Breach, Source, used_from};
+use source::{Breach, Source, line_of, used_from};
 
 /// Lines of a source file, at most.
 const MOST_LINES: usize = 500;
@@ -356,6 +356,48 @@ fn tree_breaches(sources: &[Source]) -> Vec<Breach> {
     all
 }
 
+/// Modules are private, so that the compiler finds dead code: `internals` alone lists what tests use, item by item.
+fn walls(sources: &[Source]) -> Vec<Breach> {
+    let mut all = Vec::new();
+    for s in sources.iter().filter(|s| s.path == "src/lib.rs") {
+        for (i, line) in s.code.lines().enumerate() {
+            let is_public = line.trim_start().starts_with("pub mod ");
+            if is_public && line.trim() != "pub mod internals;" {
+                all.push(s.breach(i + 1, "public module (tests take items from internals)"));
+            }
+        }
+    }
+    for s in sources.iter().filter(|s| s.path == "src/internals.rs") {
+        for (at, _) in s.code.match_indices("pub use crate::") {
+            let item = s.code[at + "pub use ".len()..]
+                .split(';')
+                .next()
+                .unwrap_or("");
+            let (module, items) = item.rsplit_once("::").unwrap_or((item, ""));
+            let folder = module.replacen("crate", "src", 1).replace("::", "/");
+            for item in items.trim_matches(['{', '}']).split(',').map(str::trim) {
+                let is_module = [
+                    format!("{folder}/{item}.rs"),
+                    format!("{folder}/{item}/mod.rs"),
+                ]
+                .iter()
+                .any(|path| sources.iter().any(|s| s.path == *path));
+                let is_used = sources.iter().any(|s| {
+                    s.path.starts_with("tests/") && !s.lines_with(&s.code, item).is_empty()
+                });
+                if item == "*" || is_module {
+                    let what = format!("{module}::{item} (a whole module keeps dead items alive)");
+                    all.push(s.breach(line_of(&s.code, at), what));
+                } else if !item.is_empty() && !is_used {
+                    let what = format!("{module}::{item} (no test uses it)");
+                    all.push(s.breach(line_of(&s.code, at), what));
+                }
+            }
+        }
+    }
+    all
+}
+
 /// Files that are modules under `#[cfg(test)] mod NAME;`.
 fn test_files(s: &Source) -> Vec<String> {
     let stem = s.path.trim_end_matches(".rs");
@@ -434,6 +476,7 @@ fn the_sources_keep_the_rules() {
             .iter()
             .flat_map(breaches)
             .chain(tree_breaches(&sources))
+            .chain(walls(&sources))
             .collect(),
     );
 }
@@ -527,7 +570,7 @@ fn the_man_page_tells_every_setting_with_its_default_and_range() {
             });
         }
     };
-    for s in mesync::config::SETTINGS {
+    for s in mesync::internals::config::SETTINGS {
         let default = if s.default.is_empty() { "" } else { "default" };
         check(
             &others,
@@ -536,7 +579,7 @@ fn the_man_page_tells_every_setting_with_its_default_and_range() {
             &[&format!(".Ev {}", s.env), default, s.default],
         );
     }
-    mesync::config::watch::SETTINGS
+    mesync::internals::config::watch::SETTINGS
         .iter()
         .for_each(|s| check(watched, s.key, s.doc, &[s.default]));
     report(found);
@@ -545,7 +588,7 @@ fn the_man_page_tells_every_setting_with_its_default_and_range() {
 #[test]
 fn every_exit_status_is_documented() {
     let (page, readme) = (read("man/mesync.1"), read("README.md"));
-    for (kind, name) in mesync::error::Kind::ALL {
+    for (kind, name) in mesync::internals::error::Kind::ALL {
         let status = kind.exit_status();
         assert!(
             page.contains(&format!("\n.It {status}\n")),
@@ -560,7 +603,7 @@ fn every_exit_status_is_documented() {
 
 #[test]
 fn man_page_names_every_command_and_flag() {
-    use mesync::cli::table::{COMMANDS, Flag, GLOBAL};
+    use mesync::internals::cli::table::{COMMANDS, Flag, GLOBAL};
     // the list entries of the page, each from its ".It" to the next one of a command
     let page = read("man/mesync.1").replace(".It Xo\n.Ic ", ".It Ic ");
     let entries: Vec<&str> = page.split(".It Ic ").skip(1).collect();
@@ -744,4 +787,32 @@ fn a_module_with_files_is_one_folder() {
         .map(|b| b.path)
         .collect();
     assert_eq!(found, ["src/a.rs"]);
+}
+
+#[test]
+fn modules_are_private_and_internals_lists_items() {
+    let sources = [
+        ("src/lib.rs", "pub mod internals;\npub mod wire;\nmod hub;\n"),
+        (
+            "src/internals.rs",
+            "pub use crate::hub::{Hub, keys};\npub use crate::wire::*;\npub use crate::wire::Old;\n",
+        ),
+        ("src/hub/keys.rs", ""),
+        ("tests/it/a.rs", "use mesync::internals::{Hub, keys};\n"),
+    ]
+    .map(|(path, text)| Source::new(path, text));
+    let found: Vec<(String, usize)> = walls(&sources)
+        .into_iter()
+        .map(|b| (b.path, b.line))
+        .collect();
+    let at = |path: &str, line| (path.to_string(), line);
+    assert_eq!(
+        found,
+        [
+            at("src/lib.rs", 2),
+            at("src/internals.rs", 1),
+            at("src/internals.rs", 2),
+            at("src/internals.rs", 3)
+        ]
+    );
 }

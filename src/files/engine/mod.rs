@@ -222,10 +222,6 @@ impl Engine {
         })
     }
 
-    pub fn env(&self) -> &Env {
-        &self.env
-    }
-
     /// Says that a path may be out of sync. `false`: no room now; a later rescan finds it.
     pub fn offer(&self, path: &str) -> bool {
         self.queue().offer(path)
@@ -249,11 +245,12 @@ impl Engine {
 
     /// Does the next piece of work that goes `way`, or any; `None`: there is none now. There is none before the first poll
     /// either: what the hub is comes before what it has.
+    #[cfg(test)]
     pub fn work(&self, way: Option<Direction>) -> Option<Report> {
         self.take(way).map(|piece| self.carry_out(piece))
     }
 
-    /// The first half of [`Engine::work`]: what is taken must be carried out.
+    /// The first half of a piece of work: what is taken must be carried out.
     pub fn take(&self, way: Option<Direction>) -> Option<WorkItem> {
         if self.generation() == 0 {
             return None;

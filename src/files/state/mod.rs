@@ -241,6 +241,7 @@ impl DiskState {
     }
 
     /// Syncs, writes and bytes written since the file was opened.
+    #[cfg(test)]
     pub fn written(&self) -> [u64; 3] {
         [
             &self.happened.syncs,

@@ -85,15 +85,20 @@ impl Files {
                         error: Some(why),
                     })),
                 },
-                Ok(None) => return Ok(batch),
+                Ok(None) => break,
                 Err(Fault::Malformed(why)) => return Err(Reply::error(400, why)),
                 Err(Fault::TooMuch(why)) => return Err(Reply::error(413, why)),
                 Err(Fault::Unread(e)) => return Err(unread(&e)),
             }
         }
+        let bytes = batch.puts.iter().flat_map(|put| &put.chunks);
+        self.store
+            .sync(bytes.map(|(_, bytes)| bytes))
+            .map_err(|e| unwritten(&e))?;
+        Ok(batch)
     }
 
-    /// The outer error is for all, the inner one for this file.
+    /// The outer error is for all, the inner one for this file. The chunks of the file are not durable yet.
     fn take_item(
         &self,
         item: BatchItem,
@@ -104,7 +109,10 @@ impl Files {
             Ok(name) => name,
             Err(refused) => return Ok(Err(refused)),
         };
-        let mut intake = self.store.intake().map_err(|e| Reply::failed(&e))?;
+        let mut intake = self
+            .store
+            .intake_unsynced()
+            .map_err(|e| Reply::failed(&e))?;
         let body = intake
             .write(bytes)
             .and_then(|()| intake.finish())

@@ -76,6 +76,7 @@ impl Counters {
         self.refused[reason as usize].fetch_add(1, Relaxed);
     }
 
+    #[cfg(test)]
     pub fn refused(&self, reason: Reason) -> u64 {
         self.refused[reason as usize].load(Relaxed)
     }

@@ -52,7 +52,7 @@ mod tests;
 
 pub use counters::{Counters, Reason};
 pub use head::Head;
-pub use limits::{Lease, Quota, block};
+pub use limits::{Lease, Quota};
 
 /// How often the accept loop turns when nobody comes.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);

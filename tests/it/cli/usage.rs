@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use crate::support::program::{Mesync, ran};
-use mesync::cli::table::{COMMANDS, SHELLS};
+use mesync::internals::cli::table::{COMMANDS, SHELLS};
 
 #[test]
 fn every_command_has_help_made_from_the_table() {
@@ -68,8 +68,8 @@ fn every_command_has_help_made_from_the_table() {
             format!(" = {default}")
         }
     };
-    for s in mesync::config::SETTINGS {
-        let name = if s.section == mesync::config::Section::None {
+    for s in mesync::internals::config::SETTINGS {
+        let name = if s.section == mesync::internals::config::Section::None {
             String::new()
         } else {
             format!("{}, ", s.key)
@@ -80,7 +80,7 @@ fn every_command_has_help_made_from_the_table() {
     let (_, watch) = words
         .split_once(" [[watch]]: ")
         .expect("a list of the settings of directories");
-    for s in mesync::config::watch::SETTINGS {
+    for s in mesync::internals::config::watch::SETTINGS {
         let wanted = format!("{}{} {}", s.key, equals(s.default), s.doc);
         assert!(watch.contains(&wanted), "{wanted}\n{settings}");
     }

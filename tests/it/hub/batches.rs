@@ -2,7 +2,7 @@
 
 use super::chunks::with;
 use crate::support::files::{Hub, noise};
-use mesync::wire::files::{BatchAnswer, FetchHead, Hash};
+use mesync::internals::wire::files::{BatchAnswer, FetchHead, Hash};
 use serde_json::{Value, json};
 
 fn file(line: Value, bytes: &[u8]) -> Vec<u8> {

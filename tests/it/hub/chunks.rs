@@ -2,8 +2,8 @@
 
 use crate::support::files::{Hub, commit, noise};
 use crate::support::world::Random;
-use mesync::chunking::Splitter;
-use mesync::wire::files::{Hash, Record};
+use mesync::internals::chunking::Splitter;
+use mesync::internals::wire::files::{Hash, Record};
 use serde_json::{Value, json};
 
 pub(super) const COMMIT: &str = "/api/files/commit";

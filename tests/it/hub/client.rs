@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::io::Read;
 
-use mesync::client::{Change, Condition, HubClient, Outcome, Source, Told};
-use mesync::config::Settings;
-use mesync::credentials::Access;
-use mesync::wire::files::{
+use mesync::internals::client::{Change, Condition, HubClient, Outcome, Source, Told};
+use mesync::internals::config::Settings;
+use mesync::internals::credentials::Access;
+use mesync::internals::wire::files::{
     BatchItem, Chunk, Commit, Extra, FetchItem, From, Hash, Kind, Metadata, Record, Restore,
 };
-use mesync::wire::revision::Tag;
+use mesync::internals::wire::revision::Tag;
 use uuid::Uuid;
 
 use crate::support::world::World;
@@ -89,7 +89,7 @@ fn when(condition: Condition) -> Change {
 fn nobody(_: u64) {}
 
 /// What stands there, after a 412.
-fn current(failure: mesync::client::Failure) -> Option<u64> {
+fn current(failure: mesync::internals::client::Failure) -> Option<u64> {
     match (failure.status, failure.told) {
         (412, Told::Current(record)) => record.map(|r| r.rev),
         other => panic!("no 412: {other:?}"),
@@ -130,7 +130,7 @@ fn changes_have_conditions_keys_and_chunks() {
         .commit(&two, when(Condition::Match(a_now.revision())))
         .unwrap_err()
     {
-        mesync::client::Failure {
+        mesync::internals::client::Failure {
             status: 409,
             told: Told::Missing(missing),
             ..
@@ -275,7 +275,7 @@ fn content_is_read_by_file_by_range_by_chunk_and_in_batches() {
     };
     let (short, long_one) = (put("a \"short\" one\\", b"hello"), put("long", &long));
     assert_eq!(short.name, "a \"short\" one\\");
-    let read = |mut download: mesync::client::Download<'_>| {
+    let read = |mut download: mesync::internals::client::Download<'_>| {
         let (mut out, mut buffer) = (Vec::new(), vec![0; 65_536]);
         loop {
             match download.read(&mut buffer).unwrap() {
@@ -307,8 +307,6 @@ fn content_is_read_by_file_by_range_by_chunk_and_in_batches() {
         chunks.len() >= 2 && chunks.iter().map(|c| c.size).sum::<u64>() == 9_000_000,
         "{chunks:?}"
     );
-    let first = read(hub.chunk(chunks[0].sha256).unwrap()).2;
-    assert!(first == long[..first.len()] && first.len() as u64 == chunks[0].size);
 
     let items: Vec<FetchItem> = [&short, &long_one, &short]
         .iter()
@@ -319,7 +317,7 @@ fn content_is_read_by_file_by_range_by_chunk_and_in_batches() {
         })
         .collect();
     let got = RefCell::new(Vec::new());
-    let take = |head: mesync::wire::files::FetchHead, content: &mut dyn Read| {
+    let take = |head: mesync::internals::wire::files::FetchHead, content: &mut dyn Read| {
         let mut text = String::new();
         // what one leaves unread does not disturb the next
         let n = content.take(3).read_to_string(&mut text).unwrap();
@@ -372,7 +370,7 @@ fn changes_and_events_are_read_in_order_and_to_the_end() {
         }
     }
     assert_eq!(live, ["a", "c", "d", "e"]);
-    let told = |e: mesync::wire::files::Event| format!("{} {}", e.kind, e.payload.name);
+    let told = |e: mesync::internals::wire::files::Event| format!("{} {}", e.kind, e.payload.name);
     let wants = [
         "file_created a",
         "file_created b",

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::support::files::{Answer, Hub, Line, commit, form, noise};
 use crate::support::http::Conn;
 use crate::support::inject::{self, Fault};
-use mesync::wire::files::Hash;
+use mesync::internals::wire::files::Hash;
 use serde_json::{Value, json};
 
 /// Calls, the error of each, and the highest number that is tried; there may be fewer of them.

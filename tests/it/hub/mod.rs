@@ -15,4 +15,5 @@ mod security_page;
 mod seeds;
 mod serve;
 mod storms;
+mod syncs;
 mod uploads;

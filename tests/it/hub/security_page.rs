@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use mesync::config::{SETTINGS, limits};
-use mesync::hub::routes::Route;
-use mesync::hub::server::head as guard;
-use mesync::wire::files;
+use mesync::internals::config::{SETTINGS, limits};
+use mesync::internals::hub::routes::Route;
+use mesync::internals::hub::server::head as guard;
+use mesync::internals::wire::files;
 
 #[test]
 fn the_security_page_has_the_limits_of_the_program() {
@@ -19,7 +19,10 @@ fn the_security_page_has_the_limits_of_the_program() {
             "wrong keys",
         ),
         (
-            format!("good for {} hours", mesync::hub::token::LIFETIME / 3600),
+            format!(
+                "good for {} hours",
+                mesync::internals::hub::token::LIFETIME / 3600
+            ),
             "the life of a token",
         ),
         (format!(".It hosts\n{}.\n", limits::HOSTS), "hosts"),
@@ -28,14 +31,14 @@ fn the_security_page_has_the_limits_of_the_program() {
             "event streams",
         ),
         (
-            format!("end within {} seconds", mesync::wire::KEEP_ALIVE),
+            format!("end within {} seconds", mesync::internals::wire::KEEP_ALIVE),
             "the end of a stream after its key",
         ),
         (
             format!(
                 "{} KiB each, {} in a request",
-                mesync::wire::MAX_MESSAGE / 1024,
-                mesync::wire::MAX_BATCH
+                mesync::internals::wire::MAX_MESSAGE / 1024,
+                mesync::internals::wire::MAX_BATCH
             ),
             "messages",
         ),
@@ -67,7 +70,7 @@ fn the_security_page_has_the_limits_of_the_program() {
         (
             format!(
                 "{} bytes of name, {} chunks",
-                mesync::relpath::MAX_PATH_BYTES,
+                mesync::internals::relpath::MAX_PATH_BYTES,
                 files::MOST_CHUNKS
             ),
             "files",
@@ -82,7 +85,10 @@ fn the_security_page_has_the_limits_of_the_program() {
             "batches",
         ),
         (
-            format!(" {} parts", mesync::hub::files::multipart::MAX_PARTS),
+            format!(
+                " {} parts",
+                mesync::internals::hub::files::multipart::MAX_PARTS
+            ),
             "forms",
         ),
         (format!("in memory for {} days", limits::SEEN_DAYS), "ids"),
@@ -105,7 +111,7 @@ fn the_security_page_has_the_limits_of_the_program() {
         .skip(1)
         .filter_map(|rest| rest.split([' ', '\n']).next())
     {
-        let of_directories = mesync::config::watch::SETTINGS
+        let of_directories = mesync::internals::config::watch::SETTINGS
             .iter()
             .any(|s| s.key == name);
         let known = of_directories

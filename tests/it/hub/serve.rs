@@ -3,10 +3,10 @@
 use std::io::Read;
 use std::time::Duration;
 
-use mesync::config::Settings;
-use mesync::error::Kind;
-use mesync::hub::{self, Hub};
-use mesync::{credentials, wire};
+use mesync::internals::config::Settings;
+use mesync::internals::error::Kind;
+use mesync::internals::hub::{self, Hub};
+use mesync::internals::{credentials, wire};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -262,7 +262,7 @@ fn a_stop_ends_the_streams_and_waits_for_nobody() {
     };
     assert!((0..5).any(|_| beats()) && hub.fatal().is_none());
     hub.reload(None);
-    let began = mesync::clock::monotonic();
+    let began = mesync::internals::clock::monotonic();
     b.stop();
     assert!(began.elapsed() < Duration::from_secs(5));
     let mut rest = Vec::new();

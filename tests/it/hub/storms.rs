@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use crate::support::files::{Hub, Listener};
 use crate::support::world::Random;
-use mesync::wire::files::Hash;
+use mesync::internals::wire::files::Hash;
 use serde_json::{Value, json};
 
 fn is_thorough() -> bool {

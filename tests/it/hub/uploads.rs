@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::support::files::{Answer, Hub, form, head, kind, metadata, noise, part, parts};
 use crate::support::world::wait_for;
-use mesync::wire::files::Hash;
+use mesync::internals::wire::files::Hash;
 use serde_json::{Value, json};
 
 fn names(answer: &Answer) -> Vec<String> {

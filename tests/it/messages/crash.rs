@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::world::{Machine, Random, World, wait_for};
-use mesync::messages::spool;
-use mesync::wire::Message;
+use mesync::internals::messages::spool;
+use mesync::internals::wire::Message;
 
 /// Moves everything out of an inbox, as a script would, and counts how often each id appeared there.
 fn consume(machine: &Machine, taken: &Path, appeared: &mut BTreeMap<String, usize>) {
@@ -81,7 +81,7 @@ fn ten_thousand_messages_survive_fifty_kills() {
     };
     let names = alpha.names("outbox");
     wait_for("all files are old enough", &world, || {
-        names.iter().map(age).min().unwrap() > mesync::messages::plan::MIN_UNTOUCHED_TIME
+        names.iter().map(age).min().unwrap() > mesync::internals::messages::plan::MIN_UNTOUCHED_TIME
     });
 
     let taken = world.dir.path().join("taken");

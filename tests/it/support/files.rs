@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use mesync::wire::files::Hash;
+use mesync::internals::wire::files::Hash;
 use serde_json::{Value, json};
 
 use super::http::{Conn, PATIENCE};

@@ -167,7 +167,21 @@ pub struct Attached(Child);
 /// Returns when every thread of the process is traced.
 #[track_caller]
 pub fn attach(pid: u32, fault: &Fault) -> Attached {
-    let mut strace = fault.strace();
+    attach_strace(pid, fault.strace())
+}
+
+/// Writes the calls of a process that runs to `trace`, until what it returns is dropped; none of them fails.
+#[track_caller]
+pub fn record(pid: u32, calls: &str, trace: &Path) -> Attached {
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-qq", "-y", "-e", &format!("trace={calls}"), "-o"])
+        .arg(trace);
+    attach_strace(pid, strace)
+}
+
+#[track_caller]
+fn attach_strace(pid: u32, mut strace: Command) -> Attached {
     let child = strace
         .args(["-p", &pid.to_string()])
         .stdin(Stdio::null())

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use mesync::wire::files::Hash;
+use mesync::internals::wire::files::Hash;
 use serde_json::Value;
 
 use super::files::Hub;

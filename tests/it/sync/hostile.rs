@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use crate::support::files::{Hub, noise};
 use crate::support::tree::Synced;
 use crate::support::world::{World, wait_for};
-use mesync::wire::files::Hash;
+use mesync::internals::wire::files::Hash;
 use serde_json::{Value, json};
 
 /// What the hub says of one name.
@@ -400,7 +400,10 @@ fn chunks_of_nothing_keep_nobody_busy() {
     let old = noise(1, 9 << 20);
     evil.says(vec![row("", "big", 1, &old)]);
     victim.pass();
-    let (mut splitter, mut rest) = (mesync::chunking::Splitter::default(), old.as_slice());
+    let (mut splitter, mut rest) = (
+        mesync::internals::chunking::Splitter::default(),
+        old.as_slice(),
+    );
     let (_, first) = splitter.take(&mut rest);
     let first = first.expect("9 MB are more than one chunk");
     let mut new = row("", "big", 2, &[old.as_slice(), b"x"].concat());

@@ -149,7 +149,7 @@ fn moves_between(mutant: Mutant, equal: bool, come: u64) -> (usize, usize) {
         s.remove(0, &format!("a{n}"));
         if n < come {
             s.write(1, &format!("b{n}"), content(n));
-            let now = s.run.engine(1).env().ambient.now();
+            let now = s.run.engine(1).env.ambient.now();
             let age = Duration::from_secs(if mutant == Mutant::None { 3500 } else { 0 });
             let ctime = crate::clock::millis(now - age) * 1_000_000 + n;
             s.world().clients[1]

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::super::ops::{Group, Outcome};
 use super::ops::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
 use super::rows::{Done, Row};
-use super::sweep;
 use super::tables::FileTables;
 use crate::clock;
 use crate::hub::store::messages::tables::Tried;
@@ -69,9 +68,6 @@ pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcom
             Ok(Outcome::Changed(vec![Changed::OtherHistory]))
         }
         FileOp::Ask { host, key, .. } => ask(t, group.now, host, *key).map(Outcome::Asked),
-        FileOp::Sweep => Ok(Outcome::Swept {
-            more: sweep::sweep(t, group)?,
-        }),
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Intake {
     sync: bool,
 }
 
-/// A body that is in: its chunks are synced (but see `Store::intake_unsynced`). Dropped without being put: they go.
+/// A body that was read whole: its chunks are synced (but see `Store::intake_unsynced`). Dropped unused, it removes them.
 #[derive(Debug)]
 pub struct Body {
     pub content: Content,

@@ -36,7 +36,6 @@ pub use intake::{Body, Intake};
 pub(super) use list::Landmarks;
 pub use list::Listing;
 pub use read::Heard;
-pub use reader::Reader;
 pub(super) use sweep::is_wanted;
 pub(super) use tables::{CHUNKS, COMMITS, FileTables, FileTotals, WANTED, copy};
 pub(super) use wanted::since as wanted_since;
@@ -172,10 +171,7 @@ pub(super) fn concerns(group: &Group) -> bool {
 
 /// The group may remove something.
 pub(super) fn sweeps(group: &Group) -> bool {
-    group
-        .ops
-        .iter()
-        .any(|op| matches!(op, Op::File(FileOp::Sweep) | Op::Sweep))
+    group.ops.iter().any(|op| matches!(op, Op::Sweep))
 }
 
 /// The chunks that an operation names, with their bytes.

@@ -90,8 +90,6 @@ pub enum FileOp {
     Want(Vec<Hash>),
     /// Bytes for chunks that were lost.
     Mend(Vec<(Chunk, Bytes)>),
-    /// Removes some of what is over: old versions, tombstones, events, keys, and chunks that nothing refers to.
-    Sweep,
 }
 
 /// What became of one file.

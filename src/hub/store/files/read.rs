@@ -15,7 +15,7 @@ use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::tables::{self, ACTIONS, FileTotals};
 use crate::error::Result;
 use crate::hub::store::messages::tables::{META, Tried};
-use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
+use crate::wire::files::{Changes, Chunk, Event, Hash, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
 /// The answer to a question for changes.
@@ -98,7 +98,8 @@ impl Store {
         })
     }
 
-    pub fn file_named(&self, name: &Name) -> Result<Option<Record>> {
+    #[cfg(test)]
+    pub fn file_named(&self, name: &crate::wire::files::Name) -> Result<Option<Record>> {
         self.read(|tx| {
             let id = tx
                 .open_table(tables::NAMES)?

@@ -37,7 +37,7 @@ pub const CHUNKS: TableDefinition<&[u8; 32], (u64, u64, u64, bool)> =
 pub const INLINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("chunk_bytes");
 /// (since, SHA-256): chunks that nothing refers to, in order of age.
 pub const LOOSE: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("chunks_loose");
-/// rev -> wall clock, what happened to what (see [`event`]), id, the revision that was overwritten or 0.
+/// rev -> wall clock, what happened to what (see `event`), id, the revision that was overwritten or 0.
 pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::new("file_events");
 /// (host, idempotency key) -> [`super::rows::Done`].
 pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{MASTER, Rig, Who, ok};
 use hmac::{Hmac, KeyInit, Mac};
-use mesync::hub::{keys, token};
+use mesync::internals::hub::{keys, token};
 
 pub(super) fn api_key(key: &str) -> String {
     format!("X-API-Key: {key}\r\n")

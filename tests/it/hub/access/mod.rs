@@ -193,7 +193,8 @@ impl Rig {
             "",
             &format!(r#"{{"api_key":"{key}"}}"#),
         );
-        let answer: Option<mesync::wire::LoginAnswer> = serde_json::from_str(&got.body).ok();
+        let answer: Option<mesync::internals::wire::LoginAnswer> =
+            serde_json::from_str(&got.body).ok();
         assert_eq!(answer.is_some(), got.status == 200, "{got:?}");
         answer.map(|a| a.token)
     }

@@ -7,7 +7,7 @@ use super::credentials::{api_key, bearer};
 use super::{Rig, Who, ask, check, ok};
 use crate::support::space::left_out;
 use crate::support::world::{World, wait_for};
-use mesync::hub::token;
+use mesync::internals::hub::token;
 
 /// nginx with the shipped configuration, its certificate and ports replaced.
 struct Nginx(Child);
@@ -111,7 +111,7 @@ fn through_nginx_nobody_comes_in_before_there_is_a_key() {
         "",
         &format!(r#"{{"api_key":"{key}"}}"#),
     );
-    let token: mesync::wire::LoginAnswer = serde_json::from_str(&token.body).unwrap();
+    let token: mesync::internals::wire::LoginAnswer = serde_json::from_str(&token.body).unwrap();
     through(
         "a token",
         Who::Host,

@@ -372,7 +372,7 @@ impl Shared {
         let at = files
             .iter()
             .position(|f| !f.deleted && f.record["path"] == path && f.record["name"] == name);
-        let sum = mesync::wire::files::Hash::of(&bytes).to_string();
+        let sum = mesync::internals::wire::files::Hash::of(&bytes).to_string();
         let id = at.map_or_else(
             || uuid::Uuid::new_v4().to_string().into(),
             |i| files[i].record["id"].clone(),

@@ -83,7 +83,11 @@ impl World {
     }
 
     fn apply(&mut self, op: FileOp) -> Outcome {
-        let group = at(self.hub.now, vec![Op::File(op)]);
+        self.apply_op(Op::File(op))
+    }
+
+    fn apply_op(&mut self, op: Op) -> Outcome {
+        let group = at(self.hub.now, vec![op]);
         self.groups.push(group.clone());
         self.hub.store.apply(&group).unwrap().remove(0)
     }
@@ -363,7 +367,7 @@ impl World {
     }
 
     fn sweep(&mut self) {
-        while self.apply(FileOp::Sweep) == (Outcome::Swept { more: true }) {}
+        while self.apply_op(Op::Sweep) == (Outcome::Swept { more: true }) {}
         let now = self.hub.now;
         let young = |at: u64, days: u64| at + days * DAY > now;
         self.names

@@ -8,10 +8,10 @@ fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
     let mut hub = Hub::new();
     let id = hub.put_bytes("f", &noise(1, 20_000), 1).id;
     hub.put_bytes("f", b"2", 2);
-    let full = |hub: &Hub, op: FileOp| {
+    let full = |hub: &Hub, op: Op| {
         let group = Group {
             full: true,
-            ..at(hub.now, vec![Op::File(op)])
+            ..at(hub.now, vec![op])
         };
         hub.store.apply(&group).unwrap().remove(0)
     };
@@ -19,7 +19,7 @@ fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
         put(&hub, "g", &noise(2, 20_000), 1),
         put(&hub, "f", b"2", 2),
     ]);
-    let Outcome::Changed(changed) = full(&hub, put_op) else {
+    let Outcome::Changed(changed) = full(&hub, Op::File(put_op)) else {
         panic!()
     };
     assert_eq!(
@@ -34,22 +34,22 @@ fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
         author: by("a", None),
     };
     assert_eq!(
-        full(&hub, restore),
+        full(&hub, Op::File(restore)),
         Outcome::Changed(vec![Changed::DiskFull])
     );
     assert!(matches!(
         full(
             &hub,
-            FileOp::Ask {
+            Op::File(FileOp::Ask {
                 host: "a".into(),
                 key: Uuid::from_u128(1),
                 knows: 0.into()
-            }
+            })
         ),
         Outcome::Asked(_)
     ));
     assert!(hub.store.wants_sweep(hub.now, true, FILE_LIMITS).unwrap());
-    full(&hub, FileOp::Sweep);
+    full(&hub, Op::Sweep);
     assert_eq!(
         hub.store.versions(id).unwrap().len(),
         0,
@@ -57,14 +57,14 @@ fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
     );
     assert_eq!(hub.on_disk().0, 1);
     hub.now += 60_000;
-    full(&hub, FileOp::Sweep);
+    full(&hub, Op::Sweep);
     assert_eq!(hub.on_disk().0, 0, "and their chunks soon");
     let delete = FileOp::Delete {
         id,
         condition: Condition::None,
         author: by("a", None),
     };
-    assert!(matches!(full(&hub, delete), Outcome::Changed(c) if c[0].is_change()));
+    assert!(matches!(full(&hub, Op::File(delete)), Outcome::Changed(c) if c[0].is_change()));
 }
 
 #[test]

@@ -300,7 +300,7 @@ fn events_and_keys_are_bounded_by_number() {
     fill_for_test(&hub.store.db, EVENTS_KEPT + 700, KEYS_KEPT + 700);
     assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap());
     assert_eq!(
-        hub.apply(Op::File(FileOp::Sweep)),
+        hub.apply(Op::Sweep),
         Outcome::Swept { more: true },
         "a bounded piece"
     );
