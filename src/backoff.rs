@@ -1,6 +1,6 @@
 //! How long to wait before the next attempt: doubling, with jitter, up to a limit.
 //!
-//! Pure: randomness comes in as a number, time goes out as a duration.
+//! Pure: it takes randomness as a number, and returns a duration.
 
 use std::time::Duration;
 

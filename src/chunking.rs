@@ -47,7 +47,7 @@ struct Cutter {
 }
 
 impl Cutter {
-    /// How many of these bytes the chunk still takes, if it ends with them; `None`: all, and it goes on.
+    /// How many of these bytes the chunk still takes, if it ends with them; `None`: all, and it continues.
     fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
         let skipped = MIN_CHUNK_BYTES
             .saturating_sub(self.length)
@@ -126,7 +126,7 @@ impl Splitter {
         (piece, end.and_then(|_| self.close()))
     }
 
-    /// For who only wants to know.
+    /// For readers without a lock.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             self.take(&mut bytes);

@@ -1,7 +1,7 @@
 //! Time: the only place that asks what time it is, and the shapes in which times are written.
 //!
 //! Deciding code takes `now` as a value. Ages are differences of the wall clock where they must survive a restart, and
-//! never decide what is lost: a router boots in 1970.
+//! never decide whether data is dropped: a router boots in 1970.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -13,13 +13,13 @@ use crate::{disk, wire};
 /// The hub as a client should call it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Access {
-    /// The server of the settings; `localhost` is replaced by the address of our own hub if the key is that hub's:
-    /// `[::1]` may be somebody else's while `127.0.0.1` is ours.
+    /// The server of the settings; `localhost` is replaced by the address of this user's hub if the key is that hub's:
+    /// `[::1]` may belong to another program while the hub has `127.0.0.1`.
     pub url: String,
     pub key: Option<String>,
 }
 
-/// The key of the settings; else, of the hub of this user on this machine if that is who the settings name; else, of the
+/// The key of the settings; otherwise that of this user's hub on this machine if the settings name it; otherwise that of the
 /// login file if it is for that server.
 ///
 /// To be asked again when a hub refuses: `local.key` appears when the hub on this machine starts.
@@ -43,7 +43,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
         .map_or(Access { url, key: None }, |login| access_by(&login)))
 }
 
-/// If nobody has chosen a server for the messages, it is that of the login file.
+/// If no server is set for the messages, it is that of the login file.
 pub fn choose_server(settings: &mut Settings) {
     if settings.server_is_default
         && let Some(path) = login::file(|name| std::env::var_os(name))
@@ -77,7 +77,7 @@ pub fn api_key(settings: &Settings) -> Result<Option<String>> {
     Ok(access(settings)?.key)
 }
 
-/// The key of a hub of ours that runs on this machine, if this is its URL. See [`Access::url`] for where to send it.
+/// The key of this user's hub on this machine, if this is its URL. See [`Access::url`] for where to send it.
 pub fn local_key(data_dir: &Path, server_url: &str) -> Option<String> {
     local_access(data_dir, server_url)?.key
 }
@@ -102,7 +102,7 @@ fn given_key(settings: &Settings, credentials: Option<&Path>) -> Result<Option<S
 }
 
 /// A hub writes where it listens into its lock file once it does, and holds the lock as long as it runs: so the port is
-/// its own, and nobody else gets the key.
+/// its own, and no other program gets the key.
 fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
     let listen: SocketAddr = disk::lock_holder(&data_dir.join(wire::HUB_LOCK))?
         .trim()
@@ -116,7 +116,7 @@ fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
     })
 }
 
-/// The URL with an address in it at which that hub, and nobody else, answers. `None`: it names another server.
+/// The URL with an address at which that hub, and no other program, answers. `None`: it names another server.
 fn local_url(server_url: &str, listen: SocketAddr) -> Option<String> {
     let rest = server_url.strip_prefix("http://")?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

@@ -37,7 +37,7 @@ pub fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File>
             .open(path)
     };
     let mut file = match open() {
-        // left behind by a process that was killed: nobody else uses this name
+        // left behind by a killed process: no other one uses this name
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             std::fs::remove_file(path)?;
             open()?
@@ -96,7 +96,7 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     })
 }
 
-/// The directory that a path stands in.
+/// The directory of a path.
 pub fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|p| !p.as_os_str().is_empty())
@@ -215,7 +215,7 @@ pub fn rename_noreplace_at(
     )
 }
 
-/// Exchanges what stands under two names of one directory, in one step.
+/// Exchanges the files of two names in one directory, in one step.
 pub fn exchange_at(dir: impl AsFd, one: &str, other: &str) -> io::Result<Renamed> {
     renamed(
         rustix::fs::renameat_with(&dir, one, &dir, other, RenameFlags::EXCHANGE),
@@ -300,7 +300,7 @@ pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a key or another secret: it must be ours and nobody else's to read (as OpenSSH asks of its keys).
+/// Reads a key or another secret: the file must belong to this user and be unreadable for others (as OpenSSH asks of its keys).
 pub fn read_secret(path: &Path) -> Result<String> {
     use std::os::unix::fs::MetadataExt;
     let failed = |e: &io::Error| Error {
@@ -333,7 +333,7 @@ pub fn read_secret(path: &Path) -> Result<String> {
 
 /// Reads a secret that the service manager put into `$CREDENTIALS_DIRECTORY` (systemd.exec(5)); `None` if it gave none.
 ///
-/// Whose it is and who may read it is not checked: systemd keeps others out of the directory, and grants access to it
+/// Its owner and mode are not checked: systemd keeps others out of the directory, and grants access to it
 /// with an ACL, which looks like a mode that lets the group read.
 pub fn read_credential(dir: Option<&Path>, name: &str) -> Result<Option<String>> {
     let Some(path) = dir.map(|dir| dir.join(name)) else {
@@ -355,7 +355,7 @@ pub fn read_credential(dir: Option<&Path>, name: &str) -> Result<Option<String>>
 
 /// A lock that ends with the process that holds it. `None`: another process has it.
 ///
-/// The file keeps `content` for those who find it locked, such as a process number.
+/// The file keeps `content` for processes that find it locked, such as a process number.
 pub fn lock(path: &Path, content: &str) -> Result<Option<File>> {
     let failed = |e: io::Error| Error::io(format!("lock {}", path.display()), &e);
     let file = OpenOptions::new()
@@ -375,7 +375,7 @@ pub fn lock_open(mut file: File, content: &str) -> io::Result<Option<File>> {
         match file.try_lock() {
             Ok(()) => break,
             Err(std::fs::TryLockError::WouldBlock) if again == 0 => return Ok(None),
-            // it may be somebody who asks who holds it: `lock_holder` has it for a moment
+            // it may be a process that asks for the holder: `lock_holder` has it for a moment
             Err(std::fs::TryLockError::WouldBlock) => {
                 std::thread::park_timeout(std::time::Duration::from_millis(5))
             }
@@ -395,7 +395,7 @@ pub fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     file.set_len(content.len() as u64)
 }
 
-/// What the process that holds a lock wrote into it; `None` if nobody holds it.
+/// The content of a lock file, written by its holder; `None` if it is not locked.
 pub fn lock_holder(path: &Path) -> Option<String> {
     let file = open_regular(path).ok()?;
     match file.try_lock_shared() {

@@ -36,7 +36,7 @@ impl Kind {
         (Kind::Unreachable, "hub unreachable"),
         (Kind::CannotCreate, "cannot create"),
         (Kind::Io, "I/O error"),
-        (Kind::Busy, "busy or no room, try again"),
+        (Kind::Busy, "busy or no space; try again"),
         (Kind::Refused, "refused by the hub"),
         (Kind::Settings, "bad settings"),
     ];
@@ -109,12 +109,12 @@ impl Error {
                 kind: Kind::Busy,
                 ..error
             }
-            .hint("make room on that disk"),
+            .hint("free space on that disk"),
             _ if is_shortage(e) => Error {
                 kind: Kind::Busy,
                 ..error
             }
-            .hint("descriptors or memory are short; see the limits of the process"),
+            .hint("descriptors or memory ran out; see the limits of the process"),
             std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
                 Error {
                     kind: Kind::CannotCreate,
@@ -167,7 +167,7 @@ mod tests {
         let e = Error::io("write /x/y", &std::io::Error::from_raw_os_error(28));
         assert_eq!(
             e.to_string(),
-            "cannot write /x/y: no space left on device (make room on that disk)"
+            "cannot write /x/y: no space left on device (free space on that disk)"
         );
         assert_eq!(e.kind.exit_status(), 75);
         let short = Error::io(

@@ -1,6 +1,6 @@
 //! The login file: which server keeps this user's files, and the key that it gave. `s3ec` reads and writes the same one.
 //!
-//! `~/.config/s3ec/config.toml`. Fields that are not ours stay in it. It knows no HTTP: the token comes from who asked.
+//! `~/.config/s3ec/config.toml`. Foreign fields stay in it. It knows no HTTP: the caller has the token.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub fn read(path: &Path) -> Result<Option<Login>> {
     }))
 }
 
-/// Writes the login so that it is there whole or not at all, for this user alone, and keeps what else stands in the file.
+/// Writes the login whole or not at all, for this user alone, and keeps all other fields of the file.
 pub fn write(path: &Path, login: &Login) -> Result<()> {
     disk::create_dir(disk::parent(path))?;
     let target = target(path);
@@ -83,7 +83,7 @@ pub fn write(path: &Path, login: &Login) -> Result<()> {
     disk::write_durably(&target, text.as_bytes(), 0o600)
 }
 
-/// The file itself, where a link stands: it may be kept among other settings, and is replaced by a rename.
+/// The target if the file is a link: it may be kept among other settings, and is replaced by a rename.
 fn target(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
@@ -102,7 +102,7 @@ fn protect(path: &Path) -> Result<()> {
     let meta = std::fs::metadata(path).map_err(|e| bad(path, &plain(&e)))?;
     let me = rustix::process::geteuid().as_raw();
     if meta.uid() != me && meta.uid() != 0 {
-        return Err(bad(path, "it belongs to somebody else"));
+        return Err(bad(path, "it belongs to another user"));
     }
     if meta.mode() & 0o077 != 0 {
         let mended = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));

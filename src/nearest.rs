@@ -3,7 +3,7 @@
 /// The name that was probably meant: at most a third of the letters differ.
 pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
-    // what is only begun is surely meant, and of several the shortest is nearest
+    // a word that is only begun is surely meant, and of several the shortest is nearest
     let begun = |name: &str| typed.chars().count() >= 2 && name.starts_with(&typed);
     let (begun, distance, name) = names
         .into_iter()

@@ -1,6 +1,6 @@
 //! Names of files as they travel: relative, with slashes, UTF-8. Says which there may be.
 //!
-//! Pure, and lexical only: what stands on a disk under such a name, links above all, is for who opens it to check.
+//! Pure, and lexical only: the file of such a name on a disk, a link above all, is for its opener to check.
 
 /// Bytes of a whole name, at most.
 pub const MAX_PATH_BYTES: usize = 1024;
@@ -11,7 +11,7 @@ pub const OWN_DIR: &str = ".mesync";
 const TEMPORARY_BEGINS: &str = ".mesync-";
 const TEMPORARY_ENDS: &str = ".tmp";
 
-/// Decides whether a file may have this name; the error is for whoever chose it.
+/// Decides whether a file may have this name; the error is for its user.
 pub fn check(full: &str) -> Result<(), String> {
     let shown = || crate::wire::brief(full);
     if full.is_empty() {

@@ -27,8 +27,8 @@ pub trait Part {
     fn fatal(&self) -> Option<Error>;
     /// Called about once a second: starts what could not be started before.
     fn tend(&mut self) {}
-    /// SIGHUP: works with these settings from here on, as far as that is possible without a restart, and says what is not.
-    /// `None`: they could not be read; what is no setting, such as keys, is read again.
+    /// SIGHUP: applies these settings, as far as that is possible without a restart, and names those that need one.
+    /// `None`: they could not be read; other files, such as keys, are reloaded.
     fn reload(&mut self, settings: Option<&Settings>);
     /// Ends it well within the grace, or badly after it.
     fn stop(self: Box<Self>, grace: Duration);
@@ -139,7 +139,7 @@ fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> b
     let settings = read();
     let readable = match &settings {
         Ok(_) => {
-            log::info!("reading the settings again");
+            log::info!("reloading the settings");
             true
         }
         Err(e) if e.kind == Kind::Busy => {
@@ -148,14 +148,11 @@ fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> b
             } else {
                 log::Level::Debug
             };
-            log::log!(
-                level,
-                "cannot read the settings again yet: {e}; it is tried again"
-            );
+            log::log!(level, "cannot reload the settings yet: {e}; retrying");
             false
         }
         Err(e) => {
-            log::error!("cannot read the settings again, so the old ones stay: {e}");
+            log::error!("cannot reload the settings, keeping the old ones: {e}");
             true
         }
     };

@@ -28,7 +28,7 @@ pub fn ready<const N: usize>(
     wanted: [Option<Wanted<'_>>; N],
     time: Option<Duration>,
 ) -> Result<[bool; N]> {
-    // a rounded-up millisecond, so that what is due then is due
+    // a rounded-up millisecond, so that a timer of that moment is due
     let time = time.map(|t| t.saturating_add(Duration::from_millis(1)));
     let time = time.map(|t| Timespec {
         tv_sec: t.as_secs().min(MAX_WAIT_SECONDS) as _,

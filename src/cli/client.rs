@@ -62,7 +62,7 @@ fn all_done(settings: &Settings) -> Result<Done> {
     if left.is_empty() {
         return Ok(Done::All);
     }
-    log::warn!("not all is done: {} (mesync status)", left.join(", "));
+    log::warn!("work remains: {} (see \"mesync status\")", left.join(", "));
     Ok(Done::NotAll(Kind::Failed))
 }
 
@@ -452,7 +452,7 @@ pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let settings = &context.settings;
     let host = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     let hub = servers::messages(settings)?;
-    // asked for on the machine itself: only this one gets in. Elsewhere: whoever comes next
+    // requested on the machine itself: only this one is admitted. Elsewhere: the next one that calls
     let instance = if host == settings.host_id {
         spool::create(&settings.base_dir)?;
         Some(exchange::instance(

@@ -31,7 +31,7 @@ fn valued() -> Vec<&'static Flag> {
     flags
 }
 
-/// Both forms of each, as they stand on a command line.
+/// Both forms of each, as on a command line.
 fn typed<'a>(flags: impl Iterator<Item = &'a Flag>, between: &str) -> String {
     let forms = flags.map(|f| {
         f.short.map_or(String::new(), |c| format!("-{c}{between}")) + &format!("--{}", f.long)

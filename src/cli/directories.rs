@@ -92,7 +92,7 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
     }
     for (dir, all) in known {
         let process = marker::holder(&dir);
-        // one that was removed, and that nobody wants, is none
+        // a removed directory that no process holds is none
         if let Some(status) = latest(all).filter(|_| process.is_some() || dir.exists()) {
             rows.push(row(&dir, false, process, status));
         }
@@ -247,7 +247,7 @@ impl Row {
                     String::new()
                 };
                 lines.push(format!(
-                    "left out, since it is {what}: {}{more}",
+                    "skipped, since it is {what}: {}{more}",
                     one_line(first)
                 ));
             }

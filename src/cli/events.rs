@@ -14,7 +14,7 @@ use crate::wire::files::{Event, PAGE};
 use crate::wire::revision::Revision;
 use crate::{clock, wire};
 
-/// What is shown if nobody says since when.
+/// The default age of the oldest event shown.
 const RECENT_TIME: Duration = Duration::from_secs(86_400);
 /// Between two attempts to open the stream again, at most.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(15);
@@ -88,7 +88,7 @@ fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<Revision> {
     }
 }
 
-/// Shows what comes, until nobody reads it any more; opens the stream again when it breaks.
+/// Shows new events until standard output is closed; reopens the stream when it breaks.
 fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Result<Done> {
     let mut backoff = Backoff::new(RECONNECT_PAUSE);
     let mut opened = false;
@@ -96,14 +96,14 @@ fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Resu
         out.flush();
         match follow(hub, &mut last, &mut backoff, &mut opened, out) {
             Ok(()) if out.is_over() => return Ok(Done::All),
-            Ok(()) => log::info!("the event stream has ended; opening it again"),
+            Ok(()) => log::info!("event stream ended; reopening it"),
             Err(failure) if failure.status == 410 => {
-                log::warn!("some events are not kept any more");
+                log::warn!("some events have expired on the hub");
                 last = now_at(hub)?;
             }
             // what never worked is the caller's business
             Err(failure) if !opened || !failure.is_transient() => return Err(failure.error),
-            Err(failure) => log::warn!("{}: trying again", failure.error.what),
+            Err(failure) => log::warn!("{}; retrying", failure.error.what),
         }
         std::thread::park_timeout(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
     }

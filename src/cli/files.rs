@@ -215,7 +215,7 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     fail(errors)
 }
 
-/// Only what was looked at: somebody may have changed it since.
+/// Only the revision that was listed: another client may have changed it since.
 fn remove(hub: &HubClient, record: &Record) -> Result<()> {
     let condition = if record.rev > 0 {
         Condition::Match(record.revision())
@@ -236,9 +236,9 @@ fn remove(hub: &HubClient, record: &Record) -> Result<()> {
         match failure.status {
             412 => Error::new(
                 Kind::Failed,
-                format!("cannot remove {shown}: somebody has changed it just now"),
+                format!("cannot remove {shown}: another client has changed it"),
             )
-            .hint("look at it again"),
+            .hint("list it again, then repeat the command"),
             _ => Error {
                 what: format!("cannot remove {shown}: {}", failure.error.what),
                 ..failure.error
@@ -296,12 +296,12 @@ fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
             Kind::Failed,
             format!("{} is a directory on the hub", wire::brief(what)),
         )
-        .hint("rm -r removes all that is in it"),
+        .hint("rm -r removes all files in it"),
         _ => error,
     }
 }
 
-/// What only a hub of ours has.
+/// A feature that only a mesync hub has.
 fn needs_versions(hub: &HubClient) -> Result<()> {
     if hub.is_ours()? {
         Ok(())
@@ -327,7 +327,7 @@ pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     }
     if versions.is_empty() {
         note(&format!(
-            "nothing of {} was replaced or deleted lately",
+            "{} has no older versions",
             wire::brief(&record.full_name())
         ));
     }
@@ -395,7 +395,7 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let out = &mut context.out;
     match (out.json, stored.outcome) {
         (true, _) => out.object(&record),
-        (false, Outcome::Unchanged) => out.line(&format!("{name} is as it was")),
+        (false, Outcome::Unchanged) => out.line(&format!("{name} is unchanged")),
         (false, _) => out.line(&format!(
             "{name} is restored, {} from {}",
             out.size(record.size),

@@ -1,6 +1,6 @@
 //! Help, made from the table of commands and the table of settings.
 //!
-//! It adds no fact of its own about a command; what is missing here is missing there.
+//! It adds no fact of its own about a command; a missing fact belongs into the tables.
 
 use super::Done;
 use super::output::{Output, wrap};
@@ -29,7 +29,7 @@ pub fn print(rows: &[&Command], out: &mut Output) {
     }
 }
 
-/// For somebody who typed nothing.
+/// For a command line without arguments.
 pub fn short() -> String {
     format!(
         "usage: mesync COMMAND [ARGUMENT…] [FLAG…]\n{}",
@@ -117,7 +117,7 @@ fn flags<'a>(flags: impl Iterator<Item = &'a Flag>, out: &mut Output) {
             .and_then(|key| SETTINGS.iter().find(|s| s.key == key))
             .map(|s| s.env);
         let doc = variable.map_or(f.doc.to_string(), |v| format!("{} [{v}]", f.doc));
-        // those without a short form stand under the long forms of the others
+        // those without a short form are aligned with the long forms of the others
         (
             if f.short.is_some() {
                 f.usage()

@@ -191,14 +191,14 @@ fn one<'a>(failed: &'a [Record], what: &OsStr) -> Result<&'a Record> {
     {
         [] => Err(Error::new(
             Kind::Failed,
-            format!("there is no failed hook for a message {shown}"),
+            format!("no hook of a message {shown} has failed"),
         )
         .hint("see mesync list hooks")),
         [record] => Ok(record),
         several => Err(Error::new(
             Kind::Failed,
-            format!("{} messages fit {shown}", several.len()),
+            format!("{} messages match {shown}", several.len()),
         )
-        .hint("give more of the id")),
+        .hint("give more characters of the id")),
     }
 }

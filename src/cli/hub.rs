@@ -275,10 +275,10 @@ pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             let hint = match (findings.lost.is_empty(), repair) {
                 (true, _) => "restore a backup",
                 (false, true) => {
-                    "start the hub: machines that have the files send them again; what none has is in a backup"
+                    "start the hub: machines that have the files send them again; restore the others from a backup"
                 }
                 (false, false) => {
-                    "with --repair the hub asks the machines for what is lost; or restore a backup"
+                    "with --repair the hub asks the machines for the lost contents; or restore a backup"
                 }
             };
             Err(Error::new(Kind::Damaged, format!("{n} things are damaged in {dir}")).hint(hint))
@@ -294,7 +294,7 @@ fn lost_in_words(lost: &check::Lost, repair: bool) -> String {
     };
     let asked = match (&lost.wanted_since, repair) {
         (Some(since), _) => format!("asked for since {since}, and no machine has sent it"),
-        (None, true) => "asked for from the next start of the hub on".to_string(),
+        (None, true) => "asked for after the next start of the hub".to_string(),
         (None, false) => "not asked for yet".to_string(),
     };
     format!(
@@ -346,9 +346,7 @@ pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         hub::remove_key(dir, &name)?;
         return Err(Error::new(
             Kind::Io,
-            format!(
-                "cannot show the key of {name}: standard output takes nothing; the key is removed"
-            ),
+            format!("cannot show the key of {name}: standard output is closed; the key is removed"),
         ));
     }
     Ok(Done::All)
@@ -386,7 +384,7 @@ pub fn key_remove(context: &mut Context, invocation: &Invocation) -> Result<Done
             .out
             .object(&serde_json::json!({ "name": name, "removed": true }))
     } else {
-        context.out.line(&format!("{name} is locked out"))
+        context.out.line(&format!("{name}: key removed"))
     }
     Ok(Done::All)
 }

@@ -1,7 +1,7 @@
-//! What goes to standard output: lines, aligned tables, JSON, sizes and times.
+//! Standard output: lines, aligned tables, JSON, sizes and times.
 //!
-//! A command writes without looking at errors, so that work which has begun is not left half done because nobody reads
-//! about it. [`Output::finish`] says at the end whether all of it arrived. The log is elsewhere.
+//! A command writes without checking errors, so that running work is not left half done because nothing reads the
+//! output. [`Output::finish`] says at the end whether all of it was written. The log is elsewhere.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
@@ -17,7 +17,7 @@ const DEFAULT_WIDTH: usize = 80;
 /// Cells up to this width are aligned: an id and a little more.
 const MAX_COLUMN_WIDTH: usize = 40;
 
-/// Where data goes, and in which form.
+/// The destination of data, and its form.
 pub struct Output {
     writer: BufWriter<Box<dyn Write>>,
     failed: Option<io::Error>,
@@ -128,7 +128,7 @@ impl Output {
         self.failed.is_some()
     }
 
-    /// The end of a command: its own error first, else what became of the output. A closed pipe is nobody's mistake.
+    /// The end of a command: its own error first, otherwise that of the output. A closed pipe is no error.
     pub fn finish(mut self, done: Result<Done>) -> Result<Done> {
         self.flush();
         match (done, self.failed) {

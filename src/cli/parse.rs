@@ -81,7 +81,7 @@ fn usage(command: &str, what: impl Into<String>, meant: Option<String>) -> Error
     })
 }
 
-/// Reads the arguments, with the program's name first. Flags may stand anywhere before `--`.
+/// Reads the arguments, with the program's name first. Flags are allowed anywhere before `--`.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     let mut flags = Vec::new();
     let mut words = Vec::new();
@@ -122,7 +122,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
         if value.is_some() && flags.iter().any(|(f, _): &(&Flag, _)| f.long == flag.long) {
             return Err(usage(
                 command_so_far(&words),
-                format!("{shown} is given twice"),
+                format!("{shown} is repeated"),
                 None,
             ));
         }
@@ -437,7 +437,7 @@ mod tests {
         );
         check(
             &["send", "x", "--ttl", "1", "--ttl", "2"],
-            "--ttl is given twice (see mesync help send) [2]",
+            "--ttl is repeated (see mesync help send) [2]",
         );
         check(&["show"], "show needs ID (see mesync help show) [2]");
         check(

@@ -50,7 +50,7 @@ impl Paths {
 
     /// Draws the line anew.
     pub fn show(&self, done: u64, due: u64, bytes: u64) {
-        // what is over at once needs no line
+        // a short run needs no line
         if self.shown && self.began.elapsed() >= REDRAW_INTERVAL {
             self.drawn.set(true);
             write(&format!(
@@ -116,10 +116,10 @@ impl Progress {
             Step::Lost(bytes) => self.done.set(self.done.get().saturating_sub(bytes)),
             Step::Again(error) => {
                 self.clear();
-                log::warn!("{}: trying again", error.what);
+                log::warn!("{}; retrying", error.what);
             }
         }
-        // what is over at once needs no line
+        // a short run needs no line
         let due = self.drawn.get().unwrap_or(self.began) + REDRAW_INTERVAL;
         if self.shown && now >= due {
             self.drawn.set(Some(now));

@@ -152,7 +152,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     listed: Listed<'a>,
     path: String,
-    /// As it stands in the file.
+    /// As in the file.
     message: Option<&'a RawValue>,
     /// The content if it is not JSON.
     text: Option<&'a str>,
@@ -208,7 +208,10 @@ fn show_one(entry: &Entry, out: &mut Output) {
     if entry.hook_failed {
         field(
             "hook",
-            &format!("failed; again with: mesync retry --hooks {}", entry.label()),
+            &format!(
+                "failed; to run it again: mesync retry --hooks {}",
+                entry.label()
+            ),
         );
     }
     let size = out.size(entry.size);

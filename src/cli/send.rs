@@ -256,7 +256,7 @@ fn hops(variable: Option<OsString>) -> Result<Option<(String, Box<RawValue>)>> {
     };
     let refused = |why: String| {
         let hint = format!(
-            "hooks that answer each other make a loop; if this is none, send it without {}",
+            "hooks that answer each other make a loop; if this is not one, unset {}",
             wire::HOPS_VARIABLE
         );
         Error::new(Kind::Failed, format!("cannot send the message: {why}")).hint(hint)
@@ -264,14 +264,14 @@ fn hops(variable: Option<OsString>) -> Result<Option<(String, Box<RawValue>)>> {
     let hops = text.to_str().and_then(|text| text.parse::<u64>().ok());
     let hops = hops.ok_or_else(|| {
         refused(format!(
-            "{} is no number: \"{}\"",
+            "{} is not a number: \"{}\"",
             wire::HOPS_VARIABLE,
             wire::brief(&disk::show(&text))
         ))
     })?;
     if hops >= wire::MAX_HOPS {
         return Err(refused(format!(
-            "a hook has sent it, and {hops} hooks before that; {} in a row may",
+            "{hops} hooks in a row led to this one; the limit is {}",
             wire::MAX_HOPS
         )));
     }

@@ -89,7 +89,7 @@ fn done(passed: &once::Passed) -> Done {
     passed.failure().map_or(Done::All, Done::NotAll)
 }
 
-/// One pass over all directories of the settings, silent but for what is wrong.
+/// One pass over all directories of the settings, silent except for problems.
 pub fn all_once(settings: &Settings) -> Result<Done> {
     if settings.watches.is_empty() {
         return Ok(Done::All);
@@ -282,21 +282,29 @@ fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
     if passed.held > 0 {
         let deletes = counted(passed.held as u64, "delete");
         let words = once::guard_in_words();
-        out.line(&format!("{deletes} held ({words}): \"mesync approve {dir}\" lets them through, or --allow-deletes"));
+        out.line(&format!(
+            "{deletes} held ({words}): \"mesync approve {dir}\" allows them, or --allow-deletes"
+        ));
     }
-    for (e, what) in [
+    for (e, noun, what) in [
         (
             &facts.skipped.special,
-            "sockets, pipes and devices are left out",
+            "special file",
+            "skipped (socket, FIFO or device)",
         ),
         (
             &facts.skipped.names,
-            "names are left out: not UTF-8, or too long",
+            "name",
+            "skipped (not UTF-8, or too long)",
         ),
-        (&facts.skipped.unknown, "directories are left alone"),
+        (
+            &facts.skipped.unknown,
+            "directory",
+            "unreadable and left untouched",
+        ),
     ] {
         if let Some(first) = &e.first {
-            out.line(&format!("{} {what}: {first}", e.count));
+            out.line(&format!("{} {what}: {first}", counted(e.count, noun)));
         }
     }
     let remaining = passed.remaining.saturating_sub(passed.held);
@@ -418,7 +426,7 @@ fn known(settings: &Settings, dir: &str) -> Result<Vec<Files>> {
         .filter(|f| f.read().is_some_and(|s| s.dir == path))
         .collect();
     if all.is_empty() {
-        let what = format!("{} is not kept in sync by this client", one_line(&path));
+        let what = format!("{} is not synced by this client", one_line(&path));
         Err(Error::new(Kind::Failed, what).hint("\"mesync status\" lists the directories that are"))
     } else {
         Ok(all)
@@ -460,7 +468,7 @@ pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
     if !context.out.json {
         context.out.line(&format!(
-            "{} is taken as it is: nothing is deleted, and both sides are compared",
+            "{} is accepted: nothing is deleted, and both sides are compared",
             one_line(dir)
         ));
     }
@@ -471,7 +479,7 @@ pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 #[derive(Serialize)]
 struct Copy {
     file: String,
-    /// Under which name the other one stands.
+    /// The name of the other version.
     of: String,
     size: u64,
     modified: String,

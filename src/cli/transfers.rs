@@ -1,4 +1,4 @@
-//! `mesync upload` and `mesync download`: which files, under which names, and what is said about each.
+//! `mesync upload` and `mesync download`: which files, under which names, and the line about each.
 //!
 //! How they travel is in `transfer`.
 
@@ -129,7 +129,7 @@ impl Report<'_> {
         self.skipped += 1;
         self.left_out |= left_out;
         self.progress.clear();
-        log::warn!("{} is skipped: {why}", disk::show(file.as_os_str()));
+        log::warn!("skipped {}: {why}", disk::show(file.as_os_str()));
         if self.out.json {
             let file = &plain(file.as_os_str());
             let error = Some(why.to_string());
@@ -231,7 +231,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                         Ok(Found::Entry(entry)) => upload.add(entry, &mut done),
                         Ok(Found::Special(path)) => report.borrow_mut().skipped(
                             &path,
-                            "it is no file, directory or symbolic link",
+                            "not a file, directory or symbolic link",
                             false,
                         ),
                         Ok(Found::Unfit(path, why)) => {
@@ -265,7 +265,7 @@ fn remote_dir(invocation: &Invocation) -> Result<String> {
     }
 }
 
-/// What an argument of `upload` stands for.
+/// The kind of an argument of `upload`.
 enum What {
     Stream(Name),
     File(Entry),
@@ -292,7 +292,7 @@ fn one_argument(
         kind: Kind::Io,
         ..Error::io(format!("read {shown}"), &e)
     })?;
-    // the last component of "dir/." is that of dir; of "." and ".." there is none, and what is in them goes without
+    // the last component of "dir/." is that of dir; "." and ".." have none, and their content is uploaded without one
     let last = name.map(OsStr::new).or(path.file_name());
     let last = last.map(|last| {
         last.to_str().ok_or_else(|| {
@@ -300,7 +300,7 @@ fn one_argument(
                 Kind::Failed,
                 format!("cannot upload {shown}: its name is not UTF-8"),
             )
-            .hint("--name gives it another one")
+            .hint("choose one with --name")
         })
     });
     let last = last.transpose()?;
@@ -318,7 +318,7 @@ fn one_argument(
             Kind::Failed,
             format!("cannot upload {shown}: it is a directory"),
         )
-        .hint("-r uploads what is in it"));
+        .hint("-r uploads its contents"));
     }
     match last {
         Some(last) => named(last).map(|name| What::Tree(name.full())),
@@ -390,7 +390,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     Ok(Done::All)
 }
 
-/// Where the file goes: under its own name into a directory, and only if that name leads nowhere else.
+/// The path of the file: its own name in a directory, and only if that name leads nowhere else.
 fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
     if to.is_dir() {
         let name = Name::new("", &record.name).map_err(|why| {
@@ -398,7 +398,7 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
                 "will not write a file of the name that the hub has for {}: {why}",
                 record.id
             );
-            Error::new(Kind::Refused, what).hint("-o FILE gives it another one")
+            Error::new(Kind::Refused, what).hint("choose another name with -o FILE")
         })?;
         let to = to.join(name.name);
         return if to.is_dir() && record.kind != files::Kind::Dir && !to.is_symlink() {
@@ -406,9 +406,9 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
                 "cannot write {}: a directory is there",
                 disk::show(to.as_os_str())
             );
-            Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
+            Err(Error::new(Kind::CannotCreate, what).hint("choose another name with -o FILE"))
         } else {
-            // "a" and not "./a" in what is shown
+            // print "a" and not "./a"
             Ok(to.strip_prefix(".").map(Path::to_path_buf).unwrap_or(to))
         };
     }
@@ -457,7 +457,7 @@ fn check_spelling(to: &Path) -> Result<()> {
                 "cannot write {:?}: this disk takes that name for {other:?}, which is there",
                 to.as_os_str()
             );
-            Err(Error::new(Kind::CannotCreate, what).hint("-o FILE gives it another name"))
+            Err(Error::new(Kind::CannotCreate, what).hint("choose another name with -o FILE"))
         }
         None => Ok(()),
     }

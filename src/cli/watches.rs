@@ -42,7 +42,7 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
             disk::show(dir),
             crate::error::plain(&e)
         );
-        return Err(Error::new(Kind::Settings, what).hint("a directory to keep in sync must exist"));
+        return Err(Error::new(Kind::Settings, what).hint("a synced directory must exist"));
     }
     let (named, path) = (path.clone(), real(&path));
     let known = settings
@@ -107,7 +107,7 @@ fn ask_for_a_word(settings: &Settings, invocation: &Invocation, dir: &Path) -> R
         Some(why) if !invocation.has("yes") && !invocation.has("dry-run") => {
             let what = format!("will not sync {}: {why}", dir.display());
             Err(Error::new(Kind::Settings, what)
-                .hint("--yes syncs it nevertheless; --dry-run shows first which files that are"))
+                .hint("--yes syncs it nevertheless; --dry-run shows the files first"))
         }
         _ => Ok(()),
     }
@@ -115,7 +115,7 @@ fn ask_for_a_word(settings: &Settings, invocation: &Invocation, dir: &Path) -> R
 
 fn overlapping(one: &Path, other: &Path) -> Error {
     let what = format!(
-        "{} and {} are one within the other, here or on the hub",
+        "{} and {} overlap, here or on the hub",
         one.display(),
         other.display()
     );
@@ -139,10 +139,7 @@ fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
     let path = real(&watch.path);
     for own in [&settings.base_dir, &settings.hub.data_dir] {
         if path.starts_with(real(own)) {
-            let what = format!(
-                "will not keep {} in sync: it is mesync's own",
-                path.display()
-            );
+            let what = format!("will not sync {}: it is mesync's own", path.display());
             return Err(Error::new(Kind::Settings, what)
                 .hint("choose another directory, or another MESYNC_BASE_DIR"));
         }

@@ -47,7 +47,7 @@ pub enum Broken {
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Broken::Changed => f.write_str("the file was changed while it was read"),
+            Broken::Changed => f.write_str("the file changed while it was read"),
             Broken::Read(e) => write!(f, "{e}"),
         }
     }
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
                     Err(e) => return Err(Broken::Read(e)),
                 };
                 self.hash.update(&out[..n]);
-                // the last bytes are held back if they would complete something that nobody has hashed
+                // the last bytes are held back if they would complete an unverified content
                 if self.done + n as u64 == *length
                     && Hash(self.hash.finalize_reset().into()) != *sha256
                 {
@@ -207,9 +207,14 @@ mod tests {
             read(&pieces(Hash::of(b"other")))
                 .0
                 .unwrap_err()
-                .contains("was changed")
+                .contains("changed while it was read")
         );
         std::fs::write(&path, b"0123").unwrap();
-        assert!(read(&pieces(right)).0.unwrap_err().contains("was changed"));
+        assert!(
+            read(&pieces(right))
+                .0
+                .unwrap_err()
+                .contains("changed while it was read")
+        );
     }
 }

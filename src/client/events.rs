@@ -1,6 +1,6 @@
 //! The stream of events about files, read one event at a time.
 //!
-//! It does not open a broken stream again: whoever reads knows after which revision to go on.
+//! It does not reopen a broken stream: its reader knows the revision after which to continue.
 
 use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct FileEvents<'a> {
 }
 
 impl HubClient {
-    /// `GET /api/events`: a stream of what is queued for `host`, and of changes of files if they are asked for, that stays open;
+    /// `GET /api/events`: a stream of queued messages for `host`, and of changes of files if requested, that stays open;
     /// a read fails after three missed keep-alives.
     pub fn events(&self, host: Option<&str>, files: bool) -> Called<impl Read + use<>> {
         let host = host.map_or(String::new(), |host| format!("&host={host}"));

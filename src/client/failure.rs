@@ -1,6 +1,6 @@
-//! Calls that did not succeed: what was answered, in words for a person and in what a program goes on with.
+//! Calls that failed: the response in words for a person and as a value for the program.
 //!
-//! It decides nothing but the kind of an error; whether to try again is for who called.
+//! It decides nothing but the kind of an error; the caller decides whether to try again.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Failure {
 pub enum Told {
     #[default]
     Nothing,
-    /// 412: what stands there instead of what the condition named.
+    /// 412: the current record, which the condition did not name.
     Current(Option<Box<Record>>),
     /// 409: chunks that the hub does not have.
     Missing(Vec<Hash>),
@@ -90,7 +90,7 @@ impl HubClient {
                 "connection failed".to_string(),
                 Some("is \"mesync serve\" running there?"),
             ),
-            ureq::Error::Timeout(_) => ("it does not answer in time".to_string(), None),
+            ureq::Error::Timeout(_) => ("no response in time".to_string(), None),
             ureq::Error::BodyExceedsLimit(_) => {
                 ("its answer is too long for a mesync hub".to_string(), None)
             }
@@ -140,7 +140,7 @@ impl HubClient {
 
     pub(super) fn not_a_hub(&self, what: &str) -> Error {
         Error::new(Kind::Unreachable, format!("the server at {} does not answer as a mesync hub: {what}", self.url))
-            .hint("check server_url; does another program use that port, or does the network want a login?")
+            .hint("check server_url; does another program use that port, or does the network require a login?")
     }
 
     /// An answer that is not the hub's, whatever its status: to the caller it is none.
@@ -176,7 +176,7 @@ impl HubClient {
         let words = serde_json::from_slice::<ErrorAnswer>(&body)
             .ok()
             .map(|e| e.error);
-        // a proxy refuses what is too long, and tells of a hub that is down, in its own words
+        // a proxy refuses a long request, and reports an unreachable hub, in its own words
         let own_words = matches!(status, 408 | 413 | 425 | 429 | 500..=510 | 512..=599);
         let hubs = words.is_some() || status == 412 && media_type == "application/json";
         if !hubs && !own_words && (self.may_be_ours() || media_type == "text/html") {
@@ -207,7 +207,7 @@ impl HubClient {
                 Kind::Refused,
                 format!("hub {} refuses this machine: {}", self.url, said(words)),
             ),
-            // what a hub of ours answers so is only a host or a file that it does not know
+            // with this status a mesync hub only means a host or a file that it does not know
             (404 | 405, words)
                 if !(path.starts_with("/api/hosts/")
                     || path.starts_with("/api/files/") && words.is_some()) =>
@@ -217,9 +217,9 @@ impl HubClient {
             (300..=399, _) => self.not_a_hub(&format!("status {status} for {}", bare(path))),
             (412, _) => Error::new(
                 Kind::Refused,
-                format!("hub {} has another revision by now", self.url),
+                format!("hub {} has another revision now", self.url),
             )
-            .hint("look at it and do it again"),
+            .hint("look at the file, then repeat the command"),
             (409, words) if matches!(told, Told::Missing(_)) => Error::new(
                 Kind::Busy,
                 format!("hub {} cannot do it now: {}", self.url, said(words)),
@@ -253,7 +253,7 @@ fn own_fault(e: &std::io::Error) -> Error {
             Kind::Io,
             format!("cannot read what was to be sent: {}", plain(e)),
         ),
-        _ => Error::new(Kind::Busy, "the file was changed while it was read")
-            .hint("do it again when nobody writes to it"),
+        _ => Error::new(Kind::Busy, "the file changed while it was read")
+            .hint("repeat it when no program writes to it"),
     }
 }

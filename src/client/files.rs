@@ -33,9 +33,9 @@ pub enum Condition {
     /// The last writer wins.
     #[default]
     None,
-    /// This revision still stands there.
+    /// This revision is still current.
     Match(Revision),
-    /// Nothing stands there.
+    /// The name has no file.
     Absent,
 }
 
@@ -77,11 +77,11 @@ pub enum Outcome {
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub outcome: Outcome,
-    /// The revision that stands there now, if the server counts.
+    /// The current revision, if the server counts.
     pub rev: Option<u64>,
     /// Missing where nothing was changed: such an answer has no body.
     pub record: Option<Record>,
-    /// Of a rename: what is left under the old name.
+    /// Of a rename: the tombstone of the old name.
     pub renamed_from: Option<Record>,
 }
 
@@ -133,7 +133,7 @@ impl HubClient {
         self.json(&Call::get(&format!("/api/files/{id}")))
     }
 
-    /// `DELETE /api/files/{id}`; what is left of it, if the server says so.
+    /// `DELETE /api/files/{id}`; the tombstone, if the server returns it.
     pub fn remove(&self, id: Uuid, change: Change) -> Called<Option<Record>> {
         let call = Call {
             method: Method::DELETE,
@@ -141,7 +141,7 @@ impl HubClient {
             ..Call::get(&format!("/api/files/{id}"))
         };
         let Removed { deleted, record } = self.json(&call)?;
-        // s3em does not say what is left
+        // s3em returns no tombstone
         match record {
             Some(left) if left.id == id && left.deleted_at.is_some() => Ok(Some(left)),
             None if deleted && !self.is_ours()? => Ok(None),

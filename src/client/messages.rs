@@ -32,7 +32,7 @@ impl HubClient {
             ..Call::get("/api/messages")
         })?;
         let results = answer.results;
-        // what is refused may be too broken to have an id that the hub can read
+        // a refused message may be too broken to have an id that the hub can read
         let names = |(result, id): (&PostResult, Uuid)| {
             result
                 .id
@@ -50,7 +50,7 @@ impl HubClient {
         Ok(results)
     }
 
-    /// `GET /api/messages`: what is queued for `host` after `cursor`, which acknowledges all up to it.
+    /// `GET /api/messages`: the messages for `host` after `cursor`, which acknowledges all up to it.
     pub fn pull(
         &self,
         host: &str,
@@ -89,7 +89,7 @@ impl HubClient {
         })
     }
 
-    /// `POST /api/hosts/{host}/rebind`: lets `instance` have the queue of `host`, or whoever asks next.
+    /// `POST /api/hosts/{host}/rebind`: gives the queue of `host` to `instance`, or to the next one that asks.
     pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> Called<HostInfo> {
         let body = serde_json::json!({ "instance": instance })
             .to_string()

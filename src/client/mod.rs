@@ -56,7 +56,7 @@ pub struct HubClient {
 
 struct Token {
     bearer: String,
-    /// What it was issued for, and where: it goes nowhere else.
+    /// The server and key of this token, which is sent nowhere else.
     access: Access,
     renew_at: Instant,
 }
@@ -155,7 +155,7 @@ impl HubClient {
         self.streams.clone().shutdown();
     }
 
-    /// `GET /api/health`; needs no key. A hub that is up but cannot write answers 503 with a body all the same.
+    /// `GET /api/health`; needs no key. A hub that is up but cannot write answers 503 with a body, too.
     pub fn health(&self) -> Called<Health> {
         let answer = self.exchange(&self.agent, &Call::get("/api/health"), &self.url, None)?;
         match answer.status().as_u16() {
@@ -164,7 +164,7 @@ impl HubClient {
         }
     }
 
-    /// Whether it is a hub of ours that keeps files; `s3em` is not, and has neither chunks nor revisions. Asked once.
+    /// Whether it is a mesync hub that keeps files; `s3em` is not, and has neither chunks nor revisions. Asked once.
     ///
     /// A server without our health is taken for `s3em` only if it lists files: a login page of the network has an answer
     /// to everything, and none of them decides which protocol a directory is synced with.
@@ -266,7 +266,7 @@ impl HubClient {
 
     /// Where to call, and the token to use; `fresh`: the one we have was refused. No key: no token.
     fn bearer(&self, fresh: bool) -> Called<(String, Option<String>)> {
-        // asked each time: a key may be new, and the hub of this machine may be somebody else's since
+        // asked each time: a key may be new, and the address of this machine's hub may belong to another program since
         let access = (self.access)()?;
         let mut token = self.token.lock().unwrap_or_else(|e| e.into_inner());
         match &*token {
@@ -332,7 +332,7 @@ impl HubClient {
         Ok((self.body(answer, MAX_ANSWER_BYTES, &call.path)?, hub_time))
     }
 
-    /// Sends once; again if a pooled connection turned out to be closed, since every call of ours may be repeated.
+    /// Sends once; again if a pooled connection turned out to be closed, since every call of the client may be repeated.
     fn exchange(
         &self,
         agent: &ureq::Agent,

@@ -55,7 +55,7 @@ pub fn find(
         .hint(hint)
     };
     let agent = ureq::Proxy::new(value.trim())
-        .map_err(|_| bad("it is no URL such as http://proxy.example:3128"))?;
+        .map_err(|_| bad("it is not a URL such as http://proxy.example:3128"))?;
     match agent.protocol() {
         ureq::ProxyProtocol::Http => {}
         ureq::ProxyProtocol::Https if cfg!(feature = "tls") => {}
@@ -172,7 +172,7 @@ mod tests {
         check(
             "http://hub",
             &[("http_proxy", "http://user:pw-secret@:x/ /")],
-            "cannot use the proxy in http_proxy: it is no URL",
+            "cannot use the proxy in http_proxy: it is not a URL",
         );
         check(
             "http://hub",

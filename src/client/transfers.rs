@@ -15,7 +15,7 @@ use crate::wire::files::{
 };
 use crate::wire::revision::Revision;
 
-/// What cannot stand in a quoted file name of a form (WHATWG HTML, "multipart/form-data encoding algorithm").
+/// Characters that are not allowed in a quoted file name of a form (WHATWG HTML, "multipart/form-data encoding algorithm").
 const FILE_NAME: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
 /// Bytes of one line between bodies, at most.
 const MAX_LINE_BYTES: u64 = 64 * 1024;

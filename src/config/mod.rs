@@ -1,7 +1,7 @@
 //! Every setting, declared once: its name, variable, flag, default, range and one line of documentation.
 //!
 //! Help, man page tables and the parser of `config.toml` read the same table. Nothing is read from the disk here but
-//! `config.toml` itself; keys are files of their own and are read by who needs them.
+//! `config.toml` itself; keys are files of their own, which their users read.
 
 mod values;
 pub mod watch;
@@ -16,7 +16,7 @@ use crate::wire;
 use values::{bytes, level, listen, number, path, reserve, seconds};
 pub use values::{check_key, url as check_url};
 
-/// Limits that nobody has needed to set yet, all in one place: every queue and table has one.
+/// Limits without a setting, all in one place: every queue and table has one.
 pub mod limits {
     /// Pokes, wake-ups: one waiting is as good as many.
     pub const POKE: usize = 1;
@@ -24,7 +24,7 @@ pub mod limits {
     pub const EVENTS: usize = 256;
     /// Names of files that have just arrived in the outbox.
     pub const ARRIVALS: usize = 1024;
-    /// Messages in the outbox that are known at one time; what is beyond is found when there is room again.
+    /// Messages in the outbox that are known at one time; later ones are found when there is room again.
     pub const OUTBOX: usize = 200_000;
     /// Bytes of messages in one request of this client.
     pub const BATCH_BYTES: usize = 1024 * 1024;
@@ -82,7 +82,7 @@ pub mod limits {
     pub const IDS: u64 = 10_000_000;
     /// Versions that the hub keeps of one file.
     pub const VERSIONS: usize = 100;
-    /// Events about files that the hub keeps; who asks for older ones lists the files.
+    /// Events about files that the hub keeps; a client that asks for older ones lists the files.
     pub const FILE_EVENTS: u64 = 100_000;
     /// Commits of changes to files that the hub can tell from those of another history; a client that asks from before them
     /// lists the files.
@@ -97,7 +97,7 @@ pub mod limits {
     pub const STAGED: u64 = 300_000;
 }
 
-/// Where a setting stands in `config.toml`.
+/// The section of a setting in `config.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
     /// Top level: the client.
@@ -213,13 +213,13 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| check_url(v).map(|v| s.server_url = v)),
     row(Client, "host_id", "MESYNC_HOST_ID", "", "this machine's name on the hub; the system's host name if not set",
         |s, v| wire::check_host(v).map(|v| s.host_id = v)),
-    row(Client, "poll_interval", "MESYNC_POLL_INTERVAL", "5", "seconds between two looks at outbox and hub when nothing wakes the daemon (1 to 3600)",
+    row(Client, "poll_interval", "MESYNC_POLL_INTERVAL", "5", "seconds between scans of outbox and hub when no event wakes the daemon (1 to 3600)",
         |s, v| seconds(v, 1, 3600).map(|v| s.poll_interval = v)),
     row(Client, "sent_ttl", "MESYNC_SENT_TTL", "86400", "seconds that messages are kept in sent/ (0 to 315360000)",
         |s, v| seconds(v, 0, 315_360_000).map(|v| s.sent_ttl = v)),
     row(Client, "send_deadline", "MESYNC_SEND_DEADLINE", "604800", "seconds after which an unsent message goes to failed/ (60 to 604800)",
         |s, v| seconds(v, 60, wire::ID_MEMORY / 2).map(|v| s.send_deadline = v)),
-    row(Client, "http_timeout", "MESYNC_HTTP_TIMEOUT", "10", "seconds to wait for an answer of the hub (1 to 600)",
+    row(Client, "http_timeout", "MESYNC_HTTP_TIMEOUT", "10", "seconds to wait for a response of the hub (1 to 600)",
         |s, v| seconds(v, 1, 600).map(|v| s.http_timeout = v)),
     row(Client, "hook_timeout", "MESYNC_HOOK_TIMEOUT", "60", "seconds that a hook may run (1 to 86400)",
         |s, v| seconds(v, 1, 86_400).map(|v| s.hook_timeout = v)),
@@ -227,7 +227,7 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| number(v, 1, 64).map(|v| s.hook_jobs = v as usize)),
     row(Client, "api_key_file", "MESYNC_API_KEY_FILE", "", "file with this machine's key for the hub",
         |s, v| path(v).map(|v| s.api_key_file = Some(v))),
-    row(Client, "ca_file", "MESYNC_CA_FILE", "", "file with the certificates that an https server's must be signed by, in PEM; the public authorities if not set",
+    row(Client, "ca_file", "MESYNC_CA_FILE", "", "PEM file with the authorities that must have signed the certificate of an https server; the public ones if not set",
         |s, v| path(v).map(|v| s.ca_file = Some(v))),
     row(Section::None, "api_key", "MESYNC_API_KEY", "", "this machine's key for the hub",
         |s, v| check_key(v).map(|v| s.api_key = Some(Secret(v)))),
@@ -251,7 +251,7 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| seconds(v, 3600, 315_360_000).map(|v| s.hub.version_ttl = v)),
     row(Hub, "max_upload", "MESYNC_MAX_UPLOAD", "8GB", "bytes of one file (1MB to 64GB)",
         |s, v| bytes(v, 1_000_000, 64_000_000_000).map(|v| s.hub.max_upload = v)),
-    row(Hub, "reserve", "MESYNC_RESERVE", "1%", "free disk space to leave alone, in percent or bytes, at least 8 MiB",
+    row(Hub, "reserve", "MESYNC_RESERVE", "1%", "disk space to keep free, in percent or bytes, at least 8 MiB",
         |s, v| reserve(v).map(|v| s.hub.reserve = v)),
     row(Hub, "connections", "MESYNC_CONNECTIONS", "512", "connections at the same time (8 to 4096)",
         |s, v| number(v, 8, 4096).map(|v| s.hub.connections = v as usize)),
@@ -259,9 +259,9 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| number(v, 1, 4096).map(|v| s.hub.connections_per_address = v as usize)),
     row(Hub, "cache", "MESYNC_CACHE", "4MB", "memory for the pages of the hub's tables (1MB to 1GB)",
         |s, v| bytes(v, 1_000_000, 1_000_000_000).map(|v| s.hub.cache = v)),
-    row(Hub, "master_key_file", "MESYNC_MASTER_KEY_FILE", "", "file with a key that may do everything",
+    row(Hub, "master_key_file", "MESYNC_MASTER_KEY_FILE", "", "file with a key that has all rights on the hub",
         |s, v| path(v).map(|v| s.hub.master_key_file = Some(v))),
-    row(Section::None, "master_key", "MESYNC_MASTER_KEY", "", "a key that may do everything on the hub",
+    row(Section::None, "master_key", "MESYNC_MASTER_KEY", "", "a key that has all rights on the hub",
         |s, v| check_key(v).map(|v| s.hub.master_key = Some(Secret(v)))),
 ];
 
@@ -274,7 +274,7 @@ impl Settings {
             server_is_default: true,
             ..Settings::default()
         };
-        // "~" has no meaning for a user without a home, who therefore sets the base directory
+        // "~" has no meaning for a user without a home, which therefore sets the base directory
         let given = |s: &Setting| s.key == "base_dir" && env(s.env).is_some_and(|v| !v.is_empty());
         for s in SETTINGS
             .iter()
@@ -632,7 +632,7 @@ mod tests {
         check(
             &[],
             &watch("remote = 'x'\n[[watch]]\npath = '/a/b'\nremote = 'y'"),
-            "line 6: /a/b and /a are one within the other",
+            "line 6: /a/b and /a overlap",
         );
         check(
             &[],

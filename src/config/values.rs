@@ -189,11 +189,11 @@ fn check_ipv6(text: &str) -> Parsed<()> {
         .split_once('%')
         .map_or((text, None), |(address, zone)| (address, Some(zone)));
     let Ok(ip) = address.parse::<Ipv6Addr>() else {
-        return Err(format!("{} is no IPv6 address", wire::brief(address)));
+        return Err(format!("{} is not an IPv6 address", wire::brief(address)));
     };
     match zone {
         Some(zone) if !zone::is_zone(zone) => Err(format!(
-            "{} is no name of an interface, as ip link shows it",
+            "{} is not the name of an interface, as ip link shows it",
             wire::brief(zone)
         )),
         Some(_) if !ip.is_unicast_link_local() => {
@@ -215,7 +215,7 @@ fn check_host_name(host: &str) -> Parsed<()> {
         "" => Err("the host is missing".into()),
         _ if !host.is_ascii() => Err("a host name beyond ASCII is written as xn--…".into()),
         _ if host.len() > 253 || !labels.iter().all(label) => {
-            Err(format!("{} is no host name", wire::brief(host)))
+            Err(format!("{} is not a host name", wire::brief(host)))
         }
         // the resolver takes 10.1 for 10.0.0.1, and 010 for 8
         _ if labels
@@ -223,7 +223,7 @@ fn check_host_name(host: &str) -> Parsed<()> {
             .is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()))
             && host.parse::<Ipv4Addr>().is_err() =>
         {
-            Err(format!("{} is no IPv4 address", wire::brief(host)))
+            Err(format!("{} is not an IPv4 address", wire::brief(host)))
         }
         _ => Ok(()),
     }
@@ -287,7 +287,7 @@ pub fn listen(text: &str) -> Parsed<String> {
             wrong(&format!("an IPv6 address needs brackets: [{host}]:{port}"))
         }
         _ => wrong(&format!(
-            "{} is no IP address; 0.0.0.0:{port} is all addresses of this machine",
+            "{} is not an IP address; 0.0.0.0:{port} means all addresses of this machine",
             wire::brief(host)
         )),
     })
@@ -369,16 +369,16 @@ mod tests {
             url("http://[fd00::1%eth0]"),
             "only an address from fe80::/10",
         );
-        check(url("http://[fe80::1%]"), "is no name of an interface");
+        check(url("http://[fe80::1%]"), "is not the name of an interface");
         check(url("http://[fe80::1%a/b]"), "no ] at its end");
         check(url("http://[fe80::1%a b]"), "something follows it");
-        check(url("http://hub%eth0"), "is no host name");
-        check(url("http://[1.2.3.4]"), "1.2.3.4 is no IPv6 address");
-        check(url("http://10.0.1"), "10.0.1 is no IPv4 address");
-        check(url("http://256.0.0.1"), "256.0.0.1 is no IPv4 address");
-        check(url("http://a..b"), "a..b is no host name");
+        check(url("http://hub%eth0"), "is not a host name");
+        check(url("http://[1.2.3.4]"), "1.2.3.4 is not an IPv6 address");
+        check(url("http://10.0.1"), "10.0.1 is not an IPv4 address");
+        check(url("http://256.0.0.1"), "256.0.0.1 is not an IPv4 address");
+        check(url("http://a..b"), "a..b is not a host name");
         check(url("http://hüb"), "xn--");
-        check(url("http://h%20b"), "is no host name");
+        check(url("http://h%20b"), "is not a host name");
         check(url("http://"), "the host is missing");
         check(url("http://:8080"), "the host is missing");
         check(url("http://hub/?x"), "something follows it");
@@ -410,11 +410,11 @@ mod tests {
             listen("localhost:8080"),
             "write 127.0.0.1:8080 or [::1]:8080",
         );
-        check(listen("hub:8080"), "hub is no IP address");
+        check(listen("hub:8080"), "hub is not an IP address");
         check(listen("[fe80::1%eth0]:8080"), "\"[fe80::1%eth0]:8080\"");
         check(
             listen("[fe80::1%a:b]:8080"),
-            "a:b is no name of an interface",
+            "a:b is not the name of an interface",
         );
         check(listen("[::1%lo]:8080"), "only an address from fe80::/10");
         check(

@@ -79,17 +79,17 @@ const fn row(
 pub static SETTINGS: &[Setting] = &[
     row("path", "", "the directory; must be set",
         |s, v| path(v).map(|v| (s.path, s.named) = (v.clone(), v))),
-    row("remote", "", "the directory on the hub that it is kept in sync with; all of the hub if not set",
+    row("remote", "", "the directory on the hub that it is synced with; all of the hub if not set",
         |s, v| remote(v).map(|v| s.remote = v)),
-    row("mode", "two-way", "which way changes go: two-way, send-only or receive-only",
+    row("mode", "two-way", "direction of changes: two-way, send-only or receive-only",
         |s, v| mode(v).map(|v| s.mode = v)),
     row("debounce_ms", "500", "milliseconds for which a file must be quiet after repeated changes (10 to 60000)",
         |s, v| milliseconds(v, 10, 60_000).map(|v| s.debounce = v)),
-    row("rescan", "3600", "seconds between two looks at everything, whatever was watched (10 to 86400)",
+    row("rescan", "3600", "seconds between full scans, which do not rely on watching (10 to 86400)",
         |s, v| seconds(v, 10, 86_400).map(|v| s.rescan = v)),
-    row("ignore", "", "patterns of names that do not travel, before those in .mesyncignore",
+    row("ignore", "", "patterns of files that are not synced, before those in .mesyncignore",
         |s, v| pattern(v).map(|v| s.ignore.push(v))),
-    row("concurrency", "8", "files on their way at the same time, each way (1 to 64)",
+    row("concurrency", "8", "files in transfer at the same time, each way (1 to 64)",
         |s, v| number(v, 1, 64).map(|v| s.concurrency = v as usize)),
     row("bandwidth_limit", "", "bytes a second each way, such as 2MB/s; no limit if not set (1KB to 1TB)",
         |s, v| bytes(v.trim().trim_end_matches("/s"), 1000, 1_000_000_000_000).map(|v| s.bandwidth_limit = Some(v))),
@@ -182,7 +182,7 @@ pub(super) fn read(value: &DeValue<'_>, at: usize) -> Result<Vec<WatchSettings>,
             let (one, other) = (settings.path.display(), other.path.display());
             return Err((
                 table.span().start,
-                format!("{one} and {other} are one within the other, here or on the hub"),
+                format!("{one} and {other} overlap, here or on the hub"),
             ));
         }
         all.push(settings);

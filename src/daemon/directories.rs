@@ -84,7 +84,7 @@ impl Control {
         }
         if *heard == Heard::Opened {
             self.opened.store(true, Relaxed);
-            // who could not open its directory for want of the server need not wait any longer
+            // retry directories that failed to open while the server was down
             let _ = self.asked.try_send(());
         }
         let _ = self.heard.try_send(());
@@ -111,7 +111,7 @@ impl Control {
     }
 }
 
-/// Hears what is news about a directory.
+/// Receives the news of a directory.
 pub type Tell = Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>;
 
 /// One directory's supervisor, before its thread runs.
@@ -218,7 +218,7 @@ impl Supervisor {
             d.wakeup.stop();
         }
         log::info!(
-            "keeping {} in sync with {}/{}",
+            "syncing dir={} hub={}/{}",
             self.settings.path.display(),
             self.hub.url(),
             self.settings.remote
@@ -281,7 +281,7 @@ impl Supervisor {
             reporter.approve(d);
             if reporter.files().adoption() {
                 let what = format!(
-                    "will begin afresh with {}: asked to",
+                    "adopting the directory dir={}",
                     self.settings.path.display()
                 );
                 return d.fail(Error::new(Kind::Failed, what));
@@ -322,7 +322,7 @@ impl Supervisor {
         }
     }
 
-    /// Thread `feed`: fetches what is new on the hub.
+    /// Thread `feed`: fetches new changes from the hub.
     fn follow(&self, d: &Directory) {
         let mut next = clock::monotonic();
         loop {

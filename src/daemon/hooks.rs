@@ -26,7 +26,7 @@ pub fn run_hooks(
         }
         let ran = setup().run(&record, stopping).unwrap_or_else(|e| {
             log::warn!(
-                "cannot run a hook: {}; it is tried again hook={} id={}",
+                "cannot run a hook: {}; retrying hook={} id={}",
                 plain(&e),
                 record.kind,
                 record.id()
@@ -40,7 +40,7 @@ pub fn run_hooks(
     Ok(())
 }
 
-/// Thread `hooks`: hands records to those who run them. `until_idle`: returns when nothing runs or can run now.
+/// Thread `hooks`: hands records to the threads that run them. `until_idle`: returns when nothing runs or can run now.
 pub fn schedule_hooks(
     mut schedule: Schedule,
     woken: &Receiver<()>,

@@ -44,7 +44,7 @@ use requests::Requests;
 use stream::{Heard, Stream};
 use threads::Threads;
 
-/// Time for what is under way to end before other settings are worked with.
+/// Time for running work to end before new settings are applied.
 const SETTINGS_CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A thread that works on one thing for longer hangs.
 const STUCK_THREAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -281,7 +281,7 @@ impl Daemon {
             .partition(stays);
         self.directories = stay;
         go.iter()
-            .for_each(|kept| log::info!("ending the work on {}", kept.watch.path.display()));
+            .for_each(|kept| log::info!("stopped syncing dir={}", kept.watch.path.display()));
         if let Some(exchange) = exchange {
             // of two that move messages one would undo what the other does
             let ended = self
@@ -290,7 +290,7 @@ impl Daemon {
             if !ended {
                 return Err(Error::new(
                     Kind::Failed,
-                    "cannot work with the new settings: a thread of the old ones does not end",
+                    "cannot apply the new settings: a thread of the old ones does not end",
                 ));
             }
             self.exchange = exchange;
@@ -355,7 +355,7 @@ impl HubSession {
         })
     }
 
-    /// `hooks`: with messages, and whom to tell that a hook is to run.
+    /// `hooks`: with messages, and the channel on which to announce a pending hook.
     fn start(
         &mut self,
         settings: &Settings,
@@ -483,7 +483,7 @@ impl Kept {
     }
 }
 
-/// Runs the hook for what is news about a directory, if there is one; whether there is.
+/// Runs the hook for news of a directory, if there is one; whether there is.
 fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSettings) -> bool {
     let dir = watch.path.to_string_lossy();
     let (kind, payload) = match news {
@@ -508,7 +508,7 @@ fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSetti
 
 impl Part for Daemon {
     fn alive(&self) -> bool {
-        // what matters is that the tick comes to an end with what it does; waiting is being alive
+        // the tick has to end its current work; waiting counts as being alive
         let since = self.exchange.tick.since.load(Relaxed);
         since == 0 || self.exchange.tick.elapsed() - since < STUCK_THREAD_TIMEOUT.as_millis() as u64
     }
@@ -528,7 +528,7 @@ impl Part for Daemon {
             match self.start_all() {
                 Ok(()) => {
                     self.unfinished = false;
-                    log::info!("all parts have started with the new settings");
+                    log::info!("applied the new settings");
                 }
                 Err(e) if e.kind == Kind::Busy => {}
                 Err(e) => self.failed = Some(e),
@@ -547,12 +547,10 @@ impl Part for Daemon {
                     && self.directories.len() == before.watches.len();
                 match e.kind {
                     _ if untouched => {
-                        log::error!("cannot use the new settings, so the old ones stay: {e}")
+                        log::error!("cannot apply the new settings, keeping the old ones: {e}")
                     }
                     Kind::Busy => {
-                        log::warn!(
-                            "cannot start all parts with the new settings yet: {e}; it is tried again"
-                        );
+                        log::warn!("cannot apply the new settings yet: {e}; retrying");
                         self.unfinished = true;
                     }
                     _ => self.failed = Some(e),

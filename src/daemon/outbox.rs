@@ -1,4 +1,4 @@
-//! Thread `inotify` of the message half: says what comes into the outbox, and that a person retries a hook.
+//! Thread `inotify` of the message half: reports files in the outbox, and requests to retry a hook.
 //!
 //! Without a watch everything still works, at the rate of the tick.
 
@@ -52,7 +52,7 @@ impl Watch {
                 };
                 let why = crate::error::plain(&failed);
                 log::warn!(
-                    "cannot watch {}: {why}{hint}; looking at it at every poll_interval instead",
+                    "cannot watch {}: {why}{hint}; scanning it every poll_interval instead",
                     self.outbox.display()
                 );
             }

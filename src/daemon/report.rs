@@ -77,7 +77,7 @@ impl Reporter {
         match d.engine.approve(tokens.clone()) {
             Ok(()) => {
                 log::info!(
-                    "approved deletes deletes={} dir={}",
+                    "approved deletes count={} dir={}",
                     tokens.len(),
                     self.last.dir
                 );
@@ -88,7 +88,7 @@ impl Reporter {
         }
     }
 
-    /// Writes how it is; what is news for the hooks. `stream`: why the hub refuses its events.
+    /// Writes the state; returns the news for the hooks. `stream`: why the hub refuses its events.
     pub fn report(
         &mut self,
         d: &Directory,
@@ -126,7 +126,7 @@ impl Reporter {
                 paths,
             });
             log::warn!(
-                "held deletes: \"mesync approve {dir}\" lets them through deletes={} dir={dir}",
+                "held deletes: \"mesync approve {dir}\" allows them count={} dir={dir}",
                 held.len(),
                 dir = self.last.dir
             );

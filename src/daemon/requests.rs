@@ -1,6 +1,6 @@
 //! Thread `requests`: says that a person asks something of a synced directory (see `files::status`).
 //!
-//! Without a watch it says so every minute, and those who are told look for themselves.
+//! Without a watch it reports every minute, and the receivers check for themselves.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ impl Requests {
     /// `true`: stopped.
     fn until_lost(&self) -> std::io::Result<bool> {
         let other = |e: crate::error::Error| std::io::Error::other(e.what);
-        // nobody has put anything there before the first directory is open
+        // no command has put a request there before the first directory is open
         disk::create_dir(&self.dir).map_err(other)?;
         let mut inotify = Inotify::init()?;
         let mask = WatchMask::MOVED_TO

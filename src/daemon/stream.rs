@@ -52,11 +52,11 @@ impl Stream {
                 Ok(stream) => {
                     let opened = clock::monotonic();
                     said = None;
-                    log::debug!("event stream is open");
+                    log::debug!("opened the event stream");
                     if !tell(Heard::Opened) || !follow(stream, tell) || !tell(Heard::Closed) {
                         return Ok(());
                     }
-                    log::debug!("event stream has ended");
+                    log::debug!("event stream ended");
                     // a stream that ends as it begins is no success
                     if opened.elapsed() >= STREAM_RETRY_PAUSE {
                         backoff.reset();
@@ -70,7 +70,7 @@ impl Stream {
                             .as_ref()
                             .is_none_or(|said| !is_same_event(said, &words))
                     {
-                        log::warn!("{words}; it is tried again")
+                        log::warn!("{words}; retrying")
                     } else {
                         log::debug!("{words}")
                     }
@@ -93,7 +93,7 @@ impl Stream {
     }
 }
 
-/// Reads a stream to its end; `false`: nobody listens to us any more.
+/// Reads a stream to its end; `false`: the receiver has ended.
 fn follow(stream: impl Read, tell: &dyn Fn(Heard) -> bool) -> bool {
     let mut lines = BufReader::with_capacity(4096, stream);
     let mut parser = sse::Parser::default();

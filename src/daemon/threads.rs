@@ -60,7 +60,7 @@ impl Threads {
             let error = match catch_unwind(AssertUnwindSafe(body)) {
                 Ok(Ok(())) if shared.is_stopping() => return,
                 Ok(Ok(())) => {
-                    Error::new(Kind::Failed, format!("thread {title} has ended by itself"))
+                    Error::new(Kind::Failed, format!("thread {title} ended unexpectedly"))
                 }
                 Ok(Err(e)) => e,
                 Err(_) => crashed(&title),
@@ -100,7 +100,7 @@ impl Threads {
                 drop(thread.join())
             } else {
                 all = false;
-                log::warn!("thread {name} does not end; leaving it behind");
+                log::warn!("thread does not end; abandoning it thread={name}");
             }
         }
         all
@@ -116,7 +116,7 @@ fn not_started(name: &str, e: &std::io::Error) -> Error {
 }
 
 pub fn crashed(name: &str) -> Error {
-    Error::new(Kind::Failed, format!("thread {name} has crashed"))
+    Error::new(Kind::Failed, format!("thread {name} panicked"))
 }
 
 /// A thread that ends with a scope. `failed` hears of a crash: the others would wait for it.

@@ -1,6 +1,6 @@
-//! The file under redb, seen from outside: counts what is written, and remembers what kind of write failed.
+//! The file under redb, seen from outside: counts writes, and remembers which kind of write failed.
 //!
-//! It changes nothing of what is read or written, and decides nothing about failures.
+//! It changes no byte that is read or written, and decides nothing about failures.
 
 use std::fs::File;
 use std::io;

@@ -1,7 +1,7 @@
-//! Lets those who want the same kind of thing at the same time share one go at it: the first one carries out what has
-//! gathered, the others wait for their part of the result.
+//! Batches concurrent calls of one kind: the first caller executes everything queued so far,
+//! the others wait for their part of the result.
 //!
-//! It has no delay of its own, and does not look at what is wanted. One go at a time; what comes meanwhile makes the next.
+//! It has no delay of its own, and does not inspect the calls. One batch at a time; calls that arrive meanwhile form the next.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -1,9 +1,9 @@
 //! When a path that was touched is looked at: at once if it had been quiet, later while it is not, and in the end in any case.
 //!
-//! Pure: it is told what happened and when. What comes out is a hint where to look, nothing else: the tree decides.
+//! Pure: it takes events and their times. Its output is a hint where to look, nothing else: the tree decides.
 //!
-//! An isolated change, written and closed, comes out at once. Whatever follows within the quiet time waits for that time
-//! without changes, but for ten times as long at most. A directory in which much happens becomes one hint.
+//! An isolated change, written and closed, is reported at once. Every later one within the quiet time waits for that time
+//! without changes, but for ten times as long at most. A directory with many changes becomes one hint.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -31,7 +31,7 @@ pub enum Happened {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hint {
     Path(String),
-    /// The names in a directory, not what is below them.
+    /// The names in a directory, without their content.
     Entries(String),
     /// A directory and all below it; "" is everything.
     Tree(String),
@@ -50,7 +50,7 @@ pub struct Debounce {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Busy {
-    /// The first change that is not told yet, and the last one; `None`: all is told, and what comes now is not isolated.
+    /// The first unreported change, and the last one; `None`: all are reported, and the next one is not isolated.
     untold: Option<(Duration, Duration)>,
     /// Not isolated before this.
     until: Duration,

@@ -37,7 +37,7 @@ struct Rule {
     parts: Vec<Part>,
 }
 
-/// What stands between two slashes of a pattern.
+/// The text between two slashes of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     /// `**`: any number of components, none too.
@@ -123,7 +123,7 @@ fn rule(line: &str, origin: Origin) -> Option<Rule> {
             Part::One(tokens(part)?)
         });
     }
-    // "a/**" is what is below a, and not a itself
+    // "a/**" matches everything below a, and not a itself
     if parts.last() == Some(&Part::Any) {
         parts.push(Part::One(vec![Token::Star]));
     }
@@ -135,7 +135,7 @@ fn rule(line: &str, origin: Origin) -> Option<Rule> {
     })
 }
 
-/// Spaces at the end count only if a backslash stands before them.
+/// Spaces at the end count only after a backslash.
 fn without_trailing_spaces(line: &str) -> &str {
     let trimmed = line.trim_end_matches(' ');
     let backslashes = trimmed.bytes().rev().take_while(|b| *b == b'\\').count();
@@ -338,7 +338,7 @@ mod tests {
             &["a.log", "d/a.log"],
             &["keep.log", "d/keep.log"],
         );
-        // below a directory that is left out nothing comes back
+        // below an ignored directory nothing is included again
         check("d/\n!d/a", &["d/", "d/a"], &["d"]);
         check("d/*\n!d/a", &["d/b"], &["d/", "d/a"]);
         check("", &[], &["a"]);

@@ -27,17 +27,17 @@
 //! What a power cut has left empty is put right before any of that, when the directory is opened ([`power_loss`]).
 //!
 //! A [`Fatal`](engine::Outcome::Fatal) report ends the work on that directory: drop it, look at the root, begin again. One pass
-//! does the same with fewer threads: feed, look at everything, and work until nothing more comes of it.
+//! does the same with fewer threads: feed, scan everything, and work until nothing changes any more.
 //!
 //! # What must be true
 //!
 //! * The remote row of a path is stored with the cursor that passes it, carried out or not: pending is what differs from the
 //!   base, and no gap is ever passed and lost.
 //! * Nothing is done to the tree or the hub that was not made durable as an intent or an open key before; nothing else is done
-//!   at that path until it is known what became of it.
-//! * All rows are of one history of one hub; the newest revision among them goes with every request.
-//! * A row is believed if the feed has told it, if it answers a change of ours that was made, or a question about a key; not
-//!   if it stands in a refusal.
+//!   at that path until its outcome is known.
+//! * All rows are of one history of one hub; every request names the newest revision among them.
+//! * A row is believed if the feed has told it, or if it answers an accepted change, or a question about a key; not
+//!   if it is part of a refusal.
 //! * No two threads are at one path, or at a path and one above it.
 
 pub mod batcher;

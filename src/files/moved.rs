@@ -1,4 +1,4 @@
-//! A hub with a new name, port or scheme is the same hub: what is known of a directory goes on with it.
+//! A hub with a new name, port or scheme is the same hub: the state of a directory stays valid.
 //!
 //! States are named by address ([`super::state::file`]). A new address has none; then the states of the same directory under other
 //! addresses are asked whether they are of the hub that answers now.
@@ -45,7 +45,7 @@ pub fn take_over(
         }
         drop(state);
         log::info!(
-            "the hub has another address now, {}: going on with what is known of {dir}",
+            "hub has a new address; keeping the state of the directory url={} dir={dir}",
             hub.url()
         );
         disk::rename(files.state(), file)

@@ -128,7 +128,7 @@ impl Mounts {
                 .find(|up| has_marker(up))
             {
                 let what = format!(
-                    "will not sync {}: it is within {}, which is synced by itself",
+                    "will not sync {}: it is inside {}, which is synced separately",
                     dir.display(),
                     up.display()
                 );
@@ -175,7 +175,7 @@ pub fn check_below(dir: &Path) -> Result<()> {
     while let Some(dir_here) = todo.pop() {
         if dir_here != dir && has_marker(&dir_here) {
             let what = format!(
-                "will not sync {}: {} within it is synced by itself",
+                "will not sync {}: it contains {}, which is synced separately",
                 dir.display(),
                 dir_here.display()
             );
@@ -202,7 +202,7 @@ fn after_removal(dir: &Path) -> String {
     )
 }
 
-/// The directory of the marker tells enough: the marker comes a moment later, and another user's cannot be looked at.
+/// The directory of the marker is enough: the marker appears a moment later, and another user's cannot be read.
 fn has_marker(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir.join(OWN_DIR)).is_ok_and(|meta| meta.is_dir())
 }
@@ -223,14 +223,14 @@ pub fn too_wide(dir: &Path, home: Option<&Path>, private: &[PathBuf]) -> Option<
     if home.is_some_and(|home| real(home).starts_with(dir))
         || dir.parent() == Some(Path::new("/home"))
     {
-        return Some("it is a home directory, with keys and settings in it".into());
+        return Some("it is a home directory and contains keys and settings".into());
     }
     let own = private
         .iter()
         .map(|own| real(own))
         .find(|own| own.starts_with(dir))?;
     Some(format!(
-        "it contains {}, mesync's own data, which is left out",
+        "it contains {}, mesync's own data, which is not synced",
         own.display()
     ))
 }

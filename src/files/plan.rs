@@ -1,4 +1,4 @@
-//! The three-way merge of one path: what was last in sync, what is here, what the hub has, and what to do about it.
+//! The three-way merge of one path: the last version in sync, the local one, the hub's one, and the action.
 //!
 //! Pure: values in, a decision out. It knows neither neighbours (directories, renames), nor the guard against mass deletion,
 //! nor how anything is carried out. Content is compared by hash, never by time.
@@ -77,13 +77,13 @@ impl Stamp {
         Stamp { ctime: 0, ..*self } == Stamp { ctime: 0, ..*other }
     }
 
-    /// The same directory with the same mode: its size and times change with what is in it.
+    /// The same directory with the same mode: its size and times change with its content.
     pub fn same_dir(&self, other: &Stamp) -> bool {
         (self.inode, self.mode) == (other.inode, other.mode)
     }
 }
 
-/// What stands under a name here.
+/// The local entry of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Local {
     /// As found: `mode` and `mtime` are those of the stamp.
@@ -133,7 +133,7 @@ pub struct RemoteRow {
     pub id: Uuid,
     /// Who wrote it.
     pub host: Option<String>,
-    /// Of something deleted: the name under which it goes on.
+    /// Of a deleted file: its new name, if it was renamed.
     pub renamed_to: Option<String>,
 }
 
@@ -142,7 +142,7 @@ pub enum Action {
     Nothing,
     /// Gone on both sides: write the base only.
     Forget,
-    /// Put what is here on the hub.
+    /// Send the local version to the hub.
     Upload,
     /// Put the hub's here.
     Download,

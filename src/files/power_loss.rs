@@ -1,7 +1,7 @@
-//! After a power cut: what an editor has renamed without a sync may stand there empty, and that is no edit.
+//! After a power loss: a file that an editor renamed without a sync may be empty, and that is not an edit.
 //!
 //! The state has a note of the boot while the directory is open. One that names another boot was left by a machine that went
-//! down meanwhile: what is empty then and had bytes is compared anew, so that the hub's keeps the name and nothing is lost.
+//! down meanwhile: a file that is empty then and had bytes is compared anew, so that the hub's keeps the name and nothing is lost.
 
 use super::engine::pages::pages_below;
 use super::engine::traits::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
@@ -34,10 +34,10 @@ fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
         for (path, rows) in page {
             if had_bytes(path, rows) && is_empty_file(tree, path)? {
                 log::warn!(
-                    "{path:?} is empty since the machine went down: what the hub has is kept, too"
+                    "{path:?} was empty after a power loss; keeping the hub's version as well"
                 );
                 writes.push(Write::Base(path.clone(), BaseRow::default()));
-                // what was on its way when it happened is not what is here
+                // an interrupted operation says nothing about the local file
                 writes.extend(
                     rows.key
                         .clone()

@@ -310,7 +310,7 @@ pub(super) fn read_rules(tree: &DiskTree, state: &DiskState, stats: &Stats) -> C
         Err(e) => {
             let (file, known) = (tree.root().path().join(ignore::FILE), state.note(RULES)?);
             let until = if known.is_some() {
-                "the last rules that were read apply"
+                "the last valid rules apply"
             } else {
                 "only this file is synced"
             };

@@ -96,7 +96,7 @@ struct Waiting {
 /// News for the hooks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// Others' changes stand here now: how many, and some of them.
+    /// Changes by others have arrived here: how many, and some of them.
     Changed {
         count: u64,
         paths: Vec<String>,

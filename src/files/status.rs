@@ -35,7 +35,7 @@ pub enum Condition {
     Failed,
 }
 
-/// A path and what is the matter with it.
+/// A path and its problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     pub path: String,
@@ -53,7 +53,7 @@ pub struct Examples {
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// As text; what is not UTF-8 is replaced.
+    /// As text; bytes that are not UTF-8 are replaced.
     pub dir: String,
     /// The name by which it was opened; one with links on the way may lead elsewhere later.
     #[serde(default)]
@@ -85,7 +85,7 @@ pub struct Status {
     /// Names that never travel: sockets and devices, names that are not UTF-8 or too long.
     pub special: Examples,
     pub names: Examples,
-    /// Directories that cannot be read: what is in them is left alone.
+    /// Directories that cannot be read: their content is left untouched.
     pub unknown: Examples,
     pub watched: u64,
     pub unwatched: u64,
@@ -160,7 +160,7 @@ impl Files {
             .then(|| self.tokens("approve"))
     }
 
-    /// Asks to begin afresh with the directory as it is.
+    /// Asks to accept the directory as it is.
     pub fn ask_adoption(&self) -> Result<()> {
         self.put("adopt", b"")
     }

@@ -1,5 +1,5 @@
-//! Empties `.mesync/trash/`: what has been there for a month, and the oldest of what is more than a tenth of the disk; and
-//! downloads that nobody goes on with.
+//! Empties `.mesync/trash/`: files that are there for a month, and the oldest of those beyond a tenth of the disk; and
+//! abandoned downloads.
 //!
 //! It touches nothing else, and a clock that is wrong makes it keep things for longer, or the newest for shorter.
 

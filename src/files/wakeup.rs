@@ -45,7 +45,7 @@ impl Wakeup {
         self.of(way).notify_one();
     }
 
-    /// Something was done, for those who watch.
+    /// Work was done, for watching threads.
     pub fn done(&self) {
         self.lock().wakeups += 1;
         self.others.notify_all();

@@ -1,4 +1,4 @@
-//! Who may come in, and as whom: by key, by token, or because nobody else can be asking.
+//! Admits callers, and as which host: by key, by token, or because only this machine can be asking.
 //!
 //! It does not say what a caller may do: each route does. Where keys come from is in `keys`, how a token is made in `token`.
 
@@ -19,14 +19,14 @@ use crate::config::{self, HubSettings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::{clock, disk, wire};
 
-/// How the hub stands towards the world.
+/// How the hub admits callers from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// There is no key yet: it serves its own machine only.
     Protected,
     /// Whoever has one of so many keys.
     Keys(usize),
-    /// Anybody; so many keys are known all the same.
+    /// Every caller; so many keys are known nevertheless.
     Anonymous(usize),
 }
 
@@ -100,7 +100,7 @@ impl Auth {
         move || Arc::ptr_eq(&keys, &auth.keys.current())
     }
 
-    /// Who sends this request; or the answer to somebody who must not.
+    /// The caller of this request, or the refusal.
     pub fn caller(&self, headers: &Headers, peer: IpAddr) -> std::result::Result<Caller, Reply> {
         let keys = self.keys.current();
         if self.is_protected(&keys) {
@@ -122,7 +122,7 @@ impl Auth {
         };
         match found {
             Ok(holder) => Ok(holder.caller),
-            // nothing to check a key against: who may come in without one may also come in with one
+            // there is no key to compare with: a caller that may enter without one may also enter with one
             Err(_) if self.is_open(&keys) => {
                 protected::check_page(headers).map(|()| Caller::Anonymous)
             }
@@ -188,7 +188,7 @@ impl Auth {
         keys.is_empty() && self.master.is_none() && self.allow_anonymous
     }
 
-    /// Random keys are always looked at, however many wrong ones came from the same address: nobody guesses them, and
+    /// Random keys are always compared, however many wrong ones came from the same address: they cannot be guessed, and
     /// their owners must not wait for a neighbour's mistakes. A master key is a person's choice: it can be guessed.
     fn by_key(&self, keys: &[Key], key: &str, peer: IpAddr) -> std::result::Result<Holder, No> {
         let hash = keys::hash(key);
@@ -211,7 +211,7 @@ impl Auth {
             return Err(No::Unknown);
         }
         let now = clock::monotonic();
-        // held over look, comparison and count: who asks in parallel gets no more tries
+        // held over lookup, comparison and count: parallel requests get no more attempts
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left) = failures.wait(now, peer) {
             return Err(No::Wait(left));
@@ -224,9 +224,9 @@ impl Auth {
             });
         }
         match failures.count(now, peer) {
-            1 => log::warn!("wrong key from {peer}"),
+            1 => log::warn!("wrong key peer={peer}"),
             limits::WRONG_KEYS => {
-                log::warn!("wrong keys from {peer}: no more are looked at for a minute")
+                log::warn!("too many wrong keys; refusing every key for a minute peer={peer}")
             }
             _ => {}
         }

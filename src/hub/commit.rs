@@ -1,7 +1,7 @@
 //! The committer: takes what requests hand over, commits whatever waits as one group, and answers each when it is on the disk.
 //!
-//! It decides nothing about messages (the store does), waits for nobody on purpose, and does not start its own thread:
-//! whoever starts the hub runs [`Work::run`] in a thread called `commit`.
+//! It decides nothing about messages (the store does), never blocks on purpose, and does not start its own thread:
+//! [`Work::run`] runs in a thread called `commit`, which its owner starts.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Tag;
 use crate::{disk, wire};
 
-/// How often the committer looks around when nothing comes in; its heartbeat.
+/// How often the idle committer wakes up; its heartbeat.
 const COMMITTER_TICK: Duration = Duration::from_secs(1);
 /// Acks that nothing came to take along are written after this time, in milliseconds of hub time.
 const FLUSH_INTERVAL_MILLIS: u64 = 600_000;
@@ -81,7 +81,7 @@ struct Submission {
     _permit: Option<Permit>,
 }
 
-/// The handle of everybody else.
+/// The handle for all other threads.
 pub struct Committer {
     queue: Sender<Submission>,
     stop: Sender<()>,
@@ -275,7 +275,7 @@ impl Work {
         }
     }
 
-    /// Commits `riding`, whose outcomes nobody waits for, and `submissions`; then wakes and answers.
+    /// Commits `riding`, whose outcomes have no waiter, and `submissions`; then wakes and answers.
     fn commit(&mut self, riding: Vec<Op>, submissions: Vec<Submission>) {
         if riding.is_empty() && submissions.is_empty() {
             return;
@@ -315,7 +315,7 @@ impl Work {
             self.sweep_again = more;
             self.swept = clock::monotonic();
         }
-        // those who wait for messages before those who sent them
+        // callers that wait for messages before those that sent them
         let mut wakes: BTreeSet<Wake> = (outcomes.iter_mut())
             .flat_map(|o| match o {
                 Outcome::Posted { wakes, .. } => std::mem::take(wakes),
@@ -403,11 +403,11 @@ impl Work {
         if self.shared.full.swap(full, Relaxed) != full {
             if full {
                 log::warn!(
-                    "the disk of {} is almost full: nothing new is taken until there is room",
+                    "disk is almost full; refusing new data until there is space dir={}",
                     self.store.dir().display()
                 )
             } else {
-                log::info!("the disk of {} has room again", self.store.dir().display())
+                log::info!("disk has space again dir={}", self.store.dir().display())
             }
         }
     }
@@ -423,7 +423,7 @@ impl Work {
     }
 }
 
-/// The clock is in it too: a machine that goes on from a snapshot of its memory may draw the same number again.
+/// The clock is in it too: a machine that resumes from a snapshot of its memory may draw the same number again.
 fn tag() -> Tag {
     let (high, low) = Uuid::new_v4().as_u64_pair();
     let at = clock::now()

@@ -1,7 +1,7 @@
 //! Whether the machine that acts under a name is the one that acted under it before, or a copy of it, or it as it was earlier.
 //!
 //! A client counts its starts on its disk, and draws a number at each. A disk that was copied or set back counts the same again,
-//! with another draw. Memory only: a hub that was started anew takes what comes first as it is. It refuses nothing.
+//! with another draw. Memory only: a restarted hub accepts the first count that it sees. It refuses nothing.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -93,7 +93,7 @@ impl Continuity {
             .is_some_and(|(machine, run)| machine.judge(sign, run).or(machine.told(now)).is_some())
     }
 
-    /// A pull that was let in, at a hub time; what is to be told about its host.
+    /// An admitted pull, at a hub time; returns the doubt about its host.
     pub fn note(&self, host: &str, sign: &Sign, now: u64) -> Option<Doubt> {
         let run = sign.run?;
         let mut machines = self.lock();
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::wire::revision::Tag;
 
-    /// Pulls, each as number, draw and what it is done with; what is told after the last.
+    /// Pulls, each as number, draw and purpose; then the doubt after the last.
     fn check(pulls: &[(u64, u64, u64)], wants: Option<Doubt>) {
         let (hub, mut told) = (Continuity::default(), None);
         for (number, draw, after) in pulls {
@@ -170,7 +170,7 @@ mod tests {
             ],
             None,
         );
-        // a request of a client that was killed comes late
+        // a request of a killed client arrives late
         check(&[(1, 7, 5), (2, 8, 5), (1, 7, 5), (2, 8, 6)], None);
     }
 

@@ -28,7 +28,7 @@ pub fn lock(dir: &Path) -> Result<DataDirLock> {
     disk::create_dir(dir)?;
     make_private(dir)?;
     let path = dir.join(wire::HUB_LOCK);
-    // whoever asks who holds the lock has it for a moment, as long as the scheduler likes, and then nobody holds it
+    // a process that only reads the lock's holder holds it for a moment itself, and then releases it
     for _ in 0..200 {
         if let Some(lock) = disk::lock(&path, STARTING)? {
             return Ok(DataDirLock { path, lock });
@@ -49,7 +49,7 @@ pub fn lock(dir: &Path) -> Result<DataDirLock> {
     }
     Err(Error::new(
         Kind::Busy,
-        format!("cannot lock {}: too many look at it", path.display()),
+        format!("cannot lock {}: too many processes try to", path.display()),
     ))
 }
 

@@ -1,4 +1,4 @@
-//! `GET /api/events`: what goes out on a stream of events, first what was missed, then what comes.
+//! `GET /api/events`: the bytes of an event stream, first the missed events, then new ones.
 //!
 //! The store is the buffer: a stream reads the events after the last one it has written whenever it is woken, so none is
 //! lost or skipped however slow its reader is, and nothing is kept for it in memory.
@@ -22,7 +22,7 @@ use crate::wire::revision::{Revision, Tag};
 /// Bytes that are written at once, about.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// What somebody listens to.
+/// The events that a client subscribes to.
 struct Feed {
     subscription: Subscription,
     host: Option<String>,
@@ -36,7 +36,7 @@ struct Feed {
 /// Answers with a stream: wake-ups for `?host=`, and events of files after `Last-Event-ID` or `?after=`, or from now on.
 pub fn listen(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Reply {
     if request.caller == Caller::Nobody {
-        return Reply::error(401, "a key is needed");
+        return Reply::error(401, "a key is required");
     }
     feed(store, events, request).map_or_else(
         |reply| reply,
@@ -68,11 +68,10 @@ fn feed(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Res
         .parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?
         .unwrap_or_default();
     let busy = || {
-        Reply::error(503, "too many event streams are open; ask again later")
-            .header("Retry-After", "5")
+        Reply::error(503, "too many event streams are open; retry later").header("Retry-After", "5")
     };
     let subscription = events.subscribe(host.clone(), files).ok_or_else(busy)?;
-    // after the subscription: what is committed from here on is either read or woken for
+    // after the subscription: a later commit is either read or wakes this stream
     let files = if files {
         Some((begin(store, after, tag)?, Arc::clone(store)))
     } else {
@@ -100,7 +99,7 @@ fn begin(store: &Store, after: Option<u64>, tag: Tag) -> Result<u64, Reply> {
         Ok(Some(_)) if ours => Ok(after),
         Ok(_) => Err(Reply::error(
             410,
-            "events after that revision are not kept any more: list the changes, then listen again",
+            "events after that revision have expired: list the changes, then listen again",
         )),
         Err(e) => Err(Reply::failed(&e)),
     }
@@ -139,14 +138,14 @@ impl Feed {
         )
     }
 
-    /// Writes all events that there are. `false`: some of them are not kept any more; the reader learns it when it comes back.
+    /// Writes all events that there are. `false`: some of them have expired; the reader learns it when it reconnects.
     fn write_files(&mut self, out: &mut dyn Pieces) -> io::Result<bool> {
         let Some((mut last, store)) = self.files.clone() else {
             return Ok(true);
         };
         let wanted = std::mem::replace(&mut self.wanted, store.wanted_changes());
         if self.all_kinds && wanted != self.wanted {
-            // what is lost is named by the changes
+            // the changes name the lost content
             out.send(b"data: {\"type\":\"file_wanted\"}\n\n")?;
         }
         loop {
@@ -174,7 +173,7 @@ impl Feed {
             if page.len() < EVENT_PAGE || out.stopping() {
                 return Ok(true);
             }
-            // who has much to read is still told at once that there is a message
+            // a reader with many events is still told at once that a message waits
             if self.subscription.queued.try_recv().is_ok() {
                 self.write_queued(out)?;
             }

@@ -1,6 +1,6 @@
 //! How many wrong keys each address has presented lately.
 //!
-//! Pure: it takes the time as a value. It does not know what a key is, nor what is done about too many.
+//! Pure: it takes the time as a value. It does not know keys, nor the consequence of too many failures.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -28,7 +28,7 @@ impl Failures {
         let network = network(peer);
         if !self.counted.contains_key(&network) && self.counted.len() >= WRONG_KEYS_ADDRESSES {
             self.counted.retain(|_, (since, _)| !over(*since));
-            // who has that many addresses gets ten more tries for each, but no memory of ours
+            // a caller with that many addresses gets ten more tries for each, but no memory of the hub
             if self.counted.len() >= WRONG_KEYS_ADDRESSES
                 && let Some(oldest) = self
                     .counted
@@ -48,7 +48,7 @@ impl Failures {
     }
 }
 
-/// An IPv4 address, or the /64 of an IPv6 one, of which whoever has one has all.
+/// An IPv4 address, or the /64 of an IPv6 one, because the owner of one address has all of its /64.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() >> 64 << 64).into(),

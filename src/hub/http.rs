@@ -57,7 +57,7 @@ pub fn header<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// A request whose head was checked, whose caller is known, and whose body is complete unless it goes to a job.
+/// A request whose head was checked, whose caller is known, and whose body is complete unless a job reads it.
 #[derive(Debug)]
 pub struct Request {
     pub method: String,
@@ -146,7 +146,7 @@ pub enum Job {
         length: u64,
         reader: Box<dyn Read + Send>,
     },
-    /// Writes pieces until it returns: an event stream. Each piece goes out at once; an error means the reader is gone.
+    /// Writes pieces until it returns: an event stream. Each piece is sent at once; an error means the reader is gone.
     Stream(StreamJob),
 }
 
@@ -202,12 +202,12 @@ impl Reply {
 
     /// 503: not now, but soon.
     pub fn busy() -> Reply {
-        Reply::error(503, "the hub has too much to do; ask again").header("Retry-After", "1")
+        Reply::error(503, "the hub is busy; retry").header("Retry-After", "1")
     }
 
     /// 507.
     pub fn disk_full() -> Reply {
-        Reply::error(507, "the hub's disk is almost full: make room on it")
+        Reply::error(507, "the hub's disk is almost full: free some space")
             .header("Retry-After", "30")
     }
 

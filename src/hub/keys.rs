@@ -1,7 +1,7 @@
 //! The hub's keys: `keys.toml`, which commands edit while the hub runs, and the hub's own secrets beside it.
 //!
 //! It keeps and finds keys; what a key is good for is decided in `auth`. Of a key only its hash is stored, and a plain
-//! SHA-256 is enough: keys are 32 random bytes, which nobody guesses, and a slow hash would cost a router a second.
+//! SHA-256 is enough: keys are 32 random bytes, which cannot be guessed, and a slow hash would cost a router a second.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -25,7 +25,7 @@ pub type Hash = [u8; 32];
 /// A host's key, as far as the hub knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// The host that it stands for, in lower case.
+    /// The host of the key, in lower case.
     pub name: String,
     pub hash: Hash,
     pub created: Option<SystemTime>,
@@ -168,7 +168,7 @@ impl Keys {
         });
         let complaint = match read {
             Ok((stamp, keys)) => {
-                log::info!("keys read again: {}", count(keys.len()));
+                log::info!("reloaded keys: {}", count(keys.len()));
                 loaded.stamp = stamp;
                 if *loaded.keys != *keys {
                     loaded.keys = keys.into();
@@ -186,7 +186,7 @@ impl Keys {
             .as_ref()
             .filter(|why| loaded.complaint.as_ref() != Some(why))
         {
-            log::error!("the keys stay as they were: {why}");
+            log::error!("cannot reload the keys, keeping the old ones: {why}");
         }
         loaded.complaint = complaint;
         Arc::clone(&loaded.keys)
@@ -439,7 +439,7 @@ fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, Vec::new())),
         Err(e) => return Err(io(e)),
     };
-    // before the content: what is written in between shows as a change at the next look
+    // before the content: a write in between shows as a change at the next check
     let meta = file.metadata().map_err(io)?;
     if meta.mode() & 0o022 != 0 {
         let writable = cannot(&format!(
@@ -485,7 +485,7 @@ fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
         let hash = unhex(&row.sha256)
             .ok_or_else(|| format!("sha256 of {name} must be 64 hexadecimal digits"))?;
         if keys.iter().any(|k| k.name == name || k.hash == hash) {
-            return Err(format!("the key of {name} is there twice"));
+            return Err(format!("the key of {name} occurs twice"));
         }
         keys.push(Key {
             name,
@@ -677,7 +677,7 @@ mod tests {
         check(&row("a", &"+".repeat(64)), "sha256 of a must be");
         check(
             &(row("a", &"0".repeat(64)) + &row("A", &"1".repeat(64))),
-            "the key of a is there twice",
+            "the key of a occurs twice",
         );
         check(
             &(0..=limits::KEYS)

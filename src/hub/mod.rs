@@ -1,6 +1,6 @@
 //! The hub: what `mesync serve` runs. Starts and stops its parts; what they do is theirs to say, in reading order as below.
 //!
-//! It knows nothing of clients, nor of signals: whoever runs it says when to reload and to stop.
+//! It knows neither clients nor signals: its owner decides when to reload and to stop.
 //!
 //! ```text
 //! TCP --> server --gate--> worker-N --> router --> login, health, metrics
@@ -177,7 +177,7 @@ impl Hub {
             ),
             Mode::Anonymous(_) => {
                 log::warn!(
-                    "--allow-anonymous: everybody who can reach {address} may send and receive messages, for any host"
+                    "--allow-anonymous: every machine that can reach {address} may send and receive messages for any host"
                 )
             }
             Mode::Keys(_) => {}
@@ -247,7 +247,7 @@ impl Hub {
             .for_each(|(key, _)| log::warn!("[hub] {key} has changed: restart the hub to use it"));
     }
 
-    /// Accepts nobody any more, finishes what is under way within `grace`, and writes what is not on the disk yet.
+    /// Accepts no more callers, finishes running work within `grace`, and writes pending data to the disk.
     pub fn stop(mut self, grace: Duration) {
         self.end(grace);
     }
@@ -256,7 +256,7 @@ impl Hub {
         let Some(commit) = self.commit.take() else {
             return;
         };
-        // those who listen to events would otherwise be waited for
+        // otherwise open event streams would be waited for
         self.router.events.stop();
         let server = self.router.server().take();
         let started = server.is_some();
@@ -266,7 +266,7 @@ impl Hub {
         // after the requests, which it answers
         self.router.committer.stop();
         if commit.join().is_err() {
-            log::error!("the thread commit ended by a fault");
+            log::error!("commit thread panicked");
         }
         if started {
             log::info!("hub stopped");

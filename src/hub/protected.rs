@@ -9,7 +9,7 @@ use crate::wire;
 
 /// Was this sent by a program on this machine, directly and on its own account? Else the answer that says what to do.
 ///
-/// A proxy here would let in whoever it serves, and a browser here whoever wrote the page that it shows: by another
+/// A proxy here would admit all of its callers, and a browser here the author of the page that it shows: by another
 /// name for this address (DNS rebinding), or from a page of another origin.
 pub fn check(headers: &Headers, peer: IpAddr) -> Result<(), Reply> {
     why_not(headers, peer).map_or(Ok(()), |why| Err(refusal(&why)))
@@ -52,7 +52,7 @@ pub fn is_from_here(headers: &Headers, peer: IpAddr) -> bool {
     is_local(peer) && !is_forwarded(headers)
 }
 
-/// Was this sent by a browser for a page of another server? It comes from who shows the page, on behalf of who wrote it.
+/// Was this sent by a browser for a page of another server? Then the user of the browser acts on behalf of the page's author.
 fn is_from_foreign_page(headers: &Headers) -> bool {
     let host = header(headers, "host").unwrap_or_default();
     // behind a proxy with TLS the page is of https

@@ -64,7 +64,7 @@ impl Gate for Router {
             _ if routes::is_public(&head.path) => Ok(Caller::Nobody),
             _ => self.auth.caller(&head.headers, peer),
         };
-        // who must not come in does not learn what there is
+        // a caller without access does not learn which paths exist
         match (caller, route) {
             (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
             (Ok(_), Ok(Route::Backup)) if !protected::is_from_here(&head.headers, peer) => {
@@ -115,7 +115,7 @@ impl Router {
         }
     }
 
-    /// Event streams end when keys come or go: whoever may still listen comes back at once.
+    /// Event streams end when keys change: a client that still has access reconnects at once.
     fn while_unchanged(&self, answer: Answer) -> Answer {
         let unchanged = self.auth.unchanged();
         Box::new(move |mut reply| {
@@ -217,7 +217,7 @@ impl Router {
             text.rows(
                 "refused_total",
                 "counter",
-                "requests and connections turned away",
+                "requests and connections refused",
                 refused,
             );
         }
@@ -264,7 +264,7 @@ impl Router {
         );
         text.counter(
             "commit_refused_total",
-            "operations turned away because too many waited",
+            "operations refused because too many waited",
             m.turned_away,
         );
         let [syncs, writes, bytes] = self.store.written();

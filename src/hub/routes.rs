@@ -1,6 +1,6 @@
 //! Which requests there are, and how long a body each may have.
 //!
-//! Pure. It does not know who asks, nor what is done: the gate and the workers look here with the same eyes.
+//! Pure. It knows neither callers nor effects: the gate and the workers use the same table.
 
 use super::http::Reply;
 use crate::wire::{self, files, revision};
@@ -67,7 +67,7 @@ impl Route {
         }
     }
 
-    /// A long body is taken as it comes; what of it has to be in memory is counted by who takes it.
+    /// A long body is read while it arrives; its reader counts the part that is in memory.
     pub fn streams(self) -> bool {
         use Route::{
             BatchFiles, CommitFile, Common, FetchFiles, MissingChunks, PutChunk, UploadFile,
@@ -116,7 +116,7 @@ impl Route {
     }
 }
 
-/// `*` stands for one part of a path that is not empty. Of two that fit the first is meant.
+/// `*` matches one part of a path that is not empty. Of two matches the first wins.
 #[rustfmt::skip]
 const TABLE: &[(&str, &str, Route)] = &[
     ("GET",    "/",                      Route::Page),
@@ -178,7 +178,7 @@ pub fn find(method: &str, path: &str) -> Result<Route, Reply> {
     }
 }
 
-/// Where nobody needs a key, whatever is answered.
+/// Paths that need no key, whatever the answer.
 pub fn is_public(path: &str) -> bool {
     matches!(path, "/" | "/api/health" | "/api/auth/login")
 }

@@ -1,7 +1,7 @@
 //! Who listens to events, and is to be woken when something was committed.
 //!
 //! A poke is a hint: messages are pulled, events of files are read from the store, so one waiting poke is as good as many,
-//! and none is kept for who does not listen. What goes out on a stream is `listen`'s business.
+//! and none is kept for a client without a stream. The bytes of a stream are the business of `event_stream`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

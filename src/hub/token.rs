@@ -29,7 +29,7 @@ pub struct Claims {
     pub exp: u64,
 }
 
-/// Is it meant as a token of ours? Anything else is a key.
+/// Does it look like a token of this hub? Anything else is a key.
 pub fn is_token(text: &str) -> bool {
     text.strip_prefix(HEADER)
         .is_some_and(|rest| rest.starts_with('.'))
@@ -60,11 +60,11 @@ pub fn verify(secret: &[u8], token: &str, now: u64) -> Option<Claims> {
         .ok()?;
     let (_, claims) = signed.split_once('.')?;
     let claims: Claims = serde_json::from_slice(&decode(claims)?).ok()?;
-    // the second: given out while the clock was far ahead, it would live until that time comes
+    // the second: given out while the clock was far ahead, it would live until that time
     (now < claims.exp && claims.exp <= now.saturating_add(LIFETIME + LENIENCE)).then_some(claims)
 }
 
-/// A short keyed hash: what stands for a key in a token says nothing about the key, not even to those who guess.
+/// A short keyed hash: the form of a key in a token reveals nothing about the key, not even to a guesser.
 pub fn fingerprint(secret: &[u8], hash: &[u8]) -> String {
     let code = mac(secret, b"key ")
         .chain_update(hash)

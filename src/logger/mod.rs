@@ -1,6 +1,6 @@
 //! The log: one line a record on standard error, in a shape that the journal, syslog and people can read.
 //!
-//! It keeps no file and rotates nothing: that is the business of whoever reads our standard error. It never fails and
+//! It keeps no file and rotates nothing: that is the business of the reader of standard error. It never fails and
 //! never panics, because a full or closed standard error must not stop the program.
 
 mod repeats;
@@ -18,7 +18,7 @@ pub use repeats::is_same_event;
 /// Longer lines are cut: a log line is written in one piece, and foreign text may be of any length.
 const MAX_LINE: usize = 4096;
 
-/// The level that was asked for: flags beat the setting, and that beats what is usual for daemon or command.
+/// The level in force: flags beat the setting, and that beats the default of daemon or command.
 pub fn level(
     daemon: bool,
     quiet: bool,
@@ -144,7 +144,7 @@ fn line(level: Level, journal: bool, text: &str) -> String {
     format!("{priority}{}\n", one_line(text))
 }
 
-/// Whether standard error is the journal (systemd.exec(5)): the variable alone may be inherited by what is redirected.
+/// Whether standard error is the journal (systemd.exec(5)): a redirected process may have inherited the variable alone.
 fn in_journal() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {

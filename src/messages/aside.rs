@@ -1,6 +1,6 @@
 //! Moves a file that is no message, or that was refused, out of the outbox into `failed/`, its reason beside it.
 //!
-//! It does not decide what is moved or why.
+//! It does not decide which files are moved or why.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -54,7 +54,7 @@ pub fn move_aside(from: &Path, failed: &Path, why: &str) -> io::Result<PathBuf> 
     unreachable!("some name is free")
 }
 
-/// Durably: the new name is synced before the old one goes.
+/// Durably: the new name is synced before the old one is removed.
 fn move_to(from: &Path, to: &Path, is_dir: bool) -> io::Result<()> {
     let linked = if is_dir {
         Err(io::ErrorKind::IsADirectory.into())

@@ -85,7 +85,7 @@ pub struct Exchange {
     /// What the hub has last said of this machine.
     doubt: Option<Doubt>,
     poll_interval: Duration,
-    /// Pokes whoever runs the hooks.
+    /// Wakes the thread that runs the hooks.
     hooks: Sender<()>,
     arrived: Vec<(OsString, bool)>,
     scan: bool,
@@ -192,7 +192,7 @@ impl Exchange {
     pub fn once(mut self) -> Result<Option<Kind>> {
         let end = clock::monotonic() + super::plan::MIN_UNTOUCHED_TIME + Duration::from_millis(100);
         while let Some(due) = self.look()?.filter(|due| *due <= end) {
-            // a file that was written a moment ago; nobody else wakes us
+            // a file that was written a moment ago; no event will wake this thread
             std::thread::park_timeout(due.saturating_duration_since(clock::monotonic()));
         }
         while self.step().map_err(|fault| match fault {
@@ -264,7 +264,7 @@ impl Exchange {
                     .get(part)
                     .is_none_or(|said| !is_same_event(said, &words))
                 {
-                    log::warn!("{words}; it is tried again");
+                    log::warn!("{words}; retrying");
                 }
                 self.wrong.insert(part, words);
                 self.scan = true;
@@ -273,7 +273,7 @@ impl Exchange {
         }
     }
 
-    /// Tells `mesync status` what is wrong, in the lock file.
+    /// Reports a problem to `mesync status`, in the lock file.
     fn tell(&mut self) {
         let wrong = self
             .trouble
@@ -337,7 +337,7 @@ impl Exchange {
             {
                 Pulled::OtherEpoch => {
                     log::warn!(
-                        "hub {} was restored or replaced; asking it for everything that it still has",
+                        "hub was restored or replaced; fetching all messages that it has url={}",
                         self.hub.url()
                     );
                     self.inbox.forget_cursor();
@@ -351,7 +351,7 @@ impl Exchange {
                     match self.inbox.receive(&page, clock::now()) {
                         Ok(received) => {
                             if received.messages > 0 {
-                                log::debug!("received {} messages", received.messages);
+                                log::debug!("received messages count={}", received.messages);
                             }
                             if received.hooks > 0 {
                                 let _ = self.hooks.try_send(());
@@ -360,7 +360,7 @@ impl Exchange {
                             self.pull = !page.messages.is_empty();
                             more |= self.pull;
                         }
-                        // what is to be sent need not wait for it
+                        // pending messages need not wait for it
                         Err(e) => untaken = Some(e),
                     }
                 }
@@ -389,7 +389,7 @@ impl Exchange {
         {
             Ok(results) => {
                 let sent = self.outbox.answered(batch, &results, random());
-                log::debug!("sent {sent} messages");
+                log::debug!("sent messages count={sent}");
                 Ok(())
             }
             Err(failure) => match failure.status {
@@ -411,7 +411,7 @@ impl Exchange {
         self.backoff.reset();
         self.failed_at = None;
         if self.trouble.take().is_some() {
-            log::info!("hub {} is reached again", self.hub.url());
+            log::info!("hub is reachable again url={}", self.hub.url());
         }
     }
 
@@ -435,7 +435,7 @@ impl Exchange {
             .as_ref()
             .is_none_or(|said| !is_same_event(said, &words))
         {
-            log::warn!("{words}; messages wait and are tried again");
+            log::warn!("{words}; messages wait; retrying");
         }
         self.trouble = Some(words);
     }
@@ -453,7 +453,7 @@ pub fn instance(path: PathBuf) -> Result<Uuid> {
             .and_then(|text| Uuid::try_parse(text.trim()).ok())
         {
             Some(id) => return Ok(id),
-            None => log::warn!("{} is damaged; drawing a new one", path.display()),
+            None => log::warn!("{} is damaged; generating a new one", path.display()),
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(Error::io(format!("read {}", path.display()), &e)),

@@ -3,8 +3,8 @@
 //! It does not talk to the hub and runs no hook; it records which hooks are to run.
 //!
 //! The order is what keeps the promise: contents and hook records under hidden names, synced; then the lines in the log,
-//! synced; then the renames. What is logged and still hidden after a crash is renamed at start, what is hidden and not
-//! logged is removed and comes again.
+//! synced; then the renames. After a crash, a logged and still hidden message is renamed at start, a hidden and unlogged
+//! one is removed and arrives again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -122,7 +122,7 @@ impl Inbox {
         bytes.is_ok_and(|bytes| Message::parse(&bytes).is_ok())
     }
 
-    /// Finishes what an error or a crash has interrupted: all that is logged gets its name, all else is removed and comes
+    /// Finishes interrupted work after an error or a crash: every logged message gets its name, all others are removed and arrive
     /// again. Until it succeeds nothing is received. Returns how many messages have appeared.
     pub fn settle(&mut self) -> Result<usize> {
         if !self.unsettled {
@@ -144,7 +144,7 @@ impl Inbox {
         Ok(placed)
     }
 
-    /// Renames what is logged, in the order of the log; the first failure ends it, so that none overtakes another.
+    /// Renames the logged messages, in the order of the log; the first failure ends it, so that none overtakes another.
     fn place(&mut self) -> Result<usize> {
         let mut placed = 0;
         while let Some(next) = self.logged.front() {
@@ -170,7 +170,7 @@ impl Inbox {
         self.cursor
     }
 
-    /// The hub has another epoch: its numbers mean nothing here. Ids are remembered all the same.
+    /// The hub has another epoch: its numbers mean nothing here. Ids are still remembered.
     pub fn forget_cursor(&mut self) {
         self.cursor = None;
     }
@@ -216,13 +216,10 @@ impl Inbox {
                 }
                 // it would come again for ever: pass over it, with a word
                 Ok(_) => log::warn!(
-                    "the hub sent message {} without an id; it is passed over",
+                    "ignored a message of the hub: it has no id seq={}",
                     numbered.seq
                 ),
-                Err(why) => log::warn!(
-                    "the hub sent message {} that is none: {why}; it is passed over",
-                    numbered.seq
-                ),
+                Err(why) => log::warn!("ignored a message of the hub: {why} seq={}", numbered.seq),
             }
             cursor = Some(line);
         }

@@ -1,6 +1,6 @@
 //! Messages that this machine makes for itself, for its own hooks: they go through no queue and to no hub.
 //!
-//! Their types begin with [`crate::wire::OWN_TYPES`], which nobody can send. There is a record of the hook only, and a run of it as
+//! Their types begin with [`crate::wire::OWN_TYPES`], which cannot be sent. There is a record of the hook only, and a run of it as
 //! of any other.
 
 use std::path::Path;

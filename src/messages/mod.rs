@@ -56,7 +56,7 @@ pub fn file_name(created: SystemTime, id: Uuid) -> String {
 pub fn parse_file_name(name: &str) -> Option<(SystemTime, Uuid)> {
     let (time, id) = name.strip_suffix(".json")?.split_once('_')?;
     let parsed = (clock::parse_compact(time)?, Uuid::try_parse(id).ok()?);
-    // one spelling only: otherwise two names could stand for one message
+    // one spelling only: otherwise two names could mean one message
     (file_name(parsed.0, parsed.1) == name).then_some(parsed)
 }
 

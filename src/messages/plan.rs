@@ -1,4 +1,4 @@
-//! What to do with what stands in the spool: the decisions of the message half.
+//! Decides about the files in the spool: the decisions of the message half.
 //!
 //! Pure: time and contents come in as values. It does not open, move or send anything.
 
@@ -27,7 +27,7 @@ pub struct Found<'a> {
     pub name: Option<&'a str>,
     /// Since the last write; `None`: the clock has gone back since.
     pub age: Option<Duration>,
-    /// It came by rename: whoever made it was ready with it.
+    /// It appeared by rename: its writer had finished.
     pub arrived: bool,
     pub content: Content,
 }
@@ -98,7 +98,7 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
     }
 }
 
-/// Fills in what whoever wrote the message left out; the same at every attempt, since id and time come from the name.
+/// Fills in the fields that the writer of the message left out; the same at every attempt, since id and time are part of the name.
 pub fn complete(mut message: Message, name: &str, host: &str) -> Option<Message> {
     let (at, id) = parse_file_name(name)?;
     message.id.get_or_insert(id);
@@ -119,7 +119,7 @@ pub fn time_left(made: SystemTime, now: SystemTime, deadline: Duration) -> Durat
     deadline.saturating_sub(age).max(FIRST_TRIES.min(deadline))
 }
 
-/// Where a message goes after the hub's answer.
+/// The destination of a message after the hub's response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Sent,

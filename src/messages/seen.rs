@@ -96,14 +96,14 @@ impl Seen {
         if damaged > 0 {
             let path = self.dir.join(day);
             log::warn!(
-                "{damaged} damaged lines in {}: a message that they name may arrive again",
+                "damaged lines in {}: their messages may arrive again count={damaged}",
                 path.display()
             );
         }
         Ok(damaged == 0)
     }
 
-    /// Whether an id that is not known here may have been logged all the same.
+    /// Whether an id that is not known here may have been logged nevertheless.
     pub fn is_damaged(&self) -> bool {
         self.damaged
     }
@@ -193,7 +193,7 @@ impl Seen {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             _ => return Ok(()),
         }
-        log::warn!("{} was removed; writing it again", path.display());
+        log::warn!("{} was removed; rewriting it", path.display());
         disk::create_dir(&self.dir)?;
         // the last line is the cursor
         let ids = self
@@ -209,7 +209,7 @@ impl Seen {
 
     /// Removes day files beyond those that are kept, oldest first, unless `needed` says that one of its ids still is.
     ///
-    /// Counted in files, not by the clock: each stands for at least a day. `before` runs once before the first removal.
+    /// Counted in files, not by the clock: each covers at least a day. `before` runs once before the first removal.
     pub fn prune(
         &mut self,
         needed: impl Fn(&Uuid) -> bool,

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result, plain};
 use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk};
 
-/// What stands beside `failed/NAME`: `failed/NAME.reason`.
+/// The file beside `failed/NAME`: `failed/NAME.reason`.
 const REASON_SUFFIX: &[u8] = b".reason";
 /// The first line of a reason, at most.
 const MAX_REASON: usize = 4096;
@@ -55,7 +55,7 @@ impl Entry {
     }
 }
 
-/// Makes the directories that are missing, for this user alone. Those that are there stay as they are: somebody may have
+/// Makes the directories that are missing, for this user alone. Those that exist keep their mode: the user may have
 /// opened the outbox for others.
 pub fn create(base: &Path) -> Result<()> {
     disk::create_dir(base)?;
@@ -275,7 +275,7 @@ fn too_large(size: u64) -> String {
     )
 }
 
-/// Where the reason for a file in `failed/` stands. `None` if that name would be too long for a file.
+/// The path of the reason for a file in `failed/`. `None` if that name would be too long for a file.
 pub fn reason_path(failed: &Path) -> Option<PathBuf> {
     let mut name = failed.file_name()?.as_bytes().to_vec();
     name.extend_from_slice(REASON_SUFFIX);
@@ -341,9 +341,9 @@ pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
             };
             Err(Error::new(
                 Kind::Failed,
-                format!("{n} messages fit {}: {some}{more}", disk::show(what)),
+                format!("{n} messages match {}: {some}{more}", disk::show(what)),
             )
-            .hint("give more of the id"))
+            .hint("give more characters of the id"))
         }
     }
 }
@@ -401,7 +401,7 @@ pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
     }
     let failed = |e: io::Error| Error::io(format!("retry {shown}"), &e);
     create(base)?;
-    // somebody may have corrected it a moment ago
+    // the user may have corrected it a moment ago
     disk::sync_file(&entry.path).map_err(failed)?;
     let (id, path) = match entry.id {
         Some(id) => (id, entry.path.clone()),
@@ -676,7 +676,7 @@ mod tests {
         check("7f1b-0000", &other);
         check(
             "01a20036",
-            "2 messages fit 01a20036: 01a20036-fe28-7b4d-af6f-5b397f1b0000, 01a2",
+            "2 messages match 01a20036: 01a20036-fe28-7b4d-af6f-5b397f1b0000, 01a2",
         );
         check("1b4", "there is no message 1b4 (at least 4 characters");
         check(&name[6..], &name);

@@ -1,4 +1,4 @@
-//! How much stands in a queue: names and sizes, without reading a message; and whether more could be put there.
+//! The size of a queue: names and sizes, without reading a message; and whether more could be put there.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use super::{Queue, parse_file_name, spool};
 use crate::clock;
 use crate::error::Result;
 
-/// How much stands in a queue.
+/// The size of a queue.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Survey {
     pub count: usize,
@@ -45,7 +45,7 @@ pub fn survey(base: &Path, queue: Queue) -> Result<Survey> {
 }
 
 /// The first directory of the spool that takes no files, asked without making one: on a read-only filesystem no client can
-/// write down what is wrong.
+/// write down its problem.
 pub fn unwritable(base: &Path) -> Option<(PathBuf, io::Error)> {
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     let dirs = Queue::ALL

@@ -124,7 +124,7 @@ impl Small {
 }
 
 impl Upload<'_, '_> {
-    /// Sends a group: what is there already not at all, what the hub has the bytes of without them, the rest in one request.
+    /// Sends a group: unchanged files not at all, those with bytes that the hub has without them, the rest in one request.
     pub(super) fn send_group(&self, group: Vec<Small>, done: Done<'_>) {
         debug_assert!(group.len() <= GROUP_FILES);
         let mut to_send = Vec::new();
@@ -193,7 +193,7 @@ impl Upload<'_, '_> {
             Ok(results) => {
                 for ((small, content), result) in batch.iter().zip(results) {
                     let settled = match result.status {
-                        // somebody else was quicker: alone, and on what stands there now
+                        // another client was quicker: alone, and on the current revision
                         412 if small.kind == files::Kind::File => {
                             self.single(content, Source::Bytes(&small.bytes), &small.about())
                         }

@@ -1,7 +1,7 @@
 //! Files from the hub: under their final name only when they are whole, verified and synced.
 //!
-//! Until then the bytes stand beside it in a hidden file whose name depends on what is fetched, so the same download later
-//! goes on with it. What is in it is looked at chunk by chunk, for a power cut can leave anything in a file that was not
+//! Until then the bytes are beside it in a hidden file whose name depends on the content, so the same download later
+//! resumes from it. Its bytes are verified chunk by chunk, for a power cut can leave anything in a file that was not
 //! synced. A long file takes what it can from the one that it replaces.
 
 use std::fs::{File, Permissions};
@@ -55,11 +55,11 @@ impl Transfer<'_> {
             }
         }
         let what = format!(
-            "cannot download {}: it is changed again and again on the hub",
+            "cannot download {}: it keeps changing on the hub",
             brief(&record.full_name())
         );
         Err(Error::new(Kind::Busy, what)
-            .hint("do it again when nobody writes to it")
+            .hint("repeat it when no program writes to it")
             .into())
     }
 
@@ -71,7 +71,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Writes the content to somebody who takes it in order. An error of theirs ends it.
+    /// Writes the content to a consumer that takes it in order. An error of the consumer ends it.
     pub fn download_to(&self, record: &Record, to: &mut dyn Write) -> Called<io::Result<()>> {
         (self.watch)(Step::Expect(record.size));
         let (mut at, mut whole, mut written) = (0, Sha256::new(), Ok(()));
@@ -97,7 +97,7 @@ impl Transfer<'_> {
             Fetched::Done => Err(damaged(record).into()),
             Fetched::Other => Err(Error::new(
                 Kind::Busy,
-                "the file was changed on the hub while it was fetched",
+                "the file changed on the hub during the download",
             )
             .hint("do it again")
             .into()),
@@ -157,7 +157,7 @@ impl Transfer<'_> {
         while *at < to {
             let n = answer.read(buffer)?;
             if n == 0 {
-                let what = format!("the answer of hub {} has ended too early", self.hub.url());
+                let what = format!("the response of hub {} ended early", self.hub.url());
                 return Err(Error::new(Kind::Unreachable, what).into());
             }
             // a server without ranges begins at the beginning
@@ -170,13 +170,13 @@ impl Transfer<'_> {
                 (self.watch)(Step::Passed(bytes.len() as u64));
             }
         }
-        // an answer that was read to its end leaves the connection for the next one; what is there is there, whatever this says
+        // a response that was read to its end leaves the connection for the next one; its bytes are complete, whatever this says
         let _ = answer.read(buffer);
         Ok(())
     }
 
-    /// Fills an open file with the content of this revision, going on with what is right of what is in it already, and taking
-    /// from `old` what is in that. Verified, but not synced, and no more than its bytes. `false`: the hub has that revision no
+    /// Fills an open file with the content of this revision, keeping the valid bytes that it has, and taking
+    /// others from `old`. Verified, but not synced, and no more than its bytes. `false`: the hub has that revision no
     /// more.
     pub fn fill_file(&self, record: &Record, file: File, old: Option<Local>) -> Called<bool> {
         let chunks = self.chunks_of(record)?;
@@ -278,7 +278,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Whatever is still to come: from the file that stands there, or from the hub, as many chunks at once as follow another.
+    /// The remaining bytes: from the file of that name, or from the hub, as many chunks at once as follow each other.
     fn fill(
         &self,
         record: &Record,
@@ -321,14 +321,15 @@ impl Transfer<'_> {
 
 enum Fetched {
     Done,
-    /// Another revision stands there by now.
+    /// Another revision is current now.
     Other,
 }
 
 pub(super) fn damaged(record: &Record) -> Error {
     let what = format!(
-        "the content of {} is not what its record says",
+        "the content of {} differs from its record",
         brief(&record.full_name())
     );
-    Error::new(Kind::Damaged, what).hint("do it again; if it stays so, the hub's data are damaged")
+    Error::new(Kind::Damaged, what)
+        .hint("repeat it; if that fails too, the hub's data are damaged (mesync hub check)")
 }

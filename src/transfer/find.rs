@@ -1,6 +1,6 @@
 //! From what a person types, an id or a path, to the record that is meant; and listings to their end.
 //!
-//! It only asks; what is done with a record is elsewhere.
+//! It only asks; the use of a record is elsewhere.
 
 use uuid::Uuid;
 

@@ -28,7 +28,7 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_secs(15);
 /// A pause that the hub asks for, at most.
 const ASKED_PAUSE: Duration = Duration::from_secs(60);
 
-/// What a transfer tells whoever watches it.
+/// What a transfer reports to its observer.
 #[derive(Debug)]
 pub enum Step<'a> {
     /// There is so much to do, more than was said before.
@@ -45,10 +45,10 @@ pub enum Step<'a> {
 
 pub type Watch<'a> = &'a dyn Fn(Step<'_>);
 
-/// A hub, what it can do, and who watches.
+/// A hub, its features, and the observer.
 pub struct Transfer<'a> {
     hub: &'a HubClient,
-    /// It has chunks, revisions, conditions and kinds: it is a hub of ours.
+    /// It has chunks, revisions, conditions and kinds: it is a mesync hub.
     ours: bool,
     watch: Watch<'a>,
     /// Failures in a row after which it gives up.
@@ -66,7 +66,7 @@ impl<'a> Transfer<'a> {
         })
     }
 
-    /// For who knows what the server is, and has his own way to try again.
+    /// For a caller that knows the kind of the server, and has its own way to try again.
     pub fn once(hub: &'a HubClient, ours: bool, watch: Watch<'a>) -> Transfer<'a> {
         Transfer {
             hub,

@@ -1,4 +1,4 @@
-//! A long file on its way: what is right of it, what is still to come, and what becomes a hole.
+//! A long file in transfer: its valid part, its missing part, and its holes.
 //!
 //! It fetches nothing: it checks the bytes that it is given, chunk by chunk.
 
@@ -46,7 +46,7 @@ impl Old {
     }
 }
 
-/// A file that is not whole yet: what is in it up to `at` is right.
+/// An incomplete file: its bytes up to `at` are valid.
 pub(super) struct Partial {
     path: PathBuf,
     pub(super) file: File,
@@ -106,7 +106,7 @@ impl Partial {
                         "cannot write {}: another download of it is running",
                         disk::show(to.as_os_str())
                     );
-                    return Err(Error::new(Kind::Busy, what).hint("wait for that one"));
+                    return Err(Error::new(Kind::Busy, what).hint("wait until it has ended"));
                 }
                 Err(std::fs::TryLockError::Error(e)) => return Err(failed(e)),
             }
@@ -154,7 +154,7 @@ impl Partial {
                 Kind::Busy,
                 format!("{size} bytes do not fit on the disk, {free} are free"),
             )
-            .hint("make room"))
+            .hint("free space on that disk"))
         } else {
             Ok(())
         }
@@ -201,7 +201,7 @@ impl Partial {
         self.cut_off()
     }
 
-    /// What is not right is not kept: nothing but a hole may be behind what is.
+    /// Invalid bytes are not kept: only a hole may follow the valid ones.
     fn cut_off(&self) -> Called<()> {
         self.file
             .set_len(self.at)
@@ -236,7 +236,7 @@ impl Partial {
         self.begun == 0
     }
 
-    /// Takes the next chunk from the old file, if it is there. What is read is verified like what comes from the hub, but
+    /// Takes the next chunk from the old file, if it is there. Its bytes are verified like those from the hub, but
     /// a difference only means that another program writes to that file.
     pub(super) fn copy(&mut self, old: &Old) -> Called<bool> {
         let chunk = self.chunks[self.next];
@@ -316,7 +316,7 @@ impl Partial {
                 let sha256 = Hash(self.chunk.finalize_reset().into());
                 if sha256 != chunk.sha256 && !self.unknown {
                     let what = format!(
-                        "what came for {} is not what the hub has announced",
+                        "the bytes received for {} differ from the announced content",
                         disk::show(self.path.as_os_str())
                     );
                     return Err(Error::new(Kind::Damaged, what).hint("do it again").into());

@@ -22,7 +22,7 @@ pub struct Local {
     stat: Stat,
 }
 
-/// What changes when somebody writes to a file.
+/// The attributes that change when a program writes to a file.
 #[derive(PartialEq)]
 struct Stat {
     size: u64,
@@ -43,7 +43,7 @@ impl Stat {
 }
 
 impl Local {
-    /// `follow`: a symbolic link stands for what it leads to.
+    /// `follow`: a symbolic link means its target.
     pub fn open(path: &Path, follow: bool) -> Result<Local> {
         let shown = disk::show(path.as_os_str());
         let failed = |e: io::Error| Error {
@@ -100,7 +100,7 @@ impl Local {
                     begin += chunk.size;
                 }
             }
-            // somebody who only ever appends would keep us reading
+            // a program that only ever appends would keep this loop reading
             if splitter.size() > self.size {
                 return Err(self.changed().into());
             }
@@ -126,12 +126,9 @@ impl Local {
     fn changed(&self) -> Error {
         Error::new(
             Kind::Busy,
-            format!(
-                "cannot upload {}: it was changed while it was read",
-                self.shown
-            ),
+            format!("cannot upload {}: it changed while it was read", self.shown),
         )
-        .hint("do it again when nobody writes to it")
+        .hint("repeat it when no program writes to it")
     }
 }
 

@@ -1,9 +1,9 @@
 //! Files to the hub: what it has already does not travel.
 //!
-//! To a hub of ours a file of up to [`SINGLE`] bytes goes in one request, a longer one chunk by chunk and then a commit that
-//! names them all; an upload that was broken off goes on where it was, since what has arrived is not missing any more.
-//! Every change names the revision that it replaces, so nobody's edit is overwritten between the look and the change.
-//! To `s3em` everything goes whole, and as a regular file.
+//! To a mesync hub a file of up to [`SINGLE`] bytes is sent in one request, a longer one chunk by chunk and then a commit that
+//! names them all; an interrupted upload resumes, since the chunks that have arrived are no longer missing.
+//! Every change names the revision that it replaces, so no other edit is overwritten between the check and the change.
+//! `s3em` gets every file whole, and as a regular file.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -29,9 +29,9 @@ pub const GROUP_BYTES: usize = 2 * 1024 * 1024;
 pub(super) const GROUP_FILES: usize = 500;
 /// Chunks that the hub is asked about together: few enough that the first bytes travel soon.
 const ASKED_CHUNKS: usize = 16;
-/// How often a change is tried again because somebody else was quicker.
+/// How often a change is tried again because another client was quicker.
 const MAX_RACES: u32 = 8;
-/// Mode of what comes from standard input: a regular file that its owner may write.
+/// Mode of a file from standard input: a regular file that its owner may write.
 const STREAM_MODE: u32 = 0o100_644;
 
 /// What the hub has under some names.
@@ -92,7 +92,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         }
     }
 
-    /// Asks once for all that stands below a directory of the hub.
+    /// Asks once for all files below a directory of the hub.
     pub fn look_below(&mut self, dir: &str) -> Called<()> {
         let known = &mut self.known;
         find::each(
@@ -111,7 +111,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         )
     }
 
-    /// Asks for what stands under one name.
+    /// Asks for the file of one name.
     pub fn look_at(&mut self, name: &Name) -> Called<()> {
         if let Some(record) = find::named(self.transfer.hub, name)? {
             self.known.insert(name.full(), Stands::from(&record));
@@ -240,7 +240,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         })
     }
 
-    /// Makes a change under the condition that what was seen still stands there; if not, under what stands there now.
+    /// Makes a change under the condition that the known revision is still current; if not, on the current one.
     fn change(
         &self,
         about: &About<'_>,
@@ -319,7 +319,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     /// commit, that is an error.
     pub fn stream(&self, mut from: impl Read, name: &Name) -> Called<Uploaded> {
         let (mut splitter, mut buffer) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES]);
-        // what is not sent yet: all of a short file, else at most one chunk
+        // the bytes that are not sent yet: all of a short file, otherwise at most one chunk
         let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * COPY_BUFFER_BYTES);
         let mut sender = Chunks::new(self.transfer);
         let mut ended = Vec::new();

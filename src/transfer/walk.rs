@@ -19,7 +19,7 @@ pub struct Entry {
     pub local: PathBuf,
     pub name: Name,
     pub kind: files::Kind,
-    /// Follow a link: somebody has named this very file.
+    /// Follow a link: the user has named this very file.
     pub follow: bool,
 }
 
@@ -37,7 +37,7 @@ pub enum Found {
 pub struct Walk {
     /// To look at next, last first: path here, name there.
     stack: Vec<(PathBuf, String)>,
-    /// Its content is what is asked for, not itself.
+    /// Its content is requested, not itself.
     root: bool,
     /// The server keeps modes of directories.
     modes: bool,
@@ -53,7 +53,7 @@ impl Walk {
         }
     }
 
-    /// Finds directories with a mode of their own too, before what is in them.
+    /// Finds directories with a mode of their own too, before their content.
     pub fn with_modes(self, modes: bool) -> Walk {
         Walk { modes, ..self }
     }
@@ -97,7 +97,7 @@ impl Walk {
         }))
     }
 
-    /// Puts what is in a directory on the stack; `true`: there is nothing.
+    /// Puts the entries of a directory on the stack; `true`: there are none.
     fn descend(&mut self, dir: &Path, remote: &str) -> Result<bool> {
         let failed = |e: std::io::Error| Error {
             kind: Kind::Io,

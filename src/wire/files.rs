@@ -100,7 +100,7 @@ pub const DIR_MODE: u32 = 0o755;
 /// Without these its owner cannot look into a directory: such a mode does not travel and is not set.
 pub const DIR_READABLE: u32 = 0o500;
 
-/// What stands under a name.
+/// The kind of a file.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -122,7 +122,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// Checks both parts; the error is for whoever chose the name.
+    /// Checks both parts; the error is for the user of the name.
     pub fn new(path: &str, name: &str) -> Result<Name, String> {
         let name = Name {
             path: path.to_string(),
@@ -180,7 +180,7 @@ pub struct Extra {
     pub nlink: Option<u64>,
 }
 
-/// A file as the hub knows it, or what is left of it: then `deleted_at` is set.
+/// A file as the hub knows it, or its tombstone: then `deleted_at` is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Stays with path and name, over deletes and new files of the same name.
@@ -218,7 +218,7 @@ pub struct Record {
     /// Who made that change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Of something deleted: the name under which it goes on, if it was renamed.
+    /// Of a deleted file: its new name, if it was renamed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed_to: Option<Name>,
     /// The hub has lost a part of the content, and asks for it.
@@ -249,7 +249,7 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
-/// The answer to an upload, a commit or a restore: the record, and of a rename also what is left under the old name.
+/// The response to an upload, a commit or a restore: the record, and of a rename also the tombstone of the old name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     #[serde(flatten)]
@@ -303,7 +303,7 @@ pub struct Commit {
     pub from: Option<From>,
 }
 
-/// Where a renamed file was, and the revision that must still stand there.
+/// The old name of a renamed file, and the revision that must still be current.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct From {
     #[serde(default)]
@@ -346,7 +346,7 @@ pub struct BatchItem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchResult {
     pub status: u16,
-    /// After 200, 201 and 204 the file's; after 412 the one that stands there, if there is one.
+    /// After 200, 201 and 204 the file's; after 412 the current one, if there is one.
     #[serde(default)]
     pub record: Option<Record>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -415,13 +415,13 @@ pub struct KeyAnswer {
     pub current: Vec<Record>,
 }
 
-/// An event as it stands in a `data:` line and in the history.
+/// An event as in a `data:` line and in the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// `file_created`, `file_updated`, `file_deleted`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The same for who reads `s3em`'s history: `created`, `updated`, `deleted`.
+    /// The same for readers of `s3em`'s history: `created`, `updated`, `deleted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
     #[serde(default)]
@@ -470,7 +470,7 @@ pub struct MissingChunks {
     pub missing: Vec<Hash>,
 }
 
-/// The answer of `POST /api/hub/backup`: what is in the copy.
+/// The response to `POST /api/hub/backup`: the contents of the copy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     #[serde(default)]

@@ -37,7 +37,7 @@ pub const LOCAL_KEY: &str = "local.key";
 /// File in the hub's data directory that a running hub holds locked; it says where the hub listens.
 pub const HUB_LOCK: &str = "lock";
 
-/// Ordered so that what goes first is smallest.
+/// Ordered so that the most urgent one is smallest.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -81,7 +81,7 @@ pub struct Message {
     pub extra: BTreeMap<String, Box<RawValue>>,
 }
 
-/// Why something is not a message, in words for whoever wrote it.
+/// Why a file is not a message, in words for its writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotAMessage {
     /// Not (yet) JSON: it may be half written.
@@ -377,7 +377,7 @@ impl Doubt {
         match self {
             Doubt::SetBack => format!(
                 "\"{host}\" was set back to an earlier state, or is a copy: messages that it took since that state arrive again only as \
-                 far as the hub still has them. Run \"mesync hosts rebind {host}\" when you have seen to it"
+                 far as the hub still has them. Run \"mesync hosts rebind {host}\" when that is settled"
             ),
             Doubt::Cloned => format!(
                 "two machines act as \"{host}\", one a copy of the other: each message reaches one of them. On the copy, stop mesync, \

@@ -519,6 +519,8 @@ fn nothing_in_the_repository_ends_in_spaces() {
         "Makefile".to_string(),
         "README.md".into(),
         "CHANGELOG.md".into(),
+        "CONTRIBUTING.md".into(),
+        "SECURITY.md".into(),
         ".ci/run".into(),
     ];
     names.extend(["contrib", "man"].iter().flat_map(|dir| files(dir, "")));

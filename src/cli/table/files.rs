@@ -76,7 +76,7 @@ pub const UPLOAD: Command = Command {
     doc: "upload files, directories or standard input",
     long: &[
         "FILE may be \"-\" for standard input, which needs --name. Of a directory, symbolic links are uploaded as links and never followed; sockets, FIFOs and devices are skipped, and so, with exit status 1, are names that are not UTF-8.",
-        "What the hub has already does not travel: an upload that was broken off goes on where it was, and of a long file only the changed parts are sent. A file that is changed while it is read is an error.",
+        "Content that the hub already has is not sent: an interrupted upload resumes when it is repeated, and of a long file only the changed parts are sent. A file that changes while it is read is an error.",
     ],
     examples: &[
         (
@@ -109,7 +109,7 @@ pub const DOWNLOAD: Command = Command {
     doc: "download a file",
     long: &[
         PATHS,
-        "The file is there under its name only when it is whole, verified and on the disk; one of that name is replaced. A download that was broken off goes on where it was, if it is repeated; until then its bytes stand in a hidden file beside it, .mesync-….tmp. Mode and time of the last change are set as they were.",
+        "The file gets its name only when it is whole, verified and on the disk; it replaces a file of that name. An interrupted download resumes when it is repeated; until then its bytes are in a hidden file beside it, .mesync-….tmp. Mode and modification time are restored.",
     ],
     examples: &[
         (
@@ -133,20 +133,25 @@ pub const LS: Command = Command {
             "path",
             "PREFIX",
             Values::Text,
-            "only what is in directories that begin so",
+            "only files in directories whose path begins so",
         ),
         valued(
             "search",
             "TEXT",
             Values::Text,
-            "only names that contain this",
+            "only files whose name contains this",
         ),
-        valued("limit", "N", Values::Text, "so many at most (default: 50)"),
+        valued(
+            "limit",
+            "N",
+            Values::Text,
+            "show at most this many (default: 50)",
+        ),
         valued(
             "offset",
             "N",
             Values::Text,
-            "leave out so many at the beginning",
+            "skip this many at the beginning",
         ),
         switch("all", "all of them"),
         BYTES,
@@ -188,7 +193,7 @@ pub const RM: Command = Command {
     doc: "remove files from the hub",
     long: &[
         PATHS,
-        "On a mesync hub they can be restored for a while: see versions. A file that somebody changes at that moment is not removed.",
+        "On a mesync hub they can be restored for a while: see versions. A file that another client changes at that moment is not removed.",
     ],
     examples: &[
         ("mesync rm docs/old.pdf docs/older.pdf", "two files"),
@@ -204,7 +209,7 @@ pub const VERSIONS: Command = Command {
     flags: &[BYTES],
     doc: "list what was replaced or deleted, and can be restored",
     long: &[
-        "Newest first, also of a file that is deleted by now. The hub keeps them for 30 days, unless its version_ttl says otherwise.",
+        "Newest first; a deleted file has versions, too. The hub keeps them for 30 days, unless its version_ttl says otherwise.",
     ],
     examples: &[(
         "mesync versions docs/report.pdf",
@@ -227,9 +232,7 @@ pub const RESTORE: Command = Command {
         BYTES,
     ],
     doc: "make an older version the current one",
-    long: &[
-        "What stands there now becomes a version itself, so this can be undone in the same way.",
-    ],
+    long: &["The current version becomes an older one, so this can be undone in the same way."],
     examples: &[
         (
             "mesync restore docs/report.pdf",
@@ -252,14 +255,14 @@ pub const EVENTS: Command = Command {
             "since",
             "TIME",
             Values::Text,
-            "since then, 2026-11-21T10:30:00Z, or for so long, 2h (default: 24h)",
+            "a time, 2026-11-21T10:30:00Z, or an age, 2h (default: 24h)",
         ),
-        short('f', "follow", "and go on with what happens now"),
+        short('f', "follow", "keep showing new events"),
         BYTES,
     ],
     doc: "show what happened to files on the hub",
     long: &[
-        "With --follow it runs until it is stopped, and goes on by itself after the line was broken; without --since it begins now.",
+        "With --follow it runs until it is stopped, and reconnects by itself; without --since it begins now.",
     ],
     examples: &[
         ("mesync events --since 2h", "the last two hours"),

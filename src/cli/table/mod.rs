@@ -260,10 +260,10 @@ pub static COMMANDS: &[Command] = &[
         ],
         doc: "write a message to the outbox and print its id",
         long: &[
-            "Works with no hub in reach and no daemon running: the message is on the disk when the command returns, and it goes out as soon as both are there. The payload is any JSON and is carried letter for letter. A message may have 256 KiB: send a reference to larger data.",
-            "TYPE is 1 to 64 letters, digits, dots, dashes and underscores. On the other side hooks/TYPE runs, if it is there.",
-            "With --batch and without TYPE, each line of standard input is one message, as a file in the outbox is: {\"type\": \"x\", \"target\": \"web-1\", \"payload\": 1}. Only \"type\" is required. Lines that are there together share their syncs (up to 1000), so that many messages cost little more than one; the ids are printed in the same order. The first line that is no message ends the command: the lines before it have been sent. A line with an \"id\" can be sent again without being delivered twice.",
-            "In a hook, the message carries how many hooks have led to it, and after three in a row it is refused: hooks that answer each other would never end.",
+            "Needs neither hub nor daemon: the message is on the disk when the command returns, and is sent when both are running. The payload is any JSON and arrives unchanged. A message has at most 256 KiB: send a reference to larger data.",
+            "TYPE is 1 to 64 letters, digits, dots, dashes and underscores. The receiving machine runs hooks/TYPE, if it exists.",
+            "With --batch and without TYPE, each line of standard input is one message, as a file in the outbox is: {\"type\": \"x\", \"target\": \"web-1\", \"payload\": 1}. Only \"type\" is required. Lines that arrive together (up to 1000) share their syncs, so many messages cost little more than one; the ids are printed in the same order. The first line that is not a message ends the command; the messages before it are in the outbox. A line with an \"id\" can be sent again without being delivered twice.",
+            "In a hook, the message carries the number of hooks that led to it, and after three in a row it is refused: hooks that answer each other would loop.",
         ],
         examples: &[
             (
@@ -288,8 +288,8 @@ pub static COMMANDS: &[Command] = &[
         flags: &[BYTES],
         doc: "list outbox, inbox, sent, failed or hooks",
         long: &[
-            "The outbox is listed in the order of sending, the others by time. Files that are not messages are listed too, with what is wrong with them. In the inbox, \"hook failed\" marks the messages whose hook gave up: see retry --hooks.",
-            "The hooks that are to run or have failed are listed with their state: why one failed, and what mends it. Their messages need not be in the inbox any more.",
+            "The outbox is listed in the order of sending, the others by time. Files that are not messages are listed with the reason. In the inbox, \"hook failed\" marks messages whose hook has failed: see retry --hooks.",
+            "\"list hooks\" shows pending and failed hooks: why one failed, and the remedy. Their messages may have left the inbox.",
         ],
         examples: &[
             ("mesync list failed", "what was refused, and why"),
@@ -317,7 +317,7 @@ pub static COMMANDS: &[Command] = &[
         name: "retry",
         group: Group::Messages,
         arguments: &[any("ID", Values::Text)],
-        flags: &[switch("hooks", "run failed hooks again instead")],
+        flags: &[switch("hooks", "run failed hooks again, not messages")],
         doc: "send failed messages again, or run failed hooks again",
         long: &[
             "Without ID: all of them. A message keeps its id and its content, and gets a new time limit. A file in failed/ that is not a message can be corrected there and retried.",
@@ -336,8 +336,8 @@ pub static COMMANDS: &[Command] = &[
         flags: &[],
         doc: "remove all from sent, failed or inbox, or the failed hooks",
         long: &[
-            "What was removed from the inbox does not come back, and hooks that are still to run do run. The outbox is never flushed: its messages would be lost.",
-            "\"flush hooks\" removes the hooks that failed, all of them or those of the given messages. They do not run any more; their messages stay where they are.",
+            "Messages removed from the inbox do not arrive again, and pending hooks still run. The outbox is never flushed: its messages would be lost.",
+            "\"flush hooks\" removes the hooks that failed, all of them or those of the given messages. Their messages stay where they are.",
         ],
         examples: &[
             ("mesync flush sent", "forget what was sent"),
@@ -376,12 +376,12 @@ pub static COMMANDS: &[Command] = &[
         ],
         doc: "run this machine's client: messages, hooks, directories",
         long: &[
-            "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reads the settings again. One client runs for each base directory.",
-            "It also keeps the directories under [[watch]] in config.toml in sync with the hub, and that of -w: see daemon.",
+            "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reloads the settings. One client runs for each base directory.",
+            "It also syncs the directories under [[watch]] in config.toml, and the one of -w: see daemon.",
         ],
         examples: &[
             ("mesync start", "under systemd, procd or in a terminal"),
-            ("mesync start -w ~/share", "and keep a directory in sync"),
+            ("mesync start -w ~/share", "and sync a directory"),
             ("mesync start --once", "from cron"),
         ],
         run: Run::Daemon(client::start),
@@ -391,7 +391,7 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Machine,
         arguments: &[],
         flags: &[BYTES],
-        doc: "say whether this machine is healthy: client, hub, queues, directories",
+        doc: "say whether this machine is healthy, or why not",
         long: &[
             "The last line is \"healthy\" (exit status 0), or \"degraded\" with the reasons (exit status 1). A directory that is not in sync, held deletes, files that cannot be synced, and directories that are not watched are reasons too. Conflict copies and skipped files (sockets, devices, names that are not UTF-8 or too long) are shown, and are no reason.",
         ],
@@ -418,10 +418,7 @@ pub static COMMANDS: &[Command] = &[
                 "workers",
                 "threads that answer requests (default: 8)",
             ),
-            switch(
-                "allow-anonymous",
-                "let in whoever reaches it, without a key",
-            ),
+            switch("allow-anonymous", "accept every machine, without a key"),
             switch(
                 "start",
                 "also run this machine's client in the same process",
@@ -431,7 +428,7 @@ pub static COMMANDS: &[Command] = &[
         ],
         doc: "run the hub",
         long: &[
-            "As long as no key was added, only this machine is let in: see key add. The hub speaks plain HTTP; over networks that are not yours put a reverse proxy with TLS or a VPN before it.",
+            "Until the first key is added, the hub accepts this machine only: see key add. The hub speaks plain HTTP; on a network that is not yours, use a VPN or a reverse proxy with TLS.",
         ],
         examples: &[
             ("mesync serve --start", "the hub and this machine's client"),
@@ -447,8 +444,8 @@ pub static COMMANDS: &[Command] = &[
         flags: &[DATA],
         doc: "copy the hub's data into a new directory",
         long: &[
-            "Run it on the hub's machine, as the hub's user. The hub may run: it makes the copy itself and goes on meanwhile. DIR must be new or empty. On the same disk the contents of files are not copied but get a further name, so a backup against the loss of the disk belongs on another one.",
-            "To restore it, stop the hub and let DIR take the place of its data directory. Every machine compares all its files with the hub then. What machines agreed on since the backup was made goes to the hub again, deletes included; what the hub has from another machine since then is kept beside it. Where nothing is known of what they have in common, as after an update from a version without this, no file is deleted.",
+            "Run it on the hub's machine, as the hub's user. A running hub makes the copy itself and serves requests meanwhile. DIR must be new or empty. On the same disk the contents of files are hard links, so keep a backup against the loss of the disk on another one.",
+            "To restore it, stop the hub and put DIR in the place of its data directory. Every machine then compares all its files with the hub. Changes that were in sync after the backup are sent again, deletes included; later changes of other machines are kept beside them. A machine that does not know what it has in common with the hub deletes nothing.",
         ],
         examples: &[("mesync hub backup /mnt/usb/hub-monday", "onto another disk")],
         run: Run::Command(hub::backup),
@@ -464,10 +461,10 @@ pub static COMMANDS: &[Command] = &[
                 "have the hub ask its clients for contents that are lost",
             ),
         ],
-        doc: "check that all that the hub keeps is there and whole",
+        doc: "check that the data of the hub are complete and undamaged",
         long: &[
-            "Files and versions whose content is lost are named. With --repair the hub asks for them from its next start on, and a machine that has one in a synced directory sends it; what stays in the list has no machine. Nothing is removed.",
-            "Reads all contents of files, so it takes its time. The hub must be stopped; to check one that runs, make a backup and check that. Exit status 65 if something is damaged. What is only not needed any more is named too, and is no damage: the hub removes it.",
+            "Files and versions whose content is lost are named. With --repair the hub asks for them after its next start, and a machine that has one in a synced directory sends it; contents that stay in the list are on no machine. Nothing is removed.",
+            "Reads the contents of all files, so it can take long. The hub must be stopped; to check a running one, make a backup and check that. Exit status 65 if something is damaged. Data that are no longer needed are named too, and are no damage: the hub removes them.",
         ],
         examples: &[
             ("mesync hub check", "the hub of this machine"),
@@ -482,7 +479,7 @@ pub static COMMANDS: &[Command] = &[
         flags: &[DATA],
         doc: "make a key for the machine NAME and print it",
         long: &[
-            "Run it on the hub's machine. The key is shown this once; the hub keeps only its hash. It is in force at once. On the other machine put it into a file of mode 0600 and name that in api_key_file.",
+            "Run it on the hub's machine. The key is shown only once, since the hub keeps its hash alone, and is valid at once. On the other machine, write it to a file of mode 0600 and set api_key_file to that.",
         ],
         examples: &[("mesync key add web-1", "a key for web-1")],
         run: Run::Command(hub::key_add),
@@ -494,7 +491,7 @@ pub static COMMANDS: &[Command] = &[
         flags: &[DATA],
         doc: "list the keys",
         long: &["Names and times, never the keys themselves."],
-        examples: &[("mesync key list", "who has a key")],
+        examples: &[("mesync key list", "the machines that have a key")],
         run: Run::Command(hub::key_list),
     },
     Command {
@@ -503,7 +500,7 @@ pub static COMMANDS: &[Command] = &[
         arguments: &[one("NAME", Values::Text)],
         flags: &[DATA],
         doc: "remove the key of the machine NAME",
-        long: &["It is refused from then on, and the tokens that were given for it are too."],
+        long: &["The key and its tokens are refused at once."],
         examples: &[("mesync key remove web-1", "lock web-1 out")],
         run: Run::Command(hub::key_remove),
     },
@@ -513,7 +510,9 @@ pub static COMMANDS: &[Command] = &[
         arguments: &[],
         flags: &[],
         doc: "list the machines that the hub knows",
-        long: &["When each was seen last, and how much waits for it."],
+        long: &[
+            "With the time when each was last seen, and the number of messages that wait for it.",
+        ],
         examples: &[("mesync hosts", "who is behind")],
         run: Run::Command(client::hosts),
     },
@@ -524,9 +523,9 @@ pub static COMMANDS: &[Command] = &[
         flags: &[],
         doc: "let a replaced machine take over its old name",
         long: &[
-            "The hub refuses a second machine under a name that it knows. If the first one is gone for good, this lets the new one in, at the place where the old one stopped. It also ends what is said of a machine that was copied or set back, until there is a new reason for it.",
+            "The hub refuses a second machine under a name that it knows. If the first one no longer exists, this admits the new one, which continues where the old one stopped. It also clears the warning that a machine was copied or set back, until it happens again.",
         ],
-        examples: &[("mesync hosts rebind web-1", "web-1 was installed afresh")],
+        examples: &[("mesync hosts rebind web-1", "web-1 was reinstalled")],
         run: Run::Command(client::rebind),
     },
     Command {
@@ -544,7 +543,7 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Other,
         arguments: &[any("COMMAND", Values::Command)],
         flags: &[],
-        doc: "show what there is, or the help of one command",
+        doc: "list the commands, or show the help of one",
         long: &["\"mesync help settings\" lists all settings with their variables and defaults."],
         examples: &[("mesync help send", "all about send")],
         run: Run::Plain(help::run),

@@ -23,9 +23,9 @@ const REMOTE: Flag = valued(
 const SEND_ONLY: Flag = switch("send-only", "changes go to the hub only");
 const RECEIVE_ONLY: Flag = switch("receive-only", "changes come from the hub only");
 
-const GUARD: &str = "Deletes of more than ten files or a quarter of all within an hour, or of all that there are, are held until somebody approves them, here and on each machine that they come to: see approve. What was deleted on other machines stands in DIR/.mesync/trash for 30 days.";
-const OVERLAP: &str = "A directory within a synced one, or with one within it, is refused (78), whichever client syncs that one: DIR/.mesync marks it. A subdirectory that gets such a marker later is left out, and status says so.";
-const SETTINGS: &str = "Without -w: the directories under [[watch]] in config.toml. With it, what stands there about that directory holds too.";
+const GUARD: &str = "If more than ten files or a quarter of all are deleted within an hour, or all of them, the deletes are held until they are approved, here and on each machine that receives them: see approve. Files that other machines deleted are in DIR/.mesync/trash for 30 days.";
+const OVERLAP: &str = "A directory that is inside a synced one, or contains one, is refused (78), whichever client syncs the other: DIR/.mesync marks it. A subdirectory that gets such a marker later is skipped, and status reports it.";
+const SETTINGS: &str = "Without -w: the directories under [[watch]] in config.toml. With it, the settings of that directory there apply too.";
 
 pub const SYNC: Command = Command {
     name: "sync",
@@ -37,13 +37,13 @@ pub const SYNC: Command = Command {
         REMOTE,
         SEND_ONLY,
         RECEIVE_ONLY,
-        switch("dry-run", "only tell what would be done, and why"),
+        switch("dry-run", "only print what would be done, and why"),
         switch("allow-deletes", "let all deletes through this time"),
         BYTES,
     ],
-    doc: "bring a directory into sync with the hub, once",
+    doc: "sync a directory with the hub, once",
     long: &[
-        "Sends what has changed here since the last time, fetches what has changed elsewhere, and ends: for cron. What was changed on two machines is kept twice: the hub's under its name, this machine's as NAME.sync-conflict-TIME-HASH beside it. Exit status 0 only if all is in sync.",
+        "Sends the changes since the last time, fetches those of other machines, and exits: for cron. If two machines changed a file, both versions are kept: the hub's under its name, this machine's as NAME.sync-conflict-TIME-HASH beside it. Exit status 0 only if all is in sync.",
         SETTINGS,
         OVERLAP,
         GUARD,
@@ -52,7 +52,7 @@ pub const SYNC: Command = Command {
         ("mesync sync -w ~/share", "both ways, all of the hub"),
         (
             "mesync sync -w /etc/app --remote web/app --receive-only",
-            "take what others put there",
+            "receive the files of others",
         ),
         ("mesync sync -w ~/share --dry-run", "look first"),
     ],
@@ -78,7 +78,7 @@ pub const DAEMON: Command = Command {
     ],
     doc: "keep a directory in sync with the hub",
     long: &[
-        "Runs in the foreground until SIGTERM or SIGINT. What changes here is in the other machines' directories within a moment, and the other way round. start does the same and exchanges messages as well. Exit status 75 if another process keeps the directory in sync already.",
+        "Runs in the foreground until SIGTERM or SIGINT. A change here reaches the other machines within a moment, and a change there this one. start does the same and exchanges messages as well. Exit status 75 if another process already syncs the directory.",
         SETTINGS,
         OVERLAP,
         GUARD,
@@ -97,13 +97,16 @@ pub const APPROVE: Command = Command {
     name: "approve",
     group: Group::Files,
     arguments: &[one("DIR", Values::Directory)],
-    flags: &[switch("dry-run", "only list the deletes that are held")],
-    doc: "let deletes through that are held",
+    flags: &[switch("dry-run", "only list the held deletes")],
+    doc: "allow held deletes",
     long: &[
-        "Exactly those that are held on this machine now: what is deleted after that is weighed anew, and so are they on the machines that they come to. Whoever did not mean it puts the files back instead. A daemon that runs carries them out at once, else the next start or sync does.",
+        "Allows exactly the deletes that this machine holds now: later ones are judged again, and so are these on each machine that receives them. If they were a mistake, put the files back instead. A running daemon carries them out at once, otherwise the next start or sync does.",
     ],
     examples: &[
-        ("mesync approve ~/share --dry-run", "which files would go"),
+        (
+            "mesync approve ~/share --dry-run",
+            "which files would be deleted",
+        ),
         ("mesync approve ~/share", "they may go"),
     ],
     run: Run::Command(sync::approve),
@@ -114,9 +117,9 @@ pub const ADOPT: Command = Command {
     group: Group::Files,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[],
-    doc: "begin afresh with a directory as it is",
+    doc: "accept a directory whose marker is missing",
     long: &[
-        "For a directory that is held because its marker, DIR/.mesync/id, is gone or another's: a disk that is not mounted looks like that, so look first. Nothing is deleted by it on any side: what is equal here and on the hub is in sync, what is different is kept twice, what is on one side only goes to the other.",
+        "For a directory that is held because its marker, DIR/.mesync/id, is missing or belongs to another directory. An unmounted disk looks the same, so check that first. It deletes nothing on either side: equal files are in sync, both versions of different files are kept, and files on one side only are copied to the other.",
     ],
     examples: &[("mesync adopt ~/share", "it was restored from a backup")],
     run: Run::Command(sync::adopt),
@@ -127,9 +130,9 @@ pub const CONFLICTS: Command = Command {
     group: Group::Files,
     arguments: &[any("DIR", Values::Directory)],
     flags: &[BYTES],
-    doc: "list what was set aside because two machines changed it",
+    doc: "list the conflict copies of files that two machines changed",
     long: &[
-        "Without DIR: in all directories that are kept in sync here. Compare the two, keep what is right under the name, and remove the copy.",
+        "Without DIR: in all synced directories. Compare the two versions, keep the right one under the name, and remove the copy.",
     ],
     examples: &[
         ("mesync conflicts", "all of them"),

@@ -36,7 +36,7 @@ use crate::config::limits;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
 
-/// What waits is tried again after this time, doubled while nothing comes of it, up to the most.
+/// Waiting paths are tried again after this time, doubled while that changes nothing, up to the most.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// How often the guard is asked again: what it counted is forgotten with time.
@@ -64,16 +64,16 @@ pub struct Directory {
     pub traffic: Arc<Traffic>,
     pub stats: Arc<Stats>,
     pub wakeup: Arc<Wakeup>,
-    /// The server is a hub of ours.
+    /// The server is a mesync hub.
     remote: Option<Arc<Remote>>,
-    /// The server is no hub of ours: what it has is found by listing all of it.
+    /// The server is not a mesync hub: its files are found by listing all of them.
     legacy: Option<Arc<S3em>>,
     /// Pieces of work that have changed something.
     worked: AtomicU64,
     /// A rescan is needed: another epoch was seen, or paths were turned away.
     rescan_wanted: Mutex<bool>,
     full_until: Mutex<Option<Instant>>,
-    /// Something does not fit into what is free.
+    /// A file does not fit into the free space.
     too_large: AtomicBool,
     fatal: Mutex<Option<Error>>,
     again: Mutex<Again>,
@@ -124,8 +124,8 @@ pub enum Start {
 }
 
 impl Directory {
-    /// Opens a directory and what is known of it. Errors: `Settings` for one that is not there, `Busy` for one that another
-    /// process keeps in sync, `Unreachable` when it is not known yet what the server is.
+    /// Opens a directory and its state. Errors: `Settings` for one that does not exist, `Busy` for one that another
+    /// process keeps in sync, `Unreachable` when the kind of the server is not known yet.
     pub fn open(
         place: &Place<'_>,
         settings: &WatchSettings,
@@ -165,7 +165,7 @@ impl Directory {
         Ok(Opened::Ready(directory))
     }
 
-    /// Opens a directory and a copy of what is known of it, to look what a pass would do. It leaves no trace, and another
+    /// Opens a directory and a copy of its state, to find out what a pass would do. It leaves no trace, and another
     /// process may sync the directory meanwhile.
     pub fn open_to_look(
         place: &Place<'_>,
@@ -244,7 +244,7 @@ impl Directory {
             state: state.clone(),
             ambient,
         };
-        // what is due in a busy directory is told after the quiet time of the debounce
+        // a busy directory reports its due paths after the quiet time of the debounce
         let quiet = Quiet {
             after_one: QUIET_AFTER_ONE,
             after_more: QUIET_AFTER_MORE + settings.debounce * 2,
@@ -312,7 +312,7 @@ impl Directory {
                 Ok(Polled::NewEpoch) => {
                     epochs += 1;
                     log::info!(
-                        "hub is new to {}, or was restored: everything is compared",
+                        "hub is new or was restored; comparing everything dir={}",
                         self.settings.path.display()
                     );
                     *lock(&self.rescan_wanted) = true;
@@ -320,7 +320,7 @@ impl Directory {
                 Ok(Polled::SetBack(through)) => {
                     epochs += 1;
                     log::warn!(
-                        "hub was set back to revision {through}: what was in sync after it is sent again dir={}",
+                        "hub was set back; resending later changes rev={through} dir={}",
                         self.settings.path.display()
                     );
                     *lock(&self.rescan_wanted) = true;
@@ -341,7 +341,7 @@ impl Directory {
         }
     }
 
-    /// How long to leave the server alone before it is asked what is new: a listing of everything costs it something.
+    /// How long to wait before asking the server for changes again: a listing of everything costs it something.
     pub fn feed_pause(&self) -> Duration {
         self.legacy
             .as_ref()
@@ -429,7 +429,7 @@ impl Directory {
         }
     }
 
-    /// Whether those who work have to wait for the hub, or for room on the disk.
+    /// Whether workers have to wait for the hub, or for space on the disk.
     pub fn is_paused(&self) -> bool {
         !self.link.pause().is_zero() || !self.disk_pause(Direction::Down).is_zero()
     }
@@ -549,8 +549,8 @@ impl Drop for Directory {
     }
 }
 
-/// Whether it is a hub of ours. What it was the last time it still is: so a hub that is away keeps nobody from watching, and one
-/// that is there is not asked.
+/// Whether it is a mesync hub. A server that was one is taken for one: so an unreachable hub does not stop the watching, and a
+/// reachable one is not asked.
 fn is_ours(hub: &HubClient, state: &DiskState) -> Result<bool> {
     const NOTE: (&str, &str) = ("server", "mesync");
     if state.note(NOTE.0)?.as_deref() == Some(NOTE.1) {

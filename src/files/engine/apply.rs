@@ -63,7 +63,7 @@ impl Engine {
                 .stage(path, known.remote(), &entry, &sources, &above)?
         else {
             return Err(Interrupted::Again(
-                "the hub has its content no more, and has not said what is there now",
+                "the hub no longer has its content, and has not reported its new state",
             ));
         };
         let intent = Intent::Place {
@@ -665,7 +665,7 @@ impl Engine {
             // the other half goes first, unless it waits itself
             DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => {
                 return Err(Interrupted::Again(
-                    "it was renamed on the hub, and the new name comes first",
+                    "it was renamed on the hub; the new name is synced first",
                 ));
             }
             DeleteEffect::Renamed(hash, _) => hash,

@@ -125,7 +125,7 @@ impl Engine {
         }
         if !missing.is_empty() && !*lock(&self.drained) {
             return Err(Interrupted::Again(
-                "its directory is new, and the hub has not told all changes yet",
+                "its directory is new, and the hub has not reported all changes yet",
             ));
         }
         missing.reverse();

@@ -46,10 +46,10 @@ pub use queue::Direction;
 pub use remote_changes::Polled;
 
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
-const PLAN_CHANGED: &str = "what was planned does not fit what is there";
-const NO_FREE_NAME: &str = "no name is free for a copy";
+const PLAN_CHANGED: &str = "the plan no longer fits the file";
+const NO_FREE_NAME: &str = "no free name for a conflict copy";
 /// See [`queue::WorkQueue::ended`].
-const PARKED: &str = "the hub says that it was done, again and again, but it was not";
+const PARKED: &str = "the hub repeatedly confirms the change but does not have it";
 
 /// See the module.
 pub struct Engine {
@@ -485,7 +485,7 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner);
         if *now != generation {
             return Err(Interrupted::Again(
-                "the hub was set back, and all is compared again",
+                "the hub was set back; all files are being compared",
             ));
         }
         // a commit that fails may have happened
@@ -518,7 +518,7 @@ fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, Outcome) {
         Ok(end) => (end, Outcome::Progress),
         Err(Interrupted::Again(why)) => (WorkEnd::Wait(None), Outcome::Waits(why.into())),
         Err(Interrupted::WaitFor(other)) => {
-            let why = format!("{other:?} comes first");
+            let why = format!("{other:?} is synced first");
             (WorkEnd::Wait(Some(other)), Outcome::Waits(why))
         }
         Err(Interrupted::Held) => (WorkEnd::Held, Outcome::Held),

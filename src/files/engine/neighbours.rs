@@ -19,7 +19,7 @@ use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 
 pub(super) const MOVED_PERHAPS: &str =
-    "it may have been moved to another synced directory, and that one comes first";
+    "it may have been moved to another synced directory, which is synced first";
 
 /// Engines that know of each other. Names of directories tell them apart, also after they were opened again.
 #[derive(Default)]

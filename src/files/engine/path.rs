@@ -103,7 +103,7 @@ impl Engine {
         }
         if known.base().lost {
             return Err(Interrupted::Again(
-                "the hub was set back, and it is still to be heard what it has instead",
+                "the hub was set back, and has not reported its file yet",
             ));
         }
         if self.clash(path, &known)? {

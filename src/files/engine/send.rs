@@ -312,9 +312,7 @@ impl Engine {
             }
         }
         if is_busy {
-            Err(Interrupted::Again(
-                "the name that it had before is being worked on",
-            ))
+            Err(Interrupted::Again("its former name is being synced"))
         } else {
             Ok(None)
         }
@@ -345,14 +343,14 @@ impl Engine {
             && self.queue().has_twin(path, &entry.hash)
         {
             return Err(Interrupted::Again(
-                "a file with the same content is new here: it may have been renamed",
+                "a new file here has the same content: it may have been renamed",
             ));
         }
         if known.base().entry.is_some_and(|e| e.is_dir()) {
             let below = self.live_below(path)?;
             if below.going {
                 return Err(Interrupted::Again(
-                    "the directory is deleted after what was in it",
+                    "the directory is deleted after its content",
                 ));
             }
             if below.comes && self.options.mode != Mode::SendOnly {

@@ -56,7 +56,7 @@ impl Engine {
                 action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
             return if first_below {
                 Err(Interrupted::Again(
-                    "what is below it on the hub is deleted first",
+                    "its content on the hub is deleted first",
                 ))
             } else {
                 Ok(false)
@@ -65,7 +65,7 @@ impl Engine {
         if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed)
         {
             return Err(Interrupted::Again(
-                "a file and a directory have this name, and the hub has not told all changes yet",
+                "a file and a directory have this name, and the hub has not reported all changes yet",
             ));
         }
         if self.options.mode != Mode::TwoWay {

@@ -1,5 +1,5 @@
-//! What the hub has comes here, under a temporary name: from a file of this machine that has the bytes, many short ones
-//! together, long ones so that a broken download goes on where it was.
+//! Downloads the hub's version under a temporary name: from a file of this machine that has the bytes, many short ones
+//! together, long ones so that an interrupted download resumes.
 
 use std::io::Write;
 use std::sync::PoisonError;

@@ -1,4 +1,4 @@
-//! Whether the hub can be reached, and when to try again: one answer for all who work for a directory.
+//! Whether the hub can be reached, and when to try again: one answer for all workers of a directory.
 //!
 //! It waits for nothing itself. What is wrong is said once in the log, and kept for the status.
 
@@ -56,7 +56,7 @@ impl Link {
         state.backoff.reset();
         (state.not_before, state.failed_at) = (None, None);
         if state.trouble.take().is_some() {
-            log::info!("the hub is reached again");
+            log::info!("hub is reachable again");
         }
     }
 
@@ -101,7 +101,7 @@ impl Link {
                 .as_ref()
                 .is_none_or(|said| !is_same_event(&said.to_string(), &words))
             {
-                log::warn!("{words}; files wait and are tried again");
+                log::warn!("{words}; files wait; retrying");
             }
             state.trouble = Some(error.clone());
         }

@@ -32,7 +32,7 @@ use link::Link;
 use rows::Names;
 use traffic::Traffic;
 
-/// A hub of ours, for one synced directory. See the module.
+/// A mesync hub, for one synced directory. See the module.
 pub struct Remote {
     hub: Arc<HubClient>,
     state: Arc<DiskState>,
@@ -84,7 +84,7 @@ impl Remote {
         })
     }
 
-    /// What a call came to, for whoever is waiting for the hub.
+    /// The outcome of a call, for the workers that wait for the hub.
     fn called<T>(&self, called: client::Called<T>) -> Called<T> {
         match called {
             Ok(done) => {

@@ -43,7 +43,7 @@ impl Names {
         &self.0
     }
 
-    /// The row of a record; `None`: it is elsewhere, its name is not to be believed, or nobody knows its content.
+    /// The row of a record; `None`: it is elsewhere, its name is invalid, or its content is unknown.
     pub fn row(&self, record: &Record) -> Option<(String, RemoteRow)> {
         let full = record.full_name();
         let path = self.path(&full).filter(|_| relpath::check(&full).is_ok())?;

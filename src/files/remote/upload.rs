@@ -1,4 +1,4 @@
-//! What is here goes to the hub: without bytes where it has them, many short files together, long ones chunk by chunk.
+//! Sends the local version to the hub: without bytes where it has them, many short files together, long ones chunk by chunk.
 
 use std::fs::File;
 use std::io::{self, Read};

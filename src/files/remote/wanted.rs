@@ -1,4 +1,4 @@
-//! Contents of which the hub has lost a part: it names the files, and a machine that has one sends what is lost. Paths that
+//! Contents of which the hub has lost a part: it names the files, and a machine that has one sends the lost part. Paths that
 //! wait for such a content are offered again when the hub has it.
 //!
 //! Nothing is sent that the hub has not had: only a file that was in sync, as it was then.

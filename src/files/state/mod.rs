@@ -179,7 +179,7 @@ impl DiskState {
             Err(e) if e.kind == Kind::Damaged => {
                 let aside = path.with_extension("redb.damaged");
                 log::warn!(
-                    "{}; beginning anew, and keeping it as {}",
+                    "{}; starting with an empty state, and keeping the damaged one as {}",
                     e.what,
                     aside.display()
                 );

@@ -93,7 +93,7 @@ impl Root {
                 path.display(),
                 plain(&e.into())
             );
-            Error::new(Kind::Settings, what).hint("a directory to keep in sync must exist")
+            Error::new(Kind::Settings, what).hint("a synced directory must exist")
         };
         // the way to the root may lead over links: it is the user's own
         let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty())

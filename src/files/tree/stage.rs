@@ -414,7 +414,7 @@ impl DiskTree {
             self.root.path().display()
         );
         Err(Fault::TooLarge(
-            Error::new(ErrorKind::Busy, what).hint("make room on that disk"),
+            Error::new(ErrorKind::Busy, what).hint("free space on that disk"),
         ))
     }
 

@@ -92,7 +92,7 @@ impl Watch<'_> {
             let path = self.tree.root().path().display().to_string();
             if said.insert(why.clone()) {
                 log::warn!(
-                    "cannot watch {path}: {why}; looking at all of it every {} s instead",
+                    "cannot watch {path}: {why}; rescanning it every {} s instead",
                     self.unwatched_pause().as_secs()
                 );
             }
@@ -113,7 +113,7 @@ impl Watch<'_> {
 fn reason(e: &std::io::Error) -> String {
     match e.raw_os_error() {
         Some(libc::EMFILE) => format!(
-            "the limit of watchers is reached; {}",
+            "too many inotify instances; {}",
             raise("max_user_instances", 128, 1024)
         ),
         _ => plain(e),
@@ -463,7 +463,7 @@ impl<'a> Running<'a> {
     fn too_many(&mut self, dir: &str) {
         self.unwatch(dir);
         let why = format!(
-            "the limit of watches is reached; {}",
+            "too many inotify watches; {}",
             raise("max_user_watches", 8192, 65_536)
         );
         if self.said.insert("watches".into()) {
@@ -471,7 +471,7 @@ impl<'a> Running<'a> {
                 self.watch.tree.root().path().display(),
                 self.watch.unwatched_pause().as_secs(),
             );
-            log::warn!("cannot watch all of {path}: {why}; looking at the rest every {pause} s");
+            log::warn!("cannot watch all of {path}: {why}; rescanning the rest every {pause} s");
         }
         *self.watch.counters.lock() = why;
     }

@@ -1,6 +1,6 @@
 //! What became of a change, as a reply.
 //!
-//! Pure. Every answer about one record has its revision as `ETag`; an unmet condition is answered with what stands there.
+//! Pure. Every answer about one record has its revision as `ETag`; an unmet condition is answered with the current record.
 
 use serde_json::json;
 
@@ -156,20 +156,14 @@ fn refusal(changed: Changed) -> Reply {
 
 fn words(changed: &Changed) -> (u16, &'static str) {
     match changed {
-        Changed::Precondition(_) => (412, "another revision stands there"),
-        Changed::Missing(_) => (
-            409,
-            "some chunks are not here, or are lost: send them first",
-        ),
+        Changed::Precondition(_) => (412, "the file has another revision"),
+        Changed::Missing(_) => (409, "some chunks are missing: send them first"),
         Changed::NoSuchFile => (404, "there is no such file"),
         Changed::NoSuchVersion => (404, "no such revision of this file is kept"),
-        Changed::Burnt => (
-            409,
-            "it was asked what this key did before its request came: do it again with another key",
-        ),
-        Changed::OtherHistory => (410, "the hub was set back since: ask it for changes first"),
-        Changed::DiskFull => (507, "the hub's disk is almost full: make room on it"),
-        _ => (500, "the hub has made a mistake"),
+        Changed::Burnt => (409, "idempotency key is void; retry with a new key"),
+        Changed::OtherHistory => (410, "the hub was set back: fetch its changes first"),
+        Changed::DiskFull => (507, "the hub's disk is almost full: free some space"),
+        _ => (500, "internal error; see the log of the hub"),
     }
 }
 
@@ -184,7 +178,7 @@ pub fn mended(outcome: Outcome, reply: Reply) -> Reply {
 
 /// The hub has lost chunks of what was asked for.
 pub fn lost(missing: &[Hash]) -> Reply {
-    let words = "the hub has lost a part of this content, and waits for a machine that has it (\"mesync hub check\" names what is lost)";
+    let words = "the hub has lost part of this content, and waits for a machine that has it (\"mesync hub check\" names what is lost)";
     Reply::json(409, &json!({"error": words, "missing": missing}))
 }
 

@@ -1,4 +1,4 @@
-//! `POST /api/hub/backup`: a copy of everything, made while the hub goes on. What is copied how is the store's business.
+//! `POST /api/hub/backup`: a copy of everything while the hub runs. The store decides how to copy.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ struct Asked {
 }
 
 impl Files {
-    /// For who administers the hub. That it comes from its own machine has been seen to, where all headers are known.
+    /// For an administrator of the hub. Its origin, this machine, was checked before, where all headers are known.
     pub(super) fn backup(&self, request: &Request, answer: Answer) {
         if request.caller != Caller::Admin {
             return answer(Reply::error(

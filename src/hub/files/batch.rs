@@ -154,7 +154,7 @@ impl Files {
             }
             answer(match commit::shallow::<Fetch>(&bytes) {
                 Ok(fetch) if fetch.items.len() > BATCH_FILES => {
-                    Reply::error(413, format!("at most {BATCH_FILES} files are sent at once"))
+                    Reply::error(413, format!("a batch has at most {BATCH_FILES} files"))
                 }
                 Ok(fetch) => this.send(&fetch.items),
                 Err(why) => Reply::error(

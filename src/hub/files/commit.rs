@@ -26,7 +26,7 @@ use crate::wire::files::{
 const MAX_FIELDS_BYTES: usize = 32 * 1024;
 /// Bytes of the target of a symbolic link, at most: PATH_MAX of Linux, without its NUL.
 const MOST_TARGET: u64 = 4095;
-/// How deep JSON may be nested: what is deeper is none of ours, and would cost stack.
+/// How deep JSON may be nested: deeper JSON is not from mesync, and would cost stack.
 const MAX_JSON_DEPTH: usize = 16;
 
 impl Files {
@@ -239,10 +239,10 @@ pub fn check_times(mtime: Option<&str>, extra: &Extra) -> Result<(), String> {
 }
 
 fn too_many() -> String {
-    format!("at most {MOST_CHUNKS} chunks are taken")
+    format!("a file has at most {MOST_CHUNKS} chunks")
 }
 
-/// Reads short JSON that is not nested deeper than anything of ours.
+/// Reads short JSON that is not nested deeper than mesync's own.
 pub fn shallow<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in bytes {
@@ -266,7 +266,7 @@ fn words(e: &serde_json::Error) -> String {
     e.to_string().chars().take(200).collect()
 }
 
-/// Reads a commit as it comes, so that a long list of chunks is in memory once, and nothing else that is long ever.
+/// Reads a commit while it arrives, so that a long list of chunks is in memory once, and no other long value ever.
 fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
     let wrong = |why: String| Reply::error(400, format!("the body is not a commit: {why}"));
     let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, body));

@@ -1,7 +1,7 @@
-//! What the head of a request about files says: who acts, on what condition, under which key, about which part of a file;
+//! The head of a request about files: the actor, the condition, the idempotency key and the range;
 //! and the headers that an answer about a file has.
 //!
-//! Pure. It does not know what stands under a name.
+//! Pure. It does not know the file of a name.
 
 use std::ops::Range;
 
@@ -138,7 +138,7 @@ pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision
     }
 }
 
-/// `Content-Disposition` (RFC 6266): the name as it is in UTF-8 for who can read that, and what is left of it in ASCII.
+/// `Content-Disposition` (RFC 6266): the name in UTF-8 for clients that can read that, and a fallback in ASCII.
 ///
 /// Always an attachment: a page among the files must not run in the name of this server.
 pub fn disposition(name: &str) -> String {
@@ -168,7 +168,7 @@ pub fn disposition(name: &str) -> String {
     text
 }
 
-/// A content type that can stand in a header: `type/subtype`, with parameters in plain ASCII.
+/// A content type that is valid in a header: `type/subtype`, with parameters in plain ASCII.
 pub fn content_type(text: &str) -> Option<String> {
     let text = text.trim();
     let (kind, _) = text.split_once(';').unwrap_or((text, ""));

@@ -1,6 +1,6 @@
 //! Many short files in one body: for each a line of JSON, and then its bytes.
 //!
-//! Pure but for the reading. It bounds what it reads; whether a file may stand under its name is not its business.
+//! Pure but for the reading. It bounds its input; it does not decide whether a file may have its name.
 
 use std::io::{self, BufRead, BufReader, Read};
 

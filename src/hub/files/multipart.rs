@@ -1,4 +1,4 @@
-//! The body of a form (`multipart/form-data`, RFC 7578), taken apart as it comes: heads of parts and the bytes between them.
+//! The body of a form (`multipart/form-data`, RFC 7578), parsed while it arrives: heads of parts and the bytes between them.
 //!
 //! Pure. It keeps no more of a body than may be a delimiter, or the head of a part; what parts mean is the reader's business.
 
@@ -16,7 +16,7 @@ pub struct Part {
     pub content_type: Option<String>,
 }
 
-/// Takes what is in a body, in order. Its errors end the reading.
+/// Receives the parts of a body, in order. Its errors end the reading.
 pub trait Sink {
     type Error: From<Malformed>;
     fn begin(&mut self, part: Part) -> Result<(), Self::Error>;
@@ -77,7 +77,7 @@ impl Parser {
         }
     }
 
-    /// Takes the next bytes, and gives what is in them to `sink`.
+    /// Takes the next bytes, and passes their parts to `sink`.
     pub fn feed<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
         if self.state == State::Epilogue {
             return Ok(());
@@ -102,7 +102,7 @@ impl Parser {
         }
     }
 
-    /// Takes something off what is held after `from`: how many bytes. `None`: more bytes are needed.
+    /// Removes some of the buffered bytes after `from`: how many. `None`: more bytes are needed.
     fn step<S: Sink>(&mut self, from: usize, sink: &mut S) -> Result<Option<usize>, S::Error> {
         let held = &self.held[from..];
         match self.state {
@@ -132,10 +132,7 @@ impl Parser {
                     [b'\r', b'\n', ..] => self.state = State::Head(0),
                     [] | [b'\r'] | [b'-'] if padding < MAX_HEAD => return Ok(None),
                     _ => {
-                        return Err(Malformed(
-                            "the line of a boundary goes on with something else",
-                        )
-                        .into());
+                        return Err(Malformed("a boundary line has trailing text").into());
                     }
                 }
                 if self.state == State::Epilogue {
@@ -191,7 +188,7 @@ fn search(held: &[u8], delimiter: &[u8]) -> (usize, bool) {
     (held.len(), false)
 }
 
-/// Reads the lines of a head. A bare line feed may stand in a quoted name; only CR LF ends a line.
+/// Reads the lines of a head. A bare line feed is allowed in a quoted name; only CR LF ends a line.
 fn head(bytes: &[u8]) -> Result<Part, Malformed> {
     let mut part = None;
     let mut content_type = None;
@@ -313,7 +310,7 @@ impl Iterator for Parameters<'_> {
 /// The text up to the closing quote, and how many bytes that took.
 ///
 /// A backslash escapes what a program would escape: quotes, backslashes and line ends. Before anything else it is a part of
-/// the name, as browsers send it. Percent signs stay: nobody can know whether `%20` is an escape or a name.
+/// the name, as browsers send it. Percent signs stay: whether `%20` is an escape or a name cannot be known.
 fn unquote(bytes: &[u8]) -> (Vec<u8>, usize) {
     let (mut text, mut at) = (Vec::new(), 0);
     while let Some(byte) = bytes.get(at) {
@@ -461,8 +458,8 @@ mod tests {
                 &format!("--XY\r\n{HEAD}1\r\n--XY-"),
                 "before its last boundary",
             ),
-            ("--XYZ\r\n", "goes on"),
-            ("--XY -- \r\n", "goes on"),
+            ("--XYZ\r\n", "trailing text"),
+            ("--XY -- \r\n", "trailing text"),
             ("--XY\r\n\r\nx\r\n--XY--", "no Content-Disposition"),
             ("--XY\r\nnonsense\r\n\r\nx\r\n--XY--", "no colon"),
             (

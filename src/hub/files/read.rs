@@ -188,11 +188,11 @@ impl Files {
             }
             Ok(Heard::OtherHistory) => Reply::error(
                 409,
-                "that revision is of another history: the hub was set back since. Begin again with after=0",
+                "that revision belongs to another history: the hub was set back; restart with after=0",
             ),
             Ok(Heard::Gone) => Reply::error(
                 410,
-                "changes after that revision are not kept any more: begin again with after=0",
+                "changes after that revision have expired: restart with after=0",
             ),
             Err(e) => Reply::failed(&e),
         }

@@ -1,4 +1,4 @@
-//! `PUT /api/files/upload`: a form with a file in it, taken in as it comes, and single chunks.
+//! `PUT /api/files/upload`: a form with a file in it, read while it arrives, and single chunks.
 
 use std::io::{self, Read};
 use std::sync::atomic::Ordering::Relaxed;
@@ -142,13 +142,13 @@ impl Files {
         if self.committer.disk_is_full() {
             return Reply::disk_full();
         }
-        // who is to blame for a failure: the connection, or the disk
+        // the cause of a failure: the connection, or the disk
         let mut body = Watched { body, failed: None };
         match self.store.stage_chunk(hash, &mut body, request.length) {
             Ok(true) => Reply::empty(204),
             Ok(false) => Reply::error(
                 400,
-                "these bytes have another SHA-256 than the chunk's name",
+                "the SHA-256 of these bytes differs from the chunk's name",
             ),
             Err(e) => body.failed.unwrap_or_else(|| unwritten(&e)),
         }
@@ -232,18 +232,13 @@ impl<'a> Form<'a> {
         let Some(bytes) = &self.metadata else {
             return Ok(None);
         };
-        let wrong = |why: String| {
-            Fault(Reply::error(
-                400,
-                format!("the part \"metadata\" is not as it should be: {why}"),
-            ))
-        };
+        let wrong = |why: String| Fault(Reply::error(400, format!("bad part \"metadata\": {why}")));
         let metadata: Metadata = super::commit::shallow(bytes).map_err(wrong)?;
         super::commit::check_times(metadata.mtime.as_deref(), &metadata.extra).map_err(wrong)?;
         Ok(Some(metadata))
     }
 
-    /// The name under which the file is to stand, as far as it is known.
+    /// The name of the new file, as far as it is known.
     fn name(&self, metadata: &Metadata) -> Result<Option<Name>, Fault> {
         let bad = |why: String| Fault(Reply::error(422, why));
         let name = match (&self.file_name, &self.filename) {

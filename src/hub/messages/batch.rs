@@ -93,7 +93,7 @@ fn id_of(text: &[u8]) -> Option<Uuid> {
     serde_json::from_slice::<OnlyId>(text).ok()?.id
 }
 
-/// The elements of an array, where they stand. `None`: too many, noticed before memory is spent on them.
+/// The elements of an array, by position. `None`: too many, noticed before memory is spent on them.
 struct Texts<'a>(Option<Vec<&'a RawValue>>);
 
 impl<'de> Deserialize<'de> for Texts<'de> {

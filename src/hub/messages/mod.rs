@@ -54,7 +54,7 @@ impl Messages {
             .split('/')
             .collect();
         if request.caller == Caller::Nobody && ["messages", "hosts"].contains(&parts[0]) {
-            answer(Reply::error(401, "a key is needed"));
+            answer(Reply::error(401, "a key is required"));
             return None;
         }
         match (request.method.as_str(), parts.as_slice()) {
@@ -159,12 +159,12 @@ impl Messages {
             Ok(Pulled::Now(page)) => return answer(page_reply(epoch, &page, doubt)),
             Ok(Pulled::Once(op, page)) => (op, page),
             Ok(Pulled::OtherEpoch) => {
-                return answer(other_epoch(epoch, "it was restored or made anew"));
+                return answer(other_epoch(epoch, "the hub was restored or recreated"));
             }
             Ok(Pulled::OtherHistory) => {
                 return answer(other_epoch(
                     epoch,
-                    "it has given that number to no message, or to another one",
+                    "the hub gave that number to no message, or to another one",
                 ));
             }
             Ok(Pulled::OtherInstance) => return answer(refusal(Outcome::OtherInstance, &ask.host)),
@@ -354,12 +354,12 @@ fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
 
 fn other_epoch(epoch: Uuid, why: &str) -> Reply {
     let words = format!(
-        "the hub is not the one that \"after\" is about ({why}); its epoch is {epoch}: pull without \"after\""
+        "\"after\" belongs to another epoch ({why}); this one is {epoch}: pull without \"after\""
     );
     Reply::json(409, &json!({"error": words, "epoch": epoch}))
 }
 
-/// What an operation that did not succeed looks like to who asked for it.
+/// The response for an operation that did not succeed.
 fn refusal(outcome: Outcome, host: &str) -> Reply {
     match outcome {
         Outcome::NoSuchHost => Reply::error(404, format!("no host is called \"{host}\"")),

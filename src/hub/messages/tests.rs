@@ -329,7 +329,7 @@ fn other_histories_and_other_machines_get_409() {
         &pull("b", &format!("&after=7&epoch={EPOCH}")),
         "",
         409,
-        "its epoch is",
+        "this one is",
     );
     let other = pull("b", "").replace(INSTANCE, EPOCH);
     hub.check(&b, &other, "", 409, "MESYNC_HOST_ID");
@@ -593,7 +593,7 @@ fn too_much_on_its_way_is_turned_away() {
         "POST /api/messages",
         &message(1, "a", "null", "1"),
         503,
-        "ask again",
+        "busy",
     );
     drop(held);
     hub.check(

@@ -140,7 +140,7 @@ impl Worker {
                 Ok(request) => self.answer(request),
                 Err(_) if self.retired.load(Ordering::Acquire) => return,
                 // its accept loop is gone, which the opener finds out; the connections it has go on
-                Err(e) => log::warn!("no new connections to the workers: {e}"),
+                Err(e) => log::warn!("cannot accept connections to the workers: {e}"),
             }
         }
     }
@@ -176,13 +176,13 @@ impl Worker {
         let tickets = self.tickets.clone();
         let responder = Responder::new(move |reply| send(http, number, &tickets, reply));
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(*request, responder))).is_err() {
-            log::error!("a route panicked; its request was answered with 500");
+            log::error!("route panicked; answered 500");
         }
     }
 }
 
 fn send(http: tiny_http::Request, number: u64, tickets: &Tickets, mut reply: Reply) {
-    // more than goes through the pool: the client's thread writes it
+    // more than fits the pool: the client's thread writes it
     if reply.job.is_none() && reply.body.len() > Reply::INLINE {
         reply.job = Some(Job::Bytes(std::mem::take(&mut reply.body)));
     }
@@ -191,7 +191,7 @@ fn send(http: tiny_http::Request, number: u64, tickets: &Tickets, mut reply: Rep
         tickets.leave(number, job);
     }
     if let Err(e) = http.respond(response(number, reply)) {
-        log::debug!("an answer found its connection broken: {e}");
+        log::debug!("cannot send a response: {e}");
     }
 }
 
@@ -211,7 +211,7 @@ fn response(number: u64, reply: Reply) -> Response<std::io::Cursor<Vec<u8>>> {
             Ok(header) if value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) => {
                 headers.push(header)
             }
-            _ => log::error!("left out the header {name} of an answer: it is not plain ASCII"),
+            _ => log::error!("dropped a response header that is not plain ASCII header={name}"),
         }
     }
     let length = reply.body.len();

@@ -106,8 +106,8 @@ pub fn copy(
 }
 
 fn cut_off(why: &str) -> io::Error {
-    log::error!("a download was cut off: {why}");
-    io::Error::other("a download was cut off")
+    log::error!("download aborted: {why}");
+    io::Error::other("download aborted")
 }
 
 /// An event stream on a client's connection.

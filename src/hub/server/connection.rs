@@ -70,7 +70,7 @@ struct Connection<'a> {
 enum AfterReply {
     Next,
     Close,
-    /// Close, but let the client read the answer before it learns that nobody listens to it.
+    /// Close, but let the client read the answer before it notices that the connection is closed.
     Linger,
 }
 
@@ -121,7 +121,7 @@ impl Connection<'_> {
             Admission::Refuse(reply) => self.refuse(Reason::Gate, reply, &options, head.length > 0),
             Admission::Admit { body_limit, .. } if head.length > body_limit => {
                 let words = format!(
-                    "the body has {} bytes; at most {body_limit} are taken here",
+                    "the body has {} bytes; the limit here is {body_limit}",
                     head.length
                 );
                 self.refuse(Reason::BodySize, Reply::error(413, words), &options, true)
@@ -300,9 +300,9 @@ impl Connection<'_> {
                 let next = reply.job.take();
                 match next {
                     Some(Job::Upload(_)) => {
-                        log::error!("an upload asked for another upload");
+                        log::error!("upload handler returned another upload");
                         self.finish(
-                            &Reply::error(500, "the hub has made a mistake").into(),
+                            &Reply::error(500, "internal error; see the log of the hub").into(),
                             true,
                             options,
                         )
@@ -320,8 +320,8 @@ impl Connection<'_> {
     fn upload(&mut self, job: UploadJob, body: &mut Body) -> Reply {
         let mut reader = body.on(&mut self.socket);
         catch_unwind(AssertUnwindSafe(|| job(&mut reader))).unwrap_or_else(|_| {
-            log::error!("an upload panicked; it was answered with 500");
-            Reply::error(500, "the hub has made a mistake")
+            log::error!("upload panicked; answered 500");
+            Reply::error(500, "internal error; see the log of the hub")
         })
     }
 
@@ -359,7 +359,7 @@ impl Connection<'_> {
             })) {
                 Ok(copied) => copied.inspect_err(|e| self.count_slow(e))?,
                 Err(_) => {
-                    log::error!("a download panicked; its reader was disconnected");
+                    log::error!("download panicked; disconnected the client");
                     return Ok(AfterReply::Close);
                 }
             }
@@ -399,7 +399,7 @@ impl Connection<'_> {
             };
             match catch_unwind(AssertUnwindSafe(|| job(&mut events))) {
                 Ok(ended) => ended?,
-                Err(_) => log::error!("an event stream panicked; its reader was disconnected"),
+                Err(_) => log::error!("event stream panicked; disconnected the client"),
             }
         }
         Ok(AfterReply::Close)
@@ -469,7 +469,7 @@ fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Op
             Ok(answer) => return Ok((answer, ticket.job())),
             Err(e) => match ticket.withdraw() {
                 Some(back) => {
-                    log::debug!("a connection to the workers broke: {e}");
+                    log::debug!("connection to the workers broke: {e}");
                     request = back;
                 }
                 None => {
@@ -489,7 +489,7 @@ fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Op
 
 /// What the routes get to see. HEAD is GET to them.
 fn request(head: Head, caller: Caller, peer: IpAddr) -> Request {
-    // for HEAD a range means nothing (RFC 9110, 14.2), and after this nobody can tell it from GET
+    // for HEAD a range means nothing (RFC 9110, 14.2), and after this it looks the same as GET
     let head_only = head.method == "HEAD";
     let method = if head_only {
         "GET".to_string()

@@ -1,6 +1,6 @@
-//! Who gives way when there is no room for another connection: whoever only keeps the hub waiting, strangers first.
+//! Chooses the connection to close when there is no room for another one: one that only keeps the hub waiting, strangers first.
 //!
-//! It does not decide when that is so, and never ends a request under way of somebody who has shown a key.
+//! It does not decide when that is so, and never ends a running request of a caller that has shown a key.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
@@ -62,7 +62,7 @@ impl IdleConnections {
         IdleEntry { idle: self, order }
     }
 
-    /// Ends the wait of whoever is to give way first; its thread ends a moment later. `false`: nobody waits.
+    /// Ends the wait of the first connection to close; its thread ends a moment later. `false`: none waits.
     pub fn evict_one(&self) -> bool {
         let Some((order, stream)) = self.lock().idle.pop_first() else {
             return false;

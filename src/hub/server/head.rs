@@ -90,7 +90,7 @@ const fn too_large(status: u16, words: &'static str) -> Refusal {
     }
 }
 
-/// Finds where the head ends, after its empty line. `from` bytes were looked at before; `None`: it goes on.
+/// Finds where the head ends, after its empty line. `from` bytes were searched before; `None`: it is incomplete.
 pub fn end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
     for at in from..bytes.len().min(MAX_HEAD) {
         let cr_before = at > 0 && bytes[at - 1] == b'\r';
@@ -130,13 +130,13 @@ pub fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
             return Err(too_large(431, "the head has more than 64 lines"));
         }
         Err(httparse::Error::Version) => {
-            return Err(refusal(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"));
+            return Err(refusal(505, "only HTTP/1.1 and HTTP/1.0 are supported"));
         }
         Err(_) => return Err(refusal(400, "the head is not HTTP")),
     }
     let method = match request.method.unwrap_or_default() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE") => known.to_string(),
-        _ => return Err(refusal(501, "this method is not known here")),
+        _ => return Err(refusal(501, "unknown method")),
     };
     let (path, query) = target(request.path.unwrap_or_default())?;
     let headers = headers(request.headers)?;
@@ -164,7 +164,7 @@ pub fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     if head.header("upgrade").is_some() {
         return Err(refusal(
             400,
-            "no other protocol is spoken here: leave out Upgrade",
+            "no other protocol is supported: leave out Upgrade",
         ));
     }
     let length = length(&head)?;
@@ -172,10 +172,7 @@ pub fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
         None => false,
         Some(value) if value.eq_ignore_ascii_case("100-continue") => true,
         Some(_) => {
-            return Err(refusal(
-                417,
-                "nothing but 100-continue can be expected here",
-            ));
+            return Err(refusal(417, "Expect supports only 100-continue"));
         }
     };
     let keep_alive = keep_alive(&head, request.version == Some(1));
@@ -191,7 +188,7 @@ fn target(text: &str) -> Result<(String, String), Refusal> {
     if text.len() > MAX_TARGET {
         return Err(too_large(414, "the address is longer than 8192 bytes"));
     }
-    // "//host/path" would be read as an address with a host by whoever resolves it
+    // "//host/path" would be read as an address with a host by a program that resolves it
     if !text.starts_with('/') || text.starts_with("//") {
         return Err(refusal(
             400,
@@ -212,14 +209,14 @@ fn headers(lines: &[httparse::Header]) -> Result<Vec<(String, String)>, Refusal>
     let mut headers: Vec<(String, String)> = Vec::with_capacity(lines.len());
     for line in lines {
         let name = line.name.to_ascii_lowercase();
-        // whoever sends `content_length` hopes that somebody behind us takes it for the real one
+        // a caller that sends `content_length` hopes that a program behind the hub takes it for the real one
         if name.contains('_') && SINGLE.contains(&name.replace('_', "-").as_str()) {
             return Err(refusal(400, "a header has _ where - belongs"));
         }
         if SINGLE.contains(&name.as_str()) && headers.iter().any(|(n, _)| *n == name) {
             return Err(refusal(
                 400,
-                "a header that can stand only once is there twice",
+                "a header that may occur only once occurs twice",
             ));
         }
         // these two are all the white space that HTTP knows; str::trim also takes U+00A0 and its like away
@@ -286,7 +283,7 @@ mod tests {
         }
     }
 
-    /// `line` stands after a good request line and Host.
+    /// `line` follows a good request line and Host.
     fn line_refused(line: &str, status: u16, words: &str) {
         refused(
             &format!("PUT /x HTTP/1.1\r\nHost: hub\r\n{line}\r\n\r\n"),

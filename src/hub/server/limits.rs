@@ -24,7 +24,7 @@ pub const MEMORY: u64 = 16 * 1024 * 1024;
 /// Shorter bodies and answers are not counted: the stack of their thread is larger.
 pub const SMALL_BODY_BYTES: usize = 8 * 1024;
 pub const STREAMS: u64 = 256;
-/// One in so many connections is kept for newcomers as long as somebody can give way to them.
+/// One in so many connections is kept for newcomers as long as another one can be closed for them.
 pub const NEWCOMERS: u64 = 8;
 /// For a connection to end that was told to give way.
 pub const LEAVING: Duration = Duration::from_millis(50);
@@ -189,7 +189,7 @@ pub fn block(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// A flag that also wakes whoever polls its descriptor; once raised it stays so.
+/// A flag that also wakes the pollers of its descriptor; once raised it stays so.
 #[derive(Debug)]
 pub struct Latch {
     raised: AtomicBool,
@@ -215,7 +215,7 @@ impl Latch {
     }
 }
 
-/// Threads whose end somebody waits for.
+/// Threads whose end another thread waits for.
 #[derive(Debug, Default)]
 pub struct ThreadGroup {
     count: Mutex<usize>,

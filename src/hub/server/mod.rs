@@ -54,7 +54,7 @@ pub use counters::{Counters, Reason};
 pub use head::Head;
 pub use limits::{Lease, Quota};
 
-/// How often the accept loop turns when nobody comes.
+/// How often the accept loop runs without a connection.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);
 /// After a lack of descriptors or memory.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -72,7 +72,7 @@ const USER_TIMEOUT_MS: u32 = 60_000;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
-    /// Made, with mode 0700; the private socket stands in it.
+    /// Made, with mode 0700; the private socket is in it.
     pub socket_dir: PathBuf,
     /// Clients at the same time; fewer if the process may not have as many descriptors.
     pub connections: usize,
@@ -90,7 +90,7 @@ pub enum Admission {
         caller: Caller,
         /// Bytes of body that this route takes.
         body_limit: u64,
-        /// A long body is used as it comes: it does not count as memory.
+        /// A long body is used while it arrives: it does not count as memory.
         streamed: bool,
     },
     Refuse(Reply),
@@ -121,7 +121,7 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if let Some(answer) = self.0.take() {
-            answer(Reply::error(500, "the hub has made a mistake"));
+            answer(Reply::error(500, "internal error; see the log of the hub"));
         }
     }
 }
@@ -179,7 +179,7 @@ impl Server {
         let (clients, lines) = limits::budget(config.connections, config.room);
         if clients < config.connections {
             log::warn!(
-                "{clients} connections at the same time instead of {}: descriptors or memory are limited (RLIMIT_NOFILE, RLIMIT_AS, cgroup)",
+                "accepting {clients} connections instead of {}: descriptors or memory are limited (RLIMIT_NOFILE, RLIMIT_AS, cgroup)",
                 config.connections
             );
         }
@@ -205,7 +205,7 @@ impl Server {
             connections: Quota::new(clients as u64),
             addresses: Addresses::new(config.per_address),
             idle: IdleConnections::default(),
-            // who only listens must leave room for who asks
+            // event streams may use at most half of the connections
             streams: Quota::new(limits::STREAMS.min(clients as u64 / 2)),
             transfers: Quota::new(
                 config.room.part(
@@ -257,7 +257,7 @@ impl Server {
         &self.shared.counters
     }
 
-    /// Accepts nobody any more, lets running requests finish within `grace`, then ends every connection. Event streams
+    /// Accepts no more callers, lets running requests finish within `grace`, then ends every connection. Event streams
     /// see it through `Pieces::stopping`; one that blocks elsewhere has to be woken by its owner.
     pub fn stop(self, grace: Duration) {
         self.shared.stop(grace);
@@ -341,7 +341,7 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
                 wait(&[&shared.stopping.fd], ACCEPT_RETRY_PAUSE);
             }
             // of the connection, not of the socket: accept(2), "Error handling"
-            Err(e) => log::debug!("a connection was gone before it was accepted: {e}"),
+            Err(e) => log::debug!("connection closed before it was accepted: {e}"),
         }
     }
 }
@@ -375,7 +375,7 @@ impl Drop for ConnectionResources {
     }
 }
 
-/// Somebody who keeps the hub waiting gives way; what it held is free a moment later.
+/// Closes a connection that keeps the hub waiting; its resources are free a moment later.
 fn evict_one(shared: &Shared) -> bool {
     let room = shared.idle.evict_one();
     if room {
@@ -414,7 +414,7 @@ fn start_or_refuse(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
 }
 
 impl Shared {
-    /// So much, and what goes with it, can be had now: asked before it is done for a client, which is refused otherwise.
+    /// Whether this amount, with its overhead, is available now: checked before the work for a client, which is refused otherwise.
     fn can_have(&self, bytes: u64) -> bool {
         !self.is_limited || memory::can_have(bytes as usize + limits::SPARE)
     }
@@ -425,7 +425,7 @@ fn try_start(
     stream: &Arc<TcpStream>,
     peer: IpAddr,
 ) -> std::result::Result<(), (Reason, u16, &'static str)> {
-    // first: for who has too many already nobody gives way
+    // first: no connection is closed for a client that has too many already
     let slot = shared.addresses.enter(peer).ok_or((
         Reason::Address,
         429,

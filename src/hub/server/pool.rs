@@ -74,7 +74,7 @@ struct State {
     /// Lower than the pool's own for a while after no server could be started.
     most: usize,
     waiting: usize,
-    /// The fewest idle ones since the last look: nobody needs these.
+    /// The fewest idle ones since the last check: these are not needed.
     surplus: usize,
     stopping: bool,
 }
@@ -160,7 +160,7 @@ impl Pool {
         (state.open, state.most)
     }
 
-    /// Closes what is idle; what is lent is closed when it comes back. The workers end with the last one.
+    /// Closes idle connections; a lent one is closed when it is returned. The workers end with the last one.
     pub fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -200,7 +200,7 @@ impl Pool {
                 }
                 Err(e) => {
                     failures += 1;
-                    log::debug!("a connection to the workers cannot be opened: {e}");
+                    log::debug!("cannot connect to the workers: {e}");
                     let pause = Duration::from_millis(50 << failures.min(4));
                     let going = |s: &mut State| !s.stopping;
                     state = self
@@ -248,7 +248,7 @@ impl Pool {
             Ok(_) if state.stopping => {}
             Ok(line) => {
                 self.counters.restarts.fetch_add(1, Relaxed);
-                log::warn!("the workers' server had stopped accepting; there is a new one");
+                log::warn!("restarted the workers' server: it had stopped accepting");
                 state.most = self.most;
                 state.open -= state.idle.len();
                 state.idle.clear();
@@ -259,7 +259,7 @@ impl Pool {
             Err(e) => {
                 state.most = state.open.max(POOL_LEAST).min(self.most);
                 log::error!(
-                    "the workers' server stopped accepting, and there is no new one: {e}; going on with {} connections",
+                    "cannot restart the workers' server, which stopped accepting: {e}; continuing with {} connections",
                     state.open
                 );
             }
@@ -358,7 +358,7 @@ impl Line {
         Ok(line)
     }
 
-    /// Neither closed nor with a byte that nobody asked for.
+    /// Neither closed nor with an unrequested byte.
     fn silent(&self) -> bool {
         let now = Timespec {
             tv_sec: 0,
@@ -411,7 +411,7 @@ fn bad(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// The head of an answer, where its body begins, and how long that is. `None`: the head goes on.
+/// The head of an answer, where its body begins, and how long that is. `None`: the head is incomplete.
 fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut lines);

@@ -111,7 +111,7 @@ impl<'a> Socket<'a> {
                     "the hub is stopping",
                 ));
             }
-            // what the client has sent comes before the wish to stop
+            // bytes of the client take precedence over the wish to stop
             return Ok(if fds[0].revents().is_empty() {
                 Wait::Woken
             } else {
@@ -120,7 +120,7 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// Reads what is there into the buffer, if anything. `false`: the other side has closed.
+    /// Reads the available bytes into the buffer, if any. `false`: the other side has closed.
     pub fn fill(&mut self) -> io::Result<bool> {
         let had = self.buffer.len();
         self.buffer.resize(had + READ_STEP_BYTES, 0);
@@ -193,7 +193,7 @@ impl<'a> Socket<'a> {
         pace.waited(clock::monotonic() - from)
     }
 
-    /// The other side has closed, or sends what nobody asked for: no reader of an event stream does.
+    /// The other side has closed, or sends unrequested bytes: no reader of an event stream does.
     pub fn gone(&self) -> bool {
         !matches!(read_some(self.stream, &mut [0; 64]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }

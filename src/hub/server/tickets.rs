@@ -54,7 +54,7 @@ impl Tickets {
         }
     }
 
-    /// The worker's side: the request, once. `None` also when somebody stopped waiting.
+    /// The worker's side: the request, once. `None` also when its thread stopped waiting.
     pub fn take(&self, number: u64) -> Option<Box<Request>> {
         let mut inner = self.lock();
         match inner.slots.get_mut(&number) {
@@ -66,7 +66,7 @@ impl Tickets {
         }
     }
 
-    /// The worker's side: to be left before the answer goes out. Dropped if nobody waits for it any more.
+    /// The worker's side: to be left before the answer is sent. Dropped if its thread no longer waits for it.
     pub fn leave(&self, number: u64, job: Job) {
         if let Some(slot) = self.lock().slots.get_mut(&number) {
             *slot = Slot::Left(job);

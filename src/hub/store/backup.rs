@@ -1,4 +1,4 @@
-//! A copy of everything while the hub goes on: first the tables as they are at one moment, then the chunks that they name.
+//! A copy of everything while the hub runs: first the tables as they are at one moment, then the chunks that they name.
 //!
 //! Chunks never change, so the copies are further names for the same files where that is possible; none is removed
 //! meanwhile. The tables get their name last: a directory without them is no backup. They carry no epoch, so a hub that is
@@ -27,7 +27,7 @@ const KEYS: [&str; 2] = ["keys.toml", "keys.lock"];
 impl Store {
     /// Copies the store into a directory that is new or empty, durably. To be called by any thread; it takes its time.
     ///
-    /// `Kind::Busy`: no room there. Chunks that are lost are counted, and asked for: what is left is worth a backup.
+    /// `Kind::Busy`: no room there. Lost chunks are counted, and requested: the rest is worth a backup.
     pub fn backup(&self, dir: &Path) -> Result<Backup> {
         disk::create_dir(dir)?;
         let reading = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
@@ -36,7 +36,7 @@ impl Store {
             return Err(Error::new(Kind::CannotCreate, what).hint("name a new directory"));
         }
         self.fill_backup(dir).inspect_err(|_| {
-            // what is half done is no use to anybody, and would be in the way of the next one
+            // a partial backup is useless, and would be in the way of the next one
             let _ = std::fs::remove_file(disk::temporary(&dir.join(Store::FILE)));
             KEYS.iter()
                 .for_each(|name| drop(std::fs::remove_file(dir.join(name))));

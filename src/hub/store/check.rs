@@ -1,7 +1,7 @@
 //! Looks whether everything is there that the tables name, and as it should be: for a hub that is stopped, or a backup.
 //!
 //! It changes nothing, and repairs nothing but what redb repairs when it opens a file that was not closed. [`ask_for_lost`] has
-//! the hub ask its clients for what is lost.
+//! the hub ask its clients for the lost chunks.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -75,7 +75,7 @@ impl Findings {
     }
 }
 
-/// Checks the data directory `dir`, which no hub has: whoever calls holds its lock. `cache`: bytes of memory for pages.
+/// Checks the data directory `dir` of a stopped hub: the caller holds its lock. `cache`: bytes of memory for pages.
 pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
     let path = dir.join(Store::FILE);
     if !path.is_file() {

@@ -1,11 +1,11 @@
 //! The hub's store: messages, hosts and their cursors, files and what they consist of, in one redb file and a directory of
 //! chunks, changed by groups of operations.
 //!
-//! It knows no HTTP, asks no clock and starts no thread. It does not wait: who calls owns the order and the pace.
+//! It knows no HTTP, asks no clock and starts no thread. It does not wait: the caller owns the order and the pace.
 //!
-//! A message is in `messages` once, under its seq; `broadcasts` and `targeted` say for whom. A broadcast costs the same
+//! A message is in `messages` once, under its seq; `broadcasts` and `targeted` have its targets. A broadcast costs the same
 //! whatever the number of hosts: it is for all that were registered before it, and each has one number, its cursor, through
-//! which it is done. What [`Store::apply`] has returned is on the disk; reads see only what is.
+//! which it has acknowledged. The effects of [`Store::apply`] are on the disk when it returns; reads see nothing else.
 
 pub mod backup;
 pub mod check;
@@ -80,7 +80,7 @@ pub struct Store {
     chunks: Arc<ChunkDir>,
     /// Chunks that were placed for a transaction that failed, until the tables are opened again.
     undecided: Mutex<BTreeSet<Hash>>,
-    /// Of the listing of everything, for who pages through it.
+    /// Of the listing of everything, for clients that page through it.
     landmarks: Mutex<Landmarks>,
     /// Hub time at which the staging directory was looked at last.
     tidied: AtomicU64,
@@ -100,7 +100,7 @@ impl Store {
         self.opened
     }
 
-    /// Hub time in milliseconds when the store was opened; it goes on with the monotonic clock.
+    /// Hub time in milliseconds when the store was opened; it continues with the monotonic clock.
     pub fn resumed_at(&self) -> u64 {
         self.resumed_at
     }
@@ -108,9 +108,9 @@ impl Store {
     /// Applies a group in one transaction with one sync; all of it or, on an error, nothing. One outcome an operation.
     ///
     /// Where the disk turns out to be full in the middle, the group is applied again as one of a full disk: posts and uploads
-    /// are refused, the rest goes on. Uploads whose bytes cannot be brought to their place fail alone. Errors: `Kind::Busy`
+    /// are refused, all else continues. Uploads whose bytes cannot be brought to their place fail alone. Errors: `Kind::Busy`
     /// when not even that has room, or memory is short: the same again may work later. Anything else is final, above all a
-    /// failed sync (`Kind::Io`): nobody knows what the disk holds, and nothing may be written any more.
+    /// failed sync (`Kind::Io`): the state of the disk is unknown, and nothing may be written any more.
     pub fn apply(&self, group: &Group) -> Result<Vec<Outcome>> {
         let error = match self.try_apply(group) {
             Ok(outcomes) => return Ok(outcomes),
@@ -118,15 +118,15 @@ impl Store {
             Err(Fault::Gone) => {
                 self.happened.sync_failed.store(true, Relaxed);
                 let what = format!(
-                    "cannot go on with {}: it was removed, replaced or cut while the hub ran",
+                    "cannot continue with {}: it was removed, replaced or cut while the hub ran",
                     self.path.display()
                 );
                 return Err(Error::new(Kind::Damaged, what)
-                    .hint("restore a backup, or start again with what is there"));
+                    .hint("restore a backup, or restart with the data that is left"));
             }
             Err(Fault::Tables(e)) => self.recover(e)?,
         };
-        log::warn!("{error}: going on without taking anything new");
+        log::warn!("{error}; refusing new data");
         let group = Group {
             full: true,
             ..group.clone()
@@ -154,7 +154,7 @@ impl Store {
                 e,
             )
         };
-        log::warn!("{error}: uploads fail until that is mended");
+        log::warn!("{error}; uploads fail until it is repaired");
         let rest = group
             .ops
             .iter()
@@ -240,7 +240,7 @@ impl Store {
         })
     }
 
-    /// What was committed is where the next start looks for it: nobody has removed, replaced or cut the file.
+    /// The next start will find the committed data: the file has not been removed, replaced or cut.
     pub fn is_in_place(&self) -> bool {
         let is_ours = |meta: std::fs::Metadata| {
             (meta.dev(), meta.ino()) == self.inode
@@ -301,7 +301,7 @@ impl Store {
         Ok((outcomes, forgotten, mended))
     }
 
-    /// With a sweep: looks through a directory of chunks for what no table knows, and now and then through what is staged.
+    /// With a sweep: searches one directory of chunks for files that no table knows, and now and then the staged ones.
     /// True: there are more. What fails here is tried again another time.
     fn tidy_chunks(&self, db: &Database, group: &Group) -> bool {
         if !files::sweeps(group) {
@@ -318,8 +318,8 @@ impl Store {
         };
         match removed() {
             Ok(0) => {}
-            Ok(n) => log::info!("removed {n} chunks that a crash had left behind"),
-            Err(e) => log::warn!("cannot look through the chunks: {e}"),
+            Ok(n) => log::info!("removed chunks that a crash left count={n}"),
+            Err(e) => log::warn!("cannot list the chunks: {e}"),
         }
         if group.now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS {
             self.tidied.store(group.now, Relaxed);
@@ -327,7 +327,7 @@ impl Store {
                 .chunks
                 .expire_staged(crate::clock::from_millis(group.wall))
             {
-                log::warn!("cannot look through the staged chunks: {e}");
+                log::warn!("cannot list the staged chunks: {e}");
             }
         }
         self.chunks.has_unseen()
@@ -343,9 +343,8 @@ impl Store {
                 kind: Kind::Io,
                 ..error
             };
-            return Err(error.hint(
-                "a sync failed, so the disk may be failing; what was acknowledged before is safe",
-            ));
+            return Err(error
+                .hint("a sync failed, so the disk may be failing; all acknowledged data is safe"));
         }
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         let (full, short) = (

@@ -57,7 +57,7 @@ impl Store {
             Some(epoch) => Uuid::from_u128(epoch),
             None => {
                 log::info!(
-                    "this is a restored backup: it begins a new epoch, and every client looks at all files again"
+                    "opened a restored backup; starting a new epoch, so every client compares all files"
                 );
                 begin_epoch(&db, fresh_epoch).map_err(|e| error("write", &path, &e))?
             }
@@ -206,7 +206,7 @@ fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
         .map_err(|e| error("write", &temporary, &e.into()))?;
     let named = disk::sync_file(&temporary).and_then(|()| disk::rename_noreplace(&temporary, path));
     match named.and_then(|()| disk::sync_dir(disk::parent(path))) {
-        // another process was quicker: whoever holds the file has won
+        // another process was quicker: the one that holds the file has won
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(|e| Error::io(format!("create {}", path.display()), &e)),
     }

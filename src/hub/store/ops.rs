@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult};
 
-/// Settings that decide what is accepted.
+/// Settings of admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Milliseconds for which a message that names no `ttl` is kept.
@@ -46,7 +46,7 @@ pub struct Group {
     pub now: u64,
     /// The wall clock in milliseconds, recorded so that the next start knows how long the hub was off.
     pub wall: u64,
-    /// The disk is below its reserve: nothing new is taken, all else goes on.
+    /// The disk is below its reserve: new data is refused, all else continues.
     pub full: bool,
     /// Drawn for this transaction: what its changes to files are told by from those that get the same numbers in another history.
     pub tag: Tag,
@@ -76,14 +76,14 @@ pub enum Op {
     },
     /// Registers a host that has not pulled yet.
     PutHost { host: String },
-    /// Lets another instance act as the host; `None`: whichever comes next.
+    /// Lets another instance act as the host; `None`: the next one that calls.
     Rebind {
         host: String,
         instance: Option<Uuid>,
     },
     /// Forgets a host and drops its queue.
     DeleteHost { host: String },
-    /// Removes some of what nobody waits for any more.
+    /// Removes some messages that no host waits for any more.
     Sweep,
     /// About files.
     File(FileOp),
@@ -91,7 +91,7 @@ pub enum Op {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// One result a message, in order, and who is to look.
+    /// One result a message, in order, and the hosts to notify.
     Posted {
         results: Vec<PostResult>,
         wakes: Vec<Wake>,
@@ -115,14 +115,14 @@ pub enum Outcome {
     Changed(Vec<Changed>),
     /// To [`FileOp::Ask`].
     Asked(Asked),
-    /// The transaction failed. Nothing happened, or (when a sync failed) nobody knows.
+    /// The transaction failed. Nothing happened, or (when a sync failed) the outcome is unknown.
     Failed(Error),
 }
 
-/// For whom something was committed.
+/// The hosts with new messages.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Wake {
-    /// Everybody who listens to files.
+    /// All subscribers to events of files.
     Files,
     Host(String),
     /// Every host but this one: its own broadcasts do not come back.
@@ -144,9 +144,9 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Decides whether a message may be posted by `caller`, a host, or by one who may act for any (`None`).
+    /// Decides whether `caller`, a host, may post a message; `None`: a caller that may act for any host.
     ///
-    /// The error is for the sender; the hub fills nothing in, so what is missing is refused.
+    /// The error is for the sender; the hub fills nothing in, so a missing field is refused.
     pub fn admit(message: &Message, caller: Option<&str>) -> Result<Incoming, String> {
         let id = message
             .id
@@ -212,7 +212,7 @@ const LONGEST_OFF: u64 = 30 * 86_400_000;
 /// The wall clock alone must not decide that: a router boots in 1970 and jumps to the present minutes later, which would
 /// expire everything it has taken. So hub time follows the monotonic clock while the hub runs, and the wall clock only
 /// over the time it was off. `stored` is (hub time, wall clock) of the last commit. A difference that is negative or longer
-/// than 30 days is a wrong clock, or so long ago that keeping everything a while longer harms nobody: it counts as none.
+/// than 30 days is a wrong clock, or so long ago that keeping everything a while longer is harmless: it counts as none.
 pub fn resume(stored: Option<(u64, u64)>, wall: u64) -> u64 {
     match stored {
         None => wall,

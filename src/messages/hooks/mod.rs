@@ -1,7 +1,7 @@
 //! Hooks: which program runs for a message, and the records in `state/hooks/` of those still to run.
 //!
-//! Records only: `schedule` decides when one runs, `run` runs it. A record is a copy of the message, since what is in `inbox/`
-//! belongs to the user, who may change it: `<order>.<file name>.<type>.<runs so far>`, or `….failed-<how>`. The order is that
+//! Records only: `schedule` decides when one runs, `run` runs it. A record is a copy of the message, since the files in `inbox/`
+//! belong to the user, who may change them: `<order>.<file name>.<type>.<runs so far>`, or `….failed-<how>`. The order is that
 //! of arrival. Records without one were made by versions before; they are second names of the files in `inbox/`.
 
 mod process;
@@ -120,7 +120,7 @@ fn end_name(end: HookEnd) -> String {
     }
 }
 
-/// What follows the word "failed" in a name. `None`: not a word of ours.
+/// The word after "failed" in a name. `None`: an unknown word.
 fn parse_end(how: &str) -> Option<Option<HookEnd>> {
     if how.is_empty() {
         return Some(None);
@@ -140,7 +140,7 @@ fn parse_end(how: &str) -> Option<Option<HookEnd>> {
     }))
 }
 
-/// Where the records stand.
+/// The directory of the records.
 pub fn records_dir(base: &Path) -> PathBuf {
     base.join("state/hooks")
 }
@@ -168,7 +168,7 @@ pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<
 /// Writes the record for a message that is hidden in `inbox/`, if its hook is to run. Not synced.
 ///
 /// It has its name before it is whole: until the message is accepted it does not run, and it is removed at start if that never
-/// comes.
+/// never happens.
 pub fn record(
     base: &Path,
     order: u64,
@@ -301,15 +301,15 @@ impl Programs {
                 "cannot start it: {}",
                 plain(&io::Error::from_raw_os_error(errno))
             ),
-            (Some(HookEnd::Refused), _) => "it was refused when the message came".into(),
+            (Some(HookEnd::Refused), _) => "it was refused when the message arrived".into(),
             (Some(HookEnd::Gone), _) => "it was removed before it could run".into(),
             (Some(HookEnd::Exit(code)), _) => format!("exit status {code}"),
-            (Some(HookEnd::Signal(signal)), _) => format!("it was ended by signal {signal}"),
-            (Some(HookEnd::Timeout), _) => "it was ended after hook_timeout".into(),
+            (Some(HookEnd::Signal(signal)), _) => format!("it was killed by signal {signal}"),
+            (Some(HookEnd::Timeout), _) => "it timed out (hook_timeout)".into(),
             (None, _) => "it failed".into(),
         };
         Some(match program {
-            Ok(None) => format!("{why}; the hook is gone: mesync flush hooks"),
+            Ok(None) => format!("{why}; the hook was removed: mesync flush hooks"),
             _ => why,
         })
     }

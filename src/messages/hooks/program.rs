@@ -135,7 +135,7 @@ pub fn cannot_start(program: &Path, e: &io::Error) -> String {
         }
         (Some(libc::ENOENT), None) => format!("its loader is missing; see file {shown}"),
         (Some(libc::ENOEXEC), None) => {
-            "it has no interpreter, and it is no program for this machine; begin it with #!/bin/sh"
+            "it has no interpreter, and is not a program for this machine; begin it with #!/bin/sh"
                 .into()
         }
         _ => String::new(),

@@ -3,7 +3,7 @@
 //! It does not decide what a failure means. A program that leaves its process group (setsid) is out of reach: only a
 //! control group of the service manager catches it.
 //!
-//! A hook outlives a daemon that is killed, and the next daemon must not run it beside itself. Which process it is stands in a
+//! A hook outlives a killed daemon, and the next daemon must not run it beside itself. Its process is named in a
 //! file (`Running`). The lock on the record covers the moment until that file is written: the hook inherits it with its
 //! standard input. So does what the hook leaves behind, therefore the lock is released at the hook's end, and means nothing
 //! once the process in the file is no more.
@@ -103,7 +103,7 @@ impl Setup {
                 HookEnd::Refused
             }
             Ok(None) => {
-                log::warn!("the hook is gone {name}");
+                log::warn!("hook was removed {name}");
                 HookEnd::Gone
             }
             Ok(Some(program)) => self.run_program(&program, &file, &record, &name, stopping),
@@ -253,9 +253,9 @@ impl Setup {
         match end {
             HookEnd::Exit(0) => log::debug!("hook is done {name}"),
             HookEnd::Timeout => {
-                log::warn!("hook was ended after {} {name}", clock::age(self.timeout))
+                log::warn!("hook timed out after {} {name}", clock::age(self.timeout))
             }
-            HookEnd::Signal(n) => log::warn!("hook was ended by signal {n} {name}"),
+            HookEnd::Signal(n) => log::warn!("hook was killed by signal {n} {name}"),
             other => log::warn!("hook failed {name} end={other:?}"),
         }
         end
@@ -317,7 +317,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// Reads what is there; `false` at the end.
+    /// Reads the available bytes; `false` at the end.
     fn read(&mut self, mut output: &PipeReader) -> bool {
         let mut buffer = [0; 8192];
         let n = match output.read(&mut buffer) {

@@ -29,7 +29,7 @@ pub struct Schedule {
     paused: HashMap<Record, Instant>,
     /// Not all records found room: look again when one is through.
     more: bool,
-    /// The type that was served last: the next one in line goes first.
+    /// The type that was served last: the next one in line is served first.
     last: String,
 }
 
@@ -156,7 +156,7 @@ impl Schedule {
         let filed = match failed {
             Some(end) if self.has_room(record)? => {
                 log::warn!(
-                    "hook has failed; \"mesync retry --hooks\" runs it again hook={} id={}",
+                    "hook failed; \"mesync retry --hooks\" runs it again hook={} id={}",
                     record.kind,
                     record.id()
                 );
@@ -185,7 +185,7 @@ impl Schedule {
         let room = failed < limits::FAILED_NEWS_HOOKS;
         if !room {
             log::warn!(
-                "hook has failed, and {failed} have before: it is not kept hook={} id={}",
+                "hook failed; discarding it, since {failed} failed hooks are kept already hook={} id={}",
                 record.kind,
                 record.id()
             );

@@ -90,7 +90,7 @@ pub struct Outbox {
     unmoved: BTreeMap<OsString, Option<String>>,
     /// Names were given that are not durable yet.
     unsynced: bool,
-    /// The directory has been looked at as a whole: what comes from now on is new.
+    /// The directory has been scanned as a whole: later files are new.
     scanned: bool,
     /// As it was at the last scan, if a later change must show; and when that was.
     stamp: Option<(Stamp, Instant)>,
@@ -416,7 +416,7 @@ impl Outbox {
         }
         for (place, name) in overdue {
             let why = format!(
-                "no answer for {}; it may have been delivered",
+                "no response for {}; it may have been delivered",
                 clock::age(self.deadline)
             );
             self.refuse(OsStr::new(&name), &why);
@@ -449,7 +449,7 @@ impl Outbox {
         for (place, result) in batch.places.iter().zip(results) {
             let name = file_name(place.1, place.2);
             if let Some(warning) = &result.warning {
-                log::warn!("the hub says of message {}: {warning}", place.2);
+                log::warn!("hub warns about message {}: {warning}", place.2);
             }
             let known = self.known.get(&(place.1, place.2));
             let target = known.and_then(|known| known.target.clone());

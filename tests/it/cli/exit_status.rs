@@ -177,7 +177,7 @@ fn a_file_that_finds_no_room_is_75() {
     };
     pass.ends(0, "");
     pass.another_sends("large", 16 << 20);
-    pass.ends(75, "make room on that disk");
+    pass.ends(75, "free space on that disk");
 }
 
 #[test]

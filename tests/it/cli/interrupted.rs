@@ -86,7 +86,7 @@ fn a_hub_that_is_started_again_is_waited_for() {
         place.proxy.hold_up(None);
         place.proxy.hold_down(None);
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-        assert!(said.next().unwrap().unwrap().contains("trying again"));
+        assert!(said.next().unwrap().unwrap().contains("; retrying"));
         place.world.start_hub();
         let ended = child.wait().unwrap();
         assert!(
@@ -115,7 +115,7 @@ fn a_file_that_changes_while_it_is_read_is_not_uploaded() {
         let output = child.wait_with_output().unwrap();
         let err = text(&output.stderr);
         assert!(
-            output.status.code() == Some(75) && err.contains("was changed while it was read"),
+            output.status.code() == Some(75) && err.contains("changed while it was read"),
             "{size}: {err}"
         );
         place.fails(&["download", "file", "-o", "copy"], 1, "there is no file");

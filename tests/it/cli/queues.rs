@@ -235,7 +235,7 @@ fn a_queue_is_a_table_or_one_object_a_line() {
         (&hooks[0]["type"], &hooks[0]["reason"]),
         (
             &"hello".into(),
-            &"it failed; the hook is gone: mesync flush hooks".into()
+            &"it failed; the hook was removed: mesync flush hooks".into()
         )
     );
     m.run(["retry", "--hooks", "51b4"]).check(
@@ -255,7 +255,7 @@ fn a_queue_is_a_table_or_one_object_a_line() {
         .check(2, "an ID can be given for hooks only");
     m.run(["flush", "hooks", "0000"]).check(
         1,
-        "there is no failed hook for a message 0000 (see mesync list hooks)",
+        "no hook of a message 0000 has failed (see mesync list hooks)",
     );
     let json = m.run(["retry", "--hooks", "51b4", "--json"]).json();
     assert_eq!(
@@ -263,7 +263,7 @@ fn a_queue_is_a_table_or_one_object_a_line() {
         (Some(true), vec![format!("{name}.hello.0")])
     );
     m.run(["retry", "--hooks", "51b4"])
-        .check(1, "there is no failed hook for a message 51b4");
+        .check(1, "no hook of a message 51b4 has failed");
     assert_eq!(m.run(["flush", "inbox", "--json"]).json()[0]["removed"], 2);
     m.run(["flush", "outbox"]).check(2, "they would be lost");
     assert_eq!(m.names("outbox").len(), 2);

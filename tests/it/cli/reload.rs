@@ -87,7 +87,7 @@ fn a_client_works_with_other_settings_after_a_hangup() {
     std::fs::write(c.join("three"), "3").unwrap();
     hang_up(m.pid());
     wait_for("the mistake is named", &world, || {
-        m.log().contains("the old ones stay")
+        m.log().contains("keeping the old ones")
             && m.log()
                 .contains("config.toml, line 5: there is no setting \"rescn\"")
     });
@@ -100,7 +100,7 @@ fn a_client_works_with_other_settings_after_a_hangup() {
     wait_for("a third is synced", &world, || on_hub(&asker, "c/three"));
     wait_for("the first is let go", &world, || {
         m.log()
-            .contains(&format!("ending the work on {}", a.display()))
+            .contains(&format!("stopped syncing dir={}", a.display()))
     });
     std::fs::write(a.join("late"), "x").unwrap();
     std::fs::write(b.join("five"), "5").unwrap();
@@ -198,7 +198,7 @@ fn a_client_moves_to_another_hub_and_stays_where_it_is_if_that_cannot_be() {
     hang_up(m.pid());
     wait_for("what cannot be used is named", &world, || {
         m.log()
-            .contains("cannot use the new settings, so the old ones stay")
+            .contains("cannot apply the new settings, keeping the old ones")
     });
     m.ok(&["send", "x", "--target", "m"]);
     wait_for("a message arrives by the first hub", &world, || {

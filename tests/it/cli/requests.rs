@@ -15,7 +15,11 @@ fn a_directory_without_its_marker_is_held_until_it_is_adopted() {
     fs::remove_dir_all(dir.join(".mesync")).unwrap();
     fs::remove_file(dir.join("a")).unwrap();
     check(&alpha.run(&["sync"]), 1, "will not touch");
-    check(&alpha.run(&["status"]), 1, "held: nothing is done there");
+    check(
+        &alpha.run(&["status"]),
+        1,
+        "held: mesync changes nothing there",
+    );
     alpha.start();
     wait_for("it is held", &world, || {
         alpha.log().contains("will not touch")
@@ -37,7 +41,7 @@ fn a_directory_without_its_marker_is_held_until_it_is_adopted() {
     check(
         &alpha.run(&["adopt", path(world.dir.path())]),
         1,
-        "is not kept in sync by this client",
+        "is not synced by this client",
     );
 }
 

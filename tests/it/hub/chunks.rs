@@ -257,7 +257,7 @@ fn a_commit_that_cannot_be_is_refused() {
         "missing",
     );
     hub.ask("PUT", &format!("/api/chunks/{sha}"), "", "other")
-        .is(400, "another SHA-256");
+        .is(400, "differs from the chunk's name");
     hub.ask("PUT", &format!("/api/chunks/{}", Hash::of(b"")), "", "")
         .is(400, "1 to");
     hub.ask("POST", "/api/chunks/missing", "", "{\"chunks\":[\"x\"]}")

@@ -103,7 +103,8 @@ fn the_same_key_again_does_nothing_again() {
     .is(200, "\"done\":false");
     hub.get(&format!("/api/idempotency/{}", key(3)))
         .is(200, "\"done\":false");
-    hub.upload("", "b", "1", &line(3)).is(409, "another key");
+    hub.upload("", "b", "1", &line(3))
+        .is(409, "idempotency key is void");
     hub.upload(
         "",
         "a",
@@ -188,14 +189,14 @@ fn a_full_disk_takes_nothing_and_gives_everything() {
         .hub_env
         .push(("MESYNC_RESERVE".into(), "1TB".into()));
     hub.world.start_hub();
-    hub.upload("", "b", TEXT, "").is(507, "make room");
+    hub.upload("", "b", TEXT, "").is(507, "free some space");
     hub.upload("", "b", noise(1, 300_000), "")
-        .is(507, "make room");
-    hub.put_chunk(TEXT).is(507, "make room");
+        .is(507, "free some space");
+    hub.put_chunk(TEXT).is(507, "free some space");
     hub.put_json("PUT", "/api/files/commit", "", &commit("", "b", &[TEXT]))
-        .is(507, "make room");
+        .is(507, "free some space");
     hub.ask("POST", "/api/files/batch", "", "")
-        .is(507, "make room");
+        .is(507, "free some space");
     hub.get("/api/health").is(503, "full");
     hub.get(&format!("/api/files/{}/download", new.id()))
         .is(200, "hello, world");
@@ -256,7 +257,7 @@ fn events_are_replayed_and_then_live() {
         [second.rev(), deleted.rev()]
     );
     hub.get(&format!("/api/events?after={}", deleted.rev() + 1))
-        .is(410, "not kept");
+        .is(410, "have expired");
 
     let mut messages = Listener::open(&hub, "?host=web-1&files=false", "").unwrap();
     let mut both = Listener::open(&hub, "?host=web-1", "").unwrap();

@@ -59,7 +59,7 @@ fn another_machine_needs_a_key_and_is_told_how_to_get_one_and_survives_a_cut_cab
     net.cut("away");
     away.ok(&["send", "z"]);
     wait_for("it is noticed", &world, || {
-        away.log().contains("tried again")
+        away.log().contains("messages wait; retrying")
     });
     assert_eq!(away.names("outbox").len(), 1);
     net.mend("away");

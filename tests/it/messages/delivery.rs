@@ -143,7 +143,7 @@ fn an_idle_message_does_not_wait_for_the_tick_and_without_the_stream_waits_for_o
     wait_for("the streams are open", &world, || {
         [&alpha, &beta]
             .iter()
-            .all(|m| m.log().contains("event stream is open"))
+            .all(|m| m.log().contains("opened the event stream"))
     });
     let began = Instant::now();
     for n in 1..=10 {
@@ -219,7 +219,7 @@ fn hooks_that_misbehave_stop_nothing() {
         beta.ok(&["list", "inbox"]).contains("hook failed")
     });
     wait_for("the hook that hangs is ended", &world, || {
-        beta.log().contains("hook was ended after 2 s hook=hangs")
+        beta.log().contains("hook timed out after 2 s hook=hangs")
     });
     let gone = |pid: &str| !std::path::Path::new(&format!("/proc/{}", pid.trim())).exists();
     let zombie = |pid: &str| {

@@ -370,10 +370,10 @@ fn hooks_that_answer_each_other_are_stopped_with_a_word() {
     assert_eq!(send("").0, Some(0));
     assert_eq!(send("2").0, Some(0));
     for (hops, words) in [
-        ("3", "3 in a row may"),
-        ("99999999999999999999", "no number"),
-        ("-1", "no number"),
-        ("x\u{7}", "no number"),
+        ("3", "the limit is 3"),
+        ("99999999999999999999", "not a number"),
+        ("-1", "not a number"),
+        ("x\u{7}", "not a number"),
     ] {
         let (status, said) = send(hops);
         assert!(

@@ -63,8 +63,8 @@ fn a_client_without_descriptors_waits_and_does_everything_later() {
             m.log().lines().count(),
         );
         let heard = || {
-            m.log().matches("read the settings again").count()
-                + m.log().matches("reading the settings again").count()
+            m.log().matches("cannot reload the settings").count()
+                + m.log().matches("reloading the settings").count()
         };
         let hung_up = heard();
         limit_files(m.pid(), open + spare);
@@ -146,17 +146,10 @@ fn a_client_that_can_start_no_thread_starts_the_rest_later() {
             &m,
             &format!("poll_interval = 1\nhttp_timeout = {}\n{watch}", 20 + nth),
         );
-        let before = m
-            .log()
-            .matches("cannot start all parts with the new settings yet")
-            .count();
+        let before = m.log().matches("cannot apply the new settings yet").count();
         hang_up(m.pid());
         wait_for("it says that it waits", &world, || {
-            m.log()
-                .matches("cannot start all parts with the new settings yet")
-                .count()
-                > before
-                || !m.is_running()
+            m.log().matches("cannot apply the new settings yet").count() > before || !m.is_running()
         });
         assert!(m.is_running(), "{nth}: {}", m.log());
         drop(attached);

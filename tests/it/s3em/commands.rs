@@ -387,7 +387,7 @@ fn a_broken_download_is_taken_up_and_nothing_half_is_seen() {
     user.server.put("", "file", &bytes, &json!({}));
     user.put("file", b"the old one");
     user.server.cut_next_download(300_000);
-    user.run(&["download", "file"]).check(0, "trying again");
+    user.run(&["download", "file"]).check(0, "; retrying");
     assert_eq!(std::fs::read(user.at("file")).unwrap(), bytes);
     user.server.cut_next_download(300_000);
     assert_eq!(
@@ -403,9 +403,9 @@ fn what_comes_is_checked_against_its_hash() {
     user.server.put("", "file", b"right", &json!({}));
     user.put("file", b"old");
     user.server.spoil("file");
-    user.run(&["download", "file"]).check(65, "is not what");
+    user.run(&["download", "file"]).check(65, "differs from");
     user.run(&["download", "file", "-o", "-"])
-        .check(65, "is not what its record says");
+        .check(65, "differs from its record");
     assert_eq!(
         (
             std::fs::read(user.at("file")).unwrap(),

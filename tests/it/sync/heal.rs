@@ -134,7 +134,7 @@ fn whatever_a_person_does_mends_the_hub() {
                 ]);
                 let said = String::from_utf8_lossy(&out.stderr).into_owned();
                 assert!(
-                    out.status.code() == Some(75) && said.contains("lost a part of this content"),
+                    out.status.code() == Some(75) && said.contains("lost part of this content"),
                     "{said}"
                 );
             }
@@ -173,7 +173,7 @@ fn a_check_names_what_no_machine_has_and_asks_for_it() {
     }
     let (status, said) = check(&mut hub, &["--repair"]);
     assert!(
-        status == Some(65) && said.contains("asked for from the next start"),
+        status == Some(65) && said.contains("asked for after the next start"),
         "{said}"
     );
     hub.world.start_hub();

@@ -131,7 +131,7 @@ impl Rig {
                 machine
                     .machine
                     .log()
-                    .matches("hub was set back to revision")
+                    .matches("hub was set back; resending")
                     .count()
             };
             let before = [noticed(&self.alpha), noticed(&self.beta)];
@@ -349,7 +349,7 @@ fn daemons_that_go_on_meanwhile_notice_by_themselves() {
             machine
                 .machine
                 .log()
-                .contains("hub was set back to revision")
+                .contains("hub was set back; resending")
         })
     });
     rig.settle();
@@ -407,10 +407,7 @@ fn a_hub_with_another_address_is_the_same_hub() {
             if daemons {
                 machine.start();
                 wait_for("it goes on", &rig.hub.world, || {
-                    machine
-                        .machine
-                        .log()
-                        .contains("the hub has another address now")
+                    machine.machine.log().contains("hub has a new address")
                 });
             }
         }

@@ -125,7 +125,7 @@ fn every_name_travels_or_is_named_as_left_out() {
     assert_eq!(said["first_skipped"].as_array().unwrap().len(), 2, "{said}");
     let told = alpha.told(&[]);
     assert!(
-        told.contains("socket") && told.contains("4 names are left out"),
+        told.contains("socket") && told.contains("4 names skipped"),
         "{told}"
     );
     beta.pass();

@@ -38,7 +38,7 @@ struct Inner {
     changing: BTreeSet<String>,
     /// Those, and all that were since the listing began.
     touched: BTreeSet<String>,
-    /// A listing is to come soon: somebody has found the server otherwise than the rows say.
+    /// A listing is due soon: the server differs from the rows.
     wanted: bool,
     not_before: Instant,
 }
@@ -131,7 +131,7 @@ struct Found {
     hasher: RandomState,
     /// Without numbers.
     changed: BTreeMap<String, RemoteRow>,
-    /// Names under which nothing was, by what is there now.
+    /// Names that had no file, by what they have now.
     new: HashMap<Hash, String>,
     gone: Vec<(String, RemoteRow)>,
     /// As the state has them.
@@ -215,7 +215,7 @@ impl S3em {
             return Ok(());
         };
         if let Err(why) = relpath::check(&full) {
-            log::debug!("not taken from the server: {why}");
+            log::debug!("ignored a file of the server: {why}");
             return Ok(());
         }
         // the first one is the newest, should there be several

@@ -1,7 +1,7 @@
-//! A server that is no hub of ours, such as `s3em`, as the engine sees it: no revisions, no conditions, no chunks, no feed.
+//! A server that is not a mesync hub, such as `s3em`, as the engine sees it: no revisions, no conditions, no chunks, no feed.
 //!
-//! What it has of a path is looked at right before it is changed; between the two somebody else may be quicker, which only
-//! a hub of ours can rule out. Rows get numbers of ours, from `listing`. It has no directories: an empty one stays on
+//! Its version of a path is read immediately before it is changed; in between another client may be quicker, which only
+//! a mesync hub can rule out. Rows get local numbers, from `listing`. It has no directories: an empty one stays on
 //! its machine, and is in sync by itself.
 
 mod listing;
@@ -44,9 +44,9 @@ pub struct S3em {
     pub ledger: Ledger,
 }
 
-/// What stands on the server under a name.
+/// The server's version of a name.
 enum Stands {
-    /// What was to stand there: all live records of that name, the newest first.
+    /// The expected ones: all live records of that name, the newest first.
     Met(Vec<Record>),
     Otherwise(Option<(String, RemoteRow)>),
 }
@@ -84,7 +84,7 @@ impl S3em {
         })
     }
 
-    /// What a call came to, for whoever is waiting for the server.
+    /// The outcome of a call, for the workers that wait for the server.
     pub(super) fn called<T>(&self, called: client::Called<T>) -> Called<T> {
         match called {
             Ok(done) => {
@@ -137,7 +137,7 @@ impl S3em {
         Ok(found)
     }
 
-    /// Looks whether what a change depends on still stands there.
+    /// Checks whether the version that a change depends on is still the current one.
     fn stands(&self, path: &str, condition: Condition) -> Called<Stands> {
         let records = self.at(path)?;
         let now = records.first().and_then(|record| self.names.row(record));
@@ -153,7 +153,7 @@ impl S3em {
             }
         };
         if !met {
-            // nobody tells us what it is but a listing
+            // only a listing tells what it is
             self.ledger.want();
         }
         Ok(if met {
@@ -212,7 +212,7 @@ impl S3em {
         Ok(Answer::Made(made))
     }
 
-    /// The row of what was sent; `None`: something else stands there already.
+    /// The row of the sent version; `None`: another one is already there.
     fn stored(&self, change: &Change, entry: &Entry, stored: Stored) -> Called<Option<RemoteRow>> {
         let record = match stored.record {
             Some(record) => Some(record),
@@ -268,7 +268,7 @@ impl S3em {
         ))
     }
 
-    /// Hands the bytes of what stands there to `take`, no more than announced.
+    /// Passes the bytes of the current version to `take`, no more than announced.
     fn stream(
         &self,
         id: Uuid,
@@ -376,7 +376,7 @@ pub(super) fn is_dir(row: &RemoteRow) -> bool {
 impl Hub for S3em {
     fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<Changes> {
         if self.state.feed()?.epoch != self.epoch {
-            // what is known is of another server, and is forgotten before this one is listed
+            // the known rows are of another server, and are forgotten before this one is listed
             let page = Page {
                 rev: 0,
                 epoch: self.epoch,
@@ -417,7 +417,7 @@ impl Hub for S3em {
         }
     }
 
-    /// It remembers nothing: what is there now is all that is known.
+    /// It has no memory: only its current files are known.
     fn ask(&self, key: Uuid, _newest: Revision) -> Called<Asked> {
         let mut names = Vec::new();
         each_below(&*self.state, "", |path, rows| {

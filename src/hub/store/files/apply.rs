@@ -157,7 +157,7 @@ fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<Asked> 
     Ok(asked)
 }
 
-/// A tombstone counts as what it is: it has a revision, and nothing stands there.
+/// A tombstone counts as one: it has a revision, and the name has no file.
 fn holds(condition: Condition, current: Option<&Row>) -> bool {
     match condition {
         Condition::None => true,
@@ -177,7 +177,7 @@ fn precondition(current: Option<&Row>) -> Came {
     ))
 }
 
-/// What is to stand under a name, wherever it comes from.
+/// The new content of a name, from any source.
 struct Content {
     chunks: Vec<Chunk>,
     /// All but what the change itself decides.
@@ -281,8 +281,8 @@ fn is_time_of(new: &Option<String>, old: &Option<String>) -> bool {
     equal_times(old, new) || since(new).is_some_and(whole)
 }
 
-/// Somebody who did not know what has come since uploads an older version again: its first look at a directory that was
-/// not synced for a while. Who wrote the current revision knew it, and means to go back. `s3ec` keeps whole seconds of what
+/// A client that did not know the later changes uploads an older version again: its first scan of a directory that was
+/// not synced for a while. The writer of the current revision knew it, and means to go back. `s3ec` keeps whole seconds of what
 /// it downloads.
 fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
     if current.host == new.host || new.mtime.is_none() {
@@ -298,7 +298,7 @@ fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
     Ok(false)
 }
 
-/// Bytes of chunks that the tables know take the place of what is there: it may be damaged. Those that were lost and are
+/// Bytes of chunks that the tables know replace the stored ones, which may be damaged. Those that were lost and are
 /// not among them, each once.
 fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
     let mut lost = BTreeSet::new();
@@ -338,7 +338,7 @@ fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> T
     Ok(missing.into_iter().collect())
 }
 
-/// Something new stands under a name: what was there becomes a version, and the old name of a renamed file a tombstone.
+/// A name gets a new revision: the former one becomes a version, and the old name of a renamed file a tombstone.
 fn change(
     t: &mut FileTables<'_>,
     group: &Group,

@@ -109,7 +109,7 @@ fn files(
         } else {
             buried += 1;
             if tombstones.get((row.aged, id))?.is_none() {
-                findings.damaged(format!("{name}: its tombstone would stay for ever"));
+                findings.damaged(format!("{name}: its tombstone would never be removed"));
             }
         }
     }
@@ -149,7 +149,7 @@ fn versions(
         };
         if files.get(id)?.is_none() || ages.get((row.aged, id, rev))?.is_none() {
             findings.damaged(format!(
-                "{}: its revision {rev} would stay for ever",
+                "{}: its revision {rev} would never be removed",
                 row.name.full()
             ));
         }
@@ -179,7 +179,7 @@ fn refer(
     };
     if list.iter().map(|c| c.size).sum::<u64>() != row.size {
         findings.damaged(format!(
-            "{}: its chunks have not the {} bytes of the file",
+            "{}: its chunks do not add up to the {} bytes of the file",
             name(),
             row.size
         ));
@@ -202,7 +202,7 @@ fn refer(
     Ok(())
 }
 
-/// Names the files and versions that need what is lost.
+/// Names the files and versions that need the lost chunks.
 fn name_lost(
     tx: &ReadTransaction,
     findings: &mut Findings,
@@ -231,7 +231,7 @@ fn name_lost(
     Ok(())
 }
 
-/// The table of chunks against what refers to them and what is on the disk; the chunks that are lost, and why.
+/// Compares the table of chunks with its references and with the disk; returns the lost chunks, and why.
 fn stored(
     tx: &ReadTransaction,
     data_dir: &Path,
@@ -260,7 +260,7 @@ fn stored(
         if count == 0 {
             unused += 1;
             if loose.get((since, &hash.0))?.is_none() {
-                findings.damaged(format!("the chunk {hash} would stay for ever"));
+                findings.damaged(format!("the chunk {hash} would never be removed"));
             }
         }
         let wrong = if on_disk {
@@ -273,7 +273,7 @@ fn stored(
                 {
                     None
                 }
-                Some(_) => Some("its bytes are others".to_string()),
+                Some(_) => Some("its bytes have another checksum".to_string()),
                 None => Some("it is missing".to_string()),
             }
         };
@@ -308,7 +308,10 @@ fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {
     }
     match hash_of(path) {
         Ok(got) if got == hash => None,
-        Ok(_) => Some(format!("the bytes of {} are others", path.display())),
+        Ok(_) => Some(format!(
+            "the bytes of {} have another checksum",
+            path.display()
+        )),
         Err(e) => Some(format!("{}: {}", path.display(), plain(&e))),
     }
 }

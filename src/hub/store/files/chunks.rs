@@ -1,6 +1,6 @@
-//! Chunks on the disk: `chunks/ab/<sha256>`, and `staging/` for what is on its way there.
+//! Chunks on the disk: `chunks/ab/<sha256>`, and `staging/` for those that are about to move there.
 //!
-//! Any thread may stage. Only who applies groups moves a staged file to its place or removes one from there: between two
+//! Any thread may stage. Only the committer moves a staged file to its place or removes one from there: between two
 //! groups every file under `chunks/` that no table knows is left over from a crash, and a chunk cannot go while a group
 //! brings the same bytes. It decides nothing about which chunks are kept.
 
@@ -29,13 +29,13 @@ const STAGED_FOR: Duration = Duration::from_secs(86_400);
 /// How bodies on their way in are called, in the staging directory.
 const BODY: &str = "body-";
 
-/// A file in the staging directory, synced; it goes with the last of these unless it was moved to its place.
+/// A file in the staging directory, synced; dropping the last of these removes it unless it was moved to its place.
 #[derive(Clone)]
 pub struct Staged(Arc<Lease>);
 
 struct Lease {
     path: PathBuf,
-    /// It was uploaded as a chunk for a later commit: what is not used now may be then.
+    /// It was uploaded as a chunk for a later commit, which may use it when this one does not.
     stays: bool,
     moved: AtomicBool,
 }
@@ -366,7 +366,7 @@ impl ChunkDir {
         }
     }
 
-    /// Removes chunks that no table knows any more; by who applies groups only. What cannot be removed is found later.
+    /// Removes chunks that no table knows any more; the committer only. A later sweep finds those that cannot be removed.
     pub fn remove<'a>(&self, hashes: impl IntoIterator<Item = &'a Hash>) {
         if self.paused.load(Relaxed) > 0 {
             return;
@@ -401,7 +401,7 @@ impl ChunkDir {
     }
 
     /// Looks through one more directory, and removes what no table knows: left by a crash between move and commit, or between
-    /// commit and removal. By who applies groups only.
+    /// commit and removal. The committer only.
     pub fn remove_unknown(&self, known: impl Fn(Hash) -> Option<bool>) -> io::Result<usize> {
         if !self.has_unseen() {
             return Ok(0);
@@ -421,7 +421,7 @@ impl ChunkDir {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .and_then(|name| name.parse::<Hash>().ok());
-            // what is not called like a chunk is not ours
+            // a file without the name of a chunk is foreign
             if hash.and_then(&known) == Some(false) {
                 std::fs::remove_file(&path)?;
                 removed += 1;
@@ -430,7 +430,7 @@ impl ChunkDir {
         Ok(removed)
     }
 
-    /// Removes staged chunks that nobody has committed in a day.
+    /// Removes staged chunks that were not committed within a day.
     pub fn expire_staged(&self, now: SystemTime) -> io::Result<()> {
         let mut left = 0;
         for dir in [&self.staging, &self.earlier] {

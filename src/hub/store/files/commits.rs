@@ -78,7 +78,7 @@ impl Store {
     /// Through which revision a client that has heard of these, from a hub of that epoch, has the same history; 0: they have nothing
     /// in common.
     ///
-    /// Never too high: what is above is another change on either side. The answer lies between the last point that is known
+    /// Never too high: later rows are another change on either side. The answer lies between the last point that is known
     /// here and the first that is not, and there where this hub was started, if it was.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Result<u64> {
         let mut points: Vec<Revision> = points

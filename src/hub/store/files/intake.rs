@@ -30,7 +30,7 @@ pub struct Intake {
     single: bool,
     done: Vec<Bytes>,
     looked: u64,
-    /// Chunks are durable when they end; else whoever takes many bodies in sees to it for all of them.
+    /// Chunks are durable when they end; otherwise a caller that reads many bodies syncs all of them together.
     sync: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Listings: files in the order of their names, page by page, by directory and by a part of the name.
 //!
-//! A page goes through the table of names alone and counts; rows are read for what is shown. Clients that list everything ask
+//! A page reads the table of names alone and counts; it reads rows only of files that it shows. Clients that list everything ask
 //! for many pages of the same state, so of that the name of every so-manyth file is kept: each page begins near its place.
 
 use std::ops::{Bound, Range};
@@ -21,7 +21,7 @@ const LANDMARK_STRIDE_ROWS: u64 = 1000;
 /// Which files to list: sorted by path, then name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// A prefix of the directory; with a slash at its end that directory and what is below it.
+    /// A prefix of the directory; with a slash at its end that directory and everything below it.
     pub path: String,
     /// A part of the name.
     pub search: String,
@@ -183,7 +183,7 @@ impl Span<'_> {
     }
 }
 
-/// A prefix is one span, a directory and what is below it two: there may be `docs-old` between `docs` and `docs/a`.
+/// A prefix is one span, a directory with its content two: there may be `docs-old` between `docs` and `docs/a`.
 fn spans(path: &str) -> Vec<Span<'_>> {
     let below = Span {
         from: path,

@@ -1,6 +1,6 @@
 //! Files in the store: records, revisions, versions, events and chunks.
 //!
-//! It knows no HTTP and starts no thread. Everything that changes a table goes through [`super::Store::apply`]; here is what
+//! It knows no HTTP and starts no thread. Everything that changes a table passes [`super::Store::apply`]; the functions here
 //! may be called from any thread beside it: taking bodies in, and reading.
 
 pub mod ops;
@@ -43,7 +43,7 @@ pub(super) use wanted::since as wanted_since;
 /// Bytes of chunks that a commit relies on and that are read before it is acknowledged, at most: one long chunk.
 const VERIFIED_BYTES: u64 = SINGLE;
 
-/// Settings that decide what is kept.
+/// Settings of retention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLimits {
     /// Milliseconds for which replaced revisions are kept.
@@ -91,7 +91,7 @@ impl Store {
         intake::stage_chunk(&self.chunks, hash, body, length)
     }
 
-    /// What is staged of these chunks, for a commit, made durable; what is not is to be known, and is looked at. Of a long
+    /// The staged ones of these chunks, made durable for a commit; all others must be in the tables, and are checked. Of a long
     /// list only whether the files are there: to read them all would take longer than to send them.
     pub fn staged(&self, chunks: &[Chunk]) -> io::Result<Vec<Bytes>> {
         let unread = |e: Error| io::Error::other(e.to_string());

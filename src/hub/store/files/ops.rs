@@ -8,7 +8,7 @@ use super::Staged;
 use crate::wire::files::{Chunk, Extra, From, Hash, Kind, Name, Record};
 use crate::wire::revision::Revision;
 
-/// What must be true of what stands there, or nothing is changed.
+/// The condition on the current revision; if it is not met, nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// The last writer wins; what it replaces becomes a version.
@@ -43,7 +43,7 @@ pub enum Bytes {
     Lost,
 }
 
-/// What is to stand under a name.
+/// The new content of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
     pub name: Name,
@@ -73,7 +73,7 @@ pub enum FileOp {
         condition: Condition,
         author: Author,
     },
-    /// A replaced revision stands again, as a new one. `None`: the one that was replaced last.
+    /// A replaced revision becomes current again, as a new one. `None`: the one that was replaced last.
     Restore {
         id: Uuid,
         rev: Option<u64>,
@@ -105,11 +105,11 @@ pub enum Changed {
         record: Box<Record>,
         renamed: Option<Box<Record>>,
     },
-    /// 204 for an upload: it is as asked for already. The record that stands there.
+    /// 204 for an upload: the current record is already as requested.
     Unchanged(Box<Record>),
     /// The tombstone.
     Deleted(Box<Record>),
-    /// 412: what stands there instead.
+    /// 412: the current record.
     Precondition(Option<Box<Record>>),
     /// 409: these chunks are not there.
     Missing(Vec<Hash>),

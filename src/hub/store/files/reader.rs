@@ -1,7 +1,7 @@
 //! Reading content: chunk after chunk, each opened when it is its turn.
 //!
-//! Nothing is locked: chunks stay a day after the last revision that refers to them has gone, so who reads one that goes
-//! meanwhile comes to its end.
+//! Nothing is locked: chunks stay a day after the last revision that refers to them was removed, so the reader of a removed
+//! revision can finish.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -17,9 +17,9 @@ use super::tables::{CHUNKS, INLINE};
 use crate::disk;
 use crate::wire::files::{Chunk, Hash};
 
-/// The content of a revision, or a chunk; read in order from any place. It stays readable when the revision goes meanwhile.
+/// The content of a revision, or a chunk; read in order from any place. It stays readable if the revision is removed meanwhile.
 pub struct Reader {
-    // who still reads does not keep a closed store open
+    // a remaining reader does not keep a closed store open
     db: Weak<RwLock<Option<Database>>>,
     dir: Arc<ChunkDir>,
     chunks: Vec<Chunk>,
@@ -143,7 +143,10 @@ impl Reader {
 fn other_bytes(chunk: &Chunk) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("the bytes of the chunk {} are others", chunk.sha256),
+        format!(
+            "the bytes of the chunk {} have another checksum",
+            chunk.sha256
+        ),
     )
 }
 
@@ -172,7 +175,9 @@ impl Read for Reader {
                 if let Some(hash) = hash.take_if(|_| ends)
                     && Hash(hash.finalize().into()) != chunk.sha256
                 {
-                    self.dir.wanted.note(chunk.sha256, "its bytes are others");
+                    self.dir
+                        .wanted
+                        .note(chunk.sha256, "its bytes have another checksum");
                     return Err(other_bytes(chunk));
                 }
                 n

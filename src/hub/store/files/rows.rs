@@ -16,10 +16,10 @@ use crate::wire::revision::{Revision, Tag};
 const LAYOUT: u8 = 2;
 /// As 2, without tags.
 const UNTAGGED: u8 = 1;
-/// What is said of content about which nobody said anything.
+/// The attributes of content that were not given.
 const BYTES: &str = "application/octet-stream";
 
-/// One revision: the one that stands, the tombstone of a deleted file, or a version that was replaced.
+/// One revision: the current one, the tombstone of a deleted file, or a version that was replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub id: Uuid,

@@ -1,4 +1,4 @@
-//! What is over goes, a bounded piece at a time: versions, tombstones, events, keys, chunks that nothing refers to.
+//! Removes expired rows, a bounded piece at a time: versions, tombstones, events, keys, chunks without a reference.
 //!
 //! It decides by the tables and the group alone. That a chunk is not referred to is looked at in the transaction that drops
 //! it, never in an index of memory: an upload that is under way is in none.
@@ -33,9 +33,9 @@ const DAY_MILLIS: u64 = 86_400_000;
 /// Hub time, in milliseconds, for which tombstones are kept, and idempotency keys remembered.
 const TOMBSTONE_MILLIS: u64 = 90 * DAY_MILLIS;
 const KEY_MILLIS: u64 = 7 * DAY_MILLIS;
-/// For which chunks that nothing refers to stay: for who reads a revision that goes, and for uploads that are half done.
+/// How long chunks without a reference stay: for readers of a removed revision, and for uploads in progress.
 const LOOSE_FOR: u64 = DAY_MILLIS;
-/// The same when the disk is full: then nothing is uploaded, and who reads must be quick.
+/// The same when the disk is full: then nothing is uploaded, and readers must be quick.
 const LOOSE_WHEN_FULL: u64 = 60_000;
 
 /// Hub times through which things are over; none before time has come so far.
@@ -59,7 +59,7 @@ impl Over {
     }
 }
 
-/// Removes some of what is over. True: perhaps there is more.
+/// Removes some expired rows. True: perhaps there are more.
 pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
     let over = Over::at(group.now, group.full, group.limits.files);
     let most = MAX_ROWS_PER_SWEEP + 2 * group.ops.iter().map(changes).sum::<usize>();

@@ -1,7 +1,7 @@
-//! The tables of the file half, and the few moves that keep them in sync: a revision comes to stand, is kept as a version,
-//! goes; chunks are referred to or let go.
+//! The tables of the file half, and the few operations that keep them consistent: a revision becomes current, is kept as a version,
+//! is removed; chunks gain and lose references.
 //!
-//! It does not decide what is accepted or when something may go; that is `apply` and `sweep`.
+//! It does not decide what is accepted or when something is removed; that is `apply` and `sweep`.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::hub::store::messages::tables::{Tried, copy_table};
 use crate::wire::files::{Chunk, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
 
-/// id -> [`Row`]: what stands under a name, or its tombstone.
+/// id -> [`Row`]: the current revision of a name, or its tombstone.
 pub const FILES: TableDefinition<u128, &[u8]> = TableDefinition::new("files");
 /// (path, name) -> id, state: the id stays until the tombstone is dropped. See [`state`].
 pub const NAMES: TableDefinition<(&str, &str), (u128, u8)> = TableDefinition::new("file_names");
@@ -228,7 +228,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// `row` stands from now on; its chunks are those given, which are in the tables. What stood there has been retired.
+    /// Makes `row` current; its chunks are those given, which are in the tables. The former one has been retired.
     pub fn stand(&mut self, row: &Row, chunks: &[Chunk]) -> Tried<()> {
         self.write_current(row)?;
         if row.is_live() {
@@ -259,7 +259,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// What stands under a name makes room for a later revision: a file is kept as a version, a tombstone is forgotten.
+    /// The current revision makes room for a later one: a file is kept as a version, a tombstone is forgotten.
     pub fn retire(&mut self, row: &Row, now: u64, wall: u64) -> Tried<()> {
         self.changed = true;
         let id = row.id.as_u128();
@@ -457,7 +457,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// A chunk to which nothing refers goes; its file does when this is on the disk.
+    /// Removes a chunk without a reference; its file is removed when this is on the disk.
     pub fn drop_chunk(&mut self, since: u64, hash: Hash) -> Tried<()> {
         self.changed = true;
         self.loose.remove((since, &hash.0))?;

@@ -51,7 +51,7 @@ impl Wanted {
         }
         found.unsaved.insert(hash);
         self.changes.fetch_add(1, Relaxed);
-        log::error!("lost chunk {hash}: {why}; clients are asked for it");
+        log::error!("lost a chunk: {why}; asking clients for it chunk={hash}");
     }
 
     /// The same for a read that failed, if that tells of the chunk: an error of the tables, of rights or of resources does not.
@@ -91,7 +91,7 @@ impl Wanted {
             found.unsaved.remove(hash);
             if found.hashes.remove(hash) {
                 self.changes.fetch_add(1, Relaxed);
-                log::info!("chunk {hash} is whole again, or is not needed any more");
+                log::info!("chunk is whole again, or no longer needed chunk={hash}");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What each operation does to the tables: all of it decided by the operation, the group's inputs and the tables.
 //!
-//! It opens no transaction and commits none, reads no clock, and knows nothing of what is kept in memory.
+//! It opens no transaction and commits none, reads no clock, and does not know what is kept in memory.
 
 use redb::ReadableTable;
 use uuid::Uuid;
@@ -165,7 +165,7 @@ fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
     let mut warning = None;
     if let Some(host) = &m.target {
         let row = t.host(host)?;
-        // names that nobody has pulled under must leave room for those who will
+        // names under which no client has pulled must leave room for real hosts
         if row.is_none() && !t.room_for_host(super::MAX_HOSTS / 2)? {
             return rejected(
                 format!(
@@ -245,7 +245,7 @@ fn acknowledge(t: &mut Tables<'_>, host: &str, row: HostRow, through: u64, seen:
     Ok(())
 }
 
-/// Broadcasts that every live host is done with, then what is past its time, then ids that are old enough to forget.
+/// Broadcasts that every live host has acknowledged, then expired messages, then ids that are old enough to forget.
 fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
     t.write_hosts()?;
     let most = SWEEP + 2 * (t.totals.seq - t.began) as usize;
@@ -282,7 +282,7 @@ fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
     })
 }
 
-/// Broadcasts through this seq wait for nobody. A hub without hosts: all of them.
+/// All hosts have acknowledged broadcasts through this seq. A hub without hosts: all of them.
 pub fn floor(
     hosts: &impl ReadableTable<&'static str, HostValue>,
     seq: u64,
@@ -299,7 +299,7 @@ pub fn floor(
 }
 
 /// The oldest id need not be remembered: its time is over, or there are too many (then receivers still refuse what they
-/// have seen, and what is lost is only the sender's being told so).
+/// have seen, and only the sender does not learn of it).
 pub fn forgettable(ages: &impl ReadableTable<u64, (u128, u64)>, now: u64) -> Tried<bool> {
     let oldest = ages.first()?.map(|(_, row)| row.value().1);
     Ok(

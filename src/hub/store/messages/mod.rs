@@ -1,4 +1,4 @@
-//! Messages and hosts in the store: the tables, what an operation does to them, what is read from them.
+//! Messages and hosts in the store: the tables, the effect of each operation on them, and the reads.
 //!
 //! It opens no transaction and knows nothing of files.
 

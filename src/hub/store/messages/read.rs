@@ -1,4 +1,4 @@
-//! Reading: what waits for a host, page by page, and what is known of the hosts.
+//! Reading: the messages for a host, page by page, and the known hosts.
 //!
 //! It writes nothing to the tables; a pull leaves what it learned in memory, or says what must be committed first.
 
@@ -29,7 +29,7 @@ pub struct Ask {
     pub limit: usize,
     /// Hub time in milliseconds.
     pub now: u64,
-    /// The host may have been set back: what is still kept after `after` goes out again, although it was acknowledged.
+    /// The host may have been set back: the kept messages after `after` are sent again, although they were acknowledged.
     pub again: bool,
 }
 
@@ -156,7 +156,7 @@ impl Store {
             tx.open_table(TARGETED)?,
             tx.open_table(MESSAGES)?,
         );
-        // one who is not registered gets no broadcasts
+        // an unregistered host gets no broadcasts
         let from = row.registered.map_or(seq, |at| at.max(through));
         let from_other = self.live().skip(host, from);
         let mut others = broadcasts
@@ -206,7 +206,7 @@ impl Store {
 
     /// All hosts that are registered or have something waiting, by name; or one of them.
     ///
-    /// Counting takes one look at each broadcast that somebody has not acknowledged, whatever the number of hosts.
+    /// Counting reads each broadcast once that some host has not acknowledged, whatever the number of hosts.
     pub fn hosts(&self, only: Option<&str>, now: u64) -> Result<Vec<HostView>> {
         self.read(|tx| {
             let (table, targeted, messages) = (

@@ -1,6 +1,6 @@
 //! The tables, and the few moves that keep them in sync with each other: add, remove, change a host.
 //!
-//! It does not decide what is accepted or when something may go; that is `apply`.
+//! It does not decide what is accepted or when something is removed; that is `apply`.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub const UNTAGGED: u128 = 1;
 pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
 /// seq -> id, accepted, expires (hub time, ms), source, target ("": broadcast), JSON.
 pub const MESSAGES: TableDefinition<u64, MessageValue> = TableDefinition::new("messages");
-/// (expires, seq), to find what is over.
+/// (expires, seq), to find expired messages.
 pub const EXPIRIES: TableDefinition<(u64, u64), ()> = TableDefinition::new("expiries");
 /// seq -> source: once, whatever the number of hosts; the source is here so that a host's own are skipped cheaply.
 pub const BROADCASTS: TableDefinition<u64, &str> = TableDefinition::new("broadcasts");
@@ -39,7 +39,7 @@ pub type MessageValue = (u128, u64, u64, &'static str, &'static str, &'static st
 pub type HostValue = (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64);
 pub type Tried<T> = Result<T, redb::Error>;
 
-/// Copies all of them but the epoch, for a backup: who is restored from it must not be taken for who was backed up.
+/// Copies all of them but the epoch, for a backup: a restored hub must not be taken for the one that was backed up.
 pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, META)?;
     to.open_table(META)?.remove("epoch")?;

@@ -184,7 +184,7 @@ fn a_full_disk_refuses_posts_and_lets_acks_make_room() {
         "{} messages fitted",
         queued.len()
     );
-    // whoever else uses the disk takes the rest
+    // another user of the disk takes the rest
     let mut rest = std::fs::File::create(disk.0.path().join("rest")).unwrap();
     while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Random histories of posts, pulls, acks, rebinds, crashes and passing time, against a plain map.
 //!
-//! The model knows what was accepted for whom and through where each client said that it is done; whatever the store hands
-//! out must be exactly what is left of that. A failure prints its seed.
+//! The model knows the accepted messages of each host and what each client acknowledged; the store must hand out exactly
+//! the difference. A failure prints its seed.
 
 use std::collections::BTreeMap;
 
@@ -152,7 +152,7 @@ impl World {
                 Some((_, at)) if self.hub.now > at + 14 * DAY => result.status,
                 Some((known, _)) if known.digest == m.digest => Status::Duplicate,
                 Some(_) => Status::Rejected,
-                // perhaps full of what is over, for the same reason
+                // perhaps full of expired messages, for the same reason
                 None if target.is_some_and(|t| waiting[t] >= 5) => result.status,
                 None => Status::Queued,
             };
@@ -365,7 +365,7 @@ impl World {
             views.iter().all(|v| v.queued == 0 && v.oldest.is_none()),
             "{views:?}"
         );
-        // a client's own last broadcasts, and those that one who was stale has not been offered, wait for its next pull
+        // a client's own last broadcasts, and those that a stale one was not offered, wait for its next pull
         let later = self.hub.now + 8 * DAY;
         while self.hub.store.apply(&at(later, vec![Op::Sweep])).unwrap()
             == [Outcome::Swept { more: true }]

@@ -185,7 +185,7 @@ fn a_check_names_what_is_damaged() {
     std::fs::remove_file(file(&third)).unwrap();
     std::fs::write(file(&first).with_file_name("left"), "x").unwrap();
     let words = found();
-    for wants in ["others", "29999 bytes, not 30000", "no such file"] {
+    for wants in ["another checksum", "29999 bytes, not 30000", "no such file"] {
         assert!(words.contains(wants), "{wants}: {words}");
     }
     assert_eq!(words.lines().count(), 3, "{words}");

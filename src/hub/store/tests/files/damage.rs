@@ -113,7 +113,7 @@ fn nothing_is_acknowledged_that_relies_on_a_lost_chunk() {
         let bytes = noise(1, 30_000);
         hub.put_bytes("big", &bytes, 1);
         harm(&hub.file_of(&bytes));
-        // nobody has read it since; the same content again, under another name, and with another time
+        // not read since; the same content again, under another name, and with another time
         for (full, at) in [("big", 1), ("copy", 1), ("big", 2)] {
             assert_eq!(
                 word(&hub.commit(full, &bytes, at)),
@@ -224,7 +224,7 @@ fn what_is_lost_is_known_after_a_restart_and_named_until_it_is_mended_or_not_nee
     hub.put_bytes("elsewhere", &first, 1);
     assert!(hub.reads("d/first", &first));
     assert_eq!(hub.store.lost_count(), 1);
-    // the version goes, and a day later its chunk
+    // the version is removed, and a day later its chunk
     hub.now += 40 * DAY;
     hub.sweep_files();
     hub.now += 2 * DAY;

@@ -168,7 +168,7 @@ fn made(changed: Changed) -> Record {
     }
 }
 
-/// One word for what became of it, with the revision that stands.
+/// One word for the outcome, with the current revision.
 fn word(changed: &Changed) -> String {
     match changed {
         Changed::Created { record, .. } => format!("created {}", record.rev),
@@ -785,7 +785,7 @@ fn what_is_small_takes_one_sync_and_what_is_not_three() {
     };
     syncs(&noise(1, 20_000), "first");
     assert_eq!(syncs(b"small", "small"), 1);
-    // its directory and the tables, once the file itself was synced by who took it in; and the new directory in `chunks/`
+    // its directory and the tables, once the file itself was synced by its reader; and the new directory in `chunks/`
     assert_eq!(syncs(&noise(2, 20_000), "large"), 3);
     // bytes that came take the place of those that are there, which may be damaged
     assert_eq!(syncs(&noise(2, 20_000), "the same bytes"), 2);

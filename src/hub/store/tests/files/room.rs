@@ -108,7 +108,7 @@ fn a_disk_that_fills_up_refuses_bodies_and_loses_nothing() {
         Some(std::io::ErrorKind::StorageFull)
     );
     assert!(kept.len() > 30, "{} files fitted", kept.len());
-    // whoever else uses the disk takes the rest: now even the tables have no room
+    // another user of the disk takes the rest: now even the tables have no room
     let held = put(&hub, "held", &noise(5000, 12_000), 1);
     let mut rest = std::fs::File::create(disk.path().join("rest")).unwrap();
     while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}

@@ -1,4 +1,4 @@
-//! What goes when its time is over, what a crash leaves behind, and what must stay all the same.
+//! Rows that are removed when they expire, leftovers of a crash, and rows that must stay nevertheless.
 
 use super::*;
 
