@@ -1,5 +1,6 @@
 //! Messages from outbox to inbox, and the hooks that they run.
 
+mod clocks;
 mod crash;
 mod delivery;
 mod durability;

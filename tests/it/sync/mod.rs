@@ -2,6 +2,7 @@
 
 mod changes;
 mod clones;
+mod crashes;
 mod faults;
 mod folding;
 mod folding_disk;
