@@ -5,6 +5,7 @@
 #   make test       all tests
 #   make lint       format, clippy, build without TLS, documentation, man pages, shell scripts
 #   make check      lint, then test: what must hold before a change goes in
+#   make mutants    break each rule of the sync engine in a copy of it; the simulation must catch each (some minutes)
 #   make fuzz       feed each parser of foreign bytes with inputs made for it, FUZZ_SECONDS each, up to the first crash
 #   make install    into DESTDIR and PREFIX (/usr/local): binary, man pages, systemd units, completions
 #   make uninstall  removes what install put there; data and settings stay
@@ -14,7 +15,8 @@
 #
 # Variables: PREFIX, DESTDIR, CARGO, LINKS (other names for the binary, "s3ec"; LINKS= for none),
 # STATIC_TARGET (x86_64-unknown-linux-musl), BINARY (what install installs; "make install" does not build it anew
-# if it is there), FUZZ_SECONDS (600), FUZZ_TARGETS (all of tests/fuzz/fuzz_targets/).
+# if it is there), MUTANTS (a part of their names; all of tests/mutants/), FUZZ_SECONDS (600),
+# FUZZ_TARGETS (all of tests/fuzz/fuzz_targets/).
 
 PREFIX = /usr/local
 DESTDIR =
@@ -42,7 +44,7 @@ MAN_PAGES = $(wildcard man/*.[1-9])
 SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
 SH_SCRIPTS = contrib/openwrt/mesync.init contrib/openrc/mesync
 
-.PHONY: all demo test lint check fuzz install uninstall static attacks clean help
+.PHONY: all demo test lint check mutants fuzz install uninstall static attacks clean help
 
 all:
 	$(CARGO) build --release --locked
@@ -76,6 +78,10 @@ lint:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 check: lint test
+
+# MUTANTS=WORD chooses those whose name has this word
+mutants:
+	$(CARGO) test --locked --test mutants -- --ignored --nocapture
 
 # without a sanitizer the stable compiler is enough; all that one could find is in the few lines with unsafe, which parse
 # nothing. A crash is left in tests/fuzz/artifacts/: "cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none TARGET FILE" repeats it

@@ -90,7 +90,7 @@
 //! A server without revisions is presented to the engine as one with them ([`files::remote::s3em`]), as far as that is possible.
 //!
 //! The engine ([`files::engine`]) works over traits. Its tests are a simulation that drives it through crashes, races, lost answers
-//! and restored hubs, and notices each of its rules when it is switched off ([`files::rules`]).
+//! and restored hubs. Each patch in `tests/mutants/` breaks one of its rules, and the simulation must catch it (`make mutants`).
 //!
 //! # The hub
 //!

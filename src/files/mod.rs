@@ -55,7 +55,6 @@ pub mod rate_limit;
 pub mod remote;
 pub mod repointed;
 pub mod rescan;
-pub mod rules;
 pub mod state;
 pub mod stats;
 pub mod status;

@@ -9,7 +9,6 @@ pub use crate::wire::files::{DIR_MODE, DIR_READABLE};
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::{Revision, Tag};
 
-use super::rules::{Rule, holds};
 use crate::config::watch::Mode;
 
 /// Bits of a mode that are compared and applied. Links have no mode of their own: theirs is all of these.
@@ -182,7 +181,7 @@ fn absent_here(base: &Option<Entry>, theirs: Option<&Entry>, same: bool) -> Plan
         (_, None) => decided(Action::Forget, 0, "gone on both sides"),
         (None, Some(r)) => decided(Action::Download, r.mode, "new on the hub"),
         (Some(_), Some(_)) if same => decided(Action::Delete, 0, "deleted here"),
-        (Some(b), Some(r)) if r.same_body(b) && holds(Rule::ModeLosesToDelete) => decided(
+        (Some(b), Some(r)) if r.same_body(b) => decided(
             Action::Delete,
             0,
             "deleted here, only its mode was changed on the hub",
@@ -201,8 +200,7 @@ fn gone_there(base: &BaseRow, local: &Local) -> Plan {
     let Some(b) = &base.entry else {
         return decided(Action::Upload, "new here");
     };
-    let unedited = local.entry.same_body(b) && (holds(Rule::ModeLosesToDelete) || mode == b.mode);
-    if unedited || !holds(Rule::EditBeatsDelete) {
+    if local.entry.same_body(b) {
         decided(Action::Trash, "deleted on the hub")
     } else {
         decided(Action::Upload, "deleted on the hub, but edited here")
@@ -219,11 +217,7 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
         .map(|b| b.mode)
         .or(theirs.is_dir().then_some(DIR_MODE));
     let theirs_unchanged = was == Some(theirs.mode);
-    let merged = if theirs_unchanged && (same || holds(Rule::ModeApart)) {
-        mine
-    } else {
-        theirs.mode
-    };
+    let merged = if theirs_unchanged { mine } else { theirs.mode };
     // but it does not go from one kind to another
     let mixed = local.entry.kind != theirs.kind;
     let decided = |action, mode, why| Plan { action, mode, why };
@@ -235,7 +229,7 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
             _ => decided(Action::Nothing, mine, "in sync"),
         };
     }
-    if local.entry.same_body(theirs) && (holds(Rule::Adopt) || !(edited_here && edited_there)) {
+    if local.entry.same_body(theirs) {
         return decided(Action::Adopt, merged, "equal on both sides");
     }
     match (edited_here, edited_there) {
@@ -321,21 +315,17 @@ pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
 /// The time of a file was changed here, and nothing else: set after it was closed, as unpacking and `cp -p` do.
 pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
     let file = |b: &Entry| b.kind == Kind::File && local.entry.same_body(b);
-    holds(Rule::TimeApart)
-        && base
-            .entry
-            .filter(file)
-            .is_some_and(|b| local_mtime(base, local) != b.mtime)
+    base.entry
+        .filter(file)
+        .is_some_and(|b| local_mtime(base, local) != b.mtime)
 }
 
 /// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. Both changed it: the hub's. Where nothing
 /// was in sync before, both keep what they have.
 pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: Mode) -> Option<i64> {
     let (was, theirs) = base.entry.zip(remote.entry)?;
-    let changed = was.mtime != theirs.mtime
-        && local.entry.kind == Kind::File
-        && mode != Mode::SendOnly
-        && holds(Rule::TimeApart);
+    let changed =
+        was.mtime != theirs.mtime && local.entry.kind == Kind::File && mode != Mode::SendOnly;
     changed.then_some(theirs.mtime)
 }
 

@@ -68,7 +68,6 @@ const PURE: &[&str] = &[
     "src/files/ignore.rs",
     "src/files/debounce.rs",
     "src/files/state/codec.rs",
-    "src/files/rules.rs",
     "src/files/conflict.rs",
     "src/files/delete_guard.rs",
     "src/files/engine/queue/",
@@ -253,6 +252,22 @@ fn layers(s: &Source, all: &mut Vec<Breach>) {
             .filter(|(_, m)| unknown.contains(&m.as_str()))
         {
             all.push(s.breach(line, format!("{place} uses crate::{module} ({why})")));
+        }
+    }
+    if s.is_in(PURE) || s.path.starts_with("src/files/engine/") {
+        let tests = s.code.match_indices("#[cfg(test)]");
+        let switches = tests
+            .filter(|(at, cfg)| {
+                let item = s.code[at + cfg.len()..].trim_start().lines().next();
+                !item.is_some_and(|item| item.contains("mod "))
+            })
+            .chain(s.code.match_indices("not(test)"))
+            .chain(s.code.match_indices("cfg!(test)"));
+        for (at, what) in switches {
+            all.push(s.breach(
+                line_of(&s.code, at),
+                format!("{what} in what decides (it is the same in tests; tests/mutants/ breaks its rules from outside)"),
+            ));
         }
     }
     if s.is_in(PURE) {
@@ -726,6 +741,17 @@ fn each_rule_catches_its_breach() {
         "fn f() { std::thread::yield_now(); }",
         "in a pure file",
     );
+    check(
+        "src/messages/plan.rs",
+        "#[cfg(test)] pub fn switch() {}",
+        "it is the same in tests",
+    );
+    check(
+        "src/files/engine/a.rs",
+        "#[cfg(not(test))] fn f() {}",
+        "it is the same in tests",
+    );
+    check("src/files/engine/a.rs", "#[cfg(test)]\nmod sim;", "");
     check("src/a.rs", "fn f() { println!(); }", "println!");
     check("src/a.rs", "fn f() { my_println!(); }", "");
     check("src/a.rs", "const PAUSE: u64 = 1;", "in which unit");

@@ -4,7 +4,6 @@ use crate::clock;
 use crate::files::conflict::{copy_name, trash_name};
 use crate::files::delete_guard::{self, Standing};
 use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, parent};
-use crate::files::rules::{Rule, holds};
 
 use super::neighbours::MOVED_PERHAPS;
 use super::path::{in_sync, seen_with, token};
@@ -36,17 +35,7 @@ impl Engine {
             } else {
                 mode
             };
-            if holds(Rule::DirsHaveModes) {
-                return self.adopt(path, known, &node, mode);
-            }
-            self.commit(
-                known.generation,
-                &[Write::Base(
-                    path.to_string(),
-                    in_sync(known, Some(node.stamp)),
-                )],
-            )?;
-            return Ok(true);
+            return self.adopt(path, known, &node, mode);
         }
         if known.node.is_none()
             && let Some(twin) = self.env.tree.twin(path)?
@@ -73,33 +62,31 @@ impl Engine {
             over,
             staged: staged.clone(),
         };
-        if holds(Rule::ApplyIntent) {
-            let written = self.commit(
-                known.generation,
-                &[Write::Intent(path.to_string(), Some(intent.clone()))],
-            );
-            if let Err(stop) = written {
-                // the intent may be on the disk although its write failed: then a temporary name that is gone would say that
-                // the rename happened. After a fatal error only the next start knows, and clears up
-                let may_be_there = match stop {
-                    Interrupted::Fault(Fault::Fatal(_)) => true,
-                    _ => self.env.state.rows(path)?.intent.is_some(),
-                };
-                if !may_be_there || !holds(Rule::FailedMayHaveHappened) {
-                    self.env.tree.discard(&staged.temp)?;
-                }
-                return Err(stop);
+        let written = self.commit(
+            known.generation,
+            &[Write::Intent(path.to_string(), Some(intent.clone()))],
+        );
+        if let Err(stop) = written {
+            // the intent may be on the disk although its write failed: then a temporary name that is gone would say that
+            // the rename happened. After a fatal error only the next start knows, and clears up
+            let may_be_there = match stop {
+                Interrupted::Fault(Fault::Fatal(_)) => true,
+                _ => self.env.state.rows(path)?.intent.is_some(),
+            };
+            if !may_be_there {
+                self.env.tree.discard(&staged.temp)?;
             }
+            return Err(stop);
         }
         let placed = self.env.tree.place(path, &staged, over.as_ref());
         if let Err(refused @ Fault::Refused(_)) = placed {
             // not tried again for a while: nothing of it must be left meanwhile
-            self.finish(path, known, &intent, true)?;
+            self.finish(path, known, &intent)?;
             return Err(refused.into());
         }
         match placed? {
             Moved::Done => {
-                let done = self.finish(path, known, &intent, false);
+                let done = self.finish(path, known, &intent);
                 self.env.ambient.done(Done::Placed { path });
                 done
             }
@@ -210,15 +197,13 @@ impl Engine {
             to: to.clone(),
             trash,
         };
-        if !trash || holds(Rule::TrashIntent) {
-            self.commit(
-                known.generation,
-                &[Write::Intent(path.to_string(), Some(intent.clone()))],
-            )?;
-        }
+        self.commit(
+            known.generation,
+            &[Write::Intent(path.to_string(), Some(intent.clone()))],
+        )?;
         match self.env.tree.shift(path, &to, Some(&what.stamp))? {
             Moved::Done => {
-                let done = self.finish(path, known, &intent, false);
+                let done = self.finish(path, known, &intent);
                 if trash {
                     self.env.ambient.done(Done::Removed { path });
                 } else {
@@ -291,11 +276,11 @@ impl Engine {
         }
         // conflict copies that were made just before the error have not been offered
         self.queue().overflowed();
-        self.finish(path, known, intent, true)
+        self.finish(path, known, intent)
     }
 
-    /// Finds out whether an intent was carried out, and writes its result. `late`: after a crash or an error.
-    fn finish(&self, path: &str, known: &PathState, intent: &Intent, late: bool) -> PathResult {
+    /// Finds out whether an intent was carried out, and writes its result.
+    fn finish(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
         match intent {
             Intent::Place {
                 generation,
@@ -304,7 +289,7 @@ impl Engine {
                 over,
                 staged,
             } => {
-                if !self.was_placed(path, over.as_ref(), staged, late)? {
+                if !self.was_placed(path, over.as_ref(), staged)? {
                     return self.clear_away(path, known, &staged.temp);
                 }
                 let seen = self
@@ -385,13 +370,10 @@ impl Engine {
             } => {
                 let left = self.has_left(path, what, to, *trash)?;
                 // the directories first: a crash between must not leave them behind
-                if left && *trash && holds(Rule::PruneFirst) {
+                if left && *trash {
                     self.prune(path, known)?;
                 }
                 self.finished(path, known, *generation, left.then(|| then.clone()))?;
-                if left && *trash && !holds(Rule::PruneFirst) {
-                    self.prune(path, known)?;
-                }
             }
         }
         Ok(true)
@@ -441,7 +423,6 @@ impl Engine {
         path: &str,
         over: Option<&Local>,
         staged: &Staged,
-        late: bool,
     ) -> Result<bool, Interrupted> {
         let Some(held) = self.env.tree.stamp(&staged.temp)? else {
             // gone: the rename happened. But what shows every sign of the old file is the old file
@@ -450,14 +431,11 @@ impl Engine {
         };
         // nothing comes out where nothing was: another inode is that of a copy of the directory
         let is_copy = over.is_none();
-        if held.inode == staged.stamp.inode || is_copy || late && !holds(Rule::CompareInode) {
+        if held.inode == staged.stamp.inode || is_copy {
             return Ok(false);
         }
         let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
-        let believed = expected && !holds(Rule::ReadWhatCameOut);
-        if !believed && holds(Rule::LookAtWhatCameOut) {
-            self.keep_what_came_out(path, over, &staged.temp, expected)?;
-        }
+        self.keep_what_came_out(path, over, &staged.temp, expected)?;
         Ok(true)
     }
 
@@ -526,7 +504,7 @@ impl Engine {
             return Ok(false);
         };
         let meant = there.same_but_for_ctime(&what.stamp) && self.env.tree.holds(to, what)?;
-        if !trash || meant || !holds(Rule::LookInTrash) {
+        if !trash || meant {
             return Ok(true);
         }
         if self.env.tree.shift(to, path, None)? == Moved::Done {
@@ -656,7 +634,7 @@ impl Engine {
 
     /// Lets a delete through and counts it, durably, before it happens.
     pub(super) fn pass_guard(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
-        if self.options.allow_deletes || !holds(Rule::Guard) {
+        if self.options.allow_deletes {
             return Ok(());
         }
         let hash = match self.going(path, known)? {
@@ -695,12 +673,10 @@ impl Engine {
                 Interrupted::Held
             });
         }
-        if holds(Rule::GuardIsStored) {
-            let forget = Write::ForgetDeletes {
-                before: delete_guard::forgotten_before(minute),
-            };
-            self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
-        }
+        let forget = Write::ForgetDeletes {
+            before: delete_guard::forgotten_before(minute),
+        };
+        self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
         self.queue().let_through(path);
         Ok(())
     }

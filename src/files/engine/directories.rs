@@ -3,7 +3,6 @@
 //! It changes nothing.
 
 use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, local_mode, parent};
-use crate::files::rules::{Rule, holds};
 
 use super::traits::{Called, Look, Rows};
 use super::{Action, Engine, Interrupted, lock, pages};
@@ -46,7 +45,7 @@ impl Engine {
 
     /// Whether two modes of a directory differ, on a disk that keeps modes.
     pub(super) fn modes_differ(&self, here: u32, there: u32) -> bool {
-        here != there && self.env.tree.keeps_modes() && holds(Rule::DirsHaveModes)
+        here != there && self.env.tree.keeps_modes()
     }
 
     /// Whether there is something in the tree below that travels, and that `also` is true of.

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use super::{Engine, lock};
-use crate::files::rules::{Rule, holds};
 
 /// How long no further delete may come before those that are due are weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,7 +86,7 @@ impl Engine {
 
     /// How long deletes wait for the end of the burst that they are part of.
     pub fn gathers(&self) -> Duration {
-        if self.options.allow_deletes || !holds(Rule::GuardGathers) {
+        if self.options.allow_deletes {
             return Duration::ZERO;
         }
         let due = self.queue().counted_deletes();

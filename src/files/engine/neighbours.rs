@@ -15,7 +15,6 @@ use crate::clock;
 use crate::config::limits;
 use crate::files::delete_guard::WINDOW_MINUTES;
 use crate::files::plan::Stamp;
-use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 
 pub(super) const MOVED_PERHAPS: &str =
@@ -97,8 +96,7 @@ impl Engine {
 
     /// Whether what is gone from here has come into another directory, and is in sync there.
     pub(super) fn came_elsewhere(&self, path: &str, hash: &Hash) -> bool {
-        let Some(Place { of, dir }) = self.neighbours.get().filter(|_| holds(Rule::MovesBetween))
-        else {
+        let Some(Place { of, dir }) = self.neighbours.get() else {
             return false;
         };
         for (other, engine) in of.others(dir) {
@@ -114,14 +112,11 @@ impl Engine {
                 if *hash == Hash::of(b"") && name(&came.1) != name(path) {
                     continue;
                 }
-                let is_free =
-                    !holds(Rule::OneMoveEach) || lock(&of.0).moves.is_free(&came, (dir, path));
+                let is_free = lock(&of.0).moves.is_free(&came, (dir, path));
                 if !is_free || !engine.has_come(&came.1, hash).unwrap_or(false) {
                     continue;
                 }
-                if !holds(Rule::OneMoveEach)
-                    || lock(&of.0).moves.take(came, (dir, path), self.minute())
-                {
+                if lock(&of.0).moves.take(came, (dir, path), self.minute()) {
                     return true;
                 }
             }

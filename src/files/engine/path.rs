@@ -3,7 +3,6 @@
 use crate::files::plan::{
     Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from,
 };
-use crate::files::rules::{Rule, holds};
 
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::send::brings;
@@ -98,7 +97,7 @@ impl Engine {
         if let Some(key) = &known.rows.key {
             return self.settle(path, &known, key);
         }
-        if self.is_ignored(path) && holds(Rule::IgnoredIsNotDeleted) {
+        if self.is_ignored(path) {
             return self.leave_alone(path, &known);
         }
         if known.base().lost {
@@ -125,10 +124,7 @@ impl Engine {
         Ok(true)
     }
 
-    fn step(&self, path: &str, mut known: PathState) -> PathResult {
-        if self.is_ignored(path) {
-            known.local = None; // only without the rule for it
-        }
+    fn step(&self, path: &str, known: PathState) -> PathResult {
         let plan = self.plan(&known);
         if plan.action == Action::Nothing && known.plan().action != Action::Nothing {
             // what is different stays different: the base must not say that it was seen
@@ -151,7 +147,8 @@ impl Engine {
             (Action::Delete, _) => self.delete(path, &known),
             (Action::Trash, Some(local)) => self.remove(path, &known, &local),
             (Action::Adopt, Some(local)) => self.adopt(path, &known, &local, plan.mode),
-            (Action::Conflict, Some(local)) => self.resolve(path, &known, &local, plan.mode),
+            // the hub's is an ordinary download then
+            (Action::Conflict, Some(local)) => self.aside(path, &known, &local, BaseRow::default()),
             (Action::Download, local) => self.place(path, &known, local, plan.mode),
             // these are planned for something that is here
             (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => {
@@ -166,9 +163,7 @@ impl Engine {
             let rows = self.env.state.rows(up)?;
             let open = rows.key.is_some() || rows.intent.is_some();
             let comes = matches!(action, Action::Upload | Action::Download | Action::Conflict);
-            let there = is_file(rows.remote.entry.as_ref())
-                && holds(Rule::OrderBelow)
-                && !self.is_ignored(up);
+            let there = is_file(rows.remote.entry.as_ref()) && !self.is_ignored(up);
             let here = || {
                 Ok::<bool, Interrupted>(is_file(
                     self.look(up, &rows.base)?.map(|l| l.entry).as_ref(),
@@ -231,22 +226,6 @@ impl Engine {
         let base = in_sync(known, Some(seen));
         self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
         Ok(true)
-    }
-
-    /// Two edits: ours takes its conflict name, the hub's is then an ordinary download.
-    fn resolve(&self, path: &str, known: &PathState, local: &Local, mode: u32) -> PathResult {
-        if holds(Rule::KeepBoth) {
-            return self.aside(path, known, local, BaseRow::default());
-        }
-        if known
-            .remote()
-            .entry
-            .is_some_and(|r| local.entry.mtime < r.mtime)
-        {
-            self.place(path, known, Some(*local), mode)
-        } else {
-            self.upload(path, known, local, local.entry.mode)
-        }
     }
 }
 

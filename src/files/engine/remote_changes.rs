@@ -7,7 +7,6 @@ use std::sync::{PoisonError, RwLockWriteGuard};
 use uuid::Uuid;
 
 use crate::files::plan::RemoteRow;
-use crate::files::rules::{Rule, holds};
 use crate::relpath;
 use crate::wire::revision::Revision;
 
@@ -37,7 +36,7 @@ impl Engine {
             return Ok(Polled::Busy);
         };
         let feed = self.env.state.feed()?;
-        if feed.generation != self.generation() && holds(Rule::FailedMayHaveHappened) {
+        if feed.generation != self.generation() {
             // the commit that forgot all failed, but had happened
             self.forgotten(self.lock_generation(), feed.generation)?;
             return Ok(Polled::NewEpoch);
@@ -123,9 +122,6 @@ impl Engine {
             ..feed
         };
         let points = points(&page);
-        if !holds(Rule::CursorWithRows) {
-            self.env.state.commit(&[Write::Feed(at)])?;
-        }
         // whatever a hub says, it names nothing outside of the directory
         let named: Vec<(String, RemoteRow)> = page
             .rows
@@ -184,9 +180,6 @@ impl Engine {
 
     /// What the listing has not named is gone from the hub. May be repeated: its end is stored after it.
     fn end_listing(&self, through: u64) -> Called<()> {
-        if !holds(Rule::UnlistedIsGone) {
-            return Ok(());
-        }
         let read = |after: &str, most| self.env.state.not_listed(after, most);
         each_page(read, String::as_str, |paths| {
             let writes: Vec<Write> = paths
@@ -198,11 +191,6 @@ impl Engine {
                 .collect();
             self.env.state.commit(&writes)?;
             for path in paths {
-                if !holds(Rule::UnlistedKeepsBase) {
-                    self.env
-                        .state
-                        .commit(&[Write::Base(path.clone(), Default::default())])?;
-                }
                 self.offer(path);
             }
             Ok(true)

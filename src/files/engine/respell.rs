@@ -5,7 +5,6 @@
 
 use crate::error::{Error, Kind};
 use crate::files::plan::{Action, BaseRow, Stamp, plan};
-use crate::files::rules::{Rule, holds};
 
 use super::traits::{Fault, Intent, Moved, Rows, Twin, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
@@ -35,7 +34,7 @@ impl Engine {
                 "its old name may still be deleted on the hub",
             ));
         }
-        if found.live && holds(Rule::TwinKeepsItsName) || !found.in_base {
+        if found.live || !found.in_base {
             return Err(refused(twin, there));
         }
         self.wait_for_deletes(&twin.wanted)?;
@@ -137,9 +136,7 @@ impl Engine {
         self.at_and_below(
             wanted,
             &mut |path, rows| match plan(&rows.base, None, &rows.remote).action {
-                Action::Delete if holds(Rule::DeletesBeforeRespelling) => {
-                    Err(Interrupted::WaitFor(path.to_string()))
-                }
+                Action::Delete => Err(Interrupted::WaitFor(path.to_string())),
                 _ => Ok(true),
             },
         )

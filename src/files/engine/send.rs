@@ -7,7 +7,6 @@ use crate::config::watch::Mode;
 use crate::files::plan::{
     BaseRow, DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent,
 };
-use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
@@ -53,10 +52,7 @@ impl Engine {
             ours: outgoing.ours,
             seen: outgoing.local.map(|l| l.stamp),
         };
-        let keyed = change.entry.is_some() || holds(Rule::DeletesHaveKeys);
-        if keyed {
-            self.commit(generation, &[Write::OpenKey(key.clone())])?;
-        }
+        self.commit(generation, &[Write::OpenKey(key.clone())])?;
         let answer = match outgoing.local {
             Some(local) => self.env.transfer.upload(&change, local),
             None => self.env.hub.change(&change),
@@ -84,19 +80,8 @@ impl Engine {
                 Ok(true)
             }
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
-                // the feed tells what stands there
-                let row = if let Answer::Differs(Some(row)) = &answer {
-                    Some(row)
-                } else {
-                    None
-                };
-                let believed = row.filter(|_| !holds(Rule::RefusalsTellNothing));
-                self.settled(
-                    generation,
-                    &key,
-                    None,
-                    believed.map(std::slice::from_ref).unwrap_or_default(),
-                )?;
+                // the feed tells what the hub has there
+                self.settled(generation, &key, None, &[])?;
                 Err(Interrupted::Again(
                     "the file or the hub's version changed while it was sent",
                 ))
@@ -109,17 +94,8 @@ impl Engine {
         if let Some(first) = key.names.first().filter(|first| *first != path) {
             return Err(Interrupted::WaitFor(first.clone()));
         }
-        if !holds(Rule::AskOpenKeys) {
-            self.settled(known.generation, key, None, &[])?;
-            return Ok(true);
-        }
         let asked = self.env.hub.ask(key.key, self.newest())?;
-        let current = if holds(Rule::CurrentFromKey) {
-            asked.current.as_slice()
-        } else {
-            &[]
-        };
-        self.settled(known.generation, key, asked.made.as_deref(), current)?;
+        self.settled(known.generation, key, asked.made.as_deref(), &asked.current)?;
         key.names
             .iter()
             .filter(|name| *name != path)
@@ -169,16 +145,14 @@ impl Engine {
         }
         writes.extend(Engine::remote_writes(&made));
         writes.extend(Engine::remote_writes(&current));
-        if holds(Rule::CurrentFromKey) {
-            // forgotten there since: a feed that has passed does not tell it again
-            let gone = made
-                .iter()
-                .filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
-            writes.extend(gone.map(|(path, row)| Write::Unlisted {
-                path: path.clone(),
-                through: row.rev,
-            }));
-        }
+        // forgotten there since: a feed that has passed does not tell it again
+        let gone = made
+            .iter()
+            .filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
+        writes.extend(gone.map(|(path, row)| Write::Unlisted {
+            path: path.clone(),
+            through: row.rev,
+        }));
         let mut points: Vec<Revision> = made
             .iter()
             .chain(&current)
@@ -250,10 +224,6 @@ impl Engine {
         else {
             return Ok(false);
         };
-        if !holds(Rule::MergedModeIsStored) {
-            self.env.tree.set_metadata(path, &local.stamp, mode, None)?;
-            return Ok(true);
-        }
         // the content is as far out of sync as before
         let nothing = Stamp {
             inode: 0,
@@ -392,14 +362,9 @@ impl Engine {
 
 /// The hash of a content that its name did not have before.
 pub(super) fn brings(known: &PathState, local: &Local) -> Option<Hash> {
-    let had = known
-        .base()
-        .entry
-        .filter(|_| !holds(Rule::RenameOver))
-        .is_some();
     let same = known
         .base()
         .entry
         .is_some_and(|base| base.same_body(&local.entry));
-    (!local.entry.is_dir() && !same && !had).then_some(local.entry.hash)
+    (!local.entry.is_dir() && !same).then_some(local.entry.hash)
 }

@@ -16,7 +16,6 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
-use crate::files::rules::{Rule, holds};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 
@@ -465,7 +464,7 @@ fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
         .entry
         .zip(row.entry)
         .is_some_and(|(was, now)| was.same_body(&now));
-    if !holds(Rule::LostGoesUp) || row.rev > base.rev && !same && holds(Rule::LostMeetsNews) {
+    if row.rev > base.rev && !same {
         return BaseRow::default();
     }
     let kept = |seen: Stamp, was: Entry, now: Entry| {

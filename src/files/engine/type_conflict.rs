@@ -7,7 +7,6 @@ use crate::config::watch::Mode;
 use crate::error::{Error, Kind};
 use crate::files::conflict::copy_name;
 use crate::files::plan::{self, Action, BaseRow, Entry};
-use crate::files::rules::{Rule, holds};
 
 use super::send::OutgoingChange;
 use super::traits::{Condition, From};
@@ -52,9 +51,7 @@ impl Engine {
             return Ok(false);
         }
         if !(below.wanted || action == Action::Conflict && dir.is_some()) {
-            let first_below =
-                action == Action::Upload && here && below.live && holds(Rule::OrderBelow);
-            return if first_below {
+            return if action == Action::Upload && here && below.live {
                 Err(Interrupted::Again(
                     "its content on the hub is deleted first",
                 ))
@@ -62,8 +59,7 @@ impl Engine {
                 Ok(false)
             };
         }
-        if !holds(Rule::ClashIsResolved) || !*lock(&self.drained) && holds(Rule::ClashWaitsForFeed)
-        {
+        if !*lock(&self.drained) {
             return Err(Interrupted::Again(
                 "a file and a directory have this name, and the hub has not reported all changes yet",
             ));

@@ -1,4 +1,4 @@
-//! Bursts of deletes, told step by step; each also without the rule that it is about.
+//! Bursts of deletes, told step by step.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ const QUIET: Quiet = Quiet {
 };
 
 /// Two clients in sync over `a0` to `a5`.
-fn pair(mutant: Mutant) -> Scene {
-    let s = Scene::new(mutant);
+fn pair() -> Scene {
+    let s = Scene::new();
     s.world().config = Config::Guard;
     s.world().quiet = QUIET;
     for n in 0..6 {
@@ -39,8 +39,8 @@ impl Scene {
 }
 
 /// Deletes come one by one, with time for each to be carried out.
-fn slow_burst(mutant: Mutant) -> (usize, usize) {
-    let s = pair(mutant);
+fn slow_burst() -> (usize, usize) {
+    let s = pair();
     for n in 0..5 {
         s.remove(0, &format!("a{n}"));
         s.sync(0);
@@ -48,20 +48,17 @@ fn slow_burst(mutant: Mutant) -> (usize, usize) {
     }
     s.passes(Duration::from_secs(20));
     s.sync(0);
-    rules::without(None);
     (s.left(), s.run.engine(0).deletes().len())
 }
 
 #[test]
 fn a_burst_is_held_whole() {
-    assert_eq!(slow_burst(Mutant::None), (6, 5));
-    let (left, _) = slow_burst(Mutant::Engine(Rule::GuardGathers));
-    assert!(left < 6, "the simulation does not notice");
+    assert_eq!(slow_burst(), (6, 5));
 }
 
 #[test]
 fn a_single_delete_passes_after_a_moment_and_a_few_together() {
-    let s = pair(Mutant::None);
+    let s = pair();
     s.remove(0, "a0");
     s.sync(0);
     assert_eq!(s.left(), 6);
@@ -78,7 +75,7 @@ fn a_single_delete_passes_after_a_moment_and_a_few_together() {
 /// The other client gets a burst from the hub in pieces.
 #[test]
 fn a_burst_that_comes_in_pieces_is_held_whole() {
-    let s = pair(Mutant::None);
+    let s = pair();
     (0..5).for_each(|n| s.remove(0, &format!("a{n}")));
     s.sync(0);
     s.passes(QUIET.after_more);
@@ -101,8 +98,8 @@ fn a_burst_that_comes_in_pieces_is_held_whole() {
     assert!((0..6).all(|n| s.here(1, &format!("a{n}")) != 0));
 }
 
-fn renames_over(mutant: Mutant) -> (usize, usize, u64) {
-    let s = pair(mutant);
+fn renames_over() -> (usize, usize, u64) {
+    let s = pair();
     for n in 0..3 {
         let mut w = s.world();
         let ctime = w.fresh();
@@ -118,7 +115,6 @@ fn renames_over(mutant: Mutant) -> (usize, usize, u64) {
         s.sync(0);
         s.sync(1);
     }
-    rules::without(None);
     (
         s.run.engine(0).deletes().len(),
         s.run.engine(1).deletes().len(),
@@ -128,17 +124,13 @@ fn renames_over(mutant: Mutant) -> (usize, usize, u64) {
 
 #[test]
 fn a_rename_onto_an_existing_name_is_no_delete() {
-    assert_eq!(renames_over(Mutant::None), (0, 0, 10));
-    assert!(
-        renames_over(Mutant::Engine(Rule::RenameOver)).0 > 0,
-        "the simulation does not notice"
-    );
+    assert_eq!(renames_over(), (0, 0, 10));
 }
 
 /// Five files are moved from one directory of a machine to another one; all with the same bytes, if `equal`. So many of them come
 /// there. What is held, and what is left of them.
-fn moves_between(mutant: Mutant, equal: bool, come: u64) -> (usize, usize) {
-    let s = pair(mutant);
+fn moves_between(equal: bool, come: u64) -> (usize, usize) {
+    let s = pair();
     let content = |n: u64| if equal { 10 } else { 10 + n };
     (0..5).for_each(|n| s.write(0, &format!("a{n}"), content(n)));
     s.sync(0);
@@ -150,7 +142,7 @@ fn moves_between(mutant: Mutant, equal: bool, come: u64) -> (usize, usize) {
         if n < come {
             s.write(1, &format!("b{n}"), content(n));
             let now = s.run.engine(1).env.ambient.now();
-            let age = Duration::from_secs(if mutant == Mutant::None { 3500 } else { 0 });
+            let age = Duration::from_secs(3500);
             let ctime = crate::clock::millis(now - age) * 1_000_000 + n;
             s.world().clients[1]
                 .fs
@@ -167,36 +159,25 @@ fn moves_between(mutant: Mutant, equal: bool, come: u64) -> (usize, usize) {
     s.run.engine(0).wake(true);
     s.passes(QUIET.after_more);
     s.sync(0);
-    rules::without(None);
     assert!((0..come).all(|n| s.hub(&format!("b{n}")) == content(n)));
     (s.run.engine(0).held(), s.left())
 }
 
 #[test]
 fn a_move_to_another_directory_is_no_delete() {
-    assert_eq!(moves_between(Mutant::None, false, 5), (0, 1));
-    assert_eq!(moves_between(Mutant::None, true, 5), (0, 1));
-    assert_eq!(
-        moves_between(Mutant::Engine(Rule::MovesBetween), false, 5),
-        (5, 6),
-        "the simulation does not notice"
-    );
+    assert_eq!(moves_between(false, 5), (0, 1));
+    assert_eq!(moves_between(true, 5), (0, 1));
 }
 
 #[test]
 fn each_file_that_came_is_the_move_of_one() {
-    assert_eq!(moves_between(Mutant::None, true, 1), (4, 5));
-    assert_eq!(
-        moves_between(Mutant::Engine(Rule::OneMoveEach), true, 1),
-        (0, 1),
-        "the simulation does not notice"
-    );
+    assert_eq!(moves_between(true, 1), (4, 5));
 }
 
 /// Empty files, say: once some have been renamed, their new names have the same bytes too.
 #[test]
 fn many_equal_files_may_be_renamed() {
-    let s = pair(Mutant::None);
+    let s = pair();
     (0..60).for_each(|n| s.write(0, &format!("e{n}"), 99));
     s.sync(0);
     s.sync(1);

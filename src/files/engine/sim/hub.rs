@@ -11,8 +11,6 @@ use crate::files::plan::{Entry, RemoteRow};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 
-use super::Broken;
-
 /// Rows of one page: few, so that listings are long.
 const PAGE: usize = 2;
 
@@ -33,7 +31,6 @@ pub struct Hub {
     /// Revisions at which it was started.
     starts: BTreeSet<u64>,
     floor: u64,
-    broken: Option<Broken>,
     /// It is one of today, which tells its histories apart.
     tagged: bool,
     /// Overwritten by who had not seen it, without a precondition.
@@ -41,16 +38,11 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(broken: Option<Broken>, tagged: bool) -> Hub {
+    pub fn new(tagged: bool) -> Hub {
         Hub {
-            broken,
             tagged,
             ..Hub::default()
         }
-    }
-
-    fn is(&self, broken: Broken) -> bool {
-        self.broken == Some(broken)
     }
 
     pub fn row(&self, path: &str) -> RemoteRow {
@@ -58,7 +50,7 @@ impl Hub {
     }
 
     pub fn has_history(&self, at: Revision) -> bool {
-        at.tag.is_unknown() || self.tag(at.rev) == at.tag || self.is(Broken::Tags)
+        at.tag.is_unknown() || self.tag(at.rev) == at.tag
     }
 
     /// A change with its preconditions. `bytes`: they came with it.
@@ -75,27 +67,19 @@ impl Hub {
         let now = self.row(&c.path);
         let met = match c.condition {
             Condition::Nothing => now.entry.is_none(),
-            Condition::Rev(at) => self.is_at(&now, at),
+            Condition::Rev(at) => now.at().is(at),
         };
-        if !met && !self.is(Broken::Cas) {
+        if !met {
             return Answer::Differs(Some((c.path.clone(), now)));
         }
         if let Some(from) = &c.from
-            && !self.is_at(&self.row(&from.path), from.rev)
+            && !self.row(&from.path).at().is(from.rev)
         {
             return Answer::Differs(Some((from.path.clone(), self.row(&from.path))));
         }
         let made = self.carry_out(c, host, bytes);
         self.keys.insert(c.key, Some(made.clone()));
         Answer::Made(made)
-    }
-
-    fn is_at(&self, row: &RemoteRow, at: Revision) -> bool {
-        if self.is(Broken::Tags) {
-            row.rev == at.rev
-        } else {
-            row.at().is(at)
-        }
     }
 
     fn carry_out(&mut self, c: &Change, host: &str, bytes: bool) -> Vec<(String, RemoteRow)> {
@@ -130,14 +114,11 @@ impl Hub {
         }
         let other = now.host.as_deref() != Some(host);
         let olds = self.old.get(path).cloned().unwrap_or_default();
-        let exact = olds
+        let stale = olds
             .iter()
             .any(|o| o.hash == new.hash && o.mtime == new.mtime);
-        let stale = exact || self.is(Broken::StaleBytes) && olds.iter().any(|o| o.hash == new.hash);
-        if stale && !self.is(Broken::NoStale) && (other || self.is(Broken::StaleHost)) {
-            if other && exact {
-                self.overwrote.insert(new.hash);
-            }
+        if stale && other {
+            self.overwrote.insert(new.hash);
             return;
         }
         if let Some(was) = now.entry {
@@ -178,9 +159,7 @@ impl Hub {
 
     pub fn ask(&mut self, key: Uuid) -> Asked {
         let made = self.keys.get(&key).cloned().flatten();
-        if !self.is(Broken::NoBurn) {
-            self.keys.entry(key).or_insert(None);
-        }
+        self.keys.entry(key).or_insert(None);
         let current = made
             .iter()
             .flatten()
@@ -199,11 +178,6 @@ impl Hub {
         if !self.has_history(newest) {
             return Changes::OtherHistory;
         }
-        let began = if self.is(Broken::List410) {
-            None
-        } else {
-            began
-        };
         if after > 0 && after.max(began.unwrap_or(0)) < self.floor {
             return Changes::Gone;
         }
@@ -277,7 +251,6 @@ impl Hub {
         *self = Hub {
             history: self.history + 1,
             overwrote: self.overwrote.clone(),
-            broken: self.broken,
             ..copy.clone()
         };
         if started {
@@ -298,18 +271,10 @@ impl Hub {
     pub fn restore(&mut self, backup: &Hub) {
         let lost = self.blobs.difference(&backup.blobs).copied();
         let overwrote = self.overwrote.iter().copied().chain(lost).collect();
-        let same = self.is(Broken::SameEpoch);
-        let epoch = if same { self.epoch } else { self.epoch + 1 };
-        let rev = if same || self.is(Broken::RevReuse) {
-            backup.rev
-        } else {
-            self.rev + 1000
-        };
         *self = Hub {
-            epoch,
-            rev,
+            epoch: self.epoch + 1,
+            rev: self.rev + 1000,
             overwrote,
-            broken: self.broken,
             ..backup.clone()
         };
     }

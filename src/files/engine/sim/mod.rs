@@ -5,8 +5,8 @@
 //! tombstones or is set back. Then quiet, and the checks ([`check`]). Contents have no bytes and time is a counter. Nothing
 //! here decides about files.
 //!
-//! `MESYNC_SIM_SEEDS=N` sets how many seeds are run, `MESYNC_SIM_FIRST=N` the first one, `MESYNC_SIM_MUTANT=NAME` which broken
-//! rules; a failure prints its seed and what happened.
+//! `MESYNC_SIM_SEEDS=N` sets how many seeds are run, `MESYNC_SIM_FIRST=N` the first one; a failure prints its seed and what
+//! happened. Each patch in `tests/mutants/` breaks one rule of the program or of this world, and a run must fail with it.
 
 mod bursts;
 mod check;
@@ -23,7 +23,6 @@ mod world;
 use std::sync::Arc;
 
 use crate::files::delete_guard::Limits;
-use crate::files::rules::{self, Rule};
 
 use super::traits::{Answer, Change, Changes, Env};
 use super::{Engine, Options, Outcome, Polled};
@@ -70,48 +69,6 @@ impl Config {
     fn restores(self) -> bool {
         matches!(self, Config::Restore | Config::SetBack | Config::Backup)
     }
-}
-
-/// Rules of the environment that can be broken, as [`Rule`] for those of the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broken {
-    /// The hub checks no precondition.
-    Cas,
-    /// A key that was asked about is not burnt.
-    NoBurn,
-    /// Later pages of a listing are refused for tombstones dropped meanwhile.
-    List410,
-    SameEpoch,
-    /// The hub compares numbers, not tags, in conditions and cursors.
-    Tags,
-    /// A restored hub gives numbers again.
-    RevReuse,
-    NoStale,
-    StaleBytes,
-    StaleHost,
-    /// The tree replaces without looking: neither again just before, nor at what comes out.
-    Recheck,
-    NoReplace,
-    VerifyCopies,
-    /// Pages are not written back before they are read.
-    Clean,
-    /// A stamp is believed where it cannot tell.
-    Doubt,
-    /// A name is taken for there because `stat` answers for it.
-    Listed,
-    /// What a listing has named is forgotten by a crash.
-    SeenIsStored,
-    KeepBase,
-    /// One approval approves all.
-    ApproveListed,
-}
-
-/// What is switched off in a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
-    None,
-    Engine(Rule),
-    World(Broken),
 }
 
 /// A name that a conflict copy has.
@@ -161,23 +118,12 @@ struct Run {
 }
 
 /// One history. What is wrong in the end, and what happened if `verbose`.
-pub fn run(seed: u64, config: Config, mutant: Mutant, verbose: bool) -> (Vec<String>, String) {
-    let broken = if let Mutant::World(b) = mutant {
-        Some(b)
-    } else {
-        None
-    };
-    rules::without(if let Mutant::Engine(r) = mutant {
-        Some(r)
-    } else {
-        None
-    });
+pub fn run(seed: u64, config: Config, verbose: bool) -> (Vec<String>, String) {
     let run = Run {
-        shared: Shared::new(World::new(seed, config, broken, verbose)),
+        shared: Shared::new(World::new(seed, config, verbose)),
     };
     run.noise(90);
     let stuck = run.quiet();
-    rules::without(None);
     let mut w = run.shared.lock();
     w.engines.clear();
     let mut wrongs = w.check();
@@ -195,9 +141,6 @@ impl Run {
             return engine.clone();
         }
         w.clients[i].crashed = false;
-        if w.broken == Some(Broken::SeenIsStored) {
-            w.clients[i].listed.clear();
-        }
         let temps: Vec<String> = w.clients[i]
             .fs
             .keys()

@@ -53,7 +53,7 @@ impl Client {
 
     /// What mesync's tree takes for this path: a listed name, but for its own names.
     pub fn at<'a>(&self, path: &'a str) -> Cow<'a, str> {
-        if self.believes_stat || !Client::visible(path) {
+        if !Client::visible(path) {
             self.real(path)
         } else {
             path.into()

@@ -1,4 +1,4 @@
-//! Histories that are too rare to wait for, told step by step; each also without the rule that it is about.
+//! Histories that are too rare to wait for, told step by step.
 //!
 //! Client 0 or 1 is brought along by hand, the hub's other visitors are changes made there directly. No faults but those told.
 
@@ -17,18 +17,8 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub fn new(mutant: Mutant) -> Scene {
-        let broken = if let Mutant::World(b) = mutant {
-            Some(b)
-        } else {
-            None
-        };
-        rules::without(if let Mutant::Engine(r) = mutant {
-            Some(r)
-        } else {
-            None
-        });
-        let mut world = World::new(0, Config::Plain, broken, false);
+    pub fn new() -> Scene {
+        let mut world = World::new(0, Config::Plain, false);
         world.on = false;
         Scene {
             run: Run {
@@ -147,23 +137,17 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        rules::without(None);
         self.world().engines.clear();
     }
 }
 
-/// What comes out with all rules, and without one.
-pub(super) fn check(rule: Rule, scene: impl Fn(&mut Scene) -> bool) {
-    assert!(scene(&mut Scene::new(Mutant::None)), "with all rules");
-    assert!(
-        !scene(&mut Scene::new(Mutant::Engine(rule))),
-        "without {rule:?} nobody would notice"
-    );
+pub(super) fn check(scene: impl Fn(&mut Scene) -> bool) {
+    assert!(scene(&mut Scene::new()));
 }
 
 #[test]
 fn a_clash_waits_for_the_end_of_the_feed() {
-    check(Rule::ClashWaitsForFeed, |s| {
+    check(|s| {
         s.write(0, "d/x", 1);
         s.sync(0);
         // a directory became a file, and its last entry was still touched by somebody who did not know
@@ -179,7 +163,7 @@ fn a_clash_waits_for_the_end_of_the_feed() {
 
 #[test]
 fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
-    check(Rule::CurrentFromKey, |s| {
+    check(|s| {
         s.write(0, "a", 1);
         s.write(0, "b", 2);
         s.poll_all(0);
@@ -199,9 +183,9 @@ fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
 
 #[test]
 fn a_refusal_by_a_restored_hub_costs_no_edit() {
-    check(Rule::RefusalsTellNothing, |s| {
+    check(|s| {
         // one that knows no tags
-        s.world().hub = Hub::new(None, false);
+        s.world().hub = Hub::new(false);
         s.write(0, "a", 1);
         s.sync(0);
         let backup = s.world().hub.clone();
@@ -220,7 +204,7 @@ fn a_refusal_by_a_restored_hub_costs_no_edit() {
 
 #[test]
 fn a_mode_set_after_the_hubs_was_taken_over_is_an_answer_to_it() {
-    check(Rule::MergedModeIsStored, |s| {
+    check(|s| {
         s.write(0, "a", 1);
         s.sync(0);
         s.sync(1);
@@ -250,7 +234,7 @@ fn a_mode_set_after_the_hubs_was_taken_over_is_an_answer_to_it() {
 
 #[test]
 fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
-    let mut s = Scene::new(Mutant::None);
+    let mut s = Scene::new();
     s.write(1, "d/x", 9);
     // twice the same bytes give way to the same directory
     for _ in 0..2 {
@@ -275,13 +259,12 @@ fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
 /// Runs a scene again and again, with a crash at its first, second, … step while client 0 is at work, and something else that
 /// happens before it starts again; `true`: it came out well each time.
 fn with_each_crash(
-    mutant: Mutant,
     before: impl Fn(&mut Scene),
     meanwhile: impl Fn(&mut Scene),
     after: impl Fn(&Scene) -> bool,
 ) -> bool {
     for step in 1..200 {
-        let mut s = Scene::new(mutant);
+        let mut s = Scene::new();
         before(&mut s);
         s.poll_all(0);
         s.world().crash_in = Some(step);
@@ -311,10 +294,7 @@ fn with_each_crash(
 #[test]
 fn a_crash_at_any_step_changes_nothing() {
     let check = |name: &str, before: &dyn Fn(&mut Scene), after: &dyn Fn(&Scene) -> bool| {
-        assert!(
-            with_each_crash(Mutant::None, before, |_| (), after),
-            "{name}"
-        );
+        assert!(with_each_crash(before, |_| (), after), "{name}");
     };
     let two = |s: &mut Scene| {
         s.write(0, "d/x", 1);
@@ -398,13 +378,7 @@ fn a_directory_that_was_left_empty_does_not_come_back() {
     let gone = |s: &Scene| {
         !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none()
     };
-    assert!(with_each_crash(Mutant::None, before, |_| (), gone));
-    assert!(!with_each_crash(
-        Mutant::Engine(Rule::PruneFirst),
-        before,
-        |_| (),
-        gone
-    ));
+    assert!(with_each_crash(before, |_| (), gone));
 }
 
 #[test]
@@ -417,18 +391,12 @@ fn what_is_in_the_trash_was_not_deleted_by_its_user() {
     // the same bytes come back before anybody finds out how far the move to the trash had come
     let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
     let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
-    assert!(with_each_crash(Mutant::None, before, again, here));
-    assert!(!with_each_crash(
-        Mutant::Engine(Rule::TrashIntent),
-        before,
-        again,
-        here
-    ));
+    assert!(with_each_crash(before, again, here));
 }
 
 #[test]
 fn what_is_ignored_from_now_on_is_not_deleted() {
-    check(Rule::IgnoredIsNotDeleted, |s| {
+    check(|s| {
         s.write(0, "a", 1);
         s.sync(0);
         s.sync(1);
@@ -445,7 +413,7 @@ fn what_is_ignored_from_now_on_is_not_deleted() {
 
 #[test]
 fn an_answer_that_comes_while_a_path_is_ignored_leaves_no_old_base() {
-    let s = Scene::new(Mutant::None);
+    let s = Scene::new();
     s.write(0, "a", 1);
     s.sync(0);
     s.write(0, "a", 2);
@@ -469,7 +437,7 @@ fn an_answer_that_comes_while_a_path_is_ignored_leaves_no_old_base() {
 
 #[test]
 fn a_file_that_is_moved_into_a_directory_of_its_own_name_is_no_rename() {
-    let mut s = Scene::new(Mutant::None);
+    let mut s = Scene::new();
     s.write(0, "d", 1);
     s.sync(0);
     let node = s.world().clients[0].fs.remove("d").expect("it is there");
@@ -489,7 +457,7 @@ fn a_file_that_is_moved_into_a_directory_of_its_own_name_is_no_rename() {
 
 #[test]
 fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() {
-    let mut s = Scene::new(Mutant::None);
+    let mut s = Scene::new();
     s.world().config = Config::Guard;
     let names = |dir: &str| (0..6).map(|n| format!("{dir}/x{n}")).collect::<Vec<_>>();
     for (n, path) in names("d").iter().enumerate() {
@@ -543,7 +511,7 @@ fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() 
 
 #[test]
 fn threads_do_not_get_in_each_others_way() {
-    let mut s = Scene::new(Mutant::None);
+    let mut s = Scene::new();
     for n in 0..40 {
         s.write(0, &format!("d{}/x{n}", n % 4), 100 + n);
         s.other(

@@ -16,7 +16,7 @@ use crate::wire::files;
 use crate::wire::revision::Revision;
 
 use super::world::{Client, Node, Shared, World};
-use super::{Broken, Config, copy_of, stem};
+use super::{Config, copy_of, stem};
 
 /// Seconds of one tick.
 pub const TICK: u64 = 120;
@@ -135,24 +135,11 @@ impl Side {
             let read = node.is_some_and(|n| {
                 n.is_dir() || known || change.from.is_some() || n.hash() == local.entry.hash
             });
-            if (node.map(Node::stamp) != Some(local.stamp) || !read)
-                && w.broken != Some(Broken::Recheck)
-            {
+            if node.map(Node::stamp) != Some(local.stamp) || !read {
                 return Ok(Answer::Moved);
             }
         }
-        let mut change = change.clone();
-        if w.broken == Some(Broken::Recheck)
-            && let (Some(_), Some(node), Some(e)) =
-                (local, w.clients[self.i].fs.get(&change.path), change.entry)
-        {
-            // it sends what is there now
-            change.entry = Some(Entry {
-                mode: e.mode,
-                ..node.entry()
-            });
-        }
-        w.watch_delete(self.i, &change);
+        w.watch_delete(self.i, change);
         let bytes = local.is_some() && change.from.is_none();
         let host = format!("c{}", self.i);
         let lot = match (w.lose_requests, w.lose_answers) {
@@ -177,10 +164,10 @@ impl Side {
                     change.from
                 )
             });
-            w.flight.push((change, host, bytes));
+            w.flight.push((change.clone(), host, bytes));
             return Err(later("no answer yet"));
         }
-        let answer = w.hub.change(&change, &host, bytes);
+        let answer = w.hub.change(change, &host, bytes);
         w.say(|| {
             format!(
                 "{host} sent: {} {:?} if {:?} from {:?}: {}",
@@ -257,13 +244,12 @@ impl Transfer for Side {
         above: &[(&str, u32)],
     ) -> Called<Option<Staged>> {
         let mut w = self.enter(Point::Effect)?;
-        let blind = w.broken == Some(Broken::VerifyCopies);
         let hub = w.hub.blobs.clone();
         let c = &w.clients[self.i];
         let found = sources.iter().find_map(|source| match source {
             Source::Tree(p) => {
                 c.fs.get(p)
-                    .filter(|n| n.kind == entry.kind && (n.hash() == entry.hash || blind))
+                    .filter(|n| n.kind == entry.kind && n.hash() == entry.hash)
                     .map(Node::hash)
             }
             Source::Trash => {
@@ -317,10 +303,6 @@ impl Transfer for Side {
 impl Tree for Side {
     fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
         let mut w = self.enter(Point::Read)?;
-        let (cleans, doubts) = (
-            w.broken != Some(Broken::Clean),
-            w.broken != Some(Broken::Doubt),
-        );
         let c = &mut w.clients[self.i];
         let blind = c.blind;
         let at = c.at(path);
@@ -328,9 +310,9 @@ impl Tree for Side {
             return Ok(Look::Absent);
         };
         let (stamp, mut entry) = (node.stamp(), node.entry());
-        match known.filter(|(s, k)| **s == stamp && k.kind == entry.kind && !(blind && doubts)) {
+        match known.filter(|(s, k)| **s == stamp && k.kind == entry.kind && !blind) {
             Some((_, known)) => entry.hash = known.hash,
-            None => node.dirty &= blind || !cleans,
+            None => node.dirty &= blind,
         }
         Ok(Look::Here(Local { entry, stamp }))
     }
@@ -339,7 +321,6 @@ impl Tree for Side {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         Ok(!c.blind
-            || w.broken == Some(Broken::Doubt)
             || c.fs
                 .get(c.at(path).as_ref())
                 .is_some_and(|n| n.hash() == what.entry.hash))
@@ -367,16 +348,15 @@ impl Tree for Side {
 
     fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
         let over = over.map(|local| &local.stamp);
-        let checks = |w: &World| {
-            w.clients[self.i].stamp(path).as_ref() == over || w.broken == Some(Broken::Recheck)
-        };
-        if !checks(&*self.enter(Point::Read)?) {
+        if self.enter(Point::Read)?.clients[self.i]
+            .stamp(path)
+            .as_ref()
+            != over
+        {
             return Ok(Moved::Changed);
         }
         let mut w = self.enter(Point::Window)?;
         w.maps_meanwhile(self.i, path);
-        let looks = w.broken != Some(Broken::Recheck);
-        let no_replace = w.broken != Some(Broken::NoReplace);
         let (tick, i) = (w.fresh(), self.i);
         let c = &mut w.clients[i];
         if c.refuses(path) {
@@ -394,7 +374,7 @@ impl Tree for Side {
         // rmdir gives way before the rename, no directory comes out of it
         if over.is_some() && c.fs.get(path).is_some_and(Node::is_dir) {
             c.fs.remove(path);
-        } else if c.fs.contains_key(path) != over.is_some() && (no_replace || over.is_some()) {
+        } else if c.fs.contains_key(path) != over.is_some() {
             return Ok(Moved::Taken);
         }
         let Some(mut new) = c.fs.remove(&staged.temp) else {
@@ -402,7 +382,7 @@ impl Tree for Side {
         };
         new.ctime = tick;
         let out = c.fs.insert(path.to_string(), new.clone());
-        if let Some(mut out) = out.filter(|_| over.is_some() && looks) {
+        if let Some(mut out) = out.filter(|_| over.is_some()) {
             out.ctime = tick;
             c.fs.insert(staged.temp.clone(), out);
         }
@@ -414,7 +394,7 @@ impl Tree for Side {
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
         let w = self.enter(Point::Read)?;
         let checked = expected.is_none_or(|e| w.clients[self.i].stamp(from).as_ref() == Some(e));
-        if !checked && w.broken != Some(Broken::Recheck) {
+        if !checked {
             return Ok(Moved::Changed);
         }
         drop(w);
@@ -460,7 +440,7 @@ impl Tree for Side {
         if c.refuses(path) {
             Err(refused())
         } else {
-            Ok(c.twin(path).filter(|_| !c.believes_stat))
+            Ok(c.twin(path))
         }
     }
 
@@ -553,7 +533,7 @@ impl Client {
     pub fn make_parents(&mut self, path: &str) -> bool {
         let Some(up) = parent(path) else { return true };
         // mkdir finds another spelling there already
-        if self.real(up) != up && !self.believes_stat {
+        if self.real(up) != up {
             return false;
         }
         match self.fs.get(self.real(up).as_ref()) {

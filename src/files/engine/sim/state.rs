@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::files::engine::traits::*;
-use crate::files::plan::{RemoteRow, is_below};
+use crate::files::plan::is_below;
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
-use super::Broken;
 use super::side::{Point, Side, fatal, no_space};
 use super::world::Client;
 
@@ -83,8 +82,7 @@ impl State for Side {
     fn approved(&self, token: &Token) -> Called<bool> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
-        Ok(c.approved.contains(token)
-            || w.broken == Some(Broken::ApproveListed) && !c.approved.is_empty())
+        Ok(c.approved.contains(token))
     }
 
     fn commit(&self, writes: &[Write]) -> Called<()> {
@@ -98,7 +96,6 @@ impl State for Side {
         if w.fails() {
             return Err(no_space());
         }
-        let broken = w.broken;
         let i = self.i;
         if let Some(forget) = writes
             .iter()
@@ -106,7 +103,7 @@ impl State for Side {
         {
             w.say(|| format!("c{i} {forget:?}"));
         }
-        w.clients[i].commit(writes, broken);
+        w.clients[i].commit(writes);
         if w.crashes(0.008) {
             return Err(self.crash(w));
         }
@@ -116,7 +113,7 @@ impl State for Side {
 
 impl Client {
     /// The rules of [`Write`], in memory.
-    fn commit(&mut self, writes: &[Write], broken: Option<Broken>) {
+    fn commit(&mut self, writes: &[Write]) {
         for write in writes {
             match write.clone() {
                 Write::Base(path, row) => self.rows_mut(&path).base = row,
@@ -147,15 +144,10 @@ impl Client {
                 Write::NothingListed => self.listed.clear(),
                 Write::ForgetAll => {
                     for rows in self.rows.values_mut() {
-                        let base = if broken == Some(Broken::KeepBase) {
-                            rows.base.clone()
-                        } else {
-                            Default::default()
-                        };
                         *rows = Rows {
-                            base,
-                            remote: RemoteRow::default(),
-                            ..rows.clone()
+                            intent: rows.intent.take(),
+                            key: rows.key.take(),
+                            ..Rows::default()
                         };
                     }
                     self.listed.clear();

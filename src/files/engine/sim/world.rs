@@ -14,7 +14,7 @@ use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::Tag;
 
 use super::hub::Hub;
-use super::{Broken, Config, copy_of};
+use super::{Config, copy_of};
 
 /// A name in a tree. Content 0: nothing (directories).
 #[derive(Debug, Clone, PartialEq)]
@@ -78,7 +78,6 @@ pub struct Client {
     pub blind: bool,
     /// Its filesystem folds names, see [`super::names`].
     pub folds: bool,
-    pub believes_stat: bool,
     /// What `status` would name as refused.
     pub refused: BTreeSet<String>,
     /// All names, temporary ones and the trash included.
@@ -187,7 +186,6 @@ impl Shared {
 pub struct World {
     random: u64,
     pub config: Config,
-    pub broken: Option<Broken>,
     /// Faults and other disturbances happen.
     pub on: bool,
     pub hub: Hub,
@@ -228,21 +226,17 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, config: Config, broken: Option<Broken>, verbose: bool) -> World {
+    pub fn new(seed: u64, config: Config, verbose: bool) -> World {
         let mut clients: Vec<Client> = (0..3).map(|_| Client::default()).collect();
         clients[0].legacy = config == Config::Legacy;
         clients[2].blind = config == Config::Mapped;
         clients[2].folds = config == Config::Folding;
         clients[1].folds = config == Config::Folding && seed.is_multiple_of(3);
-        clients
-            .iter_mut()
-            .for_each(|c| c.believes_stat = broken == Some(Broken::Listed));
         World {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             config,
-            broken,
             on: true,
-            hub: Hub::new(broken, config != Config::Restore),
+            hub: Hub::new(config != Config::Restore),
             backup: None,
             lose_answers: false,
             lose_requests: false,
