@@ -22,7 +22,6 @@ const LONG_FILES: &[&str] = &[
     "src/config/mod.rs",
     "src/daemon/mod.rs",
     "src/files/directory/mod.rs",
-    "src/files/engine/apply.rs",
     "src/files/engine/mod.rs",
     "src/files/engine/queue/mod.rs",
     "src/files/engine/sim/scenes.rs",

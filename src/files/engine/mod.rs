@@ -16,11 +16,13 @@ pub mod pages;
 pub mod traits;
 
 mod apply;
+mod deletes;
 mod directories;
 mod gather;
 mod neighbours;
 mod path;
 mod queue;
+mod recover;
 mod remote_changes;
 mod respell;
 mod send;

@@ -1,0 +1,93 @@
+//! Which deletes the guard counts, and how one is let through.
+
+use crate::files::delete_guard::{self, Standing};
+use crate::files::plan::Entry;
+
+use super::neighbours::MOVED_PERHAPS;
+use super::path::token;
+use super::traits::{Token, Write};
+use super::{DeleteEffect, Engine, Interrupted, PathState};
+
+impl Engine {
+    /// What the guard has to know of the delete that is planned.
+    pub(super) fn going(&self, path: &str, known: &PathState) -> Result<DeleteEffect, Interrupted> {
+        match self.going_from_here(known)? {
+            DeleteEffect::Counts(hash) if self.came_elsewhere(path, &hash) => {
+                Ok(DeleteEffect::Free)
+            }
+            going => Ok(going),
+        }
+    }
+
+    fn going_from_here(&self, known: &PathState) -> Result<DeleteEffect, Interrupted> {
+        let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else {
+            return Ok(DeleteEffect::Free);
+        };
+        let Some(to) = &known.remote().renamed_to else {
+            return Ok(DeleteEffect::Counts(was.hash));
+        };
+        let rows = self.env.state.rows(to)?;
+        let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&was));
+        Ok(if !same(rows.remote.entry) || self.env.tree.ignored(to) {
+            DeleteEffect::Counts(was.hash)
+        } else if same(rows.base.entry) && rows.intent.is_none() {
+            // a hub that says so may never give it
+            DeleteEffect::Free
+        } else {
+            DeleteEffect::Renamed(was.hash, to.clone())
+        })
+    }
+
+    /// Lets a delete through and counts it, durably, before it happens.
+    pub(super) fn pass_guard(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
+        if self.options.allow_deletes {
+            return Ok(());
+        }
+        let hash = match self.going(path, known)? {
+            DeleteEffect::Free => return Ok(()),
+            DeleteEffect::Counts(hash) => hash,
+            // the other half goes first, unless it waits itself
+            DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => {
+                return Err(Interrupted::Again(
+                    "it was renamed on the hub; the new name is synced first",
+                ));
+            }
+            DeleteEffect::Renamed(hash, _) => hash,
+        };
+        let token = token(path, known);
+        let _one_by_one = super::lock(&self.weighing);
+        if self.is_approved(&token)? {
+            return Ok(());
+        }
+        self.queue().counts(path, &token, hash);
+        let minute = self.minute();
+        let Standing { files, counted, .. } = self.standing()?;
+        let room =
+            delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
+        let pending = self.queue().other_deletes(path, room) + 1;
+        if !delete_guard::passes(
+            self.options.limits,
+            Standing {
+                files,
+                counted,
+                pending,
+            },
+        ) {
+            return Err(if self.may_come_elsewhere(&hash) {
+                Interrupted::Again(MOVED_PERHAPS)
+            } else {
+                Interrupted::Held
+            });
+        }
+        let forget = Write::ForgetDeletes {
+            before: delete_guard::forgotten_before(minute),
+        };
+        self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
+        self.queue().let_through(path);
+        Ok(())
+    }
+
+    pub(super) fn is_approved(&self, token: &Token) -> Result<bool, Interrupted> {
+        Ok(self.env.state.approved(token)?)
+    }
+}

@@ -1,0 +1,366 @@
+//! What became of a change of the tree: found out after the act, and the same way after a crash or an error.
+
+use crate::files::conflict::copy_name;
+use crate::files::plan::{BaseRow, Local, Stamp, parent};
+
+use super::path::seen_with;
+use super::traits::{Done, Intent, Look, Moved, Staged, Write};
+use super::{Engine, Interrupted, PathResult, PathState};
+
+impl Engine {
+    /// Takes up an intent after a crash or an error.
+    pub(super) fn recover(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
+        // a rename whose sync failed can be seen, and is undone by a power cut after the base has been written
+        self.env.tree.sync(path)?;
+        if let Intent::Leave { to, .. } = intent {
+            self.env.tree.sync(to)?;
+        }
+        // conflict copies that were made just before the error have not been offered
+        self.queue().overflowed();
+        self.finish(path, known, intent)
+    }
+
+    /// Finds out whether an intent was carried out, and writes its result.
+    pub(super) fn finish(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
+        match intent {
+            Intent::Place {
+                generation,
+                row,
+                mode,
+                over,
+                staged,
+            } => {
+                if !self.was_placed(path, over.as_ref(), staged)? {
+                    return self.clear_away(path, known, &staged.temp);
+                }
+                let seen = self
+                    .env
+                    .tree
+                    .stamp(path)?
+                    .filter(|now| now.same_but_for_ctime(&staged.stamp));
+                // written to since: equal to nothing, so that it is looked at
+                let seen = seen.unwrap_or(Stamp {
+                    ctime: 0,
+                    ..staged.stamp
+                });
+                let seen = Some(seen_with(*mode, row.entry.as_ref(), seen));
+                self.finished(
+                    path,
+                    known,
+                    *generation,
+                    Some(BaseRow {
+                        rev: row.rev,
+                        lost: false,
+                        entry: row.entry,
+                        seen,
+                    }),
+                )?;
+                self.env.tree.discard(&staged.temp)?;
+            }
+            Intent::Clear { temp } => return self.clear_away(path, known, temp),
+            Intent::Respell { there, wanted } => {
+                return if path == wanted {
+                    self.respelled(known, there, wanted)
+                } else {
+                    Err(Interrupted::WaitFor(wanted.clone()))
+                };
+            }
+            Intent::Metadata {
+                generation,
+                was,
+                mode,
+                mtime,
+                then,
+            } => {
+                // a filesystem that cannot keep it gets it once more, and then the base
+                let retimed = *mtime != was.mtime;
+                let changed =
+                    |now: &Stamp| now.mode != was.mode || retimed && now.mtime != was.mtime;
+                let now = self.env.tree.stamp(path)?.filter(changed);
+                let untouched = |now: &Stamp| {
+                    !retimed
+                        && now.same_but_for_ctime(&Stamp {
+                            mode: *mode,
+                            ..*was
+                        })
+                };
+                let seen = now.map(|now| {
+                    if untouched(&now) {
+                        now
+                    } else {
+                        Stamp {
+                            ctime: 0,
+                            mtime: *mtime,
+                            ..*was
+                        }
+                    }
+                });
+                self.finished(
+                    path,
+                    known,
+                    *generation,
+                    seen.map(|seen| with_mode(then, seen, *mode, *mode)),
+                )?;
+            }
+            Intent::Leave {
+                generation,
+                then,
+                what,
+                to,
+                trash,
+            } => {
+                let left = self.has_left(path, what, to, *trash)?;
+                // the directories first: a crash between must not leave them behind
+                if left && *trash {
+                    self.prune(path, known)?;
+                }
+                self.finished(path, known, *generation, left.then(|| then.clone()))?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes a temporary name that nothing came of, and the directories that were made for it.
+    pub(super) fn clear_away(&self, path: &str, known: &PathState, temp: &str) -> PathResult {
+        // said first: an intent to place whose temporary name is gone says that it happened
+        self.commit(
+            known.generation,
+            &[Write::Intent(
+                path.to_string(),
+                Some(Intent::Clear {
+                    temp: temp.to_string(),
+                }),
+            )],
+        )?;
+        self.env.tree.discard(temp)?;
+        self.prune(path, known)?;
+        self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
+        Ok(true)
+    }
+
+    /// Closes an intent, with the base if it was carried out.
+    pub(super) fn finished(
+        &self,
+        path: &str,
+        known: &PathState,
+        generation: u64,
+        base: Option<BaseRow>,
+    ) -> Result<(), Interrupted> {
+        // what was decided before all was forgotten says nothing about the revisions of now
+        let of_now = |base: &BaseRow| generation == known.generation || *base == BaseRow::default();
+        let base = base
+            .filter(of_now)
+            .map(|base| Write::Base(path.to_string(), base));
+        let writes: Vec<Write> = base
+            .into_iter()
+            .chain([Write::Intent(path.to_string(), None)])
+            .collect();
+        self.commit(known.generation, &writes)
+    }
+
+    /// Whether what was staged took its name; then keeps what came out of there, if that is not what was planned on.
+    fn was_placed(
+        &self,
+        path: &str,
+        over: Option<&Local>,
+        staged: &Staged,
+    ) -> Result<bool, Interrupted> {
+        let Some(held) = self.env.tree.stamp(&staged.temp)? else {
+            // gone: the rename happened. But what shows every sign of the old file is the old file
+            let now = self.env.tree.stamp(path)?;
+            return Ok(over.is_none_or(|l| now != Some(l.stamp)));
+        };
+        // nothing comes out where nothing was: another inode is that of a copy of the directory
+        let is_copy = over.is_none();
+        if held.inode == staged.stamp.inode || is_copy {
+            return Ok(false);
+        }
+        let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
+        self.keep_what_came_out(path, over, &staged.temp, expected)?;
+        Ok(true)
+    }
+
+    /// `expected`: by its stamp it is what was planned on. The bytes tell: a write through a mapping may leave no stamp.
+    fn keep_what_came_out(
+        &self,
+        path: &str,
+        over: Option<&Local>,
+        temp: &str,
+        expected: bool,
+    ) -> Result<(), Interrupted> {
+        let held = match self.env.tree.look(temp, None)? {
+            Look::Here(held) => held,
+            Look::Unknown(why) if !expected => return Err(Interrupted::Unknown(why)),
+            Look::Absent | Look::Unknown(_) => return Ok(()),
+        };
+        if held.entry.is_dir() {
+            return Ok(());
+        }
+        if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
+            // only its mode was changed: that is a change of what stands there now
+            if let Some(now) = self
+                .env
+                .tree
+                .stamp(path)?
+                .filter(|_| over.entry.mode != held.entry.mode)
+            {
+                self.env
+                    .tree
+                    .set_metadata(path, &now, held.entry.mode, None)?;
+            }
+            return Ok(());
+        }
+        // the directory may have another name by now
+        let beside = renamed_beside(temp, path);
+        for nth in 1.. {
+            let copy = copy_name(&beside, &held.entry, nth);
+            if let Look::Here(there) = self.env.tree.look(&copy, None)?
+                && there.entry.same_body(&held.entry)
+            {
+                return Ok(());
+            }
+            match self.env.tree.shift(temp, &copy, None)? {
+                Moved::Done => {
+                    self.offer(&copy);
+                    self.env.ambient.done(Done::SetAside { path, copy: &copy });
+                    return Ok(());
+                }
+                Moved::Taken => {}
+                // a person has removed it
+                Moved::Changed => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a path was moved to `to`. What is in the trash and was not meant goes back.
+    fn has_left(
+        &self,
+        path: &str,
+        what: &Local,
+        to: &str,
+        trash: bool,
+    ) -> Result<bool, Interrupted> {
+        let Some(there) = self.env.tree.stamp(to)? else {
+            return Ok(false);
+        };
+        let meant = there.same_but_for_ctime(&what.stamp) && self.env.tree.holds(to, what)?;
+        if !trash || meant {
+            return Ok(true);
+        }
+        if self.env.tree.shift(to, path, None)? == Moved::Done {
+            return Ok(false);
+        }
+        // somebody has put something else there meanwhile: both stay
+        let Look::Here(found) = self.env.tree.look(to, None)? else {
+            return Ok(false);
+        };
+        for nth in 1.. {
+            let copy = copy_name(path, &found.entry, nth);
+            match self.env.tree.shift(to, &copy, None)? {
+                Moved::Done => drop(self.offer(&copy)),
+                Moved::Taken => continue,
+                Moved::Changed => {}
+            }
+            break;
+        }
+        Ok(false)
+    }
+
+    /// See [`Engine::clear`].
+    pub(super) fn clear_all(&self, temps: &[String]) -> Result<(), Interrupted> {
+        let mut placing = Vec::new();
+        self.each_below("", &mut |path, rows| {
+            if let Some(Intent::Place { staged, .. }) = &rows.intent {
+                placing.push((path.to_string(), staged.temp.clone()));
+            }
+            Ok(true)
+        })?;
+        for temp in temps {
+            let intent = placing
+                .iter()
+                .find(|(_, staged)| last_name(staged) == last_name(temp));
+            let done = match intent {
+                Some((_, staged)) if staged == temp => Ok(true),
+                Some((path, staged)) if self.env.tree.stamp(staged)?.is_none() => {
+                    self.follow(path, temp)
+                }
+                _ => self.clear_away(temp, &self.know(temp)?, temp),
+            };
+            if let Err(fault @ Interrupted::Fault(_)) = done {
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// A person has moved the directory of what was staged: that its name is gone there does not say that it was placed.
+    fn follow(&self, path: &str, temp: &str) -> PathResult {
+        let known = self.know(path)?;
+        let Some(mut intent) = known.rows.intent.clone() else {
+            return Ok(false);
+        };
+        if let Intent::Place { staged, .. } = &mut intent {
+            staged.temp = temp.to_string();
+        }
+        let moved = Write::Intent(path.to_string(), Some(intent));
+        self.commit(known.generation, &[moved])?;
+        Ok(true)
+    }
+
+    /// Removes the directories above that its last entry has left empty, unless they count by themselves.
+    pub(super) fn prune(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
+        for up in std::iter::successors(parent(path), |p| parent(p)) {
+            let Some(stamp) = self.env.tree.stamp(up)? else {
+                continue;
+            };
+            let rows = self.env.state.rows(up)?;
+            let theirs = rows.remote.entry.filter(|e| e.is_dir());
+            if let Some(theirs) = theirs.filter(|_| rows.base.entry.is_none()) {
+                if self.modes_differ(stamp.mode, theirs.mode) {
+                    self.offer(up);
+                    return Ok(());
+                }
+                let base = BaseRow {
+                    rev: rows.remote.rev,
+                    lost: false,
+                    entry: Some(theirs),
+                    seen: Some(stamp),
+                };
+                self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
+            }
+            let base = rows.base.entry.filter(|e| e.is_dir());
+            if theirs.or(base).is_none() && self.has_own_mode(stamp.mode) {
+                // a mode that was set here and that the hub does not have yet
+                self.offer(up);
+                return Ok(());
+            }
+            if theirs.or(base).is_some() || !self.env.tree.remove_dir(up)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The base after a change of metadata: `seen`, where it is still to be told, is `stamp` with the mode that became of `meant`.
+pub(super) fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32, meant: u32) -> BaseRow {
+    let seen = Stamp {
+        mode,
+        ..then.seen.unwrap_or(stamp)
+    };
+    BaseRow {
+        seen: Some(seen_with(meant, then.entry.as_ref(), seen)),
+        ..then.clone()
+    }
+}
+
+fn last_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The last name of `path` in the directory of `temp`.
+fn renamed_beside(temp: &str, path: &str) -> String {
+    let name = last_name(path);
+    parent(temp).map_or(name.to_string(), |dir| format!("{dir}/{name}"))
+}
