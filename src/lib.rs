@@ -77,7 +77,7 @@
 //! * *All rows are of one history.* Every request and every change names the newest revision that the client knows, and a hub that
 //!   does not have it refuses. Then both find the last revision that they have in common, the client marks its later ones as lost,
 //!   and a listing shows what the hub has instead: an older row is the base of the lost one, and the local file is sent in its
-//!   place; a later one is another edit ([`files::engine::traits::hear`]). A hub with no common revision is a stranger: equal
+//!   place; a later one is another edit ([`files::engine::rows::hear`]). A hub with no common revision is a stranger: equal
 //!   files are adopted, of others both versions are kept. A hub with a new address is the same hub ([`files::moved`]).
 //! * *Nothing is lost*: the loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, and many deletes
 //!   wait for a person ([`files::delete_guard`]). They are judged together when their burst has ended; moves between two

@@ -13,6 +13,7 @@
 //! an engine may be dropped at any moment, and a new one over the same environment goes on.
 
 pub mod pages;
+pub mod rows;
 pub mod traits;
 
 mod apply;

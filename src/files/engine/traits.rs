@@ -1,7 +1,7 @@
 //! What the engine stands on: the hub, the tree, the durable state, and time; four traits and the values they exchange.
 //!
-//! No logic but the two rules that every store of rows must share ([`Write`]). File contents never pass through here: they are
-//! named by path and hash, and [`Transfer`] moves them. All methods may be called from several threads at once; the engine
+//! No logic: the rules that every store of rows must share are in [`super::rows`]. File contents never pass through here: they
+//! are named by path and hash, and [`Transfer`] moves them. All methods may be called from several threads at once; the engine
 //! sees to it that no two of them are at one path, or at a path and one above it.
 //!
 //! *Durable on return*: what a method of [`Tree`] or [`State`] has changed when it returns is on the disk (an implementation
@@ -367,13 +367,13 @@ pub struct Token {
 pub enum Write {
     /// A default row may be removed from the table.
     Base(String, BaseRow),
-    /// By [`hear`]: never replaces a row by an older one. `listed`: also remember that the full listing named this path.
+    /// By [`hear`](super::rows::hear): never replaces a row by an older one. `listed`: also remember that the full listing named this path.
     Remote {
         path: String,
         row: RemoteRow,
         listed: bool,
     },
-    /// By [`hear_of_none`]: the hub at `through` had no record of this path.
+    /// By [`hear_of_none`](super::rows::hear_of_none): the hub at `through` had no record of this path.
     Unlisted {
         path: String,
         through: u64,
@@ -388,7 +388,7 @@ pub enum Write {
     NothingListed,
     /// Another hub: all base rows, remote rows, approvals, points and listed paths go; intents and open keys stay.
     ForgetAll,
-    /// The hub was set back to this revision: each row by [`set_back`]; approvals, later points and listed paths go; intents and
+    /// The hub was set back to this revision: each row by [`set_back`](super::rows::set_back); approvals, later points and listed paths go; intents and
     /// open keys stay.
     SetBack {
         through: u64,
@@ -406,90 +406,6 @@ pub enum Write {
     },
     /// Replaces all approvals.
     Approve(Vec<Token>),
-}
-
-/// The rule for [`Write::Remote`]: answers overtake each other, the later revision is the truth. And a base that is lost learns
-/// what the hub has instead.
-pub fn hear(rows: &mut Rows, row: &RemoteRow) {
-    if row.rev >= rows.remote.rev {
-        rows.remote = row.clone();
-    }
-    if rows.base.lost {
-        rows.base = instead(&rows.base, &rows.remote);
-    }
-}
-
-/// The rule for [`Write::Unlisted`]: the remote row becomes the default (deleted) if something was live there, and none of
-/// the rows is from after the listing.
-pub fn hear_of_none(rows: &mut Rows, through: u64) {
-    let known = rows.base.entry.is_some() || rows.remote.entry.is_some() || rows.base.lost;
-    if known && rows.base.rev.max(rows.remote.rev) <= through {
-        rows.remote = RemoteRow::default();
-        if rows.base.lost {
-            rows.base = instead(&rows.base, &rows.remote);
-        }
-    }
-}
-
-/// The rule for [`Write::SetBack`]: no row is from after `through` any more.
-pub fn set_back(rows: &mut Rows, through: u64) {
-    if rows.base.rev > through {
-        rows.base = BaseRow {
-            rev: through,
-            lost: true,
-            ..rows.base.clone()
-        };
-    }
-    if rows.remote.rev > through {
-        // nothing new, as far as is known
-        let BaseRow { rev, entry, .. } = if rows.base.lost {
-            BaseRow::default()
-        } else {
-            rows.base.clone()
-        };
-        rows.remote = RemoteRow {
-            rev,
-            entry,
-            id: rows.remote.id,
-            ..RemoteRow::default()
-        };
-    }
-}
-
-/// What a lost base becomes. Where the hub has an older row than what was in sync, that row is where the lost history began: what
-/// is here is an edit of it, or a delete, and goes up on that condition. Where it has a later one, both have changed, unless it is
-/// what was in sync: another machine has sent it again.
-fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
-    let same = base
-        .entry
-        .zip(row.entry)
-        .is_some_and(|(was, now)| was.same_body(&now));
-    if row.rev > base.rev && !same {
-        return BaseRow::default();
-    }
-    let kept = |seen: Stamp, was: Entry, now: Entry| {
-        // a mode that the filesystem has made up is no edit now either
-        let mode = if seen.mode == was.mode {
-            now.mode
-        } else {
-            seen.mode
-        };
-        Stamp {
-            ctime: 0,
-            mode,
-            ..seen
-        }
-    };
-    let seen = match (base.seen, base.entry, row.entry) {
-        (Some(seen), Some(was), Some(now)) if was.kind == now.kind => Some(kept(seen, was, now)),
-        _ => None,
-    };
-    BaseRow {
-        rev: row.rev,
-        lost: false,
-        entry: row.entry,
-        seen,
-    }
 }
 
 /// The durable state of one synced directory.

@@ -95,7 +95,7 @@ pub struct Local {
 pub struct BaseRow {
     pub rev: u64,
     /// The hub was set back to `rev`, and this was in sync after it: there is no such revision any more. What the hub has
-    /// instead is still to be heard ([`super::engine::traits::hear`]); until then nothing is done about the path.
+    /// instead is still to be heard ([`super::engine::rows::hear`]); until then nothing is done about the path.
     pub lost: bool,
     /// The hub's; `None`: both sides had nothing.
     pub entry: Option<Entry>,

@@ -4,7 +4,8 @@ use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::codec::{Record, encode_feed};
 use super::{APPROVALS, DELETES, HASHES, META, POINTS, PREFIX, ROWS, Tried, decode, meta_number};
-use crate::files::engine::traits::{OpenKey, Rows, Write, hear, hear_of_none, set_back};
+use crate::files::engine::rows::{hear, hear_of_none, set_back};
+use crate::files::engine::traits::{OpenKey, Rows, Write};
 use crate::files::plan::{BaseRow, RemoteRow};
 use crate::wire::revision::{self, Revision};
 

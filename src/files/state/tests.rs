@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::files::engine::traits::{Intent, OpenKey, Staged, hear, hear_of_none, set_back};
+use crate::files::engine::rows::{hear, hear_of_none, set_back};
+use crate::files::engine::traits::{Intent, OpenKey, Staged};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below};
 use crate::wire::files::Kind as What;
 

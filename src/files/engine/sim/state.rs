@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::*;
 use crate::files::plan::is_below;
 use crate::wire::files::Hash;
