@@ -10,6 +10,7 @@
 
 mod bursts;
 mod check;
+mod crashes;
 mod histories;
 mod hub;
 mod names;

@@ -94,12 +94,12 @@ impl Scene {
         self.run.poll(i);
     }
 
-    fn poll_all(&self, i: usize) {
+    pub fn poll_all(&self, i: usize) {
         (0..50).take_while(|_| self.run.poll(i)).for_each(drop);
     }
 
     /// Does all that can be done now.
-    fn work(&self, i: usize) {
+    pub fn work(&self, i: usize) {
         let paths = self.world().clients[i].paths();
         self.run.work(i, &paths, 500, true);
     }
@@ -254,144 +254,6 @@ fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
         .filter(|p| p.starts_with("d.sync-conflict-"))
         .count();
     assert_eq!((copies, s.hub("d/x"), s.hub("d")), (2, 9, 0), "{live:?}");
-}
-
-/// Runs a scene again and again, with a crash at its first, second, … step while client 0 is at work, and something else that
-/// happens before it starts again; `true`: it came out well each time.
-fn with_each_crash(
-    before: impl Fn(&mut Scene),
-    meanwhile: impl Fn(&mut Scene),
-    after: impl Fn(&Scene) -> bool,
-) -> bool {
-    for step in 1..200 {
-        let mut s = Scene::new();
-        before(&mut s);
-        s.poll_all(0);
-        s.world().crash_in = Some(step);
-        s.work(0);
-        let crashed = s.world().crash_in.take().is_none();
-        meanwhile(&mut s);
-        s.sync(0);
-        s.sync(1);
-        s.sync(0);
-        let wrongs: Vec<String> = s
-            .world()
-            .check()
-            .into_iter()
-            .filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1"))
-            .collect();
-        if !wrongs.is_empty() || !after(&s) {
-            println!("crashed at step {step}: {wrongs:?}");
-            return false;
-        }
-        if !crashed {
-            return step > 1;
-        }
-    }
-    panic!("the scene has no end");
-}
-
-#[test]
-fn a_crash_at_any_step_changes_nothing() {
-    let check = |name: &str, before: &dyn Fn(&mut Scene), after: &dyn Fn(&Scene) -> bool| {
-        assert!(with_each_crash(before, |_| (), after), "{name}");
-    };
-    let two = |s: &mut Scene| {
-        s.write(0, "d/x", 1);
-        s.write(0, "y", 2);
-        s.sync(0);
-        s.sync(1);
-    };
-    let rev = |s: &Scene, path: &str| s.world().hub.row(path).rev;
-    check("upload", &|s| s.write(0, "d/x", 1), &|s| {
-        s.here(1, "d/x") == 1
-    });
-    check(
-        "download",
-        &|s| s.other("d/x", 1, Condition::Nothing, None),
-        &|s| s.here(0, "d/x") == 1,
-    );
-    let replaced = |s: &mut Scene| {
-        two(s);
-        s.other("d/x", 3, Condition::Rev(rev(s, "d/x").into()), None);
-    };
-    check("replace", &replaced, &|s| {
-        s.here(0, "d/x") == 3 && !s.has(0, 1)
-    });
-    let conflict = |s: &mut Scene| {
-        replaced(s);
-        s.write(0, "d/x", 4);
-    };
-    check("conflict", &conflict, &|s| {
-        s.here(0, "d/x") == 3 && s.has(1, 4)
-    });
-    let renamed = |s: &mut Scene| {
-        two(s);
-        let mut w = s.world();
-        let node = w.clients[0].fs.remove("y").expect("it is there");
-        w.clients[0].fs.insert("z".into(), node);
-    };
-    check("rename", &renamed, &|s| {
-        s.hub("z") == 2 && s.hub("y") == 0 && s.here(1, "y") == 0
-    });
-    let removed = |s: &mut Scene| {
-        two(s);
-        s.world().clients[0].fs.remove("y");
-    };
-    check("delete", &removed, &|s| {
-        s.hub("y") == 0 && s.here(1, "y") == 0
-    });
-    let edited_and_removed = |s: &mut Scene| {
-        two(s);
-        s.other("y", 0, Condition::Rev(rev(s, "y").into()), None);
-        s.write(0, "y", 7);
-    };
-    check("the edit wins", &edited_and_removed, &|s| {
-        s.hub("y") == 7 && s.here(1, "y") == 7
-    });
-    let clash = |s: &mut Scene| {
-        s.write(0, "d", 5);
-        s.other("d/x", 6, Condition::Nothing, None);
-    };
-    check("a file in the way", &clash, &|s| {
-        s.here(0, "d/x") == 6 && s.has(1, 5)
-    });
-    let modes = |s: &mut Scene| {
-        two(s);
-        s.chmod(1, "y", 5);
-        s.sync(1);
-        s.write(0, "y", 8);
-    };
-    check("edit and mode", &modes, &|s| {
-        s.here(1, "y") == 8 && s.world().clients[1].fs["y"].mode == 5
-    });
-}
-
-#[test]
-fn a_directory_that_was_left_empty_does_not_come_back() {
-    let before = |s: &mut Scene| {
-        s.write(0, "d/x", 1);
-        s.sync(0);
-        let rev = s.world().hub.row("d/x").rev;
-        s.other("d/x", 0, Condition::Rev(rev.into()), None);
-    };
-    let gone = |s: &Scene| {
-        !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none()
-    };
-    assert!(with_each_crash(before, |_| (), gone));
-}
-
-#[test]
-fn what_is_in_the_trash_was_not_deleted_by_its_user() {
-    let before = |s: &mut Scene| {
-        s.write(0, "y", 2);
-        s.sync(0);
-        s.other("y", 0, Condition::Rev(1.into()), None);
-    };
-    // the same bytes come back before anybody finds out how far the move to the trash had come
-    let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
-    let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
-    assert!(with_each_crash(before, again, here));
 }
 
 #[test]
