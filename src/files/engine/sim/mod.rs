@@ -18,6 +18,7 @@ mod scenes;
 mod side;
 mod state;
 mod tests;
+mod tree;
 mod users;
 mod world;
 

@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
-use crate::files::plan::{DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, parent};
+use crate::files::plan::{DIR_MODE, Entry, Local, RemoteRow, Stamp, parent};
 use crate::relpath;
 use crate::wire::files;
 use crate::wire::revision::Revision;
 
+use super::Config;
 use super::world::{Client, Node, Shared, World};
-use super::{Config, copy_of, stem};
 
 /// Seconds of one tick.
 pub const TICK: u64 = 120;
@@ -35,7 +35,7 @@ pub fn no_space() -> Fault {
     Fault::NoSpace(Error::new(Kind::Busy, "a sync failed"))
 }
 
-fn refused() -> Fault {
+pub fn refused() -> Fault {
     Fault::Refused(Error::new(Kind::Failed, "this disk has no such names"))
 }
 
@@ -110,7 +110,7 @@ impl Side {
     }
 
     /// After an effect.
-    fn leave<T>(&self, mut w: MutexGuard<'_, World>, done: T) -> Called<T> {
+    pub fn leave<T>(&self, mut w: MutexGuard<'_, World>, done: T) -> Called<T> {
         if w.crashes(0.03) {
             return Err(self.crash(w));
         }
@@ -300,216 +300,6 @@ impl Transfer for Side {
     }
 }
 
-impl Tree for Side {
-    fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
-        let mut w = self.enter(Point::Read)?;
-        let c = &mut w.clients[self.i];
-        let blind = c.blind;
-        let at = c.at(path);
-        let Some(node) = c.fs.get_mut(at.as_ref()) else {
-            return Ok(Look::Absent);
-        };
-        let (stamp, mut entry) = (node.stamp(), node.entry());
-        match known.filter(|(s, k)| **s == stamp && k.kind == entry.kind && !blind) {
-            Some((_, known)) => entry.hash = known.hash,
-            None => node.dirty &= blind,
-        }
-        Ok(Look::Here(Local { entry, stamp }))
-    }
-
-    fn holds(&self, path: &str, what: &Local) -> Called<bool> {
-        let w = self.enter(Point::Read)?;
-        let c = &w.clients[self.i];
-        Ok(!c.blind
-            || c.fs
-                .get(c.at(path).as_ref())
-                .is_some_and(|n| n.hash() == what.entry.hash))
-    }
-
-    fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
-        Ok(self.enter(Point::Read)?.clients[self.i].stamp(path))
-    }
-
-    fn is_empty(&self, dir: &str) -> Called<bool> {
-        let w = self.enter(Point::Read)?;
-        let c = &w.clients[self.i];
-        Ok(c.under(&c.at(dir)).is_empty())
-    }
-
-    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()> {
-        let names = self.enter(Point::Read)?.clients[self.i].under(dir);
-        for name in names {
-            if !visit(&name)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
-        let over = over.map(|local| &local.stamp);
-        if self.enter(Point::Read)?.clients[self.i]
-            .stamp(path)
-            .as_ref()
-            != over
-        {
-            return Ok(Moved::Changed);
-        }
-        let mut w = self.enter(Point::Window)?;
-        w.maps_meanwhile(self.i, path);
-        let (tick, i) = (w.fresh(), self.i);
-        let c = &mut w.clients[i];
-        if c.refuses(path) {
-            return Err(refused());
-        }
-        // the kernel knows no listing
-        let path = &*c.real(path);
-        if !c.make_parents(path)
-            || c.fs
-                .get(path)
-                .is_some_and(|n| n.is_dir() && !c.under(path).is_empty())
-        {
-            return Ok(Moved::Taken);
-        }
-        // rmdir gives way before the rename, no directory comes out of it
-        if over.is_some() && c.fs.get(path).is_some_and(Node::is_dir) {
-            c.fs.remove(path);
-        } else if c.fs.contains_key(path) != over.is_some() {
-            return Ok(Moved::Taken);
-        }
-        let Some(mut new) = c.fs.remove(&staged.temp) else {
-            return Ok(Moved::Changed);
-        };
-        new.ctime = tick;
-        let out = c.fs.insert(path.to_string(), new.clone());
-        if let Some(mut out) = out.filter(|_| over.is_some()) {
-            out.ctime = tick;
-            c.fs.insert(staged.temp.clone(), out);
-        }
-        w.say(|| format!("c{i} places {path} = {}", new.content));
-        w.touched(i, path);
-        self.leave(w, Moved::Done)
-    }
-
-    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
-        let w = self.enter(Point::Read)?;
-        let checked = expected.is_none_or(|e| w.clients[self.i].stamp(from).as_ref() == Some(e));
-        if !checked {
-            return Ok(Moved::Changed);
-        }
-        drop(w);
-        let mut w = self.enter(Point::Window)?;
-        w.maps_meanwhile(self.i, from);
-        let (tick, i) = (w.fresh(), self.i);
-        let above_is_dir = parent(to).is_none_or(|up| {
-            to.starts_with(".mesync/") || w.clients[i].fs.get(up).is_some_and(Node::is_dir)
-        });
-        if w.clients[i].fs.contains_key(w.clients[i].real(to).as_ref()) || !above_is_dir {
-            return Ok(Moved::Taken);
-        }
-        let from = &*w.clients[i].at(from);
-        if w.clients[i].fs.get(from).is_none_or(Node::is_dir) {
-            return Ok(Moved::Changed);
-        }
-        w.watch_move(i, from, to);
-        let c = &mut w.clients[i];
-        let mut node = c.fs.remove(from).expect("it was there");
-        node.ctime = tick;
-        let content = node.content;
-        c.fs.insert(to.to_string(), node);
-        if copy_of(to) {
-            let of = if relpath::is_own(from.rsplit('/').next().unwrap_or(from)) {
-                stem(to)
-            } else {
-                from.to_string()
-            };
-            w.messy.extend([of, to.to_string()]);
-        }
-        w.say(|| format!("c{i} moves {from} -> {to} ({content})"));
-        w.touched(i, from);
-        self.leave(w, Moved::Done)
-    }
-
-    fn keeps_modes(&self) -> bool {
-        true
-    }
-
-    fn twin(&self, path: &str) -> Called<Option<Twin>> {
-        let w = self.enter(Point::Read)?;
-        let c = &w.clients[self.i];
-        if c.refuses(path) {
-            Err(refused())
-        } else {
-            Ok(c.twin(path))
-        }
-    }
-
-    fn respell(&self, there: &str, wanted: &str) -> Called<Moved> {
-        let mut w = self.enter(Point::Window)?;
-        let i = self.i;
-        let moved = w.clients[i].respell(there, wanted);
-        w.say(|| format!("c{i} respells {there} as {wanted}: {moved:?}"));
-        self.leave(w, moved)
-    }
-
-    fn set_metadata(
-        &self,
-        path: &str,
-        expected: &Stamp,
-        mode: u32,
-        mtime: Option<i64>,
-    ) -> Called<Option<Stamp>> {
-        let mut w = self.enter(Point::Window)?;
-        let (tick, i) = (w.fresh(), self.i);
-        let path = &*w.clients[i].at(path);
-        let Some(node) = w.clients[i]
-            .fs
-            .get_mut(path)
-            .filter(|n| n.stamp() == *expected || n.is_dir() && n.stamp().same_dir(expected))
-        else {
-            return Ok(None);
-        };
-        (node.mode, node.ctime) = (mode, tick);
-        node.mtime = mtime
-            .filter(|_| node.kind == files::Kind::File)
-            .unwrap_or(node.mtime);
-        let stamp = node.stamp();
-        w.say(|| format!("c{i} sets the mode of {path} to {mode}"));
-        self.leave(w, Some(stamp))
-    }
-
-    fn sync(&self, _: &str) -> Called<()> {
-        self.enter(Point::Read).map(drop)
-    }
-
-    fn discard(&self, temp: &str) -> Called<()> {
-        let mut w = self.enter(Point::Effect)?;
-        w.clients[self.i].fs.remove(temp);
-        self.leave(w, ())
-    }
-
-    fn remove_dir(&self, path: &str) -> Called<bool> {
-        let mut w = self.enter(Point::Effect)?;
-        let c = &mut w.clients[self.i];
-        let path = &*c.at(path);
-        let inside =
-            c.fs.range(format!("{path}/")..)
-                .next()
-                .is_some_and(|(p, _)| is_below(p, path));
-        let gone = c.fs.get(path).is_some_and(Node::is_dir) && !inside;
-        if gone {
-            c.fs.remove(path);
-            let i = self.i;
-            w.say(|| format!("c{i} removes the directory {path}"));
-        }
-        self.leave(w, gone)
-    }
-
-    fn ignored(&self, path: &str) -> bool {
-        self.world.lock().clients[self.i].ignored.contains(path)
-    }
-}
-
 impl Ambient for Side {
     fn now(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_700_000_000 + self.world.lock().tick * TICK)
@@ -525,7 +315,7 @@ impl Ambient for Side {
 }
 
 impl Client {
-    fn stamp(&self, path: &str) -> Option<Stamp> {
+    pub fn stamp(&self, path: &str) -> Option<Stamp> {
         self.fs.get(self.at(path).as_ref()).map(Node::stamp)
     }
 
