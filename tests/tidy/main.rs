@@ -38,7 +38,6 @@ const LONG_FILES: &[&str] = &[
     "src/hub/server/tests/mod.rs",
     "src/hub/store/files/chunks.rs",
     "src/hub/store/files/tables.rs",
-    "src/hub/store/mod.rs",
     "src/hub/store/tests/files/mod.rs",
     "src/hub/store/tests/files/model.rs",
     "src/hub/store/tests/mod.rs",
