@@ -158,6 +158,15 @@ pub fn plain(e: &std::io::Error) -> String {
     }
 }
 
+/// At most 60 characters of something foreign, safe to print.
+pub fn brief(text: &str) -> String {
+    let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+    if text.chars().nth(60).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

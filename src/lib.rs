@@ -137,7 +137,7 @@
 //! [`wait`] the wait of the threads that watch.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`. `files`
 //! and `messages` do not know each other: [`daemon`] tells news of the one to the other as messages of mesync's own
-//! ([`messages::local_events`]).
+//! ([`messages::local_events`]). Among the files of any folder the uses form no circle.
 //!
 //! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::delete_guard`], the parsers of heads and forms, tokens, [`backoff`],
 //! [`sse`]): it takes the time as a value.

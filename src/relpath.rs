@@ -13,7 +13,7 @@ const TEMPORARY_ENDS: &str = ".tmp";
 
 /// Decides whether a file may have this name; the error is for its user.
 pub fn check(full: &str) -> Result<(), String> {
-    let shown = || crate::wire::brief(full);
+    let shown = || crate::error::brief(full);
     if full.is_empty() {
         return Err("the name is empty".into());
     }
@@ -39,7 +39,7 @@ pub fn check(full: &str) -> Result<(), String> {
         _ if component.len() > MAX_COMPONENT_BYTES => Err(format!(
             "a component of the name is {} bytes long, {MAX_COMPONENT_BYTES} are the most: \"{}\"",
             component.len(),
-            crate::wire::brief(component)
+            crate::error::brief(component)
         )),
         _ if is_own(component) => Err(format!(
             "mesync keeps such names for itself: \"{}\"",

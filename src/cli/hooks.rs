@@ -8,13 +8,13 @@ use std::time::SystemTime;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::conclude::conclude;
 use super::output::{left, right};
 use super::parse::Invocation;
-use super::queue::conclude;
 use super::{Context, Done, counted, fail, note};
 use crate::error::{Error, Kind, Result};
 use crate::messages::hooks::{self, Programs, Record};
-use crate::messages::{local_events, parse_file_name, spool};
+use crate::messages::{parse_file_name, spool};
 use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk, logger};
 
@@ -43,8 +43,8 @@ struct Listed {
 fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Listed {
     let base = &context.settings.base_dir;
     let text = disk::read_at_most(&record.path(base), MAX_MESSAGE).unwrap_or_default();
-    let message = if local_events::is_own(record) {
-        local_events::read(&text)
+    let message = if hooks::own::is_own(record) {
+        hooks::own::read(&text)
     } else {
         Message::parse(&text).unwrap_or_default()
     };

@@ -20,6 +20,7 @@ use crate::config::Settings;
 use crate::credentials::{self, Access};
 use crate::error::{Error, Kind, Result, plain};
 use crate::hub::data_dir::{self, DataDirLock, running};
+use crate::hub::store::findings::{Findings, Lost};
 use crate::hub::store::{Store, check};
 use crate::service::{self, Part, Signals};
 use crate::wire::files::Backup;
@@ -258,7 +259,7 @@ pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             .orphans
             .iter()
             .for_each(|path| context.out.line(&format!("not needed: {path}")));
-        let check::Findings {
+        let Findings {
             files,
             versions,
             chunks,
@@ -286,7 +287,7 @@ pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
 }
 
-fn lost_in_words(lost: &check::Lost, repair: bool) -> String {
+fn lost_in_words(lost: &Lost, repair: bool) -> String {
     let which = if lost.is_current {
         "current"
     } else {

@@ -5,7 +5,9 @@
 pub mod table;
 
 mod client;
+mod commands;
 mod completions;
+mod conclude;
 mod directories;
 mod events;
 mod files;
@@ -33,9 +35,9 @@ use crate::credentials;
 use crate::error::{Error, Kind, Result};
 use crate::logger::{self, counted};
 use crate::messages::lock;
+use commands::Run;
 use output::Output;
 use parse::{Invocation, Parsed};
-use table::Run;
 
 /// What a command has to work with.
 pub struct Context {
@@ -95,7 +97,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
             return Err(Error::new(Kind::Usage, "no command given").hint("mesync help"));
         }
     };
-    let command = match invocation.row.run {
+    let run = commands::find(invocation.row.name).expect("each row of the table runs something");
+    let command = match run {
         Run::Plain(command) => {
             let done = command(&invocation, &mut out);
             return out.finish(done);
@@ -103,7 +106,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
         Run::Command(command) | Run::Daemon(command) => command,
     };
     let mut settings = read_settings(&invocation)?;
-    if matches!(invocation.row.run, Run::Command(_))
+    if !is_daemon(&invocation)
         && let Some(host) = lock::host(&settings.base_dir)
     {
         // the settings may name another one by now, but messages travel under this one
@@ -114,12 +117,17 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
     context.out.finish(done)
 }
 
+/// Whether the command runs until it is stopped.
+fn is_daemon(invocation: &Invocation) -> bool {
+    matches!(commands::find(invocation.row.name), Some(Run::Daemon(_)))
+}
+
 /// The settings as they are now, with the flags of the command; from here on the log has their level.
 fn read_settings(invocation: &Invocation) -> Result<Settings> {
     let mut settings = Settings::load(|name| std::env::var_os(name))?;
     apply_flags(&mut settings, invocation)?;
     // one pass of a daemon is run by cron, which mails whatever is said
-    let daemon = matches!(invocation.row.run, Run::Daemon(_)) && !invocation.has("once");
+    let daemon = is_daemon(invocation) && !invocation.has("once");
     logger::start(logger::level(
         daemon,
         invocation.has("quiet"),

@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::conclude::conclude;
 use super::output::{Output, layout, left, right};
 use super::parse::Invocation;
 use super::{Context, Done, counted, fail, hooks, note};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::messages::Queue;
 use crate::messages::spool::{self, Entry};
 use crate::wire::MAX_MESSAGE;
@@ -242,15 +243,6 @@ fn harmless(line: &str) -> String {
     out
 }
 
-/// What became of one message of a retry.
-#[derive(Serialize)]
-struct Retried<'a> {
-    id: Option<Uuid>,
-    file: &'a str,
-    done: bool,
-    error: Option<String>,
-}
-
 /// `mesync retry [ID…]`
 pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if invocation.has("hooks") {
@@ -295,40 +287,6 @@ fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done
         errors,
         &mut context.out,
     )
-}
-
-/// Does one after the other, says a line about each, and how many at the end. The last error is the command's own, the
-/// others are reported on the way.
-pub(super) fn conclude(
-    results: impl Iterator<Item = (Option<Uuid>, String, String, Result<()>)>,
-    noun: &str,
-    outcome: &str,
-    mut errors: Vec<Error>,
-    out: &mut Output,
-) -> Result<Done> {
-    let mut done = 0;
-    for (id, label, file, result) in results {
-        let error = result.err();
-        done += u64::from(error.is_none());
-        match (out.json, &error) {
-            (true, _) => out.object(&Retried {
-                id,
-                file: &file,
-                done: error.is_none(),
-                error: error.as_ref().map(Error::to_string),
-            }),
-            (false, None) => out.line(&format!("{label} {outcome}")),
-            (false, Some(_)) => {}
-        }
-        errors.extend(error);
-    }
-    if !out.json {
-        match (done, errors.is_empty()) {
-            (0, true) => note(&format!("no failed {noun}s")),
-            _ => out.line(&format!("{} {outcome}", counted(done, noun))),
-        }
-    }
-    fail(errors)
 }
 
 /// `mesync flush QUEUE [ID…]`

@@ -9,27 +9,23 @@ use std::time::Duration;
 
 use super::conflict::is_copy;
 use super::debounce::Hint;
-use super::directory::Directory;
+use super::directory::{Directory, rules};
 use super::engine::pages::each_below;
 use super::engine::traits::{Called, Fault, Rows, State, Tree};
 use super::engine::{Polled, Preview};
 use super::ignore;
 use super::plan::{Action, BaseRow, Stamp, parent};
-use super::state::DiskState;
-use super::stats::Stats;
+use super::tree::Folds;
 use super::tree::scan::{self, Depth, Found, Skipped};
-use super::tree::{DiskTree, Folds};
 use crate::clock;
 use crate::config::limits;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Temporary names that a crash has left and that are cleared at a start; later starts find the others.
 const MAX_TEMPORARY_NAMES: usize = 10_000;
 /// How long a rescan waits for room in the queue before it gives up that there will be any.
 const STALLED_OFFER_TIMEOUT: Duration = Duration::from_millis(500);
 const OFFER_PAUSE: Duration = Duration::from_millis(10);
-/// The note in the state that keeps the rules that were read last.
-const RULES: &str = "rules";
 
 /// What a walk has met besides the differences.
 #[derive(Debug, Default)]
@@ -234,7 +230,7 @@ impl Directory {
     }
 
     fn read_rules(&self) -> Called<bool> {
-        read_rules(&self.tree, &self.state, &self.stats)
+        rules::read(&self.tree, &self.state, &self.stats)
     }
 
     /// Whether what is in the tree under a name differs from the base.
@@ -291,38 +287,6 @@ impl Directory {
         match self.tree.stamp(path) {
             Err(Fault::Later(_) | Fault::Refused(_)) => Ok(None),
             other => other,
-        }
-    }
-}
-
-/// Reads the ignore rules again; whether they have changed. The last ones that could be read apply until the file can be read
-/// again, also after a restart.
-pub(super) fn read_rules(tree: &DiskTree, state: &DiskState, stats: &Stats) -> Called<bool> {
-    match tree.read_rules() {
-        Ok(changed) => {
-            let text = tree.rules_text();
-            if state.note(RULES)?.as_deref() != Some(&text) {
-                state.set_note(RULES, &text)?;
-            }
-            stats.rules(None);
-            Ok(changed)
-        }
-        Err(e) => {
-            let (file, known) = (tree.root().path().join(ignore::FILE), state.note(RULES)?);
-            let until = if known.is_some() {
-                "the last valid rules apply"
-            } else {
-                "only this file is synced"
-            };
-            let why = Error::io(format!("read {}", file.display()), &e);
-            let why = Error {
-                what: format!("{}; until it is mended, {until}", why.what),
-                ..why
-            };
-            if stats.rules(Some(why.clone())) {
-                log::warn!("{why}");
-            }
-            Ok(known.is_some_and(|known| tree.use_rules(&known)))
         }
     }
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::memory::Room;
 use super::store::Store;
-use super::store::files::ops::Changed;
+use super::store::ops::files::Changed;
 use super::store::ops::{Group, Limits, Op, Outcome, Wake};
 use super::subscribers::Subscribers;
 use crate::clock;

@@ -14,7 +14,6 @@ use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::wire::Message;
 
 /// Sees to it that the hook for this type runs, if there is one; whether there is.
 pub fn announce(base: &Path, host: &str, kind: &str, payload: serde_json::Value) -> Result<bool> {
@@ -43,18 +42,4 @@ pub fn announce(base: &Path, host: &str, kind: &str, payload: serde_json::Value)
         .and_then(|_| disk::rename(&temporary, &path));
     written.map_err(failed)?;
     Ok(!record.is_failed())
-}
-
-/// Who it is from, of the content of such a message: [`Message::parse`] refuses its type.
-pub fn read(text: &[u8]) -> Message {
-    let message: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
-    Message {
-        source: message["source"].as_str().map(Into::into),
-        ..Message::default()
-    }
-}
-
-/// Whether a record is of such a message.
-pub fn is_own(record: &hooks::Record) -> bool {
-    record.kind.starts_with(crate::wire::OWN_TYPES)
 }

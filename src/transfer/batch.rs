@@ -3,125 +3,19 @@
 //! What the hub has the bytes of is committed one by one, without bytes, unless it is tiny.
 
 use std::collections::HashSet;
-use std::os::unix::ffi::OsStringExt;
 
-use uuid::Uuid;
-
-use super::source_file::Local;
-use super::upload::{About, Done, GROUP_FILES, Upload, Uploaded, special};
-use super::walk::Entry;
+use super::small::Small;
+use super::upload::{Done, GROUP_FILES, Upload, Uploaded};
 use super::{Step, Transfer};
-use crate::chunking::{Content, Splitter};
-use crate::client::{Called, Condition, Failure, Outcome, Source, Told};
-use crate::disk;
-use crate::error::{Error, Kind, Result};
+use crate::chunking::Content;
+use crate::client::{Called, Failure, Outcome, Source, Told};
+use crate::error::{Error, Kind};
 use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
-use crate::wire::revision::{Revision, Tag};
+use crate::wire::revision::Revision;
 
 /// So short a file travels even if the hub has the bytes: a commit of its own would be as long, and cost a sync of its own.
 const MAX_TINY_FILE_BYTES: u64 = 4096;
-
-/// One of them, read.
-pub struct Small {
-    pub entry: Entry,
-    pub bytes: Vec<u8>,
-    mode: u32,
-    mtime: String,
-    kind: files::Kind,
-}
-
-impl Small {
-    pub fn of_file(entry: &Entry, local: &Local) -> Called<Small> {
-        let mut bytes = Vec::with_capacity(local.size as usize);
-        let read = std::io::Read::read_to_end(
-            &mut std::io::Read::take(&local.file, local.size + 1),
-            &mut bytes,
-        );
-        let shown = disk::show(entry.local.as_os_str());
-        let n = read.map_err(|e| Error {
-            kind: Kind::Io,
-            ..Error::io(format!("read {shown}"), &e)
-        })?;
-        local.check(n as u64)?;
-        Ok(Small {
-            bytes,
-            mode: local.mode,
-            mtime: local.mtime.clone(),
-            ..Small::empty(entry, files::Kind::File)
-        })
-    }
-
-    /// A link, whose content is its target, or a directory, which has none.
-    pub fn of_special(entry: &Entry, kind: files::Kind) -> Result<Small> {
-        let (mode, mtime) = special(entry)?;
-        let bytes = match kind {
-            files::Kind::Symlink => {
-                let target = std::fs::read_link(&entry.local);
-                let shown = disk::show(entry.local.as_os_str());
-                target
-                    .map_err(|e| Error::io(format!("read the link {shown}"), &e))?
-                    .into_os_string()
-                    .into_vec()
-            }
-            _ => Vec::new(),
-        };
-        Ok(Small {
-            bytes,
-            mode,
-            mtime,
-            ..Small::empty(entry, kind)
-        })
-    }
-
-    fn empty(entry: &Entry, kind: files::Kind) -> Small {
-        Small {
-            entry: entry.clone(),
-            bytes: Vec::new(),
-            mode: 0,
-            mtime: String::new(),
-            kind,
-        }
-    }
-
-    fn about(&self) -> About<'_> {
-        About {
-            name: &self.entry.name,
-            mode: self.mode,
-            mtime: &self.mtime,
-        }
-    }
-
-    fn content(&self) -> Content {
-        let mut splitter = Splitter::default();
-        splitter.feed(&self.bytes);
-        splitter.finish()
-    }
-
-    fn item(&self, content: &Content, condition: Condition) -> BatchItem {
-        BatchItem {
-            path: self.entry.name.path.clone(),
-            name: self.entry.name.name.clone(),
-            kind: self.kind,
-            mode: Some(self.mode),
-            mtime: Some(self.mtime.clone()),
-            size: content.size,
-            checksum_sha256: content.sha256,
-            if_match: if let Condition::Match(at) = condition {
-                Some(at.rev)
-            } else {
-                None
-            },
-            tag: if let Condition::Match(at) = condition {
-                at.tag
-            } else {
-                Tag::default()
-            },
-            if_none_match: condition == Condition::Absent,
-            key: Some(Uuid::now_v7()),
-        }
-    }
-}
 
 impl Upload<'_, '_> {
     /// Sends a group: unchanged files not at all, those with bytes that the hub has without them, the rest in one request.

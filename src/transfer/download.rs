@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::partial::{Old, Partial};
+use super::partial::{Old, Partial, damaged};
 use super::source_file::Local;
 use super::{COPY_BUFFER_BYTES, Patience, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
@@ -323,13 +323,4 @@ enum Fetched {
     Done,
     /// Another revision is current now.
     Other,
-}
-
-pub(super) fn damaged(record: &Record) -> Error {
-    let what = format!(
-        "the content of {} differs from its record",
-        brief(&record.full_name())
-    );
-    Error::new(Kind::Damaged, what)
-        .hint("repeat it; if that fails too, the hub's data are damaged (mesync hub check)")
 }

@@ -8,6 +8,7 @@ mod batch;
 pub mod download;
 pub mod find;
 mod partial;
+mod small;
 pub mod source_file;
 pub mod upload;
 pub mod walk;

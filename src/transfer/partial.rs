@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::download::damaged;
 use super::source_file::Local;
 use super::{COPY_BUFFER_BYTES, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
@@ -360,4 +359,13 @@ impl Partial {
 
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
+}
+
+pub(super) fn damaged(record: &Record) -> Error {
+    let what = format!(
+        "the content of {} differs from its record",
+        crate::error::brief(&record.full_name())
+    );
+    Error::new(Kind::Damaged, what)
+        .hint("repeat it; if that fails too, the hub's data are damaged (mesync hub check)")
 }

@@ -10,14 +10,14 @@ use std::io::Read;
 
 use uuid::Uuid;
 
-use super::batch::Small;
-use super::source_file::{self, Local};
+use super::small::{About, Small};
+use super::source_file::Local;
 use super::walk::Entry;
 use super::{COPY_BUFFER_BYTES, Step, Transfer, find};
 use crate::chunking::{Content, Splitter};
 use crate::client::{Called, Change, Condition, Outcome, Query, Source, Stored, Told};
 use crate::clock;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
 use crate::wire::files::{
     self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata, Name, Record, SINGLE,
 };
@@ -388,13 +388,6 @@ enum Prepared {
     Done(Uploaded),
 }
 
-/// What travels about a file beside its content.
-pub(super) struct About<'a> {
-    pub name: &'a Name,
-    pub mode: u32,
-    pub mtime: &'a str,
-}
-
 impl About<'_> {
     fn metadata(&self) -> Metadata {
         Metadata {
@@ -531,17 +524,4 @@ impl<'t, 'a> Chunks<'t, 'a> {
         (self.transfer.watch)(Step::Spared(chunk.size));
         Ok(())
     }
-}
-
-/// Mode and time of something that is no regular file.
-pub(super) fn special(entry: &Entry) -> Result<(u32, String)> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::symlink_metadata(&entry.local);
-    let meta = meta.map_err(|e| {
-        Error::io(
-            format!("look at {}", crate::disk::show(entry.local.as_os_str())),
-            &e,
-        )
-    })?;
-    Ok((meta.mode(), source_file::mtime(&meta)))
 }

@@ -5,6 +5,7 @@
 pub mod files;
 pub mod revision;
 
+pub use crate::error::brief;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -240,15 +241,6 @@ pub fn too_long(bytes: u64) -> String {
     format!(
         "it has {bytes} bytes; a message may have {MAX_MESSAGE}: send a reference to the data instead"
     )
-}
-
-/// At most 60 characters of something foreign, safe to print.
-pub fn brief(text: &str) -> String {
-    let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
-    if text.chars().nth(60).is_some() {
-        out.push('…');
-    }
-    out
 }
 
 /// `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, and not one of our own: a type names a file in `hooks/` and must never lead out of it.

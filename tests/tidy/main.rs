@@ -3,6 +3,7 @@
 //! Reads the source as text. It does not parse Rust: comments and the inside of literals are blanked, and parts under
 //! `#[cfg(test)]` too, where a rule is for the program only.
 
+mod circles;
 mod source;
 
 use std::collections::BTreeMap;
@@ -487,6 +488,7 @@ fn the_sources_keep_the_rules() {
             .flat_map(breaches)
             .chain(tree_breaches(&sources))
             .chain(walls(&sources))
+            .chain(circles::circles(&sources))
             .collect(),
     );
 }

@@ -1,7 +1,6 @@
 //! The rows of the table that are about files on the hub.
 
-use super::{BYTES, Command, Group, Run, Values, one, short, short_valued, some, switch, valued};
-use crate::cli::{events, files, login, transfers};
+use super::{BYTES, Command, Group, Values, one, short, short_valued, some, switch, valued};
 
 const WHAT: &str = "ID|PATH";
 const RECURSIVE: &str = "recursive";
@@ -46,7 +45,6 @@ pub const LOGIN: Command = Command {
             "key from a file",
         ),
     ],
-    run: Run::Command(login::login),
 };
 
 pub const UPLOAD: Command = Command {
@@ -89,7 +87,6 @@ pub const UPLOAD: Command = Command {
             "standard input",
         ),
     ],
-    run: Run::Command(transfers::upload),
 };
 
 pub const DOWNLOAD: Command = Command {
@@ -121,7 +118,6 @@ pub const DOWNLOAD: Command = Command {
             "to standard output",
         ),
     ],
-    run: Run::Command(transfers::download),
 };
 
 pub const LS: Command = Command {
@@ -164,7 +160,6 @@ pub const LS: Command = Command {
         ("mesync ls --path docs --all", "all below docs"),
         ("mesync ls --search .pdf --json", "for a script"),
     ],
-    run: Run::Command(files::ls),
 };
 
 pub const INFO: Command = Command {
@@ -178,7 +173,6 @@ pub const INFO: Command = Command {
         "mesync info docs/report.pdf",
         "size, hash, times, revision, who wrote it",
     )],
-    run: Run::Command(files::info),
 };
 
 pub const RM: Command = Command {
@@ -199,7 +193,6 @@ pub const RM: Command = Command {
         ("mesync rm docs/old.pdf docs/older.pdf", "two files"),
         ("mesync rm -r docs/2019", "a directory"),
     ],
-    run: Run::Command(files::rm),
 };
 
 pub const VERSIONS: Command = Command {
@@ -215,7 +208,6 @@ pub const VERSIONS: Command = Command {
         "mesync versions docs/report.pdf",
         "which revisions there are",
     )],
-    run: Run::Command(files::versions),
 };
 
 pub const RESTORE: Command = Command {
@@ -243,7 +235,6 @@ pub const RESTORE: Command = Command {
             "one of those that versions lists",
         ),
     ],
-    run: Run::Command(files::restore),
 };
 
 pub const EVENTS: Command = Command {
@@ -268,5 +259,4 @@ pub const EVENTS: Command = Command {
         ("mesync events --since 2h", "the last two hours"),
         ("mesync events --follow --json", "for a script that reacts"),
     ],
-    run: Run::Command(events::events),
 };

@@ -1,14 +1,10 @@
 //! The one table of commands and flags: parser, help, man pages and completions all come from it.
 //!
-//! It holds words, not behaviour: how a row is parsed, shown or run is written elsewhere.
+//! It holds words, not behaviour: how a row is parsed or shown is written elsewhere, and what it runs in `commands`.
 
 mod files;
 mod sync;
 
-use super::output::Output;
-use super::parse::Invocation;
-use super::{Context, Done, client, completions, help, hub, queue, send};
-use crate::error::Result;
 use crate::wire::Priority;
 
 /// One command, or one form of a command of two words.
@@ -24,7 +20,6 @@ pub struct Command {
     pub long: &'static [&'static str],
     /// What to type, and what it is for.
     pub examples: &'static [(&'static str, &'static str)],
-    pub run: Run,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,16 +39,6 @@ impl Group {
         (Group::Hub, "The hub"),
         (Group::Other, "Other"),
     ];
-}
-
-/// The function behind a row, and what it needs.
-pub enum Run {
-    /// No settings: it works when they are broken.
-    Plain(fn(&Invocation, &mut Output) -> Result<Done>),
-    /// A person or a script waits for it.
-    Command(fn(&mut Context, &Invocation) -> Result<Done>),
-    /// Runs until it is stopped, and logs what it does.
-    Daemon(fn(&mut Context, &Invocation) -> Result<Done>),
 }
 
 pub struct Argument {
@@ -279,7 +264,6 @@ pub static COMMANDS: &[Command] = &[
                 "a message for each row",
             ),
         ],
-        run: Run::Command(send::send),
     },
     Command {
         name: "list",
@@ -299,7 +283,6 @@ pub static COMMANDS: &[Command] = &[
                 "for a script: one object a line",
             ),
         ],
-        run: Run::Command(queue::list),
     },
     Command {
         name: "show",
@@ -311,7 +294,6 @@ pub static COMMANDS: &[Command] = &[
             "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
         ],
         examples: &[("mesync show 7c1e", "the message whose id begins or ends so")],
-        run: Run::Command(queue::show),
     },
     Command {
         name: "retry",
@@ -327,7 +309,6 @@ pub static COMMANDS: &[Command] = &[
             ("mesync retry", "everything in failed/"),
             ("mesync retry --hooks 7c1e", "the hook for one message"),
         ],
-        run: Run::Command(queue::retry),
     },
     Command {
         name: "flush",
@@ -346,7 +327,6 @@ pub static COMMANDS: &[Command] = &[
                 "give up the failed hook for one message",
             ),
         ],
-        run: Run::Command(queue::flush),
     },
     files::LOGIN,
     files::UPLOAD,
@@ -384,7 +364,6 @@ pub static COMMANDS: &[Command] = &[
             ("mesync start -w ~/share", "and sync a directory"),
             ("mesync start --once", "from cron"),
         ],
-        run: Run::Daemon(client::start),
     },
     Command {
         name: "status",
@@ -396,7 +375,6 @@ pub static COMMANDS: &[Command] = &[
             "The last line is \"healthy\" (exit status 0), or \"degraded\" with the reasons (exit status 1). A directory that is not in sync, held deletes, files that cannot be synced, and directories that are not watched are reasons too. Conflict copies and skipped files (sockets, devices, names that are not UTF-8 or too long) are shown, and are no reason.",
         ],
         examples: &[("mesync status || echo degraded", "in a script")],
-        run: Run::Command(client::status),
     },
     Command {
         name: "serve",
@@ -435,7 +413,6 @@ pub static COMMANDS: &[Command] = &[
             ("mesync serve --start -w ~/share", "and sync a directory"),
             ("mesync serve --listen 10.0.0.1:9000", "one address only"),
         ],
-        run: Run::Daemon(hub::serve),
     },
     Command {
         name: "hub backup",
@@ -448,7 +425,6 @@ pub static COMMANDS: &[Command] = &[
             "To restore it, stop the hub and put DIR in the place of its data directory. Every machine then compares all its files with the hub. Changes that were in sync after the backup are sent again, deletes included; later changes of other machines are kept beside them. A machine that does not know what it has in common with the hub deletes nothing.",
         ],
         examples: &[("mesync hub backup /mnt/usb/hub-monday", "onto another disk")],
-        run: Run::Command(hub::backup),
     },
     Command {
         name: "hub check",
@@ -470,7 +446,6 @@ pub static COMMANDS: &[Command] = &[
             ("mesync hub check", "the hub of this machine"),
             ("mesync hub check --data /mnt/usb/hub-monday", "a backup"),
         ],
-        run: Run::Command(hub::check),
     },
     Command {
         name: "key add",
@@ -482,7 +457,6 @@ pub static COMMANDS: &[Command] = &[
             "Run it on the hub's machine. The key is shown only once, since the hub keeps its hash alone, and is valid at once. On the other machine, write it to a file of mode 0600 and set api_key_file to that.",
         ],
         examples: &[("mesync key add web-1", "a key for web-1")],
-        run: Run::Command(hub::key_add),
     },
     Command {
         name: "key list",
@@ -492,7 +466,6 @@ pub static COMMANDS: &[Command] = &[
         doc: "list the keys",
         long: &["Names and times, never the keys themselves."],
         examples: &[("mesync key list", "the machines that have a key")],
-        run: Run::Command(hub::key_list),
     },
     Command {
         name: "key remove",
@@ -502,7 +475,6 @@ pub static COMMANDS: &[Command] = &[
         doc: "remove the key of the machine NAME",
         long: &["The key and its tokens are refused at once."],
         examples: &[("mesync key remove web-1", "lock web-1 out")],
-        run: Run::Command(hub::key_remove),
     },
     Command {
         name: "hosts",
@@ -514,7 +486,6 @@ pub static COMMANDS: &[Command] = &[
             "With the time when each was last seen, and the number of messages that wait for it.",
         ],
         examples: &[("mesync hosts", "who is behind")],
-        run: Run::Command(client::hosts),
     },
     Command {
         name: "hosts rebind",
@@ -526,7 +497,6 @@ pub static COMMANDS: &[Command] = &[
             "The hub refuses a second machine under a name that it knows. If the first one no longer exists, this admits the new one, which continues where the old one stopped. It also clears the warning that a machine was copied or set back, until it happens again.",
         ],
         examples: &[("mesync hosts rebind web-1", "web-1 was reinstalled")],
-        run: Run::Command(client::rebind),
     },
     Command {
         name: "completions",
@@ -536,7 +506,6 @@ pub static COMMANDS: &[Command] = &[
         doc: "print the completions for bash, zsh or fish",
         long: &[],
         examples: &[("eval \"$(mesync completions bash)\"", "in ~/.bashrc")],
-        run: Run::Plain(completions::run),
     },
     Command {
         name: "help",
@@ -546,7 +515,6 @@ pub static COMMANDS: &[Command] = &[
         doc: "list the commands, or show the help of one",
         long: &["\"mesync help settings\" lists all settings with their variables and defaults."],
         examples: &[("mesync help send", "all about send")],
-        run: Run::Plain(help::run),
     },
 ];
 

@@ -1,7 +1,6 @@
 //! The rows of the table that are about directories that are kept in sync.
 
-use super::{BYTES, Command, Flag, Group, Run, Values, any, one, short_valued, switch, valued};
-use crate::cli::sync;
+use super::{BYTES, Command, Flag, Group, Values, any, one, short_valued, switch, valued};
 
 pub const WATCH: Flag = short_valued(
     'w',
@@ -56,7 +55,6 @@ pub const SYNC: Command = Command {
         ),
         ("mesync sync -w ~/share --dry-run", "look first"),
     ],
-    run: Run::Command(sync::sync),
 };
 
 pub const DAEMON: Command = Command {
@@ -90,7 +88,6 @@ pub const DAEMON: Command = Command {
             "a backup",
         ),
     ],
-    run: Run::Daemon(sync::daemon),
 };
 
 pub const APPROVE: Command = Command {
@@ -109,7 +106,6 @@ pub const APPROVE: Command = Command {
         ),
         ("mesync approve ~/share", "they may go"),
     ],
-    run: Run::Command(sync::approve),
 };
 
 pub const ADOPT: Command = Command {
@@ -122,7 +118,6 @@ pub const ADOPT: Command = Command {
         "For a directory that is held because its marker, DIR/.mesync/id, is missing or belongs to another directory. An unmounted disk looks the same, so check that first. It deletes nothing on either side: equal files are in sync, both versions of different files are kept, and files on one side only are copied to the other.",
     ],
     examples: &[("mesync adopt ~/share", "it was restored from a backup")],
-    run: Run::Command(sync::adopt),
 };
 
 pub const CONFLICTS: Command = Command {
@@ -138,5 +133,4 @@ pub const CONFLICTS: Command = Command {
         ("mesync conflicts", "all of them"),
         ("mesync conflicts ~/share --json", "for a script"),
     ],
-    run: Run::Command(sync::conflicts),
 };

@@ -3,6 +3,7 @@
 //! It starts no thread itself: a daemon and a single pass do, and call the same methods.
 
 mod machine;
+pub mod rules;
 mod wake;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +26,6 @@ use super::remote::rows::Names;
 use super::remote::s3em::S3em;
 use super::remote::traffic::Traffic;
 use super::repointed;
-use super::rescan;
 use super::state::{self, DiskState};
 use super::stats::{Facts, Stats};
 use super::tree::{self, DiskTree};
@@ -229,7 +229,7 @@ impl Directory {
                 let legacy = Arc::new(legacy);
                 (None, Some(legacy.clone()), legacy.clone(), legacy)
             };
-        rescan::read_rules(&tree, &state, &stats)?;
+        rules::read(&tree, &state, &stats)?;
         tree.forget_twins(&state)?;
         power_loss::opened(&state, &*tree, &clock::boot_id().unwrap_or_default())?;
         let ambient = Arc::new(Machine(

@@ -6,6 +6,7 @@
 
 mod clean;
 pub mod hash;
+mod listings;
 pub mod marker;
 pub mod partial;
 pub mod root;
@@ -35,7 +36,7 @@ use super::plan::{Entry, Local, Stamp, is_below, parent};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::relpath;
-pub use names::Folds;
+pub use listings::Folds;
 use root::{Root, What, fault};
 use scan::Found;
 

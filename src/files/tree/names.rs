@@ -3,18 +3,16 @@
 //! exFAT, FAT, NTFS and CIFS take `A` for `a`, some disks one Unicode form for the other, ext4 in directories with the flag
 //! `casefold`. An ordinary disk pays for none of it: whether a disk folds is tried once, with a file in `.mesync/`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatFs};
 use rustix::io::Errno;
 
 use super::DiskTree;
+use super::listings::{Folds, MAX_LISTED_NAMES};
 use super::root::{self, Root, fault, show, split};
-use crate::clock;
 use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind};
 use crate::files::conflict::TRASH;
@@ -24,10 +22,6 @@ use crate::files::plan::BaseRow;
 use crate::files::state::DiskState;
 use crate::relpath;
 
-/// A listing is believed for this long when it says that a name is there; that a name is not there it never says alone.
-const LISTING_LIFETIME: Duration = Duration::from_secs(1);
-/// Names in the listings that are kept, over all directories.
-const MAX_LISTED_NAMES: usize = 200_000;
 /// Directories of which it is kept whether they fold.
 const MAX_KNOWN_DIRECTORIES: usize = 50_000;
 /// `FS_CASEFOLD_FL` of <linux/fs.h>.
@@ -35,115 +29,8 @@ const CASEFOLD: u32 = 0x4000_0000;
 /// Letters in two cases and two Unicode forms.
 const PROBE: &str = "probe-\u{e9}";
 const PROBE_ALIASES: [&str; 3] = ["PROBE-\u{e9}", "PROBE-\u{c9}", "probe-e\u{301}"];
-/// Filesystems that take every name: ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs, ZFS, UBIFS, JFFS2.
-const ORDINARY: [u64; 9] = [
-    0xef53,
-    0x5846_5342,
-    0x9123_683e,
-    0xf2f5_2010,
-    0x0102_1994,
-    0x794c_7630,
-    0x2fc1_2fc1,
-    0x2405_1905,
-    0x72b6,
-];
 /// Names that only some disks take. Windows takes none that begins with one of these words.
 const RESERVED: [&str; 4] = ["con", "prn", "aux", "nul"];
-
-/// Which directories of a disk fold names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Folds {
-    Nowhere,
-    /// Those with a flag.
-    Some,
-    Everywhere,
-}
-
-/// What is known of names, beside an open root.
-#[derive(Debug)]
-pub struct Names {
-    folds: Folds,
-    /// It takes every name, as a disk made for Linux does.
-    ordinary: bool,
-    known: Mutex<Known>,
-    renaming: Mutex<()>,
-}
-
-/// The names in one directory.
-type Listing = HashSet<Box<[u8]>>;
-
-#[derive(Debug, Default)]
-struct Known {
-    /// By directory: when it was listed, and what it had.
-    listings: BTreeMap<String, (Instant, Listing)>,
-    names: usize,
-    folding: BTreeMap<String, bool>,
-}
-
-impl Names {
-    pub const fn new(folds: Folds, ordinary: bool) -> Names {
-        let known = Known {
-            listings: BTreeMap::new(),
-            names: 0,
-            folding: BTreeMap::new(),
-        };
-        Names {
-            folds,
-            ordinary,
-            known: Mutex::new(known),
-            renaming: Mutex::new(()),
-        }
-    }
-
-    /// Held from the look at a name to the look at what it has become: a disk that folds may replace what another worker has just
-    /// put there under the other spelling (FUSE has no RENAME_NOREPLACE).
-    pub fn alone(&self) -> Option<std::sync::MutexGuard<'_, ()>> {
-        (self.folds == Folds::Everywhere)
-            .then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a directory lists a name, as far as a recent listing says so.
-    fn listed(&self, dir: &str, name: &str) -> bool {
-        let known = self.known();
-        known.listings.get(dir).is_some_and(|(at, names)| {
-            at.elapsed() < LISTING_LIFETIME && names.contains(name.as_bytes())
-        })
-    }
-
-    fn keep(&self, dir: &str, names: Listing) {
-        let mut known = self.known();
-        if known.names + names.len() > MAX_LISTED_NAMES {
-            (known.listings, known.names) = (BTreeMap::new(), 0);
-        }
-        if names.len() <= MAX_LISTED_NAMES {
-            known.names += names.len();
-            if let Some((_, old)) = known
-                .listings
-                .insert(dir.to_string(), (clock::monotonic(), names))
-            {
-                known.names -= old.len();
-            }
-        }
-    }
-
-    /// Something was changed: listings are out of date.
-    pub fn changed(&self) {
-        if self.folds != Folds::Nowhere {
-            let mut known = self.known();
-            (known.listings, known.names) = (BTreeMap::new(), 0);
-        }
-    }
-
-    /// Also which directories fold is asked again.
-    pub fn forget(&self) {
-        self.changed();
-        self.known().folding.clear();
-    }
-}
 
 impl Root {
     /// Whether a directory ("" is the root) takes several names for one.
@@ -267,11 +154,6 @@ fn other_case(name: &str) -> String {
         }
     };
     name.chars().map(other).collect()
-}
-
-/// Whether a filesystem takes every name.
-pub fn is_ordinary(filesystem: u64) -> bool {
-    ORDINARY.contains(&filesystem)
 }
 
 /// Whether this kernel knows directories of this filesystem that fold.

@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::names::{Folds, Names};
+use super::listings::{Folds, Names, is_ordinary};
 use crate::error::{Error, Kind, Result, plain};
 use crate::files::engine::traits::Fault;
 use crate::files::plan::{MODE, Stamp};
@@ -129,7 +129,7 @@ impl Root {
 
     /// Finds out which names its disk takes for one. Its own directory must be there.
     pub fn try_names(&self) {
-        let ordinary = super::names::is_ordinary(self.filesystem());
+        let ordinary = is_ordinary(self.filesystem());
         let _ = self.names.set(Names::new(self.probe_names(), ordinary));
     }
 

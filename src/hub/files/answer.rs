@@ -5,8 +5,8 @@
 use serde_json::json;
 
 use crate::hub::http::Reply;
-use crate::hub::store::files::ops::{Asked, Changed};
 use crate::hub::store::ops::Outcome;
+use crate::hub::store::ops::files::{Asked, Changed};
 use crate::wire::files::{BatchAnswer, BatchResult, Hash, KeyAnswer, Made, Record};
 
 /// A record with its revision.
@@ -187,5 +187,13 @@ fn not_done(outcome: Outcome) -> Reply {
         Outcome::DiskFull => Reply::disk_full(),
         Outcome::Failed(e) => Reply::failed(&e),
         _ => Reply::busy(),
+    }
+}
+
+/// A body that could not be kept.
+pub fn unwritten(e: &std::io::Error) -> Reply {
+    match e.kind() {
+        std::io::ErrorKind::StorageFull => Reply::disk_full(),
+        _ => Reply::failed(&crate::error::Error::io("keep the body", e)),
     }
 }

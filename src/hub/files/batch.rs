@@ -4,14 +4,16 @@ use std::io::{Cursor, Read};
 
 use uuid::Uuid;
 
+use super::answer::unwritten;
+use super::head::trimmed;
 use super::lines::{Fault, Lines};
-use super::upload::{trimmed, unread, unwritten};
+use super::upload::unread;
 use super::{Files, Hold, answer, commit, head};
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
-use crate::hub::store::files::ops::{Author, Condition, FileOp, Put};
 use crate::hub::store::ops::Outcome;
+use crate::hub::store::ops::files::{Author, Condition, FileOp, Put};
 use crate::wire::files::{
     BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Extra, Fetch, FetchHead,
     FetchItem, Hash, Kind, Name,

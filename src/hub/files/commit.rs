@@ -11,13 +11,14 @@ use serde::de::{
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::upload::{trimmed, unwritten};
+use super::answer::unwritten;
+use super::head::trimmed;
 use super::{Files, Hold, answer, head};
 use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
-use crate::hub::store::files::ops::{Bytes, FileOp, Put};
+use crate::hub::store::ops::files::{Bytes, FileOp, Put};
 use crate::wire::files::{
     AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE,
 };

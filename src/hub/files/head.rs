@@ -8,7 +8,7 @@ use std::ops::Range;
 use uuid::Uuid;
 
 use crate::hub::http::{Caller, Reply, Request};
-use crate::hub::store::files::ops::{Author, Condition};
+use crate::hub::store::ops::files::{Author, Condition};
 use crate::wire;
 use crate::wire::files::{HISTORY_HEADER, HOST_HEADER};
 use crate::wire::revision::Revision;
@@ -240,6 +240,12 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// A directory without the one slash that it may have at either end.
+pub fn trimmed(path: &str) -> &str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_suffix('/').unwrap_or(path)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use super::messages::Answer;
 use super::routes::Route;
 use super::server::{Lease, Quota};
 use super::store::Store;
-use super::store::files::ops::{Author, FileOp};
+use super::store::ops::files::{Author, FileOp};
 use super::store::ops::{Op, Outcome};
 use crate::config::limits;
 use crate::wire;

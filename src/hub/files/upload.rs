@@ -5,13 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use uuid::Uuid;
 
+use super::answer::unwritten;
+use super::head::trimmed;
 use super::multipart::{self, Malformed, Parser, Part, Sink};
 use super::{Files, Hold, answer, head, last_part};
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::store::Store;
-use crate::hub::store::files::ops::{Author, Condition, FileOp, Put};
 use crate::hub::store::files::{Body, Intake};
+use crate::hub::store::ops::files::{Author, Condition, FileOp, Put};
 use crate::wire::files::{Chunk, Hash, Kind, Metadata, Name, SINGLE};
 
 /// Bytes that are read at once.
@@ -176,14 +178,6 @@ pub fn unread(e: &io::Error) -> Reply {
     }
 }
 
-/// A body that could not be kept.
-pub fn unwritten(e: &io::Error) -> Reply {
-    match e.kind() {
-        io::ErrorKind::StorageFull => Reply::disk_full(),
-        _ => Reply::failed(&crate::error::Error::io("keep the body", e)),
-    }
-}
-
 impl<'a> Form<'a> {
     fn new(store: &'a Store, most: u64) -> Form<'a> {
         Form {
@@ -260,12 +254,6 @@ impl<'a> Form<'a> {
             Which::File | Which::Other => None,
         }
     }
-}
-
-/// A directory without the one slash that it may have at either end.
-pub fn trimmed(path: &str) -> &str {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    path.strip_suffix('/').unwrap_or(path)
 }
 
 impl Sink for Form<'_> {

@@ -10,8 +10,8 @@ use super::*;
 use crate::config::Reserve;
 use crate::hub::event_stream::listen;
 use crate::hub::http::Pieces;
-use crate::hub::store::files::FileLimits;
 use crate::hub::store::ops::Limits;
+use crate::hub::store::ops::files::FileLimits;
 use crate::hub::subscribers::Subscribers;
 
 const EPOCH: &str = "00000000-0000-0000-0000-00000000000e";

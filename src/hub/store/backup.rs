@@ -13,7 +13,8 @@ use std::sync::{Arc, PoisonError};
 use redb::{ReadableDatabase, ReadableTable};
 
 use super::files::{self, CHUNKS, FileTotals};
-use super::messages::tables::{self, META, Tried};
+use super::messages::tables;
+use super::meta::{META, Tried};
 use super::{Store, open};
 use crate::config::limits;
 use crate::disk;

@@ -13,7 +13,11 @@ pub mod files;
 pub mod messages;
 pub mod ops;
 
+mod apply;
+pub mod findings;
+mod meta;
 mod open;
+mod staged;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,10 +32,13 @@ use uuid::Uuid;
 use crate::database::file::{self, Happened};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
-use files::{ChunkDir, FileLimits, Landmarks, Placed};
+use apply::StoreTables;
+use files::{ChunkDir, Landmarks, Placed};
+use messages::apply::{floor, forgettable};
 use messages::live::Live;
-use messages::tables::{Tables, Tried};
-use messages::{apply, tables};
+use messages::tables;
+use meta::Tried;
+use ops::files::FileLimits;
 use ops::{Group, Op, Outcome};
 
 /// Milliseconds between two looks at the staging directory.
@@ -204,7 +211,7 @@ impl Store {
         self.live().settle(&group.ops);
         self.chunks.wanted.forget(&mended);
         for op in &group.ops {
-            if let Op::File(files::ops::FileOp::Want(hashes)) = op {
+            if let Op::File(ops::files::FileOp::Want(hashes)) = op {
                 self.chunks.wanted.saved(hashes);
             }
         }
@@ -267,7 +274,7 @@ impl Store {
     ) -> Tried<(Vec<Outcome>, BTreeSet<Hash>, BTreeSet<Hash>)> {
         let mut tx = db.begin_write()?;
         tx.set_quick_repair(open::QUICK_REPAIR);
-        let mut tables = Tables::open(&tx, files::concerns(group))?;
+        let mut tables = StoreTables::open(&tx, files::concerns(group))?;
         if let Some(files) = &mut tables.files {
             files.named = files::named(group);
             files.tag = group.tag;
@@ -283,7 +290,7 @@ impl Store {
         let outcomes = group
             .ops
             .iter()
-            .map(|op| apply::apply(&mut tables, group, op))
+            .map(|op| tables.apply(group, op))
             .collect::<Tried<_>>()?;
         let taken = tables.files.as_mut().map(|files| {
             (
@@ -399,7 +406,7 @@ impl Store {
     pub fn due(&self) -> Vec<Op> {
         let mut due = self.live().due();
         let lost = self.chunks.wanted.unsaved();
-        due.extend((!lost.is_empty()).then_some(Op::File(files::ops::FileOp::Want(lost))));
+        due.extend((!lost.is_empty()).then_some(Op::File(ops::files::FileOp::Want(lost))));
         due
     }
 
@@ -421,8 +428,8 @@ impl Store {
             return Ok(true);
         }
         self.read(|tx| {
-            let seq = tables::Totals::read(&tx.open_table(tables::META)?)?.seq;
-            let floor = apply::floor(&tx.open_table(tables::HOSTS)?, seq, now)?;
+            let seq = tables::Totals::read(&tx.open_table(meta::META)?)?.seq;
+            let floor = floor(&tx.open_table(tables::HOSTS)?, seq, now)?;
             let done = tx
                 .open_table(tables::BROADCASTS)?
                 .first()?
@@ -431,7 +438,7 @@ impl Store {
                 .open_table(tables::EXPIRIES)?
                 .first()?
                 .is_some_and(|(key, _)| key.value().0 <= now);
-            let ids = apply::forgettable(&tx.open_table(tables::ID_AGES)?, now)?;
+            let ids = forgettable(&tx.open_table(tables::ID_AGES)?, now)?;
             Ok(done || over || ids || files::is_wanted(tx, now, full, limits)?)
         })
     }
@@ -487,8 +494,8 @@ impl Store {
     }
 
     /// What a check of the file half finds, while the store is open.
-    pub fn examine(&self) -> check::Findings {
-        let mut findings = check::Findings::default();
+    pub fn examine(&self) -> findings::Findings {
+        let mut findings = findings::Findings::default();
         self.read(|tx| files::check(tx, self.dir(), &mut findings))
             .unwrap();
         findings

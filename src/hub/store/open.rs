@@ -12,9 +12,11 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
 use super::Store;
+use super::apply::StoreTables;
 use super::files::{self, ChunkDir, FileTotals};
 use super::messages::live::Live;
-use super::messages::tables::{HOSTS, HostRow, META, SCHEMA, Tables, Tried, UNTAGGED};
+use super::messages::tables::{HOSTS, HostRow};
+use super::meta::{META, SCHEMA, Tried, UNTAGGED};
 use super::ops::resume;
 use crate::database::Hints;
 use crate::database::file::Happened;
@@ -163,8 +165,8 @@ fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
     drop(tx);
     let tx = db.begin_write()?;
     {
-        let mut tables = Tables::open(&tx, true)?;
-        tables.meta.insert("schema", SCHEMA)?;
+        let mut tables = StoreTables::open(&tx, true)?;
+        tables.messages.meta.insert("schema", SCHEMA)?;
         if let Some(files) = tables.files.as_mut().filter(|files| files.totals.rev > 0)
             && files.commits.is_empty()?
         {
@@ -194,9 +196,9 @@ fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     }
     let fill = |db: &Database| -> Tried<()> {
         let tx = db.begin_write()?;
-        let mut tables = Tables::open(&tx, true)?;
-        tables.meta.insert("schema", SCHEMA)?;
-        tables.meta.insert("epoch", epoch.as_u128())?;
+        let mut tables = StoreTables::open(&tx, true)?;
+        tables.messages.meta.insert("schema", SCHEMA)?;
+        tables.messages.meta.insert("epoch", epoch.as_u128())?;
         drop(tables);
         Ok(tx.commit()?)
     };

@@ -4,6 +4,7 @@
 //! belong to the user, who may change them: `<order>.<file name>.<type>.<runs so far>`, or `….failed-<how>`. The order is that
 //! of arrival. Records without one were made by versions before; they are second names of the files in `inbox/`.
 
+pub mod own;
 mod process;
 mod program;
 pub mod run;
@@ -15,11 +16,11 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::local_events::is_own;
 use super::parse_file_name;
 use super::plan::HookEnd;
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
+use own::is_own;
 pub use program::{cannot_start, program};
 
 /// The name of a record, taken apart. Records sort in the order of arrival.

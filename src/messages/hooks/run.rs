@@ -19,13 +19,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
+use super::own;
 use super::process::{Running, members};
 use super::{Record, RecordState, cannot_start, program, records_dir};
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
+use crate::messages::Queue;
 use crate::messages::plan::HookEnd;
-use crate::messages::{Queue, local_events};
 use crate::wire::{self, Message};
 
 /// Between TERM and KILL.
@@ -155,9 +156,9 @@ impl Setup {
         record: &Record,
     ) -> io::Result<(Child, PipeReader)> {
         let text = disk::read_at_most(&record.path(&self.base), wire::MAX_MESSAGE)?;
-        let own = local_events::is_own(record);
+        let own = own::is_own(record);
         let parsed = if own {
-            local_events::read(&text)
+            own::read(&text)
         } else {
             Message::parse(&text).unwrap_or_default()
         };

@@ -8,13 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::own::is_own;
 use super::run::Ran;
 use super::{Record, RecordState, failed_news, list};
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::messages::local_events::is_own;
 use crate::messages::plan::{self, HookEnd, HookNext};
 
 /// The hooks that are to run.

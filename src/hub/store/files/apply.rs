@@ -9,11 +9,11 @@ use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::super::ops::{Group, Outcome};
-use super::ops::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
 use super::rows::{Done, Row};
 use super::tables::FileTables;
 use crate::clock;
-use crate::hub::store::messages::tables::Tried;
+use crate::hub::store::meta::Tried;
+use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
 use crate::wire::files::{Chunk, From, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
 

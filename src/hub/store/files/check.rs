@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use sha2::{Digest, Sha256};
 
-use super::super::check::{Findings, Lost};
+use super::super::findings::{Findings, Lost};
 use super::chunks::{self, hash_of};
 use super::rows::{Row, rfc3339};
 use super::tables::{self, FileTotals, state};
 use super::wanted::{each_that_needs, since as wanted_since};
 use crate::disk;
 use crate::error::plain;
-use crate::hub::store::messages::tables::{META, Tried};
+use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Chunk, Hash};
 
 /// How often each chunk is referred to, and its size as the files say.

@@ -16,66 +16,19 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::brought;
-use super::ops::Bytes;
 use super::wanted::Wanted;
 use crate::config::limits;
 use crate::database::file::Happened;
 use crate::disk;
 use crate::hub::store::ops::Op;
+use crate::hub::store::ops::files::Bytes;
+use crate::hub::store::staged::Staged;
 use crate::wire::files::Hash;
 
 /// Staged chunks that no commit has asked for are kept so long, by the times of their files.
 const STAGED_FOR: Duration = Duration::from_secs(86_400);
 /// How bodies on their way in are called, in the staging directory.
 const BODY: &str = "body-";
-
-/// A file in the staging directory, synced; dropping the last of these removes it unless it was moved to its place.
-#[derive(Clone)]
-pub struct Staged(Arc<Lease>);
-
-struct Lease {
-    path: PathBuf,
-    /// It was uploaded as a chunk for a later commit, which may use it when this one does not.
-    stays: bool,
-    moved: AtomicBool,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.stays && !*self.moved.get_mut() {
-            // one that stays behind is removed at the next start
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-impl Staged {
-    fn new(path: PathBuf, stays: bool) -> Staged {
-        Staged(Arc::new(Lease {
-            path,
-            stays,
-            moved: AtomicBool::new(false),
-        }))
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0.path
-    }
-}
-
-impl std::fmt::Debug for Staged {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Staged({})", self.0.path.display())
-    }
-}
-
-impl PartialEq for Staged {
-    fn eq(&self, other: &Staged) -> bool {
-        self.0.path == other.0.path
-    }
-}
-
-impl Eq for Staged {}
 
 /// What was brought to its place.
 #[derive(Default)]
@@ -208,7 +161,7 @@ impl ChunkDir {
         let path = self.staging.join(hash.to_string());
         let is_new = !path.exists();
         disk::rename(staged.path(), &path)?;
-        staged.0.moved.store(true, Relaxed);
+        staged.set_moved();
         self.staged.fetch_add(u64::from(is_new), Relaxed);
         Ok(())
     }
@@ -351,15 +304,15 @@ impl ChunkDir {
     }
 
     fn discard(&self, staged: &Staged) {
-        if !staged.0.moved.load(Relaxed) && std::fs::remove_file(staged.path()).is_ok() {
+        if !staged.has_moved() && std::fs::remove_file(staged.path()).is_ok() {
             self.left(staged);
         }
     }
 
     /// A file has left the staging directory.
     fn left(&self, staged: &Staged) {
-        staged.0.moved.store(true, Relaxed);
-        if staged.0.stays {
+        staged.set_moved();
+        if staged.stays() {
             let _ = self
                 .staged
                 .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));

@@ -2,14 +2,18 @@
 //!
 //! A hub whose disk was set back gives its numbers again. It reads; the chain grows in `tables`.
 
-use redb::ReadableTable;
+use redb::{ReadableTable, TableDefinition};
 use uuid::Uuid;
 
 use super::super::Store;
-use super::tables::COMMITS;
 use crate::error::Result;
-use crate::hub::store::messages::tables::Tried;
+use crate::hub::store::meta::Tried;
 use crate::wire::revision::{Revision, Tag};
+
+/// rev -> tag, hub time: the last revision of each commit that made some. And the latest revision when the store was opened, of
+/// the first commit since: history can only have been set back where a hub was started.
+pub const COMMITS: TableDefinition<u64, (u64, u64, Option<u64>)> =
+    TableDefinition::new("file_commits");
 
 /// What the hub says of a revision that a client has heard of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,14 +6,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use super::chunks::{ChunkDir, Staged};
-use super::ops::Bytes;
+use super::chunks::ChunkDir;
 use crate::chunking::{Content, Splitter};
 use crate::database::file::is_full;
+use crate::hub::store::ops::files::{Bytes, MAX_INLINE_BYTES};
+use crate::hub::store::staged::Staged;
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
-/// A chunk that is not longer is kept in the tables.
-pub const INLINE: u64 = 16 * 1024;
 /// Bytes held back so that short writes of the caller are not short writes to the disk.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// After so many bytes it is looked at again how much room there is.
@@ -75,7 +74,7 @@ impl Piece {
 
     /// The chunk has ended: it is durable, or short enough to travel with its operation.
     fn close(mut self, dir: &ChunkDir, sync: bool) -> io::Result<Bytes> {
-        if self.file.is_none() && self.buffer.len() as u64 <= INLINE {
+        if self.file.is_none() && self.buffer.len() as u64 <= MAX_INLINE_BYTES {
             self.buffer.shrink_to_fit();
             return Ok(Bytes::Inline(self.buffer));
         }

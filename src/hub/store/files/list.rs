@@ -12,7 +12,7 @@ use super::super::Store;
 use super::rows::{Row, damaged, kind_number};
 use super::tables::{self, DELETED, FileTotals};
 use crate::error::Result;
-use crate::hub::store::messages::tables::{META, Tried};
+use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Kind, PAGE, Record};
 
 /// Files from one landmark to the next.

@@ -3,8 +3,6 @@
 //! It knows no HTTP and starts no thread. Everything that changes a table passes [`super::Store::apply`]; the functions here
 //! may be called from any thread beside it: taking bodies in, and reading.
 
-pub mod ops;
-
 mod apply;
 mod check;
 mod chunks;
@@ -23,32 +21,25 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Store;
-use super::messages::tables::Tried;
+use super::meta::Tried;
+use super::ops::files::{Bytes, FileOp};
 use super::ops::{Group, Op, Outcome};
 use crate::error::{Error, Result};
 use crate::wire::files::{Chunk, Hash, SINGLE};
-use ops::{Bytes, FileOp};
 
 pub(super) use check::check;
-pub use chunks::Staged;
 pub(super) use chunks::{ChunkDir, Placed, root as chunk_root};
+pub(super) use commits::COMMITS;
 pub use intake::{Body, Intake};
 pub(super) use list::Landmarks;
 pub use list::Listing;
 pub use read::Heard;
 pub(super) use sweep::is_wanted;
-pub(super) use tables::{CHUNKS, COMMITS, FileTables, FileTotals, WANTED, copy};
+pub(super) use tables::{CHUNKS, FileTables, FileTotals, WANTED, copy};
 pub(super) use wanted::since as wanted_since;
 
 /// Bytes of chunks that a commit relies on and that are read before it is acknowledged, at most: one long chunk.
 const VERIFIED_BYTES: u64 = SINGLE;
-
-/// Settings of retention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileLimits {
-    /// Milliseconds for which replaced revisions are kept.
-    pub version_ttl: u64,
-}
 
 /// How much there is of everything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

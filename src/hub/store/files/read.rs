@@ -14,7 +14,7 @@ use super::reader::Reader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::tables::{self, ACTIONS, FileTotals};
 use crate::error::Result;
-use crate::hub::store::messages::tables::{META, Tried};
+use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Changes, Chunk, Event, Hash, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
@@ -168,7 +168,7 @@ impl Store {
     ) -> Result<Heard> {
         self.read(|tx| {
             let totals = FileTotals::read(&tx.open_table(META)?)?;
-            let chain = tx.open_table(tables::COMMITS)?;
+            let chain = tx.open_table(super::commits::COMMITS)?;
             let known = commits::knows(&chain, newest)?;
             if known == Known::No {
                 return Ok(Heard::OtherHistory);

@@ -12,9 +12,9 @@ use redb::{Database, ReadableDatabase};
 use sha2::{Digest, Sha256};
 
 use super::chunks::ChunkDir;
-use super::intake::INLINE as INLINE_BYTES;
 use super::tables::{CHUNKS, INLINE};
 use crate::disk;
+use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash};
 
 /// The content of a revision, or a chunk; read in order from any place. It stays readable if the revision is removed meanwhile.
@@ -78,7 +78,8 @@ impl Reader {
 
     fn is_lost(&self, chunk: &Chunk) -> bool {
         // one that is no file may be in the tables: it is read whole anyway
-        let is_inline = || chunk.size <= INLINE_BYTES && !self.dir.place_of(chunk.sha256).exists();
+        let is_inline =
+            || chunk.size <= MAX_INLINE_BYTES && !self.dir.place_of(chunk.sha256).exists();
         self.dir.wanted.has(chunk.sha256)
             || !is_inline() && !self.dir.is_there(chunk.sha256, chunk.size)
     }

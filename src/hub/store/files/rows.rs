@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use uuid::Uuid;
 
 use crate::clock;
-use crate::hub::store::messages::tables::Tried;
+use crate::hub::store::meta::Tried;
 use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 

@@ -6,11 +6,12 @@
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::super::ops::{Group, Op};
-use super::FileLimits;
-use super::ops::FileOp;
-use super::tables::{COMMITS, EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
+use super::commits::COMMITS;
+use super::tables::{EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
 use crate::config::limits;
-use crate::hub::store::messages::tables::Tried;
+use crate::hub::store::meta::Tried;
+use crate::hub::store::ops::files::FileLimits;
+use crate::hub::store::ops::files::FileOp;
 use crate::wire::files::Hash;
 
 /// Rows of each kind that go in one pass, at most; and two for each change of the same group, so that it keeps up.

@@ -9,9 +9,9 @@ use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransact
 use uuid::Uuid;
 
 use super::super::ops::Group;
-use super::commits::{self, Known};
+use super::commits::{self, COMMITS, Known};
 use super::rows::{Row, damaged, kind_number, list_from_bytes, list_to_bytes};
-use crate::hub::store::messages::tables::{Tried, copy_table};
+use crate::hub::store::meta::{Tried, copy_table};
 use crate::wire::files::{Chunk, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
 
@@ -43,10 +43,6 @@ pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::
 pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");
 /// number -> hub time, host, key: the same in order of age.
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
-/// rev -> tag, hub time: the last revision of each commit that made some. And the latest revision when the store was opened, of
-/// the first commit since: history can only have been set back where a hub was started.
-pub const COMMITS: TableDefinition<u64, (u64, u64, Option<u64>)> =
-    TableDefinition::new("file_commits");
 
 /// SHA-256 -> since when, by the wall clock in ms, it is known that the chunk is lost. See `wanted`.
 pub const WANTED: TableDefinition<&[u8; 32], u64> = TableDefinition::new("chunks_wanted");

@@ -11,12 +11,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redb::ReadTransaction;
 
 use super::super::Store;
-use super::intake::INLINE;
 use super::rows::Row;
 use super::tables::{self, FILES, LISTS, VERSIONS, WANTED};
 use crate::config::limits;
 use crate::error::{Result, plain};
-use crate::hub::store::messages::tables::Tried;
+use crate::hub::store::meta::Tried;
+use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash, Name, Record};
 
 /// Records of an answer whose chunks are looked at, at most: those of a whole listing would take too long.
@@ -152,7 +152,9 @@ impl Store {
         }
         let is_lost = |chunk: &Chunk| {
             wanted.contains(&chunk.sha256)
-                || looks && chunk.size > INLINE && !self.chunks.is_there(chunk.sha256, chunk.size)
+                || looks
+                    && chunk.size > MAX_INLINE_BYTES
+                    && !self.chunks.is_there(chunk.sha256, chunk.size)
         };
         let lists = tx.open_table(LISTS)?;
         for (row, record) in rows.iter().zip(records) {

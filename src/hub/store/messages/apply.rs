@@ -5,8 +5,8 @@
 use redb::ReadableTable;
 use uuid::Uuid;
 
-use super::tables::{HostRow, HostValue, Tables, Tried};
-use crate::hub::store::files;
+use super::tables::{HostRow, HostValue, Tables};
+use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::{Group, Incoming, Op, Outcome, Wake};
 use crate::wire::{self, PostResult, Status};
 
@@ -97,23 +97,8 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             t.set_host(host, None);
             Ok(Outcome::Done)
         }
-        Op::Sweep => {
-            let Outcome::Swept { more } = sweep(t, group.now)? else {
-                return Ok(Outcome::Done);
-            };
-            let files = t
-                .files
-                .as_mut()
-                .map(|files| files::sweep(files, group))
-                .transpose()?;
-            Ok(Outcome::Swept {
-                more: more || files.unwrap_or(false),
-            })
-        }
-        Op::File(op) => match t.files.as_mut() {
-            Some(files) => files::apply(files, group, op),
-            None => Err(redb::Error::DatabaseClosed),
-        },
+        Op::Sweep => sweep(t, group.now),
+        Op::File(_) => Err(redb::Error::DatabaseClosed),
     }
 }
 

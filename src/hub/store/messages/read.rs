@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use redb::ReadableTable;
 use uuid::Uuid;
 
-use super::tables::{BROADCASTS, HOSTS, HostRow, ID_AGES, MESSAGES, META, TARGETED, Totals, Tried};
+use super::tables::{BROADCASTS, HOSTS, HostRow, ID_AGES, MESSAGES, TARGETED, Totals};
 use crate::error::Result;
 use crate::hub::store::Store;
+use crate::hub::store::meta::{META, Tried};
 use crate::hub::store::ops::Op;
 
 /// Bytes of JSON in one page, unless a single message is longer.

@@ -1,25 +1,17 @@
-//! The tables, and the few moves that keep them in sync with each other: add, remove, change a host.
+//! The tables of messages and hosts, and the few moves that keep them in sync with each other: add, remove, change a host.
 //!
 //! It does not decide what is accepted or when something is removed; that is `apply`.
 
 use std::collections::BTreeMap;
 
 use redb::{
-    Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, Value,
-    WriteTransaction,
+    ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 use uuid::Uuid;
 
-use crate::hub::store::files::{FileTables, FileTotals};
+use crate::hub::store::meta::{META, Tried, copy_table};
 use crate::hub::store::ops::{Group, Incoming};
 
-/// Raised when an older program could no longer read the tables.
-pub const SCHEMA: u128 = 2;
-/// What is taken over from there: rows of files without tags.
-pub const UNTAGGED: u128 = 1;
-
-/// `schema`, `epoch`, `seq` (the last one given), `messages`, `bytes` (of all JSON), `age` and `wall` (of the last commit).
-pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
 /// seq -> id, accepted, expires (hub time, ms), source, target ("": broadcast), JSON.
 pub const MESSAGES: TableDefinition<u64, MessageValue> = TableDefinition::new("messages");
 /// (expires, seq), to find expired messages.
@@ -37,7 +29,6 @@ pub const ID_AGES: TableDefinition<u64, (u128, u64)> = TableDefinition::new("id_
 
 pub type MessageValue = (u128, u64, u64, &'static str, &'static str, &'static str);
 pub type HostValue = (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64);
-pub type Tried<T> = Result<T, redb::Error>;
 
 /// Copies all of them but the epoch, for a backup: a restored hub must not be taken for the one that was backed up.
 pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
@@ -50,19 +41,6 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, HOSTS)?;
     copy_table(from, to, IDS)?;
     copy_table(from, to, ID_AGES)
-}
-
-pub fn copy_table<K: Key + 'static, V: Value + 'static>(
-    from: &ReadTransaction,
-    to: &WriteTransaction,
-    table: TableDefinition<K, V>,
-) -> Tried<()> {
-    let mut to = to.open_table(table)?;
-    for row in from.open_table(table)?.iter()? {
-        let (key, value) = row?;
-        to.insert(key.value(), value.value())?;
-    }
-    Ok(())
 }
 
 /// What the hub knows of a host. Times are hub time in milliseconds.
@@ -147,7 +125,7 @@ impl Totals {
     }
 }
 
-/// All tables, open for one transaction. Dropped without [`Tables::finish`], nothing has happened.
+/// The tables of messages and hosts, open for one transaction. Dropped without [`Tables::finish`], nothing has happened.
 pub struct Tables<'t> {
     pub meta: Table<'t, &'static str, u128>,
     messages: Table<'t, u64, MessageValue>,
@@ -164,17 +142,12 @@ pub struct Tables<'t> {
     rows: BTreeMap<String, (Option<HostRow>, bool)>,
     new_hosts: u64,
     pub changed: bool,
-    /// Those of the file half, if the group needs them.
-    pub files: Option<FileTables<'t>>,
 }
 
 impl<'t> Tables<'t> {
-    pub fn open(tx: &'t WriteTransaction, with_files: bool) -> Tried<Tables<'t>> {
+    pub fn open(tx: &'t WriteTransaction) -> Tried<Tables<'t>> {
         let meta = tx.open_table(META)?;
         let totals = Totals::read(&meta)?;
-        let files = with_files
-            .then(|| FileTables::open(tx, FileTotals::read(&meta)?))
-            .transpose()?;
         Ok(Tables {
             meta,
             messages: tx.open_table(MESSAGES)?,
@@ -189,7 +162,6 @@ impl<'t> Tables<'t> {
             rows: BTreeMap::new(),
             new_hosts: 0,
             changed: false,
-            files,
         })
     }
 
@@ -295,13 +267,6 @@ impl<'t> Tables<'t> {
     pub fn finish(mut self, group: &Group) -> Tried<bool> {
         let (now, wall) = (group.now, group.wall);
         self.write_hosts()?;
-        if let Some(files) = self.files.as_mut().filter(|files| files.changed) {
-            files.record_commit(group)?;
-            self.changed = true;
-            for (name, value) in FileTotals::NAMES.into_iter().zip(files.totals.numbers()) {
-                self.meta.insert(name, u128::from(value))?;
-            }
-        }
         let Totals {
             seq,
             messages,

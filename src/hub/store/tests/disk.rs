@@ -68,9 +68,9 @@ fn files_that_cannot_be_used_say_why() {
             drop(open(file.parent().unwrap()));
             let db = redb::Database::open(file).unwrap();
             let tx = db.begin_write().unwrap();
-            tx.open_table(tables::META)
+            tx.open_table(crate::hub::store::meta::META)
                 .unwrap()
-                .insert("schema", tables::SCHEMA + 1)
+                .insert("schema", crate::hub::store::meta::SCHEMA + 1)
                 .unwrap();
             tx.commit().unwrap();
         },

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::Store;
-use super::files::FileLimits;
 use super::messages::read::{Ask, Pulled};
 use super::messages::tables;
+use super::ops::files::FileLimits;
 use super::ops::{Group, Incoming, Limits, Op, Outcome, Wake};
 use crate::error::Kind;
 use crate::wire::revision::Tag;
@@ -181,7 +181,7 @@ fn dump(store: &Store) -> Vec<String> {
             }
         };
     }
-    rows!("meta", tables::META);
+    rows!("meta", crate::hub::store::meta::META);
     rows!("message", tables::MESSAGES);
     rows!("expiry", tables::EXPIRIES);
     rows!("broadcast", tables::BROADCASTS);

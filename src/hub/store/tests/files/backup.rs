@@ -4,7 +4,8 @@ use std::os::unix::fs::MetadataExt;
 
 use super::disk::SmallDisk;
 use super::*;
-use crate::hub::store::check::{Findings, check};
+use crate::hub::store::check::check;
+use crate::hub::store::findings::Findings;
 
 /// Messages and files of all sorts.
 fn hub() -> Hub {
@@ -205,7 +206,7 @@ fn a_check_names_what_is_damaged() {
             .insert(&hash, (size, count + 1, since, on_disk))
             .unwrap();
         chunks.remove(&Hash::of(&second).0).unwrap();
-        tx.open_table(tables::META)
+        tx.open_table(crate::hub::store::meta::META)
             .unwrap()
             .insert("files", 9)
             .unwrap();
@@ -261,9 +262,9 @@ fn a_store_that_knew_no_files_gains_them() {
             tx.delete_table(handle).unwrap();
         }
     }
-    tx.open_table(tables::META)
+    tx.open_table(crate::hub::store::meta::META)
         .unwrap()
-        .insert("schema", tables::UNTAGGED)
+        .insert("schema", crate::hub::store::meta::UNTAGGED)
         .unwrap();
     tx.commit().unwrap();
     drop(db);

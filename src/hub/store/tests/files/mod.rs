@@ -11,8 +11,8 @@ use std::io::Read;
 
 use super::*;
 use crate::chunking::tests::noise;
-use crate::hub::store::files::ops::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
 use crate::hub::store::files::{Intake, Listing};
+use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
 use crate::wire::files::{Chunk, Event, Extra, From, Hash, Kind as What, Name, Record};
 
 fn name(full: &str) -> Name {

@@ -4,9 +4,19 @@
 
 use uuid::Uuid;
 
-use super::Staged;
+use crate::hub::store::staged::Staged;
 use crate::wire::files::{Chunk, Extra, From, Hash, Kind, Name, Record};
 use crate::wire::revision::Revision;
+
+/// A chunk that is not longer is kept in the tables.
+pub const MAX_INLINE_BYTES: u64 = 16 * 1024;
+
+/// Settings of retention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileLimits {
+    /// Milliseconds for which replaced revisions are kept.
+    pub version_ttl: u64,
+}
 
 /// The condition on the current revision; if it is not met, nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

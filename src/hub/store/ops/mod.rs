@@ -2,14 +2,15 @@
 //!
 //! Pure: no table, no clock, no randomness; the same groups in the same order give the same tables.
 
+pub mod files;
+
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::files::FileLimits;
-use super::files::ops::{Asked, Changed, FileOp};
 use crate::error::Error;
 use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult};
+use files::{Asked, Changed, FileLimits, FileOp};
 
 /// Settings of admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,70 @@
+//! The function behind each row of the table of commands. It knows no flag and no word of help.
+
+use super::output::Output;
+use super::parse::Invocation;
+use super::{
+    Context, Done, client, completions, events, files, help, hub, login, queue, send, sync,
+    transfers,
+};
+use crate::error::Result;
+
+/// The function behind a row, and what it needs.
+pub enum Run {
+    /// No settings: it works when they are broken.
+    Plain(fn(&Invocation, &mut Output) -> Result<Done>),
+    /// A person or a script waits for it.
+    Command(fn(&mut Context, &Invocation) -> Result<Done>),
+    /// Runs until it is stopped, and logs what it does.
+    Daemon(fn(&mut Context, &Invocation) -> Result<Done>),
+}
+
+/// What the command with this name runs; `None` if the table has no such row.
+pub fn find(name: &str) -> Option<Run> {
+    Some(match name {
+        "send" => Run::Command(send::send),
+        "list" => Run::Command(queue::list),
+        "show" => Run::Command(queue::show),
+        "retry" => Run::Command(queue::retry),
+        "flush" => Run::Command(queue::flush),
+        "start" => Run::Daemon(client::start),
+        "status" => Run::Command(client::status),
+        "serve" => Run::Daemon(hub::serve),
+        "hub backup" => Run::Command(hub::backup),
+        "hub check" => Run::Command(hub::check),
+        "key add" => Run::Command(hub::key_add),
+        "key list" => Run::Command(hub::key_list),
+        "key remove" => Run::Command(hub::key_remove),
+        "hosts" => Run::Command(client::hosts),
+        "hosts rebind" => Run::Command(client::rebind),
+        "completions" => Run::Plain(completions::run),
+        "help" => Run::Plain(help::run),
+        "login" => Run::Command(login::login),
+        "upload" => Run::Command(transfers::upload),
+        "download" => Run::Command(transfers::download),
+        "ls" => Run::Command(files::ls),
+        "info" => Run::Command(files::info),
+        "rm" => Run::Command(files::rm),
+        "versions" => Run::Command(files::versions),
+        "restore" => Run::Command(files::restore),
+        "events" => Run::Command(events::events),
+        "sync" => Run::Command(sync::sync),
+        "daemon" => Run::Daemon(sync::daemon),
+        "approve" => Run::Command(sync::approve),
+        "adopt" => Run::Command(sync::adopt),
+        "conflicts" => Run::Command(sync::conflicts),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::table::COMMANDS;
+
+    #[test]
+    fn every_row_of_the_table_runs_something() {
+        for row in COMMANDS {
+            assert!(find(row.name).is_some(), "{}", row.name);
+        }
+    }
+}

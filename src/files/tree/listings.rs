@@ -1,0 +1,124 @@
+//! What is known of the names on a disk: whether it folds them, and what its directories listed lately. It looks at nothing.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+
+/// A listing is believed for this long when it says that a name is there; that a name is not there it never says alone.
+const LISTING_LIFETIME: Duration = Duration::from_secs(1);
+/// Names in the listings that are kept, over all directories.
+pub(super) const MAX_LISTED_NAMES: usize = 200_000;
+/// Filesystems that take every name: ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs, ZFS, UBIFS, JFFS2.
+const ORDINARY: [u64; 9] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x0102_1994,
+    0x794c_7630,
+    0x2fc1_2fc1,
+    0x2405_1905,
+    0x72b6,
+];
+
+/// Which directories of a disk fold names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folds {
+    Nowhere,
+    /// Those with a flag.
+    Some,
+    Everywhere,
+}
+
+/// What is known of names, beside an open root.
+#[derive(Debug)]
+pub struct Names {
+    pub(super) folds: Folds,
+    /// It takes every name, as a disk made for Linux does.
+    pub(super) ordinary: bool,
+    known: Mutex<Known>,
+    renaming: Mutex<()>,
+}
+
+/// The names in one directory.
+pub(super) type Listing = HashSet<Box<[u8]>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// By directory: when it was listed, and what it had.
+    listings: BTreeMap<String, (Instant, Listing)>,
+    names: usize,
+    pub(super) folding: BTreeMap<String, bool>,
+}
+
+impl Names {
+    pub const fn new(folds: Folds, ordinary: bool) -> Names {
+        let known = Known {
+            listings: BTreeMap::new(),
+            names: 0,
+            folding: BTreeMap::new(),
+        };
+        Names {
+            folds,
+            ordinary,
+            known: Mutex::new(known),
+            renaming: Mutex::new(()),
+        }
+    }
+
+    /// Held from the look at a name to the look at what it has become: a disk that folds may replace what another worker has just
+    /// put there under the other spelling (FUSE has no RENAME_NOREPLACE).
+    pub fn alone(&self) -> Option<std::sync::MutexGuard<'_, ()>> {
+        (self.folds == Folds::Everywhere)
+            .then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a directory lists a name, as far as a recent listing says so.
+    pub(super) fn listed(&self, dir: &str, name: &str) -> bool {
+        let known = self.known();
+        known.listings.get(dir).is_some_and(|(at, names)| {
+            at.elapsed() < LISTING_LIFETIME && names.contains(name.as_bytes())
+        })
+    }
+
+    pub(super) fn keep(&self, dir: &str, names: Listing) {
+        let mut known = self.known();
+        if known.names + names.len() > MAX_LISTED_NAMES {
+            (known.listings, known.names) = (BTreeMap::new(), 0);
+        }
+        if names.len() <= MAX_LISTED_NAMES {
+            known.names += names.len();
+            if let Some((_, old)) = known
+                .listings
+                .insert(dir.to_string(), (clock::monotonic(), names))
+            {
+                known.names -= old.len();
+            }
+        }
+    }
+
+    /// Something was changed: listings are out of date.
+    pub fn changed(&self) {
+        if self.folds != Folds::Nowhere {
+            let mut known = self.known();
+            (known.listings, known.names) = (BTreeMap::new(), 0);
+        }
+    }
+
+    /// Also which directories fold is asked again.
+    pub fn forget(&self) {
+        self.changed();
+        self.known().folding.clear();
+    }
+}
+
+/// Whether a filesystem takes every name.
+pub fn is_ordinary(filesystem: u64) -> bool {
+    ORDINARY.contains(&filesystem)
+}

@@ -1,0 +1,54 @@
+//! One transaction over the tables of both halves: messages with their hosts, and files.
+
+use redb::WriteTransaction;
+
+use super::files::{self, FileTables, FileTotals};
+use super::messages::apply;
+use super::messages::tables::Tables;
+use super::meta::Tried;
+use super::ops::{Group, Op, Outcome};
+
+/// All tables, open for one transaction. Dropped without [`StoreTables::finish`], nothing has happened.
+pub struct StoreTables<'t> {
+    pub messages: Tables<'t>,
+    /// Those of the file half, if the group needs them.
+    pub files: Option<FileTables<'t>>,
+}
+
+impl<'t> StoreTables<'t> {
+    pub fn open(tx: &'t WriteTransaction, with_files: bool) -> Tried<StoreTables<'t>> {
+        let messages = Tables::open(tx)?;
+        let files = with_files
+            .then(|| FileTables::open(tx, FileTotals::read(&messages.meta)?))
+            .transpose()?;
+        Ok(StoreTables { messages, files })
+    }
+
+    /// Applies one operation. An error leaves the tables in the middle: the transaction must be dropped.
+    pub fn apply(&mut self, group: &Group, op: &Op) -> Tried<Outcome> {
+        match (op, &mut self.files) {
+            (Op::File(op), Some(files)) => files::apply(files, group, op),
+            (Op::Sweep, Some(files)) => {
+                match apply::apply(&mut self.messages, group, &Op::Sweep)? {
+                    Outcome::Swept { more } => Ok(Outcome::Swept {
+                        more: files::sweep(files, group)? || more,
+                    }),
+                    other => Ok(other),
+                }
+            }
+            (op, _) => apply::apply(&mut self.messages, group, op),
+        }
+    }
+
+    /// Writes what was held back. True if anything has changed.
+    pub fn finish(mut self, group: &Group) -> Tried<bool> {
+        if let Some(files) = self.files.as_mut().filter(|files| files.changed) {
+            files.record_commit(group)?;
+            self.messages.changed = true;
+            for (name, value) in FileTotals::NAMES.into_iter().zip(files.totals.numbers()) {
+                self.messages.meta.insert(name, u128::from(value))?;
+            }
+        }
+        self.messages.finish(group)
+    }
+}

@@ -1,0 +1,26 @@
+//! What both halves of the store need of redb: the table of single numbers, the version of all tables, and a copy of one.
+
+use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
+
+/// Raised when an older program could no longer read the tables.
+pub const SCHEMA: u128 = 2;
+/// What is taken over from there: rows of files without tags.
+pub const UNTAGGED: u128 = 1;
+
+/// `schema`, `epoch`, `seq` (the last one given), `messages`, `bytes` (of all JSON), `age` and `wall` (of the last commit).
+pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
+
+pub type Tried<T> = Result<T, redb::Error>;
+
+pub fn copy_table<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<K, V>,
+) -> Tried<()> {
+    let mut to = to.open_table(table)?;
+    for row in from.open_table(table)?.iter()? {
+        let (key, value) = row?;
+        to.insert(key.value(), value.value())?;
+    }
+    Ok(())
+}

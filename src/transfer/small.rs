@@ -1,0 +1,135 @@
+//! A short file, a link or a directory, read whole, and how it is described to the hub. It sends nothing.
+
+use std::os::unix::ffi::OsStringExt;
+
+use uuid::Uuid;
+
+use super::source_file::{self, Local};
+use super::walk::Entry;
+use crate::chunking::{Content, Splitter};
+use crate::client::{Called, Condition};
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::wire::files::{self, BatchItem, Name};
+use crate::wire::revision::Tag;
+
+/// What travels about a file beside its content.
+pub(super) struct About<'a> {
+    pub name: &'a Name,
+    pub mode: u32,
+    pub mtime: &'a str,
+}
+
+/// One of them, read.
+pub struct Small {
+    pub entry: Entry,
+    pub bytes: Vec<u8>,
+    pub mode: u32,
+    pub mtime: String,
+    pub kind: files::Kind,
+}
+
+impl Small {
+    pub fn of_file(entry: &Entry, local: &Local) -> Called<Small> {
+        let mut bytes = Vec::with_capacity(local.size as usize);
+        let read = std::io::Read::read_to_end(
+            &mut std::io::Read::take(&local.file, local.size + 1),
+            &mut bytes,
+        );
+        let shown = disk::show(entry.local.as_os_str());
+        let n = read.map_err(|e| Error {
+            kind: Kind::Io,
+            ..Error::io(format!("read {shown}"), &e)
+        })?;
+        local.check(n as u64)?;
+        Ok(Small {
+            bytes,
+            mode: local.mode,
+            mtime: local.mtime.clone(),
+            ..Small::empty(entry, files::Kind::File)
+        })
+    }
+
+    /// A link, whose content is its target, or a directory, which has none.
+    pub fn of_special(entry: &Entry, kind: files::Kind) -> Result<Small> {
+        let (mode, mtime) = special(entry)?;
+        let bytes = match kind {
+            files::Kind::Symlink => {
+                let target = std::fs::read_link(&entry.local);
+                let shown = disk::show(entry.local.as_os_str());
+                target
+                    .map_err(|e| Error::io(format!("read the link {shown}"), &e))?
+                    .into_os_string()
+                    .into_vec()
+            }
+            _ => Vec::new(),
+        };
+        Ok(Small {
+            bytes,
+            mode,
+            mtime,
+            ..Small::empty(entry, kind)
+        })
+    }
+
+    fn empty(entry: &Entry, kind: files::Kind) -> Small {
+        Small {
+            entry: entry.clone(),
+            bytes: Vec::new(),
+            mode: 0,
+            mtime: String::new(),
+            kind,
+        }
+    }
+
+    pub(super) fn about(&self) -> About<'_> {
+        About {
+            name: &self.entry.name,
+            mode: self.mode,
+            mtime: &self.mtime,
+        }
+    }
+
+    pub(super) fn content(&self) -> Content {
+        let mut splitter = Splitter::default();
+        splitter.feed(&self.bytes);
+        splitter.finish()
+    }
+
+    pub(super) fn item(&self, content: &Content, condition: Condition) -> BatchItem {
+        BatchItem {
+            path: self.entry.name.path.clone(),
+            name: self.entry.name.name.clone(),
+            kind: self.kind,
+            mode: Some(self.mode),
+            mtime: Some(self.mtime.clone()),
+            size: content.size,
+            checksum_sha256: content.sha256,
+            if_match: if let Condition::Match(at) = condition {
+                Some(at.rev)
+            } else {
+                None
+            },
+            tag: if let Condition::Match(at) = condition {
+                at.tag
+            } else {
+                Tag::default()
+            },
+            if_none_match: condition == Condition::Absent,
+            key: Some(Uuid::now_v7()),
+        }
+    }
+}
+
+/// Mode and time of something that is no regular file.
+fn special(entry: &Entry) -> Result<(u32, String)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::symlink_metadata(&entry.local);
+    let meta = meta.map_err(|e| {
+        Error::io(
+            format!("look at {}", crate::disk::show(entry.local.as_os_str())),
+            &e,
+        )
+    })?;
+    Ok((meta.mode(), source_file::mtime(&meta)))
+}
