@@ -217,7 +217,7 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| seconds(v, 1, 3600).map(|v| s.poll_interval = v)),
     row(Client, "sent_ttl", "MESYNC_SENT_TTL", "86400", "seconds that messages are kept in sent/ (0 to 315360000)",
         |s, v| seconds(v, 0, 315_360_000).map(|v| s.sent_ttl = v)),
-    row(Client, "send_deadline", "MESYNC_SEND_DEADLINE", "604800", "seconds after which an unsent message goes to failed/ (60 to 604800)",
+    row(Client, "send_deadline", "MESYNC_SEND_DEADLINE", "604800", "seconds after which an unsent message is moved to failed/ (60 to 604800)",
         |s, v| seconds(v, 60, wire::ID_MEMORY / 2).map(|v| s.send_deadline = v)),
     row(Client, "http_timeout", "MESYNC_HTTP_TIMEOUT", "10", "seconds to wait for a response of the hub (1 to 600)",
         |s, v| seconds(v, 1, 600).map(|v| s.http_timeout = v)),

@@ -5,6 +5,7 @@
 
 mod circles;
 mod source;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -487,6 +488,8 @@ fn the_sources_keep_the_rules() {
             .iter()
             .flat_map(breaches)
             .chain(tree_breaches(&sources))
+            .chain(sources.iter().flat_map(words::in_literals))
+            .chain(words::in_comments(&sources))
             .chain(walls(&sources))
             .chain(circles::circles(&sources))
             .collect(),

@@ -33,7 +33,7 @@ pub const LOGIN: Command = Command {
     doc: "choose the server for files, and save its key",
     long: &[
         "Saves server, key and a token in ~/.config/s3ec/config.toml, for this user alone; s3ec reads the same file. Without a key on the command line: from MESYNC_API_KEY, or, at a terminal, asked for without showing it.",
-        "The commands about files go to this server. Without a login they go to that of the messages. The key goes to no other server.",
+        "The commands about files go to this server. Without a login they go to that of the messages. The key is sent to no other server.",
     ],
     examples: &[
         (
@@ -171,7 +171,7 @@ pub const INFO: Command = Command {
     long: &[PATHS],
     examples: &[(
         "mesync info docs/report.pdf",
-        "size, hash, times, revision, who wrote it",
+        "size, hash, times, revision, last writer",
     )],
 };
 

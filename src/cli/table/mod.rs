@@ -485,7 +485,7 @@ pub static COMMANDS: &[Command] = &[
         long: &[
             "With the time when each was last seen, and the number of messages that wait for it.",
         ],
-        examples: &[("mesync hosts", "who is behind")],
+        examples: &[("mesync hosts", "which machines are behind")],
     },
     Command {
         name: "hosts rebind",
