@@ -488,19 +488,4 @@ impl Store {
 }
 
 #[cfg(test)]
-impl Store {
-    pub fn break_syncs(&self) {
-        self.happened.break_syncs.store(true, Relaxed);
-    }
-
-    /// What a check of the file half finds, while the store is open.
-    pub fn examine(&self) -> findings::Findings {
-        let mut findings = findings::Findings::default();
-        self.read(|tx| files::check(tx, self.dir(), &mut findings))
-            .unwrap();
-        findings
-    }
-}
-
-#[cfg(test)]
 mod tests;

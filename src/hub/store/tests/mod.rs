@@ -20,6 +20,22 @@ use crate::error::Kind;
 use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult, Status};
 
+impl Store {
+    pub fn break_syncs(&self) {
+        self.happened
+            .break_syncs
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// What a check of the file half finds, while the store is open.
+    pub fn examine(&self) -> crate::hub::store::findings::Findings {
+        let mut findings = crate::hub::store::findings::Findings::default();
+        self.read(|tx| crate::hub::store::files::check(tx, self.dir(), &mut findings))
+            .unwrap();
+        findings
+    }
+}
+
 const DAY: u64 = 86_400_000;
 const LIMITS: Limits = Limits {
     ttl: 7 * DAY,
