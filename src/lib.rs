@@ -1,4 +1,4 @@
-//! mesync keeps machines in sync through one hub over plain HTTP. This is its architecture.
+//! mesync keeps machines in sync through one hub over HTTP. This is its architecture.
 //!
 //! A **hub** (`mesync serve`) stores files, and messages until every target machine has taken them. A **client** (`mesync start`)
 //! moves both: a file in `outbox/` on one machine appears in `inbox/` on the others and runs a hook there; a change in a synced
@@ -101,6 +101,10 @@
 //!                    +------ jobs: long bodies, event streams <-------------------+      event streams <---+
 //! ```
 //!
+//! A machine is let in by [`hub::joining`], which strangers reach through TLS alone and whose decision is a key; its side is
+//! [`joining`]. The port speaks TLS and plain HTTP: what encrypts stands in front of the same connection code, so that limits and
+//! times hold for both. A joined machine knows the hub by its certificate ([`pins`], [`hub::certificate`]).
+//!
 //! The server ([`hub::server`]) owns the port: nothing malformed, unbounded or without a key passes it, because tiny_http was made
 //! for friendlier places. Workers decide; they hand each change to the committer, which puts all waiting changes into one
 //! transaction with one sync, and then answers all of them. A group of changes is plain data that contains its time and its
@@ -161,10 +165,12 @@ mod files;
 mod hub;
 #[doc(hidden)]
 pub mod internals;
+mod joining;
 mod logger;
 mod login;
 mod messages;
 mod nearest;
+mod pins;
 mod relpath;
 mod sd_notify;
 mod service;

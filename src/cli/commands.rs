@@ -3,8 +3,8 @@
 use super::output::Output;
 use super::parse::Invocation;
 use super::{
-    Context, Done, client, completions, events, files, help, hub, login, queue, send, sync,
-    transfers,
+    Context, Done, admit, client, completions, events, files, help, hub, join, login, queue, send,
+    sync, transfers,
 };
 use crate::error::Result;
 
@@ -29,6 +29,10 @@ pub fn find(name: &str) -> Option<Run> {
         "start" => Run::Daemon(client::start),
         "status" => Run::Command(client::status),
         "serve" => Run::Daemon(hub::serve),
+        "join" => Run::Command(join::join),
+        "accept" => Run::Command(admit::accept),
+        "invite" => Run::Command(admit::invite),
+        "hub renew-certificate" => Run::Command(admit::renew_certificate),
         "hub backup" => Run::Command(hub::backup),
         "hub check" => Run::Command(hub::check),
         "key add" => Run::Command(hub::key_add),

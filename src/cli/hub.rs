@@ -158,6 +158,26 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 /// `held`: what to say if the hub does not listen yet, or does not say where.
 fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup> {
+    let settings = Settings {
+        http_timeout: LONGEST_BACKUP,
+        ..settings.clone()
+    };
+    let hub = client_of_running(&settings, held)?;
+    hub.backup(dir).map_err(|failure| failure.error)
+}
+
+/// The hub that runs with the data directory of the settings, called with its own key.
+pub fn local_client(settings: &Settings) -> Result<HubClient> {
+    let dir = &settings.hub.data_dir;
+    wait_for_hub(dir)?;
+    let what = format!("cannot ask the hub of {}: it does not run", dir.display());
+    client_of_running(
+        settings,
+        Error::new(Kind::Unreachable, what).hint("start it with \"mesync serve\""),
+    )
+}
+
+fn client_of_running(settings: &Settings, held: Error) -> Result<HubClient> {
     let data = &settings.hub.data_dir;
     let holder =
         disk::lock_holder(&data.join(wire::HUB_LOCK)).and_then(|text| text.trim().parse().ok());
@@ -169,12 +189,11 @@ fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup
     };
     let settings = Settings {
         server_url: url,
-        http_timeout: LONGEST_BACKUP,
         ca_file: None,
+        hub_fingerprint: Vec::new(),
         ..settings.clone()
     };
-    let hub = HubClient::new(&settings, Box::new(move || Ok(access.clone())))?;
-    hub.backup(dir).map_err(|failure| failure.error)
+    HubClient::new(&settings, Box::new(move || Ok(access.clone())))
 }
 
 /// The data directory of a hub that does not run. `Kind::Busy`: it does.
@@ -184,7 +203,7 @@ fn lock_existing(data: &Path) -> Result<DataDirLock> {
 }
 
 /// There is a hub in this data directory, whether or not it runs. If not, the error names those that run elsewhere.
-fn find_hub(data: &Path) -> Result<()> {
+pub fn find_hub(data: &Path) -> Result<()> {
     let tables = data.join(Store::FILE);
     match std::fs::metadata(&tables) {
         Ok(meta) if meta.is_file() => return Ok(()),
@@ -319,18 +338,22 @@ struct Listed {
 const START_LOOKS: u32 = 20;
 const START_PAUSE: Duration = Duration::from_millis(50);
 
-/// `mesync key add NAME`
-pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
-    let dir = &context.settings.hub.data_dir;
-    // "mesync serve & mesync key add": a hub that was started a moment ago is on its way
+/// "mesync serve & mesync key add": a hub that was started a moment ago is on its way.
+fn wait_for_hub(dir: &Path) -> Result<()> {
     for _ in 0..START_LOOKS {
         if find_hub(dir).is_ok() {
             break;
         }
         let _ = after(START_PAUSE).recv();
     }
-    find_hub(dir)?;
+    find_hub(dir)
+}
+
+/// `mesync key add NAME`
+pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
+    let dir = &context.settings.hub.data_dir;
+    wait_for_hub(dir)?;
     let key = hub::add_key(dir, &name)?;
     if context.out.json {
         context.out.object(&Listed {

@@ -32,6 +32,9 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     // what was set for another server stays there
     let same = settings.server_url == server;
     settings.server_url = server.clone();
+    if !same {
+        settings.hub_fingerprint.clear();
+    }
     let key = key(invocation, &settings, same)?;
     servers::warn_if_readable(&server);
     let access = Access {

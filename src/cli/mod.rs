@@ -4,6 +4,7 @@
 
 pub mod table;
 
+mod admit;
 mod client;
 mod commands;
 mod completions;
@@ -14,6 +15,7 @@ mod files;
 pub mod help;
 mod hooks;
 mod hub;
+mod join;
 mod login;
 pub mod output;
 pub mod parse;

@@ -59,11 +59,15 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             ..settings
         })
     };
-    service::run(&signals, vec![Box::new(client)], &read).map(|()| Done::All)
+    let parts = super::client::parts(client, &settings)?;
+    service::run(&signals, parts, &read).map(|()| Done::All)
 }
 
 /// `mesync sync [-w DIR]`
 pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    if super::join::ask_if_refused(&context.settings)? {
+        context.settings = super::read_settings(invocation)?;
+    }
     let watches = some(&context.settings, invocation)?;
     let hub = Arc::new(servers::files(&context.settings)?);
     let allow_deletes = invocation.has("allow-deletes");

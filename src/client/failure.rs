@@ -10,6 +10,7 @@ use super::body::Broken;
 use super::{HubClient, MAX_ANSWER_BYTES, bare, media_type};
 use crate::error::{Error, Kind, plain};
 use crate::logger::one_line;
+use crate::pins;
 use crate::wire::files::{Hash, MissingChunks, Record};
 use crate::wire::{self, ErrorAnswer};
 
@@ -35,6 +36,8 @@ pub enum Told {
     Missing(Vec<Hash>),
     /// Something answers there that is no hub.
     Foreign,
+    /// What answers there has another certificate than the hub that this machine knows.
+    OtherCertificate,
 }
 
 impl From<Error> for Failure {
@@ -77,6 +80,10 @@ impl HubClient {
     pub(super) fn unreachable(&self, e: ureq::Error) -> Failure {
         let (why, hint) = match &e {
             ureq::Error::Io(e) if broken(e).is_some() => return own_fault(e).into(),
+            ureq::Error::Io(e) if pins::refusal(e).is_some() => {
+                let (why, hint) = pins::refusal(e).unwrap_or_default();
+                (why.to_string(), Some(hint))
+            }
             ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => (
                 "connection refused".to_string(),
                 Some("is \"mesync serve\" running there?"),
@@ -123,10 +130,18 @@ impl HubClient {
             Kind::Unreachable,
             format!("cannot reach hub {}{way}: {why}", self.url),
         );
-        Failure::from(match hint {
+        let told = match &e {
+            ureq::Error::Io(e) if pins::is_other_certificate(e) => Told::OtherCertificate,
+            _ => Told::Nothing,
+        };
+        let error = match hint {
             Some(hint) => error.hint(hint),
             None => error,
-        })
+        };
+        Failure {
+            told,
+            ..error.into()
+        }
     }
 
     /// Reading a long answer failed on the way.

@@ -7,12 +7,14 @@ mod body;
 mod events;
 mod failure;
 mod files;
+mod join;
 mod messages;
 mod proxy;
 mod transfers;
 mod zone;
 
-use std::sync::{Mutex, OnceLock};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use ureq::unversioned::transport::DefaultConnector;
@@ -22,7 +24,9 @@ use crate::clock;
 use crate::config::{self, Settings};
 use crate::credentials::Access;
 use crate::error::{Error, Kind};
+use crate::pins::{self, Pins};
 use crate::tls::Trust;
+use crate::wire::files::Hash;
 use crate::wire::{self, Health, LoginAnswer};
 pub use body::Source;
 use body::{Body, Reader};
@@ -39,6 +43,9 @@ pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sy
 /// Told of each new token.
 pub type Renewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
 
+/// Told of the certificate that the hub will have.
+pub type NextCertificate = Box<dyn Fn(Hash) + Send + Sync>;
+
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
     url: String,
@@ -52,6 +59,9 @@ pub struct HubClient {
     token: Mutex<Option<Token>>,
     ours: OnceLock<bool>,
     renewed: OnceLock<Renewed>,
+    /// `None`: authorities are trusted for `https://`, and `http://` is plain.
+    pins: Option<Arc<Pins>>,
+    next_certificate: OnceLock<NextCertificate>,
 }
 
 struct Token {
@@ -88,6 +98,17 @@ const MAX_KEPT_CONNECTIONS: usize = 16;
 impl HubClient {
     /// The hub of the settings. `http_timeout` is for connecting, for each read and write, and for the beginning of an answer.
     pub fn new(settings: &Settings, access: AccessSource) -> crate::error::Result<HubClient> {
+        let known = &settings.hub_fingerprint;
+        let pins = (!known.is_empty()).then(|| Pins::new(known));
+        HubClient::with_pins(settings, access, pins)
+    }
+
+    /// The hub as one that these pins know.
+    pub fn with_pins(
+        settings: &Settings,
+        access: AccessSource,
+        pins: Option<Arc<Pins>>,
+    ) -> crate::error::Result<HubClient> {
         let (url, timeout) = (settings.server_url.as_str(), settings.http_timeout);
         // a name is looked up in a thread of its own, for each request; an address needs none
         let bare = config::zone::without(url);
@@ -120,10 +141,6 @@ impl HubClient {
                 None => config,
             }
         };
-        let with_zone = |config| {
-            let zoned = Zoned(config::zone::of(url).map(str::to_string));
-            ureq::Agent::with_parts(config, DefaultConnector::default(), zoned)
-        };
         let agent = config()
             .timeout_recv_response(Some(timeout))
             .timeout_per_read(Some(timeout))
@@ -132,16 +149,25 @@ impl HubClient {
             .timeout_recv_response(Some(timeout))
             .timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE)))
             .build();
+        let make = |config| {
+            let zoned = Zoned(config::zone::of(url).map(str::to_string));
+            match &pins {
+                Some(pins) => pins::agent(config, pins, zoned),
+                None => ureq::Agent::with_parts(config, DefaultConnector::default(), zoned),
+            }
+        };
         Ok(HubClient {
             url: url.to_string(),
             proxy,
             host: settings.host_id.clone(),
-            agent: with_zone(agent),
-            streams: with_zone(stream),
+            agent: make(agent),
+            streams: make(stream),
             access,
             token: Mutex::new(None),
             ours: OnceLock::new(),
             renewed: OnceLock::new(),
+            pins,
+            next_certificate: OnceLock::new(),
         })
     }
 
@@ -192,6 +218,16 @@ impl HubClient {
     /// Tells `renewed` of each new token, so that it can be saved.
     pub fn on_renewal(&self, renewed: Renewed) {
         let _ = self.renewed.set(renewed);
+    }
+
+    /// Tells `known` of the certificate that the hub will have.
+    pub fn on_next_certificate(&self, known: NextCertificate) {
+        let _ = self.next_certificate.set(known);
+    }
+
+    /// The certificate by which the hub is known, once it was called.
+    pub fn fingerprint(&self) -> Option<Hash> {
+        self.pins.as_ref()?.first()
     }
 
     /// A token from an earlier login, valid for so long by this machine's clock. A wrong one costs a request.
@@ -324,6 +360,14 @@ impl HubClient {
         if !answer.status().is_success() {
             return Err(self.refused(answer, &call.path));
         }
+        let next = answer.headers().get(wire::join::NEXT_HEADER);
+        let next = next.and_then(|value| value.to_str().ok()?.parse().ok());
+        if let (Some(pins), Some(next)) = (&self.pins, next) {
+            pins.add(next);
+            if let Some(known) = self.next_certificate.get() {
+                known(next);
+            }
+        }
         let hub_time = answer
             .headers()
             .get("date")
@@ -350,6 +394,15 @@ impl HubClient {
         unreachable!("the second round returns")
     }
 
+    /// A hub that is known by its certificate is never called in the clear.
+    fn called<'u>(&self, url: &'u str) -> Cow<'u, str> {
+        let url = config::zone::without(url);
+        match &self.pins {
+            Some(_) => pins::secured(&url).into(),
+            None => url,
+        }
+    }
+
     fn send(
         &self,
         agent: &ureq::Agent,
@@ -359,7 +412,7 @@ impl HubClient {
     ) -> Called<Result<http::Response<ureq::Body>, ureq::Error>> {
         let mut request = http::Request::builder()
             .method(call.method.clone())
-            .uri(format!("{}{}", config::zone::without(url), call.path));
+            .uri(format!("{}{}", self.called(url), call.path));
         if let Some(bearer) = bearer {
             request = request.header("authorization", format!("Bearer {bearer}"));
         }

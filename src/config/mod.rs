@@ -3,6 +3,8 @@
 //! Help, man page tables and the parser of `config.toml` read the same table. Nothing is read from the disk here but
 //! `config.toml` itself; keys are files of their own, which their users read.
 
+pub mod edit;
+mod encryption;
 mod values;
 pub mod watch;
 pub mod zone;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result, is_shortage};
 use crate::nearest::nearest;
 use crate::wire;
+use crate::wire::files::Hash;
+use encryption::{fingerprints, plain};
 use values::{bytes, level, listen, number, path, reserve, seconds};
 pub use values::{check_key, url as check_url};
 
@@ -65,6 +69,18 @@ pub mod limits {
     pub const WRONG_KEYS_WINDOW: std::time::Duration = std::time::Duration::from_secs(60);
     /// Addresses for which wrong keys are counted; the oldest gives way.
     pub const WRONG_KEYS_ADDRESSES: usize = 1024;
+    /// Machines that ask a hub to be let in at one time, and for how long each.
+    pub const JOIN_REQUESTS: usize = 64;
+    pub const JOIN_REQUESTS_PER_ADDRESS: usize = 4;
+    pub const JOIN_TIME: std::time::Duration = std::time::Duration::from_secs(3600);
+    /// How often one of them may begin anew within that time.
+    pub const JOIN_RESTARTS: u32 = 8;
+    /// Machines of which a hub remembers that it has let them in.
+    pub const JOIN_ACCEPTED: usize = 64;
+    /// For letting in all machines, at most.
+    pub const JOIN_WINDOW: std::time::Duration = std::time::Duration::from_secs(86_400);
+    /// Invitations that are not used yet.
+    pub const INVITATIONS: usize = 1000;
     /// Bytes of messages on their way into the hub's tables: read, and not yet answered.
     pub const COMMIT_BYTES: usize = 8 * 1024 * 1024;
     /// Bytes of lists of chunks and of batches of files, on their way either way.
@@ -136,6 +152,8 @@ pub struct Settings {
     pub api_key: Option<Secret>,
     pub api_key_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
+    /// Of the hub's certificate, when this machine joined. Not empty: the hub is called through TLS only.
+    pub hub_fingerprint: Vec<Hash>,
     pub log: Option<log::LevelFilter>,
     pub watches: Vec<watch::WatchSettings>,
     pub hub: HubSettings,
@@ -159,6 +177,9 @@ pub struct HubSettings {
     pub cache: u64,
     pub master_key: Option<Secret>,
     pub master_key_file: Option<PathBuf>,
+    pub plain: Plain,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 /// A key on its way to where it is needed: never printed, whatever prints the settings.
@@ -169,6 +190,17 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(secret)")
     }
+}
+
+/// Which clients the hub answers over plain HTTP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Plain {
+    #[default]
+    All,
+    /// Those on its own machine.
+    Local,
+    /// Only commands on its own machine that show the hub's own key.
+    None,
 }
 
 /// Free space that the hub leaves alone: a part of the disk, or bytes.
@@ -229,6 +261,8 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| path(v).map(|v| s.api_key_file = Some(v))),
     row(Client, "ca_file", "MESYNC_CA_FILE", "", "PEM file with the authorities that must have signed the certificate of an https server; the public ones if not set",
         |s, v| path(v).map(|v| s.ca_file = Some(v))),
+    row(Client, "hub_fingerprint", "MESYNC_HUB_FINGERPRINT", "", "SHA-256 of the hub's certificate; the hub is then called through TLS only (\"mesync join\" writes it)",
+        |s, v| fingerprints(v).map(|v| s.hub_fingerprint = v)),
     row(Section::None, "api_key", "MESYNC_API_KEY", "", "this machine's key for the hub",
         |s, v| check_key(v).map(|v| s.api_key = Some(Secret(v)))),
     row(Client, "log", "MESYNC_LOG", "", "how much to log: error, warn, info or debug; info for daemons and warn for commands if not set",
@@ -261,6 +295,12 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| bytes(v, 1_000_000, 1_000_000_000).map(|v| s.hub.cache = v)),
     row(Hub, "master_key_file", "MESYNC_MASTER_KEY_FILE", "", "file with a key that has all rights on the hub",
         |s, v| path(v).map(|v| s.hub.master_key_file = Some(v))),
+    row(Hub, "plain", "MESYNC_PLAIN", "all", "which clients may use plain HTTP: all, local (this machine) or none (only this machine with the hub's own key)",
+        |s, v| plain(v).map(|v| s.hub.plain = v)),
+    row(Hub, "tls_cert", "MESYNC_TLS_CERT", "", "file with a certificate of yours and those that signed it, in PEM, for clients that trust authorities",
+        |s, v| path(v).map(|v| s.hub.tls_cert = Some(v))),
+    row(Hub, "tls_key", "MESYNC_TLS_KEY", "", "file with the key of tls_cert, in PEM",
+        |s, v| path(v).map(|v| s.hub.tls_key = Some(v))),
     row(Section::None, "master_key", "MESYNC_MASTER_KEY", "", "a key that has all rights on the hub",
         |s, v| check_key(v).map(|v| s.hub.master_key = Some(Secret(v)))),
 ];

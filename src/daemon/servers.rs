@@ -6,12 +6,27 @@ use crate::client::{HubClient, is_loopback};
 use crate::config::Settings;
 use crate::error::Result;
 use crate::login::{self, Login};
-use crate::{clock, credentials};
+use crate::{clock, credentials, joining};
 
 /// The hub of the settings, as this machine calls it.
 pub fn messages(settings: &Settings) -> Result<HubClient> {
     let access = settings.clone();
-    HubClient::new(settings, Box::new(move || credentials::access(&access)))
+    let hub = HubClient::new(
+        &joining::with_next(settings),
+        Box::new(move || credentials::access(&access)),
+    )?;
+    learn_next(&hub, settings);
+    Ok(hub)
+}
+
+/// What the hub says of its next certificate is remembered.
+fn learn_next(hub: &HubClient, settings: &Settings) {
+    let settings = settings.clone();
+    hub.on_next_certificate(Box::new(move |next| {
+        if let Err(e) = joining::remember_next(&settings, next) {
+            log::warn!("{e}");
+        }
+    }));
 }
 
 /// Both: the second is the first where they are the same server.
@@ -36,18 +51,26 @@ pub fn files(settings: &Settings) -> Result<HubClient> {
     let by_login = login
         .clone()
         .filter(|l| first.key.as_ref() == Some(&l.api_key));
-    if by_login.is_none() && first.key.is_some() {
+    if by_login.is_none() && first.key.is_some() && settings.hub_fingerprint.is_empty() {
         warn_if_readable(&first.url);
     }
-    let mut of_files = settings.clone();
-    of_files.server_url = login
+    let mut of_files = joining::with_next(settings);
+    if let Some(login) = login
         .as_ref()
-        .map_or(settings.server_url.clone(), |l| l.server_url.clone());
+        .filter(|l| l.server_url != settings.server_url)
+    {
+        // what is known of one hub says nothing of another
+        of_files.server_url.clone_from(&login.server_url);
+        of_files.hub_fingerprint.clear();
+    }
     let asked = settings.clone();
     let hub = HubClient::new(
         &of_files,
         Box::new(move || credentials::file_access(&asked, login.as_ref())),
     )?;
+    if !of_files.hub_fingerprint.is_empty() {
+        learn_next(&hub, settings);
+    }
     if let (Some(login), Some(path)) = (by_login, path) {
         let left = clock::parse_rfc3339(&login.expires_at)
             .and_then(|at| at.duration_since(clock::now()).ok());

@@ -89,6 +89,12 @@ impl Auth {
         }
     }
 
+    /// The hash of a host's key.
+    pub fn key_of(&self, name: &str) -> Option<Hash> {
+        let keys = self.keys.current();
+        keys.iter().find(|k| k.name == name).map(|k| k.hash)
+    }
+
     /// Reads the keys again, whether or not their file seems changed.
     pub fn reload(&self) {
         self.keys.reload();

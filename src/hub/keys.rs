@@ -223,14 +223,41 @@ pub fn count(n: usize) -> String {
 
 /// Makes a key for a host and returns it: the only time that it is seen. A hub that runs accepts it from now on.
 pub fn add_key(data_dir: &Path, name: &str) -> Result<String> {
-    let name = check_name(name)?;
     let key = random();
+    add_hash(data_dir, name, hash(&key), Placing::New)?;
+    Ok(key)
+}
+
+/// Whether a key may take the place of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placing {
+    New,
+    Replace,
+}
+
+/// What to do about a name that has a key.
+pub fn taken(name: &str, verb: &str) -> Error {
+    let what = match verb {
+        "invite" => format!("cannot invite {name}: it has a key"),
+        _ => format!("cannot add a key for {name}: it has one"),
+    };
+    Error::new(Kind::Failed, what).hint(format!(
+        "\"mesync key remove {name}\" first, if the machine is to get a new one"
+    ))
+}
+
+/// Accepts the key with this hash for a host from now on.
+pub fn add_hash(data_dir: &Path, name: &str, hash: Hash, placing: Placing) -> Result<()> {
+    let name = check_name(name)?;
     edit(data_dir, |keys| {
-        if keys.iter().any(|k| k.name == name) {
-            let what = format!("cannot add a key for {name}: it has one");
-            return Err(Error::new(Kind::Failed, what).hint(format!(
-                "\"mesync key remove {name}\" first, if the machine is to get a new one"
-            )));
+        match keys.iter().position(|k| k.name == name) {
+            Some(at) if placing == Placing::Replace => drop(keys.remove(at)),
+            Some(_) => return Err(taken(&name, "add")),
+            None => {}
+        }
+        if keys.iter().any(|k| k.hash == hash) {
+            let what = format!("cannot add a key for {name}: another machine has the same key");
+            return Err(Error::new(Kind::Failed, what).hint("each machine makes a key of its own"));
         }
         if keys.len() >= limits::KEYS {
             let what = format!(
@@ -242,12 +269,11 @@ pub fn add_key(data_dir: &Path, name: &str) -> Result<String> {
         }
         keys.push(Key {
             name: name.clone(),
-            hash: hash(&key),
+            hash,
             created: Some(clock::now()),
         });
         Ok(())
-    })?;
-    Ok(key)
+    })
 }
 
 /// The keys by name.
@@ -385,7 +411,7 @@ fn gone(path: &Path) -> Error {
 }
 
 /// What root writes into a hub's directory must stay readable for the user that the hub runs as.
-fn give_to_owner(data_dir: &Path, path: &Path) -> Result<()> {
+pub(super) fn give_to_owner(data_dir: &Path, path: &Path) -> Result<()> {
     let failed = |e: io::Error| Error::io(format!("give {} to the hub's user", path.display()), &e);
     let (dir, meta) = (
         std::fs::metadata(data_dir).map_err(failed)?,

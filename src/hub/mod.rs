@@ -18,8 +18,12 @@ pub mod router;
 pub mod routes;
 
 pub mod auth;
+pub mod certificate;
 pub mod failures;
+pub mod invitations;
+pub mod joining;
 pub mod keys;
+pub mod pending;
 pub mod protected;
 pub mod token;
 
@@ -52,6 +56,7 @@ use commit::{Committer, Work};
 use data_dir::DataDirLock;
 use files::Files;
 use http::Request;
+use joining::Joining;
 use memory::Room;
 use messages::Messages;
 use router::Router;
@@ -87,6 +92,7 @@ impl Hub {
         let lock = data_dir::lock(&hub.data_dir)?;
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
         let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
+        let certificates = certificate::open(hub)?;
         let store = Arc::new(Store::open(
             &hub.data_dir,
             hub.cache as usize,
@@ -104,8 +110,12 @@ impl Hub {
         );
         committer.set_room(room);
         let max_upload = Arc::new(AtomicU64::new(hub.max_upload));
+        let auth = Arc::new(auth);
+        let joining = certificates.clone().map(|certificates| {
+            Joining::new(hub.data_dir.clone(), Arc::clone(&auth), certificates)
+        });
         let router = Arc::new(Router {
-            auth: Arc::new(auth),
+            auth,
             messages: Messages::new(Arc::clone(&store), Arc::clone(&committer)),
             files: Files::new(
                 Arc::clone(&store),
@@ -119,6 +129,9 @@ impl Hub {
             events,
             requests: Arc::default(),
             data_dir: hub.data_dir.clone(),
+            certificates,
+            joining,
+            plain: Mutex::new(hub.plain),
             server: Mutex::new(None),
         });
         // from here on a failure stops what has been started
@@ -143,6 +156,10 @@ impl Hub {
             per_address: settings.connections_per_address,
             workers: settings.workers,
             room,
+            tls: match &self.router.certificates {
+                Some(certificates) => Some(certificates.acceptor()?),
+                None => None,
+            },
         };
         let router = Arc::clone(&self.router);
         let serve = Arc::new(move |request: Request, responder: Responder| {
@@ -172,7 +189,7 @@ impl Hub {
         log::info!("hub started: version={version} listen={address} data={data} mode=\"{mode}\"");
         match self.router.auth.mode() {
             Mode::Protected => log::info!(
-                "other machines need a key: run \"mesync key add NAME\" here, then set MESYNC_API_KEY there; \
+                "no machine was let in yet: run \"mesync start\" there with MESYNC_SERVER_URL set to this hub, then \"mesync accept\" here; \
                  until then every user and program of this machine is let in, and nobody else"
             ),
             Mode::Anonymous(_) => {
@@ -224,6 +241,10 @@ impl Hub {
         self.router
             .max_upload
             .store(now.max_upload, Ordering::Relaxed);
+        self.router.set_plain(now.plain);
+        if let Some(certificates) = &self.router.certificates {
+            certificates.reload(certificate::Given::of(now));
+        }
         let before = &self.settings;
         let restart = [
             ("listen", before.listen != now.listen),

@@ -82,8 +82,8 @@ pub fn check_page(headers: &Headers) -> Result<(), Reply> {
 
 fn refusal(why: &str) -> Reply {
     let words = format!(
-        "this hub has no keys and so serves only its own machine, {why}: run \"mesync key add NAME\" on the hub, \
-         then set MESYNC_API_KEY to the key it shows on the other machine"
+        "this hub has no keys and so serves only its own machine, {why}: run \"mesync join URL\" on the other machine, or \
+         \"mesync key add NAME\" on the hub and set MESYNC_API_KEY there to the key that it shows"
     );
     Reply::error(403, words)
 }

@@ -9,20 +9,23 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::{Auth, Mode};
+use super::certificate::Certificates;
 use super::commit::Committer;
 use super::event_stream;
 use super::files::Files;
 use super::http::{Caller, Job, Pieces, Reply, Request};
+use super::joining::Joining;
 use super::messages::{Answer, Messages};
 use super::metrics::{Requests, Text};
 use super::page;
 use super::protected;
 use super::routes::{self, Route};
-use super::server::{Admission, Gate, Head, Responder, Server};
+use super::server::{Admission, Gate, Head, Responder, Server, Wire};
 use super::store::Store;
 use super::subscribers::Subscribers;
+use crate::config::Plain;
 use crate::disk;
-use crate::wire::Health;
+use crate::wire::{Health, join};
 
 /// What gate and workers share.
 pub struct Router {
@@ -36,6 +39,10 @@ pub struct Router {
     pub max_upload: Arc<AtomicU64>,
     pub requests: Arc<Requests>,
     pub data_dir: PathBuf,
+    /// `None`: this build has no TLS.
+    pub certificates: Option<Arc<Certificates>>,
+    pub plain: Mutex<Plain>,
+    pub joining: Option<Joining>,
     /// Here from when it runs until it is stopped; only its numbers are looked at.
     pub server: Mutex<Option<Server>>,
 }
@@ -57,13 +64,17 @@ impl Pieces for While<'_> {
 }
 
 impl Gate for Router {
-    fn admit(&self, head: &Head, peer: IpAddr) -> Admission {
+    fn admit(&self, head: &Head, peer: IpAddr, wire: Wire) -> Admission {
         let route = routes::find(&head.method, &head.path);
         let caller = match route {
             Ok(Route::Login) => self.auth.visitor(&head.headers, peer),
             _ if routes::is_public(&head.path) => Ok(Caller::Nobody),
             _ => self.auth.caller(&head.headers, peer),
         };
+        let caller = caller.and_then(|caller| match wire {
+            Wire::Plain => self.may_be_plain(&caller, peer).map(|()| caller),
+            Wire::Tls => Ok(caller),
+        });
         // a caller without access does not learn which paths exist
         match (caller, route) {
             (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
@@ -73,6 +84,11 @@ impl Gate for Router {
                     "a backup is made from the hub's own machine only: its directory is one of that machine",
                 ))
             }
+            // in the clear its answer would be worth nothing
+            (Ok(_), Ok(Route::Join)) if wire == Wire::Plain => Admission::Refuse(Reply::error(
+                403,
+                "a machine joins through TLS on this port only: update mesync there, or call the port itself, not a proxy",
+            )),
             (Ok(caller), Ok(route)) => Admission::Admit {
                 caller,
                 body_limit: route.body_limit(self.max_upload.load(Relaxed)),
@@ -83,6 +99,25 @@ impl Gate for Router {
 }
 
 impl Router {
+    pub fn set_plain(&self, plain: Plain) {
+        *self.plain.lock().unwrap_or_else(PoisonError::into_inner) = plain;
+    }
+
+    /// Whether this caller may use plain HTTP; else the answer that says what to do.
+    fn may_be_plain(&self, caller: &Caller, peer: IpAddr) -> Result<(), Reply> {
+        let plain = *self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = matches!(caller, Caller::Admin | Caller::Nobody);
+        match plain {
+            Plain::All => Ok(()),
+            Plain::Local if protected::is_local(peer) => Ok(()),
+            Plain::None if protected::is_local(peer) && known => Ok(()),
+            Plain::Local | Plain::None => Err(Reply::error(
+                403,
+                "this hub does not answer over plain HTTP ([hub] plain): let this machine join it with \"mesync join\", or call it by https://",
+            )),
+        }
+    }
+
     /// Leads an admitted request to its route.
     pub fn serve(&self, request: Request, responder: Responder) {
         let route = match routes::find(&request.method, &request.path) {
@@ -93,8 +128,16 @@ impl Router {
         match route {
             Route::Page => answer(page::page()),
             Route::Health => answer(self.health()),
-            Route::Login => answer(self.auth.login(&request)),
+            Route::Login => answer(self.login(&request)),
             Route::Metrics => answer(self.metrics(&request.caller)),
+            Route::Join | Route::JoinRequests | Route::AcceptJoin => {
+                answer(match &self.joining {
+                    Some(joining) => joining.handle(route, &request),
+                    None => {
+                        Reply::error(404, "this hub was built without TLS, which joining needs")
+                    }
+                });
+            }
             Route::Events => self.while_unchanged(answer)(event_stream::listen(
                 &self.store,
                 &self.events,
@@ -112,6 +155,16 @@ impl Router {
                     ));
                 }
             }
+        }
+    }
+
+    /// A machine that has shown its key also hears of the hub's next certificate.
+    fn login(&self, request: &Request) -> Reply {
+        let reply = self.auth.login(request);
+        let next = self.certificates.as_ref();
+        match next.and_then(|certificates| certificates.next_fingerprint()) {
+            Some(next) if reply.status == 200 => reply.header(join::NEXT_HEADER, next.to_string()),
+            _ => reply,
         }
     }
 

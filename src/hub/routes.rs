@@ -48,6 +48,9 @@ pub enum Route {
     GetChunk,
     AskKey,
     Backup,
+    Join,
+    JoinRequests,
+    AcceptJoin,
 }
 
 impl Route {
@@ -112,6 +115,9 @@ impl Route {
             Route::GetChunk => "get_chunk",
             Route::AskKey => "ask_key",
             Route::Backup => "backup",
+            Route::Join => "join",
+            Route::JoinRequests => "join_requests",
+            Route::AcceptJoin => "accept_join",
         }
     }
 }
@@ -150,6 +156,9 @@ const TABLE: &[(&str, &str, Route)] = &[
     ("GET",    "/api/chunks/*",          Route::GetChunk),
     ("GET",    "/api/idempotency/*",     Route::AskKey),
     ("POST",   "/api/hub/backup",        Route::Backup),
+    ("POST",   "/api/join",              Route::Join),
+    ("GET",    "/api/join/requests",     Route::JoinRequests),
+    ("POST",   "/api/join/accept",       Route::AcceptJoin),
 ];
 
 /// The route, or the answer 404 or 405. HEAD is GET.
@@ -180,7 +189,7 @@ pub fn find(method: &str, path: &str) -> Result<Route, Reply> {
 
 /// Paths that need no key, whatever the answer.
 pub fn is_public(path: &str) -> bool {
-    matches!(path, "/" | "/api/health" | "/api/auth/login")
+    matches!(path, "/" | "/api/health" | "/api/auth/login" | "/api/join")
 }
 
 fn matches(pattern: &str, path: &str) -> bool {

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no randomness. It knows neither side: what each does with these is not its business.
 
 pub mod files;
+pub mod join;
 pub mod revision;
 
 pub use crate::error::brief;

@@ -13,7 +13,7 @@ use crate::support::http::{Conn, PATIENCE, request};
 use mesync::internals::config::Settings;
 use mesync::internals::hub::http::{Caller, Job, Reply, Request};
 use mesync::internals::hub::memory::Room;
-use mesync::internals::hub::server::{Admission, Config, Gate, Head, Responder, Server};
+use mesync::internals::hub::server::{Admission, Config, Gate, Head, Responder, Server, Wire};
 use mesync::internals::hub::{self, Hub};
 
 const CLIENTS: usize = 8;
@@ -73,7 +73,7 @@ const HEALTH: &str = r#"{"status":"ok","version":"0.1.0","features":["messages"]
 struct Open;
 
 impl Gate for Open {
-    fn admit(&self, _: &Head, _: IpAddr) -> Admission {
+    fn admit(&self, _: &Head, _: IpAddr, _: Wire) -> Admission {
         Admission::Admit {
             caller: Caller::Admin,
             body_limit: u64::MAX,
@@ -108,6 +108,7 @@ fn guard(dir: &std::path::Path) -> Server {
         per_address: 64,
         workers: 8,
         room: Room::UNLIMITED,
+        tls: None,
     };
     Server::start(config, Arc::new(Open), Arc::new(serve)).unwrap()
 }

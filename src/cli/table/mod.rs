@@ -3,6 +3,7 @@
 //! It holds words, not behaviour: how a row is parsed or shown is written elsewhere, and what it runs in `commands`.
 
 mod files;
+mod join;
 mod sync;
 
 use crate::wire::Priority;
@@ -365,6 +366,7 @@ pub static COMMANDS: &[Command] = &[
             ("mesync start --once", "from cron"),
         ],
     },
+    join::JOIN,
     Command {
         name: "status",
         group: Group::Machine,
@@ -406,7 +408,7 @@ pub static COMMANDS: &[Command] = &[
         ],
         doc: "run the hub",
         long: &[
-            "Until the first key is added, the hub accepts this machine only: see key add. The hub speaks plain HTTP; on a network that is not yours, use a VPN or a reverse proxy with TLS.",
+            "As long as it has let no machine in, only its own machine is served: see accept, invite and key add. Its port speaks TLS, which machines that have joined use, and plain HTTP beside it: [hub] plain says for which clients.",
         ],
         examples: &[
             ("mesync serve --start", "the hub and this machine's client"),
@@ -414,6 +416,9 @@ pub static COMMANDS: &[Command] = &[
             ("mesync serve --listen 10.0.0.1:9000", "one address only"),
         ],
     },
+    join::ACCEPT,
+    join::INVITE,
+    join::RENEW_CERTIFICATE,
     Command {
         name: "hub backup",
         group: Group::Hub,

@@ -82,7 +82,7 @@ impl Read for Upload<'_, '_> {
 pub fn copy(
     mut reader: Box<dyn Read + Send>,
     length: u64,
-    socket: &Socket,
+    socket: &mut Socket,
     pace: &mut Pace,
 ) -> io::Result<()> {
     // not on the stack, which is small
@@ -112,7 +112,7 @@ fn cut_off(why: &str) -> io::Error {
 
 /// An event stream on a client's connection.
 pub struct Events<'a, 's> {
-    pub socket: &'a Socket<'s>,
+    pub socket: &'a mut Socket<'s>,
     pub stopping: &'a Latch,
 }
 

@@ -16,7 +16,7 @@ use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, 
 use super::pool::{self, Answer};
 use super::socket::{Pace, Socket, Wait};
 use super::tickets::Tickets;
-use super::{Admission, Shared};
+use super::{Admission, Shared, Wire, tls};
 use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request, StreamJob, UploadJob};
 use crate::wire;
@@ -47,7 +47,14 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: Evic
         peer,
         known: false,
     };
-    let mut patience = HEAD_TIME;
+    let mut patience = match client.begin() {
+        Ok(Some(patience)) => patience,
+        Ok(None) => return,
+        Err(e) => {
+            shared.counters.refuse(Reason::Handshake);
+            return log::debug!("{peer}: cannot begin TLS: {e}");
+        }
+    };
     loop {
         match client.request(patience) {
             Ok(AfterReply::Next) => patience = IDLE_TIME,
@@ -92,6 +99,28 @@ struct ReplyOptions {
 }
 
 impl Connection<'_> {
+    /// Waits for the first byte, and shakes hands if that is TLS. The time left for the first head; `None`: nothing came.
+    fn begin(&mut self) -> io::Result<Option<Duration>> {
+        let until = clock::monotonic() + HEAD_TIME;
+        if self
+            .socket
+            .wait_readable(until, Some(&self.shared.stopping))?
+            != Wait::Ready
+        {
+            return Ok(None);
+        }
+        let until = clock::monotonic() + HEAD_TIME;
+        if let Some(acceptor) = &self.shared.tls
+            && self.socket.begins_tls()?
+        {
+            if !self.shared.can_have(tls::SESSION_BYTES) {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            self.socket.encrypt(acceptor, until)?;
+        }
+        Ok(Some(until.saturating_duration_since(clock::monotonic())))
+    }
+
     fn request(&mut self, patience: Duration) -> io::Result<AfterReply> {
         let head = match self.arrival(patience)? {
             HeadArrival::Nothing => return Ok(AfterReply::Close),
@@ -117,7 +146,12 @@ impl Connection<'_> {
             head_only: head.method == "HEAD",
             safe,
         };
-        match self.shared.gate.admit(&head, self.peer) {
+        let wire = if self.socket.is_encrypted() {
+            Wire::Tls
+        } else {
+            Wire::Plain
+        };
+        match self.shared.gate.admit(&head, self.peer, wire) {
             Admission::Refuse(reply) => self.refuse(Reason::Gate, reply, &options, head.length > 0),
             Admission::Admit { body_limit, .. } if head.length > body_limit => {
                 let words = format!(
@@ -181,7 +215,8 @@ impl Connection<'_> {
             if !self.socket.fill()? {
                 return Ok(HeadArrival::Nothing);
             }
-            if seen == 0 {
+            // records without content begin no head
+            if seen == 0 && !self.socket.buffer.is_empty() {
                 until = clock::monotonic() + HEAD_TIME;
             }
         }
@@ -355,7 +390,7 @@ impl Connection<'_> {
             .write_all(&head_of(answer, Some(length), keep_alive), &mut pace)?;
         if !options.head_only {
             match catch_unwind(AssertUnwindSafe(|| {
-                body::copy(reader, length, &self.socket, &mut pace)
+                body::copy(reader, length, &mut self.socket, &mut pace)
             })) {
                 Ok(copied) => copied.inspect_err(|e| self.count_slow(e))?,
                 Err(_) => {
@@ -394,7 +429,7 @@ impl Connection<'_> {
             // what a reader of events sends ahead is another request, which this connection cannot answer any more
             self.socket.buffer = Vec::new();
             let mut events = Events {
-                socket: &self.socket,
+                socket: &mut self.socket,
                 stopping: &self.shared.stopping,
             };
             match catch_unwind(AssertUnwindSafe(|| job(&mut events))) {

@@ -35,10 +35,12 @@ pub enum Reason {
     Streams,
     /// It kept the hub waiting when there was no room for another connection.
     GaveWay,
+    /// TLS that did not begin as it should, or not in time.
+    Handshake,
 }
 
 impl Reason {
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "head",
         "head_size",
         "head_time",
@@ -54,6 +56,7 @@ impl Reason {
         "transfers",
         "streams",
         "gave_way",
+        "handshake",
     ];
 }
 

@@ -33,8 +33,8 @@ pub const TRANSFERS: u64 = 64;
 pub const TRANSFER: u64 = 256 * 1024;
 /// Bytes that are left when something is done for a client, where addresses are limited.
 pub const SPARE: usize = 4 * 1024 * 1024;
-/// Bytes of memory that one client uses of its stack and for its heads.
-const CLIENT_MEMORY: u64 = 96 * 1024;
+/// Bytes of memory that one client uses of its stack, for its heads and for TLS.
+const CLIENT_MEMORY: u64 = 96 * 1024 + super::tls::SESSION_BYTES;
 /// For a whole head, from its first byte (on a new connection: from the start).
 pub const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// Between two requests on a connection.

@@ -11,7 +11,7 @@
 //!                 answer, jobs         request and job under a ticket      <-- Responder <-------+
 //! ```
 //!
-//! Reading order: `head`, `relay`, `jobs`, `socket`, `tickets`, `pool`, `backend`, `limits`, `waiting`, `counters`.
+//! Reading order: `head`, `relay`, `jobs`, `socket`, `tls`, `tickets`, `pool`, `backend`, `limits`, `waiting`, `counters`.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -39,6 +39,7 @@ pub mod head;
 mod body;
 mod socket;
 mod tickets;
+pub mod tls;
 
 mod backend;
 mod pool;
@@ -52,7 +53,8 @@ mod tests;
 
 pub use counters::{Counters, Reason};
 pub use head::Head;
-pub use limits::{Lease, Quota};
+pub use limits::{Lease, Quota, block};
+pub use tls::Wire;
 
 /// How often the accept loop runs without a connection.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);
@@ -69,7 +71,7 @@ const KEEP_COUNT: u32 = 3;
 const USER_TIMEOUT_MS: u32 = 60_000;
 
 /// What the server needs to know.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     pub listen: SocketAddr,
     /// Made, with mode 0700; the private socket is in it.
@@ -82,6 +84,8 @@ pub struct Config {
     pub workers: usize,
     /// For all that is done for others.
     pub room: Room,
+    /// `None`: plain HTTP only.
+    pub tls: Option<tls::Acceptor>,
 }
 
 /// What a [`Gate`] decides.
@@ -99,7 +103,7 @@ pub enum Admission {
 /// Decides before a request takes anything from anybody: keys, protected mode, limits by route. Called on many threads
 /// with small stacks at once.
 pub trait Gate: Send + Sync + 'static {
-    fn admit(&self, head: &Head, peer: IpAddr) -> Admission;
+    fn admit(&self, head: &Head, peer: IpAddr, wire: Wire) -> Admission;
 }
 
 /// Answers one request, from any thread: a worker, or the committer after its sync. Dropped without an answer: 500.
@@ -132,6 +136,7 @@ pub type Serve = Arc<dyn Fn(Request, Responder) + Send + Sync>;
 /// What all threads of the server share.
 struct Shared {
     gate: Arc<dyn Gate>,
+    tls: Option<tls::Acceptor>,
     pool: Arc<pool::Pool>,
     tickets: Arc<tickets::Tickets>,
     counters: Arc<Counters>,
@@ -198,6 +203,7 @@ impl Server {
         };
         let shared = Arc::new(Shared {
             gate,
+            tls: config.tls,
             pool: pool::Pool::start(plan, lines, Arc::clone(&counters))?,
             tickets,
             counters,

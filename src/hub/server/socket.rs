@@ -1,5 +1,5 @@
-//! A client's TCP connection with limits of time on everything: buffered reading, whole writes, a minimum rate. It knows
-//! nothing of HTTP.
+//! A client's TCP connection, plain or through TLS, with limits of time on everything: buffered reading, whole writes, a minimum
+//! rate. It knows nothing of HTTP.
 //!
 //! The socket does not block; poll(2) waits, so that a stop wakes every thread at once and each wait has its own end.
 
@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::evict::{EvictionOrder, IdleConnections};
 use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
+use super::tls::{self, Acceptor, Session};
 use crate::clock;
 
 /// Bytes asked for in one read of a head.
@@ -57,6 +58,8 @@ pub enum Wait {
 
 pub struct Socket<'a> {
     stream: &'a Arc<TcpStream>,
+    /// `None`: plain HTTP.
+    session: Option<Session>,
     /// Received and not used yet.
     pub buffer: Vec<u8>,
     /// Raised when every connection must end at once.
@@ -76,6 +79,7 @@ impl<'a> Socket<'a> {
     ) -> Socket<'a> {
         Socket {
             stream,
+            session: None,
             buffer: Vec::new(),
             halted,
             idle,
@@ -83,12 +87,51 @@ impl<'a> Socket<'a> {
         }
     }
 
+    pub fn is_encrypted(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Whether the other side begins to speak TLS. Call it once there is something to read.
+    pub fn begins_tls(&self) -> io::Result<bool> {
+        let mut first = [0];
+        match self.stream.peek(&mut first) {
+            Ok(n) => Ok(n == 1 && first[0] == tls::FIRST_BYTE),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Shakes hands; what is read and written from here on is encrypted on its way.
+    pub fn encrypt(&mut self, acceptor: &Acceptor, until: Instant) -> io::Result<()> {
+        self.session = Some(acceptor.session()?);
+        while self.session.as_ref().is_some_and(Session::is_handshaking) {
+            if clock::monotonic() >= until || self.wait_readable(until, None)? == Wait::TimedOut {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if !self.fill()? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for bytes to read, `until` or the latch, and fails when everything is halted.
     pub fn wait_readable(&self, until: Instant, latch: Option<&Latch>) -> io::Result<Wait> {
+        if self.session.as_ref().is_some_and(Session::is_pending) {
+            return Ok(Wait::Ready);
+        }
         self.wait(PollFlags::IN, until, latch)
     }
 
-    fn wait(&self, flags: PollFlags, until: Instant, latch: Option<&Latch>) -> io::Result<Wait> {
+    fn wait(
+        &self,
+        mut flags: PollFlags,
+        until: Instant,
+        latch: Option<&Latch>,
+    ) -> io::Result<Wait> {
+        if self.is_unsent() {
+            flags |= PollFlags::OUT;
+        }
         let _seat = self.order.map(|order| self.idle.add(self.stream, order));
         loop {
             let left = until.saturating_duration_since(clock::monotonic());
@@ -124,7 +167,7 @@ impl<'a> Socket<'a> {
     pub fn fill(&mut self) -> io::Result<bool> {
         let had = self.buffer.len();
         self.buffer.resize(had + READ_STEP_BYTES, 0);
-        let got = read_some(self.stream, &mut self.buffer[had..]);
+        let got = read_some(self.stream, &mut self.session, &mut self.buffer[had..]);
         self.buffer.truncate(had + *got.as_ref().unwrap_or(&0));
         match got {
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
@@ -141,7 +184,7 @@ impl<'a> Socket<'a> {
             return Ok(n);
         }
         loop {
-            match read_some(self.stream, into) {
+            match read_some(self.stream, &mut self.session, into) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait_at_pace(PollFlags::IN, pace)?
                 }
@@ -154,16 +197,21 @@ impl<'a> Socket<'a> {
         }
     }
 
-    pub fn write_all(&self, mut bytes: &[u8], pace: &mut Pace) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match write_some(self.stream, bytes) {
+    /// Encrypted bytes that the other side has not taken yet.
+    fn is_unsent(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_unsent)
+    }
+
+    pub fn write_all(&mut self, mut bytes: &[u8], pace: &mut Pace) -> io::Result<()> {
+        while !bytes.is_empty() || self.is_unsent() {
+            match self.write_some(bytes) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait_at_pace(PollFlags::OUT, pace)?
                 }
                 Err(e) => return Err(e),
-                Ok(n) => {
-                    pace.moved += n as u64;
-                    bytes = &bytes[n..];
+                Ok((taken, sent)) => {
+                    pace.moved += sent as u64;
+                    bytes = &bytes[taken..];
                 }
             }
         }
@@ -171,20 +219,28 @@ impl<'a> Socket<'a> {
     }
 
     /// Writes all of it within `time`, however little the other side takes in between.
-    pub fn write_within(&self, mut bytes: &[u8], time: Duration) -> io::Result<()> {
+    pub fn write_within(&mut self, mut bytes: &[u8], time: Duration) -> io::Result<()> {
         let until = clock::monotonic() + time;
-        while !bytes.is_empty() {
-            match write_some(self.stream, bytes) {
+        while !bytes.is_empty() || self.is_unsent() {
+            match self.write_some(bytes) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if self.wait(PollFlags::OUT, until, None)? == Wait::TimedOut {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
                 Err(e) => return Err(e),
-                Ok(n) => bytes = &bytes[n..],
+                Ok((taken, _)) => bytes = &bytes[taken..],
             }
         }
         Ok(())
+    }
+
+    /// How many bytes were taken, and how many went to the other side, perhaps of earlier ones.
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<(usize, usize)> {
+        match &mut self.session {
+            Some(session) => session.write(self.stream, bytes),
+            None => write_some(self.stream, bytes).map(|n| (n, n)),
+        }
     }
 
     fn wait_at_pace(&self, flags: PollFlags, pace: &mut Pace) -> io::Result<()> {
@@ -194,13 +250,16 @@ impl<'a> Socket<'a> {
     }
 
     /// The other side has closed, or sends unrequested bytes: no reader of an event stream does.
-    pub fn gone(&self) -> bool {
-        !matches!(read_some(self.stream, &mut [0; 64]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    pub fn gone(&mut self) -> bool {
+        !matches!(read_some(self.stream, &mut self.session, &mut [0; 64]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Ends a connection on which more may be coming: closing it right away would reset it, and the client would lose
     /// the answer.
     pub fn linger(&mut self) {
+        if let Some(mut session) = self.session.take() {
+            session.close(self.stream);
+        }
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
@@ -208,7 +267,7 @@ impl<'a> Socket<'a> {
         let mut left = DRAIN_BYTES;
         let mut waste = [0; 4096];
         while left > 0 {
-            match read_some(self.stream, &mut waste) {
+            match read_some(self.stream, &mut None, &mut waste) {
                 Ok(0) => return,
                 Ok(n) => left = left.saturating_sub(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -226,9 +285,25 @@ impl<'a> Socket<'a> {
     }
 }
 
-fn read_some(mut stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+impl Drop for Socket<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.close(self.stream);
+        }
+    }
+}
+
+fn read_some(
+    mut stream: &TcpStream,
+    session: &mut Option<Session>,
+    into: &mut [u8],
+) -> io::Result<usize> {
     loop {
-        match stream.read(into) {
+        let read = match session {
+            Some(session) => session.read(stream, into),
+            None => stream.read(into),
+        };
+        match read {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }

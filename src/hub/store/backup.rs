@@ -21,9 +21,9 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{Backup, Hash};
 
-/// Beside the tables and the chunks: without the first a restored hub would know no machine, and the second says that there
-/// were keys, should the first be lost.
-const KEYS: [&str; 2] = ["keys.toml", "keys.lock"];
+/// Beside the tables and the chunks: without the first a restored hub would know no machine, the second says that there were
+/// keys, should the first be lost, and without the others no machine that joined would know the hub.
+const KEYS: [&str; 4] = ["keys.toml", "keys.lock", "tls.pem", "tls-next.pem"];
 
 impl Store {
     /// Copies the store into a directory that is new or empty, durably. To be called by any thread; it takes its time.

@@ -7,6 +7,8 @@ mod client;
 mod crash;
 mod faults;
 mod files;
+#[cfg(feature = "tls")]
+mod joining;
 mod keys;
 mod memory;
 mod network;
@@ -16,4 +18,6 @@ mod seeds;
 mod serve;
 mod storms;
 mod syncs;
+#[cfg(feature = "tls")]
+mod tls;
 mod uploads;

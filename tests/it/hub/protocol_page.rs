@@ -68,6 +68,10 @@ fn each_route_takes_a_body_as_long_as_the_page_says() {
     let id = "00000000-0000-0000-0000-000000000009";
     let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     for (method, path, most) in rows(&page()) {
+        // in the clear it is refused by its head
+        if path == "/api/join" {
+            continue;
+        }
         let path = with_parts(&path, ["web-1", id, sum, id]);
         let status = |length: u64| {
             let mut line = hub.connect();

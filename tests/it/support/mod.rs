@@ -9,5 +9,7 @@ pub mod routes;
 pub mod s3ec;
 pub mod s3em;
 pub mod space;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod tree;
 pub mod world;

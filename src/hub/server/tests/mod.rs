@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Admission, Config, Counters, Gate, Head, Reason, Responder, Server};
+use super::{Admission, Config, Counters, Gate, Head, Reason, Responder, Server, Wire};
 use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request};
 use crate::hub::memory::Room;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Doorman;
 
 impl Gate for Doorman {
-    fn admit(&self, head: &Head, _: IpAddr) -> Admission {
+    fn admit(&self, head: &Head, _: IpAddr, _: Wire) -> Admission {
         let body_limit = match head.path.as_str() {
             "/denied" => return Admission::Refuse(Reply::error(401, "no key")),
             "/endless" => u64::MAX,
@@ -106,6 +106,7 @@ fn config(listen: SocketAddr, socket_dir: std::path::PathBuf, connections: usize
         per_address: 4,
         workers: 8,
         room: Room::UNLIMITED,
+        tls: None,
     }
 }
 

@@ -1,0 +1,211 @@
+//! `mesync join`, and what commands do that the hub refuses for want of a key.
+
+use std::io::Read;
+use std::time::Duration;
+
+use crossbeam_channel::after;
+
+use super::parse::Invocation;
+use super::{Context, Done};
+use crate::config::{self, Settings};
+use crate::daemon::servers;
+use crate::error::{Error, Kind, Result};
+use crate::joining::{self, Request, Step};
+use crate::logger;
+use crate::wire::{self, files::Hash, join::ASK_INTERVAL};
+
+/// Bytes of an invitation on standard input, at most.
+const MAX_INVITATION_BYTES: u64 = 4096;
+
+/// `URL`, or `URL#NAME.SECRET.FINGERPRINT`.
+struct Target {
+    url: String,
+    invitation: Option<Invitation>,
+}
+
+struct Invitation {
+    name: String,
+    secret: String,
+    fingerprint: Hash,
+}
+
+/// `mesync join URL`
+pub fn join(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let target = target(invocation)?;
+    let mut settings = context.settings.clone();
+    let is_same = settings.server_url == target.url && !settings.server_is_default;
+    settings.server_url = target.url;
+    let name = match (invocation.value("name")?, &target.invitation) {
+        (Some(name), Some(invitation))
+            if wire::check_host(name).as_ref() != Ok(&invitation.name) =>
+        {
+            let what = format!("the invitation is for {}, not for {name}", invitation.name);
+            return Err(invocation.usage(what));
+        }
+        (_, Some(invitation)) => Some(invitation.name.clone()),
+        (name, None) => name.map(String::from),
+    };
+    if let Some(name) = name {
+        settings.host_id = wire::check_host(&name).map_err(|e| invocation.usage(e))?;
+    }
+    let watch = if invocation.has("watch") {
+        super::watches::watches(&settings, invocation)?.pop()
+    } else {
+        None
+    };
+    let watch = watch.map(|watch| watch.path);
+    if is_same && !invocation.has("replace") && target.invitation.is_none() && is_joined(&settings)
+    {
+        if let Some(dir) = &watch {
+            config::edit::set(&settings.config_file(), &[], Some(dir))?;
+        }
+        return Ok(told(context, &settings, "has joined already"));
+    }
+    let must_be = target.invitation.as_ref().map(|i| i.fingerprint);
+    let mut request = Request::open(&settings, must_be)?;
+    request.replace = invocation.has("replace");
+    request.invitation = target.invitation.map(|i| i.secret);
+    request.watch = watch;
+    wait(&settings, &mut request)?;
+    Ok(told(context, &settings, "was let in"))
+}
+
+fn told(context: &mut Context, settings: &Settings, how: &str) -> Done {
+    let (name, url) = (&settings.host_id, logger::one_line(&settings.server_url));
+    if context.out.json {
+        let object = serde_json::json!({ "name": name, "server_url": url, "joined": true });
+        context.out.object(&object);
+    } else {
+        let file = settings.config_file();
+        let line = format!("{name} {how} by {url}, see {}", file.display());
+        context.out.line(&line);
+    }
+    Done::All
+}
+
+fn is_joined(settings: &Settings) -> bool {
+    !settings.hub_fingerprint.is_empty()
+        && servers::messages(settings).is_ok_and(|hub| hub.hosts().is_ok())
+}
+
+fn target(invocation: &Invocation) -> Result<Target> {
+    let mut text = invocation.argument(0)?.to_string();
+    if text == "-" {
+        text.clear();
+        let read = std::io::stdin()
+            .take(MAX_INVITATION_BYTES)
+            .read_to_string(&mut text);
+        read.map_err(|e| Error {
+            kind: Kind::Io,
+            ..Error::io("read standard input", &e)
+        })?;
+        // the whole line that "mesync invite" has printed, or its last word
+        let word = text.split_whitespace().last().unwrap_or_default();
+        text = word.trim_matches('\'').to_string();
+    }
+    parse(&text).map_err(|e| invocation.usage(e))
+}
+
+fn parse(text: &str) -> std::result::Result<Target, String> {
+    let (url, fragment) = text
+        .split_once('#')
+        .map_or((text, None), |(url, fragment)| (url, Some(fragment)));
+    let url = config::check_url(url)?;
+    if !url.starts_with("http://") {
+        return Err("a hub is joined by its own port, as http://HOST:PORT".into());
+    }
+    let invitation = |fragment: &str| {
+        // a name may have dots
+        let mut parts = fragment.rsplitn(3, '.');
+        let fingerprint = parts.next()?.parse().ok()?;
+        let secret = parts.next().filter(|secret| !secret.is_empty())?;
+        Some(Invitation {
+            name: wire::check_host(parts.next()?).ok()?,
+            secret: secret.to_string(),
+            fingerprint,
+        })
+    };
+    let invitation = match fragment {
+        Some(fragment) => Some(invitation(fragment).ok_or("the invitation is cut or mistyped")?),
+        None => None,
+    };
+    Ok(Target { url, invitation })
+}
+
+/// Asks in the foreground until it is accepted.
+fn wait(settings: &Settings, request: &mut Request) -> Result<()> {
+    let mut shown = None;
+    loop {
+        let mut pause = Duration::from_secs(ASK_INTERVAL);
+        match request.step() {
+            Ok(Step::Accepted) => return Ok(()),
+            Ok(Step::Waits { code }) => {
+                if shown.as_ref() != Some(&code) {
+                    let words = joining::words(settings, request.name(), &code, request.replace);
+                    logger::note(&words);
+                    shown = Some(code);
+                }
+            }
+            // it has asked: a hub that is restarted is asked again
+            Err(failure) if shown.is_some() && failure.is_transient() => {
+                log::warn!("{}", failure.error);
+                pause = failure.retry_after.unwrap_or(pause);
+            }
+            Err(failure) => return Err(failure.error),
+        }
+        let _ = after(pause).recv();
+    }
+}
+
+/// For a command in the foreground: if the hub refuses this machine, which has no key, it asks and waits. `true`: the settings
+/// have changed.
+pub fn ask_if_refused(settings: &Settings) -> Result<bool> {
+    if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
+        return Ok(false);
+    }
+    wait(settings, &mut Request::open(settings, None)?)?;
+    Ok(true)
+}
+
+/// For one pass of cron: asks once, and says so as an error. `true`: it was let in.
+pub fn ask_once_if_refused(settings: &Settings) -> Result<bool> {
+    if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
+        return Ok(false);
+    }
+    let mut request = Request::open(settings, None)?;
+    match request.step()? {
+        Step::Accepted => Ok(true),
+        Step::Waits { code } => Err(Error::new(
+            Kind::Busy,
+            joining::words(settings, request.name(), &code, false),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invitation_is_a_url_with_name_secret_and_fingerprint() {
+        let f = "0".repeat(64);
+        let target = parse(&format!("http://Hub:8080#web.1.s3cret.{f}"))
+            .ok()
+            .unwrap();
+        let invitation = target.invitation.unwrap();
+        assert_eq!(
+            (
+                target.url.as_str(),
+                invitation.name.as_str(),
+                invitation.secret.as_str()
+            ),
+            ("http://hub:8080", "web.1", "s3cret")
+        );
+        assert!(parse("http://hub:8080").is_ok_and(|t| t.invitation.is_none()));
+        for bad in ["https://hub", "hub", "http://hub#", "http://hub#a.b.c"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        let bad = parse(&format!("http://hub#a..{f}")).err().unwrap();
+        assert_eq!(bad, "the invitation is cut or mistyped");
+    }
+}

@@ -1,0 +1,98 @@
+//! Commands that let machines in.
+
+use super::{Command, DATA, Flag, Group, Values, any, one, switch, sync, valued};
+
+const FOR: Flag = valued("for", "TIME", Values::Text, "for how long: 90s, 10m, 24h");
+const REPLACE: Flag = switch("replace", "take the place of the key that the name has");
+
+pub const JOIN: Command = Command {
+    name: "join",
+    group: Group::Machine,
+    arguments: &[one("URL", Values::Text)],
+    flags: &[
+        valued(
+            "name",
+            "NAME",
+            Values::Text,
+            "a name, if it is not the present one",
+        ),
+        sync::WATCH,
+        sync::YES,
+        REPLACE,
+    ],
+    doc: "ask a hub to let this machine in, and wait until it does",
+    long: &[
+        "Makes a key for this machine, asks the hub at URL (http://HOST:PORT) to accept it, and waits. On the hub \"mesync accept\" shows the request with a code, which must be the one that is shown here: else a relay stands between the two. What was accepted is written to config.toml: the hub, this machine's name, the key's file and the SHA-256 of the hub's certificate, by which alone the hub is known from then on. All other lines of config.toml stay. No key travels, and the hub is called through TLS only.",
+        "start, daemon, sync and start --once ask by themselves if the hub refuses them and they have no key.",
+        "URL may be an invitation as \"mesync invite\" prints it; with \"-\" it is read from standard input. Then nobody has to accept.",
+        "If the name has a key already, another machine has it, or this one was set up anew: in the latter case ask with --replace.",
+    ],
+    examples: &[
+        ("mesync join http://machine-1:8080", "ask to be let in"),
+        (
+            "mesync join http://machine-1:8080 -w ~/share",
+            "and sync a directory from then on",
+        ),
+        ("mesync join - <invitation", "in a script"),
+    ],
+};
+
+pub const ACCEPT: Command = Command {
+    name: "accept",
+    group: Group::Hub,
+    arguments: &[any("NAME", Values::Text)],
+    flags: &[
+        switch("all", "every machine that asks"),
+        FOR,
+        valued(
+            "code",
+            "CODE",
+            Values::Text,
+            "only the machine that shows this code",
+        ),
+        REPLACE,
+        DATA,
+    ],
+    doc: "let machines in that ask, or list them",
+    long: &[
+        "Run it on the hub's machine, while the hub runs. Without a name it lists the machines that ask: name, address, code and since when. Compare the code with the one that the machine shows. A request is forgotten after an hour.",
+        "With --all --for TIME every machine that asks is let in, and named, until the time is over or the command ends; a name that has a key is not given away so.",
+    ],
+    examples: &[
+        ("mesync accept", "which machines ask"),
+        ("mesync accept machine-2", "let machine-2 in"),
+        ("mesync accept --all --for 10m", "a room full of machines"),
+    ],
+};
+
+pub const INVITE: Command = Command {
+    name: "invite",
+    group: Group::Hub,
+    arguments: &[one("NAME", Values::Text)],
+    flags: &[
+        FOR,
+        valued("url", "URL", Values::Text, "how machines call the hub"),
+        REPLACE,
+        DATA,
+    ],
+    doc: "print a command that lets the machine NAME in, once",
+    long: &[
+        "Run it on the hub's machine. The command is good once and for 24 hours, or as long as --for says (at most 30 days). It has a secret in it, which the hub keeps the hash of: give it to that machine only. An invitation ends an earlier one for the same name.",
+    ],
+    examples: &[(
+        "mesync invite web-1 | ssh web-1 mesync join -",
+        "without a person there",
+    )],
+};
+
+pub const RENEW_CERTIFICATE: Command = Command {
+    name: "hub renew-certificate",
+    group: Group::Hub,
+    arguments: &[],
+    flags: &[DATA],
+    doc: "make a new certificate for the hub, in force in 30 days",
+    long: &[
+        "Machines that have joined know the hub by its certificate. The hub tells them of the new one over their connections to the old one, and uses it from 30 days on. A machine that did not call the hub in that time must join again.",
+    ],
+    examples: &[("mesync hub renew-certificate", "once in some years")],
+};

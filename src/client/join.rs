@@ -1,0 +1,39 @@
+//! Joining a hub, and letting machines in.
+
+use ureq::http;
+
+use super::body::Body;
+use super::{Call, Called, HubClient, MAX_ANSWER_BYTES};
+use crate::wire::join::{Accept, Answer, Ask, Requests};
+
+const PATH: &str = "/api/join";
+
+impl HubClient {
+    /// `POST /api/join`: asks to be let in, without any key.
+    pub fn ask_to_join(&self, ask: &Ask) -> Called<Answer> {
+        let call = post(PATH, ask);
+        let answer = self.exchange(&self.agent, &call, &self.url, None)?;
+        if !answer.status().is_success() {
+            return Err(self.refused(answer, PATH));
+        }
+        self.body(answer, MAX_ANSWER_BYTES, PATH)
+    }
+
+    /// `GET /api/join/requests`: which machines ask.
+    pub fn join_requests(&self) -> Called<Requests> {
+        self.json(&Call::get("/api/join/requests"))
+    }
+
+    /// `POST /api/join/accept`
+    pub fn accept(&self, accept: &Accept) -> Called<Requests> {
+        self.json(&post("/api/join/accept", accept))
+    }
+}
+
+fn post(path: &str, body: &impl serde::Serialize) -> Call<'static> {
+    Call {
+        method: http::Method::POST,
+        body: Body::Json(serde_json::to_vec(body).unwrap_or_default()),
+        ..Call::get(path)
+    }
+}

@@ -1,0 +1,29 @@
+//! Values of settings about the wire: which clients may use plain HTTP, and which certificates are a hub's.
+
+use super::Plain;
+use super::values::Parsed;
+use crate::wire;
+use crate::wire::files::Hash;
+
+pub fn plain(text: &str) -> Parsed<Plain> {
+    match text.trim() {
+        "all" => Ok(Plain::All),
+        "local" => Ok(Plain::Local),
+        "none" => Ok(Plain::None),
+        _ => Err(format!(
+            "must be all, local or none, not \"{}\"",
+            wire::brief(text)
+        )),
+    }
+}
+
+/// One, or two while a certificate is replaced.
+pub fn fingerprints(text: &str) -> Parsed<Vec<Hash>> {
+    if cfg!(not(feature = "tls")) {
+        return Err("this program was built without TLS".into());
+    }
+    text.split([',', ' '])
+        .filter(|part| !part.is_empty())
+        .map(str::parse)
+        .collect()
+}

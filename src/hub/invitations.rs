@@ -1,0 +1,179 @@
+//! Invitations: each lets one machine in, once, until its time is over. Only their hashes are kept, in `invitations.toml`.
+//!
+//! Commands edit the file while the hub runs. What a machine becomes when it is let in is for `keys` to write down.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::keys::{self, Placing};
+use crate::config::limits;
+use crate::error::{Error, Kind, Result, plain};
+use crate::wire::files::Hash;
+use crate::wire::join::Ask;
+use crate::{clock, disk};
+
+const FILE: &str = "invitations.toml";
+const LOCK_FILE: &str = "invitations.lock";
+/// Bytes of one row, with some room.
+const ROW_BYTES: usize = 512;
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(rename = "invitation", default)]
+    rows: Vec<Row>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: String,
+    sha256: Hash,
+    until: String,
+    #[serde(default)]
+    replace: bool,
+}
+
+impl Row {
+    fn is_valid(&self) -> bool {
+        clock::parse_rfc3339(&self.until).is_some_and(|until| clock::now() < until)
+    }
+}
+
+/// Makes an invitation for a machine and returns its secret: the only time that it is seen.
+pub fn invite(data_dir: &Path, name: &str, time: Duration, replace: bool) -> Result<String> {
+    if !replace && keys::list_keys(data_dir)?.iter().any(|k| k.name == name) {
+        return Err(keys::taken(name, "invite"));
+    }
+    let secret = keys::random();
+    edit(data_dir, |rows| {
+        // the latest one of a name is the one that counts
+        rows.retain(|row| row.is_valid() && row.name != name);
+        if rows.len() >= limits::INVITATIONS {
+            let what = format!(
+                "cannot invite {name}: {} invitations are open",
+                limits::INVITATIONS
+            );
+            return Err(Error::new(Kind::Failed, what).hint("wait until some are used or over"));
+        }
+        rows.push(Row {
+            name: name.into(),
+            sha256: Hash::of(secret.as_bytes()),
+            until: clock::rfc3339(clock::now() + time),
+            replace,
+        });
+        Ok(())
+    })?;
+    Ok(secret)
+}
+
+/// Lets the machine in that has this secret, and uses the invitation up. `false`: there is none.
+pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
+    let shown = Hash::of(secret.as_bytes());
+    let mut found = None;
+    edit(data_dir, |rows| {
+        let right = |row: &Row| row.name == ask.name && bool::from(row.sha256.0.ct_eq(&shown.0));
+        found = rows.iter().position(|row| row.is_valid() && right(row));
+        if let Some(at) = found {
+            let placing = if rows.remove(at).replace {
+                Placing::Replace
+            } else {
+                Placing::New
+            };
+            // before the row is gone for ever: a machine that asks again is known by its key
+            keys::add_hash(data_dir, &ask.name, ask.key.0, placing)?;
+        }
+        Ok(())
+    })?;
+    Ok(found.is_some())
+}
+
+/// Reads, changes and writes the file while no other process does. On an error the file is as it was.
+fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Result<()> {
+    let lock_path = data_dir.join(LOCK_FILE);
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock_path);
+    let _held = lock
+        .and_then(|f| f.lock().map(|()| f))
+        .map_err(|e| Error::io(format!("lock {}", lock_path.display()), &e))?;
+    keys::give_to_owner(data_dir, &lock_path)?;
+    let path = data_dir.join(FILE);
+    let bad = |why: &str| {
+        Error::new(
+            Kind::Settings,
+            format!("cannot read the invitations in {}: {why}", path.display()),
+        )
+        .hint("remove the file, and invite again")
+    };
+    let text = match disk::read_at_most(&path, limits::INVITATIONS * ROW_BYTES) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(bad(&plain(&e))),
+    };
+    let mut document: Document = toml::from_str(&text).map_err(|e| bad(e.message()))?;
+    let before = document.rows.len();
+    change(&mut document.rows)?;
+    if before == 0 && document.rows.is_empty() {
+        return Ok(());
+    }
+    let text = toml::to_string(&document).map_err(|e| bad(&e.to_string()))?;
+    disk::write_durably(&path, text.as_bytes(), 0o600)?;
+    keys::give_to_owner(data_dir, &path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(name: &str, key: u8) -> Ask {
+        Ask {
+            name: name.into(),
+            key: Hash([key; 32]),
+            commitment: Hash([0; 32]),
+            number: None,
+            replace: false,
+            invitation: None,
+        }
+    }
+
+    #[test]
+    fn an_invitation_is_good_once_for_its_name_and_until_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let day = Duration::from_secs(86_400);
+        let secret = invite(dir, "a", day, false).unwrap();
+        let text = std::fs::read_to_string(dir.join(FILE)).unwrap();
+        assert!(!text.contains(&secret), "{text}");
+        assert!(!redeem(dir, &ask("b", 1), &secret).unwrap());
+        assert!(!redeem(dir, &ask("a", 1), "another").unwrap());
+        assert!(redeem(dir, &ask("a", 1), &secret).unwrap());
+        assert!(!redeem(dir, &ask("a", 2), &secret).unwrap());
+        assert_eq!(keys::list_keys(dir).unwrap()[0].hash, [1; 32]);
+        assert!(invite(dir, "a", day, false).is_err());
+        let again = invite(dir, "a", day, true).unwrap();
+        assert!(redeem(dir, &ask("a", 3), &again).unwrap());
+        assert_eq!(keys::list_keys(dir).unwrap()[0].hash, [3; 32]);
+        let over = invite(dir, "c", Duration::ZERO, false).unwrap();
+        assert!(!redeem(dir, &ask("c", 4), &over).unwrap());
+    }
+
+    #[test]
+    fn the_second_invitation_of_a_name_ends_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let day = Duration::from_secs(86_400);
+        let first = invite(dir.path(), "a", day, false).unwrap();
+        let second = invite(dir.path(), "a", day, false).unwrap();
+        assert!(!redeem(dir.path(), &ask("a", 1), &first).unwrap());
+        assert!(redeem(dir.path(), &ask("a", 1), &second).unwrap());
+    }
+}

@@ -1,0 +1,322 @@
+//! The machines that ask to be let in, while they wait: in memory only, bounded, each for an hour.
+//!
+//! Pure: it takes times, addresses and random numbers as values. Which names have keys is for `joining` to know.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::server::block;
+use crate::config::limits::{
+    JOIN_ACCEPTED, JOIN_REQUESTS, JOIN_REQUESTS_PER_ADDRESS, JOIN_RESTARTS, JOIN_TIME,
+};
+use crate::wire::files::Hash;
+use crate::wire::join::{Ask, Asking, code};
+
+/// Requests, and the latest machines that were let in.
+#[derive(Default)]
+pub struct Pending {
+    requests: Vec<Request>,
+    accepted: VecDeque<(Request, Instant)>,
+    window: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+struct Request {
+    ask: Ask,
+    peer: IpAddr,
+    since: Instant,
+    number: Hash,
+    /// How often the machine has begun anew: each gives another code.
+    restarts: u32,
+    /// Once the machine has revealed its number.
+    code: Option<String>,
+}
+
+/// What a question of a machine leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    Begun {
+        number: Hash,
+    },
+    /// `new`: it waits from now on.
+    Waits {
+        new: bool,
+        code: String,
+    },
+    TooMany(&'static str),
+}
+
+/// Why a machine cannot be picked.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotFound {
+    /// It does not ask.
+    None,
+    /// Several ask under this name, or the one with this code does not: their codes.
+    Codes(Vec<String>),
+}
+
+impl Pending {
+    /// One question. `number` is used if it is a new one.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        peer: IpAddr,
+        ask: &Ask,
+        fingerprint: &Hash,
+        number: Hash,
+    ) -> Step {
+        let peer = block(peer);
+        self.requests
+            .retain(|r| now.saturating_duration_since(r.since) < JOIN_TIME);
+        let same = |r: &Request| r.ask.name == ask.name && r.ask.key == ask.key;
+        if let Some(request) = self.requests.iter_mut().find(|r| same(r)) {
+            if request.ask.commitment != ask.commitment {
+                request.restarts += 1;
+                if request.restarts > JOIN_RESTARTS {
+                    return Step::TooMany("this machine has begun too often to ask");
+                }
+                (request.ask, request.number, request.code) = (ask.clone(), number, None);
+            }
+            request.ask.replace = ask.replace;
+            let Some(revealed) = ask
+                .number
+                .filter(|n| Hash::of(&n.0) == request.ask.commitment)
+            else {
+                return Step::Begun {
+                    number: request.number,
+                };
+            };
+            let code = code(fingerprint, ask, &revealed, &request.number);
+            let new = request.code.replace(code.clone()).is_none();
+            return Step::Waits { new, code };
+        }
+        if self.requests.iter().filter(|r| r.peer == peer).count() >= JOIN_REQUESTS_PER_ADDRESS {
+            return Step::TooMany("too many machines ask from your address");
+        }
+        if self.requests.len() >= JOIN_REQUESTS {
+            return Step::TooMany("too many machines ask");
+        }
+        self.requests.push(Request {
+            ask: ask.clone(),
+            peer,
+            since: now,
+            number,
+            restarts: 0,
+            code: None,
+        });
+        Step::Begun { number }
+    }
+
+    /// The request that is meant by a name, and by a code if there is one.
+    pub fn find(&self, name: &str, code: Option<&str>) -> Result<Ask, NotFound> {
+        let mut named = self
+            .requests
+            .iter()
+            .filter(|r| r.ask.name == name && r.code.is_some());
+        let codes = || -> Vec<String> {
+            let named = self.requests.iter().filter(|r| r.ask.name == name);
+            named.filter_map(|r| r.code.clone()).collect()
+        };
+        let found = match code {
+            Some(code) => named.find(|r| r.code.as_deref() == Some(code)),
+            None => match (named.next(), named.next()) {
+                (Some(one), None) => Some(one),
+                _ => None,
+            },
+        };
+        match (found, codes()) {
+            (Some(request), _) => Ok(request.ask.clone()),
+            (None, codes) if codes.is_empty() => Err(NotFound::None),
+            (None, codes) => Err(NotFound::Codes(codes)),
+        }
+    }
+
+    /// All that wait, to be let in at once.
+    pub fn waiting(&self) -> Vec<Ask> {
+        let waiting = self.requests.iter().filter(|r| r.code.is_some());
+        waiting.map(|r| r.ask.clone()).collect()
+    }
+
+    /// This one was let in.
+    pub fn accepted(&mut self, now: Instant, ask: &Ask) {
+        let Some(at) = self
+            .requests
+            .iter()
+            .position(|r| r.ask.name == ask.name && r.ask.key == ask.key)
+        else {
+            return;
+        };
+        let request = self.requests.remove(at);
+        if self.accepted.len() >= JOIN_ACCEPTED {
+            self.accepted.pop_front();
+        }
+        self.accepted.push_back((request, now));
+    }
+
+    /// From now on, for so long, every machine is let in.
+    pub fn open(&mut self, now: Instant, time: Duration) {
+        self.window = Some(now + time);
+    }
+
+    /// How long every machine is let in yet.
+    pub fn window(&self, now: Instant) -> Option<Duration> {
+        let left = self.window?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    pub fn list(&self, now: Instant) -> (Vec<Asking>, Vec<Asking>) {
+        let shown = |r: &Request, since: Instant| Asking {
+            name: r.ask.name.clone(),
+            address: r.peer.to_string(),
+            code: r.code.clone().unwrap_or_default(),
+            seconds: now.saturating_duration_since(since).as_secs(),
+            replace: r.ask.replace,
+        };
+        let young = |r: &&Request| now.saturating_duration_since(r.since) < JOIN_TIME;
+        let pending = self.requests.iter().filter(young);
+        let pending = pending.filter(|r| r.code.is_some());
+        let accepted = self.accepted.iter();
+        (
+            pending.map(|r| shown(r, r.since)).collect(),
+            accepted.map(|(r, at)| shown(r, *at)).collect(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(name: &str, key: u8, number: u8, reveals: bool) -> Ask {
+        let number = Hash([number; 32]);
+        Ask {
+            name: name.into(),
+            key: Hash([key; 32]),
+            commitment: Hash::of(&number.0),
+            number: reveals.then_some(number),
+            replace: false,
+            invitation: None,
+        }
+    }
+
+    fn peer(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    const F: Hash = Hash([7; 32]);
+
+    /// A machine that asks and reveals.
+    fn full(pending: &mut Pending, now: Instant, n: u8, name: &str, key: u8) -> Step {
+        pending.ask(now, peer(n), &ask(name, key, 1, false), &F, Hash([n; 32]));
+        pending.ask(now, peer(n), &ask(name, key, 1, true), &F, Hash([n; 32]))
+    }
+
+    #[test]
+    fn a_machine_waits_once_it_has_revealed_the_number_that_it_committed_to() {
+        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let begun = Step::Begun {
+            number: Hash([9; 32]),
+        };
+        let first = ask("a", 1, 1, false);
+        assert_eq!(pending.ask(now, peer(1), &first, &F, Hash([9; 32])), begun);
+        assert_eq!(pending.find("a", None), Err(NotFound::None));
+        let wrong = Ask {
+            number: Some(Hash([2; 32])),
+            ..first.clone()
+        };
+        assert_eq!(
+            pending.ask(now, peer(1), &wrong, &F, Hash([8; 32])),
+            begun,
+            "a number that it did not commit to"
+        );
+        let right = ask("a", 1, 1, true);
+        let Step::Waits { new: true, code } = pending.ask(now, peer(1), &right, &F, Hash([8; 32]))
+        else {
+            panic!("it does not wait");
+        };
+        assert_eq!(
+            code,
+            crate::wire::join::code(&F, &right, &Hash([1; 32]), &Hash([9; 32]))
+        );
+        let again = pending.ask(now, peer(1), &right, &F, Hash([8; 32]));
+        assert!(matches!(again, Step::Waits { new: false, .. }));
+        assert!(pending.find("a", Some(&code)).is_ok() && pending.find("a", None).is_ok());
+        assert!(matches!(
+            pending.find("a", Some("000-0000")),
+            Err(NotFound::Codes(_))
+        ));
+        pending.accepted(now, &right);
+        let (left, accepted) = pending.list(now);
+        assert!(left.is_empty() && accepted[0].code == code);
+    }
+
+    #[test]
+    fn two_machines_of_one_name_are_told_apart_by_their_codes() {
+        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let codes: Vec<String> = [1, 2]
+            .map(|n| match full(&mut pending, now, n, "a", n) {
+                Step::Waits { code, .. } => code,
+                other => panic!("{other:?}"),
+            })
+            .into();
+        assert_eq!(pending.find("a", None), Err(NotFound::Codes(codes.clone())));
+        assert_eq!(pending.find("a", Some(&codes[1])).unwrap().key.0, [2; 32]);
+    }
+
+    #[test]
+    fn requests_are_few_and_end_after_an_hour() {
+        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        for n in 0..JOIN_REQUESTS_PER_ADDRESS {
+            assert!(matches!(
+                full(&mut pending, now, 1, &format!("h{n}"), n as u8),
+                Step::Waits { .. }
+            ));
+        }
+        let more = full(&mut pending, now, 1, "more", 99);
+        assert_eq!(
+            more,
+            Step::TooMany("too many machines ask from your address")
+        );
+        for n in JOIN_REQUESTS_PER_ADDRESS..JOIN_REQUESTS {
+            full(
+                &mut pending,
+                now,
+                2 + n as u8 / 4,
+                &format!("h{n}"),
+                n as u8,
+            );
+        }
+        let more = full(&mut pending, now, 200, "more", 99);
+        assert_eq!(more, Step::TooMany("too many machines ask"));
+        assert_eq!(pending.list(now).0.len(), JOIN_REQUESTS);
+        let later = now + JOIN_TIME;
+        assert!(pending.list(later).0.is_empty());
+        assert!(matches!(
+            full(&mut pending, later, 200, "more", 99),
+            Step::Waits { .. }
+        ));
+    }
+
+    #[test]
+    fn codes_cannot_be_drawn_again_and_again() {
+        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let drawn = (0..100u8).filter(|n| {
+            let begun = ask("a", 1, *n, false);
+            matches!(
+                pending.ask(now, peer(1), &begun, &F, Hash([*n; 32])),
+                Step::Begun { .. }
+            )
+        });
+        assert_eq!(drawn.count() as u32, JOIN_RESTARTS + 1);
+    }
+
+    #[test]
+    fn a_window_closes_by_itself() {
+        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        assert_eq!(pending.window(now), None);
+        pending.open(now, Duration::from_secs(5));
+        assert_eq!(pending.window(now), Some(Duration::from_secs(5)));
+        assert_eq!(pending.window(now + Duration::from_secs(5)), None);
+    }
+}
