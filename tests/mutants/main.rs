@@ -158,6 +158,8 @@ impl Copy {
         let _ = fs::remove_dir_all(copy.dir.join("src"));
         for name in ["Cargo.toml", "Cargo.lock"] {
             let text = fs::read_to_string(root().join(name)).expect("read the manifest");
+            // under the same name cargo would take its programs for those of the tree
+            let text = text.replacen("name = \"mesync\"", "name = \"mesync-mutants\"", 1);
             copy.write(name, &text);
         }
         copy.write("src/lib.rs", &library());

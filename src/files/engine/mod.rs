@@ -246,14 +246,8 @@ impl Engine {
         Rescanning(self)
     }
 
-    /// Does the next piece of work that goes `way`, or any; `None`: there is none now. There is none before the first poll
-    /// either: what the hub is comes before what it has.
-    #[cfg(test)]
-    pub fn work(&self, way: Option<Direction>) -> Option<Report> {
-        self.take(way).map(|piece| self.carry_out(piece))
-    }
-
-    /// The first half of a piece of work: what is taken must be carried out.
+    /// The next piece of work that goes `way`, or any, which must be carried out; `None`: there is none now. There is none
+    /// before the first poll either: what the hub is comes before what it has.
     pub fn take(&self, way: Option<Direction>) -> Option<WorkItem> {
         if self.generation() == 0 {
             return None;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use crate::files::delete_guard::Limits;
 
 use super::traits::{Answer, Change, Changes, Env};
-use super::{Engine, Options, Outcome, Polled};
+use super::{Engine, Options, Outcome, Polled, Report};
 use hub::Hub;
 use side::Side;
 use world::{Client, Node, Shared, World};
@@ -113,6 +113,13 @@ fn brief_page(page: &Changes) -> String {
         rows.collect::<Vec<_>>().join(" "),
         if page.more { "more" } else { "" }
     )
+}
+
+impl Engine {
+    /// Takes the next piece of work that goes any way, and carries it out.
+    fn work(&self) -> Option<Report> {
+        self.take(None).map(|piece| self.carry_out(piece))
+    }
 }
 
 struct Run {
@@ -264,7 +271,7 @@ impl Run {
             engine.wake(true);
         }
         for n in 0..pieces {
-            match engine.work(None) {
+            match engine.work() {
                 None => return n,
                 Some(report) if matches!(report.outcome, Outcome::Fatal(_)) => return n,
                 Some(report) => self.shared.lock().clients[i].reported(&report),

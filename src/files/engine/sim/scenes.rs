@@ -290,7 +290,7 @@ fn an_answer_that_comes_while_a_path_is_ignored_leaves_no_old_base() {
     offer(&engine, &["a".to_string()]);
     engine.wake(false);
     while s.world().clients[0].rows("a").key.is_some() {
-        assert!(engine.work(None).is_some());
+        assert!(engine.work().is_some());
     }
     s.world().clients[0].ignored.clear();
     s.sync(0);
@@ -396,7 +396,7 @@ fn threads_do_not_get_in_each_others_way() {
         engine.wake(true);
         std::thread::scope(|threads| {
             for _ in 0..4 {
-                threads.spawn(|| while engine.work(None).is_some() {});
+                threads.spawn(|| while engine.work().is_some() {});
             }
             threads.spawn(|| while engine.poll().is_ok_and(|p| p == Polled::More) {});
         });

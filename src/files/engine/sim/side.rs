@@ -98,7 +98,7 @@ impl Side {
         if poll {
             drop(engine.poll())
         } else {
-            drop(engine.work(None))
+            drop(engine.work())
         }
         let mut w = self.world.lock();
         w.depth -= 1;
