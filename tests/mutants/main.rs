@@ -23,6 +23,7 @@ const SIMULATION: &str = "files::engine::sim";
 const COPIED_MODULES: &[&str] = &[
     "clock",
     "config",
+    "disk",
     "error",
     "files::conflict",
     "files::delete_guard",
