@@ -81,7 +81,7 @@ pub mod hub {
         pub use crate::hub::routes::{Route, find, is_public};
     }
     pub mod server {
-        pub use crate::hub::server::{Admission, Config, Gate, Head, Responder, Server};
+        pub use crate::hub::server::{Admission, Config, Gate, Head, Responder, Server, Wire};
 
         pub mod head {
             pub use crate::hub::server::head::{Head, MAX_HEAD, MAX_TARGET, end, parse};

@@ -190,7 +190,7 @@ fn a_circle_is_found_whatever_it_is_written_with() {
     );
     check(
         &[
-            ("src/x/mod.rs", ""),
+            ("src/x/mod.rs", "mod a;"),
             (a, "use crate::y;"),
             ("src/y.rs", "use crate::x::a;"),
         ],
