@@ -12,12 +12,11 @@ use super::{Context, Done, all_of, directories};
 use crate::config::Settings;
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
-use crate::joining::background::Asking;
 use crate::messages::hooks::{self, Programs};
 use crate::messages::lock::{self, Client};
 use crate::messages::survey::{self, survey};
 use crate::messages::{Queue, exchange, spool};
-use crate::service::{self, Part, Signals};
+use crate::service::{self, Signals};
 use crate::wire::{self, Doubt, HostInfo};
 use crate::{clock, daemon, disk, logger};
 
@@ -28,7 +27,8 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         let signals = Signals::start()?;
         let client = daemon::Daemon::start(settings, daemon::Halves::Both)?;
         let read = || super::watches::with_watches(&super::read_settings(invocation)?, invocation);
-        return service::run(&signals, parts(client, settings)?, &read).map(|()| Done::All);
+        return service::run(&signals, super::parts::of(client, settings)?, &read)
+            .map(|()| Done::All);
     }
     if super::join::ask_once_if_refused(settings)? {
         context.settings = super::read_settings(invocation)?;
@@ -46,20 +46,6 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let exchanged = daemon::once(settings, lock).map(|left| left.map_or(Done::All, Done::NotAll));
     let synced = super::sync::all_once(settings);
     all_of([exchanged, synced, all_done(settings)])
-}
-
-/// A client, and what asks the hub to let it in if it has no key.
-pub fn parts(client: daemon::Daemon, settings: &Settings) -> Result<Vec<Box<dyn Part>>> {
-    let mut parts: Vec<Box<dyn Part>> = vec![Box::new(client)];
-    match Asking::start(settings) {
-        Ok(Some(asking)) => parts.push(Box::new(asking)),
-        Ok(None) => {}
-        Err(e) => {
-            service::stop(parts);
-            return Err(e);
-        }
-    }
-    Ok(parts)
 }
 
 /// Whether a pass has left nothing behind; says what it has.

@@ -19,6 +19,7 @@ mod join;
 mod login;
 pub mod output;
 pub mod parse;
+mod parts;
 mod progress;
 mod queue;
 mod send;

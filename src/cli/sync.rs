@@ -59,7 +59,7 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             ..settings
         })
     };
-    let parts = super::client::parts(client, &settings)?;
+    let parts = super::parts::of(client, &settings)?;
     service::run(&signals, parts, &read).map(|()| Done::All)
 }
 
