@@ -102,7 +102,7 @@
 //! ```
 //!
 //! A machine is let in by [`hub::joining`], which strangers reach through TLS alone and whose decision is a key; its side is
-//! [`joining`]. The port speaks TLS and plain HTTP: what encrypts stands in front of the same connection code, so that limits and
+//! [`joining`]. The port speaks TLS and plain HTTP: encryption is a layer below the same connection code, so that limits and
 //! times hold for both. A joined machine knows the hub by its certificate ([`pins`], [`hub::certificate`]).
 //!
 //! The server ([`hub::server`]) owns the port: nothing malformed, unbounded or without a key passes it, because tiny_http was made

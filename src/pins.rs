@@ -1,6 +1,6 @@
 //! The certificates by which a joined machine knows its hub: TLS that trusts their SHA-256, and no authority.
 //!
-//! It does not know how a machine comes to know them (`joining` does).
+//! It does not know how a machine learns them (`joining` does).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -206,7 +206,7 @@ mod pinned {
             let Some(transport) = chained else {
                 return Ok(None);
             };
-            // that to a proxy is plain, what goes through it is not
+            // that to a proxy is plain, the traffic through it is not
             if !details.needs_tls() || transport.is_tls() {
                 return Ok(Some(Either::A(transport)));
             }

@@ -72,7 +72,7 @@ fn run(settings: &Settings, stopped: &Receiver<()>) {
                 }
             },
             Ok(false) => LOOK_INTERVAL,
-            // the client itself says what is wrong
+            // the client itself logs the reason
             Err(_) => settings.poll_interval,
         };
         if over(pause) {

@@ -20,7 +20,7 @@ const KEY_FILE: &str = "hub.key";
 /// The certificate that follows another one, as the hub has told: both fingerprints.
 const NEXT_FILE: &str = "state/next-certificate";
 
-/// Whether this machine, should the hub refuse it, may ask to be let in: nobody has given it a key, and the hub is called by its
+/// Whether this machine, should the hub refuse it, may ask to be let in: it has no key, and the hub is called by its
 /// own port.
 pub fn may_ask(settings: &Settings) -> bool {
     cfg!(feature = "tls")
@@ -40,7 +40,7 @@ pub fn is_refused(settings: &Settings) -> Called<bool> {
     }
 }
 
-/// The words for a person who has to accept.
+/// The words for the person that accepts.
 pub fn words(settings: &Settings, name: &str, code: &str, replace: bool) -> String {
     let replace = if replace { "--replace " } else { "" };
     format!(

@@ -22,9 +22,9 @@ pub const JOIN: Command = Command {
     ],
     doc: "ask a hub to let this machine in, and wait until it does",
     long: &[
-        "Makes a key for this machine, asks the hub at URL (http://HOST:PORT) to accept it, and waits. On the hub \"mesync accept\" shows the request with a code, which must be the one that is shown here: else a relay stands between the two. What was accepted is written to config.toml: the hub, this machine's name, the key's file and the SHA-256 of the hub's certificate, by which alone the hub is known from then on. All other lines of config.toml stay. No key travels, and the hub is called through TLS only.",
+        "Makes a key for this machine, asks the hub at URL (http://HOST:PORT) to accept it, and waits. On the hub \"mesync accept\" shows the request with a code, which must be the one that is shown here: otherwise a relay is between the two. What was accepted is written to config.toml: the hub, this machine's name, the key's file and the SHA-256 of the hub's certificate, by which alone the hub is known from then on. All other lines of config.toml stay. No key travels, and the hub is called through TLS only.",
         "start, daemon, sync and start --once ask by themselves if the hub refuses them and they have no key.",
-        "URL may be an invitation as \"mesync invite\" prints it; with \"-\" it is read from standard input. Then nobody has to accept.",
+        "URL may be an invitation as \"mesync invite\" prints it; with \"-\" it is read from standard input. It needs no accept.",
         "If the name has a key already, another machine has it, or this one was set up anew: in the latter case ask with --replace.",
     ],
     examples: &[
