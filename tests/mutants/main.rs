@@ -1,7 +1,7 @@
 //! Mutants: each patch in this directory breaks one rule of the program, or of the simulation's world, and the simulation must
 //! catch it. A mutant that is not caught shows a rule that is not needed, or a simulation that is too weak.
 //!
-//! A patch begins with the rule and what is lost without it, then the tests below `files::engine::sim` that must fail, each with
+//! A patch begins with the rule and its loss, then the tests below `files::engine::sim` that must fail, each with
 //! the first seed to try where it takes seeds; then a unified diff, whose hunks are found by their lines, not by their numbers.
 //!
 //! `make mutants` applies them one by one to a copy of the sources, cut down to what the simulation needs; `make test` only holds

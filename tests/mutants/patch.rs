@@ -7,7 +7,7 @@ pub type Sources = BTreeMap<String, String>;
 
 pub struct Mutant {
     pub name: String,
-    /// The rule that it breaks, and what is lost.
+    /// The rule that it breaks, and the loss without it.
     pub rule: String,
     pub catchers: Vec<Catcher>,
     hunks: Vec<Hunk>,
@@ -84,7 +84,7 @@ impl Mutant {
         })
     }
 
-    /// The sources with this mutant. Each hunk has one place, else it would be unclear what is broken.
+    /// The sources with this mutant. Each hunk has one place, else the broken rule would be unclear.
     pub fn apply(&self, sources: &Sources) -> Result<Sources, String> {
         let mut mutated = sources.clone();
         for Hunk { file, old, new } in &self.hunks {
