@@ -158,7 +158,7 @@ mod tests {
         });
         assert_eq!(
             said.into_inner().unwrap().as_deref(),
-            Some("thread upload-1 has crashed")
+            Some("thread upload-1 panicked")
         );
     }
 }

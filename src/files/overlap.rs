@@ -326,7 +326,7 @@ mod tests {
         std::fs::create_dir(root.join("a/b/.mesync")).unwrap();
         let above = mounts.check_above(&sub).unwrap_err();
         assert!(
-            above.what.contains("a/b, which is synced by itself") && above.kind == Kind::Settings,
+            above.what.contains("a/b, which is synced separately") && above.kind == Kind::Settings,
             "{above}"
         );
         assert!(

@@ -90,7 +90,7 @@ pub const RENEW_CERTIFICATE: Command = Command {
     group: Group::Hub,
     arguments: &[],
     flags: &[DATA],
-    doc: "make a new certificate for the hub, in force in 30 days",
+    doc: "make the certificate that the hub uses in 30 days",
     long: &[
         "Machines that have joined know the hub by its certificate. The hub tells them of the new one over their connections to the old one, and uses it from 30 days on. A machine that did not call the hub in that time must join again.",
     ],

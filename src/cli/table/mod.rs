@@ -442,7 +442,7 @@ pub static COMMANDS: &[Command] = &[
                 "have the hub ask its clients for contents that are lost",
             ),
         ],
-        doc: "check that the data of the hub are complete and undamaged",
+        doc: "check that the hub's data are complete and undamaged",
         long: &[
             "Files and versions whose content is lost are named. With --repair the hub asks for them after its next start, and a machine that has one in a synced directory sends it; contents that stay in the list are on no machine. Nothing is removed.",
             "Reads the contents of all files, so it can take long. The hub must be stopped; to check a running one, make a backup and check that. Exit status 65 if something is damaged. Data that are no longer needed are named too, and are no damage: the hub removes them.",

@@ -143,7 +143,7 @@ fn batches_that_are_none_are_refused_whole() {
         413,
         "at most 1000 files",
     );
-    check(&vec![b'x'; (8 << 20) + 1], 413, "at most 8388608");
+    check(&vec![b'x'; (8 << 20) + 1], 413, "the limit here is 8388608");
     hub.ask("POST", "/api/files/batch", "If-None-Match: *\r\n", &good)
         .is(400, "in its line");
     hub.ask("POST", "/api/files/fetch", "", "{}")

@@ -361,7 +361,7 @@ fn full_disks_and_mounts_below_are_told_apart() {
         };
         assert!(matches!(
             small.temporary("a", 250_000),
-            Err(Fault::NoSpace(_))
+            Err(Fault::TooLarge(_))
         ));
         let mut temporary = small.temporary("a", 1000).unwrap().unwrap();
         let full = temporary
