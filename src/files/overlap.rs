@@ -333,7 +333,7 @@ mod tests {
             check_below(&root)
                 .unwrap_err()
                 .what
-                .contains("a/b within it")
+                .contains("a/b, which is synced separately")
         );
         assert!(
             mounts.check_above(&root.join("a/b")).is_ok() && check_below(&root.join("a/b")).is_ok()
