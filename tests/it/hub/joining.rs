@@ -90,7 +90,7 @@ fn machines_of_other_namespaces_ask_and_go_on_once_they_are_accepted() {
         let accepted = run(&["accept", name]);
         assert!(accepted.contains("is let in"), "{accepted}");
         wait_for("it reads its settings", &world, || {
-            machine.log().contains("reading the settings again")
+            machine.log().contains("reloading the settings")
         });
         run(&["send", "hello", "--target", name]);
         wait_for("its message", &world, || machine.names("inbox").len() == 1);
