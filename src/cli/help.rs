@@ -9,7 +9,7 @@ use super::table::{COMMANDS, Command, Flag, GLOBAL, Group, first_words};
 use crate::config::{SETTINGS, Section, watch};
 use crate::error::{Kind, Result};
 
-const INTRODUCTION: &str = "mesync keeps machines in sync through one hub over plain HTTP: a JSON file in the outbox of one appears in the inbox of the others and runs a hook there.";
+const INTRODUCTION: &str = "mesync keeps machines in sync through one hub: a JSON file in the outbox of one appears in the inbox of the others and runs a hook there.";
 
 /// `mesync help [COMMAND]`.
 pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
