@@ -74,7 +74,7 @@ impl Joining {
             return Err(Reply::error(
                 409,
                 format!(
-                    "another machine has the name {0}: choose one with --name; if this is the same machine, set up anew, run \"mesync key remove {0}\" on the hub, or \"mesync join --replace\" here",
+                    "{0} has a key already: if it is this machine's, set MESYNC_API_KEY to it; if another machine has that name, choose one with --name; if this machine was set up anew, run \"mesync key remove {0}\" on the hub, or \"mesync join --replace\" here",
                     ask.name
                 ),
             ));

@@ -175,7 +175,7 @@ fn what_is_not_as_it_should_be_is_refused_with_words() {
     hub.upload("", "big", noise(2, 1_000_001), "")
         .is(413, "1000000 bytes are the most");
     hub.ask("PUT", UPLOAD, &kind(), vec![b'x'; 1_100_000])
-        .is(413, "at most 1065536");
+        .is(413, "the limit here is 1065536");
     for line in [
         "",
         "Content-Type: application/json\r\n",

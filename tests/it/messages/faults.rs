@@ -128,7 +128,11 @@ fn keys_let_in_bind_to_their_host_and_are_taken_back_at_once() {
     let (alphas, betas) = (key("alpha"), key("beta"));
     alpha.ok(&["send", "x", "--payload", "1"]);
     // the hub has keys now: nobody gets in without one, the hub's own user excepted
-    check(&alpha.run(&["start", "--once"]), 77, &["mesync key add"]);
+    check(
+        &alpha.run(&["start", "--once"]),
+        77,
+        &["set MESYNC_API_KEY"],
+    );
     assert!(
         world
             .hub_command()

@@ -403,7 +403,8 @@ fn what_comes_is_checked_against_its_hash() {
     user.server.put("", "file", b"right", &json!({}));
     user.put("file", b"old");
     user.server.spoil("file");
-    user.run(&["download", "file"]).check(65, "differs from");
+    user.run(&["download", "file"])
+        .check(65, "differ from the announced content");
     user.run(&["download", "file", "-o", "-"])
         .check(65, "differs from its record");
     assert_eq!(
