@@ -187,7 +187,7 @@ impl Walk<'_> {
         }
         if is_dir && self.tree.find_nested(path) {
             let why = format!(
-                "it is synced by itself; if it is a copy, remove {} in it",
+                "it is synced separately; if it is a copy, remove {} in it",
                 relpath::OWN_DIR
             );
             self.skipped

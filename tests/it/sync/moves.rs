@@ -99,7 +99,7 @@ fn files_moved_to_another_directory_are_moved_on_every_machine() {
     wait_for("both work", &hub.world, || {
         [&alpha, &beta]
             .iter()
-            .all(|m| m.machine.log().matches("keeping").count() == 2)
+            .all(|m| m.machine.log().matches("syncing dir=").count() == 2)
     });
     alpha.moves_all();
     wait_for("they are moved on the other machine", &hub.world, || {
@@ -145,7 +145,7 @@ fn a_client_killed_in_the_middle_of_a_move_finishes_it() {
     let (hub, mut alpha, _) = pair(|n| format!("content {n}"));
     alpha.start();
     wait_for("it works", &hub.world, || {
-        alpha.machine.log().matches("keeping").count() == 2
+        alpha.machine.log().matches("syncing dir=").count() == 2
     });
     alpha.moves_all();
     wait_for("the new names are on the hub", &hub.world, || {

@@ -50,14 +50,14 @@ fn a_directory_within_a_synced_one_is_refused_whoever_syncs_that() {
     alpha.ok(&["sync", "-w", path(&dir)]);
     let beta = world.machine("beta");
     for machine in [&alpha, &beta] {
-        refused(machine, &dir.join("a"), "synced by itself");
-        refused(machine, &dir.join("a/b"), "synced by itself");
-        refused(machine, &dir.join("a/../a/b/."), "synced by itself");
+        refused(machine, &dir.join("a"), "synced separately");
+        refused(machine, &dir.join("a/b"), "synced separately");
+        refused(machine, &dir.join("a/../a/b/."), "synced separately");
         symlink(dir.join("a"), world.dir.path().join("link")).unwrap();
         refused(
             machine,
             &world.dir.path().join("link/b"),
-            "synced by itself",
+            "synced separately",
         );
         refused(machine, world.dir.path(), "");
         fs::remove_file(world.dir.path().join("link")).unwrap();
@@ -101,7 +101,7 @@ fn a_bind_mount_is_another_name_of_the_same_directory() {
     if out.status.code() == Some(99) || String::from_utf8_lossy(&out.stderr).contains("unshare") {
         return eprintln!("no right to mount here: not tested");
     }
-    check(&out, 78, "synced by itself");
+    check(&out, 78, "synced separately");
     assert!(!dir.join("a/b/.mesync").exists());
 }
 
@@ -118,7 +118,7 @@ fn a_marker_that_comes_later_leaves_its_directory_out_and_deletes_nothing() {
     fs::copy(dir.join(".mesync/id"), dir.join("a/.mesync/id")).unwrap();
     let told = || {
         String::from_utf8_lossy(&alpha.run(&["status"]).stdout)
-            .contains("a: it is synced by itself")
+            .contains("a: it is synced separately")
     };
     wait_for("status says so", &world, told);
     fs::remove_dir_all(dir.join("a/b")).unwrap();

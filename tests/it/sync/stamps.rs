@@ -192,7 +192,7 @@ fn a_pass_names_what_is_written_to_all_the_while_and_the_reason() {
     writer.wait().unwrap();
     assert_eq!(
         (status, said["waiting"][0]["path"].as_str()),
-        (1, Some("hot")),
+        (75, Some("hot")),
         "{said}"
     );
     assert!(
