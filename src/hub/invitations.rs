@@ -2,8 +2,6 @@
 //!
 //! Commands edit the file while the hub runs. What a machine becomes when it is let in is for `keys` to write down.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -95,18 +93,7 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
 
 /// Reads, changes and writes the file while no other process does. On an error the file is as it was.
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Result<()> {
-    let lock_path = data_dir.join(LOCK_FILE);
-    let lock = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&lock_path);
-    let _held = lock
-        .and_then(|f| f.lock().map(|()| f))
-        .map_err(|e| Error::io(format!("lock {}", lock_path.display()), &e))?;
-    keys::give_to_owner(data_dir, &lock_path)?;
+    let _held = keys::lock(data_dir, LOCK_FILE)?;
     let path = data_dir.join(FILE);
     let bad = |why: &str| {
         Error::new(

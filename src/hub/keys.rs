@@ -335,10 +335,9 @@ fn check_name(name: &str) -> Result<String> {
         .map_err(|e| Error::new(Kind::Usage, format!("cannot use that name for a key: {e}")))
 }
 
-/// Reads, changes and writes the file while no other command does. On an error the file is as it was.
-fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Result<()> {
-    disk::create_dir(data_dir)?;
-    let lock_path = data_dir.join(LOCK_FILE);
+/// Waits until no other command edits a file of the hub's directory; until the answer is dropped, none does.
+pub fn lock(data_dir: &Path, name: &str) -> Result<File> {
+    let path = data_dir.join(name);
     // an edit takes milliseconds: it is worth waiting for another one, and the lock ends with its process
     let lock = OpenOptions::new()
         .read(true)
@@ -346,11 +345,18 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(&lock_path);
-    let _held = lock
+        .open(&path);
+    let held = lock
         .and_then(|f| f.lock().map(|()| f))
-        .map_err(|e| Error::io(format!("lock {}", lock_path.display()), &e))?;
-    give_to_owner(data_dir, &lock_path)?;
+        .map_err(|e| Error::io(format!("lock {}", path.display()), &e))?;
+    give_to_owner(data_dir, &path)?;
+    Ok(held)
+}
+
+/// Reads, changes and writes the file while no other command does. On an error the file is as it was.
+fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Result<()> {
+    disk::create_dir(data_dir)?;
+    let _held = lock(data_dir, LOCK_FILE)?;
     let path = file(data_dir);
     let (before, mut keys) = read(&path)?;
     let old = before.map(|_| text(&keys));
