@@ -33,8 +33,8 @@ pub const TRANSFERS: u64 = 64;
 pub const TRANSFER: u64 = 256 * 1024;
 /// Bytes that are left when something is done for a client, where addresses are limited.
 pub const SPARE: usize = 4 * 1024 * 1024;
-/// Bytes of memory that one client uses of its stack, for its heads and for TLS.
-const CLIENT_MEMORY: u64 = 96 * 1024 + super::tls::SESSION_BYTES;
+/// Bytes of memory that one client uses of its stack, for its heads and for TLS: one of 200 event streams uses 60 KiB.
+const CLIENT_MEMORY: u64 = 64 * 1024;
 /// For a whole head, from its first byte (on a new connection: from the start).
 pub const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// Between two requests on a connection.
@@ -274,10 +274,12 @@ pub fn budget(clients: usize, room: Room) -> (usize, usize) {
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let (most, pool) = divide(clients, files, room.space);
-    (
-        most.min((room.memory / 4 / CLIENT_MEMORY).max(8) as usize),
-        pool,
-    )
+    (most.min(by_memory(room.memory)), pool)
+}
+
+/// Half of the memory is for clients; bodies, jobs and the store share the rest.
+fn by_memory(memory: u64) -> usize {
+    (memory / 2 / CLIENT_MEMORY).max(8) as usize
 }
 
 /// Descriptors: some for the store and the log, then three a connection to tiny_http (both ends, one of them twice), one
@@ -331,6 +333,9 @@ mod tests {
 
     #[test]
     fn a_small_machine_gets_fewer_connections() {
+        // 200 event streams, which may use half of the connections, fit in a group of 64 MiB
+        assert!((400..=512).contains(&by_memory(52 << 20)));
+        assert_eq!(by_memory(0), 8);
         assert_eq!(divide(512, 1 << 20, u64::MAX), (512, 64));
         let (clients, pool) = divide(512, 256, u64::MAX);
         assert!(
