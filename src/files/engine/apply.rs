@@ -1,4 +1,4 @@
-//! Changes of the tree: each with an intent that is durable before the act.
+//! Applies changes to the tree; each has an intent that is durable before the change is made.
 
 use crate::clock;
 use crate::files::conflict::{copy_name, trash_name};
@@ -13,7 +13,7 @@ use super::{
 };
 
 impl Engine {
-    // -- the hub's version comes ----------------------------------------------------------------------------------------------
+    // -- placing the hub's version ---------------------------------------------------------------
 
     /// Puts the hub's version under its name: complete under a temporary name first, then by one rename.
     pub(super) fn place(
@@ -27,7 +27,8 @@ impl Engine {
             return Err(Interrupted::Again(PLAN_CHANGED));
         };
         if let Some(node) = known.node.filter(|n| theirs.is_dir() && n.entry.is_dir()) {
-            // with one of its own it was made private here, say, and not only by what is in it
+            // a directory with a mode of its own was given that mode on this machine, not merely by
+            // its content
             let mode = if theirs.mode == DIR_MODE && self.has_own_mode(node.entry.mode) {
                 node.entry.mode
             } else {
@@ -43,7 +44,7 @@ impl Engine {
         let above = self.missing_above(path)?;
         let entry = Entry { mode, ..theirs };
         let sources = self.sources(path, &theirs)?;
-        // the hub has it no more: the feed will say so
+        // the hub no longer has it; the feed will report that
         let Some(staged) =
             self.env
                 .transfer
@@ -65,8 +66,9 @@ impl Engine {
             &[Write::Intent(path.to_string(), Some(intent.clone()))],
         );
         if let Err(stop) = written {
-            // the intent may be on the disk although its write failed: then a temporary name that is gone would say that
-            // the rename happened. After a fatal error only the next start knows, and clears up
+            // the intent may be on the disk although its write failed; a missing temporary name
+            // would then say that the rename happened. After a fatal error only the next start can
+            // tell, and cleans up
             let may_be_there = match stop {
                 Interrupted::Fault(Fault::Fatal(_)) => true,
                 _ => self.env.state.rows(path)?.intent.is_some(),
@@ -78,7 +80,7 @@ impl Engine {
         }
         let placed = self.env.tree.place(path, &staged, over.as_ref());
         if let Err(refused @ Fault::Refused(_)) = placed {
-            // not tried again for a while: nothing of it must be left meanwhile
+            // the path is not retried for a while, so nothing of this attempt may be left behind
             self.finish(path, known, &intent)?;
             return Err(refused.into());
         }
@@ -95,7 +97,7 @@ impl Engine {
         }
     }
 
-    /// A rename travels without bytes: they are looked for here first.
+    /// A rename travels without bytes, so look for the content on this machine first.
     fn sources(&self, path: &str, theirs: &Entry) -> Result<Vec<Source>, Interrupted> {
         if theirs.is_dir() {
             return Ok(Vec::new());
@@ -110,9 +112,10 @@ impl Engine {
         Ok(here.chain([Source::Trash, Source::Hub]).collect())
     }
 
-    // -- what is here leaves --------------------------------------------------------------------------------------------------
+    // -- removing the local version --------------------------------------------------------------
 
-    /// The local file takes its conflict name. The intent keeps its absence from looking like somebody's delete.
+    /// Renames the local file to its conflict name. The intent keeps its absence from looking like
+    /// a delete by the user.
     pub(super) fn aside(
         &self,
         path: &str,
@@ -129,7 +132,7 @@ impl Engine {
                 Look::Unknown(_) => None,
             };
             if taken.is_some_and(|there| there.entry.same_body(&local.entry)) {
-                // the same bytes are there already
+                // the copy exists already, with the same bytes
                 return self.leave(
                     path,
                     known,
@@ -155,7 +158,8 @@ impl Engine {
         self.pass_guard(path, known)?;
         let slot = self.trash_slot(path, local)?;
         let left = self.leave(path, known, local, then, slot.clone(), true)?;
-        // renamed there, and here by now: the trash is for what would be gone otherwise
+        // renamed on the hub, and by now here as well; the trash is only for content that would be
+        // gone otherwise
         if self.goes_on_here(known, local)?
             && self
                 .env
@@ -168,7 +172,8 @@ impl Engine {
         Ok(left)
     }
 
-    /// Whether what was deleted on the hub stands here in sync under the name that it has there now.
+    /// Whether the content of a path that the hub deleted is in sync here under the path's new
+    /// name.
     fn goes_on_here(&self, known: &PathState, local: &Local) -> Result<bool, Interrupted> {
         let Some(to) = &known.remote().renamed_to else {
             return Ok(false);
@@ -217,7 +222,7 @@ impl Engine {
         }
     }
 
-    /// A name in the trash that is free.
+    /// Returns a free name in the trash.
     fn trash_slot(&self, path: &str, what: &Local) -> Result<String, Interrupted> {
         let now = clock::millis(self.env.ambient.now()) as i64 * 1_000_000;
         for nth in 1.. {
@@ -229,8 +234,8 @@ impl Engine {
         Err(Interrupted::Again(NO_FREE_NAME))
     }
 
-    /// Sets mode and time of what is here, and then the base. The intent keeps what a person sets after that from looking like
-    /// what was there before it.
+    /// Sets the mode and time of the local file, then the base. The intent tells a later change by
+    /// a user from the values that were there before.
     pub(super) fn change_metadata(
         &self,
         path: &str,

@@ -1,4 +1,4 @@
-//! Which deletes the guard counts, and how one is let through.
+//! Decides which deletes the guard counts, and lets a delete through.
 
 use crate::files::delete_guard::{self, Standing};
 use crate::files::plan::Entry;
@@ -9,7 +9,7 @@ use super::traits::{Token, Write};
 use super::{DeleteEffect, Engine, Interrupted, PathState};
 
 impl Engine {
-    /// What the guard has to know of the delete that is planned.
+    /// Returns how the guard sees the planned delete.
     pub(super) fn going(&self, path: &str, known: &PathState) -> Result<DeleteEffect, Interrupted> {
         match self.going_from_here(known)? {
             DeleteEffect::Counts(hash) if self.came_elsewhere(path, &hash) => {
@@ -31,14 +31,14 @@ impl Engine {
         Ok(if !same(rows.remote.entry) || self.env.tree.ignored(to) {
             DeleteEffect::Counts(was.hash)
         } else if same(rows.base.entry) && rows.intent.is_none() {
-            // a hub that says so may never give it
+            // a hub that announces a rename may never send the new name
             DeleteEffect::Free
         } else {
             DeleteEffect::Renamed(was.hash, to.clone())
         })
     }
 
-    /// Lets a delete through and counts it, durably, before it happens.
+    /// Lets a delete through. It is counted durably before it is carried out.
     pub(super) fn pass_guard(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
         if self.options.allow_deletes {
             return Ok(());
@@ -46,7 +46,7 @@ impl Engine {
         let hash = match self.going(path, known)? {
             DeleteEffect::Free => return Ok(()),
             DeleteEffect::Counts(hash) => hash,
-            // the other half goes first, unless it waits itself
+            // wait for the other half of the rename, unless that half waits too
             DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => {
                 return Err(Interrupted::Again(
                     "it was renamed on the hub; the new name is synced first",

@@ -1,4 +1,5 @@
-//! When a directory counts by itself, and what comes before and after its content.
+//! Decides when a directory is an entry of its own, and what is handled before and after its
+//! content.
 //!
 //! It changes nothing.
 
@@ -10,16 +11,17 @@ use super::{Action, Engine, Interrupted, lock, pages};
 /// See [`Engine::live_below`].
 #[derive(Default)]
 pub(super) struct LiveBelow {
-    /// It is to be deleted there.
+    /// Something below it is to be deleted on the hub.
     pub going: bool,
-    /// It is to be placed here.
+    /// Something below it is to be placed here.
     pub comes: bool,
 }
 
 impl Engine {
-    /// A directory counts by itself if it is in the base, if it has a mode of its own and something in it travels, or while it is
-    /// empty here and has nothing on the hub: else what is in it makes it be. (A crash may have left it empty before the first of
-    /// its files came.)
+    /// Whether a directory is an entry of its own: it is in the base; or it has its own mode and
+    /// contains something that travels; or it is empty here and the hub has nothing below it. Every
+    /// other directory is implied by its content. (A crash may have left it empty before its first
+    /// file was placed.)
     pub(super) fn counts(
         &self,
         path: &str,
@@ -38,17 +40,17 @@ impl Engine {
         Ok((!local.entry.is_dir() || in_base || counts()?).then_some(local))
     }
 
-    /// Whether a directory that is not in the base has to tell its mode.
+    /// Whether the mode of a directory that is not in the base must be sent.
     pub fn has_own_mode(&self, mode: u32) -> bool {
         self.modes_differ(mode, DIR_MODE)
     }
 
-    /// Whether two modes of a directory differ, on a disk that keeps modes.
+    /// Whether the two modes of a directory differ, on a disk that keeps modes.
     pub(super) fn modes_differ(&self, here: u32, there: u32) -> bool {
         here != there && self.env.tree.keeps_modes()
     }
 
-    /// Whether there is something in the tree below that travels, and that `also` is true of.
+    /// Whether the tree has an entry below `dir` that travels and satisfies `also`.
     pub(super) fn has_below(
         &self,
         dir: &str,
@@ -76,7 +78,7 @@ impl Engine {
         Ok(live)
     }
 
-    /// Calls `visit` with all that is known of the paths below a name, until it says `false`.
+    /// Calls `visit` with each known path below a name, until it returns `false`.
     pub(super) fn each_below(
         &self,
         dir: &str,
@@ -85,7 +87,8 @@ impl Engine {
         pages::each_below(&*self.env.state, dir, visit)
     }
 
-    /// Whether a directory has a mode that is to be known, here or there, before something comes into it.
+    /// Whether the mode of a directory, on either side, must be settled before its content is
+    /// placed.
     pub(super) fn mode_comes_first(
         &self,
         up: &str,
@@ -97,7 +100,8 @@ impl Engine {
         }
         let theirs = remote.entry.is_some_and(|r| r.is_dir()) && !base.is_at(remote);
         if theirs || action != Action::Upload {
-            // what the disk takes for another one never comes: what is below it is refused by itself
+            // a path that the disk folds into another is never placed; everything below it is
+            // refused separately
             return Ok(theirs && self.env.tree.twin(up)?.is_none());
         }
         let Some(local) = self.look(up, base)?.filter(|local| local.entry.is_dir()) else {
@@ -109,7 +113,7 @@ impl Engine {
         })
     }
 
-    /// The directories above that are missing, each with its mode.
+    /// The missing ancestors of a path, each with its mode.
     pub(super) fn missing_above<'a>(
         &self,
         path: &'a str,
@@ -131,7 +135,7 @@ impl Engine {
         Ok(missing)
     }
 
-    /// What the hub has below a directory that is gone here.
+    /// Returns which rows the hub has below a directory that is gone here.
     pub(super) fn live_below(&self, dir: &str) -> Result<LiveBelow, Interrupted> {
         let mut found = LiveBelow::default();
         self.each_below(dir, &mut |path, Rows { base, remote, .. }| {

@@ -1,33 +1,35 @@
-//! When deletes may be weighed: after a burst has ended, so that all of it passes or none.
+//! Decides when deletes are weighed: after the burst has ended, so that the whole burst passes or
+//! none of it.
 //!
-//! A burst ends when no further delete has come for a while: a short one for a single delete, a longer one as soon as there
-//! are two. One that never ends is weighed as it is after [`GATHER_MAX`].
+//! A burst ends when no further delete has arrived for a while: a short time after a single delete,
+//! a longer time after two or more. A burst that does not end is weighed after [`GATHER_MAX`].
 
 use std::time::Duration;
 
 use super::{Engine, lock};
 
-/// How long no further delete may come before those that are due are weighed.
+/// How long no further delete may arrive before the pending deletes are weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quiet {
     pub after_one: Duration,
     pub after_more: Duration,
 }
 
-/// A burst is weighed after this time, though more may come.
+/// A burst is weighed after this time even if more deletes arrive.
 pub const GATHER_MAX: Duration = Duration::from_secs(60);
-/// A burst that did not end lets through what was weighed for this time before the next one begins.
+/// After an unfinished burst was weighed, its deletes may pass for this time before the next burst
+/// begins.
 const WEIGHING: Duration = Duration::from_secs(1);
 
-/// One burst. Times count from any beginning.
+/// One burst. Times count from an arbitrary start.
 #[derive(Debug, Default)]
 pub struct Burst {
-    /// Of its first and its last delete; `None`: there was none yet.
+    /// When its first and its last delete arrived; `None`: no delete yet.
     times: Option<(Duration, Duration)>,
 }
 
 impl Burst {
-    /// A delete came. `due`: how many are due, this one included.
+    /// Records a delete. `due`: pending deletes, including this one.
     pub fn add(&mut self, now: Duration, due: usize, quiet: Quiet) {
         let first = self
             .times
@@ -36,15 +38,15 @@ impl Burst {
         self.times = Some((first.unwrap_or(now), now));
     }
 
-    /// Something was removed that no delete is known for yet: a burst that has not ended lasts longer. One that has ended does not
-    /// begin again, since its own deletes remove files, too.
+    /// Records a removal for which no delete is known yet: it prolongs a burst that has not ended.
+    /// A burst that has ended does not restart, because its own deletes remove files too.
     pub fn prolong(&mut self, now: Duration, due: usize, quiet: Quiet) {
         if !self.left(now, due, quiet).is_zero() {
             self.add(now, due, quiet);
         }
     }
 
-    /// How long to wait before so many are weighed.
+    /// How long to wait before so many deletes are weighed.
     pub fn left(&self, now: Duration, due: usize, quiet: Quiet) -> Duration {
         if due == 0 {
             Duration::ZERO
@@ -53,7 +55,7 @@ impl Burst {
         }
     }
 
-    /// Whether it began lately.
+    /// Whether the burst began recently.
     fn is_young(&self, now: Duration) -> bool {
         self.times
             .is_some_and(|(first, _)| now < first + GATHER_MAX)
@@ -72,19 +74,19 @@ impl Burst {
 }
 
 impl Engine {
-    /// Something was removed nearby: deletes that are due may be part of more.
+    /// A file was removed nearby, so the pending deletes may be part of a larger burst.
     pub fn deleted_nearby(&self) {
         let due = self.queue().counted_deletes();
         lock(&self.burst).prolong(self.env.ambient.elapsed(), due, self.options.quiet);
     }
 
-    /// A delete is about to be counted.
+    /// Records that a delete is about to be counted.
     pub(super) fn burst_grows(&self) {
         let due = self.queue().counted_deletes() + 1;
         lock(&self.burst).add(self.env.ambient.elapsed(), due, self.options.quiet);
     }
 
-    /// How long deletes wait for the end of the burst that they are part of.
+    /// How long deletes wait for the end of their burst.
     pub fn gathers(&self) -> Duration {
         if self.options.allow_deletes {
             return Duration::ZERO;
@@ -148,7 +150,7 @@ mod tests {
             burst.add(ms(n * 20), n as usize + 1, QUIET);
             open += u32::from(burst.left(ms(n * 20), n as usize + 1, QUIET).is_zero());
         }
-        // two minutes: twice, for a second each
+        // the guard opens twice in two minutes, for a second each time
         assert!((50..150).contains(&open), "{open}");
     }
 }

@@ -1,7 +1,7 @@
 //! Brings paths into sync one by one, over the traits of [`traits`]; any number of threads may do so at once.
 //!
-//! It starts no thread and waits for nothing but its environment. No lock is held over a transfer or a change of the tree: only
-//! one poll at a time, and the count of a delete, which is committed before the next one is weighed.
+//! It starts no thread, and waits only for its environment. No lock is held during a transfer or a change of the tree, with two
+//! exceptions: only one poll runs at a time, and a delete is counted and committed before the next one is weighed.
 //!
 //! * `queue`: which paths are due, and which is next; `gather`: when a burst of deletes has ended
 //! * `remote_changes`: what the hub reports; `path`: one path from examination to result
@@ -9,8 +9,8 @@
 //! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
 //! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
 //!
-//! Everything that must survive is in the state before it is relied on; what is in memory here is found again by a rescan. So
-//! an engine may be dropped at any moment, and a new one over the same environment goes on.
+//! Everything that must survive is in the state before it is relied on; a rescan rebuilds what is only in memory. So an
+//! engine may be dropped at any moment, and a new one over the same environment continues.
 
 pub mod pages;
 pub mod rows;
@@ -59,40 +59,42 @@ pub struct Engine {
     env: Env,
     options: Options,
     queue: Mutex<WorkQueue>,
-    /// [`Feed::generation`], 0 before the first poll ever, that what is written belongs to; written to only while nobody commits.
+    /// The [`Feed::generation`] of the rows that are written, 0 before the first poll. The write lock keeps all threads from
+    /// committing.
     generation: RwLock<u64>,
-    /// The latest revision that was heard of, of the history that all rows are of.
+    /// The newest revision of the current history that this client knows.
     newest: Mutex<Revision>,
-    /// One poll at a time.
+    /// Only one poll runs at a time.
     polling: Mutex<()>,
-    /// The deletes that have come lately.
+    /// The recent deletes.
     burst: Mutex<gather::Burst>,
-    /// One delete at a time is weighed and counted.
+    /// Only one delete at a time is weighed and counted.
     weighing: Mutex<()>,
-    /// The feed has said that this is all.
+    /// The feed has reported that there are no more changes.
     drained: Mutex<bool>,
-    /// Deletes wait until a look at many names is over: only then is it known how many there are.
+    /// Rescans that run now. Deletes wait for them: only a finished rescan knows how many deletes
+    /// there are.
     looking: AtomicUsize,
     /// Engines of other directories of this process.
     neighbours: OnceLock<neighbours::Place>,
-    /// Steps of new contents, here or to the hub.
+    /// New contents synced so far, to the tree or to the hub.
     arrivals: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     pub limits: Limits,
-    /// The guard lets everything through.
+    /// The guard lets every delete through.
     pub allow_deletes: bool,
     /// When a burst of deletes has ended.
     pub quiet: Quiet,
-    /// Which way changes go.
+    /// In which directions changes are synced.
     pub mode: Mode,
-    /// A time alone is no change: the server would get the bytes again.
+    /// Ignore changes of the time alone: the server would receive all bytes again.
     pub times_alone_stay: bool,
 }
 
-/// What was done about a path, for the log and the status.
+/// The outcome of one work item, for the log and the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub path: String,
@@ -101,38 +103,38 @@ pub struct Report {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was looked at, and waits for its turn.
+    /// Examined; waits to be carried out.
     Looked,
-    /// Work on it has gone one step further.
+    /// One step was carried out.
     Progress,
-    /// Nothing is left to do about it.
+    /// Nothing is left to do for the path.
     Settled,
-    /// Something else comes first; it is done after [`Engine::wake`]. Why.
+    /// Waits for another path until [`Engine::wake`], with the reason.
     Waits(String),
-    /// By the guard.
+    /// Held by the delete guard.
     Held,
-    /// The environment could not do it now; due again after [`Engine::wake`].
+    /// The environment failed; pending again after [`Engine::wake`].
     Later(Error),
     NoSpace(Error),
-    /// Due again after [`Engine::wake`].
+    /// Pending again after [`Engine::wake`].
     TooLarge(Error),
-    /// Not before the file or the hub's row changes.
+    /// Not retried before the file or the hub's row changes.
     Refused(Error),
-    /// Stop.
+    /// The engine must stop.
     Fatal(Error),
 }
 
-/// What would be done about a path.
+/// The planned action for a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preview {
     pub plan: Plan,
     /// It is a delete that the guard counts.
     pub counted: bool,
-    /// What travels, or goes.
+    /// The entry that is transferred or removed.
     pub entry: Option<plan::Entry>,
 }
 
-/// A piece of work that was taken.
+/// A work item that was taken from the queue.
 #[derive(Debug)]
 pub struct WorkItem {
     path: String,
@@ -148,16 +150,16 @@ impl Drop for Rescanning<'_> {
     }
 }
 
-/// Why work on a path ends before it is in sync.
+/// Why work on a path ended before the path was in sync.
 #[derive(Debug)]
 enum Interrupted {
     Fault(Fault),
-    /// Something is not as it was planned on: plan again, at the next wake-up. Why.
+    /// The path is not as it was planned for: plan again at the next wake-up, with the reason.
     Again(&'static str),
-    /// Another path goes first.
+    /// Another path must be handled first.
     WaitFor(String),
     Held,
-    /// It cannot be told what is here: leave it alone.
+    /// The local entry cannot be determined: leave the path alone.
     Unknown(Error),
 }
 
@@ -167,26 +169,26 @@ impl From<Fault> for Interrupted {
     }
 }
 
-/// Done so far: `true` if something was done, `false` if there was nothing to do.
+/// `true` if something was done, `false` if there was nothing to do.
 type PathResult = Result<bool, Interrupted>;
 
 /// A delete as the guard sees it.
 enum DeleteEffect {
-    /// Of nothing that is counted: of a directory, or of what stands here under its new name.
+    /// Not counted: a directory, or a file that is here under its new name.
     Free,
-    /// Of a file or link with these bytes.
+    /// Counted: a file or link with these bytes.
     Counts(Hash),
-    /// The same, but the hub says that it goes on under another name, where it is not yet.
+    /// Counted for now: the hub announces a new name that it does not have yet.
     Renamed(Hash, String),
 }
 
-/// All that is known of one path at one moment.
+/// Everything known about one path at one moment.
 struct PathState {
     generation: u64,
     rows: Rows,
-    /// What stands under the name.
+    /// The local entry.
     node: Option<Local>,
-    /// The same, but a directory that is not in the base counts only while it is empty.
+    /// The local entry, except that a directory outside the base counts only while it is empty.
     local: Option<Local>,
 }
 
@@ -205,7 +207,8 @@ impl PathState {
 }
 
 impl Engine {
-    /// Takes up what an earlier one has left: intents and open keys become due at the next rescan.
+    /// Creates an engine. Intents and open keys of an earlier engine become pending at the next
+    /// rescan.
     pub fn new(env: Env, options: Options) -> Called<Engine> {
         let Feed { generation, .. } = env.state.feed()?;
         let newest = Mutex::new(env.state.points()?.last().copied().unwrap_or_default());
@@ -225,14 +228,15 @@ impl Engine {
         })
     }
 
-    /// Says that a path may be out of sync. `false`: no room now; a later rescan finds it.
+    /// Marks a path as possibly out of sync. `false`: the queue is full; a later rescan finds the
+    /// path.
     pub fn offer(&self, path: &str) -> bool {
         self.queue().offer(path)
     }
 
-    /// Removes temporary names that a crash has left, and the directories that were made for them; but those that an intent
-    /// is about stay, and where one of them was moved with its directory, the intent follows. For names that a scan has found
-    /// before any work began: later ones may be in use.
+    /// Removes temporary names that a crash left behind, and the directories made for them. Names that belong to an intent
+    /// stay; if a user moved the directory of such a name, the intent follows. Takes only names that a scan found before any
+    /// work began, because later ones may be in use.
     pub fn clear(&self, temps: &[String]) -> Called<()> {
         match self.clear_all(temps) {
             Err(Interrupted::Fault(fault)) => Err(fault),
@@ -240,14 +244,15 @@ impl Engine {
         }
     }
 
-    /// Until what it returns is dropped, no delete goes on: for who offers much.
+    /// Holds all deletes back until the returned value is dropped; a rescan holds it while it
+    /// offers paths.
     pub fn look_around(&self) -> Rescanning<'_> {
         self.looking.fetch_add(1, SeqCst);
         Rescanning(self)
     }
 
-    /// The next piece of work that goes `way`, or any, which must be carried out; `None`: there is none now. There is none
-    /// before the first poll either: what the hub is comes before what it has.
+    /// Takes the next work item in the given direction, or in any; the caller must carry it out. `None`: there is no work
+    /// now, or nothing was polled yet, because which hub this is must be known before its rows are used.
     pub fn take(&self, way: Option<Direction>) -> Option<WorkItem> {
         if self.generation() == 0 {
             return None;
@@ -272,7 +277,7 @@ impl Engine {
         if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some())
             && !self.queue().is_counted(&path)
         {
-            // before it may be taken
+            // deletes are recorded before they may be taken
             self.burst_grows();
         }
         if end == WorkEnd::Progress && self.queue().is_fresh(&path) {
@@ -289,13 +294,13 @@ impl Engine {
         }
     }
 
-    /// Whether there may be something to do that way.
+    /// Whether there may be work in this direction.
     pub fn has_work(&self, way: Direction) -> bool {
         let may_delete = self.may_delete();
         self.generation() != 0 && self.queue().has_work(may_delete, way)
     }
 
-    /// Nothing is being done, and nothing can be before something happens.
+    /// Whether no work is running and none can start before an event.
     pub fn is_quiet(&self) -> bool {
         let (drained, queue) = (self.is_drained(), self.queue());
         queue.is_idle()
@@ -303,13 +308,13 @@ impl Engine {
             && !queue.has_work(drained, Direction::Down)
     }
 
-    /// What waits is due again: after a poll, from time to time (transient failures), and when there is room on the disk again.
-    /// `held`: also what the guard holds, since time has passed.
+    /// Makes waiting paths pending again: after a poll, at intervals (transient failures), and when the disk has room again.
+    /// `held`: also the deletes that the guard holds, because its window has moved.
     pub fn wake(&self, held: bool) {
         self.queue().wake(held);
     }
 
-    /// Deletes that the guard counts as due. Held are all of them or none.
+    /// Pending deletes that the guard counts. Either all of them are held or none.
     pub fn deletes(&self) -> Vec<Token> {
         self.queue().deletes().collect()
     }
@@ -326,23 +331,23 @@ impl Engine {
         Ok(())
     }
 
-    /// The feed has said that this is all, and no look around is under way.
+    /// Whether the feed has reported all changes and no rescan is running.
     pub fn is_drained(&self) -> bool {
         *lock(&self.drained) && self.looking.load(SeqCst) == 0
     }
 
-    /// Paths that are due, waiting and held ones included.
+    /// Pending paths, including waiting and held ones.
     pub fn due(&self) -> usize {
         self.queue().count()
     }
 
-    /// Paths that somebody could work on now or after a wake-up: those are left out that the guard holds, and deletes that
-    /// wait for a look around to end.
+    /// Pending paths that can be worked on now or after a wake-up: without those that the guard holds, and without deletes
+    /// that wait for a rescan to end.
     pub fn active(&self) -> usize {
         self.queue().active()
     }
 
-    /// What would be done about a path; `None`: nothing is known to be out of sync there. Changes nothing.
+    /// Returns the action planned for a path; `None`: nothing is known to be out of sync. Changes nothing.
     pub fn preview(&self, path: &str) -> Called<Option<Preview>> {
         if self.env.tree.ignored(path) {
             return Ok(None);
@@ -391,9 +396,9 @@ impl Engine {
             ))
     }
 
-    /// What the guard knows, but for what is pending.
+    /// What the guard knows, except for the pending deletes.
     fn standing(&self) -> Called<Standing> {
-        // what was counted and is under way is not to be counted as a file as well
+        // a delete that was counted and is running must not count as a file as well
         let passing = self.queue().passing() as u64;
         let files = self.env.state.files()?.saturating_sub(passing);
         Ok(Standing {
@@ -403,7 +408,7 @@ impl Engine {
         })
     }
 
-    /// Since 1970.
+    /// Minutes since 1970.
     fn minute(&self) -> u64 {
         clock::millis(self.env.ambient.now()) / 60_000
     }
@@ -419,7 +424,8 @@ impl Engine {
         )
     }
 
-    /// Whether paths were turned away since the last call: rescan once there is room.
+    /// Whether paths were rejected since the last call; if so, rescan as soon as the queue has
+    /// room.
     pub fn take_overflow(&self) -> bool {
         self.queue().take_overflow()
     }
@@ -435,7 +441,7 @@ impl Engine {
         lock(&self.queue)
     }
 
-    /// Reads all about a path.
+    /// Reads everything that is known about a path.
     fn know(&self, path: &str) -> Result<PathState, Interrupted> {
         let generation = self.generation();
         let rows = self.env.state.rows(path)?;
@@ -474,7 +480,8 @@ impl Engine {
         }
     }
 
-    /// Writes what belongs to what was known at `generation`; nothing, if all was forgotten since.
+    /// Commits writes that are based on `generation`; writes nothing if all rows were forgotten
+    /// since.
     fn commit(&self, generation: u64, writes: &[Write]) -> Result<(), Interrupted> {
         let now = self
             .generation
@@ -485,12 +492,12 @@ impl Engine {
                 "the hub was set back; all files are being compared",
             ));
         }
-        // a commit that fails may have happened
+        // a commit that fails may have taken effect
         self.heard(writes);
         Ok(self.env.state.commit(writes)?)
     }
 
-    /// Takes note of the points among what is written.
+    /// Records the newest revision among the writes.
     fn heard(&self, writes: &[Write]) {
         let points = writes.iter().flat_map(|write| {
             if let Write::Points(points) = write {
@@ -537,7 +544,7 @@ fn is_file(entry: Option<&plan::Entry>) -> bool {
     entry.is_some_and(|e| !e.is_dir())
 }
 
-/// Whether a plan ends with nothing under the name.
+/// Whether an action leaves nothing under the name.
 fn takes_away(action: Action) -> bool {
     matches!(action, Action::Delete | Action::Trash | Action::Forget)
 }

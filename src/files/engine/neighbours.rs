@@ -1,8 +1,10 @@
-//! Moves between directories of one process: whether a content that is gone from one has come into another.
+//! Detects moves between directories of one process: content that left one directory and arrived in
+//! another.
 //!
-//! Each of the two engines sees half of a move, deletes or new files. A delete is not counted by the guard if a file with the same
-//! bytes has come into another directory lately and is in sync there, so that the hub has it. Each such file is the move of one
-//! deleted file only. It changes nothing in the other directory.
+//! Each of the two engines sees half of a move: a delete, or a new file. The guard does not count a
+//! delete if a file with the same bytes arrived in another directory recently and is in sync there,
+//! so that the hub has it. Each such file pairs with one deleted file only. This module changes
+//! nothing in the other directory.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
@@ -20,7 +22,8 @@ use crate::wire::files::Hash;
 pub(super) const MOVED_PERHAPS: &str =
     "it may have been moved to another synced directory, which is synced first";
 
-/// Engines that know of each other. Names of directories tell them apart, also after they were opened again.
+/// Engines that know each other, by the names of their directories, which stay the same when a
+/// directory is reopened.
 #[derive(Default)]
 pub struct Neighbours(Mutex<Shared>);
 
@@ -30,7 +33,7 @@ struct Shared {
     moves: Moves,
 }
 
-/// Which file is the move of which: directory and path of what came, and of what is gone.
+/// Pairs of moves: directory and path of the new file, and of the deleted one.
 #[derive(Default)]
 struct Moves {
     gone: BTreeMap<(String, String), (String, String)>,
@@ -38,9 +41,9 @@ struct Moves {
 }
 
 impl Moves {
-    /// Takes a file that came for one that is gone, unless it is taken for another one already.
+    /// Pairs a new file with a deleted one, unless it is paired with another already.
     fn take(&mut self, came: (String, String), gone: (&str, &str), minute: u64) -> bool {
-        // older ones count no more, and a few too many do no harm
+        // older pairs no longer count; a few too many do no harm
         if minute >= self.minute + WINDOW_MINUTES {
             (self.gone, self.minute) = (BTreeMap::new(), minute);
         }
@@ -61,7 +64,7 @@ impl Moves {
     }
 }
 
-/// The last component.
+/// The last component of a path.
 fn name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
@@ -83,7 +86,7 @@ impl Neighbours {
 }
 
 impl Engine {
-    /// Tells the engines of other directories of this one; once.
+    /// Registers this engine with those of the other directories; called once.
     pub fn join(self: &Arc<Engine>, neighbours: &Arc<Neighbours>, dir: &str) {
         lock(&neighbours.0)
             .engines
@@ -94,13 +97,14 @@ impl Engine {
         });
     }
 
-    /// Whether what is gone from here has come into another directory, and is in sync there.
+    /// Whether the content that left this directory has arrived in another one, and is in sync
+    /// there.
     pub(super) fn came_elsewhere(&self, path: &str, hash: &Hash) -> bool {
         let Some(Place { of, dir }) = self.neighbours.get() else {
             return false;
         };
         for (other, engine) in of.others(dir) {
-            // what is wrong there is said there
+            // the other directory reports its own errors
             for candidate in engine
                 .env
                 .state
@@ -124,7 +128,8 @@ impl Engine {
         false
     }
 
-    /// Whether that is still to be seen: another directory is being looked at, or has a file with these bytes to sync.
+    /// Whether the content may still arrive: another directory is being rescanned, or has a pending
+    /// file with these bytes.
     pub(super) fn may_come_elsewhere(&self, hash: &Hash) -> bool {
         let Some(Place { of, dir }) = self.neighbours.get() else {
             return false;
@@ -138,7 +143,7 @@ impl Engine {
                     .any(|(_, engine)| !engine.is_drained() || engine.queue().examines())
     }
 
-    /// Whether deletes wait that may be moves.
+    /// Whether pending deletes may be moves.
     pub fn deletes_wait(&self) -> bool {
         self.neighbours
             .get()
@@ -146,7 +151,8 @@ impl Engine {
             && self.queue().counted_deletes() > 0
     }
 
-    /// How many new contents other directories have synced so far: deletes that are held may be moves by now.
+    /// How many new contents the other directories have synced so far; held deletes may turn out to
+    /// be moves when this grows.
     pub fn arrivals_elsewhere(&self) -> u64 {
         let Some(Place { of, dir }) = self.neighbours.get() else {
             return 0;
@@ -157,7 +163,8 @@ impl Engine {
             .sum()
     }
 
-    /// Whether this file is in sync with these bytes, and came lately: a rename, a copy and a download set its ctime.
+    /// Whether this file is in sync with these bytes and arrived recently: rename, copy and
+    /// download all set its ctime.
     fn has_come(&self, path: &str, hash: &Hash) -> Called<bool> {
         let rows = self.env.state.rows(path)?;
         let same = rows.base.entry.is_some_and(|entry| entry.hash == *hash)

@@ -5,7 +5,8 @@ use super::traits::{Called, Fault, Rows, State};
 /// Rows read from the state at once.
 const ROWS_PER_READ: usize = 256;
 
-/// Calls `visit` with each page that `read` gives (those after a path, at most so many), until it says `false`.
+/// Calls `visit` with each page that `read` returns (rows after a path, with a limit), until it
+/// returns `false`.
 pub fn each_page<T, E: From<Fault>>(
     read: impl Fn(&str, usize) -> Called<Vec<T>>,
     path: impl Fn(&T) -> &str,
@@ -25,7 +26,7 @@ pub fn each_page<T, E: From<Fault>>(
     }
 }
 
-/// Pages of the rows below a directory ("" is the root); a page may be followed by a commit.
+/// Pages of the rows below a directory ("" is the root). The caller may commit between pages.
 pub fn pages_below<E: From<Fault>>(
     state: &dyn State,
     dir: &str,
@@ -35,7 +36,7 @@ pub fn pages_below<E: From<Fault>>(
     each_page(read, |(path, _)| path, visit)
 }
 
-/// The rows below a directory, one by one, until `visit` says `false`.
+/// The rows below a directory one by one, until `visit` returns `false`.
 pub fn each_below<E: From<Fault>>(
     state: &dyn State,
     dir: &str,

@@ -1,4 +1,4 @@
-//! One path: examined, and carried one step further.
+//! Examines one path, and carries out one step for it.
 
 use crate::files::plan::{
     Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from,
@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Engine {
-    /// Looks at a path and says what kind of work it is. Changes nothing.
+    /// Examines a path and returns the kind of work it needs. Changes nothing.
     pub(super) fn examine(&self, path: &str) -> Result<WorkEnd, Interrupted> {
         let examined = |rank, way| Examined {
             rank,
@@ -52,7 +52,7 @@ impl Engine {
                 let token = token(path, &known);
                 let hash = match self.going(path, &known)? {
                     DeleteEffect::Free => None,
-                    // about to come, or it has been tried in vain
+                    // the new name is about to be placed, or was tried without success
                     DeleteEffect::Renamed(_, to) if self.queue().is_due(&to) => None,
                     DeleteEffect::Renamed(hash, _) | DeleteEffect::Counts(hash) => Some(hash),
                 };
@@ -88,7 +88,7 @@ impl Engine {
         self.env.tree.ignored(path)
     }
 
-    /// Carries a path one step further.
+    /// Carries out one step for a path.
     pub(super) fn turn(&self, path: &str) -> PathResult {
         let known = self.know(path)?;
         if let Some(intent) = &known.rows.intent {
@@ -112,7 +112,8 @@ impl Engine {
         }
     }
 
-    /// A newly ignored path leaves the base: its absence there is no delete. What the hub has of it stays known.
+    /// Removes a newly ignored path from the base, so that its absence is not a delete. The hub's
+    /// row is kept.
     fn leave_alone(&self, path: &str, known: &PathState) -> PathResult {
         if *known.base() == BaseRow::default() {
             return Ok(false);
@@ -127,7 +128,7 @@ impl Engine {
     fn step(&self, path: &str, known: PathState) -> PathResult {
         let plan = self.plan(&known);
         if plan.action == Action::Nothing && known.plan().action != Action::Nothing {
-            // what is different stays different: the base must not say that it was seen
+            // differing versions stay different; the base must not record them as seen
             return Ok(false);
         }
         self.wait_for_those_above(path, plan.action)?;
@@ -147,17 +148,17 @@ impl Engine {
             (Action::Delete, _) => self.delete(path, &known),
             (Action::Trash, Some(local)) => self.remove(path, &known, &local),
             (Action::Adopt, Some(local)) => self.adopt(path, &known, &local, plan.mode),
-            // the hub's is an ordinary download then
+            // the hub's version is then an ordinary download
             (Action::Conflict, Some(local)) => self.aside(path, &known, &local, BaseRow::default()),
             (Action::Download, local) => self.place(path, &known, local, plan.mode),
-            // these are planned for something that is here
+            // these actions are only planned for a path that exists here
             (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => {
                 Err(Interrupted::Again(PLAN_CHANGED))
             }
         }
     }
 
-    /// What stands where our directory is to be goes first.
+    /// Waits for ancestors that must be replaced by a directory first.
     fn wait_for_those_above(&self, path: &str, action: Action) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             let rows = self.env.state.rows(up)?;
@@ -182,7 +183,8 @@ impl Engine {
         Ok(())
     }
 
-    /// In sync; what `stat` shows may have changed all the same (touched, copied back).
+    /// Records what `stat` shows for a path that is in sync: it may have changed without an edit
+    /// (touched, copied back).
     fn refresh(&self, path: &str, known: &PathState, local: Option<Local>) -> PathResult {
         if let (Some(local), Some(_)) = (local, known.base().entry)
             && known.base().seen != Some(local.stamp)
@@ -196,7 +198,7 @@ impl Engine {
         Ok(false)
     }
 
-    /// Equal bytes on both sides: only mode and time may have to follow.
+    /// Adopts equal bytes on both sides: only the mode and the time may still have to be set.
     pub(super) fn adopt(
         &self,
         path: &str,
@@ -208,7 +210,7 @@ impl Engine {
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);
         if ours && time.is_none() && self.merge_mode(path, known, local, mode)? {
-            // the new time is still to be told
+            // the new time is still to be sent
             return Ok(true);
         }
         if mode != local_mode(known.base(), local) || mtime != local.entry.mtime {
@@ -229,7 +231,7 @@ impl Engine {
     }
 }
 
-/// The base of a path whose hub's row has just been carried out here.
+/// The base of a path after the hub's row was applied here.
 pub(super) fn in_sync(known: &PathState, seen: Option<Stamp>) -> BaseRow {
     let RemoteRow { rev, entry, .. } = *known.remote();
     BaseRow {
@@ -240,7 +242,8 @@ pub(super) fn in_sync(known: &PathState, seen: Option<Stamp>) -> BaseRow {
     }
 }
 
-/// What to compare with later. A mode that differs from the hub's on purpose must still show as a change of ours.
+/// The stamp for later comparisons. A mode that differs from the hub's on purpose must still show
+/// as a local change.
 pub(super) fn seen_with(mode: u32, theirs: Option<&Entry>, stamp: Stamp) -> Stamp {
     match theirs {
         Some(theirs) if theirs.mode != mode => Stamp {

@@ -1,4 +1,5 @@
-//! What became of a change of the tree: found out after the act, and the same way after a crash or an error.
+//! Finds out what became of a change of the tree: right after the change, and in the same way after
+//! a crash or an error.
 
 use crate::files::conflict::copy_name;
 use crate::files::plan::{BaseRow, Local, Stamp, parent};
@@ -8,19 +9,20 @@ use super::traits::{Done, Intent, Look, Moved, Staged, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
 impl Engine {
-    /// Takes up an intent after a crash or an error.
+    /// Resumes an intent after a crash or an error.
     pub(super) fn recover(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
-        // a rename whose sync failed can be seen, and is undone by a power cut after the base has been written
+        // a rename whose sync failed is visible, but a power loss could undo it after the base has
+        // been written
         self.env.tree.sync(path)?;
         if let Intent::Leave { to, .. } = intent {
             self.env.tree.sync(to)?;
         }
-        // conflict copies that were made just before the error have not been offered
+        // conflict copies made just before the error have not been offered
         self.queue().overflowed();
         self.finish(path, known, intent)
     }
 
-    /// Finds out whether an intent was carried out, and writes its result.
+    /// Determines whether an intent was carried out, and writes the result.
     pub(super) fn finish(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
         match intent {
             Intent::Place {
@@ -38,7 +40,7 @@ impl Engine {
                     .tree
                     .stamp(path)?
                     .filter(|now| now.same_but_for_ctime(&staged.stamp));
-                // written to since: equal to nothing, so that it is looked at
+                // written to since: a stamp that equals nothing, so that the file is examined again
                 let seen = seen.unwrap_or(Stamp {
                     ctime: 0,
                     ..staged.stamp
@@ -72,7 +74,8 @@ impl Engine {
                 mtime,
                 then,
             } => {
-                // a filesystem that cannot keep it gets it once more, and then the base
+                // a filesystem that cannot keep the value gets it once more, then the base records
+                // it
                 let retimed = *mtime != was.mtime;
                 let changed =
                     |now: &Stamp| now.mode != was.mode || retimed && now.mtime != was.mtime;
@@ -110,7 +113,7 @@ impl Engine {
                 trash,
             } => {
                 let left = self.has_left(path, what, to, *trash)?;
-                // the directories first: a crash between must not leave them behind
+                // the directories first: a crash in between must not leave them behind
                 if left && *trash {
                     self.prune(path, known)?;
                 }
@@ -120,9 +123,9 @@ impl Engine {
         Ok(true)
     }
 
-    /// Removes a temporary name that nothing came of, and the directories that were made for it.
+    /// Removes a temporary name that was not used, and the directories made for it.
     pub(super) fn clear_away(&self, path: &str, known: &PathState, temp: &str) -> PathResult {
-        // said first: an intent to place whose temporary name is gone says that it happened
+        // recorded first: for an intent to place, a missing temporary name means that it was placed
         self.commit(
             known.generation,
             &[Write::Intent(
@@ -138,7 +141,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Closes an intent, with the base if it was carried out.
+    /// Closes an intent, and writes the base if it was carried out.
     pub(super) fn finished(
         &self,
         path: &str,
@@ -146,7 +149,7 @@ impl Engine {
         generation: u64,
         base: Option<BaseRow>,
     ) -> Result<(), Interrupted> {
-        // what was decided before all was forgotten says nothing about the revisions of now
+        // a decision from before all rows were forgotten says nothing about current revisions
         let of_now = |base: &BaseRow| generation == known.generation || *base == BaseRow::default();
         let base = base
             .filter(of_now)
@@ -158,7 +161,8 @@ impl Engine {
         self.commit(known.generation, &writes)
     }
 
-    /// Whether what was staged took its name; then keeps what came out of there, if that is not what was planned on.
+    /// Whether the staged file took its name; if so, keeps the replaced file if it is not the
+    /// expected one.
     fn was_placed(
         &self,
         path: &str,
@@ -166,11 +170,12 @@ impl Engine {
         staged: &Staged,
     ) -> Result<bool, Interrupted> {
         let Some(held) = self.env.tree.stamp(&staged.temp)? else {
-            // gone: the rename happened. But what shows every sign of the old file is the old file
+            // the temporary name is gone, so the rename happened; but a file with every sign of the
+            // old one is the old one
             let now = self.env.tree.stamp(path)?;
             return Ok(over.is_none_or(|l| now != Some(l.stamp)));
         };
-        // nothing comes out where nothing was: another inode is that of a copy of the directory
+        // nothing was replaced where nothing was; another inode is that of a copy of the directory
         let is_copy = over.is_none();
         if held.inode == staged.stamp.inode || is_copy {
             return Ok(false);
@@ -180,7 +185,8 @@ impl Engine {
         Ok(true)
     }
 
-    /// `expected`: by its stamp it is what was planned on. The bytes tell: a write through a mapping may leave no stamp.
+    /// Keeps the replaced file if it is not the expected one. `expected`: its stamp matches. The
+    /// bytes decide, because a write through a mapping may leave no stamp.
     fn keep_what_came_out(
         &self,
         path: &str,
@@ -197,7 +203,7 @@ impl Engine {
             return Ok(());
         }
         if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
-            // only its mode was changed: that is a change of what stands there now
+            // only its mode was changed: apply that change to the new file
             if let Some(now) = self
                 .env
                 .tree
@@ -210,7 +216,7 @@ impl Engine {
             }
             return Ok(());
         }
-        // the directory may have another name by now
+        // the directory may have been renamed since
         let beside = renamed_beside(temp, path);
         for nth in 1.. {
             let copy = copy_name(&beside, &held.entry, nth);
@@ -226,14 +232,15 @@ impl Engine {
                     return Ok(());
                 }
                 Moved::Taken => {}
-                // a person has removed it
+                // a user has removed it
                 Moved::Changed => return Ok(()),
             }
         }
         Ok(())
     }
 
-    /// Whether a path was moved to `to`. What is in the trash and was not meant goes back.
+    /// Whether a path was moved to `to`. A file in the trash that was not meant to be there is
+    /// moved back.
     fn has_left(
         &self,
         path: &str,
@@ -251,7 +258,7 @@ impl Engine {
         if self.env.tree.shift(to, path, None)? == Moved::Done {
             return Ok(false);
         }
-        // somebody has put something else there meanwhile: both stay
+        // another file was created at the path meanwhile: keep both
         let Look::Here(found) = self.env.tree.look(to, None)? else {
             return Ok(false);
         };
@@ -294,7 +301,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A person has moved the directory of what was staged: that its name is gone there does not say that it was placed.
+    /// A user has moved the directory of a staged file: a temporary name missing there does not
+    /// mean that it was placed.
     fn follow(&self, path: &str, temp: &str) -> PathResult {
         let known = self.know(path)?;
         let Some(mut intent) = known.rows.intent.clone() else {
@@ -308,7 +316,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Removes the directories above that its last entry has left empty, unless they count by themselves.
+    /// Removes ancestors left empty by their last entry, unless they are entries of their own.
     pub(super) fn prune(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             let Some(stamp) = self.env.tree.stamp(up)? else {
@@ -343,7 +351,8 @@ impl Engine {
     }
 }
 
-/// The base after a change of metadata: `seen`, where it is still to be told, is `stamp` with the mode that became of `meant`.
+/// The base after a change of metadata: if `seen` is still to be set, it is `stamp` with the mode
+/// that `meant` resulted in.
 pub(super) fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32, meant: u32) -> BaseRow {
     let seen = Stamp {
         mode,
@@ -359,7 +368,7 @@ fn last_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The last name of `path` in the directory of `temp`.
+/// The last component of `path`, in the directory of `temp`.
 fn renamed_beside(temp: &str, path: &str) -> String {
     let name = last_name(path);
     parent(temp).map_or(name.to_string(), |dir| format!("{dir}/{name}"))

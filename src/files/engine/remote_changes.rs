@@ -1,6 +1,7 @@
-//! The hub's changes: page by page into the state, rows and cursor in one transaction, whether or not they can be applied.
+//! Stores the hub's changes page by page: rows and cursor in one transaction, whether or not they
+//! can be applied.
 //!
-//! It changes nothing in the tree: what came makes its path due.
+//! It changes nothing in the tree; each stored row makes its path pending.
 
 use std::sync::{PoisonError, RwLockWriteGuard};
 
@@ -14,16 +15,17 @@ use super::pages::each_page;
 use super::traits::{Called, Changes, Feed, Page, Write};
 use super::{Engine, lock};
 
-/// What a poll has found.
+/// The result of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Polled {
     /// Poll again at once.
     More,
-    /// That was all.
+    /// There are no more changes.
     Drained,
-    /// The hub is another one: nothing is known any more. Scan the whole tree, and poll again at once.
+    /// Another hub: everything known was forgotten. Scan the whole tree, and poll again at once.
     NewEpoch,
-    /// The hub was set back to this revision: what was in sync after it is sent again. As after `NewEpoch`.
+    /// The hub was set back to this revision; what was in sync after it is sent again. Handle like
+    /// `NewEpoch`.
     SetBack(u64),
     /// Another thread is polling.
     Busy,
@@ -37,7 +39,7 @@ impl Engine {
         };
         let feed = self.env.state.feed()?;
         if feed.generation != self.generation() {
-            // the commit that forgot all failed, but had happened
+            // the commit that forgot all rows failed, but had taken effect
             self.forgotten(self.lock_generation(), feed.generation)?;
             return Ok(Polled::NewEpoch);
         }
@@ -67,8 +69,9 @@ impl Engine {
         }
     }
 
-    /// The hub is not where it was: was it set back, or is it another one? Then nothing that is known means anything to it: what is
-    /// equal will be adopted, the rest is new on either side.
+    /// Handles a hub whose epoch or history changed: it was either set back, or is another hub. For
+    /// another hub all rows are meaningless: equal files are adopted, all others are new on both
+    /// sides.
     fn compare(&self, feed: Feed, epoch: Uuid) -> Called<Polled> {
         let points = self.env.state.points()?;
         let through = if points.is_empty() {
@@ -91,7 +94,7 @@ impl Engine {
         Ok(polled)
     }
 
-    /// No thread commits until it is dropped.
+    /// Keeps all threads from committing until the guard is dropped.
     fn lock_generation(&self) -> RwLockWriteGuard<'_, u64> {
         self.generation
             .write()
@@ -122,7 +125,7 @@ impl Engine {
             ..feed
         };
         let points = points(&page);
-        // whatever a hub says, it names nothing outside of the directory
+        // whatever the hub sends, no name may lead outside the directory
         let named: Vec<(String, RemoteRow)> = page
             .rows
             .into_iter()
@@ -136,7 +139,7 @@ impl Engine {
         });
         let mut writes: Vec<Write> = rows.collect();
         if page.last.is_none() && page.more {
-            // a hub that says so for ever would be asked for ever
+            // a hub that always reports more changes would be polled forever
             return Ok(Polled::Drained);
         }
         if points
@@ -161,7 +164,8 @@ impl Engine {
                 .state
                 .commit(&[Write::Feed(at), Write::NothingListed])?;
         }
-        // all of a page at once: nobody decides about the first of them as if there were no others
+        // offer the page as a whole: no thread may decide about one path as if the others had not
+        // changed
         let mut queue = self.queue();
         paths.iter().for_each(|path| {
             queue.offer(path);
@@ -178,7 +182,8 @@ impl Engine {
         })
     }
 
-    /// What the listing has not named is gone from the hub. May be repeated: its end is stored after it.
+    /// Treats everything that the listing did not name as deleted on the hub. It may be repeated,
+    /// because the end of the listing is stored last.
     fn end_listing(&self, through: u64) -> Called<()> {
         let read = |after: &str, most| self.env.state.not_listed(after, most);
         each_page(read, String::as_str, |paths| {
@@ -197,7 +202,8 @@ impl Engine {
         })
     }
 
-    /// Rows of answers to our own requests: they may be older than what the feed has told already.
+    /// Writes the rows of responses to this client's requests; they may be older than what the feed
+    /// has reported.
     pub(super) fn remote_writes(rows: &[(String, RemoteRow)]) -> impl Iterator<Item = Write> + '_ {
         rows.iter().map(|(path, row)| Write::Remote {
             path: path.clone(),
@@ -207,7 +213,8 @@ impl Engine {
     }
 }
 
-/// One point for each commit that a page tells of; and the latest one, since what is not in the page says something too.
+/// One point for each commit on a page, and the newest one, since the absence of other rows is
+/// information too.
 fn points(page: &Page) -> Vec<Revision> {
     let latest = Revision {
         rev: page.rev,

@@ -1,7 +1,8 @@
-//! A name of the hub against another one that this disk takes for the same: `a` and `A` on exFAT.
+//! Handles a name of the hub that the disk treats as equal to another one: `a` and `A` on exFAT.
 //!
-//! Nothing is replaced or deleted under a name that the directory does not list. Where the hub has both names, one of them stays
-//! unsynced and is named. Where the old one is gone from the hub, what has it here was renamed, and takes the new name.
+//! Nothing is replaced or deleted under a name that the directory does not list. If the hub has
+//! both names, one stays unsynced and is reported. If the old name is gone from the hub, the local
+//! file was renamed there and takes the new name.
 
 use crate::error::{Error, Kind};
 use crate::files::plan::{Action, BaseRow, Stamp, plan};
@@ -12,24 +13,25 @@ use super::{Engine, Interrupted, PathResult, PathState};
 /// What is known at and below a name.
 #[derive(Default)]
 struct Found {
-    /// The hub has something there.
+    /// The hub has an entry there.
     live: bool,
-    /// Something there was in sync.
+    /// An entry there was in sync.
     in_base: bool,
 }
 
 impl Engine {
-    /// Gives what keeps a path from being made the name that it has on the hub, or says why it cannot.
+    /// Renames the entry that blocks a path to the spelling on the hub, or returns why that is
+    /// impossible.
     pub(super) fn respell(&self, known: &PathState, twin: &Twin) -> PathResult {
         let Some(there) = &twin.there else {
-            // a name that has just gone may still answer for a moment
+            // a name that was just removed may still resolve for a moment
             return Err(Interrupted::Again(
                 "the disk takes its name for another one",
             ));
         };
         let found = self.found(there)?;
         if found.live && !self.is_drained() {
-            // its delete may still be on its way
+            // its delete may not have arrived yet
             return Err(Interrupted::Again(
                 "its old name may still be deleted on the hub",
             ));
@@ -74,7 +76,8 @@ impl Engine {
         }
     }
 
-    /// The base follows the rename, so that what a person removes after it is a delete under the new name. Also after a crash.
+    /// Moves the base along with the rename, so that a later removal is a delete of the new name.
+    /// Also used after a crash.
     pub(super) fn respelled(&self, known: &PathState, there: &str, wanted: &str) -> PathResult {
         if self.env.tree.stamp(there)?.is_none() {
             self.at_and_below(there, &mut |path, rows| {
@@ -101,7 +104,7 @@ impl Engine {
         rows: Rows,
     ) -> Result<(), Interrupted> {
         if rows.base.entry.is_some() {
-            // its content is looked at again
+            // its content is read again
             let seen = rows.base.seen.map(|seen| Stamp { ctime: 0, ..seen });
             let moved = BaseRow { seen, ..rows.base };
             self.commit(
@@ -125,13 +128,14 @@ impl Engine {
             }
             found.live |= rows.remote.entry.is_some();
             found.in_base |= rows.base.entry.is_some();
-            // one is enough: there may be many, and each path that is refused asks
+            // one is enough: there may be many, and each refused path repeats this check
             Ok(!found.live)
         })?;
         Ok(found)
     }
 
-    /// What was removed under the wanted name, and is still to be deleted on the hub, would look like what takes that name now.
+    /// Waits for deletes under the wanted name that the hub does not have yet: they would apply to
+    /// the entry that takes that name now.
     fn wait_for_deletes(&self, wanted: &str) -> Result<(), Interrupted> {
         self.at_and_below(
             wanted,
@@ -142,7 +146,7 @@ impl Engine {
         )
     }
 
-    /// Calls `visit` with all that is known of a path and below it, until it says `false`.
+    /// Calls `visit` with everything known at and below a path, until it returns `false`.
     fn at_and_below(
         &self,
         path: &str,

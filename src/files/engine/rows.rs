@@ -1,11 +1,12 @@
-//! What the rows of a path become when the hub tells of it, leaves it out of a full listing, or was set back.
+//! How the rows of a path change when the hub reports it, omits it from a full listing, or was set
+//! back.
 
 use crate::files::plan::{BaseRow, Entry, RemoteRow, Stamp};
 
 use super::traits::Rows;
 
-/// The rule for [`Remote`](super::traits::Write::Remote): answers overtake each other, the later revision is the truth. And a
-/// base that is lost learns what the hub has instead.
+/// The rule for [`Remote`](super::traits::Write::Remote): responses may overtake each other, so the
+/// later revision wins. A lost base learns what the hub has instead.
 pub fn hear(rows: &mut Rows, row: &RemoteRow) {
     if row.rev >= rows.remote.rev {
         rows.remote = row.clone();
@@ -15,8 +16,8 @@ pub fn hear(rows: &mut Rows, row: &RemoteRow) {
     }
 }
 
-/// The rule for [`Unlisted`](super::traits::Write::Unlisted): the remote row becomes the default (deleted) if something was live
-/// there, and none of the rows is from after the listing.
+/// The rule for [`Unlisted`](super::traits::Write::Unlisted): the remote row becomes the default
+/// (deleted) if it was live and no row is newer than the listing.
 pub fn hear_of_none(rows: &mut Rows, through: u64) {
     let known = rows.base.entry.is_some() || rows.remote.entry.is_some() || rows.base.lost;
     if known && rows.base.rev.max(rows.remote.rev) <= through {
@@ -27,7 +28,8 @@ pub fn hear_of_none(rows: &mut Rows, through: u64) {
     }
 }
 
-/// The rule for [`SetBack`](super::traits::Write::SetBack): no row is from after `through` any more.
+/// The rule for [`SetBack`](super::traits::Write::SetBack): no row keeps a revision after
+/// `through`.
 pub fn set_back(rows: &mut Rows, through: u64) {
     if rows.base.rev > through {
         rows.base = BaseRow {
@@ -37,7 +39,7 @@ pub fn set_back(rows: &mut Rows, through: u64) {
         };
     }
     if rows.remote.rev > through {
-        // nothing new, as far as is known
+        // nothing new is known
         let BaseRow { rev, entry, .. } = if rows.base.lost {
             BaseRow::default()
         } else {
@@ -52,9 +54,10 @@ pub fn set_back(rows: &mut Rows, through: u64) {
     }
 }
 
-/// What a lost base becomes. Where the hub has an older row than what was in sync, that row is where the lost history began: what
-/// is here is an edit of it, or a delete, and goes up on that condition. Where it has a later one, both have changed, unless it is
-/// what was in sync: another machine has sent it again.
+/// What a lost base becomes. If the hub has an older row than the one in sync, the lost history
+/// began at that row: the local version is an edit of it, or a delete, and is sent on that
+/// condition. If the hub has a later row, both sides have changed, unless that row equals the one
+/// in sync: another machine has sent it again.
 fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
     let same = base
         .entry
@@ -64,7 +67,7 @@ fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
         return BaseRow::default();
     }
     let kept = |seen: Stamp, was: Entry, now: Entry| {
-        // a mode that the filesystem has made up is no edit now either
+        // a mode that the filesystem made up is not an edit now either
         let mode = if seen.mode == was.mode {
             now.mode
         } else {

@@ -1,7 +1,9 @@
-//! Changes of the hub: each with a key that is durable before it leaves, and settled before anything else is done there.
+//! Sends changes to the hub. Each has a key that is durable before the request, and is settled
+//! before anything else happens at its paths.
 //!
-//! What the hub says about a failed condition is not taken for a row: such an answer does not say which epoch it is from, and
-//! may come from a hub that was set back to before our edit. The feed says it.
+//! A row in a response to a failed condition is not believed: the response does not say which epoch
+//! it is from, and may come from a hub that was set back to before the local edit. The feed reports
+//! the row.
 
 use crate::config::watch::Mode;
 use crate::files::plan::{
@@ -13,26 +15,26 @@ use crate::wire::revision::Revision;
 use super::traits::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
-/// Candidates that are looked at for one that was renamed, or has the same bytes.
+/// Files that are examined as the source of a rename, or as a copy of the same bytes.
 pub(super) const CANDIDATES: usize = 16;
 
 /// Files with the same bytes that are asked whether one of them was moved.
 pub(super) const MAX_EQUAL_FILES: usize = 1000;
 
-/// What is to be sent, with what it needs besides the request.
+/// A change to send, with what it needs besides the request.
 pub(super) struct OutgoingChange<'a> {
     pub path: String,
     pub entry: Option<Entry>,
     pub condition: Condition,
     pub from: Option<From>,
-    /// The file here whose bytes travel; `None`: the hub has all that it needs.
+    /// The local file whose bytes are sent; `None`: the hub has everything it needs.
     pub local: Option<&'a Local>,
-    /// It says what this tree has.
+    /// The change describes this tree.
     pub ours: bool,
 }
 
 impl Engine {
-    /// Sends a change and takes its answer. Without an answer the key stays open.
+    /// Sends a change and records the response. Without a response the key stays open.
     pub(super) fn send(&self, generation: u64, outgoing: OutgoingChange) -> PathResult {
         let change = Change {
             path: outgoing.path,
@@ -58,7 +60,7 @@ impl Engine {
             None => self.env.hub.change(&change),
         };
         if let Err(Fault::Refused(_)) = &answer {
-            // an answer too: it was not done
+            // this is a response too: the change was not made
             self.settled(generation, &key, None, &[])?;
         }
         let answer = answer?;
@@ -80,7 +82,7 @@ impl Engine {
                 Ok(true)
             }
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
-                // the feed tells what the hub has there
+                // the feed reports what the hub has
                 self.settled(generation, &key, None, &[])?;
                 Err(Interrupted::Again(
                     "the file or the hub's version changed while it was sent",
@@ -89,7 +91,8 @@ impl Engine {
         }
     }
 
-    /// Asks what became of an open key; if the hub does not know it, it never will. Of a rename, the new name asks for both.
+    /// Asks what became of an open key; a key that the hub does not know was never used and never
+    /// will be. For a rename, the new name asks for both.
     pub(super) fn settle(&self, path: &str, known: &PathState, key: &OpenKey) -> PathResult {
         if let Some(first) = key.names.first().filter(|first| *first != path) {
             return Err(Interrupted::WaitFor(first.clone()));
@@ -105,7 +108,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Writes what a key has made, and closes it: in one transaction.
+    /// Writes what a change made and closes its key, in one transaction.
     fn settled(
         &self,
         generation: u64,
@@ -113,7 +116,7 @@ impl Engine {
         made: Option<&[(String, RemoteRow)]>,
         current: &[(String, RemoteRow)],
     ) -> Result<(), Interrupted> {
-        // a hub has no business with names that were not asked about
+        // ignore names that were not part of the change
         let ours = |rows: &[(String, RemoteRow)]| {
             rows.iter()
                 .filter(|(path, _)| key.names.contains(path))
@@ -125,7 +128,7 @@ impl Engine {
         for (path, row) in &made {
             let base = self.env.state.rows(path)?.base;
             if key.ours && self.env.tree.ignored(path) {
-                // it leaves the base; the old one would say that this change was never made
+                // the path leaves the base; the old base would mean that this change was never made
                 writes.push(Write::Base(path.clone(), BaseRow::default()));
             } else if key.ours && row.rev > base.rev {
                 let seen = row
@@ -145,7 +148,7 @@ impl Engine {
         }
         writes.extend(Engine::remote_writes(&made));
         writes.extend(Engine::remote_writes(&current));
-        // forgotten there since: a feed that has passed does not tell it again
+        // the hub has forgotten it since: a feed that is past it does not report it again
         let gone = made
             .iter()
             .filter(|(path, _)| !current.iter().any(|(p, _)| p == path));
@@ -170,7 +173,7 @@ impl Engine {
             .try_for_each(|(path, _)| self.offer_above(path))
     }
 
-    /// Puts what is here on the hub.
+    /// Sends the local version to the hub.
     pub(super) fn upload(
         &self,
         path: &str,
@@ -205,14 +208,14 @@ impl Engine {
         if let Some(old) = &old {
             let mut queue = self.queue();
             queue.release(old);
-            // a delete that waits for this is due again
+            // a delete that waits for this upload is pending again
             queue.offer(old);
         }
         sent
     }
 
-    /// Takes the hub's mode over before an edit is sent, and writes that down at once: what a person sets after that is
-    /// their answer to it. `true`: done, plan again.
+    /// Adopts the hub's mode before an edit is sent, and stores it at once: a mode that a user sets
+    /// later is then a change from it. `true`: done; plan again.
     pub(super) fn merge_mode(
         &self,
         path: &str,
@@ -244,7 +247,8 @@ impl Engine {
         self.change_metadata(path, known, local, (mode, local.entry.mtime), then)
     }
 
-    /// The name that this content had before, if it was renamed here, perhaps onto an existing name; claimed.
+    /// Finds and claims the former name of this content, if it was renamed here, perhaps onto an
+    /// existing name.
     fn claim_old_name(
         &self,
         path: &str,
@@ -254,9 +258,9 @@ impl Engine {
         if brings(known, local).is_none() {
             return Ok(None);
         }
-        // what is above this name is a directory by now, what is below cannot have been
+        // ancestors of this name are directories by now, and descendants cannot have existed
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
-        // of many equal files most have not gone
+        // of many equal files, most still exist
         let gone = self.queue().deleted(&local.entry.hash, CANDIDATES);
         let equal = self
             .env
@@ -264,7 +268,7 @@ impl Engine {
             .with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
         let mut is_busy = false;
         for old in gone.into_iter().chain(equal).filter(apart) {
-            // what is wrong with it is told where it is due
+            // its own work item reports any error
             if !matches!(self.env.tree.stamp(&old), Ok(None)) {
                 continue;
             }
@@ -288,13 +292,13 @@ impl Engine {
         }
     }
 
-    /// The revision of `old` if it is in sync but for having gone from here, and had these bytes.
+    /// The revision of `old` if it was in sync with these bytes and is only missing here.
     fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<Revision>, Interrupted> {
         let rows = self.env.state.rows(old)?;
         let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry))
             && rows.base.is_at(&rows.remote);
         let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
-        // a name that cannot be looked at is not gone
+        // a name that cannot be examined is not gone
         let gone = || match self.env.tree.stamp(old) {
             Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
             shown => shown.map(|stamp| stamp.is_none()),
@@ -303,9 +307,9 @@ impl Engine {
         Ok(gone.then_some(rows.remote.at()))
     }
 
-    /// Deletes on the hub what is gone here.
+    /// Deletes a path on the hub that was deleted here.
     pub(super) fn delete(&self, path: &str, known: &PathState) -> PathResult {
-        // half of a rename, perhaps: the other half takes it along
+        // this may be half of a rename; the other half then includes this delete
         if let Some(entry) = known
             .base()
             .entry
@@ -324,7 +328,7 @@ impl Engine {
                 ));
             }
             if below.comes && self.options.mode != Mode::SendOnly {
-                // something new is in it there: it stays, with its mode
+                // something new is in it on the hub: it stays, with its mode
                 return self.place(
                     path,
                     known,
@@ -346,7 +350,8 @@ impl Engine {
         self.send(known.generation, outgoing)
     }
 
-    /// The directory that something has gone from may count by itself now; if it has gone too, the one above it.
+    /// Offers the directory that lost this entry, which may be an entry of its own now, or the
+    /// nearest existing ancestor.
     fn offer_above(&self, path: &str) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             self.offer(up);
@@ -360,7 +365,7 @@ impl Engine {
     }
 }
 
-/// The hash of a content that its name did not have before.
+/// The hash of content that is new at its name.
 pub(super) fn brings(known: &PathState, local: &Local) -> Option<Hash> {
     let same = known
         .base()

@@ -1,10 +1,10 @@
-//! Which paths are due, which are being worked on, and what goes next.
+//! Which paths are pending, which are being worked on, and which is next.
 //!
-//! Pure: it decides only; who works on a path tells it the result. It is bounded, since whatever does not fit is found again
-//! by the next rescan. Two names are never worked on at the same time if one is the other or above it.
+//! Pure: the workers report their results to it. It is bounded; a path that does not fit is found again by the next rescan.
+//! Two paths are never worked on at the same time if they are equal or one is an ancestor of the other.
 //!
-//! A path is *examined* first (looked at and planned) and *carried out* after. Deletes wait until all that was due with them
-//! has been examined: only then is it known how many there are, and which of them are one half of a rename.
+//! A path is first *examined* (inspected and planned), then *carried out*. Deletes wait until everything that was pending
+//! with them has been examined: only then is it known how many there are, and which are half of a rename.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,19 +19,20 @@ use super::traits::Token;
 /// Paths that are due at one time, at most.
 pub const MAX_DUE_PATHS: usize = crate::config::limits::DUE;
 
-/// Steps of one path in a row, after which it waits like one that failed. None of ours takes ten.
+/// Consecutive steps for one path, after which it waits like a failed one. Regular work needs fewer
+/// than ten.
 const MAX_TURNS: u32 = 50;
 
-/// What goes first.
+/// Which work is taken first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Precedence {
-    /// What was begun: intents and open keys.
+    /// Work that was begun before: intents and open keys.
     Begun,
     Change,
     Delete,
 }
 
-/// Which way the work goes, so that a line that is full one way does not hold up the other.
+/// The direction of the work, so that a full connection in one direction does not delay the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
     /// To the hub.
@@ -44,41 +45,41 @@ pub enum Direction {
 enum Stage {
     New,
     Ready(Precedence, Direction),
-    /// For a neighbour, the hub's feed, or the next attempt.
+    /// Waits for a neighbour, the hub's feed, or the next attempt.
     Waiting,
-    /// By the guard.
+    /// Held by the guard.
     Held,
 }
 
 #[derive(Debug, Clone)]
 struct Due {
-    /// Order of offering, then of the end of its examination.
+    /// The position in the order of offers, then in the order of finished examinations.
     seq: u64,
     stage: Stage,
-    /// Offered again while it was worked on.
+    /// Offered again while it was being worked on.
     again: bool,
-    /// Of a content that its name did not have before, here or on the hub: the possible other half of a rename, or of a move
-    /// between two directories.
+    /// The hash of content that is new at this name, and where: the possible other half of a rename, or of a move between
+    /// two directories.
     fresh: Option<(Hash, Direction)>,
-    /// How often in a row something was done about it.
+    /// Consecutive steps that changed something.
     turns: u32,
 }
 
-/// What to do with a path that [`WorkQueue::next`] gave out.
+/// What to do with a path that [`WorkQueue::next`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Examine,
     CarryOut,
 }
 
-/// What was found out about a path.
+/// The result of an examination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examined {
     pub rank: Precedence,
     pub way: Direction,
     /// See [`Due`].
     pub fresh: Option<(Hash, Direction)>,
-    /// It is a delete that the guard counts.
+    /// The guard counts this delete.
     pub counted: Option<(Token, Hash)>,
 }
 
@@ -88,12 +89,12 @@ pub enum WorkEnd {
     Examined(Examined),
     /// In sync.
     Settled,
-    /// Something was done: look again.
+    /// Something was done: examine the path again.
     Progress,
-    /// Not now; after the next wake-up. The path named goes first.
+    /// Not possible now; retry after the next wake-up. The named path must be handled first.
     Wait(Option<String>),
     Held,
-    /// Leave it until it is offered again.
+    /// Dropped until it is offered again.
     Dropped,
 }
 
@@ -102,22 +103,22 @@ pub struct WorkQueue {
     due: BTreeMap<Arc<str>, Due>,
     unexamined: BTreeMap<u64, Arc<str>>,
     ready: BTreeMap<(Precedence, Direction), BTreeSet<Arc<str>>>,
-    /// Names worked on.
+    /// Paths that are being worked on.
     busy: BTreeSet<String>,
-    /// With the revisions of base and hub, and the hash of what goes.
+    /// Deletes, with the revisions of base and hub and the hash of the content.
     deletes: BTreeMap<Arc<str>, (u64, u64, Hash)>,
     deleted: BTreeSet<(Hash, Arc<str>)>,
     fresh: BTreeSet<(Hash, Direction, Arc<str>)>,
     next_seq: u64,
     held: usize,
     passing: BTreeSet<String>,
-    /// Deletes without a possible other half of a rename, if that was counted.
+    /// Cached number of deletes that cannot be half of a rename.
     single: Cell<Option<u64>>,
     overflow: bool,
 }
 
 impl WorkQueue {
-    /// Makes a path due; `false`: there is no room, a rescan will find it.
+    /// Makes a path pending. `false`: the queue is full; a rescan finds the path.
     pub fn offer(&mut self, path: &str) -> bool {
         if let Some(due) = self.due.get_mut(path) {
             if self.busy.contains(path) {
@@ -155,7 +156,7 @@ impl WorkQueue {
         self.next_seq
     }
 
-    /// Takes a path to its beginning. Until it has been examined again it counts as what it was.
+    /// Resets a path to unexamined. Until it has been examined again, it counts as what it was.
     fn restart(&mut self, path: &str) {
         let token = self.deletes.get(path).copied();
         let turns = self.due.get(path).map_or(0, |d| d.turns);
@@ -200,7 +201,7 @@ impl WorkQueue {
         was.is_some_and(|(.., hash)| self.deleted.remove(&(hash, path.into())))
     }
 
-    /// Some of the deletes that take away these bytes.
+    /// Returns some of the deletes that remove these bytes.
     pub fn deleted(&self, hash: &Hash, most: usize) -> Vec<String> {
         let same = self
             .deleted
@@ -209,7 +210,8 @@ impl WorkQueue {
         same.take(most).map(|(_, path)| path.to_string()).collect()
     }
 
-    /// Gives out the next piece of work. `deletes`: whether they may go at all now. `way`: only what goes that way, and looks.
+    /// Returns the next work item. `deletes`: whether deletes may be carried out now. `way`: only work in this direction, and
+    /// examinations.
     pub fn next(&mut self, deletes: bool, way: Option<Direction>) -> Option<(String, Task)> {
         if let Some(path) = self
             .unexamined
@@ -220,7 +222,7 @@ impl WorkQueue {
             self.busy.insert(path.clone());
             return Some((path, Task::Examine));
         }
-        // what is being examined is still among them
+        // a path that is being examined is still in this list
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
         for ((rank, _), paths) in self
             .ready
@@ -252,7 +254,8 @@ impl WorkQueue {
                 .is_some_and(|p| is_below(p, path))
     }
 
-    /// Takes a further name for work that goes on; to be given back with [`WorkQueue::release`].
+    /// Claims a further path for work that is running; the caller returns it with
+    /// [`WorkQueue::release`].
     pub fn claim(&mut self, path: &str) -> bool {
         let free = !self.is_blocked(path);
         if free {
@@ -268,7 +271,7 @@ impl WorkQueue {
         }
     }
 
-    /// Takes the result of work on a path. `true`: too much was done about it in a row, and it waits.
+    /// Records the result of work on a path. `true`: too many consecutive steps; the path waits.
     pub fn ended(&mut self, path: &str, end: WorkEnd) -> bool {
         self.busy.remove(path);
         self.passing.remove(path);
@@ -284,7 +287,7 @@ impl WorkQueue {
             d.turns
         });
         match end {
-            // a hub that says that it did what it did not would keep us busy for ever
+            // a hub that confirms changes without making them would keep the workers busy forever
             WorkEnd::Progress if turns >= MAX_TURNS => {
                 parked = true;
                 self.set_stage(path, Stage::Waiting);
@@ -316,7 +319,7 @@ impl WorkQueue {
             self.single.set(None);
         }
         self.set_stage(path, Stage::Ready(found.rank, found.way));
-        // all that was offered until now goes before its delete
+        // everything offered until now is handled before this delete
         let seq = self.seq();
         if let Some(due) = self.due.get_mut(path) {
             (due.fresh, due.seq) = (found.fresh, seq);
@@ -340,7 +343,7 @@ impl WorkQueue {
         }
     }
 
-    /// What waits above and below a path that got on may go on too.
+    /// Wakes the paths above and below a path that made progress.
     fn wake_around(&mut self, path: &str) {
         let above = std::iter::successors(parent(path), |p| parent(p)).map(str::to_string);
         let from = format!("{path}/");
@@ -360,7 +363,8 @@ impl WorkQueue {
         around.iter().for_each(|p| self.restart(p));
     }
 
-    /// Everything that waits is due again; `held` too: the guard may have become milder.
+    /// Makes all waiting paths pending; with `held` also the held ones, because the guard's limit
+    /// may have changed.
     pub fn wake(&mut self, held: bool) {
         let waits = |d: &Due| d.stage == Stage::Waiting || held && d.stage == Stage::Held;
         let paths: Vec<Arc<str>> = self
@@ -372,7 +376,7 @@ impl WorkQueue {
         paths.iter().for_each(|p| self.restart(p));
     }
 
-    /// All that was examined is out of date.
+    /// Discards all results of examinations.
     pub fn forget_examined(&mut self) {
         let paths: Vec<Arc<str>> = self
             .due
@@ -388,7 +392,7 @@ impl WorkQueue {
         });
     }
 
-    /// Deletes that are due and that the guard counts, held or not; approved ones are not among them.
+    /// Pending deletes that the guard counts, held or not; approved ones are excluded.
     pub fn deletes(&self) -> impl Iterator<Item = Token> {
         self.deletes.iter().map(|(path, (base, remote, _))| Token {
             path: path.to_string(),
@@ -397,7 +401,7 @@ impl WorkQueue {
         })
     }
 
-    /// How many those are.
+    /// The number of those deletes.
     pub fn counted_deletes(&self) -> usize {
         self.deletes.len()
     }
@@ -406,14 +410,14 @@ impl WorkQueue {
         self.deletes.contains_key(path)
     }
 
-    /// How many deletes are due beside that of `path`. If they are more than `enough`, those are left out that may be one half of
-    /// a rename.
+    /// The number of pending deletes other than that of `path`. If there are more than `enough`, those that may be half of a
+    /// rename are excluded.
     pub fn other_deletes(&self, path: &str, enough: u64) -> u64 {
         let all = (self.deletes.len() - usize::from(self.deletes.contains_key(path))) as u64;
         if all <= enough || self.fresh.is_empty() {
             return all;
         }
-        // one that is held does not change it for the next one
+        // holding this delete does not change the result for the next one
         let single = self.single.get().unwrap_or_else(|| {
             self.deletes
                 .iter()
@@ -428,24 +432,24 @@ impl WorkQueue {
         single - u64::from(this)
     }
 
-    /// The delete of a path that is worked on counts after all.
+    /// Counts the delete of a path that is being worked on after all.
     pub fn counts(&mut self, path: &str, token: &Token, hash: Hash) {
         self.count_delete(path, Some((token.base, token.remote, hash)));
     }
 
-    /// A delete was let through: it counts elsewhere from now on.
+    /// Records that a delete was let through: it is counted elsewhere from now on.
     pub fn let_through(&mut self, path: &str) {
         self.count_delete(path, None);
         self.passing.insert(path.to_string());
     }
 
-    /// Deletes that were let through and are under way: what they take away may still be counted as being there.
+    /// Deletes that were let through and are running: the files they remove may still be counted as present.
     pub fn passing(&self) -> usize {
         self.passing.len()
     }
 
-    /// Whether something new here has these bytes, so that the delete of `path` may be half of a rename. Not if one is above
-    /// the other: then they could not both be worked on.
+    /// Whether a new entry has these bytes, so that the delete of `path` may be half of a rename. Excludes ancestors and
+    /// descendants, because both could not be worked on at once.
     pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
         let same = self
             .fresh
@@ -455,7 +459,7 @@ impl WorkQueue {
             .any(|p| !is_below(p, path) && !is_below(path, p))
     }
 
-    /// Whether something is due that brings these bytes, here or to the hub.
+    /// Whether pending work brings these bytes, in either direction.
     pub fn brings(&self, hash: &Hash) -> bool {
         self.fresh
             .range((*hash, Direction::Up, Arc::from(""))..)
@@ -463,12 +467,12 @@ impl WorkQueue {
             .is_some_and(|(h, ..)| h == hash)
     }
 
-    /// Whether that was found out about a path when it was examined last.
+    /// Whether the last examination found these bytes to be new at this path.
     pub fn is_fresh(&self, path: &str) -> bool {
         self.due.get(path).is_some_and(|due| due.fresh.is_some())
     }
 
-    /// Whether something is due that was not examined yet.
+    /// Whether a pending path has not been examined yet.
     pub fn examines(&self) -> bool {
         !self.unexamined.is_empty()
     }
@@ -477,7 +481,7 @@ impl WorkQueue {
         self.due.contains_key(path)
     }
 
-    /// Somebody works on it, or may at once.
+    /// Whether a path is being worked on, or may be at once.
     pub fn is_under_way(&self, path: &str) -> bool {
         self.busy.contains(path)
             || self
@@ -486,12 +490,12 @@ impl WorkQueue {
                 .is_some_and(|d| matches!(d.stage, Stage::New | Stage::Ready(..)))
     }
 
-    /// Paths that are due, waiting and held ones included.
+    /// Pending paths, including waiting and held ones.
     pub fn count(&self) -> usize {
         self.due.len()
     }
 
-    /// Whether there may be something to do that way: not if it is all blocked by what is being done.
+    /// Whether there may be work in this direction that is not blocked by running work.
     pub fn has_work(&self, deletes: bool, way: Direction) -> bool {
         let ready = |(key, paths): (&(Precedence, Direction), &BTreeSet<Arc<str>>)| {
             key.1 == way && (deletes || key.0 != Precedence::Delete) && !paths.is_empty()
@@ -499,17 +503,17 @@ impl WorkQueue {
         !self.unexamined.is_empty() || self.ready.iter().any(ready)
     }
 
-    /// Nothing is being done.
+    /// Whether no work is running.
     pub fn is_idle(&self) -> bool {
         self.busy.is_empty()
     }
 
-    /// Paths that the guard holds.
+    /// The number of paths that the guard holds.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// As [`WorkQueue::count`], without deletes that are examined and held or not carried out yet.
+    /// Like [`WorkQueue::count`], without examined deletes that are held or not carried out yet.
     pub fn active(&self) -> usize {
         let deletes: usize = [Direction::Up, Direction::Down]
             .iter()
@@ -519,12 +523,12 @@ impl WorkQueue {
         self.due.len() - deletes - self.held
     }
 
-    /// Something may have been left out: a rescan is needed.
+    /// Records that a path may have been dropped: a rescan is needed.
     pub fn overflowed(&mut self) {
         self.overflow = true;
     }
 
-    /// Whether something was left out since the last call.
+    /// Whether a path was dropped since the last call.
     pub fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflow)
     }

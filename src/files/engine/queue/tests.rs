@@ -1,4 +1,4 @@
-//! What is given out in which order.
+//! The order in which work is taken.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn examined(rank: Precedence, fresh: Option<Hash>, path: Option<&str>) -> WorkEn
     })
 }
 
-/// The next piece, as `e path` or `c path`.
+/// The next item, as `e path` (examine) or `c path` (carry out).
 fn next(queue: &mut WorkQueue) -> String {
     match queue.next(true, None) {
         Some((path, Task::Examine)) => format!("e {path}"),
@@ -87,7 +87,7 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
         ("-".into(), false)
     );
     d.ended("b", examined(Precedence::Delete, None, Some("b")));
-    // what comes later does not hold them back for ever
+    // later offers do not hold the deletes back forever
     d.offer("z");
     assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
     assert_eq!(
@@ -95,7 +95,7 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
         (None, None)
     );
     assert_eq!((d.deletes().count(), d.other_deletes("a", 0)), (2, 1));
-    // the other half of a rename may have come
+    // the other half of a rename may have arrived
     d.offer("y");
     next(&mut d);
     d.ended(
