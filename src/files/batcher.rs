@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug)]
 pub struct Batcher<I, O> {
-    /// In one go.
+    /// Calls in one batch, at most.
     most: usize,
     queue: Mutex<Queue<I, O>>,
     ended: Condvar,
@@ -18,9 +18,9 @@ pub struct Batcher<I, O> {
 
 #[derive(Debug)]
 struct Queue<I, O> {
-    /// One entry a caller, so no more than there are threads.
+    /// Bounded by the number of threads: each caller adds one entry.
     waiting: VecDeque<I>,
-    /// Callers so far, and those of them that have had their go.
+    /// How many callers have arrived, and how many of them were part of a batch.
     came: u64,
     done: u64,
     results: BTreeMap<u64, O>,
@@ -43,8 +43,8 @@ impl<I, O> Batcher<I, O> {
         }
     }
 
-    /// Returns when `all` has taken this one, together with others', in the order in which they came; it gives one result a
-    /// piece.
+    /// Returns after `all` has processed this item in a batch, in the order of arrival. `all`
+    /// returns one result for each item.
     pub fn join(&self, one: I, all: &dyn Fn(Vec<I>) -> Vec<O>) -> O {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = queue.came;
@@ -62,7 +62,7 @@ impl<I, O> Batcher<I, O> {
             let count = queue.waiting.len().min(self.most);
             let some: Vec<I> = queue.waiting.drain(..count).collect();
             drop(queue);
-            // whatever happens, the others must not wait for ever
+            // the other callers must not wait forever, even after a panic
             let results = catch_unwind(AssertUnwindSafe(|| all(some)));
             queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             let from = queue.done;

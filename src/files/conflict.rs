@@ -1,7 +1,8 @@
-//! Names of conflict copies and of things in the trash.
+//! Names of conflict copies and of files in the trash.
 //!
-//! Pure. All parts of a copy's name come from the one that gives way, so two machines that resolve the same conflict choose the
-//! same name. It does not know which names are taken.
+//! Pure. Every part of a conflict copy's name is derived from the version that loses its name, so
+//! two machines that resolve the same conflict choose the same name. It does not know which names
+//! are taken.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,13 +12,13 @@ use crate::wire::files::Hash;
 
 use super::plan::Entry;
 
-/// Where removed and replaced files go, below the root.
+/// The directory of removed and replaced files, relative to the root.
 pub const TRASH: &str = ".mesync/trash";
 
 /// `<stem>.sync-conflict-<mtime>-<8 hex of the hash>.<ext>` in the same directory; mtime is UTC, `YYYYMMDD-HHMMSS`.
 ///
-/// `nth`, from 1: the names to try one after the other where something else has the first one already. The stem is cut so
-/// that the name fits, at a character boundary.
+/// `nth`, from 1: the next name to try if another file has the previous one. The stem is cut at a
+/// character boundary so that the name fits.
 pub fn copy_name(path: &str, loser: &Entry, nth: u32) -> String {
     let (dir, name) = path
         .rsplit_once('/')
@@ -41,7 +42,7 @@ pub fn copy_name(path: &str, loser: &Entry, nth: u32) -> String {
         .min(relpath::MAX_COMPONENT_BYTES)
         .saturating_sub(mark.len());
     let (stem, ext) = split(name);
-    // an extension that leaves no room for a stem is none
+    // an extension that leaves no room for a stem is treated as none
     let (stem, ext) = if ext.len() < room {
         (stem, ext)
     } else {
@@ -56,14 +57,15 @@ pub fn copy_name(path: &str, loser: &Entry, nth: u32) -> String {
     }
 }
 
-/// Whether a path is that of a conflict copy, by its name.
+/// Whether a path has the name of a conflict copy.
 pub fn is_copy(path: &str) -> bool {
     path.rsplit('/')
         .next()
         .is_some_and(|name| name.contains(".sync-conflict-"))
 }
 
-/// A name in the trash: when, which bytes (all of the hash, so that they can be found again), what it was called. `nth` as above.
+/// A name in the trash: the time, the whole hash (so that the bytes can be found again), and the
+/// old name. `nth` as above.
 pub fn trash_name(path: &str, what: &Entry, now: i64, nth: u32) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
     let mark = format!("{}-{}-{nth}-", time(now), what.hash);
@@ -73,7 +75,7 @@ pub fn trash_name(path: &str, what: &Entry, now: i64, nth: u32) -> String {
     )
 }
 
-/// The hash in such a name, with or without the directory.
+/// The hash in such a name, given with or without the directory.
 pub fn trashed_hash(name: &str) -> Option<Hash> {
     let name = name.rsplit('/').next()?;
     name.split('-').nth(2)?.parse().ok()
@@ -98,7 +100,7 @@ fn split(name: &str) -> (&str, &str) {
     }
 }
 
-/// The longest beginning of at most `most` bytes that ends between two characters.
+/// The longest prefix of at most `most` bytes that ends at a character boundary.
 fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len()))
         .rev()

@@ -1,9 +1,11 @@
-//! When a path that was touched is looked at: at once if it had been quiet, later while it is not, and in the end in any case.
+//! Decides when a changed path is rescanned: at once if it had been quiet, later while it keeps changing, and after a maximum
+//! time in any case.
 //!
-//! Pure: it takes events and their times. Its output is a hint where to look, nothing else: the tree decides.
+//! Pure: it takes events and their times. Its output is only a hint where to look; the tree decides.
 //!
-//! An isolated change, written and closed, is reported at once. Every later one within the quiet time waits for that time
-//! without changes, but for ten times as long at most. A directory with many changes becomes one hint.
+//! An isolated change that was written and closed is reported at once. Every change within the quiet time after it waits
+//! until the path has been quiet for that time, but at most ten times as long. Many changes in one directory become one
+//! hint.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,19 +13,19 @@ use std::time::Duration;
 
 use crate::config::limits;
 
-/// A change is told after so many quiet times, even if there never was one.
+/// A path that is never quiet is reported after so many quiet times.
 pub const AT_MOST: u32 = 10;
-/// More busy paths than this in one directory become the directory.
+/// If a directory has more busy paths than this, the whole directory is reported.
 pub const IN_A_DIRECTORY: usize = 128;
 
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
-    /// It is whole: closed after writing, or renamed to this name.
+    /// Complete: closed after writing, or renamed to this name.
     Complete,
-    /// It is being written, was created, removed, or changed its mode.
+    /// Being written, created, removed, or its mode changed.
     Touched,
-    /// A directory came or went, with all that is below it.
+    /// A directory with everything below it appeared or disappeared.
     Tree,
 }
 
@@ -33,26 +35,26 @@ pub enum Hint {
     Path(String),
     /// The names in a directory, without their content.
     Entries(String),
-    /// A directory and all below it; "" is everything.
+    /// A directory and everything below it; "" is the whole tree.
     Tree(String),
 }
 
-/// See the module. Times count from any beginning.
+/// See the module documentation. Times count from an arbitrary start.
 #[derive(Debug)]
 pub struct Debounce {
     quiet: Duration,
-    /// By directory, then by name; a directory that has become one hint has the name "".
+    /// By directory, then by name; a directory that was collapsed to one hint has the name "".
     busy: BTreeMap<String, BTreeMap<String, Busy>>,
     paths: usize,
-    /// When to look at a path again, at the latest; one entry a busy path. Those that were put off are found when they come up.
+    /// The latest time to rescan each busy path, one entry for each. Postponed entries are detected when they are due.
     times: BinaryHeap<Reverse<(Duration, String, String)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Busy {
-    /// The first unreported change, and the last one; `None`: all are reported, and the next one is not isolated.
+    /// The first and the last unreported change; `None`: all are reported, and the next one is not isolated.
     untold: Option<(Duration, Duration)>,
-    /// Not isolated before this.
+    /// A change before this time is not isolated.
     until: Duration,
     form: Form,
 }
@@ -74,7 +76,7 @@ impl Debounce {
         }
     }
 
-    /// Takes what happened; the hint if it is to be looked at right now.
+    /// Records an event; returns the hint if the path is to be rescanned right now.
     pub fn happened(&mut self, path: &str, what: Happened, now: Duration) -> Option<Hint> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let paths = self.busy.get(dir);
@@ -83,7 +85,7 @@ impl Debounce {
         } else if paths.is_some_and(|p| p.len() >= IN_A_DIRECTORY && !p.contains_key(name)) {
             (self.collapse(dir, what, now), "")
         } else if self.paths >= limits::BUSY_PATHS && !paths.is_some_and(|p| p.contains_key(name)) {
-            // too much everywhere: one look at everything
+            // too many everywhere: rescan the whole tree
             (self.collapse_all(now), "")
         } else {
             (dir, name)
@@ -95,7 +97,7 @@ impl Debounce {
             Form::Path
         };
         match known {
-            // it was being written for the first time, and is whole now
+            // it was being written for the first time, and is complete now
             Some(busy)
                 if what == Happened::Complete
                     && busy.until.is_zero()
@@ -142,12 +144,12 @@ impl Debounce {
         }
     }
 
-    /// When to ask again, if nothing happens before.
+    /// The time of the next call of [`Debounce::due`] if nothing happens before.
     pub fn next(&self) -> Option<Duration> {
         self.times.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// One hint that is due; to be asked until there is none.
+    /// Returns one due hint; called until it returns `None`.
     pub fn due(&mut self, now: Duration) -> Option<Hint> {
         while let Some(Reverse((_, dir, name))) = self.pop(now) {
             let Some(busy) = self
@@ -221,8 +223,8 @@ impl Debounce {
         }
     }
 
-    /// The paths of a directory become one, which has waited for as long as the first of them. Those that are told already
-    /// need no look, those in it with more below them make it a look at all.
+    /// Collapses the paths of a directory into one hint that has waited as long as the oldest of them. Paths that were
+    /// reported already need no rescan; paths with entries below them make it a rescan of the whole subtree.
     fn collapse<'a>(&mut self, dir: &'a str, what: Happened, now: Duration) -> &'a str {
         let paths = self.busy.remove(dir).unwrap_or_default();
         self.paths -= paths.len();
@@ -268,7 +270,7 @@ impl Debounce {
     }
 }
 
-/// When a path is told, or forgotten.
+/// When a path is reported, or forgotten.
 fn time(busy: &Busy, quiet: Duration) -> Duration {
     match busy.untold {
         Some((first, last)) => (last + quiet).min(first + quiet * AT_MOST),
@@ -287,7 +289,7 @@ mod tests {
         Duration::from_millis(n)
     }
 
-    /// Each step: a time in ms, what happens then ("-" nothing), and the hints that come out.
+    /// Each step: a time in ms, the event ("-" for none), and the resulting hints.
     fn check(steps: &[(u64, &str, &[&str])]) {
         let mut debounce = Debounce::new(ms(QUIET));
         for (at, event, wants) in steps {
@@ -333,7 +335,7 @@ mod tests {
             (501, "close a", &["a"]),
             (502, "close b", &["b"]),
         ]);
-        // after a storm it has to be quiet again
+        // after a storm the path must become quiet again
         check(&[
             (0, "close a", &["a"]),
             (400, "close a", &[]),
@@ -376,7 +378,7 @@ mod tests {
             (1000, "-", &[]),
             (1001, "-", &["a"]),
         ]);
-        // an editor that moves the old file away and writes a new one: one look
+        // an editor that moves the old file away and writes a new one: one rescan
         check(&[
             (0, "write a", &[]),
             (1, "write a", &[]),
@@ -413,7 +415,7 @@ mod tests {
             (debounce.due(ms(9000)), debounce.next(), debounce.paths),
             (None, None, 0)
         );
-        // the root, and a directory in it among the rest
+        // the root, with a directory among its other paths
         for i in 0..200 {
             debounce.happened(
                 &i.to_string(),
@@ -440,7 +442,7 @@ mod tests {
     }
 
     proptest! {
-        /// After each change there is a hint that covers it: at once, or within ten quiet times, and nothing is kept for ever.
+        /// After each change a hint covers it, at once or within ten quiet times, and nothing is kept forever.
         #[test]
         fn every_change_is_told(events in proptest::collection::vec((0..5usize, 0..3u8, 0..400u64), 1..300)) {
             let paths = ["a", "b", "d/a", "d/e/a", "d"];

@@ -1,21 +1,21 @@
-//! The guard against mass deletion: how many deletes may go on without a person's word.
+//! The guard against mass deletion: how many deletes may pass without approval.
 //!
-//! Pure. Deletes either way count, renames and directories do not. What was let through is remembered by minutes, so that the
-//! memory of it is bounded.
+//! Pure. Deletes in both directions count; renames and directories do not. Deletes that passed are
+//! recorded by the minute, so that the record is bounded.
 
 use std::collections::BTreeMap;
 
-/// Minutes for which a delete counts: a rolling hour.
+/// Minutes for which a delete counts: one hour, rolling.
 pub const WINDOW_MINUTES: u64 = 60;
 
-/// From which deletes are held.
+/// The limits above which deletes are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// So many within the window always pass.
+    /// So many deletes within the window always pass.
     pub least: u64,
-    /// Of so many files one may go: 4 is a quarter.
+    /// One of so many files may be deleted: 4 is a quarter.
     pub one_of: u64,
-    /// Of so many files or more, not all may go.
+    /// In a directory with at least so many files, not all of them may be deleted.
     pub all: u64,
 }
 
@@ -29,30 +29,32 @@ impl Default for Limits {
     }
 }
 
-/// What is known when a delete is about to go.
+/// The numbers that a decision depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// Files that are in sync now.
     pub files: u64,
-    /// Deletes let through within the window.
+    /// Deletes that passed within the window.
     pub counted: u64,
-    /// Deletes that are due, this one included; the approved ones left out.
+    /// Pending deletes, including this one, without the approved ones.
     pub pending: u64,
 }
 
-/// Whether deletes may go on. If not, all pending ones are held: which of them were meant is not for us to guess.
+/// Whether deletes pass. If not, all pending ones are held: the program does not guess which of
+/// them were meant.
 pub fn passes(limits: Limits, s: Standing) -> bool {
     let before = s.files + s.counted;
     s.counted + s.pending <= limit(limits, before)
         && !(before >= limits.all && s.pending >= s.files)
 }
 
-/// How many of so many files may go within the window.
+/// How many of so many files may be deleted within the window.
 pub fn limit(limits: Limits, files: u64) -> u64 {
     limits.least.max(files / limits.one_of.max(1))
 }
 
-/// Deletes of the window. Those of the future count too: a clock that went back opens no gap.
+/// Deletes within the window. Those in the future count too, so that a clock that was set back
+/// opens no gap.
 pub fn counted(deletes: &BTreeMap<u64, u32>, minute: u64) -> u64 {
     deletes
         .range(forgotten_before(minute)..)
@@ -60,7 +62,7 @@ pub fn counted(deletes: &BTreeMap<u64, u32>, minute: u64) -> u64 {
         .sum()
 }
 
-/// Minutes before this one do not count any more.
+/// Minutes before this one no longer count.
 pub fn forgotten_before(minute: u64) -> u64 {
     minute.saturating_sub(WINDOW_MINUTES)
 }
@@ -86,11 +88,11 @@ mod tests {
         check(1000, 0, 251, false);
         check(900, 100, 150, true);
         check(900, 100, 151, false);
-        // ten are few, wherever
+        // ten are always few
         check(12, 0, 10, true);
         check(12, 0, 11, false);
         check(12, 5, 6, false);
-        // nothing would be left
+        // no file would be left
         check(1, 0, 1, true);
         check(2, 0, 2, true);
         check(3, 0, 3, false);

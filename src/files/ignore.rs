@@ -1,21 +1,22 @@
-//! Which names do not travel: patterns as in gitignore(5), from `.mesyncignore` in the root and from the settings.
+//! Which names are not synced: patterns as in gitignore(5), from `.mesyncignore` in the root and from the
+//! settings.
 //!
-//! The file itself is left out by the settings only. It travels, so any machine writes it, and a pattern in it that matched
-//! the file would keep its correction away from every machine.
+//! Only the settings can exclude `.mesyncignore` itself. It is synced, so any machine may write it, and a pattern in it
+//! that matched the file would keep a correction from every machine.
 //!
-//! Pure. One list for the whole tree; a `.mesyncignore` below the root is an ordinary file. It matches names, and is told
-//! whether they are directories. Matching takes time in proportion to pattern and name, whatever the pattern.
+//! Pure. There is one list for the whole tree; a `.mesyncignore` below the root is an ordinary file. The caller says
+//! whether a name is a directory. Matching takes time proportional to pattern and name, whatever the pattern.
 
 /// The file in the root of a synced directory.
 pub const FILE: &str = ".mesyncignore";
 
-/// The rules in their order: the last one that matches decides.
+/// The rules in order: the last one that matches decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ignore {
     rules: Vec<Rule>,
 }
 
-/// Where rules are from.
+/// The source of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// [`FILE`].
@@ -23,7 +24,7 @@ pub enum Origin {
     Settings,
 }
 
-/// Whether this is [`FILE`] for some filesystem: one that folds case opens it by any spelling.
+/// Whether a path opens [`FILE`] on some filesystem: one that folds case opens it by any spelling.
 pub fn is_file(path: &str) -> bool {
     path.eq_ignore_ascii_case(FILE)
 }
@@ -31,7 +32,7 @@ pub fn is_file(path: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     origin: Origin,
-    /// `!`: what an earlier rule left out travels after all.
+    /// `!`: includes what an earlier rule excluded.
     travels: bool,
     only_dirs: bool,
     parts: Vec<Part>,
@@ -40,7 +41,7 @@ struct Rule {
 /// The text between two slashes of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
-    /// `**`: any number of components, none too.
+    /// `**`: any number of components, including none.
     Any,
     One(Vec<Token>),
 }
@@ -60,7 +61,7 @@ enum Token {
 }
 
 impl Ignore {
-    /// Adds a pattern a line. What cannot be a pattern matches nothing, as with git.
+    /// Adds one pattern for each line. An invalid pattern matches nothing, as in git.
     pub fn add(&mut self, text: &str, origin: Origin) {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         self.rules.extend(
@@ -69,8 +70,8 @@ impl Ignore {
         );
     }
 
-    /// Whether this name does not travel: it or a directory above it is left out. What is below a directory that is left out
-    /// cannot be brought back.
+    /// Whether this path is excluded, by itself or through an ancestor. A path below an excluded directory cannot be
+    /// included again.
     pub fn ignores(&self, path: &str, is_dir: bool) -> bool {
         let ends = path
             .match_indices('/')
@@ -123,7 +124,7 @@ fn rule(line: &str, origin: Origin) -> Option<Rule> {
             Part::One(tokens(part)?)
         });
     }
-    // "a/**" matches everything below a, and not a itself
+    // "a/**" matches everything below a, but not a itself
     if parts.last() == Some(&Part::Any) {
         parts.push(Part::One(vec![Token::Star]));
     }
@@ -135,7 +136,7 @@ fn rule(line: &str, origin: Origin) -> Option<Rule> {
     })
 }
 
-/// Spaces at the end count only after a backslash.
+/// Trailing spaces count only after a backslash.
 fn without_trailing_spaces(line: &str) -> &str {
     let trimmed = line.trim_end_matches(' ');
     let backslashes = trimmed.bytes().rev().take_while(|b| *b == b'\\').count();
@@ -146,7 +147,7 @@ fn without_trailing_spaces(line: &str) -> &str {
     }
 }
 
-/// `None`: it cannot match anything.
+/// `None`: the pattern cannot match anything.
 fn tokens(part: &str) -> Option<Vec<Token>> {
     let (mut out, mut rest) = (Vec::new(), part.chars().peekable());
     while let Some(c) = rest.next() {
@@ -169,7 +170,7 @@ fn class(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
     let mut ranges = Vec::new();
     loop {
         let from = match rest.next()? {
-            // first of all it is a letter like others
+            // in first position it is an ordinary character
             ']' if !ranges.is_empty() => return Some(Token::Class { not, ranges }),
             '\\' => rest.next()?,
             '[' if rest.peek() == Some(&':') => {
@@ -190,7 +191,7 @@ fn class(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
     }
 }
 
-/// `[:digit:]` and its like, within a class.
+/// `[:digit:]` and similar, within a class.
 fn named(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Vec<(char, char)>> {
     rest.next();
     let name: String = rest.by_ref().take_while(|c| *c != ':').collect();
@@ -212,7 +213,7 @@ fn named(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Vec<(cha
     })
 }
 
-/// Of several `**` only the last one that was passed is ever taken up again: what came before it has matched as early as can be.
+/// Backtracks only to the last `**` that was passed: everything before it has matched as early as possible.
 fn matches(parts: &[Part], names: &[&str]) -> bool {
     let (mut p, mut n, mut again) = (0, 0, None);
     loop {
@@ -237,7 +238,7 @@ fn matches(parts: &[Part], names: &[&str]) -> bool {
     }
 }
 
-/// The same with letters and `*`.
+/// Like `matches`, with characters and `*`.
 fn matches_name(tokens: &[Token], name: &str) -> bool {
     let (mut t, mut rest, mut again) = (0, name.chars(), None);
     loop {
@@ -338,7 +339,7 @@ mod tests {
             &["a.log", "d/a.log"],
             &["keep.log", "d/keep.log"],
         );
-        // below an ignored directory nothing is included again
+        // nothing below an ignored directory is included again
         check("d/\n!d/a", &["d/", "d/a"], &["d"]);
         check("d/*\n!d/a", &["d/b"], &["d/", "d/a"]);
         check("", &[], &["a"]);
@@ -379,7 +380,7 @@ mod tests {
         assert!(!ignores(&many, &"a/".repeat(400)));
     }
 
-    /// The definition, with no regard for time.
+    /// The definition, without regard to time.
     fn slow(parts: &[Part], names: &[&str]) -> bool {
         match (parts, names) {
             ([], []) => true,
@@ -414,7 +415,7 @@ mod tests {
         }
     }
 
-    /// Says so and does nothing where there is no git.
+    /// Skipped with a message if git is not installed.
     #[test]
     fn git_says_the_same() {
         use proptest::strategy::ValueTree;
@@ -448,7 +449,7 @@ mod tests {
             let rules = lines.new_tree(&mut runner).unwrap().current().join("\n");
             let paths = paths.new_tree(&mut runner).unwrap().current();
             std::fs::write(dir.path().join(".gitignore"), &rules).unwrap();
-            // a slash at the end would be matched by git like a name, so the directories are made
+            // git would match a trailing slash as part of the name, so the directories are created
             paths
                 .iter()
                 .filter(|p| p.ends_with('/'))

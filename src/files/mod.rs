@@ -1,44 +1,53 @@
-//! The file half of a client: keeps one directory in sync with the hub, both ways.
+//! The file half of a client: keeps directories in sync with the hub, in both directions.
 //!
-//! It knows neither the message half nor the hub's insides; what travels is in `wire`. Here are the decisions ([`plan`],
-//! [`conflict`], [`delete_guard`]: pure) and what carries them out ([`engine`]), which does no I/O of its own: the tree, the durable state
-//! and the hub are behind the traits of [`engine::traits`], and made by [`tree`], [`state`] and [`remote`]. [`directory`] puts all of
-//! them together. Nothing here starts a thread: `daemon` does.
+//! It knows neither the message half nor the internals of the hub; the data that travel are in
+//! `wire`. [`plan`], [`conflict`] and [`delete_guard`] decide (pure); [`engine`] carries out, and
+//! does no I/O of its own: the tree, the durable state and the hub are behind the traits of
+//! [`engine::traits`], implemented by [`tree`], [`state`] and [`remote`]. [`directory`] combines
+//! them. This module starts no thread: `daemon` does.
 //!
-//! # How it is called
+//! # Threads
 //!
-//! One [`Directory`](directory::Directory) with its engine, shared by the threads that work for it; dropping it at any moment
-//! loses nothing. The threads of a daemon, by name:
+//! The threads of a directory share one [`Directory`](directory::Directory) with its engine;
+//! dropping it at any moment loses nothing. In a daemon they are, by name:
 //!
-//! * `look`: [`clear_left_over`](directory::Directory::clear_left_over) before anything else; then
-//!   [`rescan`](directory::Directory::rescan) what the hints say. `inotify` gives hints ([`watch`]), the first of which is to look
-//!   at everything, as after an overflow and at every rescan. A look offers each path that may differ from its base: `stat`
-//!   against [`BaseRow::seen`](plan::BaseRow) is enough to tell, the engine hashes; it offers what the base has and the tree
-//!   has not, and what is pending in the state, intents and open keys among it ([`mod@rescan`]). While it goes on ([`look_around`](engine::Engine::look_around)) deletes wait, so that the guard sees all of them.
-//! * `feed`: [`feed`](directory::Directory::feed) when the event stream says that something is new, when it was opened again, and
-//!   every so often: it polls until [`Drained`](engine::Polled::Drained), and asks for a look at everything after `NewEpoch` and `SetBack`. A
-//!   poll offers the paths of its page itself. And it is the clock: [`wake`](directory::Directory::wake) makes due what waits,
-//!   and asks the guard anew every few minutes, since what it has counted is forgotten with time.
-//! * `upload-N` and `download-N`: [`work`](directory::Directory::work), pieces of one [`Direction`](engine::Direction) until there are none,
-//!   then wait for a [`wakeup`]. While the hub is out of reach ([`remote::link`]) none is begun, else everything that is due would
-//!   be tried in turn at a hub that is not there; while the disk is full no download is.
-//! * `sync-N` reads the [`stats`] and the engine's numbers, and writes down how it is ([`status`]).
+//! * `look` calls [`clear_left_over`](directory::Directory::clear_left_over) first, and then
+//!   [`rescan`](directory::Directory::rescan) for each hint. `inotify` sends hints ([`watch`]); the
+//!   first one, one after an overflow, and one at each interval ask for a rescan of the whole tree.
+//!   A rescan offers each path that may differ from its base: comparing `stat` with
+//!   [`BaseRow::seen`](plan::BaseRow) is enough, the engine hashes. It also offers paths that the
+//!   base has and the tree does not, and pending rows of the state, such as intents and open keys
+//!   ([`mod@rescan`]). Deletes wait while it runs ([`look_around`](engine::Engine::look_around)),
+//!   so that the guard sees all of them.
+//! * `feed` calls [`feed`](directory::Directory::feed) when the event stream reports changes, when
+//!   the stream was reopened, and at intervals: it polls until
+//!   [`Drained`](engine::Polled::Drained), and requests a full rescan after `NewEpoch` and
+//!   `SetBack`. A poll offers the paths of its page itself. This thread is also the clock:
+//!   [`wake`](directory::Directory::wake) makes waiting paths pending, and asks the guard again
+//!   every few minutes, because the deletes that it counted expire.
+//! * `upload-N` and `download-N` call [`work`](directory::Directory::work): they carry out work in
+//!   one [`Direction`](engine::Direction) until there is none, then wait for a [`wakeup`]. While
+//!   the hub is unreachable ([`remote::link`]) they take no work, because every pending path would
+//!   be tried in turn; while the disk is full no download starts.
+//! * `sync-N` writes the status ([`status`]) from the [`stats`] and the engine's numbers.
 //!
-//! What a power cut has left empty is put right before any of that, when the directory is opened ([`power_loss`]).
+//! Files that a power loss left empty are handled first, when the directory is opened
+//! ([`power_loss`]).
 //!
-//! A [`Fatal`](engine::Outcome::Fatal) report ends the work on that directory: drop it, look at the root, begin again. One pass
-//! does the same with fewer threads: feed, scan everything, and work until nothing changes any more.
+//! A [`Fatal`](engine::Outcome::Fatal) report ends the work on a directory: drop it, check the
+//! root, and reopen it. A single pass does the same with fewer threads: it polls, scans everything,
+//! and works until nothing changes any more.
 //!
-//! # What must be true
+//! # Invariants
 //!
-//! * The remote row of a path is stored with the cursor that passes it, carried out or not: pending is what differs from the
-//!   base, and no gap is ever passed and lost.
-//! * Nothing is done to the tree or the hub that was not made durable as an intent or an open key before; nothing else is done
-//!   at that path until its outcome is known.
-//! * All rows are of one history of one hub; every request names the newest revision among them.
-//! * A row is believed if the feed has told it, or if it answers an accepted change, or a question about a key; not
-//!   if it is part of a refusal.
-//! * No two threads are at one path, or at a path and one above it.
+//! * The remote row of a path is stored with the cursor that passes it, whether it was applied or
+//!   not: a path is pending if the row differs from the base, and no change is skipped.
+//! * Nothing is done to the tree or the hub without a durable intent or open key; nothing else is
+//!   done at that path until the outcome is known.
+//! * All rows belong to one history of one hub; every request names the newest revision among them.
+//! * A row is believed if it comes from the feed, from the response to an accepted change, or from
+//!   the response about a key; a row in a refusal is not.
+//! * No two threads work on one path, or on a path and its ancestor.
 
 pub mod batcher;
 pub mod conflict;

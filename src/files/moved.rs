@@ -1,7 +1,8 @@
 //! A hub with a new name, port or scheme is the same hub: the state of a directory stays valid.
 //!
-//! States are named by address ([`super::state::file`]). A new address has none; then the states of the same directory under other
-//! addresses are asked whether they are of the hub that answers now.
+//! A state is named by address ([`super::state::file`]). A new address has none; then the states of
+//! the same directory under other addresses are checked: one may belong to the hub that responds
+//! now.
 
 use std::path::Path;
 
@@ -14,8 +15,9 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Revision;
 
-/// Gives the state that the directory has with this hub the name `file`, if it has one under another address. Errors: `Busy` when
-/// another process keeps the directory in sync under that address, `Unreachable` when the hub cannot be asked.
+/// If the directory has a state of this hub under another address, renames it to `file`. Errors:
+/// `Busy` if another process keeps the directory in sync under that address, `Unreachable` if the
+/// hub cannot be asked.
 pub fn take_over(
     base_dir: &Path,
     file: &Path,
@@ -35,7 +37,7 @@ pub fn take_over(
         .into_iter()
         .filter(|files| files.state() != file && files.state().exists() && same(files))
     {
-        // of a damaged one nothing is known
+        // nothing is known from a damaged state
         let state = match DiskState::open(files.state()) {
             Err(e) if e.kind == Kind::Damaged => continue,
             other => other?,
@@ -62,7 +64,7 @@ pub fn take_over(
     Ok(())
 }
 
-/// Whether a state is of the hub that answers, though it may have been set back since.
+/// Whether a state belongs to the hub that responds; the hub may have been set back since.
 fn is_of(state: &DiskState, hub: &HubClient) -> Result<bool> {
     let feed = state.feed()?;
     let points = state.points()?;
@@ -72,7 +74,7 @@ fn is_of(state: &DiskState, hub: &HubClient) -> Result<bool> {
     let page = hub.changes(feed.cursor.max(1), Revision::default(), None, 1);
     let epoch = match page {
         Ok(page) => page.epoch,
-        // forgotten since, as after a long time: a listing begins anywhere
+        // tombstones were forgotten since, as after a long time: a listing may begin anywhere
         Err(Failure { status: 410, .. }) => hub.changes(0, Revision::default(), None, 1)?.epoch,
         Err(failure) => return Err(failure.error),
     };

@@ -1,7 +1,9 @@
-//! Which directories may be synced: none within another, wherever the other one is synced from, and none of mesync's own.
+//! Which directories may be synced: none within another synced one, wherever the other is synced
+//! from, and none of mesync's own.
 //!
-//! Paths say little: links and bind mounts give a directory several names. So directories are compared by their place in their
-//! filesystem, and others' directories are found by their markers. It changes nothing.
+//! A path is not enough to tell: links and bind mounts give one directory several names. So
+//! directories are compared by their place in their filesystem, and directories of other processes
+//! are found by their markers. This module changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,17 +14,18 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Kind, Result};
 use crate::relpath::OWN_DIR;
 
-/// Directories that hold a system, or other people's files. A directory below them is not among them.
+/// Directories that hold a system, or the files of other users. Directories below them are not
+/// affected.
 const WIDE: &[&str] = &[
     "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/media",
     "/mnt", "/opt", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var",
 ];
 
-/// A directory under one of its names.
+/// One name of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Name {
     path: PathBuf,
-    /// Where the filesystem with the directory is mounted.
+    /// The mount point of the filesystem that contains the directory.
     mounted: PathBuf,
 }
 
@@ -40,7 +43,7 @@ struct Mount {
 pub struct Mounts(Vec<Mount>);
 
 impl Mounts {
-    /// Without /proc there are none, and a directory has the name only that it was given.
+    /// Without /proc there are none, and a directory has only the given name.
     pub fn read() -> Mounts {
         Mounts::parse(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
     }
@@ -59,7 +62,7 @@ impl Mounts {
         Mounts(text.lines().filter_map(mount).collect())
     }
 
-    /// Where something is mounted below a directory.
+    /// Mount points below a directory.
     fn below(&self, dir: &Path) -> BTreeSet<PathBuf> {
         self.0
             .iter()
@@ -69,7 +72,8 @@ impl Mounts {
             .collect()
     }
 
-    /// Filesystem and place in it. The last of several mounts at one place is the one that shows.
+    /// The filesystem, and the place in it. Of several mounts at one place, the last one is
+    /// visible.
     fn place(&self, path: &Path) -> Option<(&str, PathBuf)> {
         let depth = |m: &&Mount| m.at.components().count();
         let mount = self
@@ -83,7 +87,7 @@ impl Mounts {
         ))
     }
 
-    /// All names of a directory; that by which it was asked for is the first.
+    /// All names of a directory, the given one first.
     fn names(&self, path: &Path) -> Vec<Name> {
         let Some((device, place)) = self.place(path) else {
             return vec![Name {
@@ -103,7 +107,7 @@ impl Mounts {
         names
     }
 
-    /// Whether one is the other or within it. Both are real paths.
+    /// Whether the directories are equal or one is within the other. Both are real paths.
     pub fn overlap(&self, one: &Path, other: &Path) -> bool {
         let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
         match (self.place(one), self.place(other)) {
@@ -116,7 +120,7 @@ impl Mounts {
         }
     }
 
-    /// Refuses a directory that is within another synced directory. `dir`: a real path.
+    /// Refuses a directory within another synced directory. `dir`: a real path.
     pub fn check_above(&self, dir: &Path) -> Result<()> {
         for Name { path, mounted } in self.names(dir) {
             // a synced directory ends where another filesystem is mounted
@@ -139,9 +143,9 @@ impl Mounts {
     }
 }
 
-/// Tells when something is mounted below a directory, or unmounted.
+/// Reports when something is mounted or unmounted below a directory.
 pub struct Mounting {
-    /// `None`: this system does not tell.
+    /// `None`: the system has no such events.
     file: Option<File>,
     dir: PathBuf,
     below: BTreeSet<PathBuf>,
@@ -157,19 +161,20 @@ impl Mounting {
         }
     }
 
-    /// Ready, with an error, when a mount of this machine has changed (proc_pid_mounts(5)).
+    /// Readable, with an error, when a mount of this machine has changed (proc_pid_mounts(5)).
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether that was below the directory.
+    /// Whether that change was below the directory.
     pub fn has_changed(&mut self) -> bool {
         let now = Mounts::read().below(&self.dir);
         now != std::mem::replace(&mut self.below, now.clone())
     }
 }
 
-/// Refuses a directory with a synced directory within. For one that is new: later ones are left out by each scan.
+/// Refuses a new directory that contains a synced one. Those created later are excluded by each
+/// scan.
 pub fn check_below(dir: &Path) -> Result<()> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir_here) = todo.pop() {
@@ -181,7 +186,7 @@ pub fn check_below(dir: &Path) -> Result<()> {
             );
             return Err(Error::new(Kind::Settings, what).hint(after_removal(&dir_here)));
         }
-        // a directory that cannot be read is left out, one that is gone needs no check
+        // an unreadable directory is skipped, a missing one needs no check
         for entry in std::fs::read_dir(&dir_here).into_iter().flatten().flatten() {
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             if is_dir
@@ -202,7 +207,8 @@ fn after_removal(dir: &Path) -> String {
     )
 }
 
-/// The directory of the marker is enough: the marker appears a moment later, and another user's cannot be read.
+/// The directory of the marker is enough: the marker itself appears a moment later, and that of
+/// another user cannot be read.
 fn has_marker(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir.join(OWN_DIR)).is_ok_and(|meta| meta.is_dir())
 }
@@ -211,7 +217,8 @@ fn device(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|m| m.dev())
 }
 
-/// Why a directory needs a word before it is synced: it holds more than a person is likely to mean. `dir`: a real path.
+/// Why a directory needs a confirmation before it is synced: it holds more than a user is likely to
+/// mean. `dir`: a real path.
 pub fn too_wide(dir: &Path, home: Option<&Path>, private: &[PathBuf]) -> Option<String> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let is_wide = WIDE
@@ -235,7 +242,7 @@ pub fn too_wide(dir: &Path, home: Option<&Path>, private: &[PathBuf]) -> Option<
     ))
 }
 
-/// The fields have spaces and the like as three octal digits.
+/// The fields encode spaces and similar characters as three octal digits.
 fn unescaped(field: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let (mut out, mut rest) = (Vec::new(), field.as_bytes());
@@ -319,7 +326,7 @@ mod tests {
         std::fs::create_dir_all(&sub).unwrap();
         let mounts = Mounts::read();
         assert!(mounts.check_above(&sub).is_ok() && check_below(&root).is_ok());
-        // a file of that name is none
+        // a regular file with that name is no marker
         std::fs::write(root.join("a/b/.mesync"), "x").unwrap();
         assert!(mounts.check_above(&sub).is_ok() && check_below(&root).is_ok());
         std::fs::remove_file(root.join("a/b/.mesync")).unwrap();

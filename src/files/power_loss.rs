@@ -1,7 +1,8 @@
 //! After a power loss: a file that an editor renamed without a sync may be empty, and that is not an edit.
 //!
-//! The state has a note of the boot while the directory is open. One that names another boot was left by a machine that went
-//! down meanwhile: a file that is empty then and had bytes is compared anew, so that the hub's keeps the name and nothing is lost.
+//! The state has a note of the current boot while the directory is open. A note of another boot
+//! means that the machine lost power meanwhile: a file that is empty now and had bytes before is
+//! compared anew, so that the hub's version keeps the name and nothing is lost.
 
 use super::engine::pages::pages_below;
 use super::engine::traits::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
@@ -11,7 +12,7 @@ use crate::wire::files::Kind;
 
 const BOOT_ID_FILE: &str = "boot";
 
-/// Before anything is looked at or sent.
+/// Called before anything is examined or sent.
 pub fn opened(state: &DiskState, tree: &dyn Tree, boot: &str) -> Called<()> {
     let before = state.note(BOOT_ID_FILE)?.unwrap_or_default();
     if before == boot {
@@ -23,7 +24,7 @@ pub fn opened(state: &DiskState, tree: &dyn Tree, boot: &str) -> Called<()> {
     state.set_note(BOOT_ID_FILE, boot)
 }
 
-/// A clean end.
+/// Called at a clean end.
 pub fn closed(state: &DiskState) -> Called<()> {
     state.set_note(BOOT_ID_FILE, "")
 }
@@ -50,7 +51,7 @@ fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
     })
 }
 
-/// A file with bytes was in sync, or was sent.
+/// Whether a file with bytes was in sync, or was sent.
 fn had_bytes(path: &str, rows: &Rows) -> bool {
     let in_sync = rows
         .base
@@ -71,7 +72,7 @@ fn is_empty_file(tree: &dyn Tree, path: &str) -> Called<bool> {
     };
     match looked {
         Ok(Look::Here(local)) => Ok(local.entry.kind == Kind::File && local.entry.size == 0),
-        // what cannot be looked at is not sent either
+        // a file that cannot be examined is not sent either
         Ok(_) | Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
         Err(fault) => Err(fault),
     }

@@ -1,22 +1,23 @@
-//! Keeps transfers below a rate, all of a directory together.
+//! Keeps the transfers of a directory below a rate, all of them together.
 //!
-//! The bucket is pure: it is told the time and says how long to wait. Who moves bytes waits before he moves more, so the other
-//! side is slowed down by its own flow control.
+//! The bucket is pure: it is given the time and returns how long to wait. A transfer waits before
+//! it moves more bytes, so its peer is slowed down by its own flow control.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
 
-/// What may pass at once after a pause, in parts of a second's.
+/// The burst that may pass after a pause, in parts of one second's bytes.
 const BURSTS_PER_SECOND: u32 = 4;
 
-/// Tokens are bytes. It may go into debt: what has passed is paid for by the next wait, so no piece is too large for it.
+/// Tokens are bytes. The bucket may go into debt, which the next wait pays off, so no piece is too
+/// large for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bucket {
     /// Bytes a second.
     rate: u64,
-    /// Until then everything that passed is paid for, counted from any beginning.
+    /// All passed bytes are paid for by this time, counted from an arbitrary start.
     paid: Duration,
 }
 
@@ -29,7 +30,7 @@ impl Bucket {
         }
     }
 
-    /// Lets `bytes` pass: how long to wait first, or after.
+    /// Lets `bytes` pass; returns how long to wait, before or after.
     pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
         let burst = Duration::from_secs(1) / BURSTS_PER_SECOND;
         let cost = Duration::from_nanos(
@@ -45,7 +46,7 @@ impl Bucket {
     }
 }
 
-/// One for all transfers of a directory in one direction.
+/// One limit for all transfers of a directory in one direction.
 #[derive(Debug)]
 pub struct Limiter {
     bucket: Mutex<Bucket>,
@@ -88,7 +89,7 @@ mod tests {
             bucket.take(500, at + Duration::from_secs(1)),
             Duration::from_millis(500)
         );
-        // a long pause saves up no more than the burst
+        // a long pause saves no more than the burst
         assert_eq!(
             bucket.take(1250, Duration::from_secs(10_000)),
             Duration::from_secs(1)
@@ -101,7 +102,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever waits as told never passes more than the rate and one burst, and is not kept waiting for longer than needed.
+        /// A caller that waits as told never exceeds the rate by more than one burst, and never
+        /// waits longer than needed.
         #[test]
         fn the_rate_is_kept_and_used(rate in 1..1_000_000u64, steps in proptest::collection::vec((1..100_000u64, 0..2_000_000u64), 1..50)) {
             let mut bucket = Bucket::new(rate);

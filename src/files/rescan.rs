@@ -1,8 +1,9 @@
-//! Finds what may be out of sync between the tree, the state and the hub. [`Directory::differences`] is the only such walk: what
-//! it finds is offered to the engine by a running client and by a single pass, and told by a dry run.
+//! Finds paths that may be out of sync between the tree, the state and the hub.
+//! [`Directory::differences`] is the only such walk: a running client and a single pass offer its
+//! results to the engine, and a dry run prints them.
 //!
-//! `stat` against the base row decides; contents are read by the engine. Deletes wait until a rescan is over, so that the guard
-//! sees all of them.
+//! The stamp is compared with the base row; the engine reads contents. Deletes wait until a rescan
+//! has ended, so that the guard sees all of them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -21,13 +22,13 @@ use crate::clock;
 use crate::config::limits;
 use crate::error::Result;
 
-/// Temporary names that a crash has left and that are cleared at a start; later starts find the others.
+/// Temporary names left by a crash that one start removes; later starts find the others.
 const MAX_TEMPORARY_NAMES: usize = 10_000;
-/// How long a rescan waits for room in the queue before it gives up that there will be any.
+/// How long a rescan waits for room in a queue that does not shrink.
 const STALLED_OFFER_TIMEOUT: Duration = Duration::from_millis(500);
 const OFFER_PAUSE: Duration = Duration::from_millis(10);
 
-/// What a walk has met besides the differences.
+/// What a walk found besides the differences.
 #[derive(Debug, Default)]
 pub struct Met {
     pub skipped: Skipped,
@@ -38,7 +39,7 @@ pub struct Met {
 /// What a pass would do, without doing it.
 #[derive(Debug)]
 pub struct Plans {
-    /// With their paths, in order.
+    /// All planned actions, in the order of the paths.
     pub all: Vec<(String, Preview)>,
     /// The guard would hold the deletes.
     pub holds: bool,
@@ -48,13 +49,14 @@ pub struct Plans {
 /// Offers paths to the engine, and waits while the queue is full.
 struct Offers<'a> {
     d: &'a Directory,
-    /// So much may be under way before more is offered.
+    /// The queue length above which offers wait.
     room: usize,
 }
 
 impl Directory {
-    /// Tells each path below a directory ("" is the root) that may be out of sync; one may be told twice. Ends early when the work
-    /// on the directory ends. Nothing is changed, nor offered.
+    /// Passes each path below a directory ("" is the root) that may be out of sync to `found`; a
+    /// path may be passed twice. Ends early when the work on the directory ends. Changes and offers
+    /// nothing.
     pub fn differences(
         &self,
         dir: &str,
@@ -78,12 +80,12 @@ impl Directory {
             }
             Ok::<_, Fault>(!self.wakeup.is_stopped())
         })?;
-        // what is missing is only known if this was the directory all along
+        // what is missing is only known if this was the right directory all along
         self.tree.check()?;
         Ok(Met { skipped, copies })
     }
 
-    /// What would be done about all differences. `allow_deletes`: the guard would hold none.
+    /// The planned actions for all differences. `allow_deletes`: the guard would hold none.
     pub fn preview(&self, allow_deletes: bool) -> Result<Plans> {
         while self.engine.poll()? != Polled::Drained {}
         let mut all = BTreeMap::new();
@@ -111,14 +113,15 @@ impl Directory {
         })
     }
 
-    /// Offers what a hint says. Errors: `Fatal` when the directory is not what it was.
+    /// Offers the paths that a hint covers. Errors: `Fatal` if the directory was replaced.
     pub fn rescan(&self, hint: &Hint) -> Called<()> {
         match hint {
             Hint::Path(path) => {
                 if ignore::is_file(path) {
                     return self.rules_changed(path);
                 }
-                // what never travels is counted at the next rescan; where a file stood before, it is in the way
+                // entries that are never synced are counted at the next full rescan; one in place
+                // of a file blocks the path
                 if self.tree.is_special(path) && self.state.rows(path)?.base.entry.is_none() {
                     return Ok(());
                 }
@@ -173,14 +176,14 @@ impl Directory {
         Ok(met)
     }
 
-    /// A deleted file has made room, if downloads wait for some.
+    /// Retries downloads that wait for free space: a deleted file may have made some.
     fn room_perhaps(&self, path: &str) {
         if self.is_full() && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
             self.try_again();
         }
     }
 
-    /// A name that is free makes way for another one that the disk takes for the same.
+    /// Offers the other names that the disk folds into a free one.
     fn twins_perhaps(&self, path: &str) {
         if self.tree.folds() != Folds::Nowhere
             && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none())
@@ -194,13 +197,14 @@ impl Directory {
         }
     }
 
-    /// A directory counts by itself once it is empty. If its files were never known, no event tells that.
+    /// Offers a directory that may have become empty: it is an entry of its own then. If its files
+    /// were never known, no event says so.
     fn offer_emptied(&self, dir: Option<&str>) -> Called<()> {
         let Some(dir) = dir.filter(|dir| !dir.is_empty()) else {
             return Ok(());
         };
         match self.tree.is_empty(dir) {
-            // `true` also for what is no directory
+            // also `true` for anything that is not a directory
             Ok(true) => drop(self.engine.offer(dir)),
             Ok(false) | Err(Fault::Later(_) | Fault::Refused(_)) => {}
             Err(fault) => return Err(fault),
@@ -208,7 +212,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes what a crash has left under temporary names; before anything else is done.
+    /// Removes temporary names left by a crash; called before anything else.
     pub fn clear_left_over(&self) -> Called<()> {
         let mut temporary = Vec::new();
         scan::scan(&self.tree, "", Depth::All, &mut |found| {
@@ -233,7 +237,7 @@ impl Directory {
         rules::read(&self.tree, &self.state, &self.stats)
     }
 
-    /// Whether what is in the tree under a name differs from the base.
+    /// Whether an entry of the tree differs from the base.
     fn differs(&self, path: &str, is_dir: bool) -> Called<bool> {
         let Rows { base, .. } = self.state.rows(path)?;
         let known = base.entry.is_some();
@@ -260,22 +264,22 @@ impl Directory {
         })
     }
 
-    /// Whether what the base has is no longer in the tree, or ignored by now.
+    /// Whether an entry of the base is no longer in the tree, or is ignored now.
     fn has_left(&self, path: &str, base: &BaseRow) -> Called<bool> {
         if base.entry.is_none() {
             return Ok(false);
         }
         let is_missing = match self.tree.stamp(path) {
-            // a pipe or device has no inode here: it stands where a file was, and that is to be said
+            // a pipe or device has no inode here: it took the place of a file, which is reported
             Ok(stamp) => stamp.is_none_or(|s| s.inode == 0),
-            // it is not known, so nothing is said about it
+            // the state of the path is unknown, so nothing is reported
             Err(Fault::Later(_) | Fault::Refused(_)) => false,
             Err(fault) => return Err(fault),
         };
         Ok(is_missing || self.tree.ignored(path))
     }
 
-    /// A directory that cannot be read is left alone, and the walk continues.
+    /// A directory that cannot be read is skipped, and the walk continues.
     fn is_empty(&self, dir: &str) -> Called<bool> {
         match self.tree.is_empty(dir) {
             Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
@@ -297,11 +301,11 @@ impl Offers<'_> {
         self.wait_for_room();
     }
 
-    /// Memory is for what is under way. What waits for a hub that is not there, or for something that was not offered yet, gets
-    /// more room: up to that of the queue, and beyond that it is found by another look.
+    /// Keeps memory for running work. Paths that wait for an unreachable hub, or for a path that
+    /// was not offered yet, may fill the queue; a later rescan finds the paths that do not fit.
     fn wait_for_room(&mut self) {
         let d = self.d;
-        // the workers need not wait for the end of a long look
+        // the workers need not wait for the end of a long rescan
         d.wakeup.wake();
         if d.engine.active() < self.room {
             return;

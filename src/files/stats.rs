@@ -1,6 +1,6 @@
-//! What is known about one directory at the moment, for the status, the log and the hooks.
+//! The current numbers and problems of one directory, for the status, the log and the hooks.
 //!
-//! Nothing is decided by it, and nothing in it must survive.
+//! No decision depends on them, and none of them is stored.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,25 +13,26 @@ use super::tree::scan::Skipped;
 use crate::clock;
 use crate::error::{Error, Kind};
 
-/// Paths that are named one by one; beyond it they are counted.
+/// Paths that are named one by one, at most; further ones are only counted.
 pub const NAMED: usize = 100;
-/// Paths that cannot be synced and are remembered, at most; the others are counted.
+/// Unsyncable paths that are remembered, at most; further ones are only counted.
 const MAX_REFUSED_PATHS: usize = 10_000;
-/// Paths that wait and are remembered, at most; the others are due, and counted there.
+/// Waiting paths that are remembered, at most; further ones count as pending.
 const MAX_WAITING: usize = 1000;
-/// A path that waits for this long is named.
+/// A path that has waited for this long is named.
 pub const LONG_WAIT: Duration = Duration::from_secs(60);
-/// What this machine refused is tried again after this time, doubled each time up to the most.
+/// A path that this machine refused is retried after this time, doubled each time up to the
+/// maximum.
 const RETRY_PAUSE: Duration = Duration::from_secs(15);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(900);
-/// Paths that are tried again at once, at most.
+/// Refused paths that are retried at once, at most.
 const MAX_RETRIES_AT_ONCE: usize = 256;
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug, Default)]
 pub struct Stats(Mutex<Facts>);
 
-/// What was done since the start.
+/// Counters since the start.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     pub sent: u64,
@@ -55,37 +56,37 @@ impl Counts {
     }
 }
 
-/// All of it at one moment.
+/// A snapshot of everything.
 #[derive(Debug, Default, Clone)]
 pub struct Facts {
     pub counts: Counts,
-    /// What cannot be done until something about it changes, and why.
+    /// Unsyncable paths with their reasons.
     pub refused: BTreeMap<String, Error>,
-    /// Beside them, since the last look at everything began.
+    /// Further unsyncable paths since the last full rescan began.
     more_refused: u64,
-    /// When those are tried again that this machine refused, and the pause after that.
+    /// When each path that this machine refused is retried, and the pause after that.
     retries: BTreeMap<String, (Instant, Duration)>,
-    /// What waits, and has not been settled since.
+    /// Paths that wait and were not settled since.
     waiting: BTreeMap<String, Waiting>,
-    /// Of the last look at everything.
+    /// From the last full rescan.
     pub skipped: Skipped,
     pub copies: u64,
     pub looked: bool,
-    /// Of the disk, at the moment.
+    /// The current problem of the disk.
     pub no_space: Option<Error>,
     /// Why the ignore rules cannot be read.
     pub rules: Option<Error>,
-    /// Why the last rescan came to no end.
+    /// Why the last rescan failed.
     pub rescan: Option<Error>,
-    /// Changes by others since it was last asked for.
+    /// Paths that others changed, since they were last reported.
     changed: VecDeque<String>,
     changed_count: u64,
-    /// Paths with their copies.
+    /// Paths with their conflict copies.
     set_aside: Vec<(String, String)>,
     in_sync_since: Option<SystemTime>,
 }
 
-/// A path that waits.
+/// A waiting path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Waiting {
     since: Instant,
@@ -96,7 +97,7 @@ struct Waiting {
 /// News for the hooks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// Changes by others have arrived here: how many, and some of them.
+    /// Changes by others were applied here: their number, and some of the paths.
     Changed {
         count: u64,
         paths: Vec<String>,
@@ -105,7 +106,7 @@ pub enum News {
         path: String,
         copy: String,
     },
-    /// The guard holds so many deletes.
+    /// The guard holds this many deletes.
     Held {
         count: u64,
         paths: Vec<String>,
@@ -141,8 +142,8 @@ impl Stats {
         }
     }
 
-    /// Cannot be done until something about it changes. Whether that is new. What this machine refused is tried again all the
-    /// same: nothing tells when a mount or an attribute is gone.
+    /// Records an unsyncable path; returns whether that is new. A path that this machine refused is retried nevertheless,
+    /// because no event reports that a mount or an attribute is gone.
     pub fn refused(&self, path: &str, error: &Error, now: Instant) -> bool {
         let mut facts = self.lock();
         facts.waiting.remove(path);
@@ -176,7 +177,7 @@ impl Stats {
         facts.waiting.remove(path);
     }
 
-    /// Something comes first, or has to come first.
+    /// Records a path that waits for another one.
     pub fn waits(&self, path: &str, why: Error, now: Instant) {
         let mut facts = self.lock();
         if let Some(waiting) = facts.waiting.get_mut(path) {
@@ -193,7 +194,7 @@ impl Stats {
         }
     }
 
-    /// Those that have waited for long and were not told yet.
+    /// Paths that have waited for long and were not reported yet.
     pub fn long_waits(&self, now: Instant) -> Vec<(String, String)> {
         let mut facts = self.lock();
         let mut long = Vec::new();
@@ -208,7 +209,7 @@ impl Stats {
         long
     }
 
-    /// What was refused and is to be tried again now.
+    /// Refused paths whose time to retry has come.
     pub fn take_retries(&self, now: Instant) -> Vec<String> {
         let mut facts = self.lock();
         let due: Vec<String> = facts
@@ -227,7 +228,7 @@ impl Stats {
         due
     }
 
-    /// When one of these two has something to tell.
+    /// When the next retry or report is due.
     pub fn next(&self) -> Option<Instant> {
         let facts = self.lock();
         let long = facts
@@ -238,7 +239,7 @@ impl Stats {
         facts.retries.values().map(|(at, _)| *at).chain(long).min()
     }
 
-    /// Those below a directory; they may be gone with it.
+    /// Refused paths below a directory; they may be gone with it.
     pub fn refused_below(&self, dir: &str) -> Vec<String> {
         self.lock()
             .refused
@@ -248,7 +249,7 @@ impl Stats {
             .collect()
     }
 
-    /// A rescan begins: it meets again what cannot be synced.
+    /// Called when a rescan begins, which finds the unsyncable paths again.
     pub fn rescan_begins(&self) {
         self.lock().more_refused = 0;
     }
@@ -257,7 +258,7 @@ impl Stats {
         std::mem::replace(&mut self.lock().no_space, why.clone()).is_none() && why.is_some()
     }
 
-    /// Why the ignore rules cannot be read; whether that is new.
+    /// Records why the ignore rules cannot be read; returns whether that is new.
     pub fn rules(&self, why: Option<Error>) -> bool {
         let new = why.is_some();
         std::mem::replace(&mut self.lock().rules, why.clone()) != why && new
@@ -273,7 +274,7 @@ impl Stats {
         self.lock().rescan = Some(why);
     }
 
-    /// Takes note whether all is in sync now; since when.
+    /// Records whether everything is in sync; returns since when.
     pub fn in_sync(&self, yes: bool) -> Option<SystemTime> {
         let mut facts = self.lock();
         facts.in_sync_since = if yes {
@@ -284,7 +285,7 @@ impl Stats {
         facts.in_sync_since
     }
 
-    /// What was not told yet. Changes only with `all`: when they have come to an end.
+    /// News that was not reported yet. Changes only with `all`, after they have come to an end.
     pub fn news(&self, all: bool) -> Vec<News> {
         let mut facts = self.lock();
         let mut news: Vec<News> = facts
@@ -315,13 +316,13 @@ impl Stats {
     }
 }
 
-/// 1 for a conflict copy: their number is exact after each look at everything, and about right until then.
+/// 1 for a conflict copy. Their number is exact after each full rescan, and approximate until the next.
 fn copy(path: &str) -> u64 {
     u64::from(is_copy(path))
 }
 
 impl Facts {
-    /// Paths that wait for at least so long, with the reason.
+    /// Paths that have waited for at least this long, with the reason.
     pub fn waiting(
         &self,
         now: Instant,
@@ -333,7 +334,7 @@ impl Facts {
             .map(|(path, w)| (path, &w.why))
     }
 
-    /// Of all that keeps the directory from being in sync.
+    /// The kinds of everything that keeps the directory from being in sync.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> {
         let one = [&self.no_space, &self.rules, &self.rescan];
         one.into_iter()
@@ -344,7 +345,7 @@ impl Facts {
             .chain(self.skipped.failure)
     }
 
-    /// How many paths cannot be synced.
+    /// How many paths are unsyncable.
     pub fn refused(&self) -> u64 {
         self.refused.len() as u64 + self.more_refused
     }

@@ -1,7 +1,8 @@
-//! What other commands know of a synced directory: files beside its state, since only one process can open that.
+//! The status of a synced directory for other commands: files beside its state, which only one
+//! process can open.
 //!
-//! `KEY.json` says how it is, `KEY.held` which deletes the guard holds; `KEY.approve` and `KEY.adopt` are what a person asks of
-//! it. They are hints for people: nothing is lost with them.
+//! `KEY.json` has the status, `KEY.held` the deletes that the guard holds; `KEY.approve` and
+//! `KEY.adopt` are requests of a user. They are hints for people: nothing is lost with them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use super::engine::traits::Token;
 use crate::disk;
 use crate::error::{Error, Result};
 
-/// Bytes of a file of held or approved deletes, at most: 100,000 with the longest names.
+/// Maximum size of a file of held or approved deletes: 100,000 of them with the longest names.
 const MAX_TOKENS_BYTES: usize = 128 * 1024 * 1024;
 
-/// How a directory is.
+/// The state of a directory, as a user sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
@@ -24,12 +25,12 @@ pub enum Condition {
     Starting,
     #[serde(alias = "in-step")]
     InSync,
-    /// Paths are pending, and workers are on them.
+    /// Paths are pending, and workers are handling them.
     #[serde(alias = "working")]
     Syncing,
-    /// Something cannot be done now, or at all: see the problems.
+    /// A path fails, now or permanently: see the problems.
     Stuck,
-    /// It is not what it was: nothing is done there.
+    /// The directory was replaced or lost its marker: nothing is done there.
     Held,
     /// It cannot be opened.
     Failed,
@@ -42,7 +43,7 @@ pub struct Named {
     pub why: String,
 }
 
-/// How many, and the first of them.
+/// A number of paths, and the first of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Examples {
     pub count: u64,
@@ -55,17 +56,17 @@ pub struct Examples {
 pub struct Status {
     /// As text; bytes that are not UTF-8 are replaced.
     pub dir: String,
-    /// The name by which it was opened; one with links on the way may lead elsewhere later.
+    /// The name by which it was opened; if it contains links, it may lead elsewhere later.
     #[serde(default)]
     pub named: Option<String>,
     pub server: String,
     pub remote: String,
     pub mode: String,
-    /// A process works on it. One that has died has left it so.
+    /// A process works on it. A process that died leaves this set.
     #[serde(default)]
     pub running: bool,
     pub condition: Condition,
-    /// What is wrong and what to do, a line each.
+    /// One line for each problem, with its remedy.
     pub problems: Vec<String>,
     /// Files and links that were in sync.
     pub files: u64,
@@ -75,14 +76,14 @@ pub struct Status {
     pub held_deletes: u64,
     #[serde(alias = "refused")]
     pub unsyncable_count: u64,
-    /// The first of them.
+    /// The first unsyncable paths.
     #[serde(alias = "cannot")]
     pub unsyncable: Vec<Named>,
-    /// Some of those that wait for long.
+    /// Some of the paths that wait for long.
     #[serde(default)]
     pub waiting: Vec<Named>,
     pub conflict_copies: u64,
-    /// Names that never travel: sockets and devices, names that are not UTF-8 or too long.
+    /// Names that are never synced: sockets and devices, names that are not UTF-8 or too long.
     pub special: Examples,
     pub names: Examples,
     /// Directories that cannot be read: their content is left untouched.
@@ -95,7 +96,7 @@ pub struct Status {
     pub at: String,
 }
 
-/// The files of one directory.
+/// The status files of one directory.
 #[derive(Debug, Clone)]
 pub struct Files {
     state: PathBuf,
@@ -106,7 +107,7 @@ impl Files {
         Files { state }
     }
 
-    /// Those of all directories that were ever kept in sync below a base directory.
+    /// The files of every directory that was ever synced below a base directory.
     pub fn all(base_dir: &Path) -> Vec<Files> {
         let entries = std::fs::read_dir(super::state::dir(base_dir))
             .into_iter()
@@ -132,14 +133,15 @@ impl Files {
         serde_json::from_slice(&disk::read_at_most(&self.file("json"), 1024 * 1024).ok()?).ok()
     }
 
-    /// In place if there is no room for another file: what it says must not grow old.
+    /// Writes in place if there is no room for another file, because the status must not become
+    /// stale.
     pub fn write(&self, status: &Status) -> Result<()> {
         let text = serde_json::to_vec(status).expect("plain data is JSON");
         self.put("json", &text)
             .or_else(|e| disk::overwrite(&self.file("json"), &text).map_err(|_| e))
     }
 
-    /// Deletes that are held.
+    /// The held deletes.
     pub fn held(&self) -> Vec<Token> {
         self.tokens("held")
     }
@@ -148,19 +150,20 @@ impl Files {
         self.put("held", &lines(tokens))
     }
 
-    /// Asks for exactly these deletes.
+    /// Requests exactly these deletes.
     pub fn ask_approval(&self, tokens: &[Token]) -> Result<()> {
         self.put("approve", &lines(tokens))
     }
 
-    /// What was approved, if it was; to be removed with [`Files::answered`] once it is taken note of.
+    /// The approved deletes, if there are any; the caller removes the file with [`Files::answered`]
+    /// after recording them.
     pub fn approval(&self) -> Option<Vec<Token>> {
         self.file("approve")
             .exists()
             .then(|| self.tokens("approve"))
     }
 
-    /// Asks to accept the directory as it is.
+    /// Requests that the directory be accepted as it is.
     pub fn ask_adoption(&self) -> Result<()> {
         self.put("adopt", b"")
     }
@@ -173,7 +176,8 @@ impl Files {
         let _ = std::fs::remove_file(self.file(what));
     }
 
-    /// Forgets what was last in sync: equal files are adopted then, different ones kept both.
+    /// Removes the stored state: equal files are then adopted, and both versions of different ones
+    /// are kept.
     pub fn forget_state(&self) -> Result<()> {
         match std::fs::remove_file(&self.state) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -183,7 +187,7 @@ impl Files {
         }
     }
 
-    /// What was told of a state that has another name now, or was asked of it.
+    /// Removes the status and the requests of a state that has another name now.
     pub fn forget(&self) {
         ["json", "held", "approve", "adopt"]
             .into_iter()
@@ -194,7 +198,7 @@ impl Files {
         self.state.with_extension(ending)
     }
 
-    /// Whole or not at all, but not synced: after a power cut it is written anew.
+    /// Writes a file atomically but without a sync: it is rewritten after a power loss.
     fn put(&self, ending: &str, bytes: &[u8]) -> Result<()> {
         let path = self.file(ending);
         let temporary = disk::temporary(&path);

@@ -1,7 +1,7 @@
-//! Empties `.mesync/trash/`: files that are there for a month, and the oldest of those beyond a tenth of the disk; and
-//! abandoned downloads.
+//! Empties `.mesync/trash/`: removes files that have been there for a month, the oldest files
+//! beyond a tenth of the disk, and abandoned downloads.
 //!
-//! It touches nothing else, and a clock that is wrong makes it keep things for longer, or the newest for shorter.
+//! It touches nothing else. A wrong clock makes it keep files longer, or remove the newest sooner.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,19 +18,19 @@ use super::tree::root::{self, What, fault, show};
 use crate::clock;
 use crate::steady::Reading;
 
-/// The note with the clocks of the last round.
+/// The note with the clocks at the last run.
 const CLOCK: &str = "clock";
 const TRASH_KEPT_TIME: Duration = Duration::from_secs(30 * 86_400);
 const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 86_400);
-/// Part of the disk: 10 is a tenth.
+/// The part of the disk that the trash may use: 10 is a tenth.
 const PART: u64 = 10;
-/// Names that are looked at, at most; those beyond come later.
+/// Entries that one run reads, at most; later runs read the others.
 const MAX_ENTRIES_READ: usize = 100_000;
 
-/// Something that may go: since when it is there (nanoseconds since 1970), its bytes, its name.
+/// A candidate: since when it is there (nanoseconds since 1970), its bytes, its name.
 type Old = (i64, u64, String);
 
-/// See the module. `Fatal` when the directory is not what it was.
+/// See the module documentation. `Fatal` if the directory was replaced.
 pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
     tree.check()?;
     let reading = Reading::after(state.note(CLOCK)?.as_deref());
@@ -51,7 +51,8 @@ pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
     })
 }
 
-/// Which of them go: those that are too old, then the oldest until the rest fits. `kept` `None`: no age is known.
+/// Which candidates to remove: those that are too old, then the oldest until the rest fits. `kept`
+/// `None`: no age is known.
 fn due(mut all: Vec<Old>, now: i64, kept: Option<Duration>, room: u64) -> Vec<Old> {
     all.sort();
     let kept = kept
@@ -59,7 +60,7 @@ fn due(mut all: Vec<Old>, now: i64, kept: Option<Duration>, room: u64) -> Vec<Ol
         .unwrap_or(i64::MAX);
     let mut sum: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
     let goes = |(since, bytes, _): &Old| {
-        // what came before the clock was set is of unknown age
+        // the age of a file from before the clock was set is unknown
         let known =
             clock::is_plausible(clock::from_millis(since.max(&0).unsigned_abs() / 1_000_000));
         let goes = known && now.saturating_sub(*since) > kept || sum > room;
@@ -80,7 +81,7 @@ fn remove(tree: &DiskTree, dir: &str, choose: impl FnOnce(Vec<Old>) -> Vec<Old>)
         if let Ok(name) = name.to_str()
             && let Some(shown) = show(&open, name)?
         {
-            // the last rename is when it came
+            // the last rename was the move to the trash
             all.push((
                 shown.stamp.ctime,
                 if shown.what == What::File {
@@ -96,7 +97,7 @@ fn remove(tree: &DiskTree, dir: &str, choose: impl FnOnce(Vec<Old>) -> Vec<Old>)
     listed.map_err(failed)?;
     for (_, _, name) in choose(all) {
         match rustix::fs::unlinkat(&open, name.as_str(), AtFlags::empty()) {
-            // what a directory took with it is a person's to look at
+            // content of a deleted directory is left for the user to check
             Ok(())
             | Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {
             }
@@ -135,12 +136,12 @@ mod tests {
         check(&[(1, 10), (29, 10), (31, 10)], 100, &[31]);
         check(&[(1, 10), (29, 10), (31, 10)], 15, &[31, 29]);
         check(&[(1, 10), (2, 10), (3, 10)], 9, &[3, 2, 1]);
-        // from before the clock was set: only for want of room
+        // from before the clock was set: removed only for want of room
         check(&[(20_000, 10), (31, 10)], 100, &[31]);
         check(&[(20_000, 10), (29, 10)], 15, &[20_000]);
-        // the clock went back
+        // the clock was set back
         check(&[(-5, 10), (0, 10)], 100, &[]);
-        // it was set a moment ago
+        // the clock was set a moment ago
         check_for(None, &[(29, 10), (400, 10)], 100, &[]);
         check_for(None, &[(29, 10), (400, 10)], 15, &[400]);
     }

@@ -1,4 +1,4 @@
-//! What the engine asks of the machine, and tells it.
+//! The machine as the engine sees it: clock, randomness, and the receiver of completed changes.
 
 use std::path::PathBuf;
 use std::sync::Arc;

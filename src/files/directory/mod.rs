@@ -1,6 +1,6 @@
-//! One synced directory, open: its tree, its state and the engine over them, and what each thread that works for it does.
+//! One open synced directory: its tree, its state, the engine over them, and the work of each of its threads.
 //!
-//! It starts no thread itself: a daemon and a single pass do, and call the same methods.
+//! It starts no thread: a daemon and a single pass do, and call the same methods.
 
 mod machine;
 pub mod rules;
@@ -36,25 +36,27 @@ use crate::config::limits;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
 
-/// Waiting paths are tried again after this time, doubled while that changes nothing, up to the most.
+/// Waiting paths are retried after this time, doubled up to the maximum while the retries change
+/// nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
-/// How often the guard is asked again: what it counted is forgotten with time.
+/// How often the guard is asked again, because the deletes that it counted expire.
 const HELD_RECHECK_INTERVAL: Duration = Duration::from_secs(300);
-/// And while something may have been moved to another directory.
+/// The interval while files may have been moved to another directory.
 const HELD_RECHECK_AFTER_MOVES: Duration = Duration::from_secs(1);
-/// A single delete waits for so long whether it is the first of many; several wait for the end of the burst.
+/// How long a single delete waits to see whether it is the first of many; several wait for the end of the
+/// burst.
 const QUIET_AFTER_ONE: Duration = Duration::from_millis(300);
 const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
 /// For how long downloads pause when the disk is full.
 const FULL_DISK_PAUSE: Duration = Duration::from_secs(15);
 
-/// Paths that wait and are named in the log at one time, at most; the status names more.
+/// Waiting paths that are named in the log at one time, at most; the status names more.
 const NAMED_IN_LOG: usize = 10;
-/// A hub is restored once, not with every answer.
+/// A hub is restored once, not with every response.
 const MAX_EPOCHS_PER_FEED: u32 = 3;
 
-/// See the module.
+/// See the module documentation.
 pub struct Directory {
     pub settings: WatchSettings,
     pub tree: Arc<DiskTree>,
@@ -64,13 +66,13 @@ pub struct Directory {
     pub traffic: Arc<Traffic>,
     pub stats: Arc<Stats>,
     pub wakeup: Arc<Wakeup>,
-    /// The server is a mesync hub.
+    /// The client of a mesync hub.
     remote: Option<Arc<Remote>>,
-    /// The server is not a mesync hub: its files are found by listing all of them.
+    /// The client of any other server: its changes are found by listing all files.
     legacy: Option<Arc<S3em>>,
-    /// Pieces of work that have changed something.
+    /// Work items that have changed something.
     worked: AtomicU64,
-    /// A rescan is needed: another epoch was seen, or paths were turned away.
+    /// A rescan is needed: the epoch changed, or the queue was full.
     rescan_wanted: Mutex<bool>,
     full_until: Mutex<Option<Instant>>,
     /// A file does not fit into the free space.
@@ -79,53 +81,53 @@ pub struct Directory {
     again: Mutex<Again>,
 }
 
-/// When what waits is due again.
+/// When waiting paths are retried.
 struct Again {
     at: Instant,
     pause: Duration,
     worked: u64,
     guard: Instant,
-    /// Deletes waited for the end of their burst when that was asked last.
+    /// Whether deletes were waiting for the end of their burst at the last check.
     gathers: bool,
-    /// What had come into other directories when held deletes were weighed last.
+    /// How many contents had arrived in other directories when held deletes were last weighed.
     arrivals: u64,
 }
 
-/// Where a directory's state is, and what else belongs to it.
+/// Where the state of a directory is stored, and its context.
 pub struct Place<'a> {
     pub base_dir: &'a Path,
     pub server: &'a str,
-    /// What never travels, wherever it is.
+    /// Paths that are never synced, wherever they are.
     pub private: &'a [PathBuf],
     /// The other directories of this process.
     pub neighbours: &'a Arc<Neighbours>,
 }
 
 impl Place<'_> {
-    /// The file of the state; others beside it begin with the same name.
+    /// The file of the state; related files begin with the same name.
     pub fn state_file(&self, settings: &WatchSettings) -> PathBuf {
         state::file(self.base_dir, &settings.path, self.server, &settings.remote)
     }
 }
 
-/// How opening ended.
+/// The result of opening a directory.
 pub enum Opened {
     Ready(Box<Directory>),
-    /// It is not what it was. Why.
+    /// It is not the directory that it was, with the reason.
     Held(String),
 }
 
-/// From what a look begins.
+/// Which state a dry run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     Known,
-    /// The directory is to be adopted: nothing counts that was known.
+    /// The directory is to be adopted: the stored state does not count.
     Afresh,
 }
 
 impl Directory {
-    /// Opens a directory and its state. Errors: `Settings` for one that does not exist, `Busy` for one that another
-    /// process keeps in sync, `Unreachable` when the kind of the server is not known yet.
+    /// Opens a directory and its state. Errors: `Settings` if it does not exist, `Busy` if another process keeps it
+    /// in sync, `Unreachable` while the kind of the server is unknown.
     pub fn open(
         place: &Place<'_>,
         settings: &WatchSettings,
@@ -165,8 +167,8 @@ impl Directory {
         Ok(Opened::Ready(directory))
     }
 
-    /// Opens a directory and a copy of its state, to find out what a pass would do. It leaves no trace, and another
-    /// process may sync the directory meanwhile.
+    /// Opens a directory and a copy of its state for a dry run. It leaves no trace, and another process may sync
+    /// the directory meanwhile.
     pub fn open_to_look(
         place: &Place<'_>,
         settings: &WatchSettings,
@@ -244,7 +246,7 @@ impl Directory {
             state: state.clone(),
             ambient,
         };
-        // a busy directory reports its due paths after the quiet time of the debounce
+        // a busy directory reports its pending paths after the debounce's quiet time
         let quiet = Quiet {
             after_one: QUIET_AFTER_ONE,
             after_more: QUIET_AFTER_MORE + settings.debounce * 2,
@@ -284,12 +286,12 @@ impl Directory {
         }))
     }
 
-    /// Pieces of work so far that have changed something.
+    /// How many work items have changed something.
     pub fn worked(&self) -> u64 {
         self.worked.load(Relaxed)
     }
 
-    /// Fetches all that is new on the hub. Errors: of the hub, or of storing what it says.
+    /// Fetches all new changes of the hub. Errors: of the hub, or of storing them.
     pub fn feed(&self) -> Called<()> {
         let mut epochs = 0;
         loop {
@@ -341,21 +343,21 @@ impl Directory {
         }
     }
 
-    /// How long to wait before asking the server for changes again: a listing of everything costs it something.
+    /// How long to wait before the next poll: on some servers it lists every file.
     pub fn feed_pause(&self) -> Duration {
         self.legacy
             .as_ref()
             .map_or(Duration::ZERO, |legacy| legacy.ledger.pause())
     }
 
-    /// Whether something was met on the server that no event has told of, since the last time that this was asked.
+    /// Whether a change on the server was noticed that no event reported, since the last call.
     pub fn take_feed_wanted(&self) -> bool {
         self.legacy
             .as_ref()
             .is_some_and(|legacy| legacy.ledger.take_wanted())
     }
 
-    /// How often the server is asked although it tells of changes: a stream of events that may lose some is no reason not to.
+    /// How often the server is polled although it reports changes: its event stream may lose some.
     pub fn feed_interval(&self, usual: Duration) -> Duration {
         if self.legacy.is_some() {
             usual.min(self.settings.rescan)
@@ -364,7 +366,7 @@ impl Directory {
         }
     }
 
-    /// Whether a rescan is needed, and there is room for what it finds.
+    /// Whether a rescan is needed, and the queue has room for its results.
     pub fn wants_rescan(&self) -> bool {
         if self.engine.take_overflow() {
             *lock(&self.rescan_wanted) = true;
@@ -372,19 +374,19 @@ impl Directory {
         *lock(&self.rescan_wanted) && self.engine.active() < limits::UNDER_WAY
     }
 
-    /// The same; not any more, from now on.
+    /// Like `wants_rescan`, and clears the request.
     pub fn take_rescan_wanted(&self) -> bool {
         let wants = self.wants_rescan();
         *lock(&self.rescan_wanted) &= !wants;
         wants
     }
 
-    /// A rescan could not be done, or not be asked for.
+    /// Requests another rescan because one failed or could not be requested.
     pub fn rescan_later(&self) {
         *lock(&self.rescan_wanted) = true;
     }
 
-    /// What a rescan has failed with.
+    /// Records the failure of a rescan.
     pub fn rescan_failed(&self, fault: Fault) {
         if let Fault::Fatal(e) = fault {
             return self.fail(e);
@@ -395,7 +397,7 @@ impl Directory {
         self.rescan_later();
     }
 
-    /// Does pieces of work that go one way, for as long as there are any, and then waits for more; until it is stopped.
+    /// Works in one direction as long as there is work, then waits for more, until it is stopped.
     pub fn work(&self, way: Direction) {
         loop {
             let seen = self.wakeup.seen();
@@ -429,7 +431,7 @@ impl Directory {
         }
     }
 
-    /// Whether workers have to wait for the hub, or for space on the disk.
+    /// Whether workers wait for the hub, or for free space.
     pub fn is_paused(&self) -> bool {
         !self.link.pause().is_zero() || !self.disk_pause(Direction::Down).is_zero()
     }
@@ -441,12 +443,12 @@ impl Directory {
         })
     }
 
-    /// Downloads wait for room on the disk, or one of them does.
+    /// Whether a download, or all of them, wait for free space.
     pub fn is_full(&self) -> bool {
         self.too_large.load(Relaxed) || !self.disk_pause(Direction::Down).is_zero()
     }
 
-    /// Downloads need not wait any longer.
+    /// Ends the pause of downloads.
     pub fn try_again(&self) {
         *lock(&self.full_until) = None;
         self.too_large.store(false, Relaxed);
@@ -468,7 +470,7 @@ impl Directory {
             }
             Outcome::Looked => {}
             Outcome::Held => self.stats.settled(&path),
-            // what it waits for has a better word
+            // the path that it waits for has a better message
             Outcome::Waits(why) => self.waits(&path, Error::new(Kind::Failed, why)),
             Outcome::Later(e) => {
                 log::debug!("{path:?} waits: {e}");
@@ -481,7 +483,7 @@ impl Directory {
                 }
             }
             Outcome::TooLarge(e) => {
-                // that one waits, and goes on when there is room
+                // only this path waits, until there is room
                 self.too_large.store(true, Relaxed);
                 self.cannot(&path, &e);
             }
@@ -491,7 +493,7 @@ impl Directory {
         self.wakeup.done();
     }
 
-    /// All wait for a hub that is not there; what is wrong with it is told once.
+    /// Makes a path wait for an unreachable hub; the cause is logged once.
     fn waits(&self, path: &str, why: Error) {
         if self.link.trouble().is_none() {
             self.stats.waits(path, why, clock::monotonic());
@@ -507,7 +509,7 @@ impl Directory {
         }
     }
 
-    /// Ends all work on the directory: what it is now has to be seen first.
+    /// Ends all work on the directory, which must be examined before it is reopened.
     pub fn fail(&self, e: Error) {
         lock(&self.fatal).get_or_insert(e);
         self.wakeup.stop();
@@ -517,14 +519,14 @@ impl Directory {
         lock(&self.fatal).clone()
     }
 
-    /// Makes due what waits, now.
+    /// Makes all waiting paths pending now.
     pub fn wake_now(&self) {
         lock(&self.again).pause = RETRY_PAUSE;
         self.engine.wake(false);
         self.wakeup.wake();
     }
 
-    /// Whether tree, state and hub agree, as far as is known: for the status, the hooks, and a single pass.
+    /// Whether tree, state and hub agree as far as is known: for the status, the hooks, and a single pass.
     pub fn is_in_sync(&self, facts: &Facts) -> bool {
         self.engine.due() == 0
             && self.engine.is_drained()
@@ -543,14 +545,14 @@ impl Drop for Directory {
         if self.fatal().is_none()
             && let Err(fault) = power_loss::closed(&self.state)
         {
-            // as after a crash
+            // handled like a crash
             log::debug!("{}", Error::from(fault));
         }
     }
 }
 
-/// Whether it is a mesync hub. A server that was one is taken for one: so an unreachable hub does not stop the watching, and a
-/// reachable one is not asked.
+/// Whether the server is a mesync hub. If it was one before, it is not asked: so an unreachable hub does not keep the
+/// directory from being watched.
 fn is_ours(hub: &HubClient, state: &DiskState) -> Result<bool> {
     const NOTE: (&str, &str) = ("server", "mesync");
     if state.note(NOTE.0)?.as_deref() == Some(NOTE.1) {
@@ -563,7 +565,7 @@ fn is_ours(hub: &HubClient, state: &DiskState) -> Result<bool> {
     Ok(ours)
 }
 
-/// Refuses a directory within another synced one, and one that is new and has one within.
+/// Refuses a directory within another synced one, and a new one that contains a synced one.
 fn check_overlap(settings: &WatchSettings, is_new: bool) -> Result<()> {
     let dir = settings
         .path

@@ -7,11 +7,11 @@ use crate::files::state::DiskState;
 use crate::files::stats::Stats;
 use crate::files::tree::DiskTree;
 
-/// The note in the state that keeps the rules that were read last.
+/// The note in the state that keeps the last rules that could be read.
 const RULES: &str = "rules";
 
-/// Reads the ignore rules again; whether they have changed. The last ones that could be read apply until the file can be read
-/// again, also after a restart.
+/// Reads the ignore rules again; returns whether they changed. While the file cannot be read, the
+/// last rules that could be read apply, also after a restart.
 pub fn read(tree: &DiskTree, state: &DiskState, stats: &Stats) -> Called<bool> {
     match tree.read_rules() {
         Ok(changed) => {

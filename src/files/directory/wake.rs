@@ -1,4 +1,5 @@
-//! When a directory is looked after next: what waits, what was refused, and the end of a burst of deletes.
+//! Decides when a directory is worked on next: waiting paths, refused paths, and the end of a burst
+//! of deletes.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use super::{
 use crate::clock;
 
 impl Directory {
-    /// Makes due what waits or was refused, if it is time to, and names what waits for long. When to ask again.
+    /// Makes waiting and refused paths pending when their time has come, and reports paths that
+    /// wait for long. Returns the time until the next call.
     pub fn wake(&self) -> Duration {
         let now = clock::monotonic();
         let retries = self.stats.take_retries(now);
@@ -38,7 +40,8 @@ impl Directory {
         })
     }
 
-    /// How long deletes wait for the end of their burst; when it has ended, those are called that carry them out.
+    /// How long deletes wait for the end of their burst; once it has ended, wakes the workers that
+    /// carry them out.
     pub fn end_of_burst(&self) -> Duration {
         let left = self.engine.gathers();
         let was = std::mem::replace(&mut lock(&self.again).gathers, !left.is_zero());
@@ -50,7 +53,7 @@ impl Directory {
 
     fn wake_waiting(&self, now: Instant) -> Duration {
         let mut again = lock(&self.again);
-        // moves are known when the other directory has them
+        // a move is known once the other directory has the file
         let arrivals = if self.engine.deletes_wait() {
             self.engine.arrivals_elsewhere()
         } else {

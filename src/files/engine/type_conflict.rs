@@ -1,7 +1,8 @@
-//! A file against a directory at one name: the directory keeps it, the file takes its conflict name, on the hub too.
+//! Resolves a file and a directory with the same name: the directory keeps the name, the file takes
+//! its conflict name, on the hub too.
 //!
-//! A link counts as a file here. Decided only when the feed has said that this is all, since what is below may be on its way
-//! out.
+//! A link counts as a file. Decided only after the feed has reported all changes, because deletes
+//! of the content may still be coming.
 
 use crate::config::watch::Mode;
 use crate::error::{Error, Kind};
@@ -12,19 +13,19 @@ use super::send::OutgoingChange;
 use super::traits::{Condition, From};
 use super::{Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, is_file, lock, takes_away};
 
-/// What is known to be below a name.
+/// What is known below a name.
 #[derive(Default)]
 struct Below {
-    /// Something will be there when all is in sync.
+    /// An entry will be there once everything is in sync.
     wanted: bool,
-    /// Something that was in sync is about to go from here.
+    /// An entry that was in sync is about to be removed here.
     going: bool,
-    /// The hub has something there.
+    /// The hub has an entry there.
     live: bool,
 }
 
 impl Engine {
-    /// `true`: something was done about it. An error: the path waits. `false`: there is no clash.
+    /// `true`: something was done. `false`: there is no conflict. An error: the path waits.
     pub(super) fn clash(&self, path: &str, known: &PathState) -> PathResult {
         let here = is_file(known.node.map(|n| n.entry).as_ref());
         let there = is_file(known.remote().entry.as_ref());
@@ -34,7 +35,7 @@ impl Engine {
         }
         let plan = self.plan(known);
         let action = plan.action;
-        // many directories have rows: what is below is read only where it matters
+        // many directories have rows, so what is below one is read only where it matters
         if !here && !there && action != Action::Trash && !self.env.tree.is_empty(path)? {
             return Ok(false);
         }
@@ -42,7 +43,7 @@ impl Engine {
         let goes_last =
             || Ok::<bool, Interrupted>(action == Action::Trash || self.env.tree.is_empty(path)?);
         if dir.is_some() && below.going && goes_last()? {
-            // it is empty because of us, or will be: it goes with its last entry
+            // this client emptied the directory, or will: it is removed with its last entry
             return Err(Interrupted::Again(
                 "the directory is removed with the last file in it",
             ));
@@ -75,7 +76,7 @@ impl Engine {
             .filter(|l| !known.base().entry.is_some_and(|b| l.entry.same_body(&b)));
         match (edited, known.remote().entry) {
             (Some(local), _) if here && matches!(action, Action::Upload | Action::Conflict) => {
-                // an upload: the hub's row is what was edited, and goes as a delete
+                // for an upload: the hub's row is what was edited, and is deleted there
                 let then = if action == Action::Upload {
                     known.base().clone()
                 } else {
@@ -94,8 +95,8 @@ impl Engine {
         }
     }
 
-    /// Moves the hub's file to a name that is free on both sides. Never onto an equal file: a user may be editing
-    /// that one, and the bytes would be gone with the edit.
+    /// Renames the hub's file to a name that is free on both sides. Never to the name of an equal
+    /// file: a user may be editing that one, and the edit would replace the bytes.
     fn rename_on_hub(&self, path: &str, known: &PathState, entry: Entry) -> PathResult {
         for nth in 1.. {
             let copy = copy_name(path, &entry, nth);
@@ -135,7 +136,7 @@ impl Engine {
         Err(Interrupted::Again(NO_FREE_NAME))
     }
 
-    /// Looks at all that is known below a name. What is open there goes first.
+    /// Collects what is known below a name. Open keys and intents there must be settled first.
     fn below(&self, path: &str, known: &PathState) -> Result<Below, Interrupted> {
         let mut found = Below::default();
         self.each_below(path, &mut |below, rows| {

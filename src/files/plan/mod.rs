@@ -1,7 +1,8 @@
-//! The three-way merge of one path: the last version in sync, the local one, the hub's one, and the action.
+//! The three-way merge of one path: the last version in sync, the local version, the hub's version,
+//! and the resulting action.
 //!
-//! Pure: values in, a decision out. It knows neither neighbours (directories, renames), nor the guard against mass deletion,
-//! nor how anything is carried out. Content is compared by hash, never by time.
+//! Pure: values in, a decision out. It knows nothing of other paths (directories, renames), of the
+//! delete guard, or of how a decision is carried out. Content is compared by hash, never by time.
 
 use uuid::Uuid;
 
@@ -11,19 +12,20 @@ use crate::wire::revision::{Revision, Tag};
 
 use crate::config::watch::Mode;
 
-/// Bits of a mode that are compared and applied. Links have no mode of their own: theirs is all of these.
+/// Mode bits that are compared and applied. A link has no mode of its own: it has all of these
+/// bits.
 pub const MODE: u32 = 0o777;
 
-/// What a name holds, on either side.
+/// The entry of a name, on either side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     pub kind: Kind,
-    /// Of the bytes of a file, of the text of a link's target, of nothing for a directory.
+    /// The hash of the file's bytes, of the link's target, or of nothing for a directory.
     pub hash: Hash,
     pub size: u64,
     /// [`MODE`] bits only.
     pub mode: u32,
-    /// Nanoseconds since 1970. That of a file is a dimension of its own, as the mode is.
+    /// Nanoseconds since 1970. For a file, it is merged separately, like the mode.
     pub mtime: i64,
 }
 
@@ -51,32 +53,34 @@ impl Entry {
         self.kind == Kind::Dir
     }
 
-    /// Equal but for mode and time.
+    /// Whether they are equal except for mode and time.
     pub fn same_body(&self, other: &Entry) -> bool {
         self.kind == other.kind && self.hash == other.hash
     }
 }
 
-/// What `stat` shows of a name: any change to a file, its mode included, changes one of these.
+/// What `stat` shows for a name: any change to a file, including its mode, changes one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     pub inode: u64,
     pub size: u64,
     /// Nanoseconds since 1970, both times.
     pub mtime: i64,
-    /// 0: unknown, equal to nothing, so that the content is looked at again.
+    /// 0: unknown; it equals nothing, so the content is read again.
     pub ctime: i64,
     /// [`MODE`] bits only.
     pub mode: u32,
 }
 
 impl Stamp {
-    /// The same file with the same bytes, before and after a rename, which changes the ctime on Linux.
+    /// Whether it is the same file with the same bytes, across a rename, which changes the ctime on
+    /// Linux.
     pub fn same_but_for_ctime(&self, other: &Stamp) -> bool {
         Stamp { ctime: 0, ..*self } == Stamp { ctime: 0, ..*other }
     }
 
-    /// The same directory with the same mode: its size and times change with its content.
+    /// Whether it is the same directory with the same mode: its size and times change with its
+    /// content.
     pub fn same_dir(&self, other: &Stamp) -> bool {
         (self.inode, self.mode) == (other.inode, other.mode)
     }
@@ -90,22 +94,24 @@ pub struct Local {
     pub stamp: Stamp,
 }
 
-/// What was last in sync at a path. The default: never anything.
+/// The last version in sync of a path. The default: never in sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseRow {
     pub rev: u64,
-    /// The hub was set back to `rev`, and this was in sync after it: there is no such revision any more. What the hub has
-    /// instead is still to be heard ([`super::engine::rows::hear`]); until then nothing is done about the path.
+    /// The path was in sync at a later revision than `rev`, to which the hub was set back. Nothing
+    /// is done about the path until the hub has reported its current row
+    /// ([`super::engine::rows::hear`]).
     pub lost: bool,
-    /// The hub's; `None`: both sides had nothing.
+    /// The hub's entry; `None`: neither side had one.
     pub entry: Option<Entry>,
-    /// What `stat` showed when the two were in sync: a local change is a difference from *this*, so a filesystem that
-    /// cannot keep a mode or a time does not send it back and forth. `None`: unknown, the content is looked at.
+    /// What `stat` showed when the two were in sync. A local change is a difference from *this*
+    /// stamp, so a filesystem that cannot keep a mode or a time does not send it back and forth.
+    /// `None`: unknown; the content is read.
     pub seen: Option<Stamp>,
 }
 
 impl BaseRow {
-    /// Whether the hub has nothing new: its row is the one that was in sync. All rows are of one history.
+    /// Whether the hub has no newer row than the one in sync. All rows belong to one history.
     pub fn is_at(&self, remote: &RemoteRow) -> bool {
         self.rev == remote.rev && !self.lost
     }
@@ -120,42 +126,42 @@ impl RemoteRow {
     }
 }
 
-/// The hub's latest row that is known of a path. The default: never there, or forgotten there.
+/// The newest known row of the hub for a path. The default: never there, or forgotten there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteRow {
     pub rev: u64,
-    /// Of that revision.
+    /// The tag of that revision.
     pub tag: Tag,
     /// `None`: deleted.
     pub entry: Option<Entry>,
-    /// The hub's id of that name, to download it by.
+    /// The hub's id of that name, used to download it.
     pub id: Uuid,
-    /// Who wrote it.
+    /// The machine that wrote it.
     pub host: Option<String>,
-    /// Of a deleted file: its new name, if it was renamed.
+    /// For a deleted file that was renamed: the new name.
     pub renamed_to: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     Nothing,
-    /// Gone on both sides: write the base only.
+    /// Missing on both sides: only write the base.
     Forget,
     /// Send the local version to the hub.
     Upload,
-    /// Put the hub's here.
+    /// Apply the hub's version here.
     Download,
-    /// Two edits: ours takes another name, the hub's keeps this one.
+    /// Two edits: the local version is renamed, the hub's keeps the name.
     Conflict,
     /// Equal bytes: write the base, and merge the mode.
     Adopt,
-    /// Gone here: delete it on the hub.
+    /// Deleted here: delete it on the hub.
     Delete,
-    /// Gone on the hub: move ours to the trash.
+    /// Deleted on the hub: move the local version to the trash.
     Trash,
 }
 
-/// A decision with the mode that the path ends with, and its reason in a few words for the log.
+/// A decision, with the resulting mode and a short reason for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     pub action: Action,
@@ -163,7 +169,7 @@ pub struct Plan {
     pub why: &'static str,
 }
 
-/// Decides about one path. A remote row with the revision of the base says nothing new.
+/// Decides about one path. A remote row with the revision of the base is not a change.
 pub fn plan(base: &BaseRow, local: Option<&Local>, remote: &RemoteRow) -> Plan {
     let same = base.is_at(remote);
     let theirs = if same { &base.entry } else { &remote.entry };
@@ -211,14 +217,14 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     let mine = local_mode(base, local);
     let edited_here = base.entry.is_none_or(|b| !local.entry.same_body(&b));
     let edited_there = base.entry.is_none_or(|b| !theirs.same_body(&b));
-    // the mode is a dimension of its own; both changed it: the hub's
+    // the mode is merged separately; if both sides changed it, the hub's wins
     let was = base
         .entry
         .map(|b| b.mode)
         .or(theirs.is_dir().then_some(DIR_MODE));
     let theirs_unchanged = was == Some(theirs.mode);
     let merged = if theirs_unchanged { mine } else { theirs.mode };
-    // but it does not go from one kind to another
+    // a mode is not merged between entries of different kinds
     let mixed = local.entry.kind != theirs.kind;
     let decided = |action, mode, why| Plan { action, mode, why };
     if same {
@@ -247,11 +253,13 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
     }
 }
 
-/// What of a plan is carried out where changes go one way only; the rest differs and stays so.
+/// Limits a plan to what is carried out if changes are synced in one direction only; other
+/// differences remain.
 ///
-/// *Send-only*: nothing changes here. What others did on the hub stays until the same is edited here: then ours takes its
-/// place, and theirs is a version there. *Receive-only*: nothing is sent. What was edited here makes way as a conflict copy
-/// when the hub has something new.
+/// *Send-only*: nothing changes here. A change by others on the hub remains until the same path is
+/// edited here; then the local version replaces it, and the hub keeps it as an older version.
+/// *Receive-only*: nothing is sent. A local edit becomes a conflict copy when the hub has a newer
+/// version.
 pub fn one_way(
     decided: Plan,
     mode: Mode,
@@ -289,7 +297,7 @@ pub fn one_way(
     }
 }
 
-/// The mode that is meant here: what the filesystem could not keep was not changed by anybody.
+/// The intended local mode: a mode that the filesystem could not keep is not a change.
 pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
     match (&base.entry, &base.seen) {
         (Some(b), Some(seen)) if seen.mode == local.entry.mode && b.kind == local.entry.kind => {
@@ -299,7 +307,7 @@ pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
     }
 }
 
-/// As [`local_mode`], for the time of the last change.
+/// Like [`local_mode`], for the modification time.
 pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
     match &base.entry {
         Some(b)
@@ -312,7 +320,8 @@ pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
     }
 }
 
-/// The time of a file was changed here, and nothing else: set after it was closed, as unpacking and `cp -p` do.
+/// Whether only the time of a file was changed here: set after the file was closed, as unpacking
+/// and `cp -p` do.
 pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
     let file = |b: &Entry| b.kind == Kind::File && local.entry.same_body(b);
     base.entry
@@ -320,8 +329,8 @@ pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
         .is_some_and(|b| local_mtime(base, local) != b.mtime)
 }
 
-/// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. Both changed it: the hub's. Where nothing
-/// was in sync before, both keep what they have.
+/// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. If both sides
+/// changed it, the hub's wins. If nothing was in sync before, both keep their times.
 pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: Mode) -> Option<i64> {
     let (was, theirs) = base.entry.zip(remote.entry)?;
     let changed =
@@ -329,7 +338,7 @@ pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: Mode) 
     changed.then_some(theirs.mtime)
 }
 
-/// The directory that a name is in; `None` in the root.
+/// The parent directory of a path; `None` in the root.
 pub fn parent(path: &str) -> Option<&str> {
     path.rsplit_once('/').map(|(dir, _)| dir)
 }

@@ -29,7 +29,7 @@ fn stamp(entry: &Entry) -> Stamp {
     }
 }
 
-/// The remote side `=`: as the base.
+/// The remote side `=`: the same as the base.
 fn check(base: &str, local: &str, remote: &str, action: Action, mode: u32) {
     let b = BaseRow {
         rev: u64::from(base != "-"),
@@ -73,7 +73,7 @@ fn check(base: &str, local: &str, remote: &str, action: Action, mode: u32) {
 #[test]
 fn each_pair_of_changes_has_its_action() {
     use Action::*;
-    // here unchanged, created, modified, deleted; there unchanged, created, modified, deleted
+    // local: unchanged, created, modified, deleted; remote: unchanged, created, modified, deleted
     check("x", "x", "=", Nothing, 0);
     check("-", "-", "x", Download, 0);
     check("x", "x", "y", Download, 0);
@@ -103,7 +103,7 @@ fn modes_are_merged_apart_from_contents() {
     check("x1", "y1", "x3", Upload, 3);
     check("x1", "y2", "x1", Upload, 2);
     check("x1", "y2", "z1", Conflict, 1);
-    // a mode alone beats no delete
+    // a mode alone does not win over a delete
     check("x1", "-", "x2", Delete, 0);
     check("x1", "x2", "-", Trash, 0);
 }
@@ -191,7 +191,7 @@ fn what_the_filesystem_cannot_keep_is_no_change() {
         (local_mode(&base, &local), local_mtime(&base, &local)),
         (3, 1_999_999_999)
     );
-    // an edit does not carry the mode back that the filesystem made up
+    // an edit does not send back a mode that the filesystem made up
     let edited = Local {
         entry: Entry {
             hash: Hash::of(b"y"),

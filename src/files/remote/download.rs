@@ -1,5 +1,5 @@
-//! Downloads the hub's version under a temporary name: from a file of this machine that has the bytes, many short ones
-//! together, long ones so that an interrupted download resumes.
+//! Downloads the hub's version to a temporary name: from a local file that has the bytes, short
+//! files several in one request, long files so that an interrupted download resumes.
 
 use std::io::Write;
 use std::sync::PoisonError;
@@ -16,20 +16,20 @@ use super::{Remote, moving, rows};
 /// Bytes that are read at a time.
 const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
-/// One short file that is wanted.
+/// A request for one short file.
 pub struct Small {
     item: FetchItem,
-    /// Bytes, at most.
+    /// Maximum size in bytes.
     most: u64,
 }
 
-/// What came of it.
+/// The result for one short file.
 #[derive(Debug, Clone)]
 pub enum Fetched {
     Bytes(Vec<u8>),
-    /// The hub has that revision no more.
+    /// The hub no longer has that revision.
     Gone,
-    /// Not together with others: alone.
+    /// The file must be requested by itself.
     Alone,
 }
 
@@ -60,7 +60,7 @@ impl Remote {
         match entry.size {
             _ if !sources.contains(&Source::Hub) => Ok(None),
             0..=BATCH_FILE => {
-                // first what may fail without a question
+                // checks that may fail come before the request
                 let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
                     return Ok(None);
                 };
@@ -81,7 +81,7 @@ impl Remote {
         }
     }
 
-    /// The bytes of something short.
+    /// Returns the bytes of a short file.
     fn short(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Vec<u8>>> {
         let item = FetchItem {
             id: row.id,
@@ -140,7 +140,8 @@ impl Remote {
         found
     }
 
-    /// Hands the bytes of a revision to `take`, no more than announced. `false`: the hub has it no more.
+    /// Passes the bytes of a revision to `take`, up to the announced size. `false`: the hub no
+    /// longer has it.
     fn stream(
         &self,
         path: &str,
@@ -157,12 +158,12 @@ impl Remote {
         };
         let (mut left, mut buffer) = (size, vec![0; COPY_BUFFER_BYTES]);
         loop {
-            // a line that is lost shows with the next call: this may be one bad file
+            // a lost connection shows with the next call; this may be one bad file
             let n = answer
                 .read(&mut buffer)
                 .map_err(|failure| Fault::Later(failure.error))?;
             let bytes = &buffer[..n.min(left as usize)];
-            // one more than announced is too many, and shows in the hash
+            // one more byte than announced is too many, and changes the hash
             if n == 0 || bytes.len() < n {
                 return Ok(true);
             }
@@ -192,7 +193,7 @@ impl Remote {
     fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
         let coming = || self.coming.lock().unwrap_or_else(PoisonError::into_inner);
         if !coming().insert(entry.hash) {
-            // the other one is a source then
+            // the other download's file is a source then
             return Err(Fault::Later(Error::new(
                 Kind::Busy,
                 format!("{path} waits for another file with the same content"),
@@ -238,7 +239,7 @@ impl Remote {
                 partial.remove();
                 Err(self.damaged(path))
             }
-            // our own disk
+            // a local disk error
             Err(failure) if failure.status == 0 && failure.error.kind != Kind::Unreachable => {
                 Err(if failure.error.kind == Kind::Busy {
                     Fault::NoSpace(failure.error)
@@ -250,7 +251,7 @@ impl Remote {
         }
     }
 
-    /// What came is not what its row says: nothing is to be done with it until there is another row.
+    /// The bytes received do not match their row: the path waits for another row.
     fn damaged(&self, path: &str) -> Fault {
         let what = format!(
             "will not take {path}: what hub {} sends is not what it has announced",

@@ -1,6 +1,7 @@
-//! Whether the hub can be reached, and when to try again: one answer for all workers of a directory.
+//! Tracks whether the hub is reachable, and when to try again: one state for all workers of a
+//! directory.
 //!
-//! It waits for nothing itself. What is wrong is said once in the log, and kept for the status.
+//! It does not wait itself. A problem is logged once, and kept for the status.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,18 +14,18 @@ use crate::files::engine::traits::Fault;
 use crate::files::wakeup::Wakeup;
 use crate::logger::is_same_event;
 
-/// Between two attempts, at most.
+/// Maximum pause between two attempts.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(300);
-/// Between two attempts, whatever says that the hub may be there again.
+/// Minimum pause between two attempts, even after a sign that the hub may be back.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
-/// How long a hub is left alone that refuses this machine.
+/// How long a hub that refuses this machine is not called.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Link {
     state: Mutex<State>,
-    /// Calls that fail since the client ends are nothing to talk about.
+    /// Failed calls are not reported once the client is stopping.
     wakeup: Arc<Wakeup>,
 }
 
@@ -37,7 +38,7 @@ struct State {
 }
 
 impl Link {
-    /// `wakeup`: of the workers of the directory.
+    /// `wakeup`: the one of the directory's workers.
     pub fn new(wakeup: Arc<Wakeup>) -> Link {
         Link {
             state: Mutex::new(State {
@@ -50,7 +51,7 @@ impl Link {
         }
     }
 
-    /// The hub has answered.
+    /// Records that the hub has responded.
     pub fn reached(&self) {
         let mut state = self.lock();
         state.backoff.reset();
@@ -60,13 +61,15 @@ impl Link {
         }
     }
 
-    /// Something says that the hub may be there again: the next call need not wait. Only its answer is a success.
+    /// A sign that the hub may be back: the next call need not wait. Only its response counts as
+    /// success.
     pub fn try_soon(&self) {
         let mut state = self.lock();
         state.not_before = state.failed_at.map(|at| at + LEAST_PAUSE);
     }
 
-    /// A call failed: what that means for the path that it was for. Not for all if the hub had an answer for this one only.
+    /// Records a failed call and returns what it means for its path. The other paths are not
+    /// affected if the hub responded with an error for this one.
     pub fn failed(&self, failure: Failure) -> Fault {
         let Failure {
             error,
@@ -78,13 +81,13 @@ impl Link {
             400 | 404 | 409 | 411 | 413 | 415 | 422 if error.kind != Kind::Unreachable => {
                 return Fault::Refused(error);
             }
-            // our own end: a file that changed or cannot be read
+            // a local cause: the file changed or cannot be read
             0 if error.kind != Kind::Unreachable => return Fault::Later(error),
             _ => {}
         }
         let mut state = self.lock();
         let now = clock::monotonic();
-        // several at a time fail for the same reason
+        // concurrent calls fail for the same reason
         if state.not_before.is_none_or(|at| at <= now) {
             let pause = state.backoff.next(uuid::Uuid::new_v4().as_u64_pair().0);
             let pause = if matches!(status, 401 | 403) {
@@ -108,14 +111,14 @@ impl Link {
         Fault::Later(error)
     }
 
-    /// How long to leave the hub alone; zero: it may be called.
+    /// How long to wait before calling the hub; zero: it may be called now.
     pub fn pause(&self) -> Duration {
         self.lock().not_before.map_or(Duration::ZERO, |at| {
             at.saturating_duration_since(clock::monotonic())
         })
     }
 
-    /// What is wrong, if something is.
+    /// The current problem, if there is one.
     pub fn trouble(&self) -> Option<Error> {
         self.lock().trouble.clone()
     }

@@ -1,7 +1,8 @@
-//! The hub as the engine sees it: its changes as rows, our changes as requests, contents on their way.
+//! The hub as the engine sees it: its changes as rows, local changes as requests, and the transfer
+//! of contents.
 //!
-//! It decides nothing about files and keeps no state of its own: ids and revisions come from the rows of the state. What a
-//! failed call means for others than its path is [`link`]'s.
+//! It decides nothing about files and keeps no state of its own: ids and revisions come from the
+//! rows of the state. [`link`] decides what a failed call means for other paths.
 
 pub mod link;
 pub mod rows;
@@ -32,7 +33,7 @@ use link::Link;
 use rows::Names;
 use traffic::Traffic;
 
-/// A mesync hub, for one synced directory. See the module.
+/// The client of a mesync hub for one synced directory. See the module documentation.
 pub struct Remote {
     hub: Arc<HubClient>,
     state: Arc<DiskState>,
@@ -42,11 +43,12 @@ pub struct Remote {
     traffic: Arc<Traffic>,
     sends: Batcher<upload::Small, Called<Answer>>,
     fetches: Batcher<download::Small, Called<download::Fetched>>,
-    /// Contents of long files that are on their way here: two of the same would write one file.
+    /// Contents of long files that are being downloaded: two downloads of one content would write
+    /// the same file.
     coming: Mutex<HashSet<Hash>>,
-    /// Names that the hub asks for the content of, since it has lost a part of it.
+    /// Names whose content the hub asks for, because it has lost a part of it.
     wanted: Mutex<Vec<Name>>,
-    /// Paths whose content the hub cannot send, each with a chunk that it has lost.
+    /// Paths whose content the hub cannot send, each with a lost chunk.
     lacking: Mutex<BTreeMap<String, Hash>>,
 }
 
@@ -84,7 +86,7 @@ impl Remote {
         })
     }
 
-    /// The outcome of a call, for the workers that wait for the hub.
+    /// Returns the result of a call, and informs the workers that wait for the hub.
     fn called<T>(&self, called: client::Called<T>) -> Called<T> {
         match called {
             Ok(done) => {
@@ -95,7 +97,7 @@ impl Remote {
         }
     }
 
-    /// The answer to a change: what it made, or why it was not made.
+    /// Returns the result of a change: the new row, or why it was not made.
     fn answer(&self, change: &Change, called: client::Called<Stored>) -> Called<Answer> {
         let stored = match called {
             Err(failure) => return self.unmet(failure),
@@ -104,7 +106,7 @@ impl Remote {
         let Some(record) = stored.record else {
             self.link.reached();
             let known = self.state.rows(&change.path)?.remote;
-            // nothing was to be changed: it is what we know, or the feed tells it
+            // nothing was to be changed: the row is known already, or the feed reports it
             return Ok(if stored.rev == Some(known.rev) {
                 Answer::Made(vec![(change.path.clone(), known)])
             } else {
@@ -149,14 +151,14 @@ impl Remote {
                 ))
             }
             (409, Told::Missing(_)) => {
-                // it knows that now, and is asked again with the next attempt
+                // the hub knows that now, and is asked again at the next attempt
                 self.link.reached();
                 Err(Fault::Later(Error::new(
                     Kind::Busy,
                     "the hub has lost a part of what was sent: it is sent again",
                 )))
             }
-            // of a delete: it is not there
+            // for a delete: the file does not exist
             (410, _) => {
                 self.link.reached();
                 Err(set_back())
@@ -166,7 +168,7 @@ impl Remote {
         }
     }
 
-    /// A change whose bytes the hub has. An answer that names missing chunks says that it has not.
+    /// Makes a change whose bytes the hub has; an error response names the chunks that it lacks.
     fn commit(
         &self,
         change: &Change,
@@ -199,7 +201,7 @@ impl Remote {
         Ok(self.hub.commit(&commit, request(change)))
     }
 
-    /// What a content consists of that the hub has under a name that we know; `None`: it has it under none.
+    /// The chunks of a content that the hub has under a known name; `None`: there is no such name.
     fn known_chunks(&self, change: &Change, entry: &Entry) -> Called<Option<Vec<Chunk>>> {
         if entry.is_dir() || entry.size == 0 {
             return Ok(Some(Vec::new()));
@@ -236,7 +238,7 @@ fn request(change: &Change) -> Request {
     }
 }
 
-/// Nothing was changed: the next question for changes tells what the hub has now.
+/// Nothing was changed: the next poll tells what the hub has now.
 fn set_back() -> Fault {
     Fault::Later(Error::new(
         Kind::Busy,
@@ -266,7 +268,7 @@ impl Hub for Remote {
             .iter()
             .filter_map(|record| self.names.row(record))
             .collect();
-        // a hub that counts backwards would be asked for ever
+        // a hub that counts backwards would be polled forever
         let more = page.more && last.is_some_and(|last| last > after);
         Ok(Changes::Page(Page {
             rev: page.rev,
@@ -292,7 +294,7 @@ impl Hub for Remote {
             let id = self.state.rows(&change.path)?.remote.id;
             return match self.hub.remove(id, request(change)) {
                 Ok(Some(record)) => self.made(change, record, None),
-                // it is done, and the feed tells the rest
+                // the change was made; the feed reports the rest
                 Ok(None) => Ok(Answer::NotDone),
                 Err(failure) => self.unmet(failure),
             };
@@ -348,7 +350,7 @@ impl Transfer for Remote {
     }
 }
 
-/// Calls `act` with something that moves bytes, and counts and slows down what it moves.
+/// Calls `act` with a transfer that counts and limits its bytes.
 fn moving<T>(hub: &HubClient, step: &dyn Fn(Step<'_>), act: impl FnOnce(&Mover<'_>) -> T) -> T {
     act(&Mover::once(hub, true, step))
 }

@@ -1,4 +1,4 @@
-//! Names and records of the hub as names and rows of one synced directory.
+//! Translates names and records of the hub to names and rows of one synced directory, and back.
 //!
 //! Pure. It believes no name that [`crate::relpath::check`] refuses.
 
@@ -11,7 +11,7 @@ use crate::files::plan::{Entry, RemoteRow};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind, Name, Record};
 
-/// The directory on the hub that a synced directory is kept in sync with; "" is all of it.
+/// The directory on the hub that a local directory is synced with; "" is the whole hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names(String);
 
@@ -20,7 +20,7 @@ impl Names {
         Names(remote.trim_matches('/').to_string())
     }
 
-    /// The whole name on the hub. Errors: it is longer than the hub allows.
+    /// The full name on the hub. Errors: it is longer than the hub allows.
     pub fn name(&self, path: &str) -> Result<Name, String> {
         Name::parse(&if self.0.is_empty() {
             path.to_string()
@@ -29,7 +29,7 @@ impl Names {
         })
     }
 
-    /// The name within the directory; `None`: it is elsewhere.
+    /// The name within the directory; `None`: the name is outside it.
     pub fn path<'a>(&self, full: &'a str) -> Option<&'a str> {
         let path = match self.0.as_str() {
             "" => Some(full),
@@ -38,12 +38,13 @@ impl Names {
         path.filter(|path| !path.is_empty())
     }
 
-    /// The directory itself.
+    /// The name of the directory itself.
     pub fn directory(&self) -> &str {
         &self.0
     }
 
-    /// The row of a record; `None`: it is elsewhere, its name is invalid, or its content is unknown.
+    /// The row of a record; `None`: the record is outside the directory, its name is invalid, or
+    /// its content is unknown.
     pub fn row(&self, record: &Record) -> Option<(String, RemoteRow)> {
         let full = record.full_name();
         let path = self.path(&full).filter(|_| relpath::check(&full).is_ok())?;
@@ -68,7 +69,7 @@ impl Names {
     }
 }
 
-/// What a record that is not deleted says of its file.
+/// The entry of a record that is not deleted.
 fn entry(record: &Record) -> Option<Entry> {
     let hash = match record.kind {
         Kind::Dir => Hash::of(b""),
@@ -94,7 +95,7 @@ fn entry(record: &Record) -> Option<Entry> {
     Some(Entry::new(record.kind, hash, size, mode, mtime))
 }
 
-/// Nanoseconds since 1970; the nearest that there is.
+/// Nanoseconds since 1970, clamped to the range.
 fn nanos(at: SystemTime) -> i64 {
     match at.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
@@ -102,7 +103,7 @@ fn nanos(at: SystemTime) -> i64 {
     }
 }
 
-/// The whole `st_mode` as it travels.
+/// The whole `st_mode`, as it is sent.
 pub fn st_mode(entry: &Entry) -> u32 {
     let kind = match entry.kind {
         Kind::File => 0o100_000,
@@ -112,7 +113,7 @@ pub fn st_mode(entry: &Entry) -> u32 {
     kind | entry.mode
 }
 
-/// The time as it travels: RFC 3339, nine decimals.
+/// The time as it is sent: RFC 3339 with nine decimals.
 pub fn mtime(entry: &Entry) -> String {
     let distance = Duration::from_nanos(entry.mtime.unsigned_abs());
     clock::rfc3339_nanos(if entry.mtime < 0 {
@@ -122,7 +123,7 @@ pub fn mtime(entry: &Entry) -> String {
     })
 }
 
-/// Just enough of a record to fetch its content by.
+/// A record with just the fields that a download needs.
 pub fn fetched(name: &Name, row: &RemoteRow) -> Record {
     let entry = row.entry.as_ref();
     Record {
@@ -138,7 +139,7 @@ pub fn fetched(name: &Name, row: &RemoteRow) -> Record {
     }
 }
 
-/// A row that says that nothing is there.
+/// A row without an entry.
 pub fn gone(rev: u64, id: Uuid) -> RemoteRow {
     RemoteRow {
         rev,

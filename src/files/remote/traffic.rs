@@ -1,4 +1,4 @@
-//! What travels for one synced directory: counted, and kept below its rate.
+//! The traffic of one synced directory: counted, and kept below its rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::files::rate_limit::Limiter;
 use crate::transfer::Step;
 
-/// Bytes each way since the start, and their limits.
+/// Bytes in each direction since the start, and their limits.
 #[derive(Debug, Default)]
 pub struct Traffic {
     pub sent: AtomicU64,
@@ -16,7 +16,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// `limit`: bytes a second each way.
+    /// `limit`: bytes per second in each direction.
     pub fn new(limit: Option<u64>) -> Traffic {
         let limiter = || limit.map(Limiter::new);
         Traffic {
@@ -26,14 +26,14 @@ impl Traffic {
         }
     }
 
-    /// Bytes have gone to the hub. Waits as the limit wants it.
+    /// Counts bytes that were sent, and waits as the limit demands.
     pub fn up(&self, step: Step<'_>) {
         if let Step::Passed(bytes) = step {
             pass(&self.sent, self.up.as_deref(), bytes);
         }
     }
 
-    /// Bytes have come.
+    /// Counts bytes that were received, and waits in the same way.
     pub fn down(&self, step: Step<'_>) {
         if let Step::Passed(bytes) = step {
             pass(&self.received, self.down.as_deref(), bytes);

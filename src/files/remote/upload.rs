@@ -1,4 +1,5 @@
-//! Sends the local version to the hub: without bytes where it has them, many short files together, long ones chunk by chunk.
+//! Sends the local version to the hub: without bytes if the hub has them, short files several in
+//! one request, long files chunk by chunk.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,10 +18,10 @@ use crate::wire::revision::Tag;
 
 use super::{Remote, moving, request, rows, set_back};
 
-/// Short files in one request: their bytes are in memory meanwhile.
+/// Short files in one request, at most; their bytes are in memory meanwhile.
 pub const TOGETHER: usize = 64;
 
-/// A short file, with its bytes, for one request with others.
+/// A short file with its bytes, to be sent in a request with others.
 pub struct Small {
     change: Change,
     item: BatchItem,
@@ -42,7 +43,7 @@ impl Remote {
                 return Ok(Answer::Moved);
             }
             match self.commit(change, entry, chunks)? {
-                // what it has it may have forgotten
+                // the hub may have forgotten a chunk since
                 Err(failure)
                     if failure.status == 409
                         && matches!(failure.told, crate::client::Told::Missing(_)) => {}
@@ -179,7 +180,7 @@ impl Remote {
         }
     }
 
-    /// One file in requests of its own.
+    /// Sends one file in requests of its own.
     fn send_alone(&self, change: &Change, entry: &Entry, file: File) -> Called<Answer> {
         let step = |step: crate::transfer::Step<'_>| self.traffic.up(step);
         if entry.size > SINGLE {
@@ -203,7 +204,7 @@ impl Remote {
         };
         if self.called(self.hub.missing(&[entry.hash]))?.is_empty() {
             match self.commit(change, entry, vec![chunk])? {
-                // it has looked at the bytes, and they are not what they were
+                // the hub has checked the bytes, and they do not match the hash
                 Err(failure) if matches!(failure.told, crate::client::Told::Missing(_)) => {}
                 called => return self.answer(change, called),
             }
@@ -216,7 +217,7 @@ impl Remote {
             sha256: entry.hash,
         };
         let sent = match &change.from {
-            // only a commit has an old name
+            // only a commit can name an old name
             Some(_) => self
                 .hub
                 .put_chunk(entry.hash, source, &passed)

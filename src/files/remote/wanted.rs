@@ -1,7 +1,8 @@
-//! Contents of which the hub has lost a part: it names the files, and a machine that has one sends the lost part. Paths that
-//! wait for such a content are offered again when the hub has it.
+//! Handles contents of which the hub has lost a part: the hub names the files, and a machine that
+//! has one sends the lost part. Paths that wait for such a content are offered again once the hub
+//! has it.
 //!
-//! Nothing is sent that the hub has not had: only a file that was in sync, as it was then.
+//! Only content that the hub had before is sent: that of a file that was in sync and is unchanged.
 
 use std::sync::PoisonError;
 
@@ -16,11 +17,12 @@ use crate::wire::files::{self, Hash, Name, SINGLE};
 
 use super::{Remote, moving};
 
-/// Paths that are known to wait, at most; a sweep offers the others.
+/// Paths that are remembered as waiting, at most; a rescan offers the others.
 const MAX_LACKING_FILES: usize = 1000;
 
 impl Remote {
-    /// A download that failed. A content that the hub has lost in part is no trouble with the hub.
+    /// Handles a failed download. A content that the hub has lost in part does not make the hub
+    /// count as failing.
     pub(super) fn not_sent(&self, path: &str, failure: Failure) -> Fault {
         let Told::Missing(lost) = &failure.told else {
             return self.link.failed(failure);
@@ -44,8 +46,8 @@ impl Remote {
         )
     }
 
-    /// Sends what the hub has lost and this directory has; and the paths whose content the hub has again. To be called when
-    /// the feed has been read.
+    /// Sends what the hub has lost and this directory has; returns the paths whose content the hub
+    /// has again. Called after the feed has been read.
     pub fn mend(&self) -> Vec<String> {
         let wanted =
             std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));

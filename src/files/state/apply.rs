@@ -9,7 +9,7 @@ use crate::files::engine::traits::{OpenKey, Rows, Write};
 use crate::files::plan::{BaseRow, RemoteRow};
 use crate::wire::revision::{self, Revision};
 
-/// Rows that are held in memory while all of them are changed.
+/// Rows in memory at a time while all rows are changed.
 const ROWS_PER_TRANSACTION: usize = 500;
 
 pub struct Tables<'tx> {
@@ -21,7 +21,7 @@ pub struct Tables<'tx> {
     meta: Table<'tx, &'static str, &'static [u8]>,
     /// Base rows that are files or links.
     files: u64,
-    /// The number of the listing whose names are remembered, from 1.
+    /// The number, from 1, of the listing whose names are remembered.
     listing: u64,
 }
 
@@ -124,7 +124,7 @@ impl<'tx> Tables<'tx> {
         })
     }
 
-    /// Changes all rows, and forgets what was approved, what a listing has named, and the points after `through`.
+    /// Changes all rows, and removes approvals, names of a listing, and the points after `through`.
     fn forget(&mut self, through: u64, forget: impl Fn(&mut Rows)) -> Tried<()> {
         let mut after = String::new();
         loop {
@@ -141,7 +141,7 @@ impl<'tx> Tables<'tx> {
                 })?;
             }
             match page.last() {
-                // the least name that comes after it
+                // the smallest name after it
                 Some(last) if page.len() == ROWS_PER_TRANSACTION => after = format!("{last}\0"),
                 _ => break,
             }
@@ -151,8 +151,8 @@ impl<'tx> Tables<'tx> {
         Ok(self.approvals.retain(|_, _| false)?)
     }
 
-    /// Every second one of the older half goes when there are too many: of the latest history all commits are known, of what is
-    /// long ago some.
+    /// Drops every second point of the older half when there are too many: all recent commits stay
+    /// known, and some of the old ones.
     fn remember(&mut self, points: &[Revision]) -> Tried<()> {
         for at in points {
             self.points.insert(at.rev, at.tag.0)?;
@@ -171,7 +171,7 @@ impl<'tx> Tables<'tx> {
         Ok(())
     }
 
-    /// Changes one record, and what hangs on its base: the index and the count.
+    /// Changes one record, and the index and count that depend on its base.
     fn change(&mut self, path: &str, change: impl FnOnce(&mut Record)) -> Tried<()> {
         let old = self
             .rows

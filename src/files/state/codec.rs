@@ -1,7 +1,7 @@
-//! Rows as bytes, as small as they easily get: one row a path, numbers in as many bytes as they need, and what the hub's row
-//! and the base have in common once.
+//! Rows as compact bytes: one row for each path, integers of variable length, and values that the hub's row and the base
+//! share stored once.
 //!
-//! Pure. What cannot be read is an error, never a panic: the file may be damaged.
+//! Pure. Invalid bytes are an error, never a panic: the file may be damaged.
 
 use uuid::Uuid;
 
@@ -10,21 +10,21 @@ use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::Tag;
 
-/// The bytes are not what this program writes.
+/// The bytes were not written by this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged;
 
-/// Beside the form of a remote row: eight bytes of its tag follow. Of a base: it is lost.
+/// A flag beside the form of a remote row: eight bytes of its tag follow. On a base: it is lost.
 const TAG: u8 = 4;
 const LOST: u8 = 4;
 
 type Read<T> = Result<T, Damaged>;
 
-/// What the table has under a path.
+/// The record of a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     pub rows: Rows,
-    /// The number of the listing that named the path last; 0: none.
+    /// The number of the last listing that named the path; 0: none.
     pub listed: u64,
 }
 
@@ -93,7 +93,7 @@ pub fn decode_feed(bytes: &[u8]) -> Read<Feed> {
 struct Writer(Vec<u8>);
 
 impl Writer {
-    /// Seven bits a byte, the lowest first; the upper bit says that there are more (LEB128).
+    /// Seven bits in each byte, the lowest first; the highest bit says that more follow (LEB128).
     fn number(&mut self, mut n: u64) {
         while n >= 0x80 {
             self.0.push(n as u8 | 0x80);
@@ -135,7 +135,7 @@ impl Writer {
         self.number(s.mode.into());
     }
 
-    /// What `stat` shows is mostly what the entry says: then only inode and ctime are written.
+    /// The stamp mostly equals the entry: then only inode and ctime are written.
     fn base(&mut self, base: &BaseRow) {
         self.number(base.rev);
         self.option(base.entry.as_ref(), Writer::entry);
@@ -145,7 +145,7 @@ impl Writer {
             (Some(s), Some(e)) if (s.size, s.mtime, s.mode) == (e.size, e.mtime, e.mode) => {
                 self.0.push(2 | lost);
                 self.number(s.inode);
-                // close to the mtime as a rule
+                // usually close to the mtime
                 self.signed(s.ctime.wrapping_sub(s.mtime));
             }
             (Some(s), _) => {
@@ -449,7 +449,7 @@ impl<'a> Reader<'a> {
                 there: self.text()?,
                 wanted: self.text()?,
             },
-            // written before times travelled
+            // written before times were synced
             2 => {
                 let was = self.stamp()?;
                 Intent::Metadata {

@@ -1,7 +1,8 @@
-//! The durable state of one synced directory, in one redb file: what was last in sync, what the hub has, what was begun.
+//! The durable state of one synced directory, in one redb file: the last versions in sync, the hub's rows, and
+//! unfinished operations.
 //!
-//! It decides nothing: the rules for rows are in [`super::engine::traits`]. Commits of several threads at one time share one
-//! transaction with one sync. A lost file heals by itself: equal files are adopted, of different ones both are kept.
+//! It decides nothing: the rules for rows are in [`super::engine::traits`]. Commits of several threads share one transaction
+//! with one sync. A lost file is rebuilt: equal files are adopted, and of different ones both versions are kept.
 
 pub mod codec;
 
@@ -29,48 +30,48 @@ use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 use codec::{Damaged, Record};
 
-/// Bytes of memory for pages.
+/// The page cache, in bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
-/// A copy that a commit of another process overtakes is made again, so often.
+/// How often a copy is retried when a commit of another process overtakes it.
 const COPY_TRIES: u32 = 20;
 const SCHEMA: u64 = 2;
-/// What is taken over from there: rows without tags.
+/// The previous format, which is converted: rows without tags.
 const UNTAGGED: u64 = 1;
 const HINTS: Hints = Hints {
     busy: "is mesync running with this directory already?",
     damaged: "remove it: both sides are compared anew then",
 };
 
-/// A [`Record`] a path.
+/// One [`Record`] for each path.
 const ROWS: TableDefinition<&str, &[u8]> = TableDefinition::new("rows");
-/// The first bytes of the hash of a base row that is a file or link, and its path.
+/// The first bytes of the hash of each base row that is a file or link, followed by its path.
 const HASHES: TableDefinition<&[u8], ()> = TableDefinition::new("hashes");
 const DELETES: TableDefinition<u64, u32> = TableDefinition::new("deletes");
 const APPROVALS: TableDefinition<(&str, u64, u64), ()> = TableDefinition::new("approvals");
-/// Revisions that were heard of, and their tags.
+/// Known revisions and their tags.
 const POINTS: TableDefinition<u64, u64> = TableDefinition::new("points");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-/// Of a hash in the index; the base row has the rest.
+/// Bytes of a hash in the index; the base row has the whole hash.
 const PREFIX: usize = 8;
 
 type Tried<T> = std::result::Result<T, redb::Error>;
 
-/// See the module.
+/// See the module documentation.
 pub struct DiskState {
     path: PathBuf,
     /// `None` only when the file could not be opened again after a failed write.
     db: RwLock<Option<Database>>,
     happened: Arc<Happened>,
-    /// What is written together has one sync.
+    /// Commits in one batch share one sync.
     group: Batcher<Vec<Write>, Called<()>>,
 }
 
-/// Where the states of all directories are, below the base directory.
+/// The directory of all states, below the base directory.
 pub fn dir(base_dir: &Path) -> PathBuf {
     base_dir.join("state/watch")
 }
 
-/// `state/watch/<key>.redb` below the base directory: one for each pair of a directory here and one on a hub.
+/// `state/watch/<key>.redb` below the base directory: one for each pair of a local and a remote directory.
 pub fn file(base_dir: &Path, dir: &Path, server: &str, remote: &str) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     let key = Hash::of(
@@ -85,8 +86,8 @@ pub fn file(base_dir: &Path, dir: &Path, server: &str, remote: &str) -> PathBuf 
 }
 
 impl DiskState {
-    /// Opens or creates the file. Errors: `Busy` when another process has it, `Damaged` when it is not ours, damaged, or of a
-    /// newer program.
+    /// Opens or creates the file. Errors: `Busy` if another process has it open, `Damaged` if it is damaged, of another
+    /// program, or of a newer version.
     pub fn open(path: &Path) -> Result<DiskState> {
         disk::create_dir(disk::parent(path))?;
         let is_new = !path.exists();
@@ -115,8 +116,8 @@ impl DiskState {
         Ok(state)
     }
 
-    /// A copy in memory of what is in the file, empty if there is none: for a look that leaves no trace. Another process may be
-    /// at work with the file; what it commits meanwhile makes the copy begin again.
+    /// Copies the file to memory for a run that leaves no trace; a missing file gives an empty state. Another process may be
+    /// using the file; if it commits meanwhile, the copy is made again.
     pub fn copy_of(path: &Path) -> Result<DiskState> {
         let failed = |e: &io::Error| Error::io(format!("copy {}", path.display()), e);
         for _ in 0..COPY_TRIES {
@@ -161,7 +162,7 @@ impl DiskState {
                     return Err(Error::new(Kind::Settings, what)
                         .hint("install the newer mesync that wrote it"));
                 }
-                // torn by a commit that left the same time behind; a file that is damaged is begun anew by a real pass
+                // torn by a commit that left the same time; a real pass replaces a damaged file
                 Err(e) if e.kind == Kind::Damaged => {}
                 Err(e) => return Err(e),
             }
@@ -173,7 +174,7 @@ impl DiskState {
         Err(Error::new(Kind::Busy, what).hint("try again in a moment"))
     }
 
-    /// As [`DiskState::open`]; a damaged file is put aside, and a new one begun.
+    /// Like [`DiskState::open`], but moves a damaged file aside and creates a new one.
     pub fn open_or_renew(path: &Path) -> Result<DiskState> {
         match DiskState::open(path) {
             Err(e) if e.kind == Kind::Damaged => {
@@ -191,7 +192,7 @@ impl DiskState {
         }
     }
 
-    /// Makes what is missing, with nothing to write when nothing is.
+    /// Creates missing tables and values, and writes nothing if none is missing.
     fn prepare(&self) -> Tried<u64> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
@@ -212,7 +213,8 @@ impl DiskState {
         Ok(SCHEMA)
     }
 
-    /// Something small that is kept with the rows, by name: the marker of the directory, the boot while it is open.
+    /// A small value that is stored with the rows, by name: the marker of the directory, or the boot while it is
+    /// open.
     pub fn note(&self, name: &str) -> Called<Option<String>> {
         let get = |tx: &ReadTransaction| {
             Ok(tx
@@ -276,15 +278,15 @@ impl DiskState {
         write().map_err(|e| self.recover(&e))
     }
 
-    /// After a failed transaction: opens the file again if there was no space, since redb refuses everything until then. Any
-    /// other failure is final: above all after a failed sync nobody knows what the disk holds.
+    /// Handles a failed transaction. If there was no space, the file is reopened, because redb refuses everything until
+    /// then. Any other failure is final; in particular, after a failed sync the content of the disk is unknown.
     fn recover(&self, e: &redb::Error) -> Fault {
         let error = self.error("write", e);
         if self.happened.sync_failed.load(Relaxed) {
             return Fault::Fatal(error.hint("a sync failed, so the disk may be failing"));
         }
         if self.path.as_os_str().is_empty() {
-            // a copy has no file to be opened again
+            // a copy has no file to reopen
             return Fault::Fatal(error);
         }
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
@@ -318,7 +320,7 @@ fn meta_number(meta: &impl ReadableTable<&'static str, &'static [u8]>, name: &st
     Ok(meta.get(name)?.and_then(|v| number(v.value())).unwrap_or(0))
 }
 
-/// A row that cannot be understood.
+/// The error for a row that cannot be decoded.
 fn corrupted(_: Damaged) -> redb::Error {
     redb::Error::Corrupted("a row cannot be read".into())
 }
@@ -327,7 +329,7 @@ fn decode(bytes: &[u8]) -> Tried<Record> {
     Record::decode(bytes).map_err(corrupted)
 }
 
-/// The bounds of what is strictly below a directory and after a path.
+/// The range of keys strictly below a directory and after a path.
 fn range<'a>(
     dir: &str,
     after: &'a str,
@@ -343,14 +345,14 @@ fn range<'a>(
             Bound::Unbounded,
         );
     }
-    // '0' comes after '/', and nothing between them
+    // '0' is the character after '/'
     *ends = (format!("{dir}/"), format!("{dir}0"));
     let from = if after > ends.0.as_str() {
         after
     } else {
         ends.0.as_str()
     };
-    // a range that begins after its end is refused
+    // redb refuses a range that begins after its end
     let from = if from > ends.1.as_str() {
         ends.1.as_str()
     } else {

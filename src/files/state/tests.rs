@@ -1,4 +1,4 @@
-//! The state against a plain map, over reopening, full disks and damage.
+//! Tests the state against a plain map, across reopening, full disks and damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +52,7 @@ fn stamp() -> impl Strategy<Value = Stamp> {
         })
 }
 
-/// Few, so that the two rows of a path often have the same one.
+/// Few values, so that the two rows of a path often have the same tag.
 fn tag() -> impl Strategy<Value = Tag> {
     (0..3u64).prop_map(Tag)
 }
@@ -202,7 +202,7 @@ fn write() -> impl Strategy<Value = Write> {
     ]
 }
 
-/// The same rules in plain maps.
+/// The same rules, in plain maps.
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<String, Rows>,
@@ -260,7 +260,7 @@ impl Model {
             Write::Approve(tokens) => self.approved = tokens.into_iter().collect(),
         }
         self.rows.retain(|_, rows| *rows != Rows::default());
-        // what has no row is not asked about
+        // paths without a row are not reported
         self.listed.retain(|p| self.rows.contains_key(p));
     }
 
@@ -534,7 +534,7 @@ fn each_pair_of_directories_has_a_file_of_its_own() {
     }
 }
 
-/// Needs root, who alone may mount; says so and does nothing otherwise.
+/// Needs root, because it mounts a filesystem; otherwise skipped with a message.
 #[test]
 fn a_full_disk_refuses_and_then_goes_on() {
     let dir = tempfile::tempdir().unwrap();

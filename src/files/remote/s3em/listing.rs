@@ -1,7 +1,9 @@
-//! A feed of changes where the server has none: everything is listed and compared with the rows of the state.
+//! A feed of changes for a server that has none: lists everything and compares it with the rows of
+//! the state.
 //!
-//! The numbers of rows are our own. A listing takes its time, and pages shift while others write: what we were changing
-//! meanwhile is left out of it, and what it has not named is gone only if the server, asked about that one, says so.
+//! The numbers of the rows are local. A listing takes time, and its pages shift while others write:
+//! paths that this client is changing meanwhile are left out, and a path that the listing did not
+//! name is gone only if the server confirms that.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -23,28 +25,28 @@ use crate::relpath;
 use crate::wire::files::{Hash, PAGE, Record};
 use crate::wire::revision::Tag;
 
-/// After a listing the server is left alone for so many times as long as it took.
+/// The pause after a listing, as a multiple of its duration.
 const REST_PER_LISTING_TIME: u32 = 10;
-/// Records in one listing; a server that has more has no end.
+/// Records in one listing, at most; a server with more of them is taken to be endless.
 const MAX_LISTED_FILES: u64 = 20_000_000;
 
-/// The numbers of rows, and which paths are being changed.
+/// The numbers of the rows, and the paths that are being changed.
 pub struct Ledger(Mutex<Inner>);
 
 struct Inner {
-    /// The last one that was given.
+    /// The last number that was given out.
     rev: u64,
-    /// Names under way.
+    /// Names that are being changed.
     changing: BTreeSet<String>,
-    /// Those, and all that were since the listing began.
+    /// Those names, and all that were changed since the listing began.
     touched: BTreeSet<String>,
-    /// A listing is due soon: the server differs from the rows.
+    /// A listing is needed soon: the server differs from the rows.
     wanted: bool,
     not_before: Instant,
 }
 
 impl Ledger {
-    /// Numbers begin above all that the state has.
+    /// Creates a ledger whose numbers begin above all numbers in the state.
     pub fn new(state: &dyn State) -> Called<Ledger> {
         let mut rev = state.feed()?.cursor;
         each_below(state, "", |_, rows| {
@@ -67,7 +69,8 @@ impl Ledger {
         inner.rev
     }
 
-    /// Until what it returns is dropped, and to the end of a listing that is under way then, no listing speaks of these.
+    /// No listing reports these names until the returned value is dropped, nor does a listing that
+    /// is running then.
     pub fn changing(&self, names: Vec<String>) -> Changing<'_> {
         let mut inner = self.lock();
         inner.changing.extend(names.iter().cloned());
@@ -123,18 +126,18 @@ impl Drop for Changing<'_> {
     }
 }
 
-/// What differs from the state.
+/// The differences from the state.
 #[derive(Default)]
 struct Found {
-    /// Of all names in it.
+    /// Hashes of all names in the listing.
     names: HashSet<u64>,
     hasher: RandomState,
-    /// Without numbers.
+    /// Changed rows, without numbers.
     changed: BTreeMap<String, RemoteRow>,
-    /// Names that had no file, by what they have now.
+    /// Names that had no file, by their current content.
     new: HashMap<Hash, String>,
     gone: Vec<(String, RemoteRow)>,
-    /// As the state has them.
+    /// Unchanged rows.
     same: Vec<(String, RemoteRow)>,
 }
 
@@ -149,7 +152,7 @@ impl Found {
         self.changed.insert(path, row);
     }
 
-    /// `false`: it was there already.
+    /// `false`: the name was added before.
     fn name(&mut self, path: &str) -> bool {
         self.names.insert(self.hasher.hash_one(path))
     }
@@ -160,7 +163,7 @@ impl Found {
 }
 
 impl S3em {
-    /// Lists everything and says what differs from the state; `all`: and what does not.
+    /// Lists everything and returns what differs from the state; `all`: also what does not.
     pub(super) fn compare(&self, all: bool) -> Called<Page> {
         let (began, before) = (clock::monotonic(), self.ledger.begin());
         let mut found = Found::default();
@@ -187,7 +190,7 @@ impl S3em {
                 .first()
                 .map(|r| r.id)
                 .zip(page.records.last().map(|r| r.id));
-            // the same again: it knows no offset, and has given all
+            // the same page again: the server ignores the offset, and has sent everything
             if ends.is_none() || ends == last_page {
                 return Ok(());
             }
@@ -218,7 +221,7 @@ impl S3em {
             log::debug!("ignored a file of the server: {why}");
             return Ok(());
         }
-        // the first one is the newest, should there be several
+        // of several records of one name, the first one is the newest
         if !found.name(path) {
             return Ok(());
         }
@@ -229,7 +232,8 @@ impl S3em {
         Ok(())
     }
 
-    /// What the state has and the listing has not. A page may have missed it when others made the list longer or shorter.
+    /// Finds what the state has and the listing has not. A page may have missed a name while others
+    /// made the list longer or shorter.
     fn missing(&self, found: &mut Found, all: bool) -> Called<()> {
         each_below(&*self.state, "", |path, rows| {
             let known = &rows.remote;
@@ -259,7 +263,7 @@ impl S3em {
         })
     }
 
-    /// The live record of an id.
+    /// The live record with an id.
     fn by_id(&self, id: Uuid) -> Called<Option<Record>> {
         match self.hub.info(id) {
             Err(failure) if failure.status == 404 => Ok(None),
@@ -267,7 +271,8 @@ impl S3em {
         }
     }
 
-    /// `listing`: the last number before it began, if it is a full one. What was made since is not gone for not being named.
+    /// `listing`: the last number before a full listing began. A row made since then is not gone
+    /// just because it was not listed.
     fn number(&self, found: Found, listing: Option<u64>) -> Page {
         let mut inner = self.ledger.lock();
         let mut rows: Vec<(String, RemoteRow)> = found
@@ -303,7 +308,7 @@ impl S3em {
                 },
             ));
         }
-        // a number that is 0 would begin a full listing again
+        // the number 0 would begin a full listing again
         inner.rev = inner.rev.max(1);
         rows.sort_by_key(|(_, row)| row.rev);
         let last = rows

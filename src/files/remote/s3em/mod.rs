@@ -1,8 +1,8 @@
-//! A server that is not a mesync hub, such as `s3em`, as the engine sees it: no revisions, no conditions, no chunks, no feed.
+//! A server that is not a mesync hub, such as `s3em`: no revisions, no conditions, no chunks, no feed.
 //!
-//! Its version of a path is read immediately before it is changed; in between another client may be quicker, which only
-//! a mesync hub can rule out. Rows get local numbers, from `listing`. It has no directories: an empty one stays on
-//! its machine, and is in sync by itself.
+//! The server's version of a path is read immediately before it is changed; another client may write in between, which
+//! only a mesync hub can rule out. Rows get local numbers from `listing`. The server has no directories: an empty one
+//! stays on its machine, and counts as in sync.
 
 mod listing;
 
@@ -31,7 +31,7 @@ use crate::files::remote::traffic::Traffic;
 /// Bytes that are read at a time.
 const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
-/// See the module.
+/// See the module documentation.
 pub struct S3em {
     pub(super) hub: Arc<HubClient>,
     pub(super) state: Arc<DiskState>,
@@ -39,14 +39,14 @@ pub struct S3em {
     pub(super) names: Names,
     pub(super) link: Arc<Link>,
     traffic: Arc<Traffic>,
-    /// The same for the same server, always: it has none of its own.
+    /// Always the same for one server, which has no epoch of its own.
     pub(super) epoch: Uuid,
     pub ledger: Ledger,
 }
 
-/// The server's version of a name.
+/// The result of checking the server's version of a name.
 enum Stands {
-    /// The expected ones: all live records of that name, the newest first.
+    /// As expected: all live records of the name, the newest first.
     Met(Vec<Record>),
     Otherwise(Option<(String, RemoteRow)>),
 }
@@ -84,7 +84,7 @@ impl S3em {
         })
     }
 
-    /// The outcome of a call, for the workers that wait for the server.
+    /// Returns the result of a call, and informs the workers that wait for the server.
     pub(super) fn called<T>(&self, called: client::Called<T>) -> Called<T> {
         match called {
             Ok(done) => {
@@ -107,7 +107,7 @@ impl S3em {
     /// All live records of a path, the newest first.
     fn at(&self, path: &str) -> Called<Vec<Record>> {
         let name = self.name(path)?;
-        // a server that asks its database for a pattern may take a backslash for something else
+        // a server that matches the pattern in its database may misread a backslash
         let longest = name
             .name
             .split('\\')
@@ -163,7 +163,7 @@ impl S3em {
         })
     }
 
-    /// Sends a file, and takes away its old name.
+    /// Sends a file, and removes its old name.
     fn send(&self, change: &Change, entry: &Entry, bytes: Bytes<'_>) -> Called<Answer> {
         if let Stands::Otherwise(row) = self.stands(&change.path, change.condition)? {
             return Ok(Answer::Differs(row));
@@ -212,7 +212,7 @@ impl S3em {
         Ok(Answer::Made(made))
     }
 
-    /// The row of the sent version; `None`: another one is already there.
+    /// The row of the version that was sent; `None`: the server has another one already.
     fn stored(&self, change: &Change, entry: &Entry, stored: Stored) -> Called<Option<RemoteRow>> {
         let record = match stored.record {
             Some(record) => Some(record),
@@ -236,7 +236,7 @@ impl S3em {
         }))
     }
 
-    /// In words about the file: such a server says little.
+    /// Words an error for the file, because such a server says little.
     fn plainly(&self, failure: Failure, entry: &Entry) -> Failure {
         let what = match failure.status {
             413 => format!(
@@ -268,7 +268,7 @@ impl S3em {
         ))
     }
 
-    /// Passes the bytes of the current version to `take`, no more than announced.
+    /// Passes the bytes of the current version to `take`, up to the announced size.
     fn stream(
         &self,
         id: Uuid,
@@ -286,14 +286,15 @@ impl S3em {
             take(bytes)?;
             left -= bytes.len() as u64;
             self.traffic.down(Step::Passed(bytes.len() as u64));
-            // one more than announced is too many: it is another file by now
+            // one more byte than announced is too many: the file was replaced
             if n == 0 || bytes.len() < n {
                 return Ok(n == 0);
             }
         }
     }
 
-    /// What came is not what its row says: either it was replaced since, or the server's data are damaged.
+    /// The bytes received do not match their row: either the file was replaced since, or the server's data
+    /// are damaged.
     fn other_bytes(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
         let now = self
             .at(path)?
@@ -311,7 +312,7 @@ impl S3em {
         Err(Fault::Refused(Error::new(Kind::Damaged, what)))
     }
 
-    /// Something that only the server has takes another name there.
+    /// Gives a file that only the server has another name there.
     fn copy(&self, change: &Change, entry: &Entry) -> Called<Answer> {
         let row = self
             .state
@@ -344,11 +345,11 @@ impl S3em {
             .collect()
     }
 
-    /// What is no regular file; `None`: it is one.
+    /// Handles entries that are not regular files; `None`: it is a regular file.
     fn special(&self, path: &str, entry: &Entry) -> Called<Option<Answer>> {
         match entry.kind {
             files::Kind::File => Ok(None),
-            // not to be in sync for every directory that was emptied would be of no use to anybody
+            // reporting every emptied directory as out of sync would help no user
             files::Kind::Dir => {
                 let row = RemoteRow {
                     rev: self.ledger.next(),
@@ -368,7 +369,7 @@ impl S3em {
     }
 }
 
-/// Whether it is one of the directories that only this machine knows.
+/// Whether it is a directory that only this machine knows.
 pub(super) fn is_dir(row: &RemoteRow) -> bool {
     row.entry.is_some_and(|entry| entry.is_dir())
 }
@@ -376,7 +377,7 @@ pub(super) fn is_dir(row: &RemoteRow) -> bool {
 impl Hub for S3em {
     fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<Changes> {
         if self.state.feed()?.epoch != self.epoch {
-            // the known rows are of another server, and are forgotten before this one is listed
+            // the known rows belong to another server, and are forgotten before this one is listed
             let page = Page {
                 rev: 0,
                 epoch: self.epoch,
@@ -391,7 +392,7 @@ impl Hub for S3em {
         self.compare(after == 0).map(Changes::Page)
     }
 
-    /// It has no history.
+    /// Such a server has no history.
     fn common(&self, _epoch: Uuid, _points: &[Revision]) -> Called<u64> {
         Ok(0)
     }
@@ -417,7 +418,7 @@ impl Hub for S3em {
         }
     }
 
-    /// It has no memory: only its current files are known.
+    /// Such a server has no memory of keys: only its current files are known.
     fn ask(&self, key: Uuid, _newest: Revision) -> Called<Asked> {
         let mut names = Vec::new();
         each_below(&*self.state, "", |path, rows| {
@@ -435,7 +436,7 @@ impl Hub for S3em {
                 None if is_dir(&known) => None,
                 None => Some(rows::gone(0, known.id)),
             };
-            // what its row says already keeps its number
+            // a row that is unchanged keeps its number
             if let Some(row) = row.filter(|row| (row.entry, row.id) != (known.entry, known.id)) {
                 current.push((
                     path,
