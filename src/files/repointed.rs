@@ -1,7 +1,9 @@
-//! A synced directory that is named by a link, and the link leads to another directory by now: that is asked about, since it is
-//! neither a delete of all files nor a reason to mix two trees.
+//! Detects that the link that names a synced directory leads to another directory now. The
+//! directory is held until a user confirms, because this is neither a delete of all files nor a
+//! reason to mix two trees.
 //!
-//! States belong to real paths, so the other directory has none. What is known of the first one under this name says so.
+//! States belong to real paths, so the other directory has none. The state of the first directory,
+//! found by its name, tells the two apart.
 
 use std::path::Path;
 
@@ -11,7 +13,8 @@ use super::tree::{marker, root::Root};
 use crate::config::watch::WatchSettings;
 use crate::error::Result;
 
-/// Why a directory is to be held; `None`: its name has not led to another one before, or that was this one, which was moved.
+/// Why a directory is held; `None`: its name has not led to another one before, or the other one
+/// was this directory under an old path.
 pub fn check(base_dir: &Path, settings: &WatchSettings) -> Result<Option<String>> {
     for files in before(base_dir, settings) {
         let was = files.read().map(|known| known.dir).unwrap_or_default();
@@ -27,12 +30,12 @@ pub fn check(base_dir: &Path, settings: &WatchSettings) -> Result<Option<String>
     Ok(None)
 }
 
-/// The name is of this directory from now on.
+/// Records that the name belongs to this directory from now on.
 pub fn adopt(base_dir: &Path, settings: &WatchSettings) {
     before(base_dir, settings).iter().for_each(Files::forget);
 }
 
-/// What is known of other directories under this name.
+/// The states of other directories that had this name.
 fn before(base_dir: &Path, settings: &WatchSettings) -> Vec<Files> {
     let (named, dir) = (
         settings.named.to_string_lossy(),

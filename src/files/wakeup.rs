@@ -1,20 +1,21 @@
 //! Wakes the workers of a directory.
 //!
-//! A wake-up is a number that grows: a worker reads it before it looks for work, so none is lost. One worker of each kind is woken at a
-//! time, and wakes the next one if there is more than it can do: else all of them would run for each piece. It starts no thread.
+//! A wake-up is a counter: a worker reads it before it looks for work, so no wake-up is lost. One
+//! worker in each direction is woken at a time, and wakes the next one if there is more work than
+//! it can take; otherwise all of them would run for each work item. It starts no thread.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::engine::Direction;
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug, Default)]
 pub struct Wakeup {
     state: Mutex<State>,
     up: Condvar,
     down: Condvar,
-    /// Threads that are no workers.
+    /// Threads that are not workers.
     others: Condvar,
 }
 
@@ -25,12 +26,12 @@ struct State {
 }
 
 impl Wakeup {
-    /// To be asked before looking for work.
+    /// The counter; read before looking for work.
     pub fn seen(&self) -> u64 {
         self.lock().wakeups
     }
 
-    /// There may be something to do, for a worker of each kind.
+    /// Wakes one worker in each direction: there may be work.
     pub fn wake(&self) {
         self.lock().wakeups += 1;
         [&self.up, &self.down]
@@ -39,19 +40,19 @@ impl Wakeup {
         self.others.notify_all();
     }
 
-    /// There is more to do that way: wakes one more worker.
+    /// Wakes one more worker in this direction: there is more work.
     pub fn more(&self, way: Direction) {
         self.lock().wakeups += 1;
         self.of(way).notify_one();
     }
 
-    /// Work was done, for watching threads.
+    /// Reports that work was done, to watching threads.
     pub fn done(&self) {
         self.lock().wakeups += 1;
         self.others.notify_all();
     }
 
-    /// Nobody shall wait any more.
+    /// Ends all waits.
     pub fn stop(&self) {
         self.lock().stopped = true;
         [&self.up, &self.down, &self.others]
@@ -63,7 +64,7 @@ impl Wakeup {
         self.lock().stopped
     }
 
-    /// A worker waits for a wake-up after `seen`, for so long at most. `false`: stop.
+    /// A worker waits for a wake-up after `seen`, up to `time`. `false`: stop.
     pub fn wait(&self, way: Direction, seen: u64, time: Duration) -> bool {
         !wait(self.of(way), self.lock(), time, |s| {
             s.wakeups == seen && !s.stopped
@@ -71,7 +72,7 @@ impl Wakeup {
         .stopped
     }
 
-    /// A thread that is no worker waits for a wake-up after `seen`.
+    /// A thread that is not a worker waits for a wake-up after `seen`.
     pub fn watch(&self, seen: u64, time: Duration) -> bool {
         !wait(&self.others, self.lock(), time, |s| {
             s.wakeups == seen && !s.stopped
@@ -79,7 +80,7 @@ impl Wakeup {
         .stopped
     }
 
-    /// Lets time pass, unless it is stopped. `false`: stop.
+    /// Waits for some time, unless stopped. `false`: stop.
     pub fn pause(&self, time: Duration) -> bool {
         !wait(&self.others, self.lock(), time, |s| !s.stopped).stopped
     }

@@ -1,7 +1,9 @@
-//! Makes changes through a mapping show: a dirty page takes further writes without a new time until it is written back.
+//! Makes writes through a mapping visible: a dirty page takes further writes without a new time
+//! until it is written back.
 //!
-//! After the write-back of a file its next mapped write sets mtime and ctime. So a hash belongs to a stamp only if the pages
-//! were clean between the two. It reads nothing and keeps no list of files.
+//! After the write-back of a file, its next mapped write sets mtime and ctime. So a hash belongs to
+//! a stamp only if the pages were clean between the two. This module reads no contents and keeps no
+//! list of files.
 
 use std::fs::File;
 use std::io;
@@ -13,12 +15,13 @@ use rustix::io::Errno;
 
 use crate::clock;
 
-/// After so many files that were synced one by one, one sync of the filesystem covers all that changed before it.
+/// After this many syncs of single files, the whole filesystem is synced once, which covers all
+/// changes before it.
 const SINGLE_SYNCS: u32 = 8;
-/// Clocks that differ by more than this since the last sync say that the wall clock was set.
+/// If the clocks have diverged by more than this since the last sync, the wall clock was set.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug, Default)]
 pub struct Cleaner(Mutex<Cleaned>);
 
@@ -26,13 +29,13 @@ pub struct Cleaner(Mutex<Cleaned>);
 struct Cleaned {
     /// Files synced since the last sync of the filesystem.
     single: u32,
-    /// When that began, by both clocks.
+    /// When that sync began, by both clocks.
     all: Option<(SystemTime, Instant)>,
 }
 
 impl Cleaner {
-    /// Writes the dirty pages of a file back, unless that has happened since its last change. `tick`: two changes within it
-    /// may have the same time.
+    /// Writes the dirty pages of a file back, unless that was done after its last change. `tick`:
+    /// two changes within it may have the same time.
     pub fn clean(
         &self,
         file: &File,
@@ -57,14 +60,15 @@ impl Cleaner {
         cleaned.single += 1;
         drop(cleaned);
         match rustix::fs::fdatasync(file) {
-            // nothing of it is written back, ever
+            // no page of it is ever written back
             Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             other => Ok(other?),
         }
     }
 }
 
-/// Whether a sync of the filesystem that began at `all` came after a change at `ctime`: not if the clock was set since.
+/// Whether a sync of the filesystem that began at `all` covers a change at `ctime`: not if the
+/// clock was set since.
 fn covers(
     all: (SystemTime, Instant),
     now: (SystemTime, Instant),
@@ -103,7 +107,7 @@ mod tests {
         check((wall + s(5), mono + s(5)), 999_900, true);
         check((wall + s(5), mono + s(5)), 999_990, false);
         check((wall + s(5), mono + s(5)), 1_000_001, false);
-        // set back or forward since, and a change in a time that only seems to be before
+        // set back or forward since; a change may only seem to be older
         check((wall - s(100), mono + s(5)), 900_000, false);
         check((wall + s(100), mono + s(5)), 999_900, false);
         check((wall, mono), -5, true);

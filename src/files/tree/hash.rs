@@ -1,4 +1,5 @@
-//! Looks at names and reads contents, so that what was read is what `stat` showed before and after.
+//! Examines names and reads contents, so that the bytes read are those of the stamp before and
+//! after.
 //!
 //! It changes nothing in the tree.
 
@@ -21,20 +22,21 @@ use crate::files::engine::traits::{Called, Fault, Look};
 use crate::files::plan::{Entry, Local, Stamp};
 use crate::wire::files::{Hash, Kind};
 
-/// A file that is written to while it is read is read so often before it has to wait.
+/// Attempts to read a file that is being written to, before it has to wait.
 const MAX_READ_ATTEMPTS: usize = 2;
 const READ_BUFFER_BYTES: usize = 128 * 1024;
 
-/// What is remembered of a stamp.
+/// What is remembered for a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remembered {
     Nothing,
     Hash(Hash),
-    /// Other bytes were read than those with the hash that it had: no hash is believed until the next one is taken.
+    /// The bytes read did not match the stored hash: no hash is believed until the file has been
+    /// read again.
     Contradicted,
 }
 
-/// Hashes of what was read lately: one path is looked at several times until it is in sync.
+/// Hashes of recently read files: a path is examined several times until it is in sync.
 #[derive(Debug, Default)]
 pub struct Memory(Mutex<HashMap<u64, (Stamp, Option<Hash>)>>);
 
@@ -57,13 +59,13 @@ impl Memory {
     }
 }
 
-/// Which contents are in the trash, as far as eight bytes of their hashes say: it may be long, and is asked about for each file
-/// that comes.
+/// Which contents are in the trash, by eight bytes of their hashes: the trash may be long, and is
+/// checked for each file that is downloaded.
 #[derive(Debug, Default)]
 pub struct Trashed(Mutex<Option<HashSet<[u8; 8]>>>);
 
 impl Trashed {
-    /// Whether it may be there. `list` is asked once.
+    /// Whether the content may be in the trash. `list` is called once.
     pub fn has(&self, hash: &Hash, list: impl FnOnce() -> Called<Vec<Hash>>) -> Called<bool> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() {
@@ -80,7 +82,7 @@ impl Trashed {
         }
     }
 
-    /// Something was removed from it.
+    /// Records that something was removed from the trash.
     pub fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -92,14 +94,14 @@ fn prefix(hash: &Hash) -> [u8; 8] {
     first
 }
 
-/// A file that is being read, and what it was when that began.
+/// A file that is being read, and its stamp when that began.
 pub struct Reading {
     pub file: File,
     pub shown: Shown,
 }
 
 impl Reading {
-    /// Nothing has happened to it since it was opened.
+    /// Whether the file is unchanged since it was opened.
     pub fn unchanged(&self) -> io::Result<bool> {
         Ok(same(&show_open(&self.file)?.stamp, &self.shown.stamp))
     }
@@ -112,7 +114,7 @@ impl Read for Reading {
 }
 
 impl DiskTree {
-    /// What `stat` shows of a name: `Err(Look)`: no more is to be known.
+    /// What `stat` shows for a name. `Err(Look)`: nothing more can be known.
     pub(super) fn shown(&self, path: &str) -> Called<Result<Shown, Look>> {
         let (dir, name) = split(path);
         let found = self
@@ -120,7 +122,7 @@ impl DiskTree {
             .through(dir)
             .and_then(|parent| show_of(&self.root, dir, &parent, name, false));
         match found {
-            // an overlay gives its files other devices than its directories
+            // an overlay reports other devices for files than for directories
             Ok(Some(shown))
                 if shown.is_mounted
                     || shown.what == What::Dir && shown.device != self.root.device() =>
@@ -134,7 +136,7 @@ impl DiskTree {
         }
     }
 
-    /// Whether a socket, pipe or device stands there.
+    /// Whether the name is a socket, pipe or device.
     pub fn is_special(&self, path: &str) -> bool {
         matches!(self.shown(path), Ok(Ok(shown)) if shown.what == What::Special)
     }
@@ -193,12 +195,12 @@ impl DiskTree {
         }
     }
 
-    /// Other bytes were read than those with the hash that this stamp had.
+    /// Records that the bytes read did not match the hash of this stamp.
     pub fn contradicted(&self, stamp: &Stamp) {
         self.memory.put(*stamp, None);
     }
 
-    /// Whether the bytes of what shows this stamp have to be read, whatever is known of it.
+    /// Whether an entry with this stamp must be read, whatever is remembered of it.
     pub fn doubts(&self, stamp: &Stamp) -> bool {
         self.blind || self.memory.get(stamp) == Remembered::Contradicted
     }
@@ -211,7 +213,7 @@ impl DiskTree {
         Ok(read.is_some_and(|(_, hash)| hash == what.entry.hash))
     }
 
-    /// The text of a link's target.
+    /// The target of a link.
     pub fn read_link(&self, path: &str) -> io::Result<Vec<u8>> {
         let (dir, name) = split(path);
         let target =
@@ -223,7 +225,7 @@ impl DiskTree {
         }
     }
 
-    /// Opens a regular file to be read: `None`: it is something else by now, or does not show this stamp.
+    /// Opens a regular file for reading. `None`: it is something else, or does not show this stamp.
     pub fn read(&self, path: &str, expected: Option<&Stamp>) -> io::Result<Option<Reading>> {
         let (dir, name) = split(path);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -239,7 +241,7 @@ impl DiskTree {
         Ok(fine.then_some(Reading { file, shown }))
     }
 
-    /// Stamp and hash of a file that held still; `None`: it did not.
+    /// The stamp and hash of a file that did not change while it was read; `None`: it did.
     pub(super) fn hash(&self, path: &str) -> io::Result<Option<(Stamp, Hash)>> {
         let mut buffer = vec![0; READ_BUFFER_BYTES];
         for _ in 0..MAX_READ_ATTEMPTS {
@@ -254,7 +256,7 @@ impl DiskTree {
                 Duration::from_millis(self.tick),
             )?;
             let mut hash = Sha256::new();
-            // a file that grows as fast as it is read has no end
+            // a file that grows as fast as it is read would have no end
             let mut left = reading.shown.stamp.size;
             while left > 0 {
                 match reading.read(&mut buffer) {
@@ -276,19 +278,20 @@ impl DiskTree {
         Ok(None)
     }
 
-    /// Waits until the last change is a tick ago: one more within the same tick would leave the same stamp, and would never be
-    /// noticed if the bytes were read in between.
+    /// Waits until the last change is at least one tick old: another change within the same tick
+    /// would leave the same stamp, and would never be noticed if the bytes were read in between.
     fn wait_for_tick(&self, stamp: &Stamp) {
         let tick = self.tick as i64;
         let age = clock::millis(clock::now()) as i64 - stamp.ctime / 1_000_000;
-        // a time far in the future is another machine's clock
+        // a time far in the future is from the clock of another machine
         if (-tick..tick).contains(&age) {
             let _ = crossbeam_channel::after(Duration::from_millis((tick - age).min(tick) as u64))
                 .recv();
         }
     }
 
-    /// Says that nothing is there, if this can be believed: without the marker the whole tree may be elsewhere.
+    /// Reports that a name is absent if that can be believed: without the marker, another directory
+    /// may be mounted there.
     fn absent(&self) -> Called<Look> {
         self.check()?;
         Ok(Look::Absent)
@@ -310,7 +313,7 @@ fn unknown(path: &str, e: &io::Error) -> Called<Look> {
             ..Error::io("read", e)
         }))
     } else if root::is(e, &[Errno::NAMETOOLONG, Errno::ILSEQ, Errno::INVAL]) {
-        // no such name can be there
+        // the filesystem cannot have such a name
         Ok(Look::Absent)
     } else {
         Err(fault("look at", path, e))

@@ -1,4 +1,5 @@
-//! What is known of the names on a disk: whether it folds them, and what its directories listed lately. It looks at nothing.
+//! What is known about names on a disk: whether it folds them, and recent listings of its
+//! directories. It reads nothing itself.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 
-/// A listing is believed for this long when it says that a name is there; that a name is not there it never says alone.
+/// How long a listing is believed when it contains a name. A missing name is always checked again.
 const LISTING_LIFETIME: Duration = Duration::from_secs(1);
-/// Names in the listings that are kept, over all directories.
+/// Names in all listings that are kept.
 pub(super) const MAX_LISTED_NAMES: usize = 200_000;
-/// Filesystems that take every name: ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs, ZFS, UBIFS, JFFS2.
+/// Filesystems that never fold names: ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs, ZFS, UBIFS,
+/// JFFS2.
 const ORDINARY: [u64; 9] = [
     0xef53,
     0x5846_5342,
@@ -32,11 +34,11 @@ pub enum Folds {
     Everywhere,
 }
 
-/// What is known of names, beside an open root.
+/// What is known about names, beside an open root.
 #[derive(Debug)]
 pub struct Names {
     pub(super) folds: Folds,
-    /// It takes every name, as a disk made for Linux does.
+    /// The disk takes every name, as a disk made for Linux does.
     pub(super) ordinary: bool,
     known: Mutex<Known>,
     renaming: Mutex<()>,
@@ -47,7 +49,7 @@ pub(super) type Listing = HashSet<Box<[u8]>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// By directory: when it was listed, and what it had.
+    /// For each directory, when it was listed, and its names.
     listings: BTreeMap<String, (Instant, Listing)>,
     names: usize,
     pub(super) folding: BTreeMap<String, bool>,
@@ -68,8 +70,9 @@ impl Names {
         }
     }
 
-    /// Held from the look at a name to the look at what it has become: a disk that folds may replace what another worker has just
-    /// put there under the other spelling (FUSE has no RENAME_NOREPLACE).
+    /// Held from the check of a name until after it is changed: a disk that folds names may replace
+    /// a file that another worker has just placed under the other spelling (FUSE has no
+    /// RENAME_NOREPLACE).
     pub fn alone(&self) -> Option<std::sync::MutexGuard<'_, ()>> {
         (self.folds == Folds::Everywhere)
             .then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
@@ -79,7 +82,7 @@ impl Names {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a directory lists a name, as far as a recent listing says so.
+    /// Whether a recent listing of the directory contains the name.
     pub(super) fn listed(&self, dir: &str, name: &str) -> bool {
         let known = self.known();
         known.listings.get(dir).is_some_and(|(at, names)| {
@@ -103,7 +106,7 @@ impl Names {
         }
     }
 
-    /// Something was changed: listings are out of date.
+    /// Marks the listings as outdated after a change.
     pub fn changed(&self) {
         if self.folds != Folds::Nowhere {
             let mut known = self.known();
@@ -111,7 +114,7 @@ impl Names {
         }
     }
 
-    /// Also which directories fold is asked again.
+    /// Also forgets which directories fold names.
     pub fn forget(&self) {
         self.changed();
         self.known().folding.clear();

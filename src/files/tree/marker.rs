@@ -1,6 +1,8 @@
-//! `.mesync/` in the root: the marker that says which directory this is, the lock, and the place of the trash.
+//! `.mesync/` in the root: the marker that identifies the directory, the lock, and the place of the
+//! trash.
 //!
-//! A directory without its marker is held: a disk that is not mounted looks empty, and must not look deleted.
+//! A directory without its marker is held: an unmounted disk looks empty, and must not look
+//! deleted.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,10 +25,10 @@ const FLAGS: OFlags = OFlags::NOFOLLOW
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
-/// Begins the error about a directory that is held.
+/// The beginning of an error about a held directory.
 const HELD: &str = "will not touch";
 
-/// Why nothing is done about a directory, and what to do.
+/// The error for a held directory: the reason, and the remedy.
 pub fn held(dir: &Path, why: &str) -> Error {
     let dir = dir.display();
     let error = Error::new(Kind::Failed, format!("{HELD} {dir}: {why}"));
@@ -39,7 +41,7 @@ pub fn is_held(e: &Error) -> bool {
     e.what.starts_with(HELD)
 }
 
-/// The root's marker, or why the directory is to be held.
+/// Checks the root's marker, or returns why the directory is held.
 pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
     if !root.is_in_place() {
         return Err("it was replaced, removed or unmounted".into());
@@ -58,7 +60,7 @@ pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
     }
 }
 
-/// `None`: there is none.
+/// `None`: there is no marker.
 pub fn read(root: &Root) -> io::Result<Option<Uuid>> {
     let open = || -> io::Result<File> {
         Ok(rustix::fs::openat(
@@ -80,7 +82,7 @@ pub fn read(root: &Root) -> io::Result<Option<Uuid>> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UUID"))
 }
 
-/// Makes the marker, durably, and its directory if need be.
+/// Creates the marker durably, with its directory if necessary.
 pub fn create(root: &Root, id: Uuid) -> Result<()> {
     let write = || -> io::Result<()> {
         let own = own_dir(root)?;
@@ -105,7 +107,7 @@ pub fn create(root: &Root, id: Uuid) -> Result<()> {
     })
 }
 
-/// Sees to it that one program keeps the directory in sync, whoever started it.
+/// Locks the directory, so that only one process keeps it in sync, whichever user runs it.
 pub fn lock(root: &Root) -> Result<File> {
     let path = root.path().join(OWN_DIR).join(LOCK);
     let open = || -> io::Result<File> {
@@ -124,7 +126,7 @@ pub fn lock(root: &Root) -> Result<File> {
     }
 }
 
-/// Whether the filesystem keeps modes as they are set, by trying with the lock.
+/// Whether the filesystem keeps modes as they are set; tested on the lock file.
 pub fn keeps_modes(lock: &File) -> bool {
     let set = |mode: Mode| {
         rustix::fs::fchmod(lock, mode).is_ok()
@@ -135,7 +137,7 @@ pub fn keeps_modes(lock: &File) -> bool {
     set(PRIVATE) && keeps
 }
 
-/// The number of the process that keeps a directory in sync now.
+/// The id of the process that keeps a directory in sync now.
 pub fn holder(dir: &Path) -> Option<String> {
     disk::lock_holder(&dir.join(OWN_DIR).join(LOCK)).map(|holder| holder.trim().to_string())
 }

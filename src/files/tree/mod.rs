@@ -1,8 +1,8 @@
-//! The synced directory on a disk: what the engine asks of a tree, with the file system's calls.
+//! The synced directory on a disk: implements the engine's tree with system calls.
 //!
-//! It decides nothing. Every name is reached through [`root::Root`], which leads nowhere else; renames and syncs are those of
-//! [`crate::disk`]. What one method has changed is durable when it returns, but for [`Tree::discard`]: what comes back after a
-//! power cut is removed as left over.
+//! It decides nothing. Every name is reached through [`root::Root`], which never leads outside;
+//! renames and syncs are those of [`crate::disk`]. A change is durable when the method returns,
+//! except for [`Tree::discard`]: a file that reappears after a power loss is removed as left over.
 
 mod clean;
 pub mod hash;
@@ -40,58 +40,58 @@ pub use listings::Folds;
 use root::{Root, What, fault};
 use scan::Found;
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug)]
 pub struct DiskTree {
     root: Root,
-    /// `None`: it is only looked at, and never had a marker.
+    /// `None`: opened for a dry run, and without a marker.
     id: Option<Uuid>,
     memory: hash::Memory,
     cleaner: clean::Cleaner,
-    /// A write through a mapping changes no time here, ever: no stamp is believed.
+    /// A write through a mapping never changes a time here, so no stamp is believed.
     blind: bool,
     pub(super) trashed: hash::Trashed,
     opened: Arc<opened::Opened>,
-    /// The directories of temporary names, which may be moved away meanwhile.
+    /// The open directories of temporary names; users may move these directories.
     beside: stage::Beside,
     /// Milliseconds, see [`Root::tick`].
     tick: u64,
     /// The filesystem keeps modes as they are set.
     keeps_modes: bool,
-    /// Cleared when the filesystem turns out not to know RENAME_EXCHANGE, or RENAME_NOREPLACE.
+    /// Cleared when the filesystem turns out to lack RENAME_EXCHANGE or RENAME_NOREPLACE.
     exchange: AtomicBool,
     noreplace: AtomicBool,
     rules: RwLock<Ignore>,
     rules_text: Mutex<String>,
-    /// How often they have changed.
+    /// How often the rules have changed.
     rules_changed: AtomicU64,
-    /// From the settings: patterns, and places that never travel, relative to the root.
+    /// From the settings: patterns, and paths that are never synced, relative to the root.
     given: Vec<String>,
     places: Vec<String>,
-    /// Directories with a marker of their own, as the last look at each has found.
+    /// Directories with a marker of their own, as last checked.
     nested: RwLock<BTreeSet<String>>,
     _lock: Option<File>,
 }
 
-/// Rules in place of those that cannot be read and were never known: only the file itself travels, so that it can be mended
-/// from anywhere, and nothing is sent that it may leave out.
+/// Applies if the rules cannot be read and were never known: only the rules file itself is synced,
+/// so that it can be corrected from any machine, and no file is sent that it may exclude.
 const UNREADABLE: &str = "*";
 
-/// How opening ended.
+/// The result of opening a directory.
 #[derive(Debug)]
 pub enum Opened {
     Ready(Box<DiskTree>),
-    /// It is not what it was: nothing may be done there until somebody says so. Why.
+    /// The directory is held until a user confirms it, with the reason.
     Held(String),
 }
 
 impl DiskTree {
-    /// Opens a directory to be kept in sync. `known`: the marker that it had before; `None`: there is no state of it, so it
-    /// keeps the marker that it has, or gets `fresh`. Errors: `Settings` for a directory that is not there, `Busy` for one that
-    /// another process keeps in sync.
+    /// Opens a directory to keep it in sync. `known`: its former marker; `None`: there is no state
+    /// for it, so it keeps its present marker, or gets `fresh`. Errors: `Settings` if it does not
+    /// exist, `Busy` if another process keeps it in sync.
     ///
-    /// `ignore`: patterns that go after those of `.mesyncignore`. `private`: what never travels, wherever it is: mesync's own
-    /// data, keys.
+    /// `ignore`: patterns that follow those of `.mesyncignore`. `private`: paths that are never
+    /// synced, wherever they are: mesync's own data and keys.
     pub fn open(
         path: &Path,
         known: Option<Uuid>,
@@ -123,7 +123,8 @@ impl DiskTree {
         Ok(Opened::Ready(Box::new(tree)))
     }
 
-    /// Opens a directory to be looked at, and leaves no trace: no lock, no marker. `known` as for [`DiskTree::open`].
+    /// Opens a directory for a dry run that leaves no trace: no lock, no marker. `known` as for
+    /// [`DiskTree::open`].
     pub fn open_to_look(
         path: &Path,
         known: Option<Uuid>,
@@ -177,7 +178,8 @@ impl DiskTree {
         tree
     }
 
-    /// Reads `.mesyncignore` again; whether it says something else than before. After an error the rules are those of before.
+    /// Reads `.mesyncignore` again; returns whether the rules changed. After an error the old rules
+    /// remain.
     pub fn read_rules(&self) -> io::Result<bool> {
         let mut bytes = Vec::new();
         match self.read(ignore::FILE, None) {
@@ -206,7 +208,7 @@ impl DiskTree {
         Ok(self.use_rules(&String::from_utf8_lossy(&bytes)))
     }
 
-    /// The text of the rules that apply, without those of the settings.
+    /// The text of the current rules, without those of the settings.
     pub fn rules_text(&self) -> String {
         self.rules_text
             .lock()
@@ -214,11 +216,12 @@ impl DiskTree {
             .clone()
     }
 
-    /// Takes this for the text of `.mesyncignore`; whether it changes the rules.
+    /// Uses this text as that of `.mesyncignore`; returns whether the rules changed.
     pub fn use_rules(&self, text: &str) -> bool {
         let mut rules = Ignore::default();
         rules.add(text, Origin::File);
-        // the last word: that file travels, so others write it, and a hub
+        // the settings have the last word, because that file is synced and other machines and the
+        // hub can write it
         self.given
             .iter()
             .for_each(|pattern| rules.add(pattern, Origin::Settings));
@@ -237,7 +240,7 @@ impl DiskTree {
         self.rules_changed.load(Relaxed)
     }
 
-    /// Whether a name does not travel, of which it is known whether it is a directory.
+    /// Whether the rules exclude a name; the caller knows whether it is a directory.
     pub fn ignores(&self, path: &str, is_dir: bool) -> bool {
         let private = |place: &String| path == place || is_below(path, place);
         self.places.iter().any(private)
@@ -249,14 +252,15 @@ impl DiskTree {
                 .ignores(path, is_dir)
     }
 
-    /// Whether another synced directory is here, or above.
+    /// Whether the path is in or at another synced directory.
     fn is_nested(&self, path: &str) -> bool {
         let nested = self.nested.read().unwrap_or_else(PoisonError::into_inner);
         !nested.is_empty()
             && std::iter::successors(Some(path), |p| parent(p)).any(|p| nested.contains(p))
     }
 
-    /// Looks for a marker in a directory below the root; with one, the directory is left out until the marker is gone.
+    /// Looks for a marker in a subdirectory; a directory with one is excluded until the marker is
+    /// gone.
     pub fn find_nested(&self, dir: &str) -> bool {
         let own = format!("{dir}/{}", relpath::OWN_DIR);
         let found = matches!(self.shown(&own), Ok(Ok(shown)) if shown.what == What::Dir);
@@ -282,13 +286,13 @@ impl DiskTree {
         &self.root
     }
 
-    /// What tells this directory from others.
+    /// The id that distinguishes this directory from others.
     pub fn id(&self) -> Option<Uuid> {
         self.id
     }
 
-    /// Whether this is still the directory that it was: asked before and after everything that concludes something from what
-    /// is *not* there.
+    /// Checks that this is still the same directory: called before and after each conclusion from
+    /// what is *not* there.
     pub fn check(&self) -> Called<()> {
         let checked = match self.id {
             Some(id) => marker::check(&self.root, id),
@@ -298,7 +302,8 @@ impl DiskTree {
         checked.map_err(|why| Fault::Fatal(marker::held(self.root.path(), &why)))
     }
 
-    /// Every name in a directory with its type, as the directory has them, until `visit` says `false`.
+    /// Passes every name in a directory with its type to `visit`, in the order of the directory,
+    /// until it returns `false`.
     pub(super) fn entries(
         &self,
         dir: &str,
@@ -325,9 +330,9 @@ impl Drop for DiskTree {
     }
 }
 
-/// A place within the root, relative to it; links on the way to either are followed.
+/// The path of a place within the root, relative to it; links on the way to either are followed.
 fn below(root: &Path, place: &Path) -> Option<String> {
-    // what is not there yet is in a directory that is
+    // a path that does not exist yet is resolved through its parent
     let real = |path: &Path| match (path.canonicalize(), path.parent(), path.file_name()) {
         (Ok(real), ..) => Some(real),
         (Err(_), Some(parent), Some(name)) => {
@@ -342,7 +347,7 @@ fn below(root: &Path, place: &Path) -> Option<String> {
         .map(String::from)
 }
 
-/// Every name in an open directory but "." and "..".
+/// Every name in an open directory except "." and "..".
 fn list(dir: &OwnedFd, visit: &mut dyn FnMut(&CStr, FileType) -> bool) -> io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(dir.as_fd(), &mut buffer);
@@ -440,7 +445,8 @@ impl Tree for DiskTree {
         self.rmdir(path)
     }
 
-    /// A pattern for directories only is one for what is a directory here; what is not here counts as a file.
+    /// A pattern for directories applies to a path that is a directory here; a missing path counts
+    /// as a file.
     fn ignored(&self, path: &str) -> bool {
         let (as_file, as_dir) = (self.ignores(path, false), self.ignores(path, true));
         if as_file == as_dir {

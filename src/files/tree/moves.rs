@@ -1,6 +1,8 @@
-//! Renames within the tree, each re-checked just before it and durable when it returns.
+//! Renames within the tree; each is checked again just before it is made, and durable when it
+//! returns.
 //!
-//! What came out of an exchange is for the caller to look at; only a directory that turns out not to be empty goes back.
+//! After an exchange the caller examines the replaced file; only a directory that turns out not to
+//! be empty is moved back.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,7 +24,7 @@ use crate::relpath;
 
 /// A name in an open directory.
 struct Place<'a> {
-    /// Its owner may write to it.
+    /// Keeps the directory writable for its owner.
     _open: Option<Open>,
     root: &'a Root,
     parent: OwnedFd,
@@ -31,7 +33,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Another name beside it is there.
+    /// Whether another name exists in the same directory.
     fn has(&self, name: &str) -> bool {
         matches!(show(&self.parent, name), Ok(Some(_)))
     }
@@ -49,7 +51,7 @@ impl DiskTree {
         };
         let alone = self.root.names().alone();
         let moved = match self.put_unsynced(&at, path, staged, over) {
-            // everything else is there: it is the name
+            // everything else exists, so the name is the cause
             Err(e)
                 if root::is(&e, &[Errno::NOENT])
                     && over.is_none()
@@ -64,7 +66,7 @@ impl DiskTree {
             && over.is_none()
             && !self.root.lists(at.dir, at.name, true).map_err(failed)?
         {
-            // the disk keeps it under another name, where nothing was before
+            // the disk gave it another name; nothing was there before
             disk::rename_at(&at.parent, at.name, split(&staged.temp).1).map_err(failed)?;
             return Err(self.refuse(path));
         }
@@ -125,7 +127,7 @@ impl DiskTree {
             self.trashed.put(&hash);
         }
         if moved == Moved::Done {
-            // the new name first: after a power cut both may be there, but never neither
+            // the new name first: after a power loss both names may exist, but never neither
             self.sync_open(&target.parent).map_err(failed)?;
             if split(to).0 != split(from).0 {
                 self.sync_open(&source.parent).map_err(failed)?;
@@ -148,7 +150,8 @@ impl DiskTree {
                 Renamed::Unsupported => self.noreplace.store(false, Relaxed),
             }
         }
-        // link(2) refuses a name that exists too; it knows no directories, and some filesystems know no links
+        // link(2) also refuses an existing name; but it cannot link directories, and some
+        // filesystems have no links
         match rustix::fs::linkat(from_dir, from, to_dir, to, AtFlags::empty()) {
             Ok(()) => {
                 return rustix::fs::unlinkat(from_dir, from, AtFlags::empty())
@@ -183,7 +186,7 @@ impl DiskTree {
                 Renamed::Done => return self.check_exchanged(at, temp),
             }
         }
-        // nothing comes out that could be looked at
+        // nothing is replaced that would have to be examined
         if old.what == What::File
             && self
                 .hash(path)?
@@ -194,7 +197,7 @@ impl DiskTree {
         self.replace_without_exchange(at, temp, &old)
     }
 
-    /// A directory that was filled between the look and the exchange goes back.
+    /// Moves back a directory that was filled between the check and the exchange.
     fn check_exchanged(&self, at: &Place<'_>, temp: &str) -> io::Result<Moved> {
         let out = show(&at.parent, temp)?;
         if out.is_some_and(|o| o.what == What::Dir) && !is_bare(&at.parent, temp)? {
@@ -204,7 +207,8 @@ impl DiskTree {
         Ok(Moved::Done)
     }
 
-    /// The check was just before; what is written between it and the rename is lost here, and only here.
+    /// The file was checked just before. A write between that check and the rename is lost; this is
+    /// the only place where that can happen.
     fn replace_without_exchange(
         &self,
         at: &Place<'_>,
@@ -214,7 +218,7 @@ impl DiskTree {
         let new_is_dir = show(&at.parent, temp)?.is_some_and(|n| n.what == What::Dir);
         match (old.what == What::Dir, new_is_dir) {
             (false, false) => disk::rename_at(&at.parent, temp, at.name)?,
-            // rmdir refuses what is not empty
+            // rmdir refuses a directory that is not empty
             (true, _) => match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
                 Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(Moved::Taken),
                 Err(Errno::NOTDIR) => return Ok(Moved::Changed),
@@ -223,7 +227,7 @@ impl DiskTree {
                     return self.no_replace(&at.parent, temp, &at.parent, at.name);
                 }
             },
-            // a directory never replaces a file: the file makes way to where it can be looked at
+            // a directory never replaces a file: the file is renamed so that it can be examined
             (false, true) => {
                 let way = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
                 self.no_replace(&at.parent, at.name, &at.parent, &way)?;
@@ -256,7 +260,7 @@ impl DiskTree {
             )
         };
         let (file, readable) = match open(OFlags::RDONLY | OFlags::NONBLOCK) {
-            // who owns a file may change its mode, but perhaps not read it
+            // the owner of a file may change its mode, but perhaps not read it
             Err(Errno::ACCESS | Errno::LOOP | Errno::NXIO) => (open(OFlags::PATH), false),
             other => (other, true),
         };
@@ -279,14 +283,15 @@ impl DiskTree {
         if shown.what == What::Link || shown.stamp.mode == mode && mtime.is_none() {
             return Ok(Some(shown.stamp));
         }
-        // of a directory the other bits stay, such as whose group new files get; a file must not keep a set-uid bit for others' modes
+        // a directory keeps its other bits, such as set-group-id for the group of new files; a file
+        // must not keep a set-uid bit that others' modes lack
         let keep = if is_dir {
             shown.permissions & 0o7000 | DIR_READABLE
         } else {
             0
         };
         let mode = Mode::from_raw_mode(mode & 0o777 | keep);
-        // what is open only as a place is reached by a name that leads nowhere else
+        // a descriptor opened with O_PATH is reached by a name that leads nowhere else
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
         let apply = || {
             if let Some(mtime) = mtime {
@@ -308,7 +313,8 @@ impl DiskTree {
         };
         apply().map_err(failed)?;
         let now = root::show_open(&file).map_err(failed)?.stamp;
-        // written to since it was looked at: equal to nothing, so that it is looked at again
+        // written to since it was examined: a stamp that equals nothing, so that it is examined
+        // again
         let written = now.size != expected.size || mtime.is_none() && now.mtime != expected.mtime;
         let now = match shown.what {
             What::File if written => Stamp {
@@ -319,7 +325,8 @@ impl DiskTree {
             What::File if mtime.is_some() => Stamp { ctime: 0, ..now },
             _ => now,
         };
-        // another mode than this one was set by somebody else meanwhile, and must not look like what the filesystem made of ours
+        // any other mode was set by another program meanwhile, and must not look like what the
+        // filesystem made of the requested one
         Ok(Some(if self.keeps_modes {
             Stamp {
                 mode: mode.bits() & MODE,
@@ -338,9 +345,9 @@ impl DiskTree {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&at.parent, at.name, flags, Mode::empty()) {
             Ok(file) => rustix::fs::fsync(&file).map_err(|e| failed(e.into()))?,
-            // a link is all in its directory
+            // a link consists of its directory entry only
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {}
-            // fsync takes a descriptor for reading
+            // fsync needs a descriptor opened for reading
             Err(Errno::ACCESS) => {
                 rustix::fs::syncfs(self.root.fd()).map_err(|e| failed(e.into()))?
             }
@@ -349,7 +356,7 @@ impl DiskTree {
         self.sync_open(&at.parent).map_err(failed)
     }
 
-    /// What a staged name shows whose directory has another name by now.
+    /// The stamp of a staged file whose directory was renamed since.
     pub(super) fn moved_away(&self, temp: &str) -> Called<Option<Stamp>> {
         let Some(dir) = self.beside.get(temp) else {
             return Ok(None);
@@ -369,12 +376,13 @@ impl DiskTree {
         let (kept, name) = (self.beside.take(temp), split(temp).1);
         let at = self.place_of(temp)?;
         match at.map_or(Err(Errno::NOENT), |at| remove_at(&at.parent, name)) {
-            // its directory may have another name by now
+            // its directory may have been renamed since
             Err(Errno::NOENT) => match kept.map_or(Ok(()), |dir| remove_at(&dir, name)) {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
                 Err(e) => Err(failed(e.into())),
             },
-            // another program still works in it: what that makes is its own, and can be found
+            // another program still works in it: its files are its own, and remain where they can
+            // be found
             Err(Errno::NOTEMPTY | Errno::EXIST) => self
                 .rename(temp, &format!("{TRASH}/{name}"), None)
                 .map(|_| ()),
@@ -406,7 +414,7 @@ impl DiskTree {
         }
     }
 
-    /// The same, for what changes nothing in the directory.
+    /// Like `at`, for calls that change nothing in the directory.
     fn seen_at<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
         let (dir, name) = split(path);
         match self.root.through(dir) {
@@ -422,7 +430,7 @@ impl DiskTree {
         }
     }
 
-    /// `None`: nothing can be there, since a name above is missing or no directory.
+    /// `None`: the name cannot exist, because an ancestor is missing or not a directory.
     fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
         let Some(at) = self.seen_at(path)? else {
             return Ok(None);
@@ -433,7 +441,7 @@ impl DiskTree {
         Ok(Some(Place { _open: open, ..at }))
     }
 
-    /// Whether a directory has nothing but temporary names of ours in it.
+    /// Whether a directory contains only temporary names of this program.
     pub(super) fn is_bare(&self, dir: &str) -> io::Result<bool> {
         match self.root.readable(dir) {
             Ok(dir) => is_bare_open(&dir),

@@ -1,7 +1,9 @@
-//! Which names a directory lists: a disk that folds names answers `stat` for others too, and those are not there.
+//! Which names a directory lists: a disk that folds names answers `stat` for other spellings too,
+//! but those do not exist.
 //!
-//! exFAT, FAT, NTFS and CIFS take `A` for `a`, some disks one Unicode form for the other, ext4 in directories with the flag
-//! `casefold`. An ordinary disk pays for none of it: whether a disk folds is tried once, with a file in `.mesync/`.
+//! exFAT, FAT, NTFS and CIFS fold `A` into `a`, some disks fold Unicode forms, ext4 folds in
+//! directories with the flag `casefold`. An ordinary disk pays nothing for this: whether a disk
+//! folds is tested once, with a file in `.mesync/`.
 
 use std::collections::HashSet;
 use std::io;
@@ -22,18 +24,18 @@ use crate::files::plan::BaseRow;
 use crate::files::state::DiskState;
 use crate::relpath;
 
-/// Directories of which it is kept whether they fold.
+/// Directories for which it is remembered whether they fold names.
 const MAX_KNOWN_DIRECTORIES: usize = 50_000;
 /// `FS_CASEFOLD_FL` of <linux/fs.h>.
 const CASEFOLD: u32 = 0x4000_0000;
-/// Letters in two cases and two Unicode forms.
+/// A name with letters in both cases and with two Unicode forms.
 const PROBE: &str = "probe-\u{e9}";
 const PROBE_ALIASES: [&str; 3] = ["PROBE-\u{e9}", "PROBE-\u{c9}", "probe-e\u{301}"];
-/// Names that only some disks take. Windows takes none that begins with one of these words.
+/// Names that only some disks accept. Windows accepts no name that begins with one of these words.
 const RESERVED: [&str; 4] = ["con", "prn", "aux", "nul"];
 
 impl Root {
-    /// Whether a directory ("" is the root) takes several names for one.
+    /// Whether a directory ("" is the root) folds names.
     fn folds(&self, dir: &str) -> io::Result<bool> {
         match self.names().folds {
             Folds::Nowhere => return Ok(false),
@@ -56,9 +58,11 @@ impl Root {
         Ok(folds)
     }
 
-    /// Whether a name that `stat` answers for is in the listing of its directory. `fresh`: it is about to be changed.
+    /// Whether a name for which `stat` succeeds is listed by its directory. `fresh`: the name is
+    /// about to be changed.
     pub fn lists(&self, dir: &str, name: &str, fresh: bool) -> io::Result<bool> {
-        // our own names are made by us alone, and no name from elsewhere is one in any case of letters
+        // only this program creates its own names, and no received name equals one in any case of
+        // letters
         if is_ours(dir)
             || relpath::is_own(name)
             || !self.folds(dir)?
@@ -75,7 +79,7 @@ impl Root {
         Ok(listed)
     }
 
-    /// Refuses a directory that is not in the listing under this very name.
+    /// Refuses a directory that is not listed under exactly this name.
     pub fn lists_all(&self, dir: &str) -> io::Result<()> {
         if self.names().folds == Folds::Nowhere || dir.is_empty() || is_ours(dir) {
             return Ok(());
@@ -89,12 +93,12 @@ impl Root {
         Ok(())
     }
 
-    /// Its number in statfs(2).
+    /// The filesystem's number in statfs(2).
     pub fn filesystem(&self) -> u64 {
         rustix::fs::fstatfs(self.fd()).map_or(0, |s: StatFs| s.f_type as u64 & 0xffff_ffff)
     }
 
-    /// Tries what the disk does with names, by a file in our own directory.
+    /// Tests how the disk handles names, with a file in this program's own directory.
     pub fn probe_names(&self) -> Folds {
         let there = |dir: BorrowedFd<'_>, name: &str| {
             rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
@@ -102,7 +106,7 @@ impl Root {
         let Ok(own) = self.through(relpath::OWN_DIR) else {
             return Folds::Nowhere;
         };
-        // left behind, or of another program at the same time: either shows the same
+        // left behind, or made by another process at the same time: either gives the same result
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if rustix::fs::openat(&own, PROBE, flags, Mode::RUSR | Mode::WUSR).is_ok() {
             let folds = PROBE_ALIASES.iter().any(|alias| there(own.as_fd(), alias));
@@ -114,7 +118,8 @@ impl Root {
         self.seen_names()
     }
 
-    /// What the disk does with names, without a trace: it is asked for one that is there, with all letters in the other case.
+    /// How the disk handles names, without leaving a trace: looks up an existing name in the other
+    /// case.
     pub fn seen_names(&self) -> Folds {
         let mut names = HashSet::new();
         let listed = self.resolve("", root::READ).and_then(|dir| {
@@ -156,13 +161,13 @@ fn other_case(name: &str) -> String {
     name.chars().map(other).collect()
 }
 
-/// Whether this kernel knows directories of this filesystem that fold.
+/// Whether this kernel supports directories of this filesystem that fold names.
 fn kernel_folds(filesystem: &str) -> bool {
     std::path::Path::new(&format!("/sys/fs/{filesystem}/features/casefold")).exists()
 }
 
 impl DiskTree {
-    /// The first directory or name of a path that is not listed, although `stat` answers for it.
+    /// The first component of a path that is not listed, although `stat` succeeds.
     pub(super) fn twin_of(&self, path: &str) -> Called<Option<Twin>> {
         if self.root.names().folds == Folds::Nowhere {
             return self.takes_name(path).map(|()| None);
@@ -173,7 +178,7 @@ impl DiskTree {
             match found {
                 Ok(None) => {}
                 Ok(Some(twin)) => return Ok(Some(twin)),
-                // what cannot be there has no twin
+                // a name that cannot exist has no other spelling
                 Err(e)
                     if root::absent(&e)
                         || root::is(&e, &[Errno::INVAL, Errno::ILSEQ, Errno::NAMETOOLONG]) =>
@@ -222,7 +227,7 @@ impl DiskTree {
         }))
     }
 
-    /// Gives what is listed as `there` the name that the disk takes for the same.
+    /// Renames the listed name `there` to another spelling that the disk folds into it.
     pub(super) fn spell(&self, there: &str, wanted: &str) -> Called<Moved> {
         let failed = |e: io::Error| fault("rename", there, &e);
         let _alone = self.root.names().alone();
@@ -238,7 +243,8 @@ impl DiskTree {
         self.root.names().changed();
         let renamed = disk::rename_at(&parent, old, new);
         if renamed.is_err() || !self.root.lists(dir, new, true).map_err(failed)? {
-            // a disk that takes that for nothing to do; the trash keeps what is on its way there after a crash
+            // such a disk takes the rename for a no-op, so it is made in two steps; after a crash
+            // the file is in the trash
             let Some(trash) = self.directory(TRASH)? else {
                 return Ok(Moved::Taken);
             };
@@ -265,7 +271,8 @@ impl DiskTree {
         })
     }
 
-    /// Refuses a name that this disk cannot have, before its bytes are fetched: tried in our own directory, where nothing sees it.
+    /// Refuses a name that this disk cannot have, before its bytes are downloaded; tested in this
+    /// program's own directory, where no user sees it.
     fn takes_name(&self, path: &str) -> Called<()> {
         if self.root.names().ordinary {
             return Ok(());
@@ -310,8 +317,9 @@ impl DiskTree {
         refused_name(split(path).1, "it does not keep it as it is")
     }
 
-    /// Once for a disk: what has a base but is not listed, although `stat` answers, is a second name of something else. Its
-    /// absence is no delete: it was taken for a file by a version that believed `stat`, or before the disk was another one.
+    /// Runs once for a disk. A path with a base for which `stat` succeeds, but which is not listed,
+    /// is a second spelling of another entry. Its absence is not a delete: a version that believed
+    /// `stat` took it for a file, or the directory was on another disk.
     pub fn forget_twins(&self, state: &DiskState) -> Called<()> {
         const NOTE: &str = "names";
         let folds = format!("{:?}", self.folds());
@@ -325,7 +333,7 @@ impl DiskTree {
             }
             let mut writes = Vec::new();
             for (path, rows) in page.iter().filter(|(_, rows)| rows.base.entry.is_some()) {
-                // a name that is refused is none either
+                // a refused name does not exist either
                 if !matches!(self.stamp(path), Ok(None))
                     || !matches!(self.twin_of(path), Ok(Some(_)))
                 {
@@ -344,12 +352,12 @@ impl DiskTree {
         state.set_note(NOTE, &folds)
     }
 
-    /// What is known of listings and directories is asked anew.
+    /// Forgets the listings, and which directories fold names.
     pub fn forget_names(&self) {
         self.root.names().forget();
     }
 
-    /// Which directories fold, for a caller that keeps the answer.
+    /// Which directories fold names, for a caller that keeps the result.
     pub fn folds(&self) -> Folds {
         self.root.names().folds
     }
@@ -369,12 +377,12 @@ impl Root {
     }
 }
 
-/// Within our own directory nothing has a name that was chosen elsewhere.
+/// Whether a directory is this program's own, where no name was chosen elsewhere.
 fn is_ours(dir: &str) -> bool {
     dir.split('/').next().is_some_and(relpath::is_own)
 }
 
-/// What a disk may not take, or keep otherwise: all else is taken everywhere.
+/// Whether some disks may refuse or change a name; every other name is accepted everywhere.
 fn is_unusual(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
     let reserved = RESERVED.contains(&stem.as_str())
@@ -398,7 +406,8 @@ fn refused_name(name: &str, why: &str) -> Fault {
     )
 }
 
-/// About what disks take for the same; what they take for the same beyond it is found by its inode.
+/// Folds a name roughly as disks do; entries that a disk folds beyond that are found by their
+/// inode.
 fn fold(name: &str) -> String {
     name.trim_end_matches(['.', ' ']).to_lowercase()
 }

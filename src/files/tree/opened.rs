@@ -1,8 +1,9 @@
-//! Directories that their owner may not write to, opened to the owner while something in them changes, and closed again.
+//! Makes directories that their owner may not write to writable for a change, and restores their
+//! modes afterwards.
 //!
-//! What is open is noted in `.mesync/opened` before its mode changes, so the next start closes what a crash has left open.
-//! Meanwhile the directory shows its own mode to all that ask this tree. A directory whose mode was changed by another program
-//! meanwhile keeps that mode.
+//! An opened directory is recorded in `.mesync/opened` before its mode changes, so the next start
+//! closes what a crash left open. Meanwhile all calls of this tree report its original mode. If
+//! another program changes the mode meanwhile, that mode remains.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +21,7 @@ use crate::relpath::OWN_DIR;
 
 const NOTE_FILE: &str = "opened";
 const OWNER_WRITES: u32 = 0o200;
-/// Of directories that are open and not in use: each one keeps a descriptor.
+/// Directories that stay open without being used; each keeps a descriptor.
 const MAX_IDLE: usize = 32;
 
 #[derive(Debug, Default)]
@@ -30,12 +31,12 @@ pub struct Opened(Mutex<HashMap<u64, Held>>);
 struct Held {
     path: String,
     dir: OwnedFd,
-    /// All bits but the type, as they were and are to be.
+    /// All bits except the type, as they were and will be again.
     mode: u32,
     users: usize,
 }
 
-/// One line of the note.
+/// One line of the record.
 #[derive(Serialize, Deserialize)]
 struct Line {
     path: String,
@@ -43,7 +44,7 @@ struct Line {
     mode: u32,
 }
 
-/// While this lives, the directory stays open.
+/// Keeps the directory open while this value lives.
 #[derive(Debug)]
 pub struct Open {
     of: Arc<Opened>,
@@ -63,7 +64,7 @@ impl Opened {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a directory shows when it is not open.
+    /// What `stat` would show for a directory if it were not open.
     pub fn as_closed(&self, shown: Shown) -> Shown {
         if shown.what != What::Dir {
             return shown;
@@ -80,15 +81,15 @@ impl Opened {
 }
 
 impl DiskTree {
-    /// Lets the owner write to a directory until what it returns is dropped, and a while longer. `None`: the owner may do so
-    /// already, or this process is not the owner.
+    /// Makes a directory writable for its owner until the returned value is dropped, and a while
+    /// longer. `None`: it is writable already, or this process is not the owner.
     #[allow(clippy::unnecessary_cast)] // the fields have other widths on other machines
     pub(super) fn open_to_owner(&self, path: &str, dir: &OwnedFd) -> io::Result<Option<Open>> {
         let me = rustix::process::geteuid();
         if me.is_root() {
             return Ok(None);
         }
-        // asked with the lock held: nothing is opened or closed meanwhile
+        // checked with the lock held, so that no directory is opened or closed meanwhile
         let mut all = self.opened.lock();
         let stat = rustix::fs::fstat(dir)?;
         let (inode, mode) = (stat.st_ino as u64, stat.st_mode as u32 & 0o7777);
@@ -127,7 +128,7 @@ impl DiskTree {
         Ok(open())
     }
 
-    /// Closes the directories in which nothing changes now.
+    /// Closes the directories that are not in use.
     pub fn close_directories(&self) {
         if let Err(e) = close(&self.root, &mut self.opened.lock()) {
             log::warn!(
@@ -137,7 +138,7 @@ impl DiskTree {
         }
     }
 
-    /// Closes one that gets another mode.
+    /// Closes a directory that gets another mode.
     pub(super) fn close_directory(&self, inode: u64) -> io::Result<()> {
         let mut all = self.opened.lock();
         let Some(held) = all.get(&inode) else {
@@ -148,7 +149,7 @@ impl DiskTree {
         note(&self.root, &all)
     }
 
-    /// Closes what an earlier process has left open.
+    /// Closes the directories that an earlier process left open.
     pub(super) fn close_left_open(&self) -> io::Result<()> {
         let lines: Vec<Line> = match std::fs::read(note_path(&self.root)) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
@@ -183,7 +184,7 @@ fn close(root: &Root, all: &mut HashMap<u64, Held>) -> io::Result<()> {
     }
 }
 
-/// The mode that it had before, unless it has got another one since; durable.
+/// Restores the mode durably, unless it was changed since.
 fn put_back(dir: &OwnedFd, mode: u32) -> io::Result<()> {
     if show_open(dir)?.permissions == mode | OWNER_WRITES {
         set_mode(dir, mode)?;

@@ -1,7 +1,8 @@
-//! Long files on their way here, kept in `.mesync/partial/` under the hash of their content, so that a download that was
-//! broken off goes on where it was: with the same content, whatever it is called by then.
+//! Long files that are being downloaded, in `.mesync/partial/` under the hash of their content, so
+//! that an interrupted download of the same content resumes, whatever its name is by then.
 //!
-//! What is in one is believed by nobody: who fills it verifies it. One that nobody goes on with is removed after a while.
+//! The content of a partial file is not trusted: it is verified after it is filled. A file that no
+//! download resumes is removed after a while.
 
 use std::fs::File;
 use std::io;
@@ -28,7 +29,7 @@ pub struct Partial {
 }
 
 impl DiskTree {
-    /// Opens or begins the file for a content.
+    /// Opens or creates the file for a content.
     pub fn partial(&self, entry: &Entry) -> Called<Partial> {
         let failed = |e: io::Error| fault("write in", DIR, &e);
         let dir = self
@@ -46,7 +47,8 @@ impl DiskTree {
 }
 
 impl Partial {
-    /// Whether there is room for the rest of it: of `size` bytes, all of them filled. None: `NoSpace`.
+    /// Checks that the disk has room for the rest of a file of `size` bytes, none of them a hole.
+    /// Otherwise: `NoSpace`.
     pub fn check_room(&self, tree: &DiskTree, size: u64) -> Called<()> {
         let have = self
             .file
@@ -55,15 +57,16 @@ impl Partial {
         tree.room_for(size.saturating_sub(have.blocks().saturating_mul(512)))
     }
 
-    /// To be filled, from whatever is in it.
+    /// The file to fill; it may have content.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
-    /// Gives what is whole and verified its mode and time, and a temporary name beside `path`.
+    /// Gives a complete, verified file its mode and time, and a temporary name beside `path`.
     pub fn finish(self, tree: &DiskTree, path: &str, entry: &Entry) -> Called<Option<Staged>> {
         let failed = |e: io::Error| fault("write beside", path, &e);
-        // the bytes before the name; the mode only after it, since what is left behind here must stay writable
+        // the bytes before the name; the mode only after it, since a file that is left here must
+        // stay writable
         self.file.sync_all().map_err(failed)?;
         let Some(spot) = tree.beside(path)? else {
             return Ok(None);
@@ -85,7 +88,7 @@ impl Partial {
         Ok(stamp.map(|shown| tree.staged(&spot, shown.stamp)))
     }
 
-    /// It is of no use.
+    /// Removes a file that is of no use.
     pub fn remove(self) {
         let _ = rustix::fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());
     }

@@ -1,7 +1,8 @@
-//! The way into a synced directory that never leads out of it: every name is reached from one open descriptor, no link is
-//! followed, no other filesystem entered.
+//! Reaches every name of a synced directory from one open descriptor, and never leaves the
+//! directory: no link is followed and no other filesystem entered.
 //!
-//! It looks only; what changes something is beside it. Names come checked ([`crate::relpath`]), but nothing hangs on that.
+//! It only reads; the modules beside it make changes. Names were checked before
+//! ([`crate::relpath`]), but nothing depends on that.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +21,7 @@ use crate::error::{Error, Kind, Result, plain};
 use crate::files::engine::traits::Fault;
 use crate::files::plan::{MODE, Stamp};
 
-/// A directory is only passed through, which takes the right to search it, not to read it.
+/// Flags for directories on the way, which need search permission but not read permission.
 const THROUGH: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
@@ -33,9 +34,9 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
-/// Why what is below a mount point is left alone.
+/// Why entries below a mount point are left alone.
 pub const MOUNTED: &str = "another filesystem or directory is mounted there";
-/// A path through directories that are renamed meanwhile is resolved again so often (openat2(2), EAGAIN).
+/// Attempts to resolve a path whose directories are being renamed (openat2(2), EAGAIN).
 const MAX_OPEN_ATTEMPTS: usize = 16;
 
 /// An open root.
@@ -47,19 +48,19 @@ pub struct Root {
     /// Cleared by the first refusal: a kernel before 5.6, or a filter of system calls.
     openat2: AtomicBool,
     names: OnceLock<Names>,
-    /// The name by which a person knows it, with links on the way.
+    /// The name that the user gave, which may contain links.
     named: OnceLock<PathBuf>,
 }
 
-/// What stands under a name, as `stat` shows it.
+/// The entry of a name, as `stat` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
     pub what: What,
     pub stamp: Stamp,
     pub device: u64,
-    /// All bits but the type.
+    /// All mode bits except the type.
     pub permissions: u32,
-    /// Something is mounted over the name, as far as this system can tell.
+    /// Something is mounted over the name, as far as the system reports it.
     pub is_mounted: bool,
 }
 
@@ -68,7 +69,7 @@ pub enum What {
     File,
     Dir,
     Link,
-    /// Sockets, pipes, devices: they have no content that could travel.
+    /// Sockets, pipes, devices: they have no content to sync.
     Special,
 }
 
@@ -95,7 +96,7 @@ impl Root {
             );
             Error::new(Kind::Settings, what).hint("a synced directory must exist")
         };
-        // the way to the root may lead over links: it is the user's own
+        // the way to the root may contain links, which are the user's own
         let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty())
             .map_err(failed)?;
         let device = rustix::fs::fstat(&dir).map_err(failed)?.st_dev as u64;
@@ -121,31 +122,32 @@ impl Root {
         self.device
     }
 
-    /// What is known of its names. Before [`Root::try_names`], as on an ordinary disk.
+    /// What is known about names. Before [`Root::try_names`], as on an ordinary disk.
     pub fn names(&self) -> &Names {
         static ORDINARY: Names = Names::new(Folds::Nowhere, true);
         self.names.get().unwrap_or(&ORDINARY)
     }
 
-    /// Finds out which names its disk takes for one. Its own directory must be there.
+    /// Tests which names the disk folds. This program's own directory must exist.
     pub fn try_names(&self) {
         let ordinary = is_ordinary(self.filesystem());
         let _ = self.names.set(Names::new(self.probe_names(), ordinary));
     }
 
-    /// The same for a directory that is only looked at.
+    /// The same without leaving a trace.
     pub fn look_at_names(&self) {
         let _ = self.names.set(Names::new(self.seen_names(), true));
     }
 
-    /// A directory below the root ("" is the root itself), for `*at` calls. Errors: [`absent`] tells those apart that mean that
-    /// nothing can be below; EXDEV: another filesystem is mounted there.
+    /// Opens a directory below the root ("" is the root itself) for `*at` calls. Errors: those for
+    /// which [`absent`] is true mean that nothing can be below it; EXDEV: another filesystem is
+    /// mounted there.
     pub fn through(&self, dir: &str) -> io::Result<OwnedFd> {
         let found = self.resolve(dir, THROUGH)?;
         self.lists_all(dir).map(|()| found)
     }
 
-    /// The same, to be listed or synced.
+    /// Opens a directory to list or sync it.
     pub fn readable(&self, dir: &str) -> io::Result<OwnedFd> {
         let found = self.resolve(dir, READ)?;
         self.lists_all(dir).map(|()| found)
@@ -157,7 +159,7 @@ impl Root {
             .is_err_and(|e| is(&e, &[Errno::XDEV]))
     }
 
-    /// By whatever name: see [`super::names`].
+    /// Resolves a directory by any spelling: see [`super::names`].
     pub(super) fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let place = if dir.is_empty() { "." } else { dir };
         let found = if self.openat2.load(Relaxed) {
@@ -177,7 +179,7 @@ impl Root {
         }
     }
 
-    /// `None`: this system cannot, or the path does not hold still.
+    /// `None`: the system has no openat2, or the path keeps changing.
     fn beneath(&self, place: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
         for _ in 0..MAX_OPEN_ATTEMPTS {
             match rustix::fs::openat2(&self.dir, place, flags, Mode::empty(), BENEATH) {
@@ -193,7 +195,7 @@ impl Root {
         Ok(None)
     }
 
-    /// Component by component: a link is no directory to O_NOFOLLOW, and none of ours is "..".
+    /// Resolves component by component: O_NOFOLLOW refuses a link, and no component is "..".
     fn walk(&self, place: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let mut at = rustix::fs::openat(
             &self.dir,
@@ -221,7 +223,8 @@ impl Root {
         Ok(at)
     }
 
-    /// Whether the path of the root still leads to this directory: not after it was replaced, removed, or unmounted.
+    /// Whether the path of the root still leads to this directory: not after the directory was
+    /// replaced, removed, or unmounted.
     pub fn is_in_place(&self) -> bool {
         self.is_at(&self.path)
     }
@@ -234,7 +237,7 @@ impl Root {
         })
     }
 
-    /// Watches this name as well, if it is another one.
+    /// Also checks this name from now on, if it is another one.
     pub fn is_named(&self, name: &Path) {
         if name != self.path {
             let _ = self.named.set(name.to_path_buf());
@@ -245,7 +248,8 @@ impl Root {
         self.named.get().is_some()
     }
 
-    /// Why nothing is to be done here although the directory is there: that name leads elsewhere by now.
+    /// Why nothing may be done here although the directory exists: its given name leads elsewhere
+    /// now.
     pub fn repointed(&self) -> Option<String> {
         let name = self.named.get().filter(|name| !self.is_at(name))?.display();
         Some(format!(
@@ -253,9 +257,10 @@ impl Root {
         ))
     }
 
-    /// Milliseconds within which two changes may leave the same times behind.
+    /// Milliseconds within which two changes may leave the same times.
     pub fn tick(&self) -> u64 {
-        // FAT and exFAT count in 2 s, HFS+ and ext3 in 1 s; the others take the kernel's clock, which ticks every 1 to 10 ms
+        // FAT and exFAT count in 2 s, HFS+ and ext3 in 1 s; others use the kernel's clock, which
+        // ticks every 1 to 10 ms
         match self.filesystem() {
             0x4d44 | 0x2011_bab0 => 2000,
             0x482b | 0xef53 if self.whole_seconds() => 1000,
@@ -263,7 +268,8 @@ impl Root {
         }
     }
 
-    /// Whether writes through a mapping never change a time here: these filesystems have no write-back that would show them.
+    /// Whether writes through a mapping never change a time here: these filesystems have no
+    /// write-back that would show them.
     pub fn is_blind(&self) -> bool {
         const TMPFS: u64 = 0x0102_1994;
         const RAMFS: u64 = 0x8584_58f6;
@@ -283,12 +289,12 @@ impl Root {
     }
 }
 
-/// Directory ("" for the root) and last component.
+/// Splits a path into directory ("" for the root) and last component.
 pub fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// What a name shows; the name itself may be a link. `None`: nothing is there.
+/// What `stat` shows for a name, which may itself be a link. `None`: it does not exist.
 pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<Shown>> {
     let found = if STATX.load(Relaxed) {
         statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -312,7 +318,8 @@ pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<Shown>> {
 /// Cleared by the first refusal: a kernel before 4.11, or a filter of system calls.
 static STATX: AtomicBool = AtomicBool::new(true);
 
-/// As `stat`, and whether something is mounted there: a bind mount of the same filesystem has the same device.
+/// Like `stat`, with whether something is mounted there: a bind mount of the same filesystem has
+/// the same device.
 fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<Shown> {
     let found = rustix::fs::statx(
         dir,
@@ -342,7 +349,7 @@ fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<Shown
     })
 }
 
-/// The same of what is open.
+/// The same for an open file.
 pub fn show_open(file: impl AsFd) -> io::Result<Shown> {
     Ok(shown(&rustix::fs::fstat(file)?))
 }
@@ -382,17 +389,17 @@ fn what(kind: FileType) -> What {
     }
 }
 
-/// Whether this is the very same, unchanged: what is unknown is never that.
+/// Whether both stamps are of the same unchanged entry; an unknown value equals nothing.
 pub fn same(one: &Stamp, other: &Stamp) -> bool {
     one == other && one.ctime != 0
 }
 
-/// Nothing is there, or can be: a name above is missing, a file, or a link.
+/// Whether the name does not and cannot exist: an ancestor is missing, a file, or a link.
 pub fn absent(e: &io::Error) -> bool {
     is(e, &[Errno::NOENT, Errno::NOTDIR, Errno::LOOP])
 }
 
-/// A name above is there and is no directory.
+/// Whether an ancestor exists and is not a directory.
 pub fn blocked(e: &io::Error) -> bool {
     is(e, &[Errno::NOTDIR, Errno::LOOP])
 }
@@ -402,7 +409,7 @@ pub fn is(e: &io::Error, any: &[Errno]) -> bool {
         .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The failure of a call on `path` by what happens next.
+/// Classifies the failure of a call on `path` by what happens next.
 pub fn fault(doing: &str, path: &str, e: &io::Error) -> Fault {
     let error = Error::io(format!("{doing} {}", crate::disk::show(path.as_ref())), e);
     if is(e, &[Errno::NOSPC, Errno::DQUOT]) {

@@ -1,7 +1,7 @@
-//! Walks through the tree and tells every name in it, and what it could not tell.
+//! Walks through the tree and reports every name, and everything that could not be read.
 //!
-//! It reads no contents and compares nothing. It keeps the names of the directories that it still has to enter, and no
-//! others, so its memory does not grow with the number of files.
+//! It reads no contents and compares nothing. It keeps only the names of directories that it has
+//! yet to enter, so its memory does not grow with the number of files.
 
 use std::io;
 
@@ -14,22 +14,22 @@ use crate::error::{Error, Kind, plain};
 use crate::files::engine::traits::Called;
 use crate::relpath;
 
-/// One thing that was found.
+/// One result of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// A file, link or directory that may travel. A directory comes before what is in it.
+    /// A file, link or directory that may be synced. A directory is reported before its content.
     Name { path: &'a str, is_dir: bool },
-    /// A temporary name of ours, perhaps left by a crash.
+    /// A temporary name of this program, perhaps left by a crash.
     Temporary(&'a str),
-    /// What is below this directory is not known: it is not gone.
+    /// The content of this directory is unknown, but not gone.
     Unknown { path: &'a str, why: &'a str },
 }
 
-/// What a scan could not tell by name, in numbers, each with one example.
+/// Entries that a scan could not report by name: their number, with one example for each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
     pub special: Example,
-    /// Names that are not UTF-8, or longer than names may be.
+    /// Names that are not UTF-8, or too long.
     pub names: Example,
     /// Directories that could not be read.
     pub unknown: Example,
@@ -37,7 +37,7 @@ pub struct Skipped {
     pub failure: Option<Kind>,
 }
 
-/// How many, and the first of them, ready for a log line.
+/// A number, and the first example, ready for a log line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Example {
     pub count: u64,
@@ -51,7 +51,7 @@ impl Example {
     }
 }
 
-/// How far a scan goes.
+/// How deep a scan descends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// The names in the directory.
@@ -59,8 +59,9 @@ pub enum Depth {
     All,
 }
 
-/// Tells everything below a directory ("" for the root), until `visit` says `false`. Names that travel never, and what is
-/// below an ignored directory, are left out. It begins and ends by asking whether this is still the directory that it was.
+/// Reports everything below a directory ("" for the root) until `visit` returns `false`. Names that
+/// are never synced, and the content of ignored directories, are left out. Checks at the beginning
+/// and at the end that this is still the same directory.
 pub fn scan(
     tree: &DiskTree,
     dir: &str,
@@ -131,7 +132,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// One directory. Its own directories are entered later, and found by name again: no descriptor is kept meanwhile.
+    /// Scans one directory. Its subdirectories are entered later, by name: no descriptor is kept
+    /// open meanwhile.
     fn one(&mut self, dir: &str, todo: &mut Vec<String>) -> Called<io::Result<()>> {
         let tree = self.tree;
         let mut failed = None;
@@ -200,7 +202,7 @@ impl Walk<'_> {
     }
 }
 
-/// Of a name that was removed meanwhile: of nothing that travels.
+/// The type of a name; one that was removed meanwhile has a type that is not synced.
 fn kind_of(tree: &DiskTree, path: &str) -> io::Result<FileType> {
     let (dir, name) = root::split(path);
     Ok(

@@ -1,6 +1,7 @@
-//! Makes what will stand in the tree: whole, checked and synced, under a temporary name beside its place.
+//! Creates files, links and directories complete, verified and synced, under a temporary name beside
+//! their final one.
 //!
-//! It puts nothing under its final name. A temporary that is dropped before it is finished removes itself.
+//! It gives nothing its final name. A temporary file that is dropped unfinished removes itself.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,30 +25,30 @@ use crate::files::plan::{DIR_MODE, DIR_READABLE, Entry, Stamp};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind};
 
-/// Free space that downloads leave alone: a hundredth of the disk, and at least this much.
+/// Free space that downloads leave: a hundredth of the disk, and at least this much.
 const FREE_SPACE_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
-/// So many zero bytes in a row become a hole: a disk image of a machine stays as small as it was.
+/// This many consecutive zero bytes become a hole: a disk image stays as small as it was.
 const HOLE_BLOCK_BYTES: usize = 64 * 1024;
 const COPY_BUFFER_BYTES: usize = 128 * 1024;
-/// Staged names whose directories are kept open; of more than that, what is left behind is removed at the next start.
+/// Staged names whose directories are kept open; the next start removes files left behind beyond that.
 const MAX_STAGED: usize = 64;
 
-/// A file on its way into the tree.
+/// A file that is being written for the tree.
 pub struct Temporary {
     spot: Spot,
     beside: Beside,
     file: File,
     hash: Sha256,
     size: u64,
-    /// Ends in a hole, which has no length of its own.
+    /// The file ends in a hole, which has no length of its own.
     hollow: bool,
     finished: bool,
 }
 
-/// A temporary name in the open directory of what it is for.
+/// A temporary name in the open directory of its final name.
 pub(super) struct Spot {
     pub parent: OwnedFd,
-    /// Full name, below the root.
+    /// The whole name, relative to the root.
     pub temp: String,
     _open: Option<Open>,
 }
@@ -58,7 +59,8 @@ impl Spot {
     }
 }
 
-/// The open directories of what is staged: one that was moved away meanwhile has another name, or none below the root.
+/// The open directories of staged names: a directory that was moved meanwhile has another name, or none below the
+/// root.
 #[derive(Debug, Default, Clone)]
 pub struct Beside(Arc<Mutex<HashMap<String, OwnedFd>>>);
 
@@ -84,7 +86,7 @@ impl Beside {
 }
 
 impl DiskTree {
-    /// Begins a file of `size` bytes beside `path`. `None`: a name above is no directory.
+    /// Creates a file of `size` bytes beside `path`. `None`: an ancestor is not a directory.
     pub fn temporary(&self, path: &str, size: u64) -> Called<Option<Temporary>> {
         self.room_for(size)?;
         let Some(spot) = self.beside(path)? else {
@@ -117,7 +119,7 @@ impl DiskTree {
         let failed = |e: io::Error| fault("create a link beside", path, &e);
         let (parent, name) = (&spot.parent, spot.name());
         match rustix::fs::symlinkat(target, parent, name) {
-            // FUSE says so of a disk without links, which will have none later either
+            // FUSE reports this for a disk without links, which will not get them later
             Err(Errno::NOSYS | Errno::OPNOTSUPP) => {
                 let what = format!(
                     "create the link {}: this disk has no links",
@@ -162,8 +164,7 @@ impl DiskTree {
             .map_err(failed)
     }
 
-    /// Makes what has just got a temporary name durable, if that was `complete`; on an error it is gone again, by `unlinkat` with
-    /// these flags.
+    /// Makes a new temporary name durable if `complete` succeeded; on an error it is removed, by `unlinkat` with these flags.
     fn made(
         &self,
         complete: io::Result<()>,
@@ -181,8 +182,8 @@ impl DiskTree {
         Ok(stamp.map(|shown| self.staged(spot, shown.stamp)))
     }
 
-    /// Stages a copy of a file of this machine that has the bytes already: the first source that does. The hub is none of
-    /// these. `None`: none has them.
+    /// Stages a copy of a local file that has the bytes: the first source that does, except the hub. `None`: no source
+    /// has them.
     pub fn stage_copy(
         &self,
         path: &str,
@@ -204,14 +205,14 @@ impl DiskTree {
     }
 
     fn copy_from(&self, path: &str, entry: &Entry, from: &str) -> Called<Option<Staged>> {
-        // whatever is the matter with the source: there are others
+        // if this source fails for any reason, the next one is tried
         let Ok(Some(mut source)) = self.read(from, None) else {
             return Ok(None);
         };
         if source.shown.stamp.size != entry.size {
             return Ok(None);
         }
-        // a hole stays one
+        // a hole stays a hole
         let filled = source.file.metadata().map_or(entry.size, |meta| {
             meta.blocks().saturating_mul(512).min(entry.size)
         });
@@ -237,7 +238,7 @@ impl DiskTree {
         Ok(staged)
     }
 
-    /// The name of something in the trash whose name says that it has this hash.
+    /// The name of a file in the trash that has this hash in its name.
     fn in_trash(&self, hash: &Hash) -> Called<Option<String>> {
         if !self.trashed.has(hash, || self.trashed_hashes())? {
             return Ok(None);
@@ -255,7 +256,7 @@ impl DiskTree {
         }
     }
 
-    /// What names in the trash say of their contents.
+    /// The hashes in the names of files in the trash.
     fn trashed_hashes(&self) -> Called<Vec<Hash>> {
         let mut all = Vec::new();
         let listed = self.entries(TRASH, &mut |name, _| {
@@ -276,7 +277,7 @@ impl DiskTree {
         }
     }
 
-    /// A temporary name beside `path`. Missing directories are made.
+    /// A temporary name beside `path`. Missing directories are created.
     pub(super) fn beside(&self, path: &str) -> Called<Option<Spot>> {
         let dir = split(path).0;
         let temporary = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
@@ -298,7 +299,8 @@ impl DiskTree {
         }))
     }
 
-    /// A directory below the root, made if it is missing. `None`: a name on the way is no directory.
+    /// Opens a directory below the root, and creates it if it is missing. `None`: a component is not
+    /// a directory.
     pub(super) fn directory(&self, dir: &str) -> Called<Option<OwnedFd>> {
         self.directory_with(
             dir,
@@ -310,13 +312,13 @@ impl DiskTree {
         )
     }
 
-    /// Makes directories, each with its mode.
+    /// Creates directories, each with its mode.
     pub fn make_directories(&self, all: &[(&str, u32)]) -> Called<()> {
         all.iter()
             .try_for_each(|(dir, mode)| self.directory_with(dir, *mode).map(drop))
     }
 
-    /// The same; those that are missing get this mode, whatever the umask is.
+    /// The same; missing directories get this mode, regardless of the umask.
     fn directory_with(&self, dir: &str, mode: u32) -> Called<Option<OwnedFd>> {
         let failed = |e: io::Error| fault("make the directory", dir, &e);
         match self.root.through(dir) {
@@ -331,7 +333,7 @@ impl DiskTree {
         {
             return Ok(None);
         }
-        // never in a directory that only looks empty since its disk is not there
+        // not in a directory that only looks empty because its disk is not mounted
         self.check()?;
         let mut above = String::new();
         for component in dir.split('/') {
@@ -349,7 +351,7 @@ impl DiskTree {
                 && self.make_in(&parent, component, mode).map_err(failed)?
                 && !self.root.lists(&above, component, true).map_err(failed)?
             {
-                // the disk keeps it under another name, which would travel as an empty directory
+                // the disk gave it another name, which would be synced as an empty directory
                 rustix::fs::unlinkat(&parent, component, AtFlags::REMOVEDIR)
                     .map_err(|e| failed(e.into()))?;
                 return Err(self.refuse(dir));
@@ -362,8 +364,8 @@ impl DiskTree {
         }
     }
 
-    /// Makes a directory that has its mode before it has its name: a crash leaves none that seems to have a mode of its own.
-    /// `false`: the name is there already.
+    /// Creates a directory that has its mode before it has its name: so a crash leaves none that seems to have a mode of its
+    /// own. `false`: the name exists already.
     fn make_in(&self, parent: &OwnedFd, name: &str, mode: u32) -> io::Result<bool> {
         let temp = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
         rustix::fs::mkdirat(parent, temp.as_str(), Mode::RWXU)?;
@@ -373,7 +375,7 @@ impl DiskTree {
             Mode::from_raw_mode(mode | DIR_READABLE),
             AtFlags::empty(),
         ));
-        // where a rename can replace, it does so with an empty directory only
+        // on filesystems where a rename replaces, it replaces empty directories only
         let made =
             moded.and_then(
                 |()| match disk::rename_noreplace_at(parent, &temp, parent, name)? {
@@ -404,7 +406,7 @@ impl DiskTree {
             space.f_bavail.saturating_mul(space.f_frsize),
             space.f_blocks.saturating_mul(space.f_frsize),
         );
-        // a small disk has no 64 MB to leave alone
+        // a small disk has no 64 MB to spare
         let reserve = (all / 100).max(FREE_SPACE_RESERVE_BYTES.min(all / 4));
         if free >= size.saturating_add(reserve) {
             return Ok(());
@@ -418,7 +420,7 @@ impl DiskTree {
         ))
     }
 
-    /// Makes the names in an open directory durable, wherever its own name is by now.
+    /// Makes the names in an open directory durable, whatever its own name is now.
     pub(super) fn sync_open(&self, dir: &OwnedFd) -> io::Result<()> {
         match rustix::fs::openat(
             dir,
@@ -427,7 +429,8 @@ impl DiskTree {
             Mode::empty(),
         ) {
             Ok(dir) => Ok(rustix::fs::fsync(dir)?),
-            // it may be searched and written to, but not read, and fsync takes a descriptor for reading
+            // the directory may be searched and written to, but not read, and fsync needs a descriptor
+            // opened for reading
             Err(Errno::ACCESS) => Ok(rustix::fs::syncfs(self.root.fd())?),
             Err(e) => Err(e.into()),
         }
@@ -435,7 +438,7 @@ impl DiskTree {
 }
 
 impl Temporary {
-    /// Checks what was written, gives it mode and time of `entry`, and syncs it. `None`: these are other bytes, and they are gone.
+    /// Verifies what was written, sets mode and time from `entry`, and syncs it. `None`: the bytes differ, and were removed.
     pub fn finish(mut self, entry: &Entry) -> Called<Option<Staged>> {
         let hash = Hash(self.hash.clone().finalize().into());
         if entry.kind != Kind::File || self.size != entry.size || hash != entry.hash {
@@ -458,7 +461,7 @@ impl Temporary {
     }
 }
 
-/// Gives a file that is whole its mode and time, and syncs it: what `stat` shows then.
+/// Sets mode and time of a complete file and syncs it; returns its stamp.
 pub(super) fn complete(file: &File, entry: &Entry) -> io::Result<Stamp> {
     tolerate(rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)))?;
     tolerate(rustix::fs::futimens(file, &times(entry.mtime)))?;
@@ -497,7 +500,8 @@ impl Drop for Temporary {
     }
 }
 
-/// A filesystem without modes is no reason not to have the file: what `stat` shows afterwards is what counts.
+/// Ignores the error of a filesystem without modes, which can still have the file: the stamp afterwards is
+/// what counts.
 pub(super) fn tolerate(done: rustix::io::Result<()>) -> io::Result<()> {
     match done {
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
@@ -505,7 +509,7 @@ pub(super) fn tolerate(done: rustix::io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Sets the time of the last change, in nanoseconds since 1970, and leaves the time of access.
+/// Sets the modification time, in nanoseconds since 1970, and leaves the access time.
 pub(super) fn times(mtime: i64) -> Timestamps {
     let omit = Timespec {
         tv_sec: 0,

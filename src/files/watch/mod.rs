@@ -1,7 +1,7 @@
-//! Watches a tree with inotify, and says where to look.
+//! Watches a tree with inotify, and sends hints where to look.
 //!
-//! It decides nothing, and what it says are hints: whatever it misses is found by the next look at everything, which it asks
-//! for at the start, after an overflow, and at every `rescan`. The thread that runs it is started elsewhere.
+//! It decides nothing. A change that it misses is found by the next full rescan, which it requests at the start, after an
+//! overflow, and at every `rescan` interval. The thread that runs it is started elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,22 +26,22 @@ use crate::error::{Error, Result, plain};
 use crate::relpath;
 use crate::wait::{self, readable};
 
-/// What is not watched is looked at this often, and watching it tried again.
+/// How often unwatched directories are rescanned, and watching them is tried again.
 const UNWATCHED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a full channel is waited for before the order to stop is looked at.
+/// How long it waits for room in a full channel before it checks for the order to stop.
 const FULL_CHANNEL_PAUSE: Duration = Duration::from_millis(200);
 /// Directory of the limits.
 const LIMITS: &str = "/proc/sys/fs/inotify";
 
-/// One watcher.
+/// The watcher of one directory.
 pub struct Watch<'a> {
     pub tree: &'a DiskTree,
     /// The quiet time of the debounce.
     pub quiet: Duration,
-    /// The interval between two looks at everything.
+    /// The interval between two full rescans.
     pub rescan: Duration,
     pub counters: &'a Counters,
-    /// Told of each name that is removed.
+    /// Called for each name that is removed.
     pub removed: &'a (dyn Fn() + Sync),
 }
 
@@ -50,9 +50,9 @@ pub struct Watch<'a> {
 pub struct Counters {
     /// Directories that are watched.
     pub watched: AtomicU64,
-    /// Directories that are not, with all that is below them.
+    /// Directories that are not watched, nor anything below them.
     pub unwatched: AtomicU64,
-    /// Why not, and what to do.
+    /// Why they are not watched, and the remedy.
     why: Mutex<String>,
 }
 
@@ -68,13 +68,13 @@ impl Counters {
 
 enum Ended {
     Stopped,
-    /// All watches are to be made anew: what happened meanwhile is not known.
+    /// All watches must be created again: events since then are lost. With the reason.
     Lost(Option<String>),
 }
 
 impl Watch<'_> {
-    /// Runs until something can be read from `wake`, or nobody takes the hints any more. Errors: only when waiting itself
-    /// fails; a tree that cannot be watched is looked at every minute.
+    /// Runs until `wake` is readable or the receiver of the hints is gone. Errors: only if waiting fails; a tree that
+    /// cannot be watched is rescanned every minute.
     pub fn run(&self, wake: BorrowedFd<'_>, hints: &Sender<Hint>) -> Result<()> {
         let mut said = BTreeSet::new();
         loop {
@@ -104,7 +104,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Between two looks at what is not watched.
+    /// The interval between two rescans of unwatched directories.
     fn unwatched_pause(&self) -> Duration {
         UNWATCHED_RETRY_INTERVAL.min(self.rescan)
     }
@@ -120,7 +120,7 @@ fn reason(e: &std::io::Error) -> String {
     }
 }
 
-/// What to do about a limit. `usual`: what it is where it cannot be read.
+/// The remedy for a reached limit. `usual`: the default if the limit cannot be read.
 fn raise(limit: &str, usual: u64, least: u64) -> String {
     let now = std::fs::read_to_string(format!("{LIMITS}/{limit}"))
         .ok()
@@ -130,7 +130,7 @@ fn raise(limit: &str, usual: u64, least: u64) -> String {
     format!("raise it with \"sysctl fs.inotify.{limit}={enough}\" (now {now})")
 }
 
-/// As long as the watches hold.
+/// The state while the watches are valid.
 struct Running<'a> {
     watch: &'a Watch<'a>,
     wake: BorrowedFd<'a>,
@@ -140,7 +140,7 @@ struct Running<'a> {
     mounts: Mounting,
     dirs: HashMap<WatchDescriptor, String>,
     watches: BTreeMap<String, WatchDescriptor>,
-    /// Directories that could not be watched, with all below them.
+    /// Directories that could not be watched, nor anything below them.
     unwatched: BTreeSet<String>,
     debounce: Debounce,
     /// [`DiskTree::rules_changed`] at the beginning.
@@ -182,7 +182,7 @@ impl<'a> Running<'a> {
             return Ok(Ended::Lost(Some("it is not there".into())));
         }
         self.add_below("");
-        // what came before the watches
+        // changes from before the watches
         if !self.tell(Hint::Tree(String::new())).map_err(other)? {
             return Ok(Ended::Stopped);
         }
@@ -195,7 +195,7 @@ impl<'a> Running<'a> {
                 return Ok(Ended::Stopped);
             }
             if mounts && self.mounts.has_changed() {
-                // no event tells what is hidden now, or seen again
+                // no event reports entries that a mount hides or reveals
                 return Ok(Ended::Lost(None));
             }
             let mut found = Vec::new();
@@ -207,7 +207,8 @@ impl<'a> Running<'a> {
                     ),
                 }
             }
-            // both halves of a rename happen at the same time, however long it takes to watch what came
+            // both halves of a rename have the same time, however long it takes to watch a new
+            // directory
             let now = self.now();
             for (wd, mask, name) in found {
                 if let Some(ended) = self.event(&wd, mask, name.as_deref(), now).map_err(other)? {
@@ -217,7 +218,7 @@ impl<'a> Running<'a> {
             if !self.on_time().map_err(other)? {
                 return Ok(Ended::Stopped);
             }
-            // other directories are to be watched
+            // the rules may now include other directories
             if self.watch.tree.rules_changed() != self.rules {
                 return Ok(Ended::Lost(None));
             }
@@ -238,7 +239,7 @@ impl<'a> Running<'a> {
         next.saturating_sub(self.now())
     }
 
-    /// What is due by now. `false`: stop.
+    /// Sends the hints that are due. `false`: stop.
     fn on_time(&mut self) -> Result<bool> {
         while let Some(hint) = self.debounce.due(self.now()) {
             if !self.tell(hint)? {
@@ -272,13 +273,13 @@ impl<'a> Running<'a> {
         now: Duration,
     ) -> Result<Option<Ended>> {
         if mask.contains(EventMask::Q_OVERFLOW) {
-            // directories may have come without being watched
+            // directories may have been created without being watched
             return Ok(Some(Ended::Lost(None)));
         }
         let Some(dir) = self.dirs.get(wd).cloned() else {
             return Ok(None);
         };
-        // a root that is removed gives no event of its own as long as we have it open
+        // while the root is open here, its removal causes no event of its own
         let own = name.is_some_and(|n| n.as_encoded_bytes() == relpath::OWN_DIR.as_bytes());
         if dir.is_empty() && own && mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
             return Ok(Some(Ended::Lost(Some(format!(
@@ -294,7 +295,7 @@ impl<'a> Running<'a> {
                     "it was removed, moved or unmounted".into(),
                 ))));
             }
-            // a directory that is moved is told by those that it goes from and to
+            // the old and the new parent directory report a directory that is moved
             if !mask.contains(EventMask::MOVE_SELF) {
                 self.forget(wd);
             }
@@ -311,7 +312,7 @@ impl<'a> Running<'a> {
             self.tell(Hint::Tree(String::new()))?;
             return Ok(None);
         }
-        // names that are not UTF-8 do not travel
+        // names that are not UTF-8 are not synced
         let Some(name) = name
             .and_then(|n| n.to_str())
             .filter(|n| !relpath::is_own(n))
@@ -333,7 +334,7 @@ impl<'a> Running<'a> {
                 self.forget_below(&path);
             }
         }
-        // it may be readable by now
+        // it may be readable now
         let opened = is_dir && mask.contains(EventMask::ATTRIB) && self.unwatched.remove(&path);
         if is_dir && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) || opened {
             self.add(&path)
@@ -341,7 +342,7 @@ impl<'a> Running<'a> {
             self.add_below(&path);
         }
         if opened {
-            // that it could not be read is known of a look at everything
+            // a full rescan records that the directory cannot be read
             self.next_scan = now;
         }
         let happened = if is_dir && !mask.contains(EventMask::ATTRIB) {
@@ -356,7 +357,7 @@ impl<'a> Running<'a> {
         Ok((!going).then_some(Ended::Stopped))
     }
 
-    /// Watches one directory; where that is not possible it is among the unwatched.
+    /// Watches one directory; if that fails, it is added to the unwatched ones.
     fn add(&mut self, dir: &str) -> std::io::Result<()> {
         let mask = WatchMask::MODIFY
             | WatchMask::CLOSE_WRITE
@@ -372,7 +373,7 @@ impl<'a> Running<'a> {
         if !dir.is_empty() && self.watch.tree.root().is_mounted(dir) {
             return Ok(());
         }
-        // the root may be reached over links
+        // the path of the root may contain links
         let mask = if dir.is_empty() {
             mask
         } else {
@@ -391,7 +392,7 @@ impl<'a> Running<'a> {
                 self.watches.insert(dir.to_string(), wd);
             }
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => self.too_many(dir),
-            // gone again, or something else by now
+            // removed again, or something else now
             Err(e)
                 if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP]
                     .contains(&e.raw_os_error().unwrap_or(0)) => {}
@@ -405,7 +406,7 @@ impl<'a> Running<'a> {
                 if self.said.insert(dir.to_string()) {
                     log::warn!("{what}");
                 }
-                // a limit is what somebody can do something about
+                // only a limit is something that a user can change
                 if self.unwatched.is_empty() {
                     *self.watch.counters.lock() = what;
                 }
@@ -416,7 +417,7 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Watches first and lists then, so that nothing that is made meanwhile is missed.
+    /// Watches each directory before listing it, so that no new entry is missed.
     fn add_below(&mut self, dir: &str) {
         if self.unwatched.contains(dir) {
             return;
@@ -432,14 +433,14 @@ impl<'a> Running<'a> {
             }
             Ok(true)
         };
-        // what is not there, or not ours any more, is for those to say who look at it
+        // the rescan reports directories that are missing or were replaced
         if let Err(fault) = scan::scan(watch.tree, dir, scan::Depth::All, &mut visit) {
             log::debug!("cannot watch what is below {dir}: {fault:?}");
             self.unwatch(dir);
         }
     }
 
-    /// Is below one that is not watched.
+    /// Whether the path is below an unwatched directory.
     fn covered(&self, path: &str) -> bool {
         path.match_indices('/')
             .any(|(at, _)| self.unwatched.contains(&path[..at]))
@@ -447,7 +448,7 @@ impl<'a> Running<'a> {
     }
 
     fn unwatch(&mut self, dir: &str) {
-        // many are as good as all
+        // beyond a certain number, the whole tree counts as unwatched
         let dir = if self.unwatched.len() < limits::UNWATCHED {
             dir
         } else {
@@ -476,7 +477,7 @@ impl<'a> Running<'a> {
         *self.watch.counters.lock() = why;
     }
 
-    /// A directory left this name: nothing below it is at that name any more.
+    /// A directory was moved or removed: forgets everything below its name.
     fn forget_below(&mut self, dir: &str) {
         let gone = |path: &str| path == dir || super::plan::is_below(path, dir);
         let below: Vec<WatchDescriptor> = self
@@ -487,7 +488,7 @@ impl<'a> Running<'a> {
             .map(|(_, wd)| wd.clone())
             .collect();
         for wd in below {
-            // it may be gone by itself
+            // the watch may be gone already
             let _ = self.inotify.watches().remove(wd.clone());
             self.forget(&wd);
         }
@@ -527,14 +528,14 @@ impl<'a> Running<'a> {
     fn tell(&self, hint: Hint) -> Result<bool> {
         let (Hint::Path(path) | Hint::Entries(path) | Hint::Tree(path)) = &hint;
         if ignore::is_file(path) || path.is_empty() {
-            // what is wrong with them is for those to say who look
+            // the rescan reports errors in the rules
             let _ = self.watch.tree.read_rules();
         }
         send(self.hints, hint, self.wake)
     }
 }
 
-/// Waits for room: meanwhile the kernel keeps what happens. `false`: stop.
+/// Waits for room in the channel; the kernel queues events meanwhile. `false`: stop.
 fn send(hints: &Sender<Hint>, mut hint: Hint, wake: BorrowedFd<'_>) -> Result<bool> {
     loop {
         hint = match hints.send_timeout(hint, FULL_CHANNEL_PAUSE) {

@@ -1,4 +1,4 @@
-//! The watcher on real directories; each test waits for the hint that must come.
+//! The watcher on real directories; each test waits for an expected hint.
 
 use std::fs;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ struct World {
     thread: Option<std::thread::JoinHandle<Result<()>>>,
 }
 
-#[allow(clippy::disallowed_methods)] // the program starts it in its own place
+#[allow(clippy::disallowed_methods)] // the program starts this thread in another module
 fn world(prepare: impl FnOnce(&Path)) -> World {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path());
@@ -57,7 +57,7 @@ impl World {
         self.dir.path().join(path)
     }
 
-    /// What came before this hint.
+    /// The hints before this one.
     fn wait(&self, wanted: &Hint) -> Vec<Hint> {
         let mut before = Vec::new();
         loop {
@@ -113,7 +113,7 @@ fn changes_anywhere_are_told() {
     w.path("link");
     rustix::fs::chmod(w.at("d/c"), rustix::fs::Mode::RWXU).unwrap();
     w.path("d/c");
-    // our own names, and what is ignored, are not
+    // the program's own names and ignored ones are not reported
     fs::write(w.at(&relpath::temporary(1)), "x").unwrap();
     fs::create_dir(w.at("ignored")).unwrap();
     fs::write(w.at("ignored/x"), "x").unwrap();
@@ -138,7 +138,7 @@ fn new_and_moved_directories_are_watched_where_they_are() {
     fs::write(w.at("m/e/w/b"), "x").unwrap();
     w.path("m/e/w/b");
     assert_eq!(w.watched(), 6);
-    // out of the tree, and another one in its place
+    // moved out of the tree, with another one in its place
     let elsewhere = tempfile::tempdir_in(w.dir.path().parent().unwrap()).unwrap();
     crate::disk::rename(&w.at("m"), &elsewhere.path().join("m")).unwrap();
     w.tree("m");

@@ -1,4 +1,4 @@
-//! Bursts of deletes, told step by step.
+//! Bursts of deletes, step by step.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const QUIET: Quiet = Quiet {
     after_more: Duration::from_secs(10),
 };
 
-/// Two clients in sync over `a0` to `a5`.
+/// Two clients in sync, with `a0` to `a5`.
 fn pair() -> Scene {
     let s = Scene::new();
     s.world().config = Config::Guard;
@@ -38,7 +38,7 @@ impl Scene {
     }
 }
 
-/// Deletes come one by one, with time for each to be carried out.
+/// Deletes one by one, with time to carry out each.
 fn slow_burst() -> (usize, usize) {
     let s = pair();
     for n in 0..5 {
@@ -72,7 +72,7 @@ fn a_single_delete_passes_after_a_moment_and_a_few_together() {
     assert_eq!((s.left(), s.run.engine(0).deletes().len()), (4, 0));
 }
 
-/// The other client gets a burst from the hub in pieces.
+/// The other client receives a burst from the hub in pieces.
 #[test]
 fn a_burst_that_comes_in_pieces_is_held_whole() {
     let s = pair();
@@ -127,8 +127,9 @@ fn a_rename_onto_an_existing_name_is_no_delete() {
     assert_eq!(renames_over(), (0, 0, 10));
 }
 
-/// Five files are moved from one directory of a machine to another one; all with the same bytes, if `equal`. So many of them come
-/// there. What is held, and what is left of them.
+/// Five files are moved from one directory of a machine to another; all with the same bytes, if
+/// `equal`. `come` of them arrive there. Returns how many deletes are held, and how many files
+/// remain.
 fn moves_between(equal: bool, come: u64) -> (usize, usize) {
     let s = pair();
     let content = |n: u64| if equal { 10 } else { 10 + n };
@@ -151,7 +152,7 @@ fn moves_between(equal: bool, come: u64) -> (usize, usize) {
                 .ctime = ctime;
         }
     }
-    // the deletes are seen first
+    // the deletes are noticed first
     s.sync(0);
     s.passes(QUIET.after_more);
     s.sync(0);
@@ -174,7 +175,7 @@ fn each_file_that_came_is_the_move_of_one() {
     assert_eq!(moves_between(true, 1), (4, 5));
 }
 
-/// Empty files, say: once some have been renamed, their new names have the same bytes too.
+/// For example empty files: once some have been renamed, their new names have the same bytes too.
 #[test]
 fn many_equal_files_may_be_renamed() {
     let s = pair();

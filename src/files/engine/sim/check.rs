@@ -1,14 +1,17 @@
-//! The invariants: what must be true when all is quiet, told from what users did.
+//! The invariants: what must be true once the world is quiet, derived from what users did.
 //!
-//! * I1 every tree equals the hub, but for held and ignored paths, and nothing is open;
-//! * I2 what a user wrote, and no user has overwritten or deleted since, is live; else it is *aside* (only in a trash or a
-//!   version; allowed where somebody without preconditions overwrote it) or *lost*;
-//! * I3 what a user overwrote or deleted is not live again, unless put there again;
+//! * I1 every tree equals the hub, except for held and ignored paths, and nothing is open;
+//! * I2 content that a user wrote, and no user has overwritten or deleted since, is live; otherwise
+//!   it is *aside* (only in a trash or a version; allowed where a client without preconditions
+//!   overwrote it) or *lost*;
+//! * I3 content that a user overwrote or deleted is not live again, unless a user restored it;
 //! * I4 every live record has its bytes;
-//! * I5 a mode or a time that one user set and nobody else touched stays, and is the same everywhere;
-//! * I6 equals do not conflict; I7 deletes that nobody approved stay within the limit in every window; I8 where only one
-//!   machine has a user, nothing there is touched: these are seen while it happens;
-//! * I9 what a disk cannot have beside the rest is named there, and all else is as on the hub.
+//! * I5 a mode or a time that one user set and no other changed stays, and is the same everywhere;
+//! * I6 equal files do not conflict; I7 deletes that no user approved stay within the limit in
+//!   every window; I8 where only one machine has a user, nothing there is touched: these are
+//!   checked while the simulation runs;
+//! * I9 entries that a disk cannot have beside the others are reported there, and everything else
+//!   is as on the hub.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +27,7 @@ fn show(entry: &Entry) -> (Kind, u64, u32) {
     (entry.kind, Node::content_of(&entry.hash), entry.mode)
 }
 
-/// All directories that are there, by themselves or above something, with their modes.
+/// All directories that exist, by themselves or above an entry, with their modes.
 fn dirs<'a>(tree: impl Iterator<Item = (&'a String, Entry)>) -> BTreeMap<String, u32> {
     let all: Vec<(&String, Entry)> = tree.collect();
     let above = all
@@ -181,8 +184,9 @@ impl World {
                 .is_some_and(|who| !who.is_empty());
             let overwritten =
                 self.hub.overwrote.contains(&Node::hash_of(*content)) && spare.contains(content);
-            // deleted, and put back when the hub did not know of the delete any more: nothing tells that from what was never deleted,
-            // so what came after the delete takes its place, as it did before
+            // deleted, and restored when the hub no longer knew of the delete: this cannot be told
+            // from a file that was never deleted, so the file after the delete replaces it, as it
+            // did before
             let here = (path.clone(), *content);
             let again = self.forgotten.contains(&here)
                 && self.again.contains(&here)
@@ -232,7 +236,7 @@ impl World {
             || self.config.restores()
             || matches!(self.config, Config::Legacy | Config::Ignore)
             || entry.kind == Kind::Symlink
-            // it was removed and made again
+            // it was removed and created again
             || entry.is_dir() && self.messy.contains(&format!("{path}/"))
         {
             return;

@@ -1,11 +1,11 @@
-//! A crash at each step of a piece of work, and what comes out of it.
+//! A crash at each step of a work item, and the result.
 
 use crate::files::engine::traits::Condition;
 
 use super::scenes::Scene;
 
-/// Runs a scene again and again, with a crash at its first, second, … step while client 0 is at work, and something else that
-/// happens before it starts again; `true`: it came out well each time.
+/// Runs a scene repeatedly, with a crash at the first, second, … step while client 0 works, and
+/// another event before it starts again; `true`: the result was right each time.
 fn with_each_crash(
     before: impl Fn(&mut Scene),
     meanwhile: impl Fn(&mut Scene),
@@ -136,7 +136,7 @@ fn what_is_in_the_trash_was_not_deleted_by_its_user() {
         s.sync(0);
         s.other("y", 0, Condition::Rev(1.into()), None);
     };
-    // the same bytes come back before anybody finds out how far the move to the trash had come
+    // the same bytes are restored before the client finds out how far the move to the trash got
     let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
     let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
     assert!(with_each_crash(before, again, here));

@@ -1,11 +1,12 @@
-//! Hubs whose past comes back, told step by step.
+//! Hubs that are set back, step by step.
 
 use crate::files::engine::traits::Condition;
 
 use super::hub::Hub;
 use super::scenes::{Scene, check};
 
-/// Client 0 and 1 agree on an edit, a delete, a rename, a mode and a new file; the hub forgets all of it.
+/// Clients 0 and 1 agree on an edit, a delete, a rename, a mode and a new file; the hub forgets all
+/// of it.
 fn agreed_and_set_back(s: &mut Scene, put_back: fn(&mut Hub, &Hub)) {
     for (n, path) in ["edited", "deleted", "old", "mode", "kept"]
         .into_iter()
@@ -41,7 +42,7 @@ fn agreed_and_set_back(s: &mut Scene, put_back: fn(&mut Hub, &Hub)) {
     put_back(&mut s.world().hub, &copy);
 }
 
-/// All of it stands on both, and nothing else.
+/// Whether both have all of it, and nothing else.
 fn as_agreed(s: &Scene) -> bool {
     let wants = [
         ("edited", 20),
@@ -66,7 +67,7 @@ fn as_agreed(s: &Scene) -> bool {
     })
 }
 
-/// What two have agreed on is not undone when the hub comes back without it.
+/// Changes that two clients agreed on are not undone when the hub loses them.
 fn check_nothing_is_undone(put_back: fn(&mut Hub, &Hub)) {
     check(|s| {
         agreed_and_set_back(s, put_back);
@@ -97,7 +98,8 @@ fn a_hub_that_was_restored_from_a_backup_undoes_nothing() {
 fn a_copy_that_was_overtaken_before_a_client_looked_is_noticed() {
     check(|s| {
         agreed_and_set_back(s, |hub, copy| hub.set_back(copy, true));
-        // a third one makes as many changes as were lost, and edits what the others have edited
+        // a third client makes as many changes as were lost, and edits the files that the others
+        // edited
         let rev = s.world().hub.row("edited").rev;
         s.other("edited", 30, Condition::Rev(rev.into()), None);
         (0..12).for_each(|n| s.other(&format!("q{n}"), 40 + n, Condition::Nothing, None));

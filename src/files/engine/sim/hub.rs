@@ -1,6 +1,7 @@
-//! The hub of the simulation: compare-and-swap, the change feed, keys, forgotten tombstones, backups.
+//! The hub of the simulation: compare-and-swap, the change feed, keys, forgotten tombstones,
+//! backups.
 //!
-//! No HTTP and no bytes: a content is a number, and its hash is made of it.
+//! No HTTP and no bytes: a content is a number, and its hash is made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,29 +12,29 @@ use crate::files::plan::{Entry, RemoteRow};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 
-/// Rows of one page: few, so that listings are long.
+/// Rows on one page: few, so that a listing has several pages.
 const PAGE: usize = 2;
 
 #[derive(Debug, Clone, Default)]
 pub struct Hub {
     pub rows: BTreeMap<String, RemoteRow>,
-    /// What was replaced.
+    /// Versions that were replaced.
     pub old: BTreeMap<String, Vec<Entry>>,
-    /// What each key made; `None`: burnt.
+    /// The result of each key; `None`: void.
     keys: BTreeMap<Uuid, Option<Vec<(String, RemoteRow)>>>,
     pub blobs: BTreeSet<Hash>,
     pub rev: u64,
     pub epoch: u64,
-    /// Of this history: every tag in it is another one than in those before.
+    /// The number of this history: each of its tags differs from all earlier ones.
     history: u64,
-    /// The tags of all revisions, one a commit.
+    /// The tags of all revisions, one for each commit.
     commits: BTreeMap<u64, Tag>,
-    /// Revisions at which it was started.
+    /// Revisions at which the hub was started.
     starts: BTreeSet<u64>,
     floor: u64,
-    /// It is one of today, which tells its histories apart.
+    /// A current hub, which distinguishes its histories.
     tagged: bool,
-    /// Overwritten by who had not seen it, without a precondition.
+    /// Contents overwritten without a precondition by a client that had not seen them.
     pub overwrote: BTreeSet<Hash>,
 }
 
@@ -53,10 +54,10 @@ impl Hub {
         at.tag.is_unknown() || self.tag(at.rev) == at.tag
     }
 
-    /// A change with its preconditions. `bytes`: they came with it.
+    /// A change with its preconditions. `bytes`: the request included the content.
     pub fn change(&mut self, c: &Change, host: &str, bytes: bool) -> Answer {
         if !self.has_history(c.newest) {
-            // the caller knows that it must ask what became of it
+            // the caller knows that it must ask for the outcome
             return Answer::NotDone;
         }
         match self.keys.get(&c.key) {
@@ -96,7 +97,8 @@ impl Hub {
         made
     }
 
-    /// A client that knows no preconditions: the last one wins, but for what is known to be out of date.
+    /// A change by a client without preconditions: the last one wins, except for changes that are
+    /// known to be outdated.
     pub fn unconditional(&mut self, path: &str, entry: Option<Entry>, host: &str) {
         let now = self.row(path);
         let Some(new) = entry else {
@@ -202,7 +204,7 @@ impl Hub {
         })
     }
 
-    /// Forgets the older tombstones, and bytes without a reference.
+    /// Forgets the older tombstones, and contents without a reference.
     pub fn drop_tombstones(&mut self) {
         let mut dead: Vec<(u64, String)> = self
             .rows
@@ -223,7 +225,7 @@ impl Hub {
         self.blobs.retain(|hash| kept.contains(hash));
     }
 
-    /// As the hub's store has it.
+    /// Like the hub's store.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> u64 {
         let known = points
             .iter()
@@ -246,7 +248,8 @@ impl Hub {
         }
     }
 
-    /// Its disk was set back: it gives the same numbers again. `started`: it knows that it was started since.
+    /// Its disk is set back: it gives the same numbers again. `started`: it knows that it was
+    /// restarted since.
     pub fn set_back(&mut self, copy: &Hub, started: bool) {
         *self = Hub {
             history: self.history + 1,
@@ -258,7 +261,7 @@ impl Hub {
         }
     }
 
-    /// A backup was restored: it has another epoch, leaves some numbers out, and knows its history.
+    /// A backup is restored: another epoch, with a gap in the numbers, and a known history.
     pub fn restore_known(&mut self, copy: &Hub) {
         let epoch = self.epoch + 1;
         self.set_back(copy, true);
@@ -267,7 +270,7 @@ impl Hub {
             .insert(self.rev, Tag((self.history + 1) << 32 | self.rev));
     }
 
-    /// Sets an older hub back to a backup.
+    /// An older hub is set back to a backup.
     pub fn restore(&mut self, backup: &Hub) {
         let lost = self.blobs.difference(&backup.blobs).copied();
         let overwrote = self.overwrote.iter().copied().chain(lost).collect();

@@ -1,12 +1,15 @@
-//! The simulation: the engine as it is, in a world where everything goes wrong, and the invariants that hold all the same.
+//! The simulation: the unchanged engine in a world where everything goes wrong, and the invariants
+//! that must hold nevertheless.
 //!
-//! Three clients and a hub in memory; users who write, remove, rename and change modes at any moment; requests that are lost,
-//! late or twice; crashes between any two steps; other threads of the same client in the middle of a step; a hub that forgets
-//! tombstones or is set back. Then quiet, and the checks ([`check`]). Contents have no bytes and time is a counter. Nothing
-//! here decides about files.
+//! Three clients and a hub in memory; users who write, remove, rename and change modes at any
+//! moment; requests that are lost, late or repeated; crashes between any two steps; other threads
+//! of the same client in the middle of a step; a hub that forgets tombstones or is set back. Then
+//! the disturbances end, and the invariants are checked ([`check`]). Contents have no bytes and
+//! time is a counter. Nothing here decides about files.
 //!
-//! `MESYNC_SIM_SEEDS=N` sets how many seeds are run, `MESYNC_SIM_FIRST=N` the first one; a failure prints its seed and what
-//! happened. Each patch in `tests/mutants/` breaks one rule of the program or of this world, and a run must fail with it.
+//! `MESYNC_SIM_SEEDS=N` sets the number of seeds, `MESYNC_SIM_FIRST=N` the first one; a failure
+//! prints its seed and the history. Each patch in `tests/mutants/` breaks one rule of the program
+//! or of this world, and a run must fail with it.
 
 mod bursts;
 mod check;
@@ -41,9 +44,9 @@ pub enum Config {
     Plain,
     /// The hub forgets tombstones.
     Drop,
-    /// And is set back to a backup. It is an older hub, which knows no tags.
+    /// Also, an older hub, which knows no tags, is set back to a backup.
     Restore,
-    /// Its disk is set back: the same epoch, and the same numbers again.
+    /// The hub's disk is set back: the same epoch, and the same numbers again.
     SetBack,
     /// A backup is restored: another epoch, other numbers, the same history.
     Backup,
@@ -58,27 +61,28 @@ pub enum Config {
     Mapped,
     /// Modes of directories change.
     Dirs,
-    /// Calls on tree and state fail, and may have happened.
+    /// Calls on tree and state fail, and may have taken effect.
     Failing,
-    /// A person renames directories between a crash and the next start.
+    /// A user renames directories between a crash and the next start.
     Moving,
-    /// The disk of one client or two folds names, and refuses some.
+    /// The disk of one or two clients folds names, and refuses some.
     Folding,
 }
 
 impl Config {
-    /// The hub's past comes back: so may what somebody has overwritten or deleted.
+    /// Whether the hub may be set back, which may restore content that a user has overwritten or
+    /// deleted.
     fn restores(self) -> bool {
         matches!(self, Config::Restore | Config::SetBack | Config::Backup)
     }
 }
 
-/// A name that a conflict copy has.
+/// The name of a conflict copy.
 fn copy_of(path: &str) -> bool {
     path.contains(".sync-conflict-")
 }
 
-/// The name of what a conflict copy is of.
+/// The original name of a conflict copy.
 fn stem(path: &str) -> String {
     path.split(".sync-conflict-")
         .next()
@@ -116,7 +120,7 @@ fn brief_page(page: &Changes) -> String {
 }
 
 impl Engine {
-    /// Takes the next piece of work that goes any way, and carries it out.
+    /// Takes the next work item in any direction, and carries it out.
     fn work(&self) -> Option<Report> {
         self.take(None).map(|piece| self.carry_out(piece))
     }
@@ -126,7 +130,7 @@ struct Run {
     shared: Arc<Shared>,
 }
 
-/// One history. What is wrong in the end, and what happened if `verbose`.
+/// Runs one history. Returns the violations, and the history if `verbose`.
 pub fn run(seed: u64, config: Config, verbose: bool) -> (Vec<String>, String) {
     let run = Run {
         shared: Shared::new(World::new(seed, config, verbose)),
@@ -263,7 +267,7 @@ impl Run {
         }
     }
 
-    /// Returns how many pieces were done.
+    /// Returns how many work items were carried out.
     fn work(&self, i: usize, paths: &[String], pieces: usize, wake: bool) -> usize {
         let engine = self.engine(i);
         offer(&engine, paths);
@@ -288,11 +292,11 @@ impl Run {
         c.listed_tokens.extend(tokens.clone());
         w.say(|| format!("c{i} approves {tokens:?}"));
         drop(w);
-        // a crash here is one before anybody heard of it
+        // a crash here happens before any client heard of it
         let _ = engine.approve(tokens);
     }
 
-    /// No more disturbances: everything comes into sync, or it never will.
+    /// Ends the disturbances: everything comes into sync, or it never will.
     fn quiet(&self) -> Vec<String> {
         self.shared.lock().on = false;
         let mut last = None;
@@ -339,14 +343,14 @@ impl Run {
     }
 }
 
-/// As a scan does.
+/// Like a scan.
 fn offer(engine: &Engine, paths: &[String]) {
     for path in paths {
         assert!(engine.offer(path), "there is room");
     }
 }
 
-/// A request that was on its way arrives.
+/// A delayed request arrives.
 fn land(w: &mut World, change: Change, host: String, bytes: bool) {
     let answer = w.hub.change(&change, &host, bytes);
     w.say(|| {

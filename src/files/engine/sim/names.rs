@@ -1,6 +1,8 @@
-//! A disk of the simulation that folds names, as exFAT does: all spellings reach one inode, and the listing has one of them.
+//! A simulated disk that folds names, as exFAT does: all spellings reach one inode, and the listing
+//! has one of them.
 //!
-//! It also has the renames of users that change only case, and the check of what such a disk cannot have.
+//! Also renames by users that change only case, and the check for entries that such a disk cannot
+//! have.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +13,7 @@ use crate::files::plan::{Entry, is_below, parent};
 
 use super::world::{Client, World};
 
-/// Names that users of [`super::Config::Folding`] write to, and move to.
+/// Names that users of [`super::Config::Folding`] write and move to.
 pub const WRITTEN: [&str; 8] = ["a", "A", "b", "d/x", "D/x", "d/X", "d/y", "q?"];
 pub const MOVED_TO: [&str; 7] = ["a", "A", "B", "e", "d/x", "D/z", "d/Z"];
 
@@ -19,7 +21,7 @@ fn fold(name: &str) -> String {
     name.to_lowercase()
 }
 
-/// Paths from the first directory down to the path itself.
+/// The prefixes of a path, from the first directory to the path itself.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/')
         .map(|(at, _)| at)
@@ -28,7 +30,7 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Client {
-    /// What the disk reaches by a path: each name as it is listed, where it is there.
+    /// The path that the disk resolves to: each existing component as it is listed.
     pub fn real<'a>(&self, path: &'a str) -> Cow<'a, str> {
         if !self.folds {
             return path.into();
@@ -51,7 +53,7 @@ impl Client {
         real.into()
     }
 
-    /// What mesync's tree takes for this path: a listed name, but for its own names.
+    /// The path as mesync's tree sees it: a listed name, except for its own names.
     pub fn at<'a>(&self, path: &'a str) -> Cow<'a, str> {
         if !Client::visible(path) {
             self.real(path)
@@ -60,7 +62,7 @@ impl Client {
         }
     }
 
-    /// Whether the disk has no such names.
+    /// Whether the disk cannot have such names.
     pub fn refuses(&self, path: &str) -> bool {
         self.folds
             && path
@@ -68,7 +70,7 @@ impl Client {
                 .any(|name| name.contains(['?', ':', '*', '|']) || name.ends_with('.'))
     }
 
-    /// The first name of a path that is another one here.
+    /// The first component of a path that has another spelling here.
     pub fn twin(&self, path: &str) -> Option<Twin> {
         let twin = |wanted: &str| {
             Some(Twin {
@@ -92,7 +94,7 @@ impl Client {
         Moved::Done
     }
 
-    /// A file, or a directory with all that is in it.
+    /// Renames a file, or a directory with its content.
     fn rename_all(&mut self, from: &str, to: &str) {
         let names: Vec<String> = self
             .fs
@@ -106,7 +108,7 @@ impl Client {
         }
     }
 
-    /// As the stats do, from which `status` names them.
+    /// Records reports like the stats from which `status` names them.
     pub fn reported(&mut self, report: &Report) {
         match report.outcome {
             Outcome::Refused(_) => drop(self.refused.insert(report.path.clone())),
@@ -115,7 +117,7 @@ impl Client {
         }
     }
 
-    /// What the hub has and this disk cannot have beside the rest.
+    /// Entries of the hub that this disk cannot have beside the others.
     pub fn cannot(&self, live: &BTreeMap<&String, Entry>) -> BTreeSet<String> {
         let no = |p: &&&String| {
             !self.fs.contains_key(**p) && (self.refuses(p) || self.twin(p).is_some())
@@ -125,7 +127,8 @@ impl Client {
 }
 
 impl World {
-    /// What a user means by a path: also its conflict copies and, where a disk folds names, its other spellings.
+    /// The path that a user means: includes its conflict copies and, where a disk folds names, its
+    /// other spellings.
     pub fn meant(&self, path: &str) -> String {
         let stem = super::stem(path);
         if self.config == super::Config::Folding {
@@ -135,7 +138,7 @@ impl World {
         }
     }
 
-    /// Renames a file or directory to the other case of its last name.
+    /// Changes the case of the last component of a file or directory.
     pub fn user_respells(&mut self, i: usize) {
         let names: Vec<String> = self.clients[i].tree().map(|(p, _)| p.clone()).collect();
         let Some(from) = self.pick(&names) else {

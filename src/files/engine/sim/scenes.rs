@@ -1,6 +1,7 @@
-//! Histories that are too rare to wait for, told step by step.
+//! Histories that are too rare to wait for, step by step.
 //!
-//! Client 0 or 1 is brought along by hand, the hub's other visitors are changes made there directly. No faults but those told.
+//! Client 0 or 1 is driven by hand; other clients are changes made directly on the hub. No faults
+//! except those in the scene.
 
 use uuid::Uuid;
 
@@ -56,7 +57,7 @@ impl Scene {
         (node.mode, node.ctime) = (mode, ctime);
     }
 
-    /// Somebody else changes the hub: content 0 deletes.
+    /// Another client changes the hub: content 0 deletes.
     pub fn other(
         &mut self,
         path: &str,
@@ -89,7 +90,7 @@ impl Scene {
         assert!(matches!(answer, Answer::Made(_)), "{path}: {answer:?}");
     }
 
-    /// One page of the feed, or as many as there are.
+    /// Polls one page of the feed, or all pages.
     fn poll(&self, i: usize) {
         self.run.poll(i);
     }
@@ -98,7 +99,7 @@ impl Scene {
         (0..50).take_while(|_| self.run.poll(i)).for_each(drop);
     }
 
-    /// Does all that can be done now.
+    /// Does all work that can be done now.
     pub fn work(&self, i: usize) {
         let paths = self.world().clients[i].paths();
         self.run.work(i, &paths, 500, true);
@@ -111,7 +112,7 @@ impl Scene {
         }
     }
 
-    /// The content of a file of the hub, 0 if there is none.
+    /// The content of a file on the hub, 0 if there is none.
     pub fn hub(&self, path: &str) -> u64 {
         self.world()
             .hub
@@ -127,7 +128,7 @@ impl Scene {
             .map_or(0, |n| n.content)
     }
 
-    /// Whether a content is under some visible name of a client.
+    /// Whether a client has a content under a visible name.
     pub fn has(&self, i: usize, content: u64) -> bool {
         self.world().clients[i]
             .tree()
@@ -150,7 +151,7 @@ fn a_clash_waits_for_the_end_of_the_feed() {
     check(|s| {
         s.write(0, "d/x", 1);
         s.sync(0);
-        // a directory became a file, and its last entry was still touched by somebody who did not know
+        // a directory became a file, and a client that did not know still touched its last entry
         s.other("z", 2, Condition::Nothing, None);
         s.other("d", 3, Condition::Nothing, None);
         s.other("d/x", 0, Condition::Rev(1.into()), None);
@@ -174,7 +175,7 @@ fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
         s.other("a", 0, Condition::Rev(rev.into()), None);
         s.world().hub.drop_tombstones();
         s.other("z", 9, Condition::Nothing, None);
-        // the feed passes before the key is asked about
+        // the feed passes the change before its key is asked about
         s.poll_all(0);
         s.sync(0);
         s.hub("a") == 0 && s.here(0, "a") == 0 && s.here(0, "b") == 2 && s.hub("b") == 2
@@ -184,7 +185,7 @@ fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
 #[test]
 fn a_refusal_by_a_restored_hub_costs_no_edit() {
     check(|s| {
-        // one that knows no tags
+        // a hub that knows no tags
         s.world().hub = Hub::new(false);
         s.write(0, "a", 1);
         s.sync(0);
@@ -193,7 +194,7 @@ fn a_refusal_by_a_restored_hub_costs_no_edit() {
         s.sync(0);
         s.world().hub.restore(&backup);
         s.other("a", 3, Condition::Rev(1.into()), None);
-        // it does not know of the restored hub yet
+        // the client does not know of the restored hub yet
         s.chmod(0, "a", 7);
         s.work(0);
         s.work(0);
@@ -236,7 +237,7 @@ fn a_mode_set_after_the_hubs_was_taken_over_is_an_answer_to_it() {
 fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
     let mut s = Scene::new();
     s.write(1, "d/x", 9);
-    // twice the same bytes give way to the same directory
+    // the same bytes are set aside for the same directory twice
     for _ in 0..2 {
         s.other("d", 1, Condition::Nothing, None);
         s.sync(1);
@@ -266,7 +267,8 @@ fn what_is_ignored_from_now_on_is_not_deleted() {
         s.sync(0);
         s.sync(1);
         let kept = s.hub("a") == 1 && s.here(0, "a") == 1 && s.here(1, "a") == 1;
-        // no more: equal again, so nothing happens; had it been removed meanwhile, it would come back
+        // no longer ignored and equal again, so nothing happens; if it had been removed meanwhile,
+        // it would be restored
         s.world().clients[0].ignored.clear();
         s.sync(0);
         kept && s.hub("a") == 1 && s.world().hub.rev == 1
@@ -282,7 +284,7 @@ fn an_answer_that_comes_while_a_path_is_ignored_leaves_no_old_base() {
     s.world().lose_answers = true;
     s.work(0);
     s.world().lose_answers = false;
-    // back to what it was, and ignored just while the key is asked about
+    // restored, and ignored just while the key is asked about
     s.write(0, "a", 1);
     s.poll_all(0);
     s.world().clients[0].ignored.insert("a".into());
@@ -308,7 +310,7 @@ fn a_file_that_is_moved_into_a_directory_of_its_own_name_is_no_rename() {
     s.sync(0);
     s.sync(1);
     assert_eq!((s.hub("d"), s.hub("d/z"), s.here(1, "d/z")), (0, 1, 1));
-    // and back
+    // and back again
     let node = s.world().clients[0].fs.remove("d/z").expect("it is there");
     s.world().clients[0].fs.insert("d".into(), node);
     s.other("q", 2, Condition::Nothing, None);
@@ -349,13 +351,13 @@ fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() 
         (15, true, 0, moved)
     );
     assert!(s.world().guard.is_empty(), "none of it counted");
-    // all of it goes: nothing does, until somebody says that it may
+    // everything is deleted: held until a user approves
     for path in names("e") {
         s.world().clients[0].fs.remove(&path);
     }
     s.sync(0);
     assert_eq!((s.hub("e/x0"), s.run.engine(0).deletes().len()), (10, 6));
-    // what is approved is exactly what was listed
+    // exactly the listed deletes are approved
     let listed = s.run.engine(0).deletes();
     s.world().clients[0].listed_tokens.extend(listed.clone());
     s.other("e/x0", 77, Condition::Rev(listed[0].remote.into()), None);

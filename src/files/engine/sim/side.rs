@@ -1,7 +1,8 @@
-//! One client's environment in the simulation: tree, state and hub in memory, with everything that can go wrong.
+//! One client's environment in the simulation: tree, state and hub in memory, with everything that
+//! can go wrong.
 //!
-//! Before and after each effect the client may crash, a user may act, and another thread of the same client may do a piece of
-//! its work: none of them holds a lock then.
+//! Before and after each effect the client may crash, a user may act, and another thread of the
+//! same client may carry out a work item: no lock is held then.
 
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -43,10 +44,10 @@ fn later(what: &str) -> Fault {
     Fault::Later(Error::new(Kind::Unreachable, what))
 }
 
-/// Where in a call something may happen.
+/// The point of a call at which something may happen.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Point {
-    /// Reading: nothing but a crash that has happened already.
+    /// Before a read: only a crash that has happened already.
     Read,
     /// Just before an effect in the tree: the last window of a race.
     Window,
@@ -87,7 +88,7 @@ impl Side {
         fatal("crashes here")
     }
 
-    /// Another worker of the same client gets to run here.
+    /// Runs another worker of the same client.
     fn other_thread<'a>(&'a self, mut w: MutexGuard<'a, World>) -> Called<MutexGuard<'a, World>> {
         let Some(engine) = w.engines[self.i].clone() else {
             return Ok(w);
@@ -114,7 +115,7 @@ impl Side {
         if w.crashes(0.03) {
             return Err(self.crash(w));
         }
-        // a sync that fails after the change itself
+        // a sync that fails after the change was made
         if w.fails() { Err(no_space()) } else { Ok(done) }
     }
 
@@ -126,7 +127,8 @@ impl Side {
         })?;
         if let Some(local) = local {
             let node = w.clients[self.i].fs.get(&change.path);
-            // what travels is read, and must have the hash; what the hub has does not travel
+            // bytes that are sent are read and must have the hash; content that the hub has is not
+            // sent
             let known = w.clients[self.i]
                 .rows(&change.path)
                 .remote
@@ -319,10 +321,10 @@ impl Client {
         self.fs.get(self.at(path).as_ref()).map(Node::stamp)
     }
 
-    /// Makes the directories above; `false`: something else is in the way.
+    /// Creates the ancestors; `false`: an entry that is not a directory is in the way.
     pub fn make_parents(&mut self, path: &str) -> bool {
         let Some(up) = parent(path) else { return true };
-        // mkdir finds another spelling there already
+        // mkdir finds another spelling there
         if self.real(up) != up {
             return false;
         }

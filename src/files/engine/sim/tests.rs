@@ -16,7 +16,7 @@ fn check(config: Config) {
         number("MESYNC_SIM_SEEDS", 40),
     );
     for seed in first..first + seeds {
-        // of a run that panics, too, the last line names the seed
+        // printed first, so that the last line names the seed even of a run that panics
         println!("seed {seed}");
         let (wrongs, _) = run(seed, config, false);
         if !wrongs.is_empty() {

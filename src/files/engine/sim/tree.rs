@@ -71,7 +71,7 @@ impl Tree for Side {
         if c.refuses(path) {
             return Err(refused());
         }
-        // the kernel knows no listing
+        // the kernel does not use the listing
         let path = &*c.real(path);
         if !c.make_parents(path)
             || c.fs
@@ -80,7 +80,7 @@ impl Tree for Side {
         {
             return Ok(Moved::Taken);
         }
-        // rmdir gives way before the rename, no directory comes out of it
+        // an empty directory is removed before the rename; none is left over
         if over.is_some() && c.fs.get(path).is_some_and(Node::is_dir) {
             c.fs.remove(path);
         } else if c.fs.contains_key(path) != over.is_some() {

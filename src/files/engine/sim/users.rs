@@ -1,4 +1,5 @@
-//! What people do in the simulation, and the client that keeps no base; and how the world keeps what they meant.
+//! The actions of users in the simulation, the client without a base, and the record of what users
+//! meant.
 
 use crate::files::plan::{DIR_MODE, DIR_READABLE, MODE, is_below, parent};
 use crate::wire::files::Kind;
@@ -43,8 +44,8 @@ impl World {
         }
     }
 
-    /// Takes back one removal. A conflict copy with the same content that the user has removed as well stays removed, and it may
-    /// be all that the hub has of this.
+    /// Takes back one removal. A conflict copy with the same content that the user has removed as
+    /// well stays removed; it may be the only copy on the hub.
     fn put_back(&mut self, i: usize, path: &str, node: Node) {
         let key = (self.meant(path), node.content);
         let elsewhere = |(who, name): &&(usize, String)| *who == i && name != path;
@@ -132,7 +133,7 @@ impl World {
     }
 
     fn user_chmods_directory(&mut self, i: usize) {
-        // each mode once, and each lets its owner look into it
+        // each mode is used once, and each lets its owner read the directory
         self.next_mode = (self.next_mode + 1) % 0o200;
         let mode = DIR_READABLE | self.next_mode & 0o77 | (self.next_mode & 0o100) << 1;
         let ctime = self.fresh();
@@ -160,7 +161,8 @@ impl World {
         }
     }
 
-    /// A program writes to a file that it has mapped: only the first write to a clean page changes times.
+    /// A program writes to a file that it has mapped: only the first write to a clean page changes
+    /// the times.
     fn user_maps(&mut self, i: usize, path: &str) {
         if self.clients[i]
             .fs
@@ -180,7 +182,8 @@ impl World {
         self.say(|| format!("c{i} maps {path} {content} {stamp:?}"));
     }
 
-    /// The program that has mapped a file goes on in the last window of a race, in quiet times too.
+    /// The program that has mapped a file writes in the last window of a race, also while the world
+    /// is quiet.
     pub fn maps_meanwhile(&mut self, i: usize, path: &str) {
         if Client::visible(path)
             && self.clients[i].fs.get(path).is_some_and(|n| n.dirty)
@@ -197,7 +200,7 @@ impl World {
         }
     }
 
-    /// Something else than a directory is above a path.
+    /// Whether an ancestor of the path is not a directory.
     fn is_blocked(&self, i: usize, path: &str) -> bool {
         let c = &self.clients[i];
         parent(path).is_some_and(|up| c.fs.get(c.real(up).as_ref()).is_some_and(|n| !n.is_dir()))
@@ -225,7 +228,7 @@ impl World {
         self.say(|| format!("c{i} mv {from} {to} {content}"));
     }
 
-    /// What a file was under its old name, it is under the new one.
+    /// Records under the new name what was recorded under the old one.
     pub fn renamed(&mut self, i: usize, from: &str, to: &str) -> u64 {
         let mut node = self.kill(i, from, false).expect("it was listed");
         self.make_parent(i, to);
@@ -253,7 +256,7 @@ impl World {
             for below in self.clients[i].under(d) {
                 self.kill(i, &below, false);
             }
-            // what is ours goes with the directory
+            // the program's own files move with the directory
             let inside: Vec<String> = self.clients[i]
                 .fs
                 .keys()
@@ -283,7 +286,7 @@ impl World {
         self.say(|| format!("c{i} mkdir {d}"));
     }
 
-    /// With all that is in it, also what is ours.
+    /// A user moves a directory with its content, including the program's own files.
     pub fn user_moves_directory(&mut self, i: usize) {
         let (from, to) = if self.chance() < 0.7 {
             ("d", "f")
@@ -345,7 +348,7 @@ impl World {
         }
         let (mut content, mut mtime, mut again) = (self.fresh(), None, false);
         if x < 0.54 {
-            // bytes that were there before, or that somebody else writes too
+            // content that existed before, or that another user writes too
             let known: Vec<u64> = self
                 .puts
                 .iter()
@@ -368,7 +371,7 @@ impl World {
             .get_mut(&path)
             .filter(|n| n.content == content)
         {
-            // saved without a change: nothing that was not meant before
+            // saved without a change: no content is meant that was not before
             (same.ino, same.ctime, same.dirty) = (ino, ctime, false);
             self.clients[i].queue.push(path);
             return;
@@ -384,7 +387,7 @@ impl World {
             Kind::File
         };
         if old.as_ref().is_some_and(|o| o.kind != kind) {
-            // its mode goes with the old one
+            // its mode is replaced with the file
             self.messy.insert(path.clone());
         }
         self.make_parent(i, &path);
@@ -433,7 +436,7 @@ impl World {
         let heard = self.clients[i].heard;
         for path in ["a", "b"] {
             let row = self.hub.row(path);
-            // else: it was down and missed the event
+            // otherwise: the client was down and missed the event
             if row.rev > heard && row.entry.is_none() && !self.fault(0.3) {
                 self.clients[i].fs.remove(path);
             }
@@ -442,7 +445,7 @@ impl World {
         if self.chance() < 0.5 {
             return;
         }
-        // its start: fetch what is missing, send all that it has
+        // at its start it downloads what is missing, and sends everything that it has
         for path in ["a", "b"] {
             match (
                 self.hub.row(path).entry.filter(|e| !e.is_dir()),

@@ -1,6 +1,8 @@
-//! The world of the simulation: clients with their trees, users who work in them, and one hub; and what was meant by whom.
+//! The world of the simulation: clients with their trees, their users, and one hub; and what each
+//! user meant.
 //!
-//! It knows nothing of how the engine works: it keeps what users did, so that the invariants can be told from outside.
+//! It knows nothing of how the engine works: it records the actions of users, so that the
+//! invariants are checked independently.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +18,7 @@ use crate::wire::revision::Tag;
 use super::hub::Hub;
 use super::{Config, copy_of};
 
-/// A name in a tree. Content 0: nothing (directories).
+/// A name in a tree. Content 0: none (directories).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub kind: Kind,
@@ -25,7 +27,7 @@ pub struct Node {
     pub mtime: i64,
     pub ino: u64,
     pub ctime: u64,
-    /// Has dirty pages that a program has mapped: what it writes next leaves no stamp.
+    /// Has dirty pages that a program has mapped: its next write leaves no stamp.
     pub dirty: bool,
 }
 
@@ -34,7 +36,8 @@ impl Node {
         self.kind == Kind::Dir
     }
 
-    /// The number of the content stands at its beginning and, so that names of copies differ, there only.
+    /// The number of the content is at the beginning and, so that names of copies differ, only
+    /// there.
     pub fn hash(&self) -> Hash {
         Node::hash_of(self.content)
     }
@@ -74,13 +77,13 @@ impl Node {
 #[derive(Default)]
 pub struct Client {
     pub legacy: bool,
-    /// Its filesystem never shows what is written through a mapping.
+    /// The filesystem never shows writes through a mapping.
     pub blind: bool,
-    /// Its filesystem folds names, see [`super::names`].
+    /// The filesystem folds names, see [`super::names`].
     pub folds: bool,
-    /// What `status` would name as refused.
+    /// Paths that `status` would name as refused.
     pub refused: BTreeSet<String>,
-    /// All names, temporary ones and the trash included.
+    /// All names, including temporary ones and the trash.
     pub fs: BTreeMap<String, Node>,
     pub rows: BTreeMap<String, Rows>,
     pub feed: Feed,
@@ -91,10 +94,10 @@ pub struct Client {
     pub ignored: BTreeSet<String>,
     pub crashed: bool,
     pub serial: u64,
-    /// All that was ever approved.
+    /// All deletes that were ever approved.
     pub listed_tokens: BTreeSet<Token>,
     pub undo: Option<(String, Node)>,
-    /// Of a legacy client: names with news, and the hub's rev that it has heard.
+    /// For a client without a base: names with news, and the last known rev of the hub.
     pub queue: Vec<String>,
     pub heard: u64,
 }
@@ -104,7 +107,7 @@ impl Client {
         !path.split('/').any(relpath::is_own)
     }
 
-    /// Names below a directory, our own left out.
+    /// Names below a directory, without the program's own.
     pub fn under(&self, dir: &str) -> Vec<String> {
         let below = self
             .fs
@@ -186,41 +189,42 @@ impl Shared {
 pub struct World {
     random: u64,
     pub config: Config,
-    /// Faults and other disturbances happen.
+    /// Whether faults and other disturbances happen.
     pub on: bool,
     pub hub: Hub,
     pub backup: Option<Hub>,
-    /// All requests arrive, no answer does; or not even the requests.
+    /// Requests arrive but their responses are lost; or not even the requests arrive.
     pub lose_answers: bool,
     pub lose_requests: bool,
     /// Effects until the next crash.
     pub crash_in: Option<u32>,
     pub clients: Vec<Client>,
     pub engines: Vec<Option<Arc<Engine>>>,
-    /// Other threads that run inside of one another.
+    /// The depth of nested runs of other threads.
     pub depth: u32,
     pub tick: u64,
-    /// Of the clock by which bursts end.
+    /// The time of the clock by which bursts end.
     pub elapsed: Duration,
     pub quiet: Quiet,
     ids: u64,
     pub next_mode: u32,
-    /// Requests that arrive late: the change, from whom, with its bytes.
+    /// Delayed requests: the change, its client, and whether it included the bytes.
     pub flight: Vec<(Change, String, bool)>,
     log: Option<Vec<String>>,
     // what users did, see `check`
     pub puts: BTreeSet<(String, u64)>,
     pub killed: BTreeMap<(String, u64), BTreeSet<usize>>,
-    /// Clients whose users have overwritten or removed a content, each with the name that it had.
+    /// For each content, the clients whose users have overwritten or removed it, with the name that
+    /// it had.
     pub gone: BTreeMap<(String, u64), BTreeSet<(usize, String)>>,
-    /// What the hub had when it was set back, and did not have before that any more.
+    /// What the hub had when it was set back, and no longer had before that.
     pub forgotten: BTreeSet<(String, u64)>,
     pub again: BTreeSet<(String, u64)>,
     pub modes: BTreeMap<u32, (String, u32)>,
     pub dir_modes: BTreeMap<u32, (String, u32)>,
     pub times: BTreeMap<i64, (String, i64)>,
     pub messy: BTreeSet<String>,
-    /// Deletes let through: tick and client.
+    /// Deletes that were let through: tick and client.
     pub guard: Vec<(u64, usize)>,
     pub wrongs: Vec<String>,
 }
@@ -278,7 +282,7 @@ impl World {
         (self.next() % below.max(1) as u64) as usize
     }
 
-    /// From 0 to 1.
+    /// A number from 0 to 1.
     pub fn chance(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -325,7 +329,7 @@ impl World {
         self.log.as_deref().unwrap_or_default().join("\n  ")
     }
 
-    // -- what is watched while the engine works -------------------------------------------------------------------------------
+    // -- checked while the engine works ----------------------------------------------------------
 
     pub fn watch_delete(&mut self, i: usize, change: &Change) {
         if let Some(from) = &change.from {

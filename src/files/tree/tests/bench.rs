@@ -1,5 +1,5 @@
-//! What a walk through many files costs when nothing has changed. Run by hand:
-//! `cargo test --release --lib -- --ignored --nocapture files::tree::tests::bench`.
+//! Measures a walk through many files when nothing has changed. Run by hand: `cargo test --release
+//! --lib -- --ignored --nocapture files::tree::tests::bench`.
 
 use std::fs;
 

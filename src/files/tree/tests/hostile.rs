@@ -1,4 +1,5 @@
-//! What others do while a tree is worked on: links planted in the way, files that do not hold still, odd names, full disks.
+//! Other programs interfere while a tree is used: planted links, files that keep changing, odd
+//! names, full disks.
 
 use std::fs;
 use std::io::Write;
@@ -44,7 +45,7 @@ fn links_are_staged_as_links_and_never_followed() {
         assert_eq!(w.tree.is_empty("l"), Ok(true));
         assert!(w.tree.read("l", None).map(|r| r.is_none()).unwrap());
         assert_eq!(w.names(), ["l"]);
-        // neither upwards nor from the top, whatever the name says
+        // neither relative nor absolute names lead outside
         for path in ["../outside/secret", "/etc/passwd", "d/../../outside/secret"] {
             assert!(
                 !matches!(w.tree.look(path, None), Ok(Look::Here(_))),
@@ -88,7 +89,7 @@ fn nothing_is_entered_that_is_mounted_below() {
     assert!(matches!(w.tree.look("d/a", None), Ok(Look::Here(_))));
 }
 
-/// Somebody turns the directory into a link while we work in it.
+/// Another program replaces the directory with a link while it is used.
 #[test]
 fn a_directory_that_becomes_a_link_leads_nowhere() {
     for openat2 in [true, false] {
@@ -105,12 +106,12 @@ fn a_directory_that_becomes_a_link_leads_nowhere() {
         w.write("here", "mine");
         assert_eq!(w.tree.shift("here", "d/here", None), Ok(Moved::Taken));
         assert_eq!(fs::read_dir(w.outside()).unwrap().count(), 0);
-        // nothing of it is left where the directory is now
+        // nothing is left of it in the directory's new place
         assert_eq!(fs::read_dir(w.at("moved")).unwrap().count(), 0);
     }
 }
 
-/// One thread swaps a directory with a link to the outside all the time, the other writes into it.
+/// One thread keeps swapping a directory with a link to the outside, the other writes into it.
 #[test]
 fn a_race_with_links_never_leads_outside() {
     for openat2 in [true, false] {
@@ -172,7 +173,7 @@ fn a_file_that_does_not_hold_still_waits() {
                 file.write_all(b"z").unwrap();
             }
         });
-        // on a busy machine the writer may pause for as long as many looks take
+        // on a busy machine the writer may pause for several reads
         let end = crate::clock::monotonic() + std::time::Duration::from_secs(120);
         let looked = std::iter::repeat_with(|| w.tree.look("a", None))
             .take_while(|_| crate::clock::monotonic() < end)
@@ -244,7 +245,7 @@ fn odd_names_are_told_or_skipped_and_counted() {
         .map(|_| "d".repeat(250))
         .collect::<Vec<_>>()
         .join("/");
-    // longer than names may be, though not for the system
+    // longer than names may be, though the system accepts them
     fs::create_dir_all(w.at(&deep)).unwrap();
     w.write(&format!("dir/{}", relpath::temporary(7)), "left");
     let mut names = Vec::new();
@@ -287,7 +288,7 @@ fn a_scan_stops_when_told_and_forgives_what_goes_away() {
         })
         .unwrap();
     assert_eq!(seen, 10);
-    // each directory is gone when it is to be entered
+    // each directory is removed before the scan enters it
     let mut names = 0;
     w.tree
         .below("", &mut |name| {
@@ -316,7 +317,7 @@ fn a_directory_in_use_is_kept_when_its_temporary_name_is_thrown_away() {
     assert_eq!(w.temporaries(), [""; 0]);
 }
 
-/// Needs root, who alone may mount; says so and does nothing otherwise.
+/// Needs root, because it mounts a filesystem; otherwise skipped with a message.
 #[test]
 fn full_disks_and_mounts_below_are_told_apart() {
     let w = world();

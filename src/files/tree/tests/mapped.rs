@@ -1,4 +1,4 @@
-//! Writes through a shared mapping, by a program that has the file mapped all the while: xfs_io of xfsprogs.
+//! Writes through a shared mapping by a program that keeps the file mapped: xfs_io of xfsprogs.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -31,11 +31,11 @@ impl Mapped {
         mapped.run("mmap -rw 0 4096").then_some(mapped)
     }
 
-    /// Runs a command, to its end; `false`: the program ended.
+    /// Runs a command and waits for its end; `false`: the program has ended.
     fn run(&mut self, command: &str) -> bool {
         let mut line = String::new();
         let written = writeln!(self.input.as_mut().unwrap(), "{command}\nprint");
-        // "print" tells the open file and the mapping
+        // "print" lists the open file and the mapping
         while written.is_ok() && !line.contains("(0 : 4096)") {
             line.clear();
             if self.output.read_line(&mut line).unwrap_or(0) == 0 {
@@ -72,7 +72,7 @@ fn what_is_written_through_a_mapping_after_a_look_shows_a_new_stamp() {
         println!("SKIPPED: xfs_io (xfsprogs) is needed to write through a mapping");
         return;
     };
-    // more than are synced one by one
+    // more files than are synced one by one
     for byte in 1..30 {
         mapped.write(byte);
         let first = w.local("a");

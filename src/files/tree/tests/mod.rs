@@ -1,4 +1,4 @@
-//! A tree on a real disk, used as the engine uses it; `hostile` has what users and filesystems do meanwhile.
+//! A tree on a real disk, used as the engine uses it; `hostile` tests interference by users and filesystems.
 
 mod bench;
 mod hostile;
@@ -75,7 +75,7 @@ impl World {
             .unwrap()
     }
 
-    /// Names that the tree tells, sorted.
+    /// Names that the tree reports, sorted.
     fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         self.tree
@@ -122,7 +122,7 @@ fn what_is_placed_has_bytes_mode_and_time_and_nothing_is_left_beside_it() {
     assert_eq!(w.place("d/e/a", "other", None), Moved::Taken);
     assert_eq!(w.place("d/e/a", "newer", Some(&local)), Moved::Done);
     assert_eq!(w.text("d/e/a"), "newer");
-    // the replaced one, and the one that was refused, stand under their temporary names
+    // the replaced file and the refused one have their temporary names
     let texts: Vec<String> = w.temporaries().iter().map(|t| w.text(t)).collect();
     assert!(
         texts.len() == 2
@@ -166,7 +166,7 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
         assert_eq!(w.tree.shift("a", "b", Some(&now.stamp)), Ok(Moved::Changed));
         assert_eq!(w.tree.set_metadata("a", &now.stamp, 0o600, None), Ok(None));
         assert_eq!(w.text("a"), "Edited");
-        // what is unknown equals nothing
+        // an unknown value equals nothing
         let here = w.local("a");
         let unknown = Local {
             stamp: Stamp {
@@ -194,7 +194,7 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
             (w.text("a").as_str(), w.place("a", "third", None)),
             ("new", Moved::Taken)
         );
-        // a file over an empty directory, and over one that is not
+        // a file over an empty directory, and over one that is not empty
         fs::create_dir(w.at("d")).unwrap();
         assert_eq!(w.place("d", "file", Some(&w.local("d"))), Moved::Done);
         assert_eq!(w.text("d"), "file");
@@ -204,7 +204,7 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
             Moved::Taken
         );
         assert_eq!(w.text("full/x"), "mine");
-        // a directory over a file: what came out can be looked at
+        // a directory over a file: the replaced file can be examined
         w.write("f", "text");
         let old = w.local("f");
         let staged = w
@@ -280,7 +280,7 @@ fn things_go_to_the_trash_and_back_and_are_found_there() {
         w.tree.shift(&trash, "d/a", Some(&inside.stamp)),
         Ok(Moved::Done)
     );
-    // the only directory that is made on the way is the trash
+    // the trash is the only directory that a move creates
     assert_eq!(w.tree.shift("d/a", "e/a", None), Ok(Moved::Taken));
     assert_eq!(
         w.tree.shift("gone", &format!("{TRASH}/x"), None),
@@ -336,10 +336,10 @@ fn a_hash_is_believed_for_exactly_its_stamp_and_until_other_bytes_were_read() {
         (look(&stamp), w.tree.doubts(&stamp)),
         (Hash::of(b"lie"), false)
     );
-    // an upload read other bytes
+    // an upload has read other bytes
     w.tree.contradicted(&stamp);
     assert!(w.tree.doubts(&stamp));
-    // what was read is believed before what is known from elsewhere
+    // what was read is believed before what is remembered
     assert_eq!(
         (look(&stamp), look(&stamp), w.tree.doubts(&stamp)),
         (Hash::of(b"one"), Hash::of(b"one"), false)
@@ -352,7 +352,7 @@ fn a_hash_is_believed_for_exactly_its_stamp_and_until_other_bytes_were_read() {
         }),
         Hash::of(b"one")
     );
-    // one change after the other, as quick as can be: each is seen
+    // changes in quick succession: each is noticed
     for i in 0..30 {
         let text = format!("{i:03}");
         w.write("a", &text);
@@ -503,7 +503,7 @@ fn a_long_file_that_was_not_placed_can_be_gone_on_with() {
     let partial = w.tree.partial(&entry).unwrap();
     partial.file().unwrap().write_all(b"long").unwrap();
     assert_eq!(partial.finish(&w.tree, "f/below", &entry), Ok(None));
-    // one that its owner must not write to could not be opened again
+    // a file that its owner must not write to could not be reopened
     let left = w.at(partial::DIR).join(entry.hash.to_string());
     assert_eq!(
         fs::metadata(&left).unwrap().permissions().mode() & 0o777,
