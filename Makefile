@@ -10,6 +10,7 @@
 #   make install    into DESTDIR and PREFIX (/usr/local): binary, man pages, systemd units, completions
 #   make uninstall  removes what install put there; data and settings stay
 #   make attacks    static, then all attacks of tests/attacks/ on it, also with 64 MB of memory (as root: 8 minutes)
+#   make bench      costs of mesync beside those of programs that do the same (Debian packages; minutes): ROWS=, PEERS=, RUNS=
 #   make static     one binary without any shared library, for routers: target/$(STATIC_TARGET)/release/mesync
 #   make clean      removes target/
 #
@@ -44,7 +45,7 @@ MAN_PAGES = $(wildcard man/*.[1-9])
 SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
 SH_SCRIPTS = contrib/openwrt/mesync.init contrib/openrc/mesync
 
-.PHONY: all demo test lint check mutants fuzz install uninstall static attacks clean help
+.PHONY: all demo test lint check mutants fuzz install uninstall static attacks bench clean help
 
 all:
 	$(CARGO) build --release --locked
@@ -146,6 +147,10 @@ static:
 
 attacks: static
 	MESYNC_TEST_BINARY='$(CURDIR)/target/$(STATIC_TARGET)/release/mesync' $(CARGO) test --locked --test attacks -- --nocapture
+
+# ROWS, PEERS, RUNS, FILES, BIG_MIB and SYNCS pass through the environment: see tests/bench/bench.py
+bench: $(BINARY)
+	BINARY='$(BINARY)' PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/bench.py
 
 clean:
 	$(CARGO) clean
