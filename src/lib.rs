@@ -111,6 +111,10 @@
 //! callers: the same groups give the same tables. Requests are admitted against the memory that the process may have
 //! ([`hub::memory`]).
 //!
+//! A key has rights ([`hub::rights`]): each route names the right that it needs in one exhaustive table ([`hub::routes`]), the gate
+//! refuses, and what a key may not read is left out wherever names, ids or hashes are answered. A hash proves nothing: a key that
+//! may read a part of the files uses a chunk that it has sent, or that a file which it may read has.
+//!
 //! Files are revisions under names, and their content chunks under their hashes ([`chunking`]). The thread of a connection cuts a
 //! body while it arrives, and writes and syncs the chunks before the transaction that names them; a change that depends on a
 //! revision is decided within that transaction. Every change has a number and a stored event: event streams read from the store,

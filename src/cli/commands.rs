@@ -3,8 +3,8 @@
 use super::output::Output;
 use super::parse::Invocation;
 use super::{
-    Context, Done, admit, client, completions, events, files, help, hub, join, login, queue, send,
-    sync, transfers,
+    Context, Done, admit, client, completions, events, files, help, hub, join, keys, login, queue,
+    send, sync, transfers,
 };
 use crate::error::Result;
 
@@ -35,9 +35,11 @@ pub fn find(name: &str) -> Option<Run> {
         "hub renew-certificate" => Run::Command(admit::renew_certificate),
         "hub backup" => Run::Command(hub::backup),
         "hub check" => Run::Command(hub::check),
-        "key add" => Run::Command(hub::key_add),
-        "key list" => Run::Command(hub::key_list),
-        "key remove" => Run::Command(hub::key_remove),
+        "key add" => Run::Command(keys::add),
+        "key list" => Run::Command(keys::list),
+        "key set" => Run::Command(keys::set),
+        "key rotate" => Run::Command(keys::rotate),
+        "key remove" => Run::Command(keys::remove),
         "hosts" => Run::Command(client::hosts),
         "hosts rebind" => Run::Command(client::rebind),
         "completions" => Run::Plain(completions::run),

@@ -12,7 +12,6 @@ use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::output::left;
 use super::parse::Invocation;
 use super::{Context, Done};
 use crate::client::HubClient;
@@ -158,11 +157,7 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 
 /// `held`: what to say if the hub does not listen yet, or does not say where.
 fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup> {
-    let settings = Settings {
-        http_timeout: LONGEST_BACKUP,
-        ..settings.clone()
-    };
-    let hub = client_of_running(&settings, held)?;
+    let hub = running_hub(settings, LONGEST_BACKUP)?.ok_or(held)?;
     hub.backup(dir).map_err(|failure| failure.error)
 }
 
@@ -170,18 +165,20 @@ fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup
 pub fn local_client(settings: &Settings) -> Result<HubClient> {
     let dir = &settings.hub.data_dir;
     wait_for_hub(dir)?;
-    let what = format!("cannot ask the hub of {}: it does not run", dir.display());
-    client_of_running(
-        settings,
-        Error::new(Kind::Unreachable, what).hint("start it with \"mesync serve\""),
-    )
+    running_hub(settings, settings.http_timeout)?.ok_or_else(|| {
+        let what = format!("cannot ask the hub of {}: it does not run", dir.display());
+        Error::new(Kind::Unreachable, what).hint("start it with \"mesync serve\"")
+    })
 }
 
-fn client_of_running(settings: &Settings, held: Error) -> Result<HubClient> {
+/// The hub that runs with the data directory, called with its own key; `None`: none does, or it does not listen yet.
+pub fn running_hub(settings: &Settings, patience: Duration) -> Result<Option<HubClient>> {
     let data = &settings.hub.data_dir;
-    let holder =
-        disk::lock_holder(&data.join(wire::HUB_LOCK)).and_then(|text| text.trim().parse().ok());
-    let url = url(holder.ok_or(held)?);
+    let holder = disk::lock_holder(&data.join(wire::HUB_LOCK));
+    let Some(listen) = holder.and_then(|text| text.trim().parse().ok()) else {
+        return Ok(None);
+    };
+    let url = url(listen);
     let key = credentials::local_key(data, &url);
     let access = Access {
         url: url.clone(),
@@ -189,11 +186,12 @@ fn client_of_running(settings: &Settings, held: Error) -> Result<HubClient> {
     };
     let settings = Settings {
         server_url: url,
+        http_timeout: patience,
         ca_file: None,
         hub_fingerprint: Vec::new(),
         ..settings.clone()
     };
-    HubClient::new(&settings, Box::new(move || Ok(access.clone())))
+    HubClient::new(&settings, Box::new(move || Ok(access.clone()))).map(Some)
 }
 
 /// The data directory of a hub that does not run. `Kind::Busy`: it does.
@@ -324,22 +322,12 @@ fn lost_in_words(lost: &Lost, repair: bool) -> String {
     )
 }
 
-/// A key as `--json` shows it.
-#[derive(Serialize)]
-struct Listed {
-    name: String,
-    /// Only when it was made: the hub keeps no more than its hash.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    created: Option<String>,
-}
-
 /// How often, and after which time each, a hub is looked for that may have been started just now.
 const START_LOOKS: u32 = 20;
 const START_PAUSE: Duration = Duration::from_millis(50);
 
 /// "mesync serve & mesync key add": a hub that was started a moment ago is on its way.
-fn wait_for_hub(dir: &Path) -> Result<()> {
+pub fn wait_for_hub(dir: &Path) -> Result<()> {
     for _ in 0..START_LOOKS {
         if find_hub(dir).is_ok() {
             break;
@@ -347,68 +335,4 @@ fn wait_for_hub(dir: &Path) -> Result<()> {
         let _ = after(START_PAUSE).recv();
     }
     find_hub(dir)
-}
-
-/// `mesync key add NAME`
-pub fn key_add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
-    let dir = &context.settings.hub.data_dir;
-    wait_for_hub(dir)?;
-    let key = hub::add_key(dir, &name)?;
-    if context.out.json {
-        context.out.object(&Listed {
-            name: name.clone(),
-            key: Some(key),
-            created: Some(clock::rfc3339(clock::now())),
-        })
-    } else {
-        context.out.line(&key)
-    }
-    context.out.flush();
-    if context.out.is_over() {
-        // it is shown this once: a key that was not read is in the way of the next one
-        hub::remove_key(dir, &name)?;
-        return Err(Error::new(
-            Kind::Io,
-            format!("cannot show the key of {name}: standard output is closed; the key is removed"),
-        ));
-    }
-    Ok(Done::All)
-}
-
-/// `mesync key list`
-pub fn key_list(context: &mut Context, _: &Invocation) -> Result<Done> {
-    find_hub(&context.settings.hub.data_dir)?;
-    let keys = hub::list_keys(&context.settings.hub.data_dir)?;
-    if context.out.json {
-        keys.into_iter().for_each(|k| {
-            context.out.object(&Listed {
-                name: k.name,
-                key: None,
-                created: k.created.map(clock::rfc3339),
-            })
-        });
-        return Ok(Done::All);
-    }
-    let rows: Vec<Vec<String>> = keys
-        .into_iter()
-        .map(|k| vec![k.name, k.created.map_or("-".into(), clock::local)])
-        .collect();
-    context.out.table(&[left("NAME"), left("CREATED")], &rows);
-    Ok(Done::All)
-}
-
-/// `mesync key remove NAME`
-pub fn key_remove(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
-    find_hub(&context.settings.hub.data_dir)?;
-    hub::remove_key(&context.settings.hub.data_dir, &name)?;
-    if context.out.json {
-        context
-            .out
-            .object(&serde_json::json!({ "name": name, "removed": true }))
-    } else {
-        context.out.line(&format!("{name}: key removed"))
-    }
-    Ok(Done::All)
 }

@@ -16,6 +16,7 @@ pub mod help;
 mod hooks;
 mod hub;
 mod join;
+mod keys;
 mod login;
 pub mod output;
 pub mod parse;

@@ -44,15 +44,18 @@ impl Invocation {
     }
 
     pub fn value(&self, long: &str) -> Result<Option<&str>> {
-        let text = |value: &OsStr| {
-            Error::new(
-                Kind::Usage,
-                format!("bad value for --{long}: {} is not UTF-8", disk::show(value)),
-            )
-        };
         self.os_value(long)
-            .map(|value| value.to_str().ok_or_else(|| text(value)))
+            .map(|value| value.to_str().ok_or_else(|| not_utf8(long, value)))
             .transpose()
+    }
+
+    /// All values of a flag that may be given several times.
+    pub fn values(&self, long: &str) -> Result<Vec<&str>> {
+        let values = self.flags.iter().filter(|(flag, _)| flag.long == long);
+        values
+            .filter_map(|(_, value)| value.as_deref())
+            .map(|value| value.to_str().ok_or_else(|| not_utf8(long, value)))
+            .collect()
     }
 
     /// The argument at this place; the parser has seen to it that those with [`Count::One`] are there.
@@ -70,6 +73,13 @@ impl Invocation {
     pub fn usage(&self, what: impl Into<String>) -> Error {
         usage(self.row.name, what, None)
     }
+}
+
+fn not_utf8(long: &str, value: &OsStr) -> Error {
+    Error::new(
+        Kind::Usage,
+        format!("bad value for --{long}: {} is not UTF-8", disk::show(value)),
+    )
 }
 
 fn usage(command: &str, what: impl Into<String>, meant: Option<String>) -> Error {
@@ -399,7 +409,7 @@ mod tests {
         check(&["-V"], "version");
         check(
             &["key", "-h"],
-            r#"help ["key add", "key list", "key remove"]"#,
+            r#"help ["key add", "key list", "key set", "key rotate", "key remove"]"#,
         );
         check(&["key", "add", "--help"], r#"help ["key add"]"#);
     }
@@ -454,11 +464,11 @@ mod tests {
         );
         check(
             &["key"],
-            "key needs one of add, list, remove (see mesync help key) [2]",
+            "key needs one of add, list, set, rotate, remove (see mesync help key) [2]",
         );
         check(
             &["key", "ad"],
-            r#"there is no "key ad", only add, list, remove (did you mean "add"? see mesync help key) [2]"#,
+            r#"there is no "key ad", only add, list, set, rotate, remove (did you mean "add"? see mesync help key) [2]"#,
         );
         check(
             &["hosts", "x"],

@@ -34,6 +34,8 @@ pub enum Told {
     Current(Option<Box<Record>>),
     /// 409: chunks that the hub does not have.
     Missing(Vec<Hash>),
+    /// 403: the key is known, and lacks this right.
+    LacksRight(String),
     /// Something answers there that is no hub.
     Foreign,
     /// What answers there has another certificate than the hub that this machine knows.
@@ -61,6 +63,11 @@ impl Failure {
     /// Something else than a hub has answered.
     pub fn is_foreign(&self) -> bool {
         matches!(self.told, Told::Foreign)
+    }
+
+    /// The hub knows the key, and that key may not do this.
+    pub fn lacks_right(&self) -> bool {
+        matches!(self.told, Told::LacksRight(_))
     }
 
     /// The same again may succeed soon: the line broke, or the hub is busy. No space does not pass by itself.
@@ -201,6 +208,8 @@ impl HubClient {
             409 => serde_json::from_slice::<MissingChunks>(&body)
                 .map_or(Told::Nothing, |m| Told::Missing(m.missing)),
             412 => serde_json::from_slice(&body).map_or(Told::Nothing, Told::Current),
+            403 => serde_json::from_slice::<wire::LacksRight>(&body)
+                .map_or(Told::Nothing, |answer| Told::LacksRight(answer.lacks)),
             _ => Told::Nothing,
         };
         let said =
@@ -218,6 +227,10 @@ impl HubClient {
                     error.hint("run \"mesync key add NAME\" on the hub, then set MESYNC_API_KEY or api_key_file here")
                 }
             }
+            (403, Some(words)) if matches!(told, Told::LacksRight(_)) => Error::new(
+                Kind::Refused,
+                format!("hub {}: {}", self.url, one_line(&words)),
+            ),
             (403, words @ Some(_)) => Error::new(
                 Kind::Refused,
                 format!("hub {} refuses this machine: {}", self.url, said(words)),

@@ -12,6 +12,7 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::{Body, Call, Called, HubClient, media_type};
+use crate::wire::KeyUse;
 use crate::wire::files::{
     AskedChunks, Backup, Changes, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made,
     MissingChunks, Record, Restore, Version,
@@ -226,6 +227,14 @@ impl HubClient {
             body,
             patience: Some(COPY_PATIENCE),
             ..Call::get("/api/hub/backup")
+        })
+    }
+
+    /// `GET /api/hub/keys`: which keys have been used since the hub was started.
+    pub fn key_uses(&self) -> Called<Vec<KeyUse>> {
+        self.json(&Call {
+            most: PAGE_BYTES,
+            ..Call::get("/api/hub/keys")
         })
     }
 

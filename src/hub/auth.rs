@@ -2,10 +2,11 @@
 //!
 //! It does not say what a caller may do: each route does. Where keys come from is in `keys`, how a token is made in `token`.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
@@ -14,6 +15,7 @@ use super::failures::Failures;
 use super::http::{Caller, Headers, Reply, Request, header};
 use super::keys::{self, Hash, Key, Keys};
 use super::protected::{self, is_local};
+use super::rights::Inbox;
 use super::token;
 use crate::config::{self, HubSettings, limits};
 use crate::error::{Error, Kind, Result};
@@ -40,6 +42,15 @@ pub struct Auth {
     secret: String,
     allow_anonymous: bool,
     failures: Mutex<Failures>,
+    data_dir: PathBuf,
+    /// By name of its host.
+    uses: Mutex<HashMap<String, Use>>,
+}
+
+/// When a key was used last, and from where.
+struct Use {
+    at: SystemTime,
+    from: IpAddr,
 }
 
 /// What a key or token was found to be.
@@ -77,6 +88,8 @@ impl Auth {
             secret,
             allow_anonymous,
             failures: Mutex::default(),
+            data_dir: dir.clone(),
+            uses: Mutex::default(),
         })
     }
 
@@ -198,10 +211,14 @@ impl Auth {
     /// their owners must not wait for a neighbour's mistakes. A master key is a person's choice: it can be guessed.
     fn by_key(&self, keys: &[Key], key: &str, peer: IpAddr) -> std::result::Result<Holder, No> {
         let hash = keys::hash(key);
-        if let Some(key) = keys::find(keys, &hash) {
+        if let Some(key) = keys::find(keys, &hash, clock::now()) {
+            if key.replaces.is_some() && key.hash == hash {
+                self.end_rotation(key);
+            }
+            self.note_use(&key.name, peer);
             return Ok(Holder {
                 name: key.name.clone(),
-                caller: Caller::Host(key.name.clone()),
+                caller: Caller::Host(key.name.clone(), Arc::clone(&key.rights)),
                 hash,
             });
         }
@@ -239,6 +256,51 @@ impl Auth {
         Err(No::Unknown)
     }
 
+    /// The new key of a host is used for the first time: the old one ends.
+    fn end_rotation(&self, key: &Key) {
+        match keys::end_rotation(&self.data_dir, &key.name, &key.hash) {
+            Ok(()) => log::info!("the new key of {} is used: the old one ends", key.name),
+            Err(e) => log::warn!("cannot end the old key of {}: {e}", key.name),
+        }
+    }
+
+    fn note_use(&self, name: &str, peer: IpAddr) {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = Use {
+            at: clock::now(),
+            from: peer.to_canonical(),
+        };
+        if let Some(last) = uses.get_mut(name) {
+            *last = used;
+        } else if uses.len() < limits::KEYS * 2 {
+            // keys that have been removed since may be among them
+            uses.insert(name.to_string(), used);
+        }
+    }
+
+    /// When each key was used last since the hub was started, and from where, by name of its host.
+    pub fn uses(&self) -> Vec<wire::KeyUse> {
+        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keys
+            .current()
+            .iter()
+            .filter_map(|key| {
+                uses.get(&key.name).map(|used| wire::KeyUse {
+                    name: key.name.clone(),
+                    used_at: clock::rfc3339(used.at),
+                    from: used.from.to_string(),
+                })
+            })
+            .collect()
+    }
+
+    /// Hosts whose keys may not receive messages.
+    pub fn silent_hosts(&self) -> Vec<String> {
+        let keys = self.keys.current();
+        let closed = keys.iter().filter(|key| key.rights.inbox == Inbox::Closed);
+        closed.map(|key| key.name.clone()).collect()
+    }
+
     /// A token is worth what its key is worth now.
     fn by_token(&self, keys: &[Key], text: &str, peer: IpAddr) -> Option<Holder> {
         let claims = token::verify(
@@ -251,10 +313,18 @@ impl Auth {
             MASTER_NAME => (Caller::Admin, self.master?),
             LOCAL_NAME if is_local(peer) => (Caller::Admin, self.local),
             LOCAL_NAME => return None,
-            host => (
-                Caller::Host(host.to_string()),
-                keys.iter().find(|k| k.name == host)?.hash,
-            ),
+            host => {
+                let key = keys.iter().find(|k| k.name == host)?;
+                self.note_use(host, peer);
+                // a token of the key that is replaced lasts as long as that does
+                let old = key.replaces.filter(|(old, until)| {
+                    clock::now() < *until && claims.kid == self.kid(host, old)
+                });
+                (
+                    Caller::Host(host.to_string(), Arc::clone(&key.rights)),
+                    old.map_or(key.hash, |(old, _)| old),
+                )
+            }
         };
         (claims.kid == self.kid(name, &hash)).then(|| Holder {
             name: name.to_string(),
@@ -453,15 +523,15 @@ mod tests {
                         "x-forwarded-for: 1",
                     ],
                 ),
-                "Host(\"web-1\")",
+                "Host(\"web-1\",",
             );
             starts(
                 &b.ask(peer, &[&format!("authorization: bearer  {key}")]),
-                "Host(\"web-1\")",
+                "Host(\"web-1\",",
             );
             starts(&b.ask(peer, &["x-api-key: master-key"]), "Admin");
             let tokens = [
-                (b.bearer(peer, &key), "Host(\"web-1\")"),
+                (b.bearer(peer, &key), "Host(\"web-1\","),
                 (b.bearer(peer, "master-key"), "Admin"),
             ];
             tokens
@@ -505,7 +575,7 @@ mod tests {
         keys::add_key(b.dir.path(), "web-2").unwrap();
         starts(&b.ask(HERE, &[&open]), "401");
         let token = b.bearer(THERE, &key);
-        starts(&b.ask(THERE, &[&token]), "Host(\"web-1\")");
+        starts(&b.ask(THERE, &[&token]), "Host(\"web-1\",");
         keys::remove_key(b.dir.path(), "web-1").unwrap();
         starts(&b.ask(THERE, &[&token]), "401");
         starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "401");

@@ -12,6 +12,7 @@ use serde_json::ser::{CharEscape, Formatter};
 
 use super::files::all_kinds;
 use super::http::{Caller, Job, Pieces, Reply, Request};
+use super::rights::Rights;
 use super::store::Store;
 use super::subscribers::{Subscribers, Subscription};
 use crate::config::limits::EVENT_PAGE;
@@ -29,6 +30,8 @@ struct Feed {
     /// The revision of the last event that was written, and where more are; `None`: no events of files.
     files: Option<(u64, Arc<Store>)>,
     all_kinds: bool,
+    /// Of a caller that may read a part of the files only.
+    rights: Option<Arc<Rights>>,
     /// How often chunks were lost or mended, as far as the reader knows.
     wanted: u64,
 }
@@ -53,7 +56,8 @@ fn feed(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Res
     let host = request
         .parameter("host")
         .map(|host| request.caller.act_for(&host))
-        .transpose()?;
+        .transpose()?
+        .filter(|_| request.caller.receives());
     let files = request
         .parameter("files")
         .is_none_or(|wanted| wanted != "false");
@@ -82,6 +86,7 @@ fn feed(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Res
         host,
         files,
         all_kinds: all_kinds(request),
+        rights: request.caller.limited_reader().cloned(),
         wanted: store.wanted_changes(),
     })
 }
@@ -109,7 +114,8 @@ impl Feed {
     /// Runs until the reader is gone, or the hub stops, or the reader is too far behind.
     fn run(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
         out.send(b"retry: 2000\n: mesync\n\n")?;
-        while self.write_files(out)? && !out.stopping() {
+        // applies narrowed rights to every event that follows
+        while !out.stopping() && self.write_files(out)? {
             let goes_on = crossbeam_channel::select! {
                 recv(self.subscription.queued) -> woken => {
                     if woken.is_ok() {
@@ -144,8 +150,8 @@ impl Feed {
             return Ok(true);
         };
         let wanted = std::mem::replace(&mut self.wanted, store.wanted_changes());
-        if self.all_kinds && wanted != self.wanted {
-            // the changes name the lost content
+        if self.all_kinds && wanted != self.wanted && self.rights.is_none() {
+            // the changes name the lost content; a limited reader polls, since it may not see that file
             out.send(b"data: {\"type\":\"file_wanted\"}\n\n")?;
         }
         loop {
@@ -155,10 +161,16 @@ impl Feed {
                 Err(e) => return Err(io::Error::other(e.to_string())),
             };
             let mut piece = Vec::new();
-            for (rev, event) in &page {
-                last = *rev;
-                if self.all_kinds || event.payload.kind == Kind::File {
-                    write_event(&mut piece, *rev, event)?;
+            let whole = page.len() == EVENT_PAGE;
+            for (rev, event) in page {
+                last = rev;
+                let is_kind = self.all_kinds || event.payload.kind == Kind::File;
+                let shown = match &self.rights {
+                    Some(rights) => rights.shown_event(event),
+                    None => Some(event),
+                };
+                if let Some(event) = shown.filter(|_| is_kind) {
+                    write_event(&mut piece, rev, &event)?;
                 }
                 // a piece has its time, and a slow reader is to make use of it
                 if piece.len() > PIECE_BYTES {
@@ -170,7 +182,7 @@ impl Feed {
                 out.send(&piece)?;
             }
             self.files = Some((last, Arc::clone(&store)));
-            if page.len() < EVENT_PAGE || out.stopping() {
+            if !whole || out.stopping() {
                 return Ok(true);
             }
             // a reader with many events is still told at once that a message waits

@@ -5,9 +5,11 @@
 use std::borrow::Cow;
 use std::io::{self, Read};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::rights::{Administration, Inbox, Right, Rights};
 use crate::error::{Error, Kind};
 use crate::wire;
 
@@ -16,8 +18,8 @@ use crate::wire;
 pub enum Caller {
     /// The master key, the hub's own `local.key`, or anybody on this machine in protected mode.
     Admin,
-    /// A host's key: acts for this host only.
-    Host(String),
+    /// A host's key: acts for this host only, within these rights.
+    Host(String, Arc<Rights>),
     /// Nobody in particular, where the hub was opened with `--allow-anonymous`: acts for any host, administers nothing.
     Anonymous,
     /// No key was asked for: health, login and the page.
@@ -28,9 +30,58 @@ impl Caller {
     /// The one host that it may act for; `None`: any.
     pub fn host(&self) -> Option<&str> {
         match self {
-            Caller::Host(host) => Some(host),
+            Caller::Host(host, _) => Some(host),
             Caller::Admin | Caller::Anonymous | Caller::Nobody => None,
         }
+    }
+
+    /// Its rights and its name, where a key limits it; `None`: all but administration, or everything.
+    pub fn limits(&self) -> Option<(&Rights, &str)> {
+        match self {
+            Caller::Host(host, rights) => Some((rights, host)),
+            Caller::Admin | Caller::Anonymous | Caller::Nobody => None,
+        }
+    }
+
+    pub fn administers(&self) -> bool {
+        match self {
+            Caller::Admin => true,
+            Caller::Host(_, rights) => rights.administration == Administration::Yes,
+            Caller::Anonymous | Caller::Nobody => false,
+        }
+    }
+
+    /// Whether it may use a route that needs this right; else the answer.
+    pub fn check(&self, right: Right) -> Result<(), Reply> {
+        match self {
+            Caller::Host(host, rights) => rights
+                .check(right, host)
+                .map_err(|why| Reply::lacks(right.name(), why)),
+            Caller::Admin => Ok(()),
+            Caller::Anonymous | Caller::Nobody if right == Right::Admin => Err(Reply::error(
+                403,
+                "only the master key, the hub's own, or a key with --admin can do this",
+            )),
+            Caller::Anonymous | Caller::Nobody => Ok(()),
+        }
+    }
+
+    /// The rights of a caller that may read a part of the files only.
+    pub fn limited_reader(&self) -> Option<&Arc<Rights>> {
+        match self {
+            Caller::Host(_, rights) if !rights.reads_all() => Some(rights),
+            _ => None,
+        }
+    }
+
+    pub fn receives(&self) -> bool {
+        self.limits()
+            .is_none_or(|(rights, _)| rights.inbox == Inbox::Open)
+    }
+
+    /// The one host that it may see among the hosts; `None`: all.
+    pub fn sees_host(&self) -> Option<&str> {
+        self.host().filter(|_| !self.administers())
     }
 
     /// A host's name in lower case, if the caller may act for it.
@@ -176,6 +227,17 @@ impl Reply {
             status,
             &wire::ErrorAnswer {
                 error: words.into(),
+            },
+        )
+    }
+
+    /// 403: the key lacks a right.
+    pub fn lacks(right: &str, words: String) -> Reply {
+        Reply::json(
+            403,
+            &wire::LacksRight {
+                error: words,
+                lacks: right.into(),
             },
         )
     }

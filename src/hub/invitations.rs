@@ -84,7 +84,7 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
                 Placing::New
             };
             // before the row is gone for ever: a machine that asks again is known by its key
-            keys::add_hash(data_dir, &ask.name, ask.key.0, placing)?;
+            keys::add_hash(data_dir, &ask.name, ask.key.0, placing, None)?;
         }
         Ok(())
     })?;

@@ -8,13 +8,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use uuid::Uuid;
 
+use super::rights::{Rights, RightsRow};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::{clock, disk, wire};
@@ -29,6 +30,9 @@ pub struct Key {
     pub name: String,
     pub hash: Hash,
     pub created: Option<SystemTime>,
+    pub rights: Arc<Rights>,
+    /// The key that this one replaces, and until when it is still accepted, unless this one is used before.
+    pub replaces: Option<(Hash, SystemTime)>,
 }
 
 /// `keys.toml` as text.
@@ -47,7 +51,19 @@ struct Row {
     sha256: String,
     #[serde(default)]
     created: String,
+    /// Of the key that this one replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    old_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    old_until: Option<String>,
+    #[serde(default, skip_serializing_if = "RightsRow::limits_nothing")]
+    rights: RightsRow,
 }
+
+/// How long a replaced key is accepted if the new one is not used.
+const ROTATION: Duration = Duration::from_secs(86_400);
+/// Bytes of the file, at most: a row has about 170, more with many directories.
+const MAX_FILE_BYTES: u64 = limits::KEYS as u64 * 4096;
 
 /// Characters of a secret of the hub's own, at least: half of what [`random`] gives.
 const SECRET_BYTES: usize = 32;
@@ -68,12 +84,16 @@ pub fn random() -> String {
         .finalize())
 }
 
-/// The key with this hash. Takes the same time whether and where it is found.
-pub fn find<'a>(keys: &'a [Key], wanted: &Hash) -> Option<&'a Key> {
+/// The key with this hash, or that replaces one with this hash. Takes the same time whether and where it is found.
+pub fn find<'a>(keys: &'a [Key], wanted: &Hash, now: SystemTime) -> Option<&'a Key> {
     let mut found = u32::MAX;
     for (i, key) in keys.iter().enumerate() {
         let same: Choice = key.hash.ct_eq(wanted);
         found.conditional_assign(&(i as u32), same);
+        if let Some((old, until)) = &key.replaces {
+            let same: Choice = old.ct_eq(wanted) & Choice::from(u8::from(now < *until));
+            found.conditional_assign(&(i as u32), same);
+        }
     }
     keys.get(found as usize)
 }
@@ -223,8 +243,13 @@ pub fn count(n: usize) -> String {
 
 /// Makes a key for a host and returns it: the only time that it is seen. A hub that runs accepts it from now on.
 pub fn add_key(data_dir: &Path, name: &str) -> Result<String> {
+    add_key_with(data_dir, name, Rights::default())
+}
+
+/// The same with these rights.
+pub fn add_key_with(data_dir: &Path, name: &str, rights: Rights) -> Result<String> {
     let key = random();
-    add_hash(data_dir, name, hash(&key), Placing::New)?;
+    add_hash(data_dir, name, hash(&key), Placing::New, Some(rights))?;
     Ok(key)
 }
 
@@ -246,15 +271,22 @@ pub fn taken(name: &str, verb: &str) -> Error {
     ))
 }
 
-/// Accepts the key with this hash for a host from now on.
-pub fn add_hash(data_dir: &Path, name: &str, hash: Hash, placing: Placing) -> Result<()> {
+/// Accepts the key with this hash for a host from now on. Without `rights` it has those of the key whose place it takes, or
+/// the usual ones.
+pub fn add_hash(
+    data_dir: &Path,
+    name: &str,
+    hash: Hash,
+    placing: Placing,
+    rights: Option<Rights>,
+) -> Result<()> {
     let name = check_name(name)?;
     edit(data_dir, |keys| {
-        match keys.iter().position(|k| k.name == name) {
-            Some(at) if placing == Placing::Replace => drop(keys.remove(at)),
+        let before = match keys.iter().position(|k| k.name == name) {
+            Some(at) if placing == Placing::Replace => keys.remove(at).rights,
             Some(_) => return Err(taken(&name, "add")),
-            None => {}
-        }
+            None => Arc::default(),
+        };
         if keys.iter().any(|k| k.hash == hash) {
             let what = format!("cannot add a key for {name}: another machine has the same key");
             return Err(Error::new(Kind::Failed, what).hint("each machine makes a key of its own"));
@@ -271,8 +303,62 @@ pub fn add_hash(data_dir: &Path, name: &str, hash: Hash, placing: Placing) -> Re
             name: name.clone(),
             hash,
             created: Some(clock::now()),
+            rights: rights.map_or(before, Arc::new),
+            replaces: None,
         });
         Ok(())
+    })
+}
+
+/// Changes the rights of a host's key: in force at once. The rights that it has now.
+pub fn set_rights(
+    data_dir: &Path,
+    name: &str,
+    change: impl FnOnce(&mut Rights) -> Result<()>,
+) -> Result<Arc<Rights>> {
+    let name = check_name(name)?;
+    let mut now = Arc::default();
+    edit(data_dir, |keys| {
+        let key = find_name(keys, &name, "change")?;
+        change(Arc::make_mut(&mut key.rights))?;
+        now = Arc::clone(&key.rights);
+        Ok(())
+    })?;
+    Ok(now)
+}
+
+/// Makes another key for a host and returns it. The old one is accepted until the new one is used, for a day at most.
+pub fn rotate_key(data_dir: &Path, name: &str) -> Result<String> {
+    let name = check_name(name)?;
+    let key = random();
+    edit(data_dir, |keys| {
+        let row = find_name(keys, &name, "rotate")?;
+        // of a key that was never used the one before it is still that of the machine
+        let old = row.replaces.map_or(row.hash, |(old, _)| old);
+        row.replaces = Some((old, clock::now() + ROTATION));
+        (row.hash, row.created) = (hash(&key), Some(clock::now()));
+        Ok(())
+    })?;
+    Ok(key)
+}
+
+/// The new key of a host is used: the one that it replaces ends.
+pub fn end_rotation(data_dir: &Path, name: &str, used: &Hash) -> Result<()> {
+    edit(data_dir, |keys| {
+        if let Some(key) = keys.iter_mut().find(|k| k.name == name && k.hash == *used) {
+            key.replaces = None;
+        }
+        Ok(())
+    })
+}
+
+fn find_name<'a>(keys: &'a mut [Key], name: &str, verb: &str) -> Result<&'a mut Key> {
+    keys.iter_mut().find(|k| k.name == name).ok_or_else(|| {
+        Error::new(
+            Kind::Failed,
+            format!("cannot {verb} the key of {name}: it has none"),
+        )
+        .hint("\"mesync key list\" shows all")
     })
 }
 
@@ -361,6 +447,13 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
     let (before, mut keys) = read(&path)?;
     let old = before.map(|_| text(&keys));
     change(&mut keys)?;
+    if text(&keys).len() as u64 > MAX_FILE_BYTES {
+        let what = format!(
+            "cannot change {}: it would have more than {MAX_FILE_BYTES} bytes",
+            path.display()
+        );
+        return Err(Error::new(Kind::Failed, what).hint("remove keys that are no longer used"));
+    }
     let written = disk::write_durably(&path, text(&keys).as_bytes(), 0o600)
         .and_then(|()| give_to_owner(data_dir, &path));
     written.and_then(|()| remember(data_dir)).inspect_err(|_| {
@@ -436,6 +529,9 @@ fn text(keys: &[Key]) -> String {
         name: key.name.clone(),
         sha256: hex(&key.hash),
         created: key.created.map(clock::rfc3339).unwrap_or_default(),
+        old_sha256: key.replaces.map(|(old, _)| hex(&old)),
+        old_until: key.replaces.map(|(_, until)| clock::rfc3339(until)),
+        rights: key.rights.row(),
     };
     let document = Document {
         keys: keys.iter().map(row).collect(),
@@ -483,8 +579,7 @@ fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
         ));
     }
     let mut bytes = Vec::new();
-    // a row has about 170 bytes
-    file.take(limits::KEYS as u64 * 512)
+    file.take(MAX_FILE_BYTES)
         .read_to_end(&mut bytes)
         .map_err(io)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| failed("it is not UTF-8".into()))?;
@@ -519,10 +614,17 @@ fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
         if keys.iter().any(|k| k.name == name || k.hash == hash) {
             return Err(format!("the key of {name} occurs twice"));
         }
+        let old = row.old_sha256.as_deref().map(|text| {
+            unhex(text).ok_or_else(|| format!("old_sha256 of {name} must be 64 hexadecimal digits"))
+        });
+        let until = row.old_until.as_deref().and_then(clock::parse_rfc3339);
+        let rights = row.rights.read().map_err(|why| format!("{name}: {why}"))?;
         keys.push(Key {
             name,
             hash,
             created: clock::parse_rfc3339(&row.created),
+            rights: Arc::new(rights),
+            replaces: old.transpose()?.zip(until),
         });
     }
     Ok(keys)
@@ -554,7 +656,8 @@ mod tests {
         let first = add_key(&data, "Web-1").unwrap();
         let keys = Keys::open(&data).unwrap();
         let second = add_key(&data, "web-2").unwrap();
-        let name = |key: &str| find(&keys.current(), &hash(key)).map(|k| k.name.clone());
+        let name =
+            |key: &str| find(&keys.current(), &hash(key), clock::now()).map(|k| k.name.clone());
         assert_eq!(
             (
                 name(&first).as_deref(),
@@ -609,7 +712,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = add_key(dir.path(), "web-1").unwrap();
         let keys = Keys::open(dir.path()).unwrap();
-        let known = || find(&keys.current(), &hash(&key)).is_some();
+        let known = || find(&keys.current(), &hash(&key), clock::now()).is_some();
         let good = std::fs::read(file(dir.path())).unwrap();
         for bad in [
             "[[key]\n",
@@ -644,7 +747,7 @@ mod tests {
         );
         // the way out: a new key, and with it a new file
         let new = add_key(dir.path(), "web-2").unwrap();
-        assert!(find(&keys.current(), &hash(&new)).is_some() && !known());
+        assert!(find(&keys.current(), &hash(&new), clock::now()).is_some() && !known());
         remove_key(dir.path(), "web-2").unwrap();
         assert!(keys.current().is_empty() && Keys::open(dir.path()).unwrap().current().is_empty());
     }
@@ -664,10 +767,66 @@ mod tests {
             std::os::unix::fs::PermissionsExt::from_mode(0o700),
         )
         .unwrap();
-        assert!(find(&keys.current(), &hash(&key)).is_some());
+        assert!(find(&keys.current(), &hash(&key), clock::now()).is_some());
         std::fs::remove_dir(file(dir.path())).unwrap();
         std::fs::write(file(dir.path()), &good).unwrap();
         assert!(keys.current().is_empty());
+    }
+
+    #[test]
+    fn rights_are_kept_and_a_file_of_an_older_version_means_all_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let row = format!(
+            "[[key]]\nname = \"web-1\"\nsha256 = \"{}\"\n",
+            hex(&[7; 32])
+        );
+        let write = |text: &str| std::fs::write(file(dir.path()), text).unwrap();
+        write(&row);
+        let keys = Keys::open(dir.path()).unwrap();
+        assert_eq!(*keys.current()[0].rights, Rights::default());
+        let limited = RightsRow {
+            files: Some(vec!["a/b".into()]),
+            read_only: true,
+            send: Some(vec!["db".into()]),
+            no_messages: true,
+            admin: true,
+        };
+        let wanted = limited.clone().read().unwrap();
+        let before = keys.current();
+        set_rights(dir.path(), "web-1", |rights| {
+            *rights = wanted.clone();
+            Ok(())
+        })
+        .unwrap();
+        assert!(!Arc::ptr_eq(&before, &keys.current()), "event streams end");
+        assert_eq!((*keys.current()[0].rights).row(), limited);
+        for wrong in [
+            "read_onyl = true",
+            "files = \"a\"",
+            "files = [\"..\"]",
+            "send = [\"../x\"]",
+        ] {
+            write(&format!("{row}[key.rights]\n{wrong}\n"));
+            assert_eq!((*keys.current()[0].rights).row(), limited, "{wrong}");
+            assert!(Keys::open(dir.path()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rotated_key_works_until_the_new_one_is_used_or_a_day_has_passed() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = add_key(dir.path(), "web-1").unwrap();
+        let second = rotate_key(dir.path(), "web-1").unwrap();
+        // the second was never used: the first is still the one that the machine has
+        let third = rotate_key(dir.path(), "web-1").unwrap();
+        let known = |after: Duration| {
+            let (keys, now) = (list_keys(dir.path()).unwrap(), clock::now() + after);
+            [&first, &second, &third].map(|key| find(&keys, &hash(key), now).is_some())
+        };
+        assert_eq!(known(Duration::ZERO), [true, false, true]);
+        assert_eq!(known(ROTATION), [false, false, true]);
+        end_rotation(dir.path(), "web-1", &hash(&third)).unwrap();
+        assert_eq!(known(Duration::ZERO), [false, false, true]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod joining;
 pub mod keys;
 pub mod pending;
 pub mod protected;
+pub mod rights;
 pub mod token;
 
 pub mod commit;
@@ -65,7 +66,8 @@ use store::Store;
 use store::ops::Limits;
 use subscribers::Subscribers;
 
-pub use keys::{add_key, list_keys, remove_key};
+pub use keys::{Key, add_key, add_key_with, list_keys, remove_key, rotate_key, set_rights};
+pub use rights::Rights;
 
 /// A running hub. Dropped without a [`Hub::stop`]: it stops at once.
 pub struct Hub {
@@ -114,9 +116,14 @@ impl Hub {
         let joining = certificates.clone().map(|certificates| {
             Joining::new(hub.data_dir.clone(), Arc::clone(&auth), certificates)
         });
+        let silent = Arc::clone(&auth);
         let router = Arc::new(Router {
+            messages: Messages::new(
+                Arc::clone(&store),
+                Arc::clone(&committer),
+                Arc::new(move || silent.silent_hosts()),
+            ),
             auth,
-            messages: Messages::new(Arc::clone(&store), Arc::clone(&committer)),
             files: Files::new(
                 Arc::clone(&store),
                 Arc::clone(&committer),

@@ -89,10 +89,13 @@ impl Gate for Router {
                 403,
                 "a machine joins through TLS on this port only: update mesync there, or call the port itself, not a proxy",
             )),
-            (Ok(caller), Ok(route)) => Admission::Admit {
-                caller,
-                body_limit: route.body_limit(self.max_upload.load(Relaxed)),
-                streamed: route.streams(),
+            (Ok(caller), Ok(route)) => match caller.check(route.needs()) {
+                Err(reply) => Admission::Refuse(reply),
+                Ok(()) => Admission::Admit {
+                    caller,
+                    body_limit: route.body_limit(self.max_upload.load(Relaxed)),
+                    streamed: route.streams(),
+                },
             },
         }
     }
@@ -129,6 +132,7 @@ impl Router {
             Route::Page => answer(page::page()),
             Route::Health => answer(self.health()),
             Route::Login => answer(self.login(&request)),
+            Route::Keys => answer(Reply::json(200, &self.auth.uses())),
             Route::Metrics => answer(self.metrics(&request.caller)),
             Route::Join | Route::JoinRequests | Route::AcceptJoin => {
                 answer(match &self.joining {
@@ -228,10 +232,14 @@ impl Router {
             "version of the hub",
             [(format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1)],
         );
-        self.requests.write(&mut text);
-        self.write_connections(&mut text);
-        self.write_commits(&mut text);
-        self.write_store(caller, &mut text);
+        // numbers of all files tell of those that the caller may not see
+        if caller.limited_reader().is_none() {
+            self.requests.write(&mut text);
+            self.write_connections(&mut text);
+            self.write_commits(&mut text);
+            self.write_store(&mut text);
+        }
+        self.write_queues(caller, &mut text);
         let keys = match self.auth.mode() {
             Mode::Protected => 0,
             Mode::Keys(n) | Mode::Anonymous(n) => n,
@@ -330,7 +338,7 @@ impl Router {
         );
     }
 
-    fn write_store(&self, caller: &Caller, text: &mut Text) {
+    fn write_store(&self, text: &mut Text) {
         if let Ok((free, _, _)) = disk::free_space(&self.data_dir) {
             text.gauge(
                 "disk_free_bytes",
@@ -364,9 +372,11 @@ impl Router {
             );
             text.gauge("rev", "the latest revision", counts.rev);
         }
+    }
+
+    fn write_queues(&self, caller: &Caller, text: &mut Text) {
         let only = match caller {
-            Caller::Admin => None,
-            Caller::Host(host) => Some(host.as_str()),
+            Caller::Admin | Caller::Host(..) => caller.sees_host(),
             Caller::Anonymous | Caller::Nobody => return,
         };
         let now = self.committer.now();

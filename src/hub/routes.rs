@@ -3,6 +3,7 @@
 //! Pure. It knows neither callers nor effects: the gate and the workers use the same table.
 
 use super::http::Reply;
+use super::rights::Right;
 use crate::wire::{self, files, revision};
 
 /// Bytes of an upload that are not the file: parts, boundaries, metadata.
@@ -51,6 +52,7 @@ pub enum Route {
     Join,
     JoinRequests,
     AcceptJoin,
+    Keys,
 }
 
 impl Route {
@@ -79,6 +81,28 @@ impl Route {
             self,
             UploadFile | PutChunk | CommitFile | MissingChunks | BatchFiles | FetchFiles | Common
         )
+    }
+
+    /// The right that its caller needs. What is behind it shows no more than the caller may read.
+    pub fn needs(self) -> Right {
+        match self {
+            Route::Page | Route::Health | Route::Login | Route::Join => Right::Any,
+            // hosts, queues, counts and events are those that the caller may see
+            Route::Metrics | Route::GetHosts | Route::GetHost | Route::Events => Right::Any,
+            Route::PostMessages => Right::Send,
+            Route::GetMessages => Right::Receive,
+            Route::PutHost | Route::DeleteHost | Route::RebindHost => Right::Admin,
+            Route::Backup | Route::Keys => Right::Admin,
+            Route::JoinRequests | Route::AcceptJoin => Right::Admin,
+            Route::History | Route::ListFiles | Route::Changes | Route::Common => Right::ReadFiles,
+            Route::FetchFiles | Route::GetFile | Route::Download => Right::ReadFiles,
+            Route::FileChunks | Route::Versions | Route::GetChunk => Right::ReadFiles,
+            // a client that may no longer write learns what its last changes did
+            Route::AskKey => Right::ReadFiles,
+            Route::UploadFile | Route::CommitFile | Route::BatchFiles => Right::WriteFiles,
+            Route::DeleteFile | Route::RestoreFile => Right::WriteFiles,
+            Route::MissingChunks | Route::PutChunk => Right::WriteFiles,
+        }
     }
 
     /// For the metrics.
@@ -118,6 +142,7 @@ impl Route {
             Route::Join => "join",
             Route::JoinRequests => "join_requests",
             Route::AcceptJoin => "accept_join",
+            Route::Keys => "keys",
         }
     }
 }
@@ -159,6 +184,7 @@ const TABLE: &[(&str, &str, Route)] = &[
     ("POST",   "/api/join",              Route::Join),
     ("GET",    "/api/join/requests",     Route::JoinRequests),
     ("POST",   "/api/join/accept",       Route::AcceptJoin),
+    ("GET",    "/api/hub/keys",          Route::Keys),
 ];
 
 /// The route, or the answer 404 or 405. HEAD is GET.

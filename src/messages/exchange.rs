@@ -331,11 +331,17 @@ impl Exchange {
                 let _ = self.hooks.try_send(());
             }
             let cursor = self.inbox.cursor();
-            match self
+            let pulled = self
                 .hub
-                .pull(&self.host, self.instance, self.run, cursor, limits::PULL)?
-            {
-                Pulled::OtherEpoch => {
+                .pull(&self.host, self.instance, self.run, cursor, limits::PULL);
+            let pulled = match pulled {
+                Err(failure) if failure.lacks_right() => Err(failure.error),
+                pulled => Ok(pulled?),
+            };
+            match self.judge("pull", pulled) {
+                // what is to be sent need not wait for it
+                None => self.pull = false,
+                Some(Pulled::OtherEpoch) => {
                     log::warn!(
                         "hub was restored or replaced; fetching all messages that it has url={}",
                         self.hub.url()
@@ -343,7 +349,7 @@ impl Exchange {
                     self.inbox.forget_cursor();
                     more = true;
                 }
-                Pulled::Page(page) => {
+                Some(Pulled::Page(page)) => {
                     let said = std::mem::replace(&mut self.doubt, page.doubt);
                     if let Some(doubt) = page.doubt.filter(|doubt| said != Some(*doubt)) {
                         log::warn!("{}", doubt.words(&self.host));
@@ -393,6 +399,11 @@ impl Exchange {
                 Ok(())
             }
             Err(failure) => match failure.status {
+                // the pull before has told that the key is known
+                403 if failure.lacks_right() => {
+                    self.outbox.refused(batch, &failure.error);
+                    Ok(())
+                }
                 400 | 413 | 422 => {
                     self.outbox.refused(batch, &failure.error);
                     Ok(())

@@ -413,6 +413,26 @@ pub struct HostInfo {
     pub doubt: Option<Doubt>,
 }
 
+/// 403: the key is known, and lacks a right that the request needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LacksRight {
+    /// For people: which key lacks which right, and what to do.
+    pub error: String,
+    /// `read`, `write`, `send`, `receive`, `admin`, or `directory`.
+    pub lacks: String,
+}
+
+/// A key that has been used since the hub was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUse {
+    /// The host that it belongs to.
+    pub name: String,
+    /// RFC 3339.
+    pub used_at: String,
+    /// The address of its last request, which may be that of a proxy.
+    pub from: String,
+}
+
 /// The answer of `POST /api/auth/login`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LoginAnswer {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
-use crate::client::Failure;
+use crate::client::{Failure, Told};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::Fault;
@@ -75,9 +75,13 @@ impl Link {
             error,
             status,
             retry_after,
-            ..
+            told,
         } = failure;
         match status {
+            // of this change only: what others change still arrives
+            403 if matches!(&told, Told::LacksRight(right) if right != "read") => {
+                return Fault::Refused(error);
+            }
             400 | 404 | 409 | 411 | 413 | 415 | 422 if error.kind != Kind::Unreachable => {
                 return Fault::Refused(error);
             }
@@ -131,7 +135,6 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Told;
 
     #[test]
     fn a_hub_that_fails_is_left_alone_until_it_answers() {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use crate::client::{Failure, Source};
+use crate::client::{Failure, Source, Told};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local};
@@ -45,8 +45,7 @@ impl Remote {
             match self.commit(change, entry, chunks)? {
                 // the hub may have forgotten a chunk since
                 Err(failure)
-                    if failure.status == 409
-                        && matches!(failure.told, crate::client::Told::Missing(_)) => {}
+                    if failure.status == 409 && matches!(failure.told, Told::Missing(_)) => {}
                 called => return self.answer(change, called),
             }
         }
@@ -172,8 +171,13 @@ impl Remote {
                     kind,
                     format!("hub {} refuses {}: {words}", self.hub.url(), change.path),
                 );
+                let told = match status {
+                    403 => Told::LacksRight("directory".into()),
+                    _ => Told::Nothing,
+                };
                 Err(self.link.failed(Failure {
                     status,
+                    told,
                     ..error.into()
                 }))
             }
@@ -205,7 +209,7 @@ impl Remote {
         if self.called(self.hub.missing(&[entry.hash]))?.is_empty() {
             match self.commit(change, entry, vec![chunk])? {
                 // the hub has checked the bytes, and they do not match the hash
-                Err(failure) if matches!(failure.told, crate::client::Told::Missing(_)) => {}
+                Err(failure) if matches!(failure.told, Told::Missing(_)) => {}
                 called => return self.answer(change, called),
             }
         }

@@ -5,6 +5,7 @@
 use serde_json::json;
 
 use crate::hub::http::Reply;
+use crate::hub::rights::Rights;
 use crate::hub::store::ops::Outcome;
 use crate::hub::store::ops::files::{Asked, Changed};
 use crate::wire::files::{BatchAnswer, BatchResult, Hash, KeyAnswer, Made, Record};
@@ -12,6 +13,62 @@ use crate::wire::files::{BatchAnswer, BatchResult, Hash, KeyAnswer, Made, Record
 /// A record with its revision.
 pub fn record(status: u16, record: &Record) -> Reply {
     Reply::json(status, record).header("ETag", record.revision().etag())
+}
+
+/// The outcome as a caller with these rights may see it: a key that it had before may have made what it cannot read now.
+pub fn shown(outcome: Outcome, rights: Option<&Rights>) -> Outcome {
+    let Some(rights) = rights else { return outcome };
+    match outcome {
+        Outcome::Changed(changed) => Outcome::Changed(
+            changed
+                .into_iter()
+                .map(|changed| shown_change(changed, rights))
+                .collect(),
+        ),
+        Outcome::Asked(asked) => {
+            let shown = |rows: Vec<Record>| {
+                rows.into_iter()
+                    .filter_map(|row| rights.shown(row))
+                    .collect()
+            };
+            Outcome::Asked(Asked {
+                done: asked.done,
+                made: shown(asked.made),
+                current: shown(asked.current),
+            })
+        }
+        other => other,
+    }
+}
+
+fn shown_change(changed: Changed, rights: &Rights) -> Changed {
+    let see = |record: Box<Record>| rights.shown(*record).map(Box::new);
+    let seen = match changed {
+        Changed::Created { record, renamed } => see(record).map(|record| Changed::Created {
+            record,
+            renamed: renamed.and_then(see),
+        }),
+        Changed::Updated { record, renamed } => see(record).map(|record| Changed::Updated {
+            record,
+            renamed: renamed.and_then(see),
+        }),
+        Changed::Unchanged(record) => see(record).map(Changed::Unchanged),
+        Changed::Deleted(record) => see(record).map(Changed::Deleted),
+        Changed::Precondition(Some(record)) => {
+            see(record).map(|record| Changed::Precondition(Some(record)))
+        }
+        other => Some(other),
+    };
+    seen.unwrap_or(Changed::NoSuchFile)
+}
+
+pub fn no_chunk() -> Reply {
+    Reply::error(404, "there is no such chunk")
+}
+
+/// To a commit of chunks that are not here for its caller.
+pub fn missing(chunks: Vec<Hash>) -> Reply {
+    refusal(Changed::Missing(chunks))
 }
 
 pub fn no_file() -> Reply {

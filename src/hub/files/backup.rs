@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use super::{Files, later};
 use crate::error::Kind;
-use crate::hub::http::{Caller, Reply, Request};
+use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
+use crate::hub::rights::Right;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,11 +19,8 @@ struct Asked {
 impl Files {
     /// For an administrator of the hub. Its origin, this machine, was checked before, where all headers are known.
     pub(super) fn backup(&self, request: &Request, answer: Answer) {
-        if request.caller != Caller::Admin {
-            return answer(Reply::error(
-                403,
-                "only the master key, or the hub's own, can make a backup",
-            ));
+        if let Err(reply) = request.caller.check(Right::Admin) {
+            return answer(reply);
         }
         let dir = match serde_json::from_slice::<Asked>(&request.body) {
             Ok(Asked { dir }) if dir.is_absolute() => dir,

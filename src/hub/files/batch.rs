@@ -8,7 +8,7 @@ use super::answer::unwritten;
 use super::head::trimmed;
 use super::lines::{Fault, Lines};
 use super::upload::unread;
-use super::{Files, Hold, answer, commit, head};
+use super::{Files, Hold, answer, commit, head, may_write};
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
@@ -53,9 +53,13 @@ impl Files {
                     answer(answer::batch(results, Outcome::Changed(Vec::new())))
                 }
                 Ok(Batch { results, puts }) => {
-                    this.change(FileOp::Put(puts), Hold::Long(lease), answer, |outcome| {
-                        answer::batch(results, outcome)
-                    });
+                    this.change(
+                        FileOp::Put(puts),
+                        Hold::Long(lease),
+                        request,
+                        answer,
+                        |outcome| answer::batch(results, outcome),
+                    );
                 }
                 Err(reply) => answer(reply),
             },
@@ -76,7 +80,7 @@ impl Files {
         let (mut lines, mut batch) = (Lines::new(body), Batch::default());
         loop {
             match lines.next_file() {
-                Ok(Some((item, bytes))) => match self.take_item(item, &bytes, &author)? {
+                Ok(Some((item, bytes))) => match self.take_item(item, &bytes, &author, request)? {
                     Ok(put) => {
                         batch.puts.push(put);
                         batch.results.push(None);
@@ -106,8 +110,13 @@ impl Files {
         item: BatchItem,
         bytes: &[u8],
         author: &Author,
+        request: &Request,
     ) -> Result<Result<Put, (u16, String)>, Reply> {
-        let name = match check(&item, bytes) {
+        let checked = check(&item, bytes).and_then(|name| match may_write(request, &name) {
+            Ok(()) => Ok(name),
+            Err(why) => Err((403, why)),
+        });
+        let name = match checked {
             Ok(name) => name,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -149,7 +158,7 @@ impl Files {
     }
 
     pub(super) fn fetch(&self, request: Request, answer: Answer) {
-        self.read_whole(request, answer, |this, _, body, answer| {
+        self.read_whole(request, answer, |this, request, body, answer| {
             let mut bytes = Vec::new();
             if let Err(e) = body.read_to_end(&mut bytes) {
                 return answer(unread(&e));
@@ -158,7 +167,7 @@ impl Files {
                 Ok(fetch) if fetch.items.len() > BATCH_FILES => {
                     Reply::error(413, format!("a batch has at most {BATCH_FILES} files"))
                 }
-                Ok(fetch) => this.send(&fetch.items),
+                Ok(fetch) => this.send(&fetch.items, request),
                 Err(why) => Reply::error(
                     400,
                     format!("the body must be {{\"items\": [{{\"id\", \"rev\"}}, …]}}: {why}"),
@@ -167,11 +176,12 @@ impl Files {
         });
     }
 
-    fn send(&self, items: &[FetchItem]) -> Reply {
+    fn send(&self, items: &[FetchItem], request: &Request) -> Reply {
         let (mut out, mut leases) = (Vec::new(), Vec::new());
         for item in items {
             let (status, bytes) = match self.content(
                 item,
+                request,
                 BATCH_BYTES.saturating_sub(out.len() as u64),
                 &mut leases,
             ) {
@@ -205,9 +215,14 @@ impl Files {
     fn content(
         &self,
         item: &FetchItem,
+        request: &Request,
         room: u64,
         leases: &mut Vec<Lease>,
     ) -> Result<(u16, Vec<u8>), Reply> {
+        match self.check_id(item.id, request) {
+            Err(reply) if reply.status == 404 => return Ok((404, Vec::new())),
+            checked => checked?,
+        };
         let opened = self
             .store
             .open_file(

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::answer::unwritten;
 use super::head::trimmed;
-use super::{Files, Hold, answer, head};
+use super::{Files, Hold, answer, check_name, head};
 use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
@@ -42,6 +42,7 @@ impl Files {
                 Ok(put) => this.change(
                     FileOp::Put(vec![put]),
                     Hold::Long(lease),
+                    request,
                     answer,
                     answer::put,
                 ),
@@ -54,12 +55,12 @@ impl Files {
         let Some(lease) = self.memory.take(request.length) else {
             return answer(Reply::busy());
         };
-        self.read_whole(request, answer, move |this, _, body, answer| {
-            answer(this.find_missing(body, &lease))
+        self.read_whole(request, answer, move |this, request, body, answer| {
+            answer(this.find_missing(request, body, &lease))
         });
     }
 
-    fn find_missing(&self, body: &mut dyn Read, _lease: &Lease) -> Reply {
+    fn find_missing(&self, request: &Request, body: &mut dyn Read, _lease: &Lease) -> Reply {
         let asked: AskedChunks =
             match serde_json::from_reader(BufReader::with_capacity(64 * 1024, body)) {
                 Ok(asked) => asked,
@@ -76,7 +77,16 @@ impl Files {
         if asked.chunks.len() > MOST_CHUNKS {
             return Reply::error(413, too_many());
         }
-        match self.store.missing_chunks(&asked.chunks) {
+        let missing = self
+            .unproven(&asked.chunks, &[], request)
+            .and_then(|unproven| {
+                let mut asked = asked.chunks;
+                asked.retain(|hash| !unproven.contains(hash));
+                let mut missing = self.store.missing_chunks(&asked)?;
+                missing.extend(unproven);
+                Ok(missing)
+            });
+        match missing {
             Ok(missing) => Reply::json(200, &MissingChunks { missing }),
             Err(e) => Reply::failed(&e),
         }
@@ -87,9 +97,13 @@ impl Files {
         let commit = read(body)?;
         let name =
             Name::new(trimmed(&commit.path), &commit.name).map_err(|why| Reply::error(422, why))?;
+        check_name(request, &name)?;
+        let mut held_by = vec![name.clone()];
         if let Some(from) = &commit.from {
-            Name::new(&from.path, &from.name)
+            let from = Name::new(&from.path, &from.name)
                 .map_err(|why| Reply::error(422, format!("\"from\": {why}")))?;
+            check_name(request, &from)?;
+            held_by.push(from);
         }
         let most = self.max_upload.load(Relaxed);
         if commit.size > most {
@@ -101,6 +115,13 @@ impl Files {
         check(&commit).map_err(|why| Reply::error(400, why))?;
         if self.committer.disk_is_full() {
             return Err(Reply::disk_full());
+        }
+        let hashes: Vec<Hash> = commit.chunks.iter().map(|chunk| chunk.sha256).collect();
+        let unproven = self
+            .unproven(&hashes, &held_by, request)
+            .map_err(|e| Reply::failed(&e))?;
+        if !unproven.is_empty() {
+            return Err(answer::missing(unproven.into_iter().collect()));
         }
         let bytes = self
             .store

@@ -21,7 +21,7 @@ pub fn author(request: &Request) -> Result<Author, Reply> {
             .and_then(|name| wire::check_host(name).ok())
     };
     let host = match &request.caller {
-        Caller::Host(host) => host.clone(),
+        Caller::Host(host, _) => host.clone(),
         Caller::Admin => said().unwrap_or_else(|| "admin".into()),
         Caller::Anonymous | Caller::Nobody => said().unwrap_or_else(|| "anonymous".into()),
     };

@@ -13,10 +13,12 @@ pub mod multipart;
 mod backup;
 mod batch;
 mod commit;
+mod proofs;
 mod read;
 mod upload;
 mod wanted;
 
+use proofs::Proofs;
 pub use read::all_kinds;
 use wanted::WantedNames;
 
@@ -38,6 +40,7 @@ use super::store::ops::files::{Author, FileOp};
 use super::store::ops::{Op, Outcome};
 use crate::config::limits;
 use crate::wire;
+use crate::wire::files::Name;
 
 /// See the module.
 #[derive(Clone)]
@@ -50,6 +53,7 @@ pub struct Files {
     /// A backup is being made.
     backup: Arc<Quota>,
     wanted: Arc<WantedNames>,
+    proofs: Arc<Proofs>,
 }
 
 /// Memory for an operation until it is on the disk.
@@ -75,6 +79,7 @@ impl Files {
             memory,
             backup: Quota::new(1),
             wanted: Arc::default(),
+            proofs: Arc::default(),
         }
     }
 
@@ -95,7 +100,7 @@ impl Files {
                 answer(this.common(body))
             }),
             Route::History => self.read_later(request, answer, Files::history),
-            Route::GetFile => answer(self.with_id(&request, |id| self.get(id))),
+            Route::GetFile => answer(self.with_id(&request, |id| self.get(id, &request))),
             Route::Download => answer(self.with_id(&request, |id| self.download(id, &request))),
             Route::FileChunks => answer(self.with_id(&request, |id| self.chunks_of(id, &request))),
             Route::Versions => answer(self.with_id(&request, |id| self.versions(id))),
@@ -126,13 +131,31 @@ impl Files {
 
     /// With the id in the path `/api/files/{id}/…`.
     fn with_id(&self, request: &Request, then: impl FnOnce(Uuid) -> Reply) -> Reply {
-        id_in(request).map_or_else(|reply| reply, then)
+        self.id_in(request).map_or_else(|reply| reply, then)
+    }
+
+    /// The id in the path. One that the caller may not read is as unknown as any other; its name never changes.
+    fn id_in(&self, request: &Request) -> Result<Uuid, Reply> {
+        let part = request.path.split('/').nth(3).unwrap_or_default();
+        let id = Uuid::try_parse(part).map_err(|_| answer::no_file())?;
+        self.check_id(id, request)
+    }
+
+    fn check_id(&self, id: Uuid, request: &Request) -> Result<Uuid, Reply> {
+        let Some(rights) = request.caller.limited_reader() else {
+            return Ok(id);
+        };
+        match self.store.file(id) {
+            Ok(Some(record)) if rights.reads(&record.path) => Ok(id),
+            Ok(_) => Err(answer::no_file()),
+            Err(e) => Err(Reply::failed(&e)),
+        }
     }
 
     fn delete(&self, request: &Request, answer: Answer) {
         let read = || {
             Ok((
-                id_in(request)?,
+                self.id_in(request)?,
                 head::condition(request)?,
                 head::author(request)?,
             ))
@@ -145,6 +168,7 @@ impl Files {
                     author,
                 },
                 Hold::Nothing,
+                request,
                 answer,
                 answer::deleted,
             ),
@@ -161,7 +185,7 @@ impl Files {
         let wrong = |_| Reply::error(400, "the body must be {\"rev\": number}");
         let read = || {
             Ok((
-                id_in(request)?,
+                self.id_in(request)?,
                 body.map_err(wrong)?.rev,
                 head::condition(request)?,
                 head::author(request)?,
@@ -180,6 +204,7 @@ impl Files {
                         author,
                     },
                     Hold::Nothing,
+                    request,
                     answer,
                     answer::restored,
                 );
@@ -194,7 +219,9 @@ impl Files {
             Ok(asked) => asked,
             Err(reply) => return answer(reply),
         };
-        let committed = move |outcome| answer(answer::asked(outcome));
+        let rights = request.caller.limited_reader().cloned();
+        let committed =
+            move |outcome| answer(answer::asked(answer::shown(outcome, rights.as_deref())));
         self.committer.submit(
             Op::File(FileOp::Ask { host, key, knows }),
             None,
@@ -207,6 +234,7 @@ impl Files {
         &self,
         op: FileOp,
         hold: Hold,
+        request: &Request,
         answer: Answer,
         reply: impl FnOnce(Outcome) -> Reply + Send + 'static,
     ) {
@@ -215,8 +243,9 @@ impl Files {
             Hold::Short(permit) => (Some(permit), None),
             Hold::Long(lease) => (None, Some(lease)),
         };
+        let rights = request.caller.limited_reader().cloned();
         let committed = move |outcome| {
-            answer(reply(outcome));
+            answer(reply(answer::shown(outcome, rights.as_deref())));
             drop(lease);
         };
         self.committer
@@ -264,9 +293,17 @@ fn later(work: impl FnOnce(&mut dyn Read, Answer) + Send + 'static) -> Reply {
     Reply::job("application/json", Job::Upload(Box::new(job)))
 }
 
-fn id_in(request: &Request) -> Result<Uuid, Reply> {
-    let part = request.path.split('/').nth(3).unwrap_or_default();
-    Uuid::try_parse(part).map_err(|_| answer::no_file())
+/// Whether the caller may write a file of this name.
+fn check_name(request: &Request, name: &Name) -> Result<(), Reply> {
+    may_write(request, name).map_err(|why| Reply::lacks("directory", why))
+}
+
+/// The same, with words for one line of many.
+fn may_write(request: &Request, name: &Name) -> Result<(), String> {
+    request
+        .caller
+        .limits()
+        .map_or(Ok(()), |(rights, holder)| rights.check_name(name, holder))
 }
 
 fn last_part(request: &Request) -> &str {

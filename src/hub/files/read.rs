@@ -8,6 +8,7 @@ use super::head::Span;
 use super::upload::unread;
 use super::{Files, answer, commit, head, last_part};
 use crate::hub::http::{Job, Reply, Request};
+use crate::hub::rights::Right;
 use crate::hub::store::files::{Heard, Listing};
 use crate::wire::files::{Event, Hash, Kind, PAGE, PAGE_DEFAULT, Record};
 use crate::wire::revision::{Common, POINTS, Points, Revision};
@@ -32,6 +33,10 @@ impl Files {
                     .unwrap_or(usize::MAX),
                 limit: limit(request, PAGE_DEFAULT)?,
                 all_kinds: all_kinds(request),
+                below: request
+                    .caller
+                    .limited_reader()
+                    .and_then(|rights| rights.directories()),
             })
         };
         let listed = match page() {
@@ -46,8 +51,14 @@ impl Files {
         }
     }
 
-    pub(super) fn get(&self, id: Uuid) -> Reply {
-        match self.store.file(id) {
+    pub(super) fn get(&self, id: Uuid, request: &Request) -> Reply {
+        let found = self.store.file(id).map(|record| {
+            record.and_then(|record| match request.caller.limits() {
+                Some((rights, _)) => rights.shown(record),
+                None => Some(record),
+            })
+        });
+        match found {
             Ok(Some(record)) if record.deleted_at.is_none() => answer::record(200, &record),
             Ok(_) => answer::no_file(),
             Err(e) => Reply::failed(&e),
@@ -149,6 +160,9 @@ impl Files {
             Ok(hash) => hash,
             Err(why) => return Reply::error(400, why),
         };
+        if let Err(reply) = self.check_chunk(hash, request) {
+            return reply;
+        }
         match self.store.chunk(hash) {
             Ok(Some(reader)) if !reader.lost(&(0..reader.size())).is_empty() => {
                 answer::lost(&[hash])
@@ -160,7 +174,7 @@ impl Files {
                 };
                 Reply::job("application/octet-stream", job).header("ETag", format!("\"{hash}\""))
             }
-            Ok(None) => Reply::error(404, "there is no such chunk"),
+            Ok(None) => answer::no_chunk(),
             Err(e) => Reply::failed(&e),
         }
     }
@@ -179,10 +193,18 @@ impl Files {
             Ok(asked) => asked,
             Err(reply) => return reply,
         };
-        match self.store.changes(after, newest, began, limit) {
+        let rights = request.caller.limited_reader();
+        let reads = |path: &str| rights.is_none_or(|rights| rights.reads(path));
+        match self.store.changes(after, newest, began, limit, &reads) {
             Ok(Heard::Page(mut changes)) => {
-                if !changes.more {
+                // a caller that may not send them is not asked
+                if !changes.more && request.caller.check(Right::WriteFiles).is_ok() {
                     changes.wanted = self.wanted.names(&self.store);
+                    changes.wanted.retain(|name| reads(&name.path));
+                }
+                if let Some(rights) = rights {
+                    let rows = changes.changes.into_iter();
+                    changes.changes = rows.filter_map(|row| rights.shown(row)).collect();
                 }
                 Reply::json(200, &changes)
             }
@@ -246,6 +268,7 @@ impl Files {
             Err(reply) => return reply,
         };
         let all = all_kinds(request);
+        let rights = request.caller.limited_reader().map(|rights| &**rights);
         // rows that are left out count neither for the offset nor for the limit
         let (mut rows, mut skip, mut at): (Vec<Event>, usize, usize) =
             (Vec::new(), offset.try_into().unwrap_or(usize::MAX), 0);
@@ -259,6 +282,10 @@ impl Files {
             let shown: Vec<Event> = page
                 .into_iter()
                 .filter(|event| all || event.payload.kind == Kind::File)
+                .filter_map(|event| match rights {
+                    Some(rights) => rights.shown_event(event),
+                    None => Some(event),
+                })
                 .collect();
             let skipped = skip.min(shown.len());
             let left = limit - rows.len();

@@ -24,6 +24,7 @@ const MAX_FIELD_BYTES: usize = 32 * 1024;
 /// The form as far as it has come.
 struct Form<'a> {
     store: &'a Store,
+    request: &'a Request,
     /// Bytes of the file, at most.
     most: u64,
     size: u64,
@@ -64,6 +65,7 @@ impl Files {
                 Ok(put) => this.change(
                     FileOp::Put(vec![put]),
                     Hold::Short(permit),
+                    request,
                     answer,
                     answer::put,
                 ),
@@ -91,7 +93,7 @@ impl Files {
         if self.committer.disk_is_full() {
             return Err(Fault(Reply::disk_full()));
         }
-        let mut form = Form::new(&self.store, self.max_upload.load(Relaxed));
+        let mut form = Form::new(&self.store, self.max_upload.load(Relaxed), request);
         let (mut parser, mut buffer) = (
             Parser::new(&boundary),
             vec![0; READ_BUFFER_BYTES.min(request.length as usize).max(1)],
@@ -115,8 +117,13 @@ impl Files {
         };
         self.with_body(request, answer, move |this, request, body, answer| {
             let reply = this.take_chunk(hash, request, body);
+            if let Some(holder) = request.caller.limited_reader().and(request.caller.host())
+                && reply.status == 204
+            {
+                this.proofs.note(holder, hash);
+            }
             if reply.status == 204 && this.store.is_wanted(hash) {
-                this.mend(hash, request.length, reply, answer)
+                this.mend(hash, request, reply, answer)
             } else {
                 answer(reply)
             }
@@ -124,9 +131,9 @@ impl Files {
     }
 
     /// Brings a staged chunk to the place of one that was lost, before it is acknowledged.
-    fn mend(&self, hash: Hash, size: u64, reply: Reply, answer: Answer) {
-        match self.store.mend_op(hash, size) {
-            Ok(Some(op)) => self.change(op, Hold::Nothing, answer, |outcome| {
+    fn mend(&self, hash: Hash, request: &Request, reply: Reply, answer: Answer) {
+        match self.store.mend_op(hash, request.length) {
+            Ok(Some(op)) => self.change(op, Hold::Nothing, request, answer, |outcome| {
                 answer::mended(outcome, reply)
             }),
             Ok(None) => answer(reply),
@@ -179,9 +186,10 @@ pub fn unread(e: &io::Error) -> Reply {
 }
 
 impl<'a> Form<'a> {
-    fn new(store: &'a Store, most: u64) -> Form<'a> {
+    fn new(store: &'a Store, most: u64, request: &'a Request) -> Form<'a> {
         Form {
             store,
+            request,
             most,
             size: 0,
             part: Which::Other,
@@ -242,9 +250,9 @@ impl<'a> Form<'a> {
             (None, Some(name)) => name.clone(),
             (None, None) => return Ok(None),
         };
-        Name::new(trimmed(&metadata.path), &name)
-            .map(Some)
-            .map_err(bad)
+        let name = Name::new(trimmed(&metadata.path), &name).map_err(bad)?;
+        super::check_name(self.request, &name).map_err(Fault)?;
+        Ok(Some(name))
     }
 
     fn field(&mut self) -> Option<&mut Vec<u8>> {

@@ -23,8 +23,12 @@ pub struct Batch {
 /// Why nothing of a request is taken: status and words.
 pub type Fault = (u16, String);
 
-/// Reads a body. `caller`: the only host that may be a source; `None`: any may.
-pub fn read(body: &[u8], caller: Option<&str>) -> Result<Batch, Fault> {
+/// Reads a body. `caller`: the only host that may be a source; `None`: any may. `may_send` decides about each message.
+pub fn read(
+    body: &[u8],
+    caller: Option<&str>,
+    may_send: &dyn Fn(&Message) -> Result<(), String>,
+) -> Result<Batch, Fault> {
     let texts = match body.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'[') => match serde_json::from_slice(body).map_err(not_json)? {
             Texts(Some(texts)) => texts,
@@ -51,7 +55,7 @@ pub fn read(body: &[u8], caller: Option<&str>) -> Result<Batch, Fault> {
         let text = text.get().as_bytes();
         let admitted = Message::parse(text)
             .map_err(|why| why.to_string())
-            .and_then(|m| Incoming::admit(&m, caller));
+            .and_then(|m| may_send(&m).and_then(|()| Incoming::admit(&m, caller)));
         batch.results.push(match admitted {
             Ok(message) => {
                 batch.admitted.push(message);
@@ -136,7 +140,7 @@ mod tests {
     const ID: &str = "019359a0-0000-7000-8000-000000000001";
 
     fn check(body: &str, caller: Option<&str>, wants: &str) {
-        let got = match read(body.as_bytes(), caller) {
+        let got = match read(body.as_bytes(), caller, &|_| Ok(())) {
             Err((status, why)) => format!("{status} {why}"),
             Ok(batch) => {
                 let words = |r: &Option<PostResult>| match r {
@@ -203,7 +207,7 @@ mod tests {
         let deep = format!("[{}{}]", "[".repeat(100_000), "]".repeat(100_000));
         check(&deep, None, "one JSON object");
         assert_eq!(
-            read(b"{\"type\":\"\xff\"}", None)
+            read(b"{\"type\":\"\xff\"}", None, &|_| Ok(()))
                 .map(|_| ())
                 .unwrap_err()
                 .0,

@@ -14,12 +14,13 @@ use uuid::Uuid;
 use super::commit::{Committer, Permit};
 use super::continuity::{Continuity, Sign};
 use super::http::{Caller, Job, Reply, Request};
+use super::rights::Right;
 use super::store::Store;
 use super::store::messages::read::{Ask, HostView, Page, Pulled};
 use super::store::ops::{Op, Outcome};
 use crate::clock;
 use crate::config::limits;
-use crate::wire::{self, Doubt, HostInfo, PostAnswer, Run};
+use crate::wire::{self, Doubt, HostInfo, Message, PostAnswer, Run};
 use batch::Batch;
 
 const JSON: &str = "application/json";
@@ -33,14 +34,19 @@ pub struct Messages {
     store: Arc<Store>,
     committer: Arc<Committer>,
     continuity: Arc<Continuity>,
+    silent: Silent,
 }
 
+/// Tells which hosts get no messages.
+pub type Silent = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 impl Messages {
-    pub fn new(store: Arc<Store>, committer: Arc<Committer>) -> Messages {
+    pub fn new(store: Arc<Store>, committer: Arc<Committer>, silent: Silent) -> Messages {
         Messages {
             store,
             committer,
             continuity: Arc::default(),
+            silent,
         }
     }
 
@@ -114,13 +120,22 @@ impl Messages {
     }
 
     fn take(&self, body: &[u8], caller: &Caller, permit: Permit, answer: Answer) {
-        let Batch { results, admitted } = match batch::read(body, caller.host()) {
+        let silent = (self.silent)();
+        let may_send = |message: &Message| check_message(caller, &silent, message);
+        let Batch { results, admitted } = match batch::read(body, caller.host(), &may_send) {
             Ok(batch) => batch,
             Err((status, words)) => return answer(Reply::error(status, words)),
         };
         let reply = |results| Reply::json(200, &PostAnswer { results });
         if admitted.is_empty() {
             return answer(reply(Batch::fill(results, Vec::new())));
+        }
+        if admitted.iter().any(|message| message.target.is_none()) {
+            // in the same transaction or an earlier one
+            silent.into_iter().for_each(|host| {
+                self.committer
+                    .submit(Op::Mute { host }, None, Box::new(drop));
+            });
         }
         let committed = move |outcome| match outcome {
             Outcome::Posted {
@@ -212,7 +227,7 @@ impl Messages {
 
     fn list(&self, caller: &Caller) -> Reply {
         let now = self.committer.now();
-        match self.store.hosts(caller.host(), now) {
+        match self.store.hosts(caller.sees_host(), now) {
             Ok(hosts) => Reply::json(
                 200,
                 &hosts
@@ -229,7 +244,12 @@ impl Messages {
     }
 
     fn show(&self, caller: &Caller, host: &str) -> Reply {
-        let (host, now) = match caller.act_for(host) {
+        let seen = if caller.administers() {
+            Caller::Admin.act_for(host)
+        } else {
+            caller.act_for(host)
+        };
+        let (host, now) = match seen {
             Ok(host) => (host, self.committer.now()),
             Err(reply) => return reply,
         };
@@ -305,9 +325,19 @@ impl Messages {
 }
 
 fn administered(caller: &Caller, host: &str) -> Result<String, Reply> {
-    match caller {
-        Caller::Admin => wire::check_host(host).map_err(|why| Reply::error(400, why)),
-        _ => Err(Reply::error(403, "only the master key can change hosts")),
+    caller
+        .check(Right::Admin)
+        .and_then(|()| wire::check_host(host).map_err(|why| Reply::error(400, why)))
+}
+
+/// Whether the caller may send this message, and its target takes any.
+fn check_message(caller: &Caller, silent: &[String], message: &Message) -> Result<(), String> {
+    if let Some((rights, holder)) = caller.limits() {
+        rights.check_message(message, holder)?;
+    }
+    match message.target.as_ref().filter(|host| silent.contains(host)) {
+        Some(host) => Err(format!("the key of \"{host}\" does not receive messages")),
+        None => Ok(()),
     }
 }
 

@@ -163,7 +163,7 @@ impl Connection<'_> {
             Admission::Admit {
                 caller, streamed, ..
             } => {
-                if matches!(caller, Caller::Admin | Caller::Host(_)) {
+                if matches!(caller, Caller::Admin | Caller::Host(..)) {
                     (self.known, self.socket.order) = (true, None);
                 }
                 let then = self.admitted(head, caller, streamed, &options)?;

@@ -13,6 +13,7 @@ mod keys;
 mod memory;
 mod network;
 mod protocol_page;
+mod rights;
 mod security_page;
 mod seeds;
 mod serve;

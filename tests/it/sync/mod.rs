@@ -19,6 +19,7 @@ mod moves;
 mod names;
 mod overlap;
 mod power_cut;
+mod rights;
 mod stamps;
 mod storm;
 mod three;

@@ -165,7 +165,8 @@ fn stopping_commits_what_waits_and_the_acks() {
     let (answer, answered) = bounded(64);
     for n in 1..9 {
         let answer = answer.clone();
-        let batch = batch::read(message(n, "a", "null", "1").as_bytes(), None).unwrap();
+        let batch =
+            batch::read(message(n, "a", "null", "1").as_bytes(), None, &|_| Ok(())).unwrap();
         hub.committer.submit(
             Op::Post(batch.admitted),
             None,

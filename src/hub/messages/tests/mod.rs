@@ -58,7 +58,7 @@ impl Hub {
             LIMITS,
             Reserve::Bytes(0),
         );
-        let routes = Messages::new(store, Arc::clone(&committer));
+        let routes = Messages::new(store, Arc::clone(&committer), Arc::new(Vec::new));
         let commits = Some(
             std::thread::Builder::new()
                 .name("commit".into())
@@ -140,7 +140,7 @@ impl Drop for Hub {
 }
 
 fn host(name: &str) -> Caller {
-    Caller::Host(name.into())
+    Caller::Host(name.into(), Arc::default())
 }
 
 fn message(n: usize, source: &str, target: &str, payload: &str) -> String {
@@ -262,7 +262,7 @@ fn who_may_not_and_what_is_wrong() {
     hub.check(&Caller::Nobody, "GET /api/hosts", "", 401, "key");
     hub.check(&a, &pull("b", ""), "", 403, "belongs to \\\"a\\\"");
     hub.check(&a, "GET /api/hosts/b", "", 403, "belongs to");
-    hub.check(&a, "DELETE /api/hosts/a", "", 403, "master key");
+    hub.check(&a, "DELETE /api/hosts/a", "", 403, "may not administer");
     hub.check(
         &Caller::Anonymous,
         "PUT /api/hosts/a",
@@ -275,7 +275,7 @@ fn who_may_not_and_what_is_wrong() {
         "POST /api/hosts/a/rebind",
         r#"{"instance":null}"#,
         403,
-        "master key",
+        "administer",
     );
     hub.check(
         &admin,

@@ -3,7 +3,8 @@
 //! A page reads the table of names alone and counts; it reads rows only of files that it shows. Clients that list everything ask
 //! for many pages of the same state, so of that the name of every so-manyth file is kept: each page begins near its place.
 
-use std::ops::{Bound, Range};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::PoisonError;
 
 use redb::ReadTransaction;
@@ -13,7 +14,7 @@ use super::rows::{Row, damaged, kind_number};
 use super::tables::{self, DELETED, FileTotals};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
-use crate::wire::files::{Kind, PAGE, Record};
+use crate::wire::files::{Hash, Kind, PAGE, Record};
 
 /// Files from one landmark to the next.
 const LANDMARK_STRIDE_ROWS: u64 = 1000;
@@ -29,6 +30,8 @@ pub struct Listing {
     pub limit: usize,
     /// Directories and symbolic links too.
     pub all_kinds: bool,
+    /// Only the files below these directories, none of which is below another.
+    pub below: Option<Vec<String>>,
 }
 
 /// Where every [`LANDMARK_STRIDE_ROWS`]th file of a listing of everything is, in the state of a revision.
@@ -46,7 +49,7 @@ type Landmark = (u64, String, String);
 impl Store {
     /// A page of files that are not deleted, and how many there are in all.
     pub fn list(&self, listing: &Listing) -> Result<(Vec<Record>, u64)> {
-        let whole = listing.path.is_empty() && listing.search.is_empty();
+        let whole = listing.path.is_empty() && listing.search.is_empty() && listing.below.is_none();
         self.read(|tx| {
             let (ids, total) = if whole {
                 self.page_of_all(tx, listing)?
@@ -61,6 +64,35 @@ impl Store {
             let mut records: Vec<Record> = rows.iter().map(Row::record).collect();
             self.mark_wanted(tx, &rows, &mut records)?;
             Ok((records, total))
+        })
+    }
+
+    /// Which of these chunks the files below these directories have.
+    pub fn held_below(&self, wanted: &BTreeSet<Hash>, dirs: &[String]) -> Result<BTreeSet<Hash>> {
+        self.read(|tx| {
+            let (names, files) = (tx.open_table(tables::NAMES)?, tx.open_table(tables::FILES)?);
+            let (lists, mut held) = (tx.open_table(tables::LISTS)?, BTreeSet::new());
+            for span in below(dirs) {
+                for row in names.range::<(&str, &str)>((&*span.from, "")..)? {
+                    let (key, value) = row?;
+                    if !span.covers(key.value().0) || held.len() == wanted.len() {
+                        break;
+                    }
+                    let file = files
+                        .get(value.value().0)?
+                        .ok_or_else(|| damaged("a name"))?;
+                    let row = Row::from_bytes(file.value())?;
+                    if row.is_live() {
+                        let chunks = tables::chunks_of(&lists, &row)?.into_iter();
+                        held.extend(
+                            chunks
+                                .map(|chunk| chunk.sha256)
+                                .filter(|h| wanted.contains(h)),
+                        );
+                    }
+                }
+            }
+            Ok(held)
         })
     }
 
@@ -142,16 +174,18 @@ fn walk(
 ) -> Tried<(Vec<u128>, u64)> {
     let (names, shown) = (tx.open_table(tables::NAMES)?, shown(listing));
     let (mut total, mut page) = (0u64, Vec::new());
-    for span in spans(&listing.path) {
-        for row in
-            names.range::<(&str, &str)>((Bound::Included((span.from, "")), Bound::Unbounded))?
-        {
+    let asked = spans(&listing.path);
+    let walked = listing.below.as_deref().map(below);
+    let is_asked = |path: &str| walked.is_none() || asked.iter().any(|span| span.covers(path));
+    for span in walked.as_ref().unwrap_or(&asked) {
+        for row in names.range::<(&str, &str)>((&*span.from, "")..)? {
             let (key, value) = row?;
             let ((path, name), (id, state)) = (key.value(), value.value());
             if !span.covers(path) {
                 break;
             }
-            if !is_listed(state, listing.all_kinds) || !name.contains(&listing.search) {
+            let is_shown = is_listed(state, listing.all_kinds) && is_asked(path);
+            if !is_shown || !name.contains(&listing.search) {
                 continue;
             }
             if let Some(landmarks) = landmarks
@@ -168,29 +202,39 @@ fn walk(
 }
 
 /// Neighbours in the table of names: all directories that are `from`, or all that begin with it.
-struct Span<'a> {
-    from: &'a str,
+struct Span {
+    from: String,
     exact: bool,
 }
 
-impl Span<'_> {
+impl Span {
     fn covers(&self, path: &str) -> bool {
         if self.exact {
             path == self.from
         } else {
-            path.starts_with(self.from)
+            path.starts_with(&self.from)
         }
     }
 }
 
 /// A prefix is one span, a directory with its content two: there may be `docs-old` between `docs` and `docs/a`.
-fn spans(path: &str) -> Vec<Span<'_>> {
-    let below = Span {
-        from: path,
-        exact: false,
+fn spans(path: &str) -> Vec<Span> {
+    let span = |from: &str, exact| Span {
+        from: from.to_string(),
+        exact,
     };
     match path.strip_suffix('/') {
-        Some(from) => vec![Span { from, exact: true }, below],
-        None => vec![below],
+        Some(dir) => vec![span(dir, true), span(path, false)],
+        None => vec![span(path, false)],
     }
+}
+
+/// These directories and their content, in the order of the table.
+fn below(dirs: &[String]) -> Vec<Span> {
+    let mut all: Vec<Span> = dirs
+        .iter()
+        .flat_map(|dir| spans(&format!("{dir}/")))
+        .collect();
+    all.sort_by(|a, b| a.from.cmp(&b.from));
+    all
 }

@@ -15,7 +15,7 @@ use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::tables::{self, ACTIONS, FileTotals};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
-use crate::wire::files::{Changes, Chunk, Event, Hash, PAGE, Record, Version};
+use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
 /// The answer to a question for changes.
@@ -113,6 +113,18 @@ impl Store {
         })
     }
 
+    /// The chunks of the file of this name; none where there is no file.
+    pub fn chunks_named(&self, name: &Name) -> Result<Vec<Chunk>> {
+        let id = self.read(|tx| {
+            Ok(tx
+                .open_table(tables::NAMES)?
+                .get((name.path.as_str(), name.name.as_str()))?
+                .map(|row| Uuid::from_u128(row.value().0)))
+        })?;
+        let found = id.map(|id| self.chunks_of(id, None)).transpose()?;
+        Ok(found.flatten().map_or(Vec::new(), |(_, chunks)| chunks))
+    }
+
     /// The chunks of a revision, the current one or an older that is kept; `None`: it is not there (any more).
     pub fn chunks_of(
         &self,
@@ -158,13 +170,14 @@ impl Store {
     }
 
     /// What has changed after a revision. `newest`: the latest one that the caller has heard of. Without its tag nothing is
-    /// known of the history that it belongs to.
+    /// known of the history that it belongs to. Rows whose directory `reads` does not admit are left out.
     pub fn changes(
         &self,
         after: u64,
         newest: Revision,
         began: Option<u64>,
         limit: usize,
+        reads: &dyn Fn(&str) -> bool,
     ) -> Result<Heard> {
         self.read(|tx| {
             let totals = FileTotals::read(&tx.open_table(META)?)?;
@@ -184,14 +197,18 @@ impl Store {
             );
             let (limit, mut page, mut more) = (limit.clamp(1, PAGE), Vec::new(), false);
             for row in changes.range((Bound::Excluded(after), Bound::Unbounded))? {
+                let row = files
+                    .get(row?.1.value())?
+                    .ok_or_else(|| damaged("a change"))?;
+                let row = Row::from_bytes(row.value())?;
+                if !reads(&row.name.path) {
+                    continue;
+                }
                 if page.len() == limit {
                     more = true;
                     break;
                 }
-                let row = files
-                    .get(row?.1.value())?
-                    .ok_or_else(|| damaged("a change"))?;
-                page.push(Row::from_bytes(row.value())?.record());
+                page.push(row.record());
             }
             let began = if after == 0 { Some(totals.rev) } else { began };
             let tag = commits::tag_of(&chain, totals.rev)?;

@@ -71,6 +71,16 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             }
             Ok(Outcome::Done)
         }
+        Op::Mute { host } => {
+            if let Some(row) = t.host(host)?.filter(|row| row.registered.is_some()) {
+                let row = HostRow {
+                    registered: None,
+                    ..row
+                };
+                t.set_host(host, Some(row));
+            }
+            Ok(Outcome::Done)
+        }
         Op::Rebind { host, instance } => match t.host(host)?.filter(|row| row.registered.is_some())
         {
             None => Ok(Outcome::NoSuchHost),

@@ -77,6 +77,8 @@ pub enum Op {
     },
     /// Registers a host that has not pulled yet.
     PutHost { host: String },
+    /// A host gets no broadcasts from here on, unless it pulls again; what was sent to it stays.
+    Mute { host: String },
     /// Lets another instance act as the host; `None`: the next one that calls.
     Rebind {
         host: String,

@@ -91,7 +91,7 @@ fn bench_a_hundred_thousand_files() {
             search: search.into(),
             offset,
             limit,
-            all_kinds: false,
+            ..Listing::default()
         };
         let mut times: Vec<_> = (0..5)
             .map(|_| timed(|| hub.store.list(&listing).unwrap()))
@@ -107,7 +107,7 @@ fn bench_a_hundred_thousand_files() {
     for after in [0, 50_000, 99_000] {
         let (took, page) = timed(|| {
             hub.store
-                .changes(after, 0.into(), None, 1000)
+                .changes(after, 0.into(), None, 1000, &|_| true)
                 .unwrap()
                 .page()
                 .unwrap()

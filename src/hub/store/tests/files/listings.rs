@@ -3,6 +3,58 @@
 use super::*;
 
 #[test]
+fn a_listing_below_directories_is_that_part_of_the_whole_in_its_order() {
+    let hub = Hub::new();
+    for full in [
+        "a",
+        "docs/b",
+        "docs/a/c",
+        "docs-old/x",
+        "docs-old/y/z",
+        "docs0/x",
+        "docs/d",
+        "e/docs/f",
+        "Docs/g",
+        "z/h",
+    ] {
+        hub.put_bytes(full, full.as_bytes(), 1);
+    }
+    let dirs = ["docs", "docs-old", "z"];
+    let page = |path: &str, below: Option<Vec<String>>, offset, limit| {
+        let (records, total) = hub
+            .store
+            .list(&Listing {
+                path: path.into(),
+                offset,
+                limit,
+                below,
+                ..Listing::default()
+            })
+            .unwrap();
+        let names: Vec<String> = records.iter().map(Record::full_name).collect();
+        (names, total)
+    };
+    let below = || Some(dirs.iter().map(|dir| dir.to_string()).collect());
+    for path in [
+        "",
+        "d",
+        "docs",
+        "docs/",
+        "docs/a/",
+        "docs-old/",
+        "e/",
+        "z/h",
+    ] {
+        let mut whole = page(path, None, 0, 100).0;
+        whole.retain(|full| dirs.iter().any(|dir| full.starts_with(&format!("{dir}/"))));
+        let pages = (0..4).flat_map(|n| page(path, below(), n * 2, 2).0);
+        assert_eq!(pages.collect::<Vec<_>>(), whole, "{path:?}");
+        assert_eq!(page(path, below(), 0, 1).1, whole.len() as u64, "{path:?}");
+    }
+    assert_eq!(page("", Some(Vec::new()), 0, 10), (Vec::new(), 0));
+}
+
+#[test]
 fn listings_are_in_order_and_counted() {
     let hub = Hub::new();
     for full in [
@@ -110,7 +162,7 @@ fn changes_come_page_by_page_one_row_a_name() {
     let page = |after: u64, began, limit| {
         let page = hub
             .store
-            .changes(after, 0.into(), began, limit)
+            .changes(after, 0.into(), began, limit, &|_| true)
             .unwrap()
             .page()
             .unwrap();
@@ -127,7 +179,7 @@ fn changes_come_page_by_page_one_row_a_name() {
     assert_eq!(page(8, None, 3), (vec![], false, None, 8));
     assert_eq!(
         hub.store
-            .changes(7, 0.into(), None, 3)
+            .changes(7, 0.into(), None, 3, &|_| true)
             .unwrap()
             .page()
             .unwrap()

@@ -118,7 +118,7 @@ impl Hub {
             search: search.into(),
             offset,
             limit,
-            all_kinds: false,
+            ..Listing::default()
         };
         let (records, total) = self.store.list(&listing).unwrap();
         (records.iter().map(Record::full_name).collect(), total)
@@ -421,7 +421,7 @@ fn a_rename_is_one_change_of_two_names() {
     assert_eq!(hub.names("", "", 0, 10), (vec!["b/y".to_string()], 1));
     let changes = hub
         .store
-        .changes(0, 0.into(), None, 10)
+        .changes(0, 0.into(), None, 10, &|_| true)
         .unwrap()
         .page()
         .unwrap();

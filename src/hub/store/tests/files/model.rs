@@ -401,7 +401,7 @@ impl World {
         self.sweep();
         let store = &self.hub.store;
         let changes = store
-            .changes(0, 0.into(), None, 1000)
+            .changes(0, 0.into(), None, 1000, &|_| true)
             .unwrap()
             .page()
             .unwrap();

@@ -95,7 +95,7 @@ fn tombstones_go_after_ninety_days_and_old_cursors_with_them() {
     hub.sweep_files();
     assert!(
         hub.store
-            .changes(2, 0.into(), None, 10)
+            .changes(2, 0.into(), None, 10, &|_| true)
             .unwrap()
             .page()
             .is_some()
@@ -104,7 +104,7 @@ fn tombstones_go_after_ninety_days_and_old_cursors_with_them() {
     hub.sweep_files();
     assert!(
         hub.store
-            .changes(2, 0.into(), None, 10)
+            .changes(2, 0.into(), None, 10, &|_| true)
             .unwrap()
             .page()
             .is_none(),
@@ -112,14 +112,14 @@ fn tombstones_go_after_ninety_days_and_old_cursors_with_them() {
     );
     assert!(
         hub.store
-            .changes(3, 0.into(), None, 10)
+            .changes(3, 0.into(), None, 10, &|_| true)
             .unwrap()
             .page()
             .is_some()
     );
     assert!(
         hub.store
-            .changes(2, 0.into(), Some(3), 10)
+            .changes(2, 0.into(), Some(3), 10, &|_| true)
             .unwrap()
             .page()
             .is_some(),
@@ -127,7 +127,7 @@ fn tombstones_go_after_ninety_days_and_old_cursors_with_them() {
     );
     assert_eq!(
         hub.store
-            .changes(0, 0.into(), None, 10)
+            .changes(0, 0.into(), None, 10, &|_| true)
             .unwrap()
             .page()
             .unwrap()
