@@ -9,15 +9,20 @@
 #   make fuzz       feed each parser of foreign bytes with inputs made for it, FUZZ_SECONDS each, up to the first crash
 #   make install    into DESTDIR and PREFIX (/usr/local): binary, man pages, systemd units, completions
 #   make uninstall  removes what install put there; data and settings stay
+#   make dist       reproducible tarballs for DIST_TARGETS, with SHA256SUMS: dist/
+#   make dist-test  runs the demo with the binary of each tarball, foreign ones under qemu-user
+#   make deb        a Debian package of the binary of DEB_TARGET: dist/
 #   make attacks    static, then all attacks of tests/attacks/ on it, also with 64 MB of memory (as root: 8 minutes)
 #   make bench      costs of mesync beside those of programs that do the same (Debian packages; minutes): ROWS=, PEERS=, RUNS=
 #   make static     one binary without any shared library, for routers: target/$(STATIC_TARGET)/release/mesync
-#   make clean      removes target/
+#   make completions  writes contrib/completions/ anew, after a change of commands or flags
+#   make clean      removes target/ and dist/
 #
 # Variables: PREFIX, DESTDIR, CARGO, LINKS (other names for the binary, "s3ec"; LINKS= for none),
 # STATIC_TARGET (x86_64-unknown-linux-musl), BINARY (what install installs; "make install" does not build it anew
-# if it is there), MUTANTS (a part of their names; all of tests/mutants/), FUZZ_SECONDS (600),
-# FUZZ_TARGETS (all of tests/fuzz/fuzz_targets/).
+# if it is there, and does not run it), DIST_TARGETS (x86_64 and aarch64 with musl), DEB_TARGET (x86_64),
+# MUTANTS (a part of their names; all of tests/mutants/), FUZZ_SECONDS (600), FUZZ_TARGETS (all of
+# tests/fuzz/fuzz_targets/).
 
 PREFIX = /usr/local
 DESTDIR =
@@ -25,6 +30,8 @@ CARGO = cargo
 LINKS = s3ec
 STATIC_TARGET = x86_64-unknown-linux-musl
 BINARY = target/release/mesync
+DIST_TARGETS = x86_64-unknown-linux-musl aarch64-unknown-linux-musl
+DEB_TARGET = x86_64-unknown-linux-musl
 FUZZ_SECONDS = 600
 S3EC = target/interop/bin/s3ec
 FUZZ_TARGETS = head gate sse message batch settings token names form files
@@ -33,19 +40,22 @@ bindir = $(PREFIX)/bin
 mandir = $(PREFIX)/share/man
 unitdir = $(PREFIX)/lib/systemd/system
 userunitdir = $(PREFIX)/lib/systemd/user
+sysusersdir = $(PREFIX)/lib/sysusers.d
+tmpfilesdir = $(PREFIX)/lib/tmpfiles.d
 bashdir = $(PREFIX)/share/bash-completion/completions
 zshdir = $(PREFIX)/share/zsh/site-functions
 fishdir = $(PREFIX)/share/fish/vendor_completions.d
 
 INSTALL = install
-UNITS = mesync.service mesync-hub.service
+UNITS = mesync.service mesync-hub.service mesync-pass.service mesync-pass.timer
+USER_UNITS = mesync.service mesync-hub.service
 MAN_PAGES = $(wildcard man/*.[1-9])
 
 # shell scripts by their own first line, and those whose first line names something that shellcheck does not know
-SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
+SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/*/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
 SH_SCRIPTS = contrib/openwrt/mesync.init contrib/openrc/mesync
 
-.PHONY: all demo test lint check mutants fuzz install uninstall static attacks bench clean help
+.PHONY: all demo test lint check mutants fuzz install uninstall static attacks bench dist dist-test deb completions clean help
 
 all:
 	$(CARGO) build --release --locked
@@ -100,37 +110,46 @@ $(BINARY):
 
 install: $(BINARY)
 	$(INSTALL) -d '$(DESTDIR)$(bindir)' '$(DESTDIR)$(mandir)/man1' '$(DESTDIR)$(mandir)/man5' '$(DESTDIR)$(mandir)/man7'
-	$(INSTALL) -d '$(DESTDIR)$(unitdir)' '$(DESTDIR)$(userunitdir)'
+	$(INSTALL) -d '$(DESTDIR)$(unitdir)' '$(DESTDIR)$(userunitdir)' '$(DESTDIR)$(sysusersdir)' '$(DESTDIR)$(tmpfilesdir)'
 	$(INSTALL) -d '$(DESTDIR)$(bashdir)' '$(DESTDIR)$(zshdir)' '$(DESTDIR)$(fishdir)'
 	$(INSTALL) -m 755 '$(BINARY)' '$(DESTDIR)$(bindir)/mesync'
-	for name in $(LINKS); do \
-		link='$(DESTDIR)$(bindir)'/"$$name"; \
-		if [ -e "$$link" ] && [ "$$(readlink "$$link")" != mesync ]; then \
-			echo "$$link is another program: left as it is" >&2; \
-		else \
-			ln -sf mesync "$$link" || exit 1; \
-		fi; \
-	done
 	for page in $(MAN_PAGES); do \
 		$(INSTALL) -m 644 "$$page" '$(DESTDIR)$(mandir)'/"man$${page##*.}/$${page##*/}" || exit 1; \
 	done
-	for unit in $(UNITS); do \
-		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/$$unit" >'$(DESTDIR)$(unitdir)'/"$$unit" && \
-		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/user/$$unit" >'$(DESTDIR)$(userunitdir)'/"$$unit" && \
-		chmod 644 '$(DESTDIR)$(unitdir)'/"$$unit" '$(DESTDIR)$(userunitdir)'/"$$unit" || exit 1; \
+	for unit in $(UNITS:%=system/%) $(USER_UNITS:%=user/%); do \
+		case $$unit in system/*) dir='$(DESTDIR)$(unitdir)' ;; *) dir='$(DESTDIR)$(userunitdir)' ;; esac; \
+		sed 's|@bindir@|$(bindir)|g' "contrib/systemd/$${unit#system/}" >"$$dir/$${unit#*/}" && \
+		chmod 644 "$$dir/$${unit#*/}" || exit 1; \
 	done
-	'$(BINARY)' completions bash >'$(DESTDIR)$(bashdir)/mesync'
-	'$(BINARY)' completions zsh >'$(DESTDIR)$(zshdir)/_mesync'
-	'$(BINARY)' completions fish >'$(DESTDIR)$(fishdir)/mesync.fish'
+	$(INSTALL) -m 644 contrib/systemd/sysusers.conf '$(DESTDIR)$(sysusersdir)/mesync.conf'
+	$(INSTALL) -m 644 contrib/systemd/tmpfiles.conf '$(DESTDIR)$(tmpfilesdir)/mesync.conf'
+	$(INSTALL) -m 644 contrib/completions/mesync.bash '$(DESTDIR)$(bashdir)/mesync'
+	$(INSTALL) -m 644 contrib/completions/_mesync '$(DESTDIR)$(zshdir)/_mesync'
+	$(INSTALL) -m 644 contrib/completions/mesync.fish '$(DESTDIR)$(fishdir)/mesync.fish'
+	for name in $(LINKS); do \
+		link='$(DESTDIR)$(bindir)'/"$$name"; \
+		if { [ -e "$$link" ] || [ -L "$$link" ]; } && [ "$$(readlink "$$link")" != mesync ]; then \
+			echo "$$link is another program: left as it is" >&2; \
+		else \
+			ln -sf mesync "$$link" && \
+			ln -sf mesync.1 '$(DESTDIR)$(mandir)/man1'/"$$name.1" && \
+			ln -sf mesync '$(DESTDIR)$(bashdir)'/"$$name" && \
+			ln -sf mesync.fish '$(DESTDIR)$(fishdir)'/"$$name.fish" || exit 1; \
+		fi; \
+	done
 
 uninstall:
 	for name in $(LINKS); do \
 		link='$(DESTDIR)$(bindir)'/"$$name"; \
-		if [ "$$(readlink "$$link")" = mesync ]; then rm -f "$$link"; fi; \
+		if [ "$$(readlink "$$link")" = mesync ]; then \
+			rm -f "$$link" '$(DESTDIR)$(mandir)/man1'/"$$name.1" '$(DESTDIR)$(bashdir)'/"$$name" '$(DESTDIR)$(fishdir)'/"$$name.fish"; \
+		fi; \
 	done
 	rm -f '$(DESTDIR)$(bindir)/mesync'
 	for page in $(MAN_PAGES); do rm -f '$(DESTDIR)$(mandir)'/"man$${page##*.}/$${page##*/}"; done
-	for unit in $(UNITS); do rm -f '$(DESTDIR)$(unitdir)'/"$$unit" '$(DESTDIR)$(userunitdir)'/"$$unit"; done
+	for unit in $(UNITS); do rm -f '$(DESTDIR)$(unitdir)'/"$$unit"; done
+	for unit in $(USER_UNITS); do rm -f '$(DESTDIR)$(userunitdir)'/"$$unit"; done
+	rm -f '$(DESTDIR)$(sysusersdir)/mesync.conf' '$(DESTDIR)$(tmpfilesdir)/mesync.conf'
 	rm -f '$(DESTDIR)$(bashdir)/mesync' '$(DESTDIR)$(zshdir)/_mesync' '$(DESTDIR)$(fishdir)/mesync.fish'
 
 static:
@@ -152,8 +171,25 @@ attacks: static
 bench: $(BINARY)
 	BINARY='$(BINARY)' PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/bench.py
 
+dist:
+	CARGO='$(CARGO)' contrib/dist.sh $(DIST_TARGETS)
+
+dist-test:
+	contrib/dist-test.sh
+
+deb:
+	CARGO='$(CARGO)' contrib/debian/build.sh $(DEB_TARGET)
+
+# the binary of another machine cannot print them while it is installed; tests/it/cli/install.rs compares them
+completions:
+	mkdir -p contrib/completions
+	$(CARGO) run --locked --quiet -- completions bash >contrib/completions/mesync.bash
+	$(CARGO) run --locked --quiet -- completions zsh >contrib/completions/_mesync
+	$(CARGO) run --locked --quiet -- completions fish >contrib/completions/mesync.fish
+
 clean:
 	$(CARGO) clean
+	rm -rf dist
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile

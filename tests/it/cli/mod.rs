@@ -2,6 +2,7 @@
 
 mod contrib;
 mod exit_status;
+mod install;
 mod interrupted;
 mod proxies;
 mod queues;

@@ -1,0 +1,93 @@
+# bash completion for mesync
+_mesync() {
+    local cur=${COMP_WORDS[COMP_CWORD]} flags= skip= word words=()
+    COMPREPLY=()
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        if [[ -n $skip && $word != = ]]; then skip=; continue; fi
+        case $word in
+            --api-key|--api-key-file|--code|--data|--debounce|--for|--limit|--listen|--name|--offset|-o|--output|--path|--payload|--payload-file|--priority|--remote|--rev|--search|--server|--since|--target|--ttl|--url|-w|--watch|--workers) skip=$word;;
+            -*|=) ;;
+            *) words+=("$word");;
+        esac
+    done
+    [[ $cur == = ]] && cur=
+    case $skip in
+        --api-key) :; return;;
+        --api-key-file) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return;;
+        --code) :; return;;
+        --data) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return;;
+        --debounce) :; return;;
+        --for) :; return;;
+        --limit) :; return;;
+        --listen) :; return;;
+        --name) :; return;;
+        --offset) :; return;;
+        -o|--output) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return;;
+        --path) :; return;;
+        --payload) :; return;;
+        --payload-file) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return;;
+        --priority) COMPREPLY=($(compgen -W 'high normal low' -- "$cur")); return;;
+        --remote) :; return;;
+        --rev) :; return;;
+        --search) :; return;;
+        --server) :; return;;
+        --since) :; return;;
+        --target) :; return;;
+        --ttl) :; return;;
+        --url) :; return;;
+        -w|--watch) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return;;
+        --workers) :; return;;
+    esac
+    case "${words[*]} " in
+        'hub renew-certificate '*) flags='--data';;
+        'hub backup '*) flags='--data'
+            [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'hub check '*) flags='--data --repair';;
+        'key add '*) flags='--data';;
+        'key list '*) flags='--data';;
+        'key remove '*) flags='--data';;
+        'hosts rebind '*) flags='';;
+        'send '*) flags='--batch --payload --payload-file --target --priority --ttl';;
+        'list '*) flags='--bytes'
+            [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'outbox inbox sent failed hooks' -- "$cur")); };;
+        'show '*) flags='--bytes';;
+        'retry '*) flags='--hooks';;
+        'flush '*) flags=''
+            [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'sent failed inbox hooks outbox' -- "$cur")); };;
+        'login '*) flags='--server --api-key --api-key-file';;
+        'upload '*) flags='--path --name --recursive --bytes'
+            [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); };;
+        'download '*) flags='--output --bytes';;
+        'ls '*) flags='--path --search --limit --offset --all --bytes';;
+        'info '*) flags='--bytes';;
+        'rm '*) flags='--recursive';;
+        'versions '*) flags='--bytes';;
+        'restore '*) flags='--rev --bytes';;
+        'events '*) flags='--since --follow --bytes';;
+        'sync '*) flags='--watch --yes --remote --send-only --receive-only --dry-run --allow-deletes --bytes';;
+        'daemon '*) flags='--watch --yes --remote --send-only --receive-only --debounce';;
+        'approve '*) flags='--dry-run'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'adopt '*) flags=''
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'conflicts '*) flags='--bytes'
+            [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'start '*) flags='--watch --yes --once';;
+        'join '*) flags='--name --watch --yes --replace';;
+        'status '*) flags='--bytes';;
+        'serve '*) flags='--listen --data --workers --allow-anonymous --start --watch --yes';;
+        'accept '*) flags='--all --for --code --replace --data';;
+        'invite '*) flags='--for --url --replace --data';;
+        'hosts '*) flags=''
+            [[ ${#words[@]} == 1 ]] && COMPREPLY=($(compgen -W 'rebind' -- "$cur"));;
+        'completions '*) flags=''
+            [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); };;
+        'help '*) flags=''
+            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts start join status serve accept invite hub key hosts completions help' -- "$cur")); };;
+        'hub ') COMPREPLY=($(compgen -W 'renew-certificate backup check' -- "$cur"));;
+        'key ') COMPREPLY=($(compgen -W 'add list remove' -- "$cur"));;
+        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts start join status serve accept invite hub key hosts completions help' -- "$cur"));;
+    esac
+    if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W "$flags --json --quiet --verbose --help --version" -- "$cur")); fi
+}
+complete -F _mesync mesync s3ec
