@@ -1,7 +1,8 @@
-//! What a request carries: bytes from memory and from files, of a length that is known before, and readable again from the
-//! beginning, since a request is sent anew when a token was refused or a kept connection had been closed.
+//! Request bodies: bytes from memory and from files, of known length, which can be read again from
+//! the beginning, because a request is sent again when a token was refused or a kept connection was
+//! closed.
 //!
-//! It knows no route. Nothing is held in memory here but what the caller gave.
+//! It knows no route, and holds in memory only what the caller passed.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,14 +12,14 @@ use sha2::{Digest, Sha256};
 
 use crate::wire::files::Hash;
 
-/// Told of bytes that have passed, as they do.
+/// Called with the number of bytes each time some have been sent.
 pub type Passed<'a> = &'a dyn Fn(u64);
 
-/// Content of a file, or a part of it.
+/// The content of a file, or a part of it.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
     Bytes(&'a [u8]),
-    /// `length` bytes of a file from `at` on, which must still be those of the hash when they are sent.
+    /// `length` bytes of a file from `at` on. They must still have this hash when they are sent.
     Part {
         file: &'a File,
         at: u64,
@@ -36,10 +37,11 @@ impl Source<'_> {
     }
 }
 
-/// Why our own side could not give what it had announced. ureq hands it back as the request's error.
+/// Why the local side could not supply the announced bytes. ureq returns it as the error of the
+/// request.
 #[derive(Debug)]
 pub enum Broken {
-    /// Fewer or other bytes than were hashed before.
+    /// Fewer bytes than were hashed before, or other ones.
     Changed,
     Read(io::Error),
 }
@@ -55,7 +57,7 @@ impl std::fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// One after the other makes a body.
+/// One part of a body.
 pub enum Piece<'a> {
     Text(Vec<u8>),
     Content(Source<'a>),
@@ -81,15 +83,16 @@ pub enum Body<'a> {
     },
 }
 
-/// The length of all pieces together.
+/// The total length of all pieces.
 pub fn length(pieces: &[Piece<'_>]) -> u64 {
     pieces.iter().map(Piece::length).sum()
 }
 
-/// Reads pieces in order; never ends early without an error, since ureq would wait for the rest for ever.
+/// Reads pieces in order. Never ends early without an error, because ureq would wait for the rest
+/// forever.
 pub struct Reader<'a> {
     pieces: &'a [Piece<'a>],
-    /// Of the first piece.
+    /// Bytes read of the first piece.
     done: u64,
     hash: Sha256,
     passed: Passed<'a>,
@@ -125,7 +128,7 @@ impl<'a> Reader<'a> {
                     Err(e) => return Err(Broken::Read(e)),
                 };
                 self.hash.update(&out[..n]);
-                // the last bytes are held back if they would complete an unverified content
+                // the last bytes are held back if they would complete unverified content
                 if self.done + n as u64 == *length
                     && Hash(self.hash.finalize_reset().into()) != *sha256
                 {

@@ -1,4 +1,4 @@
-//! The stream of events about files, read one event at a time.
+//! The stream of file events, read one event at a time.
 //!
 //! It does not reopen a broken stream: its reader knows the revision after which to continue.
 
@@ -13,7 +13,7 @@ use crate::sse;
 use crate::wire::files::Event;
 use crate::wire::revision::Revision;
 
-/// `s3em` sends nothing at all while nothing happens, so a dead line shows only when one asks again.
+/// `s3em` sends nothing while nothing happens, so a dead connection shows only at the next request.
 const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
 
 const EVENT_STREAM: &str = "text/event-stream";
@@ -42,7 +42,8 @@ impl HubClient {
             .into_reader())
     }
 
-    /// `GET /api/events` with directories and symbolic links: from after this revision on, or from now.
+    /// `GET /api/events` with directories and symbolic links: from after this revision, or from now
+    /// on.
     pub fn file_events(&self, after: Option<Revision>) -> Called<FileEvents<'_>> {
         let mut call = Call::get("/api/events?kinds=all");
         if let Some(at) = after {
@@ -70,7 +71,7 @@ impl HubClient {
 }
 
 impl FileEvents<'_> {
-    /// Waits for the next event. `None`: the hub has closed the stream. What is no event of a file is passed over.
+    /// Waits for the next event. `None`: the hub has closed the stream. Other events are skipped.
     pub fn next_event(&mut self) -> Called<Option<Event>> {
         let mut line = Vec::new();
         loop {
@@ -102,7 +103,7 @@ fn file_event(event: &sse::Event) -> Option<Event> {
     if !value["type"].as_str()?.starts_with("file_") {
         return None;
     }
-    // of what was deleted only path and name are sure to be there
+    // for a deleted file only path and name are certain to be present
     let id = value["resource_id"]
         .as_str()
         .and_then(|id| id.parse().ok())

@@ -1,6 +1,6 @@
-//! Calls that failed: the response in words for a person and as a value for the program.
+//! Failed calls: the response as text for a user and as a value for the program.
 //!
-//! It decides nothing but the kind of an error; the caller decides whether to try again.
+//! It decides only the kind of an error; the caller decides whether to retry.
 
 use std::time::Duration;
 
@@ -18,27 +18,27 @@ use crate::wire::{self, ErrorAnswer};
 #[derive(Debug)]
 pub struct Failure {
     pub error: Error,
-    /// The status of the answer; 0 if there was none.
+    /// The status of the response; 0 if there was none.
     pub status: u16,
-    /// The hub named a time to wait.
+    /// The pause that the hub asked for.
     pub retry_after: Option<Duration>,
     pub told: Told,
 }
 
-/// What an answer told beside the error.
+/// Details of an error response.
 #[derive(Debug, Default)]
 pub enum Told {
     #[default]
     Nothing,
-    /// 412: the current record, which the condition did not name.
+    /// 412: the current record, which differs from the condition.
     Current(Option<Box<Record>>),
     /// 409: chunks that the hub does not have.
     Missing(Vec<Hash>),
     /// 403: the key is known, and lacks this right.
     LacksRight(String),
-    /// Something answers there that is no hub.
+    /// The server is not a hub.
     Foreign,
-    /// What answers there has another certificate than the hub that this machine knows.
+    /// The server has another certificate than the hub that this machine knows.
     OtherCertificate,
 }
 
@@ -60,17 +60,18 @@ impl From<Failure> for Error {
 }
 
 impl Failure {
-    /// Something else than a hub has answered.
+    /// Whether a server other than a hub has responded.
     pub fn is_foreign(&self) -> bool {
         matches!(self.told, Told::Foreign)
     }
 
-    /// The hub knows the key, and that key may not do this.
+    /// Whether the hub knows the key, but the key lacks the right.
     pub fn lacks_right(&self) -> bool {
         matches!(self.told, Told::LacksRight(_))
     }
 
-    /// The same again may succeed soon: the line broke, or the hub is busy. No space does not pass by itself.
+    /// Whether a retry may succeed soon: the connection broke, or the hub is busy. A full disk does
+    /// not recover by itself.
     pub fn is_transient(&self) -> bool {
         match self.status {
             0 => self.error.kind == Kind::Unreachable,
@@ -83,7 +84,7 @@ impl Failure {
 pub type Called<T> = std::result::Result<T, Failure>;
 
 impl HubClient {
-    /// The connection, or what came over it, is at fault; or our own end of it.
+    /// The failure of a connection, of the data received over it, or of the local side.
     pub(super) fn unreachable(&self, e: ureq::Error) -> Failure {
         let (why, hint) = match &e {
             ureq::Error::Io(e) if broken(e).is_some() => return own_fault(e).into(),
@@ -121,7 +122,7 @@ impl HubClient {
             other => (other.to_string(), None),
         };
         let (way, hint) = match &self.proxy {
-            // what does not answer is the proxy, or is behind it
+            // the proxy, or a host behind it, does not respond
             Some(proxy) => (
                 format!(
                     " through the proxy {} (set by {})",
@@ -151,7 +152,7 @@ impl HubClient {
         }
     }
 
-    /// Reading a long answer failed on the way.
+    /// The failure of reading a long response.
     pub(super) fn interrupted(&self, e: &std::io::Error) -> Failure {
         Error::new(
             Kind::Unreachable,
@@ -165,7 +166,7 @@ impl HubClient {
             .hint("check server_url; does another program use that port, or does the network require a login?")
     }
 
-    /// An answer that is not the hub's, whatever its status: to the caller it is none.
+    /// A response that is not from a hub, whatever its status: the caller treats it as none.
     pub(super) fn foreign(&self, status: u16, media_type: &str, path: &str) -> Failure {
         let found = if media_type.is_empty() {
             "no type".to_string()
@@ -180,7 +181,7 @@ impl HubClient {
         }
     }
 
-    /// An answer that is no success, as an error in the hub's own words.
+    /// An error response, in the words of the hub.
     pub(super) fn refused(&self, answer: http::Response<ureq::Body>, path: &str) -> Failure {
         let status = answer.status().as_u16();
         let media_type = media_type(&answer);
@@ -198,7 +199,7 @@ impl HubClient {
         let words = serde_json::from_slice::<ErrorAnswer>(&body)
             .ok()
             .map(|e| e.error);
-        // a proxy refuses a long request, and reports an unreachable hub, in its own words
+        // a proxy uses its own words to refuse a long request, or to report an unreachable hub
         let own_words = matches!(status, 408 | 413 | 425 | 429 | 500..=510 | 512..=599);
         let hubs = words.is_some() || status == 412 && media_type == "application/json";
         if !hubs && !own_words && (self.may_be_ours() || media_type == "text/html") {
@@ -235,7 +236,7 @@ impl HubClient {
                 Kind::Refused,
                 format!("hub {} refuses this machine: {}", self.url, said(words)),
             ),
-            // with this status a mesync hub only means a host or a file that it does not know
+            // a mesync hub uses this status only for a host or a file that it does not know
             (404 | 405, words)
                 if !(path.starts_with("/api/hosts/")
                     || path.starts_with("/api/files/") && words.is_some()) =>
@@ -274,7 +275,7 @@ fn broken(e: &std::io::Error) -> Option<&Broken> {
     e.get_ref()?.downcast_ref()
 }
 
-/// What we were to send could not be read.
+/// The local data to send could not be read.
 fn own_fault(e: &std::io::Error) -> Error {
     match broken(e) {
         Some(Broken::Read(e)) => Error::new(

@@ -1,7 +1,7 @@
-//! The routes of files that carry only JSON: listings, records, what the hub lacks, versions, commits. One method each.
+//! The file routes with JSON bodies: listings, records, missing chunks, versions, commits. One method for each route.
 //!
-//! Bodies of files are in `transfers`, the stream of events in `events`. A server that has none of our own routes (`s3em`)
-//! answers 404 or 405 to them: [`HubClient::is_ours`] says so beforehand.
+//! Bodies of files are in `transfers`, the event stream in `events`. A server without mesync's own routes (`s3em`)
+//! responds with 404 or 405 to them; [`HubClient::is_ours`] tells in advance.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,34 +19,34 @@ use crate::wire::files::{
 };
 use crate::wire::revision::{Common, Points, Revision};
 
-/// Bytes of a page of records, at most: 1000 with names of 1 KiB each, escaped.
+/// Maximum bytes of a page of records: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;
-/// Bytes of a list of chunks, at most: 64 GB of the smallest.
+/// Maximum bytes of a list of chunks: 64 GB of the smallest.
 const CHUNKS_BYTES: u64 = 40 * 1024 * 1024;
-/// A commit syncs all chunks of a file, which takes its time on flash.
+/// A commit syncs all chunks of a file, which is slow on flash.
 pub(super) const SYNC_PATIENCE: Duration = Duration::from_secs(300);
-/// A copy of everything may take hours.
+/// A copy of the whole hub may take hours.
 const COPY_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
-/// On what a change depends.
+/// The condition of a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Condition {
-    /// The last writer wins.
+    /// None: the last writer wins.
     #[default]
     None,
-    /// This revision is still current.
+    /// This revision must be current.
     Match(Revision),
-    /// The name has no file.
+    /// The name must have no file.
     Absent,
 }
 
-/// How a change is to be made.
+/// The condition, key and history of a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
     pub condition: Condition,
-    /// The same key again gives the first answer again.
+    /// A request with the same key gets the same response again.
     pub key: Option<Uuid>,
-    /// The latest revision that was heard of: a hub that was set back since changes nothing.
+    /// The newest known revision: a hub that was set back to before it changes nothing.
     pub knows: Revision,
 }
 
@@ -65,48 +65,49 @@ impl Change {
     }
 }
 
-/// What became of a file that was sent.
+/// The result of sending a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Created,
     Updated,
-    /// The hub had it so already.
+    /// The hub had it already.
     Unchanged,
 }
 
-/// The answer to an upload, a commit or a restore.
+/// The response to an upload, a commit or a restore.
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub outcome: Outcome,
-    /// The current revision, if the server counts.
+    /// The current revision, if the server has revisions.
     pub rev: Option<u64>,
-    /// Missing where nothing was changed: such an answer has no body.
+    /// Missing if nothing was changed: such a response has no body.
     pub record: Option<Record>,
-    /// Of a rename: the tombstone of the old name.
+    /// For a rename: the tombstone of the old name.
     pub renamed_from: Option<Record>,
 }
 
 /// Which records to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Query<'a> {
-    /// What the directory begins with.
+    /// A prefix of the path, as a directory.
     pub path: Option<&'a str>,
-    /// What the name contains.
+    /// A substring of the name.
     pub search: Option<&'a str>,
-    /// Directories and symbolic links too.
+    /// Include directories and symbolic links.
     pub all_kinds: bool,
 }
 
-/// Some rows of a listing.
+/// One page of a listing.
 #[derive(Debug)]
 pub struct Page {
     pub records: Vec<Record>,
-    /// Rows in all, if the server counts them.
+    /// The total number of rows, if the server reports it.
     pub total: Option<u64>,
 }
 
 impl HubClient {
-    /// `GET /api/files`: one page. `s3em` gives 200 rows at most, whatever is asked: the end is an empty page.
+    /// `GET /api/files`: one page. `s3em` returns at most 200 rows, whatever the limit: an empty page is the
+    /// end.
     pub fn list(&self, query: &Query<'_>, limit: usize, offset: u64) -> Called<Page> {
         let mut path = format!("/api/files?limit={limit}&offset={offset}");
         let mut add = |name: &str, value: Option<&str>| {
@@ -152,8 +153,8 @@ impl HubClient {
         }
     }
 
-    /// `GET /api/files/changes`; `newest`: the latest revision that was heard of; `began`: of the first page of a full listing, which `after` = 0 begins. A failure of status
-    /// 409: the hub does not have `newest`.
+    /// `GET /api/files/changes`. `newest`: the newest known revision. `began`: from the first page of a full listing, which `after` = 0 begins. A failure with status 409:
+    /// the hub does not have `newest`.
     pub fn changes(
         &self,
         after: u64,
@@ -170,8 +171,8 @@ impl HubClient {
         })
     }
 
-    /// `POST /api/files/common`: through which revision the hub has the history of these, of which there are at most
-    /// [`crate::wire::revision::POINTS`]. An older hub has no such route.
+    /// `POST /api/files/common`: up to which revision the hub has the history of these points, at most
+    /// [`crate::wire::revision::POINTS`]. An older hub lacks this route.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
         let body = to_json(&Points {
             epoch,
@@ -185,7 +186,7 @@ impl HubClient {
         Ok(answer.common)
     }
 
-    /// `POST /api/chunks/missing`: those of the chunks that the hub does not have.
+    /// `POST /api/chunks/missing`: the chunks among these that the hub does not have.
     pub fn missing(&self, chunks: &[Hash]) -> Called<Vec<Hash>> {
         let body = to_json(&AskedChunks {
             chunks: chunks.to_vec(),
@@ -199,7 +200,7 @@ impl HubClient {
         Ok(answer.missing)
     }
 
-    /// `GET /api/files/{id}/chunks`: what that revision consists of.
+    /// `GET /api/files/{id}/chunks`: the chunks of a revision.
     pub fn chunks_of(&self, id: Uuid, at: Revision) -> Called<Vec<Chunk>> {
         self.json(&Call {
             most: CHUNKS_BYTES,
@@ -207,7 +208,8 @@ impl HubClient {
         })
     }
 
-    /// `PUT /api/files/commit`: a file whose chunks the hub has. Not all: a failure of status 409 that names the others.
+    /// `PUT /api/files/commit`: a file whose chunks the hub has. If some are missing, a failure with status 409 names
+    /// them.
     pub fn commit(&self, commit: &Commit, change: Change) -> Called<Stored> {
         let call = Call {
             method: Method::PUT,
@@ -219,7 +221,7 @@ impl HubClient {
         self.stored(&call)
     }
 
-    /// `POST /api/hub/backup`: the hub copies itself into a directory of its machine. It answers when that is done.
+    /// `POST /api/hub/backup`: the hub copies itself to a directory of its machine, and responds when that is done.
     pub fn backup(&self, dir: &Path) -> Called<Backup> {
         let body = to_json(&serde_json::json!({ "dir": dir }));
         self.json(&Call {
@@ -257,7 +259,8 @@ impl HubClient {
         })
     }
 
-    /// `GET /api/idempotency/{key}`: what a change with this key did. If nothing, it never will: the key is burnt.
+    /// `GET /api/idempotency/{key}`: the result of the change with this key. If there is none, the key is void
+    /// from now on.
     pub fn ask_key(&self, key: Uuid, newest: Revision) -> Called<KeyAnswer> {
         self.json(&Call {
             most: PAGE_BYTES,
@@ -266,7 +269,7 @@ impl HubClient {
         })
     }
 
-    /// `GET /api/events/history`; `since` is RFC 3339. Rows that are no events of files are left out.
+    /// `GET /api/events/history`; `since` is RFC 3339. Rows that are not file events are left out.
     pub fn history(
         &self,
         since: Option<&str>,
@@ -288,7 +291,8 @@ impl HubClient {
         ))
     }
 
-    /// A change whose answer says no more than that it was made: 204. What depends on it names it again.
+    /// A change whose response has no body (204). The next conditional request names the new revision
+    /// again.
     pub(super) fn done(&self, call: &Call) -> Called<()> {
         let answer = self.authorized(&self.agent, call)?;
         match answer.status().as_u16() {
@@ -297,7 +301,7 @@ impl HubClient {
         }
     }
 
-    /// A change whose answer is a record, or nothing but its revision if it changed nothing.
+    /// A change whose response is a record, or only a revision if nothing was changed.
     pub(super) fn stored(&self, call: &Call) -> Called<Stored> {
         let answer = self.authorized(&self.agent, call)?;
         let outcome = match answer.status().as_u16() {
@@ -329,7 +333,7 @@ impl HubClient {
     }
 }
 
-/// The answer to a delete.
+/// The response to a delete.
 #[derive(Deserialize)]
 struct Removed {
     deleted: bool,
@@ -357,7 +361,7 @@ impl HistoryRow {
                 .map(|e| format!("file_{}", e.trim_start_matches("file_")))
         })?;
         let mut payload = self.payload?;
-        // of what was deleted not even the id need be in it
+        // for a deleted file even the id may be missing in it
         if let (Some(object), Some(id)) = (payload.as_object_mut(), self.resource_id) {
             object.entry("id").or_insert_with(|| id.to_string().into());
         }
@@ -373,7 +377,7 @@ impl HistoryRow {
     }
 }
 
-/// What says that a request is for a hub that has this revision; nothing, if its tag is unknown.
+/// The header that requires a hub with this revision; none if its tag is unknown.
 pub(super) fn knows(at: Revision) -> Vec<(&'static str, String)> {
     if at.tag.is_unknown() {
         Vec::new()
@@ -382,7 +386,7 @@ pub(super) fn knows(at: Revision) -> Vec<(&'static str, String)> {
     }
 }
 
-/// The tag of a revision, if it is known, as a further parameter.
+/// The tag of a revision as a further parameter, if it is known.
 pub(super) fn tag(at: Revision) -> String {
     if at.tag.is_unknown() {
         String::new()
@@ -395,7 +399,7 @@ fn to_json(value: &impl serde::Serialize) -> Body<'static> {
     Body::Json(serde_json::to_vec(value).expect("plain data is JSON"))
 }
 
-/// The revision in an `ETag`, also one that a proxy has made weak.
+/// The revision in an `ETag`, including one that a proxy has made weak.
 pub(super) fn etag(answer: &http::Response<ureq::Body>) -> Option<Revision> {
     Revision::parse(
         answer

@@ -9,7 +9,7 @@ use crate::wire::join::{Accept, Answer, Ask, Requests};
 const PATH: &str = "/api/join";
 
 impl HubClient {
-    /// `POST /api/join`: asks to be let in, without any key.
+    /// `POST /api/join`: asks to join, without a key.
     pub fn ask_to_join(&self, ask: &Ask) -> Called<Answer> {
         let call = post(PATH, ask);
         let answer = self.exchange(&self.agent, &call, &self.url, None)?;
@@ -19,7 +19,7 @@ impl HubClient {
         self.body(answer, MAX_ANSWER_BYTES, PATH)
     }
 
-    /// `GET /api/join/requests`: which machines ask.
+    /// `GET /api/join/requests`: the machines that ask to join.
     pub fn join_requests(&self) -> Called<Requests> {
         self.json(&Call::get("/api/join/requests"))
     }

@@ -1,4 +1,4 @@
-//! The routes of messages, of hosts and of the hub itself, one method each.
+//! The routes of messages, of hosts and of the hub itself, one method for each.
 
 use ureq::http::Method;
 use uuid::Uuid;
@@ -6,16 +6,17 @@ use uuid::Uuid;
 use super::{Body, Call, Called, HubClient, MAX_ANSWER_BYTES};
 use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer, Run};
 
-/// What a pull brought.
+/// The result of a pull.
 pub enum Pulled {
     Page(PullAnswer),
-    /// The hub has another epoch than the cursor (it was restored, or is a new one): pull without a cursor.
+    /// The hub has another epoch than the cursor (it was restored, or is a new one): pull again
+    /// without a cursor.
     OtherEpoch,
 }
 
 impl HubClient {
-    /// `POST /api/messages`: the results, in the order of the messages, each of which is one JSON object with the id beside it.
-    /// A result counts only if it names the message.
+    /// `POST /api/messages`: the results, in the order of the messages. Each message is a JSON
+    /// object with its id beside it. A result counts only if it names its message.
     pub fn post(
         &self,
         messages: &[String],
@@ -32,7 +33,7 @@ impl HubClient {
             ..Call::get("/api/messages")
         })?;
         let results = answer.results;
-        // a refused message may be too broken to have an id that the hub can read
+        // a refused message may be too damaged for the hub to read its id
         let names = |(result, id): (&PostResult, Uuid)| {
             result
                 .id
@@ -67,7 +68,7 @@ impl HubClient {
         }
         let path =
             format!("/api/messages?host={host}&instance={instance}&run={run}&limit={limit}{after}");
-        // a page is bounded by the hub at about one message more than it wants to send
+        // the hub limits a page to about one message more than its target size
         let call = Call {
             most: wire::MAX_BATCH_BYTES as u64 * 2,
             ..Call::get(&path)
@@ -81,7 +82,7 @@ impl HubClient {
         }
     }
 
-    /// `GET /api/hosts`: all hosts for an administrator, else one's own.
+    /// `GET /api/hosts`: all hosts for an administrator, otherwise only the caller's own.
     pub fn hosts(&self) -> Called<Vec<HostInfo>> {
         self.json(&Call {
             most: 64 * MAX_ANSWER_BYTES,
@@ -89,7 +90,8 @@ impl HubClient {
         })
     }
 
-    /// `POST /api/hosts/{host}/rebind`: gives the queue of `host` to `instance`, or to the next one that asks.
+    /// `POST /api/hosts/{host}/rebind`: gives the queue of `host` to `instance`, or to the next
+    /// instance that asks.
     pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> Called<HostInfo> {
         let body = serde_json::json!({ "instance": instance })
             .to_string()

@@ -1,7 +1,7 @@
-//! The hub as clients see it: one method a route.
+//! The hub as clients see it: one method for each route.
 //!
 //! It decides nothing about messages or files, and never waits longer than its deadlines. It sends a key only to the
-//! server that it was made for, and follows no redirect.
+//! server that the key was made for, and follows no redirect.
 
 mod body;
 mod events;
@@ -37,36 +37,36 @@ use proxy::Proxy;
 pub use transfers::Download;
 use zone::Zoned;
 
-/// Where to call the hub and with which key; asked before each call, so a new key needs no restart.
+/// The address of the hub and the key; read before each call, so a new key needs no restart.
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
 
-/// Told of each new token.
+/// Called with each new token.
 pub type Renewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
 
-/// Told of the certificate that the hub will have.
+/// Called with the next certificate of the hub.
 pub type NextCertificate = Box<dyn Fn(Hash) + Send + Sync>;
 
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
     url: String,
     proxy: Option<Proxy>,
-    /// The name under which this machine acts, should the key not say.
+    /// The name of this machine, if the key does not contain it.
     host: String,
     agent: ureq::Agent,
-    /// Event streams: no deadline for the whole, one for each read.
+    /// Event streams have no deadline for the whole, only for each read.
     streams: ureq::Agent,
     access: AccessSource,
     token: Mutex<Option<Token>>,
     ours: OnceLock<bool>,
     renewed: OnceLock<Renewed>,
-    /// `None`: authorities are trusted for `https://`, and `http://` is plain.
+    /// `None`: certificate authorities are trusted for `https://`, and `http://` is plain.
     pins: Option<Arc<Pins>>,
     next_certificate: OnceLock<NextCertificate>,
 }
 
 struct Token {
     bearer: String,
-    /// The server and key of this token, which is sent nowhere else.
+    /// The server and key that the token was issued for; it is sent nowhere else.
     access: Access,
     renew_at: Instant,
 }
@@ -76,41 +76,42 @@ struct Call<'a> {
     path: String,
     headers: Vec<(&'static str, String)>,
     body: Body<'a>,
-    /// Bytes of the answer, at most.
+    /// Maximum bytes of the response.
     most: u64,
-    /// How long the answer may take to begin, if longer than usual.
+    /// How long the response may take to begin, if longer than usual.
     patience: Option<Duration>,
-    /// How long the hub may be silent while it answers, if longer than usual.
+    /// How long the hub may be silent while it responds, if longer than usual.
     silence: Option<Duration>,
 }
 
-/// Bodies longer than this are announced, and sent when the hub has said that it wants them: an early refusal would
-/// otherwise be lost in a reset of the connection.
+/// Longer bodies are announced, and sent once the hub accepts them: otherwise a reset of the connection would
+/// discard an early refusal.
 const ANNOUNCED_BODY_BYTES: u64 = 256 * 1024;
 
-/// For how long a hub's tokens are valid, at most, and how long before their end they are replaced.
+/// The maximum lifetime of a hub's tokens, and how long before their end they are replaced.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
 const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
-/// Connections that are kept for the next call, at most: threads of one directory that send and fetch.
+/// Kept connections, at most: as many as the threads of one directory use.
 const MAX_KEPT_CONNECTIONS: usize = 16;
 
 impl HubClient {
-    /// The hub of the settings. `http_timeout` is for connecting, for each read and write, and for the beginning of an answer.
+    /// The hub of the settings. `http_timeout` applies to connecting, to each read and write, and to the beginning of a
+    /// response.
     pub fn new(settings: &Settings, access: AccessSource) -> crate::error::Result<HubClient> {
         let known = &settings.hub_fingerprint;
         let pins = (!known.is_empty()).then(|| Pins::new(known));
         HubClient::with_pins(settings, access, pins)
     }
 
-    /// The hub as one that these pins know.
+    /// A hub that is known by these pins.
     pub fn with_pins(
         settings: &Settings,
         access: AccessSource,
         pins: Option<Arc<Pins>>,
     ) -> crate::error::Result<HubClient> {
         let (url, timeout) = (settings.server_url.as_str(), settings.http_timeout);
-        // a name is looked up in a thread of its own, for each request; an address needs none
+        // a name is resolved in a separate thread for each request; an address needs none
         let bare = config::zone::without(url);
         let resolve = if is_address(&bare) {
             None
@@ -175,13 +176,14 @@ impl HubClient {
         &self.url
     }
 
-    /// Wakes every thread that waits in a call; nothing can be called afterwards.
+    /// Wakes every thread that waits in a call; no calls are possible afterwards.
     pub fn stop(&self) {
         self.agent.clone().shutdown();
         self.streams.clone().shutdown();
     }
 
-    /// `GET /api/health`; needs no key. A hub that is up but cannot write answers 503 with a body, too.
+    /// `GET /api/health`; needs no key. A hub that runs but cannot write responds with 503 and a body
+    /// as well.
     pub fn health(&self) -> Called<Health> {
         let answer = self.exchange(&self.agent, &Call::get("/api/health"), &self.url, None)?;
         match answer.status().as_u16() {
@@ -190,17 +192,18 @@ impl HubClient {
         }
     }
 
-    /// Whether it is a mesync hub that keeps files; `s3em` is not, and has neither chunks nor revisions. Asked once.
+    /// Whether the server is a mesync hub that keeps files; `s3em` is not, and has neither chunks nor revisions. Asked
+    /// once.
     ///
-    /// A server without our health is taken for `s3em` only if it lists files: a login page of the network has an answer
-    /// to everything, and none of them decides which protocol a directory is synced with.
+    /// A server without mesync's health route counts as `s3em` only if it lists files: the login page of a captive
+    /// network responds to everything, and must not decide which protocol a directory is synced with.
     pub fn is_ours(&self) -> Called<bool> {
         if let Some(known) = self.ours.get() {
             return Ok(*known);
         }
         let ours = match self.health() {
             Ok(health) => health.features.iter().any(|f| f == "files"),
-            // busy, or nothing there
+            // busy, or no server there
             Err(failure) if failure.is_transient() && !failure.is_foreign() => return Err(failure),
             Err(_) => false,
         };
@@ -210,17 +213,17 @@ impl HubClient {
         Ok(*self.ours.get_or_init(|| ours))
     }
 
-    /// `false`: it is known to be a server such as `s3em`, whose answers have other shapes.
+    /// `false`: the server is known to be one such as `s3em`, whose responses have other formats.
     fn may_be_ours(&self) -> bool {
         self.ours.get() != Some(&false)
     }
 
-    /// Tells `renewed` of each new token, so that it can be saved.
+    /// Registers a callback for each new token, so that it can be saved.
     pub fn on_renewal(&self, renewed: Renewed) {
         let _ = self.renewed.set(renewed);
     }
 
-    /// Tells `known` of the certificate that the hub will have.
+    /// Registers a callback for the next certificate of the hub.
     pub fn on_next_certificate(&self, known: NextCertificate) {
         let _ = self.next_certificate.set(known);
     }
@@ -230,7 +233,8 @@ impl HubClient {
         self.pins.as_ref()?.first()
     }
 
-    /// A token from an earlier login, valid for so long by this machine's clock. A wrong one costs a request.
+    /// Uses a token of an earlier login, valid for `left` by this machine's clock. A wrong token costs one
+    /// request.
     pub fn remember(&self, access: Access, bearer: String, left: Duration) {
         let left = left.min(TOKEN_LIFETIME).saturating_sub(RENEW_BEFORE);
         if !bearer.is_empty() && !left.is_zero() && bearer.bytes().all(|b| b.is_ascii_graphic()) {
@@ -243,7 +247,7 @@ impl HubClient {
         }
     }
 
-    /// A new token for the key, whatever the one that we have.
+    /// Gets a new token for the key, even if there is one.
     pub fn login(&self, key: &str) -> Called<LoginAnswer> {
         let url = (self.access)()?.url;
         Ok(self.ask_token(&url, key)?.0)
@@ -273,7 +277,8 @@ impl HubClient {
         })
     }
 
-    /// An answer of the type that the hub gives there. A status alone says nothing: a login page of the network has 200.
+    /// A response of the type that the route returns. A status alone proves nothing: a captive network's login page has
+    /// 200.
     fn typed(
         &self,
         answer: http::Response<ureq::Body>,
@@ -286,7 +291,7 @@ impl HubClient {
         }
     }
 
-    /// One exchange with the token; a 401 is answered by one new login, since the hub may have been set up anew.
+    /// One request with the token. After a 401 it logs in once more, because the hub may have been set up anew.
     fn authorized(&self, agent: &ureq::Agent, call: &Call) -> Called<http::Response<ureq::Body>> {
         for fresh in [false, true] {
             let (url, bearer) = self.bearer(fresh)?;
@@ -300,9 +305,10 @@ impl HubClient {
         unreachable!("the second round returns")
     }
 
-    /// Where to call, and the token to use; `fresh`: the one we have was refused. No key: no token.
+    /// The address and the token to use; `fresh`: the present token was refused. Without a key
+    /// there is no token.
     fn bearer(&self, fresh: bool) -> Called<(String, Option<String>)> {
-        // asked each time: a key may be new, and the address of this machine's hub may belong to another program since
+        // read each time: the key may be new, and the address of a local hub may belong to another program since
         let access = (self.access)()?;
         let mut token = self.token.lock().unwrap_or_else(|e| e.into_inner());
         match &*token {
@@ -323,7 +329,8 @@ impl HubClient {
             renewed(&login);
         }
         let bearer = login.token.clone();
-        // the lifetime by the hub's own clock, counted down on ours: a router's clock may be decades off
+        // the lifetime by the hub's clock, counted down on the local one: a router's clock may be wrong
+        // by decades
         let lifetime = hub_time.and_then(|now| {
             clock::parse_rfc3339(&login.expires_at)?
                 .duration_since(now)
@@ -376,7 +383,8 @@ impl HubClient {
         Ok((self.body(answer, MAX_ANSWER_BYTES, &call.path)?, hub_time))
     }
 
-    /// Sends once; again if a pooled connection turned out to be closed, since every call of the client may be repeated.
+    /// Sends once, and again if a pooled connection turned out to be closed, because every call of the client may be
+    /// repeated.
     fn exchange(
         &self,
         agent: &ureq::Agent,
@@ -394,7 +402,7 @@ impl HubClient {
         unreachable!("the second round returns")
     }
 
-    /// A hub that is known by its certificate is never called in the clear.
+    /// A hub that is known by its certificate is never called without TLS.
     fn called<'u>(&self, url: &'u str) -> Cow<'u, str> {
         let url = config::zone::without(url);
         match &self.pins {
@@ -496,7 +504,7 @@ impl Call<'_> {
     }
 }
 
-/// The media type of an answer in lower case, without parameters; "" if it has none.
+/// The media type of a response in lower case, without parameters; "" if it has none.
 fn media_type(answer: &http::Response<ureq::Body>) -> String {
     let value = answer
         .headers()
@@ -515,7 +523,7 @@ fn bare(path: &str) -> &str {
     path.split('?').next().unwrap_or(path)
 }
 
-/// The peer closed a connection that we kept: nothing of the request was answered.
+/// Whether the peer closed a kept connection before it responded to any of the request.
 fn is_stale(e: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(
@@ -554,7 +562,7 @@ fn split_authority(authority: &str) -> (&str, Option<u16>) {
             .strip_prefix(':')
             .and_then(|port| parsed((address, port)))
             .unwrap_or((address, None)),
-        // an IPv6 address has more than one colon
+        // only an IPv6 address has more than one colon
         None if authority.matches(':').count() == 1 => authority
             .split_once(':')
             .and_then(parsed)

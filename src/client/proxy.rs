@@ -1,7 +1,7 @@
-//! Which proxy the environment names for a hub, read as curl reads it.
+//! Which proxy the environment names for a hub, by the rules of curl.
 //!
-//! The scheme of the hub's URL decides on the variable. What cannot be used is an error: without the proxy the call would take a
-//! way that the environment rules out.
+//! The scheme of the hub's URL selects the variable. An unusable value is an error: a call without
+//! the proxy would take a route that the environment rules out.
 
 use std::net::IpAddr;
 
@@ -42,7 +42,7 @@ pub fn find(
     if is_loopback(url) || is_excepted(&exceptions, host_of(url), port_of(url)) {
         return Ok(None);
     }
-    // never the value: a password may be in it
+    // never the value, which may contain a password
     let bad = |why: &str| {
         let hint = format!(
             "correct {variable}, or name {} in NO_PROXY to call it directly",
@@ -69,8 +69,8 @@ pub fn find(
     }))
 }
 
-/// Whether `NO_PROXY` names this host: `*`, a name and all below it, an address, or a network such as `10.0.0.0/8`; with a port,
-/// for this port only.
+/// Whether `NO_PROXY` contains this host: `*`, a name that also covers its subdomains, an address,
+/// or a network such as `10.0.0.0/8`; an entry with a port covers only that port.
 fn is_excepted(list: &str, host: &str, port: u16) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let address = host.parse::<IpAddr>().ok();
@@ -116,7 +116,7 @@ fn is_in(address: IpAddr, network: &str) -> bool {
     let length = length.map_or(Some(width), |length| {
         length.parse::<u32>().ok().filter(|length| *length <= width)
     });
-    // no bit is compared, or the upper ones
+    // compares the upper `length` bits, if any
     length.is_some_and(|length| length == 0 || (a ^ b) >> (width - length) == 0)
 }
 

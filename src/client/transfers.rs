@@ -1,4 +1,5 @@
-//! The routes that carry content of files, which never is in memory as a whole: uploads, chunks, batches, downloads.
+//! The routes that transfer file contents, which are never in memory as a whole: uploads, chunks,
+//! batches, downloads.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -17,23 +18,23 @@ use crate::wire::revision::Revision;
 
 /// Characters that are not allowed in a quoted file name of a form (WHATWG HTML, "multipart/form-data encoding algorithm").
 const FILE_NAME: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
-/// Bytes of one line between bodies, at most.
+/// Maximum bytes of a line between bodies.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
-/// Bytes of the answer to a batch, at most: 1000 results with their records.
+/// Maximum bytes of the response to a batch: 1000 results with their records.
 const BATCH_ANSWER: u64 = 16 * 1024 * 1024;
 
-/// Content on its way here.
+/// Content that is being downloaded.
 pub struct Download<'a> {
     hub: &'a HubClient,
-    /// Where in the file it begins: not where it was asked for, if the server knows no ranges.
+    /// The offset at which it begins: not the requested one if the server has no ranges.
     pub at: u64,
-    /// The revision that it belongs to, if the server counts.
+    /// Its revision, if the server has revisions.
     pub rev: Option<Revision>,
     reader: Box<dyn Read + Send>,
 }
 
 impl Download<'_> {
-    /// As [`Read::read`]; an answer that ends early is a failure.
+    /// Like [`Read::read`]; a response that ends early is a failure.
     pub fn read(&mut self, buffer: &mut [u8]) -> Called<usize> {
         self.reader
             .read(buffer)
@@ -42,7 +43,7 @@ impl Download<'_> {
 }
 
 impl HubClient {
-    /// `PUT /api/files/upload`: a whole file in one request, its content type as the hub guesses it.
+    /// `PUT /api/files/upload`: a whole file in one request; the hub guesses its content type.
     pub fn upload(
         &self,
         name: &str,
@@ -97,7 +98,8 @@ impl HubClient {
         self.done(&call)
     }
 
-    /// `POST /api/files/batch`: one result a file, in order. `newest`: the latest revision that was heard of, if any.
+    /// `POST /api/files/batch`: one result for each file, in order. `newest`: the newest known
+    /// revision, if any.
     pub fn batch(
         &self,
         files: &[(BatchItem, &[u8])],
@@ -137,7 +139,8 @@ impl HubClient {
         }
     }
 
-    /// `POST /api/files/fetch`: hands each item's head and content to `take`, in order. What `take` leaves unread is skipped.
+    /// `POST /api/files/fetch`: passes the head and content of each item to `take`, in order.
+    /// Content that `take` does not read is skipped.
     pub fn fetch(
         &self,
         items: &[FetchItem],
@@ -174,12 +177,13 @@ impl HubClient {
             take(head, &mut content)?;
             io::copy(&mut content, &mut io::sink()).map_err(|e| self.interrupted(&e))?;
         }
-        // an answer that was read to its end leaves the connection for the next one
+        // a response that was read to its end frees the connection for the next request
         let _ = reader.read(&mut [0]);
         Ok(())
     }
 
-    /// `GET /api/files/{id}/download`: the bytes `from..to` of a revision, or of whatever is current; without `to`, to the end.
+    /// `GET /api/files/{id}/download`: the bytes `from..to` of a revision, or of the current one;
+    /// without `to`, to the end.
     pub fn download(
         &self,
         id: Uuid,
@@ -195,7 +199,7 @@ impl HubClient {
         }
         let answer = self.authorized(&self.agent, &call)?;
         let named = etag(&answer);
-        // content has any type, so it is known by the revision
+        // content may have any type, so the response is recognized by its revision
         if self.may_be_ours() && named.is_none_or(|named| at.is_some_and(|at| !at.is(named))) {
             return Err(self.foreign(answer.status().as_u16(), &media_type(&answer), &call.path));
         }

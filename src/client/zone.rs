@@ -1,4 +1,4 @@
-//! Looks up hosts as ureq does, and gives link-local addresses the interface that the hub's URL names.
+//! Resolves hosts like ureq, and gives link-local addresses the interface that the hub's URL names.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ impl Resolver for Zoned {
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut found = DefaultResolver::default().resolve(uri, config, timeout)?;
         if let Some(zone) = &self.0 {
-            // asked each time: an interface that was removed and added again has another number
+            // looked up each time: an interface that was removed and added again has another number
             let index = zone::index(zone)?;
             for address in found.iter_mut() {
                 if let SocketAddr::V6(address) = address

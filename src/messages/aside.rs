@@ -1,4 +1,5 @@
-//! Moves a file that is no message, or that was refused, out of the outbox into `failed/`, its reason beside it.
+//! Moves a file that is not a message, or that was refused, from the outbox to `failed/`, with a
+//! reason beside it.
 //!
 //! It does not decide which files are moved or why.
 
@@ -11,11 +12,13 @@ use uuid::Uuid;
 
 use crate::disk;
 
-/// Moves `from` into the directory `failed` with its reason; returns where it is. After an error it is where it was.
+/// Moves `from` into the directory `failed` with its reason; returns the new path. After an error
+/// the file is where it was.
 pub fn move_aside(from: &Path, failed: &Path, why: &str) -> io::Result<PathBuf> {
     let name = from.file_name().unwrap_or_default();
     let is_dir = from.symlink_metadata()?.is_dir();
-    // room for ".", ".reason" and ".tmp"; and a name that ends as a reason does would pass for one
+    // leave room for ".", ".reason" and ".tmp"; and a name that ends like that of a reason would be
+    // taken for one
     let name_is_fit = name.len() <= 240 && !name.as_encoded_bytes().ends_with(b".reason");
     let mut name = if name_is_fit {
         name.to_os_string()
@@ -42,7 +45,7 @@ pub fn move_aside(from: &Path, failed: &Path, why: &str) -> io::Result<PathBuf> 
             Ok(()) => Ok(to),
             Err(e) => {
                 let _ = std::fs::remove_file(&temporary);
-                // the message is still in the outbox: a second copy would only be in the way
+                // the message is still in the outbox: remove the second copy
                 if from.symlink_metadata().is_ok() {
                     let _ = std::fs::remove_file(&reason);
                     let _ = std::fs::remove_file(&to);
@@ -54,7 +57,7 @@ pub fn move_aside(from: &Path, failed: &Path, why: &str) -> io::Result<PathBuf> 
     unreachable!("some name is free")
 }
 
-/// Durably: the new name is synced before the old one is removed.
+/// Moves durably: the new name is synced before the old one is removed.
 fn move_to(from: &Path, to: &Path, is_dir: bool) -> io::Result<()> {
     let linked = if is_dir {
         Err(io::ErrorKind::IsADirectory.into())
@@ -65,7 +68,8 @@ fn move_to(from: &Path, to: &Path, is_dir: bool) -> io::Result<()> {
         Ok(()) => {}
         // linked before a crash
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        // a directory, or a file of another user: it can be neither linked nor read, and yet be renamed
+        // a directory, or a file of another user: it can be neither linked nor read, but perhaps
+        // renamed
         Err(_) => {
             disk::rename_noreplace(from, to)?;
             return disk::sync_dir(disk::parent(to));

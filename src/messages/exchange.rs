@@ -1,7 +1,8 @@
-//! The tick: moves messages between the spool and the hub whenever something wakes it, and every few seconds anyway.
+//! The tick: exchanges messages between the spool and the hub whenever an event wakes it, and every few seconds in
+//! any case.
 //!
-//! It owns outbox and inbox; hooks run elsewhere. Events only say that a look may be worth it: the directories and the
-//! hub's log are the truth, so every event may be lost.
+//! It owns outbox and inbox; hooks run elsewhere. Events are hints: the directories and the hub's log are the truth,
+//! so any event may be lost.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -26,37 +27,37 @@ use crate::logger::is_same_event;
 use crate::wire::revision::Tag;
 use crate::wire::{Doubt, Run};
 
-/// What wakes the tick.
+/// The events that wake the tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A file came into the outbox by rename: it is complete.
+    /// A file was renamed into the outbox, so it is complete.
     Arrived(OsString),
-    /// Something was written in the outbox.
+    /// A file was written in the outbox.
     Written(OsString),
-    /// Events may have been lost: look at everything.
+    /// Events may have been lost: scan everything.
     Overflow,
-    /// The hub has something for us, or its event stream has just begun.
+    /// The hub has messages for this machine, or its event stream has just begun.
     Queued,
-    /// The hub refuses the event stream, and why.
+    /// The hub refuses the event stream, with the reason.
     StreamRefused(String),
-    /// The daemon ends.
+    /// The daemon is stopping.
     Stop,
 }
 
-/// How long to leave a hub alone that refuses this machine: its limit is 10 failed logins a minute.
+/// How long a hub that refuses this machine is not called: it allows 10 failed logins a minute.
 pub const REFUSED: Duration = Duration::from_secs(30);
-/// Between two attempts, whatever wakes the tick.
+/// Minimum pause between two attempts, whatever wakes the tick.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
-/// The part of the work that listens to the hub.
+/// The name of the event stream among the parts of the work.
 const STREAM: &str = "event stream";
-/// Between two rounds of cleaning up.
+/// Interval between two runs of the cleanup.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why messages were not exchanged.
 enum Fault {
-    /// Of the hub or the way to it.
+    /// A failure of the hub or of the connection.
     Hub(Failure),
-    /// Of this machine.
+    /// A failure of this machine.
     Disk(Error),
 }
 
@@ -82,7 +83,7 @@ pub struct Exchange {
     host: String,
     instance: Uuid,
     run: Run,
-    /// What the hub has last said of this machine.
+    /// The last doubt of the hub about this machine's identity.
     doubt: Option<Doubt>,
     poll_interval: Duration,
     /// Wakes the thread that runs the hooks.
@@ -91,14 +92,16 @@ pub struct Exchange {
     scan: bool,
     pull: bool,
     not_before: Instant,
-    /// Of the last attempt, if it failed.
+    /// When the last attempt failed, if it did.
     failed_at: Option<Instant>,
     backoff: Backoff,
-    /// What was last said in the log about the hub, so that it is said once; told to `mesync status`.
+    /// The last problem with the hub that was logged, so that it is logged once; also for `mesync
+    /// status`.
     trouble: Option<String>,
-    /// What cannot be done on this machine's disk, by the part of the work; said once, and told to `mesync status`.
+    /// Problems with this machine's disk, by the part of the work; each is logged once, and passed to `mesync
+    /// status`.
     wrong: BTreeMap<&'static str, String>,
-    /// What the lock file says of it.
+    /// The problem that the lock file contains now.
     told: Option<String>,
 }
 
@@ -137,7 +140,7 @@ impl Exchange {
         })
     }
 
-    /// Works until told to stop. `working` is told when work begins and ends.
+    /// Runs until told to stop. `working` is called when work begins and ends.
     pub fn run(mut self, events: &Receiver<Event>, working: impl Fn(bool)) -> Result<()> {
         let mut next_tick = clock::monotonic();
         let mut next_cleaning = clock::monotonic();
@@ -187,19 +190,19 @@ impl Exchange {
         }
     }
 
-    /// One full pass, for cron: everything that can go and come now. The first failure of the hub ends it. Why files stay in
-    /// the outbox, if they do; the log says it.
+    /// One full pass, for cron: sends and receives everything that is possible now. The first failure of the hub ends it.
+    /// Returns why files remain in the outbox, if they do; the log has the details.
     pub fn once(mut self) -> Result<Option<Kind>> {
         let end = clock::monotonic() + super::plan::MIN_UNTOUCHED_TIME + Duration::from_millis(100);
         while let Some(due) = self.look()?.filter(|due| *due <= end) {
-            // a file that was written a moment ago; no event will wake this thread
+            // for a file that was written just before; no event will wake this thread
             std::thread::park_timeout(due.saturating_duration_since(clock::monotonic()));
         }
         while self.step().map_err(|fault| match fault {
             Fault::Hub(failure) => failure.error,
             Fault::Disk(e) => e,
         })? {
-            // what was just sent may be for this machine
+            // a message that was just sent may be for this machine
             self.pull = true;
         }
         while !self.sent.turn(clock::now())? {}
@@ -207,7 +210,7 @@ impl Exchange {
         Ok(self.outbox.failure())
     }
 
-    /// Takes note of an event; `true`: stop.
+    /// Handles an event; `true`: stop.
     fn note(&mut self, event: Event) -> bool {
         match event {
             Event::Arrived(name) => self.arrived.push((name, true)),
@@ -217,7 +220,8 @@ impl Exchange {
             Event::Queued => {
                 self.wrong.remove(STREAM);
                 self.pull = true;
-                // a stream of events from a hub whose other answers fail does not decide how often it is asked
+                // the event stream of a hub whose other responses fail must not decide how often the hub is
+                // called
                 self.not_before = self.not_before.min(
                     self.failed_at
                         .map_or_else(clock::monotonic, |at| at + LEAST_PAUSE),
@@ -228,7 +232,8 @@ impl Exchange {
         false
     }
 
-    /// Makes again what was removed while the client runs, and finishes what an error has interrupted in the inbox.
+    /// Recreates directories that were removed while the client runs, and finishes what an error interrupted in the
+    /// inbox.
     fn mend(&mut self) -> Result<()> {
         spool::create(&self.base)?;
         for (name, content) in [
@@ -249,8 +254,8 @@ impl Exchange {
         self.inbox.restore()
     }
 
-    /// Notes that a part of the work can be done or cannot: an error of the disk ends nothing, since a restart would meet
-    /// the same disk. What was to be done stays to be done.
+    /// Records whether a part of the work succeeded. An error of the disk ends nothing, because a restart would meet the
+    /// same disk. The work remains to be done.
     fn judge<T>(&mut self, part: &'static str, outcome: Result<T>) -> Option<T> {
         match outcome {
             Ok(done) => {
@@ -273,7 +278,7 @@ impl Exchange {
         }
     }
 
-    /// Reports a problem to `mesync status`, in the lock file.
+    /// Reports the problems to `mesync status`, in the lock file.
     fn tell(&mut self) {
         let wrong = self
             .trouble
@@ -285,13 +290,13 @@ impl Exchange {
         if self.told.as_ref() == Some(&wrong) {
             return;
         }
-        // a disk that takes no writes: status sees that for itself
+        // if the disk refuses writes, status detects that itself
         self.told = lock::tell(&self.base, &self.host, &wrong)
             .is_ok()
             .then_some(wrong);
     }
 
-    /// Looks at the outbox; returns when to look again without being asked.
+    /// Scans the outbox; returns when to scan again without an event.
     fn look(&mut self) -> Result<Option<Instant>> {
         if std::mem::take(&mut self.scan) {
             self.outbox.scan()?;
@@ -301,7 +306,7 @@ impl Exchange {
         self.outbox.look_again()
     }
 
-    /// Exchanges messages with the hub until nothing is left to do, it fails, or something new has happened.
+    /// Exchanges messages with the hub until nothing is left to do, a call fails, or an event has arrived.
     fn exchange(&mut self, undisturbed: impl Fn() -> bool) {
         loop {
             match self.step() {
@@ -324,9 +329,11 @@ impl Exchange {
     /// One request for messages and one with messages; `true`: there may be more.
     fn step(&mut self) -> std::result::Result<bool, Fault> {
         let (mut more, mut asked, mut untaken) = (false, self.pull, None);
-        // first what tells whether the hub lets this machine in: a wrong key must not fail the messages
+        // the pull first: it shows whether the hub accepts this machine, and a wrong key must not fail
+        // the messages
         if self.pull {
-            // before it acknowledges: what follows must not overtake what an error has held up
+            // before the pull acknowledges: later messages must not overtake those that an error
+            // has held up
             if self.inbox.settle()? > 0 {
                 let _ = self.hooks.try_send(());
             }
@@ -426,7 +433,7 @@ impl Exchange {
         }
     }
 
-    /// Waits before the next attempt. A hub that is not there is asked at the rate of the tick, as a hub that is.
+    /// Waits before the next attempt. An unreachable hub is called as often as a reachable one.
     fn failed(&mut self, failure: Failure) {
         let backoff = self.backoff.next(random());
         let wait = match (failure.error.kind, failure.status) {
@@ -456,7 +463,7 @@ fn random() -> u64 {
     Uuid::new_v4().as_u64_pair().0
 }
 
-/// What tells two machines of one name apart: drawn once, kept in the state directory.
+/// The id that distinguishes two machines with one name: drawn once, kept in the state directory.
 pub fn instance(path: PathBuf) -> Result<Uuid> {
     match disk::read_at_most(&path, 100) {
         Ok(bytes) => match std::str::from_utf8(&bytes)
@@ -474,7 +481,7 @@ pub fn instance(path: PathBuf) -> Result<Uuid> {
     Ok(id)
 }
 
-/// Counts a start on the disk, before anything is asked of the hub: a disk that was copied or set back counts the same again.
+/// Counts a start on the disk before the hub is called: a disk that was copied or set back repeats a count.
 fn begin_run(path: &Path) -> Result<Run> {
     let last = match disk::read_at_most(path, 100) {
         Ok(bytes) => std::str::from_utf8(&bytes)

@@ -1,10 +1,11 @@
-//! The inbox: takes a page of messages from the hub so that each appears once, whatever crashes in between.
+//! The inbox: receives a page of messages from the hub so that each message appears once, whatever
+//! crashes in between.
 //!
-//! It does not talk to the hub and runs no hook; it records which hooks are to run.
+//! It does not call the hub and runs no hook; it records which hooks are to run.
 //!
-//! The order is what keeps the promise: contents and hook records under hidden names, synced; then the lines in the log,
-//! synced; then the renames. After a crash, a logged and still hidden message is renamed at start, a hidden and unlogged
-//! one is removed and arrives again.
+//! The promise depends on the order: contents and hook records under hidden names, synced; then the
+//! lines in the log, synced; then the renames. At a start after a crash, a logged and still hidden
+//! message is renamed; a hidden and unlogged one is removed and received again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -26,17 +27,17 @@ pub struct Inbox {
     base: PathBuf,
     dir: PathBuf,
     seen: Seen,
-    /// Everything up to here is done with.
+    /// Everything up to this cursor was received.
     cursor: Option<Cursor>,
-    /// Of the next record of a hook.
+    /// The order of the next hook record.
     order: u64,
-    /// Logged and still hidden, in the order of the log.
+    /// Messages that are logged and still hidden, in the order of the log.
     logged: VecDeque<Logged>,
-    /// A call has failed: hidden files and records may be left of what was not taken.
+    /// A call has failed: hidden files and records of messages that were not accepted may remain.
     unsettled: bool,
 }
 
-/// What a page brought.
+/// The result of receiving a page.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Received {
     /// New files in `inbox/`.
@@ -51,15 +52,16 @@ struct Fresh {
     hook: Option<hooks::Record>,
 }
 
-/// A message that has a line in the log, and is to get its name in `inbox/`.
+/// A message that has a line in the log and is to get its name in `inbox/`.
 struct Logged {
     name: String,
-    /// Its content, should the hidden file be removed; `None`: it is of an earlier process.
+    /// Its content, in case the hidden file is removed; `None`: it was logged by an earlier
+    /// process.
     text: Option<String>,
 }
 
 impl Inbox {
-    /// Opens it and finishes what a crash interrupted.
+    /// Opens the inbox and finishes what a crash interrupted.
     pub fn open(base: &Path, now: SystemTime) -> Result<Inbox> {
         let (mut seen, lines) = Seen::open(base)?;
         seen.come_back(now)?;
@@ -80,14 +82,15 @@ impl Inbox {
         Ok(inbox)
     }
 
-    /// Finds what an earlier process has logged and not renamed.
+    /// Finds messages that an earlier process logged and did not rename.
     fn find_logged(&mut self, lines: &[Cursor], now: SystemTime) -> Result<()> {
         let failed = |e: io::Error| Error::io(format!("recover {}", self.dir.display()), &e);
         let mut hidden: HashMap<Uuid, String> = HashMap::new();
         let mut found_again = Vec::new();
         for (name, id) in hidden_names(&self.dir).map_err(failed)? {
             if self.seen.is_damaged() && !self.seen.contains(&id) && self.is_whole(&name) {
-                // the damaged line may have been its own: then the hub does not send it again
+                // the damaged line may have been that of this message: then the hub does not send
+                // it again
                 found_again.push((id, name));
             } else {
                 hidden.insert(id, name);
@@ -122,19 +125,21 @@ impl Inbox {
         bytes.is_ok_and(|bytes| Message::parse(&bytes).is_ok())
     }
 
-    /// Finishes interrupted work after an error or a crash: every logged message gets its name, all others are removed and arrive
-    /// again. Until it succeeds nothing is received. Returns how many messages have appeared.
+    /// Finishes interrupted work after an error or a crash: every logged message gets its name, all
+    /// others are removed and received again. Nothing is received until it succeeds. Returns how
+    /// many messages have appeared.
     pub fn settle(&mut self) -> Result<usize> {
         if !self.unsettled {
             return Ok(0);
         }
         spool::create(&self.base)?;
-        // before anything is removed: a line that is cut off may name it
+        // before any removal: a truncated line may name the message
         self.seen.settle()?;
         self.seen.restore()?;
         let placed = self.place()?;
         let failed = |e: io::Error| Error::io(format!("recover {}", self.dir.display()), &e);
-        // records first: one without its file would run a hook for a message that never came
+        // records first: a record without its file would run a hook for a message that never
+        // arrived
         let (seen, damaged) = (&self.seen, self.seen.is_damaged());
         hooks::keep_only(&self.base, |id| damaged || seen.contains(id)).map_err(failed)?;
         for (name, _) in hidden_names(&self.dir).map_err(failed)? {
@@ -144,7 +149,8 @@ impl Inbox {
         Ok(placed)
     }
 
-    /// Renames the logged messages, in the order of the log; the first failure ends it, so that none overtakes another.
+    /// Renames the logged messages in the order of the log; the first failure ends it, so that no
+    /// message overtakes another.
     fn place(&mut self) -> Result<usize> {
         let mut placed = 0;
         while let Some(next) = self.logged.front() {
@@ -165,19 +171,22 @@ impl Inbox {
         Ok(placed)
     }
 
-    /// Where the next pull begins; `None`: at the hub's own cursor.
+    /// Where the next pull begins; `None`: at the hub's cursor for this machine.
     pub fn cursor(&self) -> Option<Cursor> {
         self.cursor
     }
 
-    /// The hub has another epoch: its numbers mean nothing here. Ids are still remembered.
+    /// Forgets the cursor of another epoch, whose numbers mean nothing now. Ids are still
+    /// remembered.
     pub fn forget_cursor(&mut self) {
         self.cursor = None;
     }
 
-    /// Takes a page. If one message cannot be written, its predecessors are taken, and the error says so.
+    /// Receives a page. If one message cannot be written, the messages before it are accepted, and
+    /// the error says so.
     ///
-    /// After an error nothing is half taken, or [`Inbox::settle`] sees to that before the next page.
+    /// After an error no message is half accepted, or [`Inbox::settle`] completes it before the
+    /// next page.
     pub fn receive(&mut self, page: &PullAnswer, now: SystemTime) -> Result<Received> {
         self.settle()?;
         let received = self.take(page, now);
@@ -214,7 +223,7 @@ impl Inbox {
                         }
                     }
                 }
-                // it would come again for ever: pass over it, with a word
+                // the hub would send it again forever: skip it with a warning
                 Ok(_) => log::warn!(
                     "ignored a message of the hub: it has no id seq={}",
                     numbered.seq
@@ -248,7 +257,7 @@ impl Inbox {
         }
     }
 
-    /// The message under its hidden name, and the record of its hook.
+    /// Writes the message under its hidden name, and the record of its hook.
     fn write(
         &mut self,
         message: &Message,
@@ -290,7 +299,7 @@ impl Inbox {
         let has_hooks = fresh.iter().any(|f| f.hook.is_some());
         if fresh.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
             disk::sync_filesystem(&self.dir).map_err(failed)?;
-            // it may be on another one
+            // the hook may be on another filesystem
             return if has_hooks {
                 disk::sync_filesystem(&records).map_err(failed)
             } else {
@@ -316,7 +325,7 @@ impl Inbox {
         self.seen.restore()
     }
 
-    /// Forgets ids that are older than anybody remembers.
+    /// Forgets ids that are older than any hub remembers.
     pub fn prune(&mut self) -> Result<()> {
         let needed: HashSet<Uuid> = hooks::recorded(&self.base)?.into_iter().collect();
         let dir = self.dir.clone();
@@ -325,7 +334,7 @@ impl Inbox {
     }
 }
 
-/// The messages that are hidden in a directory: their names without dot and ending, and their ids.
+/// The hidden messages in a directory: their names without dot and suffix, and their ids.
 fn hidden_names(dir: &Path) -> io::Result<Vec<(String, Uuid)>> {
     let message = |name: &String| {
         let message = name.strip_prefix('.')?.strip_suffix(".tmp")?;
@@ -347,7 +356,8 @@ mod tests {
     const A: &str = "20261121T101112_01933b5e-0000-7000-8000-00000000000a.json";
     const B: &str = "20261121T101112_01933b5e-0000-7000-8000-00000000000b.json";
 
-    /// Both messages lie hidden in the inbox with a record each; only the first is in the log. `after`: what a start makes of it.
+    /// Both messages are hidden in the inbox with a record each; only the first is in the log.
+    /// `after`: the result of a start.
     #[test]
     fn what_is_logged_is_finished_and_what_is_not_comes_again() {
         let dir = tempfile::tempdir().unwrap();

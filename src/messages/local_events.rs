@@ -1,7 +1,7 @@
-//! Messages that this machine makes for itself, for its own hooks: they go through no queue and to no hub.
+//! Messages that this machine generates for its own hooks: they are not queued, and sent to no hub.
 //!
-//! Their types begin with [`crate::wire::OWN_TYPES`], which cannot be sent. There is a record of the hook only, and a run of it as
-//! of any other.
+//! Their types begin with [`crate::wire::OWN_TYPES`], which cannot be sent. Only a hook record is
+//! written, which runs like any other.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Result};
 
-/// Sees to it that the hook for this type runs, if there is one; whether there is.
+/// Records that the hook for this type is to run, if there is one; returns whether there is.
 pub fn announce(base: &Path, host: &str, kind: &str, payload: serde_json::Value) -> Result<bool> {
     if base.join("hooks").join(kind).symlink_metadata().is_err() {
         return Ok(false);
@@ -31,7 +31,7 @@ pub fn announce(base: &Path, host: &str, kind: &str, payload: serde_json::Value)
     else {
         return Ok(false);
     };
-    // news are not bounded by what others send
+    // these events are not limited by any sender
     if record.is_failed() && hooks::failed_news(base).map_err(failed)? >= limits::FAILED_NEWS_HOOKS
     {
         return Ok(false);

@@ -1,8 +1,10 @@
-//! The lock file of a client, `state/lock`: one client at a time, how the running one is, and how the last one ended.
+//! The lock file of a client, `state/lock`: allows one client at a time, and tells how the running
+//! one works and how the last one ended.
 //!
-//! The first line has the process, a word and the name that the client uses, the second an error. A client that ends in order
-//! empties the file, so a file without a lock that is not empty tells of a client that has died or failed. A file without the
-//! word is from an older client, which never emptied it: nothing is known of its end.
+//! The first line has the process, a word and the host name that the client uses, the second line
+//! an error. A client that ends in order empties the file, so an unlocked file that is not empty is
+//! from a client that was killed or failed. A file without the word is from an older client, which
+//! never emptied it: nothing is known of its end.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -14,29 +16,30 @@ use crate::error::{Error, Result};
 use crate::logger::one_line;
 use crate::wire;
 
-/// Bytes that are read of the file.
+/// Bytes of the file that are read, at most.
 const MAX_LOCK: u64 = 4096;
 const RUNNING: &str = "running";
 const FAILED: &str = "failed";
 
-/// What the lock file says of a client.
+/// The state of a client, according to the lock file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Client {
     Running {
         process: String,
-        /// The name that it uses, whatever the settings are by now; `None`: an older client did not write it.
+        /// The host name that it uses, even if the settings have changed; `None`: an older client
+        /// did not write it.
         host: Option<String>,
         problem: Option<String>,
     },
-    /// None has run, or the last one has ended in order.
+    /// No client has run, or the last one ended in order.
     Stopped,
-    /// The last one has ended with an error.
+    /// The last client ended with an error.
     Failed(String),
-    /// The last one has ended without a word: it was killed, or the machine lost its power.
+    /// The last client ended without a report: it was killed, or the machine lost power.
     Died { process: String },
 }
 
-/// Where it is.
+/// The path of the file.
 pub fn path(base: &Path) -> PathBuf {
     base.join("state/lock")
 }
@@ -46,12 +49,13 @@ pub fn take(base: &Path, host: &str) -> Result<Option<File>> {
     disk::lock(&path(base), &text(RUNNING, host, ""))
 }
 
-/// Writes down what a running client cannot do. In place: the block is there already, also when the disk is full.
+/// Writes the problem of a running client. In place: the block is allocated already, even when the
+/// disk is full.
 pub fn tell(base: &Path, host: &str, problem: &str) -> std::io::Result<()> {
     disk::overwrite(&path(base), text(RUNNING, host, problem).as_bytes())
 }
 
-/// Writes down how the client that holds the lock has ended.
+/// Writes how the client that holds the lock has ended.
 pub fn end(base: &Path, mut lock: File, failure: Option<&Error>) {
     let written = match failure {
         Some(e) => disk::overwrite(&path(base), text(FAILED, "", &e.to_string()).as_bytes()),
@@ -67,7 +71,7 @@ fn text(word: &str, host: &str, problem: &str) -> String {
     format!("{}\n{}", first.trim_end(), one_line(problem))
 }
 
-/// The name that the client uses, if one runs and has told it.
+/// The host name that the running client uses, if it wrote it.
 pub fn host(base: &Path) -> Option<String> {
     match read(base).0 {
         Client::Running { host, .. } => host,
@@ -75,11 +79,11 @@ pub fn host(base: &Path) -> Option<String> {
     }
 }
 
-/// What the file says, and when that was written.
+/// The content of the file, and when it was written.
 pub fn read(base: &Path) -> (Client, Option<SystemTime>) {
     let read = || {
         let file = disk::open_regular(&path(base))?;
-        // a client that starts while this lock is held tries again
+        // a client that starts while this lock is held retries
         let is_held = matches!(
             file.try_lock_shared(),
             Err(std::fs::TryLockError::WouldBlock)
@@ -161,7 +165,7 @@ mod tests {
             false,
             Client::Failed("no thread".into()),
         );
-        // of an older client, which left it so at each stop
+        // from an older client, which left the file like this at each stop
         check("7", false, Client::Stopped);
         check("7\nno room", false, Client::Stopped);
         check("", false, Client::Stopped);

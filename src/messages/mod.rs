@@ -1,6 +1,6 @@
 //! The message half of a client: a spool of plain files, where every change of state is one rename.
 //!
-//! It knows neither the file half nor the hub's insides; what travels is in `wire`.
+//! It knows neither the file half nor the internals of the hub; the data that travel are in `wire`.
 
 mod aside;
 pub mod exchange;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::clock;
 
-/// The four directories that a person looks at.
+/// The four directories that a user looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
     Outbox,
@@ -56,7 +56,7 @@ pub fn file_name(created: SystemTime, id: Uuid) -> String {
 pub fn parse_file_name(name: &str) -> Option<(SystemTime, Uuid)> {
     let (time, id) = name.strip_suffix(".json")?.split_once('_')?;
     let parsed = (clock::parse_compact(time)?, Uuid::try_parse(id).ok()?);
-    // one spelling only: otherwise two names could mean one message
+    // accept one spelling only: otherwise two names could mean one message
     (file_name(parsed.0, parsed.1) == name).then_some(parsed)
 }
 

@@ -10,24 +10,24 @@ use super::{file_name, parse_file_name};
 use crate::clock;
 use crate::wire::{Message, NotAMessage, PostResult, Status};
 
-/// A file that did not arrive by rename is complete when it was left alone for so long.
+/// A file that did not arrive by rename counts as complete after this time without a write.
 pub const MIN_UNTOUCHED_TIME: Duration = Duration::from_secs(1);
-/// What cannot be read as a message yet may become one for so long.
+/// A file that is not a valid message yet may become one for this long.
 pub const MAX_UNREADABLE_TIME: Duration = Duration::from_secs(60);
-/// A file that is picked up is named after its own time only if that is no older.
+/// A file is named after its own mtime only if that is more recent than this.
 const RECENT_TIME: Duration = Duration::from_secs(3600);
-/// A message that is there at the start of a client is tried for so long at least, whatever its time says: that may be of a clock
-/// that was set since, and no message fails without an attempt.
+/// A message that exists when the client starts is tried for at least this long, whatever its time
+/// says: the clock may have been set since, and no message fails without an attempt.
 const FIRST_TRIES: Duration = Duration::from_secs(600);
 
-/// What is known about a name in `outbox/` after looking at it.
+/// What is known about a name in `outbox/` after checking it.
 #[derive(Debug)]
 pub struct Found<'a> {
     /// `None`: not UTF-8.
     pub name: Option<&'a str>,
-    /// Since the last write; `None`: the clock has gone back since.
+    /// The time since the last write; `None`: the clock was set back since.
     pub age: Option<Duration>,
-    /// It appeared by rename: its writer had finished.
+    /// It arrived by rename: its writer had finished.
     pub arrived: bool,
     pub content: Content,
 }
@@ -36,27 +36,27 @@ pub struct Found<'a> {
 pub enum Content {
     Message(Message),
     NotAMessage(NotAMessage),
-    /// A directory, FIFO, link, or something that cannot be read, in words.
+    /// A directory, FIFO, link, or unreadable file, with a description.
     Unusable(String),
 }
 
-/// What to do about a name in `outbox/`.
+/// What to do with a name in `outbox/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// It has its lasting name: send it.
     Send,
     /// Give it its lasting name first.
     Rename(String),
-    /// Look again after this time.
+    /// Check again after this time.
     Wait(Duration),
-    /// To `failed/`, with this reason.
+    /// Move it to `failed/`, with this reason.
     Refuse(String),
 }
 
-/// Decides about one name of `outbox/`. `written`: its last write; `fresh`: an id that nothing else has.
+/// Decides about one name of `outbox/`. `written`: its last write; `fresh`: an unused id.
 pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) -> Step {
     let named = found.name.and_then(parse_file_name);
-    // a clock that went back must not hold a message up for years
+    // a clock that was set back must not delay a message for years
     let age = found.age.unwrap_or(MAX_UNREADABLE_TIME);
     let left = |whole: Duration| whole.checked_sub(age).filter(|d| !d.is_zero());
     match &found.content {
@@ -77,7 +77,8 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
                 .as_deref()
                 .and_then(clock::parse_rfc3339)
                 .unwrap_or(written);
-            // the time of an old event, or of a file that was moved here, says nothing about how long it was tried
+            // the time of an old event, or of a file that was moved here, does not tell how long it
+            // was tried
             let recent = |at: &SystemTime| {
                 now.duration_since(*at)
                     .map_or(true, |age| age < RECENT_TIME)
@@ -86,7 +87,7 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
                 .map(|(at, _)| at)
                 .or_else(|| Some(said).filter(recent))
                 .unwrap_or(now);
-            // the deadline counts from the name: give it a time that means something
+            // the deadline counts from the name, so the name needs a plausible time
             let at = if clock::is_plausible(at) { at } else { now };
             let name = file_name(at, id);
             if found.name == Some(&name) {
@@ -98,7 +99,8 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
     }
 }
 
-/// Fills in the fields that the writer of the message left out; the same at every attempt, since id and time are part of the name.
+/// Fills in the fields that the sender left out; the result is the same at every attempt, because
+/// id and time are in the name.
 pub fn complete(mut message: Message, name: &str, host: &str) -> Option<Message> {
     let (at, id) = parse_file_name(name)?;
     message.id.get_or_insert(id);
@@ -157,15 +159,16 @@ pub enum HookEnd {
     Exit(i32),
     Signal(i32),
     Timeout,
-    /// The kernel did not start it: the error's number.
+    /// The kernel did not start it, with the error number.
     NotStarted(i32),
-    /// It must not be run: not executable, not safe from others.
+    /// It must not be run: not executable, or writable by others.
     Refused,
     /// It was removed before it could run.
     Gone,
 }
 
-/// Errors of starting a program that may pass: no memory, no process, no descriptor, a file that is open for writing.
+/// Errors when starting a program that may pass: no memory, process or descriptor, or a file that
+/// is open for writing.
 const PASSING_ERRORS: [i32; 5] = [
     libc::EAGAIN,
     libc::ENOMEM,
@@ -174,7 +177,7 @@ const PASSING_ERRORS: [i32; 5] = [
     libc::ENFILE,
 ];
 
-/// What becomes of its record.
+/// What happens to its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookNext {
     Done,
@@ -190,7 +193,7 @@ const HOOK_PAUSES: [Duration; 4] = [
     Duration::from_secs(3600),
 ];
 
-/// The pause after the `attempt`-th run (from 1), if there is another one.
+/// The pause after the `attempt`-th run (from 1), if another one follows.
 pub fn hook_pause(attempt: u32) -> Option<Duration> {
     HOOK_PAUSES.get((attempt as usize).checked_sub(1)?).copied()
 }
@@ -255,7 +258,7 @@ mod tests {
             r#"{"type":"x","created_at":"2026-11-21T11:04:05+01:00"}"#,
             "Rename(\"20261121T100405_",
         );
-        // an event of long ago was not tried since
+        // an old event was not being tried since then
         check(
             "t.json",
             0,
@@ -264,7 +267,7 @@ mod tests {
             fresh,
         );
         check("t.json", 999_999, true, r#"{"type":"x"}"#, fresh);
-        // written half: patience, then a reason; wrong for ever: a reason at once
+        // half written: wait, then a reason; never valid: a reason at once
         check("t.json", 0, true, r#"{"type":"x"#, "Wait(60s)");
         check(
             "t.json",
@@ -275,7 +278,7 @@ mod tests {
         );
         check("t.json", 0, true, r#"{"payload":1}"#, "Refuse(\"it has no");
         check("t.json", 0, false, r#"{"payload":1}"#, "Wait(1s)");
-        // made by `mesync send`, or named so by us before a crash
+        // made by `mesync send`, or renamed before a crash
         check(&name, 0, false, r#"{"type":"x"}"#, "Send");
         check(
             &name,
@@ -316,7 +319,7 @@ mod tests {
         let now = clock::parse_rfc3339("2026-11-21T10:30:00Z").unwrap();
         let week = Duration::from_secs(604_800);
         let left = |name: &str| time_left(clock::parse_compact(name).unwrap(), now, week).as_secs();
-        // made before the clock was set, or really old: tried, if not for long
+        // made before the clock was set, or really old: tried, but not for long
         assert_eq!(
             (left("20261114T101112"), left("20260501T101112")),
             (600, 600)

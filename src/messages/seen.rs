@@ -1,6 +1,7 @@
-//! The log of received messages, `state/seen/YYYYMMDD`: one line `epoch seq id` each. It is cursor and memory of ids in one.
+//! The log of received messages, `state/seen/YYYYMMDD`: one line `epoch seq id` for each. It is
+//! both the cursor and the memory of ids.
 //!
-//! It moves no message; the order between its lines and the files in `inbox/` is the inbox's business.
+//! It moves no message; the inbox orders its lines and the files in `inbox/`.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -21,17 +22,19 @@ use crate::wire::Cursor;
 pub struct Seen {
     dir: PathBuf,
     ids: HashSet<Uuid>,
-    /// Names of the day files, oldest first.
+    /// The names of the day files, oldest first.
     days: Vec<String>,
     last: Option<Cursor>,
-    /// A day file whose end may hold lines that are not durable, and the length up to which it is.
+    /// A day file whose end may contain lines that are not durable, and the length up to which it
+    /// is.
     unsettled: Option<(String, u64)>,
-    /// Some line could not be read: an id that is not known here may have been logged.
+    /// Some line could not be read, so an id that is not known here may have been logged.
     damaged: bool,
 }
 
 impl Seen {
-    /// Reads the log; cuts off what a crash left unfinished and makes the rest durable. Also returns all lines, oldest first.
+    /// Reads the log; truncates what a crash left unfinished and makes the rest durable. Also
+    /// returns all lines, oldest first.
     pub fn open(base: &Path) -> Result<(Seen, Vec<Cursor>)> {
         let dir = base.join("state/seen");
         disk::create_dir(&dir)?;
@@ -89,7 +92,7 @@ impl Seen {
         {
             match std::str::from_utf8(line).ok().and_then(parse) {
                 Some(line) => lines.push(line),
-                // the other lines are still worth having
+                // the other lines are still used
                 None => damaged += 1,
             }
         }
@@ -103,7 +106,7 @@ impl Seen {
         Ok(damaged == 0)
     }
 
-    /// Whether an id that is not known here may have been logged nevertheless.
+    /// Whether an id that is not known here may have been logged.
     pub fn is_damaged(&self) -> bool {
         self.damaged
     }
@@ -112,17 +115,18 @@ impl Seen {
         self.ids.contains(id)
     }
 
-    /// The last line: after it the next pull begins.
+    /// The last line, after which the next pull begins.
     pub fn last(&self) -> Option<Cursor> {
         self.last
     }
 
-    /// Appends lines and makes them durable: one sync, two on the first of a day. After an error no line counts: what was
-    /// written of them is cut off again, here or in [`Seen::settle`].
+    /// Appends lines and makes them durable: one sync, two for the first lines of a day. After an
+    /// error none of the lines counts: what was written is truncated, here or in [`Seen::settle`].
     pub fn append(&mut self, lines: &[Cursor], now: SystemTime) -> Result<()> {
         self.settle()?;
         self.restore()?;
-        // never before the newest file: its last line is the cursor, whatever the clock says
+        // never a file before the newest one, whose last line is the cursor, whatever the clock
+        // says
         let today = clock::day(now).max(self.days.last().cloned().unwrap_or_default());
         let path = self.dir.join(&today);
         let failed = |e: io::Error| Error::io(format!("write {}", path.display()), &e);
@@ -163,8 +167,8 @@ impl Seen {
         Ok(())
     }
 
-    /// Cuts off the lines of an append that failed, durably: until then they may be on the disk or not, and nothing that
-    /// they name may be removed.
+    /// Truncates the lines of an append that failed, durably: until then they may or may not be on
+    /// the disk, and nothing that they name may be removed.
     pub fn settle(&mut self) -> Result<()> {
         let Some((day, length)) = &self.unsettled else {
             return Ok(());
@@ -175,7 +179,7 @@ impl Seen {
             file.sync_all()
         });
         match cut {
-            // removed, and with it the lines
+            // removed together with the lines
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             other => other.map_err(|e| Error::io(format!("cut {}", path.display()), &e))?,
         }
@@ -207,9 +211,11 @@ impl Seen {
         disk::write_durably(&path, text.as_bytes(), 0o600)
     }
 
-    /// Removes day files beyond those that are kept, oldest first, unless `needed` says that one of its ids still is.
+    /// Removes day files beyond the number that is kept, oldest first, unless `needed` says that
+    /// one of its ids is still needed.
     ///
-    /// Counted in files, not by the clock: each covers at least a day. `before` runs once before the first removal.
+    /// Counted in files, not by the clock: each covers at least a day. `before` runs once before
+    /// the first removal.
     pub fn prune(
         &mut self,
         needed: impl Fn(&Uuid) -> bool,
@@ -239,7 +245,8 @@ impl Seen {
         Ok(())
     }
 
-    /// A clock that was in the future has left a file from there, and all lines would go into it: they move to today's.
+    /// Handles a day file from a clock that was in the future: all later lines would be appended to
+    /// it, so its lines are moved to today's file.
     pub fn come_back(&mut self, now: SystemTime) -> Result<()> {
         let tomorrow = clock::day(now + std::time::Duration::from_secs(86_400));
         let future: Vec<String> = self
@@ -264,7 +271,7 @@ impl Seen {
                 Err(e) => return Err(failed(e)),
             }
         }
-        // lines twice, should a crash come now, do no harm: the last one is the same
+        // duplicate lines after a crash do no harm: the last one is the same
         disk::write_durably(&today, &text, 0o600)?;
         for day in &future {
             std::fs::remove_file(self.dir.join(day)).map_err(failed)?;

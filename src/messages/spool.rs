@@ -1,7 +1,7 @@
-//! The part of the spool that a person uses: write, list, find, retry and remove messages.
+//! The part of the spool that commands use: write, list, find, retry and remove messages.
 //!
-//! Plain files only, and every change of state is one rename, link or unlink, so it works with no hub and no daemon, and
-//! beside one. It neither sends nor receives: what moves messages between the directories and the hub is elsewhere.
+//! Plain files only, and every change of state is one rename, link or unlink, so it works without a hub and a daemon,
+//! and beside them. It neither sends nor receives: other modules exchange messages with the hub.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,11 +20,11 @@ use crate::{clock, disk};
 
 /// The file beside `failed/NAME`: `failed/NAME.reason`.
 const REASON_SUFFIX: &[u8] = b".reason";
-/// The first line of a reason, at most.
+/// Maximum length of the first line of a reason.
 const MAX_REASON: usize = 4096;
-/// A reason without its message is younger than this while the daemon is about to put the message beside it.
+/// A younger reason without a message may be that of a message that the daemon is about to move there.
 const REASON_GRACE: std::time::Duration = std::time::Duration::from_secs(60);
-/// Fewer characters of an id would hit anything.
+/// Fewer characters of an id would match too many messages.
 const LEAST_ID: usize = 4;
 
 /// One file in a queue.
@@ -34,29 +34,29 @@ pub struct Entry {
     pub name: OsString,
     pub path: PathBuf,
     pub size: u64,
-    /// From the message, else from the file name.
+    /// From the message, or else from the file name.
     pub id: Option<Uuid>,
-    /// From the file name, else from the message, else when the file was changed last.
+    /// From the file name, or else from the message, or else the last change of the file.
     pub time: SystemTime,
-    /// The message without its payload and unknown fields, of which a queue may hold more than the memory does; or why
-    /// it is none.
+    /// The message without its payload and unknown fields, which for a whole queue may exceed the memory; or why it is
+    /// not a message.
     pub message: std::result::Result<Message, String>,
-    /// The first line of why it failed.
+    /// The first line of the reason for its failure.
     pub reason: Option<String>,
-    /// Its hook gave up: see [`hooks::retry`].
+    /// Its hook has failed: see [`hooks::retry`].
     pub hook_failed: bool,
 }
 
 impl Entry {
-    /// Its id, or the name of its file: what [`find`] takes.
+    /// Its id, or its file name: what [`find`] accepts.
     pub fn label(&self) -> String {
         self.id
             .map_or_else(|| disk::show(&self.name), |id| id.to_string())
     }
 }
 
-/// Makes the directories that are missing, for this user alone. Those that exist keep their mode: the user may have
-/// opened the outbox for others.
+/// Creates missing directories, accessible to this user only. Existing ones keep their mode: the user may have
+/// opened the outbox to others.
 pub fn create(base: &Path) -> Result<()> {
     disk::create_dir(base)?;
     Queue::ALL
@@ -67,7 +67,7 @@ pub fn create(base: &Path) -> Result<()> {
         .try_for_each(|d| disk::create_dir(&base.join(d)))
 }
 
-/// Makes the ids of one process, in order.
+/// Generates ids within one process, in order.
 pub struct Ids(uuid::ContextV7);
 
 impl Default for Ids {
@@ -77,7 +77,7 @@ impl Default for Ids {
 }
 
 impl Ids {
-    /// Version 7 of the given time, finer than a millisecond.
+    /// A version 7 id of the given time, with a finer resolution than milliseconds.
     fn next(&self, now: SystemTime) -> Uuid {
         let since = now
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -87,7 +87,7 @@ impl Ids {
     }
 }
 
-/// A message that [`send_all`] takes.
+/// A message for [`send_all`].
 pub struct Outgoing {
     pub id: Uuid,
     time: SystemTime,
@@ -111,7 +111,7 @@ impl Outgoing {
         })
     }
 
-    /// Bytes of its file.
+    /// The size of its file.
     pub fn size(&self) -> usize {
         self.json.len()
     }
@@ -122,16 +122,16 @@ impl Outgoing {
     }
 }
 
-/// Puts one message into the outbox, as [`send_all`] does.
+/// Writes one message to the outbox, like [`send_all`].
 pub fn send(base: &Path, message: Message, now: SystemTime) -> Result<(Uuid, PathBuf)> {
     let outgoing = Outgoing::new(message, &Ids::default(), now)?;
     let path = outgoing.path(base);
     send_all(base, std::slice::from_ref(&outgoing)).map(|()| (outgoing.id, path))
 }
 
-/// Puts messages into the outbox; when this returns they survive a power cut.
+/// Writes messages to the outbox; when it returns they survive a power loss.
 ///
-/// One sync for the contents if there are many, otherwise one for each; then one for their names. After an error
+/// One sync for all contents if there are many, otherwise one for each; then one for their names. After an error
 /// some of them may be in the outbox.
 pub fn send_all(base: &Path, messages: &[Outgoing]) -> Result<()> {
     create(base)?;
@@ -157,12 +157,13 @@ pub fn send_all(base: &Path, messages: &[Outgoing]) -> Result<()> {
         disk::rename_noreplace(&disk::temporary(&path), &path).map_err(|e| failed(&path, e))?;
     }
     unnamed.0.clear();
-    // the daemon may have taken them already, so they are not taken back
+    // the daemon may have sent them already, so they are not removed
     disk::sync_dir(&outbox)
         .map_err(|e| failed(&outbox, e).hint("the messages are in the outbox, and may be sent"))
 }
 
-/// Files without their lasting names; those that have not got one are removed in the end.
+/// Files under temporary names; those that do not get their lasting names are removed when this is
+/// dropped.
 #[derive(Default)]
 struct Unnamed(Vec<PathBuf>);
 
@@ -174,8 +175,8 @@ impl Drop for Unnamed {
     }
 }
 
-/// The messages of a queue: the outbox in the order of sending, the others by name, and so by time. A directory that is
-/// not there is empty.
+/// The messages of a queue: the outbox in the order of sending, the others by name, and so by time. A missing directory
+/// counts as empty.
 pub fn list(base: &Path, queue: Queue) -> Result<Vec<Entry>> {
     let mut entries = look_at(
         base,
@@ -195,7 +196,7 @@ pub fn list(base: &Path, queue: Queue) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The file names of a queue in order, without those that do not count.
+/// The file names of a queue in order, without hidden ones.
 pub(super) fn names(base: &Path, queue: Queue) -> Result<Vec<OsString>> {
     let reason = |name: &[u8]| queue == Queue::Failed && name.ends_with(REASON_SUFFIX);
     let mut names = all_names(&queue.dir(base))?;
@@ -211,7 +212,7 @@ fn all_names(dir: &Path) -> Result<Vec<OsString>> {
             .map(|e| e.map(|e| e.file_name()).map_err(failed))
             .collect(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        // not "cannot create", which is what a refusal means elsewhere
+        // not "cannot create", which a permission error means elsewhere
         Err(e) => Err(Error {
             kind: Kind::Io,
             ..failed(e)
@@ -219,7 +220,7 @@ fn all_names(dir: &Path) -> Result<Vec<OsString>> {
     }
 }
 
-/// Looks at one file. `None`: it has just been moved away.
+/// Reads one file. `None`: it has just been moved away.
 fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
     let path = queue.dir(base).join(&name);
     let meta = match std::fs::symlink_metadata(&path) {
@@ -233,7 +234,7 @@ fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
         None => Err("it is not a regular file".into()),
         Some(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Some(Err(e)) => Err(format!("it cannot be read: {}", plain(&e))),
-        // the parser would count only what was read
+        // the parser only knows how much was read
         Some(Ok(_)) if meta.len() > MAX_MESSAGE as u64 => Err(too_large(meta.len())),
         Some(Ok(text)) => Message::parse(&text).map_err(|e| e.to_string()),
     };
@@ -275,7 +276,7 @@ fn too_large(size: u64) -> String {
     )
 }
 
-/// The path of the reason for a file in `failed/`. `None` if that name would be too long for a file.
+/// The path of the reason for a file in `failed/`. `None` if that name would be too long.
 pub fn reason_path(failed: &Path) -> Option<PathBuf> {
     let mut name = failed.file_name()?.as_bytes().to_vec();
     name.extend_from_slice(REASON_SUFFIX);
@@ -291,8 +292,8 @@ fn read_reason(failed: &Path) -> Option<String> {
         .filter(|l| !l.is_empty())
 }
 
-/// The message that a person means: by its id, at least four characters of the beginning or end of it, or its file name
-/// (also as [`disk::show`] shows it). There are several entries only if one message is in several queues.
+/// Finds the message that a user means: by its id, by at least four characters of its beginning or end, or by its file
+/// name (also as [`disk::show`] prints it). Several entries are returned only if one message is in several queues.
 pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
     let mut all = Vec::new();
     for queue in Queue::ALL {
@@ -314,7 +315,7 @@ pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
     };
     let mut hits = look_at(base, if by_name.is_empty() { by_id() } else { by_name })?;
     if hits.is_empty() {
-        // dropped under a name of its own, and not picked up yet
+        // placed in the outbox under another name, and not picked up yet
         let others = all
             .into_iter()
             .filter(|(_, name)| named_id(name).is_none())
@@ -348,7 +349,7 @@ pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
     }
 }
 
-/// Whether what a person typed is this id, or a beginning or an end of it; upper case and dashes do not matter.
+/// Whether the typed text is this id, or a prefix or suffix of it; upper case and dashes do not matter.
 pub fn matches_id(id: Uuid, typed: &str) -> bool {
     let typed: String = typed
         .chars()
@@ -381,9 +382,9 @@ fn look_at(base: &Path, files: Vec<(Queue, OsString)>) -> Result<Vec<Entry>> {
 }
 
 /// Moves a failed message back to the outbox, under a name with a new time, because the time limit counts from there. Its
-/// id and content stay. Refused, with the reason, if it is no message.
+/// id and content remain. Refused, with the reason, if it is not a message.
 ///
-/// A crash at any point leaves it in `failed/`, in `outbox/` or in both under one id, of which the hub takes one.
+/// After a crash at any point it is in `failed/`, in `outbox/` or in both under one id, of which the hub accepts one.
 pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
     let shown = entry.label();
     if entry.queue != Queue::Failed {
@@ -401,7 +402,7 @@ pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
     }
     let failed = |e: io::Error| Error::io(format!("retry {shown}"), &e);
     create(base)?;
-    // the user may have corrected it a moment ago
+    // the user may have just corrected it
     disk::sync_file(&entry.path).map_err(failed)?;
     let (id, path) = match entry.id {
         Some(id) => (id, entry.path.clone()),
@@ -424,13 +425,14 @@ pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
     Ok(queued)
 }
 
-/// Gives a message without an id one, in its name, durably: a second attempt after a crash must send it under the same.
+/// Gives a message without an id one in its name, durably: a second attempt after a crash must send it under the same
+/// id.
 fn name_after_id(entry: &Entry, now: SystemTime) -> io::Result<(Uuid, PathBuf)> {
     let id = Ids::default().next(now);
     let path = entry.path.with_file_name(file_name(now, id));
     disk::rename_noreplace(&entry.path, &path)?;
     if let (Some(old), Some(new)) = (reason_path(&entry.path), reason_path(&path)) {
-        // there may be none, and it is only for people
+        // there may be none, and it is only information for users
         let _ = disk::rename_noreplace(&old, &new);
     }
     disk::sync_dir(disk::parent(&path))?;
@@ -451,7 +453,7 @@ fn remove_with_reason(failed: &Path) -> io::Result<()> {
     reason_path(failed).map_or(Ok(()), |reason| remove(&reason))
 }
 
-/// Unlinks; that it is gone already is what was wanted.
+/// Unlinks a file; a missing file is no error.
 fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -459,16 +461,16 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What [`flush`] did.
+/// The result of [`flush`].
 #[derive(Debug, Default)]
 pub struct Flushed {
     pub removed: u64,
-    /// Why some could not be removed.
+    /// Why some files could not be removed.
     pub kept: Vec<Error>,
 }
 
-/// Removes all messages of a queue, and the reasons beside failed ones. Records in `state/` stay: what has arrived does
-/// not come back, and its hook still runs. Refused for the outbox.
+/// Removes all messages of a queue, and the reasons beside failed ones. Records in `state/` stay: received messages do
+/// not return, and their hooks still run. Refused for the outbox.
 pub fn flush(base: &Path, queue: Queue, now: SystemTime) -> Result<Flushed> {
     if queue == Queue::Outbox {
         return Err(Error::new(Kind::Usage, "will not flush the outbox: the hub does not have its messages yet, so they would be lost")
@@ -497,7 +499,8 @@ pub fn flush(base: &Path, queue: Queue, now: SystemTime) -> Result<Flushed> {
     Ok(flushed)
 }
 
-/// Removes the reasons whose messages are gone. The reason is written first, so a young one may be waiting for its message.
+/// Removes the reasons whose messages are gone. A reason is written before its message is moved, so a recent one may be
+/// waiting for it.
 fn remove_orphaned_reasons(dir: &Path, now: SystemTime) -> Result<()> {
     for name in all_names(dir)? {
         let Some(message) = name.as_bytes().strip_suffix(REASON_SUFFIX) else {
@@ -638,7 +641,7 @@ mod tests {
             "link Err(\"it is not a regular file\") None",
         ];
         assert_eq!(seen(dir.path(), Queue::Failed), wants);
-        // only in failed/ does the ending mean anything
+        // the suffix has a meaning only in failed/
         assert_eq!(
             seen(dir.path(), Queue::Outbox),
             ["e.reason Ok(Normal) None"]
@@ -721,7 +724,8 @@ mod tests {
                 .what
                 .contains("it is in outbox, not in failed")
         );
-        // as after a crash between link and unlink, in the same second and later: nothing is lost, and the id is one
+        // as after a crash between link and unlink, in the same second and later: nothing is lost, and the id is the
+        // same
         let again = |now| {
             disk::link_or_copy(&queued, &failed.path).unwrap();
             retry(dir.path(), &failed, now).unwrap()

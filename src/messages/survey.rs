@@ -1,4 +1,4 @@
-//! The size of a queue: names and sizes, without reading a message; and whether more could be put there.
+//! The size of a queue: counts and sizes without reading a message; and whether files can be added.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -17,8 +17,9 @@ pub struct Survey {
     pub oldest: Option<SystemTime>,
 }
 
-/// Counts a queue. The oldest in the outbox by the time in the name, and everywhere else by when it came there: names have the time of
-/// the sender's clock. A time that no clock that was set can have given makes nothing the oldest.
+/// Counts a queue. The oldest message in the outbox is determined by the time in its name, in all
+/// other queues by the time of its arrival, because names have the time of the sender's clock.
+/// Implausible times are ignored.
 pub fn survey(base: &Path, queue: Queue) -> Result<Survey> {
     let mut survey = Survey::default();
     for name in spool::names(base, queue)? {
@@ -44,8 +45,8 @@ pub fn survey(base: &Path, queue: Queue) -> Result<Survey> {
     Ok(survey)
 }
 
-/// The first directory of the spool that takes no files, asked without making one: on a read-only filesystem no client can
-/// write down its problem.
+/// The first directory of the spool that accepts no files, tested without creating one: on a
+/// read-only filesystem no client can write down its problem.
 pub fn unwritable(base: &Path) -> Option<(PathBuf, io::Error)> {
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     let dirs = Queue::ALL

@@ -1,6 +1,6 @@
-//! Small files, links and empty directories: many in one request, in memory as long as that takes.
+//! Small files, links and empty directories: many in one request, in memory meanwhile.
 //!
-//! What the hub has the bytes of is committed one by one, without bytes, unless it is tiny.
+//! A file whose bytes the hub has is committed by itself, without bytes, unless it is tiny.
 
 use std::collections::HashSet;
 
@@ -14,11 +14,13 @@ use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
 use crate::wire::revision::Revision;
 
-/// So short a file travels even if the hub has the bytes: a commit of its own would be as long, and cost a sync of its own.
+/// Files up to this size are sent even if the hub has the bytes: a commit for each would be as
+/// long, and cost a sync.
 const MAX_TINY_FILE_BYTES: u64 = 4096;
 
 impl Upload<'_, '_> {
-    /// Sends a group: unchanged files not at all, those with bytes that the hub has without them, the rest in one request.
+    /// Sends a group: skips unchanged files, commits those whose bytes the hub has, sends the rest
+    /// in one request.
     pub(super) fn send_group(&self, group: Vec<Small>, done: Done<'_>) {
         debug_assert!(group.len() <= GROUP_FILES);
         let mut to_send = Vec::new();
@@ -87,7 +89,7 @@ impl Upload<'_, '_> {
             Ok(results) => {
                 for ((small, content), result) in batch.iter().zip(results) {
                     let settled = match result.status {
-                        // another client was quicker: alone, and on the current revision
+                        // another client was quicker: retry alone, based on the current revision
                         412 if small.kind == files::Kind::File => {
                             self.single(content, Source::Bytes(&small.bytes), &small.about())
                         }
@@ -100,7 +102,7 @@ impl Upload<'_, '_> {
     }
 }
 
-/// Whether it saves anything if the hub has the bytes.
+/// Whether a commit without bytes would save anything.
 fn is_worth_asking(small: &Small, content: &Content) -> bool {
     small.kind == files::Kind::File && content.size > MAX_TINY_FILE_BYTES
 }

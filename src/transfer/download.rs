@@ -1,8 +1,9 @@
-//! Files from the hub: under their final name only when they are whole, verified and synced.
+//! Files from the hub: they get their final names only when they are complete, verified and synced.
 //!
-//! Until then the bytes are beside it in a hidden file whose name depends on the content, so the same download later
-//! resumes from it. Its bytes are verified chunk by chunk, for a power cut can leave anything in a file that was not
-//! synced. A long file takes what it can from the one that it replaces.
+//! Until then the bytes are in a hidden file beside the final one, with a name derived from the
+//! content, so that a later download of it resumes. The bytes are verified chunk by chunk, because
+//! a power loss can leave anything in a file that was not synced. A long file reuses chunks of the
+//! file that it replaces.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -21,12 +22,12 @@ use crate::wire::brief;
 use crate::wire::files::{self, Chunk, DIR_MODE, DIR_READABLE, Hash, Record, SINGLE};
 use crate::{disk, relpath};
 
-/// Bytes of the target of a symbolic link, at most (symlink(7)).
+/// Maximum length of the target of a symbolic link (symlink(7)).
 const MAX_LINK_BYTES: u64 = 4096;
-/// How often a file may turn out to be another one while it is fetched.
+/// How often a file may be replaced on the hub while it is downloaded.
 const MAX_RACES: u32 = 4;
 
-/// Makes a directory with its mode; one that is there keeps its own.
+/// Creates a directory with its mode; an existing one keeps its own.
 fn make_dir(record: &Record, to: &Path) -> crate::error::Result<()> {
     if to.is_dir() {
         return Ok(());
@@ -44,7 +45,7 @@ fn make_dir(record: &Record, to: &Path) -> crate::error::Result<()> {
 }
 
 impl Transfer<'_> {
-    /// Fetches what `record` names, as it is now, to `to`; gives the record that it has become.
+    /// Downloads the current content of `record` to `to`; returns the current record.
     pub fn download(&self, record: Record, to: &Path) -> Called<Record> {
         let mut record = record;
         for race in 0.. {
@@ -71,7 +72,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Writes the content to a consumer that takes it in order. An error of the consumer ends it.
+    /// Writes the content to a consumer in order. An error of the consumer ends the download.
     pub fn download_to(&self, record: &Record, to: &mut dyn Write) -> Called<io::Result<()>> {
         (self.watch)(Step::Expect(record.size));
         let (mut at, mut whole, mut written) = (0, Sha256::new(), Ok(()));
@@ -104,7 +105,8 @@ impl Transfer<'_> {
         }
     }
 
-    /// Fetches the bytes `at..to` of a file; takes up where the line broke, and gives up when it does so without progress.
+    /// Downloads the bytes `at..to` of a file; resumes where the connection broke, and gives up
+    /// after breaks without progress.
     fn fetch(
         &self,
         record: &Record,
@@ -131,7 +133,7 @@ impl Transfer<'_> {
             }) {
                 Ok(Some(other)) => return Ok(other),
                 Ok(None) => continue,
-                // it has become shorter, or that revision is not kept any more
+                // it has become shorter, or that revision is no longer kept
                 Err(failure) if failure.status == 416 || failure.status == 404 && self.ours => {
                     return Ok(Fetched::Other);
                 }
@@ -160,7 +162,7 @@ impl Transfer<'_> {
                 let what = format!("the response of hub {} ended early", self.hub.url());
                 return Err(Error::new(Kind::Unreachable, what).into());
             }
-            // a server without ranges begins at the beginning
+            // a server without ranges starts at the beginning
             let bytes = &buffer[(skip.min(n as u64)) as usize..n];
             skip -= skip.min(n as u64);
             let bytes = &bytes[..bytes.len().min((to - *at) as usize)];
@@ -170,14 +172,15 @@ impl Transfer<'_> {
                 (self.watch)(Step::Passed(bytes.len() as u64));
             }
         }
-        // a response that was read to its end leaves the connection for the next one; its bytes are complete, whatever this says
+        // a response that was read to its end frees the connection for the next request; the bytes
+        // are complete, whatever this read returns
         let _ = answer.read(buffer);
         Ok(())
     }
 
-    /// Fills an open file with the content of this revision, keeping the valid bytes that it has, and taking
-    /// others from `old`. Verified, but not synced, and no more than its bytes. `false`: the hub has that revision no
-    /// more.
+    /// Fills an open file with the content of this revision, keeping valid bytes that it has, and
+    /// copying others from `old`. Verified, but not synced, and without mode and time. `false`: the
+    /// hub no longer has that revision.
     pub fn fill_file(&self, record: &Record, file: File, old: Option<Local>) -> Called<bool> {
         let chunks = self.chunks_of(record)?;
         let mut partial = Partial::of(
@@ -201,12 +204,12 @@ impl Transfer<'_> {
         }
     }
 
-    /// Bytes that the content of this revision takes on a disk at most, see [`chunking::filled`].
+    /// Maximum disk space of the content of this revision, see [`chunking::filled`].
     pub fn filled(&self, record: &Record) -> Called<u64> {
         Ok(chunking::filled(&self.chunks_of(record)?))
     }
 
-    /// What the content of a file consists of, one piece if that is not known.
+    /// The chunks of a file's content, or one piece if they are not known.
     fn chunks_of(&self, record: &Record) -> Called<Vec<Chunk>> {
         let chunks = if self.ours && record.size > SINGLE {
             self.persist(|_| self.hub.chunks_of(record.id, record.revision()))?
@@ -216,7 +219,7 @@ impl Transfer<'_> {
                 size: record.size,
             }]
         };
-        // one of nothing would never be passed
+        // an empty chunk would never be passed
         let some = record.size == 0 || chunks.iter().all(|c| c.size > 0);
         if some
             && chunks
@@ -260,7 +263,7 @@ impl Transfer<'_> {
             .and_then(|()| self.fill(record, &mut partial, &old));
         match fetched {
             Ok(Fetched::Done) => partial.conclude(record, to).map(|()| Fetched::Done),
-            // of another revision nothing is of use, and on a full disk the space is needed more
+            // nothing of another revision can be reused, and a full disk needs the space
             Ok(Fetched::Other) => {
                 (self.watch)(Step::Lost(0));
                 partial.remove();
@@ -278,7 +281,8 @@ impl Transfer<'_> {
         }
     }
 
-    /// The remaining bytes: from the file of that name, or from the hub, as many chunks at once as follow each other.
+    /// Writes the remaining bytes: from the old file, or from the hub, as many consecutive chunks
+    /// at once as possible.
     fn fill(
         &self,
         record: &Record,

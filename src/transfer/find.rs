@@ -1,6 +1,6 @@
-//! From what a person types, an id or a path, to the record that is meant; and listings to their end.
+//! Resolves an id or a path that a user typed to a record; and reads listings to their end.
 //!
-//! It only asks; the use of a record is elsewhere.
+//! It only reads; other modules use the records.
 
 use uuid::Uuid;
 
@@ -9,10 +9,11 @@ use crate::error::{Error, Kind};
 use crate::wire::brief;
 use crate::wire::files::{Name, PAGE, Record};
 
-/// Calls `take` with every record that fits, from `offset` on, until there is no more, or `most` were given, or it says
-/// `false`.
+/// Calls `take` with every matching record from `offset` on, until there are no more, `most` were
+/// passed, or it returns `false`.
 ///
-/// Pages until an empty one: a server may give fewer rows than asked for, and not count them.
+/// Reads pages until an empty one: a server may return fewer rows than requested, and not count
+/// them.
 pub fn each(
     hub: &HubClient,
     query: &Query<'_>,
@@ -63,7 +64,7 @@ pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
 pub fn record(hub: &HubClient, what: &str) -> Called<Record> {
     if let Ok(id) = Uuid::try_parse(what) {
         match hub.info(id) {
-            // a file may be called so
+            // a file may have such a name
             Err(failure) if failure.status == 404 => {}
             other => return other,
         }
@@ -71,7 +72,7 @@ pub fn record(hub: &HubClient, what: &str) -> Called<Record> {
     named(hub, &path(what)?)?.ok_or_else(|| nothing(hub, what).into())
 }
 
-/// As [`record`]; something deleted too, of which the hub's history knows.
+/// Like [`record`], but also finds a deleted file in the hub's history.
 pub fn record_or_deleted(hub: &HubClient, what: &str) -> Called<Record> {
     match record(hub, what) {
         Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
@@ -84,7 +85,7 @@ pub fn record_or_deleted(hub: &HubClient, what: &str) -> Called<Record> {
     }
 }
 
-/// The latest event about it.
+/// The newest event of a deleted file.
 fn deleted(hub: &HubClient, fits: impl Fn(&Record) -> bool) -> Called<Option<Record>> {
     let (mut offset, mut found) = (0, None);
     loop {
@@ -101,7 +102,7 @@ fn deleted(hub: &HubClient, fits: impl Fn(&Record) -> bool) -> Called<Option<Rec
     }
 }
 
-/// A path on the hub as it was typed.
+/// Parses a typed path on the hub.
 pub fn path(what: &str) -> Result<Name, Error> {
     Name::parse(what.trim_matches('/')).map_err(|why| {
         Error::new(

@@ -1,8 +1,8 @@
-//! Files to the hub and back: chunk by chunk where the server can, whole where it cannot (`s3em`), gone on with after what
-//! went wrong on the way.
+//! Transfers files to the hub and back: chunk by chunk if the server can, whole if it cannot
+//! (`s3em`), and resumes after failures.
 //!
-//! It does what it is told: which files, and what they are called, is for the caller. It prints nothing. What is in memory
-//! of a file is one buffer, of several small files at most [`upload::GROUP_BYTES`].
+//! The caller chooses the files and their names. It prints nothing. It keeps one buffer of a file
+//! in memory, and of several small files at most [`upload::GROUP_BYTES`].
 
 mod batch;
 pub mod download;
@@ -22,25 +22,25 @@ use crate::error::Error;
 
 /// Bytes that are read and written at a time.
 const COPY_BUFFER_BYTES: usize = 64 * 1024;
-/// Failures in a row without a byte in between, after which a transfer is given up: about half a minute.
+/// Consecutive failures without progress, after which a transfer is given up: about half a minute.
 const MAX_ATTEMPTS: u32 = 7;
-/// Pause between two attempts, at most.
+/// Maximum pause between two attempts.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(15);
-/// A pause that the hub asks for, at most.
+/// Maximum pause that the hub may ask for.
 const ASKED_PAUSE: Duration = Duration::from_secs(60);
 
-/// What a transfer reports to its observer.
+/// The progress of a transfer, for its observer.
 #[derive(Debug)]
 pub enum Step<'a> {
-    /// There is so much to do, more than was said before.
+    /// This many bytes are to be transferred, in addition to those announced before.
     Expect(u64),
-    /// Bytes have travelled.
+    /// Bytes were transferred.
     Passed(u64),
-    /// Bytes need not travel: the other side has them.
+    /// Bytes need not be transferred: the other side has them.
     Spared(u64),
-    /// What had travelled has to do so again.
+    /// Bytes must be transferred again.
     Lost(u64),
-    /// It did not work, and is tried again after a pause.
+    /// An attempt failed, and is repeated after a pause.
     Again(&'a Error),
 }
 
@@ -49,15 +49,16 @@ pub type Watch<'a> = &'a dyn Fn(Step<'_>);
 /// A hub, its features, and the observer.
 pub struct Transfer<'a> {
     hub: &'a HubClient,
-    /// It has chunks, revisions, conditions and kinds: it is a mesync hub.
+    /// The server is a mesync hub: it has chunks, revisions, conditions and kinds.
     ours: bool,
     watch: Watch<'a>,
-    /// Failures in a row after which it gives up.
+    /// Consecutive failures after which it gives up.
     attempts: u32,
 }
 
 impl<'a> Transfer<'a> {
-    /// Asks the server what it is. If it is not there, that is said at once: only what has begun is tried again.
+    /// Asks the server for its kind. An unreachable server fails at once: only transfers that have
+    /// begun are retried.
     pub fn new(hub: &'a HubClient, watch: Watch<'a>) -> Called<Transfer<'a>> {
         Ok(Transfer {
             hub,
@@ -67,7 +68,7 @@ impl<'a> Transfer<'a> {
         })
     }
 
-    /// For a caller that knows the kind of the server, and has its own way to try again.
+    /// For a caller that knows the kind of the server, and has its own way to retry.
     pub fn once(hub: &'a HubClient, ours: bool, watch: Watch<'a>) -> Transfer<'a> {
         Transfer {
             hub,
@@ -82,7 +83,8 @@ impl<'a> Transfer<'a> {
         self.ours
     }
 
-    /// Tries until it succeeds, is refused, or has failed too often in a row. `once` tells the bytes that it sends.
+    /// Repeats a call until it succeeds, is refused, or has failed too often. `once` reports the
+    /// bytes that it sends.
     fn persist<T>(&self, mut once: impl FnMut(&dyn Fn(u64)) -> Called<T>) -> Called<T> {
         let mut patience = Patience::new(self.attempts);
         loop {
@@ -102,7 +104,7 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// How often something may still fail.
+/// How many failures are still tolerated.
 struct Patience {
     backoff: Backoff,
     failures: u32,
@@ -118,7 +120,7 @@ impl Patience {
         }
     }
 
-    /// Pauses before the next attempt; gives the failure back if there is to be none.
+    /// Pauses before the next attempt; returns the failure if there is none.
     fn wait(&mut self, failure: Failure, watch: Watch<'_>) -> Called<()> {
         self.failures += 1;
         if !failure.is_transient() || self.failures >= self.attempts {
@@ -134,7 +136,7 @@ impl Patience {
         Ok(())
     }
 
-    /// There was progress.
+    /// Records progress.
     fn reset(&mut self) {
         *self = Patience::new(self.attempts);
     }

@@ -1,6 +1,6 @@
-//! A long file in transfer: its valid part, its missing part, and its holes.
+//! A long file that is being downloaded: its valid part, its missing part, and its holes.
 //!
-//! It fetches nothing: it checks the bytes that it is given, chunk by chunk.
+//! It downloads nothing: it verifies the bytes that it is given, chunk by chunk.
 
 use std::collections::HashMap;
 use std::fs::{File, FileTimes, OpenOptions, Permissions};
@@ -18,12 +18,12 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::files::{Chunk, Hash, Record, SINGLE};
 use crate::{clock, disk, relpath};
 
-/// Mode of a file of which the hub knows none.
+/// The mode of a file for which the hub has none.
 const MODE: u32 = 0o644;
-/// Zeros are left as a hole block by block.
+/// Zeros become a hole in blocks of this size.
 const HOLE_BLOCK_BYTES: u64 = 4096;
 
-/// The file that is to be replaced, and where in it which chunk is.
+/// The file to be replaced, and the offset of each chunk in it.
 pub(super) struct Old {
     local: Local,
     places: HashMap<Hash, u64>,
@@ -50,7 +50,7 @@ pub(super) struct Partial {
     path: PathBuf,
     pub(super) file: File,
     pub(super) chunks: Vec<Chunk>,
-    /// The chunk that is being written, and what there is of it.
+    /// The chunk that is being written, and its hash so far.
     pub(super) next: usize,
     begun: u64,
     chunk: Sha256,
@@ -61,7 +61,7 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Opens the file for this revision and this name, and locks it against other downloads.
+    /// Opens the file for this revision and name, and locks it against other downloads.
     pub(super) fn open(record: &Record, to: &Path, chunks: Vec<Chunk>) -> Result<Partial> {
         let mut key = Sha256::new();
         key.update(std::os::unix::ffi::OsStrExt::as_bytes(
@@ -159,14 +159,14 @@ impl Partial {
         }
     }
 
-    /// Keeps what an earlier attempt has left as far as it is right, and cuts off the rest.
+    /// Keeps the valid bytes that an earlier attempt left, and truncates the rest.
     pub(super) fn resume(&mut self, transfer: &Transfer<'_>) -> Called<()> {
         let have = self.file.metadata().map_err(|e| self.failed(&e))?.len();
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
-        // without a hash nothing can be known about it
+        // without a hash nothing can be verified
         while !self.unknown && self.next < self.chunks.len() {
             let chunk = self.chunks[self.next];
-            // of one that is the whole file the beginning is believed: the end will show it
+            // if one chunk is the whole file, its beginning is trusted: the hash at the end decides
             let alone = self.chunks.len() == 1 && chunk.size > SINGLE && have < chunk.size;
             let end = if alone { have } else { self.at + chunk.size };
             if end > have {
@@ -200,20 +200,20 @@ impl Partial {
         self.cut_off()
     }
 
-    /// Invalid bytes are not kept: only a hole may follow the valid ones.
+    /// Truncates invalid bytes: only a hole may follow the valid ones.
     fn cut_off(&self) -> Called<()> {
         self.file
             .set_len(self.at)
             .map_err(|e| self.failed(&e).into())
     }
 
-    /// Writes bytes behind those that are right; blocks of zeros are left as a hole.
+    /// Writes bytes after the valid ones; blocks of zeros become a hole.
     fn put(&self, mut bytes: &[u8], mut at: u64) -> Called<()> {
         let to_boundary = |at: u64| (HOLE_BLOCK_BYTES - at % HOLE_BLOCK_BYTES) as usize;
         while !bytes.is_empty() {
             let mut end = 0;
             let first = is_zero(&bytes[..bytes.len().min(to_boundary(at))]);
-            // as many blocks of one kind as there are
+            // as many consecutive blocks of one kind as there are
             while end < bytes.len() {
                 let block = &bytes[end..bytes.len().min(end + to_boundary(at + end as u64))];
                 if is_zero(block) != first {
@@ -235,8 +235,8 @@ impl Partial {
         self.begun == 0
     }
 
-    /// Takes the next chunk from the old file, if it is there. Its bytes are verified like those from the hub, but
-    /// a difference only means that another program writes to that file.
+    /// Copies the next chunk from the old file, if it has it. The bytes are verified like those
+    /// from the hub, but a mismatch only means that another program writes to that file.
     pub(super) fn copy(&mut self, old: &Old) -> Called<bool> {
         let chunk = self.chunks[self.next];
         let Some(place) = old.places.get(&chunk.sha256) else {
@@ -267,7 +267,7 @@ impl Partial {
         Ok(true)
     }
 
-    /// Passes the next chunk if it is zeros alone.
+    /// Skips the next chunk if it consists of zeros only.
     pub(super) fn leave_hole(&mut self) -> Called<bool> {
         let chunk = self.chunks[self.next];
         if chunk != zero_chunk() {
@@ -284,7 +284,8 @@ impl Partial {
         self.cut_off().map(|()| true)
     }
 
-    /// Where the next bytes from the hub end: before the next chunk that is zeros, or that the old file has.
+    /// Where the next bytes from the hub end: before the next chunk that is zeros, or that the old
+    /// file has.
     pub(super) fn run_end(&self, old: Option<&Old>) -> u64 {
         let mut end = self.at - self.begun;
         for (i, chunk) in self.chunks.iter().enumerate().skip(self.next) {
@@ -298,7 +299,7 @@ impl Partial {
         end
     }
 
-    /// The next bytes. Those of a chunk that turns out wrong are not kept.
+    /// Writes the next bytes. Bytes of a chunk that turns out to be wrong are discarded.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Called<()> {
         while !bytes.is_empty() {
             let Some(chunk) = self.chunks.get(self.next).copied() else {
@@ -327,14 +328,14 @@ impl Partial {
         Ok(())
     }
 
-    /// Gives it mode, time and, when all of that is on the disk, its name.
+    /// Sets mode and time, syncs, and then gives the file its final name.
     pub(super) fn conclude(self, record: &Record, to: &Path) -> Called<()> {
         let whole = Hash(self.whole.clone().finalize().into());
         if record.checksum_sha256.is_some_and(|sum| sum != whole) {
             self.remove();
             return Err(damaged(record).into());
         }
-        // set-user-id, set-group-id and sticky bits stay with the owner of the file to set
+        // set-user-id, set-group-id and sticky bits are for the owner of the file to set
         let mode = record.mode.map_or(MODE, |mode| mode & 0o777);
         let mtime = record.mtime.as_deref().and_then(clock::parse_rfc3339);
         let times = mtime.map_or(Ok(()), |at| {

@@ -1,4 +1,5 @@
-//! A short file, a link or a directory, read whole, and how it is described to the hub. It sends nothing.
+//! A short file, a link or a directory, read completely, and its description for the hub. It sends
+//! nothing.
 
 use std::os::unix::ffi::OsStringExt;
 
@@ -13,14 +14,14 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::files::{self, BatchItem, Name};
 use crate::wire::revision::Tag;
 
-/// What travels about a file beside its content.
+/// What is sent about a file besides its content.
 pub(super) struct About<'a> {
     pub name: &'a Name,
     pub mode: u32,
     pub mtime: &'a str,
 }
 
-/// One of them, read.
+/// A small entry that was read.
 pub struct Small {
     pub entry: Entry,
     pub bytes: Vec<u8>,
@@ -121,7 +122,7 @@ impl Small {
     }
 }
 
-/// Mode and time of something that is no regular file.
+/// Mode and time of an entry that is not a regular file.
 fn special(entry: &Entry) -> Result<(u32, String)> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::symlink_metadata(&entry.local);

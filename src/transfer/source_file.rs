@@ -1,4 +1,4 @@
-//! A file of this machine as it is read: what stat says of it, and whether that is still so afterwards.
+//! A local file while it is read: its `stat`, and whether that has changed afterwards.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -58,7 +58,7 @@ impl Local {
         Local::of(file.map_err(failed)?, shown)
     }
 
-    /// A regular file that is open already; `shown` is its name for people.
+    /// A regular file that is open already; `shown` is its name in messages.
     pub fn of(file: File, shown: String) -> Result<Local> {
         let meta = file
             .metadata()
@@ -73,7 +73,7 @@ impl Local {
         })
     }
 
-    /// Reads all of it; tells of each chunk as it ends, and where it begins. The last one is not told.
+    /// Reads the whole file; passes each chunk and its offset as it ends, except the last one.
     pub fn split(
         &self,
         mut ended: impl FnMut(Chunk, u64) -> super::Called<()>,
@@ -100,7 +100,7 @@ impl Local {
                     begin += chunk.size;
                 }
             }
-            // a program that only ever appends would keep this loop reading
+            // a program that keeps appending would keep this loop reading
             if splitter.size() > self.size {
                 return Err(self.changed().into());
             }
@@ -110,7 +110,7 @@ impl Local {
         Ok(content)
     }
 
-    /// Fails if the file is not what it was when it was opened.
+    /// Fails if the file has changed since it was opened.
     pub fn check(&self, read: u64) -> Result<()> {
         let now = self
             .file
@@ -132,7 +132,7 @@ impl Local {
     }
 }
 
-/// The time of the last change as it travels.
+/// The modification time as it is sent.
 pub fn mtime(meta: &Metadata) -> String {
     clock::rfc3339_nanos(meta.modified().unwrap_or(std::time::UNIX_EPOCH))
 }

@@ -1,9 +1,9 @@
-//! Files to the hub: what it has already does not travel.
+//! Files to the hub: bytes that the hub has are not sent.
 //!
-//! To a mesync hub a file of up to [`SINGLE`] bytes is sent in one request, a longer one chunk by chunk and then a commit that
-//! names them all; an interrupted upload resumes, since the chunks that have arrived are no longer missing.
-//! Every change names the revision that it replaces, so no other edit is overwritten between the check and the change.
-//! `s3em` gets every file whole, and as a regular file.
+//! A file of up to [`SINGLE`] bytes is sent to a mesync hub in one request, a longer one chunk by chunk, followed by a commit
+//! that names them all; an interrupted upload resumes, because the chunks that have arrived are no longer missing. Every
+//! change names the revision that it replaces, so no other edit is overwritten between the check and the change. `s3em` gets
+//! every file whole, and as a regular file.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -23,21 +23,21 @@ use crate::wire::files::{
 };
 use crate::wire::revision::Revision;
 
-/// Bytes of small files that are held until they are sent together.
+/// Bytes of small files that are collected before they are sent together.
 pub const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// Small files that are sent together.
 pub(super) const GROUP_FILES: usize = 500;
-/// Chunks that the hub is asked about together: few enough that the first bytes travel soon.
+/// Chunks in one query to the hub: few enough that the first bytes are sent soon.
 const ASKED_CHUNKS: usize = 16;
-/// How often a change is tried again because another client was quicker.
+/// How often a change is retried because another client was quicker.
 const MAX_RACES: u32 = 8;
-/// Mode of a file from standard input: a regular file that its owner may write.
+/// The mode of a file from standard input: a regular file that its owner may write.
 const STREAM_MODE: u32 = 0o100_644;
 
-/// What the hub has under some names.
+/// The hub's files under some names.
 pub type Known = HashMap<String, Stands>;
 
-/// What is needed of a record to replace it, or to see that it need not be.
+/// The fields of a record that are needed to replace it, or to see that it need not be replaced.
 #[derive(Debug, Clone)]
 pub struct Stands {
     id: Uuid,
@@ -64,7 +64,7 @@ impl From<&Record> for Stands {
     }
 }
 
-/// What became of a file: its id and revision where the server tells them.
+/// The result for a file: its id and revision, if the server reports them.
 #[derive(Debug, Clone)]
 pub struct Uploaded {
     pub outcome: Outcome,
@@ -73,14 +73,14 @@ pub struct Uploaded {
     pub size: u64,
 }
 
-/// Files on their way; small ones wait here for others.
+/// Files to be uploaded; small ones are collected here.
 pub struct Upload<'t, 'a> {
     transfer: &'t Transfer<'a>,
     known: Known,
     pub(super) small: Vec<Small>,
 }
 
-/// Called with each file once it is settled.
+/// Called with each file once its result is known.
 pub type Done<'d> = &'d mut dyn FnMut(&Entry, Called<Uploaded>);
 
 impl<'t, 'a> Upload<'t, 'a> {
@@ -92,7 +92,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         }
     }
 
-    /// Asks once for all files below a directory of the hub.
+    /// Fetches all records below a directory of the hub in one query.
     pub fn look_below(&mut self, dir: &str) -> Called<()> {
         let known = &mut self.known;
         find::each(
@@ -111,7 +111,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         )
     }
 
-    /// Asks for the file of one name.
+    /// Fetches the record of one name.
     pub fn look_at(&mut self, name: &Name) -> Called<()> {
         if let Some(record) = find::named(self.transfer.hub, name)? {
             self.known.insert(name.full(), Stands::from(&record));
@@ -119,7 +119,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         Ok(())
     }
 
-    /// Sends a file, or keeps it to be sent with others.
+    /// Sends a file, or collects it to be sent with others.
     pub fn add(&mut self, entry: Entry, done: Done<'_>) {
         match self.prepare(&entry) {
             Ok(Prepared::Small(small)) => {
@@ -134,7 +134,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         }
     }
 
-    /// Sends what was kept.
+    /// Sends the collected files.
     pub fn finish(&mut self, done: Done<'_>) {
         let group = std::mem::take(&mut self.small);
         self.send_group(group, done);
@@ -161,7 +161,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         self.file(&local, &entry.name).map(Prepared::Done)
     }
 
-    /// One file that is not small.
+    /// Uploads a file that is not small.
     fn file(&self, local: &Local, name: &Name) -> Called<Uploaded> {
         let in_chunks = self.transfer.ours && local.size > SINGLE;
         let mut sender = Chunks::new(self.transfer);
@@ -197,7 +197,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                     .transfer
                     .persist(|_| self.transfer.hub.commit(&about.commit(&content), change))
                 {
-                    // a hub that was started again has emptied its staging directory
+                    // a hub that was restarted has emptied its staging directory
                     Err(failure) if failure.status == 409 => match failure.told {
                         Told::Missing(missing) if sender.again(&missing) => {
                             sender.rest(&content, local)?
@@ -210,7 +210,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         })
     }
 
-    /// Content that fits into one request. What the hub has the bytes of only needs a commit.
+    /// Uploads content that fits into one request. If the hub has the bytes, a commit is enough.
     pub(super) fn single(
         &self,
         content: &Content,
@@ -231,7 +231,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                     }
                 }
             }
-            // a commit that failed has used its key up only if it has changed something
+            // a commit that failed has used its key only if it has changed something
             self.transfer.persist(|passed| {
                 self.transfer
                     .hub
@@ -240,7 +240,8 @@ impl<'t, 'a> Upload<'t, 'a> {
         })
     }
 
-    /// Makes a change under the condition that the known revision is still current; if not, on the current one.
+    /// Makes a change on the condition that the known revision is current; if it is not, based on the current
+    /// one.
     fn change(
         &self,
         about: &About<'_>,
@@ -290,7 +291,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         }
     }
 
-    /// The hub has just this already.
+    /// Whether the hub has exactly this already.
     pub(super) fn same(&self, content: &Content, about: &About<'_>) -> Option<Uploaded> {
         let stands = self.known.get(&about.name.full())?;
         let time = |text: &str| clock::parse_rfc3339(text);
@@ -315,11 +316,11 @@ impl<'t, 'a> Upload<'t, 'a> {
         self.transfer
     }
 
-    /// Content of unknown length, such as standard input. It cannot be read twice: should the hub lose chunks before the
-    /// commit, that is an error.
+    /// Uploads content of unknown length, such as standard input. It cannot be read twice: if the hub loses chunks
+    /// before the commit, that is an error.
     pub fn stream(&self, mut from: impl Read, name: &Name) -> Called<Uploaded> {
         let (mut splitter, mut buffer) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES]);
-        // the bytes that are not sent yet: all of a short file, otherwise at most one chunk
+        // the unsent bytes: all of a short file, otherwise at most one chunk
         let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * COPY_BUFFER_BYTES);
         let mut sender = Chunks::new(self.transfer);
         let mut ended = Vec::new();
@@ -374,7 +375,7 @@ impl<'t, 'a> Upload<'t, 'a> {
 }
 
 impl Transfer<'_> {
-    /// Sends of a long file what the hub does not have, chunk by chunk; what it consists of, for a commit.
+    /// Sends the chunks of a long file that the hub does not have; returns the list of all, for a commit.
     pub fn send_chunks(&self, local: &Local) -> Called<Content> {
         let mut sender = Chunks::new(self);
         let content = local.split(|chunk, at| sender.add(chunk, at, local))?;
@@ -418,12 +419,12 @@ impl About<'_> {
 /// Sends the chunks of one file that the hub does not have.
 struct Chunks<'t, 'a> {
     transfer: &'t Transfer<'a>,
-    /// Not asked about yet, with their places.
+    /// Chunks not queried yet, with their offsets.
     waiting: Vec<(Chunk, u64)>,
-    /// All of the file up to here were asked about.
+    /// All chunks up to this offset were queried.
     asked: u64,
     there: HashSet<Hash>,
-    /// Rounds in which the hub had lost some.
+    /// How often the hub has lost chunks so far.
     rounds: u32,
 }
 
@@ -483,7 +484,7 @@ impl<'t, 'a> Chunks<'t, 'a> {
         Ok(())
     }
 
-    /// Whatever was not asked about yet, or has to be again.
+    /// Queries and sends the rest, and chunks that must be sent again.
     fn rest(&mut self, content: &Content, local: &Local) -> Called<()> {
         let (mut at, asked) = (
             0,
@@ -499,7 +500,7 @@ impl<'t, 'a> Chunks<'t, 'a> {
         Ok(local.check(content.size)?)
     }
 
-    /// The hub does not have these; `false`: it has lost some too often.
+    /// Queues chunks that the hub does not have; `false`: it has lost some too often.
     fn again(&mut self, missing: &[Hash]) -> bool {
         missing.iter().for_each(|hash| {
             self.there.remove(hash);
@@ -508,7 +509,7 @@ impl<'t, 'a> Chunks<'t, 'a> {
         self.rounds <= MAX_RACES && !missing.is_empty()
     }
 
-    /// One chunk from memory.
+    /// Sends one chunk from memory.
     fn send(&mut self, chunk: Chunk, source: Source<'_>) -> Called<()> {
         if !self.there.contains(&chunk.sha256) {
             let missing = self

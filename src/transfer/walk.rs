@@ -1,7 +1,8 @@
-//! What is below a directory: regular files, symbolic links as themselves, and directories that are empty or have a mode of their
-//! own.
+//! Walks a directory: regular files, symbolic links as themselves, and directories that are empty
+//! or have their own mode.
 //!
-//! Links are never followed. What cannot travel is named, not silently left out. It reads names, not content.
+//! Links are never followed. Entries that cannot be sent are reported, not silently skipped. It
+//! reads names, not content.
 
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::relpath;
 use crate::wire::files::{self, DIR_MODE, DIR_READABLE, Name};
 
-/// Something that can travel.
+/// An entry that can be sent.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub local: PathBuf,
@@ -23,21 +24,21 @@ pub struct Entry {
     pub follow: bool,
 }
 
-/// What the walk has come to.
+/// A result of the walk.
 #[derive(Debug)]
 pub enum Found {
     Entry(Entry),
-    /// A socket, a FIFO, a device: such things do not travel.
+    /// A socket, FIFO or device, which is never sent.
     Special(PathBuf),
-    /// It should travel, but its name cannot, and why.
+    /// An entry whose name cannot be sent, and why.
     Unfit(PathBuf, String),
 }
 
-/// Goes through a directory in the order of names, depth first.
+/// Walks a directory in the order of names, depth first.
 pub struct Walk {
-    /// To look at next, last first: path here, name there.
+    /// Entries to visit, the next one last: local path, remote name.
     stack: Vec<(PathBuf, String)>,
-    /// Its content is requested, not itself.
+    /// The content of the root is requested, not the root itself.
     root: bool,
     /// The server keeps modes of directories.
     modes: bool,
@@ -53,7 +54,7 @@ impl Walk {
         }
     }
 
-    /// Finds directories with a mode of their own too, before their content.
+    /// Also reports directories with their own mode, before their content.
     pub fn with_modes(self, modes: bool) -> Walk {
         Walk { modes, ..self }
     }
@@ -66,7 +67,7 @@ impl Walk {
             std::fs::symlink_metadata(&path)
         } {
             Ok(meta) => meta,
-            // gone since its directory was read
+            // removed since its directory was read
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !root => return Ok(None),
             Err(e) => {
                 return Err(Error {
@@ -97,7 +98,7 @@ impl Walk {
         }))
     }
 
-    /// Puts the entries of a directory on the stack; `true`: there are none.
+    /// Pushes the entries of a directory on the stack; `true`: there are none.
     fn descend(&mut self, dir: &Path, remote: &str) -> Result<bool> {
         let failed = |e: std::io::Error| Error {
             kind: Kind::Io,
@@ -119,7 +120,7 @@ impl Walk {
     }
 }
 
-/// Stands for a name that cannot travel; the empty component is refused by every check of names.
+/// Represents a name that cannot be sent; every check of names refuses the empty component.
 const NOT_UTF8: &str = "/";
 
 impl Iterator for Walk {

@@ -1,8 +1,10 @@
-//! Hooks: which program runs for a message, and the records in `state/hooks/` of those still to run.
+//! Hooks: which program runs for a message, and the records in `state/hooks/` of the hooks that are
+//! still to run.
 //!
-//! Records only: `schedule` decides when one runs, `run` runs it. A record is a copy of the message, since the files in `inbox/`
-//! belong to the user, who may change them: `<order>.<file name>.<type>.<runs so far>`, or `….failed-<how>`. The order is that
-//! of arrival. Records without one were made by versions before; they are second names of the files in `inbox/`.
+//! Only the records: `schedule` decides when one runs, `run` runs it. A record is a copy of the
+//! message, because the files in `inbox/` belong to the user, who may change them: `<order>.<file
+//! name>.<type>.<runs so far>`, or `….failed-<how>`. The order is that of arrival. A record without
+//! an order was made by an earlier version, and is a second name of the file in `inbox/`.
 
 pub mod own;
 mod process;
@@ -23,10 +25,10 @@ use crate::error::{Error, Kind, Result, plain};
 use own::is_own;
 pub use program::{cannot_start, program};
 
-/// The name of a record, taken apart. Records sort in the order of arrival.
+/// The parsed name of a record. Records sort in the order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Record {
-    /// Counts the records of this machine; 0: made by a version that did not count them.
+    /// Numbers the records of this machine; 0: made by a version that did not number them.
     pub order: u64,
     /// The message's file name.
     pub message: String,
@@ -36,9 +38,9 @@ pub struct Record {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordState {
-    /// It is to run, after so many runs.
+    /// To be run, after this number of runs.
     Pending(u32),
-    /// It does not run again by itself. `None`: a version that did not record why.
+    /// Not run again automatically. `None`: made by a version that did not record the reason.
     Failed(Option<HookEnd>),
 }
 
@@ -71,7 +73,8 @@ impl Record {
             kind: kind.into(),
             state,
         };
-        // one spelling only, or what was found under "+1" or "01" would not be there under the name that we make of it
+        // accept one spelling only; otherwise a record found as "+1" or "01" would be looked up
+        // under the canonical name and not found
         (record.file_name() == name).then_some(record)
     }
 
@@ -101,7 +104,7 @@ impl Record {
         matches!(self.state, RecordState::Failed(_))
     }
 
-    /// Runs so far.
+    /// The number of runs so far.
     pub fn runs(&self) -> Option<u32> {
         match self.state {
             RecordState::Pending(runs) => Some(runs),
@@ -121,7 +124,7 @@ fn end_name(end: HookEnd) -> String {
     }
 }
 
-/// The word after "failed" in a name. `None`: an unknown word.
+/// Parses the word after "failed" in a name. `None`: an unknown word.
 fn parse_end(how: &str) -> Option<Option<HookEnd>> {
     if how.is_empty() {
         return Some(None);
@@ -146,7 +149,8 @@ pub fn records_dir(base: &Path) -> PathBuf {
     base.join("state/hooks")
 }
 
-/// The record for a message whose hook is to run, if there is one; a hook that must not be run makes it a failed one.
+/// The record for a message whose hook is to run, if there is one; a hook that must not be run
+/// makes it a failed record.
 pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<Record> {
     let state = match program(base, kind) {
         Ok(None) => return None,
@@ -168,7 +172,8 @@ pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<
 
 /// Writes the record for a message that is hidden in `inbox/`, if its hook is to run. Not synced.
 ///
-/// It has its name before it is whole: until the message is accepted it does not run, and it is removed at start if that never
+/// The record has its name before it is complete: it does not run until the message is accepted,
+/// and if that never happens, it is removed at the next start.
 /// never happens.
 pub fn record(
     base: &Path,
@@ -201,7 +206,7 @@ pub fn next_order(base: &Path) -> io::Result<u64> {
         .saturating_add(1))
 }
 
-/// Removes the records of messages that were never accepted. At start only.
+/// Removes the records of messages that were never accepted. Called only at start.
 pub fn keep_only(base: &Path, accepted: impl Fn(&Uuid) -> bool) -> io::Result<()> {
     records(base)?
         .iter()
@@ -259,7 +264,7 @@ pub fn failed_news(base: &Path) -> io::Result<usize> {
         .count())
 }
 
-/// The programs of hooks as they are now, each looked at once.
+/// The programs of hooks as they are now, each looked up once.
 pub struct Programs {
     base: PathBuf,
     known: BTreeMap<String, std::result::Result<Option<PathBuf>, String>>,
@@ -280,14 +285,15 @@ impl Programs {
             .or_insert_with(|| program(base, kind))
     }
 
-    /// Whether a failed record has outlived its reason: the program that failed has been removed since.
+    /// Whether the cause of a failed record is gone: the program that failed has been removed
+    /// since.
     pub fn has_outlived(&mut self, record: &Record) -> bool {
         let by_itself =
             matches!(record.state, RecordState::Failed(end) if end != Some(HookEnd::Gone));
         by_itself && matches!(self.of(&record.kind), Ok(None))
     }
 
-    /// Why a record has failed, and what mends it; `None`: it has not.
+    /// Why a record has failed, and the remedy; `None`: it has not failed.
     pub fn reason(&mut self, record: &Record) -> Option<String> {
         let RecordState::Failed(end) = record.state else {
             return None;
@@ -316,7 +322,8 @@ impl Programs {
     }
 }
 
-/// Lets a failed hook run again, at its place in the order; not synced. Refused while it could only fail again.
+/// Makes a failed hook run again, at its place in the order; not synced. Refused if it could only
+/// fail again.
 pub fn retry(base: &Path, record: &Record, programs: &mut Programs) -> Result<()> {
     let what = format!("retry the hook of {}", record.id());
     match programs.of(&record.kind) {
@@ -339,7 +346,7 @@ pub fn retry(base: &Path, record: &Record, programs: &mut Programs) -> Result<()
     disk::rename_noreplace(&record.path(base), &renewed.path(base)).map_err(|e| Error::io(what, &e))
 }
 
-/// Gives a failed hook up; not synced: a crash brings it back.
+/// Gives up a failed hook; not synced: a crash restores the record.
 pub fn give_up(base: &Path, record: &Record) -> Result<()> {
     remove(base, record)
         .map_err(|e| Error::io(format!("remove {}", record.path(base).display()), &e))

@@ -1,9 +1,10 @@
-//! Records of messages that this machine made for its own hooks: their types begin with [`crate::wire::OWN_TYPES`].
+//! Records of messages that this machine generated for its own hooks: their types begin with
+//! [`crate::wire::OWN_TYPES`].
 
 use super::Record;
 use crate::wire::Message;
 
-/// Who it is from, of the content of such a message: [`Message::parse`] refuses its type.
+/// Reads the sender from such a message, whose type [`Message::parse`] refuses.
 pub fn read(text: &[u8]) -> Message {
     let message: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
     Message {
@@ -12,7 +13,7 @@ pub fn read(text: &[u8]) -> Message {
     }
 }
 
-/// Whether a record is of such a message.
+/// Whether a record belongs to such a message.
 pub fn is_own(record: &Record) -> bool {
     record.kind.starts_with(crate::wire::OWN_TYPES)
 }

@@ -1,7 +1,9 @@
-//! Which process runs the hook of a type: its identity in `state/hooks/.TYPE.running`, for a daemon that did not start it.
+//! The process that runs the hook of a type: its identity in `state/hooks/.TYPE.running`, for a
+//! daemon that did not start it.
 //!
-//! A number of a process is used again. With its start time and the boot it names one process only, so a process that the
-//! hook has left behind, and that has inherited whatever the hook had open, is never taken for the hook.
+//! Process ids are reused. With its start time and the boot, an id names one process only, so a
+//! process that the hook left behind, and that inherited the hook's open files, is never taken for
+//! the hook.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ struct Stat {
 fn stat(pid: &str) -> Option<Stat> {
     let bytes = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    // the name may hold anything, also a parenthesis
+    // the name may contain any character, including a parenthesis
     let (head, fields) = text.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
     Some(Stat {
@@ -51,7 +53,8 @@ impl Running {
         records_dir(base).join(format!(".{kind}.running"))
     }
 
-    /// Records the process that has just been started. Not synced: after a crash of the machine it does not run.
+    /// Records the process that was just started. Not synced: after a crash of the machine it does
+    /// not run.
     pub fn write(base: &Path, kind: &str, pid: Pid, timeout: Duration) -> io::Result<()> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "/proc is not readable");
         let pid = pid.as_raw_nonzero().get();
@@ -75,7 +78,7 @@ impl Running {
     }
 
     pub fn forget(base: &Path, kind: &str) {
-        // one that stays names a process that is no more
+        // a file that remains names a process that no longer exists
         let _ = std::fs::remove_file(Running::path(base, kind));
     }
 
@@ -85,7 +88,7 @@ impl Running {
             && stat(&self.pid.to_string()).is_some_and(same)
     }
 
-    /// Ends it once its time is over: TERM, and KILL after `grace`.
+    /// Ends the process once its time is over: TERM, and KILL after `grace`.
     pub fn end_if_overdue(&self, grace: Duration) {
         let over = clock::uptime().checked_sub(Duration::from_secs(self.deadline));
         let (Some(over), Some(pid)) = (over, Pid::from_raw(self.pid)) else {
@@ -160,7 +163,7 @@ mod tests {
             ..running
         }
         .end_if_overdue(Duration::from_secs(0));
-        // a zombie until it is waited for
+        // a zombie until its parent waits for it
         while running.is_alive() {
             std::thread::yield_now();
         }

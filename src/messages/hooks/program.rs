@@ -1,4 +1,4 @@
-//! The program of a hook: whether it may run, and if not, why and which command mends it.
+//! The program of a hook: whether it may run, and if not, why and which command fixes that.
 //!
 //! It runs nothing.
 
@@ -10,15 +10,16 @@ use crate::disk;
 use crate::error::plain;
 use crate::wire::OWN_TYPES;
 
-/// The hook for types that have none of their own; no type can have this name.
+/// The hook for types without a hook of their own; no type can have this name.
 const ANY: &str = "_any";
-/// Bytes of a program that are read to find its interpreter: what the kernel reads (execve(2)).
+/// Bytes of a program that are read to find its interpreter, as the kernel reads them (execve(2)).
 const FIRST_LINE: u64 = 256;
 
-/// The program that runs for a type. `Ok(None)`: there is none. `Err`: there is one that must not be run, and why.
+/// The program that runs for a type. `Ok(None)`: there is none. `Err`: there is one that must not
+/// be run, with the reason.
 pub fn program(base: &Path, kind: &str) -> Result<Option<PathBuf>, String> {
     let dir = base.join("hooks");
-    // news of directories do not go to the hook for messages
+    // events of directories are not passed to the hook for messages
     let names = if kind.starts_with(OWN_TYPES) {
         &[kind][..]
     } else {
@@ -79,7 +80,7 @@ fn refusal(path: &Path, meta: &std::fs::Metadata) -> Option<String> {
     }
 }
 
-/// The directory of hooks: an entry of it is as safe as the directory itself.
+/// Checks the directory of hooks: an entry is only as safe as its directory.
 fn refusal_of_dir(dir: &Path) -> Option<String> {
     let meta = match dir.metadata() {
         Ok(meta) => meta,
@@ -112,7 +113,7 @@ fn foreign(path: &Path, meta: &std::fs::Metadata) -> Option<String> {
     })
 }
 
-/// Why the kernel did not start a program that looked well, and what mends it.
+/// Why the kernel did not start a program that passed the checks, and the remedy.
 pub fn cannot_start(program: &Path, e: &io::Error) -> String {
     let shown = quoted(program);
     let line = first_line(program);
@@ -163,7 +164,7 @@ fn first_line(program: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(line).into_owned())
 }
 
-/// A path as a shell takes it.
+/// A path quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = text
@@ -185,7 +186,7 @@ mod tests {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// The refusal names a command; after that command the hook is taken.
+    /// The refusal names a command; after that command the hook is accepted.
     #[test]
     fn the_command_in_a_refusal_mends_it() {
         let dir = tempfile::tempdir().unwrap();

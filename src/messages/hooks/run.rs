@@ -1,12 +1,13 @@
 //! One run of a hook: the program, its message on standard input, its output in the log, its end.
 //!
-//! It does not decide what a failure means. A program that leaves its process group (setsid) is out of reach: only a
-//! control group of the service manager catches it.
+//! It does not decide what a failure means. A program that leaves its process group (setsid) is out
+//! of reach: only a control group of the service manager ends it.
 //!
-//! A hook outlives a killed daemon, and the next daemon must not run it beside itself. Its process is named in a
-//! file (`Running`). The lock on the record covers the moment until that file is written: the hook inherits it with its
-//! standard input. So does what the hook leaves behind, therefore the lock is released at the hook's end, and means nothing
-//! once the process in the file is no more.
+//! A hook outlives a killed daemon, and the next daemon must not run the same hook beside it. A
+//! file names its process (`Running`). The lock on the record covers the time until that file is
+//! written: the hook inherits it with its standard input. So do processes that the hook leaves
+//! behind; therefore the lock is released at the hook's end, and means nothing once the process in
+//! the file has ended.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -29,11 +30,11 @@ use crate::messages::Queue;
 use crate::messages::plan::HookEnd;
 use crate::wire::{self, Message};
 
-/// Between TERM and KILL.
+/// Time between TERM and KILL.
 const TERM_TO_KILL: Duration = Duration::from_secs(5);
-/// Between two attempts to run a record that cannot be run now.
+/// Pause between two attempts to run a record that cannot run now.
 const RUNNING_PAUSE: Duration = Duration::from_secs(5);
-/// Variables that a hook does not get: they are secrets, or meant for us alone.
+/// Variables that a hook does not get: they are secrets, or meant for this program only.
 const PRIVATE: [&str; 6] = [
     "MESYNC_API_KEY",
     "MESYNC_MASTER_KEY",
@@ -43,25 +44,27 @@ const PRIVATE: [&str; 6] = [
     "WATCHDOG_PID",
 ];
 
-/// How a run went.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ran {
-    /// It ran, or could not; the record has the new number of attempts.
+    /// The hook ran, or could not; the record has the new number of runs.
     Ended(Record, HookEnd),
-    /// It cannot run now, and has not: a run that an earlier daemon began has not ended, or the record cannot be written.
+    /// The hook cannot run now, and did not: a run that an earlier daemon began has not ended, or
+    /// the record cannot be written.
     Later(Duration),
     /// The record or its hook is gone.
     Gone,
 }
 
-/// What every run has in common.
+/// The parameters common to all runs.
 pub struct Setup {
     pub base: PathBuf,
     pub timeout: Duration,
 }
 
 impl Setup {
-    /// Runs the hook of a record to its end. `stopping`: the daemon wants to end; the hook gets a little time, then TERM.
+    /// Runs the hook of a record to its end. `stopping`: the daemon is stopping; the hook gets a
+    /// little time, then TERM.
     pub fn run(&self, record: &Record, stopping: &dyn Fn() -> bool) -> io::Result<Ran> {
         let dir = records_dir(&self.base);
         let path = dir.join(record.file_name());
@@ -69,7 +72,7 @@ impl Setup {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ran::Gone),
             other => other?,
         };
-        // a hidden file in inbox/: its message is not accepted yet
+        // the file in inbox/ is hidden: its message is not accepted yet
         if disk::temporary(&Queue::Inbox.dir(&self.base).join(&record.message)).exists() {
             return Ok(Ran::Later(RUNNING_PAUSE));
         }
@@ -79,7 +82,7 @@ impl Setup {
             return Ok(Ran::Later(RUNNING_PAUSE));
         }
         match file.try_lock() {
-            // held by what that hook has left behind
+            // held by a process that the hook has left behind
             Err(std::fs::TryLockError::WouldBlock) if before.is_some() => {}
             Err(std::fs::TryLockError::WouldBlock) => return Ok(Ran::Later(RUNNING_PAUSE)),
             Err(std::fs::TryLockError::Error(e)) => return Err(e),
@@ -95,7 +98,7 @@ impl Setup {
             other => other?,
         }
         disk::sync_dir(&dir)?;
-        // or a daemon that is killed in between would leave the process of another run
+        // otherwise a daemon that is killed in between would leave the process of another run
         Running::forget(&self.base, &record.kind);
         let name = format!("hook={} id={} attempt={attempt}", record.kind, record.id());
         let end = match program(&self.base, &record.kind) {
@@ -142,7 +145,7 @@ impl Setup {
                 HookEnd::NotStarted(e.raw_os_error().unwrap_or(0))
             }
         };
-        // for every process that has inherited it
+        // releases the lock for every process that has inherited it
         if let Err(e) = file.unlock() {
             log::debug!("cannot unlock a record: {e} {name}");
         }
@@ -185,7 +188,7 @@ impl Setup {
             .env("MESYNC_ATTEMPT", record.runs().unwrap_or(0).to_string())
             .env(wire::HOPS_VARIABLE, parsed.hops().to_string());
         if own {
-            // it never was in the inbox
+            // the message was never in the inbox
             command.env_remove("MESYNC_FILE")
         } else {
             command.env(
@@ -216,7 +219,7 @@ impl Setup {
             match child.try_wait() {
                 Ok(None) => {}
                 Ok(status) => break status,
-                // the system waits for children itself, where the client was started with SIGCHLD ignored
+                // the system reaps children itself if the client was started with SIGCHLD ignored
                 Err(e) => {
                     log::warn!("cannot tell how the hook ended: {e} {name}");
                     break None;
@@ -237,7 +240,7 @@ impl Setup {
             }
         };
         self.end_group(group, !timed_out && !hurried, name);
-        // no more than is kept: what it has left behind may print for ever
+        // only as much as is kept: a process that the hook left behind may print forever
         while open && lines.left > 0 && readable(&output, Duration::ZERO) {
             open = lines.read(&output);
         }
@@ -262,7 +265,7 @@ impl Setup {
         end
     }
 
-    /// Whatever the hook left running in its group ends with it.
+    /// Ends all processes that the hook left in its group.
     fn end_group(&self, group: Pid, ended_by_itself: bool, name: &str) {
         let left = if ended_by_itself && test_kill_process_group(group).is_ok() {
             members(group)
@@ -283,8 +286,8 @@ impl Setup {
     }
 }
 
-/// Waits for output, the deadline, or a short while, since not all kernels have a descriptor that becomes readable with the
-/// end of a process. Returns whether there is output.
+/// Waits for output, the deadline, or a short time, because not every kernel has a descriptor that
+/// becomes readable at the end of a process. Returns whether there is output.
 fn wait_for_output(output: &PipeReader, open: bool, deadline: Instant) -> bool {
     let step = deadline
         .saturating_duration_since(clock::monotonic())
@@ -292,14 +295,14 @@ fn wait_for_output(output: &PipeReader, open: bool, deadline: Instant) -> bool {
     if open {
         return readable(output, step);
     }
-    // nothing more to read: the poll is for its time only
+    // no output is left: poll only waits
     let _ = poll(&mut [], Some(&timespec(step)));
     false
 }
 
 fn readable(output: &PipeReader, time: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN)];
-    // an error is no output: the end of the process is waited for, whatever becomes of its pipe
+    // an error counts as no output: the loop waits for the end of the process in any case
     poll(&mut fds, Some(&timespec(time))).is_ok_and(|ready| ready > 0)
 }
 
@@ -310,7 +313,8 @@ fn timespec(time: Duration) -> rustix::event::Timespec {
     }
 }
 
-/// Logs output line by line, up to a limit; the rest is read and dropped, so that the hook does not block.
+/// Logs output line by line, up to a limit; the rest is read and dropped, so that the hook does not
+/// block.
 struct Lines<'a> {
     name: &'a str,
     line: Vec<u8>,

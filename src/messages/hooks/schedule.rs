@@ -1,7 +1,7 @@
-//! When hooks run: one at a time for each type, in the order of arrival, some at the same time in all, again after a pause if
-//! that may help; the later ones of that type wait for it.
+//! Decides when hooks run: one at a time for each type, in the order of arrival, several types at
+//! once; again after a pause if that may help, while the later ones of that type wait.
 //!
-//! It neither runs them nor reads messages: names of records are all it needs.
+//! It neither runs hooks nor reads messages: it only needs the names of records.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -21,15 +21,15 @@ use crate::messages::plan::{self, HookEnd, HookNext};
 pub struct Schedule {
     base: PathBuf,
     jobs: usize,
-    /// By type, in the order of arrival.
+    /// Records by type, in the order of arrival.
     ready: BTreeMap<String, VecDeque<Record>>,
-    /// Type -> record.
+    /// The running record of each type.
     running: HashMap<String, Record>,
     /// When a record may run again.
     paused: HashMap<Record, Instant>,
-    /// Not all records found room: look again when one is through.
+    /// Some records found no room: scan again when one has ended.
     more: bool,
-    /// The type that was served last: the next one in line is served first.
+    /// The type that was served last: the next type in order is served first.
     last: String,
 }
 
@@ -47,7 +47,7 @@ impl Schedule {
         }
     }
 
-    /// Reads the records anew.
+    /// Reads the records again.
     pub fn scan(&mut self, now: SystemTime, clock: Instant) -> Result<()> {
         let found = list(&self.base)?;
         self.ready.clear();
@@ -109,17 +109,17 @@ impl Schedule {
         })
     }
 
-    /// When the first record of a type may run, if it has to wait.
+    /// When the first record of a type may run, if it must wait.
     fn pause_of(&self, kind: &str) -> Option<Instant> {
         self.paused.get(self.ready.get(kind)?.front()?).copied()
     }
 
-    /// Takes note of a run's end, and files its record away. `true`: look at the records again.
+    /// Handles the end of a run, and renames or removes its record. `true`: scan the records again.
     pub fn ended(&mut self, kind: &str, ran: Ran, clock: Instant) -> Result<bool> {
         let asked = self.running.remove(kind);
         match (ran, asked) {
             (Ran::Gone, _) | (Ran::Later(_), None) => {}
-            // counted before its sync failed, or removed by a person: the records are read again
+            // counted before its sync failed, or removed by a user: the records are read again
             (Ran::Later(_), Some(record)) if is_missing(&record.path(&self.base)) => {
                 return Ok(true);
             }
@@ -142,7 +142,7 @@ impl Schedule {
         Ok(self.more && !self.ready.contains_key(kind))
     }
 
-    /// It stays the first of its type: the later ones wait.
+    /// Pauses a record, which remains the first of its type: the later ones wait.
     fn pause(&mut self, record: Record, until: Instant) {
         self.paused.insert(record.clone(), until);
         self.ready
@@ -169,13 +169,14 @@ impl Schedule {
             _ => std::fs::remove_file(&path),
         };
         match filed {
-            // the hook has removed it, or a person
+            // removed by the hook, or by a user
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|e| Error::io(format!("file away {}", path.display()), &e)),
         }
     }
 
-    /// Messages are bounded by what others send; news of directories are made here, and a hook may fail for each of them.
+    /// Limits records of directory events: messages are limited by their senders, but these are
+    /// generated here, and each of them may fail.
     fn has_room(&self, record: &Record) -> Result<bool> {
         if !is_own(record) {
             return Ok(true);
@@ -193,7 +194,7 @@ impl Schedule {
         Ok(room)
     }
 
-    /// When something becomes due by itself.
+    /// When the next pause ends.
     pub fn next_due(&self) -> Option<Instant> {
         self.ready
             .keys()
@@ -202,7 +203,7 @@ impl Schedule {
             .min()
     }
 
-    /// Nothing runs and nothing can run now.
+    /// Whether no hook runs and none can run now.
     pub fn is_idle(&self, clock: Instant) -> bool {
         self.running.is_empty() && self.next_kind(clock).is_none()
     }
@@ -213,13 +214,14 @@ fn is_missing(path: &Path) -> bool {
         .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
-/// What is left of the pause before the next run. The last run began when the record got its name: that set its ctime.
+/// The rest of the pause before the next run. The last run began when the record was renamed, which
+/// set its ctime.
 fn wait_left(base: &Path, record: &Record, now: SystemTime) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt;
     let pause = plan::hook_pause(record.runs()?)?;
     let meta = record.path(base).symlink_metadata().ok()?;
     let began = clock::from_millis(meta.ctime().max(0) as u64 * 1000);
-    // a clock that went back: due
+    // a clock that was set back: run now
     pause
         .checked_sub(now.duration_since(began).ok()?)
         .filter(|left| !left.is_zero())
@@ -239,7 +241,7 @@ mod tests {
         }
     }
 
-    /// As a run renames it.
+    /// Renames a record like a run.
     fn after_run(base: &Path, record: &Record) -> Record {
         let ran = Record {
             state: RecordState::Pending(record.runs().unwrap() + 1),
@@ -329,7 +331,8 @@ mod tests {
         let now = clock::monotonic();
         let (first, other) = (s.next(now).unwrap(), s.next(now).unwrap());
         assert_eq!((&first, &other), (&record(1, "a"), &record(3, "b")));
-        // a person removes the one; the run of the other was counted, and the sync after that failed
+        // a user removes the first; the run of the second was counted, and the sync after that
+        // failed
         std::fs::remove_file(first.path(dir.path())).unwrap();
         let counted = after_run(dir.path(), &other);
         let later = || Ran::Later(Duration::from_secs(60));

@@ -1,6 +1,7 @@
-//! Takes files out of the outbox, to `sent/` or `failed/`, and remembers those that cannot be read or moved.
+//! Moves files from the outbox to `sent/` or `failed/`, and remembers those that cannot be read or
+//! moved.
 //!
-//! A file that is done with is not sent again, whether or not it could be moved.
+//! A file that was handled is not sent again, whether or not it could be moved.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,7 +17,7 @@ use crate::messages::plan::Content;
 use crate::wire::{self, Message, NotAMessage};
 
 impl Outbox {
-    /// No sync: the hub has it, and would answer `duplicate`.
+    /// Not synced: the hub has the message, and would respond with `duplicate`.
     pub(super) fn archive(&mut self, name: &OsStr) {
         let (from, to) = (self.dir.join(name), self.sent.join(name));
         let moved = if self.keeps_sent {
@@ -32,7 +33,8 @@ impl Outbox {
         }
     }
 
-    /// To `failed/`, the reason beside it: written first, and the old name goes last, so a crash leaves it in one place at least.
+    /// Moves a file to `failed/` with the reason beside it. The reason is written first and the old
+    /// name removed last, so after a crash the message is in at least one place.
     pub(super) fn refuse(&mut self, name: &OsStr, why: &str) {
         let from = self.dir.join(name);
         match move_aside(&from, &self.failed, why) {
@@ -52,7 +54,7 @@ impl Outbox {
         }
     }
 
-    /// What is done with stays so, and is moved as soon as that is possible.
+    /// Remembers a handled file, which is moved as soon as that is possible.
     fn cannot_move(&mut self, name: &OsStr, why: Option<String>, e: &io::Error) {
         if self.unmoved.len() < limits::OUTBOX {
             self.unmoved.insert(name.to_os_string(), why);
@@ -60,7 +62,7 @@ impl Outbox {
         self.complain(name, "move", e);
     }
 
-    /// A file that cannot be read or moved must not stop the others.
+    /// Reports a file that cannot be read or moved; it must not stop the others.
     pub(super) fn complain(&mut self, name: &OsStr, doing: &str, e: &io::Error) {
         let error = Error::io(
             format!("{doing} {}", disk::show(self.dir.join(name).as_os_str())),
@@ -72,7 +74,8 @@ impl Outbox {
         }
     }
 
-    /// The files that cannot be read or moved, and the messages that the hub has no room for, in words.
+    /// Describes the files that cannot be read or moved, and the messages that the hub has no room
+    /// for.
     pub fn trouble(&self) -> Option<String> {
         let files = self.complained.values().next();
         let files = files.map(|first| match self.complained.len() {
@@ -83,14 +86,14 @@ impl Outbox {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    /// Why messages are still here: files that cannot be read or moved, and a hub that has no room.
+    /// Why messages remain: files that cannot be read or moved, or a hub without room.
     pub fn failure(&self) -> Option<Kind> {
         let held = self.holds.words().map(|_| Kind::Busy);
         Kind::worst(self.complained.values().map(|e| e.kind).chain(held))
     }
 }
 
-/// What a file of the outbox has in it.
+/// The content of a file in the outbox.
 pub(super) fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content> {
     let kind = meta.file_type();
     let unusable = if kind.is_dir() {
@@ -107,7 +110,7 @@ pub(super) fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content>
         return Ok(Content::Unusable(why.into()));
     }
     match disk::read_at_most(path, wire::MAX_MESSAGE) {
-        // the true size, since not all of it was read
+        // the true size, because not all of it was read
         Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Ok(Content::NotAMessage(
             NotAMessage::Content(wire::too_long(meta.len())),
         )),

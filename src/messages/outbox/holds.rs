@@ -1,6 +1,7 @@
-//! Targets for which the hub has no room: their messages are held, and one of them is tried from time to time.
+//! Targets for which the hub has no room: their messages are held, and one of them is sent as a
+//! probe at intervals.
 //!
-//! Pure: time and randomness are arguments. It knows no messages, only whom they are for.
+//! Pure: time and randomness are arguments. It knows only the targets of messages.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,26 +9,26 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 
-/// The longest time between two tries.
+/// The longest time between two probes.
 const MAX_HOLD: Duration = Duration::from_secs(60);
 /// Targets that [`Holds::words`] names.
 const NAMED_TARGETS: usize = 3;
 
-/// The host that a message is for, shared by all messages for it. `None`: a broadcast.
+/// The target host of a message, shared by all messages for it. `None`: a broadcast.
 pub type Target = Option<Arc<str>>;
 
-/// The targets whose messages are held. There are no more than targets of messages in the outbox.
+/// The held targets, at most as many as the messages in the outbox have.
 #[derive(Default)]
 pub struct Holds(HashMap<Target, Hold>);
 
 struct Hold {
     until: Instant,
     backoff: Backoff,
-    /// What the hub said.
+    /// The error of the hub.
     why: String,
 }
 
-/// Decides for the messages of one request.
+/// Selects the messages of one request.
 pub struct Probes<'a> {
     holds: &'a Holds,
     now: Instant,
@@ -35,7 +36,7 @@ pub struct Probes<'a> {
 }
 
 impl Holds {
-    /// The hub has no room for a message to this target. `random`: for the back-off.
+    /// The hub has no room for a message to this target. `random`: for the backoff.
     pub fn add(&mut self, now: Instant, target: Target, why: String, random: u64) {
         let hold = self.0.entry(target).or_insert_with_key(|target| {
             log::info!("messages wait: target={} reason={why}", name(target));
@@ -49,12 +50,13 @@ impl Holds {
         hold.why = why;
     }
 
-    /// The hub has taken a message to this target.
+    /// The hub has accepted a message to this target.
     pub fn remove(&mut self, target: &Target) {
         self.0.remove(target);
     }
 
-    /// When the next hold is over, if none is over now: a message of one that is over is in the next request.
+    /// When the next hold ends, if none has ended: the next request contains a message for each
+    /// target whose hold has ended.
     pub fn next_end(&self, now: Instant) -> Option<Instant> {
         let ends = self.0.values().map(|hold| hold.until);
         ends.filter(|end| *end > now).min()
@@ -68,13 +70,14 @@ impl Holds {
         }
     }
 
-    /// Ends the holds that are over and have no message to try: `probed` are those that have one.
+    /// Removes holds that have ended and have no message to probe with; `probed` are those that
+    /// have one.
     pub fn forget_others(&mut self, now: Instant, probed: &HashSet<Target>) {
         self.0
             .retain(|target, hold| hold.until > now || probed.contains(target));
     }
 
-    /// What waits, and why.
+    /// Describes what is held, and why.
     pub fn words(&self) -> Option<String> {
         let mut targets: Vec<&Target> = self.0.keys().collect();
         targets.sort();
@@ -94,7 +97,8 @@ impl Holds {
 }
 
 impl Probes<'_> {
-    /// Whether a message to this target may be in the request: each, unless its target is held; then one when that is over.
+    /// Whether the request may contain a message to this target: always if it is not held; if its
+    /// hold has ended, one.
     pub fn may_send(&mut self, target: &Target) -> bool {
         match self.holds.0.get(target) {
             None => true,

@@ -1,6 +1,7 @@
-//! The outbox: picks up what was put there, builds requests from it, and files it away after the answer.
+//! The outbox: picks up the files that users put there, builds requests from them, and files them away
+//! after the response.
 //!
-//! It does not talk to the hub and keeps no state that a new scan would not find again.
+//! It does not call the hub, and keeps no state that a new scan could not rebuild.
 
 mod filing;
 mod holds;
@@ -29,34 +30,35 @@ use crate::wire::{self, PostResult, Priority};
 use filing::read;
 use holds::{Holds, Target};
 
-/// Directories whose mtime is older show each later change in it: FAT counts two seconds, others a few milliseconds.
+/// A directory's mtime older than this shows every later change: FAT counts in two seconds, others in milliseconds.
 const MTIME_GRANULARITY: Duration = Duration::from_secs(3);
-/// The outbox is read at least this often, should a filesystem not keep the mtime of directories.
+/// How often the outbox is read in any case, for a filesystem that does not update the mtime of
+/// directories.
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(600);
 
-/// A message in the order in which messages go out; its file name is made of time and id.
+/// The position of a message in the order of sending; its file name is made from time and id.
 pub type Place = (Priority, SystemTime, Uuid);
 
-/// The outbox when it was read last.
+/// The directory's stamp at the last scan.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     inode: u64,
     modified: (i64, i64),
 }
 
-/// One request's worth of messages.
+/// The messages of one request.
 pub struct Batch {
     pub places: Vec<Place>,
     /// The messages as JSON, in the same order.
     pub texts: Vec<String>,
 }
 
-/// What is known of a message that waits.
+/// What is known of a waiting message.
 struct Known {
     priority: Priority,
     /// `None`: a broadcast.
     target: Target,
-    /// It is not tried after this time, of the clock that nothing sets.
+    /// It is not sent after this time of the monotonic clock.
     until: Instant,
 }
 
@@ -67,32 +69,32 @@ pub struct Outbox {
     failed: PathBuf,
     host: String,
     deadline: Duration,
-    /// Messages that the hub has are kept in `sent/`.
+    /// Whether messages that the hub has are kept in `sent/`.
     keeps_sent: bool,
-    /// Has the reading of the clocks, see [`steady`].
+    /// The file with the reading of the clocks, see [`steady`].
     clock: PathBuf,
-    /// Whether the time in a name says for how long its message has waited.
+    /// Whether the time in a name tells how long its message has waited.
     knows_ages: bool,
-    /// What can be sent, in order.
+    /// Messages that can be sent, in order.
     waiting: BTreeSet<Place>,
     known: HashMap<(SystemTime, Uuid), Known>,
-    /// Names to look at again, and when.
+    /// Names to check again, and when.
     young: HashMap<OsString, Instant>,
     /// Targets of messages, each once.
     targets: HashSet<Arc<str>>,
-    /// The targets whose messages the hub has no room for at the moment.
+    /// Targets for which the hub has no room at the moment.
     holds: Holds,
     batch_bytes: usize,
     batch_messages: usize,
-    /// Files that cannot be read or moved, and why: each is named in the log once, and by `mesync status`.
+    /// Files that cannot be read or moved, and why: each is logged once, and named by `mesync status`.
     complained: BTreeMap<OsString, Error>,
-    /// Files that are done with and could not be moved yet: refused for a reason, or sent. They are not sent again.
+    /// Files that were handled and could not be moved yet: refused with a reason, or sent. They are not sent again.
     unmoved: BTreeMap<OsString, Option<String>>,
-    /// Names were given that are not durable yet.
+    /// Some files were renamed and are not durable yet.
     unsynced: bool,
-    /// The directory has been scanned as a whole: later files are new.
+    /// The whole directory has been scanned: later files are new.
     scanned: bool,
-    /// As it was at the last scan, if a later change must show; and when that was.
+    /// The stamp at the last scan, if a later change must change it; and the time of the scan.
     stamp: Option<(Stamp, Instant)>,
 }
 
@@ -122,13 +124,14 @@ impl Outbox {
         }
     }
 
-    /// Makes durable what a killed process may have left renamed but not synced. Once, before the first scan.
+    /// Makes durable what a killed process may have renamed and not synced. Called once, before the first
+    /// scan.
     pub fn recover(&mut self) -> Result<()> {
         self.knows_ages = steady::is_believed(&self.clock, self.deadline);
         disk::sync_dir(&self.dir).map_err(|e| Error::io(format!("sync {}", self.dir.display()), &e))
     }
 
-    /// Makes names durable after a sync that failed; until then none of them is sent.
+    /// Makes names durable after a sync that failed; none of them is sent before.
     fn settle(&mut self) -> Result<()> {
         if self.unsynced {
             disk::sync_filesystem(&self.dir)
@@ -138,10 +141,10 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether a scan could find anything new: the directory has changed, or the last scan left something over.
+    /// Whether a scan could find a change: the directory was changed, or the last scan left files over.
     ///
-    /// A name that is made, renamed or removed changes the directory's mtime; a change in the same tick of that clock
-    /// does not show, so a fresh mtime counts as changed.
+    /// Creating, renaming or removing a name changes the mtime of the directory; a change within the same tick of
+    /// that clock does not show, so a recent mtime counts as changed.
     pub fn may_have_changed(&self) -> bool {
         let Some((stamp, scanned)) = &self.stamp else {
             return true;
@@ -154,7 +157,7 @@ impl Outbox {
             || self.stamp_now().as_ref() != Some(stamp)
     }
 
-    /// The directory as it is now; `None` if a change of this moment might not change it.
+    /// The stamp of the directory now; `None` if a change right now might not change it.
     fn stamp_now(&self) -> Option<Stamp> {
         let meta = std::fs::metadata(&self.dir).ok()?;
         let age = clock::now().duration_since(meta.modified().ok()?).ok()?;
@@ -164,7 +167,7 @@ impl Outbox {
         })
     }
 
-    /// Looks at the whole directory.
+    /// Scans the whole directory.
     pub fn scan(&mut self) -> Result<()> {
         let stamp = self.stamp_now().map(|stamp| (stamp, clock::monotonic()));
         self.stamp = None;
@@ -187,7 +190,7 @@ impl Outbox {
                 _ => {}
             }
         }
-        // a person took some away
+        // removed by a user
         let gone: Vec<_> = self
             .known
             .keys()
@@ -215,7 +218,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Looks at single names; `true` beside those that came by rename.
+    /// Checks single names; `true` marks those that arrived by rename.
     pub fn look(&mut self, names: impl Iterator<Item = (OsString, bool)>) -> Result<()> {
         self.settle()?;
         let mut renames = Vec::new();
@@ -237,7 +240,7 @@ impl Outbox {
             );
             let content = match read(&path, &meta) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                // an error is no verdict on the message
+                // an error does not condemn the message
                 Err(e) => {
                     self.complain(&name, "read", &e);
                     continue;
@@ -268,7 +271,7 @@ impl Outbox {
         self.pick_up(renames)
     }
 
-    /// Looks again at what was too young, and says when that is to be done next.
+    /// Checks the names that were too recent again, and returns when to do that next.
     pub fn look_again(&mut self) -> Result<Option<Instant>> {
         let now = clock::monotonic();
         let due: Vec<OsString> = self
@@ -287,7 +290,7 @@ impl Outbox {
             .min())
     }
 
-    /// Gives files their lasting names: durable before the first attempt to send, so that the id never changes.
+    /// Gives files their lasting names, durably before the first attempt to send, so that the id never changes.
     fn pick_up(&mut self, renames: Vec<(OsString, String, Priority, Target)>) -> Result<()> {
         if renames.is_empty() {
             return Ok(());
@@ -331,7 +334,8 @@ impl Outbox {
 
     fn learn(&mut self, name: &OsStr, priority: Priority, target: Target) {
         if let Some((at, id)) = name.to_str().and_then(parse_file_name) {
-            // by the name only for what was there before: a clock may be set while it waits
+            // only a message from before the start is aged by its name, because the clock may be
+            // set while it waits
             let left = if self.scanned || !self.knows_ages {
                 self.deadline
             } else {
@@ -356,7 +360,7 @@ impl Outbox {
         }
     }
 
-    /// The next request: high priority first, within one by file name. `None`: nothing to send now.
+    /// The next request: by priority, then by file name. `None`: there is nothing to send now.
     pub fn batch(&mut self) -> Result<Option<Batch>> {
         let clock = clock::monotonic();
         let mut batch = Batch {
@@ -440,7 +444,7 @@ impl Outbox {
         Ok((!batch.texts.is_empty()).then_some(batch))
     }
 
-    /// Files away what the hub answered; returns how many messages have left the outbox. `random`: for the back-off.
+    /// Files messages away as the hub responded; returns how many have left the outbox. `random`: for the backoff.
     pub fn answered(&mut self, batch: &Batch, results: &[PostResult], random: u64) -> usize {
         self.batch_bytes = plan::next_batch_bytes(self.batch_bytes, false, limits::BATCH_BYTES);
         self.batch_messages = (self.batch_messages * 2).min(wire::MAX_BATCH);
@@ -473,12 +477,12 @@ impl Outbox {
         done
     }
 
-    /// The request as a whole took too long: the next one is shorter.
+    /// The whole request took too long: the next one is shorter.
     pub fn timed_out(&mut self) {
         self.batch_bytes = plan::next_batch_bytes(self.batch_bytes, true, limits::BATCH_BYTES);
     }
 
-    /// The hub refused the request as a whole: the fault is found by halves, and a single message is to blame for itself.
+    /// The hub refused the whole request: halving finds the message at fault, refused alone.
     pub fn refused(&mut self, batch: &Batch, why: &Error) {
         match batch.places.as_slice() {
             [(_, at, id)] => {
@@ -489,7 +493,7 @@ impl Outbox {
         }
     }
 
-    /// Whether anything waits to be sent now or later.
+    /// Whether no message waits to be sent now or later.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.young.is_empty()
     }

@@ -1,6 +1,6 @@
-//! Removes from `sent/` what has been there for longer than it is kept, some files at a time.
+//! Removes files from `sent/` after their retention time, some at a time.
 //!
-//! Messages get their turn between two times: a `sent/` of 100,000 files must not keep them waiting.
+//! Messages are exchanged between two calls: a `sent/` of 100,000 files must not delay them.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::messages::Queue;
 use crate::steady;
 
-/// Files that are looked at in one turn.
+/// Files that one call examines.
 const FILES_PER_TURN: usize = 256;
 
 /// What cleans `sent/`.
@@ -21,7 +21,7 @@ pub struct Cleaner {
     ttl: Duration,
     /// See [`steady`].
     clock: PathBuf,
-    /// What is left of a round, and when it began.
+    /// The rest of the current run, and when it began.
     left: Option<(std::fs::ReadDir, SystemTime)>,
 }
 
@@ -35,7 +35,8 @@ impl Cleaner {
         }
     }
 
-    /// One turn; whether the round is complete. A call after a complete round begins the next.
+    /// Examines some files; returns whether the run is complete. A call after a complete run begins
+    /// the next.
     pub fn turn(&mut self, now: SystemTime) -> Result<bool> {
         let failed = |e: io::Error| Error::io(format!("clean {}", self.dir.display()), &e);
         let (mut entries, now) = match self.left.take() {
@@ -53,7 +54,7 @@ impl Cleaner {
         Ok(false)
     }
 
-    /// A round has begun and is not complete.
+    /// Whether a run has begun and is not complete.
     pub fn is_in_a_round(&self) -> bool {
         self.left.is_some()
     }
@@ -65,7 +66,7 @@ impl Cleaner {
         // the rename into sent/ set ctime
         let archived = clock::from_millis((meta.ctime().max(0) as u64).saturating_mul(1000));
         if !clock::is_plausible(archived) && clock::is_plausible(now) {
-            // of unknown age, since the clock was set later: it ages from now on
+            // of unknown age, because the clock was set later: it ages from now on
             let _ = std::fs::set_permissions(entry.path(), meta.permissions());
         } else if now.duration_since(archived).is_ok_and(|age| age > self.ttl) {
             let _ = std::fs::remove_file(entry.path());

@@ -51,7 +51,7 @@ fn an_outbox_is_read_again_when_its_directory_has_changed() {
     assert!(outbox.may_have_changed());
     make_old();
     outbox.scan().unwrap();
-    // an unfinished file is looked at by its own time
+    // the age of an unfinished file is that of its own mtime
     assert!(!outbox.may_have_changed() && !outbox.is_empty());
     std::fs::remove_dir_all(&path).unwrap();
     assert!(outbox.may_have_changed());
