@@ -1,10 +1,10 @@
 //! How long to wait before the next attempt: doubling, with jitter, up to a limit.
 //!
-//! Pure: it takes randomness as a number, and returns a duration.
+//! Pure: randomness is an argument.
 
 use std::time::Duration;
 
-/// Waits after failures in a row; [`Backoff::reset`] after a success.
+/// The pauses after consecutive failures; [`Backoff::reset`] after a success.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     failures: u32,
@@ -14,7 +14,7 @@ pub struct Backoff {
 impl Backoff {
     const FIRST: Duration = Duration::from_secs(1);
 
-    /// Waits of 1 s, 2 s, 4 s… up to `most`.
+    /// Pauses of 1 s, 2 s, 4 s… up to `most`.
     pub fn new(most: Duration) -> Backoff {
         Backoff { failures: 0, most }
     }
@@ -23,8 +23,9 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The wait before the next attempt: between half and all of the doubled time, so that machines that failed together
-    /// do not come back together. `random` is any number that differs from machine to machine.
+    /// The pause before the next attempt: between half and all of the doubled time, so that
+    /// machines that failed together do not retry together. `random` is any number that differs
+    /// between machines.
     pub fn next(&mut self, random: u64) -> Duration {
         let full = Backoff::FIRST
             .saturating_mul(1 << self.failures.min(20))

@@ -1,9 +1,11 @@
-//! Where a long file is cut into chunks: at places that its content decides, so that an insertion moves no cut but those
-//! beside it. Both sides cut with these parameters, so equal bytes give equal chunks wherever they are cut.
+//! Cuts a long file into chunks at places that depend on its content, so that an insertion moves
+//! only the cuts beside it. Client and hub use the same parameters, so equal bytes give equal
+//! chunks everywhere.
 //!
-//! Pure: it sees bytes as they pass, keeps none of them, and knows neither files nor the hub. The way is FastCDC with
-//! normalized chunking (Xia et al., "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for Data
-//! Deduplication", USENIX ATC 2016), fed piece by piece: the published crates want a whole chunk in memory, 8 MiB a transfer.
+//! Pure: it sees bytes once, keeps none of them, and knows neither files nor the hub. The algorithm
+//! is FastCDC with normalized chunking (Xia et al., "FastCDC: a Fast and Efficient Content-Defined
+//! Chunking Approach for Data Deduplication", USENIX ATC 2016), fed piece by piece: the published
+//! crates need a whole chunk in memory, 8 MiB for each transfer.
 
 use std::sync::OnceLock;
 
@@ -11,17 +13,18 @@ use sha2::{Digest, Sha256};
 
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
-/// Bytes of a chunk: at least (but for the last one), aimed at, at most.
+/// The size of a chunk: minimum (except for the last one), average, maximum.
 pub const MIN_CHUNK_BYTES: u64 = 256 * 1024;
 pub const AVERAGE_CHUNK_BYTES: u64 = 1024 * 1024;
 pub const MAX_CHUNK_BYTES: u64 = 8 * 1024 * 1024;
 
-/// A cut is where so many of the upper bits are zero: before the average harder, after it easier (section 3.3, level 2).
+/// A cut is where this many of the upper bits are zero: before the average more are required, after
+/// it fewer (section 3.3, level 2).
 const BITS: u32 = AVERAGE_CHUNK_BYTES.ilog2();
 const HARD: u32 = BITS + 2;
 const EASY: u32 = BITS - 2;
 
-/// One random number a byte. To change one is to cut every file elsewhere.
+/// One random number for each byte value. A change here would cut every file elsewhere.
 const GEAR: [u64; 256] = gear();
 
 /// The first 256 numbers of splitmix64 from 0 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
@@ -38,16 +41,17 @@ const fn gear() -> [u64; 256] {
     table
 }
 
-/// Finds the end of one chunk after the other.
+/// Finds the end of one chunk after another.
 #[derive(Debug, Default)]
 struct Cutter {
-    /// Of the chunk that has begun.
+    /// The length so far of the current chunk.
     length: u64,
     hash: u64,
 }
 
 impl Cutter {
-    /// How many of these bytes the chunk still takes, if it ends with them; `None`: all, and it continues.
+    /// How many of these bytes belong to the current chunk, if it ends among them; `None`: all, and
+    /// it continues.
     fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
         let skipped = MIN_CHUNK_BYTES
             .saturating_sub(self.length)
@@ -70,16 +74,16 @@ impl Cutter {
     }
 }
 
-/// What a file consists of.
+/// The chunks of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     pub size: u64,
     pub sha256: Hash,
-    /// None for no bytes, one for up to [`SINGLE`].
+    /// None for an empty file, one for up to [`SINGLE`] bytes.
     pub chunks: Vec<Chunk>,
 }
 
-/// The chunk that is cut again and again from a long run of zero bytes.
+/// The chunk that a long run of zero bytes consists of.
 pub fn zero_chunk() -> Chunk {
     static ZERO: OnceLock<Chunk> = OnceLock::new();
     *ZERO.get_or_init(|| {
@@ -92,7 +96,7 @@ pub fn zero_chunk() -> Chunk {
     })
 }
 
-/// How many bytes of chunks a disk has to have room for where long runs of zeros become holes.
+/// The disk space that chunks need if long runs of zeros become holes.
 pub fn filled(chunks: &[Chunk]) -> u64 {
     chunks
         .iter()
@@ -101,7 +105,8 @@ pub fn filled(chunks: &[Chunk]) -> u64 {
         .sum()
 }
 
-/// Takes the bytes of a file in order, tells where chunks end, and hashes them and the whole.
+/// Takes the bytes of a file in order, reports where chunks end, and hashes each chunk and the
+/// whole file.
 #[derive(Debug, Default)]
 pub struct Splitter {
     cutter: Cutter,
@@ -113,8 +118,9 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Takes bytes from the front of `bytes` up to the end of the chunk, or all of them: what it took, and the chunk if it
-    /// has ended. A file of up to [`SINGLE`] bytes is one chunk in the end, whatever was said here.
+    /// Takes bytes from the front of `bytes` up to the end of the chunk, or all of them: returns
+    /// them, and the chunk if it has ended. At the end, a file of up to [`SINGLE`] bytes is one
+    /// chunk, whatever was returned here.
     pub fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> (&'a [u8], Option<Chunk>) {
         let end = self.cutter.cut(bytes);
         let (piece, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
@@ -252,7 +258,7 @@ pub(crate) mod tests {
             "{} chunks",
             content.chunks.len()
         );
-        // written down, since both sides of a wire and of an upgrade must agree
+        // written out, because both ends of a connection and all versions must agree
         assert_eq!(
             content
                 .chunks

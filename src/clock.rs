@@ -1,7 +1,7 @@
-//! Time: the only place that asks what time it is, and the shapes in which times are written.
+//! Time: the only place that reads the clock, and the formats of times.
 //!
-//! Deciding code takes `now` as a value. Ages are differences of the wall clock where they must survive a restart, and
-//! never decide whether data is dropped: a router boots in 1970.
+//! Code that decides takes `now` as a value. Ages that must survive a restart are differences of
+//! the wall clock, and never decide whether data is dropped: a router boots in 1970.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ pub fn monotonic() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// Which boot of the machine this is; `None`: it cannot be told.
+/// The id of this boot of the machine; `None`: unknown.
 pub fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_string())
@@ -28,20 +28,21 @@ pub fn uptime() -> Duration {
     Duration::try_from(at).unwrap_or_default()
 }
 
-/// Times from before this one (2025-01-01) are those of a machine whose clock had not been set: they say nothing about an age.
+/// An earlier time (before 2025-01-01) is from a machine whose clock was not set: it says nothing
+/// about an age.
 const PLAUSIBLE: u64 = 1_735_689_600_000;
 
-/// Whether a clock that had been set can have given this time.
+/// Whether a clock that was set can have given this time.
 pub fn is_plausible(at: SystemTime) -> bool {
     millis(at) >= PLAUSIBLE
 }
 
-/// How long ago that was by the wall clock; `None`: it is still to come.
+/// How long ago a time was by the wall clock; `None`: it is in the future.
 pub fn since(at: SystemTime) -> Option<Duration> {
     now().duration_since(at).ok()
 }
 
-/// " 5 min ago" for a sentence; "" where that is not known.
+/// " 5 min ago" for a sentence; "" if unknown.
 pub fn ago(at: Option<SystemTime>) -> String {
     at.and_then(since)
         .map_or(String::new(), |passed| format!(" {} ago", age(passed)))
@@ -62,11 +63,11 @@ pub fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(writable(at)).to_string()
 }
 
-/// [`rfc3339`] with nine decimals, for the time of a file: that may be before 1970.
+/// [`rfc3339`] with nine decimals, for the time of a file, which may be before 1970.
 pub fn rfc3339_nanos(at: SystemTime) -> String {
     match at.duration_since(UNIX_EPOCH) {
         Ok(_) => humantime::format_rfc3339_nanos(writable(at)).to_string(),
-        // humantime begins in 1970, and the calendar repeats itself after 400 years
+        // humantime begins in 1970, and the calendar repeats every 400 years
         Err(before) => {
             let shifted =
                 (UNIX_EPOCH + ERAS * ERA).checked_sub(before.duration().min(YEARS_BEFORE_1970));
@@ -79,13 +80,13 @@ pub fn rfc3339_nanos(at: SystemTime) -> String {
     }
 }
 
-/// 400 years of the Gregorian calendar, and how many of them reach from the year 0 beyond 1970.
+/// 400 years of the Gregorian calendar, and how many such eras reach from the year 0 beyond 1970.
 const ERA: Duration = Duration::from_secs(146_097 * 86_400);
 const ERAS: u32 = 5;
 /// From the year 0, the first that has four digits, to 1970.
 const YEARS_BEFORE_1970: Duration = Duration::from_secs(719_528 * 86_400);
 
-/// The nearest time from 1970 on that has four digits for its year: humantime panics on others.
+/// Clamps a time to the years from 1970 that have four digits: humantime panics on others.
 fn writable(at: SystemTime) -> SystemTime {
     at.clamp(
         UNIX_EPOCH,
@@ -151,7 +152,7 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     if is(19, b".") && decimals == 0 {
         return None;
     }
-    // days since 1970-03-01 of the year that begins in March, by eras of 400 years
+    // days since 1970-03-01 of the year that begins in March, in eras of 400 years
     let (y, m) = if month > 2 {
         (year, month - 3)
     } else {

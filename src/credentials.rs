@@ -1,6 +1,7 @@
-//! Which key a client sends to which hub: only where it was meant to go.
+//! Which key a client sends to which hub: only to the hub that the key is for.
 //!
-//! Client side: it knows the login file, and of a hub on this machine what lies in its data directory, and nothing of its code.
+//! Client side: it knows the login file and the data directory of a local hub, and none of the
+//! hub's code.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -10,19 +11,20 @@ use crate::error::{Error, Kind, Result};
 use crate::login::{self, Login};
 use crate::{disk, wire};
 
-/// The hub as a client should call it.
+/// The address and key for calling the hub.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Access {
-    /// The server of the settings; `localhost` is replaced by the address of this user's hub if the key is that hub's:
-    /// `[::1]` may belong to another program while the hub has `127.0.0.1`.
+    /// The server of the settings; `localhost` is replaced by the address of this user's hub if the
+    /// key is that hub's: `[::1]` may belong to another program while the hub has `127.0.0.1`.
     pub url: String,
     pub key: Option<String>,
 }
 
-/// The key of the settings; otherwise that of this user's hub on this machine if the settings name it; otherwise that of the
-/// login file if it is for that server.
+/// The key of the settings; otherwise that of this user's hub on this machine if the settings name
+/// it; otherwise that of the login file if it is for that server.
 ///
-/// To be asked again when a hub refuses: `local.key` appears when the hub on this machine starts.
+/// Called again when a hub refuses the key: `local.key` appears when the hub on this machine
+/// starts.
 pub fn access(settings: &Settings) -> Result<Access> {
     let url = settings.server_url.clone();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
@@ -35,7 +37,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
     if let Some(access) = local_access(&settings.hub.data_dir, &url) {
         return Ok(access);
     }
-    // a file that cannot be used is named by the commands that need it
+    // the commands that need the file report its errors
     let login = login::file(|name| std::env::var_os(name))
         .and_then(|path| login::read(&path).ok().flatten());
     Ok(login
@@ -43,7 +45,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
         .map_or(Access { url, key: None }, |login| access_by(&login)))
 }
 
-/// If no server is set for the messages, it is that of the login file.
+/// If no server is set for messages, uses that of the login file.
 pub fn choose_server(settings: &mut Settings) {
     if settings.server_is_default
         && let Some(path) = login::file(|name| std::env::var_os(name))
@@ -53,10 +55,10 @@ pub fn choose_server(settings: &mut Settings) {
     }
 }
 
-/// Where the file commands go, and with which key: the server of the login file; without one, that of the messages.
+/// The server and key for file commands: those of the login file, or else those for messages.
 pub fn file_access(settings: &Settings, login: Option<&Login>) -> Result<Access> {
     match login {
-        // a key of the settings is for the server of the settings
+        // a key of the settings is only for the server of the settings
         Some(login) if login.server_url != settings.server_url => Ok(access_by(login)),
         Some(login) => Ok(Some(access(settings)?)
             .filter(|a| a.key.is_some())
@@ -77,12 +79,13 @@ pub fn api_key(settings: &Settings) -> Result<Option<String>> {
     Ok(access(settings)?.key)
 }
 
-/// The key of this user's hub on this machine, if this is its URL. See [`Access::url`] for where to send it.
+/// The key of this user's hub on this machine, if this is its URL. [`Access::url`] is where to send
+/// it.
 pub fn local_key(data_dir: &Path, server_url: &str) -> Option<String> {
     local_access(data_dir, server_url)?.key
 }
 
-/// From the environment, the file of the settings, or the service manager.
+/// The key from the environment, from the file of the settings, or from the service manager.
 fn given_key(settings: &Settings, credentials: Option<&Path>) -> Result<Option<String>> {
     if settings.api_key.is_some() {
         return Ok(settings.api_key.clone().map(|key| key.0));
@@ -101,8 +104,8 @@ fn given_key(settings: &Settings, credentials: Option<&Path>) -> Result<Option<S
         .transpose()
 }
 
-/// A hub writes where it listens into its lock file once it does, and holds the lock as long as it runs: so the port is
-/// its own, and no other program gets the key.
+/// A hub writes its address into its lock file once it listens, and holds the lock as long as it
+/// runs: so the port is its own, and no other program gets the key.
 fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
     let listen: SocketAddr = disk::lock_holder(&data_dir.join(wire::HUB_LOCK))?
         .trim()
@@ -116,7 +119,7 @@ fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
     })
 }
 
-/// The URL with an address at which that hub, and no other program, answers. `None`: it names another server.
+/// The URL with an address at which only that hub responds. `None`: it names another server.
 fn local_url(server_url: &str, listen: SocketAddr) -> Option<String> {
     let rest = server_url.strip_prefix("http://")?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -134,7 +137,8 @@ fn local_url(server_url: &str, listen: SocketAddr) -> Option<String> {
     let reached = match (listen.ip(), asked) {
         (IpAddr::V4(Ipv4Addr::UNSPECIFIED), None) => Ipv4Addr::LOCALHOST.into(),
         (IpAddr::V4(Ipv4Addr::UNSPECIFIED), Some(ip)) if ip.is_ipv4() => ip,
-        // it has the IPv4 addresses too, unless the system says otherwise (ipv6(7), bindv6only)
+        // it listens on the IPv4 addresses too, unless the system is set otherwise (ipv6(7),
+        // bindv6only)
         (IpAddr::V6(Ipv6Addr::UNSPECIFIED), _) if asked.is_none_or(|ip| ip.is_loopback()) => {
             Ipv6Addr::LOCALHOST.into()
         }

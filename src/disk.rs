@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 
-/// What a reader does not need to look at: mesync's own half-written files.
+/// The name of an unfinished file, which readers ignore.
 pub fn temporary(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -25,7 +25,7 @@ pub fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Writes a new file that nothing else can see half of: not synced, and not under its final name.
+/// Writes a new file that no reader sees incomplete: not synced, and not under its final name.
 pub fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     let open = || {
         let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits() as i32;
@@ -37,7 +37,7 @@ pub fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File>
             .open(path)
     };
     let mut file = match open() {
-        // left behind by a killed process: no other one uses this name
+        // left behind by a killed process: no other process uses this name
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             std::fs::remove_file(path)?;
             open()?
@@ -54,7 +54,7 @@ pub fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File>
     }
 }
 
-/// Gives a file that this process made to the owner of a directory, whose programs are to read it.
+/// Gives a file that this process created to the owner of a directory, whose programs read it.
 pub fn give_to_owner(dir: &Path, file: &File) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let (owner, mine) = (dir.metadata()?, file.metadata()?);
@@ -72,7 +72,8 @@ pub fn give_to_owner(dir: &Path, file: &File) -> io::Result<()> {
     }
 }
 
-/// What root makes in a directory of another user is that user's, as far as the filesystem lets root.
+/// A file that root creates in a directory of another user belongs to that user, as far as the
+/// filesystem allows it.
 fn give_if_root(dir: &Path, file: &File) {
     if rustix::process::geteuid().is_root()
         && let Err(e) = give_to_owner(dir, file)
@@ -81,7 +82,8 @@ fn give_if_root(dir: &Path, file: &File) {
     }
 }
 
-/// Writes or replaces a file so that after a crash either the old or the new content is there, whole.
+/// Writes or replaces a file so that after a crash it has either the old or the new content,
+/// complete.
 pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let doing = || format!("write {}", path.display());
     let temporary = temporary(path);
@@ -103,7 +105,7 @@ pub fn parent(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// Makes a directory and those above it, for this user alone, and their names durable.
+/// Creates a directory and its ancestors, for this user only, and makes their names durable.
 pub fn create_dir(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -124,7 +126,7 @@ pub fn create_dir(path: &Path) -> Result<()> {
                 sync_dir(parent(path))
             })
             .map_err(|e| {
-                // one that is there counts as durable
+                // an existing directory counts as durable
                 let _ = std::fs::remove_dir(path);
                 failed(e)
             }),
@@ -141,16 +143,16 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 }
 
 pub fn sync_file(path: &Path) -> io::Result<()> {
-    // reading suffices for fsync, and another user's file may not be writable
+    // fsync needs only read permission, and another user's file may not be writable
     open_regular(path)?.sync_all()
 }
 
-/// Syncs the whole filesystem that a directory is on: cheaper than one fsync a file from about 16 files on.
+/// Syncs the whole filesystem of a directory: cheaper than one fsync for each file from about 16 files on.
 pub fn sync_filesystem(dir: &Path) -> io::Result<()> {
     sync_filesystem_of(&File::open(dir)?)
 }
 
-/// The same of one that is open: an error is one of syncing.
+/// The same for an open directory; an error is one of syncing.
 pub fn sync_filesystem_of(dir: &File) -> io::Result<()> {
     Ok(rustix::fs::syncfs(dir)?)
 }
@@ -172,12 +174,12 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)
 }
 
-/// Renames unless the new name exists: then `AlreadyExists`, and nothing has happened.
+/// Renames unless the new name exists: then `AlreadyExists`, and nothing has changed.
 #[allow(clippy::disallowed_methods)] // its home
 pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     let cwd = rustix::fs::CWD;
     match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
-        // a filesystem or kernel without the flag: link(2) refuses an existing name too
+        // a filesystem or kernel without the flag: link(2) also refuses an existing name
         Err(Errno::INVAL | Errno::NOSYS) => {
             std::fs::hard_link(from, to)?;
             std::fs::remove_file(from)
@@ -186,23 +188,23 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// A second name for a file.
+/// Creates a second name for a file.
 #[allow(clippy::disallowed_methods)] // its home
 pub fn link(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::hard_link(from, to)
 }
 
-/// How a rename below open directories ended.
+/// The result of a rename between open directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renamed {
     Done,
-    /// The new name exists; of an exchange: one of the names does not.
+    /// The new name exists; for an exchange: one of the names does not.
     Refused,
-    /// The filesystem or kernel does not know this kind of rename, and nothing has happened.
+    /// The filesystem or kernel does not support this kind of rename, and nothing has changed.
     Unsupported,
 }
 
-/// Renames between open directories unless the new name exists. Neither name is followed if it is a link.
+/// Renames between open directories unless the new name exists. If a name is a link, it is not followed.
 pub fn rename_noreplace_at(
     from_dir: impl AsFd,
     from: &str,
@@ -215,7 +217,7 @@ pub fn rename_noreplace_at(
     )
 }
 
-/// Exchanges the files of two names in one directory, in one step.
+/// Exchanges two names in one directory atomically.
 pub fn exchange_at(dir: impl AsFd, one: &str, other: &str) -> io::Result<Renamed> {
     renamed(
         rustix::fs::renameat_with(&dir, one, &dir, other, RenameFlags::EXCHANGE),
@@ -223,7 +225,7 @@ pub fn exchange_at(dir: impl AsFd, one: &str, other: &str) -> io::Result<Renamed
     )
 }
 
-/// Renames within an open directory, and replaces what has the new name.
+/// Renames within an open directory, and replaces an entry with the new name.
 pub fn rename_at(dir: impl AsFd, from: &str, to: &str) -> io::Result<()> {
     Ok(rustix::fs::renameat(&dir, from, &dir, to)?)
 }
@@ -237,7 +239,7 @@ fn renamed(done: rustix::io::Result<()>, refused: Errno) -> io::Result<Renamed> 
     }
 }
 
-/// Moves a file into another directory, which may be on another filesystem; not synced if it is on the same.
+/// Moves a file to another directory, perhaps on another filesystem; not synced if it is on the same.
 pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     match rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => match link_or_copy(from, to) {
@@ -248,7 +250,7 @@ pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// A second name for a file; a synced copy where there can be no link.
+/// Creates a second name for a file, or a synced copy if there can be no link.
 #[allow(clippy::disallowed_methods)] // its home
 pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     match std::fs::hard_link(from, to) {
@@ -291,7 +293,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Reads a regular file of at most `most` bytes; of a longer one `most + 1` bytes, so that the caller sees that it is.
+/// Reads a regular file of at most `most` bytes; of a longer one `most + 1` bytes, so that the caller can tell.
 pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_regular(path)?
@@ -300,7 +302,8 @@ pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a key or another secret: the file must belong to this user and be unreadable for others (as OpenSSH asks of its keys).
+/// Reads a key or another secret: the file must belong to this user and be unreadable for others (as OpenSSH requires of its
+/// keys).
 pub fn read_secret(path: &Path) -> Result<String> {
     use std::os::unix::fs::MetadataExt;
     let failed = |e: &io::Error| Error {
@@ -333,8 +336,8 @@ pub fn read_secret(path: &Path) -> Result<String> {
 
 /// Reads a secret that the service manager put into `$CREDENTIALS_DIRECTORY` (systemd.exec(5)); `None` if it gave none.
 ///
-/// Its owner and mode are not checked: systemd keeps others out of the directory, and grants access to it
-/// with an ACL, which looks like a mode that lets the group read.
+/// Its owner and mode are not checked: systemd keeps other users out of the directory, and grants access with an ACL,
+/// which looks like a mode that lets the group read.
 pub fn read_credential(dir: Option<&Path>, name: &str) -> Result<Option<String>> {
     let Some(path) = dir.map(|dir| dir.join(name)) else {
         return Ok(None);
@@ -369,13 +372,13 @@ pub fn lock(path: &Path, content: &str) -> Result<Option<File>> {
     lock_open(file, content).map_err(failed)
 }
 
-/// As [`lock`], for a file that is open already.
+/// Like [`lock`], for an open file.
 pub fn lock_open(mut file: File, content: &str) -> io::Result<Option<File>> {
     for again in (0..10).rev() {
         match file.try_lock() {
             Ok(()) => break,
             Err(std::fs::TryLockError::WouldBlock) if again == 0 => return Ok(None),
-            // it may be a process that asks for the holder: `lock_holder` has it for a moment
+            // `lock_holder` in another process may hold the lock for a moment
             Err(std::fs::TryLockError::WouldBlock) => {
                 std::thread::park_timeout(std::time::Duration::from_millis(5))
             }
@@ -388,7 +391,7 @@ pub fn lock_open(mut file: File, content: &str) -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// Writes new content into a short file that is there, in its place: that needs no room on most filesystems.
+/// Overwrites a short file in place, which needs no free space on most filesystems.
 pub fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.write_all(content)?;
@@ -408,7 +411,8 @@ pub fn lock_holder(path: &Path) -> Option<String> {
     }
 }
 
-/// Free and total bytes, and free inodes, for an ordinary user (statvfs(3)). No inodes to count: `u64::MAX`.
+/// Free and total bytes, and free inodes, for an ordinary user (statvfs(3)). If inodes are not counted:
+/// `u64::MAX`.
 pub fn free_space(dir: &Path) -> io::Result<(u64, u64, u64)> {
     let s = rustix::fs::statvfs(dir)?;
     let inodes = if s.f_files == 0 { u64::MAX } else { s.f_favail };
@@ -419,7 +423,7 @@ pub fn free_space(dir: &Path) -> io::Result<(u64, u64, u64)> {
     ))
 }
 
-/// A file name for people: what would disturb a terminal or a log line is escaped.
+/// A file name for users: characters that would disturb a terminal or a log line are escaped.
 pub fn show(name: &std::ffi::OsStr) -> String {
     String::from_utf8_lossy(name.as_bytes())
         .chars()

@@ -1,34 +1,37 @@
-//! The one error type: what failed, on what, why, what to do next, and what the program does next.
+//! The one error type: what failed, on what, why, what the user can do, and what the program does
+//! next.
 //!
-//! Not for control flow inside a module: a decision that has more than one good outcome returns an enum of its own.
+//! Not for control flow inside a module: a decision with several good outcomes returns its own
+//! enum.
 
 use std::fmt;
 
-/// What kind of failure it is; it travels with the error from the system call to the exit status.
+/// The kind of a failure; it is kept from the system call to the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Something was not done, with no better word for it.
+    /// An action failed, for a reason that no other kind describes.
     Failed,
     /// The command line is wrong.
     Usage,
-    /// Stored data is damaged or of a newer program.
+    /// Stored data is damaged, or was written by a newer version.
     Damaged,
-    /// The hub does not answer, or not as a hub.
+    /// The hub does not respond, or the server is not a hub.
     Unreachable,
-    /// A file or directory cannot be made, changed or read: no permission, or the file system is read-only.
+    /// A file or directory cannot be created, changed or read: no permission, or the file system is
+    /// read-only.
     CannotCreate,
     /// Reading or writing failed.
     Io,
-    /// Another process holds it, or there is no room now: the same again may work later.
+    /// Another process holds it, or there is no room now: a retry may succeed later.
     Busy,
-    /// The hub understood and said no.
+    /// The hub understood the request and refused it.
     Refused,
-    /// Settings, or a file of settings, are wrong.
+    /// The settings, or a file that they name, are wrong.
     Settings,
 }
 
 impl Kind {
-    /// All kinds in few words, in the order of their exit status.
+    /// All kinds with short descriptions, in the order of their exit status.
     pub const ALL: [(Kind, &str); 9] = [
         (Kind::Failed, "failed or not in sync"),
         (Kind::Usage, "usage"),
@@ -56,8 +59,8 @@ impl Kind {
         }
     }
 
-    /// Which of several failures the exit status tells: one that a person has to mend rather than one that may pass by itself,
-    /// and [`Kind::Failed`] only if there is no better word.
+    /// The failure that the exit status reports, of several: one that a user must fix rather than
+    /// one that may pass by itself, and [`Kind::Failed`] only if no other kind applies.
     pub fn worst(all: impl IntoIterator<Item = Kind>) -> Option<Kind> {
         let rank = |kind: &Kind| match kind {
             Kind::Failed => 0,
@@ -74,12 +77,13 @@ impl Kind {
     }
 }
 
-/// A failure as the user reads it: `what` begins with a verb in lower case, names the object, and has no full stop.
+/// A failure as the user reads it: `what` begins with a verb in lower case, names the object, and
+/// has no full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     pub kind: Kind,
     pub what: String,
-    /// What a person can do about it.
+    /// What the user can do about it.
     pub hint: Option<String>,
 }
 
@@ -94,14 +98,14 @@ impl Error {
         }
     }
 
-    /// Adds what a person can do about it.
+    /// Adds what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.hint = Some(hint.into());
         self
     }
 
-    /// An I/O failure: `doing` says what was tried on what, as in "write /a/b".
+    /// An I/O failure: `doing` is the action and its object, such as "write /a/b".
     pub fn io(doing: impl fmt::Display, e: &std::io::Error) -> Error {
         let error = Error::new(Kind::Io, format!("cannot {doing}: {}", plain(e)));
         match e.kind() {
@@ -138,13 +142,14 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The process or the system has no descriptor or no memory left at this moment: nothing is wrong with the object.
+/// Whether the process or the system has no descriptor or memory left at this moment: the object is
+/// not at fault.
 pub fn is_shortage(e: &std::io::Error) -> bool {
     [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]
         .contains(&e.raw_os_error().unwrap_or(0))
 }
 
-/// The system's words for an error, without Rust's "(os error N)".
+/// The system's text for an error, without Rust's "(os error N)".
 pub fn plain(e: &std::io::Error) -> String {
     let text = e.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
@@ -158,7 +163,7 @@ pub fn plain(e: &std::io::Error) -> String {
     }
 }
 
-/// At most 60 characters of something foreign, safe to print.
+/// At most 60 characters of a foreign text, safe to print.
 pub fn brief(text: &str) -> String {
     let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().nth(60).is_some() {

@@ -1,7 +1,7 @@
-//! What tests, fuzz targets and benchmarks use of the crate, item by item; no part of the program uses it.
+//! The items that tests, fuzz targets and benchmarks use; no part of the program uses this module.
 //!
-//! All other items are private to the library, so the compiler reports an item that nothing uses. No module is listed whole:
-//! that would keep all its items alive.
+//! All other items are private to the library, so the compiler reports an unused item. No module is
+//! listed as a whole, because that would keep all its items alive.
 
 pub mod chunking {
     pub use crate::chunking::Splitter;

@@ -1,6 +1,8 @@
-//! The login file: which server keeps this user's files, and the key that it gave. `s3ec` reads and writes the same one.
+//! The login file: which server keeps this user's files, and the key that it gave. `s3ec` uses the
+//! same file.
 //!
-//! `~/.config/s3ec/config.toml`. Foreign fields stay in it. It knows no HTTP: the caller has the token.
+//! `~/.config/s3ec/config.toml`. Fields of other programs are kept. It knows no HTTP: the caller
+//! gets the token.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use crate::error::{Error, Kind, Result, plain};
 /// Bytes of the file, at most.
 const MAX_FILE_BYTES: usize = 64 * 1024;
 
-/// What a login has brought. `s3ec` wants all four fields to be there, as strings.
+/// The result of a login. `s3ec` requires all four fields, as strings.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     pub server_url: String,
@@ -21,14 +23,16 @@ pub struct Login {
     pub expires_at: String,
 }
 
-/// In the directory for settings of programs (XDG Base Directory Specification). `None`: this user has none.
+/// The file in the user's directory for settings (XDG Base Directory Specification). `None`: this
+/// user has none.
 pub fn file(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let dir = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
     Some(dir.join("s3ec/config.toml"))
 }
 
-/// Reads the login; `None` if there was none. A file that others can read is mended and named: `s3ec` leaves it so.
+/// Reads the login; `None` if there is none. If others can read the file, its mode is corrected
+/// with a warning: `s3ec` creates it like that.
 pub fn read(path: &Path) -> Result<Option<Login>> {
     let bytes = match disk::read_at_most(&target(path), MAX_FILE_BYTES) {
         Ok(bytes) => bytes,
@@ -55,7 +59,8 @@ pub fn read(path: &Path) -> Result<Option<Login>> {
     }))
 }
 
-/// Writes the login whole or not at all, for this user alone, and keeps all other fields of the file.
+/// Writes the login atomically, readable for this user only, and keeps all other fields of the
+/// file.
 pub fn write(path: &Path, login: &Login) -> Result<()> {
     disk::create_dir(disk::parent(path))?;
     let target = target(path);
@@ -63,7 +68,7 @@ pub fn write(path: &Path, login: &Login) -> Result<()> {
         Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
         Err(_) => String::new(),
     };
-    // what cannot be read is no reason not to log in
+    // an unreadable file must not prevent a login
     let mut table = parse(path, &old).unwrap_or_default();
     let fields = [
         ("server_url", &login.server_url),
@@ -83,13 +88,14 @@ pub fn write(path: &Path, login: &Login) -> Result<()> {
     disk::write_durably(&target, text.as_bytes(), 0o600)
 }
 
-/// The target if the file is a link: it may be kept among other settings, and is replaced by a rename.
+/// The target if the file is a link: the file may be kept in another directory, and is replaced by
+/// a rename.
 fn target(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 fn parse(path: &Path, text: &str) -> Result<toml::Table> {
-    // without the parser's own words, which quote the line, and with it the key
+    // without the parser's text, which quotes the line, and with it the key
     toml::from_str(text).map_err(|e: toml::de::Error| {
         let line = e.span().map_or(1, |s| {
             text[..s.start.min(text.len())].matches('\n').count() + 1

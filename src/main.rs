@@ -1,4 +1,5 @@
-//! The program: hands its arguments to `mesync::cli` and its status to the system. It knows no command.
+//! The program: passes its arguments to `mesync::cli` and its status to the system. It knows no
+//! command.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,9 @@
-//! The name that a mistyped one is nearest to: for commands, flags, words and settings.
+//! Finds the closest name to a mistyped one: for commands, flags, words and settings.
 
 /// The name that was probably meant: at most a third of the letters differ.
 pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
-    // a word that is only begun is surely meant, and of several the shortest is nearest
+    // a prefix is surely meant, and the shortest of several names is the closest
     let begun = |name: &str| typed.chars().count() >= 2 && name.starts_with(&typed);
     let (begun, distance, name) = names
         .into_iter()
@@ -12,7 +12,8 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
     (begun || distance * 3 <= name.chars().count().max(3)).then_some(name)
 }
 
-/// Letters to insert, delete, replace or swap with their neighbour (Damerau and Levenshtein).
+/// The number of letters to insert, delete, replace or swap with a neighbour (Damerau and
+/// Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     // names are shorter, and the time is the product of the lengths
     let (a, b): (Vec<char>, Vec<char>) =

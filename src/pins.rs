@@ -1,4 +1,5 @@
-//! The certificates by which a joined machine knows its hub: TLS that trusts their SHA-256, and no authority.
+//! The certificates by which a joined machine knows its hub: TLS that trusts their SHA-256, and no
+//! certificate authority.
 //!
 //! It does not know how a machine learns them (`joining` does).
 
@@ -11,14 +12,14 @@ use ureq::unversioned::transport::DefaultConnector;
 
 use crate::wire::files::Hash;
 
-/// Which certificates of a hub are the right ones.
+/// The known certificates of a hub.
 #[derive(Debug)]
 pub struct Pins {
     known: Mutex<Vec<Hash>>,
 }
 
 impl Pins {
-    /// None of them: the first that is seen is the right one from then on.
+    /// If none is known, the first one that is seen is trusted from then on.
     pub fn new(known: &[Hash]) -> Arc<Pins> {
         Arc::new(Pins {
             known: Mutex::new(known.to_vec()),
@@ -47,7 +48,7 @@ impl Pins {
     }
 }
 
-/// The URL under which such a hub is called: its own port, through TLS.
+/// The URL under which such a hub is called: the same port, over TLS.
 pub fn secured(url: &str) -> String {
     let Some(rest) = url.strip_prefix("http://") else {
         return url.to_string();
@@ -60,7 +61,7 @@ pub fn secured(url: &str) -> String {
     format!("https://{authority}{port}{path}")
 }
 
-/// Why a connection to such a hub failed, if TLS is why: words and what to do.
+/// If TLS is the reason why a connection to such a hub failed: the error and its remedy.
 pub fn refusal(e: &std::io::Error) -> Option<(&'static str, &'static str)> {
     #[cfg(feature = "tls")]
     {
@@ -84,7 +85,7 @@ pub fn refusal(e: &std::io::Error) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// What answers has another certificate.
+/// Whether the server has another certificate.
 pub fn is_other_certificate(e: &std::io::Error) -> bool {
     refusal(e).is_some_and(|(_, hint)| hint == OTHER_CERTIFICATE.1)
 }
@@ -96,7 +97,7 @@ const OTHER_CERTIFICATE: (&str, &str) = (
 
 #[cfg(not(feature = "tls"))]
 pub fn agent(config: Config, _: &Arc<Pins>, resolver: impl Resolver) -> ureq::Agent {
-    // the settings refuse fingerprints, and joining says why it cannot be
+    // settings with fingerprints are refused, and joining reports why it is impossible
     ureq::Agent::with_parts(config, DefaultConnector::default(), resolver)
 }
 
@@ -122,7 +123,7 @@ mod pinned {
     use super::{Arc, Config, Pins, Resolver};
     use crate::wire::join;
 
-    /// What calls a hub that is known by its certificate.
+    /// The agent for a hub that is known by its certificate.
     pub fn agent(config: Config, pins: &Arc<Pins>, resolver: impl Resolver) -> ureq::Agent {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = Arc::new(Verifier {
@@ -206,7 +207,7 @@ mod pinned {
             let Some(transport) = chained else {
                 return Ok(None);
             };
-            // that to a proxy is plain, the traffic through it is not
+            // the connection to a proxy is plain, the connection through it is not
             if !details.needs_tls() || transport.is_tls() {
                 return Ok(Some(Either::A(transport)));
             }

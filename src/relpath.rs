@@ -1,17 +1,18 @@
-//! Names of files as they travel: relative, with slashes, UTF-8. Says which there may be.
+//! Names of files as they are sent: relative, with slashes, UTF-8. Decides which are allowed.
 //!
-//! Pure, and lexical only: the file of such a name on a disk, a link above all, is for its opener to check.
+//! Pure, and lexical only: whether such a name is a link on a disk, for example, is checked where
+//! it is opened.
 
-/// Bytes of a whole name, at most.
+/// Maximum bytes of a whole name.
 pub const MAX_PATH_BYTES: usize = 1024;
-/// Bytes of one component, at most: the limit of Linux file systems (path_resolution(7)).
+/// Maximum bytes of one component: the limit of Linux file systems (path_resolution(7)).
 pub const MAX_COMPONENT_BYTES: usize = 255;
-/// The directory in the root of a synced directory that is ours: marker, lock, trash.
+/// The program's own directory in the root of a synced directory: marker, lock, trash.
 pub const OWN_DIR: &str = ".mesync";
 const TEMPORARY_BEGINS: &str = ".mesync-";
 const TEMPORARY_ENDS: &str = ".tmp";
 
-/// Decides whether a file may have this name; the error is for its user.
+/// Decides whether a file may have this name; the error is for the user.
 pub fn check(full: &str) -> Result<(), String> {
     let shown = || crate::error::brief(full);
     if full.is_empty() {
@@ -49,8 +50,8 @@ pub fn check(full: &str) -> Result<(), String> {
     })
 }
 
-/// Our own directory, or one of our temporary files, in any case of letters: never synced. A disk that folds names takes
-/// `.MESYNC` for `.mesync`.
+/// Whether a component is the program's own directory or a temporary file, in any case of letters:
+/// never synced. A disk that folds names takes `.MESYNC` for `.mesync`.
 pub fn is_own(component: &str) -> bool {
     let name = component.as_bytes();
     let begins = |with: &str| {
@@ -64,12 +65,12 @@ pub fn is_own(component: &str) -> bool {
     component.eq_ignore_ascii_case(OWN_DIR) || begins(TEMPORARY_BEGINS) && ends(TEMPORARY_ENDS)
 }
 
-/// A name that [`temporary`] has made.
+/// Whether a name was made by [`temporary`].
 pub fn is_temporary(component: &str) -> bool {
     component.starts_with(TEMPORARY_BEGINS) && component.ends_with(TEMPORARY_ENDS)
 }
 
-/// `.mesync-<random>.tmp`: the name of a file that is not whole yet.
+/// `.mesync-<random>.tmp`: the name of an unfinished file.
 pub fn temporary(random: u64) -> String {
     format!("{TEMPORARY_BEGINS}{random:016x}{TEMPORARY_ENDS}")
 }

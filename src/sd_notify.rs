@@ -1,6 +1,6 @@
-//! Tells the service manager how the daemon is (sd_notify(3)).
+//! Reports the state of the daemon to the service manager (sd_notify(3)).
 //!
-//! Never an error: without a service manager, or with one that does not listen, nothing happens.
+//! It never fails: without a service manager, or with one that does not listen, nothing happens.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -8,14 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// What the service manager can be told.
+/// The states that can be reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Ready,
-    /// Settings are read again; [`State::Ready`] follows.
+    /// Settings are being read again; [`State::Ready`] follows.
     Reloading,
     Stopping,
-    /// To be repeated within [`watchdog`]'s interval.
+    /// Repeated within [`watchdog`]'s interval.
     Alive,
 }
 
@@ -41,12 +41,13 @@ fn send(socket: &OsStr, state: State) -> std::io::Result<()> {
         State::Alive => "WATCHDOG=1".into(),
     };
     let from = UnixDatagram::unbound()?;
-    // a manager that does not read must not stop us
+    // a manager that does not read must not block the daemon
     from.set_nonblocking(true)?;
     from.send_to_addr(words.as_bytes(), &address).map(drop)
 }
 
-/// How often to say [`State::Alive`]: half the time after which the service manager gives the process up; `None`: never.
+/// How often to report [`State::Alive`]: half the time after which the service manager ends the
+/// process; `None`: never.
 pub fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     interval(
@@ -56,7 +57,8 @@ pub fn watchdog() -> Option<Duration> {
     )
 }
 
-/// The process number is there because the variables are inherited: they may be meant for our parent.
+/// The process id is checked because the variables are inherited: they may be for the parent
+/// process.
 fn interval(microseconds: Option<u64>, meant: Option<u64>, us: u32) -> Option<Duration> {
     let ours = meant.is_none_or(|pid| pid == u64::from(us));
     microseconds

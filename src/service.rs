@@ -1,6 +1,7 @@
 //! A process that runs until a signal or a failure ends it: `serve`, `start`, and both in one.
 //!
-//! It knows neither hub nor client: they come as [`Part`]s, in the order in which they were started.
+//! It knows neither hub nor client: the caller passes them as [`Part`]s, in the order in which they
+//! were started.
 
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,31 +14,32 @@ use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::{clock, sd_notify};
 
-/// Time for everything under way to end well after the first SIGTERM.
+/// How long running work may take to end in order after the first SIGTERM.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How often a part is asked whether it has failed.
 const HEALTH_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A running half of the program: a handle outside, its threads inside.
+/// A running half of the program: a handle for its threads.
 pub trait Part {
-    /// Has every loop of it advanced since this was asked last? Asked at the rate of the watchdog.
+    /// Whether every loop of it has advanced since the last call. Called at the rate of the
+    /// watchdog.
     fn alive(&self) -> bool;
-    /// A failure that it cannot go on after.
+    /// A failure that it cannot recover from.
     fn fatal(&self) -> Option<Error>;
     /// Called about once a second: starts what could not be started before.
     fn tend(&mut self) {}
-    /// SIGHUP: applies these settings, as far as that is possible without a restart, and names those that need one.
-    /// `None`: they could not be read; other files, such as keys, are reloaded.
+    /// SIGHUP: applies these settings, as far as possible without a restart, and names those that
+    /// need one. `None`: they could not be read; other files, such as keys, are reloaded.
     fn reload(&mut self, settings: Option<&Settings>);
-    /// Ends it well within the grace, or badly after it.
+    /// Ends it: in order within the grace time, by force after it.
     fn stop(self: Box<Self>, grace: Duration);
 }
 
 /// Signals as channels: SIGTERM and SIGINT in one, SIGHUP in the other.
 ///
-/// Each is a level: asked for twice before it is looked at is asked for once. The second SIGTERM or SIGINT does not
-/// wait for anybody: it ends the process as if it had no handler.
+/// Each is a level: two signals before the channel is read count as one. The second SIGTERM or
+/// SIGINT ends the process at once, as if it had no handler.
 pub struct Signals {
     pub stop: Receiver<()>,
     pub reload: Receiver<()>,
@@ -95,16 +97,17 @@ impl Drop for Signals {
 /// Reads the settings as they are now.
 pub type ReadSettings<'a> = &'a dyn Fn() -> Result<Settings>;
 
-/// Runs the parts until SIGTERM or SIGINT, or until one of them has failed; then stops them, the last first.
+/// Runs the parts until SIGTERM or SIGINT, or until one of them fails; then stops them, the last
+/// first.
 pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<'_>) -> Result<()> {
     sd_notify::tell(sd_notify::State::Ready);
     let look = tick(HEALTH_LOOK_INTERVAL);
     let watchdog = sd_notify::watchdog().map_or_else(never, tick);
-    // SIGHUP came, and the settings could not be read for want of descriptors or memory
+    // SIGHUP arrived, and the settings could not be read for lack of descriptors or memory
     let mut reload_is_due = false;
     let outcome = loop {
         select! {
-            // one that has failed just now has not ended in order
+            // a part that has just failed has not ended in order
             recv(signals.stop) -> _ => break parts.iter().find_map(|part| part.fatal()).map_or(Ok(()), Err),
             recv(signals.reload) -> _ => reload_is_due = !reload(&mut parts, read, true),
             recv(look) -> _ => {
@@ -117,7 +120,7 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
                 }
             }
             recv(watchdog) -> _ => {
-                // every part is asked, since each remembers when that was
+                // every part is asked, because each remembers the time of the last call
                 let stuck = parts.iter().filter(|part| !part.alive()).count();
                 if stuck == 0 {
                     sd_notify::tell(sd_notify::State::Alive);
@@ -132,8 +135,8 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
     outcome
 }
 
-/// Reads the settings again. A mistake in them changes nothing. `false`: they could not be read for a shortage
-/// that may pass, which is logged if `first`.
+/// Reads the settings again. A mistake in them changes nothing. `false`: they could not be read
+/// because of a shortage that may pass, which is logged if `first`.
 fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> bool {
     sd_notify::tell(sd_notify::State::Reloading);
     let settings = read();
@@ -227,7 +230,8 @@ mod tests {
             assert_eq!([next(), next()], ["reload hub x", "reload client x"]);
             kill_process(getpid(), Signal::HUP).unwrap();
             assert_eq!([next(), next()], ["reload hub none", "reload client none"]);
-            // settings that cannot be read for a shortage are read when it has passed, without another signal
+            // settings that could not be read because of a shortage are read once it has passed,
+            // without another signal
             kill_process(getpid(), Signal::HUP).unwrap();
             assert_eq!([next(), next()], ["reload hub y", "reload client y"]);
             kill_process(getpid(), Signal::TERM).unwrap();

@@ -1,16 +1,17 @@
-//! Changes settings in `config.toml` and leaves every other line as it is: comments and their places are the user's.
+//! Changes settings in `config.toml` and leaves every other line as it is: comments and their
+//! positions belong to the user.
 //!
-//! What it has written is read back before it counts: a file of a form that it does not understand stays as it was.
+//! It reads back what it has written: a file that it does not understand remains unchanged.
 
 use std::path::Path;
 
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 
-/// Bytes of `config.toml` that are rewritten, at most.
+/// Maximum size of a `config.toml` that is rewritten.
 const MAX_FILE_BYTES: usize = 1024 * 1024;
 
-/// Sets these at the top of the file, and adds a directory under `[[watch]]` if it is not there.
+/// Sets these values at the top level, and adds a directory under `[[watch]]` if it is missing.
 pub fn set(file: &Path, values: &[(&str, String)], watch: Option<&Path>) -> Result<()> {
     let failed = |why: &str| {
         Error::new(
@@ -18,7 +19,7 @@ pub fn set(file: &Path, values: &[(&str, String)], watch: Option<&Path>) -> Resu
             format!("cannot write settings to {}: {why}", file.display()),
         )
     };
-    // a link stays one: the file may be kept among others
+    // keep a link: the target may be kept in another directory
     let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
     let text = match disk::read_at_most(file, MAX_FILE_BYTES) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| failed("it is not UTF-8"))?,
@@ -58,7 +59,7 @@ fn changed(text: &str, values: &[(&str, String)], watch: Option<&Path>) -> Optio
         match lines[..top].iter().position(is_it) {
             Some(at) => lines[at] = line(key, value),
             None => {
-                // after the last line that says something, so that what heads a table stays with it
+                // after the last line with content, so that comments above a table stay with it
                 let said = |l: &String| !l.trim().is_empty() && !l.trim_start().starts_with('#');
                 let after = if top == lines.len() {
                     top

@@ -1,4 +1,5 @@
-//! Values of settings about the wire: which clients may use plain HTTP, and which certificates are a hub's.
+//! Values of settings for encryption: which clients may use plain HTTP, and which certificates a
+//! hub has.
 
 use super::Plain;
 use super::values::Parsed;
@@ -17,7 +18,7 @@ pub fn plain(text: &str) -> Parsed<Plain> {
     }
 }
 
-/// One, or two while a certificate is replaced.
+/// One fingerprint, or two while a certificate is replaced.
 pub fn fingerprints(text: &str) -> Parsed<Vec<Hash>> {
     if cfg!(not(feature = "tls")) {
         return Err("this program was built without TLS".into());

@@ -1,7 +1,7 @@
 //! Every setting, declared once: its name, variable, flag, default, range and one line of documentation.
 //!
-//! Help, man page tables and the parser of `config.toml` read the same table. Nothing is read from the disk here but
-//! `config.toml` itself; keys are files of their own, which their users read.
+//! Help, man page tables and the parser of `config.toml` use the same table. This module reads only `config.toml`;
+//! keys are separate files, which other modules read.
 
 pub mod edit;
 mod encryption;
@@ -20,43 +20,45 @@ use encryption::{fingerprints, plain};
 use values::{bytes, level, listen, number, path, reserve, seconds};
 pub use values::{check_key, url as check_url};
 
-/// Limits without a setting, all in one place: every queue and table has one.
+/// Limits without a setting, all in one place: every queue and table has a limit.
 pub mod limits {
-    /// Pokes, wake-ups: one waiting is as good as many.
+    /// Wake-ups: one that waits is as good as many.
     pub const POKE: usize = 1;
-    /// Events on their way to the client's main loop.
+    /// Events for the client's main loop.
     pub const EVENTS: usize = 256;
     /// Names of files that have just arrived in the outbox.
     pub const ARRIVALS: usize = 1024;
-    /// Messages in the outbox that are known at one time; later ones are found when there is room again.
+    /// Messages in the outbox that are remembered; later ones are found when there is room again.
     pub const OUTBOX: usize = 200_000;
     /// Bytes of messages in one request of this client.
     pub const BATCH_BYTES: usize = 1024 * 1024;
-    /// Paths of a synced directory that are known to be out of sync at one time; a sweep finds the others.
+    /// Paths of a synced directory that are known to be out of sync; a rescan finds the others.
     pub const DUE: usize = 100_000;
-    /// Paths of a synced directory that a look offers before it waits for some of them to be done.
+    /// Paths of a synced directory that a rescan offers before it waits for some of them to be
+    /// handled.
     pub const UNDER_WAY: usize = 4_000;
-    /// From so many files on, one sync of the filesystem is cheaper than one a file.
+    /// From this many files on, one sync of the filesystem is cheaper than one for each file.
     pub const SYNCFS_FROM: usize = 16;
-    /// Files of the log of received ids, one a day: covers `wire::ID_MEMORY`.
+    /// Files of the log of received ids, one for each day: covers `wire::ID_MEMORY`.
     pub const SEEN_DAYS: usize = 15;
     /// Bytes of a hook's output that are kept.
     pub const HOOK_OUTPUT: usize = 64 * 1024;
-    /// Paths of a synced directory in which something happens at one time; more become one look at everything.
+    /// Paths of a synced directory that are changing at one time; if there are more, the whole tree is
+    /// rescanned.
     pub const BUSY_PATHS: usize = 10_000;
-    /// Directories that cannot be watched and are known one by one; more are as good as all.
+    /// Unwatched directories that are remembered; beyond that the whole tree counts as unwatched.
     pub const UNWATCHED: usize = 1000;
-    /// Bytes of `.mesyncignore`.
-    /// Synced directories within another one that are left out by name.
+    /// Synced directories within another one that are remembered and excluded.
     pub const NESTED: usize = 1000;
+    /// Bytes of `.mesyncignore` that are read.
     pub const IGNORE_BYTES: usize = 256 * 1024;
-    /// Hashes of files that were read lately.
+    /// Hashes of recently read files that are remembered.
     pub const HASHES: usize = 1024;
-    /// Records of hooks of one type that are held in memory; the others are found when there is room again.
+    /// Hook records of one type in memory; the others are found when there is room again.
     pub const HOOKS: usize = 1000;
-    /// Failed hooks for news of directories that are kept.
+    /// Failed hooks for directory events that are kept.
     pub const FAILED_NEWS_HOOKS: usize = 100;
-    /// Messages asked for in one pull.
+    /// Messages requested in one pull.
     pub const PULL: usize = 1000;
     /// Requests that wait for the hub's committer.
     pub const COMMITS: usize = 1024;
@@ -64,63 +66,66 @@ pub mod limits {
     pub const GROUP: usize = 256;
     /// Keys of hosts on a hub.
     pub const KEYS: usize = 1000;
-    /// Wrong keys that one address may present within `WRONG_KEYS_WINDOW`.
+    /// Wrong keys that one address may use within `WRONG_KEYS_WINDOW`.
     pub const WRONG_KEYS: u32 = 10;
     pub const WRONG_KEYS_WINDOW: std::time::Duration = std::time::Duration::from_secs(60);
-    /// Addresses for which wrong keys are counted; the oldest gives way.
+    /// Addresses for which wrong keys are counted; the oldest is dropped.
     pub const WRONG_KEYS_ADDRESSES: usize = 1024;
-    /// Machines that ask a hub to be let in at one time, and for how long each.
+    /// Machines that ask a hub to join at one time, and for how long each.
     pub const JOIN_REQUESTS: usize = 64;
     pub const JOIN_REQUESTS_PER_ADDRESS: usize = 4;
     pub const JOIN_TIME: std::time::Duration = std::time::Duration::from_secs(3600);
-    /// How often one of them may begin anew within that time.
+    /// How often one of them may restart within that time.
     pub const JOIN_RESTARTS: u32 = 8;
-    /// Machines of which a hub remembers that it has let them in.
+    /// Accepted machines that a hub remembers.
     pub const JOIN_ACCEPTED: usize = 64;
-    /// For letting in all machines, at most.
+    /// How long all machines may be accepted, at most.
     pub const JOIN_WINDOW: std::time::Duration = std::time::Duration::from_secs(86_400);
-    /// Invitations that are not used yet.
+    /// Unused invitations.
     pub const INVITATIONS: usize = 1000;
-    /// Bytes of messages on their way into the hub's tables: read, and not yet answered.
+    /// Bytes of messages that were read and are being committed to the hub's tables.
     pub const COMMIT_BYTES: usize = 8 * 1024 * 1024;
-    /// Bytes of lists of chunks and of batches of files, on their way either way.
+    /// Bytes of chunk lists and file batches that are being transferred, in both directions.
     pub const FILE_MEMORY: u64 = 32 * 1024 * 1024;
-    /// Events of files that are read from the store and written to a stream at once.
+    /// File events that are read from the store and written to a stream at once.
     pub const EVENT_PAGE: usize = 64;
-    /// Free space and inodes of the hub's disk below which it takes nothing new, whatever the setting.
+    /// Free space and inodes of the hub's disk below which it accepts nothing new, whatever the
+    /// setting.
     pub const LEAST_FREE: u64 = 8 * 1024 * 1024;
     pub const LEAST_INODES: u64 = 64;
-    /// Event streams at the same time.
+    /// Concurrent event streams.
     pub const STREAMS: usize = 256;
-    /// Hosts that the hub knows, those included that are only named as targets.
+    /// Hosts that the hub knows, including those that are only named as targets.
     pub const HOSTS: u64 = 10_000;
-    /// Message ids that the hub remembers: about 1 GB of disk. Beyond it the oldest go before `wire::ID_MEMORY` is over.
+    /// Message ids that the hub remembers: about 1 GB of disk. Beyond that the oldest are dropped before
+    /// `wire::ID_MEMORY` is over.
     pub const IDS: u64 = 10_000_000;
     /// Versions that the hub keeps of one file.
     pub const VERSIONS: usize = 100;
-    /// Events about files that the hub keeps; a client that asks for older ones lists the files.
+    /// File events that the hub keeps; a client that asks for older ones lists the files.
     pub const FILE_EVENTS: u64 = 100_000;
-    /// Commits of changes to files that the hub can tell from those of another history; a client that asks from before them
-    /// lists the files.
+    /// Commits of file changes that the hub can distinguish from those of another history; a client that asks for older
+    /// ones lists the files.
     pub const FILE_COMMITS: u64 = 200_000;
-    /// Idempotency keys of changes to files that the hub remembers; beyond it the oldest go before their time is over.
+    /// Idempotency keys of file changes that the hub remembers; beyond that the oldest are dropped early.
     pub const FILE_KEYS: u64 = 200_000;
-    /// Chunks that the hub knows to be lost; it finds others again when these are mended.
+    /// Lost chunks that the hub remembers; it finds others again when these are restored.
     pub const WANTED: usize = 10_000;
-    /// Files of those that it names to clients at one time.
+    /// Files with lost chunks that it names to clients at one time.
     pub const WANTED_NAMES: usize = 100;
-    /// Files in the hub's staging directory: chunks that no commit has named yet, and bodies on their way in.
+    /// Files in the hub's staging directory: chunks that no commit has named yet, and bodies that are being
+    /// received.
     pub const STAGED: u64 = 300_000;
 }
 
 /// The section of a setting in `config.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
-    /// Top level: the client.
+    /// Top level: settings of the client.
     Client,
     /// `[hub]`.
     Hub,
-    /// Not in the file: environment and command line only.
+    /// Not in the file: only in the environment and on the command line.
     None,
 }
 
@@ -129,7 +134,7 @@ pub struct Setting {
     pub key: &'static str,
     pub section: Section,
     pub env: &'static str,
-    /// As text, like all values on their way in. Empty: no value.
+    /// As text, like all values before they are parsed. Empty: no value.
     pub default: &'static str,
     pub doc: &'static str,
     set: fn(&mut Settings, &str) -> std::result::Result<(), String>,
@@ -140,7 +145,7 @@ pub struct Setting {
 pub struct Settings {
     pub base_dir: PathBuf,
     pub server_url: String,
-    /// Nobody chose the server: it is the default.
+    /// The server was not set: it is the default.
     pub server_is_default: bool,
     pub host_id: String,
     pub poll_interval: Duration,
@@ -152,7 +157,8 @@ pub struct Settings {
     pub api_key: Option<Secret>,
     pub api_key_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
-    /// Of the hub's certificate, when this machine joined. Not empty: the hub is called through TLS only.
+    /// The fingerprints of the hub's certificate since this machine joined. If there are any, the hub is
+    /// called over TLS only.
     pub hub_fingerprint: Vec<Hash>,
     pub log: Option<log::LevelFilter>,
     pub watches: Vec<watch::WatchSettings>,
@@ -182,7 +188,7 @@ pub struct HubSettings {
     pub tls_key: Option<PathBuf>,
 }
 
-/// A key on its way to where it is needed: never printed, whatever prints the settings.
+/// A key that is never printed, however the settings are printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -192,18 +198,18 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Which clients the hub answers over plain HTTP.
+/// Which clients the hub serves over plain HTTP.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Plain {
     #[default]
     All,
-    /// Those on its own machine.
+    /// Clients on its own machine.
     Local,
-    /// Only commands on its own machine that show the hub's own key.
+    /// Only commands on its own machine that present the hub's own key.
     None,
 }
 
-/// Free space that the hub leaves alone: a part of the disk, or bytes.
+/// Free space that the hub leaves: a part of the disk, or a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reserve {
     Percent(f64),
@@ -306,7 +312,8 @@ pub static SETTINGS: &[Setting] = &[
 ];
 
 impl Settings {
-    /// Environment over `config.toml` over defaults; then what hangs on the machine is filled in.
+    /// Environment over `config.toml` over defaults; then values that depend on the machine are
+    /// filled in.
     ///
     /// A bad value is an error that names the variable, or the file, line and key.
     pub fn load(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Settings> {
@@ -314,7 +321,7 @@ impl Settings {
             server_is_default: true,
             ..Settings::default()
         };
-        // "~" has no meaning for a user without a home, which therefore sets the base directory
+        // a user without a home directory cannot use "~", and therefore sets the base directory
         let given = |s: &Setting| s.key == "base_dir" && env(s.env).is_some_and(|v| !v.is_empty());
         for s in SETTINGS
             .iter()
@@ -328,7 +335,7 @@ impl Settings {
                 .hint(format!("set {}", s.env))
             })?;
         }
-        // the base directory first: it says where the file is
+        // the base directory first, because it contains the file
         let (places, others): (Vec<_>, Vec<_>) = SETTINGS.iter().partition(|s| s.key == "base_dir");
         settings.read_environment(&places, &env)?;
         let file = settings.config_file();
@@ -470,7 +477,7 @@ impl Settings {
     }
 }
 
-/// What to say of a key that is in no table.
+/// The error for a key that is in no table.
 fn unknown<'a>(key: &str, place: &str, keys: impl Iterator<Item = &'a str>) -> String {
     let meant = nearest(key, keys).map_or(String::new(), |meant| {
         format!("; did you mean \"{meant}\"?")

@@ -1,4 +1,4 @@
-//! Values of settings: from text to what it means, with an error that says what would have been right.
+//! Values of settings: parses text, with an error that says which values are valid.
 //!
 //! It knows no setting by name.
 
@@ -98,13 +98,13 @@ pub fn path(text: &str) -> Parsed<PathBuf> {
     std::path::absolute(text).map_err(|e| format!("not a path: {e}"))
 }
 
-/// `http://HOST`, with a port and a path if there are: scheme and host in lower case, so that equal URLs compare equal.
+/// `http://HOST`, with an optional port and path: scheme and host in lower case, so that equal URLs compare equal.
 pub fn url(text: &str) -> Parsed<String> {
     let text = text.trim();
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let rest = rest.trim_end_matches('/');
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    // never what may be a password
+    // never show a part that may be a password
     let shown = authority
         .rsplit_once('@')
         .map_or(text.to_string(), |(_, host)| {
@@ -132,7 +132,7 @@ pub fn url(text: &str) -> Parsed<String> {
     let authority = lower_case(authority);
     check_authority(&authority).map_err(|why| wrong(&why))?;
     let url = format!("{scheme}://{authority}{path}");
-    // the library that will use it decides
+    // the library that will use the URL decides
     match zone::without(&url).parse::<ureq::http::Uri>() {
         Ok(_) => Ok(url),
         Err(e) => Err(wrong(&e.to_string())),
@@ -203,7 +203,7 @@ fn check_ipv6(text: &str) -> Parsed<()> {
     }
 }
 
-/// A name as DNS has it (RFC 1123, and underscores), or an IPv4 address.
+/// A DNS name (RFC 1123, and underscores), or an IPv4 address.
 fn check_host_name(host: &str) -> Parsed<()> {
     let labels: Vec<&str> = host.strip_suffix('.').unwrap_or(host).split('.').collect();
     let label = |l: &&str| {
@@ -217,7 +217,7 @@ fn check_host_name(host: &str) -> Parsed<()> {
         _ if host.len() > 253 || !labels.iter().all(label) => {
             Err(format!("{} is not a host name", wire::brief(host)))
         }
-        // the resolver takes 10.1 for 10.0.0.1, and 010 for 8
+        // the resolver reads 10.1 as 10.0.0.1, and 010 as 8
         _ if labels
             .last()
             .is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()))
@@ -242,7 +242,7 @@ fn check_port(text: &str, least: u16) -> Parsed<()> {
     }
 }
 
-/// Address and port to listen at; port 0 is for the system to choose.
+/// An address and port to listen on; for port 0 the system chooses one.
 pub fn listen(text: &str) -> Parsed<String> {
     let text = text.trim();
     let bare_port = text.starts_with(':') && text.matches(':').count() == 1;
@@ -293,13 +293,13 @@ pub fn listen(text: &str) -> Parsed<String> {
     })
 }
 
-/// A key as it may be written in a setting or a file.
+/// A valid key for a setting or a file.
 pub fn check_key(text: &str) -> Parsed<String> {
     let text = text.trim();
     if (8..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(text.to_string())
     } else {
-        // never the value: it is a secret
+        // never show the value: it is a secret
         Err("a key is 8 to 512 printable characters without spaces".into())
     }
 }

@@ -1,6 +1,6 @@
-//! The tables `[[watch]]` of `config.toml`: one for each directory that is kept in sync.
+//! The tables `[[watch]]` of `config.toml`: one for each synced directory.
 //!
-//! It looks at no directory: whether one is there is seen when it is opened.
+//! It does not check whether a directory exists: that happens when it is opened.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use super::values::{Parsed, bytes, milliseconds, number, path, seconds};
 use crate::{relpath, wire};
 
 pub const TABLE: &str = "watch";
-/// Directories that one client keeps in sync, and patterns of each, at most.
+/// Directories that one client syncs, and patterns of each, at most.
 const MAX_WATCHED_DIRECTORIES: usize = 100;
 const MOST_PATTERNS: usize = 1000;
 
-/// One directory and how it is kept in sync.
+/// A synced directory and its settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchSettings {
     pub path: PathBuf,
-    /// As it was given: `path` may be without the links on the way.
+    /// The path as the user gave it; in `path` links may be resolved.
     pub named: PathBuf,
-    /// Directory on the hub; "" is all of it.
+    /// The directory on the hub; "" is the whole hub.
     pub remote: String,
     pub mode: Mode,
     pub debounce: Duration,
     pub rescan: Duration,
     pub ignore: Vec<String>,
     pub concurrency: usize,
-    /// Bytes a second each way; `None`: as many as there are.
+    /// Bytes per second in each direction; `None`: unlimited.
     pub bandwidth_limit: Option<u64>,
 }
 
-/// Which way changes go.
+/// The directions in which changes are synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     #[default]
@@ -74,7 +74,7 @@ const fn row(
     }
 }
 
-/// All settings of a directory; `ignore` is the one that may be given as a list.
+/// All settings of a directory; only `ignore` may be given as a list.
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting] = &[
     row("path", "", "the directory; must be set",
@@ -127,7 +127,7 @@ fn pattern(text: &str) -> Parsed<String> {
 }
 
 impl WatchSettings {
-    /// Sets one of [`SETTINGS`]; the error says what would have been right.
+    /// Sets one of [`SETTINGS`]; the error says which values are valid.
     pub fn set(&mut self, key: &str, value: &str) -> Parsed<()> {
         let row = SETTINGS
             .iter()
@@ -157,7 +157,7 @@ impl WatchSettings {
     }
 }
 
-/// Where in the file, in bytes, and why.
+/// The byte offset in the file, and the error.
 type Wrong = (usize, String);
 
 /// Reads `[[watch]]`, which begins at byte `at` of the file.
@@ -227,14 +227,14 @@ fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
     }
 }
 
-/// What is in two directories at once would be kept in sync with itself.
+/// Whether one directory contains the other: files in both would be synced with themselves.
 pub fn overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
     one.path.starts_with(&other.path)
         || other.path.starts_with(&one.path)
         || remotes_overlap(one, other)
 }
 
-/// Whether their directories on the hub are one within the other.
+/// Whether one of their directories on the hub contains the other.
 pub fn remotes_overlap(one: &WatchSettings, other: &WatchSettings) -> bool {
     let within = |a: &str, b: &str| {
         a == b || b.is_empty() || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'))

@@ -1,4 +1,5 @@
-//! The interface that a link-local address is on: `fe80::1%eth0`, in a URL also `fe80::1%25eth0` (RFC 4007, RFC 6874).
+//! The interface of a link-local address: `fe80::1%eth0`, in a URL also `fe80::1%25eth0` (RFC 4007,
+//! RFC 6874).
 
 use std::borrow::Cow;
 use std::io;
@@ -10,14 +11,15 @@ use rustix::net::{AddressFamily, SocketType};
 /// `IFNAMSIZ` of <linux/if.h>, without the zero at its end.
 const MAX_INTERFACE_BYTES: usize = 15;
 
-/// Address and zone of a host; `None`: it has no zone. In a URL `%25` is the sign before it as well.
+/// The address and zone of a host; `None`: it has no zone. In a URL the separator may also be
+/// `%25`.
 pub fn split(host: &str) -> Option<(&str, &str)> {
     let (address, zone) = host.split_once('%')?;
     let encoded = zone.strip_prefix("25").filter(|zone| !zone.is_empty());
     Some((address, encoded.unwrap_or(zone)))
 }
 
-/// The name of an interface, or its number.
+/// Whether the text is the name or number of an interface.
 pub fn is_zone(text: &str) -> bool {
     (1..=MAX_INTERFACE_BYTES).contains(&text.len())
         && text
@@ -25,12 +27,12 @@ pub fn is_zone(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// The zone of a URL as [`super::values::url`] writes it.
+/// The zone of a URL, as [`super::values::url`] writes it.
 pub fn of(url: &str) -> Option<&str> {
     Some(&url[range(url)?][1..])
 }
 
-/// The URL as it travels: a zone means something on this machine only.
+/// The URL without its zone, which is meaningful only on this machine.
 pub fn without(url: &str) -> Cow<'_, str> {
     match range(url) {
         Some(zone) => format!("{}{}", &url[..zone.start], &url[zone.end..]).into(),
@@ -45,7 +47,7 @@ fn range(url: &str) -> Option<Range<usize>> {
     Some(from..to)
 }
 
-/// The number of an interface at this moment.
+/// The current number of an interface.
 pub fn index(zone: &str) -> io::Result<u32> {
     if let Ok(number) = zone.parse() {
         return Ok(number);
@@ -54,7 +56,7 @@ pub fn index(zone: &str) -> io::Result<u32> {
     Ok(rustix::net::netdevice::name_to_index(socket, zone)?)
 }
 
-/// An address and a port, perhaps with a zone.
+/// Parses an address and a port, optionally with a zone.
 pub fn socket_address(text: &str) -> io::Result<SocketAddr> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
     let Some((address, rest)) = text.split_once('%') else {

@@ -1,6 +1,8 @@
-//! The threads that keep directories in sync: `sync-N` opens one and watches over the others that work for it.
+//! The threads that sync directories: `sync-N` opens a directory and supervises the other threads
+//! that work for it.
 //!
-//! It decides nothing about files. What is wrong with one directory is no concern of the others: it is opened again.
+//! It decides nothing about files. A problem of one directory does not affect the others: that
+//! directory is reopened.
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,25 +36,26 @@ use crate::files::tree::marker;
 use crate::files::wakeup::Wakeup;
 use crate::files::watch::{Counters, Watch};
 
-/// How often a directory that cannot be used is tried again, at most and at least.
+/// The longest pause before a directory that cannot be used is opened again.
 const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(30);
-/// How often the hub is asked while its event stream is open.
+/// How often the hub is polled while its event stream is open.
 const POLL_INTERVAL_WITH_STREAM: Duration = Duration::from_secs(600);
-/// Changes are told about together.
+/// How long changes are collected before they are reported together.
 const CHANGES_WAIT: Duration = Duration::from_millis(100);
-/// Between two looks at everything that were not planned, at least.
+/// Minimum interval between two unscheduled full rescans.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// Where something renamed was and where it is now are told one after the other, within so long.
+/// How long a second hint is awaited: the old and the new place of a renamed file are reported one
+/// after the other.
 const FOLLOW_UP_WAIT: Duration = Duration::from_millis(20);
 const FOLLOWS_MOST: Duration = Duration::from_secs(1);
-/// How often it is looked where a link leads by which a directory is named.
+/// How often it is checked where a link leads that names a directory.
 const LINK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the trash is looked through.
+/// How often the trash is cleaned.
 const TRASH_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What others tell one directory's threads.
+/// What other threads pass to the threads of one directory.
 pub struct Control {
-    /// Of the directory while it is open.
+    /// The wake-up of the directory while it is open.
     open: Mutex<Option<Arc<Wakeup>>>,
     listening: AtomicBool,
     opened: AtomicBool,
@@ -63,7 +66,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// The event stream of its server says something.
+    /// Called for each event from the stream of the server.
     pub fn heard(&self, heard: &Heard) {
         let refused = if let Heard::Refused(why) = heard {
             Some(why.clone())
@@ -90,7 +93,7 @@ impl Control {
         let _ = self.heard.try_send(());
     }
 
-    /// A person asks something, see [`Files`].
+    /// Called when a user has made a request, see [`Files`].
     pub fn asked(&self) {
         let _ = self.asked.try_send(());
         if let Some(wakeup) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -98,7 +101,7 @@ impl Control {
         }
     }
 
-    /// After `stopping` was set.
+    /// Called after `stopping` was set.
     pub fn stop(&self) {
         let _ = self.asked.try_send(());
         if let Some(wakeup) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -111,10 +114,10 @@ impl Control {
     }
 }
 
-/// Receives the news of a directory.
+/// Receives the events of a directory.
 pub type Tell = Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>;
 
-/// One directory's supervisor, before its thread runs.
+/// The supervisor of one directory, before its thread runs.
 pub struct Supervisor {
     pub control: Arc<Control>,
     settings: WatchSettings,
@@ -162,7 +165,7 @@ impl Supervisor {
         }
     }
 
-    /// Opens the directory, works, and opens it again when something was wrong; until the client ends.
+    /// Opens the directory, works, and reopens it after a failure, until the client ends.
     pub fn run(self) -> Result<()> {
         let server = self.hub.url().to_string();
         let place = Place {
@@ -192,14 +195,14 @@ impl Supervisor {
             };
             let condition = match e.kind {
                 _ if marker::is_held(&e) => Condition::Held,
-                // it is not known yet what kind of server it is
+                // the kind of the server is not known yet
                 Kind::Unreachable => Condition::Stuck,
                 _ => Condition::Failed,
             };
             if reporter.trouble(condition, &e) {
                 log::warn!("{e}");
             }
-            // asked: a person has adopted it, perhaps
+            // on a request: a user may have adopted the directory
             let _ = self
                 .asked
                 .recv_timeout(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
@@ -207,7 +210,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Keeps an open directory in sync until something is wrong with it, or the client ends.
+    /// Keeps an open directory in sync until it fails or the client ends.
     fn keep(&self, d: &Directory, reporter: &mut Reporter) -> Result<()> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::io("make an eventfd", &e.into()))?;
@@ -224,7 +227,7 @@ impl Supervisor {
             self.settings.remote
         );
         reporter.works();
-        // deletes that are due wait for those that are not told yet
+        // pending deletes wait for those that are not reported yet
         let removed = || d.engine.deleted_nearby();
         let ended = std::thread::scope(|scope| {
             let (quiet, rescan) = (self.settings.debounce, self.settings.rescan);
@@ -235,7 +238,7 @@ impl Supervisor {
                 counters: &counters,
                 removed: &removed,
             };
-            // whatever happens in here, all of them are told to end
+            // whatever happens in here, all threads are told to end
             let started = (|| {
                 let (wake, events) = (&wake, hints.clone());
                 let failed = |e| d.fail(e);
@@ -254,7 +257,7 @@ impl Supervisor {
             }
             drop(hints);
             d.wakeup.stop();
-            // each ends when those before it have
+            // each thread ends after those that send to it
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
             let _ = self.control.heard.try_send(());
             started
@@ -267,7 +270,8 @@ impl Supervisor {
         d.fatal().map_or(Ok(()), Err)
     }
 
-    /// Tells how it is whenever that changes, does what a person asks, and makes due what waits.
+    /// Writes the status whenever it changes, handles requests of users, and makes waiting paths
+    /// pending.
     fn oversee(
         &self,
         d: &Directory,
@@ -300,7 +304,7 @@ impl Supervisor {
             }
             let mut next = d.wake();
             if d.tree.root().has_another_name() {
-                // no event tells that a link leads elsewhere
+                // no event reports that a link leads elsewhere
                 if let Err(fault) = d.tree.check() {
                     return d.rescan_failed(fault);
                 }
@@ -317,7 +321,7 @@ impl Supervisor {
             if !d.wakeup.watch(seen, next) {
                 return;
             }
-            // the end of it shall not wait
+            // the end must not be delayed
             let _ = self.asked.recv_timeout(CHANGES_WAIT);
         }
     }
@@ -332,7 +336,7 @@ impl Supervisor {
                 next = clock::monotonic();
             }
             if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
-                // the link knows when to try again
+                // the link knows when to retry
                 let _ = d.feed();
                 let usual = if self.control.listening.load(Relaxed) {
                     POLL_INTERVAL_WITH_STREAM
@@ -376,7 +380,7 @@ pub fn start_workers<'scope>(scope: &'scope Scope<'scope, '_>, d: &'scope Direct
     Ok(())
 }
 
-/// Thread `look`: offers what the hints say.
+/// Thread `look`: rescans the places that the hints name.
 fn look(d: &Directory, hinted: &Receiver<Hint>) {
     let mut first = d.clear_left_over();
     let mut next_trash = clock::monotonic();
@@ -401,7 +405,8 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
     }
 }
 
-/// Looks where a hint says, and where those say that follow at once. No delete goes on before: half a rename is none.
+/// Rescans the place of a hint, and those of the hints right after it. Deletes wait until all are
+/// done, because half a rename looks like a delete.
 fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<()> {
     let (looking, end) = (d.engine.look_around(), clock::monotonic() + FOLLOWS_MOST);
     let mut next = Some(hint);
@@ -424,7 +429,8 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
     looked
 }
 
-/// Forgets what was in sync, if a person has asked for that; not what another process is working with, which does so itself.
+/// Forgets the last versions in sync, if a user has requested that; not of a directory that another
+/// process has open, which does so itself.
 pub fn adopt(files: &Files, base_dir: &Path, watch: &WatchSettings) -> Result<()> {
     if files.adoption() && marker::holder(&watch.path).is_none() {
         repointed::adopt(base_dir, watch);
@@ -434,7 +440,7 @@ pub fn adopt(files: &Files, base_dir: &Path, watch: &WatchSettings) -> Result<()
     Ok(())
 }
 
-/// What never travels: the data of this client and of a hub, and the login file.
+/// Paths that are never synced: the data of this client and of a hub, and the login file.
 pub fn private(settings: &Settings) -> Vec<PathBuf> {
     let login = crate::login::file(|name| std::env::var_os(name));
     [

@@ -1,4 +1,4 @@
-//! Threads `hooks` and `hook-N`: hand out the records of hooks that are to run, and run them.
+//! Threads `hooks` and `hook-N`: schedule the records of hooks, and run them.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,11 @@ use crate::messages::hooks::Record;
 use crate::messages::hooks::run::{Ran, Setup};
 use crate::messages::hooks::schedule::Schedule;
 
-/// Between two looks at the records, and before the next attempt after an error of the disk: that only delays a hook.
+/// The interval between two scans of the records, and the pause after an error of the disk, which
+/// only delays a hook.
 const SCAN_PERIOD: Duration = Duration::from_secs(60);
 
-/// Thread `hook-N`: runs one hook after the other, each as the settings are then.
+/// Thread `hook-N`: runs one hook after another, each with the settings of that time.
 pub fn run_hooks(
     setup: &dyn Fn() -> Setup,
     work: &Receiver<Record>,
@@ -40,7 +41,8 @@ pub fn run_hooks(
     Ok(())
 }
 
-/// Thread `hooks`: hands records to the threads that run them. `until_idle`: returns when nothing runs or can run now.
+/// Thread `hooks`: passes records to the threads that run them. `until_idle`: returns when nothing
+/// runs or can run now.
 pub fn schedule_hooks(
     mut schedule: Schedule,
     woken: &Receiver<()>,
@@ -60,7 +62,7 @@ pub fn schedule_hooks(
             next_scan = now + SCAN_PERIOD;
         }
         while let Some(record) = schedule.next(now) {
-            // never waits: no more records are out than the channel holds
+            // never blocks: the channel has room for all records that run
             if jobs.send(record).is_err() {
                 return Ok(());
             }
@@ -76,14 +78,14 @@ pub fn schedule_hooks(
             },
             recv(woken) -> wakeup => match wakeup {
                 Ok(()) => scan = true,
-                // no sender is left: the daemon ends
+                // no sender is left: the daemon is stopping
                 Err(_) => break,
             },
             recv(stopped) -> _ => break,
             default(due.saturating_duration_since(clock::monotonic())) => {}
         }
     }
-    // those that run come to their end, and their records are filed away
+    // running hooks end, and their records are renamed or removed
     drop(jobs);
     while let Ok((kind, ran)) = ended.recv() {
         file_away(&mut schedule, &kind, ran);
@@ -91,7 +93,7 @@ pub fn schedule_hooks(
     Ok(())
 }
 
-/// `true`: look at the records again.
+/// `true`: scan the records again.
 fn file_away(schedule: &mut Schedule, kind: &str, ran: Ran) -> bool {
     schedule
         .ended(kind, ran, clock::monotonic())

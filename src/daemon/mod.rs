@@ -1,8 +1,8 @@
-//! The client as a running thing: starts its threads, and ends them.
+//! The running client: starts its threads, and ends them.
 //!
-//! It decides nothing about messages or files. Threads: `tick` owns the spool, `inotify` and `sse` wake it, `hooks` decides what
-//! the `hook-N` run; `sync-N` watches over those of one synced directory ([`directories`]), `requests` tells them what a person
-//! asks. A thread that dies makes [`Part::fatal`] say so: the process ends rather than limp on.
+//! It decides nothing about messages or files. Threads: `tick` owns the spool, `inotify` and `sse` wake it, `hooks` schedules
+//! the `hook-N`; `sync-N` supervises the threads of one synced directory ([`directories`]), `requests` passes on requests of
+//! users. If a thread dies, [`Part::fatal`] returns an error, and the process ends.
 
 pub mod directories;
 pub mod once;
@@ -44,30 +44,31 @@ use requests::Requests;
 use stream::{Heard, Stream};
 use threads::Threads;
 
-/// Time for running work to end before new settings are applied.
+/// How long running work may take to end before new settings are applied.
 const SETTINGS_CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
-/// A thread that works on one thing for longer hangs.
+/// A thread that works on one item for longer counts as stuck.
 const STUCK_THREAD_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A running client.
 pub struct Daemon {
-    /// Those that it works with now.
+    /// The settings in use.
     settings: Settings,
     halves: Halves,
-    /// `None`: no messages.
+    /// `None`: the client handles no messages.
     hooks: Option<Hooks>,
     exchange: HubSession,
     directories: Vec<Kept>,
     neighbours: Arc<Neighbours>,
     controls: Controls,
-    /// A part that did not start again.
+    /// The error of a part that did not restart.
     failed: Option<Error>,
-    /// Parts are missing for want of descriptors, memory, threads or room: they are started as soon as there are some.
+    /// Some parts could not start for lack of descriptors, memory, threads or disk space; they are started as soon as
+    /// possible.
     unfinished: bool,
     lock: Option<std::fs::File>,
 }
 
-/// The controls of the directories that are synced now, for the threads that tell them news.
+/// The controls of the directories that are synced now, for the threads that pass them events.
 type Controls = Arc<Mutex<Vec<Arc<Control>>>>;
 
 fn each_control(controls: &Controls, act: impl Fn(&Control)) {
@@ -78,17 +79,18 @@ fn each_control(controls: &Controls, act: impl Fn(&Control)) {
         .for_each(|control| act(control));
 }
 
-/// What runs hooks; a change of settings does not end it, since hooks are not to be ended.
+/// The threads that run hooks; a change of settings does not end them, because it must not end
+/// hooks.
 struct Hooks {
     threads: Threads,
     /// Dropped to end `hooks`, and with it `hook-N`.
     stop: Option<Sender<()>>,
     wakeup: Sender<()>,
-    /// Seconds that a hook may run.
+    /// The maximum seconds that a hook may run.
     timeout: Arc<AtomicU64>,
 }
 
-/// What talks to the hub about messages, and hears its events.
+/// The threads that exchange messages with the hub and receive its events.
 struct HubSession {
     threads: Threads,
     tick: Arc<Busy>,
@@ -98,7 +100,7 @@ struct HubSession {
     of_files: Arc<HubClient>,
     /// Ends the threads that wait on a descriptor.
     wake: Arc<OwnedFd>,
-    /// Dropped to end those that wait on a channel.
+    /// Dropped to end the threads that wait on a channel.
     stop: Option<Sender<()>>,
     stopped: Receiver<()>,
 }
@@ -110,10 +112,10 @@ struct Kept {
     threads: Threads,
 }
 
-/// Since when a loop works on one thing.
+/// When the current iteration of a loop started.
 struct Busy {
     began: Instant,
-    /// Milliseconds since `began`; 0: it waits.
+    /// Milliseconds since `began`; 0: the loop waits.
     since: AtomicU64,
 }
 
@@ -132,7 +134,7 @@ pub enum Halves {
 }
 
 impl Daemon {
-    /// Starts the client with the directories of the settings. Another one at work in the base directory: `Busy`.
+    /// Starts the client with the directories of the settings. If another client uses the base directory: `Busy`.
     pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
         let lock = if halves == Halves::Both {
             Some(lock(settings)?.ok_or_else(|| another_client(settings))?)
@@ -166,7 +168,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Starts what does not run. After an error, the same again starts the rest.
+    /// Starts every part that does not run. After an error, another call starts the rest.
     fn start_all(&mut self) -> Result<()> {
         let wakeup = match (&self.hooks, self.halves) {
             (Some(hooks), _) => Some(hooks.wakeup.clone()),
@@ -231,7 +233,7 @@ impl Daemon {
         })
     }
 
-    /// Works with other settings: restarts what depends on those that have changed.
+    /// Applies other settings: restarts the parts that depend on a changed one.
     fn change(&mut self, mut new: Settings) -> Result<()> {
         for (key, changed) in [
             ("base_dir", new.base_dir != self.settings.base_dir),
@@ -246,7 +248,7 @@ impl Daemon {
         new.base_dir.clone_from(&old.base_dir);
         new.host_id.clone_from(&old.host_id);
         new.hook_jobs = old.hook_jobs;
-        // what only one part reads, or a part that is not this one
+        // settings that only one part reads, or none of these
         let shared = |s: &Settings| {
             let (watches, hub) = (
                 Vec::new(),
@@ -263,9 +265,9 @@ impl Daemon {
                 ..s.clone()
             }
         };
-        // a stream hears of files only if there is a directory
+        // the stream reports files only if there is a directory
         let all = shared(&old) != shared(&new) || old.watches.is_empty() != new.watches.is_empty();
-        // a mistake is to be found before anything is stopped, and a shortage of descriptors
+        // a mistake, or a shortage of descriptors, is to be found before anything is stopped
         let exchange = if all {
             Some(HubSession::new(servers::both(&new)?)?)
         } else {
@@ -283,7 +285,7 @@ impl Daemon {
         go.iter()
             .for_each(|kept| log::info!("stopped syncing dir={}", kept.watch.path.display()));
         if let Some(exchange) = exchange {
-            // of two that move messages one would undo what the other does
+            // two threads that move messages would undo each other's work
             let ended = self
                 .exchange
                 .stop(end, || go.iter().for_each(Kept::tell_to_stop));
@@ -355,7 +357,7 @@ impl HubSession {
         })
     }
 
-    /// `hooks`: with messages, and the channel on which to announce a pending hook.
+    /// `hooks`: with messages, and the channel that reports a pending hook.
     fn start(
         &mut self,
         settings: &Settings,
@@ -440,7 +442,7 @@ impl HubSession {
                     each_control(&controls, |control| control.heard(&heard));
                 }
                 let event = match heard {
-                    // whatever was queued while there was no stream, too
+                    // includes messages that were queued while there was no stream
                     Heard::Queued | Heard::Opened => Event::Queued,
                     Heard::Refused(why) => Event::StreamRefused(why),
                     Heard::Files | Heard::Closed => return true,
@@ -453,7 +455,8 @@ impl HubSession {
         })
     }
 
-    /// Ends it, with all calls of its hubs; whether all of its threads have ended.
+    /// Ends the session, with all its calls of the hubs; returns whether all of its threads have
+    /// ended.
     fn stop(&mut self, end: Instant, remind: impl Fn()) -> bool {
         self.threads.shared.stopping.store(true, Relaxed);
         self.stop = None;
@@ -483,7 +486,7 @@ impl Kept {
     }
 }
 
-/// Runs the hook for news of a directory, if there is one; whether there is.
+/// Runs the hook for an event of a directory, if there is one; returns whether there is.
 fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSettings) -> bool {
     let dir = watch.path.to_string_lossy();
     let (kind, payload) = match news {
@@ -508,7 +511,7 @@ fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSetti
 
 impl Part for Daemon {
     fn alive(&self) -> bool {
-        // the tick has to end its current work; waiting counts as being alive
+        // the tick must end its current iteration; waiting counts as being alive
         let since = self.exchange.tick.since.load(Relaxed);
         since == 0 || self.exchange.tick.elapsed() - since < STUCK_THREAD_TIMEOUT.as_millis() as u64
     }
@@ -583,7 +586,7 @@ impl Part for Daemon {
     }
 }
 
-/// One full pass and the hooks that are due, for cron, under the lock that [`lock()`] gave. Why messages stay in the outbox, if
+/// One full pass and the pending hooks, for cron, under the lock from [`lock()`]. Returns why messages remain in the outbox, if
 /// they do.
 pub fn once(settings: &Settings, lock: std::fs::File) -> Result<Option<Kind>> {
     let passed = exchange_once(settings);
@@ -601,7 +604,7 @@ fn exchange_once(settings: &Settings) -> Result<Option<Kind>> {
         base: settings.base_dir.clone(),
         timeout: settings.hook_timeout,
     };
-    // hooks that were there before run even if the hub cannot be reached
+    // hooks from before run even if the hub cannot be reached
     let hooked = std::thread::scope(|scope| {
         for n in 1..=settings.hook_jobs {
             let (setup, work, ended) = (&setup, work.clone(), ended.clone());
@@ -636,7 +639,7 @@ fn exchange_once(settings: &Settings) -> Result<Option<Kind>> {
     }
 }
 
-/// Makes the spool's directories, and sees to it that one client works there at a time. `None`: another one does.
+/// Creates the spool's directories and locks them for one client. `None`: another client holds the lock.
 pub fn lock(settings: &Settings) -> Result<Option<std::fs::File>> {
     spool::create(&settings.base_dir)?;
     lock::take(&settings.base_dir, &settings.host_id)

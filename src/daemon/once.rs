@@ -1,4 +1,5 @@
-//! One pass over one directory, for cron and for `--dry-run`: until it is in sync, or nothing more can be done now.
+//! One pass over one directory, for cron and for `--dry-run`: until it is in sync, or nothing more
+//! can be done now.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,41 +22,41 @@ use crate::files::trash;
 use crate::files::tree::marker;
 use crate::files::watch::Counters;
 
-/// Between two pictures of how far it is.
+/// The interval between two updates of the progress.
 const PROGRESS_REDRAW_INTERVAL: Duration = Duration::from_millis(200);
-/// Between two looks whether all is done.
+/// The interval between two checks whether everything is done.
 const QUIET_CHECK_INTERVAL: Duration = Duration::from_millis(3);
-/// How often the hub is asked for further deletes while some wait for the end of their burst.
+/// How often the hub is polled for further deletes while some wait for the end of their burst.
 const FEED_IN_BURST: Duration = Duration::from_millis(250);
-/// How often what waits is tried before it is left for another pass.
+/// How often waiting paths are retried before they are left to another pass.
 const MAX_PASS_ATTEMPTS: u32 = 20;
 
-/// How far a pass is.
+/// The progress of a pass.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Progress {
     pub done: u64,
     pub due: u64,
-    /// Bytes that have travelled, both ways.
+    /// Bytes that were transferred in both directions.
     pub bytes: u64,
 }
 
-/// How a pass ended.
+/// The result of a pass.
 #[derive(Debug)]
 pub struct Passed {
     in_sync: bool,
     pub facts: Facts,
-    /// Paths that are not in sync; those that the guard holds, too.
+    /// Paths that are not in sync, including those that the guard holds.
     pub remaining: usize,
     /// Deletes that the guard holds.
     pub held: usize,
-    /// Bytes that have travelled.
+    /// Bytes that were transferred.
     pub sent: u64,
     pub received: u64,
     pub trouble: Option<Error>,
 }
 
 impl Passed {
-    /// As one with an earlier pass over the same directory.
+    /// Merges the result with that of an earlier pass over the same directory.
     pub fn after(mut self, first: &Passed) -> Passed {
         self.facts.counts.add(&first.facts.counts);
         self.sent += first.sent;
@@ -74,7 +75,8 @@ impl Passed {
     }
 }
 
-/// Opens a directory for a pass. What has passed stays open, and among the neighbours, until all have.
+/// Opens a directory for a pass. It stays open, and among the neighbours, until all directories
+/// have passed.
 pub fn open(
     settings: &Settings,
     watch: &WatchSettings,
@@ -101,7 +103,8 @@ pub fn open(
     }
 }
 
-/// Opens a directory for [`Directory::preview`]. Nothing is changed: no state, no marker, no request; a process that syncs it may run.
+/// Opens a directory for [`Directory::preview`]. Nothing is changed: no state, no marker, no
+/// request; another process may be syncing it.
 pub fn open_to_look(
     settings: &Settings,
     watch: &WatchSettings,
@@ -125,7 +128,8 @@ pub fn open_to_look(
     }
 }
 
-/// Brings it into sync. Errors: the hub cannot be reached at all, or the directory is not what it was.
+/// Brings the directory into sync. Errors: the hub cannot be reached, or the directory was
+/// replaced.
 pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -> Result<Passed> {
     let mut reporter = Reporter::new(files, &d.settings, server);
     reporter.approve(d);
@@ -135,7 +139,8 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     std::thread::scope(|scope| {
         let started = start_workers(scope, d);
         if started.is_ok() {
-            // a look at much waits for room now and then, and somebody has to say how far it is
+            // a scan of many files sometimes waits for room in the queue, and the progress must be
+            // shown meanwhile
             let looked = scoped(
                 scope,
                 "look",
@@ -185,7 +190,8 @@ fn progress(d: &Directory) -> Progress {
     }
 }
 
-/// Works as long as there is progress; what the hub, or storing what it says, has ended it with.
+/// Works as long as there is progress; returns the error that ended it, of the hub or of storing
+/// its changes.
 fn until_done(d: &Directory, show: &dyn Fn(Progress)) -> Option<Error> {
     let mut worked = None;
     while !d.wakeup.is_stopped() {
@@ -215,7 +221,8 @@ fn until_done(d: &Directory, show: &dyn Fn(Progress)) -> Option<Error> {
     None
 }
 
-/// Tries what waits, several times: two halves of a rename that are taken at the same moment both make way for the other.
+/// Retries waiting paths several times: two halves of a rename that are taken at the same moment
+/// both wait for the other.
 fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
     let before = d.worked();
     for n in 0..MAX_PASS_ATTEMPTS {
@@ -236,9 +243,9 @@ fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
     let mut next = clock::monotonic();
     let mut next_feed = next + FEED_IN_BURST;
     while !d.engine.is_quiet() && !d.is_paused() && d.wakeup.pause(QUIET_CHECK_INTERVAL) {
-        // deletes of another machine come one after the other
+        // deletes of another machine arrive one after the other
         if !d.end_of_burst().is_zero() && clock::monotonic() >= next_feed {
-            // what it fails with is met again at the end
+            // the last poll of the pass meets the same error
             let _ = d.feed();
             next_feed = clock::monotonic() + FEED_IN_BURST;
         }
@@ -249,7 +256,7 @@ fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
     }
 }
 
-/// How many deletes pass the guard without a word, for people.
+/// How many deletes pass the guard without approval, in words.
 pub fn guard_in_words() -> String {
     let Limits { least, one_of, .. } = Limits::default();
     format!("more than {least} files, or one in {one_of}, within an hour, or all of them")

@@ -18,7 +18,7 @@ use crate::wait::{self, readable};
 /// Pause before watching the outbox is tried again.
 const WATCH_PAUSE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// See the module documentation.
 pub struct Watch {
     pub outbox: PathBuf,
     pub records: PathBuf,
@@ -73,7 +73,7 @@ impl Watch {
             .watches()
             .add(&self.records, WatchMask::MOVED_TO | gone)?;
         let mut buffer = [0; 4096];
-        // what came before the watch
+        // files from before the watch
         if self.events.send(Event::Overflow).is_err() {
             return Ok(Watched::Stopped);
         }
@@ -96,7 +96,7 @@ impl Watch {
                 }
                 let event = match event.name {
                     Some(name) if event.wd == records => {
-                        // a retry: our own renames count runs, and end in another number
+                        // a retry: the daemon's own renames count runs, and end in another number
                         if name.as_encoded_bytes().ends_with(b".0") {
                             let _ = self.hooks.try_send(());
                         }

@@ -1,6 +1,6 @@
-//! Writes down how a directory is, for `mesync status`, and takes what a person asks of it.
+//! Writes the status of a directory for `mesync status`, and handles requests of users.
 //!
-//! Only when something has changed: an idle client writes nothing.
+//! It writes only when something has changed: an idle client writes nothing.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -16,20 +16,20 @@ use crate::files::tree::scan::Example;
 use crate::files::watch::Counters;
 use crate::logger::counted;
 
-/// Between two writes while it works.
+/// The interval between two writes while the directory is being synced.
 const STATUS_WRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// Held deletes are told after this time although the work on other paths has not ended.
+/// Held deletes are reported after this time even if work on other paths has not ended.
 const HELD_UNTOLD_MAX: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// See the module documentation.
 pub struct Reporter {
     files: Files,
     last: Status,
     named: String,
     held: Vec<Token>,
-    /// When the guard began to hold deletes; they may not be told yet.
+    /// When the guard began to hold deletes; they may not be reported yet.
     held_since: Option<Instant>,
-    /// When it was written last; `None`: the file does not say how it is.
+    /// When the status was last written; `None`: the file is not up to date.
     said: Option<Instant>,
 }
 
@@ -52,14 +52,15 @@ impl Reporter {
         }
     }
 
-    /// A process begins, before the directory is open: what one that died has left says no longer that a process works.
+    /// Called when a process begins, before the directory is open: clears the mark of a process
+    /// that died.
     pub fn starts(&mut self) {
         if self.files.read().is_some_and(|status| status.running) {
             self.put(self.last.clone());
         }
     }
 
-    /// The directory is open.
+    /// Called when the directory is open.
     pub fn works(&mut self) {
         self.last.running = true;
         self.said = None;
@@ -69,7 +70,7 @@ impl Reporter {
         &self.files
     }
 
-    /// Takes approvals.
+    /// Handles approvals.
     pub fn approve(&self, d: &Directory) {
         let Some(tokens) = self.files.approval() else {
             return;
@@ -88,7 +89,8 @@ impl Reporter {
         }
     }
 
-    /// Writes the state; returns the news for the hooks. `stream`: why the hub refuses its events.
+    /// Writes the status; returns the events for the hooks. `stream`: why the hub refuses its
+    /// events.
     pub fn report(
         &mut self,
         d: &Directory,
@@ -200,7 +202,7 @@ impl Reporter {
             at: self.last.at.clone(),
             ..self.last.clone()
         };
-        // numbers that go up and down while it works are not worth more
+        // numbers that change while it works are not written more often
         let soon = self
             .said
             .is_some_and(|at| at.elapsed() < STATUS_WRITE_INTERVAL)
@@ -211,7 +213,8 @@ impl Reporter {
         news
     }
 
-    /// Held deletes are not told while other work may still show that they are halves of renames.
+    /// Held deletes are not reported while running work may still show that they are halves of
+    /// renames.
     fn may_tell_held(&self, d: &Directory) -> bool {
         let long = self
             .held_since
@@ -219,7 +222,7 @@ impl Reporter {
         !self.held.is_empty() || d.engine.is_drained() && d.engine.is_quiet() || long
     }
 
-    /// It cannot be worked on. Whether that is new.
+    /// Records that the directory cannot be synced; returns whether that is new.
     pub fn trouble(&mut self, condition: Condition, e: &Error) -> bool {
         let problems = vec![e.to_string()];
         let new = (self.last.condition, &self.last.problems) != (condition, &problems);
@@ -235,7 +238,8 @@ impl Reporter {
         new
     }
 
-    /// The work on it ends, for now: what was not told yet is news, and when it was seen last is written.
+    /// Records that work on the directory ends for now: returns unreported events, and writes the
+    /// last status.
     pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
         self.put(Status {
             running: false,

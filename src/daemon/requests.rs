@@ -1,4 +1,4 @@
-//! Thread `requests`: says that a person asks something of a synced directory (see `files::status`).
+//! Thread `requests`: reports requests of users for a synced directory (see `files::status`).
 //!
 //! Without a watch it reports every minute, and the receivers check for themselves.
 
@@ -14,12 +14,12 @@ use crate::error::Result;
 use crate::wait::{self, readable};
 
 const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// Files that are a request.
+/// Suffixes of files that are requests.
 const ENDINGS: [&[u8]; 2] = [b".approve", b".adopt"];
 
-/// See the module.
+/// See the module documentation.
 pub struct Requests {
-    /// Where they are put.
+    /// The directory of the requests.
     pub dir: PathBuf,
     pub wake: Arc<OwnedFd>,
     pub asked: Box<dyn Fn() + Send>,
@@ -47,7 +47,7 @@ impl Requests {
     /// `true`: stopped.
     fn until_lost(&self) -> std::io::Result<bool> {
         let other = |e: crate::error::Error| std::io::Error::other(e.what);
-        // no command has put a request there before the first directory is open
+        // no command writes a request before the first directory is open
         disk::create_dir(&self.dir).map_err(other)?;
         let mut inotify = Inotify::init()?;
         let mask = WatchMask::MOVED_TO
@@ -55,7 +55,7 @@ impl Requests {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
         inotify.watches().add(&self.dir, mask)?;
-        // what came before the watch
+        // requests from before the watch
         (self.asked)();
         let mut buffer = [0; 4096];
         loop {

@@ -1,4 +1,4 @@
-//! Which servers a client talks to: one for messages, and one for files, which may be the same.
+//! The servers of a client: one for messages, and one for files, which may be the same.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::login::{self, Login};
 use crate::{clock, credentials, joining};
 
-/// The hub of the settings, as this machine calls it.
+/// The hub of the settings.
 pub fn messages(settings: &Settings) -> Result<HubClient> {
     let access = settings.clone();
     let hub = HubClient::new(
@@ -19,7 +19,7 @@ pub fn messages(settings: &Settings) -> Result<HubClient> {
     Ok(hub)
 }
 
-/// What the hub says of its next certificate is remembered.
+/// Remembers the next certificate that the hub announces.
 fn learn_next(hub: &HubClient, settings: &Settings) {
     let settings = settings.clone();
     hub.on_next_certificate(Box::new(move |next| {
@@ -29,7 +29,7 @@ fn learn_next(hub: &HubClient, settings: &Settings) {
     }));
 }
 
-/// Both: the second is the first where they are the same server.
+/// Both servers; the same client if they are the same server.
 pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
     let of_messages = Arc::new(messages(settings)?);
     let path = login::file(|name| std::env::var_os(name));
@@ -43,7 +43,7 @@ pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
     Ok((of_messages, of_files))
 }
 
-/// The server of the files: of the login file, else of the messages.
+/// The server for files: from the login file, or else the one for messages.
 pub fn files(settings: &Settings) -> Result<HubClient> {
     let path = login::file(|name| std::env::var_os(name));
     let login = path.as_deref().map(login::read).transpose()?.flatten();
@@ -59,7 +59,7 @@ pub fn files(settings: &Settings) -> Result<HubClient> {
         .as_ref()
         .filter(|l| l.server_url != settings.server_url)
     {
-        // what is known of one hub says nothing of another
+        // what is known of one hub does not apply to another
         of_files.server_url.clone_from(&login.server_url);
         of_files.hub_fingerprint.clear();
     }
@@ -75,7 +75,7 @@ pub fn files(settings: &Settings) -> Result<HubClient> {
         let left = clock::parse_rfc3339(&login.expires_at)
             .and_then(|at| at.duration_since(clock::now()).ok());
         hub.remember(first, login.token.clone(), left.unwrap_or_default());
-        // s3ec, too, would be refused with the old one
+        // otherwise s3ec would be refused with the old token
         hub.on_renewal(Box::new(move |answer| {
             let (token, expires_at) = (answer.token.clone(), answer.expires_at.clone());
             if let Err(e) = login::write(
@@ -93,7 +93,7 @@ pub fn files(settings: &Settings) -> Result<HubClient> {
     Ok(hub)
 }
 
-/// Says once that a key travels in the clear.
+/// Warns once that a key is sent unencrypted.
 pub fn warn_if_readable(server: &str) {
     if server.starts_with("http://") && !is_loopback(server) {
         log::warn!(

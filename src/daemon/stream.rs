@@ -1,6 +1,7 @@
-//! Thread `sse`: keeps an event stream of a hub open and says that messages wait there, or that files have changed.
+//! Thread `sse`: keeps an event stream of a hub open and reports waiting messages and changed
+//! files.
 //!
-//! What it says are hints; what was missed is found when the stream is opened again, and by polls.
+//! Its events are hints; missed ones are found when the stream is opened again, and by polls.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
@@ -16,24 +17,24 @@ use crate::logger::is_same_event;
 use crate::messages::exchange::REFUSED;
 use crate::sse;
 
-/// Pause before the event stream is opened again, at most.
+/// The longest pause before the event stream is opened again.
 const STREAM_RETRY_PAUSE: Duration = Duration::from_secs(15);
 
-/// What is heard.
+/// An event of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// The stream is open: whatever came before was not heard.
+    /// The stream is open; events from before are lost.
     Opened,
-    /// A message waits.
+    /// A message waits on the hub.
     Queued,
     /// A file has changed.
     Files,
     Closed,
-    /// The hub refuses the stream, and why.
+    /// The hub refuses the stream, with the reason.
     Refused(String),
 }
 
-/// What to listen to.
+/// The events to listen to.
 pub struct Stream {
     pub hub: Arc<HubClient>,
     /// Messages for this host.
@@ -42,7 +43,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Listens until stopped, or until `tell` says `false`.
+    /// Listens until stopped, or until `tell` returns `false`.
     pub fn listen(&self, stopped: &Receiver<()>, tell: &dyn Fn(Heard) -> bool) -> Result<()> {
         let mut backoff = Backoff::new(STREAM_RETRY_PAUSE);
         let mut said: Option<String> = None;

@@ -1,6 +1,6 @@
-//! The client's threads: started with their names, watched over, joined at the end.
+//! The client's threads: started with names, supervised, joined at the end.
 //!
-//! A thread that ends by itself or crashes is a failure of the whole client: it must not limp on.
+//! A thread that ends by itself or panics is a failure of the whole client, which then ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 
-/// Bytes of a stack.
+/// The size of a stack.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
-/// What all threads of a client share.
+/// The state that all threads of a client share.
 #[derive(Debug, Default)]
 pub struct Shared {
     pub stopping: AtomicBool,
@@ -88,7 +88,8 @@ impl Threads {
         self.list.first().map(|(name, _)| name.as_str())
     }
 
-    /// Waits for all of them until `end`, and calls `remind` meanwhile; leaves those behind that do not end. Whether all have.
+    /// Waits for all threads until `end`, and calls `remind` meanwhile; leaves those behind that do
+    /// not end. Returns whether all have ended.
     pub fn join(&mut self, end: Instant, remind: impl Fn()) -> bool {
         let mut all = true;
         for (name, thread) in self.list.drain(..) {
@@ -107,7 +108,7 @@ impl Threads {
     }
 }
 
-/// The limit of threads is a shortage too: the same again may succeed.
+/// The limit on threads is a shortage too: a retry may succeed.
 fn not_started(name: &str, e: &std::io::Error) -> Error {
     Error {
         kind: Kind::Busy,
@@ -119,7 +120,8 @@ pub fn crashed(name: &str) -> Error {
     Error::new(Kind::Failed, format!("thread {name} panicked"))
 }
 
-/// A thread that ends with a scope. `failed` hears of a crash: the others would wait for it.
+/// A thread that ends with a scope. `failed` is called after a panic, because the other threads
+/// would wait forever.
 #[allow(clippy::disallowed_methods)] // where the client's threads start
 pub fn scoped<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,

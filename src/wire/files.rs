@@ -1,7 +1,7 @@
-//! What travels about files: records, changes, events, and the requests that change them.
+//! The data about files that are sent: records, changes, events, and the requests that change them.
 //!
-//! Pure, as all of [`crate::wire`]. Clients must read what `s3em` sends, the server of the published `s3ec`, which knows
-//! fewer fields: what it lacks has a default here, above all `rev`, which is 0 there.
+//! Pure, like all of [`crate::wire`]. Clients must read the responses of `s3em`, the server of the published `s3ec`,
+//! which has fewer fields: each missing field has a default here, such as 0 for `rev`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,27 +12,28 @@ use uuid::Uuid;
 use super::revision::{Revision, Tag};
 use crate::relpath;
 
-/// A body up to this long is one chunk, and may travel in one request; longer ones are cut ([`crate::chunking`]).
+/// A body up to this long is one chunk, and may be sent in one request; longer ones are cut
+/// ([`crate::chunking`]).
 pub const SINGLE: u64 = 8 * 1024 * 1024;
-/// Files of one batch, at most.
+/// Maximum number of files in one batch.
 pub const BATCH_FILES: usize = 1000;
-/// Bytes of one file of a batch, at most.
+/// Maximum bytes of one file in a batch.
 pub const BATCH_FILE: u64 = 64 * 1024;
-/// Bytes of one batch, its lines of JSON included, at most.
+/// Maximum bytes of one batch, including its lines of JSON.
 pub const BATCH_BYTES: u64 = 8 * 1024 * 1024;
-/// Chunks named in one request, at most: 64 GB of the smallest.
+/// Maximum number of chunks named in one request: 64 GB of the smallest.
 pub const MOST_CHUNKS: usize = 262_144;
-/// Rows of one page of a listing, at most.
+/// Maximum number of rows on one page of a listing.
 pub const PAGE: usize = 1000;
 /// Rows of a listing that names no limit.
 pub const PAGE_DEFAULT: usize = 50;
-/// Header with the name of the host that a caller without a key of its own acts as.
+/// The header with the name of the host that a caller without a key of its own acts as.
 pub const HOST_HEADER: &str = "x-mesync-host";
-/// Header of a change with the latest revision that its sender has heard of, as an entity tag: a hub that does not have it was
+/// The header of a change with the newest revision that its sender knows, as an entity tag: a hub that does not have it was
 /// set back, and refuses the change with 410.
 pub const HISTORY_HEADER: &str = "x-mesync-history";
 
-/// SHA-256; as text 64 hexadecimal digits in lower case.
+/// SHA-256; its text is 64 hexadecimal digits in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);
 
@@ -97,10 +98,10 @@ impl<'de> Deserialize<'de> for Hash {
 
 /// The mode of a directory that has no record of its own.
 pub const DIR_MODE: u32 = 0o755;
-/// Without these its owner cannot look into a directory: such a mode does not travel and is not set.
+/// Without these bits the owner cannot read a directory: such a mode is neither sent nor set.
 pub const DIR_READABLE: u32 = 0o500;
 
-/// The kind of a file.
+/// The kind of an entry.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -108,7 +109,7 @@ pub const DIR_READABLE: u32 = 0o500;
 pub enum Kind {
     #[default]
     File,
-    /// A directory with nothing in it that is synced.
+    /// A directory that contains no synced entry.
     Dir,
     /// Its content is the text of its target.
     Symlink,
@@ -122,7 +123,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// Checks both parts; the error is for the user of the name.
+    /// Checks both parts; the error is for the user.
     pub fn new(path: &str, name: &str) -> Result<Name, String> {
         let name = Name {
             path: path.to_string(),
@@ -157,7 +158,7 @@ impl Name {
     }
 }
 
-/// What `stat` knows beyond mode and mtime, kept and handed out for `s3ec`; it decides nothing.
+/// Further fields of `stat`, which are kept and returned for `s3ec`; no decision depends on them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extra {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,10 +181,10 @@ pub struct Extra {
     pub nlink: Option<u64>,
 }
 
-/// A file as the hub knows it, or its tombstone: then `deleted_at` is set.
+/// A file on the hub, or its tombstone, in which `deleted_at` is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Stays with path and name, over deletes and new files of the same name.
+    /// Belongs to path and name, and survives deletes and new files of the same name.
     pub id: Uuid,
     pub name: String,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -198,7 +199,7 @@ pub struct Record {
     pub etag: String,
     #[serde(default)]
     pub checksum_sha256: Option<Hash>,
-    /// Whole st_mode.
+    /// The whole st_mode.
     #[serde(default)]
     pub mode: Option<u32>,
     /// RFC 3339 with up to nine decimals.
@@ -212,13 +213,13 @@ pub struct Record {
     pub updated_at: String,
     #[serde(default)]
     pub deleted_at: Option<String>,
-    /// The number of the change that made it so; 0 from a server that does not count.
+    /// The number of the change that wrote this; 0 from a server without revisions.
     #[serde(default)]
     pub rev: u64,
-    /// Who made that change.
+    /// The host that made that change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Of a deleted file: its new name, if it was renamed.
+    /// For a deleted file that was renamed: its new name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed_to: Option<Name>,
     /// The hub has lost a part of the content, and asks for it.
@@ -235,7 +236,7 @@ impl Record {
         .full()
     }
 
-    /// Its tag is in the `etag`, where there was room for it.
+    /// Its tag is in the `etag`, the only field for it.
     pub fn revision(&self) -> Revision {
         Revision::parse(&self.etag)
             .filter(|named| named.rev == self.rev)
@@ -249,7 +250,8 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
-/// The response to an upload, a commit or a restore: the record, and of a rename also the tombstone of the old name.
+/// The response to an upload, a commit or a restore: the record, and for a rename also the tombstone of the old
+/// name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     #[serde(flatten)]
@@ -298,19 +300,19 @@ pub struct Commit {
     pub checksum_sha256: Hash,
     #[serde(default)]
     pub chunks: Vec<Chunk>,
-    /// The name that it had before: removed in the same transaction.
+    /// The former name: removed in the same transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<From>,
 }
 
-/// The old name of a renamed file, and the revision that must still be current.
+/// The old name of a renamed file, and the revision that must be current.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct From {
     #[serde(default)]
     pub path: String,
     pub name: String,
     pub if_match: u64,
-    /// Of that revision.
+    /// The tag of that revision.
     #[serde(default, skip_serializing_if = "Tag::is_unknown")]
     pub tag: Tag,
 }
@@ -331,10 +333,10 @@ pub struct BatchItem {
     pub checksum_sha256: Hash,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<u64>,
-    /// Of that revision.
+    /// The tag of that revision.
     #[serde(default, skip_serializing_if = "Tag::is_unknown")]
     pub tag: Tag,
-    /// Only if there is nothing.
+    /// Only if there is no file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub if_none_match: bool,
     /// Idempotency key.
@@ -342,24 +344,25 @@ pub struct BatchItem {
     pub key: Option<Uuid>,
 }
 
-/// What became of one file of a batch: the status that the same would have had alone.
+/// The result for one file of a batch: the status that the file would have had alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchResult {
     pub status: u16,
-    /// After 200, 201 and 204 the file's; after 412 the current one, if there is one.
+    /// After 200, 201 and 204 the new record; after 412 the current one, if there is one.
     #[serde(default)]
     pub record: Option<Record>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// The answer of `POST /api/files/batch`: one result a file, in order.
+/// The response to `POST /api/files/batch`: one result for each file, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchAnswer {
     pub results: Vec<BatchResult>,
 }
 
-/// The body of `POST /api/files/fetch`. The answer has per item one line of JSON, a [`FetchHead`], and then its `size` bytes.
+/// The body of `POST /api/files/fetch`. The response has, for each item, one line of JSON, a [`FetchHead`], and then its
+/// `size` bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {
     pub items: Vec<FetchItem>,
@@ -377,23 +380,25 @@ pub struct FetchItem {
 pub struct FetchHead {
     pub id: Uuid,
     pub rev: u64,
-    /// 200, 404 (no such revision any more), 413 (too long for a batch, or this one is full: get it alone).
+    /// 200, 404 (the revision no longer exists), 413 (too long for a batch, or this batch is full: download
+    /// it alone).
     pub status: u16,
-    /// Bytes that follow the line; 0 unless the status is 200.
+    /// The number of bytes after the line; 0 unless the status is 200.
     pub size: u64,
 }
 
-/// A page of `GET /api/files/changes`: at most one row a name, its latest, in the order of `rev`.
+/// A page of `GET /api/files/changes`: at most one row for each name, the newest, in the order of
+/// `rev`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// The hub's latest revision.
+    /// The hub's newest revision.
     pub rev: u64,
     pub epoch: Uuid,
     pub more: bool,
-    /// The hub's revision at the first page of a full listing (`after=0`); to be given with every later page of it.
+    /// The hub's revision at the first page of a full listing (`after=0`); sent with every later page of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<u64>,
-    /// Of `rev`.
+    /// The tag of `rev`.
     #[serde(default, skip_serializing_if = "Tag::is_unknown")]
     pub tag: Tag,
     pub changes: Vec<Record>,
@@ -402,20 +407,20 @@ pub struct Changes {
     pub wanted: Vec<Name>,
 }
 
-/// The answer of `GET /api/idempotency/{key}`.
+/// The response to `GET /api/idempotency/{key}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyAnswer {
-    /// The request was carried out. If not, the key is burnt: it never will be.
+    /// Whether the request was carried out. If not, the key is void: it never will be.
     pub done: bool,
-    /// What it made: one record a name.
+    /// The result: one record for each name.
     #[serde(default)]
     pub made: Vec<Record>,
-    /// The records of these names as they are now.
+    /// The current records of these names.
     #[serde(default)]
     pub current: Vec<Record>,
 }
 
-/// An event as in a `data:` line and in the history.
+/// An event, as in a `data:` line and in the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// `file_created`, `file_updated`, `file_deleted`.
@@ -427,14 +432,14 @@ pub struct Event {
     #[serde(default)]
     pub resource_id: Option<Uuid>,
     pub payload: Record,
-    /// The revision that an unconditional upload replaced: it is kept as a version.
+    /// The revision that an unconditional upload replaced, which is kept as a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overwrote: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
 }
 
-/// A row of `GET /api/files/{id}/versions`: what a change has replaced, newest first.
+/// A row of `GET /api/files/{id}/versions`: what a change replaced, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     pub rev: u64,
@@ -447,7 +452,7 @@ pub struct Version {
     pub mtime: Option<String>,
     #[serde(default)]
     pub host: Option<String>,
-    /// When this revision was made, and when it was replaced.
+    /// When this revision was created, and when it was replaced.
     pub updated_at: String,
     pub replaced_at: String,
 }
@@ -459,7 +464,7 @@ pub struct Restore {
     pub rev: Option<u64>,
 }
 
-/// The body of `POST /api/chunks/missing`, and its answer.
+/// The body of `POST /api/chunks/missing`, and its response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedChunks {
     pub chunks: Vec<Hash>,
@@ -475,10 +480,10 @@ pub struct MissingChunks {
 pub struct Backup {
     #[serde(default)]
     pub files: u64,
-    /// Those that are kept as files of their own.
+    /// Chunks that are stored as separate files.
     #[serde(default)]
     pub chunks: u64,
-    /// Bytes of chunks that were copied, since they could not be given a further name there.
+    /// Bytes of chunks that were copied, because they could not be linked there.
     #[serde(default)]
     pub copied: u64,
     /// Chunks that the hub has lost: they are in no backup.

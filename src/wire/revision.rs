@@ -1,6 +1,7 @@
-//! The name of a revision: its number, and the tag of the commit that made it.
+//! The identity of a revision: its number, and the tag of the commit that made it.
 //!
-//! A number alone is no identity: a hub whose disk is set back gives the same numbers again, to other changes. Pure.
+//! A number alone does not identify a revision: a hub whose disk is set back gives the same numbers
+//! again, to other changes. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,10 +9,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// Points of a hub's history that a client remembers and names in one question, at most.
+/// Points of a hub's history that a client remembers and sends in one request, at most.
 pub const POINTS: usize = 1024;
 
-/// Drawn at random for each commit of the hub; 16 hexadecimal digits as text. 0: unknown, as everything is from before tags.
+/// Drawn at random for each commit of the hub; its text is 16 hexadecimal digits. 0: unknown, like
+/// the tag of everything from before tags existed.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(pub u64);
 
@@ -69,7 +71,7 @@ impl<'de> Deserialize<'de> for Tag {
     }
 }
 
-/// One revision of one hub, or a place in the order of all of them.
+/// One revision of one hub, or a position in the order of all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
     pub rev: u64,
@@ -77,7 +79,7 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Whether both name the same; an unknown tag contradicts none.
+    /// Whether both name the same revision; an unknown tag contradicts none.
     pub fn is(&self, other: Revision) -> bool {
         self.rev == other.rev
             && (self.tag == other.tag || self.tag.is_unknown() || other.tag.is_unknown())
@@ -107,7 +109,7 @@ impl Revision {
     }
 }
 
-/// A revision of which nothing but the number is known.
+/// A revision of which only the number is known.
 impl From<u64> for Revision {
     fn from(rev: u64) -> Revision {
         Revision {
@@ -117,15 +119,15 @@ impl From<u64> for Revision {
     }
 }
 
-/// The body of `POST /api/files/common`: revisions that a client has heard of, at most [`POINTS`].
+/// The body of `POST /api/files/common`: revisions that a client knows, at most [`POINTS`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Points {
-    /// Of the hub that they were heard of.
+    /// The epoch of the hub that they are from.
     pub epoch: Uuid,
     pub points: Vec<(u64, Tag)>,
 }
 
-/// The answer: through which revision both have the same history.
+/// The response: the last revision that is in both histories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Common {
     /// 0: they have nothing in common.
