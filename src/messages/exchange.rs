@@ -95,8 +95,7 @@ pub struct Exchange {
     /// When the last attempt failed, if it did.
     failed_at: Option<Instant>,
     backoff: Backoff,
-    /// The last problem with the hub that was logged, so that it is logged once; also for `mesync
-    /// status`.
+    /// The last problem with the hub that was logged; for `mesync status`, and to log it once.
     trouble: Option<String>,
     /// Problems with this machine's disk, by the part of the work; each is logged once, and passed to `mesync
     /// status`.
@@ -346,7 +345,7 @@ impl Exchange {
                 pulled => Ok(pulled?),
             };
             match self.judge("pull", pulled) {
-                // what is to be sent need not wait for it
+                // messages to be sent need not wait for it
                 None => self.pull = false,
                 Some(Pulled::OtherEpoch) => {
                     log::warn!(

@@ -1,4 +1,4 @@
-//! Decides when a directory is an entry of its own, and what is handled before and after its
+//! Decides when a directory is an entry of its own, and what must precede and follow its
 //! content.
 //!
 //! It changes nothing.

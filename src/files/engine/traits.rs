@@ -24,8 +24,7 @@ use crate::wire::revision::{Revision, Tag};
 /// Why a call failed, by what happens next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// A retry may succeed: no connection, 408, 429, 5xx, 507, but also 401 and 403. The path stays
-    /// pending.
+    /// A retry may succeed: no connection, 401, 403, 408, 429, 5xx, 507. The path stays pending.
     Later(Error),
     /// This path fails until something about it changes: 400, 413, 422, no permission to read or
     /// write it. For a change of the hub it means that nothing was done: it is used for responses
@@ -151,8 +150,7 @@ pub trait Hub: Send + Sync {
     /// The last of these points of that epoch that is part of the hub's history; 0: none, or the
     /// hub cannot tell.
     fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64>;
-    /// Changes that need no bytes from this machine: deletes, and commits of content that the hub
-    /// has.
+    /// Changes that need no bytes from this machine: deletes, and commits of known content.
     fn change(&self, change: &Change) -> Called<Answer>;
     /// `newest`: see [`Change`].
     fn ask(&self, key: Uuid, newest: Revision) -> Called<Asked>;
@@ -297,8 +295,7 @@ pub trait Tree: Send + Sync {
 pub enum Intent {
     /// `staged` is to take the path. It did if its name is gone, or another inode has it.
     Place {
-        /// [`Feed::generation`] at the time of the decision: its revisions mean nothing in a later
-        /// one.
+        /// [`Feed::generation`] of the decision: its revisions mean nothing in a later one.
         generation: u64,
         row: RemoteRow,
         /// The mode of `staged`, if it differs from that of the row.

@@ -32,8 +32,7 @@ use holds::{Holds, Target};
 
 /// A directory's mtime older than this shows every later change: FAT counts in two seconds, others in milliseconds.
 const MTIME_GRANULARITY: Duration = Duration::from_secs(3);
-/// How often the outbox is read in any case, for a filesystem that does not update the mtime of
-/// directories.
+/// How often the outbox is read on a filesystem that does not update the mtime of directories.
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The position of a message in the order of sending; its file name is made from time and id.

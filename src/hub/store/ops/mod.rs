@@ -43,7 +43,7 @@ impl Limits {
 /// One transaction.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// Hub time in milliseconds: never goes backwards, see [`resume`].
+    /// Hub time in milliseconds: never decreases, see [`resume`].
     pub now: u64,
     /// The wall clock in milliseconds, recorded so that the next start knows how long the hub was off.
     pub wall: u64,
