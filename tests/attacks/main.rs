@@ -1,8 +1,10 @@
-//! Attacks on a hub that runs as a process of its own. During each a client with a key has its answers within a second;
-//! afterwards the hub has no more memory, threads and descriptors than before. All of it again with 64 MB of memory.
+//! Attacks on a hub that runs as a separate process. During each attack a client with a key gets
+//! its responses within a second; afterwards the hub uses no more memory, threads and descriptors
+//! than before. All of it is repeated with 64 MB of memory.
 //!
-//! `make attacks` runs it against the static release binary. Who attacks from loopback is exempt from the limit of
-//! connections by address, so every attack also comes from outside, where root can make network namespaces.
+//! `make attacks` runs this against the static release binary. Attackers on loopback are exempt
+//! from the limit of connections by address, so every attack also runs from outside, where root can
+//! create network namespaces.
 
 // the test is a user: it has its own clock and threads
 #![allow(clippy::disallowed_methods)]
@@ -434,7 +436,7 @@ fn wrong_keys(arena: &Arena, place: &Place, stage: &Stage) {
         "{statuses:?}"
     );
     assert!(statuses[10..].iter().all(|s| *s == 429), "{statuses:?}");
-    // who has a key is let in from there all the same
+    // a caller with a key is accepted from there nevertheless
     let mut conn = Conn::new(place.connect(0).unwrap());
     assert_eq!(
         conn.ask(&request("GET", "/api/hosts", &arena.greedy, ""), PATIENCE)

@@ -1,4 +1,5 @@
-//! A hub under siege: the real process, an attack, a friend with a key who must not notice, and what is left afterwards.
+//! A hub under attack: the real process, an attack, a friend with a key that must not notice it, and
+//! the state afterwards.
 
 use std::fmt;
 use std::io;
@@ -14,11 +15,12 @@ use crate::support::world::World;
 
 /// What a client with a key waits at most.
 pub const SECOND: Duration = Duration::from_secs(1);
-/// For a hub to forget an attack: a connection that ended without a word is noticed after a minute, and a connection to
-/// the workers that nobody needs is closed after another one.
+/// How long a hub takes to forget an attack: it notices a connection that ended silently after a
+/// minute, and closes an unused connection to its workers after another one.
 const OBLIVION: Duration = Duration::from_secs(180);
-/// The memory of a hub that nobody attacks any more. The allowance is for the unoptimised dynamic program, whose threads
-/// have large stacks and whose allocator (glibc's, with an arena for each worker) keeps what was freed: 66 MB were seen.
+/// The memory of a hub after an attack. The allowance is for the unoptimised dynamic program, whose
+/// threads have large stacks and whose allocator (glibc's, with an arena for each worker) keeps
+/// freed memory: 66 MB were measured.
 fn most_kb() -> u64 {
     if std::env::var_os("MESYNC_TEST_BINARY").is_some() {
         20 * 1024
@@ -66,7 +68,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// The attack stands: keep it up until the friend has had enough answers.
+    /// The attack is running: continue until the friend has had enough responses.
     pub fn hold(&self) {
         self.in_place.store(true, SeqCst);
         while !self.is_over() {
@@ -83,12 +85,12 @@ impl Stage {
     }
 }
 
-/// The pace of somebody who repeats something; nothing depends on how long it is.
+/// The interval of a repeated action; nothing depends on its length.
 pub fn pause(ms: u64) {
     let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(ms));
 }
 
-/// Nothing comes any more: the hub has closed, after its answer or by a reset.
+/// The connection has ended: the hub closed it after its response, or by a reset.
 pub fn is_closed(conn: &mut Conn) -> bool {
     conn.buffer.is_empty()
         && match conn.more(Instant::now() + http::PATIENCE) {
@@ -177,8 +179,9 @@ impl Arena {
         }
     }
 
-    /// Waits until the hub has little memory and no connection. `exactly`: and no more of anything than at the start.
-    /// Before, it may have more connections to its workers, which it closes when nobody has needed them for a minute.
+    /// Waits until the hub has little memory and no connection. `exactly`: and no more of anything
+    /// than at the start. Before that, it may have more connections to its workers, which it closes
+    /// after a minute without use.
     fn settle(&self, after: &str, exactly: bool) {
         let (begun, mut before) = (Instant::now(), None);
         loop {
@@ -242,7 +245,7 @@ impl Arena {
         );
     }
 
-    /// Asks until the attack stands, and then some more.
+    /// Makes requests until the attack runs, and some more after that.
     fn befriend(&self, stage: &Stage) -> Result<Friend, String> {
         let place = self.place("friend");
         let result = std::thread::scope(|scope| {
@@ -273,7 +276,7 @@ impl Arena {
         result
     }
 
-    /// Fills a page of `greedy`: 4 MB that the hub has to hold while nobody reads them.
+    /// Fills a page of `greedy`: 4 MB that the hub must keep while no client reads them.
     pub fn fill_queue(&self, messages: usize) {
         let place = self.place("friend");
         std::thread::scope(|scope| {
@@ -295,7 +298,7 @@ impl Arena {
         });
     }
 
-    /// Nobody is connected but who asks, and no event stream is open.
+    /// Only the asking connection is open, and no event stream.
     fn is_left_alone(&self) -> bool {
         let mut conn = Conn::new(Place::here(self.world.port).connect(0).unwrap());
         let Ok(got) = conn.ask(
@@ -387,9 +390,10 @@ impl Friend {
         self.timely("POST on a new connection", |friend| friend.on_new(&second))
     }
 
-    /// Each answer has a second, in which the friend may ask several times: a hub that sheds load may turn one away. One
-    /// that comes late is asked for once more, since on a machine with other work the disk or the scheduler may hold up a
-    /// single one; but a hub that is beaten down fails twice in a row.
+    /// Each response must arrive within a second, in which the friend may send several requests: a
+    /// hub that sheds load may refuse one. A late response is requested once more, because on a
+    /// busy machine the disk or the scheduler may delay a single one; an overloaded hub fails twice
+    /// in a row.
     fn timely(
         &mut self,
         what: &str,

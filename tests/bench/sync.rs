@@ -1,6 +1,7 @@
 //! How fast directories are kept in sync: `cargo test --release --test bench sync:: -- --ignored --nocapture`.
 //!
-//! Not a test of anything: it prints figures. What is durable waits for the disk, so each stands beside what a sync costs there.
+//! Not a test: it prints figures. Durable operations wait for the disk, so each is printed beside
+//! the cost of a sync there.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::support::tree::{Synced, settled};
 const CHANGES: usize = 30;
 const SMALL: usize = 5000;
 const RENAMED: usize = 1000;
-/// Longer than a debounce: what comes after it is a first change.
+/// Longer than a debounce: the next change counts as isolated.
 const PAUSE: Duration = Duration::from_millis(300);
 
 fn pause(time: Duration) {

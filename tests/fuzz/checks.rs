@@ -43,7 +43,7 @@ pub fn head(bytes: &[u8]) {
         ),
         early => assert_eq!(early, found, "more bytes change what was decided"),
     }
-    // nobody calls it with less than a head, but nothing may happen if somebody does
+    // it is never called with less than a head, but must not panic if it is
     let _ = guard::parse(bytes);
     let Ok(Some(n)) = found else { return };
     assert!(n <= MAX_HEAD && !bytes[..n].contains(&0));
@@ -314,8 +314,8 @@ fn lines(bytes: &[u8], step: usize) -> Vec<String> {
     }
 }
 
-/// A message, from a file or from a hub that may be hostile: what is taken keeps to the rules, and stays the same when it
-/// travels on.
+/// A message, from a file or from a hub that may be hostile: an accepted one obeys the rules, and stays the same when it
+/// is sent on.
 pub fn message(bytes: &[u8]) {
     if let Ok(page) = serde_json::from_slice::<PullAnswer>(bytes) {
         page.messages
@@ -329,7 +329,7 @@ fn one_message(text: &[u8]) {
     let message = match Message::parse(text) {
         Ok(message) => message,
         Err(NotAMessage::Syntax(why) | NotAMessage::Content(why)) => {
-            // what is quoted in it is shortened and escaped
+            // a quoted text is shortened and escaped
             assert!(
                 !why.is_empty() && why.len() < 1000 && !why.contains(char::is_control),
                 "{why:?}"
@@ -485,7 +485,7 @@ pub fn form(bytes: &[u8]) {
             "{boundary}"
         );
     }
-    // whatever is in a part comes out of it, unless it ends the part
+    // the content of a part is returned unchanged, unless it ends the part
     if bytes.windows(6).any(|w| w == b"\r\n--XY") {
         return;
     }
@@ -544,8 +544,8 @@ fn read_form(bytes: &[u8], step: usize) -> Result<Vec<(multipart::Part, Vec<u8>)
     Ok(parts.0)
 }
 
-/// What comes with files: lines and bytes of a batch, ranges, times, content types, names in headers. A range is within its
-/// file, and what goes into a header can stand there.
+/// Data about files: lines and bytes of a batch, ranges, times, content types, names in headers. A range is within its
+/// file, and a value for a header is valid in one.
 pub fn files(bytes: &[u8]) {
     let mut lines = Lines::new(bytes);
     let mut taken = 0;
@@ -772,7 +772,7 @@ pub fn token(bytes: &[u8]) {
     refused(&format!("{token}{}", &token[at..]));
 }
 
-/// Names of files and times in text: each thing has one spelling, so that what was read is what is found again.
+/// Names of files and times as text: each has one spelling, so that a name that was read is found again.
 pub fn names(bytes: &[u8]) {
     let _ = messages::is_hidden(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else {

@@ -1,6 +1,7 @@
-//! What stands in contrib runs: the demo and the example hooks, under the system's sh and under BusyBox with nothing else.
+//! The files in contrib run: the demo and the example hooks, under the system's sh and under
+//! BusyBox with nothing else.
 //!
-//! Where BusyBox or jq is missing, the part that needs it says so and is left out.
+//! Where BusyBox or jq is missing, the part that needs it is skipped with a message.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What a person asks of a synced directory, adopt and approve, and what is said about it.
+//! Requests of a user for a synced directory, adopt and approve, and the reports about it.
 
 use std::fs;
 

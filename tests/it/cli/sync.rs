@@ -1,6 +1,7 @@
-//! Directories that are kept in sync, as a person and a script meet them: status, approve, adopt, conflicts, sync, hooks.
+//! Synced directories, as a user and a script meet them: status, approve, adopt, conflicts, sync,
+//! hooks.
 //!
-//! What happens to files is for other tests; here is what is said about it, and the exit statuses.
+//! Other tests check the files; these check the output and the exit statuses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -237,7 +238,7 @@ fn conflicts_are_kept_listed_and_told_to_the_hook_and_no_failure() {
         74,
         "no such file",
     );
-    // what is special is shown, and is no failure
+    // special files are reported, and are no failure
     rustix::fs::mknodat(
         rustix::fs::CWD,
         dir.join("pipe"),

@@ -369,7 +369,7 @@ fn versions_are_listed_and_come_back() {
         1,
         "there is no such version",
     );
-    // an older version is uploaded again because somebody wants it so
+    // an older version is uploaded again because a user wants it
     version("two");
     version("one");
     assert_eq!(content(), "one");

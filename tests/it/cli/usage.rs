@@ -122,7 +122,7 @@ fn mistakes_are_usage_errors_that_say_where_to_read() {
     m.run(["serve", "--listen", "x"])
         .check(2, "bad value for --listen: must be an address and a port");
     m.run(["help", "lsit"]).check(2, "did you mean \"list\"");
-    // only the usage goes to a terminal: what a script reads is empty
+    // only the usage is written to the terminal: the output for a script is empty
     assert_eq!(m.run(["lsit"]).out, "");
     m.run([
         OsString::from("show"),

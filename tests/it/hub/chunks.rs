@@ -1,4 +1,5 @@
-//! Files as chunks, batches and lists of changes: what only programs of ours send. The real binary, over HTTP.
+//! Chunks, batches and lists of changes: the requests that only mesync's own programs send. The
+//! real binary, over HTTP.
 
 use crate::support::files::{Hub, commit, noise};
 use crate::support::world::Random;
@@ -262,7 +263,7 @@ fn a_commit_that_cannot_be_is_refused() {
         .is(400, "1 to");
     hub.ask("POST", "/api/chunks/missing", "", "{\"chunks\":[\"x\"]}")
         .is(400, "SHA-256");
-    // what is wrong is not quoted to its end
+    // an invalid value is not quoted to its end
     for (method, target) in [
         ("POST", "/api/chunks/missing"),
         ("PUT", COMMIT),

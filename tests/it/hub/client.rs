@@ -88,7 +88,7 @@ fn when(condition: Condition) -> Change {
 
 fn nobody(_: u64) {}
 
-/// What stands there, after a 412.
+/// The current record, after a 412.
 fn current(failure: mesync::internals::client::Failure) -> Option<u64> {
     match (failure.status, failure.told) {
         (412, Told::Current(record)) => record.map(|r| r.rev),

@@ -25,7 +25,7 @@ fn rounds() -> u64 {
     }
 }
 
-/// The hash of what stands under a name; `None`: nothing.
+/// The hash of the file under a name; `None`: there is none.
 type Content = Option<String>;
 
 /// What a writer knows of one of its names.
@@ -33,7 +33,7 @@ type Content = Option<String>;
 struct Known {
     id: Option<String>,
     acknowledged: Content,
-    /// Sent, and nobody knows whether it was carried out.
+    /// Sent, and it is unknown whether it was carried out.
     open: Option<Content>,
 }
 

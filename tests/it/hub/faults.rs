@@ -1,6 +1,6 @@
-//! Each call of the hub that can fail is made to fail, one number after the other: what was answered with 2xx is there after
-//! a restart, the directory is whole, and the same requests again succeed. The hub goes on, or ends with the status of an
-//! I/O error.
+//! Each call of the hub that can fail is made to fail, one after another: changes that were
+//! confirmed with 2xx exist after a restart, the directory is intact, and the same requests succeed
+//! when repeated. The hub continues, or ends with the status of an I/O error.
 //!
 //! strace counts the calls of each thread by itself, so several may fail in one round. FAULTS=all leaves no number out.
 

@@ -93,7 +93,7 @@ fn the_same_key_again_does_nothing_again() {
         (&asked["made"][0]["rev"], &asked["current"][0]["rev"]),
         (&json!(first.rev()), &json!(first.rev() + 1))
     );
-    // of somebody else it is another key
+    // for another caller it is another key
     hub.ask(
         "GET",
         &format!("/api/idempotency/{}", key(1)),

@@ -281,7 +281,7 @@ fn no_secret_is_on_the_wire_in_an_argument_or_in_the_environment() {
     assert_eq!(asked["key"], key.trim());
     let wire = recorded.lock().unwrap().clone();
     let has = |bytes: &[u8], what: &str| bytes.windows(what.len()).any(|w| w == what.as_bytes());
-    // the refusals before it joined are plain, so this finds what is there
+    // the refusals before it joined are plain, so this finds such text if there is any
     assert!(has(&wire, "HTTP/1.1 401"));
     let number = asked["number"].as_str().unwrap();
     for secret in [

@@ -45,7 +45,7 @@ fn open(world: &World, head: &str, body: &[u8]) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// One request with a whole body, whatever comes of it.
+/// One request with a whole body, whatever the result.
 fn whole(world: &World, head: &str, body: &[u8]) {
     if let Some(mut stream) = open(world, head, body) {
         stream

@@ -176,7 +176,7 @@ fn varies(text: &str) -> Option<Varies> {
     }
 }
 
-/// What stands here for what the page has.
+/// The values that replace the placeholders of the page.
 #[derive(Default)]
 struct Learned(BTreeMap<String, String>);
 

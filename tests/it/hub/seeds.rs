@@ -46,7 +46,7 @@ fn every_seed_passes_its_check_whole_and_cut_off() {
         );
         for path in seeds {
             let bytes = fs::read(&path).unwrap();
-            // a few inputs for nothing: what is cut off is what a fuzzer tries first
+            // a few additional inputs: truncated ones are what a fuzzer tries first
             let cuts = (0..=8).map(|eighths| bytes.len() * eighths / 8);
             if catch_unwind(|| cuts.for_each(|n| check(&bytes[..n]))).is_err() {
                 failed.push(path);

@@ -1,4 +1,5 @@
-//! The hub as a whole over real HTTP: who comes in, what is answered, how it starts and stops. Not what becomes of messages.
+//! The hub over real HTTP: access, responses, start and stop. Other tests check the delivery of
+//! messages.
 
 use std::io::Read;
 use std::time::Duration;
@@ -36,7 +37,7 @@ impl Bench {
         }
     }
 
-    /// Status, and the body as far as it comes at once.
+    /// The status, and the part of the body that arrives at once.
     fn call(
         &self,
         method: &str,

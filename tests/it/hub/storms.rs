@@ -17,7 +17,7 @@ fn is_thorough() -> bool {
 /// A change that was made: its path, the revision that it depended on (0: none), its own, and what was written.
 type Win = (String, u64, u64, String);
 
-/// Writes to random paths, each time on condition that what it knows still stands there.
+/// Writes to random paths, each time on condition that the version it knows is current.
 fn compete(hub: &Hub, paths: u64, writes: usize, client: usize, mut random: Random) -> Vec<Win> {
     let (mut known, mut wins, mut line) =
         (BTreeMap::<String, u64>::new(), Vec::new(), hub.connect());
@@ -68,7 +68,7 @@ fn of_many_who_know_the_same_revision_one_wins() {
         revs.len(),
         wins.len()
     );
-    // each revision was replaced by one other at most, and each chain leads to what stands there
+    // each revision was replaced by at most one other, and each chain leads to the current version
     let mut next: BTreeMap<(String, u64), (u64, String)> = BTreeMap::new();
     for (path, base, rev, text) in wins.iter().cloned() {
         assert!(rev > base);
@@ -153,7 +153,7 @@ fn hear(hub: &Hub, last: u64, mut hang_ups: u64, mut random: Random) {
             );
         }
     }
-    // who has heard all knows all
+    // a client that has received all events knows all files
     let rows: BTreeMap<String, Value> = hub
         .changes(1000)
         .into_iter()

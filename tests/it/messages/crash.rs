@@ -1,6 +1,6 @@
-//! Nothing is lost and nothing comes twice, whatever is killed and when: real processes, real files, `kill -9`.
+//! No message is lost or delivered twice, whatever is killed and when: real processes, real files, `kill -9`.
 //!
-//! Power cuts need a model of the disk; kills need only the order of the system calls, which is what is tried here.
+//! Power losses need a model of the disk; kills only need the order of the system calls, which is tested here.
 
 use crate::support::inject;
 use std::cell::{Cell, RefCell};
@@ -39,7 +39,7 @@ fn ten_thousand_messages_survive_fifty_kills() {
         world.machine("gamma"),
     );
 
-    // the hub learns who is there, then everything but the sender's disk is off
+    // the hub learns of all machines, then everything except the sender's disk is stopped
     world.start_hub();
     beta.ok(&["start", "--once"]);
     gamma.ok(&["start", "--once"]);
@@ -191,7 +191,7 @@ fn in_order(machine: &Machine) {
     }
 }
 
-/// The calls that change what is on the disk, what the hub knows, or what runs.
+/// The calls that change the disk, the hub's knowledge, or the running processes.
 const CALLS: [&str; 17] = [
     "fsync",
     "fdatasync",

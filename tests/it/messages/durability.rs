@@ -73,7 +73,7 @@ fn traced_with(machine: &Machine, status: i32, args: &[&str], stdin: Stdio) -> O
     )
 }
 
-/// Each of `wants` happens, in this order; `*` stands for anything.
+/// Each of `wants` happens, in this order; `*` matches anything.
 #[track_caller]
 fn in_order(trace: &[String], wants: &[&str]) {
     let fits = |line: &str, want: &str| {

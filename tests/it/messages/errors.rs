@@ -1,6 +1,7 @@
-//! Every call of the message half that touches the disk fails, one at a time: nothing is lost, nothing comes twice.
+//! Every call of the message half that touches the disk fails, one at a time: no message is lost or
+//! delivered twice.
 //!
-//! `crash` kills at each call; here the call returns an error and the process goes on.
+//! `crash` kills at each call; here the call returns an error and the process continues.
 
 use std::cell::{Cell, RefCell};
 
@@ -44,7 +45,8 @@ fn a_send_whose_calls_fail_leaves_a_whole_message_or_says_that_there_is_none() {
                     assert_eq!(new, 1, "{fault}: {}", fault.struck())
                 }
                 Some(0) => assert_eq!(new, 1, "{fault}"),
-                // it says that it may be sent all the same when only the last sync has failed
+                // after a failure of the last sync alone, it reports that the message may be sent
+                // nevertheless
                 status => assert!(
                     new == 0 || status.is_some_and(|s| s != 0),
                     "{fault}: {out:?}"

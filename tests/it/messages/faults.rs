@@ -1,4 +1,5 @@
-//! What goes wrong around the program: keys, ports, disks, hubs of another kind. A clear line, the right status, nothing lost.
+//! Failures around the program: keys, ports, disks, other kinds of hubs. A clear line, the right
+//! status, nothing lost.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -127,7 +128,7 @@ fn keys_let_in_bind_to_their_host_and_are_taken_back_at_once() {
     };
     let (alphas, betas) = (key("alpha"), key("beta"));
     alpha.ok(&["send", "x", "--payload", "1"]);
-    // the hub has keys now: nobody gets in without one, the hub's own user excepted
+    // the hub has keys now: it refuses every caller without one, except its own user
     check(
         &alpha.run(&["start", "--once"]),
         77,
@@ -340,7 +341,7 @@ fn a_hub_that_hangs_is_given_up_and_found_again() {
 fn hub_and_client_in_one_process() {
     let mut world = World::new();
     world.serve.push("--start".into());
-    // nobody says which hub: it is the one in the same process
+    // no hub is named: it is the one in the same process
     world
         .hub_env
         .push(("MESYNC_SERVER_URL".into(), String::new()));

@@ -358,7 +358,7 @@ fn hooks_that_answer_each_other_are_stopped_with_a_word() {
         "{}",
         machines[1].log()
     );
-    // bounded, whatever stands there
+    // bounded, whatever the content
     let send = |hops: &str| {
         let out = machines[0]
             .command(&["send", "quiet", "--target", "beta"])

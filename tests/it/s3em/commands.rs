@@ -1,4 +1,5 @@
-//! Our commands against the server of the published `s3ec`, which knows less than a hub of ours.
+//! mesync's commands against the server of the published `s3ec`, which knows less than a mesync
+//! hub.
 
 use crate::support::program;
 use std::io::{BufRead, BufReader};
@@ -312,7 +313,7 @@ fn all_pages_are_listed_though_nobody_counts_them() {
             && table.starts_with("      SIZE  MODIFIED"),
         "{table}"
     );
-    // the oldest stands on the last page
+    // the oldest is on the last page
     assert!(user.ok(&["info", "even/f000"]).contains("even/f000"));
     user.run(&["info", "even/f001"])
         .check(1, "there is no file \"even/f001\" on hub");

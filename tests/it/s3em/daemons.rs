@@ -85,7 +85,7 @@ fn daemons_follow_each_other() {
         "once a start"
     );
 
-    // whatever was done, it comes to rest
+    // after any change, it becomes quiet again
     let (mut before, mut since) = (server.listings(), Instant::now());
     wait_for("nobody lists any more", &[&one, &two], || {
         if server.listings() != before {

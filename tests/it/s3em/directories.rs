@@ -191,7 +191,7 @@ fn every_page_is_read_and_what_a_page_has_missed_is_asked_for() {
     }
     one.sync();
     assert_eq!((one.tree(), one.tree().len()), (stored(&server), 500));
-    // all that comes after it moves up by one, so the second page lacks one
+    // all later records move up by one, so the second page lacks one
     server.remove_during_listing("d2/f499");
     server.put("", "another", b"x", &json!({}));
     let said = one.sync();
@@ -302,7 +302,7 @@ fn what_cannot_be_kept_there_is_named_and_the_rest_goes_on() {
     server.remove("another");
     server.remove("nothing-in-it");
     one.pass(&[]);
-    // what comes to be too long is not deleted there for that
+    // a name that becomes too long is not deleted there because of that
     one.put("fine", vec![8; 3_000_000]);
     one.pass(&[]);
     two.sync();

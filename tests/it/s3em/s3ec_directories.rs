@@ -1,6 +1,7 @@
-//! Our daemon beside the one of the published `s3ec` 0.2.3, each with a directory, on a hub of ours.
+//! mesync's daemon beside that of the published `s3ec` 0.2.3, each with a directory, on a mesync
+//! hub.
 //!
-//! What `s3ec` does not do, it does not do here either: it takes no edit of a file that it has.
+//! Limits of `s3ec` apply here too: it receives no edit of a file that it has.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::support::s3ec::{self, Theirs, latest, listing, streams, world};
 use crate::support::world::{Machine, World, wait_for};
 
-/// One of ours, with a directory.
+/// A mesync client with a directory.
 struct Ours {
     machine: Machine,
     dir: PathBuf,
@@ -85,7 +86,7 @@ fn visible(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// A file that comes into the directory whole: s3ec would send the half of one that is still written.
+/// Creates a file atomically: s3ec would send half of a file that is still being written.
 fn put(home: &Path, work: &Path, name: &str, content: &str) {
     let beside = home.join("beside");
     fs::write(&beside, content).unwrap();

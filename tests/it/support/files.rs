@@ -163,7 +163,7 @@ impl Line {
         body: &[u8],
     ) -> io::Result<Answer> {
         self.0.send(head(method, target, lines, body.len()))?;
-        // refused before it was read: the answer is there all the same
+        // refused before it was read: the response arrives nevertheless
         let _ = self.0.send(body);
         let until = Instant::now() + PATIENCE;
         let got = self.0.head(until)?;

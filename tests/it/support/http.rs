@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// For answers whose speed is not what is tested.
+/// For responses whose speed is not tested.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Conn {

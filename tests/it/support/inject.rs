@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Calls that change what is on the disk, or open it.
+/// Calls that change the disk, or open a file.
 pub const CALLS: &[&str] = &[
     "fsync",
     "fdatasync",

@@ -27,7 +27,7 @@ impl Proxy {
             })
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // what is held back shall wait with the sender, not in between; accepted connections inherit it
+        // delayed bytes must wait at the sender, not in between; accepted connections inherit this
         rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 * 1024).unwrap();
         let proxy = Proxy {
             port: listener.local_addr().unwrap().port(),

@@ -20,7 +20,7 @@ fn ip(args: &[&str]) -> bool {
         .is_ok_and(|s| s.success())
 }
 
-/// Fails under CI, where everything must be tested; elsewhere says loudly what is left out.
+/// Fails under CI, where everything must be tested; elsewhere prints what was skipped.
 pub fn left_out(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what}");
     println!("SKIPPED: {what}");
@@ -76,7 +76,7 @@ impl Net {
         format!("{}-{place}", self.name)
     }
 
-    /// Cuts a cable: what is sent is lost, and nobody is told.
+    /// Cuts a cable: packets are lost, and neither end is notified.
     pub fn cut(&self, place: &str) {
         assert!(ip(&["-n", &self.space(place), "link", "set", "v", "down"]));
     }
@@ -113,7 +113,7 @@ impl Drop for Net {
     }
 }
 
-/// Where somebody sits, and how the hub is reached from there.
+/// The place of a caller, and the hub's address from there.
 #[derive(Debug, Clone)]
 pub struct Place {
     space: Option<String>,
@@ -155,7 +155,7 @@ impl Place {
         self.connect_small(n, None)
     }
 
-    /// With so small a buffer that the hub notices soon when nobody reads.
+    /// The buffer is so small that the hub soon notices a client that does not read.
     pub fn connect_small(&self, n: usize, buffer: Option<usize>) -> std::io::Result<TcpStream> {
         let socket = rustix::net::socket_with(
             AddressFamily::INET,

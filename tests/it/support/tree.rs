@@ -147,7 +147,8 @@ impl Synced {
         fs::set_permissions(self.at(path), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// What is there; our own directory and what is not whole yet left out. `None`: it did not hold still.
+    /// The content of the tree, without mesync's own directory and unfinished files. `None`: it was
+    /// changing.
     pub fn tree(&self) -> Option<Tree> {
         let mut all = Tree::new();
         list(&self.dir, Path::new(""), &mut all).ok()?;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections: one of those could have it when
-/// the hub starts again, and who asks whether somebody listens there could be connected to itself. It is taken until this
-/// process ends, also while no hub runs: the tests of another one leave it alone.
+/// A free port, below those that the system gives to outgoing connections: one of those could have
+/// it when the hub starts again, and a connection attempt to an unused port could be connected to
+/// itself. It is reserved until this process ends, also while no hub runs, so that no other test
+/// takes it.
 fn free_port() -> u16 {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener};
@@ -113,7 +114,7 @@ impl World {
         self.dir.path().join("hub-data")
     }
 
-    /// `mesync ARGS` as the user who runs the hub.
+    /// `mesync ARGS` as the user that runs the hub.
     pub fn hub_command(&self) -> Command {
         let mut command = command(self.dir.path());
         command
@@ -126,7 +127,8 @@ impl World {
         command
     }
 
-    /// Starts the hub; returns when it listens, which it says itself: who answers at its port may be another one.
+    /// Starts the hub; returns once it reports that it listens, because another program may respond
+    /// at its port.
     #[track_caller]
     pub fn start_hub(&mut self) {
         let path = self.dir.path().join("hub.log");

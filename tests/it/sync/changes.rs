@@ -8,7 +8,7 @@ use crate::support::files::{Hub, noise};
 use crate::support::tree::{Synced, Tree, difference, records, rev, settled};
 use crate::support::world::wait_for;
 
-/// Two machines, and how a change of one comes to the other.
+/// Two machines, and the path of a change from one to the other.
 pub(super) struct Pair {
     pub(super) hub: Hub,
     pub(super) alpha: Synced,
@@ -387,7 +387,7 @@ fn what_happened_while_a_daemon_was_off_travels_when_it_starts() {
             .count();
         assert_eq!(copies, 2, "{:?}", s.names());
     }
-    // nothing comes back
+    // nothing is sent back
     pair.stop();
     pair.start();
     assert!(
@@ -442,7 +442,7 @@ fn three_machines_end_with_the_same_whoever_was_off() {
         wait_for("the other has it", &hub.world, || {
             other.text("shared") == format!("while {off} was off")
         });
-        // known to nobody else when it comes back
+        // known to no other machine when it is restored
         all[off].put(format!("of/{off}"), "edited meanwhile");
         all[off].start();
         let edited = |s: &Synced| s.contents("of/").contains(&"edited meanwhile".to_string());

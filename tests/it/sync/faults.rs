@@ -147,7 +147,7 @@ impl Pair {
     }
 }
 
-/// Names of ours that are not whole yet.
+/// Names of mesync's unfinished files.
 fn temporaries(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {

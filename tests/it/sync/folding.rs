@@ -250,7 +250,7 @@ fn two_names_that_are_one_there(daemons: bool) {
         alpha.text(other(file)),
         if file == "twin" { "UPPER" } else { "lower" }
     );
-    // the one that is there is removed: the other one takes its place, and nothing else goes
+    // the existing one is removed: the other one takes its place, and nothing else is removed
     beta.remove(file);
     beta.remove(dir);
     fs::remove_dir(beta.at(Path::new(dir).parent().unwrap())).unwrap();
@@ -488,7 +488,7 @@ fn a_disk_that_lists_all_names_in_lower_case_refuses_the_others_and_gets_nothing
         )
     );
     assert_eq!(pair.refused().into_keys().collect::<Vec<_>>(), live);
-    // and what is made there travels under the name that is listed
+    // and new files in it are synced under the listed name
     beta.put("New", "made there");
     pair.wait("it arrives", || alpha.text("new") == "made there");
 }

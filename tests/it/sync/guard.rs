@@ -1,5 +1,5 @@
-//! What goes wrong with one directory does not go wrong with the others: emptied by mistake, not readable, replaced, unmounted,
-//! full. Nothing is deleted elsewhere beyond the guard, and `status` names what is wrong.
+//! A problem of one directory does not affect the others: emptied by mistake, unreadable, replaced,
+//! unmounted, full. Nothing is deleted elsewhere beyond the guard, and `status` names the problem.
 
 use std::fs;
 use std::path::Path;
@@ -43,7 +43,8 @@ impl Pair {
         wait_for(what, &self.hub.world, || is_true(self));
     }
 
-    /// A change of beta comes to the hub, and nothing that alpha would do about what is gone there has been done by then.
+    /// A change of beta arrives on the hub; until then alpha has done nothing about its missing
+    /// files.
     #[track_caller]
     fn nothing_is_deleted(&self, files: usize) {
         let probe = format!("probe{}", self.beta.names().len());
@@ -81,7 +82,7 @@ impl Synced {
     }
 }
 
-/// Deletes what is in a directory, but for what is ours.
+/// Deletes the content of a directory, except mesync's own files.
 fn empty(dir: &Path) {
     for entry in fs::read_dir(dir)
         .unwrap()
@@ -186,7 +187,7 @@ fn many_deletes_while_off_are_held_by_a_pass_too() {
         pair.alpha.told(&[])
     );
     pair.nothing_is_deleted(FILES);
-    // what was listed is approved, what is deleted after is not
+    // the listed deletes are approved, later ones are not
     pair.alpha.approve();
     for n in 15..FILES {
         pair.alpha.remove(format!("d{}/f{n:02}", n % 4));
@@ -210,7 +211,7 @@ fn a_few_files_may_go_but_not_all() {
     assert_eq!(pair.beta.files(), 2);
 }
 
-/// Who may not read everything. `false`: this test needs root to become somebody else.
+/// A user that may not read everything. `false`: this test needs root to run as another user.
 fn as_nobody(machine: &mut Synced, world: &world::World) -> bool {
     use std::os::unix::fs::{PermissionsExt, chown};
     if !rustix::process::getuid().is_root() {
@@ -273,7 +274,7 @@ fn what_cannot_be_read_is_not_gone() {
         said.0 != 0 && said.1.to_string().contains("closed/deep"),
         "{said:?}"
     );
-    // a file below that others change waits, and comes when it can be read again
+    // a file below it that others change waits, and is applied when the directory can be read again
     beta.put("closed/deep/f0", "changed");
     alpha.start();
     fs::write(alpha.at("open"), "again").unwrap();

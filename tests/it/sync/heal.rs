@@ -186,7 +186,7 @@ fn a_check_names_what_no_machine_has_and_asks_for_it() {
         "{said}"
     );
     hub.world.start_hub();
-    // whoever has the bytes gives them under any name
+    // any machine that has the bytes sends them, under any name
     alpha.put("found again", noise(2, 50_000));
     alpha.pass();
     assert_eq!(check(&mut hub, &["--repair"]).0, Some(0));

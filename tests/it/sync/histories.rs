@@ -1,5 +1,5 @@
-//! A hub whose past comes back: its data directory is put back to a copy, or a backup is restored. What machines agreed on
-//! since then is not undone, and what others have changed meanwhile is not lost.
+//! A hub that is set back: its data directory is replaced by an older copy, or a backup is restored. Changes that machines
+//! agreed on since then are not undone, and changes that others made meanwhile are not lost.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -168,7 +168,7 @@ fn what_was_agreed_on_after_a_snapshot_of_the_hub_outlives_the_way_back_to_it() 
         rig.settle();
         rig.as_agreed();
         assert_eq!(rig.alpha.contents("q").len(), others);
-        // and it goes on
+        // and it continues
         rig.beta.put("kept", "the last word");
         rig.settle();
         assert_eq!(rig.alpha.text("kept"), "the last word");
@@ -398,7 +398,7 @@ fn a_hub_with_another_address_is_the_same_hub() {
     for daemons in [true, false] {
         let mut rig = Rig::new(daemons);
         move_hub(&mut rig, |port| format!("http://localhost:{port}"));
-        // while nobody looks
+        // while no client runs
         rig.alpha.remove("deleted");
         rig.alpha.put("edited", "by alpha");
         rig.beta.put("kept", "by beta");

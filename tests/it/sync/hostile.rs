@@ -71,7 +71,7 @@ impl Evil {
         *self.rows.lock().unwrap() = rows;
     }
 
-    /// From now on this name is deleted, and goes on under another one, or so it says.
+    /// From now on this name is deleted and has another name, according to this hub.
     fn renames(&self, name: &str, to: (&str, &str), rev: u64) {
         self.deletes(name, rev);
         let mut rows = self.rows.lock().unwrap();
@@ -304,8 +304,8 @@ fn names_that_lead_elsewhere_and_bytes_that_lie_change_nothing() {
     for name in ["other-bytes", "too-long", "medium-lie"] {
         assert!(said.contains(name), "{name} is not named in {said}");
     }
-    // one that breaks off looks like a line that does, one that is too large for the disk like a full one, and all wait for a
-    // moment: nothing else comes of it
+    // a download that breaks off looks like a broken connection, one that is too large for the disk like a full disk, and
+    // both pause all downloads for a moment: there is no other effect
     rows.push(lie(
         "cut-off",
         304,

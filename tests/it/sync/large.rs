@@ -68,7 +68,7 @@ fn a_file_that_grows_is_right_in_the_end_and_never_half_a_line() {
             "{text}"
         );
         seen = seen.max(text.lines().count());
-        // somebody else's changes go on meanwhile
+        // changes of other machines continue meanwhile
         b.put(format!("n{n}"), "x");
         wait_for("a change of the other arrives", &hub.world, || {
             a.has(format!("n{n}"))

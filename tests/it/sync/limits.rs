@@ -59,7 +59,7 @@ impl Synced {
     }
 }
 
-/// With a limit: what is said in the log and by `status`, and that everything comes and goes nevertheless.
+/// With a limit: the log and `status` report it, and everything is synced nevertheless.
 fn with_a_limit(name: &str, value: usize, sysctl: &str) {
     if !may_limit() {
         return;
@@ -101,7 +101,7 @@ fn with_a_limit(name: &str, value: usize, sysctl: &str) {
         "{json}"
     );
 
-    // of the last directories, which nobody watches; what comes is told by the hub
+    // in the last directories, which are not watched; the hub reports changes of others
     let began = Instant::now();
     for n in 0..DIRS {
         alpha.put(format!("d{n:02}/deep/f"), "edited");
@@ -217,7 +217,7 @@ fn a_long_upload_delays_no_message_and_no_other_file() {
         beta.text("small") == "from alpha" && alpha.text("other") == "from beta"
     });
     on_its_way("small files");
-    // and nobody waits for it at the end
+    // and no thread waits for it at the end
     alpha.machine.stop();
 }
 

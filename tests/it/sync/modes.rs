@@ -1,5 +1,5 @@
-//! Modes of directories: they travel as those of files do, a private directory is private at every moment, and one that its
-//! owner may not write to takes what comes.
+//! Modes of directories: they are synced like those of files, a private directory is private at every moment, and one that
+//! its owner may not write to receives changes.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};

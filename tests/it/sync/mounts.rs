@@ -1,5 +1,6 @@
-//! Mounts within a synced directory, and links to it: what is hidden by a mount is not gone, what is mounted does not travel, and
-//! another directory behind the same link is not taken for the one that was synced. And what a small disk has room for.
+//! Mounts within a synced directory, and links to it: files hidden by a mount are not gone, mounted
+//! files are not synced, and another directory behind the same link is not taken for the one that
+//! was synced. And changes on a nearly full disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -346,7 +347,7 @@ fn a_sparse_file_needs_room_for_what_is_filled() {
     alpha.pass();
     beta.pass();
     check(&beta.at("renamed.img"));
-    // edited: the rest comes from the old one
+    // edited: the rest is taken from the old one
     image.write_all_at(b"edited", 20 << 20).unwrap();
     alpha.pass();
     let said = beta.pass();

@@ -1,5 +1,5 @@
-//! Files that are moved from one synced directory of a machine to another one are no deletes for the guard, on this machine and on
-//! those that hear of it; what is only gone is held.
+//! Files that are moved between two synced directories of a machine do not count as deletes for the
+//! guard, on this machine and on the others; files that are only deleted are held.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
-//! Power cuts: the filesystem is shut down under the processes, so that what is not in its journal or on its disk is gone.
+//! Power losses: the filesystem is shut down under the processes, so that data outside its journal
+//! and disk are lost.
 //!
-//! Sender, hub and receiver each have a disk of their own, and any of them is cut at random; of a synced directory, the disk of
-//! the machine that sends and receives at that moment. It needs root, loop devices, mkfs.ext4 and xfs_io; elsewhere it says
-//! that it was skipped.
+//! Sender, hub and receiver each have their own disk, and any of them is cut off at random; for a
+//! synced directory, the disk of the machine that sends and receives at that moment. Needs root,
+//! loop devices, mkfs.ext4 and xfs_io; otherwise skipped with a message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -64,9 +65,9 @@ impl Disk {
         quiet("mount", &["-o", "loop", text(&self.image), text(&self.at)])
     }
 
-    /// From here on nothing reaches the disk, and every sync fails. The machine whose disk it is stops first, as it does when
-    /// its power is cut: a sync that is under way during the cut may return success for what is not there, and nobody must
-    /// be told so.
+    /// From here on nothing reaches the disk, and every sync fails. The machine with that disk
+    /// stops first, as in a power loss: a sync that is running during the cut may return success
+    /// although the data are not on the disk, and no process may see that.
     fn cut(&self, machine: u32) {
         stop(machine);
         self.shut_down();
@@ -81,7 +82,7 @@ impl Disk {
         wait_for("the disk is free", world, || {
             quiet("umount", &[text(&self.at)])
         });
-        // also in the namespaces of those who have just ended
+        // also in the namespaces of processes that have just ended
         let used = || {
             Command::new("losetup")
                 .arg("-j")
@@ -371,7 +372,8 @@ fn a_synced_directory_survives_the_power_cut_whole() {
         alpha.machine.wrap = another_boot(world);
         alpha.start();
         settled(world, &[&alpha, &beta]);
-        // what nobody has synced may be an older one, or none, but where the hub had one it is whole
+        // a file that was not synced may be an older version, or missing, but if the hub had one it
+        // is complete
         for name in had_bytes
             .iter()
             .filter(|name| !name.contains('.') && beta.has(name))
@@ -439,7 +441,7 @@ fn what_another_boot_has_left_empty_is_no_edit() {
         (beta.text("f"), alpha.text("g"), beta.text("g")),
         ("bytes".into(), String::new(), String::new())
     );
-    // after a clean stop what is empty was emptied, in whichever boot it is seen
+    // after a clean stop, an empty file was emptied by a user, in whichever boot it is found
     alpha.stop();
     alpha.put("f", "");
     alpha.machine.wrap.clear();

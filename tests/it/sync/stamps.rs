@@ -245,7 +245,7 @@ fn a_time_that_is_set_after_the_file_was_closed_arrives_without_its_bytes() {
     assert_eq!(a.pass()["bytes_sent"], 0);
     assert_eq!(b.pass()["bytes_received"], 0);
     assert_eq!((time(&b, "f"), b.mode("f")), (1_000_000_000, 0o640));
-    // nothing comes back
+    // nothing is sent back
     for synced in [&a, &b, &a] {
         assert_eq!(synced.pass()["sent"], 0);
     }
@@ -312,7 +312,8 @@ fn times_before_1970_travel_and_those_after_2262_become_the_last_that_can() {
         let last = (i64::MAX / 1_000_000_000, i64::MAX % 1_000_000_000);
         assert_eq!(seconds(&b, time), (*own).min(last), "{time}");
     }
-    // nothing comes back, whatever can be looked at: a time of another is no reason to set the own one
+    // nothing is sent back, whatever can be read: the time of another file is no reason to set this
+    // one
     for synced in [&a, &b, &a, &b] {
         let pass = synced.pass();
         assert_eq!(

@@ -1,5 +1,5 @@
-//! A storm of edits by three writers while hub and daemons are killed: afterwards all trees are equal, and every content is
-//! still there that nobody has overwritten or deleted after seeing it.
+//! A storm of edits by three writers while hub and daemons are killed: afterwards all trees are
+//! equal, and every content still exists that no writer has overwritten or deleted after seeing it.
 //!
 //! Short by default; MESYNC_STORM_ROUNDS=30 for long. The seed is printed; SEED repeats the choices, not the timing.
 
@@ -154,7 +154,8 @@ impl Writer<'_> {
         self.all.wrote(&mark, &path);
     }
 
-    /// What it takes away is what comes out, whoever has changed it a moment before.
+    /// The removed content is what the rename returns, whichever writer has changed it a moment
+    /// before.
     fn overwrite(&mut self) {
         let Some(path) = self.victim() else { return };
         let ((mark, bytes), scratch) = (self.content(), self.scratch());

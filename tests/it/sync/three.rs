@@ -40,7 +40,8 @@ fn sources() -> Vec<PathBuf> {
     [rust.to_vec(), system.to_vec()].concat()
 }
 
-/// Copies what everybody may read: files with their modes and times, links as they are. Names so far.
+/// Copies everything that is world-readable: files with their modes and times, links as they are.
+/// Returns the names so far.
 fn copy(from: &Path, to: &Path, most: usize) -> usize {
     let Ok(entries) = fs::read_dir(from) else {
         return 0;

@@ -54,7 +54,7 @@ fn hs512(secret: &str, text: &[u8]) -> Vec<u8> {
         .to_vec()
 }
 
-/// What is no credential, though some of it comes close: (what, headers).
+/// Invalid credentials, some of them nearly valid: (description, headers).
 pub(super) fn false_ones(rig: &Rig) -> Vec<(&'static str, String)> {
     let (secret, now) = (
         rig.secret(),

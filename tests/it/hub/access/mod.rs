@@ -17,22 +17,22 @@ use credentials::{api_key, bearer, false_ones, true_ones};
 
 const MASTER: &str = "a-master-key";
 
-/// Who somebody is to the hub: the columns of the table.
+/// The role of a caller: the columns of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     /// Keys are there, and this was none of them.
     Stranger,
     /// The host `web-1`.
     Host,
-    /// Where the hub was opened to everybody.
+    /// A hub that is open to everyone.
     Anonymous,
-    /// The master key or the hub's own; in protected mode who is on this machine.
+    /// The master key or the hub's own; in protected mode, a caller on this machine.
     Admin,
-    /// In protected mode who is not, or may not be.
+    /// In protected mode, a caller that is not on this machine, or may not be.
     Outsider,
 }
 
-/// What stands for these in the table: an id that no file has, and the SHA-256 of "abc".
+/// The placeholders in the table: an id that no file has, and the SHA-256 of "abc".
 const ID: (&str, &str) = ("{id}", "00000000-0000-0000-0000-000000000009");
 const ABC: (&str, &str) = (
     "{abc}",
@@ -290,7 +290,7 @@ fn with_keys() {
     for (what, who, host, lines) in true_ones(&rig) {
         rig.check(what, who, host, &lines);
     }
-    // whoever has the master key: where a backup goes is for who is on the hub's machine
+    // callers with the master key; the target of a backup is only for callers on the hub's machine
     let proxied = api_key(MASTER) + "X-Forwarded-For: 127.0.0.1\r\n";
     assert_eq!(
         rig.ask(
@@ -316,7 +316,7 @@ fn with_keys_where_everybody_may_come_in() {
         rig.check(what, who, host, &lines);
     }
     for (what, lines) in false_ones(&rig) {
-        // what is not even meant as a credential is none
+        // a header that is not meant as a credential is none
         let none = [
             "no key",
             "an empty key",

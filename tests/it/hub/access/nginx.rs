@@ -89,7 +89,8 @@ fn through_nginx_nobody_comes_in_before_there_is_a_key() {
     }
     let key = ok(&rig.world, &["key", "add", "web-1"]);
     through("no key", Who::Stranger, "localhost", "");
-    // to the hub all who come through nginx have one address, and wrong keys from it are counted together
+    // for the hub all callers behind nginx have one address, and wrong keys from it are counted
+    // together
     let foreign = token::issue(
         b"another hub's secret: 32 characters",
         "web-1",

@@ -184,7 +184,7 @@ fn a_key_that_reads_one_directory_learns_nothing_of_another() {
         );
         got
     };
-    // an attack on what is there is answered as one on what is not
+    // an attack on an existing file gets the same response as one on a missing file
     let nothing = uuid::Uuid::new_v4().to_string();
     let no_hash = Hash::of(b"nothing has this").to_string();
     let alike = |method: &str, target: &str, lines: &str, body: &str| {

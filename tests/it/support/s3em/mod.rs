@@ -36,7 +36,7 @@ struct Shared {
     /// Somebody deletes this one as soon as a first page was given.
     deleted_meanwhile: Mutex<Option<String>>,
     listings: AtomicU64,
-    /// Changes that are made, and whose answers nobody gets.
+    /// Changes that are made, but whose responses are lost.
     unanswered: AtomicU64,
 }
 
@@ -95,12 +95,12 @@ impl S3em {
         self.shared.cut.store(after, Relaxed);
     }
 
-    /// Puts a file there as if somebody else had uploaded it.
+    /// Creates a file as if another client had uploaded it.
     pub fn put(&self, path: &str, name: &str, bytes: &[u8], metadata: &Value) {
         self.shared.put(path, name, bytes.to_vec(), metadata);
     }
 
-    /// Names and contents of what is not deleted.
+    /// Names and contents of the files that are not deleted.
     pub fn files(&self) -> Vec<(String, Vec<u8>)> {
         let files = self.shared.files.lock().unwrap();
         let full = |f: &Stored| {
@@ -138,7 +138,7 @@ impl S3em {
             .bytes[0] ^= 1;
     }
 
-    /// Deletes a file as if somebody else had.
+    /// Deletes a file as if another client had.
     pub fn remove(&self, full: &str) {
         self.shared.remove(full);
     }
