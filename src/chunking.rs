@@ -237,7 +237,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn cuts_depend_on_the_bytes_and_not_on_how_they_come() {
+    fn cuts_depend_on_the_bytes_only() {
         let bytes = noise(2, 12 << 20);
         let content = split(&bytes, 65_536);
         assert_eq!(content, split(&bytes, 1_000_003));

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_key_goes_to_our_own_hub_only() {
+    fn a_local_key_is_sent_to_this_users_hub_only() {
         check(
             "http://localhost:8080",
             "0.0.0.0:8080",
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_goes_to_the_server_that_it_is_for() {
+    fn a_key_is_sent_to_its_own_server_only() {
         let secret = |key: &str| Some(crate::config::Secret(key.into()));
         let settings = |url: &str, key: Option<&str>| Settings {
             server_url: url.into(),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_comes_first() {
+    fn a_key_of_the_settings_takes_precedence() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             disk::write_durably(&dir.path().join(name), text.as_bytes(), 0o600).unwrap()

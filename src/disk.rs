@@ -436,7 +436,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noreplace_keeps_what_is_there() {
+    fn noreplace_keeps_an_existing_file() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         write_durably(&a, b"1", 0o600).unwrap();

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_status_tells_what_a_person_has_to_mend() {
+    fn the_exit_status_is_that_of_the_failure_a_user_must_fix() {
         use Kind::*;
         for (all, worst) in [
             (vec![], None),

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_into_it_stays() {
+    fn fields_of_other_programs_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s3ec/config.toml");
         assert!(read(&path).unwrap().is_none());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_without_the_key() {
+    fn an_error_is_reported_without_the_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         let check = |text: &str, wants: &str| {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stands_where_s3ec_looks() {
+    fn the_file_is_where_s3ec_looks() {
         let check = |set: &[(&str, &str)], wants: Option<&str>| {
             let env = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into());
             assert_eq!(file(env), wants.map(PathBuf::from));

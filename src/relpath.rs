@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_lead_elsewhere_or_are_ours_are_refused() {
+    fn names_that_lead_elsewhere_or_are_reserved_are_refused() {
         let check = |name: &str, why: Option<&str>| match (check(name), why) {
             (Ok(()), None) => {}
             (Err(got), Some(why)) if got.contains(why) => {}

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_certificates_is_refused_with_what_belongs_there() {
+    fn a_file_without_certificates_is_refused_with_the_expected_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
         let check = |wants: &str| {

@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_stand_anywhere_and_two_dashes_end_them() {
+    fn flags_may_be_anywhere_and_two_dashes_end_them() {
         check(&["list", "outbox"], r#"list [] ["outbox"]"#);
         check(
             &["--json", "list", "-q", "outbox", "--bytes"],
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_what_was_meant_and_where_to_read_on() {
+    fn mistakes_suggest_the_right_word_and_the_help() {
         check(
             &["lsit"],
             r#"there is no command "lsit" (did you mean "list"? see mesync help) [2]"#,

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_left_alone() {
+    fn a_file_that_is_not_understood_stays_unchanged() {
         check("x = '''\n[a\n'''\nserver_url = 'y'\n", None, None);
         check("x = [", None, None);
         check("watch = 5\n", Some("/x"), None);

@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hub_listens_at_an_address_and_the_error_says_what_is_none() {
+    fn a_listen_address_is_checked_and_the_error_says_why() {
         check(listen(":9000"), "\"0.0.0.0:9000\"");
         check(listen("[::]:8080"), "\"[::]:8080\"");
         check(listen("127.0.0.1:0"), "\"127.0.0.1:0\"");

@@ -148,7 +148,7 @@ mod tests {
     use crate::files::wakeup::Wakeup;
 
     #[test]
-    fn who_waits_for_a_thread_that_crashes_is_told() {
+    fn a_crash_of_a_thread_is_reported_to_those_that_wait_for_it() {
         let (wakeup, said) = (Wakeup::default(), Mutex::new(None));
         std::thread::scope(|scope| {
             let failed = |e: Error| {

@@ -90,7 +90,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     #[test]
-    fn each_gets_its_own_result_and_no_go_is_too_large() {
+    fn each_caller_gets_its_own_result_and_no_batch_is_too_large() {
         let (group, goes) = (Batcher::new(3), AtomicUsize::new(0));
         let all = |some: Vec<usize>| {
             goes.fetch_add(1, SeqCst);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_crashes_leaves_nobody_waiting() {
+    fn a_leader_that_crashes_leaves_no_caller_waiting() {
         let group: Batcher<u8, u8> = Batcher::new(8);
         assert!(
             catch_unwind(AssertUnwindSafe(

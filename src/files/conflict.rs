@@ -115,7 +115,7 @@ mod tests {
     use crate::wire::files::Kind;
 
     #[test]
-    fn copies_are_named_by_what_gives_way() {
+    fn copies_are_named_after_the_version_that_loses_its_name() {
         let at = 1_764_000_000 * 1_000_000_000; // 2025-11-24 16:00:00 UTC
         let loser = Entry::new(Kind::File, Hash::of(b"abc"), 3, 0o644, at);
         let check = |path: &str, nth: u32, wants: &str| {

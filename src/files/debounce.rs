@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_isolated_change_goes_at_once_and_a_storm_is_coalesced() {
+    fn an_isolated_change_is_reported_at_once_and_a_storm_is_coalesced() {
         check(&[
             (0, "write a", &[]),
             (1, "write a", &[]),
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_quiet_is_told_after_ten_times_that() {
+    fn a_path_that_is_never_quiet_is_reported_after_ten_quiet_times() {
         let mut debounce = Debounce::new(ms(QUIET));
         let mut told = Vec::new();
         for at in (0..20_000).step_by(100) {
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn removals_and_modes_wait_for_what_follows() {
+    fn removals_and_modes_wait_for_the_next_change() {
         check(&[
             (0, "write a", &[]),
             (499, "-", &[]),

@@ -403,7 +403,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn matching_is_what_it_is_defined_to_be(line in "(/|!)?([ab*?]{1,4}|\\*\\*|[ab]|\\[a-b\\])(/([ab*]{1,3}|\\*\\*)){0,4}/?", path in "[ab]{1,4}(/[ab]{1,3}){0,5}") {
+        fn matching_agrees_with_its_definition(line in "(/|!)?([ab*?]{1,4}|\\*\\*|[ab]|\\[a-b\\])(/([ab*]{1,3}|\\*\\*)){0,4}/?", path in "[ab]{1,4}(/[ab]{1,3}){0,5}") {
             let Some(rule) = rule(&line, Origin::File) else { return Ok(()) };
             let names: Vec<&str> = path.split('/').collect();
             prop_assert_eq!(matches(&rule.parts, &names), slow(&rule.parts, &names), "{:?}", rule);

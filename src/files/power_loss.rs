@@ -87,7 +87,7 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
-    fn what_is_empty_after_another_boot_and_had_bytes_is_compared_anew() {
+    fn a_file_that_is_empty_after_another_boot_and_had_bytes_is_compared_anew() {
         let dir = tempfile::tempdir().unwrap();
         let (files, state) = (
             dir.path().join("files"),

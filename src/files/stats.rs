@@ -365,7 +365,7 @@ mod tests {
     use crate::error::Kind;
 
     #[test]
-    fn what_cannot_be_synced_is_counted_and_named_up_to_a_number() {
+    fn unsyncable_paths_are_counted_and_named_up_to_a_number() {
         let (stats, no, now) = (
             Stats::default(),
             Error::new(Kind::Failed, "no"),
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_paths_are_tried_again_with_longer_and_longer_pauses_but_not_what_the_hub_refused() {
+    fn locally_refused_paths_are_retried_with_growing_pauses_and_those_of_the_hub_are_not() {
         let (stats, now) = (Stats::default(), crate::clock::monotonic());
         let after = |seconds| now + Duration::from_secs(seconds);
         let here = Error::new(Kind::CannotCreate, "operation not permitted");

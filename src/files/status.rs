@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_answered_once() {
+    fn a_request_is_handled_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::beside(dir.path().join("state/watch/key.redb"));
         assert_eq!(

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_old_goes_and_then_the_oldest_until_it_fits() {
+    fn old_files_are_removed_and_then_the_oldest_until_the_rest_fits() {
         let day = 86_400 * 1_000_000_000;
         let now = 20_454 * day;
         let check_for = |kept: Option<Duration>, all: &[(i64, u64)], room: u64, wants: &[i64]| {

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_only_look_do_not_keep_a_hub_from_starting() {
+    fn readers_do_not_keep_a_hub_from_starting() {
         let dir = tempfile::tempdir().unwrap();
         let lock_file = dir.path().join(wire::HUB_LOCK);
         let done = std::sync::atomic::AtomicBool::new(false);

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_is_no_abort() {
+    fn memory_that_is_unavailable_is_no_abort() {
         assert!(can_have(1 << 20) && !can_have(isize::MAX as usize));
     }
 }

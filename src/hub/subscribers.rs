@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_concerned_wakes_once_and_all_end_at_the_stop() {
+    fn concerned_subscribers_wake_once_and_all_end_at_the_stop() {
         let events = Arc::new(Subscribers::default());
         let (a, b) = (
             events.subscribe(Some("a".into()), false).unwrap(),

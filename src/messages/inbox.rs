@@ -359,7 +359,7 @@ mod tests {
     /// Both messages are hidden in the inbox with a record each; only the first is in the log.
     /// `after`: the result of a start.
     #[test]
-    fn what_is_logged_is_finished_and_what_is_not_comes_again() {
+    fn logged_messages_are_finished_and_others_received_again() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path();
         super::super::spool::create(base).unwrap();

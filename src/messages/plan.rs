@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_the_same_at_every_attempt() {
+    fn omitted_fields_are_the_same_at_every_attempt() {
         let name = format!("20261121T101112_{ID}.json");
         let m = complete(Message::parse(br#"{"type":"x"}"#).unwrap(), &name, "web-1").unwrap();
         let wants = format!(

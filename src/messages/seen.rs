@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn fifteen_days_are_kept_and_what_is_needed_longer() {
+    fn fifteen_days_are_kept_and_needed_ones_longer() {
         let dir = tempfile::tempdir().unwrap();
         let (mut seen, _) = Seen::open(dir.path()).unwrap();
         for day in 0..18 {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_does_not_move_the_cursor_back() {
+    fn a_clock_that_is_set_back_does_not_move_the_cursor_back() {
         let dir = tempfile::tempdir().unwrap();
         let (mut seen, _) = Seen::open(dir.path()).unwrap();
         seen.append(&[line(1)], at(30_000)).unwrap();

@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_whole_and_in_the_order_of_sending() {
+    fn sent_messages_are_complete_and_in_order() {
         let dir = spool(&[]);
         let message = |priority| Message {
             kind: "x".into(),
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_counts_is_listed_with_what_is_wrong_with_it() {
+    fn every_message_is_listed_with_its_problem() {
         let dir = spool(&[
             ("failed/b.json", "{\"type\":\"x\"}"),
             ("failed/b.json.reason", "hub said no\nsecond line"),
@@ -650,7 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_found_by_what_a_person_has_of_it() {
+    fn a_message_is_found_by_id_prefix_suffix_or_file_name() {
         let (name, other) = (
             format!("inbox/20261121T103000_{ID}.json"),
             format!("sent/20261121T103000_{OTHER}.json"),
@@ -746,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_stays_failed_until_it_is_corrected() {
+    fn an_invalid_message_stays_failed_until_it_is_corrected() {
         let dir = spool(&[
             ("failed/mine.json", "{\"payload\":1}"),
             ("failed/mine.json.reason", "no type"),

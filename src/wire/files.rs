@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_server_is_read_with_what_it_lacks() {
+    fn a_record_of_another_server_is_read_with_defaults() {
         let text = r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a","path":null,"size":3,"etag":null,"mode":null,"x":[1]}"#;
         let record: Record = serde_json::from_str(text).unwrap();
         assert_eq!(

@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_keep_what_they_were_given_and_refuse_with_a_reason() {
+    fn messages_keep_unknown_fields_and_errors_have_a_reason() {
         check(
             r#"{"type":"x.y","payload":{"a":12345678901234567890.000001}}"#,
             r#""payload":{"a":12345678901234567890.000001}"#,

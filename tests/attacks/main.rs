@@ -57,7 +57,7 @@ fn run_table(arena: &Arena) {
 }
 
 #[test]
-fn attacks_change_nothing_for_who_has_a_key() {
+fn attacks_change_nothing_for_a_client_with_a_key() {
     let _alone = alone();
     let arena = Arena::open(Vec::new(), None);
     run_table(&arena);

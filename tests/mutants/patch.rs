@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_names_the_rule_and_what_catches_it() {
+    fn a_head_names_the_rule_and_the_test_that_catches_it() {
         let mutant = Mutant::parse("m", PATCH).expect("it is right");
         assert_eq!(
             (mutant.rule.as_str(), mutant.catchers.len()),

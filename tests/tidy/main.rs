@@ -516,7 +516,7 @@ fn every_dependency_says_why_it_is_there() {
 }
 
 #[test]
-fn the_changelog_has_a_place_for_what_is_not_released() {
+fn the_changelog_has_a_heading_for_unreleased_changes() {
     assert!(
         read("CHANGELOG.md")
             .lines()

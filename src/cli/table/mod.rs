@@ -646,7 +646,7 @@ mod tests {
     use crate::config::SETTINGS;
 
     #[test]
-    fn a_flag_means_the_same_kind_of_thing_wherever_it_stands() {
+    fn a_flag_has_the_same_kind_of_value_in_every_command() {
         let all: Vec<&Flag> = COMMANDS
             .iter()
             .flat_map(|c| c.flags)

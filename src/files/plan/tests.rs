@@ -161,7 +161,7 @@ fn one_way_leaves_the_other_side_alone() {
 }
 
 #[test]
-fn what_the_filesystem_cannot_keep_is_no_change() {
+fn a_mode_that_the_filesystem_cannot_keep_is_no_change() {
     let theirs = Entry {
         mtime: 1_999_999_999,
         ..entry("x3").unwrap()

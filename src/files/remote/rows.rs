@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_time_that_a_file_can_have_travels_as_it_is_or_as_the_nearest() {
+    fn every_time_of_a_file_is_sent_unchanged_or_clamped() {
         for time in [
             0,
             -1,
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_say_what_records_say_and_travel_back() {
+    fn rows_equal_records_in_both_directions() {
         let names = Names::below("share");
         let (path, row) = names.row(&record("share/d", "a")).unwrap();
         let entry = row.entry.unwrap();

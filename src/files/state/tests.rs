@@ -366,7 +366,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn it_is_what_plain_maps_are(commits in proptest::collection::vec(proptest::collection::vec(write(), 1..12), 1..6)) {
+    fn it_behaves_like_plain_maps(commits in proptest::collection::vec(proptest::collection::vec(write(), 1..12), 1..6)) {
         let (dir, mut state) = opened();
         let mut model = Model::default();
         for writes in commits {
@@ -447,7 +447,7 @@ fn a_file_in_sync_takes_little_more_than_its_hash_and_id() {
 }
 
 #[test]
-fn those_who_commit_together_share_a_sync() {
+fn concurrent_commits_share_a_sync() {
     let (_dir, state) = opened();
     let before = state.written()[0];
     let barrier = std::sync::Barrier::new(8);
@@ -536,7 +536,7 @@ fn each_pair_of_directories_has_a_file_of_its_own() {
 
 /// Needs root, because it mounts a filesystem; otherwise skipped with a message.
 #[test]
-fn a_full_disk_refuses_and_then_goes_on() {
+fn a_full_disk_refuses_until_it_has_room_again() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = std::process::Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=6m", "none"])

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sync_covers_what_changed_before_it_unless_the_clock_was_set() {
+    fn a_sync_covers_earlier_changes_unless_the_clock_was_set() {
         let (s, ms) = (Duration::from_secs, Duration::from_millis);
         let (wall, mono) = (UNIX_EPOCH + s(1000), clock::monotonic());
         let check = |now: (SystemTime, Instant), ctime: i64, wants: bool| {

@@ -158,7 +158,7 @@ fn new_and_moved_directories_are_watched_where_they_are() {
 }
 
 #[test]
-fn what_is_not_ignored_any_more_is_watched() {
+fn a_directory_that_is_no_longer_ignored_is_watched() {
     let w = world(|root| {
         fs::create_dir_all(root.join("out/of")).unwrap();
         fs::write(root.join(ignore::FILE), "out/\n").unwrap();
@@ -180,7 +180,7 @@ fn a_lost_root_is_said_and_asked_for_again() {
 }
 
 #[test]
-fn many_changes_come_as_the_directory() {
+fn many_changes_become_a_hint_for_the_directory() {
     let w = world(|root| fs::create_dir(root.join("d")).unwrap());
     for i in 0..1000 {
         fs::write(w.at(&format!("d/{i}")), "x").unwrap();
@@ -190,7 +190,7 @@ fn many_changes_come_as_the_directory() {
 }
 
 #[test]
-fn nobody_listening_ends_it() {
+fn it_ends_when_the_receiver_is_gone() {
     let mut w = world(|_| {});
     let (_, none) = bounded(0);
     w.hints = none;

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn any_name_can_stand_in_a_header() {
+    fn any_name_can_be_sent_in_a_header() {
         assert_eq!(disposition("a b.txt"), "attachment; filename=\"a b.txt\"");
         assert_eq!(
             disposition("a\"b\\c%20\n.é"),

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_form_is_refused_with_words() {
+    fn an_invalid_form_is_refused_with_a_reason() {
         for (body, why) in [
             ("", "no boundary"),
             ("--XZ\r\n", "no boundary"),

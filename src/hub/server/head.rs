@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_beyond_doubt_is_refused() {
+    fn an_ambiguous_head_is_refused() {
         refused("GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505, "HTTP/1.1");
         refused("GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505, "HTTP/1.1");
         refused("GET / http/1.1\r\nHost: h\r\n\r\n", 505, "HTTP/1.1");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_s3ec_curl_and_ureq_send_is_taken() {
+    fn requests_of_s3ec_curl_and_ureq_are_accepted() {
         let head = taken(
             "GET /api/events/history?since=2026-11-21T10:30:00+00:00 HTTP/1.1\r\nHost: hub:8080\r\n\r\n",
         );
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_head_is_waited_for_wherever_it_is_cut() {
+    fn the_rest_of_an_unfinished_head_is_awaited_wherever_it_is_cut() {
         let text = b"GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n";
         for cut in 0..text.len() {
             assert_eq!(end(&text[..cut], 0), Ok(None), "{cut}");

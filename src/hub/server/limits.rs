@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_comes_back_and_one_giant_may_pass_alone() {
+    fn a_lease_is_returned_and_one_giant_may_pass_alone() {
         let quota = Quota::new(10);
         let six = quota.take(6).unwrap();
         assert!(quota.take(5).is_none() && quota.take(100).is_none());

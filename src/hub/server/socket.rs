@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_trickles_is_cut_off_and_who_waits_for_us_is_not() {
+    fn a_client_that_trickles_is_cut_off_and_one_that_waits_for_the_hub_is_not() {
         let second = Duration::from_secs(1);
         let mut pace = Pace::default();
         for n in 0..30 {

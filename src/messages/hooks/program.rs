@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_refuses_is_told_with_its_cause() {
+    fn a_refusal_by_the_kernel_is_reported_with_its_cause() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t");
         let check = |text: &str, errno: i32, wants: &str| {

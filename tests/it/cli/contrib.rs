@@ -95,7 +95,7 @@ fn the_demo_runs_under_busybox() {
 }
 
 #[test]
-fn the_demo_says_what_is_missing() {
+fn the_demo_names_a_missing_program() {
     let output = Command::new("sh")
         .arg(root().join("contrib/demo.sh"))
         .env("MESYNC", "/does/not/exist")

@@ -141,7 +141,7 @@ fn a_key_that_is_refused_is_77() {
 }
 
 #[test]
-fn what_cannot_be_read_is_74() {
+fn an_unreadable_file_is_74() {
     if !inject::is_available() {
         return;
     }

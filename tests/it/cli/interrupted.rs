@@ -10,9 +10,9 @@ use super::transfer::{MIB, Place, noise, text};
 use crate::support::world::{Random, binary, wait_for};
 
 #[test]
-fn an_upload_that_was_killed_goes_on_where_it_was() {
+fn an_upload_that_was_killed_resumes() {
     let place = Place::new();
-    let mut random = Random::seeded("an_upload_that_was_killed_goes_on_where_it_was");
+    let mut random = Random::seeded("an_upload_that_was_killed_resumes");
     let bytes = noise(9, 30 * MIB);
     place.put("file", &bytes);
     let begin = place.proxy.up();
@@ -31,9 +31,9 @@ fn an_upload_that_was_killed_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_download_that_was_killed_goes_on_where_it_was() {
+fn a_download_that_was_killed_resumes() {
     let place = Place::new();
-    let mut random = Random::seeded("a_download_that_was_killed_goes_on_where_it_was");
+    let mut random = Random::seeded("a_download_that_was_killed_resumes");
     let bytes = noise(10, 30 * MIB);
     place.put("file", &bytes);
     place.ok(&["upload", "file"]);

@@ -111,7 +111,7 @@ fn held_deletes_are_shown_listed_and_approved() {
 }
 
 #[test]
-fn what_a_person_asks_is_done_by_a_daemon_for_files_alone_too() {
+fn a_daemon_for_files_alone_handles_requests_of_users_too() {
     let (world, alpha, dir) = world();
     let beta = world.machine("beta");
     let mut command = beta.command(&["daemon", "-w", path(&dir)]);

@@ -69,7 +69,7 @@ fn start_as_user(machine: &mut Machine) {
 }
 
 #[test]
-fn what_root_sends_for_another_user_is_sent_by_that_users_client() {
+fn messages_that_root_sends_for_another_user_are_sent_by_that_users_client() {
     let Some((world, mut m)) = of_another_user() else {
         return;
     };

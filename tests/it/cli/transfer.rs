@@ -140,7 +140,7 @@ pub(super) fn stat(path: &Path) -> (u32, i64, i64, u64) {
 }
 
 #[test]
-fn a_file_comes_back_as_it_was() {
+fn a_file_is_downloaded_unchanged() {
     let place = Place::new();
     let cases: &[(&str, u64, u32)] = &[
         ("empty", 0, 0o600),
@@ -267,7 +267,7 @@ fn a_directory_travels_with_all_that_can_and_is_sent_once() {
 }
 
 #[test]
-fn what_is_there_does_not_travel_and_of_a_change_only_the_change() {
+fn known_content_is_not_sent_and_of_an_edit_only_the_changed_chunks() {
     let place = Place::new();
     let mut bytes = noise(7, 40 * MIB);
     place.put("file", &bytes);
@@ -332,7 +332,7 @@ fn standard_input_of_any_length_is_a_file() {
 }
 
 #[test]
-fn versions_are_listed_and_come_back() {
+fn versions_are_listed_and_restored() {
     let place = Place::new();
     let version = |content: &str| {
         place.put("file", content.as_bytes());
@@ -383,7 +383,7 @@ fn versions_are_listed_and_come_back() {
 }
 
 #[test]
-fn events_go_on_after_the_hub_was_away() {
+fn events_resume_after_the_hub_was_down() {
     let mut place = Place::new();
     place.put("first", b"1");
     place.ok(&["upload", "first"]);

@@ -268,7 +268,7 @@ fn bad_settings_name_the_variable_or_the_line() {
 }
 
 #[test]
-fn a_home_is_needed_only_if_nobody_names_a_base_directory() {
+fn a_home_is_needed_only_without_a_base_directory() {
     let m = Mesync::new();
     ran(m
         .command(["list", "outbox"])

@@ -17,7 +17,7 @@ pub(super) fn with(mut value: Value, changes: Value) -> Value {
 }
 
 #[test]
-fn a_long_file_is_the_same_chunks_whichever_way_it_comes() {
+fn a_long_file_has_the_same_chunks_by_every_route() {
     let hub = Hub::start();
     let content = noise(1, 12_000_000);
     let mut splitter = Splitter::default();
@@ -127,7 +127,7 @@ fn a_rename_is_one_change_of_two_names() {
 }
 
 #[test]
-fn directories_and_links_are_for_those_who_ask() {
+fn directories_and_links_are_listed_on_request_only() {
     let hub = Hub::start();
     let dir = json!({"path": "", "name": "d", "kind": "dir", "mode": 0o40755, "size": 0, "checksum_sha256": Hash::of(b"").to_string()});
     hub.put_json("PUT", COMMIT, "", &dir).is(201, "\"dir\"");

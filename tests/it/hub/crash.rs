@@ -224,7 +224,7 @@ fn check(world: &World, data: &Path) {
 }
 
 #[test]
-fn what_was_acknowledged_survives_kills_in_a_storm() {
+fn acknowledged_changes_survive_kills_in_a_storm() {
     let mut random = Random::seeded("storm");
     let mut world = World::new();
     world.start_hub();

@@ -347,7 +347,7 @@ fn a_backup_is_a_hub_with_the_same_files() {
 }
 
 #[test]
-fn who_has_a_key_of_a_host_writes_as_that_host() {
+fn a_caller_with_the_key_of_a_host_writes_as_that_host() {
     let hub = Hub::start();
     let out = hub
         .world

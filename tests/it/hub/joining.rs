@@ -58,7 +58,7 @@ fn bare(machine: &Machine, args: &[&str]) -> Command {
 }
 
 #[test]
-fn machines_of_other_namespaces_ask_and_go_on_once_they_are_accepted() {
+fn machines_of_other_namespaces_ask_and_continue_once_accepted() {
     let Some(net) = Net::lay(&["machine-2", "machine-3"]) else {
         return;
     };

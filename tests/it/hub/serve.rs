@@ -170,7 +170,7 @@ fn a_host_acts_for_itself_only() {
 }
 
 #[test]
-fn what_there_is_not_is_said_in_json() {
+fn missing_routes_are_reported_in_json() {
     let b = Bench::new(true);
     let check = |method: &str, path: &str, status: u16, words: &str| {
         let got = b.call(method, path, &[], "");
@@ -243,7 +243,7 @@ fn a_data_directory_has_one_hub_and_a_port_too() {
 }
 
 #[test]
-fn a_stop_ends_the_streams_and_waits_for_nobody() {
+fn a_stop_ends_the_streams_without_waiting() {
     let mut b = Bench::new(false);
     let answer = b
         .agent

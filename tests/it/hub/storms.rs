@@ -41,7 +41,7 @@ fn compete(hub: &Hub, paths: u64, writes: usize, client: usize, mut random: Rand
 }
 
 #[test]
-fn of_many_who_know_the_same_revision_one_wins() {
+fn of_many_writers_of_one_revision_one_wins() {
     let (hub, mut random) = (Hub::start(), Random::seeded("of_many_who_know"));
     let (clients, paths, writes) = if is_thorough() {
         (20, 100, 500)
@@ -163,7 +163,7 @@ fn hear(hub: &Hub, last: u64, mut hang_ups: u64, mut random: Random) {
 }
 
 #[test]
-fn who_hangs_up_and_comes_back_misses_nothing() {
+fn a_client_that_reconnects_misses_nothing() {
     let (hub, mut random) = (Hub::start(), Random::seeded("who_hangs_up"));
     let (batches, hang_ups) = if is_thorough() { (100, 100) } else { (10, 20) };
     let (writers, written) = (4, Mutex::new(0));

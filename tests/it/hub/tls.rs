@@ -154,7 +154,7 @@ fn an_operators_certificate_is_for_all_but_joined_machines_and_read_again() {
 }
 
 #[test]
-fn strangers_who_ask_are_few_and_are_logged() {
+fn the_requests_of_strangers_are_limited_and_logged() {
     let world = world();
     let url = format!("https://127.0.0.1:{}/api/join", world.port);
     let ask = |name: &str, more: &str| {

@@ -100,7 +100,7 @@ fn an_upload_is_new_then_unchanged_then_changed_whatever_the_order_of_its_parts(
 }
 
 #[test]
-fn what_is_not_as_it_should_be_is_refused_with_words() {
+fn invalid_uploads_are_refused_with_a_reason() {
     let hub = Hub::with(&[("MESYNC_MAX_UPLOAD", "1MB")]);
     let file = || part("name=\"file\"; filename=\"a\"", TEXT);
     let check = |form: &[Vec<u8>], status: u16, wants: &str| {
@@ -216,7 +216,7 @@ fn what_is_not_as_it_should_be_is_refused_with_words() {
 }
 
 #[test]
-fn odd_names_come_back_as_they_went() {
+fn odd_names_are_returned_unchanged() {
     let hub = Hub::start();
     let odd = [
         "a b",
@@ -321,7 +321,7 @@ fn twenty_uploads_of_one_new_name_make_one_record() {
 }
 
 #[test]
-fn hostile_forms_harm_nobody() {
+fn hostile_forms_are_harmless() {
     let mut hub = Hub::start();
     let (line, body) = form("", "a", &noise(1, 2_000_000));
     for cut in [0, 10, 200, 70_000, 1_999_999, body.len() - 1] {

@@ -395,7 +395,7 @@ fn a_kill_between_any_two_calls_of_the_receiver_loses_nothing_and_repeats_nothin
 }
 
 #[test]
-fn a_hub_whose_disk_was_put_back_repeats_nothing_and_goes_on() {
+fn a_hub_whose_disk_was_set_back_repeats_nothing_and_continues() {
     let mut world = World::new();
     world.start_hub();
     let (alpha, beta) = (world.machine("alpha"), world.machine("beta"));

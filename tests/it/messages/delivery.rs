@@ -275,7 +275,7 @@ fn hooks_that_misbehave_stop_nothing() {
 }
 
 #[test]
-fn a_hook_at_work_comes_to_its_end_when_the_daemon_is_stopped_and_does_not_run_again() {
+fn a_running_hook_ends_when_the_daemon_stops_and_does_not_run_again() {
     let (world, alpha, mut beta, _gamma) = three();
     beta.hook(
         "slow",

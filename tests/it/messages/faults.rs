@@ -190,7 +190,7 @@ fn keys_let_in_bind_to_their_host_and_are_taken_back_at_once() {
 }
 
 #[test]
-fn a_token_of_the_hub_on_this_machine_goes_to_nobody_else_who_takes_its_port() {
+fn a_token_of_the_local_hub_is_not_sent_to_another_program_on_its_port() {
     let mut world = World::new();
     world.start_hub();
     let mut own = world.machine("own");

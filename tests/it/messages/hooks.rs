@@ -57,7 +57,7 @@ pub(super) fn end(machine: &Machine, name: &str) {
 }
 
 #[test]
-fn what_a_hook_leaves_behind_holds_neither_its_record_nor_the_client() {
+fn processes_left_by_a_hook_hold_neither_its_record_nor_the_client() {
     let (world, alpha, beta) = two(true);
     wait_for("it has started", &world, || beta.log().contains("started"));
     // pipes, and records of hooks
@@ -232,7 +232,7 @@ fn hooks_run_in_the_order_of_arrival_also_when_the_first_is_repeated() {
 }
 
 #[test]
-fn a_hook_reads_its_message_whole_whatever_becomes_of_the_inbox_and_of_its_record() {
+fn a_hook_reads_its_whole_message_even_if_inbox_and_record_change() {
     let (world, alpha, mut beta) = two(true);
     beta.hook(
         "empties",
@@ -273,7 +273,7 @@ fn a_hook_reads_its_message_whole_whatever_becomes_of_the_inbox_and_of_its_recor
 }
 
 #[test]
-fn what_a_hook_leaves_in_its_process_group_is_killed_with_a_word_and_setsid_keeps_it() {
+fn processes_left_in_the_hooks_group_are_killed_with_a_warning_unless_setsid() {
     let (world, alpha, beta) = two(true);
     beta.hook("group", "sh -c 'sleep 1000' & exit 0");
     beta.hook(

@@ -144,7 +144,7 @@ fn configure(machine: &Machine, dir: &Path) {
 }
 
 #[test]
-fn a_login_page_is_no_hub_whatever_it_answers() {
+fn a_login_page_is_no_hub_whatever_its_response() {
     let mut world = World::new();
     world.start_hub();
     let (mut here, mut there) = (world.machine("here"), world.machine("there"));

@@ -104,7 +104,7 @@ fn a_line_that_is_no_message_ends_the_batch_and_loses_nothing_before_it() {
 }
 
 #[test]
-fn a_line_that_comes_alone_is_sent_at_once() {
+fn a_single_line_is_sent_at_once() {
     let m = Mesync::new();
     let mut child = start(&m);
     let (mut input, mut ids) = (
@@ -128,7 +128,7 @@ fn a_line_that_comes_alone_is_sent_at_once() {
 }
 
 #[test]
-fn what_was_printed_outlives_a_kill() {
+fn printed_ids_survive_a_kill() {
     let m = Mesync::new();
     let mut child = start(&m);
     let (mut input, mut output) = (

@@ -149,7 +149,7 @@ fn a_saved_token_is_used_and_a_refused_one_renewed() {
 }
 
 #[test]
-fn files_go_up_and_come_back_with_mode_and_time() {
+fn files_are_uploaded_and_downloaded_with_mode_and_time() {
     let user = User::new();
     let big: Vec<u8> = (0..1_500_000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
@@ -214,7 +214,7 @@ fn files_go_up_and_come_back_with_mode_and_time() {
 }
 
 #[test]
-fn what_this_server_cannot_keep_is_named_one_by_one() {
+fn entries_that_this_server_cannot_keep_are_named_one_by_one() {
     let user = User::new();
     user.put("tree/empty", b"");
     user.put("tree/long", &vec![7; 3_000_000]);
@@ -282,7 +282,7 @@ fn what_this_server_cannot_keep_is_named_one_by_one() {
 }
 
 #[test]
-fn all_pages_are_listed_though_nobody_counts_them() {
+fn all_pages_are_listed_without_a_total() {
     let user = User::new();
     for n in 0..450 {
         user.server.put(
@@ -399,7 +399,7 @@ fn a_broken_download_is_taken_up_and_nothing_half_is_seen() {
 }
 
 #[test]
-fn what_comes_is_checked_against_its_hash() {
+fn downloads_are_checked_against_their_hash() {
     let user = User::new();
     user.server.put("", "file", b"right", &json!({}));
     user.put("file", b"old");
@@ -418,7 +418,7 @@ fn what_comes_is_checked_against_its_hash() {
 }
 
 #[test]
-fn events_are_shown_as_they_come() {
+fn events_are_shown_as_they_arrive() {
     let user = User::new();
     user.server.put("a", "before", b"x", &json!({}));
     let history = user

@@ -96,7 +96,7 @@ fn daemons_follow_each_other() {
 }
 
 #[test]
-fn a_daemon_that_starts_before_its_server_goes_on_when_that_is_there() {
+fn a_daemon_that_starts_before_its_server_works_once_that_runs() {
     let address = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -124,7 +124,7 @@ fn a_daemon_that_starts_before_its_server_goes_on_when_that_is_there() {
 
 /// The whole client: its messages have another server, or none that knows them.
 #[test]
-fn files_go_on_whatever_becomes_of_messages() {
+fn files_are_synced_even_if_messages_fail() {
     let (server, mut one, mut two) = two();
     one.start_as("start", &[]);
     two.start_as(

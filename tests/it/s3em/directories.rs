@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 #[test]
-fn what_one_changes_the_other_gets_pass_by_pass() {
+fn changes_are_synced_both_ways_by_passes() {
     let (server, one, two) = two();
     one.put("a", "first");
     one.put("d/b", "second");
@@ -179,7 +179,7 @@ fn many_deletes_on_the_server_are_held() {
 }
 
 #[test]
-fn every_page_is_read_and_what_a_page_has_missed_is_asked_for() {
+fn every_page_is_read_and_a_missed_file_is_asked_for() {
     let (server, one, _) = two();
     for n in 0..500 {
         server.put(
@@ -260,7 +260,7 @@ fn a_hostile_name_leads_nowhere_else() {
 }
 
 #[test]
-fn what_cannot_be_kept_there_is_named_and_the_rest_goes_on() {
+fn entries_that_cannot_be_kept_there_are_named_and_the_rest_is_synced() {
     let (server, one, two) = two();
     one.put("empty", "");
     one.put("long", vec![7; 3_000_000]);

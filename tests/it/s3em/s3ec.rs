@@ -89,7 +89,7 @@ fn every_command_for_single_files_works() {
 }
 
 #[test]
-fn files_of_any_length_and_name_come_back_as_they_were() {
+fn files_of_any_length_and_name_are_returned_unchanged() {
     let world = world();
     let Some(theirs) = Theirs::new(&world, "one") else {
         return;
@@ -209,7 +209,7 @@ fn thousands_of_files_are_listed_to_the_last_one() {
 
 /// With their own server the first sync of a machine with old copies overwrote what others had changed since.
 #[test]
-fn a_stale_directory_does_not_undo_what_others_changed() {
+fn a_stale_directory_does_not_undo_changes_of_others() {
     let world = world();
     let (Some(one), Some(two)) = (Theirs::new(&world, "one"), Theirs::new(&world, "two")) else {
         return;

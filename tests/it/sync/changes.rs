@@ -310,7 +310,7 @@ fn a_touch_moves_no_bytes_and_an_editors_save_is_one_upload() {
 }
 
 #[test]
-fn what_happened_while_a_daemon_was_off_travels_when_it_starts() {
+fn changes_made_while_a_daemon_was_down_are_synced_when_it_starts() {
     let mut pair = Pair::new(true);
     let a = &pair.alpha;
     for n in 0..30 {
@@ -418,7 +418,7 @@ fn a_file_against_a_directory_ends_with_both() {
 }
 
 #[test]
-fn three_machines_end_with_the_same_whoever_was_off() {
+fn three_machines_end_equal_whichever_was_down() {
     let hub = Hub::start();
     let names = ["alpha", "beta", "gamma"];
     let mut all: Vec<Synced> = names

@@ -147,7 +147,7 @@ fn two_copies_of_one_machine_are_told_that_they_are() {
 }
 
 #[test]
-fn a_machine_that_was_set_back_is_told_and_goes_on() {
+fn a_machine_that_was_set_back_is_told_and_continues() {
     let world = started_world();
     let (mut web, sender) = (world.machine("web"), world.machine("sender"));
     // keeps the broadcasts for a while

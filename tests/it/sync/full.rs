@@ -48,7 +48,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_disk_that_is_unmounted_deletes_nothing_and_goes_on_when_it_is_back() {
+fn an_unmounted_disk_deletes_nothing_and_is_synced_when_it_is_back() {
     let hub = Hub::start();
     let (mut alpha, mut beta) = (
         Synced::new(&hub.world, "alpha"),

@@ -202,7 +202,7 @@ fn many_deletes_while_off_are_held_by_a_pass_too() {
 }
 
 #[test]
-fn a_few_files_may_go_but_not_all() {
+fn a_few_files_may_be_deleted_but_not_all() {
     let pair = Pair::new(3);
     pair.alpha.remove("d0/f00");
     pair.wait("one goes", |p| p.beta.files() == 2);
@@ -235,7 +235,7 @@ fn as_nobody(machine: &mut Synced, world: &world::World) -> bool {
 }
 
 #[test]
-fn what_cannot_be_read_is_not_gone() {
+fn an_unreadable_directory_is_not_gone() {
     let hub = Hub::start();
     let (mut alpha, mut beta) = (
         Synced::new(&hub.world, "alpha"),
@@ -290,7 +290,7 @@ fn what_cannot_be_read_is_not_gone() {
 
 /// Each way in which a root is not what it was.
 #[test]
-fn a_root_that_is_not_what_it_was_is_held_until_it_is_adopted() {
+fn a_replaced_root_is_held_until_it_is_adopted() {
     let moved = |dir: &Path| fs::rename(dir, dir.with_extension("moved")).unwrap();
     type Spoil<'a> = &'a dyn Fn(&Path);
     let replaced_by_a_file: Spoil = &|dir| (moved(dir), fs::write(dir, "a file").unwrap()).1;

@@ -43,7 +43,7 @@ fn check(hub: &mut Hub, args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn machines_that_run_give_the_hub_what_it_has_lost() {
+fn running_machines_send_the_hub_its_lost_chunks() {
     for (how, harm) in HARMS {
         println!("{how}");
         let mut hub = Hub::start();
@@ -81,7 +81,7 @@ fn machines_that_run_give_the_hub_what_it_has_lost() {
 }
 
 #[test]
-fn whatever_a_person_does_mends_the_hub() {
+fn each_kind_of_upload_repairs_the_hub() {
     type Act = fn(&Synced);
     let acts: [(&str, Act); 5] = [
         ("the same upload again", |a| {
@@ -150,7 +150,7 @@ fn whatever_a_person_does_mends_the_hub() {
 }
 
 #[test]
-fn a_check_names_what_no_machine_has_and_asks_for_it() {
+fn a_check_names_chunks_that_no_machine_has_and_requests_them() {
     let mut hub = Hub::start();
     let alpha = Synced::new(&hub.world, "alpha");
     alpha.put("d/kept", noise(1, 50_000));

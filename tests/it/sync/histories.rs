@@ -151,7 +151,7 @@ impl Rig {
 }
 
 #[test]
-fn what_was_agreed_on_after_a_snapshot_of_the_hub_outlives_the_way_back_to_it() {
+fn changes_agreed_on_after_a_snapshot_of_the_hub_survive_its_return() {
     for (daemons, others) in [(true, 0), (false, 0), (true, 20), (false, 20)] {
         let mut rig = Rig::new(daemons);
         rig.copy_data("snapshot");
@@ -176,7 +176,7 @@ fn what_was_agreed_on_after_a_snapshot_of_the_hub_outlives_the_way_back_to_it() 
 }
 
 #[test]
-fn what_was_agreed_on_after_a_backup_outlives_its_restore() {
+fn changes_agreed_on_after_a_backup_survive_its_restore() {
     for daemons in [true, false] {
         let mut rig = Rig::new(daemons);
         let backup = rig.path("backup");
@@ -197,7 +197,7 @@ fn what_was_agreed_on_after_a_backup_outlives_its_restore() {
 }
 
 #[test]
-fn what_another_has_changed_on_the_way_back_is_kept_beside_it() {
+fn changes_of_others_after_a_set_back_are_kept_beside_it() {
     for daemons in [true, false] {
         let mut rig = Rig::new(daemons);
         rig.copy_data("snapshot");
@@ -334,7 +334,7 @@ fn many_deletes_that_the_hub_forgot_are_held_once_more() {
 }
 
 #[test]
-fn daemons_that_go_on_meanwhile_notice_by_themselves() {
+fn running_daemons_notice_a_set_back_by_themselves() {
     let mut rig = Rig::new(true);
     rig.copy_data("snapshot");
     rig.work();
@@ -455,7 +455,7 @@ fn two_addresses_of_one_hub_do_not_keep_one_directory_at_once() {
 }
 
 #[test]
-fn another_hub_is_a_stranger_and_the_first_one_is_known_when_it_is_back() {
+fn another_hub_is_a_stranger_and_the_first_one_is_recognized_when_it_returns() {
     let rig = Rig::new(false);
     let other = Hub::start();
     let mut alpha = rig.alpha;

@@ -394,7 +394,7 @@ fn deletes_that_are_called_renames_are_deletes() {
 }
 
 #[test]
-fn chunks_of_nothing_keep_nobody_busy() {
+fn empty_chunks_keep_no_client_busy() {
     let (world, (evil, url)) = (World::new(), Evil::start());
     let mut victim = victim(&world, &url);
     let old = noise(1, 9 << 20);
@@ -454,7 +454,7 @@ fn a_listing_without_an_end_takes_no_memory() {
 }
 
 #[test]
-fn links_planted_while_files_come_lead_nowhere() {
+fn links_planted_during_downloads_lead_nowhere() {
     let hub = Hub::start();
     let (mut alpha, mut beta) = (
         Synced::new(&hub.world, "alpha"),

@@ -255,7 +255,7 @@ fn a_private_directory_is_private_at_every_moment() {
 }
 
 #[test]
-fn a_directory_that_is_gone_does_not_come_back_by_its_mode() {
+fn a_deleted_directory_is_not_restored_by_its_mode() {
     let hub = Hub::start();
     let (alpha, beta) = pair(&hub);
     beta.put(".mesyncignore", "*.o\n");
@@ -367,7 +367,7 @@ fn as_nobody(synced: &mut Synced, world: &World) -> bool {
 }
 
 #[test]
-fn a_directory_that_may_not_be_written_to_takes_what_comes() {
+fn a_directory_that_is_not_writable_receives_changes() {
     let hub = Hub::start();
     let (alpha, mut beta) = pair(&hub);
     if !as_nobody(&mut beta, &hub.world) {

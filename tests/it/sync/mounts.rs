@@ -303,7 +303,7 @@ fn a_link_whose_target_is_not_utf_8_is_named_and_stops_nothing() {
 
 /// A disk image of which little is filled, where only that has room.
 #[test]
-fn a_sparse_file_needs_room_for_what_is_filled() {
+fn a_sparse_file_needs_room_for_its_data_only() {
     use std::os::unix::fs::{FileExt, MetadataExt};
     const LENGTH: u64 = 90 << 20;
     let hub = Hub::start();

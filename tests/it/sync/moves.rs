@@ -164,7 +164,7 @@ fn a_client_killed_in_the_middle_of_a_move_finishes_it() {
 }
 
 #[test]
-fn one_new_file_does_not_let_many_equal_ones_go() {
+fn one_new_file_does_not_let_many_equal_deletes_pass() {
     let (hub, alpha, _) = pair(|_| "the same".into());
     alpha.moves_all();
     for name in names(&alpha.to).iter().skip(1) {

@@ -139,7 +139,7 @@ fn every_name_travels_or_is_named_as_left_out() {
 }
 
 #[test]
-fn rules_work_both_ways_and_may_come_and_go() {
+fn rules_apply_both_ways_and_may_change() {
     let hub = Hub::start();
     let (mut alpha, mut beta) = (
         Synced::new(&hub.world, "alpha"),
@@ -198,7 +198,7 @@ fn rules_work_both_ways_and_may_come_and_go() {
 }
 
 #[test]
-fn changes_go_one_way_where_that_is_wanted() {
+fn changes_are_synced_one_way_if_set() {
     let hub = Hub::start();
     let (alpha, beta) = (
         Synced::new(&hub.world, "alpha"),
@@ -299,7 +299,7 @@ fn one_daemon_keeps_several_directories_each_with_its_place_on_the_hub() {
 }
 
 #[test]
-fn what_could_not_be_synced_and_is_gone_is_not_named_any_longer() {
+fn an_unsyncable_path_that_is_gone_is_no_longer_named() {
     let hub = Hub::start();
     let remote = [
         "r".repeat(250),

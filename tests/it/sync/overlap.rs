@@ -44,7 +44,7 @@ fn refused(machine: &Machine, dir: &Path, wants: &str) {
 }
 
 #[test]
-fn a_directory_within_a_synced_one_is_refused_whoever_syncs_that() {
+fn a_directory_within_a_synced_one_is_refused_whichever_user_syncs_that() {
     let (world, alpha, dir) = world();
     fs::write(dir.join("a/b/f"), "1").unwrap();
     alpha.ok(&["sync", "-w", path(&dir)]);
@@ -106,7 +106,7 @@ fn a_bind_mount_is_another_name_of_the_same_directory() {
 }
 
 #[test]
-fn a_marker_that_comes_later_leaves_its_directory_out_and_deletes_nothing() {
+fn a_later_marker_excludes_its_directory_and_deletes_nothing() {
     let (world, mut alpha, dir) = world();
     fs::write(dir.join("a/b/inner"), "1").unwrap();
     fs::write(dir.join("g"), "1").unwrap();
@@ -135,7 +135,7 @@ fn a_marker_that_comes_later_leaves_its_directory_out_and_deletes_nothing() {
 }
 
 #[test]
-fn homes_and_what_contains_mesyncs_own_data_want_a_word() {
+fn homes_and_directories_with_mesyncs_own_data_need_a_confirmation() {
     let (world, alpha, _) = world();
     for dir in ["/", "/etc", "/home", "/usr/.."] {
         check(&alpha.run(&["sync", "-w", dir]), 78, "--yes");

@@ -124,9 +124,9 @@ fn stop(process: u32) {
 }
 
 #[test]
-fn what_was_acknowledged_survives_the_power_cut_and_comes_once() {
+fn acknowledged_messages_survive_a_power_cut_and_arrive_once() {
     const CUTS: usize = 15;
-    let mut random = Random::seeded("what_was_acknowledged_survives_the_power_cut_and_comes_once");
+    let mut random = Random::seeded("acknowledged_messages_survive_a_power_cut_and_arrive_once");
     let mut world = World::new();
     let (mut alpha, mut beta) = (world.machine("alpha"), world.machine("beta"));
     let image = |name: &str| world.dir.path().join(format!("{name}.img"));
@@ -408,7 +408,7 @@ fn a_synced_directory_survives_the_power_cut_whole() {
 }
 
 #[test]
-fn what_another_boot_has_left_empty_is_no_edit() {
+fn a_file_that_another_boot_left_empty_is_no_edit() {
     let hub = Hub::start();
     let mut alpha = Synced::new(&hub.world, "alpha");
     let mut beta = Synced::new(&hub.world, "beta");

@@ -67,7 +67,7 @@ impl Drop for Mapped {
 }
 
 #[test]
-fn what_a_program_writes_through_a_mapping_arrives_with_the_next_pass() {
+fn a_write_through_a_mapping_arrives_with_the_next_pass() {
     let hub = Hub::start();
     let (a, b) = (
         Synced::new(&hub.world, "alpha"),
@@ -91,7 +91,7 @@ fn what_a_program_writes_through_a_mapping_arrives_with_the_next_pass() {
 }
 
 #[test]
-fn an_edit_from_elsewhere_keeps_what_was_written_through_a_mapping() {
+fn an_edit_from_elsewhere_keeps_a_write_through_a_mapping() {
     let hub = Hub::start();
     let (mut a, b) = (
         Synced::new(&hub.world, "alpha"),
@@ -135,7 +135,7 @@ fn chattr(flag: &str, path: &Path) -> bool {
 }
 
 #[test]
-fn what_this_machine_refused_is_tried_again_without_an_event() {
+fn a_path_that_this_machine_refused_is_retried_without_an_event() {
     let hub = Hub::start();
     let (a, mut b) = (
         Synced::new(&hub.world, "alpha"),
@@ -175,7 +175,7 @@ fn what_this_machine_refused_is_tried_again_without_an_event() {
 }
 
 #[test]
-fn a_pass_names_what_is_written_to_all_the_while_and_the_reason() {
+fn a_pass_names_a_file_that_keeps_changing_and_the_reason() {
     if !inject::is_available() {
         return;
     }

@@ -106,7 +106,7 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
 }
 
 #[test]
-fn a_held_delete_counts_while_it_is_looked_at_again() {
+fn a_held_delete_counts_while_it_is_examined_again() {
     let mut d = WorkQueue::default();
     d.offer("a");
     next(&mut d);
@@ -147,7 +147,7 @@ fn a_path_that_never_comes_into_sync_waits_between_attempts() {
 }
 
 #[test]
-fn what_is_offered_during_work_is_looked_at_after_it() {
+fn a_path_offered_during_work_is_examined_after_it() {
     let mut d = queue(&[("d/x", Precedence::Change), ("d", Precedence::Change)]);
     assert_eq!(next(&mut d), "c d");
     d.offer("d");

@@ -74,7 +74,7 @@ fn a_single_delete_passes_after_a_moment_and_a_few_together() {
 
 /// The other client receives a burst from the hub in pieces.
 #[test]
-fn a_burst_that_comes_in_pieces_is_held_whole() {
+fn a_burst_that_arrives_in_pieces_is_held_whole() {
     let s = pair();
     (0..5).for_each(|n| s.remove(0, &format!("a{n}")));
     s.sync(0);
@@ -171,7 +171,7 @@ fn a_move_to_another_directory_is_no_delete() {
 }
 
 #[test]
-fn each_file_that_came_is_the_move_of_one() {
+fn each_new_file_is_the_move_of_one_deleted_file() {
     assert_eq!(moves_between(true, 1), (4, 5));
 }
 

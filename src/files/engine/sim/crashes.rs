@@ -116,7 +116,7 @@ fn a_crash_at_any_step_changes_nothing() {
 }
 
 #[test]
-fn a_directory_that_was_left_empty_does_not_come_back() {
+fn a_directory_that_was_left_empty_is_not_restored() {
     let before = |s: &mut Scene| {
         s.write(0, "d/x", 1);
         s.sync(0);
@@ -130,7 +130,7 @@ fn a_directory_that_was_left_empty_does_not_come_back() {
 }
 
 #[test]
-fn what_is_in_the_trash_was_not_deleted_by_its_user() {
+fn a_file_in_the_trash_was_not_deleted_by_its_user() {
     let before = |s: &mut Scene| {
         s.write(0, "y", 2);
         s.sync(0);

@@ -163,7 +163,7 @@ fn a_clash_waits_for_the_end_of_the_feed() {
 }
 
 #[test]
-fn what_a_key_made_and_the_hub_has_forgotten_since_is_gone() {
+fn a_change_that_the_hub_has_forgotten_since_is_gone() {
     check(|s| {
         s.write(0, "a", 1);
         s.write(0, "b", 2);
@@ -258,7 +258,7 @@ fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
 }
 
 #[test]
-fn what_is_ignored_from_now_on_is_not_deleted() {
+fn a_newly_ignored_file_is_not_deleted() {
     check(|s| {
         s.write(0, "a", 1);
         s.sync(0);
@@ -276,7 +276,7 @@ fn what_is_ignored_from_now_on_is_not_deleted() {
 }
 
 #[test]
-fn an_answer_that_comes_while_a_path_is_ignored_leaves_no_old_base() {
+fn a_response_while_a_path_is_ignored_leaves_no_old_base() {
     let s = Scene::new();
     s.write(0, "a", 1);
     s.sync(0);

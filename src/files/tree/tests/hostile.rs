@@ -274,7 +274,7 @@ fn odd_names_are_told_or_skipped_and_counted() {
 }
 
 #[test]
-fn a_scan_stops_when_told_and_forgives_what_goes_away() {
+fn a_scan_stops_when_told_and_skips_removed_directories() {
     let w = world();
     for i in 0..300 {
         w.write(&format!("d{}/f{i}", i % 7), "x");

@@ -65,7 +65,7 @@ fn page(byte: u8) -> Hash {
 }
 
 #[test]
-fn what_is_written_through_a_mapping_after_a_look_shows_a_new_stamp() {
+fn a_write_through_a_mapping_after_an_examination_shows_a_new_stamp() {
     let w = world();
     fs::write(w.at("a"), [0; 4096]).unwrap();
     let Some(mut mapped) = Mapped::of(&w.at("a")) else {

@@ -114,7 +114,7 @@ fn entry(bytes: &str) -> Entry {
 }
 
 #[test]
-fn what_is_placed_has_bytes_mode_and_time_and_nothing_is_left_beside_it() {
+fn a_placed_file_has_bytes_mode_and_time_and_nothing_is_left_beside_it() {
     let w = world();
     assert_eq!(w.place("d/e/a", "new", None), Moved::Done);
     let local = w.local("d/e/a");
@@ -227,7 +227,7 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
 }
 
 #[test]
-fn bytes_that_are_not_what_was_announced_are_not_kept() {
+fn bytes_other_than_announced_are_not_kept() {
     let w = world();
     for (bytes, announced) in [
         ("abc", entry("abd")),
@@ -242,7 +242,7 @@ fn bytes_that_are_not_what_was_announced_are_not_kept() {
 }
 
 #[test]
-fn things_go_to_the_trash_and_back_and_are_found_there() {
+fn files_are_moved_to_the_trash_and_back_and_found_there() {
     let w = world();
     w.write("d/a", "text");
     let local = w.local("d/a");
@@ -396,7 +396,7 @@ fn hard_links_are_files_of_their_own() {
 }
 
 #[test]
-fn what_is_ignored_is_not_entered_and_private_places_never_travel() {
+fn ignored_directories_are_not_entered_and_private_ones_never_synced() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     fs::create_dir_all(root.join("base/state")).unwrap();
@@ -480,7 +480,7 @@ fn what_is_ignored_is_not_entered_and_private_places_never_travel() {
 }
 
 #[test]
-fn a_mode_that_somebody_sets_meanwhile_is_not_taken_for_ours() {
+fn a_mode_set_by_another_program_meanwhile_is_kept() {
     let w = world();
     w.write("a", "x");
     let set = |mode| fs::set_permissions(w.at("a"), fs::Permissions::from_mode(mode)).unwrap();
@@ -551,7 +551,7 @@ fn rules_that_cannot_be_read_let_only_their_own_file_travel() {
 }
 
 #[test]
-fn what_the_settings_ignore_no_file_brings_back() {
+fn a_rules_file_cannot_include_what_the_settings_ignore() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(ignore::FILE), "!secret\nother\n!*\n").unwrap();
     let given = ["secret".to_string()];

@@ -257,7 +257,7 @@ fn long_requests_and_answers_are_jobs() {
 }
 
 #[test]
-fn who_may_not_and_what_is_wrong() {
+fn forbidden_and_invalid_messages_are_refused() {
     let (hub, a, admin) = (Hub::new(), host("a"), Caller::Admin);
     hub.check(&Caller::Nobody, "GET /api/hosts", "", 401, "key");
     hub.check(&a, &pull("b", ""), "", 403, "belongs to \\\"a\\\"");

@@ -92,7 +92,7 @@ fn too_many_long_downloads_are_refused_and_short_ones_are_not() {
 }
 
 #[test]
-fn a_body_that_is_used_as_it_comes_is_not_counted_as_memory() {
+fn a_streamed_body_is_not_counted_as_memory() {
     let rig = rig(64);
     let shared = &rig.server().shared;
     let mut conn = rig.connect();

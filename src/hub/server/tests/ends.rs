@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn who_leaves_early_leaves_nothing_behind() {
+fn a_client_that_leaves_early_leaves_nothing_behind() {
     let rig = rig(64);
     let mut half_body = rig.connect();
     half_body.send(&(put("/echo", 100) + "half"));
@@ -61,7 +61,7 @@ fn a_stop_lets_requests_finish_and_ends_the_rest() {
 }
 
 #[test]
-fn a_stop_without_grace_cuts_off_who_is_still_there() {
+fn a_stop_without_grace_cuts_off_open_connections() {
     let mut rig = rig(64);
     let mut upload = rig.connect();
     upload.send(&(put("/upload", 1 << 20) + "u"));
@@ -73,7 +73,7 @@ fn a_stop_without_grace_cuts_off_who_is_still_there() {
 }
 
 #[test]
-fn who_waits_gives_way_and_who_is_served_does_not() {
+fn idle_connections_are_evicted_and_active_ones_are_not() {
     let rig = rig(64);
     let mut kept = rig.connect();
     assert_eq!(kept.ask(&get("/")).status, 200);

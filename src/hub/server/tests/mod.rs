@@ -469,7 +469,7 @@ fn more_clients_than_workers_and_connections_are_all_answered() {
 }
 
 #[test]
-fn what_kills_bare_tiny_http_does_nothing_here() {
+fn requests_that_kill_bare_tiny_http_are_harmless() {
     let rig = rig(512);
     rig.works();
     at_once(50, |n| {

@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_nothing_else() {
+    fn written_rows_are_read_back_and_other_bytes_refused() {
         let plain = Row {
             extra: Extra::default(),
             mode: None,

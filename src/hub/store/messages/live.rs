@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_what_has_moved_and_nothing_else() {
+    fn writes_changed_cursors_only() {
         let (mut live, me) = (Live::default(), Some(Uuid::from_u128(1)));
         live.note("a", me, 5, 1000, (5, 1000));
         assert!(live.due().is_empty(), "an idle pull");

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_post_what() {
+    fn a_caller_posts_only_as_itself() {
         let check = |text: &str, caller: Option<&str>, wants: &str| {
             let got = Incoming::admit(&Message::parse(text.as_bytes()).unwrap(), caller);
             let got = got.map_or_else(

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_is_kept_survives_a_reopening_and_the_epoch_with_it() {
+fn the_store_and_its_epoch_survive_a_reopening() {
     let hub = Hub::new();
     hub.pull("b", None);
     hub.post(&["1 a *", "2 a b"]);

@@ -301,7 +301,7 @@ fn one_request_may_hold_good_and_bad_and_says_whom_to_wake() {
 }
 
 #[test]
-fn each_host_gets_what_is_for_it_in_order() {
+fn each_host_gets_its_messages_in_order() {
     let hub = Hub::new();
     hub.post(&["1 x *", "2 x b"]);
     assert_eq!(
@@ -362,7 +362,7 @@ fn an_ack_is_durable_before_further_messages_are_named_and_idle_pulls_write_noth
 }
 
 #[test]
-fn what_nobody_waits_for_goes() {
+fn messages_without_waiting_targets_are_removed() {
     let mut hub = Hub::new();
     hub.pull("a", None);
     hub.pull("b", None);
@@ -434,7 +434,7 @@ fn a_broadcast_for_a_host_that_registered_in_the_same_group_is_kept() {
 }
 
 #[test]
-fn own_broadcasts_neither_come_back_nor_hold_others_back() {
+fn own_broadcasts_are_neither_returned_nor_delay_others() {
     let hub = Hub::new();
     hub.pull("a", None);
     for batch in 0..20 {

@@ -310,7 +310,7 @@ fn with_keys() {
 }
 
 #[test]
-fn with_keys_where_everybody_may_come_in() {
+fn with_keys_where_every_caller_is_allowed() {
     let rig = Rig::start(true, &["--allow-anonymous"], "127.0.0.1");
     for (what, who, host, lines) in true_ones(&rig) {
         rig.check(what, who, host, &lines);
@@ -334,7 +334,7 @@ fn with_keys_where_everybody_may_come_in() {
 }
 
 #[test]
-fn without_keys_where_everybody_may_come_in() {
+fn without_keys_where_every_caller_is_allowed() {
     let rig = Rig::start(false, &["--allow-anonymous"], "127.0.0.1");
     for (what, lines) in [
         ("no key", String::new()),
@@ -364,7 +364,7 @@ fn without_keys_where_everybody_may_come_in() {
 }
 
 #[test]
-fn without_keys_only_this_machine_comes_in() {
+fn without_keys_only_this_machine_is_allowed() {
     let net = Net::lay(&["away"]);
     let port = World::new().port;
     if let Some(net) = &net {

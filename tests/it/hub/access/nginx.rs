@@ -70,7 +70,7 @@ impl Drop for Nginx {
 }
 
 #[test]
-fn through_nginx_nobody_comes_in_before_there_is_a_key() {
+fn through_nginx_no_caller_is_allowed_before_there_is_a_key() {
     let rig = Rig::start(false, &[], "127.0.0.1");
     let Some((_nginx, port)) = Nginx::start(&rig.world) else {
         return;

@@ -132,7 +132,7 @@ fn a_backup_is_whole_and_begins_another_epoch() {
 }
 
 #[test]
-fn no_chunk_goes_while_a_backup_is_made() {
+fn no_chunk_is_removed_while_a_backup_is_made() {
     let mut hub = hub();
     hub.now += 40 * DAY;
     hub.sweep_files();
@@ -172,7 +172,7 @@ fn a_backup_onto_another_disk_is_copied_and_one_without_room_leaves_nothing() {
 }
 
 #[test]
-fn a_check_names_what_is_damaged() {
+fn a_check_names_damaged_chunks() {
     let Hub { store, dir, .. } = hub();
     drop(store);
     let (first, second, third) = (noise(1, 20_000), noise(2, 30_000), noise(3, 40_000));

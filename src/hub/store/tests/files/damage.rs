@@ -138,7 +138,7 @@ fn nothing_is_acknowledged_that_relies_on_a_lost_chunk() {
 }
 
 #[test]
-fn bytes_that_come_under_any_name_mend_what_is_lost() {
+fn bytes_received_under_any_name_restore_a_lost_chunk() {
     for (how, harm) in HARMS {
         for (what, full, at) in [
             ("the same again", "big", 1),
@@ -184,7 +184,7 @@ fn bytes_that_come_under_any_name_mend_what_is_lost() {
 }
 
 #[test]
-fn what_is_lost_is_known_after_a_restart_and_named_until_it_is_mended_or_not_needed() {
+fn lost_chunks_are_known_after_a_restart_and_named_until_restored_or_unneeded() {
     let mut hub = Hub::new();
     let (first, second) = (noise(1, 30_000), noise(2, 30_000));
     hub.put_bytes("d/first", &first, 1);
@@ -302,7 +302,7 @@ fn a_read_for_which_there_are_no_descriptors_says_nothing_about_the_chunk() {
 }
 
 #[test]
-fn a_backup_is_made_of_what_is_left() {
+fn a_backup_contains_the_remaining_chunks() {
     let hub = Hub::new();
     let (lost, kept) = (noise(1, 30_000), noise(2, 30_000));
     hub.put_bytes("lost", &lost, 1);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_was_replaced_or_deleted_stands_again() {
+fn replaced_and_deleted_files_are_restored() {
     let hub = Hub::new();
     let id = hub.put_bytes("f", &noise(1, 20_000), 1).id;
     hub.put_bytes("f", b"two", 2);
@@ -125,7 +125,7 @@ fn a_commit_moves_no_bytes_that_are_there() {
 }
 
 #[test]
-fn what_is_small_takes_one_sync_and_what_is_not_three() {
+fn a_small_file_takes_one_sync_and_a_large_one_three() {
     let hub = Hub::new();
     let syncs = |bytes: &[u8], full: &str| {
         let put = put(&hub, full, bytes, 1);

@@ -117,7 +117,7 @@ fn listings_are_in_order_and_counted() {
 }
 
 #[test]
-fn pages_of_everything_fit_together_while_files_come_and_go() {
+fn pages_of_a_full_listing_fit_together_while_files_change() {
     let hub = Hub::new();
     let fill = |from: u64, to: u64| {
         let template = put(&hub, "x", b"", 1);
@@ -154,7 +154,7 @@ fn pages_of_everything_fit_together_while_files_come_and_go() {
 }
 
 #[test]
-fn changes_come_page_by_page_one_row_a_name() {
+fn changes_are_returned_page_by_page_with_one_row_for_each_name() {
     let hub = Hub::new();
     (0..5).for_each(|n| drop(hub.put_bytes(&format!("f{n}"), b"1", 1)));
     hub.put_bytes("f1", b"2", 2);

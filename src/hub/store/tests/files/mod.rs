@@ -186,7 +186,7 @@ fn word(changed: &Changed) -> String {
 }
 
 #[test]
-fn bodies_of_all_sizes_come_back_as_they_went() {
+fn bodies_of_all_sizes_are_returned_unchanged() {
     let hub = Hub::new();
     for (i, size) in [
         0,
@@ -258,7 +258,7 @@ fn bodies_of_all_sizes_come_back_as_they_went() {
 }
 
 #[test]
-fn who_writes_under_which_condition() {
+fn conditions_decide_between_writers() {
     let hub = Hub::new();
     let check = |bytes: &str, at: u64, condition: Condition, wants: &str| {
         let got = hub.put(Put {
@@ -337,7 +337,7 @@ fn who_writes_under_which_condition() {
 }
 
 #[test]
-fn an_upload_of_something_older_changes_nothing_unless_its_host_wrote_what_stands() {
+fn an_older_upload_changes_nothing_unless_its_host_wrote_the_current_version() {
     let hub = Hub::new();
     let check = |host: &str, bytes: &str, at: u64, wants: &str| {
         let got = hub.put(Put {

@@ -9,7 +9,7 @@ fn chunks(hub: &Hub) -> u64 {
 }
 
 #[test]
-fn chunks_go_a_day_after_the_last_revision_that_refers_to_them() {
+fn chunks_are_removed_a_day_after_the_last_revision_that_refers_to_them() {
     let mut hub = Hub::new();
     let large = noise(1, 20_000);
     let id = hub.put_bytes("f", &large, 1).id;
@@ -39,7 +39,7 @@ fn chunks_go_a_day_after_the_last_revision_that_refers_to_them() {
 }
 
 #[test]
-fn a_group_that_sweeps_does_not_lose_what_it_brings() {
+fn a_group_that_sweeps_keeps_its_own_chunks() {
     let mut hub = Hub::new();
     let large = noise(1, 20_000);
     hub.put_bytes("f", &large, 1);
@@ -85,7 +85,7 @@ fn versions_are_bounded_by_number() {
 }
 
 #[test]
-fn tombstones_go_after_ninety_days_and_old_cursors_with_them() {
+fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
     let mut hub = Hub::new();
     hub.put_bytes("f", b"1", 1);
     hub.put_bytes("g", b"1", 1);
@@ -177,7 +177,7 @@ fn keys_are_forgotten_after_a_week() {
 }
 
 #[test]
-fn what_a_crash_leaves_under_chunks_is_removed_and_nothing_else() {
+fn files_that_a_crash_leaves_under_chunks_are_removed_and_no_others() {
     let hub = Hub::new();
     let large = noise(1, 20_000);
     hub.put_bytes("f", &large, 1);
@@ -201,7 +201,7 @@ fn what_a_crash_leaves_under_chunks_is_removed_and_nothing_else() {
 }
 
 #[test]
-fn an_orphan_in_the_way_is_replaced_by_what_was_synced() {
+fn an_orphan_in_the_way_is_replaced_by_the_synced_chunk() {
     let hub = Hub::new();
     let large = noise(1, 20_000);
     let hash = Hash::of(&large).to_string();
@@ -257,7 +257,7 @@ fn staged_chunks_outlive_a_restart_if_they_are_whole() {
 }
 
 #[test]
-fn what_nobody_commits_leaves_the_staging_directory() {
+fn uncommitted_chunks_leave_the_staging_directory() {
     let mut hub = Hub::new();
     let bytes = noise(1, 20_000);
     hub.store
