@@ -228,7 +228,7 @@ on beta send notice --target alpha --priority high --payload '{"text": "for alph
 wait_for "the message for alpha, and its hook" received alpha "for alpha only"
 on alpha list inbox
 
-heading "gamma is switched off; alpha sends to it all the same"
+heading "gamma is switched off; alpha sends to it nevertheless"
 stop gamma "$last"
 on alpha send notice --target gamma --payload '{"text": "while you were away"}'
 wait_for "the message to wait on the hub for gamma" queued gamma 1

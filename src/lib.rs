@@ -9,9 +9,9 @@
 //! Everything else gives way to these, in this order.
 //!
 //! 1. *Nothing is lost.* A 2xx of the hub means: synced to its disk. A message has its final name only when it is whole.
-//! 2. *Nobody gets in.* Without a key nothing from another machine passes the hub's server. A hostile hub can make a client write
-//!    messages into `inbox/` and change the content of a synced directory, and nothing else; a type never names a file outside
-//!    `hooks/`, nor a path one outside its directory.
+//! 2. *No access without a key.* Nothing from another machine passes the hub's server without one. A hostile hub can make a
+//!    client write messages into `inbox/` and change the content of a synced directory, and nothing else; a type never names
+//!    a file outside `hooks/`, nor a path one outside its directory.
 //! 3. *It recovers by itself.* Events are hints. The directories and the hub's log are the truth, and are scanned anyway.
 //! 4. *It is small and quick.* Every queue and table has a bound, named in [`config::limits`].
 //!
