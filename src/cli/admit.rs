@@ -8,13 +8,14 @@ use rustix::system::uname;
 
 use super::hub::{find_hub, local_client};
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{Context, Done, keys};
 use crate::client::HubClient;
 use crate::config::{self, Settings, limits};
 use crate::error::{Error, Result};
 use crate::hub::{certificate, invitations};
 use crate::service::Signals;
 use crate::wire::join::{Accept, Asking, Requests};
+use crate::wire::rights::RightsRow;
 use crate::{clock, disk, wire};
 
 /// How often a window is looked at for machines that were let in.
@@ -27,6 +28,7 @@ pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let names = (0..invocation.arguments.len()).map(|at| invocation.argument(at));
     let names: Vec<&str> = names.collect::<Result<_>>()?;
     let code = invocation.value("code")?;
+    let rights = keys::named(invocation)?.map(|rights| rights.row());
     if invocation.has("all") {
         if !names.is_empty() || code.is_some() || invocation.has("replace") {
             return Err(
@@ -36,10 +38,13 @@ pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         let time = time(invocation, limits::JOIN_WINDOW)?
             .ok_or_else(|| invocation.usage("for how long? --for 10m"))?;
         let hub = local_client(&context.settings)?;
-        return window(context, &hub, time);
+        return window(context, &hub, time, rights);
     }
     if invocation.has("for") {
         return Err(invocation.usage("--for needs --all"));
+    }
+    if names.is_empty() && rights.is_some() {
+        return Err(invocation.usage("which machine is to have these rights? name it"));
     }
     let hub = local_client(&context.settings)?;
     if names.is_empty() {
@@ -60,6 +65,7 @@ pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             code: code.map(String::from),
             replace: invocation.has("replace"),
             window: None,
+            rights: rights.clone(),
         };
         let requests = hub.accept(&accept)?;
         if let Some(asking) = requests.accepted.iter().rfind(|a| a.name == name) {
@@ -99,12 +105,18 @@ fn let_in(context: &mut Context, asking: &Asking) {
 }
 
 /// Every machine is let in until the time is over, or this command ends.
-fn window(context: &mut Context, hub: &HubClient, time: Duration) -> Result<Done> {
+fn window(
+    context: &mut Context,
+    hub: &HubClient,
+    time: Duration,
+    rights: Option<RightsRow>,
+) -> Result<Done> {
     let signals = Signals::start()?;
     let seconds = time.as_secs();
     let mut known = hub.join_requests()?.accepted;
     let ask = |seconds: u64| Accept {
         window: Some(seconds),
+        rights: rights.clone(),
         ..Accept::default()
     };
     let mut requests: Requests = hub.accept(&ask(seconds))?;
@@ -150,7 +162,13 @@ pub fn invite(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let dir = &settings.hub.data_dir;
     find_hub(dir)?;
     let fingerprint = certificate::own_fingerprint(dir)?;
-    let secret = invitations::invite(dir, &name, time, invocation.has("replace"))?;
+    let secret = invitations::invite(
+        dir,
+        &name,
+        time,
+        invocation.has("replace"),
+        keys::named(invocation)?.as_ref(),
+    )?;
     let command = format!("mesync join '{url}#{name}.{secret}.{fingerprint}'");
     if context.out.json {
         let until = clock::rfc3339(clock::now() + time);

@@ -10,11 +10,10 @@ use super::parse::Invocation;
 use super::{Context, Done};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
-use crate::hub::rights::{
-    self, Administration, FileAccess, FileScope, Inbox, RightsRow, SendScope,
-};
+use crate::hub::rights::{self, Administration, FileAccess, FileScope, Inbox, SendScope};
 use crate::hub::{self, Key, Rights};
 use crate::wire::KeyUse;
+use crate::wire::rights::RightsRow;
 use crate::{clock, wire};
 
 /// How long a running hub may take to tell which keys are used.
@@ -42,8 +41,7 @@ struct Listed {
 /// `mesync key add NAME`
 pub fn add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
-    let mut rights = Rights::default();
-    change(&mut rights, invocation)?;
+    let rights = named(invocation)?.unwrap_or_default();
     let dir = &context.settings.hub.data_dir;
     wait_for_hub(dir)?;
     let key = hub::add_key_with(dir, &name, rights.clone())?;
@@ -105,7 +103,7 @@ fn not_shown(name: &str, then: &str) -> Error {
 /// `mesync key set NAME`
 pub fn set(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
-    if change(&mut Rights::default(), invocation)? == 0 {
+    if named(invocation)?.is_none() {
         return Err(invocation.usage("which right is to change? name at least one flag"));
     }
     let dir = &context.settings.hub.data_dir;
@@ -122,6 +120,12 @@ pub fn set(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         ))
     }
     Ok(Done::All)
+}
+
+/// The rights that flags name; `None`: no flag names one.
+pub fn named(invocation: &Invocation) -> Result<Option<Rights>> {
+    let mut rights = Rights::default();
+    Ok((change(&mut rights, invocation)? > 0).then_some(rights))
 }
 
 /// Changes the rights that flags name, and only those; how many.

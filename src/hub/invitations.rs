@@ -9,16 +9,18 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use super::keys::{self, Placing};
+use super::rights::Rights;
 use crate::config::limits;
 use crate::error::{Error, Kind, Result, plain};
 use crate::wire::files::Hash;
 use crate::wire::join::Ask;
+use crate::wire::rights::RightsRow;
 use crate::{clock, disk};
 
 const FILE: &str = "invitations.toml";
 const LOCK_FILE: &str = "invitations.lock";
-/// Bytes of one row, with some room.
-const ROW_BYTES: usize = 512;
+/// Bytes of the file: a row has about 200, more with many directories.
+const MAX_FILE_BYTES: usize = limits::INVITATIONS * 1024;
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +37,9 @@ struct Row {
     until: String,
     #[serde(default)]
     replace: bool,
+    /// `None`: the usual ones, or those of the key that is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rights: Option<RightsRow>,
 }
 
 impl Row {
@@ -44,7 +49,13 @@ impl Row {
 }
 
 /// Makes an invitation for a machine and returns its secret: the only time that it is seen.
-pub fn invite(data_dir: &Path, name: &str, time: Duration, replace: bool) -> Result<String> {
+pub fn invite(
+    data_dir: &Path,
+    name: &str,
+    time: Duration,
+    replace: bool,
+    rights: Option<&Rights>,
+) -> Result<String> {
     if !replace && keys::list_keys(data_dir)?.iter().any(|k| k.name == name) {
         return Err(keys::taken(name, "invite"));
     }
@@ -64,6 +75,7 @@ pub fn invite(data_dir: &Path, name: &str, time: Duration, replace: bool) -> Res
             sha256: Hash::of(secret.as_bytes()),
             until: clock::rfc3339(clock::now() + time),
             replace,
+            rights: rights.map(Rights::row),
         });
         Ok(())
     })?;
@@ -78,13 +90,16 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
         let right = |row: &Row| row.name == ask.name && bool::from(row.sha256.0.ct_eq(&shown.0));
         found = rows.iter().position(|row| row.is_valid() && right(row));
         if let Some(at) = found {
-            let placing = if rows.remove(at).replace {
+            let row = rows.remove(at);
+            let placing = if row.replace {
                 Placing::Replace
             } else {
                 Placing::New
             };
+            let rights = row.rights.map(Rights::read).transpose();
+            let rights = rights.map_err(|why| bad_file(data_dir, &why))?;
             // before the row is gone for ever: a machine that asks again is known by its key
-            keys::add_hash(data_dir, &ask.name, ask.key.0, placing, None)?;
+            keys::add_hash(data_dir, &ask.name, ask.key.0, placing, rights)?;
         }
         Ok(())
     })?;
@@ -95,14 +110,8 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Result<()> {
     let _held = keys::lock(data_dir, LOCK_FILE)?;
     let path = data_dir.join(FILE);
-    let bad = |why: &str| {
-        Error::new(
-            Kind::Settings,
-            format!("cannot read the invitations in {}: {why}", path.display()),
-        )
-        .hint("remove the file, and invite again")
-    };
-    let text = match disk::read_at_most(&path, limits::INVITATIONS * ROW_BYTES) {
+    let bad = |why: &str| bad_file(data_dir, why);
+    let text = match disk::read_at_most(&path, MAX_FILE_BYTES) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(bad(&plain(&e))),
@@ -114,13 +123,27 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Re
         return Ok(());
     }
     let text = toml::to_string(&document).map_err(|e| bad(&e.to_string()))?;
+    if text.len() > MAX_FILE_BYTES {
+        let what = format!("cannot change {}: it would be too long", path.display());
+        return Err(Error::new(Kind::Failed, what).hint("wait until some invitations are used"));
+    }
     disk::write_durably(&path, text.as_bytes(), 0o600)?;
     keys::give_to_owner(data_dir, &path)
+}
+
+fn bad_file(data_dir: &Path, why: &str) -> Error {
+    let path = data_dir.join(FILE);
+    Error::new(
+        Kind::Settings,
+        format!("cannot read the invitations in {}: {why}", path.display()),
+    )
+    .hint("remove the file, and invite again")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::rights::FileAccess;
 
     fn ask(name: &str, key: u8) -> Ask {
         Ask {
@@ -138,7 +161,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let day = Duration::from_secs(86_400);
-        let secret = invite(dir, "a", day, false).unwrap();
+        let secret = invite(dir, "a", day, false, None).unwrap();
         let text = std::fs::read_to_string(dir.join(FILE)).unwrap();
         assert!(!text.contains(&secret), "{text}");
         assert!(!redeem(dir, &ask("b", 1), &secret).unwrap());
@@ -146,11 +169,23 @@ mod tests {
         assert!(redeem(dir, &ask("a", 1), &secret).unwrap());
         assert!(!redeem(dir, &ask("a", 2), &secret).unwrap());
         assert_eq!(keys::list_keys(dir).unwrap()[0].hash, [1; 32]);
-        assert!(invite(dir, "a", day, false).is_err());
-        let again = invite(dir, "a", day, true).unwrap();
+        assert!(invite(dir, "a", day, false, None).is_err());
+        let again = invite(dir, "a", day, true, None).unwrap();
         assert!(redeem(dir, &ask("a", 3), &again).unwrap());
         assert_eq!(keys::list_keys(dir).unwrap()[0].hash, [3; 32]);
-        let over = invite(dir, "c", Duration::ZERO, false).unwrap();
+        let limited = Rights {
+            access: FileAccess::ReadOnly,
+            ..Rights::default()
+        };
+        let limits = invite(dir, "a", day, true, Some(&limited)).unwrap();
+        assert!(redeem(dir, &ask("a", 4), &limits).unwrap());
+        assert_eq!(*keys::list_keys(dir).unwrap()[0].rights, limited);
+        // a machine that was set up anew has the rights that it had
+        let again = invite(dir, "a", day, true, None).unwrap();
+        assert!(redeem(dir, &ask("a", 5), &again).unwrap());
+        let key = keys::list_keys(dir).unwrap().remove(0);
+        assert_eq!((key.hash, &*key.rights), ([5; 32], &limited));
+        let over = invite(dir, "c", Duration::ZERO, false, None).unwrap();
         assert!(!redeem(dir, &ask("c", 4), &over).unwrap());
     }
 
@@ -158,8 +193,8 @@ mod tests {
     fn the_second_invitation_of_a_name_ends_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let day = Duration::from_secs(86_400);
-        let first = invite(dir.path(), "a", day, false).unwrap();
-        let second = invite(dir.path(), "a", day, false).unwrap();
+        let first = invite(dir.path(), "a", day, false, None).unwrap();
+        let second = invite(dir.path(), "a", day, false, None).unwrap();
         assert!(!redeem(dir.path(), &ask("a", 1), &first).unwrap());
         assert!(redeem(dir.path(), &ask("a", 1), &second).unwrap());
     }

@@ -14,6 +14,7 @@ use super::failures::Failures;
 use super::http::{Reply, Request};
 use super::keys::{self, Placing};
 use super::pending::{NotFound, Pending, Step};
+use super::rights::Rights;
 use super::{invitations, routes::Route};
 use crate::clock;
 use crate::config::limits;
@@ -92,8 +93,14 @@ impl Joining {
                         ask.name
                     );
                 }
-                if self.pending().window(now).is_some() && key.is_none() {
-                    self.let_in(&ask)?;
+                let window = self
+                    .pending()
+                    .window(now)
+                    .map(|(_, rights)| rights.cloned());
+                if let Some(rights) = window
+                    && key.is_none()
+                {
+                    self.let_in(&ask, rights)?;
                     return Ok(answer(&Answer::Accepted));
                 }
                 Ok(answer(&Answer::Pending).header("Retry-After", ASK_INTERVAL.to_string()))
@@ -140,18 +147,18 @@ impl Joining {
         Ok(())
     }
 
-    fn let_in(&self, ask: &Ask) -> Result<(), Reply> {
+    fn let_in(&self, ask: &Ask, rights: Option<Rights>) -> Result<(), Reply> {
         let placing = if ask.replace {
             Placing::Replace
         } else {
             Placing::New
         };
-        keys::add_hash(&self.data_dir, &ask.name, ask.key.0, placing, None).map_err(|e| match e
-            .kind
-        {
-            Kind::Failed => Reply::error(409, e.to_string()),
-            _ => Reply::failed(&e),
-        })?;
+        keys::add_hash(&self.data_dir, &ask.name, ask.key.0, placing, rights).map_err(
+            |e| match e.kind {
+                Kind::Failed => Reply::error(409, e.to_string()),
+                _ => Reply::failed(&e),
+            },
+        )?;
         self.pending().accepted(clock::monotonic(), ask);
         log::info!("let in name={}", ask.name);
         Ok(())
@@ -160,15 +167,18 @@ impl Joining {
     /// `POST /api/join/accept`
     fn accept(&self, request: &Request) -> Result<Reply, Reply> {
         let accept: Accept = parse(request)?;
+        let rights = accept.rights.map(Rights::read).transpose();
+        let rights = rights.map_err(|why| Reply::error(400, why))?;
         if let Some(seconds) = accept.window {
             let time = Duration::from_secs(seconds).min(limits::JOIN_WINDOW);
-            self.pending().open(clock::monotonic(), time);
+            self.pending()
+                .open(clock::monotonic(), time, rights.clone());
             if seconds > 0 {
                 log::warn!("every machine that asks is let in for {}", clock::age(time));
                 let waiting = self.pending().waiting();
                 for ask in waiting {
                     if self.auth.key_of(&ask.name).is_none() {
-                        self.let_in(&ask)?;
+                        self.let_in(&ask, rights.clone())?;
                     }
                 }
             }
@@ -183,10 +193,11 @@ impl Joining {
                 );
                 return Err(Reply::error(409, words));
             }
-            self.let_in(&Ask {
+            let ask = Ask {
                 replace: accept.replace,
                 ..ask
-            })?;
+            };
+            self.let_in(&ask, rights)?;
         }
         Ok(self.list())
     }
@@ -194,7 +205,7 @@ impl Joining {
     fn list(&self) -> Reply {
         let now = clock::monotonic();
         let pending = self.pending();
-        let window = pending.window(now).map(|left| left.as_secs() + 1);
+        let window = pending.window(now).map(|(left, _)| left.as_secs() + 1);
         let (pending, accepted) = pending.list(now);
         Reply::json(
             200,

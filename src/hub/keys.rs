@@ -15,9 +15,10 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use uuid::Uuid;
 
-use super::rights::{Rights, RightsRow};
+use super::rights::Rights;
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
+use crate::wire::rights::RightsRow;
 use crate::{clock, disk, wire};
 
 /// SHA-256 of a key.
@@ -618,7 +619,7 @@ fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
             unhex(text).ok_or_else(|| format!("old_sha256 of {name} must be 64 hexadecimal digits"))
         });
         let until = row.old_until.as_deref().and_then(clock::parse_rfc3339);
-        let rights = row.rights.read().map_err(|why| format!("{name}: {why}"))?;
+        let rights = Rights::read(row.rights).map_err(|why| format!("{name}: {why}"))?;
         keys.push(Key {
             name,
             hash,
@@ -791,7 +792,7 @@ mod tests {
             no_messages: true,
             admin: true,
         };
-        let wanted = limited.clone().read().unwrap();
+        let wanted = Rights::read(limited.clone()).unwrap();
         let before = keys.current();
         set_rights(dir.path(), "web-1", |rights| {
             *rights = wanted.clone();

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::rights::Rights;
 use super::server::block;
 use crate::config::limits::{
     JOIN_ACCEPTED, JOIN_REQUESTS, JOIN_REQUESTS_PER_ADDRESS, JOIN_RESTARTS, JOIN_TIME,
@@ -18,7 +19,13 @@ use crate::wire::join::{Ask, Asking, code};
 pub struct Pending {
     requests: Vec<Request>,
     accepted: VecDeque<(Request, Instant)>,
-    window: Option<Instant>,
+    window: Option<Window>,
+}
+
+/// While it is open every machine is let in, with these rights.
+struct Window {
+    until: Instant,
+    rights: Option<Rights>,
 }
 
 #[derive(Debug, Clone)]
@@ -155,14 +162,16 @@ impl Pending {
     }
 
     /// From now on, for so long, every machine is let in.
-    pub fn open(&mut self, now: Instant, time: Duration) {
-        self.window = Some(now + time);
+    pub fn open(&mut self, now: Instant, time: Duration, rights: Option<Rights>) {
+        let until = now + time;
+        self.window = Some(Window { until, rights });
     }
 
-    /// How long every machine is let in yet.
-    pub fn window(&self, now: Instant) -> Option<Duration> {
-        let left = self.window?.saturating_duration_since(now);
-        (!left.is_zero()).then_some(left)
+    /// How long every machine is let in yet, and with which rights.
+    pub fn window(&self, now: Instant) -> Option<(Duration, Option<&Rights>)> {
+        let window = self.window.as_ref()?;
+        let left = window.until.saturating_duration_since(now);
+        (!left.is_zero()).then_some((left, window.rights.as_ref()))
     }
 
     pub fn list(&self, now: Instant) -> (Vec<Asking>, Vec<Asking>) {
@@ -315,8 +324,8 @@ mod tests {
     fn a_window_closes_by_itself() {
         let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
         assert_eq!(pending.window(now), None);
-        pending.open(now, Duration::from_secs(5));
-        assert_eq!(pending.window(now), Some(Duration::from_secs(5)));
+        pending.open(now, Duration::from_secs(5), None);
+        assert_eq!(pending.window(now), Some((Duration::from_secs(5), None)));
         assert_eq!(pending.window(now + Duration::from_secs(5)), None);
     }
 }

@@ -5,10 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
 use crate::relpath;
 use crate::wire::files::{Event, Name, Record};
+use crate::wire::rights::RightsRow;
 use crate::wire::{self, Message};
 
 /// Directories, or hosts, that one key names, at most: its row stays short.
@@ -92,54 +91,6 @@ pub struct Rights {
     pub administration: Administration,
 }
 
-/// Rights as `keys.toml` has them: a field that is missing limits nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RightsRow {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub read_only: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub send: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub no_messages: bool,
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub admin: bool,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-impl RightsRow {
-    pub fn limits_nothing(&self) -> bool {
-        *self == RightsRow::default()
-    }
-
-    /// The rights that the row names; the error is for its author.
-    pub fn read(self) -> Result<Rights, String> {
-        let choose = |a, b, is_a: bool| if is_a { a } else { b };
-        Ok(Rights {
-            files: self.files.map_or(Ok(FileScope::All), |dirs| scope(&dirs))?,
-            access: choose(FileAccess::ReadOnly, FileAccess::ReadWrite, self.read_only),
-            send: self
-                .send
-                .map_or(Ok(SendScope::All), |hosts| targets(&hosts))?,
-            inbox: if self.no_messages {
-                Inbox::Closed
-            } else {
-                Inbox::Open
-            },
-            administration: if self.admin {
-                Administration::Yes
-            } else {
-                Administration::No
-            },
-        })
-    }
-}
-
 /// Files below these directories; `/` is the whole hub, and no directory is no file.
 pub fn scope(dirs: &[String]) -> Result<FileScope, String> {
     let mut paths = BTreeSet::new();
@@ -183,6 +134,31 @@ pub fn is_below(dir: &str, path: &str) -> bool {
 }
 
 impl Rights {
+    /// The rights that a row names; the error is for its author.
+    pub fn read(row: RightsRow) -> Result<Rights, String> {
+        Ok(Rights {
+            files: row.files.map_or(Ok(FileScope::All), |dirs| scope(&dirs))?,
+            access: if row.read_only {
+                FileAccess::ReadOnly
+            } else {
+                FileAccess::ReadWrite
+            },
+            send: row
+                .send
+                .map_or(Ok(SendScope::All), |hosts| targets(&hosts))?,
+            inbox: if row.no_messages {
+                Inbox::Closed
+            } else {
+                Inbox::Open
+            },
+            administration: if row.admin {
+                Administration::Yes
+            } else {
+                Administration::No
+            },
+        })
+    }
+
     pub fn row(&self) -> RightsRow {
         RightsRow {
             files: match &self.files {
@@ -425,7 +401,7 @@ mod tests {
         let said = cases[1].check(Right::WriteFiles, "web-1").unwrap_err();
         assert!(said.contains("mesync key set web-1 --read-write"), "{said}");
         for rights in cases.iter().chain([&admin]) {
-            assert_eq!(rights.row().read().as_ref(), Ok(rights));
+            assert_eq!(Rights::read(rights.row()).as_ref(), Ok(rights));
         }
     }
 

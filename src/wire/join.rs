@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::files::Hash;
+use super::rights::RightsRow;
 
 /// The name by which a joined machine asks for the hub while it shakes hands: it gets the hub's own certificate by it, whatever
 /// other one the hub has. It is in no DNS (RFC 6761, 6.4).
@@ -83,6 +84,9 @@ pub struct Accept {
     /// Seconds; 0 ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
+    /// Of the machine, or of all while the window is open. `None`: the usual ones, or those of the key that is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rights: Option<RightsRow>,
 }
 
 /// The SHA-256 of a certificate in DER.

@@ -5,6 +5,7 @@
 pub mod files;
 pub mod join;
 pub mod revision;
+pub mod rights;
 
 pub use crate::error::brief;
 use std::collections::BTreeMap;

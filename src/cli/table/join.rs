@@ -1,5 +1,6 @@
 //! Commands that let machines in.
 
+use super::keys::{ADMIN, FILES, NO_FILES, NO_MESSAGES, READ_ONLY, SEND};
 use super::{Command, DATA, Flag, Group, Values, any, one, switch, sync, valued};
 
 const FOR: Flag = valued("for", "TIME", Values::Text, "for how long: 90s, 10m, 24h");
@@ -52,15 +53,26 @@ pub const ACCEPT: Command = Command {
         ),
         REPLACE,
         DATA,
+        FILES,
+        READ_ONLY,
+        NO_FILES,
+        SEND,
+        NO_MESSAGES,
+        ADMIN,
     ],
     doc: "let machines in that ask, or list them",
     long: &[
         "Run it on the hub's machine, while the hub runs. Without a name it lists the machines that ask: name, address, code and since when. Compare the code with the one that the machine shows. A request is forgotten after an hour.",
+        "Flags of rights are those of key add: the machine gets them. Without any it may do everything but administer the hub; with --replace it keeps the rights of the key that it replaces.",
         "With --all --for TIME every machine that asks is let in, and named, until the time is over or the command ends; a name that has a key is not given away so.",
     ],
     examples: &[
         ("mesync accept", "which machines ask"),
         ("mesync accept machine-2", "let machine-2 in"),
+        (
+            "mesync accept machine-3 --read-only --files a",
+            "machine-3 reads one directory",
+        ),
         ("mesync accept --all --for 10m", "a room full of machines"),
     ],
 };
@@ -74,10 +86,17 @@ pub const INVITE: Command = Command {
         valued("url", "URL", Values::Text, "how machines call the hub"),
         REPLACE,
         DATA,
+        FILES,
+        READ_ONLY,
+        NO_FILES,
+        SEND,
+        NO_MESSAGES,
+        ADMIN,
     ],
     doc: "print a command that lets the machine NAME in, once",
     long: &[
         "Run it on the hub's machine. The command is good once and for 24 hours, or as long as --for says (at most 30 days). It has a secret in it, which the hub keeps the hash of: give it to that machine only. An invitation ends an earlier one for the same name.",
+        "Flags of rights are those of key add: the machine gets them.",
     ],
     examples: &[(
         "mesync invite web-1 | ssh web-1 mesync join -",

@@ -4,6 +4,7 @@
 
 mod files;
 mod join;
+mod keys;
 mod sync;
 
 use crate::wire::Priority;
@@ -184,23 +185,6 @@ const DATA: Flag = setting(
     "data_dir",
     "the hub's data (default: hub in the base directory)",
 );
-const FILES: Flag = valued(
-    "files",
-    "DIR",
-    Values::Text,
-    "it may reach files below DIR of the hub only; repeatable",
-);
-const READ_ONLY: Flag = switch("read-only", "it may read files, and change none");
-const NO_FILES: Flag = switch("no-files", "it may not reach any file");
-const SEND: Flag = valued(
-    "send",
-    "HOSTS",
-    Values::Text,
-    "it may send to these only: none, HOST,... or all",
-);
-const NO_MESSAGES: Flag = switch("no-messages", "it receives no messages");
-const ADMIN: Flag = switch("admin", "it may change hosts and make backups");
-
 const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
 // the outbox is among them so that the command itself can say why it will not
 const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "hooks", "outbox"]);
@@ -469,89 +453,11 @@ pub static COMMANDS: &[Command] = &[
             ("mesync hub check --data /mnt/usb/hub-monday", "a backup"),
         ],
     },
-    Command {
-        name: "key add",
-        group: Group::Hub,
-        arguments: &[one("NAME", Values::Text)],
-        flags: &[DATA, FILES, READ_ONLY, NO_FILES, SEND, NO_MESSAGES, ADMIN],
-        doc: "make a key for the machine NAME and print it",
-        long: &[
-            "Run it on the hub's machine. The key is shown only once, since the hub keeps its hash alone, and is valid at once. On the other machine, write it to a file of mode 0600 and set api_key_file to that.",
-            "Without flags the key has every right but to administer the hub. What a key may not read it does not learn of, not even as a name in an event.",
-        ],
-        examples: &[
-            ("mesync key add web-1", "a key for web-1"),
-            (
-                "mesync key add backup --read-only --no-messages",
-                "one that only reads files",
-            ),
-        ],
-    },
-    Command {
-        name: "key list",
-        group: Group::Hub,
-        arguments: &[],
-        flags: &[DATA],
-        doc: "list the keys",
-        long: &[
-            "Names, rights and times, never the keys themselves. When and from where a key was used last is kept by the running hub, from its start on.",
-        ],
-        examples: &[("mesync key list", "the machines that have a key")],
-    },
-    Command {
-        name: "key set",
-        group: Group::Hub,
-        arguments: &[one("NAME", Values::Text)],
-        flags: &[
-            DATA,
-            FILES,
-            READ_ONLY,
-            switch("read-write", "it may read and change files"),
-            NO_FILES,
-            SEND,
-            NO_MESSAGES,
-            switch("messages", "it may receive messages"),
-            ADMIN,
-            switch("no-admin", "it may not administer the hub"),
-        ],
-        doc: "change the rights of the key of NAME",
-        long: &[
-            "Only the rights that flags name are changed; \"--files /\" and \"--send all\" lift a limit. A running hub applies the new rights at once: tokens and open event streams of the key are included.",
-        ],
-        examples: &[
-            (
-                "mesync key set web-1 --files www --files shared/web",
-                "web-1 sees two directories",
-            ),
-            (
-                "mesync key set web-1 --read-only",
-                "and changes nothing there",
-            ),
-        ],
-    },
-    Command {
-        name: "key rotate",
-        group: Group::Hub,
-        arguments: &[one("NAME", Values::Text)],
-        flags: &[DATA],
-        doc: "make a new key for NAME and print it",
-        long: &[
-            "The old key is accepted until the new one is used for the first time, for a day at most: put the new one into the api_key_file of the machine, which reads it again by itself. Rights stay.",
-        ],
-        examples: &[(
-            "mesync key rotate web-1",
-            "the key of web-1 may be known to others",
-        )],
-    },
-    Command {
-        name: "key remove",
-        group: Group::Hub,
-        arguments: &[one("NAME", Values::Text)],
-        flags: &[DATA],
-        doc: "remove the key of the machine NAME",
-        long: &["The key and its tokens are refused at once."],
-        examples: &[("mesync key remove web-1", "lock web-1 out")],
-    },
+    keys::ADD,
+    keys::LIST,
+    keys::SET,
+    keys::ROTATE,
+    keys::REMOVE,
     Command {
         name: "hosts",
         group: Group::Hub,

@@ -232,6 +232,67 @@ fn a_name_that_has_a_key_is_given_away_only_when_both_ends_say_so() {
     machine.ok(&["hosts"]);
 }
 
+#[test]
+fn a_machine_that_joins_has_the_rights_that_the_hub_gave() {
+    let world = world();
+    let rights = |name: &str| {
+        let list = hub(&world, &["key", "list", "--json"]);
+        let mut keys = list.lines().map(|line| {
+            let key: serde_json::Value = serde_json::from_str(line).unwrap();
+            key
+        });
+        let key = keys.find(|key| key["name"] == name).unwrap();
+        key["rights"].to_string()
+    };
+    let flags = ["--read-only", "--files", "a/"];
+    let url = world.url();
+    let line = hub(
+        &world,
+        &[&["invite", "a", "--url", &url][..], &flags].concat(),
+    );
+    let line = line.trim().trim_start_matches("mesync join ");
+    let invited = world.machine("a");
+    invited.ok(&["join", line.trim_matches('\'')]);
+    let limits = r#"{"files":["a"],"read_only":true}"#;
+    assert_eq!(rights("a"), limits);
+    let out = invited.run(&["send", "x"]);
+    assert!(out.status.success(), "{}", text(&out));
+    std::fs::write(invited.base.join("f"), "x").unwrap();
+    let file = invited.base.join("f");
+    let out = invited.run(&["upload", file.to_str().unwrap(), "--path", "a"]);
+    assert_eq!(out.status.code(), Some(77), "{}", text(&out));
+    assert!(text(&out).contains("key set a --read-write"));
+    // set up anew: the limits outlive the key
+    let mut anew = world.machine("anew");
+    let args = ["join", &url, "--name", "a", "--replace"];
+    asks(&world, &mut anew, &args);
+    hub(&world, &["accept", "--replace", "a"]);
+    ends(&world, &mut anew, 0);
+    assert_eq!(rights("a"), limits);
+    let mut named = world.machine("b");
+    asks(&world, &mut named, &["join", &url]);
+    hub(&world, &["accept", "b", "--no-files", "--send", "first"]);
+    ends(&world, &mut named, 0);
+    assert_eq!(rights("b"), r#"{"files":[],"send":["first"]}"#);
+    let mut window = world.hub_command();
+    window.args(["accept", "--all", "--for", "10m", "--no-messages"]);
+    let mut window = window.stdout(Stdio::null()).spawn().unwrap();
+    world.machine("c").ok(&["join", &url]);
+    let pid = rustix::process::Pid::from_child(&window);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(window.wait().unwrap().success());
+    assert_eq!(rights("c"), r#"{"no_messages":true}"#);
+    // a right without a machine, and a limit that is none
+    for args in [
+        &["accept", "--read-only"][..],
+        &["invite", "d", "--files", "../x"],
+        &["invite", "d", "--files", "a", "--no-files"],
+    ] {
+        let out = world.hub_command().args(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {}", text(&out));
+    }
+}
+
 /// Carries bytes to the hub and back, and keeps all of them.
 fn record(port: u16) -> (u16, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

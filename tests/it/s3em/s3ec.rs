@@ -299,3 +299,58 @@ fn their_daemons_see_each_other_and_survive_a_restart_of_the_hub() {
         &["sub/before", "sub/y", "w", "z"],
     );
 }
+
+#[test]
+fn a_key_with_few_rights_lets_it_see_its_directory_alone() {
+    let world = world();
+    let Some(full) = Theirs::new(&world, "full") else {
+        return;
+    };
+    for name in ["open", "secret"] {
+        fs::write(full.work().join(name), format!("{name} content")).unwrap();
+    }
+    let open = full.upload("open", "a").unwrap();
+    let secret = full.upload("secret", "b").unwrap();
+    let mut limited = Theirs::with(&world, "limited", &["--read-only", "--files", "a"]).unwrap();
+    let listed = limited.ok(&["ls"]);
+    assert!(
+        listed.contains("a/open") && listed.lines().count() == 1,
+        "{listed}"
+    );
+    assert!(limited.ok(&["ls", "--path", "b"]).contains("No files"));
+    limited.ok(&["download", &open, "-o", "open"]);
+    let back = fs::read(limited.work().join("open")).unwrap();
+    assert_eq!(back, b"open content");
+    for args in [
+        &["download", &secret, "-o", "stolen"][..],
+        &["info", &secret],
+        &["rm", &secret],
+        &["rm", &open],
+        &["upload", "--path", "a", "--", "open"],
+        &["upload", "--path", "b", "--", "open"],
+    ] {
+        let out = limited.run(args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success(), "{args:?}: {said}");
+        assert!(!said.contains("secret"), "{args:?}: {said}");
+    }
+    // its daemon takes the part that it may read, and hears of that alone
+    limited.start();
+    wait_for("its stream", &world, || streams(&world) > 0);
+    fs::write(full.work().join("secret"), "another secret").unwrap();
+    full.upload("secret", "b").unwrap();
+    fs::write(full.work().join("later"), "later content").unwrap();
+    full.upload("later", "a").unwrap();
+    let has = |name: &str| {
+        let tree = tree(&limited.work());
+        tree.keys().any(|path| path.ends_with(name))
+    };
+    wait_for("the later file", &world, || has("later"));
+    assert!(!has("secret"), "{:?}", tree(&limited.work()).keys());
+    let log = fs::read_to_string(limited.home.with_extension("log")).unwrap();
+    assert!(!log.contains("secret"), "{log}");
+    assert_eq!(
+        listing(&world).keys().collect::<Vec<_>>(),
+        ["a/later", "a/open", "b/secret"]
+    );
+}

@@ -43,6 +43,11 @@ pub fn is_thorough() -> bool {
 impl Theirs {
     /// Logged in with a key of its own.
     pub fn new(world: &World, name: &str) -> Option<Theirs> {
+        Theirs::with(world, name, &[])
+    }
+
+    /// Logged in with a key of its own that has these rights.
+    pub fn with(world: &World, name: &str, rights: &[&str]) -> Option<Theirs> {
         let theirs = Theirs {
             program: program()?,
             home: world.dir.path().join(name),
@@ -53,6 +58,7 @@ impl Theirs {
         let key = world
             .hub_command()
             .args(["key", "add", name])
+            .args(rights)
             .output()
             .unwrap();
         let key = String::from_utf8(key.stdout).unwrap();
