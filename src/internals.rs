@@ -56,7 +56,7 @@ pub mod hub {
         }
         pub mod multipart {
             pub use crate::hub::files::multipart::{
-                MAX_PARTS, Malformed, Parser, Part, Sink, boundary,
+                FormPart, MAX_PARTS, Malformed, Parser, Sink, boundary,
             };
         }
     }
@@ -99,7 +99,9 @@ pub mod messages {
         pub use crate::messages::hooks::Record;
     }
     pub mod plan {
-        pub use crate::messages::plan::{Content, Found, MIN_UNTOUCHED_TIME, Step, complete, step};
+        pub use crate::messages::plan::{
+            FileContent, Found, MIN_UNTOUCHED_TIME, Step, complete, step,
+        };
     }
     pub mod spool {
         pub use crate::messages::spool::{create, send};

@@ -95,7 +95,7 @@ impl HookCounts {
 
 /// How a client, its queues and its hub are.
 #[derive(Serialize)]
-struct Status {
+struct ClientStatus {
     healthy: bool,
     host: String,
     base_dir: String,
@@ -159,7 +159,7 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
     } else {
         None
     };
-    let mut status = Status {
+    let mut status = ClientStatus {
         healthy: false,
         host: settings.host_id.clone(),
         base_dir: disk::show(base.as_os_str()),
@@ -203,7 +203,7 @@ pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
 }
 
 /// Why this machine is not healthy, a few words each; empty: it is.
-fn degraded(s: &Status, stuck_here: bool, stuck_there: bool) -> Vec<String> {
+fn degraded(s: &ClientStatus, stuck_here: bool, stuck_there: bool) -> Vec<String> {
     let not_healthy = s.directories.iter().filter(|d| !d.is_healthy());
     let (with_problems, not_in_sync): (Vec<_>, Vec<_>) = not_healthy.partition(|d| d.is_in_sync());
     let when = |so: bool, words: &str| so.then(|| words.to_string());
@@ -263,7 +263,7 @@ fn client_problem(
     }
 }
 
-fn print(s: &Status, reasons: &[String], out: &mut Output) {
+fn print(s: &ClientStatus, reasons: &[String], out: &mut Output) {
     let queue = |q: &QueueStatus, out: &Output| match q.oldest {
         Some(at) => {
             let age = clock::since(at).map_or("a moment".into(), clock::age);

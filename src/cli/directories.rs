@@ -12,7 +12,7 @@ use super::output::Output;
 use super::watches::real;
 use crate::clock;
 use crate::config::Settings;
-use crate::files::status::{Condition, Examples, Files, Named, Status};
+use crate::files::status::{Condition, Examples, Files, NamedPath, Status};
 use crate::files::tree::marker;
 use crate::logger::one_line;
 
@@ -39,8 +39,8 @@ pub struct Row {
     problems: Vec<String>,
     held_deletes: u64,
     unsyncable_count: u64,
-    unsyncable: Vec<Named>,
-    waiting: Vec<Named>,
+    unsyncable: Vec<NamedPath>,
+    waiting: Vec<NamedPath>,
     conflict_copies: u64,
     skipped_special: u64,
     skipped_names: u64,

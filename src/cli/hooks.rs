@@ -20,7 +20,7 @@ use crate::{clock, disk, logger};
 
 /// One hook as JSON: every key is always there.
 #[derive(Serialize)]
-struct Listed {
+struct ListedHook {
     queue: &'static str,
     id: Uuid,
     r#type: String,
@@ -40,7 +40,7 @@ struct Listed {
     at: SystemTime,
 }
 
-fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Listed {
+fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> ListedHook {
     let base = &context.settings.base_dir;
     let text = disk::read_at_most(&record.path(base), MAX_MESSAGE).unwrap_or_default();
     let message = if hooks::own::is_own(record) {
@@ -49,7 +49,7 @@ fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Liste
         Message::parse(&text).unwrap_or_default()
     };
     let at = parse_file_name(&record.message).map_or(SystemTime::UNIX_EPOCH, |(time, _)| time);
-    Listed {
+    ListedHook {
         queue: "hooks",
         id: record.id(),
         r#type: record.kind.clone(),
@@ -69,7 +69,7 @@ fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> Liste
 pub fn list(context: &mut Context) -> Result<Done> {
     let records = hooks::list(&context.settings.base_dir)?;
     let mut programs = Programs::new(&context.settings.base_dir);
-    let rows: Vec<Listed> = records
+    let rows: Vec<ListedHook> = records
         .iter()
         .map(|record| look_at(context, record, &mut programs))
         .collect();
@@ -79,7 +79,7 @@ pub fn list(context: &mut Context) -> Result<Done> {
     } else if rows.is_empty() {
         note("no hook waits, and none has failed");
     } else {
-        let state = |row: &Listed| match (row.runs, &row.reason) {
+        let state = |row: &ListedHook| match (row.runs, &row.reason) {
             (_, Some(reason)) => format!("failed: {}", logger::one_line(reason)),
             (Some(0), None) => "to run".into(),
             (runs, None) => format!(
@@ -87,7 +87,7 @@ pub fn list(context: &mut Context) -> Result<Done> {
                 counted(u64::from(runs.unwrap_or(0)), "run")
             ),
         };
-        let cells = |row: &Listed| {
+        let cells = |row: &ListedHook| {
             let source = row.source.as_deref().unwrap_or("-").to_string();
             vec![
                 clock::local(row.at),

@@ -38,7 +38,9 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let entries = spool::list(&context.settings.base_dir, queue)?;
     let out = &mut context.out;
     if out.json {
-        entries.iter().for_each(|e| out.object(&Listed::of(e)));
+        entries
+            .iter()
+            .for_each(|e| out.object(&ListedMessage::of(e)));
     } else if entries.is_empty() {
         note(&format!("{} is empty", queue.name()));
     } else {
@@ -108,7 +110,7 @@ fn table(queue: Queue, entries: &[Entry], out: &mut Output) {
 
 /// One entry as JSON: every key is always there.
 #[derive(Serialize)]
-struct Listed<'a> {
+struct ListedMessage<'a> {
     queue: &'static str,
     id: Option<Uuid>,
     r#type: Option<&'a str>,
@@ -127,10 +129,10 @@ struct Listed<'a> {
     hook_failed: bool,
 }
 
-impl<'a> Listed<'a> {
-    fn of(e: &'a Entry) -> Listed<'a> {
+impl<'a> ListedMessage<'a> {
+    fn of(e: &'a Entry) -> ListedMessage<'a> {
         let message = e.message.as_ref().ok();
-        Listed {
+        ListedMessage {
             queue: e.queue.name(),
             id: e.id,
             r#type: message.map(|m| m.kind.as_str()),
@@ -149,9 +151,9 @@ impl<'a> Listed<'a> {
 
 /// One entry with its content.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct ShownMessage<'a> {
     #[serde(flatten)]
-    listed: Listed<'a>,
+    listed: ListedMessage<'a>,
     path: String,
     /// As in the file.
     message: Option<&'a RawValue>,
@@ -183,8 +185,8 @@ fn show_one(entry: &Entry, out: &mut Output) {
     let path = disk::show(entry.path.as_os_str());
     if out.json {
         let text = json.is_none().then_some(text.as_ref());
-        return out.object(&Shown {
-            listed: Listed::of(entry),
+        return out.object(&ShownMessage {
+            listed: ListedMessage::of(entry),
             path,
             message: json,
             text,

@@ -177,7 +177,7 @@ impl Passes<'_> {
 
 /// How a pass ended, as `--json` shows it.
 #[derive(Serialize)]
-struct Passed<'a> {
+struct SyncResult<'a> {
     dir: &'a str,
     in_sync: bool,
     sent: u64,
@@ -189,9 +189,9 @@ struct Passed<'a> {
     bytes_received: u64,
     held_deletes: usize,
     remaining: usize,
-    unsyncable: Vec<Named<'a>>,
+    unsyncable: Vec<NamedReason<'a>>,
     /// Some of those that remain, with the reason.
-    waiting: Vec<Named<'a>>,
+    waiting: Vec<NamedReason<'a>>,
     skipped_special: u64,
     skipped_names: u64,
     first_skipped: Vec<&'a str>,
@@ -199,15 +199,15 @@ struct Passed<'a> {
 }
 
 #[derive(Serialize)]
-struct Named<'a> {
+struct NamedReason<'a> {
     path: &'a str,
     why: String,
 }
 
-impl<'a> Named<'a> {
-    fn of((path, why): (&'a String, &Error)) -> Named<'a> {
+impl<'a> NamedReason<'a> {
+    fn of((path, why): (&'a String, &Error)) -> NamedReason<'a> {
         let why = why.to_string();
-        Named { path, why }
+        NamedReason { path, why }
     }
 }
 
@@ -219,7 +219,7 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
             &facts.skipped.names,
             &facts.skipped.unknown,
         ];
-        context.out.object(&Passed {
+        context.out.object(&SyncResult {
             dir,
             in_sync: passed.failure().is_none(),
             sent: counts.sent,
@@ -231,8 +231,8 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
             bytes_received: passed.received,
             held_deletes: passed.held,
             remaining: passed.remaining,
-            unsyncable: facts.refused.iter().map(Named::of).collect(),
-            waiting: waiting(facts).map(Named::of).collect(),
+            unsyncable: facts.refused.iter().map(NamedReason::of).collect(),
+            waiting: waiting(facts).map(NamedReason::of).collect(),
             skipped_special: facts.skipped.special.count,
             skipped_names: facts.skipped.names.count,
             first_skipped: skipped.iter().filter_map(|e| e.first.as_deref()).collect(),

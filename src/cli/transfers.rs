@@ -19,7 +19,7 @@ use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::transfer::upload::{Upload, Uploaded};
-use crate::transfer::walk::{Entry, Found, Walk};
+use crate::transfer::walk::{Entry, Walk, WalkItem};
 use crate::transfer::{Transfer, find};
 use crate::wire::files::{self, Name, Record};
 use crate::{disk, wire};
@@ -228,13 +228,13 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 upload.look_below(&remote)?;
                 for found in Walk::new(path, &remote).with_modes(transfer.keeps_directories()) {
                     match found {
-                        Ok(Found::Entry(entry)) => upload.add(entry, &mut done),
-                        Ok(Found::Special(path)) => report.borrow_mut().skipped(
+                        Ok(WalkItem::Entry(entry)) => upload.add(entry, &mut done),
+                        Ok(WalkItem::Special(path)) => report.borrow_mut().skipped(
                             &path,
                             "not a file, directory or symbolic link",
                             false,
                         ),
-                        Ok(Found::Unfit(path, why)) => {
+                        Ok(WalkItem::Unfit(path, why)) => {
                             report.borrow_mut().skipped(&path, &why, true)
                         }
                         Err(error) => report.borrow_mut().failed(&plain(argument), None, error),

@@ -142,7 +142,7 @@ impl HubClient {
             headers: change.headers(),
             ..Call::get(&format!("/api/files/{id}"))
         };
-        let Removed { deleted, record } = self.json(&call)?;
+        let RemoveResponse { deleted, record } = self.json(&call)?;
         // s3em returns no tombstone
         match record {
             Some(left) if left.id == id && left.deleted_at.is_some() => Ok(Some(left)),
@@ -335,7 +335,7 @@ impl HubClient {
 
 /// The response to a delete.
 #[derive(Deserialize)]
-struct Removed {
+struct RemoveResponse {
     deleted: bool,
     #[serde(default)]
     record: Option<Record>,

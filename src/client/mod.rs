@@ -56,7 +56,7 @@ pub struct HubClient {
     /// Event streams have no deadline for the whole, only for each read.
     streams: ureq::Agent,
     access: AccessSource,
-    token: Mutex<Option<Token>>,
+    token: Mutex<Option<BearerToken>>,
     ours: OnceLock<bool>,
     renewed: OnceLock<Renewed>,
     /// `None`: certificate authorities are trusted for `https://`, and `http://` is plain.
@@ -64,7 +64,7 @@ pub struct HubClient {
     next_certificate: OnceLock<NextCertificate>,
 }
 
-struct Token {
+struct BearerToken {
     bearer: String,
     /// The server and key that the token was issued for; it is sent nowhere else.
     access: Access,
@@ -238,7 +238,7 @@ impl HubClient {
     pub fn remember(&self, access: Access, bearer: String, left: Duration) {
         let left = left.min(TOKEN_LIFETIME).saturating_sub(RENEW_BEFORE);
         if !bearer.is_empty() && !left.is_zero() && bearer.bytes().all(|b| b.is_ascii_graphic()) {
-            let token = Token {
+            let token = BearerToken {
                 bearer,
                 access,
                 renew_at: clock::monotonic() + left,
@@ -341,7 +341,7 @@ impl HubClient {
             + lifetime
                 .saturating_sub(RENEW_BEFORE)
                 .max(Duration::from_secs(30));
-        *token = Some(Token {
+        *token = Some(BearerToken {
             bearer: login.token,
             access,
             renew_at,

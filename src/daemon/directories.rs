@@ -34,7 +34,7 @@ use crate::files::status::{Condition, Files};
 use crate::files::trash;
 use crate::files::tree::marker;
 use crate::files::wakeup::Wakeup;
-use crate::files::watch::{Counters, Watch};
+use crate::files::watch::{Watch, WatchCounters};
 
 /// The longest pause before a directory that cannot be used is opened again.
 const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(30);
@@ -215,7 +215,7 @@ impl Supervisor {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (hints, hinted) = bounded(limits::EVENTS);
-        let counters = Counters::default();
+        let counters = WatchCounters::default();
         self.control.set(Some(d.wakeup.clone()));
         if self.shared.is_stopping() {
             d.wakeup.stop();
@@ -275,7 +275,7 @@ impl Supervisor {
     fn oversee(
         &self,
         d: &Directory,
-        counters: &Counters,
+        counters: &WatchCounters,
         reporter: &mut Reporter,
         hints: &Sender<Hint>,
     ) {

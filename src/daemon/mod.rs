@@ -93,7 +93,7 @@ struct Hooks {
 /// The threads that exchange messages with the hub and receive its events.
 struct HubSession {
     threads: Threads,
-    tick: Arc<Busy>,
+    tick: Arc<Iteration>,
     /// `None`: no messages.
     events: Option<Sender<Event>>,
     of_messages: Arc<HubClient>,
@@ -113,13 +113,13 @@ struct Kept {
 }
 
 /// When the current iteration of a loop started.
-struct Busy {
+struct Iteration {
     began: Instant,
     /// Milliseconds since `began`; 0: the loop waits.
     since: AtomicU64,
 }
 
-impl Busy {
+impl Iteration {
     /// Milliseconds, never 0.
     fn elapsed(&self) -> u64 {
         self.began.elapsed().as_millis() as u64 + 1
@@ -134,7 +134,7 @@ pub enum Halves {
 }
 
 impl Daemon {
-    /// Starts the client with the directories of the settings. If another client uses the base directory: `Busy`.
+    /// Starts the client with the directories of the settings. If another client uses the base directory: `Iteration`.
     pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
         let lock = if halves == Halves::Both {
             Some(lock(settings)?.ok_or_else(|| another_client(settings))?)
@@ -340,7 +340,7 @@ impl HubSession {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (stop, stopped) = bounded::<()>(0);
-        let tick = Arc::new(Busy {
+        let tick = Arc::new(Iteration {
             began: clock::monotonic(),
             since: AtomicU64::new(0),
         });

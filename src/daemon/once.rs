@@ -20,7 +20,7 @@ use crate::files::stats::Facts;
 use crate::files::status::Files;
 use crate::files::trash;
 use crate::files::tree::marker;
-use crate::files::watch::Counters;
+use crate::files::watch::WatchCounters;
 
 /// The interval between two updates of the progress.
 const PROGRESS_REDRAW_INTERVAL: Duration = Duration::from_millis(200);
@@ -177,7 +177,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
         received: d.traffic.received.load(Relaxed),
         trouble: d.link.trouble().or(trouble),
     };
-    reporter.report(d, &Counters::default(), None);
+    reporter.report(d, &WatchCounters::default(), None);
     Ok(passed)
 }
 

@@ -27,7 +27,7 @@ pub struct Watch {
     pub hooks: Sender<()>,
 }
 
-enum Watched {
+enum WatchEnd {
     Stopped,
     /// A directory was removed or moved away.
     Lost,
@@ -38,8 +38,8 @@ impl Watch {
         let mut said = false;
         loop {
             let failed = match self.until_lost() {
-                Ok(Watched::Stopped) => return Ok(()),
-                Ok(Watched::Lost) => std::io::Error::from_raw_os_error(libc::ENOENT),
+                Ok(WatchEnd::Stopped) => return Ok(()),
+                Ok(WatchEnd::Lost) => std::io::Error::from_raw_os_error(libc::ENOENT),
                 Err(e) => e,
             };
             if !std::mem::replace(&mut said, true) {
@@ -62,7 +62,7 @@ impl Watch {
         }
     }
 
-    fn until_lost(&self) -> std::io::Result<Watched> {
+    fn until_lost(&self) -> std::io::Result<WatchEnd> {
         let mut inotify = Inotify::init()?;
         let gone = WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
         inotify.watches().add(
@@ -75,13 +75,13 @@ impl Watch {
         let mut buffer = [0; 4096];
         // files from before the watch
         if self.events.send(Event::Overflow).is_err() {
-            return Ok(Watched::Stopped);
+            return Ok(WatchEnd::Stopped);
         }
         let _ = self.hooks.try_send(());
         loop {
             let wanted = [readable(self.wake.as_fd()), readable(inotify.as_fd())];
             if wait::ready(wanted, None).map_err(|e| std::io::Error::other(e.what))?[0] {
-                return Ok(Watched::Stopped);
+                return Ok(WatchEnd::Stopped);
             }
             let batch = match inotify.read_events(&mut buffer) {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
@@ -92,7 +92,7 @@ impl Watch {
                     .mask
                     .intersects(EventMask::IGNORED | EventMask::MOVE_SELF | EventMask::DELETE_SELF)
                 {
-                    return Ok(Watched::Lost);
+                    return Ok(WatchEnd::Lost);
                 }
                 let event = match event.name {
                     Some(name) if event.wd == records => {
@@ -110,7 +110,7 @@ impl Watch {
                     None => Event::Overflow,
                 };
                 if self.events.send(event).is_err() {
-                    return Ok(Watched::Stopped);
+                    return Ok(WatchEnd::Stopped);
                 }
             }
         }

@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::files::directory::Directory;
 use crate::files::engine::traits::{State, Token};
 use crate::files::stats::{LONG_WAIT, NAMED, News};
-use crate::files::status::{Condition, Examples, Files, Named, Status};
+use crate::files::status::{Condition, Examples, Files, NamedPath, Status};
 use crate::files::tree::scan::Example;
-use crate::files::watch::Counters;
+use crate::files::watch::WatchCounters;
 use crate::logger::counted;
 
 /// The interval between two writes while the directory is being synced.
@@ -94,7 +94,7 @@ impl Reporter {
     pub fn report(
         &mut self,
         d: &Directory,
-        counters: &Counters,
+        counters: &WatchCounters,
         stream: Option<String>,
     ) -> Vec<News> {
         let deletes = if d.engine.due() > d.engine.active() {
@@ -159,11 +159,11 @@ impl Reporter {
                 counted(facts.skipped.unknown.count, "directory")
             ));
         }
-        let named = |(path, why): (&String, &Error)| Named {
+        let named = |(path, why): (&String, &Error)| NamedPath {
             path: path.clone(),
             why: why.to_string(),
         };
-        let waiting: Vec<Named> = facts
+        let waiting: Vec<NamedPath> = facts
             .waiting(clock::monotonic(), LONG_WAIT)
             .take(NAMED)
             .map(named)

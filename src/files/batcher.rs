@@ -12,12 +12,12 @@ use std::sync::{Condvar, Mutex, PoisonError};
 pub struct Batcher<I, O> {
     /// Calls in one batch, at most.
     most: usize,
-    queue: Mutex<Queue<I, O>>,
+    queue: Mutex<BatchQueue<I, O>>,
     ended: Condvar,
 }
 
 #[derive(Debug)]
-struct Queue<I, O> {
+struct BatchQueue<I, O> {
     /// Bounded by the number of threads: each caller adds one entry.
     waiting: VecDeque<I>,
     /// How many callers have arrived, and how many of them were part of a batch.
@@ -29,7 +29,7 @@ struct Queue<I, O> {
 
 impl<I, O> Batcher<I, O> {
     pub fn new(most: usize) -> Batcher<I, O> {
-        let queue = Queue {
+        let queue = BatchQueue {
             waiting: VecDeque::new(),
             came: 0,
             done: 0,

@@ -20,7 +20,7 @@ pub const IN_A_DIRECTORY: usize = 128;
 
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happened {
+pub enum ChangeKind {
     /// Complete: closed after writing, or renamed to this name.
     Complete,
     /// Being written, created, removed, or its mode changed.
@@ -44,23 +44,23 @@ pub enum Hint {
 pub struct Debounce {
     quiet: Duration,
     /// By directory, then by name; a directory that was collapsed to one hint has the name "".
-    busy: BTreeMap<String, BTreeMap<String, Busy>>,
+    busy: BTreeMap<String, BTreeMap<String, BusyPath>>,
     paths: usize,
     /// The latest time to rescan each busy path, one entry for each. Postponed entries are detected when they are due.
     times: BinaryHeap<Reverse<(Duration, String, String)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Busy {
+struct BusyPath {
     /// The first and the last unreported change; `None`: all are reported, and the next one is not isolated.
     untold: Option<(Duration, Duration)>,
     /// A change before this time is not isolated.
     until: Duration,
-    form: Form,
+    form: HintScope,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum HintScope {
     Path,
     Entries,
     Tree,
@@ -77,7 +77,7 @@ impl Debounce {
     }
 
     /// Records an event; returns the hint if the path is to be rescanned right now.
-    pub fn happened(&mut self, path: &str, what: Happened, now: Duration) -> Option<Hint> {
+    pub fn happened(&mut self, path: &str, what: ChangeKind, now: Duration) -> Option<Hint> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let paths = self.busy.get(dir);
         let (dir, name) = if paths.is_some_and(|p| p.contains_key("")) {
@@ -91,40 +91,40 @@ impl Debounce {
             (dir, name)
         };
         let known = self.busy.get_mut(dir).and_then(|paths| paths.get_mut(name));
-        let whole = if what == Happened::Tree {
-            Form::Tree
+        let whole = if what == ChangeKind::Tree {
+            HintScope::Tree
         } else {
-            Form::Path
+            HintScope::Path
         };
         match known {
             // it was being written for the first time, and is complete now
             Some(busy)
-                if what == Happened::Complete
+                if what == ChangeKind::Complete
                     && busy.until.is_zero()
-                    && busy.form == Form::Path =>
+                    && busy.form == HintScope::Path =>
             {
-                *busy = Busy {
+                *busy = BusyPath {
                     untold: None,
                     until: now + self.quiet,
-                    form: Form::Path,
+                    form: HintScope::Path,
                 };
                 Some(Hint::Path(path.to_string()))
             }
             Some(busy) => {
                 busy.untold = Some((busy.untold.map_or(now, |(first, _)| first), now));
-                if whole == Form::Tree {
-                    busy.form = Form::Tree;
+                if whole == HintScope::Tree {
+                    busy.form = HintScope::Tree;
                 }
                 None
             }
-            None if what == Happened::Complete => {
+            None if what == ChangeKind::Complete => {
                 self.insert(
                     dir,
                     name,
-                    Busy {
+                    BusyPath {
                         untold: None,
                         until: now + self.quiet,
-                        form: Form::Path,
+                        form: HintScope::Path,
                     },
                 );
                 Some(Hint::Path(path.to_string()))
@@ -133,7 +133,7 @@ impl Debounce {
                 self.insert(
                     dir,
                     name,
-                    Busy {
+                    BusyPath {
                         untold: Some((now, now)),
                         until: Duration::ZERO,
                         form: whole,
@@ -171,9 +171,9 @@ impl Debounce {
             let form = std::mem::replace(
                 &mut busy.form,
                 if name.is_empty() {
-                    Form::Entries
+                    HintScope::Entries
                 } else {
-                    Form::Path
+                    HintScope::Path
                 },
             );
             busy.until = now + self.quiet;
@@ -185,9 +185,9 @@ impl Debounce {
                 format!("{dir}/{name}")
             };
             return Some(match form {
-                Form::Path => Hint::Path(path),
-                Form::Entries => Hint::Entries(path),
-                Form::Tree => Hint::Tree(path),
+                HintScope::Path => Hint::Path(path),
+                HintScope::Entries => Hint::Entries(path),
+                HintScope::Tree => Hint::Tree(path),
             });
         }
         None
@@ -201,7 +201,7 @@ impl Debounce {
             .flatten()
     }
 
-    fn insert(&mut self, dir: &str, name: &str, busy: Busy) {
+    fn insert(&mut self, dir: &str, name: &str, busy: BusyPath) {
         self.times.push(Reverse((
             time(&busy, self.quiet),
             dir.to_string(),
@@ -225,21 +225,25 @@ impl Debounce {
 
     /// Collapses the paths of a directory into one hint that has waited as long as the oldest of them. Paths that were
     /// reported already need no rescan; paths with entries below them make it a rescan of the whole subtree.
-    fn collapse<'a>(&mut self, dir: &'a str, what: Happened, now: Duration) -> &'a str {
+    fn collapse<'a>(&mut self, dir: &'a str, what: ChangeKind, now: Duration) -> &'a str {
         let paths = self.busy.remove(dir).unwrap_or_default();
         self.paths -= paths.len();
-        let deep = what == Happened::Tree || paths.values().any(|b| b.form == Form::Tree);
+        let deep = what == ChangeKind::Tree || paths.values().any(|b| b.form == HintScope::Tree);
         let first = paths
             .values()
             .filter_map(|b| b.untold)
             .map(|(first, _)| first)
             .min()
             .unwrap_or(now);
-        let form = if deep { Form::Tree } else { Form::Entries };
+        let form = if deep {
+            HintScope::Tree
+        } else {
+            HintScope::Entries
+        };
         self.insert(
             dir,
             "",
-            Busy {
+            BusyPath {
                 untold: Some((first, now)),
                 until: now,
                 form,
@@ -260,10 +264,10 @@ impl Debounce {
         self.insert(
             "",
             "",
-            Busy {
+            BusyPath {
                 untold: Some((first.unwrap_or(now), now)),
                 until: now,
-                form: Form::Tree,
+                form: HintScope::Tree,
             },
         );
         ""
@@ -271,7 +275,7 @@ impl Debounce {
 }
 
 /// When a path is reported, or forgotten.
-fn time(busy: &Busy, quiet: Duration) -> Duration {
+fn time(busy: &BusyPath, quiet: Duration) -> Duration {
     match busy.untold {
         Some((first, last)) => (last + quiet).min(first + quiet * AT_MOST),
         None => busy.until,
@@ -295,9 +299,9 @@ mod tests {
         for (at, event, wants) in steps {
             let (what, path) = event.split_once(' ').unwrap_or((event, ""));
             let what = match what {
-                "close" => Some(Happened::Complete),
-                "write" => Some(Happened::Touched),
-                "tree" => Some(Happened::Tree),
+                "close" => Some(ChangeKind::Complete),
+                "write" => Some(ChangeKind::Touched),
+                "tree" => Some(ChangeKind::Tree),
                 _ => None,
             };
             let mut got: Vec<Hint> = std::iter::from_fn(|| debounce.due(ms(*at))).collect();
@@ -361,7 +365,7 @@ mod tests {
             told.extend(std::iter::from_fn(|| debounce.due(ms(at))).map(|_| at));
             told.extend(
                 debounce
-                    .happened("log", Happened::Touched, ms(at))
+                    .happened("log", ChangeKind::Touched, ms(at))
                     .map(|_| at),
             );
         }
@@ -402,11 +406,11 @@ mod tests {
     fn much_in_one_directory_becomes_the_directory() {
         let mut debounce = Debounce::new(ms(QUIET));
         for i in 0..1000 {
-            let hint = debounce.happened(&format!("d/{i}"), Happened::Complete, ms(i));
+            let hint = debounce.happened(&format!("d/{i}"), ChangeKind::Complete, ms(i));
             assert_eq!(hint.is_some(), i < IN_A_DIRECTORY as u64, "{i}");
         }
         assert_eq!(
-            debounce.happened("e/x", Happened::Complete, ms(1000)),
+            debounce.happened("e/x", ChangeKind::Complete, ms(1000)),
             Some(Hint::Path("e/x".into()))
         );
         assert_eq!(debounce.due(ms(1498)), None);
@@ -420,9 +424,9 @@ mod tests {
             debounce.happened(
                 &i.to_string(),
                 if i == 50 {
-                    Happened::Tree
+                    ChangeKind::Tree
                 } else {
-                    Happened::Touched
+                    ChangeKind::Touched
                 },
                 ms(10_000),
             );
@@ -434,7 +438,7 @@ mod tests {
     fn much_everywhere_becomes_one_look_at_everything() {
         let mut debounce = Debounce::new(ms(QUIET));
         for i in 0..2 * limits::BUSY_PATHS {
-            debounce.happened(&format!("{}/{i}", i / 100), Happened::Touched, ms(1));
+            debounce.happened(&format!("{}/{i}", i / 100), ChangeKind::Touched, ms(1));
         }
         assert!(debounce.paths <= limits::BUSY_PATHS);
         let hints: Vec<Hint> = std::iter::from_fn(|| debounce.due(ms(501))).collect();
@@ -461,7 +465,7 @@ mod tests {
                     prop_assert!(open.is_empty() || debounce.next().is_some());
                 }
                 now += pause;
-                let what = [Happened::Complete, Happened::Touched, Happened::Tree][what as usize];
+                let what = [ChangeKind::Complete, ChangeKind::Touched, ChangeKind::Tree][what as usize];
                 open.entry(paths[path]).or_insert(now);
                 if let Some(hint) = debounce.happened(paths[path], what, ms(now)) {
                     open.retain(|path, _| !covers(&hint, path));

@@ -35,19 +35,19 @@ struct Rule {
     /// `!`: includes what an earlier rule excluded.
     travels: bool,
     only_dirs: bool,
-    parts: Vec<Part>,
+    parts: Vec<PatternPart>,
 }
 
 /// The text between two slashes of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum PatternPart {
     /// `**`: any number of components, including none.
     Any,
-    One(Vec<Token>),
+    One(Vec<PatternToken>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+enum PatternToken {
     Letter(char),
     /// `?`
     Question,
@@ -115,18 +115,18 @@ fn rule(line: &str, origin: Origin) -> Option<Rule> {
     let mut parts = if anchored {
         Vec::new()
     } else {
-        vec![Part::Any]
+        vec![PatternPart::Any]
     };
     for part in line.split('/') {
         parts.push(if part == "**" {
-            Part::Any
+            PatternPart::Any
         } else {
-            Part::One(tokens(part)?)
+            PatternPart::One(tokens(part)?)
         });
     }
     // "a/**" matches everything below a, but not a itself
-    if parts.last() == Some(&Part::Any) {
-        parts.push(Part::One(vec![Token::Star]));
+    if parts.last() == Some(&PatternPart::Any) {
+        parts.push(PatternPart::One(vec![PatternToken::Star]));
     }
     Some(Rule {
         origin,
@@ -148,30 +148,30 @@ fn without_trailing_spaces(line: &str) -> &str {
 }
 
 /// `None`: the pattern cannot match anything.
-fn tokens(part: &str) -> Option<Vec<Token>> {
+fn tokens(part: &str) -> Option<Vec<PatternToken>> {
     let (mut out, mut rest) = (Vec::new(), part.chars().peekable());
     while let Some(c) = rest.next() {
         out.push(match c {
-            '\\' => Token::Letter(rest.next()?),
-            '?' => Token::Question,
+            '\\' => PatternToken::Letter(rest.next()?),
+            '?' => PatternToken::Question,
             '*' => {
                 while rest.next_if_eq(&'*').is_some() {}
-                Token::Star
+                PatternToken::Star
             }
             '[' => class(&mut rest)?,
-            c => Token::Letter(c),
+            c => PatternToken::Letter(c),
         });
     }
     Some(out)
 }
 
-fn class(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
+fn class(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<PatternToken> {
     let not = rest.next_if(|c| ['!', '^'].contains(c)).is_some();
     let mut ranges = Vec::new();
     loop {
         let from = match rest.next()? {
             // in first position it is an ordinary character
-            ']' if !ranges.is_empty() => return Some(Token::Class { not, ranges }),
+            ']' if !ranges.is_empty() => return Some(PatternToken::Class { not, ranges }),
             '\\' => rest.next()?,
             '[' if rest.peek() == Some(&':') => {
                 ranges.extend(named(rest)?);
@@ -214,17 +214,17 @@ fn named(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Vec<(cha
 }
 
 /// Backtracks only to the last `**` that was passed: everything before it has matched as early as possible.
-fn matches(parts: &[Part], names: &[&str]) -> bool {
+fn matches(parts: &[PatternPart], names: &[&str]) -> bool {
     let (mut p, mut n, mut again) = (0, 0, None);
     loop {
         match (parts.get(p), names.get(n)) {
             (None, None) => return true,
-            (Some(Part::Any), _) => {
+            (Some(PatternPart::Any), _) => {
                 again = Some((p + 1, n));
                 p += 1;
                 continue;
             }
-            (Some(Part::One(tokens)), Some(name)) if matches_name(tokens, name) => {
+            (Some(PatternPart::One(tokens)), Some(name)) if matches_name(tokens, name) => {
                 (p, n) = (p + 1, n + 1);
                 continue;
             }
@@ -239,13 +239,13 @@ fn matches(parts: &[Part], names: &[&str]) -> bool {
 }
 
 /// Like `matches`, with characters and `*`.
-fn matches_name(tokens: &[Token], name: &str) -> bool {
+fn matches_name(tokens: &[PatternToken], name: &str) -> bool {
     let (mut t, mut rest, mut again) = (0, name.chars(), None);
     loop {
         let mut next = rest.clone();
         match (tokens.get(t), next.next()) {
             (None, None) => return true,
-            (Some(Token::Star), _) => {
+            (Some(PatternToken::Star), _) => {
                 again = Some((t + 1, rest.clone()));
                 t += 1;
                 continue;
@@ -266,13 +266,13 @@ fn matches_name(tokens: &[Token], name: &str) -> bool {
     }
 }
 
-impl Token {
+impl PatternToken {
     fn is(&self, c: char) -> bool {
         match self {
-            Token::Letter(letter) => *letter == c,
-            Token::Question => true,
-            Token::Star => false,
-            Token::Class { not, ranges } => {
+            PatternToken::Letter(letter) => *letter == c,
+            PatternToken::Question => true,
+            PatternToken::Star => false,
+            PatternToken::Class { not, ranges } => {
                 ranges.iter().any(|(from, to)| (*from..=*to).contains(&c)) != *not
             }
         }
@@ -381,21 +381,25 @@ mod tests {
     }
 
     /// The definition, without regard to time.
-    fn slow(parts: &[Part], names: &[&str]) -> bool {
+    fn slow(parts: &[PatternPart], names: &[&str]) -> bool {
         match (parts, names) {
             ([], []) => true,
-            ([Part::Any, rest @ ..], _) => (0..=names.len()).any(|n| slow(rest, &names[n..])),
-            ([Part::One(tokens), rest @ ..], [name, names @ ..]) => {
+            ([PatternPart::Any, rest @ ..], _) => {
+                (0..=names.len()).any(|n| slow(rest, &names[n..]))
+            }
+            ([PatternPart::One(tokens), rest @ ..], [name, names @ ..]) => {
                 slow_name(tokens, &name.chars().collect::<Vec<_>>()) && slow(rest, names)
             }
             _ => false,
         }
     }
 
-    fn slow_name(tokens: &[Token], name: &[char]) -> bool {
+    fn slow_name(tokens: &[PatternToken], name: &[char]) -> bool {
         match (tokens, name) {
             ([], []) => true,
-            ([Token::Star, rest @ ..], _) => (0..=name.len()).any(|n| slow_name(rest, &name[n..])),
+            ([PatternToken::Star, rest @ ..], _) => {
+                (0..=name.len()).any(|n| slow_name(rest, &name[n..]))
+            }
             ([token, rest @ ..], [c, name @ ..]) => token.is(*c) && slow_name(rest, name),
             _ => false,
         }

@@ -23,7 +23,7 @@ const WIDE: &[&str] = &[
 
 /// One name of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Name {
+struct DirectoryName {
     path: PathBuf,
     /// The mount point of the filesystem that contains the directory.
     mounted: PathBuf,
@@ -88,21 +88,21 @@ impl Mounts {
     }
 
     /// All names of a directory, the given one first.
-    fn names(&self, path: &Path) -> Vec<Name> {
+    fn names(&self, path: &Path) -> Vec<DirectoryName> {
         let Some((device, place)) = self.place(path) else {
-            return vec![Name {
+            return vec![DirectoryName {
                 path: path.to_path_buf(),
                 mounted: PathBuf::from("/"),
             }];
         };
         let name = |m: &Mount| {
             let path = m.at.join(place.strip_prefix(&m.root).ok()?);
-            (m.device == device && self.place(&path)?.1 == place).then(|| Name {
+            (m.device == device && self.place(&path)?.1 == place).then(|| DirectoryName {
                 path,
                 mounted: m.at.clone(),
             })
         };
-        let mut names: Vec<Name> = self.0.iter().filter_map(name).collect();
+        let mut names: Vec<DirectoryName> = self.0.iter().filter_map(name).collect();
         names.sort_by_key(|n| n.path != path);
         names
     }
@@ -122,7 +122,7 @@ impl Mounts {
 
     /// Refuses a directory within another synced directory. `dir`: a real path.
     pub fn check_above(&self, dir: &Path) -> Result<()> {
-        for Name { path, mounted } in self.names(dir) {
+        for DirectoryName { path, mounted } in self.names(dir) {
             // a synced directory ends where another filesystem is mounted
             let same = |up: &&Path| up.starts_with(&mounted) && device(up) == device(&path);
             if let Some(up) = path

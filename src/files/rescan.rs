@@ -17,7 +17,7 @@ use super::engine::{Polled, Preview};
 use super::ignore;
 use super::plan::{Action, BaseRow, Stamp, parent};
 use super::tree::Folds;
-use super::tree::scan::{self, Depth, Found, Skipped};
+use super::tree::scan::{self, Depth, ScanItem, Skipped};
 use crate::clock;
 use crate::config::limits;
 use crate::error::Result;
@@ -65,7 +65,7 @@ impl Directory {
     ) -> Called<Met> {
         let mut copies = 0;
         let skipped = scan::scan(&self.tree, dir, depth, &mut |found| {
-            if let Found::Name { path, is_dir } = found {
+            if let ScanItem::Name { path, is_dir } = found {
                 copies += u64::from(is_copy(path));
                 if self.differs(path, is_dir)? {
                     tell(path)?;
@@ -216,7 +216,7 @@ impl Directory {
     pub fn clear_left_over(&self) -> Called<()> {
         let mut temporary = Vec::new();
         scan::scan(&self.tree, "", Depth::All, &mut |found| {
-            if let Found::Temporary(path) = found {
+            if let ScanItem::Temporary(path) = found {
                 temporary.push(path.to_string());
             }
             Ok(temporary.len() < MAX_TEMPORARY_NAMES)

@@ -34,7 +34,7 @@ pub struct Stats(Mutex<Facts>);
 
 /// Counters since the start.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
+pub struct DoneCounts {
     pub sent: u64,
     pub deleted: u64,
     pub placed: u64,
@@ -42,8 +42,8 @@ pub struct Counts {
     pub set_aside: u64,
 }
 
-impl Counts {
-    pub fn add(&mut self, more: &Counts) {
+impl DoneCounts {
+    pub fn add(&mut self, more: &DoneCounts) {
         self.sent += more.sent;
         self.deleted += more.deleted;
         self.placed += more.placed;
@@ -59,7 +59,7 @@ impl Counts {
 /// A snapshot of everything.
 #[derive(Debug, Default, Clone)]
 pub struct Facts {
-    pub counts: Counts,
+    pub counts: DoneCounts,
     /// Unsyncable paths with their reasons.
     pub refused: BTreeMap<String, Error>,
     /// Further unsyncable paths since the last full rescan began.
@@ -307,7 +307,7 @@ impl Stats {
         self.lock().clone()
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> DoneCounts {
         self.lock().counts
     }
 

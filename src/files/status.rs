@@ -38,7 +38,7 @@ pub enum Condition {
 
 /// A path and its problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
+pub struct NamedPath {
     pub path: String,
     pub why: String,
 }
@@ -78,10 +78,10 @@ pub struct Status {
     pub unsyncable_count: u64,
     /// The first unsyncable paths.
     #[serde(alias = "cannot")]
-    pub unsyncable: Vec<Named>,
+    pub unsyncable: Vec<NamedPath>,
     /// Some of the paths that wait for long.
     #[serde(default)]
-    pub waiting: Vec<Named>,
+    pub waiting: Vec<NamedPath>,
     pub conflict_copies: u64,
     /// Names that are never synced: sockets and devices, names that are not UTF-8 or too long.
     pub special: Examples,

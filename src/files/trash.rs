@@ -28,7 +28,7 @@ const PART: u64 = 10;
 const MAX_ENTRIES_READ: usize = 100_000;
 
 /// A candidate: since when it is there (nanoseconds since 1970), its bytes, its name.
-type Old = (i64, u64, String);
+type Candidate = (i64, u64, String);
 
 /// See the module documentation. `Fatal` if the directory was replaced.
 pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
@@ -53,13 +53,13 @@ pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
 
 /// Which candidates to remove: those that are too old, then the oldest until the rest fits. `kept`
 /// `None`: no age is known.
-fn due(mut all: Vec<Old>, now: i64, kept: Option<Duration>, room: u64) -> Vec<Old> {
+fn due(mut all: Vec<Candidate>, now: i64, kept: Option<Duration>, room: u64) -> Vec<Candidate> {
     all.sort();
     let kept = kept
         .and_then(|kept| i64::try_from(kept.as_nanos()).ok())
         .unwrap_or(i64::MAX);
     let mut sum: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
-    let goes = |(since, bytes, _): &Old| {
+    let goes = |(since, bytes, _): &Candidate| {
         // the age of a file from before the clock was set is unknown
         let known =
             clock::is_plausible(clock::from_millis(since.max(&0).unsigned_abs() / 1_000_000));
@@ -70,7 +70,11 @@ fn due(mut all: Vec<Old>, now: i64, kept: Option<Duration>, room: u64) -> Vec<Ol
     all.into_iter().filter(goes).collect()
 }
 
-fn remove(tree: &DiskTree, dir: &str, choose: impl FnOnce(Vec<Old>) -> Vec<Old>) -> Called<()> {
+fn remove(
+    tree: &DiskTree,
+    dir: &str,
+    choose: impl FnOnce(Vec<Candidate>) -> Vec<Candidate>,
+) -> Called<()> {
     let failed = |e: io::Error| fault("empty", dir, &e);
     let open: OwnedFd = match tree.root().through(dir) {
         Err(e) if root::absent(&e) => return Ok(()),

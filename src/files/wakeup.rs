@@ -12,7 +12,7 @@ use super::engine::Direction;
 /// See the module documentation.
 #[derive(Debug, Default)]
 pub struct Wakeup {
-    state: Mutex<State>,
+    state: Mutex<WakeupState>,
     up: Condvar,
     down: Condvar,
     /// Threads that are not workers.
@@ -20,7 +20,7 @@ pub struct Wakeup {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WakeupState {
     wakeups: u64,
     stopped: bool,
 }
@@ -93,17 +93,17 @@ impl Wakeup {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WakeupState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn wait<'a>(
     on: &Condvar,
-    state: MutexGuard<'a, State>,
+    state: MutexGuard<'a, WakeupState>,
     time: Duration,
-    go_on: impl Fn(&State) -> bool,
-) -> MutexGuard<'a, State> {
+    go_on: impl Fn(&WakeupState) -> bool,
+) -> MutexGuard<'a, WakeupState> {
     on.wait_timeout_while(state, time, |s| go_on(s))
         .unwrap_or_else(PoisonError::into_inner)
         .0

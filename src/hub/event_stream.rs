@@ -24,7 +24,7 @@ use crate::wire::revision::{Revision, Tag};
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// The events that a client subscribes to.
-struct Feed {
+struct StreamFeed {
     subscription: Subscription,
     host: Option<String>,
     /// The revision of the last event that was written, and where more are; `None`: no events of files.
@@ -52,7 +52,11 @@ pub fn listen(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) 
     )
 }
 
-fn feed(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Result<Feed, Reply> {
+fn feed(
+    store: &Arc<Store>,
+    events: &Arc<Subscribers>,
+    request: &Request,
+) -> Result<StreamFeed, Reply> {
     let host = request
         .parameter("host")
         .map(|host| request.caller.act_for(&host))
@@ -81,7 +85,7 @@ fn feed(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Res
     } else {
         None
     };
-    Ok(Feed {
+    Ok(StreamFeed {
         subscription,
         host,
         files,
@@ -110,7 +114,7 @@ fn begin(store: &Store, after: Option<u64>, tag: Tag) -> Result<u64, Reply> {
     }
 }
 
-impl Feed {
+impl StreamFeed {
     /// Runs until the reader is gone, or the hub stops, or the reader is too far behind.
     fn run(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
         out.send(b"retry: 2000\n: mesync\n\n")?;

@@ -34,16 +34,16 @@ pub fn is_same_event(one: &str, other: &str) -> bool {
 }
 
 /// The line of a program's source.
-pub type Place = (&'static str, u32);
+pub type SourceLine = (&'static str, u32);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
+enum RepeatKey {
     Event(String),
-    Place(Place),
+    Place(SourceLine),
 }
 
 #[derive(Debug)]
-struct Count {
+struct RepeatCount {
     began: Instant,
     written: u32,
     left_out: u32,
@@ -54,15 +54,15 @@ struct Count {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Repeats {
-    counts: HashMap<Key, Count>,
+    counts: HashMap<RepeatKey, RepeatCount>,
 }
 
 impl Repeats {
     /// Whether a line is to be written now.
-    pub fn admit(&mut self, place: Option<Place>, text: &str, now: Instant) -> bool {
+    pub fn admit(&mut self, place: Option<SourceLine>, text: &str, now: Instant) -> bool {
         let keys = [
-            Some((Key::Event(event(text)), LINES_PER_EVENT)),
-            place.map(|at| (Key::Place(at), LINES_PER_PLACE)),
+            Some((RepeatKey::Event(event(text)), LINES_PER_EVENT)),
+            place.map(|at| (RepeatKey::Place(at), LINES_PER_PLACE)),
         ];
         // a line that is left out takes no room: else the names of a place that is full would push its own count out
         for (key, most) in keys.iter().flatten() {
@@ -78,7 +78,7 @@ impl Repeats {
         }
         for (key, _) in keys.into_iter().flatten() {
             self.make_room(&key);
-            let count = self.counts.entry(key).or_insert(Count {
+            let count = self.counts.entry(key).or_insert(RepeatCount {
                 began: now,
                 written: 0,
                 left_out: 0,
@@ -107,11 +107,13 @@ impl Repeats {
         lines
     }
 
-    fn make_room(&mut self, key: &Key) {
+    fn make_room(&mut self, key: &RepeatKey) {
         if self.counts.len() < MAX_EVENTS || self.counts.contains_key(key) {
             return;
         }
-        let rank = |key: &Key, count: &Count| (matches!(key, Key::Place(_)), count.began);
+        let rank = |key: &RepeatKey, count: &RepeatCount| {
+            (matches!(key, RepeatKey::Place(_)), count.began)
+        };
         if let Some(oldest) = self
             .counts
             .iter()

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use uuid::Uuid;
 
 use super::inbox::Inbox;
-use super::outbox::sent::Cleaner;
+use super::outbox::sent::SentCleaner;
 use super::outbox::{Batch, Outbox};
 use super::{lock, spool};
 use crate::backoff::Backoff;
@@ -54,22 +54,22 @@ const STREAM: &str = "event stream";
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why messages were not exchanged.
-enum Fault {
+enum ExchangeFault {
     /// A failure of the hub or of the connection.
     Hub(Failure),
     /// A failure of this machine.
     Disk(Error),
 }
 
-impl From<Failure> for Fault {
-    fn from(failure: Failure) -> Fault {
-        Fault::Hub(failure)
+impl From<Failure> for ExchangeFault {
+    fn from(failure: Failure) -> ExchangeFault {
+        ExchangeFault::Hub(failure)
     }
 }
 
-impl From<Error> for Fault {
-    fn from(error: Error) -> Fault {
-        Fault::Disk(error)
+impl From<Error> for ExchangeFault {
+    fn from(error: Error) -> ExchangeFault {
+        ExchangeFault::Disk(error)
     }
 }
 
@@ -77,7 +77,7 @@ impl From<Error> for Fault {
 pub struct Exchange {
     base: PathBuf,
     outbox: Outbox,
-    sent: Cleaner,
+    sent: SentCleaner,
     inbox: Inbox,
     hub: Arc<HubClient>,
     host: String,
@@ -118,7 +118,7 @@ impl Exchange {
         Ok(Exchange {
             base: base.clone(),
             outbox,
-            sent: Cleaner::new(base, settings.sent_ttl),
+            sent: SentCleaner::new(base, settings.sent_ttl),
             inbox: Inbox::open(base, clock::now())?,
             hub,
             host: settings.host_id.clone(),
@@ -198,8 +198,8 @@ impl Exchange {
             std::thread::park_timeout(due.saturating_duration_since(clock::monotonic()));
         }
         while self.step().map_err(|fault| match fault {
-            Fault::Hub(failure) => failure.error,
-            Fault::Disk(e) => e,
+            ExchangeFault::Hub(failure) => failure.error,
+            ExchangeFault::Disk(e) => e,
         })? {
             // a message that was just sent may be for this machine
             self.pull = true;
@@ -311,7 +311,7 @@ impl Exchange {
             match self.step() {
                 Ok(true) if undisturbed() => {}
                 Ok(_) => break,
-                Err(Fault::Disk(e)) => {
+                Err(ExchangeFault::Disk(e)) => {
                     self.judge::<()>("inbox", Err(e));
                     let now = clock::monotonic();
                     (self.not_before, self.failed_at) =
@@ -319,14 +319,14 @@ impl Exchange {
                     self.pull = true;
                     return;
                 }
-                Err(Fault::Hub(failure)) => return self.failed(failure),
+                Err(ExchangeFault::Hub(failure)) => return self.failed(failure),
             }
         }
         self.wrong.remove("inbox");
     }
 
     /// One request for messages and one with messages; `true`: there may be more.
-    fn step(&mut self) -> std::result::Result<bool, Fault> {
+    fn step(&mut self) -> std::result::Result<bool, ExchangeFault> {
         let (mut more, mut asked, mut untaken) = (false, self.pull, None);
         // the pull first: it shows whether the hub accepts this machine, and a wrong key must not fail
         // the messages
@@ -384,7 +384,7 @@ impl Exchange {
             more = true;
         }
         match untaken {
-            Some(e) => Err(Fault::Disk(e)),
+            Some(e) => Err(ExchangeFault::Disk(e)),
             None => {
                 if asked {
                     self.reached();
@@ -394,7 +394,7 @@ impl Exchange {
         }
     }
 
-    fn send(&mut self, batch: &Batch) -> std::result::Result<(), Fault> {
+    fn send(&mut self, batch: &Batch) -> std::result::Result<(), ExchangeFault> {
         match self
             .hub
             .post(&batch.texts, batch.places.iter().map(|place| place.2))

@@ -29,11 +29,11 @@ pub struct Found<'a> {
     pub age: Option<Duration>,
     /// It arrived by rename: its writer had finished.
     pub arrived: bool,
-    pub content: Content,
+    pub content: FileContent,
 }
 
 #[derive(Debug)]
-pub enum Content {
+pub enum FileContent {
     Message(Message),
     NotAMessage(NotAMessage),
     /// A directory, FIFO, link, or unreadable file, with a description.
@@ -60,17 +60,17 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
     let age = found.age.unwrap_or(MAX_UNREADABLE_TIME);
     let left = |whole: Duration| whole.checked_sub(age).filter(|d| !d.is_zero());
     match &found.content {
-        Content::Unusable(why) => {
+        FileContent::Unusable(why) => {
             left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait)
         }
-        Content::NotAMessage(NotAMessage::Syntax(why)) => {
+        FileContent::NotAMessage(NotAMessage::Syntax(why)) => {
             left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait)
         }
         _ if !found.arrived && named.is_none() && left(MIN_UNTOUCHED_TIME).is_some() => {
             Step::Wait(left(MIN_UNTOUCHED_TIME).unwrap_or(MIN_UNTOUCHED_TIME))
         }
-        Content::NotAMessage(NotAMessage::Content(why)) => Step::Refuse(why.clone()),
-        Content::Message(m) => {
+        FileContent::NotAMessage(NotAMessage::Content(why)) => Step::Refuse(why.clone()),
+        FileContent::Message(m) => {
             let id = m.id.or(named.map(|(_, id)| id)).unwrap_or(fresh);
             let said = m
                 .created_at
@@ -218,8 +218,8 @@ mod tests {
 
     fn check(name: &str, age_s: u64, arrived: bool, text: &str, wants: &str) {
         let now = clock::parse_rfc3339("2026-11-21T10:30:00Z").unwrap();
-        let content =
-            Message::parse(text.as_bytes()).map_or_else(Content::NotAMessage, Content::Message);
+        let content = Message::parse(text.as_bytes())
+            .map_or_else(FileContent::NotAMessage, FileContent::Message);
         let age = Duration::from_secs(age_s);
         let found = Found {
             name: Some(name),

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::partial::{Old, Partial, damaged};
-use super::source_file::Local;
+use super::partial::{OldFile, Partial, damaged};
+use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, Patience, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
 use crate::client::{Called, Download};
@@ -50,9 +50,9 @@ impl Transfer<'_> {
         let mut record = record;
         for race in 0.. {
             match self.download_revision(&record, to)? {
-                Fetched::Done => return Ok(record),
-                Fetched::Other if race < MAX_RACES => record = self.hub.info(record.id)?,
-                Fetched::Other => break,
+                Refill::Done => return Ok(record),
+                Refill::Other if race < MAX_RACES => record = self.hub.info(record.id)?,
+                Refill::Other => break,
             }
         }
         let what = format!(
@@ -64,10 +64,10 @@ impl Transfer<'_> {
             .into())
     }
 
-    fn download_revision(&self, record: &Record, to: &Path) -> Called<Fetched> {
+    fn download_revision(&self, record: &Record, to: &Path) -> Called<Refill> {
         match record.kind {
             files::Kind::File => self.download_file(record, to),
-            files::Kind::Dir => Ok(make_dir(record, to).map(|()| Fetched::Done)?),
+            files::Kind::Dir => Ok(make_dir(record, to).map(|()| Refill::Done)?),
             files::Kind::Symlink => self.download_link(record, to),
         }
     }
@@ -88,15 +88,15 @@ impl Transfer<'_> {
             return Ok(written);
         }
         match fetched? {
-            Fetched::Done
+            Refill::Done
                 if record
                     .checksum_sha256
                     .is_none_or(|sum| sum == Hash(whole.finalize().into())) =>
             {
                 Ok(to.flush())
             }
-            Fetched::Done => Err(damaged(record).into()),
-            Fetched::Other => Err(Error::new(
+            Refill::Done => Err(damaged(record).into()),
+            Refill::Other => Err(Error::new(
                 Kind::Busy,
                 "the file changed on the hub during the download",
             )
@@ -113,7 +113,7 @@ impl Transfer<'_> {
         at: &mut u64,
         to: u64,
         take: &mut dyn FnMut(&[u8]) -> Called<()>,
-    ) -> Called<Fetched> {
+    ) -> Called<Refill> {
         let (mut patience, mut buffer) = (Patience::new(self.attempts), vec![0; COPY_BUFFER_BYTES]);
         while *at < to {
             let before = *at;
@@ -125,7 +125,7 @@ impl Transfer<'_> {
             );
             let broken = match once.and_then(|mut answer| {
                 if self.ours && answer.rev.is_some_and(|rev| !rev.is(record.revision())) {
-                    Ok(Some(Fetched::Other))
+                    Ok(Some(Refill::Other))
                 } else {
                     self.take_answer(&mut answer, at, to, &mut buffer, take)
                         .map(|()| None)
@@ -135,7 +135,7 @@ impl Transfer<'_> {
                 Ok(None) => continue,
                 // it has become shorter, or that revision is no longer kept
                 Err(failure) if failure.status == 416 || failure.status == 404 && self.ours => {
-                    return Ok(Fetched::Other);
+                    return Ok(Refill::Other);
                 }
                 Err(failure) => failure,
             };
@@ -144,7 +144,7 @@ impl Transfer<'_> {
             }
             patience.wait(broken, self.watch)?;
         }
-        Ok(Fetched::Done)
+        Ok(Refill::Done)
     }
 
     fn take_answer(
@@ -181,7 +181,7 @@ impl Transfer<'_> {
     /// Fills an open file with the content of this revision, keeping valid bytes that it has, and
     /// copying others from `old`. Verified, but not synced, and without mode and time. `false`: the
     /// hub no longer has that revision.
-    pub fn fill_file(&self, record: &Record, file: File, old: Option<Local>) -> Called<bool> {
+    pub fn fill_file(&self, record: &Record, file: File, old: Option<SourceFile>) -> Called<bool> {
         let chunks = self.chunks_of(record)?;
         let mut partial = Partial::of(
             file,
@@ -191,16 +191,16 @@ impl Transfer<'_> {
         );
         let old = std::cell::Cell::new(old);
         partial.resume(self)?;
-        match self.fill(record, &mut partial, &|| Old::of(old.take()?))? {
-            Fetched::Other => Ok(false),
-            Fetched::Done
+        match self.fill(record, &mut partial, &|| OldFile::of(old.take()?))? {
+            Refill::Other => Ok(false),
+            Refill::Done
                 if record
                     .checksum_sha256
                     .is_some_and(|sum| sum != Hash(partial.whole.finalize().into())) =>
             {
                 Err(damaged(record).into())
             }
-            Fetched::Done => Ok(true),
+            Refill::Done => Ok(true),
         }
     }
 
@@ -233,7 +233,7 @@ impl Transfer<'_> {
         }
     }
 
-    fn download_link(&self, record: &Record, to: &Path) -> Called<Fetched> {
+    fn download_link(&self, record: &Record, to: &Path) -> Called<Refill> {
         let mut target = Vec::new();
         if record.size > MAX_LINK_BYTES {
             return Err(damaged(record).into());
@@ -249,25 +249,25 @@ impl Transfer<'_> {
                 let _ = std::fs::remove_file(&temporary);
                 Error::io(format!("make the link {}", disk::show(to.as_os_str())), &e)
             })?;
-        Ok(Fetched::Done)
+        Ok(Refill::Done)
     }
 
-    fn download_file(&self, record: &Record, to: &Path) -> Called<Fetched> {
+    fn download_file(&self, record: &Record, to: &Path) -> Called<Refill> {
         let chunks = self.chunks_of(record)?;
         (self.watch)(Step::Expect(record.size));
         let mut partial = Partial::open(record, to, chunks)?;
         let room = partial.check_room().map_err(Into::into);
-        let old = || Old::of(Local::open(to, false).ok()?);
+        let old = || OldFile::of(SourceFile::open(to, false).ok()?);
         let fetched = room
             .and_then(|()| partial.resume(self))
             .and_then(|()| self.fill(record, &mut partial, &old));
         match fetched {
-            Ok(Fetched::Done) => partial.conclude(record, to).map(|()| Fetched::Done),
+            Ok(Refill::Done) => partial.conclude(record, to).map(|()| Refill::Done),
             // nothing of another revision can be reused, and a full disk needs the space
-            Ok(Fetched::Other) => {
+            Ok(Refill::Other) => {
                 (self.watch)(Step::Lost(0));
                 partial.remove();
-                Ok(Fetched::Other)
+                Ok(Refill::Other)
             }
             Err(failure) => {
                 if partial.at == 0
@@ -287,8 +287,8 @@ impl Transfer<'_> {
         &self,
         record: &Record,
         partial: &mut Partial,
-        old: &dyn Fn() -> Option<Old>,
-    ) -> Called<Fetched> {
+        old: &dyn Fn() -> Option<OldFile>,
+    ) -> Called<Refill> {
         let old = if partial.chunks.len() > 1 && partial.at < record.size {
             old()
         } else {
@@ -308,10 +308,10 @@ impl Transfer<'_> {
             }
             let end = partial.run_end(old.as_ref());
             let mut at = partial.at;
-            if let Fetched::Other =
+            if let Refill::Other =
                 self.fetch(record, &mut at, end, &mut |bytes| partial.write(bytes))?
             {
-                return Ok(Fetched::Other);
+                return Ok(Refill::Other);
             }
         }
         // a hole at the end has no length of its own
@@ -319,11 +319,11 @@ impl Transfer<'_> {
             .file
             .set_len(record.size)
             .map_err(|e| partial.failed(&e))?;
-        Ok(Fetched::Done)
+        Ok(Refill::Done)
     }
 }
 
-enum Fetched {
+enum Refill {
     Done,
     /// Another revision is current now.
     Other,

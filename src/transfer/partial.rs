@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::source_file::Local;
+use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, Step, Transfer};
 use crate::chunking::{self, zero_chunk};
 use crate::client::Called;
@@ -24,13 +24,13 @@ const MODE: u32 = 0o644;
 const HOLE_BLOCK_BYTES: u64 = 4096;
 
 /// The file to be replaced, and the offset of each chunk in it.
-pub(super) struct Old {
-    local: Local,
+pub(super) struct OldFile {
+    local: SourceFile,
     places: HashMap<Hash, u64>,
 }
 
-impl Old {
-    pub(super) fn of(local: Local) -> Option<Old> {
+impl OldFile {
+    pub(super) fn of(local: SourceFile) -> Option<OldFile> {
         if local.size <= SINGLE {
             return None;
         }
@@ -41,7 +41,7 @@ impl Old {
         });
         let last = content.ok()?.chunks.last().copied()?;
         places.insert(last.sha256, local.size - last.size);
-        Some(Old { local, places })
+        Some(OldFile { local, places })
     }
 }
 
@@ -237,7 +237,7 @@ impl Partial {
 
     /// Copies the next chunk from the old file, if it has it. The bytes are verified like those
     /// from the hub, but a mismatch only means that another program writes to that file.
-    pub(super) fn copy(&mut self, old: &Old) -> Called<bool> {
+    pub(super) fn copy(&mut self, old: &OldFile) -> Called<bool> {
         let chunk = self.chunks[self.next];
         let Some(place) = old.places.get(&chunk.sha256) else {
             return Ok(false);
@@ -286,7 +286,7 @@ impl Partial {
 
     /// Where the next bytes from the hub end: before the next chunk that is zeros, or that the old
     /// file has.
-    pub(super) fn run_end(&self, old: Option<&Old>) -> u64 {
+    pub(super) fn run_end(&self, old: Option<&OldFile>) -> u64 {
         let mut end = self.at - self.begun;
         for (i, chunk) in self.chunks.iter().enumerate().skip(self.next) {
             let is_here = *chunk == zero_chunk()

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use uuid::Uuid;
 
-use super::source_file::{self, Local};
+use super::source_file::{self, SourceFile};
 use super::walk::Entry;
 use crate::chunking::{Content, Splitter};
 use crate::client::{Called, Condition};
@@ -31,7 +31,7 @@ pub struct Small {
 }
 
 impl Small {
-    pub fn of_file(entry: &Entry, local: &Local) -> Called<Small> {
+    pub fn of_file(entry: &Entry, local: &SourceFile) -> Called<Small> {
         let mut bytes = Vec::with_capacity(local.size as usize);
         let read = std::io::Read::read_to_end(
             &mut std::io::Read::take(&local.file, local.size + 1),

@@ -12,28 +12,28 @@ use crate::wire::files::Chunk;
 use crate::{clock, disk};
 
 /// An open regular file.
-pub struct Local {
+pub struct SourceFile {
     pub file: File,
     pub size: u64,
     pub mode: u32,
     /// RFC 3339, nine decimals.
     pub mtime: String,
     shown: String,
-    stat: Stat,
+    stat: ChangeAttributes,
 }
 
 /// The attributes that change when a program writes to a file.
 #[derive(PartialEq)]
-struct Stat {
+struct ChangeAttributes {
     size: u64,
     mtime: (i64, i64),
     ctime: (i64, i64),
     inode: (u64, u64),
 }
 
-impl Stat {
-    fn of(meta: &Metadata) -> Stat {
-        Stat {
+impl ChangeAttributes {
+    fn of(meta: &Metadata) -> ChangeAttributes {
+        ChangeAttributes {
             size: meta.size(),
             mtime: (meta.mtime(), meta.mtime_nsec()),
             ctime: (meta.ctime(), meta.ctime_nsec()),
@@ -42,9 +42,9 @@ impl Stat {
     }
 }
 
-impl Local {
+impl SourceFile {
     /// `follow`: a symbolic link means its target.
-    pub fn open(path: &Path, follow: bool) -> Result<Local> {
+    pub fn open(path: &Path, follow: bool) -> Result<SourceFile> {
         let shown = disk::show(path.as_os_str());
         let failed = |e: io::Error| Error {
             kind: Kind::Io,
@@ -55,19 +55,19 @@ impl Local {
         } else {
             disk::open_regular(path)
         };
-        Local::of(file.map_err(failed)?, shown)
+        SourceFile::of(file.map_err(failed)?, shown)
     }
 
     /// A regular file that is open already; `shown` is its name in messages.
-    pub fn of(file: File, shown: String) -> Result<Local> {
+    pub fn of(file: File, shown: String) -> Result<SourceFile> {
         let meta = file
             .metadata()
             .map_err(|e| Error::io(format!("look at {shown}"), &e))?;
-        Ok(Local {
+        Ok(SourceFile {
             size: meta.size(),
             mode: meta.mode(),
             mtime: mtime(&meta),
-            stat: Stat::of(&meta),
+            stat: ChangeAttributes::of(&meta),
             file,
             shown,
         })
@@ -116,7 +116,7 @@ impl Local {
             .file
             .metadata()
             .map_err(|e| Error::io(format!("look at {}", self.shown), &e))?;
-        if read == self.size && Stat::of(&now) == self.stat {
+        if read == self.size && ChangeAttributes::of(&now) == self.stat {
             Ok(())
         } else {
             Err(self.changed())

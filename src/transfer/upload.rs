@@ -11,7 +11,7 @@ use std::io::Read;
 use uuid::Uuid;
 
 use super::small::{About, Small};
-use super::source_file::Local;
+use super::source_file::SourceFile;
 use super::walk::Entry;
 use super::{COPY_BUFFER_BYTES, Step, Transfer, find};
 use crate::chunking::{Content, Splitter};
@@ -35,11 +35,11 @@ const MAX_RACES: u32 = 8;
 const STREAM_MODE: u32 = 0o100_644;
 
 /// The hub's files under some names.
-pub type Known = HashMap<String, Stands>;
+pub type KnownFiles = HashMap<String, HubVersion>;
 
 /// The fields of a record that are needed to replace it, or to see that it need not be replaced.
 #[derive(Debug, Clone)]
-pub struct Stands {
+pub struct HubVersion {
     id: Uuid,
     rev: Revision,
     kind: files::Kind,
@@ -50,9 +50,9 @@ pub struct Stands {
     wanted: bool,
 }
 
-impl From<&Record> for Stands {
-    fn from(r: &Record) -> Stands {
-        Stands {
+impl From<&Record> for HubVersion {
+    fn from(r: &Record) -> HubVersion {
+        HubVersion {
             id: r.id,
             rev: r.revision(),
             kind: r.kind,
@@ -76,7 +76,7 @@ pub struct Uploaded {
 /// Files to be uploaded; small ones are collected here.
 pub struct Upload<'t, 'a> {
     transfer: &'t Transfer<'a>,
-    known: Known,
+    known: KnownFiles,
     pub(super) small: Vec<Small>,
 }
 
@@ -87,7 +87,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     pub fn new(transfer: &'t Transfer<'a>) -> Upload<'t, 'a> {
         Upload {
             transfer,
-            known: Known::new(),
+            known: KnownFiles::new(),
             small: Vec::new(),
         }
     }
@@ -105,7 +105,7 @@ impl<'t, 'a> Upload<'t, 'a> {
             0,
             u64::MAX,
             |record| {
-                known.insert(record.full_name(), Stands::from(&record));
+                known.insert(record.full_name(), HubVersion::from(&record));
                 true
             },
         )
@@ -114,7 +114,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     /// Fetches the record of one name.
     pub fn look_at(&mut self, name: &Name) -> Called<()> {
         if let Some(record) = find::named(self.transfer.hub, name)? {
-            self.known.insert(name.full(), Stands::from(&record));
+            self.known.insert(name.full(), HubVersion::from(&record));
         }
         Ok(())
     }
@@ -153,7 +153,7 @@ impl<'t, 'a> Upload<'t, 'a> {
             files::Kind::File => {}
             kind => return Ok(Prepared::Small(Small::of_special(entry, kind)?)),
         }
-        let local = Local::open(&entry.local, entry.follow)?;
+        let local = SourceFile::open(&entry.local, entry.follow)?;
         if ours && local.size <= BATCH_FILE {
             return Ok(Prepared::Small(Small::of_file(entry, &local)?));
         }
@@ -162,9 +162,9 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Uploads a file that is not small.
-    fn file(&self, local: &Local, name: &Name) -> Called<Uploaded> {
+    fn file(&self, local: &SourceFile, name: &Name) -> Called<Uploaded> {
         let in_chunks = self.transfer.ours && local.size > SINGLE;
-        let mut sender = Chunks::new(self.transfer);
+        let mut sender = MissingChunks::new(self.transfer);
         let content = local.split(|chunk, at| {
             if in_chunks {
                 sender.add(chunk, at, local)
@@ -322,7 +322,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         let (mut splitter, mut buffer) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES]);
         // the unsent bytes: all of a short file, otherwise at most one chunk
         let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * COPY_BUFFER_BYTES);
-        let mut sender = Chunks::new(self.transfer);
+        let mut sender = MissingChunks::new(self.transfer);
         let mut ended = Vec::new();
         loop {
             let n = from.read(&mut buffer).map_err(|e| Error {
@@ -376,8 +376,8 @@ impl<'t, 'a> Upload<'t, 'a> {
 
 impl Transfer<'_> {
     /// Sends the chunks of a long file that the hub does not have; returns the list of all, for a commit.
-    pub fn send_chunks(&self, local: &Local) -> Called<Content> {
-        let mut sender = Chunks::new(self);
+    pub fn send_chunks(&self, local: &SourceFile) -> Called<Content> {
+        let mut sender = MissingChunks::new(self);
         let content = local.split(|chunk, at| sender.add(chunk, at, local))?;
         sender.rest(&content, local)?;
         Ok(content)
@@ -417,7 +417,7 @@ impl About<'_> {
 }
 
 /// Sends the chunks of one file that the hub does not have.
-struct Chunks<'t, 'a> {
+struct MissingChunks<'t, 'a> {
     transfer: &'t Transfer<'a>,
     /// Chunks not queried yet, with their offsets.
     waiting: Vec<(Chunk, u64)>,
@@ -428,9 +428,9 @@ struct Chunks<'t, 'a> {
     rounds: u32,
 }
 
-impl<'t, 'a> Chunks<'t, 'a> {
-    fn new(transfer: &'t Transfer<'a>) -> Chunks<'t, 'a> {
-        Chunks {
+impl<'t, 'a> MissingChunks<'t, 'a> {
+    fn new(transfer: &'t Transfer<'a>) -> MissingChunks<'t, 'a> {
+        MissingChunks {
             transfer,
             waiting: Vec::new(),
             asked: 0,
@@ -439,7 +439,7 @@ impl<'t, 'a> Chunks<'t, 'a> {
         }
     }
 
-    fn add(&mut self, chunk: Chunk, at: u64, local: &Local) -> Called<()> {
+    fn add(&mut self, chunk: Chunk, at: u64, local: &SourceFile) -> Called<()> {
         self.waiting.push((chunk, at));
         if self.waiting.len() < ASKED_CHUNKS {
             Ok(())
@@ -448,7 +448,7 @@ impl<'t, 'a> Chunks<'t, 'a> {
         }
     }
 
-    fn flush(&mut self, local: &Local) -> Called<()> {
+    fn flush(&mut self, local: &SourceFile) -> Called<()> {
         let group = std::mem::take(&mut self.waiting);
         let mut unknown: Vec<Hash> = group
             .iter()
@@ -485,7 +485,7 @@ impl<'t, 'a> Chunks<'t, 'a> {
     }
 
     /// Queries and sends the rest, and chunks that must be sent again.
-    fn rest(&mut self, content: &Content, local: &Local) -> Called<()> {
+    fn rest(&mut self, content: &Content, local: &SourceFile) -> Called<()> {
         let (mut at, asked) = (
             0,
             self.asked + self.waiting.iter().map(|(c, _)| c.size).sum::<u64>(),

@@ -26,7 +26,7 @@ pub struct Entry {
 
 /// A result of the walk.
 #[derive(Debug)]
-pub enum Found {
+pub enum WalkItem {
     Entry(Entry),
     /// A socket, FIFO or device, which is never sent.
     Special(PathBuf),
@@ -59,7 +59,7 @@ impl Walk {
         Walk { modes, ..self }
     }
 
-    fn look_at(&mut self, path: PathBuf, remote: String, root: bool) -> Result<Option<Found>> {
+    fn look_at(&mut self, path: PathBuf, remote: String, root: bool) -> Result<Option<WalkItem>> {
         let doing = || format!("read {}", disk::show(path.as_os_str()));
         let meta = match if root {
             std::fs::metadata(&path)
@@ -85,16 +85,16 @@ impl Walk {
             }
         }
         let Some(kind) = kind(&meta) else {
-            return Ok(Some(Found::Special(path)));
+            return Ok(Some(WalkItem::Special(path)));
         };
         Ok(Some(match Name::parse(&remote) {
-            Ok(name) => Found::Entry(Entry {
+            Ok(name) => WalkItem::Entry(Entry {
                 local: path,
                 name,
                 kind,
                 follow: false,
             }),
-            Err(why) => Found::Unfit(path, why),
+            Err(why) => WalkItem::Unfit(path, why),
         }))
     }
 
@@ -124,13 +124,13 @@ impl Walk {
 const NOT_UTF8: &str = "/";
 
 impl Iterator for Walk {
-    type Item = Result<Found>;
+    type Item = Result<WalkItem>;
 
-    fn next(&mut self) -> Option<Result<Found>> {
+    fn next(&mut self) -> Option<Result<WalkItem>> {
         loop {
             let (path, remote) = self.stack.pop()?;
             if remote.ends_with(NOT_UTF8) {
-                return Some(Ok(Found::Unfit(path, "its name is not UTF-8".into())));
+                return Some(Ok(WalkItem::Unfit(path, "its name is not UTF-8".into())));
             }
             let root = std::mem::take(&mut self.root);
             if let Some(found) = self.look_at(path, remote, root).transpose() {
@@ -180,9 +180,11 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
         let found: Vec<String> = Walk::new(dir.path(), "to")
             .map(|found| match found.unwrap() {
-                Found::Entry(e) => format!("{:?} {}", e.kind, e.name.full()),
-                Found::Special(path) => format!("special {}", path.file_name().unwrap().display()),
-                Found::Unfit(_, why) => why,
+                WalkItem::Entry(e) => format!("{:?} {}", e.kind, e.name.full()),
+                WalkItem::Special(path) => {
+                    format!("special {}", path.file_name().unwrap().display())
+                }
+                WalkItem::Unfit(_, why) => why,
             })
             .collect();
         assert_eq!(

@@ -376,7 +376,7 @@ fn one_message(text: &[u8]) {
 
     // the way of a file through the outbox: it gets a name, and with it what it lacks
     let (fresh, written, now) = (Uuid::from_u128(7), EPOCH, EPOCH + Duration::from_secs(NOW));
-    let content = plan::Content::Message(message.clone());
+    let content = plan::FileContent::Message(message.clone());
     let found = plan::Found {
         name: Some("x.json"),
         age: None,
@@ -501,7 +501,7 @@ pub fn form(bytes: &[u8]) {
     .into_bytes();
     body.extend_from_slice(bytes);
     body.extend_from_slice(b"\r\n--XY--\r\n");
-    let part = multipart::Part {
+    let part = multipart::FormPart {
         name: "f".into(),
         filename: Some(name),
         content_type: None,
@@ -509,12 +509,15 @@ pub fn form(bytes: &[u8]) {
     assert_eq!(read_form(&body, step), Ok(vec![(part, bytes.to_vec())]));
 }
 
-fn read_form(bytes: &[u8], step: usize) -> Result<Vec<(multipart::Part, Vec<u8>)>, &'static str> {
+fn read_form(
+    bytes: &[u8],
+    step: usize,
+) -> Result<Vec<(multipart::FormPart, Vec<u8>)>, &'static str> {
     #[derive(Default)]
-    struct Parts(Vec<(multipart::Part, Vec<u8>)>, bool);
+    struct Parts(Vec<(multipart::FormPart, Vec<u8>)>, bool);
     impl multipart::Sink for Parts {
         type Error = multipart::Malformed;
-        fn begin(&mut self, part: multipart::Part) -> Result<(), Self::Error> {
+        fn begin(&mut self, part: multipart::FormPart) -> Result<(), Self::Error> {
             assert!(!std::mem::replace(&mut self.1, true), "a part in a part");
             self.0.push((part, Vec::new()));
             Ok(())

@@ -12,7 +12,7 @@ use super::{Engine, Interrupted, PathResult, PathState};
 
 /// What is known at and below a name.
 #[derive(Default)]
-struct Found {
+struct AtOrBelow {
     /// The hub has an entry there.
     live: bool,
     /// An entry there was in sync.
@@ -120,8 +120,8 @@ impl Engine {
         Ok(())
     }
 
-    fn found(&self, there: &str) -> Result<Found, Interrupted> {
-        let mut found = Found::default();
+    fn found(&self, there: &str) -> Result<AtOrBelow, Interrupted> {
+        let mut found = AtOrBelow::default();
         self.at_and_below(there, &mut |path, rows| {
             if rows.intent.is_some() || rows.key.is_some() {
                 return Err(Interrupted::WaitFor(path.to_string()));

@@ -25,7 +25,7 @@ pub struct Small {
 
 /// The result for one short file.
 #[derive(Debug, Clone)]
-pub enum Fetched {
+pub enum SmallContent {
     Bytes(Vec<u8>),
     /// The hub no longer has that revision.
     Gone,
@@ -95,9 +95,9 @@ impl Remote {
             },
             &|all| self.fetch_together(&all),
         )? {
-            Fetched::Bytes(bytes) => Ok(Some(bytes)),
-            Fetched::Gone => Ok(None),
-            Fetched::Alone => {
+            SmallContent::Bytes(bytes) => Ok(Some(bytes)),
+            SmallContent::Gone => Ok(None),
+            SmallContent::Alone => {
                 let mut bytes = Vec::new();
                 Ok(self
                     .stream(path, row, entry.size.min(BATCH_FILE), &mut |piece| {
@@ -115,9 +115,9 @@ impl Remote {
         })
     }
 
-    fn fetch_together(&self, all: &[Small]) -> Vec<Called<Fetched>> {
+    fn fetch_together(&self, all: &[Small]) -> Vec<Called<SmallContent>> {
         let items: Vec<FetchItem> = all.iter().map(|small| small.item).collect();
-        let mut found: Vec<Called<Fetched>> = Vec::with_capacity(all.len());
+        let mut found: Vec<Called<SmallContent>> = Vec::with_capacity(all.len());
         let fetched = self.hub.fetch(&items, |head, body| {
             let most = all[found.len()].most;
             let mut bytes = Vec::new();
@@ -127,10 +127,10 @@ impl Remote {
                         Error::new(Kind::Unreachable, format!("cannot read from the hub: {e}"))
                     })?;
                     self.traffic.down(Step::Passed(bytes.len() as u64));
-                    Fetched::Bytes(bytes)
+                    SmallContent::Bytes(bytes)
                 }
-                404 => Fetched::Gone,
-                _ => Fetched::Alone,
+                404 => SmallContent::Gone,
+                _ => SmallContent::Alone,
             }));
             Ok(())
         });
@@ -222,7 +222,7 @@ impl Remote {
             .read(path, None)
             .ok()
             .flatten()
-            .and_then(|old| source_file::Local::of(old.file, path.to_string()).ok());
+            .and_then(|old| source_file::SourceFile::of(old.file, path.to_string()).ok());
         match moving(&self.hub, &step, |mover| {
             mover.fill_file(&record, file, old)
         }) {

@@ -24,13 +24,13 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// See the module.
 #[derive(Debug)]
 pub struct Link {
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     /// Failed calls are not reported once the client is stopping.
     wakeup: Arc<Wakeup>,
 }
 
 #[derive(Debug)]
-struct State {
+struct LinkState {
     backoff: Backoff,
     not_before: Option<Instant>,
     failed_at: Option<Instant>,
@@ -41,7 +41,7 @@ impl Link {
     /// `wakeup`: the one of the directory's workers.
     pub fn new(wakeup: Arc<Wakeup>) -> Link {
         Link {
-            state: Mutex::new(State {
+            state: Mutex::new(LinkState {
                 backoff: Backoff::new(MAX_RETRY_PAUSE),
                 not_before: None,
                 failed_at: None,
@@ -127,7 +127,7 @@ impl Link {
         self.lock().trouble.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

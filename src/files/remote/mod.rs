@@ -42,7 +42,7 @@ pub struct Remote {
     link: Arc<Link>,
     traffic: Arc<Traffic>,
     sends: Batcher<upload::Small, Called<Answer>>,
-    fetches: Batcher<download::Small, Called<download::Fetched>>,
+    fetches: Batcher<download::Small, Called<download::SmallContent>>,
     /// Contents of long files that are being downloaded: two downloads of one content would write
     /// the same file.
     coming: Mutex<HashSet<Hash>>,

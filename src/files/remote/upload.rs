@@ -188,7 +188,8 @@ impl Remote {
     fn send_alone(&self, change: &Change, entry: &Entry, file: File) -> Called<Answer> {
         let step = |step: crate::transfer::Step<'_>| self.traffic.up(step);
         if entry.size > SINGLE {
-            let local = source_file::Local::of(file, change.path.clone()).map_err(Fault::Later)?;
+            let local =
+                source_file::SourceFile::of(file, change.path.clone()).map_err(Fault::Later)?;
             let content = match moving(&self.hub, &step, |mover| mover.send_chunks(&local)) {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
                     return Ok(Answer::Moved);

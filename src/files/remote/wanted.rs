@@ -107,7 +107,8 @@ impl Remote {
         else {
             return Ok(());
         };
-        let local = source_file::Local::of(reading.file, path.to_string()).map_err(Fault::Later)?;
+        let local =
+            source_file::SourceFile::of(reading.file, path.to_string()).map_err(Fault::Later)?;
         let content = local
             .split(|_, _| Ok(()))
             .map_err(|failure| Fault::Later(failure.error))?;

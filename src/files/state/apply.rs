@@ -2,7 +2,7 @@
 
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
-use super::codec::{Record, encode_feed};
+use super::codec::{StateRecord, encode_feed};
 use super::{APPROVALS, DELETES, HASHES, META, POINTS, PREFIX, ROWS, Tried, decode, meta_number};
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::{OpenKey, Rows, Write};
@@ -12,7 +12,7 @@ use crate::wire::revision::{self, Revision};
 /// Rows in memory at a time while all rows are changed.
 const ROWS_PER_TRANSACTION: usize = 500;
 
-pub struct Tables<'tx> {
+pub struct StateTables<'tx> {
     rows: Table<'tx, &'static str, &'static [u8]>,
     hashes: Table<'tx, &'static [u8], ()>,
     deletes: Table<'tx, u64, u32>,
@@ -26,7 +26,7 @@ pub struct Tables<'tx> {
 }
 
 pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>) -> Tried<()> {
-    let mut tables = Tables::open(tx)?;
+    let mut tables = StateTables::open(tx)?;
     let before = (tables.files, tables.listing);
     for write in writes {
         tables.one(write)?;
@@ -42,14 +42,14 @@ pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>)
     Ok(())
 }
 
-impl<'tx> Tables<'tx> {
-    pub fn open(tx: &'tx WriteTransaction) -> Tried<Tables<'tx>> {
+impl<'tx> StateTables<'tx> {
+    pub fn open(tx: &'tx WriteTransaction) -> Tried<StateTables<'tx>> {
         let meta = tx.open_table(META)?;
         let (files, listing) = (
             meta_number(&meta, "files")?,
             meta_number(&meta, "listing")? + 1,
         );
-        Ok(Tables {
+        Ok(StateTables {
             rows: tx.open_table(ROWS)?,
             hashes: tx.open_table(HASHES)?,
             deletes: tx.open_table(DELETES)?,
@@ -172,7 +172,7 @@ impl<'tx> Tables<'tx> {
     }
 
     /// Changes one record, and the index and count that depend on its base.
-    fn change(&mut self, path: &str, change: impl FnOnce(&mut Record)) -> Tried<()> {
+    fn change(&mut self, path: &str, change: impl FnOnce(&mut StateRecord)) -> Tried<()> {
         let old = self
             .rows
             .get(path)?
@@ -204,7 +204,7 @@ impl<'tx> Tables<'tx> {
     }
 }
 
-fn index_key(path: &str, record: &Record) -> Option<Vec<u8>> {
+fn index_key(path: &str, record: &StateRecord) -> Option<Vec<u8>> {
     let entry = record.rows.base.entry.filter(|e| !e.is_dir())?;
     Some([&entry.hash.0[..PREFIX], path.as_bytes()].concat())
 }

@@ -22,13 +22,13 @@ type Read<T> = Result<T, Damaged>;
 
 /// The record of a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct StateRecord {
     pub rows: Rows,
     /// The number of the last listing that named the path; 0: none.
     pub listed: u64,
 }
 
-impl Record {
+impl StateRecord {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(128));
         let Rows {
@@ -45,15 +45,15 @@ impl Record {
         out.0
     }
 
-    pub fn decode(bytes: &[u8]) -> Read<Record> {
-        let mut from = Reader(bytes);
+    pub fn decode(bytes: &[u8]) -> Read<StateRecord> {
+        let mut from = RowReader(bytes);
         let listed = from.number()?;
         let base = from.base()?;
         let remote = from.remote(base.entry.as_ref())?;
-        let intent = from.option(Reader::intent)?;
-        let key = from.option(Reader::key)?;
+        let intent = from.option(RowReader::intent)?;
+        let key = from.option(RowReader::key)?;
         from.end()?;
-        Ok(Record {
+        Ok(StateRecord {
             rows: Rows {
                 base,
                 remote,
@@ -76,10 +76,10 @@ pub fn encode_feed(feed: &Feed) -> Vec<u8> {
 }
 
 pub fn decode_feed(bytes: &[u8]) -> Read<Feed> {
-    let mut from = Reader(bytes);
+    let mut from = RowReader(bytes);
     let epoch = from.uuid()?;
     let (generation, cursor, listing) = (from.number()?, from.number()?, from.flag()?);
-    let began = from.option(Reader::number)?;
+    let began = from.option(RowReader::number)?;
     from.end()?;
     Ok(Feed {
         epoch,
@@ -253,9 +253,9 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+struct RowReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> RowReader<'a> {
     fn take(&mut self, n: usize) -> Read<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(n).ok_or(Damaged)?;
         self.0 = rest;
@@ -304,7 +304,7 @@ impl<'a> Reader<'a> {
         Uuid::from_slice(self.take(16)?).map_err(|_| Damaged)
     }
 
-    fn option<T>(&mut self, read: impl Fn(&mut Reader<'a>) -> Read<T>) -> Read<Option<T>> {
+    fn option<T>(&mut self, read: impl Fn(&mut RowReader<'a>) -> Read<T>) -> Read<Option<T>> {
         if self.flag()? {
             read(self).map(Some)
         } else {
@@ -362,7 +362,7 @@ impl<'a> Reader<'a> {
 
     fn base(&mut self) -> Read<BaseRow> {
         let rev = self.number()?;
-        let entry = self.option(Reader::entry)?;
+        let entry = self.option(RowReader::entry)?;
         let form = self.byte()?;
         let seen = match (form & !LOST, &entry) {
             (0, _) => None,
@@ -406,14 +406,14 @@ impl<'a> Reader<'a> {
             (2, Some(base)) => Some(*base),
             _ => return Err(Damaged),
         };
-        let id = self.option(Reader::uuid)?.unwrap_or_default();
+        let id = self.option(RowReader::uuid)?.unwrap_or_default();
         Ok(RemoteRow {
             rev,
             tag,
             entry,
             id,
-            host: self.option(Reader::text)?,
-            renamed_to: self.option(Reader::text)?,
+            host: self.option(RowReader::text)?,
+            renamed_to: self.option(RowReader::text)?,
         })
     }
 
@@ -431,7 +431,7 @@ impl<'a> Reader<'a> {
                 generation,
                 row: self.remote(None)?,
                 mode: self.mode()?,
-                over: self.option(Reader::local)?,
+                over: self.option(RowReader::local)?,
                 staged: Staged {
                     temp: self.text()?,
                     stamp: self.stamp()?,
@@ -478,7 +478,7 @@ impl<'a> Reader<'a> {
             key,
             names,
             ours: self.flag()?,
-            seen: self.option(Reader::stamp)?,
+            seen: self.option(RowReader::stamp)?,
         })
     }
 }

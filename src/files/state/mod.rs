@@ -28,7 +28,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
-use codec::{Damaged, Record};
+use codec::{Damaged, StateRecord};
 
 /// The page cache, in bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
@@ -42,7 +42,7 @@ const HINTS: Hints = Hints {
     damaged: "remove it: both sides are compared anew then",
 };
 
-/// One [`Record`] for each path.
+/// One [`StateRecord`] for each path.
 const ROWS: TableDefinition<&str, &[u8]> = TableDefinition::new("rows");
 /// The first bytes of the hash of each base row that is a file or link, followed by its path.
 const HASHES: TableDefinition<&[u8], ()> = TableDefinition::new("hashes");
@@ -205,7 +205,7 @@ impl DiskState {
             return Ok(schema);
         }
         let tx = db.begin_write()?;
-        let tables = apply::Tables::open(&tx)?;
+        let tables = apply::StateTables::open(&tx)?;
         drop(tables);
         tx.open_table(META)?
             .insert("schema", SCHEMA.to_le_bytes().as_slice())?;
@@ -325,8 +325,8 @@ fn corrupted(_: Damaged) -> redb::Error {
     redb::Error::Corrupted("a row cannot be read".into())
 }
 
-fn decode(bytes: &[u8]) -> Tried<Record> {
-    Record::decode(bytes).map_err(corrupted)
+fn decode(bytes: &[u8]) -> Tried<StateRecord> {
+    StateRecord::decode(bytes).map_err(corrupted)
 }
 
 /// The range of keys strictly below a directory and after a path.
@@ -420,7 +420,7 @@ impl State for DiskState {
                 (tx.open_table(ROWS)?, Default::default(), Vec::new());
             for row in table.range::<&str>(range("", after, &mut ends))? {
                 let (path, row) = row?;
-                let Record { rows, listed } = decode(row.value())?;
+                let StateRecord { rows, listed } = decode(row.value())?;
                 if listed != listing && (rows.base.rev > 0 || rows.remote.rev > 0) {
                     found.push(path.value().to_string());
                 }

@@ -381,7 +381,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_without_a_panic(mut bytes: Vec<u8>, at: usize, write in write()) {
-        let _ = (Record::decode(&bytes), codec::decode_feed(&bytes));
+        let _ = (StateRecord::decode(&bytes), codec::decode_feed(&bytes));
         let mut rows = Rows::default();
         match write {
             Write::Base(_, base) => rows.base = base,
@@ -390,12 +390,12 @@ proptest! {
             Write::OpenKey(key) => rows.key = Some(key),
             _ => {}
         }
-        let record = Record { rows, listed: 7 };
+        let record = StateRecord { rows, listed: 7 };
         bytes = record.encode();
-        prop_assert_eq!(Record::decode(&bytes), Ok(record));
-        prop_assert_eq!(Record::decode(&bytes[..at % bytes.len()]), Err(Damaged));
+        prop_assert_eq!(StateRecord::decode(&bytes), Ok(record));
+        prop_assert_eq!(StateRecord::decode(&bytes[..at % bytes.len()]), Err(Damaged));
         bytes.push(0);
-        prop_assert_eq!(Record::decode(&bytes), Err(Damaged));
+        prop_assert_eq!(StateRecord::decode(&bytes), Err(Damaged));
     }
 }
 
@@ -437,7 +437,7 @@ fn row(i: u64) -> Rows {
 
 #[test]
 fn a_file_in_sync_takes_little_more_than_its_hash_and_id() {
-    let bytes = Record {
+    let bytes = StateRecord {
         rows: row(70_000),
         listed: 3,
     }

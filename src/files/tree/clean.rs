@@ -23,7 +23,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// See the module documentation.
 #[derive(Debug, Default)]
-pub struct Cleaner(Mutex<Cleaned>);
+pub struct WriteBack(Mutex<Cleaned>);
 
 #[derive(Debug, Default)]
 struct Cleaned {
@@ -33,7 +33,7 @@ struct Cleaned {
     all: Option<(SystemTime, Instant)>,
 }
 
-impl Cleaner {
+impl WriteBack {
     /// Writes the dirty pages of a file back, unless that was done after its last change. `tick`:
     /// two changes within it may have the same time.
     pub fn clean(

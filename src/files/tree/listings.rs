@@ -40,24 +40,24 @@ pub struct Names {
     pub(super) folds: Folds,
     /// The disk takes every name, as a disk made for Linux does.
     pub(super) ordinary: bool,
-    known: Mutex<Known>,
+    known: Mutex<KnownNames>,
     renaming: Mutex<()>,
 }
 
 /// The names in one directory.
-pub(super) type Listing = HashSet<Box<[u8]>>;
+pub(super) type DirectoryListing = HashSet<Box<[u8]>>;
 
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownNames {
     /// For each directory, when it was listed, and its names.
-    listings: BTreeMap<String, (Instant, Listing)>,
+    listings: BTreeMap<String, (Instant, DirectoryListing)>,
     names: usize,
     pub(super) folding: BTreeMap<String, bool>,
 }
 
 impl Names {
     pub const fn new(folds: Folds, ordinary: bool) -> Names {
-        let known = Known {
+        let known = KnownNames {
             listings: BTreeMap::new(),
             names: 0,
             folding: BTreeMap::new(),
@@ -78,7 +78,7 @@ impl Names {
             .then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+    pub(super) fn known(&self) -> std::sync::MutexGuard<'_, KnownNames> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,7 +90,7 @@ impl Names {
         })
     }
 
-    pub(super) fn keep(&self, dir: &str, names: Listing) {
+    pub(super) fn keep(&self, dir: &str, names: DirectoryListing) {
         let mut known = self.known();
         if known.names + names.len() > MAX_LISTED_NAMES {
             (known.listings, known.names) = (BTreeMap::new(), 0);

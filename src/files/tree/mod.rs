@@ -38,7 +38,7 @@ use crate::error::{Error, Kind, Result};
 use crate::relpath;
 pub use listings::Folds;
 use root::{Root, What, fault};
-use scan::Found;
+use scan::ScanItem;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct DiskTree {
     /// `None`: opened for a dry run, and without a marker.
     id: Option<Uuid>,
     memory: hash::Memory,
-    cleaner: clean::Cleaner,
+    cleaner: clean::WriteBack,
     /// A write through a mapping never changes a time here, so no stamp is believed.
     blind: bool,
     pub(super) trashed: hash::Trashed,
@@ -151,7 +151,7 @@ impl DiskTree {
         let tree = DiskTree {
             id,
             memory: hash::Memory::default(),
-            cleaner: clean::Cleaner::default(),
+            cleaner: clean::WriteBack::default(),
             blind: root.is_blind(),
             trashed: hash::Trashed::default(),
             opened: Arc::default(),
@@ -393,7 +393,7 @@ impl Tree for DiskTree {
 
     fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()> {
         scan::scan(self, dir, scan::Depth::All, &mut |found| match found {
-            Found::Name { path, .. } => visit(path),
+            ScanItem::Name { path, .. } => visit(path),
             _ => Ok(true),
         })
         .map(|_| ())

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::DiskTree;
 use super::names::show_of;
-use super::opened::Open;
+use super::opened::KeepOpen;
 use super::root::{self, Root, Shown, What, fault, same, show, split};
 use super::stage::{times, tolerate};
 use crate::disk::{self, Renamed};
@@ -23,16 +23,16 @@ use crate::files::plan::{DIR_READABLE, Local, MODE, Stamp};
 use crate::relpath;
 
 /// A name in an open directory.
-struct Place<'a> {
+struct OpenName<'a> {
     /// Keeps the directory writable for its owner.
-    _open: Option<Open>,
+    _open: Option<KeepOpen>,
     root: &'a Root,
     parent: OwnedFd,
     dir: &'a str,
     name: &'a str,
 }
 
-impl Place<'_> {
+impl OpenName<'_> {
     /// Whether another name exists in the same directory.
     fn has(&self, name: &str) -> bool {
         matches!(show(&self.parent, name), Ok(Some(_)))
@@ -79,7 +79,7 @@ impl DiskTree {
 
     fn put_unsynced(
         &self,
-        to: &Place<'_>,
+        to: &OpenName<'_>,
         path: &str,
         staged: &Staged,
         over: Option<&Local>,
@@ -171,7 +171,13 @@ impl DiskTree {
         }
     }
 
-    fn replace(&self, at: &Place<'_>, path: &str, temp: &str, over: &Local) -> io::Result<Moved> {
+    fn replace(
+        &self,
+        at: &OpenName<'_>,
+        path: &str,
+        temp: &str,
+        over: &Local,
+    ) -> io::Result<Moved> {
         let old = match at.shown()? {
             Some(old) if same(&over.stamp, &old.stamp) => old,
             _ => return Ok(Moved::Changed),
@@ -198,7 +204,7 @@ impl DiskTree {
     }
 
     /// Moves back a directory that was filled between the check and the exchange.
-    fn check_exchanged(&self, at: &Place<'_>, temp: &str) -> io::Result<Moved> {
+    fn check_exchanged(&self, at: &OpenName<'_>, temp: &str) -> io::Result<Moved> {
         let out = show(&at.parent, temp)?;
         if out.is_some_and(|o| o.what == What::Dir) && !is_bare(&at.parent, temp)? {
             disk::exchange_at(&at.parent, temp, at.name)?;
@@ -211,7 +217,7 @@ impl DiskTree {
     /// the only place where that can happen.
     fn replace_without_exchange(
         &self,
-        at: &Place<'_>,
+        at: &OpenName<'_>,
         temp: &str,
         old: &Shown,
     ) -> io::Result<Moved> {
@@ -415,10 +421,10 @@ impl DiskTree {
     }
 
     /// Like `at`, for calls that change nothing in the directory.
-    fn seen_at<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
+    fn seen_at<'a>(&'a self, path: &'a str) -> Called<Option<OpenName<'a>>> {
         let (dir, name) = split(path);
         match self.root.through(dir) {
-            Ok(parent) => Ok(Some(Place {
+            Ok(parent) => Ok(Some(OpenName {
                 _open: None,
                 root: &self.root,
                 parent,
@@ -431,14 +437,14 @@ impl DiskTree {
     }
 
     /// `None`: the name cannot exist, because an ancestor is missing or not a directory.
-    fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<Place<'a>>> {
+    fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<OpenName<'a>>> {
         let Some(at) = self.seen_at(path)? else {
             return Ok(None);
         };
         let open = self
             .open_to_owner(at.dir, &at.parent)
             .map_err(|e| fault("open the directory of", path, &e))?;
-        Ok(Some(Place { _open: open, ..at }))
+        Ok(Some(OpenName { _open: open, ..at }))
     }
 
     /// Whether a directory contains only temporary names of this program.

@@ -25,10 +25,10 @@ const OWNER_WRITES: u32 = 0o200;
 const MAX_IDLE: usize = 32;
 
 #[derive(Debug, Default)]
-pub struct Opened(Mutex<HashMap<u64, Held>>);
+pub struct Opened(Mutex<HashMap<u64, OpenDirectory>>);
 
 #[derive(Debug)]
-struct Held {
+struct OpenDirectory {
     path: String,
     dir: OwnedFd,
     /// All bits except the type, as they were and will be again.
@@ -38,7 +38,7 @@ struct Held {
 
 /// One line of the record.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct OpenedLine {
     path: String,
     inode: u64,
     mode: u32,
@@ -46,12 +46,12 @@ struct Line {
 
 /// Keeps the directory open while this value lives.
 #[derive(Debug)]
-pub struct Open {
+pub struct KeepOpen {
     of: Arc<Opened>,
     inode: u64,
 }
 
-impl Drop for Open {
+impl Drop for KeepOpen {
     fn drop(&mut self) {
         if let Some(held) = self.of.lock().get_mut(&self.inode) {
             held.users -= 1;
@@ -60,7 +60,7 @@ impl Drop for Open {
 }
 
 impl Opened {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, OpenDirectory>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -84,7 +84,7 @@ impl DiskTree {
     /// Makes a directory writable for its owner until the returned value is dropped, and a while
     /// longer. `None`: it is writable already, or this process is not the owner.
     #[allow(clippy::unnecessary_cast)] // the fields have other widths on other machines
-    pub(super) fn open_to_owner(&self, path: &str, dir: &OwnedFd) -> io::Result<Option<Open>> {
+    pub(super) fn open_to_owner(&self, path: &str, dir: &OwnedFd) -> io::Result<Option<KeepOpen>> {
         let me = rustix::process::geteuid();
         if me.is_root() {
             return Ok(None);
@@ -94,7 +94,7 @@ impl DiskTree {
         let stat = rustix::fs::fstat(dir)?;
         let (inode, mode) = (stat.st_ino as u64, stat.st_mode as u32 & 0o7777);
         let open = || {
-            Some(Open {
+            Some(KeepOpen {
                 of: self.opened.clone(),
                 inode,
             })
@@ -112,7 +112,7 @@ impl DiskTree {
         let dir = rustix::fs::openat(dir, ".", READ, Mode::empty())?;
         all.insert(
             inode,
-            Held {
+            OpenDirectory {
                 path: path.to_string(),
                 dir,
                 mode,
@@ -151,12 +151,12 @@ impl DiskTree {
 
     /// Closes the directories that an earlier process left open.
     pub(super) fn close_left_open(&self) -> io::Result<()> {
-        let lines: Vec<Line> = match std::fs::read(note_path(&self.root)) {
+        let lines: Vec<OpenedLine> = match std::fs::read(note_path(&self.root)) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         };
-        for Line { path, inode, mode } in lines {
+        for OpenedLine { path, inode, mode } in lines {
             let Ok(dir) = self.root.readable(&path) else {
                 continue;
             };
@@ -168,7 +168,7 @@ impl DiskTree {
     }
 }
 
-fn close(root: &Root, all: &mut HashMap<u64, Held>) -> io::Result<()> {
+fn close(root: &Root, all: &mut HashMap<u64, OpenDirectory>) -> io::Result<()> {
     let before = all.len();
     all.retain(|_, held| {
         let closed = held.users == 0
@@ -200,7 +200,7 @@ fn set_mode(dir: impl AsFd, mode: u32) -> io::Result<()> {
     )?)
 }
 
-fn note(root: &Root, all: &HashMap<u64, Held>) -> io::Result<()> {
+fn note(root: &Root, all: &HashMap<u64, OpenDirectory>) -> io::Result<()> {
     let path = note_path(root);
     if all.is_empty() {
         return match std::fs::remove_file(&path) {
@@ -208,9 +208,9 @@ fn note(root: &Root, all: &HashMap<u64, Held>) -> io::Result<()> {
             other => other,
         };
     }
-    let lines: Vec<Line> = all
+    let lines: Vec<OpenedLine> = all
         .iter()
-        .map(|(inode, held)| Line {
+        .map(|(inode, held)| OpenedLine {
             path: held.path.clone(),
             inode: *inode,
             mode: held.mode,

@@ -22,7 +22,7 @@ use crate::relpath;
 pub const DIR: &str = ".mesync/partial";
 
 /// A long file that is being filled.
-pub struct Partial {
+pub struct PartialFile {
     dir: OwnedFd,
     name: String,
     file: File,
@@ -30,7 +30,7 @@ pub struct Partial {
 
 impl DiskTree {
     /// Opens or creates the file for a content.
-    pub fn partial(&self, entry: &Entry) -> Called<Partial> {
+    pub fn partial(&self, entry: &Entry) -> Called<PartialFile> {
         let failed = |e: io::Error| fault("write in", DIR, &e);
         let dir = self
             .directory(DIR)?
@@ -42,11 +42,11 @@ impl DiskTree {
             rustix::fs::openat(&dir, &name, flags, Mode::RUSR | Mode::WUSR)
                 .map_err(|e| failed(e.into()))?,
         );
-        Ok(Partial { dir, name, file })
+        Ok(PartialFile { dir, name, file })
     }
 }
 
-impl Partial {
+impl PartialFile {
     /// Checks that the disk has room for the rest of a file of `size` bytes, none of them a hole.
     /// Otherwise: `NoSpace`.
     pub fn check_room(&self, tree: &DiskTree, size: u64) -> Called<()> {

@@ -16,7 +16,7 @@ use crate::relpath;
 
 /// One result of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found<'a> {
+pub enum ScanItem<'a> {
     /// A file, link or directory that may be synced. A directory is reported before its content.
     Name { path: &'a str, is_dir: bool },
     /// A temporary name of this program, perhaps left by a crash.
@@ -66,10 +66,10 @@ pub fn scan(
     tree: &DiskTree,
     dir: &str,
     depth: Depth,
-    visit: &mut dyn FnMut(Found<'_>) -> Called<bool>,
+    visit: &mut dyn FnMut(ScanItem<'_>) -> Called<bool>,
 ) -> Called<Skipped> {
     tree.check()?;
-    let mut walk = Walk {
+    let mut walk = ScanWalk {
         tree,
         visit,
         depth,
@@ -81,15 +81,15 @@ pub fn scan(
     Ok(walk.skipped)
 }
 
-struct Walk<'a> {
+struct ScanWalk<'a> {
     tree: &'a DiskTree,
-    visit: &'a mut dyn FnMut(Found<'_>) -> Called<bool>,
+    visit: &'a mut dyn FnMut(ScanItem<'_>) -> Called<bool>,
     depth: Depth,
     skipped: Skipped,
     going: bool,
 }
 
-impl Walk<'_> {
+impl ScanWalk<'_> {
     fn run(&mut self, from: &str) -> Called<()> {
         let mut todo = vec![from.to_string()];
         while let (true, Some(dir)) = (self.going, todo.pop()) {
@@ -121,7 +121,7 @@ impl Walk<'_> {
                     self.skipped
                         .unknown
                         .add(|| format!("{}: {why}", show(&dir)));
-                    self.going = (self.visit)(Found::Unknown {
+                    self.going = (self.visit)(ScanItem::Unknown {
                         path: &dir,
                         why: &why,
                     })?;
@@ -174,7 +174,7 @@ impl Walk<'_> {
         let is_dir = kind == FileType::Directory;
         if relpath::is_own(name) {
             return if relpath::is_temporary(name) {
-                (self.visit)(Found::Temporary(path))
+                (self.visit)(ScanItem::Temporary(path))
             } else {
                 Ok(true)
             };
@@ -198,7 +198,7 @@ impl Walk<'_> {
         } else if is_dir && self.depth == Depth::All && !self.tree.ignores(path, true) {
             todo.push(path.to_string());
         }
-        (self.visit)(Found::Name { path, is_dir })
+        (self.visit)(ScanItem::Name { path, is_dir })
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::DiskTree;
-use super::opened::Open;
+use super::opened::KeepOpen;
 use super::root::{self, fault, show, split};
 use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind as ErrorKind};
@@ -50,7 +50,7 @@ pub(super) struct Spot {
     pub parent: OwnedFd,
     /// The whole name, relative to the root.
     pub temp: String,
-    _open: Option<Open>,
+    _open: Option<KeepOpen>,
 }
 
 impl Spot {

@@ -14,12 +14,12 @@ use crossbeam_channel::{SendTimeoutError, Sender};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::PollFlags;
 
-use super::debounce::{Debounce, Happened, Hint};
+use super::debounce::{ChangeKind, Debounce, Hint};
 use super::engine::traits::{Called, Fault};
 use super::ignore;
 use super::overlap::Mounting;
 use super::tree::DiskTree;
-use super::tree::scan::{self, Found};
+use super::tree::scan::{self, ScanItem};
 use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Result, plain};
@@ -40,14 +40,14 @@ pub struct Watch<'a> {
     pub quiet: Duration,
     /// The interval between two full rescans.
     pub rescan: Duration,
-    pub counters: &'a Counters,
+    pub counters: &'a WatchCounters,
     /// Called for each name that is removed.
     pub removed: &'a (dyn Fn() + Sync),
 }
 
 /// For the status.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct WatchCounters {
     /// Directories that are watched.
     pub watched: AtomicU64,
     /// Directories that are not watched, nor anything below them.
@@ -56,7 +56,7 @@ pub struct Counters {
     why: Mutex<String>,
 }
 
-impl Counters {
+impl WatchCounters {
     pub fn why(&self) -> String {
         self.lock().clone()
     }
@@ -78,8 +78,8 @@ impl Watch<'_> {
     pub fn run(&self, wake: BorrowedFd<'_>, hints: &Sender<Hint>) -> Result<()> {
         let mut said = BTreeSet::new();
         loop {
-            let ended =
-                Running::begin(self, wake, hints, &mut said).and_then(|mut running| running.run());
+            let ended = ActiveWatch::begin(self, wake, hints, &mut said)
+                .and_then(|mut running| running.run());
             self.counters.watched.store(0, Relaxed);
             let why = match ended {
                 Ok(Ended::Stopped) => return Ok(()),
@@ -131,7 +131,7 @@ fn raise(limit: &str, usual: u64, least: u64) -> String {
 }
 
 /// The state while the watches are valid.
-struct Running<'a> {
+struct ActiveWatch<'a> {
     watch: &'a Watch<'a>,
     wake: BorrowedFd<'a>,
     hints: &'a Sender<Hint>,
@@ -150,14 +150,14 @@ struct Running<'a> {
     next_try: Duration,
 }
 
-impl<'a> Running<'a> {
+impl<'a> ActiveWatch<'a> {
     fn begin(
         watch: &'a Watch<'a>,
         wake: BorrowedFd<'a>,
         hints: &'a Sender<Hint>,
         said: &'a mut BTreeSet<String>,
-    ) -> std::io::Result<Running<'a>> {
-        Ok(Running {
+    ) -> std::io::Result<ActiveWatch<'a>> {
+        Ok(ActiveWatch {
             watch,
             wake,
             hints,
@@ -346,11 +346,11 @@ impl<'a> Running<'a> {
             self.next_scan = now;
         }
         let happened = if is_dir && !mask.contains(EventMask::ATTRIB) {
-            Happened::Tree
+            ChangeKind::Tree
         } else if mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) {
-            Happened::Complete
+            ChangeKind::Complete
         } else {
-            Happened::Touched
+            ChangeKind::Touched
         };
         let hint = self.debounce.happened(&path, happened, now);
         let going = hint.map_or(Ok(true), |hint| self.tell(hint))?;
@@ -423,8 +423,8 @@ impl<'a> Running<'a> {
             return;
         }
         let watch = self.watch;
-        let mut visit = |found: Found<'_>| -> Called<bool> {
-            if let Found::Name { path, is_dir: true } = found
+        let mut visit = |found: ScanItem<'_>| -> Called<bool> {
+            if let ScanItem::Name { path, is_dir: true } = found
                 && !watch.tree.ignores(path, true)
                 && !self.covered(path)
             {

@@ -13,7 +13,7 @@ use crate::files::tree::Opened;
 struct World {
     dir: tempfile::TempDir,
     hints: Receiver<Hint>,
-    counters: Arc<Counters>,
+    counters: Arc<WatchCounters>,
     wake: Arc<std::os::fd::OwnedFd>,
     thread: Option<std::thread::JoinHandle<Result<()>>>,
 }
@@ -23,7 +23,7 @@ fn world(prepare: impl FnOnce(&Path)) -> World {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path());
     let (sender, hints) = bounded(limits::EVENTS);
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::new(WatchCounters::default());
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
     let (path, seen, stop) = (dir.path().to_path_buf(), counters.clone(), wake.clone());
     let thread = std::thread::spawn(move || {

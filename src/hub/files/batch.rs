@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::answer::unwritten;
 use super::head::trimmed;
-use super::lines::{Fault, Lines};
+use super::lines::{InvalidLine, Lines};
 use super::upload::unread;
 use super::{Files, Hold, answer, commit, head, may_write};
 use crate::hub::http::{Job, Reply, Request};
@@ -92,9 +92,9 @@ impl Files {
                     })),
                 },
                 Ok(None) => break,
-                Err(Fault::Malformed(why)) => return Err(Reply::error(400, why)),
-                Err(Fault::TooMuch(why)) => return Err(Reply::error(413, why)),
-                Err(Fault::Unread(e)) => return Err(unread(&e)),
+                Err(InvalidLine::Malformed(why)) => return Err(Reply::error(400, why)),
+                Err(InvalidLine::TooMuch(why)) => return Err(Reply::error(413, why)),
+                Err(InvalidLine::Unread(e)) => return Err(unread(&e)),
             }
         }
         let bytes = batch.puts.iter().flat_map(|put| &put.chunks);

@@ -18,7 +18,7 @@ pub struct Lines<R> {
 
 /// Why a body is taken apart no further: all of it is refused.
 #[derive(Debug)]
-pub enum Fault {
+pub enum InvalidLine {
     Malformed(String),
     TooMuch(String),
     Unread(io::Error),
@@ -33,36 +33,37 @@ impl<R: Read> Lines<R> {
     }
 
     /// The next file; `None` after the last.
-    pub fn next_file(&mut self) -> Result<Option<(BatchItem, Vec<u8>)>, Fault> {
+    pub fn next_file(&mut self) -> Result<Option<(BatchItem, Vec<u8>)>, InvalidLine> {
         let mut line = Vec::new();
         (&mut self.reader)
             .take(MAX_LINE)
             .read_until(b'\n', &mut line)
-            .map_err(Fault::Unread)?;
+            .map_err(InvalidLine::Unread)?;
         let of = self.files + 1;
         match line.last() {
             None => return Ok(None),
             Some(b'\n') => {}
             Some(_) if line.len() as u64 == MAX_LINE => {
-                return Err(Fault::Malformed(format!(
+                return Err(InvalidLine::Malformed(format!(
                     "the line of file {of} is longer than {MAX_LINE} bytes"
                 )));
             }
             Some(_) => {
-                return Err(Fault::Malformed(format!(
+                return Err(InvalidLine::Malformed(format!(
                     "the body ends in the line of file {of}"
                 )));
             }
         }
-        let item: BatchItem = shallow(&line)
-            .map_err(|why| Fault::Malformed(format!("the line of file {of} is not one: {why}")))?;
+        let item: BatchItem = shallow(&line).map_err(|why| {
+            InvalidLine::Malformed(format!("the line of file {of} is not one: {why}"))
+        })?;
         if of > BATCH_FILES {
-            return Err(Fault::TooMuch(format!(
+            return Err(InvalidLine::TooMuch(format!(
                 "a batch has at most {BATCH_FILES} files"
             )));
         }
         if item.size > BATCH_FILE {
-            return Err(Fault::TooMuch(format!(
+            return Err(InvalidLine::TooMuch(format!(
                 "file {of} has {} bytes; one of a batch has at most {BATCH_FILE}",
                 item.size
             )));
@@ -71,9 +72,9 @@ impl<R: Read> Lines<R> {
         (&mut self.reader)
             .take(item.size)
             .read_to_end(&mut bytes)
-            .map_err(Fault::Unread)?;
+            .map_err(InvalidLine::Unread)?;
         if (bytes.len() as u64) < item.size {
-            return Err(Fault::Malformed(format!(
+            return Err(InvalidLine::Malformed(format!(
                 "the body ends in the bytes of file {of}"
             )));
         }

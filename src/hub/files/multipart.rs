@@ -9,7 +9,7 @@ pub const MAX_PARTS: usize = 32;
 
 /// The head of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Part {
+pub struct FormPart {
     pub name: String,
     /// As it was meant, whatever it was escaped with.
     pub filename: Option<String>,
@@ -19,7 +19,7 @@ pub struct Part {
 /// Receives the parts of a body, in order. Its errors end the reading.
 pub trait Sink {
     type Error: From<Malformed>;
-    fn begin(&mut self, part: Part) -> Result<(), Self::Error>;
+    fn begin(&mut self, part: FormPart) -> Result<(), Self::Error>;
     fn data(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
     fn end(&mut self) -> Result<(), Self::Error>;
 }
@@ -35,12 +35,12 @@ pub struct Parser {
     delimiter: Vec<u8>,
     /// Not yet taken apart.
     held: Vec<u8>,
-    state: State,
+    state: ParserState,
     parts: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ParserState {
     /// Before the first delimiter: ignored.
     Preamble,
     /// A delimiter has ended: the rest of its line.
@@ -72,14 +72,14 @@ impl Parser {
         Parser {
             delimiter: format!("\r\n--{boundary}").into_bytes(),
             held: b"\r\n".to_vec(),
-            state: State::Preamble,
+            state: ParserState::Preamble,
             parts: 0,
         }
     }
 
     /// Takes the next bytes, and passes their parts to `sink`.
     pub fn feed<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
-        if self.state == State::Epilogue {
+        if self.state == ParserState::Epilogue {
             return Ok(());
         }
         self.held.extend_from_slice(bytes);
@@ -94,8 +94,8 @@ impl Parser {
     /// The body has ended.
     pub fn finish(&self) -> Result<(), Malformed> {
         match self.state {
-            State::Epilogue => Ok(()),
-            State::Preamble => Err(Malformed(
+            ParserState::Epilogue => Ok(()),
+            ParserState::Preamble => Err(Malformed(
                 "the body has no boundary such as its Content-Type names",
             )),
             _ => Err(Malformed("the body ends before its last boundary")),
@@ -106,8 +106,8 @@ impl Parser {
     fn step<S: Sink>(&mut self, from: usize, sink: &mut S) -> Result<Option<usize>, S::Error> {
         let held = &self.held[from..];
         match self.state {
-            State::Preamble | State::Body => {
-                let inside = self.state == State::Body;
+            ParserState::Preamble | ParserState::Body => {
+                let inside = self.state == ParserState::Body;
                 let (plain, found) = search(held, &self.delimiter);
                 if inside && plain > 0 {
                     sink.data(&held[..plain])?;
@@ -118,29 +118,29 @@ impl Parser {
                 if inside {
                     sink.end()?;
                 }
-                self.state = State::Line;
+                self.state = ParserState::Line;
                 Ok(Some(plain + self.delimiter.len()))
             }
-            State::Line => {
+            ParserState::Line => {
                 // RFC 2046 allows padding
                 let padding = held
                     .iter()
                     .take_while(|b| matches!(b, b' ' | b'\t'))
                     .count();
                 match &held[padding..] {
-                    [b'-', b'-', ..] if padding == 0 => self.state = State::Epilogue,
-                    [b'\r', b'\n', ..] => self.state = State::Head(0),
+                    [b'-', b'-', ..] if padding == 0 => self.state = ParserState::Epilogue,
+                    [b'\r', b'\n', ..] => self.state = ParserState::Head(0),
                     [] | [b'\r'] | [b'-'] if padding < MAX_HEAD => return Ok(None),
                     _ => {
                         return Err(Malformed("a boundary line has trailing text").into());
                     }
                 }
-                if self.state == State::Epilogue {
+                if self.state == ParserState::Epilogue {
                     return Ok(Some(held.len()));
                 }
                 Ok(Some(padding + 2))
             }
-            State::Head(seen) => {
+            ParserState::Head(seen) => {
                 let begin = seen.saturating_sub(3);
                 let end = if held.starts_with(b"\r\n") {
                     Some(0)
@@ -153,7 +153,7 @@ impl Parser {
                 let end = match end {
                     Some(end) if end <= MAX_HEAD => end,
                     None if held.len() <= MAX_HEAD => {
-                        self.state = State::Head(held.len());
+                        self.state = ParserState::Head(held.len());
                         return Ok(None);
                     }
                     _ => return Err(Malformed("the head of a part is too long").into()),
@@ -163,10 +163,10 @@ impl Parser {
                     return Err(Malformed("the body has too many parts").into());
                 }
                 sink.begin(head(&held[..end])?)?;
-                self.state = State::Body;
+                self.state = ParserState::Body;
                 Ok(Some(end + 2))
             }
-            State::Epilogue => Ok(None),
+            ParserState::Epilogue => Ok(None),
         }
     }
 }
@@ -189,7 +189,7 @@ fn search(held: &[u8], delimiter: &[u8]) -> (usize, bool) {
 }
 
 /// Reads the lines of a head. A bare line feed is allowed in a quoted name; only CR LF ends a line.
-fn head(bytes: &[u8]) -> Result<Part, Malformed> {
+fn head(bytes: &[u8]) -> Result<FormPart, Malformed> {
     let mut part = None;
     let mut content_type = None;
     let mut rest = bytes;
@@ -224,13 +224,13 @@ fn head(bytes: &[u8]) -> Result<Part, Malformed> {
         }
     }
     let part = part.ok_or(Malformed("a part has no Content-Disposition"))?;
-    Ok(Part {
+    Ok(FormPart {
         content_type,
         ..part
     })
 }
 
-fn disposition(value: &[u8]) -> Result<Part, Malformed> {
+fn disposition(value: &[u8]) -> Result<FormPart, Malformed> {
     let end = value.iter().position(|b| *b == b';').unwrap_or(value.len());
     if !value[..end].trim_ascii().eq_ignore_ascii_case(b"form-data") {
         return Err(Malformed("a part is no form-data"));
@@ -250,7 +250,7 @@ fn disposition(value: &[u8]) -> Result<Part, Malformed> {
         }
     }
     let name = name.ok_or(Malformed("a part has no name"))?;
-    Ok(Part {
+    Ok(FormPart {
         name,
         filename: filename.or(plain),
         content_type: None,
@@ -333,12 +333,12 @@ mod tests {
 
     /// Writes down what it is given.
     #[derive(Default)]
-    struct Told(Vec<(Part, Vec<u8>)>, bool);
+    struct Told(Vec<(FormPart, Vec<u8>)>, bool);
 
     impl Sink for Told {
         type Error = Malformed;
 
-        fn begin(&mut self, part: Part) -> Result<(), Malformed> {
+        fn begin(&mut self, part: FormPart) -> Result<(), Malformed> {
             assert!(
                 !std::mem::replace(&mut self.1, true),
                 "a part begins in another"
@@ -359,7 +359,7 @@ mod tests {
         }
     }
 
-    fn read(body: &[u8], step: usize) -> Result<Vec<(Part, Vec<u8>)>, &'static str> {
+    fn read(body: &[u8], step: usize) -> Result<Vec<(FormPart, Vec<u8>)>, &'static str> {
         let (mut parser, mut told) = (Parser::new("XY"), Told::default());
         for piece in body.chunks(step) {
             parser.feed(piece, &mut told).map_err(|e| e.0)?;

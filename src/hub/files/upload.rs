@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::answer::unwritten;
 use super::head::trimmed;
-use super::multipart::{self, Malformed, Parser, Part, Sink};
+use super::multipart::{self, FormPart, Malformed, Parser, Sink};
 use super::{Files, Hold, answer, head, last_part};
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
@@ -45,11 +45,11 @@ enum Which {
 }
 
 /// Why nothing is taken.
-struct Fault(Reply);
+struct UploadFault(Reply);
 
-impl From<Malformed> for Fault {
-    fn from(malformed: Malformed) -> Fault {
-        Fault(Reply::error(400, malformed.0))
+impl From<Malformed> for UploadFault {
+    fn from(malformed: Malformed) -> UploadFault {
+        UploadFault(Reply::error(400, malformed.0))
     }
 }
 
@@ -69,12 +69,12 @@ impl Files {
                     answer,
                     answer::put,
                 ),
-                Err(Fault(reply)) => answer(reply),
+                Err(UploadFault(reply)) => answer(reply),
             },
         );
     }
 
-    fn take_form(&self, request: &Request, body: &mut dyn Read) -> Result<Put, Fault> {
+    fn take_form(&self, request: &Request, body: &mut dyn Read) -> Result<Put, UploadFault> {
         let wrong = || {
             Reply::error(
                 415,
@@ -85,13 +85,13 @@ impl Files {
             .header("content-type")
             .and_then(multipart::boundary)
             .ok_or_else(wrong)
-            .map_err(Fault)?;
+            .map_err(UploadFault)?;
         let (condition, author) = (
-            head::condition(request).map_err(Fault)?,
-            head::author(request).map_err(Fault)?,
+            head::condition(request).map_err(UploadFault)?,
+            head::author(request).map_err(UploadFault)?,
         );
         if self.committer.disk_is_full() {
-            return Err(Fault(Reply::disk_full()));
+            return Err(UploadFault(Reply::disk_full()));
         }
         let mut form = Form::new(&self.store, self.max_upload.load(Relaxed), request);
         let (mut parser, mut buffer) = (
@@ -103,7 +103,7 @@ impl Files {
                 Ok(0) => break,
                 Ok(n) => parser.feed(&buffer[..n], &mut form)?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Fault(unread(&e))),
+                Err(e) => return Err(UploadFault(unread(&e))),
             }
         }
         parser.finish()?;
@@ -202,13 +202,13 @@ impl<'a> Form<'a> {
     }
 
     /// What is to be done, once all parts are there.
-    fn put(mut self, condition: Condition, author: Author) -> Result<Put, Fault> {
+    fn put(mut self, condition: Condition, author: Author) -> Result<Put, UploadFault> {
         let missing =
-            |part: &str| Fault(Reply::error(400, format!("the part \"{part}\" is missing")));
+            |part: &str| UploadFault(Reply::error(400, format!("the part \"{part}\" is missing")));
         let intake = self.intake.take().ok_or_else(|| missing("file"))?;
         let metadata = self.metadata()?.ok_or_else(|| missing("metadata"))?;
         let name = self.name(&metadata)?.ok_or_else(|| missing("file_name"))?;
-        let Body { content, bytes } = intake.finish().map_err(|e| Fault(unwritten(&e)))?;
+        let Body { content, bytes } = intake.finish().map_err(|e| UploadFault(unwritten(&e)))?;
         Ok(Put {
             name,
             kind: Kind::File,
@@ -230,19 +230,20 @@ impl<'a> Form<'a> {
         })
     }
 
-    fn metadata(&self) -> Result<Option<Metadata>, Fault> {
+    fn metadata(&self) -> Result<Option<Metadata>, UploadFault> {
         let Some(bytes) = &self.metadata else {
             return Ok(None);
         };
-        let wrong = |why: String| Fault(Reply::error(400, format!("bad part \"metadata\": {why}")));
+        let wrong =
+            |why: String| UploadFault(Reply::error(400, format!("bad part \"metadata\": {why}")));
         let metadata: Metadata = super::commit::shallow(bytes).map_err(wrong)?;
         super::commit::check_times(metadata.mtime.as_deref(), &metadata.extra).map_err(wrong)?;
         Ok(Some(metadata))
     }
 
     /// The name of the new file, as far as it is known.
-    fn name(&self, metadata: &Metadata) -> Result<Option<Name>, Fault> {
-        let bad = |why: String| Fault(Reply::error(422, why));
+    fn name(&self, metadata: &Metadata) -> Result<Option<Name>, UploadFault> {
+        let bad = |why: String| UploadFault(Reply::error(422, why));
         let name = match (&self.file_name, &self.filename) {
             (Some(bytes), _) => {
                 String::from_utf8(bytes.clone()).map_err(|_| bad("the name is not UTF-8".into()))?
@@ -251,7 +252,7 @@ impl<'a> Form<'a> {
             (None, None) => return Ok(None),
         };
         let name = Name::new(trimmed(&metadata.path), &name).map_err(bad)?;
-        super::check_name(self.request, &name).map_err(Fault)?;
+        super::check_name(self.request, &name).map_err(UploadFault)?;
         Ok(Some(name))
     }
 
@@ -265,9 +266,9 @@ impl<'a> Form<'a> {
 }
 
 impl Sink for Form<'_> {
-    type Error = Fault;
+    type Error = UploadFault;
 
-    fn begin(&mut self, part: Part) -> Result<(), Fault> {
+    fn begin(&mut self, part: FormPart) -> Result<(), UploadFault> {
         self.part = match part.name.as_str() {
             "file" => Which::File,
             "file_name" => Which::FileName,
@@ -281,7 +282,7 @@ impl Sink for Form<'_> {
             Which::Other => false,
         };
         if twice {
-            return Err(Fault(Reply::error(
+            return Err(UploadFault(Reply::error(
                 400,
                 format!("there are two parts \"{}\"", part.name),
             )));
@@ -292,28 +293,32 @@ impl Sink for Form<'_> {
             if let Some(metadata) = self.metadata()? {
                 self.name(&metadata)?;
             }
-            self.intake = Some(self.store.intake().map_err(|e| Fault(Reply::failed(&e)))?);
+            self.intake = Some(
+                self.store
+                    .intake()
+                    .map_err(|e| UploadFault(Reply::failed(&e)))?,
+            );
         }
         Ok(())
     }
 
-    fn data(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), UploadFault> {
         if let (Which::File, Some(intake)) = (self.part, &mut self.intake) {
             self.size += bytes.len() as u64;
             if self.size > self.most {
-                return Err(Fault(Reply::error(
+                return Err(UploadFault(Reply::error(
                     413,
                     format!("the file is too long: {} bytes are the most", self.most),
                 )));
             }
-            return intake.write(bytes).map_err(|e| Fault(unwritten(&e)));
+            return intake.write(bytes).map_err(|e| UploadFault(unwritten(&e)));
         }
         let Some(field) = self.field() else {
             return Ok(());
         };
         field.extend_from_slice(bytes);
         if field.len() > MAX_FIELD_BYTES {
-            Err(Fault(Reply::error(
+            Err(UploadFault(Reply::error(
                 413,
                 format!("a field has more than {MAX_FIELD_BYTES} bytes"),
             )))
@@ -322,7 +327,7 @@ impl Sink for Form<'_> {
         }
     }
 
-    fn end(&mut self) -> Result<(), Fault> {
+    fn end(&mut self) -> Result<(), UploadFault> {
         self.part = Which::Other;
         Ok(())
     }

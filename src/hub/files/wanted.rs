@@ -16,10 +16,10 @@ const NAMES_AGE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct WantedNames(Mutex<Option<Found>>);
+pub struct WantedNames(Mutex<Option<CachedNames>>);
 
 #[derive(Debug)]
-struct Found {
+struct CachedNames {
     at: Instant,
     changes: u64,
     names: Vec<Name>,
@@ -50,7 +50,7 @@ impl WantedNames {
                 return Vec::new();
             }
         };
-        *found = Some(Found {
+        *found = Some(CachedNames {
             at: now,
             changes,
             names: names.clone(),

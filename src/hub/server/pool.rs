@@ -57,14 +57,14 @@ pub struct Pool {
     plan: Plan,
     most: usize,
     counters: Arc<Counters>,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     /// A connection became free.
     free: Condvar,
     /// Somebody waits, a connection broke, or it is time to stop.
     work: Condvar,
 }
 
-struct State {
+struct PoolState {
     /// `None` after the stop.
     backend: Option<Arc<Backend>>,
     servers: u64,
@@ -100,7 +100,7 @@ impl Pool {
         let mut idle = vec![first];
         idle.extend((1..POOL_LEAST).map_while(|_| Line::open(backend.clone()).ok()));
         let open = idle.len();
-        let state = State {
+        let state = PoolState {
             backend: Some(backend),
             servers: 1,
             idle,
@@ -120,7 +120,7 @@ impl Pool {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -132,7 +132,7 @@ impl Pool {
             if state.idle.is_empty() {
                 state.waiting += 1;
                 self.work.notify_one();
-                let none = |s: &mut State| s.idle.is_empty() && !s.stopping;
+                let none = |s: &mut PoolState| s.idle.is_empty() && !s.stopping;
                 let left = until.saturating_duration_since(clock::monotonic());
                 state = self
                     .free
@@ -202,7 +202,7 @@ impl Pool {
                     failures += 1;
                     log::debug!("cannot connect to the workers: {e}");
                     let pause = Duration::from_millis(50 << failures.min(4));
-                    let going = |s: &mut State| !s.stopping;
+                    let going = |s: &mut PoolState| !s.stopping;
                     state = self
                         .work
                         .wait_timeout_while(state, pause, going)
@@ -214,8 +214,8 @@ impl Pool {
     }
 
     /// Waits for work; closes what was idle all the time.
-    fn rest<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let idle = |s: &mut State| !s.lacks() && !s.stopping;
+    fn rest<'a>(&self, mut state: MutexGuard<'a, PoolState>) -> MutexGuard<'a, PoolState> {
+        let idle = |s: &mut PoolState| !s.lacks() && !s.stopping;
         if state.open <= POOL_LEAST && state.most == self.most {
             return self
                 .work
@@ -239,7 +239,7 @@ impl Pool {
 
     /// tiny_http's accept loop ends for ever at the first error, or when it can start no thread, so a server that refuses
     /// is replaced, by one that is proven to work; until then the connections that the old one has go on.
-    fn restart(&self) -> MutexGuard<'_, State> {
+    fn restart(&self) -> MutexGuard<'_, PoolState> {
         let number = self.lock().servers + 1;
         let line = new_server(&self.plan, number);
         let mut state = self.lock();
@@ -290,7 +290,7 @@ fn new_server(plan: &Plan, number: u64) -> Result<Line> {
     Line::open(backend).map_err(|e| Error::io("reach the workers", &e))
 }
 
-impl State {
+impl PoolState {
     fn add(&mut self, line: Line) {
         self.open += 1;
         self.idle.push(line);

@@ -45,7 +45,7 @@ use ops::{Group, Op, Outcome};
 const STAGING_LOOK_INTERVAL_MILLIS: u64 = 3_600_000;
 
 /// Why a group was not applied.
-enum Fault {
+enum GroupFault {
     /// What it brings could not be brought to its place. Nothing has changed.
     Unplaced(io::Error),
     /// The file of the tables is not in its place any more, or was cut.
@@ -53,18 +53,18 @@ enum Fault {
     Tables(redb::Error),
 }
 
-impl From<redb::Error> for Fault {
-    fn from(e: redb::Error) -> Fault {
-        Fault::Tables(e)
+impl From<redb::Error> for GroupFault {
+    fn from(e: redb::Error) -> GroupFault {
+        GroupFault::Tables(e)
     }
 }
 
-impl From<Fault> for redb::Error {
-    fn from(fault: Fault) -> redb::Error {
+impl From<GroupFault> for redb::Error {
+    fn from(fault: GroupFault) -> redb::Error {
         match fault {
-            Fault::Unplaced(e) => redb::Error::Io(e),
-            Fault::Gone => redb::Error::PreviousIo,
-            Fault::Tables(e) => e,
+            GroupFault::Unplaced(e) => redb::Error::Io(e),
+            GroupFault::Gone => redb::Error::PreviousIo,
+            GroupFault::Tables(e) => e,
         }
     }
 }
@@ -121,8 +121,8 @@ impl Store {
     pub fn apply(&self, group: &Group) -> Result<Vec<Outcome>> {
         let error = match self.try_apply(group) {
             Ok(outcomes) => return Ok(outcomes),
-            Err(Fault::Unplaced(e)) => return self.without_uploads(group, &e),
-            Err(Fault::Gone) => {
+            Err(GroupFault::Unplaced(e)) => return self.without_uploads(group, &e),
+            Err(GroupFault::Gone) => {
                 self.happened.sync_failed.store(true, Relaxed);
                 let what = format!(
                     "cannot continue with {}: it was removed, replaced or cut while the hub ran",
@@ -131,7 +131,7 @@ impl Store {
                 return Err(Error::new(Kind::Damaged, what)
                     .hint("restore a backup, or restart with the data that is left"));
             }
-            Err(Fault::Tables(e)) => self.recover(e)?,
+            Err(GroupFault::Tables(e)) => self.recover(e)?,
         };
         log::warn!("{error}; refusing new data");
         let group = Group {
@@ -184,12 +184,12 @@ impl Store {
         Ok(group.ops.iter().filter_map(outcome).collect())
     }
 
-    fn try_apply(&self, group: &Group) -> std::result::Result<Vec<Outcome>, Fault> {
+    fn try_apply(&self, group: &Group) -> std::result::Result<Vec<Outcome>, GroupFault> {
         if self.sync_failed() {
             return Err(redb::Error::PreviousIo.into());
         }
         if !self.is_in_place() {
-            return Err(Fault::Gone);
+            return Err(GroupFault::Gone);
         }
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
@@ -206,7 +206,7 @@ impl Store {
             }
         };
         if !self.is_in_place() {
-            return Err(Fault::Gone);
+            return Err(GroupFault::Gone);
         }
         self.live().settle(&group.ops);
         self.chunks.wanted.forget(&mended);
@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// Brings the chunks that the group has staged to their place, before the transaction that names them.
-    fn place(&self, db: &Database, group: &Group) -> std::result::Result<Placed, Fault> {
+    fn place(&self, db: &Database, group: &Group) -> std::result::Result<Placed, GroupFault> {
         if group.full || !files::concerns(group) {
             return Ok(Placed::default());
         }
@@ -242,7 +242,7 @@ impl Store {
                 self.happened.full.store(true, Relaxed);
                 redb::Error::Io(e).into()
             } else {
-                Fault::Unplaced(e)
+                GroupFault::Unplaced(e)
             }
         })
     }

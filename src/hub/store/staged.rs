@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A file in the staging directory, synced; dropping the last of these removes it unless it was moved to its place.
 #[derive(Clone)]
-pub struct Staged(Arc<Lease>);
+pub struct Staged(Arc<StagedPath>);
 
-struct Lease {
+struct StagedPath {
     path: PathBuf,
     /// It was uploaded as a chunk for a later commit, which may use it when this one does not.
     stays: bool,
     moved: AtomicBool,
 }
 
-impl Drop for Lease {
+impl Drop for StagedPath {
     fn drop(&mut self) {
         if !self.stays && !*self.moved.get_mut() {
             // one that stays behind is removed at the next start
@@ -26,7 +26,7 @@ impl Drop for Lease {
 
 impl Staged {
     pub fn new(path: PathBuf, stays: bool) -> Staged {
-        Staged(Arc::new(Lease {
+        Staged(Arc::new(StagedPath {
             path,
             stays,
             moved: AtomicBool::new(false),

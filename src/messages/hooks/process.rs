@@ -16,7 +16,7 @@ use crate::clock;
 use crate::disk;
 
 /// A process as `/proc/PID/stat` has it (proc(5)).
-struct Stat {
+struct ProcessStat {
     name: String,
     state: char,
     group: i32,
@@ -24,13 +24,13 @@ struct Stat {
     start: u64,
 }
 
-fn stat(pid: &str) -> Option<Stat> {
+fn stat(pid: &str) -> Option<ProcessStat> {
     let bytes = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     // the name may contain any character, including a parenthesis
     let (head, fields) = text.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    Some(Stat {
+    Some(ProcessStat {
         name: head.split_once('(')?.1.to_string(),
         state: fields.first()?.chars().next()?,
         group: fields.get(2)?.parse().ok()?,
@@ -83,7 +83,7 @@ impl Running {
     }
 
     pub fn is_alive(&self) -> bool {
-        let same = |s: Stat| s.start == self.start && !"ZX".contains(s.state);
+        let same = |s: ProcessStat| s.start == self.start && !"ZX".contains(s.state);
         clock::boot_id().is_some_and(|boot| boot == self.boot)
             && stat(&self.pid.to_string()).is_some_and(same)
     }

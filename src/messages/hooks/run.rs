@@ -207,7 +207,7 @@ impl Setup {
         stopping: &dyn Fn() -> bool,
     ) -> HookEnd {
         let group = Pid::from_child(&child);
-        let mut lines = Lines {
+        let mut lines = OutputLines {
             name,
             line: Vec::new(),
             left: limits::HOOK_OUTPUT,
@@ -315,13 +315,13 @@ fn timespec(time: Duration) -> rustix::event::Timespec {
 
 /// Logs output line by line, up to a limit; the rest is read and dropped, so that the hook does not
 /// block.
-struct Lines<'a> {
+struct OutputLines<'a> {
     name: &'a str,
     line: Vec<u8>,
     left: usize,
 }
 
-impl Lines<'_> {
+impl OutputLines<'_> {
     /// Reads the available bytes; `false` at the end.
     fn read(&mut self, mut output: &PipeReader) -> bool {
         let mut buffer = [0; 8192];

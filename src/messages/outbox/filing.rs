@@ -13,7 +13,7 @@ use crate::config::limits;
 use crate::disk;
 use crate::error::{Error, Kind, plain};
 use crate::messages::aside::move_aside;
-use crate::messages::plan::Content;
+use crate::messages::plan::FileContent;
 use crate::wire::{self, Message, NotAMessage};
 
 impl Outbox {
@@ -94,7 +94,7 @@ impl Outbox {
 }
 
 /// The content of a file in the outbox.
-pub(super) fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content> {
+pub(super) fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<FileContent> {
     let kind = meta.file_type();
     let unusable = if kind.is_dir() {
         Some("it is a directory; a message is a file (names that begin with a dot are left alone)")
@@ -107,18 +107,19 @@ pub(super) fn read(path: &Path, meta: &std::fs::Metadata) -> io::Result<Content>
         None
     };
     if let Some(why) = unusable {
-        return Ok(Content::Unusable(why.into()));
+        return Ok(FileContent::Unusable(why.into()));
     }
     match disk::read_at_most(path, wire::MAX_MESSAGE) {
         // the true size, because not all of it was read
-        Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Ok(Content::NotAMessage(
+        Ok(bytes) if bytes.len() > wire::MAX_MESSAGE => Ok(FileContent::NotAMessage(
             NotAMessage::Content(wire::too_long(meta.len())),
         )),
-        Ok(bytes) => Ok(Message::parse(&bytes).map_or_else(Content::NotAMessage, Content::Message)),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Content::Unusable(format!(
-            "it cannot be read: {}",
-            plain(&e)
-        ))),
+        Ok(bytes) => {
+            Ok(Message::parse(&bytes).map_or_else(FileContent::NotAMessage, FileContent::Message))
+        }
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(FileContent::Unusable(
+            format!("it cannot be read: {}", plain(&e)),
+        )),
         Err(e) => Err(e),
     }
 }

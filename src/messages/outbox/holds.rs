@@ -19,9 +19,9 @@ pub type Target = Option<Arc<str>>;
 
 /// The held targets, at most as many as the messages in the outbox have.
 #[derive(Default)]
-pub struct Holds(HashMap<Target, Hold>);
+pub struct Holds(HashMap<Target, TargetHold>);
 
-struct Hold {
+struct TargetHold {
     until: Instant,
     backoff: Backoff,
     /// The error of the hub.
@@ -40,7 +40,7 @@ impl Holds {
     pub fn add(&mut self, now: Instant, target: Target, why: String, random: u64) {
         let hold = self.0.entry(target).or_insert_with_key(|target| {
             log::info!("messages wait: target={} reason={why}", name(target));
-            Hold {
+            TargetHold {
                 until: now,
                 backoff: Backoff::new(MAX_HOLD),
                 why: String::new(),

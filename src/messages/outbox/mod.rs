@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::plan::{self, Content, Found, Outcome, Step};
+use super::plan::{self, FileContent, Found, Outcome, Step};
 use super::{Queue, file_name, is_hidden, parse_file_name};
 use crate::clock;
 use crate::config::limits;
@@ -40,7 +40,7 @@ pub type Place = (Priority, SystemTime, Uuid);
 
 /// The directory's stamp at the last scan.
 #[derive(PartialEq, Eq)]
-struct Stamp {
+struct DirectoryStamp {
     inode: u64,
     modified: (i64, i64),
 }
@@ -53,7 +53,7 @@ pub struct Batch {
 }
 
 /// What is known of a waiting message.
-struct Known {
+struct KnownMessage {
     priority: Priority,
     /// `None`: a broadcast.
     target: Target,
@@ -76,7 +76,7 @@ pub struct Outbox {
     knows_ages: bool,
     /// Messages that can be sent, in order.
     waiting: BTreeSet<Place>,
-    known: HashMap<(SystemTime, Uuid), Known>,
+    known: HashMap<(SystemTime, Uuid), KnownMessage>,
     /// Names to check again, and when.
     young: HashMap<OsString, Instant>,
     /// Targets of messages, each once.
@@ -94,7 +94,7 @@ pub struct Outbox {
     /// The whole directory has been scanned: later files are new.
     scanned: bool,
     /// The stamp at the last scan, if a later change must change it; and the time of the scan.
-    stamp: Option<(Stamp, Instant)>,
+    stamp: Option<(DirectoryStamp, Instant)>,
 }
 
 impl Outbox {
@@ -157,10 +157,10 @@ impl Outbox {
     }
 
     /// The stamp of the directory now; `None` if a change right now might not change it.
-    fn stamp_now(&self) -> Option<Stamp> {
+    fn stamp_now(&self) -> Option<DirectoryStamp> {
         let meta = std::fs::metadata(&self.dir).ok()?;
         let age = clock::now().duration_since(meta.modified().ok()?).ok()?;
-        (age >= MTIME_GRANULARITY).then(|| Stamp {
+        (age >= MTIME_GRANULARITY).then(|| DirectoryStamp {
             inode: meta.ino(),
             modified: (meta.mtime(), meta.mtime_nsec()),
         })
@@ -247,7 +247,7 @@ impl Outbox {
                 Ok(content) => content,
             };
             let (priority, target) = match &content {
-                Content::Message(m) => (m.priority, self.target(m.target.as_deref())),
+                FileContent::Message(m) => (m.priority, self.target(m.target.as_deref())),
                 _ => (Priority::Normal, None),
             };
             let found = Found {
@@ -342,7 +342,7 @@ impl Outbox {
             };
             self.known.insert(
                 (at, id),
-                Known {
+                KnownMessage {
                     priority,
                     target,
                     until: clock::monotonic() + left,
@@ -354,7 +354,7 @@ impl Outbox {
     }
 
     fn forget(&mut self, key: (SystemTime, Uuid)) {
-        if let Some(Known { priority, .. }) = self.known.remove(&key) {
+        if let Some(KnownMessage { priority, .. }) = self.known.remove(&key) {
             self.waiting.remove(&(priority, key.0, key.1));
         }
     }
@@ -383,7 +383,7 @@ impl Outbox {
             let name = file_name(place.1, place.2);
             let path = self.dir.join(&name);
             let message = match path.symlink_metadata().and_then(|meta| read(&path, &meta)) {
-                Ok(Content::Message(m)) if m.id.is_none_or(|id| id == place.2) => {
+                Ok(FileContent::Message(m)) if m.id.is_none_or(|id| id == place.2) => {
                     plan::complete(m, &name, &self.host)
                 }
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

@@ -16,7 +16,7 @@ use crate::steady;
 const FILES_PER_TURN: usize = 256;
 
 /// What cleans `sent/`.
-pub struct Cleaner {
+pub struct SentCleaner {
     dir: PathBuf,
     ttl: Duration,
     /// See [`steady`].
@@ -25,9 +25,9 @@ pub struct Cleaner {
     left: Option<(std::fs::ReadDir, SystemTime)>,
 }
 
-impl Cleaner {
-    pub fn new(base: &Path, ttl: Duration) -> Cleaner {
-        Cleaner {
+impl SentCleaner {
+    pub fn new(base: &Path, ttl: Duration) -> SentCleaner {
+        SentCleaner {
             dir: Queue::Sent.dir(base),
             ttl,
             clock: base.join("state/clock"),
@@ -89,7 +89,7 @@ mod tests {
             std::fs::write(sent.join(n.to_string()), "").unwrap();
         }
         let left = || std::fs::read_dir(&sent).unwrap().count();
-        let mut cleaner = Cleaner::new(dir.path(), Duration::from_secs(3600));
+        let mut cleaner = SentCleaner::new(dir.path(), Duration::from_secs(3600));
         let mut round = |now| {
             let mut turns = 1;
             while !cleaner.turn(now).unwrap() {

@@ -45,7 +45,7 @@ pub struct S3em {
 }
 
 /// The result of checking the server's version of a name.
-enum Stands {
+enum RemoteVersion {
     /// As expected: all live records of the name, the newest first.
     Met(Vec<Record>),
     Otherwise(Option<(String, RemoteRow)>),
@@ -138,7 +138,7 @@ impl S3em {
     }
 
     /// Checks whether the version that a change depends on is still the current one.
-    fn stands(&self, path: &str, condition: Condition) -> Called<Stands> {
+    fn stands(&self, path: &str, condition: Condition) -> Called<RemoteVersion> {
         let records = self.at(path)?;
         let now = records.first().and_then(|record| self.names.row(record));
         let known = self.state.rows(path)?.remote;
@@ -157,15 +157,15 @@ impl S3em {
             self.ledger.want();
         }
         Ok(if met {
-            Stands::Met(records)
+            RemoteVersion::Met(records)
         } else {
-            Stands::Otherwise(now)
+            RemoteVersion::Otherwise(now)
         })
     }
 
     /// Sends a file, and removes its old name.
     fn send(&self, change: &Change, entry: &Entry, bytes: Bytes<'_>) -> Called<Answer> {
-        if let Stands::Otherwise(row) = self.stands(&change.path, change.condition)? {
+        if let RemoteVersion::Otherwise(row) = self.stands(&change.path, change.condition)? {
             return Ok(Answer::Differs(row));
         }
         let name = self.name(&change.path)?;
@@ -198,7 +198,8 @@ impl S3em {
         };
         let mut made = vec![(change.path.clone(), row)];
         if let Some(from) = &change.from
-            && let Stands::Met(records) = self.stands(&from.path, Condition::Rev(from.rev))?
+            && let RemoteVersion::Met(records) =
+                self.stands(&from.path, Condition::Rev(from.rev))?
         {
             let gone = self.remove(&records)?;
             made.push((
@@ -405,16 +406,16 @@ impl Hub for S3em {
                 .map_or_else(|| self.copy(change, entry), Ok);
         }
         match self.stands(&change.path, change.condition)? {
-            Stands::Met(records) if records.is_empty() => Ok(Answer::Noted(vec![(
+            RemoteVersion::Met(records) if records.is_empty() => Ok(Answer::Noted(vec![(
                 change.path.clone(),
                 rows::gone(self.ledger.next(), Uuid::nil()),
             )])),
-            Stands::Met(records) => Ok(Answer::Made(vec![(
+            RemoteVersion::Met(records) => Ok(Answer::Made(vec![(
                 change.path.clone(),
                 self.remove(&records)?,
             )])),
-            Stands::Otherwise(None) => Ok(Answer::NotDone),
-            Stands::Otherwise(row) => Ok(Answer::Differs(row)),
+            RemoteVersion::Otherwise(None) => Ok(Answer::NotDone),
+            RemoteVersion::Otherwise(row) => Ok(Answer::Differs(row)),
         }
     }
 

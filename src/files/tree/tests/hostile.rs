@@ -250,7 +250,7 @@ fn odd_names_are_told_or_skipped_and_counted() {
     w.write(&format!("dir/{}", relpath::temporary(7)), "left");
     let mut names = Vec::new();
     let skipped = scan::scan(&w.tree, "", scan::Depth::All, &mut |f| {
-        if let Found::Name { path, .. } = f {
+        if let ScanItem::Name { path, .. } = f {
             names.push(path.to_string());
         }
         Ok(true)

@@ -90,8 +90,8 @@ impl World {
 
     fn temporaries(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let mut visit = |f: Found<'_>| {
-            if let Found::Temporary(path) = f {
+        let mut visit = |f: ScanItem<'_>| {
+            if let ScanItem::Temporary(path) = f {
                 found.push(path.to_string());
             }
             Ok(true)

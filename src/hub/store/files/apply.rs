@@ -178,7 +178,7 @@ fn precondition(current: Option<&Row>) -> Came {
 }
 
 /// The new content of a name, from any source.
-struct Content {
+struct NewContent {
     chunks: Vec<Chunk>,
     /// All but what the change itself decides.
     row: Row,
@@ -251,7 +251,15 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
     }
     let chunks = put.chunks.iter().map(|(chunk, _)| *chunk).collect();
     let overwrites = put.condition == Condition::None;
-    change(t, group, Content { chunks, row }, current, from, overwrites).map(Came::Done)
+    change(
+        t,
+        group,
+        NewContent { chunks, row },
+        current,
+        from,
+        overwrites,
+    )
+    .map(Came::Done)
 }
 
 fn is_the_same(current: &Row, new: &Row) -> bool {
@@ -342,7 +350,7 @@ fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> T
 fn change(
     t: &mut FileTables<'_>,
     group: &Group,
-    content: Content,
+    content: NewContent,
     current: Option<Row>,
     from: Option<Row>,
     overwrites: bool,
@@ -479,7 +487,7 @@ fn restore(
     change(
         t,
         group,
-        Content { chunks, row },
+        NewContent { chunks, row },
         Some(current),
         None,
         false,

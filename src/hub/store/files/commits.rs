@@ -26,7 +26,7 @@ pub enum Known {
 }
 
 /// One row of the chain: the revisions after the row before it, through `last`, have this tag.
-struct Commit {
+struct CommitRow {
     last: u64,
     tag: Tag,
     opened: Option<u64>,
@@ -36,9 +36,9 @@ struct Commit {
 fn commit_of(
     table: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
     rev: u64,
-) -> Tried<Option<Commit>> {
+) -> Tried<Option<CommitRow>> {
     let row = table.range(rev..)?.next().transpose()?;
-    Ok(row.map(|(last, row)| Commit {
+    Ok(row.map(|(last, row)| CommitRow {
         last: last.value(),
         tag: Tag(row.value().0),
         opened: row.value().2,

@@ -25,13 +25,13 @@ const LOOKED_AT: usize = 20;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    found: Mutex<Found>,
+    found: Mutex<LostChunks>,
     /// Advances whenever a chunk is lost or mended.
     changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Found {
+struct LostChunks {
     hashes: BTreeSet<Hash>,
     /// Of these, those that the tables do not have yet.
     unsaved: BTreeSet<Hash>,
@@ -100,7 +100,7 @@ impl Wanted {
         self.changes.load(Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Found> {
+    fn lock(&self) -> MutexGuard<'_, LostChunks> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
