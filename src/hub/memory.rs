@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
+/// Bytes that stay free when something is done for a client, where addresses are limited.
+const SPARE_BYTES: usize = 4 * 1024 * 1024;
+
 /// What is free when the hub has opened its store and before the first connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -46,8 +49,9 @@ impl Room {
         }
     }
 
-    pub fn is_limited(&self) -> bool {
-        self.space < u64::MAX
+    /// Whether this amount, with its overhead, is available now: checked before the work for a client, which is refused otherwise.
+    pub fn has(&self, bytes: u64) -> bool {
+        self.space == u64::MAX || can_have(bytes as usize + SPARE_BYTES)
     }
 
     /// A part of the memory, but no more than `most`, and no less than `least`: what one request may need.
@@ -91,7 +95,7 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
 }
 
 /// So many bytes more can be had at this moment.
-pub fn can_have(bytes: usize) -> bool {
+fn can_have(bytes: usize) -> bool {
     let mut room = Vec::<u8>::new();
     // or a compiler that sees that nothing is done with it leaves it out
     black_box(&mut room)

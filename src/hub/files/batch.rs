@@ -8,7 +8,7 @@ use super::answer::unwritten;
 use super::head::trimmed;
 use super::lines::{InvalidLine, Lines};
 use super::upload::unread;
-use super::{Files, Hold, answer, commit, head, may_write};
+use super::{BATCH_SIZES, Files, Hold, answer, commit, head, may_write};
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
@@ -42,8 +42,9 @@ struct Batch {
 
 impl Files {
     pub(super) fn batch(&self, request: Request, answer: Answer) {
-        let Some(lease) = self.memory.take(request.length) else {
-            return answer(Reply::busy());
+        let lease = match self.lease(request.length, BATCH_SIZES) {
+            Ok(lease) => lease,
+            Err(reply) => return answer(reply),
         };
         self.with_body(
             request,

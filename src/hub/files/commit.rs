@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::answer::unwritten;
 use super::head::trimmed;
-use super::{Files, Hold, answer, check_name, head};
+use super::{Files, Hold, LIST_SIZES, answer, check_name, head};
 use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
@@ -32,8 +32,9 @@ const MAX_JSON_DEPTH: usize = 16;
 
 impl Files {
     pub(super) fn commit(&self, request: Request, answer: Answer) {
-        let Some(lease) = self.memory.take(request.length) else {
-            return answer(Reply::busy());
+        let lease = match self.lease(request.length, LIST_SIZES) {
+            Ok(lease) => lease,
+            Err(reply) => return answer(reply),
         };
         self.read_whole(
             request,
@@ -52,8 +53,9 @@ impl Files {
     }
 
     pub(super) fn missing(&self, request: Request, answer: Answer) {
-        let Some(lease) = self.memory.take(request.length) else {
-            return answer(Reply::busy());
+        let lease = match self.lease(request.length, LIST_SIZES) {
+            Ok(lease) => lease,
+            Err(reply) => return answer(reply),
         };
         self.read_whole(request, answer, move |this, request, body, answer| {
             answer(this.find_missing(request, body, &lease))

@@ -42,6 +42,11 @@ use crate::config::limits;
 use crate::wire;
 use crate::wire::files::Name;
 
+/// How often a list of hashes is in memory: parsed, while the list grows, and in the answer.
+const LIST_SIZES: u64 = 6;
+/// How often a batch is: as it is read, and on its way to the disk.
+const BATCH_SIZES: u64 = 2;
+
 /// See the module.
 #[derive(Clone)]
 pub struct Files {
@@ -50,6 +55,7 @@ pub struct Files {
     max_upload: Arc<AtomicU64>,
     /// Memory for what must be there as a whole: lists of chunks, batches.
     memory: Arc<Quota>,
+    room: Room,
     /// A backup is being made.
     backup: Arc<Quota>,
     wanted: Arc<WantedNames>,
@@ -77,6 +83,7 @@ impl Files {
             committer,
             max_upload,
             memory,
+            room,
             backup: Quota::new(1),
             wanted: Arc::default(),
             proofs: Arc::default(),
@@ -118,6 +125,16 @@ impl Files {
             _ => return Some((request, answer)),
         }
         None
+    }
+
+    /// Memory for a body that must be there as a whole, so many times.
+    fn lease(&self, body_bytes: u64, times: u64) -> Result<Lease, Reply> {
+        let lease = self.memory.take(body_bytes).ok_or_else(Reply::busy)?;
+        if self.room.has(body_bytes.saturating_mul(times)) {
+            Ok(lease)
+        } else {
+            Err(Reply::error(503, "the hub's memory is short; retry").header("Retry-After", "1"))
+        }
     }
 
     /// Reads much, so not on a worker.

@@ -113,7 +113,7 @@ impl Connection<'_> {
         if let Some(acceptor) = &self.shared.tls
             && self.socket.begins_tls()?
         {
-            if !self.shared.can_have(tls::SESSION_BYTES) {
+            if !self.shared.room.has(tls::SESSION_BYTES) {
                 return Err(io::ErrorKind::OutOfMemory.into());
             }
             self.socket.encrypt(acceptor, until)?;
@@ -259,7 +259,7 @@ impl Connection<'_> {
             );
         };
         // a body is in memory several times: as it is read, parsed, and on its way to the disk
-        if !self.shared.can_have(4 * buffered.max(SHORT_BODY)) {
+        if !self.shared.room.has(4 * buffered.max(SHORT_BODY)) {
             return self.refuse(Reason::Memory, busy("memory is short"), options, true);
         }
         let mut body = Body::new(&head);

@@ -31,8 +31,6 @@ pub const LEAVING: Duration = Duration::from_millis(50);
 pub const TRANSFERS: u64 = 64;
 /// Bytes of buffers of one of them.
 pub const TRANSFER: u64 = 256 * 1024;
-/// Bytes that are left when something is done for a client, where addresses are limited.
-pub const SPARE: usize = 4 * 1024 * 1024;
 /// Bytes of memory that one client uses of its stack, for its heads and for TLS: one of 200 event streams uses 60 KiB.
 const CLIENT_MEMORY: u64 = 64 * 1024;
 /// For a whole head, from its first byte (on a new connection: from the start).

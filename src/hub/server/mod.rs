@@ -28,7 +28,7 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Error, Kind, Result, is_shortage, plain};
 use crate::hub::http::{Caller, Reply, Request};
-use crate::hub::memory::{self, Room};
+use crate::hub::memory::Room;
 use evict::{EvictionOrder, IdleConnections};
 use limits::{AddressSlot, Addresses, Latch, SHORT_BODY, ThreadGroup, ThreadGroupMember};
 
@@ -147,8 +147,7 @@ struct Shared {
     streams: Arc<Quota>,
     transfers: Arc<Quota>,
     memory: Arc<Quota>,
-    /// There is a limit of addresses: an allocation may fail.
-    is_limited: bool,
+    room: Room,
     /// No new requests.
     stopping: Latch,
     /// No bytes any more.
@@ -221,7 +220,7 @@ impl Server {
                 ) / limits::TRANSFER,
             ),
             memory: Quota::new(config.room.part(16, SHORT_BODY, limits::MEMORY)),
-            is_limited: config.room.is_limited(),
+            room: config.room,
             stopping: latch()?,
             halted: latch()?,
             clients: Arc::default(),
@@ -419,13 +418,6 @@ fn start_or_refuse(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
     }
 }
 
-impl Shared {
-    /// Whether this amount, with its overhead, is available now: checked before the work for a client, which is refused otherwise.
-    fn can_have(&self, bytes: u64) -> bool {
-        !self.is_limited || memory::can_have(bytes as usize + limits::SPARE)
-    }
-}
-
 fn try_start(
     shared: &Arc<Shared>,
     stream: &Arc<TcpStream>,
@@ -445,7 +437,7 @@ fn try_start(
             .connections
             .take(1)
             .ok_or((Reason::Connections, 503, "too many connections"))?;
-    if !shared.can_have(limits::CLIENT_STACK as u64) {
+    if !shared.room.has(limits::CLIENT_STACK as u64) {
         return Err((Reason::Memory, 503, "no memory for another connection"));
     }
     shared.counters.open.fetch_add(1, Relaxed);

@@ -61,6 +61,14 @@ fn post(key: &str, length: usize) -> String {
     )
 }
 
+/// A list of hashes in JSON, filled up with spaces.
+fn list_of_hashes(bytes: usize) -> String {
+    let hashes = vec![format!("\"{}\"", "0".repeat(64)); bytes / 67 - 1];
+    let list = format!("{{\"chunks\":[{}]}}", hashes.join(","));
+    let spaces = " ".repeat(bytes - list.len());
+    list + &spaces
+}
+
 /// The hub has not ended, and answers when it is left alone.
 #[track_caller]
 fn serves(world: &World, key: &str) {
@@ -110,10 +118,7 @@ fn strangers_and_clients_cannot_end_a_hub_with_little_memory() {
             "POST /api/chunks/missing HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {}\r\n",
             file.len()
         );
-        let hashes = format!(
-            "{{\"chunks\":[{}",
-            format!("\"{}\",", "0".repeat(64)).repeat(file.len() / 67)
-        );
+        let hashes = list_of_hashes(file.len());
         std::thread::scope(|scope| {
             for i in 0..40 {
                 let (world, key) = (&world, &key);
@@ -139,6 +144,36 @@ fn strangers_and_clients_cannot_end_a_hub_with_little_memory() {
         let open: Vec<_> = (0..200).map(|_| open(&world, &listen, b"")).collect();
         serves(&world, &key);
         drop(open);
+        serves(&world, &key);
+        assert_eq!(world.stop_hub(), Some(0), "{}", world.logs());
+    }
+}
+
+/// The lists of the longest files: each takes many times its size to answer.
+#[test]
+fn long_lists_of_chunks_cannot_end_a_hub_with_little_memory() {
+    for space in [64 * MB, 96 * MB, 128 * MB] {
+        println!("{} MB", space / MB);
+        let Some((mut world, key)) = hub(space) else {
+            return;
+        };
+        let list = list_of_hashes(16 * MB);
+        let head = |method: &str, path: &str| {
+            format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {}\r\n",
+                list.len()
+            )
+        };
+        let missing = head("POST", "/api/chunks/missing");
+        let commit = head("PUT", "/api/files/commit");
+        whole(&world, &missing, list.as_bytes());
+        std::thread::scope(|scope| {
+            for i in 0..8 {
+                let (world, list) = (&world, &list);
+                let head = if i % 2 == 0 { &missing } else { &commit };
+                scope.spawn(move || whole(world, head, list.as_bytes()));
+            }
+        });
         serves(&world, &key);
         assert_eq!(world.stop_hub(), Some(0), "{}", world.logs());
     }
