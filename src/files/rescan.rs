@@ -135,7 +135,8 @@ impl Directory {
             Hint::Entries(dir) => self
                 .rescan_below(dir, Depth::Entries)
                 .and_then(|_| self.offer_emptied(Some(dir))),
-            Hint::Tree(dir) if dir.is_empty() => self.rescan_all(),
+            // status names what a scan of everything leaves out
+            Hint::Tree(dir) if dir.is_empty() || self.tree.find_nested(dir) => self.rescan_all(),
             Hint::Tree(dir) => {
                 self.engine.offer(dir);
                 self.rescan_below(dir, Depth::All)

@@ -91,7 +91,10 @@ struct ScanWalk<'a> {
 
 impl ScanWalk<'_> {
     fn run(&mut self, from: &str) -> Called<()> {
-        let mut todo = vec![from.to_string()];
+        let mut todo = Vec::new();
+        if from.is_empty() || !self.is_nested(from) {
+            todo.push(from.to_string());
+        }
         while let (true, Some(dir)) = (self.going, todo.pop()) {
             match self.one(&dir, &mut todo) {
                 Err(e) => return Err(e),
@@ -187,7 +190,20 @@ impl ScanWalk<'_> {
             self.skipped.special.add(|| show(path));
             return Ok(true);
         }
-        if is_dir && self.tree.find_nested(path) {
+        if is_dir
+            && !self.is_nested(path)
+            && self.depth == Depth::All
+            && !self.tree.ignores(path, true)
+        {
+            todo.push(path.to_string());
+        }
+        (self.visit)(ScanItem::Name { path, is_dir })
+    }
+
+    /// Whether another synced directory is here, which is left out and named.
+    fn is_nested(&mut self, path: &str) -> bool {
+        let is_nested = self.tree.find_nested(path);
+        if is_nested {
             let why = format!(
                 "it is synced separately; if it is a copy, remove {} in it",
                 relpath::OWN_DIR
@@ -195,10 +211,8 @@ impl ScanWalk<'_> {
             self.skipped
                 .unknown
                 .add(|| format!("{}: {why}", show(path)));
-        } else if is_dir && self.depth == Depth::All && !self.tree.ignores(path, true) {
-            todo.push(path.to_string());
         }
-        (self.visit)(ScanItem::Name { path, is_dir })
+        is_nested
     }
 }
 

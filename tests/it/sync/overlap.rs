@@ -245,3 +245,32 @@ fn a_dry_run_is_possible_beside_a_daemon() {
             .success()
     });
 }
+
+#[test]
+fn a_synced_directory_that_is_moved_into_another_one_is_left_out() {
+    let (world, mut alpha, dir) = world();
+    let other = world.dir.path().join("other");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("inner"), "1").unwrap();
+    alpha.ok(&["sync", "-w", path(&other), "--remote", "elsewhere"]);
+    alpha.start_with(&["daemon", "-w", path(&dir), "--remote", "here"]);
+    let there = |name: &str| alpha.ok(&["ls", "--all"]).contains(name);
+    fs::write(dir.join("first"), "x").unwrap();
+    wait_for("the daemon works", &world, || there("here/first"));
+    let mut at = other;
+    for (n, to) in ["moved", "a/b/moved"].into_iter().enumerate() {
+        fs::rename(&at, dir.join(to)).unwrap();
+        at = dir.join(to);
+        let told = || {
+            String::from_utf8_lossy(&alpha.run(&["status"]).stdout)
+                .contains(&format!("{to}: it is synced separately"))
+        };
+        wait_for("status says so", &world, told);
+        fs::write(at.join(format!("later-{n}")), "x").unwrap();
+        fs::write(dir.join(format!("probe-{n}")), "x").unwrap();
+        wait_for("the rest is sent", &world, || {
+            there(&format!("here/probe-{n}"))
+        });
+        assert!(!there("moved"), "{}", alpha.ok(&["ls", "--all"]));
+    }
+}
