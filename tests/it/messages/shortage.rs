@@ -162,6 +162,66 @@ fn a_client_that_can_start_no_thread_starts_the_rest_later() {
     assert_eq!(m.stop(), Some(0), "{}", m.log());
 }
 
+/// All calls that start a thread or a process.
+const STARTS: &str = "clone3,?clone,?vfork,?fork";
+
+#[test]
+fn a_client_and_a_hub_that_can_start_no_thread_and_no_process_do_everything_later() {
+    if !inject::is_available() {
+        return println!("skipped: it needs strace");
+    }
+    let mut world = World::new();
+    world.start_hub();
+    let (mut m, other, dir, _) = client(&world);
+    let done = m.base.join("done");
+    let hooks = || {
+        std::fs::read_to_string(&done)
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
+    let fault = |of: &str| Fault {
+        for_ever: true,
+        ..Fault::new(STARTS, 1, "EAGAIN", &world.dir.path().join(of))
+    };
+    let (of_client, of_hub) = (fault("client"), fault("hub"));
+
+    let client_attached = inject::attach(m.pid(), &of_client);
+    m.ok(&["send", "work", "--target", "m"]);
+    wait_for("the hook cannot be started", &world, || {
+        of_client.has_struck() && m.log().contains("cannot start ")
+    });
+    std::fs::write(dir.join("by-client"), "x").unwrap();
+    let on_hub = |name: &str| {
+        let out = other.run(&["ls", "--all"]);
+        String::from_utf8_lossy(&out.stdout).contains(&format!("r/{name}"))
+    };
+    wait_for("files travel", &world, || on_hub("by-client"));
+    assert!(m.is_running() && hooks() == 0, "{}", m.log());
+
+    let hub_attached = inject::attach(world.hub_pid(), &of_hub);
+    other.drop_file("dropped.json", "{\"type\":\"work\",\"target\":\"m\"}");
+    std::fs::write(dir.join("by-both"), "x").unwrap();
+    wait_for("the hub refuses a connection", &world, || {
+        other.run(&["start", "--once"]);
+        of_hub.has_struck()
+    });
+    drop(client_attached);
+    wait_for("the hook runs", &world, || hooks() >= 1);
+    drop(hub_attached);
+    wait_for("all that waited is done", &world, || {
+        other.run(&["start", "--once"]);
+        hooks() == 2 && on_hub("by-both") && is_healthy(&m)
+    });
+    assert!(
+        other.names("failed").is_empty() && m.names("inbox").len() == 2,
+        "{}",
+        m.log()
+    );
+    assert_eq!(m.stop(), Some(0), "{}", m.log());
+    assert_eq!(world.stop_hub(), Some(0), "{}", world.logs());
+}
+
 #[test]
 fn a_client_whose_waits_fail_for_want_of_memory_works_on() {
     if !inject::is_available() {
