@@ -12,6 +12,7 @@
 #   make dist       reproducible tarballs for DIST_TARGETS, with SHA256SUMS: dist/
 #   make dist-test  runs the demo with the binary of each tarball, foreign ones under qemu-user
 #   make deb        a Debian package of the binary of DEB_TARGET: dist/
+#   make systemd-test  installs, runs, upgrades and removes that package under a real systemd (as root: a minute or two)
 #   make attacks    static, then all attacks of tests/attacks/ on it, also with 64 MB of memory (as root: 8 minutes)
 #   make bench      costs of mesync beside those of programs that do the same (Debian packages; minutes): ROWS=, PEERS=, RUNS=
 #   make static     one binary without any shared library, for routers: target/$(STATIC_TARGET)/release/mesync
@@ -55,7 +56,7 @@ MAN_PAGES = $(wildcard man/*.[1-9])
 SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/*/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
 SH_SCRIPTS = contrib/openwrt/mesync.init contrib/openrc/mesync
 
-.PHONY: all demo test lint check mutants fuzz install uninstall static attacks bench dist dist-test deb completions clean help
+.PHONY: all demo test lint check mutants fuzz install uninstall static attacks bench dist dist-test deb systemd-test completions clean help
 
 all:
 	$(CARGO) build --release --locked
@@ -179,6 +180,10 @@ dist-test:
 
 deb:
 	CARGO='$(CARGO)' contrib/debian/build.sh $(DEB_TARGET)
+
+# DEB_TARGET must be of this machine
+systemd-test:
+	tests/systemd/run.sh
 
 # the binary of another machine cannot print them while it is installed; tests/it/cli/install.rs compares them
 completions:

@@ -3,12 +3,13 @@
 # that installs them.
 #
 #   make dist                                          x86_64 and aarch64
-#   make dist DIST_TARGETS=armv7-unknown-linux-musleabihf
+#   make dist DIST_TARGETS=armv7-unknown-linux-musleabihf     any other target for which rustup has a library
 #   DIST_DIR=/tmp/again contrib/dist.sh TARGET…        elsewhere, to compare
 #
 # The same commit gives the same bytes in any directory, with the same rustc and clang. clang compiles the TLS library's C and
 # assembly for every target without its headers, and rust-lld links against the C library that rustc has for it: so no toolchain
-# of the target is needed.
+# of the target is needed. For mips, rustc has no library and redb needs 64-bit atomics that it lacks: such a router cannot run
+# mesync, but a script on it can write to the hub with curl (mesync-protocol(7)).
 set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd)

@@ -1,6 +1,6 @@
 //! The files from which packages are made: what "make install" puts where, and that the parts written down twice agree.
 //!
-//! The packages themselves take minutes: "make dist", "make dist-test", "make deb", "make deb-test".
+//! The packages themselves take minutes: "make dist", "make dist-test", "make deb", "make systemd-test".
 
 use std::collections::BTreeSet;
 use std::fs;
