@@ -141,13 +141,30 @@ struct QueueStatus {
     oldest: Option<SystemTime>,
 }
 
+/// Between two pictures of `status --watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// What waits for longer is a reason to look.
 const BEHIND_TIME: Duration = Duration::from_secs(60);
 /// A client that runs and has not reached the hub for so long does not work, nor for three times `poll_interval`.
 const SILENT_TIME: Duration = Duration::from_secs(300);
 
 /// `mesync status`: [`Done::NotAll`] if this machine is degraded.
-pub fn status(context: &mut Context, _: &Invocation) -> Result<Done> {
+pub fn status(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    if !invocation.has("watch") {
+        return status_once(context);
+    }
+    loop {
+        context.out.begin_picture();
+        let done = status_once(context)?;
+        context.out.flush();
+        if context.out.is_over() {
+            return Ok(done);
+        }
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn status_once(context: &mut Context) -> Result<Done> {
     let settings = &context.settings;
     let base = &settings.base_dir;
     let hooks = HookCounts::of(settings)?;

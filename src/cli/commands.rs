@@ -3,8 +3,8 @@
 use super::output::Output;
 use super::parse::Invocation;
 use super::{
-    Context, Done, admit, client, completions, events, files, help, hub, join, keys, login, queue,
-    send, sync, transfers,
+    Context, Done, admit, client, completions, events, files, forget, help, hub, join, keys, login,
+    queue, send, sync, transfers,
 };
 use crate::error::Result;
 
@@ -58,6 +58,7 @@ pub fn find(name: &str) -> Option<Run> {
         "approve" => Run::Command(sync::approve),
         "adopt" => Run::Command(sync::adopt),
         "conflicts" => Run::Command(sync::conflicts),
+        "forget" => Run::Command(forget::forget),
         _ => return None,
     })
 }

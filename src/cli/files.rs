@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::output::{Output, left, right};
 use super::parse::Invocation;
-use super::{Context, Done, fail, note};
-use crate::client::{Change, Condition, HubClient, Outcome, Query};
-use crate::config::limits;
+use super::{Context, Done, fail, local_path, note};
+use crate::client::{Called, Change, Condition, HubClient, Outcome, Query};
+use crate::config::{Settings, limits};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
@@ -43,15 +43,50 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     };
     let offset = number("offset")?.unwrap_or(0);
     let path = invocation.value("path")?.map(|p| p.trim_matches('/'));
+    let dir = match invocation.arguments.first() {
+        Some(_) if path.is_some() => {
+            return Err(invocation.usage("DIR and --path exclude each other"));
+        }
+        Some(_) => Some(invocation.argument(0)?),
+        None => None,
+    };
     let query = Query {
         path,
         search: invocation.value("search")?,
         all_kinds: true,
     };
     let hub = servers::files(&context.settings)?;
+    let dir = match dir {
+        Some(dir) if local_path::is_explicit(dir) => {
+            local_path::on_hub(&context.settings, hub.url(), dir).ok_or_else(|| {
+                let what = format!("{} is in no synced directory", wire::brief(dir));
+                Error::new(Kind::Failed, what).hint("name the directory by its path on the hub")
+            })?
+        }
+        Some(dir) => dir.trim_matches('/').to_string(),
+        None => String::new(),
+    };
     let out = &mut context.out;
-    let (mut shown, mut more) = (0, false);
-    find::each(&hub, &query, offset, most.saturating_add(1), |record| {
+    let (mut shown, mut more, mut skip) = (0, false, 0);
+    let (query, first, read) = if dir.is_empty() {
+        (query, offset, most.saturating_add(1))
+    } else {
+        // the server's prefix "docs" has "docs2" as well: rows are counted here
+        skip = offset;
+        let path = Some(dir.as_str());
+        (Query { path, ..query }, 0, u64::MAX)
+    };
+    let inside = format!("{dir}/");
+    find::each(&hub, &query, first, read, |record| {
+        if !dir.is_empty() {
+            if !record.full_name().starts_with(&inside) {
+                return true;
+            }
+            if skip > 0 {
+                skip -= 1;
+                return true;
+            }
+        }
         more = shown == most;
         if !more {
             list_one(&record, shown == 0, out);
@@ -105,7 +140,12 @@ fn time(text: Option<&str>) -> String {
 /// `mesync info ID`
 pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = servers::files(&context.settings)?;
-    let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
+    let record = meant(
+        &context.settings,
+        &hub,
+        invocation.argument(0)?,
+        find::record_or_deleted,
+    )?;
     let out = &mut context.out;
     if out.json {
         out.object(&record);
@@ -176,11 +216,18 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     for what in &invocation.arguments {
         let what = what.to_string_lossy();
         let records = if invocation.has("recursive") {
-            below(&hub, &what)
+            let path = if local_path::is_explicit(&what) {
+                local(&context.settings, &hub, &what)
+            } else {
+                Ok(what.to_string())
+            };
+            path.and_then(|path| below(&hub, &path))
         } else {
-            find::record(&hub, &what)
+            meant(&context.settings, &hub, &what, find::record)
                 .map(|record| vec![record])
-                .map_err(|failure| hint_at_directory(&hub, &what, failure.error))
+                .map_err(|failure| {
+                    hint_at_directory(&hub, &what, failure.error, "rm -r removes all files in it")
+                })
         };
         let records = records.unwrap_or_else(|error| {
             if out.json {
@@ -253,21 +300,7 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
         return Ok(vec![find::record(hub, what)?]);
     }
     let name = find::path(what)?;
-    let (own, inside) = (name.full(), format!("{}/", name.full()));
-    let mut records = Vec::new();
-    let query = Query {
-        path: Some(&own),
-        search: None,
-        all_kinds: true,
-    };
-    find::each(hub, &query, 0, u64::MAX, |record| {
-        let at = record.full_name();
-        if at.starts_with(&inside) {
-            records.push(record);
-        }
-        true
-    })?;
-    records.extend(find::named(hub, &name)?);
+    let records = find::below(hub, &name)?;
     if records.is_empty() {
         find::record(hub, what)
             .map(|record| vec![record])
@@ -277,7 +310,8 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
     }
 }
 
-fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
+/// A directory is not a file: says so, and what to do.
+pub fn hint_at_directory(hub: &HubClient, what: &str, error: Error, hint: &str) -> Error {
     let inside = |name: &Name| {
         let (own, mut found) = (name.full(), false);
         let query = Query {
@@ -296,9 +330,50 @@ fn hint_at_directory(hub: &HubClient, what: &str, error: Error) -> Error {
             Kind::Failed,
             format!("{} is a directory on the hub", wire::brief(what)),
         )
-        .hint("rm -r removes all files in it"),
+        .hint(hint),
         _ => error,
     }
+}
+
+/// The record that an argument means: an id, a path on the hub, or that of a file in a synced directory. A path that begins
+/// with "./" or "../" is local; another one is looked for on the hub first.
+pub fn meant(
+    settings: &Settings,
+    hub: &HubClient,
+    what: &str,
+    find: impl Fn(&HubClient, &str) -> Called<Record>,
+) -> Called<Record> {
+    if local_path::is_explicit(what) {
+        return find(hub, &local(settings, hub, what)?);
+    }
+    match find(hub, what) {
+        // 0: the hub has answered, and has no such file
+        Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
+            match local_path::on_hub(settings, hub.url(), what) {
+                Some(path) if path != what.trim_matches('/') => {
+                    find(hub, &path).map_err(|_| failure)
+                }
+                _ => Err(failure),
+            }
+        }
+        other => other,
+    }
+}
+
+/// The path on the hub of what can only be a local path.
+pub fn local(settings: &Settings, hub: &HubClient, what: &str) -> Result<String> {
+    let found = local_path::on_hub(settings, hub.url(), what);
+    found.filter(|path| !path.is_empty()).ok_or_else(|| {
+        Error::new(
+            Kind::Failed,
+            format!(
+                "{} is not a path in a directory that is synced with hub {}",
+                wire::brief(what),
+                hub.url()
+            ),
+        )
+        .hint("name it by its path on the hub: see mesync ls")
+    })
 }
 
 /// A feature that only a mesync hub has.
@@ -318,7 +393,12 @@ fn needs_versions(hub: &HubClient) -> Result<()> {
 pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
-    let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
+    let record = meant(
+        &context.settings,
+        &hub,
+        invocation.argument(0)?,
+        find::record_or_deleted,
+    )?;
     let versions = hub.versions(record.id)?;
     let out = &mut context.out;
     if out.json {
@@ -375,7 +455,12 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         .transpose()?;
     let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
-    let record = find::record_or_deleted(&hub, invocation.argument(0)?)?;
+    let record = meant(
+        &context.settings,
+        &hub,
+        invocation.argument(0)?,
+        find::record_or_deleted,
+    )?;
     let name = wire::brief(&record.full_name());
     let change = Change {
         key: Some(Uuid::now_v7()),

@@ -10,13 +10,16 @@ mod commands;
 mod completions;
 mod conclude;
 mod directories;
+mod download_tree;
 mod events;
 mod files;
+mod forget;
 pub mod help;
 mod hooks;
 mod hub;
 mod join;
 mod keys;
+mod local_path;
 mod login;
 pub mod output;
 pub mod parse;
@@ -132,12 +135,13 @@ fn read_settings(invocation: &Invocation) -> Result<Settings> {
     apply_flags(&mut settings, invocation)?;
     // one pass of a daemon is run by cron, which mails whatever is said
     let daemon = is_daemon(invocation) && !invocation.has("once");
-    logger::start(logger::level(
+    let level = logger::level(
         daemon,
         invocation.has("quiet"),
         invocation.count("verbose"),
         settings.log,
-    ));
+    );
+    logger::start(level, daemon);
     credentials::choose_server(&mut settings);
     Ok(settings)
 }

@@ -116,6 +116,13 @@ impl Output {
         }
     }
 
+    /// Begins at the top of an empty screen, where one is.
+    pub fn begin_picture(&mut self) {
+        if self.color {
+            self.text("\x1b[H\x1b[2J");
+        }
+    }
+
     /// Sends on what was written so far: before a command waits for something.
     pub fn flush(&mut self) {
         if self.failed.is_none() {

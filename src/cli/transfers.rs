@@ -3,13 +3,13 @@
 //! How they travel is in `transfer`.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::download_tree::{self, check_spelling};
 use super::output::Output;
 use super::parse::Invocation;
 use super::progress::Progress;
@@ -178,9 +178,9 @@ fn plain(name: &OsStr) -> String {
 
 /// `mesync upload FILE…`
 pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let dir = remote_dir(invocation)?;
+    let (dir, arguments) = remote_dir(invocation)?;
     let name = invocation.value("name")?;
-    if name.is_some() && invocation.arguments.len() > 1 {
+    if name.is_some() && arguments.len() > 1 {
         return Err(invocation.usage("--name is for one file"));
     }
     let hub = servers::files(&context.settings)?;
@@ -197,15 +197,15 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         errors: Vec::new(),
     });
     let mut upload = Upload::new(&transfer);
-    let mut summary = invocation.arguments.len() > 1;
-    let many = invocation.arguments.len() > MANY_FILES;
+    let mut summary = arguments.len() > 1;
+    let many = arguments.len() > MANY_FILES;
     if many {
         upload.look_below(&dir)?;
     }
     let mut done = |entry: &Entry, result: Called<Uploaded>| {
         report.borrow_mut().done(&entry.local, &entry.name, result)
     };
-    for argument in &invocation.arguments {
+    for argument in arguments {
         let path = Path::new(argument);
         match one_argument(invocation, argument, &dir, name) {
             Ok(What::Stream(name)) => {
@@ -250,19 +250,34 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     report.into_inner().conclude(summary)
 }
 
-/// `--path`, "" for the root.
-fn remote_dir(invocation: &Invocation) -> Result<String> {
-    let dir = invocation
-        .value("path")?
-        .unwrap_or_default()
-        .trim_matches('/');
+/// The directory on the hub ("" for the root), and the arguments that are files: `--path`, or a last argument that ends with
+/// a slash, as of cp(1).
+fn remote_dir(invocation: &Invocation) -> Result<(String, &[OsString])> {
+    let given = invocation.value("path")?;
+    let (dir, files) = match (given, invocation.arguments.split_last()) {
+        (Some(dir), _) => (dir, &invocation.arguments[..]),
+        (None, Some((last, files))) if !files.is_empty() && is_remote(invocation, last) => {
+            let last = invocation.arguments.len() - 1;
+            (invocation.argument(last)?, files)
+        }
+        _ => ("", &invocation.arguments[..]),
+    };
+    let dir = dir.trim_matches('/');
     if dir.is_empty() {
-        Ok(String::new())
-    } else {
-        Name::parse(dir)
-            .map(|name| name.full())
-            .map_err(|e| invocation.usage(format!("bad value for --path: {e}")))
+        return Ok((String::new(), files));
     }
+    let name = Name::parse(dir).map_err(|e| {
+        invocation.usage(match given {
+            Some(_) => format!("bad value for --path: {e}"),
+            None => format!("bad directory on the hub \"{}\": {e}", wire::brief(dir)),
+        })
+    })?;
+    Ok((name.full(), files))
+}
+
+fn is_remote(invocation: &Invocation, last: &OsStr) -> bool {
+    last.as_encoded_bytes().ends_with(b"/")
+        && !(invocation.has("recursive") && Path::new(last).is_dir())
 }
 
 /// The kind of an argument of `upload`.
@@ -341,7 +356,14 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::Step<'_>| progress.step(step);
-    let record = find::record(&hub, invocation.argument(0)?)?;
+    if invocation.has("recursive") {
+        return download_tree::download(context, invocation, &hub);
+    }
+    let what = invocation.argument(0)?;
+    let record =
+        super::files::meant(&context.settings, &hub, what, find::record).map_err(|failure| {
+            super::files::hint_at_directory(&hub, what, failure.error, "download -r downloads it")
+        })?;
     if let Some(at) = &record.deleted_at {
         let what = format!(
             "cannot download {}: it was deleted at {}",
@@ -421,44 +443,4 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
         )
     })?;
     Ok(to)
-}
-
-/// Refuses a name that the disk takes for another one that is there, as exFAT and NTFS take `A` for `a`.
-fn check_spelling(to: &Path) -> Result<()> {
-    let (Ok(there), Some(wanted)) = (to.symlink_metadata(), to.file_name()) else {
-        return Ok(());
-    };
-    // a directory that cannot be listed does not tell
-    let names = std::fs::read_dir(disk::parent(to))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let lower = |name: &OsStr| name.to_string_lossy().to_lowercase();
-    let (mut listed, mut other) = (false, None);
-    for entry in names {
-        listed = entry.file_name() == wanted;
-        if listed {
-            break;
-        }
-        // FUSE gives each spelling an inode of its own
-        let by_case = || lower(&entry.file_name()) == lower(wanted);
-        let by_inode = || {
-            entry
-                .metadata()
-                .is_ok_and(|m| (m.dev(), m.ino(), m.nlink()) == (there.dev(), there.ino(), 1))
-        };
-        if other.is_none() && (by_case() || by_inode()) {
-            other = Some(entry.file_name());
-        }
-    }
-    match other.filter(|_| !listed) {
-        Some(other) => {
-            let what = format!(
-                "cannot write {:?}: this disk takes that name for {other:?}, which is there",
-                to.as_os_str()
-            );
-            Err(Error::new(Kind::CannotCreate, what).hint("choose another name with -o FILE"))
-        }
-        None => Ok(()),
-    }
 }

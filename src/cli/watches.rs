@@ -1,5 +1,6 @@
 //! The directories that a command is about, from `-w` and the settings; refuses those that must not be synced.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::parse::Invocation;
@@ -11,16 +12,24 @@ use crate::error::{Error, Kind, Result};
 use crate::files::overlap::{self, Mounts};
 use crate::files::status::Files;
 
+/// The directory that the command line names, as the argument DIR or with `-w`.
+fn named(invocation: &Invocation) -> Result<Option<&OsStr>> {
+    let takes_one = invocation.row.arguments.iter().any(|a| a.name == "DIR");
+    let argument = invocation.arguments.first().filter(|_| takes_one);
+    match (argument, invocation.os_value("watch")) {
+        (Some(_), Some(_)) => Err(invocation.usage("DIR and -w exclude each other")),
+        (argument, flag) => Ok(argument.map(|dir| dir.as_os_str()).or(flag)),
+    }
+}
+
 /// The directories that a command is about: that of `-w` with what the settings and flags say of it, else all of the settings.
 pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
-    let Some(dir) = invocation.os_value("watch") else {
+    let Some(dir) = named(invocation)? else {
         let only = ["remote", "send-only", "receive-only", "debounce"]
             .into_iter()
             .find(|flag| invocation.has(flag));
         if let Some(flag) = only {
-            return Err(
-                invocation.usage(format!("--{flag} is about one directory: name it with -w"))
-            );
+            return Err(invocation.usage(format!("--{flag} is about one directory: name it")));
         }
         let all: Vec<WatchSettings> = settings
             .watches

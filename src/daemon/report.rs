@@ -21,6 +21,9 @@ const STATUS_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// Held deletes are reported after this time even if work on other paths has not ended.
 const HELD_UNTOLD_MAX: Duration = Duration::from_secs(10);
 
+/// Between two log lines about a first sync that lasts.
+const FIRST_SYNC_INTERVAL: Duration = Duration::from_secs(10);
+
 /// See the module documentation.
 pub struct Reporter {
     files: Files,
@@ -31,6 +34,8 @@ pub struct Reporter {
     held_since: Option<Instant>,
     /// When the status was last written; `None`: the file is not up to date.
     said: Option<Instant>,
+    /// When the progress of the first sync of this process was logged last; `None`: it is done.
+    first_sync: Option<Instant>,
 }
 
 impl Reporter {
@@ -49,6 +54,7 @@ impl Reporter {
             held: Vec::new(),
             held_since: None,
             said: None,
+            first_sync: Some(clock::monotonic()),
         }
     }
 
@@ -202,6 +208,7 @@ impl Reporter {
             at: self.last.at.clone(),
             ..self.last.clone()
         };
+        self.log_first_sync(&status);
         // numbers that change while it works are not written more often
         let soon = self
             .said
@@ -211,6 +218,26 @@ impl Reporter {
             self.put(status);
         }
         news
+    }
+
+    /// Logs the progress of the first sync at intervals, and its end.
+    fn log_first_sync(&mut self, now: &Status) {
+        match self.first_sync {
+            Some(_) if now.condition == Condition::InSync => {
+                self.first_sync = None;
+                log::info!("in sync files={} dir={}", now.files, now.dir);
+            }
+            Some(at) if at.elapsed() >= FIRST_SYNC_INTERVAL && now.pending > 0 => {
+                self.first_sync = Some(clock::monotonic());
+                log::info!(
+                    "first sync in progress pending={} done={} dir={}",
+                    now.pending,
+                    now.files,
+                    now.dir
+                );
+            }
+            _ => {}
+        }
     }
 
     /// Held deletes are not reported while running work may still show that they are halves of

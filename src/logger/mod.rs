@@ -6,6 +6,8 @@
 mod repeats;
 
 use std::io::Write;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -17,6 +19,9 @@ pub use repeats::is_same_event;
 
 /// Longer lines are cut: a log line is written in one piece, and foreign text may be of any length.
 const MAX_LINE: usize = 4096;
+
+/// Records begin with the time.
+static TIMED: AtomicBool = AtomicBool::new(false);
 
 /// The level in force: flags beat the setting, and that beats the default of daemon or command.
 pub fn level(
@@ -38,9 +43,11 @@ pub fn level(
     }
 }
 
-/// Begins to log. A second call only changes the level.
-pub fn start(level: LevelFilter) {
+/// Begins to log. A second call only changes the level. `timed`: each record begins with the local time, unless the
+/// journal adds it.
+pub fn start(level: LevelFilter, timed: bool) {
     static LOGGER: OnceLock<Logger> = OnceLock::new();
+    TIMED.store(timed && !in_journal(), Relaxed);
     let _ = log::set_logger(LOGGER.get_or_init(Logger::default));
     log::set_max_level(level);
 }
@@ -78,7 +85,7 @@ impl Logger {
         let lines = self.repeats().summaries(clock::monotonic(), all);
         lines
             .iter()
-            .for_each(|text| write(&line(Level::Warn, in_journal(), &format!("warn {text}"))));
+            .for_each(|text| write_record(Level::Warn, "warn", text));
     }
 
     fn repeats(&self) -> std::sync::MutexGuard<'_, Repeats> {
@@ -103,11 +110,7 @@ impl Log for Logger {
             self.say_what_was_left_out(false);
             let text = record.args().to_string();
             if self.admits(record, &text) {
-                write(&line(
-                    record.level(),
-                    in_journal(),
-                    &format!("{name} {text}"),
-                ));
+                write_record(record.level(), name, &text);
             }
         }
     }
@@ -125,6 +128,15 @@ pub fn counted(n: u64, noun: &str) -> String {
         Some(stem) => format!("{n} {stem}ies"),
         None => format!("{n} {noun}s"),
     }
+}
+
+fn write_record(level: Level, name: &str, text: &str) {
+    let time = if TIMED.load(Relaxed) {
+        clock::local(clock::now()) + " "
+    } else {
+        String::new()
+    };
+    write(&line(level, in_journal(), &format!("{time}{name} {text}")));
 }
 
 /// One write a line, so that lines of several threads and processes do not mix.

@@ -60,6 +60,25 @@ pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
     Ok(found)
 }
 
+/// All live records below a directory, and what has its name.
+pub fn below(hub: &HubClient, name: &Name) -> Called<Vec<Record>> {
+    let (own, inside) = (name.full(), format!("{}/", name.full()));
+    let mut records = Vec::new();
+    let query = Query {
+        path: Some(&own),
+        search: None,
+        all_kinds: true,
+    };
+    each(hub, &query, 0, u64::MAX, |record| {
+        if record.full_name().starts_with(&inside) {
+            records.push(record);
+        }
+        true
+    })?;
+    records.extend(named(hub, name)?);
+    Ok(records)
+}
+
 /// The record of an id, or of a path.
 pub fn record(hub: &HubClient, what: &str) -> Called<Record> {
     if let Ok(id) = Uuid::try_parse(what) {

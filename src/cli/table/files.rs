@@ -1,10 +1,12 @@
 //! The rows of the table that are about files on the hub.
 
-use super::{BYTES, Command, Group, Values, one, short, short_valued, some, switch, valued};
+use super::{
+    BYTES, Command, Group, Values, one, optional, short, short_valued, some, switch, valued,
+};
 
 const WHAT: &str = "ID|PATH";
 const RECURSIVE: &str = "recursive";
-const PATHS: &str = "A path is that on the hub, such as docs/a.txt.";
+const PATHS: &str = "A path is that on the hub, such as docs/a.txt, or that of a file in a directory that is synced with it: ./a.txt is always local, and a.txt if the hub has no file of that path.";
 
 pub const LOGIN: Command = Command {
     name: "login",
@@ -73,14 +75,11 @@ pub const UPLOAD: Command = Command {
     ],
     doc: "upload files, directories or standard input",
     long: &[
-        "FILE may be \"-\" for standard input, which needs --name. Of a directory, symbolic links are uploaded as links and never followed; sockets, FIFOs and devices are skipped, and so, with exit status 1, are names that are not UTF-8.",
+        "A last argument that ends with a slash is the directory on the hub, as with --path, unless -r is given and it is a directory here. FILE may be \"-\" for standard input, which needs --name. Of a directory, symbolic links are uploaded as links and never followed; sockets, FIFOs and devices are skipped, and so, with exit status 1, are names that are not UTF-8.",
         "Content that the hub already has is not sent: an interrupted upload resumes when it is repeated, and of a long file only the changed parts are sent. A file that changes while it is read is an error.",
     ],
     examples: &[
-        (
-            "mesync upload report.pdf --path docs",
-            "becomes docs/report.pdf",
-        ),
+        ("mesync upload report.pdf docs/", "becomes docs/report.pdf"),
         ("mesync upload -r /etc --path web-1", "becomes web-1/etc/…"),
         (
             "pg_dump db | mesync upload - --name db.sql",
@@ -101,17 +100,23 @@ pub const DOWNLOAD: Command = Command {
             Values::File,
             "where to (default: its own name, here); \"-\": standard output",
         ),
+        short('r', RECURSIVE, "a directory with all that is below it"),
         BYTES,
     ],
-    doc: "download a file",
+    doc: "download a file or directory",
     long: &[
         PATHS,
         "The file gets its name only when it is whole, verified and on the disk; it replaces a file of that name. An interrupted download resumes when it is repeated; until then its bytes are in a hidden file beside it, .mesync-….tmp. Mode and modification time are restored.",
+        "With -r, files that are there already with the same content are left alone, others of the same name are replaced, and nothing is removed. A file that cannot be downloaded is reported, and the others follow.",
     ],
     examples: &[
         (
             "mesync download docs/report.pdf",
             "to report.pdf in the current directory",
+        ),
+        (
+            "mesync download -r docs -o /tmp/docs",
+            "the directory docs, as /tmp/docs",
         ),
         (
             "mesync download docs/db.sql -o - | psql db",
@@ -123,7 +128,7 @@ pub const DOWNLOAD: Command = Command {
 pub const LS: Command = Command {
     name: "ls",
     group: Group::Files,
-    arguments: &[],
+    arguments: &[optional("DIR", Values::Text)],
     flags: &[
         valued(
             "path",
@@ -154,10 +159,11 @@ pub const LS: Command = Command {
     ],
     doc: "list the files on the hub",
     long: &[
+        "DIR is a directory on the hub, listed with all below it. Without DIR: all of the hub. \".\" and \"./docs\" are local directories that are synced with the hub.",
         "Sorted by directory, then name. A slash after a name marks an empty directory, an @ a symbolic link.",
     ],
     examples: &[
-        ("mesync ls --path docs --all", "all below docs"),
+        ("mesync ls docs --all", "all below docs"),
         ("mesync ls --search .pdf --json", "for a script"),
     ],
 };
@@ -202,6 +208,7 @@ pub const VERSIONS: Command = Command {
     flags: &[BYTES],
     doc: "list what was replaced or deleted, and can be restored",
     long: &[
+        PATHS,
         "Newest first; a deleted file has versions, too. The hub keeps them for 30 days, unless its version_ttl says otherwise.",
     ],
     examples: &[(

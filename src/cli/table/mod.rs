@@ -161,6 +161,14 @@ const fn one(name: &'static str, values: Values) -> Argument {
     }
 }
 
+const fn optional(name: &'static str, values: Values) -> Argument {
+    Argument {
+        name,
+        count: Count::Optional,
+        values,
+    }
+}
+
 const fn some(name: &'static str, values: Values) -> Argument {
     Argument {
         name,
@@ -344,10 +352,11 @@ pub static COMMANDS: &[Command] = &[
     sync::APPROVE,
     sync::ADOPT,
     sync::CONFLICTS,
+    sync::FORGET,
     Command {
         name: "start",
         group: Group::Machine,
-        arguments: &[],
+        arguments: &[optional("DIR", Values::Directory)],
         flags: &[
             sync::WATCH,
             sync::YES,
@@ -359,11 +368,11 @@ pub static COMMANDS: &[Command] = &[
         doc: "run this machine's client: messages, hooks, directories",
         long: &[
             "Runs in the foreground until SIGTERM or SIGINT. SIGHUP reloads the settings. One client runs for each base directory.",
-            "It also syncs the directories under [[watch]] in config.toml, and the one of -w: see daemon.",
+            "It also syncs the directories under [[watch]] in config.toml, and DIR: see daemon.",
         ],
         examples: &[
             ("mesync start", "under systemd, procd or in a terminal"),
-            ("mesync start -w ~/share", "and sync a directory"),
+            ("mesync start ~/share", "and sync a directory"),
             ("mesync start --once", "from cron"),
         ],
     },
@@ -372,12 +381,21 @@ pub static COMMANDS: &[Command] = &[
         name: "status",
         group: Group::Machine,
         arguments: &[],
-        flags: &[BYTES],
+        flags: &[
+            switch(
+                "watch",
+                "show it again every two seconds, until interrupted",
+            ),
+            BYTES,
+        ],
         doc: "say whether this machine is healthy, or why not",
         long: &[
             "The last line is \"healthy\" (exit status 0), or \"degraded\" with the reasons (exit status 1). A directory that is not in sync, held deletes, files that cannot be synced, and directories that are not watched are reasons too. Conflict copies and skipped files (sockets, devices, names that are not UTF-8 or too long) are shown, and are no reason.",
         ],
-        examples: &[("mesync status || echo degraded", "in a script")],
+        examples: &[
+            ("mesync status || echo degraded", "in a script"),
+            ("mesync status --watch", "see it change"),
+        ],
     },
     Command {
         name: "serve",

@@ -1,6 +1,8 @@
 //! The rows of the table that are about directories that are kept in sync.
 
-use super::{BYTES, Command, Flag, Group, Values, any, one, short_valued, switch, valued};
+use super::{
+    Argument, BYTES, Command, Flag, Group, Values, any, one, optional, short_valued, switch, valued,
+};
 
 pub const WATCH: Flag = short_valued(
     'w',
@@ -22,14 +24,15 @@ const REMOTE: Flag = valued(
 const SEND_ONLY: Flag = switch("send-only", "changes go to the hub only");
 const RECEIVE_ONLY: Flag = switch("receive-only", "changes come from the hub only");
 
+const DIRECTORY: &[Argument] = &[optional("DIR", Values::Directory)];
 const GUARD: &str = "If more than ten files or a quarter of all are deleted within an hour, or all of them, the deletes are held until they are approved, here and on each machine that receives them: see approve. Files that other machines deleted are in DIR/.mesync/trash for 30 days.";
 const OVERLAP: &str = "A directory that is inside a synced one, or contains one, is refused (78), whichever client syncs the other: DIR/.mesync marks it. A subdirectory that gets such a marker later is skipped, and status reports it.";
-const SETTINGS: &str = "Without -w: the directories under [[watch]] in config.toml. With it, the settings of that directory there apply too.";
+const SETTINGS: &str = "DIR and -w DIR are the same. Without either: the directories under [[watch]] in config.toml. With it, the settings of that directory there apply too.";
 
 pub const SYNC: Command = Command {
     name: "sync",
     group: Group::Files,
-    arguments: &[],
+    arguments: DIRECTORY,
     flags: &[
         WATCH,
         YES,
@@ -48,19 +51,19 @@ pub const SYNC: Command = Command {
         GUARD,
     ],
     examples: &[
-        ("mesync sync -w ~/share", "both ways, all of the hub"),
+        ("mesync sync ~/share", "both ways, all of the hub"),
         (
-            "mesync sync -w /etc/app --remote web/app --receive-only",
+            "mesync sync /etc/app --remote web/app --receive-only",
             "receive the files of others",
         ),
-        ("mesync sync -w ~/share --dry-run", "look first"),
+        ("mesync sync ~/share --dry-run", "look first"),
     ],
 };
 
 pub const DAEMON: Command = Command {
     name: "daemon",
     group: Group::Files,
-    arguments: &[],
+    arguments: DIRECTORY,
     flags: &[
         WATCH,
         YES,
@@ -82,9 +85,9 @@ pub const DAEMON: Command = Command {
         GUARD,
     ],
     examples: &[
-        ("mesync daemon -w ~/share", "both ways, all of the hub"),
+        ("mesync daemon ~/share", "both ways, all of the hub"),
         (
-            "mesync daemon -w ~/photos --remote photos --send-only",
+            "mesync daemon ~/photos --remote photos --send-only",
             "a backup",
         ),
     ],
@@ -133,4 +136,17 @@ pub const CONFLICTS: Command = Command {
         ("mesync conflicts", "all of them"),
         ("mesync conflicts ~/share --json", "for a script"),
     ],
+};
+
+pub const FORGET: Command = Command {
+    name: "forget",
+    group: Group::Files,
+    arguments: &[one("DIR", Values::Directory)],
+    flags: &[],
+    doc: "forget a directory that is no longer synced",
+    long: &[
+        "Removes what this machine remembers of the directory, and the marker DIR/.mesync/id. All files stay, here and on the hub, and so does the trash, DIR/.mesync/trash. A process that syncs the directory must be stopped first, and a directory under [[watch]] in config.toml must be taken out there.",
+        "If the directory is synced again later, equal files are in sync, and both versions of different files are kept.",
+    ],
+    examples: &[("mesync forget ~/share", "status no longer shows it")],
 };

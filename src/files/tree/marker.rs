@@ -13,9 +13,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use super::partial;
 use super::root::{self, Root};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::files::conflict::TRASH;
 use crate::relpath::OWN_DIR;
 
 const ID: &str = "id";
@@ -105,6 +107,28 @@ pub fn create(root: &Root, id: Uuid) -> Result<()> {
             &e,
         )
     })
+}
+
+/// Removes the marker of a directory that is no longer synced, and `.mesync/` unless files are left in its trash; whether it
+/// is gone. A missing marker is no error.
+pub fn remove(dir: &Path) -> Result<bool> {
+    let own = dir.join(OWN_DIR);
+    for name in [ID, LOCK] {
+        match std::fs::remove_file(own.join(name)) {
+            Err(e) if !root::absent(&e) => {
+                return Err(Error::io(
+                    format!("remove {}", own.join(name).display()),
+                    &e,
+                ));
+            }
+            _ => {}
+        }
+    }
+    for path in [dir.join(TRASH), dir.join(partial::DIR), own.clone()] {
+        // one with files in it stays
+        let _ = std::fs::remove_dir(path);
+    }
+    Ok(!own.exists())
 }
 
 /// Locks the directory, so that only one process keeps it in sync, whichever user runs it.

@@ -4,6 +4,7 @@ mod contrib;
 mod exit_status;
 mod install;
 mod interrupted;
+mod local_paths;
 mod proxies;
 mod queues;
 mod reload;

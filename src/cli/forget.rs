@@ -1,0 +1,69 @@
+//! `mesync forget`: removes what this machine remembers of a directory that it no longer syncs.
+//!
+//! It removes no file of the user, and asks no hub.
+
+use std::path::Path;
+
+use super::parse::Invocation;
+use super::watches::real;
+use super::{Context, Done};
+use crate::error::{Error, Kind, Result};
+use crate::files::status::Files;
+use crate::files::tree::marker;
+use crate::logger::one_line;
+
+/// `mesync forget DIR`
+pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let shown = invocation.argument(0)?;
+    let path = std::path::absolute(shown).map_err(|e| Error::io(format!("find {shown}"), &e))?;
+    let dir = real(&path);
+    let shown = one_line(&dir.to_string_lossy());
+    if let Some(process) = marker::holder(&dir) {
+        return Err(Error::new(
+            Kind::Busy,
+            format!("cannot forget {shown}: process {process} syncs it"),
+        )
+        .hint("stop that process first"));
+    }
+    if context
+        .settings
+        .watches
+        .iter()
+        .any(|w| real(&w.path) == dir)
+    {
+        let file = context.settings.config_file();
+        return Err(Error::new(
+            Kind::Failed,
+            format!("cannot forget {shown}: the settings name it"),
+        )
+        .hint(format!("remove its [[watch]] from {}", file.display())));
+    }
+    let known: Vec<Files> = Files::all(&context.settings.base_dir)
+        .into_iter()
+        .filter(|f| f.read().is_some_and(|s| Path::new(&s.dir) == dir))
+        .collect();
+    if known.is_empty() {
+        return Err(Error::new(
+            Kind::Failed,
+            format!("{shown} is not synced by this client"),
+        )
+        .hint("\"mesync status\" lists the directories that are"));
+    }
+    // the marker first: without it the directory is held, whatever else is left of it
+    let is_gone = marker::remove(&dir)?;
+    for files in known {
+        files.forget_state()?;
+        files.forget();
+    }
+    if !context.out.json {
+        context.out.line(&format!(
+            "{shown} is forgotten: its files stay, here and on the hub"
+        ));
+        if !is_gone {
+            context.out.line(&format!(
+                "{shown}/.mesync keeps deleted and replaced files: remove it if you do not need them"
+            ));
+        }
+    }
+    Ok(Done::All)
+}

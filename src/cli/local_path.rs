@@ -1,0 +1,85 @@
+//! From the path of a local file in a synced directory to its path on the hub.
+//!
+//! It decides by names alone: the file need not exist any more.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::watches::real;
+use crate::config::Settings;
+use crate::files::status::Files;
+
+/// A directory that is synced with a directory on the hub ("": all of the hub).
+struct Synced {
+    dir: PathBuf,
+    remote: String,
+}
+
+/// Whether the text can only be a local path.
+pub fn is_explicit(what: &str) -> bool {
+    what == "." || what == ".." || what.starts_with("./") || what.starts_with("../")
+}
+
+/// The path on the hub of a local path; `None`: it is in no directory that is synced with this server.
+pub fn on_hub(settings: &Settings, server: &str, what: &str) -> Option<String> {
+    let configured = settings.watches.iter().map(|watch| Synced {
+        dir: real(&watch.path),
+        remote: watch.remote.clone(),
+    });
+    let known = Files::all(&settings.base_dir)
+        .into_iter()
+        .filter_map(|files| files.read())
+        .filter(|status| status.server == server)
+        .map(|status| Synced {
+            dir: PathBuf::from(status.dir),
+            remote: status.remote,
+        });
+    let all: Vec<Synced> = configured.chain(known).collect();
+    translate(&all, &std::env::current_dir().ok()?, what)
+}
+
+fn translate(all: &[Synced], cwd: &Path, what: &str) -> Option<String> {
+    let mut path = PathBuf::new();
+    for component in cwd.join(what).components() {
+        match component {
+            Component::ParentDir => drop(path.pop()),
+            Component::CurDir => {}
+            other => path.push(other),
+        }
+    }
+    let (below, synced) = all
+        .iter()
+        .find_map(|synced| Some((path.strip_prefix(&synced.dir).ok()?, synced)))?;
+    let below = below.to_str()?;
+    let parts = [synced.remote.as_str(), below];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    Some(parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_synced_directory_has_one_on_the_hub() {
+        let synced = |dir: &str, remote: &str| Synced {
+            dir: dir.into(),
+            remote: remote.into(),
+        };
+        let all = [synced("/home/a/share", ""), synced("/srv/web", "web/1")];
+        let check = |cwd: &str, what: &str, wants: Option<&str>| {
+            assert_eq!(
+                translate(&all, Path::new(cwd), what).as_deref(),
+                wants,
+                "{cwd} {what}"
+            );
+        };
+        check("/home/a/share/docs", "./a.txt", Some("docs/a.txt"));
+        check("/home/a/share/docs", "a.txt", Some("docs/a.txt"));
+        check("/home/a/share/docs", "../b.txt", Some("b.txt"));
+        check("/home/a/share/docs", "../../b.txt", None);
+        check("/home/a/share", ".", Some(""));
+        check("/", "/srv/web/x/y", Some("web/1/x/y"));
+        check("/srv/web", ".", Some("web/1"));
+        check("/srv/website", "x", None);
+    }
+}
