@@ -15,7 +15,7 @@ pub mod cli {
 
 pub mod client {
     pub use crate::client::{
-        Change, Condition, Download, Failure, HubClient, Outcome, Source, Told,
+        Change, Condition, Download, Failure, HubClient, Source, Told, UploadOutcome,
     };
 }
 
@@ -96,11 +96,11 @@ pub mod messages {
     pub use crate::messages::{file_name, is_hidden, parse_file_name};
 
     pub mod hooks {
-        pub use crate::messages::hooks::Record;
+        pub use crate::messages::hooks::HookRecord;
     }
     pub mod plan {
         pub use crate::messages::plan::{
-            FileContent, Found, MIN_UNTOUCHED_TIME, Step, complete, step,
+            FileContent, Found, MIN_UNTOUCHED_TIME, OutboxStep, complete, step,
         };
     }
     pub mod spool {
@@ -113,7 +113,7 @@ pub mod relpath {
 }
 
 pub mod sse {
-    pub use crate::sse::{MAX_EVENT, Parser};
+    pub use crate::sse::{MAX_EVENT, SseParser};
 }
 
 pub mod wire {

@@ -10,35 +10,35 @@ use std::time::Duration;
 
 /// The states that can be reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ServiceState {
     Ready,
-    /// Settings are being read again; [`State::Ready`] follows.
+    /// Settings are being read again; [`ServiceState::Ready`] follows.
     Reloading,
     Stopping,
     /// Repeated within [`watchdog`]'s interval.
     Alive,
 }
 
-pub fn tell(state: State) {
+pub fn tell(state: ServiceState) {
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
         let _ = send(&socket, state);
     }
 }
 
-fn send(socket: &OsStr, state: State) -> std::io::Result<()> {
+fn send(socket: &OsStr, state: ServiceState) -> std::io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
     };
     let words = match state {
-        State::Ready => "READY=1".to_string(),
-        State::Reloading => {
+        ServiceState::Ready => "READY=1".to_string(),
+        ServiceState::Reloading => {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
             let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
             format!("RELOADING=1\nMONOTONIC_USEC={microseconds}")
         }
-        State::Stopping => "STOPPING=1".into(),
-        State::Alive => "WATCHDOG=1".into(),
+        ServiceState::Stopping => "STOPPING=1".into(),
+        ServiceState::Alive => "WATCHDOG=1".into(),
     };
     let from = UnixDatagram::unbound()?;
     // a manager that does not read must not block the daemon
@@ -46,7 +46,7 @@ fn send(socket: &OsStr, state: State) -> std::io::Result<()> {
     from.send_to_addr(words.as_bytes(), &address).map(drop)
 }
 
-/// How often to report [`State::Alive`]: half the time after which the service manager ends the
+/// How often to report [`ServiceState::Alive`]: half the time after which the service manager ends the
 /// process; `None`: never.
 pub fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
@@ -83,16 +83,16 @@ mod tests {
             (there, format!("@{name}").into()),
         ] {
             for (state, wants) in [
-                (State::Ready, "READY=1"),
-                (State::Stopping, "STOPPING=1"),
-                (State::Alive, "WATCHDOG=1"),
+                (ServiceState::Ready, "READY=1"),
+                (ServiceState::Stopping, "STOPPING=1"),
+                (ServiceState::Alive, "WATCHDOG=1"),
             ] {
                 send(&address, state).unwrap();
                 let mut words = [0; 32];
                 let n = listener.recv(&mut words).unwrap();
                 assert_eq!(&words[..n], wants.as_bytes());
             }
-            send(&address, State::Reloading).unwrap();
+            send(&address, ServiceState::Reloading).unwrap();
             let mut words = [0; 100];
             let n = listener.recv(&mut words).unwrap();
             let text = std::str::from_utf8(&words[..n]).unwrap();
@@ -102,8 +102,8 @@ mod tests {
             assert!(at.is_some_and(|at| at > 0), "{text}");
         }
         assert!(
-            send(OsStr::new("/nowhere"), State::Ready).is_err()
-                && send(OsStr::new("\0"), State::Ready).is_err()
+            send(OsStr::new("/nowhere"), ServiceState::Ready).is_err()
+                && send(OsStr::new("\0"), ServiceState::Ready).is_err()
         );
     }
 

@@ -100,7 +100,7 @@ pub type ReadSettings<'a> = &'a dyn Fn() -> Result<Settings>;
 /// Runs the parts until SIGTERM or SIGINT, or until one of them fails; then stops them, the last
 /// first.
 pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<'_>) -> Result<()> {
-    sd_notify::tell(sd_notify::State::Ready);
+    sd_notify::tell(sd_notify::ServiceState::Ready);
     let look = tick(HEALTH_LOOK_INTERVAL);
     let watchdog = sd_notify::watchdog().map_or_else(never, tick);
     // SIGHUP arrived, and the settings could not be read for lack of descriptors or memory
@@ -123,12 +123,12 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
                 // every part is asked, because each remembers the time of the last call
                 let stuck = parts.iter().filter(|part| !part.alive()).count();
                 if stuck == 0 {
-                    sd_notify::tell(sd_notify::State::Alive);
+                    sd_notify::tell(sd_notify::ServiceState::Alive);
                 }
             }
         }
     };
-    sd_notify::tell(sd_notify::State::Stopping);
+    sd_notify::tell(sd_notify::ServiceState::Stopping);
     log::info!("stopping");
     stop(parts);
     log::logger().flush();
@@ -138,7 +138,7 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
 /// Reads the settings again. A mistake in them changes nothing. `false`: they could not be read
 /// because of a shortage that may pass, which is logged if `first`.
 fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> bool {
-    sd_notify::tell(sd_notify::State::Reloading);
+    sd_notify::tell(sd_notify::ServiceState::Reloading);
     let settings = read();
     let readable = match &settings {
         Ok(_) => {
@@ -164,7 +164,7 @@ fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> b
             .iter_mut()
             .for_each(|part| part.reload(settings.as_ref().ok()));
     }
-    sd_notify::tell(sd_notify::State::Ready);
+    sd_notify::tell(sd_notify::ServiceState::Ready);
     readable
 }
 

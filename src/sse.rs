@@ -4,7 +4,7 @@
 
 /// One event of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Event {
+pub struct SseEvent {
     /// The last id that the stream has named, if any.
     pub id: Option<String>,
     pub kind: Option<String>,
@@ -13,7 +13,7 @@ pub struct Event {
 
 /// Collects the fields of one event.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub struct SseParser {
     id: Option<String>,
     kind: Option<String>,
     data: Option<String>,
@@ -22,13 +22,13 @@ pub struct Parser {
 /// Bytes of one event, at most: lines beyond it are dropped, since a hostile hub could send without end.
 pub const MAX_EVENT: usize = 1024 * 1024;
 
-impl Parser {
+impl SseParser {
     /// Takes one line without its line end; an empty line completes an event.
-    pub fn line(&mut self, line: &str) -> Option<Event> {
+    pub fn line(&mut self, line: &str) -> Option<SseEvent> {
         let line = line.strip_suffix('\r').unwrap_or(line);
         if line.is_empty() {
             let kind = self.kind.take();
-            return self.data.take().map(|data| Event {
+            return self.data.take().map(|data| SseEvent {
                 id: self.id.clone(),
                 kind,
                 data,
@@ -59,8 +59,8 @@ mod tests {
     use super::*;
 
     fn check(lines: &str, wants: &[(Option<&str>, &str)]) {
-        let mut parser = Parser::default();
-        let got: Vec<Event> = lines.split('\n').filter_map(|l| parser.line(l)).collect();
+        let mut parser = SseParser::default();
+        let got: Vec<SseEvent> = lines.split('\n').filter_map(|l| parser.line(l)).collect();
         let got: Vec<(Option<&str>, &str)> = got
             .iter()
             .map(|e| (e.id.as_deref(), e.data.as_str()))
@@ -82,7 +82,10 @@ mod tests {
 
     #[test]
     fn an_event_without_end_stays_within_its_limit() {
-        let (mut parser, line) = (Parser::default(), format!("data: {}", "x".repeat(100_000)));
+        let (mut parser, line) = (
+            SseParser::default(),
+            format!("data: {}", "x".repeat(100_000)),
+        );
         for _ in 0..100 {
             assert_eq!(parser.line(&line), None);
         }

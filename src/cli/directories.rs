@@ -12,7 +12,7 @@ use super::output::Output;
 use super::watches::real;
 use crate::clock;
 use crate::config::Settings;
-use crate::files::status::{Condition, Examples, Files, NamedPath, Status};
+use crate::files::status::{DirectoryCondition, DirectoryStatus, Examples, NamedPath, StatusFiles};
 use crate::files::tree::marker;
 use crate::logger::one_line;
 
@@ -30,7 +30,7 @@ pub struct Row {
     process: Option<String>,
     /// That process has ended without stopping its work.
     died: bool,
-    condition: Condition,
+    condition: DirectoryCondition,
     server: Option<String>,
     remote: String,
     mode: String,
@@ -60,10 +60,10 @@ pub struct Row {
 
 /// All directories of the settings, and those that a process keeps or has kept in sync without them.
 pub fn rows(settings: &Settings) -> Vec<Row> {
-    let mut known: BTreeMap<PathBuf, Vec<Status>> = BTreeMap::new();
-    for status in Files::all(&settings.base_dir)
+    let mut known: BTreeMap<PathBuf, Vec<DirectoryStatus>> = BTreeMap::new();
+    for status in StatusFiles::all(&settings.base_dir)
         .iter()
-        .filter_map(Files::read)
+        .filter_map(StatusFiles::read)
     {
         known
             .entry(PathBuf::from(&status.dir))
@@ -71,7 +71,7 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
             .push(status);
     }
     // of several, with other servers or directories there, the latest counts
-    let latest = |all: Vec<Status>| all.into_iter().max_by(|a, b| a.at.cmp(&b.at));
+    let latest = |all: Vec<DirectoryStatus>| all.into_iter().max_by(|a, b| a.at.cmp(&b.at));
     let mut rows = Vec::new();
     for watch in &settings.watches {
         let dir = real(&watch.path);
@@ -82,10 +82,10 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
             .into_iter()
             .filter(|s| s.remote == watch.remote)
             .collect();
-        let new = || Status {
+        let new = || DirectoryStatus {
             remote: watch.remote.clone(),
             mode: watch.mode.name().into(),
-            ..Status::default()
+            ..DirectoryStatus::default()
         };
         let status = latest(same).unwrap_or_else(new);
         rows.push(row(&dir, true, marker::holder(&dir), status));
@@ -100,9 +100,9 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
     rows
 }
 
-fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> Row {
+fn row(dir: &Path, configured: bool, process: Option<String>, mut s: DirectoryStatus) -> Row {
     if !dir.is_dir() {
-        s.condition = Condition::Failed;
+        s.condition = DirectoryCondition::Failed;
         s.problems = vec![
             "there is no such directory: mount or make it, or take it out of config.toml".into(),
         ];
@@ -114,7 +114,7 @@ fn row(dir: &Path, configured: bool, process: Option<String>, mut s: Status) -> 
             "the process that synced it has died: see its log, and start it again".into(),
         );
     }
-    let healthy = s.condition == Condition::InSync
+    let healthy = s.condition == DirectoryCondition::InSync
         && s.held_deletes == 0
         && s.unsyncable_count == 0
         && s.unwatched == 0
@@ -160,7 +160,7 @@ impl Row {
     }
 
     pub fn is_in_sync(&self) -> bool {
-        self.condition == Condition::InSync && !self.died
+        self.condition == DirectoryCondition::InSync && !self.died
     }
 
     fn condition(&self) -> String {
@@ -174,13 +174,13 @@ impl Row {
             .and_then(clock::since)
             .map_or(String::new(), |age| format!(", {} ago", clock::age(age)));
         let words = match self.condition {
-            Condition::Starting if self.seen_at.is_none() => "never synced".to_string(),
-            Condition::Starting => "being scanned".into(),
-            Condition::InSync => "in sync".into(),
-            Condition::Syncing => "syncing".into(),
-            Condition::Stuck => "not in sync".into(),
-            Condition::Held => "held: mesync changes nothing there".into(),
-            Condition::Failed => "cannot be opened".into(),
+            DirectoryCondition::Starting if self.seen_at.is_none() => "never synced".to_string(),
+            DirectoryCondition::Starting => "being scanned".into(),
+            DirectoryCondition::InSync => "in sync".into(),
+            DirectoryCondition::Syncing => "syncing".into(),
+            DirectoryCondition::Stuck => "not in sync".into(),
+            DirectoryCondition::Held => "held: mesync changes nothing there".into(),
+            DirectoryCondition::Failed => "cannot be opened".into(),
         };
         match (&self.process, time(&self.seen_at)) {
             (Some(process), _) => {
@@ -189,7 +189,12 @@ impl Row {
                 format!("{words}{since}, process {process}")
             }
             // a process that retries to open it does not hold it between attempts
-            (None, Some(at)) if matches!(self.condition, Condition::Held | Condition::Failed) => {
+            (None, Some(at))
+                if matches!(
+                    self.condition,
+                    DirectoryCondition::Held | DirectoryCondition::Failed
+                ) =>
+            {
                 format!("{words} (seen {at}{age})")
             }
             (None, Some(at)) => format!("not running; last seen {words}, {at}{age}"),

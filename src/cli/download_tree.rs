@@ -53,7 +53,7 @@ pub fn download(context: &mut Context, invocation: &Invocation, hub: &HubClient)
     // a link is made last, so that nothing is written through it
     records.sort_by_key(|record| (record.kind == files::Kind::Symlink, record.full_name()));
     let progress = Progress::new(invocation.has("quiet"));
-    let watch = |step: crate::transfer::Step<'_>| progress.step(step);
+    let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
     let transfer = Transfer::new(hub, &watch)?;
     let (mut errors, mut got, mut unchanged) = (Vec::new(), 0, 0);
     for record in records {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::output::{Output, left, right};
 use super::parse::Invocation;
 use super::{Context, Done, fail, local_path, note};
-use crate::client::{Called, Change, Condition, HubClient, Outcome, Query};
+use crate::client::{Called, Change, Condition, HubClient, Query, UploadOutcome};
 use crate::config::{Settings, limits};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -480,7 +480,7 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let out = &mut context.out;
     match (out.json, stored.outcome) {
         (true, _) => out.object(&record),
-        (false, Outcome::Unchanged) => out.line(&format!("{name} is unchanged")),
+        (false, UploadOutcome::Unchanged) => out.line(&format!("{name} is unchanged")),
         (false, _) => out.line(&format!(
             "{name} is restored, {} from {}",
             out.size(record.size),

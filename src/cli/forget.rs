@@ -8,7 +8,7 @@ use super::parse::Invocation;
 use super::watches::real;
 use super::{Context, Done};
 use crate::error::{Error, Kind, Result};
-use crate::files::status::Files;
+use crate::files::status::StatusFiles;
 use crate::files::tree::marker;
 use crate::logger::one_line;
 
@@ -38,7 +38,7 @@ pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         )
         .hint(format!("remove its [[watch]] from {}", file.display())));
     }
-    let known: Vec<Files> = Files::all(&context.settings.base_dir)
+    let known: Vec<StatusFiles> = StatusFiles::all(&context.settings.base_dir)
         .into_iter()
         .filter(|f| f.read().is_some_and(|s| Path::new(&s.dir) == dir))
         .collect();

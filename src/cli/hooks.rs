@@ -13,7 +13,7 @@ use super::output::{left, right};
 use super::parse::Invocation;
 use super::{Context, Done, counted, fail, note};
 use crate::error::{Error, Kind, Result};
-use crate::messages::hooks::{self, Programs, Record};
+use crate::messages::hooks::{self, HookRecord, Programs};
 use crate::messages::{parse_file_name, spool};
 use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk, logger};
@@ -40,7 +40,7 @@ struct ListedHook {
     at: SystemTime,
 }
 
-fn look_at(context: &Context, record: &Record, programs: &mut Programs) -> ListedHook {
+fn look_at(context: &Context, record: &HookRecord, programs: &mut Programs) -> ListedHook {
     let base = &context.settings.base_dir;
     let text = disk::read_at_most(&record.path(base), MAX_MESSAGE).unwrap_or_default();
     let message = if hooks::own::is_own(record) {
@@ -160,13 +160,13 @@ pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<Done> {
 }
 
 /// The failed hooks that a person means: all of them without an id.
-fn failed(context: &Context, ids: &[OsString], errors: &mut Vec<Error>) -> Result<Vec<Record>> {
+fn failed(context: &Context, ids: &[OsString], errors: &mut Vec<Error>) -> Result<Vec<HookRecord>> {
     let mut failed = hooks::list(&context.settings.base_dir)?;
-    failed.retain(Record::is_failed);
+    failed.retain(HookRecord::is_failed);
     if ids.is_empty() {
         return Ok(failed);
     }
-    let mut meant: Vec<Record> = Vec::new();
+    let mut meant: Vec<HookRecord> = Vec::new();
     for id in ids {
         match one(&failed, id) {
             Ok(record) if meant.contains(record) => {}
@@ -177,9 +177,9 @@ fn failed(context: &Context, ids: &[OsString], errors: &mut Vec<Error>) -> Resul
     Ok(meant)
 }
 
-fn one<'a>(failed: &'a [Record], what: &OsStr) -> Result<&'a Record> {
+fn one<'a>(failed: &'a [HookRecord], what: &OsStr) -> Result<&'a HookRecord> {
     let typed = what.to_str().unwrap_or_default();
-    let is_meant = |r: &&Record| {
+    let is_meant = |r: &&HookRecord| {
         r.message == typed || r.file_name() == typed || spool::matches_id(r.id(), typed)
     };
     let shown = disk::show(what);

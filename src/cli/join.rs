@@ -10,7 +10,7 @@ use super::{Context, Done};
 use crate::config::{self, Settings};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
-use crate::joining::{self, Request, Step};
+use crate::joining::{self, JoinRequest, JoinStep};
 use crate::logger;
 use crate::wire::{self, files::Hash, join::ASK_INTERVAL};
 
@@ -62,7 +62,7 @@ pub fn join(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         return Ok(told(context, &settings, "has joined already"));
     }
     let must_be = target.invitation.as_ref().map(|i| i.fingerprint);
-    let mut request = Request::open(&settings, must_be)?;
+    let mut request = JoinRequest::open(&settings, must_be)?;
     request.replace = invocation.has("replace");
     request.invitation = target.invitation.map(|i| i.secret);
     request.watch = watch;
@@ -133,13 +133,13 @@ fn parse(text: &str) -> std::result::Result<Target, String> {
 }
 
 /// Asks in the foreground until it is accepted.
-fn wait(settings: &Settings, request: &mut Request) -> Result<()> {
+fn wait(settings: &Settings, request: &mut JoinRequest) -> Result<()> {
     let mut shown = None;
     loop {
         let mut pause = Duration::from_secs(ASK_INTERVAL);
         match request.step() {
-            Ok(Step::Accepted) => return Ok(()),
-            Ok(Step::Waits { code }) => {
+            Ok(JoinStep::Accepted) => return Ok(()),
+            Ok(JoinStep::Waits { code }) => {
                 if shown.as_ref() != Some(&code) {
                     let words = joining::words(settings, request.name(), &code, request.replace);
                     logger::note(&words);
@@ -163,7 +163,7 @@ pub fn ask_if_refused(settings: &Settings) -> Result<bool> {
     if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
         return Ok(false);
     }
-    wait(settings, &mut Request::open(settings, None)?)?;
+    wait(settings, &mut JoinRequest::open(settings, None)?)?;
     Ok(true)
 }
 
@@ -172,10 +172,10 @@ pub fn ask_once_if_refused(settings: &Settings) -> Result<bool> {
     if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
         return Ok(false);
     }
-    let mut request = Request::open(settings, None)?;
+    let mut request = JoinRequest::open(settings, None)?;
     match request.step()? {
-        Step::Accepted => Ok(true),
-        Step::Waits { code } => Err(Error::new(
+        JoinStep::Accepted => Ok(true),
+        JoinStep::Waits { code } => Err(Error::new(
             Kind::Busy,
             joining::words(settings, request.name(), &code, false),
         )),

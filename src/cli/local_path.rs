@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::watches::real;
 use crate::config::Settings;
-use crate::files::status::Files;
+use crate::files::status::StatusFiles;
 
 /// A directory that is synced with a directory on the hub ("": all of the hub).
 struct Synced {
@@ -25,7 +25,7 @@ pub fn on_hub(settings: &Settings, server: &str, what: &str) -> Option<String> {
         dir: real(&watch.path),
         remote: watch.remote.clone(),
     });
-    let known = Files::all(&settings.base_dir)
+    let known = StatusFiles::all(&settings.base_dir)
         .into_iter()
         .filter_map(|files| files.read())
         .filter(|status| status.server == server)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::output::size;
 use crate::clock;
-use crate::transfer::Step;
+use crate::transfer::TransferStep;
 
 /// Between two pictures of the line.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
@@ -102,19 +102,19 @@ impl Progress {
     }
 
     /// Takes note of a step, and draws the line anew if it is time to.
-    pub fn step(&self, step: Step<'_>) {
+    pub fn step(&self, step: TransferStep<'_>) {
         let now = clock::monotonic();
         let add = |to: &Cell<u64>, bytes: u64| to.set(to.get().saturating_add(bytes));
         match step {
-            Step::Expect(bytes) => add(&self.total, bytes),
-            Step::Passed(bytes) => {
+            TransferStep::Expect(bytes) => add(&self.total, bytes),
+            TransferStep::Passed(bytes) => {
                 self.moving.set(self.moving.get().or(Some(now)));
                 add(&self.done, bytes);
                 add(&self.moved, bytes);
             }
-            Step::Spared(bytes) => add(&self.done, bytes),
-            Step::Lost(bytes) => self.done.set(self.done.get().saturating_sub(bytes)),
-            Step::Again(error) => {
+            TransferStep::Spared(bytes) => add(&self.done, bytes),
+            TransferStep::Lost(bytes) => self.done.set(self.done.get().saturating_sub(bytes)),
+            TransferStep::Again(error) => {
                 self.clear();
                 log::warn!("{}; retrying", error.what);
             }

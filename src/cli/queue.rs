@@ -14,7 +14,7 @@ use super::parse::Invocation;
 use super::{Context, Done, counted, fail, hooks, note};
 use crate::error::Result;
 use crate::messages::Queue;
-use crate::messages::spool::{self, Entry};
+use crate::messages::spool::{self, QueueEntry};
 use crate::wire::MAX_MESSAGE;
 use crate::{clock, disk, logger};
 
@@ -49,7 +49,7 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-fn table(queue: Queue, entries: &[Entry], out: &mut Output) {
+fn table(queue: Queue, entries: &[QueueEntry], out: &mut Output) {
     let other_side = if queue == Queue::Inbox { "FROM" } else { "TO" };
     let mut titles = vec![
         left("TIME"),
@@ -59,7 +59,7 @@ fn table(queue: Queue, entries: &[Entry], out: &mut Output) {
         right("SIZE"),
         left("ID"),
     ];
-    let row = |e: &Entry| {
+    let row = |e: &QueueEntry| {
         let (priority, kind, other) = match &e.message {
             Ok(m) if queue == Queue::Inbox => (
                 m.priority.name(),
@@ -130,7 +130,7 @@ struct ListedMessage<'a> {
 }
 
 impl<'a> ListedMessage<'a> {
-    fn of(e: &'a Entry) -> ListedMessage<'a> {
+    fn of(e: &'a QueueEntry) -> ListedMessage<'a> {
         let message = e.message.as_ref().ok();
         ListedMessage {
             queue: e.queue.name(),
@@ -177,7 +177,7 @@ pub fn show(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-fn show_one(entry: &Entry, out: &mut Output) {
+fn show_one(entry: &QueueEntry, out: &mut Output) {
     // what cannot be read has its reason in entry.message already
     let bytes = disk::read_at_most(&entry.path, MAX_MESSAGE).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);

@@ -15,14 +15,14 @@ use crate::client::HubClient;
 use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
-use crate::daemon::once::Progress;
+use crate::daemon::once::PassProgress;
 use crate::daemon::{Daemon, Halves, once, servers};
 use crate::error::{Error, Kind, Result};
 use crate::files::directory::Directory;
 use crate::files::engine::{Neighbours, Preview};
 use crate::files::plan::Action;
 use crate::files::stats::{Facts, NAMED};
-use crate::files::status::Files;
+use crate::files::status::StatusFiles;
 use crate::files::tree::marker;
 use crate::logger::one_line;
 use crate::service::{self, Signals};
@@ -89,7 +89,7 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     })
 }
 
-fn done(passed: &once::Passed) -> Done {
+fn done(passed: &once::PassResult) -> Done {
     passed.failure().map_or(Done::All, Done::NotAll)
 }
 
@@ -113,7 +113,7 @@ struct Passes<'a> {
     settings: &'a Settings,
     hub: &'a Arc<HubClient>,
     allow_deletes: bool,
-    show: &'a dyn Fn(Progress),
+    show: &'a dyn Fn(PassProgress),
 }
 
 impl Passes<'_> {
@@ -122,7 +122,7 @@ impl Passes<'_> {
     fn over(
         &self,
         watches: &[WatchSettings],
-        tell: &mut dyn FnMut(&WatchSettings, &once::Passed),
+        tell: &mut dyn FnMut(&WatchSettings, &once::PassResult),
     ) -> Result<Done> {
         let neighbours = Arc::<Neighbours>::default();
         // they stay open, so that they can be asked
@@ -163,7 +163,7 @@ impl Passes<'_> {
         &self,
         watch: &WatchSettings,
         neighbours: &Arc<Neighbours>,
-    ) -> Result<(Box<Directory>, once::Passed)> {
+    ) -> Result<(Box<Directory>, once::PassResult)> {
         let (directory, files) = once::open(
             self.settings,
             watch,
@@ -211,7 +211,7 @@ impl<'a> NamedReason<'a> {
     }
 }
 
-fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
+fn tell(context: &mut Context, passed: &once::PassResult, dir: &str) {
     let (facts, counts) = (&passed.facts, passed.facts.counts);
     if context.out.json {
         let skipped = [
@@ -243,7 +243,7 @@ fn tell(context: &mut Context, passed: &once::Passed, dir: &str) {
     }
 }
 
-fn tell_people(context: &mut Context, passed: &once::Passed, dir: &str) {
+fn tell_people(context: &mut Context, passed: &once::PassResult, dir: &str) {
     let (facts, counts, out) = (&passed.facts, passed.facts.counts, &mut context.out);
     let dir = one_line(dir);
     let mut did = Vec::new();
@@ -422,10 +422,10 @@ fn dry_run(
 }
 
 /// What is known of a directory; there may be several: one for each server that it was kept in sync with.
-fn known(settings: &Settings, dir: &str) -> Result<Vec<Files>> {
+fn known(settings: &Settings, dir: &str) -> Result<Vec<StatusFiles>> {
     let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {dir}"), &e))?;
     let path = real(&path).to_string_lossy().into_owned();
-    let all: Vec<Files> = Files::all(&settings.base_dir)
+    let all: Vec<StatusFiles> = StatusFiles::all(&settings.base_dir)
         .into_iter()
         .filter(|f| f.read().is_some_and(|s| s.dir == path))
         .collect();
@@ -493,7 +493,7 @@ struct Copy {
 pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let asked: Vec<PathBuf> = invocation.arguments.iter().map(PathBuf::from).collect();
     let dirs = if asked.is_empty() {
-        let known = Files::all(&context.settings.base_dir)
+        let known = StatusFiles::all(&context.settings.base_dir)
             .into_iter()
             .filter_map(|f| f.read())
             .map(|s| PathBuf::from(s.dir));

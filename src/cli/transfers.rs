@@ -14,12 +14,12 @@ use super::output::Output;
 use super::parse::Invocation;
 use super::progress::Progress;
 use super::{Context, Done, counted, fail};
-use crate::client::{Called, Outcome};
+use crate::client::{Called, UploadOutcome};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::transfer::upload::{Upload, Uploaded};
-use crate::transfer::walk::{Entry, Walk, WalkItem};
+use crate::transfer::walk::{Walk, WalkEntry, WalkItem};
 use crate::transfer::{Transfer, find};
 use crate::wire::files::{self, Name, Record};
 use crate::{disk, wire};
@@ -29,7 +29,7 @@ const MANY_FILES: usize = 16;
 
 /// What became of one file of an upload.
 #[derive(Serialize)]
-struct Sent<'a> {
+struct SentFile<'a> {
     /// As it was named, escaped where it is not UTF-8.
     file: &'a str,
     /// On the hub.
@@ -62,11 +62,11 @@ impl Report<'_> {
         match result {
             Ok(uploaded) => {
                 let outcome = match uploaded.outcome {
-                    Outcome::Created => "created",
-                    Outcome::Updated => "updated",
-                    Outcome::Unchanged => "unchanged",
+                    UploadOutcome::Created => "created",
+                    UploadOutcome::Updated => "updated",
+                    UploadOutcome::Unchanged => "unchanged",
                 };
-                *(if uploaded.outcome == Outcome::Unchanged {
+                *(if uploaded.outcome == UploadOutcome::Unchanged {
                     &mut self.unchanged
                 } else {
                     &mut self.sent
@@ -74,7 +74,7 @@ impl Report<'_> {
                 let Uploaded { id, rev, size, .. } = uploaded;
                 if self.out.json {
                     let size = Some(size);
-                    return self.out.object(&Sent {
+                    return self.out.object(&SentFile {
                         file: &file,
                         path: Some(&path),
                         id,
@@ -112,7 +112,7 @@ impl Report<'_> {
     fn failed(&mut self, file: &str, path: Option<&str>, error: Error) {
         if self.out.json {
             let error = Some(error.to_string());
-            self.out.object(&Sent {
+            self.out.object(&SentFile {
                 file,
                 path,
                 id: None,
@@ -133,7 +133,7 @@ impl Report<'_> {
         if self.out.json {
             let file = &plain(file.as_os_str());
             let error = Some(why.to_string());
-            self.out.object(&Sent {
+            self.out.object(&SentFile {
                 file,
                 path: None,
                 id: None,
@@ -185,7 +185,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
     let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
-    let watch = |step: crate::transfer::Step<'_>| progress.step(step);
+    let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
     let transfer = Transfer::new(&hub, &watch)?;
     let report = RefCell::new(Report {
         out: &mut context.out,
@@ -202,7 +202,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if many {
         upload.look_below(&dir)?;
     }
-    let mut done = |entry: &Entry, result: Called<Uploaded>| {
+    let mut done = |entry: &WalkEntry, result: Called<Uploaded>| {
         report.borrow_mut().done(&entry.local, &entry.name, result)
     };
     for argument in arguments {
@@ -283,7 +283,7 @@ fn is_remote(invocation: &Invocation, last: &OsStr) -> bool {
 /// The kind of an argument of `upload`.
 enum What {
     Stream(Name),
-    File(Entry),
+    File(WalkEntry),
     /// Under this name on the hub.
     Tree(String),
 }
@@ -321,7 +321,7 @@ fn one_argument(
     let last = last.transpose()?;
     if !meta.is_dir() {
         let name = named(last.unwrap_or_default())?;
-        return Ok(What::File(Entry {
+        return Ok(What::File(WalkEntry {
             local: path.to_path_buf(),
             name,
             kind: files::Kind::File,
@@ -355,7 +355,7 @@ struct Received<'a> {
 pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
-    let watch = |step: crate::transfer::Step<'_>| progress.step(step);
+    let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
     if invocation.has("recursive") {
         return download_tree::download(context, invocation, &hub);
     }

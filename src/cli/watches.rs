@@ -10,7 +10,7 @@ use crate::daemon::directories;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::overlap::{self, Mounts};
-use crate::files::status::Files;
+use crate::files::status::StatusFiles;
 
 /// The directory that the command line names, as the argument DIR or with `-w`.
 fn named(invocation: &Invocation) -> Result<Option<&OsStr>> {
@@ -98,9 +98,9 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
         return Err(overlapping(&watch.path, other));
     }
     mounts.check_above(&watch.path)?;
-    let was_synced = Files::all(&settings.base_dir)
+    let was_synced = StatusFiles::all(&settings.base_dir)
         .iter()
-        .filter_map(Files::read)
+        .filter_map(StatusFiles::read)
         .any(|s| Path::new(&s.dir) == watch.path);
     if !is_known && !was_synced {
         ask_for_a_word(settings, invocation, &watch.path)?;

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::wire::files::Hash;
 
 /// Called with the number of bytes each time some have been sent.
-pub type Passed<'a> = &'a dyn Fn(u64);
+pub type BytesPassed<'a> = &'a dyn Fn(u64);
 
 /// The content of a file, or a part of it.
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ pub enum Body<'a> {
     Pieces {
         content_type: String,
         pieces: Vec<Piece<'a>>,
-        passed: Passed<'a>,
+        passed: BytesPassed<'a>,
     },
 }
 
@@ -95,11 +95,11 @@ pub struct Reader<'a> {
     /// Bytes read of the first piece.
     done: u64,
     hash: Sha256,
-    passed: Passed<'a>,
+    passed: BytesPassed<'a>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(pieces: &'a [Piece<'a>], passed: Passed<'a>) -> Reader<'a> {
+    pub fn new(pieces: &'a [Piece<'a>], passed: BytesPassed<'a>) -> Reader<'a> {
         Reader {
             pieces,
             done: 0,

@@ -22,7 +22,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 pub struct FileEvents<'a> {
     hub: &'a HubClient,
     lines: BufReader<Box<dyn Read + Send>>,
-    parser: sse::Parser,
+    parser: sse::SseParser,
 }
 
 impl HubClient {
@@ -65,7 +65,7 @@ impl HubClient {
         Ok(FileEvents {
             hub: self,
             lines,
-            parser: sse::Parser::default(),
+            parser: sse::SseParser::default(),
         })
     }
 }
@@ -98,7 +98,7 @@ impl FileEvents<'_> {
     }
 }
 
-fn file_event(event: &sse::Event) -> Option<Event> {
+fn file_event(event: &sse::SseEvent) -> Option<Event> {
     let mut value: serde_json::Value = serde_json::from_str(&event.data).ok()?;
     if !value["type"].as_str()?.starts_with("file_") {
         return None;
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn events_of_files_are_told_from_others() {
         let read = |id: Option<&str>, data: &str| {
-            file_event(&sse::Event {
+            file_event(&sse::SseEvent {
                 id: id.map(str::to_string),
                 kind: None,
                 data: data.to_string(),

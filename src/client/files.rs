@@ -67,7 +67,7 @@ impl Change {
 
 /// The result of sending a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum UploadOutcome {
     Created,
     Updated,
     /// The hub had it already.
@@ -77,7 +77,7 @@ pub enum Outcome {
 /// The response to an upload, a commit or a restore.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    pub outcome: Outcome,
+    pub outcome: UploadOutcome,
     /// The current revision, if the server has revisions.
     pub rev: Option<u64>,
     /// Missing if nothing was changed: such a response has no body.
@@ -99,7 +99,7 @@ pub struct Query<'a> {
 
 /// One page of a listing.
 #[derive(Debug)]
-pub struct Page {
+pub struct ListingPage {
     pub records: Vec<Record>,
     /// The total number of rows, if the server reports it.
     pub total: Option<u64>,
@@ -108,7 +108,7 @@ pub struct Page {
 impl HubClient {
     /// `GET /api/files`: one page. `s3em` returns at most 200 rows, whatever the limit: an empty page is the
     /// end.
-    pub fn list(&self, query: &Query<'_>, limit: usize, offset: u64) -> Called<Page> {
+    pub fn list(&self, query: &Query<'_>, limit: usize, offset: u64) -> Called<ListingPage> {
         let mut path = format!("/api/files?limit={limit}&offset={offset}");
         let mut add = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -124,7 +124,7 @@ impl HubClient {
         };
         let answer = self.authorized(&self.agent, &call)?;
         let total = header(&answer, "x-total-count");
-        Ok(Page {
+        Ok(ListingPage {
             records: self.body(answer, call.most, &call.path)?,
             total,
         })
@@ -305,20 +305,20 @@ impl HubClient {
     pub(super) fn stored(&self, call: &Call) -> Called<Stored> {
         let answer = self.authorized(&self.agent, call)?;
         let outcome = match answer.status().as_u16() {
-            201 => Outcome::Created,
+            201 => UploadOutcome::Created,
             204 => {
                 let rev = etag(&answer).map(|at| at.rev);
                 if rev.is_none() && self.may_be_ours() {
                     return Err(self.foreign(204, &media_type(&answer), &call.path));
                 }
                 return Ok(Stored {
-                    outcome: Outcome::Unchanged,
+                    outcome: UploadOutcome::Unchanged,
                     rev,
                     record: None,
                     renamed_from: None,
                 });
             }
-            _ => Outcome::Updated,
+            _ => UploadOutcome::Updated,
         };
         let Made {
             record,

@@ -7,7 +7,7 @@ use super::{Body, Call, Called, HubClient, MAX_ANSWER_BYTES};
 use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer, Run};
 
 /// The result of a pull.
-pub enum Pulled {
+pub enum PullResult {
     Page(PullAnswer),
     /// The hub has another epoch than the cursor (it was restored, or is a new one): pull again
     /// without a cursor.
@@ -59,7 +59,7 @@ impl HubClient {
         run: Run,
         cursor: Option<Cursor>,
         limit: usize,
-    ) -> Called<Pulled> {
+    ) -> Called<PullResult> {
         let mut after = cursor.map_or(String::new(), |Cursor { epoch, seq, .. }| {
             format!("&epoch={epoch}&after={seq}")
         });
@@ -74,9 +74,9 @@ impl HubClient {
             ..Call::get(&path)
         };
         match self.json(&call) {
-            Ok(page) => Ok(Pulled::Page(page)),
+            Ok(page) => Ok(PullResult::Page(page)),
             Err(f) if f.status == 409 && cursor.is_some() && f.error.what.contains("epoch") => {
-                Ok(Pulled::OtherEpoch)
+                Ok(PullResult::OtherEpoch)
             }
             Err(f) => Err(f),
         }

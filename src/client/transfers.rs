@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::http::{self, Method};
 use uuid::Uuid;
 
-use super::body::{Body, Passed, Piece, Source};
+use super::body::{Body, BytesPassed, Piece, Source};
 use super::files::{Change, SYNC_PATIENCE, Stored, etag, knows, tag};
 use super::{Call, Called, HubClient, media_type};
 use crate::error::Error;
@@ -50,7 +50,7 @@ impl HubClient {
         metadata: &Metadata,
         content: Source<'_>,
         change: Change,
-        passed: Passed<'_>,
+        passed: BytesPassed<'_>,
     ) -> Called<Stored> {
         let boundary = format!("mesync-{}", Uuid::new_v4().simple());
         let shown = utf8_percent_encode(name, FILE_NAME);
@@ -84,7 +84,12 @@ impl HubClient {
     }
 
     /// `PUT /api/chunks/{sha256}`
-    pub fn put_chunk(&self, sha256: Hash, content: Source<'_>, passed: Passed<'_>) -> Called<()> {
+    pub fn put_chunk(
+        &self,
+        sha256: Hash,
+        content: Source<'_>,
+        passed: BytesPassed<'_>,
+    ) -> Called<()> {
         let body = Body::Pieces {
             content_type: "application/octet-stream".into(),
             pieces: vec![Piece::Content(content)],
@@ -104,7 +109,7 @@ impl HubClient {
         &self,
         files: &[(BatchItem, &[u8])],
         newest: Revision,
-        passed: Passed<'_>,
+        passed: BytesPassed<'_>,
     ) -> Called<Vec<BatchResult>> {
         let mut pieces = Vec::with_capacity(files.len() * 2);
         for (item, bytes) in files {

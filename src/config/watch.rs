@@ -52,7 +52,7 @@ impl Mode {
 }
 
 /// One row of the table.
-pub struct Setting {
+pub struct WatchSetting {
     pub key: &'static str,
     /// As text. Empty: no value.
     pub default: &'static str,
@@ -65,8 +65,8 @@ const fn row(
     default: &'static str,
     doc: &'static str,
     set: fn(&mut WatchSettings, &str) -> Parsed<()>,
-) -> Setting {
-    Setting {
+) -> WatchSetting {
+    WatchSetting {
         key,
         default,
         doc,
@@ -76,7 +76,7 @@ const fn row(
 
 /// All settings of a directory; only `ignore` may be given as a list.
 #[rustfmt::skip]
-pub static SETTINGS: &[Setting] = &[
+pub static SETTINGS: &[WatchSetting] = &[
     row("path", "", "the directory; must be set",
         |s, v| path(v).map(|v| (s.path, s.named) = (v.clone(), v))),
     row("remote", "", "the directory on the hub that it is synced with; all of the hub if not set",

@@ -25,12 +25,12 @@ use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::files::debounce::Hint;
-use crate::files::directory::{Directory, Opened, Place};
+use crate::files::directory::{Directory, OpenedDirectory, Place};
 use crate::files::engine::traits::Called;
 use crate::files::engine::{Direction, Neighbours};
 use crate::files::repointed;
 use crate::files::stats::News;
-use crate::files::status::{Condition, Files};
+use crate::files::status::{DirectoryCondition, StatusFiles};
 use crate::files::trash;
 use crate::files::tree::marker;
 use crate::files::wakeup::Wakeup;
@@ -93,7 +93,7 @@ impl Control {
         let _ = self.heard.try_send(());
     }
 
-    /// Called when a user has made a request, see [`Files`].
+    /// Called when a user has made a request, see [`StatusFiles`].
     pub fn asked(&self) {
         let _ = self.asked.try_send(());
         if let Some(wakeup) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -174,7 +174,7 @@ impl Supervisor {
             private: &self.private,
             neighbours: &self.neighbours,
         };
-        let files = Files::beside(place.state_file(&self.settings));
+        let files = StatusFiles::beside(place.state_file(&self.settings));
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         reporter.starts();
         let mut backoff = Backoff::new(MAX_REOPEN_PAUSE);
@@ -183,8 +183,8 @@ impl Supervisor {
                 .and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
             let began = clock::monotonic();
             let kept = match opened {
-                Ok(Opened::Ready(directory)) => self.keep(&directory, &mut reporter),
-                Ok(Opened::Held(why)) => Err(marker::held(&self.settings.path, &why)),
+                Ok(OpenedDirectory::Ready(directory)) => self.keep(&directory, &mut reporter),
+                Ok(OpenedDirectory::Held(why)) => Err(marker::held(&self.settings.path, &why)),
                 Err(e) => Err(e),
             };
             if began.elapsed() > MAX_REOPEN_PAUSE {
@@ -194,10 +194,10 @@ impl Supervisor {
                 continue;
             };
             let condition = match e.kind {
-                _ if marker::is_held(&e) => Condition::Held,
+                _ if marker::is_held(&e) => DirectoryCondition::Held,
                 // the kind of the server is not known yet
-                Kind::Unreachable => Condition::Stuck,
-                _ => Condition::Failed,
+                Kind::Unreachable => DirectoryCondition::Stuck,
+                _ => DirectoryCondition::Failed,
             };
             if reporter.trouble(condition, &e) {
                 log::warn!("{e}");
@@ -431,7 +431,7 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
 
 /// Forgets the last versions in sync, if a user has requested that; not of a directory that another
 /// process has open, which does so itself.
-pub fn adopt(files: &Files, base_dir: &Path, watch: &WatchSettings) -> Result<()> {
+pub fn adopt(files: &StatusFiles, base_dir: &Path, watch: &WatchSettings) -> Result<()> {
     if files.adoption() && marker::holder(&watch.path).is_none() {
         repointed::adopt(base_dir, watch);
         files.forget_state()?;

@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::clock;
 use crate::error::{Result, plain};
-use crate::messages::hooks::Record;
+use crate::messages::hooks::HookRecord;
 use crate::messages::hooks::run::{Ran, Setup};
 use crate::messages::hooks::schedule::Schedule;
 
@@ -17,7 +17,7 @@ const SCAN_PERIOD: Duration = Duration::from_secs(60);
 /// Thread `hook-N`: runs one hook after another, each with the settings of that time.
 pub fn run_hooks(
     setup: &dyn Fn() -> Setup,
-    work: &Receiver<Record>,
+    work: &Receiver<HookRecord>,
     ended: &Sender<(String, Ran)>,
     stopping: &dyn Fn() -> bool,
 ) -> Result<()> {
@@ -47,7 +47,7 @@ pub fn schedule_hooks(
     mut schedule: Schedule,
     woken: &Receiver<()>,
     stopped: &Receiver<()>,
-    jobs: Sender<Record>,
+    jobs: Sender<HookRecord>,
     ended: &Receiver<(String, Ran)>,
     until_idle: bool,
 ) -> Result<()> {

@@ -33,15 +33,15 @@ use crate::files::stats::News;
 use crate::messages::exchange::{Event, Exchange};
 use crate::messages::hooks::run::Setup;
 use crate::messages::hooks::schedule::Schedule;
-use crate::messages::hooks::{self as records, Record};
+use crate::messages::hooks::{self as records, HookRecord};
 use crate::messages::lock::Client;
 use crate::messages::{Queue, local_events, lock, spool};
 use crate::service::Part;
 use directories::{Control, Supervisor};
 use hooks::{run_hooks, schedule_hooks};
-use outbox::Watch;
-use requests::Requests;
-use stream::{Heard, Stream};
+use outbox::OutboxWatch;
+use requests::RequestWatch;
+use stream::{Heard, StreamListener};
 use threads::Threads;
 
 /// How long running work may take to end before new settings are applied.
@@ -314,7 +314,7 @@ impl Hooks {
             timeout,
         };
         let (ended, runs) = bounded(settings.hook_jobs);
-        let (jobs, work) = bounded::<Record>(settings.hook_jobs);
+        let (jobs, work) = bounded::<HookRecord>(settings.hook_jobs);
         for n in 1..=settings.hook_jobs {
             let (work, ended, shared) =
                 (work.clone(), ended.clone(), started.threads.shared.clone());
@@ -372,7 +372,7 @@ impl HubSession {
             );
             let asked = Box::new(move || each_control(&asked, Control::asked));
             self.threads
-                .spawn("requests", move || Requests { dir, wake, asked }.run())?;
+                .spawn("requests", move || RequestWatch { dir, wake, asked }.run())?;
         }
         let (both, listens) = (hooks.is_some(), !settings.watches.is_empty());
         let one = Arc::ptr_eq(&self.of_messages, &self.of_files);
@@ -396,7 +396,7 @@ impl HubSession {
             if !self.threads.has("inotify") {
                 let outbox = Queue::Outbox.dir(&settings.base_dir);
                 let records = records::records_dir(&settings.base_dir);
-                let watch = Watch {
+                let watch = OutboxWatch {
                     outbox,
                     records,
                     wake: self.wake.clone(),
@@ -408,7 +408,7 @@ impl HubSession {
             let host = Some(settings.host_id.clone());
             self.listen(
                 "sse",
-                Stream {
+                StreamListener {
                     hub: self.of_messages.clone(),
                     host,
                     files: listens && one,
@@ -419,7 +419,7 @@ impl HubSession {
         if listens && (!both || !one) {
             self.listen(
                 "sse-files",
-                Stream {
+                StreamListener {
                     hub: self.of_files.clone(),
                     host: None,
                     files: true,
@@ -430,7 +430,7 @@ impl HubSession {
         Ok(())
     }
 
-    fn listen(&mut self, name: &str, stream: Stream, controls: &Controls) -> Result<()> {
+    fn listen(&mut self, name: &str, stream: StreamListener, controls: &Controls) -> Result<()> {
         if self.threads.has(name) {
             return Ok(());
         }
@@ -599,7 +599,7 @@ fn exchange_once(settings: &Settings) -> Result<Option<Kind>> {
     let (wakeup, woken) = bounded(limits::POKE);
     let passed = Exchange::open(settings, hub, wakeup.clone())?.once();
     let (ended, runs) = bounded(settings.hook_jobs);
-    let (jobs, work) = bounded::<Record>(settings.hook_jobs);
+    let (jobs, work) = bounded::<HookRecord>(settings.hook_jobs);
     let setup = || Setup {
         base: settings.base_dir.clone(),
         timeout: settings.hook_timeout,

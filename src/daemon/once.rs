@@ -14,10 +14,10 @@ use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
 use crate::files::delete_guard::Limits;
-use crate::files::directory::{Directory, Opened, Place, Start};
+use crate::files::directory::{Directory, OpenedDirectory, Place, Start};
 use crate::files::engine::Neighbours;
 use crate::files::stats::Facts;
-use crate::files::status::Files;
+use crate::files::status::StatusFiles;
 use crate::files::trash;
 use crate::files::tree::marker;
 use crate::files::watch::WatchCounters;
@@ -33,7 +33,7 @@ const MAX_PASS_ATTEMPTS: u32 = 20;
 
 /// The progress of a pass.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Progress {
+pub struct PassProgress {
     pub done: u64,
     pub due: u64,
     /// Bytes that were transferred in both directions.
@@ -42,7 +42,7 @@ pub struct Progress {
 
 /// The result of a pass.
 #[derive(Debug)]
-pub struct Passed {
+pub struct PassResult {
     in_sync: bool,
     pub facts: Facts,
     /// Paths that are not in sync, including those that the guard holds.
@@ -55,9 +55,9 @@ pub struct Passed {
     pub trouble: Option<Error>,
 }
 
-impl Passed {
+impl PassResult {
     /// Merges the result with that of an earlier pass over the same directory.
-    pub fn after(mut self, first: &Passed) -> Passed {
+    pub fn after(mut self, first: &PassResult) -> PassResult {
         self.facts.counts.add(&first.facts.counts);
         self.sent += first.sent;
         self.received += first.received;
@@ -82,7 +82,7 @@ pub fn open(
     watch: &WatchSettings,
     (hub, neighbours): (&Arc<HubClient>, &Arc<Neighbours>),
     allow_deletes: bool,
-) -> Result<(Box<Directory>, Files)> {
+) -> Result<(Box<Directory>, StatusFiles)> {
     let private = private(settings);
     let place = Place {
         base_dir: &settings.base_dir,
@@ -90,14 +90,14 @@ pub fn open(
         private: &private,
         neighbours,
     };
-    let files = Files::beside(place.state_file(watch));
+    let files = StatusFiles::beside(place.state_file(watch));
     adopt(&files, &settings.base_dir, watch)?;
     match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
-        Opened::Ready(directory) => Ok((directory, files)),
-        Opened::Held(why) => {
+        OpenedDirectory::Ready(directory) => Ok((directory, files)),
+        OpenedDirectory::Held(why) => {
             let e = marker::held(&watch.path, &why);
             Reporter::new(files, watch, hub.url())
-                .trouble(crate::files::status::Condition::Held, &e);
+                .trouble(crate::files::status::DirectoryCondition::Held, &e);
             Err(e)
         }
     }
@@ -117,20 +117,25 @@ pub fn open_to_look(
         private: &private,
         neighbours: &Arc::default(),
     };
-    let start = if Files::beside(place.state_file(watch)).adoption() {
+    let start = if StatusFiles::beside(place.state_file(watch)).adoption() {
         Start::Afresh
     } else {
         Start::Known
     };
     match Directory::open_to_look(&place, watch, hub.clone(), start)? {
-        Opened::Ready(directory) => Ok(directory),
-        Opened::Held(why) => Err(marker::held(&watch.path, &why)),
+        OpenedDirectory::Ready(directory) => Ok(directory),
+        OpenedDirectory::Held(why) => Err(marker::held(&watch.path, &why)),
     }
 }
 
 /// Brings the directory into sync. Errors: the hub cannot be reached, or the directory was
 /// replaced.
-pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -> Result<Passed> {
+pub fn run(
+    d: &Directory,
+    files: StatusFiles,
+    server: &str,
+    show: &dyn Fn(PassProgress),
+) -> Result<PassResult> {
     let mut reporter = Reporter::new(files, &d.settings, server);
     reporter.approve(d);
     d.clear_left_over()?;
@@ -168,7 +173,7 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
         log::debug!("{}", Error::from(fault));
     }
     let facts = d.stats.facts();
-    let passed = Passed {
+    let passed = PassResult {
         in_sync: d.is_in_sync(&facts),
         facts,
         remaining: d.engine.due(),
@@ -181,9 +186,9 @@ pub fn run(d: &Directory, files: Files, server: &str, show: &dyn Fn(Progress)) -
     Ok(passed)
 }
 
-fn progress(d: &Directory) -> Progress {
+fn progress(d: &Directory) -> PassProgress {
     let bytes = d.traffic.sent.load(Relaxed) + d.traffic.received.load(Relaxed);
-    Progress {
+    PassProgress {
         done: d.stats.counts().all(),
         due: d.engine.active() as u64,
         bytes,
@@ -192,7 +197,7 @@ fn progress(d: &Directory) -> Progress {
 
 /// Works as long as there is progress; returns the error that ended it, of the hub or of storing
 /// its changes.
-fn until_done(d: &Directory, show: &dyn Fn(Progress)) -> Option<Error> {
+fn until_done(d: &Directory, show: &dyn Fn(PassProgress)) -> Option<Error> {
     let mut worked = None;
     while !d.wakeup.is_stopped() {
         until_quiet(d, show);
@@ -223,7 +228,7 @@ fn until_done(d: &Directory, show: &dyn Fn(Progress)) -> Option<Error> {
 
 /// Retries waiting paths several times: two halves of a rename that are taken at the same moment
 /// both wait for the other.
-fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
+fn try_what_waits(d: &Directory, show: &dyn Fn(PassProgress)) {
     let before = d.worked();
     for n in 0..MAX_PASS_ATTEMPTS {
         d.engine.wake(false);
@@ -239,7 +244,7 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(Progress)) {
     }
 }
 
-fn until_quiet(d: &Directory, show: &dyn Fn(Progress)) {
+fn until_quiet(d: &Directory, show: &dyn Fn(PassProgress)) {
     let mut next = clock::monotonic();
     let mut next_feed = next + FEED_IN_BURST;
     while !d.engine.is_quiet() && !d.is_paused() && d.wakeup.pause(QUIET_CHECK_INTERVAL) {

@@ -19,7 +19,7 @@ use crate::wait::{self, readable};
 const WATCH_PAUSE: Duration = Duration::from_secs(60);
 
 /// See the module documentation.
-pub struct Watch {
+pub struct OutboxWatch {
     pub outbox: PathBuf,
     pub records: PathBuf,
     pub wake: Arc<OwnedFd>,
@@ -33,7 +33,7 @@ enum WatchEnd {
     Lost,
 }
 
-impl Watch {
+impl OutboxWatch {
     pub fn run(&self) -> Result<()> {
         let mut said = false;
         loop {

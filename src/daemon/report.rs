@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::files::directory::Directory;
 use crate::files::engine::traits::{State, Token};
 use crate::files::stats::{LONG_WAIT, NAMED, News};
-use crate::files::status::{Condition, Examples, Files, NamedPath, Status};
+use crate::files::status::{DirectoryCondition, DirectoryStatus, Examples, NamedPath, StatusFiles};
 use crate::files::tree::scan::Example;
 use crate::files::watch::WatchCounters;
 use crate::logger::counted;
@@ -26,8 +26,8 @@ const FIRST_SYNC_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See the module documentation.
 pub struct Reporter {
-    files: Files,
-    last: Status,
+    files: StatusFiles,
+    last: DirectoryStatus,
     named: String,
     held: Vec<Token>,
     /// When the guard began to hold deletes; they may not be reported yet.
@@ -39,13 +39,13 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(files: Files, watch: &WatchSettings, server: &str) -> Reporter {
-        let last = Status {
+    pub fn new(files: StatusFiles, watch: &WatchSettings, server: &str) -> Reporter {
+        let last = DirectoryStatus {
             dir: watch.path.to_string_lossy().into_owned(),
             server: server.into(),
             remote: watch.remote.clone(),
             mode: watch.mode.name().into(),
-            ..Status::default()
+            ..DirectoryStatus::default()
         };
         Reporter {
             files,
@@ -72,7 +72,7 @@ impl Reporter {
         self.said = None;
     }
 
-    pub fn files(&self) -> &Files {
+    pub fn files(&self) -> &StatusFiles {
         &self.files
     }
 
@@ -176,19 +176,19 @@ impl Reporter {
             .collect();
         let stuck = !problems.is_empty() || facts.refused() > 0 || !waiting.is_empty();
         let condition = if in_sync {
-            Condition::InSync
+            DirectoryCondition::InSync
         } else if stuck {
-            Condition::Stuck
+            DirectoryCondition::Stuck
         } else if !facts.looked {
-            Condition::Starting
+            DirectoryCondition::Starting
         } else {
-            Condition::Syncing
+            DirectoryCondition::Syncing
         };
         let examples = |e: &Example| Examples {
             count: e.count,
             first: e.first.clone(),
         };
-        let status = Status {
+        let status = DirectoryStatus {
             named: Some(self.named.clone()),
             condition,
             problems,
@@ -213,7 +213,8 @@ impl Reporter {
         let soon = self
             .said
             .is_some_and(|at| at.elapsed() < STATUS_WRITE_INTERVAL)
-            && (condition, self.last.condition) == (Condition::Syncing, Condition::Syncing);
+            && (condition, self.last.condition)
+                == (DirectoryCondition::Syncing, DirectoryCondition::Syncing);
         if self.said.is_none() || status != self.last && !soon {
             self.put(status);
         }
@@ -221,9 +222,9 @@ impl Reporter {
     }
 
     /// Logs the progress of the first sync at intervals, and its end.
-    fn log_first_sync(&mut self, now: &Status) {
+    fn log_first_sync(&mut self, now: &DirectoryStatus) {
         match self.first_sync {
-            Some(_) if now.condition == Condition::InSync => {
+            Some(_) if now.condition == DirectoryCondition::InSync => {
                 self.first_sync = None;
                 log::info!("in sync files={} dir={}", now.files, now.dir);
             }
@@ -250,11 +251,11 @@ impl Reporter {
     }
 
     /// Records that the directory cannot be synced; returns whether that is new.
-    pub fn trouble(&mut self, condition: Condition, e: &Error) -> bool {
+    pub fn trouble(&mut self, condition: DirectoryCondition, e: &Error) -> bool {
         let problems = vec![e.to_string()];
         let new = (self.last.condition, &self.last.problems) != (condition, &problems);
         if new {
-            self.put(Status {
+            self.put(DirectoryStatus {
                 condition,
                 problems,
                 in_sync_since: None,
@@ -268,15 +269,15 @@ impl Reporter {
     /// Records that work on the directory ends for now: returns unreported events, and writes the
     /// last status.
     pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
-        self.put(Status {
+        self.put(DirectoryStatus {
             running: false,
             ..self.last.clone()
         });
         d.stats.news(true)
     }
 
-    fn put(&mut self, status: Status) {
-        self.last = Status {
+    fn put(&mut self, status: DirectoryStatus) {
+        self.last = DirectoryStatus {
             at: clock::rfc3339(clock::now()),
             ..status
         };
@@ -285,7 +286,7 @@ impl Reporter {
             .then(clock::monotonic);
     }
 
-    fn write(&self, what: impl FnOnce(&Files) -> crate::error::Result<()>) -> bool {
+    fn write(&self, what: impl FnOnce(&StatusFiles) -> crate::error::Result<()>) -> bool {
         what(&self.files)
             .inspect_err(|e| log::debug!("{e}"))
             .is_ok()

@@ -18,14 +18,14 @@ const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 const ENDINGS: [&[u8]; 2] = [b".approve", b".adopt"];
 
 /// See the module documentation.
-pub struct Requests {
+pub struct RequestWatch {
     /// The directory of the requests.
     pub dir: PathBuf,
     pub wake: Arc<OwnedFd>,
     pub asked: Box<dyn Fn() + Send>,
 }
 
-impl Requests {
+impl RequestWatch {
     pub fn run(&self) -> Result<()> {
         loop {
             match self.until_lost() {

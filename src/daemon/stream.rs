@@ -35,14 +35,14 @@ pub enum Heard {
 }
 
 /// The events to listen to.
-pub struct Stream {
+pub struct StreamListener {
     pub hub: Arc<HubClient>,
     /// Messages for this host.
     pub host: Option<String>,
     pub files: bool,
 }
 
-impl Stream {
+impl StreamListener {
     /// Listens until stopped, or until `tell` returns `false`.
     pub fn listen(&self, stopped: &Receiver<()>, tell: &dyn Fn(Heard) -> bool) -> Result<()> {
         let mut backoff = Backoff::new(STREAM_RETRY_PAUSE);
@@ -97,7 +97,7 @@ impl Stream {
 /// Reads a stream to its end; `false`: the receiver has ended.
 fn follow(stream: impl Read, tell: &dyn Fn(Heard) -> bool) -> bool {
     let mut lines = BufReader::with_capacity(4096, stream);
-    let mut parser = sse::Parser::default();
+    let mut parser = sse::SseParser::default();
     let mut line = Vec::new();
     loop {
         line.clear();

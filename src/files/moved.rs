@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::engine::traits::State;
 use super::state::DiskState;
-use super::status::Files;
+use super::status::StatusFiles;
 use crate::client::{Failure, HubClient};
 use crate::config::watch::WatchSettings;
 use crate::disk;
@@ -28,12 +28,12 @@ pub fn take_over(
         return Ok(());
     }
     let dir = settings.path.to_string_lossy();
-    let same = |files: &Files| {
+    let same = |files: &StatusFiles| {
         files
             .read()
             .is_some_and(|known| known.dir == dir && known.remote == settings.remote)
     };
-    for files in Files::all(base_dir)
+    for files in StatusFiles::all(base_dir)
         .into_iter()
         .filter(|files| files.state() != file && files.state().exists() && same(files))
     {

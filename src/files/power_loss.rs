@@ -81,7 +81,7 @@ fn is_empty_file(tree: &dyn Tree, path: &str) -> Called<bool> {
 #[cfg(test)]
 mod tests {
     use super::super::plan::{Entry, RemoteRow, Stamp};
-    use super::super::tree::{DiskTree, Opened};
+    use super::super::tree::{DiskTree, OpenedTree};
     use super::*;
     use crate::wire::files::Hash;
     use uuid::Uuid;
@@ -94,7 +94,7 @@ mod tests {
             DiskState::open(&dir.path().join("x.redb")).unwrap(),
         );
         std::fs::create_dir(&files).unwrap();
-        let Opened::Ready(tree) =
+        let OpenedTree::Ready(tree) =
             DiskTree::open(&files, None, Uuid::new_v4(), &["*.o".into()], &[]).unwrap()
         else {
             panic!()

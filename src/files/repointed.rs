@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use super::state::DiskState;
-use super::status::Files;
+use super::status::StatusFiles;
 use super::tree::{marker, root::Root};
 use crate::config::watch::WatchSettings;
 use crate::error::Result;
@@ -32,21 +32,26 @@ pub fn check(base_dir: &Path, settings: &WatchSettings) -> Result<Option<String>
 
 /// Records that the name belongs to this directory from now on.
 pub fn adopt(base_dir: &Path, settings: &WatchSettings) {
-    before(base_dir, settings).iter().for_each(Files::forget);
+    before(base_dir, settings)
+        .iter()
+        .for_each(StatusFiles::forget);
 }
 
 /// The states of other directories that had this name.
-fn before(base_dir: &Path, settings: &WatchSettings) -> Vec<Files> {
+fn before(base_dir: &Path, settings: &WatchSettings) -> Vec<StatusFiles> {
     let (named, dir) = (
         settings.named.to_string_lossy(),
         settings.path.to_string_lossy(),
     );
-    let same = |files: &Files| {
+    let same = |files: &StatusFiles| {
         let known = files
             .read()
             .filter(|known| known.dir != dir && known.remote == settings.remote);
         known.is_some_and(|known| known.named.unwrap_or(known.dir) == named)
             && files.state().exists()
     };
-    Files::all(base_dir).into_iter().filter(same).collect()
+    StatusFiles::all(base_dir)
+        .into_iter()
+        .filter(same)
+        .collect()
 }

@@ -19,7 +19,7 @@ const MAX_TOKENS_BYTES: usize = 128 * 1024 * 1024;
 /// The state of a directory, as a user sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Condition {
+pub enum DirectoryCondition {
     /// Nothing is known yet.
     #[default]
     Starting,
@@ -53,7 +53,7 @@ pub struct Examples {
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct DirectoryStatus {
     /// As text; bytes that are not UTF-8 are replaced.
     pub dir: String,
     /// The name by which it was opened; if it contains links, it may lead elsewhere later.
@@ -65,7 +65,7 @@ pub struct Status {
     /// A process works on it. A process that died leaves this set.
     #[serde(default)]
     pub running: bool,
-    pub condition: Condition,
+    pub condition: DirectoryCondition,
     /// One line for each problem, with its remedy.
     pub problems: Vec<String>,
     /// Files and links that were in sync.
@@ -98,17 +98,17 @@ pub struct Status {
 
 /// The status files of one directory.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub struct StatusFiles {
     state: PathBuf,
 }
 
-impl Files {
-    pub fn beside(state: PathBuf) -> Files {
-        Files { state }
+impl StatusFiles {
+    pub fn beside(state: PathBuf) -> StatusFiles {
+        StatusFiles { state }
     }
 
     /// The files of every directory that was ever synced below a base directory.
-    pub fn all(base_dir: &Path) -> Vec<Files> {
+    pub fn all(base_dir: &Path) -> Vec<StatusFiles> {
         let entries = std::fs::read_dir(super::state::dir(base_dir))
             .into_iter()
             .flatten()
@@ -119,7 +119,7 @@ impl Files {
             .collect();
         all.sort();
         all.into_iter()
-            .map(|path| Files {
+            .map(|path| StatusFiles {
                 state: path.with_extension("redb"),
             })
             .collect()
@@ -129,13 +129,13 @@ impl Files {
         &self.state
     }
 
-    pub fn read(&self) -> Option<Status> {
+    pub fn read(&self) -> Option<DirectoryStatus> {
         serde_json::from_slice(&disk::read_at_most(&self.file("json"), 1024 * 1024).ok()?).ok()
     }
 
     /// Writes in place if there is no room for another file, because the status must not become
     /// stale.
-    pub fn write(&self, status: &Status) -> Result<()> {
+    pub fn write(&self, status: &DirectoryStatus) -> Result<()> {
         let text = serde_json::to_vec(status).expect("plain data is JSON");
         self.put("json", &text)
             .or_else(|e| disk::overwrite(&self.file("json"), &text).map_err(|_| e))
@@ -155,7 +155,7 @@ impl Files {
         self.put("approve", &lines(tokens))
     }
 
-    /// The approved deletes, if there are any; the caller removes the file with [`Files::answered`]
+    /// The approved deletes, if there are any; the caller removes the file with [`StatusFiles::answered`]
     /// after recording them.
     pub fn approval(&self) -> Option<Vec<Token>> {
         self.file("approve")
@@ -236,7 +236,7 @@ mod tests {
             "files":1,"due":2,"held_deletes":0,"refused":3,"cannot":[{"path":"a","why":"b"}],
             "conflict_copies":0,"special":{"count":0},"names":{"count":0},"unknown":{"count":0},
             "watched":1,"unwatched":0,"in_step_since":"then","at":"now"}"#;
-        let read: Status = serde_json::from_str(old).unwrap();
+        let read: DirectoryStatus = serde_json::from_str(old).unwrap();
         let new = serde_json::to_value(&read).unwrap();
         assert_eq!(
             (&new["condition"], &new["pending"], &new["in_sync_since"]),
@@ -246,14 +246,14 @@ mod tests {
             (&new["unsyncable_count"], &new["unsyncable"][0]["path"]),
             (&3.into(), &"a".into())
         );
-        let working: Condition = serde_json::from_str("\"working\"").unwrap();
-        assert_eq!(working, Condition::Syncing);
+        let working: DirectoryCondition = serde_json::from_str("\"working\"").unwrap();
+        assert_eq!(working, DirectoryCondition::Syncing);
     }
 
     #[test]
     fn a_request_is_handled_once() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::beside(dir.path().join("state/watch/key.redb"));
+        let files = StatusFiles::beside(dir.path().join("state/watch/key.redb"));
         assert_eq!(
             (
                 files.read(),
@@ -275,14 +275,14 @@ mod tests {
         assert_eq!(files.approval(), None);
         files.ask_adoption().unwrap();
         assert!(files.adoption());
-        let status = Status {
+        let status = DirectoryStatus {
             dir: "/x".into(),
             pending: 7,
             ..Status::default()
         };
         files.write(&status).unwrap();
         assert_eq!(
-            (files.read(), Files::all(dir.path()).len()),
+            (files.read(), StatusFiles::all(dir.path()).len()),
             (Some(status), 1)
         );
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::{Request, Step, is_refused, may_ask, words};
+use super::{JoinRequest, JoinStep, is_refused, may_ask, words};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::service::Part;
@@ -16,14 +16,14 @@ use crate::wire::join::ASK_INTERVAL;
 /// Between two looks whether a hub that lets this machine in still does.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
-pub struct Asking {
+pub struct BackgroundRequest {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Asking {
+impl BackgroundRequest {
     /// `None`: this machine has a key, or cannot ask.
-    pub fn start(settings: &Settings) -> Result<Option<Asking>> {
+    pub fn start(settings: &Settings) -> Result<Option<BackgroundRequest>> {
         if !may_ask(settings) {
             return Ok(None);
         }
@@ -33,14 +33,14 @@ impl Asking {
             .name("join".into())
             .spawn(move || run(&settings, &stopped))
             .map_err(|e| Error::io("start the thread join", &e))?;
-        Ok(Some(Asking {
+        Ok(Some(BackgroundRequest {
             stop: Some(stop),
             thread: Some(thread),
         }))
     }
 }
 
-impl Part for Asking {
+impl Part for BackgroundRequest {
     fn alive(&self) -> bool {
         true
     }
@@ -83,16 +83,16 @@ fn run(settings: &Settings, stopped: &Receiver<()>) {
 
 /// Asks until it is accepted; `false`: the client ends.
 fn ask(settings: &Settings, over: &impl Fn(Duration) -> bool) -> Result<bool> {
-    let mut request = Request::open(settings, None)?;
+    let mut request = JoinRequest::open(settings, None)?;
     let mut shown = None;
     loop {
         let mut pause = Duration::from_secs(ASK_INTERVAL);
         match request.step() {
-            Ok(Step::Accepted) => {
+            Ok(JoinStep::Accepted) => {
                 log::info!("{} was let in by {}", request.name(), settings.server_url);
                 return Ok(true);
             }
-            Ok(Step::Waits { code }) => {
+            Ok(JoinStep::Waits { code }) => {
                 if shown.as_ref() != Some(&code) {
                     log::warn!("{}", words(settings, request.name(), &code, false));
                     shown = Some(code);

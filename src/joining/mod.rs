@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use crate::{credentials, disk};
 
-pub use request::{Request, Step};
+pub use request::{JoinRequest, JoinStep};
 
 /// In the base directory: the key that the hub has accepted.
 const KEY_FILE: &str = "hub.key";

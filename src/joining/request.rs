@@ -24,7 +24,7 @@ const MAX_FILE_BYTES: usize = 4096;
 const MAX_TURNS: usize = 4;
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Asked {
+struct AskedHub {
     url: String,
     name: String,
     key: String,
@@ -36,7 +36,7 @@ struct Asked {
 }
 
 /// A request of this machine.
-pub struct Request {
+pub struct JoinRequest {
     settings: Settings,
     /// What to ask for besides.
     pub replace: bool,
@@ -45,13 +45,13 @@ pub struct Request {
     pub watch: Option<PathBuf>,
     /// By which the hub must be known; `None`: by what it shows.
     must_be: Option<Hash>,
-    asked: Asked,
+    asked: AskedHub,
     hub: HubClient,
 }
 
 /// How a question ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum JoinStep {
     /// An administrator must accept it, and compare the code.
     Waits {
         code: String,
@@ -59,19 +59,19 @@ pub enum Step {
     Accepted,
 }
 
-impl Request {
+impl JoinRequest {
     /// That of an earlier process to the same hub under the same name, or a new one.
-    pub fn open(settings: &Settings, must_be: Option<Hash>) -> Result<Request> {
+    pub fn open(settings: &Settings, must_be: Option<Hash>) -> Result<JoinRequest> {
         if cfg!(not(feature = "tls")) {
             let words = "cannot join a hub: this program was built without TLS";
             return Err(Error::new(Kind::Settings, words));
         }
         let old = disk::read_at_most(&settings.base_dir.join(FILE), MAX_FILE_BYTES).ok();
-        let old: Option<Asked> = old.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let old: Option<AskedHub> = old.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let asked = old
             .filter(|old| old.url == settings.server_url && old.name == settings.host_id)
             .filter(|old| must_be.is_none() || old.fingerprint.is_none_or(|f| must_be == Some(f)))
-            .unwrap_or_else(|| Asked {
+            .unwrap_or_else(|| AskedHub {
                 url: settings.server_url.clone(),
                 name: settings.host_id.clone(),
                 key: random().to_string(),
@@ -80,7 +80,7 @@ impl Request {
                 fingerprint: must_be,
             });
         let hub = hub(settings, asked.fingerprint)?;
-        let request = Request {
+        let request = JoinRequest {
             settings: settings.clone(),
             replace: false,
             invitation: None,
@@ -105,7 +105,7 @@ impl Request {
     }
 
     /// Asks, or asks again. Accepted: the settings are written.
-    pub fn step(&mut self) -> crate::client::Called<Step> {
+    pub fn step(&mut self) -> crate::client::Called<JoinStep> {
         for _ in 0..MAX_TURNS {
             let ask = self.ask();
             let answer = match self.hub.ask_to_join(&ask) {
@@ -129,11 +129,11 @@ impl Request {
             match (answer, self.asked.hubs_number) {
                 (Answer::Accepted, _) => {
                     self.accepted(fingerprint)?;
-                    return Ok(Step::Accepted);
+                    return Ok(JoinStep::Accepted);
                 }
                 (Answer::Pending, Some(hubs_number)) => {
                     let code = code(&fingerprint, &ask, &self.asked.number, &hubs_number);
-                    return Ok(Step::Waits { code });
+                    return Ok(JoinStep::Waits { code });
                 }
                 // it has forgotten this request: a number that was revealed is not used again
                 (Answer::Begun { .. }, Some(_)) => self.begin(Some(fingerprint))?,

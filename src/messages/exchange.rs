@@ -18,7 +18,7 @@ use super::outbox::sent::SentCleaner;
 use super::outbox::{Batch, Outbox};
 use super::{lock, spool};
 use crate::backoff::Backoff;
-use crate::client::{Failure, HubClient, Pulled};
+use crate::client::{Failure, HubClient, PullResult};
 use crate::clock;
 use crate::config::{Settings, limits};
 use crate::disk;
@@ -347,7 +347,7 @@ impl Exchange {
             match self.judge("pull", pulled) {
                 // messages to be sent need not wait for it
                 None => self.pull = false,
-                Some(Pulled::OtherEpoch) => {
+                Some(PullResult::OtherEpoch) => {
                     log::warn!(
                         "hub was restored or replaced; fetching all messages that it has url={}",
                         self.hub.url()
@@ -355,7 +355,7 @@ impl Exchange {
                     self.inbox.forget_cursor();
                     more = true;
                 }
-                Some(Pulled::Page(page)) => {
+                Some(PullResult::Page(page)) => {
                     let said = std::mem::replace(&mut self.doubt, page.doubt);
                     if let Some(doubt) = page.doubt.filter(|doubt| said != Some(*doubt)) {
                         log::warn!("{}", doubt.words(&self.host));

@@ -39,7 +39,7 @@ pub struct Inbox {
 
 /// The result of receiving a page.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Received {
+pub struct ReceivedPage {
     /// New files in `inbox/`.
     pub messages: usize,
     /// Hooks that are to run.
@@ -49,7 +49,7 @@ pub struct Received {
 struct Fresh {
     logged: Logged,
     line: Cursor,
-    hook: Option<hooks::Record>,
+    hook: Option<hooks::HookRecord>,
 }
 
 /// A message that has a line in the log and is to get its name in `inbox/`.
@@ -187,7 +187,7 @@ impl Inbox {
     ///
     /// After an error no message is half accepted, or [`Inbox::settle`] completes it before the
     /// next page.
-    pub fn receive(&mut self, page: &PullAnswer, now: SystemTime) -> Result<Received> {
+    pub fn receive(&mut self, page: &PullAnswer, now: SystemTime) -> Result<ReceivedPage> {
         self.settle()?;
         let received = self.take(page, now);
         if self.unsettled
@@ -198,7 +198,7 @@ impl Inbox {
         received
     }
 
-    fn take(&mut self, page: &PullAnswer, now: SystemTime) -> Result<Received> {
+    fn take(&mut self, page: &PullAnswer, now: SystemTime) -> Result<ReceivedPage> {
         let mut fresh: Vec<Fresh> = Vec::new();
         let mut in_page = HashSet::new();
         let mut cursor = self.cursor;
@@ -232,7 +232,7 @@ impl Inbox {
             }
             cursor = Some(line);
         }
-        let received = Received {
+        let received = ReceivedPage {
             messages: fresh.len(),
             hooks: fresh.iter().filter(|f| f.hook.is_some()).count(),
         };

@@ -42,7 +42,7 @@ pub enum FileContent {
 
 /// What to do with a name in `outbox/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum OutboxStep {
     /// It has its lasting name: send it.
     Send,
     /// Give it its lasting name first.
@@ -54,22 +54,20 @@ pub enum Step {
 }
 
 /// Decides about one name of `outbox/`. `written`: its last write; `fresh`: an unused id.
-pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) -> Step {
+pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) -> OutboxStep {
     let named = found.name.and_then(parse_file_name);
     // a clock that was set back must not delay a message for years
     let age = found.age.unwrap_or(MAX_UNREADABLE_TIME);
     let left = |whole: Duration| whole.checked_sub(age).filter(|d| !d.is_zero());
     match &found.content {
-        FileContent::Unusable(why) => {
-            left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait)
-        }
-        FileContent::NotAMessage(NotAMessage::Syntax(why)) => {
-            left(MAX_UNREADABLE_TIME).map_or_else(|| Step::Refuse(why.clone()), Step::Wait)
-        }
+        FileContent::Unusable(why) => left(MAX_UNREADABLE_TIME)
+            .map_or_else(|| OutboxStep::Refuse(why.clone()), OutboxStep::Wait),
+        FileContent::NotAMessage(NotAMessage::Syntax(why)) => left(MAX_UNREADABLE_TIME)
+            .map_or_else(|| OutboxStep::Refuse(why.clone()), OutboxStep::Wait),
         _ if !found.arrived && named.is_none() && left(MIN_UNTOUCHED_TIME).is_some() => {
-            Step::Wait(left(MIN_UNTOUCHED_TIME).unwrap_or(MIN_UNTOUCHED_TIME))
+            OutboxStep::Wait(left(MIN_UNTOUCHED_TIME).unwrap_or(MIN_UNTOUCHED_TIME))
         }
-        FileContent::NotAMessage(NotAMessage::Content(why)) => Step::Refuse(why.clone()),
+        FileContent::NotAMessage(NotAMessage::Content(why)) => OutboxStep::Refuse(why.clone()),
         FileContent::Message(m) => {
             let id = m.id.or(named.map(|(_, id)| id)).unwrap_or(fresh);
             let said = m
@@ -91,9 +89,9 @@ pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) ->
             let at = if clock::is_plausible(at) { at } else { now };
             let name = file_name(at, id);
             if found.name == Some(&name) {
-                Step::Send
+                OutboxStep::Send
             } else {
-                Step::Rename(name)
+                OutboxStep::Rename(name)
             }
         }
     }
@@ -123,14 +121,14 @@ pub fn time_left(made: SystemTime, now: SystemTime, deadline: Duration) -> Durat
 
 /// The destination of a message after the hub's response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Destination {
     Sent,
     Refused(String),
     /// Stays in `outbox/`: no room for it at the moment.
     Later(String),
 }
 
-pub fn outcome(result: &PostResult) -> Outcome {
+pub fn outcome(result: &PostResult) -> Destination {
     let said = || {
         result
             .error
@@ -138,9 +136,9 @@ pub fn outcome(result: &PostResult) -> Outcome {
             .unwrap_or_else(|| "the hub gave no reason".into())
     };
     match result.status {
-        Status::Queued | Status::Duplicate => Outcome::Sent,
-        Status::Rejected if result.retry => Outcome::Later(said()),
-        Status::Rejected => Outcome::Refused(format!("the hub refused it: {}", said())),
+        Status::Queued | Status::Duplicate => Destination::Sent,
+        Status::Rejected if result.retry => Destination::Later(said()),
+        Status::Rejected => Destination::Refused(format!("the hub refused it: {}", said())),
     }
 }
 

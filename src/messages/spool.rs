@@ -29,7 +29,7 @@ const LEAST_ID: usize = 4;
 
 /// One file in a queue.
 #[derive(Debug)]
-pub struct Entry {
+pub struct QueueEntry {
     pub queue: Queue,
     pub name: OsString,
     pub path: PathBuf,
@@ -47,7 +47,7 @@ pub struct Entry {
     pub hook_failed: bool,
 }
 
-impl Entry {
+impl QueueEntry {
     /// Its id, or its file name: what [`find`] accepts.
     pub fn label(&self) -> String {
         self.id
@@ -177,7 +177,7 @@ impl Drop for Unnamed {
 
 /// The messages of a queue: the outbox in the order of sending, the others by name, and so by time. A missing directory
 /// counts as empty.
-pub fn list(base: &Path, queue: Queue) -> Result<Vec<Entry>> {
+pub fn list(base: &Path, queue: Queue) -> Result<Vec<QueueEntry>> {
     let mut entries = look_at(
         base,
         names(base, queue)?
@@ -221,7 +221,7 @@ fn all_names(dir: &Path) -> Result<Vec<OsString>> {
 }
 
 /// Reads one file. `None`: it has just been moved away.
-fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
+fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<QueueEntry>> {
     let path = queue.dir(base).join(&name);
     let meta = match std::fs::symlink_metadata(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -245,7 +245,7 @@ fn read(base: &Path, queue: Queue, name: OsString) -> Result<Option<Entry>> {
     });
     let named = name.to_str().and_then(parse_file_name);
     let created = || clock::parse_rfc3339(message.as_ref().ok()?.created_at.as_deref()?);
-    Ok(Some(Entry {
+    Ok(Some(QueueEntry {
         queue,
         size: meta.len(),
         id: message
@@ -294,7 +294,7 @@ fn read_reason(failed: &Path) -> Option<String> {
 
 /// Finds the message that a user means: by its id, by at least four characters of its beginning or end, or by its file
 /// name (also as [`disk::show`] prints it). Several entries are returned only if one message is in several queues.
-pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
+pub fn find(base: &Path, what: &OsStr) -> Result<Vec<QueueEntry>> {
     let mut all = Vec::new();
     for queue in Queue::ALL {
         all.extend(names(base, queue)?.into_iter().map(|name| (queue, name)));
@@ -323,7 +323,7 @@ pub fn find(base: &Path, what: &OsStr) -> Result<Vec<Entry>> {
         hits = look_at(base, others)?;
         hits.retain(|e| e.id.is_some_and(is_meant));
     }
-    let mut labels: Vec<String> = hits.iter().map(Entry::label).collect();
+    let mut labels: Vec<String> = hits.iter().map(QueueEntry::label).collect();
     labels.sort();
     labels.dedup();
     match labels.len() {
@@ -360,7 +360,7 @@ pub fn matches_id(id: Uuid, typed: &str) -> bool {
     typed.len() >= LEAST_ID && (id.starts_with(&typed) || id.ends_with(&typed))
 }
 
-fn look_at(base: &Path, files: Vec<(Queue, OsString)>) -> Result<Vec<Entry>> {
+fn look_at(base: &Path, files: Vec<(Queue, OsString)>) -> Result<Vec<QueueEntry>> {
     // sorted
     let failed_hooks = hooks::failed(base)?;
     let failed = |name: &OsStr| {
@@ -385,7 +385,7 @@ fn look_at(base: &Path, files: Vec<(Queue, OsString)>) -> Result<Vec<Entry>> {
 /// id and content remain. Refused, with the reason, if it is not a message.
 ///
 /// After a crash at any point it is in `failed/`, in `outbox/` or in both under one id, of which the hub accepts one.
-pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
+pub fn retry(base: &Path, entry: &QueueEntry, now: SystemTime) -> Result<PathBuf> {
     let shown = entry.label();
     if entry.queue != Queue::Failed {
         return Err(Error::new(
@@ -427,7 +427,7 @@ pub fn retry(base: &Path, entry: &Entry, now: SystemTime) -> Result<PathBuf> {
 
 /// Gives a message without an id one in its name, durably: a second attempt after a crash must send it under the same
 /// id.
-fn name_after_id(entry: &Entry, now: SystemTime) -> io::Result<(Uuid, PathBuf)> {
+fn name_after_id(entry: &QueueEntry, now: SystemTime) -> io::Result<(Uuid, PathBuf)> {
     let id = Ids::default().next(now);
     let path = entry.path.with_file_name(file_name(now, id));
     disk::rename_noreplace(&entry.path, &path)?;
@@ -543,7 +543,7 @@ mod tests {
     }
 
     fn seen(base: &Path, queue: Queue) -> Vec<String> {
-        let show = |e: &Entry| {
+        let show = |e: &QueueEntry| {
             format!(
                 "{} {:?} {:?}",
                 disk::show(&e.name),

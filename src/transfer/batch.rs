@@ -6,9 +6,9 @@ use std::collections::HashSet;
 
 use super::small::Small;
 use super::upload::{Done, GROUP_FILES, Upload, Uploaded};
-use super::{Step, Transfer};
+use super::{Transfer, TransferStep};
 use crate::chunking::Content;
-use crate::client::{Called, Failure, Outcome, Source, Told};
+use crate::client::{Called, Failure, Source, Told, UploadOutcome};
 use crate::error::{Error, Kind};
 use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
@@ -26,10 +26,10 @@ impl Upload<'_, '_> {
         let mut to_send = Vec::new();
         for small in group {
             let content = small.content();
-            (self.transfer().watch)(Step::Expect(content.size));
+            (self.transfer().watch)(TransferStep::Expect(content.size));
             match self.same(&content, &small.about()) {
                 Some(same) if small.kind == files::Kind::File => {
-                    (self.transfer().watch)(Step::Spared(content.size));
+                    (self.transfer().watch)(TransferStep::Spared(content.size));
                     done(&small.entry, Ok(same));
                 }
                 _ => to_send.push((small, content)),
@@ -109,9 +109,9 @@ fn is_worth_asking(small: &Small, content: &Content) -> bool {
 
 fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Uploaded> {
     let outcome = match result.status {
-        201 => Outcome::Created,
-        200 => Outcome::Updated,
-        204 => Outcome::Unchanged,
+        201 => UploadOutcome::Created,
+        200 => UploadOutcome::Updated,
+        204 => UploadOutcome::Unchanged,
         status => {
             let words = result
                 .error

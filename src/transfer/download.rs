@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::partial::{OldFile, Partial, damaged};
 use super::source_file::SourceFile;
-use super::{COPY_BUFFER_BYTES, Patience, Step, Transfer};
+use super::{COPY_BUFFER_BYTES, Patience, Transfer, TransferStep};
 use crate::chunking::{self, zero_chunk};
 use crate::client::{Called, Download};
 use crate::error::{Error, Kind};
@@ -74,7 +74,7 @@ impl Transfer<'_> {
 
     /// Writes the content to a consumer in order. An error of the consumer ends the download.
     pub fn download_to(&self, record: &Record, to: &mut dyn Write) -> Called<io::Result<()>> {
-        (self.watch)(Step::Expect(record.size));
+        (self.watch)(TransferStep::Expect(record.size));
         let (mut at, mut whole, mut written) = (0, Sha256::new(), Ok(()));
         let fetched = self.fetch(record, &mut at, record.size, &mut |bytes| {
             whole.update(bytes);
@@ -169,7 +169,7 @@ impl Transfer<'_> {
             if !bytes.is_empty() {
                 take(bytes)?;
                 *at += bytes.len() as u64;
-                (self.watch)(Step::Passed(bytes.len() as u64));
+                (self.watch)(TransferStep::Passed(bytes.len() as u64));
             }
         }
         // a response that was read to its end frees the connection for the next request; the bytes
@@ -254,7 +254,7 @@ impl Transfer<'_> {
 
     fn download_file(&self, record: &Record, to: &Path) -> Called<Refill> {
         let chunks = self.chunks_of(record)?;
-        (self.watch)(Step::Expect(record.size));
+        (self.watch)(TransferStep::Expect(record.size));
         let mut partial = Partial::open(record, to, chunks)?;
         let room = partial.check_room().map_err(Into::into);
         let old = || OldFile::of(SourceFile::open(to, false).ok()?);
@@ -265,7 +265,7 @@ impl Transfer<'_> {
             Ok(Refill::Done) => partial.conclude(record, to).map(|()| Refill::Done),
             // nothing of another revision can be reused, and a full disk needs the space
             Ok(Refill::Other) => {
-                (self.watch)(Step::Lost(0));
+                (self.watch)(TransferStep::Lost(0));
                 partial.remove();
                 Ok(Refill::Other)
             }
@@ -299,11 +299,11 @@ impl Transfer<'_> {
                 && partial.is_between_chunks()
                 && partial.copy(old)?
             {
-                (self.watch)(Step::Spared(partial.chunks[partial.next - 1].size));
+                (self.watch)(TransferStep::Spared(partial.chunks[partial.next - 1].size));
                 continue;
             }
             if partial.is_between_chunks() && partial.leave_hole()? {
-                (self.watch)(Step::Spared(zero_chunk().size));
+                (self.watch)(TransferStep::Spared(zero_chunk().size));
                 continue;
             }
             let end = partial.run_end(old.as_ref());

@@ -31,7 +31,7 @@ const ASKED_PAUSE: Duration = Duration::from_secs(60);
 
 /// The progress of a transfer, for its observer.
 #[derive(Debug)]
-pub enum Step<'a> {
+pub enum TransferStep<'a> {
     /// This many bytes are to be transferred, in addition to those announced before.
     Expect(u64),
     /// Bytes were transferred.
@@ -44,14 +44,14 @@ pub enum Step<'a> {
     Again(&'a Error),
 }
 
-pub type Watch<'a> = &'a dyn Fn(Step<'_>);
+pub type Observer<'a> = &'a dyn Fn(TransferStep<'_>);
 
 /// A hub, its features, and the observer.
 pub struct Transfer<'a> {
     hub: &'a HubClient,
     /// The server is a mesync hub: it has chunks, revisions, conditions and kinds.
     ours: bool,
-    watch: Watch<'a>,
+    watch: Observer<'a>,
     /// Consecutive failures after which it gives up.
     attempts: u32,
 }
@@ -59,7 +59,7 @@ pub struct Transfer<'a> {
 impl<'a> Transfer<'a> {
     /// Asks the server for its kind. An unreachable server fails at once: only transfers that have
     /// begun are retried.
-    pub fn new(hub: &'a HubClient, watch: Watch<'a>) -> Called<Transfer<'a>> {
+    pub fn new(hub: &'a HubClient, watch: Observer<'a>) -> Called<Transfer<'a>> {
         Ok(Transfer {
             hub,
             ours: hub.is_ours()?,
@@ -69,7 +69,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// For a caller that knows the kind of the server, and has its own way to retry.
-    pub fn once(hub: &'a HubClient, ours: bool, watch: Watch<'a>) -> Transfer<'a> {
+    pub fn once(hub: &'a HubClient, ours: bool, watch: Observer<'a>) -> Transfer<'a> {
         Transfer {
             hub,
             ours,
@@ -91,12 +91,12 @@ impl<'a> Transfer<'a> {
             let sent = Cell::new(0);
             let passed = |bytes| {
                 sent.set(sent.get() + bytes);
-                (self.watch)(Step::Passed(bytes));
+                (self.watch)(TransferStep::Passed(bytes));
             };
             match once(&passed) {
                 Ok(done) => return Ok(done),
                 Err(failure) => {
-                    (self.watch)(Step::Lost(sent.get()));
+                    (self.watch)(TransferStep::Lost(sent.get()));
                     patience.wait(failure, self.watch)?;
                 }
             }
@@ -121,12 +121,12 @@ impl Patience {
     }
 
     /// Pauses before the next attempt; returns the failure if there is none.
-    fn wait(&mut self, failure: Failure, watch: Watch<'_>) -> Called<()> {
+    fn wait(&mut self, failure: Failure, watch: Observer<'_>) -> Called<()> {
         self.failures += 1;
         if !failure.is_transient() || self.failures >= self.attempts {
             return Err(failure);
         }
-        watch(Step::Again(&failure.error));
+        watch(TransferStep::Again(&failure.error));
         let pause = self.backoff.next(uuid::Uuid::new_v4().as_u64_pair().0);
         std::thread::park_timeout(
             failure

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::source_file::SourceFile;
-use super::{COPY_BUFFER_BYTES, Step, Transfer};
+use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
 use crate::chunking::{self, zero_chunk};
 use crate::client::Called;
 use crate::error::{Error, Kind, Result};
@@ -189,7 +189,7 @@ impl Partial {
             if !alone && Hash(hash.clone().finalize().into()) != chunk.sha256 {
                 break;
             }
-            (transfer.watch)(Step::Spared(at - self.at));
+            (transfer.watch)(TransferStep::Spared(at - self.at));
             (self.at, self.whole) = (at, whole);
             if alone {
                 (self.begun, self.chunk) = (at, hash);

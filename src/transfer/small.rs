@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use uuid::Uuid;
 
 use super::source_file::{self, SourceFile};
-use super::walk::Entry;
+use super::walk::WalkEntry;
 use crate::chunking::{Content, Splitter};
 use crate::client::{Called, Condition};
 use crate::disk;
@@ -23,7 +23,7 @@ pub(super) struct About<'a> {
 
 /// A small entry that was read.
 pub struct Small {
-    pub entry: Entry,
+    pub entry: WalkEntry,
     pub bytes: Vec<u8>,
     pub mode: u32,
     pub mtime: String,
@@ -31,7 +31,7 @@ pub struct Small {
 }
 
 impl Small {
-    pub fn of_file(entry: &Entry, local: &SourceFile) -> Called<Small> {
+    pub fn of_file(entry: &WalkEntry, local: &SourceFile) -> Called<Small> {
         let mut bytes = Vec::with_capacity(local.size as usize);
         let read = std::io::Read::read_to_end(
             &mut std::io::Read::take(&local.file, local.size + 1),
@@ -52,7 +52,7 @@ impl Small {
     }
 
     /// A link, whose content is its target, or a directory, which has none.
-    pub fn of_special(entry: &Entry, kind: files::Kind) -> Result<Small> {
+    pub fn of_special(entry: &WalkEntry, kind: files::Kind) -> Result<Small> {
         let (mode, mtime) = special(entry)?;
         let bytes = match kind {
             files::Kind::Symlink => {
@@ -73,7 +73,7 @@ impl Small {
         })
     }
 
-    fn empty(entry: &Entry, kind: files::Kind) -> Small {
+    fn empty(entry: &WalkEntry, kind: files::Kind) -> Small {
         Small {
             entry: entry.clone(),
             bytes: Vec::new(),
@@ -123,7 +123,7 @@ impl Small {
 }
 
 /// Mode and time of an entry that is not a regular file.
-fn special(entry: &Entry) -> Result<(u32, String)> {
+fn special(entry: &WalkEntry) -> Result<(u32, String)> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::symlink_metadata(&entry.local);
     let meta = meta.map_err(|e| {

@@ -12,10 +12,10 @@ use uuid::Uuid;
 
 use super::small::{About, Small};
 use super::source_file::SourceFile;
-use super::walk::Entry;
-use super::{COPY_BUFFER_BYTES, Step, Transfer, find};
+use super::walk::WalkEntry;
+use super::{COPY_BUFFER_BYTES, Transfer, TransferStep, find};
 use crate::chunking::{Content, Splitter};
-use crate::client::{Called, Change, Condition, Outcome, Query, Source, Stored, Told};
+use crate::client::{Called, Change, Condition, Query, Source, Stored, Told, UploadOutcome};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::wire::files::{
@@ -67,7 +67,7 @@ impl From<&Record> for HubVersion {
 /// The result for a file: its id and revision, if the server reports them.
 #[derive(Debug, Clone)]
 pub struct Uploaded {
-    pub outcome: Outcome,
+    pub outcome: UploadOutcome,
     pub id: Option<Uuid>,
     pub rev: Option<u64>,
     pub size: u64,
@@ -81,7 +81,7 @@ pub struct Upload<'t, 'a> {
 }
 
 /// Called with each file once its result is known.
-pub type Done<'d> = &'d mut dyn FnMut(&Entry, Called<Uploaded>);
+pub type Done<'d> = &'d mut dyn FnMut(&WalkEntry, Called<Uploaded>);
 
 impl<'t, 'a> Upload<'t, 'a> {
     pub fn new(transfer: &'t Transfer<'a>) -> Upload<'t, 'a> {
@@ -120,7 +120,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Sends a file, or collects it to be sent with others.
-    pub fn add(&mut self, entry: Entry, done: Done<'_>) {
+    pub fn add(&mut self, entry: WalkEntry, done: Done<'_>) {
         match self.prepare(&entry) {
             Ok(Prepared::Small(small)) => {
                 self.small.push(small);
@@ -140,7 +140,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         self.send_group(group, done);
     }
 
-    fn prepare(&self, entry: &Entry) -> Called<Prepared> {
+    fn prepare(&self, entry: &WalkEntry) -> Called<Prepared> {
         let ours = self.transfer.ours;
         if !ours && entry.kind != files::Kind::File {
             let what = format!(
@@ -157,14 +157,14 @@ impl<'t, 'a> Upload<'t, 'a> {
         if ours && local.size <= BATCH_FILE {
             return Ok(Prepared::Small(Small::of_file(entry, &local)?));
         }
-        (self.transfer.watch)(Step::Expect(local.size));
+        (self.transfer.watch)(TransferStep::Expect(local.size));
         self.file(&local, &entry.name).map(Prepared::Done)
     }
 
     /// Uploads a file that is not small.
     fn file(&self, local: &SourceFile, name: &Name) -> Called<Uploaded> {
         let in_chunks = self.transfer.ours && local.size > SINGLE;
-        let mut sender = MissingChunks::new(self.transfer);
+        let mut sender = ChunkSender::new(self.transfer);
         let content = local.split(|chunk, at| {
             if in_chunks {
                 sender.add(chunk, at, local)
@@ -178,7 +178,11 @@ impl<'t, 'a> Upload<'t, 'a> {
             mtime: &local.mtime,
         };
         if let Some(same) = self.same(&content, &about) {
-            (self.transfer.watch)(Step::Spared(if in_chunks { 0 } else { content.size }));
+            (self.transfer.watch)(TransferStep::Spared(if in_chunks {
+                0
+            } else {
+                content.size
+            }));
             return Ok(same);
         }
         if !in_chunks {
@@ -226,7 +230,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                 {
                     Err(failure) if matches!(failure.told, Told::Missing(_)) => {}
                     other => {
-                        (self.transfer.watch)(Step::Spared(content.size));
+                        (self.transfer.watch)(TransferStep::Spared(content.size));
                         return other;
                     }
                 }
@@ -305,7 +309,7 @@ impl<'t, 'a> Upload<'t, 'a> {
             && same_time;
         let rev = Some(stands.rev.rev).filter(|rev| *rev > 0);
         (same && stands.kind == files::Kind::File).then_some(Uploaded {
-            outcome: Outcome::Unchanged,
+            outcome: UploadOutcome::Unchanged,
             id: Some(stands.id),
             rev,
             size: content.size,
@@ -322,7 +326,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         let (mut splitter, mut buffer) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES]);
         // the unsent bytes: all of a short file, otherwise at most one chunk
         let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * COPY_BUFFER_BYTES);
-        let mut sender = MissingChunks::new(self.transfer);
+        let mut sender = ChunkSender::new(self.transfer);
         let mut ended = Vec::new();
         loop {
             let n = from.read(&mut buffer).map_err(|e| Error {
@@ -332,7 +336,7 @@ impl<'t, 'a> Upload<'t, 'a> {
             if n == 0 {
                 break;
             }
-            (self.transfer.watch)(Step::Expect(n as u64));
+            (self.transfer.watch)(TransferStep::Expect(n as u64));
             pending.extend_from_slice(&buffer[..n]);
             let mut rest = &buffer[..n];
             while !rest.is_empty() {
@@ -377,7 +381,7 @@ impl<'t, 'a> Upload<'t, 'a> {
 impl Transfer<'_> {
     /// Sends the chunks of a long file that the hub does not have; returns the list of all, for a commit.
     pub fn send_chunks(&self, local: &SourceFile) -> Called<Content> {
-        let mut sender = MissingChunks::new(self);
+        let mut sender = ChunkSender::new(self);
         let content = local.split(|chunk, at| sender.add(chunk, at, local))?;
         sender.rest(&content, local)?;
         Ok(content)
@@ -417,7 +421,7 @@ impl About<'_> {
 }
 
 /// Sends the chunks of one file that the hub does not have.
-struct MissingChunks<'t, 'a> {
+struct ChunkSender<'t, 'a> {
     transfer: &'t Transfer<'a>,
     /// Chunks not queried yet, with their offsets.
     waiting: Vec<(Chunk, u64)>,
@@ -428,9 +432,9 @@ struct MissingChunks<'t, 'a> {
     rounds: u32,
 }
 
-impl<'t, 'a> MissingChunks<'t, 'a> {
-    fn new(transfer: &'t Transfer<'a>) -> MissingChunks<'t, 'a> {
-        MissingChunks {
+impl<'t, 'a> ChunkSender<'t, 'a> {
+    fn new(transfer: &'t Transfer<'a>) -> ChunkSender<'t, 'a> {
+        ChunkSender {
             transfer,
             waiting: Vec::new(),
             asked: 0,
@@ -477,7 +481,7 @@ impl<'t, 'a> MissingChunks<'t, 'a> {
                     .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed))?;
             } else {
                 self.there.insert(chunk.sha256);
-                (self.transfer.watch)(Step::Spared(chunk.size));
+                (self.transfer.watch)(TransferStep::Spared(chunk.size));
             }
             self.asked = self.asked.max(at + chunk.size);
         }
@@ -522,7 +526,7 @@ impl<'t, 'a> MissingChunks<'t, 'a> {
                     .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed));
             }
         }
-        (self.transfer.watch)(Step::Spared(chunk.size));
+        (self.transfer.watch)(TransferStep::Spared(chunk.size));
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::wire::files::{self, DIR_MODE, DIR_READABLE, Name};
 
 /// An entry that can be sent.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct WalkEntry {
     pub local: PathBuf,
     pub name: Name,
     pub kind: files::Kind,
@@ -27,7 +27,7 @@ pub struct Entry {
 /// A result of the walk.
 #[derive(Debug)]
 pub enum WalkItem {
-    Entry(Entry),
+    Entry(WalkEntry),
     /// A socket, FIFO or device, which is never sent.
     Special(PathBuf),
     /// An entry whose name cannot be sent, and why.
@@ -88,7 +88,7 @@ impl Walk {
             return Ok(Some(WalkItem::Special(path)));
         };
         Ok(Some(match Name::parse(&remote) {
-            Ok(name) => WalkItem::Entry(Entry {
+            Ok(name) => WalkItem::Entry(WalkEntry {
                 local: path,
                 name,
                 kind,

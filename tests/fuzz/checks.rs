@@ -18,7 +18,7 @@ use mesync::internals::hub::http::{Caller, Request};
 use mesync::internals::hub::messages::batch as hub_batch;
 use mesync::internals::hub::server::head::{self as guard, Head, MAX_HEAD, MAX_TARGET};
 use mesync::internals::hub::{protected, routes, token as hub_token};
-use mesync::internals::messages::hooks::Record;
+use mesync::internals::messages::hooks::HookRecord;
 use mesync::internals::messages::{self, plan};
 use mesync::internals::wire::files as wire_files;
 use mesync::internals::wire::{self, Message, NotAMessage, PullAnswer};
@@ -239,7 +239,7 @@ pub fn sse(bytes: &[u8]) {
     let Some((step, bytes)) = bytes.split_first() else {
         return;
     };
-    let (mut parser, mut data, mut id) = (events::Parser::default(), Vec::new(), None);
+    let (mut parser, mut data, mut id) = (events::SseParser::default(), Vec::new(), None);
     let mut found = Vec::new();
     for line in lines(bytes, bytes.len().max(1)) {
         let event = parser.line(&line);
@@ -283,7 +283,7 @@ pub fn sse(bytes: &[u8]) {
             found.push(event);
         }
     }
-    let mut parser = events::Parser::default();
+    let mut parser = events::SseParser::default();
     let split: Vec<_> = lines(bytes, usize::from(*step).max(1))
         .iter()
         .filter_map(|line| parser.line(line))
@@ -383,7 +383,7 @@ fn one_message(text: &[u8]) {
         arrived: true,
         content,
     };
-    let plan::Step::Rename(name) = plan::step(&found, written, now, fresh) else {
+    let plan::OutboxStep::Rename(name) = plan::step(&found, written, now, fresh) else {
         panic!("a new file is not renamed")
     };
     let (_, id) = messages::parse_file_name(&name).expect("a name that was just made");
@@ -785,7 +785,7 @@ pub fn names(bytes: &[u8]) {
         assert_eq!(messages::file_name(at, id), text);
         assert!(!messages::is_hidden(bytes) && clock::day(at) == text[..8]);
     }
-    if let Some(record) = Record::parse(text) {
+    if let Some(record) = HookRecord::parse(text) {
         assert_eq!(record.file_name(), text);
         assert!(
             messages::parse_file_name(&record.message).is_some_and(|(_, id)| id == record.id())

@@ -5,6 +5,7 @@
 
 mod circles;
 mod source;
+mod types;
 mod words;
 
 use std::collections::BTreeMap;
@@ -483,6 +484,7 @@ fn the_sources_keep_the_rules() {
             .iter()
             .flat_map(breaches)
             .chain(tree_breaches(&sources))
+            .chain(types::repeated(&sources))
             .chain(sources.iter().flat_map(words::in_literals))
             .chain(words::in_comments(&sources))
             .chain(walls(&sources))

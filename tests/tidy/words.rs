@@ -60,7 +60,10 @@ fn comment(line: &str) -> Option<&str> {
 /// More comments with such words than [`LEFT`] allows.
 pub fn in_comments(sources: &[Source]) -> Vec<Breach> {
     let mut by_directory = BTreeMap::<String, Vec<Breach>>::new();
-    for s in sources.iter() {
+    for s in sources
+        .iter()
+        .filter(|s| !s.path.starts_with("tests/tidy/"))
+    {
         let directory = s.path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
         for (i, line) in s.text.lines().enumerate() {
             let words = comment(line).map(found).unwrap_or_default();

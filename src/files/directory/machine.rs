@@ -11,9 +11,9 @@ use crate::files::engine::traits::{Ambient, Done};
 use crate::files::stats::Stats;
 
 /// One directory's.
-pub(super) struct Machine(pub Arc<Stats>, pub PathBuf, pub Instant);
+pub(super) struct EngineMachine(pub Arc<Stats>, pub PathBuf, pub Instant);
 
-impl Ambient for Machine {
+impl Ambient for EngineMachine {
     fn now(&self) -> SystemTime {
         clock::now()
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use machine::Machine;
+use machine::EngineMachine;
 
 use super::engine::traits::{Called, Env, Fault, Hub, Transfer};
 use super::engine::{Direction, Engine, Neighbours, Options, Outcome, Polled, Quiet, Report};
@@ -22,7 +22,7 @@ use super::overlap::{self, Mounts};
 use super::power_loss;
 use super::remote::Remote;
 use super::remote::link::Link;
-use super::remote::rows::Names;
+use super::remote::rows::RemoteNames;
 use super::remote::s3em::S3em;
 use super::remote::traffic::Traffic;
 use super::repointed;
@@ -111,7 +111,7 @@ impl Place<'_> {
 }
 
 /// The result of opening a directory.
-pub enum Opened {
+pub enum OpenedDirectory {
     Ready(Box<Directory>),
     /// It is not the directory that it was, with the reason.
     Held(String),
@@ -133,10 +133,10 @@ impl Directory {
         settings: &WatchSettings,
         hub: Arc<HubClient>,
         allow_deletes: bool,
-    ) -> Result<Opened> {
+    ) -> Result<OpenedDirectory> {
         let file = place.state_file(settings);
         if let Some(why) = repointed::check(place.base_dir, settings)? {
-            return Ok(Opened::Held(why));
+            return Ok(OpenedDirectory::Held(why));
         }
         moved::take_over(place.base_dir, &file, settings, &hub)?;
         let state = Arc::new(DiskState::open_or_renew(&file)?);
@@ -150,12 +150,12 @@ impl Directory {
             place.private,
         )?;
         let tree: Arc<DiskTree> = match opened {
-            tree::Opened::Held(why) => return Ok(Opened::Held(why)),
-            tree::Opened::Ready(tree) => Arc::from(tree),
+            tree::OpenedTree::Held(why) => return Ok(OpenedDirectory::Held(why)),
+            tree::OpenedTree::Ready(tree) => Arc::from(tree),
         };
         tree.root().is_named(&settings.named);
         if let Some(why) = tree.root().repointed() {
-            return Ok(Opened::Held(why));
+            return Ok(OpenedDirectory::Held(why));
         }
         if let (None, Some(id)) = (known, tree.id()) {
             state.set_note("marker", &id.to_string())?;
@@ -164,7 +164,7 @@ impl Directory {
         directory
             .engine
             .join(place.neighbours, &settings.path.to_string_lossy());
-        Ok(Opened::Ready(directory))
+        Ok(OpenedDirectory::Ready(directory))
     }
 
     /// Opens a directory and a copy of its state for a dry run. It leaves no trace, and another process may sync
@@ -174,7 +174,7 @@ impl Directory {
         settings: &WatchSettings,
         hub: Arc<HubClient>,
         start: Start,
-    ) -> Result<Opened> {
+    ) -> Result<OpenedDirectory> {
         let state = match start {
             Start::Known => DiskState::copy_of(&place.state_file(settings))?,
             Start::Afresh => DiskState::copy_of(Path::new(""))?,
@@ -184,13 +184,13 @@ impl Directory {
         if let Some(why) =
             repointed::check(place.base_dir, settings)?.filter(|_| start == Start::Known)
         {
-            return Ok(Opened::Held(why));
+            return Ok(OpenedDirectory::Held(why));
         }
         match DiskTree::open_to_look(&settings.path, known, &settings.ignore, place.private)? {
-            tree::Opened::Held(why) => Ok(Opened::Held(why)),
-            tree::Opened::Ready(tree) => {
+            tree::OpenedTree::Held(why) => Ok(OpenedDirectory::Held(why)),
+            tree::OpenedTree::Ready(tree) => {
                 Directory::over(settings, Arc::new(state), Arc::from(tree), hub, false)
-                    .map(Opened::Ready)
+                    .map(OpenedDirectory::Ready)
             }
         }
     }
@@ -207,7 +207,7 @@ impl Directory {
             Arc::new(Link::new(wakeup.clone())),
             Arc::new(Traffic::new(settings.bandwidth_limit)),
         );
-        let names = Names::below(&settings.remote);
+        let names = RemoteNames::below(&settings.remote);
         let (remote, legacy, hub, transfer): (_, _, Arc<dyn Hub>, Arc<dyn Transfer>) =
             if is_ours(&hub, &state)? {
                 let remote = Arc::new(Remote::new(
@@ -234,7 +234,7 @@ impl Directory {
         rules::read(&tree, &state, &stats)?;
         tree.forget_twins(&state)?;
         power_loss::opened(&state, &*tree, &clock::boot_id().unwrap_or_default())?;
-        let ambient = Arc::new(Machine(
+        let ambient = Arc::new(EngineMachine(
             stats.clone(),
             settings.path.clone(),
             clock::monotonic(),

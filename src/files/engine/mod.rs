@@ -76,7 +76,7 @@ pub struct Engine {
     /// there are.
     looking: AtomicUsize,
     /// Engines of other directories of this process.
-    neighbours: OnceLock<neighbours::Place>,
+    neighbours: OnceLock<neighbours::NeighbourPlace>,
     /// New contents synced so far, to the tree or to the hub.
     arrivals: AtomicU64,
 }

@@ -70,7 +70,7 @@ fn name(path: &str) -> &str {
 }
 
 /// Where an engine is among its neighbours.
-pub(super) struct Place {
+pub(super) struct NeighbourPlace {
     of: Arc<Neighbours>,
     dir: String,
 }
@@ -91,7 +91,7 @@ impl Engine {
         lock(&neighbours.0)
             .engines
             .insert(dir.to_string(), Arc::downgrade(self));
-        let _ = self.neighbours.set(Place {
+        let _ = self.neighbours.set(NeighbourPlace {
             of: neighbours.clone(),
             dir: dir.to_string(),
         });
@@ -100,7 +100,7 @@ impl Engine {
     /// Whether the content that left this directory has arrived in another one, and is in sync
     /// there.
     pub(super) fn came_elsewhere(&self, path: &str, hash: &Hash) -> bool {
-        let Some(Place { of, dir }) = self.neighbours.get() else {
+        let Some(NeighbourPlace { of, dir }) = self.neighbours.get() else {
             return false;
         };
         for (other, engine) in of.others(dir) {
@@ -131,7 +131,7 @@ impl Engine {
     /// Whether the content may still arrive: another directory is being rescanned, or has a pending
     /// file with these bytes.
     pub(super) fn may_come_elsewhere(&self, hash: &Hash) -> bool {
-        let Some(Place { of, dir }) = self.neighbours.get() else {
+        let Some(NeighbourPlace { of, dir }) = self.neighbours.get() else {
             return false;
         };
         let others = of.others(dir);
@@ -154,7 +154,7 @@ impl Engine {
     /// How many new contents the other directories have synced so far; held deletes may turn out to
     /// be moves when this grows.
     pub fn arrivals_elsewhere(&self) -> u64 {
-        let Some(Place { of, dir }) = self.neighbours.get() else {
+        let Some(NeighbourPlace { of, dir }) = self.neighbours.get() else {
             return 0;
         };
         of.others(dir)

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::files::tree::root::fault;
-use crate::transfer::{Step, source_file};
+use crate::transfer::{TransferStep, source_file};
 use crate::wire::files::{self, BATCH_FILE, FetchItem, Hash, SINGLE};
 
 use super::{Remote, moving, rows};
@@ -17,7 +17,7 @@ use super::{Remote, moving, rows};
 const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A request for one short file.
-pub struct Small {
+pub struct SmallDownload {
     item: FetchItem,
     /// Maximum size in bytes.
     most: u64,
@@ -89,7 +89,7 @@ impl Remote {
             tag: row.tag,
         };
         match self.fetches.join(
-            Small {
+            SmallDownload {
                 item,
                 most: entry.size.min(BATCH_FILE),
             },
@@ -115,7 +115,7 @@ impl Remote {
         })
     }
 
-    fn fetch_together(&self, all: &[Small]) -> Vec<Called<SmallContent>> {
+    fn fetch_together(&self, all: &[SmallDownload]) -> Vec<Called<SmallContent>> {
         let items: Vec<FetchItem> = all.iter().map(|small| small.item).collect();
         let mut found: Vec<Called<SmallContent>> = Vec::with_capacity(all.len());
         let fetched = self.hub.fetch(&items, |head, body| {
@@ -126,7 +126,7 @@ impl Remote {
                     body.read_to_end(&mut bytes).map_err(|e| {
                         Error::new(Kind::Unreachable, format!("cannot read from the hub: {e}"))
                     })?;
-                    self.traffic.down(Step::Passed(bytes.len() as u64));
+                    self.traffic.down(TransferStep::Passed(bytes.len() as u64));
                     SmallContent::Bytes(bytes)
                 }
                 404 => SmallContent::Gone,
@@ -169,7 +169,7 @@ impl Remote {
             }
             take(bytes)?;
             left -= n as u64;
-            self.traffic.down(Step::Passed(n as u64));
+            self.traffic.down(TransferStep::Passed(n as u64));
         }
     }
 
@@ -206,7 +206,7 @@ impl Remote {
 
     fn long_alone(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
         let partial = self.tree.partial(entry)?;
-        let step = |step: Step<'_>| self.traffic.down(step);
+        let step = |step: TransferStep<'_>| self.traffic.down(step);
         let record = rows::fetched(&self.name(path)?, row);
         if let Err(no_room) = partial.check_room(&self.tree, entry.size) {
             // with holes it may fit

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::client::{self, Change as Request, Failure, HubClient, Stored, Told};
 use crate::error::{Error, Kind};
-use crate::transfer::{Step, Transfer as Mover};
+use crate::transfer::{Transfer as Mover, TransferStep};
 use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::Revision;
 
@@ -30,7 +30,7 @@ use super::plan::{Entry, Local, RemoteRow};
 use super::state::DiskState;
 use super::tree::DiskTree;
 use link::Link;
-use rows::Names;
+use rows::RemoteNames;
 use traffic::Traffic;
 
 /// The client of a mesync hub for one synced directory. See the module documentation.
@@ -38,11 +38,11 @@ pub struct Remote {
     hub: Arc<HubClient>,
     state: Arc<DiskState>,
     tree: Arc<DiskTree>,
-    names: Names,
+    names: RemoteNames,
     link: Arc<Link>,
     traffic: Arc<Traffic>,
-    sends: Batcher<upload::Small, Called<Answer>>,
-    fetches: Batcher<download::Small, Called<download::SmallContent>>,
+    sends: Batcher<upload::SmallUpload, Called<Answer>>,
+    fetches: Batcher<download::SmallDownload, Called<download::SmallContent>>,
     /// Contents of long files that are being downloaded: two downloads of one content would write
     /// the same file.
     coming: Mutex<HashSet<Hash>>,
@@ -55,7 +55,7 @@ pub struct Remote {
 impl Remote {
     pub fn new(
         hub: Arc<HubClient>,
-        names: Names,
+        names: RemoteNames,
         state: Arc<DiskState>,
         tree: Arc<DiskTree>,
         link: Arc<Link>,
@@ -351,6 +351,10 @@ impl Transfer for Remote {
 }
 
 /// Calls `act` with a transfer that counts and limits its bytes.
-fn moving<T>(hub: &HubClient, step: &dyn Fn(Step<'_>), act: impl FnOnce(&Mover<'_>) -> T) -> T {
+fn moving<T>(
+    hub: &HubClient,
+    step: &dyn Fn(TransferStep<'_>),
+    act: impl FnOnce(&Mover<'_>) -> T,
+) -> T {
     act(&Mover::once(hub, true, step))
 }

@@ -13,11 +13,11 @@ use crate::wire::files::{Hash, Kind, Name, Record};
 
 /// The directory on the hub that a local directory is synced with; "" is the whole hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names(String);
+pub struct RemoteNames(String);
 
-impl Names {
-    pub fn below(remote: &str) -> Names {
-        Names(remote.trim_matches('/').to_string())
+impl RemoteNames {
+    pub fn below(remote: &str) -> RemoteNames {
+        RemoteNames(remote.trim_matches('/').to_string())
     }
 
     /// The full name on the hub. Errors: it is longer than the hub allows.
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn names_are_those_below_the_directory_on_the_hub() {
         let check = |remote: &str, full: &str, wants: Option<&str>| {
-            let names = Names::below(remote);
+            let names = RemoteNames::below(remote);
             assert_eq!(names.path(full), wants, "{remote} {full}");
             if let Some(path) = wants {
                 assert_eq!(names.name(path).map(|n| n.full()).as_deref(), Ok(full));
@@ -209,7 +209,7 @@ mod tests {
         check("a", "a", None);
         check("a/b", "a/c", None);
         assert!(
-            Names::below(&"d/".repeat(500))
+            RemoteNames::below(&"d/".repeat(500))
                 .name(&"x".repeat(200))
                 .is_err()
         );
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn rows_equal_records_in_both_directions() {
-        let names = Names::below("share");
+        let names = RemoteNames::below("share");
         let (path, row) = names.row(&record("share/d", "a")).unwrap();
         let entry = row.entry.unwrap();
         assert_eq!(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::files::rate_limit::Limiter;
-use crate::transfer::Step;
+use crate::transfer::TransferStep;
 
 /// Bytes in each direction since the start, and their limits.
 #[derive(Debug, Default)]
@@ -27,15 +27,15 @@ impl Traffic {
     }
 
     /// Counts bytes that were sent, and waits as the limit demands.
-    pub fn up(&self, step: Step<'_>) {
-        if let Step::Passed(bytes) = step {
+    pub fn up(&self, step: TransferStep<'_>) {
+        if let TransferStep::Passed(bytes) = step {
             pass(&self.sent, self.up.as_deref(), bytes);
         }
     }
 
     /// Counts bytes that were received, and waits in the same way.
-    pub fn down(&self, step: Step<'_>) {
-        if let Step::Passed(bytes) = step {
+    pub fn down(&self, step: TransferStep<'_>) {
+        if let TransferStep::Passed(bytes) = step {
             pass(&self.received, self.down.as_deref(), bytes);
         }
     }

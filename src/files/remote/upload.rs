@@ -22,7 +22,7 @@ use super::{Remote, moving, request, rows, set_back};
 pub const TOGETHER: usize = 64;
 
 /// A short file with its bytes, to be sent in a request with others.
-pub struct Small {
+pub struct SmallUpload {
     change: Change,
     item: BatchItem,
     bytes: Vec<u8>,
@@ -120,7 +120,7 @@ impl Remote {
             key: Some(change.key),
         };
         self.sends.join(
-            Small {
+            SmallUpload {
                 change: change.clone(),
                 item,
                 bytes,
@@ -129,12 +129,15 @@ impl Remote {
         )
     }
 
-    fn send_together(&self, all: &[Small]) -> Vec<Called<Answer>> {
+    fn send_together(&self, all: &[SmallUpload]) -> Vec<Called<Answer>> {
         let files: Vec<(BatchItem, &[u8])> = all
             .iter()
             .map(|small| (small.item.clone(), small.bytes.as_slice()))
             .collect();
-        let passed = |bytes| self.traffic.up(crate::transfer::Step::Passed(bytes));
+        let passed = |bytes| {
+            self.traffic
+                .up(crate::transfer::TransferStep::Passed(bytes))
+        };
         let newest = all
             .iter()
             .map(|small| small.change.newest)
@@ -186,7 +189,7 @@ impl Remote {
 
     /// Sends one file in requests of its own.
     fn send_alone(&self, change: &Change, entry: &Entry, file: File) -> Called<Answer> {
-        let step = |step: crate::transfer::Step<'_>| self.traffic.up(step);
+        let step = |step: crate::transfer::TransferStep<'_>| self.traffic.up(step);
         if entry.size > SINGLE {
             let local =
                 source_file::SourceFile::of(file, change.path.clone()).map_err(Fault::Later)?;
@@ -214,7 +217,7 @@ impl Remote {
                 called => return self.answer(change, called),
             }
         }
-        let passed = |bytes| step(crate::transfer::Step::Passed(bytes));
+        let passed = |bytes| step(crate::transfer::TransferStep::Passed(bytes));
         let source = Source::Part {
             file: &file,
             at: 0,

@@ -12,7 +12,7 @@ use crate::files::engine::traits::*;
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
 use crate::relpath;
-use crate::transfer::{Step, source_file};
+use crate::transfer::{TransferStep, source_file};
 use crate::wire::files::{self, Hash, Name, SINGLE};
 
 use super::{Remote, moving};
@@ -124,7 +124,7 @@ impl Remote {
             };
             return self.give_chunk(path, entry.hash, source);
         }
-        let step = |step: Step<'_>| self.traffic.up(step);
+        let step = |step: TransferStep<'_>| self.traffic.up(step);
         self.called(moving(&self.hub, &step, |mover| mover.send_chunks(&local)))?;
         log::info!("sent {path:?} to the hub, which had lost a part of it");
         Ok(())
@@ -134,7 +134,7 @@ impl Remote {
         if self.called(self.hub.missing(&[hash]))?.is_empty() {
             return Ok(());
         }
-        let passed = |bytes| self.traffic.up(Step::Passed(bytes));
+        let passed = |bytes| self.traffic.up(TransferStep::Passed(bytes));
         self.called(self.hub.put_chunk(hash, source, &passed))?;
         log::info!("sent {path:?} to the hub, which had lost it");
         Ok(())

@@ -95,19 +95,19 @@ fn prefix(hash: &Hash) -> [u8; 8] {
 }
 
 /// A file that is being read, and its stamp when that began.
-pub struct Reading {
+pub struct FileReading {
     pub file: File,
     pub shown: Shown,
 }
 
-impl Reading {
+impl FileReading {
     /// Whether the file is unchanged since it was opened.
     pub fn unchanged(&self) -> io::Result<bool> {
         Ok(same(&show_open(&self.file)?.stamp, &self.shown.stamp))
     }
 }
 
-impl Read for Reading {
+impl Read for FileReading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.file.read(buffer)
     }
@@ -226,7 +226,7 @@ impl DiskTree {
     }
 
     /// Opens a regular file for reading. `None`: it is something else, or does not show this stamp.
-    pub fn read(&self, path: &str, expected: Option<&Stamp>) -> io::Result<Option<Reading>> {
+    pub fn read(&self, path: &str, expected: Option<&Stamp>) -> io::Result<Option<FileReading>> {
         let (dir, name) = split(path);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(self.root.through(dir)?, name, flags, Mode::empty()) {
@@ -238,7 +238,7 @@ impl DiskTree {
         }
         let shown = show_open(&file)?;
         let fine = shown.what == What::File && expected.is_none_or(|e| same(e, &shown.stamp));
-        Ok(fine.then_some(Reading { file, shown }))
+        Ok(fine.then_some(FileReading { file, shown }))
     }
 
     /// The stamp and hash of a file that did not change while it was read; `None`: it did.

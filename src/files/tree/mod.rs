@@ -79,7 +79,7 @@ const UNREADABLE: &str = "*";
 
 /// The result of opening a directory.
 #[derive(Debug)]
-pub enum Opened {
+pub enum OpenedTree {
     Ready(Box<DiskTree>),
     /// The directory is held until a user confirms it, with the reason.
     Held(String),
@@ -98,13 +98,13 @@ impl DiskTree {
         fresh: Uuid,
         ignore: &[String],
         private: &[PathBuf],
-    ) -> Result<Opened> {
+    ) -> Result<OpenedTree> {
         let root = Root::open(path)?;
         let failed = |e: io::Error| Error::io(format!("read the marker of {}", path.display()), &e);
         let id = match known {
             Some(id) => match marker::check(&root, id) {
                 Ok(()) => id,
-                Err(why) => return Ok(Opened::Held(why)),
+                Err(why) => return Ok(OpenedTree::Held(why)),
             },
             None => marker::read(&root).map_err(failed)?.unwrap_or(fresh),
         };
@@ -120,7 +120,7 @@ impl DiskTree {
                 path.display()
             );
         }
-        Ok(Opened::Ready(Box::new(tree)))
+        Ok(OpenedTree::Ready(Box::new(tree)))
     }
 
     /// Opens a directory for a dry run that leaves no trace: no lock, no marker. `known` as for
@@ -130,14 +130,14 @@ impl DiskTree {
         known: Option<Uuid>,
         ignore: &[String],
         private: &[PathBuf],
-    ) -> Result<Opened> {
+    ) -> Result<OpenedTree> {
         let root = Root::open(path)?;
         root.look_at_names();
         match known.map_or(Ok(()), |id| marker::check(&root, id)) {
-            Ok(()) => Ok(Opened::Ready(Box::new(DiskTree::over(
+            Ok(()) => Ok(OpenedTree::Ready(Box::new(DiskTree::over(
                 root, known, None, ignore, private,
             )))),
-            Err(why) => Ok(Opened::Held(why)),
+            Err(why) => Ok(OpenedTree::Held(why)),
         }
     }
 

@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use uuid::Uuid;
 
 use super::*;
-use crate::files::tree::Opened;
+use crate::files::tree::OpenedTree;
 
 struct World {
     dir: tempfile::TempDir,
@@ -28,7 +28,8 @@ fn world(prepare: impl FnOnce(&Path)) -> World {
     let (path, seen, stop) = (dir.path().to_path_buf(), counters.clone(), wake.clone());
     let thread = std::thread::spawn(move || {
         let ignore = ["ignored/".to_string()];
-        let Opened::Ready(tree) = DiskTree::open(&path, None, Uuid::new_v4(), &ignore, &[])? else {
+        let OpenedTree::Ready(tree) = DiskTree::open(&path, None, Uuid::new_v4(), &ignore, &[])?
+        else {
             panic!("held")
         };
         let (quiet, rescan) = (Duration::from_millis(50), Duration::from_secs(3600));

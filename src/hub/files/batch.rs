@@ -8,7 +8,7 @@ use super::answer::unwritten;
 use super::head::trimmed;
 use super::lines::{InvalidLine, Lines};
 use super::upload::unread;
-use super::{BATCH_SIZES, Files, Hold, answer, commit, head, may_write};
+use super::{BATCH_SIZES, Files, HeldMemory, answer, commit, head, may_write};
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
@@ -56,7 +56,7 @@ impl Files {
                 Ok(Batch { results, puts }) => {
                     this.change(
                         FileOp::Put(puts),
-                        Hold::Long(lease),
+                        HeldMemory::Long(lease),
                         request,
                         answer,
                         |outcome| answer::batch(results, outcome),

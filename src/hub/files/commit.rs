@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::answer::unwritten;
 use super::head::trimmed;
-use super::{Files, Hold, LIST_SIZES, answer, check_name, head};
+use super::{Files, HeldMemory, LIST_SIZES, answer, check_name, head};
 use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
@@ -42,7 +42,7 @@ impl Files {
             move |this, request, body, answer| match this.take_commit(request, body) {
                 Ok(put) => this.change(
                     FileOp::Put(vec![put]),
-                    Hold::Long(lease),
+                    HeldMemory::Long(lease),
                     request,
                     answer,
                     answer::put,

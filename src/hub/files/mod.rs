@@ -63,7 +63,7 @@ pub struct Files {
 }
 
 /// Memory for an operation until it is on the disk.
-enum Hold {
+enum HeldMemory {
     Nothing,
     Short(Permit),
     Long(Lease),
@@ -184,7 +184,7 @@ impl Files {
                     condition,
                     author,
                 },
-                Hold::Nothing,
+                HeldMemory::Nothing,
                 request,
                 answer,
                 answer::deleted,
@@ -220,7 +220,7 @@ impl Files {
                         condition,
                         author,
                     },
-                    Hold::Nothing,
+                    HeldMemory::Nothing,
                     request,
                     answer,
                     answer::restored,
@@ -250,15 +250,15 @@ impl Files {
     fn change(
         &self,
         op: FileOp,
-        hold: Hold,
+        hold: HeldMemory,
         request: &Request,
         answer: Answer,
         reply: impl FnOnce(Outcome) -> Reply + Send + 'static,
     ) {
         let (permit, lease) = match hold {
-            Hold::Nothing => (None, None),
-            Hold::Short(permit) => (Some(permit), None),
-            Hold::Long(lease) => (None, Some(lease)),
+            HeldMemory::Nothing => (None, None),
+            HeldMemory::Short(permit) => (Some(permit), None),
+            HeldMemory::Long(lease) => (None, Some(lease)),
         };
         let rights = request.caller.limited_reader().cloned();
         let committed = move |outcome| {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::answer::unwritten;
 use super::head::trimmed;
 use super::multipart::{self, FormPart, Malformed, Parser, Sink};
-use super::{Files, Hold, answer, head, last_part};
+use super::{Files, HeldMemory, answer, head, last_part};
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::store::Store;
@@ -64,7 +64,7 @@ impl Files {
             move |this, request, body, answer| match this.take_form(request, body) {
                 Ok(put) => this.change(
                     FileOp::Put(vec![put]),
-                    Hold::Short(permit),
+                    HeldMemory::Short(permit),
                     request,
                     answer,
                     answer::put,
@@ -133,7 +133,7 @@ impl Files {
     /// Brings a staged chunk to the place of one that was lost, before it is acknowledged.
     fn mend(&self, hash: Hash, request: &Request, reply: Reply, answer: Answer) {
         match self.store.mend_op(hash, request.length) {
-            Ok(Some(op)) => self.change(op, Hold::Nothing, request, answer, |outcome| {
+            Ok(Some(op)) => self.change(op, HeldMemory::Nothing, request, answer, |outcome| {
                 answer::mended(outcome, reply)
             }),
             Ok(None) => answer(reply),

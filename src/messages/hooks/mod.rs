@@ -27,7 +27,7 @@ pub use program::{cannot_start, program};
 
 /// The parsed name of a record. Records sort in the order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Record {
+pub struct HookRecord {
     /// Numbers the records of this machine; 0: made by a version that did not number them.
     pub order: u64,
     /// The message's file name.
@@ -44,15 +44,15 @@ pub enum RecordState {
     Failed(Option<HookEnd>),
 }
 
-impl Record {
+impl HookRecord {
     /// Length of a message's file name: `YYYYMMDDTHHmmss_<uuid>.json`.
     const MESSAGE: usize = 15 + 1 + 36 + 5;
     /// Digits of the order.
     const ORDER: usize = 16;
 
-    pub fn parse(name: &str) -> Option<Record> {
+    pub fn parse(name: &str) -> Option<HookRecord> {
         let counted = name
-            .split_at_checked(Record::ORDER)
+            .split_at_checked(HookRecord::ORDER)
             .and_then(|(order, rest)| {
                 Some((
                     u64::from_str_radix(order, 16).ok()?,
@@ -60,14 +60,14 @@ impl Record {
                 ))
             });
         let (order, rest) = counted.unwrap_or((0, name));
-        let (message, rest) = rest.split_at_checked(Record::MESSAGE)?;
+        let (message, rest) = rest.split_at_checked(HookRecord::MESSAGE)?;
         parse_file_name(message)?;
         let (kind, state) = rest.strip_prefix('.')?.rsplit_once('.')?;
         let state = match state.strip_prefix("failed") {
             Some(how) => RecordState::Failed(parse_end(how)?),
             None => RecordState::Pending(state.parse().ok()?),
         };
-        let record = Record {
+        let record = HookRecord {
             order,
             message: message.into(),
             kind: kind.into(),
@@ -151,7 +151,7 @@ pub fn records_dir(base: &Path) -> PathBuf {
 
 /// The record for a message whose hook is to run, if there is one; a hook that must not be run
 /// makes it a failed record.
-pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<Record> {
+pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<HookRecord> {
     let state = match program(base, kind) {
         Ok(None) => return None,
         Ok(Some(_)) => RecordState::Pending(0),
@@ -162,7 +162,7 @@ pub fn new_record(base: &Path, order: u64, kind: &str, message: &str) -> Option<
             RecordState::Failed(Some(HookEnd::Refused))
         }
     };
-    Some(Record {
+    Some(HookRecord {
         order,
         message: message.into(),
         kind: kind.into(),
@@ -181,7 +181,7 @@ pub fn record(
     kind: &str,
     text: &[u8],
     message: &str,
-) -> io::Result<Option<Record>> {
+) -> io::Result<Option<HookRecord>> {
     let record = new_record(base, order, kind, message);
     let Some(record) = record else {
         return Ok(None);
@@ -214,7 +214,7 @@ pub fn keep_only(base: &Path, accepted: impl Fn(&Uuid) -> bool) -> io::Result<()
         .try_for_each(|record| remove(base, record))
 }
 
-fn remove(base: &Path, record: &Record) -> io::Result<()> {
+fn remove(base: &Path, record: &HookRecord) -> io::Result<()> {
     match std::fs::remove_file(record.path(base)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -222,34 +222,34 @@ fn remove(base: &Path, record: &Record) -> io::Result<()> {
 }
 
 /// All records, in the order of arrival.
-pub fn records(base: &Path) -> io::Result<Vec<Record>> {
+pub fn records(base: &Path) -> io::Result<Vec<HookRecord>> {
     let entries = match std::fs::read_dir(records_dir(base)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
     let mut records = Vec::new();
     for entry in entries {
-        records.extend(entry?.file_name().to_str().and_then(Record::parse));
+        records.extend(entry?.file_name().to_str().and_then(HookRecord::parse));
     }
     records.sort();
     Ok(records)
 }
 
 /// The same for a command.
-pub fn list(base: &Path) -> Result<Vec<Record>> {
+pub fn list(base: &Path) -> Result<Vec<HookRecord>> {
     records(base).map_err(|e| Error::io(format!("read {}", records_dir(base).display()), &e))
 }
 
 /// Ids of the messages that have a record.
 pub fn recorded(base: &Path) -> Result<Vec<Uuid>> {
-    Ok(list(base)?.iter().map(Record::id).collect())
+    Ok(list(base)?.iter().map(HookRecord::id).collect())
 }
 
 /// File names of the messages whose hook has failed, sorted.
 pub fn failed(base: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = list(base)?
         .into_iter()
-        .filter(Record::is_failed)
+        .filter(HookRecord::is_failed)
         .map(|r| r.message)
         .collect();
     names.sort();
@@ -287,14 +287,14 @@ impl Programs {
 
     /// Whether the cause of a failed record is gone: the program that failed has been removed
     /// since.
-    pub fn has_outlived(&mut self, record: &Record) -> bool {
+    pub fn has_outlived(&mut self, record: &HookRecord) -> bool {
         let by_itself =
             matches!(record.state, RecordState::Failed(end) if end != Some(HookEnd::Gone));
         by_itself && matches!(self.of(&record.kind), Ok(None))
     }
 
     /// Why a record has failed, and the remedy; `None`: it has not failed.
-    pub fn reason(&mut self, record: &Record) -> Option<String> {
+    pub fn reason(&mut self, record: &HookRecord) -> Option<String> {
         let RecordState::Failed(end) = record.state else {
             return None;
         };
@@ -324,7 +324,7 @@ impl Programs {
 
 /// Makes a failed hook run again, at its place in the order; not synced. Refused if it could only
 /// fail again.
-pub fn retry(base: &Path, record: &Record, programs: &mut Programs) -> Result<()> {
+pub fn retry(base: &Path, record: &HookRecord, programs: &mut Programs) -> Result<()> {
     let what = format!("retry the hook of {}", record.id());
     match programs.of(&record.kind) {
         Ok(Some(_)) => {}
@@ -339,7 +339,7 @@ pub fn retry(base: &Path, record: &Record, programs: &mut Programs) -> Result<()
         }
         Err(why) => return Err(Error::new(Kind::Failed, format!("cannot {what}: {why}"))),
     }
-    let renewed = Record {
+    let renewed = HookRecord {
         state: RecordState::Pending(0),
         ..record.clone()
     };
@@ -347,7 +347,7 @@ pub fn retry(base: &Path, record: &Record, programs: &mut Programs) -> Result<()
 }
 
 /// Gives up a failed hook; not synced: a crash restores the record.
-pub fn give_up(base: &Path, record: &Record) -> Result<()> {
+pub fn give_up(base: &Path, record: &HookRecord) -> Result<()> {
     remove(base, record)
         .map_err(|e| Error::io(format!("remove {}", record.path(base).display()), &e))
 }
@@ -389,7 +389,7 @@ mod tests {
             {
                 let message =
                     "20261121T101112_01933b5e-0000-7000-8000-000000000001.json".to_string();
-                let record = Record {
+                let record = HookRecord {
                     order,
                     message,
                     kind: kind.into(),
@@ -397,14 +397,14 @@ mod tests {
                 };
                 let name = record.file_name();
                 assert!(name.len() <= 255);
-                assert_eq!(Record::parse(&name), Some(record), "{name}");
+                assert_eq!(HookRecord::parse(&name), Some(record), "{name}");
             }
         }
         assert_eq!(
-            Record::parse("20261121T101112_01933b5e-0000-7000-8000-000000000001.json"),
+            HookRecord::parse("20261121T101112_01933b5e-0000-7000-8000-000000000001.json"),
             None
         );
-        assert_eq!(Record::parse(".hidden"), None);
+        assert_eq!(HookRecord::parse(".hidden"), None);
         for other in [
             "a.01",
             "a.+1",
@@ -420,9 +420,9 @@ mod tests {
             "deploy.0%006ed.01",
         ] {
             let name = format!("20261121T101112_01933b5e-0000-7000-8000-000000000001.json.{other}");
-            assert_eq!(Record::parse(&name), None, "{other}");
+            assert_eq!(HookRecord::parse(&name), None, "{other}");
             assert_eq!(
-                Record::parse(&format!("0000000000000000.{name}")),
+                HookRecord::parse(&format!("0000000000000000.{name}")),
                 None,
                 "{other}"
             );

@@ -1,7 +1,7 @@
 //! Records of messages that this machine generated for its own hooks: their types begin with
 //! [`crate::wire::OWN_TYPES`].
 
-use super::Record;
+use super::HookRecord;
 use crate::wire::Message;
 
 /// Reads the sender from such a message, whose type [`Message::parse`] refuses.
@@ -14,6 +14,6 @@ pub fn read(text: &[u8]) -> Message {
 }
 
 /// Whether a record belongs to such a message.
-pub fn is_own(record: &Record) -> bool {
+pub fn is_own(record: &HookRecord) -> bool {
     record.kind.starts_with(crate::wire::OWN_TYPES)
 }

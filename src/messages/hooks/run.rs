@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use super::own;
 use super::process::{Running, members};
-use super::{Record, RecordState, cannot_start, program, records_dir};
+use super::{HookRecord, RecordState, cannot_start, program, records_dir};
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
@@ -48,7 +48,7 @@ const PRIVATE: [&str; 6] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ran {
     /// The hook ran, or could not; the record has the new number of runs.
-    Ended(Record, HookEnd),
+    Ended(HookRecord, HookEnd),
     /// The hook cannot run now, and did not: a run that an earlier daemon began has not ended, or
     /// the record cannot be written.
     Later(Duration),
@@ -65,7 +65,7 @@ pub struct Setup {
 impl Setup {
     /// Runs the hook of a record to its end. `stopping`: the daemon is stopping; the hook gets a
     /// little time, then TERM.
-    pub fn run(&self, record: &Record, stopping: &dyn Fn() -> bool) -> io::Result<Ran> {
+    pub fn run(&self, record: &HookRecord, stopping: &dyn Fn() -> bool) -> io::Result<Ran> {
         let dir = records_dir(&self.base);
         let path = dir.join(record.file_name());
         let file = match disk::open_regular(&path) {
@@ -89,7 +89,7 @@ impl Setup {
             Ok(()) => {}
         }
         let attempt = record.runs().unwrap_or(0).saturating_add(1);
-        let record = Record {
+        let record = HookRecord {
             state: RecordState::Pending(attempt),
             ..record.clone()
         };
@@ -119,7 +119,7 @@ impl Setup {
         &self,
         program: &Path,
         file: &File,
-        record: &Record,
+        record: &HookRecord,
         name: &str,
         stopping: &dyn Fn() -> bool,
     ) -> HookEnd {
@@ -156,7 +156,7 @@ impl Setup {
         &self,
         program: &Path,
         message: File,
-        record: &Record,
+        record: &HookRecord,
     ) -> io::Result<(Child, PipeReader)> {
         let text = disk::read_at_most(&record.path(&self.base), wire::MAX_MESSAGE)?;
         let own = own::is_own(record);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::own::is_own;
 use super::run::Ran;
-use super::{Record, RecordState, failed_news, list};
+use super::{HookRecord, RecordState, failed_news, list};
 use crate::clock;
 use crate::config::limits;
 use crate::disk;
@@ -22,11 +22,11 @@ pub struct Schedule {
     base: PathBuf,
     jobs: usize,
     /// Records by type, in the order of arrival.
-    ready: BTreeMap<String, VecDeque<Record>>,
+    ready: BTreeMap<String, VecDeque<HookRecord>>,
     /// The running record of each type.
-    running: HashMap<String, Record>,
+    running: HashMap<String, HookRecord>,
     /// When a record may run again.
-    paused: HashMap<Record, Instant>,
+    paused: HashMap<HookRecord, Instant>,
     /// Some records found no room: scan again when one has ended.
     more: bool,
     /// The type that was served last: the next type in order is served first.
@@ -78,7 +78,7 @@ impl Schedule {
     }
 
     /// The next record to run, if one may run now.
-    pub fn next(&mut self, clock: Instant) -> Option<Record> {
+    pub fn next(&mut self, clock: Instant) -> Option<HookRecord> {
         if self.running.len() >= self.jobs {
             return None;
         }
@@ -143,7 +143,7 @@ impl Schedule {
     }
 
     /// Pauses a record, which remains the first of its type: the later ones wait.
-    fn pause(&mut self, record: Record, until: Instant) {
+    fn pause(&mut self, record: HookRecord, until: Instant) {
         self.paused.insert(record.clone(), until);
         self.ready
             .entry(record.kind.clone())
@@ -151,7 +151,7 @@ impl Schedule {
             .push_front(record);
     }
 
-    fn file_away(&self, record: &Record, failed: Option<HookEnd>) -> Result<()> {
+    fn file_away(&self, record: &HookRecord, failed: Option<HookEnd>) -> Result<()> {
         let path = record.path(&self.base);
         let filed = match failed {
             Some(end) if self.has_room(record)? => {
@@ -160,7 +160,7 @@ impl Schedule {
                     record.kind,
                     record.id()
                 );
-                let failed = Record {
+                let failed = HookRecord {
                     state: RecordState::Failed(Some(end)),
                     ..record.clone()
                 };
@@ -177,7 +177,7 @@ impl Schedule {
 
     /// Limits records of directory events: messages are limited by their senders, but these are
     /// generated here, and each of them may fail.
-    fn has_room(&self, record: &Record) -> Result<bool> {
+    fn has_room(&self, record: &HookRecord) -> Result<bool> {
         if !is_own(record) {
             return Ok(true);
         }
@@ -216,7 +216,7 @@ fn is_missing(path: &Path) -> bool {
 
 /// The rest of the pause before the next run. The last run began when the record was renamed, which
 /// set its ctime.
-fn wait_left(base: &Path, record: &Record, now: SystemTime) -> Option<Duration> {
+fn wait_left(base: &Path, record: &HookRecord, now: SystemTime) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt;
     let pause = plan::hook_pause(record.runs()?)?;
     let meta = record.path(base).symlink_metadata().ok()?;
@@ -231,9 +231,9 @@ fn wait_left(base: &Path, record: &Record, now: SystemTime) -> Option<Duration> 
 mod tests {
     use super::*;
 
-    fn record(n: u32, kind: &str) -> Record {
+    fn record(n: u32, kind: &str) -> HookRecord {
         let message = format!("20261121T101112_01933b5e-0000-7000-8000-{n:012}.json");
-        Record {
+        HookRecord {
             order: u64::from(n),
             message,
             kind: kind.into(),
@@ -242,8 +242,8 @@ mod tests {
     }
 
     /// Renames a record like a run.
-    fn after_run(base: &Path, record: &Record) -> Record {
-        let ran = Record {
+    fn after_run(base: &Path, record: &HookRecord) -> HookRecord {
+        let ran = HookRecord {
             state: RecordState::Pending(record.runs().unwrap() + 1),
             ..record.clone()
         };
@@ -251,7 +251,7 @@ mod tests {
         ran
     }
 
-    fn schedule(records: &[Record]) -> (tempfile::TempDir, Schedule) {
+    fn schedule(records: &[HookRecord]) -> (tempfile::TempDir, Schedule) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(super::super::records_dir(dir.path())).unwrap();
         for r in records {
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_arrival_and_not_that_of_the_names_and_survives_a_restart() {
-        let early = |record: Record, order| Record { order, ..record };
+        let early = |record: HookRecord, order| HookRecord { order, ..record };
         let (dir, mut s) = schedule(&[
             early(record(9, "a"), 1),
             early(record(1, "a"), 2),

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::plan::{self, FileContent, Found, Outcome, Step};
+use super::plan::{self, Destination, FileContent, Found, OutboxStep};
 use super::{Queue, file_name, is_hidden, parse_file_name};
 use crate::clock;
 use crate::config::limits;
@@ -36,7 +36,7 @@ const MTIME_GRANULARITY: Duration = Duration::from_secs(3);
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The position of a message in the order of sending; its file name is made from time and id.
-pub type Place = (Priority, SystemTime, Uuid);
+pub type SendPosition = (Priority, SystemTime, Uuid);
 
 /// The directory's stamp at the last scan.
 #[derive(PartialEq, Eq)]
@@ -47,7 +47,7 @@ struct DirectoryStamp {
 
 /// The messages of one request.
 pub struct Batch {
-    pub places: Vec<Place>,
+    pub places: Vec<SendPosition>,
     /// The messages as JSON, in the same order.
     pub texts: Vec<String>,
 }
@@ -75,7 +75,7 @@ pub struct Outbox {
     /// Whether the time in a name tells how long its message has waited.
     knows_ages: bool,
     /// Messages that can be sent, in order.
-    waiting: BTreeSet<Place>,
+    waiting: BTreeSet<SendPosition>,
     known: HashMap<(SystemTime, Uuid), KnownMessage>,
     /// Names to check again, and when.
     young: HashMap<OsString, Instant>,
@@ -257,14 +257,14 @@ impl Outbox {
                 content,
             };
             match plan::step(&found, written, now, Uuid::now_v7()) {
-                Step::Send => self.learn(&name, priority, target),
-                Step::Rename(to) => renames.push((name, to, priority, target)),
-                Step::Wait(time) => {
+                OutboxStep::Send => self.learn(&name, priority, target),
+                OutboxStep::Rename(to) => renames.push((name, to, priority, target)),
+                OutboxStep::Wait(time) => {
                     if self.young.len() < limits::ARRIVALS {
                         self.young.insert(name, clock::monotonic() + time);
                     }
                 }
-                Step::Refuse(why) => self.refuse(&name, &why),
+                OutboxStep::Refuse(why) => self.refuse(&name, &why),
             }
         }
         self.pick_up(renames)
@@ -457,12 +457,12 @@ impl Outbox {
             let known = self.known.get(&(place.1, place.2));
             let target = known.and_then(|known| known.target.clone());
             match plan::outcome(result) {
-                Outcome::Sent => {
+                Destination::Sent => {
                     self.holds.remove(&target);
                     self.archive(OsStr::new(&name));
                 }
-                Outcome::Refused(why) => self.refuse(OsStr::new(&name), &why),
-                Outcome::Later(why) => {
+                Destination::Refused(why) => self.refuse(OsStr::new(&name), &why),
+                Destination::Later(why) => {
                     full.insert(target, why);
                     continue;
                 }

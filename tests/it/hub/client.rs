@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::Read;
 
-use mesync::internals::client::{Change, Condition, HubClient, Outcome, Source, Told};
+use mesync::internals::client::{Change, Condition, HubClient, Source, Told, UploadOutcome};
 use mesync::internals::config::Settings;
 use mesync::internals::credentials::Access;
 use mesync::internals::wire::files::{
@@ -161,7 +161,10 @@ fn changes_have_conditions_keys_and_chunks() {
     let change = when(Condition::Match(a_now.revision()));
     let stored = hub.commit(&two, change).unwrap();
     let record = stored.record.unwrap();
-    assert_eq!((stored.outcome, record.id), (Outcome::Updated, a_now.id));
+    assert_eq!(
+        (stored.outcome, record.id),
+        (UploadOutcome::Updated, a_now.id)
+    );
     assert_eq!(
         hub.commit(&two, change).unwrap().record.unwrap(),
         record,
@@ -171,7 +174,7 @@ fn changes_have_conditions_keys_and_chunks() {
         hub.commit(&two, when(Condition::Match(record.revision())))
             .unwrap()
             .outcome,
-        Outcome::Unchanged
+        UploadOutcome::Unchanged
     );
 
     // what a key did, and that one which did nothing never will
@@ -207,7 +210,7 @@ fn changes_have_conditions_keys_and_chunks() {
         .unwrap();
     assert_eq!(
         (moved.outcome, hub.info(record.id).unwrap_err().status),
-        (Outcome::Created, 404)
+        (UploadOutcome::Created, 404)
     );
     let moved = moved.record.unwrap();
     assert_eq!(
@@ -270,7 +273,7 @@ fn content_is_read_by_file_by_range_by_chunk_and_in_batches() {
                 &nobody,
             )
             .unwrap();
-        assert_eq!(stored.outcome, Outcome::Created);
+        assert_eq!(stored.outcome, UploadOutcome::Created);
         stored.record.unwrap()
     };
     let (short, long_one) = (put("a \"short\" one\\", b"hello"), put("long", &long));

@@ -31,9 +31,9 @@ const REST_PER_LISTING_TIME: u32 = 10;
 const MAX_LISTED_FILES: u64 = 20_000_000;
 
 /// The numbers of the rows, and the paths that are being changed.
-pub struct Ledger(Mutex<Inner>);
+pub struct Ledger(Mutex<LedgerState>);
 
-struct Inner {
+struct LedgerState {
     /// The last number that was given out.
     rev: u64,
     /// Names that are being changed.
@@ -54,7 +54,7 @@ impl Ledger {
             Ok(true)
         })?;
         let (changing, touched) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Ledger(Mutex::new(Inner {
+        Ok(Ledger(Mutex::new(LedgerState {
             rev,
             changing,
             touched,
@@ -106,7 +106,7 @@ impl Ledger {
         self.lock().touched.contains(path)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, LedgerState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -128,7 +128,7 @@ impl Drop for Changing<'_> {
 
 /// The differences from the state.
 #[derive(Default)]
-struct Listed {
+struct ListedState {
     /// Hashes of all names in the listing.
     names: HashSet<u64>,
     hasher: RandomState,
@@ -141,7 +141,7 @@ struct Listed {
     same: Vec<(String, RemoteRow)>,
 }
 
-impl Listed {
+impl ListedState {
     fn take(&mut self, path: String, row: RemoteRow, known: &RemoteRow) {
         if (row.entry, row.id) == (known.entry, known.id) {
             return;
@@ -166,7 +166,7 @@ impl S3em {
     /// Lists everything and returns what differs from the state; `all`: also what does not.
     pub(super) fn compare(&self, all: bool) -> Called<Page> {
         let (began, before) = (clock::monotonic(), self.ledger.begin());
-        let mut found = Listed::default();
+        let mut found = ListedState::default();
         self.list(&mut found)?;
         self.missing(&mut found, all)?;
         self.ledger.lock().not_before =
@@ -174,7 +174,7 @@ impl S3em {
         Ok(self.number(found, if all { Some(before) } else { None }))
     }
 
-    fn list(&self, found: &mut Listed) -> Called<()> {
+    fn list(&self, found: &mut ListedState) -> Called<()> {
         let dir = self.names.directory();
         let query = Query {
             path: Some(dir).filter(|dir| !dir.is_empty()),
@@ -208,7 +208,7 @@ impl S3em {
         }
     }
 
-    fn listed(&self, found: &mut Listed, record: &Record) -> Called<()> {
+    fn listed(&self, found: &mut ListedState, record: &Record) -> Called<()> {
         let full = record.full_name();
         let Some(path) = self
             .names
@@ -234,7 +234,7 @@ impl S3em {
 
     /// Finds what the state has and the listing has not. A page may have missed a name while others
     /// made the list longer or shorter.
-    fn missing(&self, found: &mut Listed, all: bool) -> Called<()> {
+    fn missing(&self, found: &mut ListedState, all: bool) -> Called<()> {
         each_below(&*self.state, "", |path, rows| {
             let known = &rows.remote;
             if known.entry.is_none() {
@@ -273,7 +273,7 @@ impl S3em {
 
     /// `listing`: the last number before a full listing began. A row made since then is not gone
     /// just because it was not listed.
-    fn number(&self, found: Listed, listing: Option<u64>) -> Page {
+    fn number(&self, found: ListedState, listing: Option<u64>) -> Page {
         let mut inner = self.ledger.lock();
         let mut rows: Vec<(String, RemoteRow)> = found
             .same

@@ -19,13 +19,13 @@ use crate::files::plan::{Entry, Local, RemoteRow};
 use crate::files::state::DiskState;
 use crate::files::tree::DiskTree;
 use crate::files::tree::root::fault;
-use crate::transfer::{Step, find};
+use crate::transfer::{TransferStep, find};
 use crate::wire::files::{self, Extra, Hash, Metadata, Name, Record, SINGLE};
 use crate::wire::revision::{Revision, Tag};
 use listing::Ledger;
 
 use crate::files::remote::link::Link;
-use crate::files::remote::rows::{self, Names};
+use crate::files::remote::rows::{self, RemoteNames};
 use crate::files::remote::traffic::Traffic;
 
 /// Bytes that are read at a time.
@@ -36,7 +36,7 @@ pub struct S3em {
     pub(super) hub: Arc<HubClient>,
     pub(super) state: Arc<DiskState>,
     tree: Arc<DiskTree>,
-    pub(super) names: Names,
+    pub(super) names: RemoteNames,
     pub(super) link: Arc<Link>,
     traffic: Arc<Traffic>,
     /// Always the same for one server, which has no epoch of its own.
@@ -54,7 +54,7 @@ enum RemoteVersion {
 impl S3em {
     pub fn new(
         hub: Arc<HubClient>,
-        names: Names,
+        names: RemoteNames,
         state: Arc<DiskState>,
         tree: Arc<DiskTree>,
         link: Arc<Link>,
@@ -176,7 +176,7 @@ impl S3em {
             mtime,
             extra: Extra::default(),
         };
-        let passed = |bytes| self.traffic.up(Step::Passed(bytes));
+        let passed = |bytes| self.traffic.up(TransferStep::Passed(bytes));
         let stored = match self.hub.upload(
             &name.name,
             &metadata,
@@ -286,7 +286,7 @@ impl S3em {
             let bytes = &buffer[..n.min(usize::try_from(left).unwrap_or(n))];
             take(bytes)?;
             left -= bytes.len() as u64;
-            self.traffic.down(Step::Passed(bytes.len() as u64));
+            self.traffic.down(TransferStep::Passed(bytes.len() as u64));
             // one more byte than announced is too many: the file was replaced
             if n == 0 || bytes.len() < n {
                 return Ok(n == 0);

@@ -198,8 +198,8 @@ fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
     ));
     let (path, id) = (w.at(""), w.tree.id().unwrap());
     let open = |known| match DiskTree::open(&path, known, Uuid::new_v4(), &[], &[]) {
-        Ok(Opened::Ready(tree)) => tree.id().unwrap().to_string(),
-        Ok(Opened::Held(why)) => why,
+        Ok(OpenedTree::Ready(tree)) => tree.id().unwrap().to_string(),
+        Ok(OpenedTree::Held(why)) => why,
         Err(e) => e.to_string(),
     };
     assert!(open(Some(id)).contains("is gone"));
@@ -356,7 +356,7 @@ fn full_disks_and_mounts_below_are_told_apart() {
             let skipped = scan::scan(&w.tree, "", scan::Depth::All, &mut |_| Ok(true)).unwrap();
             assert_eq!(skipped.unknown.count, 1);
         }
-        let Opened::Ready(small) =
+        let OpenedTree::Ready(small) =
             DiskTree::open(&w.at("mnt"), None, Uuid::new_v4(), &[], &[]).unwrap()
         else {
             panic!("held")

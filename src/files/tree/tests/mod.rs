@@ -26,7 +26,7 @@ struct World {
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("root")).unwrap();
-    let Opened::Ready(tree) =
+    let OpenedTree::Ready(tree) =
         DiskTree::open(&dir.path().join("root"), None, Uuid::new_v4(), &[], &[]).unwrap()
     else {
         panic!("held")
@@ -414,7 +414,7 @@ fn ignored_directories_are_not_entered_and_private_ones_never_synced() {
         &private,
     )
     .unwrap();
-    let Opened::Ready(tree) = opened else {
+    let OpenedTree::Ready(tree) = opened else {
         panic!("held")
     };
     let w = World { dir, tree: *tree };
@@ -529,7 +529,7 @@ fn rules_that_cannot_be_read_let_only_their_own_file_travel() {
     let check = |make: &dyn Fn(&Path)| {
         let dir = tempfile::tempdir().unwrap();
         make(&dir.path().join(ignore::FILE));
-        let Opened::Ready(tree) =
+        let OpenedTree::Ready(tree) =
             DiskTree::open(dir.path(), None, Uuid::new_v4(), &[], &[]).unwrap()
         else {
             panic!("held")
@@ -555,7 +555,7 @@ fn a_rules_file_cannot_include_what_the_settings_ignore() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(ignore::FILE), "!secret\nother\n!*\n").unwrap();
     let given = ["secret".to_string()];
-    let Opened::Ready(tree) =
+    let OpenedTree::Ready(tree) =
         DiskTree::open(dir.path(), None, Uuid::new_v4(), &given, &[]).unwrap()
     else {
         panic!("held")
