@@ -7,7 +7,9 @@ use std::time::Duration;
 use ureq::http;
 
 use super::body::Broken;
-use super::{HubClient, MAX_ANSWER_BYTES, bare, media_type};
+use super::header::media_type;
+use super::url::bare;
+use super::{HubClient, MAX_ANSWER_BYTES};
 use crate::error::{Error, Kind, plain};
 use crate::logger::one_line;
 use crate::pins;
@@ -285,4 +287,13 @@ fn own_fault(e: &std::io::Error) -> Error {
         _ => Error::new(Kind::Busy, "the file changed while it was read")
             .hint("repeat it when no program writes to it"),
     }
+}
+
+/// Whether the peer closed a kept connection before it responded to any of the request.
+pub(super) fn is_stale(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        e.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use ureq::http::{self, Method};
 use uuid::Uuid;
 
-use super::{Body, Call, Called, HubClient, media_type};
+use super::header::media_type;
+use super::{Body, Call, Called, HubClient};
 use crate::wire::KeyUse;
 use crate::wire::files::{
     AskedChunks, Backup, Changes, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made,

@@ -7,20 +7,22 @@ mod body;
 mod events;
 mod failure;
 mod files;
+mod header;
 mod join;
 mod messages;
 mod proxy;
+mod token;
 mod transfers;
+mod url;
 mod zone;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{SendBody, http};
 
-use crate::clock;
 use crate::config::{self, Settings};
 use crate::credentials::Access;
 use crate::error::{Error, Kind};
@@ -30,11 +32,16 @@ use crate::wire::files::Hash;
 use crate::wire::{self, Health, LoginAnswer};
 pub use body::Source;
 use body::{Body, Reader};
+use failure::is_stale;
 pub use failure::{Called, Failure, Told};
 pub use files::{Change, Condition, Query, Stored, UploadOutcome};
+use header::media_type;
 pub use messages::PullResult;
 use proxy::Proxy;
+use token::BearerToken;
 pub use transfers::Download;
+pub use url::is_loopback;
+use url::{bare, is_address};
 use zone::Zoned;
 
 /// The address of the hub and the key; read before each call, so a new key needs no restart.
@@ -64,13 +71,6 @@ pub struct HubClient {
     next_certificate: OnceLock<NextCertificate>,
 }
 
-struct BearerToken {
-    bearer: String,
-    /// The server and key that the token was issued for; it is sent nowhere else.
-    access: Access,
-    renew_at: Instant,
-}
-
 struct Call<'a> {
     method: http::Method,
     path: String,
@@ -88,9 +88,6 @@ struct Call<'a> {
 /// discard an early refusal.
 const ANNOUNCED_BODY_BYTES: u64 = 256 * 1024;
 
-/// The maximum lifetime of a hub's tokens, and how long before their end they are replaced.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
-const RENEW_BEFORE: Duration = Duration::from_secs(300);
 const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
 /// Kept connections, at most: as many as the threads of one directory use.
 const MAX_KEPT_CONNECTIONS: usize = 16;
@@ -233,26 +230,6 @@ impl HubClient {
         self.pins.as_ref()?.first()
     }
 
-    /// Uses a token of an earlier login, valid for `left` by this machine's clock. A wrong token costs one
-    /// request.
-    pub fn remember(&self, access: Access, bearer: String, left: Duration) {
-        let left = left.min(TOKEN_LIFETIME).saturating_sub(RENEW_BEFORE);
-        if !bearer.is_empty() && !left.is_zero() && bearer.bytes().all(|b| b.is_ascii_graphic()) {
-            let token = BearerToken {
-                bearer,
-                access,
-                renew_at: clock::monotonic() + left,
-            };
-            *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some(token);
-        }
-    }
-
-    /// Gets a new token for the key, even if there is one.
-    pub fn login(&self, key: &str) -> Called<LoginAnswer> {
-        let url = (self.access)()?.url;
-        Ok(self.ask_token(&url, key)?.0)
-    }
-
     fn json<T: serde::de::DeserializeOwned>(&self, call: &Call) -> Called<T> {
         let answer = self.authorized(&self.agent, call)?;
         self.body(answer, call.most, &call.path)
@@ -303,84 +280,6 @@ impl HubClient {
             }
         }
         unreachable!("the second round returns")
-    }
-
-    /// The address and the token to use; `fresh`: the present token was refused. Without a key
-    /// there is no token.
-    fn bearer(&self, fresh: bool) -> Called<(String, Option<String>)> {
-        // read each time: the key may be new, and the address of a local hub may belong to another program since
-        let access = (self.access)()?;
-        let mut token = self.token.lock().unwrap_or_else(|e| e.into_inner());
-        match &*token {
-            Some(t) if !fresh && t.access == access && clock::monotonic() < t.renew_at => {
-                return Ok((access.url, Some(t.bearer.clone())));
-            }
-            _ => *token = None,
-        }
-        let Access {
-            url,
-            key: Some(key),
-        } = access.clone()
-        else {
-            return Ok((access.url, None));
-        };
-        let (login, hub_time) = self.ask_token(&url, &key)?;
-        if let Some(renewed) = self.renewed.get() {
-            renewed(&login);
-        }
-        let bearer = login.token.clone();
-        // the lifetime by the hub's clock, counted down on the local one: a router's clock may be wrong
-        // by decades
-        let lifetime = hub_time.and_then(|now| {
-            clock::parse_rfc3339(&login.expires_at)?
-                .duration_since(now)
-                .ok()
-        });
-        let lifetime = lifetime.unwrap_or(TOKEN_LIFETIME).min(TOKEN_LIFETIME);
-        let renew_at = clock::monotonic()
-            + lifetime
-                .saturating_sub(RENEW_BEFORE)
-                .max(Duration::from_secs(30));
-        *token = Some(BearerToken {
-            bearer: login.token,
-            access,
-            renew_at,
-        });
-        Ok((url, Some(bearer)))
-    }
-
-    /// `POST /api/auth/login`: a token for a key, and the hub's time.
-    fn ask_token(
-        &self,
-        url: &str,
-        key: &str,
-    ) -> Called<(LoginAnswer, Option<std::time::SystemTime>)> {
-        let body = serde_json::json!({ "api_key": key })
-            .to_string()
-            .into_bytes();
-        let call = Call {
-            method: http::Method::POST,
-            body: Body::Json(body),
-            ..Call::get("/api/auth/login")
-        };
-        let answer = self.exchange(&self.agent, &call, url, None)?;
-        if !answer.status().is_success() {
-            return Err(self.refused(answer, &call.path));
-        }
-        let next = answer.headers().get(wire::join::NEXT_HEADER);
-        let next = next.and_then(|value| value.to_str().ok()?.parse().ok());
-        if let (Some(pins), Some(next)) = (&self.pins, next) {
-            pins.add(next);
-            if let Some(known) = self.next_certificate.get() {
-                known(next);
-            }
-        }
-        let hub_time = answer
-            .headers()
-            .get("date")
-            .and_then(|d| d.to_str().ok())
-            .and_then(http_date);
-        Ok((self.body(answer, MAX_ANSWER_BYTES, &call.path)?, hub_time))
     }
 
     /// Sends once, and again if a pooled connection turned out to be closed, because every call of the client may be
@@ -501,130 +400,5 @@ impl Call<'_> {
             patience: None,
             silence: None,
         }
-    }
-}
-
-/// The media type of a response in lower case, without parameters; "" if it has none.
-fn media_type(answer: &http::Response<ureq::Body>) -> String {
-    let value = answer
-        .headers()
-        .get("content-type")
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    value
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase()
-}
-
-fn bare(path: &str) -> &str {
-    path.split('?').next().unwrap_or(path)
-}
-
-/// Whether the peer closed a kept connection before it responded to any of the request.
-fn is_stale(e: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(
-        e.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-    )
-}
-
-/// The host of a URL, without the brackets of IPv6.
-fn host_of(url: &str) -> &str {
-    split_authority(authority_of(url)).0
-}
-
-/// The port of a URL that was checked.
-fn port_of(url: &str) -> u16 {
-    split_authority(authority_of(url))
-        .1
-        .unwrap_or(if url.starts_with("https://") { 443 } else { 80 })
-}
-
-fn authority_of(url: &str) -> &str {
-    url.split("://")
-        .nth(1)
-        .and_then(|rest| rest.split('/').next())
-        .unwrap_or("")
-}
-
-/// `HOST`, `HOST:PORT` or an IPv6 address, in brackets if it has a port: host without brackets, and port.
-fn split_authority(authority: &str) -> (&str, Option<u16>) {
-    let parsed = |(host, port): (_, &str)| Some((host, Some(port.parse().ok()?)));
-    match authority
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        Some((address, rest)) => rest
-            .strip_prefix(':')
-            .and_then(|port| parsed((address, port)))
-            .unwrap_or((address, None)),
-        // only an IPv6 address has more than one colon
-        None if authority.matches(':').count() == 1 => authority
-            .split_once(':')
-            .and_then(parsed)
-            .unwrap_or((authority, None)),
-        None => (authority, None),
-    }
-}
-
-fn is_address(url: &str) -> bool {
-    host_of(url).parse::<std::net::IpAddr>().is_ok()
-}
-
-/// Whether a URL names this machine.
-pub fn is_loopback(url: &str) -> bool {
-    let host = host_of(url);
-    host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
-fn http_date(text: &str) -> Option<std::time::SystemTime> {
-    let mut parts = text.split_once(", ")?.1.split(' ');
-    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let months = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let month = months.iter().position(|m| *m == month)? + 1;
-    clock::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_recognised_by_name_and_by_address() {
-        for url in [
-            "http://localhost:8080",
-            "http://127.0.0.5",
-            "https://[::1]:1/x",
-            "http://LOCALHOST",
-        ] {
-            assert!(is_loopback(url), "{url}");
-        }
-        for url in [
-            "http://localhost.example:1",
-            "http://10.0.0.1:8080",
-            "http://[fe80::1]:1",
-            "http://127.0.0.1.nip.example",
-        ] {
-            assert!(!is_loopback(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn dates_of_the_hub_are_read() {
-        assert_eq!(
-            http_date("Sun, 06 Nov 1994 08:49:37 GMT"),
-            clock::parse_rfc3339("1994-11-06T08:49:37Z")
-        );
-        assert_eq!(http_date("yesterday"), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{host_of, is_loopback, port_of, split_authority};
+use super::url::{host_of, is_loopback, port_of, split_authority};
 use crate::error::{Error, Kind};
 use crate::wire;
 

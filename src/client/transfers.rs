@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::body::{Body, BytesPassed, Piece, Source};
 use super::files::{Change, SYNC_PATIENCE, Stored, etag, knows, tag};
-use super::{Call, Called, HubClient, media_type};
+use super::header::media_type;
+use super::{Call, Called, HubClient};
 use crate::error::Error;
 use crate::wire::files::{
     BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata,

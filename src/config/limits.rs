@@ -1,0 +1,96 @@
+//! Limits without a setting, all in one place: every queue and table has a limit.
+
+/// Wake-ups: one that waits is as good as many.
+pub const POKE: usize = 1;
+/// Events for the client's main loop.
+pub const EVENTS: usize = 256;
+/// Names of files that have just arrived in the outbox.
+pub const ARRIVALS: usize = 1024;
+/// Messages in the outbox that are remembered; later ones are found when there is room again.
+pub const OUTBOX: usize = 200_000;
+/// Bytes of messages in one request of this client.
+pub const BATCH_BYTES: usize = 1024 * 1024;
+/// Paths of a synced directory that are known to be out of sync; a rescan finds the others.
+pub const DUE: usize = 100_000;
+/// Paths of a synced directory that a rescan offers before it waits for some of them to be
+/// handled.
+pub const UNDER_WAY: usize = 4_000;
+/// From this many files on, one sync of the filesystem is cheaper than one for each file.
+pub const SYNCFS_FROM: usize = 16;
+/// Files of the log of received ids, one for each day: covers `wire::ID_MEMORY`.
+pub const SEEN_DAYS: usize = 15;
+/// Bytes of a hook's output that are kept.
+pub const HOOK_OUTPUT: usize = 64 * 1024;
+/// Paths of a synced directory that are changing at one time; if there are more, the whole tree is
+/// rescanned.
+pub const BUSY_PATHS: usize = 10_000;
+/// Unwatched directories that are remembered; beyond that the whole tree counts as unwatched.
+pub const UNWATCHED: usize = 1000;
+/// Synced directories within another one that are remembered and excluded.
+pub const NESTED: usize = 1000;
+/// Bytes of `.mesyncignore` that are read.
+pub const IGNORE_BYTES: usize = 256 * 1024;
+/// Hashes of recently read files that are remembered.
+pub const HASHES: usize = 1024;
+/// Hook records of one type in memory; the others are found when there is room again.
+pub const HOOKS: usize = 1000;
+/// Failed hooks for directory events that are kept.
+pub const FAILED_NEWS_HOOKS: usize = 100;
+/// Messages requested in one pull.
+pub const PULL: usize = 1000;
+/// Requests that wait for the hub's committer.
+pub const COMMITS: usize = 1024;
+/// Operations in one transaction of the hub.
+pub const GROUP: usize = 256;
+/// Keys of hosts on a hub.
+pub const KEYS: usize = 1000;
+/// Wrong keys that one address may use within `WRONG_KEYS_WINDOW`.
+pub const WRONG_KEYS: u32 = 10;
+pub const WRONG_KEYS_WINDOW: std::time::Duration = std::time::Duration::from_secs(60);
+/// Addresses for which wrong keys are counted; the oldest is dropped.
+pub const WRONG_KEYS_ADDRESSES: usize = 1024;
+/// Machines that ask a hub to join at one time, and for how long each.
+pub const JOIN_REQUESTS: usize = 64;
+pub const JOIN_REQUESTS_PER_ADDRESS: usize = 4;
+pub const JOIN_TIME: std::time::Duration = std::time::Duration::from_secs(3600);
+/// How often one of them may restart within that time.
+pub const JOIN_RESTARTS: u32 = 8;
+/// Accepted machines that a hub remembers.
+pub const JOIN_ACCEPTED: usize = 64;
+/// How long all machines may be accepted, at most.
+pub const JOIN_WINDOW: std::time::Duration = std::time::Duration::from_secs(86_400);
+/// Unused invitations.
+pub const INVITATIONS: usize = 1000;
+/// Bytes of messages that were read and are being committed to the hub's tables.
+pub const COMMIT_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of chunk lists and file batches that are being transferred, in both directions.
+pub const FILE_MEMORY: u64 = 32 * 1024 * 1024;
+/// File events that are read from the store and written to a stream at once.
+pub const EVENT_PAGE: usize = 64;
+/// Free space and inodes of the hub's disk below which it accepts nothing new, whatever the
+/// setting.
+pub const LEAST_FREE: u64 = 8 * 1024 * 1024;
+pub const LEAST_INODES: u64 = 64;
+/// Concurrent event streams.
+pub const STREAMS: usize = 256;
+/// Hosts that the hub knows, including those that are only named as targets.
+pub const HOSTS: u64 = 10_000;
+/// Message ids that the hub remembers: about 1 GB of disk. Beyond that the oldest are dropped before
+/// `wire::ID_MEMORY` is over.
+pub const IDS: u64 = 10_000_000;
+/// Versions that the hub keeps of one file.
+pub const VERSIONS: usize = 100;
+/// File events that the hub keeps; a client that asks for older ones lists the files.
+pub const FILE_EVENTS: u64 = 100_000;
+/// Commits of file changes that the hub can distinguish from those of another history; a client that asks for older
+/// ones lists the files.
+pub const FILE_COMMITS: u64 = 200_000;
+/// Idempotency keys of file changes that the hub remembers; beyond that the oldest are dropped early.
+pub const FILE_KEYS: u64 = 200_000;
+/// Lost chunks that the hub remembers; it finds others again when these are restored.
+pub const WANTED: usize = 10_000;
+/// Files with lost chunks that it names to clients at one time.
+pub const WANTED_NAMES: usize = 100;
+/// Files in the hub's staging directory: chunks that no commit has named yet, and bodies that are being
+/// received.
+pub const STAGED: u64 = 300_000;
