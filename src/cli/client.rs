@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use crossbeam_channel::after;
 use serde::Serialize;
 
 use super::output::{Output, left, right};
@@ -160,7 +161,7 @@ pub fn status(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         if context.out.is_over() {
             return Ok(done);
         }
-        std::thread::sleep(WATCH_INTERVAL);
+        let _ = after(WATCH_INTERVAL).recv();
     }
 }
 
