@@ -122,6 +122,8 @@ struct HubStatus {
     url: String,
     reachable: bool,
     version: Option<String>,
+    /// `false`: a server for files only, such as `s3em`; a client of messages needs a hub.
+    keeps_messages: bool,
     /// What is wrong, if something is.
     problem: Option<String>,
     /// Messages that wait on the hub for this machine; `None`: it does not know it yet, or could not be asked.
@@ -312,6 +314,10 @@ fn print(s: &ClientStatus, reasons: &[String], out: &mut Output) {
     });
     let hub = match (&s.hub.problem, &s.hub.version) {
         (Some(problem), _) => logger::one_line(problem),
+        (None, _) if !s.hub.keeps_messages => format!(
+            "{} is up; it keeps files only, as s3em does: messages need a mesync hub",
+            s.hub.url
+        ),
         (None, version) => format!(
             "{} is up, mesync {}",
             s.hub.url,
@@ -333,7 +339,11 @@ fn print(s: &ClientStatus, reasons: &[String], out: &mut Output) {
         ("hub", hub),
         (
             "on the hub",
-            s.hub.queued.map_or("unknown".into(), |n| n.to_string()) + &seen,
+            match s.hub.queued {
+                Some(n) => n.to_string() + &seen,
+                None if !s.hub.keeps_messages => "no messages".into(),
+                None => "unknown".to_string() + &seen,
+            },
         ),
         ("outbox", queue(&s.outbox, out)),
         ("inbox", queue(&s.inbox, out)),
@@ -380,6 +390,7 @@ fn ask_hub(settings: &Settings) -> HubStatus {
         url: settings.server_url.clone(),
         reachable: false,
         version: None,
+        keeps_messages: true,
         problem: None,
         queued: None,
         oldest_queued_at: None,
@@ -401,11 +412,13 @@ fn ask_hub(settings: &Settings) -> HubStatus {
             if health.status != "ok" {
                 status.problem = Some(format!("hub {} is {}", hub.url(), health.status));
             }
+            status.keeps_messages =
+                !health.version.is_empty() || health.features.iter().any(|f| f == "messages");
             status.version = Some(health.version).filter(|v| !v.is_empty());
         }
         Err(failure) => status.problem = Some(failure.error.to_string()),
     }
-    if status.reachable {
+    if status.reachable && status.keeps_messages {
         match hub.hosts() {
             Ok(hosts) => {
                 let me = hosts.into_iter().find(|h| h.name == settings.host_id);

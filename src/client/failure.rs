@@ -44,6 +44,9 @@ pub enum Told {
     OtherCertificate,
 }
 
+/// The words of `s3em` for a request that is longer than it reads.
+const S3EM_READ_FAILURE: &str = "Failed to read file";
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure {
@@ -207,6 +210,10 @@ impl HubClient {
         if !hubs && !own_words && (self.may_be_ours() || media_type == "text/html") {
             return self.foreign(status, &media_type, path);
         }
+        let too_long =
+            !self.may_be_ours() && (status == 413 || words.as_deref() == Some(S3EM_READ_FAILURE));
+        // whatever the server calls it: a repetition does not help
+        let status = if too_long { 413 } else { status };
         let told = match status {
             409 => serde_json::from_slice::<MissingChunks>(&body)
                 .map_or(Told::Nothing, |m| Told::Missing(m.missing)),
@@ -218,6 +225,15 @@ impl HubClient {
         let said =
             |words: Option<String>| words.map_or(format!("status {status}"), |w| one_line(&w));
         let error = match (status, words) {
+            (_, words) if too_long => Error::new(
+                Kind::Refused,
+                format!(
+                    "server {} takes no file of this length: {}",
+                    self.url,
+                    said(words)
+                ),
+            )
+            .hint("s3em reads at most 2 MB a request; a mesync hub has no such limit"),
             (401, words) => {
                 let hub_says_how = words.as_ref().is_some_and(|w| w.contains("mesync key add"));
                 let error = Error::new(

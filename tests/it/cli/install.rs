@@ -113,6 +113,7 @@ fn install_runs_no_program_and_uninstall_removes_all_of_it() {
         "usr/share/man/man1/s3ec.1",
         "usr/share/man/man5/mesync.5",
         "usr/share/man/man7/mesync.7",
+        "usr/share/man/man7/mesync-migration.7",
     ] {
         assert!(installed.contains(wanted), "{wanted}: {installed:#?}");
     }

@@ -3,6 +3,7 @@
 mod commands;
 mod daemons;
 mod directories;
+mod files_only;
 mod machine;
 mod s3ec;
 mod s3ec_directories;

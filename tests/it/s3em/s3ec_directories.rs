@@ -259,3 +259,44 @@ fn a_stale_copy_of_theirs_does_not_undo_our_edit() {
         ours.tree()["f"] == b"theirs, knowing nothing of ours"
     });
 }
+
+/// Its login file and its directory are all that a change of the program needs.
+#[test]
+fn a_login_and_a_directory_of_theirs_are_taken_over_without_sending_again() {
+    let world = world();
+    let Some(theirs) = Theirs::new(&world, "theirs") else {
+        return;
+    };
+    let (home, work) = (theirs.home.clone(), theirs.work());
+    fs::create_dir(work.join("sub")).unwrap();
+    let wants = [("a", "first"), ("sub/b", "second"), ("sub/c", "third")];
+    for (name, content) in wants {
+        fs::write(work.join(name), content).unwrap();
+    }
+    theirs.ok(&["sync", "-w", "."]);
+    assert_eq!(visible(&work), of(&wants));
+    let sent = latest(&world);
+
+    let ours = |args: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_mesync"))
+            .args(args)
+            .current_dir(&work)
+            .env_clear()
+            .env("HOME", &home)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{args:?}: {out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    ours(&["sync", "-w", "."]);
+    assert_eq!(latest(&world), sent, "something was sent again");
+    assert_eq!(visible(&work), of(&wants));
+    assert!(ours(&["ls"]).contains("sub/b"));
+
+    // and from then on its edits are sent, once
+    fs::write(work.join("a"), "edited").unwrap();
+    ours(&["sync", "-w", "."]);
+    assert_eq!(latest(&world), sent + 1);
+    ours(&["sync", "-w", "."]);
+    assert_eq!(latest(&world), sent + 1);
+}

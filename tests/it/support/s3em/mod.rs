@@ -173,7 +173,7 @@ impl Shared {
         while let Some(request) = read_request(&mut reader, &stream, &self.received) {
             let answer = match &request {
                 Ok(request) => self.answer(request),
-                Err(status) => Answer::Plain(*status),
+                Err(status) => Answer::Json(*status, json!({ "error": "Failed to read file" })),
             };
             let is_change = request.is_ok_and(|r| r.method == "PUT" || r.method == "DELETE");
             if is_change

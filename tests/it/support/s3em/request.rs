@@ -35,14 +35,14 @@ pub(super) fn read_request(
     let length: usize = headers
         .get("content-length")
         .map_or(0, |n| n.parse().unwrap());
-    if length > BODY {
-        return Some(Err(413));
-    }
     if headers.contains_key("expect") {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
+    if length > BODY {
+        return Some(Err(400));
+    }
     received.fetch_add(length as u64, Relaxed);
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let decoded = |text: &str| {
