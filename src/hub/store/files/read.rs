@@ -53,10 +53,10 @@ impl Store {
                     let is_kept =
                         row.map(|row| row.value())
                             .is_some_and(|(size, _, _, on_disk)| {
-                                !self.chunks.wanted.has(*hash)
-                                    && (!on_disk || self.chunks.is_there(*hash, size))
+                                !on_disk || self.chunks.is_there(*hash, size)
                             });
-                    !is_kept && !self.chunks.is_staged(*hash)
+                    // a lost chunk that is staged stays lost until it is sent: only that moves it to its place
+                    self.chunks.wanted.has(*hash) || !is_kept && !self.chunks.is_staged(*hash)
                 }
                 Err(e) => {
                     error = Some(e);

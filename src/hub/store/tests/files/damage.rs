@@ -172,6 +172,12 @@ fn bytes_received_under_any_name_restore_a_lost_chunk() {
                 .stage_chunk(Hash::of(&bytes), &mut bytes.as_slice(), 30_000)
                 .unwrap()
         );
+        // staged by a request that failed then: the next client that asks sends it
+        assert_eq!(
+            hub.store.missing_chunks(&[Hash::of(&bytes)]).unwrap(),
+            [Hash::of(&bytes)],
+            "{how}"
+        );
         let op = hub
             .store
             .mend_op(Hash::of(&bytes), 30_000)
