@@ -194,7 +194,12 @@ pub fn running_hub(settings: &Settings, patience: Duration) -> Result<Option<Hub
     HubClient::new(&settings, Box::new(move || Ok(access.clone()))).map(Some)
 }
 
-/// The data directory of a hub that does not run. `Kind::Busy`: it does.
+/// Whether a process has the lock of the data directory: a lock also fails for lack of descriptors.
+fn is_held(data: &Path) -> bool {
+    disk::lock_holder(&data.join(wire::HUB_LOCK)).is_some()
+}
+
+/// The data directory of a hub that does not run. `Kind::Busy`: it does, or the lock cannot be taken now.
 fn lock_existing(data: &Path) -> Result<DataDirLock> {
     find_hub(data)?;
     data_dir::lock(data)
@@ -244,7 +249,7 @@ pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = &context.settings.hub;
     let dir = hub.data_dir.display();
     let _lock = lock_existing(&hub.data_dir).map_err(|e| match e.kind {
-        Kind::Busy => Error::new(
+        Kind::Busy if is_held(&hub.data_dir) => Error::new(
             Kind::Busy,
             format!("cannot check {dir}: a hub is running with it"),
         )

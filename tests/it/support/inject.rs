@@ -95,25 +95,29 @@ impl Fault {
     }
 
     fn strace(&self) -> Command {
-        let _ = std::fs::remove_file(&self.trace);
-        let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "-qq", "-s", "200", "-y", "-o"])
-            .arg(&self.trace);
-        strace.args(["-e", &format!("trace=?{}", self.call), "-e", "signal=none"]);
         let (nth, and_on) = (self.nth, if self.for_ever { "+" } else { "" });
-        strace.args([
-            "-e",
-            &format!(
-                "inject=?{}:error={}:when={nth}{and_on}",
-                self.call, self.error
-            ),
-        ]);
+        let mut strace = strace(
+            self.call,
+            &format!("error={}:when={nth}{and_on}", self.error),
+            &self.trace,
+        );
         for path in &self.only {
             strace.arg("-P").arg(path);
         }
         strace
     }
+}
+
+/// strace that does something at a call, and writes the calls to a file.
+fn strace(call: &str, what: &str, trace: &Path) -> Command {
+    let _ = std::fs::remove_file(trace);
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-qq", "-s", "200", "-y", "-o"])
+        .arg(trace)
+        .args(["-e", &format!("trace=?{call}"), "-e", "signal=none"])
+        .args(["-e", &format!("inject=?{call}:{what}")]);
+    strace
 }
 
 /// Whether strace is here; a word if it is not.
@@ -128,18 +132,30 @@ pub fn is_available() -> bool {
 
 /// The same command with the fault in it.
 pub fn wrap(plain: &Command, fault: &Fault) -> Command {
-    let mut command = fault.strace();
-    command
+    under(fault.strace(), plain)
+}
+
+/// The same command, killed at the `nth` call of a kind.
+pub fn kill_at(plain: &Command, call: &str, nth: u32, trace: &Path) -> Command {
+    under(
+        strace(call, &format!("signal=KILL:when={nth}"), trace),
+        plain,
+    )
+}
+
+/// Runs a command under strace.
+fn under(mut strace: Command, plain: &Command) -> Command {
+    strace
         .arg(plain.get_program())
         .args(plain.get_args())
         .env_clear()
         .stdin(Stdio::null());
-    command.envs(
+    strace.envs(
         plain
             .get_envs()
             .filter_map(|(name, value)| Some((name, value?))),
     );
-    command
+    strace
 }
 
 /// What runs a program each of whose calls on a path takes so many milliseconds more.

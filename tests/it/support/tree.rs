@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use mesync::internals::wire::files::Hash;
 use serde_json::Value;
 
 use super::files::Hub;
+use super::space::left_out;
 use super::world::{Machine, World, wait_for};
 
 /// A machine with one directory that it keeps in sync.
@@ -41,6 +42,28 @@ impl Synced {
             flags: flags.iter().map(|f| f.to_string()).collect(),
             ..self
         }
+    }
+
+    /// Runs the client as a user that may not read everything. `false`: this test needs root to do so.
+    pub fn run_as_nobody(&mut self, world: &World) -> bool {
+        if !rustix::process::getuid().is_root() {
+            left_out("only root can run a client as another user");
+            return false;
+        }
+        self.machine.wrap = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+        ]
+        .map(String::from)
+        .to_vec();
+        fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all(&self.machine.base).unwrap();
+        for dir in [&self.machine.base, &self.dir] {
+            chown(dir, Some(65534), Some(65534)).unwrap();
+        }
+        true
     }
 
     fn args<'a>(&'a self, command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {

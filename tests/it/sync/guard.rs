@@ -5,9 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::files::Hub;
-use crate::support::space::left_out;
 use crate::support::tree::{Synced, records, settled};
-use crate::support::world::{self, wait_for};
+use crate::support::world::wait_for;
 
 pub(super) const FILES: usize = 40;
 /// What the guard lets through of so many.
@@ -211,29 +210,6 @@ fn a_few_files_may_be_deleted_but_not_all() {
     assert_eq!(pair.beta.files(), 2);
 }
 
-/// A user that may not read everything. `false`: this test needs root to run as another user.
-fn as_nobody(machine: &mut Synced, world: &world::World) -> bool {
-    use std::os::unix::fs::{PermissionsExt, chown};
-    if !rustix::process::getuid().is_root() {
-        left_out("only root can run a daemon as somebody else");
-        return false;
-    }
-    machine.machine.wrap = [
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-    ]
-    .map(String::from)
-    .to_vec();
-    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::create_dir_all(&machine.machine.base).unwrap();
-    for dir in [&machine.machine.base, &machine.dir] {
-        chown(dir, Some(65534), Some(65534)).unwrap();
-    }
-    true
-}
-
 #[test]
 fn an_unreadable_directory_is_not_gone() {
     let hub = Hub::start();
@@ -241,7 +217,7 @@ fn an_unreadable_directory_is_not_gone() {
         Synced::new(&hub.world, "alpha"),
         Synced::new(&hub.world, "beta"),
     );
-    if !as_nobody(&mut alpha, &hub.world) {
+    if !alpha.run_as_nobody(&hub.world) {
         return;
     }
     beta.start();

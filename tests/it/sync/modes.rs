@@ -2,16 +2,15 @@
 //! its owner may not write to receives changes.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::SystemTime;
 
 use crate::support::files::Hub;
+use crate::support::inject;
 use crate::support::tree::{self, Synced, records, settled};
-use crate::support::world::{World, wait_for};
+use crate::support::world::wait_for;
 
 fn pair(hub: &Hub) -> (Synced, Synced) {
     (
@@ -344,33 +343,11 @@ fn upload_and_download_know_the_mode_of_a_directory() {
 
 // -- directories that their owner may not write to ---------------------------------------------------------------------------
 
-/// Lets a machine run without the rights of root. `false`, with a word, where that cannot be.
-fn as_nobody(synced: &mut Synced, world: &World) -> bool {
-    if !rustix::process::getuid().is_root() {
-        println!("SKIPPED: only root can run a client as another user");
-        return false;
-    }
-    synced.machine.wrap = [
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-    ]
-    .map(String::from)
-    .to_vec();
-    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::create_dir_all(&synced.machine.base).unwrap();
-    for dir in [&synced.machine.base, &synced.dir] {
-        chown(dir, Some(65534), Some(65534)).unwrap();
-    }
-    true
-}
-
 #[test]
 fn a_directory_that_is_not_writable_receives_changes() {
     let hub = Hub::start();
     let (alpha, mut beta) = pair(&hub);
-    if !as_nobody(&mut beta, &hub.world) {
+    if !beta.run_as_nobody(&hub.world) {
         return;
     }
     mkdir(&alpha, "empty", 0o555);
@@ -412,33 +389,11 @@ fn a_directory_that_is_not_writable_receives_changes() {
     );
 }
 
-/// The command, killed at one of its calls.
-fn killed_at(plain: &Command, call: &str, nth: u32, trace: &Path) -> Command {
-    let mut command = Command::new("strace");
-    command
-        .args(["-f", "-qq", "-o"])
-        .arg(trace)
-        .args(["-e", &format!("trace=?{call}")]);
-    command.args(["-e", &format!("inject=?{call}:signal=KILL:when={nth}")]);
-    command
-        .arg(plain.get_program())
-        .args(plain.get_args())
-        .env_clear()
-        .stdin(Stdio::null());
-    command.envs(
-        plain
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    command
-}
-
 #[test]
 fn a_kill_while_a_directory_is_open_changes_no_mode() {
     let hub = Hub::start();
     let (alpha, mut beta) = pair(&hub);
-    if !as_nobody(&mut beta, &hub.world) || Command::new("strace").arg("-V").output().is_err() {
-        println!("SKIPPED: root and strace are needed");
+    if !beta.run_as_nobody(&hub.world) || !inject::is_available() {
         return;
     }
     alpha.put("closed/f", "0");
@@ -463,7 +418,7 @@ fn a_kill_while_a_directory_is_open_changes_no_mode() {
             let plain = beta
                 .machine
                 .command(&["sync", "-w", beta.dir.to_str().unwrap()]);
-            let out = killed_at(&plain, call, nth, &trace).output().unwrap();
+            let out = inject::kill_at(&plain, call, nth, &trace).output().unwrap();
             left_open += u32::from(beta.mode("closed") == 0o755);
             passes(&beta, &alpha);
             assert_eq!(
