@@ -1,4 +1,4 @@
-//! Rules of style and architecture, as a test: each breach is reported as `file:line: what is wrong (why it is a rule)`.
+//! Rules of style and architecture, as a test: each breach is reported as `file:line: the breach (the reason of the rule)`.
 //!
 //! Reads the source as text. It does not parse Rust: comments and the inside of literals are blanked, and parts under
 //! `#[cfg(test)]` too, where a rule is for the program only.
@@ -635,7 +635,7 @@ fn man_page_names_every_command_and_flag() {
             e.strip_prefix(command.name)
                 .is_some_and(|r| r.starts_with(['\n', ' ']))
         };
-        // "hosts rebind" begins with "hosts" too: the shortest name comes first
+        // "hosts rebind" begins with "hosts" too: the shortest name is first
         let Some(entry) = entries.iter().find(is_about) else {
             missing(format!(
                 "no \".It Ic {}\" (every command is documented)",

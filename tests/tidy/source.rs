@@ -41,7 +41,7 @@ impl Source {
         }
     }
 
-    /// Lines of `form` on which `word` stands as a word of its own (a `!` or `(` at its end needs no border).
+    /// Lines of `form` that have `word` as a word of its own (a `!` or `(` at its end needs no border).
     pub fn lines_with(&self, form: &str, word: &str) -> Vec<usize> {
         let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
         let found = form.match_indices(word).filter(|(at, _)| {

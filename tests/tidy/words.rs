@@ -1,4 +1,4 @@
-//! Words that blur the subject of a sentence, in comments, in help and in the log. The list of what is left only shrinks.
+//! Words that blur the subject of a sentence, in comments, in help and in the log. The list of exceptions only shrinks.
 
 use std::collections::BTreeMap;
 
