@@ -5,7 +5,7 @@ _mesync() {
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         if [[ -n $skip && $word != = ]]; then skip=; continue; fi
         case $word in
-            --api-key|--api-key-file|--code|--data|--debounce|--for|--limit|--listen|--name|--offset|-o|--output|--path|--payload|--payload-file|--priority|--remote|--rev|--search|--server|--since|--target|--ttl|--url|-w|--watch|--workers) skip=$word;;
+            --api-key|--api-key-file|--code|--data|--debounce|--files|--for|--limit|--listen|--name|--offset|-o|--output|--path|--payload|--payload-file|--priority|--remote|--rev|--search|--send|--server|--since|--target|--ttl|--url|-w|--watch|--workers) skip=$word;;
             -*|=) ;;
             *) words+=("$word");;
         esac
@@ -17,6 +17,7 @@ _mesync() {
         --code) :; return;;
         --data) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return;;
         --debounce) :; return;;
+        --files) :; return;;
         --for) :; return;;
         --limit) :; return;;
         --listen) :; return;;
@@ -30,6 +31,7 @@ _mesync() {
         --remote) :; return;;
         --rev) :; return;;
         --search) :; return;;
+        --send) :; return;;
         --server) :; return;;
         --since) :; return;;
         --target) :; return;;
@@ -43,8 +45,10 @@ _mesync() {
         'hub backup '*) flags='--data'
             [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'hub check '*) flags='--data --repair';;
-        'key add '*) flags='--data';;
+        'key add '*) flags='--data --files --read-only --no-files --send --no-messages --admin';;
         'key list '*) flags='--data';;
+        'key set '*) flags='--data --files --read-only --read-write --no-files --send --no-messages --messages --admin --no-admin';;
+        'key rotate '*) flags='--data';;
         'key remove '*) flags='--data';;
         'hosts rebind '*) flags='';;
         'send '*) flags='--batch --payload --payload-file --target --priority --ttl';;
@@ -57,36 +61,41 @@ _mesync() {
         'login '*) flags='--server --api-key --api-key-file';;
         'upload '*) flags='--path --name --recursive --bytes'
             [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); };;
-        'download '*) flags='--output --bytes';;
+        'download '*) flags='--output --recursive --bytes';;
         'ls '*) flags='--path --search --limit --offset --all --bytes';;
         'info '*) flags='--bytes';;
         'rm '*) flags='--recursive';;
         'versions '*) flags='--bytes';;
         'restore '*) flags='--rev --bytes';;
         'events '*) flags='--since --follow --bytes';;
-        'sync '*) flags='--watch --yes --remote --send-only --receive-only --dry-run --allow-deletes --bytes';;
-        'daemon '*) flags='--watch --yes --remote --send-only --receive-only --debounce';;
+        'sync '*) flags='--watch --yes --remote --send-only --receive-only --dry-run --allow-deletes --bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'daemon '*) flags='--watch --yes --remote --send-only --receive-only --debounce'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'approve '*) flags='--dry-run'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'adopt '*) flags=''
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'conflicts '*) flags='--bytes'
             [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
-        'start '*) flags='--watch --yes --once';;
+        'forget '*) flags=''
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'start '*) flags='--watch --yes --once'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'join '*) flags='--name --watch --yes --replace';;
-        'status '*) flags='--bytes';;
+        'status '*) flags='--watch --bytes';;
         'serve '*) flags='--listen --data --workers --allow-anonymous --start --watch --yes';;
-        'accept '*) flags='--all --for --code --replace --data';;
-        'invite '*) flags='--for --url --replace --data';;
+        'accept '*) flags='--all --for --code --replace --data --files --read-only --no-files --send --no-messages --admin';;
+        'invite '*) flags='--for --url --replace --data --files --read-only --no-files --send --no-messages --admin';;
         'hosts '*) flags=''
             [[ ${#words[@]} == 1 ]] && COMPREPLY=($(compgen -W 'rebind' -- "$cur"));;
         'completions '*) flags=''
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); };;
         'help '*) flags=''
-            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts start join status serve accept invite hub key hosts completions help' -- "$cur")); };;
+            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts forget start join status serve accept invite hub key hosts completions help' -- "$cur")); };;
         'hub ') COMPREPLY=($(compgen -W 'renew-certificate backup check' -- "$cur"));;
-        'key ') COMPREPLY=($(compgen -W 'add list remove' -- "$cur"));;
-        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts start join status serve accept invite hub key hosts completions help' -- "$cur"));;
+        'key ') COMPREPLY=($(compgen -W 'add list set rotate remove' -- "$cur"));;
+        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts forget start join status serve accept invite hub key hosts completions help' -- "$cur"));;
     esac
     if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W "$flags --json --quiet --verbose --help --version" -- "$cur")); fi
 }

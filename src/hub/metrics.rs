@@ -62,18 +62,31 @@ impl Text {
         help: &str,
         rows: impl IntoIterator<Item = (String, impl Display)>,
     ) {
+        self.family(&format!("mesync_{name}"), kind, help, rows);
+    }
+
+    /// A value that every process has, under the name that dashboards know.
+    pub fn process(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        let row = [(String::new(), value)];
+        self.family(&format!("process_{name}"), kind, help, row);
+    }
+
+    fn family(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (String, impl Display)>,
+    ) {
         let mut rows = rows.into_iter().peekable();
         if rows.peek().is_some() {
-            let _ = write!(
-                self.0,
-                "# HELP mesync_{name} {help}\n# TYPE mesync_{name} {kind}\n"
-            );
+            let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         }
         for (labels, value) in rows {
             let _ = if labels.is_empty() {
-                writeln!(self.0, "mesync_{name} {value}")
+                writeln!(self.0, "{name} {value}")
             } else {
-                writeln!(self.0, "mesync_{name}{{{labels}}} {value}")
+                writeln!(self.0, "{name}{{{labels}}} {value}")
             };
         }
     }

@@ -14,6 +14,7 @@ pub mod server;
 
 pub mod metrics;
 pub mod page;
+mod process;
 pub mod router;
 pub mod routes;
 

@@ -18,6 +18,7 @@ use super::joining::Joining;
 use super::messages::{Answer, Messages};
 use super::metrics::{Requests, Text};
 use super::page;
+use super::process;
 use super::protected;
 use super::routes::{self, Route};
 use super::server::{Admission, Gate, Head, Responder, Server, Wire};
@@ -238,6 +239,7 @@ impl Router {
             self.write_connections(&mut text);
             self.write_commits(&mut text);
             self.write_store(&mut text);
+            process::write(&mut text);
         }
         self.write_queues(caller, &mut text);
         let keys = match self.auth.mode() {
@@ -348,6 +350,11 @@ impl Router {
         }
         if let Ok(totals) = self.store.totals() {
             text.gauge("messages", "messages kept", totals.messages);
+            text.counter(
+                "messages_accepted_total",
+                "messages ever accepted by this hub",
+                totals.seq,
+            );
             text.gauge(
                 "message_bytes",
                 "bytes of JSON of the messages kept",
@@ -390,6 +397,14 @@ impl Router {
             "gauge",
             "messages that wait for a host",
             hosts.iter().map(|h| (label(&h.name), h.queued)),
+        );
+        // a host that was only named as a target was never seen
+        let seen = hosts.iter().filter(|h| h.row.first_seen.is_some());
+        text.rows(
+            "last_seen_timestamp_seconds",
+            "gauge",
+            "when a host asked for messages last, by the clock of the hub",
+            seen.map(|h| (label(&h.name), h.row.last_seen / 1000)),
         );
         let ages = hosts
             .iter()

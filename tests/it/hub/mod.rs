@@ -11,6 +11,7 @@ mod files;
 mod joining;
 mod keys;
 mod memory;
+mod metrics;
 mod network;
 mod protocol_page;
 mod rights;

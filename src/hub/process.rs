@@ -1,0 +1,72 @@
+//! What Prometheus asks of any process, from `/proc/self`. A value that cannot be read is left out.
+
+use super::metrics::Text;
+
+pub fn write(text: &mut Text) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    if let Some(values) = Values::parse(&stat) {
+        text.process(
+            "cpu_seconds_total",
+            "counter",
+            "time of the processor spent",
+            values.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+        );
+        text.process(
+            "resident_memory_bytes",
+            "gauge",
+            "memory in use",
+            values.resident_pages * rustix::param::page_size() as u64,
+        );
+        text.process("threads", "gauge", "threads", values.threads);
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        // one of them is that of the directory
+        text.process(
+            "open_fds",
+            "gauge",
+            "open descriptors",
+            open.count().saturating_sub(1),
+        );
+    }
+}
+
+/// Of proc_pid_stat(5).
+#[derive(Debug, PartialEq, Eq)]
+struct Values {
+    cpu_ticks: u64,
+    threads: u64,
+    resident_pages: u64,
+}
+
+impl Values {
+    fn parse(stat: &str) -> Option<Values> {
+        // the name of the program, in parentheses, may have spaces and parentheses
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        // the first field after the name is the third of the manual
+        let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
+        Some(Values {
+            cpu_ticks: number(14)? + number(15)?,
+            threads: number(20)?,
+            resident_pages: number(24)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_moves_no_field() {
+        let stat = "7 (a ) (b) S 1 7 7 0 -1 4194560 1 2 3 4 50 25 0 0 20 0 9 0 100 200 300 18446744073709551615";
+        let wanted = Values {
+            cpu_ticks: 75,
+            threads: 9,
+            resident_pages: 300,
+        };
+        assert_eq!(Values::parse(stat), Some(wanted));
+        assert_eq!(Values::parse(""), None);
+        assert_eq!(Values::parse("7 (x) S 1"), None);
+    }
+}
