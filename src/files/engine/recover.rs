@@ -2,7 +2,7 @@
 //! a crash or an error.
 
 use crate::files::conflict::copy_name;
-use crate::files::plan::{BaseRow, Local, Stamp, parent};
+use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 
 use super::path::seen_with;
 use super::traits::{Done, Intent, Look, Moved, Staged, Write};
@@ -32,7 +32,7 @@ impl Engine {
                 over,
                 staged,
             } => {
-                if !self.was_placed(path, over.as_ref(), staged)? {
+                if !self.was_placed(path, row.entry.as_ref(), over.as_ref(), staged)? {
                     return self.clear_away(path, known, &staged.temp);
                 }
                 let seen = self
@@ -166,6 +166,7 @@ impl Engine {
     fn was_placed(
         &self,
         path: &str,
+        entry: Option<&Entry>,
         over: Option<&Local>,
         staged: &Staged,
     ) -> Result<bool, Interrupted> {
@@ -181,24 +182,29 @@ impl Engine {
             return Ok(false);
         }
         let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
-        self.keep_what_came_out(path, over, &staged.temp, expected)?;
+        let held = match self.env.tree.look(&staged.temp, None)? {
+            Look::Here(held) => held,
+            Look::Unknown(why) if !expected => return Err(Interrupted::Unknown(why)),
+            Look::Absent | Look::Unknown(_) => return Ok(true),
+        };
+        let is = |other: &Entry| other.same_body(&held.entry);
+        if entry.is_some_and(is) && !over.is_some_and(|l| is(&l.entry)) {
+            // these bytes did not come out, they were to be placed: this too is a copy
+            return Ok(false);
+        }
+        self.keep_what_came_out(path, over, &staged.temp, &held)?;
         Ok(true)
     }
 
-    /// Keeps the replaced file if it is not the expected one. `expected`: its stamp matches. The
-    /// bytes decide, because a write through a mapping may leave no stamp.
+    /// Keeps the replaced file if it is not the expected one. The bytes decide, because a write
+    /// through a mapping may leave no stamp.
     fn keep_what_came_out(
         &self,
         path: &str,
         over: Option<&Local>,
         temp: &str,
-        expected: bool,
+        held: &Local,
     ) -> Result<(), Interrupted> {
-        let held = match self.env.tree.look(temp, None)? {
-            Look::Here(held) => held,
-            Look::Unknown(why) if !expected => return Err(Interrupted::Unknown(why)),
-            Look::Absent | Look::Unknown(_) => return Ok(()),
-        };
         if held.entry.is_dir() {
             return Ok(());
         }

@@ -41,8 +41,18 @@ fn with_each_crash(
 
 #[test]
 fn a_crash_at_any_step_changes_nothing() {
+    let copied = |s: &mut Scene| {
+        let mut w = s.world();
+        let mut client = w.clients[0].clone();
+        w.renumber(&mut client);
+        w.clients[0] = client;
+    };
     let check = |name: &str, before: &dyn Fn(&mut Scene), after: &dyn Fn(&Scene) -> bool| {
         assert!(with_each_crash(before, |_| (), after), "{name}");
+        assert!(
+            with_each_crash(before, copied, after),
+            "{name}, and then the files are copied"
+        );
     };
     let two = |s: &mut Scene| {
         s.write(0, "d/x", 1);

@@ -12,6 +12,8 @@ use crate::files::plan::{Entry, RemoteRow};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 
+use super::world::Node;
+
 /// Rows on one page: few, so that a listing has several pages.
 const PAGE: usize = 2;
 
@@ -48,6 +50,14 @@ impl Hub {
 
     pub fn row(&self, path: &str) -> RemoteRow {
         self.rows.get(path).cloned().unwrap_or_default()
+    }
+
+    /// Its files, with their contents.
+    pub fn live(&self) -> impl Iterator<Item = (String, u64)> {
+        let content = |row: &RemoteRow| Some(Node::content_of(&row.entry?.hash));
+        self.rows
+            .iter()
+            .filter_map(move |(path, row)| Some((path.clone(), content(row)?)))
     }
 
     pub fn has_history(&self, at: Revision) -> bool {

@@ -13,6 +13,7 @@
 
 mod bursts;
 mod check;
+mod copies;
 mod crashes;
 mod histories;
 mod hub;
@@ -67,6 +68,8 @@ pub enum Config {
     Moving,
     /// The disk of one or two clients folds names, and refuses some.
     Folding,
+    /// Machines are copied, or set back to a copy.
+    Copies,
 }
 
 impl Config {
@@ -219,6 +222,7 @@ impl Run {
                     land(&mut w, change, host, bytes);
                 }
                 ..0.48 if config == Config::Mapped => w.write_back(),
+                ..0.475 if config == Config::Copies => w.copy_machine(i),
                 ..0.48 if drops => {
                     w.hub.drop_tombstones();
                     w.say(|| "hub drops tombstones".into());

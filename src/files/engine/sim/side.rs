@@ -72,6 +72,9 @@ impl Side {
         if point == Point::Window && w.fault(0.2) {
             w.user(self.i);
         }
+        if w.config == Config::Copies && w.fault(0.02) {
+            w.keep_copy(self.i);
+        }
         if w.depth < 2 && w.fault(0.06) {
             w = self.other_thread(w)?;
         }

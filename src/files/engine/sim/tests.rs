@@ -90,6 +90,11 @@ fn folding() {
 }
 
 #[test]
+fn copies() {
+    check(Config::Copies);
+}
+
+#[test]
 fn mapped() {
     check(Config::Mapped);
 }

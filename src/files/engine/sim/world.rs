@@ -15,6 +15,7 @@ use crate::relpath;
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::Tag;
 
+use super::copies::Copy;
 use super::hub::Hub;
 use super::{Config, copy_of};
 
@@ -74,7 +75,7 @@ impl Node {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Client {
     pub legacy: bool,
     /// The filesystem never shows writes through a mapping.
@@ -193,6 +194,7 @@ pub struct World {
     pub on: bool,
     pub hub: Hub,
     pub backup: Option<Hub>,
+    pub copy: Option<Copy>,
     /// Requests arrive but their responses are lost; or not even the requests arrive.
     pub lose_answers: bool,
     pub lose_requests: bool,
@@ -242,6 +244,7 @@ impl World {
             on: true,
             hub: Hub::new(config != Config::Restore),
             backup: None,
+            copy: None,
             lose_answers: false,
             lose_requests: false,
             crash_in: None,
