@@ -278,7 +278,7 @@ mod tests {
         let status = DirectoryStatus {
             dir: "/x".into(),
             pending: 7,
-            ..Status::default()
+            ..DirectoryStatus::default()
         };
         files.write(&status).unwrap();
         assert_eq!(
