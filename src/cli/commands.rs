@@ -3,8 +3,8 @@
 use super::output::Output;
 use super::parse::Invocation;
 use super::{
-    Context, Done, admit, client, completions, events, files, forget, help, hub, join, keys, login,
-    queue, send, sync, transfers,
+    Context, Done, admit, client, completions, events, files, forget, help, hosts, hub, join, keys,
+    login, queue, send, sync, transfers,
 };
 use crate::error::Result;
 
@@ -40,8 +40,8 @@ pub fn find(name: &str) -> Option<Run> {
         "key set" => Run::Command(keys::set),
         "key rotate" => Run::Command(keys::rotate),
         "key remove" => Run::Command(keys::remove),
-        "hosts" => Run::Command(client::hosts),
-        "hosts rebind" => Run::Command(client::rebind),
+        "hosts" => Run::Command(hosts::hosts),
+        "hosts rebind" => Run::Command(hosts::rebind),
         "completions" => Run::Plain(completions::run),
         "help" => Run::Plain(help::run),
         "login" => Run::Command(login::login),

@@ -16,6 +16,7 @@ mod files;
 mod forget;
 pub mod help;
 mod hooks;
+mod hosts;
 mod hub;
 mod join;
 mod keys;
