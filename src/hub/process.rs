@@ -4,7 +4,7 @@ use super::metrics::Text;
 
 pub fn write(text: &mut Text) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    if let Some(values) = Values::parse(&stat) {
+    if let Some(values) = ProcessStatFields::parse(&stat) {
         text.process(
             "cpu_seconds_total",
             "counter",
@@ -32,20 +32,20 @@ pub fn write(text: &mut Text) {
 
 /// Of proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
-struct Values {
+struct ProcessStatFields {
     cpu_ticks: u64,
     threads: u64,
     resident_pages: u64,
 }
 
-impl Values {
-    fn parse(stat: &str) -> Option<Values> {
+impl ProcessStatFields {
+    fn parse(stat: &str) -> Option<ProcessStatFields> {
         // the name of the program, in parentheses, may have spaces and parentheses
         let (_, rest) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         // the first field after the name is the third of the manual
         let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
-        Some(Values {
+        Some(ProcessStatFields {
             cpu_ticks: number(14)? + number(15)?,
             threads: number(20)?,
             resident_pages: number(24)?,
@@ -60,13 +60,13 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_and_spaces_moves_no_field() {
         let stat = "7 (a ) (b) S 1 7 7 0 -1 4194560 1 2 3 4 50 25 0 0 20 0 9 0 100 200 300 18446744073709551615";
-        let wanted = Values {
+        let wanted = ProcessStatFields {
             cpu_ticks: 75,
             threads: 9,
             resident_pages: 300,
         };
-        assert_eq!(Values::parse(stat), Some(wanted));
-        assert_eq!(Values::parse(""), None);
-        assert_eq!(Values::parse("7 (x) S 1"), None);
+        assert_eq!(ProcessStatFields::parse(stat), Some(wanted));
+        assert_eq!(ProcessStatFields::parse(""), None);
+        assert_eq!(ProcessStatFields::parse("7 (x) S 1"), None);
     }
 }
