@@ -4,7 +4,7 @@
 It prints a table and writes results.json beside itself. Peers take turns, so that the noise of the machine meets all of them.
 
   ROWS=first,burst  those rows only (rows that they need are done, not measured)     PEERS=mesync,unison  those peers only
-  RUNS=3            repetitions     FILES=5000, BIG_MIB=512  sizes                    BINARY=…             the mesync to measure
+  RUNS=3            repetitions     FILES=5000, BIG_MIB=512, MESSAGES=10000  sizes    BINARY=…             the mesync to measure
   SYNCS=1           counts syncs with strace, in place of times                      TMPDIR=…             the disk
 """
 
@@ -19,13 +19,14 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from measure import SyncCounter, sync_milliseconds, wait_until, wire_bytes
+from brokers import BROKERS
 from peers import PEERS
-from rows import BULK, LATENCY, latency, settle_disk
+from rows import BULK, LATENCY, MESSAGE_ROWS, latency, settle_disk
 
 NAMESPACE = "MESYNC_BENCH_NAMESPACE"
-ALL_ROWS = [*BULK, *LATENCY, "memory"]
+FILE_ROWS = [*BULK, *LATENCY, "memory"]
 COLUMNS = [("wall_s", "wall s"), ("cpu_s", "CPU s"), ("written_mb", "MB written"), ("wire_mb", "MB on the wire"),
-           ("syncs_a_file", "syncs a file"), ("latency_ms", "ms"), ("worst_ms", "worst ms"),
+           ("syncs_a_file", "syncs a file"), ("sent_s", "s until acknowledged"), ("latency_ms", "ms"), ("worst_ms", "worst ms"), ("cpu_ms", "CPU ms"),
            ("client_mib", "client MiB"), ("all_mib", "all MiB")]
 
 
@@ -93,9 +94,13 @@ def spread(samples):
     return text
 
 
+def title(row):
+    return next((rows[row][0] for rows in (BULK, MESSAGE_ROWS) if row in rows), row)
+
+
 def table(rows, peers, samples):
     for row in rows:
-        print(f"\n{BULK[row][0] if row in BULK else row}")
+        print(f"\n{title(row)}")
         columns = [c for c in COLUMNS if any(c[0] in s for p in peers for s in samples[p].get(row, []))]
         lines = [["", *(title for _, title in columns)]]
         for peer in peers:
@@ -113,35 +118,45 @@ def main():
         os.environ[NAMESPACE] = "1"
         again = 'ip link set lo up && exec "$0" "$@"'
         os.execvp("unshare", ["unshare", "-n", "sh", "-c", again, sys.executable, *sys.argv])
-    rows, runs = chosen("ROWS", ALL_ROWS), int(os.environ.get("RUNS", 3))
+    rows, runs = chosen("ROWS", [*FILE_ROWS, *MESSAGE_ROWS]), int(os.environ.get("RUNS", 3))
     counts_syncs = os.environ.get("SYNCS") == "1"
-    known = {peer.name: peer for peer in PEERS}
-    peers = []
-    for name in chosen("PEERS", list(known)):
-        missing = known[name].missing()
-        if missing:
-            print(f"left out: {name}, without {', '.join(missing)} (apt-get install {known[name].packages})")
-        else:
-            peers.append(name)
+    file_rows = [row for row in rows if row in FILE_ROWS]
+    message_rows = [row for row in rows if row in MESSAGE_ROWS]
+    # what is measured, by the name of the peer: programs for files and programs for messages
+    kinds = [(kind, rows) for kind, rows in ((PEERS, file_rows), (BROKERS, message_rows)) if rows]
+    names = list(dict.fromkeys(peer.name for kind in (PEERS, BROKERS) for peer in kind))
+    wanted, peers, plan = chosen("PEERS", names), [], []
+    for kind, its_rows in kinds:
+        for peer in (peer for peer in kind if peer.name in wanted):
+            missing = peer.missing()
+            if missing:
+                print(f"left out: {peer.name}, without {', '.join(missing)} (apt-get install {peer.packages})")
+            else:
+                plan.append((peer, its_rows))
+                peers += [peer.name] if peer.name not in peers else []
     scratch = tempfile.mkdtemp(prefix="mesync-bench-")
     about = {
-        "versions": {name: known[name].version() for name in peers},
-        "settings": {name: known[name].settings for name in peers},
+        "versions": {peer.name: peer.version() for peer, _ in plan},
+        "settings": [f"{peer.name}: {peer.settings}" for peer, _ in plan],
         "load": os.getloadavg(), "cpus": os.cpu_count(), "sync_ms": sync_milliseconds(scratch),
         "wire": "one network namespace" if NAMESPACE in os.environ else "the whole loopback",
     }
-    for name in peers:
-        print(f"{name}: {about['versions'][name]}; {about['settings'][name]}")
+    for peer, _ in plan:
+        print(f"{peer.name}: {about['versions'][peer.name]}; {peer.settings}")
     print(f"{about['cpus']} CPUs, load {about['load'][0]:.1f}, a sync {about['sync_ms']:.2f} ms, {runs} runs", flush=True)
     samples = {name: {} for name in peers}
     try:
         for run in range(runs):
-            for name in peers:
+            for kind, its_rows in plan:
+                name = kind.name
                 place = os.path.join(scratch, f"{name}-{run}")
                 os.mkdir(place)
-                peer = known[name](place)
+                peer = kind(place)
                 try:
-                    figures = Bench(peer, place, rows, counts_syncs).run()
+                    if its_rows is message_rows:
+                        figures = {row: MESSAGE_ROWS[row][1](peer) for row in its_rows}
+                    else:
+                        figures = Bench(peer, place, its_rows, counts_syncs).run()
                 except (TimeoutError, RuntimeError) as error:
                     with open(os.path.join(place, "log"), errors="replace") as log:
                         print("".join(log.readlines()[-20:]), file=sys.stderr)

@@ -77,9 +77,12 @@ class Processes:
             argv, env=env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
         )
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        for n, part in enumerate(cost_of(child.pid)):
-            self.ended[n] += part
-        if child.wait() not in fine:
+        self.ended[1] += cost_of(child.pid)[1]
+        _, status, used = os.wait4(child.pid, 0)
+        # finer than what /proc says
+        self.ended[0] += used.ru_utime + used.ru_stime
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode not in fine:
             raise RuntimeError(f"{argv[0]} ended with status {child.returncode}: see {self.log.name}")
 
     def cost(self):

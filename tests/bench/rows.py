@@ -193,3 +193,65 @@ def latency(bench, kind):
 
 
 LATENCY = ("create", "modify", "delete", "chmod-one", "rename-one")
+
+
+# -- messages
+
+MESSAGES = int(os.environ.get("MESSAGES", 10_000))
+SENDS = 50
+BODY_BYTES = 200
+
+
+def body(n):
+    return f"{n:08}".ljust(BODY_BYTES, "x")
+
+
+def message_send(broker):
+    """Whole processes that send one message each; nothing for a broker without a command for it."""
+    if not hasattr(broker, "send_command"):
+        return {}
+    began, before = time.monotonic(), broker.processes.ended[0]
+    for n in range(SENDS):
+        broker.processes.run(*broker.send_command(body(n)))
+    wall = time.monotonic() - began
+    cpu = broker.processes.ended[0] - before
+    wait_for_messages(broker, SENDS)
+    return {"latency_ms": wall / SENDS * 1000, "cpu_ms": cpu / SENDS * 1000}
+
+
+def wait_for_messages(broker, count):
+    broker.expected = getattr(broker, "expected", 0) + count
+    wait_until("all messages", lambda: all(broker.received(inbox) >= broker.expected for inbox in broker.inboxes), 0.001)
+
+
+def message_latency(broker):
+    """From one sender to the last of three synced inboxes, with nothing else to do."""
+    took = []
+    for n in range(SENDS):
+        time.sleep(0.1)
+        began = time.monotonic()
+        broker.publish([body(n).encode()])
+        wait_for_messages(broker, 1)
+        took.append((time.monotonic() - began) * 1000)
+    return {"latency_ms": statistics.median(took), "worst_ms": max(took)}
+
+
+def message_bulk(broker):
+    processes = broker.processes
+    processes.settle()
+    bodies = [body(n).encode() for n in range(MESSAGES)]
+    (cpu, written), began = processes.cost(), time.monotonic()
+    broker.publish(bodies)
+    sent = time.monotonic() - began
+    wait_for_messages(broker, MESSAGES)
+    wall = time.monotonic() - began
+    processes.settle()
+    after = processes.cost()
+    return {"sent_s": sent, "wall_s": wall, "cpu_s": after[0] - cpu, "written_mb": (after[1] - written) / 1e6}
+
+
+MESSAGE_ROWS = {
+    "message-send": ("one message, a process for each", message_send),
+    "message-latency": ("one message to three synced inboxes, idle", message_latency),
+    "message-bulk": (f"{MESSAGES} messages to three synced inboxes", message_bulk),
+}
