@@ -8,6 +8,8 @@ use super::{
     RETRY_PAUSE, lock,
 };
 use crate::clock;
+use crate::error::Error;
+use crate::files::engine::traits::Fault;
 
 impl Directory {
     /// Makes waiting and refused paths pending when their time has come, and reports paths that
@@ -28,7 +30,7 @@ impl Directory {
             );
         }
         let gathers = self.end_of_burst();
-        let next = self.wake_waiting(now);
+        let next = self.wake_waiting(now).min(self.sync_state());
         let next = if gathers.is_zero() {
             next
         } else {
@@ -38,6 +40,23 @@ impl Directory {
             next.min(at.saturating_duration_since(now))
                 .max(Duration::from_millis(10))
         })
+    }
+
+    /// Syncs what the engine has committed without a sync. When to ask again.
+    fn sync_state(&self) -> Duration {
+        match self.state.sync_old() {
+            Ok(left) => left.unwrap_or(Duration::MAX),
+            Err(Fault::Fatal(e)) => {
+                self.fail(e);
+                Duration::MAX
+            }
+            Err(fault) => {
+                log::debug!("cannot sync the state: {}", Error::from(fault));
+                // it finds the rows whose writes were lost
+                self.rescan_later();
+                RETRY_PAUSE
+            }
+        }
     }
 
     /// How long deletes wait for the end of their burst; once it has ended, wakes the workers that

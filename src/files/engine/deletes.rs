@@ -82,7 +82,8 @@ impl Engine {
         let forget = Write::ForgetDeletes {
             before: delete_guard::forgotten_before(minute),
         };
-        self.commit(known.generation, &[Write::Deleted { minute }, forget])?;
+        // the key or the intent of the delete makes it durable, before the delete happens
+        self.commit_soon(known.generation, &[Write::Deleted { minute }, forget])?;
         self.queue().let_through(path);
         Ok(())
     }

@@ -41,7 +41,7 @@ use crate::config::watch::Mode;
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 use queue::{Task, WorkEnd, WorkQueue};
-use traits::{Called, Env, Fault, Feed, Look, Rows, Token, Write};
+use traits::{Called, Env, Fault, Feed, Look, Rows, State, Token, Write};
 
 pub use gather::Quiet;
 pub use neighbours::Neighbours;
@@ -483,6 +483,20 @@ impl Engine {
     /// Commits writes that are based on `generation`; writes nothing if all rows were forgotten
     /// since.
     fn commit(&self, generation: u64, writes: &[Write]) -> Result<(), Interrupted> {
+        self.commit_by(generation, writes, |state| state.commit(writes))
+    }
+
+    /// As [`Engine::commit`], by [`traits::State::commit_soon`].
+    fn commit_soon(&self, generation: u64, writes: &[Write]) -> Result<(), Interrupted> {
+        self.commit_by(generation, writes, |state| state.commit_soon(writes))
+    }
+
+    fn commit_by(
+        &self,
+        generation: u64,
+        writes: &[Write],
+        write: impl FnOnce(&dyn State) -> Called<()>,
+    ) -> Result<(), Interrupted> {
         let now = self
             .generation
             .read()
@@ -494,7 +508,15 @@ impl Engine {
         }
         // a commit that fails may have taken effect
         self.heard(writes);
-        Ok(self.env.state.commit(writes)?)
+        Ok(self.written(write(self.env.state.as_ref()))?)
+    }
+
+    /// After a failed commit, a rescan finds the rows whose writes were lost with it.
+    fn written(&self, done: Called<()>) -> Called<()> {
+        if done.is_err() {
+            self.queue().overflowed();
+        }
+        done
     }
 
     /// Records the newest revision among the writes.

@@ -193,7 +193,7 @@ impl Engine {
                 seen: Some(local.stamp),
                 ..known.base().clone()
             };
-            self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
+            self.commit_soon(known.generation, &[Write::Base(path.to_string(), base)])?;
         }
         Ok(false)
     }

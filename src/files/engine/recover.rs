@@ -158,7 +158,8 @@ impl Engine {
             .into_iter()
             .chain([Write::Intent(path.to_string(), None)])
             .collect();
-        self.commit(known.generation, &writes)
+        // without it, the intent is resumed
+        self.commit_soon(known.generation, &writes)
     }
 
     /// Whether the staged file took its name; if so, keeps the replaced file if it is not the

@@ -150,7 +150,8 @@ impl Engine {
         }
         writes.push(Write::Feed(at));
         if at != feed || writes.len() > 1 {
-            self.env.state.commit(&writes)?;
+            // with a sync: a cursor that is lost while a page is fetched after it would leave rows out
+            self.written(self.env.state.commit(&writes))?;
             self.heard(&writes);
         }
         if !page.more && listing {

@@ -33,6 +33,14 @@ pub(super) struct OutgoingChange<'a> {
     pub ours: bool,
 }
 
+/// Where the rows that a change made can be read again.
+#[derive(Clone, Copy)]
+enum Kept {
+    ByHub,
+    /// A server cannot keep them.
+    HereOnly,
+}
+
 impl Engine {
     /// Sends a change and records the response. Without a response the key stays open.
     pub(super) fn send(&self, generation: u64, outgoing: OutgoingChange) -> PathResult {
@@ -61,15 +69,15 @@ impl Engine {
         };
         if let Err(Fault::Refused(_)) = &answer {
             // this is a response too: the change was not made
-            self.settled(generation, &key, None, &[])?;
+            self.settled(generation, &key, None, &[], Kept::ByHub)?;
         }
         let answer = answer?;
         match &answer {
             Answer::Noted(made) => self
-                .settled(generation, &key, Some(made), made)
+                .settled(generation, &key, Some(made), made, Kept::HereOnly)
                 .map(|()| true),
             Answer::Made(made) => {
-                self.settled(generation, &key, Some(made), made)?;
+                self.settled(generation, &key, Some(made), made, Kept::ByHub)?;
                 let (path, from) = (
                     change.path.as_str(),
                     change.from.as_ref().map(|f| f.path.as_str()),
@@ -83,7 +91,7 @@ impl Engine {
             }
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
                 // the feed reports what the hub has
-                self.settled(generation, &key, None, &[])?;
+                self.settled(generation, &key, None, &[], Kept::ByHub)?;
                 Err(Interrupted::Again(
                     "the file or the hub's version changed while it was sent",
                 ))
@@ -98,7 +106,8 @@ impl Engine {
             return Err(Interrupted::WaitFor(first.clone()));
         }
         let asked = self.env.hub.ask(key.key, self.newest())?;
-        self.settled(known.generation, key, asked.made.as_deref(), &asked.current)?;
+        let made = asked.made.as_deref();
+        self.settled(known.generation, key, made, &asked.current, Kept::ByHub)?;
         key.names
             .iter()
             .filter(|name| *name != path)
@@ -115,6 +124,7 @@ impl Engine {
         key: &OpenKey,
         made: Option<&[(String, RemoteRow)]>,
         current: &[(String, RemoteRow)],
+        kept: Kept,
     ) -> Result<(), Interrupted> {
         // ignore names that were not part of the change
         let ours = |rows: &[(String, RemoteRow)]| {
@@ -167,7 +177,11 @@ impl Engine {
             writes.push(Write::Points(points));
         }
         writes.push(Write::CloseKey(key.clone()));
-        self.commit(generation, &writes)?;
+        match kept {
+            // without it, the hub is asked about the key again
+            Kept::ByHub => self.commit_soon(generation, &writes)?,
+            Kept::HereOnly => self.commit(generation, &writes)?,
+        }
         made.iter()
             .filter(|(_, row)| row.entry.is_none())
             .try_for_each(|(path, _)| self.offer_above(path))

@@ -7,17 +7,20 @@
 pub mod codec;
 
 mod apply;
+mod commit;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+#[cfg(test)]
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+};
 use uuid::Uuid;
 
 use super::batcher::Batcher;
@@ -29,6 +32,7 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 use codec::{Damaged, StateRecord};
+use commit::Unsynced;
 
 /// The page cache, in bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
@@ -62,8 +66,9 @@ pub struct DiskState {
     /// `None` only when the file could not be opened again after a failed write.
     db: RwLock<Option<Database>>,
     happened: Arc<Happened>,
-    /// Commits in one batch share one sync.
-    group: Batcher<Vec<Write>, Called<()>>,
+    /// Commits in one batch share one sync, or have none if none of them needs it.
+    group: Batcher<(Vec<Write>, Durability), Called<()>>,
+    unsynced: Mutex<Unsynced>,
 }
 
 /// The directory of all states, below the base directory.
@@ -98,6 +103,7 @@ impl DiskState {
             db: RwLock::new(Some(db)),
             happened,
             group: Batcher::new(usize::MAX),
+            unsynced: Mutex::default(),
         };
         let schema = state.prepare().map_err(|e| state.error("open", &e))?;
         if schema != SCHEMA {
@@ -146,6 +152,7 @@ impl DiskState {
                         db,
                         happened,
                         group: Batcher::new(usize::MAX),
+                        unsynced: Mutex::default(),
                     };
                     state
                         .prepare()
@@ -228,7 +235,7 @@ impl DiskState {
     }
 
     pub fn set_note(&self, name: &str, text: &str) -> Called<()> {
-        self.transaction(&|tx| {
+        self.transaction(Durability::Immediate, &|tx| {
             tx.open_table(META)?
                 .insert(note(name).as_str(), text.as_bytes())?;
             Ok(())
@@ -263,44 +270,6 @@ impl DiskState {
             )
         };
         read().map_err(|e| Fault::Fatal(self.error("read", &e)))
-    }
-
-    fn transaction(&self, what: &dyn Fn(&redb::WriteTransaction) -> Tried<()>) -> Called<()> {
-        let write = || {
-            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-            let tx = db
-                .as_ref()
-                .ok_or(redb::Error::DatabaseClosed)?
-                .begin_write()?;
-            what(&tx)?;
-            Ok(tx.commit()?)
-        };
-        write().map_err(|e| self.recover(&e))
-    }
-
-    /// Handles a failed transaction. If there was no space, the file is reopened, because redb refuses everything until
-    /// then. Any other failure is final; in particular, after a failed sync the content of the disk is unknown.
-    fn recover(&self, e: &redb::Error) -> Fault {
-        let error = self.error("write", e);
-        if self.happened.sync_failed.load(Relaxed) {
-            return Fault::Fatal(error.hint("a sync failed, so the disk may be failing"));
-        }
-        if self.path.as_os_str().is_empty() {
-            // a copy has no file to reopen
-            return Fault::Fatal(error);
-        }
-        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.happened.full.swap(false, Relaxed) && db.is_some() {
-            return Fault::Fatal(error);
-        }
-        drop(db.take());
-        match database::open(&self.path, CACHE_BYTES, &self.happened, &HINTS) {
-            Ok(again) => {
-                *db = Some(again);
-                Fault::NoSpace(error)
-            }
-            Err(e) => Fault::Fatal(e),
-        }
     }
 
     fn error(&self, doing: &str, e: &redb::Error) -> Error {
@@ -475,18 +444,14 @@ impl State for DiskState {
         if writes.is_empty() {
             return Ok(());
         }
-        self.group.join(writes.to_vec(), &|groups| {
-            // redb may panic on a damaged file
-            let together = || self.transaction(&|tx| apply::apply(tx, groups.iter().flatten()));
-            let done = catch_unwind(AssertUnwindSafe(together));
-            let damaged = || {
-                Fault::Fatal(Error::new(
-                    Kind::Damaged,
-                    "cannot write the state: its file is damaged",
-                ))
-            };
-            vec![done.unwrap_or_else(|_| Err(damaged())); groups.len()]
-        })
+        self.write(writes, Durability::Immediate)
+    }
+
+    fn commit_soon(&self, writes: &[Write]) -> Called<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.write(writes, Durability::None)
     }
 }
 

@@ -1,15 +1,18 @@
 //! The durable state of a client in the simulation: maps that survive its crashes, changed by whole transactions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::*;
 use crate::files::plan::is_below;
 use crate::wire::files::Hash;
-use crate::wire::revision::Revision;
+use crate::wire::revision::{Revision, Tag};
 
 use super::side::{Point, Side, fatal, no_space};
 use super::world::Client;
+
+/// Commits that a crash may undo, at most.
+const MAX_UNSYNCED_COMMITS: usize = 4;
 
 impl State for Side {
     fn rows(&self, path: &str) -> Called<Rows> {
@@ -87,6 +90,16 @@ impl State for Side {
     }
 
     fn commit(&self, writes: &[Write]) -> Called<()> {
+        self.write(writes, true)
+    }
+
+    fn commit_soon(&self, writes: &[Write]) -> Called<()> {
+        self.write(writes, false)
+    }
+}
+
+impl Side {
+    fn write(&self, writes: &[Write], syncs: bool) -> Called<()> {
         let mut w = self.world.lock();
         if w.clients[self.i].crashed {
             return Err(fatal("crashed before"));
@@ -95,6 +108,8 @@ impl State for Side {
             return Err(self.crash(w));
         }
         if w.fails() {
+            // the file is opened again, as the disk has it
+            w.clients[self.i].lose_unsynced(0);
             return Err(no_space());
         }
         let i = self.i;
@@ -104,7 +119,7 @@ impl State for Side {
         {
             w.say(|| format!("c{i} {forget:?}"));
         }
-        w.clients[i].commit(writes);
+        w.clients[i].write(writes, syncs);
         if w.crashes(0.008) {
             return Err(self.crash(w));
         }
@@ -112,7 +127,51 @@ impl State for Side {
     }
 }
 
+/// All that commits change.
+#[derive(Clone)]
+pub struct Snapshot {
+    rows: BTreeMap<String, Rows>,
+    feed: Feed,
+    listed: BTreeSet<String>,
+    points: BTreeMap<u64, Tag>,
+    deletes: BTreeMap<u64, u32>,
+    approved: BTreeSet<Token>,
+}
+
 impl Client {
+    fn write(&mut self, writes: &[Write], syncs: bool) {
+        if syncs {
+            self.unsynced.clear();
+        } else {
+            self.unsynced.push_back(Snapshot {
+                rows: self.rows.clone(),
+                feed: self.feed,
+                listed: self.listed.clone(),
+                points: self.points.clone(),
+                deletes: self.deletes.clone(),
+                approved: self.approved.clone(),
+            });
+            // the earliest is old enough to have been synced
+            if self.unsynced.len() > MAX_UNSYNCED_COMMITS {
+                self.unsynced.pop_front();
+            }
+        }
+        self.commit(writes);
+    }
+
+    /// Loses the commits without a sync, except the first `kept` of them.
+    pub fn lose_unsynced(&mut self, kept: usize) {
+        let Some(was) = self.unsynced.drain(..).nth(kept) else {
+            return;
+        };
+        self.rows = was.rows;
+        self.feed = was.feed;
+        self.listed = was.listed;
+        self.points = was.points;
+        self.deletes = was.deletes;
+        self.approved = was.approved;
+    }
+
     /// The rules of [`Write`], in memory.
     fn commit(&mut self, writes: &[Write]) {
         for write in writes {

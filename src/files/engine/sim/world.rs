@@ -4,7 +4,7 @@
 //! It knows nothing of how the engine works: it records the actions of users, so that the
 //! invariants are checked independently.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -92,6 +92,8 @@ pub struct Client {
     pub points: BTreeMap<u64, Tag>,
     pub deletes: BTreeMap<u64, u32>,
     pub approved: BTreeSet<Token>,
+    /// The state before each commit since the last one with a sync.
+    pub unsynced: VecDeque<super::state::Snapshot>,
     pub ignored: BTreeSet<String>,
     pub crashed: bool,
     pub serial: u64,
