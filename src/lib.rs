@@ -65,15 +65,17 @@
 //!                                 state/watch/KEY.redb: base, remote rows, cursor, intents
 //! ```
 //!
-//! `sync-N` opens the directory, starts `inotify`, `look`, `feed`, `upload-N` and `download-N` in a scope, writes the state of the
-//! directory for `mesync status`, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a
-//! failure, which does not affect the others. `sse` tells all of them that files changed on the hub; `sse-files` does if files are on
-//! another server than messages. One pass ([`mod@daemon::once`]) calls the same methods without watching.
+//! `sync-N` opens the directory, starts `inotify`, `look`, `feed`, `upload-1` and `download-1` in a scope (and more of the last two
+//! while there is work for them, so that many short files share commits and requests), writes the state of the directory for
+//! `mesync status`, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a failure, which does
+//! not affect the others. `sse` tells all of them that files changed on the hub; `sse-files` does if files are on another server
+//! than messages. One pass ([`mod@daemon::once`]) calls the same methods without watching.
 //!
 //! * *The decision* is a three-way merge of the last version in sync, the local one and the hub's ([`files::plan`]), path by path,
 //!   whatever reported the path. The hub's rows are stored with the cursor that passes them, so no reported change is forgotten.
 //! * *Every action* is made durable as an intent before it begins, or has an open key at the hub; after a crash that path waits
-//!   until its outcome is known. A file is examined again immediately before it is replaced.
+//!   until its outcome is known. A file is examined again immediately before it is replaced. A commit whose loss only repeats
+//!   such a question has no sync of its own ([`State::commit_soon`](files::engine::traits::State::commit_soon)).
 //! * *All rows are of one history.* Every request and every change names the newest revision that the client knows, and a hub that
 //!   does not have it refuses. Then both find the last revision that they have in common, the client marks its later ones as lost,
 //!   and a listing shows what the hub has instead: an older row is the base of the lost one, and the local file is sent in its

@@ -89,7 +89,7 @@ pub static SETTINGS: &[WatchSetting] = &[
         |s, v| seconds(v, 10, 86_400).map(|v| s.rescan = v)),
     row("ignore", "", "patterns of files that are not synced, before those in .mesyncignore",
         |s, v| pattern(v).map(|v| s.ignore.push(v))),
-    row("concurrency", "8", "files in transfer at the same time, each way (1 to 64)",
+    row("concurrency", "8", "requests at the same time, each way, those aside that short files share (1 to 64)",
         |s, v| number(v, 1, 64).map(|v| s.concurrency = v as usize)),
     row("bandwidth_limit", "", "bytes a second each way, such as 2MB/s; no limit if not set (1KB to 1TB)",
         |s, v| bytes(v.trim().trim_end_matches("/s"), 1000, 1_000_000_000_000).map(|v| s.bandwidth_limit = Some(v))),

@@ -40,6 +40,8 @@ use crate::files::watch::{Watch, WatchCounters};
 const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(30);
 /// How often the hub is polled while its event stream is open.
 const POLL_INTERVAL_WITH_STREAM: Duration = Duration::from_secs(600);
+/// Between two polls for changes that the hub has announced.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long changes are collected before they are reported together.
 const CHANGES_WAIT: Duration = Duration::from_millis(100);
 /// Minimum interval between two unscheduled full rescans.
@@ -329,6 +331,7 @@ impl Supervisor {
     /// Thread `feed`: fetches new changes from the hub.
     fn follow(&self, d: &Directory) {
         let mut next = clock::monotonic();
+        let mut last = None;
         loop {
             if self.control.opened.swap(false, Relaxed) {
                 d.link.try_soon();
@@ -337,6 +340,7 @@ impl Supervisor {
             }
             if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
                 // the link knows when to retry
+                last = Some(clock::monotonic());
                 let _ = d.feed();
                 let usual = if self.control.listening.load(Relaxed) {
                     POLL_INTERVAL_WITH_STREAM
@@ -353,7 +357,8 @@ impl Supervisor {
                 .max(d.link.pause())
                 .max(d.feed_pause());
             match self.heard.recv_timeout(until) {
-                Ok(()) => next = clock::monotonic(),
+                // at once after a pause, and then once for all changes of a moment
+                Ok(()) => next = last.map_or(next, |last| last + MIN_POLL_INTERVAL),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -361,23 +366,28 @@ impl Supervisor {
     }
 }
 
-/// Threads `upload-N` and `download-N`.
+/// Threads `upload-1` and `download-1`, which start more while there is work for them.
 pub fn start_workers<'scope>(scope: &'scope Scope<'scope, '_>, d: &'scope Directory) -> Result<()> {
-    for n in 1..=d.settings.concurrency {
-        scoped(
-            scope,
-            &format!("upload-{n}"),
-            |e| d.fail(e),
-            move || d.work(Direction::Up),
-        )?;
-        scoped(
-            scope,
-            &format!("download-{n}"),
-            |e| d.fail(e),
-            move || d.work(Direction::Down),
-        )?;
-    }
-    Ok(())
+    start_worker(scope, d, Direction::Up)?;
+    start_worker(scope, d, Direction::Down)
+}
+
+fn start_worker<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    d: &'scope Directory,
+    way: Direction,
+) -> Result<()> {
+    let Some(n) = d.add_worker(way) else {
+        return Ok(());
+    };
+    let name = match way {
+        Direction::Up => "upload",
+        Direction::Down => "download",
+    };
+    let work = move || d.work(way, &|way| start_worker(scope, d, way));
+    scoped(scope, &format!("{name}-{n}"), |e| d.fail(e), work)
+        .map(drop)
+        .inspect_err(|_| d.worker_ended(way))
 }
 
 /// Thread `look`: rescans the places that the hints name.

@@ -5,6 +5,7 @@
 mod machine;
 pub mod rules;
 mod wake;
+mod work;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use machine::EngineMachine;
+use work::Workers;
 
 use super::engine::traits::{Called, Env, Fault, Hub, Transfer};
 use super::engine::{Direction, Engine, Neighbours, Options, Outcome, Polled, Quiet, Report};
@@ -79,6 +81,8 @@ pub struct Directory {
     too_large: AtomicBool,
     fatal: Mutex<Option<Error>>,
     again: Mutex<Again>,
+    /// For [`Direction::Up`] and [`Direction::Down`].
+    workers: [Mutex<Workers>; 2],
 }
 
 /// When waiting paths are retried.
@@ -217,6 +221,7 @@ impl Directory {
                     tree.clone(),
                     link.clone(),
                     traffic.clone(),
+                    settings.concurrency,
                 ));
                 (Some(remote.clone()), None, remote.clone(), remote)
             } else {
@@ -283,6 +288,7 @@ impl Directory {
                 gathers: false,
                 arrivals: 0,
             }),
+            workers: Default::default(),
         }))
     }
 
@@ -395,40 +401,6 @@ impl Directory {
         log::debug!("cannot rescan {}: {e}", self.settings.path.display());
         self.stats.rescan_failed(e);
         self.rescan_later();
-    }
-
-    /// Works in one direction as long as there is work, then waits for more, until it is stopped.
-    pub fn work(&self, way: Direction) {
-        loop {
-            let seen = self.wakeup.seen();
-            if self.wakeup.is_stopped() {
-                return;
-            }
-            let pause = self.link.pause().max(self.disk_pause(way));
-            if !pause.is_zero() {
-                self.wakeup.wait(way, seen, pause);
-                continue;
-            }
-            let Some(piece) = self.engine.take(Some(way)) else {
-                self.tree.close_directories();
-                self.wakeup.wait(way, seen, MAX_RETRY_PAUSE);
-                continue;
-            };
-            self.call_another(way);
-            let report = self.engine.carry_out(piece);
-            self.report(report);
-            self.call_another(if way == Direction::Up {
-                Direction::Down
-            } else {
-                Direction::Up
-            });
-        }
-    }
-
-    fn call_another(&self, way: Direction) {
-        if self.engine.has_work(way) {
-            self.wakeup.more(way);
-        }
     }
 
     /// Whether workers wait for the hub, or for free space.

@@ -76,8 +76,14 @@ impl Remote {
                     .finish(entry)?
                     .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
             }
-            size if size <= SINGLE => self.medium(path, row, entry),
-            _ => self.long(path, row, entry),
+            size => {
+                let _lane = self.down.enter();
+                if size <= SINGLE {
+                    self.medium(path, row, entry)
+                } else {
+                    self.long(path, row, entry)
+                }
+            }
         }
     }
 

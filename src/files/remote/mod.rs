@@ -10,6 +10,7 @@ pub mod s3em;
 pub mod traffic;
 
 mod download;
+mod lanes;
 mod upload;
 mod wanted;
 
@@ -29,6 +30,7 @@ use super::engine::traits::*;
 use super::plan::{Entry, Local, RemoteRow};
 use super::state::DiskState;
 use super::tree::DiskTree;
+use lanes::Lanes;
 use link::Link;
 use rows::RemoteNames;
 use traffic::Traffic;
@@ -43,6 +45,8 @@ pub struct Remote {
     traffic: Arc<Traffic>,
     sends: Batcher<upload::SmallUpload, Called<Answer>>,
     fetches: Batcher<download::SmallDownload, Called<download::SmallContent>>,
+    up: Lanes,
+    down: Lanes,
     /// Contents of long files that are being downloaded: two downloads of one content would write
     /// the same file.
     coming: Mutex<HashSet<Hash>>,
@@ -60,6 +64,7 @@ impl Remote {
         tree: Arc<DiskTree>,
         link: Arc<Link>,
         traffic: Arc<Traffic>,
+        concurrency: usize,
     ) -> Remote {
         let (sends, fetches) = (Batcher::new(upload::TOGETHER), Batcher::new(BATCH_FILES));
         Remote {
@@ -71,6 +76,8 @@ impl Remote {
             traffic,
             sends,
             fetches,
+            up: Lanes::new(concurrency),
+            down: Lanes::new(concurrency),
             coming: Mutex::default(),
             wanted: Mutex::default(),
             lacking: Mutex::default(),
@@ -290,6 +297,7 @@ impl Hub for Remote {
     }
 
     fn change(&self, change: &Change) -> Called<Answer> {
+        let _lane = self.up.enter();
         let Some(entry) = &change.entry else {
             let id = self.state.rows(&change.path)?.remote.id;
             return match self.hub.remove(id, request(change)) {

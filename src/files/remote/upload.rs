@@ -34,11 +34,13 @@ impl Remote {
             return Ok(Answer::NotDone);
         };
         if entry.is_dir() {
+            let _lane = self.up.enter();
             return self
                 .commit(change, entry, Vec::new())
                 .and_then(|called| self.answer(change, called));
         }
         if let Some(chunks) = self.known_chunks(change, entry)? {
+            let _lane = self.up.enter();
             if self.tree.stamp(&change.path)? != Some(local.stamp) {
                 return Ok(Answer::Moved);
             }
@@ -79,6 +81,7 @@ impl Remote {
             return Ok(Answer::Moved);
         };
         if entry.size > BATCH_FILE || change.from.is_some() {
+            let _lane = self.up.enter();
             return self.send_alone(change, entry, reading.file);
         }
         let mut bytes = Vec::with_capacity(entry.size as usize);

@@ -1,0 +1,122 @@
+//! The workers of a directory: one in each direction stays, and others work as long as there is work for them.
+//!
+//! Workers at the same time share commits, syncs and requests, so many of them do bulk work with few of these. It starts no
+//! thread by itself.
+
+use std::time::Duration;
+
+use super::{Directory, MAX_RETRY_PAUSE, lock};
+use crate::config::limits;
+use crate::error::Result;
+use crate::files::engine::Direction;
+
+/// A worker that finds no work for so long ends, unless it is the only one of its direction.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(5);
+
+/// The workers of one direction.
+#[derive(Debug, Default)]
+pub struct Workers {
+    running: usize,
+    waiting: usize,
+}
+
+impl Directory {
+    /// Counts a worker that is about to start. -> its number; `None`: there are enough.
+    pub fn add_worker(&self, way: Direction) -> Option<usize> {
+        let mut workers = lock(self.workers(way));
+        if workers.running >= self.max_workers() {
+            return None;
+        }
+        workers.running += 1;
+        Some(workers.running)
+    }
+
+    /// Reports that a worker has ended, or could not be started.
+    pub fn worker_ended(&self, way: Direction) {
+        lock(self.workers(way)).running -= 1;
+    }
+
+    /// Works in one direction as long as there is work, then waits for more, until it is stopped or not needed. `start` starts
+    /// another worker.
+    pub fn work(&self, way: Direction, start: &dyn Fn(Direction) -> Result<()>) {
+        loop {
+            let seen = self.wakeup.seen();
+            if self.wakeup.is_stopped() {
+                break;
+            }
+            let pause = self.link.pause().max(self.disk_pause(way));
+            if !pause.is_zero() {
+                self.wakeup.wait(way, seen, pause);
+                continue;
+            }
+            let Some(piece) = self.engine.take(Some(way)) else {
+                self.tree.close_directories();
+                if self.wait_for_work(way, seen) {
+                    continue;
+                }
+                break;
+            };
+            self.call_another(way, start);
+            let report = self.engine.carry_out(piece);
+            self.report(report);
+            self.call_another(
+                if way == Direction::Up {
+                    Direction::Down
+                } else {
+                    Direction::Up
+                },
+                start,
+            );
+        }
+        self.worker_ended(way);
+    }
+
+    /// `false`: the worker is not needed.
+    fn wait_for_work(&self, way: Direction, seen: u64) -> bool {
+        let is_only = {
+            let mut workers = lock(self.workers(way));
+            workers.waiting += 1;
+            workers.waiting == workers.running
+        };
+        let time = if is_only {
+            MAX_RETRY_PAUSE
+        } else {
+            MAX_IDLE_TIME
+        };
+        self.wakeup.wait(way, seen, time);
+        let mut workers = lock(self.workers(way));
+        workers.waiting -= 1;
+        // a worker that was woken, or has work, stays; so does the last one
+        let is_idle = self.wakeup.seen() == seen && !self.engine.has_work(way);
+        !(is_idle && workers.waiting > 0)
+    }
+
+    /// Wakes another worker if there is work for it, or starts one if all are busy.
+    fn call_another(&self, way: Direction, start: &dyn Fn(Direction) -> Result<()>) {
+        if !self.engine.has_work(way) {
+            return;
+        }
+        if lock(self.workers(way)).waiting > 0 {
+            self.wakeup.more(way);
+        } else if let Err(e) = start(way) {
+            // those that run do its work
+            log::debug!("{e}");
+        }
+    }
+
+    fn workers(&self, way: Direction) -> &std::sync::Mutex<Workers> {
+        match way {
+            Direction::Up => &self.workers[0],
+            Direction::Down => &self.workers[1],
+        }
+    }
+
+    /// Of each direction. A server that takes no batches gets a request a worker.
+    fn max_workers(&self) -> usize {
+        if self.legacy.is_some() {
+            self.settings.concurrency
+        } else {
+            self.settings.concurrency.max(limits::WORKERS)
+        }
+    }
+}
