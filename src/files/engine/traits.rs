@@ -455,8 +455,7 @@ pub trait State: Send + Sync {
     fn deletes(&self) -> Called<BTreeMap<u64, u32>>;
     fn approved(&self, token: &Token) -> Called<bool>;
     fn commit(&self, writes: &[Write]) -> Called<()>;
-    /// As [`State::commit`], but on the disk only with the next commit, or a little later; a commit without space loses it. For
-    /// writes that an open key or an intent leads to again. Every request and change of the tree follows a commit.
+    /// Syncs with the next commit, or a little later; for writes that an open key or an intent leads to after their loss.
     fn commit_soon(&self, writes: &[Write]) -> Called<()>;
 }
 
