@@ -105,9 +105,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
                 continue;
             }
             Ok(Some(lexopt::Arg::Long(name))) => {
-                (format!("--{name}"), find_flag(|f| f.long == name))
+                (format!("--{name}"), find_flag(&words, |f| f.long == name))
             }
-            Ok(Some(lexopt::Arg::Short(c))) => (format!("-{c}"), find_flag(|f| f.short == Some(c))),
+            Ok(Some(lexopt::Arg::Short(c))) => {
+                let flag = find_flag(&words, |f| f.short == Some(c));
+                (format!("-{c}"), flag)
+            }
             Err(e) => return Err(usage(command_so_far(&words), shown_error(&e), None)),
         };
         let Some(flag) = flag else {
@@ -166,9 +169,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     Ok(Parsed::Run(invocation))
 }
 
-fn find_flag(is: impl Fn(&Flag) -> bool) -> Option<&'static Flag> {
-    GLOBAL
-        .iter()
+/// The flag of the command that the words name, else of any.
+fn find_flag(words: &[OsString], is: impl Fn(&Flag) -> bool) -> Option<&'static Flag> {
+    let own = find_command(words).map_or(&[][..], |(row, _)| row.flags);
+    own.iter()
+        .chain(GLOBAL)
         .chain(COMMANDS.iter().flat_map(|c| c.flags))
         .find(|f| is(f))
 }
@@ -267,7 +272,7 @@ fn unknown_flag(shown: &str, words: &[OsString]) -> Error {
     let name = shown.trim_start_matches('-');
     let meant = match shown.strip_prefix("--") {
         Some(name) => nearest(name, here.chain(GLOBAL).map(|f| f.long)),
-        None => find_flag(|f| f.long == name).map(|f| f.long),
+        None => find_flag(words, |f| f.long == name).map(|f| f.long),
     };
     let of = if command.is_empty() {
         String::new()
@@ -399,6 +404,12 @@ mod tests {
             r#"send ["payload=\"-5\"", "ttl=\"7\""] ["x"]"#,
         );
         check(&["show", "--", "--json"], r#"show [] ["--json"]"#);
+        // a switch of one command, with a value in another one
+        check(
+            &["status", "--watch", "-q"],
+            r#"status ["watch=\"\"", "quiet=\"\""] []"#,
+        );
+        check(&["sync", "--watch", "d"], r#"sync ["watch=\"d\""] []"#);
         check(
             &["key", "--data=/d", "add", "web"],
             r#"key add ["data=\"/d\""] ["web"]"#,

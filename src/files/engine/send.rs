@@ -35,7 +35,7 @@ pub(super) struct OutgoingChange<'a> {
 
 /// Where the rows that a change made can be read again.
 #[derive(Clone, Copy)]
-enum Kept {
+enum RowSource {
     ByHub,
     /// A server cannot keep them.
     HereOnly,
@@ -69,15 +69,15 @@ impl Engine {
         };
         if let Err(Fault::Refused(_)) = &answer {
             // this is a response too: the change was not made
-            self.settled(generation, &key, None, &[], Kept::ByHub)?;
+            self.settled(generation, &key, None, &[], RowSource::ByHub)?;
         }
         let answer = answer?;
         match &answer {
             Answer::Noted(made) => self
-                .settled(generation, &key, Some(made), made, Kept::HereOnly)
+                .settled(generation, &key, Some(made), made, RowSource::HereOnly)
                 .map(|()| true),
             Answer::Made(made) => {
-                self.settled(generation, &key, Some(made), made, Kept::ByHub)?;
+                self.settled(generation, &key, Some(made), made, RowSource::ByHub)?;
                 let (path, from) = (
                     change.path.as_str(),
                     change.from.as_ref().map(|f| f.path.as_str()),
@@ -91,7 +91,7 @@ impl Engine {
             }
             Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
                 // the feed reports what the hub has
-                self.settled(generation, &key, None, &[], Kept::ByHub)?;
+                self.settled(generation, &key, None, &[], RowSource::ByHub)?;
                 Err(Interrupted::Again(
                     "the file or the hub's version changed while it was sent",
                 ))
@@ -107,7 +107,13 @@ impl Engine {
         }
         let asked = self.env.hub.ask(key.key, self.newest())?;
         let made = asked.made.as_deref();
-        self.settled(known.generation, key, made, &asked.current, Kept::ByHub)?;
+        self.settled(
+            known.generation,
+            key,
+            made,
+            &asked.current,
+            RowSource::ByHub,
+        )?;
         key.names
             .iter()
             .filter(|name| *name != path)
@@ -124,7 +130,7 @@ impl Engine {
         key: &OpenKey,
         made: Option<&[(String, RemoteRow)]>,
         current: &[(String, RemoteRow)],
-        kept: Kept,
+        kept: RowSource,
     ) -> Result<(), Interrupted> {
         // ignore names that were not part of the change
         let ours = |rows: &[(String, RemoteRow)]| {
@@ -179,8 +185,8 @@ impl Engine {
         writes.push(Write::CloseKey(key.clone()));
         match kept {
             // without it, the hub is asked about the key again
-            Kept::ByHub => self.commit_soon(generation, &writes)?,
-            Kept::HereOnly => self.commit(generation, &writes)?,
+            RowSource::ByHub => self.commit_soon(generation, &writes)?,
+            RowSource::HereOnly => self.commit(generation, &writes)?,
         }
         made.iter()
             .filter(|(_, row)| row.entry.is_none())
