@@ -262,7 +262,11 @@ impl Engine {
         if !trash || meant {
             return Ok(true);
         }
-        if self.env.tree.shift(to, path, None)? == Moved::Done {
+        let back = self.in_a_directory(path)?;
+        if self.env.tree.shift(to, &back, None)? == Moved::Done {
+            if back != path {
+                self.offer(&back);
+            }
             return Ok(false);
         }
         // another file was created at the path meanwhile: keep both
@@ -270,7 +274,7 @@ impl Engine {
             return Ok(false);
         };
         for nth in 1.. {
-            let copy = copy_name(path, &found.entry, nth);
+            let copy = copy_name(&back, &found.entry, nth);
             match self.env.tree.shift(to, &copy, None)? {
                 Moved::Done => drop(self.offer(&copy)),
                 Moved::Taken => continue,
@@ -279,6 +283,20 @@ impl Engine {
             break;
         }
         Ok(false)
+    }
+
+    /// The path, or its name in the nearest directory above it that is there: where no directory is,
+    /// no name is free.
+    fn in_a_directory(&self, path: &str) -> Result<String, Interrupted> {
+        let name = last_name(path);
+        for up in std::iter::successors(parent(path), |p| parent(p)) {
+            if let Look::Here(dir) = self.env.tree.look(up, None)?
+                && dir.entry.is_dir()
+            {
+                return Ok(format!("{up}/{name}"));
+            }
+        }
+        Ok(name.to_string())
     }
 
     /// See [`Engine::clear`].

@@ -5,7 +5,8 @@
 
 use uuid::Uuid;
 
-use crate::files::engine::traits::{Condition, From};
+use crate::files::engine::traits::{Condition, From, Intent};
+use crate::files::plan::{BaseRow, Local};
 use crate::wire::files::Kind;
 use crate::wire::revision::Revision;
 
@@ -255,6 +256,39 @@ fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
         .filter(|p| p.starts_with("d.sync-conflict-"))
         .count();
     assert_eq!((copies, s.hub("d/x"), s.hub("d")), (2, 9, 0), "{live:?}");
+}
+
+#[test]
+fn an_edit_that_went_to_the_trash_comes_back_although_its_directory_is_gone() {
+    let s = Scene::new();
+    s.write(0, "d/x", 1);
+    s.sync(0);
+    let trash = ".mesync/trash/1-x";
+    {
+        let mut w = s.world();
+        let c = &mut w.clients[0];
+        let what = Local {
+            entry: c.fs["d/x"].entry(),
+            stamp: c.stamp("d/x").expect("it is there"),
+        };
+        // the user edited the file just before it was moved to the trash, and then the client crashed
+        let mut edited = c.fs.remove("d/x").expect("it is there");
+        (edited.content, edited.mtime, edited.ctime) = (2, 2_000_000_000, edited.ctime + 1);
+        c.fs.insert(trash.into(), edited);
+        c.fs.remove("d");
+        c.rows.get_mut("d/x").expect("it is known").intent = Some(Intent::Leave {
+            generation: 0,
+            then: BaseRow::default(),
+            what,
+            to: trash.into(),
+            trash: true,
+        });
+    }
+    s.write(0, "d", 3);
+    s.sync(0);
+    assert_eq!((s.here(0, "x"), s.here(0, "d")), (2, 3));
+    s.sync(0);
+    assert_eq!((s.hub("x"), s.hub("d")), (2, 3));
 }
 
 #[test]
