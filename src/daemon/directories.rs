@@ -42,6 +42,8 @@ const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(30);
 const POLL_INTERVAL_WITH_STREAM: Duration = Duration::from_secs(600);
 /// Between two polls for changes that the hub has announced.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// After a poll that failed, at least.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long changes are collected before they are reported together.
 const CHANGES_WAIT: Duration = Duration::from_millis(100);
 /// Minimum interval between two unscheduled full rescans.
@@ -339,10 +341,11 @@ impl Supervisor {
                 next = clock::monotonic();
             }
             if clock::monotonic() >= next && d.link.pause().is_zero() && d.feed_pause().is_zero() {
-                // the link knows when to retry
                 last = Some(clock::monotonic());
-                let _ = d.feed();
-                let usual = if self.control.listening.load(Relaxed) {
+                let usual = if d.feed().is_err() {
+                    // later if the link pauses; the stream does not say when the hub can answer again
+                    RETRY_INTERVAL
+                } else if self.control.listening.load(Relaxed) {
                     POLL_INTERVAL_WITH_STREAM
                 } else {
                     self.poll_interval

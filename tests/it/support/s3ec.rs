@@ -197,8 +197,9 @@ pub fn listing(world: &World) -> BTreeMap<String, Value> {
 /// Files below a directory and their contents.
 pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
-            if entry.file_type().unwrap().is_dir() {
+        // a temporary name may be gone by now
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 walk(root, &entry.path(), out)
             } else {
                 let name = entry
