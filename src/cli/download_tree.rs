@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::files::path_on_hub;
 use super::output::Output;
 use super::parse::Invocation;
 use super::progress::Progress;
-use super::{Context, Done, counted, fail, local_path};
+use super::{Context, Done, counted, fail};
 use crate::client::HubClient;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -27,12 +28,7 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// `mesync download -r PATH`
 pub fn download(context: &mut Context, invocation: &Invocation, hub: &HubClient) -> Result<Done> {
     let what = invocation.argument(0)?;
-    let path = if local_path::is_explicit(what) {
-        super::files::local(&context.settings, hub, what)?
-    } else {
-        what.trim_matches('/').to_string()
-    };
-    let name = find::path(&path)?;
+    let name = find::path(&path_on_hub(&context.settings, hub, what)?)?;
     let mut records = find::below(hub, &name)?;
     records.retain(|record| record.deleted_at.is_none());
     if records.is_empty() {

@@ -140,12 +140,7 @@ fn time(text: Option<&str>) -> String {
 /// `mesync info ID`
 pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = servers::files(&context.settings)?;
-    let record = meant(
-        &context.settings,
-        &hub,
-        invocation.argument(0)?,
-        find::record_or_deleted,
-    )?;
+    let record = meant_or_deleted(context, invocation, &hub)?;
     let out = &mut context.out;
     if out.json {
         out.object(&record);
@@ -216,12 +211,7 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     for what in &invocation.arguments {
         let what = what.to_string_lossy();
         let records = if invocation.has("recursive") {
-            let path = if local_path::is_explicit(&what) {
-                local(&context.settings, &hub, &what)
-            } else {
-                Ok(what.to_string())
-            };
-            path.and_then(|path| below(&hub, &path))
+            path_on_hub(&context.settings, &hub, &what).and_then(|path| below(&hub, &path))
         } else {
             meant(&context.settings, &hub, &what, find::record)
                 .map(|record| vec![record])
@@ -344,7 +334,7 @@ pub fn meant(
     find: impl Fn(&HubClient, &str) -> Called<Record>,
 ) -> Called<Record> {
     if local_path::is_explicit(what) {
-        return find(hub, &local(settings, hub, what)?);
+        return find(hub, &path_on_hub(settings, hub, what)?);
     }
     match find(hub, what) {
         // 0: the hub has answered, and has no such file
@@ -360,8 +350,17 @@ pub fn meant(
     }
 }
 
-/// The path on the hub of what can only be a local path.
-pub fn local(settings: &Settings, hub: &HubClient, what: &str) -> Result<String> {
+/// As [`meant`], of the first argument; also a record that was deleted.
+fn meant_or_deleted(context: &Context, invocation: &Invocation, hub: &HubClient) -> Called<Record> {
+    let what = invocation.argument(0)?;
+    meant(&context.settings, hub, what, find::record_or_deleted)
+}
+
+/// The path on the hub that an argument means, which a path that is not explicitly local is itself.
+pub fn path_on_hub(settings: &Settings, hub: &HubClient, what: &str) -> Result<String> {
+    if !local_path::is_explicit(what) {
+        return Ok(what.to_string());
+    }
     let found = local_path::on_hub(settings, hub.url(), what);
     found.filter(|path| !path.is_empty()).ok_or_else(|| {
         Error::new(
@@ -393,12 +392,7 @@ fn needs_versions(hub: &HubClient) -> Result<()> {
 pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
-    let record = meant(
-        &context.settings,
-        &hub,
-        invocation.argument(0)?,
-        find::record_or_deleted,
-    )?;
+    let record = meant_or_deleted(context, invocation, &hub)?;
     let versions = hub.versions(record.id)?;
     let out = &mut context.out;
     if out.json {
@@ -455,12 +449,7 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         .transpose()?;
     let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
-    let record = meant(
-        &context.settings,
-        &hub,
-        invocation.argument(0)?,
-        find::record_or_deleted,
-    )?;
+    let record = meant_or_deleted(context, invocation, &hub)?;
     let name = wire::brief(&record.full_name());
     let change = Change {
         key: Some(Uuid::now_v7()),

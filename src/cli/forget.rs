@@ -2,20 +2,19 @@
 //!
 //! It removes no file of the user, and asks no hub.
 
-use std::path::Path;
-
 use super::parse::Invocation;
+use super::sync::known;
 use super::watches::real;
 use super::{Context, Done};
 use crate::error::{Error, Kind, Result};
-use crate::files::status::StatusFiles;
 use crate::files::tree::marker;
 use crate::logger::one_line;
 
 /// `mesync forget DIR`
 pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let shown = invocation.argument(0)?;
-    let path = std::path::absolute(shown).map_err(|e| Error::io(format!("find {shown}"), &e))?;
+    let argument = invocation.argument(0)?;
+    let path =
+        std::path::absolute(argument).map_err(|e| Error::io(format!("find {argument}"), &e))?;
     let dir = real(&path);
     let shown = one_line(&dir.to_string_lossy());
     if let Some(process) = marker::holder(&dir) {
@@ -38,17 +37,7 @@ pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         )
         .hint(format!("remove its [[watch]] from {}", file.display())));
     }
-    let known: Vec<StatusFiles> = StatusFiles::all(&context.settings.base_dir)
-        .into_iter()
-        .filter(|f| f.read().is_some_and(|s| Path::new(&s.dir) == dir))
-        .collect();
-    if known.is_empty() {
-        return Err(Error::new(
-            Kind::Failed,
-            format!("{shown} is not synced by this client"),
-        )
-        .hint("\"mesync status\" lists the directories that are"));
-    }
+    let known = known(&context.settings, argument)?;
     // the marker first: without it the directory is held, whatever else is left of it
     let is_gone = marker::remove(&dir)?;
     for files in known {

@@ -422,7 +422,7 @@ fn dry_run(
 }
 
 /// What is known of a directory; there may be several: one for each server that it was kept in sync with.
-fn known(settings: &Settings, dir: &str) -> Result<Vec<StatusFiles>> {
+pub fn known(settings: &Settings, dir: &str) -> Result<Vec<StatusFiles>> {
     let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {dir}"), &e))?;
     let path = real(&path).to_string_lossy().into_owned();
     let all: Vec<StatusFiles> = StatusFiles::all(&settings.base_dir)
