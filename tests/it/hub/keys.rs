@@ -6,16 +6,6 @@ use std::path::Path;
 use crate::support::http::{Conn, PATIENCE};
 use crate::support::world::World;
 
-fn ok(world: &World, args: &[&str]) -> String {
-    let out = world.hub_command().args(args).output().unwrap();
-    assert!(
-        out.status.success(),
-        "{args:?}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    String::from_utf8(out.stdout).unwrap().trim().to_string()
-}
-
 /// The status of `GET /api/hosts` from this machine.
 fn hosts(world: &World, lines: &str) -> u16 {
     let mut conn = Conn::new(TcpStream::connect(("127.0.0.1", world.port)).unwrap());
@@ -78,7 +68,7 @@ fn a_lost_or_empty_file_of_keys_keeps_the_hub_closed() {
     for (how, damage) in damages {
         let mut world = World::new();
         world.start_hub();
-        let with_key = format!("X-API-Key: {}\r\n", ok(&world, &["key", "add", "web-1"]));
+        let with_key = format!("X-API-Key: {}\r\n", world.hub_ok(&["key", "add", "web-1"]));
         let file = world.hub_dir().join("keys.toml");
         let whole = std::fs::read(&file).unwrap();
         if how != "removed" {

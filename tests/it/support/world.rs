@@ -127,6 +127,15 @@ impl World {
         command
     }
 
+    /// What the command prints, without the line end.
+    #[track_caller]
+    pub fn hub_ok(&self, args: &[&str]) -> String {
+        let out = self.hub_command().args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{args:?}: {said}");
+        String::from_utf8(out.stdout).unwrap().trim().to_string()
+    }
+
     /// Starts the hub; returns once it reports that it listens, because another program may respond
     /// at its port.
     #[track_caller]

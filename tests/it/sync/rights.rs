@@ -7,20 +7,15 @@ use crate::support::files::{Hub, form};
 use crate::support::tree::Synced;
 use crate::support::world::wait_for;
 
-/// Runs a command on the hub's machine; what it prints.
-#[track_caller]
-fn ok(hub: &Hub, args: &[&str]) -> String {
-    let out = hub.world.hub_command().args(args).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{args:?}: {said}");
-    String::from_utf8(out.stdout).unwrap().trim().to_string()
-}
-
 #[test]
 fn a_read_only_machine_follows_the_others_and_keeps_its_own_changes() {
     let hub = Hub::start();
     let key = hub.world.dir.path().join("alpha.key");
-    fs::write(&key, ok(&hub, &["key", "add", "alpha", "--read-only"])).unwrap();
+    fs::write(
+        &key,
+        hub.world.hub_ok(&["key", "add", "alpha", "--read-only"]),
+    )
+    .unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let local = fs::read_to_string(hub.world.hub_dir().join("local.key")).unwrap();
     let upload = |name: &str, content: &str| {
@@ -71,7 +66,7 @@ fn a_read_only_machine_follows_the_others_and_keeps_its_own_changes() {
     assert_eq!(list.header("x-total-count"), Some("2"), "{list}");
     // with the right, all is sent
     alpha.stop();
-    ok(&hub, &["key", "set", "alpha", "--read-write"]);
+    hub.world.hub_ok(&["key", "set", "alpha", "--read-write"]);
     alpha.pass();
     let list = hub.ask(
         "GET",

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{MASTER, Rig, Who, ok};
+use super::{MASTER, Rig, Who};
 use hmac::{Hmac, KeyInit, Mac};
 use mesync::internals::hub::{keys, token};
 
@@ -83,7 +83,7 @@ pub(super) fn false_ones(rig: &Rig) -> Vec<(&'static str, String)> {
     });
     assert_eq!(ours, good);
     let removed = rig.login(&rig.removed).unwrap();
-    ok(&rig.world, &["key", "remove", "web-5"]);
+    rig.world.hub_ok(&["key", "remove", "web-5"]);
     let half = &rig.key[..rig.key.len() / 2];
     vec![
         ("no key", String::new()),

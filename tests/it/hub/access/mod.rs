@@ -153,10 +153,10 @@ impl Rig {
         let (mut key, mut removed) = Default::default();
         if keys {
             (key, removed) = (
-                ok(&world, &["key", "add", "web-1"]),
-                ok(&world, &["key", "add", "web-5"]),
+                world.hub_ok(&["key", "add", "web-1"]),
+                world.hub_ok(&["key", "add", "web-5"]),
             );
-            ok(&world, &["key", "add", "web-2"]);
+            world.hub_ok(&["key", "add", "web-2"]);
         }
         let rig = Rig {
             world,
@@ -276,12 +276,6 @@ fn check(connect: &dyn Fn() -> TcpStream, what: &str, who: Who, host: &str, line
             );
         }
     }
-}
-
-fn ok(world: &World, args: &[&str]) -> String {
-    let out = world.hub_command().args(args).output().unwrap();
-    assert!(out.status.success(), "{args:?}: {out:?}");
-    String::from_utf8(out.stdout).unwrap().trim().to_string()
 }
 
 #[test]

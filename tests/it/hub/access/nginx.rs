@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use super::credentials::{api_key, bearer};
-use super::{Rig, Who, ask, check, ok};
+use super::{Rig, Who, ask, check};
 use crate::support::space::left_out;
 use crate::support::world::{World, wait_for};
 use mesync::internals::hub::token;
@@ -87,7 +87,7 @@ fn through_nginx_no_caller_is_allowed_before_there_is_a_key() {
             &api_key(&rig.local()),
         );
     }
-    let key = ok(&rig.world, &["key", "add", "web-1"]);
+    let key = rig.world.hub_ok(&["key", "add", "web-1"]);
     through("no key", Who::Stranger, "localhost", "");
     // for the hub all callers behind nginx have one address, and wrong keys from it are counted
     // together

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{NAMED, admin, key, ok, secrets};
+use super::{NAMED, admin, key, secrets};
 use crate::support::files::{Hub, Listener, form};
 use crate::support::http::message;
 use crate::support::world::wait_for;
@@ -49,7 +49,7 @@ fn a_key_sends_to_its_targets_and_a_silent_host_gets_and_holds_nothing() {
     };
     post(&all, broadcast("all"));
     assert_eq!(waits(), 1);
-    ok(&hub, &["key", "set", "deaf", "--no-messages"]);
+    hub.world.hub_ok(&["key", "set", "deaf", "--no-messages"]);
     post(&all, broadcast("all"));
     assert_eq!(waits(), 0, "{}", queued());
     let result = post(&all, message("all", "deaf", "1"));
@@ -89,7 +89,9 @@ fn narrowed_rights_apply_at_once_to_tokens_and_open_streams() {
     let target = format!("/api/files/{}", s.id);
     s.hub.ask("GET", &target, &bearer, "").is(200, NAMED);
     let mut stream = Listener::open(&s.hub, "", &bearer).unwrap();
-    ok(&s.hub, &["key", "set", "web-1", "--files", "a/"]);
+    s.hub
+        .world
+        .hub_ok(&["key", "set", "web-1", "--files", "a/"]);
     s.hub
         .ask("GET", &target, &bearer, "")
         .is(404, "no such file");
@@ -105,7 +107,7 @@ fn narrowed_rights_apply_at_once_to_tokens_and_open_streams() {
         .is(201, "");
     // the stream ends, and the event is not in it
     assert!(stream.event().is_err());
-    ok(&s.hub, &["key", "set", "web-1", "--files", "/"]);
+    s.hub.world.hub_ok(&["key", "set", "web-1", "--files", "/"]);
     s.hub.ask("GET", &target, &bearer, "").is(200, NAMED);
     let wrong = s
         .hub
@@ -127,7 +129,7 @@ fn the_list_shows_rights_and_last_use_and_a_rotated_key_has_no_gap() {
     );
     key(&hub, "idle", &[]);
     hub.ask("GET", "/api/files", &old, "").is(200, "");
-    let list = ok(&hub, &["key", "list"]);
+    let list = hub.world.hub_ok(&["key", "list"]);
     let row = |name: &str| {
         list.lines()
             .find(|l| l.starts_with(name))
@@ -139,7 +141,9 @@ fn the_list_shows_rights_and_last_use_and_a_rotated_key_has_no_gap() {
         "{list}"
     );
     assert!(row("idle").contains("not since the hub started"), "{list}");
-    let listed: Value = ok(&hub, &["key", "list", "--json"])
+    let listed: Value = hub
+        .world
+        .hub_ok(&["key", "list", "--json"])
         .lines()
         .map(|l| serde_json::from_str::<Value>(l).unwrap())
         .find(|k| k["name"] == "web-1")
@@ -148,7 +152,10 @@ fn the_list_shows_rights_and_last_use_and_a_rotated_key_has_no_gap() {
         (&listed["used_from"], &listed["rights"]["files"]),
         (&json!("127.0.0.1"), &json!(["www"]))
     );
-    let new = format!("X-API-Key: {}\r\n", ok(&hub, &["key", "rotate", "web-1"]));
+    let new = format!(
+        "X-API-Key: {}\r\n",
+        hub.world.hub_ok(&["key", "rotate", "web-1"])
+    );
     // the old one works until the new one is used; the rights are the same
     hub.ask("GET", "/api/files", &old, "").is(200, "");
     hub.ask("PUT", "/api/files/upload", &new, "")
@@ -156,14 +163,14 @@ fn the_list_shows_rights_and_last_use_and_a_rotated_key_has_no_gap() {
     hub.ask("GET", "/api/files", &old, "").is(401, "");
     hub.ask("GET", "/api/files", &new, "").is(200, "");
     hub.world.stop_hub();
-    assert!(ok(&hub, &["key", "list"]).contains("unknown"));
+    assert!(hub.world.hub_ok(&["key", "list"]).contains("unknown"));
 }
 
 #[test]
 fn a_running_client_changes_to_a_rotated_key() {
     let hub = Hub::start();
     let path = hub.world.dir.path().join("web-1.key");
-    std::fs::write(&path, ok(&hub, &["key", "add", "web-1"])).unwrap();
+    std::fs::write(&path, hub.world.hub_ok(&["key", "add", "web-1"])).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let mut machine = hub.world.machine("web-1");
     machine
@@ -187,7 +194,7 @@ fn a_running_client_changes_to_a_rotated_key() {
     };
     send("1");
     has(1);
-    let new = ok(&hub, &["key", "rotate", "web-1"]);
+    let new = hub.world.hub_ok(&["key", "rotate", "web-1"]);
     send("2");
     has(2);
     std::fs::write(&path, &new).unwrap();

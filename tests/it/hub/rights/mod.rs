@@ -11,18 +11,9 @@ use crate::support::routes::routes;
 const NAMED: &str = "the-secret-name";
 const SECRET: &str = "the secret content";
 
-/// Runs a command on the hub's machine; what it prints.
-#[track_caller]
-fn ok(hub: &Hub, args: &[&str]) -> String {
-    let out = hub.world.hub_command().args(args).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{args:?}: {said}");
-    String::from_utf8(out.stdout).unwrap().trim().to_string()
-}
-
 /// The header of a new key with these rights.
 fn key(hub: &Hub, name: &str, flags: &[&str]) -> String {
-    let key = ok(hub, &[&["key", "add", name], flags].concat());
+    let key = hub.world.hub_ok(&[&["key", "add", name], flags].concat());
     format!("X-API-Key: {key}\r\n")
 }
 
