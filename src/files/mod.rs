@@ -31,8 +31,8 @@
 //!   be tried in turn; while the disk is full no download starts.
 //! * `sync-N` writes the status ([`status`]) from the [`stats`] and the engine's numbers.
 //!
-//! Files that a power loss left empty are handled first, when the directory is opened
-//! ([`power_loss`]).
+//! Files that a power loss left empty or with zero bytes are handled first, when the directory is
+//! opened ([`power_loss`]).
 //!
 //! A [`Fatal`](engine::Outcome::Fatal) report ends the work on a directory: drop it, check the
 //! root, and reopen it. A single pass does the same with fewer threads: it polls, scans everything,

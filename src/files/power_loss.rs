@@ -1,25 +1,32 @@
-//! After a power loss: a file that an editor renamed without a sync may be empty, and that is not an edit.
+//! After a power loss: a file that was written without a sync may be empty, or have zero bytes where
+//! its content did not reach the disk, and that is not an edit.
 //!
 //! The state has a note of the current boot while the directory is open. A note of another boot
-//! means that the machine lost power meanwhile: a file that is empty now and had bytes before is
-//! compared anew, so that the hub's version keeps the name and nothing is lost.
+//! means that the machine lost power meanwhile. A file that had bytes before and is empty now, or
+//! ends in zero bytes that the hub does not know, is compared anew, so that the hub's version keeps
+//! the name and nothing is lost. Zero bytes elsewhere are not looked for: filesystems that delay
+//! the allocation (ext4, XFS, btrfs) lose a file's last write, which has its end.
 
-use super::engine::pages::pages_below;
+use super::engine::pages::{each_below, pages_below};
 use super::engine::traits::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
-use super::plan::BaseRow;
+use super::plan::{BaseRow, Stamp};
 use super::state::DiskState;
+use super::tree::DiskTree;
 use crate::wire::files::Kind;
 
 const BOOT_ID_FILE: &str = "boot";
+/// What was changed so long before the last change had reached the disk. Linux writes after 30
+/// seconds, and 5 more for the journal (`vm.dirty_expire_centisecs`, `commit=` of ext4).
+const UNSYNCED_NANOS: i64 = 600_000_000_000;
 
 /// Called before anything is examined or sent.
-pub fn opened(state: &DiskState, tree: &dyn Tree, boot: &str) -> Called<()> {
+pub fn opened(state: &DiskState, tree: &DiskTree, boot: &str) -> Called<()> {
     let before = state.note(BOOT_ID_FILE)?.unwrap_or_default();
     if before == boot {
         return Ok(());
     }
     if !before.is_empty() {
-        forget_emptied(state, tree)?;
+        forget_damaged(state, tree)?;
     }
     state.set_note(BOOT_ID_FILE, boot)
 }
@@ -29,14 +36,18 @@ pub fn closed(state: &DiskState) -> Called<()> {
     state.set_note(BOOT_ID_FILE, "")
 }
 
-fn forget_emptied(state: &DiskState, tree: &dyn Tree) -> Called<()> {
+fn forget_damaged(state: &DiskState, tree: &DiskTree) -> Called<()> {
+    let mut newest = i64::MIN;
+    each_below(state, "", |_, rows| {
+        newest = newest.max(rows.base.seen.map_or(i64::MIN, |seen| seen.ctime));
+        Ok::<_, Fault>(true)
+    })?;
+    let unsynced_since = newest.saturating_sub(UNSYNCED_NANOS);
     pages_below(state, "", |page| {
         let mut writes = Vec::new();
         for (path, rows) in page {
-            if had_bytes(path, rows) && is_empty_file(tree, path)? {
-                log::warn!(
-                    "{path:?} was empty after a power loss; keeping the hub's version as well"
-                );
+            if had_bytes(path, rows) && is_damaged(tree, path, &rows.base, unsynced_since)? {
+                log::warn!("a power loss has damaged {path:?}; keeping the hub's version as well");
                 writes.push(Write::Base(path.clone(), BaseRow::default()));
                 // an interrupted operation says nothing about the local file
                 writes.extend(
@@ -64,30 +75,52 @@ fn had_bytes(path: &str, rows: &Rows) -> bool {
     in_sync || rows.key.as_ref().is_some_and(sent)
 }
 
-fn is_empty_file(tree: &dyn Tree, path: &str) -> Called<bool> {
-    let looked = match tree.stamp(path) {
-        Ok(Some(stamp)) if stamp.size == 0 && !tree.ignored(path) => tree.look(path, None),
-        Ok(_) => return Ok(false),
-        Err(fault) => Err(fault),
-    };
-    match looked {
-        Ok(Look::Here(local)) => Ok(local.entry.kind == Kind::File && local.entry.size == 0),
+/// Whether a file is empty, or ends in zero bytes and is not the one in sync. A file whose stamp is
+/// the one in sync is read only if it was changed after `unsynced_since` (nanoseconds, as `ctime`).
+fn is_damaged(tree: &DiskTree, path: &str, base: &BaseRow, unsynced_since: i64) -> Called<bool> {
+    let damaged = match tree.stamp(path) {
+        Ok(Some(stamp)) if !tree.ignored(path) => {
+            let old = base.seen == Some(stamp) && stamp.ctime < unsynced_since;
+            !old && ends_in_zeros(tree, path, &stamp)? && !is_in_sync(tree, path, base)?
+        }
+        Ok(_) => false,
         // a file that cannot be examined is not sent either
-        Ok(_) | Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
+        Err(Fault::Later(_) | Fault::Refused(_)) => false,
+        Err(fault) => return Err(fault),
+    };
+    Ok(damaged)
+}
+
+fn ends_in_zeros(tree: &DiskTree, path: &str, stamp: &Stamp) -> Called<bool> {
+    match tree.read(path, Some(stamp)) {
+        Ok(Some(reading)) => Ok(reading.ends_in_zeros().unwrap_or(false)),
+        // it cannot be read: it is not sent either
+        Ok(None) | Err(_) => Ok(false),
+    }
+}
+
+/// Whether the file has the content that was in sync, read anew.
+fn is_in_sync(tree: &DiskTree, path: &str, base: &BaseRow) -> Called<bool> {
+    match tree.look(path, None) {
+        Ok(Look::Here(local)) => Ok(base.entry.is_some_and(|entry| {
+            (entry.kind, entry.size, entry.hash)
+                == (local.entry.kind, local.entry.size, local.entry.hash)
+        })),
+        Ok(_) | Err(Fault::Later(_) | Fault::Refused(_)) => Ok(true),
         Err(fault) => Err(fault),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Entry, RemoteRow, Stamp};
-    use super::super::tree::{DiskTree, OpenedTree};
+    use super::super::plan::{Entry, RemoteRow};
+    use super::super::tree::OpenedTree;
     use super::*;
     use crate::wire::files::Hash;
     use uuid::Uuid;
 
     #[test]
-    fn a_file_that_is_empty_after_another_boot_and_had_bytes_is_compared_anew() {
+    fn a_file_that_another_boot_damaged_is_compared_anew() {
         let dir = tempfile::tempdir().unwrap();
         let (files, state) = (
             dir.path().join("files"),
@@ -118,15 +151,29 @@ mod tests {
             entry: Some(entry(text)),
             ..RemoteRow::default()
         };
+        let tail = "x".repeat(8192) + &"\0".repeat(100);
+        // the last three have the stamp that was in sync
         for (path, was, is) in [
             ("emptied", "x", Some("")),
             ("edited", "x", Some("yy")),
             ("empty", "", Some("")),
             ("gone", "x", None),
             ("a.o", "x", Some("")),
+            ("longer", "x", Some("\0\0")),
+            ("tail", "x", Some(&tail)),
+            ("zero inside", "x", Some("x\0\0x")),
+            ("touched zeros", "\0\0", Some("\0\0")),
+            ("in sync", "xx", Some("xx")),
+            ("in sync zeros", "\0", Some("\0")),
+            ("in sync, then lost", "x", Some("\0")),
         ] {
+            is.into_iter()
+                .for_each(|text| std::fs::write(files.join(path), text).unwrap());
+            let seen = path
+                .starts_with("in sync")
+                .then(|| tree.stamp(path).unwrap().unwrap());
             state
-                .commit(&[Write::Base(path.into(), base(was))])
+                .commit(&[Write::Base(path.into(), BaseRow { seen, ..base(was) })])
                 .unwrap();
             state
                 .commit(&[Write::Remote {
@@ -135,8 +182,6 @@ mod tests {
                     listed: false,
                 }])
                 .unwrap();
-            is.into_iter()
-                .for_each(|text| std::fs::write(files.join(path), text).unwrap());
         }
         let seen = Some(Stamp {
             inode: 1,
@@ -161,7 +206,7 @@ mod tests {
                 .map(|(path, _)| path.clone())
                 .collect();
             (
-                all.join(" "),
+                all.join("; "),
                 rows.iter()
                     .any(|(_, r)| r.key.as_ref().is_some_and(|k| !k.ours)),
             )
@@ -175,7 +220,13 @@ mod tests {
         opened(&state, &*tree, "two").unwrap();
         assert_eq!(forgotten(), ("new".to_string(), false));
         opened(&state, &*tree, "three").unwrap();
-        assert_eq!(forgotten(), ("emptied new".to_string(), true));
+        assert_eq!(
+            forgotten(),
+            (
+                "emptied; in sync, then lost; longer; new; tail".to_string(),
+                true
+            )
+        );
         assert_eq!(state.rows("emptied").unwrap().remote, row("x"));
         assert_eq!(state.note(BOOT_ID_FILE).unwrap().as_deref(), Some("three"));
         assert_eq!(crate::clock::boot_id().unwrap().len(), 36);

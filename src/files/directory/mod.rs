@@ -238,7 +238,7 @@ impl Directory {
             };
         rules::read(&tree, &state, &stats)?;
         tree.forget_twins(&state)?;
-        power_loss::opened(&state, &*tree, &clock::boot_id().unwrap_or_default())?;
+        power_loss::opened(&state, &tree, &clock::boot_id().unwrap_or_default())?;
         let ambient = Arc::new(EngineMachine(
             stats.clone(),
             settings.path.clone(),

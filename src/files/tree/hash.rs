@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -104,6 +105,16 @@ impl FileReading {
     /// Whether the file is unchanged since it was opened.
     pub fn unchanged(&self) -> io::Result<bool> {
         Ok(same(&show_open(&self.file)?.stamp, &self.shown.stamp))
+    }
+
+    /// Whether the last block is all zero; also for an empty file.
+    pub fn ends_in_zeros(&self) -> io::Result<bool> {
+        const BLOCK_BYTES: u64 = 4096;
+        let size = self.shown.stamp.size;
+        let from = size.saturating_sub(1) / BLOCK_BYTES * BLOCK_BYTES;
+        let mut block = vec![0; (size - from) as usize];
+        self.file.read_exact_at(&mut block, from)?;
+        Ok(block.iter().all(|byte| *byte == 0))
     }
 }
 

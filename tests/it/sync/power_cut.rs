@@ -408,7 +408,7 @@ fn a_synced_directory_survives_the_power_cut_whole() {
 }
 
 #[test]
-fn a_file_that_another_boot_left_empty_is_no_edit() {
+fn a_file_that_another_boot_left_empty_or_zero_is_no_edit() {
     let hub = Hub::start();
     let mut alpha = Synced::new(&hub.world, "alpha");
     let mut beta = Synced::new(&hub.world, "beta");
@@ -418,9 +418,12 @@ fn a_file_that_another_boot_left_empty_is_no_edit() {
     }
     alpha.put("f", "bytes");
     alpha.put("g", "bytes");
+    alpha.put("h", "bytes");
     alpha.start();
     beta.start();
-    wait_for("all arrive", &hub.world, || beta.has("f") && beta.has("g"));
+    wait_for("all arrive", &hub.world, || {
+        ["f", "g", "h"].iter().all(|name| beta.has(name))
+    });
     settled(&hub.world, &[&alpha, &beta]);
     // within one boot it is an edit like any other
     alpha.machine.kill();
@@ -431,15 +434,24 @@ fn a_file_that_another_boot_left_empty_is_no_edit() {
     // in another one, both are kept
     alpha.machine.kill();
     alpha.put("f", "");
+    alpha.put("h", "\0\0\0\0\0\0");
     alpha.machine.wrap = wrap;
     alpha.start();
     wait_for("both are kept", &hub.world, || {
-        beta.contents("f.sync-conflict-") == [""] && alpha.text("f") == "bytes"
+        beta.contents("f.sync-conflict-") == [""]
+            && beta.contents("h.sync-conflict-") == ["\0\0\0\0\0\0"]
+            && alpha.text("f") == "bytes"
+            && alpha.text("h") == "bytes"
     });
     settled(&hub.world, &[&alpha, &beta]);
     assert_eq!(
-        (beta.text("f"), alpha.text("g"), beta.text("g")),
-        ("bytes".into(), String::new(), String::new())
+        (
+            beta.text("f"),
+            beta.text("h"),
+            alpha.text("g"),
+            beta.text("g")
+        ),
+        ("bytes".into(), "bytes".into(), String::new(), String::new())
     );
     // after a clean stop, an empty file was emptied by a user, in whichever boot it is found
     alpha.stop();
@@ -447,5 +459,5 @@ fn a_file_that_another_boot_left_empty_is_no_edit() {
     alpha.machine.wrap.clear();
     alpha.start();
     wait_for("it is an edit", &hub.world, || beta.text("f").is_empty());
-    assert_eq!(settled(&hub.world, &[&alpha, &beta]).len(), 3);
+    assert_eq!(settled(&hub.world, &[&alpha, &beta]).len(), 5);
 }
