@@ -155,6 +155,7 @@ impl Engine {
             self.commit(known.generation, &[Write::Base(path.to_string(), then)])?;
             return Ok(true);
         }
+        self.new_name_first(path, known)?;
         self.pass_guard(path, known)?;
         let slot = self.trash_slot(path, local)?;
         let left = self.leave(path, known, local, then, slot.clone(), true)?;

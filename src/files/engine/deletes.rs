@@ -38,6 +38,27 @@ impl Engine {
         })
     }
 
+    /// Waits for the new name of a file that was renamed on the hub: until that name is in sync, the
+    /// trash would have the only copy here. Does not wait for a new name that waits itself.
+    pub(super) fn new_name_first(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
+        let remote = known.remote();
+        if remote.renamed_to.is_none() {
+            return Ok(());
+        }
+        // the response to a request of this client may be ahead of the feed
+        if remote.rev > self.env.state.feed()?.cursor {
+            return Err(Interrupted::Again(
+                "it was renamed on the hub, which has not reported the new name yet",
+            ));
+        }
+        match self.going(path, known)? {
+            DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => Err(
+                Interrupted::Again("it was renamed on the hub; the new name is synced first"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets a delete through. It is counted durably before it is carried out.
     pub(super) fn pass_guard(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
         if self.options.allow_deletes {
@@ -45,14 +66,7 @@ impl Engine {
         }
         let hash = match self.going(path, known)? {
             DeleteEffect::Free => return Ok(()),
-            DeleteEffect::Counts(hash) => hash,
-            // wait for the other half of the rename, unless that half waits too
-            DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => {
-                return Err(Interrupted::Again(
-                    "it was renamed on the hub; the new name is synced first",
-                ));
-            }
-            DeleteEffect::Renamed(hash, _) => hash,
+            DeleteEffect::Counts(hash) | DeleteEffect::Renamed(hash, _) => hash,
         };
         let token = token(path, known);
         let _one_by_one = super::lock(&self.weighing);

@@ -376,10 +376,11 @@ fn restore(w: &mut World) {
         Some(backup) => {
             let content =
                 |hub: &Hub, path: &String| hub.row(path).entry.map(|e| Node::content_of(&e.hash));
+            // also what was deleted and restored since
             let came_back = backup
                 .rows
                 .keys()
-                .filter(|p| content(&backup, p) != content(&w.hub, p));
+                .filter(|p| backup.row(p).rev != w.hub.row(p).rev);
             let forgotten: Vec<_> = came_back
                 .filter_map(|p| Some((p.clone(), content(&backup, p)?)))
                 .collect();

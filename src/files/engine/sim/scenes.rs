@@ -184,6 +184,24 @@ fn a_change_that_the_hub_has_forgotten_since_is_gone() {
 }
 
 #[test]
+fn a_file_that_was_renamed_on_the_hub_stays_until_its_new_name_is_there() {
+    check(|s| {
+        s.poll_all(0);
+        s.write(0, "a", 1);
+        s.world().lose_answers = true;
+        s.work(0);
+        s.world().lose_answers = false;
+        let rev = s.world().hub.row("a").rev;
+        s.other("b", 1, Condition::Nothing, Some(("a", rev)));
+        // the answer about the key is ahead of the feed, and the hub loses everything before a poll
+        s.work(0);
+        s.world().hub = Hub::new(true);
+        s.sync(0);
+        s.has(0, 1)
+    });
+}
+
+#[test]
 fn a_refusal_by_a_restored_hub_costs_no_edit() {
     check(|s| {
         // a hub that knows no tags

@@ -221,7 +221,7 @@ pub struct World {
     /// For each content, the clients whose users have overwritten or removed it, with the name that
     /// it had.
     pub gone: BTreeMap<(String, u64), BTreeSet<(usize, String)>>,
-    /// What the hub had when it was set back, and no longer had before that.
+    /// What the hub had when it was set back, and had changed, deleted or restored before that.
     pub forgotten: BTreeSet<(String, u64)>,
     pub again: BTreeSet<(String, u64)>,
     pub modes: BTreeMap<u32, (String, u32)>,
