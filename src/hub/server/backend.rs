@@ -1,7 +1,7 @@
-//! tiny_http behind a private Unix socket, and the worker threads that call the routes: the only file that names it.
+//! Runs tiny_http behind a private Unix socket, with the worker threads that call the routes. No other file names tiny_http.
 //!
-//! It must never face a network (see `mod.rs`); everything that reaches it was written by `pool.rs`. It does not decide
-//! how many connections there are.
+//! tiny_http must never face a network (see `mod.rs`): every byte that it reads was written by `pool.rs`. The number of
+//! connections is decided there too.
 
 use std::fs::File;
 use std::io::Read;
@@ -20,7 +20,7 @@ use super::{Responder, Serve};
 use crate::error::{Error, Kind, Result};
 use crate::hub::http::{Job, Reply};
 
-/// Carries the number of the ticket both ways.
+/// The header with the ticket's number, in requests and answers.
 pub const TICKET: &str = "X-Mesync-Ticket";
 
 /// Everything that a new server needs.
@@ -30,11 +30,11 @@ pub struct Plan {
     pub workers: usize,
     pub tickets: Arc<Tickets>,
     pub serve: Serve,
-    /// Joined by each worker.
+    /// Each worker is a member until it ends.
     pub crew: Arc<ThreadGroup>,
 }
 
-/// One tiny_http server with its workers, which end with it. Connections hold it, so it lives as long as they do.
+/// One tiny_http server and its workers, which end with it. Each connection holds a reference, so the last one ends it.
 pub struct Backend {
     listening: Arc<Listening>,
     path: PathBuf,
@@ -44,21 +44,21 @@ pub struct Backend {
     pub listener: std::sync::Mutex<Option<UnixListener>>,
 }
 
-/// Dropped in this order: a server removes its socket, on the way through /proc that its name may take. Were that way
-/// closed before, its number could be another directory's by then.
+/// Fields are dropped in this order: the server removes its socket by a path that may lead through `/proc/self/fd/N`. If
+/// the directory were closed first, N could already mean another directory.
 struct Listening {
     server: tiny_http::Server,
     _dir: File,
 }
 
 impl Backend {
-    /// `number` tells servers of one process apart.
+    /// `number` distinguishes the servers of one process.
     pub fn start(plan: &Plan, number: u64) -> Result<Arc<Backend>> {
         let at = plan.dir.join(format!("hub-{number}.sock"));
         let failed = |e: &std::io::Error| Error::io(format!("listen on {}", at.display()), e);
         let dir = File::open(&plan.dir).map_err(|e| failed(&e))?;
         let path = short(&at, &dir);
-        // left behind by a process that was killed; the directory is ours alone
+        // a killed process leaves its socket; no other process uses this directory
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(|e| failed(&e))?;
         #[cfg(test)]
@@ -69,7 +69,7 @@ impl Backend {
                 format!("cannot serve on {}: {why}", at.display()),
             )
         };
-        // it panics when it can start no thread
+        // tiny_http panics when it cannot start a thread
         let server = catch_unwind(AssertUnwindSafe(|| {
             tiny_http::Server::from_listener(listener, None)
         }))
@@ -115,7 +115,7 @@ impl Drop for Backend {
     }
 }
 
-/// The name of a Unix socket has at most 107 bytes; a longer one is reached through the descriptor of its directory.
+/// A path for the socket of at most 107 bytes, the system's limit: a longer one leads through the descriptor of its directory.
 fn short(path: &Path, dir: &File) -> PathBuf {
     match (path.as_os_str().len() <= 100, path.file_name()) {
         (false, Some(name)) => Path::new("/proc/self/fd")
@@ -139,7 +139,7 @@ impl Worker {
             match self.listening.server.recv() {
                 Ok(request) => self.answer(request),
                 Err(_) if self.retired.load(Ordering::Acquire) => return,
-                // its accept loop is gone, which the opener finds out; the connections it has go on
+                // the accept loop has ended, which the opener detects; open connections keep working
                 Err(e) => log::warn!("cannot accept connections to the workers: {e}"),
             }
         }
@@ -159,7 +159,7 @@ impl Worker {
         let mut body = Vec::with_capacity(http.body_length().unwrap_or(0).min(SHORT_BODY as usize));
         let whole = http.as_reader().take(SHORT_BODY).read_to_end(&mut body);
         let complete = whole.is_ok() && body.len() == http.body_length().unwrap_or(0);
-        // half a body: the connection broke, and the request may still go through another one
+        // the connection broke within the body; the request may be sent again over another one
         let request = if complete {
             self.tickets.take(number)
         } else {
@@ -182,7 +182,7 @@ impl Worker {
 }
 
 fn send(http: tiny_http::Request, number: u64, tickets: &Tickets, mut reply: Reply) {
-    // more than fits the pool: the client's thread writes it
+    // too long for the pool: the client's thread writes it
     if reply.job.is_none() && reply.body.len() > Reply::INLINE {
         reply.job = Some(Job::Bytes(std::mem::take(&mut reply.body)));
     }
@@ -207,7 +207,7 @@ fn response(number: u64, reply: Reply) -> Response<std::io::Cursor<Vec<u8>>> {
         .chain(own)
     {
         match Header::from_bytes(name, value) {
-            // a line break would begin a header of the client's own making
+            // a line break in a value would let the client inject a header
             Ok(header) if value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) => {
                 headers.push(header)
             }

@@ -1,5 +1,5 @@
-//! What jobs get to see of a client's connection: the body of an upload to read, a download or an event stream to write.
-//! It decides nothing about answers.
+//! The parts of a client's connection that jobs use: they read the body of an upload, or write a download or event stream.
+//! Answers are decided elsewhere.
 
 use std::io::{self, Read};
 
@@ -8,11 +8,11 @@ use super::limits::{Latch, PIECE_TIME, SHORT_BODY};
 use super::socket::{Pace, Socket};
 use crate::hub::http::Pieces;
 
-/// Bytes of a download in memory.
+/// Bytes of a download that are in memory at a time.
 const COPY_BUFFER_BYTES: u64 = 64 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The part of a request's body that has not been read.
+/// The unread part of a request's body.
 #[derive(Debug)]
 pub struct Body {
     left: u64,
@@ -30,12 +30,12 @@ impl Body {
         }
     }
 
-    /// More may come from the client that belongs to this request.
+    /// The client may still send bytes of this request.
     pub fn unread(&self) -> bool {
         self.left > 0
     }
 
-    /// The whole of a short body.
+    /// Reads the whole of a short body.
     pub fn whole(&mut self, socket: &mut Socket) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(self.left.min(SHORT_BODY) as usize);
         self.on(socket).take(SHORT_BODY).read_to_end(&mut bytes)?;

@@ -1,5 +1,5 @@
-//! One client's connection from its first byte to its last: reads a head, has it admitted, sends the request through the
-//! pool, writes the answer, runs jobs. It does not know how requests reach the routes, nor any route.
+//! Serves one client's connection: reads a head, asks the gate, sends the request through the pool, writes the answer,
+//! runs jobs. It knows no route, nor how requests reach the routes.
 
 use std::fmt::Write as _;
 use std::io::{self, Read};
@@ -21,7 +21,7 @@ use crate::clock;
 use crate::hub::http::{Caller, Job, Reply, Request, StreamJob, UploadJob};
 use crate::wire;
 
-/// The headers that routes get to see. Credentials are not among them: what they prove is in `Request.caller`.
+/// The headers that routes receive. Credentials are not among them: `Request.caller` is what they prove.
 const PASSED_ON: &[&str] = &[
     "accept",
     "content-type",
@@ -34,12 +34,12 @@ const PASSED_ON: &[&str] = &[
     wire::files::HOST_HEADER,
     wire::files::HISTORY_HEADER,
 ];
-/// Bytes of buffer that an idle connection keeps.
+/// Bytes of buffer that an idle connection may keep.
 const MAX_KEPT_BUFFER_BYTES: usize = 4096;
-/// A request that no worker has seen is sent again over another connection.
+/// Attempts for one request: while no worker has seen it, it is sent again over another connection.
 const MAX_WORKER_ATTEMPTS: usize = 3;
 
-/// Serves a connection until either side has had enough.
+/// Serves a connection until either side closes it.
 pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: EvictionOrder) {
     let mut client = Connection {
         shared,
@@ -69,11 +69,11 @@ struct Connection<'a> {
     shared: &'a Shared,
     socket: Socket<'a>,
     peer: IpAddr,
-    /// A request of this connection had a key.
+    /// A request of this connection had a valid key.
     known: bool,
 }
 
-/// What becomes of the connection.
+/// What happens to the connection after an answer.
 enum AfterReply {
     Next,
     Close,
@@ -92,14 +92,15 @@ enum HeadArrival {
 #[derive(Clone, Copy)]
 struct ReplyOptions {
     keep_alive: bool,
-    /// HEAD: the same head as for GET, and no body.
+    /// The method is HEAD: answer with the head of GET and no body.
     head_only: bool,
-    /// Nothing is changed by it, so that it can be refused even after it was carried out.
+    /// The request changes nothing, so it can be refused even after a worker carried it out.
     safe: bool,
 }
 
 impl Connection<'_> {
-    /// Waits for the first byte, and shakes hands if that is TLS. The time left for the first head; `None`: nothing came.
+    /// Waits for the first byte, and does the handshake if that is TLS. Returns the time left for the first head; `None`: no
+    /// byte arrived.
     fn begin(&mut self) -> io::Result<Option<Duration>> {
         let until = clock::monotonic() + HEAD_TIME;
         if self
@@ -175,11 +176,11 @@ impl Connection<'_> {
         }
     }
 
-    /// Waits for a head: `patience` for its first byte, then a time for the rest.
+    /// Waits for a head: `patience` for its first byte, then [`HEAD_TIME`] for the rest.
     fn arrival(&mut self, patience: Duration) -> io::Result<HeadArrival> {
         let begun = !self.socket.buffer.is_empty();
         if !begun && self.socket.buffer.capacity() > MAX_KEPT_BUFFER_BYTES {
-            // hundreds may be idle
+            // hundreds of connections may be idle
             self.socket.buffer = Vec::new();
         }
         let mut until = clock::monotonic() + if begun { HEAD_TIME } else { patience };
@@ -194,7 +195,7 @@ impl Connection<'_> {
                 }
                 Err(refusal) => return Ok(HeadArrival::Refused(refusal)),
             }
-            // between two requests a stop ends the connection, within one it does not
+            // a stop ends a connection between two requests, not within one
             let latch = if seen == 0 {
                 Some(&self.shared.stopping)
             } else {
@@ -215,7 +216,7 @@ impl Connection<'_> {
             if !self.socket.fill()? {
                 return Ok(HeadArrival::Nothing);
             }
-            // records without content begin no head
+            // TLS records without content do not begin a head
             if seen == 0 && !self.socket.buffer.is_empty() {
                 until = clock::monotonic() + HEAD_TIME;
             }
@@ -243,7 +244,7 @@ impl Connection<'_> {
                 true,
             );
         }
-        // a login must get through whatever else is going on
+        // a login must succeed under any load
         let most = if streamed { SHORT_BODY } else { BUFFERED_BODY };
         let buffered = if (SMALL_BODY_BYTES as u64..=most).contains(&head.length) {
             head.length
@@ -258,7 +259,7 @@ impl Connection<'_> {
                 true,
             );
         };
-        // a body is in memory several times: as it is read, parsed, and on its way to the disk
+        // a body is in memory several times: read, parsed, and queued for the disk
         if !self.shared.room.has(4 * buffered.max(SHORT_BODY)) {
             return self.refuse(Reason::Memory, busy("memory is short"), options, true);
         }
@@ -285,7 +286,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Carries out what the route left to do, and answers.
+    /// Runs the job that the route returned, and answers.
     fn conclude(
         &mut self,
         mut answer: Answer,
@@ -360,8 +361,8 @@ impl Connection<'_> {
         })
     }
 
-    /// Writes an answer as it is read. Its head is out before the first byte is read, so all that a reader which fails can
-    /// do is to end the connection early.
+    /// Writes an answer while it is read. Its head is sent before the first byte is read, so a failing reader can only end the
+    /// connection early.
     fn send(
         &mut self,
         answer: &Answer,
@@ -419,14 +420,14 @@ impl Connection<'_> {
         answer
             .headers
             .push(("Cache-Control".into(), "no-store".into()));
-        // nginx and its like hold an answer back until a buffer is full, and an event would wait for the next ones
+        // nginx and other proxies buffer an answer, which would delay each event until later ones fill the buffer
         answer
             .headers
             .push(("X-Accel-Buffering".into(), "no".into()));
         self.socket
             .write_all(&head_of(&answer, None, false), &mut Pace::default())?;
         if !options.head_only {
-            // what a reader of events sends ahead is another request, which this connection cannot answer any more
+            // a pipelined request cannot be answered after an event stream
             self.socket.buffer = Vec::new();
             let mut events = Events {
                 socket: &mut self.socket,
@@ -440,7 +441,7 @@ impl Connection<'_> {
         Ok(AfterReply::Close)
     }
 
-    /// Answers without having called a route to its end. `unread`: a body may still be coming.
+    /// Answers a request that no route has completed. `unread`: the client may still send a body.
     fn refuse(
         &mut self,
         reason: Reason,
@@ -484,9 +485,9 @@ impl Connection<'_> {
     }
 }
 
-/// Sends a request through the pool. `Err`: what to tell the client when no worker answered.
+/// Sends a request through the pool. `Err`: the answer for the client when no worker answered.
 fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Option<Job>), Reply> {
-    // HEAD would make tiny_http keep the body back, whose length the client is to be told
+    // for HEAD tiny_http would drop the body, and the client must learn its length
     let method = request.method.clone();
     let target = if request.query.is_empty() {
         request.path.clone()
@@ -522,9 +523,9 @@ fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Op
     Err(busy("the hub is busy"))
 }
 
-/// What the routes get to see. HEAD is GET to them.
+/// The request as routes receive it. HEAD becomes GET.
 fn request(head: Head, caller: Caller, peer: IpAddr) -> Request {
-    // for HEAD a range means nothing (RFC 9110, 14.2), and after this it looks the same as GET
+    // HEAD ignores Range (RFC 9110, 14.2), and is a GET from here on
     let head_only = head.method == "HEAD";
     let method = if head_only {
         "GET".to_string()
@@ -546,14 +547,14 @@ fn request(head: Head, caller: Caller, peer: IpAddr) -> Request {
     }
 }
 
-/// Not now: the same again may work in a moment.
+/// 503: the same request may succeed in a moment.
 pub fn busy(words: &str) -> Reply {
     Reply::error(503, format!("{words}: try again")).header("Retry-After", "2")
 }
 
-/// The bytes of an answer: its head, with the body in one piece if that is short, and else the body beside it.
+/// The bytes of an answer: head and body in one piece if the body is short, else the head, and the body apart.
 pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &[u8]) {
-    // these have no body by definition, and 204 no length either (RFC 9110, 8.6)
+    // these statuses have no body, and 204 has no length either (RFC 9110, 8.6)
     let bodiless = matches!(answer.status, 100..200 | 204 | 304);
     let mut bytes = head_of(
         answer,
@@ -572,7 +573,7 @@ pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &
     (bytes, body)
 }
 
-/// A head up to its empty line. No length: there is no body, or it ends with the connection.
+/// A head with its empty line. `length` is `None` if there is no body, or if it ends with the connection.
 fn head_of(answer: &Answer, length: Option<u64>, keep_alive: bool) -> Vec<u8> {
     let mut text = status_line(answer.status);
     for (name, value) in &answer.headers {
@@ -622,7 +623,7 @@ fn status_line(status: u16) -> String {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
-        // the words mean nothing to a program, and may be empty
+        // programs ignore the reason phrase, which may be empty (RFC 9112, 4)
         _ => "",
     };
     let mut text = String::with_capacity(256);

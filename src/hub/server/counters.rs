@@ -1,17 +1,17 @@
-//! What the server counts, for `/metrics` and for tests. Nothing is decided by these numbers.
+//! Counters of the server, for `/metrics` and for tests. No decision depends on them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Why a caller was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The head is malformed, ambiguous, or of something that is not spoken here.
+    /// The head is malformed or ambiguous, or asks for an unsupported protocol.
     Head,
-    /// Head or target are too long.
+    /// The head or the target is too long.
     HeadSize,
     /// The head did not arrive in time.
     HeadTime,
-    /// Too many connections in all.
+    /// Too many connections in total.
     Connections,
     /// Too many connections from one address.
     Address,
@@ -19,13 +19,13 @@ pub enum Reason {
     Thread,
     /// The process has no file descriptor left; the connection waits in the backlog.
     Descriptors,
-    /// Key, token, protected mode or limits by route.
+    /// The gate refused: key, token, protected mode, limits of a route.
     Gate,
-    /// The body is longer than the route takes.
+    /// The body is longer than the route allows.
     BodySize,
     /// The client was slower than the minimum rate.
     Slow,
-    /// No connection to the workers became free, or none answered.
+    /// No connection to the workers became free, or no worker answered.
     Workers,
     /// The memory for bodies is used up.
     Memory,
@@ -33,9 +33,9 @@ pub enum Reason {
     Transfers,
     /// Too many event streams at the same time.
     Streams,
-    /// It kept the hub waiting when there was no room for another connection.
+    /// The connection was idle or slow when another one needed its place.
     GaveWay,
-    /// TLS that did not begin as it should, or not in time.
+    /// The TLS handshake failed or took too long.
     Handshake,
 }
 
@@ -60,7 +60,7 @@ impl Reason {
     ];
 }
 
-/// Counts since the start, but `open`, which is now.
+/// Counts since the start; `open` is the current number.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Connections accepted.

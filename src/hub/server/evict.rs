@@ -1,6 +1,6 @@
-//! Chooses the connection to close when there is no room for another one: one that only keeps the hub waiting, strangers first.
+//! Chooses the connection to close when another one needs its place: one whose thread waits for its client, without a key first.
 //!
-//! It does not decide when that is so, and never ends a running request of a caller that has shown a key.
+//! It does not decide when one must be closed, and never ends a running request of a caller with a valid key.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
@@ -18,14 +18,14 @@ struct Inner {
     idle: BTreeMap<EvictionOrder, Arc<TcpStream>>,
 }
 
-/// The order of giving way: strangers by when they came, then the others by when they were last of use.
+/// The order of eviction: first connections without a valid key, oldest first; then the others, least recently used first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EvictionOrder {
     known: bool,
     since: u64,
 }
 
-/// Held while a thread waits.
+/// The connection may be evicted while its thread holds this.
 pub struct IdleEntry<'a> {
     idle: &'a IdleConnections,
     order: EvictionOrder,
@@ -36,7 +36,7 @@ impl IdleConnections {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last one to give way of its kind. `known`: a key was shown.
+    /// The last place among the connections of its kind. `known`: it has sent a valid key.
     pub fn order(&self, known: bool) -> EvictionOrder {
         let mut inner = self.lock();
         inner.last += 1;
@@ -46,7 +46,7 @@ impl IdleConnections {
         }
     }
 
-    /// For a new connection, whose thread may take its time to begin: it waits from now on, until [`IdleConnections::leave`].
+    /// Adds a new connection, whose thread may start late: it is idle from now on, until [`IdleConnections::leave`].
     pub fn enter(&self, stream: &Arc<TcpStream>) -> EvictionOrder {
         let order = self.order(false);
         self.lock().idle.insert(order, Arc::clone(stream));
@@ -62,12 +62,12 @@ impl IdleConnections {
         IdleEntry { idle: self, order }
     }
 
-    /// Ends the wait of the first connection to close; its thread ends a moment later. `false`: none waits.
+    /// Shuts down the first connection in that order; its thread ends a moment later. `false`: no connection is idle.
     pub fn evict_one(&self) -> bool {
         let Some((order, stream)) = self.lock().idle.pop_first() else {
             return false;
         };
-        // a request that has just come is still answered
+        // answer a request that has just arrived
         let how = if order.known {
             Shutdown::Read
         } else {

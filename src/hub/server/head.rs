@@ -1,18 +1,18 @@
-//! The head of a request, parsed strictly: what it means is either beyond doubt or it is refused. Pure; it reads no
-//! socket and knows no route.
+//! Parses the head of a request strictly: one that can be read in two ways is refused. Pure: it reads no socket and knows
+//! no route.
 //!
-//! Two parties that read one message differently are what request smuggling is made of (RFC 9112, 11.2), so the lenient
-//! readings that the RFC permits are not used here.
+//! Request smuggling needs two programs that read one message differently (RFC 9112, 11.2), so none of the lenient
+//! readings that the RFC permits is used.
 
 use super::counters::Reason;
 
-/// Bytes of a head, at most, with the empty line that ends it.
+/// Bytes of a head at most, including the empty line that ends it.
 pub const MAX_HEAD: usize = 16 * 1024;
-/// Bytes of a request target, at most: a path of 1024 bytes, each percent-encoded, with room for the rest.
+/// Bytes of a request target at most: a path of 1024 bytes, all percent-encoded, and room for the rest.
 pub const MAX_TARGET: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
 
-/// Headers that have one meaning or none: two of them are refused.
+/// Headers that may occur only once.
 const SINGLE: &[&str] = &[
     "host",
     "content-length",
@@ -32,14 +32,14 @@ const SINGLE: &[&str] = &[
     crate::wire::files::HISTORY_HEADER,
 ];
 
-/// The head of a well-formed request. Its `Debug` shows no headers: keys are among them.
+/// The head of a well-formed request. Its `Debug` leaves out the headers, which contain keys.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Head {
     /// GET, HEAD, POST, PUT or DELETE.
     pub method: String,
-    /// Begins with `/`; visible ASCII, percent-decoded nowhere.
+    /// Begins with `/`; visible ASCII, not percent-decoded.
     pub path: String,
-    /// What follows `?`, or "".
+    /// The part after `?`, or "".
     pub query: String,
     /// Lower-case names, in the order of the request.
     pub headers: Vec<(String, String)>,
@@ -66,7 +66,7 @@ impl std::fmt::Debug for Head {
     }
 }
 
-/// Why a head is not let in.
+/// Why a head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
@@ -90,7 +90,7 @@ const fn too_large(status: u16, words: &'static str) -> Refusal {
     }
 }
 
-/// Finds where the head ends, after its empty line. `from` bytes were searched before; `None`: it is incomplete.
+/// Finds the end of the head, after its empty line. The first `from` bytes were searched before; `None`: it is incomplete.
 pub fn end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
     for at in from..bytes.len().min(MAX_HEAD) {
         let cr_before = at > 0 && bytes[at - 1] == b'\r';
@@ -188,7 +188,7 @@ fn target(text: &str) -> Result<(String, String), Refusal> {
     if text.len() > MAX_TARGET {
         return Err(too_large(414, "the address is longer than 8192 bytes"));
     }
-    // "//host/path" would be read as an address with a host by a program that resolves it
+    // a program that resolves "//host/path" would take it for an address with a host
     if !text.starts_with('/') || text.starts_with("//") {
         return Err(refusal(
             400,
@@ -209,7 +209,7 @@ fn headers(lines: &[httparse::Header]) -> Result<Vec<(String, String)>, Refusal>
     let mut headers: Vec<(String, String)> = Vec::with_capacity(lines.len());
     for line in lines {
         let name = line.name.to_ascii_lowercase();
-        // a caller that sends `content_length` hopes that a program behind the hub takes it for the real one
+        // `content_length` is an attack on programs behind a proxy that take it for Content-Length
         if name.contains('_') && SINGLE.contains(&name.replace('_', "-").as_str()) {
             return Err(refusal(400, "a header has _ where - belongs"));
         }
@@ -219,7 +219,7 @@ fn headers(lines: &[httparse::Header]) -> Result<Vec<(String, String)>, Refusal>
                 "a header that may occur only once occurs twice",
             ));
         }
-        // these two are all the white space that HTTP knows; str::trim also takes U+00A0 and its like away
+        // HTTP knows only these two as white space; str::trim would also remove U+00A0 and others
         headers.push((
             name,
             String::from_utf8_lossy(line.value)
@@ -244,7 +244,7 @@ fn length(head: &Head) -> Result<u64, Refusal> {
             "send the body with a Content-Length, not in chunks",
         )),
         (None, None) => Ok(0),
-        // 18 digits fit into u64 and are more than any disk holds
+        // 18 digits fit into u64, and are longer than any disk
         (None, Some(text))
             if (1..=18).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) =>
         {
@@ -283,7 +283,7 @@ mod tests {
         }
     }
 
-    /// `line` follows a good request line and Host.
+    /// `line` is added to a valid request line and Host.
     fn line_refused(line: &str, status: u16, words: &str) {
         refused(
             &format!("PUT /x HTTP/1.1\r\nHost: hub\r\n{line}\r\n\r\n"),

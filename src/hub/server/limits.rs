@@ -1,5 +1,5 @@
-//! The server's limits: the numbers, what counts against them, and what the process may have at all. It refuses nothing
-//! itself: callers answer.
+//! The server's limits: the numbers, what is counted against them, and the resources that the process may have. Callers refuse
+//! and answer.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,23 +13,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::hub::memory::Room;
 
-/// Connections that the kernel holds for us before they are accepted.
+/// Connections that the kernel queues before they are accepted.
 pub const BACKLOG: i32 = 1024;
-/// Longer bodies are not read before the route has seen the head.
+/// Bytes of a body that is read before the route sees the head.
 pub const SHORT_BODY: u64 = 64 * 1024;
-/// Longer uploads go through in pieces and are not counted as memory.
+/// Bytes of a body that is held in memory; longer uploads are passed on in pieces, and not counted as memory.
 pub const BUFFERED_BODY: u64 = 4 * 1024 * 1024;
-/// Memory for bodies and answers on their way, together.
+/// Bytes of memory for all bodies and answers in transit.
 pub const MEMORY: u64 = 16 * 1024 * 1024;
-/// Shorter bodies and answers are not counted: the stack of their thread is larger.
+/// Bodies and answers up to this length are not counted: the stack of their thread is larger.
 pub const SMALL_BODY_BYTES: usize = 8 * 1024;
 pub const STREAMS: u64 = 256;
-/// One in so many connections is kept for newcomers as long as another one can be closed for them.
+/// One connection in this many is kept free for new clients, as long as an idle one can be closed for them.
 pub const NEWCOMERS: u64 = 8;
-/// For a connection to end that was told to give way.
+/// For an evicted connection to end.
 pub const LEAVING: Duration = Duration::from_millis(50);
 pub const TRANSFERS: u64 = 64;
-/// Bytes of buffers of one of them.
+/// Bytes of buffers of one long transfer.
 pub const TRANSFER: u64 = 256 * 1024;
 /// Bytes of memory that one client uses of its stack, for its heads and for TLS: one of 200 event streams uses 60 KiB.
 const CLIENT_MEMORY: u64 = 64 * 1024;
@@ -37,12 +37,12 @@ const CLIENT_MEMORY: u64 = 64 * 1024;
 pub const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// Between two requests on a connection.
 pub const IDLE_TIME: Duration = Duration::from_secs(60);
-/// The minimum rate: this many bytes in this time, both ways.
+/// The minimum rate: this many bytes in this time, in each direction.
 pub const RATE_BYTES: u64 = 30 * 1024;
 pub const RATE_TIME: Duration = Duration::from_secs(30);
 /// For one piece of an event stream.
 pub const PIECE_TIME: Duration = Duration::from_secs(30);
-/// After a refusal what the client still sends is thrown away, so that it gets to read the answer before a reset.
+/// After a refusal, further bytes of the client are discarded, so that it reads the answer before a reset.
 pub const DRAIN_BYTES: usize = 256 * 1024;
 pub const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// For a free connection to the workers.
@@ -54,8 +54,8 @@ pub const POOL_LEAST: usize = 4;
 pub const POOL_MOST: usize = 64;
 /// Surplus connections to tiny_http are closed after this long.
 pub const POOL_SHRINK: Duration = Duration::from_secs(60);
-/// The gate's hashes and parsers, 64 header slots, and jobs that read the store's tables and parse JSON; unoptimised code
-/// needs several times as much. What is not touched costs address space only.
+/// For the gate's hashes and parsers, 64 header slots, and jobs that read the store's tables and parse JSON; unoptimised code
+/// needs several times as much. Untouched pages cost only address space.
 pub const CLIENT_STACK: usize = if cfg!(debug_assertions) {
     512 * 1024
 } else {
@@ -64,14 +64,14 @@ pub const CLIENT_STACK: usize = if cfg!(debug_assertions) {
 /// Parsers of nested JSON run here.
 pub const WORKER_STACK: usize = 512 * 1024;
 
-/// So much of something, and no more.
+/// A counted resource with a maximum.
 #[derive(Debug)]
 pub struct Quota {
     most: u64,
     used: AtomicU64,
 }
 
-/// A part of a [`Quota`], given back when dropped.
+/// A part of a [`Quota`], returned when dropped.
 #[derive(Debug)]
 pub struct Lease {
     quota: Arc<Quota>,
@@ -86,8 +86,8 @@ impl Quota {
         })
     }
 
-    /// `None`: used up. A lease larger than the whole quota is given when nothing else is out, so that no size is
-    /// refused for ever.
+    /// `None`: not enough is left. A lease larger than the whole quota is granted while no other is out, so that no size is
+    /// refused permanently.
     pub fn take(self: &Arc<Quota>, amount: u64) -> Option<Lease> {
         let fits = |used: u64| {
             used.checked_add(amount)
@@ -106,7 +106,7 @@ impl Quota {
         self.used.load(Ordering::Acquire)
     }
 
-    /// Less than one part in so many is left.
+    /// Less than a `part`-th of the quota is left.
     pub fn is_scarce(&self, part: u64) -> bool {
         self.used() >= self.most - self.most.div_ceil(part)
     }
@@ -118,18 +118,18 @@ impl Drop for Lease {
     }
 }
 
-/// Connections by address; a /64 of IPv6 is one address, since it is what one line gets.
+/// Connections by address; a /64 of IPv6 counts as one address, because one customer gets a whole one.
 #[derive(Debug)]
 pub struct Addresses {
     most: usize,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection of an address, given back when dropped.
+/// One connection of an address, returned when dropped.
 #[derive(Debug)]
 pub struct AddressSlot {
     addresses: Arc<Addresses>,
-    /// `None`: this machine, which is not limited.
+    /// `None`: this machine, which has no limit.
     key: Option<IpAddr>,
 }
 
@@ -179,7 +179,7 @@ impl Drop for AddressSlot {
     }
 }
 
-/// What counts as one address: an IPv4 address, or a /64 of IPv6.
+/// The unit that counts as one address: an IPv4 address, or a /64 of IPv6.
 pub fn block(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V6(a) => IpAddr::V6((a.to_bits() & !u128::from(u64::MAX)).into()),
@@ -187,7 +187,7 @@ pub fn block(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// A flag that also wakes the pollers of its descriptor; once raised it stays so.
+/// A flag that also wakes threads that poll its descriptor; it is never lowered.
 #[derive(Debug)]
 pub struct Latch {
     raised: AtomicBool,
@@ -204,7 +204,7 @@ impl Latch {
 
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
-        // never read again, so it stays readable; it cannot fail at a count of one
+        // never read, so the descriptor stays readable; a write of one cannot fail
         let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
     }
 
@@ -213,7 +213,7 @@ impl Latch {
     }
 }
 
-/// Threads whose end another thread waits for.
+/// Counts threads, so that another thread can wait for their end.
 #[derive(Debug, Default)]
 pub struct ThreadGroup {
     count: Mutex<usize>,
@@ -234,12 +234,12 @@ impl ThreadGroup {
         *self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until all have left; tells whether they have.
+    /// Waits until all threads have left; `false`: not in time.
     pub fn wait(&self, most: Duration) -> bool {
         self.wait_below(1, most)
     }
 
-    /// Waits until they are fewer than `enough`; tells whether they are.
+    /// Waits until fewer than `enough` threads remain; `false`: not in time.
     pub fn wait_below(&self, enough: usize, most: Duration) -> bool {
         let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, _) = self
@@ -257,8 +257,8 @@ impl Drop for ThreadGroupMember {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one and tells how many connections of each kind there can be:
-/// (clients, to tiny_http).
+/// Raises the soft limit of descriptors to the hard one, and returns the possible numbers of connections: (from clients,
+/// to tiny_http).
 pub fn budget(clients: usize, room: Room) -> (usize, usize) {
     let files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
@@ -275,13 +275,13 @@ pub fn budget(clients: usize, room: Room) -> (usize, usize) {
     (most.min(by_memory(room.memory)), pool)
 }
 
-/// Half of the memory is for clients; bodies, jobs and the store share the rest.
+/// Clients get half of the memory; bodies, jobs and the store share the rest.
 fn by_memory(memory: u64) -> usize {
     (memory / 2 / CLIENT_MEMORY).max(8) as usize
 }
 
-/// Descriptors: some for the store and the log, then three a connection to tiny_http (both ends, one of them twice), one
-/// a client. Of the free address space a quarter for the 2 MiB stacks of tiny_http's threads, a quarter for those of clients.
+/// Descriptors: some for the store and the log, three for each connection to tiny_http (both ends, one of them twice), one
+/// for each client. The 2 MiB stacks of tiny_http's threads get a quarter of the free address space, those of clients another.
 fn divide(clients: usize, files: u64, space: u64) -> (usize, usize) {
     const RESERVED_DESCRIPTORS: u64 = 64;
     const TINY_HTTP_THREAD: u64 = (2 * 1024 + 64) * 1024;
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_small_machine_gets_fewer_connections() {
-        // 200 event streams, which may use half of the connections, fit in a group of 64 MiB
+        // 200 event streams, which may use half of the connections, fit in a cgroup of 64 MiB
         assert!((400..=512).contains(&by_memory(52 << 20)));
         assert_eq!(by_memory(0), 8);
         assert_eq!(divide(512, 1 << 20, u64::MAX), (512, 64));

@@ -2,8 +2,8 @@
 //! knows no route and no key; a [`Gate`] decides, a [`Serve`] answers.
 //!
 //! tiny_http 0.12 hands requests to the workers, but must not face a network: one packet with a huge Content-Length ends
-//! the process, an early reset makes it panic, any accept error ends its accept loop for ever, and it knows no limits. So
-//! it listens on a private Unix socket, and what it gets to read was written here:
+//! the process, an early reset makes it panic, any accept error ends its accept loop permanently, and it has no limits. So
+//! it listens on a private Unix socket, and reads only bytes that were written here:
 //!
 //! ```text
 //! client --TCP--> client thread --pool of Unix-socket connections--> tiny_http --> worker-N --> Serve
@@ -11,7 +11,7 @@
 //!                 answer, jobs         request and job under a ticket      <-- Responder <-------+
 //! ```
 //!
-//! Reading order: `head`, `relay`, `jobs`, `socket`, `tls`, `tickets`, `pool`, `backend`, `limits`, `waiting`, `counters`.
+//! Reading order: `head`, `connection`, `body`, `socket`, `tls`, `tickets`, `pool`, `backend`, `limits`, `evict`, `counters`.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -56,57 +56,57 @@ pub use head::Head;
 pub use limits::{Lease, Quota, block};
 pub use tls::Wire;
 
-/// How often the accept loop runs without a connection.
+/// The longest wait of the accept loop for a connection.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);
-/// After a lack of descriptors or memory.
+/// After accept(2) failed for want of descriptors or memory.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Between two attempts to start a thread.
 const THREAD_RETRY_PAUSE: Duration = Duration::from_millis(1);
-/// For threads to end that have been told to.
+/// For threads to end after a stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-/// TCP: a peer that is gone without a word is noticed within a minute, on idle connections and on full ones.
+/// TCP: a peer that vanished is noticed within a minute, on idle connections and on full ones.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
 const KEEP_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_COUNT: u32 = 3;
 const USER_TIMEOUT_MS: u32 = 60_000;
 
-/// What the server needs to know.
+/// The configuration of the server.
 #[derive(Clone)]
 pub struct Config {
     pub listen: SocketAddr,
-    /// Made, with mode 0700; the private socket is in it.
+    /// An existing directory of mode 0700 for the private socket.
     pub socket_dir: PathBuf,
-    /// Clients at the same time; fewer if the process may not have as many descriptors.
+    /// Simultaneous clients; fewer if the process may not have as many descriptors.
     pub connections: usize,
-    /// Of these from one address; this machine is exempt.
+    /// Simultaneous clients of one address; this machine is exempt.
     pub per_address: usize,
     /// Threads that call [`Serve`].
     pub workers: usize,
-    /// For all that is done for others.
+    /// The memory for the work of all requests.
     pub room: Room,
     /// `None`: plain HTTP only.
     pub tls: Option<tls::Acceptor>,
 }
 
-/// What a [`Gate`] decides.
+/// The decision of a [`Gate`].
 pub enum Admission {
     Admit {
         caller: Caller,
-        /// Bytes of body that this route takes.
+        /// Bytes of body that this route accepts.
         body_limit: u64,
-        /// A long body is used while it arrives: it does not count as memory.
+        /// A long body is processed while it arrives, and does not count as memory.
         streamed: bool,
     },
     Refuse(Reply),
 }
 
-/// Decides before a request takes anything from anybody: keys, protected mode, limits by route. Called on many threads
-/// with small stacks at once.
+/// Decides before a request uses any resource: keys, protected mode, limits of routes. Called on many threads with small
+/// stacks at once.
 pub trait Gate: Send + Sync + 'static {
     fn admit(&self, head: &Head, peer: IpAddr, wire: Wire) -> Admission;
 }
 
-/// Answers one request, from any thread: a worker, or the committer after its sync. Dropped without an answer: 500.
+/// Answers one request from any thread: a worker, or the committer after its sync. Dropped unused, it answers 500.
 pub struct Responder(Option<Box<dyn FnOnce(Reply) + Send>>);
 
 impl Responder {
@@ -130,10 +130,10 @@ impl Drop for Responder {
     }
 }
 
-/// Answers requests, now or later, on the `worker-N` threads. A panic is logged and answered with 500.
+/// Answers requests, immediately or later; called on the `worker-N` threads. A panic is logged and answered with 500.
 pub type Serve = Arc<dyn Fn(Request, Responder) + Send + Sync>;
 
-/// What all threads of the server share.
+/// State that all threads of the server share.
 struct Shared {
     gate: Arc<dyn Gate>,
     tls: Option<tls::Acceptor>,
@@ -148,23 +148,23 @@ struct Shared {
     transfers: Arc<Quota>,
     memory: Arc<Quota>,
     room: Room,
-    /// No new requests.
+    /// No new requests are accepted.
     stopping: Latch,
-    /// No bytes any more.
+    /// No bytes are read or written any more.
     halted: Latch,
     clients: Arc<ThreadGroup>,
     /// Accept loop, opener and workers.
     service: Arc<ThreadGroup>,
 }
 
-/// The running server. Dropped without a [`Server::stop`]: it stops at once.
+/// The running server. Dropped without [`Server::stop`], it stops at once.
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
 }
 
 impl Server {
-    /// Listens; requests are answered from here on.
+    /// Listens, and answers requests from here on.
     pub fn start(config: Config, gate: Arc<dyn Gate>, serve: Serve) -> Result<Server> {
         let listener = listen(config.listen)?;
         let doing = |what: &str| format!("{what} for {}", config.listen);
@@ -226,7 +226,7 @@ impl Server {
             clients: Arc::default(),
             service,
         });
-        // from here on a failure stops what has been started
+        // from here on, a failure stops the threads that have been started
         let server = Server { shared, address };
         server.spawn("opener", |shared| shared.pool.keep_open())?;
         server.spawn("accept", move |shared| accept_loop(&shared, &listener))?;
@@ -248,12 +248,12 @@ impl Server {
             .map_err(|e| Error::io(format!("start the thread {name}"), &e))
     }
 
-    /// Where it listens; the port that was chosen when 0 was asked for.
+    /// The address that it listens on, with the chosen port if the configured one was 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Advances at least once a second while the accept loop turns.
+    /// Advances at least once a second while the accept loop runs.
     pub fn heartbeat(&self) -> u64 {
         self.shared.heartbeat.load(Relaxed)
     }
@@ -262,8 +262,8 @@ impl Server {
         &self.shared.counters
     }
 
-    /// Accepts no more callers, lets running requests finish within `grace`, then ends every connection. Event streams
-    /// see it through `Pieces::stopping`; one that blocks elsewhere has to be woken by its owner.
+    /// Accepts no more connections, lets running requests finish within `grace`, then ends every connection. Event streams
+    /// learn it from `Pieces::stopping`; one that blocks elsewhere must be woken by its owner.
     pub fn stop(self, grace: Duration) {
         self.shared.stop(grace);
     }
@@ -302,7 +302,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     let open = || -> io::Result<TcpListener> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        // a restart must not wait for old connections in TIME_WAIT
+        // let a restart bind while old connections are in TIME_WAIT
         sockopt::set_socket_reuseaddr(&socket, true)?;
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, limits::BACKLOG)?;
@@ -334,7 +334,7 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
         match listener.accept() {
             Ok((stream, peer)) => {
                 shared.counters.accepted.fetch_add(1, Relaxed);
-                // an IPv4 client of a socket for both families
+                // a socket for both families shows an IPv4 client as a mapped address
                 start_or_refuse(shared, stream, peer.ip().to_canonical());
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -345,7 +345,7 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
                 evict_one(shared);
                 wait(&[&shared.stopping.fd], ACCEPT_RETRY_PAUSE);
             }
-            // of the connection, not of the socket: accept(2), "Error handling"
+            // an error of the connection, not of the socket: accept(2), "Error handling"
             Err(e) => log::debug!("connection closed before it was accepted: {e}"),
         }
     }
@@ -360,11 +360,11 @@ fn wait(fds: &[&dyn std::os::fd::AsFd], time: Duration) {
         tv_sec: time.as_secs() as i64,
         tv_nsec: time.subsec_nanos().into(),
     };
-    // a signal only makes the loop turn earlier
+    // a signal only ends the wait early
     let _ = poll(&mut fds, Some(&time));
 }
 
-/// What a connection holds, given back when it ends, however it ends.
+/// The resources of a connection, returned when it ends for any reason.
 struct ConnectionResources {
     shared: Arc<Shared>,
     order: EvictionOrder,
@@ -380,7 +380,7 @@ impl Drop for ConnectionResources {
     }
 }
 
-/// Closes a connection that keeps the hub waiting; its resources are free a moment later.
+/// Closes an idle connection; its resources are free a moment later.
 fn evict_one(shared: &Shared) -> bool {
     let room = shared.idle.evict_one();
     if room {
@@ -389,12 +389,12 @@ fn evict_one(shared: &Shared) -> bool {
     room
 }
 
-/// Gives a connection a thread, or turns it away without one.
+/// Starts a thread for a connection, or refuses it without one.
 fn start_or_refuse(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
     if let Err(e) = prepare(&stream) {
         return log::debug!("{peer}: {e}");
     }
-    // shared, so that it is still there to be answered when it cannot be served
+    // shared, so that it can still be answered when no thread can be started
     let stream = Arc::new(stream);
     let (mut refused, crowd) = (try_start(shared, &stream, peer), shared.clients.count());
     if matches!(
@@ -405,7 +405,7 @@ fn start_or_refuse(shared: &Arc<Shared>, stream: TcpStream, peer: IpAddr) {
         let until = clock::monotonic() + limits::LEAVING;
         shared.clients.wait_below(crowd, limits::LEAVING);
         refused = try_start(shared, &stream, peer);
-        // to the kernel a thread has ended only some time after its last line
+        // the kernel counts a thread until some time after its last instruction
         while matches!(refused, Err((Reason::Thread | Reason::Memory, ..)))
             && clock::monotonic() < until
         {
@@ -423,7 +423,7 @@ fn try_start(
     stream: &Arc<TcpStream>,
     peer: IpAddr,
 ) -> std::result::Result<(), (Reason, u16, &'static str)> {
-    // first: no connection is closed for a client that has too many already
+    // checked first, so that no connection is closed for a client that has too many already
     let slot = shared.addresses.enter(peer).ok_or((
         Reason::Address,
         429,
@@ -471,7 +471,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A short answer on the accept loop's own time: one write that does not block.
+/// Sends a short answer from the accept loop: one write that does not block.
 fn refuse_unserved(
     shared: &Shared,
     mut stream: &TcpStream,
@@ -486,6 +486,6 @@ fn refuse_unserved(
     };
     let _ = stream.write(&connection::render(&reply.into(), false, false).0);
     let _ = stream.shutdown(Shutdown::Write);
-    // unread bytes would turn the close into a reset, which overtakes the answer
+    // with unread bytes, close would send a reset, which overtakes the answer
     let _ = stream.read(&mut [0; 4096]);
 }

@@ -1,7 +1,7 @@
-//! The connections to tiny_http: opened one by one, each proven by a first request, replaced when they break.
+//! The connections to tiny_http: opened one by one, each tested by a first request, replaced when they break.
 //!
-//! Serially, because simultaneous connections can be left waiting by tiny_http until another one closes. Which requests
-//! pass is none of its business: it forwards what it is given.
+//! One by one, because tiny_http may leave one of several simultaneous connections waiting until another closes. The pool
+//! forwards every request that it is given.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -20,15 +20,15 @@ use crate::error::{Error, Result};
 use crate::hub::http::Reply;
 
 const PROBE_TIME: Duration = Duration::from_secs(2);
-/// Head of an answer; the routes write few and short headers.
+/// Bytes of an answer's head at most; the routes write few and short headers.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 32;
 
-/// An answer as it came from a worker, or is about to go to a client.
+/// An answer, as received from a worker or about to be sent to a client.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// With Content-Type, without what belongs to one connection.
+    /// Including Content-Type, without the headers of one connection.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -52,7 +52,7 @@ impl From<Reply> for Answer {
     }
 }
 
-/// The pool. Its opener is a thread that runs [`Pool::keep_open`].
+/// The pool. A thread, the opener, runs [`Pool::keep_open`].
 pub struct Pool {
     plan: Plan,
     most: usize,
@@ -60,7 +60,7 @@ pub struct Pool {
     state: Mutex<PoolState>,
     /// A connection became free.
     free: Condvar,
-    /// Somebody waits, a connection broke, or it is time to stop.
+    /// A thread waits for a connection, one broke, or the pool stops.
     work: Condvar,
 }
 
@@ -71,29 +71,29 @@ struct PoolState {
     idle: Vec<Line>,
     /// Idle and lent.
     open: usize,
-    /// Lower than the pool's own for a while after no server could be started.
+    /// Lower than the pool's own for a while after a server could not be started.
     most: usize,
     waiting: usize,
-    /// The fewest idle ones since the last check: these are not needed.
+    /// The fewest idle connections since the last check: so many are not needed.
     surplus: usize,
     stopping: bool,
 }
 
-/// One connection to tiny_http. It keeps its server alive.
+/// One connection to tiny_http, which keeps its server alive.
 struct Line {
     stream: UnixStream,
     backend: Arc<Backend>,
 }
 
-/// A connection for one exchange; it counts as broken until it is given back.
+/// A connection for one exchange; it counts as broken until it is returned.
 pub struct Lent<'a> {
     pool: &'a Pool,
     line: Option<Line>,
 }
 
 impl Pool {
-    /// Starts the first server and opens the connections that are always there: later, clients may have taken all the
-    /// threads and descriptors that these need.
+    /// Starts the first server and opens the permanent connections: later, clients may have used up the threads and
+    /// descriptors that these need.
     pub fn start(plan: Plan, most: usize, counters: Arc<Counters>) -> Result<Arc<Pool>> {
         let first = new_server(&plan, 1)?;
         let backend = first.backend.clone();
@@ -124,7 +124,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None`: none became free in time.
+    /// `None`: no connection became free in time.
     pub fn take(&self, within: Duration) -> Option<Lent<'_>> {
         let until = clock::monotonic() + within;
         loop {
@@ -153,7 +153,7 @@ impl Pool {
         }
     }
 
-    /// Connections open and at most.
+    /// (open connections, their maximum).
     #[cfg(test)]
     pub fn size(&self) -> (usize, usize) {
         let state = self.lock();
@@ -213,7 +213,7 @@ impl Pool {
         }
     }
 
-    /// Waits for work; closes what was idle all the time.
+    /// Waits for work; closes connections that were idle all the time.
     fn rest<'a>(&self, mut state: MutexGuard<'a, PoolState>) -> MutexGuard<'a, PoolState> {
         let idle = |s: &mut PoolState| !s.lacks() && !s.stopping;
         if state.open <= POOL_LEAST && state.most == self.most {
@@ -231,14 +231,14 @@ impl Pool {
             state.most = self.most;
             let close = state.surplus.min(state.open.saturating_sub(POOL_LEAST));
             state.open -= close;
-            // the first ones: the last were used most recently
+            // the last ones were used most recently
             state.idle.drain(..close);
         }
         state
     }
 
-    /// tiny_http's accept loop ends for ever at the first error, or when it can start no thread, so a server that refuses
-    /// is replaced, by one that is proven to work; until then the connections that the old one has go on.
+    /// Replaces a server that refuses connections: tiny_http's accept loop ends permanently at the first error, and when it
+    /// cannot start a thread. The new one is tested first; the connections of the old one keep working.
     fn restart(&self) -> MutexGuard<'_, PoolState> {
         let number = self.lock().servers + 1;
         let line = new_server(&self.plan, number);
@@ -284,7 +284,7 @@ impl Pool {
     }
 }
 
-/// A new server, with a first connection that proves it.
+/// A new server, with a first connection that has been tested.
 fn new_server(plan: &Plan, number: u64) -> Result<Line> {
     let backend = Backend::start(plan, number)?;
     Line::open(backend).map_err(|e| Error::io("reach the workers", &e))
@@ -358,7 +358,7 @@ impl Line {
         Ok(line)
     }
 
-    /// Neither closed nor with an unrequested byte.
+    /// The connection is open and has no unrequested byte.
     fn silent(&self) -> bool {
         let now = Timespec {
             tv_sec: 0,
@@ -370,7 +370,7 @@ impl Line {
         )
     }
 
-    /// One answer and not a byte more: bytes beyond it would become the next client's answer.
+    /// Reads exactly one answer: further bytes would become the next client's answer.
     fn read_answer(&mut self, ticket: u64) -> io::Result<Answer> {
         let mut bytes = Vec::new();
         let (mut answer, begin, length) = loop {
@@ -411,7 +411,7 @@ fn bad(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// The head of an answer, where its body begins, and how long that is. `None`: the head is incomplete.
+/// The head of an answer, the start of its body, and the length of the body. `None`: the head is incomplete.
 fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut lines);
@@ -433,7 +433,7 @@ fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>
         }
     }
     let length = match (status, length) {
-        // tiny_http announces the length of a body that these do not have
+        // for these tiny_http announces the length of a body that it does not send
         (204 | 304, _) => 0,
         (_, Some(length)) if length <= Reply::INLINE => length,
         _ => return Err(bad("an answer has no proper length")),
@@ -452,7 +452,7 @@ fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>
     )))
 }
 
-/// The head that tiny_http gets to see; what it means travels under the ticket.
+/// The head that tiny_http reads; the checked request is passed under the ticket.
 pub fn head(method: &str, target: &str, ticket: u64, length: u64) -> Vec<u8> {
     format!("{method} {target} HTTP/1.1\r\nHost: hub\r\n{TICKET}: {ticket}\r\nContent-Length: {length}\r\n\r\n").into_bytes()
 }

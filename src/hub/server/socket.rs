@@ -1,7 +1,7 @@
-//! A client's TCP connection, plain or through TLS, with limits of time on everything: buffered reading, whole writes, a minimum
+//! A client's TCP connection, plain or with TLS, with a time limit on each operation: buffered reads, whole writes, a minimum
 //! rate. It knows nothing of HTTP.
 //!
-//! The socket does not block; poll(2) waits, so that a stop wakes every thread at once and each wait has its own end.
+//! The socket does not block; threads wait in poll(2), so that a stop wakes all of them and each wait has its own deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,10 +15,10 @@ use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
 use super::tls::{self, Acceptor, Session};
 use crate::clock;
 
-/// Bytes asked for in one read of a head.
+/// Bytes that one read of a head asks for.
 const READ_STEP_BYTES: usize = 2048;
 
-/// Holds the other side to a minimum rate. Only the time spent waiting for it counts: a slow disk is not its fault.
+/// Enforces a minimum rate on the peer. Only time spent waiting for the peer counts, not that of a slow disk here.
 #[derive(Debug, Default)]
 pub struct Pace {
     waited: Duration,
@@ -30,7 +30,7 @@ impl Pace {
         RATE_TIME.saturating_sub(self.waited)
     }
 
-    /// Fails when a span of waiting ends with too few bytes moved in it.
+    /// Fails if too few bytes were moved during a period of waiting.
     fn waited(&mut self, time: Duration) -> io::Result<()> {
         self.waited += time;
         if self.waited < RATE_TIME {
@@ -60,12 +60,12 @@ pub struct Socket<'a> {
     stream: &'a Arc<TcpStream>,
     /// `None`: plain HTTP.
     session: Option<Session>,
-    /// Received and not used yet.
+    /// Bytes received and not used yet.
     pub buffer: Vec<u8>,
     /// Raised when every connection must end at once.
     halted: &'a Latch,
     idle: &'a IdleConnections,
-    /// Whether and when it gives way to others while it waits.
+    /// Its place in the order of eviction while it waits, if it may be evicted.
     pub order: Option<EvictionOrder>,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Socket<'a> {
         self.session.is_some()
     }
 
-    /// Whether the other side begins to speak TLS. Call it once there is something to read.
+    /// Whether the peer begins with TLS. To be called once a byte is readable.
     pub fn begins_tls(&self) -> io::Result<bool> {
         let mut first = [0];
         match self.stream.peek(&mut first) {
@@ -101,7 +101,7 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// Shakes hands; what is read and written from here on is encrypted on its way.
+    /// Does the TLS handshake; all later reads and writes are encrypted.
     pub fn encrypt(&mut self, acceptor: &Acceptor, until: Instant) -> io::Result<()> {
         self.session = Some(acceptor.session()?);
         while self.session.as_ref().is_some_and(Session::is_handshaking) {
@@ -115,7 +115,7 @@ impl<'a> Socket<'a> {
         Ok(())
     }
 
-    /// Waits for bytes to read, `until` or the latch, and fails when everything is halted.
+    /// Waits for readable bytes, `until` or the latch; fails when the server is halted.
     pub fn wait_readable(&self, until: Instant, latch: Option<&Latch>) -> io::Result<Wait> {
         if self.session.as_ref().is_some_and(Session::is_pending) {
             return Ok(Wait::Ready);
@@ -154,7 +154,7 @@ impl<'a> Socket<'a> {
                     "the hub is stopping",
                 ));
             }
-            // bytes of the client take precedence over the wish to stop
+            // received bytes take precedence over a stop
             return Ok(if fds[0].revents().is_empty() {
                 Wait::Woken
             } else {
@@ -163,7 +163,7 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// Reads the available bytes into the buffer, if any. `false`: the other side has closed.
+    /// Reads the available bytes into the buffer, if any. `false`: the peer has closed.
     pub fn fill(&mut self) -> io::Result<bool> {
         let had = self.buffer.len();
         self.buffer.resize(had + READ_STEP_BYTES, 0);
@@ -175,7 +175,7 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// Reads part of a body: from the buffer first, then from the socket. 0: the other side has closed.
+    /// Reads part of a body, from the buffer first, then from the socket. 0: the peer has closed.
     pub fn read(&mut self, into: &mut [u8], pace: &mut Pace) -> io::Result<usize> {
         if !self.buffer.is_empty() {
             let n = into.len().min(self.buffer.len());
@@ -197,7 +197,7 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// Encrypted bytes that the other side has not taken yet.
+    /// Encrypted bytes are left that the peer has not accepted yet.
     fn is_unsent(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_unsent)
     }
@@ -218,7 +218,7 @@ impl<'a> Socket<'a> {
         Ok(())
     }
 
-    /// Writes all of it within `time`, however little the other side takes in between.
+    /// Writes all bytes within `time`; there is no minimum rate.
     pub fn write_within(&mut self, mut bytes: &[u8], time: Duration) -> io::Result<()> {
         let until = clock::monotonic() + time;
         while !bytes.is_empty() || self.is_unsent() {
@@ -235,7 +235,7 @@ impl<'a> Socket<'a> {
         Ok(())
     }
 
-    /// How many bytes were taken, and how many went to the other side, perhaps of earlier ones.
+    /// Returns the number of bytes accepted, and of bytes sent to the peer, possibly of earlier writes.
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<(usize, usize)> {
         match &mut self.session {
             Some(session) => session.write(self.stream, bytes),
@@ -249,13 +249,13 @@ impl<'a> Socket<'a> {
         pace.waited(clock::monotonic() - from)
     }
 
-    /// The other side has closed, or sends unrequested bytes: no reader of an event stream does.
+    /// The peer has closed, or sends unrequested bytes, which no reader of an event stream does.
     pub fn gone(&mut self) -> bool {
         !matches!(read_some(self.stream, &mut self.session, &mut [0; 64]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Ends a connection on which more may be coming: closing it right away would reset it, and the client would lose
-    /// the answer.
+    /// Ends a connection on which the peer may still send: an immediate close would reset it, and the client would lose the
+    /// answer.
     pub fn linger(&mut self) {
         if let Some(mut session) = self.session.take() {
             session.close(self.stream);

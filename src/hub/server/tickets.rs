@@ -1,18 +1,18 @@
-//! What does not travel as text between a client's thread and a worker: the checked request on its way in, a job on its
-//! way back, both under the number of a ticket.
+//! Passes objects between a client's thread and a worker, beside the HTTP text: the checked request to the worker, a job back,
+//! each under the number of a ticket.
 //!
-//! A ticket lives as long as the client's thread waits for the answer. What is left under a ticket that is gone is
-//! dropped at once, so nothing here has to expire.
+//! A ticket exists as long as the client's thread waits for the answer. A job for a missing ticket is dropped at once, so
+//! nothing needs to expire.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::hub::http::{Job, Request};
 
-/// The number under which the opener asks whether a connection works.
+/// The number with which the opener tests a connection.
 pub const PROBE: u64 = 0;
 
-/// At most one a client, so bounded by the number of connections.
+/// At most one ticket for each client, so bounded by the number of connections.
 #[derive(Default)]
 pub struct Tickets {
     inner: Mutex<Inner>,
@@ -27,7 +27,7 @@ struct Inner {
 enum Slot {
     /// No worker has seen it.
     Asked(Box<Request>),
-    /// A worker has it, or had it.
+    /// A worker has taken it.
     Taken,
     Left(Job),
 }
@@ -54,7 +54,7 @@ impl Tickets {
         }
     }
 
-    /// The worker's side: the request, once. `None` also when its thread stopped waiting.
+    /// Called by a worker: takes the request, once. `None` also if its thread no longer waits.
     pub fn take(&self, number: u64) -> Option<Box<Request>> {
         let mut inner = self.lock();
         match inner.slots.get_mut(&number) {
@@ -66,7 +66,7 @@ impl Tickets {
         }
     }
 
-    /// The worker's side: to be left before the answer is sent. Dropped if its thread no longer waits for it.
+    /// Called by a worker before it sends the answer. The job is dropped if its thread no longer waits.
     pub fn leave(&self, number: u64, job: Job) {
         if let Some(slot) = self.lock().slots.get_mut(&number) {
             *slot = Slot::Left(job);
@@ -75,7 +75,7 @@ impl Tickets {
 }
 
 impl Ticket {
-    /// Takes the request back if no worker has seen it, so that sending it again cannot do anything twice.
+    /// Takes the request back if no worker has seen it, so that sending it again cannot carry it out twice.
     pub fn withdraw(self) -> Option<Request> {
         match self.tickets.lock().slots.remove(&self.number) {
             Some(Slot::Asked(request)) => Some(*request),
@@ -83,7 +83,7 @@ impl Ticket {
         }
     }
 
-    /// What the worker left beside its answer.
+    /// The job that the worker left beside its answer.
     pub fn job(self) -> Option<Job> {
         match self.tickets.lock().slots.remove(&self.number) {
             Some(Slot::Left(job)) => Some(job),
@@ -95,7 +95,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let left = self.tickets.lock().slots.remove(&self.number);
-        // outside the lock: a job may own anything
+        // dropped outside the lock: a job may own anything
         drop(left);
     }
 }

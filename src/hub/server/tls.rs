@@ -1,14 +1,14 @@
-//! TLS in front of a client's connection: bytes from and to the socket, a record at a time. It knows no certificate and no HTTP.
+//! TLS below a client's connection: encrypts and decrypts, a record at a time. It knows no certificate and no HTTP.
 //!
-//! What a stranger may cost is bounded here: bytes before the first that mean something, memory of a session, no resumption
-//! that the hub would have to remember.
+//! The cost of an unknown client is bounded here: bytes before the first content, memory of a session, and no resumption,
+//! which the hub would have to remember.
 
 /// The first byte of a TLS connection (RFC 8446, 5.1: a handshake record); no method of HTTP begins with it.
 pub const FIRST_BYTE: u8 = 0x16;
-/// Memory of one session: what it holds of records on their way in and out.
+/// Bytes of memory of one session: records that are being received and sent.
 pub const SESSION_BYTES: u64 = 64 * 1024;
 
-/// How a request came.
+/// How a request was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
     Plain,
@@ -23,9 +23,9 @@ mod session {
 
     use rustls::ServerConnection;
 
-    /// Bytes that may come without any of content among them: a handshake, or a long record on its way.
+    /// Bytes that may arrive without content: a handshake, or an incomplete record.
     const MAX_BARREN_BYTES: usize = 32 * 1024;
-    /// Bytes of answers that are encrypted and not sent yet.
+    /// Bytes of answers that are encrypted and not yet sent.
     const MAX_UNSENT_BYTES: usize = 32 * 1024;
 
     /// Makes sessions.
@@ -66,7 +66,7 @@ mod session {
             self.connection.wants_write()
         }
 
-        /// Takes one step of reading: `WouldBlock` also when what came was no content. 0: the other side has closed.
+        /// Reads once. `WouldBlock`: also if only records without content arrived. 0: the peer has closed.
         pub fn read(&mut self, mut stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
             match self.content(into) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -77,7 +77,7 @@ mod session {
             match self.connection.process_new_packets() {
                 Ok(state) => self.pending = state.plaintext_bytes_to_read(),
                 Err(e) => {
-                    // the alert that says why
+                    // send the alert with the reason
                     let _ = self.flush(stream);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, e));
                 }
@@ -98,13 +98,13 @@ mod session {
                     self.barren = 0;
                     Ok(n)
                 }
-                // closed without a word: HTTP knows by itself whether something is missing
+                // closed without an alert: HTTP detects a truncated body by its length
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
                 Err(e) => Err(e),
             }
         }
 
-        /// How many bytes were taken, and how many went to the other side, perhaps of earlier ones.
+        /// Returns the number of bytes accepted, and of bytes sent to the peer, possibly of earlier writes.
         pub fn write(&mut self, stream: &TcpStream, bytes: &[u8]) -> io::Result<(usize, usize)> {
             let taken = self.connection.writer().write(bytes)?;
             match self.flush(stream)? {
@@ -113,7 +113,7 @@ mod session {
             }
         }
 
-        /// Sends what is waiting, as far as the socket takes it.
+        /// Sends encrypted bytes until the socket would block.
         fn flush(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
             let mut sent = 0;
             while self.connection.wants_write() {
@@ -127,7 +127,7 @@ mod session {
             Ok(sent)
         }
 
-        /// Tells the other side that this is the end, and not a cut.
+        /// Tells the peer that the connection ends here and was not cut.
         pub fn close(&mut self, stream: &TcpStream) {
             self.connection.send_close_notify();
             let _ = self.flush(stream);
@@ -140,7 +140,7 @@ mod session {
     use std::io;
     use std::net::TcpStream;
 
-    /// There is no TLS in this build.
+    /// This build has no TLS.
     #[derive(Clone)]
     pub enum Acceptor {}
     pub enum Session {}

@@ -1,4 +1,4 @@
-//! Answers that are written as they are read, and what becomes of the connection when the reading fails.
+//! Answers that are written while they are read, and connections whose answer cannot be read to its end.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const LENGTH: usize = 300_000;
 
-/// Gives `left` bytes, a few at a time, and then ends in its way.
+/// Returns `left` bytes, a few at a time, and then ends as told.
 struct Source {
     left: usize,
     end: String,

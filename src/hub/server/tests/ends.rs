@@ -1,4 +1,4 @@
-//! Connections that end early, give way, or are ended by a stop of the server.
+//! Connections that end early, are evicted, or are ended by a stop of the server.
 
 use super::*;
 
@@ -126,10 +126,10 @@ fn broken_connections_and_a_dead_server_are_replaced() {
         rig.works();
     }
     wait_for("replacements", || pool.size().0 >= 4);
-    // a replacement may come so soon that it is used before the other broken ones are found
+    // a replacement may be used before the other broken connections are found
     assert!((1..=broken as u64).contains(&rig.counters().replaced.load(Relaxed)));
 
-    // tiny_http's accept loop dies as it would of EMFILE
+    // end tiny_http's accept loop as EMFILE would
     let listener = pool.backend().listener.lock().unwrap().take().unwrap();
     rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
     drop(listener);

@@ -1,4 +1,4 @@
-//! The server from outside, over real sockets, with a small gate and a few routes.
+//! Tests the server from outside, over real sockets, with a small gate and a few routes.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -37,7 +37,7 @@ impl Gate for Doorman {
     }
 }
 
-/// What the routes tell the test, and what they wait for.
+/// The channels by which routes report to the test and wait for it.
 struct Ends {
     seen: Sender<String>,
     held: Sender<Responder>,
@@ -112,7 +112,7 @@ fn config(listen: SocketAddr, socket_dir: std::path::PathBuf, connections: usize
 
 fn rig(connections: usize) -> Rig {
     let dir = tempfile::tempdir().unwrap();
-    // deeper than the name of a Unix socket can be
+    // longer than the name of a Unix socket may be
     let socket_dir = dir.path().join("d".repeat(100)).join("run");
     let (seen_tx, seen) = bounded(1000);
     let (held_tx, held) = bounded(1000);
@@ -247,7 +247,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Runs `client` on this many threads at once.
+/// Runs `client` on `clients` threads at once.
 fn at_once(clients: usize, client: impl Fn(usize) + Sync) {
     std::thread::scope(|scope| {
         for n in 0..clients {
@@ -337,7 +337,7 @@ fn refusals_are_answered_before_the_connection_ends() {
     let mut conn = rig.connect();
     assert_eq!(conn.ask(&get("/denied")).status, 401);
     assert_eq!(conn.ask(&get("/")).status, 200);
-    // the body that follows is drained, so that no reset overtakes the answer
+    // the server drains the body, so that no reset overtakes the answer
     let refused = |request: String, status: u16, reason: Reason| {
         let before = rig.counters().refused(reason);
         let mut conn = rig.connect();
@@ -380,7 +380,7 @@ fn uploads_run_on_the_clients_socket() {
     assert_eq!(conn.head().status, 100);
     let got = conn.ask(&"u".repeat(1 << 20));
     assert_eq!((got.status, got.body.as_str()), (201, "Ok(1048576)"));
-    // larger than what is held in memory, and the next request right behind it
+    // longer than the memory for bodies, and followed at once by the next request
     let got = conn.ask(&(put("/upload", 5 << 20) + &"u".repeat(5 << 20) + &get("/")));
     assert_eq!((got.status, got.body.as_str()), (201, "Ok(5242880)"));
     assert_eq!(conn.answer().body, "hello");
@@ -437,7 +437,7 @@ fn long_bodies_are_few_and_fit_into_memory() {
 fn more_clients_than_workers_and_connections_are_all_answered() {
     let rig = rig(512);
     std::thread::scope(|scope| {
-        // the committer: answers in groups, and never on a worker's thread
+        // like the committer, answers in groups and never on a worker's thread
         let held = rig.held.clone();
         let committer = std::thread::Builder::new().spawn_scoped(scope, move || {
             for _ in 0..200 * 5 {
