@@ -8,10 +8,10 @@ use super::messages::tables::Tables;
 use super::meta::Tried;
 use super::ops::{Group, Op, Outcome};
 
-/// All tables, open for one transaction. Dropped without [`StoreTables::finish`], nothing has happened.
+/// All tables, open for one transaction. Dropped without [`StoreTables::finish`], it changes nothing.
 pub struct StoreTables<'t> {
     pub messages: Tables<'t>,
-    /// Those of the file half, if the group needs them.
+    /// The tables of files, if the group needs them.
     pub files: Option<FileTables<'t>>,
 }
 
@@ -24,7 +24,7 @@ impl<'t> StoreTables<'t> {
         Ok(StoreTables { messages, files })
     }
 
-    /// Applies one operation. An error leaves the tables in the middle: the transaction must be dropped.
+    /// Applies one operation. After an error the tables are half changed: the transaction must be dropped.
     pub fn apply(&mut self, group: &Group, op: &Op) -> Tried<Outcome> {
         match (op, &mut self.files) {
             (Op::File(op), Some(files)) => files::apply(files, group, op),
@@ -40,7 +40,7 @@ impl<'t> StoreTables<'t> {
         }
     }
 
-    /// Writes what was held back. True if anything has changed.
+    /// Writes the buffered rows. True if anything has changed.
     pub fn finish(mut self, group: &Group) -> Tried<bool> {
         if let Some(files) = self.files.as_mut().filter(|files| files.changed) {
             files.record_commit(group)?;

@@ -1,8 +1,8 @@
-//! A copy of everything while the hub runs: first the tables as they are at one moment, then the chunks that they name.
+//! Backs up the store of a running hub: first a snapshot of the tables, then the chunks that they name.
 //!
-//! Chunks never change, so the copies are further names for the same files where that is possible; none is removed
-//! meanwhile. The tables get their name last: a directory without them is no backup. They carry no epoch, so a hub that is
-//! started with the copy is another one (see `open`).
+//! Chunks never change, so they are linked where the disk allows it; no chunk is removed during a backup. The tables are
+//! renamed into place last: a directory without them is no backup. They contain no epoch, so a hub that starts with the copy
+//! begins a new one (see `open`).
 
 use std::fs::DirBuilder;
 use std::io;
@@ -21,14 +21,14 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{Backup, Hash};
 
-/// Beside the tables and the chunks: without the first a restored hub would know no machine, the second says that there were
-/// keys, should the first be lost, and without the others no machine that joined would know the hub.
+/// Further files of a backup. Without the first a restored hub would know no machine; the second shows that there were keys
+/// if the first is lost; without the others no joined machine would recognise the hub.
 const KEYS: [&str; 4] = ["keys.toml", "keys.lock", "tls.pem", "tls-next.pem"];
 
 impl Store {
-    /// Copies the store into a directory that is new or empty, durably. To be called by any thread; it takes its time.
+    /// Copies the store durably into a new or empty directory. May be called by any thread; it is slow.
     ///
-    /// `Kind::Busy`: no room there. Lost chunks are counted, and requested: the rest is worth a backup.
+    /// `Kind::Busy`: no space there. Lost chunks are counted and requested from clients; they do not end the backup.
     pub fn backup(&self, dir: &Path) -> Result<Backup> {
         disk::create_dir(dir)?;
         let reading = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
@@ -37,7 +37,7 @@ impl Store {
             return Err(Error::new(Kind::CannotCreate, what).hint("name a new directory"));
         }
         self.fill_backup(dir).inspect_err(|_| {
-            // a partial backup is useless, and would be in the way of the next one
+            // remove a partial backup: it would prevent the next one
             let _ = std::fs::remove_file(disk::temporary(&dir.join(Store::FILE)));
             KEYS.iter()
                 .for_each(|name| drop(std::fs::remove_file(dir.join(name))));
@@ -71,11 +71,11 @@ impl Store {
         })
     }
 
-    /// The tables as they are now, in a new file; what they count, and the chunks on the disk that they name.
+    /// Copies a snapshot of the tables into a new file; returns their totals, and the chunk files that they name.
     fn copy_tables(&self, path: &Path) -> Result<(FileTotals, Vec<Hash>)> {
         let to = open::database(path, self.cache, &Arc::default())?;
         let copy = || -> Tried<(FileTotals, Vec<Hash>)> {
-            // held to the end: a file that is still read from cannot be opened again after a write that found no space
+            // held to the end: after a failed write, the file cannot be opened again while it is read
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
             let from = db
                 .as_ref()
@@ -98,14 +98,14 @@ impl Store {
         Ok(copied)
     }
 
-    /// Gives each chunk a further name under `to`; bytes that had to be copied instead, and chunks that are not there.
+    /// Links each chunk under `to`; returns the bytes that had to be copied instead, and the number of missing chunks.
     fn copy_chunks(&self, chunks: &[Hash], to: &Path) -> Result<(u64, u64)> {
         let failed = |path: &Path, e: &io::Error| Error::io(format!("copy {}", path.display()), e);
         let mut dirs: Vec<PathBuf> = vec![to.to_path_buf()];
         let mut copied = Vec::new();
         make_dir(to).map_err(|e| failed(to, &e))?;
         let (mut bytes, mut lost) = (0, 0);
-        // in the order of their names, so directory by directory
+        // sorted by name, so directory by directory
         for hash in chunks {
             let from = self.chunks.place_of(*hash);
             let dir = to.join(&hash.to_string()[..2]);
@@ -120,7 +120,7 @@ impl Store {
                     self.chunks.wanted.note(*hash, "its file is missing");
                     lost += 1;
                 }
-                // another disk, or one without links
+                // another file system, or one without links
                 Err(_) => {
                     bytes += copy_file(&from, &target).map_err(|e| failed(&from, &e))?;
                     copied.push(target);

@@ -1,7 +1,7 @@
-//! Looks whether everything is there that the tables name, and as it should be: for a hub that is stopped, or a backup.
+//! Checks the tables, and that every chunk that they name exists and is whole: for a stopped hub, or a backup.
 //!
-//! It changes nothing, and repairs nothing but what redb repairs when it opens a file that was not closed. [`ask_for_lost`] has
-//! the hub ask its clients for the lost chunks.
+//! It repairs only what redb repairs when it opens a file that was not closed. [`ask_for_lost`] makes the hub ask its clients
+//! for the lost chunks.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -52,7 +52,8 @@ pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
     Ok(findings)
 }
 
-/// The hub asks its clients for these chunks from its next start on; for those that are whole again it asks no more.
+/// Records these chunks as lost, so that the hub asks its clients for them after its next start; the record of chunks that
+/// are whole again is removed.
 pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) -> Result<()> {
     let path = dir.join(Store::FILE);
     let db = open::database(&path, cache, &Arc::default())?;

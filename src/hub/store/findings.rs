@@ -1,4 +1,4 @@
-//! What a check of the store has found. It checks nothing itself.
+//! The findings of a check of the store. It checks nothing itself.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::wire::files::Hash;
 
-/// Findings that are told one by one, at most; the others are counted.
+/// Findings that are listed at most; the others are counted.
 const MAX_FINDINGS: usize = 1000;
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
     pub files: u64,
@@ -18,29 +18,29 @@ pub struct Findings {
     pub chunks: u64,
     /// Of all chunks.
     pub bytes: u64,
-    /// In words; the first so many.
+    /// In words; the first [`MAX_FINDINGS`].
     pub damage: Vec<String>,
-    /// Beyond those.
+    /// The number of further ones.
     pub more: u64,
-    /// Files and versions whose content is lost or damaged; the first so many.
+    /// Files and versions whose content is lost or damaged; the first [`MAX_FINDINGS`].
     pub lost: Vec<Lost>,
     #[serde(skip)]
     pub lost_chunks: BTreeSet<Hash>,
-    /// Files among the chunks that nothing refers to: no damage, the hub removes them.
+    /// Chunk files without a reference: no damage, the hub removes them.
     pub orphans: Vec<String>,
 }
 
-/// A file or version whose content the hub does not have any more.
+/// A file or version whose content the hub has lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lost {
     pub name: String,
     pub rev: u64,
-    /// Not a version that was replaced or deleted.
+    /// False for a version that was replaced or deleted.
     pub is_current: bool,
-    /// The first chunk of it that is lost, and why.
+    /// Its first lost chunk, and why that is lost.
     pub chunk: Hash,
     pub why: String,
-    /// Since when the hub asks its clients for it, and none has sent it; nothing if it does not ask yet.
+    /// Since when the hub has asked its clients for it; `None`: it does not ask yet.
     pub wanted_since: Option<String>,
 }
 

@@ -1,10 +1,10 @@
-//! What both halves of the store need of redb: the table of single numbers, the version of all tables, and a copy of one.
+//! Shared by messages and files: the table of single numbers, the version of all tables, and the copy of a table.
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
 
 /// Raised when an older program could no longer read the tables.
 pub const SCHEMA: u128 = 2;
-/// What is taken over from there: rows of files without tags.
+/// An older version that is still read: its rows of files have no tags.
 pub const UNTAGGED: u128 = 1;
 
 /// `schema`, `epoch`, `seq` (the last one given), `messages`, `bytes` (of all JSON), `age` and `wall` (of the last commit).

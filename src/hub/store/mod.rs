@@ -1,11 +1,11 @@
-//! The hub's store: messages, hosts and their cursors, files and what they consist of, in one redb file and a directory of
-//! chunks, changed by groups of operations.
+//! The hub's store: messages, hosts and their cursors, files and their chunks, in one redb file and a directory of chunks,
+//! changed by groups of operations.
 //!
-//! It knows no HTTP, asks no clock and starts no thread. It does not wait: the caller owns the order and the pace.
+//! It knows no HTTP, reads no clock, starts no thread and does not wait: the caller decides when and in which order.
 //!
-//! A message is in `messages` once, under its seq; `broadcasts` and `targeted` have its targets. A broadcast costs the same
-//! whatever the number of hosts: it is for all that were registered before it, and each has one number, its cursor, through
-//! which it has acknowledged. The effects of [`Store::apply`] are on the disk when it returns; reads see nothing else.
+//! A message is stored once, in `messages` under its seq; `broadcasts` and `targeted` have its targets. A broadcast costs the
+//! same for any number of hosts: it is for all hosts that were registered before it, and each has one cursor, the last seq
+//! that it has acknowledged. When [`Store::apply`] returns, its effects are on the disk; reads see nothing else.
 
 pub mod backup;
 pub mod check;
@@ -41,14 +41,14 @@ use meta::Tried;
 use ops::files::FileLimits;
 use ops::{Group, Op, Outcome};
 
-/// Milliseconds between two looks at the staging directory.
+/// Milliseconds between two scans of the staging directory.
 const STAGING_LOOK_INTERVAL_MILLIS: u64 = 3_600_000;
 
 /// Why a group was not applied.
 enum GroupFault {
-    /// What it brings could not be brought to its place. Nothing has changed.
+    /// Its chunks could not be moved to their place. Nothing has changed.
     Unplaced(io::Error),
-    /// The file of the tables is not in its place any more, or was cut.
+    /// The file of the tables was moved, removed or truncated.
     Gone,
     Tables(redb::Error),
 }
@@ -69,35 +69,35 @@ impl From<GroupFault> for redb::Error {
     }
 }
 
-/// See the module.
+/// The open store: see the module.
 pub struct Store {
     path: PathBuf,
-    /// Device and number of the file.
+    /// Device and inode number of the file.
     inode: (u64, u64),
     cache: usize,
     epoch: Uuid,
-    /// The latest revision at open.
+    /// The latest revision when the store was opened.
     opened: u64,
-    /// Hub time at open, see [`ops::resume`].
+    /// Hub time when the store was opened, see [`ops::resume`].
     resumed_at: u64,
-    /// `None` only when the file could not be opened again after a failed write.
+    /// `None` only while the file cannot be opened again after a failed write.
     db: Arc<RwLock<Option<Database>>>,
     happened: Arc<Happened>,
     live: Mutex<Live>,
     chunks: Arc<ChunkDir>,
-    /// Chunks that were placed for a transaction that failed, until the tables are opened again.
+    /// Chunks that a failed transaction has placed, until the tables are opened again.
     undecided: Mutex<BTreeSet<Hash>>,
-    /// Of the listing of everything, for clients that page through it.
+    /// Positions in the listing of all files, for clients that page through it.
     landmarks: Mutex<Landmarks>,
-    /// Hub time at which the staging directory was looked at last.
+    /// Hub time of the last scan of the staging directory.
     tidied: AtomicU64,
 }
 
 impl Store {
-    /// The tables, in the data directory.
+    /// The file of the tables, in the data directory.
     pub const FILE: &'static str = "hub.redb";
 
-    /// Drawn when the data directory was new: cursors of another epoch mean nothing here.
+    /// Drawn for a new data directory: cursors of another epoch mean nothing here.
     pub fn epoch(&self) -> Uuid {
         self.epoch
     }
@@ -112,12 +112,12 @@ impl Store {
         self.resumed_at
     }
 
-    /// Applies a group in one transaction with one sync; all of it or, on an error, nothing. One outcome an operation.
+    /// Applies a group in one transaction with one sync: all of it or, on an error, nothing. Returns one outcome per operation.
     ///
-    /// Where the disk turns out to be full in the middle, the group is applied again as one of a full disk: posts and uploads
-    /// are refused, all else continues. Uploads whose bytes cannot be brought to their place fail alone. Errors: `Kind::Busy`
-    /// when not even that has room, or memory is short: the same again may work later. Anything else is final, above all a
-    /// failed sync (`Kind::Io`): the state of the disk is unknown, and nothing may be written any more.
+    /// If the disk becomes full, the group is applied again as for a full disk: posts and uploads are refused, all else
+    /// continues. Uploads whose chunks cannot be moved to their place fail alone. Errors: `Kind::Busy` if there is no space even
+    /// for that, or not enough memory: the group may be tried again later. Every other error is final, above all a failed sync
+    /// (`Kind::Io`): the state of the disk is unknown, and nothing may be written any more.
     pub fn apply(&self, group: &Group) -> Result<Vec<Outcome>> {
         let error = match self.try_apply(group) {
             Ok(outcomes) => return Ok(outcomes),
@@ -149,7 +149,8 @@ impl Store {
             .or_else(|e| Err(self.recover(e.into())?))
     }
 
-    /// Nothing was written, and no sync has failed: the next upload may fare better, and others need not wait for it.
+    /// Applies the group with its uploads refused, after an error that wrote nothing and was not a failed sync: later uploads
+    /// may succeed, and other operations need not wait for them.
     fn without_uploads(&self, group: &Group, e: &io::Error) -> Result<Vec<Outcome>> {
         let error = Error {
             kind: Kind::Busy,
@@ -225,7 +226,7 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// Brings the chunks that the group has staged to their place, before the transaction that names them.
+    /// Moves the staged chunks of the group to their place, before the transaction that names them.
     fn place(&self, db: &Database, group: &Group) -> std::result::Result<Placed, GroupFault> {
         if group.full || !files::concerns(group) {
             return Ok(Placed::default());
@@ -247,7 +248,7 @@ impl Store {
         })
     }
 
-    /// The next start will find the committed data: the file has not been removed, replaced or cut.
+    /// The next start will find the committed data: the file was not removed, replaced or truncated.
     pub fn is_in_place(&self) -> bool {
         let is_ours = |meta: std::fs::Metadata| {
             (meta.dev(), meta.ino()) == self.inode
@@ -255,17 +256,17 @@ impl Store {
         };
         match std::fs::metadata(&self.path) {
             Ok(meta) => is_ours(meta),
-            // not to know is not to have lost it
+            // an error of another kind does not show that the file is lost
             Err(e) => e.kind() != io::ErrorKind::NotFound,
         }
     }
 
-    /// A sync of any file has failed: nothing is written any more.
+    /// A sync of some file has failed: nothing may be written any more.
     pub fn sync_failed(&self) -> bool {
         self.happened.sync_failed.load(Relaxed)
     }
 
-    /// The transaction; with its outcomes the chunks that no table knows any more, and those that are not lost any more.
+    /// Runs the transaction; returns its outcomes, the chunks that no table names any more, and those that are no longer lost.
     fn change(
         &self,
         db: &Database,
@@ -302,14 +303,14 @@ impl Store {
         if tables.finish(group)? {
             tx.commit()?
         } else {
-            // nothing but duplicates or repeated acks: what they say is on the disk already
+            // only duplicates or repeated acks, which are on the disk already
             tx.abort()?
         }
         Ok((outcomes, forgotten, mended))
     }
 
-    /// With a sweep: searches one directory of chunks for files that no table knows, and now and then the staged ones.
-    /// True: there are more. What fails here is tried again another time.
+    /// If the group has a sweep: searches one directory of chunks for files that no table names, and sometimes the staging
+    /// directory. True: there are more. A failure is retried at a later sweep.
     fn tidy_chunks(&self, db: &Database, group: &Group) -> bool {
         if !files::sweeps(group) {
             return false;
@@ -340,9 +341,9 @@ impl Store {
         self.chunks.has_unseen()
     }
 
-    /// After a failed transaction: opens the file again if there was no space, since redb refuses everything until then, and
-    /// returns the words for it. The same if memory was short, but then that is the error (`Kind::Busy`). Any other failure is
-    /// final and the error.
+    /// After a failed transaction: opens the file again if there was no space, because redb refuses everything until then, and
+    /// returns the error to log. A lack of memory is handled likewise, but returned as an error (`Kind::Busy`). Any other failure
+    /// is final, and returned as an error.
     fn recover(&self, e: redb::Error) -> Result<Error> {
         let error = self.error("write", &e);
         if self.sync_failed() {
@@ -376,8 +377,8 @@ impl Store {
         if full { Ok(error) } else { Err(error) }
     }
 
-    /// Removes the chunks of a transaction that failed. A commit may have happened although it ended with an error (redb cuts
-    /// its file after it), so the tables as they are now decide.
+    /// Removes the chunks of a failed transaction. It may have been committed although it ended with an error (redb truncates
+    /// its file afterwards), so the current tables decide.
     fn decide_chunks(&self, db: &Database) -> Tried<()> {
         let table = db.begin_read()?.open_table(files::CHUNKS)?;
         let undecided = std::mem::take(
@@ -393,7 +394,7 @@ impl Store {
         Ok(())
     }
 
-    /// Opens the file again if a read found no memory: nothing else may be written for a long time. Call now and then.
+    /// Opens the file again if a read ran out of memory: the next write may be far off. To be called regularly.
     pub fn reopen(&self) {
         if self.happened.short.load(Relaxed)
             && let Err(e) = self.recover(redb::Error::PreviousIo)
@@ -402,7 +403,7 @@ impl Store {
         }
     }
 
-    /// What is known from pulls, or was found, and not on the disk yet, as operations for the next group to begin with.
+    /// Acks and lost chunks that are only in memory, as operations with which the next group begins.
     pub fn due(&self) -> Vec<Op> {
         let mut due = self.live().due();
         let lost = self.chunks.wanted.unsaved();
@@ -410,17 +411,17 @@ impl Store {
         due
     }
 
-    /// Chunks were found to be lost, and the tables do not know it yet.
+    /// Chunks were found to be lost, and the tables do not have them yet.
     pub fn has_found_losses(&self) -> bool {
         !self.chunks.wanted.unsaved().is_empty()
     }
 
-    /// Hub time since which the oldest of [`Store::due`] waits.
+    /// Hub time since which the oldest operation of [`Store::due`] has waited.
     pub fn waits_since(&self) -> Option<u64> {
         self.live().waits_since()
     }
 
-    /// A sweep would find something; `full` and `limits` as the next group will have them.
+    /// A sweep would find something; `full` and `limits` are those of the next group.
     pub fn wants_sweep(&self, now: u64, full: bool, limits: FileLimits) -> Result<bool> {
         if self.chunks.has_unseen()
             || now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS
@@ -477,7 +478,7 @@ impl Store {
         let _ = std::fs::remove_file(open::reserve(&self.path));
     }
 
-    /// Makes sure of some space that acks and deletes can use when the disk is full; call now and then.
+    /// Reserves some space that acks and deletes can use when the disk is full; to be called regularly.
     pub fn hold_reserve(&self) {
         open::hold_reserve(&self.path);
     }

@@ -1,4 +1,4 @@
-//! Opening the store's file: a new one, an old one, one that is not ours; and the words for its errors.
+//! Opens the store's file: a new one, an older one, or one of another program; and words its errors.
 //!
 //! It decides nothing about messages.
 
@@ -24,18 +24,18 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Tag;
 
-/// Off: commits happen all the time, kills hardly ever. Measured with 1,000,000 messages in 538 MB (store/tests/bench.rs, a
-/// sync of 0.14 to 0.26 ms): off, a commit of one message takes 0.34 ms and one sync, and the open after a kill 3.6 s, since
-/// the file is walked; on, 0.89 ms and two syncs, and 0.28 s.
+/// Off: commits are frequent, kills are rare. Measured with 1,000,000 messages in 538 MB (store/tests/bench.rs, a sync of 0.14
+/// to 0.26 ms): off, a commit of one message takes 0.34 ms and one sync, and the open after a kill 3.6 s, because redb reads
+/// the whole file; on, 0.89 ms and two syncs, and 0.28 s.
 pub const QUICK_REPAIR: bool = false;
-/// Bytes set aside for acks and deletes on a full disk; see operations in the manual.
+/// Bytes reserved for acks and deletes on a full disk; see mesync(7).
 const DISK_RESERVE_BYTES: u64 = 1024 * 1024;
 
 impl Store {
     /// Opens or creates [`Store::FILE`] in `dir` with `cache` bytes of memory for pages.
     ///
-    /// `wall`: milliseconds since 1970. `fresh_epoch`: for a new file. Errors: `Kind::Busy` when another process has it,
-    /// `Kind::Damaged` when it is not ours, damaged, or of a newer program; otherwise those of the disk.
+    /// `wall`: milliseconds since 1970. `fresh_epoch`: for a new file. Errors: `Kind::Busy` if another process has it open,
+    /// `Kind::Damaged` if it is damaged, of another program, or of a newer version; otherwise those of the disk.
     pub fn open(dir: &Path, cache: usize, wall: u64, fresh_epoch: Uuid) -> Result<Store> {
         disk::create_dir(dir)?;
         let path = dir.join(Store::FILE);
@@ -116,17 +116,17 @@ fn read_meta(db: &Database) -> Tried<Meta> {
     })
 }
 
-/// Revisions that a restored hub leaves out: those that the lost one may have given since the backup.
+/// Revisions that a restored hub skips: the lost hub may have used them since the backup.
 const REVISIONS_SKIPPED_BY_RESTORE: u128 = 1 << 32;
 
-/// What was restored from a backup becomes a hub of its own: no number that the lost one gave may mean something else here.
+/// Starts a new epoch in a restored backup: no number that the lost hub used may mean something else here.
 fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
     let tx = db.begin_write()?;
     {
         let (mut meta, mut hosts) = (tx.open_table(META)?, tx.open_table(HOSTS)?);
         let rev = meta.get("rev")?.map_or(0, |v| v.value());
         meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
-        // what clients know of the history before it is still true
+        // the history before the backup is still valid for clients
         let first = (
             draw(epoch).0,
             meta.get("age")?.map_or(0, |v| v.value() as u64),
@@ -141,7 +141,7 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
             rows.push((name.value().to_string(), HostRow::from_value(row.value())));
         }
         for (name, row) in rows {
-            // which machine acts under the name may have changed since: the next one to come is let in
+            // another machine may use the name since the backup: the next one that calls is adopted
             hosts.insert(
                 name.as_str(),
                 HostRow {
@@ -156,7 +156,7 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
     Ok(epoch)
 }
 
-/// A store of an older program gains the tables that it has not. `tag`: for the revision that is the latest.
+/// Adds the tables that a store of an older program does not have. `tag`: for its latest revision.
 fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
     let tx = db.begin_read()?;
     if tx.open_table(META)?.get("schema")?.map(|v| v.value()) == Some(SCHEMA) {
@@ -185,7 +185,7 @@ fn draw(fresh: Uuid) -> Tag {
     Tag((high ^ low).max(1))
 }
 
-/// Makes a new file, whole before it has its name: one half made would be taken for damage at the next start.
+/// Makes a new file, complete before it gets its name: a partial one would be taken for damage at the next start.
 fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     let temporary = disk::temporary(path);
     match std::fs::remove_file(&temporary) {
@@ -208,7 +208,7 @@ fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
         .map_err(|e| error("write", &temporary, &e.into()))?;
     let named = disk::sync_file(&temporary).and_then(|()| disk::rename_noreplace(&temporary, path));
     match named.and_then(|()| disk::sync_dir(disk::parent(path))) {
-        // another process was quicker: the one that holds the file has won
+        // another process has made the file first; the process that locks it keeps it
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(|e| Error::io(format!("create {}", path.display()), &e)),
     }
@@ -219,22 +219,22 @@ const HINTS: Hints = Hints {
     damaged: "restore a backup, or move the file away to begin with an empty hub",
 };
 
-/// Opens the file itself.
+/// Opens the redb file.
 pub fn database(path: &Path, cache: usize, happened: &Arc<Happened>) -> Result<Database> {
     crate::database::open(path, cache, happened, &HINTS)
 }
 
-/// An error of redb in our words.
+/// Words an error of redb.
 pub fn error(doing: &str, path: &Path, e: &redb::Error) -> Error {
     crate::database::error(doing, path, e, &HINTS)
 }
 
-/// Where the reserve is.
+/// The path of the reserve.
 pub fn reserve(path: &Path) -> PathBuf {
     disk::parent(path).join("reserve")
 }
 
-/// Allocates the reserve if it is not there. Without it all works the same until the disk is full to the last byte.
+/// Allocates the reserve if it is missing. Without it everything works until the disk has no byte left.
 pub fn hold_reserve(path: &Path) {
     let reserve = reserve(path);
     if reserve.exists() {

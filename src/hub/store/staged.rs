@@ -1,16 +1,16 @@
-//! A file in the staging directory, counted by its users. It writes and syncs nothing.
+//! A file in the staging directory with a count of its users. It writes and syncs nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// A file in the staging directory, synced; dropping the last of these removes it unless it was moved to its place.
+/// A synced file in the staging directory. Dropping the last reference removes it unless it was moved to its place.
 #[derive(Clone)]
 pub struct Staged(Arc<StagedPath>);
 
 struct StagedPath {
     path: PathBuf,
-    /// It was uploaded as a chunk for a later commit, which may use it when this one does not.
+    /// The file is a chunk for a later commit, which may use it even if this one does not.
     stays: bool,
     moved: AtomicBool,
 }
@@ -18,7 +18,7 @@ struct StagedPath {
 impl Drop for StagedPath {
     fn drop(&mut self) {
         if !self.stays && !*self.moved.get_mut() {
-            // one that stays behind is removed at the next start
+            // a remaining file is removed at the next start
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -33,7 +33,7 @@ impl Staged {
         }))
     }
 
-    /// It was uploaded as a chunk for a later commit.
+    /// The file is a chunk for a later commit.
     pub fn stays(&self) -> bool {
         self.0.stays
     }

@@ -1,4 +1,4 @@
-//! What each operation on files does to the tables: all of it decided by the operation, the group's inputs and the tables.
+//! Applies operations on files to the tables. The operation, the group's inputs and the tables decide everything.
 //!
 //! It opens no transaction, touches no chunk on the disk and reads no clock.
 
@@ -17,7 +17,7 @@ use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, Condition, Fi
 use crate::wire::files::{Chunk, From, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
 
-/// Versions that are kept of one file, at most.
+/// Versions of one file that are kept at most.
 pub const VERSIONS: usize = crate::config::limits::VERSIONS;
 
 /// Numbers in [`super::tables::ACTIONS`].
@@ -25,7 +25,7 @@ const CREATED: u8 = 0;
 const UPDATED: u8 = 1;
 const DELETED: u8 = 2;
 
-/// Applies one operation. An error leaves the tables in the middle: the transaction must be dropped.
+/// Applies one operation. After an error the tables are half changed: the transaction must be dropped.
 pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {
     match op {
         FileOp::Put(puts) => {
@@ -62,7 +62,7 @@ pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcom
                 .try_for_each(|hash| t.want(*hash, group.wall))?;
             Ok(Outcome::Done)
         }
-        // those in files have been placed
+        // chunks in files have been placed already
         FileOp::Mend(_) => Ok(Outcome::Done),
         FileOp::Ask { knows, .. } if !t.has_history(*knows)? => {
             Ok(Outcome::Changed(vec![Changed::OtherHistory]))
@@ -71,13 +71,13 @@ pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcom
     }
 }
 
-/// What an operation came to, as it is remembered under its key. Whatever was refused may be tried again with the same key.
+/// The outcome of an operation, as stored under its key. A refused one is not stored, and may be retried with the same key.
 enum Came {
     Done(Done),
     Refused(Changed),
 }
 
-/// Does what was not done under this key before; what was is answered as it was then.
+/// Runs an operation unless its key was used before; then it returns the earlier outcome.
 fn once(
     t: &mut FileTables<'_>,
     group: &Group,
@@ -157,7 +157,7 @@ fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<Asked> 
     Ok(asked)
 }
 
-/// A tombstone counts as one: it has a revision, and the name has no file.
+/// A tombstone has a revision, but counts as no file.
 fn holds(condition: Condition, current: Option<&Row>) -> bool {
     match condition {
         Condition::None => true,
@@ -166,7 +166,7 @@ fn holds(condition: Condition, current: Option<&Row>) -> bool {
     }
 }
 
-/// A row without a tag is of another history than one that was told with its tag.
+/// A row without a tag is of another history than a revision with one.
 fn is_at(row: &Row, wanted: Revision) -> bool {
     row.rev == wanted.rev && (wanted.tag.is_unknown() || wanted.tag == row.tag)
 }
@@ -180,7 +180,7 @@ fn precondition(current: Option<&Row>) -> Came {
 /// The new content of a name, from any source.
 struct NewContent {
     chunks: Vec<Chunk>,
-    /// All but what the change itself decides.
+    /// The row, except for the fields that the change decides.
     row: Row,
 }
 
@@ -277,7 +277,7 @@ fn equal_times(a: &Option<String>, b: &Option<String>) -> bool {
     a == b || time(a).is_some_and(|a| time(b) == Some(a))
 }
 
-/// Whether it is the same time, or that without its fraction of a second.
+/// Whether `new` is the same time, or that without its fraction of a second.
 fn is_time_of(new: &Option<String>, old: &Option<String>) -> bool {
     let since = |text: &Option<String>| {
         clock::parse_rfc3339(text.as_deref()?)?
@@ -289,9 +289,9 @@ fn is_time_of(new: &Option<String>, old: &Option<String>) -> bool {
     equal_times(old, new) || since(new).is_some_and(whole)
 }
 
-/// A client that did not know the later changes uploads an older version again: its first scan of a directory that was
-/// not synced for a while. The writer of the current revision knew it, and means to go back. `s3ec` keeps whole seconds of what
-/// it downloads.
+/// A client that does not know the later changes uploads an older version again, as the first scan of a directory does that
+/// was not synced for a while. The writer of the current revision knows the later changes, so it means to go back. Whole
+/// seconds also match, because `s3ec` keeps no fraction of the times that it downloads.
 fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
     if current.host == new.host || new.mtime.is_none() {
         return Ok(false);
@@ -306,8 +306,8 @@ fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
     Ok(false)
 }
 
-/// Bytes of chunks that the tables know replace the stored ones, which may be damaged. Those that were lost and are
-/// not among them, each once.
+/// Replaces the stored bytes of known chunks, which may be damaged, by those given. Returns the lost chunks that were not
+/// given, each once.
 fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
     let mut lost = BTreeSet::new();
     for (chunk, bytes) in chunks {
@@ -327,7 +327,7 @@ fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Ha
     Ok(lost.into_iter().collect())
 }
 
-/// Sees to it that all these chunks are in the tables; those that are not, each once.
+/// Adds these chunks to the tables. Returns those that are missing, each once.
 fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
     let mut missing = BTreeSet::new();
     for (chunk, bytes) in chunks {
@@ -346,7 +346,7 @@ fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> T
     Ok(missing.into_iter().collect())
 }
 
-/// A name gets a new revision: the former one becomes a version, and the old name of a renamed file a tombstone.
+/// Gives a name a new revision: the former one becomes a version, and the old name of a renamed file a tombstone.
 fn change(
     t: &mut FileTables<'_>,
     group: &Group,
@@ -385,7 +385,7 @@ fn change(
     })
 }
 
-/// A tombstone takes the place of a file.
+/// Replaces a file by a tombstone.
 fn bury(
     t: &mut FileTables<'_>,
     group: &Group,

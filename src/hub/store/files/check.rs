@@ -1,4 +1,4 @@
-//! The tables of files against each other, and against the chunks on the disk.
+//! Checks the tables of files against each other and against the chunks on the disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -17,10 +17,10 @@ use crate::error::plain;
 use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Chunk, Hash};
 
-/// How often each chunk is referred to, and its size as the files say.
+/// The number of references to each chunk, and its size according to the files.
 type References = HashMap<Hash, (u64, u64)>;
 
-/// Checks everything about files; of a store that knows none yet, nothing.
+/// Checks everything about files, if the store has their tables.
 pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
     if let Err(redb::TableError::TableDoesNotExist(_)) = tx.open_table(tables::CHUNKS) {
         return Ok(());
@@ -65,7 +65,7 @@ pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> 
     orphans(tx, data_dir, findings)
 }
 
-/// Files of more than one chunk, by their checksum: a name for words, and the chunks.
+/// Files of more than one chunk by checksum: a name for findings, and the chunks.
 type Cut = BTreeMap<Hash, (String, Vec<Chunk>)>;
 
 fn files(
@@ -202,7 +202,7 @@ fn refer(
     Ok(())
 }
 
-/// Names the files and versions that need the lost chunks.
+/// Finds the files and versions that need the lost chunks.
 fn name_lost(
     tx: &ReadTransaction,
     findings: &mut Findings,
@@ -231,7 +231,7 @@ fn name_lost(
     Ok(())
 }
 
-/// Compares the table of chunks with its references and with the disk; returns the lost chunks, and why.
+/// Compares the table of chunks with its references and with the disk; returns the lost chunks with the reason.
 fn stored(
     tx: &ReadTransaction,
     data_dir: &Path,
@@ -316,7 +316,7 @@ fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {
     }
 }
 
-/// The checksum of chunks one after the other; `None`: one is missing, which has been told.
+/// The checksum of a sequence of chunks; `None`: one is missing, which was reported before.
 fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Option<Hash>> {
     let inline = tx
         .open_table(tables::INLINE)
@@ -367,7 +367,7 @@ fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tr
 fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     match std::fs::read_dir(dir) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
-        // a backup without chunks, or a file where there should be none
+        // a backup without chunks, or a file in the place of a directory
         Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => {
             Ok(Vec::new())
         }

@@ -1,8 +1,8 @@
-//! Chunks on the disk: `chunks/ab/<sha256>`, and `staging/` for those that are about to move there.
+//! Chunks on the disk: `chunks/ab/<sha256>`, and `staging/` for those that will be moved there.
 //!
-//! Any thread may stage. Only the committer moves a staged file to its place or removes one from there: between two
-//! groups every file under `chunks/` that no table knows is left over from a crash, and a chunk cannot go while a group
-//! brings the same bytes. It decides nothing about which chunks are kept.
+//! Any thread may stage. Only the committer moves a staged file to its place or removes a file from there. So between two
+//! groups, every file under `chunks/` that no table names was left by a crash, and no chunk is removed while a group stores
+//! the same bytes. It does not decide which chunks are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -25,42 +25,42 @@ use crate::hub::store::ops::files::Bytes;
 use crate::hub::store::staged::Staged;
 use crate::wire::files::Hash;
 
-/// Staged chunks that no commit has asked for are kept so long, by the times of their files.
+/// How long staged chunks are kept without a commit, by the times of their files.
 const STAGED_FOR: Duration = Duration::from_secs(86_400);
-/// How bodies on their way in are called, in the staging directory.
+/// Prefix of the names of incoming bodies in the staging directory.
 const BODY: &str = "body-";
 
-/// What was brought to its place.
+/// The chunks that were moved to their place.
 #[derive(Default)]
 pub struct Placed {
-    /// Chunks that no table knows, with their sizes.
+    /// Chunks that no table has, with their sizes.
     pub new: BTreeMap<Hash, u64>,
-    /// Those that the tables know.
+    /// Chunks that the tables have.
     pub again: BTreeSet<Hash>,
 }
 
 /// The two directories.
 pub struct ChunkDir {
     chunks: PathBuf,
-    /// Chunks of this run, verified, and bodies.
+    /// Verified chunks of this run, and incoming bodies.
     staging: PathBuf,
-    /// Chunks that an earlier run had staged: to be verified before they are used.
+    /// Chunks that an earlier run has staged: they are verified before use.
     earlier: PathBuf,
     next: AtomicU64,
     staged: AtomicU64,
     keep_free: AtomicU64,
     happened: Arc<Happened>,
     pub wanted: Wanted,
-    /// A directory may have been made under `chunks/` since that was synced, also by an earlier run.
+    /// A directory may have been made under `chunks/` since its last sync, possibly by an earlier run.
     root_unsynced: AtomicBool,
-    /// Somebody copies the chunks of an earlier state: none is removed.
+    /// The number of running backups, during which no chunk is removed.
     paused: AtomicUsize,
-    /// Directories under `chunks/` that are still to be looked through for files that no table knows.
+    /// Directories under `chunks/` that are still to be searched for files that no table names.
     unseen: Mutex<Vec<PathBuf>>,
 }
 
 impl ChunkDir {
-    /// Makes the directories and empties what the last run left in `staging/`, but for its chunks.
+    /// Makes the directories, and removes everything in `staging/` except the chunks of earlier runs.
     pub fn open(data_dir: &Path, happened: Arc<Happened>) -> crate::error::Result<ChunkDir> {
         let (chunks, staging) = (root(data_dir), data_dir.join("staging"));
         let earlier = staging.join("earlier");
@@ -107,10 +107,10 @@ impl ChunkDir {
         self.keep_free.store(bytes, Relaxed);
     }
 
-    /// There is room for more: `StorageFull` if not.
+    /// Fails with `StorageFull` if the disk has less free space than uploads must leave.
     pub fn check_room(&self) -> io::Result<()> {
         let wanted = self.keep_free.load(Relaxed).max(limits::LEAST_FREE);
-        // not to know is not to be full: a write will tell
+        // an unknown amount counts as enough: a write will fail if it is not
         let (free, _, inodes) = disk::free_space(&self.staging).unwrap_or((u64::MAX, 0, u64::MAX));
         if free < wanted
             || inodes < limits::LEAST_INODES
@@ -122,7 +122,7 @@ impl ChunkDir {
         }
     }
 
-    /// A new file for a body on its way in; it is removed unless it is moved.
+    /// Makes a file for an incoming body; it is removed unless it is moved.
     pub fn create(&self) -> io::Result<(File, Staged)> {
         self.check_room()?;
         let path = self
@@ -149,14 +149,14 @@ impl ChunkDir {
         Ok((file, Staged::new(path, false)))
     }
 
-    /// Makes a file durable. A failure that is not one of space is final: see [`Happened::sync_failed`].
+    /// Makes a file durable. A failure other than a lack of space is final: see [`Happened::sync_failed`].
     pub fn sync(&self, file: &File) -> io::Result<()> {
         self.happened.syncs.fetch_add(1, Relaxed);
         self.happened.tests_break()?;
         file.sync_all().inspect_err(|e| self.happened.note_sync(e))
     }
 
-    /// Names a whole body after its hash, for a later commit.
+    /// Renames a complete body to its hash, for a later commit.
     pub fn keep(&self, staged: &Staged, hash: Hash) -> io::Result<()> {
         let path = self.staging.join(hash.to_string());
         let is_new = !path.exists();
@@ -172,7 +172,7 @@ impl ChunkDir {
             .any(|dir| dir.join(hash.to_string()).exists())
     }
 
-    /// What is staged of a chunk, verified; not synced.
+    /// The staged file of a chunk, verified and not synced.
     pub fn staged(&self, hash: Hash, size: u64) -> io::Result<Option<Staged>> {
         let name = hash.to_string();
         let (path, earlier) = (self.staging.join(&name), self.earlier.join(&name));
@@ -192,8 +192,8 @@ impl ChunkDir {
         }
     }
 
-    /// Makes staged chunks durable. One whose sync failed is removed: a second sync would say that all is well, and a reader
-    /// would see pages that are nowhere on the disk.
+    /// Makes staged chunks durable. A chunk whose sync failed is removed: a second sync would succeed, and readers would see
+    /// pages that are not on the disk.
     pub fn sync_staged(&self, staged: &[Staged]) -> io::Result<()> {
         if staged.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
             let dir = File::open(&self.staging)?;
@@ -204,7 +204,7 @@ impl ChunkDir {
         for staged in staged {
             match disk::open_regular(staged.path()) {
                 Ok(file) => self.sync(&file).inspect_err(|_| self.discard(staged))?,
-                // another commit of the same chunk was quicker
+                // another commit has moved the same chunk
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -218,12 +218,12 @@ impl ChunkDir {
         disk::sync_filesystem_of(dir).inspect_err(|e| self.happened.note_sync(e))
     }
 
-    /// Where the file of a chunk is.
+    /// The path of a chunk's file.
     pub fn place_of(&self, hash: Hash) -> PathBuf {
         within(&self.chunks, hash)
     }
 
-    /// The file of a chunk is there and as long as it is to be. One that is not is lost.
+    /// Whether the file of a chunk exists with the right length. If not, the chunk is recorded as lost.
     pub fn is_there(&self, hash: Hash, size: u64) -> bool {
         match std::fs::symlink_metadata(self.place_of(hash)) {
             Ok(meta) if meta.is_file() && meta.len() == size => return true,
@@ -236,8 +236,8 @@ impl ChunkDir {
         false
     }
 
-    /// Moves what these operations have staged to its place, durably. What the tables know already takes the place of what
-    /// is there, which may be damaged: the bytes that came are verified.
+    /// Moves the staged chunks of these operations to their place, durably. A chunk that the tables have already replaces the
+    /// file there, which may be damaged: the received bytes are verified.
     pub fn place(&self, ops: &[Op], known: impl Fn(Hash) -> bool) -> io::Result<Placed> {
         let mut staged_chunks: BTreeMap<Hash, (u64, &Staged)> = BTreeMap::new();
         for (chunk, bytes) in ops.iter().flat_map(brought) {
@@ -265,7 +265,7 @@ impl ChunkDir {
         for (hash, (size, staged)) in wanted {
             let (to, dir) = (self.place_of(hash), self.place_of(hash).with_file_name(""));
             if !dir.exists() {
-                // also what was removed above it
+                // also make parent directories that were removed
                 if !self.chunks.exists() {
                     dirs.insert(disk::parent(&self.chunks).to_path_buf());
                 }
@@ -282,7 +282,7 @@ impl ChunkDir {
                     }
                     dirs.insert(dir);
                 }
-                // its time was over, or it was removed by hand: it counts as not there
+                // expired, or removed by hand: it counts as missing
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -290,7 +290,7 @@ impl ChunkDir {
         if !dirs.is_empty() && self.root_unsynced.load(Relaxed) {
             dirs.insert(self.chunks.clone());
         }
-        // an error of opening is none of syncing: nothing is unsure, and what was moved is taken back
+        // an error of open(2) is not one of a sync: the state is known, and the moved files are removed again
         if dirs.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
             self.sync_filesystem(&File::open(&self.chunks)?)?
         } else {
@@ -319,7 +319,8 @@ impl ChunkDir {
         }
     }
 
-    /// Removes chunks that no table knows any more; the committer only. A later sweep finds those that cannot be removed.
+    /// Removes chunks that no table names any more. Called by the committer only. Those that cannot be removed are left to a
+    /// later sweep.
     pub fn remove<'a>(&self, hashes: impl IntoIterator<Item = &'a Hash>) {
         if self.paused.load(Relaxed) > 0 {
             return;
@@ -334,7 +335,7 @@ impl ChunkDir {
         }
     }
 
-    /// All chunks are to be looked through again.
+    /// Schedules a search of all directories of chunks.
     pub fn look_again(&self) -> io::Result<()> {
         let dirs = std::fs::read_dir(&self.chunks)?
             .map(|entry| Ok(entry?.path()))
@@ -343,7 +344,7 @@ impl ChunkDir {
         Ok(())
     }
 
-    /// There are directories that were not looked through.
+    /// Some directories are still to be searched.
     pub fn has_unseen(&self) -> bool {
         self.paused.load(Relaxed) == 0
             && !self
@@ -353,8 +354,8 @@ impl ChunkDir {
                 .is_empty()
     }
 
-    /// Looks through one more directory, and removes what no table knows: left by a crash between move and commit, or between
-    /// commit and removal. The committer only.
+    /// Searches one more directory and removes files that no table names, which a crash between move and commit or between
+    /// commit and removal has left. Called by the committer only.
     pub fn remove_unknown(&self, known: impl Fn(Hash) -> Option<bool>) -> io::Result<usize> {
         if !self.has_unseen() {
             return Ok(0);
@@ -374,7 +375,7 @@ impl ChunkDir {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .and_then(|name| name.parse::<Hash>().ok());
-            // a file without the name of a chunk is foreign
+            // a file whose name is no hash is not the hub's
             if hash.and_then(&known) == Some(false) {
                 std::fs::remove_file(&path)?;
                 removed += 1;
@@ -419,23 +420,23 @@ impl ChunkDir {
     }
 }
 
-/// See [`ChunkDir::pause`].
+/// The guard of [`ChunkDir::pause`].
 pub struct Paused<'a>(&'a ChunkDir);
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
-        // what was to be removed meanwhile
+        // find the files that would have been removed meanwhile
         let _ = self.0.look_again();
         self.0.paused.fetch_sub(1, Relaxed);
     }
 }
 
-/// Where the chunks of a data directory are.
+/// The directory of chunks of a data directory.
 pub fn root(data_dir: &Path) -> PathBuf {
     data_dir.join("chunks")
 }
 
-/// Where the file of a chunk is.
+/// The path of a chunk's file.
 pub fn place(data_dir: &Path, hash: Hash) -> PathBuf {
     within(&root(data_dir), hash)
 }
@@ -445,7 +446,7 @@ fn within(root: &Path, hash: Hash) -> PathBuf {
     root.join(&name[..2]).join(name)
 }
 
-/// The hash of what the disk has of a file: pages that a failed sync has left in memory are dropped before.
+/// The hash of a file as it is on the disk: pages that a failed sync has left in memory are dropped first.
 fn hash_on_disk(path: &Path) -> io::Result<Hash> {
     let file = disk::open_regular(path)?;
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);

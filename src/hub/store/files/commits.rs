@@ -1,6 +1,6 @@
-//! The chain of commits: whether a revision that a client names is one of this hub's history, and through where the two agree.
+//! The chain of commits: tells whether a client's revision is in this hub's history, and finds the last common one.
 //!
-//! A hub whose disk was set back gives its numbers again. It reads; the chain grows in `tables`.
+//! It is needed because a hub whose disk was restored uses its numbers again. This file only reads; `tables` adds rows.
 
 use redb::{ReadableTable, TableDefinition};
 use uuid::Uuid;
@@ -10,22 +10,22 @@ use crate::error::Result;
 use crate::hub::store::meta::Tried;
 use crate::wire::revision::{Revision, Tag};
 
-/// rev -> tag, hub time: the last revision of each commit that made some. And the latest revision when the store was opened, of
-/// the first commit since: history can only have been set back where a hub was started.
+/// rev -> tag, hub time, opened. One row for each commit with revisions, under the last of them. The first commit after a
+/// start also has the latest revision at that start: only there can the history have been replaced by an older one.
 pub const COMMITS: TableDefinition<u64, (u64, u64, Option<u64>)> =
     TableDefinition::new("file_commits");
 
-/// What the hub says of a revision that a client has heard of.
+/// Whether a client's revision is in this hub's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Known {
     Yes,
-    /// So long ago that the hub does not know any more.
+    /// Too old: the hub no longer knows.
     Forgotten,
-    /// Its number is not given yet, or was given to another change.
+    /// Its number is unused, or was used for another change.
     No,
 }
 
-/// One row of the chain: the revisions after the row before it, through `last`, have this tag.
+/// One row of the chain: the revisions after the previous row, through `last`, have this tag.
 struct CommitRow {
     last: u64,
     tag: Tag,
@@ -45,7 +45,7 @@ fn commit_of(
     }))
 }
 
-/// Of a revision without a tag there is nothing to be said.
+/// Nothing is known of a revision without a tag.
 pub fn knows(
     commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
     at: Revision,
@@ -56,7 +56,7 @@ pub fn knows(
     let oldest = commits.first()?.map_or(0, |(last, _)| last.value());
     Ok(match commit_of(commits, at.rev)? {
         Some(commit) if commit.tag == at.tag => Known::Yes,
-        // it may be of a commit before the oldest one that is kept
+        // it may be of a commit before the oldest kept one
         Some(commit)
             if commit.last == oldest
                 && commit.opened.is_none_or(|opened| at.rev <= opened)
@@ -74,16 +74,15 @@ pub fn tag_of(commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, rev: u
 }
 
 impl Store {
-    /// Whether a revision may be one of this hub's history, as far as it is known.
+    /// Whether a revision may be in this hub's history, as far as the chain tells.
     pub fn is_ours(&self, at: Revision) -> Result<bool> {
         self.read(|tx| Ok(knows(&tx.open_table(COMMITS)?, at)? != Known::No))
     }
 
-    /// Through which revision a client that has heard of these, from a hub of that epoch, has the same history; 0: they have nothing
-    /// in common.
+    /// The last revision that is common to this hub and a client that knows `points`, from a hub of `epoch`; 0: none.
     ///
-    /// Never too high: later rows are another change on either side. The answer lies between the last point that is known
-    /// here and the first that is not, and there where this hub was started, if it was.
+    /// It is never too high: later rows are different changes on the two sides. It lies between the last point that is known
+    /// here and the first that is not; if this hub was started between them, it is the revision at that start.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Result<u64> {
         let mut points: Vec<Revision> = points
             .iter()
@@ -116,7 +115,7 @@ impl Store {
                 }
                 before = last.value();
             }
-            // nothing was changed since this start
+            // no commit since this hub's start
             Ok(
                 if (known..unknown).contains(&self.opened) && before == self.opened {
                     self.opened

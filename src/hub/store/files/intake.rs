@@ -1,6 +1,6 @@
-//! Taking bodies in: cut, hashed, written and synced as they come, by the thread that reads them.
+//! Receives bodies: the reading thread cuts, hashes, writes and syncs them while they arrive.
 //!
-//! It changes no table and moves nothing to its place.
+//! It changes no table and moves no chunk to its place.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -13,35 +13,35 @@ use crate::hub::store::ops::files::{Bytes, MAX_INLINE_BYTES};
 use crate::hub::store::staged::Staged;
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
-/// Bytes held back so that short writes of the caller are not short writes to the disk.
+/// Bytes that are buffered, so that short writes of the caller do not become short writes to the disk.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// After so many bytes it is looked at again how much room there is.
+/// Bytes between two checks of the free space.
 const LOOK_EVERY: u64 = 4 * 1024 * 1024;
 
-/// A body on its way in. Dropped before it is finished, it leaves nothing.
+/// An incoming body. Dropped before it is finished, it leaves no file.
 pub struct Intake {
     dir: Arc<ChunkDir>,
     splitter: Splitter,
-    /// The chunk that has begun; of a body that may still be a single one, all of it.
+    /// The current chunk; the whole body while it may still be a single chunk.
     piece: Piece,
-    /// Where the first bytes would be cut, should there be more than make a single chunk.
+    /// The cuts of the first bytes, in case the body becomes longer than a single chunk.
     cuts: Vec<Chunk>,
     single: bool,
     done: Vec<Bytes>,
     looked: u64,
-    /// Chunks are durable when they end; otherwise a caller that reads many bodies syncs all of them together.
+    /// Sync each chunk at its end; otherwise the caller syncs the chunks of many bodies together.
     sync: bool,
 }
 
-/// A body that was read whole: its chunks are synced (but see `Store::intake_unsynced`). Dropped unused, it removes them.
+/// A completely received body: its chunks are synced (but see `Store::intake_unsynced`). Dropped unused, it removes them.
 #[derive(Debug)]
 pub struct Body {
     pub content: Content,
-    /// One each of `content.chunks`.
+    /// One for each of `content.chunks`.
     pub bytes: Vec<Bytes>,
 }
 
-/// Bytes on their way to a file that is made when there are enough of them.
+/// Bytes of a chunk; a file is made for them when they are many.
 #[derive(Default)]
 struct Piece {
     file: Option<(File, Staged)>,
@@ -72,7 +72,7 @@ impl Piece {
         Ok(())
     }
 
-    /// The chunk has ended: it is durable, or short enough to travel with its operation.
+    /// Ends the chunk: its file is synced, or it is short enough to be part of its operation.
     fn close(mut self, dir: &ChunkDir, sync: bool) -> io::Result<Bytes> {
         if self.file.is_none() && self.buffer.len() as u64 <= MAX_INLINE_BYTES {
             self.buffer.shrink_to_fit();
@@ -104,7 +104,7 @@ impl Intake {
         }
     }
 
-    /// Errors: no space is `io::ErrorKind::StorageFull`.
+    /// Adds bytes. The error for a lack of space is `io::ErrorKind::StorageFull`.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.take(bytes).map_err(full)
     }
@@ -131,7 +131,7 @@ impl Intake {
         Ok(())
     }
 
-    /// It has become too long for a single chunk: the bytes so far are copied into a file for each chunk, once.
+    /// Cuts a body that has become too long for a single chunk: copies the bytes so far into a file for each chunk.
     fn cut_what_is_here(&mut self) -> io::Result<()> {
         self.single = false;
         let mut whole = std::mem::take(&mut self.piece);
@@ -165,7 +165,7 @@ impl Intake {
     }
 }
 
-/// One word for all ways of having no space.
+/// Maps all errors for a lack of space to one kind.
 fn full(e: io::Error) -> io::Error {
     if is_full(&e) {
         io::ErrorKind::StorageFull.into()
@@ -184,7 +184,7 @@ fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
     }
 }
 
-/// Takes one chunk in; it stays in the staging directory under its hash. `false`: the bytes have another hash or length.
+/// Receives one chunk, which stays in the staging directory under its hash. `false`: the bytes have another hash or length.
 pub fn stage_chunk(
     dir: &ChunkDir,
     hash: Hash,

@@ -1,7 +1,7 @@
 //! Listings: files in the order of their names, page by page, by directory and by a part of the name.
 //!
-//! A page reads the table of names alone and counts; it reads rows only of files that it shows. Clients that list everything ask
-//! for many pages of the same state, so of that the name of every so-manyth file is kept: each page begins near its place.
+//! A page is counted in the table of names alone; rows are read only for files on the page. Clients that list everything ask
+//! for many pages of one state, so the name of every [`LANDMARK_STRIDE_ROWS`]th file of it is kept: each page begins near it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -16,25 +16,25 @@ use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Hash, Kind, PAGE, Record};
 
-/// Files from one landmark to the next.
+/// Files between two landmarks.
 const LANDMARK_STRIDE_ROWS: u64 = 1000;
 
 /// Which files to list: sorted by path, then name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// A prefix of the directory; with a slash at its end that directory and everything below it.
+    /// A prefix of the directory; if it ends with a slash, that directory and everything below it.
     pub path: String,
     /// A part of the name.
     pub search: String,
     pub offset: usize,
     pub limit: usize,
-    /// Directories and symbolic links too.
+    /// Includes directories and symbolic links.
     pub all_kinds: bool,
-    /// Only the files below these directories, none of which is below another.
+    /// Only files below these directories, none of which is below another.
     pub below: Option<Vec<String>>,
 }
 
-/// Where every [`LANDMARK_STRIDE_ROWS`]th file of a listing of everything is, in the state of a revision.
+/// The position of every [`LANDMARK_STRIDE_ROWS`]th file in the listing of all files at a revision.
 #[derive(Debug, Clone, Default)]
 pub struct Landmarks {
     rev: u64,
@@ -43,11 +43,11 @@ pub struct Landmarks {
     total: u64,
 }
 
-/// How many files come before it, and its path and name.
+/// The number of files before it, its path and its name.
 type Landmark = (u64, String, String);
 
 impl Store {
-    /// A page of files that are not deleted, and how many there are in all.
+    /// A page of the files that are not deleted, and their total number.
     pub fn list(&self, listing: &Listing) -> Result<(Vec<Record>, u64)> {
         let whole = listing.path.is_empty() && listing.search.is_empty() && listing.below.is_none();
         self.read(|tx| {
@@ -67,7 +67,7 @@ impl Store {
         })
     }
 
-    /// Which of these chunks the files below these directories have.
+    /// Those of `wanted` that files below these directories have.
     pub fn held_below(&self, wanted: &BTreeSet<Hash>, dirs: &[String]) -> Result<BTreeSet<Hash>> {
         self.read(|tx| {
             let (names, files) = (tx.open_table(tables::NAMES)?, tx.open_table(tables::FILES)?);
@@ -118,8 +118,8 @@ impl Store {
         Ok((ids, total))
     }
 
-    /// The last landmark before the page, if the page is within the listing, and how many files there are in all. `None`:
-    /// nothing is known of this state.
+    /// The last landmark before the page, if the page is within the listing, and the total number of files. `None`: the
+    /// landmarks are of another state.
     fn nearest(&self, rev: u64, listing: &Listing) -> Option<(Option<Landmark>, u64)> {
         let known = self
             .landmarks
@@ -145,7 +145,7 @@ fn is_listed(state: u8, all_kinds: bool) -> bool {
     state & DELETED == 0 && (all_kinds || state == kind_number(Kind::File))
 }
 
-/// The ids of a page, found from the file with the number `at`, which is called so.
+/// The ids of a page, found by walking from the file with the number `at` and this name.
 fn page_from(
     tx: &ReadTransaction,
     listing: &Listing,
@@ -166,7 +166,7 @@ fn page_from(
     Ok(page)
 }
 
-/// Goes through all names that are asked for: the ids of the page, and how many there are.
+/// Walks all names of the listing; returns the ids of the page, and the total number.
 fn walk(
     tx: &ReadTransaction,
     listing: &Listing,
@@ -201,7 +201,7 @@ fn walk(
     Ok((page, total))
 }
 
-/// Neighbours in the table of names: all directories that are `from`, or all that begin with it.
+/// A range of the table of names: the directory `from`, or all directories that begin with it.
 struct Span {
     from: String,
     exact: bool,
@@ -217,7 +217,7 @@ impl Span {
     }
 }
 
-/// A prefix is one span, a directory with its content two: there may be `docs-old` between `docs` and `docs/a`.
+/// A prefix is one span, a directory with its content two: `docs-old` may be between `docs` and `docs/a`.
 fn spans(path: &str) -> Vec<Span> {
     let span = |from: &str, exact| Span {
         from: from.to_string(),

@@ -1,7 +1,7 @@
 //! Files in the store: records, revisions, versions, events and chunks.
 //!
-//! It knows no HTTP and starts no thread. Everything that changes a table passes [`super::Store::apply`]; the functions here
-//! may be called from any thread beside it: taking bodies in, and reading.
+//! It knows no HTTP and starts no thread. Only [`super::Store::apply`] changes tables; meanwhile any thread may call the
+//! functions here, which receive bodies and read.
 
 mod apply;
 mod check;
@@ -38,13 +38,13 @@ pub(super) use sweep::is_wanted;
 pub(super) use tables::{CHUNKS, FileTables, FileTotals, WANTED, copy};
 pub(super) use wanted::since as wanted_since;
 
-/// Bytes of chunks that a commit relies on and that are read before it is acknowledged, at most: one long chunk.
+/// Bytes of known chunks that are verified before a commit is acknowledged, at most: one long chunk.
 const VERIFIED_BYTES: u64 = SINGLE;
 
-/// How much there is of everything.
+/// Counts of everything about files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Not deleted, directories and links among them, and their bytes.
+    /// Files that are not deleted, including directories and links, and their bytes.
     pub files: u64,
     pub bytes: u64,
     pub rev: u64,
@@ -55,17 +55,17 @@ pub struct Counts {
 }
 
 impl Store {
-    /// Begins to take a body in.
+    /// Begins to receive a body.
     pub fn intake(&self) -> Result<Intake> {
         Ok(Intake::new(Arc::clone(&self.chunks), true))
     }
 
-    /// The same for one of many bodies: [`Store::sync`] makes all of them durable at once, and must before one is put.
+    /// The same for one of many bodies, which [`Store::sync`] must make durable together before one is put.
     pub fn intake_unsynced(&self) -> Result<Intake> {
         Ok(Intake::new(Arc::clone(&self.chunks), false))
     }
 
-    /// Makes what was taken in durable.
+    /// Makes received bodies durable.
     pub fn sync<'a>(&self, bytes: impl IntoIterator<Item = &'a Bytes>) -> io::Result<()> {
         let staged = bytes.into_iter().filter_map(|bytes| {
             if let Bytes::Staged(staged) = bytes {
@@ -77,13 +77,13 @@ impl Store {
         self.chunks.sync_staged(&staged.collect::<Vec<_>>())
     }
 
-    /// Takes one chunk in for a later commit: it is staged, not durable. `false`: the bytes have another hash.
+    /// Receives one chunk for a later commit: it is staged, not durable. `false`: the bytes have another hash.
     pub fn stage_chunk(&self, hash: Hash, body: &mut dyn Read, length: u64) -> io::Result<bool> {
         intake::stage_chunk(&self.chunks, hash, body, length)
     }
 
-    /// The staged ones of these chunks, made durable for a commit; all others must be in the tables, and are checked. Of a long
-    /// list only whether the files are there: to read them all would take longer than to send them.
+    /// Makes the staged ones of these chunks durable for a commit, and checks the others, which must be in the tables. Of a long
+    /// list only the existence of the files is checked: reading all of them would take longer than sending them.
     pub fn staged(&self, chunks: &[Chunk]) -> io::Result<Vec<Bytes>> {
         let unread = |e: Error| io::Error::other(e.to_string());
         let look = |chunk: &Chunk| {
@@ -120,7 +120,7 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Reads a chunk to its end: should it be lost, that is known afterwards.
+    /// Reads a whole chunk, which records it as lost if it is.
     fn verify(&self, hash: Hash) -> Result<()> {
         let Some(mut reader) = self.chunk(hash)? else {
             return Ok(());
@@ -129,7 +129,7 @@ impl Store {
         Ok(())
     }
 
-    /// Bytes of a chunk that was lost and has been staged, durable; `None`: it is not staged any more.
+    /// The operation that stores a lost chunk which has been staged; its bytes are durable. `None`: it is no longer staged.
     pub fn mend_op(&self, hash: Hash, size: u64) -> io::Result<Option<FileOp>> {
         let Some(staged) = self.chunks.staged(hash, size)? else {
             return Ok(None);
@@ -152,7 +152,7 @@ pub(super) use sweep::{EVENTS_KEPT, KEYS_KEPT};
 #[cfg(test)]
 pub(super) use tables::{INLINE, dump, fill_for_test};
 
-/// The group needs the tables of files.
+/// Whether the group needs the tables of files.
 pub(super) fn concerns(group: &Group) -> bool {
     group
         .ops
@@ -160,7 +160,7 @@ pub(super) fn concerns(group: &Group) -> bool {
         .any(|op| matches!(op, Op::File(_) | Op::Sweep))
 }
 
-/// The group may remove something.
+/// Whether the group may remove something.
 pub(super) fn sweeps(group: &Group) -> bool {
     group.ops.iter().any(|op| matches!(op, Op::Sweep))
 }
@@ -175,7 +175,7 @@ pub(super) fn brought(op: &Op) -> impl Iterator<Item = &(Chunk, Bytes)> {
     puts.iter().flat_map(|put| &put.chunks).chain(mended)
 }
 
-/// The operation brings bytes in files of the staging directory.
+/// Whether the operation has bytes in files of the staging directory.
 pub(super) fn brings_files(op: &Op) -> bool {
     brought(op).any(|(_, bytes)| matches!(bytes, Bytes::Staged(_)))
 }

@@ -1,6 +1,6 @@
-//! Reading the tables of files: records, changes, events, versions. Listings are in `list`.
+//! Reads the tables of files: records, changes, events, versions. Listings are in `list`.
 //!
-//! It writes nothing, and holds nothing in memory but the page that was asked for.
+//! It writes nothing, and has only the requested page in memory.
 
 use std::ops::Bound;
 
@@ -18,13 +18,13 @@ use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
-/// The answer to a question for changes.
+/// The answer to a request for changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     Page(Changes),
-    /// 410: tombstones after the revision have been dropped.
+    /// 410: tombstones after the revision were removed.
     Gone,
-    /// 409: `newest` is of a history that this hub does not have. Its disk was set back.
+    /// 409: `newest` is of a history that this hub does not have, because its disk was restored.
     OtherHistory,
 }
 
@@ -40,7 +40,8 @@ impl Heard {
 }
 
 impl Store {
-    /// Which of these chunks are neither in the store, as far as a look at their files tells, nor staged; each once.
+    /// The chunks of this list that are neither in the store nor staged, each once. Files are checked for existence and length
+    /// only.
     pub fn missing_chunks(&self, chunks: &[Hash]) -> Result<Vec<Hash>> {
         let mut missing = chunks.to_vec();
         missing.sort_unstable();
@@ -55,7 +56,7 @@ impl Store {
                             .is_some_and(|(size, _, _, on_disk)| {
                                 !on_disk || self.chunks.is_there(*hash, size)
                             });
-                    // a lost chunk that is staged stays lost until it is sent: only that moves it to its place
+                    // a lost chunk must be sent even if it is staged: only an operation moves it to its place
                     self.chunks.wanted.has(*hash) || !is_kept && !self.chunks.is_staged(*hash)
                 }
                 Err(e) => {
@@ -82,7 +83,7 @@ impl Store {
         )
     }
 
-    /// A file by its id; deleted ones too, with `deleted_at`.
+    /// A file by its id; a deleted one has `deleted_at`.
     pub fn file(&self, id: Uuid) -> Result<Option<Record>> {
         self.read(|tx| {
             let Some(row) = current(tx, id.as_u128())? else {
@@ -113,7 +114,7 @@ impl Store {
         })
     }
 
-    /// The chunks of the file of this name; none where there is no file.
+    /// The chunks of the file with this name; empty if there is none.
     pub fn chunks_named(&self, name: &Name) -> Result<Vec<Chunk>> {
         let id = self.read(|tx| {
             Ok(tx
@@ -125,7 +126,7 @@ impl Store {
         Ok(found.flatten().map_or(Vec::new(), |(_, chunks)| chunks))
     }
 
-    /// The chunks of a revision, the current one or an older that is kept; `None`: it is not there (any more).
+    /// The chunks of a revision, the current one or a version; `None`: it does not exist, or is no longer kept.
     pub fn chunks_of(
         &self,
         id: Uuid,
@@ -146,14 +147,13 @@ impl Store {
         })
     }
 
-    /// The content of a revision; `None`: it is not there (any more).
+    /// The content of a revision; `None`: it does not exist, or is no longer kept.
     pub fn open_file(&self, id: Uuid, at: Option<Revision>) -> Result<Option<(Record, Reader)>> {
         let found = self.chunks_of(id, at)?;
         Ok(found.map(|(record, chunks)| (record, Reader::new(&self.db, &self.chunks, chunks))))
     }
 
-    /// Looks whether the content of a version is there, the last one replaced if no revision is given. Should it be lost, that is
-    /// known afterwards.
+    /// Checks the content of a version, by default of the last replaced one, which records its lost chunks.
     pub fn look_at_version(&self, id: Uuid, rev: Option<u64>) -> Result<()> {
         let rev = match rev {
             Some(rev) => Some(rev),
@@ -169,8 +169,8 @@ impl Store {
         Ok(())
     }
 
-    /// What has changed after a revision. `newest`: the latest one that the caller has heard of. Without its tag nothing is
-    /// known of the history that it belongs to. Rows whose directory `reads` does not admit are left out.
+    /// The changes after a revision. `newest`: the latest one that the caller knows; without its tag, its history is unknown.
+    /// Rows of directories that `reads` does not admit are left out.
     pub fn changes(
         &self,
         after: u64,
@@ -224,7 +224,7 @@ impl Store {
         })
     }
 
-    /// Events after a revision, in order, at most `limit`; `None`: some of them are not kept any more.
+    /// Events after a revision, in order, at most `limit`; `None`: some of them are no longer kept.
     pub fn events_after(&self, after: u64, limit: usize) -> Result<Option<Vec<(u64, Event)>>> {
         self.read(|tx| {
             if after < FileTotals::read(&tx.open_table(META)?)?.forgotten {
@@ -244,7 +244,7 @@ impl Store {
         })
     }
 
-    /// Events since a time (wall clock, ms) of one kind (`created`, `updated`, `deleted`) or all, newest last.
+    /// Events since a time (wall clock, ms), of one kind (`created`, `updated`, `deleted`) or all, newest last.
     pub fn history(
         &self,
         since: u64,
@@ -255,7 +255,7 @@ impl Store {
         self.read(|tx| {
             let events = tx.open_table(tables::EVENTS)?;
             let (mut skipped, mut found) = (0, Vec::new());
-            // the clock may have jumped, so the order of revisions is not that of times
+            // the clock may have jumped, so times may not be in the order of revisions
             for row in events.iter()? {
                 let (rev, row) = row?;
                 let (wall, what, ..) = row.value();
@@ -280,7 +280,7 @@ impl Store {
         })
     }
 
-    /// What was replaced under this id, newest first.
+    /// The versions of a file, newest first.
     pub fn versions(&self, id: Uuid) -> Result<Vec<Version>> {
         self.read(|tx| {
             let id = id.as_u128();
@@ -298,7 +298,7 @@ impl Store {
         self.read(|tx| Ok(FileTotals::read(&tx.open_table(META)?)?.rev))
     }
 
-    /// How much there is of everything.
+    /// Counts everything about files.
     pub fn file_counts(&self) -> Result<Counts> {
         self.read(|tx| {
             let FileTotals {
@@ -339,8 +339,8 @@ fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
         .transpose()
 }
 
-/// An event with the record as it was then; where that is not kept any more, as far as it is known. `None`: nothing is known
-/// of the file any more.
+/// An event with the record of that revision or, if that is no longer kept, as much of it as is known. `None`: nothing is
+/// known of the file any more.
 fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Option<Event>> {
     let (wall, what, id, overwrote) = row;
     let Some(now) = current(tx, id)? else {

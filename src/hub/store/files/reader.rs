@@ -1,7 +1,7 @@
-//! Reading content: chunk after chunk, each opened when it is its turn.
+//! Reads content chunk by chunk, and opens each chunk when it is needed.
 //!
-//! Nothing is locked: chunks stay a day after the last revision that refers to them was removed, so the reader of a removed
-//! revision can finish.
+//! There are no locks: chunks are kept for a day after the last revision that refers to them was removed, so the reader of a
+//! removed revision can finish.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -17,21 +17,21 @@ use crate::disk;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash};
 
-/// The content of a revision, or a chunk; read in order from any place. It stays readable if the revision is removed meanwhile.
+/// The content of a revision, or a chunk, read from any position on. It stays readable if the revision is removed meanwhile.
 pub struct Reader {
-    // a remaining reader does not keep a closed store open
+    // weak, so that a reader does not keep a closed store open
     db: Weak<RwLock<Option<Database>>>,
     dir: Arc<ChunkDir>,
     chunks: Vec<Chunk>,
     /// Where each chunk ends.
     ends: Vec<u64>,
     at: u64,
-    /// The chunk at hand, and its number.
+    /// The open chunk and its number.
     open: Option<(usize, Open)>,
 }
 
 enum Open {
-    /// With the hash of what was read of it, if that is all from its beginning.
+    /// With the hash of the bytes read, if they were read from the beginning.
     File(File, Option<Sha256>),
     Inline(Vec<u8>),
 }
@@ -60,7 +60,7 @@ impl Reader {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Chunks of these bytes that the hub has lost, as far as a look at their files tells.
+    /// Lost chunks in this range. Files are checked for existence and length only.
     pub fn lost(&self, bytes: &Range<u64>) -> Vec<Hash> {
         let begins_before = |(chunk, end): &(&Chunk, &u64)| **end - chunk.size < bytes.end;
         let ends_after = |(_, end): &(&Chunk, &u64)| **end > bytes.start;
@@ -77,20 +77,20 @@ impl Reader {
     }
 
     fn is_lost(&self, chunk: &Chunk) -> bool {
-        // one that is no file may be in the tables: it is read whole anyway
+        // a chunk without a file may be in the tables: those are read whole anyway
         let is_inline =
             || chunk.size <= MAX_INLINE_BYTES && !self.dir.place_of(chunk.sha256).exists();
         self.dir.wanted.has(chunk.sha256)
             || !is_inline() && !self.dir.is_there(chunk.sha256, chunk.size)
     }
 
-    /// The next byte read is this one.
+    /// Continues with the byte at `to`.
     pub fn seek(&mut self, to: u64) {
         self.at = to;
         self.open = None;
     }
 
-    /// What is found damaged or missing is asked for from then on.
+    /// Opens a chunk; one that is damaged or missing is recorded as lost.
     fn open(&self, chunk: &Chunk, skip: u64) -> io::Result<Open> {
         self.open_chunk(chunk, skip)
             .inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))
@@ -153,7 +153,7 @@ fn other_bytes(chunk: &Chunk) -> io::Error {
 
 impl Read for Reader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        // the chunk in which the next byte is
+        // the chunk with the next byte
         let number = self.ends.partition_point(|end| *end <= self.at);
         let (Some(chunk), false) = (self.chunks.get(number), into.is_empty()) else {
             return Ok(0);
@@ -171,7 +171,7 @@ impl Read for Reader {
                 if let Some(hash) = hash {
                     hash.update(&into[..n]);
                 }
-                // its last bytes are not given if those before were wrong
+                // withhold the last bytes if the checksum differs
                 let ends = skip + n as u64 == chunk.size;
                 if let Some(hash) = hash.take_if(|_| ends)
                     && Hash(hash.finalize().into()) != chunk.sha256

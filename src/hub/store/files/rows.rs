@@ -1,7 +1,7 @@
-//! How a revision of a file is laid out in the tables: its fields one after the other, numbers as LEB128, texts with their
-//! length before them.
+//! The layout of a file's revision in the tables: its fields in sequence, numbers as LEB128, texts with their length before
+//! them.
 //!
-//! It knows no table. What cannot be read is damage: the tables hold nothing that was not written here.
+//! It knows no table. Bytes that cannot be parsed are damage: only this file writes them.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,20 +12,20 @@ use crate::hub::store::meta::Tried;
 use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
-/// Raised when the layout changes; what older programs wrote can then still be told apart.
+/// Raised when the layout changes, so that rows of older programs can be recognised.
 const LAYOUT: u8 = 2;
-/// As 2, without tags.
+/// The same without tags.
 const UNTAGGED: u8 = 1;
-/// The attributes of content that were not given.
+/// The default content type.
 const BYTES: &str = "application/octet-stream";
 
-/// One revision: the current one, the tombstone of a deleted file, or a version that was replaced.
+/// One revision: the current one, the tombstone of a deleted file, or a replaced version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub id: Uuid,
     pub name: Name,
     pub rev: u64,
-    /// Of the transaction that made this revision.
+    /// The tag of the transaction that made this revision.
     pub tag: Tag,
     pub kind: Kind,
     pub size: u64,
@@ -34,14 +34,14 @@ pub struct Row {
     pub mtime: Option<String>,
     pub content_type: String,
     pub extra: Extra,
-    /// These four by the wall clock, in milliseconds.
+    /// Milliseconds of the wall clock, as in the next three.
     pub created: u64,
     pub updated: u64,
     pub deleted: Option<u64>,
     pub replaced: Option<u64>,
     pub host: String,
     pub renamed_to: Option<Name>,
-    /// Hub time of its last change of state: made, deleted or replaced. Ages are counted from it.
+    /// Hub time when it was made, deleted or replaced, from which its age is counted.
     pub aged: u64,
 }
 
@@ -112,10 +112,10 @@ impl Row {
     }
 }
 
-/// What a request with an idempotency key has done.
+/// The outcome of a request with an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Done {
-    /// Nothing, and it never will.
+    /// The key is void: it did nothing and never will.
     Burnt,
     Created(Vec<Row>),
     Updated(Vec<Row>),
@@ -195,7 +195,7 @@ pub fn damaged(what: &str) -> redb::Error {
     redb::Error::Corrupted(format!("the row of {what} cannot be read"))
 }
 
-/// Milliseconds since 1970 as text; beyond what can be written, the latest time that can.
+/// Milliseconds since 1970 as text; later times become the latest one that has a text.
 pub fn rfc3339(ms: u64) -> String {
     clock::rfc3339(UNIX_EPOCH + Duration::from_millis(ms.min(253_402_300_799_000)))
 }
@@ -303,7 +303,7 @@ impl<'a> In<'a> {
         })
     }
 
-    /// The outer `None` is damage.
+    /// Reads an optional value. The outer `None` is damage.
     fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         match self.byte()? {
             0 => Some(None),

@@ -1,7 +1,7 @@
-//! Removes expired rows, a bounded piece at a time: versions, tombstones, events, keys, chunks without a reference.
+//! Removes expired rows, a bounded number at a time: versions, tombstones, events, keys, chunks without a reference.
 //!
-//! It decides by the tables and the group alone. That a chunk is not referred to is looked at in the transaction that drops
-//! it, never in an index of memory: an upload that is under way is in none.
+//! Only the tables and the group decide. The transaction that removes a chunk itself checks that nothing refers to it, and
+//! trusts no index in memory, which would not have an upload in progress.
 
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
@@ -14,11 +14,11 @@ use crate::hub::store::ops::files::FileLimits;
 use crate::hub::store::ops::files::FileOp;
 use crate::wire::files::Hash;
 
-/// Rows of each kind that go in one pass, at most; and two for each change of the same group, so that it keeps up.
+/// Rows of each kind that one sweep removes at most; and two for each change of the same group, so that it keeps up.
 const MAX_ROWS_PER_SWEEP: usize = 500;
-/// Versions that go in one pass because the disk is full: few, since their space is free only when their chunks are.
+/// Versions that one sweep removes because the disk is full: few, because space is freed only when their chunks are removed.
 const SWEEP_FULL: usize = 100;
-/// Events and keys that are kept, at most; fewer in tests, so that they get there.
+/// Events and keys that are kept at most; fewer in tests, so that they reach the bound.
 pub const EVENTS_KEPT: u64 = if cfg!(test) {
     2000
 } else {
@@ -31,15 +31,15 @@ pub const COMMITS_KEPT: u64 = if cfg!(test) {
     limits::FILE_COMMITS
 };
 const DAY_MILLIS: u64 = 86_400_000;
-/// Hub time, in milliseconds, for which tombstones are kept, and idempotency keys remembered.
+/// Milliseconds of hub time for which tombstones and idempotency keys are kept.
 const TOMBSTONE_MILLIS: u64 = 90 * DAY_MILLIS;
 const KEY_MILLIS: u64 = 7 * DAY_MILLIS;
-/// How long chunks without a reference stay: for readers of a removed revision, and for uploads in progress.
+/// How long chunks without a reference are kept: for readers of a removed revision, and for uploads in progress.
 const LOOSE_FOR: u64 = DAY_MILLIS;
-/// The same when the disk is full: then nothing is uploaded, and readers must be quick.
+/// The same on a full disk, when nothing is uploaded, and slow readers fail.
 const LOOSE_WHEN_FULL: u64 = 60_000;
 
-/// Hub times through which things are over; none before time has come so far.
+/// Hub times through which rows have expired; `None` while hub time is younger than that.
 #[derive(Debug, Clone, Copy, Default)]
 struct Over {
     versions: Option<u64>,
@@ -52,7 +52,7 @@ impl Over {
     fn at(now: u64, full: bool, limits: FileLimits) -> Over {
         Over {
             versions: now.checked_sub(limits.version_ttl),
-            // a file can be restored for as long as its versions are kept
+            // a deleted file can be restored as long as its versions are kept
             tombstones: now.checked_sub(TOMBSTONE_MILLIS.max(limits.version_ttl)),
             keys: now.checked_sub(KEY_MILLIS),
             loose: now.checked_sub(if full { LOOSE_WHEN_FULL } else { LOOSE_FOR }),
@@ -60,7 +60,7 @@ impl Over {
     }
 }
 
-/// Removes some expired rows. True: perhaps there are more.
+/// Removes some expired rows. True: there may be more.
 pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
     let over = Over::at(group.now, group.full, group.limits.files);
     let most = MAX_ROWS_PER_SWEEP + 2 * group.ops.iter().map(changes).sum::<usize>();
@@ -76,7 +76,7 @@ pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
     Ok(removed.contains(&most))
 }
 
-/// Changes that an operation makes, at most.
+/// Changes that an operation makes at most.
 fn changes(op: &Op) -> usize {
     match op {
         Op::File(FileOp::Put(puts)) => puts.len(),
@@ -122,7 +122,7 @@ fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tr
     Ok(old.len())
 }
 
-/// The oldest versions give way when the disk is full; more of them only when the chunks of those before are gone.
+/// Removes the oldest versions on a full disk; further ones only after the chunks of the former have been removed.
 fn oldest_for_room(t: &mut FileTables<'_>, group: &Group) -> Tried<usize> {
     if !group.full || t.loose.first()?.is_some() {
         return Ok(0);
@@ -182,7 +182,7 @@ fn keys(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
     Ok(removed)
 }
 
-/// The latest one stays: it is where every client that has heard all is.
+/// Removes expired commits. The latest one stays: up-to-date clients name it.
 fn commits(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
     let mut removed = 0;
     while removed < most && commit_is_over(&t.commits, over)? {
@@ -193,7 +193,7 @@ fn commits(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
     Ok(removed)
 }
 
-/// Commits are remembered for as long as tombstones: a client that was away for longer lists everything anyway.
+/// Commits are kept as long as tombstones: a client that was away for longer lists everything anyway.
 fn commit_is_over(
     commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
     over: Over,

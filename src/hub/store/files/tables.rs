@@ -1,7 +1,7 @@
-//! The tables of the file half, and the few operations that keep them consistent: a revision becomes current, is kept as a version,
-//! is removed; chunks gain and lose references.
+//! The tables of files, and the few operations that keep them consistent: a revision becomes current, becomes a version, is
+//! removed; chunks gain and lose references.
 //!
-//! It does not decide what is accepted or when something is removed; that is `apply` and `sweep`.
+//! `apply` decides what is accepted, `sweep` when something is removed.
 
 use std::collections::BTreeSet;
 
@@ -17,37 +17,37 @@ use crate::wire::revision::{Revision, Tag};
 
 /// id -> [`Row`]: the current revision of a name, or its tombstone.
 pub const FILES: TableDefinition<u128, &[u8]> = TableDefinition::new("files");
-/// (path, name) -> id, state: the id stays until the tombstone is dropped. See [`state`].
+/// (path, name) -> id, state: the id is kept until the tombstone is removed. See [`state`].
 pub const NAMES: TableDefinition<(&str, &str), (u128, u8)> = TableDefinition::new("file_names");
-/// rev -> id: one row a name, its latest.
+/// rev -> id: one row for each name, under its latest revision.
 pub const CHANGES: TableDefinition<u64, u128> = TableDefinition::new("file_changes");
-/// (id, rev) -> [`Row`]: what was replaced or deleted.
+/// (id, rev) -> [`Row`]: revisions that were replaced or deleted.
 pub const VERSIONS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_versions");
 /// (replaced, id, rev): versions in order of age.
 pub const VERSION_AGES: TableDefinition<(u64, u128, u64), ()> =
     TableDefinition::new("file_version_ages");
 /// (deleted, id): tombstones in order of age.
 pub const TOMBSTONES: TableDefinition<(u64, u128), ()> = TableDefinition::new("file_tombstones");
-/// (id, rev) -> the chunks, where they are more than one.
+/// (id, rev) -> the chunks, if there is more than one.
 pub const LISTS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_chunks");
-/// SHA-256 -> size, references, since when there are none, on the disk (or in [`INLINE`]).
+/// SHA-256 -> size, references, time since which there are none, whether it is a file (or in [`INLINE`]).
 pub const CHUNKS: TableDefinition<&[u8; 32], (u64, u64, u64, bool)> =
     TableDefinition::new("chunks");
 /// SHA-256 -> the bytes of a short chunk.
 pub const INLINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("chunk_bytes");
 /// (since, SHA-256): chunks that nothing refers to, in order of age.
 pub const LOOSE: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("chunks_loose");
-/// rev -> wall clock, what happened to what (see `event`), id, the revision that was overwritten or 0.
+/// rev -> wall clock, action and kind (see `event`), id, the overwritten revision or 0.
 pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::new("file_events");
 /// (host, idempotency key) -> [`super::rows::Done`].
 pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");
-/// number -> hub time, host, key: the same in order of age.
+/// number -> hub time, host, key: the keys in order of age.
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
 
-/// SHA-256 -> since when, by the wall clock in ms, it is known that the chunk is lost. See `wanted`.
+/// SHA-256 -> time (wall clock, ms) at which the chunk was found to be lost. See `wanted`.
 pub const WANTED: TableDefinition<&[u8; 32], u64> = TableDefinition::new("chunks_wanted");
 
-/// Copies all of them, for a backup.
+/// Copies all tables, for a backup.
 pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, FILES)?;
     copy_table(from, to, NAMES)?;
@@ -66,27 +66,28 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, COMMITS)
 }
 
-/// The state of a name, kept beside its id so that a listing looks at one table only: the kind, and this if it is deleted.
+/// The bit of a deleted name in its state. The other bits are the kind; both are beside the id, so that a listing reads one
+/// table only.
 pub const DELETED: u8 = 0x80;
 
 pub fn state(row: &Row) -> u8 {
     kind_number(row.kind) | if row.is_live() { 0 } else { DELETED }
 }
 
-/// What happened, in this order; stored as this times four plus the kind of file.
+/// The actions of events; stored as the index times four plus the kind of file.
 pub const ACTIONS: [&str; 3] = ["created", "updated", "deleted"];
 
-/// Counters that most groups change, in the table of those of the other half.
+/// Counters that most groups change, in the same table as those of messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FileTotals {
-    /// The last revision given.
+    /// The last used revision.
     pub rev: u64,
-    /// Files that are not deleted, directories and links among them, and their bytes.
+    /// Files that are not deleted, including directories and links, and their bytes.
     pub files: u64,
     pub bytes: u64,
-    /// The highest revision of a tombstone that was dropped.
+    /// The highest revision of a removed tombstone.
     pub dropped: u64,
-    /// The highest revision of an event that was dropped.
+    /// The highest revision of a removed event.
     pub forgotten: u64,
 }
 
@@ -125,7 +126,7 @@ impl FileTotals {
     }
 }
 
-/// All of them, open for one transaction.
+/// All tables of files, open for one transaction.
 pub struct FileTables<'t> {
     pub files: Table<'t, u128, &'static [u8]>,
     pub names: Table<'t, (&'static str, &'static str), (u128, u8)>,
@@ -143,15 +144,15 @@ pub struct FileTables<'t> {
     pub wanted: Table<'t, &'static [u8; 32], u64>,
     pub commits: Table<'t, u64, (u64, u64, Option<u64>)>,
     pub totals: FileTotals,
-    /// That of the group.
+    /// The tag of the group.
     pub tag: Tag,
     /// The latest revision before the transaction.
     began: u64,
-    /// Chunks that the group's operations name: they do not go in the same transaction.
+    /// Chunks that the group's operations name, which the same transaction must not remove.
     pub named: BTreeSet<Hash>,
-    /// Chunks on the disk that no row knows any more once this is committed.
+    /// Chunk files that no row names after this transaction.
     pub forgotten: BTreeSet<Hash>,
-    /// Chunks that are not lost any more once this is committed.
+    /// Chunks that are no longer lost after this transaction.
     pub mended: BTreeSet<Hash>,
     pub changed: bool,
 }
@@ -209,12 +210,12 @@ impl<'t> FileTables<'t> {
         self.totals.rev
     }
 
-    /// Whether a revision that a caller has heard of may be one of this hub's.
+    /// Whether a caller's revision may be in this hub's history.
     pub fn has_history(&self, at: Revision) -> Tried<bool> {
         Ok(commits::knows(&self.commits, at)? != Known::No)
     }
 
-    /// Writes down which transaction made the revisions since [`FileTables::began`], if there are any.
+    /// Records that this transaction made the revisions since [`FileTables::began`], if there are any.
     pub fn record_commit(&mut self, group: &Group) -> Tried<()> {
         if self.totals.rev > self.began {
             let first = (self.began == group.opened).then_some(group.opened);
@@ -224,7 +225,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// Makes `row` current; its chunks are those given, which are in the tables. The former one has been retired.
+    /// Makes `row` current with the given chunks, which are in the tables. The former revision was retired before.
     pub fn stand(&mut self, row: &Row, chunks: &[Chunk]) -> Tried<()> {
         self.write_current(row)?;
         if row.is_live() {
@@ -255,7 +256,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// The current revision makes room for a later one: a file is kept as a version, a tombstone is forgotten.
+    /// Retires the current revision before a later one: a file becomes a version, a tombstone is removed.
     pub fn retire(&mut self, row: &Row, now: u64, wall: u64) -> Tried<()> {
         self.changed = true;
         let id = row.id.as_u128();
@@ -277,7 +278,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// A version is not kept any longer.
+    /// Removes a version.
     pub fn drop_version(&mut self, id: u128, rev: u64, now: u64) -> Tried<()> {
         self.changed = true;
         let removed = self
@@ -292,7 +293,7 @@ impl<'t> FileTables<'t> {
         self.let_go(&chunks, now)
     }
 
-    /// A tombstone is not kept any longer, and what was deleted with it neither.
+    /// Removes a tombstone, and the versions of its file.
     pub fn drop_tombstone(&mut self, deleted: u64, id: u128, now: u64) -> Tried<()> {
         self.changed = true;
         self.tombstones.remove((deleted, id))?;
@@ -320,7 +321,7 @@ impl<'t> FileTables<'t> {
             .transpose()
     }
 
-    /// Revisions that are kept as versions, oldest first.
+    /// The revisions of the versions, oldest first.
     pub fn version_revs(&self, id: u128) -> Tried<Vec<u64>> {
         self.versions
             .range((id, 0)..=(id, u64::MAX))?
@@ -332,7 +333,7 @@ impl<'t> FileTables<'t> {
         chunks_of(&self.lists, row)
     }
 
-    /// The chunk is in the tables with this size.
+    /// Whether the chunk is in the tables with this size.
     pub fn has_chunk(&self, chunk: &Chunk) -> Tried<bool> {
         Ok(self
             .chunks
@@ -340,7 +341,7 @@ impl<'t> FileTables<'t> {
             .is_some_and(|row| row.value().0 == chunk.size))
     }
 
-    /// A chunk that nothing refers to yet; `bytes`: it is short and kept here, else its file is in its place.
+    /// Adds a chunk without references. `bytes`: those of a short chunk, which are stored here; otherwise its file is in place.
     pub fn add_chunk(
         &mut self,
         hash: Hash,
@@ -359,7 +360,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// The hub has lost this chunk.
+    /// Records that the hub has lost this chunk.
     pub fn want(&mut self, hash: Hash, wall: u64) -> Tried<()> {
         if self.chunks.get(&hash.0)?.is_none() {
             self.mended.insert(hash);
@@ -374,7 +375,7 @@ impl<'t> FileTables<'t> {
         Ok(self.wanted.get(&hash.0)?.is_some())
     }
 
-    /// A chunk that is in the tables has been given again. `bytes`: they are kept here, else its file is in its place.
+    /// Replaces the bytes of a known chunk. `bytes`: they are stored here; otherwise its file is in place.
     pub fn mend(&mut self, hash: Hash, bytes: Option<&[u8]>) -> Tried<()> {
         let Some((size, references, since, on_disk)) =
             self.chunks.get(&hash.0)?.map(|row| row.value())
@@ -453,7 +454,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    /// Removes a chunk without a reference; its file is removed when this is on the disk.
+    /// Removes a chunk without references; its file is removed after the commit.
     pub fn drop_chunk(&mut self, since: u64, hash: Hash) -> Tried<()> {
         self.changed = true;
         self.loose.remove((since, &hash.0))?;
@@ -469,7 +470,7 @@ impl<'t> FileTables<'t> {
         self.not_wanted(hash)
     }
 
-    /// `action`: an index of [`ACTIONS`].
+    /// Adds an event. `action`: an index of [`ACTIONS`].
     pub fn event(&mut self, action: u8, row: &Row, wall: u64, overwrote: Option<u64>) -> Tried<()> {
         let what = action * 4 + kind_number(row.kind);
         self.events.insert(
@@ -480,7 +481,7 @@ impl<'t> FileTables<'t> {
     }
 }
 
-/// The chunks of a revision: one that is as long as the file needs no list.
+/// The chunks of a revision: a single chunk needs no list.
 pub fn chunks_of(
     lists: &impl ReadableTable<(u128, u64), &'static [u8]>,
     row: &Row,
@@ -531,7 +532,7 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows
 }
 
-/// So many events, and so many burnt keys of the host `a`, numbered from 1.
+/// Adds this many events, and void keys of the host `a`, numbered from 1.
 #[cfg(test)]
 pub fn fill_for_test(db: &std::sync::RwLock<Option<redb::Database>>, events: u64, keys: u64) {
     let db = db.read().unwrap();

@@ -1,7 +1,7 @@
-//! Chunks that the hub has lost: found damaged or missing on a read, at a check, or when a client asks what there is. The
-//! hub asks for them until good bytes are in their place.
+//! Lost chunks: those found damaged or missing by a read, by a check, or when a client asks for the hub's chunks. The hub asks
+//! its clients for them until good bytes are in their place.
 //!
-//! What is found is known here at once and in the tables with the next group. It decides nothing about which bytes are good.
+//! A loss is known here at once, and in the tables after the next group. Which bytes are good is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,10 +19,10 @@ use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash, Name, Record};
 
-/// Records of an answer whose chunks are looked at, at most: those of a whole listing would take too long.
+/// Records of an answer whose chunk files are checked at most: those of a whole listing would take too long.
 const LOOKED_AT: usize = 20;
 
-/// See the module.
+/// The known lost chunks.
 #[derive(Debug, Default)]
 pub struct Wanted {
     found: Mutex<LostChunks>,
@@ -33,17 +33,17 @@ pub struct Wanted {
 #[derive(Debug, Default)]
 struct LostChunks {
     hashes: BTreeSet<Hash>,
-    /// Of these, those that the tables do not have yet.
+    /// Lost chunks that the tables do not have yet.
     unsaved: BTreeSet<Hash>,
 }
 
 impl Wanted {
-    /// What the tables have, at the start.
+    /// Adds the lost chunks of the tables at the start.
     pub fn load(&self, hashes: impl IntoIterator<Item = Hash>) {
         self.lock().hashes.extend(hashes);
     }
 
-    /// A chunk was found to be lost. More than so many at a time are found again later.
+    /// Records a lost chunk. Beyond the bound it is ignored, and found again later.
     pub fn note(&self, hash: Hash, why: &str) {
         let mut found = self.lock();
         if found.hashes.len() >= limits::WANTED || !found.hashes.insert(hash) {
@@ -54,7 +54,7 @@ impl Wanted {
         log::error!("lost a chunk: {why}; asking clients for it chunk={hash}");
     }
 
-    /// The same for a read that failed, if that tells of the chunk: an error of the tables, of rights or of resources does not.
+    /// The same for a failed read, if the error is about the chunk, and not about the tables, permissions or resources.
     pub fn note_error(&self, hash: Hash, e: &io::Error) {
         let is_evidence = matches!(
             e.kind(),
@@ -73,18 +73,18 @@ impl Wanted {
         self.lock().hashes.clone()
     }
 
-    /// For the next group to begin with.
+    /// The chunks with which the next group begins.
     pub fn unsaved(&self) -> Vec<Hash> {
         self.lock().unsaved.iter().copied().collect()
     }
 
-    /// The tables have these now.
+    /// Records that the tables have these.
     pub fn saved(&self, hashes: &[Hash]) {
         let mut found = self.lock();
         found.unsaved.retain(|hash| !hashes.contains(hash));
     }
 
-    /// Good bytes are in their place, or nothing refers to them any more.
+    /// Removes chunks that are whole again, or have no reference any more.
     pub fn forget(&self, hashes: &BTreeSet<Hash>) {
         let mut found = self.lock();
         for hash in hashes {
@@ -111,17 +111,17 @@ impl Store {
         self.chunks.wanted.changes()
     }
 
-    /// The hub asks for this chunk.
+    /// Whether the hub asks for this chunk.
     pub fn is_wanted(&self, hash: Hash) -> bool {
         self.chunks.wanted.has(hash)
     }
 
-    /// How many chunks the hub asks for.
+    /// The number of chunks that the hub asks for.
     pub fn lost_count(&self) -> usize {
         self.chunks.wanted.lock().hashes.len()
     }
 
-    /// Files whose content the hub asks for, at most so many from the `skip`th on; and how many there are.
+    /// Files whose content the hub asks for, at most `most` from the `skip`th on; and their total number.
     pub fn wanted_names(&self, skip: usize, most: usize) -> Result<(Vec<Name>, usize)> {
         let wanted = self.chunks.wanted.all();
         if wanted.is_empty() {
@@ -139,7 +139,8 @@ impl Store {
         Ok((names, count))
     }
 
-    /// Says in the records whether the hub asks for their content. Of a few records the files of their chunks are looked at.
+    /// Marks the records whose content the hub asks for. The chunk files of at most [`LOOKED_AT`] records are checked too; in
+    /// longer answers none is.
     pub(super) fn mark_wanted(
         &self,
         tx: &ReadTransaction,
@@ -164,7 +165,7 @@ impl Store {
     }
 }
 
-/// Calls `tell` with each file and version that needs one of these chunks: its row, whether it is the current one, the chunk.
+/// Calls `tell` for each file and version that needs one of these chunks: its row, whether it is current, and the chunk.
 pub fn each_that_needs(
     tx: &ReadTransaction,
     lost: &BTreeSet<Hash>,
@@ -172,7 +173,7 @@ pub fn each_that_needs(
 ) -> Tried<()> {
     let lists = tx.open_table(LISTS)?;
     let mut look = |bytes: &[u8], is_current: bool| -> Tried<()> {
-        // what cannot be read is told by the check of the tables
+        // the check of the tables reports rows that cannot be parsed
         let Ok(row) = Row::from_bytes(bytes) else {
             return Ok(());
         };
@@ -194,7 +195,7 @@ pub fn each_that_needs(
     Ok(())
 }
 
-/// Since when (wall clock, in milliseconds) the tables say that chunks are lost.
+/// The lost chunks of the tables, with the time (wall clock, ms) of their loss.
 pub fn since(tx: &ReadTransaction) -> Tried<BTreeMap<Hash, u64>> {
     let table = match tx.open_table(WANTED) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),

@@ -1,6 +1,6 @@
-//! What each operation does to the tables: all of it decided by the operation, the group's inputs and the tables.
+//! Applies operations on messages and hosts to the tables. The operation, the group's inputs and the tables decide everything.
 //!
-//! It opens no transaction and commits none, reads no clock, and does not know what is kept in memory.
+//! It opens no transaction and commits none, reads no clock, and does not know the state in memory.
 
 use redb::ReadableTable;
 use uuid::Uuid;
@@ -10,12 +10,12 @@ use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::{Group, Incoming, Op, Outcome, Wake};
 use crate::wire::{self, PostResult, Status};
 
-/// Messages or ids that one sweep removes, at most, of each kind; and twice what its group has added, so that it keeps up.
+/// Messages and ids that one sweep removes at most, of each kind; and twice the number that its group adds, so that it keeps up.
 pub const SWEEP: usize = 500;
-/// A later pull is not worth a write until it is this much later, in milliseconds.
+/// Milliseconds by which the time of the last pull may be stale on the disk, so that idle pulls write nothing.
 pub const SEEN_STEP: u64 = 600_000;
 
-/// Applies one operation. An error leaves the tables in the middle: the transaction must be dropped.
+/// Applies one operation. After an error the tables are half changed: the transaction must be dropped.
 pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
     match op {
         Op::Post(_) if group.full => Ok(Outcome::DiskFull),
@@ -160,7 +160,7 @@ fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
     let mut warning = None;
     if let Some(host) = &m.target {
         let row = t.host(host)?;
-        // names under which no client has pulled must leave room for real hosts
+        // names that no client has pulled under may take at most half of the table
         if row.is_none() && !t.room_for_host(super::MAX_HOSTS / 2)? {
             return rejected(
                 format!(
@@ -216,7 +216,7 @@ fn pull(
     Ok(Outcome::Pulled)
 }
 
-/// Moves a host's cursor, never back and never past what exists, and removes what was targeted at it up to there.
+/// Advances a host's cursor, at most to the last seq, and removes the messages targeted at it up to there.
 fn acknowledge(t: &mut Tables<'_>, host: &str, row: HostRow, through: u64, seen: u64) -> Tried<()> {
     let through = through.min(t.totals.seq);
     let moves = through > row.cursor;
@@ -240,7 +240,7 @@ fn acknowledge(t: &mut Tables<'_>, host: &str, row: HostRow, through: u64, seen:
     Ok(())
 }
 
-/// Broadcasts that every live host has acknowledged, then expired messages, then ids that are old enough to forget.
+/// Removes broadcasts that every live host has acknowledged, then expired messages, then ids that need not be remembered.
 fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
     t.write_hosts()?;
     let most = SWEEP + 2 * (t.totals.seq - t.began) as usize;
@@ -277,7 +277,7 @@ fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
     })
 }
 
-/// All hosts have acknowledged broadcasts through this seq. A hub without hosts: all of them.
+/// The last seq through which all live hosts have acknowledged broadcasts; without hosts, the last seq.
 pub fn floor(
     hosts: &impl ReadableTable<&'static str, HostValue>,
     seq: u64,
@@ -293,8 +293,8 @@ pub fn floor(
     Ok(floor)
 }
 
-/// The oldest id need not be remembered: its time is over, or there are too many (then receivers still refuse what they
-/// have seen, and only the sender does not learn of it).
+/// The oldest id need not be remembered: it has expired, or there are too many (receivers still refuse messages that they have
+/// seen; only the sender does not learn of the duplicate).
 pub fn forgettable(ages: &impl ReadableTable<u64, (u128, u64)>, now: u64) -> Tried<bool> {
     let oldest = ages.first()?.map(|(_, row)| row.value().1);
     Ok(

@@ -1,6 +1,6 @@
-//! What is known of hosts since it was last written: acks and times of pulls that wait for a commit to ride along with.
+//! Acks and times of pulls that are not yet written: the next commit writes them too.
 //!
-//! Memory only: a crash loses it, and then hosts are handed messages again that they refuse as known.
+//! They are in memory only. After a crash, hosts receive some messages again and discard them as known.
 
 use std::collections::HashMap;
 
@@ -9,17 +9,17 @@ use uuid::Uuid;
 use super::apply::SEEN_STEP;
 use crate::hub::store::ops::Op;
 
-/// One entry a registered host that has pulled since the start.
+/// One entry for each registered host that has pulled since the start.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
     instance: Option<Uuid>,
     through: u64,
     seen: u64,
-    /// `through` or `seen` as the disk has them.
+    /// `through` and `seen` as on the disk.
     written: (u64, u64),
-    /// Since when something waits to be written.
+    /// Since when something has waited to be written.
     waits: Option<u64>,
-    /// (from, to]: no broadcast between them is for this host. They are its own, and need not be looked at again.
+    /// (from, to]: all broadcasts in this range are the host's own, and need not be read again.
     own: (u64, u64),
 }
 
@@ -29,7 +29,8 @@ pub struct Live {
 }
 
 impl Live {
-    /// A pull by `instance` at `now`: everything through `through` is done with; the disk has `written` of that and of `seen`.
+    /// Records a pull by `instance` at `now`, which acknowledges everything through `through`; the disk has `written` of
+    /// `through` and `seen`.
     pub fn note(
         &mut self,
         host: &str,
@@ -56,7 +57,7 @@ impl Live {
         }
     }
 
-    /// Through where a host is done, if it is still the same instance; 0 if nothing is known.
+    /// The last seq that a host has acknowledged, if its instance is unchanged; 0 if unknown.
     pub fn through(&self, host: &str, instance: Option<Uuid>) -> u64 {
         self.hosts
             .get(host)
@@ -64,12 +65,12 @@ impl Live {
             .map_or(0, |e| e.through)
     }
 
-    /// When a host was seen last, if that is not on the disk yet; 0 if nothing is known.
+    /// When a host was last seen, if that is not on the disk yet; 0 if unknown.
     pub fn seen(&self, host: &str) -> u64 {
         self.hosts.get(host).map_or(0, |e| e.seen)
     }
 
-    /// Where to begin looking for broadcasts of others after `from`.
+    /// The seq after which to search for broadcasts of other hosts, not before `from`.
     pub fn skip(&self, host: &str, from: u64) -> u64 {
         self.hosts
             .get(host)
@@ -77,10 +78,10 @@ impl Live {
             .map_or(from, |e| e.own.1)
     }
 
-    /// All broadcasts after `from` through `to` are the host's own.
+    /// Records that all broadcasts after `from` through `to` are the host's own.
     pub fn own(&mut self, host: &str, from: u64, to: u64) {
         if let Some(e) = self.hosts.get_mut(host).filter(|_| to > from) {
-            // the range before is extended when the two meet, so that it can begin at a cursor that lags behind
+            // extend the known range if the two meet, so that it may begin at an older cursor
             let joined = (e.own.0..=e.own.1).contains(&from);
             e.own = if joined {
                 (e.own.0, e.own.1.max(to))
@@ -90,7 +91,7 @@ impl Live {
         }
     }
 
-    /// What waits to be written, for the next commit to take along.
+    /// The operations to be written by the next commit.
     pub fn due(&self) -> Vec<Op> {
         let mut due: Vec<Op> = (self.hosts.iter().filter(|(_, e)| e.is_due()))
             .map(|(host, e)| Op::Seen {
@@ -100,12 +101,12 @@ impl Live {
                 seen: e.seen,
             })
             .collect();
-        // a map has no order, and a group must be the same whenever its inputs are
+        // sort, because a map has no order and equal inputs must make equal groups
         due.sort_by(|a, b| name(a).cmp(name(b)));
         due
     }
 
-    /// Since when the oldest of it waits.
+    /// Since when the oldest of them has waited.
     pub fn waits_since(&self) -> Option<u64> {
         self.hosts.values().filter_map(|e| e.waits).min()
     }

@@ -7,9 +7,9 @@ pub mod live;
 pub mod read;
 pub mod tables;
 
-/// Milliseconds after which a host that has not pulled holds no broadcast back.
+/// Milliseconds after which a host that does not pull no longer delays the removal of broadcasts.
 pub const STALE_HOST_MILLIS: u64 = 30 * 86_400_000;
-/// Hosts, those included that are only named as targets.
+/// Hosts at most, including names that are only targets.
 pub const MAX_HOSTS: u64 = crate::config::limits::HOSTS;
-/// Ids remembered, at most.
+/// Remembered ids at most.
 pub const MAX_IDS: u64 = crate::config::limits::IDS;

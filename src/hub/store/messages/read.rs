@@ -1,6 +1,6 @@
-//! Reading: the messages for a host, page by page, and the known hosts.
+//! Reads the messages for a host, page by page, and the known hosts.
 //!
-//! It writes nothing to the tables; a pull leaves what it learned in memory, or says what must be committed first.
+//! It writes nothing to the tables: a pull leaves its ack in memory, or returns an operation that must be committed first.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,15 +22,15 @@ pub struct Ask {
     pub host: String,
     pub instance: Option<Uuid>,
     pub epoch: Option<Uuid>,
-    /// The client is done with everything through this seq. `None`: from where the hub knows it to be.
+    /// The client has processed everything through this seq. `None`: continue after the host's cursor.
     pub after: Option<u64>,
-    /// The id of the message that `after` is, if the client knows it.
+    /// The id of the message with the number `after`, if the client knows it.
     pub id: Option<Uuid>,
-    /// Messages in the page, at most.
+    /// Messages in the page at most.
     pub limit: usize,
     /// Hub time in milliseconds.
     pub now: u64,
-    /// The host may have been set back: the kept messages after `after` are sent again, although they were acknowledged.
+    /// The host may be restored from an older state: the kept messages after `after` are sent again, even if acknowledged.
     pub again: bool,
 }
 
@@ -38,41 +38,41 @@ pub struct Ask {
 pub struct Page {
     /// seq and JSON, in order of seq.
     pub messages: Vec<(u64, String)>,
-    /// There is more behind the last.
+    /// More messages follow.
     pub more: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pulled {
-    /// May go out at once.
+    /// May be sent at once.
     Now(Page),
-    /// May go out when this has been committed, and with no other outcome than `Outcome::Pulled`.
+    /// May be sent only after this was committed with the outcome `Outcome::Pulled`.
     Once(Op, Page),
-    /// `epoch` is not ours.
+    /// `epoch` is that of another hub.
     OtherEpoch,
-    /// `after` is a number that this hub has not given yet, or has given to another message: its disk was put back to an
-    /// earlier state, so the client may be ahead of it.
+    /// This hub has not used the number `after` yet, or has used it for another message: its disk was restored to an earlier
+    /// state, so the client may be ahead of it.
     OtherHistory,
     /// Another instance acts under this name.
     OtherInstance,
 }
 
-/// A host as others may see it. Times are hub time in milliseconds.
+/// A host as it is listed. Times are hub time in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostView {
     pub name: String,
     pub row: HostRow,
-    /// Of what waits, broadcasts included.
+    /// Messages that wait, including broadcasts.
     pub queued: u64,
     pub oldest: Option<u64>,
     pub stale: bool,
 }
 
 impl Store {
-    /// Answers a pull, or says what must be on the disk before the answer may go out.
+    /// Answers a pull, or returns the operation that must be on the disk before the answer may be sent.
     ///
-    /// An ack is kept in memory until the next commit takes it along, so idle pulls write nothing; only when further messages
-    /// are named must it be durable first.
+    /// An ack is kept in memory until the next commit, so idle pulls write nothing; it must be durable first only if the answer
+    /// has further messages.
     pub fn pull(&self, ask: &Ask) -> Result<Pulled> {
         self.read(|tx| {
             if ask.epoch.is_some_and(|epoch| epoch != self.epoch) {
@@ -120,7 +120,7 @@ impl Store {
                 through
             };
             let (page, only_own) = self.page(tx, ask, &row, from, seq)?;
-            // What is only its own is not worth waiting for, but must not hold the broadcasts back for ever either.
+            // only own broadcasts follow: advance the cursor without a commit, so that they can be removed
             if known && only_own {
                 self.live()
                     .note(host, ask.instance, seq, ask.now, (written, row.last_seen));
@@ -142,7 +142,7 @@ impl Store {
         })
     }
 
-    /// What waits for a host after `through`, and whether there is nothing but broadcasts of its own.
+    /// The messages for a host after `through`, and whether only broadcasts of its own follow.
     fn page(
         &self,
         tx: &redb::ReadTransaction,
@@ -173,7 +173,7 @@ impl Store {
             .range((host, through + 1)..=(host, u64::MAX))?
             .map(|r| Ok::<_, redb::Error>(r?.0.value().1));
         let (mut other, mut own) = (next_other()?, mine.next().transpose()?);
-        // no host has so many broadcasts of its own that looking at them once is too long
+        // a host's own broadcasts are few enough to be read once
         let end = other.map_or(seq, |first| first - 1);
         self.live().own(host, from, end);
         let only_own =
@@ -205,9 +205,9 @@ impl Store {
         Ok((page, only_own))
     }
 
-    /// All hosts that are registered or have something waiting, by name; or one of them.
+    /// All hosts that are registered or have messages waiting, by name; or one of them.
     ///
-    /// Counting reads each broadcast once that some host has not acknowledged, whatever the number of hosts.
+    /// To count, each broadcast that some host has not acknowledged is read once, for any number of hosts.
     pub fn hosts(&self, only: Option<&str>, now: u64) -> Result<Vec<HostView>> {
         self.read(|tx| {
             let (table, targeted, messages) = (
@@ -236,7 +236,7 @@ impl Store {
             let mut views = Vec::with_capacity(rows.len());
             for (name, row) in &rows {
                 let (broadcasts, first) = waiting.get(name.as_str()).copied().unwrap_or((0, None));
-                // targeted ones through a cursor that is only in memory still lie there
+                // targeted messages through a cursor that is only in memory are still in the table
                 let mut first_targeted = None;
                 let mut done = 0;
                 for key in targeted.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))? {
@@ -265,14 +265,14 @@ impl Store {
         })
     }
 
-    /// Messages kept, and their bytes of JSON.
+    /// The number of stored messages, and their bytes of JSON.
     pub fn totals(&self) -> Result<Totals> {
         self.read(|tx| Totals::read(&tx.open_table(META)?))
     }
 }
 
-/// How many broadcasts wait for each live host, and which is the first of them: one pass from the newest down to the lowest
-/// cursor, at each cursor a look at what has passed so far.
+/// The number of broadcasts that wait for each live host, and the first of them: one pass from the newest down to the lowest
+/// cursor, which records the state at each cursor.
 fn count<'a>(
     broadcasts: &impl ReadableTable<u64, &'static str>,
     rows: &'a BTreeMap<String, HostRow>,
@@ -301,12 +301,12 @@ fn count<'a>(
     Ok(counts)
 }
 
-/// Broadcasts seen so far, from the newest down.
+/// The broadcasts that the pass has read, from the newest down.
 #[derive(Default)]
 struct Passed {
     all: u64,
     by_source: HashMap<String, u64>,
-    /// The oldest, and the oldest of another source than that one's.
+    /// The oldest, and the oldest of any other source.
     oldest: Option<(u64, String)>,
     of_another: Option<u64>,
 }
@@ -328,7 +328,7 @@ impl Passed {
         }
     }
 
-    /// Those that are not the host's own: how many, and the oldest.
+    /// Broadcasts that are not the host's own: their number, and the oldest.
     fn for_host(&self, host: &str) -> (u64, Option<u64>) {
         let own = self.by_source.get(host).copied().unwrap_or(0);
         let oldest = self.oldest.as_ref().and_then(|(seq, source)| {

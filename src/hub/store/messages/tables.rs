@@ -1,6 +1,6 @@
-//! The tables of messages and hosts, and the few moves that keep them in sync with each other: add, remove, change a host.
+//! The tables of messages and hosts, and the few operations that keep them consistent: add, remove, change a host.
 //!
-//! It does not decide what is accepted or when something is removed; that is `apply`.
+//! `apply` decides what is accepted and when something is removed.
 
 use std::collections::BTreeMap;
 
@@ -16,21 +16,21 @@ use crate::hub::store::ops::{Group, Incoming};
 pub const MESSAGES: TableDefinition<u64, MessageValue> = TableDefinition::new("messages");
 /// (expires, seq), to find expired messages.
 pub const EXPIRIES: TableDefinition<(u64, u64), ()> = TableDefinition::new("expiries");
-/// seq -> source: once, whatever the number of hosts; the source is here so that a host's own are skipped cheaply.
+/// seq -> source: once, for any number of hosts. The source is repeated here so that a host's own are skipped cheaply.
 pub const BROADCASTS: TableDefinition<u64, &str> = TableDefinition::new("broadcasts");
 /// (host, seq).
 pub const TARGETED: TableDefinition<(&str, u64), ()> = TableDefinition::new("targeted");
 /// name -> row.
 pub const HOSTS: TableDefinition<&str, HostValue> = TableDefinition::new("hosts");
-/// id -> seq, digest: remembered for `wire::ID_MEMORY`, longer than the message itself.
+/// id -> seq, digest: kept for `wire::ID_MEMORY`, longer than the message itself.
 pub const IDS: TableDefinition<u128, (u64, [u8; 32])> = TableDefinition::new("ids");
-/// seq -> id, accepted: the same in order of age.
+/// seq -> id, accepted: the ids in order of age.
 pub const ID_AGES: TableDefinition<u64, (u128, u64)> = TableDefinition::new("id_ages");
 
 pub type MessageValue = (u128, u64, u64, &'static str, &'static str, &'static str);
 pub type HostValue = (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64);
 
-/// Copies all of them but the epoch, for a backup: a restored hub must not be taken for the one that was backed up.
+/// Copies all tables without the epoch, for a backup: a restored hub must differ from the one that was backed up.
 pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, META)?;
     to.open_table(META)?.remove("epoch")?;
@@ -43,17 +43,17 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, ID_AGES)
 }
 
-/// What the hub knows of a host. Times are hub time in milliseconds.
+/// The row of a host. Times are hub time in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostRow {
-    /// The last seq at registration: broadcasts after it are for this host. `None`: only named as a target so far.
+    /// The last seq at registration: broadcasts after it are for this host. `None`: so far only a target.
     pub registered: Option<u64>,
     pub instance: Option<Uuid>,
-    /// Everything through this seq is done with.
+    /// The host has acknowledged everything through this seq.
     pub cursor: u64,
-    /// First pull.
+    /// Time of the first pull.
     pub first_seen: Option<u64>,
-    /// Last pull, or registration.
+    /// Time of the last pull, or of the registration.
     pub last_seen: u64,
     /// Targeted messages that wait, and their bytes of JSON.
     pub queued: u64,
@@ -93,12 +93,12 @@ impl HostRow {
         )
     }
 
-    /// Broadcasts through this seq are not for it, or done with. `None`: none is for it.
+    /// Broadcasts after this seq are for the host and not acknowledged. `None`: no broadcast is for it.
     pub fn broadcasts_from(&self) -> Option<u64> {
         self.registered.map(|at| at.max(self.cursor))
     }
 
-    /// Seen lately enough to hold broadcasts back.
+    /// Seen recently enough to delay the removal of broadcasts.
     pub fn is_live(&self, now: u64) -> bool {
         self.registered.is_some() && now.saturating_sub(self.last_seen) <= super::STALE_HOST_MILLIS
     }
@@ -107,10 +107,10 @@ impl HostRow {
 /// Counters that every group reads and most change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
-    /// The last seq given.
+    /// The last used seq.
     pub seq: u64,
     pub messages: u64,
-    /// Of all JSON.
+    /// Bytes of all JSON.
     pub bytes: u64,
 }
 
@@ -125,7 +125,7 @@ impl Totals {
     }
 }
 
-/// The tables of messages and hosts, open for one transaction. Dropped without [`Tables::finish`], nothing has happened.
+/// The tables of messages and hosts, open for one transaction. Dropped without [`Tables::finish`], it changes nothing.
 pub struct Tables<'t> {
     pub meta: Table<'t, &'static str, u128>,
     messages: Table<'t, u64, MessageValue>,
@@ -138,7 +138,7 @@ pub struct Tables<'t> {
     pub totals: Totals,
     /// The last seq before this transaction.
     pub began: u64,
-    /// Rows read or changed in this transaction: a target of 256 posts is written once.
+    /// Rows read or changed in this transaction, so that the target of 256 posts is written once.
     rows: BTreeMap<String, (Option<HostRow>, bool)>,
     new_hosts: u64,
     pub changed: bool,
@@ -179,15 +179,15 @@ impl<'t> Tables<'t> {
         self.rows.insert(name.to_string(), (row, true));
     }
 
-    /// There is no row for this name: may there be one, with `most` in all?
+    /// Whether a row may be added for a new name, with `most` rows in total.
     pub fn room_for_host(&mut self, most: u64) -> Tried<bool> {
-        // counted high while a group both adds and removes: the bound holds, and the next group sees the truth
+        // overestimates while a group adds and removes: the bound holds, and the next group counts exactly
         let room = self.hosts.len()? + self.new_hosts < most;
         self.new_hosts += u64::from(room);
         Ok(room)
     }
 
-    /// Stores a message under the next seq; the caller has decided that it may.
+    /// Stores a message under the next seq; the caller has admitted it.
     pub fn add(&mut self, m: &Incoming, now: u64, expires: u64) -> Tried<()> {
         self.changed = true;
         self.totals.seq += 1;
@@ -215,7 +215,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Removes a message from all tables but those of the ids.
+    /// Removes a message from all tables except those of ids.
     pub fn remove(&mut self, seq: u64) -> Tried<()> {
         self.changed = true;
         let Some((expires, target, bytes)) = self.messages.remove(seq)?.map(|row| {
@@ -235,7 +235,7 @@ impl<'t> Tables<'t> {
         if let Some(mut row) = self.host(&target)? {
             row.queued -= 1;
             row.queued_bytes -= bytes;
-            // nothing is known of it any more
+            // the row says nothing any more
             let gone = row.registered.is_none() && row.queued == 0;
             self.set_host(&target, (!gone).then_some(row));
         }
@@ -250,7 +250,7 @@ impl<'t> Tables<'t> {
             .collect()
     }
 
-    /// Writes the rows that were held back, so that the table of hosts is whole.
+    /// Writes the buffered rows, so that the table of hosts is complete.
     pub fn write_hosts(&mut self) -> Tried<()> {
         for (name, (row, changed)) in &mut self.rows {
             match row {
@@ -263,7 +263,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Writes what was held back. True if anything has changed.
+    /// Writes the buffered rows. True if anything has changed.
     pub fn finish(mut self, group: &Group) -> Tried<bool> {
         let (now, wall) = (group.now, group.wall);
         self.write_hosts()?;

@@ -1,6 +1,6 @@
-//! What can be asked of the store about files, as plain data, and what becomes of it.
+//! The operations of the store on files, and their outcomes, as plain data.
 //!
-//! Pure, like all operations: every input is in them, so the same groups give the same tables.
+//! Pure, like all operations: they contain every input, so the same groups give the same tables.
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ use crate::hub::store::staged::Staged;
 use crate::wire::files::{Chunk, Extra, From, Hash, Kind, Name, Record};
 use crate::wire::revision::Revision;
 
-/// A chunk that is not longer is kept in the tables.
+/// Bytes of a chunk that is kept in the tables; longer ones are files.
 pub const MAX_INLINE_BYTES: u64 = 16 * 1024;
 
 /// Settings of retention.
@@ -18,38 +18,37 @@ pub struct FileLimits {
     pub version_ttl: u64,
 }
 
-/// The condition on the current revision; if it is not met, nothing changes.
+/// The condition on the current revision; if it is false, nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// The last writer wins; what it replaces becomes a version.
+    /// Always true: the replaced revision becomes a version.
     None,
-    /// `If-Match: "<rev>-<tag>"`, or `"<rev>"`: then a row with any tag will do.
+    /// `If-Match: "<rev>-<tag>"`, or `"<rev>"`, which matches any tag.
     Match(Revision),
-    /// `If-None-Match: *`: nothing, or something deleted.
+    /// `If-None-Match: *`: the file does not exist, or is deleted.
     Absent,
 }
 
-/// Who changes something, and under which idempotency key: the same key of the same caller again does nothing and gets the
-/// same answer.
+/// The caller of a change and its idempotency key: a repetition with the same key changes nothing and gets the same answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
-    /// The host as which the caller acts; `admin` if it does not say.
+    /// The host that the caller acts for; `admin` if it names none.
     pub host: String,
     pub key: Option<Uuid>,
-    /// The latest revision that the caller has heard of, if it says: the change is for a hub that has this history.
+    /// The latest revision that the caller knows, if it says: a hub without that history refuses the change.
     pub knows: Revision,
 }
 
-/// Where a chunk's bytes are before the operation: all of it is on the disk, synced, or in here.
+/// Where a chunk's bytes are before the operation: on the disk and synced, or in here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bytes {
-    /// Short: kept in the tables.
+    /// A short chunk, to be stored in the tables.
     Inline(Vec<u8>),
-    /// In a file of the staging directory that is synced; moved to its place when the operation is applied.
+    /// A synced file of the staging directory, to be moved to its place when the operation is applied.
     Staged(Staged),
-    /// The store is to have it already.
+    /// The store should have it already.
     Known,
-    /// The store does not have it, or has lost it.
+    /// The store has never had it, or has lost it.
     Lost,
 }
 
@@ -60,7 +59,7 @@ pub struct Put {
     pub kind: Kind,
     pub size: u64,
     pub sha256: Hash,
-    /// In order; together `size` bytes.
+    /// In order; `size` bytes in total.
     pub chunks: Vec<(Chunk, Bytes)>,
     pub mode: Option<u32>,
     /// RFC 3339, checked.
@@ -70,7 +69,7 @@ pub struct Put {
     pub condition: Condition,
     pub from: Option<From>,
     pub author: Author,
-    /// The id of the file, should the name be new.
+    /// The id of the file if the name is new.
     pub fresh: Uuid,
 }
 
@@ -83,26 +82,26 @@ pub enum FileOp {
         condition: Condition,
         author: Author,
     },
-    /// A replaced revision becomes current again, as a new one. `None`: the one that was replaced last.
+    /// Makes a replaced revision current again, as a new one. `None`: the one that was replaced last.
     Restore {
         id: Uuid,
         rev: Option<u64>,
         condition: Condition,
         author: Author,
     },
-    /// What did this key of this host do? One that did nothing yet is burnt.
+    /// Asks what this key of this host did. A key that did nothing yet becomes void.
     Ask {
         host: String,
         key: Uuid,
         knows: Revision,
     },
-    /// These chunks were found to be lost.
+    /// Records that these chunks are lost.
     Want(Vec<Hash>),
-    /// Bytes for chunks that were lost.
+    /// Supplies bytes for lost chunks.
     Mend(Vec<(Chunk, Bytes)>),
 }
 
-/// What became of one file.
+/// The outcome for one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
     /// 201; `renamed`: the tombstone of the old name.
@@ -115,28 +114,28 @@ pub enum Changed {
         record: Box<Record>,
         renamed: Option<Box<Record>>,
     },
-    /// 204 for an upload: the current record is already as requested.
+    /// 204 for an upload: the current record equals the requested one.
     Unchanged(Box<Record>),
     /// The tombstone.
     Deleted(Box<Record>),
-    /// 412: the current record.
+    /// 412, with the current record.
     Precondition(Option<Box<Record>>),
-    /// 409: these chunks are not there.
+    /// 409: these chunks are missing.
     Missing(Vec<Hash>),
     /// 404.
     NoSuchFile,
     /// 404: no such revision is kept.
     NoSuchVersion,
-    /// 409: the key was asked about before it came, and was told that it will do nothing.
+    /// 409: a client asked about the key before it was used, which made it void.
     Burnt,
-    /// 410: the hub does not have the history that the caller has heard of.
+    /// 410: the hub does not have the history that the caller knows.
     OtherHistory,
     /// 507.
     DiskFull,
 }
 
 impl Changed {
-    /// Something is other than it was before.
+    /// The operation has changed something.
     pub fn is_change(&self) -> bool {
         matches!(
             self,

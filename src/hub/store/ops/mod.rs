@@ -1,4 +1,4 @@
-//! What can be asked of the store, as plain data: groups of operations with every input in them, and their outcomes.
+//! The operations of the store as plain data: groups of operations with all of their inputs, and the outcomes.
 //!
 //! Pure: no table, no clock, no randomness; the same groups in the same order give the same tables.
 
@@ -47,9 +47,9 @@ pub struct Group {
     pub now: u64,
     /// The wall clock in milliseconds, recorded so that the next start knows how long the hub was off.
     pub wall: u64,
-    /// The disk is below its reserve: new data is refused, all else continues.
+    /// The disk has less than its reserve free: new data is refused, all else continues.
     pub full: bool,
-    /// Drawn for this transaction: what its changes to files are told by from those that get the same numbers in another history.
+    /// Drawn for this transaction: distinguishes its changes to files from those with the same numbers in another history.
     pub tag: Tag,
     /// The latest revision when the store was opened.
     pub opened: u64,
@@ -61,14 +61,13 @@ pub struct Group {
 pub enum Op {
     /// Messages of one request, in order.
     Post(Vec<Incoming>),
-    /// A host pulls: it is registered if it was not, its instance is adopted if none was known, and everything through
-    /// `through` is done with.
+    /// A host pulls: this registers it, adopts its instance if none is known, and acknowledges everything through `through`.
     Pull {
         host: String,
         instance: Option<Uuid>,
         through: u64,
     },
-    /// What was kept in memory about an earlier pull. Registers nothing; another instance: ignored.
+    /// An earlier pull that was kept in memory. It registers no host, and is ignored for another instance.
     Seen {
         host: String,
         instance: Option<Uuid>,
@@ -77,48 +76,48 @@ pub enum Op {
     },
     /// Registers a host that has not pulled yet.
     PutHost { host: String },
-    /// A host gets no broadcasts from here on, unless it pulls again; what was sent to it stays.
+    /// A host gets no more broadcasts until it pulls again; targeted messages stay.
     Mute { host: String },
-    /// Lets another instance act as the host; `None`: the next one that calls.
+    /// Lets another instance act as the host; `None`: the next that calls.
     Rebind {
         host: String,
         instance: Option<Uuid>,
     },
-    /// Forgets a host and drops its queue.
+    /// Removes a host and its queue.
     DeleteHost { host: String },
-    /// Removes some messages that no host waits for any more.
+    /// Removes some messages that no host waits for.
     Sweep,
-    /// About files.
+    /// An operation on files.
     File(FileOp),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// One result a message, in order, and the hosts to notify.
+    /// One result for each message, in order, and the hosts to notify.
     Posted {
         results: Vec<PostResult>,
         wakes: Vec<Wake>,
     },
-    /// The pull is recorded: its answer may go out.
+    /// The pull is recorded: its answer may be sent.
     Pulled,
     Done,
     NoSuchHost,
     /// Another instance acts under this name.
     OtherInstance,
     TooManyHosts,
-    /// Nothing was taken: the disk is below its reserve.
+    /// Nothing was stored: the disk has less than its reserve free.
     DiskFull,
-    /// `more`: the bound was reached before the end.
+    /// `more`: the sweep reached its bound before the end.
     Swept {
         more: bool,
     },
-    /// Too much waits already, or the hub is stopping. Nothing happened.
+    /// Too many requests wait already, or the hub is stopping. Nothing has changed.
     Busy,
-    /// One a file, in order.
+    /// One outcome for each file, in order.
     Changed(Vec<Changed>),
     /// To [`FileOp::Ask`].
     Asked(Asked),
-    /// The transaction failed. Nothing happened, or (when a sync failed) the outcome is unknown.
+    /// The transaction failed. Nothing has changed or, after a failed sync, the outcome is unknown.
     Failed(Error),
 }
 
@@ -128,20 +127,20 @@ pub enum Wake {
     /// All subscribers to events of files.
     Files,
     Host(String),
-    /// Every host but this one: its own broadcasts do not come back.
+    /// Every host except this one, which does not receive its own broadcasts.
     AllBut(String),
 }
 
-/// A message that may be stored: checked, with an id and a source.
+/// A checked message with an id and a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
     pub id: Uuid,
     pub source: String,
     /// `None`: a broadcast.
     pub target: Option<String>,
-    /// Milliseconds, if the message says.
+    /// Milliseconds, if the message has them.
     pub ttl: Option<u64>,
-    /// As it will be handed out.
+    /// The text that receivers get.
     pub json: String,
     pub digest: [u8; 32],
 }
@@ -149,7 +148,7 @@ pub struct Incoming {
 impl Incoming {
     /// Decides whether `caller`, a host, may post a message; `None`: a caller that may act for any host.
     ///
-    /// The error is for the sender; the hub fills nothing in, so a missing field is refused.
+    /// The error is for the sender; the hub adds no field, so a missing one is refused.
     pub fn admit(message: &Message, caller: Option<&str>) -> Result<Incoming, String> {
         let id = message
             .id
@@ -184,11 +183,11 @@ impl Incoming {
     }
 }
 
-/// What makes two messages with one id *equal*: the SHA-256 of [`Message::to_json`] without insignificant whitespace.
+/// Two messages with one id are *equal* if this is equal: the SHA-256 of [`Message::to_json`] without insignificant whitespace.
 ///
 /// So the order and spacing of fields, the case of host names, and a `null` or absent `target` or `priority: normal` do not
-/// count. Inside `payload` and unknown fields everything else does: the order of keys, `1.0` against `1`, `"\u0041"` against
-/// `"A"`. A sender that repeats itself repeats its bytes, and to look deeper would mean to lose digits of long numbers.
+/// count. Within `payload` and unknown fields everything else does: the order of keys, `1.0` against `1`, `"\u0041"` against
+/// `"A"`. A sender repeats a message with the same bytes, and a deeper comparison would lose digits of long numbers.
 pub fn digest(json: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     let (bytes, mut from, mut in_string, mut escaped) = (json.as_bytes(), 0, false, false);
@@ -207,15 +206,15 @@ pub fn digest(json: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Longest time that a hub can have been off, as far as ages are concerned.
+/// The longest time off, in milliseconds, that is added to hub time.
 const LONGEST_OFF: u64 = 30 * 86_400_000;
 
-/// The hub time at a start, in milliseconds: from it all ages are counted, and by them messages expire.
+/// The hub time at a start, in milliseconds. All ages are counted from it, and so messages expire by it.
 ///
-/// The wall clock alone must not decide that: a router boots in 1970 and jumps to the present minutes later, which would
-/// expire everything it has taken. So hub time follows the monotonic clock while the hub runs, and the wall clock only
-/// over the time it was off. `stored` is (hub time, wall clock) of the last commit. A difference that is negative or longer
-/// than 30 days is a wrong clock, or so long ago that keeping everything a while longer is harmless: it counts as none.
+/// The wall clock alone must not decide this: a router boots in 1970 and jumps to the present minutes later, which would
+/// expire everything that it has accepted. So hub time follows the monotonic clock while the hub runs, and the wall clock
+/// only for the time off. `stored` is (hub time, wall clock) of the last commit. A difference that is negative or longer than
+/// 30 days counts as none: either a clock is wrong, or after so long it is harmless to keep everything a while longer.
 pub fn resume(stored: Option<(u64, u64)>, wall: u64) -> u64 {
     match stored {
         None => wall,

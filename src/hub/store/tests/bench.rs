@@ -109,7 +109,7 @@ fn bench_a_million() {
         "all hosts counted: {:?}",
         timed(|| hub.store.hosts(None, hub.now).unwrap()).0
     );
-    // as a kill leaves it: copied while it is open
+    // copied while open, as a kill would leave it
     let killed = TempDir::new().unwrap();
     std::fs::copy(&file, killed.path().join("hub.redb")).unwrap();
     println!(

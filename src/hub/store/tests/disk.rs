@@ -1,4 +1,4 @@
-//! Files that are not ours, held by another, of a newer program; and disks that are full.
+//! Files of another program, of another process, of a newer version; and full disks.
 
 use super::*;
 
@@ -93,7 +93,7 @@ fn a_file_half_made_is_made_again() {
     assert!(!dir.path().join(".hub.redb.tmp").exists());
 }
 
-/// A small disk of its own, gone when dropped. `None`: that takes root.
+/// A small file system, unmounted when dropped. `None`: this test does not run as root.
 pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
@@ -184,7 +184,7 @@ fn a_full_disk_refuses_posts_and_lets_acks_make_room() {
         "{} messages fitted",
         queued.len()
     );
-    // another user of the disk takes the rest
+    // fill the disk from outside
     let mut rest = std::fs::File::create(disk.0.path().join("rest")).unwrap();
     while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
     assert_eq!(

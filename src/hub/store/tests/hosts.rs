@@ -1,4 +1,4 @@
-//! Hosts: their instances, cursors and queues, and what ends with them.
+//! Hosts: their instances, cursors and queues, and their removal.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn a_name_belongs_to_one_instance_until_it_is_rebound() {
     assert_eq!(hub.pull_as("b", None, None, 9), "OtherInstance");
     assert_eq!(hub.pull_as("b", instance(1), Some(2), 9), "3:3");
     assert_eq!(hub.pull_as("b", instance(1), Some(3), 9), "");
-    // the ack of 3 is in memory only: the group that rebinds takes it along
+    // the ack of 3 is in memory only: the group that rebinds writes it
     let ops = [
         hub.store.due(),
         vec![Op::Rebind {
@@ -47,7 +47,7 @@ fn a_name_belongs_to_one_instance_until_it_is_rebound() {
         }),
         Outcome::NoSuchHost
     );
-    // decided again at the commit: a rebind may have come between the look and the write
+    // decided again at the commit: a rebind may have happened between read and write
     let op = Op::Pull {
         host: "b".into(),
         instance: instance(2),
@@ -81,7 +81,7 @@ fn cursors_of_another_history_are_refused() {
     assert_eq!(hub.store.pull(&ask).unwrap(), Pulled::OtherEpoch);
     assert_eq!(hub.pull("b", Some(1)), "OtherHistory");
     assert_eq!(hub.pull("b", Some(0)), "");
-    // the disk was put back, and the number given again
+    // the disk was restored, and the number used again
     hub.post(&["1 a *", "2 a *"]);
     let pull = |id| {
         hub.store

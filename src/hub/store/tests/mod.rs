@@ -1,4 +1,4 @@
-//! The store, case by case; `model` drives it through random histories. What happens at a kill is tested from outside.
+//! The store, case by case; `model` runs random histories. Kills are tested from outside.
 
 mod bench;
 mod disk;
@@ -28,7 +28,7 @@ impl Store {
             .store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// What a check of the file half finds, while the store is open.
+    /// The findings of a check of the files, while the store is open.
     pub fn examine(&self) -> crate::hub::store::findings::Findings {
         let mut findings = crate::hub::store::findings::Findings::default();
         self.read(|tx| crate::hub::store::files::check(tx, self.dir(), &mut findings))
@@ -117,7 +117,7 @@ impl Hub {
         results
     }
 
-    /// What a client gets: pulls, commits what must be; the numbers of the messages, and whether there are more.
+    /// Pulls like a client, and commits if needed; returns the numbers of the messages, and whether there are more.
     fn pull_as(
         &self,
         host: &str,
@@ -175,7 +175,7 @@ impl Hub {
         );
     }
 
-    /// Messages kept, and ids remembered.
+    /// The numbers of stored messages and of remembered ids.
     fn kept(&self) -> (u64, usize) {
         let ids = dump(&self.store)
             .iter()
@@ -471,7 +471,7 @@ fn a_broadcast_costs_the_same_for_three_hosts_and_a_hundred() {
     };
     let (few, many) = (cost(3), cost(100));
     assert_eq!(few[0], 50, "one sync a commit");
-    // syncs, writes, bytes: the same but for how pages happen to fall
+    // syncs, writes, bytes: equal except for the layout of pages
     (0..3).for_each(|i| {
         assert!(
             many[i] <= few[i] * 21 / 20,

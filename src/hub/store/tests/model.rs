@@ -1,6 +1,6 @@
 //! Random histories of posts, pulls, acks, rebinds, crashes and passing time, against a plain map.
 //!
-//! The model knows the accepted messages of each host and what each client acknowledged; the store must hand out exactly
+//! The model knows the accepted messages of each host and those that each client acknowledged; the store must return exactly
 //! the difference. A failure prints its seed.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ struct Accepted {
     source: usize,
     target: Option<usize>,
     expires: u64,
-    /// Hosts registered then.
+    /// Hosts that were registered at that time.
     registered: Vec<usize>,
 }
 
@@ -42,11 +42,11 @@ struct Client {
     registered: bool,
     instance: u128,
     bound: u128,
-    /// Through where it is done as the hub must know: an ack may be forgotten in a crash, but not below `durable`.
+    /// The last acknowledged seq: a crash may lose an ack, but not below `durable`.
     cursor: u64,
     durable: u64,
     last_seen: u64,
-    /// It was stale once: broadcasts of that time may be gone.
+    /// It was stale once: broadcasts of that time may have been removed.
     was_stale: u64,
 }
 
@@ -148,11 +148,11 @@ impl World {
         for (m, result) in messages.into_iter().zip(results) {
             let target = m.target.as_deref().map(index);
             let wants = match self.ids.get(&m.id.as_u128()) {
-                // perhaps forgotten: the model does not know how far the sweep has come
+                // perhaps removed: the model does not know the progress of the sweep
                 Some((_, at)) if self.hub.now > at + 14 * DAY => result.status,
                 Some((known, _)) if known.digest == m.digest => Status::Duplicate,
                 Some(_) => Status::Rejected,
-                // perhaps full of expired messages, for the same reason
+                // the queue may be full of expired messages, for the same reason
                 None if target.is_some_and(|t| waiting[t] >= 5) => result.status,
                 None => Status::Queued,
             };
@@ -190,14 +190,14 @@ impl World {
             .count()
     }
 
-    /// A client pulls, and sometimes the answer is lost; the next pull then says the same again.
+    /// A client pulls. Sometimes the answer is lost, and the next pull repeats the request.
     fn pull(&mut self, host: usize) {
         let c = self.clients[host].clone();
         let limit = 1 + self.random.below(4) as usize;
         let after = match self.random.below(8) {
             0 => None,
             1 => Some(self.random.below(c.cursor + 1)),
-            // done with the first few that are pending, or with all
+            // acknowledge the first few pending messages, or all
             n => {
                 let pending = self.pending(host, 0);
                 pending
@@ -326,7 +326,7 @@ impl World {
                     host: HOSTS[host].into(),
                 }]);
                 let seq = self.log.keys().last().copied().unwrap_or(0);
-                // its last number is not given again in the model either
+                // the model does not use its last number again either
                 self.log.retain(|q, m| m.target != Some(host) || *q == seq);
                 if let Some(m) = self.log.get_mut(&seq).filter(|m| m.target == Some(host)) {
                     m.expires = 0;
@@ -346,7 +346,7 @@ impl World {
         }
     }
 
-    /// Everybody takes all there is; then nothing waits for anybody.
+    /// All clients pull everything; then no message waits.
     fn end(&mut self) {
         self.clients.iter_mut().for_each(|c| c.instance = c.bound);
         for (host, name) in HOSTS.iter().enumerate() {
@@ -365,7 +365,7 @@ impl World {
             views.iter().all(|v| v.queued == 0 && v.oldest.is_none()),
             "{views:?}"
         );
-        // a client's own last broadcasts, and those that a stale one was not offered, wait for its next pull
+        // a client's own last broadcasts, and those that a stale client was not offered, wait for its next pull
         let later = self.hub.now + 8 * DAY;
         while self.hub.store.apply(&at(later, vec![Op::Sweep])).unwrap()
             == [Outcome::Swept { more: true }]
@@ -386,7 +386,7 @@ fn index(host: &str) -> usize {
     HOSTS.iter().position(|h| *h == host).unwrap()
 }
 
-/// In memory where that can be had: what a sync costs is not the question here.
+/// In memory if possible: the cost of a sync does not matter here.
 fn scratch() -> Hub {
     let dir = TempDir::new_in("/dev/shm")
         .or_else(|_| TempDir::new())

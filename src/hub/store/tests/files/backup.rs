@@ -1,4 +1,4 @@
-//! Copies of the store, what becomes of them, and the check of both.
+//! Copies of the store, hubs that start from them, and the check of both.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -90,7 +90,7 @@ fn a_backup_is_whole_and_begins_another_epoch() {
         }
     );
 
-    // what the hub does meanwhile is not in it
+    // later changes of the hub are not in the backup
     let before = without_epoch(dump(&hub.store));
     let tables = table_names(&hub.store);
     hub.put_bytes("later", b"1", 1);
@@ -195,7 +195,7 @@ fn a_check_names_damaged_chunks() {
         .into_iter()
         .for_each(|(at, bytes)| std::fs::write(file(at), bytes).unwrap());
     assert_eq!(found(), "");
-    // the tables among each other
+    // the tables against each other
     let db = redb::Database::open(dir.path().join("hub.redb")).unwrap();
     let tx = db.begin_write().unwrap();
     {

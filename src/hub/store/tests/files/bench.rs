@@ -12,7 +12,7 @@ fn timed<T>(what: impl FnOnce() -> T) -> (std::time::Duration, T) {
     (began.elapsed(), result)
 }
 
-/// Resident memory of this process in KiB: now, and at most.
+/// Resident memory of this process in KiB: the current and the highest.
 fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = |name: &str| {

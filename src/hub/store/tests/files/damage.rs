@@ -1,4 +1,4 @@
-//! Chunks that are lost, damaged, or cannot be brought to their place.
+//! Chunks that are lost, damaged, or cannot be moved to their place.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn uploads_that_cannot_be_placed_fail_alone_and_work_when_they_can() {
     let hub = Hub::new();
     let bytes = noise(1, 20_000);
     let upload = || Op::File(FileOp::Put(vec![put(&hub, "big", &bytes, 1)]));
-    // a file is in the way of the directory of that chunk
+    // a file has the name of that chunk's directory
     let dir = hub
         .dir
         .path()
@@ -55,7 +55,7 @@ fn a_staged_chunk_whose_sync_failed_is_not_trusted() {
 
 type Harm = fn(&Path);
 
-/// What happens to the file of a chunk.
+/// Kinds of damage to the file of a chunk.
 const HARMS: [(&str, Harm); 4] = [
     ("a bit is flipped", |path| {
         let mut bytes = std::fs::read(path).unwrap();
@@ -74,14 +74,14 @@ impl Hub {
         self.store.chunks.place_of(Hash::of(bytes))
     }
 
-    /// Reads a file to its end or to where it fails.
+    /// Reads a file to its end or to the first failure.
     fn reads(&self, full: &str, bytes: &[u8]) -> bool {
         let (_, mut reader) = self.store.open_file(id_of(full), None).unwrap().unwrap();
         let mut got = Vec::new();
         reader.read_to_end(&mut got).is_ok() && got == bytes
     }
 
-    /// A commit that relies on chunks which are to be there.
+    /// A commit that names chunks without sending them.
     fn commit(&self, full: &str, bytes: &[u8], at: u64) -> Changed {
         let chunk = Chunk {
             sha256: Hash::of(bytes),
@@ -113,7 +113,7 @@ fn nothing_is_acknowledged_that_relies_on_a_lost_chunk() {
         let bytes = noise(1, 30_000);
         hub.put_bytes("big", &bytes, 1);
         harm(&hub.file_of(&bytes));
-        // not read since; the same content again, under another name, and with another time
+        // not read since: upload the same content again, under another name, and with another time
         for (full, at) in [("big", 1), ("copy", 1), ("big", 2)] {
             assert_eq!(
                 word(&hub.commit(full, &bytes, at)),
@@ -161,7 +161,7 @@ fn bytes_received_under_any_name_restore_a_lost_chunk() {
             assert!(hub.reads("big", &bytes), "{how}, {what}");
             hub.is_whole();
         }
-        // a chunk by itself: what a client sends that was asked
+        // a single chunk, as a client sends it that was asked
         let hub = Hub::new();
         let bytes = noise(1, 30_000);
         hub.put_bytes("big", &bytes, 1);
@@ -172,7 +172,7 @@ fn bytes_received_under_any_name_restore_a_lost_chunk() {
                 .stage_chunk(Hash::of(&bytes), &mut bytes.as_slice(), 30_000)
                 .unwrap()
         );
-        // staged by a request that failed then: the next client that asks sends it
+        // staged by a request that failed afterwards: the next client that asks sends it
         assert_eq!(
             hub.store.missing_chunks(&[Hash::of(&bytes)]).unwrap(),
             [Hash::of(&bytes)],
@@ -201,7 +201,7 @@ fn lost_chunks_are_known_after_a_restart_and_named_until_restored_or_unneeded() 
     assert!(!hub.reads("d/first", &first) && !hub.reads("second", &second));
     // an older revision needs one of them too
     hub.put_bytes("second", b"short", 2);
-    // each group begins with what was found
+    // each group begins with the found losses
     let due = hub.store.due();
     hub.store.apply(&at(hub.now, due)).unwrap();
     assert_eq!(word(&hub.restore(id_of("second"), Some(2))), "missing 1");
@@ -264,7 +264,7 @@ fn short_contents_in_the_tables_are_mended_too() {
         );
         assert!(hub.reads("short", b"some text"), "{bytes:?}");
         hub.is_whole();
-        // as a chunk of its own it becomes a file
+        // a chunk that was uploaded alone becomes a file
         harm(bytes);
         assert!(!hub.reads("short", b"some text"));
         assert!(
@@ -280,7 +280,7 @@ fn short_contents_in_the_tables_are_mended_too() {
         ));
         assert!(hub.reads("short", b"some text"), "{bytes:?}");
         hub.is_whole();
-        // and back
+        // and becomes inline again
         std::fs::remove_file(hub.file_of(b"some text")).unwrap();
         assert!(!hub.reads("short", b"some text"));
         hub.put(put(&hub, "short", b"some text", 1));
@@ -302,7 +302,7 @@ fn a_read_for_which_there_are_no_descriptors_says_nothing_about_the_chunk() {
         &std::io::Error::from_raw_os_error(libc::EIO),
     );
     assert_eq!(hub.store.lost_count(), 1);
-    // of a chunk that no table knows nothing is asked
+    // a chunk that no table has is not wanted
     hub.store.apply(&at(hub.now, hub.store.due())).unwrap();
     hub.is_whole();
 }
@@ -332,7 +332,7 @@ fn a_backup_contains_the_remaining_chunks() {
     let restored = Store::open(target.path(), 1 << 20, hub.now, Uuid::from_u128(7)).unwrap();
     assert_eq!(restored.lost_count(), 1);
     drop(restored);
-    // and no more when it is whole again
+    // and no longer when it is whole again
     crate::hub::store::check::ask_for_lost(target.path(), 1 << 20, &Default::default(), 5).unwrap();
     assert_eq!(
         Store::open(target.path(), 1 << 20, hub.now, Uuid::from_u128(7))

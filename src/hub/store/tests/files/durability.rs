@@ -1,4 +1,4 @@
-//! What a commit moves and syncs, what a key does once, and what a failed sync means.
+//! The moves and syncs of a commit, idempotency keys, and failed syncs.
 
 use super::*;
 
@@ -135,11 +135,11 @@ fn a_small_file_takes_one_sync_and_a_large_one_three() {
     };
     syncs(&noise(1, 20_000), "first");
     assert_eq!(syncs(b"small", "small"), 1);
-    // its directory and the tables, once the file itself was synced by its reader; and the new directory in `chunks/`
+    // its directory, the tables, and `chunks/` with the new directory; the reader has synced the file itself
     assert_eq!(syncs(&noise(2, 20_000), "large"), 3);
-    // bytes that came take the place of those that are there, which may be damaged
+    // received bytes replace the stored ones, which may be damaged
     assert_eq!(syncs(&noise(2, 20_000), "the same bytes"), 2);
-    // many bodies of one request share their syncs
+    // the bodies of one request share their syncs
     let before = hub.store.written()[0];
     let take_in = |n: u64| {
         feed(
@@ -225,7 +225,7 @@ fn a_key_does_its_work_once_and_a_burnt_one_never() {
     assert_eq!(ask("a", 2), nothing);
     assert_eq!(keyed("g", "1", 2), Changed::Burnt);
     assert_eq!(ask("a", 2), nothing);
-    // what was refused may come again under the same key
+    // a refused request may be repeated with the same key
     let refused = Put {
         condition: Condition::Match(9.into()),
         author: by("a", Some(3)),
@@ -248,7 +248,7 @@ fn a_key_does_its_work_once_and_a_burnt_one_never() {
         ask("a", 4).current[0].deleted_at.is_some(),
         ask("a", 4).done
     );
-    // within one request, and over a restart
+    // within one request, and after a restart
     let twice: Vec<Put> = (0..2)
         .map(|n| Put {
             author: by("a", Some(5)),

@@ -1,4 +1,4 @@
-//! The store's file half, case by case; `model` drives it through random histories, `room` fills disks.
+//! Files in the store, case by case; `model` runs random histories, `room` fills disks.
 
 mod backup;
 mod bench;
@@ -53,7 +53,7 @@ fn put(hub: &Hub, full: &str, bytes: &[u8], at: u64) -> Put {
     }
 }
 
-/// An id that follows from the name.
+/// An id derived from the name.
 fn id_of(full: &str) -> Uuid {
     Uuid::from_slice(&Hash::of(full.as_bytes()).0[..16]).unwrap()
 }
@@ -160,7 +160,7 @@ impl Hub {
     }
 }
 
-/// The record that a change has made.
+/// The record in the outcome of a change.
 fn made(changed: Changed) -> Record {
     match changed {
         Changed::Created { record, .. }
@@ -234,7 +234,7 @@ fn bodies_of_all_sizes_are_returned_unchanged() {
             reader.read_to_end(&mut end).unwrap();
             assert!(end == bytes[size - 50..]);
         }
-        // a cut chunk is what its hash says
+        // a cut chunk has the bytes of its hash
         for chunk in chunks.iter().skip(1).take(2) {
             let mut one = Vec::new();
             hub.store
@@ -426,7 +426,7 @@ fn a_rename_is_one_change_of_two_names() {
         .page()
         .unwrap();
     assert_eq!(changes.changes, [*record, *tombstone]);
-    // onto itself is no rename
+    // a rename onto itself
     let from = Some(From {
         path: "b".into(),
         name: "y".into(),

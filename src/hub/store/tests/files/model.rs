@@ -1,6 +1,6 @@
 //! Random histories of uploads, renames, deletes, restores, questions, crashes, sweeps and passing time, against a plain map.
 //!
-//! The model says what each operation must come to. In the end the tables agree with each other and with the disk, and the
+//! The model predicts the outcome of each operation. At the end the tables agree with each other and with the disk, and the
 //! same groups give the same tables. A failure prints its seed.
 
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ struct State {
     versions: BTreeMap<u64, (Content, u64)>,
 }
 
-/// What a key did: the word that is the answer, and the names that it touched. `None`: burnt.
+/// The outcome of a key: the word of the answer, and the names that it changed. `None`: void.
 type Done = (Option<(String, Vec<usize>)>, u64);
 
 struct World {
@@ -57,7 +57,7 @@ fn bytes(content: usize) -> Vec<u8> {
     noise(content as u64 + 1, SIZES[content])
 }
 
-/// What is to be done, in the model's words.
+/// An operation in the model's terms.
 #[derive(Debug, Clone)]
 struct Wish {
     name: usize,
@@ -164,7 +164,7 @@ impl World {
         replaced.is_some()
     }
 
-    /// What an upload must come to.
+    /// The outcome that an upload must have.
     fn expect(&mut self, wish: &Wish) -> (String, Vec<usize>) {
         let refused = |rev| (format!("precondition {rev}"), vec![]);
         if !self.holds(wish.name, wish.condition) {
@@ -203,7 +203,7 @@ impl World {
         (word, touched)
     }
 
-    /// The word for something done under a key: what it was the first time.
+    /// The word for a repeated key: that of the first time.
     fn once(
         &mut self,
         host: usize,
@@ -396,7 +396,7 @@ impl World {
         }
     }
 
-    /// The tables say what the model says, and agree with each other and with the disk.
+    /// Compares the tables with the model, with each other and with the disk.
     fn end(&mut self) {
         self.sweep();
         let store = &self.hub.store;
@@ -469,7 +469,7 @@ impl World {
         );
     }
 
-    /// The same groups, with bodies that are taken in anew.
+    /// Applies the same groups again, with bodies that are received again.
     fn replay(&self) -> Hub {
         let (hub, hashes) = (scratch(), [0, 1, 2, 3, 4, 5].map(|n| Hash::of(&bytes(n))));
         for group in &self.groups {

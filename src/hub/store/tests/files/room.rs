@@ -1,4 +1,4 @@
-//! Disks that are full.
+//! Full disks.
 
 use super::disk::SmallDisk;
 use super::*;
@@ -108,7 +108,7 @@ fn a_disk_that_fills_up_refuses_bodies_and_loses_nothing() {
         Some(std::io::ErrorKind::StorageFull)
     );
     assert!(kept.len() > 30, "{} files fitted", kept.len());
-    // another user of the disk takes the rest: now even the tables have no room
+    // fill the disk from outside, so that even the tables have no space
     let held = put(&hub, "held", &noise(5000, 12_000), 1);
     let mut rest = std::fs::File::create(disk.path().join("rest")).unwrap();
     while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
@@ -132,7 +132,7 @@ fn a_disk_that_fills_up_refuses_bodies_and_loses_nothing() {
     }
 }
 
-/// The same with other bytes, which travel with the operation.
+/// The same with other bytes, which are part of the operation.
 fn unique(put: &Put, n: u64) -> Put {
     let bytes = noise(6000 + n, 12_000);
     let chunk = Chunk {

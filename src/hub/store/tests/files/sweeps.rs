@@ -1,4 +1,4 @@
-//! Rows that are removed when they expire, leftovers of a crash, and rows that must stay nevertheless.
+//! Expired rows are removed, leftovers of a crash too, and all other rows stay.
 
 use super::*;
 
@@ -146,7 +146,7 @@ fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
         (Uuid::from_u128(9), 5),
         "another file under that name"
     );
-    // its events lie on, and what cannot be told any more is left out
+    // its events remain, without the fields that are no longer known
     let revs: Vec<u64> = hub
         .store
         .events_after(0, 10)
@@ -296,7 +296,7 @@ fn uncommitted_chunks_leave_the_staging_directory() {
 fn events_and_keys_are_bounded_by_number() {
     use crate::hub::store::files::{EVENTS_KEPT, KEYS_KEPT, fill_for_test};
     let hub = Hub::new();
-    // past the operations, which would take longer
+    // written directly: operations would take longer
     fill_for_test(&hub.store.db, EVENTS_KEPT + 700, KEYS_KEPT + 700);
     assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap());
     assert_eq!(
