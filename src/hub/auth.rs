@@ -1,6 +1,6 @@
-//! Admits callers, and as which host: by key, by token, or because only this machine can be asking.
+//! Identifies callers by key, by token, or as programs on this machine, and the host that each acts for.
 //!
-//! It does not say what a caller may do: each route does. Where keys come from is in `keys`, how a token is made in `token`.
+//! Each route decides what its caller may do. `keys` stores keys, `token` makes tokens.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,41 +21,41 @@ use crate::config::{self, HubSettings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::{clock, disk, wire};
 
-/// How the hub admits callers from outside.
+/// The callers that the hub admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// There is no key yet: it serves its own machine only.
+    /// There is no key yet: only programs on its own machine.
     Protected,
-    /// Whoever has one of so many keys.
+    /// Callers with one of this many keys.
     Keys(usize),
-    /// Every caller; so many keys are known nevertheless.
+    /// Every caller; this many keys are also accepted.
     Anonymous(usize),
 }
 
-/// Decides about every request before anything else does.
+/// Identifies the caller of each request before any other work.
 pub struct Auth {
     keys: Keys,
     master: Option<Hash>,
-    /// Of `local.key`, for this machine's client.
+    /// The hash of `local.key`, the key for this machine's client.
     local: Hash,
     /// Signs tokens.
     secret: String,
     allow_anonymous: bool,
     failures: Mutex<Failures>,
     data_dir: PathBuf,
-    /// By name of its host.
+    /// By the name of the key's host.
     uses: Mutex<HashMap<String, Use>>,
 }
 
-/// When a key was used last, and from where.
+/// The time and address of a key's last use.
 struct Use {
     at: SystemTime,
     from: IpAddr,
 }
 
-/// What a key or token was found to be.
+/// The holder of a key or token.
 struct Holder {
-    /// A host's name, or one of those below: no host's name begins with an asterisk.
+    /// A host's name, or one of the constants below; no host's name begins with an asterisk.
     name: String,
     caller: Caller,
     hash: Hash,
@@ -67,12 +67,12 @@ const LOCAL_NAME: &str = "*local";
 /// Why a key was not accepted.
 enum No {
     Unknown,
-    /// Nobody looked: too many wrong ones came from there.
+    /// It was not compared, because too many wrong keys came from its address.
     Wait(Duration),
 }
 
 impl Auth {
-    /// Reads the keys of a hub, and makes its own secrets if they are not there. `credentials`: `$CREDENTIALS_DIRECTORY`.
+    /// Reads the keys of a hub, and makes its secrets if they are missing. `credentials`: `$CREDENTIALS_DIRECTORY`.
     pub fn open(
         settings: &HubSettings,
         credentials: Option<&Path>,
@@ -108,18 +108,18 @@ impl Auth {
         keys.iter().find(|k| k.name == name).map(|k| k.hash)
     }
 
-    /// Reads the keys again, whether or not their file seems changed.
+    /// Reads the keys again, even if their file seems unchanged.
     pub fn reload(&self) {
         self.keys.reload();
     }
 
-    /// Tells, whenever it is asked, whether the keys are still those of now: else what was allowed may be so no more.
+    /// Returns a test whether the keys are still the same: if not, an earlier decision may no longer be valid.
     pub fn unchanged(self: &Arc<Auth>) -> impl Fn() -> bool + Send + use<> {
         let (auth, keys) = (Arc::clone(self), self.keys.current());
         move || Arc::ptr_eq(&keys, &auth.keys.current())
     }
 
-    /// The caller of this request, or the refusal.
+    /// The caller of this request, or a refusal.
     pub fn caller(&self, headers: &Headers, peer: IpAddr) -> std::result::Result<Caller, Reply> {
         let keys = self.keys.current();
         if self.is_protected(&keys) {
@@ -141,7 +141,7 @@ impl Auth {
         };
         match found {
             Ok(holder) => Ok(holder.caller),
-            // there is no key to compare with: a caller that may enter without one may also enter with one
+            // a caller that is admitted without a key is also admitted with an unknown one
             Err(_) if self.is_open(&keys) => {
                 protected::check_page(headers).map(|()| Caller::Anonymous)
             }
@@ -150,7 +150,7 @@ impl Auth {
         }
     }
 
-    /// Who asks for a token, before the key in the body is known: in protected mode already the administrator.
+    /// The caller of a login, before the key in its body is known: in protected mode already the administrator.
     pub fn visitor(&self, headers: &Headers, peer: IpAddr) -> std::result::Result<Caller, Reply> {
         if self.is_protected(&self.keys.current()) {
             protected::check(headers, peer).map(|()| Caller::Admin)
@@ -159,7 +159,7 @@ impl Auth {
         }
     }
 
-    /// `POST /api/auth/login`, from a caller that [`Auth::visitor`] let in.
+    /// `POST /api/auth/login`, from a caller that [`Auth::visitor`] admitted.
     pub fn login(&self, request: &Request) -> Reply {
         #[derive(Deserialize)]
         struct Body {
@@ -181,7 +181,7 @@ impl Auth {
                 };
                 self.token(sub, self.kid(&holder.name, &holder.hash))
             }
-            // these tokens end with the first key: no key has such a name
+            // these tokens become invalid with the first key, because no key has such a name
             Err(_) if self.is_protected(&keys) && request.caller == Caller::Admin => {
                 self.token("admin", "*protected".into())
             }
@@ -207,8 +207,8 @@ impl Auth {
         keys.is_empty() && self.master.is_none() && self.allow_anonymous
     }
 
-    /// Random keys are always compared, however many wrong ones came from the same address: they cannot be guessed, and
-    /// their owners must not wait for a neighbour's mistakes. A master key is a person's choice: it can be guessed.
+    /// Random keys are always compared, even after many wrong keys from the same address: they cannot be guessed, and their
+    /// owners must not wait because of others behind that address. A master key is chosen by a person, and can be guessed.
     fn by_key(&self, keys: &[Key], key: &str, peer: IpAddr) -> std::result::Result<Holder, No> {
         let hash = keys::hash(key);
         if let Some(key) = keys::find(keys, &hash, clock::now()) {
@@ -230,11 +230,11 @@ impl Auth {
             });
         }
         if keys.is_empty() && self.master.is_none() {
-            // any other is as good as none: there is nothing to guess
+            // without any key there is nothing to guess
             return Err(No::Unknown);
         }
         let now = clock::monotonic();
-        // held over lookup, comparison and count: parallel requests get no more attempts
+        // held during lookup, comparison and count, so that parallel requests get no extra attempts
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left) = failures.wait(now, peer) {
             return Err(No::Wait(left));
@@ -256,11 +256,14 @@ impl Auth {
         Err(No::Unknown)
     }
 
-    /// The new key of a host is used for the first time: the old one ends.
+    /// Removes the old key of a host at the first use of the new one.
     fn end_rotation(&self, key: &Key) {
         match keys::end_rotation(&self.data_dir, &key.name, &key.hash) {
-            Ok(()) => log::info!("the new key of {} is used: the old one ends", key.name),
-            Err(e) => log::warn!("cannot end the old key of {}: {e}", key.name),
+            Ok(()) => log::info!(
+                "the new key was used; removed the old one name={}",
+                key.name
+            ),
+            Err(e) => log::warn!("cannot remove the old key of {}: {e}", key.name),
         }
     }
 
@@ -273,12 +276,12 @@ impl Auth {
         if let Some(last) = uses.get_mut(name) {
             *last = used;
         } else if uses.len() < limits::KEYS * 2 {
-            // keys that have been removed since may be among them
+            // removed keys may be among them
             uses.insert(name.to_string(), used);
         }
     }
 
-    /// When each key was used last since the hub was started, and from where, by name of its host.
+    /// The time and address of each key's last use since the hub was started, by name of its host.
     pub fn uses(&self) -> Vec<wire::KeyUse> {
         let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         self.keys
@@ -301,7 +304,7 @@ impl Auth {
         closed.map(|key| key.name.clone()).collect()
     }
 
-    /// A token is worth what its key is worth now.
+    /// The holder of a token, with the current rights of its key.
     fn by_token(&self, keys: &[Key], text: &str, peer: IpAddr) -> Option<Holder> {
         let claims = token::verify(
             self.secret.as_bytes(),
@@ -316,7 +319,7 @@ impl Auth {
             host => {
                 let key = keys.iter().find(|k| k.name == host)?;
                 self.note_use(host, peer);
-                // a token of the key that is replaced lasts as long as that does
+                // a token of a replaced key is valid as long as that key
                 let old = key.replaces.filter(|(old, until)| {
                     clock::now() < *until && claims.kid == self.kid(host, old)
                 });
@@ -333,7 +336,7 @@ impl Auth {
         })
     }
 
-    /// Which key a token was given for: another key of the same name is another one.
+    /// Identifies the key of a token: another key of the same name has another id.
     fn kid(&self, name: &str, hash: &Hash) -> String {
         format!(
             "{name}:{}",
@@ -342,7 +345,7 @@ impl Auth {
     }
 }
 
-/// Where the hub keeps the key for clients on its own machine.
+/// The file with the key for clients on the hub's machine.
 pub fn local_key_file(data_dir: &Path) -> std::path::PathBuf {
     data_dir.join(wire::LOCAL_KEY)
 }
@@ -360,7 +363,7 @@ fn master_key(settings: &HubSettings, credentials: Option<&Path>) -> Result<Opti
         .transpose()
 }
 
-/// The key or token of a request. `Authorization: Bearer` may carry either: some programs know no other header.
+/// The key or token of a request. `Authorization: Bearer` may contain either, because some programs send no other header.
 fn credential(headers: &Headers) -> Option<&str> {
     let bearer = || {
         let (scheme, text) = header(headers, "authorization")?.trim().split_once(' ')?;
@@ -414,7 +417,7 @@ mod tests {
             disk::read_secret(&local_key_file(self.dir.path())).unwrap()
         }
 
-        /// `name: value` lines, `Host: localhost:8080` before them. The caller, or the status with the words.
+        /// `lines` are `name: value`, added to `Host: localhost:8080`. Returns the caller, or the status with the body.
         fn ask(&self, peer: &str, lines: &[&str]) -> String {
             let mut headers: Vec<(String, String)> = lines.iter().map(|line| split(line)).collect();
             if !headers.iter().any(|(name, _)| name == "host") {
@@ -446,7 +449,7 @@ mod tests {
             self.auth.login(&request)
         }
 
-        /// The line with the token of a key; empty if it was refused.
+        /// The header with a token for a key; empty if the login was refused.
         fn bearer(&self, peer: &str, key: &str) -> String {
             let reply = self.login(peer, &format!(r#"{{"api_key":"{key}"}}"#));
             let answer: Option<wire::LoginAnswer> = serde_json::from_slice(&reply.body).ok();
@@ -581,7 +584,7 @@ mod tests {
         starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "401");
         keys::add_key(b.dir.path(), "web-1").unwrap();
         starts(&b.ask(THERE, &[&token]), "401");
-        // the same after a restart: the secrets stay
+        // the token is valid after a restart, because the secrets are kept
         let again = Auth::open(&settings(b.dir.path(), None), None, false).unwrap();
         assert_eq!(again.secret, b.auth.secret);
         assert!(again.local == b.auth.local);
@@ -604,7 +607,7 @@ mod tests {
                 .iter()
                 .any(|(n, v)| *n == "Retry-After" && (1..=60).contains(&v.parse().unwrap()))
         );
-        // what can be guessed is not looked at any more, neither here nor as a header; what cannot be, is
+        // the master key is no longer compared, here or in a header; random keys are
         assert_eq!(b.login(THERE, r#"{"api_key":"master-key"}"#).status, 429);
         starts(&b.ask(THERE, &["x-api-key: master-key"]), "429");
         starts(&b.ask(THERE, &[&format!("x-api-key: {key}")]), "Host");

@@ -1,7 +1,7 @@
-//! The certificates of the hub's port: its own, which joined machines pin and which is replaced with notice, and beside it one of
-//! the operator's for clients that trust authorities.
+//! The certificates of the hub's port: its own, which joined machines pin and which is replaced with notice, and optionally
+//! one of the operator's, for clients that trust authorities.
 //!
-//! It does not know how a connection is encrypted (`server::tls` does), nor which machine has joined.
+//! `server::tls` encrypts connections; this file does not know which machines have joined.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use crate::error::{Error, Kind, Result};
 
 /// The hub's own certificate with its key, in the data directory.
 pub const FILE: &str = "tls.pem";
-/// The one that follows it.
+/// The next certificate.
 pub const NEXT_FILE: &str = "tls-next.pem";
 
-/// Files of the operator's certificate and its key.
+/// The files of the operator's certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Given {
     cert: PathBuf,
@@ -21,7 +21,7 @@ pub struct Given {
 }
 
 impl Given {
-    /// `None`: there is none. Each needs the other.
+    /// `None`: neither is set. One without the other is an error.
     pub fn of(settings: &HubSettings) -> Result<Option<Given>> {
         match (&settings.tls_cert, &settings.tls_key) {
             (None, None) => Ok(None),
@@ -55,13 +55,13 @@ mod real {
     use crate::wire::join;
     use crate::{clock, disk};
 
-    /// Bytes of a file of certificates and of one of a key, at most.
+    /// Bytes of a certificate file or key file at most.
     const MAX_FILE_BYTES: usize = 256 * 1024;
-    /// For the next certificate: joined machines hear of it in this time.
+    /// The time in which joined machines learn of the next certificate, before it is in force.
     pub const NOTICE: Duration = Duration::from_secs(30 * 86_400);
     const IN_FORCE_FROM: &str = "in force from ";
 
-    /// What the port shows to its clients.
+    /// The certificates that the port presents.
     #[derive(Debug)]
     pub struct Certificates {
         data_dir: PathBuf,
@@ -88,7 +88,7 @@ mod real {
     }
 
     impl Certificates {
-        /// Reads the certificates; the hub's own is made if it is not there.
+        /// Reads the certificates; makes the hub's own if it is missing.
         pub fn open(data_dir: &Path, given: Option<&Given>) -> Result<Arc<Certificates>> {
             make_if_missing(data_dir)?;
             let own = read_own(&data_dir.join(FILE))?;
@@ -105,7 +105,7 @@ mod real {
             Ok(Arc::new(certificates))
         }
 
-        /// What encrypts connections with them. Nothing of a client is remembered when its connection has ended.
+        /// The acceptor for connections with these certificates. It remembers nothing of closed connections.
         pub fn acceptor(self: &Arc<Certificates>) -> Result<Acceptor> {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let builder = rustls::ServerConfig::builder_with_provider(provider)
@@ -118,13 +118,13 @@ mod real {
             Ok(Acceptor(Arc::new(config)))
         }
 
-        /// Of the hub's own certificate that is in force.
+        /// The fingerprint of the hub's own certificate in force.
         pub fn fingerprint(&self) -> Hash {
             self.look_for_next();
             self.loaded().own.fingerprint
         }
 
-        /// Of the one that follows, if there is one.
+        /// The fingerprint of the next certificate, if there is one.
         pub fn next_fingerprint(&self) -> Option<Hash> {
             self.look_for_next();
             self.loaded().next.as_ref().map(|n| n.fingerprint)
@@ -135,7 +135,7 @@ mod real {
             let read = given.and_then(|given| given.as_ref().map(read_given).transpose());
             match read {
                 Ok(given) => self.loaded().given = given,
-                Err(e) => log::error!("the certificate stays as it was: {e}"),
+                Err(e) => log::error!("cannot reload the certificate, keeping the old one: {e}"),
             }
         }
 
@@ -143,7 +143,7 @@ mod real {
             self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// Notices the next certificate, and puts it in force when it is time.
+        /// Detects the next certificate, and puts it in force when it is time.
         fn look_for_next(&self) {
             let path = self.data_dir.join(NEXT_FILE);
             let mut loaded = self.loaded();
@@ -176,7 +176,7 @@ mod real {
     }
 
     impl ResolvesServerCert for Certificates {
-        /// Machines that joined ask for the hub by a name of its own; all others get what an authority has signed.
+        /// Joined machines ask for a special server name; all other clients get the operator's certificate.
         fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
             self.look_for_next();
             let loaded = self.loaded();
@@ -189,23 +189,23 @@ mod real {
         }
     }
 
-    /// Makes the hub's own certificate if it has none.
+    /// Makes the hub's own certificate if it is missing.
     fn make_if_missing(data_dir: &Path) -> Result<()> {
         let path = data_dir.join(FILE);
         match std::fs::symlink_metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => make(&path, ""),
-            // what cannot be looked at may be there
+            // an unreadable file may exist
             _ => Ok(()),
         }
     }
 
-    /// The fingerprint of the certificate in force, which is made if the hub has none yet.
+    /// The fingerprint of the certificate in force, which is made if it is missing.
     pub fn own_fingerprint(data_dir: &Path) -> Result<Hash> {
         make_if_missing(data_dir)?;
         Ok(read_own(&data_dir.join(FILE))?.fingerprint)
     }
 
-    /// Makes the certificate that follows; its fingerprint, and when it will be in force.
+    /// Makes the next certificate; returns its fingerprint, and when it will be in force.
     pub fn renew(data_dir: &Path) -> Result<(Hash, SystemTime)> {
         make_if_missing(data_dir)?;
         let path = data_dir.join(NEXT_FILE);
@@ -283,7 +283,7 @@ mod real {
         if chain.is_empty() {
             return Err(bad(path, "it has no certificate in PEM"));
         }
-        // without the parser's words, which may quote the key
+        // without the parser's message, which may quote the key
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| bad(key_path, "it has no key in PEM"))?;
         let signing = rustls::crypto::ring::sign::any_supported_type(&key)
@@ -314,7 +314,7 @@ mod real {
     use crate::hub::server::tls::Acceptor;
     use crate::wire::files::Hash;
 
-    /// There is no TLS in this build.
+    /// This build has no TLS.
     #[derive(Debug)]
     pub enum Certificates {}
 
@@ -351,7 +351,7 @@ mod real {
 
 pub use real::{Certificates, own_fingerprint, renew};
 
-/// Those of a hub with these settings. `None`: this build has no TLS.
+/// The certificates of a hub with these settings. `None`: this build has no TLS.
 pub fn open(settings: &HubSettings) -> Result<Option<std::sync::Arc<Certificates>>> {
     let given = Given::of(settings)?;
     #[cfg(feature = "tls")]

@@ -1,7 +1,7 @@
-//! The committer: takes what requests hand over, commits whatever waits as one group, and answers each when it is on the disk.
+//! The committer: takes submitted operations, commits all that wait as one group, and answers each when it is on the disk.
 //!
-//! It decides nothing about messages (the store does), never blocks on purpose, and does not start its own thread:
-//! [`Work::run`] runs in a thread called `commit`, which its owner starts.
+//! The store decides about messages. The committer never waits for a client, and does not start its own thread: its owner
+//! runs [`Work::run`] in a thread called `commit`.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -22,30 +22,30 @@ use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Tag;
 use crate::{disk, wire};
 
-/// How often the idle committer wakes up; its heartbeat.
+/// The interval at which the idle committer wakes up, and its heartbeat advances.
 const COMMITTER_TICK: Duration = Duration::from_secs(1);
-/// Acks that nothing came to take along are written after this time, in milliseconds of hub time.
+/// Milliseconds of hub time after which acks are written even without another operation.
 const FLUSH_INTERVAL_MILLIS: u64 = 600_000;
-/// Between two sweeps that ride along with a group; without one they wait six times as long.
+/// Between two sweeps that are added to a group; an idle hub sweeps six times less often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Called once with what became of the operation, on the committer's thread: it must not wait.
+/// Called once with the outcome of the operation, on the committer's thread: it must not block.
 pub type Answer = Box<dyn FnOnce(Outcome) + Send>;
 
-/// What the committer has done since its start.
+/// The counts of the committer since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Metrics {
     pub commits: u64,
-    /// Operations in them.
+    /// Operations in all commits.
     pub operations: u64,
     pub largest_group: u64,
-    /// Microseconds in commits, altogether, in the longest and in the latest.
+    /// Microseconds in all commits, in the longest and in the latest.
     pub micros: u64,
     pub longest_micros: u64,
     pub latest_micros: u64,
-    /// Operations turned away because too many waited.
+    /// Operations refused because too many waited.
     pub turned_away: u64,
-    /// Operations that wait now.
+    /// Operations that currently wait.
     pub waiting: u64,
 }
 
@@ -55,7 +55,7 @@ struct Shared {
     heartbeat: AtomicU64,
     full: AtomicBool,
     bytes: AtomicUsize,
-    /// Of these, at most.
+    /// The maximum of these bytes.
     most_bytes: AtomicUsize,
     turned_away: AtomicU64,
     metrics: Mutex<Metrics>,
@@ -63,7 +63,7 @@ struct Shared {
     settings: Mutex<Option<(Limits, Reserve)>>,
 }
 
-/// Room for bytes on their way to the disk, given back when dropped.
+/// A part of the bytes that may wait for the disk, returned when dropped.
 pub struct Permit {
     shared: Arc<Shared>,
     bytes: usize,
@@ -81,7 +81,7 @@ struct Submission {
     _permit: Option<Permit>,
 }
 
-/// The handle for all other threads.
+/// The handle for other threads.
 pub struct Committer {
     queue: Sender<Submission>,
     stop: Sender<()>,
@@ -90,7 +90,7 @@ pub struct Committer {
     resumed_at: u64,
 }
 
-/// The actor: [`Work::run`] is the thread `commit`.
+/// The state of the thread `commit`, which runs [`Work::run`].
 pub struct Work {
     store: Arc<Store>,
     events: Arc<Subscribers>,
@@ -136,12 +136,12 @@ impl Committer {
         (Arc::new(committer), work)
     }
 
-    /// New settings, from the next group on.
+    /// Applies new settings from the next group on.
     pub fn set(&self, settings: Limits, reserve: Reserve) {
         *lock(&self.shared.settings) = Some((settings, reserve));
     }
 
-    /// What may be on its way when memory is limited; one whole request always.
+    /// Limits the waiting bytes if memory is limited; one whole request is always allowed.
     pub fn set_room(&self, room: Room) {
         let most = room.part(
             16,
@@ -156,7 +156,7 @@ impl Committer {
         self.resumed_at + self.started.elapsed().as_millis() as u64
     }
 
-    /// Room for so many bytes of messages until they are on the disk; `None` when too much is on its way already.
+    /// A permit for bytes of messages until they are on the disk; `None`: too many bytes wait already.
     pub fn room(&self, bytes: usize) -> Option<Permit> {
         let most = self.shared.most_bytes.load(Relaxed);
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= most);
@@ -170,9 +170,9 @@ impl Committer {
         })
     }
 
-    /// Hands an operation over and returns at once; `answer` is called when it is on the disk or has been refused.
+    /// Submits an operation and returns at once; `answer` is called when it is on the disk or has been refused.
     ///
-    /// It is called here and now with `Outcome::Busy` when too many wait, and is dropped uncalled if the hub ends first.
+    /// If too many operations wait, it is called immediately with `Outcome::Busy`; if the hub ends first, it is dropped uncalled.
     pub fn submit(&self, op: Op, permit: Option<Permit>, answer: Answer) {
         let submission = Submission {
             op,
@@ -188,17 +188,17 @@ impl Committer {
         }
     }
 
-    /// Why nothing can be written any more; then the process must end with this error's exit status.
+    /// Why nothing can be written any more; the process must then end with this error's exit status.
     pub fn fatal(&self) -> Option<Error> {
         lock(&self.shared.fatal).clone()
     }
 
-    /// The disk is below its reserve: posts are refused.
+    /// The disk has less than its reserve free: posts are refused.
     pub fn disk_is_full(&self) -> bool {
         self.shared.full.load(Relaxed)
     }
 
-    /// Advances at least every second while the committer is well, or as often as a commit takes.
+    /// Advances at least once a second while the committer works, except during a longer commit.
     pub fn heartbeat(&self) -> u64 {
         self.shared.heartbeat.load(Relaxed)
     }
@@ -212,7 +212,7 @@ impl Committer {
         }
     }
 
-    /// Takes nothing more; [`Work::run`] commits what waits, acks included, and returns.
+    /// Accepts no more operations; [`Work::run`] commits the waiting ones, including acks, and returns.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Relaxed);
         let _ = self.stop.try_send(());
@@ -220,7 +220,7 @@ impl Committer {
 }
 
 impl Work {
-    /// Runs until [`Committer::stop`], or until every handle is gone.
+    /// Runs until [`Committer::stop`], or until every handle is dropped.
     pub fn run(mut self) {
         loop {
             crossbeam_channel::select! {
@@ -239,7 +239,7 @@ impl Work {
         self.commit(self.store.due(), Vec::new());
     }
 
-    /// One group: what waits, with acks and now and then a sweep riding along.
+    /// Collects and commits one group: the waiting operations, acks, and sometimes a sweep.
     fn take(&mut self, first: Option<Submission>) {
         let mut submissions = Vec::from_iter(first);
         submissions.extend(self.queue.try_iter().take(limits::GROUP - 1));
@@ -254,7 +254,7 @@ impl Work {
         self.look_at_disk();
         self.store.reopen();
         if self.store.sync_failed() || !self.store.is_in_place() {
-            // that of a body, which no group depends on
+            // no group depends on the sync of a body, so an empty one reports its failure
             let _ = self.apply(Vec::new());
         }
         let now = self.now();
@@ -275,7 +275,7 @@ impl Work {
         }
     }
 
-    /// Commits `riding`, whose outcomes have no waiter, and `submissions`; then wakes and answers.
+    /// Commits `riding`, whose outcomes nothing waits for, and `submissions`; then wakes event streams and answers.
     fn commit(&mut self, riding: Vec<Op>, submissions: Vec<Submission>) {
         if riding.is_empty() && submissions.is_empty() {
             return;
@@ -315,7 +315,7 @@ impl Work {
             self.sweep_again = more;
             self.swept = clock::monotonic();
         }
-        // callers that wait for messages before those that sent them
+        // wake receivers before answering senders
         let mut wakes: BTreeSet<Wake> = (outcomes.iter_mut())
             .flat_map(|o| match o {
                 Outcome::Posted { wakes, .. } => std::mem::take(wakes),
@@ -331,7 +331,7 @@ impl Work {
         self.events.wake(&wakes);
         for ((answer, permit), outcome) in answers.into_iter().zip(outcomes.into_iter().skip(first))
         {
-            // its bytes are on the disk; what the caller sends next finds the room
+            // the bytes are on the disk: free them before the answer, for the caller's next request
             drop(permit);
             answer(outcome);
         }
@@ -358,7 +358,7 @@ impl Work {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.store.apply(&group)));
         let error = match applied {
             Ok(Ok(outcomes)) => return Ok(outcomes),
-            // no room even for acks; there may be later
+            // no space even for acks: it may be freed later
             Ok(Err(e)) if e.kind == Kind::Busy => {
                 log::warn!("{e}");
                 return Err(e);
@@ -366,13 +366,13 @@ impl Work {
             Ok(Err(e)) => e,
             Err(_) => Error::new(
                 Kind::Damaged,
-                "cannot write the hub's tables: they are damaged, or the program has a fault",
+                "cannot write the hub's tables: they are damaged, or mesync has a bug",
             ),
         };
         Err(self.end(error))
     }
 
-    /// From here on nothing is written, and the process must end.
+    /// Records the fatal error: nothing is written any more, and the process must end.
     fn end(&self, error: Error) -> Error {
         log::error!("{error}");
         *lock(&self.shared.fatal) = Some(error.clone());
@@ -395,7 +395,7 @@ impl Work {
     fn look_at_disk(&self) {
         let reserve =
             lock(&self.shared.settings).map_or(Reserve::default(), |(_, reserve)| reserve);
-        // not to know is not to be full: a write will tell
+        // an unknown amount counts as enough: a write will fail if it is not
         let space = disk::free_space(self.store.dir()).ok();
         self.store
             .keep_free(space.map_or(0, |(_, total, _)| wanted(total, reserve)));
@@ -423,7 +423,7 @@ impl Work {
     }
 }
 
-/// The clock is in it too: a machine that resumes from a snapshot of its memory may draw the same number again.
+/// Also uses the clock, because a machine that resumes from a snapshot of its memory may draw the same number again.
 fn tag() -> Tag {
     let (high, low) = Uuid::new_v4().as_u64_pair();
     let at = clock::now()
@@ -438,7 +438,7 @@ fn is_full(space: (u64, u64, u64), reserve: Reserve) -> bool {
     free < wanted(total, reserve) || inodes < limits::LEAST_INODES
 }
 
-/// Bytes to be left free of so many.
+/// Bytes of `total` that must stay free.
 fn wanted(total: u64, reserve: Reserve) -> u64 {
     let wanted = match reserve {
         Reserve::Bytes(bytes) => bytes,

@@ -1,7 +1,7 @@
-//! Whether the machine that acts under a name is the one that acted under it before, or a copy of it, or it as it was earlier.
+//! Detects whether the machine under a name is a copy of the earlier one, or was restored to an earlier state.
 //!
-//! A client counts its starts on its disk, and draws a number at each. A disk that was copied or set back counts the same again,
-//! with another draw. Memory only: a restarted hub accepts the first count that it sees. It refuses nothing.
+//! A client counts its starts on its disk, and draws a number at each. A copied or restored disk repeats a count with another
+//! number. The state is in memory only: a restarted hub accepts the first count that it sees. Nothing is refused here.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,16 +10,16 @@ use uuid::Uuid;
 
 use crate::wire::{Doubt, Run};
 
-/// Milliseconds of hub time for which a doubt is told after its last reason.
+/// Milliseconds of hub time for which a doubt is reported after its last reason.
 const TOLD_FOR: u64 = 86_400_000;
-/// Earlier runs of a machine that are remembered.
+/// Remembered earlier runs of a machine at most.
 const MAX_PAST_DRAWS: usize = 4;
 
-/// One entry a host that pulls and names its run.
+/// One entry for each host that pulls and names its run.
 #[derive(Default)]
 pub struct Continuity(Mutex<HashMap<String, Machine>>);
 
-/// What a pull says of the machine that makes it.
+/// The identity that a pull contains.
 #[derive(Debug, Clone, Copy)]
 pub struct Sign {
     pub instance: Option<Uuid>,
@@ -30,11 +30,11 @@ pub struct Sign {
 struct Machine {
     instance: Option<Uuid>,
     run: Run,
-    /// The highest number that this run was done with.
+    /// The highest number that this run has acknowledged.
     said: u64,
-    /// Earlier runs, and how often each has come back.
+    /// Earlier runs, and how often each has returned.
     past: Vec<(Run, u32)>,
-    /// And hub time of its last reason.
+    /// The doubt, and the hub time of its last reason.
     doubt: Option<(Doubt, u64)>,
 }
 
@@ -49,7 +49,7 @@ impl Machine {
         }
     }
 
-    /// A request that was late may come from an earlier run, once.
+    /// One late request of an earlier run is no reason for a doubt.
     fn judge(&self, sign: &Sign, run: Run) -> Option<Doubt> {
         let past = self.past.iter().find(|(past, _)| *past == run);
         match past {
@@ -82,7 +82,7 @@ impl Machine {
 }
 
 impl Continuity {
-    /// Whether there is a doubt, or a pull will raise one. For before it is known whether that is let in.
+    /// Whether there is a doubt, or this pull would raise one. Called before the pull is admitted.
     pub fn is_doubted(&self, host: &str, sign: &Sign, now: u64) -> bool {
         let (machines, run) = (self.lock(), sign.run);
         let machine = machines
@@ -93,7 +93,7 @@ impl Continuity {
             .is_some_and(|(machine, run)| machine.judge(sign, run).or(machine.told(now)).is_some())
     }
 
-    /// An admitted pull, at a hub time; returns the doubt about its host.
+    /// Records an admitted pull; returns the doubt about its host.
     pub fn note(&self, host: &str, sign: &Sign, now: u64) -> Option<Doubt> {
         let run = sign.run?;
         let mut machines = self.lock();
@@ -114,12 +114,12 @@ impl Continuity {
         machine.told(now)
     }
 
-    /// What is to be told about a host.
+    /// The doubt to report about a host.
     pub fn told(&self, host: &str, now: u64) -> Option<Doubt> {
         self.lock().get(host).and_then(|machine| machine.told(now))
     }
 
-    /// A person has looked at it, or the host is gone.
+    /// Called when a person has resolved the doubt, or the host was removed.
     pub fn forget(&self, host: &str) {
         self.lock().remove(host);
     }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::wire::revision::Tag;
 
-    /// Pulls, each as number, draw and purpose; then the doubt after the last.
+    /// Checks the doubt after these pulls, each (count, draw, acknowledged number).
     fn check(pulls: &[(u64, u64, u64)], wants: Option<Doubt>) {
         let (hub, mut told) = (Continuity::default(), None);
         for (number, draw, after) in pulls {
@@ -170,7 +170,7 @@ mod tests {
             ],
             None,
         );
-        // a request of a killed client arrives late
+        // a late request of a killed client
         check(&[(1, 7, 5), (2, 8, 5), (1, 7, 5), (2, 8, 6)], None);
     }
 

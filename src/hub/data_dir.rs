@@ -1,6 +1,6 @@
-//! The hub's data directory: private, and for one hub at a time.
+//! The hub's data directory: private, and locked by one hub at a time.
 //!
-//! It does not look at what lies in it.
+//! It does not read the directory's content.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Seek, Write};
@@ -14,21 +14,21 @@ use crossbeam_channel::after;
 use crate::error::{Error, Kind, Result};
 use crate::{disk, wire};
 
-/// Held as long as the hub runs.
+/// The lock, held as long as the hub runs.
 pub struct DataDirLock {
     path: PathBuf,
     lock: File,
 }
 
-/// What the lock file says until the hub listens: no client takes it for an address.
+/// The content of the lock file until the hub listens: clients do not take it for an address.
 const STARTING: &str = "starting";
 
-/// Makes the directory if it is not there, keeps other users out of it, and other hubs.
+/// Makes the directory if it is missing, makes it private, and locks it.
 pub fn lock(dir: &Path) -> Result<DataDirLock> {
     disk::create_dir(dir)?;
     make_private(dir)?;
     let path = dir.join(wire::HUB_LOCK);
-    // a process that only reads the lock's holder holds it for a moment itself, and then releases it
+    // a process that tests the lock holds it for a moment
     for _ in 0..200 {
         if let Some(lock) = disk::lock(&path, STARTING)? {
             return Ok(DataDirLock { path, lock });
@@ -39,7 +39,7 @@ pub fn lock(dir: &Path) -> Result<DataDirLock> {
                 address => format!("listens on {}", wire::brief(address)),
             };
             let what = format!(
-                "cannot start a hub with {}: another one has it, which {holder}",
+                "cannot use the data directory {}: another hub has it, which {holder}",
                 dir.display()
             );
             return Err(Error::new(Kind::Busy, what)
@@ -49,12 +49,15 @@ pub fn lock(dir: &Path) -> Result<DataDirLock> {
     }
     Err(Error::new(
         Kind::Busy,
-        format!("cannot lock {}: too many processes try to", path.display()),
+        format!(
+            "cannot lock {}: too many processes use the lock",
+            path.display()
+        ),
     ))
 }
 
 impl DataDirLock {
-    /// Says where the hub listens, from when it does: clients on this machine trust it with a key.
+    /// Writes the address once the hub listens: clients on this machine send their key there.
     pub fn write_address(&mut self, address: SocketAddr) -> Result<()> {
         let written = self
             .lock
@@ -65,7 +68,7 @@ impl DataDirLock {
     }
 }
 
-/// A directory that others may look into is closed, if it is the hub's own; others' directories are not touched.
+/// Removes the access of other users if the directory is the hub's; directories of other owners are not changed.
 fn make_private(dir: &Path) -> Result<()> {
     let failed = |e: io::Error| Error::io(format!("use the data directory {}", dir.display()), &e);
     let meta = std::fs::metadata(dir).map_err(failed)?;
@@ -77,7 +80,7 @@ fn make_private(dir: &Path) -> Result<()> {
         return std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed);
     }
     let what = format!(
-        "will not use the data directory {}: others can look into it (mode {:o})",
+        "will not use the data directory {}: other users can read it (mode {:o})",
         dir.display(),
         meta.mode() & 0o7777
     );
@@ -87,8 +90,8 @@ fn make_private(dir: &Path) -> Result<()> {
     )))
 }
 
-/// Data directories of hubs that run on this machine, whatever user they run as, as far as the kernel names them: each hub
-/// listens on a socket in its own.
+/// Data directories of the hubs of all users that run on this machine, from the kernel's list of sockets: each hub listens
+/// on one in its directory.
 pub fn running() -> Vec<PathBuf> {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let mut found: Vec<PathBuf> = sockets

@@ -1,7 +1,7 @@
-//! `GET /api/events`: the bytes of an event stream, first the missed events, then new ones.
+//! `GET /api/events`: writes an event stream, first the missed events, then new ones.
 //!
-//! The store is the buffer: a stream reads the events after the last one it has written whenever it is woken, so none is
-//! lost or skipped however slow its reader is, and nothing is kept for it in memory.
+//! The store is the buffer: when woken, a stream reads the events after the last one that it has written. So a slow reader
+//! misses no event, and memory holds none for it.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -20,23 +20,23 @@ use crate::wire::KEEP_ALIVE;
 use crate::wire::files::{Event, Kind};
 use crate::wire::revision::{Revision, Tag};
 
-/// Bytes that are written at once, about.
+/// Bytes of one write, approximately.
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// The events that a client subscribes to.
 struct StreamFeed {
     subscription: Subscription,
     host: Option<String>,
-    /// The revision of the last event that was written, and where more are; `None`: no events of files.
+    /// The revision of the last written event, and the store; `None`: no events of files.
     files: Option<(u64, Arc<Store>)>,
     all_kinds: bool,
-    /// Of a caller that may read a part of the files only.
+    /// The rights of a caller that may not read all files.
     rights: Option<Arc<Rights>>,
-    /// How often chunks were lost or mended, as far as the reader knows.
+    /// The store's count of lost and replaced chunks at the last notice.
     wanted: u64,
 }
 
-/// Answers with a stream: wake-ups for `?host=`, and events of files after `Last-Event-ID` or `?after=`, or from now on.
+/// Answers with a stream: wake-ups for `?host=`, and events of files after `Last-Event-ID` or `?after=`, by default new ones.
 pub fn listen(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) -> Reply {
     if request.caller == Caller::Nobody {
         return Reply::error(401, "a key is required");
@@ -79,7 +79,7 @@ fn feed(
         Reply::error(503, "too many event streams are open; retry later").header("Retry-After", "5")
     };
     let subscription = events.subscribe(host.clone(), files).ok_or_else(busy)?;
-    // after the subscription: a later commit is either read or wakes this stream
+    // after subscribing, so that a later commit is either read or wakes this stream
     let files = if files {
         Some((begin(store, after, tag)?, Arc::clone(store)))
     } else {
@@ -99,7 +99,7 @@ fn feed(
 fn begin(store: &Store, after: Option<u64>, tag: Tag) -> Result<u64, Reply> {
     let now = store.rev().map_err(|e| Reply::failed(&e))?;
     let Some(after) = after else { return Ok(now) };
-    // a number that the hub has not given yet, or has given to another change, is of another history
+    // a number that the hub has not used yet, or used for another change, is of another history
     let ours = after <= now
         && store
             .is_ours(Revision { rev: after, tag })
@@ -115,10 +115,10 @@ fn begin(store: &Store, after: Option<u64>, tag: Tag) -> Result<u64, Reply> {
 }
 
 impl StreamFeed {
-    /// Runs until the reader is gone, or the hub stops, or the reader is too far behind.
+    /// Runs until the reader disconnects or is too far behind, or the hub stops.
     fn run(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
         out.send(b"retry: 2000\n: mesync\n\n")?;
-        // applies narrowed rights to every event that follows
+        // apply narrowed rights to every event that follows
         while !out.stopping() && self.write_files(out)? {
             let goes_on = crossbeam_channel::select! {
                 recv(self.subscription.queued) -> woken => {
@@ -148,14 +148,14 @@ impl StreamFeed {
         )
     }
 
-    /// Writes all events that there are. `false`: some of them have expired; the reader learns it when it reconnects.
+    /// Writes all available events. `false`: some have expired, which the reader learns when it reconnects.
     fn write_files(&mut self, out: &mut dyn Pieces) -> io::Result<bool> {
         let Some((mut last, store)) = self.files.clone() else {
             return Ok(true);
         };
         let wanted = std::mem::replace(&mut self.wanted, store.wanted_changes());
         if self.all_kinds && wanted != self.wanted && self.rights.is_none() {
-            // the changes name the lost content; a limited reader polls, since it may not see that file
+            // the list of changes names the lost content; a limited reader polls, because it may not see the file
             out.send(b"data: {\"type\":\"file_wanted\"}\n\n")?;
         }
         loop {
@@ -176,7 +176,7 @@ impl StreamFeed {
                 if let Some(event) = shown.filter(|_| is_kind) {
                     write_event(&mut piece, rev, &event)?;
                 }
-                // a piece has its time, and a slow reader is to make use of it
+                // keep pieces short: each has a time limit, and the reader may be slow
                 if piece.len() > PIECE_BYTES {
                     out.send(&piece)?;
                     piece.clear();
@@ -189,7 +189,7 @@ impl StreamFeed {
             if !whole || out.stopping() {
                 return Ok(true);
             }
-            // a reader with many events is still told at once that a message waits
+            // announce a waiting message even between many events
             if self.subscription.queued.try_recv().is_ok() {
                 self.write_queued(out)?;
             }
@@ -197,8 +197,8 @@ impl StreamFeed {
     }
 }
 
-/// Lines end in LF, and JSON is one line of ASCII: some programs read no other framing, and take a character that is cut in
-/// two for an end.
+/// Lines end in LF, and JSON is one line of ASCII: some programs parse no other framing, and end at a character that is
+/// split between two reads.
 fn write_event(into: &mut Vec<u8>, rev: u64, event: &Event) -> io::Result<()> {
     write!(into, "id: {rev}\ndata: ")?;
     event.serialize(&mut serde_json::Serializer::with_formatter(

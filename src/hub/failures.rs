@@ -1,6 +1,6 @@
-//! How many wrong keys each address has presented lately.
+//! Counts the recent wrong keys of each address.
 //!
-//! Pure: it takes the time as a value. It does not know keys, nor the consequence of too many failures.
+//! Pure: it takes the time as a value. It knows no keys, and callers decide the consequence of too many failures.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,20 +15,20 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// How long this address has to wait before its keys are looked at again; `None`: it need not.
+    /// How long keys of this address will not be compared; `None`: they are compared now.
     pub fn wait(&self, now: Instant, peer: IpAddr) -> Option<Duration> {
         let (since, count) = self.counted.get(&network(peer))?;
         let left = WRONG_KEYS_WINDOW.saturating_sub(now.saturating_duration_since(*since));
         (*count >= WRONG_KEYS && !left.is_zero()).then_some(left)
     }
 
-    /// Counts one more and says which it is.
+    /// Counts one more failure, and returns the count.
     pub fn count(&mut self, now: Instant, peer: IpAddr) -> u32 {
         let over = |since: Instant| now.saturating_duration_since(since) >= WRONG_KEYS_WINDOW;
         let network = network(peer);
         if !self.counted.contains_key(&network) && self.counted.len() >= WRONG_KEYS_ADDRESSES {
             self.counted.retain(|_, (since, _)| !over(*since));
-            // a caller with that many addresses gets ten more tries for each, but no memory of the hub
+            // a caller with this many addresses gets ten more tries for each, but no more of the hub's memory
             if self.counted.len() >= WRONG_KEYS_ADDRESSES
                 && let Some(oldest) = self
                     .counted

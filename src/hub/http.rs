@@ -1,6 +1,6 @@
-//! Requests and replies of the hub, in its own words: what the server hands to the routes and gets back.
+//! Requests and replies as the server passes them to the routes and back.
 //!
-//! Knows nothing of sockets, of tiny_http or of any route.
+//! It knows no sockets, no tiny_http and no route.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -13,21 +13,21 @@ use super::rights::{Administration, Inbox, Right, Rights};
 use crate::error::{Error, Kind};
 use crate::wire;
 
-/// The caller of a request, found by the server from key, token and address.
+/// The caller of a request, identified by key, token and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// The master key, the hub's own `local.key`, or anybody on this machine in protected mode.
+    /// A caller with the master key or the hub's `local.key`, or in protected mode any program on this machine.
     Admin,
-    /// A host's key: acts for this host only, within these rights.
+    /// A caller with a host's key: it acts for this host only, within these rights.
     Host(String, Arc<Rights>),
-    /// Nobody in particular, where the hub was opened with `--allow-anonymous`: acts for any host, administers nothing.
+    /// A caller without a key, on a hub with `--allow-anonymous`: it acts for any host, and administers nothing.
     Anonymous,
-    /// No key was asked for: health, login and the page.
+    /// A caller of a route without a key: health, login and the page.
     Nobody,
 }
 
 impl Caller {
-    /// The one host that it may act for; `None`: any.
+    /// The only host that it may act for; `None`: any.
     pub fn host(&self) -> Option<&str> {
         match self {
             Caller::Host(host, _) => Some(host),
@@ -35,7 +35,7 @@ impl Caller {
         }
     }
 
-    /// Its rights and its name, where a key limits it; `None`: all but administration, or everything.
+    /// Its rights and its name if a key limits it; `None`: everything, or everything except administration.
     pub fn limits(&self) -> Option<(&Rights, &str)> {
         match self {
             Caller::Host(host, rights) => Some((rights, host)),
@@ -51,7 +51,7 @@ impl Caller {
         }
     }
 
-    /// Whether it may use a route that needs this right; else the answer.
+    /// Checks that it may use a route with this right; the error is the answer.
     pub fn check(&self, right: Right) -> Result<(), Reply> {
         match self {
             Caller::Host(host, rights) => rights
@@ -66,7 +66,7 @@ impl Caller {
         }
     }
 
-    /// The rights of a caller that may read a part of the files only.
+    /// The rights of a caller that may not read all files.
     pub fn limited_reader(&self) -> Option<&Arc<Rights>> {
         match self {
             Caller::Host(_, rights) if !rights.reads_all() => Some(rights),
@@ -79,12 +79,12 @@ impl Caller {
             .is_none_or(|(rights, _)| rights.inbox == Inbox::Open)
     }
 
-    /// The one host that it may see among the hosts; `None`: all.
+    /// The only host that it may see in lists; `None`: all.
     pub fn sees_host(&self) -> Option<&str> {
         self.host().filter(|_| !self.administers())
     }
 
-    /// A host's name in lower case, if the caller may act for it.
+    /// The host's name in lower case, if the caller may act for it.
     pub fn act_for(&self, host: &str) -> Result<String, Reply> {
         let host = wire::check_host(host).map_err(|why| Reply::error(400, why))?;
         match self.host().filter(|own| *own != host) {
@@ -112,15 +112,15 @@ pub fn header<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
 #[derive(Debug)]
 pub struct Request {
     pub method: String,
-    /// Percent-decoded nowhere: `/api/hosts/web-1`.
+    /// Not percent-decoded: `/api/hosts/web-1`.
     pub path: String,
-    /// What follows `?`, or "".
+    /// The part after `?`, or "".
     pub query: String,
-    /// Lower-case names; only those that the server passes on.
+    /// With lower-case names; only headers that the server passes on.
     pub headers: Vec<(String, String)>,
     pub peer: IpAddr,
     pub caller: Caller,
-    /// Empty when `length` exceeds what the server reads beforehand: then the reply is a [`Job::Upload`].
+    /// Empty if `length` exceeds what the server reads beforehand: then the reply is a [`Job::Upload`].
     pub body: Vec<u8>,
     /// The announced length of the body.
     pub length: u64,
@@ -139,7 +139,7 @@ impl Request {
         })
     }
 
-    /// A parameter that is not text; `kind` says what it must be.
+    /// A parsed parameter; `kind` names its type in errors.
     pub fn parsed<T>(
         &self,
         name: &str,
@@ -188,29 +188,29 @@ pub type StreamJob = Box<dyn FnOnce(&mut dyn Pieces) -> io::Result<()> + Send>;
 
 /// Long work handed back to the server.
 pub enum Job {
-    /// Reads a body that was too long to be read beforehand, then answers.
+    /// Reads a long body, then answers.
     Upload(UploadJob),
     /// An answer too long for [`Reply::INLINE`].
     Bytes(Vec<u8>),
-    /// An answer of this length, read as it is written: a download. A reader that fails or ends early ends the connection.
+    /// A download: an answer of this length that is read while it is written. An early end or a failure ends the connection.
     Send {
         length: u64,
         reader: Box<dyn Read + Send>,
     },
-    /// Writes pieces until it returns: an event stream. Each piece is sent at once; an error means the reader is gone.
+    /// An event stream: writes pieces until it returns. Each piece is sent at once; an error means that the reader disconnected.
     Stream(StreamJob),
 }
 
-/// Where an event stream writes.
+/// The output of an event stream.
 pub trait Pieces {
-    /// Writes the piece at once; fails when the reader is gone, or takes nothing for 30 s.
+    /// Sends the piece at once; fails if the reader disconnected, or accepts nothing for 30 s.
     fn send(&mut self, piece: &[u8]) -> io::Result<()>;
     /// The hub is shutting down: return soon.
     fn stopping(&self) -> bool;
 }
 
 impl Reply {
-    /// Bytes of an ordinary answer, at most.
+    /// Bytes of an answer that needs no job, at most.
     pub const INLINE: usize = 64 * 1024;
 
     pub fn json(status: u16, value: &impl Serialize) -> Reply {
@@ -221,7 +221,7 @@ impl Reply {
         )
     }
 
-    /// `{"error": …}`; the words tell the user what to do.
+    /// `{"error": …}`; the text tells the user what to do.
     pub fn error(status: u16, words: impl Into<String>) -> Reply {
         Reply::json(
             status,
@@ -242,7 +242,7 @@ impl Reply {
         )
     }
 
-    /// No body, as 204 wants it.
+    /// Without a body, as for 204.
     pub fn empty(status: u16) -> Reply {
         Reply {
             status,
@@ -253,7 +253,7 @@ impl Reply {
         }
     }
 
-    /// What a job is to answer, or the head of what it will write.
+    /// An answer by a job, or the head of one that a job writes.
     pub fn job(content_type: impl Into<Cow<'static, str>>, job: Job) -> Reply {
         Reply {
             content_type: content_type.into(),
@@ -262,7 +262,7 @@ impl Reply {
         }
     }
 
-    /// 503: not now, but soon.
+    /// 503: the same request may succeed soon.
     pub fn busy() -> Reply {
         Reply::error(503, "the hub is busy; retry").header("Retry-After", "1")
     }

@@ -1,6 +1,6 @@
-//! Invitations: each lets one machine in, once, until its time is over. Only their hashes are kept, in `invitations.toml`.
+//! Invitations: each admits one machine once, until it expires. Only their hashes are stored, in `invitations.toml`.
 //!
-//! Commands edit the file while the hub runs. What a machine becomes when it is let in is for `keys` to write down.
+//! Commands edit the file while the hub runs. `keys` stores the key of an admitted machine.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::{clock, disk};
 
 const FILE: &str = "invitations.toml";
 const LOCK_FILE: &str = "invitations.lock";
-/// Bytes of the file: a row has about 200, more with many directories.
+/// Bytes of the file at most: a row has about 200, more with many directories.
 const MAX_FILE_BYTES: usize = limits::INVITATIONS * 1024;
 
 #[derive(Default, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ struct Row {
     until: String,
     #[serde(default)]
     replace: bool,
-    /// `None`: the usual ones, or those of the key that is replaced.
+    /// `None`: the default rights, or those of the replaced key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rights: Option<RightsRow>,
 }
@@ -48,7 +48,7 @@ impl Row {
     }
 }
 
-/// Makes an invitation for a machine and returns its secret: the only time that it is seen.
+/// Makes an invitation for a machine and returns its secret, which is not stored.
 pub fn invite(
     data_dir: &Path,
     name: &str,
@@ -61,14 +61,16 @@ pub fn invite(
     }
     let secret = keys::random();
     edit(data_dir, |rows| {
-        // the latest one of a name is the one that counts
+        // a new invitation replaces older ones for its name
         rows.retain(|row| row.is_valid() && row.name != name);
         if rows.len() >= limits::INVITATIONS {
             let what = format!(
                 "cannot invite {name}: {} invitations are open",
                 limits::INVITATIONS
             );
-            return Err(Error::new(Kind::Failed, what).hint("wait until some are used or over"));
+            return Err(
+                Error::new(Kind::Failed, what).hint("wait until some are used or have expired")
+            );
         }
         rows.push(Row {
             name: name.into(),
@@ -82,7 +84,7 @@ pub fn invite(
     Ok(secret)
 }
 
-/// Lets the machine in that has this secret, and uses the invitation up. `false`: there is none.
+/// Admits the machine with this secret, and removes the invitation. `false`: there is none.
 pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
     let shown = Hash::of(secret.as_bytes());
     let mut found = None;
@@ -98,7 +100,7 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
             };
             let rights = row.rights.map(Rights::read).transpose();
             let rights = rights.map_err(|why| bad_file(data_dir, &why))?;
-            // before the row is gone for ever: a machine that asks again is known by its key
+            // before the row is removed: a machine that asks again is recognised by its key
             keys::add_hash(data_dir, &ask.name, ask.key.0, placing, rights)?;
         }
         Ok(())
@@ -106,7 +108,7 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
     Ok(found.is_some())
 }
 
-/// Reads, changes and writes the file while no other process does. On an error the file is as it was.
+/// Reads, changes and writes the file under its lock. On an error the file is unchanged.
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Result<()> {
     let _held = keys::lock(data_dir, LOCK_FILE)?;
     let path = data_dir.join(FILE);
@@ -180,7 +182,7 @@ mod tests {
         let limits = invite(dir, "a", day, true, Some(&limited)).unwrap();
         assert!(redeem(dir, &ask("a", 4), &limits).unwrap());
         assert_eq!(*keys::list_keys(dir).unwrap()[0].rights, limited);
-        // a machine that was set up anew has the rights that it had
+        // a reinstalled machine has its former rights
         let again = invite(dir, "a", day, true, None).unwrap();
         assert!(redeem(dir, &ask("a", 5), &again).unwrap());
         let key = keys::list_keys(dir).unwrap().remove(0);

@@ -1,7 +1,7 @@
-//! Lets machines in: by name, for a while all, or by invitation. What it decides is a key in `keys.toml`, and nothing else.
+//! Admits machines: one by name, all for a while, or one by invitation. The only effect is a key in `keys.toml`.
 //!
-//! A stranger reaches `POST /api/join` alone, through TLS. It costs no disk until the machine is let in, and what a stranger can
-//! learn or guess there is counted.
+//! An unknown machine can use `POST /api/join` only, through TLS. Nothing is written to the disk before it is admitted, and
+//! guesses of names and invitations are counted.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -130,7 +130,7 @@ impl Joining {
         }
     }
 
-    /// Counts what may be guessing; too much of it is not looked at for a while.
+    /// Counts a possible guess; after too many, requests of the address are refused for a while.
     fn count(&self, peer: IpAddr, what: &str) -> Result<(), Reply> {
         let now = clock::monotonic();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The hub's keys: `keys.toml`, which commands edit while the hub runs, and the hub's own secrets beside it.
 //!
-//! It keeps and finds keys; what a key is good for is decided in `auth`. Of a key only its hash is stored, and a plain
-//! SHA-256 is enough: keys are 32 random bytes, which cannot be guessed, and a slow hash would cost a router a second.
+//! It stores and finds keys; `auth` decides what a key allows. Only the hash of a key is stored, and a plain SHA-256 is
+//! enough: keys are 32 random bytes, which cannot be guessed, and a slow hash would take a second on a router.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -24,7 +24,7 @@ use crate::{clock, disk, wire};
 /// SHA-256 of a key.
 pub type Hash = [u8; 32];
 
-/// A host's key, as far as the hub knows it.
+/// The stored part of a host's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// The host of the key, in lower case.
@@ -32,15 +32,15 @@ pub struct Key {
     pub hash: Hash,
     pub created: Option<SystemTime>,
     pub rights: Arc<Rights>,
-    /// The key that this one replaces, and until when it is still accepted, unless this one is used before.
+    /// The key that this one replaces, and the time until which it is accepted, unless this one is used before.
     pub replaces: Option<(Hash, SystemTime)>,
 }
 
-/// `keys.toml` as text.
+/// The form of `keys.toml`.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    /// Required: a file that was cut to nothing, or to its heading, is not one that has no keys.
+    /// Required, so that a truncated file, empty or with its heading only, does not count as one without keys.
     #[serde(rename = "key")]
     keys: Vec<Row>,
 }
@@ -52,7 +52,7 @@ struct Row {
     sha256: String,
     #[serde(default)]
     created: String,
-    /// Of the key that this one replaces.
+    /// The hash of the key that this one replaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     old_sha256: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,10 +63,10 @@ struct Row {
 
 /// How long a replaced key is accepted if the new one is not used.
 const ROTATION: Duration = Duration::from_secs(86_400);
-/// Bytes of the file, at most: a row has about 170, more with many directories.
+/// Bytes of the file at most: a row has about 170, more with many directories.
 const MAX_FILE_BYTES: u64 = limits::KEYS as u64 * 4096;
 
-/// Characters of a secret of the hub's own, at least: half of what [`random`] gives.
+/// Characters of a secret of the hub at least: half the length of [`random`].
 const SECRET_BYTES: usize = 32;
 const FILE_HEADING: &str =
     "# Keys of this hub: \"mesync key add NAME\" makes one. Only their hashes are here.\n";
@@ -75,9 +75,9 @@ pub fn hash(key: &str) -> Hash {
     Sha256::digest(key.as_bytes()).into()
 }
 
-/// 32 random bytes as 64 hexadecimal digits: nothing in it needs quoting, in a shell or elsewhere.
+/// 32 random bytes as 64 hexadecimal digits, which need no quoting in a shell or elsewhere.
 pub fn random() -> String {
-    // each UUID brings 122 random bits of the system's generator; the hash spreads them
+    // each UUID has 122 random bits of the system's generator; the hash spreads them
     hex(&Sha256::new()
         .chain_update(Uuid::new_v4())
         .chain_update(Uuid::new_v4())
@@ -85,7 +85,7 @@ pub fn random() -> String {
         .finalize())
 }
 
-/// The key with this hash, or that replaces one with this hash. Takes the same time whether and where it is found.
+/// The key with this hash, or the one that replaces a key with this hash. Takes the same time for every result.
 pub fn find<'a>(keys: &'a [Key], wanted: &Hash, now: SystemTime) -> Option<&'a Key> {
     let mut found = u32::MAX;
     for (i, key) in keys.iter().enumerate() {
@@ -99,25 +99,25 @@ pub fn find<'a>(keys: &'a [Key], wanted: &Hash, now: SystemTime) -> Option<&'a K
     keys.get(found as usize)
 }
 
-/// The keys in force: the file is looked at on every use, so a command in another process takes effect at once.
+/// The keys in force: the file is checked at every use, so a command in another process takes effect at once.
 pub struct Keys {
     path: PathBuf,
     loaded: Mutex<Loaded>,
 }
 
 struct Loaded {
-    /// Of the file that was parsed last, whether or not it was any good.
+    /// The stamp of the file that was parsed last, valid or not.
     stamp: Option<Stamp>,
     keys: Arc<[Key]>,
-    /// Why the file could not be used the last time: each reason is logged once.
+    /// Why the last version of the file could not be used: each reason is logged once.
     complaint: Option<String>,
 }
 
 /// Why the keys are not known.
 enum Bad {
-    /// The file was read, or is missing: it stays so until the file changes.
+    /// The file is missing or invalid: this lasts until it changes.
     Content(Error),
-    /// It could not be opened or read: that may pass by itself.
+    /// It could not be opened or read, which may be temporary.
     Unread(Error),
 }
 
@@ -129,7 +129,7 @@ impl From<Bad> for Error {
     }
 }
 
-/// What changes when a file does.
+/// Properties of a file that change with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -150,7 +150,7 @@ impl Stamp {
 }
 
 impl Keys {
-    /// Reads the keys for the first time: here a bad file is an error, since there are no older keys to keep.
+    /// Reads the keys for the first time: here a bad file is an error, because there are no older keys to keep.
     pub fn open(data_dir: &Path) -> Result<Keys> {
         let path = file(data_dir);
         let (stamp, keys) = read(&path)?;
@@ -169,7 +169,7 @@ impl Keys {
         })
     }
 
-    /// The keys in force at this moment: the same `Arc` as long as they are the same keys.
+    /// The current keys: the same `Arc` as long as they do not change.
     pub fn current(&self) -> Arc<[Key]> {
         let stamp = std::fs::metadata(&self.path)
             .ok()
@@ -178,7 +178,7 @@ impl Keys {
         if loaded.stamp == stamp {
             return Arc::clone(&loaded.keys);
         }
-        // no machine is let in or locked out because a file is missing
+        // a missing file neither admits nor excludes a machine
         let is_gone = |stamp: &Option<Stamp>| stamp.is_none() && had_keys(disk::parent(&self.path));
         let read = read(&self.path).and_then(|read| {
             if is_gone(&read.0) {
@@ -213,7 +213,7 @@ impl Keys {
         Arc::clone(&loaded.keys)
     }
 
-    /// The file could not be used the last time: there may be keys that are not known.
+    /// The last version of the file could not be used, so there may be unknown keys.
     pub fn in_doubt(&self) -> bool {
         self.loaded
             .lock()
@@ -222,7 +222,7 @@ impl Keys {
             .is_some()
     }
 
-    /// Looks at the file again even if it seems unchanged.
+    /// Reads the file again, even if it seems unchanged.
     pub fn reload(&self) -> Arc<[Key]> {
         self.loaded
             .lock()
@@ -242,7 +242,7 @@ pub fn count(n: usize) -> String {
     format!("{n} key{}", if n == 1 { "" } else { "s" })
 }
 
-/// Makes a key for a host and returns it: the only time that it is seen. A hub that runs accepts it from now on.
+/// Makes a key for a host and returns it; it is not stored. A running hub accepts it from now on.
 pub fn add_key(data_dir: &Path, name: &str) -> Result<String> {
     add_key_with(data_dir, name, Rights::default())
 }
@@ -254,14 +254,14 @@ pub fn add_key_with(data_dir: &Path, name: &str, rights: Rights) -> Result<Strin
     Ok(key)
 }
 
-/// Whether a key may take the place of another one.
+/// Whether a key may replace another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placing {
     New,
     Replace,
 }
 
-/// What to do about a name that has a key.
+/// The error for a name that has a key, with a hint.
 pub fn taken(name: &str, verb: &str) -> Error {
     let what = match verb {
         "invite" => format!("cannot invite {name}: it has a key"),
@@ -272,8 +272,8 @@ pub fn taken(name: &str, verb: &str) -> Error {
     ))
 }
 
-/// Accepts the key with this hash for a host from now on. Without `rights` it has those of the key whose place it takes, or
-/// the usual ones.
+/// Accepts the key with this hash for a host from now on. Without `rights` it gets those of the key that it replaces, or the
+/// default ones.
 pub fn add_hash(
     data_dir: &Path,
     name: &str,
@@ -311,7 +311,7 @@ pub fn add_hash(
     })
 }
 
-/// Changes the rights of a host's key: in force at once. The rights that it has now.
+/// Changes the rights of a host's key at once, and returns the new rights.
 pub fn set_rights(
     data_dir: &Path,
     name: &str,
@@ -328,13 +328,13 @@ pub fn set_rights(
     Ok(now)
 }
 
-/// Makes another key for a host and returns it. The old one is accepted until the new one is used, for a day at most.
+/// Makes a new key for a host and returns it. The old one is accepted until the new one is used, at most for a day.
 pub fn rotate_key(data_dir: &Path, name: &str) -> Result<String> {
     let name = check_name(name)?;
     let key = random();
     edit(data_dir, |keys| {
         let row = find_name(keys, &name, "rotate")?;
-        // of a key that was never used the one before it is still that of the machine
+        // if the latest key was never used, the machine still has the one before it
         let old = row.replaces.map_or(row.hash, |(old, _)| old);
         row.replaces = Some((old, clock::now() + ROTATION));
         (row.hash, row.created) = (hash(&key), Some(clock::now()));
@@ -343,7 +343,7 @@ pub fn rotate_key(data_dir: &Path, name: &str) -> Result<String> {
     Ok(key)
 }
 
-/// The new key of a host is used: the one that it replaces ends.
+/// Removes the replaced key of a host, because the new one was used.
 pub fn end_rotation(data_dir: &Path, name: &str, used: &Hash) -> Result<()> {
     edit(data_dir, |keys| {
         if let Some(key) = keys.iter_mut().find(|k| k.name == name && k.hash == *used) {
@@ -370,7 +370,7 @@ pub fn list_keys(data_dir: &Path) -> Result<Vec<Key>> {
     Ok(keys)
 }
 
-/// Ends a host's key and every token that was given for it.
+/// Removes a host's key, which invalidates all tokens for it.
 pub fn remove_key(data_dir: &Path, name: &str) -> Result<()> {
     let name = check_name(name)?;
     edit(data_dir, |keys| {
@@ -388,7 +388,7 @@ pub fn remove_key(data_dir: &Path, name: &str) -> Result<()> {
     })
 }
 
-/// A secret of the hub's own in a file of its own, made if it is not there. One that was cut short could be guessed.
+/// Reads a secret of the hub from its file, or makes it if it is missing. A truncated one could be guessed, and is refused.
 pub fn own_secret(path: &Path) -> Result<String> {
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -396,14 +396,14 @@ pub fn own_secret(path: &Path) -> Result<String> {
             disk::write_durably(path, format!("{secret}\n").as_bytes(), 0o600)?;
             Ok(secret)
         }
-        // what cannot be looked at may be there
+        // an unreadable file may exist
         _ => {
             let secret = disk::read_secret(path)?;
             if secret.len() >= SECRET_BYTES {
                 Ok(secret)
             } else {
                 let what = format!(
-                    "will not use the secret in {}: it has been cut short",
+                    "will not use the secret in {}: it is truncated",
                     path.display()
                 );
                 Err(Error::new(Kind::Settings, what)
@@ -422,10 +422,10 @@ fn check_name(name: &str) -> Result<String> {
         .map_err(|e| Error::new(Kind::Usage, format!("cannot use that name for a key: {e}")))
 }
 
-/// Waits until no other command edits a file of the hub's directory; until the answer is dropped, none does.
+/// Locks a file of the hub's directory against edits of other commands until the result is dropped; waits for the lock.
 pub fn lock(data_dir: &Path, name: &str) -> Result<File> {
     let path = data_dir.join(name);
-    // an edit takes milliseconds: it is worth waiting for another one, and the lock ends with its process
+    // wait: another edit takes milliseconds, and its lock ends with its process
     let lock = OpenOptions::new()
         .read(true)
         .write(true)
@@ -440,7 +440,7 @@ pub fn lock(data_dir: &Path, name: &str) -> Result<File> {
     Ok(held)
 }
 
-/// Reads, changes and writes the file while no other command does. On an error the file is as it was.
+/// Reads, changes and writes the file under its lock. On an error the file is unchanged.
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Result<()> {
     disk::create_dir(data_dir)?;
     let _held = lock(data_dir, LOCK_FILE)?;
@@ -458,7 +458,7 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
     let written = disk::write_durably(&path, text(&keys).as_bytes(), 0o600)
         .and_then(|()| give_to_owner(data_dir, &path));
     written.and_then(|()| remember(data_dir)).inspect_err(|_| {
-        // what was not reported as done must not be in force
+        // a change that is reported as failed must not be in force
         let _ = match old {
             Some(old) => disk::write_durably(&path, old.as_bytes(), 0o600)
                 .and_then(|()| give_to_owner(data_dir, &path)),
@@ -467,11 +467,11 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
     })
 }
 
-/// Held by each edit; what it says outlives `keys.toml`.
+/// The lock of each edit; its content survives the loss of `keys.toml`.
 const LOCK_FILE: &str = "keys.lock";
 const HAD_KEYS: &str = "this hub has had keys\n";
 
-/// Writes down that there is a file of keys: should it be missing one day, the hub is not open to every local user.
+/// Records that a file of keys exists: if it is lost later, the hub is not open to every local user.
 fn remember(data_dir: &Path) -> Result<()> {
     let path = data_dir.join(LOCK_FILE);
     if had_keys(data_dir) {
@@ -510,7 +510,7 @@ fn gone(path: &Path) -> Error {
     .hint("restore it from a backup, or make new keys with \"mesync key add NAME\"")
 }
 
-/// What root writes into a hub's directory must stay readable for the user that the hub runs as.
+/// Gives a file that root has written in a hub's directory to the user that the hub runs as.
 pub(super) fn give_to_owner(data_dir: &Path, path: &Path) -> Result<()> {
     let failed = |e: io::Error| Error::io(format!("give {} to the hub's user", path.display()), &e);
     let (dir, meta) = (
@@ -537,14 +537,14 @@ fn text(keys: &[Key]) -> String {
     let document = Document {
         keys: keys.iter().map(row).collect(),
     };
-    // names are checked, the rest is ours: there is nothing in it that TOML cannot say
+    // names are checked, and the rest is made here: all of it can be written as TOML
     format!(
         "{FILE_HEADING}\n{}",
         toml::to_string(&document).unwrap_or_default()
     )
 }
 
-/// The keys, and the stamp of the file that they came from. No file: no keys.
+/// The keys, and the stamp of their file. A missing file has no keys.
 fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
     let cannot = |why: &str| {
         Error::new(
@@ -568,11 +568,11 @@ fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, Vec::new())),
         Err(e) => return Err(io(e)),
     };
-    // before the content: a write in between shows as a change at the next check
+    // before the content, so that a write in between is detected at the next check
     let meta = file.metadata().map_err(io)?;
     if meta.mode() & 0o022 != 0 {
         let writable = cannot(&format!(
-            "others can write it (mode {:o})",
+            "other users can write it (mode {:o})",
             meta.mode() & 0o7777
         ));
         return Err(Bad::Content(
@@ -591,7 +591,7 @@ fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
 
 fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
     if text.trim().is_empty() {
-        return Err("it is empty: it has been cut to nothing".into());
+        return Err("it is empty, so it was truncated".into());
     }
     let document: Document = toml::from_str(text).map_err(|e| {
         let line = text[..e.span().map_or(0, |s| s.start).min(text.len())]
@@ -746,7 +746,7 @@ mod tests {
                 .to_string()
                 .contains("there was one")
         );
-        // the way out: a new key, and with it a new file
+        // recovery: a new key makes a new file
         let new = add_key(dir.path(), "web-2").unwrap();
         assert!(find(&keys.current(), &hash(&new), clock::now()).is_some() && !known());
         remove_key(dir.path(), "web-2").unwrap();
@@ -760,7 +760,7 @@ mod tests {
         let keys = Keys::open(dir.path()).unwrap();
         remove_key(dir.path(), "web-1").unwrap();
         let good = std::fs::read(file(dir.path())).unwrap();
-        // a directory can be opened and not read, by any user
+        // a directory can be opened but not read as a file, by any user
         std::fs::remove_file(file(dir.path())).unwrap();
         std::fs::create_dir(file(dir.path())).unwrap();
         std::fs::set_permissions(
@@ -818,7 +818,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = add_key(dir.path(), "web-1").unwrap();
         let second = rotate_key(dir.path(), "web-1").unwrap();
-        // the second was never used: the first is still the one that the machine has
+        // the second key was never used, so the machine still has the first
         let third = rotate_key(dir.path(), "web-1").unwrap();
         let known = |after: Duration| {
             let (keys, now) = (list_keys(dir.path()).unwrap(), clock::now() + after);

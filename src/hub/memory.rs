@@ -1,5 +1,5 @@
-//! How much memory the hub may still take: by RLIMIT_AS, and by the control groups that it is in. What it does for others is
-//! admitted against that; an allocation that fails ends the process.
+//! Tells how much memory the hub may still use, by RLIMIT_AS and by its control groups. Work for clients is admitted against
+//! that, because a failed allocation ends the process.
 //!
 //! It limits nothing itself.
 
@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
-/// Bytes that stay free when something is done for a client, where addresses are limited.
+/// Bytes of address space that work for clients must leave free, if it is limited.
 const SPARE_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is free when the hub has opened its store and before the first connection.
+/// The free memory after the hub has opened its store and before its first connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes of addresses; `u64::MAX`: no limit.
+    /// Bytes of address space; `u64::MAX`: no limit.
     pub space: u64,
-    /// Bytes that may be in use; no more than of addresses.
+    /// Bytes that may be resident; at most `space`.
     pub memory: u64,
 }
 
@@ -39,7 +39,7 @@ impl Room {
                 .parse::<u64>()
                 .ok()
         });
-        // a limit of the first version that is none is a huge number
+        // cgroup version 1 writes "no limit" as a huge number
         let group = limits
             .min()
             .map_or(u64::MAX, |limit| limit.saturating_sub(resident));
@@ -49,12 +49,12 @@ impl Room {
         }
     }
 
-    /// Whether this amount, with its overhead, is available now: checked before the work for a client, which is refused otherwise.
+    /// Whether this amount and its overhead are available now. Work for a client is refused if not.
     pub fn has(&self, bytes: u64) -> bool {
         self.space == u64::MAX || can_have(bytes as usize + SPARE_BYTES)
     }
 
-    /// A part of the memory, but no more than `most`, and no less than `least`: what one request may need.
+    /// The `of`-th part of the memory, at most `most`, and at least `least`, which one request may need.
     pub fn part(&self, of: u64, least: u64, most: u64) -> u64 {
         (self.memory / of).clamp(least, most)
     }
@@ -68,8 +68,8 @@ fn in_use() -> Option<(u64, u64)> {
     Some((pages.next()? * page, pages.next()? * page))
 }
 
-/// The files with limits of the groups in `/proc/self/cgroup`, and of those above them; in a container the path may be one
-/// of outside, so the root is among them.
+/// The files with the limits of the groups in `/proc/self/cgroup` and of their parents. In a container the path may be that
+/// of the host, so the root is included.
 fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
@@ -94,10 +94,10 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
     files
 }
 
-/// So many bytes more can be had at this moment.
+/// Whether so many more bytes can be allocated at this moment.
 fn can_have(bytes: usize) -> bool {
     let mut room = Vec::<u8>::new();
-    // or a compiler that sees that nothing is done with it leaves it out
+    // keeps the compiler from removing the unused allocation
     black_box(&mut room)
         .try_reserve_exact(black_box(bytes))
         .is_ok()

@@ -1,6 +1,6 @@
-//! What the hub tells Prometheus: counts of requests, and the text of `GET /metrics`.
+//! The metrics for Prometheus: counts of requests, and the text of `GET /metrics`.
 //!
-//! Nothing is decided by these numbers. Names follow <https://prometheus.io/docs/practices/naming/>.
+//! No decision depends on them. Names follow <https://prometheus.io/docs/practices/naming/>.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -11,7 +11,7 @@ use super::routes::Route;
 /// Answers by route and status.
 #[derive(Default)]
 pub struct Requests {
-    // as many entries as there are routes and statuses
+    // bounded by the numbers of routes and statuses
     counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
 
@@ -54,7 +54,7 @@ impl Text {
         self.rows(name, "gauge", help, [(String::new(), value)]);
     }
 
-    /// Values of one name by labels, which must need no escaping. No row: nothing is written.
+    /// Writes the values of one name by labels, which must need no escaping. Without rows it writes nothing.
     pub fn rows(
         &mut self,
         name: &str,
@@ -65,7 +65,7 @@ impl Text {
         self.family(&format!("mesync_{name}"), kind, help, rows);
     }
 
-    /// A value that every process has, under the name that dashboards know.
+    /// A standard value of every process, under the name that dashboards use.
     pub fn process(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         let row = [(String::new(), value)];
         self.family(&format!("process_{name}"), kind, help, row);

@@ -1,6 +1,6 @@
-//! The hub: what `mesync serve` runs. Starts and stops its parts; what they do is theirs to say, in reading order as below.
+//! The hub, which `mesync serve` runs. This file starts and stops its parts, in the reading order below.
 //!
-//! It knows neither clients nor signals: its owner decides when to reload and to stop.
+//! It knows neither clients nor signals: its owner decides when it reloads and stops.
 //!
 //! ```text
 //! TCP --> server --gate--> worker-N --> router --> login, health, metrics
@@ -70,20 +70,20 @@ use subscribers::Subscribers;
 pub use keys::{Key, add_key, add_key_with, list_keys, remove_key, rotate_key, set_rights};
 pub use rights::Rights;
 
-/// A running hub. Dropped without a [`Hub::stop`]: it stops at once.
+/// A running hub. Dropped without [`Hub::stop`], it stops at once.
 pub struct Hub {
     router: Arc<Router>,
     commit: Option<JoinHandle<()>>,
     address: SocketAddr,
     settings: HubSettings,
-    /// Heartbeats of server and committer when they were last asked for.
+    /// Heartbeats of server and committer at the last check.
     beats: Mutex<(u64, u64)>,
-    // the last field: until the store is closed no other hub may open it
+    // the last field, so that no other hub opens the store before it is closed
     lock: DataDirLock,
 }
 
 impl Hub {
-    /// Listens, and answers from here on. `Kind::Busy`: another hub has the data directory.
+    /// Listens, and answers requests from here on. `Kind::Busy`: another hub has the data directory.
     pub fn start(settings: &Settings, allow_anonymous: bool) -> Result<Hub> {
         let hub = &settings.hub;
         let listen = zone::socket_address(&hub.listen).map_err(|e| {
@@ -103,7 +103,7 @@ impl Hub {
             Uuid::new_v4(),
         )?);
         let events = Arc::new(Subscribers::default());
-        // the store is open: what it needs at rest is taken
+        // after the store was opened, which has allocated its memory
         let room = Room::of_process();
         let (committer, work) = Committer::new(
             Arc::clone(&store),
@@ -142,7 +142,7 @@ impl Hub {
             plain: Mutex::new(hub.plain),
             server: Mutex::new(None),
         });
-        // from here on a failure stops what has been started
+        // from here on, a failure stops the parts that have been started
         let mut started = Hub {
             router,
             commit: Some(start_commit(work)?),
@@ -209,12 +209,12 @@ impl Hub {
         }
     }
 
-    /// Where it listens; the port that was chosen when 0 was asked for.
+    /// The address that it listens on, with the chosen port if the configured one was 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Have server and committer both moved since this was asked last? They do every second, so not to be asked more often.
+    /// Whether both heartbeats have advanced since the last call. They do every second, so do not call it more often.
     pub fn alive(&self) -> bool {
         let server = self.router.server().as_ref().map_or(0, Server::heartbeat);
         let now = (server, self.router.committer.heartbeat());
@@ -225,21 +225,15 @@ impl Hub {
         now.0 != before.0 && now.1 != before.1
     }
 
-    /// Why it cannot go on: the store cannot be written any more.
+    /// The fatal error, if the store cannot be written any more.
     pub fn fatal(&self) -> Option<Error> {
         let ended = || self.commit.as_ref().is_none_or(JoinHandle::is_finished);
-        let fault = || {
-            ended().then(|| {
-                Error::new(
-                    Kind::Io,
-                    "cannot write the store: its thread has ended by a fault",
-                )
-            })
-        };
+        let fault =
+            || ended().then(|| Error::new(Kind::Io, "cannot write the store: its thread panicked"));
         self.router.committer.fatal().or_else(fault)
     }
 
-    /// Reads the keys again, and works with these settings from here on; says which of them need a restart.
+    /// Reads the keys again and applies these settings; logs those that need a restart.
     pub fn reload(&mut self, settings: Option<&Settings>) {
         self.router.auth.reload();
         let Some(now) = settings.map(|settings| &settings.hub) else {
@@ -276,7 +270,7 @@ impl Hub {
             .for_each(|(key, _)| log::warn!("[hub] {key} has changed: restart the hub to use it"));
     }
 
-    /// Accepts no more callers, finishes running work within `grace`, and writes pending data to the disk.
+    /// Accepts no more requests, finishes running ones within `grace`, and writes pending data to the disk.
     pub fn stop(mut self, grace: Duration) {
         self.end(grace);
     }
@@ -285,14 +279,14 @@ impl Hub {
         let Some(commit) = self.commit.take() else {
             return;
         };
-        // otherwise open event streams would be waited for
+        // otherwise the server would wait for open event streams
         self.router.events.stop();
         let server = self.router.server().take();
         let started = server.is_some();
         if let Some(server) = server {
             server.stop(grace);
         }
-        // after the requests, which it answers
+        // last, because it answers requests
         self.router.committer.stop();
         if commit.join().is_err() {
             log::error!("commit thread panicked");

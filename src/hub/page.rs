@@ -1,6 +1,6 @@
-//! `GET /`: a page that shows how the hub is. One file, no request to anybody else, nothing to change.
+//! `GET /`: a page that shows the state of the hub. It is one file, sends requests to this hub only, and changes nothing.
 //!
-//! It holds no data: the page asks for those with the key that its reader types, and keeps that in memory only.
+//! It contains no data: the page requests them with the key that its reader enters, which it keeps in memory only.
 
 use std::sync::OnceLock;
 
@@ -11,7 +11,7 @@ use super::token;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page. Its policy lets in its own style and script and lets it ask this hub, and nothing else.
+/// The page. Its policy allows its own style and script and requests to this hub, and nothing else.
 pub fn page() -> Reply {
     static POLICY: OnceLock<String> = OnceLock::new();
     let policy = POLICY.get_or_init(|| {
@@ -36,7 +36,7 @@ fn within(begin: &str, end: &str) -> &'static str {
         .map_or("", |(inner, _)| inner)
 }
 
-/// A hash source of CSP level 2, section 4.2.
+/// A hash source (CSP level 2, section 4.2).
 fn hash(text: &str) -> String {
     format!(
         "sha256-{}=",
@@ -61,7 +61,7 @@ mod tests {
             within("<style>", "</style>").contains("body {")
                 && within("<script>", "</script>").ends_with("show();\n")
         );
-        // what would need an exception, or put foreign text into markup
+        // text that would need an exception in the policy, or would put data into markup
         for bad in [
             "style=",
             "onclick",

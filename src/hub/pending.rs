@@ -1,6 +1,6 @@
-//! The machines that ask to be let in, while they wait: in memory only, bounded, each for an hour.
+//! The machines that wait to be admitted: in memory only, bounded, each for an hour.
 //!
-//! Pure: it takes times, addresses and random numbers as values. Which names have keys is for `joining` to know.
+//! Pure: it takes times, addresses and random numbers as values. `joining` knows which names have keys.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::config::limits::{
 use crate::wire::files::Hash;
 use crate::wire::join::{Ask, Asking, code};
 
-/// Requests, and the latest machines that were let in.
+/// Requests, and the machines that were admitted last.
 #[derive(Default)]
 pub struct Pending {
     requests: Vec<Request>,
@@ -22,7 +22,7 @@ pub struct Pending {
     window: Option<Window>,
 }
 
-/// While it is open every machine is let in, with these rights.
+/// A time in which every machine is admitted with these rights.
 struct Window {
     until: Instant,
     rights: Option<Rights>,
@@ -34,19 +34,19 @@ struct Request {
     peer: IpAddr,
     since: Instant,
     number: Hash,
-    /// How often the machine has begun anew: each gives another code.
+    /// How often the machine has restarted its request: each time it gets another code.
     restarts: u32,
-    /// Once the machine has revealed its number.
+    /// Known after the machine has revealed its number.
     code: Option<String>,
 }
 
-/// What a question of a machine leads to.
+/// The result of a machine's question.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     Begun {
         number: Hash,
     },
-    /// `new`: it waits from now on.
+    /// `new`: it has not waited before.
     Waits {
         new: bool,
         code: String,
@@ -54,17 +54,17 @@ pub enum Step {
     TooMany(&'static str),
 }
 
-/// Why a machine cannot be picked.
+/// Why no single machine was found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotFound {
-    /// It does not ask.
+    /// No request under this name.
     None,
-    /// Several ask under this name, or the one with this code does not: their codes.
+    /// Several requests under this name, or none of them with this code; their codes.
     Codes(Vec<String>),
 }
 
 impl Pending {
-    /// One question. `number` is used if it is a new one.
+    /// Handles one question. `number` is used for a new request.
     pub fn ask(
         &mut self,
         now: Instant,
@@ -81,7 +81,7 @@ impl Pending {
             if request.ask.commitment != ask.commitment {
                 request.restarts += 1;
                 if request.restarts > JOIN_RESTARTS {
-                    return Step::TooMany("this machine has begun too often to ask");
+                    return Step::TooMany("this machine has begun too many requests");
                 }
                 (request.ask, request.number, request.code) = (ask.clone(), number, None);
             }
@@ -115,7 +115,7 @@ impl Pending {
         Step::Begun { number }
     }
 
-    /// The request that is meant by a name, and by a code if there is one.
+    /// The request with this name and, if given, this code.
     pub fn find(&self, name: &str, code: Option<&str>) -> Result<Ask, NotFound> {
         let mut named = self
             .requests
@@ -139,13 +139,13 @@ impl Pending {
         }
     }
 
-    /// All that wait, to be let in at once.
+    /// All waiting requests, to be admitted together.
     pub fn waiting(&self) -> Vec<Ask> {
         let waiting = self.requests.iter().filter(|r| r.code.is_some());
         waiting.map(|r| r.ask.clone()).collect()
     }
 
-    /// This one was let in.
+    /// Records that this machine was admitted.
     pub fn accepted(&mut self, now: Instant, ask: &Ask) {
         let Some(at) = self
             .requests
@@ -161,13 +161,13 @@ impl Pending {
         self.accepted.push_back((request, now));
     }
 
-    /// From now on, for so long, every machine is let in.
+    /// Admits every machine from now on, for `time`.
     pub fn open(&mut self, now: Instant, time: Duration, rights: Option<Rights>) {
         let until = now + time;
         self.window = Some(Window { until, rights });
     }
 
-    /// How long every machine is let in yet, and with which rights.
+    /// The remaining time in which every machine is admitted, and the rights.
     pub fn window(&self, now: Instant) -> Option<(Duration, Option<&Rights>)> {
         let window = self.window.as_ref()?;
         let left = window.until.saturating_duration_since(now);
@@ -215,7 +215,7 @@ mod tests {
 
     const F: Hash = Hash([7; 32]);
 
-    /// A machine that asks and reveals.
+    /// Lets a machine ask and reveal its number.
     fn full(pending: &mut Pending, now: Instant, n: u8, name: &str, key: u8) -> Step {
         pending.ask(now, peer(n), &ask(name, key, 1, false), &F, Hash([n; 32]));
         pending.ask(now, peer(n), &ask(name, key, 1, true), &F, Hash([n; 32]))

@@ -1,4 +1,4 @@
-//! What Prometheus asks of any process, from `/proc/self`. A value that cannot be read is left out.
+//! The standard metrics of a process, from `/proc/self`. A value that cannot be read is left out.
 
 use super::metrics::Text;
 
@@ -8,7 +8,7 @@ pub fn write(text: &mut Text) {
         text.process(
             "cpu_seconds_total",
             "counter",
-            "time of the processor spent",
+            "CPU time used",
             values.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
         );
         text.process(
@@ -20,7 +20,7 @@ pub fn write(text: &mut Text) {
         text.process("threads", "gauge", "threads", values.threads);
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        // one of them is that of the directory
+        // one of them is the descriptor of the directory itself
         text.process(
             "open_fds",
             "gauge",
@@ -30,7 +30,7 @@ pub fn write(text: &mut Text) {
     }
 }
 
-/// Of proc_pid_stat(5).
+/// The values of proc_pid_stat(5) that are used.
 #[derive(Debug, PartialEq, Eq)]
 struct ProcessStatFields {
     cpu_ticks: u64,
@@ -40,10 +40,10 @@ struct ProcessStatFields {
 
 impl ProcessStatFields {
     fn parse(stat: &str) -> Option<ProcessStatFields> {
-        // the name of the program, in parentheses, may have spaces and parentheses
+        // the name of the program, in parentheses, may itself have spaces and parentheses
         let (_, rest) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
-        // the first field after the name is the third of the manual
+        // the first field after the name is number 3 in the manual
         let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
         Some(ProcessStatFields {
             cpu_ticks: number(14)? + number(15)?,

@@ -1,4 +1,4 @@
-//! Protected mode: while a hub has no key, only programs on its own machine come in.
+//! Protected mode: while a hub has no key, it admits only programs on its own machine.
 //!
 //! Pure. It does not know whether the hub has a key.
 
@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use super::http::{Headers, Reply, header};
 use crate::wire;
 
-/// Was this sent by a program on this machine, directly and on its own account? Else the answer that says what to do.
+/// Checks that a program on this machine sent the request, directly and for itself; the error is an answer with a hint.
 ///
-/// A proxy here would admit all of its callers, and a browser here the author of the page that it shows: by another
-/// name for this address (DNS rebinding), or from a page of another origin.
+/// A proxy on this machine would admit all of its clients, and a browser the author of any page: through another name for
+/// this address (DNS rebinding), or from a page of another origin.
 pub fn check(headers: &Headers, peer: IpAddr) -> Result<(), Reply> {
     why_not(headers, peer).map_or(Ok(()), |why| Err(refusal(&why)))
 }
@@ -47,15 +47,15 @@ fn is_forwarded(headers: &Headers) -> bool {
     headers.iter().any(|(name, _)| forwarded(name))
 }
 
-/// Was this sent from this machine, as far as can be told? Whatever key was shown.
+/// Whether the request seems to come from this machine, with or without a key.
 pub fn is_from_here(headers: &Headers, peer: IpAddr) -> bool {
     is_local(peer) && !is_forwarded(headers)
 }
 
-/// Was this sent by a browser for a page of another server? Then the user of the browser acts on behalf of the page's author.
+/// Whether a browser sent the request for a page of another server, whose author then acts with the user's access.
 fn is_from_foreign_page(headers: &Headers) -> bool {
     let host = header(headers, "host").unwrap_or_default();
-    // behind a proxy with TLS the page is of https
+    // behind a proxy with TLS, the page's origin is https
     let own = |origin: &str| {
         ["http", "https"]
             .iter()
@@ -68,7 +68,7 @@ fn is_from_foreign_page(headers: &Headers) -> bool {
     })
 }
 
-/// Where no key is asked for, a browser must not lend its place in the network to any page that it shows.
+/// Refuses requests from pages of other servers: without a key, a browser would give every page the user's access.
 pub fn check_page(headers: &Headers) -> Result<(), Reply> {
     if is_from_foreign_page(headers) {
         Err(Reply::error(

@@ -1,7 +1,7 @@
-//! The rights of a key: which files it may read and write, to which hosts it may send, and whether it administers the hub.
+//! The rights of a key: the files that it may read and write, the hosts that it may send to, and whether it administers the hub.
 //!
-//! Pure. Which right each route needs is in `routes`; which key a request shows, `auth` finds out. What a key may not read
-//! is to its holder as if it were not there.
+//! Pure. `routes` has the right that each route needs, `auth` identifies the key of a request. A file that a key may not read
+//! looks to its holder as if it did not exist.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use crate::wire::files::{Event, Name, Record};
 use crate::wire::rights::RightsRow;
 use crate::wire::{self, Message};
 
-/// Directories, or hosts, that one key names, at most: its row stays short.
+/// Directories, or hosts, that one key names at most, so that its row stays short.
 const MAX_NAMES: usize = 32;
 
-/// What a route needs.
+/// The right that a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// What the answer shows is what the caller may see.
+    /// None: the answer contains only what the caller may see.
     Any,
     ReadFiles,
     WriteFiles,
@@ -26,7 +26,7 @@ pub enum Right {
 }
 
 impl Right {
-    /// As the answer names it to a program.
+    /// The name in answers, for programs.
     pub fn name(self) -> &'static str {
         match self {
             Right::Any => "any",
@@ -44,7 +44,7 @@ impl Right {
 pub enum FileScope {
     #[default]
     All,
-    /// What is below these directories, none of which is below another.
+    /// Files below these directories, none of which is below another.
     Below(Vec<String>),
     None,
 }
@@ -59,7 +59,7 @@ pub enum FileAccess {
 /// The hosts that a key may send to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum SendScope {
-    /// Broadcasts too.
+    /// All hosts, and broadcasts.
     #[default]
     All,
     Hosts(BTreeSet<String>),
@@ -70,7 +70,7 @@ pub enum SendScope {
 pub enum Inbox {
     #[default]
     Open,
-    /// It neither pulls messages nor are any kept for it.
+    /// It cannot pull messages, and none are stored for it.
     Closed,
 }
 
@@ -81,7 +81,7 @@ pub enum Administration {
     Yes,
 }
 
-/// See the module. The default is every right but that to administer.
+/// The rights of a key. The default is every right except administration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rights {
     pub files: FileScope,
@@ -91,7 +91,7 @@ pub struct Rights {
     pub administration: Administration,
 }
 
-/// Files below these directories; `/` is the whole hub, and no directory is no file.
+/// Files below these directories; `/` means all files, an empty list none.
 pub fn scope(dirs: &[String]) -> Result<FileScope, String> {
     let mut paths = BTreeSet::new();
     for dir in dirs {
@@ -114,7 +114,7 @@ pub fn scope(dirs: &[String]) -> Result<FileScope, String> {
     }
 }
 
-/// These hosts; none: nothing may be sent.
+/// These hosts; an empty list: nothing may be sent.
 pub fn targets(hosts: &[String]) -> Result<SendScope, String> {
     let hosts: BTreeSet<String> = hosts
         .iter()
@@ -127,14 +127,14 @@ pub fn targets(hosts: &[String]) -> Result<SendScope, String> {
     }
 }
 
-/// `path` is the directory `dir` or one below it.
+/// Whether `path` is the directory `dir` or one below it.
 pub fn is_below(dir: &str, path: &str) -> bool {
     path.strip_prefix(dir)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Rights {
-    /// The rights that a row names; the error is for its author.
+    /// Parses the rights of a row; the error is for its author.
     pub fn read(row: RightsRow) -> Result<Rights, String> {
         Ok(Rights {
             files: row.files.map_or(Ok(FileScope::All), |dirs| scope(&dirs))?,
@@ -177,7 +177,7 @@ impl Rights {
         }
     }
 
-    /// Whether a route that needs this may be used at all; the error names the right that the key of `holder` lacks.
+    /// Checks that a route with this right may be used; the error names the right that the key of `holder` lacks.
     pub fn check(&self, right: Right, holder: &str) -> Result<(), String> {
         let lacks = |what: &str, flags: &str| {
             Err(format!(
@@ -206,12 +206,12 @@ impl Rights {
         }
     }
 
-    /// Every file may be read.
+    /// Whether every file may be read.
     pub fn reads_all(&self) -> bool {
         self.files == FileScope::All
     }
 
-    /// What is directly in the directory `path` may be read.
+    /// Whether files directly in the directory `path` may be read.
     pub fn reads(&self, path: &str) -> bool {
         match &self.files {
             FileScope::All => true,
@@ -220,7 +220,7 @@ impl Rights {
         }
     }
 
-    /// The directories that are all that may be read; `None`: everything may.
+    /// The only directories that may be read; `None`: all.
     pub fn directories(&self) -> Option<Vec<String>> {
         match &self.files {
             FileScope::All => None,
@@ -229,19 +229,19 @@ impl Rights {
         }
     }
 
-    /// The record as the holder may see it: no name that it may not read is in it.
+    /// The record without names that the holder may not read.
     pub fn shown(&self, mut record: Record) -> Option<Record> {
         record.renamed_to = record.renamed_to.filter(|name| self.reads(&name.path));
         self.reads(&record.path).then_some(record)
     }
 
-    /// The event as the holder may see it.
+    /// The event without names that the holder may not read.
     pub fn shown_event(&self, event: Event) -> Option<Event> {
         let payload = self.shown(event.payload)?;
         Some(Event { payload, ..event })
     }
 
-    /// Whether a file of this name may be written; [`Right::WriteFiles`] is given.
+    /// Checks that a file of this name may be written; [`Right::WriteFiles`] was checked before.
     pub fn check_name(&self, name: &Name, holder: &str) -> Result<(), String> {
         if self.reads(&name.path) {
             return Ok(());
@@ -253,7 +253,7 @@ impl Rights {
         ))
     }
 
-    /// Whether this message may be sent. A broadcast is for all hosts, and so needs the right to send to all.
+    /// Checks that this message may be sent. A broadcast needs the right to send to all hosts.
     pub fn check_message(&self, message: &Message, holder: &str) -> Result<(), String> {
         let hosts = match &self.send {
             SendScope::All => return Ok(()),
@@ -272,7 +272,7 @@ impl Rights {
         }
     }
 
-    /// In words, for `mesync key list`: files, messages that it sends, messages that it receives, administration.
+    /// Texts for `mesync key list`: files, sent messages, received messages, administration.
     pub fn words(&self) -> [String; 4] {
         let files = match (&self.files, self.access) {
             (FileScope::None, _) => "none".into(),

@@ -1,4 +1,4 @@
-//! What every request passes: the gate before the workers, and behind it the way to its route; health and metrics.
+//! The gate that every request passes before the workers, and the dispatch to its route; also health and metrics.
 //!
 //! It decides nothing about keys (`auth` does), messages or files, and starts no thread.
 
@@ -28,7 +28,7 @@ use crate::config::Plain;
 use crate::disk;
 use crate::wire::{Health, join};
 
-/// What gate and workers share.
+/// State that gate and workers share.
 pub struct Router {
     pub auth: Arc<Auth>,
     pub store: Arc<Store>,
@@ -36,7 +36,7 @@ pub struct Router {
     pub events: Arc<Subscribers>,
     pub messages: Messages,
     pub files: Files,
-    /// Bytes of one file.
+    /// Bytes of one file at most.
     pub max_upload: Arc<AtomicU64>,
     pub requests: Arc<Requests>,
     pub data_dir: PathBuf,
@@ -44,11 +44,11 @@ pub struct Router {
     pub certificates: Option<Arc<Certificates>>,
     pub plain: Mutex<Plain>,
     pub joining: Option<Joining>,
-    /// Here from when it runs until it is stopped; only its numbers are looked at.
+    /// Present while the server runs; only its counters are read.
     pub server: Mutex<Option<Server>>,
 }
 
-/// A way out that closes when something has changed.
+/// An output that ends when the keys have changed.
 struct While<'a> {
     out: &'a mut dyn Pieces,
     unchanged: &'a dyn Fn() -> bool,
@@ -76,7 +76,7 @@ impl Gate for Router {
             Wire::Plain => self.may_be_plain(&caller, peer).map(|()| caller),
             Wire::Tls => Ok(caller),
         });
-        // a caller without access does not learn which paths exist
+        // a caller without access must not learn which paths exist
         match (caller, route) {
             (Err(reply), _) | (_, Err(reply)) => Admission::Refuse(reply),
             (Ok(_), Ok(Route::Backup)) if !protected::is_from_here(&head.headers, peer) => {
@@ -85,7 +85,7 @@ impl Gate for Router {
                     "a backup is made from the hub's own machine only: its directory is one of that machine",
                 ))
             }
-            // in the clear its answer would be worth nothing
+            // without TLS its answer would prove nothing
             (Ok(_), Ok(Route::Join)) if wire == Wire::Plain => Admission::Refuse(Reply::error(
                 403,
                 "a machine joins through TLS on this port only: update mesync there, or call the port itself, not a proxy",
@@ -107,7 +107,7 @@ impl Router {
         *self.plain.lock().unwrap_or_else(PoisonError::into_inner) = plain;
     }
 
-    /// Whether this caller may use plain HTTP; else the answer that says what to do.
+    /// Checks that this caller may use plain HTTP; the error is an answer with a hint.
     fn may_be_plain(&self, caller: &Caller, peer: IpAddr) -> Result<(), Reply> {
         let plain = *self.plain.lock().unwrap_or_else(PoisonError::into_inner);
         let known = matches!(caller, Caller::Admin | Caller::Nobody);
@@ -122,7 +122,7 @@ impl Router {
         }
     }
 
-    /// Leads an admitted request to its route.
+    /// Dispatches an admitted request to its route.
     pub fn serve(&self, request: Request, responder: Responder) {
         let route = match routes::find(&request.method, &request.path) {
             Ok(route) => route,
@@ -163,7 +163,7 @@ impl Router {
         }
     }
 
-    /// A machine that has shown its key also hears of the hub's next certificate.
+    /// Logs in; the answer also has the fingerprint of the hub's next certificate.
     fn login(&self, request: &Request) -> Reply {
         let reply = self.auth.login(request);
         let next = self.certificates.as_ref();
@@ -173,7 +173,7 @@ impl Router {
         }
     }
 
-    /// Event streams end when keys change: a client that still has access reconnects at once.
+    /// Ends event streams when keys change: a client that still has access reconnects at once.
     fn while_unchanged(&self, answer: Answer) -> Answer {
         let unchanged = self.auth.unchanged();
         Box::new(move |mut reply| {
@@ -190,7 +190,7 @@ impl Router {
         })
     }
 
-    /// An answer that is counted when it is given: that of an upload is given when it has been read.
+    /// Counts the answer when it is given, for an upload after its body was read.
     fn counted(&self, route: Route, responder: Responder) -> Answer {
         let requests = Arc::clone(&self.requests);
         Box::new(move |mut reply| {
@@ -209,7 +209,7 @@ impl Router {
         })
     }
 
-    /// `GET /api/health`: can messages be taken?
+    /// `GET /api/health`: tells whether messages can be accepted.
     fn health(&self) -> Reply {
         let (status, words) = match (self.committer.fatal(), self.committer.disk_is_full()) {
             (Some(_), _) => (503, "the store has failed"),
@@ -224,7 +224,7 @@ impl Router {
         Reply::json(status, &health)
     }
 
-    /// `GET /metrics`. Of the hosts a host sees itself only, as everywhere.
+    /// `GET /metrics`. A host sees only itself among the hosts, as in all answers.
     fn metrics(&self, caller: &Caller) -> Reply {
         let mut text = Text::default();
         text.rows(
@@ -233,7 +233,7 @@ impl Router {
             "version of the hub",
             [(format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1)],
         );
-        // numbers of all files tell of those that the caller may not see
+        // counts of all files would reveal files that the caller may not see
         if caller.limited_reader().is_none() {
             self.requests.write(&mut text);
             self.write_connections(&mut text);
@@ -398,7 +398,7 @@ impl Router {
             "messages that wait for a host",
             hosts.iter().map(|h| (label(&h.name), h.queued)),
         );
-        // a host that was only named as a target was never seen
+        // a host that was only a target was never seen
         let seen = hosts.iter().filter(|h| h.row.first_seen.is_some());
         text.rows(
             "last_seen_timestamp_seconds",

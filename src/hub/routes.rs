@@ -1,12 +1,12 @@
-//! Which requests there are, and how long a body each may have.
+//! The table of routes, with the longest body of each.
 //!
-//! Pure. It knows neither callers nor effects: the gate and the workers use the same table.
+//! Pure. The gate and the workers use the same table. It knows neither callers nor effects.
 
 use super::http::Reply;
 use super::rights::Right;
 use crate::wire::{self, files, revision};
 
-/// Bytes of an upload that are not the file: parts, boundaries, metadata.
+/// Bytes of an upload besides the file: parts, boundaries, metadata.
 const MAX_FORM_BYTES: u64 = 64 * 1024;
 /// Bytes of `{"sha256":"…","size":8388608},`, with some room for spaces.
 const CHUNK_TEXT: u64 = 100;
@@ -15,7 +15,7 @@ const ITEM_TEXT: u64 = 160;
 /// Bytes of `[18446744073709551615,"9f3ac04be1d2a377"],`, with some room for spaces.
 const POINT_TEXT: u64 = 64;
 
-/// What a request asks for.
+/// The route of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     Page,
@@ -56,7 +56,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// Bytes of a body, at most; `max_upload` is the setting. Some programs send a few with a GET; they are ignored.
+    /// Bytes of a body at most; `max_upload` is the setting. Some programs send a few with a GET, which are ignored.
     pub fn body_limit(self, max_upload: u64) -> u64 {
         match self {
             Route::PostMessages => wire::MAX_BATCH_BYTES as u64,
@@ -72,7 +72,7 @@ impl Route {
         }
     }
 
-    /// A long body is read while it arrives; its reader counts the part that is in memory.
+    /// Whether a long body is read while it arrives; its reader counts the part that is in memory.
     pub fn streams(self) -> bool {
         use Route::{
             BatchFiles, CommitFile, Common, FetchFiles, MissingChunks, PutChunk, UploadFile,
@@ -83,11 +83,11 @@ impl Route {
         )
     }
 
-    /// The right that its caller needs. What is behind it shows no more than the caller may read.
+    /// The right that its caller needs. Answers also leave out what the caller may not read.
     pub fn needs(self) -> Right {
         match self {
             Route::Page | Route::Health | Route::Login | Route::Join => Right::Any,
-            // hosts, queues, counts and events are those that the caller may see
+            // the answer has only hosts, queues, counts and events that the caller may see
             Route::Metrics | Route::GetHosts | Route::GetHost | Route::Events => Right::Any,
             Route::PostMessages => Right::Send,
             Route::GetMessages => Right::Receive,
@@ -97,7 +97,7 @@ impl Route {
             Route::History | Route::ListFiles | Route::Changes | Route::Common => Right::ReadFiles,
             Route::FetchFiles | Route::GetFile | Route::Download => Right::ReadFiles,
             Route::FileChunks | Route::Versions | Route::GetChunk => Right::ReadFiles,
-            // a client that may no longer write learns what its last changes did
+            // a client that may no longer write can ask for the outcome of its last changes
             Route::AskKey => Right::ReadFiles,
             Route::UploadFile | Route::CommitFile | Route::BatchFiles => Right::WriteFiles,
             Route::DeleteFile | Route::RestoreFile => Right::WriteFiles,
@@ -105,7 +105,7 @@ impl Route {
         }
     }
 
-    /// For the metrics.
+    /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Route::Page => "page",
@@ -147,7 +147,7 @@ impl Route {
     }
 }
 
-/// `*` matches one part of a path that is not empty. Of two matches the first wins.
+/// `*` matches one non-empty part of a path. The first match wins.
 #[rustfmt::skip]
 const TABLE: &[(&str, &str, Route)] = &[
     ("GET",    "/",                      Route::Page),
@@ -213,7 +213,7 @@ pub fn find(method: &str, path: &str) -> Result<Route, Reply> {
     }
 }
 
-/// Paths that need no key, whatever the answer.
+/// Whether the path needs no key, even for an error.
 pub fn is_public(path: &str) -> bool {
     matches!(path, "/" | "/api/health" | "/api/auth/login" | "/api/join")
 }

@@ -1,7 +1,7 @@
-//! Who listens to events, and is to be woken when something was committed.
+//! The subscribers to events, which are woken after commits.
 //!
-//! A poke is a hint: messages are pulled, events of files are read from the store, so one waiting poke is as good as many,
-//! and none is kept for a client without a stream. The bytes of a stream are the business of `event_stream`.
+//! A wake-up is a hint: messages are pulled and events of files are read from the store. So one pending wake-up is enough,
+//! and none is kept for a client without a stream. `event_stream` writes the streams.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,11 +32,11 @@ struct Stream {
     changed: Sender<()>,
 }
 
-/// One open stream; dropped, it is closed. Both ends of it are disconnected when the hub stops.
+/// One open stream, closed when dropped. Both channels are disconnected when the hub stops.
 pub struct Subscription {
     events: Arc<Subscribers>,
     number: u64,
-    /// Something was queued for the host.
+    /// A message was queued for the host.
     pub queued: Receiver<()>,
     /// Files have changed.
     pub changed: Receiver<()>,
@@ -52,7 +52,7 @@ impl Drop for Subscription {
 }
 
 impl Subscribers {
-    /// Opens a stream for what concerns `host`, and for changes of files. `None`: too many are open, or the hub is stopping.
+    /// Opens a stream for messages of `host`, and for changes of files. `None`: too many are open, or the hub is stopping.
     pub fn subscribe(
         self: &Arc<Subscribers>,
         host: Option<String>,
@@ -80,19 +80,19 @@ impl Subscribers {
         })
     }
 
-    /// Wakes every stream that one of these is for.
+    /// Wakes every stream that one of these concerns.
     pub fn wake(&self, wakes: &BTreeSet<Wake>) {
         if wakes.is_empty() {
             return;
         }
         let files = wakes.contains(&Wake::Files);
         for stream in &self.lock().open {
-            // full: it is on its way already
+            // a full channel has a wake-up already
             if files && stream.files {
                 let _ = stream.changed.try_send(());
             }
             let Some(host) = &stream.host else { continue };
-            // broadcasts come last, and of two with different sources one is for this host
+            // broadcasts are sorted last, and of two with different sources one is for this host
             let broadcasts = || {
                 wakes
                     .range(Wake::AllBut(String::new())..)
@@ -104,14 +104,14 @@ impl Subscribers {
         }
     }
 
-    /// Ends all streams, and opens no more.
+    /// Ends all streams; no more can be opened.
     pub fn stop(&self) {
         let mut streams = self.lock();
         streams.stopped = true;
         streams.open.clear();
     }
 
-    /// Streams that are open.
+    /// The number of open streams.
     pub fn open(&self) -> usize {
         self.lock().open.len()
     }

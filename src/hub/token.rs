@@ -1,6 +1,6 @@
-//! Tokens: what a login gives out, an HS256 JWT (RFC 7519) of exactly one form.
+//! Tokens, which a login returns: HS256 JWTs (RFC 7519) of exactly one form.
 //!
-//! Pure: it knows the secret and the time only as values, and not which keys are in force.
+//! Pure: it takes the secret and the time as values, and does not know the keys.
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
@@ -9,27 +9,27 @@ use sha2::Sha256;
 /// Seconds that a token is valid.
 pub const LIFETIME: u64 = 86_400;
 
-/// `{"alg":"HS256","typ":"JWT"}`: the only header that is written or read, so no token chooses its own algorithm.
+/// `{"alg":"HS256","typ":"JWT"}`: the only header that is written or accepted, so no token chooses its own algorithm.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 
-/// Seconds that the hub's clock may have been set back since a token was given out.
+/// Seconds by which the hub's clock may have been set back since a token was issued.
 const LENIENCE: u64 = 300;
 
-/// Of a token that is worth a MAC.
+/// Bytes of a token at most; the MAC of a longer one is not computed.
 const MAX_LENGTH: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// For people and other programs: the host's name, or `admin`.
+    /// The host's name, or `admin`, for people and other programs.
     pub sub: String,
-    /// The key that it was given for; decides what the token is good for.
+    /// Identifies the key that it was issued for, which decides its rights.
     pub kid: String,
     /// Seconds since 1970, by the hub's clock, like `exp`.
     pub iat: u64,
     pub exp: u64,
 }
 
-/// Does it look like a token of this hub? Anything else is a key.
+/// Whether the text has the form of a token; any other is a key.
 pub fn is_token(text: &str) -> bool {
     text.strip_prefix(HEADER)
         .is_some_and(|rest| rest.starts_with('.'))
@@ -42,14 +42,14 @@ pub fn issue(secret: &[u8], sub: &str, kid: String, now: u64) -> String {
         iat: now,
         exp: now + LIFETIME,
     };
-    // a struct of strings and numbers always becomes JSON
+    // a struct of strings and numbers can always be serialized
     let json = serde_json::to_vec(&claims).unwrap_or_default();
     let signed = format!("{HEADER}.{}", encode(&json));
     let mac = encode(&mac(secret, signed.as_bytes()).finalize().into_bytes());
     format!("{signed}.{mac}")
 }
 
-/// The claims of a token that we made and that has not expired. Nothing in it is parsed before its MAC is right.
+/// The claims of a token that this hub made and that has not expired. Nothing in it is parsed before its MAC was verified.
 pub fn verify(secret: &[u8], token: &str, now: u64) -> Option<Claims> {
     if token.len() > MAX_LENGTH || !is_token(token) {
         return None;
@@ -60,11 +60,11 @@ pub fn verify(secret: &[u8], token: &str, now: u64) -> Option<Claims> {
         .ok()?;
     let (_, claims) = signed.split_once('.')?;
     let claims: Claims = serde_json::from_slice(&decode(claims)?).ok()?;
-    // the second: given out while the clock was far ahead, it would live until that time
+    // the second condition refuses tokens that were issued while the clock was far ahead
     (now < claims.exp && claims.exp <= now.saturating_add(LIFETIME + LENIENCE)).then_some(claims)
 }
 
-/// A short keyed hash: the form of a key in a token reveals nothing about the key, not even to a guesser.
+/// A short keyed hash for the key in a token: it reveals nothing about the key, and guesses cannot be tested against it.
 pub fn fingerprint(secret: &[u8], hash: &[u8]) -> String {
     let code = mac(secret, b"key ")
         .chain_update(hash)
@@ -74,7 +74,7 @@ pub fn fingerprint(secret: &[u8], hash: &[u8]) -> String {
 }
 
 fn mac(secret: &[u8], text: &[u8]) -> Hmac<Sha256> {
-    // HMAC hashes keys that are too long and pads those that are too short: every length is one it takes
+    // HMAC accepts keys of every length: it hashes long ones and pads short ones
     #[allow(clippy::expect_used)]
     Hmac::<Sha256>::new_from_slice(secret)
         .expect("HMAC takes keys of any length")
@@ -92,7 +92,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
     bytes.chunks(3).flat_map(group).collect()
 }
 
-/// One spelling only: surplus bits at the end must be zero.
+/// Accepts one spelling only: surplus bits at the end must be zero.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
     for four in text.as_bytes().chunks(4) {

@@ -28,7 +28,6 @@ const WORDS: &[&str] = &[
 const LEFT: &[(&str, usize)] = &[
     ("src/daemon", 1),
     ("src/files", 12),
-    ("src/hub", 7),
     ("src/messages", 3),
     ("src/steady.rs", 1),
 ];

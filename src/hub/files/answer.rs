@@ -1,6 +1,6 @@
-//! What became of a change, as a reply.
+//! Turns the outcome of a change into a reply.
 //!
-//! Pure. Every answer about one record has its revision as `ETag`; an unmet condition is answered with the current record.
+//! Pure. Every answer about one record has its revision as `ETag`; a false condition is answered with the current record.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ pub fn record(status: u16, record: &Record) -> Reply {
     Reply::json(status, record).header("ETag", record.revision().etag())
 }
 
-/// The outcome as a caller with these rights may see it: a key that it had before may have made what it cannot read now.
+/// The outcome as a caller with these rights may see it: it may have changed files earlier that it can no longer read.
 pub fn shown(outcome: Outcome, rights: Option<&Rights>) -> Outcome {
     let Some(rights) = rights else { return outcome };
     match outcome {
@@ -66,7 +66,7 @@ pub fn no_chunk() -> Reply {
     Reply::error(404, "there is no such chunk")
 }
 
-/// To a commit of chunks that are not here for its caller.
+/// The answer to a commit with chunks that are missing for its caller.
 pub fn missing(chunks: Vec<Hash>) -> Reply {
     refusal(Changed::Missing(chunks))
 }
@@ -79,7 +79,7 @@ pub fn no_version() -> Reply {
     Reply::error(404, "no such revision of this file is kept")
 }
 
-/// To an upload or a commit.
+/// The answer to an upload or a commit.
 pub fn put(outcome: Outcome) -> Reply {
     one(outcome, |changed| match changed {
         Changed::Unchanged(now) => Reply::empty(204).header("ETag", now.revision().etag()),
@@ -104,7 +104,7 @@ pub fn deleted(outcome: Outcome) -> Reply {
     })
 }
 
-/// To `GET /api/idempotency/{key}`.
+/// The answer to `GET /api/idempotency/{key}`.
 pub fn asked(outcome: Outcome) -> Reply {
     match outcome {
         Outcome::Asked(Asked {
@@ -124,7 +124,7 @@ pub fn asked(outcome: Outcome) -> Reply {
     }
 }
 
-/// To a batch: `fixed` are the results of files that never got to the store, each at its place.
+/// The answer to a batch: `fixed` has the results of files that were refused before the store, each at its place.
 pub fn batch(fixed: Vec<Option<BatchResult>>, outcome: Outcome) -> Reply {
     let changed = match outcome {
         Outcome::Changed(changed) => changed,
@@ -182,7 +182,7 @@ fn one(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
     }
 }
 
-/// With what became of the old name, if it was renamed.
+/// The answer with a record and, after a rename, the tombstone of the old name.
 fn made(status: u16, record: Record, renamed: Option<Box<Record>>) -> Reply {
     let tag = record.revision().etag();
     Reply::json(
@@ -224,7 +224,7 @@ fn words(changed: &Changed) -> (u16, &'static str) {
     }
 }
 
-/// To a chunk that was lost: `reply` when it is in its place.
+/// The answer to the upload of a lost chunk: `reply` if it is in its place now.
 pub fn mended(outcome: Outcome, reply: Reply) -> Reply {
     if outcome == Outcome::Done {
         reply
@@ -233,7 +233,7 @@ pub fn mended(outcome: Outcome, reply: Reply) -> Reply {
     }
 }
 
-/// The hub has lost chunks of what was asked for.
+/// The answer if the hub has lost chunks of the requested content.
 pub fn lost(missing: &[Hash]) -> Reply {
     let words = "the hub has lost part of this content, and waits for a machine that has it (\"mesync hub check\" names what is lost)";
     Reply::json(409, &json!({"error": words, "missing": missing}))
@@ -247,7 +247,7 @@ fn not_done(outcome: Outcome) -> Reply {
     }
 }
 
-/// A body that could not be kept.
+/// The answer if a body could not be written.
 pub fn unwritten(e: &std::io::Error) -> Reply {
     match e.kind() {
         std::io::ErrorKind::StorageFull => Reply::disk_full(),

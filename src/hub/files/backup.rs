@@ -1,4 +1,4 @@
-//! `POST /api/hub/backup`: a copy of everything while the hub runs. The store decides how to copy.
+//! `POST /api/hub/backup`: backs up everything while the hub runs. The store decides how to copy.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ struct Asked {
 }
 
 impl Files {
-    /// For an administrator of the hub. Its origin, this machine, was checked before, where all headers are known.
+    /// Only for an administrator on this machine; the router has checked the origin, because it knows all headers.
     pub(super) fn backup(&self, request: &Request, answer: Answer) {
         if let Err(reply) = request.caller.check(Right::Admin) {
             return answer(reply);
@@ -48,7 +48,7 @@ impl Files {
 
 fn status(kind: Kind) -> u16 {
     match kind {
-        // the directory is not as it must be: the same again will not work
+        // the directory is unsuitable: a repetition would fail too
         Kind::CannotCreate => 409,
         Kind::Busy => 507,
         _ => 500,

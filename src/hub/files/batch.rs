@@ -20,7 +20,7 @@ use crate::wire::files::{
 };
 use crate::wire::revision::Revision;
 
-/// What is sent with the bytes of a fetch, so that they hold their memory until they are out.
+/// The bytes of a fetch with the lease of their memory, which ends when they are sent.
 struct Held {
     bytes: Cursor<Vec<u8>>,
     _leases: Vec<Lease>,
@@ -32,10 +32,10 @@ impl Read for Held {
     }
 }
 
-/// Files of a batch, as far as they have been read.
+/// The files of a batch that have been read so far.
 #[derive(Default)]
 struct Batch {
-    /// One a file; `None`: for the store to say.
+    /// One for each file; `None`: the store decides.
     results: Vec<Option<BatchResult>>,
     puts: Vec<Put>,
 }
@@ -105,7 +105,7 @@ impl Files {
         Ok(batch)
     }
 
-    /// The outer error is for all, the inner one for this file. The chunks of the file are not durable yet.
+    /// Receives one file. The outer error is for the whole batch, the inner one for this file. Its chunks are not yet durable.
     fn take_item(
         &self,
         item: BatchItem,
@@ -212,7 +212,7 @@ impl Files {
         )
     }
 
-    /// Status and bytes of one file.
+    /// The status and bytes of one file.
     fn content(
         &self,
         item: &FetchItem,
@@ -238,7 +238,7 @@ impl Files {
             return Ok((404, Vec::new()));
         };
         if !reader.lost(&(0..reader.size())).is_empty() {
-            // asked for alone, the answer says why
+            // the answer to a single request says why
             return Ok((409, Vec::new()));
         }
         if reader.size() > BATCH_FILE.min(room) {
@@ -252,7 +252,7 @@ impl Files {
         match reader.take(size).read_to_end(&mut bytes) {
             Ok(read) if read as u64 == size => Ok((200, bytes)),
             Ok(_) => Ok((404, Vec::new())),
-            // the others are not to wait for one that is damaged
+            // a damaged file must not prevent the others
             Err(e) if !crate::error::is_shortage(&e) => {
                 log::warn!("cannot read the content of a file: {e}");
                 Ok((409, Vec::new()))
@@ -262,7 +262,7 @@ impl Files {
     }
 }
 
-/// Whether this file can be what its line says: its name, or status and words.
+/// Checks a file against its line: returns its name, or status and words.
 fn check(item: &BatchItem, bytes: &[u8]) -> Result<Name, (u16, String)> {
     let name = Name::new(trimmed(&item.path), &item.name).map_err(|why| (422, why))?;
     let bad = |why: String| Err((400, why));

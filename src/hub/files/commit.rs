@@ -1,4 +1,4 @@
-//! `PUT /api/files/commit` and `POST /api/chunks/missing`: files as lists of chunks that the hub has.
+//! `PUT /api/files/commit` and `POST /api/chunks/missing`: files as lists of stored chunks.
 
 use std::fmt;
 use std::fs::File;
@@ -23,11 +23,11 @@ use crate::wire::files::{
     AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE,
 };
 
-/// Bytes of a commit without its chunks, at most.
+/// Bytes of a commit without its chunks at most.
 const MAX_FIELDS_BYTES: usize = 32 * 1024;
-/// Bytes of the target of a symbolic link, at most: PATH_MAX of Linux, without its NUL.
+/// Bytes of the target of a symbolic link at most: PATH_MAX of Linux without its NUL.
 const MOST_TARGET: u64 = 4095;
-/// How deep JSON may be nested: deeper JSON is not from mesync, and would cost stack.
+/// Levels of nested JSON at most: mesync sends no deeper JSON, which would cost stack.
 const MAX_JSON_DEPTH: usize = 16;
 
 impl Files {
@@ -151,7 +151,7 @@ impl Files {
         })
     }
 
-    /// The content of a symbolic link is read before it is one. One that is not there is for the store to tell.
+    /// Checks the target of a symbolic link before it is stored. The store reports a missing chunk.
     fn check_target(&self, chunk: &Chunk, bytes: &Bytes) -> Result<(), Reply> {
         let mut text = Vec::new();
         let reader: Option<Box<dyn Read>> = match bytes {
@@ -174,7 +174,7 @@ impl Files {
     }
 }
 
-/// What a symbolic link can point to.
+/// Whether a symbolic link can have this target.
 pub fn is_target(text: &[u8]) -> Result<(), String> {
     match std::str::from_utf8(text) {
         Ok(text) if text.contains('\0') => {
@@ -188,7 +188,7 @@ pub fn is_target(text: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Whether a commit can be what it says.
+/// Checks whether the fields of a commit agree.
 pub fn check(commit: &Commit) -> Result<(), String> {
     check_times(commit.mtime.as_deref(), &commit.extra)?;
     if commit.chunks.len() > MOST_CHUNKS {
@@ -220,7 +220,7 @@ pub fn check(commit: &Commit) -> Result<(), String> {
         }
         _ => {}
     }
-    // equal bytes have equal chunks wherever they are cut, so there is one way to do it
+    // equal bytes must have equal chunks, so only one way to cut them is allowed
     let hash_of_all = match commit.chunks.as_slice() {
         [] => Some(Hash::of(b"")),
         [one] => Some(one.sha256),
@@ -235,7 +235,7 @@ pub fn check(commit: &Commit) -> Result<(), String> {
     }
 }
 
-/// Times are kept as they were written, for as long as the file is, so they must be times.
+/// Checks that times are valid: they are stored as they were sent, for the life of the file.
 pub fn check_times(mtime: Option<&str>, extra: &Extra) -> Result<(), String> {
     for (name, time) in [
         ("mtime", mtime),
@@ -266,7 +266,7 @@ fn too_many() -> String {
     format!("a file has at most {MOST_CHUNKS} chunks")
 }
 
-/// Reads short JSON that is not nested deeper than mesync's own.
+/// Parses short JSON that is not nested deeper than mesync's own.
 pub fn shallow<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in bytes {
@@ -285,12 +285,12 @@ pub fn shallow<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|e| words(&e))
 }
 
-/// What is wrong with some JSON; serde_json may quote it to its end.
+/// The error of some JSON, shortened, because serde_json may quote the input at full length.
 fn words(e: &serde_json::Error) -> String {
     e.to_string().chars().take(200).collect()
 }
 
-/// Reads a commit while it arrives, so that a long list of chunks is in memory once, and no other long value ever.
+/// Parses a commit while it arrives, so that a long list of chunks is in memory once, and no other long value at all.
 fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
     let wrong = |why: String| Reply::error(400, format!("the body is not a commit: {why}"));
     let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, body));
@@ -302,7 +302,7 @@ fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
     Ok(Commit { chunks, ..commit })
 }
 
-/// An object with its `chunks` apart and all other fields as text.
+/// The fields of an object: `chunks` parsed, all others as text.
 struct Parts;
 
 impl<'de> Visitor<'de> for Parts {

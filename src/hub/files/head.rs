@@ -1,7 +1,6 @@
-//! The head of a request about files: the actor, the condition, the idempotency key and the range;
-//! and the headers that an answer about a file has.
+//! The headers of requests about files (author, condition, idempotency key, range) and those of answers about a file.
 //!
-//! Pure. It does not know the file of a name.
+//! Pure. It does not know which file has a name.
 
 use std::ops::Range;
 
@@ -13,7 +12,7 @@ use crate::wire;
 use crate::wire::files::{HISTORY_HEADER, HOST_HEADER};
 use crate::wire::revision::Revision;
 
-/// Who changes something: a host's key names its host, others may say as which host they act.
+/// The author of a change: the host of a host's key; other callers may name the host that they act for.
 pub fn author(request: &Request) -> Result<Author, Reply> {
     let said = || {
         request
@@ -85,7 +84,7 @@ pub fn condition(request: &Request) -> Result<Condition, Reply> {
     }
 }
 
-/// The revision that is asked for as `?rev=<rev>`, with `&tag=<tag>` where that is known.
+/// The revision in `?rev=<rev>`, optionally with `&tag=<tag>`.
 pub fn revision(request: &Request) -> Result<Option<Revision>, Reply> {
     let tag = request
         .parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?
@@ -93,24 +92,24 @@ pub fn revision(request: &Request) -> Result<Option<Revision>, Reply> {
     Ok(request.number("rev")?.map(|rev| Revision { rev, tag }))
 }
 
-/// Which bytes of a file are asked for.
+/// The requested bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Span {
     Whole,
     /// 206.
     Part(Range<u64>),
-    /// 416: it has no such bytes.
+    /// 416: the file has no such bytes.
     Outside,
 }
 
-/// Reads `Range` (RFC 9110, 14.1.2). What is not one range of bytes is ignored, as it says there; so is a range that
-/// `If-Range` makes depend on another revision than `at`.
+/// Parses `Range` (RFC 9110, 14.1.2). Anything but one range of bytes is ignored, as the RFC says; so is a range whose
+/// `If-Range` names another revision than `at`.
 pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision) -> Span {
     if if_range.is_some_and(|tag| Revision::parse(tag).is_none_or(|wanted| !wanted.is(at))) {
         return Span::Whole;
     }
     let number = |text: &str| -> Option<u64> {
-        // longer ones are beyond every file
+        // a number that does not fit is beyond the end of every file
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| text.parse().unwrap_or(u64::MAX))
     };
@@ -138,9 +137,9 @@ pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision
     }
 }
 
-/// `Content-Disposition` (RFC 6266): the name in UTF-8 for clients that can read that, and a fallback in ASCII.
+/// `Content-Disposition` (RFC 6266): the name in UTF-8, and a fallback in ASCII for older clients.
 ///
-/// Always an attachment: a page among the files must not run in the name of this server.
+/// Always an attachment: an HTML file must not run with this server's origin.
 pub fn disposition(name: &str) -> String {
     let plain: String = name
         .chars()
@@ -168,7 +167,7 @@ pub fn disposition(name: &str) -> String {
     text
 }
 
-/// A content type that is valid in a header: `type/subtype`, with parameters in plain ASCII.
+/// Returns the content type if it is valid in a header: `type/subtype`, with parameters in plain ASCII.
 pub fn content_type(text: &str) -> Option<String> {
     let text = text.trim();
     let (kind, _) = text.split_once(';').unwrap_or((text, ""));
@@ -186,8 +185,8 @@ pub fn content_type(text: &str) -> Option<String> {
     (whole && plain).then(|| text.to_string())
 }
 
-/// Milliseconds since 1970 of a time as RFC 3339 has it, with up to nine decimals; a `+` may have become a space on its way
-/// through a query. `None`: it is no such time.
+/// Milliseconds since 1970 of an RFC 3339 time with up to nine decimals; a space counts as `+`, which queries decode to a
+/// space. `None`: invalid.
 pub fn time(text: &str) -> Option<i64> {
     let number = |range: Range<usize>| {
         text.get(range)
@@ -242,7 +241,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// A directory without the one slash that it may have at either end.
+/// A directory without one slash at either end.
 pub fn trimmed(path: &str) -> &str {
     let path = path.strip_prefix('/').unwrap_or(path);
     path.strip_suffix('/').unwrap_or(path)

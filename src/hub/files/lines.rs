@@ -1,22 +1,22 @@
-//! Many short files in one body: for each a line of JSON, and then its bytes.
+//! Many short files in one body: for each a line of JSON, then its bytes.
 //!
-//! Pure but for the reading. It bounds its input; it does not decide whether a file may have its name.
+//! Pure except for reading. It bounds its input; whether a name is allowed is decided elsewhere.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::commit::shallow;
 use crate::wire::files::{BATCH_FILE, BATCH_FILES, BatchItem};
 
-/// Bytes of a line, at most: a name of 1024 bytes, each escaped, with room for the rest.
+/// Bytes of a line at most: a name of 1024 bytes, all escaped, and room for the rest.
 pub const MAX_LINE: u64 = 16 * 1024;
 
-/// Takes a body apart, file by file.
+/// Reads a body file by file.
 pub struct Lines<R> {
     reader: BufReader<R>,
     files: usize,
 }
 
-/// Why a body is taken apart no further: all of it is refused.
+/// Why the whole body is refused.
 #[derive(Debug)]
 pub enum InvalidLine {
     Malformed(String),
@@ -32,7 +32,7 @@ impl<R: Read> Lines<R> {
         }
     }
 
-    /// The next file; `None` after the last.
+    /// Reads the next file; `None` after the last.
     pub fn next_file(&mut self) -> Result<Option<(BatchItem, Vec<u8>)>, InvalidLine> {
         let mut line = Vec::new();
         (&mut self.reader)
@@ -55,7 +55,7 @@ impl<R: Read> Lines<R> {
             }
         }
         let item: BatchItem = shallow(&line).map_err(|why| {
-            InvalidLine::Malformed(format!("the line of file {of} is not one: {why}"))
+            InvalidLine::Malformed(format!("the line of file {of} is invalid: {why}"))
         })?;
         if of > BATCH_FILES {
             return Err(InvalidLine::TooMuch(format!(
@@ -130,7 +130,7 @@ mod tests {
             &(file("a", 3, "abc") + "{\"name\""),
             "ends in the line of file 2",
         );
-        check("{}\n", "line of file 1 is not one");
+        check("{}\n", "line of file 1 is invalid");
         check(&file("a", 65_537, ""), "at most 65536");
         check(&file("x", 0, "").repeat(1001), "at most 1000 files");
         check(&format!("{:20000}\n", "{"), "longer than 16384");

@@ -1,7 +1,7 @@
 //! The routes for files and chunks: from a request to an operation of the store, and from its outcome to a reply.
 //!
-//! Nothing here holds a whole file in memory, and no worker waits for the disk for long: what has a long body, or much to
-//! read, runs on the thread of the client's connection. It does not know what a change does; the store decides.
+//! No long file is ever in memory as a whole, and no worker waits long for the disk: requests with long bodies or much to read
+//! run on the thread of the client's connection. The store decides what a change does.
 //!
 //! Reading order: `head`, `multipart`, `lines` and `answer` (pure), `read`, `upload`, `commit`, `batch`, `wanted`, `backup`.
 
@@ -42,27 +42,27 @@ use crate::config::limits;
 use crate::wire;
 use crate::wire::files::Name;
 
-/// How often a list of hashes is in memory: parsed, while the list grows, and in the answer.
+/// Copies of a list of hashes in memory: parsed, while the list grows, and in the answer.
 const LIST_SIZES: u64 = 6;
-/// How often a batch is: as it is read, and on its way to the disk.
+/// Copies of a batch in memory: as it is read, and queued for the disk.
 const BATCH_SIZES: u64 = 2;
 
-/// See the module.
+/// The routes and their state.
 #[derive(Clone)]
 pub struct Files {
     store: Arc<Store>,
     committer: Arc<Committer>,
     max_upload: Arc<AtomicU64>,
-    /// Memory for what must be there as a whole: lists of chunks, batches.
+    /// Memory for bodies that must be read as a whole: lists of chunks, batches.
     memory: Arc<Quota>,
     room: Room,
-    /// A backup is being made.
+    /// Held while a backup is made.
     backup: Arc<Quota>,
     wanted: Arc<WantedNames>,
     proofs: Arc<Proofs>,
 }
 
-/// Memory for an operation until it is on the disk.
+/// The memory of an operation, held until that is on the disk.
 enum HeldMemory {
     Nothing,
     Short(Permit),
@@ -76,7 +76,7 @@ impl Files {
         max_upload: Arc<AtomicU64>,
         room: Room,
     ) -> Files {
-        // one lease is given however long it is
+        // a single lease of any length is granted
         let memory = Quota::new(room.part(16, 0, limits::FILE_MEMORY));
         Files {
             store,
@@ -90,7 +90,7 @@ impl Files {
         }
     }
 
-    /// Answers the request, now or when it is on the disk; gives it back if its route is none of these.
+    /// Answers the request, at once or when it is on the disk; returns it if its route is not about files.
     pub fn handle(
         &self,
         route: Route,
@@ -127,7 +127,7 @@ impl Files {
         None
     }
 
-    /// Memory for a body that must be there as a whole, so many times.
+    /// Memory for `times` copies of a body that must be read as a whole.
     fn lease(&self, body_bytes: u64, times: u64) -> Result<Lease, Reply> {
         let lease = self.memory.take(body_bytes).ok_or_else(Reply::busy)?;
         if self.room.has(body_bytes.saturating_mul(times)) {
@@ -137,7 +137,7 @@ impl Files {
         }
     }
 
-    /// Reads much, so not on a worker.
+    /// Runs `read` on the thread of the connection, not on a worker, because it reads much.
     fn read_later(&self, request: Request, answer: Answer, read: fn(&Files, &Request) -> Reply) {
         let this = self.clone();
         answer(Reply::job(
@@ -146,12 +146,13 @@ impl Files {
         ));
     }
 
-    /// With the id in the path `/api/files/{id}/…`.
+    /// Calls `then` with the id in the path `/api/files/{id}/…`.
     fn with_id(&self, request: &Request, then: impl FnOnce(Uuid) -> Reply) -> Reply {
         self.id_in(request).map_or_else(|reply| reply, then)
     }
 
-    /// The id in the path. One that the caller may not read is as unknown as any other; its name never changes.
+    /// The id in the path. A file that the caller may not read is answered like one that does not exist; a file's name never
+    /// changes, so the check stays valid.
     fn id_in(&self, request: &Request) -> Result<Uuid, Reply> {
         let part = request.path.split('/').nth(3).unwrap_or_default();
         let id = Uuid::try_parse(part).map_err(|_| answer::no_file())?;
@@ -246,7 +247,7 @@ impl Files {
         );
     }
 
-    /// Hands a change over to the committer; `reply` says what became of it.
+    /// Submits a change to the committer; `reply` turns its outcome into the answer.
     fn change(
         &self,
         op: FileOp,
@@ -269,7 +270,7 @@ impl Files {
             .submit(Op::File(op), permit, Box::new(committed));
     }
 
-    /// Calls `take` with the body: here and now if it has been read, else on the thread that reads it.
+    /// Calls `take` with the body: at once if it has been read, else on the thread that reads it.
     fn with_body(
         &self,
         mut request: Request,
@@ -286,7 +287,7 @@ impl Files {
         }));
     }
 
-    /// Calls `take` on the thread of the connection, however short the body is: many files may have to be opened or synced.
+    /// Calls `take` on the thread of the connection even for a short body, because it may open or sync many files.
     fn read_whole(
         &self,
         mut request: Request,
@@ -300,7 +301,7 @@ impl Files {
     }
 }
 
-/// Work for the thread of the client's connection, which may wait for the disk.
+/// Runs `work` on the thread of the client's connection, which may wait for the disk.
 fn later(work: impl FnOnce(&mut dyn Read, Answer) + Send + 'static) -> Reply {
     let job = move |body: &mut dyn Read| {
         let (answer, answered) = bounded(1);
@@ -315,7 +316,7 @@ fn check_name(request: &Request, name: &Name) -> Result<(), Reply> {
     may_write(request, name).map_err(|why| Reply::lacks("directory", why))
 }
 
-/// The same, with words for one line of many.
+/// The same, with a text for one line of a batch as the error.
 fn may_write(request: &Request, name: &Name) -> Result<(), String> {
     request
         .caller

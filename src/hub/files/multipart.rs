@@ -1,22 +1,22 @@
 //! The body of a form (`multipart/form-data`, RFC 7578), parsed while it arrives: heads of parts and the bytes between them.
 //!
-//! Pure. It keeps no more of a body than may be a delimiter, or the head of a part; what parts mean is the reader's business.
+//! Pure. It buffers only bytes that may be a delimiter, or the head of a part. The caller interprets the parts.
 
-/// Bytes of the head of a part, at most: a name of 1024 bytes, each escaped, with room for the rest.
+/// Bytes of the head of a part at most: a name of 1024 bytes, all escaped, and room for the rest.
 pub const MAX_HEAD: usize = 16 * 1024;
-/// Parts of one body, at most.
+/// Parts of one body at most.
 pub const MAX_PARTS: usize = 32;
 
 /// The head of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FormPart {
     pub name: String,
-    /// As it was meant, whatever it was escaped with.
+    /// Without the escapes of any program.
     pub filename: Option<String>,
     pub content_type: Option<String>,
 }
 
-/// Receives the parts of a body, in order. Its errors end the reading.
+/// Receives the parts of a body in order. Its errors end the parsing.
 pub trait Sink {
     type Error: From<Malformed>;
     fn begin(&mut self, part: FormPart) -> Result<(), Self::Error>;
@@ -24,16 +24,16 @@ pub trait Sink {
     fn end(&mut self) -> Result<(), Self::Error>;
 }
 
-/// Why something is not a form.
+/// Why a body is not a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-/// See the module.
+/// The state of the parser.
 #[derive(Debug)]
 pub struct Parser {
-    /// CR LF, two dashes, the boundary: what ends a part.
+    /// The end of a part: CR LF, two dashes, the boundary.
     delimiter: Vec<u8>,
-    /// Not yet taken apart.
+    /// Bytes that are not yet parsed.
     held: Vec<u8>,
     state: ParserState,
     parts: usize,
@@ -41,18 +41,18 @@ pub struct Parser {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ParserState {
-    /// Before the first delimiter: ignored.
+    /// The bytes before the first delimiter, which are ignored.
     Preamble,
-    /// A delimiter has ended: the rest of its line.
+    /// The rest of the line after a delimiter.
     Line,
-    /// So many bytes of it have been looked at.
+    /// The head of a part, of which this many bytes were searched.
     Head(usize),
     Body,
-    /// After the last delimiter: ignored.
+    /// The bytes after the last delimiter, which are ignored.
     Epilogue,
 }
 
-/// The boundary in a `Content-Type`; `None`: it is not a form, or has no proper boundary.
+/// The boundary in a `Content-Type`; `None`: it is not a form, or has no valid boundary.
 pub fn boundary(content_type: &str) -> Option<String> {
     let (kind, parameters) = content_type.split_once(';')?;
     if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -68,7 +68,7 @@ pub fn boundary(content_type: &str) -> Option<String> {
 
 impl Parser {
     pub fn new(boundary: &str) -> Parser {
-        // the first delimiter may be the very beginning, which counts as one of a line
+        // the first delimiter may be at the start of the body, which counts as the start of a line
         Parser {
             delimiter: format!("\r\n--{boundary}").into_bytes(),
             held: b"\r\n".to_vec(),
@@ -77,7 +77,7 @@ impl Parser {
         }
     }
 
-    /// Takes the next bytes, and passes their parts to `sink`.
+    /// Parses the next bytes, and passes their parts to `sink`.
     pub fn feed<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
         if self.state == ParserState::Epilogue {
             return Ok(());
@@ -91,18 +91,18 @@ impl Parser {
         Ok(())
     }
 
-    /// The body has ended.
+    /// Checks that the body is complete at its end.
     pub fn finish(&self) -> Result<(), Malformed> {
         match self.state {
             ParserState::Epilogue => Ok(()),
             ParserState::Preamble => Err(Malformed(
-                "the body has no boundary such as its Content-Type names",
+                "the body has no boundary as its Content-Type names it",
             )),
             _ => Err(Malformed("the body ends before its last boundary")),
         }
     }
 
-    /// Removes some of the buffered bytes after `from`: how many. `None`: more bytes are needed.
+    /// Parses some of the buffered bytes after `from`, and returns their number. `None`: more bytes are needed.
     fn step<S: Sink>(&mut self, from: usize, sink: &mut S) -> Result<Option<usize>, S::Error> {
         let held = &self.held[from..];
         match self.state {
@@ -171,7 +171,7 @@ impl Parser {
     }
 }
 
-/// How many bytes are none of a delimiter, and whether one follows them.
+/// The number of bytes before a possible delimiter, and whether a whole delimiter follows.
 fn search(held: &[u8], delimiter: &[u8]) -> (usize, bool) {
     let mut at = 0;
     while let Some(next) = held[at..].iter().position(|b| *b == b'\r') {
@@ -188,7 +188,7 @@ fn search(held: &[u8], delimiter: &[u8]) -> (usize, bool) {
     (held.len(), false)
 }
 
-/// Reads the lines of a head. A bare line feed is allowed in a quoted name; only CR LF ends a line.
+/// Parses the lines of a head. A bare line feed is allowed in a quoted name; only CR LF ends a line.
 fn head(bytes: &[u8]) -> Result<FormPart, Malformed> {
     let mut part = None;
     let mut content_type = None;
@@ -233,7 +233,7 @@ fn head(bytes: &[u8]) -> Result<FormPart, Malformed> {
 fn disposition(value: &[u8]) -> Result<FormPart, Malformed> {
     let end = value.iter().position(|b| *b == b';').unwrap_or(value.len());
     if !value[..end].trim_ascii().eq_ignore_ascii_case(b"form-data") {
-        return Err(Malformed("a part is no form-data"));
+        return Err(Malformed("a part is not form-data"));
     }
     let utf8 = |bytes: Vec<u8>| {
         String::from_utf8(bytes)
@@ -307,10 +307,10 @@ impl Iterator for Parameters<'_> {
     }
 }
 
-/// The text up to the closing quote, and how many bytes that took.
+/// The text up to the closing quote, and the number of bytes parsed.
 ///
-/// A backslash escapes what a program would escape: quotes, backslashes and line ends. Before anything else it is a part of
-/// the name, as browsers send it. Percent signs stay: whether `%20` is an escape or a name cannot be known.
+/// A backslash escapes only quotes, backslashes and line ends. Before other characters it is part of the name, as browsers
+/// send it. Percent signs stay, because `%20` may be an escape or part of a name.
 fn unquote(bytes: &[u8]) -> (Vec<u8>, usize) {
     let (mut text, mut at) = (Vec::new(), 0);
     while let Some(byte) = bytes.get(at) {
@@ -331,7 +331,7 @@ fn unquote(bytes: &[u8]) -> (Vec<u8>, usize) {
 mod tests {
     use super::*;
 
-    /// Writes down what it is given.
+    /// Records the parts.
     #[derive(Default)]
     struct Told(Vec<(FormPart, Vec<u8>)>, bool);
 
@@ -369,7 +369,7 @@ mod tests {
         Ok(told.0)
     }
 
-    /// Name, name of the file and content of each part, or words.
+    /// The name, file name and content of each part, or the error.
     type Read<'a> = Result<&'a [(&'a str, Option<&'a str>, &'a str)], &'a str>;
 
     fn check(body: &str, wants: Read) {
@@ -464,7 +464,7 @@ mod tests {
             ("--XY\r\nnonsense\r\n\r\nx\r\n--XY--", "no colon"),
             (
                 "--XY\r\nContent-Disposition: attachment; name=a\r\n\r\n\r\n--XY--",
-                "no form-data",
+                "not form-data",
             ),
             (
                 "--XY\r\nContent-Disposition: form-data\r\n\r\n\r\n--XY--",

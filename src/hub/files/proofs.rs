@@ -1,7 +1,7 @@
-//! Which chunks a key that may read a part of the files has proven to have: it sent them, or a file that it may read has them.
+//! Remembers the chunks that limited keys may use: those that they have sent, and those of files that they may read.
 //!
-//! A hash alone proves nothing: its commit would hand out content that the key may not read. What was sent is
-//! remembered in memory; a chunk that is forgotten, after a restart or many others, counts as missing and is sent again.
+//! A hash alone proves nothing: a commit with it would reveal content that the key may not read. The sent chunks are in
+//! memory only; a forgotten one, after a restart or many others, counts as missing and is sent again.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -13,13 +13,13 @@ use crate::error::Result;
 use crate::hub::http::{Reply, Request};
 use crate::wire::files::{Hash, MOST_CHUNKS, Name};
 
-/// Chunks that keys have sent and that are remembered, those of the longest upload: 8 MB of memory.
+/// Sent chunks that are remembered, enough for the longest upload: 8 MB of memory.
 const MAX_PROOFS: usize = MOST_CHUNKS;
 
-/// See the module.
+/// The remembered chunks of all keys.
 #[derive(Default)]
 pub struct Proofs {
-    /// Keyed at random, so that no pair can be made to look like another.
+    /// Randomly keyed, so that no caller can construct a collision.
     hasher: RandomState,
     sent: Mutex<Sent>,
 }
@@ -33,7 +33,7 @@ struct Sent {
 }
 
 impl Proofs {
-    /// The holder has sent this chunk.
+    /// Records that the holder has sent this chunk.
     pub fn note(&self, holder: &str, hash: Hash) {
         let proof = self.hasher.hash_one((holder, hash));
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,8 +56,8 @@ impl Proofs {
 }
 
 impl Files {
-    /// Which of these chunks are to the caller as if they were not here. The files of `held_by` are looked at first: the
-    /// caller may read them.
+    /// Those of these chunks that the caller must not use. The files of `held_by`, which the caller may read, are searched
+    /// first.
     pub(super) fn unproven(
         &self,
         hashes: &[Hash],
@@ -84,7 +84,7 @@ impl Files {
         Ok(left)
     }
 
-    /// A chunk is read as a part of a file: a caller that may read some of the files only names one, as `?file=ID&rev=REV`.
+    /// Checks that the caller may read a chunk: a limited caller names a file that has it, as `?file=ID&rev=REV`.
     pub(super) fn check_chunk(
         &self,
         hash: Hash,

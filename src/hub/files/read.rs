@@ -1,4 +1,4 @@
-//! What is read: listings, records, content, changes and the history of events. It changes nothing.
+//! The routes that read: listings, records, content, changes and the history of events.
 
 use std::io::Read;
 
@@ -13,7 +13,7 @@ use crate::hub::store::files::{Heard, Listing};
 use crate::wire::files::{Event, Hash, Kind, PAGE, PAGE_DEFAULT, Record};
 use crate::wire::revision::{Common, POINTS, Points, Revision};
 
-/// Of a page among the files nothing is run, should a browser show one.
+/// A content security policy under which a browser that shows a file runs nothing in it.
 const NO_CONTENT: &str = "default-src 'none'; sandbox";
 
 impl Files {
@@ -197,7 +197,7 @@ impl Files {
         let reads = |path: &str| rights.is_none_or(|rights| rights.reads(path));
         match self.store.changes(after, newest, began, limit, &reads) {
             Ok(Heard::Page(mut changes)) => {
-                // a caller that may not send them is not asked
+                // do not ask a caller that may not send them
                 if !changes.more && request.caller.check(Right::WriteFiles).is_ok() {
                     changes.wanted = self.wanted.names(&self.store);
                     changes.wanted.retain(|name| reads(&name.path));
@@ -269,7 +269,7 @@ impl Files {
         };
         let all = all_kinds(request);
         let rights = request.caller.limited_reader().map(|rights| &**rights);
-        // rows that are left out count neither for the offset nor for the limit
+        // rows that are left out do not count for offset and limit
         let (mut rows, mut skip, mut at): (Vec<Event>, usize, usize) =
             (Vec::new(), offset.try_into().unwrap_or(usize::MAX), 0);
         while rows.len() < limit {

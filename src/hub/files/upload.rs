@@ -1,4 +1,4 @@
-//! `PUT /api/files/upload`: a form with a file in it, read while it arrives, and single chunks.
+//! `PUT /api/files/upload`, a form with a file that is read while it arrives; and the upload of single chunks.
 
 use std::io::{self, Read};
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,16 +16,16 @@ use crate::hub::store::files::{Body, Intake};
 use crate::hub::store::ops::files::{Author, Condition, FileOp, Put};
 use crate::wire::files::{Chunk, Hash, Kind, Metadata, Name, SINGLE};
 
-/// Bytes that are read at once.
+/// Bytes of one read.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// Bytes of a field that is not the file, at most.
+/// Bytes of a field other than the file at most.
 const MAX_FIELD_BYTES: usize = 32 * 1024;
 
-/// The form as far as it has come.
+/// The parts of the form that have arrived.
 struct Form<'a> {
     store: &'a Store,
     request: &'a Request,
-    /// Bytes of the file, at most.
+    /// Bytes of the file at most.
     most: u64,
     size: u64,
     part: Which,
@@ -44,7 +44,7 @@ enum Which {
     Other,
 }
 
-/// Why nothing is taken.
+/// Why the upload is refused.
 struct UploadFault(Reply);
 
 impl From<Malformed> for UploadFault {
@@ -130,7 +130,7 @@ impl Files {
         });
     }
 
-    /// Brings a staged chunk to the place of one that was lost, before it is acknowledged.
+    /// Moves a staged chunk to the place of a lost one before it is acknowledged.
     fn mend(&self, hash: Hash, request: &Request, reply: Reply, answer: Answer) {
         match self.store.mend_op(hash, request.length) {
             Ok(Some(op)) => self.change(op, HeldMemory::Nothing, request, answer, |outcome| {
@@ -151,7 +151,7 @@ impl Files {
         if self.committer.disk_is_full() {
             return Reply::disk_full();
         }
-        // the cause of a failure: the connection, or the disk
+        // tells whether the connection or the disk failed
         let mut body = Watched { body, failed: None };
         match self.store.stage_chunk(hash, &mut body, request.length) {
             Ok(true) => Reply::empty(204),
@@ -177,7 +177,7 @@ impl Read for Watched<'_> {
     }
 }
 
-/// A body that did not come as announced.
+/// The answer to a body that did not arrive as announced.
 pub fn unread(e: &io::Error) -> Reply {
     match e.kind() {
         io::ErrorKind::TimedOut => Reply::error(408, "the body came too slowly"),
@@ -201,7 +201,7 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// What is to be done, once all parts are there.
+    /// The operation, after all parts have arrived.
     fn put(mut self, condition: Condition, author: Author) -> Result<Put, UploadFault> {
         let missing =
             |part: &str| UploadFault(Reply::error(400, format!("the part \"{part}\" is missing")));
@@ -241,7 +241,7 @@ impl<'a> Form<'a> {
         Ok(Some(metadata))
     }
 
-    /// The name of the new file, as far as it is known.
+    /// The name of the new file, if it is known yet.
     fn name(&self, metadata: &Metadata) -> Result<Option<Name>, UploadFault> {
         let bad = |why: String| UploadFault(Reply::error(422, why));
         let name = match (&self.file_name, &self.filename) {
@@ -289,7 +289,7 @@ impl Sink for Form<'_> {
         }
         if self.part == Which::File {
             (self.filename, self.content_type) = (part.filename, part.content_type);
-            // a name that is not allowed is better refused before the file than after it
+            // refuse a bad name before the file is received
             if let Some(metadata) = self.metadata()? {
                 self.name(&metadata)?;
             }

@@ -1,6 +1,6 @@
-//! Which files clients are asked for, since the hub has lost a part of their content.
+//! The files that clients are asked for, because the hub has lost a part of their content.
 //!
-//! To find their names, all records are read: that is done once for all clients, and not again for a while.
+//! A search for their names reads all records, so one result serves all clients for a while.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use crate::config::limits;
 use crate::hub::store::Store;
 use crate::wire::files::Name;
 
-/// Names are looked for again after so long, or when a chunk was lost or mended: files are renamed, and what no client has
-/// must make room for others.
+/// Names are searched again after this time, or when a chunk was lost or replaced: files are renamed, and files that no
+/// client has must not displace others.
 const NAMES_AGE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The result of the last search.
 #[derive(Debug, Default)]
 pub struct WantedNames(Mutex<Option<CachedNames>>);
 
@@ -23,12 +23,12 @@ struct CachedNames {
     at: Instant,
     changes: u64,
     names: Vec<Name>,
-    /// How many names come before those.
+    /// The number of names that the last search skipped.
     skipped: usize,
 }
 
 impl WantedNames {
-    /// Some of them, others each time that they are looked for.
+    /// Some of the names; each search returns others.
     pub fn names(&self, store: &Store) -> Vec<Name> {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, changes) = (clock::monotonic(), store.wanted_changes());

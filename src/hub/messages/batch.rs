@@ -1,4 +1,4 @@
-//! The body of `POST /api/messages`: one object or an array of them, each admitted or rejected for a reason.
+//! The body of `POST /api/messages`: one object or an array of them, each admitted or rejected with a reason.
 //!
 //! Pure: it knows neither the store nor the connection.
 
@@ -12,18 +12,18 @@ use uuid::Uuid;
 use crate::hub::store::ops::Incoming;
 use crate::wire::{MAX_BATCH, Message, PostResult, Status};
 
-/// One request, read.
+/// A parsed request.
 pub struct Batch {
-    /// One a message, in order; `None` where the store decides.
+    /// One for each message, in order; `None`: the store decides.
     pub results: Vec<Option<PostResult>>,
-    /// Those that the store decides about, in order.
+    /// The messages that the store decides about, in order.
     pub admitted: Vec<Incoming>,
 }
 
-/// Why nothing of a request is taken: status and words.
+/// Why a whole request is refused: status and words.
 pub type Fault = (u16, String);
 
-/// Reads a body. `caller`: the only host that may be a source; `None`: any may. `may_send` decides about each message.
+/// Parses a body. `caller`: the only allowed source; `None`: any. `may_send` decides about each message.
 pub fn read(
     body: &[u8],
     caller: Option<&str>,
@@ -74,7 +74,7 @@ pub fn read(
 }
 
 impl Batch {
-    /// Puts what the store decided in the places that were left for it.
+    /// Fills the missing results with those of the store.
     pub fn fill(results: Vec<Option<PostResult>>, decided: Vec<PostResult>) -> Vec<PostResult> {
         let mut decided = decided.into_iter();
         results
@@ -88,7 +88,7 @@ fn not_json(e: serde_json::Error) -> Fault {
     (400, format!("the body is not JSON: {e}"))
 }
 
-/// The id of something that is not a message, so that its sender knows which one is meant.
+/// The id of an invalid message, so that its sender can identify it.
 fn id_of(text: &[u8]) -> Option<Uuid> {
     #[derive(Deserialize)]
     struct OnlyId {
@@ -97,7 +97,7 @@ fn id_of(text: &[u8]) -> Option<Uuid> {
     serde_json::from_slice::<OnlyId>(text).ok()?.id
 }
 
-/// The elements of an array, by position. `None`: too many, noticed before memory is spent on them.
+/// The elements of an array. `None`: too many, which is detected before they use memory.
 struct Texts<'a>(Option<Vec<&'a RawValue>>);
 
 impl<'de> Deserialize<'de> for Texts<'de> {

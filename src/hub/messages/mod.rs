@@ -1,6 +1,6 @@
 //! The routes for messages and hosts: from a request to an operation of the store, and from its outcome to a reply.
 //!
-//! It does not wait for the disk: the committer answers. It knows the caller only as the server found out.
+//! It does not wait for the disk: the committer answers. The server has identified the caller.
 
 pub mod batch;
 
@@ -25,10 +25,10 @@ use batch::Batch;
 
 const JSON: &str = "application/json";
 
-/// Takes the reply to a request, from any thread.
+/// Sends the reply to a request, from any thread.
 pub type Answer = Box<dyn FnOnce(Reply) + Send>;
 
-/// See the module.
+/// The routes and their state.
 #[derive(Clone)]
 pub struct Messages {
     store: Arc<Store>,
@@ -37,7 +37,7 @@ pub struct Messages {
     silent: Silent,
 }
 
-/// Tells which hosts get no messages.
+/// Returns the hosts that receive no messages.
 pub type Silent = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 impl Messages {
@@ -50,7 +50,7 @@ impl Messages {
         }
     }
 
-    /// Answers the request, now or when it is on the disk; gives it back if its path is none of these:
+    /// Answers the request, at once or when it is on the disk; returns it if its path is none of these:
     /// `/api/messages`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
     pub fn handle(&self, request: Request, answer: Answer) -> Option<(Request, Answer)> {
         let path = request.path.clone();
@@ -73,7 +73,7 @@ impl Messages {
             (method, ["messages"] | ["hosts"] | ["hosts", _] | ["hosts", _, "rebind"]) => {
                 answer(Reply::error(
                     405,
-                    format!("{path} does not know the method {}", wire::brief(method)),
+                    format!("{path} does not support the method {}", wire::brief(method)),
                 ));
             }
             _ => return Some((request, answer)),
@@ -179,7 +179,7 @@ impl Messages {
             Ok(Pulled::OtherHistory) => {
                 return answer(other_epoch(
                     epoch,
-                    "the hub gave that number to no message, or to another one",
+                    "the hub used that number for no message, or for another one",
                 ));
             }
             Ok(Pulled::OtherInstance) => return answer(refusal(Outcome::OtherInstance, &ask.host)),
@@ -199,7 +199,7 @@ impl Messages {
             None => {
                 return Err(Reply::error(
                     400,
-                    "the parameter \"host\" is missing: whose messages?",
+                    "the parameter \"host\" is missing: name the host whose messages to return",
                 ));
             }
         };
@@ -330,7 +330,7 @@ fn administered(caller: &Caller, host: &str) -> Result<String, Reply> {
         .and_then(|()| wire::check_host(host).map_err(|why| Reply::error(400, why)))
 }
 
-/// Whether the caller may send this message, and its target takes any.
+/// Checks that the caller may send this message, and that its target receives messages.
 fn check_message(caller: &Caller, silent: &[String], message: &Message) -> Result<(), String> {
     if let Some((rights, holder)) = caller.limits() {
         rights.check_message(message, holder)?;
@@ -341,7 +341,7 @@ fn check_message(caller: &Caller, silent: &[String], message: &Message) -> Resul
     }
 }
 
-/// Built from the stored text: a payload leaves as it came.
+/// Built from the stored text, so that payloads are not changed.
 fn page_reply(epoch: Uuid, page: &Page, doubt: Option<Doubt>) -> Reply {
     let length: usize = page.messages.iter().map(|(_, json)| json.len() + 40).sum();
     let mut body = String::with_capacity(length + 100);
@@ -359,7 +359,7 @@ fn page_reply(epoch: Uuid, page: &Page, doubt: Option<Doubt>) -> Reply {
     Reply::text(200, JSON, body)
 }
 
-/// A row as others see it. Times are shown as so long before now by the wall clock, which may have been wrong then.
+/// A row as it is listed. Times are computed from ages and the current wall clock, which may have been wrong earlier.
 fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
     let wall = clock::millis(clock::now());
     let time = |at: u64| {
@@ -389,7 +389,7 @@ fn other_epoch(epoch: Uuid, why: &str) -> Reply {
     Reply::json(409, &json!({"error": words, "epoch": epoch}))
 }
 
-/// The response for an operation that did not succeed.
+/// The response to an operation that failed.
 fn refusal(outcome: Outcome, host: &str) -> Reply {
     match outcome {
         Outcome::NoSuchHost => Reply::error(404, format!("no host is called \"{host}\"")),

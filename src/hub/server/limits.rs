@@ -1,4 +1,4 @@
-//! The server's limits: the numbers, what is counted against them, and the resources that the process may have. Callers refuse
+//! The server's limits: the numbers, the objects counted against them, and the resources that the process may have. Callers refuse
 //! and answer.
 
 use std::collections::HashMap;

@@ -39,7 +39,7 @@ impl Pace {
         if std::mem::take(self).moved < RATE_BYTES {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the other side is too slow",
+                "the client is too slow",
             ))
         } else {
             Ok(())

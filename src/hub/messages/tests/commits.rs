@@ -1,4 +1,4 @@
-//! Requests on their way to the disk: what is woken, refused and lost there.
+//! Requests that wait for the disk: those that are woken, refused and lost there.
 
 use super::*;
 
@@ -135,7 +135,7 @@ fn a_listener_is_woken_by_the_commit() {
         late.push(at.saturating_duration_since(answered));
     }
     late.sort();
-    // the median: a busy machine may be late now and then
+    // the median, because a busy machine may be late sometimes
     assert!(
         late[4] < Duration::from_millis(5),
         "woken {late:?} after the answer"

@@ -77,7 +77,7 @@ impl Hub {
     fn ask(&self, caller: &Caller, what: &str, body: &str) -> (u16, String) {
         let (method, target) = what.split_once(' ').unwrap();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        // what the server reads beforehand
+        // as the server reads it beforehand
         let short = if body.len() <= 64 * 1024 {
             body.as_bytes().to_vec()
         } else {

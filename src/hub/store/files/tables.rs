@@ -1,7 +1,7 @@
 //! The tables of files, and the few operations that keep them consistent: a revision becomes current, becomes a version, is
 //! removed; chunks gain and lose references.
 //!
-//! `apply` decides what is accepted, `sweep` when something is removed.
+//! `apply` decides which changes are accepted, `sweep` when rows are removed.
 
 use std::collections::BTreeSet;
 

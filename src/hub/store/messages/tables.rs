@@ -1,6 +1,6 @@
 //! The tables of messages and hosts, and the few operations that keep them consistent: add, remove, change a host.
 //!
-//! `apply` decides what is accepted and when something is removed.
+//! `apply` decides which messages are accepted and when they are removed.
 
 use std::collections::BTreeMap;
 
