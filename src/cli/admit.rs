@@ -1,4 +1,4 @@
-//! Commands of the hub's machine that let machines in: `accept`, `invite`, and the certificate that they know the hub by.
+//! Commands on the hub's machine that admit other machines: `accept`, `invite`, and the renewal of the hub's certificate.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::wire::join::{Accept, Asking, Requests};
 use crate::wire::rights::RightsRow;
 use crate::{clock, disk, wire};
 
-/// How often a window is looked at for machines that were let in.
+/// The interval at which `accept --for` asks the hub for newly admitted machines.
 const WINDOW_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const INVITATION_TIME: Duration = Duration::from_secs(86_400);
 const MAX_INVITATION_TIME: Duration = Duration::from_secs(30 * 86_400);
@@ -104,7 +104,7 @@ fn let_in(context: &mut Context, asking: &Asking) {
     ));
 }
 
-/// Every machine is let in until the time is over, or this command ends.
+/// Admits every machine until the time has passed, or this command ends.
 fn window(
     context: &mut Context,
     hub: &HubClient,
@@ -180,7 +180,7 @@ pub fn invite(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// How other machines call the hub of this one.
+/// The URL by which other machines call the hub of this one.
 fn url(settings: &Settings) -> Result<String> {
     let holder = disk::lock_holder(&settings.hub.data_dir.join(wire::HUB_LOCK));
     let listen: Option<SocketAddr> = holder

@@ -1,4 +1,4 @@
-//! Commands of a client: run it, ask how it is, ask the hub. The work is in `daemon` and `client`.
+//! Commands about the client of this machine: run it, show its status and that of its hub. `daemon` and `client` do the work.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -35,20 +35,20 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         return start(context, invocation);
     }
     let Some(lock) = daemon::lock(settings)? else {
-        // cron mails whatever is said, and the other one does the work
+        // silent, because cron mails all output, and the running client does the work
         return if std::io::stderr().is_terminal() || invocation.has("verbose") {
             Err(daemon::another_client(settings))
         } else {
             Ok(Done::NotAll(Kind::Busy))
         };
     };
-    // each half does what it can, whatever became of the other
+    // run both halves, even if one fails
     let exchanged = daemon::once(settings, lock).map(|left| left.map_or(Done::All, Done::NotAll));
     let synced = super::sync::all_once(settings);
     all_of([exchanged, synced, all_done(settings)])
 }
 
-/// Whether a pass has left nothing behind; says what it has.
+/// Reports remaining work after a pass; [`Done::All`] if there is none.
 fn all_done(settings: &Settings) -> Result<Done> {
     let messages = |queue| survey(&settings.base_dir, queue).map(|s| s.count);
     let (outbox, failed) = (messages(Queue::Outbox)?, messages(Queue::Failed)?);
@@ -71,11 +71,11 @@ fn all_done(settings: &Settings) -> Result<Done> {
     Ok(Done::NotAll(Kind::Failed))
 }
 
-/// How many hooks there are by their state.
+/// The number of hooks by state.
 struct HookCounts {
     waiting: usize,
     failed: usize,
-    /// Failed, and their programs have been removed since.
+    /// Failed hooks whose programs were removed since.
     gone: usize,
 }
 
@@ -93,17 +93,17 @@ impl HookCounts {
     }
 }
 
-/// How a client, its queues and its hub are.
+/// The status of a client, its queues and its hub.
 #[derive(Serialize)]
 struct ClientStatus {
     healthy: bool,
     host: String,
     base_dir: String,
-    /// The number of the process; `None`: no client runs.
+    /// The process id; `None`: no client runs.
     client: Option<String>,
-    /// Of none that runs: when the last one wrote how it is, or ended.
+    /// If no client runs: when the last one wrote its status, or ended.
     client_seen_at: Option<String>,
-    /// What the client cannot do, or how it ended; `None`: nothing is known to be wrong.
+    /// A problem of the client, or how it ended; `None`: no problem is known.
     problem: Option<String>,
     hub: HubStatus,
     outbox: QueueStatus,
@@ -121,16 +121,16 @@ struct HubStatus {
     url: String,
     reachable: bool,
     version: Option<String>,
-    /// `false`: a server for files only, such as `s3em`; a client of messages needs a hub.
+    /// `false`: a server for files only, such as `s3em`; messages need a hub.
     keeps_messages: bool,
-    /// What is wrong, if something is.
+    /// A problem with the hub.
     problem: Option<String>,
-    /// Messages that wait on the hub for this machine; `None`: it does not know it yet, or could not be asked.
+    /// Messages that wait on the hub for this machine; `None`: the hub does not know it yet, or did not answer.
     queued: Option<u64>,
     oldest_queued_at: Option<String>,
-    /// When this machine asked for messages last, as the hub has it.
+    /// The hub's time of the last pull of this machine.
     last_seen_at: Option<String>,
-    /// Seconds since then, by the hub's clock.
+    /// Seconds since that pull, by the hub's clock.
     silent: Option<u64>,
 }
 
@@ -143,11 +143,11 @@ struct QueueStatus {
     oldest: Option<SystemTime>,
 }
 
-/// Between two pictures of `status --watch`.
+/// The interval of `status --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-/// What waits for longer is a reason to look.
+/// Messages that wait longer than this make the status degraded.
 const BEHIND_TIME: Duration = Duration::from_secs(60);
-/// A client that runs and has not reached the hub for so long does not work, nor for three times `poll_interval`.
+/// A running client that has not reached the hub for this time, and three times `poll_interval`, does not work.
 const SILENT_TIME: Duration = Duration::from_secs(300);
 
 /// `mesync status`: [`Done::NotAll`] if this machine is degraded.
@@ -221,7 +221,7 @@ fn status_once(context: &mut Context) -> Result<Done> {
     })
 }
 
-/// Why this machine is not healthy, a few words each; empty: it is.
+/// Why this machine is degraded, a few words each; empty: it is healthy.
 fn degraded(s: &ClientStatus, stuck_here: bool, stuck_there: bool) -> Vec<String> {
     let not_healthy = s.directories.iter().filter(|d| !d.is_healthy());
     let (with_problems, not_in_sync): (Vec<_>, Vec<_>) = not_healthy.partition(|d| d.is_in_sync());
@@ -244,7 +244,7 @@ fn degraded(s: &ClientStatus, stuck_here: bool, stuck_there: bool) -> Vec<String
     .collect()
 }
 
-/// What the client cannot do: as it says in its lock file, as it could not even write there, or as the hub has not seen it.
+/// The problem of the client: from its lock file, from a failed write to that, or from the hub, which has not seen it.
 fn client_problem(
     settings: &Settings,
     client: &Client,

@@ -1,4 +1,4 @@
-//! The function behind each row of the table of commands. It knows no flag and no word of help.
+//! Maps each row of the table of commands to its function. It knows no flags and no help.
 
 use super::output::Output;
 use super::parse::Invocation;
@@ -8,17 +8,17 @@ use super::{
 };
 use crate::error::Result;
 
-/// The function behind a row, and what it needs.
+/// The function of a row, and its kind.
 pub enum Run {
-    /// No settings: it works when they are broken.
+    /// Needs no settings, so it works when they are invalid.
     Plain(fn(&Invocation, &mut Output) -> Result<Done>),
-    /// A person or a script waits for it.
+    /// A command that a person or a script waits for.
     Command(fn(&mut Context, &Invocation) -> Result<Done>),
-    /// Runs until it is stopped, and logs what it does.
+    /// A daemon, which runs until it is stopped, and logs its work.
     Daemon(fn(&mut Context, &Invocation) -> Result<Done>),
 }
 
-/// What the command with this name runs; `None` if the table has no such row.
+/// The function of the command with this name; `None`: the table has no such row.
 pub fn find(name: &str) -> Option<Run> {
     Some(match name {
         "send" => Run::Command(send::send),

@@ -1,6 +1,6 @@
-//! Completions for bash, zsh and fish, made from the table.
+//! Generates completions for bash, zsh and fish from the table.
 //!
-//! They complete commands, flags and fixed words; they never run mesync, so they are quick and need no settings.
+//! They complete commands, flags and fixed words. They never run mesync, so they are quick and need no settings.
 
 use super::Done;
 use super::output::Output;
@@ -19,7 +19,7 @@ pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// Each flag that has a value, once.
+/// The flags that have a value, each once.
 fn valued() -> Vec<&'static Flag> {
     let mut flags: Vec<&Flag> = COMMANDS
         .iter()
@@ -31,7 +31,7 @@ fn valued() -> Vec<&'static Flag> {
     flags
 }
 
-/// Both forms of each, as on a command line.
+/// The short and long forms of the flags.
 fn typed<'a>(flags: impl Iterator<Item = &'a Flag>, between: &str) -> String {
     let forms = flags.map(|f| {
         f.short.map_or(String::new(), |c| format!("-{c}{between}")) + &format!("--{}", f.long)
@@ -62,7 +62,7 @@ fn second_word(row: &Command) -> &'static str {
     row.name.split_once(' ').map_or("", |(_, second)| second)
 }
 
-/// First words that have forms, each once.
+/// The first words of two-word commands, each once.
 fn formed() -> Vec<&'static str> {
     first_words()
         .into_iter()
@@ -97,7 +97,7 @@ fn bash() -> String {
         );
     }
     out += "    esac\n    case \"${words[*]} \" in\n";
-    // the longer names first: `case` takes the first that fits
+    // longer names first, because `case` takes the first match
     let mut commands: Vec<&Command> = COMMANDS.iter().collect();
     commands.sort_by_key(|c| !c.name.contains(' '));
     for row in commands {
@@ -142,7 +142,7 @@ fn bash() -> String {
     out
 }
 
-/// In single quotes, as bash and zsh read them.
+/// Quotes a text in single quotes for bash and zsh.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -240,7 +240,7 @@ fn zsh() -> String {
         out += "                    esac;;\n                esac;;\n";
     }
     out += "        esac;;\n    esac\n}\n";
-    // both as a file in $fpath and through eval
+    // works as a file in $fpath and through eval
     out += "if [[ $funcstack[1] == _mesync ]]; then _mesync \"$@\"; else compdef _mesync mesync s3ec; fi\n";
     out
 }

@@ -1,6 +1,6 @@
-//! How the directories that are kept in sync are, for `mesync status`: from the files that their processes leave.
+//! The status of synced directories for `mesync status`, from the status files that their processes write.
 //!
-//! It looks into none of them, and asks no hub.
+//! It reads no synced directory, and asks no hub.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use crate::files::status::{DirectoryCondition, DirectoryStatus, Examples, NamedP
 use crate::files::tree::marker;
 use crate::logger::one_line;
 
-/// Paths that cannot be synced and are shown to a person, at most.
+/// Unsyncable paths that are shown to a person at most.
 const MAX_SHOWN_PATHS: usize = 10;
 
-/// One directory, as `--json` shows it.
+/// One directory in the output of `--json`.
 #[derive(Serialize)]
 pub struct Row {
     dir: String,
     healthy: bool,
-    /// The settings name it.
+    /// The settings contain it.
     configured: bool,
-    /// The number of the process that keeps it in sync now.
+    /// The id of the process that syncs it now.
     process: Option<String>,
-    /// That process has ended without stopping its work.
+    /// Its process ended without a clean stop.
     died: bool,
     condition: DirectoryCondition,
     server: Option<String>,
@@ -45,7 +45,7 @@ pub struct Row {
     skipped_special: u64,
     skipped_names: u64,
     unreadable: u64,
-    /// One example of each of these three.
+    /// Example paths of these three kinds, here and in the next two.
     first_skipped: Vec<String>,
     #[serde(skip)]
     first_special: Option<String>,
@@ -54,11 +54,11 @@ pub struct Row {
     watched: u64,
     unwatched: u64,
     in_sync_since: Option<String>,
-    /// When all this was written down; `None`: never.
+    /// When this status was written; `None`: never.
     seen_at: Option<String>,
 }
 
-/// All directories of the settings, and those that a process keeps or has kept in sync without them.
+/// All directories of the settings, and others that a process syncs or has synced.
 pub fn rows(settings: &Settings) -> Vec<Row> {
     let mut known: BTreeMap<PathBuf, Vec<DirectoryStatus>> = BTreeMap::new();
     for status in StatusFiles::all(&settings.base_dir)
@@ -70,7 +70,7 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
             .or_default()
             .push(status);
     }
-    // of several, with other servers or directories there, the latest counts
+    // use the latest status file of several, for other servers or remote directories
     let latest = |all: Vec<DirectoryStatus>| all.into_iter().max_by(|a, b| a.at.cmp(&b.at));
     let mut rows = Vec::new();
     for watch in &settings.watches {
@@ -92,7 +92,7 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
     }
     for (dir, all) in known {
         let process = marker::holder(&dir);
-        // a removed directory that no process holds is none
+        // leave out a removed directory that no process syncs
         if let Some(status) = latest(all).filter(|_| process.is_some() || dir.exists()) {
             rows.push(row(&dir, false, process, status));
         }
@@ -188,7 +188,7 @@ impl Row {
                     time(&self.in_sync_since).map_or(String::new(), |at| format!(" since {at}"));
                 format!("{words}{since}, process {process}")
             }
-            // a process that retries to open it does not hold it between attempts
+            // between attempts to open the directory, its process does not hold the lock
             (None, Some(at))
                 if matches!(
                     self.condition,

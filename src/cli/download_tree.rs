@@ -1,6 +1,6 @@
-//! `mesync download -r`: a directory on the hub with all that is below it, into a local directory.
+//! `mesync download -r`: downloads a directory of the hub recursively into a local directory.
 //!
-//! Nothing outside that directory is written, whatever names the server sends: a path through a symbolic link is refused.
+//! Nothing is written outside that directory, even if the server is hostile: a path through a symbolic link is refused.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -46,7 +46,7 @@ pub fn download(context: &mut Context, invocation: &Invocation, hub: &HubClient)
         Some(to) => PathBuf::from(to),
         None => PathBuf::from(&name.name),
     };
-    // a link is made last, so that nothing is written through it
+    // links last, so that nothing is written through them
     records.sort_by_key(|record| (record.kind == files::Kind::Symlink, record.full_name()));
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
@@ -85,7 +85,7 @@ pub fn download(context: &mut Context, invocation: &Invocation, hub: &HubClient)
     fail(errors)
 }
 
-/// Fetches one record; `false`: it was there.
+/// Fetches one record; `false`: it existed already.
 fn one(
     transfer: &Transfer<'_>,
     record: Record,
@@ -116,7 +116,7 @@ fn one(
     Ok(true)
 }
 
-/// The local path of a record, whose parent directories are there: real directories of this tree.
+/// The local path of a record. Its parent directories are made, and must be real directories of this tree.
 fn target(root: &Path, top: &Name, record: &Record) -> Result<PathBuf> {
     let full = record.full_name();
     let unsafe_name = |why: String| {
@@ -150,7 +150,7 @@ fn target(root: &Path, top: &Name, record: &Record) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Makes a directory unless it is there. `follow`: a link to a directory will do, because the user named it.
+/// Makes a directory unless it exists. `follow`: a link to a directory is accepted, because the user named it.
 fn make_parent(dir: &Path, follow: bool) -> Result<()> {
     let shown = disk::show(dir.as_os_str());
     match std::fs::symlink_metadata(dir) {
@@ -166,7 +166,7 @@ fn make_parent(dir: &Path, follow: bool) -> Result<()> {
     }
 }
 
-/// Whether a regular file with exactly this content is there.
+/// Whether `to` is a regular file with exactly this content.
 fn has_content(to: &Path, record: &Record) -> bool {
     let same_size =
         std::fs::symlink_metadata(to).is_ok_and(|meta| meta.is_file() && meta.len() == record.size);
@@ -187,12 +187,12 @@ fn has_content(to: &Path, record: &Record) -> bool {
     }
 }
 
-/// Refuses a name that the disk takes for another one that is there, as exFAT and NTFS take `A` for `a`.
+/// Refuses a name that the disk does not distinguish from an existing one, as exFAT and NTFS treat `A` and `a`.
 pub fn check_spelling(to: &Path) -> Result<()> {
     let (Ok(there), Some(wanted)) = (to.symlink_metadata(), to.file_name()) else {
         return Ok(());
     };
-    // a directory that cannot be listed does not tell
+    // a directory that cannot be listed allows no check
     let names = std::fs::read_dir(disk::parent(to))
         .into_iter()
         .flatten()
@@ -204,7 +204,7 @@ pub fn check_spelling(to: &Path) -> Result<()> {
         if listed {
             break;
         }
-        // FUSE gives each spelling an inode of its own
+        // FUSE gives each spelling its own inode
         let by_case = || lower(&entry.file_name()) == lower(wanted);
         let by_inode = || {
             entry

@@ -1,4 +1,4 @@
-//! `mesync events`: what happened to files on the hub, and what happens.
+//! `mesync events`: shows past and new changes of files on the hub.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{clock, wire};
 
 /// The default age of the oldest event shown.
 const RECENT_TIME: Duration = Duration::from_secs(86_400);
-/// Between two attempts to open the stream again, at most.
+/// Between two attempts to reopen the stream at most.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(15);
 
 /// `mesync events [--follow]`
@@ -34,7 +34,7 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     };
     let hub = servers::files(&context.settings)?;
     let out = &mut context.out;
-    // what happens while the history is shown must come after it: the revision from before is where the stream begins
+    // the stream begins at the revision before the history is read, so that no event between them is missed
     let mut last = if follow { now_at(&hub)? } else { None };
     if let Some(since) = since {
         let shown = history(&hub, &since, out)?;
@@ -53,7 +53,7 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
 }
 
-/// RFC 3339, or how long ago.
+/// Accepts RFC 3339, or an age.
 fn parse_since(text: &str) -> Option<String> {
     if let Some(at) = clock::parse_rfc3339(text) {
         return Some(clock::rfc3339(at));
@@ -62,7 +62,7 @@ fn parse_since(text: &str) -> Option<String> {
     clock::now().checked_sub(age).map(clock::rfc3339)
 }
 
-/// The latest revision; `None`: the server does not count.
+/// The latest revision; `None`: the server has no revisions.
 fn now_at(hub: &HubClient) -> Called<Option<Revision>> {
     if hub.is_ours()? {
         hub.changes(0, Revision::default(), None, 1)
@@ -72,7 +72,7 @@ fn now_at(hub: &HubClient) -> Called<Option<Revision>> {
     }
 }
 
-/// Shows what was; the latest revision among it.
+/// Shows past events; returns the latest revision among them.
 fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<Revision> {
     let (mut offset, mut last) = (0, Revision::default());
     loop {
@@ -101,7 +101,7 @@ fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Resu
                 log::warn!("some events have expired on the hub");
                 last = now_at(hub)?;
             }
-            // what never worked is the caller's business
+            // the first attempt's failure is the command's error
             Err(failure) if !opened || !failure.is_transient() => return Err(failure.error),
             Err(failure) => log::warn!("{}; retrying", failure.error.what),
         }

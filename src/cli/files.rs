@@ -1,6 +1,6 @@
-//! Commands about files on the hub that carry no content: list, look, remove, versions.
+//! Commands about files on the hub that transfer no content: list, show, remove, versions.
 //!
-//! What a path on the command line means is in `transfer::find`; the routes are in `client`.
+//! `transfer::find` interprets paths of the command line; `client` has the routes.
 
 use std::io::IsTerminal;
 
@@ -71,7 +71,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let (query, first, read) = if dir.is_empty() {
         (query, offset, most.saturating_add(1))
     } else {
-        // the server's prefix "docs" has "docs2" as well: rows are counted here
+        // the server's prefix "docs" also matches "docs2", so rows are counted here
         skip = offset;
         let path = Some(dir.as_str());
         (Query { path, ..query }, 0, u64::MAX)
@@ -106,7 +106,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// Lines are written as they come, for there can be many: so their columns have fixed widths.
+/// Writes each line at once, because there can be many; so columns have fixed widths.
 fn list_one(record: &Record, first: bool, out: &mut Output) {
     if out.json {
         return out.object(record);
@@ -195,7 +195,7 @@ pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// What became of one file of `rm`.
+/// The outcome for one file of `rm`.
 #[derive(Serialize)]
 struct Removed<'a> {
     id: Option<Uuid>,
@@ -252,7 +252,7 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     fail(errors)
 }
 
-/// Only the revision that was listed: another client may have changed it since.
+/// Removes only the listed revision, because another client may have changed the file since.
 fn remove(hub: &HubClient, record: &Record) -> Result<()> {
     let condition = if record.rev > 0 {
         Condition::Match(record.revision())
@@ -284,7 +284,7 @@ fn remove(hub: &HubClient, record: &Record) -> Result<()> {
     })
 }
 
-/// A file, or all that is below a directory.
+/// The record of a file, or all records below a directory.
 fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
     if Uuid::try_parse(what).is_ok() {
         return Ok(vec![find::record(hub, what)?]);
@@ -300,7 +300,7 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
     }
 }
 
-/// A directory is not a file: says so, and what to do.
+/// Adds a hint to an error if the argument is a directory.
 pub fn hint_at_directory(hub: &HubClient, what: &str, error: Error, hint: &str) -> Error {
     let inside = |name: &Name| {
         let (own, mut found) = (name.full(), false);
@@ -325,8 +325,8 @@ pub fn hint_at_directory(hub: &HubClient, what: &str, error: Error, hint: &str) 
     }
 }
 
-/// The record that an argument means: an id, a path on the hub, or that of a file in a synced directory. A path that begins
-/// with "./" or "../" is local; another one is looked for on the hub first.
+/// The record for an argument: an id, a path on the hub, or a local path in a synced directory. A path that begins with "./"
+/// or "../" is local; any other is searched on the hub first.
 pub fn meant(
     settings: &Settings,
     hub: &HubClient,
@@ -337,7 +337,7 @@ pub fn meant(
         return find(hub, &path_on_hub(settings, hub, what)?);
     }
     match find(hub, what) {
-        // 0: the hub has answered, and has no such file
+        // status 0: the hub has answered, and has no such file
         Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
             match local_path::on_hub(settings, hub.url(), what) {
                 Some(path) if path != what.trim_matches('/') => {
@@ -350,13 +350,13 @@ pub fn meant(
     }
 }
 
-/// As [`meant`], of the first argument; also a record that was deleted.
+/// As [`meant`] for the first argument, but also finds deleted records.
 fn meant_or_deleted(context: &Context, invocation: &Invocation, hub: &HubClient) -> Called<Record> {
     let what = invocation.argument(0)?;
     meant(&context.settings, hub, what, find::record_or_deleted)
 }
 
-/// The path on the hub that an argument means, which a path that is not explicitly local is itself.
+/// The path on the hub for an argument; only an explicitly local path is translated.
 pub fn path_on_hub(settings: &Settings, hub: &HubClient, what: &str) -> Result<String> {
     if !local_path::is_explicit(what) {
         return Ok(what.to_string());
@@ -375,7 +375,7 @@ pub fn path_on_hub(settings: &Settings, hub: &HubClient, what: &str) -> Result<S
     })
 }
 
-/// A feature that only a mesync hub has.
+/// Fails if the server is no mesync hub, because only that has versions.
 fn needs_versions(hub: &HubClient) -> Result<()> {
     if hub.is_ours()? {
         Ok(())

@@ -1,4 +1,4 @@
-//! `mesync forget`: removes what this machine remembers of a directory that it no longer syncs.
+//! `mesync forget`: removes this machine's state of a directory that it no longer syncs.
 //!
 //! It removes no file of the user, and asks no hub.
 
@@ -38,7 +38,7 @@ pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         .hint(format!("remove its [[watch]] from {}", file.display())));
     }
     let known = known(&context.settings, argument)?;
-    // the marker first: without it the directory is held, whatever else is left of it
+    // the marker first: without it the directory is held, even if other parts of the state remain
     let is_gone = marker::remove(&dir)?;
     for files in known {
         files.forget_state()?;

@@ -1,6 +1,6 @@
-//! Help, made from the table of commands and the table of settings.
+//! Generates help from the table of commands and the table of settings.
 //!
-//! It adds no fact of its own about a command; a missing fact belongs into the tables.
+//! It contains no facts about commands; a missing fact belongs in the tables.
 
 use super::Done;
 use super::output::{Output, wrap};
@@ -21,7 +21,7 @@ pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// Help about these commands, or about everything.
+/// Prints help about these commands, or about everything.
 pub fn print(rows: &[&Command], out: &mut Output) {
     match rows {
         [] => overview(out),
@@ -29,7 +29,7 @@ pub fn print(rows: &[&Command], out: &mut Output) {
     }
 }
 
-/// For a command line without arguments.
+/// The help for a command line without arguments.
 pub fn short() -> String {
     format!(
         "usage: mesync COMMAND [ARGUMENT…] [FLAG…]\n{}",
@@ -117,7 +117,7 @@ fn flags<'a>(flags: impl Iterator<Item = &'a Flag>, out: &mut Output) {
             .and_then(|key| SETTINGS.iter().find(|s| s.key == key))
             .map(|s| s.env);
         let doc = variable.map_or(f.doc.to_string(), |v| format!("{} [{v}]", f.doc));
-        // those without a short form are aligned with the long forms of the others
+        // align flags without a short form with the long forms of the others
         (
             if f.short.is_some() {
                 f.usage()
@@ -130,7 +130,7 @@ fn flags<'a>(flags: impl Iterator<Item = &'a Flag>, out: &mut Output) {
     pairs(&rows.collect::<Vec<_>>(), out);
 }
 
-/// Names on the left, lines about them on the right.
+/// Prints names on the left, and descriptions on the right.
 fn pairs(rows: &[(String, String)], out: &mut Output) {
     let width = rows
         .iter()

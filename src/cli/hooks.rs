@@ -1,6 +1,6 @@
-//! Hooks as a person meets them: list those that wait or have failed, run failed ones again, give them up.
+//! Commands about hooks: list those that wait or have failed, run failed ones again, discard them.
 //!
-//! They are listed from their records, so also when their messages are no longer in the inbox.
+//! They are listed from their records, so their messages need not be in the inbox.
 
 use std::ffi::{OsStr, OsString};
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ use crate::messages::{parse_file_name, spool};
 use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk, logger};
 
-/// One hook as JSON: every key is always there.
+/// One hook as JSON, always with every key.
 #[derive(Serialize)]
 struct ListedHook {
     queue: &'static str,
@@ -29,9 +29,9 @@ struct ListedHook {
     /// RFC 3339, UTC.
     time: String,
     size: u64,
-    /// Of its record, below the base directory.
+    /// The path of its record, below the base directory.
     file: String,
-    /// Runs so far; `None`: it failed.
+    /// The number of runs; `None`: it failed.
     runs: Option<u32>,
     hook_failed: bool,
     /// Why it failed.
@@ -135,7 +135,7 @@ pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     done
 }
 
-/// `mesync flush hooks [ID…]`: gives failed ones up.
+/// `mesync flush hooks [ID…]`: discards failed hooks.
 pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<Done> {
     let base = context.settings.base_dir.clone();
     let mut errors = Vec::new();
@@ -159,7 +159,7 @@ pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<Done> {
     fail(errors)
 }
 
-/// The failed hooks that a person means: all of them without an id.
+/// The failed hooks with these ids, or all.
 fn failed(context: &Context, ids: &[OsString], errors: &mut Vec<Error>) -> Result<Vec<HookRecord>> {
     let mut failed = hooks::list(&context.settings.base_dir)?;
     failed.retain(HookRecord::is_failed);

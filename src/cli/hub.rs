@@ -1,4 +1,4 @@
-//! Commands of the hub's machine: run it, back it up, check it, and its keys. The hub itself is in `hub`.
+//! Commands on the hub's machine: run the hub, back it up, check it. The hub itself is in `hub`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,7 +25,7 @@ use crate::service::{self, Part, Signals};
 use crate::wire::files::Backup;
 use crate::{clock, daemon, disk, hub, wire};
 
-/// `mesync serve`: the context's settings already have the values of the flags.
+/// `mesync serve`. The context's settings include the flags.
 pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     take_one_arena();
     if let Some(flag) = ["watch", "yes"]
@@ -39,7 +39,7 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let signals = Signals::start()?;
     let hub = hub::Hub::start(&context.settings, invocation.has("allow-anonymous"))?;
     let address = hub.address();
-    // those of the client that runs beside it
+    // the settings of the client that runs beside it
     let complete = |mut settings: Settings| {
         if settings.server_is_default {
             settings.server_url = url(address);
@@ -68,8 +68,8 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     .map(|()| Done::All)
 }
 
-/// Where addresses are limited, begins this process again so that glibc's malloc has one arena: else each thread takes 64 MB
-/// of addresses of its own, until nothing is left for an allocation that must not fail. glibc reads this at the start only.
+/// If address space is limited, executes this program again with one arena for glibc's malloc: otherwise each thread reserves
+/// 64 MB of address space, until an allocation fails that must not. glibc reads the setting only at the start.
 fn take_one_arena() {
     const ARENAS: &str = "MALLOC_ARENA_MAX";
     if cfg!(not(target_env = "gnu"))
@@ -91,7 +91,7 @@ fn take_one_arena() {
     log::warn!("cannot limit malloc to one arena: {}", plain(&e));
 }
 
-/// How a client on this machine calls a hub that listens there.
+/// The URL by which a client on this machine calls a hub that listens on `listen`.
 fn url(listen: SocketAddr) -> String {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -101,10 +101,10 @@ fn url(listen: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(ip, listen.port()))
 }
 
-/// How long a running hub may take for a backup.
+/// The longest time for a backup of a running hub.
 const LONGEST_BACKUP: Duration = Duration::from_secs(86_400);
 
-/// A backup as `--json` shows it.
+/// A backup in the output of `--json`.
 #[derive(Serialize)]
 struct BackedUp<'a> {
     dir: &'a Path,
@@ -112,7 +112,7 @@ struct BackedUp<'a> {
     backup: Backup,
 }
 
-/// `mesync hub backup DIR`: a hub that runs makes the copy itself, since no other process can read its tables.
+/// `mesync hub backup DIR`: a running hub makes the copy itself, because no other process can read its tables.
 pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let (settings, argument) = (&context.settings, invocation.argument(0)?);
     let dir =
@@ -155,13 +155,13 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// `held`: what to say if the hub does not listen yet, or does not say where.
+/// `held`: the error if the hub does not listen yet, or its address is unknown.
 fn backup_running(settings: &Settings, dir: &Path, held: Error) -> Result<Backup> {
     let hub = running_hub(settings, LONGEST_BACKUP)?.ok_or(held)?;
     hub.backup(dir).map_err(|failure| failure.error)
 }
 
-/// The hub that runs with the data directory of the settings, called with its own key.
+/// A client for the running hub of the settings' data directory, with the hub's local key.
 pub fn local_client(settings: &Settings) -> Result<HubClient> {
     let dir = &settings.hub.data_dir;
     wait_for_hub(dir)?;
@@ -171,7 +171,7 @@ pub fn local_client(settings: &Settings) -> Result<HubClient> {
     })
 }
 
-/// The hub that runs with the data directory, called with its own key; `None`: none does, or it does not listen yet.
+/// The same; `None`: no hub runs there, or it does not listen yet.
 pub fn running_hub(settings: &Settings, patience: Duration) -> Result<Option<HubClient>> {
     let data = &settings.hub.data_dir;
     let holder = disk::lock_holder(&data.join(wire::HUB_LOCK));
@@ -194,18 +194,18 @@ pub fn running_hub(settings: &Settings, patience: Duration) -> Result<Option<Hub
     HubClient::new(&settings, Box::new(move || Ok(access.clone()))).map(Some)
 }
 
-/// Whether a process has the lock of the data directory: a lock also fails for lack of descriptors.
+/// Whether a process has the lock of the data directory; taking it may also fail for want of descriptors.
 fn is_held(data: &Path) -> bool {
     disk::lock_holder(&data.join(wire::HUB_LOCK)).is_some()
 }
 
-/// The data directory of a hub that does not run. `Kind::Busy`: it does, or the lock cannot be taken now.
+/// Locks the data directory of a stopped hub. `Kind::Busy`: it runs, or the lock cannot be taken now.
 fn lock_existing(data: &Path) -> Result<DataDirLock> {
     find_hub(data)?;
     data_dir::lock(data)
 }
 
-/// There is a hub in this data directory, whether or not it runs. If not, the error names those that run elsewhere.
+/// Checks that this data directory has a hub, running or not. If not, the error names hubs that run elsewhere.
 pub fn find_hub(data: &Path) -> Result<()> {
     let tables = data.join(Store::FILE);
     match std::fs::metadata(&tables) {
@@ -327,11 +327,11 @@ fn lost_in_words(lost: &Lost, repair: bool) -> String {
     )
 }
 
-/// How often, and after which time each, a hub is looked for that may have been started just now.
+/// The number of checks for a hub that may just have been started, and their interval.
 const START_LOOKS: u32 = 20;
 const START_PAUSE: Duration = Duration::from_millis(50);
 
-/// "mesync serve & mesync key add": a hub that was started a moment ago is on its way.
+/// Waits for a hub that was started a moment ago, as in "mesync serve & mesync key add".
 pub fn wait_for_hub(dir: &Path) -> Result<()> {
     for _ in 0..START_LOOKS {
         if find_hub(dir).is_ok() {

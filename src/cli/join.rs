@@ -1,4 +1,4 @@
-//! `mesync join`, and what commands do that the hub refuses for want of a key.
+//! `mesync join`, and the request of other commands for a key after the hub has refused them.
 
 use std::io::Read;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::joining::{self, JoinRequest, JoinStep};
 use crate::logger;
 use crate::wire::{self, files::Hash, join::ASK_INTERVAL};
 
-/// Bytes of an invitation on standard input, at most.
+/// Bytes of an invitation on standard input at most.
 const MAX_INVITATION_BYTES: u64 = 4096;
 
 /// `URL`, or `URL#NAME.SECRET.FINGERPRINT`.
@@ -99,7 +99,7 @@ fn target(invocation: &Invocation) -> Result<Target> {
             kind: Kind::Io,
             ..Error::io("read standard input", &e)
         })?;
-        // the whole line that "mesync invite" has printed, or its last word
+        // accepts the whole line that "mesync invite" prints, or its last word
         let word = text.split_whitespace().last().unwrap_or_default();
         text = word.trim_matches('\'').to_string();
     }
@@ -115,7 +115,7 @@ fn parse(text: &str) -> std::result::Result<Target, String> {
         return Err("a hub is joined by its own port, as http://HOST:PORT".into());
     }
     let invitation = |fragment: &str| {
-        // a name may have dots
+        // from the right, because a name may have dots
         let mut parts = fragment.rsplitn(3, '.');
         let fingerprint = parts.next()?.parse().ok()?;
         let secret = parts.next().filter(|secret| !secret.is_empty())?;
@@ -146,7 +146,7 @@ fn wait(settings: &Settings, request: &mut JoinRequest) -> Result<()> {
                     shown = Some(code);
                 }
             }
-            // it has asked: a hub that is restarted is asked again
+            // after the first answer, keep asking while the hub restarts
             Err(failure) if shown.is_some() && failure.is_transient() => {
                 log::warn!("{}", failure.error);
                 pause = failure.retry_after.unwrap_or(pause);
@@ -157,8 +157,8 @@ fn wait(settings: &Settings, request: &mut JoinRequest) -> Result<()> {
     }
 }
 
-/// For a command in the foreground: if the hub refuses this machine, which has no key, it asks and waits. `true`: the settings
-/// have changed.
+/// For a command in the foreground: if the hub refuses this machine because it has no key, requests one and waits. `true`:
+/// the settings have changed.
 pub fn ask_if_refused(settings: &Settings) -> Result<bool> {
     if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
         return Ok(false);
@@ -167,7 +167,7 @@ pub fn ask_if_refused(settings: &Settings) -> Result<bool> {
     Ok(true)
 }
 
-/// For one pass of cron: asks once, and says so as an error. `true`: it was let in.
+/// For one pass of cron: asks once, and reports that as an error. `true`: the machine was admitted.
 pub fn ask_once_if_refused(settings: &Settings) -> Result<bool> {
     if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! `mesync key`: the keys of the hub on this machine, and their rights. It edits the hub's file; a hub that runs reads it again.
+//! `mesync key`: edits the keys of the hub on this machine, and their rights, in the hub's file, which a running hub rereads.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use crate::wire::KeyUse;
 use crate::wire::rights::RightsRow;
 use crate::{clock, wire};
 
-/// How long a running hub may take to tell which keys are used.
+/// The longest wait for a running hub to report the uses of keys.
 const MAX_USES_WAIT: Duration = Duration::from_secs(5);
 
-/// A key as `--json` shows it.
+/// A key in the output of `--json`.
 #[derive(Serialize)]
 struct Listed {
     name: String,
-    /// Only when it was made: the hub keeps no more than its hash.
+    /// Present only when the key was made: the hub stores its hash alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     created: Option<String>,
-    /// When it was used last since the hub was started; `null`: not known.
+    /// The last use since the hub was started; `null`: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     used_at: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     used_from: Option<Option<String>>,
-    /// Until when the key before it is accepted, unless this one is used.
+    /// The time until which the replaced key is accepted, unless this one is used before.
     #[serde(skip_serializing_if = "Option::is_none")]
     old_key_until: Option<String>,
     rights: RightsRow,
@@ -47,7 +47,7 @@ pub fn add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let key = hub::add_key_with(dir, &name, rights.clone())?;
     show_key(context, &name, key, &rights);
     if context.out.is_over() {
-        // it is shown this once: a key that was not read is in the way of the next one
+        // the key is shown only once: remove it if it could not be printed, because it would prevent the next one
         hub::remove_key(&context.settings.hub.data_dir, &name)?;
         return Err(not_shown(&name, "the key is removed"));
     }
@@ -122,13 +122,13 @@ pub fn set(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// The rights that flags name; `None`: no flag names one.
+/// The rights from flags; `None`: no flag names one.
 pub fn named(invocation: &Invocation) -> Result<Option<Rights>> {
     let mut rights = Rights::default();
     Ok((change(&mut rights, invocation)? > 0).then_some(rights))
 }
 
-/// Changes the rights that flags name, and only those; how many.
+/// Changes only the rights that flags name; returns their number.
 fn change(rights: &mut Rights, invocation: &Invocation) -> Result<usize> {
     for (a, b) in [
         ("files", "no-files"),
@@ -242,7 +242,7 @@ pub fn list(context: &mut Context, _: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// Which keys have been used since the hub was started; `None`: no hub runs that tells.
+/// The keys that were used since the hub was started; `None`: no running hub answered.
 fn uses(settings: &Settings) -> Option<Vec<KeyUse>> {
     let hub = running_hub(settings, MAX_USES_WAIT).ok()??;
     hub.key_uses().ok()

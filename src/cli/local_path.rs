@@ -1,6 +1,6 @@
-//! From the path of a local file in a synced directory to its path on the hub.
+//! Translates the path of a local file in a synced directory to its path on the hub.
 //!
-//! It decides by names alone: the file need not exist any more.
+//! It uses names only, so the file need not exist.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::watches::real;
 use crate::config::Settings;
 use crate::files::status::StatusFiles;
 
-/// A directory that is synced with a directory on the hub ("": all of the hub).
+/// A local directory, and the directory on the hub that it is synced with ("": the root).
 struct Synced {
     dir: PathBuf,
     remote: String,
@@ -19,7 +19,7 @@ pub fn is_explicit(what: &str) -> bool {
     what == "." || what == ".." || what.starts_with("./") || what.starts_with("../")
 }
 
-/// The path on the hub of a local path; `None`: it is in no directory that is synced with this server.
+/// The path on the hub for a local path; `None`: it is in no directory that is synced with this server.
 pub fn on_hub(settings: &Settings, server: &str, what: &str) -> Option<String> {
     let configured = settings.watches.iter().map(|watch| Synced {
         dir: real(&watch.path),

@@ -1,4 +1,4 @@
-//! `mesync login`: which server keeps the files, and with which key.
+//! `mesync login`: stores the server for files, and its key.
 
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::Path;
@@ -29,7 +29,7 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         None => old.map_or(context.settings.server_url.clone(), |old| old.server_url),
     };
     let mut settings = context.settings.clone();
-    // what was set for another server stays there
+    // the fingerprint belongs to the former server
     let same = settings.server_url == server;
     settings.server_url = server.clone();
     if !same {
@@ -118,7 +118,7 @@ fn ask(server: &str) -> Result<String> {
     tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(|e| failed(e.into()))?;
     let mut line = String::new();
     let read = stdin.lock().take(4096).read_line(&mut line);
-    // the next command shall be seen again, whatever became of this one
+    // restore the echo even after an error
     let restored = tcsetattr(&stdin, OptionalActions::Now, &before);
     logger::note("");
     read.map_err(failed)?;

@@ -1,6 +1,6 @@
-//! The command line: finds the row of the table that was asked for, runs it, and turns its end into an exit status.
+//! The command line: finds the command in the table, runs it, and maps its outcome to an exit status.
 //!
-//! It does no work of its own: each group of commands has a file beside this one, the work itself is in the modules below.
+//! Each group of commands has a file beside this one; the modules below do the work.
 
 pub mod table;
 
@@ -47,23 +47,23 @@ use commands::Run;
 use output::Output;
 use parse::{Invocation, Parsed};
 
-/// What a command has to work with.
+/// The settings and output of a command.
 pub struct Context {
-    /// Environment, file and flags, in this order of precedence from weak to strong.
+    /// From the environment, the file and flags, the later ones taking precedence.
     pub settings: Settings,
     pub out: Output,
 }
 
-/// How a command that met no error ended.
+/// How a command without an error ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
-    /// All of it was done; the machine is healthy.
+    /// Everything was done; the machine is healthy.
     All,
-    /// Some of it was not, and the output already says what: the exit status is that of the kind.
+    /// Some of the work was not done, which the output names: the exit status is that of the kind.
     NotAll(Kind),
 }
 
-/// Runs the command that the arguments (with the program's name first) ask for.
+/// Runs the command of the arguments, which begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_writing();
     match run(args) {
@@ -76,11 +76,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// A write beyond the limit of file sizes shall fail, not kill: SIGXFSZ gets a handler that does nothing.
+/// Lets a write beyond the limit of file sizes fail instead of killing the process: SIGXFSZ gets an empty handler.
 ///
-/// Not SIG_IGN, which hooks would inherit. Rust's runtime already ignores SIGPIPE, and gives children the default back.
+/// Not SIG_IGN, which hooks would inherit. Rust's runtime already ignores SIGPIPE, and restores the default for children.
 fn keep_writing() {
-    // it cannot fail for this signal; and if it did, the program would still work
+    // it cannot fail for this signal, and the program would still work
     let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
@@ -117,7 +117,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
     if !is_daemon(&invocation)
         && let Some(host) = lock::host(&settings.base_dir)
     {
-        // the settings may name another one by now, but messages travel under this one
+        // the settings may have changed, but the running client sends messages under this name
         settings.host_id = host;
     }
     let mut context = Context { settings, out };
@@ -130,11 +130,11 @@ fn is_daemon(invocation: &Invocation) -> bool {
     matches!(commands::find(invocation.row.name), Some(Run::Daemon(_)))
 }
 
-/// The settings as they are now, with the flags of the command; from here on the log has their level.
+/// The current settings with the flags of the command; also sets the log level.
 fn read_settings(invocation: &Invocation) -> Result<Settings> {
     let mut settings = Settings::load(|name| std::env::var_os(name))?;
     apply_flags(&mut settings, invocation)?;
-    // one pass of a daemon is run by cron, which mails whatever is said
+    // one pass of a daemon is run by cron, which mails all output
     let daemon = is_daemon(invocation) && !invocation.has("once");
     let level = logger::level(
         daemon,
@@ -147,7 +147,7 @@ fn read_settings(invocation: &Invocation) -> Result<Settings> {
     Ok(settings)
 }
 
-/// All of it is done unless there are errors, of which the last is the command's own; the others are reported here.
+/// [`Done::All`] without errors. Otherwise the last error is returned, and the others are reported here.
 fn fail(mut errors: Vec<Error>) -> Result<Done> {
     let Some(last) = errors.pop() else {
         return Ok(Done::All);
@@ -156,7 +156,7 @@ fn fail(mut errors: Vec<Error>) -> Result<Done> {
     Err(last)
 }
 
-/// Several pieces of work, each whatever became of the others: reports the errors, and ends as the worst of them.
+/// Runs all works, even after failures: reports the errors, and returns the worst outcome.
 fn all_of(works: impl IntoIterator<Item = Result<Done>>) -> Result<Done> {
     let kinds = works.into_iter().filter_map(|done| match done {
         Ok(Done::All) => None,
@@ -169,14 +169,14 @@ fn all_of(works: impl IntoIterator<Item = Result<Done>>) -> Result<Done> {
     Ok(Kind::worst(kinds).map_or(Done::All, Done::NotAll))
 }
 
-/// What a person wonders about when a command has nothing to print; a script does not.
+/// Tells a person at a terminal why a command prints nothing; a script needs no such note.
 fn note(text: &str) {
     if std::io::stderr().is_terminal() {
         logger::note(text);
     }
 }
 
-/// Flags that name a setting beat the environment and the file.
+/// Flags that name a setting take precedence over the environment and the file.
 fn apply_flags(settings: &mut Settings, invocation: &Invocation) -> Result<()> {
     for flag in invocation.row.flags {
         if let (Some(key), Some(value)) = (flag.setting, invocation.value(flag.long)?) {

@@ -1,7 +1,7 @@
 //! Standard output: lines, aligned tables, JSON, sizes and times.
 //!
-//! A command writes without checking errors, so that running work is not left half done because nothing reads the
-//! output. [`Output::finish`] says at the end whether all of it was written. The log is elsewhere.
+//! A command writes without checking errors, so that a closed output does not interrupt its work. [`Output::finish`] reports at
+//! the end whether everything was written. The log is elsewhere.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
@@ -11,13 +11,13 @@ use super::Done;
 use crate::error::{Error, Kind, Result, plain};
 use crate::logger::disturbs;
 
-/// The width that help is broken at.
+/// The width at which help is wrapped.
 const DEFAULT_WIDTH: usize = 80;
 
-/// Cells up to this width are aligned: an id and a little more.
+/// Cells up to this width are aligned: an id and some more.
 const MAX_COLUMN_WIDTH: usize = 40;
 
-/// The destination of data, and its form.
+/// Standard output, and the form of data.
 pub struct Output {
     writer: BufWriter<Box<dyn Write>>,
     failed: Option<io::Error>,
@@ -54,17 +54,17 @@ impl Output {
         self.text("\n");
     }
 
-    /// One object on one line.
+    /// Writes one object on one line.
     pub fn object(&mut self, object: &impl Serialize) {
         match serde_json::to_string(object) {
-            // a payload is carried as it was written, line ends included
+            // `layout` removes line ends that a payload may contain
             Ok(text) => self.line(&layout(&text, None)),
             Err(e) => self.failed = self.failed.take().or(Some(e.into())),
         }
     }
 
-    /// Columns under their titles, as wide as they need to be. No rows: nothing. A very wide cell, such as the name of a
-    /// file that is no message, is whole but moves only its own line.
+    /// Writes columns under their titles, as wide as needed; nothing without rows. A very wide cell, such as the name of a file
+    /// that is no message, is complete but shifts only its own line.
     pub fn table(&mut self, titles: &[Column], rows: &[Vec<String>]) {
         if rows.is_empty() {
             return;
@@ -116,26 +116,26 @@ impl Output {
         }
     }
 
-    /// Begins at the top of an empty screen, where one is.
+    /// Clears the screen of a terminal.
     pub fn begin_picture(&mut self) {
         if self.color {
             self.text("\x1b[H\x1b[2J");
         }
     }
 
-    /// Sends on what was written so far: before a command waits for something.
+    /// Writes the buffered output, before a command waits.
     pub fn flush(&mut self) {
         if self.failed.is_none() {
             self.failed = self.writer.flush().err();
         }
     }
 
-    /// Nobody reads any more, or it cannot be written: there is no point in going on for that alone.
+    /// The output is closed or cannot be written: work that only produces output may end.
     pub fn is_over(&self) -> bool {
         self.failed.is_some()
     }
 
-    /// The end of a command: its own error first, otherwise that of the output. A closed pipe is no error.
+    /// Ends the output: returns the command's error, or else that of the output. A closed pipe is no error.
     pub fn finish(mut self, done: Result<Done>) -> Result<Done> {
         self.flush();
         match (done, self.failed) {
@@ -190,17 +190,17 @@ pub const fn left(title: &'static str) -> Column {
     }
 }
 
-/// For numbers.
+/// A right-aligned column, for numbers.
 pub const fn right(title: &'static str) -> Column {
     Column { title, right: true }
 }
 
-/// `17 B`, `1.2 KiB`, `34 MiB`: two digits at least, powers of 1024.
+/// `17 B`, `1.2 KiB`, `34 MiB`: at least two digits, powers of 1024.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
-    // 1023.96 would be shown as 1024.0
+    // 1023.96 would be rounded to 1024.0
     while value >= 1023.95 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
@@ -212,7 +212,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Words on lines of at most 80 columns: the first begins with `lead`, the others below its end.
+/// Wraps words to lines of at most 80 columns: the first begins with `lead`, the others are indented to its end.
 pub fn wrap<'a>(lead: &str, words: impl Iterator<Item = &'a str>) -> String {
     let indent = lead.chars().count();
     let (mut out, mut column) = (lead.to_string(), indent);
@@ -233,15 +233,15 @@ pub fn wrap<'a>(lead: &str, words: impl Iterator<Item = &'a str>) -> String {
     out
 }
 
-/// JSON laid out anew: on one line, or with each member on a line of its own. No value is changed: what a number's
-/// digits or the order of the members say is kept. What would disturb a terminal is written as `\uXXXX`.
+/// Formats JSON on one line, or with each member on its own line. Values are unchanged, including the digits of numbers and
+/// the order of members. Characters that would disturb a terminal are written as `\uXXXX`.
 pub fn layout(json: &str, indent: Option<usize>) -> String {
     let mut out = String::with_capacity(json.len());
     let mut depth = 0usize;
     let line = |out: &mut String, depth: usize| {
         if let Some(indent) = indent {
             out.push('\n');
-            // a foreign message can be nested so deeply that the spaces alone would fill the memory
+            // a message can be nested so deeply that the indentation alone would fill the memory
             out.extend(std::iter::repeat_n(' ', indent * depth.min(40)));
         }
     };

@@ -1,6 +1,6 @@
-//! Finds in the table what the arguments ask for, and suggests the nearest name where there is no such thing.
+//! Parses the arguments by the table, and suggests the nearest name for an unknown one.
 //!
-//! It runs nothing and reads nothing but its arguments; what values mean is for the commands to say.
+//! It runs nothing and reads only its arguments; the commands interpret values.
 
 use std::ffi::{OsStr, OsString};
 
@@ -9,7 +9,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::nearest::nearest;
 
-/// One command with its flags and arguments, complete and all in the table.
+/// One command with its flags and arguments, all of which the table allows.
 pub struct Invocation {
     pub row: &'static Command,
     flags: Vec<(&'static Flag, Option<OsString>)>,
@@ -18,7 +18,7 @@ pub struct Invocation {
 
 pub enum Parsed {
     Run(Invocation),
-    /// Help about these rows; none: about everything.
+    /// Help about these rows; empty: about everything.
     Help(Vec<&'static Command>),
     Version,
     /// No command at all.
@@ -34,7 +34,7 @@ impl Invocation {
         self.count(long) > 0
     }
 
-    /// The value of a flag as it was typed: a file name need not be UTF-8.
+    /// The value of a flag, which need not be UTF-8 if it is a file name.
     pub fn os_value(&self, long: &str) -> Option<&OsStr> {
         self.flags
             .iter()
@@ -58,7 +58,7 @@ impl Invocation {
             .collect()
     }
 
-    /// The argument at this place; the parser has seen to it that those with [`Count::One`] are there.
+    /// The argument at this position; the parser guarantees those with [`Count::One`].
     pub fn argument(&self, at: usize) -> Result<&str> {
         let value = self
             .arguments
@@ -69,7 +69,7 @@ impl Invocation {
             .ok_or_else(|| self.usage(format!("{} is not UTF-8", disk::show(value))))
     }
 
-    /// A mistake on the command line of this command.
+    /// A usage error of this command.
     pub fn usage(&self, what: impl Into<String>) -> Error {
         usage(self.row.name, what, None)
     }
@@ -91,7 +91,7 @@ fn usage(command: &str, what: impl Into<String>, meant: Option<String>) -> Error
     })
 }
 
-/// Reads the arguments, with the program's name first. Flags are allowed anywhere before `--`.
+/// Parses the arguments, which begin with the program's name. Flags are allowed anywhere before `--`.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     let mut flags = Vec::new();
     let mut words = Vec::new();
@@ -114,7 +114,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
             Err(e) => return Err(usage(command_so_far(&words), shown_error(&e), None)),
         };
         let Some(flag) = flag else {
-            // `--x=y`: the value of a flag that does not exist is not the next mistake
+            // `--x=y`: do not report the value of an unknown flag as a second error
             let _ = parser.optional_value();
             unknown.get_or_insert(shown);
             continue;
@@ -169,7 +169,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     Ok(Parsed::Run(invocation))
 }
 
-/// The flag of the command that the words name, else of any.
+/// The flag of the command that the words begin with, else of any command.
 fn find_flag(words: &[OsString], is: impl Fn(&Flag) -> bool) -> Option<&'static Flag> {
     let own = find_command(words).map_or(&[][..], |(row, _)| row.flags);
     own.iter()
@@ -187,7 +187,7 @@ fn shown_error(e: &lexopt::Error) -> String {
     }
 }
 
-/// The command whose help will explain a mistake: as much of its name as is known by now.
+/// The command whose help explains an error, as far as its name is known.
 fn command_so_far(words: &[OsString]) -> &'static str {
     let word = words.first().and_then(|w| w.to_str()).unwrap_or_default();
     find_command(words).map_or_else(
@@ -201,7 +201,7 @@ fn command_so_far(words: &[OsString]) -> &'static str {
     )
 }
 
-/// The row that the words begin with, and how many of them are its name.
+/// The row for the first words, and the number of words in its name.
 fn find_command(words: &[OsString]) -> Result<(&'static Command, usize)> {
     let first = words.first().map_or(OsStr::new(""), |w| w.as_os_str());
     let rows = first.to_str().map(rows).unwrap_or_default();
@@ -289,7 +289,7 @@ fn unknown_flag(shown: &str, words: &[OsString]) -> Error {
 fn check_flags(invocation: &Invocation) -> Result<()> {
     let row = invocation.row;
     for (flag, value) in &invocation.flags {
-        // by name, since two rows may each describe a flag in their own words
+        // by name, because two rows may describe the same flag differently
         let Some(here) = row.flags.iter().chain(GLOBAL).find(|f| f.long == flag.long) else {
             let meant =
                 nearest(flag.long, row.flags.iter().map(|f| f.long)).map(|f| format!("--{f}"));
@@ -404,7 +404,7 @@ mod tests {
             r#"send ["payload=\"-5\"", "ttl=\"7\""] ["x"]"#,
         );
         check(&["show", "--", "--json"], r#"show [] ["--json"]"#);
-        // a switch of one command, with a value in another one
+        // a flag without a value in one command, and with one in another
         check(
             &["status", "--watch", "-q"],
             r#"status ["watch=\"\"", "quiet=\"\""] []"#,

@@ -1,6 +1,6 @@
-//! One line on standard error, for a person at a terminal, about work that takes a while.
+//! One line of progress on standard error, for a person at a terminal.
 //!
-//! It is never data and never log; what cannot be written is left out.
+//! It is neither data nor log; errors of writing are ignored.
 
 use std::cell::Cell;
 use std::io::{IsTerminal, Write};
@@ -10,29 +10,29 @@ use super::output::size;
 use crate::clock;
 use crate::transfer::TransferStep;
 
-/// Between two pictures of the line.
+/// The interval between two updates of the line.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How far a transfer is.
+/// The progress of a transfer.
 pub struct Progress {
     shown: bool,
     total: Cell<u64>,
     done: Cell<u64>,
-    /// What has really travelled: the rate is of these.
+    /// Bytes transferred, from which the rate is computed.
     moved: Cell<u64>,
     began: Instant,
-    /// When the first bytes travelled: what was hashed before says nothing about the line.
+    /// When the first bytes were transferred: the time of hashing before says nothing about the connection.
     moving: Cell<Option<Instant>>,
     drawn: Cell<Option<Instant>>,
 }
 
-/// Somebody looks.
+/// Whether a person may see the line.
 fn is_shown(quiet: bool) -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     !quiet && !dumb && std::io::stderr().is_terminal()
 }
 
-/// How far a pass over a directory is: how many paths there are to do is found out on the way.
+/// The progress of a pass over a directory, whose number of paths is only found during the pass.
 pub struct Paths {
     shown: bool,
     began: Instant,
@@ -48,9 +48,9 @@ impl Paths {
         }
     }
 
-    /// Draws the line anew.
+    /// Updates the line.
     pub fn show(&self, done: u64, due: u64, bytes: u64) {
-        // a short run needs no line
+        // a short run shows no line
         if self.shown && self.began.elapsed() >= REDRAW_INTERVAL {
             self.drawn.set(true);
             write(&format!(
@@ -60,7 +60,7 @@ impl Paths {
         }
     }
 
-    /// Makes room for other output.
+    /// Clears the line for other output.
     pub fn clear(&self) {
         if self.drawn.take() {
             write("\r\x1b[K");
@@ -101,7 +101,7 @@ impl Progress {
         }
     }
 
-    /// Takes note of a step, and draws the line anew if it is time to.
+    /// Records a step, and updates the line if it is time to.
     pub fn step(&self, step: TransferStep<'_>) {
         let now = clock::monotonic();
         let add = |to: &Cell<u64>, bytes: u64| to.set(to.get().saturating_add(bytes));
@@ -119,7 +119,7 @@ impl Progress {
                 log::warn!("{}; retrying", error.what);
             }
         }
-        // a short run needs no line
+        // a short run shows no line
         let due = self.drawn.get().unwrap_or(self.began) + REDRAW_INTERVAL;
         if self.shown && now >= due {
             self.drawn.set(Some(now));
@@ -134,7 +134,7 @@ impl Progress {
         }
     }
 
-    /// Makes room for other output.
+    /// Clears the line for other output.
     pub fn clear(&self) {
         if self.drawn.take().is_some() {
             write("\r\x1b[K");
@@ -154,7 +154,7 @@ fn line(done: u64, total: u64, moved: u64, time: Duration) -> String {
         .unwrap_or(100);
     let mut text = format!("{percent:3} %  {} of {}", size(done), size(total));
     let rate = moved as f64 / time.as_secs_f64().max(0.001);
-    // of the first moment it would only be a guess
+    // the first second gives no useful rate
     if rate >= 1.0 && time >= Duration::from_secs(1) {
         text += &format!(
             "  {}/s  {} left",

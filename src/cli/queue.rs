@@ -1,6 +1,6 @@
-//! Commands of the spool: list, show, retry, flush; `send` is beside this file. They need neither hub nor daemon.
+//! Commands about the spool: list, show, retry, flush. `send` has its own file. They need neither hub nor daemon.
 //!
-//! What happens to the files is in `messages::spool`; here it is asked for and shown.
+//! `messages::spool` changes the files; this file calls it and shows the results.
 
 use std::ffi::OsStr;
 
@@ -18,7 +18,7 @@ use crate::messages::spool::{self, QueueEntry};
 use crate::wire::MAX_MESSAGE;
 use crate::{clock, disk, logger};
 
-/// What is no queue of messages, and is listed and flushed as one.
+/// Not a queue of messages, but listed and flushed like one.
 const HOOKS: &str = "hooks";
 
 fn queue(invocation: &Invocation) -> Result<Queue> {
@@ -108,7 +108,7 @@ fn table(queue: Queue, entries: &[QueueEntry], out: &mut Output) {
     out.table(&titles, &rows);
 }
 
-/// One entry as JSON: every key is always there.
+/// One entry as JSON, always with every key.
 #[derive(Serialize)]
 struct ListedMessage<'a> {
     queue: &'static str,
@@ -120,11 +120,11 @@ struct ListedMessage<'a> {
     /// RFC 3339, UTC.
     time: String,
     size: u64,
-    /// File name, escaped where it is not plain text.
+    /// The file name, with escapes for characters that are not plain text.
     file: String,
     /// Why it failed.
     reason: Option<&'a str>,
-    /// Why it is no message.
+    /// Why the file is not a message.
     error: Option<&'a str>,
     hook_failed: bool,
 }
@@ -155,7 +155,7 @@ struct ShownMessage<'a> {
     #[serde(flatten)]
     listed: ListedMessage<'a>,
     path: String,
-    /// As in the file.
+    /// The message, as in the file.
     message: Option<&'a RawValue>,
     /// The content if it is not JSON.
     text: Option<&'a str>,
@@ -178,7 +178,7 @@ pub fn show(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 }
 
 fn show_one(entry: &QueueEntry, out: &mut Output) {
-    // what cannot be read has its reason in entry.message already
+    // entry.message already has the reason for an unreadable file
     let bytes = disk::read_at_most(&entry.path, MAX_MESSAGE).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let json: Option<&RawValue> = serde_json::from_str(&text).ok();
@@ -232,7 +232,7 @@ fn show_one(entry: &QueueEntry, out: &mut Output) {
     }
 }
 
-/// A line of a file that is no message, as a terminal may see it: whole, unlike a line of the log.
+/// A line of a file that is not a message, escaped for a terminal but complete, unlike a line of the log.
 fn harmless(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for c in line.chars() {
@@ -264,7 +264,7 @@ fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done
     for what in &invocation.arguments {
         match spool::find(base, what) {
             Ok(mut found) => {
-                // of a message in several queues the failed one is meant; without one, any says where it is instead
+                // prefer the failed one if a message is in several queues; else any, whose queue the error names
                 let at = found
                     .iter()
                     .position(|e| e.queue == Queue::Failed)

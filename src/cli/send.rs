@@ -1,6 +1,6 @@
-//! `mesync send`: one message from the command line, or a batch of them from standard input.
+//! `mesync send`: sends one message from the command line, or a batch from standard input.
 //!
-//! It needs neither hub nor daemon. How messages reach the outbox durably is in `messages::spool`.
+//! It needs neither hub nor daemon. `messages::spool` writes messages durably to the outbox.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -21,9 +21,9 @@ use crate::messages::spool::{self, Ids, Outgoing};
 use crate::wire::{self, MAX_MESSAGE, Message, Priority};
 use crate::{clock, disk, wait};
 
-/// Messages that share their syncs, at most.
+/// Messages that share their syncs at most.
 const MAX_GROUP_MESSAGES: usize = 1000;
-/// Bytes of these messages after which a group takes no more.
+/// Bytes of messages after which a group is full.
 const FULL_GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes read from standard input at a time.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
@@ -82,8 +82,8 @@ fn show(out: &mut Output, id: Uuid, path: &Path) {
 
 /// `mesync send --batch`: each line of standard input is a message, in the form of a file in the outbox.
 ///
-/// Lines that can be read without waiting share their syncs. The first line that is no message ends it; the messages of
-/// the lines before that have been sent.
+/// Lines that can be read without waiting share their syncs. The first line that is not a message ends the batch; the messages
+/// before it have been sent.
 fn batch(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     for other in ["payload", "payload-file", "target", "priority", "ttl"] {
         if invocation.has(other) {
@@ -138,17 +138,17 @@ fn batch(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
 }
 
-/// Where a batch is.
+/// The progress of a batch.
 struct Batch {
     hops: Option<(String, Box<RawValue>)>,
     ids: Ids,
-    /// Lines read.
+    /// The number of lines read.
     line: u64,
-    /// Messages in the outbox.
+    /// The number of messages written to the outbox.
     sent: usize,
 }
 
-/// Why a group has no more messages.
+/// Why a group ended.
 enum GroupEnd {
     MoreInput,
     EndOfInput,
@@ -156,7 +156,7 @@ enum GroupEnd {
 }
 
 impl Batch {
-    /// The messages of the next lines: as many as can be read without waiting, within the bounds of a group.
+    /// Reads the messages of the next lines, as many as are available without waiting and fit in a group.
     fn group(&mut self, input: &mut BufReader<File>, host: &str) -> (Vec<Outgoing>, GroupEnd) {
         let (mut group, mut bytes, mut known) = (Vec::new(), 0, HashSet::new());
         let end = loop {
@@ -210,7 +210,7 @@ impl Batch {
         Outgoing::new(message, &self.ids, clock::now()).map_err(|e| refused(e.what))
     }
 
-    /// Adds to an error how far the batch has got.
+    /// Adds the progress of the batch to an error.
     fn after(&self, error: Error) -> Error {
         let there = match self.sent {
             0 => return error,
@@ -227,7 +227,7 @@ impl Batch {
     }
 }
 
-/// Whether the next line, or the end, can be read without waiting.
+/// Whether the next line, or the end of the input, can be read without waiting.
 fn has_more(input: &BufReader<File>) -> bool {
     let ready = || {
         wait::ready(
@@ -238,7 +238,7 @@ fn has_more(input: &BufReader<File>) -> bool {
     input.buffer().contains(&b'\n') || ready().is_ok_and(|[ready]| ready)
 }
 
-/// A line without its end, of which no more than [`MAX_MESSAGE`] and one byte are read. `None`: the end of the input.
+/// Reads a line without its end, at most [`MAX_MESSAGE`] bytes and one more. `None`: the end of the input.
 fn next_line(input: &mut BufReader<File>) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let mut limited = input.take(MAX_MESSAGE as u64 + 1);
@@ -249,7 +249,7 @@ fn next_line(input: &mut BufReader<File>) -> std::io::Result<Option<Vec<u8>>> {
     Ok((read > 0).then_some(line))
 }
 
-/// What a message of a hook carries: one hop more than the message that the hook runs for.
+/// The hop count for a message that a hook sends: one more than that of the message that the hook runs for.
 fn hops(variable: Option<OsString>) -> Result<Option<(String, Box<RawValue>)>> {
     let Some(text) = variable.filter(|text| !text.is_empty()) else {
         return Ok(None);
@@ -279,7 +279,7 @@ fn hops(variable: Option<OsString>) -> Result<Option<(String, Box<RawValue>)>> {
     Ok(Some((wire::HOPS_FIELD.to_string(), raw)))
 }
 
-/// The payload, letter for letter; `None` is null.
+/// The payload, byte for byte; `None` is null.
 fn payload(invocation: &Invocation) -> Result<Option<Box<RawValue>>> {
     let (text, origin) = match (
         invocation.value("payload")?,

@@ -1,4 +1,4 @@
-//! Commands about directories that are kept in sync. The work is in `daemon` and `files`.
+//! Commands about synced directories. `daemon` and `files` do the work.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSetting
 /// `mesync daemon [-w DIR]`
 pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let watches = some(&context.settings, invocation)?;
-    // later it waits until the other one has ended: a pass of cron, perhaps
+    // after the start, the daemon waits until another process, such as a pass of cron, has ended
     if let Some((watch, holder)) = watches
         .iter()
         .find_map(|watch| Some((watch, marker::holder(&watch.path)?)))
@@ -93,7 +93,7 @@ fn done(passed: &once::PassResult) -> Done {
     passed.failure().map_or(Done::All, Done::NotAll)
 }
 
-/// One pass over all directories of the settings, silent except for problems.
+/// Runs one pass over all directories of the settings, silent except for problems.
 pub fn all_once(settings: &Settings) -> Result<Done> {
     if settings.watches.is_empty() {
         return Ok(Done::All);
@@ -108,7 +108,7 @@ pub fn all_once(settings: &Settings) -> Result<Done> {
     .over(&settings.watches, &mut |_, _| ())
 }
 
-/// Passes over several directories.
+/// The passes over several directories.
 struct Passes<'a> {
     settings: &'a Settings,
     hub: &'a Arc<HubClient>,
@@ -117,15 +117,15 @@ struct Passes<'a> {
 }
 
 impl Passes<'_> {
-    /// One directory after the other; then again those whose deletes were held, if something has come into another one since: it
-    /// may have been moved there.
+    /// Passes over each directory, then again over those with held deletes if another directory has received files since: the
+    /// deleted ones may have been moved there.
     fn over(
         &self,
         watches: &[WatchSettings],
         tell: &mut dyn FnMut(&WatchSettings, &once::PassResult),
     ) -> Result<Done> {
         let neighbours = Arc::<Neighbours>::default();
-        // they stay open, so that they can be asked
+        // directories stay open for the question about moves
         let (mut open, mut held) = (Vec::new(), Vec::new());
         let first = watches.iter().map(|watch| {
             let (directory, passed) = self.one(watch, &neighbours)?;
@@ -175,7 +175,7 @@ impl Passes<'_> {
     }
 }
 
-/// How a pass ended, as `--json` shows it.
+/// The outcome of a pass in the output of `--json`.
 #[derive(Serialize)]
 struct SyncResult<'a> {
     dir: &'a str,
@@ -190,7 +190,7 @@ struct SyncResult<'a> {
     held_deletes: usize,
     remaining: usize,
     unsyncable: Vec<NamedReason<'a>>,
-    /// Some of those that remain, with the reason.
+    /// Some of the remaining paths, with the reason.
     waiting: Vec<NamedReason<'a>>,
     skipped_special: u64,
     skipped_names: u64,
@@ -333,14 +333,14 @@ fn tell_people(context: &mut Context, passed: &once::PassResult, dir: &str) {
     }
 }
 
-/// What waits at the end of a pass.
+/// The paths that wait at the end of a pass.
 fn waiting(facts: &Facts) -> impl Iterator<Item = (&String, &Error)> {
     facts
         .waiting(clock::monotonic(), Duration::ZERO)
         .take(NAMED)
 }
 
-/// One line of what would be done, as `--json` shows it.
+/// One action of a dry run in the output of `--json`.
 #[derive(Serialize)]
 struct Planned<'a> {
     dir: &'a str,
@@ -421,7 +421,7 @@ fn dry_run(
     Ok(done)
 }
 
-/// What is known of a directory; there may be several: one for each server that it was kept in sync with.
+/// The state of a directory; there is one for each server that it was synced with.
 pub fn known(settings: &Settings, dir: &str) -> Result<Vec<StatusFiles>> {
     let path = std::path::absolute(dir).map_err(|e| Error::io(format!("find {dir}"), &e))?;
     let path = real(&path).to_string_lossy().into_owned();
@@ -479,7 +479,7 @@ pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(Done::All)
 }
 
-/// A conflict copy, as `--json` shows it.
+/// A conflict copy in the output of `--json`.
 #[derive(Serialize)]
 struct Copy {
     file: String,
@@ -546,7 +546,7 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done>
 fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir) = todo.pop() {
-        // what cannot be read or is gone meanwhile is no conflict
+        // skip an unreadable or removed directory
         let Ok(entries) = std::fs::read_dir(&dir) else {
             continue;
         };

@@ -1,6 +1,6 @@
-//! `mesync upload` and `mesync download`: which files, under which names, and the line about each.
+//! `mesync upload` and `mesync download`: choose files and names, and print a line about each.
 //!
-//! How they travel is in `transfer`.
+//! `transfer` sends and receives them.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
@@ -24,15 +24,15 @@ use crate::transfer::{Transfer, find};
 use crate::wire::files::{self, Name, Record};
 use crate::{disk, wire};
 
-/// From so many files on, one listing costs less than a question about each.
+/// From this many files on, one listing costs less than a request for each.
 const MANY_FILES: usize = 16;
 
-/// What became of one file of an upload.
+/// The outcome for one file of an upload.
 #[derive(Serialize)]
 struct SentFile<'a> {
-    /// As it was named, escaped where it is not UTF-8.
+    /// The argument, with escapes for bytes that are not UTF-8.
     file: &'a str,
-    /// On the hub.
+    /// The path on the hub.
     path: Option<&'a str>,
     id: Option<Uuid>,
     rev: Option<u64>,
@@ -42,14 +42,14 @@ struct SentFile<'a> {
     error: Option<String>,
 }
 
-/// Says what became of each file, and counts.
+/// Prints the outcome for each file, and counts them.
 struct Report<'o> {
     out: &'o mut Output,
     progress: &'o Progress,
     sent: u64,
     unchanged: u64,
     skipped: u64,
-    /// Of these, what should have travelled.
+    /// A file was skipped that should have been uploaded.
     left_out: bool,
     errors: Vec<Error>,
 }
@@ -170,7 +170,7 @@ impl Report<'_> {
     }
 }
 
-/// A name for a script.
+/// A name in the form for scripts.
 fn plain(name: &OsStr) -> String {
     name.to_str()
         .map_or_else(|| disk::show(name), str::to_string)
@@ -224,7 +224,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             },
             Ok(What::Tree(remote)) => {
                 summary = true;
-                // the server's own trouble is not that of one directory
+                // an error of the server is not one of this directory
                 upload.look_below(&remote)?;
                 for found in Walk::new(path, &remote).with_modes(transfer.keeps_directories()) {
                     match found {
@@ -250,8 +250,8 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     report.into_inner().conclude(summary)
 }
 
-/// The directory on the hub ("" for the root), and the arguments that are files: `--path`, or a last argument that ends with
-/// a slash, as of cp(1).
+/// The directory on the hub ("" for the root), and the arguments that are files. The directory is `--path`, or a last
+/// argument that ends with a slash, as in cp(1).
 fn remote_dir(invocation: &Invocation) -> Result<(String, &[OsString])> {
     let given = invocation.value("path")?;
     let (dir, files) = match (given, invocation.arguments.split_last()) {
@@ -284,7 +284,7 @@ fn is_remote(invocation: &Invocation, last: &OsStr) -> bool {
 enum What {
     Stream(Name),
     File(WalkEntry),
-    /// Under this name on the hub.
+    /// A directory, under this name on the hub.
     Tree(String),
 }
 
@@ -307,7 +307,7 @@ fn one_argument(
         kind: Kind::Io,
         ..Error::io(format!("read {shown}"), &e)
     })?;
-    // the last component of "dir/." is that of dir; "." and ".." have none, and their content is uploaded without one
+    // the last component of "dir/." is "dir"; "." and ".." have none, so their content is uploaded without one
     let last = name.map(OsStr::new).or(path.file_name());
     let last = last.map(|last| {
         last.to_str().ok_or_else(|| {
@@ -341,7 +341,7 @@ fn one_argument(
     }
 }
 
-/// What became of a download.
+/// The outcome of a download.
 #[derive(Serialize)]
 struct Received<'a> {
     id: Uuid,
@@ -412,7 +412,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     Ok(Done::All)
 }
 
-/// The path of the file: its own name in a directory, and only if that name leads nowhere else.
+/// The local path of the file: its own name if `to` is a directory, and only if that name is safe.
 fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
     if to.is_dir() {
         let name = Name::new("", &record.name).map_err(|why| {
@@ -430,7 +430,7 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
             );
             Err(Error::new(Kind::CannotCreate, what).hint("choose another name with -o FILE"))
         } else {
-            // print "a" and not "./a"
+            // print "a", not "./a"
             Ok(to.strip_prefix(".").map(Path::to_path_buf).unwrap_or(to))
         };
     }

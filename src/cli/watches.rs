@@ -1,4 +1,4 @@
-//! The directories that a command is about, from `-w` and the settings; refuses those that must not be synced.
+//! The directories of a command, from `-w` and the settings; refuses those that must not be synced.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::overlap::{self, Mounts};
 use crate::files::status::StatusFiles;
 
-/// The directory that the command line names, as the argument DIR or with `-w`.
+/// The directory on the command line, as the argument DIR or with `-w`.
 fn named(invocation: &Invocation) -> Result<Option<&OsStr>> {
     let takes_one = invocation.row.arguments.iter().any(|a| a.name == "DIR");
     let argument = invocation.arguments.first().filter(|_| takes_one);
@@ -22,7 +22,7 @@ fn named(invocation: &Invocation) -> Result<Option<&OsStr>> {
     }
 }
 
-/// The directories that a command is about: that of `-w` with what the settings and flags say of it, else all of the settings.
+/// The directories of a command: that of `-w` with its settings and flags, else all directories of the settings.
 pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
     let Some(dir) = named(invocation)? else {
         let only = ["remote", "send-only", "receive-only", "debounce"]
@@ -109,7 +109,7 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
     Ok(vec![watch])
 }
 
-/// A directory that holds more than is likely to be meant needs `--yes`, once.
+/// A directory with more content than the user may expect needs `--yes`, once.
 fn ask_for_a_word(settings: &Settings, invocation: &Invocation, dir: &Path) -> Result<()> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     match overlap::too_wide(dir, home.as_deref(), &directories::private(settings)) {
@@ -131,7 +131,7 @@ fn overlapping(one: &Path, other: &Path) -> Error {
     Error::new(Kind::Settings, what).hint("give each a directory of its own on the hub: remote")
 }
 
-/// Refuses directories of one process that overlap, under whatever names, here or on the hub.
+/// Refuses directories of one process that overlap, here or on the hub, also through links.
 fn apart<'a>(
     mut pairs: impl Iterator<Item = (&'a WatchSettings, &'a WatchSettings)>,
 ) -> Result<()> {
@@ -143,7 +143,7 @@ fn apart<'a>(
     })
 }
 
-/// With its real path. Errors: it is mesync's own.
+/// Resolves the real path; refuses mesync's own directories.
 fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
     let path = real(&watch.path);
     for own in [&settings.base_dir, &settings.hub.data_dir] {
@@ -156,12 +156,12 @@ fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
     Ok(WatchSettings { path, ..watch })
 }
 
-/// Without links on the way, as far as it exists.
+/// The path with all links resolved, as far as it exists.
 pub fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
-/// The settings with the directory of `-w` beside the others.
+/// The settings with the directory of `-w` added.
 pub fn with_watches(settings: &Settings, invocation: &Invocation) -> Result<Settings> {
     let asked = watches(settings, invocation)?;
     let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! The rows of the table that are about files on the hub.
+//! The commands about files on the hub.
 
 use super::{
     BYTES, Command, Group, Values, one, optional, short, short_valued, some, switch, valued,

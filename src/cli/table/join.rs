@@ -1,4 +1,4 @@
-//! Commands that let machines in.
+//! The commands that admit machines.
 
 use super::keys::{ADMIN, FILES, NO_FILES, NO_MESSAGES, READ_ONLY, SEND};
 use super::{Command, DATA, Flag, Group, Values, any, one, switch, sync, valued};

@@ -1,4 +1,4 @@
-//! Commands that keep the keys of a hub, and the flags that name rights.
+//! The commands about the keys of a hub, and the flags for rights.
 
 use super::{Command, DATA, Flag, Group, Values, one, switch, valued};
 

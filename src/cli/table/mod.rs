@@ -1,6 +1,6 @@
-//! The one table of commands and flags: parser, help, man pages and completions all come from it.
+//! The table of commands and flags, from which parser, help, man pages and completions are made.
 //!
-//! It holds words, not behaviour: how a row is parsed or shown is written elsewhere, and what it runs in `commands`.
+//! It contains texts, not behaviour: other files parse and show its rows, and `commands` has their functions.
 
 mod files;
 mod join;
@@ -18,9 +18,9 @@ pub struct Command {
     pub flags: &'static [Flag],
     /// One line: lower case, no full stop.
     pub doc: &'static str,
-    /// What a person needs to know beyond that: paragraphs, one line each, broken when they are shown.
+    /// The further description: paragraphs, one line each, wrapped when they are shown.
     pub long: &'static [&'static str],
-    /// What to type, and what it is for.
+    /// Command lines, each with its purpose.
     pub examples: &'static [(&'static str, &'static str)],
 }
 
@@ -59,7 +59,7 @@ pub enum Count {
     Any,
 }
 
-/// What an argument or the value of a flag can be: checked where it is a list, and completed by the shells.
+/// The possible values of an argument or flag: lists are checked, and completed by the shells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Values {
     Text,
@@ -194,7 +194,7 @@ const DATA: Flag = setting(
     "the hub's data (default: hub in the base directory)",
 );
 const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
-// the outbox is among them so that the command itself can say why it will not
+// includes the outbox, so that the command itself can explain its refusal
 const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "hooks", "outbox"]);
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 
@@ -207,7 +207,7 @@ pub static GLOBAL: &[Flag] = &[
     short('V', "version", "show the version"),
 ];
 
-/// All commands, in the order in which help shows them.
+/// All commands, in the order of help.
 pub static COMMANDS: &[Command] = &[
     Command {
         name: "send",
@@ -518,7 +518,7 @@ pub static COMMANDS: &[Command] = &[
     },
 ];
 
-/// The rows whose name begins with these words: one for `send`, three for `key`.
+/// The rows whose names begin with these words: one for `send`, several for `key`.
 pub fn rows(words: &str) -> Vec<&'static Command> {
     let longer = format!("{words} ");
     COMMANDS
@@ -539,7 +539,7 @@ impl Command {
         self.name.split(' ').next().unwrap_or(self.name)
     }
 
-    /// `send TYPE [--payload JSON] …`: all but the global flags.
+    /// `send TYPE [--payload JSON] …`, without the global flags.
     pub fn usage(&self) -> Vec<String> {
         let arguments = self.arguments.iter().map(|a| match a.count {
             Count::One => a.name.to_string(),
@@ -578,7 +578,7 @@ mod tests {
             .collect();
         for a in &all {
             assert!(!a.doc.is_empty() && !a.doc.ends_with('.'), "--{}", a.long);
-            // of one name and another kind only the parser, which knows the command by then, makes one of them
+            // two flags with one name but different kinds stay apart: the parser chooses when it knows the command
             let is_same = |b: &&Flag| a.long == b.long && a.value.is_some() == b.value.is_some();
             assert!(
                 all.iter()

@@ -1,4 +1,4 @@
-//! The rows of the table that are about directories that are kept in sync.
+//! The commands about synced directories.
 
 use super::{
     Argument, BYTES, Command, Flag, Group, Values, any, one, optional, short_valued, switch, valued,
