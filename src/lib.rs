@@ -65,7 +65,7 @@
 //!                                 state/watch/KEY.redb: base, remote rows, cursor, intents
 //! ```
 //!
-//! `sync-N` opens the directory, starts `inotify`, `look`, `feed`, `upload-1` and `download-1` in a scope (and more of the last two
+//! `sync-N` opens the directory, starts `inotify`, `debounce`, `look`, `feed`, `upload-1` and `download-1` in a scope (and more of the last two
 //! while there is work for them, so that many short files share commits and requests), writes the state of the directory for
 //! `mesync status`, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a failure, which does
 //! not affect the others. `sse` tells all of them that files changed on the hub; `sse-files` does if files are on another server

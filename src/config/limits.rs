@@ -4,6 +4,8 @@
 pub const POKE: usize = 1;
 /// Events for the client's main loop.
 pub const EVENTS: usize = 256;
+/// Reads of inotify that wait for the debounce, some hundred events each.
+pub const EVENT_BATCHES: usize = 64;
 /// Names of files that have just arrived in the outbox.
 pub const ARRIVALS: usize = 1024;
 /// Messages in the outbox that are remembered; later ones are found when there is room again.

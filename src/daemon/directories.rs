@@ -34,7 +34,8 @@ use crate::files::status::{DirectoryCondition, StatusFiles};
 use crate::files::trash;
 use crate::files::tree::marker;
 use crate::files::wakeup::Wakeup;
-use crate::files::watch::{Watch, WatchCounters};
+use crate::files::watch::debouncer::Debouncer;
+use crate::files::watch::{self, Watch, WatchCounters};
 
 /// The longest pause before a directory that cannot be used is opened again.
 const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(30);
@@ -219,6 +220,7 @@ impl Supervisor {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::io("make an eventfd", &e.into()))?;
         let (hints, hinted) = bounded(limits::EVENTS);
+        let (batches, batches_read) = bounded(limits::EVENT_BATCHES);
         let counters = WatchCounters::default();
         self.control.set(Some(d.wakeup.clone()));
         if self.shared.is_stopping() {
@@ -233,23 +235,33 @@ impl Supervisor {
         reporter.works();
         // pending deletes wait for those that are not reported yet
         let removed = || d.engine.deleted_nearby();
+        let stopped = || d.wakeup.is_stopped();
+        let rules = |hint: &Hint| watch::read_rules(&d.tree, hint, wake.as_fd());
         let ended = std::thread::scope(|scope| {
             let (quiet, rescan) = (self.settings.debounce, self.settings.rescan);
             let watch = Watch {
                 tree: &d.tree,
-                quiet,
                 rescan,
                 counters: &counters,
                 removed: &removed,
+                stopped: &stopped,
+            };
+            let debouncer = Debouncer {
+                quiet,
+                rescan,
+                hinted: &rules,
             };
             // whatever happens in here, all threads are told to end
             let started = (|| {
-                let (wake, events) = (&wake, hints.clone());
+                let (wake, hints) = (&wake, hints.clone());
                 let failed = |e| d.fail(e);
                 scoped(scope, "inotify", failed, move || {
-                    if let Err(e) = watch.run(wake.as_fd(), &events) {
+                    if let Err(e) = watch.run(wake.as_fd(), &batches) {
                         d.fail(e);
                     }
+                })?;
+                scoped(scope, "debounce", failed, move || {
+                    debouncer.run(&batches_read, &hints)
                 })?;
                 scoped(scope, "look", failed, move || look(d, &hinted))?;
                 scoped(scope, "feed", failed, move || self.follow(d))?;

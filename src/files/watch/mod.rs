@@ -1,7 +1,10 @@
-//! Watches a tree with inotify, and sends hints where to look.
+//! Thread `inotify`: watches a tree, and sends what it reads to the thread `debounce`
+//! ([`debouncer`]).
 //!
-//! It decides nothing. A change that it misses is found by the next full rescan, which it requests at the start, after an
-//! overflow, and at every `rescan` interval. The thread that runs it is started elsewhere.
+//! It decides nothing and waits for nothing but events: what finds no room in the channel becomes a
+//! rescan, and a change that it misses is found by the next one. The thread is started elsewhere.
+
+pub mod debouncer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,11 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{SendTimeoutError, Sender};
+use crossbeam_channel::{Sender, TrySendError};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::PollFlags;
 
-use super::debounce::{ChangeKind, Debounce, Hint};
+use super::debounce::{ChangeKind, Hint};
 use super::engine::traits::{Called, Fault};
 use super::ignore;
 use super::overlap::Mounting;
@@ -25,10 +28,11 @@ use crate::config::limits;
 use crate::error::{Error, Result, plain};
 use crate::relpath;
 use crate::wait::{self, readable};
+use debouncer::{WatchEvent, WatchEvents};
 
 /// How often unwatched directories are rescanned, and watching them is tried again.
 const UNWATCHED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
-/// How long it waits for room in a full channel before it checks for the order to stop.
+/// After this time a rescan that found no room in the channel is sent again.
 const FULL_CHANNEL_PAUSE: Duration = Duration::from_millis(200);
 /// Directory of the limits.
 const LIMITS: &str = "/proc/sys/fs/inotify";
@@ -36,13 +40,13 @@ const LIMITS: &str = "/proc/sys/fs/inotify";
 /// The watcher of one directory.
 pub struct Watch<'a> {
     pub tree: &'a DiskTree,
-    /// The quiet time of the debounce.
-    pub quiet: Duration,
     /// The interval between two full rescans.
     pub rescan: Duration,
     pub counters: &'a WatchCounters,
     /// Called for each name that is removed.
     pub removed: &'a (dyn Fn() + Sync),
+    /// Whether to end, asked when something can be read from `wake`.
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// For the status.
@@ -73,12 +77,13 @@ enum Ended {
 }
 
 impl Watch<'_> {
-    /// Runs until `wake` is readable or the receiver of the hints is gone. Errors: only if waiting fails; a tree that
+    /// Runs until it is stopped, or the receiver is gone. `wake`: an eventfd; without an order to
+    /// stop, it means that the ignore rules have changed. Errors: only if waiting fails; a tree that
     /// cannot be watched is rescanned every minute.
-    pub fn run(&self, wake: BorrowedFd<'_>, hints: &Sender<Hint>) -> Result<()> {
+    pub fn run(&self, wake: BorrowedFd<'_>, batches: &Sender<WatchEvents>) -> Result<()> {
         let mut said = BTreeSet::new();
         loop {
-            let ended = ActiveWatch::begin(self, wake, hints, &mut said)
+            let ended = ActiveWatch::begin(self, wake, batches, &mut said)
                 .and_then(|mut running| running.run());
             self.counters.watched.store(0, Relaxed);
             let why = match ended {
@@ -96,12 +101,26 @@ impl Watch<'_> {
                     self.unwatched_pause().as_secs()
                 );
             }
-            if !send(hints, Hint::Tree(String::new()), wake)?
-                || wait::ready([readable(wake)], Some(self.unwatched_pause()))?[0]
-            {
+            let rescan = WatchEvent::Rescan(Hint::Tree(String::new()));
+            let batch = WatchEvents {
+                at: clock::monotonic(),
+                seen: vec![rescan],
+            };
+            // one that finds no room is made soon anyway
+            if let Err(TrySendError::Disconnected(_)) = batches.try_send(batch) {
+                return Ok(());
+            }
+            if wait::ready([readable(wake)], Some(self.unwatched_pause()))?[0] && self.woken(wake) {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes a wake-up. `true`: stop.
+    fn woken(&self, wake: BorrowedFd<'_>) -> bool {
+        // another read may have taken it
+        let _ = rustix::io::read(wake, &mut [0; 8]);
+        (self.stopped)()
     }
 
     /// The interval between two rescans of unwatched directories.
@@ -134,7 +153,7 @@ fn raise(limit: &str, usual: u64, least: u64) -> String {
 struct ActiveWatch<'a> {
     watch: &'a Watch<'a>,
     wake: BorrowedFd<'a>,
-    hints: &'a Sender<Hint>,
+    batches: &'a Sender<WatchEvents>,
     said: &'a mut BTreeSet<String>,
     inotify: Inotify,
     mounts: Mounting,
@@ -142,36 +161,36 @@ struct ActiveWatch<'a> {
     watches: BTreeMap<String, WatchDescriptor>,
     /// Directories that could not be watched, nor anything below them.
     unwatched: BTreeSet<String>,
-    debounce: Debounce,
+    /// Events that were not sent yet.
+    seen: Vec<WatchEvent>,
+    /// Something found no room in the channel: the whole tree is to be rescanned.
+    lost: bool,
     /// [`DiskTree::rules_changed`] at the beginning.
     rules: u64,
-    began: Instant,
-    next_scan: Duration,
-    next_try: Duration,
+    next_try: Instant,
 }
 
 impl<'a> ActiveWatch<'a> {
     fn begin(
         watch: &'a Watch<'a>,
         wake: BorrowedFd<'a>,
-        hints: &'a Sender<Hint>,
+        batches: &'a Sender<WatchEvents>,
         said: &'a mut BTreeSet<String>,
     ) -> std::io::Result<ActiveWatch<'a>> {
         Ok(ActiveWatch {
             watch,
             wake,
-            hints,
+            batches,
             said,
             inotify: Inotify::init()?,
             mounts: Mounting::watch(watch.tree.root().path()),
             dirs: HashMap::new(),
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
-            debounce: Debounce::new(watch.quiet),
+            seen: Vec::new(),
+            lost: false,
             rules: watch.tree.rules_changed(),
-            began: clock::monotonic(),
-            next_scan: watch.rescan,
-            next_try: watch.unwatched_pause(),
+            next_try: clock::monotonic() + watch.unwatched_pause(),
         })
     }
 
@@ -183,15 +202,16 @@ impl<'a> ActiveWatch<'a> {
         }
         self.add_below("");
         // changes from before the watches
-        if !self.tell(Hint::Tree(String::new())).map_err(other)? {
+        self.add_rescan("");
+        if !self.flush(clock::monotonic()) {
             return Ok(Ended::Stopped);
         }
         let mut buffer = [0; 16 * 1024];
         loop {
             let mounts = self.mounts.fd().map(|fd| (fd, PollFlags::PRI));
             let wanted = [readable(self.wake), readable(self.inotify.as_fd()), mounts];
-            let [stop, events, mounts] = wait::ready(wanted, Some(self.pause())).map_err(other)?;
-            if stop {
+            let [woken, events, mounts] = wait::ready(wanted, self.pause()).map_err(other)?;
+            if woken && self.watch.woken(self.wake) {
                 return Ok(Ended::Stopped);
             }
             if mounts && self.mounts.has_changed() {
@@ -209,13 +229,14 @@ impl<'a> ActiveWatch<'a> {
             }
             // both halves of a rename have the same time, however long it takes to watch a new
             // directory
-            let now = self.now();
+            let at = clock::monotonic();
             for (wd, mask, name) in found {
-                if let Some(ended) = self.event(&wd, mask, name.as_deref(), now).map_err(other)? {
+                if let Some(ended) = self.event(&wd, mask, name.as_deref()).map_err(other)? {
                     return Ok(ended);
                 }
             }
-            if !self.on_time().map_err(other)? {
+            self.try_unwatched();
+            if !self.flush(at) {
                 return Ok(Ended::Stopped);
             }
             // the rules may now include other directories
@@ -225,44 +246,48 @@ impl<'a> ActiveWatch<'a> {
         }
     }
 
-    fn now(&self) -> Duration {
-        self.began.elapsed()
+    /// The time until there is work without an event.
+    fn pause(&self) -> Option<Duration> {
+        if self.lost {
+            Some(FULL_CHANNEL_PAUSE)
+        } else if self.unwatched.is_empty() {
+            None
+        } else {
+            Some(self.next_try.saturating_duration_since(clock::monotonic()))
+        }
     }
 
-    fn pause(&self) -> Duration {
-        let mut next = self
-            .next_scan
-            .min(self.debounce.next().unwrap_or(Duration::MAX));
-        if !self.unwatched.is_empty() {
-            next = next.min(self.next_try);
+    fn try_unwatched(&mut self) {
+        let now = clock::monotonic();
+        if self.unwatched.is_empty() || now < self.next_try {
+            return;
         }
-        next.saturating_sub(self.now())
+        self.next_try = now + self.watch.unwatched_pause();
+        for dir in std::mem::take(&mut self.unwatched) {
+            if self.add(&dir).is_ok() && !self.unwatched.contains(&dir) {
+                self.add_below(&dir);
+            }
+            self.add_rescan(&dir);
+        }
+        self.count();
     }
 
-    /// Sends the hints that are due. `false`: stop.
-    fn on_time(&mut self) -> Result<bool> {
-        while let Some(hint) = self.debounce.due(self.now()) {
-            if !self.tell(hint)? {
-                return Ok(false);
-            }
+    fn add_rescan(&mut self, dir: &str) {
+        self.seen.push(WatchEvent::Rescan(Hint::Tree(dir.into())));
+    }
+
+    /// Sends what was seen. `false`: the receiver is gone.
+    fn flush(&mut self, at: Instant) -> bool {
+        let mut seen = std::mem::take(&mut self.seen);
+        if self.lost {
+            seen = vec![WatchEvent::Rescan(Hint::Tree(String::new()))];
         }
-        if self.now() >= self.next_scan {
-            self.next_scan = self.now() + self.watch.rescan;
-            return self.tell(Hint::Tree(String::new()));
+        if seen.is_empty() {
+            return true;
         }
-        if !self.unwatched.is_empty() && self.now() >= self.next_try {
-            self.next_try = self.now() + self.watch.unwatched_pause();
-            for dir in std::mem::take(&mut self.unwatched) {
-                if self.add(&dir).is_ok() && !self.unwatched.contains(&dir) {
-                    self.add_below(&dir);
-                }
-                if !self.tell(Hint::Tree(dir))? {
-                    return Ok(false);
-                }
-            }
-            self.count();
-        }
-        Ok(true)
+        let told = self.batches.try_send(WatchEvents { at, seen });
+        self.lost = matches!(told, Err(TrySendError::Full(_)));
+        !matches!(told, Err(TrySendError::Disconnected(_)))
     }
 
     fn event(
@@ -270,7 +295,6 @@ impl<'a> ActiveWatch<'a> {
         wd: &WatchDescriptor,
         mask: EventMask,
         name: Option<&std::ffi::OsStr>,
-        now: Duration,
     ) -> Result<Option<Ended>> {
         if mask.contains(EventMask::Q_OVERFLOW) {
             // directories may have been created without being watched
@@ -309,7 +333,7 @@ impl<'a> ActiveWatch<'a> {
         {
             // another synced directory begins or ends here
             self.watch.tree.find_nested(&dir);
-            self.tell(Hint::Tree(String::new()))?;
+            self.add_rescan("");
             return Ok(None);
         }
         // names that are not UTF-8 are not synced
@@ -343,7 +367,7 @@ impl<'a> ActiveWatch<'a> {
         }
         if opened {
             // a full rescan records that the directory cannot be read
-            self.next_scan = now;
+            self.add_rescan("");
         }
         let happened = if is_dir && !mask.contains(EventMask::ATTRIB) {
             ChangeKind::Tree
@@ -352,9 +376,8 @@ impl<'a> ActiveWatch<'a> {
         } else {
             ChangeKind::Touched
         };
-        let hint = self.debounce.happened(&path, happened, now);
-        let going = hint.map_or(Ok(true), |hint| self.tell(hint))?;
-        Ok((!going).then_some(Ended::Stopped))
+        self.seen.push(WatchEvent::Path(path, happened));
+        Ok(None)
     }
 
     /// Watches one directory; if that fails, it is added to the unwatched ones.
@@ -524,28 +547,15 @@ impl<'a> ActiveWatch<'a> {
             root.join(dir)
         }
     }
-
-    fn tell(&self, hint: Hint) -> Result<bool> {
-        let (Hint::Path(path) | Hint::Entries(path) | Hint::Tree(path)) = &hint;
-        if ignore::is_file(path) || path.is_empty() {
-            // the rescan reports errors in the rules
-            let _ = self.watch.tree.read_rules();
-        }
-        send(self.hints, hint, self.wake)
-    }
 }
 
-/// Waits for room in the channel; the kernel queues events meanwhile. `false`: stop.
-fn send(hints: &Sender<Hint>, mut hint: Hint, wake: BorrowedFd<'_>) -> Result<bool> {
-    loop {
-        hint = match hints.send_timeout(hint, FULL_CHANNEL_PAUSE) {
-            Ok(()) => return Ok(true),
-            Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
-            Err(SendTimeoutError::Timeout(hint)) => hint,
-        };
-        if wait::ready([readable(wake)], Some(Duration::ZERO))?[0] {
-            return Ok(false);
-        }
+/// Reads the ignore rules if a hint may concern them; wakes `inotify` if they have changed, because
+/// other directories may have to be watched.
+pub fn read_rules(tree: &DiskTree, hint: &Hint, wake: BorrowedFd<'_>) {
+    let (Hint::Path(path) | Hint::Entries(path) | Hint::Tree(path)) = hint;
+    // the rescan reports errors in the rules
+    if (ignore::is_file(path) || path.is_empty()) && tree.read_rules().unwrap_or(false) {
+        let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
     }
 }
 

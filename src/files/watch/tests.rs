@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 use uuid::Uuid;
 
+use super::debouncer::Debouncer;
 use super::*;
 use crate::files::tree::OpenedTree;
 
@@ -15,6 +17,7 @@ struct World {
     hints: Receiver<Hint>,
     counters: Arc<WatchCounters>,
     wake: Arc<std::os::fd::OwnedFd>,
+    stopping: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<Result<()>>>,
 }
 
@@ -23,30 +26,43 @@ fn world(prepare: impl FnOnce(&Path)) -> World {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path());
     let (sender, hints) = bounded(limits::EVENTS);
+    let (batches, read) = bounded(limits::EVENT_BATCHES);
     let counters = Arc::new(WatchCounters::default());
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+    let stopping = Arc::new(AtomicBool::new(false));
     let (path, seen, stop) = (dir.path().to_path_buf(), counters.clone(), wake.clone());
+    let asked = stopping.clone();
     let thread = std::thread::spawn(move || {
         let ignore = ["ignored/".to_string()];
         let OpenedTree::Ready(tree) = DiskTree::open(&path, None, Uuid::new_v4(), &ignore, &[])?
         else {
             panic!("held")
         };
-        let (quiet, rescan) = (Duration::from_millis(50), Duration::from_secs(3600));
-        Watch {
-            tree: &tree,
-            quiet,
+        let rescan = Duration::from_secs(3600);
+        let debouncer = Debouncer {
+            quiet: Duration::from_millis(50),
             rescan,
-            counters: &seen,
-            removed: &|| (),
-        }
-        .run(stop.as_fd(), &sender)
+            hinted: &|hint| read_rules(&tree, hint, stop.as_fd()),
+        };
+        std::thread::scope(|scope| {
+            let debouncer = &debouncer;
+            scope.spawn(move || debouncer.run(&read, &sender));
+            Watch {
+                tree: &tree,
+                rescan,
+                counters: &seen,
+                removed: &|| (),
+                stopped: &|| asked.load(Relaxed),
+            }
+            .run(stop.as_fd(), &{ batches })
+        })
     });
     let w = World {
         dir,
         hints,
         counters,
         wake,
+        stopping,
         thread: Some(thread),
     };
     w.wait(&Hint::Tree(String::new()));
@@ -85,6 +101,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        self.stopping.store(true, Relaxed);
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         let ended = self.thread.take().unwrap().join();
         if !std::thread::panicking() {
@@ -195,7 +212,56 @@ fn it_ends_when_the_receiver_is_gone() {
     let mut w = world(|_| {});
     let (_, none) = bounded(0);
     w.hints = none;
-    fs::write(w.at("a"), "x").unwrap();
-    assert!(w.thread.take().unwrap().join().unwrap().is_ok());
+    // the first change ends `debounce`, a later one `inotify`
+    let thread = w.thread.take().unwrap();
+    while !thread.is_finished() {
+        fs::write(w.at("a"), "x").unwrap();
+        std::thread::yield_now();
+    }
+    assert!(thread.join().unwrap().is_ok());
     w.thread = Some(std::thread::Builder::new().spawn(|| Ok(())).unwrap());
+}
+
+#[test]
+fn events_that_find_no_room_become_a_rescan_and_block_no_thread() {
+    let (batches, read) = bounded(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (wake, stopping) = (
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
+        AtomicBool::new(false),
+    );
+    let OpenedTree::Ready(tree) =
+        DiskTree::open(dir.path(), None, Uuid::new_v4(), &[], &[]).unwrap()
+    else {
+        panic!("held")
+    };
+    let counters = WatchCounters::default();
+    let watch = Watch {
+        tree: &tree,
+        rescan: Duration::from_secs(3600),
+        counters: &counters,
+        removed: &|| (),
+        stopped: &|| stopping.load(Relaxed),
+    };
+    let all = WatchEvent::Rescan(Hint::Tree(String::new()));
+    std::thread::scope(|scope| {
+        let inotify = scope.spawn(|| watch.run(wake.as_fd(), &batches));
+        // the first rescan fills the channel
+        while read.is_empty() {
+            std::thread::yield_now();
+        }
+        // when the second one is watched, the first one has found no room
+        for (n, name) in ["d", "d/e"].iter().enumerate() {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            while counters.watched.load(Relaxed) < n as u64 + 2 {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(read.recv().unwrap().seen, [all.clone()]);
+        let sent = read.recv_timeout(Duration::from_secs(20)).unwrap().seen;
+        assert_eq!(sent, [all], "in place of the events that found no room");
+        stopping.store(true, Relaxed);
+        rustix::io::write(&wake, &1u64.to_ne_bytes()).unwrap();
+        inotify.join().unwrap().unwrap();
+    });
 }
