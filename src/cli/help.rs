@@ -148,7 +148,7 @@ fn paragraph(text: &str, out: &mut Output) {
 
 fn settings(out: &mut Output) {
     paragraph(
-        "Settings: the environment beats config.toml in the base directory, and that beats the default. Keys below \"[hub]\" belong under [hub] in the file, keys below \"[[watch]]\" under [[watch]], one such table for each synced directory.",
+        "Settings: the environment overrides config.toml in the base directory, and that overrides the default. Keys below \"[hub]\" belong under [hub] in the file, keys below \"[[watch]]\" under [[watch]], one such table for each synced directory.",
         out,
     );
     for (section, title) in [
