@@ -86,7 +86,7 @@ lint:
 	shellcheck $(SCRIPTS)
 	shellcheck -s sh $(SH_SCRIPTS)
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) check --locked --all-targets --no-default-features
+	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 check: lint test

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use crate::config::environment;
 use crate::config::{self, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::login::{self, Login};
@@ -27,7 +28,7 @@ pub struct Access {
 /// starts.
 pub fn access(settings: &Settings) -> Result<Access> {
     let url = settings.server_url.clone();
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let credentials = environment::variable("CREDENTIALS_DIRECTORY");
     if let Some(key) = given_key(settings, credentials.as_deref().map(Path::new))? {
         return Ok(Access {
             url,
@@ -38,8 +39,8 @@ pub fn access(settings: &Settings) -> Result<Access> {
         return Ok(access);
     }
     // the commands that need the file report its errors
-    let login = login::file(|name| std::env::var_os(name))
-        .and_then(|path| login::read(&path).ok().flatten());
+    let login =
+        login::file(environment::variable).and_then(|path| login::read(&path).ok().flatten());
     Ok(login
         .filter(|login| login.server_url == url)
         .map_or(Access { url, key: None }, |login| access_by(&login)))
@@ -48,7 +49,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
 /// If no server is set for messages, uses that of the login file.
 pub fn choose_server(settings: &mut Settings) {
     if settings.server_is_default
-        && let Some(path) = login::file(|name| std::env::var_os(name))
+        && let Some(path) = login::file(environment::variable)
         && let Ok(Some(login)) = login::read(&path)
     {
         settings.server_url = login.server_url;

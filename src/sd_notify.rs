@@ -2,6 +2,7 @@
 //!
 //! It never fails: without a service manager, or with one that does not listen, nothing happens.
 
+use crate::config::environment;
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -20,7 +21,7 @@ pub enum ServiceState {
 }
 
 pub fn tell(state: ServiceState) {
-    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
+    if let Some(socket) = environment::variable("NOTIFY_SOCKET") {
         let _ = send(&socket, state);
     }
 }
@@ -49,7 +50,7 @@ fn send(socket: &OsStr, state: ServiceState) -> std::io::Result<()> {
 /// How often to report [`ServiceState::Alive`]: half the time after which the service manager ends the
 /// process; `None`: never.
 pub fn watchdog() -> Option<Duration> {
-    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let number = |name| environment::text(name)?.parse::<u64>().ok();
     interval(
         number("WATCHDOG_USEC"),
         number("WATCHDOG_PID"),

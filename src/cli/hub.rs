@@ -16,6 +16,7 @@ use super::parse::Invocation;
 use super::{Context, Done};
 use crate::client::HubClient;
 use crate::config::Settings;
+use crate::config::environment;
 use crate::credentials::{self, Access};
 use crate::error::{Error, Kind, Result, plain};
 use crate::hub::data_dir::{self, DataDirLock, running};
@@ -74,7 +75,7 @@ fn take_one_arena() {
     const ARENAS: &str = "MALLOC_ARENA_MAX";
     if cfg!(not(target_env = "gnu"))
         || getrlimit(Resource::As).current.is_none()
-        || std::env::var_os(ARENAS).is_some()
+        || environment::variable(ARENAS).is_some()
     {
         return;
     }

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::Settings;
+use crate::config::environment;
 use crate::credentials;
 use crate::error::{Error, Kind, Result};
 use crate::logger::{self, counted};
@@ -132,7 +133,7 @@ fn is_daemon(invocation: &Invocation) -> bool {
 
 /// The current settings with the flags of the command; also sets the log level.
 fn read_settings(invocation: &Invocation) -> Result<Settings> {
-    let mut settings = Settings::load(|name| std::env::var_os(name))?;
+    let mut settings = Settings::load(environment::variable)?;
     apply_flags(&mut settings, invocation)?;
     // one pass of a daemon is run by cron, which mails all output
     let daemon = is_daemon(invocation) && !invocation.has("once");

@@ -8,6 +8,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use serde::Serialize;
 
 use super::Done;
+use crate::config::environment;
 use crate::error::{Error, Kind, Result, plain};
 use crate::logger::disturbs;
 
@@ -31,8 +32,8 @@ pub struct Output {
 impl Output {
     pub fn stdout(json: bool, bytes: bool) -> Output {
         // an empty NO_COLOR does not count (no-color.org)
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-            || std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        let plain = environment::variable("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || environment::variable("TERM").is_some_and(|v| v == "dumb");
         let color = !plain && !json && io::stdout().is_terminal();
         Output {
             writer: BufWriter::new(Box::new(io::stdout())),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::output::size;
 use crate::clock;
+use crate::config::environment;
 use crate::transfer::TransferStep;
 
 /// The interval between two updates of the line.
@@ -28,7 +29,7 @@ pub struct Progress {
 
 /// Whether a person may see the line.
 fn is_shown(quiet: bool) -> bool {
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let dumb = environment::variable("TERM").is_none_or(|term| term == "dumb");
     !quiet && !dumb && std::io::stderr().is_terminal()
 }
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::output::Output;
 use super::parse::Invocation;
 use super::{Context, Done};
+use crate::config::environment;
 use crate::error::{Error, Kind, Result};
 use crate::messages::spool::{self, Ids, Outgoing};
 use crate::wire::{self, MAX_MESSAGE, Message, Priority};
@@ -62,7 +63,7 @@ pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             .unwrap_or_default(),
         ttl: invocation.value("ttl")?.map(number).transpose()?,
         payload: payload(invocation)?,
-        extra: hops(std::env::var_os(wire::HOPS_VARIABLE))?
+        extra: hops(environment::variable(wire::HOPS_VARIABLE))?
             .into_iter()
             .collect(),
         ..Message::default()
@@ -111,7 +112,7 @@ fn batch(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         ),
     );
     let mut batch = Batch {
-        hops: hops(std::env::var_os(wire::HOPS_VARIABLE))?,
+        hops: hops(environment::variable(wire::HOPS_VARIABLE))?,
         ids: Ids::default(),
         line: 0,
         sent: 0,

@@ -23,6 +23,7 @@ use std::time::Duration;
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{SendBody, http};
 
+use crate::config::environment;
 use crate::config::{self, Settings};
 use crate::credentials::Access;
 use crate::error::{Error, Kind};
@@ -115,7 +116,7 @@ impl HubClient {
         } else {
             Some(timeout)
         };
-        let proxy = proxy::find(&bare, |name| std::env::var(name).ok())?;
+        let proxy = proxy::find(&bare, environment::text)?;
         let trust = settings.ca_file.as_deref().map(Trust::read).transpose()?;
         let config = || {
             let config = ureq::Agent::config_builder()

@@ -5,6 +5,7 @@
 
 pub mod edit;
 mod encryption;
+pub mod environment;
 pub mod limits;
 mod values;
 pub mod watch;

@@ -213,13 +213,13 @@ mod tests {
         };
         // a clean end before, and a crash within one boot
         for boot in ["one", "one"] {
-            opened(&state, &*tree, boot).unwrap();
+            opened(&state, &tree, boot).unwrap();
             assert_eq!(forgotten(), ("new".to_string(), false));
         }
         closed(&state).unwrap();
-        opened(&state, &*tree, "two").unwrap();
+        opened(&state, &tree, "two").unwrap();
         assert_eq!(forgotten(), ("new".to_string(), false));
-        opened(&state, &*tree, "three").unwrap();
+        opened(&state, &tree, "three").unwrap();
         assert_eq!(
             forgotten(),
             (

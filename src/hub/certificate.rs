@@ -9,8 +9,10 @@ use crate::config::HubSettings;
 use crate::error::{Error, Kind, Result};
 
 /// The hub's own certificate with its key, in the data directory.
+#[cfg(feature = "tls")]
 pub const FILE: &str = "tls.pem";
 /// The next certificate.
+#[cfg(feature = "tls")]
 pub const NEXT_FILE: &str = "tls-next.pem";
 
 /// The files of the operator's certificate and its key.

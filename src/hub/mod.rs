@@ -50,6 +50,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::clock;
+use crate::config::environment;
 use crate::config::{HubSettings, Settings, zone};
 use crate::error::{Error, Kind, Result, plain};
 use crate::service::Part;
@@ -93,7 +94,7 @@ impl Hub {
             )
         })?;
         let lock = data_dir::lock(&hub.data_dir)?;
-        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+        let credentials = environment::variable("CREDENTIALS_DIRECTORY");
         let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
         let certificates = certificate::open(hub)?;
         let store = Arc::new(Store::open(

@@ -13,6 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::clock;
+use crate::config::environment;
 use crate::error::Error;
 use repeats::Repeats;
 pub use repeats::is_same_event;
@@ -160,7 +161,7 @@ fn line(level: Level, journal: bool, text: &str) -> String {
 fn in_journal() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        let Some((device, inode)) = std::env::var("JOURNAL_STREAM").ok().and_then(|v| {
+        let Some((device, inode)) = environment::text("JOURNAL_STREAM").and_then(|v| {
             let (device, inode) = v.split_once(':')?;
             Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
         }) else {

@@ -10,6 +10,7 @@ use super::rights::RightsRow;
 
 /// The name by which a joined machine asks for the hub while it shakes hands: it gets the hub's own certificate by it, whatever
 /// other one the hub has. It is in no DNS (RFC 6761, 6.4).
+#[cfg(feature = "tls")]
 pub const SERVER_NAME: &str = "mesync-hub.invalid";
 /// Header of the answer to a login: the SHA-256 of the certificate that will follow.
 pub const NEXT_HEADER: &str = "mesync-next-certificate";
@@ -90,6 +91,7 @@ pub struct Accept {
 }
 
 /// The SHA-256 of a certificate in DER.
+#[cfg(feature = "tls")]
 pub fn fingerprint(certificate: &[u8]) -> Hash {
     Hash::of(certificate)
 }

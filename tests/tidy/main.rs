@@ -322,6 +322,13 @@ fn places(s: &Source, all: &mut Vec<Breach>) {
     if !s.is_in(UNSAFE) {
         rule(&s.code, &["unsafe"], "unsafe has one home, src/clock.rs");
     }
+    if s.path != "src/config/environment.rs" {
+        rule(
+            &s.program,
+            &["env::var", "env::var_os", "env::vars", "env::set_var"],
+            "the environment is read in config/environment.rs",
+        );
+    }
     if !s.is_in(THREADS) {
         rule(
             &s.program,
@@ -775,6 +782,11 @@ fn each_rule_catches_its_breach() {
         "src/hub/server/x.rs",
         "fn f() { std::thread::Builder::new(); }",
         "",
+    );
+    check(
+        "src/a.rs",
+        "fn f() { std::env::var_os(x); }",
+        "the environment is read in",
     );
     check("src/a.rs", concat!("// TO", "DO"), "belongs in an issue");
     check("src/a.rs", "fn f<'a>(x: &'a str) {} \n", "space at the end");

@@ -257,7 +257,7 @@ fn events_that_find_no_room_become_a_rescan_and_block_no_thread() {
                 std::thread::yield_now();
             }
         }
-        assert_eq!(read.recv().unwrap().seen, [all.clone()]);
+        assert_eq!(read.recv().unwrap().seen, std::slice::from_ref(&all));
         let sent = read.recv_timeout(Duration::from_secs(20)).unwrap().seen;
         assert_eq!(sent, [all], "in place of the events that found no room");
         stopping.store(true, Relaxed);
