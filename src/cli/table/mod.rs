@@ -3,11 +3,11 @@
 //! It contains texts, not behaviour: other files parse and show its rows, and `commands` has their functions.
 
 mod files;
+mod hub;
 mod join;
 mod keys;
+mod messages;
 mod sync;
-
-use crate::wire::Priority;
 
 /// One command, or one form of a command of two words.
 pub struct Command {
@@ -193,9 +193,6 @@ const DATA: Flag = setting(
     "data_dir",
     "the hub's data (default: hub in the base directory)",
 );
-const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
-// includes the outbox, so that the command itself can explain its refusal
-const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "hooks", "outbox"]);
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 
 /// Flags that every command takes.
@@ -209,135 +206,11 @@ pub static GLOBAL: &[Flag] = &[
 
 /// All commands, in the order of help.
 pub static COMMANDS: &[Command] = &[
-    Command {
-        name: "send",
-        group: Group::Messages,
-        arguments: &[Argument {
-            name: "TYPE",
-            count: Count::Optional,
-            values: Values::Text,
-        }],
-        flags: &[
-            switch(
-                "batch",
-                "read messages from standard input, one JSON object a line",
-            ),
-            valued(
-                "payload",
-                "JSON",
-                Values::Text,
-                "the payload (default: null)",
-            ),
-            valued(
-                "payload-file",
-                "FILE",
-                Values::File,
-                "read the payload from a file, or from standard input if it is \"-\"",
-            ),
-            valued(
-                "target",
-                "HOST",
-                Values::Text,
-                "for this machine only (default: all others)",
-            ),
-            valued(
-                "priority",
-                "PRIORITY",
-                Values::Words(&Priority::NAMES),
-                "high, normal or low (default: normal)",
-            ),
-            valued(
-                "ttl",
-                "SECONDS",
-                Values::Text,
-                "the hub drops it if it is not delivered by then (1 to 604800)",
-            ),
-        ],
-        doc: "write a message to the outbox and print its id",
-        long: &[
-            "Needs neither hub nor daemon: the message is on the disk when the command returns, and is sent when both are running. The payload is any JSON and arrives unchanged. A message has at most 256 KiB: send a reference to larger data.",
-            "TYPE is 1 to 64 letters, digits, dots, dashes and underscores. The receiving machine runs hooks/TYPE, if it exists.",
-            "With --batch and without TYPE, each line of standard input is one message, as a file in the outbox is: {\"type\": \"x\", \"target\": \"web-1\", \"payload\": 1}. Only \"type\" is required. Lines that arrive together (up to 1000) share their syncs, so many messages cost little more than one; the ids are printed in the same order. The first line that is not a message ends the command; the messages before it are in the outbox. A line with an \"id\" can be sent again without being delivered twice.",
-            "In a hook, the message carries the number of hooks that led to it, and after three in a row it is refused: hooks that answer each other would loop.",
-        ],
-        examples: &[
-            (
-                "mesync send deploy.done --payload '{\"rev\": 42}'",
-                "tell all other machines",
-            ),
-            (
-                "uname -a | jq -R . | mesync send uname --payload-file - --target web-1",
-                "one machine, payload from a pipe",
-            ),
-            (
-                "jq -c '.[] | {type: \"row\", payload: .}' rows.json | mesync send --batch",
-                "a message for each row",
-            ),
-        ],
-    },
-    Command {
-        name: "list",
-        group: Group::Messages,
-        arguments: &[one("QUEUE", QUEUES)],
-        flags: &[BYTES],
-        doc: "list outbox, inbox, sent, failed or hooks",
-        long: &[
-            "The outbox is listed in the order of sending, the others by time. Files that are not messages are listed with the reason. In the inbox, \"hook failed\" marks messages whose hook has failed: see retry --hooks.",
-            "\"list hooks\" shows pending and failed hooks: why one failed, and the remedy. Their messages may have left the inbox.",
-        ],
-        examples: &[
-            ("mesync list failed", "what was refused, and why"),
-            ("mesync list hooks", "which hooks failed, and why"),
-            (
-                "mesync list inbox --json",
-                "for a script: one object a line",
-            ),
-        ],
-    },
-    Command {
-        name: "show",
-        group: Group::Messages,
-        arguments: &[one("ID", Values::Text)],
-        flags: &[BYTES],
-        doc: "show a whole message and where it is",
-        long: &[
-            "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
-        ],
-        examples: &[("mesync show 7c1e", "the message whose id begins or ends so")],
-    },
-    Command {
-        name: "retry",
-        group: Group::Messages,
-        arguments: &[any("ID", Values::Text)],
-        flags: &[switch("hooks", "run failed hooks again, not messages")],
-        doc: "send failed messages again, or run failed hooks again",
-        long: &[
-            "Without ID: all of them. A message keeps its id and its content, and gets a new time limit. A file in failed/ that is not a message can be corrected there and retried.",
-            "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
-        ],
-        examples: &[
-            ("mesync retry", "everything in failed/"),
-            ("mesync retry --hooks 7c1e", "the hook for one message"),
-        ],
-    },
-    Command {
-        name: "flush",
-        group: Group::Messages,
-        arguments: &[one("QUEUE", FLUSHABLE), any("ID", Values::Text)],
-        flags: &[],
-        doc: "remove all from sent, failed or inbox, or the failed hooks",
-        long: &[
-            "Messages removed from the inbox do not arrive again, and pending hooks still run. The outbox is never flushed: its messages would be lost.",
-            "\"flush hooks\" removes the hooks that failed, all of them or those of the given messages. Their messages stay where they are.",
-        ],
-        examples: &[
-            ("mesync flush sent", "forget what was sent"),
-            (
-                "mesync flush hooks 7c1e",
-                "give up the failed hook for one message",
-            ),
-        ],
-    },
+    messages::SEND,
+    messages::LIST,
+    messages::SHOW,
+    messages::RETRY,
+    messages::FLUSH,
     files::LOGIN,
     files::UPLOAD,
     files::DOWNLOAD,
@@ -397,107 +270,19 @@ pub static COMMANDS: &[Command] = &[
             ("mesync status --watch", "see it change"),
         ],
     },
-    Command {
-        name: "serve",
-        group: Group::Hub,
-        arguments: &[],
-        flags: &[
-            setting(
-                "listen",
-                "ADDR:PORT",
-                Values::Text,
-                "listen",
-                "address and port (default: 0.0.0.0:8080)",
-            ),
-            DATA,
-            setting(
-                "workers",
-                "N",
-                Values::Text,
-                "workers",
-                "threads that answer requests (default: 8)",
-            ),
-            switch("allow-anonymous", "accept every machine, without a key"),
-            switch(
-                "start",
-                "also run this machine's client in the same process",
-            ),
-            sync::WATCH,
-            sync::YES,
-        ],
-        doc: "run the hub",
-        long: &[
-            "As long as it has let no machine in, only its own machine is served: see accept, invite and key add. Its port speaks TLS, which machines that have joined use, and plain HTTP beside it: [hub] plain says for which clients.",
-        ],
-        examples: &[
-            ("mesync serve --start", "the hub and this machine's client"),
-            ("mesync serve --start -w ~/share", "and sync a directory"),
-            ("mesync serve --listen 10.0.0.1:9000", "one address only"),
-        ],
-    },
+    hub::SERVE,
     join::ACCEPT,
     join::INVITE,
     join::RENEW_CERTIFICATE,
-    Command {
-        name: "hub backup",
-        group: Group::Hub,
-        arguments: &[one("DIR", Values::Directory)],
-        flags: &[DATA],
-        doc: "copy the hub's data into a new directory",
-        long: &[
-            "Run it on the hub's machine, as the hub's user. A running hub makes the copy itself and serves requests meanwhile. DIR must be new or empty. On the same disk the contents of files are hard links, so keep a backup against the loss of the disk on another one.",
-            "To restore it, stop the hub and put DIR in the place of its data directory. Every machine then compares all its files with the hub. Changes that were in sync after the backup are sent again, deletes included; later changes of other machines are kept beside them. A machine that does not know what it has in common with the hub deletes nothing.",
-        ],
-        examples: &[("mesync hub backup /mnt/usb/hub-monday", "onto another disk")],
-    },
-    Command {
-        name: "hub check",
-        group: Group::Hub,
-        arguments: &[],
-        flags: &[
-            DATA,
-            switch(
-                "repair",
-                "have the hub ask its clients for contents that are lost",
-            ),
-        ],
-        doc: "check that the hub's data are complete and undamaged",
-        long: &[
-            "Files and versions whose content is lost are named. With --repair the hub asks for them after its next start, and a machine that has one in a synced directory sends it; contents that stay in the list are on no machine. Nothing is removed.",
-            "Reads the contents of all files, so it can take long. The hub must be stopped; to check a running one, make a backup and check that. Exit status 65 if something is damaged. Data that are no longer needed are named too, and are no damage: the hub removes them.",
-        ],
-        examples: &[
-            ("mesync hub check", "the hub of this machine"),
-            ("mesync hub check --data /mnt/usb/hub-monday", "a backup"),
-        ],
-    },
+    hub::BACKUP,
+    hub::CHECK,
     keys::ADD,
     keys::LIST,
     keys::SET,
     keys::ROTATE,
     keys::REMOVE,
-    Command {
-        name: "hosts",
-        group: Group::Hub,
-        arguments: &[],
-        flags: &[],
-        doc: "list the machines that the hub knows",
-        long: &[
-            "With the time when each was last seen, and the number of messages that wait for it.",
-        ],
-        examples: &[("mesync hosts", "which machines are behind")],
-    },
-    Command {
-        name: "hosts rebind",
-        group: Group::Hub,
-        arguments: &[one("HOST", Values::Text)],
-        flags: &[],
-        doc: "let a replaced machine take over its old name",
-        long: &[
-            "The hub refuses a second machine under a name that it knows. If the first one no longer exists, this admits the new one, which continues where the old one stopped. It also clears the warning that a machine was copied or set back, until it happens again.",
-        ],
-        examples: &[("mesync hosts rebind web-1", "web-1 was reinstalled")],
-    },
+    hub::HOSTS,
+    hub::REBIND,
     Command {
         name: "completions",
         group: Group::Other,

@@ -1,0 +1,99 @@
+//! The commands that run and check the hub, and list its hosts.
+
+use super::{Command, DATA, Group, Values, one, setting, switch, sync};
+
+pub const SERVE: Command = Command {
+    name: "serve",
+    group: Group::Hub,
+    arguments: &[],
+    flags: &[
+        setting(
+            "listen",
+            "ADDR:PORT",
+            Values::Text,
+            "listen",
+            "address and port (default: 0.0.0.0:8080)",
+        ),
+        DATA,
+        setting(
+            "workers",
+            "N",
+            Values::Text,
+            "workers",
+            "threads that answer requests (default: 8)",
+        ),
+        switch("allow-anonymous", "accept every machine, without a key"),
+        switch(
+            "start",
+            "also run this machine's client in the same process",
+        ),
+        sync::WATCH,
+        sync::YES,
+    ],
+    doc: "run the hub",
+    long: &[
+        "As long as it has let no machine in, only its own machine is served: see accept, invite and key add. Its port speaks TLS, which machines that have joined use, and plain HTTP beside it: [hub] plain says for which clients.",
+    ],
+    examples: &[
+        ("mesync serve --start", "the hub and this machine's client"),
+        ("mesync serve --start -w ~/share", "and sync a directory"),
+        ("mesync serve --listen 10.0.0.1:9000", "one address only"),
+    ],
+};
+
+pub const BACKUP: Command = Command {
+    name: "hub backup",
+    group: Group::Hub,
+    arguments: &[one("DIR", Values::Directory)],
+    flags: &[DATA],
+    doc: "copy the hub's data into a new directory",
+    long: &[
+        "Run it on the hub's machine, as the hub's user. A running hub makes the copy itself and serves requests meanwhile. DIR must be new or empty. On the same disk the contents of files are hard links, so keep a backup against the loss of the disk on another one.",
+        "To restore it, stop the hub and put DIR in the place of its data directory. Every machine then compares all its files with the hub. Changes that were in sync after the backup are sent again, deletes included; later changes of other machines are kept beside them. A machine that does not know what it has in common with the hub deletes nothing.",
+    ],
+    examples: &[("mesync hub backup /mnt/usb/hub-monday", "onto another disk")],
+};
+
+pub const CHECK: Command = Command {
+    name: "hub check",
+    group: Group::Hub,
+    arguments: &[],
+    flags: &[
+        DATA,
+        switch(
+            "repair",
+            "have the hub ask its clients for contents that are lost",
+        ),
+    ],
+    doc: "check that the hub's data are complete and undamaged",
+    long: &[
+        "Files and versions whose content is lost are named. With --repair the hub asks for them after its next start, and a machine that has one in a synced directory sends it; contents that stay in the list are on no machine. Nothing is removed.",
+        "Reads the contents of all files, so it can take long. The hub must be stopped; to check a running one, make a backup and check that. Exit status 65 if something is damaged. Data that are no longer needed are named too, and are no damage: the hub removes them.",
+    ],
+    examples: &[
+        ("mesync hub check", "the hub of this machine"),
+        ("mesync hub check --data /mnt/usb/hub-monday", "a backup"),
+    ],
+};
+
+pub const HOSTS: Command = Command {
+    name: "hosts",
+    group: Group::Hub,
+    arguments: &[],
+    flags: &[],
+    doc: "list the machines that the hub knows",
+    long: &["With the time when each was last seen, and the number of messages that wait for it."],
+    examples: &[("mesync hosts", "which machines are behind")],
+};
+
+pub const REBIND: Command = Command {
+    name: "hosts rebind",
+    group: Group::Hub,
+    arguments: &[one("HOST", Values::Text)],
+    flags: &[],
+    doc: "let a replaced machine take over its old name",
+    long: &[
+        "The hub refuses a second machine under a name that it knows. If the first one no longer exists, this admits the new one, which continues where the old one stopped. It also clears the warning that a machine was copied or set back, until it happens again.",
+    ],
+    examples: &[("mesync hosts rebind web-1", "web-1 was reinstalled")],
+};
