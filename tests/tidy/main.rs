@@ -24,7 +24,6 @@ const LONG_FILES: &[&str] = &[
     "src/files/directory/mod.rs",
     "src/files/engine/mod.rs",
     "src/files/engine/queue/mod.rs",
-    "src/files/remote/s3em/mod.rs",
     "src/files/state/tests.rs",
     "src/files/tree/stage.rs",
     "src/files/tree/tests/mod.rs",
