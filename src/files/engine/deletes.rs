@@ -2,11 +2,22 @@
 
 use crate::files::delete_guard::{self, Standing};
 use crate::files::plan::Entry;
+use crate::wire::files::Hash;
 
 use super::neighbours::MOVED_PERHAPS;
 use super::path::token;
 use super::traits::{Token, Write};
-use super::{DeleteEffect, Engine, Interrupted, PathState};
+use super::{Engine, Interrupted, PathState};
+
+/// A delete as the guard sees it.
+pub(super) enum DeleteEffect {
+    /// Not counted: a directory, or a file that is here under its new name.
+    Free,
+    /// Counted: a file or link with these bytes.
+    Counts(Hash),
+    /// Counted for now: the hub announces a new name that it does not have yet.
+    Renamed(Hash, String),
+}
 
 impl Engine {
     /// Returns how the guard sees the planned delete.

@@ -5,6 +5,7 @@
 //!
 //! * `queue`: which paths are due, and which is next; `gather`: when a burst of deletes has ended
 //! * `remote_changes`: what the hub reports; `path`: one path from examination to result
+//! * `report`: how work on a path ended
 //! * `send`: changes that go to the hub; `apply`: changes of the tree; `traits`: what both are carried out on
 //! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
 //! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
@@ -25,6 +26,7 @@ mod path;
 mod queue;
 mod recover;
 mod remote_changes;
+mod report;
 mod respell;
 mod send;
 mod type_conflict;
@@ -32,21 +34,21 @@ mod type_conflict;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use crate::error::Error;
-
 use super::delete_guard::{self, Limits, Standing};
 use super::plan::{self, Action, BaseRow, DIR_MODE, DIR_READABLE, Entry, Local, Plan, RemoteRow};
 use crate::clock;
 use crate::config::watch::Mode;
-use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
+use deletes::DeleteEffect;
 use queue::{Task, WorkEnd, WorkQueue};
-use traits::{Called, Env, Fault, Feed, Look, Rows, State, Token, Write};
+use report::{Interrupted, PathResult, outcome};
+use traits::{Called, Env, Feed, Look, Rows, State, Token, Write};
 
 pub use gather::Quiet;
 pub use neighbours::Neighbours;
 pub use queue::Direction;
 pub use remote_changes::Polled;
+pub use report::{Outcome, Report};
 
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
 const PLAN_CHANGED: &str = "the plan no longer fits the file";
@@ -94,36 +96,6 @@ pub struct Options {
     pub times_alone_stay: bool,
 }
 
-/// The outcome of one work item, for the log and the status.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    pub path: String,
-    pub outcome: Outcome,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Examined; waits to be carried out.
-    Looked,
-    /// One step was carried out.
-    Progress,
-    /// Nothing is left to do for the path.
-    Settled,
-    /// Waits for another path until [`Engine::wake`], with the reason.
-    Waits(String),
-    /// Held by the delete guard.
-    Held,
-    /// The environment failed; pending again after [`Engine::wake`].
-    Later(Error),
-    NoSpace(Error),
-    /// Pending again after [`Engine::wake`].
-    TooLarge(Error),
-    /// Not retried before the file or the hub's row changes.
-    Refused(Error),
-    /// The engine must stop.
-    Fatal(Error),
-}
-
 /// The planned action for a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preview {
@@ -148,38 +120,6 @@ impl Drop for Rescanning<'_> {
     fn drop(&mut self) {
         self.0.looking.fetch_sub(1, SeqCst);
     }
-}
-
-/// Why work on a path ended before the path was in sync.
-#[derive(Debug)]
-enum Interrupted {
-    Fault(Fault),
-    /// The path is not as it was planned for: plan again at the next wake-up, with the reason.
-    Again(&'static str),
-    /// Another path must be handled first.
-    WaitFor(String),
-    Held,
-    /// The local entry cannot be determined: leave the path alone.
-    Unknown(Error),
-}
-
-impl From<Fault> for Interrupted {
-    fn from(fault: Fault) -> Interrupted {
-        Interrupted::Fault(fault)
-    }
-}
-
-/// `true` if something was done, `false` if there was nothing to do.
-type PathResult = Result<bool, Interrupted>;
-
-/// A delete as the guard sees it.
-enum DeleteEffect {
-    /// Not counted: a directory, or a file that is here under its new name.
-    Free,
-    /// Counted: a file or link with these bytes.
-    Counts(Hash),
-    /// Counted for now: the hub announces a new name that it does not have yet.
-    Renamed(Hash, String),
 }
 
 /// Everything known about one path at one moment.
@@ -534,26 +474,6 @@ impl Engine {
 
     fn newest(&self) -> Revision {
         *lock(&self.newest)
-    }
-}
-
-fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, Outcome) {
-    match done {
-        Ok(WorkEnd::Settled) => (WorkEnd::Settled, Outcome::Settled),
-        Ok(end @ WorkEnd::Examined(_)) => (end, Outcome::Looked),
-        Ok(end) => (end, Outcome::Progress),
-        Err(Interrupted::Again(why)) => (WorkEnd::Wait(None), Outcome::Waits(why.into())),
-        Err(Interrupted::WaitFor(other)) => {
-            let why = format!("{other:?} is synced first");
-            (WorkEnd::Wait(Some(other)), Outcome::Waits(why))
-        }
-        Err(Interrupted::Held) => (WorkEnd::Held, Outcome::Held),
-        Err(Interrupted::Unknown(e)) => (WorkEnd::Dropped, Outcome::Refused(e)),
-        Err(Interrupted::Fault(Fault::Later(e))) => (WorkEnd::Wait(None), Outcome::Later(e)),
-        Err(Interrupted::Fault(Fault::NoSpace(e))) => (WorkEnd::Wait(None), Outcome::NoSpace(e)),
-        Err(Interrupted::Fault(Fault::TooLarge(e))) => (WorkEnd::Wait(None), Outcome::TooLarge(e)),
-        Err(Interrupted::Fault(Fault::Refused(e))) => (WorkEnd::Dropped, Outcome::Refused(e)),
-        Err(Interrupted::Fault(Fault::Fatal(e))) => (WorkEnd::Wait(None), Outcome::Fatal(e)),
     }
 }
 

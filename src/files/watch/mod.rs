@@ -5,37 +5,33 @@
 //! rescan, and a change that it misses is found by the next one. The thread is started elsewhere.
 
 pub mod debouncer;
+mod directories;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventMask, Inotify, WatchDescriptor};
 use rustix::event::PollFlags;
 
 use super::debounce::{ChangeKind, Hint};
-use super::engine::traits::{Called, Fault};
 use super::ignore;
 use super::overlap::Mounting;
 use super::tree::DiskTree;
-use super::tree::scan::{self, ScanItem};
 use crate::clock;
-use crate::config::limits;
-use crate::error::{Error, Result, plain};
+use crate::error::{Error, Result};
 use crate::relpath;
 use crate::wait::{self, readable};
 use debouncer::{WatchEvent, WatchEvents};
+use directories::reason;
 
 /// How often unwatched directories are rescanned, and watching them is tried again.
 const UNWATCHED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// After this time a rescan that found no room in the channel is sent again.
 const FULL_CHANNEL_PAUSE: Duration = Duration::from_millis(200);
-/// Directory of the limits.
-const LIMITS: &str = "/proc/sys/fs/inotify";
 
 /// The watcher of one directory.
 pub struct Watch<'a> {
@@ -127,26 +123,6 @@ impl Watch<'_> {
     fn unwatched_pause(&self) -> Duration {
         UNWATCHED_RETRY_INTERVAL.min(self.rescan)
     }
-}
-
-fn reason(e: &std::io::Error) -> String {
-    match e.raw_os_error() {
-        Some(libc::EMFILE) => format!(
-            "too many inotify instances; {}",
-            raise("max_user_instances", 128, 1024)
-        ),
-        _ => plain(e),
-    }
-}
-
-/// The remedy for a reached limit. `usual`: the default if the limit cannot be read.
-fn raise(limit: &str, usual: u64, least: u64) -> String {
-    let now = std::fs::read_to_string(format!("{LIMITS}/{limit}"))
-        .ok()
-        .and_then(|n| n.trim().parse::<u64>().ok())
-        .unwrap_or(usual);
-    let enough = now.saturating_mul(4).max(least);
-    format!("raise it with \"sysctl fs.inotify.{limit}={enough}\" (now {now})")
 }
 
 /// The state while the watches are valid.
@@ -378,174 +354,6 @@ impl<'a> ActiveWatch<'a> {
         };
         self.seen.push(WatchEvent::Path(path, happened));
         Ok(None)
-    }
-
-    /// Watches one directory; if that fails, it is added to the unwatched ones.
-    fn add(&mut self, dir: &str) -> std::io::Result<()> {
-        let mask = WatchMask::MODIFY
-            | WatchMask::CLOSE_WRITE
-            | WatchMask::CREATE
-            | WatchMask::DELETE
-            | WatchMask::ATTRIB;
-        let mask = mask
-            | WatchMask::MOVED_FROM
-            | WatchMask::MOVED_TO
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR;
-        if !dir.is_empty() && self.watch.tree.root().is_mounted(dir) {
-            return Ok(());
-        }
-        // the path of the root may contain links
-        let mask = if dir.is_empty() {
-            mask
-        } else {
-            mask | WatchMask::DONT_FOLLOW
-        };
-        match self.inotify.watches().add(self.absolute(dir), mask) {
-            Ok(wd) => {
-                // a directory that was moved here keeps its watch under another name
-                if let Some(old) = self
-                    .dirs
-                    .insert(wd.clone(), dir.to_string())
-                    .filter(|old| old != dir)
-                {
-                    self.watches.remove(&old);
-                }
-                self.watches.insert(dir.to_string(), wd);
-            }
-            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => self.too_many(dir),
-            // removed again, or something else now
-            Err(e)
-                if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP]
-                    .contains(&e.raw_os_error().unwrap_or(0)) => {}
-            Err(e) if dir.is_empty() => return Err(e),
-            Err(e) => {
-                let what = format!(
-                    "cannot watch {}: {}",
-                    crate::disk::show(self.absolute(dir).as_os_str()),
-                    plain(&e)
-                );
-                if self.said.insert(dir.to_string()) {
-                    log::warn!("{what}");
-                }
-                // only a limit is something that a user can change
-                if self.unwatched.is_empty() {
-                    *self.watch.counters.lock() = what;
-                }
-                self.unwatch(dir);
-            }
-        }
-        self.count();
-        Ok(())
-    }
-
-    /// Watches each directory before listing it, so that no new entry is missed.
-    fn add_below(&mut self, dir: &str) {
-        if self.unwatched.contains(dir) {
-            return;
-        }
-        let watch = self.watch;
-        let mut visit = |found: ScanItem<'_>| -> Called<bool> {
-            if let ScanItem::Name { path, is_dir: true } = found
-                && !watch.tree.ignores(path, true)
-                && !self.covered(path)
-            {
-                self.add(path)
-                    .map_err(|e| Fault::Later(Error::io(format!("watch {path}"), &e)))?;
-            }
-            Ok(true)
-        };
-        // the rescan reports directories that are missing or were replaced
-        if let Err(fault) = scan::scan(watch.tree, dir, scan::Depth::All, &mut visit) {
-            log::debug!("cannot watch what is below {dir}: {fault:?}");
-            self.unwatch(dir);
-        }
-    }
-
-    /// Whether the path is below an unwatched directory.
-    fn covered(&self, path: &str) -> bool {
-        path.match_indices('/')
-            .any(|(at, _)| self.unwatched.contains(&path[..at]))
-            || self.unwatched.contains("")
-    }
-
-    fn unwatch(&mut self, dir: &str) {
-        // beyond a certain number, the whole tree counts as unwatched
-        let dir = if self.unwatched.len() < limits::UNWATCHED {
-            dir
-        } else {
-            ""
-        };
-        if dir.is_empty() {
-            self.unwatched.clear();
-        }
-        self.unwatched.insert(dir.to_string());
-        self.count();
-    }
-
-    fn too_many(&mut self, dir: &str) {
-        self.unwatch(dir);
-        let why = format!(
-            "too many inotify watches; {}",
-            raise("max_user_watches", 8192, 65_536)
-        );
-        if self.said.insert("watches".into()) {
-            let (path, pause) = (
-                self.watch.tree.root().path().display(),
-                self.watch.unwatched_pause().as_secs(),
-            );
-            log::warn!("cannot watch all of {path}: {why}; rescanning the rest every {pause} s");
-        }
-        *self.watch.counters.lock() = why;
-    }
-
-    /// A directory was moved or removed: forgets everything below its name.
-    fn forget_below(&mut self, dir: &str) {
-        let gone = |path: &str| path == dir || super::plan::is_below(path, dir);
-        let below: Vec<WatchDescriptor> = self
-            .watches
-            .range(dir.to_string()..)
-            .take_while(|(p, _)| p.starts_with(dir))
-            .filter(|(p, _)| gone(p))
-            .map(|(_, wd)| wd.clone())
-            .collect();
-        for wd in below {
-            // the watch may be gone already
-            let _ = self.inotify.watches().remove(wd.clone());
-            self.forget(&wd);
-        }
-        self.unwatched.retain(|path| !gone(path));
-        self.count();
-    }
-
-    fn forget(&mut self, wd: &WatchDescriptor) {
-        if let Some(dir) = self.dirs.remove(wd)
-            && self.watches.get(&dir) == Some(wd)
-        {
-            self.watches.remove(&dir);
-        }
-        self.count();
-    }
-
-    fn count(&self) {
-        self.watch
-            .counters
-            .watched
-            .store(self.watches.len() as u64, Relaxed);
-        self.watch
-            .counters
-            .unwatched
-            .store(self.unwatched.len() as u64, Relaxed);
-    }
-
-    fn absolute(&self, dir: &str) -> PathBuf {
-        let root: &Path = self.watch.tree.root().path();
-        if dir.is_empty() {
-            root.to_path_buf()
-        } else {
-            root.join(dir)
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The watcher on real directories; each test waits for an expected hint.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -10,6 +11,7 @@ use uuid::Uuid;
 
 use super::debouncer::Debouncer;
 use super::*;
+use crate::config::limits;
 use crate::files::tree::OpenedTree;
 
 struct World {

@@ -6,6 +6,8 @@
 //! A path is first *examined* (inspected and planned), then *carried out*. Deletes wait until everything that was pending
 //! with them has been examined: only then is it known how many there are, and which are half of a rename.
 
+mod item;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -15,6 +17,9 @@ use crate::files::plan::{is_below, parent};
 use crate::wire::files::Hash;
 
 use super::traits::Token;
+use item::{Due, Stage};
+
+pub use item::{Direction, Examined, Precedence, Task, WorkEnd};
 
 /// Paths that are due at one time, at most.
 pub const MAX_DUE_PATHS: usize = crate::config::limits::DUE;
@@ -22,81 +27,6 @@ pub const MAX_DUE_PATHS: usize = crate::config::limits::DUE;
 /// Consecutive steps for one path, after which it waits like a failed one. Regular work needs fewer
 /// than ten.
 const MAX_TURNS: u32 = 50;
-
-/// Which work is taken first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Precedence {
-    /// Work that was begun before: intents and open keys.
-    Begun,
-    Change,
-    Delete,
-}
-
-/// The direction of the work, so that a full connection in one direction does not delay the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Direction {
-    /// To the hub.
-    Up,
-    /// To the tree.
-    Down,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    New,
-    Ready(Precedence, Direction),
-    /// Waits for a neighbour, the hub's feed, or the next attempt.
-    Waiting,
-    /// Held by the guard.
-    Held,
-}
-
-#[derive(Debug, Clone)]
-struct Due {
-    /// The position in the order of offers, then in the order of finished examinations.
-    seq: u64,
-    stage: Stage,
-    /// Offered again while it was being worked on.
-    again: bool,
-    /// The hash of content that is new at this name, and where: the possible other half of a rename, or of a move between
-    /// two directories.
-    fresh: Option<(Hash, Direction)>,
-    /// Consecutive steps that changed something.
-    turns: u32,
-}
-
-/// What to do with a path that [`WorkQueue::next`] returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    Examine,
-    CarryOut,
-}
-
-/// The result of an examination.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Examined {
-    pub rank: Precedence,
-    pub way: Direction,
-    /// See [`Due`].
-    pub fresh: Option<(Hash, Direction)>,
-    /// The guard counts this delete.
-    pub counted: Option<(Token, Hash)>,
-}
-
-/// How work on a path ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WorkEnd {
-    Examined(Examined),
-    /// In sync.
-    Settled,
-    /// Something was done: examine the path again.
-    Progress,
-    /// Not possible now; retry after the next wake-up. The named path must be handled first.
-    Wait(Option<String>),
-    Held,
-    /// Dropped until it is offered again.
-    Dropped,
-}
 
 #[derive(Debug, Default)]
 pub struct WorkQueue {

@@ -1,0 +1,79 @@
+//! A pending path in the queue, what to do with it, and how that ended.
+
+use super::super::traits::Token;
+use crate::wire::files::Hash;
+
+/// Which work is taken first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Precedence {
+    /// Work that was begun before: intents and open keys.
+    Begun,
+    Change,
+    Delete,
+}
+
+/// The direction of the work, so that a full connection in one direction does not delay the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// To the hub.
+    Up,
+    /// To the tree.
+    Down,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    New,
+    Ready(Precedence, Direction),
+    /// Waits for a neighbour, the hub's feed, or the next attempt.
+    Waiting,
+    /// Held by the guard.
+    Held,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Due {
+    /// The position in the order of offers, then in the order of finished examinations.
+    pub(super) seq: u64,
+    pub(super) stage: Stage,
+    /// Offered again while it was being worked on.
+    pub(super) again: bool,
+    /// The hash of content that is new at this name, and where: the possible other half of a rename, or of a move between
+    /// two directories.
+    pub(super) fresh: Option<(Hash, Direction)>,
+    /// Consecutive steps that changed something.
+    pub(super) turns: u32,
+}
+
+/// What to do with a path that [`WorkQueue::next`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    Examine,
+    CarryOut,
+}
+
+/// The result of an examination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    pub rank: Precedence,
+    pub way: Direction,
+    /// See [`Due`].
+    pub fresh: Option<(Hash, Direction)>,
+    /// The guard counts this delete.
+    pub counted: Option<(Token, Hash)>,
+}
+
+/// How work on a path ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkEnd {
+    Examined(Examined),
+    /// In sync.
+    Settled,
+    /// Something was done: examine the path again.
+    Progress,
+    /// Not possible now; retry after the next wake-up. The named path must be handled first.
+    Wait(Option<String>),
+    Held,
+    /// Dropped until it is offered again.
+    Dropped,
+}
