@@ -19,14 +19,14 @@ pub enum Outcome {
     Progress,
     /// Nothing is left to do for the path.
     Settled,
-    /// Waits for another path until [`Engine::wake`], with the reason.
+    /// Waits for another path until [`Engine::wake`](super::Engine::wake), with the reason.
     Waits(String),
     /// Held by the delete guard.
     Held,
-    /// The environment failed; pending again after [`Engine::wake`].
+    /// The environment failed; pending again after [`Engine::wake`](super::Engine::wake).
     Later(Error),
     NoSpace(Error),
-    /// Pending again after [`Engine::wake`].
+    /// Pending again after [`Engine::wake`](super::Engine::wake).
     TooLarge(Error),
     /// Not retried before the file or the hub's row changes.
     Refused(Error),

@@ -45,7 +45,7 @@ pub(super) struct Due {
     pub(super) turns: u32,
 }
 
-/// What to do with a path that [`WorkQueue::next`] returned.
+/// What to do with a path that [`WorkQueue::next`](super::WorkQueue::next) returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Examine,
