@@ -46,7 +46,8 @@
 //!
 //! **Status** is written where each part works: `state/lock` has the problems of the client, `KEY.json` those of a directory
 //! ([`messages::lock`], [`files::status`]). Both say that a process works, and a clean end takes that back: so `mesync status`
-//! tells a client that died from one that was stopped.
+//! tells a client that died from one that was stopped. Thread `state` reads the same files and tells the hub in a line; the hub
+//! keeps the last line of each machine in memory, for `mesync hosts`, the page and the metrics ([`hub::fleet`]).
 //!
 //! **Single files** ([`transfer`], over [`client`]; `mesync upload` and its like): a short file is one request, many very short
 //! ones share one, a long one is sent by chunks and a commit that names them all. Chunks that the hub has are not sent, which is

@@ -35,7 +35,7 @@ pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 invocation.usage("--all is for every machine: without names, --code and --replace")
             );
         }
-        let time = time(invocation, limits::JOIN_WINDOW)?
+        let time = time(invocation, "for", limits::JOIN_WINDOW)?
             .ok_or_else(|| invocation.usage("for how long? --for 10m"))?;
         let hub = local_client(&context.settings)?;
         return window(context, &hub, time, rights);
@@ -152,7 +152,7 @@ fn window(
 /// `mesync invite NAME`
 pub fn invite(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
-    let time = time(invocation, MAX_INVITATION_TIME)?.unwrap_or(INVITATION_TIME);
+    let time = time(invocation, "for", MAX_INVITATION_TIME)?.unwrap_or(INVITATION_TIME);
     let settings = &context.settings;
     let url = match invocation.value("url")? {
         Some(url) => config::check_url(url)
@@ -203,16 +203,16 @@ fn url(settings: &Settings) -> Result<String> {
     })
 }
 
-/// The value of `--for`: `90s`, `10m`, `24h`, `7d`.
-fn time(invocation: &Invocation, most: Duration) -> Result<Option<Duration>> {
-    let Some(text) = invocation.value("for")? else {
+/// The value of a flag such as `--for`: `90s`, `10m`, `24h`, `7d`.
+pub fn time(invocation: &Invocation, flag: &str, most: Duration) -> Result<Option<Duration>> {
+    let Some(text) = invocation.value(flag)? else {
         return Ok(None);
     };
     let time = humantime::parse_duration(text).ok();
     match time.filter(|t| (Duration::from_secs(1)..=most).contains(t)) {
         Some(time) => Ok(Some(time)),
         None => Err(invocation.usage(format!(
-            "bad value for --for: must be a time such as 90s, 10m or 24h, at most {}",
+            "bad value for --{flag}: must be a time such as 90s, 10m or 24h, at most {}",
             humantime::format_duration(most)
         ))),
     }

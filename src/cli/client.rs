@@ -13,6 +13,7 @@ use super::{Context, Done, all_of, directories};
 use crate::config::Settings;
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
+use crate::files::overview::{self, DirectoryRow};
 use crate::messages::Queue;
 use crate::messages::hooks::{self, Programs};
 use crate::messages::lock::{self, Client};
@@ -113,7 +114,7 @@ struct ClientStatus {
     hooks_waiting: usize,
     hooks_failed: usize,
     hooks_gone: usize,
-    directories: Vec<directories::Row>,
+    directories: Vec<DirectoryRow>,
 }
 
 #[derive(Serialize)]
@@ -145,8 +146,6 @@ struct QueueStatus {
 
 /// The interval of `status --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-/// Messages that wait longer than this make the status degraded.
-const BEHIND_TIME: Duration = Duration::from_secs(60);
 /// A running client that has not reached the hub for this time, and three times `poll_interval`, does not work.
 const SILENT_TIME: Duration = Duration::from_secs(300);
 
@@ -193,14 +192,10 @@ fn status_once(context: &mut Context) -> Result<Done> {
         hooks_waiting: hooks.waiting,
         hooks_failed: hooks.failed,
         hooks_gone: hooks.gone,
-        directories: directories::rows(settings),
+        directories: overview::rows(base, &settings.watches),
     };
-    let behind = |at: Option<SystemTime>| {
-        at.and_then(clock::since)
-            .is_some_and(|age| age > BEHIND_TIME)
-    };
-    let stuck_here = behind(status.outbox.oldest);
-    let stuck_there = behind(
+    let stuck_here = survey::is_behind(status.outbox.oldest);
+    let stuck_there = survey::is_behind(
         status
             .hub
             .oldest_queued_at
@@ -366,7 +361,7 @@ fn print(s: &ClientStatus, reasons: &[String], out: &mut Output) {
     }
     s.directories
         .iter()
-        .for_each(|directory| directory.print(out));
+        .for_each(|directory| directories::print(directory, out));
     let verdict = match reasons {
         [] => "healthy".to_string(),
         some => format!("degraded: {}", some.join(", ")),

@@ -4,9 +4,9 @@
 
 use super::parse::Invocation;
 use super::sync::known;
-use super::watches::real;
 use super::{Context, Done};
 use crate::error::{Error, Kind, Result};
+use crate::files::overview::real;
 use crate::files::tree::marker;
 use crate::logger::one_line;
 

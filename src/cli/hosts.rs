@@ -1,23 +1,128 @@
-//! The hosts that a hub knows, and to which machine the queue of one belongs.
+//! The machines that the hub knows: how each is, a wait until all are in sync, and which machine has a name.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::after;
 
 use super::output::{Output, left, right};
 use super::parse::Invocation;
-use super::{Context, Done};
-use crate::clock;
+use super::{Context, Done, admit};
 use crate::daemon::servers;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::messages::{exchange, spool};
+use crate::wire::fleet::{MAX_STATE_AGE, MachineCondition};
 use crate::wire::{self, Doubt, HostInfo};
+use crate::{clock, logger};
 
-/// `mesync hosts`
-pub fn hosts(context: &mut Context, _: &Invocation) -> Result<Done> {
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Machines that one line names.
+const MAX_NAMED: usize = 10;
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
+/// Reports of all machines in a row that must say so: what one sent after its first, another has taken before its second.
+const REPORTS: u32 = 2;
+
+/// `mesync hosts [--wait TIME] [HOST...]`: with a time, [`Done::NotAll`] if not all of them are in sync when it is over.
+pub fn hosts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+    let wait = admit::time(invocation, "wait", MAX_WAIT)?;
+    let named: Vec<String> = (0..invocation.arguments.len())
+        .map(|n| wire::check_host(invocation.argument(n)?).map_err(|e| invocation.usage(e)))
+        .collect::<Result<_>>()?;
     let hub = servers::messages(&context.settings)?;
-    let hosts = hub.hosts().map_err(|failure| failure.error)?;
-    show_hosts(&hosts, &mut context.out);
-    Ok(Done::All)
+    let ask = || -> Result<Vec<HostInfo>> {
+        let hosts = hub.hosts().map_err(|failure| failure.error)?;
+        Ok(chosen(hosts, &named))
+    };
+    let Some(wait) = wait else {
+        show(&ask()?, &mut context.out);
+        return Ok(Done::All);
+    };
+    let end = clock::monotonic() + wait;
+    let mut reports = Reports::since(clock::monotonic());
+    loop {
+        let hosts = ask()?;
+        let now = clock::monotonic();
+        let done = reports.take(&hosts, now);
+        if !done && now < end {
+            let _ = after(LOOK_INTERVAL).recv();
+            continue;
+        }
+        if done {
+            show(&hosts, &mut context.out);
+            return Ok(Done::All);
+        }
+        let left = hosts.iter().filter(|h| !is_in_sync(h));
+        let left: Vec<&str> = left.map(|h| h.name.as_str()).collect();
+        log::warn!("the time is over: {}", missing(&left));
+        show(&hosts, &mut context.out);
+        return Ok(Done::NotAll(Kind::Failed));
+    }
 }
 
-fn show_hosts(hosts: &[HostInfo], out: &mut Output) {
+fn missing(names: &[&str]) -> String {
+    let shown = names.iter().take(MAX_NAMED).map(|name| wire::brief(name));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "the machines were in sync, and have not told so twice since".into(),
+        1 => format!("1 machine is not in sync: {shown}"),
+        n if n <= MAX_NAMED => format!("{n} machines are not in sync: {shown}"),
+        n => format!("{n} machines are not in sync: {shown} and others"),
+    }
+}
+
+/// Those that are named, also those that the hub does not know, or all; trouble first.
+fn chosen(mut hosts: Vec<HostInfo>, named: &[String]) -> Vec<HostInfo> {
+    if !named.is_empty() {
+        hosts.retain(|host| named.contains(&host.name));
+        let known: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+        let unknown = named.iter().filter(|name| !known.contains(name));
+        hosts.extend(unknown.map(|name| HostInfo {
+            name: name.clone(),
+            reason: Some("the hub does not know it".into()),
+            ..HostInfo::default()
+        }));
+    }
+    hosts.sort_by(|a, b| (a.condition, &a.name).cmp(&(b.condition, &b.name)));
+    hosts
+}
+
+/// Which reports of the machines count: a state that was read before a moment tells nothing of changes after it.
+struct Reports {
+    since: Instant,
+    taken: u32,
+}
+
+impl Reports {
+    fn since(since: Instant) -> Reports {
+        Reports { since, taken: 0 }
+    }
+
+    /// Returns whether all machines have been in sync for the required number of reports.
+    fn take(&mut self, hosts: &[HostInfo], now: Instant) -> bool {
+        if !hosts.iter().all(is_in_sync) {
+            *self = Reports::since(now);
+            return false;
+        }
+        let passed = now.saturating_duration_since(self.since);
+        // whole seconds are rounded down
+        let read = |h: &HostInfo| {
+            let age = Duration::from_secs(h.state_age? + 1);
+            Some(age + MAX_STATE_AGE)
+        };
+        if hosts
+            .iter()
+            .all(|h| read(h).is_some_and(|age| age <= passed))
+        {
+            (self.since, self.taken) = (now, self.taken + 1);
+        }
+        self.taken >= REPORTS
+    }
+}
+
+fn is_in_sync(host: &HostInfo) -> bool {
+    host.condition == MachineCondition::InSync
+}
+
+fn show(hosts: &[HostInfo], out: &mut Output) {
     if out.json {
         hosts.iter().for_each(|h| out.object(h));
         return;
@@ -37,20 +142,27 @@ fn show_hosts(hosts: &[HostInfo], out: &mut Output) {
         let name = wire::brief(&h.name) + if h.stale { " (stale)" } else { "" } + doubt;
         vec![
             name,
+            h.condition.words().to_string(),
             time(&h.first_seen),
             time(&h.last_seen),
             h.queued.to_string(),
             time(&h.oldest_queued_at),
+            h.reason
+                .as_deref()
+                .map(logger::one_line)
+                .unwrap_or_default(),
         ]
     };
     let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
     out.table(
         &[
             left("HOST"),
+            left("STATE"),
             left("FIRST SEEN"),
             left("LAST SEEN"),
             right("QUEUED"),
             left("OLDEST"),
+            left("WHY"),
         ],
         &rows,
     );
@@ -73,6 +185,39 @@ pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let row = hub
         .rebind(&host, instance)
         .map_err(|failure| failure.error)?;
-    show_hosts(&[row], &mut context.out);
+    show(&[row], &mut context.out);
     Ok(Done::All)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_in_sync_when_two_reports_in_a_row_say_so() {
+        let start = clock::monotonic();
+        let mut reports = Reports::since(start);
+        let mut check = |second: u64, states: &[(MachineCondition, u64)], wants| {
+            let host = |(condition, age): &(MachineCondition, u64)| HostInfo {
+                condition: *condition,
+                state_age: Some(*age),
+                ..HostInfo::default()
+            };
+            let hosts: Vec<HostInfo> = states.iter().map(host).collect();
+            let now = start + Duration::from_secs(second);
+            assert_eq!(reports.take(&hosts, now), wants, "{second} {states:?}");
+        };
+        let (well, busy) = (MachineCondition::InSync, MachineCondition::Syncing);
+        // from before the wait
+        check(0, &[(well, 0), (well, 0)], false);
+        check(3, &[(well, 0), (well, 1)], false);
+        check(4, &[(well, 0), (well, 1)], false);
+        // the first is of second 4, the next one counts from there
+        check(6, &[(well, 0), (well, 0)], false);
+        check(7, &[(well, 0), (busy, 0)], false);
+        check(9, &[(well, 0), (well, 0)], false);
+        check(10, &[(well, 0), (well, 0)], false);
+        check(12, &[(well, 0), (well, 0)], false);
+        check(13, &[(well, 0), (well, 0)], true);
+    }
 }

@@ -4,8 +4,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::watches::real;
 use crate::config::Settings;
+use crate::files::overview::real;
 use crate::files::status::StatusFiles;
 
 /// A local directory, and the directory on the hub that it is synced with ("": the root).

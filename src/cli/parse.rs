@@ -223,7 +223,9 @@ fn find_command(words: &[OsString]) -> Result<(&'static Command, usize)> {
         return Ok((row, 2));
     }
     match (rows.iter().find(|r| !r.name.contains(' ')), &second) {
-        (Some(row), _) if rows.len() == 1 || second.is_none() => Ok((row, 1)),
+        (Some(row), _) if rows.len() == 1 || second.is_none() || !row.arguments.is_empty() => {
+            Ok((row, 1))
+        }
         (_, second) => {
             let forms: Vec<_> = rows
                 .iter()
@@ -415,6 +417,7 @@ mod tests {
             r#"key add ["data=\"/d\""] ["web"]"#,
         );
         check(&["hosts"], r#"hosts [] []"#);
+        check(&["hosts", "h", "i"], r#"hosts [] ["h", "i"]"#);
         check(&["hosts", "rebind", "h"], r#"hosts rebind [] ["h"]"#);
         check(&[], "nothing");
         check(&["-V"], "version");
@@ -482,8 +485,8 @@ mod tests {
             r#"there is no "key ad", only add, list, set, rotate, remove (did you mean "add"? see mesync help key) [2]"#,
         );
         check(
-            &["hosts", "x"],
-            r#"there is no "hosts x", only rebind (see mesync help hosts) [2]"#,
+            &["key", "x"],
+            r#"there is no "key x", only add, list, set, rotate, remove (see mesync help key) [2]"#,
         );
     }
 }

@@ -11,6 +11,7 @@ use crate::daemon::directories;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::overlap::{self, Mounts};
+use crate::files::overview::real;
 use crate::files::status::StatusFiles;
 
 /// The directory on the command line, as the argument DIR or with `-w`.
@@ -155,11 +156,6 @@ fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
         }
     }
     Ok(WatchSettings { path, ..watch })
-}
-
-/// The path with all links resolved, as far as it exists.
-pub fn real(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// The settings with the directory of `-w` added.

@@ -167,7 +167,7 @@ impl HubClient {
         let path = format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}");
         self.json(&Call {
             most: PAGE_BYTES,
-            headers: knows(newest),
+            headers: knows(newest).into_iter().chain(self.state()).collect(),
             ..Call::get(&path)
         })
     }

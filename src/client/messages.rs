@@ -71,6 +71,7 @@ impl HubClient {
         // the hub limits a page to about one message more than its target size
         let call = Call {
             most: wire::MAX_BATCH_BYTES as u64 * 2,
+            headers: self.state().into_iter().collect(),
             ..Call::get(&path)
         };
         match self.json(&call) {
@@ -80,6 +81,19 @@ impl HubClient {
             }
             Err(f) => Err(f),
         }
+    }
+
+    /// `GET /api/hosts/{host}`, which tells the state of this machine to a hub.
+    pub fn tell_state(&self) -> Called<()> {
+        if !self.may_be_ours() {
+            return Ok(());
+        }
+        let path = format!("/api/hosts/{}", self.host);
+        let call = Call {
+            headers: self.state().into_iter().collect(),
+            ..Call::get(&path)
+        };
+        self.json::<HostInfo>(&call).map(|_| ())
     }
 
     /// `GET /api/hosts`: all hosts for an administrator, otherwise only the caller's own.

@@ -70,7 +70,11 @@ pub struct HubClient {
     /// `None`: certificate authorities are trusted for `https://`, and `http://` is plain.
     pins: Option<Arc<Pins>>,
     next_certificate: OnceLock<NextCertificate>,
+    state: OnceLock<StateSource>,
 }
+
+/// The state of this machine as a header; `None`: it is not known.
+pub type StateSource = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 struct Call<'a> {
     method: http::Method,
@@ -167,6 +171,7 @@ impl HubClient {
             renewed: OnceLock::new(),
             pins,
             next_certificate: OnceLock::new(),
+            state: OnceLock::new(),
         })
     }
 
@@ -224,6 +229,16 @@ impl HubClient {
     /// Registers a callback for the next certificate of the hub.
     pub fn on_next_certificate(&self, known: NextCertificate) {
         let _ = self.next_certificate.set(known);
+    }
+
+    /// Each pull sends this state, and each poll for changes of files.
+    pub fn tell_with_polls(&self, state: StateSource) {
+        let _ = self.state.set(state);
+    }
+
+    fn state(&self) -> Option<(&'static str, String)> {
+        let state = self.state.get()?()?;
+        Some((wire::fleet::STATE_HEADER, state))
     }
 
     /// The certificate by which the hub is known, once it was called.

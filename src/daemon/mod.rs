@@ -2,13 +2,15 @@
 //!
 //! It decides nothing about messages or files. Threads: `tick` owns the spool, `inotify` and `sse` wake it, `hooks` schedules
 //! the `hook-N`; `sync-N` supervises the threads of one synced directory ([`directories`]), `requests` passes on requests of
-//! users. If a thread dies, [`Part::fatal`] returns an error, and the process ends.
+//! users, `state` tells the hub how the machine is ([`machine_state`]). If a thread dies, [`Part::fatal`] returns an error, and
+//! the process ends.
 
 pub mod directories;
 pub mod once;
 pub mod servers;
 
 mod hooks;
+mod machine_state;
 mod outbox;
 mod report;
 mod requests;
@@ -39,6 +41,7 @@ use crate::messages::{Queue, local_events, lock, spool};
 use crate::service::Part;
 use directories::{Control, Supervisor};
 use hooks::{run_hooks, schedule_hooks};
+use machine_state::{MachineStates, SharedWatches};
 use outbox::OutboxWatch;
 use requests::RequestWatch;
 use stream::{Heard, StreamListener};
@@ -60,6 +63,7 @@ pub struct Daemon {
     directories: Vec<Kept>,
     neighbours: Arc<Neighbours>,
     controls: Controls,
+    watched: SharedWatches,
     /// The error of a part that did not restart.
     failed: Option<Error>,
     /// Some parts could not start for lack of descriptors, memory, threads or disk space; they are started as soon as
@@ -150,6 +154,7 @@ impl Daemon {
             directories: Vec::new(),
             neighbours: Arc::default(),
             controls: Controls::default(),
+            watched: SharedWatches::default(),
             failed: None,
             unfinished: false,
             lock,
@@ -170,6 +175,8 @@ impl Daemon {
 
     /// Starts every part that does not run. After an error, another call starts the rest.
     fn start_all(&mut self) -> Result<()> {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) =
+            self.settings.watches.clone();
         let wakeup = match (&self.hooks, self.halves) {
             (Some(hooks), _) => Some(hooks.wakeup.clone()),
             (None, Halves::Both) => {
@@ -191,7 +198,8 @@ impl Daemon {
             .iter()
             .map(|kept| kept.control.clone())
             .collect();
-        self.exchange.start(&self.settings, wakeup, &self.controls)
+        self.exchange
+            .start(&self.settings, wakeup, &self.controls, &self.watched)
     }
 
     fn keep(&self, watch: &WatchSettings, hooks: Option<Sender<()>>) -> Result<Kept> {
@@ -363,7 +371,17 @@ impl HubSession {
         settings: &Settings,
         hooks: Option<Sender<()>>,
         controls: &Controls,
+        watched: &SharedWatches,
     ) -> Result<()> {
+        if !self.threads.has("state") {
+            let states = MachineStates::new(
+                (&settings.base_dir, watched.clone()),
+                (&self.of_messages, &self.of_files),
+            );
+            let (interval, stopped) = (settings.poll_interval, self.stopped.clone());
+            self.threads
+                .spawn("state", move || states.run(interval, &stopped))?;
+        }
         if !settings.watches.is_empty() && !self.threads.has("requests") {
             let (dir, wake, asked) = (
                 crate::files::state::dir(&settings.base_dir),

@@ -60,6 +60,7 @@ pub mod engine;
 pub mod ignore;
 pub mod moved;
 pub mod overlap;
+pub mod overview;
 pub mod plan;
 pub mod power_loss;
 pub mod rate_limit;

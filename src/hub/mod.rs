@@ -21,6 +21,7 @@ pub mod routes;
 pub mod auth;
 pub mod certificate;
 pub mod failures;
+pub mod fleet;
 pub mod invitations;
 pub mod joining;
 pub mod keys;

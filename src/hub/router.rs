@@ -26,7 +26,9 @@ use super::store::Store;
 use super::subscribers::Subscribers;
 use crate::config::Plain;
 use crate::disk;
-use crate::wire::{Health, join};
+use crate::wire::files::HOST_HEADER;
+use crate::wire::fleet::STATE_HEADER;
+use crate::wire::{self, Health, join};
 
 /// State that gate and workers share.
 pub struct Router {
@@ -149,6 +151,7 @@ impl Router {
                 &request,
             )),
             _ => {
+                self.note_state(&request);
                 let left = self
                     .files
                     .handle(route, request, answer)
@@ -170,6 +173,24 @@ impl Router {
         match next.and_then(|certificates| certificates.next_fingerprint()) {
             Some(next) if reply.status == 200 => reply.header(join::NEXT_HEADER, next.to_string()),
             _ => reply,
+        }
+    }
+
+    /// A caller without a key of a host says which one it is.
+    fn note_state(&self, request: &Request) {
+        let Some(state) = request.header(STATE_HEADER) else {
+            return;
+        };
+        let host = match &request.caller {
+            Caller::Host(host, _) => Some(host.clone()),
+            Caller::Admin | Caller::Anonymous => {
+                let named = request.header(HOST_HEADER).map(wire::check_host);
+                named.and_then(|host| host.ok())
+            }
+            Caller::Nobody => None,
+        };
+        if let Some(host) = host {
+            self.messages.note_state(&host, state);
         }
     }
 
@@ -414,6 +435,37 @@ impl Router {
             "gauge",
             "age of the oldest message that waits for a host",
             ages,
+        );
+        let Ok(infos) = self.messages.infos(only) else {
+            return;
+        };
+        let well = infos
+            .iter()
+            .map(|h| (label(&h.name), u8::from(h.condition.is_well())));
+        text.rows(
+            "host_well",
+            "gauge",
+            "1: the host calls and is not degraded",
+            well,
+        );
+        let conditions = infos.iter().map(|h| {
+            let condition = format!("condition=\"{}\"", h.condition.name());
+            (format!("{},{condition}", label(&h.name)), 1)
+        });
+        text.rows(
+            "host_condition",
+            "gauge",
+            "1 for the condition that the host is in",
+            conditions,
+        );
+        let seen = infos
+            .iter()
+            .filter_map(|h| Some((label(&h.name), h.silent?)));
+        text.rows(
+            "host_last_seen_seconds",
+            "gauge",
+            "seconds since a host called",
+            seen,
         );
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{Queue, parse_file_name, spool};
 use crate::clock;
@@ -15,6 +15,20 @@ pub struct Survey {
     pub count: usize,
     pub bytes: u64,
     pub oldest: Option<SystemTime>,
+}
+
+/// A message that waits for longer is a reason to look.
+pub const BEHIND_TIME: Duration = Duration::from_secs(60);
+
+/// Whether a message that came at this time has waited for long.
+pub fn is_behind(at: Option<SystemTime>) -> bool {
+    at.and_then(clock::since)
+        .is_some_and(|age| age > BEHIND_TIME)
+}
+
+/// Counts a queue without a look at its messages.
+pub fn count(base: &Path, queue: Queue) -> Result<u64> {
+    spool::names(base, queue).map(|names| names.len() as u64)
 }
 
 /// Counts a queue. The oldest message in the outbox is determined by the time in its name, in all

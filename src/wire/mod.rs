@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no randomness. It knows neither side, nor what each does with the data.
 
 pub mod files;
+pub mod fleet;
 pub mod join;
 pub mod revision;
 pub mod rights;
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock;
+use fleet::{MachineCondition, MachineState};
 
 /// Maximum bytes of one message as JSON.
 pub const MAX_MESSAGE: usize = 256 * 1024;
@@ -372,6 +374,14 @@ pub enum Doubt {
 }
 
 impl Doubt {
+    /// In a few words.
+    pub fn brief(self) -> &'static str {
+        match self {
+            Doubt::SetBack => "it was restored from an earlier copy",
+            Doubt::Cloned => "two machines act under this name",
+        }
+    }
+
     /// What is wrong, and what to do.
     pub fn words(self, host: &str) -> String {
         match self {
@@ -398,7 +408,7 @@ pub struct PullAnswer {
 }
 
 /// A row of `GET /api/hosts`. Times are RFC 3339.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostInfo {
     pub name: String,
     #[serde(default)]
@@ -418,6 +428,18 @@ pub struct HostInfo {
     /// It may be a copy of the machine that this name belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<Doubt>,
+    /// An older hub does not send it.
+    #[serde(default)]
+    pub condition: MachineCondition,
+    /// Why it is not in sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The latest state that the machine sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<MachineState>,
+    /// Seconds since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_age: Option<u64>,
 }
 
 /// 403: the key is known, and lacks a right that the request needs.

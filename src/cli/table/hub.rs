@@ -1,6 +1,6 @@
 //! The commands that run and check the hub, and list its hosts.
 
-use super::{Command, DATA, Group, Values, one, setting, switch, sync};
+use super::{Command, DATA, Group, Values, any, one, setting, switch, sync, valued};
 
 pub const SERVE: Command = Command {
     name: "serve",
@@ -79,11 +79,23 @@ pub const CHECK: Command = Command {
 pub const HOSTS: Command = Command {
     name: "hosts",
     group: Group::Hub,
-    arguments: &[],
-    flags: &[],
-    doc: "list the machines that the hub knows",
-    long: &["With the time when each was last seen, and the number of messages that wait for it."],
-    examples: &[("mesync hosts", "which machines are behind")],
+    arguments: &[any("HOST", Values::Text)],
+    flags: &[valued(
+        "wait",
+        "TIME",
+        Values::Text,
+        "wait until they are in sync, at most so long",
+    )],
+    doc: "list the machines that the hub knows, trouble first",
+    long: &[
+        "With the state of each and the reason, the time when it was last seen, and the number of messages that wait for it. A machine is silent when it has not told its state for 45 seconds, degraded when it reports a problem (\"mesync status\" there shows more) or a message has waited for it for a minute, unknown when it has told no state since the hub was started: an older mesync, or one that cron runs.",
+        "With --wait the status is 0 when all of these machines have reported twice that they are in sync, and 1 if the time is over: changes from before the command have then arrived everywhere. Without HOST it waits for all machines that the hub knows.",
+    ],
+    examples: &[
+        ("mesync hosts", "which machines need a look"),
+        ("mesync hosts --wait 5m", "in a script that deploys"),
+        ("mesync hosts --wait 1m web-1 web-2", "these two only"),
+    ],
 };
 
 pub const REBIND: Command = Command {

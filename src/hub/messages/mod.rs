@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::commit::{Committer, Permit};
 use super::continuity::{Continuity, Sign};
+use super::fleet::{Evidence, Fleet, ToldState, judge};
 use super::http::{Caller, Job, Reply, Request};
 use super::rights::Right;
 use super::store::Store;
@@ -35,6 +36,7 @@ pub struct Messages {
     committer: Arc<Committer>,
     continuity: Arc<Continuity>,
     silent: Silent,
+    fleet: Arc<Fleet>,
 }
 
 /// Returns the hosts that receive no messages.
@@ -47,7 +49,13 @@ impl Messages {
             committer,
             continuity: Arc::default(),
             silent,
+            fleet: Arc::default(),
         }
+    }
+
+    /// Takes the state that a machine sends with a request.
+    pub fn note_state(&self, host: &str, header: &str) {
+        self.fleet.note(host, header, self.committer.now());
     }
 
     /// Answers the request, at once or when it is on the disk; returns it if its path is none of these:
@@ -226,21 +234,34 @@ impl Messages {
     }
 
     fn list(&self, caller: &Caller) -> Reply {
-        let now = self.committer.now();
-        match self.store.hosts(caller.sees_host(), now) {
-            Ok(hosts) => Reply::json(
-                200,
-                &hosts
-                    .iter()
-                    .map(|host| self.info(host, now))
-                    .collect::<Vec<_>>(),
-            ),
+        match self.infos(caller.sees_host()) {
+            Ok(hosts) => Reply::json(200, &hosts),
             Err(e) => Reply::failed(&e),
         }
     }
 
-    fn info(&self, host: &HostView, now: u64) -> HostInfo {
-        info(host, now, self.continuity.told(&host.name, now))
+    /// All hosts by name, or one: those that the store has, and those that have sent a state.
+    pub fn infos(&self, only: Option<&str>) -> crate::error::Result<Vec<HostInfo>> {
+        let now = self.committer.now();
+        let mut told = self.fleet.all(only);
+        let stored = self.store.hosts(only, now)?;
+        let stored = stored.iter().map(|host| {
+            let doubt = self.continuity.told(&host.name, now);
+            let oldest = host.oldest.map(|at| now.saturating_sub(at) / 1000);
+            (info(host, now, doubt), oldest, told.remove(&host.name))
+        });
+        let mut all: Vec<_> = stored.collect();
+        all.extend(told.into_iter().map(|(name, told)| {
+            let info = HostInfo {
+                name,
+                ..HostInfo::default()
+            };
+            (info, None, Some(told))
+        }));
+        let judged = |(info, oldest, told)| judged(info, oldest, told, now);
+        let mut infos: Vec<HostInfo> = all.into_iter().map(judged).collect();
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(infos)
     }
 
     fn show(&self, caller: &Caller, host: &str) -> Reply {
@@ -249,17 +270,15 @@ impl Messages {
         } else {
             caller.act_for(host)
         };
-        let (host, now) = match seen {
-            Ok(host) => (host, self.committer.now()),
+        let host = match seen {
+            Ok(host) => host,
             Err(reply) => return reply,
         };
-        match self
-            .store
-            .hosts(Some(&host), now)
-            .map(|hosts| hosts.first().map(|host| self.info(host, now)))
-        {
-            Ok(Some(info)) => Reply::json(200, &info),
-            Ok(None) => refusal(Outcome::NoSuchHost, &host),
+        match self.infos(Some(&host)) {
+            Ok(infos) => infos.first().map_or_else(
+                || refusal(Outcome::NoSuchHost, &host),
+                |info| Reply::json(200, info),
+            ),
             Err(e) => Reply::failed(&e),
         }
     }
@@ -270,16 +289,23 @@ impl Messages {
             Err(reply) => return answer(reply),
         };
         let (this, name) = (self.clone(), host.clone());
-        if request.method == "DELETE" {
-            self.continuity.forget(&host);
-        }
+        let deleted = || Reply::json(200, &json!({"deleted": true}));
         match request.method.as_str() {
             "PUT" => self.administer(Op::PutHost { host }, name, answer, move |name| {
                 this.show(&Caller::Admin, name)
             }),
-            _ => self.administer(Op::DeleteHost { host }, name, answer, |_| {
-                Reply::json(200, &json!({"deleted": true}))
-            }),
+            _ => {
+                self.continuity.forget(&host);
+                // the store has no host that never asked for messages
+                let told = self.fleet.forget(&host);
+                let committed = move |outcome| match outcome {
+                    Outcome::Done => answer(deleted()),
+                    Outcome::NoSuchHost if told => answer(deleted()),
+                    other => answer(refusal(other, &name)),
+                };
+                self.committer
+                    .submit(Op::DeleteHost { host }, None, Box::new(committed));
+            }
         }
     }
 
@@ -361,12 +387,7 @@ fn page_reply(epoch: Uuid, page: &Page, doubt: Option<Doubt>) -> Reply {
 
 /// A row as it is listed. Times are computed from ages and the current wall clock, which may have been wrong earlier.
 fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
-    let wall = clock::millis(clock::now());
-    let time = |at: u64| {
-        clock::rfc3339(clock::from_millis(
-            wall.saturating_sub(now.saturating_sub(at)),
-        ))
-    };
+    let time = |at: u64| time(at, now);
     HostInfo {
         name: host.name.clone(),
         first_seen: host.row.first_seen.map(time),
@@ -379,7 +400,46 @@ fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
         oldest_queued_at: host.oldest.map(time),
         stale: host.stale,
         doubt,
+        ..HostInfo::default()
     }
+}
+
+/// With how it is, from its latest state and what the hub knows of it.
+fn judged(
+    mut info: HostInfo,
+    oldest_queued: Option<u64>,
+    told: Option<ToldState>,
+    now: u64,
+) -> HostInfo {
+    let age = |at: u64| now.saturating_sub(at) / 1000;
+    info.state_age = told.as_ref().map(|told| age(told.at));
+    if let Some(told) = &told
+        && info.silent.is_none_or(|silent| silent > age(told.at))
+    {
+        info.last_seen = Some(time(told.at, now));
+        info.silent = info.state_age;
+    }
+    let (condition, reason) = judge(&Evidence {
+        told: told.as_ref().map(|told| (&told.state, age(told.at))),
+        seen: info.silent,
+        queued: info.queued,
+        oldest_queued,
+        doubt: info.doubt,
+    });
+    HostInfo {
+        condition,
+        reason,
+        state: told.map(|told| told.state),
+        ..info
+    }
+}
+
+/// A hub time as so long before now by the wall clock.
+fn time(at: u64, now: u64) -> String {
+    let wall = clock::millis(clock::now());
+    clock::rfc3339(clock::from_millis(
+        wall.saturating_sub(now.saturating_sub(at)),
+    ))
 }
 
 fn other_epoch(epoch: Uuid, why: &str) -> Reply {

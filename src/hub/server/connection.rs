@@ -33,6 +33,7 @@ const PASSED_ON: &[&str] = &[
     "range",
     wire::files::HOST_HEADER,
     wire::files::HISTORY_HEADER,
+    wire::fleet::STATE_HEADER,
 ];
 /// Bytes of buffer that an idle connection may keep.
 const MAX_KEPT_BUFFER_BYTES: usize = 4096;

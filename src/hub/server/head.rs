@@ -30,6 +30,7 @@ const SINGLE: &[&str] = &[
     "last-event-id",
     crate::wire::files::HOST_HEADER,
     crate::wire::files::HISTORY_HEADER,
+    crate::wire::fleet::STATE_HEADER,
 ];
 
 /// The head of a well-formed request. Its `Debug` leaves out the headers, which contain keys.

@@ -10,10 +10,10 @@ use crate::support::tree::{Synced, records, settled};
 use crate::support::world::wait_for;
 
 /// A small filesystem of its own, unmounted with the test. `None`: this user may not.
-struct Mount(PathBuf);
+pub struct Mount(PathBuf);
 
 impl Mount {
-    fn new(at: &Path, size: &str) -> Option<Mount> {
+    pub fn new(at: &Path, size: &str) -> Option<Mount> {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
             .arg(at)

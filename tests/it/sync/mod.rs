@@ -4,6 +4,7 @@ mod changes;
 mod clones;
 mod crashes;
 mod faults;
+mod fleet;
 mod folding;
 mod folding_disk;
 mod full;

@@ -1,0 +1,212 @@
+//! Thread `state`: reads how this machine is, and sends it to the hub if no pull or poll has done so for a while.
+//!
+//! It reads the files that the parts write for `mesync status`. No other thread waits for it: a pull sends the latest state that it
+//! has, and none if that is old.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::client::HubClient;
+use crate::clock;
+use crate::config::watch::WatchSettings;
+use crate::error::{Error, Kind, Result};
+use crate::files::overview::{self, DirectoryRow};
+use crate::files::status::DirectoryCondition;
+use crate::logger::counted;
+use crate::messages::exchange::REFUSED;
+use crate::messages::lock::{self, Client};
+use crate::messages::survey::{self, is_behind, survey, unwritable};
+use crate::messages::{Queue, hooks};
+use crate::wire::fleet::{MAX_STATE_AGE, MachineState, STATE_INTERVAL};
+
+/// A state that is older is not sent: the thread hangs, and nothing is known of the machine.
+const MAX_SENT_AGE: Duration = Duration::from_secs(30);
+
+/// The directories of the client now.
+pub type SharedWatches = Arc<Mutex<Vec<WatchSettings>>>;
+
+/// See the module.
+pub struct MachineStates {
+    base_dir: PathBuf,
+    watched: SharedWatches,
+    latest: Arc<Mutex<Option<Latest>>>,
+    /// The servers that hear of it.
+    hubs: Vec<Listener>,
+}
+
+struct Latest {
+    header: String,
+    read: Instant,
+}
+
+struct Listener {
+    hub: Arc<HubClient>,
+    /// When a request with the state was made last, and with which.
+    sent: Arc<Mutex<Option<(Instant, String)>>>,
+    not_before: Instant,
+}
+
+impl MachineStates {
+    /// From now on both clients send the state with each pull and poll.
+    pub fn new(
+        (base_dir, watched): (&Path, SharedWatches),
+        clients: (&Arc<HubClient>, &Arc<HubClient>),
+    ) -> MachineStates {
+        let latest: Arc<Mutex<Option<Latest>>> = Arc::default();
+        let mut hubs = vec![clients.0];
+        if !Arc::ptr_eq(clients.0, clients.1) {
+            hubs.push(clients.1);
+        }
+        let hubs = hubs.into_iter().map(|hub| {
+            let (latest, sent) = (latest.clone(), Arc::<Mutex<Option<_>>>::default());
+            let noted = sent.clone();
+            hub.tell_with_polls(Box::new(move || {
+                let header = fresh(&latest)?;
+                let now = clock::monotonic();
+                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, header.clone()));
+                Some(header)
+            }));
+            Listener {
+                hub: hub.clone(),
+                sent,
+                not_before: clock::monotonic(),
+            }
+        });
+        MachineStates {
+            base_dir: base_dir.to_path_buf(),
+            watched,
+            hubs: hubs.collect(),
+            latest,
+        }
+    }
+
+    /// Until the channel is closed.
+    pub fn run(mut self, poll_interval: Duration, stopped: &Receiver<()>) -> Result<()> {
+        let interval = poll_interval.min(STATE_INTERVAL);
+        loop {
+            self.read();
+            let latest = fresh(&self.latest);
+            for listener in &mut self.hubs {
+                listener.tell(latest.as_deref(), interval);
+            }
+            match stopped.recv_timeout(MAX_STATE_AGE) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn read(&self) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = watched.clone();
+        let latest = Latest {
+            header: state(&self.base_dir, &watched).header(),
+            read: clock::monotonic(),
+        };
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(latest);
+    }
+}
+
+fn fresh(latest: &Mutex<Option<Latest>>) -> Option<String> {
+    let latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = latest.as_ref().filter(|l| l.read.elapsed() < MAX_SENT_AGE);
+    fresh.map(|latest| latest.header.clone())
+}
+
+impl Listener {
+    /// Makes a request for the state alone if it is new, or nothing has sent it for the interval.
+    fn tell(&mut self, latest: Option<&str>, interval: Duration) {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = sent.as_ref().is_none_or(|(at, header)| {
+            at.elapsed() >= interval || latest.is_some_and(|latest| latest != header)
+        });
+        drop(sent);
+        if !due || clock::monotonic() < self.not_before {
+            return;
+        }
+        if let Err(failure) = self.hub.tell_state() {
+            log::debug!("cannot send the state of this machine: {}", failure.error);
+            // a wrong key must not be presented often; a server that is no hub keeps no states
+            if !matches!(failure.error.kind, Kind::Unreachable | Kind::Busy) {
+                self.not_before = clock::monotonic() + REFUSED;
+            }
+        }
+    }
+}
+
+fn state(base: &Path, watched: &[WatchSettings]) -> MachineState {
+    let all = overview::rows(base, watched);
+    // others were synced once, and are not now
+    let rows = || {
+        all.iter()
+            .filter(|row| row.configured || row.process.is_some() || row.died)
+    };
+    let outbox = survey(base, Queue::Outbox).unwrap_or_default();
+    let records = hooks::list(base).unwrap_or_default();
+    let mut state = MachineState {
+        version: env!("CARGO_PKG_VERSION").into(),
+        trouble: None,
+        pending: outbox.count as u64 + rows().map(pending).sum::<u64>(),
+        held_deletes: rows().map(|row| row.held_deletes).sum(),
+        conflict_copies: rows().map(|row| row.conflict_copies).sum(),
+        failed_messages: survey::count(base, Queue::Failed).unwrap_or(0),
+        failed_hooks: records.iter().filter(|r| r.is_failed()).count() as u64,
+    };
+    let behind = is_behind(outbox.oldest).then(|| "the outbox is behind".to_string());
+    let counts = [
+        (state.failed_messages, "message", "failed"),
+        (state.failed_hooks, "hook", "failed"),
+    ];
+    let counts = counts.into_iter().filter(|(n, ..)| *n > 0);
+    let counts = counts.map(|(n, noun, how)| format!("{} {how}", counted(n, noun)));
+    let troubles: Vec<String> = of_messages(base)
+        .into_iter()
+        .chain(rows().filter_map(trouble))
+        .chain(behind)
+        .chain(counts)
+        .collect();
+    state.trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+    state
+}
+
+/// What is wrong with the client of messages. One that was stopped is none.
+fn of_messages(base: &Path) -> Option<String> {
+    let unwritable = || {
+        let (dir, e) = unwritable(base)?;
+        Some(Error::io(format!("write to {}", dir.display()), &e).to_string())
+    };
+    match lock::read(base).0 {
+        Client::Running { problem, .. } => problem.or_else(unwritable),
+        Client::Failed(why) => Some(format!("the client of messages has failed: {why}")),
+        Client::Died { process } => Some(format!(
+            "the client of messages (process {process}) has died"
+        )),
+        Client::Stopped => None,
+    }
+}
+
+/// A directory that is not known to be in sync has something pending.
+fn pending(row: &DirectoryRow) -> u64 {
+    let known = row.process.is_some() && row.is_in_sync();
+    row.pending.max(u64::from(!known))
+}
+
+/// Why a directory needs a look.
+fn trouble(row: &DirectoryRow) -> Option<String> {
+    let cannot = matches!(
+        row.condition,
+        DirectoryCondition::Stuck | DirectoryCondition::Held | DirectoryCondition::Failed
+    );
+    let first = row.unsyncable.iter().chain(&row.waiting).next();
+    let why = match (row.problems.first(), first) {
+        (Some(problem), _) => problem.clone(),
+        (None, Some(path)) => format!("{}: {}", path.path, path.why),
+        (None, None) if row.unwatched > 0 => "not all of it is watched".into(),
+        (None, None) if cannot => "not in sync".into(),
+        (None, None) => return None,
+    };
+    Some(format!("{}: {why}", row.dir))
+}

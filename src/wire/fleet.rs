@@ -1,0 +1,149 @@
+//! The state of a machine, which it sends to the hub with each pull, and the condition that the hub derives from it.
+//!
+//! Pure. The hub trusts nothing in a state: its texts are cut and made printable, and its numbers are shown and not used.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The header of a request: a [`MachineState`] as JSON in ASCII.
+pub const STATE_HEADER: &str = "x-mesync-state";
+/// Bytes of that header; a longer one is ignored.
+pub const MAX_STATE_BYTES: usize = 1024;
+/// Characters of the trouble.
+const MAX_TROUBLE: usize = 300;
+const MAX_VERSION: usize = 32;
+/// How often a machine sends its state at least, with a request that it makes anyway or with one of its own.
+pub const STATE_INTERVAL: Duration = Duration::from_secs(15);
+/// How old a state is when it is sent, at most.
+pub const MAX_STATE_AGE: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineState {
+    pub version: String,
+    /// Why the machine is degraded; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Paths that are not in sync, and messages in the outbox.
+    #[serde(default)]
+    pub pending: u64,
+    #[serde(default)]
+    pub held_deletes: u64,
+    #[serde(default)]
+    pub conflict_copies: u64,
+    #[serde(default)]
+    pub failed_messages: u64,
+    #[serde(default)]
+    pub failed_hooks: u64,
+}
+
+/// How a machine is, the worst first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineCondition {
+    /// It has not called for a while.
+    Silent,
+    Degraded,
+    /// It has not told its state: an older version, or one that runs now and then.
+    #[default]
+    Unknown,
+    /// Paths or messages are pending.
+    Syncing,
+    InSync,
+}
+
+impl MachineCondition {
+    /// As JSON and metrics have it.
+    pub fn name(self) -> &'static str {
+        if self == MachineCondition::InSync {
+            "in-sync"
+        } else {
+            self.words()
+        }
+    }
+
+    pub fn words(self) -> &'static str {
+        match self {
+            MachineCondition::Silent => "silent",
+            MachineCondition::Degraded => "degraded",
+            MachineCondition::Unknown => "unknown",
+            MachineCondition::Syncing => "syncing",
+            MachineCondition::InSync => "in sync",
+        }
+    }
+
+    /// Nothing needs a person.
+    pub fn is_well(self) -> bool {
+        self >= MachineCondition::Syncing
+    }
+}
+
+impl MachineState {
+    /// As a header; never longer than [`MAX_STATE_BYTES`].
+    pub fn header(&self) -> String {
+        serde_json::to_string(&self.clone().bounded()).unwrap_or_default()
+    }
+
+    /// The state in a header; `None`: it is none.
+    pub fn parse(header: &str) -> Option<MachineState> {
+        if header.len() > MAX_STATE_BYTES {
+            return None;
+        }
+        serde_json::from_str(header).ok().map(MachineState::bounded)
+    }
+
+    fn bounded(self) -> MachineState {
+        MachineState {
+            version: printable(&self.version, MAX_VERSION),
+            trouble: self.trouble.map(|text| printable(&text, MAX_TROUBLE)),
+            ..self
+        }
+    }
+}
+
+/// Printable ASCII only, and short: no terminal, page or header takes it for more than text.
+fn printable(text: &str, max: usize) -> String {
+    let shown = |c: char| {
+        if c == ' ' || c.is_ascii_graphic() && !matches!(c, '"' | '\\') {
+            c
+        } else if matches!(c, '"' | '\\') {
+            '\''
+        } else {
+            '?'
+        }
+    };
+    text.chars().take(max).map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_travels_in_one_short_line_of_ascii() {
+        let long = MachineState {
+            version: "9".repeat(100),
+            trouble: Some("\u{202e}a\"\\\n\u{7}é".to_string() + &"x".repeat(5000)),
+            pending: u64::MAX,
+            held_deletes: u64::MAX,
+            conflict_copies: u64::MAX,
+            failed_messages: u64::MAX,
+            failed_hooks: u64::MAX,
+        };
+        let header = long.header();
+        assert!(header.len() <= MAX_STATE_BYTES, "{}", header.len());
+        assert!(header.bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
+        let back = MachineState::parse(&header).unwrap();
+        assert!(back.trouble.unwrap().starts_with("?a''???x"));
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            "{\"version\":1}",
+            &"x".repeat(MAX_STATE_BYTES + 1),
+        ] {
+            assert_eq!(MachineState::parse(bad), None, "{bad}");
+        }
+    }
+}

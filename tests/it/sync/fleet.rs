@@ -1,0 +1,213 @@
+//! The fleet seen from the hub: machines that are in sync, silent, degraded, and a wait until all are in sync.
+
+use std::fs;
+use std::process::Output;
+
+use serde_json::Value;
+
+use super::full::Mount;
+use crate::support::files::{Answer, Hub};
+use crate::support::tree::Synced;
+use crate::support::world::{Machine, wait_for};
+
+const FILES: usize = 60;
+
+fn hosts(hub: &Hub, args: &[&str]) -> Output {
+    let mut command = hub.world.hub_command();
+    command.env("MESYNC_SERVER_URL", hub.world.url());
+    command.arg("hosts").args(args).output().unwrap()
+}
+
+/// The rows of `hosts --json`, in its order.
+fn rows(hub: &Hub) -> Vec<Value> {
+    let out = hosts(hub, &["--json"]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn conditions(hub: &Hub) -> Vec<String> {
+    let word = |row: &Value, key: &str| row[key].as_str().unwrap().to_string();
+    rows(hub)
+        .iter()
+        .map(|row| format!("{} {}", word(row, "name"), word(row, "condition")))
+        .collect()
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+#[test]
+fn a_stopped_a_full_and_a_holding_machine_are_named_from_one_place() {
+    let hub = Hub::start();
+    let world = &hub.world;
+    let disk = world.dir.path().join("full");
+    fs::create_dir(&disk).unwrap();
+    let Some(_mount) = Mount::new(&disk, "1m") else {
+        return;
+    };
+    let start = |machine: &mut Machine| {
+        let interval = ("MESYNC_POLL_INTERVAL".into(), "1".into());
+        machine.env.push(interval);
+        machine.start();
+    };
+    let (mut well, mut stopped, mut full) = (
+        world.machine("well"),
+        world.machine("stopped"),
+        world.machine("full"),
+    );
+    for machine in [&mut well, &mut stopped, &mut full] {
+        start(machine);
+    }
+    // no messages: its polls for files tell how it is
+    let mut holds = Synced::new(world, "holds");
+    for n in 0..FILES {
+        holds.put(format!("f{n}"), format!("{n}"));
+    }
+    holds.start();
+    let all = ["full", "holds", "stopped", "well"].map(|name| format!("{name} in-sync"));
+    wait_for("all are in sync", world, || conditions(&hub) == all);
+    let out = hosts(&hub, &["--wait", "5m"]);
+    assert!(out.status.success(), "{out:?}");
+    stopped.kill();
+    fs::write(disk.join("filler"), vec![1; 2 << 20]).unwrap_err();
+    let sent = well.run(&[
+        "send",
+        "x",
+        "--target",
+        "full",
+        "--payload",
+        &format!("\"{}\"", "x".repeat(100_000)),
+    ]);
+    assert!(sent.status.success(), "{sent:?}");
+    for n in 0..FILES {
+        holds.remove(format!("f{n}"));
+    }
+    let wants = [
+        "stopped silent",
+        "full degraded",
+        "holds degraded",
+        "well in-sync",
+    ];
+    let is_named = || {
+        let found = conditions(&hub);
+        if found != wants {
+            println!("{found:?}");
+        }
+        found == wants
+    };
+    wait_for("the three are named, the worst first", world, is_named);
+    let reason = |n: usize| rows(&hub)[n]["reason"].as_str().unwrap().to_string();
+    assert!(reason(0).contains("it last called "), "{}", reason(0));
+    assert!(reason(1).contains("no space left"), "{}", reason(1));
+    assert!(reason(2).contains("60 deletes held"), "{}", reason(2));
+    let out = hosts(&hub, &["--wait", "1s"]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let shown = format!(
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    for words in [
+        "it last called ",
+        "no space left",
+        "60 deletes held",
+        "3 machines are not in sync: stopped, full, holds",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let metrics = text(&hub.ask("GET", "/metrics", "", ""));
+    for (name, is_well) in [("well", 1), ("stopped", 0), ("full", 0), ("holds", 0)] {
+        let line = format!("mesync_host_well{{host=\"{name}\"}} {is_well}\n");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    for (name, condition) in [
+        ("well", "in-sync"),
+        ("stopped", "silent"),
+        ("full", "degraded"),
+    ] {
+        let labels = format!("host=\"{name}\",condition=\"{condition}\"");
+        let line = format!("mesync_host_condition{{{labels}}} 1\n");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    assert!(metrics.contains("mesync_host_last_seen_seconds{host=\"stopped\"} "));
+    // the trouble passes
+    fs::remove_file(disk.join("filler")).unwrap();
+    holds.machine.ok(&["approve", holds.dir.to_str().unwrap()]);
+    start(&mut stopped);
+    let out = hosts(&hub, &["--wait", "5m"]);
+    assert!(out.status.success(), "{out:?}");
+}
+
+#[test]
+fn a_machine_whose_state_is_not_known_is_never_shown_as_well() {
+    let hub = Hub::start();
+    let world = &hub.world;
+    let mut machine = world.machine("new");
+    machine
+        .env
+        .push(("MESYNC_POLL_INTERVAL".into(), "1".into()));
+    machine.start();
+    wait_for("the machine is in sync", world, || {
+        conditions(&hub) == ["new in-sync"]
+    });
+    // an older client pulls without a state
+    hub.get("/api/messages?host=old").is(200, "");
+    let tell = |host: &str, state: &str| {
+        let lines = format!("X-Mesync-Host: {host}\r\nX-Mesync-State: {state}\r\n");
+        hub.ask("GET", &format!("/api/hosts/{host}"), &lines, "")
+    };
+    let long = format!("{{\"version\":\"{}\"}}", "9".repeat(1024));
+    for not_one in ["in-sync", "{}", "{\"version\":1}", &long] {
+        tell("bad", not_one).is(404, "");
+    }
+    assert_eq!(conditions(&hub), ["old unknown", "new in-sync"]);
+    let metrics = text(&hub.get("/metrics"));
+    assert!(
+        metrics.contains("mesync_host_well{host=\"old\"} 0\n"),
+        "{metrics}"
+    );
+    let out = hosts(&hub, &["--wait", "1s"]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    // only the machines that are named count
+    let out = hosts(&hub, &["--wait", "5m", "new"]);
+    assert!(out.status.success(), "{out:?}");
+    let out = hosts(&hub, &["--wait", "1s", "new", "none"]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(shown.contains("the hub does not know it"), "{shown}");
+    // numbers and texts of a hostile machine are shown, and do no more
+    let hostile = format!(
+        "{{\"version\":\"{}\",\"pending\":{},\"trouble\":\"\\u001b[2J\\u202e<b>{}\"}}",
+        "9".repeat(90),
+        u64::MAX,
+        "x".repeat(600)
+    );
+    tell("bad", &hostile).is(200, "degraded");
+    let shown = String::from_utf8(hosts(&hub, &[]).stdout).unwrap();
+    assert!(
+        shown.contains("?[2J?<b>xxx") && !shown.contains(&"x".repeat(301)),
+        "{shown}"
+    );
+    hub.ask("DELETE", "/api/hosts/bad", "", "").is(200, "");
+    assert_eq!(conditions(&hub), ["old unknown", "new in-sync"]);
+}
+
+#[test]
+fn a_directory_without_its_marker_is_trouble_and_not_in_sync() {
+    let hub = Hub::start();
+    let mut machine = Synced::new(&hub.world, "one");
+    machine.put("a", "1");
+    machine.start();
+    wait_for("the machine is in sync", &hub.world, || {
+        conditions(&hub) == ["one in-sync"]
+    });
+    machine.stop();
+    fs::remove_file(machine.at(".mesync/id")).unwrap();
+    machine.start();
+    wait_for("the machine is degraded", &hub.world, || {
+        conditions(&hub) == ["one degraded"]
+    });
+}
