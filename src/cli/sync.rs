@@ -18,6 +18,7 @@ use crate::config::watch::WatchSettings;
 use crate::daemon::once::PassProgress;
 use crate::daemon::{Daemon, Halves, once, servers};
 use crate::error::{Error, Kind, Result};
+use crate::files::delete_guard::Limits;
 use crate::files::directory::Directory;
 use crate::files::engine::{Neighbours, Preview};
 use crate::files::overview::real;
@@ -86,7 +87,7 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     };
     passes.over(&watches, &mut |watch, passed| {
         line.clear();
-        tell(context, passed, &watch.path.to_string_lossy());
+        tell(context, passed, watch);
     })
 }
 
@@ -212,7 +213,8 @@ impl<'a> NamedReason<'a> {
     }
 }
 
-fn tell(context: &mut Context, passed: &once::PassResult, dir: &str) {
+fn tell(context: &mut Context, passed: &once::PassResult, watch: &WatchSettings) {
+    let dir = &*watch.path.to_string_lossy();
     let (facts, counts) = (&passed.facts, passed.facts.counts);
     if context.out.json {
         let skipped = [
@@ -240,11 +242,11 @@ fn tell(context: &mut Context, passed: &once::PassResult, dir: &str) {
             problem: passed.trouble.as_ref().map(ToString::to_string),
         });
     } else {
-        tell_people(context, passed, dir);
+        tell_people(context, passed, (dir, Limits::of(watch)));
     }
 }
 
-fn tell_people(context: &mut Context, passed: &once::PassResult, dir: &str) {
+fn tell_people(context: &mut Context, passed: &once::PassResult, (dir, limits): (&str, Limits)) {
     let (facts, counts, out) = (&passed.facts, passed.facts.counts, &mut context.out);
     let dir = one_line(dir);
     let mut did = Vec::new();
@@ -286,7 +288,7 @@ fn tell_people(context: &mut Context, passed: &once::PassResult, dir: &str) {
     }
     if passed.held > 0 {
         let deletes = counted(passed.held as u64, "delete");
-        let words = once::guard_in_words();
+        let words = limits.words();
         out.line(&format!(
             "{deletes} held ({words}): \"mesync approve {dir}\" allows them, or --allow-deletes"
         ));
@@ -407,7 +409,7 @@ fn dry_run(
     if plans.holds {
         out.line(&format!(
             "the deletes would be held ({}): see approve, or --allow-deletes",
-            once::guard_in_words()
+            Limits::of(watch).words()
         ));
     }
     if let Some(first) = &plans.skipped.unknown.first {

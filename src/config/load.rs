@@ -308,7 +308,22 @@ mod tests {
         check(
             &[],
             &watch("ignore = ['*.bak', '.git/']\nbandwidth_limit = '2MB/s'"),
-            "ignore: [\"*.bak\", \".git/\"], concurrency: 8, bandwidth_limit: Some(2000000)",
+            "ignore: [\"*.bak\", \".git/\"], concurrency: 8, max_deletes: 10, max_delete_share: 25, bandwidth_limit: Some(2000000)",
+        );
+        check(
+            &[],
+            &watch("max_deletes = 0\nmax_delete_share = 100"),
+            "max_deletes: 0, max_delete_share: 100",
+        );
+        check(
+            &[],
+            &watch("max_delete_share = 101"),
+            "max_delete_share: must be a whole number from 0 to 100, not \"101\"",
+        );
+        check(
+            &[],
+            &watch("max_deletes = -1"),
+            "max_deletes: must be a whole number from 0 to 1000000, not \"-1\"",
         );
         check(
             &[],

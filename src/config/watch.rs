@@ -28,6 +28,10 @@ pub struct WatchSettings {
     pub rescan: Duration,
     pub ignore: Vec<String>,
     pub concurrency: usize,
+    /// Files that may be deleted within an hour without approval.
+    pub max_deletes: u64,
+    /// Or so many percent of all files, if that is more; 100: all deletes pass.
+    pub max_delete_share: u64,
     /// Bytes per second in each direction; `None`: unlimited.
     pub bandwidth_limit: Option<u64>,
 }
@@ -91,6 +95,10 @@ pub static SETTINGS: &[WatchSetting] = &[
         |s, v| pattern(v).map(|v| s.ignore.push(v))),
     row("concurrency", "8", "requests at the same time, each way, those aside that short files share (1 to 64)",
         |s, v| number(v, 1, 64).map(|v| s.concurrency = v as usize)),
+    row("max_deletes", "10", "files that may be deleted within an hour without approval, or more by max_delete_share (0 to 1000000)",
+        |s, v| number(v, 0, 1_000_000).map(|v| s.max_deletes = v)),
+    row("max_delete_share", "25", "percent of all files that may be deleted within an hour without approval; 100: no delete is held (0 to 100)",
+        |s, v| number(v, 0, 100).map(|v| s.max_delete_share = v)),
     row("bandwidth_limit", "", "bytes a second each way, such as 2MB/s; no limit if not set (1KB to 1TB)",
         |s, v| bytes(v.trim().trim_end_matches("/s"), 1000, 1_000_000_000_000).map(|v| s.bandwidth_limit = Some(v))),
 ];
@@ -148,6 +156,8 @@ impl WatchSettings {
             rescan: zero,
             ignore: Vec::new(),
             concurrency: 0,
+            max_deletes: 0,
+            max_delete_share: 0,
             bandwidth_limit: None,
         };
         for row in SETTINGS.iter().filter(|row| !row.default.is_empty()) {

@@ -13,7 +13,6 @@ use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
-use crate::files::delete_guard::Limits;
 use crate::files::directory::{Directory, OpenedDirectory, Place, Start};
 use crate::files::engine::Neighbours;
 use crate::files::stats::Facts;
@@ -259,10 +258,4 @@ fn until_quiet(d: &Directory, show: &dyn Fn(PassProgress)) {
             show(progress(d));
         }
     }
-}
-
-/// How many deletes pass the guard without approval, in words.
-pub fn guard_in_words() -> String {
-    let Limits { least, one_of, .. } = Limits::default();
-    format!("more than {least} files, or one in {one_of}, within an hour, or all of them")
 }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::watch::WatchSettings;
+
 /// Minutes for which a delete counts: one hour, rolling.
 pub const WINDOW_MINUTES: u64 = 60;
 
@@ -13,8 +15,8 @@ pub const WINDOW_MINUTES: u64 = 60;
 pub struct Limits {
     /// So many deletes within the window always pass.
     pub least: u64,
-    /// One of so many files may be deleted: 4 is a quarter.
-    pub one_of: u64,
+    /// So many percent of the files always pass.
+    pub share: u64,
     /// In a directory with at least so many files, not all of them may be deleted.
     pub all: u64,
 }
@@ -23,9 +25,31 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             least: 10,
-            one_of: 4,
+            share: 25,
             all: 3,
         }
+    }
+}
+
+impl Limits {
+    /// Those of a directory.
+    pub fn of(settings: &WatchSettings) -> Limits {
+        Limits {
+            least: settings.max_deletes,
+            share: settings.max_delete_share,
+            ..Limits::default()
+        }
+    }
+
+    /// Every delete passes.
+    pub fn are_off(self) -> bool {
+        self.share >= 100
+    }
+
+    /// Which deletes are held.
+    pub fn words(self) -> String {
+        let Limits { least, share, .. } = self;
+        format!("more than {least} files and {share} % of all within an hour, or all of them")
     }
 }
 
@@ -50,7 +74,7 @@ pub fn passes(limits: Limits, s: Standing) -> bool {
 
 /// How many of so many files may be deleted within the window.
 pub fn limit(limits: Limits, files: u64) -> u64 {
-    limits.least.max(files / limits.one_of.max(1))
+    limits.least.max(files.saturating_mul(limits.share) / 100)
 }
 
 /// Deletes within the window. Those in the future count too, so that a clock that was set back
@@ -98,6 +122,33 @@ mod tests {
         check(3, 0, 3, false);
         check(3, 0, 2, true);
         check(1, 2, 1, false);
+    }
+
+    #[test]
+    fn a_directory_has_limits_of_its_own() {
+        let check = |(least, share), files, pending, wants| {
+            let limits = Limits {
+                least,
+                share,
+                ..Limits::default()
+            };
+            let standing = Standing {
+                files,
+                counted: 0,
+                pending,
+            };
+            assert_eq!(passes(limits, standing), wants, "{limits:?} {standing:?}");
+        };
+        check((0, 0), 1000, 1, false);
+        check((0, 0), 1, 1, false);
+        check((1, 0), 1000, 1, true);
+        check((1, 0), 1000, 2, false);
+        check((0, 50), 1000, 500, true);
+        check((0, 50), 1000, 501, false);
+        check((1_000_000, 0), 1000, 999, true);
+        check((1_000_000, 0), 1000, 1000, false);
+        check((0, 99), u64::MAX, 1, true);
+        assert!(!Limits::default().are_off());
     }
 
     #[test]

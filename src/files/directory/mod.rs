@@ -17,6 +17,7 @@ use uuid::Uuid;
 use machine::EngineMachine;
 use work::Workers;
 
+use super::delete_guard::Limits;
 use super::engine::traits::{Called, Env, Fault, Hub, Transfer};
 use super::engine::{Direction, Engine, Neighbours, Options, Outcome, Polled, Quiet, Report};
 use super::moved;
@@ -256,12 +257,13 @@ impl Directory {
             after_one: QUIET_AFTER_ONE,
             after_more: QUIET_AFTER_MORE + settings.debounce * 2,
         };
+        let limits = Limits::of(settings);
         let options = Options {
-            allow_deletes,
+            limits,
+            allow_deletes: allow_deletes || limits.are_off(),
             quiet,
             mode: settings.mode,
             times_alone_stay: legacy.is_some(),
-            ..Options::default()
         };
         let now = clock::monotonic();
         Ok(Box::new(Directory {

@@ -145,6 +145,45 @@ fn a_directory_emptied_by_mistake_empties_no_other() {
 }
 
 #[test]
+fn a_directory_has_limits_for_deletes_of_its_own() {
+    let mut pair = Pair::new(FILES);
+    let remove = |p: &Pair, names: std::ops::Range<usize>| {
+        names.for_each(|n| p.alpha.remove(format!("d{}/f{n:02}", n % 4)));
+    };
+    let on_hub = |p: &Pair| {
+        records(&p.hub)
+            .values()
+            .filter(|r| r["kind"] == "file")
+            .count()
+    };
+    let start = |machine: &mut Synced, lines: &str| {
+        machine.stop();
+        machine.configure(lines);
+        machine.start();
+    };
+    start(&mut pair.alpha, "max_deletes = 2\nmax_delete_share = 0");
+    settled(&pair.hub.world, &[&pair.alpha, &pair.beta]);
+    remove(&pair, 0..2);
+    pair.wait("two are gone", |p| p.beta.files() == FILES - 2);
+    remove(&pair, 2..3);
+    pair.wait("the third is held", |p| p.alpha.held() == 1);
+    assert_eq!(on_hub(&pair), FILES - 2);
+    // without a guard, also the last file may be deleted
+    let (status, said) = {
+        pair.alpha.stop();
+        pair.alpha.configure("max_delete_share = 100");
+        remove(&pair, 3..FILES);
+        pair.alpha.try_pass(&[])
+    };
+    assert!(status == 0 && said["held_deletes"] == 0, "{said}");
+    assert_eq!(on_hub(&pair), 0);
+    // the other machine has its own limits
+    pair.wait("beta holds them", |p| p.beta.held() > LET_THROUGH as u64);
+    start(&mut pair.beta, "max_delete_share = 100");
+    pair.wait("they are gone on beta", |p| p.beta.files() == 0);
+}
+
+#[test]
 fn deletes_one_by_one_are_counted_together() {
     let pair = Pair::new(FILES);
     let mut gone = 0;

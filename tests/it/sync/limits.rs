@@ -44,7 +44,7 @@ fn may_limit() -> bool {
 
 impl Synced {
     /// As `[[watch]]` in config.toml.
-    fn configure(&self, lines: &str) {
+    pub(super) fn configure(&self, lines: &str) {
         fs::create_dir_all(&self.machine.base).unwrap();
         let text = format!("[[watch]]\npath = {:?}\n{lines}\n", self.dir);
         fs::write(self.machine.base.join("config.toml"), text).unwrap();

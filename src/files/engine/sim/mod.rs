@@ -179,7 +179,7 @@ impl Run {
         };
         let limits = Limits {
             least: LIMIT as u64,
-            one_of: 1000,
+            share: 0,
             all: 1000,
         };
         let engine = Arc::new(
