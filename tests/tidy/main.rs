@@ -26,7 +26,6 @@ const LONG_FILES: &[&str] = &[
     "src/files/tree/stage.rs",
     "src/files/tree/tests/mod.rs",
     "src/hub/server/connection.rs",
-    "src/hub/store/files/tables.rs",
     "src/hub/store/tests/files/model.rs",
     "src/transfer/upload.rs",
     "tests/fuzz/checks.rs",

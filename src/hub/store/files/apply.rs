@@ -20,7 +20,7 @@ use crate::wire::revision::{Revision, Tag};
 /// Versions of one file that are kept at most.
 pub const VERSIONS: usize = crate::config::limits::VERSIONS;
 
-/// Numbers in [`super::tables::ACTIONS`].
+/// Numbers in [`super::schema::ACTIONS`].
 const CREATED: u8 = 0;
 const UPDATED: u8 = 1;
 const DELETED: u8 = 2;

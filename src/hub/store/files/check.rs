@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::super::findings::{Findings, Lost};
 use super::chunks::{self, hash_of};
 use super::rows::{Row, rfc3339};
-use super::tables::{self, FileTotals, state};
+use super::schema::{self, FileTotals, state};
 use super::wanted::{each_that_needs, since as wanted_since};
 use crate::disk;
 use crate::error::plain;
@@ -22,7 +22,7 @@ type References = HashMap<Hash, (u64, u64)>;
 
 /// Checks everything about files, if the store has their tables.
 pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
-    if let Err(redb::TableError::TableDoesNotExist(_)) = tx.open_table(tables::CHUNKS) {
+    if let Err(redb::TableError::TableDoesNotExist(_)) = tx.open_table(schema::CHUNKS) {
         return Ok(());
     }
     let mut references = References::new();
@@ -75,13 +75,13 @@ fn files(
     cut: &mut Cut,
 ) -> Tried<FileTotals> {
     let (names, changes, tombstones) = (
-        tx.open_table(tables::NAMES)?,
-        tx.open_table(tables::CHANGES)?,
-        tx.open_table(tables::TOMBSTONES)?,
+        tx.open_table(schema::NAMES)?,
+        tx.open_table(schema::CHANGES)?,
+        tx.open_table(schema::TOMBSTONES)?,
     );
-    let lists = tx.open_table(tables::LISTS)?;
+    let lists = tx.open_table(schema::LISTS)?;
     let (mut found, mut count, mut buried) = (FileTotals::default(), 0, 0);
-    for entry in tx.open_table(tables::FILES)?.iter()? {
+    for entry in tx.open_table(schema::FILES)?.iter()? {
         let (id, bytes) = entry?;
         count += 1;
         let Ok(row) = Row::from_bytes(bytes.value()) else {
@@ -133,11 +133,11 @@ fn versions(
     cut: &mut Cut,
 ) -> Tried<()> {
     let (files, ages, lists) = (
-        tx.open_table(tables::FILES)?,
-        tx.open_table(tables::VERSION_AGES)?,
-        tx.open_table(tables::LISTS)?,
+        tx.open_table(schema::FILES)?,
+        tx.open_table(schema::VERSION_AGES)?,
+        tx.open_table(schema::LISTS)?,
     );
-    for entry in tx.open_table(tables::VERSIONS)?.iter()? {
+    for entry in tx.open_table(schema::VERSIONS)?.iter()? {
         let (key, bytes) = entry?;
         let (id, rev) = key.value();
         findings.versions += 1;
@@ -173,7 +173,7 @@ fn refer(
     cut: &mut Cut,
 ) -> Tried<()> {
     let name = || format!("{}, revision {}", row.name.full(), row.rev);
-    let Ok(list) = tables::chunks_of(lists, row) else {
+    let Ok(list) = schema::chunks_of(lists, row) else {
         findings.damaged(format!("{}: its list of chunks cannot be read", name()));
         return Ok(());
     };
@@ -239,12 +239,12 @@ fn stored(
     references: &References,
 ) -> Tried<BTreeMap<Hash, String>> {
     let (inline, loose) = (
-        tx.open_table(tables::INLINE)?,
-        tx.open_table(tables::LOOSE)?,
+        tx.open_table(schema::INLINE)?,
+        tx.open_table(schema::LOOSE)?,
     );
     let (mut seen, mut unused, mut short) = (0, 0, 0);
     let mut lost = BTreeMap::new();
-    for entry in tx.open_table(tables::CHUNKS)?.iter()? {
+    for entry in tx.open_table(schema::CHUNKS)?.iter()? {
         let (key, row) = entry?;
         let (hash, (size, count, since, on_disk)) = (Hash(*key.value()), row.value());
         findings.chunks += 1;
@@ -319,7 +319,7 @@ fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {
 /// The checksum of a sequence of chunks; `None`: one is missing, which was reported before.
 fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Option<Hash>> {
     let inline = tx
-        .open_table(tables::INLINE)
+        .open_table(schema::INLINE)
         .map_err(|e| io::Error::other(e.to_string()))?;
     let mut sha = Sha256::new();
     for chunk in list {
@@ -339,7 +339,7 @@ fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Op
 }
 
 fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
-    let table = tx.open_table(tables::CHUNKS)?;
+    let table = tx.open_table(schema::CHUNKS)?;
     let mut dirs: Vec<PathBuf> = entries(&chunks::root(data_dir))?;
     dirs.sort();
     for path in dirs

@@ -11,7 +11,7 @@ use redb::ReadTransaction;
 
 use super::super::Store;
 use super::rows::{Row, damaged, kind_number};
-use super::tables::{self, DELETED, FileTotals};
+use super::schema::{self, DELETED, FileTotals};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Hash, Kind, PAGE, Record};
@@ -56,7 +56,7 @@ impl Store {
             } else {
                 walk(tx, listing, None)?
             };
-            let files = tx.open_table(tables::FILES)?;
+            let files = tx.open_table(schema::FILES)?;
             let row = |id: &u128| {
                 Row::from_bytes(files.get(id)?.ok_or_else(|| damaged("a name"))?.value())
             };
@@ -70,8 +70,8 @@ impl Store {
     /// Those of `wanted` that files below these directories have.
     pub fn held_below(&self, wanted: &BTreeSet<Hash>, dirs: &[String]) -> Result<BTreeSet<Hash>> {
         self.read(|tx| {
-            let (names, files) = (tx.open_table(tables::NAMES)?, tx.open_table(tables::FILES)?);
-            let (lists, mut held) = (tx.open_table(tables::LISTS)?, BTreeSet::new());
+            let (names, files) = (tx.open_table(schema::NAMES)?, tx.open_table(schema::FILES)?);
+            let (lists, mut held) = (tx.open_table(schema::LISTS)?, BTreeSet::new());
             for span in below(dirs) {
                 for row in names.range::<(&str, &str)>((&*span.from, "")..)? {
                     let (key, value) = row?;
@@ -83,7 +83,7 @@ impl Store {
                         .ok_or_else(|| damaged("a name"))?;
                     let row = Row::from_bytes(file.value())?;
                     if row.is_live() {
-                        let chunks = tables::chunks_of(&lists, &row)?.into_iter();
+                        let chunks = schema::chunks_of(&lists, &row)?.into_iter();
                         held.extend(
                             chunks
                                 .map(|chunk| chunk.sha256)
@@ -153,7 +153,7 @@ fn page_from(
     name: (&str, &str),
 ) -> Tried<Vec<u128>> {
     let (shown, mut page) = (shown(listing), Vec::new());
-    for row in tx.open_table(tables::NAMES)?.range(name..)? {
+    for row in tx.open_table(schema::NAMES)?.range(name..)? {
         let (id, state) = row?.1.value();
         if at >= shown.end {
             break;
@@ -172,7 +172,7 @@ fn walk(
     listing: &Listing,
     mut landmarks: Option<&mut Vec<(String, String)>>,
 ) -> Tried<(Vec<u128>, u64)> {
-    let (names, shown) = (tx.open_table(tables::NAMES)?, shown(listing));
+    let (names, shown) = (tx.open_table(schema::NAMES)?, shown(listing));
     let (mut total, mut page) = (0u64, Vec::new());
     let asked = spans(&listing.path);
     let walked = listing.below.as_deref().map(below);

@@ -12,6 +12,7 @@ mod list;
 mod read;
 mod reader;
 mod rows;
+mod schema;
 mod sweep;
 mod tables;
 mod wanted;
@@ -34,8 +35,9 @@ pub use intake::{Body, Intake};
 pub(super) use list::Landmarks;
 pub use list::Listing;
 pub use read::Heard;
+pub(super) use schema::{CHUNKS, FileTotals, WANTED, copy};
 pub(super) use sweep::is_wanted;
-pub(super) use tables::{CHUNKS, FileTables, FileTotals, WANTED, copy};
+pub(super) use tables::FileTables;
 pub(super) use wanted::since as wanted_since;
 
 /// Bytes of known chunks that are verified before a commit is acknowledged, at most: one long chunk.
@@ -148,9 +150,9 @@ impl Store {
 }
 
 #[cfg(test)]
-pub(super) use sweep::{EVENTS_KEPT, KEYS_KEPT};
+pub(super) use schema::{INLINE, dump, fill_for_test};
 #[cfg(test)]
-pub(super) use tables::{INLINE, dump, fill_for_test};
+pub(super) use sweep::{EVENTS_KEPT, KEYS_KEPT};
 
 /// Whether the group needs the tables of files.
 pub(super) fn concerns(group: &Group) -> bool {

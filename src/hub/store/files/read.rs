@@ -12,7 +12,7 @@ use super::Counts;
 use super::commits::{self, Known};
 use super::reader::Reader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
-use super::tables::{self, ACTIONS, FileTotals};
+use super::schema::{self, ACTIONS, FileTotals};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
@@ -47,7 +47,7 @@ impl Store {
         missing.sort_unstable();
         missing.dedup();
         self.read(|tx| {
-            let table = tx.open_table(tables::CHUNKS)?;
+            let table = tx.open_table(schema::CHUNKS)?;
             let mut error = None;
             missing.retain(|hash| match table.get(&hash.0) {
                 Ok(row) => {
@@ -72,7 +72,7 @@ impl Store {
     pub fn chunk(&self, hash: Hash) -> Result<Option<Reader>> {
         let size = self.read(|tx| {
             Ok(tx
-                .open_table(tables::CHUNKS)?
+                .open_table(schema::CHUNKS)?
                 .get(&hash.0)?
                 .map(|row| row.value().0))
         })?;
@@ -103,7 +103,7 @@ impl Store {
     pub fn file_named(&self, name: &crate::wire::files::Name) -> Result<Option<Record>> {
         self.read(|tx| {
             let id = tx
-                .open_table(tables::NAMES)?
+                .open_table(schema::NAMES)?
                 .get((name.path.as_str(), name.name.as_str()))?
                 .map(|row| row.value().0);
             Ok(id
@@ -118,7 +118,7 @@ impl Store {
     pub fn chunks_named(&self, name: &Name) -> Result<Vec<Chunk>> {
         let id = self.read(|tx| {
             Ok(tx
-                .open_table(tables::NAMES)?
+                .open_table(schema::NAMES)?
                 .get((name.path.as_str(), name.name.as_str()))?
                 .map(|row| Uuid::from_u128(row.value().0)))
         })?;
@@ -142,7 +142,7 @@ impl Store {
             let Some(row) = row.filter(|row| at.is_none_or(|at| at.is(row.revision()))) else {
                 return Ok(None);
             };
-            let chunks = tables::chunks_of(&tx.open_table(tables::LISTS)?, &row)?;
+            let chunks = schema::chunks_of(&tx.open_table(schema::LISTS)?, &row)?;
             Ok(Some((row.record(), chunks)))
         })
     }
@@ -192,8 +192,8 @@ impl Store {
                 return Ok(Heard::Gone);
             }
             let (changes, files) = (
-                tx.open_table(tables::CHANGES)?,
-                tx.open_table(tables::FILES)?,
+                tx.open_table(schema::CHANGES)?,
+                tx.open_table(schema::FILES)?,
             );
             let (limit, mut page, mut more) = (limit.clamp(1, PAGE), Vec::new(), false);
             for row in changes.range((Bound::Excluded(after), Bound::Unbounded))? {
@@ -230,7 +230,7 @@ impl Store {
             if after < FileTotals::read(&tx.open_table(META)?)?.forgotten {
                 return Ok(None);
             }
-            let events = tx.open_table(tables::EVENTS)?;
+            let events = tx.open_table(schema::EVENTS)?;
             let mut found = Vec::new();
             for row in events.range((Bound::Excluded(after), Bound::Unbounded))? {
                 let (rev, row) = row?;
@@ -253,7 +253,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Event>> {
         self.read(|tx| {
-            let events = tx.open_table(tables::EVENTS)?;
+            let events = tx.open_table(schema::EVENTS)?;
             let (mut skipped, mut found) = (0, Vec::new());
             // the clock may have jumped, so times may not be in the order of revisions
             for row in events.iter()? {
@@ -285,7 +285,7 @@ impl Store {
         self.read(|tx| {
             let id = id.as_u128();
             let rows = tx
-                .open_table(tables::VERSIONS)?
+                .open_table(schema::VERSIONS)?
                 .range((id, 0)..=(id, u64::MAX))?
                 .rev();
             rows.map(|row| Ok(Row::from_bytes(row?.1.value())?.version()))
@@ -305,12 +305,12 @@ impl Store {
                 files, bytes, rev, ..
             } = FileTotals::read(&tx.open_table(META)?)?;
             let (versions, chunks) = (
-                tx.open_table(tables::VERSIONS)?.len()?,
-                tx.open_table(tables::CHUNKS)?.len()?,
+                tx.open_table(schema::VERSIONS)?.len()?,
+                tx.open_table(schema::CHUNKS)?.len()?,
             );
             let (tombstones, events) = (
-                tx.open_table(tables::TOMBSTONES)?.len()?,
-                tx.open_table(tables::EVENTS)?.len()?,
+                tx.open_table(schema::TOMBSTONES)?.len()?,
+                tx.open_table(schema::EVENTS)?.len()?,
             );
             Ok(Counts {
                 files,
@@ -326,14 +326,14 @@ impl Store {
 }
 
 fn current(tx: &ReadTransaction, id: u128) -> Tried<Option<Row>> {
-    tx.open_table(tables::FILES)?
+    tx.open_table(schema::FILES)?
         .get(id)?
         .map(|row| Row::from_bytes(row.value()))
         .transpose()
 }
 
 fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
-    tx.open_table(tables::VERSIONS)?
+    tx.open_table(schema::VERSIONS)?
         .get((id, rev))?
         .map(|row| Row::from_bytes(row.value()))
         .transpose()

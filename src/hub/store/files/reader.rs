@@ -12,7 +12,7 @@ use redb::{Database, ReadableDatabase};
 use sha2::{Digest, Sha256};
 
 use super::chunks::ChunkDir;
-use super::tables::{CHUNKS, INLINE};
+use super::schema::{CHUNKS, INLINE};
 use crate::disk;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash};

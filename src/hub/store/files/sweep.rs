@@ -7,7 +7,8 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::super::ops::{Group, Op};
 use super::commits::COMMITS;
-use super::tables::{EVENTS, FileTables, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
+use super::schema::{EVENTS, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
+use super::tables::FileTables;
 use crate::config::limits;
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::FileLimits;

@@ -12,7 +12,7 @@ use redb::ReadTransaction;
 
 use super::super::Store;
 use super::rows::Row;
-use super::tables::{self, FILES, LISTS, VERSIONS, WANTED};
+use super::schema::{self, FILES, LISTS, VERSIONS, WANTED};
 use crate::config::limits;
 use crate::error::{Result, plain};
 use crate::hub::store::meta::Tried;
@@ -159,7 +159,7 @@ impl Store {
         };
         let lists = tx.open_table(LISTS)?;
         for (row, record) in rows.iter().zip(records) {
-            record.wanted = row.is_live() && tables::chunks_of(&lists, row)?.iter().any(is_lost);
+            record.wanted = row.is_live() && schema::chunks_of(&lists, row)?.iter().any(is_lost);
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ pub fn each_that_needs(
         if is_current && !row.is_live() {
             return Ok(());
         }
-        let chunks = tables::chunks_of(&lists, &row)?;
+        let chunks = schema::chunks_of(&lists, &row)?;
         if let Some(chunk) = chunks.iter().find(|chunk| lost.contains(&chunk.sha256)) {
             tell(&row, is_current, chunk.sha256);
         }
