@@ -1,7 +1,7 @@
-//! Thread `state`: reads how this machine is, and sends it to the hub if no pull or poll has done so for a while.
+//! Thread `state`: determines the state of this machine, and sends it to the hub if no pull or poll has done so recently.
 //!
-//! It reads the files that the parts write for `mesync status`. No other thread waits for it: a pull sends the latest state that it
-//! has, and none if that is old.
+//! It reads the files that the parts write for `mesync status`. No other thread waits for it: a pull sends the latest known
+//! state, or none if that is old.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,18 +22,18 @@ use crate::messages::survey::{self, is_behind, survey, unwritable};
 use crate::messages::{Queue, hooks};
 use crate::wire::fleet::{MAX_STATE_AGE, MachineState, STATE_INTERVAL};
 
-/// A state that is older is not sent: the thread hangs, and nothing is known of the machine.
+/// An older state is not sent: the thread hangs, so the current state is unknown.
 const MAX_SENT_AGE: Duration = Duration::from_secs(30);
 
-/// The directories of the client now.
+/// The current directories of the client.
 pub type SharedWatches = Arc<Mutex<Vec<WatchSettings>>>;
 
-/// See the module.
+/// The work of the thread: the directories to examine, and the servers that receive the state.
 pub struct MachineStates {
     base_dir: PathBuf,
     watched: SharedWatches,
     latest: Arc<Mutex<Option<Latest>>>,
-    /// The servers that hear of it.
+    /// The servers that receive the state.
     hubs: Vec<Listener>,
 }
 
@@ -44,13 +44,13 @@ struct Latest {
 
 struct Listener {
     hub: Arc<HubClient>,
-    /// When a request with the state was made last, and with which.
+    /// The time and state of the last request that had one.
     sent: Arc<Mutex<Option<(Instant, String)>>>,
     not_before: Instant,
 }
 
 impl MachineStates {
-    /// From now on both clients send the state with each pull and poll.
+    /// Makes both clients send the state with each pull and poll from now on.
     pub fn new(
         (base_dir, watched): (&Path, SharedWatches),
         clients: (&Arc<HubClient>, &Arc<HubClient>),
@@ -83,7 +83,7 @@ impl MachineStates {
         }
     }
 
-    /// Until the channel is closed.
+    /// Runs until the channel is closed.
     pub fn run(mut self, poll_interval: Duration, stopped: &Receiver<()>) -> Result<()> {
         let interval = poll_interval.min(STATE_INTERVAL);
         loop {
@@ -117,7 +117,7 @@ fn fresh(latest: &Mutex<Option<Latest>>) -> Option<String> {
 }
 
 impl Listener {
-    /// Makes a request for the state alone if it is new, or nothing has sent it for the interval.
+    /// Sends the state in its own request if it is new, or if no request has sent it for `interval`.
     fn tell(&mut self, latest: Option<&str>, interval: Duration) {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let due = sent.as_ref().is_none_or(|(at, header)| {
@@ -129,7 +129,7 @@ impl Listener {
         }
         if let Err(failure) = self.hub.tell_state() {
             log::debug!("cannot send the state of this machine: {}", failure.error);
-            // a wrong key must not be presented often; a server that is no hub keeps no states
+            // do not repeat a wrong key often; a server that is not a hub stores no states
             if !matches!(failure.error.kind, Kind::Unreachable | Kind::Busy) {
                 self.not_before = clock::monotonic() + REFUSED;
             }
@@ -139,7 +139,7 @@ impl Listener {
 
 fn state(base: &Path, watched: &[WatchSettings]) -> MachineState {
     let all = overview::rows(base, watched);
-    // others were synced once, and are not now
+    // directories without settings are no longer synced
     let rows = || {
         all.iter()
             .filter(|row| row.configured || row.process.is_some() || row.died)
@@ -172,7 +172,7 @@ fn state(base: &Path, watched: &[WatchSettings]) -> MachineState {
     state
 }
 
-/// What is wrong with the client of messages. One that was stopped is none.
+/// The problem of the client of messages; a stopped one is no problem.
 fn of_messages(base: &Path) -> Option<String> {
     let unwritable = || {
         let (dir, e) = unwritable(base)?;
@@ -188,13 +188,13 @@ fn of_messages(base: &Path) -> Option<String> {
     }
 }
 
-/// A directory that is not known to be in sync has something pending.
+/// The pending paths; at least one for a directory that is not known to be in sync.
 fn pending(row: &DirectoryRow) -> u64 {
     let known = row.process.is_some() && row.is_in_sync();
     row.pending.max(u64::from(!known))
 }
 
-/// Why a directory needs a look.
+/// Why a directory needs a person's attention.
 fn trouble(row: &DirectoryRow) -> Option<String> {
     let cannot = matches!(
         row.condition,

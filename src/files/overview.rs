@@ -110,7 +110,7 @@ fn row(
         DirectoryCondition::Held | DirectoryCondition::Failed
     );
     if process.is_some() && !s.running && settled {
-        // the process has not written how it is yet
+        // the process has not written its status yet
         s.condition = DirectoryCondition::Starting;
     }
     if died {

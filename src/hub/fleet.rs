@@ -1,6 +1,6 @@
-//! The latest state of each machine, as it sent it with a request: in memory, bounded, for `mesync hosts`, the page and metrics.
+//! The latest state that each machine has sent with a request: in memory, bounded, for `mesync hosts`, the page and metrics.
 //!
-//! It decides nothing: a wrong state of a machine is shown for that machine alone.
+//! No decision depends on it: a false state only affects what is shown for its machine.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,32 +11,32 @@ use crate::config::limits;
 use crate::wire::Doubt;
 use crate::wire::fleet::{MachineCondition, MachineState};
 
-/// Machines whose state is kept; the one that told its state longest ago makes room.
+/// Machines whose state is kept; beyond that the oldest state is dropped.
 const MAX_STATES: usize = limits::HOSTS as usize;
-/// A machine is silent so long after its last state.
+/// Seconds after its last state at which a machine counts as silent.
 const SILENT_SECONDS: u64 = 45;
-/// A machine that sends no state, as older versions do, polls at least every hour.
+/// The longest interval of requests from a machine that sends no state, such as an older version.
 const MAX_POLL_SECONDS: u64 = 3600;
-/// Messages that wait for longer, while their machine calls, are trouble.
+/// Messages that wait longer than this, although their machine calls, make it degraded.
 const MAX_WAIT_SECONDS: u64 = 60;
 
-/// See the module.
+/// The states by host.
 #[derive(Default)]
 pub struct Fleet(Mutex<BTreeMap<String, ToldState>>);
 
-/// A state, and the hub time in milliseconds when it arrived.
+/// A state, and the hub time of its arrival in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldState {
     pub state: MachineState,
     pub at: u64,
 }
 
-/// What the hub knows of a machine; times are ages in seconds.
+/// The facts from which a machine's condition is derived; times are ages in seconds.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence<'a> {
     /// The latest state, and its age.
     pub told: Option<(&'a MachineState, u64)>,
-    /// When it called last; `None`: never.
+    /// The age of its last call; `None`: it has never called.
     pub seen: Option<u64>,
     /// Messages that wait for it.
     pub queued: u64,
@@ -49,7 +49,7 @@ impl Fleet {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the header of a request of this machine; one that is no state changes nothing.
+    /// Records the state in a header of this machine's request; an invalid one is ignored.
     pub fn note(&self, host: &str, header: &str, now: u64) {
         let Some(state) = MachineState::parse(header) else {
             return;
@@ -64,12 +64,12 @@ impl Fleet {
         all.insert(host.to_string(), ToldState { state, at: now });
     }
 
-    /// Returns whether there was a state.
+    /// Removes the state of a host; returns whether there was one.
     pub fn forget(&self, host: &str) -> bool {
         self.lock().remove(host).is_some()
     }
 
-    /// All of them, or that of one host.
+    /// All states, or that of one host.
     pub fn all(&self, only: Option<&str>) -> BTreeMap<String, ToldState> {
         let all = self.lock();
         let own = |(host, told): (&String, &ToldState)| (host.clone(), told.clone());
@@ -80,7 +80,7 @@ impl Fleet {
     }
 }
 
-/// How a machine is, and why, if it is not in sync.
+/// The condition of a machine, and the reason if it is not in sync.
 pub fn judge(of: &Evidence) -> (MachineCondition, Option<String>) {
     let age = |seconds| clock::age(Duration::from_secs(seconds));
     let called = of.seen.map_or("it has never called".into(), |seen| {

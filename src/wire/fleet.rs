@@ -1,6 +1,6 @@
 //! The state of a machine, which it sends to the hub with each pull, and the condition that the hub derives from it.
 //!
-//! Pure. The hub trusts nothing in a state: its texts are cut and made printable, and its numbers are shown and not used.
+//! Pure. The hub does not trust a state: its texts are truncated and made printable, its numbers are only shown.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 pub const STATE_HEADER: &str = "x-mesync-state";
 /// Bytes of that header; a longer one is ignored.
 pub const MAX_STATE_BYTES: usize = 1024;
-/// Characters of the trouble.
+/// Characters of the trouble at most.
 const MAX_TROUBLE: usize = 300;
 const MAX_VERSION: usize = 32;
-/// How often a machine sends its state at least, with a request that it makes anyway or with one of its own.
+/// The longest interval between two states of a machine, sent with other requests or alone.
 pub const STATE_INTERVAL: Duration = Duration::from_secs(15);
-/// How old a state is when it is sent, at most.
+/// The greatest age of a state when it is sent.
 pub const MAX_STATE_AGE: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// The state of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineState {
     pub version: String,
-    /// Why the machine is degraded; `None`: it is not.
+    /// Why the machine is degraded; `None`: it is healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// Paths that are not in sync, and messages in the outbox.
@@ -38,14 +38,14 @@ pub struct MachineState {
     pub failed_hooks: u64,
 }
 
-/// How a machine is, the worst first.
+/// The condition of a machine, the worst first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MachineCondition {
-    /// It has not called for a while.
+    /// It has not called recently.
     Silent,
     Degraded,
-    /// It has not told its state: an older version, or one that runs now and then.
+    /// It has sent no state: an older version, or one that runs only sometimes.
     #[default]
     Unknown,
     /// Paths or messages are pending.
@@ -54,7 +54,7 @@ pub enum MachineCondition {
 }
 
 impl MachineCondition {
-    /// As JSON and metrics have it.
+    /// The name in JSON and metrics.
     pub fn name(self) -> &'static str {
         if self == MachineCondition::InSync {
             "in-sync"
@@ -73,19 +73,19 @@ impl MachineCondition {
         }
     }
 
-    /// Nothing needs a person.
+    /// Whether no person is needed.
     pub fn is_well(self) -> bool {
         self >= MachineCondition::Syncing
     }
 }
 
 impl MachineState {
-    /// As a header; never longer than [`MAX_STATE_BYTES`].
+    /// The header's value, at most [`MAX_STATE_BYTES`] long.
     pub fn header(&self) -> String {
         serde_json::to_string(&self.clone().bounded()).unwrap_or_default()
     }
 
-    /// The state in a header; `None`: it is none.
+    /// Parses a header; `None`: it is not a state.
     pub fn parse(header: &str) -> Option<MachineState> {
         if header.len() > MAX_STATE_BYTES {
             return None;
@@ -102,7 +102,7 @@ impl MachineState {
     }
 }
 
-/// Printable ASCII only, and short: no terminal, page or header takes it for more than text.
+/// Truncates a text to printable ASCII, so that it is harmless in terminals, pages and headers.
 fn printable(text: &str, max: usize) -> String {
     let shown = |c: char| {
         if c == ' ' || c.is_ascii_graphic() && !matches!(c, '"' | '\\') {
