@@ -5,7 +5,7 @@ _mesync() {
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         if [[ -n $skip && $word != = ]]; then skip=; continue; fi
         case $word in
-            --api-key|--api-key-file|--code|--data|--debounce|--files|--for|--limit|--listen|--name|--offset|-o|--output|--path|--payload|--payload-file|--priority|--remote|--rev|--search|--send|--server|--since|--target|--ttl|--url|-w|--watch|--workers) skip=$word;;
+            --api-key|--api-key-file|--code|--data|--debounce|--files|--for|--limit|--listen|--name|--offset|-o|--output|--path|--payload|--payload-file|--priority|--remote|--rev|--search|--send|--server|--since|--target|--to|--ttl|--url|--wait|-w|--watch|--workers) skip=$word;;
             -*|=) ;;
             *) words+=("$word");;
         esac
@@ -35,12 +35,19 @@ _mesync() {
         --server) :; return;;
         --since) :; return;;
         --target) :; return;;
+        --to) :; return;;
         --ttl) :; return;;
         --url) :; return;;
+        --wait) :; return;;
         -w|--watch) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return;;
         --workers) :; return;;
     esac
     case "${words[*]} " in
+        'trash list '*) flags='--bytes'
+            [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'trash restore '*) flags='--to';;
+        'trash empty '*) flags=''
+            [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'hub renew-certificate '*) flags='--data';;
         'hub backup '*) flags='--data'
             [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
@@ -87,15 +94,16 @@ _mesync() {
         'serve '*) flags='--listen --data --workers --allow-anonymous --start --watch --yes';;
         'accept '*) flags='--all --for --code --replace --data --files --read-only --no-files --send --no-messages --admin';;
         'invite '*) flags='--for --url --replace --data --files --read-only --no-files --send --no-messages --admin';;
-        'hosts '*) flags=''
+        'hosts '*) flags='--wait'
             [[ ${#words[@]} == 1 ]] && COMPREPLY=($(compgen -W 'rebind' -- "$cur"));;
         'completions '*) flags=''
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); };;
         'help '*) flags=''
-            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts forget start join status serve accept invite hub key hosts completions help' -- "$cur")); };;
+            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions help' -- "$cur")); };;
+        'trash ') COMPREPLY=($(compgen -W 'list restore empty' -- "$cur"));;
         'hub ') COMPREPLY=($(compgen -W 'renew-certificate backup check' -- "$cur"));;
         'key ') COMPREPLY=($(compgen -W 'add list set rotate remove' -- "$cur"));;
-        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts forget start join status serve accept invite hub key hosts completions help' -- "$cur"));;
+        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions help' -- "$cur"));;
     esac
     if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W "$flags --json --quiet --verbose --help --version" -- "$cur")); fi
 }

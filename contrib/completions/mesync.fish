@@ -7,7 +7,7 @@ function __mesync_words
             continue
         end
         switch $word
-            case --api-key --api-key-file --code --data --debounce --files --for --limit --listen --name --offset -o --output --path --payload --payload-file --priority --remote --rev --search --send --server --since --target --ttl --url -w --watch --workers
+            case --api-key --api-key-file --code --data --debounce --files --for --limit --listen --name --offset -o --output --path --payload --payload-file --priority --remote --rev --search --send --server --since --target --to --ttl --url --wait -w --watch --workers
                 set skip 1
             case '-*'
             case '*'
@@ -49,6 +49,10 @@ complete -c mesync -n '__mesync_is' -a daemon -d 'keep a directory in sync with 
 complete -c mesync -n '__mesync_is' -a approve -d 'allow held deletes'
 complete -c mesync -n '__mesync_is' -a adopt -d 'accept a directory whose marker is missing'
 complete -c mesync -n '__mesync_is' -a conflicts -d 'list the conflict copies of files that two machines changed'
+complete -c mesync -n '__mesync_is' -a trash -d 'list the files that other machines deleted here'
+complete -c mesync -n '__mesync_is trash' -a list -d 'list the files that other machines deleted here'
+complete -c mesync -n '__mesync_is trash' -a restore -d 'move a file from the trash back into its directory'
+complete -c mesync -n '__mesync_is trash' -a empty -d 'remove all files from the trash'
 complete -c mesync -n '__mesync_is' -a forget -d 'forget a directory that is no longer synced'
 complete -c mesync -n '__mesync_is' -a start -d 'run this machine\'s client: messages, hooks, directories'
 complete -c mesync -n '__mesync_is' -a join -d 'ask a hub to let this machine in, and wait until it does'
@@ -66,7 +70,7 @@ complete -c mesync -n '__mesync_is key' -a list -d 'list the keys'
 complete -c mesync -n '__mesync_is key' -a set -d 'change the rights of the key of NAME'
 complete -c mesync -n '__mesync_is key' -a rotate -d 'make a new key for NAME and print it'
 complete -c mesync -n '__mesync_is key' -a remove -d 'remove the key of the machine NAME'
-complete -c mesync -n '__mesync_is' -a hosts -d 'list the machines that the hub knows'
+complete -c mesync -n '__mesync_is' -a hosts -d 'list the machines that the hub knows, trouble first'
 complete -c mesync -n '__mesync_is hosts' -a rebind -d 'let a replaced machine take over its old name'
 complete -c mesync -n '__mesync_is' -a completions -d 'print the completions for bash, zsh or fish'
 complete -c mesync -n '__mesync_is' -a help -d 'list the commands, or show the help of one'
@@ -127,6 +131,11 @@ complete -c mesync -n '__mesync_is approve' -a '(__fish_complete_directories)'
 complete -c mesync -n '__mesync_is adopt' -a '(__fish_complete_directories)'
 complete -c mesync -n '__mesync_in conflicts' -l bytes -d 'print exact numbers of bytes'
 complete -c mesync -n '__mesync_in conflicts' -a '(__fish_complete_directories)'
+complete -c mesync -n '__mesync_in trash list' -l bytes -d 'print exact numbers of bytes'
+complete -c mesync -n '__mesync_is trash list' -a '(__fish_complete_directories)'
+complete -c mesync -n '__mesync_in trash restore' -l to -x -d 'where to, relative to the synced directory (default: its old name, in the root)'
+complete -c mesync -n '__mesync_is trash restore' -a '(__fish_complete_directories)'
+complete -c mesync -n '__mesync_is trash empty' -a '(__fish_complete_directories)'
 complete -c mesync -n '__mesync_is forget' -a '(__fish_complete_directories)'
 complete -c mesync -n '__mesync_in start' -s w -l watch -x -a '(__fish_complete_directories)' -d 'the directory to keep in sync'
 complete -c mesync -n '__mesync_in start' -l yes -d 'sync a home or system directory, or one with mesync\'s own data in it'
@@ -191,5 +200,6 @@ complete -c mesync -n '__mesync_in key set' -l admin -d 'it may change hosts and
 complete -c mesync -n '__mesync_in key set' -l no-admin -d 'it may not administer the hub'
 complete -c mesync -n '__mesync_in key rotate' -l data -x -a '(__fish_complete_directories)' -d 'the hub\'s data (default: hub in the base directory)'
 complete -c mesync -n '__mesync_in key remove' -l data -x -a '(__fish_complete_directories)' -d 'the hub\'s data (default: hub in the base directory)'
+complete -c mesync -n '__mesync_in hosts' -l wait -x -d 'wait until they are in sync, at most so long'
 complete -c mesync -n '__mesync_is completions' -a 'bash zsh fish'
-complete -c mesync -n '__mesync_in help' -a 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts forget start join status serve accept invite hub key hosts completions help'
+complete -c mesync -n '__mesync_in help' -a 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions help'

@@ -4,7 +4,7 @@ use super::output::Output;
 use super::parse::Invocation;
 use super::{
     Context, Done, admit, client, completions, events, files, forget, help, hosts, hub, join, keys,
-    login, queue, send, sync, transfers,
+    login, queue, send, sync, transfers, trash,
 };
 use crate::error::Result;
 
@@ -58,6 +58,9 @@ pub fn find(name: &str) -> Option<Run> {
         "approve" => Run::Command(sync::approve),
         "adopt" => Run::Command(sync::adopt),
         "conflicts" => Run::Command(sync::conflicts),
+        "trash list" => Run::Command(trash::list),
+        "trash restore" => Run::Command(trash::restore),
+        "trash empty" => Run::Command(trash::empty),
         "forget" => Run::Command(forget::forget),
         _ => return None,
     })

@@ -37,7 +37,8 @@ pub fn on_hub(settings: &Settings, server: &str, what: &str) -> Option<String> {
     translate(&all, &std::env::current_dir().ok()?, what)
 }
 
-fn translate(all: &[Synced], cwd: &Path, what: &str) -> Option<String> {
+/// The absolute path without "." and "..".
+pub fn lexical(cwd: &Path, what: &str) -> PathBuf {
     let mut path = PathBuf::new();
     for component in cwd.join(what).components() {
         match component {
@@ -46,6 +47,11 @@ fn translate(all: &[Synced], cwd: &Path, what: &str) -> Option<String> {
             other => path.push(other),
         }
     }
+    path
+}
+
+fn translate(all: &[Synced], cwd: &Path, what: &str) -> Option<String> {
+    let path = lexical(cwd, what);
     let (below, synced) = all
         .iter()
         .find_map(|synced| Some((path.strip_prefix(&synced.dir).ok()?, synced)))?;

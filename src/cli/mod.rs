@@ -30,6 +30,7 @@ mod queue;
 mod send;
 mod sync;
 mod transfers;
+mod trash;
 mod watches;
 
 use std::ffi::OsString;

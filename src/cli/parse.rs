@@ -213,43 +213,33 @@ fn find_command(words: &[OsString]) -> Result<(&'static Command, usize)> {
             meant,
         ));
     }
+    let first = rows[0].first_word();
     let second = words.get(1).map(|w| w.to_string_lossy());
-    let name = format!(
-        "{} {}",
-        rows[0].first_word(),
-        second.as_deref().unwrap_or_default()
-    );
+    let second = second.as_deref();
+    let name = format!("{first} {}", second.unwrap_or_default());
     if let Some(row) = rows.iter().find(|r| r.name == name) {
         return Ok((row, 2));
     }
-    match (rows.iter().find(|r| !r.name.contains(' ')), &second) {
-        (Some(row), _) if rows.len() == 1 || second.is_none() || !row.arguments.is_empty() => {
-            Ok((row, 1))
+    match rows.iter().find(|r| r.name == first) {
+        Some(row) if rows.len() == 1 || second.is_none() || !row.arguments.is_empty() => {
+            return Ok((row, 1));
         }
-        (_, second) => {
-            let forms: Vec<_> = rows
-                .iter()
-                .filter_map(|r| r.name.split_once(' '))
-                .map(|(_, form)| form)
-                .collect();
-            let what = match second {
-                Some(second) => {
-                    format!(
-                        "there is no \"{} {}\", only {}",
-                        rows[0].first_word(),
-                        crate::wire::brief(second),
-                        forms.join(", ")
-                    )
-                }
-                None => format!("{} needs one of {}", rows[0].first_word(), forms.join(", ")),
-            };
-            let meant = second
-                .as_deref()
-                .and_then(|s| nearest(s, forms))
-                .map(|w| format!("\"{w}\""));
-            Err(usage(rows[0].first_word(), what, meant))
-        }
+        _ => {}
     }
+    let forms = rows.iter().filter_map(|r| r.name.split_once(' '));
+    let forms: Vec<&str> = forms.map(|(_, form)| form).collect();
+    let meant = second.and_then(|s| nearest(s, forms.clone()));
+    // "trash DIR" is "trash list DIR", but a misspelled form is no directory
+    let lists = |r: &&&Command| r.name.ends_with(" list") && !r.arguments.is_empty();
+    if let (Some(list), None) = (rows.iter().find(lists), meant) {
+        return Ok((list, 1));
+    }
+    let all = forms.join(", ");
+    let what = match second.map(crate::wire::brief) {
+        Some(second) => format!("there is no \"{first} {second}\", only {all}"),
+        None => format!("{first} needs one of {all}"),
+    };
+    Err(usage(first, what, meant.map(|word| format!("\"{word}\""))))
 }
 
 /// The rows that `help` shows for these words.
@@ -419,6 +409,10 @@ mod tests {
         check(&["hosts"], r#"hosts [] []"#);
         check(&["hosts", "h", "i"], r#"hosts [] ["h", "i"]"#);
         check(&["hosts", "rebind", "h"], r#"hosts rebind [] ["h"]"#);
+        check(&["trash"], "trash list [] []");
+        check(&["trash", "/d"], r#"trash list [] ["/d"]"#);
+        check(&["trash", "list", "/d"], r#"trash list [] ["/d"]"#);
+        check(&["trash", "empty"], "trash empty [] []");
         check(&[], "nothing");
         check(&["-V"], "version");
         check(
@@ -487,6 +481,10 @@ mod tests {
         check(
             &["key", "x"],
             r#"there is no "key x", only add, list, set, rotate, remove (see mesync help key) [2]"#,
+        );
+        check(
+            &["trash", "emtpy"],
+            r#"there is no "trash emtpy", only list, restore, empty (did you mean "empty"? see mesync help trash) [2]"#,
         );
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::output::{left, right};
 use super::parse::Invocation;
 use super::progress::Paths;
-use super::watches::watches;
+use super::watches::{synced_directories, watches};
 use super::{Context, Done, all_of, counted, note};
 use crate::client::HubClient;
 use crate::clock;
@@ -496,21 +496,7 @@ struct Copy {
 pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let asked: Vec<PathBuf> = invocation.arguments.iter().map(PathBuf::from).collect();
     let dirs = if asked.is_empty() {
-        let known = StatusFiles::all(&context.settings.base_dir)
-            .into_iter()
-            .filter_map(|f| f.read())
-            .map(|s| PathBuf::from(s.dir));
-        let mut dirs: Vec<PathBuf> = context
-            .settings
-            .watches
-            .iter()
-            .map(|w| real(&w.path))
-            .chain(known)
-            .collect();
-        dirs.sort();
-        dirs.dedup();
-        dirs.retain(|dir| dir.is_dir());
-        dirs
+        synced_directories(&context.settings)
     } else {
         asked
     };

@@ -158,6 +158,20 @@ fn checked(settings: &Settings, watch: WatchSettings) -> Result<WatchSettings> {
     Ok(WatchSettings { path, ..watch })
 }
 
+/// The directories that exist of those in the settings, and of those that this machine has synced.
+pub fn synced_directories(settings: &Settings) -> Vec<PathBuf> {
+    let known = StatusFiles::all(&settings.base_dir)
+        .into_iter()
+        .filter_map(|files| files.read())
+        .map(|status| PathBuf::from(status.dir));
+    let configured = settings.watches.iter().map(|watch| real(&watch.path));
+    let mut all: Vec<PathBuf> = configured.chain(known).collect();
+    all.sort();
+    all.dedup();
+    all.retain(|dir| dir.is_dir());
+    all
+}
+
 /// The settings with the directory of `-w` added.
 pub fn with_watches(settings: &Settings, invocation: &Invocation) -> Result<Settings> {
     let asked = watches(settings, invocation)?;

@@ -81,6 +81,13 @@ pub fn trashed_hash(name: &str) -> Option<Hash> {
     name.split('-').nth(2)?.parse().ok()
 }
 
+/// The last component of the old path in such a name, given without the directory; it may have been
+/// cut.
+pub fn trashed_name(name: &str) -> Option<&str> {
+    trashed_hash(name)?;
+    name.splitn(5, '-').nth(4).filter(|old| !old.is_empty())
+}
+
 /// `YYYYMMDD-HHMMSS` in UTC of nanoseconds since 1970.
 fn time(ns: i64) -> String {
     let distance = Duration::from_nanos(ns.unsigned_abs());
@@ -171,6 +178,14 @@ mod tests {
                 "{trash}"
             );
             assert_eq!(trashed_hash(&trash), Some(loser.hash), "{trash}");
+            let old = trash.rsplit('/').next().and_then(trashed_name);
+            assert!(old.is_some_and(|old| name.starts_with(old)), "{trash}");
+        }
+        let trash = trash_name("d/-a-b\n", &loser, 0, 1);
+        let old = trash.rsplit('/').next().and_then(trashed_name);
+        assert_eq!(old, Some("-a-b\n"));
+        for other in ["", "a", "1-2-3-4-5", ".mesync-0.tmp"] {
+            assert_eq!(trashed_name(other), None, "{other}");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Empties `.mesync/trash/`: removes files that have been there for a month, the oldest files
-//! beyond a tenth of the disk, and abandoned downloads.
+//! Lists, restores and removes the files in `.mesync/trash/`. A daemon removes files that have
+//! been there for a month, the oldest files beyond a tenth of the disk, and abandoned downloads.
 //!
-//! It touches nothing else. A wrong clock makes it keep files longer, or remove the newest sooner.
+//! It does not move files to the trash. A wrong clock makes it keep files longer, or remove the
+//! newest sooner.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,13 +10,15 @@ use std::time::Duration;
 
 use rustix::fs::AtFlags;
 
-use super::conflict::TRASH;
-use super::engine::traits::{Called, Fault};
+use super::conflict::{self, TRASH};
+use super::engine::traits::{Called, Fault, Moved, Tree};
+use super::plan::{DIR_MODE, parent};
 use super::state::DiskState;
 use super::tree::DiskTree;
 use super::tree::partial;
 use super::tree::root::{self, What, fault, show};
 use crate::clock;
+use crate::error::{Error, Kind};
 use crate::steady::Reading;
 
 /// The note with the clocks at the last run.
@@ -27,8 +30,77 @@ const PART: u64 = 10;
 /// Entries that one run reads, at most; later runs read the others.
 const MAX_ENTRIES_READ: usize = 100_000;
 
-/// A candidate: since when it is there (nanoseconds since 1970), its bytes, its name.
-type Candidate = (i64, u64, String);
+/// A file in the trash, or a candidate for removal elsewhere. Sorted by time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrashedFile {
+    /// Since when it is there, in nanoseconds since 1970.
+    pub since: i64,
+    pub bytes: u64,
+    /// Its name in the trash.
+    pub name: String,
+}
+
+impl TrashedFile {
+    /// The last component of its old path. `None`: this program did not name the file.
+    pub fn old_name(&self) -> Option<&str> {
+        conflict::trashed_name(&self.name)
+    }
+}
+
+/// The result of [`empty`].
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Emptied {
+    pub removed: u64,
+    /// Directories with content, which are left for the user to check.
+    pub kept: u64,
+}
+
+/// The files in the trash, the oldest first, at most [`MAX_ENTRIES_READ`].
+pub fn list(tree: &DiskTree) -> Called<Vec<TrashedFile>> {
+    let open = match tree.root().through(TRASH) {
+        Err(e) if root::absent(&e) => return Ok(Vec::new()),
+        other => other.map_err(|e| fault("list", TRASH, &e))?,
+    };
+    let mut all = read(tree, TRASH, &open).map_err(|e| fault("list", TRASH, &e))?;
+    all.sort();
+    Ok(all)
+}
+
+/// Moves a file from the trash to a path that does not exist; missing directories are made.
+pub fn restore(tree: &DiskTree, name: &str, path: &str) -> Called<()> {
+    let refused = |why: String| {
+        Fault::Refused(Error::new(
+            Kind::Failed,
+            format!("cannot restore {}: {why}", crate::disk::show(path.as_ref())),
+        ))
+    };
+    tree.make_directories(&[(parent(path).unwrap_or_default(), DIR_MODE)])?;
+    match tree.shift(&format!("{TRASH}/{name}"), path, None)? {
+        Moved::Done => Ok(()),
+        Moved::Changed => Err(refused("the file is no longer in the trash".into())),
+        Moved::Taken if tree.stamp(path)?.is_some() => Err(refused("it exists".into())),
+        Moved::Taken => Err(refused("a directory above it is a file or a link".into())),
+    }
+}
+
+/// Removes everything from the trash, except directories with content.
+pub fn empty(tree: &DiskTree) -> Called<Emptied> {
+    let mut emptied = Emptied::default();
+    loop {
+        let all = list(tree)?;
+        let before = emptied.removed;
+        for file in &all {
+            let path = format!("{TRASH}/{}", file.name);
+            tree.discard(&path)?;
+            emptied.removed += u64::from(tree.stamp(&path)?.is_none());
+        }
+        // a list that is full may have been cut
+        if all.len() < MAX_ENTRIES_READ || emptied.removed == before {
+            emptied.kept = list(tree)?.len() as u64;
+            return Ok(emptied);
+        }
+    }
+}
 
 /// See the module documentation. `Fatal` if the directory was replaced.
 pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
@@ -53,18 +125,18 @@ pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
 
 /// Which candidates to remove: those that are too old, then the oldest until the rest fits. `kept`
 /// `None`: no age is known.
-fn due(mut all: Vec<Candidate>, now: i64, kept: Option<Duration>, room: u64) -> Vec<Candidate> {
+fn due(mut all: Vec<TrashedFile>, now: i64, kept: Option<Duration>, room: u64) -> Vec<TrashedFile> {
     all.sort();
     let kept = kept
         .and_then(|kept| i64::try_from(kept.as_nanos()).ok())
         .unwrap_or(i64::MAX);
-    let mut sum: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
-    let goes = |(since, bytes, _): &Candidate| {
+    let mut sum: u64 = all.iter().map(|file| file.bytes).sum();
+    let goes = |file: &TrashedFile| {
         // the age of a file from before the clock was set is unknown
-        let known =
-            clock::is_plausible(clock::from_millis(since.max(&0).unsigned_abs() / 1_000_000));
-        let goes = known && now.saturating_sub(*since) > kept || sum > room;
-        sum -= if goes { bytes } else { &0 };
+        let since = file.since.max(0).unsigned_abs();
+        let known = clock::is_plausible(clock::from_millis(since / 1_000_000));
+        let goes = known && now.saturating_sub(file.since) > kept || sum > room;
+        sum -= if goes { file.bytes } else { 0 };
         goes
     };
     all.into_iter().filter(goes).collect()
@@ -73,40 +145,22 @@ fn due(mut all: Vec<Candidate>, now: i64, kept: Option<Duration>, room: u64) -> 
 fn remove(
     tree: &DiskTree,
     dir: &str,
-    choose: impl FnOnce(Vec<Candidate>) -> Vec<Candidate>,
+    choose: impl FnOnce(Vec<TrashedFile>) -> Vec<TrashedFile>,
 ) -> Called<()> {
     let failed = |e: io::Error| fault("empty", dir, &e);
     let open: OwnedFd = match tree.root().through(dir) {
         Err(e) if root::absent(&e) => return Ok(()),
         other => other.map_err(failed)?,
     };
-    let mut all = Vec::new();
-    let listed = tree.entries(dir, &mut |name, _| {
-        if let Ok(name) = name.to_str()
-            && let Some(shown) = show(&open, name)?
-        {
-            // the last rename was the move to the trash
-            all.push((
-                shown.stamp.ctime,
-                if shown.what == What::File {
-                    shown.stamp.size
-                } else {
-                    0
-                },
-                name.to_string(),
-            ));
-        }
-        Ok(all.len() < MAX_ENTRIES_READ)
-    });
-    listed.map_err(failed)?;
-    for (_, _, name) in choose(all) {
+    let all = read(tree, dir, &open).map_err(failed)?;
+    for TrashedFile { name, .. } in choose(all) {
         match rustix::fs::unlinkat(&open, name.as_str(), AtFlags::empty()) {
             // content of a deleted directory is left for the user to check
             Ok(())
             | Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {
             }
             Err(e) => {
-                return Err(Fault::Later(crate::error::Error::io(
+                return Err(Fault::Later(Error::io(
                     format!("remove {dir}/{name}"),
                     &e.into(),
                 )));
@@ -114,6 +168,26 @@ fn remove(
         }
     }
     Ok(())
+}
+
+/// The entries of an open directory, at most [`MAX_ENTRIES_READ`].
+fn read(tree: &DiskTree, dir: &str, open: &OwnedFd) -> io::Result<Vec<TrashedFile>> {
+    let mut all = Vec::new();
+    tree.entries(dir, &mut |name, _| {
+        if let Ok(name) = name.to_str()
+            && let Some(shown) = show(open, name)?
+        {
+            let is_file = shown.what == What::File;
+            all.push(TrashedFile {
+                // the last rename was the move to the trash
+                since: shown.stamp.ctime,
+                bytes: if is_file { shown.stamp.size } else { 0 },
+                name: name.to_string(),
+            });
+        }
+        Ok(all.len() < MAX_ENTRIES_READ)
+    })?;
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -127,11 +201,15 @@ mod tests {
         let check_for = |kept: Option<Duration>, all: &[(i64, u64)], room: u64, wants: &[i64]| {
             let all = all
                 .iter()
-                .map(|(age, bytes)| (now - age * day, *bytes, age.to_string()))
+                .map(|(age, bytes)| TrashedFile {
+                    since: now - age * day,
+                    bytes: *bytes,
+                    name: age.to_string(),
+                })
                 .collect();
             let got: Vec<i64> = due(all, now, kept, room)
                 .iter()
-                .map(|(_, _, name)| name.parse().unwrap())
+                .map(|file| file.name.parse().unwrap())
                 .collect();
             assert_eq!(got, wants);
         };

@@ -225,6 +225,9 @@ pub static COMMANDS: &[Command] = &[
     sync::APPROVE,
     sync::ADOPT,
     sync::CONFLICTS,
+    sync::TRASH_LIST,
+    sync::TRASH_RESTORE,
+    sync::TRASH_EMPTY,
     sync::FORGET,
     Command {
         name: "start",

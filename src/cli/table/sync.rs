@@ -138,6 +138,71 @@ pub const CONFLICTS: Command = Command {
     ],
 };
 
+const TRASH: &str = "DIR is a synced directory, or one in it; without DIR: all synced directories.";
+
+pub const TRASH_LIST: Command = Command {
+    name: "trash list",
+    group: Group::Files,
+    arguments: DIRECTORY,
+    flags: &[BYTES],
+    doc: "list the files that other machines deleted here",
+    long: &[
+        "They are in DIR/.mesync/trash for 30 days, with the last component of their path. \"mesync trash DIR\" does the same.",
+        TRASH,
+    ],
+    examples: &[
+        (
+            "mesync trash",
+            "in all synced directories, the oldest first",
+        ),
+        ("mesync trash list ~/share --json", "for a script"),
+    ],
+};
+
+pub const TRASH_RESTORE: Command = Command {
+    name: "trash restore",
+    group: Group::Files,
+    arguments: &[
+        one("NAME", Values::Text),
+        optional("DIR", Values::Directory),
+    ],
+    flags: &[valued(
+        "to",
+        "PATH",
+        Values::Text,
+        "where to, relative to the synced directory (default: its old name, in the root)",
+    )],
+    doc: "move a file from the trash back into its directory",
+    long: &[
+        "NAME is an id that trash list shows, the beginning of one, or the old name of the file, if only one file in the trash has it. The trash does not know in which subdirectory the file was. An existing file is not overwritten. A process that syncs the directory sends the file to the other machines as a new one, otherwise the next sync does.",
+        "PATH is relative to the synced directory; one that begins with / or ./ is a local path, as elsewhere. Missing directories are made.",
+        TRASH,
+    ],
+    examples: &[
+        (
+            "mesync trash restore report.pdf",
+            "to the root of its directory",
+        ),
+        (
+            "mesync trash restore 20261128-135104-16 --to docs/report.pdf",
+            "to its old place",
+        ),
+    ],
+};
+
+pub const TRASH_EMPTY: Command = Command {
+    name: "trash empty",
+    group: Group::Files,
+    arguments: DIRECTORY,
+    flags: &[],
+    doc: "remove all files from the trash",
+    long: &[
+        "They cannot be restored here any more; the hub keeps its own versions: see versions. A directory in the trash that another program has written to is left.",
+        TRASH,
+    ],
+    examples: &[("mesync trash empty ~/share", "to free space now")],
+};
+
 pub const FORGET: Command = Command {
     name: "forget",
     group: Group::Files,

@@ -13,4 +13,5 @@ mod root;
 mod status;
 mod sync;
 mod transfer;
+mod trash;
 mod usage;
