@@ -3,8 +3,8 @@
 use super::output::Output;
 use super::parse::Invocation;
 use super::{
-    Context, Done, admit, client, completions, events, files, forget, help, hosts, hub, join, keys,
-    login, queue, send, sync, transfers, trash,
+    Context, Done, admit, approve, client, completions, events, files, forget, help, hosts, hub,
+    join, keys, login, queue, send, sync, transfers, trash,
 };
 use crate::error::Result;
 
@@ -55,7 +55,7 @@ pub fn find(name: &str) -> Option<Run> {
         "events" => Run::Command(events::events),
         "sync" => Run::Command(sync::sync),
         "daemon" => Run::Daemon(sync::daemon),
-        "approve" => Run::Command(sync::approve),
+        "approve" => Run::Command(approve::approve),
         "adopt" => Run::Command(sync::adopt),
         "conflicts" => Run::Command(sync::conflicts),
         "trash list" => Run::Command(trash::list),

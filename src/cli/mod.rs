@@ -5,6 +5,7 @@
 pub mod table;
 
 mod admit;
+mod approve;
 mod client;
 mod commands;
 mod completions;

@@ -440,33 +440,6 @@ pub fn known(settings: &Settings, dir: &str) -> Result<Vec<StatusFiles>> {
     }
 }
 
-/// `mesync approve DIR`
-pub fn approve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let (settings, out) = (&context.settings, &mut context.out);
-    let mut count = 0;
-    for files in known(settings, invocation.argument(0)?)? {
-        let held = files.held();
-        count += held.len() as u64;
-        for token in &held {
-            match out.json {
-                true => out.object(&serde_json::json!({ "path": token.path })),
-                false if invocation.has("dry-run") => out.line(&one_line(&token.path)),
-                false => {}
-            }
-        }
-        if !held.is_empty() && !invocation.has("dry-run") {
-            files.ask_approval(&held)?;
-        }
-    }
-    match (count, invocation.has("dry-run")) {
-        _ if out.json => {}
-        (0, _) => note("no deletes are held"),
-        (_, true) => {}
-        (n, false) => out.line(&format!("{} approved", counted(n, "delete"))),
-    }
-    Ok(Done::All)
-}
-
 /// `mesync adopt DIR`
 pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let dir = invocation.argument(0)?;

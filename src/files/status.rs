@@ -14,7 +14,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 
 /// Maximum size of a file of held or approved deletes: 100,000 of them with the longest names.
-const MAX_TOKENS_BYTES: usize = 128 * 1024 * 1024;
+pub const MAX_TOKENS_BYTES: usize = 128 * 1024 * 1024;
 
 /// The state of a directory, as a user sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

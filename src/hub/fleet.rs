@@ -1,6 +1,6 @@
 //! The latest state that each machine has sent with a request: in memory, bounded, for `mesync hosts`, the page and metrics.
 //!
-//! No decision depends on it: a false state only affects what is shown for its machine.
+//! No decision depends on it: a false state only affects the row of its machine.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -97,10 +97,19 @@ pub const APPROVE: Command = Command {
     name: "approve",
     group: Group::Files,
     arguments: &[one("DIR", Values::Directory)],
-    flags: &[switch("dry-run", "only list the held deletes")],
+    flags: &[
+        switch("dry-run", "only list the held deletes"),
+        valued(
+            "listed",
+            "FILE",
+            Values::File,
+            "allow those of this list only (- is standard input)",
+        ),
+    ],
     doc: "allow held deletes",
     long: &[
         "Allows exactly the deletes that this machine holds now: later ones are judged again, and so are these on each machine that receives them. If they were a mistake, put the files back instead. A running daemon carries them out at once, otherwise the next start or sync does.",
+        "With --listed it allows those that a list from --dry-run --json has, as far as they are still held at the same revision. Lines may be removed from the list.",
     ],
     examples: &[
         (
@@ -108,6 +117,10 @@ pub const APPROVE: Command = Command {
             "which files would be deleted",
         ),
         ("mesync approve ~/share", "they may go"),
+        (
+            "mesync approve ~/share --dry-run --json > list; mesync approve ~/share --listed list",
+            "read the list in between: nothing that came later is allowed",
+        ),
     ],
 };
 

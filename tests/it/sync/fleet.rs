@@ -102,7 +102,7 @@ fn a_stopped_a_full_and_a_holding_machine_are_named_from_one_place() {
     let reason = |n: usize| rows(&hub)[n]["reason"].as_str().unwrap().to_string();
     assert!(reason(0).contains("it last called "), "{}", reason(0));
     assert!(reason(1).contains("no space left"), "{}", reason(1));
-    assert!(reason(2).contains("60 deletes held"), "{}", reason(2));
+    assert!(reason(2).contains("deletes held"), "{}", reason(2));
     let out = hosts(&hub, &["--wait", "1s"]);
     assert_eq!(out.status.code(), Some(1), "{out:?}");
     let shown = format!(
@@ -113,7 +113,7 @@ fn a_stopped_a_full_and_a_holding_machine_are_named_from_one_place() {
     for words in [
         "it last called ",
         "no space left",
-        "60 deletes held",
+        "deletes held",
         "3 machines are not in sync: stopped, full, holds",
     ] {
         assert!(shown.contains(words), "{words}: {shown}");

@@ -145,6 +145,55 @@ fn a_directory_emptied_by_mistake_empties_no_other() {
 }
 
 #[test]
+fn only_deletes_of_the_list_are_approved() {
+    let mut pair = Pair::new(FILES);
+    let dir = pair.alpha.dir.to_str().unwrap().to_string();
+    // while it is stopped, so that the deletes are one burst
+    let remove = |alpha: &mut Synced, paths: &[String]| {
+        alpha.stop();
+        alpha.configure("max_deletes = 0\nmax_delete_share = 0");
+        paths.iter().for_each(|path| alpha.remove(path));
+        alpha.start();
+    };
+    let names = |range: std::ops::Range<usize>| -> Vec<String> {
+        range.map(|n| format!("d{}/f{n:02}", n % 4)).collect()
+    };
+    let list = |p: &Pair| {
+        p.alpha
+            .machine
+            .ok(&["approve", &dir, "--dry-run", "--json"])
+    };
+    remove(&mut pair.alpha, &names(0..20));
+    pair.wait("the deletes are held", |p| p.alpha.held() == 20);
+    let first = list(&pair);
+    // a file of the list is put back, edited, and deleted again: that is another delete
+    let (again, kept) = (&names(0..1)[0], &names(1..2)[0]);
+    pair.alpha.put(again, "edited");
+    pair.wait("the edit has arrived", |p| p.beta.text(again) == "edited");
+    let later = [names(20..25), vec![again.clone()]].concat();
+    remove(&mut pair.alpha, &later);
+    pair.wait("the later ones are held too", |p| p.alpha.held() == 25);
+    // a line is removed from the list
+    let lines: Vec<&str> = first.lines().filter(|l| !l.contains(kept)).collect();
+    assert_eq!(lines.len(), 19, "{first}");
+    let file = pair.hub.world.dir.path().join("list");
+    let file = file.to_str().unwrap();
+    fs::write(file, lines.join("\n")).unwrap();
+    let said = pair.alpha.machine.ok(&["approve", &dir, "--listed", file]);
+    assert_eq!(said.trim(), "18 deletes approved");
+    pair.wait("they are deleted", |p| {
+        let left = records(&p.hub);
+        p.alpha.held() == 7 && !names(2..20).iter().any(|path| left.contains_key(path))
+    });
+    for path in later.iter().chain([kept]) {
+        assert!(records(&pair.hub).contains_key(path), "{path}");
+    }
+    fs::write(file, kept).unwrap();
+    let out = pair.alpha.machine.run(&["approve", &dir, "--listed", file]);
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
+}
+
+#[test]
 fn a_directory_has_limits_for_deletes_of_its_own() {
     let mut pair = Pair::new(FILES);
     let remove = |p: &Pair, names: std::ops::Range<usize>| {
