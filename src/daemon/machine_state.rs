@@ -22,8 +22,12 @@ use crate::messages::survey::{self, is_behind, survey, unwritable};
 use crate::messages::{Queue, hooks};
 use crate::wire::fleet::{MAX_STATE_AGE, MachineState, STATE_INTERVAL};
 
-/// An older state is not sent: the thread hangs, so the current state is unknown.
-const MAX_SENT_AGE: Duration = Duration::from_secs(30);
+/// How often the state is determined.
+const READ_INTERVAL: Duration = Duration::from_secs(2);
+/// The same where that takes long, as with 100,000 messages in the outbox: at most one part in
+/// [`READ_SHARE`] of the time is used, up to this interval.
+const MAX_READ_INTERVAL: Duration = Duration::from_secs(15);
+const READ_SHARE: u32 = 50;
 
 /// The current directories of the client.
 pub type SharedWatches = Arc<Mutex<Vec<WatchSettings>>>;
@@ -87,12 +91,14 @@ impl MachineStates {
     pub fn run(mut self, poll_interval: Duration, stopped: &Receiver<()>) -> Result<()> {
         let interval = poll_interval.min(STATE_INTERVAL);
         loop {
+            let began = clock::monotonic();
             self.read();
+            let pause = (began.elapsed() * READ_SHARE).clamp(READ_INTERVAL, MAX_READ_INTERVAL);
             let latest = fresh(&self.latest);
             for listener in &mut self.hubs {
                 listener.tell(latest.as_deref(), interval);
             }
-            match stopped.recv_timeout(MAX_STATE_AGE) {
+            match stopped.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(()),
             }
@@ -110,9 +116,10 @@ impl MachineStates {
     }
 }
 
+/// The latest state, unless it is old.
 fn fresh(latest: &Mutex<Option<Latest>>) -> Option<String> {
     let latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
-    let fresh = latest.as_ref().filter(|l| l.read.elapsed() < MAX_SENT_AGE);
+    let fresh = latest.as_ref().filter(|l| l.read.elapsed() < MAX_STATE_AGE);
     fresh.map(|latest| latest.header.clone())
 }
 

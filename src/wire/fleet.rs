@@ -16,7 +16,7 @@ const MAX_VERSION: usize = 32;
 /// The longest interval between two states of a machine, sent with other requests or alone.
 pub const STATE_INTERVAL: Duration = Duration::from_secs(15);
 /// The greatest age of a state when it is sent.
-pub const MAX_STATE_AGE: Duration = Duration::from_secs(2);
+pub const MAX_STATE_AGE: Duration = Duration::from_secs(4);
 
 /// The state of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
