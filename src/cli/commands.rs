@@ -3,8 +3,8 @@
 use super::output::Output;
 use super::parse::Invocation;
 use super::{
-    Context, Done, admit, approve, client, completions, events, files, forget, help, hosts, hub,
-    join, keys, login, queue, send, sync, transfers, trash,
+    Context, Done, admit, approve, client, completions, conflicts, events, files, forget, help,
+    hosts, hub, join, keys, login, queue, send, sync, transfers, trash,
 };
 use crate::error::Result;
 
@@ -57,7 +57,7 @@ pub fn find(name: &str) -> Option<Run> {
         "daemon" => Run::Daemon(sync::daemon),
         "approve" => Run::Command(approve::approve),
         "adopt" => Run::Command(sync::adopt),
-        "conflicts" => Run::Command(sync::conflicts),
+        "conflicts" => Run::Command(conflicts::conflicts),
         "trash list" => Run::Command(trash::list),
         "trash restore" => Run::Command(trash::restore),
         "trash empty" => Run::Command(trash::empty),

@@ -10,6 +10,7 @@ mod client;
 mod commands;
 mod completions;
 mod conclude;
+mod conflicts;
 mod directories;
 mod download_tree;
 mod events;

@@ -1,7 +1,6 @@
 //! Serves one client's connection: reads a head, asks the gate, sends the request through the pool, writes the answer,
 //! runs jobs. It knows no route, nor how requests reach the routes.
 
-use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::net::{IpAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,35 +10,18 @@ use std::time::Duration;
 use super::body::{self, Body, Events};
 use super::counters::Reason;
 use super::evict::EvictionOrder;
+use super::forward::{ask, request};
 use super::head::{self, Head, Refusal};
-use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, POOL_TIME, SHORT_BODY, SMALL_BODY_BYTES};
-use super::pool::{self, Answer};
+use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, SHORT_BODY, SMALL_BODY_BYTES};
+use super::pool::Answer;
+use super::render::{busy, head_of, render};
 use super::socket::{Pace, Socket, Wait};
-use super::tickets::Tickets;
 use super::{Admission, Shared, Wire, tls};
 use crate::clock;
-use crate::hub::http::{Caller, Job, Reply, Request, StreamJob, UploadJob};
-use crate::wire;
+use crate::hub::http::{Caller, Job, Reply, StreamJob, UploadJob};
 
-/// The headers that routes receive. Credentials are not among them: `Request.caller` is what they prove.
-const PASSED_ON: &[&str] = &[
-    "accept",
-    "content-type",
-    "idempotency-key",
-    "if-match",
-    "if-none-match",
-    "if-range",
-    "last-event-id",
-    "range",
-    wire::files::HOST_HEADER,
-    wire::files::HISTORY_HEADER,
-    wire::fleet::STATE_HEADER,
-];
 /// Bytes of buffer that an idle connection may keep.
 const MAX_KEPT_BUFFER_BYTES: usize = 4096;
-/// Attempts for one request: while no worker has seen it, it is sent again over another connection.
-const MAX_WORKER_ATTEMPTS: usize = 3;
-
 /// Serves a connection until either side closes it.
 pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: EvictionOrder) {
     let mut client = Connection {
@@ -484,150 +466,4 @@ impl Connection<'_> {
             self.shared.counters.refuse(Reason::Slow);
         }
     }
-}
-
-/// Sends a request through the pool. `Err`: the answer for the client when no worker answered.
-fn ask(shared: &Shared, mut request: Request, body: &[u8]) -> Result<(Answer, Option<Job>), Reply> {
-    // for HEAD tiny_http would drop the body, and the client must learn its length
-    let method = request.method.clone();
-    let target = if request.query.is_empty() {
-        request.path.clone()
-    } else {
-        format!("{}?{}", request.path, request.query)
-    };
-    for _ in 0..MAX_WORKER_ATTEMPTS {
-        let Some(line) = shared.pool.take(POOL_TIME) else {
-            break;
-        };
-        let ticket = Tickets::issue(&shared.tickets, request);
-        let mut message = pool::head(&method, &target, ticket.number, body.len() as u64);
-        message.extend_from_slice(body);
-        match line.exchange(&message, ticket.number) {
-            Ok(answer) => return Ok((answer, ticket.job())),
-            Err(e) => match ticket.withdraw() {
-                Some(back) => {
-                    log::debug!("connection to the workers broke: {e}");
-                    request = back;
-                }
-                None => {
-                    log::warn!(
-                        "no answer to {method} {}: {e}",
-                        target.split('?').next().unwrap_or_default()
-                    );
-                    return Err(busy(
-                        "the hub did not answer in time: whether the request was carried out is not known",
-                    ));
-                }
-            },
-        }
-    }
-    Err(busy("the hub is busy"))
-}
-
-/// The request as routes receive it. HEAD becomes GET.
-fn request(head: Head, caller: Caller, peer: IpAddr) -> Request {
-    // HEAD ignores Range (RFC 9110, 14.2), and is a GET from here on
-    let head_only = head.method == "HEAD";
-    let method = if head_only {
-        "GET".to_string()
-    } else {
-        head.method
-    };
-    let mut headers = head.headers;
-    headers
-        .retain(|(name, _)| PASSED_ON.contains(&name.as_str()) && !(head_only && name == "range"));
-    Request {
-        method,
-        path: head.path,
-        query: head.query,
-        headers,
-        peer,
-        caller,
-        body: Vec::new(),
-        length: head.length,
-    }
-}
-
-/// 503: the same request may succeed in a moment.
-pub fn busy(words: &str) -> Reply {
-    Reply::error(503, format!("{words}: try again")).header("Retry-After", "2")
-}
-
-/// The bytes of an answer: head and body in one piece if the body is short, else the head, and the body apart.
-pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &[u8]) {
-    // these statuses have no body, and 204 has no length either (RFC 9110, 8.6)
-    let bodiless = matches!(answer.status, 100..200 | 204 | 304);
-    let mut bytes = head_of(
-        answer,
-        (!bodiless).then_some(answer.body.len() as u64),
-        keep_alive,
-    );
-    let body = if bodiless || head_only {
-        &[]
-    } else {
-        answer.body.as_slice()
-    };
-    if body.len() <= Reply::INLINE {
-        bytes.extend_from_slice(body);
-        return (bytes, &[]);
-    }
-    (bytes, body)
-}
-
-/// A head with its empty line. `length` is `None` if there is no body, or if it ends with the connection.
-fn head_of(answer: &Answer, length: Option<u64>, keep_alive: bool) -> Vec<u8> {
-    let mut text = status_line(answer.status);
-    for (name, value) in &answer.headers {
-        if !matches!(answer.status, 204 | 304) || name != "Content-Type" {
-            let _ = write!(text, "{name}: {value}\r\n");
-        }
-    }
-    text.push_str("X-Content-Type-Options: nosniff\r\n");
-    if let Some(length) = length {
-        let _ = write!(text, "Content-Length: {length}\r\n");
-    }
-    text.push_str(if keep_alive {
-        "Connection: keep-alive\r\n\r\n"
-    } else {
-        "Connection: close\r\n\r\n"
-    });
-    text.into_bytes()
-}
-
-fn status_line(status: u16) -> String {
-    let words = match status {
-        200 => "OK",
-        201 => "Created",
-        204 => "No Content",
-        206 => "Partial Content",
-        304 => "Not Modified",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        422 => "Unprocessable Content",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        507 => "Insufficient Storage",
-        // programs ignore the reason phrase, which may be empty (RFC 9112, 4)
-        _ => "",
-    };
-    let mut text = String::with_capacity(256);
-    let _ = write!(text, "HTTP/1.1 {status} {words}\r\n");
-    text
 }

@@ -11,7 +11,8 @@
 //!                 answer, jobs         request and job under a ticket      <-- Responder <-------+
 //! ```
 //!
-//! Reading order: `head`, `connection`, `body`, `socket`, `tls`, `tickets`, `pool`, `backend`, `limits`, `evict`, `counters`.
+//! Reading order: `head`, `connection`, `forward`, `render`, `body`, `socket`, `tls`, `tickets`, `pool`, `backend`, `limits`,
+//! `evict`, `counters`.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -37,6 +38,8 @@ mod connection;
 pub mod head;
 
 mod body;
+mod forward;
+mod render;
 mod socket;
 mod tickets;
 pub mod tls;
@@ -482,9 +485,9 @@ fn refuse_unserved(
     shared.counters.refuse(reason);
     let reply = Reply {
         status,
-        ..connection::busy(words)
+        ..render::busy(words)
     };
-    let _ = stream.write(&connection::render(&reply.into(), false, false).0);
+    let _ = stream.write(&render::render(&reply.into(), false, false).0);
     let _ = stream.shutdown(Shutdown::Write);
     // with unread bytes, close would send a reset, which overtakes the answer
     let _ = stream.read(&mut [0; 4096]);
