@@ -210,14 +210,14 @@ mod tests {
         let (well, busy) = (MachineCondition::InSync, MachineCondition::Syncing);
         // from before the wait
         check(0, &[(well, 0), (well, 0)], false);
-        check(3, &[(well, 0), (well, 1)], false);
-        check(4, &[(well, 0), (well, 1)], false);
-        // the first is of second 4, the next one counts from there
-        check(6, &[(well, 0), (well, 0)], false);
-        check(7, &[(well, 0), (busy, 0)], false);
-        check(9, &[(well, 0), (well, 0)], false);
+        check(5, &[(well, 0), (well, 1)], false);
+        check(6, &[(well, 0), (well, 1)], false);
+        // the first is of second 6, the next one counts from there
         check(10, &[(well, 0), (well, 0)], false);
-        check(12, &[(well, 0), (well, 0)], false);
-        check(13, &[(well, 0), (well, 0)], true);
+        check(11, &[(well, 0), (busy, 0)], false);
+        check(15, &[(well, 0), (well, 0)], false);
+        check(16, &[(well, 0), (well, 0)], false);
+        check(20, &[(well, 0), (well, 0)], false);
+        check(21, &[(well, 0), (well, 0)], true);
     }
 }

@@ -118,8 +118,12 @@ pub const APPROVE: Command = Command {
         ),
         ("mesync approve ~/share", "they may go"),
         (
-            "mesync approve ~/share --dry-run --json > list; mesync approve ~/share --listed list",
-            "read the list in between: nothing that came later is allowed",
+            "mesync approve ~/share --dry-run --json > list",
+            "save the list, to read it first",
+        ),
+        (
+            "mesync approve ~/share --listed list",
+            "allow these deletes and no later ones",
         ),
     ],
 };
@@ -165,7 +169,7 @@ pub const TRASH_LIST: Command = Command {
     ],
     examples: &[
         (
-            "mesync trash",
+            "mesync trash list",
             "in all synced directories, the oldest first",
         ),
         ("mesync trash list ~/share --json", "for a script"),
