@@ -61,20 +61,33 @@ pub fn secured(url: &str) -> String {
     format!("https://{authority}{port}{path}")
 }
 
-/// If TLS is the reason why a connection to such a hub failed: the error and its remedy.
+pub const NO_TLS: &str = "it does not speak TLS on this port";
+
+/// Whether a server responds to TLS with something else.
+pub fn has_no_tls(e: &std::io::Error) -> bool {
+    refusal(e).is_some_and(|(why, _)| why == NO_TLS)
+}
+
+/// If TLS is the reason why a connection failed: the error and its remedy.
 pub fn refusal(e: &std::io::Error) -> Option<(&'static str, &'static str)> {
     #[cfg(feature = "tls")]
     {
         use rustls::{CertificateError, Error};
-        const NO_TLS: (&str, &str) = (
-            "it does not speak TLS on this port",
-            "is that a mesync hub? one of an older version must be updated; or set MESYNC_API_KEY here",
-        );
         match e.get_ref()?.downcast_ref::<Error>()? {
             Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
                 Some(OTHER_CERTIFICATE)
             }
-            Error::InvalidMessage(_) => Some(NO_TLS),
+            // signed by itself, or by an unknown authority
+            Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::Other(_),
+            ) => Some((
+                "its certificate is not signed by an authority that this machine trusts",
+                "ca_file names one; a mesync hub with its own certificate is known after \"mesync join\"",
+            )),
+            Error::InvalidMessage(_) => Some((
+                NO_TLS,
+                "is that a mesync hub? one of an older version must be updated; or set MESYNC_API_KEY here",
+            )),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! It decides only the kind of an error; the caller decides whether to retry.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ureq::http;
@@ -43,6 +44,10 @@ pub enum Told {
     /// The server has another certificate than the hub that this machine knows.
     OtherCertificate,
 }
+
+/// The remedies for a URL with the other scheme than the port has.
+const TRY_HTTPS: &str = "if that port speaks TLS only, use https:// in server_url";
+const TRY_HTTP: &str = "if that port speaks plain HTTP, use http:// in server_url";
 
 /// The words of `s3em` for a request that is longer than it reads.
 const S3EM_READ_FAILURE: &str = "Failed to read file";
@@ -93,6 +98,9 @@ impl HubClient {
     pub(super) fn unreachable(&self, e: ureq::Error) -> Failure {
         let (why, hint) = match &e {
             ureq::Error::Io(e) if broken(e).is_some() => return own_fault(e).into(),
+            ureq::Error::Io(e) if self.url.starts_with("https:") && pins::has_no_tls(e) => {
+                (pins::NO_TLS.into(), Some(TRY_HTTP))
+            }
             ureq::Error::Io(e) if pins::refusal(e).is_some() => {
                 let (why, hint) = pins::refusal(e).unwrap_or_default();
                 (why.to_string(), Some(hint))
@@ -101,6 +109,10 @@ impl HubClient {
                 "connection refused".to_string(),
                 Some("is \"mesync serve\" running there?"),
             ),
+            // a port that speaks TLS only may close the connection, and so may a hub that stops
+            ureq::Error::Io(e) if is_stale(e) && !self.has_responded.load(Relaxed) => {
+                (plain(e), self.other_scheme())
+            }
             ureq::Error::Io(e) => (plain(e), None),
             ureq::Error::HostNotFound => (
                 "no such host".to_string(),
@@ -122,7 +134,7 @@ impl HubClient {
                 None,
             ),
             ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
-                ("it does not speak HTTP".to_string(), None)
+                ("it does not speak HTTP".to_string(), self.other_scheme())
             }
             other => (other.to_string(), None),
         };
@@ -157,6 +169,11 @@ impl HubClient {
         }
     }
 
+    /// The remedy if the port may need TLS, which this client does not use.
+    fn other_scheme(&self) -> Option<&'static str> {
+        (self.pins.is_none() && self.url.starts_with("http:")).then_some(TRY_HTTPS)
+    }
+
     /// The failure of reading a long response.
     pub(super) fn interrupted(&self, e: &std::io::Error) -> Failure {
         Error::new(
@@ -178,11 +195,14 @@ impl HubClient {
         } else {
             one_line(&wire::brief(media_type))
         };
+        let error = self.not_a_hub(&format!("status {status} with {found} at {}", bare(path)));
         Failure {
             told: Told::Foreign,
-            ..self
-                .not_a_hub(&format!("status {status} with {found} at {}", bare(path)))
-                .into()
+            // the answer of other servers to plain HTTP at a port for TLS
+            ..match self.other_scheme().filter(|_| status == 400) {
+                Some(hint) => error.hint(hint).into(),
+                None => error.into(),
+            }
         }
     }
 

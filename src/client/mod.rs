@@ -17,6 +17,7 @@ mod url;
 mod zone;
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct HubClient {
     pins: Option<Arc<Pins>>,
     next_certificate: OnceLock<NextCertificate>,
     state: OnceLock<StateSource>,
+    /// A server has responded, whatever it was.
+    has_responded: AtomicBool,
 }
 
 /// The state of this machine as a header; `None`: it is not known.
@@ -172,6 +175,7 @@ impl HubClient {
             pins,
             next_certificate: OnceLock::new(),
             state: OnceLock::new(),
+            has_responded: AtomicBool::new(false),
         })
     }
 
@@ -309,7 +313,10 @@ impl HubClient {
     ) -> Called<http::Response<ureq::Body>> {
         for last in [false, true] {
             match self.send(agent, call, url, bearer)? {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.has_responded.store(true, Relaxed);
+                    return Ok(answer);
+                }
                 Err(ureq::Error::Io(e)) if !last && is_stale(&e) => {}
                 Err(e) => return Err(self.unreachable(e)),
             }

@@ -238,3 +238,55 @@ fn a_handshake_that_never_ends_is_ended() {
 fn machine_is_served(world: &World) {
     joined(world, "served").ok(&["hosts"]);
 }
+
+/// A server that answers each connection with these bytes, whatever it is sent.
+fn answering(bytes: &'static [u8]) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let _ = client.read(&mut [0; 4096]);
+                let _ = client.write_all(bytes);
+                // unread bytes would make the system discard the answer
+                let _ = client.shutdown(std::net::Shutdown::Write);
+                let _ = std::io::copy(&mut client, &mut std::io::sink());
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_url_with_the_other_scheme_than_the_port_is_named_with_the_remedy() {
+    let world = world();
+    let mut machine = world.machine("a");
+    // nginx answers plain HTTP at a port for TLS so; other servers close the connection, or send an alert
+    let bad_request = answering(
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>",
+    );
+    let closing = answering(b"");
+    let alert = answering(b"\x15\x03\x01\x00\x02\x02\x46");
+    let https = "(if that port speaks TLS only, use https:// in server_url)";
+    let http = "it does not speak TLS on this port (if that port speaks plain HTTP, use http:// in server_url)";
+    let unknown = "known after \"mesync join\"";
+    for (scheme, port, wants) in [
+        ("http", bad_request, https),
+        ("http", closing, https),
+        ("http", alert, https),
+        ("https", bad_request, http),
+        ("https", world.port, unknown),
+    ] {
+        let url = format!("{scheme}://127.0.0.1:{port}");
+        machine.env = vec![("MESYNC_SERVER_URL".into(), url.clone())];
+        let out = machine.run(&["ls"]);
+        assert_eq!(out.status.code(), Some(69), "{url}: {}", text(&out));
+        assert!(text(&out).contains(wants), "{url}: {}", text(&out));
+        machine.start();
+        wait_for("the log of the client says so", &world, || {
+            let log = machine.log();
+            log.lines().any(|l| l.contains(&url) && l.contains(wants))
+        });
+        assert_eq!(machine.stop(), Some(0));
+    }
+}
