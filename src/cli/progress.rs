@@ -54,10 +54,7 @@ impl Paths {
         // a short run shows no line
         if self.shown && self.began.elapsed() >= REDRAW_INTERVAL {
             self.drawn.set(true);
-            write(&format!(
-                "\r{}\x1b[K",
-                paths_line(done, due, bytes, self.began.elapsed())
-            ));
+            draw(&paths_line(done, due, bytes, self.began.elapsed()));
         }
     }
 
@@ -128,9 +125,11 @@ impl Progress {
                 .moving
                 .get()
                 .map_or(Duration::ZERO, |since| now - since);
-            write(&format!(
-                "\r{}\x1b[K",
-                line(self.done.get(), self.total.get(), self.moved.get(), time)
+            draw(&line(
+                self.done.get(),
+                self.total.get(),
+                self.moved.get(),
+                time,
             ));
         }
     }
@@ -141,6 +140,24 @@ impl Progress {
             write("\r\x1b[K");
         }
     }
+}
+
+/// Replaces the line. A longer one than the terminal is wide would be wrapped, and only its end replaced.
+fn draw(line: &str) {
+    let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| size.ws_col);
+    write(&format!("\r{}\x1b[K", fit(line, columns.into())));
+}
+
+/// The first fields of a line, as many as leave the last column free. 0: the width is not known.
+fn fit(line: &str, columns: usize) -> &str {
+    let mut fitting = line;
+    while columns > 0 && fitting.chars().count() >= columns {
+        match fitting.trim_end().rfind("  ") {
+            Some(at) if at > 0 => fitting = &fitting[..at],
+            _ => return "",
+        }
+    }
+    fitting
 }
 
 fn write(text: &str) {
@@ -194,6 +211,19 @@ mod tests {
             9000,
             "  0 %  1 of 18446744073709551615 paths  0 B  0 B/s  11574 d left",
         );
+    }
+
+    #[test]
+    fn a_line_has_the_fields_for_which_the_terminal_has_room() {
+        let line = " 33 %  5 of 15 paths  2.0 KiB  1.0 KiB/s  4 s left";
+        let check = |columns, wants| assert_eq!(fit(line, columns), wants, "{columns}");
+        check(0, line);
+        check(80, line);
+        check(line.len() + 1, line);
+        check(line.len(), " 33 %  5 of 15 paths  2.0 KiB  1.0 KiB/s");
+        check(40, " 33 %  5 of 15 paths  2.0 KiB");
+        check(10, " 33 %");
+        check(3, "");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -61,6 +62,9 @@ impl Backend {
         // a killed process leaves its socket; no other process uses this directory
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(|e| failed(&e))?;
+        // private whatever the umask is, as all data of the hub
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, private).map_err(|e| failed(&e))?;
         #[cfg(test)]
         let test_listener = std::sync::Mutex::new(listener.try_clone().ok());
         let refused = |why: String| {

@@ -11,6 +11,7 @@ mod reload;
 mod requests;
 mod root;
 mod status;
+mod surprises;
 mod sync;
 mod transfer;
 mod trash;
