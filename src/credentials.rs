@@ -39,8 +39,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
         return Ok(access);
     }
     // the commands that need the file report its errors
-    let login =
-        login::file(environment::variable).and_then(|path| login::read(&path).ok().flatten());
+    let login = login::file().and_then(|path| login::read(&path).ok().flatten());
     Ok(login
         .filter(|login| login.server_url == url)
         .map_or(Access { url, key: None }, |login| access_by(&login)))
@@ -49,7 +48,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
 /// If no server is set for messages, uses that of the login file.
 pub fn choose_server(settings: &mut Settings) {
     if settings.server_is_default
-        && let Some(path) = login::file(environment::variable)
+        && let Some(path) = login::file()
         && let Ok(Some(login)) = login::read(&path)
     {
         settings.server_url = login.server_url;

@@ -423,6 +423,15 @@ pub fn free_space(dir: &Path) -> io::Result<(u64, u64, u64)> {
     ))
 }
 
+/// Whether the filesystem is in memory, so that it is empty after a restart of the machine.
+pub fn is_in_memory(dir: &Path) -> bool {
+    // the numbers in statfs(2)
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    rustix::fs::statfs(dir)
+        .is_ok_and(|s: rustix::fs::StatFs| matches!(s.f_type as u64 & 0xffff_ffff, TMPFS | RAMFS))
+}
+
 /// A file name for users: characters that would disturb a terminal or a log line are escaped.
 pub fn show(name: &std::ffi::OsStr) -> String {
     String::from_utf8_lossy(name.as_bytes())

@@ -7,6 +7,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::config::environment;
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 
@@ -25,9 +26,17 @@ pub struct Login {
 
 /// The file in the user's directory for settings (XDG Base Directory Specification). `None`: this
 /// user has none.
-pub fn file(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
-    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let dir = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+pub fn file() -> Option<PathBuf> {
+    file_in(
+        environment::variable("XDG_CONFIG_HOME").map(PathBuf::from),
+        environment::home(),
+    )
+}
+
+fn file_in(config: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let dir = config
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| Some(home?.join(".config")))?;
     Some(dir.join("s3ec/config.toml"))
 }
 
@@ -233,19 +242,17 @@ mod tests {
 
     #[test]
     fn the_file_is_where_s3ec_looks() {
-        let check = |set: &[(&str, &str)], wants: Option<&str>| {
-            let env = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into());
-            assert_eq!(file(env), wants.map(PathBuf::from));
+        let check = |config: Option<&str>, home: Option<&str>, wants: Option<&str>| {
+            let path = |text: Option<&str>| text.map(PathBuf::from);
+            assert_eq!(file_in(path(config), path(home)), path(wants));
         };
-        check(&[("HOME", "/h")], Some("/h/.config/s3ec/config.toml"));
+        check(None, Some("/h"), Some("/h/.config/s3ec/config.toml"));
+        check(Some("/x"), Some("/h"), Some("/x/s3ec/config.toml"));
         check(
-            &[("HOME", "/h"), ("XDG_CONFIG_HOME", "/x")],
-            Some("/x/s3ec/config.toml"),
-        );
-        check(
-            &[("HOME", "/h"), ("XDG_CONFIG_HOME", "relative")],
+            Some("relative"),
+            Some("/h"),
             Some("/h/.config/s3ec/config.toml"),
         );
-        check(&[("HOME", "h")], None);
+        check(None, None, None);
     }
 }

@@ -8,7 +8,6 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use super::parse::Invocation;
 use super::{Context, Done};
 use crate::client::HubClient;
-use crate::config::environment;
 use crate::config::{self, Settings};
 use crate::credentials::{self, Access};
 use crate::daemon::servers;
@@ -18,10 +17,13 @@ use crate::{disk, logger};
 
 /// `mesync login [--server URL]`
 pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
-    let path = login::file(environment::variable);
+    let path = login::file();
     let path = path.ok_or_else(|| {
-        Error::new(Kind::Settings, "cannot save a login: HOME is not set")
-            .hint("set HOME or XDG_CONFIG_HOME")
+        Error::new(
+            Kind::Settings,
+            "cannot save a login: this user has no home directory",
+        )
+        .hint("set HOME or XDG_CONFIG_HOME")
     })?;
     let old = login::read(&path).ok().flatten();
     let server = match invocation.value("server")? {

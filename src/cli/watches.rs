@@ -113,7 +113,7 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
 
 /// A directory with more content than the user may expect needs `--yes`, once.
 fn ask_for_a_word(settings: &Settings, invocation: &Invocation, dir: &Path) -> Result<()> {
-    let home = environment::variable("HOME").map(PathBuf::from);
+    let home = environment::home();
     match overlap::too_wide(dir, home.as_deref(), &directories::private(settings)) {
         Some(why) if !invocation.has("yes") && !invocation.has("dry-run") => {
             let what = format!("will not sync {}: {why}", dir.display());

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Reserve, zone};
+use super::{Reserve, environment, zone};
 use crate::wire;
 
 pub type Parsed<T> = std::result::Result<T, String>;
@@ -90,9 +90,8 @@ pub fn path(text: &str) -> Parsed<PathBuf> {
         return Err("not a path: it is empty, or has a NUL in it".into());
     }
     if text == "~" || text.starts_with("~/") {
-        let home = std::env::home_dir()
-            .filter(|h| h.is_absolute())
-            .ok_or("~ needs HOME, which is not set")?;
+        let home = environment::home()
+            .ok_or("~ needs the home directory, and HOME is not set to an absolute path")?;
         return Ok(home.join(text[1..].trim_start_matches('/')));
     }
     std::path::absolute(text).map_err(|e| format!("not a path: {e}"))

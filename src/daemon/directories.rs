@@ -21,7 +21,6 @@ use super::threads::{Shared, crashed, scoped};
 use crate::backoff::Backoff;
 use crate::client::HubClient;
 use crate::clock;
-use crate::config::environment;
 use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
@@ -468,7 +467,7 @@ pub fn adopt(files: &StatusFiles, base_dir: &Path, watch: &WatchSettings) -> Res
 
 /// Paths that are never synced: the data of this client and of a hub, and the login file.
 pub fn private(settings: &Settings) -> Vec<PathBuf> {
-    let login = crate::login::file(environment::variable);
+    let login = crate::login::file();
     [
         Some(settings.base_dir.clone()),
         Some(settings.hub.data_dir.clone()),

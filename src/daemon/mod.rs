@@ -29,6 +29,7 @@ use crate::client::HubClient;
 use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
+use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::engine::Neighbours;
 use crate::files::stats::News;
@@ -170,6 +171,13 @@ impl Daemon {
             settings.base_dir.display(),
             settings.server_url
         );
+        if disk::is_in_memory(&settings.base_dir) {
+            log::warn!(
+                "the base directory is in memory: a restart of the machine loses its messages and state; \
+                 set MESYNC_BASE_DIR to a directory on a disk; base={}",
+                settings.base_dir.display()
+            );
+        }
         Ok(daemon)
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::client::{HubClient, is_loopback};
 use crate::config::Settings;
-use crate::config::environment;
 use crate::error::Result;
 use crate::login::{self, Login};
 use crate::{clock, credentials, joining};
@@ -33,7 +32,7 @@ fn learn_next(hub: &HubClient, settings: &Settings) {
 /// Both servers; the same client if they are the same server.
 pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
     let of_messages = Arc::new(messages(settings)?);
-    let path = login::file(environment::variable);
+    let path = login::file();
     let login = path.as_deref().map(login::read).transpose()?.flatten();
     let same = login.is_none_or(|login| login.server_url == settings.server_url);
     let of_files = if same {
@@ -46,7 +45,7 @@ pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
 
 /// The server for files: from the login file, or else the one for messages.
 pub fn files(settings: &Settings) -> Result<HubClient> {
-    let path = login::file(environment::variable);
+    let path = login::file();
     let login = path.as_deref().map(login::read).transpose()?.flatten();
     let first = credentials::file_access(settings, login.as_ref())?;
     let by_login = login

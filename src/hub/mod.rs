@@ -53,6 +53,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::config::environment;
 use crate::config::{HubSettings, Settings, zone};
+use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 use crate::service::Part;
 use auth::{Auth, Mode};
@@ -197,6 +198,12 @@ impl Hub {
             Mode::Anonymous(n) => format!("anonymous, {}", keys::count(n)),
         };
         log::info!("hub started: version={version} listen={address} data={data} mode=\"{mode}\"");
+        if disk::is_in_memory(&settings.data_dir) {
+            log::warn!(
+                "the hub's data is in memory: a restart of the machine loses it; \
+                 set --data to a directory on a disk; data={data}"
+            );
+        }
         match self.router.auth.mode() {
             Mode::Protected => log::info!(
                 "no machine was let in yet: run \"mesync start\" there with MESYNC_SERVER_URL set to this hub, then \"mesync accept\" here; \

@@ -5,6 +5,7 @@ mod exit_status;
 mod install;
 mod interrupted;
 mod local_paths;
+mod places;
 mod proxies;
 mod queues;
 mod reload;
