@@ -5,7 +5,7 @@ _mesync() {
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         if [[ -n $skip && $word != = ]]; then skip=; continue; fi
         case $word in
-            --api-key|--api-key-file|--code|--data|--debounce|--files|--for|--limit|--listen|--name|--offset|-o|--output|--path|--payload|--payload-file|--priority|--remote|--rev|--search|--send|--server|--since|--target|--to|--ttl|--url|--wait|-w|--watch|--workers) skip=$word;;
+            --api-key|--api-key-file|--code|--data|--debounce|--files|--for|--limit|--listed|--listen|--name|--offset|-o|--output|--path|--payload|--payload-file|--priority|--remote|--rev|--search|--send|--server|--since|--target|--to|--ttl|--url|--wait|-w|--watch|--workers) skip=$word;;
             -*|=) ;;
             *) words+=("$word");;
         esac
@@ -20,6 +20,7 @@ _mesync() {
         --files) :; return;;
         --for) :; return;;
         --limit) :; return;;
+        --listed) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return;;
         --listen) :; return;;
         --name) :; return;;
         --offset) :; return;;
@@ -79,7 +80,7 @@ _mesync() {
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'daemon '*) flags='--watch --yes --remote --send-only --receive-only --debounce'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
-        'approve '*) flags='--dry-run'
+        'approve '*) flags='--dry-run --listed'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'adopt '*) flags=''
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;

@@ -7,7 +7,7 @@ function __mesync_words
             continue
         end
         switch $word
-            case --api-key --api-key-file --code --data --debounce --files --for --limit --listen --name --offset -o --output --path --payload --payload-file --priority --remote --rev --search --send --server --since --target --to --ttl --url --wait -w --watch --workers
+            case --api-key --api-key-file --code --data --debounce --files --for --limit --listed --listen --name --offset -o --output --path --payload --payload-file --priority --remote --rev --search --send --server --since --target --to --ttl --url --wait -w --watch --workers
                 set skip 1
             case '-*'
             case '*'
@@ -127,6 +127,7 @@ complete -c mesync -n '__mesync_in daemon' -l receive-only -d 'changes come from
 complete -c mesync -n '__mesync_in daemon' -l debounce -x -d 'milliseconds for which a file must be quiet after repeated changes (default: 500)'
 complete -c mesync -n '__mesync_is daemon' -a '(__fish_complete_directories)'
 complete -c mesync -n '__mesync_in approve' -l dry-run -d 'only list the held deletes'
+complete -c mesync -n '__mesync_in approve' -l listed -r -F -d 'allow those of this list only (- is standard input)'
 complete -c mesync -n '__mesync_is approve' -a '(__fish_complete_directories)'
 complete -c mesync -n '__mesync_is adopt' -a '(__fish_complete_directories)'
 complete -c mesync -n '__mesync_in conflicts' -l bytes -d 'print exact numbers of bytes'
