@@ -206,7 +206,7 @@ pub const VERSIONS: Command = Command {
     group: Group::Files,
     arguments: &[one(WHAT, Values::Text)],
     flags: &[BYTES],
-    doc: "list what was replaced or deleted, and can be restored",
+    doc: "list the versions that can be restored",
     long: &[
         PATHS,
         "Newest first; a deleted file has versions, too. The hub keeps them for 30 days, unless its version_ttl says otherwise.",

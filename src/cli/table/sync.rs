@@ -145,7 +145,7 @@ pub const CONFLICTS: Command = Command {
     group: Group::Files,
     arguments: &[any("DIR", Values::Directory)],
     flags: &[BYTES],
-    doc: "list the conflict copies of files that two machines changed",
+    doc: "list the conflict copies in synced directories",
     long: &[
         "Without DIR: in all synced directories. Compare the two versions, keep the right one under the name, and remove the copy.",
     ],

@@ -67,7 +67,8 @@ fn a_download_that_was_killed_resumes() {
 #[test]
 fn a_hub_that_is_started_again_is_waited_for() {
     let mut place = Place::new();
-    let bytes = noise(11, 20 * MIB);
+    // more than the buffers of the connections hold
+    let bytes = noise(11, 64 * MIB);
     place.put("file", &bytes);
     for (args, way) in [(["upload", "file"], "up"), (["download", "file"], "down")] {
         match way {
@@ -86,7 +87,13 @@ fn a_hub_that_is_started_again_is_waited_for() {
         place.proxy.hold_up(None);
         place.proxy.hold_down(None);
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-        assert!(said.next().unwrap().unwrap().contains("; retrying"));
+        let first = said.next().map(Result::unwrap).unwrap_or_default();
+        assert!(
+            first.contains("; retrying"),
+            "{args:?} says {first:?}, and ends with {:?}\n{}",
+            child.wait(),
+            place.world.logs()
+        );
         place.world.start_hub();
         let ended = child.wait().unwrap();
         assert!(
