@@ -207,17 +207,17 @@ mod tests {
             let now = start + Duration::from_secs(second);
             assert_eq!(reports.take(&hosts, now), wants, "{second} {states:?}");
         };
-        let (well, busy) = (MachineCondition::InSync, MachineCondition::Syncing);
+        let (fine, busy) = (MachineCondition::InSync, MachineCondition::Syncing);
         // from before the wait
-        check(0, &[(well, 0), (well, 0)], false);
-        check(5, &[(well, 0), (well, 1)], false);
-        check(6, &[(well, 0), (well, 1)], false);
+        check(0, &[(fine, 0), (fine, 0)], false);
+        check(5, &[(fine, 0), (fine, 1)], false);
+        check(6, &[(fine, 0), (fine, 1)], false);
         // the first is of second 6, the next one counts from there
-        check(10, &[(well, 0), (well, 0)], false);
-        check(11, &[(well, 0), (busy, 0)], false);
-        check(15, &[(well, 0), (well, 0)], false);
-        check(16, &[(well, 0), (well, 0)], false);
-        check(20, &[(well, 0), (well, 0)], false);
-        check(21, &[(well, 0), (well, 0)], true);
+        check(10, &[(fine, 0), (fine, 0)], false);
+        check(11, &[(fine, 0), (busy, 0)], false);
+        check(15, &[(fine, 0), (fine, 0)], false);
+        check(16, &[(fine, 0), (fine, 0)], false);
+        check(20, &[(fine, 0), (fine, 0)], false);
+        check(21, &[(fine, 0), (fine, 0)], true);
     }
 }

@@ -48,8 +48,9 @@ struct Latest {
 
 struct Listener {
     hub: Arc<HubClient>,
-    /// The time and state of the last request that had one.
-    sent: Arc<Mutex<Option<(Instant, String)>>>,
+    /// The time and state of the last request that had one. At first the time of the start, with no
+    /// state: the first pull or poll carries it, and makes the machine known for messages as well.
+    sent: Arc<Mutex<(Instant, Option<String>)>>,
     not_before: Instant,
 }
 
@@ -65,12 +66,13 @@ impl MachineStates {
             hubs.push(clients.1);
         }
         let hubs = hubs.into_iter().map(|hub| {
-            let (latest, sent) = (latest.clone(), Arc::<Mutex<Option<_>>>::default());
+            let latest = latest.clone();
+            let sent = Arc::new(Mutex::new((clock::monotonic(), None)));
             let noted = sent.clone();
             hub.tell_with_polls(Box::new(move || {
                 let header = fresh(&latest)?;
                 let now = clock::monotonic();
-                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, header.clone()));
+                *noted.lock().unwrap_or_else(PoisonError::into_inner) = (now, Some(header.clone()));
                 Some(header)
             }));
             Listener {
@@ -127,9 +129,9 @@ impl Listener {
     /// Sends the state in its own request if it is new, or if no request has sent it for `interval`.
     fn tell(&mut self, latest: Option<&str>, interval: Duration) {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = sent.as_ref().is_none_or(|(at, header)| {
-            at.elapsed() >= interval || latest.is_some_and(|latest| latest != header)
-        });
+        let (at, header) = &*sent;
+        let is_new = header.is_some() && latest.is_some_and(|now| header.as_deref() != Some(now));
+        let due = is_new || at.elapsed() >= interval;
         drop(sent);
         if !due || clock::monotonic() < self.not_before {
             return;

@@ -149,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_a_state_is_never_well() {
+    fn a_machine_without_a_state_is_never_healthy() {
         let check = |seen, wants| {
             let (condition, _) = judge(&Evidence {
                 seen,
                 ..Evidence::default()
             });
             assert_eq!(condition, wants, "{seen:?}");
-            assert!(!condition.is_well());
+            assert!(!condition.is_healthy());
         };
         check(None, MachineCondition::Unknown);
         let state = MachineState::default();

@@ -151,7 +151,7 @@ impl Router {
                 &request,
             )),
             _ => {
-                self.note_state(&request);
+                let answer = self.noting_state(route, &request, answer);
                 let left = self
                     .files
                     .handle(route, request, answer)
@@ -176,11 +176,13 @@ impl Router {
         }
     }
 
-    /// A caller without a key of a host says which one it is.
-    fn note_state(&self, request: &Request) {
+    /// Takes the state in a request. That of a pull is taken with the answer: a machine that is
+    /// listed because of it gets what is sent to all from then on.
+    fn noting_state(&self, route: Route, request: &Request, answer: Answer) -> Answer {
         let Some(state) = request.header(STATE_HEADER) else {
-            return;
+            return answer;
         };
+        // a caller without a key of a host says which one it is
         let host = match &request.caller {
             Caller::Host(host, _) => Some(host.clone()),
             Caller::Admin | Caller::Anonymous => {
@@ -189,9 +191,20 @@ impl Router {
             }
             Caller::Nobody => None,
         };
-        if let Some(host) = host {
+        let Some(host) = host else {
+            return answer;
+        };
+        if route != Route::GetMessages {
             self.messages.note_state(&host, state);
+            return answer;
         }
+        let (messages, state) = (self.messages.clone(), state.to_string());
+        Box::new(move |reply: Reply| {
+            if reply.status == 200 {
+                messages.note_state(&host, &state);
+            }
+            answer(reply);
+        })
     }
 
     /// Ends event streams when keys change: a client that still has access reconnects at once.
@@ -439,14 +452,14 @@ impl Router {
         let Ok(infos) = self.messages.infos(only) else {
             return;
         };
-        let well = infos
+        let healthy = infos
             .iter()
-            .map(|h| (label(&h.name), u8::from(h.condition.is_well())));
+            .map(|h| (label(&h.name), u8::from(h.condition.is_healthy())));
         text.rows(
-            "host_well",
+            "host_healthy",
             "gauge",
             "1: the host calls and is not degraded",
-            well,
+            healthy,
         );
         let conditions = infos.iter().map(|h| {
             let condition = format!("condition=\"{}\"", h.condition.name());
@@ -457,15 +470,6 @@ impl Router {
             "gauge",
             "1 for the condition that the host is in",
             conditions,
-        );
-        let seen = infos
-            .iter()
-            .filter_map(|h| Some((label(&h.name), h.silent?)));
-        text.rows(
-            "host_last_seen_seconds",
-            "gauge",
-            "seconds since a host called",
-            seen,
         );
     }
 

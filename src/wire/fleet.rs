@@ -74,7 +74,7 @@ impl MachineCondition {
     }
 
     /// Whether no person is needed.
-    pub fn is_well(self) -> bool {
+    pub fn is_healthy(self) -> bool {
         self >= MachineCondition::Syncing
     }
 }

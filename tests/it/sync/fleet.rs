@@ -119,8 +119,8 @@ fn a_stopped_a_full_and_a_holding_machine_are_named_from_one_place() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let metrics = text(&hub.ask("GET", "/metrics", "", ""));
-    for (name, is_well) in [("well", 1), ("stopped", 0), ("full", 0), ("holds", 0)] {
-        let line = format!("mesync_host_well{{host=\"{name}\"}} {is_well}\n");
+    for (name, is_healthy) in [("well", 1), ("stopped", 0), ("full", 0), ("holds", 0)] {
+        let line = format!("mesync_host_healthy{{host=\"{name}\"}} {is_healthy}\n");
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
     for (name, condition) in [
@@ -132,7 +132,7 @@ fn a_stopped_a_full_and_a_holding_machine_are_named_from_one_place() {
         let line = format!("mesync_host_condition{{{labels}}} 1\n");
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
-    assert!(metrics.contains("mesync_host_last_seen_seconds{host=\"stopped\"} "));
+    assert!(metrics.contains("mesync_last_seen_timestamp_seconds{host=\"stopped\"} "));
     // the trouble passes
     fs::remove_file(disk.join("filler")).unwrap();
     holds.machine.ok(&["approve", holds.dir.to_str().unwrap()]);
@@ -142,7 +142,7 @@ fn a_stopped_a_full_and_a_holding_machine_are_named_from_one_place() {
 }
 
 #[test]
-fn a_machine_whose_state_is_not_known_is_never_shown_as_well() {
+fn a_machine_whose_state_is_not_known_is_never_shown_as_healthy() {
     let hub = Hub::start();
     let world = &hub.world;
     let mut machine = world.machine("new");
@@ -166,7 +166,7 @@ fn a_machine_whose_state_is_not_known_is_never_shown_as_well() {
     assert_eq!(conditions(&hub), ["old unknown", "new in-sync"]);
     let metrics = text(&hub.get("/metrics"));
     assert!(
-        metrics.contains("mesync_host_well{host=\"old\"} 0\n"),
+        metrics.contains("mesync_host_healthy{host=\"old\"} 0\n"),
         "{metrics}"
     );
     let out = hosts(&hub, &["--wait", "1s"]);
