@@ -176,8 +176,8 @@ impl Router {
         }
     }
 
-    /// Takes the state in a request. That of a pull is taken with the answer: a machine that is
-    /// listed because of it gets what is sent to all from then on.
+    /// Takes the state in a request. That of a pull is taken with the answer, so that a machine which
+    /// is listed because of it receives every later broadcast.
     fn noting_state(&self, route: Route, request: &Request, answer: Answer) -> Answer {
         let Some(state) = request.header(STATE_HEADER) else {
             return answer;
