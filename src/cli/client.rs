@@ -218,7 +218,7 @@ fn status_once(context: &mut Context) -> Result<Done> {
 
 /// Why this machine is degraded, a few words each; empty: it is healthy.
 fn degraded(s: &ClientStatus, stuck_here: bool, stuck_there: bool) -> Vec<String> {
-    let not_healthy = s.directories.iter().filter(|d| !d.is_healthy());
+    let not_healthy = s.directories.iter().filter(|d| !d.healthy);
     let (with_problems, not_in_sync): (Vec<_>, Vec<_>) = not_healthy.partition(|d| d.is_in_sync());
     let when = |so: bool, words: &str| so.then(|| words.to_string());
     let count = |n: usize, noun: &str, how: &str| {

@@ -160,10 +160,6 @@ fn row(
 }
 
 impl DirectoryRow {
-    pub fn is_healthy(&self) -> bool {
-        self.healthy
-    }
-
     pub fn is_in_sync(&self) -> bool {
         self.condition == DirectoryCondition::InSync && !self.died
     }

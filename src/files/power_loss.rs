@@ -81,7 +81,7 @@ fn is_damaged(tree: &DiskTree, path: &str, base: &BaseRow, unsynced_since: i64) 
     let damaged = match tree.stamp(path) {
         Ok(Some(stamp)) if !tree.ignored(path) => {
             let old = base.seen == Some(stamp) && stamp.ctime < unsynced_since;
-            !old && ends_in_zeros(tree, path, &stamp)? && !is_in_sync(tree, path, base)?
+            !old && ends_in_zeros(tree, path, &stamp) && !is_in_sync(tree, path, base)?
         }
         Ok(_) => false,
         // a file that cannot be examined is not sent either
@@ -91,21 +91,16 @@ fn is_damaged(tree: &DiskTree, path: &str, base: &BaseRow, unsynced_since: i64) 
     Ok(damaged)
 }
 
-fn ends_in_zeros(tree: &DiskTree, path: &str, stamp: &Stamp) -> Called<bool> {
-    match tree.read(path, Some(stamp)) {
-        Ok(Some(reading)) => Ok(reading.ends_in_zeros().unwrap_or(false)),
-        // it cannot be read: it is not sent either
-        Ok(None) | Err(_) => Ok(false),
-    }
+/// `false` for a file that cannot be read: it is not sent either.
+fn ends_in_zeros(tree: &DiskTree, path: &str, stamp: &Stamp) -> bool {
+    let reading = tree.read(path, Some(stamp)).ok().flatten();
+    reading.is_some_and(|reading| reading.ends_in_zeros().unwrap_or(false))
 }
 
 /// Whether the file has the content that was in sync, read anew.
 fn is_in_sync(tree: &DiskTree, path: &str, base: &BaseRow) -> Called<bool> {
     match tree.look(path, None) {
-        Ok(Look::Here(local)) => Ok(base.entry.is_some_and(|entry| {
-            (entry.kind, entry.size, entry.hash)
-                == (local.entry.kind, local.entry.size, local.entry.hash)
-        })),
+        Ok(Look::Here(local)) => Ok(base.entry.is_some_and(|was| was.same_body(&local.entry))),
         Ok(_) | Err(Fault::Later(_) | Fault::Refused(_)) => Ok(true),
         Err(fault) => Err(fault),
     }

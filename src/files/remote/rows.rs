@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::relpath;
-use crate::wire::files::{Hash, Kind, Name, Record};
+use crate::wire::files::{Extra, Hash, Kind, Metadata, Name, Record};
 
 /// The directory on the hub that a local directory is synced with; "" is the whole hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,16 @@ pub fn st_mode(entry: &Entry) -> u32 {
         Kind::Symlink => 0o120_000,
     };
     kind | entry.mode
+}
+
+/// The mode and time as they are sent beside the content of a whole file. `path`: the directory on the hub.
+pub fn metadata(entry: &Entry, path: String) -> Metadata {
+    Metadata {
+        path,
+        mode: Some(st_mode(entry)),
+        mtime: Some(mtime(entry)),
+        extra: Extra::default(),
+    }
 }
 
 /// The time as it is sent: RFC 3339 with nine decimals.

@@ -11,9 +11,7 @@ use crate::files::plan::{Entry, Local};
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
 use crate::transfer::source_file;
-use crate::wire::files::{
-    self, BATCH_FILE, BatchItem, BatchResult, Chunk, Extra, Hash, Metadata, SINGLE,
-};
+use crate::wire::files::{self, BATCH_FILE, BatchItem, BatchResult, Chunk, Hash, SINGLE};
 use crate::wire::revision::Tag;
 
 use super::{Remote, moving, request, rows, set_back};
@@ -235,13 +233,7 @@ impl Remote {
                 .map(|()| None),
             None => {
                 let name = self.name(&change.path)?;
-                let (mode, mtime) = (Some(rows::st_mode(entry)), Some(rows::mtime(entry)));
-                let metadata = Metadata {
-                    path: name.path,
-                    mode,
-                    mtime,
-                    extra: Extra::default(),
-                };
+                let metadata = rows::metadata(entry, name.path);
                 self.hub
                     .upload(&name.name, &metadata, source, request(change), &passed)
                     .map(Some)

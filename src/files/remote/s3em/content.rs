@@ -12,7 +12,7 @@ use crate::files::plan::{Entry, Local, RemoteRow};
 use crate::files::remote::rows;
 use crate::files::tree::root::fault;
 use crate::transfer::TransferStep;
-use crate::wire::files::{self, Extra, Hash, Metadata, SINGLE};
+use crate::wire::files::{self, Hash, SINGLE};
 
 /// Bytes that are read at a time.
 const COPY_BUFFER_BYTES: usize = 64 * 1024;
@@ -24,13 +24,7 @@ impl S3em {
             return Ok(Answer::Differs(row));
         }
         let name = self.name(&change.path)?;
-        let (mode, mtime) = (Some(rows::st_mode(entry)), Some(rows::mtime(entry)));
-        let metadata = Metadata {
-            path: name.path,
-            mode,
-            mtime,
-            extra: Extra::default(),
-        };
+        let metadata = rows::metadata(entry, name.path);
         let passed = |bytes| self.traffic.up(TransferStep::Passed(bytes));
         let stored = match self.hub.upload(
             &name.name,
