@@ -14,9 +14,7 @@ pub mod cli {
 }
 
 pub mod client {
-    pub use crate::client::{
-        Change, Condition, Download, Failure, HubClient, Source, Told, UploadOutcome,
-    };
+    pub use crate::client::{Change, Download, Failure, HubClient, Source, Told, UploadOutcome};
 }
 
 pub mod clock {
@@ -125,11 +123,11 @@ pub mod wire {
     pub mod files {
         pub use crate::wire::files::{
             BATCH_FILE, BATCH_FILES, BatchAnswer, BatchItem, Chunk, Commit, Event, Extra,
-            FetchHead, FetchItem, From, Hash, Kind, MOST_CHUNKS, Metadata, Name, PAGE, Record,
+            FetchHead, FetchItem, Hash, Kind, MOST_CHUNKS, Metadata, Name, OldName, PAGE, Record,
             Restore, SINGLE,
         };
     }
     pub mod revision {
-        pub use crate::wire::revision::Tag;
+        pub use crate::wire::revision::{Condition, Tag};
     }
 }

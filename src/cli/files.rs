@@ -10,13 +10,14 @@ use uuid::Uuid;
 use super::output::{Output, left, right};
 use super::parse::Invocation;
 use super::{Context, Done, fail, local_path, note};
-use crate::client::{Called, Change, Condition, HubClient, Query, UploadOutcome};
+use crate::client::{Called, Change, HubClient, Query, UploadOutcome};
 use crate::config::{Settings, limits};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::transfer::find;
 use crate::wire::files::{self, Name, PAGE_DEFAULT, Record, Restore, Version};
+use crate::wire::revision::Condition;
 use crate::{clock, wire};
 
 /// `mesync ls`

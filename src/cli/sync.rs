@@ -17,7 +17,7 @@ use crate::config::watch::WatchSettings;
 use crate::daemon::once::PassProgress;
 use crate::daemon::{Daemon, Halves, once, servers};
 use crate::error::{Error, Kind, Result};
-use crate::files::delete_guard::Limits;
+use crate::files::delete_guard::DeleteLimits;
 use crate::files::directory::Directory;
 use crate::files::engine::{Neighbours, Preview};
 use crate::files::overview::real;
@@ -241,11 +241,15 @@ fn tell(context: &mut Context, passed: &once::PassResult, watch: &WatchSettings)
             problem: passed.trouble.as_ref().map(ToString::to_string),
         });
     } else {
-        tell_people(context, passed, (dir, Limits::of(watch)));
+        tell_people(context, passed, (dir, DeleteLimits::of(watch)));
     }
 }
 
-fn tell_people(context: &mut Context, passed: &once::PassResult, (dir, limits): (&str, Limits)) {
+fn tell_people(
+    context: &mut Context,
+    passed: &once::PassResult,
+    (dir, limits): (&str, DeleteLimits),
+) {
     let (facts, counts, out) = (&passed.facts, passed.facts.counts, &mut context.out);
     let dir = one_line(dir);
     let mut did = Vec::new();
@@ -408,7 +412,7 @@ fn dry_run(
     if plans.holds {
         out.line(&format!(
             "the deletes would be held ({}): see approve, or --allow-deletes",
-            Limits::of(watch).words()
+            DeleteLimits::of(watch).words()
         ));
     }
     if let Some(first) = &plans.skipped.unknown.first {

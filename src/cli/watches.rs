@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::parse::Invocation;
 use crate::config::Settings;
 use crate::config::environment;
-use crate::config::watch::{Mode, WatchSettings, remotes_overlap};
+use crate::config::watch::{SyncMode, WatchSettings, remotes_overlap};
 use crate::daemon::directories;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -81,8 +81,8 @@ pub fn watches(settings: &Settings, invocation: &Invocation) -> Result<Vec<Watch
         (true, true) => {
             return Err(invocation.usage("--send-only and --receive-only exclude each other"));
         }
-        (true, false) => watch.mode = Mode::SendOnly,
-        (false, true) => watch.mode = Mode::ReceiveOnly,
+        (true, false) => watch.mode = SyncMode::SendOnly,
+        (false, true) => watch.mode = SyncMode::ReceiveOnly,
         (false, false) => {}
     }
     let watch = checked(settings, watch)?;

@@ -15,10 +15,10 @@ use super::header::media_type;
 use super::{Body, Call, Called, HubClient};
 use crate::wire::KeyUse;
 use crate::wire::files::{
-    AskedChunks, Backup, Changes, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made,
+    AskedChunks, Backup, ChangesPage, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made,
     MissingChunks, Record, Restore, Version,
 };
-use crate::wire::revision::{Common, Points, Revision};
+use crate::wire::revision::{Common, Condition, Points, Revision};
 
 /// Maximum bytes of a page of records: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;
@@ -28,18 +28,6 @@ const CHUNKS_BYTES: u64 = 40 * 1024 * 1024;
 pub(super) const SYNC_PATIENCE: Duration = Duration::from_secs(300);
 /// A copy of the whole hub may take hours.
 const COPY_PATIENCE: Duration = Duration::from_secs(6 * 3600);
-
-/// The condition of a change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Condition {
-    /// None: the last writer wins.
-    #[default]
-    None,
-    /// This revision must be current.
-    Match(Revision),
-    /// The name must have no file.
-    Absent,
-}
 
 /// The condition, key and history of a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -162,7 +150,7 @@ impl HubClient {
         newest: Revision,
         began: Option<u64>,
         limit: usize,
-    ) -> Called<Changes> {
+    ) -> Called<ChangesPage> {
         let began = began.map_or(String::new(), |rev| format!("&began={rev}"));
         let path = format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}");
         self.json(&Call {

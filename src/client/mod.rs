@@ -36,7 +36,7 @@ pub use body::Source;
 use body::{Body, Reader};
 use failure::is_stale;
 pub use failure::{Called, Failure, Told};
-pub use files::{Change, Condition, Query, Stored, UploadOutcome};
+pub use files::{Change, Query, Stored, UploadOutcome};
 use header::media_type;
 pub use messages::PullResult;
 use proxy::Proxy;

@@ -23,7 +23,7 @@ pub struct WatchSettings {
     pub named: PathBuf,
     /// The directory on the hub; "" is the whole hub.
     pub remote: String,
-    pub mode: Mode,
+    pub mode: SyncMode,
     pub debounce: Duration,
     pub rescan: Duration,
     pub ignore: Vec<String>,
@@ -38,19 +38,19 @@ pub struct WatchSettings {
 
 /// The directions in which changes are synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum SyncMode {
     #[default]
     TwoWay,
     SendOnly,
     ReceiveOnly,
 }
 
-impl Mode {
+impl SyncMode {
     pub fn name(self) -> &'static str {
         match self {
-            Mode::TwoWay => "two-way",
-            Mode::SendOnly => "send-only",
-            Mode::ReceiveOnly => "receive-only",
+            SyncMode::TwoWay => "two-way",
+            SyncMode::SendOnly => "send-only",
+            SyncMode::ReceiveOnly => "receive-only",
         }
     }
 }
@@ -103,8 +103,8 @@ pub static SETTINGS: &[WatchSetting] = &[
         |s, v| bytes(v.trim().trim_end_matches("/s"), 1000, 1_000_000_000_000).map(|v| s.bandwidth_limit = Some(v))),
 ];
 
-fn mode(text: &str) -> Parsed<Mode> {
-    let modes = [Mode::TwoWay, Mode::SendOnly, Mode::ReceiveOnly];
+fn mode(text: &str) -> Parsed<SyncMode> {
+    let modes = [SyncMode::TwoWay, SyncMode::SendOnly, SyncMode::ReceiveOnly];
     let wrong = || {
         format!(
             "must be two-way, send-only or receive-only, not \"{}\"",
@@ -151,7 +151,7 @@ impl WatchSettings {
             named: path.clone(),
             path,
             remote: String::new(),
-            mode: Mode::default(),
+            mode: SyncMode::default(),
             debounce: zero,
             rescan: zero,
             ignore: Vec::new(),

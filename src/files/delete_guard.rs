@@ -12,7 +12,7 @@ pub const WINDOW_MINUTES: u64 = 60;
 
 /// The limits above which deletes are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct DeleteLimits {
     /// So many deletes within the window always pass.
     pub least: u64,
     /// So many percent of the files always pass.
@@ -21,9 +21,9 @@ pub struct Limits {
     pub all: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for DeleteLimits {
+    fn default() -> DeleteLimits {
+        DeleteLimits {
             least: 10,
             share: 25,
             all: 3,
@@ -31,13 +31,13 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl DeleteLimits {
     /// Those of a directory.
-    pub fn of(settings: &WatchSettings) -> Limits {
-        Limits {
+    pub fn of(settings: &WatchSettings) -> DeleteLimits {
+        DeleteLimits {
             least: settings.max_deletes,
             share: settings.max_delete_share,
-            ..Limits::default()
+            ..DeleteLimits::default()
         }
     }
 
@@ -48,7 +48,7 @@ impl Limits {
 
     /// Which deletes are held.
     pub fn words(self) -> String {
-        let Limits { least, share, .. } = self;
+        let DeleteLimits { least, share, .. } = self;
         format!("more than {least} files and {share} % of all within an hour, or all of them")
     }
 }
@@ -66,14 +66,14 @@ pub struct Standing {
 
 /// Whether deletes pass. If not, all pending ones are held: the program does not guess which of
 /// them were meant.
-pub fn passes(limits: Limits, s: Standing) -> bool {
+pub fn passes(limits: DeleteLimits, s: Standing) -> bool {
     let before = s.files + s.counted;
     s.counted + s.pending <= limit(limits, before)
         && !(before >= limits.all && s.pending >= s.files)
 }
 
 /// How many of so many files may be deleted within the window.
-pub fn limit(limits: Limits, files: u64) -> u64 {
+pub fn limit(limits: DeleteLimits, files: u64) -> u64 {
     limits.least.max(files.saturating_mul(limits.share) / 100)
 }
 
@@ -99,7 +99,7 @@ mod tests {
     fn deletes_are_held_above_the_limit_and_when_nothing_would_be_left() {
         let check = |files, counted, pending, wants| {
             let got = passes(
-                Limits::default(),
+                DeleteLimits::default(),
                 Standing {
                     files,
                     counted,
@@ -127,10 +127,10 @@ mod tests {
     #[test]
     fn a_directory_has_limits_of_its_own() {
         let check = |(least, share), files, pending, wants| {
-            let limits = Limits {
+            let limits = DeleteLimits {
                 least,
                 share,
-                ..Limits::default()
+                ..DeleteLimits::default()
             };
             let standing = Standing {
                 files,
@@ -148,7 +148,7 @@ mod tests {
         check((1_000_000, 0), 1000, 999, true);
         check((1_000_000, 0), 1000, 1000, false);
         check((0, 99), u64::MAX, 1, true);
-        assert!(!Limits::default().are_off());
+        assert!(!DeleteLimits::default().are_off());
     }
 
     #[test]

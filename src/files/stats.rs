@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::conflict::is_copy;
-use super::engine::traits::Done;
+use super::engine::traits::CompletedChange;
 use super::plan::is_below;
 use super::tree::scan::Skipped;
 use crate::clock;
@@ -114,25 +114,25 @@ pub enum News {
 }
 
 impl Stats {
-    pub fn done(&self, what: Done<'_>) {
+    pub fn done(&self, what: CompletedChange<'_>) {
         let mut facts = self.lock();
         match what {
-            Done::Sent { .. } => facts.counts.sent += 1,
-            Done::Deleted { path } => {
+            CompletedChange::Sent { .. } => facts.counts.sent += 1,
+            CompletedChange::Deleted { path } => {
                 facts.counts.deleted += 1;
                 facts.copies = facts.copies.saturating_sub(copy(path));
             }
-            Done::Placed { path } => {
+            CompletedChange::Placed { path } => {
                 facts.counts.placed += 1;
                 facts.copies += copy(path);
                 facts.changed(path);
             }
-            Done::Removed { path } => {
+            CompletedChange::Removed { path } => {
                 facts.counts.removed += 1;
                 facts.copies = facts.copies.saturating_sub(copy(path));
                 facts.changed(path);
             }
-            Done::SetAside { path, copy } => {
+            CompletedChange::SetAside { path, copy } => {
                 facts.counts.set_aside += 1;
                 facts.copies += 1;
                 if facts.set_aside.len() < NAMED {

@@ -16,7 +16,7 @@ use super::plan::{DIR_MODE, parent};
 use super::state::DiskState;
 use super::tree::DiskTree;
 use super::tree::partial;
-use super::tree::root::{self, What, fault, show};
+use super::tree::root::{self, InodeType, fault, show};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::steady::Reading;
@@ -177,7 +177,7 @@ fn read(tree: &DiskTree, dir: &str, open: &OwnedFd) -> io::Result<Vec<TrashedFil
         if let Ok(name) = name.to_str()
             && let Some(shown) = show(open, name)?
         {
-            let is_file = shown.what == What::File;
+            let is_file = shown.what == InodeType::File;
             all.push(TrashedFile {
                 // the last rename was the move to the trash
                 since: shown.stamp.ctime,

@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::source_file::{self, SourceFile};
 use super::walk::WalkEntry;
 use crate::chunking::{Content, Splitter};
-use crate::client::{Called, Condition};
+use crate::client::Called;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{self, BatchItem, Name};
-use crate::wire::revision::Tag;
+use crate::wire::revision::{Condition, Tag};
 
 /// What is sent about a file besides its content.
 pub(super) struct About<'a> {

@@ -15,13 +15,13 @@ use super::source_file::SourceFile;
 use super::walk::WalkEntry;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep, find};
 use crate::chunking::{Content, Splitter};
-use crate::client::{Called, Change, Condition, Query, Source, Stored, Told, UploadOutcome};
+use crate::client::{Called, Change, Query, Source, Stored, Told, UploadOutcome};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::wire::files::{
     self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata, Name, Record, SINGLE,
 };
-use crate::wire::revision::Revision;
+use crate::wire::revision::{Condition, Revision};
 
 /// Bytes of small files that are collected before they are sent together.
 pub const GROUP_BYTES: usize = 2 * 1024 * 1024;

@@ -109,6 +109,18 @@ impl Revision {
     }
 }
 
+/// The condition of a change on the current revision of its name; if it is false, nothing changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Always true: the last writer wins, and the replaced revision becomes a version.
+    #[default]
+    None,
+    /// `If-Match: "<rev>-<tag>"`, or `"<rev>"`, which matches any tag: this revision is current.
+    Match(Revision),
+    /// `If-None-Match: *`: the name has no file, or it is deleted.
+    Absent,
+}
+
 /// A revision of which only the number is known.
 impl From<u64> for Revision {
     fn from(rev: u64) -> Revision {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::clock;
-use crate::files::engine::traits::{Ambient, Done};
+use crate::files::engine::traits::{Ambient, CompletedChange};
 use crate::files::stats::Stats;
 
 /// One directory's.
@@ -26,18 +26,22 @@ impl Ambient for EngineMachine {
         Uuid::new_v4()
     }
 
-    fn done(&self, what: Done<'_>) {
+    fn done(&self, what: CompletedChange<'_>) {
         let dir = self.1.display();
         match what {
-            Done::Sent { path, from: None } => log::debug!("sent {path:?} dir={dir}"),
-            Done::Sent {
+            CompletedChange::Sent { path, from: None } => log::debug!("sent {path:?} dir={dir}"),
+            CompletedChange::Sent {
                 path,
                 from: Some(from),
             } => log::debug!("renamed {from:?} to {path:?} on the hub dir={dir}"),
-            Done::Deleted { path } => log::debug!("deleted {path:?} on the hub dir={dir}"),
-            Done::Placed { path } => log::debug!("received {path:?} dir={dir}"),
-            Done::Removed { path } => log::debug!("moved {path:?} to the trash dir={dir}"),
-            Done::SetAside { path, copy } => log::warn!(
+            CompletedChange::Deleted { path } => {
+                log::debug!("deleted {path:?} on the hub dir={dir}")
+            }
+            CompletedChange::Placed { path } => log::debug!("received {path:?} dir={dir}"),
+            CompletedChange::Removed { path } => {
+                log::debug!("moved {path:?} to the trash dir={dir}")
+            }
+            CompletedChange::SetAside { path, copy } => log::warn!(
                 "{path:?} was edited on two machines: this one's is {copy:?} now dir={dir}"
             ),
         }

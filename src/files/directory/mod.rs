@@ -17,9 +17,11 @@ use uuid::Uuid;
 use machine::EngineMachine;
 use work::Workers;
 
-use super::delete_guard::Limits;
-use super::engine::traits::{Called, Env, Fault, Hub, Transfer};
-use super::engine::{Direction, Engine, Neighbours, Options, Outcome, Polled, Quiet, Report};
+use super::delete_guard::DeleteLimits;
+use super::engine::traits::{Called, ContentTransfer, Env, Fault, HubCalls};
+use super::engine::{
+    Direction, Engine, Neighbours, Options, Polled, Quiet, WorkOutcome, WorkReport,
+};
 use super::moved;
 use super::overlap::{self, Mounts};
 use super::power_loss;
@@ -213,7 +215,7 @@ impl Directory {
             Arc::new(Traffic::new(settings.bandwidth_limit)),
         );
         let names = RemoteNames::below(&settings.remote);
-        let (remote, legacy, hub, transfer): (_, _, Arc<dyn Hub>, Arc<dyn Transfer>) =
+        let (remote, legacy, hub, transfer): (_, _, Arc<dyn HubCalls>, Arc<dyn ContentTransfer>) =
             if is_ours(&hub, &state)? {
                 let remote = Arc::new(Remote::new(
                     hub,
@@ -257,7 +259,7 @@ impl Directory {
             after_one: QUIET_AFTER_ONE,
             after_more: QUIET_AFTER_MORE + settings.debounce * 2,
         };
-        let limits = Limits::of(settings);
+        let limits = DeleteLimits::of(settings);
         let options = Options {
             limits,
             allow_deletes: allow_deletes || limits.are_off(),
@@ -429,40 +431,40 @@ impl Directory {
         self.wake_now();
     }
 
-    fn report(&self, report: Report) {
-        let Report { path, outcome } = report;
+    fn report(&self, report: WorkReport) {
+        let WorkReport { path, outcome } = report;
         match outcome {
-            Outcome::Progress => {
+            WorkOutcome::Progress => {
                 self.worked.fetch_add(1, Relaxed);
             }
-            Outcome::Settled => {
+            WorkOutcome::Settled => {
                 self.worked.fetch_add(1, Relaxed);
                 self.stats.settled(&path);
                 if !self.is_full() {
                     self.stats.no_space(None);
                 }
             }
-            Outcome::Looked => {}
-            Outcome::Held => self.stats.settled(&path),
+            WorkOutcome::Looked => {}
+            WorkOutcome::Held => self.stats.settled(&path),
             // the path that it waits for has a better message
-            Outcome::Waits(why) => self.waits(&path, Error::new(Kind::Failed, why)),
-            Outcome::Later(e) => {
+            WorkOutcome::Waits(why) => self.waits(&path, Error::new(Kind::Failed, why)),
+            WorkOutcome::Later(e) => {
                 log::debug!("{path:?} waits: {e}");
                 self.waits(&path, e);
             }
-            Outcome::NoSpace(e) => {
+            WorkOutcome::NoSpace(e) => {
                 *lock(&self.full_until) = Some(clock::monotonic() + FULL_DISK_PAUSE);
                 if self.stats.no_space(Some(e.clone())) {
                     log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
                 }
             }
-            Outcome::TooLarge(e) => {
+            WorkOutcome::TooLarge(e) => {
                 // only this path waits, until there is room
                 self.too_large.store(true, Relaxed);
                 self.cannot(&path, &e);
             }
-            Outcome::Refused(e) => self.cannot(&path, &e),
-            Outcome::Fatal(e) => self.fail(e),
+            WorkOutcome::Refused(e) => self.cannot(&path, &e),
+            WorkOutcome::Fatal(e) => self.fail(e),
         }
         self.wakeup.done();
     }

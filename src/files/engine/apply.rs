@@ -7,7 +7,7 @@ use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local};
 use super::path::in_sync;
 use super::recover::with_mode;
 use super::send::CANDIDATES;
-use super::traits::{Done, Fault, Intent, Look, Moved, Source, Write};
+use super::traits::{CompletedChange, ContentSource, Fault, Intent, Look, Moved, Write};
 use super::{
     Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState,
 };
@@ -87,7 +87,7 @@ impl Engine {
         match placed? {
             Moved::Done => {
                 let done = self.finish(path, known, &intent);
-                self.env.ambient.done(Done::Placed { path });
+                self.env.ambient.done(CompletedChange::Placed { path });
                 done
             }
             Moved::Taken | Moved::Changed => {
@@ -98,7 +98,7 @@ impl Engine {
     }
 
     /// A rename travels without bytes, so look for the content on this machine first.
-    fn sources(&self, path: &str, theirs: &Entry) -> Result<Vec<Source>, Interrupted> {
+    fn sources(&self, path: &str, theirs: &Entry) -> Result<Vec<ContentSource>, Interrupted> {
         if theirs.is_dir() {
             return Ok(Vec::new());
         }
@@ -108,8 +108,10 @@ impl Engine {
             .with_hash(&theirs.hash, CANDIDATES)?
             .into_iter()
             .filter(|p| p != path)
-            .map(Source::Tree);
-        Ok(here.chain([Source::Trash, Source::Hub]).collect())
+            .map(ContentSource::Tree);
+        Ok(here
+            .chain([ContentSource::Trash, ContentSource::Hub])
+            .collect())
     }
 
     // -- removing the local version --------------------------------------------------------------
@@ -209,10 +211,12 @@ impl Engine {
             Moved::Done => {
                 let done = self.finish(path, known, &intent);
                 if trash {
-                    self.env.ambient.done(Done::Removed { path });
+                    self.env.ambient.done(CompletedChange::Removed { path });
                 } else {
                     self.offer(&to);
-                    self.env.ambient.done(Done::SetAside { path, copy: &to });
+                    self.env
+                        .ambient
+                        .done(CompletedChange::SetAside { path, copy: &to });
                 }
                 done
             }

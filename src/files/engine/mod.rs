@@ -34,10 +34,10 @@ mod type_conflict;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use super::delete_guard::{self, Limits, Standing};
+use super::delete_guard::{self, DeleteLimits, Standing};
 use super::plan::{self, Action, BaseRow, DIR_MODE, DIR_READABLE, Entry, Local, Plan, RemoteRow};
 use crate::clock;
-use crate::config::watch::Mode;
+use crate::config::watch::SyncMode;
 use crate::wire::revision::Revision;
 use deletes::DeleteEffect;
 use queue::{Task, WorkEnd, WorkQueue};
@@ -48,7 +48,7 @@ pub use gather::Quiet;
 pub use neighbours::Neighbours;
 pub use queue::Direction;
 pub use remote_changes::Polled;
-pub use report::{Outcome, Report};
+pub use report::{WorkOutcome, WorkReport};
 
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
 const PLAN_CHANGED: &str = "the plan no longer fits the file";
@@ -85,13 +85,13 @@ pub struct Engine {
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    pub limits: Limits,
+    pub limits: DeleteLimits,
     /// The guard lets every delete through.
     pub allow_deletes: bool,
     /// When a burst of deletes has ended.
     pub quiet: Quiet,
     /// In which directions changes are synced.
-    pub mode: Mode,
+    pub mode: SyncMode,
     /// Ignore changes of the time alone: the server would receive all bytes again.
     pub times_alone_stay: bool,
 }
@@ -202,7 +202,7 @@ impl Engine {
         Some(WorkItem { path, task })
     }
 
-    pub fn carry_out(&self, WorkItem { path, task }: WorkItem) -> Report {
+    pub fn carry_out(&self, WorkItem { path, task }: WorkItem) -> WorkReport {
         let done = match task {
             Task::Examine => self.examine(&path),
             Task::CarryOut => self.turn(&path).map(|progress| {
@@ -224,10 +224,10 @@ impl Engine {
             self.arrivals.fetch_add(1, SeqCst);
         }
         let parked = self.queue().ended(&path, end);
-        Report {
+        WorkReport {
             path,
             outcome: if parked {
-                Outcome::Waits(PARKED.into())
+                WorkOutcome::Waits(PARKED.into())
             } else {
                 outcome
             },

@@ -5,7 +5,7 @@ use crate::files::conflict::copy_name;
 use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 
 use super::path::seen_with;
-use super::traits::{Done, Intent, Look, Moved, Staged, Write};
+use super::traits::{CompletedChange, Intent, Look, Moved, StagedFile, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
 impl Engine {
@@ -169,7 +169,7 @@ impl Engine {
         path: &str,
         entry: Option<&Entry>,
         over: Option<&Local>,
-        staged: &Staged,
+        staged: &StagedFile,
     ) -> Result<bool, Interrupted> {
         let Some(held) = self.env.tree.stamp(&staged.temp)? else {
             // the temporary name is gone, so the rename happened; but a file with every sign of the
@@ -235,7 +235,9 @@ impl Engine {
             match self.env.tree.shift(temp, &copy, None)? {
                 Moved::Done => {
                     self.offer(&copy);
-                    self.env.ambient.done(Done::SetAside { path, copy: &copy });
+                    self.env
+                        .ambient
+                        .done(CompletedChange::SetAside { path, copy: &copy });
                     return Ok(());
                 }
                 Moved::Taken => {}

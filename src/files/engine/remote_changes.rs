@@ -12,7 +12,7 @@ use crate::relpath;
 use crate::wire::revision::Revision;
 
 use super::pages::each_page;
-use super::traits::{Called, Changes, Feed, Page, Write};
+use super::traits::{Called, ChangesResult, Feed, RowPage, Write};
 use super::{Engine, lock};
 
 /// The result of a poll.
@@ -48,7 +48,7 @@ impl Engine {
             .hub
             .changes(feed.cursor, self.newest(), feed.began)?
         {
-            Changes::Gone => {
+            ChangesResult::Gone => {
                 *lock(&self.drained) = false;
                 let start = Feed {
                     cursor: 0,
@@ -61,11 +61,11 @@ impl Engine {
                     .commit(&[Write::Feed(start), Write::NothingListed])?;
                 Ok(Polled::More)
             }
-            Changes::OtherHistory => self.compare(feed, feed.epoch),
-            Changes::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => {
+            ChangesResult::OtherHistory => self.compare(feed, feed.epoch),
+            ChangesResult::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => {
                 self.compare(feed, page.epoch)
             }
-            Changes::Page(page) => self.store(feed, page),
+            ChangesResult::Page(page) => self.store(feed, page),
         }
     }
 
@@ -110,7 +110,7 @@ impl Engine {
         Ok(())
     }
 
-    fn store(&self, feed: Feed, page: Page) -> Called<Polled> {
+    fn store(&self, feed: Feed, page: RowPage) -> Called<Polled> {
         let listing = feed.listing || feed.cursor == 0;
         let began = if listing {
             feed.began.or(page.began).or(Some(page.rev))
@@ -216,7 +216,7 @@ impl Engine {
 
 /// One point for each commit on a page, and the newest one, since the absence of other rows is
 /// information too.
-fn points(page: &Page) -> Vec<Revision> {
+fn points(page: &RowPage) -> Vec<Revision> {
     let latest = Revision {
         rev: page.rev,
         tag: page.tag,

@@ -6,13 +6,13 @@ use crate::error::Error;
 
 /// The outcome of one work item, for the log and the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct WorkReport {
     pub path: String,
-    pub outcome: Outcome,
+    pub outcome: WorkOutcome,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum WorkOutcome {
     /// Examined; waits to be carried out.
     Looked,
     /// One step was carried out.
@@ -56,22 +56,26 @@ impl From<Fault> for Interrupted {
 /// `true` if something was done, `false` if there was nothing to do.
 pub(super) type PathResult = Result<bool, Interrupted>;
 
-pub(super) fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, Outcome) {
+pub(super) fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, WorkOutcome) {
     match done {
-        Ok(WorkEnd::Settled) => (WorkEnd::Settled, Outcome::Settled),
-        Ok(end @ WorkEnd::Examined(_)) => (end, Outcome::Looked),
-        Ok(end) => (end, Outcome::Progress),
-        Err(Interrupted::Again(why)) => (WorkEnd::Wait(None), Outcome::Waits(why.into())),
+        Ok(WorkEnd::Settled) => (WorkEnd::Settled, WorkOutcome::Settled),
+        Ok(end @ WorkEnd::Examined(_)) => (end, WorkOutcome::Looked),
+        Ok(end) => (end, WorkOutcome::Progress),
+        Err(Interrupted::Again(why)) => (WorkEnd::Wait(None), WorkOutcome::Waits(why.into())),
         Err(Interrupted::WaitFor(other)) => {
             let why = format!("{other:?} is synced first");
-            (WorkEnd::Wait(Some(other)), Outcome::Waits(why))
+            (WorkEnd::Wait(Some(other)), WorkOutcome::Waits(why))
         }
-        Err(Interrupted::Held) => (WorkEnd::Held, Outcome::Held),
-        Err(Interrupted::Unknown(e)) => (WorkEnd::Dropped, Outcome::Refused(e)),
-        Err(Interrupted::Fault(Fault::Later(e))) => (WorkEnd::Wait(None), Outcome::Later(e)),
-        Err(Interrupted::Fault(Fault::NoSpace(e))) => (WorkEnd::Wait(None), Outcome::NoSpace(e)),
-        Err(Interrupted::Fault(Fault::TooLarge(e))) => (WorkEnd::Wait(None), Outcome::TooLarge(e)),
-        Err(Interrupted::Fault(Fault::Refused(e))) => (WorkEnd::Dropped, Outcome::Refused(e)),
-        Err(Interrupted::Fault(Fault::Fatal(e))) => (WorkEnd::Wait(None), Outcome::Fatal(e)),
+        Err(Interrupted::Held) => (WorkEnd::Held, WorkOutcome::Held),
+        Err(Interrupted::Unknown(e)) => (WorkEnd::Dropped, WorkOutcome::Refused(e)),
+        Err(Interrupted::Fault(Fault::Later(e))) => (WorkEnd::Wait(None), WorkOutcome::Later(e)),
+        Err(Interrupted::Fault(Fault::NoSpace(e))) => {
+            (WorkEnd::Wait(None), WorkOutcome::NoSpace(e))
+        }
+        Err(Interrupted::Fault(Fault::TooLarge(e))) => {
+            (WorkEnd::Wait(None), WorkOutcome::TooLarge(e))
+        }
+        Err(Interrupted::Fault(Fault::Refused(e))) => (WorkEnd::Dropped, WorkOutcome::Refused(e)),
+        Err(Interrupted::Fault(Fault::Fatal(e))) => (WorkEnd::Wait(None), WorkOutcome::Fatal(e)),
     }
 }

@@ -5,14 +5,16 @@
 //! it is from, and may come from a hub that was set back to before the local edit. The feed reports
 //! the row.
 
-use crate::config::watch::Mode;
+use crate::config::watch::SyncMode;
 use crate::files::plan::{
     BaseRow, DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent,
 };
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
-use super::traits::{Answer, Change, Condition, Done, Fault, From, OpenKey, Write};
+use super::traits::{
+    ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey, Write,
+};
 use super::{Engine, Interrupted, PathResult, PathState};
 
 /// Files that are examined as the source of a rename, or as a copy of the same bytes.
@@ -25,8 +27,8 @@ pub(super) const MAX_EQUAL_FILES: usize = 1000;
 pub(super) struct OutgoingChange<'a> {
     pub path: String,
     pub entry: Option<Entry>,
-    pub condition: Condition,
-    pub from: Option<From>,
+    pub condition: ExpectedRow,
+    pub from: Option<OldPath>,
     /// The local file whose bytes are sent; `None`: the hub has everything it needs.
     pub local: Option<&'a Local>,
     /// The change describes this tree.
@@ -44,7 +46,7 @@ enum RowSource {
 impl Engine {
     /// Sends a change and records the response. Without a response the key stays open.
     pub(super) fn send(&self, generation: u64, outgoing: OutgoingChange) -> PathResult {
-        let change = Change {
+        let change = HubChange {
             path: outgoing.path,
             key: self.env.ambient.fresh(),
             condition: outgoing.condition,
@@ -73,23 +75,23 @@ impl Engine {
         }
         let answer = answer?;
         match &answer {
-            Answer::Noted(made) => self
+            ChangeOutcome::Noted(made) => self
                 .settled(generation, &key, Some(made), made, RowSource::HereOnly)
                 .map(|()| true),
-            Answer::Made(made) => {
+            ChangeOutcome::Made(made) => {
                 self.settled(generation, &key, Some(made), made, RowSource::ByHub)?;
                 let (path, from) = (
                     change.path.as_str(),
                     change.from.as_ref().map(|f| f.path.as_str()),
                 );
                 self.env.ambient.done(if change.entry.is_some() {
-                    Done::Sent { path, from }
+                    CompletedChange::Sent { path, from }
                 } else {
-                    Done::Deleted { path }
+                    CompletedChange::Deleted { path }
                 });
                 Ok(true)
             }
-            Answer::Differs(_) | Answer::NotDone | Answer::Moved => {
+            ChangeOutcome::Differs(_) | ChangeOutcome::NotDone | ChangeOutcome::Moved => {
                 // the feed reports what the hub has
                 self.settled(generation, &key, None, &[], RowSource::ByHub)?;
                 Err(Interrupted::Again(
@@ -211,8 +213,8 @@ impl Engine {
             ..local.entry
         };
         let condition = match known.remote().entry {
-            Some(_) => Condition::Rev(known.remote().at()),
-            None => Condition::Nothing,
+            Some(_) => ExpectedRow::Rev(known.remote().at()),
+            None => ExpectedRow::Nothing,
         };
         let from = self.claim_old_name(path, known, local)?;
         let old = from.as_ref().map(|f| f.path.clone());
@@ -274,7 +276,7 @@ impl Engine {
         path: &str,
         known: &PathState,
         local: &Local,
-    ) -> Result<Option<From>, Interrupted> {
+    ) -> Result<Option<OldPath>, Interrupted> {
         if brings(known, local).is_none() {
             return Ok(None);
         }
@@ -297,7 +299,7 @@ impl Engine {
                 continue;
             }
             match self.was_renamed(&old, local) {
-                Ok(Some(rev)) => return Ok(Some(From { path: old, rev })),
+                Ok(Some(rev)) => return Ok(Some(OldPath { path: old, rev })),
                 Ok(None) => self.queue().release(&old),
                 Err(stop) => {
                     self.queue().release(&old);
@@ -347,7 +349,7 @@ impl Engine {
                     "the directory is deleted after its content",
                 ));
             }
-            if below.comes && self.options.mode != Mode::SendOnly {
+            if below.comes && self.options.mode != SyncMode::SendOnly {
                 // something new is in it on the hub: it stays, with its mode
                 return self.place(
                     path,
@@ -358,7 +360,7 @@ impl Engine {
             }
         }
         self.pass_guard(path, known)?;
-        let condition = Condition::Rev(known.remote().at());
+        let condition = ExpectedRow::Rev(known.remote().at());
         let outgoing = OutgoingChange {
             path: path.to_string(),
             entry: None,

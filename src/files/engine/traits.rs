@@ -2,7 +2,7 @@
 //! and the values they exchange.
 //!
 //! No logic: the rules that every store of rows must follow are in [`super::rows`]. File contents
-//! never pass through here: they are named by path and hash, and [`Transfer`] moves them. All
+//! never pass through here: they are named by path and hash, and [`ContentTransfer`] moves them. All
 //! methods may be called from several threads at once; the engine never calls two of them for one
 //! path, or for a path and its ancestor, at the same time.
 //!
@@ -56,7 +56,7 @@ impl std::convert::From<Fault> for Error {
 
 /// One page of `GET /api/files/changes`, names checked and records turned into rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub struct RowPage {
     /// The hub's latest revision.
     pub rev: u64,
     pub epoch: Uuid,
@@ -72,8 +72,8 @@ pub struct Page {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changes {
-    Page(Page),
+pub enum ChangesResult {
+    Page(RowPage),
     /// 410: the hub has forgotten tombstones after the cursor; a full listing is needed.
     Gone,
     /// 409: the hub does not have the revision that was `newest`. Its disk was set back.
@@ -82,7 +82,7 @@ pub enum Changes {
 
 /// The row that the hub must have for a change to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
+pub enum ExpectedRow {
     /// `If-Match`.
     Rev(Revision),
     /// `If-None-Match: *`: no record, or a tombstone.
@@ -92,22 +92,22 @@ pub enum Condition {
 /// The old name of a renamed file and the revision that it must have: both names change in one
 /// transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct From {
+pub struct OldPath {
     pub path: String,
     pub rev: Revision,
 }
 
 /// One change to the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct HubChange {
     pub path: String,
     /// `Idempotency-Key`. One call may send the same change several times with it.
     pub key: Uuid,
-    pub condition: Condition,
+    pub condition: ExpectedRow,
     /// `None`: delete. Otherwise `kind`, `mode`, `mtime`, `size` and `hash` as the hub is to store
     /// them (mode and mtime may differ from those of the local file).
     pub entry: Option<Entry>,
-    pub from: Option<From>,
+    pub from: Option<OldPath>,
     /// The newest revision that the client knows: a hub that was set back since then changes
     /// nothing, and the change is retried later.
     pub newest: Revision,
@@ -115,7 +115,7 @@ pub struct Change {
 
 /// The hub's response to a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum ChangeOutcome {
     /// 2xx: the resulting rows, one for each name (two for a rename).
     Made(Vec<(String, RemoteRow)>),
     /// Like `Made`, but only recorded here: the server cannot store such an entry.
@@ -124,14 +124,14 @@ pub enum Answer {
     Differs(Option<(String, RemoteRow)>),
     /// 409 for a void key, 404 for a delete of nothing: not done, and it never will be.
     NotDone,
-    /// Only from [`Transfer::upload`]: the local file is no longer what was to be sent; nothing was
+    /// Only from [`ContentTransfer::upload`]: the local file is no longer what was to be sent; nothing was
     /// changed on the hub.
     Moved,
 }
 
 /// The response to `GET /api/idempotency/{key}`, from one transaction of the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Asked {
+pub struct KeyRows {
     /// The rows that the key made; `None`: none, and the key is void from now on.
     pub made: Option<Vec<(String, RemoteRow)>>,
     /// The current records of those names. A name of `made` that is missing here has no record any
@@ -141,26 +141,26 @@ pub struct Asked {
 
 /// The hub, one method for each call. It repeats at once what may be repeated (stale connections),
 /// and waits for nothing else.
-pub trait Hub: Send + Sync {
+pub trait HubCalls: Send + Sync {
     /// With `kinds=all`. `after` 0 begins a full listing; `began` is passed with its later pages.
     /// Rows with names that [`crate::relpath::check`] refuses may be omitted and logged; the engine
     /// believes none of them. `newest`: the newest revision known from any response, because the
     /// rows may describe the history up to it.
-    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<Changes>;
+    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<ChangesResult>;
     /// The last of these points of that epoch that is part of the hub's history; 0: none, or the
     /// hub cannot tell.
     fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64>;
     /// Changes that need no bytes from this machine: deletes, and commits of known content.
-    fn change(&self, change: &Change) -> Called<Answer>;
-    /// `newest`: see [`Change`].
-    fn ask(&self, key: Uuid, newest: Revision) -> Called<Asked>;
+    fn change(&self, change: &HubChange) -> Called<ChangeOutcome>;
+    /// `newest`: see [`HubChange`].
+    fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows>;
 }
 
 // -- bytes between tree and hub -----------------------------------------------------------------------------------------------
 
 /// Where to look for the bytes of a file, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ContentSource {
     /// A file of the tree that had this hash when it was last examined.
     Tree(String),
     /// A file in the trash with this hash in its name (`conflict::trash_name`).
@@ -171,19 +171,19 @@ pub enum Source {
 
 /// A complete file under a temporary name in the directory of its final name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Staged {
+pub struct StagedFile {
     /// The whole name, relative to the root.
     pub temp: String,
     pub stamp: Stamp,
 }
 
 /// Transfers bytes; the only part that sees them.
-pub trait Transfer: Send + Sync {
+pub trait ContentTransfer: Send + Sync {
     /// Sends the file, link or empty directory `change.path` to the hub. Hashes what it reads; if
     /// that is not the hash of `change.entry`, or `stat` no longer shows `local.stamp` afterwards:
-    /// [`Answer::Moved`], and nothing is committed. With `change.from`, and when only the mode
+    /// [`ChangeOutcome::Moved`], and nothing is committed. With `change.from`, and when only the mode
     /// changed, the hub has the chunks and no bytes are sent.
-    fn upload(&self, change: &Change, local: &Local) -> Called<Answer>;
+    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome>;
     /// Creates a temporary name beside `path` that holds `entry` (kind, mode and mtime set, synced)
     /// with the bytes of `row`, from the first source that has them; verifies the hash and creates
     /// missing ancestors. `None`: no source has the bytes (any more), or an ancestor is not a
@@ -194,9 +194,9 @@ pub trait Transfer: Send + Sync {
         path: &str,
         row: &RemoteRow,
         entry: &Entry,
-        sources: &[Source],
+        sources: &[ContentSource],
         above: &[(&str, u32)],
-    ) -> Called<Option<Staged>>;
+    ) -> Called<Option<StagedFile>>;
 }
 
 // -- the tree -----------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ pub trait Tree: Send + Sync {
     /// has the temporary name, and the caller examines it. A directory is replaced only if it is
     /// empty. If the filesystem cannot exchange: reads the file again, then replaces it. `stage`
     /// has created the ancestors; they are created again if they are gone.
-    fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved>;
+    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved>;
     /// Renames with RENAME_NOREPLACE. `expected`: checks first that `from` shows this stamp. The
     /// parent of a name below the trash is created as needed, no other.
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
@@ -302,7 +302,7 @@ pub enum Intent {
         mode: u32,
         /// The entry to replace.
         over: Option<Local>,
-        staged: Staged,
+        staged: StagedFile,
     },
     /// The path is to get this mode and, if it is a file, this time. If one of them is not as it
     /// was, the change happened, or a user has changed it since.
@@ -462,7 +462,7 @@ pub trait State: Send + Sync {
 /// A completed change, for the log, the status and the hooks. Nothing depends on it: after a crash
 /// it may be reported twice, or never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done<'a> {
+pub enum CompletedChange<'a> {
     /// The hub has the local version. `from`: the file was renamed.
     Sent {
         path: &'a str,
@@ -486,13 +486,13 @@ pub trait Ambient: Send + Sync {
     fn elapsed(&self) -> Duration;
     /// A UUID that was never used before.
     fn fresh(&self) -> Uuid;
-    fn done(&self, _: Done<'_>) {}
+    fn done(&self, _: CompletedChange<'_>) {}
 }
 
 /// The complete environment of an engine.
 pub struct Env {
-    pub hub: Arc<dyn Hub>,
-    pub transfer: Arc<dyn Transfer>,
+    pub hub: Arc<dyn HubCalls>,
+    pub transfer: Arc<dyn ContentTransfer>,
     pub tree: Arc<dyn Tree>,
     pub state: Arc<dyn State>,
     pub ambient: Arc<dyn Ambient>,

@@ -4,13 +4,13 @@
 //! A link counts as a file. Decided only after the feed has reported all changes, because deletes
 //! of the content may still be coming.
 
-use crate::config::watch::Mode;
+use crate::config::watch::SyncMode;
 use crate::error::{Error, Kind};
 use crate::files::conflict::copy_name;
 use crate::files::plan::{self, Action, BaseRow, Entry};
 
 use super::send::OutgoingChange;
-use super::traits::{Condition, From};
+use super::traits::{ExpectedRow, OldPath};
 use super::{Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, is_file, lock, takes_away};
 
 /// What is known below a name.
@@ -65,7 +65,7 @@ impl Engine {
                 "a file and a directory have this name, and the hub has not reported all changes yet",
             ));
         }
-        if self.options.mode != Mode::TwoWay {
+        if self.options.mode != SyncMode::TwoWay {
             let what = "a file and a directory have this name, and changes go one way only";
             return Err(Interrupted::Unknown(
                 Error::new(Kind::Failed, what).hint("rename one of them"),
@@ -115,14 +115,14 @@ impl Engine {
                     "another change of the same name is under way",
                 ));
             }
-            let from = Some(From {
+            let from = Some(OldPath {
                 path: path.to_string(),
                 rev: known.remote().at(),
             });
             let outgoing = OutgoingChange {
                 path: copy.clone(),
                 entry: Some(entry),
-                condition: Condition::Nothing,
+                condition: ExpectedRow::Nothing,
                 from,
                 local: None,
                 ours: false,

@@ -10,7 +10,7 @@ pub use crate::wire::files::{DIR_MODE, DIR_READABLE};
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::{Revision, Tag};
 
-use crate::config::watch::Mode;
+use crate::config::watch::SyncMode;
 
 /// Mode bits that are compared and applied. A link has no mode of its own: it has all of these
 /// bits.
@@ -262,7 +262,7 @@ fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
 /// version.
 pub fn one_way(
     decided: Plan,
-    mode: Mode,
+    mode: SyncMode,
     base: &BaseRow,
     local: Option<&Local>,
     remote: &RemoteRow,
@@ -274,26 +274,26 @@ pub fn one_way(
     };
     let ours = local.map_or(decided.mode, |l| local_mode(base, l));
     match (mode, decided.action) {
-        (Mode::SendOnly, Action::Download | Action::Trash) => {
+        (SyncMode::SendOnly, Action::Download | Action::Trash) => {
             nothing("not taken from the hub: send-only")
         }
-        (Mode::SendOnly, Action::Conflict) => Plan {
+        (SyncMode::SendOnly, Action::Conflict) => Plan {
             action: Action::Upload,
             mode: ours,
             why: "edited on both sides, and send-only",
         },
-        (Mode::SendOnly, _) => Plan {
+        (SyncMode::SendOnly, _) => Plan {
             mode: ours,
             ..decided
         },
-        (Mode::ReceiveOnly, Action::Upload | Action::Delete) => {
+        (SyncMode::ReceiveOnly, Action::Upload | Action::Delete) => {
             nothing("not sent to the hub: receive-only")
         }
-        (Mode::ReceiveOnly, _) => Plan {
+        (SyncMode::ReceiveOnly, _) => Plan {
             mode: remote.entry.map_or(decided.mode, |r| r.mode),
             ..decided
         },
-        (Mode::TwoWay, _) => decided,
+        (SyncMode::TwoWay, _) => decided,
     }
 }
 
@@ -331,10 +331,10 @@ pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
 
 /// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. If both sides
 /// changed it, the hub's wins. If nothing was in sync before, both keep their times.
-pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: Mode) -> Option<i64> {
+pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: SyncMode) -> Option<i64> {
     let (was, theirs) = base.entry.zip(remote.entry)?;
     let changed =
-        was.mtime != theirs.mtime && local.entry.kind == Kind::File && mode != Mode::SendOnly;
+        was.mtime != theirs.mtime && local.entry.kind == Kind::File && mode != SyncMode::SendOnly;
     changed.then_some(theirs.mtime)
 }
 

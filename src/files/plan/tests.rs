@@ -145,11 +145,11 @@ fn one_way_leaves_the_other_side_alone() {
             let way = |mode| one_way(decided, mode, &b, l.as_ref(), &r);
             let got = |mode| (way(mode).action, way(mode).mode);
             assert_eq!(
-                (got(Mode::SendOnly), got(Mode::ReceiveOnly)),
+                (got(SyncMode::SendOnly), got(SyncMode::ReceiveOnly)),
                 (sends, receives),
                 "{base} {local} {remote}"
             );
-            assert_eq!(way(Mode::TwoWay), decided);
+            assert_eq!(way(SyncMode::TwoWay), decided);
         };
     check("-", "-", "x1", (Nothing, 0), (Download, 1));
     check("x1", "x1", "-", (Nothing, 0), (Trash, 1));

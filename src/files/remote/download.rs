@@ -39,8 +39,8 @@ impl Remote {
         path: &str,
         row: &RemoteRow,
         entry: &Entry,
-        sources: &[Source],
-    ) -> Called<Option<Staged>> {
+        sources: &[ContentSource],
+    ) -> Called<Option<StagedFile>> {
         match entry.kind {
             files::Kind::Dir => return self.tree.stage_dir(path, entry),
             files::Kind::Symlink => {
@@ -58,7 +58,7 @@ impl Remote {
             return Ok(Some(staged));
         }
         match entry.size {
-            _ if !sources.contains(&Source::Hub) => Ok(None),
+            _ if !sources.contains(&ContentSource::Hub) => Ok(None),
             0..=BATCH_FILE => {
                 // checks that may fail come before the request
                 let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
@@ -179,7 +179,7 @@ impl Remote {
         }
     }
 
-    fn medium(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
+    fn medium(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<StagedFile>> {
         let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
             return Ok(None);
         };
@@ -196,7 +196,7 @@ impl Remote {
             .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
     }
 
-    fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
+    fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<StagedFile>> {
         let coming = || self.coming.lock().unwrap_or_else(PoisonError::into_inner);
         if !coming().insert(entry.hash) {
             // the other download's file is a source then
@@ -210,7 +210,7 @@ impl Remote {
         staged
     }
 
-    fn long_alone(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Staged>> {
+    fn long_alone(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<StagedFile>> {
         let partial = self.tree.partial(entry)?;
         let step = |step: TransferStep<'_>| self.traffic.down(step);
         let record = rows::fetched(&self.name(path)?, row);

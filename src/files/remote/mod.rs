@@ -23,7 +23,7 @@ use crate::client::{self, Change as Request, Failure, HubClient, Stored, Told};
 use crate::error::{Error, Kind};
 use crate::transfer::{Transfer as Mover, TransferStep};
 use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
-use crate::wire::revision::Revision;
+use crate::wire::revision::{Condition, Revision};
 
 use super::batcher::Batcher;
 use super::engine::traits::*;
@@ -43,7 +43,7 @@ pub struct Remote {
     names: RemoteNames,
     link: Arc<Link>,
     traffic: Arc<Traffic>,
-    sends: Batcher<upload::SmallUpload, Called<Answer>>,
+    sends: Batcher<upload::SmallUpload, Called<ChangeOutcome>>,
     fetches: Batcher<download::SmallDownload, Called<download::SmallContent>>,
     up: Lanes,
     down: Lanes,
@@ -105,7 +105,7 @@ impl Remote {
     }
 
     /// Returns the result of a change: the new row, or why it was not made.
-    fn answer(&self, change: &Change, called: client::Called<Stored>) -> Called<Answer> {
+    fn answer(&self, change: &HubChange, called: client::Called<Stored>) -> Called<ChangeOutcome> {
         let stored = match called {
             Err(failure) => return self.unmet(failure),
             Ok(stored) => stored,
@@ -115,9 +115,9 @@ impl Remote {
             let known = self.state.rows(&change.path)?.remote;
             // nothing was to be changed: the row is known already, or the feed reports it
             return Ok(if stored.rev == Some(known.rev) {
-                Answer::Made(vec![(change.path.clone(), known)])
+                ChangeOutcome::Made(vec![(change.path.clone(), known)])
             } else {
-                Answer::NotDone
+                ChangeOutcome::NotDone
             });
         };
         self.made(change, record, stored.renamed_from)
@@ -125,10 +125,10 @@ impl Remote {
 
     fn made(
         &self,
-        change: &Change,
+        change: &HubChange,
         record: Record,
         renamed_from: Option<Record>,
-    ) -> Called<Answer> {
+    ) -> Called<ChangeOutcome> {
         let rows: Vec<(String, RemoteRow)> = [Some(record), renamed_from]
             .iter()
             .flatten()
@@ -137,7 +137,7 @@ impl Remote {
         match rows.first() {
             Some((path, _)) if *path == change.path => {
                 self.link.reached();
-                Ok(Answer::Made(rows))
+                Ok(ChangeOutcome::Made(rows))
             }
             _ => {
                 let what = format!(
@@ -149,11 +149,11 @@ impl Remote {
         }
     }
 
-    fn unmet(&self, failure: Failure) -> Called<Answer> {
+    fn unmet(&self, failure: Failure) -> Called<ChangeOutcome> {
         match (failure.status, failure.told) {
             (412, Told::Current(record)) => {
                 self.link.reached();
-                Ok(Answer::Differs(
+                Ok(ChangeOutcome::Differs(
                     record.and_then(|record| self.names.row(&record)),
                 ))
             }
@@ -170,7 +170,7 @@ impl Remote {
                 self.link.reached();
                 Err(set_back())
             }
-            (404 | 409, _) if failure.error.kind != Kind::Unreachable => Ok(Answer::NotDone),
+            (404 | 409, _) if failure.error.kind != Kind::Unreachable => Ok(ChangeOutcome::NotDone),
             (_, told) => Err(self.link.failed(Failure { told, ..failure })),
         }
     }
@@ -178,19 +178,20 @@ impl Remote {
     /// Makes a change whose bytes the hub has; an error response names the chunks that it lacks.
     fn commit(
         &self,
-        change: &Change,
+        change: &HubChange,
         entry: &Entry,
         chunks: Vec<Chunk>,
     ) -> Called<client::Called<Stored>> {
         let name = self.name(&change.path)?;
         let from = change.from.as_ref().map(|from| {
             let Revision { rev, tag } = from.rev;
-            self.name(&from.path).map(|name| crate::wire::files::From {
-                path: name.path,
-                name: name.name,
-                if_match: rev,
-                tag,
-            })
+            self.name(&from.path)
+                .map(|name| crate::wire::files::OldName {
+                    path: name.path,
+                    name: name.name,
+                    if_match: rev,
+                    tag,
+                })
         });
         let commit = Commit {
             path: name.path,
@@ -209,7 +210,7 @@ impl Remote {
     }
 
     /// The chunks of a content that the hub has under a known name; `None`: there is no such name.
-    fn known_chunks(&self, change: &Change, entry: &Entry) -> Called<Option<Vec<Chunk>>> {
+    fn known_chunks(&self, change: &HubChange, entry: &Entry) -> Called<Option<Vec<Chunk>>> {
         if entry.is_dir() || entry.size == 0 {
             return Ok(Some(Vec::new()));
         }
@@ -233,10 +234,10 @@ impl Remote {
     }
 }
 
-fn request(change: &Change) -> Request {
+fn request(change: &HubChange) -> Request {
     let condition = match change.condition {
-        Condition::Rev(at) => client::Condition::Match(at),
-        Condition::Nothing => client::Condition::Absent,
+        ExpectedRow::Rev(at) => Condition::Match(at),
+        ExpectedRow::Nothing => Condition::Absent,
     };
     Request {
         condition,
@@ -253,16 +254,16 @@ fn set_back() -> Fault {
     ))
 }
 
-impl Hub for Remote {
-    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<Changes> {
+impl HubCalls for Remote {
+    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<ChangesResult> {
         let page = match self.hub.changes(after, newest, began, PAGE) {
             Err(failure) if failure.status == 410 => {
                 self.link.reached();
-                return Ok(Changes::Gone);
+                return Ok(ChangesResult::Gone);
             }
             Err(failure) if failure.status == 409 => {
                 self.link.reached();
-                return Ok(Changes::OtherHistory);
+                return Ok(ChangesResult::OtherHistory);
             }
             other => self.called(other)?,
         };
@@ -277,7 +278,7 @@ impl Hub for Remote {
             .collect();
         // a hub that counts backwards would be polled forever
         let more = page.more && last.is_some_and(|last| last > after);
-        Ok(Changes::Page(Page {
+        Ok(ChangesResult::Page(RowPage {
             rev: page.rev,
             epoch: page.epoch,
             more,
@@ -296,14 +297,14 @@ impl Hub for Remote {
         }
     }
 
-    fn change(&self, change: &Change) -> Called<Answer> {
+    fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
         let _lane = self.up.enter();
         let Some(entry) = &change.entry else {
             let id = self.state.rows(&change.path)?.remote.id;
             return match self.hub.remove(id, request(change)) {
                 Ok(Some(record)) => self.made(change, record, None),
                 // the change was made; the feed reports the rest
-                Ok(None) => Ok(Answer::NotDone),
+                Ok(None) => Ok(ChangeOutcome::NotDone),
                 Err(failure) => self.unmet(failure),
             };
         };
@@ -311,11 +312,11 @@ impl Hub for Remote {
             Some(chunks) => self
                 .commit(change, entry, chunks)
                 .and_then(|called| self.answer(change, called)),
-            None => Ok(Answer::NotDone),
+            None => Ok(ChangeOutcome::NotDone),
         }
     }
 
-    fn ask(&self, key: Uuid, newest: Revision) -> Called<Asked> {
+    fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows> {
         let answer = match self.hub.ask_key(key, newest) {
             Err(failure) if failure.status == 410 => {
                 self.link.reached();
@@ -329,17 +330,17 @@ impl Hub for Remote {
                 .filter_map(|record| self.names.row(record))
                 .collect::<Vec<_>>()
         };
-        Ok(Asked {
+        Ok(KeyRows {
             made: answer.done.then(|| rows(&answer.made)),
             current: rows(&answer.current),
         })
     }
 }
 
-impl Transfer for Remote {
-    fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
+impl ContentTransfer for Remote {
+    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
         let sent = self.send(change, local);
-        if sent == Ok(Answer::Moved) {
+        if sent == Ok(ChangeOutcome::Moved) {
             self.tree.contradicted(&local.stamp);
         }
         sent
@@ -350,9 +351,9 @@ impl Transfer for Remote {
         path: &str,
         row: &RemoteRow,
         entry: &Entry,
-        sources: &[Source],
+        sources: &[ContentSource],
         above: &[(&str, u32)],
-    ) -> Called<Option<Staged>> {
+    ) -> Called<Option<StagedFile>> {
         self.tree.make_directories(above)?;
         self.fetch(path, row, entry, sources)
     }

@@ -21,15 +21,15 @@ pub const TOGETHER: usize = 64;
 
 /// A short file with its bytes, to be sent in a request with others.
 pub struct SmallUpload {
-    change: Change,
+    change: HubChange,
     item: BatchItem,
     bytes: Vec<u8>,
 }
 
 impl Remote {
-    pub(super) fn send(&self, change: &Change, local: &Local) -> Called<Answer> {
+    pub(super) fn send(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
         let Some(entry) = &change.entry else {
-            return Ok(Answer::NotDone);
+            return Ok(ChangeOutcome::NotDone);
         };
         if entry.is_dir() {
             let _lane = self.up.enter();
@@ -40,7 +40,7 @@ impl Remote {
         if let Some(chunks) = self.known_chunks(change, entry)? {
             let _lane = self.up.enter();
             if self.tree.stamp(&change.path)? != Some(local.stamp) {
-                return Ok(Answer::Moved);
+                return Ok(ChangeOutcome::Moved);
             }
             match self.commit(change, entry, chunks)? {
                 // the hub may have forgotten a chunk since
@@ -67,7 +67,7 @@ impl Remote {
                     ))
                 }
                 Ok(target) => self.send_small(change, entry, target),
-                Err(_) => Ok(Answer::Moved),
+                Err(_) => Ok(ChangeOutcome::Moved),
             };
         }
         let failed = |e: io::Error| fault("read", &change.path, &e);
@@ -76,7 +76,7 @@ impl Remote {
             .read(&change.path, Some(&local.stamp))
             .map_err(failed)?
         else {
-            return Ok(Answer::Moved);
+            return Ok(ChangeOutcome::Moved);
         };
         if entry.size > BATCH_FILE || change.from.is_some() {
             let _lane = self.up.enter();
@@ -90,13 +90,18 @@ impl Remote {
         if reading.unchanged().map_err(failed)? {
             self.send_small(change, entry, bytes)
         } else {
-            Ok(Answer::Moved)
+            Ok(ChangeOutcome::Moved)
         }
     }
 
-    fn send_small(&self, change: &Change, entry: &Entry, bytes: Vec<u8>) -> Called<Answer> {
+    fn send_small(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        bytes: Vec<u8>,
+    ) -> Called<ChangeOutcome> {
         if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash {
-            return Ok(Answer::Moved);
+            return Ok(ChangeOutcome::Moved);
         }
         let name = self.name(&change.path)?;
         let item = BatchItem {
@@ -107,17 +112,17 @@ impl Remote {
             mtime: Some(rows::mtime(entry)),
             size: entry.size,
             checksum_sha256: entry.hash,
-            if_match: if let Condition::Rev(at) = change.condition {
+            if_match: if let ExpectedRow::Rev(at) = change.condition {
                 Some(at.rev)
             } else {
                 None
             },
-            tag: if let Condition::Rev(at) = change.condition {
+            tag: if let ExpectedRow::Rev(at) = change.condition {
                 at.tag
             } else {
                 Tag::default()
             },
-            if_none_match: change.condition == Condition::Nothing,
+            if_none_match: change.condition == ExpectedRow::Nothing,
             key: Some(change.key),
         };
         self.sends.join(
@@ -130,7 +135,7 @@ impl Remote {
         )
     }
 
-    fn send_together(&self, all: &[SmallUpload]) -> Vec<Called<Answer>> {
+    fn send_together(&self, all: &[SmallUpload]) -> Vec<Called<ChangeOutcome>> {
         let files: Vec<(BatchItem, &[u8])> = all
             .iter()
             .map(|small| (small.item.clone(), small.bytes.as_slice()))
@@ -154,13 +159,13 @@ impl Remote {
         }
     }
 
-    fn result(&self, change: &Change, result: BatchResult) -> Called<Answer> {
+    fn result(&self, change: &HubChange, result: BatchResult) -> Called<ChangeOutcome> {
         match (result.status, result.record) {
             (200 | 201 | 204, Some(record)) => self.made(change, record, None),
-            (412, record) => Ok(Answer::Differs(
+            (412, record) => Ok(ChangeOutcome::Differs(
                 record.and_then(|record| self.names.row(&record)),
             )),
-            (409, _) => Ok(Answer::NotDone),
+            (409, _) => Ok(ChangeOutcome::NotDone),
             (410, _) => Err(set_back()),
             (status, _) => {
                 let words = result
@@ -189,14 +194,14 @@ impl Remote {
     }
 
     /// Sends one file in requests of its own.
-    fn send_alone(&self, change: &Change, entry: &Entry, file: File) -> Called<Answer> {
+    fn send_alone(&self, change: &HubChange, entry: &Entry, file: File) -> Called<ChangeOutcome> {
         let step = |step: crate::transfer::TransferStep<'_>| self.traffic.up(step);
         if entry.size > SINGLE {
             let local =
                 source_file::SourceFile::of(file, change.path.clone()).map_err(Fault::Later)?;
             let content = match moving(&self.hub, &step, |mover| mover.send_chunks(&local)) {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
-                    return Ok(Answer::Moved);
+                    return Ok(ChangeOutcome::Moved);
                 }
                 other => self.called(other)?,
             };
@@ -204,7 +209,7 @@ impl Remote {
                 self.commit(change, entry, content.chunks)
                     .and_then(|called| self.answer(change, called))
             } else {
-                Ok(Answer::Moved)
+                Ok(ChangeOutcome::Moved)
             };
         }
         let chunk = Chunk {
@@ -242,7 +247,7 @@ impl Remote {
         match sent {
             // the bytes are not those that were hashed
             Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
-                Ok(Answer::Moved)
+                Ok(ChangeOutcome::Moved)
             }
             Err(failure) => self.unmet(failure),
             Ok(Some(stored)) => self.answer(change, Ok(stored)),

@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use crate::files::engine::traits::{Feed, Intent, OpenKey, Rows, Staged};
+use crate::files::engine::traits::{Feed, Intent, OpenKey, Rows, StagedFile};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
 use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::Tag;
@@ -432,7 +432,7 @@ impl<'a> RowReader<'a> {
                 row: self.remote(None)?,
                 mode: self.mode()?,
                 over: self.option(RowReader::local)?,
-                staged: Staged {
+                staged: StagedFile {
                     temp: self.text()?,
                     stamp: self.stamp()?,
                 },

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
-use crate::files::engine::traits::{Intent, OpenKey, Staged};
+use crate::files::engine::traits::{Intent, OpenKey, StagedFile};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below};
 use crate::wire::files::Kind as What;
 
@@ -123,7 +123,7 @@ fn intent() -> impl Strategy<Value = Intent> {
                     row,
                     mode,
                     over,
-                    staged: Staged {
+                    staged: StagedFile {
                         temp: "d/.mesync-1.tmp".into(),
                         stamp,
                     },

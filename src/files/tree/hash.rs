@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::DiskTree;
 use super::names::show_of;
-use super::root::{self, Shown, What, fault, same, show_open, split};
+use super::root::{self, InodeType, Shown, fault, same, show_open, split};
 use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Kind as ErrorKind};
@@ -136,7 +136,7 @@ impl DiskTree {
             // an overlay reports other devices for files than for directories
             Ok(Some(shown))
                 if shown.is_mounted
-                    || shown.what == What::Dir && shown.device != self.root.device() =>
+                    || shown.what == InodeType::Dir && shown.device != self.root.device() =>
             {
                 Ok(Err(mounted()))
             }
@@ -149,7 +149,7 @@ impl DiskTree {
 
     /// Whether the name is a socket, pipe or device.
     pub fn is_special(&self, path: &str) -> bool {
-        matches!(self.shown(path), Ok(Ok(shown)) if shown.what == What::Special)
+        matches!(self.shown(path), Ok(Ok(shown)) if shown.what == InodeType::Special)
     }
 
     pub(super) fn look_at(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
@@ -162,15 +162,15 @@ impl DiskTree {
         } = shown.stamp;
         let here = |entry, stamp| Ok(Look::Here(Local { entry, stamp }));
         let kind = match shown.what {
-            What::Special => {
+            InodeType::Special => {
                 return Ok(Look::Unknown(Error::new(
                     ErrorKind::Failed,
                     "a socket, pipe or device",
                 )));
             }
-            What::Dir => return here(Entry::dir(mode, mtime), shown.stamp),
-            What::Link => Kind::Symlink,
-            What::File => Kind::File,
+            InodeType::Dir => return here(Entry::dir(mode, mtime), shown.stamp),
+            InodeType::Link => Kind::Symlink,
+            InodeType::File => Kind::File,
         };
         let known = known
             .filter(|(stamp, entry)| same(stamp, &shown.stamp) && entry.kind == kind)
@@ -248,7 +248,7 @@ impl DiskTree {
             return Err(rustix::io::Errno::NOENT.into());
         }
         let shown = show_open(&file)?;
-        let fine = shown.what == What::File && expected.is_none_or(|e| same(e, &shown.stamp));
+        let fine = shown.what == InodeType::File && expected.is_none_or(|e| same(e, &shown.stamp));
         Ok(fine.then_some(FileReading { file, shown }))
     }
 

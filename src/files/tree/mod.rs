@@ -30,14 +30,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
-use super::engine::traits::{Called, Fault, Look, Moved, Staged, Tree, Twin};
+use super::engine::traits::{Called, Fault, Look, Moved, StagedFile, Tree, Twin};
 use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below, parent};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::relpath;
 pub use listings::Folds;
-use root::{Root, What, fault};
+use root::{InodeType, Root, fault};
 use scan::ScanItem;
 
 /// See the module documentation.
@@ -263,7 +263,7 @@ impl DiskTree {
     /// gone.
     pub fn find_nested(&self, dir: &str) -> bool {
         let own = format!("{dir}/{}", relpath::OWN_DIR);
-        let found = matches!(self.shown(&own), Ok(Ok(shown)) if shown.what == What::Dir);
+        let found = matches!(self.shown(&own), Ok(Ok(shown)) if shown.what == InodeType::Dir);
         if found
             == self
                 .nested
@@ -369,7 +369,7 @@ impl Tree for DiskTree {
 
     fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
         Ok(match self.shown(path)? {
-            Ok(shown) if shown.what != What::Special => Some(shown.stamp),
+            Ok(shown) if shown.what != InodeType::Special => Some(shown.stamp),
             Ok(_) => Some(Stamp {
                 inode: 0,
                 size: 0,
@@ -399,7 +399,7 @@ impl Tree for DiskTree {
         .map(|_| ())
     }
 
-    fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
+    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved> {
         self.put(path, staged, over)
     }
 
@@ -452,7 +452,7 @@ impl Tree for DiskTree {
         if as_file == as_dir {
             return as_file;
         }
-        let is_dir = matches!(self.shown(path), Ok(Ok(shown)) if shown.what == What::Dir);
+        let is_dir = matches!(self.shown(path), Ok(Ok(shown)) if shown.what == InodeType::Dir);
         if is_dir { as_dir } else { as_file }
     }
 }

@@ -14,11 +14,11 @@ use rustix::io::Errno;
 use super::DiskTree;
 use super::names::show_of;
 use super::opened::KeepOpen;
-use super::root::{self, Root, Shown, What, fault, same, show, split};
+use super::root::{self, InodeType, Root, Shown, fault, same, show, split};
 use super::stage::{times, tolerate};
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::traits::{Called, Moved, Staged};
+use crate::files::engine::traits::{Called, Moved, StagedFile};
 use crate::files::plan::{DIR_READABLE, Local, MODE, Stamp};
 use crate::relpath;
 
@@ -44,7 +44,12 @@ impl OpenName<'_> {
 }
 
 impl DiskTree {
-    pub(super) fn put(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
+    pub(super) fn put(
+        &self,
+        path: &str,
+        staged: &StagedFile,
+        over: Option<&Local>,
+    ) -> Called<Moved> {
         let failed = |e: io::Error| fault("put in place", path, &e);
         let Some(at) = self.place_of(path)? else {
             return Ok(Moved::Taken);
@@ -81,7 +86,7 @@ impl DiskTree {
         &self,
         to: &OpenName<'_>,
         path: &str,
-        staged: &Staged,
+        staged: &StagedFile,
         over: Option<&Local>,
     ) -> io::Result<Moved> {
         let (dir, temp) = split(&staged.temp);
@@ -182,7 +187,7 @@ impl DiskTree {
             Some(old) if same(&over.stamp, &old.stamp) => old,
             _ => return Ok(Moved::Changed),
         };
-        if old.what == What::Dir && !is_bare(&at.parent, at.name)? {
+        if old.what == InodeType::Dir && !is_bare(&at.parent, at.name)? {
             return Ok(Moved::Taken);
         }
         if self.exchange.load(Relaxed) {
@@ -193,7 +198,7 @@ impl DiskTree {
             }
         }
         // nothing is replaced that would have to be examined
-        if old.what == What::File
+        if old.what == InodeType::File
             && self
                 .hash(path)?
                 .is_none_or(|(_, hash)| hash != over.entry.hash)
@@ -206,7 +211,7 @@ impl DiskTree {
     /// Moves back a directory that was filled between the check and the exchange.
     fn check_exchanged(&self, at: &OpenName<'_>, temp: &str) -> io::Result<Moved> {
         let out = show(&at.parent, temp)?;
-        if out.is_some_and(|o| o.what == What::Dir) && !is_bare(&at.parent, temp)? {
+        if out.is_some_and(|o| o.what == InodeType::Dir) && !is_bare(&at.parent, temp)? {
             disk::exchange_at(&at.parent, temp, at.name)?;
             return Ok(Moved::Taken);
         }
@@ -221,8 +226,8 @@ impl DiskTree {
         temp: &str,
         old: &Shown,
     ) -> io::Result<Moved> {
-        let new_is_dir = show(&at.parent, temp)?.is_some_and(|n| n.what == What::Dir);
-        match (old.what == What::Dir, new_is_dir) {
+        let new_is_dir = show(&at.parent, temp)?.is_some_and(|n| n.what == InodeType::Dir);
+        match (old.what == InodeType::Dir, new_is_dir) {
             (false, false) => disk::rename_at(&at.parent, temp, at.name)?,
             // rmdir refuses a directory that is not empty
             (true, _) => match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
@@ -277,16 +282,17 @@ impl DiskTree {
         let shown = self
             .opened
             .as_closed(root::show_open(&file).map_err(failed)?);
-        let is_dir = shown.what == What::Dir;
+        let is_dir = shown.what == InodeType::Dir;
         if is_dir {
             self.close_directory(shown.stamp.inode).map_err(failed)?;
         }
         let unchanged = same(expected, &shown.stamp) || is_dir && shown.stamp.same_dir(expected);
-        if !unchanged || shown.what == What::Special || at.shown().map_err(failed)?.is_none() {
+        if !unchanged || shown.what == InodeType::Special || at.shown().map_err(failed)?.is_none() {
             return Ok(None);
         }
-        let mtime = mtime.filter(|mtime| shown.what == What::File && *mtime != shown.stamp.mtime);
-        if shown.what == What::Link || shown.stamp.mode == mode && mtime.is_none() {
+        let mtime =
+            mtime.filter(|mtime| shown.what == InodeType::File && *mtime != shown.stamp.mtime);
+        if shown.what == InodeType::Link || shown.stamp.mode == mode && mtime.is_none() {
             return Ok(Some(shown.stamp));
         }
         // a directory keeps its other bits, such as set-group-id for the group of new files; a file
@@ -323,12 +329,12 @@ impl DiskTree {
         // again
         let written = now.size != expected.size || mtime.is_none() && now.mtime != expected.mtime;
         let now = match shown.what {
-            What::File if written => Stamp {
+            InodeType::File if written => Stamp {
                 ctime: 0,
                 ..*expected
             },
             // the new time may hide a write
-            What::File if mtime.is_some() => Stamp { ctime: 0, ..now },
+            InodeType::File if mtime.is_some() => Stamp { ctime: 0, ..now },
             _ => now,
         };
         // any other mode was set by another program meanwhile, and must not look like what the

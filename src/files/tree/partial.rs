@@ -15,7 +15,7 @@ use super::DiskTree;
 use super::root::{fault, show, split};
 use super::stage::complete;
 use crate::disk::{self, Renamed};
-use crate::files::engine::traits::{Called, Staged};
+use crate::files::engine::traits::{Called, StagedFile};
 use crate::files::plan::Entry;
 use crate::relpath;
 
@@ -63,7 +63,7 @@ impl PartialFile {
     }
 
     /// Gives a complete, verified file its mode and time, and a temporary name beside `path`.
-    pub fn finish(self, tree: &DiskTree, path: &str, entry: &Entry) -> Called<Option<Staged>> {
+    pub fn finish(self, tree: &DiskTree, path: &str, entry: &Entry) -> Called<Option<StagedFile>> {
         let failed = |e: io::Error| fault("write beside", path, &e);
         // the bytes before the name; the mode only after it, since a file that is left here must
         // stay writable

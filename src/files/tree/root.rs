@@ -55,7 +55,7 @@ pub struct Root {
 /// The entry of a name, as `stat` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
-    pub what: What,
+    pub what: InodeType,
     pub stamp: Stamp,
     pub device: u64,
     /// All mode bits except the type.
@@ -65,7 +65,7 @@ pub struct Shown {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum InodeType {
     File,
     Dir,
     Link,
@@ -380,12 +380,12 @@ fn shown(stat: &Stat) -> Shown {
     }
 }
 
-fn what(kind: FileType) -> What {
+fn what(kind: FileType) -> InodeType {
     match kind {
-        FileType::RegularFile => What::File,
-        FileType::Directory => What::Dir,
-        FileType::Symlink => What::Link,
-        _ => What::Special,
+        FileType::RegularFile => InodeType::File,
+        FileType::Directory => InodeType::Dir,
+        FileType::Symlink => InodeType::Link,
+        _ => InodeType::Special,
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::DiskTree;
-use super::root::{self, What, fault};
+use super::root::{self, InodeType, fault};
 use crate::error::{Error, Kind, plain};
 use crate::files::engine::traits::Called;
 use crate::relpath;
@@ -221,9 +221,9 @@ fn kind_of(tree: &DiskTree, path: &str) -> io::Result<FileType> {
     let (dir, name) = root::split(path);
     Ok(
         match root::show(tree.root().through(dir)?, name)?.map(|s| s.what) {
-            Some(What::File) => FileType::RegularFile,
-            Some(What::Dir) => FileType::Directory,
-            Some(What::Link) => FileType::Symlink,
+            Some(InodeType::File) => FileType::RegularFile,
+            Some(InodeType::Dir) => FileType::Directory,
+            Some(InodeType::Link) => FileType::Symlink,
             _ => FileType::Fifo,
         },
     )

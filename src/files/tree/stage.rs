@@ -20,7 +20,7 @@ use super::root::{self, fault, show, split};
 use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind as ErrorKind};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::traits::{Called, Fault, Source, Staged};
+use crate::files::engine::traits::{Called, ContentSource, Fault, StagedFile};
 use crate::files::plan::{DIR_MODE, DIR_READABLE, Entry, Stamp};
 use crate::relpath;
 use crate::wire::files::{Hash, Kind};
@@ -109,7 +109,12 @@ impl DiskTree {
     }
 
     /// Stages a link with this target.
-    pub fn stage_link(&self, path: &str, target: &[u8], entry: &Entry) -> Called<Option<Staged>> {
+    pub fn stage_link(
+        &self,
+        path: &str,
+        target: &[u8],
+        entry: &Entry,
+    ) -> Called<Option<StagedFile>> {
         if Hash::of(target) != entry.hash || target.is_empty() || target.contains(&0) {
             return Ok(None);
         }
@@ -139,7 +144,7 @@ impl DiskTree {
     }
 
     /// Stages an empty directory.
-    pub fn stage_dir(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
+    pub fn stage_dir(&self, path: &str, entry: &Entry) -> Called<Option<StagedFile>> {
         let Some(spot) = self.beside(path)? else {
             return Ok(None);
         };
@@ -170,7 +175,7 @@ impl DiskTree {
         complete: io::Result<()>,
         spot: &Spot,
         remove: AtFlags,
-    ) -> io::Result<Option<Staged>> {
+    ) -> io::Result<Option<StagedFile>> {
         let (parent, name) = (&spot.parent, spot.name());
         let stamp = complete
             .and_then(|()| self.sync_open(parent))
@@ -188,13 +193,13 @@ impl DiskTree {
         &self,
         path: &str,
         entry: &Entry,
-        sources: &[Source],
-    ) -> Called<Option<Staged>> {
+        sources: &[ContentSource],
+    ) -> Called<Option<StagedFile>> {
         for source in sources {
             let from = match source {
-                Source::Tree(from) => Some(from.clone()),
-                Source::Trash => self.in_trash(&entry.hash)?,
-                Source::Hub => None,
+                ContentSource::Tree(from) => Some(from.clone()),
+                ContentSource::Trash => self.in_trash(&entry.hash)?,
+                ContentSource::Hub => None,
             };
             let Some(from) = from else { continue };
             if let Some(staged) = self.copy_from(path, entry, &from)? {
@@ -204,7 +209,7 @@ impl DiskTree {
         Ok(None)
     }
 
-    fn copy_from(&self, path: &str, entry: &Entry, from: &str) -> Called<Option<Staged>> {
+    fn copy_from(&self, path: &str, entry: &Entry, from: &str) -> Called<Option<StagedFile>> {
         // if this source fails for any reason, the next one is tried
         let Ok(Some(mut source)) = self.read(from, None) else {
             return Ok(None);
@@ -269,9 +274,9 @@ impl DiskTree {
         }
     }
 
-    pub(super) fn staged(&self, spot: &Spot, stamp: Stamp) -> Staged {
+    pub(super) fn staged(&self, spot: &Spot, stamp: Stamp) -> StagedFile {
         self.beside.put(&spot.temp, &spot.parent);
-        Staged {
+        StagedFile {
             temp: spot.temp.clone(),
             stamp,
         }
@@ -439,7 +444,7 @@ impl DiskTree {
 
 impl Temporary {
     /// Verifies what was written, sets mode and time from `entry`, and syncs it. `None`: the bytes differ, and were removed.
-    pub fn finish(mut self, entry: &Entry) -> Called<Option<Staged>> {
+    pub fn finish(mut self, entry: &Entry) -> Called<Option<StagedFile>> {
         let hash = Hash(self.hash.clone().finalize().into());
         if entry.kind != Kind::File || self.size != entry.size || hash != entry.hash {
             return Ok(None);
@@ -454,7 +459,7 @@ impl Temporary {
             .map_err(|e| fault("write", &self.spot.temp, &e))?;
         self.finished = true;
         self.beside.put(&self.spot.temp, &self.spot.parent);
-        Ok(Some(Staged {
+        Ok(Some(StagedFile {
             temp: self.spot.temp.clone(),
             stamp,
         }))

@@ -13,12 +13,12 @@ use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::server::Lease;
 use crate::hub::store::ops::Outcome;
-use crate::hub::store::ops::files::{Author, Condition, FileOp, Put};
+use crate::hub::store::ops::files::{Author, FileOp, Put};
 use crate::wire::files::{
     BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Extra, Fetch, FetchHead,
     FetchItem, Hash, Kind, Name,
 };
-use crate::wire::revision::Revision;
+use crate::wire::revision::{Condition, Revision};
 
 /// The bytes of a fetch with the lease of their memory, which ends when they are sent.
 struct Held {

@@ -7,10 +7,10 @@ use std::ops::Range;
 use uuid::Uuid;
 
 use crate::hub::http::{Caller, Reply, Request};
-use crate::hub::store::ops::files::{Author, Condition};
+use crate::hub::store::ops::files::Author;
 use crate::wire;
 use crate::wire::files::{HISTORY_HEADER, HOST_HEADER};
-use crate::wire::revision::Revision;
+use crate::wire::revision::{Condition, Revision};
 
 /// The author of a change: the host of a host's key; other callers may name the host that they act for.
 pub fn author(request: &Request) -> Result<Author, Reply> {

@@ -13,8 +13,9 @@ use crate::hub::http::{Reply, Request};
 use crate::hub::messages::Answer;
 use crate::hub::store::Store;
 use crate::hub::store::files::{Body, Intake};
-use crate::hub::store::ops::files::{Author, Condition, FileOp, Put};
+use crate::hub::store::ops::files::{Author, FileOp, Put};
 use crate::wire::files::{Chunk, Hash, Kind, Metadata, Name, SINGLE};
+use crate::wire::revision::Condition;
 
 /// Bytes of one read.
 const READ_BUFFER_BYTES: usize = 64 * 1024;

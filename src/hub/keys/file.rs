@@ -65,16 +65,16 @@ impl From<Bad> for Error {
 
 /// Properties of a file that change with it; the default is that of no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Stamp {
+pub(super) struct KeysFileStamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Stamp {
-    pub(super) fn of(meta: &Metadata) -> Stamp {
-        Stamp {
+impl KeysFileStamp {
+    pub(super) fn of(meta: &Metadata) -> KeysFileStamp {
+        KeysFileStamp {
             inode: meta.ino(),
             size: meta.size(),
             modified: (meta.mtime(), meta.mtime_nsec()),
@@ -103,7 +103,7 @@ pub(super) fn text(keys: &[Key]) -> String {
 }
 
 /// The keys, and the stamp of their file. A missing file has no keys.
-pub(super) fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>), Bad> {
+pub(super) fn read(path: &Path) -> std::result::Result<(Option<KeysFileStamp>, Vec<Key>), Bad> {
     let cannot = |why: &str| {
         Error::new(
             Kind::Settings,
@@ -143,7 +143,7 @@ pub(super) fn read(path: &Path) -> std::result::Result<(Option<Stamp>, Vec<Key>)
         .map_err(io)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| failed("it is not UTF-8".into()))?;
     parse(text)
-        .map(|keys| (Some(Stamp::of(&meta)), keys))
+        .map(|keys| (Some(KeysFileStamp::of(&meta)), keys))
         .map_err(failed)
 }
 

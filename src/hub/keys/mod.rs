@@ -20,7 +20,7 @@ use super::rights::Rights;
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::{clock, disk, wire};
-use file::{Bad, MAX_FILE_BYTES, Stamp, hex, read, text};
+use file::{Bad, KeysFileStamp, MAX_FILE_BYTES, hex, read, text};
 
 /// SHA-256 of a key.
 pub type Hash = [u8; 32];
@@ -77,7 +77,7 @@ pub struct Keys {
 
 struct Loaded {
     /// The stamp of the file that was parsed last, valid or not.
-    stamp: Option<Stamp>,
+    stamp: Option<KeysFileStamp>,
     keys: Arc<[Key]>,
     /// Why the last version of the file could not be used: each reason is logged once.
     complaint: Option<String>,
@@ -107,13 +107,14 @@ impl Keys {
     pub fn current(&self) -> Arc<[Key]> {
         let stamp = std::fs::metadata(&self.path)
             .ok()
-            .map(|meta| Stamp::of(&meta));
+            .map(|meta| KeysFileStamp::of(&meta));
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if loaded.stamp == stamp {
             return Arc::clone(&loaded.keys);
         }
         // a missing file neither admits nor excludes a machine
-        let is_gone = |stamp: &Option<Stamp>| stamp.is_none() && had_keys(disk::parent(&self.path));
+        let is_gone =
+            |stamp: &Option<KeysFileStamp>| stamp.is_none() && had_keys(disk::parent(&self.path));
         let read = read(&self.path).and_then(|read| {
             if is_gone(&read.0) {
                 Err(Bad::Content(gone(&self.path)))
@@ -161,7 +162,7 @@ impl Keys {
         self.loaded
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .stamp = Some(Stamp::default());
+            .stamp = Some(KeysFileStamp::default());
         self.current()
     }
 }

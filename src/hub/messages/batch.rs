@@ -21,14 +21,14 @@ pub struct Batch {
 }
 
 /// Why a whole request is refused: status and words.
-pub type Fault = (u16, String);
+pub type BatchRefusal = (u16, String);
 
 /// Parses a body. `caller`: the only allowed source; `None`: any. `may_send` decides about each message.
 pub fn read(
     body: &[u8],
     caller: Option<&str>,
     may_send: &dyn Fn(&Message) -> Result<(), String>,
-) -> Result<Batch, Fault> {
+) -> Result<Batch, BatchRefusal> {
     let texts = match body.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'[') => match serde_json::from_slice(body).map_err(not_json)? {
             Texts(Some(texts)) => texts,
@@ -84,7 +84,7 @@ impl Batch {
     }
 }
 
-fn not_json(e: serde_json::Error) -> Fault {
+fn not_json(e: serde_json::Error) -> BatchRefusal {
     (400, format!("the body is not JSON: {e}"))
 }
 

@@ -17,7 +17,7 @@ use super::fleet::{Evidence, Fleet, ToldState, judge};
 use super::http::{Caller, Job, Reply, Request};
 use super::rights::Right;
 use super::store::Store;
-use super::store::messages::read::{Ask, HostView, Page, Pulled};
+use super::store::messages::read::{Ask, HostView, MessagePage, Pulled};
 use super::store::ops::{Op, Outcome};
 use crate::clock;
 use crate::config::limits;
@@ -368,7 +368,7 @@ fn check_message(caller: &Caller, silent: &[String], message: &Message) -> Resul
 }
 
 /// Built from the stored text, so that payloads are not changed.
-fn page_reply(epoch: Uuid, page: &Page, doubt: Option<Doubt>) -> Reply {
+fn page_reply(epoch: Uuid, page: &MessagePage, doubt: Option<Doubt>) -> Reply {
     let length: usize = page.messages.iter().map(|(_, json)| json.len() + 40).sum();
     let mut body = String::with_capacity(length + 100);
     body.push_str(&format!("{{\"epoch\":\"{epoch}\",\"messages\":["));

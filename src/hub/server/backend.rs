@@ -25,7 +25,7 @@ use crate::hub::http::{Job, Reply};
 pub const TICKET: &str = "X-Mesync-Ticket";
 
 /// Everything that a new server needs.
-pub struct Plan {
+pub struct BackendConfig {
     /// Mode 0700.
     pub dir: PathBuf,
     pub workers: usize,
@@ -54,7 +54,7 @@ struct Listening {
 
 impl Backend {
     /// `number` distinguishes the servers of one process.
-    pub fn start(plan: &Plan, number: u64) -> Result<Arc<Backend>> {
+    pub fn start(plan: &BackendConfig, number: u64) -> Result<Arc<Backend>> {
         let at = plan.dir.join(format!("hub-{number}.sock"));
         let failed = |e: &std::io::Error| Error::io(format!("listen on {}", at.display()), e);
         let dir = File::open(&plan.dir).map_err(|e| failed(&e))?;

@@ -196,7 +196,7 @@ impl Server {
             Arc::default(),
             Arc::default(),
         );
-        let plan = backend::Plan {
+        let plan = backend::BackendConfig {
             dir: config.socket_dir,
             workers: config.workers.max(1),
             tickets: Arc::clone(&tickets),

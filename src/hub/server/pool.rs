@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::backend::{Backend, Plan, TICKET};
+use super::backend::{Backend, BackendConfig, TICKET};
 use super::counters::Counters;
 use super::limits::{ANSWER_TIME, POOL_LEAST, POOL_SHRINK};
 use super::tickets::PROBE;
@@ -54,7 +54,7 @@ impl From<Reply> for Answer {
 
 /// The pool. A thread, the opener, runs [`Pool::keep_open`].
 pub struct Pool {
-    plan: Plan,
+    plan: BackendConfig,
     most: usize,
     counters: Arc<Counters>,
     state: Mutex<PoolState>,
@@ -94,7 +94,7 @@ pub struct Lent<'a> {
 impl Pool {
     /// Starts the first server and opens the permanent connections: later, clients may have used up the threads and
     /// descriptors that these need.
-    pub fn start(plan: Plan, most: usize, counters: Arc<Counters>) -> Result<Arc<Pool>> {
+    pub fn start(plan: BackendConfig, most: usize, counters: Arc<Counters>) -> Result<Arc<Pool>> {
         let first = new_server(&plan, 1)?;
         let backend = first.backend.clone();
         let mut idle = vec![first];
@@ -285,7 +285,7 @@ impl Pool {
 }
 
 /// A new server, with a first connection that has been tested.
-fn new_server(plan: &Plan, number: u64) -> Result<Line> {
+fn new_server(plan: &BackendConfig, number: u64) -> Result<Line> {
     let backend = Backend::start(plan, number)?;
     Line::open(backend).map_err(|e| Error::io("reach the workers", &e))
 }

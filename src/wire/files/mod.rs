@@ -302,12 +302,12 @@ pub struct Commit {
     pub chunks: Vec<Chunk>,
     /// The former name: removed in the same transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<From>,
+    pub from: Option<OldName>,
 }
 
 /// The old name of a renamed file, and the revision that must be current.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct From {
+pub struct OldName {
     #[serde(default)]
     pub path: String,
     pub name: String,
@@ -390,7 +390,7 @@ pub struct FetchHead {
 /// A page of `GET /api/files/changes`: at most one row for each name, the newest, in the order of
 /// `rev`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
+pub struct ChangesPage {
     /// The hub's newest revision.
     pub rev: u64,
     pub epoch: Uuid,

@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::io::Read;
 
-use mesync::internals::client::{Change, Condition, HubClient, Source, Told, UploadOutcome};
+use mesync::internals::client::{Change, HubClient, Source, Told, UploadOutcome};
 use mesync::internals::config::Settings;
 use mesync::internals::credentials::Access;
 use mesync::internals::wire::files::{
-    BatchItem, Chunk, Commit, Extra, FetchItem, From, Hash, Kind, Metadata, Record, Restore,
+    BatchItem, Chunk, Commit, Extra, FetchItem, Hash, Kind, Metadata, OldName, Record, Restore,
 };
-use mesync::internals::wire::revision::Tag;
+use mesync::internals::wire::revision::{Condition, Tag};
 use uuid::Uuid;
 
 use crate::support::world::World;
@@ -193,7 +193,7 @@ fn changes_have_conditions_keys_and_chunks() {
     );
 
     // a rename is one change
-    let from = Some(From {
+    let from = Some(OldName {
         path: "d".into(),
         name: "a".into(),
         if_match: record.rev,

@@ -1,6 +1,6 @@
 //! A crash at each step of a work item, and the result.
 
-use crate::files::engine::traits::Condition;
+use crate::files::engine::traits::ExpectedRow;
 
 use super::scenes::Scene;
 
@@ -66,12 +66,12 @@ fn a_crash_at_any_step_changes_nothing() {
     });
     check(
         "download",
-        &|s| s.other("d/x", 1, Condition::Nothing, None),
+        &|s| s.other("d/x", 1, ExpectedRow::Nothing, None),
         &|s| s.here(0, "d/x") == 1,
     );
     let replaced = |s: &mut Scene| {
         two(s);
-        s.other("d/x", 3, Condition::Rev(rev(s, "d/x").into()), None);
+        s.other("d/x", 3, ExpectedRow::Rev(rev(s, "d/x").into()), None);
     };
     check("replace", &replaced, &|s| {
         s.here(0, "d/x") == 3 && !s.has(0, 1)
@@ -101,7 +101,7 @@ fn a_crash_at_any_step_changes_nothing() {
     });
     let edited_and_removed = |s: &mut Scene| {
         two(s);
-        s.other("y", 0, Condition::Rev(rev(s, "y").into()), None);
+        s.other("y", 0, ExpectedRow::Rev(rev(s, "y").into()), None);
         s.write(0, "y", 7);
     };
     check("the edit wins", &edited_and_removed, &|s| {
@@ -109,7 +109,7 @@ fn a_crash_at_any_step_changes_nothing() {
     });
     let clash = |s: &mut Scene| {
         s.write(0, "d", 5);
-        s.other("d/x", 6, Condition::Nothing, None);
+        s.other("d/x", 6, ExpectedRow::Nothing, None);
     };
     check("a file in the way", &clash, &|s| {
         s.here(0, "d/x") == 6 && s.has(1, 5)
@@ -131,7 +131,7 @@ fn a_directory_that_was_left_empty_is_not_restored() {
         s.write(0, "d/x", 1);
         s.sync(0);
         let rev = s.world().hub.row("d/x").rev;
-        s.other("d/x", 0, Condition::Rev(rev.into()), None);
+        s.other("d/x", 0, ExpectedRow::Rev(rev.into()), None);
     };
     let gone = |s: &Scene| {
         !s.world().clients[0].fs.contains_key("d") && s.world().hub.row("d").entry.is_none()
@@ -144,10 +144,10 @@ fn a_file_in_the_trash_was_not_deleted_by_its_user() {
     let before = |s: &mut Scene| {
         s.write(0, "y", 2);
         s.sync(0);
-        s.other("y", 0, Condition::Rev(1.into()), None);
+        s.other("y", 0, ExpectedRow::Rev(1.into()), None);
     };
     // the same bytes are restored before the client finds out how far the move to the trash got
-    let again = |s: &mut Scene| s.other("y", 2, Condition::Nothing, None);
+    let again = |s: &mut Scene| s.other("y", 2, ExpectedRow::Nothing, None);
     let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
     assert!(with_each_crash(before, again, here));
 }

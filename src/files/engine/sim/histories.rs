@@ -1,13 +1,13 @@
 //! Hubs that are set back, step by step.
 
-use crate::files::engine::traits::Condition;
+use crate::files::engine::traits::ExpectedRow;
 
-use super::hub::Hub;
+use super::hub::SimHub;
 use super::scenes::{Scene, check};
 
 /// Clients 0 and 1 agree on an edit, a delete, a rename, a mode and a new file; the hub forgets all
 /// of it.
-fn agreed_and_set_back(s: &mut Scene, put_back: fn(&mut Hub, &Hub)) {
+fn agreed_and_set_back(s: &mut Scene, put_back: fn(&mut SimHub, &SimHub)) {
     for (n, path) in ["edited", "deleted", "old", "mode", "kept"]
         .into_iter()
         .enumerate()
@@ -68,7 +68,7 @@ fn as_agreed(s: &Scene) -> bool {
 }
 
 /// Changes that two clients agreed on are not undone when the hub loses them.
-fn check_nothing_is_undone(put_back: fn(&mut Hub, &Hub)) {
+fn check_nothing_is_undone(put_back: fn(&mut SimHub, &SimHub)) {
     check(|s| {
         agreed_and_set_back(s, put_back);
         for _ in 0..3 {
@@ -91,7 +91,7 @@ fn a_hub_that_was_set_back_unnoticed_undoes_nothing() {
 
 #[test]
 fn a_hub_that_was_restored_from_a_backup_undoes_nothing() {
-    check_nothing_is_undone(Hub::restore_known);
+    check_nothing_is_undone(SimHub::restore_known);
 }
 
 #[test]
@@ -101,8 +101,8 @@ fn a_copy_that_was_overtaken_before_a_client_looked_is_noticed() {
         // a third client makes as many changes as were lost, and edits the files that the others
         // edited
         let rev = s.world().hub.row("edited").rev;
-        s.other("edited", 30, Condition::Rev(rev.into()), None);
-        (0..12).for_each(|n| s.other(&format!("q{n}"), 40 + n, Condition::Nothing, None));
+        s.other("edited", 30, ExpectedRow::Rev(rev.into()), None);
+        (0..12).for_each(|n| s.other(&format!("q{n}"), 40 + n, ExpectedRow::Nothing, None));
         for _ in 0..3 {
             s.sync(0);
             s.sync(1);

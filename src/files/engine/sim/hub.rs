@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::files::engine::traits::{Answer, Asked, Change, Changes, Condition, Page};
+use crate::files::engine::traits::{
+    ChangeOutcome, ChangesResult, ExpectedRow, HubChange, KeyRows, RowPage,
+};
 use crate::files::plan::{Entry, RemoteRow};
 use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
@@ -18,7 +20,7 @@ use super::world::Node;
 const PAGE: usize = 2;
 
 #[derive(Debug, Clone, Default)]
-pub struct Hub {
+pub struct SimHub {
     pub rows: BTreeMap<String, RemoteRow>,
     /// Versions that were replaced.
     pub old: BTreeMap<String, Vec<Entry>>,
@@ -40,11 +42,11 @@ pub struct Hub {
     pub overwrote: BTreeSet<Hash>,
 }
 
-impl Hub {
-    pub fn new(tagged: bool) -> Hub {
-        Hub {
+impl SimHub {
+    pub fn new(tagged: bool) -> SimHub {
+        SimHub {
             tagged,
-            ..Hub::default()
+            ..SimHub::default()
         }
     }
 
@@ -65,35 +67,35 @@ impl Hub {
     }
 
     /// A change with its preconditions. `bytes`: the request included the content.
-    pub fn change(&mut self, c: &Change, host: &str, bytes: bool) -> Answer {
+    pub fn change(&mut self, c: &HubChange, host: &str, bytes: bool) -> ChangeOutcome {
         if !self.has_history(c.newest) {
             // the caller knows that it must ask for the outcome
-            return Answer::NotDone;
+            return ChangeOutcome::NotDone;
         }
         match self.keys.get(&c.key) {
-            Some(Some(made)) => return Answer::Made(made.clone()),
-            Some(None) => return Answer::NotDone,
+            Some(Some(made)) => return ChangeOutcome::Made(made.clone()),
+            Some(None) => return ChangeOutcome::NotDone,
             None => {}
         }
         let now = self.row(&c.path);
         let met = match c.condition {
-            Condition::Nothing => now.entry.is_none(),
-            Condition::Rev(at) => now.at().is(at),
+            ExpectedRow::Nothing => now.entry.is_none(),
+            ExpectedRow::Rev(at) => now.at().is(at),
         };
         if !met {
-            return Answer::Differs(Some((c.path.clone(), now)));
+            return ChangeOutcome::Differs(Some((c.path.clone(), now)));
         }
         if let Some(from) = &c.from
             && !self.row(&from.path).at().is(from.rev)
         {
-            return Answer::Differs(Some((from.path.clone(), self.row(&from.path))));
+            return ChangeOutcome::Differs(Some((from.path.clone(), self.row(&from.path))));
         }
         let made = self.carry_out(c, host, bytes);
         self.keys.insert(c.key, Some(made.clone()));
-        Answer::Made(made)
+        ChangeOutcome::Made(made)
     }
 
-    fn carry_out(&mut self, c: &Change, host: &str, bytes: bool) -> Vec<(String, RemoteRow)> {
+    fn carry_out(&mut self, c: &HubChange, host: &str, bytes: bool) -> Vec<(String, RemoteRow)> {
         if let Some(e) = c.entry.filter(|e| !e.is_dir() && bytes) {
             self.blobs.insert(e.hash);
         }
@@ -169,14 +171,14 @@ impl Hub {
         row
     }
 
-    pub fn ask(&mut self, key: Uuid) -> Asked {
+    pub fn ask(&mut self, key: Uuid) -> KeyRows {
         let made = self.keys.get(&key).cloned().flatten();
         self.keys.entry(key).or_insert(None);
         let current = made
             .iter()
             .flatten()
             .filter_map(|(path, _)| self.rows.get(path).map(|row| (path.clone(), row.clone())));
-        Asked {
+        KeyRows {
             current: current.collect(),
             made,
         }
@@ -186,12 +188,12 @@ impl Hub {
         self.commits.get(&rev).copied().unwrap_or_default()
     }
 
-    pub fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Changes {
+    pub fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> ChangesResult {
         if !self.has_history(newest) {
-            return Changes::OtherHistory;
+            return ChangesResult::OtherHistory;
         }
         if after > 0 && after.max(began.unwrap_or(0)) < self.floor {
-            return Changes::Gone;
+            return ChangesResult::Gone;
         }
         let mut rows: Vec<(String, RemoteRow)> = self
             .rows
@@ -203,7 +205,7 @@ impl Hub {
         let more = rows.len() > PAGE;
         rows.truncate(PAGE);
         let epoch = Uuid::from_u128(u128::from(self.epoch) + 1);
-        Changes::Page(Page {
+        ChangesResult::Page(RowPage {
             rev: self.rev,
             epoch,
             more,
@@ -260,8 +262,8 @@ impl Hub {
 
     /// Its disk is set back: it gives the same numbers again. `started`: it knows that it was
     /// restarted since.
-    pub fn set_back(&mut self, copy: &Hub, started: bool) {
-        *self = Hub {
+    pub fn set_back(&mut self, copy: &SimHub, started: bool) {
+        *self = SimHub {
             history: self.history + 1,
             overwrote: self.overwrote.clone(),
             ..copy.clone()
@@ -272,7 +274,7 @@ impl Hub {
     }
 
     /// A backup is restored: another epoch, with a gap in the numbers, and a known history.
-    pub fn restore_known(&mut self, copy: &Hub) {
+    pub fn restore_known(&mut self, copy: &SimHub) {
         let epoch = self.epoch + 1;
         self.set_back(copy, true);
         (self.epoch, self.rev) = (epoch, self.rev + 1000);
@@ -281,10 +283,10 @@ impl Hub {
     }
 
     /// An older hub is set back to a backup.
-    pub fn restore(&mut self, backup: &Hub) {
+    pub fn restore(&mut self, backup: &SimHub) {
         let lost = self.blobs.difference(&backup.blobs).copied();
         let overwrote = self.overwrote.iter().copied().chain(lost).collect();
-        *self = Hub {
+        *self = SimHub {
             epoch: self.epoch + 1,
             rev: self.rev + 1000,
             overwrote,

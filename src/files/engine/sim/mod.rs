@@ -28,11 +28,11 @@ mod world;
 
 use std::sync::Arc;
 
-use crate::files::delete_guard::Limits;
+use crate::files::delete_guard::DeleteLimits;
 
-use super::traits::{Answer, Change, Changes, Env};
-use super::{Engine, Options, Outcome, Polled, Report};
-use hub::Hub;
+use super::traits::{ChangeOutcome, ChangesResult, Env, HubChange};
+use super::{Engine, Options, Polled, WorkOutcome, WorkReport};
+use hub::SimHub;
 use side::Side;
 use world::{Client, Node, Shared, World};
 
@@ -93,19 +93,19 @@ fn stem(path: &str) -> String {
         .to_string()
 }
 
-fn brief(answer: &Answer) -> String {
+fn brief(answer: &ChangeOutcome) -> String {
     match answer {
-        Answer::Made(rows) => format!(
+        ChangeOutcome::Made(rows) => format!(
             "made {:?}",
             rows.iter().map(|(p, r)| (p, r.rev)).collect::<Vec<_>>()
         ),
-        Answer::Differs(row) => format!("412 {:?}", row.as_ref().map(|(p, r)| (p, r.rev))),
+        ChangeOutcome::Differs(row) => format!("412 {:?}", row.as_ref().map(|(p, r)| (p, r.rev))),
         other => format!("{other:?}"),
     }
 }
 
-fn brief_page(page: &Changes) -> String {
-    let Changes::Page(page) = page else {
+fn brief_page(page: &ChangesResult) -> String {
+    let ChangesResult::Page(page) = page else {
         return format!("{page:?}");
     };
     let rows = page.rows.iter().map(|(p, r)| {
@@ -124,18 +124,18 @@ fn brief_page(page: &Changes) -> String {
 
 impl Engine {
     /// Takes the next work item in any direction, and carries it out.
-    fn work(&self) -> Option<Report> {
+    fn work(&self) -> Option<WorkReport> {
         self.take(None).map(|piece| self.carry_out(piece))
     }
 }
 
-struct Run {
+struct SimRun {
     shared: Arc<Shared>,
 }
 
 /// Runs one history. Returns the violations, and the history if `verbose`.
 pub fn run(seed: u64, config: Config, verbose: bool) -> (Vec<String>, String) {
-    let run = Run {
+    let run = SimRun {
         shared: Shared::new(World::new(seed, config, verbose)),
     };
     run.noise(90);
@@ -147,7 +147,7 @@ pub fn run(seed: u64, config: Config, verbose: bool) -> (Vec<String>, String) {
     (wrongs, w.log())
 }
 
-impl Run {
+impl SimRun {
     /// The engine of a client; a new one after a crash.
     fn engine(&self, i: usize) -> Arc<Engine> {
         let mut w = self.shared.lock();
@@ -177,7 +177,7 @@ impl Run {
             state: Arc::new(side()),
             ambient: Arc::new(side()),
         };
-        let limits = Limits {
+        let limits = DeleteLimits {
             least: LIMIT as u64,
             share: 0,
             all: 1000,
@@ -281,7 +281,7 @@ impl Run {
         for n in 0..pieces {
             match engine.work() {
                 None => return n,
-                Some(report) if matches!(report.outcome, Outcome::Fatal(_)) => return n,
+                Some(report) if matches!(report.outcome, WorkOutcome::Fatal(_)) => return n,
                 Some(report) => self.shared.lock().clients[i].reported(&report),
             }
         }
@@ -355,7 +355,7 @@ fn offer(engine: &Engine, paths: &[String]) {
 }
 
 /// A delayed request arrives.
-fn land(w: &mut World, change: Change, host: String, bytes: bool) {
+fn land(w: &mut World, change: HubChange, host: String, bytes: bool) {
     let answer = w.hub.change(&change, &host, bytes);
     w.say(|| {
         format!(
@@ -374,8 +374,9 @@ fn restore(w: &mut World) {
             w.say(|| "hub backup".into());
         }
         Some(backup) => {
-            let content =
-                |hub: &Hub, path: &String| hub.row(path).entry.map(|e| Node::content_of(&e.hash));
+            let content = |hub: &SimHub, path: &String| {
+                hub.row(path).entry.map(|e| Node::content_of(&e.hash))
+            };
             // also what was deleted and restored since
             let came_back = backup
                 .rows

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::files::engine::traits::{Moved, Twin};
-use crate::files::engine::{Outcome, Report};
+use crate::files::engine::{WorkOutcome, WorkReport};
 use crate::files::plan::{Entry, is_below, parent};
 
 use super::world::{Client, World};
@@ -109,10 +109,10 @@ impl Client {
     }
 
     /// Records reports like the stats from which `status` names them.
-    pub fn reported(&mut self, report: &Report) {
+    pub fn reported(&mut self, report: &WorkReport) {
         match report.outcome {
-            Outcome::Refused(_) => drop(self.refused.insert(report.path.clone())),
-            Outcome::Settled => drop(self.refused.remove(&report.path)),
+            WorkOutcome::Refused(_) => drop(self.refused.insert(report.path.clone())),
+            WorkOutcome::Settled => drop(self.refused.remove(&report.path)),
             _ => {}
         }
     }

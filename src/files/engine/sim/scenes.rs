@@ -5,16 +5,16 @@
 
 use uuid::Uuid;
 
-use crate::files::engine::traits::{Condition, From, Intent};
+use crate::files::engine::traits::{ExpectedRow, Intent, OldPath};
 use crate::files::plan::{BaseRow, Local};
 use crate::wire::files::Kind;
 use crate::wire::revision::Revision;
 
-use super::hub::Hub;
+use super::hub::SimHub;
 use super::*;
 
 pub(super) struct Scene {
-    pub run: Run,
+    pub run: SimRun,
     key: u128,
 }
 
@@ -23,7 +23,7 @@ impl Scene {
         let mut world = World::new(0, Config::Plain, false);
         world.on = false;
         Scene {
-            run: Run {
+            run: SimRun {
                 shared: Shared::new(world),
             },
             key: 1 << 64,
@@ -63,7 +63,7 @@ impl Scene {
         &mut self,
         path: &str,
         content: u64,
-        condition: Condition,
+        condition: ExpectedRow,
         from: Option<(&str, u64)>,
     ) {
         self.key += 1;
@@ -76,19 +76,22 @@ impl Scene {
             ctime: 0,
             dirty: false,
         };
-        let change = Change {
+        let change = HubChange {
             path: path.into(),
             key: Uuid::from_u128(self.key),
             condition,
             entry: (content > 0).then(|| node.entry()),
             newest: Revision::default(),
-            from: from.map(|(path, rev)| From {
+            from: from.map(|(path, rev)| OldPath {
                 path: path.into(),
                 rev: rev.into(),
             }),
         };
         let answer = self.world().hub.change(&change, "other", true);
-        assert!(matches!(answer, Answer::Made(_)), "{path}: {answer:?}");
+        assert!(
+            matches!(answer, ChangeOutcome::Made(_)),
+            "{path}: {answer:?}"
+        );
     }
 
     /// Polls one page of the feed, or all pages.
@@ -153,9 +156,9 @@ fn a_clash_waits_for_the_end_of_the_feed() {
         s.write(0, "d/x", 1);
         s.sync(0);
         // a directory became a file, and a client that did not know still touched its last entry
-        s.other("z", 2, Condition::Nothing, None);
-        s.other("d", 3, Condition::Nothing, None);
-        s.other("d/x", 0, Condition::Rev(1.into()), None);
+        s.other("z", 2, ExpectedRow::Nothing, None);
+        s.other("d", 3, ExpectedRow::Nothing, None);
+        s.other("d/x", 0, ExpectedRow::Rev(1.into()), None);
         s.poll(0);
         s.work(0);
         s.sync(0);
@@ -173,9 +176,9 @@ fn a_change_that_the_hub_has_forgotten_since_is_gone() {
         s.work(0);
         s.world().lose_answers = false;
         let rev = s.world().hub.row("a").rev;
-        s.other("a", 0, Condition::Rev(rev.into()), None);
+        s.other("a", 0, ExpectedRow::Rev(rev.into()), None);
         s.world().hub.drop_tombstones();
-        s.other("z", 9, Condition::Nothing, None);
+        s.other("z", 9, ExpectedRow::Nothing, None);
         // the feed passes the change before its key is asked about
         s.poll_all(0);
         s.sync(0);
@@ -192,10 +195,10 @@ fn a_file_that_was_renamed_on_the_hub_stays_until_its_new_name_is_there() {
         s.work(0);
         s.world().lose_answers = false;
         let rev = s.world().hub.row("a").rev;
-        s.other("b", 1, Condition::Nothing, Some(("a", rev)));
+        s.other("b", 1, ExpectedRow::Nothing, Some(("a", rev)));
         // the answer about the key is ahead of the feed, and the hub loses everything before a poll
         s.work(0);
-        s.world().hub = Hub::new(true);
+        s.world().hub = SimHub::new(true);
         s.sync(0);
         s.has(0, 1)
     });
@@ -205,14 +208,14 @@ fn a_file_that_was_renamed_on_the_hub_stays_until_its_new_name_is_there() {
 fn a_refusal_by_a_restored_hub_costs_no_edit() {
     check(|s| {
         // a hub that knows no tags
-        s.world().hub = Hub::new(false);
+        s.world().hub = SimHub::new(false);
         s.write(0, "a", 1);
         s.sync(0);
         let backup = s.world().hub.clone();
         s.write(0, "a", 2);
         s.sync(0);
         s.world().hub.restore(&backup);
-        s.other("a", 3, Condition::Rev(1.into()), None);
+        s.other("a", 3, ExpectedRow::Rev(1.into()), None);
         // the client does not know of the restored hub yet
         s.chmod(0, "a", 7);
         s.work(0);
@@ -258,7 +261,7 @@ fn a_file_that_gives_way_to_a_directory_never_joins_an_equal_copy() {
     s.write(1, "d/x", 9);
     // the same bytes are set aside for the same directory twice
     for _ in 0..2 {
-        s.other("d", 1, Condition::Nothing, None);
+        s.other("d", 1, ExpectedRow::Nothing, None);
         s.sync(1);
     }
     let live: Vec<String> = s
@@ -365,7 +368,7 @@ fn a_file_that_is_moved_into_a_directory_of_its_own_name_is_no_rename() {
     // and back again
     let node = s.world().clients[0].fs.remove("d/z").expect("it is there");
     s.world().clients[0].fs.insert("d".into(), node);
-    s.other("q", 2, Condition::Nothing, None);
+    s.other("q", 2, ExpectedRow::Nothing, None);
     s.sync(0);
     s.sync(1);
     assert_eq!((s.hub("d"), s.hub("d/z"), s.here(1, "d")), (1, 0, 1));
@@ -412,7 +415,7 @@ fn a_directory_that_is_renamed_is_no_mass_deletion_and_one_that_is_removed_is() 
     // exactly the listed deletes are approved
     let listed = s.run.engine(0).deletes();
     s.world().clients[0].listed_tokens.extend(listed.clone());
-    s.other("e/x0", 77, Condition::Rev(listed[0].remote.into()), None);
+    s.other("e/x0", 77, ExpectedRow::Rev(listed[0].remote.into()), None);
     s.run.engine(0).approve(listed).expect("nothing fails here");
     s.sync(0);
     let left: Vec<u64> = names("e").iter().map(|p| s.hub(p)).collect();
@@ -433,13 +436,13 @@ fn threads_do_not_get_in_each_others_way() {
         s.other(
             &format!("d{}/y{n}", n % 4),
             200 + n,
-            Condition::Nothing,
+            ExpectedRow::Nothing,
             None,
         );
         s.other(
             &format!("d{}/x{n}", n % 8),
             300 + n,
-            Condition::Nothing,
+            ExpectedRow::Nothing,
             None,
         );
     }

@@ -125,7 +125,7 @@ impl Side {
         if w.fails() { Err(no_space()) } else { Ok(done) }
     }
 
-    fn request(&self, change: &Change, local: Option<&Local>) -> Called<Answer> {
+    fn request(&self, change: &HubChange, local: Option<&Local>) -> Called<ChangeOutcome> {
         let mut w = self.enter(if local.is_some() {
             Point::Window
         } else {
@@ -144,7 +144,7 @@ impl Side {
                 n.is_dir() || known || change.from.is_some() || n.hash() == local.entry.hash
             });
             if node.map(Node::stamp) != Some(local.stamp) || !read {
-                return Ok(Answer::Moved);
+                return Ok(ChangeOutcome::Moved);
             }
         }
         w.watch_delete(self.i, change);
@@ -193,12 +193,12 @@ impl Side {
     }
 }
 
-impl crate::files::engine::traits::Hub for Side {
-    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<Changes> {
+impl crate::files::engine::traits::HubCalls for Side {
+    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<ChangesResult> {
         let mut w = self.enter(Point::Effect)?;
         let page = w.hub.changes(after, newest, began);
         let i = self.i;
-        if !matches!(&page, Changes::Page(p) if p.rows.is_empty()) {
+        if !matches!(&page, ChangesResult::Page(p) if p.rows.is_empty()) {
             w.say(|| format!("c{i} page after {after}: {}", super::brief_page(&page)));
         }
         self.leave(w, page)
@@ -214,11 +214,11 @@ impl crate::files::engine::traits::Hub for Side {
         self.leave(w, common)
     }
 
-    fn change(&self, change: &Change) -> Called<Answer> {
+    fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
         self.request(change, None)
     }
 
-    fn ask(&self, key: Uuid, newest: Revision) -> Called<Asked> {
+    fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows> {
         let mut w = self.enter(Point::Effect)?;
         if w.fault(0.1) || !w.hub.has_history(newest) {
             return Err(later("no answer"));
@@ -238,8 +238,8 @@ impl crate::files::engine::traits::Hub for Side {
     }
 }
 
-impl Transfer for Side {
-    fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
+impl ContentTransfer for Side {
+    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
         self.request(change, Some(local))
     }
 
@@ -248,26 +248,26 @@ impl Transfer for Side {
         path: &str,
         _: &RemoteRow,
         entry: &Entry,
-        sources: &[Source],
+        sources: &[ContentSource],
         above: &[(&str, u32)],
-    ) -> Called<Option<Staged>> {
+    ) -> Called<Option<StagedFile>> {
         let mut w = self.enter(Point::Effect)?;
         let hub = w.hub.blobs.clone();
         let c = &w.clients[self.i];
         let found = sources.iter().find_map(|source| match source {
-            Source::Tree(p) => {
+            ContentSource::Tree(p) => {
                 c.fs.get(p)
                     .filter(|n| n.kind == entry.kind && n.hash() == entry.hash)
                     .map(Node::hash)
             }
-            Source::Trash => {
+            ContentSource::Trash => {
                 c.fs.iter()
                     .find(|(p, n)| {
                         p.starts_with(".mesync/") && n.kind == entry.kind && n.hash() == entry.hash
                     })
                     .map(|(_, n)| n.hash())
             }
-            Source::Hub => hub.contains(&entry.hash).then_some(entry.hash),
+            ContentSource::Hub => hub.contains(&entry.hash).then_some(entry.hash),
         });
         let Some(hash) = found.or(entry.is_dir().then_some(entry.hash)) else {
             return Ok(None);
@@ -304,7 +304,7 @@ impl Transfer for Side {
         let stamp = node.stamp();
         let i = self.i;
         w.clients[i].put_with_parents(&temp, node);
-        self.leave(w, Some(Staged { temp, stamp }))
+        self.leave(w, Some(StagedFile { temp, stamp }))
     }
 }
 

@@ -55,7 +55,7 @@ impl Tree for Side {
         Ok(())
     }
 
-    fn place(&self, path: &str, staged: &Staged, over: Option<&Local>) -> Called<Moved> {
+    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved> {
         let over = over.map(|local| &local.stamp);
         if self.enter(Point::Read)?.clients[self.i]
             .stamp(path)

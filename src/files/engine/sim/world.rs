@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::files::engine::traits::{Change, Feed, Rows, Token};
+use crate::files::engine::traits::{Feed, HubChange, Rows, Token};
 use crate::files::engine::{Engine, Quiet};
 use crate::files::plan::{Action, DIR_MODE, Entry, Local, Stamp, is_below, plan};
 use crate::relpath;
@@ -16,7 +16,7 @@ use crate::wire::files::{Hash, Kind};
 use crate::wire::revision::Tag;
 
 use super::copies::Copy;
-use super::hub::Hub;
+use super::hub::SimHub;
 use super::{Config, copy_of};
 
 /// A name in a tree. Content 0: none (directories).
@@ -194,8 +194,8 @@ pub struct World {
     pub config: Config,
     /// Whether faults and other disturbances happen.
     pub on: bool,
-    pub hub: Hub,
-    pub backup: Option<Hub>,
+    pub hub: SimHub,
+    pub backup: Option<SimHub>,
     pub copy: Option<Copy>,
     /// Requests arrive but their responses are lost; or not even the requests arrive.
     pub lose_answers: bool,
@@ -213,7 +213,7 @@ pub struct World {
     ids: u64,
     pub next_mode: u32,
     /// Delayed requests: the change, its client, and whether it included the bytes.
-    pub flight: Vec<(Change, String, bool)>,
+    pub flight: Vec<(HubChange, String, bool)>,
     log: Option<Vec<String>>,
     // what users did, see `check`
     pub puts: BTreeSet<(String, u64)>,
@@ -244,7 +244,7 @@ impl World {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             config,
             on: true,
-            hub: Hub::new(config != Config::Restore),
+            hub: SimHub::new(config != Config::Restore),
             backup: None,
             copy: None,
             lose_answers: false,
@@ -336,7 +336,7 @@ impl World {
 
     // -- checked while the engine works ----------------------------------------------------------
 
-    pub fn watch_delete(&mut self, i: usize, change: &Change) {
+    pub fn watch_delete(&mut self, i: usize, change: &HubChange) {
         if let Some(from) = &change.from {
             let copies: Vec<String> = [&from.path, &change.path]
                 .into_iter()

@@ -19,9 +19,9 @@ const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
 impl S3em {
     /// Sends a file, and removes its old name.
-    fn send(&self, change: &Change, entry: &Entry, bytes: Bytes<'_>) -> Called<Answer> {
+    fn send(&self, change: &HubChange, entry: &Entry, bytes: Bytes<'_>) -> Called<ChangeOutcome> {
         if let RemoteVersion::Otherwise(row) = self.stands(&change.path, change.condition)? {
-            return Ok(Answer::Differs(row));
+            return Ok(ChangeOutcome::Differs(row));
         }
         let name = self.name(&change.path)?;
         let metadata = rows::metadata(entry, name.path);
@@ -35,7 +35,7 @@ impl S3em {
         ) {
             // the bytes are not those that were hashed
             Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
-                return Ok(Answer::Moved);
+                return Ok(ChangeOutcome::Moved);
             }
             Err(failure) => return Err(self.link.failed(self.plainly(failure, entry))),
             Ok(stored) => stored,
@@ -43,12 +43,12 @@ impl S3em {
         self.link.reached();
         let Some(row) = self.stored(change, entry, stored)? else {
             self.ledger.want();
-            return Ok(Answer::NotDone);
+            return Ok(ChangeOutcome::NotDone);
         };
         let mut made = vec![(change.path.clone(), row)];
         if let Some(from) = &change.from
             && let RemoteVersion::Met(records) =
-                self.stands(&from.path, Condition::Rev(from.rev))?
+                self.stands(&from.path, ExpectedRow::Rev(from.rev))?
         {
             let gone = self.remove(&records)?;
             made.push((
@@ -59,11 +59,16 @@ impl S3em {
                 },
             ));
         }
-        Ok(Answer::Made(made))
+        Ok(ChangeOutcome::Made(made))
     }
 
     /// The row of the version that was sent; `None`: the server has another one already.
-    fn stored(&self, change: &Change, entry: &Entry, stored: Stored) -> Called<Option<RemoteRow>> {
+    fn stored(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        stored: Stored,
+    ) -> Called<Option<RemoteRow>> {
         let record = match stored.record {
             Some(record) => Some(record),
             None => self.at(&change.path)?.into_iter().next(),
@@ -132,7 +137,7 @@ impl S3em {
 
     /// The bytes received do not match their row: either the file was replaced since, or the server's data
     /// are damaged.
-    fn other_bytes(&self, path: &str, entry: &Entry) -> Called<Option<Staged>> {
+    fn other_bytes(&self, path: &str, entry: &Entry) -> Called<Option<StagedFile>> {
         let now = self
             .at(path)?
             .first()
@@ -150,7 +155,7 @@ impl S3em {
     }
 
     /// Gives a file that only the server has another name there.
-    pub(super) fn copy(&self, change: &Change, entry: &Entry) -> Called<Answer> {
+    pub(super) fn copy(&self, change: &HubChange, entry: &Entry) -> Called<ChangeOutcome> {
         let row = self
             .state
             .rows(change.from.as_ref().map_or(&change.path, |from| &from.path))?
@@ -170,13 +175,13 @@ impl S3em {
         };
         if !self.stream(row.id, entry.size, take)? || Hash::of(&bytes) != entry.hash {
             self.ledger.want();
-            return Ok(Answer::NotDone);
+            return Ok(ChangeOutcome::NotDone);
         }
         self.send(change, entry, Bytes::Bytes(&bytes))
     }
 
     /// Handles entries that are not regular files; `None`: it is a regular file.
-    pub(super) fn special(&self, path: &str, entry: &Entry) -> Called<Option<Answer>> {
+    pub(super) fn special(&self, path: &str, entry: &Entry) -> Called<Option<ChangeOutcome>> {
         match entry.kind {
             files::Kind::File => Ok(None),
             // reporting every emptied directory as out of sync would help no user
@@ -186,7 +191,7 @@ impl S3em {
                     entry: Some(*entry),
                     ..RemoteRow::default()
                 };
-                Ok(Some(Answer::Noted(vec![(path.to_string(), row)])))
+                Ok(Some(ChangeOutcome::Noted(vec![(path.to_string(), row)])))
             }
             files::Kind::Symlink => {
                 let what = format!(
@@ -199,10 +204,10 @@ impl S3em {
     }
 }
 
-impl Transfer for S3em {
-    fn upload(&self, change: &Change, local: &Local) -> Called<Answer> {
+impl ContentTransfer for S3em {
+    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
         let Some(entry) = &change.entry else {
-            return Ok(Answer::NotDone);
+            return Ok(ChangeOutcome::NotDone);
         };
         if let Some(answer) = self.special(&change.path, entry)? {
             return Ok(answer);
@@ -214,7 +219,7 @@ impl Transfer for S3em {
             .read(&change.path, Some(&local.stamp))
             .map_err(failed)?
         else {
-            return Ok(Answer::Moved);
+            return Ok(ChangeOutcome::Moved);
         };
         let sent = self.send(
             change,
@@ -226,7 +231,7 @@ impl Transfer for S3em {
                 sha256: entry.hash,
             },
         );
-        if sent == Ok(Answer::Moved) {
+        if sent == Ok(ChangeOutcome::Moved) {
             self.tree.contradicted(&local.stamp);
         }
         sent
@@ -237,9 +242,9 @@ impl Transfer for S3em {
         path: &str,
         row: &RemoteRow,
         entry: &Entry,
-        sources: &[Source],
+        sources: &[ContentSource],
         above: &[(&str, u32)],
-    ) -> Called<Option<Staged>> {
+    ) -> Called<Option<StagedFile>> {
         self.tree.make_directories(above)?;
         match entry.kind {
             files::Kind::Dir => return self.tree.stage_dir(path, entry),
@@ -249,7 +254,7 @@ impl Transfer for S3em {
         if let Some(staged) = self.tree.stage_copy(path, entry, sources)? {
             return Ok(Some(staged));
         }
-        if !sources.contains(&Source::Hub) {
+        if !sources.contains(&ContentSource::Hub) {
             return Ok(None);
         }
         let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {

@@ -164,7 +164,7 @@ impl ListedState {
 
 impl S3em {
     /// Lists everything and returns what differs from the state; `all`: also what does not.
-    pub(super) fn compare(&self, all: bool) -> Called<Page> {
+    pub(super) fn compare(&self, all: bool) -> Called<RowPage> {
         let (began, before) = (clock::monotonic(), self.ledger.begin());
         let mut found = ListedState::default();
         self.list(&mut found)?;
@@ -273,7 +273,7 @@ impl S3em {
 
     /// `listing`: the last number before a full listing began. A row made since then is not gone
     /// just because it was not listed.
-    fn number(&self, found: ListedState, listing: Option<u64>) -> Page {
+    fn number(&self, found: ListedState, listing: Option<u64>) -> RowPage {
         let mut inner = self.ledger.lock();
         let mut rows: Vec<(String, RemoteRow)> = found
             .same
@@ -315,7 +315,7 @@ impl S3em {
             .last()
             .map(|(_, row)| row.rev)
             .or(listing.map(|_| inner.rev));
-        Page {
+        RowPage {
             rev: listing.unwrap_or(inner.rev),
             epoch: self.epoch,
             more: false,

@@ -133,14 +133,14 @@ impl S3em {
     }
 
     /// Checks whether the version that a change depends on is still the current one.
-    fn stands(&self, path: &str, condition: Condition) -> Called<RemoteVersion> {
+    fn stands(&self, path: &str, condition: ExpectedRow) -> Called<RemoteVersion> {
         let records = self.at(path)?;
         let now = records.first().and_then(|record| self.names.row(record));
         let known = self.state.rows(path)?.remote;
         let met = match condition {
-            Condition::Nothing => records.is_empty(),
-            Condition::Rev(at) if is_dir(&known) => known.rev == at.rev && records.is_empty(),
-            Condition::Rev(at) => {
+            ExpectedRow::Nothing => records.is_empty(),
+            ExpectedRow::Rev(at) if is_dir(&known) => known.rev == at.rev && records.is_empty(),
+            ExpectedRow::Rev(at) => {
                 known.rev == at.rev
                     && now
                         .as_ref()
@@ -171,7 +171,7 @@ impl S3em {
         ))
     }
 
-    fn names_of(change: &Change) -> Vec<String> {
+    fn names_of(change: &HubChange) -> Vec<String> {
         std::iter::once(&change.path)
             .chain(change.from.as_ref().map(|from| &from.path))
             .cloned()
@@ -184,11 +184,11 @@ pub(super) fn is_dir(row: &RemoteRow) -> bool {
     row.entry.is_some_and(|entry| entry.is_dir())
 }
 
-impl Hub for S3em {
-    fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<Changes> {
+impl HubCalls for S3em {
+    fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<ChangesResult> {
         if self.state.feed()?.epoch != self.epoch {
             // the known rows belong to another server, and are forgotten before this one is listed
-            let page = Page {
+            let page = RowPage {
                 rev: 0,
                 epoch: self.epoch,
                 more: false,
@@ -197,9 +197,9 @@ impl Hub for S3em {
                 tag: Tag::default(),
                 rows: Vec::new(),
             };
-            return Ok(Changes::Page(page));
+            return Ok(ChangesResult::Page(page));
         }
-        self.compare(after == 0).map(Changes::Page)
+        self.compare(after == 0).map(ChangesResult::Page)
     }
 
     /// Such a server has no history.
@@ -207,7 +207,7 @@ impl Hub for S3em {
         Ok(0)
     }
 
-    fn change(&self, change: &Change) -> Called<Answer> {
+    fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
         let _changing = self.ledger.changing(S3em::names_of(change));
         if let Some(entry) = &change.entry {
             return self
@@ -215,21 +215,21 @@ impl Hub for S3em {
                 .map_or_else(|| self.copy(change, entry), Ok);
         }
         match self.stands(&change.path, change.condition)? {
-            RemoteVersion::Met(records) if records.is_empty() => Ok(Answer::Noted(vec![(
+            RemoteVersion::Met(records) if records.is_empty() => Ok(ChangeOutcome::Noted(vec![(
                 change.path.clone(),
                 rows::gone(self.ledger.next(), Uuid::nil()),
             )])),
-            RemoteVersion::Met(records) => Ok(Answer::Made(vec![(
+            RemoteVersion::Met(records) => Ok(ChangeOutcome::Made(vec![(
                 change.path.clone(),
                 self.remove(&records)?,
             )])),
-            RemoteVersion::Otherwise(None) => Ok(Answer::NotDone),
-            RemoteVersion::Otherwise(row) => Ok(Answer::Differs(row)),
+            RemoteVersion::Otherwise(None) => Ok(ChangeOutcome::NotDone),
+            RemoteVersion::Otherwise(row) => Ok(ChangeOutcome::Differs(row)),
         }
     }
 
     /// Such a server has no memory of keys: only its current files are known.
-    fn ask(&self, key: Uuid, _newest: Revision) -> Called<Asked> {
+    fn ask(&self, key: Uuid, _newest: Revision) -> Called<KeyRows> {
         let mut names = Vec::new();
         each_below(&*self.state, "", |path, rows| {
             if rows.key.as_ref().is_some_and(|k| k.key == key) {
@@ -257,7 +257,7 @@ impl Hub for S3em {
                 ));
             }
         }
-        Ok(Asked {
+        Ok(KeyRows {
             made: None,
             current,
         })

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::*;
 use crate::disk;
 use crate::files::conflict::TRASH;
-use crate::files::engine::traits::Source;
+use crate::files::engine::traits::ContentSource;
 use crate::files::plan::Local;
 use crate::relpath;
 use crate::wire::files::{Hash, Kind as What_};
@@ -59,7 +59,7 @@ impl World {
         }
     }
 
-    fn staged(&self, path: &str, bytes: &str) -> Staged {
+    fn staged(&self, path: &str, bytes: &str) -> StagedFile {
         let mut temporary = self
             .tree
             .temporary(path, bytes.len() as u64)
@@ -263,7 +263,11 @@ fn files_are_moved_to_the_trash_and_back_and_found_there() {
         .stage_copy(
             "copy",
             &entry("text"),
-            &[Source::Tree("d/a".into()), Source::Trash, Source::Hub],
+            &[
+                ContentSource::Tree("d/a".into()),
+                ContentSource::Trash,
+                ContentSource::Hub,
+            ],
         )
         .unwrap()
         .unwrap();
@@ -272,7 +276,7 @@ fn files_are_moved_to_the_trash_and_back_and_found_there() {
         w.tree.stage_copy(
             "copy",
             &entry("else"),
-            &[Source::Tree("d".into()), Source::Trash]
+            &[ContentSource::Tree("d".into()), ContentSource::Trash]
         ),
         Ok(None)
     );

@@ -13,9 +13,9 @@ use super::rows::{Done, Row};
 use super::tables::FileTables;
 use crate::clock;
 use crate::hub::store::meta::Tried;
-use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
-use crate::wire::files::{Chunk, From, Hash, Name};
-use crate::wire::revision::{Revision, Tag};
+use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, FileOp, Put};
+use crate::wire::files::{Chunk, Hash, Name, OldName};
+use crate::wire::revision::{Condition, Revision, Tag};
 
 /// Versions of one file that are kept at most.
 pub const VERSIONS: usize = crate::config::limits::VERSIONS;
@@ -189,7 +189,7 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
     if !holds(put.condition, current.as_ref()) {
         return Ok(precondition(current.as_ref()));
     }
-    let wanted = |from: &From| Revision {
+    let wanted = |from: &OldName| Revision {
         rev: from.if_match,
         tag: from.tag,
     };

@@ -15,13 +15,13 @@ use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::schema::{self, ACTIONS, FileTotals};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
-use crate::wire::files::{Changes, Chunk, Event, Hash, Name, PAGE, Record, Version};
+use crate::wire::files::{ChangesPage, Chunk, Event, Hash, Name, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
 /// The answer to a request for changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    Page(Changes),
+    Page(ChangesPage),
     /// 410: tombstones after the revision were removed.
     Gone,
     /// 409: `newest` is of a history that this hub does not have, because its disk was restored.
@@ -30,7 +30,7 @@ pub enum Heard {
 
 #[cfg(test)]
 impl Heard {
-    pub fn page(self) -> Option<Changes> {
+    pub fn page(self) -> Option<ChangesPage> {
         if let Heard::Page(page) = self {
             Some(page)
         } else {
@@ -212,7 +212,7 @@ impl Store {
             }
             let began = if after == 0 { Some(totals.rev) } else { began };
             let tag = commits::tag_of(&chain, totals.rev)?;
-            Ok(Heard::Page(Changes {
+            Ok(Heard::Page(ChangesPage {
                 rev: totals.rev,
                 epoch: self.epoch,
                 more,

@@ -11,7 +11,7 @@ use crate::hub::store::ops::Op;
 
 /// One entry for each registered host that has pulled since the start.
 #[derive(Debug, Clone, Default)]
-pub struct Entry {
+pub struct LiveHost {
     instance: Option<Uuid>,
     through: u64,
     seen: u64,
@@ -25,7 +25,7 @@ pub struct Entry {
 
 #[derive(Debug, Default)]
 pub struct Live {
-    hosts: HashMap<String, Entry>,
+    hosts: HashMap<String, LiveHost>,
 }
 
 impl Live {
@@ -41,9 +41,9 @@ impl Live {
     ) {
         let entry = self.hosts.entry(host.to_string()).or_default();
         if entry.instance != instance {
-            *entry = Entry {
+            *entry = LiveHost {
                 instance,
-                ..Entry::default()
+                ..LiveHost::default()
             };
         }
         entry.through = entry.through.max(through);
@@ -134,7 +134,7 @@ impl Live {
     }
 }
 
-impl Entry {
+impl LiveHost {
     fn is_due(&self) -> bool {
         self.through > self.written.0 || self.seen >= self.written.1.saturating_add(SEEN_STEP)
     }

@@ -35,7 +35,7 @@ pub struct Ask {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct MessagePage {
     /// seq and JSON, in order of seq.
     pub messages: Vec<(u64, String)>,
     /// More messages follow.
@@ -45,9 +45,9 @@ pub struct Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pulled {
     /// May be sent at once.
-    Now(Page),
+    Now(MessagePage),
     /// May be sent only after this was committed with the outcome `Outcome::Pulled`.
-    Once(Op, Page),
+    Once(Op, MessagePage),
     /// `epoch` is that of another hub.
     OtherEpoch,
     /// This hub has not used the number `after` yet, or has used it for another message: its disk was restored to an earlier
@@ -150,7 +150,7 @@ impl Store {
         row: &HostRow,
         through: u64,
         seq: u64,
-    ) -> Tried<(Page, bool)> {
+    ) -> Tried<(MessagePage, bool)> {
         let host = ask.host.as_str();
         let (broadcasts, targeted, messages) = (
             tx.open_table(BROADCASTS)?,
@@ -179,7 +179,7 @@ impl Store {
         let only_own =
             other.is_none() && own.is_none() && broadcasts.range(from + 1..)?.next().is_some();
 
-        let (mut page, mut bytes) = (Page::default(), 0);
+        let (mut page, mut bytes) = (MessagePage::default(), 0);
         while let Some(seq) = [other, own].into_iter().flatten().min() {
             if Some(seq) == other {
                 other = next_other()?

@@ -5,8 +5,8 @@
 use uuid::Uuid;
 
 use crate::hub::store::staged::Staged;
-use crate::wire::files::{Chunk, Extra, From, Hash, Kind, Name, Record};
-use crate::wire::revision::Revision;
+use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, OldName, Record};
+use crate::wire::revision::{Condition, Revision};
 
 /// Bytes of a chunk that is kept in the tables; longer ones are files.
 pub const MAX_INLINE_BYTES: u64 = 16 * 1024;
@@ -16,17 +16,6 @@ pub const MAX_INLINE_BYTES: u64 = 16 * 1024;
 pub struct FileLimits {
     /// Milliseconds for which replaced revisions are kept.
     pub version_ttl: u64,
-}
-
-/// The condition on the current revision; if it is false, nothing changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Always true: the replaced revision becomes a version.
-    None,
-    /// `If-Match: "<rev>-<tag>"`, or `"<rev>"`, which matches any tag.
-    Match(Revision),
-    /// `If-None-Match: *`: the file does not exist, or is deleted.
-    Absent,
 }
 
 /// The caller of a change and its idempotency key: a repetition with the same key changes nothing and gets the same answer.
@@ -67,7 +56,7 @@ pub struct Put {
     pub content_type: Option<String>,
     pub extra: Extra,
     pub condition: Condition,
-    pub from: Option<From>,
+    pub from: Option<OldName>,
     pub author: Author,
     /// The id of the file if the name is new.
     pub fresh: Uuid,

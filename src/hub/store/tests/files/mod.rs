@@ -14,8 +14,9 @@ use std::io::Read;
 use super::*;
 use crate::chunking::tests::noise;
 use crate::hub::store::files::{Intake, Listing};
-use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, Condition, FileOp, Put};
-use crate::wire::files::{Chunk, Event, Extra, From, Hash, Kind as What, Name, Record};
+use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, FileOp, Put};
+use crate::wire::files::{Chunk, Event, Extra, Hash, Kind as What, Name, OldName, Record};
+use crate::wire::revision::Condition;
 
 fn name(full: &str) -> Name {
     Name::parse(full).unwrap()
@@ -386,7 +387,7 @@ fn a_rename_is_one_change_of_two_names() {
     let hub = Hub::new();
     hub.put_bytes("a/x", b"bytes", 1);
     let from = |rev| {
-        Some(From {
+        Some(OldName {
             path: "a".into(),
             name: "x".into(),
             if_match: rev,
@@ -427,7 +428,7 @@ fn a_rename_is_one_change_of_two_names() {
         .unwrap();
     assert_eq!(changes.changes, [*record, *tombstone]);
     // a rename onto itself
-    let from = Some(From {
+    let from = Some(OldName {
         path: "b".into(),
         name: "y".into(),
         if_match: 3,

@@ -231,7 +231,7 @@ impl World {
             author: by(HOSTS[wish.host], wish.key),
             from: wish.from.map(|(from, if_match)| {
                 let Name { path, name } = name(NAMES[from]);
-                From {
+                OldName {
                     path,
                     name,
                     if_match,
